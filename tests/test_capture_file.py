@@ -1,0 +1,163 @@
+"""A capture survives the way to a file and back, and a file that must not be trusted is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tracker_viz import capture_file
+from tracker_viz.errors import CaptureFileError, SchemaError
+from tracker_viz.types import Capture
+
+
+@pytest.fixture
+def capture():
+    generator = np.random.default_rng(0)
+    pattern = generator.dirichlet(np.ones(8), size=(2, 3, 8)).astype(np.float16)
+    return Capture(
+        step=120,
+        arrays={"blocks.0.attn.pattern": pattern, "scores.head.induction": np.array([[0.25, np.nan, np.inf]], np.float32)},
+        axes={"blocks.0.attn.pattern": ("probe", "head", "query", "key"), "scores.head.induction": ("block", "head")},
+        labels={"probe": ("repeated", "text")},
+        tokens_seen=1 << 40,
+        metrics={"loss": 3.25, "grad_norm": math.inf, "undefined": math.nan},
+        model={"name": "demo", "n_heads": 3},
+        probe={"length": 8, "rows": [{"kind": "repeated", "period": 4, "tokens": ["a", "é", "\n", "字"]}]},
+    )
+
+
+def test_everything_in_a_capture_comes_back(capture, tmp_path):
+    capture_file.write(capture, tmp_path / capture.file_name)
+    back = capture_file.read(tmp_path / "step-00000120.safetensors")
+    assert (back.step, back.tokens_seen, back.axes, back.labels, back.model, back.probe) == (
+        capture.step, capture.tokens_seen, capture.axes, capture.labels, capture.model, capture.probe,
+    )  # fmt: skip
+    assert back.metrics["loss"] == 3.25
+    assert back.metrics["grad_norm"] == math.inf
+    assert math.isnan(back.metrics["undefined"])
+    for name, array in capture.arrays.items():
+        np.testing.assert_array_equal(back.arrays[name], array)
+        assert back.arrays[name].dtype == array.dtype
+
+
+def test_ref_describes_the_file_that_was_written(capture, tmp_path):
+    ref = capture_file.write(capture, tmp_path / capture.file_name)
+    assert ref == capture_file.file_ref(tmp_path / capture.file_name, 120)
+    assert ref.nbytes == (tmp_path / capture.file_name).stat().st_size
+
+
+def test_header_knows_range_quantiles_and_what_is_not_finite(capture, tmp_path):
+    capture_file.write(capture, tmp_path / capture.file_name)
+    header = capture_file.read_header(tmp_path / capture.file_name)
+    scores = header.arrays["scores.head.induction"]
+    assert (scores.minimum, scores.maximum, scores.n_nonfinite) == (0.25, 0.25, 2)
+    pattern = header.arrays["blocks.0.attn.pattern"]
+    exact = np.quantile(capture.arrays["blocks.0.attn.pattern"].astype(np.float64), 0.5)
+    assert pattern.quantiles[4] == pytest.approx(exact)
+    assert pattern.axes == ("probe", "head", "query", "key")
+
+
+def test_chosen_arrays_are_read_alone(capture, tmp_path):
+    capture_file.write(capture, tmp_path / capture.file_name)
+    back = capture_file.read(tmp_path / capture.file_name, names=["scores.head.induction", "blocks.7.attn.pattern"])
+    assert list(back.arrays) == ["scores.head.induction"]
+
+
+def test_same_capture_gives_same_bytes(capture):
+    assert capture_file.to_bytes(capture) == capture_file.to_bytes(capture)
+
+
+def test_an_all_nan_array_is_written_and_described(tmp_path):
+    capture = Capture(step=0, arrays={"scores.head.sink": np.full((2, 2), np.nan, np.float32)})
+    capture_file.write(capture, tmp_path / capture.file_name)
+    info = capture_file.read_header(tmp_path / capture.file_name).arrays["scores.head.sink"]
+    assert math.isnan(info.minimum)
+    assert info.quantiles == ()
+    assert info.n_nonfinite == 4
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype"), [(0.0, np.float16), (1.0, np.float16), (65504.0, np.float16), (70000.0, np.float32), (1e-6, np.float32)]
+)
+def test_compact_keeps_float32_where_float16_has_not_the_range(largest, dtype):
+    stored = capture_file.compact(np.array([0.0, largest, np.nan], np.float32))
+    assert stored.dtype == dtype
+    assert stored[1] == pytest.approx(largest, rel=1e-3)
+
+
+def test_truncated_file_is_refused(capture, tmp_path):
+    path = tmp_path / capture.file_name
+    capture_file.write(capture, path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CaptureFileError, match="not a whole safetensors file"):
+        capture_file.read(path)
+
+
+def test_newer_schema_is_refused_by_name(tmp_path):
+    path = tmp_path / "step-00000001.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path, {"tracker_viz": json.dumps({"schema": 99})})
+    with pytest.raises(SchemaError, match="schema 99.*upgrade tracker_viz"):
+        capture_file.read_header(path)
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, {}, {"tracker_viz": "no json"}, {"tracker_viz": "[]"}, {"tracker_viz": "{}"}, {"tracker_viz": "[" * 100_000}]
+)
+def test_foreign_safetensors_file_is_refused(metadata, tmp_path):
+    path = tmp_path / "step-00000001.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path, metadata)
+    with pytest.raises(CaptureFileError):
+        capture_file.read_header(path)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "a b", ".hidden", "a..b", ""])
+def test_array_with_an_unsafe_name_is_refused(name):
+    with pytest.raises(CaptureFileError, match="array names"):
+        capture_file.to_bytes(Capture(step=0, arrays={name: np.zeros(1, np.float32)}))
+
+
+def test_array_of_another_dtype_is_refused():
+    with pytest.raises(CaptureFileError, match="float64"):
+        capture_file.to_bytes(Capture(step=0, arrays={"a": np.zeros(1)}))
+
+
+def test_failed_write_leaves_nothing_behind(capture, tmp_path, monkeypatch):
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        capture_file.write(capture, tmp_path / capture.file_name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kill_in_mid_write_never_lists_half_a_capture(tmp_path):
+    program = textwrap.dedent(f"""
+        import numpy as np, pathlib
+        from tracker_viz import capture_file
+        from tracker_viz.types import Capture
+        array = np.random.default_rng(0).standard_normal((256, 1024)).astype(np.float32)
+        print("go", flush=True)
+        for step in range(10_000):
+            capture = Capture(step=step, arrays={{"a": array}})
+            capture_file.write(capture, pathlib.Path({str(tmp_path)!r}) / capture.file_name)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"go\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    whole = sorted(tmp_path.glob("step-*.safetensors"))
+    assert whole
+    for path in whole:
+        capture_file.read(path)

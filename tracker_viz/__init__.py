@@ -1,0 +1,48 @@
+"""See a language model learn: what its decoder blocks look like inside, logged while it trains, as a video in your tracker.
+
+    import tracker_viz as tv
+
+    recorder = tv.watch(model, run="mlflow")        # or "wandb"
+    for step, batch in enumerate(batches):
+        loss = train_step(batch)
+        recorder.step(step, loss=loss)
+    recorder.close()
+    tv.render(recorder.ref)
+
+The names below are the public ones. Importing this package loads none of torch, wandb, mlflow, cv2, seaborn and hydra: each
+is imported by the one module that needs it, when that module is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tracker_viz.pipeline import load_captures, render, watch
+    from tracker_viz.types import Capture, CaptureRef, Frame, RunRef
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Capture": "tracker_viz.types",
+    "CaptureRef": "tracker_viz.types",
+    "Frame": "tracker_viz.types",
+    "RunRef": "tracker_viz.types",
+    "load_captures": "tracker_viz.pipeline",
+    "render": "tracker_viz.pipeline",
+    "watch": "tracker_viz.pipeline",
+}
+__all__ = ["Capture", "CaptureRef", "Frame", "RunRef", "__version__", "load_captures", "render", "watch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'tracker_viz' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,243 @@
+"""Capture <-> one safetensors file. Called by the spool when writing, by the pipeline and the renderer when reading.
+
+The arrays are plain safetensors tensors; everything else is one JSON object under the metadata key ``tracker_viz``, with
+minimum, maximum and quantiles of every array, so that a colour scale over a whole run needs no array at all.
+A file is never trusted: dtypes, sizes, the schema and every name are checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from tracker_viz.errors import CaptureFileError, SchemaError
+from tracker_viz.types import QUANTILES, ArrayInfo, Capture, CaptureHeader, CaptureRef
+
+SCHEMA_VERSION = 1
+MAX_FILE_BYTES = 4 << 30
+MAX_ARRAYS = 100_000
+
+_METADATA_KEY = "tracker_viz"
+_ARRAY_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_-]+)*")
+_DTYPES = {"F16": "float16", "F32": "float32"}
+# Quantiles of a big array are read off an evenly spaced sample: exact ones would cost more than the capture itself.
+_MAX_QUANTILE_SAMPLE = 1 << 17
+
+
+def compact(array: NDArray[Any]) -> NDArray[Any]:
+    """Store as float16 where it holds the range, else float32.
+
+    float16 keeps 11 significant bits between 6.1e-5 and 65504; an array that leaves that range at the top, or lies
+    wholly near its bottom, keeps float32. NaN and infinities are kept as they are.
+    """
+    array = np.asarray(array)
+    if array.dtype == np.float16:
+        return array
+    finite = np.abs(array[np.isfinite(array)])
+    largest = float(finite.max(initial=0.0))
+    fits = largest == 0.0 or 1e-3 <= largest <= 65504.0
+    return array.astype(np.float16 if fits else np.float32)
+
+
+def write(capture: Capture, path: Path) -> CaptureRef:
+    """Write one capture so that ``path`` either holds all of it or does not exist: temporary file, fsync, rename.
+
+    Raises:
+        CaptureFileError: an array is not float16/float32, or its name is not dotted letters, digits, ``_`` and ``-``.
+        OSError: the file cannot be written.
+    """
+    contents = to_bytes(capture)
+    write_atomically(contents, path)
+    return CaptureRef(capture.step, path.name, len(contents), hashlib.sha256(contents).hexdigest())
+
+
+def to_bytes(capture: Capture) -> bytes:
+    """The capture as the bytes of a safetensors file; the same capture gives the same bytes."""
+    arrays = {name: np.ascontiguousarray(capture.arrays[name]) for name in sorted(capture.arrays)}
+    for name, array in arrays.items():
+        _check_array(name, array.dtype.name)
+    metadata = {
+        "schema": SCHEMA_VERSION,
+        "step": capture.step,
+        "tokens_seen": capture.tokens_seen,
+        "metrics": {name: float(value) for name, value in capture.metrics.items()},
+        "model": dict(capture.model),
+        "probe": dict(capture.probe),
+        "labels": {axis: list(names) for axis, names in capture.labels.items()},
+        "arrays": {name: _describe(array, capture.axes.get(name)) for name, array in arrays.items()},
+    }
+    text = json.dumps(_without_nonfinite(metadata), sort_keys=True, allow_nan=False)
+    return safetensors.numpy.save(arrays, {_METADATA_KEY: text})
+
+
+def write_atomically(contents: bytes, path: Path) -> None:
+    """Put ``contents`` at ``path`` whole or not at all, and on the disk before this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The leading dot and the suffix keep a file that a kill left half-written out of every listing of captures.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    # The rename itself is durable only once the directory is.
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read_header(path: Path) -> CaptureHeader:
+    """Everything but the arrays' values.
+
+    Raises:
+        CaptureFileError: not a capture file, or damaged.
+        SchemaError: written by a newer tracker_viz.
+    """
+    with _opened(path) as file:
+        return _header(file, path)
+
+
+def read(path: Path, names: Iterable[str] | None = None) -> Capture:
+    """One capture, or only its arrays called ``names`` (names that are not there are left out).
+
+    Raises:
+        CaptureFileError: not a capture file, or damaged.
+        SchemaError: written by a newer tracker_viz.
+    """
+    with _opened(path) as file:
+        header = _header(file, path)
+        chosen = list(header.arrays) if names is None else [name for name in names if name in header.arrays]
+        arrays = {name: file.get_tensor(name) for name in chosen}
+    return Capture(
+        step=header.step,
+        arrays=arrays,
+        axes={name: header.arrays[name].axes for name in chosen},
+        labels=header.labels,
+        tokens_seen=header.tokens_seen,
+        metrics=header.metrics,
+        model=header.model,
+        probe=header.probe,
+    )
+
+
+def file_ref(path: Path, step: int) -> CaptureRef:
+    """The ref of a capture file that lies on this machine; reads the whole file for its sha256."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return CaptureRef(step, path.name, path.stat().st_size, sha256)
+
+
+@contextmanager
+def _opened(path: Path) -> Any:
+    nbytes = Path(path).stat().st_size
+    if nbytes > MAX_FILE_BYTES:
+        raise CaptureFileError(f"{path} has {nbytes:,} bytes; a capture file has at most {MAX_FILE_BYTES:,}")
+    try:
+        with safetensors.safe_open(str(path), framework="numpy") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise CaptureFileError(f"{path} is not a whole safetensors file ({error}); pull it again, or leave it out") from error
+
+
+def _header(file: Any, path: Path) -> CaptureHeader:
+    text = (file.metadata() or {}).get(_METADATA_KEY)
+    if text is None:
+        raise CaptureFileError(f"{path} has no {_METADATA_KEY!r} metadata: it is a safetensors file, but not a capture")
+    try:
+        metadata = json.loads(text)
+        schema = int(metadata["schema"])
+        if schema > SCHEMA_VERSION:
+            raise SchemaError(
+                f"{path} has capture schema {schema}; this tracker_viz reads up to {SCHEMA_VERSION}: upgrade tracker_viz to read it"
+            )
+        stored = list(file.keys())
+        if len(stored) > MAX_ARRAYS or set(stored) != set(metadata["arrays"]):
+            raise CaptureFileError(f"{path} describes other arrays than it holds; pull it again, or leave it out")
+        return CaptureHeader(
+            step=int(metadata["step"]),
+            arrays={name: _array_info(file, name, metadata["arrays"][name]) for name in stored},
+            labels={axis: tuple(map(str, names)) for axis, names in metadata["labels"].items()},
+            tokens_seen=None if metadata["tokens_seen"] is None else int(metadata["tokens_seen"]),
+            metrics={name: _number(value) for name, value in metadata["metrics"].items()},
+            model=dict(metadata["model"]),
+            probe=dict(metadata["probe"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CaptureFileError(f"{path} has metadata that is not a capture's ({error!r}); pull it again, or leave it out") from error
+
+
+def _array_info(file: Any, name: str, described: Mapping[str, Any]) -> ArrayInfo:
+    stored = file.get_slice(name)
+    dtype = _DTYPES.get(stored.get_dtype(), stored.get_dtype())
+    _check_array(name, dtype)
+    shape = tuple(stored.get_shape())
+    axes = tuple(map(str, described["axes"]))
+    if len(axes) != len(shape):
+        raise ValueError(f"array {name} has {len(shape)} axes, {len(axes)} are named")
+    return ArrayInfo(
+        shape=shape,
+        dtype=dtype,
+        axes=axes,
+        minimum=_number(described["minimum"]),
+        maximum=_number(described["maximum"]),
+        quantiles=tuple(map(_number, described["quantiles"])),
+        n_nonfinite=int(described["n_nonfinite"]),
+    )
+
+
+def _check_array(name: str, dtype: str) -> None:
+    if not _ARRAY_NAME.fullmatch(name):
+        raise CaptureFileError(f"array names are dotted letters, digits, '_' and '-', like 'blocks.0.attn.pattern'; got {name!r}")
+    if dtype not in _DTYPES.values():
+        raise CaptureFileError(f"a capture holds float16 and float32 arrays; {name!r} is {dtype}")
+
+
+def _describe(array: NDArray[Any], axes: tuple[str, ...] | None) -> dict[str, Any]:
+    if axes is None:
+        axes = tuple(f"axis_{index}" for index in range(array.ndim))
+    if len(axes) != array.ndim:
+        raise CaptureFileError(f"an array of shape {array.shape} needs {array.ndim} axis names; got {axes}")
+    finite = array[np.isfinite(array)]
+    sample = finite[:: -(-finite.size // _MAX_QUANTILE_SAMPLE) or 1].astype(np.float64)
+    return {
+        "axes": list(axes),
+        "minimum": float(finite.min()) if finite.size else None,
+        "maximum": float(finite.max()) if finite.size else None,
+        "quantiles": np.quantile(sample, QUANTILES).tolist() if finite.size else [],
+        "n_nonfinite": int(array.size - finite.size),
+    }
+
+
+def _number(value: Any) -> float:
+    """JSON has no NaN or infinity: they travel as null and as text."""
+    return math.nan if value is None else float(value)
+
+
+def _without_nonfinite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _without_nonfinite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nonfinite(item) for item in value]
+    return value

@@ -1,0 +1,98 @@
+"""Every error that tracker_viz raises on purpose. Imported by all stations, imports none.
+
+    TrackerVizError
+    ├── ConfigError (ValueError)          an option, name or reference that a user gave is wrong
+    ├── CaptureError                      a model or a probe that cannot be captured
+    │   ├── UnsupportedModelError         no attention seen, a fused kernel, parameters on the meta device, ...
+    │   └── ProbeError (ValueError)       probe too long, token ids outside the vocabulary, ...
+    ├── CaptureFileError                  a capture file is damaged or holds what it must not
+    │   └── SchemaError                   it was written by a newer tracker_viz
+    ├── TrackerError                      a tracker refused something; asking again would not help
+    │   ├── TransientTrackerError         it may work later: the only error that is retried
+    │   ├── RunNotFoundError              no such run, or it was deleted
+    │   └── RunActiveError                the run is still being written by another process
+    ├── RenderError                       captures cannot be drawn as asked
+    │   └── LayoutError (ValueError)      the layout names arrays or options that are not there
+    ├── VideoError                        the encoder failed, or what it wrote did not read back
+    │   └── EncoderUnavailableError       this machine cannot encode that
+    └── MissingDependencyError (ImportError)   names the install line that mends it
+
+A message says what was expected, what came, and how to mend it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TrackerVizError(Exception):
+    """Base of all errors raised on purpose by tracker_viz."""
+
+
+class ConfigError(TrackerVizError, ValueError):
+    """An option, a name or a reference that a user gave is wrong."""
+
+
+class CaptureError(TrackerVizError):
+    """A model or a probe cannot be captured."""
+
+
+class UnsupportedModelError(CaptureError):
+    """The model has no attention that can be seen; names the module and the way round."""
+
+
+class ProbeError(CaptureError, ValueError):
+    """The probe batch does not fit the model."""
+
+
+class CaptureFileError(TrackerVizError):
+    """A capture file is damaged, or holds what a capture file must not hold."""
+
+
+class SchemaError(CaptureFileError):
+    """The capture file was written by a newer tracker_viz than this one."""
+
+
+class TrackerError(TrackerVizError):
+    """A tracker refused something, and asking again would not help."""
+
+
+class TransientTrackerError(TrackerError):
+    """The tracker may accept the same call later: a dead server, a time-out, a 5xx answer."""
+
+
+class RunNotFoundError(TrackerError):
+    """The run does not exist, or was deleted."""
+
+
+class RunActiveError(TrackerError):
+    """The run is still being written by another process, and joining it would disturb that."""
+
+
+class RenderError(TrackerVizError):
+    """Captures cannot be drawn as asked."""
+
+
+class LayoutError(RenderError, ValueError):
+    """A layout names arrays, heads or options that the captures do not have."""
+
+
+class VideoError(TrackerVizError):
+    """A video could not be written, or what was written did not read back as it should."""
+
+
+class EncoderUnavailableError(VideoError):
+    """This machine has no such encoder; the message names those it has."""
+
+
+class MissingDependencyError(TrackerVizError, ImportError):
+    """An optional package or a system library is missing; the message names the install line."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Message for a misspelt name: ``unknown layout 'heds'; did you mean 'heads'? Known: ...``."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"unknown {kind} {name!r};{hint} known: {', '.join(known)}"

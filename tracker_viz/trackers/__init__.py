@@ -1,0 +1,50 @@
+"""Experiment trackers behind one protocol. ``connect`` and ``open_run`` are all that other stations call.
+
+An adapter's SDK is imported by its own module only, and that module only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from tracker_viz.errors import ConfigError, MissingDependencyError, unknown_name
+from tracker_viz.trackers.base import Run, Tracker
+from tracker_viz.types import RunRef
+
+# scheme -> (module, class, what installs its SDK)
+_ADAPTERS = {
+    "mlflow": ("tracker_viz.trackers.mlflow", "MlflowTracker", "pip install mlflow"),
+    "wandb": ("tracker_viz.trackers.wandb", "WandbTracker", "pip install wandb"),
+    "local": ("tracker_viz.trackers.local", "LocalTracker", ""),
+}
+
+
+def connect(scheme: str, **options: Any) -> Tracker:
+    """The tracker called ``scheme``, with its adapter's own options (``tracking_uri=`` for MLflow, ``base_url=`` for W&B, ...).
+
+    Raises:
+        ConfigError: there is no such tracker, or it does not take these options.
+        MissingDependencyError: its SDK is not installed.
+    """
+    if scheme not in _ADAPTERS:
+        raise ConfigError(unknown_name("tracker", scheme, _ADAPTERS))
+    module_name, class_name, install = _ADAPTERS[scheme]
+    try:
+        adapter = getattr(importlib.import_module(module_name), class_name)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"tracker {scheme!r} needs a package that is not installed ({error}); install it with: {install}"
+        ) from error
+    tracker: Tracker = adapter(**{name: value for name, value in options.items() if value is not None})
+    return tracker
+
+
+def open_run(ref: RunRef | str, **options: Any) -> Run:
+    """An existing run by its reference.
+
+    Raises:
+        RunNotFoundError: there is none.
+    """
+    ref = RunRef.parse(ref) if isinstance(ref, str) else ref
+    return connect(ref.scheme, **options).open_run(ref)

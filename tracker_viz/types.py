@@ -1,0 +1,188 @@
+"""The values that travel from station to station. numpy and the standard library only.
+
+model ──Recorder──▶ Capture ──▶ capture file ──▶ CaptureRef in a run (RunRef) ──▶ Capture ──▶ Frame ──▶ video
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.errors import ConfigError
+
+Scheme = Literal["mlflow", "wandb", "local"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+
+_REF_FORMS = {
+    "mlflow": (re.compile(r"[A-Za-z0-9_-]{1,128}"), "mlflow:<run_id>"),
+    "wandb": (re.compile(r"[^/\s:]+/[^/\s:]+/[A-Za-z0-9_-]{1,128}"), "wandb:<entity>/<project>/<run_id>"),
+    "local": (re.compile(r".+", re.DOTALL), "local:<directory>"),
+}
+_CAPTURE_NAME = re.compile(r"step-(\d{8,12})\.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """Names one run of one tracker; ``str(ref)`` and ``RunRef.parse`` are each other's inverse.
+
+    Where the tracker itself lives (a server's address) is not part of the name: it comes from the tracker's
+    own environment variables or from an option.
+    """
+
+    scheme: Scheme
+    path: str
+
+    def __post_init__(self) -> None:
+        if self.scheme not in _REF_FORMS:
+            raise ConfigError(f"a run reference starts with one of {', '.join(SCHEMES)}; got {self.scheme!r}")
+        pattern, form = _REF_FORMS[self.scheme]
+        if not pattern.fullmatch(self.path):
+            raise ConfigError(f"a {self.scheme} run must look like '{form}'; got '{self.scheme}:{self.path}'")
+
+    @classmethod
+    def parse(cls, text: str) -> RunRef:
+        """Read ``mlflow:<run_id>``, ``wandb:<entity>/<project>/<run_id>`` or ``local:<directory>``.
+
+        Raises:
+            ConfigError: the text has none of these forms.
+        """
+        scheme, colon, path = str(text).strip().partition(":")
+        if not colon or scheme not in _REF_FORMS:
+            forms = ", ".join(form for _, form in _REF_FORMS.values())
+            raise ConfigError(f"a run must look like one of {forms}; got {text!r}")
+        return cls(scheme, path)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """One training step's named arrays, and what is needed to read them without the model.
+
+    Attributes:
+        step: optimiser steps finished when this was taken; 0 is the untrained model.
+        arrays: name -> float16 or float32 array. Names in use, with their axes:
+
+            * ``blocks.<i>.attn.pattern`` (probe, head, query, key): attention probabilities, rows sum to 1.
+              A block whose heads were cut to fit a budget says which remain in ``labels['blocks.<i>.head']``.
+            * ``blocks.<i>.attn.w_q``, ``w_k``, ``w_v``, ``w_o`` (out, in) and ``blocks.<i>.mlp.w_gate``, ``w_up``, ``w_down``
+              (or ``w_in``, ``w_out``): weights as they multiply a column vector, ``y = W x``; whole, or an evenly
+              spaced sample of rows and columns where that would be too big.
+            * ``scores.head.<score>`` (block, head): one behaviour score of every head; NaN where there is no such head.
+            * ``scores.weight.<score>`` (block, projection): one score of every weight matrix.
+        axes: array name -> names of its axes, as above.
+        labels: axis name -> name of each index along it, e.g. ``{"probe": ("repeated", "text"), "projection": (...)}``.
+        tokens_seen: training tokens consumed so far; None where the training loop did not say.
+        metrics: scalars at this step: ``loss``, what else the loop passed, and summaries of the scores.
+        model: JSON-like description: ``name``, ``n_blocks``, ``n_heads``, ``n_parameters``, ...
+        probe: JSON-like description of the probe batch: ``kinds``, ``length``, ``period``, ``tokens`` (text of every token).
+    """
+
+    step: int
+    arrays: Mapping[str, NDArray[Any]]
+    axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tokens_seen: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    probe: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.step < 0:
+            raise ConfigError(f"a step counts finished optimiser steps and is never negative; got {self.step}")
+
+    @property
+    def file_name(self) -> str:
+        """``step-00000100.safetensors``: sorts by step, and tells captures apart where trackers compare names."""
+        return capture_file_name(self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """What a capture file's header says of one array, so that a colour scale over a run reads headers only.
+
+    Attributes:
+        quantiles: values at ``QUANTILES`` over the finite entries; empty when there are none.
+        minimum, maximum: over the finite entries; NaN when there are none.
+        n_nonfinite: number of NaN and infinite entries.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    axes: tuple[str, ...]
+    minimum: float
+    maximum: float
+    quantiles: tuple[float, ...]
+    n_nonfinite: int
+
+
+QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureHeader:
+    """A Capture without its arrays' values: what a layout, a timeline and a colour scale are planned from."""
+
+    step: int
+    arrays: Mapping[str, ArrayInfo]
+    labels: Mapping[str, tuple[str, ...]]
+    tokens_seen: int | None
+    metrics: Mapping[str, float]
+    model: Mapping[str, Any]
+    probe: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRef:
+    """One capture file as a run lists it. ``sha256`` is of the whole file, in lower-case hexadecimal."""
+
+    step: int
+    file_name: str
+    nbytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if capture_step(self.file_name) != self.step:
+            raise ConfigError(f"capture {self.file_name!r} is listed for step {self.step}; its name must say the same step")
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ConfigError(f"capture {self.file_name!r} needs a sha256 of 64 hexadecimal digits; got {self.sha256!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class CapturePath:
+    """A capture file that lies on this machine, whole and checked against its ref."""
+
+    ref: CaptureRef
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture of the video. ``pixels``: uint8 [height, width, 3], RGB."""
+
+    step: int
+    pixels: NDArray[np.uint8]
+
+
+def capture_file_name(step: int) -> str:
+    """File name of the capture of ``step``: ``step-00000100.safetensors``."""
+    return f"step-{step:08d}.safetensors"
+
+
+def capture_step(file_name: str) -> int:
+    """Step of a capture file, from its name alone.
+
+    Raises:
+        ConfigError: the name is not a capture's; nothing else may be read from, or written for, a run.
+    """
+    match = _CAPTURE_NAME.fullmatch(file_name)
+    if not match or capture_file_name(int(match[1])) != file_name:
+        raise ConfigError(f"a capture is named like 'step-00000100.safetensors'; got {file_name!r}")
+    return int(match[1])
