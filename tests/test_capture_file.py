@@ -104,7 +104,7 @@ def test_truncated_file_is_refused(capture, tmp_path):
 def test_newer_schema_is_refused_by_name(tmp_path):
     path = tmp_path / "step-00000001.safetensors"
     safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path, {"tracker_viz": json.dumps({"schema": 99})})
-    with pytest.raises(SchemaError, match="schema 99.*upgrade tracker_viz"):
+    with pytest.raises(SchemaError, match=r"schema 99.*upgrade tracker_viz"):
         capture_file.read_header(path)
 
 
