@@ -1,0 +1,53 @@
+# The project's commands. Each one sets up what it needs in .venv by itself; `make` alone lists them.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 5000
+PIP := $(BIN)/pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test check benchmarks clean
+
+help: ## list the commands
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.user ## train a small decoder, capture it, render the video, print the link (about 4 minutes)
+	@$(BIN)/python train.py experiment=demo
+	@echo "To watch it:  make ui"
+
+ui: $(VENV)/.user ## open the MLflow UI on the demo's store and print the link to its video
+	@$(BIN)/tracker-viz ui port=$(PORT)
+
+test: $(VENV)/.dev ## pass the whole test suite
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.dev ## style, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+benchmarks: $(VENV)/.dev ## measure what the README claims
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+
+clean: ## remove what set-up, training and rendering made here
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache outputs multirun spool
+
+# opencv-python needs libGL on Linux, which bare server images lack. There the same version without windows takes its place.
+$(VENV)/.user: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed and '$(PYTHON)' was not found; name yours: make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing tracker_viz and its pinned dependencies into $(VENV) ..."
+	@$(PIP) install --quiet -c constraints.txt torch==$(call pinned,torch)
+	@$(PIP) install --quiet -c constraints.txt -e .
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
+	  echo "import cv2 needs a system library that is missing here (Debian, Ubuntu: apt-get install libgl1); using opencv-python-headless instead."; \
+	  $(PIP) install --quiet --force-reinstall --no-deps opencv-python-headless==$(call pinned,opencv-python); \
+	  $(BIN)/python -c 'import cv2'; }
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.user
+	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+pinned = $(shell sed -n 's/^$(1)==//p' constraints.txt)
