@@ -1,0 +1,76 @@
+"""A run's captures -> checked files on this machine, several at once. Called by the pipeline before anything is drawn.
+
+What lies here already is not fetched again, so an interrupted pull goes on where it stopped. A capture that the service holds
+damaged is named and left out: the rest can still be drawn, with a gap that is seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracker_viz.errors import CaptureFileError
+from tracker_viz.trackers.base import Run
+from tracker_viz.types import CapturePath, CaptureRef, RunRef
+
+log = logging.getLogger(__name__)
+
+DOWNLOADS_IN_FLIGHT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """Captures that lie here now, ordered by step, and those that came damaged with what was wrong."""
+
+    captures: tuple[CapturePath, ...]
+    damaged: Mapping[CaptureRef, CaptureFileError]
+
+
+def pull(run: Run, cache: Path | None = None, *, progress: Callable[[int, int], None] | None = None) -> Pulled:
+    """Bring all captures of ``run`` here.
+
+    Args:
+        cache: where downloads are kept; ``default_cache()`` when None. A store that lies on this machine is read in place.
+        progress: called with (captures done, captures in all).
+
+    Raises:
+        TrackerError: the run cannot be read. What was fetched until then stays for the next try.
+    """
+    directory = cache_directory(run.ref, cache)
+    refs = run.list_captures()
+    captures: list[CapturePath] = []
+    damaged: dict[CaptureRef, CaptureFileError] = {}
+    with ThreadPoolExecutor(DOWNLOADS_IN_FLIGHT, thread_name_prefix="tracker_viz-pull") as pool:
+        fetched = [(ref, pool.submit(run.fetch, ref, directory)) for ref in refs]
+        try:
+            for done, (ref, future) in enumerate(fetched, start=1):
+                try:
+                    captures.append(CapturePath(ref, future.result()))
+                except CaptureFileError as error:
+                    log.warning("capture of step %d is left out: %s", ref.step, error)
+                    damaged[ref] = error
+                if progress:
+                    progress(done, len(refs))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return Pulled(tuple(captures), damaged)
+
+
+def default_cache() -> Path:
+    """``$TRACKER_VIZ_CACHE``, else ``tracker_viz`` in the user's cache directory."""
+    named = os.environ.get("TRACKER_VIZ_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracker_viz"
+
+
+def cache_directory(ref: RunRef, cache: Path | None = None) -> Path:
+    """Where downloads of one run are kept; different runs never share a directory."""
+    parts = [re.sub(r"[^A-Za-z0-9_-]", lambda match: f"%{ord(match[0]):02x}", part) for part in ref.path.split("/")]
+    return (cache or default_cache()).joinpath(ref.scheme, *(part or "%" for part in parts))
