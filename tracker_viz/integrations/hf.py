@@ -1,0 +1,65 @@
+"""Hugging Face ``Trainer`` -> ``watch``: one callback, nothing else to change.
+
+    Trainer(model, args, ..., callbacks=[TrackerVizCallback()])
+
+The captures go into the run that ``report_to`` opened (W&B or MLflow), which stays the Trainer's: it is never ended here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from tracker_viz.errors import ConfigError
+from tracker_viz.pipeline import Watcher, watch
+
+_TRACKERS = ("wandb", "mlflow")
+
+
+class TrackerVizCallback(TrainerCallback):  # type: ignore[misc]
+    """Captures the model that a ``Trainer`` trains.
+
+    Args:
+        run: as in ``watch``; by default the run of the first of ``report_to`` that is W&B or MLflow.
+        watch_options: everything else that ``watch`` takes (``probe``, ``every``, ``captures``, ...).
+    """
+
+    def __init__(self, run: Any = None, **watch_options: Any) -> None:
+        self.run = run
+        self.watch_options = watch_options
+        self.watcher: Watcher | None = None
+        self._loss: float | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
+    ) -> None:
+        options = {"total_steps": state.max_steps, "name": args.run_name, **self.watch_options}
+        if "every" in self.watch_options or "schedule" in self.watch_options:
+            options.pop("total_steps")
+        self.watcher = watch(model, run=self.run or _reported_to(args), start_step=state.global_step, **options)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        # The Trainer keeps each step's loss to itself and tells only its mean since the last log.
+        self._loss = (logs or {}).get("loss", self._loss)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        assert self.watcher is not None, "the Trainer calls on_train_begin first"
+        metrics = {} if self._loss is None else {"loss": self._loss}
+        self.watcher.step(state.global_step, tokens_seen=state.num_input_tokens_seen or None, **metrics)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        assert self.watcher is not None, "the Trainer calls on_train_begin first"
+        self.watcher.close()
+
+
+def _reported_to(args: TrainingArguments) -> str:
+    reported = [name for name in _TRACKERS if name in args.report_to]
+    if not reported:
+        raise ConfigError(
+            f"the Trainer reports to {list(args.report_to) or 'nothing'}; "
+            "set report_to='wandb' or 'mlflow', or name a run: TrackerVizCallback(run='mlflow')"
+        )
+    return reported[0]

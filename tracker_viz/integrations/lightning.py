@@ -1,0 +1,76 @@
+"""Lightning ``Trainer`` -> ``watch``: one callback, nothing else to change.
+
+    Trainer(logger=WandbLogger(...), callbacks=[TrackerVizCallback()])
+
+The captures go into the run of the trainer's W&B or MLflow logger, which stays the logger's: it is never ended here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+# Both names of the same framework are in use, and a callback of one is refused by the other's Trainer.
+if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
+    import pytorch_lightning as pl
+    from pytorch_lightning.loggers import MLFlowLogger, WandbLogger
+else:
+    import lightning.pytorch as pl
+    from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+
+from tracker_viz.errors import ConfigError
+from tracker_viz.pipeline import Watcher, watch
+
+
+class TrackerVizCallback(pl.Callback):
+    """Captures the model that a Lightning ``Trainer`` trains.
+
+    Args:
+        model: name of the LightningModule's attribute that holds the decoder; the whole module by default.
+        run: as in ``watch``; by default the runs of the trainer's W&B and MLflow loggers.
+        watch_options: everything else that ``watch`` takes (``probe``, ``every``, ``captures``, ...).
+    """
+
+    def __init__(self, model: str | None = None, run: Any = None, **watch_options: Any) -> None:
+        self.model = model
+        self.run = run
+        self.watch_options = watch_options
+        self.watcher: Watcher | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        model = getattr(pl_module, self.model) if self.model else pl_module
+        options = dict(self.watch_options)
+        if not {"every", "schedule", "total_steps"} & set(options):
+            options["total_steps"] = int(trainer.estimated_stepping_batches)
+        run, tracker_options = (self.run, {}) if self.run else _loggers_runs(trainer)
+        tracker_options |= options.pop("tracker_options", {})
+        self.watcher = watch(model, run=run, start_step=trainer.global_step, tracker_options=tracker_options, **options)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        assert self.watcher is not None, "the Trainer calls on_train_start first"
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        self.watcher.step(trainer.global_step, **({} if loss is None else {"loss": loss}))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self.watcher is not None, "the Trainer calls on_train_start first"
+        self.watcher.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if self.watcher is not None:
+            self.watcher.close("killed" if isinstance(exception, KeyboardInterrupt) else "failed")
+
+
+def _loggers_runs(trainer: pl.Trainer) -> tuple[list[Any], dict[str, Any]]:
+    runs: list[Any] = []
+    tracker_options: dict[str, Any] = {}
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            runs.append(logger.experiment)
+        elif isinstance(logger, MLFlowLogger):
+            runs.append(f"mlflow:{logger.run_id}")
+            tracker_options["mlflow"] = {"tracking_uri": logger._tracking_uri}
+    if not runs:
+        names = [type(logger).__name__ for logger in trainer.loggers] or "none"
+        raise ConfigError(f"the Trainer's loggers are {names}; give it a WandbLogger or an MLFlowLogger, or name a run: TrackerVizCallback(run='mlflow')")
+    return runs, tracker_options
