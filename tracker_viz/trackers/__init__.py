@@ -1,4 +1,4 @@
-"""Experiment trackers behind one protocol. ``connect`` and ``open_run`` are all that other stations call.
+"""Experiment trackers behind one protocol. ``connect``, ``open_run`` and ``join`` are all that other stations call.
 
 An adapter's SDK is imported by its own module only, and that module only when it is asked for.
 """
@@ -48,3 +48,15 @@ def open_run(ref: RunRef | str, **options: Any) -> Run:
     """
     ref = RunRef.parse(ref) if isinstance(ref, str) else ref
     return connect(ref.scheme, **options).open_run(ref)
+
+
+def join(live: Any, **options: Any) -> Run:
+    """The run behind an object of a tracker's own client: a ``wandb.Run``, an MLflow run. It is joined and never ended by us.
+
+    Raises:
+        ConfigError: no tracker's client makes such objects.
+    """
+    package = type(live).__module__.partition(".")[0]
+    if package not in _ADAPTERS:
+        raise ConfigError(f"a run is a name, a RunRef, a wandb.Run or an MLflow run; got {type(live).__module__}.{type(live).__qualname__}")
+    return connect(package, **options).join(live)

@@ -10,11 +10,13 @@ Errors: ``TransientTrackerError`` where the same call may succeed later (the upl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from tracker_viz.errors import ConfigError
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 RunState = Literal["running", "finished", "failed", "killed"]
@@ -22,15 +24,41 @@ RunState = Literal["running", "finished", "failed", "killed"]
 
 @dataclass(frozen=True, slots=True)
 class MetricPoint:
-    """Scalars of one training step. Names group by prefix, as in ``attn/induction/max``."""
+    """Scalars of one training step. Names group by prefix, as in ``attn/induction/max``.
+
+    Attributes:
+        time: seconds since 1970 at which they were measured; None is now. A point that is logged again with the same
+            time is the same point: a tracker that stores times does not show it twice.
+    """
 
     step: int
     values: Mapping[str, float]
+    time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPolicy:
+    """How much one ``put_captures`` of a tracker should carry: the uploader sends when the first bound is reached.
+
+    Attributes:
+        captures: number of captures.
+        nbytes: their bytes together; one capture that is bigger goes alone.
+        seconds: how long the oldest of them has waited.
+    """
+
+    captures: int = 1
+    nbytes: int = 64 << 20
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What a picture's header and a comparison say about a run."""
+    """What a picture's header and a comparison say about a run.
+
+    Attributes:
+        config: flat, names joined by dots (``model.n_heads``). A tracker that keeps text only gives text.
+        parent: the sweep's run above this one.
+    """
 
     ref: RunRef
     name: str
@@ -46,6 +74,11 @@ class Run(Protocol):
     def ref(self) -> RunRef: ...
 
     @property
+    def chunk(self) -> ChunkPolicy:
+        """How many captures the uploader gathers before it calls ``put_captures``."""
+        ...
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """What another process needs besides ``ref`` to reach this run, as option -> value (``tracking_uri``, ``base_url``).
 
@@ -59,10 +92,18 @@ class Run(Protocol):
         """Where a person sees the run, or one of its files (a path as ``put_file`` took it), in the tracker's own UI."""
         ...
 
+    @property
+    def ui_command(self) -> str | None:
+        """The command that must be running for ``url`` to open; None where a server shows it already."""
+        ...
+
     # -- writing, while training and after it ---------------------------------------------------------------
 
     def put_captures(self, captures: Sequence[CapturePath]) -> None:
-        """Store captures; when this returns the service has every one of them. Safe to repeat."""
+        """Store captures; when this returns the service has every one of them. Safe to repeat.
+
+        A capture of a step that the run holds already replaces it.
+        """
         ...
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
@@ -74,7 +115,11 @@ class Run(Protocol):
         ...
 
     def put_file(self, file: Path, artifact: str) -> str:
-        """Store any file under the run-relative path ``artifact`` (``reports/heads.html``); returns its UI link. Overwrites."""
+        """Store any file under the run-relative path ``artifact`` (``reports/heads.html``); returns its UI link. Overwrites.
+
+        Raises:
+            ConfigError: the path is not a plain relative one, or lies under ``captures/``; see ``checked_artifact``.
+        """
         ...
 
     def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
@@ -88,13 +133,26 @@ class Run(Protocol):
         ...
 
     def finish(self, state: RunState) -> None:
-        """End a run that this adapter created. A run that was only joined or opened is left as it is."""
+        """End a run that is ours: created, or opened with ``ours=True``. One that was only joined or opened is left as it is.
+
+        After this the run's local resources are released; reading from it still works, and finishing it again is harmless.
+        """
         ...
 
     # -- reading back ---------------------------------------------------------------------------------------
 
     def list_captures(self) -> list[CaptureRef]:
-        """Captures that the service holds whole, ordered by step, each step once."""
+        """Captures that the run was given whole, ordered by step, each step once.
+
+        One that was damaged on the server afterwards is still listed: ``fetch`` finds it out, so that its gap is seen.
+        """
+        ...
+
+    def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
+        """Those of ``refs`` that the service lacks, or holds with another size or hash, as far as it can tell without a download.
+
+        The uploader asks before it repeats anything, and ``push`` repairs what is named here.
+        """
         ...
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
@@ -121,14 +179,34 @@ class Run(Protocol):
 
 
 class Tracker(Protocol):
-    """One tracking service, reached with the options its adapter was made with."""
+    """One tracking service, reached with the options its adapter was made with. Making one touches no network."""
 
-    def create_run(self, *, name: str, config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> Run:
-        """Make a new run, state running."""
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Options with which another process reaches the same service; absolute paths, never a secret."""
         ...
 
-    def open_run(self, ref: RunRef) -> Run:
-        """An existing run.
+    def create_run(
+        self,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+        parent: RunRef | None = None,
+        key: str | None = None,
+    ) -> Run:
+        """Make a new run, state running.
+
+        Args:
+            config: may be nested; logged as the tracker's own parameters.
+            parent: the sweep's run above it.
+            key: 32 hexadecimal digits. When a run was created with the same key already (its maker was killed before it
+                could note the run), that run is returned instead of a second one.
+        """
+        ...
+
+    def open_run(self, ref: RunRef, *, ours: bool = False) -> Run:
+        """An existing run. ``ours``: tracker_viz created it in an earlier process, so ``finish`` ends it.
 
         Raises:
             RunNotFoundError: there is none, or it was deleted.
@@ -136,5 +214,53 @@ class Tracker(Protocol):
         ...
 
     def active_run(self) -> Run | None:
-        """The run that the user's own code has open in this process, to be joined and never ended by us; None without one."""
+        """The run that the user's own code has open in this process, to be joined and never ended by us; None without one.
+
+        Called on the user's own thread.
+        """
         ...
+
+    def join(self, live: Any) -> Run:
+        """The run behind an object of the tracker's own client (``wandb.Run``, ``mlflow.entities.Run``), joined as above.
+
+        Raises:
+            ConfigError: this is no such object.
+        """
+        ...
+
+
+_ARTIFACT_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=, -]*")
+
+
+def checked_artifact(artifact: str) -> str:
+    """The run-relative path of a file as it may be written or read; names that came from elsewhere pass through here.
+
+    Raises:
+        ConfigError: it is absolute, climbs (``..``), has hidden or odd parts, or would lie among the captures.
+    """
+    parts = artifact.split("/")
+    if not all(_ARTIFACT_PART.fullmatch(part) and not part.endswith((".", " ")) for part in parts):
+        raise ConfigError(f"a file in a run has a plain relative path like 'reports/heads.html'; got {artifact!r}")
+    if parts[0] == "captures":
+        raise ConfigError(f"'captures/' holds the captures and their index only; give {artifact!r} another folder")
+    return artifact
+
+
+def video_artifacts(layout: str, last_step: int, suffix: str) -> tuple[str, str]:
+    """Paths of a video in a run: the stable one at the root, the same in every run, and the one that says its last step.
+
+    ``('heads.webm', 'videos/heads/step_00012000.webm')``
+    """
+    checked_artifact(layout)
+    return checked_artifact(f"{layout}{suffix}"), checked_artifact(f"videos/{layout}/step_{last_step:08d}{suffix}")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested configuration as dotted names: ``{"model": {"d": 4}}`` becomes ``{"model.d": 4}``; lists stay values."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

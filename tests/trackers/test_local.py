@@ -1,0 +1,116 @@
+"""The directory as a tracker: the contract, and what is its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tracker_viz.errors import ConfigError, RunNotFoundError
+from tracker_viz.trackers import connect, open_run
+from tracker_viz.trackers.local import LocalTracker, append_lines, read_lines
+from tracker_viz.trackers.testing import TrackerContract, write_captures
+from tracker_viz.types import RunRef
+
+
+class TestLocalTracker(TrackerContract):
+    @pytest.fixture
+    def tracker(self, tmp_path):
+        return LocalTracker(tmp_path / "runs")
+
+    @pytest.fixture
+    def reader(self, tracker):
+        return connect("local", **tracker.options)
+
+    def stored_metrics(self, ref):
+        stored = {}
+        for line in read_lines(Path(ref.path) / "metrics.jsonl"):
+            for name in line.keys() - {"step", "time"}:
+                stored.setdefault(name, {})[line["step"]] = line[name]
+        return stored
+
+    def stored_summary(self, ref):
+        return json.loads((Path(ref.path) / "summary.json").read_text())
+
+    def truncate(self, ref, capture):
+        os.truncate(Path(ref.path) / "captures" / capture.file_name, capture.nbytes // 2)
+
+    def missing_ref(self):
+        return RunRef("local", "/nowhere/at/all")
+
+    def check_video(self, ref, video):
+        for name in ("heads.webm", "videos/heads/step_00000100.webm"):
+            assert (Path(ref.path) / name).read_bytes() == video.read_bytes()
+
+
+def test_runs_of_one_name_get_directories_of_their_own(tmp_path):
+    tracker = LocalTracker(tmp_path)
+    made = [tracker.create_run(name="my run / 1", config={}).directory.name for _ in range(3)]
+    assert made == ["my-run-1", "my-run-1-2", "my-run-1-3"]
+
+
+def test_a_folder_that_only_holds_captures_and_their_index_is_a_run(tmp_path):
+    run = LocalTracker(tmp_path).create_run(name="a", config={})
+    run.put_captures(write_captures([0, 5], tmp_path / "source"))
+    (run.directory / "run.json").unlink()
+    copied = open_run(run.ref)
+    assert [ref.step for ref in copied.list_captures()] == [0, 5]
+    assert copied.info().name == "a"
+
+
+def test_an_empty_folder_is_no_run(tmp_path):
+    with pytest.raises(RunNotFoundError, match=r"run\.json or captures/"):
+        open_run(RunRef("local", str(tmp_path)))
+
+
+def test_an_entry_whose_file_never_came_is_not_listed(tmp_path):
+    run = LocalTracker(tmp_path).create_run(name="a", config={})
+    first, second = write_captures([0, 1], tmp_path / "source")
+    run.put_captures([first])
+    run.write_entry(second.ref, 1.0)
+    assert run.list_captures() == [first.ref]
+    assert run.announced() == [first.ref, second.ref]
+
+
+def test_links_and_strangers_among_the_captures_are_not_listed(tmp_path):
+    run = LocalTracker(tmp_path / "runs").create_run(name="a", config={})
+    first, second = write_captures([0, 1], tmp_path / "source")
+    run.put_captures([first])
+    run.write_entry(second.ref, 1.0)
+    (run.directory / "captures" / second.ref.file_name).symlink_to(second.path)
+    (run.directory / "captures" / "index" / "step-00000009.5.nonsense.json").write_text("{}")
+    (run.directory / "captures" / ".step-00000003.safetensors.partial").write_bytes(b"half")
+    assert run.list_captures() == [first.ref]
+
+
+def test_a_line_that_a_kill_left_torn_is_skipped_and_closed_off(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    append_lines(['{"a": 1}'], path)
+    with path.open("a") as file:
+        file.write('{"a": 2')
+    append_lines(['{"a": 3}'], path)
+    assert [line["a"] for line in read_lines(path)] == [1, 3]
+
+
+def test_a_reference_to_a_file_outside_is_refused_even_through_a_link(tmp_path):
+    run = LocalTracker(tmp_path / "runs").create_run(name="a", config={})
+    (tmp_path / "secret.txt").write_text("secret")
+    (run.directory / "report.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(Exception, match="has no file"):
+        run.get_file("report.txt", tmp_path / "back")
+
+
+def test_joining_an_object_that_is_no_run_is_refused():
+    from tracker_viz.trackers import join
+
+    with pytest.raises(ConfigError, match="a run is a name"):
+        join(object())
+
+
+def test_a_local_run_needs_no_tracker_package():
+    program = "import sys, tracker_viz.trackers.local; print([m for m in ('mlflow', 'wandb', 'torch') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"

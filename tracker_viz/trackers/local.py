@@ -1,0 +1,327 @@
+"""A directory as a tracker: the same tree as in an MLflow run, on a disk. Needs no package and no server.
+
+    <run>/run.json                                  name, config, state, tags
+    <run>/captures/step-00000100.safetensors        and captures/index/, see index.py
+    <run>/metrics.jsonl  summary.json
+    <run>/heads.webm  videos/heads/step_00000100.webm
+
+Every file is written to a temporary name, synced and renamed, so that a kill leaves whole files only. The spool's directory
+is such a run too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from tracker_viz.capture_file import file_ref, write_atomically
+from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError, TrackerError, TransientTrackerError
+from tracker_viz.trackers import index
+from tracker_viz.trackers.base import ChunkPolicy, MetricPoint, RunInfo, RunState, checked_artifact, flatten, video_artifacts
+from tracker_viz.types import CapturePath, CaptureRef, RunRef
+
+SCHEMA_VERSION = 1
+
+
+class LocalTracker:
+    """Runs are directories; new ones are made under ``directory``."""
+
+    def __init__(self, directory: str | Path = "runs") -> None:
+        self._directory = Path(directory).absolute()
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        return {"directory": str(self._directory)}
+
+    def create_run(
+        self,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+        parent: RunRef | None = None,
+        key: str | None = None,
+    ) -> LocalRun:
+        if key and (made := self._made_with(key)):
+            return LocalRun(made, ours=True)
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "run"
+        self._directory.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            directory = self._directory / (slug if number == 1 else f"{slug}-{number}")
+            try:
+                directory.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                break
+        return LocalRun.create(directory, name=name, config=config, tags=tags, parent=parent, key=key)
+
+    def open_run(self, ref: RunRef, *, ours: bool = False) -> LocalRun:
+        directory = Path(ref.path).absolute()
+        if not (directory / "run.json").is_file() and not (directory / index.CAPTURES).is_dir():
+            raise RunNotFoundError(f"{ref} is no run: expected a directory with run.json or captures/ in it, at {directory}")
+        return LocalRun(directory, ours=ours)
+
+    def active_run(self) -> None:
+        return None
+
+    def join(self, live: Any) -> LocalRun:
+        raise ConfigError(f"a local run is named by 'local:<directory>'; got {type(live).__qualname__}")
+
+    def _made_with(self, key: str) -> Path | None:
+        for path in self._directory.glob("*/run.json"):
+            if read_json(path).get("key") == key:
+                return path.parent
+        return None
+
+
+class LocalRun:
+    """One directory. ``ours``: tracker_viz made the run, so ``finish`` ends it."""
+
+    chunk = ChunkPolicy(captures=1)
+    ui_command = None
+
+    def __init__(self, directory: Path, *, ours: bool = False) -> None:
+        self.directory = directory.absolute()
+        self._ours = ours
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+        parent: RunRef | None = None,
+        key: str | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> LocalRun:
+        """Write ``run.json`` and with it make ``directory`` a run. ``more``: what the spool notes beside it."""
+        described = {
+            "schema": SCHEMA_VERSION,
+            "name": name,
+            "state": "running",
+            "config": dict(config),
+            "tags": dict(tags or {}),
+            "parent": str(parent) if parent else None,
+            "key": key,
+            "created": time.time(),
+            **(more or {}),
+        }
+        write_json(described, directory / "run.json")
+        return cls(directory, ours=True)
+
+    @property
+    def ref(self) -> RunRef:
+        return RunRef("local", str(self.directory))
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+    def info(self) -> RunInfo:
+        described = self.description()
+        state: RunState = "finished"
+        if described.get("state") in get_args(RunState):
+            state = described["state"]
+        parent = described.get("parent")
+        return RunInfo(
+            ref=self.ref,
+            name=str(described.get("name") or self.directory.name),
+            state=state,
+            config=flatten(described.get("config") or {}),
+            parent=RunRef.parse(parent) if parent else None,
+        )
+
+    def description(self) -> dict[str, Any]:
+        """``run.json``; empty for a directory that only holds captures (a copy of a tracker's artifacts)."""
+        path = self.directory / "run.json"
+        return read_json(path) if path.is_file() else {}
+
+    def describe(self, **changes: Any) -> None:
+        """Change entries of ``run.json``, leaving the others as they are."""
+        write_json(self.description() | changes, self.directory / "run.json")
+
+    def url(self, artifact: str | None = None) -> str:
+        return (self.directory / checked_artifact(artifact) if artifact else self.directory).as_uri()
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def put_captures(self, captures: Sequence[CapturePath]) -> None:
+        for capture in captures:
+            try:
+                self.write_entry(capture.ref, time.time())
+            except OSError as error:
+                raise TransientTrackerError(f"cannot write to {self.directory} ({error}); is the disk full or away?") from error
+            copy_atomically(capture.path, self.directory / index.CAPTURES / capture.ref.file_name)
+
+    def write_entry(self, ref: CaptureRef, taken: float) -> None:
+        """Announce a capture *before* its file is renamed into place: no file is ever without its size and hash.
+
+        An entry without its file is not listed, so a kill between the two leaves nothing behind.
+        """
+        entries = self.directory / index.INDEX
+        if not (entries / index.entry_name(ref)).exists():
+            write_atomically(index.entry_text(ref, taken).encode(), entries / index.entry_name(ref))
+
+    def log_metrics(self, points: Sequence[MetricPoint]) -> None:
+        lines = [json.dumps({"step": point.step, "time": point.time or time.time(), **point.values}) for point in points]
+        append_lines(lines, self.directory / "metrics.jsonl")
+
+    def set_summary(self, values: Mapping[str, float | int | str]) -> None:
+        path = self.directory / "summary.json"
+        write_json((read_json(path) if path.is_file() else {}) | dict(values), path)
+
+    def put_file(self, file: Path, artifact: str) -> str:
+        copy_atomically(file, self.directory / checked_artifact(artifact))
+        return self.url(artifact)
+
+    def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
+        stable, stepped = video_artifacts(layout, last_step, video.suffix)
+        self.put_file(video, stepped)
+        return self.put_file(video, stable)
+
+    def finish(self, state: RunState) -> None:
+        if self._ours:
+            self.describe(state=state, ended=time.time())
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def list_captures(self) -> list[CaptureRef]:
+        nbytes = self._capture_nbytes()
+        refs = index.refs_by_step(self._entry_names(), nbytes, self._newest)
+        return [ref for ref in refs if ref.file_name in nbytes]
+
+    def announced(self) -> list[CaptureRef]:
+        """Every capture that was ever written here, also those whose file has been removed since."""
+        return index.refs_by_step(self._entry_names(), {}, self._newest)
+
+    def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
+        nbytes = self._capture_nbytes()
+        listed = {ref for ref in self.list_captures() if nbytes[ref.file_name] == ref.nbytes}
+        return [ref for ref in refs if ref not in listed]
+
+    def fetch(self, ref: CaptureRef, directory: Path) -> Path:
+        path = self.directory / index.CAPTURES / ref.file_name
+        check_file(path, ref)
+        return path
+
+    def get_file(self, artifact: str, directory: Path) -> Path:
+        path = self.directory / checked_artifact(artifact)
+        if not path.is_file() or not path.resolve().is_relative_to(self.directory.resolve()):
+            raise TrackerError(f"{self.ref} has no file {artifact!r}")
+        target = directory / artifact
+        copy_atomically(path, target)
+        return target
+
+    def children(self) -> list[RunRef]:
+        found = []
+        for path in sorted({*self.directory.glob("*/run.json"), *self.directory.parent.glob("*/run.json")}):
+            parent = read_json(path).get("parent")
+            if parent and Path(RunRef.parse(parent).path).absolute() == self.directory:
+                found.append(RunRef("local", str(path.parent)))
+        return found
+
+    def _entry_names(self) -> list[str]:
+        entries = self.directory / index.INDEX
+        return os.listdir(entries) if entries.is_dir() else []
+
+    def _capture_nbytes(self) -> dict[str, int]:
+        captures = self.directory / index.CAPTURES
+        if not captures.is_dir():
+            return {}
+        with os.scandir(captures) as found:
+            return {file.name: file.stat().st_size for file in found if file.is_file(follow_symlinks=False)}
+
+    def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
+        path = self.directory / index.CAPTURES / refs[0].file_name
+        if path.is_file() and (actual := file_ref(path, refs[0].step)) in refs:
+            return actual
+        return max(refs, key=lambda ref: (self.directory / index.INDEX / index.entry_name(ref)).stat().st_mtime)
+
+
+def check_file(path: Path, ref: CaptureRef) -> None:
+    """Hold a file against its ref.
+
+    Raises:
+        CaptureFileError: it is not there, is a link, or has another size or sha256.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise CaptureFileError(f"capture {ref.file_name} is listed, but its file is not there ({path}); {REPAIR}")
+    nbytes = path.stat().st_size
+    if nbytes != ref.nbytes:
+        raise CaptureFileError(f"capture {ref.file_name} has {nbytes:,} bytes where {ref.nbytes:,} were written ({path}); {REPAIR}")
+    if file_ref(path, ref.step).sha256 != ref.sha256:
+        raise CaptureFileError(f"capture {ref.file_name} has another sha256 than when it was written ({path}); {REPAIR}")
+
+
+REPAIR = "'tracker-viz push spool=<directory>' mends it while the spool still has that step"
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copy so that ``target`` is whole or not there: temporary file in the same directory, fsync, rename."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as copy, source.open("rb") as original:
+            shutil.copyfileobj(original, copy, 1 << 20)
+            copy.flush()
+            os.fsync(copy.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise TransientTrackerError(f"cannot write {target} ({error}); is the disk full or away?") from error
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def append_lines(lines: Sequence[str], path: Path) -> None:
+    """Add whole lines to a file and sync it; a last line that a kill left torn is closed off first."""
+    text = "".join(line + "\n" for line in lines).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            text = b"\n" + text
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON objects of a file of lines; a torn line (a kill in the middle of it) is skipped."""
+    objects = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            objects.append(found)
+    return objects
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrackerError(f"{path} cannot be read ({error}); expected a JSON object") from error
+    if not isinstance(found, dict):
+        raise TrackerError(f"{path} must hold a JSON object; it holds {type(found).__name__}")
+    return found
+
+
+def write_json(values: Mapping[str, Any], path: Path) -> None:
+    """One JSON object, whole or not at all; what JSON has no form for (paths, dtypes) is written as text."""
+    text = json.dumps(values, indent=2, sort_keys=True, default=str)
+    write_atomically((text + "\n").encode(), path)

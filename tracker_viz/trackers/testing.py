@@ -1,0 +1,330 @@
+"""The contract that every tracker keeps, as tests to subclass. Shipped, so that a third party's adapter can be held to it.
+
+    class TestMyTracker(TrackerContract):
+        @pytest.fixture
+        def tracker(self, tmp_path):
+            return MyTracker(...)
+
+        @pytest.fixture
+        def reader(self, tracker):          # the same service, as another machine would reach it
+            return MyTracker(...)
+
+        def stored_metrics(self, ref): ...  # what the service itself shows, seen without the adapter
+        def stored_summary(self, ref): ...
+        def truncate(self, ref, capture): ...
+
+Needs pytest. Imported by tests only.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from tracker_viz import capture_file
+from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError, TrackerError
+from tracker_viz.trackers.base import MetricPoint, Run, Tracker
+from tracker_viz.types import Capture, CapturePath, CaptureRef, RunRef
+
+HOSTILE_PATHS = [
+    "../escaped.txt",
+    "/etc/escaped.txt",
+    "a/../../b.txt",
+    "a\\b.txt",
+    "%2e%2e/b.txt",
+    ".hidden",
+    "a//b.txt",
+    "",
+    "captures/x.txt",
+]
+
+
+def make_capture(step: int, *, seed: int = 0, size: int = 8, metrics: Mapping[str, float] | None = None) -> Capture:
+    """A small capture whose contents depend on ``step`` and ``seed`` only. ``size``: side of its attention maps."""
+    rng = np.random.default_rng([seed, step])
+    scores = rng.normal(size=(1, 2, size, size))
+    scores[..., ~np.tri(size, dtype=bool)] = -np.inf
+    attention = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    return Capture(
+        step=step,
+        arrays={"blocks.0.attn.pattern": attention.astype(np.float16)},
+        axes={"blocks.0.attn.pattern": ("probe", "head", "query", "key")},
+        tokens_seen=step * 64,
+        metrics={"loss": 4.0 / (1 + step), "attn/induction/max": step / 1000} if metrics is None else metrics,
+        model={"name": "tiny", "n_blocks": 1, "n_heads": 2},
+    )
+
+
+def write_captures(steps: range | list[int], directory: Path, *, seed: int = 0, size: int = 8) -> list[CapturePath]:
+    """Capture files in ``directory``, as the spool would hand them to a tracker."""
+    captures = []
+    for step in steps:
+        capture = make_capture(step, seed=seed, size=size)
+        path = directory / capture.file_name
+        captures.append(CapturePath(capture_file.write(capture, path), path))
+    return captures
+
+
+class TrackerContract:
+    """What a subclass supplies comes first; the tests follow."""
+
+    @pytest.fixture
+    def tracker(self) -> Tracker:
+        raise NotImplementedError("the service under test, reached as the training process does")
+
+    @pytest.fixture
+    def reader(self) -> Tracker:
+        raise NotImplementedError("the same service, reached by a fresh adapter as if from another machine")
+
+    def stored_metrics(self, ref: RunRef) -> dict[str, dict[int, float]]:
+        """metric name -> step -> value as the service itself has them."""
+        raise NotImplementedError
+
+    def stored_summary(self, ref: RunRef) -> dict[str, float | str]:
+        """The service's final values, or tags, by which its table of runs sorts."""
+        raise NotImplementedError
+
+    def truncate(self, ref: RunRef, capture: CaptureRef) -> None:
+        """Cut the stored file of one capture short, behind the adapter's back."""
+        raise NotImplementedError
+
+    def missing_ref(self) -> RunRef:
+        """A well-formed reference to a run that does not exist."""
+        raise NotImplementedError
+
+    def metric_key(self, name: str) -> str:
+        """The name under which the service's charts have our metric ``name``."""
+        return name
+
+    # -- fixtures built on those ----------------------------------------------------------------------------
+
+    @pytest.fixture
+    def start(self, tracker: Tracker) -> Iterator[Callable[..., Run]]:
+        """Create a run; all of them are ended afterwards, which is harmless for those that ended already."""
+        made: list[Run] = []
+
+        def create(**options: Any) -> Run:
+            made.append(tracker.create_run(**{"name": "contract", "config": {"lr": 0.1, "model": {"n_heads": 2}}} | options))
+            return made[-1]
+
+        yield create
+        for run in made:
+            run.finish("finished")
+
+    @pytest.fixture
+    def run(self, start: Callable[..., Run]) -> Run:
+        return start()
+
+    @pytest.fixture
+    def captures(self, tmp_path: Path) -> list[CapturePath]:
+        return write_captures([0, 1, 2, 4, 100], tmp_path / "source")
+
+    # -- runs -----------------------------------------------------------------------------------------------
+
+    def test_a_created_run_can_be_opened_elsewhere_by_its_reference(self, run: Run, reader: Tracker) -> None:
+        info = reader.open_run(RunRef.parse(str(run.ref))).info()
+        assert info.ref == run.ref
+        assert info.name == "contract"
+        assert info.state == "running"
+        assert info.parent is None
+
+    def test_the_config_comes_back_flat(self, run: Run, reader: Tracker) -> None:
+        config = reader.open_run(run.ref).info().config
+        assert {name: str(config[name]) for name in ("lr", "model.n_heads")} == {"lr": "0.1", "model.n_heads": "2"}
+
+    @pytest.mark.parametrize("state", ["finished", "failed"])
+    def test_finishing_sets_the_state(self, run: Run, reader: Tracker, state: str) -> None:
+        run.finish(state)  # type: ignore[arg-type]
+        assert reader.open_run(run.ref).info().state == state
+
+    def test_a_run_that_was_only_opened_is_not_finished(self, run: Run, reader: Tracker) -> None:
+        reader.open_run(run.ref).finish("failed")
+        assert reader.open_run(run.ref).info().state == "running"
+
+    def test_a_run_of_ours_is_finished_by_a_later_process(self, start: Callable[..., Run], reader: Tracker) -> None:
+        run = start()
+        reader.open_run(run.ref, ours=True).finish("failed")
+        assert reader.open_run(run.ref).info().state == "failed"
+
+    def test_a_missing_run_is_reported_as_such(self, reader: Tracker) -> None:
+        with pytest.raises(RunNotFoundError):
+            reader.open_run(self.missing_ref()).info()
+
+    def test_creating_again_with_the_same_key_returns_the_same_run(self, start: Callable[..., Run], reader: Tracker) -> None:
+        key = uuid4().hex
+        first = start(key=key)
+        again = reader.create_run(name="contract", config={"lr": 0.1, "model": {"n_heads": 2}}, key=key)
+        assert again.ref == first.ref
+        assert start(key=uuid4().hex).ref != first.ref
+
+    def test_children_are_found_by_their_parent(self, start: Callable[..., Run], reader: Tracker) -> None:
+        parent = start()
+        children = [start(parent=parent.ref) for _ in range(2)]
+        assert sorted(map(str, reader.open_run(parent.ref).children())) == sorted(str(child.ref) for child in children)
+        assert reader.open_run(children[0].ref).info().parent == parent.ref
+        assert reader.open_run(children[0].ref).children() == []
+
+    def test_options_and_environment_hold_text_that_json_can_carry(self, run: Run, tracker: Tracker) -> None:
+        for mapping in (tracker.options, run.environment):
+            assert json.loads(json.dumps(dict(mapping))) == dict(mapping)
+
+    def test_links_lead_to_the_run_and_to_a_file_in_it(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "note.txt").write_text("here")
+        assert "://" in run.url()
+        assert run.put_file(tmp_path / "note.txt", "notes/note.txt") == run.url("notes/note.txt") != run.url()
+
+    # -- captures -------------------------------------------------------------------------------------------
+
+    def test_captures_come_back_byte_for_byte(self, run: Run, reader: Tracker, captures: list[CapturePath], tmp_path: Path) -> None:
+        run.put_captures(captures)
+        elsewhere = reader.open_run(run.ref)
+        assert elsewhere.list_captures() == [capture.ref for capture in captures]
+        for capture in captures:
+            assert elsewhere.fetch(capture.ref, tmp_path / "pulled").read_bytes() == capture.path.read_bytes()
+
+    def test_captures_are_listed_by_step_whatever_their_order(self, run: Run, reader: Tracker, captures: list[CapturePath]) -> None:
+        run.put_captures(captures[3:])
+        run.put_captures(captures[:3][::-1])
+        assert [ref.step for ref in reader.open_run(run.ref).list_captures()] == [0, 1, 2, 4, 100]
+
+    def test_a_run_without_captures_lists_none(self, run: Run, reader: Tracker) -> None:
+        assert reader.open_run(run.ref).list_captures() == []
+
+    def test_putting_the_same_captures_again_changes_nothing(self, run: Run, reader: Tracker, captures: list[CapturePath]) -> None:
+        run.put_captures(captures[:3])
+        run.put_captures(captures[1:])
+        run.put_captures(captures)
+        assert reader.open_run(run.ref).list_captures() == [capture.ref for capture in captures]
+
+    def test_a_step_that_is_captured_again_is_replaced(
+        self, run: Run, reader: Tracker, captures: list[CapturePath], tmp_path: Path
+    ) -> None:
+        run.put_captures(captures[:2])
+        replaced = write_captures([1], tmp_path / "again", seed=7, size=9)
+        run.put_captures(replaced)
+        elsewhere = reader.open_run(run.ref)
+        assert elsewhere.list_captures() == [captures[0].ref, replaced[0].ref]
+        assert elsewhere.fetch(replaced[0].ref, tmp_path / "pulled").read_bytes() == replaced[0].path.read_bytes()
+
+    def test_what_is_missing_is_named(self, run: Run, reader: Tracker, captures: list[CapturePath]) -> None:
+        refs = [capture.ref for capture in captures]
+        assert run.missing(refs) == refs
+        run.put_captures(captures[:2])
+        assert reader.open_run(run.ref).missing(refs) == refs[2:]
+
+    def test_a_second_fetch_finds_the_file_and_a_spoilt_one_is_fetched_again(
+        self, run: Run, reader: Tracker, captures: list[CapturePath], tmp_path: Path
+    ) -> None:
+        run.put_captures(captures[:1])
+        elsewhere = reader.open_run(run.ref)
+        ref = captures[0].ref
+        first = elsewhere.fetch(ref, tmp_path / "pulled")
+        made = first.stat().st_mtime_ns
+        assert elsewhere.fetch(ref, tmp_path / "pulled") == first
+        assert first.stat().st_mtime_ns == made
+        if first.is_relative_to(tmp_path / "pulled"):
+            first.write_bytes(b"\0" * ref.nbytes)
+            assert elsewhere.fetch(ref, tmp_path / "pulled").read_bytes() == captures[0].path.read_bytes()
+
+    def test_captures_are_fetched_by_several_threads_at_once(
+        self, run: Run, reader: Tracker, captures: list[CapturePath], tmp_path: Path
+    ) -> None:
+        run.put_captures(captures)
+        elsewhere = reader.open_run(run.ref)
+        with ThreadPoolExecutor(4) as pool:
+            paths = list(pool.map(lambda capture: elsewhere.fetch(capture.ref, tmp_path / "pulled"), captures * 2))
+        assert [path.read_bytes() for path in paths] == [capture.path.read_bytes() for capture in captures * 2]
+
+    def test_a_capture_that_was_cut_short_on_the_server_is_found_out(
+        self, run: Run, reader: Tracker, captures: list[CapturePath], tmp_path: Path
+    ) -> None:
+        run.put_captures(captures)
+        self.truncate(run.ref, captures[2].ref)
+        elsewhere = reader.open_run(run.ref)
+        assert elsewhere.list_captures() == [capture.ref for capture in captures]
+        with pytest.raises(CaptureFileError, match=captures[2].ref.file_name):
+            elsewhere.fetch(captures[2].ref, tmp_path / "pulled")
+        run.put_captures([captures[2]])
+        assert elsewhere.fetch(captures[2].ref, tmp_path / "pulled").read_bytes() == captures[2].path.read_bytes()
+
+    def test_two_writers_of_one_run_do_not_lose_each_others_captures(self, run: Run, tracker: Tracker, tmp_path: Path) -> None:
+        halves = [write_captures(list(range(first, 12, 2)), tmp_path / f"writer-{first}") for first in (0, 1)]
+        together = threading.Barrier(2)
+
+        def write(half: list[CapturePath]) -> None:
+            together.wait()
+            for capture in half:
+                run.put_captures([capture])
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(write, halves))
+        assert [ref.step for ref in run.list_captures()] == list(range(12))
+
+    # -- metrics, summary, files, videos --------------------------------------------------------------------
+
+    def test_metrics_reach_the_native_charts_at_their_training_step(self, run: Run) -> None:
+        points = [MetricPoint(step, {"loss": 1 / (1 + step), "attn/induction/max": step / 8}, time=1.7e9 + step) for step in (0, 4, 2)]
+        run.log_metrics(points[:1])
+        run.log_metrics(points[1:])
+        run.finish("finished")
+        stored = self.stored_metrics(run.ref)
+        assert stored[self.metric_key("loss")] == pytest.approx({0: 1.0, 4: 0.2, 2: 1 / 3})
+        assert stored[self.metric_key("attn/induction/max")] == pytest.approx({0: 0.0, 4: 0.5, 2: 0.25})
+
+    def test_the_summary_is_overwritten_by_name(self, run: Run) -> None:
+        run.set_summary({"best_head": "L0H1", "induction": 0.5})
+        run.set_summary({"induction": 0.75})
+        run.finish("finished")
+        stored = self.stored_summary(run.ref)
+        assert (str(stored["best_head"]), float(stored["induction"])) == ("L0H1", 0.75)
+
+    def test_files_come_back_as_they_were_put_last(self, run: Run, reader: Tracker, tmp_path: Path) -> None:
+        report = tmp_path / "report.html"
+        for text in ("first", "second"):
+            report.write_text(text)
+            run.put_file(report, "reports/heads.html")
+        assert reader.open_run(run.ref).get_file("reports/heads.html", tmp_path / "back").read_text() == "second"
+
+    def test_a_file_that_is_not_there_is_reported(self, run: Run, tmp_path: Path) -> None:
+        with pytest.raises(TrackerError, match="nothing"):
+            run.get_file("reports/nothing.html", tmp_path / "back")
+
+    @pytest.mark.parametrize("artifact", HOSTILE_PATHS)
+    def test_only_plain_relative_paths_are_written_or_read(self, run: Run, tmp_path: Path, artifact: str) -> None:
+        (tmp_path / "file.txt").write_text("harmless")
+        with pytest.raises(ConfigError):
+            run.put_file(tmp_path / "file.txt", artifact)
+        with pytest.raises(ConfigError):
+            run.get_file(artifact, tmp_path / "back")
+        assert not (tmp_path / "back").exists()
+
+    @pytest.mark.parametrize("state", ["finished", "failed"])
+    def test_a_video_for_a_run_that_ended_leaves_the_run_as_it_was(
+        self, start: Callable[..., Run], reader: Tracker, tmp_path: Path, state: str
+    ) -> None:
+        run = start()
+        run.log_metrics([MetricPoint(3, {"loss": 2.0})])
+        run.set_summary({"induction": 0.5})
+        run.finish(state)  # type: ignore[arg-type]
+        before, metrics = reader.open_run(run.ref).info(), self.stored_metrics(run.ref)
+        video = tmp_path / "made.webm"
+        for contents in (b"first", b"second, longer"):
+            video.write_bytes(contents)
+            link = reader.open_run(run.ref).put_video(video, layout="heads", last_step=100)
+            assert "://" in link
+        assert reader.open_run(run.ref).info() == before
+        assert {name: metrics[name] for name in metrics} == {name: self.stored_metrics(run.ref)[name] for name in metrics}
+        assert float(self.stored_summary(run.ref)["induction"]) == 0.5
+        self.check_video(run.ref, video)
+
+    def check_video(self, ref: RunRef, video: Path) -> None:
+        """Hold what the service plays against ``video``, put as layout ``heads``, last step 100."""
+        raise NotImplementedError
