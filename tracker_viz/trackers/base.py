@@ -135,7 +135,8 @@ class Run(Protocol):
     def finish(self, state: RunState) -> None:
         """End a run that is ours: created, or opened with ``ours=True``. One that was only joined or opened is left as it is.
 
-        After this the run's local resources are released; reading from it still works, and finishing it again is harmless.
+        After this the run's local resources are released; reading from it still works, and finishing it again
+        with the same state changes nothing.
         """
         ...
 

@@ -191,7 +191,7 @@ class LocalRun:
         return self.put_file(video, stable)
 
     def finish(self, state: RunState) -> None:
-        if self._ours:
+        if self._ours and self.description().get("state") != state:
             self.describe(state=state, ended=time.time())
 
     # -- reading --------------------------------------------------------------------------------------------
@@ -200,10 +200,6 @@ class LocalRun:
         nbytes = self._capture_nbytes()
         refs = index.refs_by_step(self._entry_names(), nbytes, self._newest)
         return [ref for ref in refs if ref.file_name in nbytes]
-
-    def announced(self) -> list[CaptureRef]:
-        """Every capture that was ever written here, also those whose file has been removed since."""
-        return index.refs_by_step(self._entry_names(), {}, self._newest)
 
     def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
         nbytes = self._capture_nbytes()

@@ -1,0 +1,434 @@
+"""Captures from the training thread -> the spool -> every destination. ``Outbox.put`` is the Recorder's sink.
+
+    training thread ──put──▶ queue ──writer thread──▶ spool (on disk) ──one uploader thread per destination──▶ trackers
+
+The training thread only ever waits for our own disk, and that for ``max_stall_s`` at most. ``push`` finishes, from another
+process, what a killed or offline one left in its spool.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tracker_viz.errors import CaptureFileError, ConfigError
+from tracker_viz.trackers import connect
+from tracker_viz.trackers.base import Run, RunState, Tracker
+from tracker_viz.trackers.local import LocalRun
+from tracker_viz.trackers.spool import Addressee, Spool
+from tracker_viz.trackers.uploader import Delivery, Uploader
+from tracker_viz.types import Capture, CaptureRef, RunRef
+
+log = logging.getLogger(__name__)
+
+DISK_RETRIES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+PUSH_PATIENCE_S = 60.0
+REFUSED_PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A tracker to send captures to.
+
+    Attributes:
+        scheme: ``mlflow``, ``wandb`` or ``local``.
+        options: the adapter's own (``tracking_uri``, ``experiment``, ``project``, ...).
+        ref: the run to join; None makes one, or joins the one that the user's own code has open when ``join_active``.
+        ours: the run is ours to end; None says so of a run that we make, and of no other.
+        parent: the sweep's run above a run that we make.
+    """
+
+    scheme: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    ref: RunRef | None = None
+    ours: bool | None = None
+    parent: RunRef | None = None
+    join_active: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of the captures.
+
+    Attributes:
+        deliveries: one per destination.
+        lost: steps that could not be written to the disk, and are gone.
+        command: what finishes the upload later; None when nothing is left.
+    """
+
+    deliveries: tuple[Delivery, ...]
+    lost: tuple[int, ...]
+    command: str | None
+
+    @property
+    def complete(self) -> bool:
+        return self.command is None and not self.lost
+
+
+class Outbox:
+    """Where a Recorder puts its captures. Close it, or use it as a context manager.
+
+    Args:
+        directory: the spool; one that an earlier process left is gone on with, into the same runs.
+        destinations: trackers, or runs that are open already (joined, never ended). ``local`` without a directory of its own
+            is the spool itself; so is an empty list.
+        name, config, tags: for runs that are made here.
+        prepare: turns a raw capture into the one that is kept (scores, then the budget's cuts); runs on the writer thread.
+        keep_captures: keep capture files in the spool after every destination has confirmed them. They would let ``push`` repair
+            a server's damage and ``local:<spool>`` render without a network, for a second copy of every byte; a sweep of long
+            runs fills a training machine's disk that way, which costs more than either is worth, so the default is to drop
+            what is confirmed. Without any destination everything is kept.
+        start_timeout_s: how long to wait here for trackers that neither answer nor refuse; they are reached later.
+        max_stall_s: how long ``put`` may wait for the disk before that capture is given up.
+        queue_captures: captures in memory that wait for the writer.
+
+    Raises:
+        ConfigError, MissingDependencyError, RunNotFoundError, TrackerError: what waiting cannot mend, before any training.
+        RunActiveError: another process works in this spool.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        destinations: Sequence[Destination | Run] = (),
+        *,
+        name: str,
+        config: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        prepare: Callable[[Capture], Capture] | None = None,
+        keep_captures: bool = False,
+        start_timeout_s: float = 15.0,
+        max_stall_s: float = 60.0,
+        queue_captures: int = 8,
+    ) -> None:
+        self._prepare = prepare
+        self._max_stall_s = max_stall_s
+        self._queue_captures = queue_captures
+        self._queue: deque[tuple[Capture, float]] = deque()
+        self._changed = threading.Condition()
+        self._n_unwritten = 0
+        self._stopping = False
+        self._prepare_failed = False
+        self._disk_failed = False
+        self._loop_metrics: frozenset[str] = frozenset()
+        self._lost: list[int] = []
+        self._report: Report | None = None
+        self._pid = os.getpid()
+        self._spool = Spool.create(directory, name=name, config=config or {}, tags=tags or {})
+        self._lock = self._spool.take("training", wait_s=start_timeout_s)
+        try:
+            self._uploaders = self._start_uploaders(destinations, keep_captures, start_timeout_s)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._spool.note_state("running")
+        self._writer = threading.Thread(target=self._write_all, name="tracker_viz-writer", daemon=True)
+        self._writer.start()
+        self._at_exit = _drain_at_exit(weakref.ref(self))
+
+    # -- while training -------------------------------------------------------------------------------------
+
+    def put(self, capture: Capture) -> None:
+        """Take one capture over; returns in microseconds unless the disk is far behind. Its arrays must not change afterwards."""
+        if os.getpid() != self._pid:
+            raise ConfigError(
+                f"captures are taken by the process that opened the spool ({self._pid}); this is a fork of it ({os.getpid()})"
+            )
+        with self._changed:
+            if self._stopping:
+                raise ConfigError(f"the outbox of {self._spool.directory} is closed; step {capture.step} came too late")
+            if not self._changed.wait_for(lambda: len(self._queue) < self._queue_captures, self._max_stall_s):
+                self._lose(capture.step, f"the disk of {self._spool.directory} took no capture for {self._max_stall_s:.0f} s")
+                return
+            self._queue.append((capture, time.time()))
+            self._n_unwritten += 1
+            self._changed.notify_all()
+
+    def set_summary(self, values: Mapping[str, float | int | str]) -> None:
+        """Final values for the trackers' tables of runs; sent by ``close``, or by ``push``."""
+        self._spool.run.set_summary(values)
+
+    @property
+    def captured_steps(self) -> frozenset[int]:
+        """Steps that need no capture: they are in the spool, or in all of the runs that are joined."""
+        there = [uploader.steps_there for uploader in self._uploaders]
+        return self._spool.known_steps() | (frozenset.intersection(*there) if there else frozenset())
+
+    @property
+    def directory(self) -> Path:
+        return self._spool.directory
+
+    @property
+    def run(self) -> LocalRun:
+        """The spool, seen as a local run."""
+        return self._spool.run
+
+    @property
+    def runs(self) -> list[Run]:
+        """The destinations' runs that were reached so far; the spool itself when there is no destination."""
+        return [uploader.run for uploader in self._uploaders if uploader.run] if self._uploaders else [self._spool.run]
+
+    @property
+    def refs(self) -> list[RunRef]:
+        return [run.ref for run in self.runs]
+
+    def flush(self) -> None:
+        """Wait until everything that was put lies in the spool, on the disk."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._n_unwritten == 0)
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def close(
+        self, state: RunState = "finished", *, timeout_s: float = 120.0, progress: Callable[[int, int], None] | None = None
+    ) -> Report:
+        """Write and upload what is left, end the runs that are ours, and say what could not be done. Repeating it is harmless.
+
+        Args:
+            timeout_s: how long to wait for the trackers; what is left then stays in the spool.
+            progress: called now and then with (captures delivered, captures in all), over all destinations.
+        """
+        if self._report:
+            return self._report
+        deadline = time.monotonic() + timeout_s
+        self._stop_writer()
+        self._spool.note_state(state)
+        self._report = _close_all(self._spool, self._uploaders, state, deadline, progress, lost=tuple(self._lost))
+        self._lock.release()
+        atexit.unregister(self._at_exit)
+        return self._report
+
+    def __enter__(self) -> Outbox:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        stopped_by_hand = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.close("finished" if kind is None else "killed" if stopped_by_hand else "failed")
+
+    def _stop_writer(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._writer.join()
+
+    # -- starting -------------------------------------------------------------------------------------------
+
+    def _start_uploaders(self, destinations: Sequence[Destination | Run], keep_captures: bool, start_timeout_s: float) -> list[Uploader]:
+        names: Counter[str] = Counter()
+        uploaders = []
+        for destination in destinations:
+            tracker, run = _reach(destination)
+            scheme = run.ref.scheme if run else destination.scheme  # type: ignore[union-attr]
+            names[scheme] += 1
+            name = scheme if names[scheme] == 1 else f"{scheme}-{names[scheme]}"
+            if self._is_spool(destination, run):
+                continue
+            addressee = self._spool.address(_addressee(name, destination, tracker, run))
+            uploaders.append(Uploader(self._spool, addressee, tracker, run, keep_captures=keep_captures))
+        for uploader in uploaders:
+            uploader.start()
+        deadline = time.monotonic() + start_timeout_s
+        for uploader in uploaders:
+            try:
+                uploader.wait_settled(max(0.0, deadline - time.monotonic()))
+            except BaseException:
+                # A run that another tracker made a moment ago must not look as if it were going on.
+                for started in uploaders:
+                    started.close("failed", deadline=time.monotonic() + REFUSED_PATIENCE_S)
+                for started in uploaders:
+                    started.join(REFUSED_PATIENCE_S)
+                raise
+        return uploaders
+
+    def _is_spool(self, destination: Destination | Run, run: Run | None) -> bool:
+        if isinstance(destination, Destination) and destination.scheme == "local" and run is None:
+            wanted = destination.ref.path if destination.ref else destination.options.get("directory")
+            return wanted is None or Path(wanted).absolute() == self._spool.directory
+        return run is not None and run.ref == self._spool.run.ref
+
+    # -- the writer thread ----------------------------------------------------------------------------------
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._stopping)
+                if not self._queue:
+                    return
+                capture, taken = self._queue.popleft()
+                self._changed.notify_all()
+            try:
+                self._write(capture, taken)
+            except Exception as error:
+                log.exception("the capture of step %d could not be written", capture.step)
+                self._lose(capture.step, repr(error))
+            finally:
+                with self._changed:
+                    self._n_unwritten -= 1
+                    self._changed.notify_all()
+
+    def _write(self, raw: Capture, taken: float) -> None:
+        new_names = frozenset(raw.metrics) - self._loop_metrics
+        if new_names:
+            self._spool.note_loop_metrics(new_names)
+            self._loop_metrics |= new_names
+        ref = self._written(self._prepared(raw), raw, taken)
+        if ref:
+            for uploader in self._uploaders:
+                uploader.add(ref)
+
+    def _prepared(self, raw: Capture) -> Capture:
+        if self._prepare is None:
+            return raw
+        try:
+            return self._prepare(raw)
+        except Exception:
+            if not self._prepare_failed:
+                log.exception("captures cannot be scored and cut to their budget, first at step %d; they are kept as they came", raw.step)
+            self._prepare_failed = True
+            return raw
+
+    def _written(self, capture: Capture, raw: Capture, taken: float) -> CaptureRef | None:
+        """Write to the spool, trying again while the disk is full or away; after a failure of that kind only once a capture."""
+        for pause_s in (*DISK_RETRIES_S, None):
+            try:
+                ref = self._spool.write(capture, taken=taken)
+            except CaptureFileError:
+                if capture is raw:
+                    raise
+                log.exception("what was made of the capture of step %d cannot be stored; it is kept as it came", raw.step)
+                return self._written(raw, raw, taken)
+            except OSError as error:
+                if self._disk_failed or pause_s is None:
+                    self._disk_failed = True
+                    self._lose(capture.step, f"{self._spool.directory} cannot be written: {error}")
+                    return None
+                if pause_s == DISK_RETRIES_S[0]:
+                    log.warning("the spool %s cannot be written (%s); trying again", self._spool.directory, error)
+                time.sleep(pause_s)
+            else:
+                self._disk_failed = False
+                return ref
+        raise AssertionError("the loop returns")
+
+    def _lose(self, step: int, why: str) -> None:
+        self._lost.append(step)
+        log.error("the capture of step %d is lost: %s", step, why)
+
+
+def push(
+    directory: str | Path,
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    timeout_s: float | None = None,
+    patience_s: float = PUSH_PATIENCE_S,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Upload what a crashed or offline process left in its spool, and end its runs. Safe to repeat, and to run twice at once.
+
+    Args:
+        directory: the spool.
+        options: scheme -> options that the spool does not hold, or that changed since (a new address, ...).
+        timeout_s: give up after this long; None: as long as anything moves.
+        patience_s: give up when nothing was delivered for this long.
+        progress: called now and then with (captures delivered, captures in all), over all destinations.
+
+    Raises:
+        ConfigError: the directory is no spool.
+        RunActiveError: its training process is still at work.
+        MissingDependencyError: a destination's package is not installed.
+    """
+    spool = Spool(directory)
+    if not spool.exists():
+        raise ConfigError(f"spool must be a directory with a run.json that training wrote; got {spool.directory}")
+    # The journals are read once the lock is held: another push may just have finished the work.
+    with spool.held("push", wait_s=timeout_s or 24 * 3600):
+        uploaders = []
+        for addressee in spool.addressees():
+            tracker = connect(addressee.scheme, **{**addressee.options, **(options or {}).get(addressee.scheme, {})})
+            uploaders.append(Uploader(spool, addressee, tracker))
+        # Whoever trained holds the lock until the end: a spool still marked as running was killed.
+        state = spool.run.info().state
+        state = "killed" if state == "running" else state
+        for uploader in uploaders:
+            uploader.start()
+        deadline = time.monotonic() + (timeout_s if timeout_s is not None else patience_s)
+        return _close_all(spool, uploaders, state, deadline, progress, patience_s=None if timeout_s is not None else patience_s)
+
+
+def _reach(destination: Destination | Run) -> tuple[Tracker | None, Run | None]:
+    """A destination's tracker, and the run where one is open already. On the caller's thread: an SDK's active run is its thread's."""
+    if not isinstance(destination, Destination):
+        return None, destination
+    if destination.scheme == "local" and not destination.options.get("directory") and destination.ref is None:
+        return None, None
+    tracker = connect(destination.scheme, **destination.options)
+    active = tracker.active_run() if destination.ref is None and destination.join_active else None
+    return tracker, active
+
+
+def _addressee(name: str, destination: Destination | Run, tracker: Tracker | None, run: Run | None) -> Addressee:
+    if run is not None:
+        return Addressee(name, run.ref.scheme, dict(run.environment), run.ref, ours=False)
+    assert isinstance(destination, Destination)
+    assert tracker is not None
+    ours = destination.ref is None if destination.ours is None else destination.ours
+    return Addressee(name, destination.scheme, dict(tracker.options), destination.ref, ours=ours, parent=destination.parent)
+
+
+def _close_all(
+    spool: Spool,
+    uploaders: Sequence[Uploader],
+    state: RunState,
+    deadline: float,
+    progress: Callable[[int, int], None] | None,
+    *,
+    lost: tuple[int, ...] = (),
+    patience_s: float | None = None,
+) -> Report:
+    """Let every uploader finish until ``deadline``; with ``patience_s`` each delivered capture moves the deadline on."""
+    for uploader in uploaders:
+        uploader.close(state, deadline=deadline)
+    delivered = -1
+    waiting = list(uploaders)
+    while waiting and time.monotonic() < deadline:
+        waiting = [uploader for uploader in waiting if not uploader.join(0.05 / len(waiting))]
+        deliveries = [uploader.delivery() for uploader in uploaders]
+        n_sent = sum(delivery.sent for delivery in deliveries)
+        if progress:
+            progress(n_sent, n_sent + sum(delivery.left for delivery in deliveries))
+        if patience_s is not None and n_sent != delivered:
+            deadline = time.monotonic() + patience_s
+            for uploader in waiting:
+                uploader.close(state, deadline=deadline)
+        delivered = n_sent
+    report = Report(tuple(uploader.delivery() for uploader in uploaders), lost, None)
+    unfinished = [delivery for delivery in report.deliveries if not delivery.complete]
+    if unfinished or waiting:
+        report = Report(report.deliveries, lost, spool.push_command)
+        for delivery in unfinished:
+            log.warning("%d captures have not reached %s (%s)", delivery.left, delivery.name, delivery.error or "out of time")
+        log.warning("they are kept in %s; finish with: %s", spool.directory, spool.push_command)
+    return report
+
+
+def _drain_at_exit(outbox: weakref.ref[Outbox]) -> Callable[[], None]:
+    """A program that ends without ``close`` still leaves all of its captures on the disk."""
+
+    def drain() -> None:
+        left = outbox()
+        if left is None or left._report or os.getpid() != left._pid:
+            return
+        left._stop_writer()
+        log.warning("training ended without close(); what is not uploaded is kept in %s: %s", left.directory, left._spool.push_command)
+
+    atexit.register(drain)
+    return drain

@@ -1,0 +1,265 @@
+"""The spool: the local directory that holds every capture until each tracker has it.
+
+It is a local run (``local.py``: captures with their index, metrics, summary) plus what an upload needs to go on in another
+process, after a kill at any instant:
+
+    run.json          also "destinations": where the captures go, which run there is ours, never a secret
+    sent/mlflow.jsonl what that destination has confirmed, one line per call
+    .lock             held by the training process, or by the one push that is at work
+
+Written by the outbox and by ``push``; nothing here talks to a tracker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import filelock
+
+from tracker_viz import capture_file
+from tracker_viz.errors import ConfigError, RunActiveError
+from tracker_viz.trackers import index
+from tracker_viz.trackers.base import MetricPoint, RunState
+from tracker_viz.trackers.local import LocalRun, append_lines, read_json, read_lines, write_json
+from tracker_viz.types import Capture, CapturePath, CaptureRef, RunRef, capture_step
+
+
+@dataclass(frozen=True, slots=True)
+class Addressee:
+    """One destination as ``run.json`` keeps it.
+
+    Attributes:
+        name: unique in this spool; the scheme, numbered where there are several of one scheme.
+        options: what ``connect`` needs in another process; never a secret.
+        ref: the run; None while it could not be created yet.
+        ours: the run is (or will be) created by us, and is ours to end.
+        key: makes creating the run repeatable, see ``Tracker.create_run``.
+    """
+
+    name: str
+    scheme: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    ref: RunRef | None = None
+    ours: bool = True
+    parent: RunRef | None = None
+    key: str = field(default_factory=lambda: uuid4().hex)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"ref": self.ref and str(self.ref), "parent": self.parent and str(self.parent)}
+
+    @classmethod
+    def from_json(cls, described: Mapping[str, Any]) -> Addressee:
+        refs = {name: RunRef.parse(described[name]) if described.get(name) else None for name in ("ref", "parent")}
+        return cls(**(dict(described) | refs))
+
+
+class Journal:
+    """What one destination has confirmed: lines appended and synced, so that a kill loses at most the line being written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.captures: dict[str, CaptureRef] = {}
+        self.metrics: set[str] = set()
+        for line in read_lines(path):
+            self.captures |= {ref.file_name: ref for ref in map(_ref_from_json, line.get("captures", ()))}
+            self.metrics |= set(line.get("metrics", ()))
+
+    def note_captures(self, refs: Sequence[CaptureRef]) -> None:
+        if refs:
+            self._append({"captures": [asdict(ref) for ref in refs]})
+            self.captures |= {ref.file_name: ref for ref in refs}
+
+    def note_metrics(self, file_names: Sequence[str]) -> None:
+        if file_names:
+            self._append({"metrics": list(file_names)})
+            self.metrics |= set(file_names)
+
+    def forget(self, refs: Sequence[CaptureRef]) -> None:
+        """The destination turned out to lack these: they are to be sent again."""
+        for ref in refs:
+            self.captures.pop(ref.file_name, None)
+
+    def has(self, ref: CaptureRef) -> bool:
+        return self.captures.get(ref.file_name) == ref
+
+    def has_all_of(self, ref: CaptureRef) -> bool:
+        return self.has(ref) and ref.file_name in self.metrics
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        append_lines([json.dumps(line)], self._path)
+
+
+class Spool:
+    """The directory. One process at a time works in it, see ``held``; its threads share this object."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory).absolute()
+        self.run = LocalRun(self.directory, ours=True)
+        self._journals: dict[str, Journal] = {}
+        self._guard = threading.Lock()
+
+    @classmethod
+    def create(cls, directory: str | Path, *, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> Spool:
+        """Make a directory a spool; one that is a spool already is opened, and keeps its name, config and tags."""
+        spool = cls(directory)
+        if not spool.exists():
+            LocalRun.create(spool.directory, name=name, config=config, tags=tags, more={"destinations": []})
+        return spool
+
+    def exists(self) -> bool:
+        return (self.directory / "run.json").is_file()
+
+    @contextmanager
+    def held(self, role: str, *, wait_s: float) -> Iterator[None]:
+        """Be the only process that works in this spool.
+
+        Args:
+            role: ``training`` or ``push``, told to whoever comes second.
+            wait_s: how long to wait for another ``push``; a training process is not waited for.
+
+        Raises:
+            RunActiveError: another process has it.
+        """
+        with self.take(role, wait_s=wait_s):
+            yield
+
+    def take(self, role: str, *, wait_s: float) -> filelock.BaseFileLock:
+        """As ``held``, for a holder that outlives one function: ``release()`` what is returned."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.directory / ".lock")
+        holder = self.directory / ".holder.json"
+        deadline_s = wait_s
+        while True:
+            try:
+                lock.acquire(timeout=min(0.2, max(deadline_s, 0)))
+            except filelock.Timeout:
+                deadline_s -= 0.2
+                other = read_json(holder) if holder.is_file() else {}
+                if other.get("role") != "push" or deadline_s <= 0:
+                    raise RunActiveError(
+                        f"the spool {self.directory} is in use by process {other.get('pid', '?')} on {other.get('host', '?')} "
+                        f"({other.get('role', 'unknown')}), which uploads by itself; wait until it ends"
+                    ) from None
+            else:
+                write_json({"role": role, "pid": os.getpid(), "host": socket.gethostname()}, holder)
+                return lock
+
+    # -- captures -------------------------------------------------------------------------------------------
+
+    def write(self, capture: Capture, *, taken: float) -> CaptureRef:
+        """Write one capture with its index entry; on the disk when this returns. ``taken``: seconds since 1970.
+
+        Raises:
+            CaptureFileError: its arrays are of a kind that a capture file does not hold.
+            OSError: the disk is full or away.
+        """
+        contents = capture_file.to_bytes(capture)
+        ref = CaptureRef(capture.step, capture.file_name, len(contents), hashlib.sha256(contents).hexdigest())
+        self.run.write_entry(ref, taken)
+        capture_file.write_atomically(contents, self.path(ref))
+        self.run.log_metrics([MetricPoint(capture.step, capture.metrics, taken)])
+        return ref
+
+    def path(self, ref: CaptureRef) -> Path:
+        return self.directory / index.CAPTURES / ref.file_name
+
+    def capture_paths(self, refs: Sequence[CaptureRef]) -> list[CapturePath]:
+        return [CapturePath(ref, self.path(ref)) for ref in refs]
+
+    def metric_point(self, ref: CaptureRef, *, without: frozenset[str] = frozenset()) -> MetricPoint:
+        """A capture's metrics, from its header, with the time at which it was taken."""
+        metrics = capture_file.read_header(self.path(ref)).metrics
+        entry = read_json(self.directory / index.INDEX / index.entry_name(ref))
+        return MetricPoint(ref.step, {name: value for name, value in metrics.items() if name not in without}, float(entry["time"]))
+
+    def known_steps(self) -> frozenset[int]:
+        """Steps that are here, or were here until every destination had them."""
+        sent = [name for addressee in self.addressees() for name in self.journal(addressee.name).captures]
+        return frozenset(ref.step for ref in self.run.list_captures()) | frozenset(map(capture_step, sent))
+
+    def remove_delivered(self, refs: Sequence[CaptureRef]) -> None:
+        """Delete the captures that every destination has confirmed, metrics included."""
+        with self._guard:
+            journals = [self.journal(addressee.name) for addressee in self.addressees()]
+            for ref in refs:
+                if journals and all(journal.has_all_of(ref) for journal in journals):
+                    self.path(ref).unlink(missing_ok=True)
+                    (self.directory / index.INDEX / index.entry_name(ref)).unlink(missing_ok=True)
+
+    # -- destinations ---------------------------------------------------------------------------------------
+
+    def addressees(self) -> list[Addressee]:
+        return [Addressee.from_json(described) for described in self.run.description().get("destinations", [])]
+
+    def address(self, wanted: Addressee) -> Addressee:
+        """Note a destination, or find the one that an earlier process noted; ``wanted.name`` says which.
+
+        Raises:
+            ConfigError: the spool belongs to another run there.
+        """
+        with self._guard:
+            known = {addressee.name: addressee for addressee in self.addressees()}
+            noted = known.get(wanted.name)
+            if noted and noted.ref and wanted.ref not in (None, noted.ref):
+                raise ConfigError(
+                    f"the spool {self.directory} belongs to {noted.ref}; to record into {wanted.ref}, give it another directory"
+                )
+            if noted:
+                wanted = replace(noted, options=wanted.options or noted.options, ref=noted.ref or wanted.ref)
+            known[wanted.name] = wanted
+            self.run.describe(destinations=[addressee.to_json() for addressee in known.values()])
+            return wanted
+
+    def note_run(self, name: str, ref: RunRef) -> Addressee:
+        """Remember the run that was created for a destination."""
+        with self._guard:
+            known = [replace(addressee, ref=ref) if addressee.name == name else addressee for addressee in self.addressees()]
+            self.run.describe(destinations=[addressee.to_json() for addressee in known])
+        return next(addressee for addressee in known if addressee.name == name)
+
+    def journal(self, name: str) -> Journal:
+        if name not in self._journals:
+            if not re.fullmatch(r"[a-z0-9-]+", name):
+                raise ConfigError(f"{self.directory / 'run.json'} names a destination {name!r}; expected letters, digits and '-'")
+            self._journals[name] = Journal(self.directory / "sent" / f"{name}.jsonl")
+        return self._journals[name]
+
+    # -- what the training loop said ------------------------------------------------------------------------
+
+    def note_loop_metrics(self, names: frozenset[str]) -> None:
+        """Names that the training loop passed in: a run that is not ours gets them from its own logger already."""
+        with self._guard:
+            self.run.describe(loop_metrics=sorted(names | self.loop_metrics()))
+
+    def loop_metrics(self) -> frozenset[str]:
+        return frozenset(self.run.description().get("loop_metrics", ()))
+
+    def note_state(self, state: RunState) -> None:
+        with self._guard:
+            self.run.describe(state=state)
+
+    def summary(self) -> dict[str, Any]:
+        path = self.directory / "summary.json"
+        return read_json(path) if path.is_file() else {}
+
+    @property
+    def push_command(self) -> str:
+        """What finishes the upload, from any directory."""
+        path = str(self.directory)
+        return f"tracker-viz push spool={path}" if re.fullmatch(r"[\w./-]+", path) else "tracker-viz push " + shlex.quote(f"spool='{path}'")
+
+
+def _ref_from_json(described: Mapping[str, Any]) -> CaptureRef:
+    return CaptureRef(int(described["step"]), str(described["file_name"]), int(described["nbytes"]), str(described["sha256"]))
