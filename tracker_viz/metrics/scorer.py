@@ -1,0 +1,111 @@
+"""Capture in, the same capture with its scores out. Runs in the spool's writer thread, beside training, on whole captures.
+
+Adds arrays ``scores.head.<name>`` float32 (block, head) and ``scores.weight.<name>`` float32 (block, projection), and a few scalars that
+trackers draw as native charts (``summary.chart_metrics``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.errors import CaptureError
+from tracker_viz.metrics.heads import PATTERN_NAME, head_scores
+from tracker_viz.metrics.probe import FIRST_QUERY, probe_rows
+from tracker_viz.metrics.summary import chart_metrics
+from tracker_viz.metrics.weights import WEIGHT_NAME, weight_scores
+from tracker_viz.types import Capture
+
+Matrices = Mapping[tuple[int, str], NDArray[Any]]
+
+
+def score(capture: Capture, *, first: Matrices | None = None, previous: Matrices | None = None) -> Capture:
+    """The capture with the scores that its arrays and its probe allow; what it holds already stays as it is.
+
+    No head scores without attention patterns or with a probe of fewer than three positions, no weight scores without matrices.
+
+    Args:
+        first, previous: weight matrices of the run's first and of the last capture (``weights_of``), for the scores of change.
+
+    Raises:
+        ProbeError: the patterns do not fit ``Capture.probe``.
+        CaptureError: a pattern or a weight matrix has not the axes that it must have.
+    """
+    patterns, weights = patterns_of(capture), weights_of(capture)
+    n_blocks = _n_blocks(capture, {*patterns, *(block for block, _ in weights)})
+    arrays, axes, labels = dict(capture.arrays), dict(capture.axes), dict(capture.labels)
+    of_heads: dict[str, NDArray[np.float32]] = {}
+    if patterns and int(capture.probe.get("length", 0)) > FIRST_QUERY:
+        heads = {block: kept for block in patterns if (kept := kept_heads(capture, block)) is not None}
+        of_heads = head_scores(patterns, probe_rows(capture.probe), n_blocks=n_blocks, heads=heads)
+    of_weights: dict[str, NDArray[np.float32]] = {}
+    if weights:
+        of_weights, labels["projection"] = weight_scores(weights, n_blocks=n_blocks, first=first, previous=previous)
+    for family, scores, column in (("head", of_heads, "head"), ("weight", of_weights, "projection")):
+        arrays |= {f"scores.{family}.{name}": values for name, values in scores.items()}
+        axes |= {f"scores.{family}.{name}": ("block", column) for name in scores}
+    metrics = {**capture.metrics, **chart_metrics(of_heads, of_weights, labels.get("projection", ()))}
+    return dataclasses.replace(capture, arrays=arrays, axes=axes, labels=labels, metrics=metrics)
+
+
+class Scorer:
+    """``score`` for the captures of one run, in order of their steps: remembers the weights of the first and of the last one.
+
+    Called by one thread at a time. Holds two captures' weight matrices, as the captures store them, and nothing else.
+
+    Args:
+        first: the run's first capture, where a run is resumed; without it the first capture that is scored counts as the first.
+    """
+
+    def __init__(self, first: Capture | None = None) -> None:
+        self._first: Matrices | None = None if first is None else weights_of(first)
+        self._previous: Matrices | None = None
+        self._last_step = -1
+
+    def __call__(self, capture: Capture) -> Capture:
+        weights = weights_of(capture)
+        if self._first is None:
+            self._first = weights
+        scored = score(capture, first=self._first, previous=self._previous if capture.step > self._last_step else None)
+        self._previous, self._last_step = weights, capture.step
+        return scored
+
+
+def patterns_of(capture: Capture) -> dict[int, NDArray[Any]]:
+    """Block -> attention probabilities [probe, head, query, key]."""
+    patterns = {}
+    for name, array in capture.arrays.items():
+        if match := PATTERN_NAME.fullmatch(name):
+            _check_axes(capture, name, ("probe", "head", "query", "key"))
+            patterns[int(match[1])] = array
+    return dict(sorted(patterns.items()))
+
+
+def weights_of(capture: Capture) -> dict[tuple[int, str], NDArray[Any]]:
+    """(block, projection) -> weight matrix [out, in], of every ``blocks.<i>.attn.w_*`` and ``blocks.<i>.mlp.w_*``."""
+    weights = {}
+    for name, array in capture.arrays.items():
+        if match := WEIGHT_NAME.fullmatch(name):
+            _check_axes(capture, name, ("out", "in"))
+            weights[int(match[1]), match[2]] = array
+    return dict(sorted(weights.items()))
+
+
+def kept_heads(capture: Capture, block: int) -> tuple[int, ...] | None:
+    """Which heads the block's pattern still holds; None where it holds all. Labels are head numbers, alone or after a letter."""
+    labels = capture.labels.get(f"blocks.{block}.head")
+    return None if labels is None else tuple(int(label.lstrip("Hh")) for label in labels)
+
+
+def _check_axes(capture: Capture, name: str, axes: tuple[str, ...]) -> None:
+    found = capture.axes.get(name, axes)
+    if found != axes or capture.arrays[name].ndim != len(axes):
+        raise CaptureError(f"{name} must have the axes {axes} to be scored; it has {found} and shape {capture.arrays[name].shape}")
+
+
+def _n_blocks(capture: Capture, blocks: set[int]) -> int:
+    return max(int(capture.model.get("n_blocks", 0)), max(blocks, default=-1) + 1)
