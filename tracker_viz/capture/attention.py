@@ -1,0 +1,256 @@
+"""Attention probabilities of every head, out of whatever attention a model happens to use.
+
+``AttentionWatch`` is active during one forward pass and sees the torch functions that are called: the probabilities inside
+``scaled_dot_product_attention`` are computed again (in float32), those of a hand-written ``softmax`` are taken as they come,
+and ``multi_head_attention_forward`` is asked for its own. Nothing in the model is replaced, so it need not be known.
+
+One call gives one ``AttentionCall``; which block it belongs to follows from the modules that were running (``ModuleStack``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from tracker_viz.errors import ProbeError
+
+Source = Literal["scaled_dot_product_attention", "softmax", "multi_head_attention"]
+
+# A causal map is exactly 0 above its diagonal; models that mask with -10,000 come this close.
+_CAUSAL_TOLERANCE = 1e-6
+_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """One call of an attention function during the pass.
+
+    Attributes:
+        modules: names of the modules that were running, outermost first.
+        ordinal: how many calls the innermost of them had made before.
+        pattern: [probe, head, query, key], on the model's device; rows sum to 1 (below 1 where a sink column takes the rest).
+        n_kv_heads: key/value heads; None where the call does not tell.
+        value: [probe, kv_head, key, channel] as the call took it; None where the call does not tell.
+        error: largest ``|P V - output|`` over the call; None where there is nothing to compare.
+    """
+
+    modules: tuple[str, ...]
+    ordinal: int
+    source: Source
+    pattern: Tensor
+    n_kv_heads: int | None = None
+    value: Tensor | None = None
+    error: float | None = None
+
+    @property
+    def module(self) -> str:
+        return self.modules[-1] if self.modules else ""
+
+    @property
+    def site(self) -> tuple[tuple[str, ...], int]:
+        return self.modules, self.ordinal
+
+
+class ModuleStack:
+    """Names of the modules whose ``forward`` is running, outermost first. Its hooks come off when the ``with`` ends."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.widths: dict[str, int] = {}  # module -> size of the last axis of what it returned last
+
+    @contextmanager
+    def following(self, modules: Iterable[tuple[str, nn.Module]]) -> Iterator[ModuleStack]:
+        handles = []
+        try:
+            for name, module in modules:
+                handles.append(module.register_forward_pre_hook(self._enter(name)))
+                # always_call: what is left standing after an error inside the model would misname everything that follows.
+                handles.append(module.register_forward_hook(self._leave(name), always_call=True))
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.names.clear()
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def enter(_module: nn.Module, _inputs: Any) -> None:
+            self.names.append(name)
+
+        return enter
+
+    def _leave(self, name: str) -> Callable[..., None]:
+        def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple | list) and output else output
+            if isinstance(hidden, Tensor) and hidden.ndim:
+                self.widths[name] = hidden.shape[-1]
+            if name in self.names:
+                while self.names.pop() != name:
+                    pass
+
+        return leave
+
+
+class AttentionWatch(TorchFunctionMode):
+    """While active, hands an ``AttentionCall`` to ``keep`` for every call that attends over the whole probe.
+
+    Args:
+        stack: where in the model a call is made.
+        shape: of the probe, (rows, tokens a row).
+        keep: takes each call.
+        check: also compare ``P V`` with what the model's own kernel gave, and hand on the values (one more matmul a call).
+    """
+
+    def __init__(self, stack: ModuleStack, shape: Sequence[int], keep: Callable[[AttentionCall], None], *, check: bool = False) -> None:
+        super().__init__()
+        self.rejected: list[str] = []
+        self.embedding_width: int | None = None
+        self._stack = stack
+        self._n_rows, self._length = shape
+        self._keep = keep
+        self._check = check
+        self._ordinals: dict[tuple[str, ...], int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._scaled_dot_product(func, *args, **kwargs)
+        if func in _SOFTMAX:
+            return self._softmax(func, args, kwargs)
+        if func is F.multi_head_attention_forward:
+            return self._multi_head(func, args, kwargs)
+        if self._check and func is F.embedding:
+            self._check_embedding(*args[:2])
+        return func(*args, **kwargs)
+
+    def _scaled_dot_product(
+        self,
+        func: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        *rest: Any,
+        **options: Any,
+    ) -> Any:
+        # A model that forgets to switch its dropout off in evaluation would make the probe a matter of chance.
+        output = func(query, key, value, attn_mask, 0.0, *rest, **options)
+        if query.shape[-2] != self._length or key.shape[-2] != self._length:
+            self._reject("scaled_dot_product_attention", (query.shape[-2], key.shape[-2]))
+            return output
+        is_causal = bool(rest[0]) if rest else options.get("is_causal", False)
+        grouped = options.get("enable_gqa", False)
+        probabilities = attention_probabilities(query, key, attn_mask, is_causal=is_causal, scale=options.get("scale"), enable_gqa=grouped)
+        error, shown = None, None
+        if self._check:
+            shown = self._as_probe_axes(value)
+            repeated = _repeated(value, query.shape[-3]) if grouped else value
+            mixed = torch.matmul(probabilities, repeated.float())
+            error = float((mixed - output.float()).abs().nan_to_num().max())
+        self._hand_over(
+            "scaled_dot_product_attention", probabilities, n_kv_heads=key.shape[-3] if key.ndim > 3 else None, value=shown, error=error
+        )
+        return output
+
+    def _softmax(self, func: Any, args: Any, kwargs: Any) -> Any:
+        output = func(*args, **kwargs)
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if not isinstance(output, Tensor) or dim not in (-1, output.ndim - 1) or output.ndim < 3:
+            return output
+        queries, keys = output.shape[-2:]
+        # One more column than keys: an attention sink, whose share belongs to no token.
+        if queries != self._length or keys not in (self._length, self._length + 1):
+            return output
+        pattern = output[..., :queries]
+        above = pattern.detach().triu(1)
+        if bool((above > _CAUSAL_TOLERANCE).any()):  # NaN passes: a model gone to NaN still shows where
+            self._reject("softmax that looks into the future", tuple(output.shape))
+        elif output.numel() % (self._n_rows * queries * keys) == 0:
+            self._hand_over("softmax", pattern)
+        return output
+
+    def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
+        asked = dict(kwargs, need_weights=True, average_attn_weights=False)
+        output, weights = func(*args, **asked)
+        if tuple(weights.shape[-2:]) == (self._length, self._length):
+            self._hand_over("multi_head_attention", weights)
+        else:
+            self._reject("multi_head_attention", tuple(weights.shape[-2:]))
+        if not kwargs.get("need_weights", True):
+            return output, None
+        return output, weights.mean(dim=-3) if kwargs.get("average_attn_weights", True) else weights
+
+    def _check_embedding(self, ids: Tensor, weight: Tensor) -> None:
+        # On a GPU an index out of range ends the process's CUDA context: it must be found before the kernel runs.
+        highest = int(ids.max())
+        if highest >= weight.shape[0]:
+            if ids.shape == (self._n_rows, self._length) and weight.shape[0] > self._length:
+                raise ProbeError(f"the probe holds token id {highest}; the model's vocabulary has {weight.shape[0]} tokens")
+            raise ProbeError(
+                f"the probe has {self._length} tokens a row; {self._here()} holds {weight.shape[0]}: cut the probe to the model's context"
+            )
+        if self.embedding_width is None and ids.shape[-1] == self._length:
+            self.embedding_width = weight.shape[1]
+
+    def _hand_over(self, source: Source, pattern: Tensor, **details: Any) -> None:
+        modules = tuple(self._stack.names)
+        ordinal = self._ordinals.get(modules, 0)
+        self._ordinals[modules] = ordinal + 1
+        self._keep(AttentionCall(modules, ordinal, source, self._as_probe_axes(pattern), **details))
+
+    def _as_probe_axes(self, heads: Tensor) -> Tensor:
+        """[probe * head, a, b] or [probe, (group, member), a, b] -> [probe, head, a, b]."""
+        return heads.detach().reshape(self._n_rows, -1, *heads.shape[-2:])
+
+    def _reject(self, what: str, shape: tuple[int, ...]) -> None:
+        self.rejected.append(f"{what} of shape {'x'.join(map(str, shape))} in {self._here()}")
+
+    def _here(self) -> str:
+        return self._stack.names[-1] if self._stack.names else "the model itself"
+
+
+def attention_probabilities(
+    query: Tensor,
+    key: Tensor,
+    attn_mask: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What ``scaled_dot_product_attention`` multiplies its values by, in float32.
+
+    Args:
+        query: [..., head, query, channel].
+        key: [..., kv_head, key, channel].
+        attn_mask: bool (True attends) or additive, broadcastable to the result.
+
+    Returns:
+        float32 [..., head, query, key]; rows sum to 1, or are 0 where every key is masked.
+    """
+    if enable_gqa:
+        key = _repeated(key, query.shape[-3])
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    with torch.autocast(query.device.type, enabled=False):
+        logits = torch.matmul(query.float() * scale, key.float().transpose(-2, -1))
+        if is_causal:
+            seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+            logits = logits.masked_fill(~seen, -math.inf)
+        if attn_mask is not None:
+            materialize = getattr(attn_mask, "_materialize", None)  # torch.nn.attention.bias.CausalBias
+            mask = materialize(logits.device) if materialize else attn_mask
+            logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask.float()
+        masked_rows = (logits == -math.inf).all(dim=-1, keepdim=True)
+        return torch.softmax(logits, dim=-1).masked_fill(masked_rows, 0.0)
+
+
+def _repeated(kv: Tensor, n_heads: int) -> Tensor:
+    return kv if kv.shape[-3] == n_heads else kv.repeat_interleave(n_heads // kv.shape[-3], dim=-3)

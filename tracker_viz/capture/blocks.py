@@ -1,0 +1,296 @@
+"""What a model is made of, found by one pass over the probe: its decoder blocks, where each attends, and its projections.
+
+Called once by the Recorder, before training (and again if the model changes). Nothing is looked up by model name: blocks are
+the numbered modules in which attention was seen to happen, and parameters are told apart by name and shape.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tracker_viz.capture.attention import AttentionCall, AttentionWatch, ModuleStack
+from tracker_viz.capture.projections import HeadCounts, find_projections
+from tracker_viz.capture.untouched import Forward, default_forward
+from tracker_viz.capture.weights import Projection
+from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
+
+_NUMBERED = re.compile(r"(.*?)(\d+)$")
+Site = tuple[tuple[str, ...], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """What was found in a model.
+
+    Attributes:
+        blocks: module name of every block, in order.
+        sites: which attention calls belong to each block, in the order of its heads; empty where a block does not attend.
+        n_heads: query heads of every block; 0 where it does not attend.
+        n_kv_heads: key/value heads of every block; equal to ``n_heads`` where they are not shared or could not be told.
+        error: largest ``|P V - output|`` of any call that could be checked.
+    """
+
+    blocks: tuple[str, ...]
+    sites: tuple[tuple[Site, ...], ...]
+    n_heads: tuple[int, ...]
+    n_kv_heads: tuple[int, ...]
+    d_model: int
+    projections: tuple[Projection, ...]
+    sources: tuple[str, ...]
+    error: float | None
+
+    @property
+    def d_mlp(self) -> int | None:
+        widths = [p.shape[1] for p in self.projections if p.name in ("mlp.w_down", "mlp.w_out")]
+        return max(widths, default=None)
+
+
+def discover(
+    model: nn.Module,
+    input_ids: Tensor,
+    *,
+    forward: Forward = default_forward,
+    blocks: str | Sequence[str] | None = None,
+    max_experts: int = 4,
+) -> tuple[Anatomy, list[Tensor]]:
+    """Run the probe once, inside ``untouched``, and say what was seen.
+
+    Args:
+        input_ids: int64 [probe, position], on the model's device.
+        blocks: names of the modules that are the decoder's blocks, or a pattern such as ``decoder.layers.*``; found by itself if None.
+
+    Returns:
+        The anatomy, and the attention of every block, float [probe, head, query, key] (an empty tensor where it does not attend).
+
+    Raises:
+        UnsupportedModelError: no attention was seen; says where to look.
+        ProbeError: the pass failed on the probe.
+    """
+    calls, rejected, widths = _watched_pass(model, input_ids, forward)
+    if not calls:
+        raise UnsupportedModelError(_nothing_seen(model, rejected))
+    names = _named_blocks(model, blocks) if blocks is not None else _numbered_blocks(model, calls)
+    per_block: list[list[AttentionCall]] = [[] for _ in names]
+    for call in calls:
+        for position, name in enumerate(names):
+            if name == "" or name in call.modules:
+                per_block[position].append(call)
+                break
+    per_block = [_each_once(block_calls) for block_calls in per_block]
+    d_model = widths.get(names[0]) or widths[""]
+    if not any(per_block):
+        raise ConfigError(f"none of the blocks {list(names)} attends; attention was seen in {sorted({call.module for call in calls})}")
+    projections: list[Projection] = []
+    n_heads, n_kv_heads = [], []
+    for index, (name, block_calls) in enumerate(zip(names, per_block, strict=True)):
+        heads = _head_counts(block_calls)
+        attention = [call.module.removeprefix(name).strip(".") for call in block_calls if call.module.startswith(name)]
+        found = find_projections(
+            model.get_submodule(name), index=index, prefix=name, attention=attention, heads=heads, d_model=d_model, max_experts=max_experts
+        )
+        projections += found
+        n_heads.append(heads.query if heads else 0)
+        n_kv_heads.append(_kv_heads(heads, found) if heads else 0)
+    anatomy = Anatomy(
+        blocks=tuple(names),
+        sites=tuple(tuple(call.site for call in block_calls) for block_calls in per_block),
+        n_heads=tuple(n_heads),
+        n_kv_heads=tuple(n_kv_heads),
+        d_model=d_model,
+        projections=tuple(projections),
+        sources=tuple(sorted({call.source for call in calls})),
+        error=max((call.error for call in calls if call.error is not None), default=None),
+    )
+    return anatomy, [_heads_of(block_calls) for block_calls in per_block]
+
+
+def attend(model: nn.Module, input_ids: Tensor, anatomy: Anatomy, *, forward: Forward = default_forward) -> list[Tensor]:
+    """Run the probe again, inside ``untouched``: the attention of every block, as ``discover`` gave it.
+
+    Raises:
+        CaptureError: the calls are not those that were discovered: the model was changed.
+    """
+    expected = {site for sites in anatomy.sites for site in sites}
+    seen: dict[Site, AttentionCall] = {}
+
+    def keep(call: AttentionCall) -> None:
+        if call.site in expected:
+            seen[call.site] = call
+
+    stack = ModuleStack()
+    watch = AttentionWatch(stack, input_ids.shape, keep)
+    with stack.following(_hooked(model)), watch:
+        forward(model, input_ids)
+    missing = expected - set(seen)
+    if missing:
+        where = sorted({site[0][-1] if site[0] else "the model itself" for site in missing})
+        raise CaptureError(f"no attention was seen this time in {', '.join(where)}")
+    return [_heads_of([seen[site] for site in sites]) for sites in anatomy.sites]
+
+
+def describe(anatomy: Anatomy, model: nn.Module) -> dict[str, Any]:
+    """JSON-like, as ``Capture.model`` holds it; ``n_heads`` is a list where blocks differ."""
+    attending = [index for index, heads in enumerate(anatomy.n_heads) if heads]
+    kinds: dict[str, int] = {}
+    for projection in anatomy.projections:
+        kinds[projection.name] = kinds.get(projection.name, 0) + 1
+    return {
+        "name": type(model).__name__,
+        "n_blocks": len(anatomy.blocks),
+        "n_heads": _one_or_all(anatomy.n_heads),
+        "n_kv_heads": _one_or_all(anatomy.n_kv_heads),
+        "d_model": anatomy.d_model,
+        "d_mlp": anatomy.d_mlp,
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "found": {
+            "blocks": list(anatomy.blocks),
+            "attending": attending,
+            "attention": list(anatomy.sources),
+            "projections": kinds,
+            "attention_error": anatomy.error,
+        },
+    }
+
+
+def summary(description: dict[str, Any]) -> str:
+    """One line for a person."""
+    found = description["found"]
+    blocks = found["blocks"]
+    where = blocks[0] if len(blocks) == 1 else f"{blocks[0]} .. {blocks[-1].rpartition('.')[2]}"
+    attending = "" if len(found["attending"]) == len(blocks) else f" ({len(found['attending'])} of them attend)"
+    projections = ", ".join(name for name in found["projections"] if ".experts." not in name) or "none"
+    return (
+        f"{description['name']}: {len(blocks)} blocks ({where}){attending}, {description['n_heads']} heads, "
+        f"{description['n_kv_heads']} key/value heads, attention by {' and '.join(found['attention'])}; weights: {projections}"
+    )
+
+
+def _watched_pass(model: nn.Module, input_ids: Tensor, forward: Forward) -> tuple[list[AttentionCall], list[str], dict[str, int]]:
+    calls: list[AttentionCall] = []
+    stack = ModuleStack()
+    watch = AttentionWatch(stack, input_ids.shape, calls.append, check=True)
+    try:
+        with stack.following(_hooked(model)), watch:
+            forward(model, input_ids)
+    except CaptureError:
+        raise
+    except Exception as error:
+        rows, length = input_ids.shape
+        raise ProbeError(
+            f"the model's forward pass failed on the probe of {rows} rows of {length} tokens: {type(error).__name__}: {error}. "
+            "If the model is called in another way than model(input_ids), pass forward=lambda model, input_ids: ...; if the probe is "
+            "longer than the model's context, cut it; if it only runs under autocast, pass autocast=torch.bfloat16"
+        ) from error
+    return calls, watch.rejected, {"": watch.embedding_width or 0, **stack.widths}
+
+
+def _hooked(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in model.named_modules() if name]
+
+
+def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[str]:
+    """The outermost numbered modules in which attention happened, and their numbered siblings that do not attend."""
+    containers: dict[str, int] = {}
+    for call in calls:
+        prefix = next(filter(None, map(_outermost_numbered, call.modules)), None)
+        if prefix is not None:
+            containers[prefix] = containers.get(prefix, 0) + 1
+    if not containers:
+        parents = dict.fromkeys(call.module.rpartition(".")[0] for call in calls)
+        return list(parents)
+    stem = max(containers, key=lambda prefix: containers[prefix])
+    siblings = [name for name, _ in model.named_modules() if _outermost_numbered(name) == stem and _is_numbered_child(name, stem)]
+    return sorted(siblings, key=lambda name: int(_NUMBERED.fullmatch(name)[2]))  # type: ignore[index]
+
+
+def _outermost_numbered(name: str) -> str | None:
+    """``model.layers.3.attn`` -> ``model.layers.``; ``layer_3.attn`` -> ``layer_``; None without a number."""
+    parts = name.split(".")
+    for position, part in enumerate(parts):
+        match = _NUMBERED.fullmatch(part)
+        if match:
+            return ".".join([*parts[:position], match[1]])
+    return None
+
+
+def _is_numbered_child(name: str, stem: str) -> bool:
+    return name.startswith(stem) and name[len(stem) :].isdigit()
+
+
+def _named_blocks(model: nn.Module, blocks: str | Sequence[str]) -> list[str]:
+    known = [name for name, _ in model.named_modules()]
+    if isinstance(blocks, str):
+        depth = blocks.count(".")
+        chosen = [name for name in known if name.count(".") == depth and fnmatch.fnmatchcase(name, blocks)]
+    else:
+        chosen = [name for name in blocks if name in known]
+        if len(chosen) < len(blocks):
+            raise ConfigError(f"blocks={sorted(set(blocks) - set(known))} are no modules of the model; it has {known[:20]} ...")
+    if not chosen:
+        raise ConfigError(f"blocks={blocks!r} matches no module of the model; it has {known[:20]} ...")
+    return chosen
+
+
+def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
+    """Leave out what shows the same map again: one attention applied to two halves of its values, a block that is run twice."""
+    kept: list[AttentionCall] = []
+    for call in calls:
+        if not any(
+            call.module == other.module and call.pattern.shape == other.pattern.shape and torch.equal(call.pattern, other.pattern)
+            for other in kept
+        ):
+            kept.append(call)
+    return kept
+
+
+def _head_counts(calls: Sequence[AttentionCall]) -> HeadCounts | None:
+    if not calls:
+        return None
+    kv = [call.n_kv_heads for call in calls]
+    return HeadCounts(sum(call.pattern.shape[1] for call in calls), None if None in kv else sum(kv))  # type: ignore[arg-type]
+
+
+def _kv_heads(heads: HeadCounts, projections: Sequence[Projection]) -> int:
+    """Keys may be repeated before they reach the attention function: the weights then tell how many there are."""
+    out = {projection.name: projection.shape[0] for projection in projections}
+    if {"attn.w_q", "attn.w_k"} <= set(out):
+        head_dim = out["attn.w_q"] // heads.query
+        if head_dim and out["attn.w_k"] % head_dim == 0 and out["attn.w_k"] // head_dim <= heads.query:
+            return out["attn.w_k"] // head_dim
+    return heads.kv or heads.query
+
+
+def _heads_of(calls: Sequence[AttentionCall]) -> Tensor:
+    if not calls:
+        return torch.empty(0)
+    return calls[0].pattern if len(calls) == 1 else torch.cat([call.pattern for call in calls], dim=1)
+
+
+def _one_or_all(counts: Sequence[int]) -> int | list[int]:
+    return counts[0] if len(set(counts)) == 1 else list(counts)
+
+
+def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
+    suspects = [
+        name for name, _ in model.named_modules() if re.search(r"attn|attention|mixer|mamba|rwkv", name.rpartition(".")[2], re.IGNORECASE)
+    ]
+    parts = [f"no attention over the probe was seen in {type(model).__name__}"]
+    if suspects:
+        parts.append(
+            f"its modules {', '.join(suspects[:3])}{', ...' if len(suspects) > 3 else ''} use a kernel that hides its probabilities, "
+            "or none"
+        )
+    if rejected:
+        parts.append(f"seen and left out: {'; '.join(rejected[:3])}")
+    parts.append(
+        "what can be captured is scaled_dot_product_attention, softmax over [.., query, key], and nn.MultiheadAttention: "
+        "switch the model to one of these (attn_implementation='sdpa'), at least for the probe: forward=lambda model, input_ids: ..."
+    )
+    return "; ".join(parts)

@@ -1,0 +1,346 @@
+"""Takes Captures of a model while it trains. ``pipeline.watch`` builds one; the training loop calls ``step``.
+
+In: a model, a probe, a schedule. Out: on every due step one raw ``Capture`` into ``sink`` (all heads, float16 attention,
+float32 weights), which must not block; scoring, cutting to size and writing happen behind it, off the training thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tracker_viz.capture import blocks as anatomy_of
+from tracker_viz.capture import distributed
+from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side
+from tracker_viz.capture.governor import Governor
+from tracker_viz.capture.probe import Probe, as_probe, check_probe
+from tracker_viz.capture.schedule import Schedule
+from tracker_viz.capture.untouched import Forward, buffers_written, copy_of_buffers, default_forward, model_device, untouched
+from tracker_viz.capture.weights import read
+from tracker_viz.errors import CaptureError, ConfigError, UnsupportedModelError
+from tracker_viz.types import Capture
+
+log = logging.getLogger("tracker_viz.capture")
+
+_NEVER = 1 << 62
+_MAX_FAILURES = 3
+
+
+class Recorder:
+    """Captures ``model`` on the steps of ``schedule``.
+
+    What ``Capture.step`` counts is optimiser steps finished. The untrained model is captured here, at construction, as step
+    ``start_step`` (0); every problem with the model or the probe raises here too. Afterwards ``step(counter)`` is called after
+    each optimiser step with the loop's own counter. A loop may count from 0 (``enumerate``) or from 1: the first call tells
+    which, unless ``counts_from`` says so. A later failure is logged, never raised.
+
+    Args:
+        model: any decoder; DistributedDataParallel, FSDP2, ``torch.compile`` wrappers are looked through.
+        probe: a ``Probe``, or token ids [probe, position].
+        sink: takes each Capture on the training thread; called on the main process only.
+        start_step: optimiser steps finished before (a resumed run).
+        captured: steps that the run holds already; they are not captured again.
+        counts_from: the loop's counter at the first call after one finished step, less ``start_step``: 0 or 1. Say it (1) where
+            ``step`` may be called with the same number several times, as under gradient accumulation.
+        max_mb: size of a capture; weights are sampled to it before they are copied.
+        max_overhead: most of the wall time that captures may take, 0..1; the schedule is thinned to keep it.
+        blocks: the decoder blocks' module names, or a pattern; found by themselves if None.
+        projections: keep only weights with these names (``mlp.w_gate``); all that are found if None.
+        max_experts: experts of a mixture that are captured one by one, besides their mean.
+        forward: how to call the model on [probe, position] ids; found from its signature by default.
+        autocast: run the probe under autocast to this dtype.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe | Any,
+        schedule: Schedule,
+        sink: Callable[[Capture], None],
+        *,
+        model_info: Mapping[str, Any] | None = None,
+        start_step: int = 0,
+        captured: Collection[int] = (),
+        counts_from: int | None = None,
+        max_mb: float = DEFAULT_MAX_MB,
+        max_overhead: float = 0.02,
+        blocks: str | Sequence[str] | None = None,
+        projections: Collection[str] | None = None,
+        max_experts: int = 4,
+        forward: Forward | None = None,
+        autocast: torch.dtype | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if not max_overhead > 0:
+            raise ConfigError(f"max_overhead is a share of the wall time, like 0.02, and greater than 0; got {max_overhead}")
+        if counts_from not in (None, 0, 1):
+            raise ConfigError(f"counts_from is 0 or 1, or None to find out; got {counts_from!r}")
+        self._next_call: int = -_NEVER  # in the loop's own count: the first call always looks closer
+        self._offset = None if counts_from is None else 1 - counts_from
+        self._latest: tuple[int, int | None, Mapping[str, Any]] | None = None
+        self._start_step = start_step
+        self._clock = clock
+        self._sink = sink
+        self._max_mb = max_mb
+        self._blocks, self._max_experts, self._autocast = blocks, max_experts, autocast
+        self._wanted = None if projections is None else set(projections)
+        self._forward = forward or default_forward
+        self._model = distributed.unwrapped(model)
+        self._sharded = distributed.is_sharded(self._model)
+        self._main = distributed.is_main_process()
+        self._captured = set(captured)
+        self._governor = Governor(schedule, max_overhead)
+        self._failures = 0
+        self._closed = False
+        self.schedule = schedule
+        self.probe = as_probe(probe)
+        self.model_info: dict[str, Any] = dict(model_info or {})
+        if self._main or self._sharded:
+            self._explore(start_step)
+        else:
+            self._next_call = _NEVER  # this process has nothing to do
+        self._since = self._clock()
+        self._since_step = start_step
+
+    @property
+    def captured_steps(self) -> list[int]:
+        """Steps that were captured, here and before a resume, in order."""
+        return sorted(self._captured)
+
+    @property
+    def overhead(self) -> float:
+        """Share of the wall time that captures took so far, 0..1."""
+        return self._governor.overhead
+
+    def step(self, step: int, tokens_seen: int | None = None, **metrics: float | Tensor) -> None:
+        """Call after each optimiser step. Off due steps this compares two integers, and nothing else.
+
+        Args:
+            step: the loop's own counter, from 0 or from 1.
+            tokens_seen: training tokens so far.
+            metrics: numbers or 0-d tensors; read (which waits for the device) on due steps only.
+        """
+        self._latest = (step, tokens_seen, metrics)
+        if step < self._next_call:
+            return
+        self._on_due(step, tokens_seen, metrics)
+
+    def capture_now(self, step: int, tokens_seen: int | None = None, **metrics: float | Tensor) -> None:
+        """Capture the model as it is, as ``step`` finished optimiser steps, unless that step is captured already.
+
+        Raises:
+            CaptureError: it could not be captured.
+        """
+        if step in self._captured or not (self._main or self._sharded):
+            return
+        self._deliver(self._capture(step, tokens_seen, metrics))
+
+    def close(self) -> None:
+        """Capture the model as it is now, if the last step was not due, and stop. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        off, self._next_call = self._next_call >= _NEVER and self._failures >= _MAX_FAILURES, _NEVER
+        if self._latest is not None and not off and (self._main or self._sharded):
+            step, tokens_seen, metrics = self._latest
+            self._try_capture(step + (self._offset or 0), tokens_seen, metrics)
+        self._latest = None
+        if self._main and self._governor.captures:
+            log.info("%d captures took %.2g %% of the training time", self._governor.captures, 100 * self._governor.overhead)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- on due steps ------------------------------------------------------------------------------------------
+
+    def _on_due(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> None:
+        if self._offset is None:
+            self._offset = 1 if step == self._start_step else 0
+        done = step + self._offset
+        due = self.schedule.next_due(self._since_step) if self._next_call == -_NEVER else self._next_call + self._offset
+        if due is not None and done >= due:
+            self._settle()
+            now = self._clock()
+            self._governor.trained(done - self._since_step, now - self._since)
+            self._try_capture(done, tokens_seen, metrics)
+            self._governor.captured(self._clock() - now)
+            due, skipped = self._governor.next_step(done)
+            if skipped:
+                self._say_thinned(skipped, due)
+            self._since, self._since_step = self._clock(), done
+        if self._failures >= _MAX_FAILURES:
+            due = None
+        if self._sharded:
+            due = distributed.agreed(_NEVER if due is None else due, model_device(self._model))
+        self._next_call = _NEVER if due is None or due >= _NEVER else due - self._offset
+
+    def _try_capture(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> None:
+        try:
+            self.capture_now(step, tokens_seen, **metrics)
+            self._failures = 0
+        except Exception:  # training goes on whatever a picture costs
+            self._failures += 1
+            if self._failures == 1:
+                log.exception("could not capture step %d; training goes on, and the next due step is tried again", step)
+            elif self._failures == _MAX_FAILURES:
+                log.error("%d captures in a row failed: no more are taken in this run", _MAX_FAILURES)
+
+    def _say_thinned(self, skipped: int, due: int | None) -> None:
+        governor = self._governor
+        log.warning(
+            "captures took %.1f %% of the training time so far (%.0f ms each, max_overhead is %.1f %%): "
+            "leaving out %d due steps, the next capture is at step %s",
+            100 * governor.overhead,
+            1000 * governor.spent_s / governor.captures,
+            100 * governor.max_overhead,
+            skipped,
+            due,
+        )
+
+    def _settle(self) -> None:
+        # What the device still has to do belongs to training, not to the capture that would wait for it.
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    # -- one capture -------------------------------------------------------------------------------------------
+
+    def _explore(self, start_step: int) -> None:
+        _check_parameters(self._model)
+        check_probe(self.probe, vocab_size=None, context_length=context_length(self._model))
+        self._device = model_device(self._model)
+        self._input_ids = self.probe.input_ids.to(self._device)
+        before = copy_of_buffers(self._model)
+        self._written: set[str] = set()
+        with untouched(self._model, autocast=self._autocast, written_buffers=dict(self._model.named_buffers())):
+            attention = self._discover()
+            self._written = buffers_written(self._model, before)
+        if self._main:
+            log.info("%s", anatomy_of.summary(self.model_info))
+        if start_step not in self._captured and (self.schedule.is_due(start_step) or not self._captured):
+            self._deliver(self._assemble(start_step, None, {}, attention))
+
+    def _discover(self) -> list[Tensor]:
+        self._anatomy, attention = anatomy_of.discover(
+            self._model, self._input_ids, forward=self._forward, blocks=self._blocks, max_experts=self._max_experts
+        )
+        known = {projection.name for projection in self._anatomy.projections}
+        if self._wanted is not None and not self._wanted <= known:
+            raise ConfigError(f"projections={sorted(self._wanted - known)} were not found; the model has {sorted(known)}")
+        self._projections = [p for p in self._anatomy.projections if self._wanted is None or p.name in self._wanted]
+        self._side = weight_side([projection.shape for projection in self._projections], self._max_mb * 1e6)
+        self._signature = _signature(self._model)
+        self.model_info = {**self.model_info, **anatomy_of.describe(self._anatomy, self._model)}
+        return attention
+
+    def _capture(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> Capture:
+        written = {name: buffer for name, buffer in self._model.named_buffers() if name in self._written}
+        with untouched(self._model, autocast=self._autocast, written_buffers=written):
+            if _signature(self._model) == self._signature:
+                attention = anatomy_of.attend(self._model, self._input_ids, self._anatomy, forward=self._forward)
+            else:
+                log.warning("the model has other parameters than before (step %d): looking at it anew", step)
+                attention = self._discover()
+        return self._assemble(step, tokens_seen, metrics, attention)
+
+    def _assemble(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any], attention: Sequence[Tensor]) -> Capture:
+        arrays: dict[str, np.ndarray] = {}
+        axes: dict[str, tuple[str, ...]] = {}
+        on_device: dict[str, Tensor] = {}
+        for index, pattern in enumerate(attention):
+            if pattern.numel():
+                on_device[f"blocks.{index}.attn.pattern"] = pattern.to(torch.float16)
+                axes[f"blocks.{index}.attn.pattern"] = ("probe", "head", "query", "key")
+        parameters = dict(self._model.named_parameters())
+        with torch.no_grad():
+            for projection in self._projections:
+                on_device[projection.array_name] = read(parameters, projection, (self._side, self._side))
+                axes[projection.array_name] = ("out", "in")
+        if self._main:
+            arrays = {name: tensor.cpu().numpy() for name, tensor in on_device.items()}
+        return Capture(
+            step=step,
+            arrays=arrays,
+            axes=axes,
+            labels={"probe": self.probe.labels},
+            tokens_seen=tokens_seen,
+            metrics=_numbers(metrics),
+            model=self.model_info,
+            probe=self.probe.description(),
+        )
+
+    def _deliver(self, capture: Capture) -> None:
+        self._captured.add(capture.step)
+        if self._main:
+            self._sink(capture)
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {}
+    for name, value in metrics.items():
+        try:
+            numbers[name] = float(value.detach() if isinstance(value, Tensor) else value)
+        except (TypeError, ValueError, RuntimeError):
+            log.warning("metric %s=%r is not a number and is left out of the capture", name, type(value).__name__)
+    return numbers
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Most tokens that the model takes, from its configuration; None where that says nothing."""
+    return _configured(
+        model, "max_position_embeddings", "n_positions", "n_ctx", "block_size", "context_length", "max_seq_len", "max_seq_length"
+    )
+
+
+def vocab_size(model: nn.Module) -> int | None:
+    """Number of tokens that the model knows: of its configuration, else of its only embedding table; None where neither tells."""
+    configured = _configured(model, "vocab_size", "padded_vocab_size")
+    if configured is not None:
+        return configured
+    if hasattr(model, "get_input_embeddings"):
+        table: Any = model.get_input_embeddings
+        return int(table().num_embeddings)
+    tables = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
+    return tables[0] if len(tables) == 1 else None
+
+
+def _configured(model: nn.Module, *names: str) -> int | None:
+    config: Any = getattr(distributed.unwrapped(model), "config", None)
+    text: Any = getattr(config, "get_text_config", None)
+    for source in (config, text() if callable(text) else None):
+        for name in names:
+            value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+            if isinstance(value, int) and 0 < value < math.inf:
+                return value
+    return None
+
+
+def _signature(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
+
+
+def _check_parameters(model: nn.Module) -> None:
+    empty = True
+    for name, parameter in model.named_parameters():
+        empty = False
+        if parameter.is_meta:
+            raise UnsupportedModelError(
+                f"parameter {name} is on the meta device, so the model has no values yet; "
+                "watch it after its weights are loaded or initialised"
+            )
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise UnsupportedModelError(f"parameter {name} is not initialised yet (a lazy module); run one batch through the model first")
+    if empty:
+        raise CaptureError(f"{type(model).__name__} has no parameters: nothing to capture")
+    if hasattr(model, "hf_device_map"):
+        log.debug("a model spread over devices: the probe starts on that of its first parameter")

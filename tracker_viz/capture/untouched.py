@@ -1,0 +1,150 @@
+"""Run a forward pass of somebody's model, in the middle of their training, so that nothing of it can be told afterwards.
+
+What is put back, whatever happens inside: random number generators (torch CPU and the model's devices, numpy, Python), the
+``training`` flag of every single module, grad mode, autocast, buffers that a forward pass writes, the attention
+implementation of a Hugging Face model. Compiled modules run uncompiled, and their compiled code stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# (model, input_ids int64 [probe, position]) -> anything; what it returns is dropped.
+Forward = Callable[[nn.Module, Tensor], Any]
+
+
+@contextlib.contextmanager
+def untouched(
+    model: nn.Module, *, autocast: torch.dtype | None = None, written_buffers: Mapping[str, Tensor] | None = None
+) -> Iterator[None]:
+    """Inside, ``model`` may be called: no gradients, evaluation mode, uncompiled, autocast only as asked for here.
+
+    Args:
+        autocast: run under autocast to this dtype; None: without autocast, in the parameters' own dtypes.
+        written_buffers: buffers that this model's forward pass writes (see ``buffers_written``), put back afterwards.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_random_states_kept(model))
+        stack.enter_context(_evaluation_mode(model))
+        stack.enter_context(_buffers_kept(written_buffers or {}))
+        stack.enter_context(_visible_attention(model))
+        stack.enter_context(torch.no_grad())
+        # cache_enabled=False: weights cast here, without gradients, must not be found by a training step under the same autocast.
+        stack.enter_context(torch.autocast(_device(model).type, dtype=autocast, enabled=autocast is not None, cache_enabled=False))
+        if "torch._dynamo" in sys.modules:  # importing it takes seconds, and without it nothing is compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def default_forward(model: nn.Module, input_ids: Tensor) -> Any:
+    """Call the model the way its signature asks for: ``input_ids=`` by name where there is one, never with a KV cache."""
+    parameters = _forward_parameters(model)
+    options: dict[str, Any] = {}
+    if "use_cache" in parameters:
+        options["use_cache"] = False
+    if "input_ids" in parameters:
+        return model(input_ids=input_ids, **options)
+    return model(input_ids, **options)
+
+
+def copy_of_buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.detach().clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
+
+
+def buffers_written(model: nn.Module, before: Mapping[str, Tensor]) -> set[str]:
+    """Names of buffers whose values are no longer those of ``before``: counters, caches kept in buffers, running statistics."""
+    now = dict(model.named_buffers())
+    return {name for name, old in before.items() if name in now and not _same(old, now[name])}
+
+
+def model_device(model: nn.Module) -> torch.device:
+    return _device(model)
+
+
+def _same(old: Tensor, new: Tensor) -> bool:
+    # Bit patterns, so that NaN equals itself.
+    return old.shape == new.shape and old.dtype == new.dtype and bool(((old == new) | ((old != old) & (new != new))).all())
+
+
+def _device(model: nn.Module) -> torch.device:
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    forward = inspect.unwrap(model.forward)  # accelerate wraps it and leaves __wrapped__
+    try:
+        return inspect.signature(forward).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+@contextlib.contextmanager
+def _random_states_kept(model: nn.Module) -> Iterator[None]:
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own state
+    cpu_state = torch.get_rng_state()
+    cuda_states = [torch.cuda.get_rng_state(index) for index in devices]
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.set_rng_state(cpu_state)
+        for index, state in zip(devices, cuda_states, strict=True):
+            torch.cuda.set_rng_state(state, index)
+
+
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    # Flag by flag, not model.eval(): a frozen part may have been put into evaluation mode, and eval() may be overridden.
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def _buffers_kept(written: Mapping[str, Tensor]) -> Iterator[None]:
+    copies = [(buffer, buffer.detach().clone()) for buffer in written.values()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, copy in copies:
+                buffer.copy_(copy)
+
+
+@contextlib.contextmanager
+def _visible_attention(model: nn.Module) -> Iterator[None]:
+    """Run a Hugging Face model whose attention kernel hides its probabilities (flash, flex) with the same maths in the open."""
+    config: Any = getattr(model, "config", None)
+    implementation = getattr(config, "_attn_implementation", None)
+    switch: Any = getattr(model, "set_attn_implementation", None)
+    if implementation in (None, "sdpa", "eager") or switch is None:
+        yield
+        return
+    for visible in ("sdpa", "eager"):
+        with contextlib.suppress(ValueError, ImportError):
+            switch(visible)
+            break
+    try:
+        yield
+    finally:
+        config._attn_implementation_internal = implementation
+        with contextlib.suppress(ValueError, ImportError):
+            switch(implementation)
