@@ -1,0 +1,168 @@
+"""Everything a resumed run needs, in one safetensors file, kept in the run itself.
+
+A checkpoint holds tensors (weights, optimiser state, random states) and a JSON description (step, tokens, config). It lies in the run as
+``checkpoints/step-00000400.safetensors``; ``checkpoints/latest.json`` names the last one and its sha256. The description is sent after
+the tensors, so that a run whose upload was cut off still names a whole checkpoint. ``train.py`` is the only caller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from tracker_viz import capture_file
+from tracker_viz.errors import ConfigError, TrackerVizError
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+LATEST = "checkpoints/latest.json"
+_METADATA_KEY = "tracker_viz_checkpoint"
+_FILE_NAME = re.compile(r"step-\d{8,12}\.safetensors")
+
+
+class FileStore(Protocol):
+    """The part of ``trackers.base.Run`` that checkpoints go through."""
+
+    def put_file(self, file: Path, artifact: str) -> str: ...
+
+    def get_file(self, artifact: str, directory: Path) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training run between two steps.
+
+    Attributes:
+        step: optimiser steps finished.
+        tensors: name -> tensor, as the trainer named them.
+        config: the run's configuration as plain data: what a resumed run goes on with.
+    """
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def file_name(self) -> str:
+        return f"step-{self.step:08d}.safetensors"
+
+
+def write(checkpoint: Checkpoint, path: Path) -> None:
+    """Write one checkpoint whole or not at all. The tensors are copied out before this returns."""
+    description = {"schema": SCHEMA_VERSION, "step": checkpoint.step, "config": checkpoint.config}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    capture_file.write_atomically(safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(description)}), path)
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint; tensors come to the CPU.
+
+    Raises:
+        ConfigError: not a checkpoint of this program, or of a newer one.
+    """
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(_METADATA_KEY)
+            if text is None:
+                raise ConfigError(f"{path} is a safetensors file, but no checkpoint that train.py wrote")
+            description = json.loads(text)
+            if description["schema"] > SCHEMA_VERSION:
+                raise ConfigError(
+                    f"{path} was written by a newer tracker_viz (checkpoint schema {description['schema']}); upgrade to resume"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except safetensors.SafetensorError as error:
+        raise ConfigError(f"{path} is not a whole safetensors file ({error}); resume from an earlier checkpoint") from error
+    return Checkpoint(int(description["step"]), tensors, description["config"])
+
+
+def fetch_latest(run: FileStore, directory: Path) -> Checkpoint:
+    """The last checkpoint that ``run`` holds whole, brought into ``directory``.
+
+    Raises:
+        ConfigError: the run has none, or it is damaged.
+    """
+    try:
+        latest = json.loads(run.get_file(LATEST, directory).read_text())
+    except TrackerVizError as error:
+        raise ConfigError(
+            f"this run has no checkpoint to resume from ({error}); runs keep them when they are trained with trainer.checkpoint_every > 0"
+        ) from error
+    name = str(latest["file"])
+    if not _FILE_NAME.fullmatch(name):
+        raise ConfigError(f"{LATEST} of the run names {name!r}; a checkpoint is named like 'step-00000400.safetensors'")
+    path = run.get_file(f"checkpoints/{name}", directory)
+    if _sha256(path) != latest["sha256"]:
+        raise ConfigError(f"checkpoint {name} of the run is not what was uploaded (its sha256 differs from the one in {LATEST})")
+    return read(path)
+
+
+class Uploader:
+    """Writes checkpoints into ``directory`` and sends them to every run from a thread of its own.
+
+    Training never waits for a tracker: when one is slow only the newest checkpoint is sent, and one that fails is
+    reported and stays in ``directory``.
+    """
+
+    def __init__(self, directory: Path, runs: Callable[[], Iterable[FileStore]]):
+        self.directory = directory
+        self._runs = runs
+        self._pending: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._send_all, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """On the disk when this returns; in the runs later."""
+        path = self.directory / "checkpoints" / checkpoint.file_name
+        write(checkpoint, path)
+        latest = json.dumps({"file": path.name, "step": checkpoint.step, "sha256": _sha256(path)}).encode()
+        # one file for us, which the next checkpoint overwrites, and one that lasts until this checkpoint is sent
+        capture_file.write_atomically(latest, self.directory / LATEST)
+        capture_file.write_atomically(latest, path.with_suffix(".json"))
+        self._pending.put(path)
+        return path
+
+    def close(self, timeout_s: float) -> bool:
+        """Wait until all is sent; True when it was, False when ``timeout_s`` ran out first."""
+        self._pending.put(None)
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            logger.warning("checkpoints are still being uploaded after %.0f s; they lie in %s", timeout_s, self.directory / "checkpoints")
+        return not self._thread.is_alive()
+
+    def _send_all(self) -> None:
+        last = False
+        while not last:
+            paths = [self._pending.get()]
+            while not self._pending.empty():
+                paths.append(self._pending.get())
+            last = None in paths
+            newest = next((path for path in reversed(paths) if path is not None), None)
+            if newest is not None:
+                self._send(newest)
+
+    def _send(self, path: Path) -> None:
+        for run in self._runs():
+            try:
+                run.put_file(path, f"checkpoints/{path.name}")
+                run.put_file(path.with_suffix(".json"), LATEST)
+            except Exception as error:  # noqa: BLE001  a tracker's failure, whatever it is, must not end training
+                logger.warning("checkpoint %s could not be uploaded (%s); it lies in %s", path.name, error, path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

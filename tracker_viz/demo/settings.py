@@ -1,0 +1,51 @@
+"""Everything that ``train.py`` can be told, as one checked value. The groups of ``conf/`` fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tracker_viz.demo.data import DataConfig
+from tracker_viz.demo.model import ModelConfig
+from tracker_viz.demo.trainer import TrainerConfig
+
+# What a resumed run takes over from its checkpoint, where the command line does not say otherwise
+TRAINED_WITH = ("name", "seed", "model", "data", "trainer")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Attributes are the keys of ``conf/train.yaml``.
+
+    ``capture``, ``layout`` and ``video`` are options of those stations; ``tracker`` is tracker -> its options.
+    """
+
+    name: str
+    seed: int
+    render: bool
+    resume: str | None
+    spool: str
+    model: ModelConfig
+    data: DataConfig
+    trainer: TrainerConfig
+    capture: dict[str, Any] = field(default_factory=dict)
+    tracker: dict[str, Any] = field(default_factory=dict)
+    layout: dict[str, Any] = field(default_factory=dict)
+    video: dict[str, Any] = field(default_factory=dict)
+
+
+def resumed(cfg: DictConfig, trained_with: Mapping[str, Any], overrides: Iterable[str]) -> DictConfig:
+    """``cfg`` with what the checkpoint was trained with, but for what ``overrides`` (the command line's words) say explicitly.
+
+    ``python train.py resume=... trainer.steps=2000`` so goes on with the same model, data and recipe, for longer.
+    """
+    merged = OmegaConf.merge(cfg, {key: trained_with[key] for key in TRAINED_WITH if key in trained_with})
+    assert isinstance(merged, DictConfig)
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~").partition("@")[0].replace("/", ".")
+        if key.partition(".")[0] in TRAINED_WITH:
+            OmegaConf.update(merged, key, OmegaConf.select(cfg, key), merge=False)
+    return merged

@@ -1,0 +1,279 @@
+"""The training loop: model and batches go in, a trained model comes out, and a recorder looks on.
+
+``train.py`` is the only caller. The recipe (AdamW, warm-up, cosine) is the one with which the default model shows the onset of
+induction heads within a thousand steps.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from tracker_viz.demo.checkpoint import Checkpoint
+from tracker_viz.demo.data import Mixture, second_copies
+from tracker_viz.errors import ConfigError, TrackerVizError
+
+
+class TrainingDivergedError(TrackerVizError):
+    """The loss is no longer a number; what was captured until then is kept."""
+
+
+class Recorder(Protocol):
+    """What the loop tells of each step."""
+
+    def step(self, step: int, *, tokens_seen: int | None = None, **metrics: float) -> Any: ...
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """The recipe.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: sequences a step.
+        learning_rate: its peak, reached after ``warmup_steps`` and then let down along a cosine to ``final_lr_share`` of it.
+        weight_decay: of the matrices; norms have none.
+        clip_norm: largest length of the whole gradient.
+        evaluate_every: steps between two looks at the held-out rows; 0: never.
+        checkpoint_every: steps between two checkpoints; 0: none at all, and no ``resume=``.
+        device: ``auto`` (a GPU where there is one), or a name that torch knows: ``cpu``, ``cuda:1``, ...
+    """
+
+    steps: int = 1200
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    final_lr_share: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    evaluate_every: int = 100
+    checkpoint_every: int = 400
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"trainer.{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"trainer.{name} must be a finite number above 0; got {getattr(self, name)}")
+        for name in ("warmup_steps", "weight_decay", "evaluate_every", "checkpoint_every"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"trainer.{name} must not be negative; got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"trainer.{name} must be at least 0 and below 1; got {getattr(self, name)}")
+        if not 0 <= self.final_lr_share <= 1:
+            raise ConfigError(f"trainer.final_lr_share is a share of the learning rate, 0..1; got {self.final_lr_share}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of the update that follows ``step`` finished ones."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = min(1.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
+        share = self.final_lr_share + (1 - self.final_lr_share) * 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate * share
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended. ``step``: optimiser steps finished; ``loss``: of the batch that the final weights saw."""
+
+    state: Literal["finished", "interrupted"]
+    step: int
+    loss: float
+
+
+class Trainer:
+    """Model, optimiser and batches, standing between two steps."""
+
+    def __init__(self, model: nn.Module, mixture: Mixture, config: TrainerConfig):
+        self.config = config
+        self.device = choose_device(config.device)
+        self.model = model.to(self.device)
+        self.mixture = mixture
+        self.step = 0
+        matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
+        vectors = [weight for weight in model.parameters() if weight.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+        )
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.config.batch_size * self.mixture.context_length
+
+    def fit(self, recorder: Recorder, *, save: Callable[[Mapping[str, Tensor], int], Any], progress: bool = True) -> Outcome:
+        """Train until ``config.steps`` are done or somebody asks to stop (SIGINT, SIGTERM).
+
+        Each turn computes the loss of the present weights, shows them to ``recorder`` under the number of finished steps, and only
+        then updates them: a capture and its loss belong to the very same weights, from step 0 to the last.
+
+        Args:
+            save: called with the training's state and its step: every ``checkpoint_every`` steps, at the end, and when interrupted.
+            progress: show a bar on standard error.
+
+        Raises:
+            TrainingDivergedError: the loss became NaN or infinite; the recorder has seen that step.
+        """
+        config, start = self.config, self.step
+        with stop_on_signal() as stop, _progress_bar(start, config.steps, shown=progress) as bar:
+            while True:
+                ending = stop.requested or self.step >= config.steps
+                if config.checkpoint_every and (ending or (self.step % config.checkpoint_every == 0 and self.step > start)):
+                    save(self.state(), self.step)
+                inputs, targets = (tokens.to(self.device) for tokens in self.mixture.batch())
+                loss = F.cross_entropy(self.model(inputs).flatten(0, 1), targets.flatten())
+                loss.backward()
+                metrics = {"loss": loss.item()}
+                diverged = not math.isfinite(metrics["loss"])
+                if config.evaluate_every and (ending or self.step % config.evaluate_every == 0) and not diverged:
+                    metrics |= self.evaluate()
+                recorder.step(self.step, tokens_seen=self.step * self.tokens_per_step, **metrics)
+                _show(bar, self.step, metrics, self.tokens_per_step)
+                if diverged:
+                    raise TrainingDivergedError(
+                        f"the loss is {metrics['loss']} after {self.step} steps; try a lower trainer.learning_rate "
+                        f"(now {config.learning_rate:g}) or a longer trainer.warmup_steps (now {config.warmup_steps})"
+                    )
+                if ending:
+                    return Outcome("finished" if self.step >= config.steps else "interrupted", self.step, metrics["loss"])
+                self._update()
+
+    def _update(self) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate_at(self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+
+    @torch.no_grad()
+    def evaluate(self, n_rows: int = 32) -> dict[str, float]:
+        """Loss in nats per token on held-out text, and on the second and later copies of unseen spans (near 0 once it looks back)."""
+        self.model.eval()
+        text, repeats = (rows.to(self.device) for rows in self.mixture.validation_rows(n_rows))
+        losses = {
+            kind: F.cross_entropy(self.model(rows[:, :-1]).transpose(1, 2), rows[:, 1:], reduction="none")
+            for kind, rows in (("text", text), ("repeats", repeats))
+        }
+        self.model.train()
+        return {
+            "validation/loss": losses["text"].mean().item(),
+            "validation/second_copy_loss": losses["repeats"][second_copies(repeats)[:, 1:]].mean().item(),
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, by name."""
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, weight in self.model.named_parameters():
+            state |= {f"optimizer.{name}.{kind}": tensor for kind, tensor in self.optimizer.state[weight].items()}
+        return state | {"random.data": self.mixture.state(), "random.torch": torch.get_rng_state()}
+
+    def load_state(self, checkpoint: Checkpoint) -> None:
+        """Go on from ``checkpoint``.
+
+        Raises:
+            ConfigError: it is of a model of another shape.
+        """
+        state = checkpoint.tensors
+        weights = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+        own = self.model.state_dict()
+        for name in sorted(own.keys() | weights.keys()):
+            shapes = [tuple(side[name].shape) if name in side else None for side in (weights, own)]
+            if shapes[0] != shapes[1]:
+                raise ConfigError(
+                    f"the checkpoint is of another model: {name} is {shapes[0]} there and {shapes[1]} here; leave out model overrides"
+                )
+        self.model.load_state_dict(weights)
+        for name, weight in self.model.named_parameters():
+            kinds = ("step", "exp_avg", "exp_avg_sq") if checkpoint.step else ()
+            # AdamW counts its steps on the CPU, whatever the weights' device
+            self.optimizer.state[weight] = {
+                kind: state[f"optimizer.{name}.{kind}"].to("cpu" if kind == "step" else self.device) for kind in kinds
+            }
+        self.mixture.set_state(state["random.data"])
+        torch.set_rng_state(state["random.torch"])
+        self.step = checkpoint.step
+
+
+class StopRequest:
+    """Set by the first signal; read by the loop between two steps."""
+
+    requested = False
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C or SIGTERM into a request to end cleanly; the second one interrupts at once.
+
+    Outside the main thread, where Python delivers no signals, this changes nothing.
+    """
+    stop = StopRequest()
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        stop.requested = True
+        for each in previous:
+            signal.signal(each, signal.default_int_handler)
+        tqdm.write(f"{signal.Signals(number).name}: ending after this step; once more to quit at once", file=sys.stderr)
+
+    previous: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device called ``name``.
+
+    Raises:
+        ConfigError: torch does not know it, or this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"trainer.device must be auto or a device of this machine (cpu, cuda, cuda:1, ...); got {name!r} ({reason})"
+        ) from error
+    return device
+
+
+def _progress_bar(start: int, steps: int, *, shown: bool) -> tqdm[Any]:
+    return tqdm(
+        initial=start,
+        total=steps,
+        disable=not shown,
+        # a log file wants a line now and then, not ten a second
+        mininterval=0.2 if sys.stderr.isatty() else 15.0,
+        bar_format="{percentage:3.0f}% |{bar:24}| step {n_fmt}/{total_fmt} · {desc} · {remaining} left",
+    )
+
+
+def _show(bar: tqdm[Any], step: int, metrics: Mapping[str, float], tokens_per_step: int) -> None:
+    rate = (bar.format_dict["rate"] or 0.0) * tokens_per_step
+    bar.set_description_str(f"loss {metrics['loss']:.3f} · {rate:,.0f} tokens/s", refresh=False)
+    bar.update(step - bar.n)

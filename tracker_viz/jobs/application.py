@@ -1,0 +1,121 @@
+"""Makes a Hydra application of a function, as every command and ``train.py`` are, with errors that say what to type instead.
+
+    @application(config_name="render")
+    def main(cfg: DictConfig) -> None:
+        settings = typed(RenderSettings, cfg)
+
+Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any, NoReturn, TypeVar
+
+import hydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from tracker_viz.errors import ConfigError, TrackerVizError, unknown_name
+
+OUR_CONF = "pkg://tracker_viz.conf"
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+
+Task = Callable[[DictConfig], Any]
+Settings = TypeVar("Settings")
+
+
+def application(*, config_name: str, config_path: str = OUR_CONF) -> Callable[[Task], Callable[[], None]]:
+    """Like ``hydra.main``, whose ``config_name`` and ``config_path`` these are.
+
+    Errors that a user can mend are printed as one message, without a traceback unless ``HYDRA_FULL_ERROR=1`` asks for it.
+    """
+
+    def decorate(task: Task) -> Callable[[], None]:
+        entry = hydra.main(config_path=config_path, config_name=config_name, version_base="1.3")(task)
+
+        @functools.wraps(task)  # Hydra finds config_path relative to the file of the function at the bottom
+        def run() -> None:
+            wants_traceback = os.environ.get(_FULL_ERROR, "0") not in ("", "0")
+            try:
+                with _errors_passed_on():
+                    entry()
+            except KeyboardInterrupt:
+                _leave("interrupted", code=130)
+            except (HydraException, OmegaConfBaseException, ConfigError) as error:
+                if wants_traceback:
+                    raise
+                _leave(explain(error), code=2)
+            except TrackerVizError as error:
+                if wants_traceback:
+                    raise
+                _leave(str(error), code=1)
+
+        return run
+
+    return decorate
+
+
+def typed(settings: type[Settings], cfg: DictConfig) -> Settings:
+    """``cfg`` as an instance of the dataclass ``settings``: every name and type checked, nested dataclasses made and so validated.
+
+    Raises:
+        ConfigError: a name that ``settings`` does not have, a value of another type, or one that a dataclass refuses.
+    """
+    try:
+        checked: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(settings), cfg))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(checked, settings)
+    return checked
+
+
+def explain(error: Exception) -> str:
+    """What is wrong with a command line or a configuration, and what was probably meant."""
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override {error.override!r}: {error.message}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        if known := error.options or _own_options(group):
+            return unknown_name(group or "config", option, known)
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause.full_key} has no value yet; give it one: {cause.full_key}=..."
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
+        parent, _, key = str(cause.full_key).rpartition(".")
+        known = [name for name in cause.parent_node if parent or name != "hydra"]
+        return unknown_name(f"option of {parent}" if parent else "option", key, known)
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    return str(error)
+
+
+def _own_options(group: str) -> list[str]:
+    """Options of one of our groups. Hydra lists them itself, but not when one of several chosen options is missing."""
+    folder = resources.files("tracker_viz.conf").joinpath(group)
+    return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")] if folder.is_dir() else []
+
+
+def _leave(message: str, *, code: int) -> NoReturn:
+    sys.stderr.write(f"{message.rstrip()}\n")
+    sys.exit(code)
+
+
+@contextmanager
+def _errors_passed_on() -> Iterator[None]:
+    """Hydra prints errors and exits by itself, unless it is told to let them pass."""
+    before = os.environ.get(_FULL_ERROR)
+    os.environ[_FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FULL_ERROR]
+        else:
+            os.environ[_FULL_ERROR] = before
