@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -40,7 +41,7 @@ class Recorder:
     What ``Capture.step`` counts is optimiser steps finished. The untrained model is captured here, at construction, as step
     ``start_step`` (0); every problem with the model or the probe raises here too. Afterwards ``step(counter)`` is called after
     each optimiser step with the loop's own counter. A loop may count from 0 (``enumerate``) or from 1: the first call tells
-    which, unless ``counts_from`` says so. A later failure is logged, never raised.
+    which, unless ``counts_from`` says so; it also hands the first capture on, with its metrics. A later failure is logged, never raised.
 
     Args:
         model: any decoder; DistributedDataParallel, FSDP2, ``torch.compile`` wrappers are looked through.
@@ -97,6 +98,7 @@ class Recorder:
         self._sharded = distributed.is_sharded(self._model)
         self._main = distributed.is_main_process()
         self._captured = set(captured)
+        self._held: Capture | None = None
         self._governor = Governor(schedule, max_overhead)
         self._failures = 0
         self._closed = False
@@ -133,6 +135,12 @@ class Recorder:
             return
         self._on_due(step, tokens_seen, metrics)
 
+    def skip(self, captured: Collection[int]) -> None:
+        """Leave out steps that the run turned out to hold already; to be called before the first ``step``."""
+        self._captured.update(captured)
+        if self._held is not None and self._held.step in captured:
+            self._held = None
+
     def capture_now(self, step: int, tokens_seen: int | None = None, **metrics: float | Tensor) -> None:
         """Capture the model as it is, as ``step`` finished optimiser steps, unless that step is captured already.
 
@@ -148,6 +156,7 @@ class Recorder:
         if self._closed:
             return
         self._closed = True
+        self._release({})
         off, self._next_call = self._next_call >= _NEVER and self._failures >= _MAX_FAILURES, _NEVER
         if self._latest is not None and not off and (self._main or self._sharded):
             step, tokens_seen, metrics = self._latest
@@ -165,6 +174,7 @@ class Recorder:
     # -- on due steps ------------------------------------------------------------------------------------------
 
     def _on_due(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> None:
+        self._release(metrics)
         if self._offset is None:
             self._offset = 1 if step == self._start_step else 0
         done = step + self._offset
@@ -184,6 +194,16 @@ class Recorder:
         if self._sharded:
             due = distributed.agreed(_NEVER if due is None else due, model_device(self._model))
         self._next_call = _NEVER if due is None or due >= _NEVER else due - self._offset
+
+    def _release(self, metrics: Mapping[str, Any]) -> None:
+        """Hand on the capture that was taken at construction, with what the first step said of the weights that it began with."""
+        if self._held is None:
+            return
+        held, self._held = self._held, None
+        try:
+            self._sink(replace(held, metrics={name: float(value) for name, value in metrics.items()}))
+        except Exception:
+            log.exception("could not hand on the capture of step %d; training goes on", held.step)
 
     def _try_capture(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> None:
         try:
@@ -228,7 +248,9 @@ class Recorder:
         if self._main:
             log.info("%s", anatomy_of.summary(self.model_info))
         if start_step not in self._captured and (self.schedule.is_due(start_step) or not self._captured):
-            self._deliver(self._assemble(start_step, None, {}, attention))
+            # It waits for the first call of ``step``, whose loss is that of these very weights.
+            self._held = self._assemble(start_step, 0 if start_step == 0 else None, {}, attention) if self._main else None
+            self._captured.add(start_step)
 
     def _discover(self) -> list[Tensor]:
         self._anatomy, attention = anatomy_of.discover(
