@@ -1,0 +1,38 @@
+"""Captures -> pictures. Seaborn draws a grid of heatmaps once; every frame after that is painted, equal to seaborn's to the last pixel.
+
+    series = Series(captures, title="my run")
+    renderer = Renderer(series, "overview", size="1080p", theme="dark")
+    frame = renderer.frame(3)
+
+Needs numpy, matplotlib and seaborn; neither torch nor a tracker nor OpenCV.
+"""
+
+from tracker_viz.rendering.layout import LAYOUTS, Attention, Layout, Scores, Weights, layout_from
+from tracker_viz.rendering.planning import SIZES, make_plan, picture_size
+from tracker_viz.rendering.renderer import Renderer, resolve_layout
+from tracker_viz.rendering.scales import NORMS, ColorScale
+from tracker_viz.rendering.series import Series
+from tracker_viz.rendering.storyboard import PACES, Shot, storyboard
+from tracker_viz.rendering.theme import THEMES, Theme
+
+__all__ = [
+    "LAYOUTS",
+    "NORMS",
+    "PACES",
+    "SIZES",
+    "THEMES",
+    "Attention",
+    "ColorScale",
+    "Layout",
+    "Renderer",
+    "Scores",
+    "Series",
+    "Shot",
+    "Theme",
+    "Weights",
+    "layout_from",
+    "make_plan",
+    "picture_size",
+    "resolve_layout",
+    "storyboard",
+]

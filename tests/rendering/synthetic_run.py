@@ -1,0 +1,133 @@
+"""A made-up run whose transition is known: uniform attention sharpens into roles, weights grow a low-rank change.
+
+Used by the rendering tests, the benchmarks and the pictures in the docs; everything follows from the arguments and a seed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tracker_viz import capture_file
+from tracker_viz.types import Capture, CapturePath, CaptureRef
+
+ROLES = ("previous_token", "induction", "sink", "local", "current_token", "duplicate_token")
+PROJECTIONS = ("attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o", "mlp.w_gate", "mlp.w_up", "mlp.w_down")
+
+
+def captures(n_captures=12, *, blocks=4, heads=4, length=64, width=64, hidden=176, last_step=1000, period=16, seed=0, probes=2):
+    """Yield ``n_captures`` Captures from step 0 to ``last_step``; the transition is half way."""
+    rng = np.random.default_rng(seed)
+    role_of = _roles(blocks, heads, rng)
+    targets = {role: _target(role, length, period) for role in ROLES}
+    shapes = {name: _shape(name, width, hidden) for name in PROJECTIONS}
+    first = {(b, name): rng.normal(0, 0.02, shape) for b in range(blocks) for name, shape in shapes.items()}
+    change = {
+        (b, name): sum(rng.standard_gamma(1.0, (shape[0], 1)) * rng.normal(0, 0.02, (1, shape[1])) for _ in range(2))
+        for b in range(blocks)
+        for name, shape in shapes.items()
+    }
+    onset = rng.uniform(0.25, 0.6, (blocks, heads)) + 0.15 * np.arange(blocks)[:, None] / blocks
+    top = rng.uniform(0.55, 0.97, (blocks, heads))
+    noise = rng.gamma(0.6, size=(blocks, heads, length, length))
+    for index in range(n_captures):
+        part = index / max(n_captures - 1, 1)
+        step = round(last_step * part**1.5)
+        yield _capture(step, part, role_of, targets, first, change, onset, top, noise, length, period, probes)
+
+
+def write_run(directory: Path, n_captures=12, **options) -> list[CapturePath]:
+    """Write the captures as files; returns what a pull would return."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return [write_capture(directory, capture) for capture in captures(n_captures, **options)]
+
+
+def write_capture(directory: Path, capture: Capture) -> CapturePath:
+    path = Path(directory) / capture.file_name
+    path.write_bytes(capture_file.to_bytes(capture))  # no fsync: hundreds of files in a test
+    return CapturePath(CaptureRef(capture.step, capture.file_name, path.stat().st_size, "0" * 64), path)
+
+
+def _capture(step, part, role_of, targets, first, change, onset, top, noise, length, period, probes):
+    blocks, heads = role_of.shape
+    causal = np.tril(np.ones((length, length)))
+    arrays, axes = {}, {}
+    grown = 1 / (1 + np.exp(-(part - onset) * 22))
+    for b in range(blocks):
+        patterns = np.zeros((probes, heads, length, length), np.float32)
+        for h in range(heads):
+            strength = grown[b, h] * top[b, h]
+            background = causal * (1 + 2.0 * part * noise[b, h])
+            background /= background.sum(1, keepdims=True)
+            patterns[0, h] = (1 - strength) * background + strength * targets[role_of[b, h]]
+            for p in range(1, probes):  # on text the repeats are missing: induction heads have nothing to do
+                role = "sink" if role_of[b, h] in ("induction", "duplicate_token") else role_of[b, h]
+                patterns[p, h] = (1 - strength) * background + strength * targets[role]
+        arrays[f"blocks.{b}.attn.pattern"] = patterns.astype(np.float16)
+        axes[f"blocks.{b}.attn.pattern"] = ("probe", "head", "query", "key")
+        for name in PROJECTIONS:
+            weight = first[b, name] + part**0.8 * change[b, name]
+            arrays[f"blocks.{b}.{name}"] = weight.astype(np.float16)
+            axes[f"blocks.{b}.{name}"] = ("out", "in")
+    arrays |= _scores(arrays, blocks, period)
+    axes |= {name: ("block", "head") for name in arrays if name.startswith("scores.head.")}
+    relative = np.array(
+        [[np.linalg.norm(part**0.8 * change[b, name]) / np.linalg.norm(first[b, name]) for name in PROJECTIONS] for b in range(blocks)]
+    )
+    arrays["scores.weight.distance_from_init"] = relative.astype(np.float32)
+    axes["scores.weight.distance_from_init"] = ("block", "projection")
+    induction = float(np.mean(grown))
+    return Capture(
+        step=step,
+        arrays=arrays,
+        axes=axes,
+        labels={"probe": ("repeated", "text")[:probes], "projection": PROJECTIONS},
+        tokens_seen=step * 1024,
+        metrics={"loss": float(5.5 - 2.2 * part**0.5 - 1.9 * induction), "attn/induction/max": induction},
+        model={"name": "synthetic", "n_blocks": blocks, "n_heads": heads, "n_parameters": 870_000},
+        probe={
+            "length": length,
+            "rows": [
+                {"kind": "repeated", "period": period, "start": 1, "tokens": ["BOS"] + [f"t{i % period}" for i in range(length - 1)]},
+                {"kind": "text", "tokens": list(("def attend(query, key):\n    return softmax(query @ key.T) @ value\n" * 9)[:length])},
+            ][:probes],
+        },
+    )
+
+
+def _scores(arrays, blocks, period):
+    attention = np.stack([arrays[f"blocks.{b}.attn.pattern"][0] for b in range(blocks)]).astype(np.float32)
+    length = attention.shape[-1]
+    i = np.arange(2, length)
+    j = np.arange(period + 1, length)
+    return {
+        "scores.head.previous_token": attention[..., i, i - 1].mean(-1),
+        "scores.head.induction": attention[..., j, j - period + 1].mean(-1),
+        "scores.head.duplicate_token": attention[..., j, j - period].mean(-1),
+        "scores.head.current_token": attention[..., i, i].mean(-1),
+        "scores.head.sink": attention[..., i, 0].mean(-1),
+        "scores.head.specialisation": np.clip(attention.max(-1).mean(-1) * 1.05 - 0.06, 0, 1),
+    }
+
+
+def _roles(blocks, heads, rng):
+    role_of = rng.choice(ROLES, (blocks, heads), p=(0.2, 0.2, 0.25, 0.2, 0.1, 0.05))
+    role_of[0, 0], role_of[-1, 0] = "previous_token", "induction"
+    return role_of
+
+
+def _target(role, length, period):
+    query, key = np.arange(length)[:, None], np.arange(length)[None, :]
+    if role == "local":
+        target = np.exp(-(query - key) / 6.0) * (key <= query)
+    else:
+        at = {"previous_token": query - 1, "induction": query - period + 1, "sink": 0 * query, "current_token": query}
+        target = (key == np.maximum(at.get(role, query - period), 0)).astype(float)
+    return target / target.sum(1, keepdims=True)
+
+
+def _shape(name, width, hidden):
+    if name.startswith("attn"):
+        return width, width
+    return (width, hidden) if name.endswith("down") else (hidden, width)

@@ -1,0 +1,161 @@
+"""What stands where in a picture, in whole pixels. A Plan is made by a Layout; the template, the painter and the explorer read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.rendering.scales import ColorScale
+from tracker_viz.rendering.sources import Source
+from tracker_viz.rendering.theme import Theme
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle in pixels; x and y are its left upper corner, y grows downwards."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def right(self) -> int:
+        return self.x + self.width
+
+    @property
+    def bottom(self) -> int:
+        return self.y + self.height
+
+    def overlaps(self, other: Box) -> bool:
+        return self.x < other.right and other.x < self.right and self.y < other.bottom and other.y < self.bottom
+
+
+@dataclass(frozen=True, slots=True)
+class Heatmap:
+    """One box of cells.
+
+    Attributes:
+        name: says what it is, uniquely: ``block 0 · head 3``.
+        scale: key of its ColorScale in the plan.
+        mask: bool [rows, columns], True where a cell shows the panel instead of a value; the same in every frame.
+        line_px, line_color: lines between the cells, as seaborn's ``linewidths`` and ``linecolor``.
+        head: (block, head) when it shows one head, so that it can be framed in the colour of the head's role.
+    """
+
+    name: str
+    source: Source
+    box: Box
+    scale: str
+    mask: NDArray[np.bool_] | None = None
+    line_px: float = 0.0
+    line_color: str = "#000000"
+    head: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Text that never changes. ``size_px`` is the font size in pixels; x and y are the anchor."""
+
+    text: str
+    x: float
+    y: float
+    size_px: float
+    color: str
+    bold: bool = False
+    mono: bool = False
+    align: Literal["left", "center", "right"] = "left"
+    baseline: Literal["baseline", "center", "top", "bottom"] = "baseline"
+    rotation: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Swatch:
+    """A small filled square that explains a colour."""
+
+    box: Box
+    color: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A colour bar; its title and tick labels stand above and below ``box``."""
+
+    box: Box
+    scale: str
+    font_px: float
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """A number that changes with the capture, from ``x`` on to the right, in digits of equal width so that it does not jump.
+
+    Attributes:
+        quantity: ``step``, ``tokens``, or the name of a metric.
+        width_chars: characters that the value may need over the whole run.
+    """
+
+    quantity: str
+    x: int
+    baseline: int
+    size_px: float
+    width_chars: int
+
+
+@dataclass(frozen=True, slots=True)
+class Onset:
+    """The first capture at which a head does what its role says."""
+
+    role: str
+    index: int
+    step: int
+    block: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The run along x: the metric's curve, a tick for every capture, onsets, and a playhead. ``box`` is the curve's own area."""
+
+    box: Box
+    metric: str
+    font_px: float
+    onsets: tuple[Onset, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Frames around the heads' boxes in the colour of what a head does.
+
+    Attributes:
+        scores: role -> name of the score array [block, head].
+        at_least: score from which a head has the role; margin: by how much it must lead the other roles.
+    """
+
+    scores: Mapping[str, str] = field(default_factory=dict)
+    at_least: float = 0.3
+    margin: float = 0.1
+    line_px: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole picture. ``mark`` is what an interpolated frame says of itself."""
+
+    width: int
+    height: int
+    theme: Theme
+    layout: str
+    heatmaps: tuple[Heatmap, ...]
+    scales: Mapping[str, ColorScale]
+    labels: tuple[Label, ...] = ()
+    swatches: tuple[Swatch, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    readouts: tuple[Readout, ...] = ()
+    timeline: Timeline | None = None
+    roles: Roles = field(default_factory=Roles)
+    mark: Label | None = None

@@ -1,0 +1,257 @@
+"""Capture -> Frame: looks values up in the colour tables and copies them to where seaborn would have drawn them.
+
+Seaborn draws once, when a Renderer is made. A frame is that background, the cells, the numbers of the header and the
+playhead, painted with numpy alone; threads may ask for frames at once, and the same index gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.errors import LayoutError, RenderError, unknown_name
+from tracker_viz.rendering.layout import LAYOUTS, Layout
+from tracker_viz.rendering.plan import Heatmap, Plan, Readout
+from tracker_viz.rendering.planning import format_metric, make_plan, roles_of
+from tracker_viz.rendering.series import Series, si_number
+from tracker_viz.rendering.sources import Moment
+from tracker_viz.rendering.storyboard import Shot
+from tracker_viz.rendering.template import CellMap, make_template, seaborn_pixels, text_coverage
+from tracker_viz.rendering.theme import Theme, rgb
+from tracker_viz.types import Capture, Frame
+
+
+class Renderer:
+    """Draws the captures of one run in one layout.
+
+    Args:
+        series: the run.
+        layout: a Layout, or the name of one of ``LAYOUTS``.
+        size: ``1080p``, ``720p``, ``4k``, ``square``, ``1600x900`` or (width, height).
+        theme: ``dark``, ``light`` or a Theme.
+        scales: changes to colour scales, see ``Layout.scales``; they win over the layout's own.
+
+    Raises:
+        LayoutError: the captures lack what the layout shows.
+        ConfigError: an option has no meaning.
+    """
+
+    def __init__(
+        self,
+        series: Series,
+        layout: str | Layout = "overview",
+        *,
+        size: str | Sequence[int] = "1080p",
+        theme: str | Theme = "dark",
+        scales: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.series = series
+        self.plan: Plan = make_plan(resolve_layout(layout), series, size=size, theme=theme, scales=scales)
+        self._curve = _curve(self.plan, series)
+        self._template = make_template(self.plan, curve=self._curve)
+        self._values_needed = sorted({name for heatmap in self.plan.heatmaps for name in heatmap.source.needs})
+        self._needed = sorted({*self._values_needed, *self.plan.roles.scores.values()})
+        self._first_needed = _compared(self.plan, "first")
+        self._previous_needed = _compared(self.plan, "previous")
+        self._first = dict(series.read(0, self._first_needed).arrays) if self._first_needed else {}
+        self._tables = {key: scale.table() for key, scale in self.plan.scales.items()}
+        self.redraws_fully = any(cell_map.blended for cell_map in self._template.cell_maps.values())
+        """Whether some pixel mixes a map with something else, so that every frame is drawn by seaborn in full: exact, but slow."""
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.plan.width, self.plan.height
+
+    def frame(self, index: int) -> Frame:
+        """The picture of the capture at ``index``."""
+        return self.between(index, 0.0)
+
+    def between(self, index: int, part: float) -> Frame:
+        """A picture ``part`` (0..1) of the way from capture ``index`` to the next, marked as interpolated unless ``part`` is 0.
+
+        Maps are interpolated linearly; scores, numbers and roles stay those of capture ``index``.
+        """
+        if not 0 <= index < len(self.series) or not 0.0 <= part < 1.0 or (part > 0 and index + 1 >= len(self.series)):
+            raise RenderError(f"the run has the captures 0..{len(self.series) - 1}; got {index} + {part}")
+        capture = self.series.read(index, self._needed)
+        values = self.values(index, capture, part)
+        pixels = seaborn_pixels(self.plan, values, curve=self._curve) if self.redraws_fully else self._template.background.copy()
+        if not self.redraws_fully:
+            for heatmap in self.plan.heatmaps:
+                cell_map = self._template.cell_maps[heatmap.name]
+                paint(pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name], rgb(self.plan.theme.panel))
+        self._paint_roles(pixels, capture)
+        self._paint_timeline(pixels, index, part)
+        self._paint_readouts(pixels, index)
+        if part > 0:
+            self._paint_mark(pixels)
+        return Frame(self.series.steps[index], pixels)
+
+    def draw(self, shot: Shot) -> Frame:
+        """The picture of one entry of a storyboard."""
+        return self.between(shot.index, shot.part)
+
+    def values(self, index: int, capture: Capture | None = None, part: float = 0.0) -> dict[str, NDArray[np.float16]]:
+        """Heatmap name -> float16 [rows, columns], what its box shows, in the units of its colour scale."""
+        capture = capture or self.series.read(index, self._values_needed)
+        here = self._drawn(index, capture)
+        if part == 0.0:
+            return here
+        there = self._drawn(index + 1, self.series.read(index + 1, self._values_needed))
+        for heatmap in self.plan.heatmaps:
+            if heatmap.source.blends:
+                now, then = here[heatmap.name].astype(np.float32), there[heatmap.name].astype(np.float32)
+                here[heatmap.name] = (now + np.float32(part) * (then - now)).astype(np.float16)
+        return here
+
+    def _drawn(self, index: int, capture: Capture) -> dict[str, NDArray[np.float16]]:
+        previous = self.series.read(max(0, index - 1), self._previous_needed).arrays if self._previous_needed else {}
+        moment = Moment(capture, self._first, previous)
+        return {heatmap.name: self.plan.scales[heatmap.scale].drawn(heatmap.source.values(moment)) for heatmap in self.plan.heatmaps}
+
+    def _paint_roles(self, pixels: NDArray[np.uint8], capture: Capture) -> None:
+        roles = roles_of(capture.arrays, self.plan.roles)
+        line = self.plan.roles.line_px
+        for heatmap in self.plan.heatmaps:
+            role = roles.get(heatmap.head) if heatmap.head else None
+            if role:
+                color = rgb(self.plan.theme.roles[role])
+                box = heatmap.box
+                left, right, top, bottom = box.x - line - 1, box.right + line + 1, box.y - line - 1, box.bottom + line + 1
+                pixels[top : top + line, left:right] = color
+                pixels[bottom - line : bottom, left:right] = color
+                pixels[top:bottom, left : left + line] = color
+                pixels[top:bottom, right - line : right] = color
+
+    def _paint_timeline(self, pixels: NDArray[np.uint8], index: int, part: float) -> None:
+        timeline = self.plan.timeline
+        if not timeline:
+            return
+        box = timeline.box
+        last = len(self.series) - 1
+        here, there = (timeline_x(self.plan, self.series, self.series.steps[min(at, last)]) for at in (index, index + 1))
+        x = round(here + part * (there - here))
+        pixels[box.y : box.bottom, box.x : x] = self._template.played[box.y : box.bottom, box.x : x]
+        half = max(1, round(self.plan.height / 1080))
+        pixels[box.y : box.bottom, max(box.x, x - half) : min(box.right, x + half + 1)] = rgb(self.plan.theme.text)
+        if self._curve is not None and len(self._curve):
+            y = float(np.interp(x, self._curve[:, 0], self._curve[:, 1]))
+            _paint_dot(pixels, x, y, 8.0 * self.plan.height / 1080, rgb(self.plan.theme.text), rgb(self.plan.theme.accent))
+
+    def _paint_readouts(self, pixels: NDArray[np.uint8], index: int) -> None:
+        for readout in self.plan.readouts:
+            text = self._readout(readout, index)
+            x = readout.x
+            for character in text:
+                coverage, baseline = _glyph(character, readout.size_px)
+                _blend(pixels, coverage, x, readout.baseline - baseline, rgb(self.plan.theme.text))
+                x += coverage.shape[1]
+
+    def _readout(self, readout: Readout, index: int) -> str:
+        if readout.quantity == "step":
+            return f"{self.series.steps[index]:,}"
+        if readout.quantity == "tokens":
+            return si_number(self.series.tokens_seen[index] or 0)
+        return format_metric(self.series.metrics[index].get(readout.quantity, float("nan")))
+
+    def _paint_mark(self, pixels: NDArray[np.uint8]) -> None:
+        mark = self.plan.mark
+        if mark:
+            coverage, baseline = _text(mark.text, mark.size_px)
+            _blend(pixels, coverage, round(mark.x) - coverage.shape[1], round(mark.y) - baseline, rgb(mark.color))
+
+
+def resolve_layout(layout: str | Layout) -> Layout:
+    """A Layout by its name; a Layout is returned as it is.
+
+    Raises:
+        LayoutError: no layout has this name.
+    """
+    if isinstance(layout, Layout):
+        return layout
+    if layout not in LAYOUTS:
+        raise LayoutError(unknown_name("layout", str(layout), LAYOUTS))
+    return LAYOUTS[layout]
+
+
+def paint(
+    pixels: NDArray[np.uint8],
+    heatmap: Heatmap,
+    cell_map: CellMap,
+    table: NDArray[np.uint8],
+    values: NDArray[np.float16],
+    panel: tuple[int, int, int],
+) -> None:
+    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colours of ``values`` (float16 [rows, columns])."""
+    box = heatmap.box
+    colors = table.take(np.ascontiguousarray(values).view(np.uint16), axis=0)
+    view = pixels[box.y : box.bottom, box.x : box.right]
+    if cell_map.replication is None:
+        shown = cell_map.cells >= 0
+        view[shown] = colors.reshape(-1, 3)[cell_map.cells[shown]]
+        return
+    if heatmap.mask is not None:
+        colors[heatmap.mask] = panel
+    down, across = cell_map.replication
+    rows = colors.repeat(across, axis=1)
+    view.reshape(len(rows), down, box.width, 3)[...] = rows[:, None]
+
+
+def timeline_x(plan: Plan, series: Series, step: float) -> float:
+    """Pixel column of a step on the timeline."""
+    assert plan.timeline is not None
+    box = plan.timeline.box
+    return box.x + (box.width - 1) * (step - series.steps[0]) / max(1, series.steps[-1] - series.steps[0])
+
+
+def _curve(plan: Plan, series: Series) -> NDArray[np.float64] | None:
+    """float64 [point, (x, y)]: the metric over the run in pixels of the picture."""
+    if plan.timeline is None:
+        return None
+    box = plan.timeline.box
+    values = series.metric(plan.timeline.metric)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return None
+    low, high = values[finite].min(), values[finite].max()
+    pad = 0.12 * box.height
+    y = box.bottom - pad - (values[finite] - low) / (high - low or 1.0) * (box.height - 2 * pad)
+    x = np.array([timeline_x(plan, series, step) for step in series.steps])[finite]
+    return np.stack([x, y], 1)
+
+
+def _compared(plan: Plan, which: str) -> list[str]:
+    return sorted({name for heatmap in plan.heatmaps if heatmap.source.compares == which for name in heatmap.source.needs})
+
+
+@lru_cache(maxsize=512)
+def _glyph(character: str, size_px: float) -> tuple[NDArray[np.float32], int]:
+    return text_coverage(character, size_px, bold=True, mono=True)
+
+
+@lru_cache(maxsize=64)
+def _text(text: str, size_px: float) -> tuple[NDArray[np.float32], int]:
+    return text_coverage(text, size_px, bold=True)
+
+
+def _blend(pixels: NDArray[np.uint8], coverage: NDArray[np.float32], x: int, y: int, color: tuple[int, int, int]) -> None:
+    view = pixels[max(0, y) : y + coverage.shape[0], x : x + coverage.shape[1]]
+    alpha = coverage[coverage.shape[0] - view.shape[0] :, : view.shape[1], None]
+    view[...] = np.rint(view + alpha * (np.array(color, np.float32) - view)).astype(np.uint8)
+
+
+def _paint_dot(pixels: NDArray[np.uint8], x: float, y: float, radius: float, rim: tuple[int, int, int], fill: tuple[int, int, int]) -> None:
+    reach = int(radius) + 2
+    left, top = round(x) - reach, round(y) - reach
+    rows, columns = np.mgrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
+    distance = np.hypot(rows - y, columns - x).astype(np.float32)
+    for size, color in ((radius, rim), (radius - 2.0 * radius / 8.0, fill)):
+        _blend(pixels, np.clip(size + 0.5 - distance, 0.0, 1.0), left, top, color)

@@ -1,0 +1,198 @@
+"""Values to colours: one ColorScale per kind of array, fixed for the whole video.
+
+A scale is a matplotlib norm and colour map as numbers and names. Because captures hold float16, a scale is also a table
+of 65,536 colours, one per bit pattern: looking a value up there gives exactly the colour that matplotlib would draw.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.rendering.theme import fixed_style, rgb
+
+NormName = Literal["linear", "log", "symlog", "power", "centred"]
+NORMS: tuple[NormName, ...] = get_args(NormName)
+
+# float16 is coarse below 2**-14 and ends at 65504: values are drawn in units of a power of two that brings them in between.
+_LARGEST_DRAWN = 2.0**14
+_SMALLEST_DRAWN = 2.0**-4
+
+
+@dataclass(frozen=True, slots=True)
+class ColorScale:
+    """Which colour a value has.
+
+    Attributes:
+        title: what the colour bar says, with the unit.
+        cmap: a seaborn or matplotlib colour map by name.
+        minimum, maximum: values at the colour map's ends; values beyond them take the end's colour.
+        norm: ``linear``, ``log`` (minimum > 0), ``symlog`` (linear within +-``linear_within``), ``power`` (exponent ``gamma``),
+            or ``centred`` (linear on both sides of 0, each to its own end).
+        clipped: (below, above): whether values beyond that end exist, for the colour bar to say so.
+    """
+
+    title: str
+    cmap: str
+    minimum: float
+    maximum: float
+    norm: NormName = "linear"
+    gamma: float = 0.5
+    linear_within: float = 0.0
+    nonfinite: str = "#ff2bd6"
+    clipped: tuple[bool, bool] = (False, False)
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise ConfigError(unknown_name("norm", str(self.norm), NORMS))
+        if not (math.isfinite(self.minimum) and math.isfinite(self.maximum) and self.minimum < self.maximum):
+            raise ConfigError(f"a colour scale goes from a number to a larger one; got {self.minimum} to {self.maximum} for {self.title!r}")
+        if self.norm == "log" and self.minimum <= 0:
+            raise ConfigError(f"a log scale starts above 0; got {self.minimum} for {self.title!r}: use norm=symlog, or give a minimum")
+        if self.norm == "symlog" and self.linear_within <= 0:
+            raise ConfigError(f"a symlog scale needs linear_within > 0; got {self.linear_within} for {self.title!r}")
+        if self.norm == "centred" and not self.minimum < 0 < self.maximum:
+            raise ConfigError(f"a centred scale has 0 between its ends; got {self.minimum} to {self.maximum} for {self.title!r}")
+
+    @property
+    def unit(self) -> float:
+        """A power of two; what is drawn is ``value / unit`` as float16. 1.0 unless the values are very small or very large."""
+        largest = max(abs(self.minimum), abs(self.maximum))
+        if _SMALLEST_DRAWN <= largest <= _LARGEST_DRAWN:
+            return 1.0
+        return 2.0 ** math.floor(math.log2(largest))
+
+    def drawn(self, values: NDArray[Any]) -> NDArray[np.float16]:
+        """``values`` in the scale's unit as float16, the only precision that is ever drawn; infinities become NaN."""
+        unit = self.unit
+        if values.dtype == np.float16 and unit == 1.0:
+            return values
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = np.asarray(values, np.float32) / np.float32(unit)
+            finite = np.isfinite(scaled)
+            # Beyond float16's range is far beyond the scale's end; it must keep that end's colour and not turn into "infinite".
+            return np.where(finite, np.clip(scaled, -65504.0, 65504.0), np.nan).astype(np.float16)
+
+    def mpl_norm(self) -> Any:
+        """The matplotlib norm of drawn (not raw) values; clips."""
+        from matplotlib import colors
+
+        low, high = self.minimum / self.unit, self.maximum / self.unit
+        match self.norm:
+            case "linear":
+                return colors.Normalize(low, high, clip=True)
+            case "log":
+                return colors.LogNorm(low, high, clip=True)
+            case "symlog":
+                return colors.SymLogNorm(self.linear_within / self.unit, vmin=low, vmax=high, base=10, clip=True)
+            case "power":
+                return colors.PowerNorm(self.gamma, low, high, clip=True)
+            case "centred":
+                return colors.TwoSlopeNorm(0.0, low, high)  # has no clip: beyond its ends the map's end colours follow
+
+    def mpl_cmap(self) -> Any:
+        """The matplotlib colour map; values that are masked stay transparent."""
+        return colormap(self.cmap)
+
+    def positions(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Where on the colour bar the values lie, 0..1."""
+        return np.asarray(self.mpl_norm()(np.asarray(values, np.float64) / self.unit), np.float64)
+
+    def table(self) -> NDArray[np.uint8]:
+        """uint8 [65536, 3]: RGB of the float16 value with each bit pattern; NaN and infinities are ``nonfinite``."""
+        return _table(self)
+
+
+@lru_cache(maxsize=64)
+def _table(scale: ColorScale) -> NDArray[np.uint8]:
+    values = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    finite = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rgba = scale.mpl_cmap()(scale.mpl_norm()(np.ma.masked_array(values, ~finite)))
+    table = np.floor(rgba[:, :3] * 255.0 + 0.5).astype(np.uint8)  # Agg rounds; cmap(bytes=True) truncates
+    table[~finite] = rgb(scale.nonfinite)
+    table.flags.writeable = False
+    return table
+
+
+def colormap(name: str) -> Any:
+    """A seaborn or matplotlib colour map by name.
+
+    Raises:
+        ConfigError: no map has this name; the message lists the near ones.
+    """
+    import matplotlib
+
+    with fixed_style():
+        import seaborn  # noqa: F401  registers its own maps with matplotlib
+    if name not in matplotlib.colormaps:
+        raise ConfigError(_unknown_colormap(name, list(matplotlib.colormaps)))
+    return matplotlib.colormaps[name]
+
+
+def _unknown_colormap(name: str, known: list[str]) -> str:
+    import difflib
+
+    lower = {known_name.lower(): known_name for known_name in known}
+    near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), list(lower), n=4, cutoff=0.5)]
+    hint = (
+        f"did you mean {' or '.join(map(repr, near))}?" if near else "some that fit: mako, rocket, viridis, magma, cividis, icefire, vlag."
+    )
+    return f"unknown colour map {name!r}; {hint} Any of seaborn's and matplotlib's names works"
+
+
+def bar_ticks(scale: ColorScale) -> list[tuple[float, str]]:
+    """(position 0..1, text) of the ticks of a scale's colour bar: its two ends and round values that keep apart."""
+    low, high = scale.minimum, scale.maximum
+    ends = [low, high]
+    inner: list[float]
+    if scale.norm == "centred" or (scale.norm in ("linear", "symlog") and low < 0 < high):
+        inner = [0.0]
+    elif scale.norm == "power" and low == 0:
+        inner = [high * part for part in (0.25, 0.5, 0.05, 0.1)]
+    elif scale.norm == "log":
+        inner = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    else:
+        inner = [low + (high - low) * 0.5]
+    chosen: list[tuple[float, float]] = []
+    for value in [*ends, *inner]:
+        position = float(scale.positions(np.array([value]))[0])
+        if all(abs(position - other) > 0.16 for other, _ in chosen):
+            chosen.append((position, value))
+    chosen.sort()
+    below, above = scale.clipped
+    texts = []
+    for position, value in chosen:
+        sign = "≤" if below and value == low else "≥" if above and value == high else ""
+        texts.append((position, sign + short_number(value)))
+    return texts
+
+
+def short_number(value: float) -> str:
+    """A number of at most three significant digits as a label: ``0.25``, ``-1.2e-5``, ``0``."""
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e4:
+        text = f"{value:.3g}"
+        return (f"{value:.0f}" if "e" in text else text).replace("-", "−")
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
+
+
+def percentiles(counts: NDArray[np.int64], at: tuple[float, ...]) -> list[float]:
+    """Exact percentiles (0..100) of the float16 values counted in ``counts``: int64 [65536] by bit pattern. NaN when it is empty."""
+    values = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
+    keep = np.isfinite(values) & (counts > 0)
+    values, counts = values[keep], counts[keep]
+    if not counts.size:
+        return [math.nan] * len(at)
+    order = np.argsort(values, kind="stable")
+    values, cumulated = values[order], np.cumsum(counts[order])
+    ranks = np.ceil(np.array(at) / 100.0 * cumulated[-1]).clip(1)
+    return values[np.searchsorted(cumulated, ranks)].tolist()

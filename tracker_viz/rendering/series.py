@@ -1,0 +1,175 @@
+"""An ordered run of capture files on disk: what a layout is planned from, and where the renderer reads arrays on demand.
+
+Headers are read once and folded together, so that memory does not grow with the size of the captures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz import capture_file
+from tracker_viz.errors import LayoutError, RenderError, unknown_name
+from tracker_viz.types import Capture, CaptureHeader, CapturePath
+
+
+@dataclass(frozen=True, slots=True)
+class RunArray:
+    """One array over the whole run.
+
+    Attributes:
+        minimum, maximum: over all finite entries of all captures; NaN when there are none.
+        low, high: 1st and 99th percentile, the smallest and the largest that any capture has.
+        n_nonfinite: NaN and infinite entries in all captures together.
+        missing_at, reshaped_at: first step that lacks it, or that has it in another shape; None where none does.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    minimum: float
+    maximum: float
+    low: float
+    high: float
+    n_nonfinite: int
+    missing_at: int | None = None
+    reshaped_at: tuple[int, tuple[int, ...]] | None = None
+
+
+class Series:
+    """The captures of one run in the order of their steps.
+
+    Args:
+        captures: files that lie on this machine; sorted here. One is enough.
+        title, subtitle: what the header of every frame says; left empty, the subtitle describes the model.
+        missing_steps: steps that are known to have been captured but could not be had; marked on the timeline.
+
+    Raises:
+        RenderError: no capture at all, or two of the same step.
+        CaptureFileError: a file is damaged.
+    """
+
+    def __init__(self, captures: Sequence[CapturePath], title: str = "", subtitle: str = "", *, missing_steps: Sequence[int] = ()) -> None:
+        if not captures:
+            raise RenderError("there is no capture to draw: the run has none yet, or they are still in its spool (tracker-viz push)")
+        ordered = sorted(captures, key=lambda capture: capture.ref.step)
+        self.paths: tuple[Path, ...] = tuple(Path(capture.path) for capture in ordered)
+        self.steps: tuple[int, ...] = tuple(capture.ref.step for capture in ordered)
+        repeated = {step for step in self.steps if self.steps.count(step) > 1} if len(set(self.steps)) < len(self.steps) else set()
+        if repeated:
+            raise RenderError(f"two captures of the same step were given: {sorted(repeated)[:5]}; leave one of each out")
+        self.missing_steps: tuple[int, ...] = tuple(sorted(set(missing_steps) - set(self.steps)))
+        self.metrics: list[Mapping[str, float]] = []
+        self.tokens_seen: list[int | None] = []
+        self.arrays: dict[str, RunArray] = {}
+        for index, path in enumerate(self.paths):
+            header = capture_file.read_header(path)
+            if header.step != self.steps[index]:
+                raise RenderError(f"{path.name} says inside that it is step {header.step}; its name and its content must agree")
+            if index == 0:
+                self.first = header
+            self._add(header)
+            self.last = header
+        self.title = title or str(self.last.model.get("name", "run"))
+        self.subtitle = subtitle or describe_model(self.last.model)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def names(self, pattern: str) -> list[str]:
+        """Names of the arrays that match a shell-style pattern, such as ``blocks.*.mlp.w_*``."""
+        return [name for name in self.arrays if fnmatchcase(name, pattern)]
+
+    def require(self, name: str, layout: str) -> RunArray:
+        """The array ``name``, which ``layout`` draws from every capture.
+
+        Raises:
+            LayoutError: it is not there, not in every capture, or not always of the same shape.
+        """
+        if name not in self.arrays:
+            raise LayoutError(f"layout {layout!r} needs an array that the captures do not hold: {unknown_name('array', name, self.arrays)}")
+        array = self.arrays[name]
+        if array.missing_at is not None:
+            raise LayoutError(
+                f"layout {layout!r} needs {name!r} in every capture, and step {array.missing_at} lacks it; "
+                "choose another layout, or leave out the captures that were made with other options"
+            )
+        if array.reshaped_at is not None:
+            step, shape = array.reshaped_at
+            raise LayoutError(
+                f"{name!r} has shape {array.shape} at step {self.first.step} and {shape} at step {step}: one video shows one shape; "
+                f"render the captures before and from step {step} apart"
+            )
+        return array
+
+    def read(self, index: int, names: Iterable[str]) -> Capture:
+        """The capture at ``index`` (0 is the first) with only the arrays called ``names``."""
+        return capture_file.read(self.paths[index], names)
+
+    def metric(self, name: str) -> NDArray[np.float64]:
+        """float64 [capture]: one metric over the run; NaN where a capture lacks it."""
+        return np.array([metrics.get(name, math.nan) for metrics in self.metrics], np.float64)
+
+    def labels(self, axis: str, length: int) -> tuple[str, ...]:
+        """Names along an axis; the indices 0.. where the captures name none."""
+        names = self.last.labels.get(axis, ())
+        return names if len(names) == length else tuple(map(str, range(length)))
+
+    def gather(self, names: Sequence[str], reduce: Callable[[Capture], Any], indices: Iterable[int] | None = None) -> list[Any]:
+        """``reduce(capture)`` of the captures at ``indices`` (all by default), one in memory at a time."""
+        return [reduce(self.read(index, names)) for index in (range(len(self)) if indices is None else indices)]
+
+    def _add(self, header: CaptureHeader) -> None:
+        is_first = not self.metrics
+        self.metrics.append(dict(header.metrics))
+        self.tokens_seen.append(header.tokens_seen)
+        for name in self.arrays.keys() - header.arrays.keys():
+            if self.arrays[name].missing_at is None:
+                self.arrays[name] = replace(self.arrays[name], missing_at=header.step)
+        for name, info in header.arrays.items():
+            low, high = (info.quantiles[1], info.quantiles[-2]) if info.quantiles else (math.nan, math.nan)
+            seen = self.arrays.get(name)
+            if seen is None:
+                missing_at = None if is_first else self.steps[0]
+                self.arrays[name] = RunArray(
+                    info.shape, info.axes, info.minimum, info.maximum, low, high, info.n_nonfinite, missing_at=missing_at
+                )
+                continue
+            reshaped_at = seen.reshaped_at
+            if reshaped_at is None and info.shape != seen.shape:
+                reshaped_at = (header.step, info.shape)
+            self.arrays[name] = replace(
+                seen,
+                minimum=float(np.fmin(seen.minimum, info.minimum)),
+                maximum=float(np.fmax(seen.maximum, info.maximum)),
+                low=float(np.fmin(seen.low, low)),
+                high=float(np.fmax(seen.high, high)),
+                n_nonfinite=seen.n_nonfinite + info.n_nonfinite,
+                reshaped_at=reshaped_at,
+            )
+
+
+def describe_model(model: Mapping[str, Any]) -> str:
+    """``llama · 4 blocks × 4 heads · 0.87 M parameters`` from what a capture says of its model; empty when it says nothing."""
+    parts = [str(model["name"])] if model.get("name") else []
+    if model.get("n_blocks") and model.get("n_heads"):
+        parts.append(f"{model['n_blocks']} blocks × {model['n_heads']} heads")
+    if model.get("n_parameters"):
+        parts.append(f"{si_number(float(model['n_parameters']))} parameters")
+    return " · ".join(parts)
+
+
+def si_number(value: float) -> str:
+    """Three digits and a unit: ``950``, ``1.02 k``, ``16.4 M``, ``7.24 B``."""
+    for limit, divisor, unit in ((999.5e3, 1e3, " k"), (999.5e6, 1e6, " M"), (999.5e9, 1e9, " B"), (math.inf, 1e12, " T")):
+        if abs(value) < 999.5:
+            return f"{value:.0f}"
+        if abs(value) < limit:
+            return f"{value / divisor:#.3g}".removesuffix(".") + unit
+    return str(value)

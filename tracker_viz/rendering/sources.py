@@ -1,0 +1,256 @@
+"""Which numbers a box shows: pure functions from captures to a matrix, as small frozen values that a plan holds.
+
+Every source names the arrays it reads and turns a Moment into a matrix [rows, columns]; NaN and infinities pass through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.types import Capture
+
+Show = Literal["change", "value", "step"]
+Reduce = Literal["mean", "rms", "max"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What can be drawn at one capture: its arrays, and those of the run's first and of the previous capture where a source asks."""
+
+    capture: Capture
+    first: Mapping[str, NDArray[Any]]
+    previous: Mapping[str, NDArray[Any]]
+
+
+class Source(Protocol):
+    """Where a box's values come from.
+
+    Attributes:
+        needs: names of the arrays read from the capture.
+        compares: "first" or "previous" when the same arrays of that capture are read too, else None.
+        blends: whether values between two captures may be interpolated; scores never are.
+    """
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+    @property
+    def compares(self) -> Literal["first", "previous"] | None: ...
+    @property
+    def blends(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    def values(self, moment: Moment) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMap:
+    """Attention of one head, float16 [query, key] in 0..1, each cell the maximum of ``pool`` x ``pool`` entries.
+
+    ``show="step"`` and ``"change"``: the absolute difference to the previous and to the first capture, as float32.
+    """
+
+    name: str
+    probe: int | None
+    head: int
+    length: int
+    pool: int = 1
+    show: Show = "value"
+    first_key: int = 0
+
+    blends = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def compares(self) -> Literal["first", "previous"] | None:
+        return {"value": None, "change": "first", "step": "previous"}[self.show]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        cells = -(-self.length // self.pool)
+        return cells, cells
+
+    def values(self, moment: Moment) -> NDArray[Any]:
+        pattern = self._pattern(moment.capture.arrays)
+        if self.show == "value":
+            return max_pool(pattern, self.pool)
+        other = self._pattern(moment.first if self.show == "change" else moment.previous)
+        return max_pool(np.abs(pattern.astype(np.float32) - other.astype(np.float32)), self.pool)
+
+    def _pattern(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        array = arrays[self.name]
+        return array[self.head] if self.probe is None else array[self.probe, self.head]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightMap:
+    """One weight matrix, float32 [rows, columns], pooled to ``shape``: its value, or its change since the first or previous capture.
+
+    Rows and columns stand in one fixed order for the whole video: ``flat_order`` is the flattened gather, int [rows * columns].
+    """
+
+    name: str
+    matrix_shape: tuple[int, int]
+    shape: tuple[int, int]
+    flat_order: NDArray[np.intp]
+    show: Show = "change"
+    reduce: Reduce = "rms"
+
+    blends = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def compares(self) -> Literal["first", "previous"] | None:
+        return {"value": None, "change": "first", "step": "previous"}[self.show]
+
+    def values(self, moment: Moment) -> NDArray[np.float32]:
+        matrix = moment.capture.arrays[self.name].astype(np.float32)
+        if self.show != "value":
+            matrix -= (moment.first if self.show == "change" else moment.previous)[self.name]
+        ordered = matrix.reshape(-1).take(self.flat_order).reshape(self.matrix_shape)
+        return pool(ordered, self.shape, self.reduce)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreMap:
+    """One score of every head or weight matrix: [block, head] or [block, projection]; NaN where there is none."""
+
+    name: str
+    shape: tuple[int, int]
+
+    blends = False
+    compares = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def values(self, moment: Moment) -> NDArray[Any]:
+        return moment.capture.arrays[self.name]
+
+
+@dataclass(frozen=True, slots=True)
+class Mosaic:
+    """Many heads as one matrix: maps of equal size in a grid, ``gap`` cells apart. ``maps[row][column]`` is None where there is no head."""
+
+    maps: tuple[tuple[HeadMap | None, ...], ...]
+    gap: int = 1
+
+    blends = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(source.name for row in self.maps for source in row if source))
+
+    @property
+    def compares(self) -> Literal["first", "previous"] | None:
+        return self._one.compares
+
+    @property
+    def _one(self) -> HeadMap:
+        return next(source for row in self.maps for source in row if source)
+
+    @property
+    def cells(self) -> int:
+        return self._one.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        pitch = self.cells + self.gap
+        return len(self.maps) * pitch - self.gap, len(self.maps[0]) * pitch - self.gap
+
+    def values(self, moment: Moment) -> NDArray[Any]:
+        pitch = self.cells + self.gap
+        matrix = np.zeros(self.shape, np.float16 if self._one.show == "value" else np.float32)
+        for row, sources in enumerate(self.maps):
+            for column, source in enumerate(sources):
+                if source:
+                    y, x = row * pitch, column * pitch
+                    matrix[y : y + self.cells, x : x + self.cells] = source.values(moment)
+        return matrix
+
+    def mask(self) -> NDArray[np.bool_]:
+        """bool [rows, columns]: cells that show nothing: gaps, absent heads, and the future of every head."""
+        pitch = self.cells + self.gap
+        mask = np.ones(self.shape, bool)
+        for row, sources in enumerate(self.maps):
+            for column, source in enumerate(sources):
+                if source:
+                    mask[row * pitch : row * pitch + self.cells, column * pitch : column * pitch + self.cells] = future(self.cells)
+        return mask
+
+
+def future(cells: int) -> NDArray[np.bool_]:
+    """bool [query, key]: True where a causal head can not look. A pooled cell is future only when all of its entries are."""
+    return np.triu(np.ones((cells, cells), bool), 1)
+
+
+def max_pool(pattern: NDArray[Any], size: int) -> NDArray[Any]:
+    """Maximum of every ``size`` x ``size`` window of [query, key]; the last windows may be smaller. NaN wins over every number."""
+    if size == 1:
+        return pattern
+    if pattern.dtype == np.float16:
+        return _max_pool_float16(pattern, size)
+    edges_y, edges_x = (np.arange(0, length, size) for length in pattern.shape)
+    return np.maximum.reduceat(np.maximum.reduceat(pattern, edges_x, axis=1), edges_y, axis=0)
+
+
+def _max_pool_float16(pattern: NDArray[np.float16], size: int) -> NDArray[np.float16]:
+    # numpy compares float16 by converting each entry. The bit patterns of probabilities, as integers, order the same way, ten times faster.
+    bits = np.ascontiguousarray(pattern).view(np.int16)
+    if bits.min(initial=0) < 0:  # a sign bit: negative values, -0.0 or a NaN with its sign set
+        return max_pool(pattern.astype(np.float32), size).astype(np.float16)
+    edges_y, edges_x = (np.arange(0, length, size) for length in pattern.shape)
+    return np.maximum.reduceat(np.maximum.reduceat(bits, edges_y, axis=0), edges_x, axis=1).view(np.float16)
+
+
+def pool(matrix: NDArray[np.float32], shape: tuple[int, int], reduce: Reduce) -> NDArray[np.float32]:
+    """Reduce a matrix to ``shape`` (at most its own) over windows as even as whole numbers allow."""
+    if matrix.shape == shape:
+        return np.abs(matrix) if reduce == "rms" else matrix
+    edges = [np.arange(cells) * length // cells for length, cells in zip(matrix.shape, shape, strict=True)]
+    if reduce == "max":
+        return np.maximum.reduceat(np.maximum.reduceat(matrix, edges[1], axis=1), edges[0], axis=0)
+    entries = np.square(matrix) if reduce == "rms" else matrix
+    sums = np.add.reduceat(np.add.reduceat(entries, edges[1], axis=1), edges[0], axis=0)
+    sizes = [np.diff(edge, append=length) for edge, length in zip(edges, matrix.shape, strict=True)]
+    mean = sums / (sizes[0][:, None] * sizes[1][None, :]).astype(np.float32)
+    return np.sqrt(mean) if reduce == "rms" else mean
+
+
+def order_by_norm(change: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of ``change`` [rows, columns], those that changed most first."""
+    squares = np.square(np.nan_to_num(change.astype(np.float64)))
+    return np.argsort(-squares.sum(1), kind="stable"), np.argsort(-squares.sum(0), kind="stable")
+
+
+def order_by_direction(change: NDArray[Any], iterations: int = 30) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of ``change`` [rows, columns] by their entry in its first singular vectors (power iteration).
+
+    Rows that changed in the same direction come to stand together, so that signed averages do not cancel.
+    """
+    matrix = np.nan_to_num(change.astype(np.float64))
+    right = np.square(matrix).sum(0) + 1e-30
+    for _ in range(iterations):
+        left = matrix @ right
+        right = matrix.T @ left
+        norm = np.linalg.norm(right)
+        if norm == 0:
+            return np.arange(matrix.shape[0]), np.arange(matrix.shape[1])
+        right /= norm
+    return np.argsort(-(matrix @ right), kind="stable"), np.argsort(-right, kind="stable")
+
+
+def flat_order(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The gather, int [rows * columns], that puts a flattened matrix in the order ``rows`` x ``columns``."""
+    return (rows[:, None] * len(columns) + columns[None, :]).reshape(-1)

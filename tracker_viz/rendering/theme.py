@@ -1,0 +1,106 @@
+"""The colours and fonts of a picture. Chosen by name or made by the user; read by every other module of rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tracker_viz.errors import ConfigError, unknown_name
+
+# What a head does, in the colours of Okabe and Ito (2008), told apart by colour-blind eyes too.
+_ROLE_COLORS = {
+    "previous_token": "#56b4e9",
+    "induction": "#f0a202",
+    "duplicate_token": "#e07bb4",
+    "current_token": "#e8dd4a",
+    "sink": "#2bc2a0",
+}
+_ROLE_COLORS_LIGHT = {
+    "previous_token": "#0072b2",
+    "induction": "#d55e00",
+    "duplicate_token": "#b3438a",
+    "current_token": "#8f7a00",
+    "sink": "#007a5a",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Colours as ``#rrggbb``.
+
+    Attributes:
+        ground, panel: behind everything; behind a box, and where attention can not look.
+        text, dim, faint: titles and numbers; labels; lines of a grid.
+        accent: the loss curve and the playhead's dot.
+        nonfinite: cells that are NaN or infinite.
+        attention, signed, magnitude, score: colour maps by name: 0..1 probabilities; values around 0; sizes from 0 up; 0..1 scores.
+        roles: colour of each role that a head can have.
+    """
+
+    ground: str = "#0d1117"
+    panel: str = "#161b22"
+    text: str = "#f0f3f6"
+    dim: str = "#9aa4af"
+    faint: str = "#2b323b"
+    accent: str = "#ff9e4f"
+    nonfinite: str = "#ff2bd6"
+    attention: str = "mako"
+    signed: str = "icefire"
+    magnitude: str = "magma"
+    score: str = "rocket"
+    roles: Mapping[str, str] = field(default_factory=lambda: dict(_ROLE_COLORS))
+
+
+THEMES = {
+    "dark": Theme(),
+    "light": Theme(
+        ground="#ffffff",
+        panel="#eef0f3",
+        text="#14181d",
+        dim="#57606a",
+        faint="#d4d9df",
+        accent="#c2500a",
+        nonfinite="#ff00c8",
+        attention="mako_r",
+        signed="vlag",
+        magnitude="magma_r",
+        score="rocket_r",
+        roles=_ROLE_COLORS_LIGHT,
+    ),
+}
+
+
+def theme(name: str | Theme) -> Theme:
+    """A theme by name, ``dark`` or ``light``; a Theme is returned as it is.
+
+    Raises:
+        ConfigError: no theme has this name.
+    """
+    if isinstance(name, Theme):
+        return name
+    if name not in THEMES:
+        raise ConfigError(unknown_name("theme", str(name), THEMES))
+    return THEMES[name]
+
+
+@contextmanager
+def fixed_style() -> Iterator[None]:
+    """Matplotlib as it ships, whatever a matplotlibrc or a style of the user says: the same input gives the same pixels."""
+    import matplotlib
+
+    style: dict[str, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in ("backend", "interactive")}
+    style |= {"font.family": "DejaVu Sans", "figure.dpi": 100.0, "text.hinting": "force_autohint", "text.hinting_factor": 8}
+    with matplotlib.rc_context(style):  # type: ignore[arg-type]
+        yield
+
+
+def rgb(color: str) -> tuple[int, int, int]:
+    """``#rrggbb`` as three integers 0..255."""
+    if len(color) != 7 or color[0] != "#":
+        raise ConfigError(f"a theme's colour looks like '#0d1117'; got {color!r}")
+    try:
+        return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+    except ValueError:
+        raise ConfigError(f"a theme's colour looks like '#0d1117'; got {color!r}") from None
