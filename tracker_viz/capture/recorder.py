@@ -201,7 +201,7 @@ class Recorder:
             return
         held, self._held = self._held, None
         try:
-            self._sink(replace(held, metrics={name: float(value) for name, value in metrics.items()}))
+            self._sink(replace(held, metrics=_numbers(metrics)))
         except Exception:
             log.exception("could not hand on the capture of step %d; training goes on", held.step)
 
