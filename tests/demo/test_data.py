@@ -16,6 +16,7 @@ from tracker_viz.demo.data import (
     repeated_spans,
     second_copies,
     standard_library_files,
+    token_text,
 )
 from tracker_viz.errors import ConfigError
 
@@ -97,6 +98,22 @@ def test_validation_rows_are_held_out_and_always_the_same(tmp_path):
     assert torch.equal(repeats, mixture(path, seed=5).validation_rows(4)[1])
 
 
+def test_the_probe_text_starts_with_a_whole_line_of_held_out_text(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("a" * 1000 + "bb\n" + "b" * 997)
+    text = mixture(path, validation_share=0.5).probe_text()
+    assert text.tolist() == [BOS, *[ord("b")] * 31]
+    path.write_text("a" * 1000 + "b" * 32)
+    assert mixture(path, validation_share=0.0311).probe_text().shape == (32,)
+
+
+def test_every_token_has_a_visible_text():
+    texts = [token_text(token) for token in range(257)]
+    assert len(set(texts)) == 257
+    assert not any(text.isspace() or not text.isprintable() for text in texts)
+    assert [token_text(token) for token in (BOS, 32, 10, 65, 255)] == ["<bos>", "␣", "↵", "A", "\\xff"]
+
+
 def test_the_standard_library_is_found_in_a_stable_order_without_its_tests():
     files = standard_library_files()
     assert files == sorted(files)
@@ -164,4 +181,4 @@ def test_impossible_mixtures_are_refused(changes, message):
 
 def test_spans_that_never_repeat_within_the_context_are_refused(book):
     with pytest.raises(ConfigError, match="context_length=32 tokens to teach anything"):
-        mixture(book, min_period=32)
+        mixture(book, min_period=32, max_period=40)

@@ -24,7 +24,7 @@ class Log:
         self.points = {}
         self.at = at or {}
 
-    def step(self, step, *, tokens_seen=None, **metrics):
+    def step(self, step, tokens_seen=None, **metrics):
         assert step not in self.points
         self.points[step] = {"tokens_seen": tokens_seen, **metrics}
         self.at.get(step, lambda: None)()
@@ -41,43 +41,44 @@ def make(tmp_path):
 
     def trainer(seed=0, model=TINY, **recipe):
         torch.manual_seed(seed)
-        recipe = {"steps": 12, "batch_size": 4, "warmup_steps": 3, "evaluate_every": 5, "checkpoint_every": 4, "device": "cpu"} | recipe
+        recipe = {"steps": 12, "batch_size": 4, "warmup_steps": 3, "evaluate_rows": 4, "checkpoint_every": 4, "device": "cpu"} | recipe
         mixture = Mixture(DataConfig(path=str(path)), context_length=32, batch_size=recipe["batch_size"], seed=seed)
         return Trainer(Decoder(model), mixture, TrainerConfig(**recipe))
 
     return trainer
 
 
-def fit(trainer, log=None):
+def fit(trainer, log=None, evaluate_at=lambda step: False):
     """Train; returns the outcome, what the recorder saw, and the saved states by step."""
     log = log or Log()
     saved = {}
     keep = lambda state, step: saved.update({step: {name: tensor.clone() for name, tensor in state.items()}})  # noqa: E731
-    outcome = trainer.fit(log, save=keep, progress=False)
+    outcome = trainer.fit(log, save=keep, evaluate_at=evaluate_at, progress=False)
     return outcome, log, saved
 
 
 def test_training_lowers_the_loss(make):
     _, log, _ = fit(make(steps=60, learning_rate=1e-2))
-    assert log.losses[0] == pytest.approx(5.55, abs=0.1)  # ln 257
-    assert log.losses[60] < log.losses[0] - 1
+    assert log.losses[1] == pytest.approx(5.55, abs=0.1)  # ln 257
+    assert log.losses[60] < log.losses[1] - 1
 
 
-def test_every_step_from_the_untrained_to_the_last_is_shown_once(make):
+def test_every_finished_step_is_shown_once(make):
     outcome, log, _ = fit(make())
-    assert list(log.points) == list(range(13))
+    assert list(log.points) == list(range(1, 13))
     assert (outcome.state, outcome.step, outcome.loss) == ("finished", 12, log.losses[12])
     assert log.points[3]["tokens_seen"] == 3 * 4 * 32
 
 
-def test_held_out_losses_come_at_their_cadence_and_at_the_end(make):
-    _, log, _ = fit(make())
+def test_held_out_losses_come_where_they_are_asked_for(make):
+    _, log, _ = fit(make(), evaluate_at=lambda step: step in (1, 7))
     evaluated = [step for step, point in log.points.items() if "validation/loss" in point and "validation/second_copy_loss" in point]
-    assert evaluated == [0, 5, 10, 12]
+    assert evaluated == [1, 7]
+    assert list(fit(make(evaluate_rows=0), evaluate_at=lambda step: True)[1].points[1]) == ["tokens_seen", "loss"]
 
 
 def test_looking_at_held_out_rows_does_not_change_training(make):
-    assert fit(make(evaluate_every=1))[1].losses == fit(make(evaluate_every=0))[1].losses
+    assert fit(make(), evaluate_at=lambda step: True)[1].losses == fit(make())[1].losses
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(make):
@@ -85,7 +86,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(make):
     resumed = make(seed=99)
     resumed.load_state(Checkpoint(4, states[4]))
     _, rest, rest_states = fit(resumed)
-    assert rest.losses == {step: loss for step, loss in whole.losses.items() if step >= 4}
+    assert rest.losses == {step: loss for step, loss in whole.losses.items() if step > 4}
     assert rest_states[12].keys() == states[12].keys()
     assert all(torch.equal(rest_states[12][name], tensor) for name, tensor in states[12].items())
 
@@ -103,7 +104,15 @@ def test_a_finished_run_can_be_trained_for_longer(make):
     _, _, states = fit(make())
     longer = make(steps=20)
     longer.load_state(Checkpoint(12, states[12]))
-    assert list(fit(longer)[1].points) == list(range(12, 21))
+    assert list(fit(longer)[1].points) == list(range(13, 21))
+
+
+def test_a_run_with_nothing_left_to_train_shows_and_saves_nothing(make):
+    states = fit(make())[2]
+    done = make()
+    done.load_state(Checkpoint(12, states[12]))
+    outcome, log, saved = fit(done)
+    assert (outcome.state, log.points, saved) == ("finished", {}, {})
 
 
 def test_checkpoints_come_at_their_cadence_and_at_the_end(make):
@@ -122,10 +131,10 @@ def test_a_checkpoint_of_another_shape_is_refused_by_name(make):
 def test_a_signal_ends_training_after_the_step_with_everything_saved(make, number):
     whole = fit(make())[1].losses
     outcome, log, saved = fit(make(), Log(at={6: lambda: os.kill(os.getpid(), number)}))
-    assert (outcome.state, outcome.step) == ("interrupted", 7)
-    assert list(log.points) == list(range(8))
+    assert (outcome.state, outcome.step, outcome.loss) == ("interrupted", 6, whole[6])
+    assert list(log.points) == [1, 2, 3, 4, 5, 6]
     resumed = make(seed=99)
-    resumed.load_state(Checkpoint(7, saved[7]))
+    resumed.load_state(Checkpoint(6, saved[6]))
     assert log.losses | fit(resumed)[1].losses == whole
 
 
@@ -143,15 +152,15 @@ def test_signal_handlers_are_put_back(make):
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_a_loss_that_is_no_number_is_shown_and_then_stops_training(make):
+def test_a_loss_that_is_no_number_stops_training_before_the_weights_change(make):
     trainer = make()
-    spoil = lambda: trainer.model.embed_tokens.weight.data.fill_(float("nan"))  # noqa: E731
-    log = Log(at={5: spoil})
-    saved = {}
-    with pytest.raises(TrainingDivergedError, match=r"the loss is nan after 6 steps; try a lower trainer.learning_rate \(now 0.001\)"):
-        trainer.fit(log, save=lambda state, step: saved.update({step: state}), progress=False)
-    assert list(log.points) == list(range(7))
-    assert list(saved) == [4]
+    weight = trainer.model.embed_tokens.weight
+    log = Log(at={5: lambda: weight.data[65:].fill_(float("inf"))})
+    with pytest.raises(TrainingDivergedError, match=r"the loss is nan after 5 steps; try a lower trainer.learning_rate \(now 0.001\)"):
+        fit(trainer, log)
+    assert list(log.points) == [1, 2, 3, 4, 5]
+    assert weight[0].isfinite().all()
+    assert trainer.step == 5
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine_to_its_share():

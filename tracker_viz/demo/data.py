@@ -55,7 +55,7 @@ class DataConfig:
     pattern: str = "**/*"
     repeat_share: float = 0.75
     min_period: int = 8
-    max_period: int = 32
+    max_period: int = 28
     validation_share: float = 0.05
 
     def __post_init__(self) -> None:
@@ -111,12 +111,24 @@ class Mixture:
             repeated_spans(n_rows, n_tokens, self.config, generator),
         )
 
+    def probe_text(self) -> Tensor:
+        """``BOS`` and the first whole lines of the held-out text: int64 [context_length]."""
+        text = bytes(self.validation_text[: 2 * self.context_length].tolist())
+        start = min(text.find(b"\n") + 1, len(text) - self.context_length + 1)
+        return torch.tensor([BOS, *text[start:]][: self.context_length])
+
     def state(self) -> Tensor:
         """Where the order stands: uint8 [n]."""
         return self._generator.get_state()
 
     def set_state(self, state: Tensor) -> None:
         self._generator.set_state(state)
+
+
+def token_text(token: int) -> str:
+    """What a picture shows for a token: one visible character, ``<bos>``, or a byte's number."""
+    signs = {BOS: "<bos>", ord(" "): "␣", ord("\n"): "↵", ord("\t"): "⇥"}
+    return signs.get(token) or (chr(token) if 33 <= token < 127 else f"\\x{token:02x}")
 
 
 def repeated_spans(n_rows: int, n_tokens: int, config: DataConfig, generator: torch.Generator) -> Tensor:

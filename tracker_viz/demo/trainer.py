@@ -31,9 +31,9 @@ class TrainingDivergedError(TrackerVizError):
 
 
 class Recorder(Protocol):
-    """What the loop tells of each step."""
+    """What the loop tells of each finished step."""
 
-    def step(self, step: int, *, tokens_seen: int | None = None, **metrics: float) -> Any: ...
+    def step(self, step: int, tokens_seen: int | None = None, **metrics: float) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class TrainerConfig:
         learning_rate: its peak, reached after ``warmup_steps`` and then let down along a cosine to ``final_lr_share`` of it.
         weight_decay: of the matrices; norms have none.
         clip_norm: largest length of the whole gradient.
-        evaluate_every: steps between two looks at the held-out rows; 0: never.
+        evaluate_rows: rows of held-out text, and as many of unseen spans, that are looked at when a step is captured; 0: never.
         checkpoint_every: steps between two checkpoints; 0: none at all, and no ``resume=``.
         device: ``auto`` (a GPU where there is one), or a name that torch knows: ``cpu``, ``cuda:1``, ...
     """
 
-    steps: int = 1200
+    steps: int = 1000
     batch_size: int = 16
     learning_rate: float = 1e-3
     warmup_steps: int = 50
@@ -60,7 +60,7 @@ class TrainerConfig:
     beta2: float = 0.999
     weight_decay: float = 0.1
     clip_norm: float = 1.0
-    evaluate_every: int = 100
+    evaluate_rows: int = 16
     checkpoint_every: int = 400
     device: str = "auto"
 
@@ -71,7 +71,7 @@ class TrainerConfig:
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"trainer.{name} must be a finite number above 0; got {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay", "evaluate_every", "checkpoint_every"):
+        for name in ("warmup_steps", "weight_decay", "evaluate_rows", "checkpoint_every"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"trainer.{name} must not be negative; got {getattr(self, name)}")
         for name in ("beta1", "beta2"):
@@ -91,7 +91,7 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended. ``step``: optimiser steps finished; ``loss``: of the batch that the final weights saw."""
+    """How training ended. ``step``: optimiser steps finished; ``loss``: of the last batch, NaN where there was nothing left to train."""
 
     state: Literal["finished", "interrupted"]
     step: int
@@ -119,64 +119,67 @@ class Trainer:
     def tokens_per_step(self) -> int:
         return self.config.batch_size * self.mixture.context_length
 
-    def fit(self, recorder: Recorder, *, save: Callable[[Mapping[str, Tensor], int], Any], progress: bool = True) -> Outcome:
+    def fit(
+        self,
+        recorder: Recorder,
+        *,
+        save: Callable[[Mapping[str, Tensor], int], Any],
+        evaluate_at: Callable[[int], bool] = lambda step: False,
+        progress: bool = True,
+    ) -> Outcome:
         """Train until ``config.steps`` are done or somebody asks to stop (SIGINT, SIGTERM).
 
-        Each turn computes the loss of the present weights, shows them to ``recorder`` under the number of finished steps, and only
-        then updates them: a capture and its loss belong to the very same weights, from step 0 to the last.
-
         Args:
+            recorder: told of every finished step and its loss, and of the held-out losses where ``evaluate_at(step)``.
             save: called with the training's state and its step: every ``checkpoint_every`` steps, at the end, and when interrupted.
             progress: show a bar on standard error.
 
         Raises:
-            TrainingDivergedError: the loss became NaN or infinite; the recorder has seen that step.
+            TrainingDivergedError: the loss became NaN or infinite; the weights stay as they were when it did.
         """
-        config, start = self.config, self.step
-        with stop_on_signal() as stop, _progress_bar(start, config.steps, shown=progress) as bar:
-            while True:
-                ending = stop.requested or self.step >= config.steps
-                if config.checkpoint_every and (ending or (self.step % config.checkpoint_every == 0 and self.step > start)):
-                    save(self.state(), self.step)
-                inputs, targets = (tokens.to(self.device) for tokens in self.mixture.batch())
-                loss = F.cross_entropy(self.model(inputs).flatten(0, 1), targets.flatten())
-                loss.backward()
-                metrics = {"loss": loss.item()}
-                diverged = not math.isfinite(metrics["loss"])
-                if config.evaluate_every and (ending or self.step % config.evaluate_every == 0) and not diverged:
-                    metrics |= self.evaluate()
-                recorder.step(self.step, tokens_seen=self.step * self.tokens_per_step, **metrics)
+        config = self.config
+        metrics = {"loss": math.nan}
+        with stop_on_signal() as stop, _progress_bar(self.step, config.steps, shown=progress) as bar:
+            while self.step < config.steps and not stop.requested:
+                metrics = {"loss": self._train_step()}
+                if config.evaluate_rows and evaluate_at(self.step):
+                    metrics |= self.evaluate(config.evaluate_rows)
+                recorder.step(self.step, self.step * self.tokens_per_step, **metrics)
                 _show(bar, self.step, metrics, self.tokens_per_step)
-                if diverged:
-                    raise TrainingDivergedError(
-                        f"the loss is {metrics['loss']} after {self.step} steps; try a lower trainer.learning_rate "
-                        f"(now {config.learning_rate:g}) or a longer trainer.warmup_steps (now {config.warmup_steps})"
-                    )
-                if ending:
-                    return Outcome("finished" if self.step >= config.steps else "interrupted", self.step, metrics["loss"])
-                self._update()
+                ending = self.step == config.steps or stop.requested
+                if config.checkpoint_every and (ending or self.step % config.checkpoint_every == 0):
+                    save(self.state(), self.step)
+        return Outcome("finished" if self.step >= config.steps else "interrupted", self.step, metrics["loss"])
 
-    def _update(self) -> None:
+    def _train_step(self) -> float:
+        inputs, targets = (tokens.to(self.device) for tokens in self.mixture.batch())
+        loss = F.cross_entropy(self.model(inputs).flatten(0, 1), targets.flatten())
+        if not math.isfinite(value := loss.item()):
+            raise TrainingDivergedError(
+                f"the loss is {value} after {self.step} steps; try a lower trainer.learning_rate "
+                f"(now {self.config.learning_rate:g}) or a longer trainer.warmup_steps (now {self.config.warmup_steps})"
+            )
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
+        return value
 
     @torch.no_grad()
-    def evaluate(self, n_rows: int = 32) -> dict[str, float]:
+    def evaluate(self, n_rows: int) -> dict[str, float]:
         """Loss in nats per token on held-out text, and on the second and later copies of unseen spans (near 0 once it looks back)."""
         self.model.eval()
         text, repeats = (rows.to(self.device) for rows in self.mixture.validation_rows(n_rows))
-        losses = {
-            kind: F.cross_entropy(self.model(rows[:, :-1]).transpose(1, 2), rows[:, 1:], reduction="none")
-            for kind, rows in (("text", text), ("repeats", repeats))
-        }
+        text_loss, repeats_loss = (
+            F.cross_entropy(self.model(rows[:, :-1]).transpose(1, 2), rows[:, 1:], reduction="none") for rows in (text, repeats)
+        )
         self.model.train()
         return {
-            "validation/loss": losses["text"].mean().item(),
-            "validation/second_copy_loss": losses["repeats"][second_copies(repeats)[:, 1:]].mean().item(),
+            "validation/loss": text_loss.mean().item(),
+            "validation/second_copy_loss": repeats_loss[second_copies(repeats)[:, 1:]].mean().item(),
         }
 
     def state(self) -> dict[str, Tensor]:

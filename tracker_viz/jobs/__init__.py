@@ -1,0 +1,46 @@
+"""The command ``tracker-viz``: one Hydra application per job, each in the module of its name.
+
+This package imports none of them before it is asked for: ``tracker-viz --help`` is instant, and rendering never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from tracker_viz.errors import unknown_name
+
+JOBS = {
+    "render": "pull a run's captures, draw them, and put the video into the same run",
+    "compare": "compare runs, or the runs of a sweep: which head became what, and when",
+    "push": "upload what a crashed or offline run left in its spool",
+    "backfill": "captures from checkpoints that were saved earlier",
+    "ui": "open the tracker's UI on a run's video",
+    "doctor": "what works on this machine, and the fix for what does not",
+}
+
+
+def main() -> None:
+    """Entry point: ``tracker-viz <job> [key=value ...]``."""
+    from tracker_viz import __version__
+
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        sys.exit(0 if words else 2)
+    if words[0] == "--version":
+        print(f"tracker-viz {__version__}")
+        return
+    job, *rest = words
+    if job not in JOBS:
+        sys.exit(f"{unknown_name('command', job, JOBS)}\n'tracker-viz --help' says what each of them does")
+    sys.argv = [f"tracker-viz {job}", *rest]
+    importlib.import_module(f"tracker_viz.jobs.{job}").main()
+
+
+def usage() -> str:
+    jobs = "\n".join(f"  {name:<10}{purpose}" for name, purpose in JOBS.items())
+    return (
+        f"tracker-viz <command> [key=value ...]\n\n{jobs}\n\n"
+        "'tracker-viz <command> --help' lists its keys; -m runs it for several values: tracker-viz render -m run=mlflow:<id1>,mlflow:<id2>"
+    )
