@@ -37,7 +37,7 @@ class TrackerVizCallback(TrainerCallback):  # type: ignore[misc]
         options = {"total_steps": state.max_steps, "name": args.run_name, **self.watch_options}
         if "every" in self.watch_options or "schedule" in self.watch_options:
             options.pop("total_steps")
-        self.watcher = watch(model, run=self.run or _reported_to(args), start_step=state.global_step, **options)
+        self.watcher = watch(model, run=self.run or _reported_to(args), start_step=state.global_step, counts_from=1, **options)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, logs: dict[str, float] | None = None, **_: Any

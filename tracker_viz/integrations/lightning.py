@@ -45,7 +45,7 @@ class TrackerVizCallback(pl.Callback):
             options["total_steps"] = int(trainer.estimated_stepping_batches)
         run, tracker_options = (self.run, {}) if self.run else _loggers_runs(trainer)
         tracker_options |= options.pop("tracker_options", {})
-        self.watcher = watch(model, run=run, start_step=trainer.global_step, tracker_options=tracker_options, **options)
+        self.watcher = watch(model, run=run, start_step=trainer.global_step, counts_from=1, tracker_options=tracker_options, **options)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert self.watcher is not None, "the Trainer calls on_train_start first"

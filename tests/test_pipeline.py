@@ -1,0 +1,189 @@
+"""The whole line in one process: a small model is watched, its captures come back, a video lands in the same run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tracker_viz as tv
+from tracker_viz.demo.model import Decoder, ModelConfig
+from tracker_viz.errors import ConfigError, ProbeError, RenderError, RunNotFoundError, UnsupportedModelError
+from tracker_viz.pipeline import VideoOptions, render_command, render_run
+from tracker_viz.trackers import open_run
+
+SMALL = {"size": "640x360", "hold_s": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def _own_directories(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACKER_VIZ_CACHE", str(tmp_path / "cache"))
+
+
+def make_model():
+    torch.manual_seed(0)
+    return Decoder(ModelConfig(n_blocks=2, n_heads=2, n_kv_heads=1, d_model=16, d_ffn=32, context_length=32, vocab_size=40))
+
+
+def train(model, watcher, steps):
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for step in steps:
+        batch = torch.randint(40, (4, 17), generator=generator)
+        loss = nn.functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        watcher.step(step, tokens_seen=64 * (step + 1), loss=loss)
+
+
+def watch(model, **options):
+    return tv.watch(model, **{"run": "local", "every": 2, "total_steps": 6, "max_overhead": float("inf"), "spool": "spool", **options})
+
+
+@pytest.fixture
+def watched(tmp_path):
+    model = make_model()
+    with watch(model, name="a run") as watcher:
+        train(model, watcher, range(6))
+    return watcher
+
+
+def test_what_was_captured_comes_back_in_order(watched):
+    captures = list(tv.load_captures(watched.ref))
+    assert [capture.step for capture in captures] == [0, 2, 4, 6]
+    assert all(np.isfinite(capture.metrics["loss"]) for capture in captures)
+    pattern = captures[-1].arrays["blocks.1.attn.pattern"].astype(np.float32)
+    assert pattern.shape[1:] == (2, 32, 32)
+    np.testing.assert_allclose(pattern.sum(-1), 1, atol=2e-3)
+    assert captures[-1].arrays["scores.head.previous_token"].shape == (2, 2)
+    assert not np.array_equal(captures[0].arrays["blocks.0.mlp.w_gate"], captures[-1].arrays["blocks.0.mlp.w_gate"])
+
+
+def test_chosen_arrays_are_loaded_alone(watched):
+    capture = next(iter(tv.load_captures(watched.ref, names=["scores.head.induction"])))
+    assert list(capture.arrays) == ["scores.head.induction"]
+
+
+def test_the_video_lands_in_the_same_run(watched):
+    result = render_run(watched.ref, video=SMALL, progress=False)
+    run_directory = Path(watched.ref.path)
+    assert result.path.read_bytes() == (run_directory / "overview.webm").read_bytes()
+    assert (run_directory / "videos/overview/step_00000006.webm").exists()
+    assert result.n_captures == 4
+    assert result.url
+
+
+def test_a_video_that_is_not_uploaded_lies_where_it_was_asked_for(watched, tmp_path):
+    path = tv.render(str(watched.ref), video=SMALL, upload=False, output=tmp_path / "here.webm", progress=False)
+    assert path == tmp_path / "here.webm"
+    assert path.stat().st_size > 1000
+    assert not (Path(watched.ref.path) / "overview.webm").exists()
+
+
+def test_rendering_loads_neither_torch_nor_a_trackers_sdk(watched):
+    program = (
+        "import sys, tracker_viz as tv; tv.render(sys.argv[1], upload=False, progress=False, video={'size': '640x360'});"
+        "print([name for name in ('torch', 'mlflow', 'wandb', 'hydra') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(watched.ref)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_damaged_capture_leaves_a_gap_and_not_a_failure(watched):
+    damaged = Path(watched.ref.path) / "captures/step-00000004.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    result = render_run(watched.ref, video=SMALL, upload=False, progress=False)
+    assert (result.n_captures, result.missing_steps) == (3, (4,))
+
+
+def test_a_run_that_is_gone_on_with_captures_nothing_twice(watched):
+    model = make_model()
+    with watch(model, start_step=4, total_steps=10) as again:
+        train(model, again, range(4, 10))
+    captures = {capture.step: capture for capture in tv.load_captures(again.ref)}
+    assert sorted(captures) == [0, 2, 4, 6, 8, 10]
+    # Change is still measured from the run's first capture, which another process took.
+    first, last = (captures[step].arrays["blocks.0.mlp.w_gate"].astype(np.float32) for step in (0, 10))
+    column = captures[10].labels["projection"].index("mlp.w_gate")
+    distance = captures[10].arrays["scores.weight.distance"][0, column]
+    assert distance == pytest.approx(np.linalg.norm(last - first) / np.linalg.norm(first), rel=1e-2)
+
+
+def test_a_model_that_cannot_be_captured_leaves_no_run_behind(tmp_path):
+    with pytest.raises(UnsupportedModelError):
+        watch(nn.Sequential(nn.Embedding(40, 8), nn.Linear(8, 40)))
+    assert not (tmp_path / "spool").exists()
+
+
+def test_a_probe_that_does_not_fit_leaves_no_run_behind(tmp_path):
+    with pytest.raises(ProbeError):
+        watch(make_model(), probe=torch.full((1, 16), 40))
+    assert not (tmp_path / "spool").exists()
+
+
+def test_an_exception_in_training_passes_through_and_marks_the_run_as_failed():
+    model = make_model()
+    with pytest.raises(RuntimeError, match="out of luck"), watch(model) as watcher:
+        train(model, watcher, range(3))
+        raise RuntimeError("out of luck")
+    assert open_run(watcher.ref).info().state == "failed"
+    assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 2, 3]
+
+
+def test_several_runs_get_the_same_captures(tmp_path):
+    model = make_model()
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with watch(model, run=["mlflow", "local"], tracker_options={"mlflow": {"tracking_uri": uri}, "local": {"directory": "runs"}}) as watcher:
+        train(model, watcher, range(6))
+    schemes = [ref.scheme for ref in watcher.refs]
+    assert schemes == ["mlflow", "local"]
+    in_mlflow, in_local = (list(tv.load_captures(ref, tracker_options={"mlflow": {"tracking_uri": uri}})) for ref in watcher.refs)
+    assert [capture.step for capture in in_mlflow] == [0, 2, 4, 6] == [capture.step for capture in in_local]
+    assert all(
+        np.array_equal(a.arrays[name], b.arrays[name], equal_nan=True) for a, b in zip(in_mlflow, in_local, strict=True) for name in a.arrays
+    )
+    assert render_command(watcher.runs[0]) == f"tracker-viz render run={watcher.refs[0]} tracking_uri={uri}"
+
+
+@pytest.mark.parametrize("steps", [range(6), range(1, 7)], ids=["from 0", "from 1"])
+def test_loops_that_count_from_0_and_from_1_capture_the_same_steps(steps):
+    model = make_model()
+    with watch(model) as watcher:
+        train(model, watcher, steps)
+    assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 2, 4, 6]
+
+
+def test_schedule_and_every_together_are_refused():
+    from tracker_viz.capture import Schedule
+
+    with pytest.raises(ConfigError, match="not both"):
+        watch(make_model(), schedule=Schedule.every(3))
+
+
+def test_a_run_without_captures_says_so(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((RenderError, RunNotFoundError)):
+        render_run(f"local:{tmp_path / 'empty'}", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"size": "1081p"}, "size"),
+        ({"encoder": "h265"}, "encoder"),
+        ({"pace": "stepp"}, "did you mean 'step'"),
+        ({"max_mb": 0}, "at least 1"),
+        ({"workers": 0}, "at least 1"),
+        ({"hold_s": -1.0}, "hold_s"),
+    ],
+)
+def test_impossible_video_options_are_refused_before_anything_is_pulled(option, message):
+    with pytest.raises(ConfigError, match=message):
+        VideoOptions(**option)
