@@ -1,0 +1,70 @@
+"""The Hugging Face Trainer with one callback more: its own run gets the captures, and stays its own."""
+
+from __future__ import annotations
+
+import mlflow
+import pytest
+import torch
+
+import tracker_viz as tv
+from tracker_viz.errors import ConfigError
+
+transformers = pytest.importorskip("transformers")
+
+from tracker_viz.integrations.hf import TrackerVizCallback  # noqa: E402
+
+STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def _own_directories(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACKER_VIZ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    yield
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+
+
+def make_trainer(tmp_path, report_to, callback, **arguments):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=32
+    )
+    rows = [{"input_ids": row, "labels": row} for row in torch.randint(64, (16, 16), generator=torch.Generator().manual_seed(1))]
+    args = transformers.TrainingArguments(
+        output_dir=str(tmp_path / "out"),
+        max_steps=STEPS,
+        per_device_train_batch_size=2,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=report_to,
+        use_cpu=True,
+        disable_tqdm=True,
+        **arguments,
+    )
+    return transformers.Trainer(transformers.LlamaForCausalLM(config), args, train_dataset=rows, callbacks=[callback])
+
+
+def test_captures_land_in_the_run_that_the_trainer_opened(tmp_path):
+    callback = TrackerVizCallback(every=2, total_steps=STEPS, max_overhead=float("inf"))
+    make_trainer(tmp_path, ["mlflow"], callback, gradient_accumulation_steps=2).train()
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert [f"mlflow:{run.info.run_id}" for run in runs] == [str(callback.watcher.ref)]
+    assert runs[0].info.status == "FINISHED"
+    captures = list(tv.load_captures(callback.watcher.ref))
+    assert [capture.step for capture in captures] == [0, 2, 4, 6]
+    assert captures[-1].metrics["loss"] == pytest.approx(4.16, abs=0.3)
+
+
+def test_a_trainer_that_reports_nowhere_needs_a_run(tmp_path):
+    with pytest.raises(ConfigError, match="report_to"):
+        make_trainer(tmp_path, [], TrackerVizCallback()).train()
+
+
+def test_a_trainer_that_reports_nowhere_can_be_given_a_run(tmp_path):
+    callback = TrackerVizCallback(run="local", captures=3)
+    make_trainer(tmp_path, [], callback).train()
+    steps = [capture.step for capture in tv.load_captures(callback.watcher.ref)]
+    assert (steps[0], steps[-1]) == (0, STEPS)

@@ -1,0 +1,72 @@
+"""The Lightning Trainer with one callback more: its logger's run gets the captures, and stays the logger's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from torch import nn
+
+import tracker_viz as tv
+from tracker_viz.demo.model import Decoder, ModelConfig
+from tracker_viz.errors import ConfigError
+
+pl = pytest.importorskip("lightning.pytorch")
+
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger  # noqa: E402
+
+from tracker_viz.integrations.lightning import TrackerVizCallback  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _own_directories(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACKER_VIZ_CACHE", str(tmp_path / "cache"))
+
+
+class Module(pl.LightningModule):
+    def __init__(self, fail_at=None):
+        super().__init__()
+        self.decoder = Decoder(ModelConfig(n_blocks=2, n_heads=2, d_model=16, d_ffn=32, context_length=16, vocab_size=40))
+        self.fail_at = fail_at
+
+    def training_step(self, batch, index):
+        if index == self.fail_at:
+            raise RuntimeError("out of luck")
+        return nn.functional.cross_entropy(self.decoder(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), 1e-3)
+
+
+def fit(logger, callback, *, fail_at=None, **options):
+    rows = torch.randint(40, (24, 17), generator=torch.Generator().manual_seed(0))
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=logger, callbacks=[callback], enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, log_every_n_steps=1, **options,
+    )  # fmt: skip
+    trainer.fit(Module(fail_at), torch.utils.data.DataLoader(rows, batch_size=2))
+
+
+def test_captures_land_in_the_loggers_run(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    logger = MLFlowLogger(tracking_uri=uri)
+    callback = TrackerVizCallback(model="decoder", captures=4, max_overhead=float("inf"))
+    fit(logger, callback, accumulate_grad_batches=2)
+    assert str(callback.watcher.ref) == f"mlflow:{logger.run_id}"
+    captures = list(tv.load_captures(callback.watcher.ref, tracker_options={"mlflow": {"tracking_uri": uri}}))
+    assert [capture.step for capture in captures] == [0, 1, 3, 6]
+    assert all("loss" in capture.metrics for capture in captures)
+    assert MlflowClient(uri).get_run(logger.run_id).info.status == "FINISHED"
+
+
+def test_what_was_captured_before_training_failed_is_kept(tmp_path):
+    callback = TrackerVizCallback(model="decoder", run="local", every=2, max_overhead=float("inf"))
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fit(False, callback, fail_at=5)
+    assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0, 2, 4, 5]
+
+
+def test_other_loggers_need_a_run(tmp_path):
+    with pytest.raises(ConfigError, match="CSVLogger"):
+        fit(CSVLogger(tmp_path), TrackerVizCallback(model="decoder"))
