@@ -1,0 +1,224 @@
+"""What write_video promises: every picture, at its time, in a file that reads back; or an error, and no file."""
+
+from __future__ import annotations
+
+import builtins
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from tracker_viz.errors import ConfigError, MissingDependencyError, VideoError
+from tracker_viz.types import Frame
+from tracker_viz.video import ENCODERS, video_path, write_video
+from tracker_viz.video.opencv import import_cv2
+from tracker_viz.video.writer import timestamps
+
+WIDTH, HEIGHT, CELL = 128, 96, 8
+
+
+def picture(index):
+    """The index in binary as big black and white cells: survives any encoder, and says which picture it is."""
+    bits = np.array([index >> bit & 1 for bit in range(WIDTH // CELL)], np.uint8) * 200 + 20
+    return np.broadcast_to(bits.repeat(CELL)[None, :, None], (HEIGHT, WIDTH, 3)).copy()
+
+
+def index_of(pixels):
+    return sum(int(pixels[HEIGHT // 2, bit * CELL + CELL // 2].mean() > 128) << bit for bit in range(WIDTH // CELL))
+
+
+def read(path):
+    cv2 = import_cv2()
+    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    seen = []
+    while True:
+        found, pixels = reader.read()
+        if not found:
+            return seen
+        seen.append((round(reader.get(cv2.CAP_PROP_POS_MSEC) / 1000, 3), index_of(pixels)))
+
+
+@pytest.mark.parametrize("encoder", [name for name in ENCODERS if name != "auto"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_picture_comes_once_in_order_at_its_time(tmp_path, encoder, workers):
+    durations_s = [0.1 + 0.05 * (index % 4) for index in range(101)]
+    info = write_video(101, picture, tmp_path / "v", duration_s=durations_s, encoder=encoder, workers=workers)
+    seen = read(info.path)
+    assert [index for _, index in seen] == [*range(101), 100]
+    starts = np.cumsum([0, *durations_s])
+    assert np.allclose([time_s for time_s, _ in seen[:-1]], starts[:-1], atol=1 / 60)
+    assert info.duration_s == pytest.approx(starts[-1], abs=1 / 60)
+    assert (info.n_frames, info.width, info.height, info.encoder) == (101, WIDTH, HEIGHT, encoder)
+    assert info.nbytes == info.path.stat().st_size
+
+
+def test_one_picture_is_a_video_too(tmp_path):
+    info = write_video(1, picture, tmp_path / "v", duration_s=2.0)
+    assert info.n_frames == 1
+    assert info.duration_s == pytest.approx(2.0)
+
+
+def test_lossless_returns_every_pixel(tmp_path):
+    av = pytest.importorskip("av")
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 256, (9, HEIGHT, WIDTH, 3), np.uint8)
+    info = write_video(9, drawn.__getitem__, tmp_path / "v", encoder="lossless", workers=2)
+    with av.open(str(info.path)) as container:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert all(np.array_equal(decoded[index], drawn[index]) for index in range(9))
+
+
+def test_progress_counts_every_picture_once(tmp_path):
+    seen = []
+    write_video(30, picture, tmp_path / "v", workers=3, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, 30) for number in range(1, 31)]
+
+
+def test_frames_are_drawn_by_all_the_workers_it_was_given(tmp_path):
+    together = threading.Barrier(3, timeout=20)
+    waited = threading.local()
+
+    def meet(index):
+        if index and not getattr(waited, "once", False):
+            waited.once = True
+            together.wait()
+        return Frame(index, picture(index))
+
+    write_video(30, meet, tmp_path / "v", workers=3)
+
+
+def test_auto_is_h264_for_an_mp4_and_webm_otherwise(tmp_path):
+    assert write_video(2, picture, tmp_path / "a.mp4").encoder == "h264"
+    assert write_video(2, picture, tmp_path / "a").path.name == "a.webm"
+
+
+def test_a_suffix_that_the_encoder_does_not_write_is_refused():
+    with pytest.raises(ConfigError, match=r"writes \.webm"):
+        video_path("x.avi")
+    assert video_path("run.v2").name == "run.v2.webm"
+
+
+def test_unknown_encoder_names_the_near_one(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'h264'"):
+        write_video(1, picture, tmp_path / "v", encoder="h265")
+
+
+@pytest.mark.parametrize("duration_s", [0.001, float("nan"), [1.0, 2.0]])
+def test_impossible_durations_are_refused(tmp_path, duration_s):
+    with pytest.raises(ConfigError, match="picture"):
+        write_video(3, picture, tmp_path / "v", duration_s=duration_s)
+
+
+def test_the_shortest_durations_never_fall_on_one_tick():
+    ticks = timestamps(500, [1 / 60, 1.4 / 60] * 250)
+    assert min(np.diff(ticks)) >= 1
+
+
+def test_an_error_while_drawing_comes_through_and_leaves_nothing(tmp_path):
+    def broken(index):
+        if index == 17:
+            raise ValueError("no picture 17")
+        return picture(index)
+
+    with pytest.raises(ValueError, match="no picture 17"):
+        write_video(40, broken, tmp_path / "v", workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_stops_the_other_workers(tmp_path):
+    drawn = []
+
+    def broken(index):
+        drawn.append(index)
+        if index == 1:
+            raise ValueError("early")
+        return picture(index)
+
+    with pytest.raises(ValueError, match="early"):
+        write_video(4000, broken, tmp_path / "v", workers=2)
+    assert len(drawn) < 2000
+
+
+def test_an_older_video_stays_when_the_new_one_fails(tmp_path):
+    (tmp_path / "v.webm").write_bytes(b"old")
+    with pytest.raises(VideoError, match="one size"):
+        write_video(9, lambda index: picture(index)[: HEIGHT - 2 * (index == 5)], tmp_path / "v")
+    assert (tmp_path / "v.webm").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((10, 11, 3), np.uint8), np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3))])
+def test_what_is_not_a_picture_is_refused(tmp_path, pixels):
+    with pytest.raises(VideoError, match="even height and width"):
+        write_video(1, lambda index: pixels, tmp_path / "v")
+
+
+def test_a_path_that_cannot_be_written_is_an_error_before_anything_is_encoded(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VideoError, match="cannot be written"):
+        write_video(1, picture, tmp_path / "file" / "v")
+    (tmp_path / "v.webm").mkdir()
+    with pytest.raises(VideoError, match="is a directory"):
+        write_video(1, picture, tmp_path / "v")
+
+
+@pytest.mark.parametrize("encoder", ["opencv", "h264", "lossless"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, encoder):
+    # A limit on the size of files fails writes half-way, as a full disk does; it cannot be lifted again, hence the process.
+    program = f"""
+import resource, signal, sys
+import numpy as np
+from tracker_viz.errors import VideoError
+from tracker_viz.video import write_video
+noise = np.random.default_rng(0).integers(0, 256, (8, 480, 640, 3), np.uint8)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    write_video(40, lambda i: noise[i % 8], {str(tmp_path / "v")!r}, encoder={encoder!r}, workers=2)
+except VideoError as error:
+    print(f"VideoError: {{error}}")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert "VideoError" in result.stdout, result.stdout + result.stderr
+    assert "free" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_that_is_too_large_is_made_smaller_and_says_so(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 240, 320, 3), np.uint8)
+    whole = write_video(24, lambda index: noise[index % 8], tmp_path / "whole")
+    info = write_video(24, lambda index: noise[index % 8], tmp_path / "v", max_bytes=whole.nbytes // 2)
+    assert info.nbytes <= whole.nbytes // 2
+    assert info.width < 320
+    assert "made again" in info.notice
+    with pytest.raises(VideoError, match="lossless video has"):
+        write_video(24, lambda index: noise[index % 8], tmp_path / "l", encoder="lossless", max_bytes=whole.nbytes // 2)
+    with pytest.raises(VideoError, match="even at"):
+        write_video(24, lambda index: noise[index % 8], tmp_path / "x", max_bytes=2000)
+
+
+@pytest.mark.parametrize(
+    ("message", "fix"),
+    [
+        ("libGL.so.1: cannot open shared object file: No such file or directory", "apt-get install libgl1"),
+        ("No module named 'cv2'", "pip install opencv-python-headless"),
+    ],
+)
+def test_opencv_that_cannot_be_imported_names_the_fix(monkeypatch, message, fix):
+    real_import = builtins.__import__
+
+    def failing(name, *args, **options):
+        if name == "cv2":
+            raise ImportError(message)
+        return real_import(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", failing)
+    with pytest.raises(MissingDependencyError, match=fix):
+        import_cv2()
+
+
+def test_a_missing_pyav_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingDependencyError, match=r"tracker-viz\[hq\]"):
+        write_video(1, picture, tmp_path / "v", encoder="h264")

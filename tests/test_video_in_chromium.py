@@ -1,0 +1,119 @@
+"""The video as a viewer meets it: played and sought in a real Chromium, its pictures compared with the pixels that were drawn."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tracker_viz.video import write_video
+
+pytestmark = pytest.mark.chromium
+
+PAGE = """
+<video id=v muted></video>
+<script>
+const v = document.getElementById('v');
+const until = (name) => new Promise((resolve, reject) => {
+  v.addEventListener(name, resolve, {once: true});
+  v.addEventListener('error', () => reject(new Error('media error ' + v.error.code)), {once: true});
+});
+async function load(base64, type) {
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  v.src = URL.createObjectURL(new Blob([bytes], {type}));
+  await until('loadeddata');
+  return {duration: v.duration, width: v.videoWidth, height: v.videoHeight};
+}
+async function seek(time) {
+  const done = until('seeked');
+  v.currentTime = time;
+  await done;
+  const c = document.createElement('canvas');
+  c.width = v.videoWidth; c.height = v.videoHeight;
+  const g = c.getContext('2d');
+  g.drawImage(v, 0, 0);
+  const pixels = g.getImageData(0, 0, c.width, c.height).data;
+  let text = '';
+  for (let i = 0; i < pixels.length; i += 32768) text += String.fromCharCode(...pixels.subarray(i, i + 32768));
+  return btoa(text);
+}
+async function playToTheEnd() {
+  v.currentTime = 0;
+  v.playbackRate = 4;
+  const shown = [];
+  const note = (now, frame) => { shown.push(frame.mediaTime); v.requestVideoFrameCallback(note); };
+  v.requestVideoFrameCallback(note);
+  const ended = until('ended');
+  await v.play();
+  await ended;
+  return {shown, end: v.currentTime};
+}
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def page():
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium or not importlib.util.find_spec("playwright"):
+        pytest.skip("needs Chromium and playwright (apt-get install chromium, pip install 'tracker-viz[test]')")
+    from playwright.sync_api import sync_playwright
+
+    options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*options, "--disable-sync"])
+        page = browser.new_page()
+        page.set_content(PAGE)
+        yield page
+        browser.close()
+
+
+def pictures(n_frames, width=320, height=192, cell=8, seed=0):
+    """Cells of random colours, all new in every picture, so that a picture taken for another is far off."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(40, 216, (n_frames, height // cell, width // cell, 3), np.uint8)
+    return small.repeat(cell, 1).repeat(cell, 2)
+
+
+def open_video(page, path: Path):
+    kind = {".webm": "video/webm", ".mp4": "video/mp4"}[path.suffix]
+    return page.evaluate("([b, t]) => load(b, t)", [base64.b64encode(path.read_bytes()).decode(), kind])
+
+
+def picture_at(page, time_s, shape):
+    rgba = base64.b64decode(page.evaluate("(t) => seek(t)", time_s))
+    return np.frombuffer(rgba, np.uint8).reshape(*shape[:2], 4)[..., :3]
+
+
+def psnr(one, other):
+    return 10 * np.log10(255**2 / max(1e-9, np.mean((one.astype(float) - other.astype(float)) ** 2)))
+
+
+DURATIONS_S = [0.1, 0.5, 0.1, 2.0, 0.25] * 25 + [3.0]
+
+
+@pytest.mark.parametrize(("encoder", "at_least_db"), [("opencv", 28), ("h264", 28), ("lossless", 90)])
+def test_uneven_durations_play_seek_and_end_when_they_should(page, tmp_path, encoder, at_least_db):
+    drawn = pictures(len(DURATIONS_S))
+    info = write_video(len(drawn), drawn.__getitem__, tmp_path / "v", duration_s=DURATIONS_S, encoder=encoder, workers=2)
+    opened = open_video(page, info.path)
+    assert opened["duration"] == pytest.approx(sum(DURATIONS_S), abs=0.02)
+    starts = np.cumsum([0, *DURATIONS_S])
+    for index in (0, 1, 60, 3, 124, 31, 8, 100, 125):
+        for part in (0.2, 0.9):
+            seen = picture_at(page, starts[index] + part * DURATIONS_S[index], drawn[index].shape)
+            assert psnr(seen, drawn[index]) > at_least_db, f"picture {index} at {part} of its time is another one"
+
+
+@pytest.mark.parametrize("encoder", ["opencv", "h264", "lossless"])
+def test_a_held_picture_stays_on_screen_and_the_video_ends_after_it(page, tmp_path, encoder):
+    drawn = pictures(6)
+    info = write_video(len(drawn), drawn.__getitem__, tmp_path / "v", duration_s=[0.4] * 5 + [4.0], encoder=encoder, workers=2)
+    open_video(page, info.path)
+    played = page.evaluate("() => playToTheEnd()")
+    assert played["end"] == pytest.approx(6.0, abs=0.03)
+    assert max(played["shown"]) > 1.9, "the held picture was never shown"

@@ -1,0 +1,11 @@
+"""Frames -> one file that a browser plays: written whole or not at all, and read back before it gets its name.
+
+    info = write_video(len(shots), lambda index: renderer.draw(shots[index]), "videos/overview", duration_s=durations)
+
+Knows nothing of captures or layouts, only of pixels.
+"""
+
+from tracker_viz.video.encoders import ENCODERS, EncoderName
+from tracker_viz.video.writer import TICKS_PER_SECOND, VideoInfo, video_path, write_video
+
+__all__ = ["ENCODERS", "TICKS_PER_SECOND", "EncoderName", "VideoInfo", "video_path", "write_video"]

@@ -1,0 +1,121 @@
+"""VP8 in WebM by OpenCV: the one codec that its wheels can write and browsers play."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.errors import EncoderUnavailableError, MissingDependencyError, VideoError
+from tracker_viz.video.encoders import TICKS_PER_SECOND, disk_state
+
+_VP80 = "VP80"
+
+
+class OpenCV:
+    """VP8, written by OpenCV alone."""
+
+    name = "opencv"
+    codecs: tuple[str, ...] = (_VP80,)
+    suffix = ".webm"
+    exact = False
+    segment_suffix = ".avi"  # every container will do for a segment; OpenCV writes a warning for each WebM that it opens
+
+    def __init__(self) -> None:
+        self._cv2 = import_cv2()
+
+    def open(self, path: Path, size: tuple[int, int]) -> _OpenCVSegment:
+        cv2 = self._cv2
+        # At one frame a second libvpx uses its realtime mode, three times as fast at the same quality; join() sets the true times.
+        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*_VP80), 1.0, size)
+        if not writer.isOpened():
+            raise EncoderUnavailableError(
+                f"OpenCV {cv2.__version__} cannot write VP8 here; the wheels of opencv-python and opencv-python-headless can: "
+                "pip install --force-reinstall opencv-python-headless, or use encoder=h264 (pip install 'tracker-viz[hq]')"
+            )
+        return _OpenCVSegment(writer, cv2)
+
+    def join(self, segments: Sequence[Path], path: Path, ticks: Sequence[int], size: tuple[int, int]) -> None:
+        cv2 = self._cv2
+        # Without KEY_INTERVAL OpenCV flags every packet as a key frame, and browsers then seek into garbage.
+        options = [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1, cv2.VIDEOWRITER_PROP_KEY_INTERVAL, 1 << 30]
+        with _quiet_stderr():
+            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*_VP80), float(TICKS_PER_SECOND), size, options)
+        if not writer.isOpened():
+            raise VideoError(f"cannot write {path.name} in {path.parent}: {disk_state(path.parent)}")
+        try:
+            n_packets = 0
+            for segment in segments:
+                reader = cv2.VideoCapture(str(segment), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+                while True:
+                    found, packet = reader.read()
+                    if not found:
+                        break
+                    if n_packets == len(ticks):
+                        raise VideoError(f"the encoder made more frames than the {len(ticks)} it was given")
+                    is_key = not packet.ravel()[0] & 1  # RFC 6386, section 9.1: the lowest bit of a key frame's first byte is 0
+                    writer.set(cv2.VIDEOWRITER_PROP_KEY_FLAG, int(is_key))
+                    writer.set(cv2.VIDEOWRITER_PROP_PTS, ticks[n_packets])
+                    writer.write(packet)
+                    n_packets += 1
+                reader.release()
+        finally:
+            writer.release()
+        if n_packets != len(ticks):
+            raise VideoError(f"the encoder made {n_packets} frames of {len(ticks)}: {disk_state(path.parent)}")
+
+
+class _OpenCVSegment:
+    def __init__(self, writer: Any, cv2: Any) -> None:
+        self._writer, self._cv2 = writer, cv2
+
+    def __enter__(self) -> _OpenCVSegment:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.release()
+
+    def write(self, pixels: NDArray[np.uint8]) -> None:
+        self._writer.write(self._cv2.cvtColor(pixels, self._cv2.COLOR_RGB2BGR))
+
+
+def import_cv2() -> Any:
+    """OpenCV, or an error that says what this machine lacks.
+
+    Raises:
+        MissingDependencyError: the package or a system library is not there.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingDependencyError(_opencv_advice(error)) from error
+    return cv2
+
+
+def _opencv_advice(error: ImportError) -> str:
+    if "libGL" in str(error) or "libxcb" in str(error) or ".so" in str(error):
+        return (
+            f"OpenCV is installed but a system library is missing ({error}). On Debian or Ubuntu: apt-get install libgl1 libxcb1. "
+            "Without root: pip uninstall -y opencv-python && pip install opencv-python-headless, which is the same without windows"
+        )
+    return f"OpenCV makes the video and cannot be imported ({error}): pip install opencv-python-headless"
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """OpenCV prints to the process's stderr that WebM has no four-letter tag for VP8, which is so and does not matter."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
