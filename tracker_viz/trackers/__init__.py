@@ -6,6 +6,7 @@ An adapter's SDK is imported by its own module only, and that module only when i
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 from tracker_viz.errors import ConfigError, MissingDependencyError, unknown_name
@@ -36,6 +37,10 @@ def connect(scheme: str, **options: Any) -> Tracker:
         raise MissingDependencyError(
             f"tracker {scheme!r} needs a package that is not installed ({error}); install it with: {install}"
         ) from error
+    known = inspect.signature(adapter).parameters
+    for name in options:
+        if name not in known:
+            raise ConfigError(unknown_name(f"option of tracker {scheme!r}", name, known))
     tracker: Tracker = adapter(**{name: value for name, value in options.items() if value is not None})
     return tracker
 

@@ -265,3 +265,25 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+_USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_SECRET_NAME = re.compile(r"(^|[._-])(api_?key|passw(or)?d|secret|(access|auth|api|bearer)_?token|token|credentials?)$", re.IGNORECASE)
+
+
+def without_userinfo(text: str) -> str:
+    """Text without the ``user:password@`` of any address in it; for whatever is logged, printed or stored."""
+    return _USERINFO.sub("", text)
+
+
+def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as it may be logged: values whose name says password, token or key are starred, addresses lose theirs."""
+    shown: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            shown[name] = without_secrets(value)
+        elif isinstance(value, str):
+            shown[name] = "***" if _SECRET_NAME.search(str(name)) else without_userinfo(value)
+        else:
+            shown[name] = value
+    return shown

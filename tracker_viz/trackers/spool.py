@@ -31,7 +31,7 @@ import filelock
 from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError, RunActiveError
 from tracker_viz.trackers import index
-from tracker_viz.trackers.base import MetricPoint, RunState
+from tracker_viz.trackers.base import MetricPoint, RunState, without_secrets
 from tracker_viz.trackers.local import LocalRun, append_lines, read_json, read_lines, write_json
 from tracker_viz.types import Capture, CapturePath, CaptureRef, RunRef, capture_step
 
@@ -115,6 +115,8 @@ class Spool:
         """Make a directory a spool; one that is a spool already is opened, and keeps its name, config and tags."""
         spool = cls(directory)
         if not spool.exists():
+            # What goes from here into the trackers' parameters and onto the disk is free of passwords.
+            config, tags = without_secrets(config), {name: str(value) for name, value in without_secrets(tags).items()}
             LocalRun.create(spool.directory, name=name, config=config, tags=tags, more={"destinations": []})
         return spool
 

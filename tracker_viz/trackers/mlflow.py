@@ -1,0 +1,477 @@
+"""MLflow as a tracker: the embedded SQLite store, any server, any artifact store that its client knows.
+
+Only the client interface with explicit run ids is used: the fluent one would set a finished run to running and rewrite its
+end. Captures lie under ``captures/`` with our own index beside them (``index.py``): a client that dies half-way through an upload
+leaves a cut file that the server lists like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import posixpath
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
+
+from tracker_viz import __version__
+from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError, TrackerError
+from tracker_viz.trackers import index, mlflow_service
+from tracker_viz.trackers.base import (
+    ChunkPolicy,
+    MetricPoint,
+    RunInfo,
+    RunState,
+    checked_artifact,
+    flatten,
+    video_artifacts,
+    without_userinfo,
+)
+from tracker_viz.trackers.local import REPAIR, check_file, copy_atomically
+from tracker_viz.trackers.mlflow_service import mlflow_errors
+from tracker_viz.types import CapturePath, CaptureRef, RunRef
+
+log = logging.getLogger(__name__)
+
+MAX_METRICS_A_CALL = 1000
+MAX_PARAMS_A_CALL = 100
+MAX_PARAM_CHARACTERS = 6000
+MAX_TAG_CHARACTERS = 8000
+MAX_NAME_CHARACTERS = 250
+RUNS_A_PAGE = 1000
+PROBE_AFTER_S = 2.0
+
+_KEY_TAG = "tracker_viz.key"
+_NOTE_TAG = "mlflow.note.content"
+_NOTE_OURS_TAG = "tracker_viz.note_sha256"
+_PARENT_TAG = "mlflow.parentRunId"
+_STATES: dict[str, RunState] = {
+    "RUNNING": "running",
+    "SCHEDULED": "running",
+    "FINISHED": "finished",
+    "FAILED": "failed",
+    "KILLED": "killed",
+}
+
+
+class NoSuchFileError(TrackerError):
+    """The run has no such file."""
+
+
+class MlflowTracker:
+    """One MLflow service.
+
+    Args:
+        tracking_uri: as MLflow has it; None takes what MLflow itself is set to, else ``mlflow.db`` where the program was started.
+        experiment: name for new runs, made when it is not there; None: ``MLFLOW_EXPERIMENT_NAME``, ``MLFLOW_EXPERIMENT_ID``,
+            ``mlflow.set_experiment``, else MLflow's own ``Default``.
+        ui_url: address of the UI where it differs from the tracking URI (a server's ``--static-prefix``, a proxy).
+
+    Raises:
+        ConfigError: the URI names a store that MLflow gave up, or none at all.
+    """
+
+    def __init__(self, tracking_uri: str | None = None, experiment: str | None = None, ui_url: str | None = None) -> None:
+        self._told_uri = mlflow_service.absolute_uri(tracking_uri) if tracking_uri else None
+        self._uri, self._experiment, self._experiment_id = mlflow_service.service_and_experiment(tracking_uri, experiment)
+        self._ui_url = ui_url
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        told = {"tracking_uri": without_userinfo(self._uri), "experiment": self._experiment, "ui_url": self._ui_url}
+        return {name: value for name, value in told.items() if value is not None}
+
+    def create_run(
+        self,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+        parent: RunRef | None = None,
+        key: str | None = None,
+    ) -> MlflowRun:
+        mlflow_service.ensure_reachable(self._uri)
+        mlflow_service.initialise_embedded(self._uri, self._experiment)
+        client = mlflow_service.client(self._uri)
+        with mlflow_errors(self._uri, "create a run"):
+            experiment_id = self._experiment_id or _ensure_experiment(client, self._experiment or "Default")
+            made = _find_by_key(client, experiment_id, key)
+            if made is None:
+                ours = (
+                    {"tracker_viz.version": __version__} | ({_KEY_TAG: key} if key else {}) | ({_PARENT_TAG: parent.path} if parent else {})
+                )
+                told = {_legal_name(tag): str(value)[:MAX_TAG_CHARACTERS] for tag, value in (tags or {}).items()}
+                made = client.create_run(experiment_id, run_name=name, tags=resolve_tags(told | ours))
+            run = MlflowRun(client, self._uri, made, ours=True, ui_url=self._ui_url)
+            run.log_config(config)
+        return run
+
+    def open_run(self, ref: RunRef, *, ours: bool = False) -> MlflowRun:
+        mlflow_service.ensure_reachable(self._uri)
+        database = mlflow_service.database_path(self._uri)
+        if database and not database.is_file():
+            raise RunNotFoundError(f"{ref} cannot be found: there is no database {database}; say where it is with tracking_uri=...")
+        mlflow_service.initialise_embedded(self._uri, None)
+        client = mlflow_service.client(self._uri)
+        return MlflowRun(client, self._uri, _existing(client, self._uri, ref.path), ours=ours, ui_url=self._ui_url)
+
+    def active_run(self) -> MlflowRun | None:
+        active = mlflow.active_run()
+        if active is None:
+            return None
+        fluent = mlflow_service.absolute_uri(mlflow.get_tracking_uri())
+        if self._told_uri not in (None, fluent):
+            log.warning(
+                "the active MLflow run is in %s, not in %s: it is not joined", *map(without_userinfo, (fluent, str(self._told_uri)))
+            )
+            return None
+        return self._joined(active)
+
+    def join(self, live: Any) -> MlflowRun:
+        if not isinstance(live, mlflow.entities.Run):
+            raise ConfigError(f"an MLflow run is an mlflow.entities.Run, as mlflow.start_run() gives; got {type(live).__qualname__}")
+        return self._joined(live)
+
+    def _joined(self, live: mlflow.entities.Run) -> MlflowRun:
+        # The run's object does not know its service; the fluent interface, which made it, does.
+        uri = self._told_uri or mlflow_service.absolute_uri(mlflow.get_tracking_uri())
+        client = mlflow_service.client(uri)
+        return MlflowRun(client, uri, live, ours=False, ui_url=self._ui_url)
+
+
+class MlflowRun:
+    """One run. ``ours``: tracker_viz made it, so ``finish`` ends it."""
+
+    chunk = ChunkPolicy(captures=16, nbytes=128 << 20, seconds=1.0)
+
+    def __init__(self, client: mlflow.MlflowClient, uri: str, run: mlflow.entities.Run, *, ours: bool, ui_url: str | None) -> None:
+        self._client = client
+        self._uri = uri
+        self._run_id: str = run.info.run_id
+        self._experiment_id: str = run.info.experiment_id
+        self._artifact_uri: str = run.info.artifact_uri
+        self._ours = ours
+        self._ui_url = ui_url
+        self._spoken = time.monotonic()
+        self._repository_made: Any = None
+        self._making = threading.Lock()
+
+    @property
+    def ref(self) -> RunRef:
+        return RunRef("mlflow", self._run_id)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"tracking_uri": without_userinfo(self._uri)} | ({"ui_url": self._ui_url} if self._ui_url else {})
+
+    def info(self) -> RunInfo:
+        run = _existing(self._client, self._uri, self._run_id)
+        parent = run.data.tags.get(_PARENT_TAG)
+        return RunInfo(
+            ref=self.ref,
+            name=run.info.run_name or self._run_id,
+            state=_STATES.get(run.info.status, "finished"),
+            config=dict(run.data.params),
+            parent=RunRef("mlflow", parent) if parent else None,
+        )
+
+    def url(self, artifact: str | None = None) -> str:
+        """For a store without a server this is the address that ``ui_command`` would serve."""
+        base = mlflow_service.ui_base(self._uri, self._ui_url)
+        return mlflow_service.run_link(base, self._experiment_id, self._run_id, checked_artifact(artifact) if artifact else None)
+
+    @property
+    def ui_command(self) -> str | None:
+        return mlflow_service.ui_command(self._uri, self._ui_url)
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def log_config(self, config: Mapping[str, Any]) -> None:
+        """Parameters can never be changed in MLflow, so those that the run has are left alone."""
+        with self._service("log the config"):
+            there = self._client.get_run(self._run_id).data.params
+            params = {_legal_name(name): str(value)[:MAX_PARAM_CHARACTERS] for name, value in flatten(config).items()}
+            new = [Param(name, value) for name, value in params.items() if name not in there]
+            for batch in _batches(new, MAX_PARAMS_A_CALL):
+                self._client.log_batch(self._run_id, params=batch)
+
+    def put_captures(self, captures: Sequence[CapturePath]) -> None:
+        with self._service("store captures"):
+            # MLflow takes artifacts for a deleted run without a word, and nobody would find them.
+            _existing(self._client, self._uri, self._run_id)
+            with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+                for capture in captures:
+                    self._repository.log_artifact(str(capture.path), index.CAPTURES)
+                    # The entry comes last: what is listed was stored whole.
+                    entry = Path(directory, index.entry_name(capture.ref))
+                    entry.write_text(index.entry_text(capture.ref, time.time()))
+                    self._repository.log_artifact(str(entry), index.INDEX)
+
+    def log_metrics(self, points: Sequence[MetricPoint]) -> None:
+        # A metric that is sent again with the same time is the same row to MLflow.
+        metrics = [
+            Metric(_legal_name(name), float(value), round((time.time() if point.time is None else point.time) * 1000), point.step)
+            for point in points
+            for name, value in point.values.items()
+        ]
+        with self._service("log metrics"):
+            for batch in _batches(metrics, MAX_METRICS_A_CALL):
+                self._client.log_batch(self._run_id, metrics=batch)
+
+    def set_summary(self, values: Mapping[str, float | int | str]) -> None:
+        """Numbers become metrics, by which MLflow's table sorts; text becomes tags."""
+        with self._service("set the summary"):
+            there = self._client.get_run(self._run_id).data
+            now_ms = round(time.time() * 1000)
+            numbers = {_legal_name(name): float(value) for name, value in values.items() if not isinstance(value, str)}
+            texts = {_legal_name(name): value[:MAX_TAG_CHARACTERS] for name, value in values.items() if isinstance(value, str)}
+            changed = [Metric(name, value, now_ms, 0) for name, value in numbers.items() if there.metrics.get(name) != value]
+            tags = [RunTag(name, value) for name, value in texts.items() if there.tags.get(name) != value]
+            for metrics in _batches(changed, MAX_METRICS_A_CALL):
+                self._client.log_batch(self._run_id, metrics=metrics)
+            for batch in _batches(tags, MAX_PARAMS_A_CALL):
+                self._client.log_batch(self._run_id, tags=batch)
+
+    def put_file(self, file: Path, artifact: str) -> str:
+        folder, name = posixpath.split(checked_artifact(artifact))
+        with self._service(f"store {artifact}"), tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+            # The client names an artifact after its file; a link gives it the name without a copy.
+            link = Path(directory, name)
+            link.symlink_to(file.absolute())
+            self._repository.log_artifact(str(link), folder or None)
+        return self.url(artifact)
+
+    def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
+        stable, stepped = video_artifacts(layout, last_step, video.suffix)
+        self.put_file(video, stepped)
+        link = self.put_file(video, stable)
+        self._note_videos(stable)
+        return link
+
+    def finish(self, state: RunState) -> None:
+        if not self._ours:
+            return
+        status = next(name for name, ours in _STATES.items() if ours == state)
+        with self._service("end the run"):
+            if self._client.get_run(self._run_id).info.status != status:
+                with mlflow_service.no_printed_links():
+                    self._client.set_terminated(self._run_id, status)
+
+    def set_note(self, markdown: str) -> bool:
+        """Show ``markdown`` on the run's overview page, unless somebody wrote or edited the note there; returns whether it is shown."""
+        with self._service("write the run's note"):
+            tags = self._client.get_run(self._run_id).data.tags
+            note = tags.get(_NOTE_TAG)
+            if note and hashlib.sha256(note.encode()).hexdigest() != tags.get(_NOTE_OURS_TAG):
+                return False
+            markdown = markdown[:MAX_TAG_CHARACTERS]
+            digest = hashlib.sha256(markdown.encode()).hexdigest()
+            self._client.log_batch(self._run_id, tags=[RunTag(_NOTE_TAG, markdown), RunTag(_NOTE_OURS_TAG, digest)])
+        return True
+
+    def _note_videos(self, newest: str) -> None:
+        with self._service("list the videos"):
+            files = [info.path for info in self._repository.list_artifacts() if not info.is_dir]
+            layouts = {posixpath.basename(info.path) for info in self._repository.list_artifacts("videos") if info.is_dir}
+        videos = sorted({path for path in files if posixpath.splitext(path)[0] in layouts} | {newest})
+        links = "\n".join(f"- [{posixpath.splitext(video)[0]}]({self.url(video)})" for video in videos)
+        self.set_note(f"**Videos of what this model's blocks looked like while it trained** (tracker_viz)\n\n{links}\n")
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def list_captures(self) -> list[CaptureRef]:
+        return self._listed()[0]
+
+    def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
+        listed, nbytes = self._listed()
+        whole = {ref for ref in listed if nbytes.get(ref.file_name, -1) in (None, ref.nbytes)}
+        return [ref for ref in refs if ref not in whole]
+
+    def fetch(self, ref: CaptureRef, directory: Path) -> Path:
+        artifact = f"{index.CAPTURES}/{ref.file_name}"
+        here = self._in_place(artifact)
+        if here is not None:
+            check_file(here, ref)
+            return here
+        target = directory / ref.file_name
+        try:
+            check_file(target, ref)
+        except CaptureFileError:
+            try:
+                with self._downloaded(artifact, directory) as part:
+                    check_file(part, ref)
+                    part.replace(target)
+            except NoSuchFileError as error:
+                raise CaptureFileError(f"capture {ref.file_name} is listed, but its file is gone ({error}); {REPAIR}") from None
+        return target
+
+    def get_file(self, artifact: str, directory: Path) -> Path:
+        target = directory / checked_artifact(artifact)
+        here = self._in_place(artifact)
+        if here is not None:
+            if not here.is_file():
+                raise NoSuchFileError(f"{self.ref} has no file {artifact!r}")
+            copy_atomically(here, target)
+            return target
+        with self._downloaded(artifact, target.parent) as part:
+            part.replace(target)
+        return target
+
+    def children(self) -> list[RunRef]:
+        found: list[RunRef] = []
+        token = None
+        with self._service("find the runs of this sweep"):
+            while True:
+                page = self._client.search_runs(
+                    [self._experiment_id],
+                    f"tags.`{_PARENT_TAG}` = '{self._run_id}'",
+                    max_results=RUNS_A_PAGE,
+                    order_by=["attributes.start_time ASC"],
+                    page_token=token,
+                )
+                found += [RunRef("mlflow", run.info.run_id) for run in page]
+                token = page.token
+                if not token:
+                    return found
+
+    # -- the artifact store ---------------------------------------------------------------------------------
+
+    @property
+    def _repository(self) -> Any:
+        """The store's own client: MlflowClient would ask the server for the run again before every file."""
+        with self._making:
+            if self._repository_made is None:
+                self._repository_made = get_artifact_repository(self._artifact_uri, tracking_uri=self._uri)
+            return self._repository_made
+
+    def _listed(self) -> tuple[list[CaptureRef], dict[str, int | None]]:
+        with self._service("list captures"):
+            files = {
+                posixpath.basename(info.path): info.file_size for info in self._repository.list_artifacts(index.CAPTURES) if not info.is_dir
+            }
+            entries = [posixpath.basename(info.path) for info in self._repository.list_artifacts(index.INDEX) if not info.is_dir]
+        return index.refs_by_step(entries, files, self._newest), files
+
+    def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
+        def written(ref: CaptureRef) -> float:
+            entry_path = f"{index.INDEX}/{index.entry_name(ref)}"
+            with (
+                tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory,
+                self._downloaded(entry_path, Path(directory)) as entry,
+            ):
+                try:
+                    return float(json.loads(entry.read_bytes())["time"])
+                except (ValueError, KeyError, TypeError):
+                    return 0.0
+
+        return max(refs, key=written)
+
+    def _in_place(self, artifact: str) -> Path | None:
+        """Where a file lies when the store is a directory of this machine; None when it must be downloaded.
+
+        Raises:
+            TrackerError: a link leads out of the store.
+        """
+        if not is_local_uri(self._artifact_uri):
+            return None
+        root = Path(local_file_uri_to_path(self._artifact_uri))
+        if not root.is_dir():
+            if self._uri.startswith("http"):
+                raise TrackerError(
+                    f"{self.ref} keeps its files in the directory {root} of another machine; start that server with "
+                    "--serve-artifacts and --artifacts-destination, so that it passes them on"
+                )
+            return root / artifact
+        path = root / artifact
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise TrackerError(f"{path} leads out of the run's artifacts; it is not read")
+        return path
+
+    @contextmanager
+    def _downloaded(self, artifact: str, directory: Path) -> Iterator[Path]:
+        """A downloaded file under a temporary name; it is gone after the block unless it was moved."""
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".", suffix=".partial") as temporary:
+            part = Path(temporary, posixpath.basename(artifact))
+            with self._service(f"download {artifact}"):
+                try:
+                    # Its public neighbour lists the folder first, draws a progress bar and starts a thread pool for every file.
+                    self._repository._download_file(artifact, str(part))
+                except Exception as error:
+                    if mlflow_service.http_status(error) != 404:
+                        raise
+                    raise NoSuchFileError(f"{self.ref} has no file {artifact!r}") from None
+            yield part
+
+    @contextmanager
+    def _service(self, doing: str) -> Iterator[None]:
+        """A conversation with the service, after a sign of life when the last one was a while ago."""
+        if time.monotonic() - self._spoken > PROBE_AFTER_S:
+            mlflow_service.ensure_reachable(self._uri)
+        with mlflow_errors(self._uri, doing):
+            yield
+        self._spoken = time.monotonic()
+
+
+def _ensure_experiment(client: mlflow.MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except mlflow.exceptions.MlflowException:
+            # Another process made it between the two calls.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise TrackerError(
+            f"the experiment {name!r} was deleted; choose another with experiment=..., or restore it: "
+            f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+    return str(found.experiment_id)
+
+
+def _existing(client: mlflow.MlflowClient, uri: str, run_id: str) -> mlflow.entities.Run:
+    try:
+        with mlflow_errors(uri, f"open run {run_id}"):
+            run = client.get_run(run_id)
+    except RunNotFoundError as error:
+        raise RunNotFoundError(
+            f"mlflow:{run_id} is not in {without_userinfo(uri)}; is that the right service (tracking_uri=...)? ({error})"
+        ) from None
+    if run.info.lifecycle_stage == "deleted":
+        raise RunNotFoundError(f"mlflow:{run_id} was deleted; bring it back with: mlflow runs restore --run-id {run_id}")
+    return run
+
+
+def _find_by_key(client: mlflow.MlflowClient, experiment_id: str, key: str | None) -> mlflow.entities.Run | None:
+    if key is None:
+        return None
+    if not re.fullmatch(r"[0-9a-f]{32}", key):
+        raise ConfigError(f"a run's key is 32 hexadecimal digits; got {key!r}")
+    found = client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", ViewType.ACTIVE_ONLY, max_results=1)
+    return found[0] if found else None
+
+
+def _legal_name(name: str) -> str:
+    """A name as MLflow takes it for parameters, metrics and tags: letters, digits and ``_-. :/``, a plain relative path."""
+    name = re.sub(r"[^\w.\- :/]", "_", str(name))[:MAX_NAME_CHARACTERS]
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return "/".join(parts) or "_"
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    return (items[first : first + size] for first in range(0, len(items), size))

@@ -1,0 +1,245 @@
+"""Where an MLflow service is, whether it is there, and what its errors mean. Used by ``mlflow.py`` only; imports the SDK.
+
+A service is a tracking URI: ``http(s)://`` for a server, ``sqlite:////absolute/mlflow.db`` for the embedded store,
+``postgresql://`` and its like for a database used directly, ``databricks``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import filelock
+import mlflow
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+
+from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError, TrackerVizError, TransientTrackerError
+from tracker_viz.trackers.base import without_userinfo
+
+PROBE_TIMEOUT_S = 5.0
+INIT_LOCK_TIMEOUT_S = 120.0
+EMBEDDED_UI = "http://127.0.0.1:5000"
+
+_FILE_STORE_HINT = (
+    "MLflow's file store ({uri}) is no longer written to by MLflow itself; use a database: tracking_uri=sqlite:////absolute/mlflow.db, "
+    "or bring the old runs along with: mlflow migrate-filestore --source <directory> --target sqlite:////absolute/mlflow.db"
+)
+_TRANSIENT_STATUS = {408, 425, 429, 499, 500, 502, 503, 504}
+_initialised: set[str] = set()
+_initialising = threading.Lock()
+_printing = threading.Lock()
+_NO_LINKS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+
+
+def service_and_experiment(tracking_uri: str | None, experiment: str | None) -> tuple[str, str | None, str | None]:
+    """Where new runs go: the service's address, and the experiment's name or, where only that is known, its id."""
+    uri = absolute_uri(tracking_uri or default_uri())
+    if tracking_uri and uri == without_userinfo(uri):
+        uri = _with_credentials_of_environment(uri)
+    if experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        return uri, experiment or os.environ["MLFLOW_EXPERIMENT_NAME"], None
+    # mlflow.set_experiment() sets this variable too, so it covers the fluent interface.
+    experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    return uri, None if experiment_id else "Default", experiment_id
+
+
+def default_uri() -> str:
+    """What MLflow itself is set to (``mlflow.set_tracking_uri``, ``MLFLOW_TRACKING_URI``), else ``mlflow.db`` where the program was
+    started: Hydra may change every job's directory, and each would get a database of its own."""
+    if mlflow.tracking.is_tracking_uri_set():
+        return str(mlflow.get_tracking_uri())
+    start = Path.cwd()
+    if "hydra.core.hydra_config" in sys.modules:
+        from hydra.core.hydra_config import HydraConfig
+
+        if HydraConfig.initialized():
+            start = Path(HydraConfig.get().runtime.cwd)
+    return f"sqlite:///{start / 'mlflow.db'}"
+
+
+def _with_credentials_of_environment(uri: str) -> str:
+    """An address is noted without its password; the environment may name the same service with it."""
+    told = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    return told if told and without_userinfo(told) == uri else uri
+
+
+def absolute_uri(uri: str) -> str:
+    """The same service, named so that it is the same from every directory.
+
+    Raises:
+        ConfigError: no tracking URI, or one of a store that MLflow gave up.
+    """
+    uri = str(uri).strip()
+    scheme = urlsplit(uri).scheme.lower()
+    if scheme == "sqlite":
+        path = uri.removeprefix("sqlite:///")
+        if path == uri or path.startswith(":memory:") or not path:
+            raise ConfigError(f"an SQLite store is named like sqlite:////absolute/mlflow.db; got {uri!r}")
+        return f"sqlite:///{Path(path).expanduser().absolute()}"
+    if scheme in {"file", ""} and not uri.startswith("databricks"):
+        raise ConfigError(_FILE_STORE_HINT.format(uri=uri or "an empty path"))
+    return uri.rstrip("/")
+
+
+def database_path(uri: str) -> Path | None:
+    """The embedded store's file; None for any other store."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def ensure_reachable(uri: str) -> None:
+    """Ask a server for a sign of life, so that a dead one costs seconds. MLflow's own retries would take minutes over it.
+
+    Raises:
+        TransientTrackerError: nothing answers there now.
+        TrackerError: what answers cannot be talked to (a certificate that is not trusted).
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    with mlflow_errors(uri, "reach the server"):
+        response = http_request(
+            get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=PROBE_TIMEOUT_S, raise_on_status=False
+        )
+        if response.status_code in {502, 503, 504}:
+            raise TransientTrackerError(f"{without_userinfo(uri)} answers HTTP {response.status_code}: the server behind it is not up")
+
+
+def initialise_embedded(uri: str, experiment: str | None) -> None:
+    """Make the database file and the experiment under a lock: MLflow's own first use fails when two processes race for it.
+
+    Artifacts then lie in ``mlruns`` beside the database, whatever directory a process runs in.
+    """
+    path = database_path(uri)
+    if path is None:
+        return
+    with _initialising:
+        if f"{uri} {experiment}" in _initialised:
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        with mlflow_errors(uri, "open the database"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(f"{path}.init.lock", timeout=INIT_LOCK_TIMEOUT_S):
+                store = SqlAlchemyStore(uri, (path.parent / "mlruns").as_uri())
+                if experiment is not None and store.get_experiment_by_name(experiment) is None:
+                    store.create_experiment(experiment)
+        _initialised.add(f"{uri} {experiment}")
+
+
+def client(uri: str) -> MlflowClient:
+    with mlflow_errors(uri, "reach the service"):
+        return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
+    """Give MLflow's and its libraries' errors our names: what may pass by itself, what will not. No password survives in them."""
+    where = without_userinfo(uri)
+    try:
+        yield
+    except MlflowException as error:
+        raise _translated(error.error_code, error.get_http_status_code(), str(error), where, doing) from None
+    except requests.exceptions.SSLError as error:
+        raise TrackerError(_certificate_message(where, error)) from None
+    except requests.exceptions.HTTPError as error:
+        status = error.response.status_code if error.response is not None else 500
+        raise _translated("", status, str(error), where, doing) from None
+    except requests.exceptions.RequestException as error:
+        raise TransientTrackerError(f"cannot {doing} at {where}: {without_userinfo(str(error))}") from None
+    except filelock.Timeout:
+        raise TransientTrackerError(f"cannot {doing} at {where}: another process has had it locked for {INIT_LOCK_TIMEOUT_S} s") from None
+    except OSError as error:
+        raise TransientTrackerError(f"cannot {doing} at {where}: {error}; is the disk full or away?") from error
+    except TrackerVizError:
+        raise
+    except Exception as error:
+        # Artifact stores have clients of their own (boto3, google-cloud-storage, azure), which are not ours to import.
+        if type(error).__module__ == "builtins":
+            raise
+        raise _translated("", http_status(error), f"{type(error).__name__}: {error}", where, doing) from None
+
+
+def http_status(error: Exception) -> int:
+    """The HTTP status that an exception of some service's client carries; 500 for one that speaks of a lost connection, else 400."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400))
+    for status in (getattr(response, "status_code", None), getattr(error, "status_code", None), getattr(error, "code", None)):
+        if isinstance(status, int):
+            return status
+    return 500 if re.search(r"connect|timeout|timed ?out|unavailable|throttl", f"{type(error).__name__} {error}", re.IGNORECASE) else 400
+
+
+def _translated(code: str, status: int, text: str, where: str, doing: str) -> TrackerError:
+    text = without_userinfo(text)
+    said = f"cannot {doing} at {where}: {text}"
+    if code == "RESOURCE_DOES_NOT_EXIST":
+        return RunNotFoundError(said)
+    if "CERTIFICATE_VERIFY_FAILED" in text or "SSLError" in text:
+        return TrackerError(_certificate_message(where, text))
+    if status in {401, 403}:
+        fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        return TrackerError(f"{where} refused to {doing} (HTTP {status}); {fix}, for a user who may do that. It said: {text}")
+    if code == "ENDPOINT_NOT_FOUND" or (status == 404 and "json" not in text.lower()):
+        return TrackerError(f"{said}. Is this the address of an MLflow server, as MLFLOW_TRACKING_URI would have it?")
+    if "out-of-date database schema" in text or "unable to open database file" in text or "readonly database" in text:
+        return TrackerError(said)
+    if not where.startswith("http"):
+        return (TransientTrackerError if "OperationalError" in text or "locked" in text else TrackerError)(said)
+    return (TransientTrackerError if status in _TRANSIENT_STATUS else TrackerError)(said)
+
+
+def _certificate_message(where: str, error: object) -> str:
+    return (
+        f"the certificate of {where} is not trusted; for a private CA set MLFLOW_TRACKING_SERVER_CERT_PATH=/path/to/ca.pem. "
+        f"({without_userinfo(str(error))})"
+    )
+
+
+@contextmanager
+def no_printed_links() -> Iterator[None]:
+    """MLflow's client prints a run's link when it ends one: without the UI's prefix, and with the password of an address."""
+    with _printing:
+        before = os.environ.get(_NO_LINKS)
+        os.environ[_NO_LINKS] = "true"
+        try:
+            yield
+        finally:
+            os.environ.pop(_NO_LINKS)
+            if before is not None:
+                os.environ[_NO_LINKS] = before
+
+
+# -- links ------------------------------------------------------------------------------------------------------
+
+
+def ui_base(uri: str, ui_url: str | None) -> str:
+    """Address of the UI, without a slash at its end. A server's prefix (``--static-prefix``) shows in the UI's address only, and
+    no client can find it out: ``ui_url`` or ``TRACKER_VIZ_MLFLOW_UI_URL`` tells."""
+    told = ui_url or os.environ.get("TRACKER_VIZ_MLFLOW_UI_URL")
+    if told:
+        return without_userinfo(told).rstrip("/")
+    return without_userinfo(uri) if uri.startswith("http") else EMBEDDED_UI
+
+
+def ui_command(uri: str, ui_url: str | None) -> str | None:
+    """What shows a store that no server shows yet."""
+    if uri.startswith(("http", "databricks")) or ui_url or os.environ.get("TRACKER_VIZ_MLFLOW_UI_URL"):
+        return None
+    return f"mlflow ui --backend-store-uri {shlex.quote(without_userinfo(uri))}"
+
+
+def run_link(base: str, experiment_id: str, run_id: str, artifact: str | None) -> str:
+    """``<base>/#/experiments/<id>/runs/<id>``, or its artifact page with the file opened."""
+    link = f"{base}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
+    return f"{link}/artifacts/{quote(artifact)}?workflowType=machine_learning" if artifact else link

@@ -1,0 +1,133 @@
+"""A TCP link that is slow, and that can be cut and mended: how tests and benchmarks make a server far away, or dead.
+
+    with SlowLink(("127.0.0.1", 5000), one_way_s=0.010) as link:       # 20 ms there and back
+        ...  link.uri  link.cut()  link.mend()
+
+To a client, a cut link is a killed server: its connections are reset and new ones refused, until it is mended on the same port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import selectors
+import socket
+import struct
+import threading
+import time
+from types import TracebackType
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+class SlowLink:
+    """Passes bytes on between clients and ``target``, each ``one_way_s`` later than it came.
+
+    Attributes:
+        n_connections: how many clients were let in.
+        cut_after_bytes: when set, the link cuts itself in the middle of an upload, once that many bytes went towards the target.
+    """
+
+    def __init__(self, target: tuple[str, int], *, one_way_s: float = 0.0) -> None:
+        self._target = target
+        self._one_way_s = one_way_s
+        self.n_connections = 0
+        self.cut_after_bytes: int | None = None
+        self._listener: socket.socket | None = None
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._guard = threading.Lock()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def mend(self) -> None:
+        """Accept connections."""
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        listener.listen(64)
+        self._listener = listener
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        """Refuse new connections and reset those that are open, whatever is under way in them."""
+        listener, self._listener = self._listener, None
+        if listener:
+            # A thread that waits in accept() keeps the socket open until it is woken.
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        with self._guard:
+            pairs, self._pairs = self._pairs, set()
+        for end in itertools.chain.from_iterable(pairs):
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                end.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> SlowLink:
+        self.mend()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.cut()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                client.close()
+                continue
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            pair = (client, server)
+            with self._guard:
+                self._pairs.add(pair)
+            self.n_connections += 1
+            threading.Thread(target=self._pass_on, args=(pair,), daemon=True).start()
+
+    def _pass_on(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """Both directions of one connection, until either end is done."""
+        client, server = pair
+        ends = {client.fileno(): (client, server), server.fileno(): (server, client)}
+        due: list[tuple[float, int, socket.socket, bytes]] = []
+        order = itertools.count()
+        with selectors.DefaultSelector() as ready, contextlib.suppress(OSError, ValueError):
+            for end in pair:
+                ready.register(end, selectors.EVENT_READ)
+            while ready.get_map() or due:
+                wait_s = max(0.0, due[0][0] - time.monotonic()) if due else None
+                for key, _ in ready.select(wait_s):
+                    end, other = ends[key.fd]
+                    received = end.recv(1 << 16)
+                    heapq.heappush(due, (time.monotonic() + self._one_way_s, next(order), other, received))
+                    if not received:
+                        ready.unregister(end)
+                while due and due[0][0] <= time.monotonic():
+                    _, _, end, received = heapq.heappop(due)
+                    if not received:
+                        end.shutdown(socket.SHUT_WR)
+                    elif end is server and self._spent(len(received)):
+                        self.cut()
+                        return
+                    else:
+                        end.sendall(received)
+        with self._guard:
+            self._pairs.discard(pair)
+        for end in pair:
+            end.close()
+
+    def _spent(self, nbytes: int) -> bool:
+        if self.cut_after_bytes is None:
+            return False
+        self.cut_after_bytes -= nbytes
+        return self.cut_after_bytes < 0
