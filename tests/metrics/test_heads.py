@@ -173,6 +173,11 @@ def test_positional_share_finds_a_fixed_distance_but_no_sink():
     assert heads.positional_share(FIRST[None])[0] < 0.05
 
 
+def test_resting_on_the_first_token_is_no_confidence():
+    assert heads.confidence(FIRST) == 0
+    assert heads.confidence(PREVIOUS) == pytest.approx(1)
+
+
 def test_distance_is_in_tokens():
     assert heads.distance(attention_to(lambda i: i - 1)[None])[0] == pytest.approx(1)
     assert heads.distance(FIRST[None])[0] == pytest.approx(np.mean(np.arange(2, T)))
@@ -249,7 +254,9 @@ def test_a_learned_sink_column_is_no_position():
     for dtype in (np.float32, np.float16):
         scores = heads.head_scores({0: with_sink.astype(dtype)}, [TEXT], n_blocks=1)
         np.testing.assert_allclose(scores["sink"][0], heads.sink(attention[0]) / 2, rtol=2e-3)
-        np.testing.assert_allclose(scores["entropy"][0], heads.entropy(attention[0]), rtol=5e-3)
+        for name in ("entropy", "distance", "specialisation"):
+            np.testing.assert_allclose(scores[name][0], HEAD_SCORES[name].measure(attention[0], TEXT), rtol=5e-3)
+        assert (scores["confidence"] < 0.5).all(), "half of the attention goes to the sink, which is not a token"
 
 
 def test_attention_that_is_not_finite_scores_nan_and_leaves_other_blocks_alone():

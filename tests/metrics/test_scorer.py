@@ -99,7 +99,7 @@ def test_scorer_measures_change_from_the_first_and_from_the_last_capture():
 
 
 def test_resumed_run_measures_from_its_very_first_capture():
-    resumed = Scorer(first=make_capture(0, weight=1.0))
+    resumed = Scorer(make_capture(0, weight=1.0))
     assert resumed(make_capture(30, weight=4.0)).arrays["scores.weight.distance"] == pytest.approx(3.0)
 
 

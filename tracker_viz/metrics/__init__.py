@@ -5,20 +5,35 @@
 
 from tracker_viz.metrics.heads import HEAD_SCORES, HeadScore
 from tracker_viz.metrics.probe import ProbeRow, probe_rows, uniform_attention
+from tracker_viz.metrics.roles import NO_ROLE, ROLES, Onset, Role, first_onsets, head_roles, margin, onsets, role_states
 from tracker_viz.metrics.scorer import Scorer, score
-from tracker_viz.metrics.summary import chart_metrics, head_name
+from tracker_viz.metrics.series import ScoreSeries, score_series
+from tracker_viz.metrics.summary import chart_metrics, head_name, head_table, run_summary
 from tracker_viz.metrics.weights import WEIGHT_SCORES, WeightScore
 
 __all__ = [
     "HEAD_SCORES",
+    "NO_ROLE",
+    "ROLES",
     "WEIGHT_SCORES",
     "HeadScore",
+    "Onset",
     "ProbeRow",
+    "Role",
+    "ScoreSeries",
     "Scorer",
     "WeightScore",
     "chart_metrics",
+    "first_onsets",
     "head_name",
+    "head_roles",
+    "head_table",
+    "margin",
+    "onsets",
     "probe_rows",
+    "role_states",
+    "run_summary",
     "score",
+    "score_series",
     "uniform_attention",
 ]

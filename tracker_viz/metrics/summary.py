@@ -1,6 +1,7 @@
-"""Scores -> the few scalars that a tracker draws as native charts. Called by ``scorer`` for every capture.
+"""Scores -> what trackers show natively: a few scalars per capture, and one summary and one table per run.
 
-Thousands of metric keys break both trackers' chart pages, so the number of keys is bounded whatever the model's size:
+``chart_metrics`` is called by ``scorer`` for every capture. Thousands of metric keys break both trackers' chart pages, so the number of
+keys is bounded whatever the model's size:
 
 * ``attn/<score>/max`` or ``/mean``: over all heads; ``attn/sink/share``: heads whose sink exceeds 0.3 (Gu et al. 2024);
 * ``attn/<score>/block_03``: the strongest head of a block, for the scores in ``CHARTED_BY_BLOCK``, up to 64 blocks;
@@ -15,6 +16,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tracker_viz.metrics.roles import NO_ROLE, ROLES, Role, first_onsets, head_roles, onsets
+from tracker_viz.metrics.series import ScoreSeries
 
 Floats = NDArray[np.float32]
 
@@ -60,6 +64,68 @@ def chart_metrics(heads: Mapping[str, Floats], weights: Mapping[str, Floats], pr
     return metrics
 
 
+def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[str, float | int]:
+    """What a tracker's table of runs sorts a sweep by; all names begin with ``specialisation/``.
+
+    * ``<role>_max``: the highest score that any head reached at any capture;
+    * ``<role>_onset_step``: the earliest step at which a head took the role and kept it to the end; absent where none did;
+    * ``<role>_heads``: heads that have the role at the last capture, and ``heads_specialised`` those that have any;
+    * ``share_specialised``: of all heads; ``index_mean``: mean specialisation score of all heads at the last capture.
+
+    Empty without captures or head scores.
+    """
+    if not series.n_captures or not series.heads:
+        return {}
+    values: dict[str, float | int] = {}
+    found = first_onsets(onsets(series, roles))
+    final = head_roles(series, roles)[0][-1]
+    n_heads = int(np.isfinite(np.stack([scores[-1] for scores in series.heads.values()])).any(0).sum())
+    for index, role in enumerate(roles):
+        if role.name not in series.heads:
+            continue
+        values[f"specialisation/{role.name}_max"] = _finite(np.max, series.heads[role.name])
+        values[f"specialisation/{role.name}_heads"] = int((final == index).sum())
+        if role.name in found:
+            values[f"specialisation/{role.name}_onset_step"] = found[role.name].step
+    n_specialised = int((final != NO_ROLE).sum())
+    values["specialisation/heads_specialised"] = n_specialised
+    if n_heads:
+        values["specialisation/share_specialised"] = n_specialised / n_heads
+    if "specialisation" in series.heads:
+        values["specialisation/index_mean"] = _finite(np.mean, series.heads["specialisation"][-1])
+    return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def head_table(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> list[dict[str, str | float | int | None]]:
+    """One row per head, in order of block and head.
+
+    Columns: ``head`` (``L03H01``), ``block``, ``index``, ``role`` at the last capture (None: none), its ``margin`` above uniform
+    attention (0..1), ``onset_step`` of that role (None: none that lasted), then every score at the last capture (None: not measured).
+    """
+    if not series.n_captures or not series.heads:
+        return []
+    final_roles, margins = (values[-1] for values in head_roles(series, roles))
+    steps = {(onset.block, onset.head, onset.role): onset.step for onset in onsets(series, roles) if onset.until is None}
+    rows: list[dict[str, str | float | int | None]] = []
+    for block, head in np.ndindex(series.shape):
+        scores = {name: _or_none(values[-1, block, head]) for name, values in series.heads.items()}
+        if all(value is None for value in scores.values()):
+            continue
+        role = None if final_roles[block, head] == NO_ROLE else roles[final_roles[block, head]].name
+        rows.append(
+            {
+                "head": head_name(block, head),
+                "block": block,
+                "index": head,
+                "role": role,
+                "margin": _or_none(margins[block, head]),
+                "onset_step": steps.get((block, head, role)) if role else None,
+                **scores,
+            }
+        )
+    return rows
+
+
 def head_name(block: int, head: int) -> str:
     """``L03H01``: sorts by block, then head."""
     return f"L{block:02d}H{head:02d}"
@@ -79,3 +145,7 @@ def _by_block_and_head(name: str, scores: Floats) -> dict[str, float]:
 def _finite(reduction: Callable[..., Any], values: NDArray[np.floating]) -> float:
     finite = values[np.isfinite(values)]
     return float(reduction(finite)) if finite.size else float("nan")
+
+
+def _or_none(value: np.floating) -> float | None:
+    return float(value) if np.isfinite(value) else None

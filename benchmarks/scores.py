@@ -1,0 +1,81 @@
+"""What scoring costs: heads of small and large models, weight matrices of the sizes that captures hold.
+
+python benchmarks/scores.py            # one thread, as in the writer thread beside training; writes scores.json beside this file
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# Before numpy: the cost that is reported is that of one core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+
+from tracker_viz.metrics import ProbeRow
+from tracker_viz.metrics.heads import HEAD_SCORES, head_scores
+from tracker_viz.metrics.weights import weight_scores
+
+HERE = Path(__file__).parent
+LIMIT_S = 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    measured: dict[str, object] = {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}
+    for blocks, heads, rows, length in ((4, 4, 2, 64), (12, 12, 2, 128), (16, 32, 2, 128), (32, 32, 2, 128), (32, 32, 8, 128)):
+        pattern = causal_attention(rows, heads, length)
+        probe = [ProbeRow("repeated", length, (length - 1) // 4, 1), ProbeRow("text", length)] * (rows // 2)
+        name = f"{blocks} blocks x {heads} heads, {rows} rows x {length} tokens"
+        for dtype in (np.float32, np.float16):
+            # one array for all blocks: what is timed is the arithmetic, and 2 GB of attention are not needed for that
+            patterns = dict.fromkeys(range(blocks), pattern.astype(dtype))
+            seconds = best_of(repeats, lambda patterns=patterns, blocks=blocks, probe=probe: head_scores(patterns, probe, n_blocks=blocks))
+            measured[f"head scores: {name}, {np.dtype(dtype).name}"] = report(name, np.dtype(dtype).name, seconds)
+    row = ProbeRow("repeated", 128, 31, 1)
+    attention = causal_attention(1, 32, 128)[0]
+    for score in HEAD_SCORES.values():
+        seconds = best_of(20, lambda score=score: score.measure(attention, row))
+        measured[f"one score, 32 heads x 128 tokens: {score.name}"] = report("one score, 32 heads", score.name, seconds)
+    for shape in ((128, 128), (352, 128), (256, 256), (256, 1024), (2048, 8192)):
+        matrices = {(0, "mlp.w_up"): np.random.default_rng(0).normal(size=shape).astype(np.float32)}
+        seconds = best_of(repeats, lambda matrices=matrices: weight_scores(matrices, n_blocks=1, first=matrices, previous=matrices))
+        measured[f"weight scores: one matrix of {shape[0]} x {shape[1]}"] = report("weight scores", f"{shape[0]} x {shape[1]}", seconds)
+    (HERE / "scores.json").write_text(json.dumps(measured, indent=1) + "\n")
+    largest = measured["head scores: 32 blocks x 32 heads, 8 rows x 128 tokens, float32"]
+    if not isinstance(largest, float) or largest > LIMIT_S:
+        raise SystemExit(f"32 x 32 heads, 8 x 128 tokens must be scored within {LIMIT_S} s on one core; took {largest} s")
+
+
+def causal_attention(rows: int, heads: int, length: int) -> np.ndarray:
+    logits = np.random.default_rng(0).normal(size=(rows, heads, length, length))
+    weights = np.where(np.tril(np.ones((length, length), bool)), np.exp(2 * logits), 0)
+    return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+
+
+def best_of(repeats: int, work: Callable[[], object]) -> float:
+    """Seconds of the fastest of several runs: the one that other processes disturbed least."""
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def report(what: str, which: str, seconds: float) -> float:
+    print(f"{what:<52} {which:<18} {1000 * seconds:9.2f} ms", flush=True)
+    return round(seconds, 6)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What trackers show of the scores: few chart names, a summary that sorts runs, a table of heads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tracker_viz.metrics import Scorer, ScoreSeries, chart_metrics, head_table, run_summary, score_series
+from tracker_viz.types import Capture
+
+N_CAPTURES, SHAPE = 8, (2, 3)
+
+
+def make_series():
+    heads = {name: np.full((N_CAPTURES, *SHAPE), 0.05, np.float32) for name in ("previous_token", "induction", "sink", "specialisation")}
+    heads["previous_token"][2:, 0, 1] = 0.7
+    heads["induction"][4:, 1, 2] = 0.9
+    heads["sink"][:, 1, 0] = 0.25
+    heads["specialisation"][-1] = 0.3
+    heads["induction"][:, 0, 2] = heads["previous_token"][:, 0, 2] = heads["sink"][:, 0, 2] = heads["specialisation"][:, 0, 2] = np.nan
+    return ScoreSeries(np.arange(N_CAPTURES) * 100, heads, uniform=dict.fromkeys(heads, 0.05))
+
+
+def test_summary_says_how_much_when_and_how_many():
+    assert run_summary(make_series()) == pytest.approx(
+        {
+            "specialisation/previous_token_max": 0.7,
+            "specialisation/previous_token_heads": 1,
+            "specialisation/previous_token_onset_step": 200,
+            "specialisation/induction_max": 0.9,
+            "specialisation/induction_heads": 1,
+            "specialisation/induction_onset_step": 400,
+            "specialisation/sink_max": 0.25,
+            "specialisation/sink_heads": 0,
+            "specialisation/heads_specialised": 2,
+            "specialisation/share_specialised": 2 / 5,
+            "specialisation/index_mean": 0.3,
+        }
+    )
+
+
+def test_table_has_a_row_for_every_head_that_exists():
+    table = head_table(make_series())
+    assert [row["head"] for row in table] == ["L00H00", "L00H01", "L01H00", "L01H01", "L01H02"]
+    roles = {row["head"]: (row["role"], row["onset_step"]) for row in table}
+    assert roles["L01H02"] == ("induction", 400)
+    assert roles["L00H01"] == ("previous_token", 200)
+    assert roles["L00H00"] == (None, None)
+    assert table[-1]["margin"] == pytest.approx((0.9 - 0.05) / 0.95)
+    assert table[-1]["induction"] == pytest.approx(0.9)
+    assert table[-1]["block"] == 1
+    assert table[-1]["index"] == 2
+
+
+def test_a_role_taken_again_at_the_very_end_has_no_onset_yet():
+    induction = np.full((N_CAPTURES, 1, 1), 0.9, np.float32)
+    induction[5:7] = 0.1
+    row = head_table(ScoreSeries(np.arange(N_CAPTURES), {"induction": induction}, uniform={"induction": 0.05}))[0]
+    assert (row["role"], row["onset_step"]) == ("induction", None)
+
+
+def test_a_run_without_captures_or_scores_has_an_empty_summary():
+    for series in (score_series([]), score_series([Capture(0, {}, metrics={"loss": 1.0})])):
+        assert run_summary(series) == {}
+        assert head_table(series) == []
+
+
+def test_number_of_charts_is_bounded_for_any_model():
+    for n_blocks, n_heads in ((4, 4), (8, 8), (64, 1), (64, 64), (128, 128)):
+        heads = {name: np.random.default_rng(0).random((n_blocks, n_heads)) for name in ("previous_token", "induction", "sink", "entropy")}
+        projections = [f"mlp.experts.{index}.w_up" for index in range(40)] if n_blocks > 64 else ["attn.w_q", "mlp.w_down"]
+        weights = {"stable_rank": np.ones((n_blocks, len(projections)))}
+        assert len(chart_metrics(heads, weights, projections)) <= 450
+    assert not any("block_" in name for name in chart_metrics(heads, weights, projections)), "128 blocks are too many for a chart each"
+
+
+def test_sink_share_counts_heads_above_gus_threshold():
+    sink = np.array([[0.31, 0.1], [0.9, np.nan]], np.float32)
+    metrics = chart_metrics({"sink": sink}, {}, ())
+    assert metrics["attn/sink/share"] == pytest.approx(2 / 3)
+    assert "attn/sink/L01H01" not in metrics
+
+
+def capture_of(step, induction, tokens_seen=None, **metrics):
+    return Capture(
+        step,
+        {"scores.head.induction": np.asarray(induction, np.float32), "blocks.0.attn.pattern": np.zeros((1, 1, 2, 2), np.float32)},
+        tokens_seen=tokens_seen,
+        metrics=metrics,
+        model={"uniform_scores": {"induction": 0.04}},
+    )
+
+
+def test_series_is_ordered_by_step_and_fills_what_is_missing_with_nan():
+    series = score_series([capture_of(20, [[0.2]], 2000, loss=1.0), capture_of(0, [[0.1, 0.3]], loss=3.0), capture_of(10, [[0.5]])])
+    assert series.steps.tolist() == [0, 10, 20]
+    assert series.shape == (1, 2)
+    np.testing.assert_allclose(series.heads["induction"][:, 0], [[0.1, 0.3], [0.5, np.nan], [0.2, np.nan]])
+    np.testing.assert_array_equal(series.metrics["loss"], [3, np.nan, 1])
+    np.testing.assert_array_equal(series.tokens_seen, [np.nan, np.nan, 2000])
+    assert series.uniform == {"induction": 0.04}
+
+
+def test_a_step_captured_twice_counts_once_as_it_was_last():
+    series = score_series([capture_of(0, [[0.1]]), capture_of(0, [[0.7]])])
+    assert series.heads["induction"].tolist() == [[[pytest.approx(0.7)]]]
+
+
+def test_scorer_has_the_series_of_a_resumed_run():
+    rng = np.random.default_rng(0)
+    causal = np.tril(np.ones((16, 16), np.float32))
+    probe = {"length": 16, "rows": [{"kind": "repeated", "period": 5, "start": 1}]}
+
+    def raw(step):
+        weights = causal * np.exp(rng.normal(size=(1, 2, 16, 16)))
+        return Capture(step, {"blocks.0.attn.pattern": (weights / weights.sum(-1, keepdims=True)).astype(np.float32)}, probe=probe)
+
+    before = Scorer()
+    scored = [before(raw(step)) for step in (0, 10)]
+    resumed = Scorer(scored[0], earlier=scored)
+    resumed(raw(20))
+    assert resumed.series().steps.tolist() == [0, 10, 20]
+    np.testing.assert_array_equal(resumed.series().heads["sink"][:2], before.series().heads["sink"])
+    assert resumed.series().uniform["sink"] == pytest.approx(np.mean(1 / np.arange(3, 17)))

@@ -1,0 +1,98 @@
+"""Scores of a whole run, stacked over its captures: small enough to hold in memory for any run.
+
+In: scored captures (or captures read with nothing but their ``scores.*`` arrays). Out: one ``ScoreSeries``, from which roles,
+onsets and the run's summary are taken, and which a comparison of runs starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.types import Capture
+
+Floats = NDArray[np.float32]
+HEAD_PREFIX, WEIGHT_PREFIX = "scores.head.", "scores.weight."
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSeries:
+    """A run's scores over its captures, ordered by step.
+
+    Attributes:
+        steps: int64 [capture], rising.
+        heads: score -> float32 [capture, block, head]; NaN where a capture lacks the score, or the model the head.
+        weights: score -> float32 [capture, block, projection].
+        projections: names along the last axis of ``weights``.
+        uniform: score -> its value for uniform causal attention on the run's probe.
+        tokens_seen: float64 [capture]; NaN where training did not say.
+        metrics: scalar -> float64 [capture]; NaN where a capture lacks it.
+    """
+
+    steps: NDArray[np.int64]
+    heads: Mapping[str, Floats]
+    weights: Mapping[str, Floats] = field(default_factory=dict)
+    projections: tuple[str, ...] = ()
+    uniform: Mapping[str, float] = field(default_factory=dict)
+    tokens_seen: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    metrics: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def n_captures(self) -> int:
+        return len(self.steps)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(blocks, most heads in a block); (0, 0) without head scores."""
+        return next(((array.shape[1], array.shape[2]) for array in self.heads.values()), (0, 0))
+
+
+def score_series(captures: Iterable[Capture]) -> ScoreSeries:
+    """Stack the scores of scored captures, in any order; of two captures of one step the later one counts."""
+    by_step = {capture.step: scores_only(capture) for capture in captures}
+    ordered = [by_step[step] for step in sorted(by_step)]
+    projections = max((capture.labels.get("projection", ()) for capture in ordered), key=len, default=())
+    uniform: dict[str, float] = {}
+    for capture in ordered:
+        uniform |= capture.model.get("uniform_scores", {})
+    return ScoreSeries(
+        steps=np.array([capture.step for capture in ordered], np.int64),
+        heads=_stacked(ordered, HEAD_PREFIX),
+        weights=_stacked(ordered, WEIGHT_PREFIX),
+        projections=projections,
+        uniform=uniform,
+        tokens_seen=np.array([np.nan if capture.tokens_seen is None else capture.tokens_seen for capture in ordered], np.float64),
+        metrics={
+            name: np.array([capture.metrics.get(name, np.nan) for capture in ordered], np.float64)
+            for name in dict.fromkeys(name for capture in ordered for name in capture.metrics)
+        },
+    )
+
+
+def scores_only(capture: Capture) -> Capture:
+    """What a series needs of a capture, so that captures can stream through without being held."""
+    arrays = {name: array for name, array in capture.arrays.items() if name.startswith((HEAD_PREFIX, WEIGHT_PREFIX))}
+    return Capture(
+        capture.step,
+        arrays,
+        labels={"projection": capture.labels.get("projection", ())},
+        tokens_seen=capture.tokens_seen,
+        metrics=dict(capture.metrics),
+        model={"uniform_scores": dict(capture.model.get("uniform_scores", {}))},
+    )
+
+
+def _stacked(captures: list[Capture], prefix: str) -> dict[str, Floats]:
+    names = dict.fromkeys(name for capture in captures for name in capture.arrays if name.startswith(prefix))
+    stacked = {}
+    for name in names:
+        found = {index: capture.arrays[name] for index, capture in enumerate(captures) if name in capture.arrays}
+        shape = tuple(np.max([array.shape for array in found.values()], axis=0))
+        stacked[name.removeprefix(prefix)] = np.full((len(captures), *shape), np.nan, np.float32)
+        for index, array in found.items():
+            rows, columns = array.shape
+            stacked[name.removeprefix(prefix)][index, :rows, :columns] = array
+    return stacked
