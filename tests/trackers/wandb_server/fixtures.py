@@ -1,0 +1,43 @@
+"""Fixtures for tests that let a real ``wandb`` client talk to the stand-in. Import them by name where they are used.
+
+The client keeps one service process and one set of settings per process: so a test module has one server, and the client is torn
+down after the module. A request that the stand-in refused fails the test during which it came.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import wandb
+
+from wandb_server.httpd import WandbServer
+
+
+@pytest.fixture(scope="module")
+def wandb_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
+    """The module's server, with this process's client pointed at it."""
+    with pytest.MonkeyPatch.context() as patch, WandbServer() as server:
+        isolate(patch, server, tmp_path_factory.mktemp("wandb"))
+        yield server
+        wandb.teardown()
+        patch.delenv("WANDB_SERVICE", raising=False)
+
+
+@pytest.fixture
+def wandb_server(wandb_service: WandbServer) -> Iterator[WandbServer]:
+    """The module's server, held against what the test sent it."""
+    del wandb_service.refused[:]
+    wandb_service.delay_s = 0.0
+    yield wandb_service
+    assert wandb_service.refused == [], "the client sent what the stand-in does not know"
+
+
+def isolate(patch: pytest.MonkeyPatch, server: WandbServer, directory: Path) -> None:
+    """Nothing of the user's W&B set-up is seen, and nothing of it can be written."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        patch.delenv(name)
+    for name, value in server.environment(directory).items():
+        patch.setenv(name, value)
