@@ -79,6 +79,14 @@ class Run(Protocol):
         ...
 
     @property
+    def online(self) -> bool:
+        """False: no capture can be delivered from this process, as where W&B is set to work offline. They wait for ``push``.
+
+        Metrics, summary and the end of the run are taken nevertheless.
+        """
+        ...
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """What another process needs besides ``ref`` to reach this run, as option -> value (``tracking_uri``, ``base_url``).
 

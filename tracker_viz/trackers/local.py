@@ -88,6 +88,7 @@ class LocalRun:
 
     chunk = ChunkPolicy(captures=1)
     ui_command = None
+    online = True
 
     def __init__(self, directory: Path, *, ours: bool = False) -> None:
         self.directory = directory.absolute()

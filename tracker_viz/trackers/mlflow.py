@@ -156,6 +156,7 @@ class MlflowRun:
     """One run. ``ours``: tracker_viz made it, so ``finish`` ends it."""
 
     chunk = ChunkPolicy(captures=16, nbytes=128 << 20, seconds=1.0)
+    online = True
 
     def __init__(self, client: mlflow.MlflowClient, uri: str, run: mlflow.entities.Run, *, ours: bool, ui_url: str | None) -> None:
         self._client = client

@@ -78,6 +78,7 @@ class Uploader:
         self._keep_captures = keep_captures
         self._journal = spool.journal(addressee.name)
         self._pending: dict[CaptureRef, float] = {}
+        self._deferred: set[CaptureRef] = set()
         self._damaged: tuple[int, ...] = ()
         self._trouble: str | None = None
         self._existed = addressee.ref is not None
@@ -116,7 +117,7 @@ class Uploader:
 
     def delivery(self) -> Delivery:
         with self._changed:
-            left = len(self._pending)
+            left = len(self._pending) + len(self._deferred)
             damaged = self._damaged
             error = str(self.failure) if self.failure else self._trouble
         url = self.run.url() if self.run else None
@@ -215,7 +216,8 @@ class Uploader:
 
     def _deliver(self, run: Run, chunk: Sequence[CaptureRef]) -> None:
         whole = [ref for ref in chunk if self._is_whole(ref)]
-        self._retried(lambda: self._put(run, whole))
+        if run.online:
+            self._retried(lambda: self._put(run, whole))
         # A run that is not ours has the loop's own metrics already, from the user's logger.
         without = frozenset() if self._addressee.ours else self._spool.loop_metrics()
         names = [ref.file_name for ref in whole if ref.file_name not in self._journal.metrics]
@@ -229,6 +231,8 @@ class Uploader:
         with self._changed:
             for ref in chunk:
                 self._pending.pop(ref, None)
+            if not run.online:
+                self._deferred.update(whole)
             self._trouble = None
 
     def _put(self, run: Run, refs: Sequence[CaptureRef]) -> None:
