@@ -78,6 +78,14 @@ def test_a_tracker_that_fails_is_reported_and_the_others_get_theirs(tmp_path, ru
     assert read(path).step == fetch_latest(run, tmp_path / "elsewhere").step == 40
 
 
+def test_a_disk_that_takes_nothing_costs_the_checkpoint_only(tmp_path, run, caplog):
+    (tmp_path / "spool").write_text("a file where the directory should be")
+    uploader = Uploader(tmp_path / "spool", lambda: [run])
+    uploader.save(checkpoint())
+    assert uploader.close(timeout_s=10)
+    assert "the checkpoint of step 40 could not be written" in caplog.text
+
+
 def test_closing_gives_up_on_a_tracker_that_never_answers(tmp_path, caplog):
     never = threading.Event()
 

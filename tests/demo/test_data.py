@@ -9,7 +9,7 @@ import torch
 
 from tracker_viz.demo.data import (
     BOS,
-    SPAN_ALPHABET,
+    SPAN_TOKENS,
     DataConfig,
     Mixture,
     read_text,
@@ -48,7 +48,7 @@ def test_every_sequence_begins_with_bos_and_has_no_other(book):
 def test_the_share_of_repeated_sequences_is_exact(book, share, n_repeats):
     inputs, _ = mixture(book, repeat_share=share, max_period=15).batch()
     letters = inputs[:, 1:]
-    from_spans = ((letters >= SPAN_ALPHABET.start) & (letters < SPAN_ALPHABET.stop)).all(dim=1)
+    from_spans = ((letters >= SPAN_TOKENS[0]) & (letters < SPAN_TOKENS[1])).all(dim=1)
     assert from_spans.sum() == n_repeats
 
 
@@ -61,7 +61,7 @@ def test_repeated_spans_repeat_distinct_letters_with_periods_of_the_whole_range(
         assert len(set(row[:period].tolist())) == period
         periods.append(period)
     assert set(periods) == {8, 9, 10, 11, 12}
-    assert {int(letter) for letter in rows[:, 1:].unique()} == set(SPAN_ALPHABET)
+    assert {int(letter) for letter in rows[:, 1:].unique()} == set(range(*SPAN_TOKENS))
 
 
 def test_second_copies_are_the_tokens_that_can_be_predicted():

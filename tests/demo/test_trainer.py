@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 
@@ -66,7 +67,7 @@ def test_training_lowers_the_loss(make):
 def test_every_finished_step_is_shown_once(make):
     outcome, log, _ = fit(make())
     assert list(log.points) == list(range(1, 13))
-    assert (outcome.state, outcome.step, outcome.loss) == ("finished", 12, log.losses[12])
+    assert (outcome.finished, outcome.step, outcome.loss) == (True, 12, log.losses[12])
     assert log.points[3]["tokens_seen"] == 3 * 4 * 32
 
 
@@ -81,9 +82,11 @@ def test_looking_at_held_out_rows_does_not_change_training(make):
     assert fit(make(), evaluate_at=lambda step: True)[1].losses == fit(make())[1].losses
 
 
-def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(make):
-    _, whole, states = fit(make())
-    resumed = make(seed=99)
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(make, tie_embeddings):
+    model = dataclasses.replace(TINY, tie_embeddings=tie_embeddings)
+    _, whole, states = fit(make(model=model))
+    resumed = make(seed=99, model=model)
     resumed.load_state(Checkpoint(4, states[4]))
     _, rest, rest_states = fit(resumed)
     assert rest.losses == {step: loss for step, loss in whole.losses.items() if step > 4}
@@ -112,7 +115,7 @@ def test_a_run_with_nothing_left_to_train_shows_and_saves_nothing(make):
     done = make()
     done.load_state(Checkpoint(12, states[12]))
     outcome, log, saved = fit(done)
-    assert (outcome.state, log.points, saved) == ("finished", {}, {})
+    assert (outcome.finished, log.points, saved) == (True, {}, {})
 
 
 def test_checkpoints_come_at_their_cadence_and_at_the_end(make):
@@ -131,7 +134,7 @@ def test_a_checkpoint_of_another_shape_is_refused_by_name(make):
 def test_a_signal_ends_training_after_the_step_with_everything_saved(make, number):
     whole = fit(make())[1].losses
     outcome, log, saved = fit(make(), Log(at={6: lambda: os.kill(os.getpid(), number)}))
-    assert (outcome.state, outcome.step, outcome.loss) == ("interrupted", 6, whole[6])
+    assert (outcome.finished, outcome.step, outcome.loss) == (False, 6, whole[6])
     assert list(log.points) == [1, 2, 3, 4, 5, 6]
     resumed = make(seed=99)
     resumed.load_state(Checkpoint(6, saved[6]))

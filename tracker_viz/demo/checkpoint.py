@@ -125,23 +125,33 @@ class Uploader:
         self._thread.start()
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """On the disk when this returns; in the runs later."""
+        """On the disk when this returns, in the runs later. A disk that is full costs the checkpoint, not the training."""
         path = self.directory / "checkpoints" / checkpoint.file_name
-        write(checkpoint, path)
-        latest = json.dumps({"file": path.name, "step": checkpoint.step, "sha256": _sha256(path)}).encode()
-        # one file for us, which the next checkpoint overwrites, and one that lasts until this checkpoint is sent
-        capture_file.write_atomically(latest, self.directory / LATEST)
-        capture_file.write_atomically(latest, path.with_suffix(".json"))
-        self._pending.put(path)
+        try:
+            write(checkpoint, path)
+            latest = json.dumps({"file": path.name, "step": checkpoint.step, "sha256": _sha256(path)}).encode()
+            # one file for us, which the next checkpoint overwrites, and one that lasts until this checkpoint is sent
+            capture_file.write_atomically(latest, self.directory / LATEST)
+            capture_file.write_atomically(latest, path.with_suffix(".json"))
+        except OSError as error:
+            logger.error("the checkpoint of step %d could not be written to %s (%s); training goes on", checkpoint.step, path, error)
+        else:
+            self._pending.put(path)
         return path
 
-    def close(self, timeout_s: float) -> bool:
-        """Wait until all is sent; True when it was, False when ``timeout_s`` ran out first."""
+    def close(self, timeout_s: float = 120.0) -> bool:
+        """Wait until all is sent; True when it was, False when ``timeout_s`` ran out first. Repeating it is harmless."""
         self._pending.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             logger.warning("checkpoints are still being uploaded after %.0f s; they lie in %s", timeout_s, self.directory / "checkpoints")
         return not self._thread.is_alive()
+
+    def __enter__(self) -> Uploader:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def _send_all(self) -> None:
         last = False

@@ -23,7 +23,8 @@ BOS = 256
 VOCAB_SIZE = 257
 
 # Letters of the repeated spans: 64 neighbouring bytes. A larger alphabet delays induction beyond a demo's length.
-SPAN_ALPHABET = range(64, 128)
+SPAN_TOKENS = (64, 128)  # first <= token < last
+N_SPAN_TOKENS = SPAN_TOKENS[1] - SPAN_TOKENS[0]
 
 _NOT_SOURCE = {
     "__pycache__",
@@ -63,9 +64,9 @@ class DataConfig:
             raise ConfigError(f"data.repeat_share is a share of the sequences, 0..1; got {self.repeat_share}")
         if not 0 < self.validation_share < 1:
             raise ConfigError(f"data.validation_share is a share of the text, above 0 and below 1; got {self.validation_share}")
-        if not 2 <= self.min_period <= self.max_period <= len(SPAN_ALPHABET):
+        if not 2 <= self.min_period <= self.max_period <= N_SPAN_TOKENS:
             raise ConfigError(
-                f"data.min_period and data.max_period need 2 <= min_period <= max_period <= {len(SPAN_ALPHABET)} "
+                f"data.min_period and data.max_period need 2 <= min_period <= max_period <= {N_SPAN_TOKENS} "
                 f"(the tokens of a span are all different); got {self.min_period} and {self.max_period}"
             )
 
@@ -76,7 +77,7 @@ class Mixture:
     ``state`` / ``set_state`` carry it over into a resumed run.
     """
 
-    def __init__(self, config: DataConfig, *, context_length: int, batch_size: int, seed: int):
+    def __init__(self, config: DataConfig, context_length: int, *, batch_size: int, seed: int):
         if config.min_period >= context_length:
             raise ConfigError(
                 f"a span must come twice within model.context_length={context_length} tokens to teach anything; "
@@ -134,10 +135,10 @@ def token_text(token: int) -> str:
 def repeated_spans(n_rows: int, n_tokens: int, config: DataConfig, generator: torch.Generator) -> Tensor:
     """Rows ``[BOS] r r r ...``, cut off at ``n_tokens``: int64 [n_rows, n_tokens].
 
-    Each row has its own period, and its own ``r`` drawn from ``SPAN_ALPHABET`` without putting back: were a token to come twice
+    Each row has its own period, and its own ``r`` drawn from ``SPAN_TOKENS`` without putting back: were a token to come twice
     within ``r``, what follows it could not be told from the last time it came.
     """
-    letters = torch.rand(n_rows, len(SPAN_ALPHABET), generator=generator).argsort(dim=1) + SPAN_ALPHABET.start
+    letters = torch.rand(n_rows, N_SPAN_TOKENS, generator=generator).argsort(dim=1) + SPAN_TOKENS[0]
     period = torch.randint(config.min_period, config.max_period + 1, (n_rows, 1), generator=generator)
     spans = letters.gather(1, torch.arange(n_tokens - 1) % period)
     return torch.cat([torch.full((n_rows, 1), BOS), spans], dim=1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +17,7 @@ from tracker_viz.demo.trainer import TrainerConfig
 TRAINED_WITH = ("name", "seed", "model", "data", "trainer")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Attributes are the keys of ``conf/train.yaml``.
 
@@ -28,13 +29,21 @@ class TrainSettings:
     render: bool
     resume: str | None
     spool: str
-    model: ModelConfig
-    data: DataConfig
-    trainer: TrainerConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
     capture: dict[str, Any] = field(default_factory=dict)
     tracker: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
     video: dict[str, Any] = field(default_factory=dict)
+    theme: str = "dark"
+
+    def trained_with(self) -> dict[str, Any]:
+        """What the run's model and losses depend on, as plain data that means the same in every working directory."""
+        chosen = {key: value for key, value in asdict(self).items() if key in TRAINED_WITH}
+        if self.data.path is not None:
+            chosen["data"]["path"] = os.path.abspath(os.path.expanduser(self.data.path))
+        return chosen
 
 
 def resumed(cfg: DictConfig, trained_with: Mapping[str, Any], overrides: Iterable[str]) -> DictConfig:

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from tracker_viz.demo.checkpoint import Checkpoint
 from tracker_viz.demo.data import Mixture, second_copies
@@ -91,9 +92,9 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended. ``step``: optimiser steps finished; ``loss``: of the last batch, NaN where there was nothing left to train."""
+    """How training ended: ``finished``, or interrupted after ``step``. ``loss``: of the last batch; NaN where nothing was left to train."""
 
-    state: Literal["finished", "interrupted"]
+    finished: bool
     step: int
     loss: float
 
@@ -139,7 +140,7 @@ class Trainer:
         """
         config = self.config
         metrics = {"loss": math.nan}
-        with stop_on_signal() as stop, _progress_bar(self.step, config.steps, shown=progress) as bar:
+        with stop_on_signal() as stop, _progress_bar(self.step, config.steps, shown=progress) as bar, logging_redirect_tqdm():
             while self.step < config.steps and not stop.requested:
                 metrics = {"loss": self._train_step()}
                 if config.evaluate_rows and evaluate_at(self.step):
@@ -149,7 +150,7 @@ class Trainer:
                 ending = self.step == config.steps or stop.requested
                 if config.checkpoint_every and (ending or self.step % config.checkpoint_every == 0):
                     save(self.state(), self.step)
-        return Outcome("finished" if self.step >= config.steps else "interrupted", self.step, metrics["loss"])
+        return Outcome(self.step >= config.steps, self.step, metrics["loss"])
 
     def _train_step(self) -> float:
         inputs, targets = (tokens.to(self.device) for tokens in self.mixture.batch())
@@ -184,10 +185,11 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, by name."""
-        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for name, weight in self.model.named_parameters():
+        state = {"random.data": self.mixture.state(), "random.torch": torch.get_rng_state()}
+        for name, weight in self.model.named_parameters():  # tied weights come once
+            state[f"model.{name}"] = weight
             state |= {f"optimizer.{name}.{kind}": tensor for kind, tensor in self.optimizer.state[weight].items()}
-        return state | {"random.data": self.mixture.state(), "random.torch": torch.get_rng_state()}
+        return state
 
     def load_state(self, checkpoint: Checkpoint) -> None:
         """Go on from ``checkpoint``.
@@ -195,17 +197,15 @@ class Trainer:
         Raises:
             ConfigError: it is of a model of another shape.
         """
-        state = checkpoint.tensors
-        weights = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
-        own = self.model.state_dict()
-        for name in sorted(own.keys() | weights.keys()):
-            shapes = [tuple(side[name].shape) if name in side else None for side in (weights, own)]
-            if shapes[0] != shapes[1]:
-                raise ConfigError(
-                    f"the checkpoint is of another model: {name} is {shapes[0]} there and {shapes[1]} here; leave out model overrides"
-                )
-        self.model.load_state_dict(weights)
-        for name, weight in self.model.named_parameters():
+        state, weights = checkpoint.tensors, dict(self.model.named_parameters())
+        stored = {name.removeprefix("model.") for name in state if name.startswith("model.")}
+        for name in sorted(stored | weights.keys()):
+            there = tuple(state[f"model.{name}"].shape) if name in stored else None
+            here = tuple(weights[name].shape) if name in weights else None
+            if there != here:
+                raise ConfigError(f"the checkpoint is of another model: {name} is {there} there and {here} here; leave out model overrides")
+        for name, weight in weights.items():
+            weight.data.copy_(state[f"model.{name}"])
             kinds = ("step", "exp_avg", "exp_avg_sq") if checkpoint.step else ()
             # AdamW counts its steps on the CPU, whatever the weights' device
             self.optimizer.state[weight] = {
@@ -267,6 +267,7 @@ def choose_device(name: str) -> torch.device:
 
 def _progress_bar(start: int, steps: int, *, shown: bool) -> tqdm[Any]:
     return tqdm(
+        desc="the first step",
         initial=start,
         total=steps,
         disable=not shown,
@@ -277,6 +278,8 @@ def _progress_bar(start: int, steps: int, *, shown: bool) -> tqdm[Any]:
 
 
 def _show(bar: tqdm[Any], step: int, metrics: Mapping[str, float], tokens_per_step: int) -> None:
-    rate = (bar.format_dict["rate"] or 0.0) * tokens_per_step
-    bar.set_description_str(f"loss {metrics['loss']:.3f} · {rate:,.0f} tokens/s", refresh=False)
+    words = [f"loss {metrics['loss']:.3f}"]
+    if rate := bar.format_dict["rate"]:
+        words.append(f"{rate * tokens_per_step:,.0f} tokens/s")
+    bar.set_description_str(" · ".join(words), refresh=False)
     bar.update(step - bar.n)

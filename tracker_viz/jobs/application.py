@@ -69,11 +69,20 @@ def typed(settings: type[Settings], cfg: DictConfig) -> Settings:
         ConfigError: a name that ``settings`` does not have, a value of another type, or one that a dataclass refuses.
     """
     try:
-        checked: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(settings), cfg))
+        checked: Any = OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(settings)), cfg))
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     assert isinstance(checked, settings)
     return checked
+
+
+def _writable(node: DictConfig) -> DictConfig:
+    """Frozen dataclasses make read-only nodes, which take no values even while merging."""
+    OmegaConf.set_readonly(node, False)
+    for name in node:
+        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
+            _writable(node[name])
+    return node
 
 
 def explain(error: Exception) -> str:

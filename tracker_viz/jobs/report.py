@@ -1,0 +1,41 @@
+"""What a job prints when it is done: where to watch the video, what is left to upload, the command for the next thing."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from tracker_viz.pipeline import RenderResult
+from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.outbox import Report
+
+
+def say_where_to_watch(result: RenderResult) -> None:
+    print(f"Video: {result.path} ({result.n_captures} captures, {result.duration_s:.0f} s, {result.path.stat().st_size / 1e6:.1f} MB)")
+    if result.missing_steps:
+        print(f"Steps that could not be pulled, gaps in the timeline: {', '.join(map(str, result.missing_steps))}")
+    if result.url:
+        print(f"Watch it in the run: {result.url}")
+    if result.ui_command:
+        print(f"  with the UI running: {result.ui_command}")
+
+
+def say_what_is_left(report: Report | None) -> None:
+    """Where captures went, and how to send those that could not be sent; a process that records nothing has no report."""
+    if report is None:
+        return
+    for delivery in report.deliveries:
+        state = "all of them" if delivery.complete else f"{delivery.left} still to go ({delivery.error or 'no answer in time'})"
+        print(f"Captures in {delivery.ref or delivery.name}: {delivery.sent}, {state}")
+    if report.lost:
+        print(f"Steps whose captures could not be written to the disk: {', '.join(map(str, report.lost))}")
+    if report.command:
+        print(f"To upload what is left:\n  {report.command}")
+
+
+def resume_command(run: Run) -> str:
+    """What goes on with the training of ``run``, from any directory."""
+    scheme = run.ref.scheme
+    options = [f"tracker.{scheme}.{key}={value}" for key, value in run.environment.items()]
+    words = [sys.executable, sys.argv[0], f"resume={run.ref}", *([f"tracker={scheme}", *options] if options else [])]
+    return " ".join(map(shlex.quote, words))

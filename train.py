@@ -1,0 +1,103 @@
+"""Train a small decoder, capture what its blocks look like meanwhile, and put the video of it into the tracker's run.
+
+    python train.py                                            into MLflow, in ./mlflow.db
+    python train.py tracker=[mlflow,wandb] model.n_heads=8     into both
+    python train.py data=text data.path=~/books                on your own text
+    python train.py resume=mlflow:<run_id>                     go on from the last checkpoint, into the same run
+
+Everything it can be told lies in conf/; `python train.py --help` lists it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+# Read when torch loads: OpenMP threads that spin while they wait make a step on a busy machine ten times slower.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from tracker_viz import RunRef, pipeline, trackers
+from tracker_viz.capture import make_probe
+from tracker_viz.demo import data
+from tracker_viz.demo.checkpoint import Checkpoint, Uploader, fetch_latest
+from tracker_viz.demo.model import Decoder
+from tracker_viz.demo.settings import TrainSettings, resumed
+from tracker_viz.demo.trainer import Trainer
+from tracker_viz.jobs.application import application, typed
+from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
+from tracker_viz.trackers.outbox import Destination
+
+
+@application(config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float:
+    settings = typed(TrainSettings, cfg)
+    start = None
+    destinations = [Destination(scheme, options) for scheme, options in settings.tracker.items()]
+    if settings.resume:
+        run = RunRef.parse(settings.resume)
+        options = settings.tracker.get(run.scheme, {})
+        destinations = [Destination(run.scheme, options, ref=run, ours=True)]
+        with tempfile.TemporaryDirectory() as directory:
+            start = fetch_latest(trackers.open_run(run, **options), Path(directory))
+        settings = typed(TrainSettings, resumed(cfg, start.config, HydraConfig.get().overrides.task))
+    # Made before training, so that what is wrong with them is known before training.
+    layout = instantiate(settings.layout)
+    pipeline.VideoOptions(**settings.video)
+
+    torch.manual_seed(settings.seed)
+    mixture = data.Mixture(settings.data, settings.model.context_length, batch_size=settings.trainer.batch_size, seed=settings.seed)
+    trainer = Trainer(Decoder(settings.model), mixture, settings.trainer)
+    if start:
+        trainer.load_state(start)
+    watcher = pipeline.watch(
+        trainer.model,
+        run=destinations,
+        probe=make_probe(
+            data.VOCAB_SIZE,
+            settings.model.context_length,
+            text_ids=mixture.probe_text(),
+            decode=data.token_text,
+            bos_id=data.BOS,
+            token_range=data.SPAN_TOKENS,
+        ),
+        total_steps=settings.trainer.steps,
+        start_step=trainer.step,
+        counts_from=1,
+        name=settings.name,
+        config=settings.trained_with(),
+        spool=settings.spool,
+        **settings.capture,
+    )
+    with watcher, Uploader(Path(settings.spool), lambda: watcher.runs) as checkpoints:
+        outcome = trainer.fit(
+            watcher,
+            save=lambda state, step: checkpoints.save(Checkpoint(step, state, settings.trained_with())),
+            evaluate_at=watcher.recorder.schedule.is_due,
+        )
+        checkpoints.close()  # before the runs are ended
+        report = watcher.close("finished" if outcome.finished else "killed")
+
+    say_what_is_left(report)
+    for trained in watcher.runs:
+        print(f"To make the video of it, from any directory:\n  {pipeline.render_command(trained)}")
+        if not outcome.finished:
+            print(f"To go on training:\n  {resume_command(trained)}")
+        if settings.render:
+            say_where_to_watch(
+                pipeline.render_run(
+                    trained.ref, layout=layout, theme=settings.theme, video=settings.video, tracker_options=settings.tracker
+                )
+            )
+    if not outcome.finished:
+        raise KeyboardInterrupt
+    return outcome.loss
+
+
+if __name__ == "__main__":
+    main()
