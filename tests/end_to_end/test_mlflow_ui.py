@@ -1,0 +1,104 @@
+"""What a person sees in MLflow's own UI, in a real Chromium, from the links that we print."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.parse
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import tracker_viz as tv
+from tracker_viz.demo.model import Decoder, ModelConfig
+from tracker_viz.pipeline import RenderResult, render_run
+from tracker_viz.types import RunRef
+
+pytestmark = pytest.mark.chromium
+
+LOADED = "() => document.querySelector('video')?.readyState >= 2"
+PLAY_AND_SEEK = """
+async () => {
+  const video = document.querySelector('video');
+  const sleep = ms => new Promise(done => setTimeout(done, ms));
+  video.muted = true;
+  await video.play();
+  await sleep(700);
+  const played = video.currentTime;
+  video.pause();
+  const sought = new Promise(done => video.addEventListener('seeked', done, {once: true}));
+  video.currentTime = video.duration / 2;
+  await sought;
+  return {played, at: video.currentTime, duration: video.duration, error: video.error, width: video.videoWidth, height: video.videoHeight};
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def rendered(mlflow_server, tmp_path_factory) -> list[tuple[RunRef, RenderResult]]:
+    """Two small runs on the server, trained, captured and rendered for real."""
+    directory = tmp_path_factory.mktemp("runs")
+    options = {"mlflow": {"tracking_uri": mlflow_server.uri, "experiment": "in-the-ui"}}
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = Decoder(ModelConfig(n_blocks=2, n_heads=2, d_model=32, d_ffn=64, context_length=32, vocab_size=40))
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+        with tv.watch(
+            model, run="mlflow", every=2, total_steps=16, max_overhead=float("inf"), name=f"seed {seed}",
+            config={"seed": seed}, spool=directory / f"spool-{seed}", tracker_options=options,
+        ) as watcher:  # fmt: skip
+            for step in range(16):
+                batch = torch.randint(40, (4, 17))
+                loss = nn.functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                watcher.step(step, loss=loss)
+        result = render_run(
+            watcher.ref, video={"size": "720p", "hold_s": 1.0}, cache=directory / "cache", tracker_options=options, progress=False
+        )
+        made.append((watcher.ref, result))
+    return made
+
+
+def screenshot(page, name: str) -> None:
+    """Kept for a person to look at, where one asks for it."""
+    if directory := os.environ.get("TRACKER_VIZ_SCREENSHOTS"):
+        page.screenshot(path=Path(directory) / f"{name}.png")
+
+
+def test_the_link_opens_the_video_and_it_plays_and_seeks(rendered, page):
+    _, result = rendered[0]
+    page.goto(result.url)
+    page.wait_for_function(LOADED, timeout=60_000)
+    seen = page.evaluate(PLAY_AND_SEEK)
+    screenshot(page, "artifact-page")
+    assert seen["error"] is None
+    assert (seen["width"], seen["height"]) == (1280, 720)
+    assert seen["duration"] == pytest.approx(result.duration_s, abs=0.1)
+    assert seen["played"] > 0.3
+    assert seen["at"] == pytest.approx(result.duration_s / 2, abs=0.1)
+
+
+def test_the_video_that_says_its_last_step_plays_too(rendered, page):
+    _, result = rendered[0]
+    page.goto(result.url.replace("artifacts/overview.webm", "artifacts/videos/overview/step_00000016.webm"))
+    page.wait_for_function(LOADED, timeout=60_000)
+    assert page.evaluate(PLAY_AND_SEEK)["error"] is None
+
+
+def test_two_runs_play_side_by_side_on_the_compare_page(rendered, page):
+    refs = [ref for ref, _ in rendered]
+    base, experiment = rendered[0][1].url.split("/#/experiments/")
+    runs = urllib.parse.quote(json.dumps([ref.path for ref in refs]))
+    experiments = urllib.parse.quote(json.dumps([experiment.split("/")[0]]))
+    page.goto(f"{base}/#/compare-runs?runs={runs}&experiments={experiments}")
+    # The page moves under the pointer while its sections load, so the click is sent to the element itself.
+    page.get_by_text("overview.webm").first.dispatch_event("click", timeout=60_000)
+    page.wait_for_function("() => [...document.querySelectorAll('video')].filter(video => video.readyState >= 2).length == 2", timeout=60_000)
+    page.locator("video").first.scroll_into_view_if_needed()
+    screenshot(page, "compare-page")
+    assert page.evaluate("() => [...document.querySelectorAll('video')].every(video => video.error === null)")
