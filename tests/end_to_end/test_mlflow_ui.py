@@ -19,6 +19,7 @@ from tracker_viz.types import RunRef
 pytestmark = pytest.mark.chromium
 
 LOADED = "() => document.querySelector('video')?.readyState >= 2"
+BOTH_LOADED = "() => [...document.querySelectorAll('video')].filter(video => video.readyState >= 2).length == 2"
 PLAY_AND_SEEK = """
 async () => {
   const video = document.querySelector('video');
@@ -98,7 +99,7 @@ def test_two_runs_play_side_by_side_on_the_compare_page(rendered, page):
     page.goto(f"{base}/#/compare-runs?runs={runs}&experiments={experiments}")
     # The page moves under the pointer while its sections load, so the click is sent to the element itself.
     page.get_by_text("overview.webm").first.dispatch_event("click", timeout=60_000)
-    page.wait_for_function("() => [...document.querySelectorAll('video')].filter(video => video.readyState >= 2).length == 2", timeout=60_000)
+    page.wait_for_function(BOTH_LOADED, timeout=60_000)
     page.locator("video").first.scroll_into_view_if_needed()
     screenshot(page, "compare-page")
     assert page.evaluate("() => [...document.querySelectorAll('video')].every(video => video.error === null)")
