@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from tracker_viz.capture import Probe, Recorder, Schedule, make_probe
-from tracker_viz.demo.data import BOS, SPAN_ALPHABET, VOCAB_SIZE, DataConfig, Mixture
+from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.demo.trainer import Trainer, TrainerConfig
 from tracker_viz.metrics import Scorer, ScoreSeries
@@ -23,7 +23,7 @@ class TrainedDemo:
     series: ScoreSeries
 
 
-def train_demo(*, n_blocks: int = 4, n_heads: int = 4, seed: int = 0, steps: int = 1200, every: int = 20) -> TrainedDemo:
+def train_demo(*, n_blocks: int = 4, n_heads: int = 4, seed: int = 0, steps: int = 1000, every: int = 20) -> TrainedDemo:
     """Train on one thread, so that several trainings can share a machine, and score the probe every ``every`` steps."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -36,7 +36,7 @@ def train_demo(*, n_blocks: int = 4, n_heads: int = 4, seed: int = 0, steps: int
         model.config.context_length,
         text_ids=text[: model.config.context_length],
         bos_id=BOS,
-        token_range=(SPAN_ALPHABET.start, SPAN_ALPHABET.stop),
+        token_range=SPAN_TOKENS,
     )
     scorer = Scorer()
 

@@ -62,6 +62,7 @@ def test_uniform_attention_gives_the_analytic_baselines():
         "previous_token": one_key,
         "current_token": one_key,
         "sink": one_key,
+        **dict.fromkeys(("previous_token_repeated", "previous_token_text", "sink_repeated", "sink_text"), one_key),
         "confidence": one_key,
         "induction": np.mean(copies),
         "duplicate_token": np.mean(copies),
@@ -232,7 +233,19 @@ def test_every_head_of_every_block_is_scored_and_missing_ones_are_nan():
         assert np.isnan(values[0, 3:]).all(), name
     expected = (heads.sink(patterns[0][0]) + heads.sink(patterns[0][1])) / 2
     np.testing.assert_allclose(scores["sink"][0, :3], expected, rtol=1e-6)
+    np.testing.assert_allclose(scores["sink_repeated"][0, :3], heads.sink(patterns[0][0]), rtol=1e-6)
+    np.testing.assert_allclose(scores["sink_text"][0, :3], heads.sink(patterns[0][1]), rtol=1e-6)
     np.testing.assert_allclose(scores["induction"][0, :3], heads.induction(patterns[0][0], period=20, start=1), rtol=1e-6)
+
+
+def test_two_threads_score_what_one_does(monkeypatch):
+    rng = np.random.default_rng(10)
+    patterns = {block: random_heads(rng, (2, 3)) for block in (0, 1, 4)}
+    one = heads.head_scores(patterns, [REPEATED, TEXT], n_blocks=5)
+    monkeypatch.setattr(heads, "MANY_ENTRIES", 1)
+    two = heads.head_scores(patterns, [REPEATED, TEXT], n_blocks=5)
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
 
 
 def test_heads_kept_by_a_budget_stand_at_their_own_place():
@@ -245,6 +258,7 @@ def test_a_probe_without_repetition_has_no_induction_score():
     scores = heads.head_scores({0: random_heads(np.random.default_rng(6), (1, 2))}, [TEXT], n_blocks=1)
     assert "induction" not in scores
     assert "duplicate_token" not in scores
+    assert "sink_repeated" not in scores
     assert np.isnan(HEAD_SCORES["induction"].uniform([TEXT]))
 
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tracker_viz import metrics
 from tracker_viz.errors import ConfigError
-from tracker_viz.metrics import NO_ROLE, ROLES, Onset, Role, ScoreSeries, first_onsets, head_roles, margin, onsets, role_states
+from tracker_viz.metrics import NO_ROLE, Onset, Role, ScoreSeries, first_onsets, margin, role_states
+
+ROLES = tuple(Role(name, enter=0.4, leave=0.3) for name in ("previous_token", "induction"))
 
 INDUCTION = next(index for index, role in enumerate(ROLES) if role.name == "induction")
 PREVIOUS = next(index for index, role in enumerate(ROLES) if role.name == "previous_token")
+
+
+def onsets(series, roles=ROLES, **options):
+    return metrics.onsets(series, roles, **options)
+
+
+def head_roles(series):
+    return metrics.head_roles(series, ROLES)
 
 
 def series_of(uniform=0.05, **scores):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -24,6 +25,10 @@ from tracker_viz.metrics.probe import FIRST_QUERY, ProbeRow, RowKind, uniform_at
 
 Floats = NDArray[np.float32]
 PATTERN_NAME = re.compile(r"blocks\.(\d+)\.attn\.pattern")
+
+# A capture of this many attention weights (1,024 heads, 128 positions, 4 rows) is scored by two threads: a model with so many
+# heads trains on an accelerator, and leaves its processor's cores free. numpy lets go of the GIL in all that takes time here.
+MANY_ENTRIES, MANY_ENTRIES_THREADS = 1 << 26, 2
 
 # Below this a probability is nothing: it keeps log(0) out of the entropies and changes no sum that float32 can hold.
 _TINY = np.float32(1e-30)
@@ -205,6 +210,11 @@ HEAD_SCORES: Mapping[str, HeadScore] = {
         HeadScore("duplicate_token", _of_copies(duplicate_token), "repeated", "share"),
         HeadScore("current_token", _of_row(current_token), "all", "share"),
         HeadScore("sink", _of_row(sink), "all", "share"),
+        # by kind of row as well: a head may look one token back in text alone, or rest on the first token in repeats alone
+        HeadScore("previous_token_repeated", _of_row(previous_token), "repeated", "share"),
+        HeadScore("previous_token_text", _of_row(previous_token), "text", "share"),
+        HeadScore("sink_repeated", _of_row(sink), "repeated", "share"),
+        HeadScore("sink_text", _of_row(sink), "text", "share"),
         HeadScore("entropy", _of_row(entropy), "all", "share"),
         HeadScore("confidence", _of_row(confidence), "all", "share"),
         HeadScore("positional_share", _of_row(positional_share), "text", "share"),
@@ -238,8 +248,11 @@ def head_scores(
     scores = {score.name: np.full((n_blocks, n_heads), np.nan, np.float32) for score in due}
     for block, pattern in patterns.items():
         _check_pattern(block, pattern, rows, n_blocks)
-        for name, values in _block_scores(pattern, rows, due).items():
-            scores[name][block, places[block]] = values
+    n_threads = MANY_ENTRIES_THREADS if sum(pattern.size for pattern in patterns.values()) >= MANY_ENTRIES else 1
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="tracker_viz-scores") as pool:
+        for block, of_block in zip(patterns, pool.map(lambda pattern: _block_scores(pattern, rows, due), patterns.values()), strict=True):
+            for name, values in of_block.items():
+                scores[name][block, places[block]] = values
     return scores
 
 
