@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import os
+import time
 from pathlib import Path
 
 import pytest
+import wandb
+from wandb_server import WandbServer
 from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 
-from tracker_viz.trackers.testing import TrackerContract
-from tracker_viz.trackers.wandb import WandbTracker
+from tracker_viz.errors import ConfigError, RunActiveError, TrackerError, TransientTrackerError
+from tracker_viz.trackers.base import MetricPoint
+from tracker_viz.trackers.pull import pull
+from tracker_viz.trackers.testing import TrackerContract, write_captures
+from tracker_viz.trackers.wandb import WandbRun, WandbTracker
+from tracker_viz.trackers.wandb_client import WandbService
+from tracker_viz.trackers.wandb_session import merged_definitions
+from tracker_viz.trackers.wandb_store import from_text
 from tracker_viz.types import CaptureRef, RunRef
 
 
@@ -52,3 +63,244 @@ class TestWandbTracker(TrackerContract):
         assert run.files[shown["path"]] == video.read_bytes()
         assert [media["sha256"] for media in run.values("tracker_viz/heads")][-1] == shown["sha256"]
         assert run.values("tracker_viz/render") == [1, 2]
+
+
+# -- what is W&B's own ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tracker(wandb_server):  # noqa: F811
+    return WandbTracker()
+
+
+def train(server, *, exit_code=0, steps=4, **identity):
+    """Somebody's training, by the plain client: console, metadata, definitions, tags and all. Returns the run as the service has it."""
+    settings = wandb.Settings(reinit="create_new", silent=True, console="wrap")
+    run = wandb.init(project="theirs", config={"lr": 0.1, "model": {"d": 8}}, settings=settings, **identity)
+    run.define_metric("epoch")
+    run.define_metric("val/*", step_metric="epoch", summary="min")
+    for step in range(steps):
+        print(f"training step {step}")
+        run.log({"loss": 1 / (1 + step), "val/loss": 1.0, "epoch": step / 2}, step=step)
+    run.summary["best"] = {"loss": 0.25}
+    run.finish(exit_code=exit_code)
+    return server.run(f"tester/theirs/{run.id}")
+
+
+def ours(key):
+    return key.startswith("tracker_viz/")
+
+
+def plain_config(run):
+    return {key: value["value"] for key, value in run.config.items()}
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "heads.webm"
+    path.write_bytes(b"\x1aE\xdf\xa3" + bytes(range(200)))
+    return path
+
+
+@pytest.mark.parametrize("state", ["finished", "failed", "killed", "crashed"])
+def test_a_video_changes_nothing_of_a_run_but_what_is_ours(wandb_server, tracker, video, monkeypatch, state):  # noqa: F811
+    theirs = train(
+        wandb_server,
+        exit_code={"finished": 0, "failed": 1, "killed": 255, "crashed": 1}[state],
+        name="a name",
+        notes="a note",
+        tags=["one", "two"],
+        group="a group",
+        job_type="a job",
+    )
+    if state == "crashed":
+        theirs.last_state = "running"
+        theirs.crash()
+    before = copy.deepcopy(theirs)
+    assert before.state == state
+    assert "training step 3" in "".join(before.logs)
+    if state == "finished":
+        # Another process renders; its environment must not leak into the run. The client reads it once.
+        wandb.teardown()
+        for name in ("NAME", "NOTES", "RUN_GROUP", "JOB_TYPE", "TAGS", "PROGRAM"):
+            monkeypatch.setenv(f"WANDB_{name}", "of-the-render-job")
+    tracker.open_run(RunRef("wandb", theirs.path)).put_video(video, layout="heads", last_step=3)
+
+    if state == "crashed":
+        theirs.crash()  # as it will be when it was silent long enough again: it was not declared finished
+    assert theirs.state == before.state
+    definitions = before.config["_wandb"]["value"].pop("m")
+    assert theirs.config["_wandb"]["value"].pop("m")[: len(definitions)] == definitions
+    assert plain_config(theirs) == plain_config(before)
+    assert {key: value for key, value in theirs.summary.items() if not ours(key) and key != "_step"} == {
+        key: value for key, value in before.summary.items() if key != "_step"
+    }
+    assert theirs.history[: len(before.history)] == before.history
+    assert [{key for key in row if not key.startswith("_")} for row in theirs.history[len(before.history) :]] == [
+        {"tracker_viz/heads", "tracker_viz/render"}
+    ]
+    for stream in ("output.log", "wandb-events.jsonl"):
+        assert theirs.lines[stream] == before.lines[stream]
+    kept = set(before.files) - {"wandb-summary.json"}  # W&B's own copy of the summary
+    assert {name: theirs.files[name] for name in kept} == {name: before.files[name] for name in kept}
+    assert theirs.display_name == before.display_name
+    assert theirs.attributes == before.attributes
+    if state == "finished":
+        wandb.teardown()
+
+
+def test_a_video_that_is_made_again_is_a_new_version_on_the_same_key(wandb_server, tracker, video):  # noqa: F811
+    theirs = train(wandb_server, steps=2)
+    for contents in (b"first", b"second", b"third"):
+        video.write_bytes(contents)
+        tracker.open_run(RunRef("wandb", theirs.path)).put_video(video, layout="heads", last_step=3)
+    media = theirs.values("tracker_viz/heads")
+    assert [theirs.files[version["path"]] for version in media] == [b"first", b"second", b"third"]
+    assert theirs.values("tracker_viz/render") == [1, 2, 3]
+    steps = [row["_step"] for row in theirs.history]
+    assert steps == sorted(set(steps))
+    assert theirs.summary["tracker_viz/heads"] == media[-1]
+
+
+def test_a_run_that_another_process_writes_is_refused_and_left_alone(wandb_server, tracker, video):  # noqa: F811
+    theirs = train(wandb_server, steps=1)
+    theirs.last_state, theirs.heartbeat_at = "running", time.time()
+    before = copy.deepcopy(theirs)
+    run = tracker.open_run(RunRef("wandb", theirs.path))
+    for write in (
+        lambda: run.put_video(video, layout="heads", last_step=3),
+        lambda: run.set_summary({"a": 1}),
+        lambda: run.log_metrics([MetricPoint(1, {"a": 1.0})]),
+    ):
+        with pytest.raises(RunActiveError, match="five minutes"):
+            write()
+    assert theirs == before
+    assert run.info().state == "running"
+    assert run.put_file(video, "videos/heads.webm").endswith("/files/videos/heads.webm")  # a file disturbs nobody
+
+
+def test_the_training_process_puts_its_own_video_while_its_run_is_going(wandb_server, tracker, video):  # noqa: F811
+    run = tracker.create_run(name="own", config={})
+    tracker.open_run(run.ref).put_video(video, layout="heads", last_step=3)
+    assert run.info().state == "running"
+    run.put_video(video, layout="heads", last_step=4)
+    run.finish("finished")
+    assert wandb_server.run(run.ref.path).values("tracker_viz/render") == [1, 2]
+    assert wandb_server.run(run.ref.path).files[wandb_server.run(run.ref.path).summary["tracker_viz/heads"]["path"]] == video.read_bytes()
+
+
+def test_captures_are_versions_of_one_artifact_and_leave_no_copy_with_the_user(wandb_server, tracker, tmp_path):  # noqa: F811
+    captures = write_captures(list(range(6)), tmp_path / "source", size=64)
+    run = tracker.create_run(name="own", config={})
+    run.put_captures(captures[:4])
+    run.put_captures(captures[4:])
+    first, second = wandb_server.artifacts(run.ref.path, "tracker-viz-capture")
+    assert first.collection == second.collection == f"captures-{run.ref.path.split('/')[-1]}"
+    assert first.files == {capture.ref.file_name: capture.path.read_bytes() for capture in captures[:4]}
+    copies = [path for path in Path(os.environ["WANDB_DIR"]).rglob("*") if path.is_file() and path.stat().st_size >= captures[0].ref.nbytes]
+    assert [path for path in copies if path.suffix not in {".log", ".wandb"}] == []
+    run.finish("finished")
+
+
+def test_a_run_is_previewed_while_it_is_going_and_a_second_pull_downloads_nothing(wandb_server, tracker, tmp_path):  # noqa: F811
+    captures = write_captures(list(range(20)), tmp_path / "source")
+    run = tracker.create_run(name="own", config={})
+    run.put_captures(captures[:12])
+    reader = WandbTracker().open_run(run.ref)
+    wandb_server.delay_s = 0.05
+    pulled = pull(reader, tmp_path / "cache")
+    assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures[:12]]
+    assert wandb_server.most_in_flight["GET artifact-file"] == 8
+    downloads = wandb_server.counts()["GET artifact-file"]
+    run.put_captures(captures[12:])
+    assert len(pull(reader, tmp_path / "cache").captures) == 20
+    assert wandb_server.counts()["GET artifact-file"] - downloads == 8
+    pull(WandbTracker().open_run(run.ref), tmp_path / "cache")
+    assert wandb_server.counts()["GET artifact-file"] - downloads == 8
+    run.finish("finished")
+
+
+def test_charts_of_our_metrics_use_the_training_step(wandb_server, tracker):  # noqa: F811
+    run = tracker.create_run(name="own", config={})
+    run.log_metrics([MetricPoint(7, {"attn/induction/max": 0.5})])
+    run.finish("finished")
+    definitions = wandb_server.run(run.ref.path).config["_wandb"]["value"]["m"]
+    rule = next(definition for definition in definitions if definition.get("2") == "*")
+    assert definitions[rule["5"] - 1]["1"] == "tracker_viz/step"
+
+
+def test_definitions_that_are_added_keep_pointing_at_their_step_metric():
+    old = [{"1": "epoch"}, {"2": "val/*", "5": 1}]
+    new = [{"1": "tracker_viz/heads", "5": 3}, {"1": "epoch"}, {"1": "tracker_viz/render"}]
+    assert merged_definitions(old, new) == [*old, {"1": "tracker_viz/heads", "5": 4}, {"1": "tracker_viz/render"}]
+    assert merged_definitions(old, old) == old
+
+
+def test_an_html_page_gets_a_panel_of_its_own(wandb_server, tracker, tmp_path):  # noqa: F811
+    page = tmp_path / "page.html"
+    page.write_text("<p>two runs, side by side</p>")
+    run = tracker.create_run(name="own", config={})
+    run.put_file(page, "reports/comparison.html")
+    run.finish("finished")
+    stored = wandb_server.run(run.ref.path)
+    assert stored.files["reports/comparison.html"] == page.read_bytes()
+    assert stored.files[stored.summary["tracker_viz/comparison"]["path"]] == page.read_bytes()
+
+
+def test_a_refused_key_is_not_taken_for_an_outage(wandb_server, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("wandb_server.httpd.API_KEY", "another key")
+    with pytest.raises(TrackerError, match="wandb login") as refused:
+        WandbTracker().open_run(RunRef("wandb", "tester/theirs/any"))
+    assert not isinstance(refused.value, TransientTrackerError)
+
+
+def test_without_a_key_nobody_is_asked_for_one(wandb_server, monkeypatch):  # noqa: F811
+    monkeypatch.delenv("WANDB_API_KEY")
+    with pytest.raises(TrackerError, match=r"no W&B credentials for http://elsewhere\.invalid.*wandb login"):
+        WandbTracker(base_url="http://elsewhere.invalid").create_run(name="a", config={})
+
+
+def test_a_server_that_is_away_is_told_from_a_refusal(wandb_server, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("tracker_viz.trackers.wandb_client.API_TIMEOUT_S", 1)
+    with WandbServer().reserve_port() as away:
+        away.stop()
+        with pytest.raises(TransientTrackerError, match="is away"):
+            WandbTracker(base_url=away.base_url).open_run(RunRef("wandb", "tester/theirs/any"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"project": "a/b"}, "project must be"),
+        ({"entity": ""}, "entity must be"),
+        ({"base_url": "api.wandb.ai"}, "base_url must look like"),
+        ({"settings": {"colsole": "off"}}, "colsole"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_at_once(options, message):
+    with pytest.raises(ConfigError, match=message):
+        WandbTracker(**options)
+
+
+def test_disabled_mode_is_refused_with_the_way_out(wandb_server, tracker, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with pytest.raises(TrackerError, match="WANDB_MODE=disabled"):
+        tracker.create_run(name="a", config={})
+
+
+@pytest.mark.parametrize(
+    "line", ["../x 1 " + "0" * 64, "step-00000001.safetensors -1 " + "0" * 64, "step-00000001.safetensors 1 zz", "step", "x y z w"]
+)
+def test_metadata_that_names_no_capture_is_refused(line):
+    with pytest.raises(ConfigError):
+        from_text(line)
+
+
+def test_links_lead_to_where_people_look_and_commands_carry_the_address(monkeypatch):
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    run = WandbRun(WandbService("https://wandb.mylab.org"), RunRef("wandb", "me/proj/abc"))
+    assert run.url("reports/a b.html") == "https://wandb.mylab.org/me/proj/runs/abc/files/reports/a%20b.html"
+    assert run.environment == {"base_url": "https://wandb.mylab.org"}
+    cloud = WandbRun(WandbService("https://api.wandb.ai"), RunRef("wandb", "me/proj/abc"))
+    assert cloud.url().endswith("/me/proj/runs/abc")
+    assert "://api." not in cloud.url()

@@ -18,6 +18,8 @@ from wandb.errors import AuthenticationError, CommError, UsageError
 from wandb.errors import Error as WandbError
 from wandb.sdk.lib import wbauth
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
 from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError, TrackerVizError, TransientTrackerError
 from tracker_viz.types import RunRef
@@ -26,6 +28,8 @@ DEFAULT_ENTITY = "_"  # in a RunRef: whoever the credentials belong to; all that
 API_TIMEOUT_S = 20
 
 _REFUSED_STATUS = {400, 401, 402, 403, 404, 409, 410, 413, 422}
+# The last two: the client's service process is gone, at the end of the program or because somebody killed it.
+_AWAY = (WandbApiFailedError, requests.RequestException, TimeoutError, ConnectionError, HandleAbandonedError, MailboxClosedError)
 _NO_SUCH_RUN = re.compile(r"could not find (run|project)|run .* does not exist|project .* not found", re.IGNORECASE)
 
 
@@ -72,7 +76,8 @@ class WandbService:
         """
         with translated(self.base_url):
             found = wbauth.authenticate_session(host=self.base_url, source="tracker_viz", prompt=False)
-        if not found:
+        # For a server that it has no key for, the client may name one that it uses elsewhere.
+        if not found or not found.host.is_same_url(self.base_url):
             raise TrackerError(f"no W&B credentials for {self.base_url}: run 'wandb login --host={self.base_url}', or set WANDB_API_KEY")
 
     def api(self) -> wandb.Api:
@@ -115,7 +120,7 @@ def translated(base_url: str, ref: RunRef | None = None) -> Iterator[None]:
         yield
     except TrackerVizError:
         raise
-    except (WandbError, WandbApiFailedError, requests.RequestException, ValueError, TimeoutError, ConnectionError) as error:
+    except (WandbError, *_AWAY, ServerResponseError, ValueError) as error:
         raise _as_ours(error, base_url, ref) from error
 
 
@@ -137,7 +142,7 @@ def _as_ours(error: Exception, base_url: str, ref: RunRef | None) -> TrackerErro
         return TrackerError(f"{what}: {_brief(error)}")
     if status in _REFUSED_STATUS:
         return TrackerError(f"{what} refused ({_brief(error)})")
-    if isinstance(error, CommError | WandbApiFailedError | requests.RequestException | TimeoutError | ConnectionError) or status:
+    if isinstance(error, (CommError, *_AWAY)) or status:
         return TransientTrackerError(f"{what} is away ({_brief(error)})")
     return TrackerError(f"{what}: {_brief(error)}")
 

@@ -25,7 +25,7 @@ from tracker_viz.types import RunRef
 log = logging.getLogger(__name__)
 
 INIT_TIMEOUT_S = 30.0
-FINISH_TIMEOUT_S = 60.0
+FINISH_TIMEOUT_S = 30.0
 VISIBLE_S = 20.0  # after which what was logged must show in the run
 # W&B marks a run as crashed when it heard nothing of it for about this long.
 CRASHED_AFTER = "about five minutes"
@@ -125,19 +125,22 @@ def resume(service: WandbService, ref: RunRef, *, ours: bool, ends: bool) -> Res
         raise TransientTrackerError(
             f"WANDB_MODE={service.mode} keeps this process from {ref}; unset it where W&B can be reached and try again"
         )
-    before = Snapshot.of(service.fetch_run(ref))
+    run = service.fetch_run(ref)
+    before = Snapshot.of(run)
     if before.state == "running" and not ours:
         raise RunActiveError(
             f"{ref} is still running in another process, and W&B takes one writer only. If that process is dead, W&B marks the run as "
             f"crashed {CRASHED_AFTER} after its last sign of life: try again then"
         )
     entity, project, run_id = ref.path.split("/")
+    program = (run.metadata or {}).get("program")
     # A crashed run has no exit code: without a last word from us, W&B finds it silent, and crashed, again.
     says_how_it_ends = ends or before.exit_code is not None
     settings: dict[str, Any] = {
         "mode": "online",
         "base_url": service.base_url,
         "x_update_finish_state": says_how_it_ends,
+        **({"program": program} if program else {}),
         **_OURS,
         **_BOUNDED,
         **_QUIET,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import json
@@ -44,6 +45,8 @@ class WandbServer:
         self.delay_s = delay_s
         self.requests: list[Request] = []
         self.refused: list[str] = []
+        self.in_flight: Counter[str] = Counter()
+        self.most_in_flight: Counter[str] = Counter()
         self.graphql = GraphQL(self.state, ENTITY, lambda: self.base_url)
         self._port = 0
         self._http: _HTTPServer | None = None
@@ -226,8 +229,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, what: str, nbytes: int, work: Any) -> None:
         owner = self.server.owner
+        if (
+            not what.startswith(("GET ", "PUT "))
+            and f"api:{API_KEY}" != base64.b64decode(self.headers.get("Authorization", "")[6:]).decode()
+        ):
+            self._send(401, b'{"errors": [{"message": "user is not logged in"}]}', "application/json")
+            return
+        owner.in_flight[what] += 1
+        owner.most_in_flight[what] = max(owner.most_in_flight[what], owner.in_flight[what])
         if owner.delay_s:
             time.sleep(owner.delay_s)
+        owner.in_flight[what] -= 1
         try:
             answer = work(owner)
         except Exception as error:  # noqa: BLE001 (a stand-in that guesses wrong must say where)
