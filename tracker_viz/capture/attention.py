@@ -2,7 +2,8 @@
 
 ``AttentionWatch`` is active during one forward pass and sees the torch functions that are called: the probabilities inside
 ``scaled_dot_product_attention`` are computed again (in float32), those of a hand-written ``softmax`` are taken as they come,
-and ``multi_head_attention_forward`` is asked for its own. Nothing in the model is replaced, so it need not be known.
+and ``multi_head_attention_forward`` is asked for its own; what a matrix product mixes by rows that sum to 1 and never look
+ahead is attention too, however it was made. Nothing in the model is replaced, so it need not be known.
 
 One call gives one ``AttentionCall``; which block it belongs to follows from the modules that were running (``ModuleStack``).
 """
@@ -20,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from tracker_viz.capture.evidence import Evidence, is_matrix_product
 from tracker_viz.errors import ProbeError
 
-Source = Literal["scaled_dot_product_attention", "softmax", "multi_head_attention"]
+Source = Literal["scaled_dot_product_attention", "softmax", "multi_head_attention", "matmul"]
 
 # A causal map is exactly 0 above its diagonal; models that mask with -10,000 come this close.
 _CAUSAL_TOLERANCE = 1e-6
@@ -38,7 +40,6 @@ class AttentionCall:
         ordinal: how many calls the innermost of them had made before.
         pattern: [probe, head, query, key], on the model's device; rows sum to 1 (below 1 where a sink column takes the rest).
         n_kv_heads: key/value heads; None where the call does not tell.
-        value: [probe, kv_head, key, channel] as the call took it; None where the call does not tell.
         error: largest ``|P V - output|`` over the call; None where there is nothing to compare.
     """
 
@@ -47,7 +48,6 @@ class AttentionCall:
     source: Source
     pattern: Tensor
     n_kv_heads: int | None = None
-    value: Tensor | None = None
     error: float | None = None
 
     @property
@@ -105,18 +105,30 @@ class AttentionWatch(TorchFunctionMode):
         stack: where in the model a call is made.
         shape: of the probe, (rows, tokens a row).
         keep: takes each call.
-        check: also compare ``P V`` with what the model's own kernel gave, and hand on the values (one more matmul a call).
+        evidence: gathers what the pass tells about the parameters; with it, ``P V`` is also compared with what the model's own kernel
+            gave, and indices of embeddings are checked. None: only look at attention.
+        vocabulary: number of tokens; projections to so many outputs are not computed (their result is zeros): nobody reads the logits.
     """
 
-    def __init__(self, stack: ModuleStack, shape: Sequence[int], keep: Callable[[AttentionCall], None], *, check: bool = False) -> None:
+    def __init__(
+        self,
+        stack: ModuleStack,
+        shape: Sequence[int],
+        keep: Callable[[AttentionCall], None],
+        *,
+        evidence: Evidence | None = None,
+        vocabulary: int | None = None,
+    ) -> None:
         super().__init__()
         self.rejected: list[str] = []
-        self.embedding_width: int | None = None
+        self.embedding: tuple[int, int] | None = None  # (tokens, width) of the table that the probe's ids went through
         self._stack = stack
         self._n_rows, self._length = shape
         self._keep = keep
-        self._check = check
+        self._evidence = evidence
+        self._vocabulary = vocabulary
         self._ordinals: dict[tuple[str, ...], int] = {}
+        self._latest: tuple[str, ...] | None = None  # modules of the latest call
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -126,9 +138,17 @@ class AttentionWatch(TorchFunctionMode):
             return self._softmax(func, args, kwargs)
         if func is F.multi_head_attention_forward:
             return self._multi_head(func, args, kwargs)
-        if self._check and func is F.embedding:
+        if is_matrix_product(func):
+            self._matrix_product(*args[:2])
+        if func is F.linear and args[1].shape[0] == self._vocabulary:
+            return args[0].new_zeros(*args[0].shape[:-1], self._vocabulary)
+        if self._evidence is None:
+            return func(*args, **kwargs)
+        if func is F.embedding:
             self._check_embedding(*args[:2])
-        return func(*args, **kwargs)
+        output = func(*args, **kwargs)
+        self._evidence.saw(func, args, output, self._stack.names)
+        return output
 
     def _scaled_dot_product(
         self,
@@ -149,15 +169,12 @@ class AttentionWatch(TorchFunctionMode):
         is_causal = bool(rest[0]) if rest else options.get("is_causal", False)
         grouped = options.get("enable_gqa", False)
         probabilities = attention_probabilities(query, key, attn_mask, is_causal=is_causal, scale=options.get("scale"), enable_gqa=grouped)
-        error, shown = None, None
-        if self._check:
-            shown = self._as_probe_axes(value)
-            repeated = _repeated(value, query.shape[-3]) if grouped else value
-            mixed = torch.matmul(probabilities, repeated.float())
+        error = None
+        if self._evidence is not None:
+            mixed = torch.matmul(probabilities, (_repeated(value, query.shape[-3]) if grouped else value).float())
             error = float((mixed - output.float()).abs().nan_to_num().max())
-        self._hand_over(
-            "scaled_dot_product_attention", probabilities, n_kv_heads=key.shape[-3] if key.ndim > 3 else None, value=shown, error=error
-        )
+            self._evidence.saw_values(value)
+        self._hand_over("scaled_dot_product_attention", probabilities, key.shape[-3] if key.ndim > 3 else None, error)
         return output
 
     def _softmax(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -170,12 +187,23 @@ class AttentionWatch(TorchFunctionMode):
         if queries != self._length or keys not in (self._length, self._length + 1):
             return output
         pattern = output[..., :queries]
-        above = pattern.detach().triu(1)
-        if bool((above > _CAUSAL_TOLERANCE).any()):  # NaN passes: a model gone to NaN still shows where
+        if not looks_back_only(pattern):
             self._reject("softmax that looks into the future", tuple(output.shape))
         elif output.numel() % (self._n_rows * queries * keys) == 0:
             self._hand_over("softmax", pattern)
         return output
+
+    def _matrix_product(self, left: Any, right: Any) -> None:
+        if not isinstance(left, Tensor) or left.ndim < 3 or tuple(left.shape[-2:]) != (self._length, self._length):
+            return
+        here = tuple(self._stack.names)
+        if (
+            self._latest is not None and self._latest[: len(here)] == here
+        ):  # the softmax that made it was seen, here or in a module of its own
+            if self._evidence is not None:
+                self._evidence.saw_values(right)
+        elif left.numel() % (self._n_rows * self._length**2) == 0 and looks_back_only(left) and _rows_sum_to_one(left):
+            self._hand_over("matmul", left)
 
     def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
         asked = dict(kwargs, need_weights=True, average_attn_weights=False)
@@ -197,14 +225,15 @@ class AttentionWatch(TorchFunctionMode):
             raise ProbeError(
                 f"the probe has {self._length} tokens a row; {self._here()} holds {weight.shape[0]}: cut the probe to the model's context"
             )
-        if self.embedding_width is None and ids.shape[-1] == self._length:
-            self.embedding_width = weight.shape[1]
+        if self.embedding is None and ids.shape == (self._n_rows, self._length):
+            self.embedding = (weight.shape[0], weight.shape[1])
 
-    def _hand_over(self, source: Source, pattern: Tensor, **details: Any) -> None:
+    def _hand_over(self, source: Source, pattern: Tensor, n_kv_heads: int | None = None, error: float | None = None) -> None:
         modules = tuple(self._stack.names)
         ordinal = self._ordinals.get(modules, 0)
         self._ordinals[modules] = ordinal + 1
-        self._keep(AttentionCall(modules, ordinal, source, self._as_probe_axes(pattern), **details))
+        self._latest = modules
+        self._keep(AttentionCall(modules, ordinal, source, self._as_probe_axes(pattern), n_kv_heads, error))
 
     def _as_probe_axes(self, heads: Tensor) -> Tensor:
         """[probe * head, a, b] or [probe, (group, member), a, b] -> [probe, head, a, b]."""
@@ -215,6 +244,11 @@ class AttentionWatch(TorchFunctionMode):
 
     def _here(self) -> str:
         return self._stack.names[-1] if self._stack.names else "the model itself"
+
+
+def looks_back_only(pattern: Tensor) -> bool:
+    """No query gives weight to a later key. NaN passes: a model gone to NaN still shows where."""
+    return not bool((pattern.detach().triu(1) > _CAUSAL_TOLERANCE).any())
 
 
 def attention_probabilities(
@@ -250,6 +284,11 @@ def attention_probabilities(
             logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask.float()
         masked_rows = (logits == -math.inf).all(dim=-1, keepdim=True)
         return torch.softmax(logits, dim=-1).masked_fill(masked_rows, 0.0)
+
+
+def _rows_sum_to_one(pattern: Tensor) -> bool:
+    sums = pattern.detach().float().sum(dim=-1)
+    return bool((pattern >= 0).all()) and bool(((sums - 1).abs() < 1e-2).all())
 
 
 def _repeated(kv: Tensor, n_heads: int) -> Tensor:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture.attention import AttentionCall, AttentionWatch, ModuleStack
-from tracker_viz.capture.projections import HeadCounts, find_projections
+from tracker_viz.capture.evidence import Evidence
+from tracker_viz.capture.projections import find_projections
 from tracker_viz.capture.untouched import Forward, default_forward
 from tracker_viz.capture.weights import Projection
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
@@ -35,6 +36,7 @@ class Anatomy:
         n_heads: query heads of every block; 0 where it does not attend.
         n_kv_heads: key/value heads of every block; equal to ``n_heads`` where they are not shared or could not be told.
         error: largest ``|P V - output|`` of any call that could be checked.
+        vocabulary: number of tokens, where a projection of that width can only be the one to the logits.
     """
 
     blocks: tuple[str, ...]
@@ -45,6 +47,7 @@ class Anatomy:
     projections: tuple[Projection, ...]
     sources: tuple[str, ...]
     error: float | None
+    vocabulary: int | None = None
 
     @property
     def d_mlp(self) -> int | None:
@@ -73,7 +76,8 @@ def discover(
         UnsupportedModelError: no attention was seen; says where to look.
         ProbeError: the pass failed on the probe.
     """
-    calls, rejected, widths = _watched_pass(model, input_ids, forward)
+    evidence = Evidence(input_ids.shape[0], input_ids.shape[1], dict(model.named_modules()))
+    calls, rejected, widths, embedding = _watched_pass(model, input_ids, forward, evidence)
     if not calls:
         raise UnsupportedModelError(_nothing_seen(model, rejected))
     names = _named_blocks(model, blocks) if blocks is not None else _numbered_blocks(model, calls)
@@ -90,14 +94,21 @@ def discover(
     projections: list[Projection] = []
     n_heads, n_kv_heads = [], []
     for index, (name, block_calls) in enumerate(zip(names, per_block, strict=True)):
-        heads = _head_counts(block_calls)
+        heads = sum(call.pattern.shape[1] for call in block_calls)
         attention = [call.module.removeprefix(name).strip(".") for call in block_calls if call.module.startswith(name)]
         found = find_projections(
-            model.get_submodule(name), index=index, prefix=name, attention=attention, heads=heads, d_model=d_model, max_experts=max_experts
+            model.get_submodule(name),
+            index=index,
+            prefix=name,
+            attention=attention,
+            attends=heads > 0,
+            d_model=d_model,
+            evidence=evidence,
+            max_experts=max_experts,
         )
         projections += found
-        n_heads.append(heads.query if heads else 0)
-        n_kv_heads.append(_kv_heads(heads, found) if heads else 0)
+        n_heads.append(heads)
+        n_kv_heads.append(_kv_heads(block_calls, heads, found) if heads else 0)
     anatomy = Anatomy(
         blocks=tuple(names),
         sites=tuple(tuple(call.site for call in block_calls) for block_calls in per_block),
@@ -107,11 +118,14 @@ def discover(
         projections=tuple(projections),
         sources=tuple(sorted({call.source for call in calls})),
         error=max((call.error for call in calls if call.error is not None), default=None),
+        vocabulary=_vocabulary(embedding, projections),
     )
     return anatomy, [_heads_of(block_calls) for block_calls in per_block]
 
 
-def attend(model: nn.Module, input_ids: Tensor, anatomy: Anatomy, *, forward: Forward = default_forward) -> list[Tensor]:
+def attend(
+    model: nn.Module, input_ids: Tensor, anatomy: Anatomy, *, forward: Forward = default_forward, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
     """Run the probe again, inside ``untouched``: the attention of every block, as ``discover`` gave it.
 
     Raises:
@@ -122,10 +136,10 @@ def attend(model: nn.Module, input_ids: Tensor, anatomy: Anatomy, *, forward: Fo
 
     def keep(call: AttentionCall) -> None:
         if call.site in expected:
-            seen[call.site] = call
+            seen[call.site] = replace(call, pattern=call.pattern.to(dtype))
 
     stack = ModuleStack()
-    watch = AttentionWatch(stack, input_ids.shape, keep)
+    watch = AttentionWatch(stack, input_ids.shape, keep, vocabulary=anatomy.vocabulary)
     with stack.following(_hooked(model)), watch:
         forward(model, input_ids)
     missing = expected - set(seen)
@@ -172,10 +186,12 @@ def summary(description: dict[str, Any]) -> str:
     )
 
 
-def _watched_pass(model: nn.Module, input_ids: Tensor, forward: Forward) -> tuple[list[AttentionCall], list[str], dict[str, int]]:
+def _watched_pass(
+    model: nn.Module, input_ids: Tensor, forward: Forward, evidence: Evidence
+) -> tuple[list[AttentionCall], list[str], dict[str, int], tuple[int, int] | None]:
     calls: list[AttentionCall] = []
     stack = ModuleStack()
-    watch = AttentionWatch(stack, input_ids.shape, calls.append, check=True)
+    watch = AttentionWatch(stack, input_ids.shape, calls.append, evidence=evidence)
     try:
         with stack.following(_hooked(model)), watch:
             forward(model, input_ids)
@@ -188,7 +204,7 @@ def _watched_pass(model: nn.Module, input_ids: Tensor, forward: Forward) -> tupl
             "If the model is called in another way than model(input_ids), pass forward=lambda model, input_ids: ...; if the probe is "
             "longer than the model's context, cut it; if it only runs under autocast, pass autocast=torch.bfloat16"
         ) from error
-    return calls, watch.rejected, {"": watch.embedding_width or 0, **stack.widths}
+    return calls, watch.rejected, {"": watch.embedding[1] if watch.embedding else 0, **stack.widths}, watch.embedding
 
 
 def _hooked(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -250,21 +266,19 @@ def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
     return kept
 
 
-def _head_counts(calls: Sequence[AttentionCall]) -> HeadCounts | None:
-    if not calls:
-        return None
-    kv = [call.n_kv_heads for call in calls]
-    return HeadCounts(sum(call.pattern.shape[1] for call in calls), None if None in kv else sum(kv))  # type: ignore[arg-type]
+def _vocabulary(embedding: tuple[int, int] | None, projections: Sequence[Projection]) -> int | None:
+    widths = {size for projection in projections for size in (*projection.shape, 2 * projection.shape[0], 3 * projection.shape[0])}
+    return embedding[0] if embedding is not None and embedding[0] not in widths and embedding[0] > 4 * max(widths, default=0) else None
 
 
-def _kv_heads(heads: HeadCounts, projections: Sequence[Projection]) -> int:
+def _kv_heads(calls: Sequence[AttentionCall], n_heads: int, projections: Sequence[Projection]) -> int:
     """Keys may be repeated before they reach the attention function: the weights then tell how many there are."""
     out = {projection.name: projection.shape[0] for projection in projections}
     if {"attn.w_q", "attn.w_k"} <= set(out):
-        head_dim = out["attn.w_q"] // heads.query
-        if head_dim and out["attn.w_k"] % head_dim == 0 and out["attn.w_k"] // head_dim <= heads.query:
+        head_dim = out["attn.w_q"] // n_heads
+        if head_dim and out["attn.w_k"] % head_dim == 0 and out["attn.w_k"] // head_dim <= n_heads:
             return out["attn.w_k"] // head_dim
-    return heads.kv or heads.query
+    return sum(call.n_kv_heads or call.pattern.shape[1] for call in calls)
 
 
 def _heads_of(calls: Sequence[AttentionCall]) -> Tensor:

@@ -9,13 +9,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from torch import Tensor, nn
 
+from tracker_viz.capture.evidence import Evidence
 from tracker_viz.capture.weights import Projection, Ranges
 
 _FEED_FORWARD_PART = re.compile(r"mlp|ffn|feed_?forward|(^|\.)ff(n|$|\.)|moe|expert|_4h|4h_|(^|\.)fc", re.IGNORECASE)
 _ATTENTION_PART = re.compile(r"attn|attention|mha|(^|\.)sa($|\.)", re.IGNORECASE)
-_SKIPPED = re.compile(r"lora_|norm|embed|rotary|router|(^|\.)ln_?\d?($|\.)|(^|\.)rel_|conv", re.IGNORECASE)
+_SKIPPED = re.compile(r"lora_|(^|\.)[^.]*(norm|embed|rotary|router|conv)[^.]*$|(^|\.)(ln_?\d?|rel_[^.]*)$", re.IGNORECASE)
 _EXPERT = re.compile(r"^(?P<before>.*experts?\.)(?P<index>\d+)(?P<after>\..*)$")
 
 # Last part of a parameter's path (without "weight"), lower case -> its role. Attention and feed-forward use "proj", "c_proj",
@@ -48,21 +50,13 @@ _FEED_FORWARD_ROLE = {name: role for role, names in _FEED_FORWARD_NAMES.items() 
 _SURELY_ATTENTION = {name for name, role in _ATTENTION_ROLE.items() if role != "w_o"}
 
 
-@dataclass(frozen=True, slots=True)
-class HeadCounts:
-    """Heads of one block as the attention calls showed them; ``kv`` is None where they do not tell."""
-
-    query: int
-    kv: int | None
-
-
 @dataclass(slots=True)
 class _Matrix:
     path: str  # within the block, without ".weight"
     parameter: str  # in the model
     shape: tuple[int, ...]  # as [..., out, in]
     transposed: bool
-    module: str
+    alternating: bool = False  # a fused gate and up take every second row, as the module itself says
     experts: list[str] = field(default_factory=list)  # parameters, one per expert, where experts are modules of their own
 
     @property
@@ -82,52 +76,73 @@ class _Matrix:
 
 
 def find_projections(
-    block: nn.Module, *, index: int, prefix: str, attention: Sequence[str], heads: HeadCounts | None, d_model: int, max_experts: int = 4
+    block: nn.Module,
+    *,
+    index: int,
+    prefix: str,
+    attention: Sequence[str],
+    attends: bool,
+    d_model: int,
+    evidence: Evidence,
+    max_experts: int = 4,
 ) -> list[Projection]:
     """Projections of one block.
 
     Args:
         prefix: the block's name in the model.
         attention: names, within the block, of the modules that made its attention calls.
-        heads: None for a block in which no attention was seen.
+        attends: attention was seen in this block.
+        evidence: what the pass showed of the parameters.
         max_experts: so many experts of a mixture are given one by one, evenly spaced, besides the mean over all.
     """
-    matrices = _merge_experts(list(_matrices(block, prefix, d_model)))
-    ours = _attention_parts(block, attention)
-    attn = [matrix for matrix in matrices if _is_attention(matrix, ours)]
+    matrices = _merge_experts(list(_matrices(block, prefix, d_model, evidence)))
+    parts = _attention_parts(block, attention)
+    attn = [matrix for matrix in matrices if _is_attention(matrix, parts)]
     rest = [matrix for matrix in matrices if matrix not in attn]
-    found = [*_attention(attn, index, heads, d_model)]
-    if heads is not None and not any(projection.name == "attn.w_o" for projection in found):
+    found = [*_attention(attn, index, parts, d_model, evidence)]
+    if attends and not any(projection.name == "attn.w_o" for projection in found):
         found += _output_beside(rest, index, found)
     taken = {name for projection in found for name in projection.parameters}
     rest = [matrix for matrix in rest if matrix.parameter not in taken]
     for part, group in _feed_forward_groups(rest).items():
-        found += _feed_forward(group, index, part, d_model, max_experts)
-    return list({projection.name: projection for projection in reversed(found)}.values())[::-1]
+        found += _feed_forward(group, index, part, d_model, evidence, max_experts)
+    return sorted({projection.name: projection for projection in reversed(found)}.values(), key=_usual_place)
 
 
-def _matrices(block: nn.Module, prefix: str, d_model: int) -> Iterable[_Matrix]:
+def _usual_place(projection: Projection) -> tuple[str, int, str]:
+    """q, k, v, o; gate, up, down; single experts last."""
+    where, _, role = projection.name.rpartition(".")
+    order = ("w_q", "w_q_a", "w_q_b", "w_k", "w_v", "w_kv_a", "w_kv_b", "w_o", "w_gate", "w_up", "w_down", "w_in", "w_out")
+    return where, order.index(role) if role in order else len(order), role
+
+
+def _matrices(block: nn.Module, prefix: str, d_model: int, evidence: Evidence) -> Iterable[_Matrix]:
     for module_name, module in block.named_modules():
         if isinstance(module, nn.Embedding | nn.modules.conv._ConvNd):
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            path = f"{module_name}.{name}".strip(".")
-            if parameter.ndim not in (2, 3) or not parameter.is_floating_point() or _SKIPPED.search(path):
+            in_block = f"{module_name}.{name}".strip(".")
+            if parameter.ndim not in (2, 3) or not parameter.is_floating_point() or min(parameter.shape[-2:]) < 2:
                 continue
-            if min(parameter.shape[-2:]) < 2:
+            if _SKIPPED.search(in_block.removesuffix(".weight")) or name.endswith("bias"):
                 continue
-            path = path.removesuffix(".weight").removesuffix("_weight") if name != "weight" else path.removesuffix("weight").rstrip(".")
-            transposed = _is_transposed(module, parameter, path, d_model)
+            in_model = f"{prefix}.{in_block}".strip(".")
+            path = module_name if name == "weight" else in_block.removesuffix("_weight")
+            transposed = evidence.transposed.get(in_model)
+            if transposed is None:
+                transposed = _is_transposed(module, parameter, path, d_model)
             shape = tuple(parameter.shape)
             shape = (*shape[:-2], shape[-1], shape[-2]) if transposed else shape
-            full = f"{module_name}.{name}".strip(".")
-            yield _Matrix(path, f"{prefix}.{full}".strip("."), shape, transposed, module_name)
+            yield _Matrix(path, in_model, shape, transposed, alternating=getattr(module, "is_concatenated", True) is False)
 
 
 def _is_transposed(module: nn.Module, parameter: Tensor, path: str, d_model: int) -> bool:
-    """nn.Linear stores [out, in]; Hugging Face's Conv1D and some experts' stacks [in, out]."""
+    """For what the pass did not show: nn.Linear stores [out, in], Hugging Face's Conv1D and some stacks of experts [in, out]."""
     if isinstance(module, nn.Linear):
         return False
+    said = getattr(module, "is_transposed", None)  # Hugging Face's stacks of experts say it
+    if isinstance(said, bool):
+        return said
     if type(module).__name__ == "Conv1D":
         return True
     if parameter.ndim == 2:
@@ -169,37 +184,61 @@ def _is_attention(matrix: _Matrix, parts: tuple[str, ...]) -> bool:
     return bool(_ATTENTION_PART.search(matrix.path)) or matrix.leaf in _SURELY_ATTENTION
 
 
-def _attention(matrices: list[_Matrix], index: int, heads: HeadCounts | None, d_model: int) -> Iterable[Projection]:
+def _attention(matrices: list[_Matrix], index: int, parts: tuple[str, ...], d_model: int, evidence: Evidence) -> Iterable[Projection]:
     """Known names first; the rest, in the order of definition, fills what is missing."""
     by_role: dict[str, list[_Matrix]] = {}
     for matrix in matrices:
-        by_role.setdefault(_ATTENTION_ROLE.get(matrix.leaf, "unknown"), []).append(matrix)
-    unknown = [matrix for matrix in by_role.pop("unknown", []) if len(matrix.shape) == 2]
+        if len(matrix.shape) == 2 or matrix.experts:
+            by_role.setdefault(_ATTENTION_ROLE.get(matrix.leaf, "unknown"), []).append(matrix)
+    unknown = by_role.pop("unknown", [])
     if not by_role and len(unknown) in (2, 4):
-        by_role = dict(
-            zip(("qkv", "w_o") if len(unknown) == 2 else ("w_q", "w_k", "w_v", "w_o"), ([matrix] for matrix in unknown), strict=True)
-        )
+        roles = ("qkv", "w_o") if len(unknown) == 2 else ("w_q", "w_k", "w_v", "w_o")
+        by_role = {role: [matrix] for role, matrix in zip(roles, unknown, strict=True)}
+    for role, group in by_role.items():  # an attention that took no part, such as one to an encoder, is left out
+        by_role[role] = [matrix for matrix in group if f"{matrix.path}.".startswith(parts)] or group
     output = by_role.get("w_o", [None])[-1]
     for role, group in by_role.items():
-        if role in ("qkv", "kv"):
-            yield from _split_qkv(group[0], role, index, heads, output.into if output else d_model)
-        elif len(group) == 1:
-            yield _whole(group[0], index, f"attn.{role}")
-        else:  # a head, or a stream of the same attention, in each module
-            for number, matrix in enumerate(group):
-                yield _whole(matrix, index, f"attn.{number}.{role}")
+        for number, matrix in enumerate(group):
+            where = "attn" if len(group) == 1 else f"attn.{number}"  # a head, or a stream of attention, in each module
+            if role in ("qkv", "kv"):
+                query_width = 0 if role == "kv" else output.into if output else d_model
+                yield from _split_values(matrix, role, index, where, query_width, evidence.value_rows.get(matrix.parameter))
+            else:
+                yield _whole(matrix, index, f"{where}.{role}")
 
 
-def _split_qkv(matrix: _Matrix, role: str, index: int, heads: HeadCounts | None, query_width: int) -> Iterable[Projection]:
-    kv_width, rest = divmod(matrix.out - (query_width if role == "qkv" else 0), 2)
-    if rest or kv_width <= 0:
-        yield _whole(matrix, index, f"attn.w_{role}")
+def _split_values(
+    matrix: _Matrix, role: str, index: int, where: str, query_width: int, value_rows: np.ndarray | None
+) -> Iterable[Projection]:
+    """Split rows of a fused query, key and value. ``value_rows`` tells the order; without them it is taken to be q, k, v, each whole.
+
+    The rows fall into equal groups (one; or one per key/value head, as in GPT-NeoX and Falcon; or one per device, as in CodeGen).
+    Queries come first in every group known, and are as wide as is left by values and keys of equal width.
+    """
+    if value_rows is None:
+        width, rest = divmod(matrix.out - query_width, 2)
+        if rest or width <= 0:
+            yield _whole(matrix, index, f"{where}.w_{role}")
+            return
+        value_rows = np.arange(matrix.out - width, matrix.out)
+    values = runs(value_rows)
+    group, width = matrix.out // len(values), values[0][1] - values[0][0]
+    starts = [first - number * group for number, (first, _) in enumerate(values)]
+    if len(set(starts)) > 1 or {last - first for first, last in values} != {width} or group * len(values) != matrix.out:
+        yield _whole(matrix, index, f"{where}.w_{role}")
         return
-    widths = ([("w_q", query_width)] if role == "qkv" else []) + [("w_k", kv_width), ("w_v", kv_width)]
-    first = 0
-    for name, width in widths:
-        yield replace(_whole(matrix, index, f"attn.{name}"), shape=(width, matrix.into), rows=((first, first + width),))
-        first += width
+    value_start, query = starts[0], group - 2 * width
+    key_start = value_start - width if value_start + width == group else group - width
+    for name, start, size in (("w_q", 0, query), ("w_k", key_start, width), ("w_v", value_start, width)):
+        if size > 0:
+            rows = tuple((number * group + start, number * group + start + size) for number in range(len(values)))
+            yield replace(_whole(matrix, index, f"{where}.{name}"), shape=(size * len(values), matrix.into), rows=rows)
+
+
+def runs(rows: np.ndarray) -> Ranges:
+    """Ascending row numbers as half-open ranges."""
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(rows, breaks))
 
 
 def _output_beside(matrices: list[_Matrix], index: int, found: list[Projection]) -> list[Projection]:
@@ -225,7 +264,9 @@ def _feed_forward_groups(matrices: list[_Matrix]) -> dict[str, list[_Matrix]]:
     return {part: group for part, group in groups.items() if group}
 
 
-def _feed_forward(matrices: list[_Matrix], index: int, part: str, d_model: int, max_experts: int) -> Iterable[Projection]:
+def _feed_forward(
+    matrices: list[_Matrix], index: int, part: str, d_model: int, evidence: Evidence, max_experts: int
+) -> Iterable[Projection]:
     by_role: dict[str, _Matrix] = {}
     for matrix in matrices:
         role = _FEED_FORWARD_ROLE.get(matrix.leaf)
@@ -243,7 +284,7 @@ def _feed_forward(matrices: list[_Matrix], index: int, part: str, d_model: int, 
     names = {"w_in": "w_up", "w_out": "w_down"} if gated else {"w_up": "w_in", "w_down": "w_out"}
     for role, matrix in by_role.items():
         if role == "gate_up":
-            for projection in _split_gate_up(matrix, index, part):
+            for projection in _split_gate_up(matrix, index, part, evidence.gate_rows.get(matrix.parameter)):
                 yield from _each_expert(projection, matrix, part, max_experts)
         else:
             yield from _each_expert(_whole(matrix, index, f"{_pooled(part)}.{names.get(role, role)}"), matrix, part, max_experts)
@@ -265,10 +306,17 @@ def _by_shape(matrices: list[_Matrix], d_model: int) -> dict[str, _Matrix]:
     return {"w_gate": reading[0], "w_up": reading[1], "w_down": last} if len(reading) == 2 else {}
 
 
-def _split_gate_up(matrix: _Matrix, index: int, part: str) -> Iterable[Projection]:
+def _split_gate_up(matrix: _Matrix, index: int, part: str, gate_rows: np.ndarray | None) -> Iterable[Projection]:
+    """Two halves, or every second row; the gate is what was seen to go through the activation, else the first."""
     half = matrix.out // 2
-    for name, rows in (("w_gate", ((0, half),)), ("w_up", ((half, matrix.out),))):
-        yield replace(_whole(matrix, index, f"{_pooled(part)}.{name}"), shape=(half, matrix.into), rows=rows)
+    alternating = matrix.alternating or (gate_rows is not None and half > 1 and int(gate_rows[1] - gate_rows[0]) == 2)
+    gate_first = gate_rows is None or int(gate_rows[0]) == 0
+    for name, first in (("w_gate", gate_first), ("w_up", not gate_first)):
+        if alternating:
+            rows, stride = ((0 if first else 1, matrix.out),), 2
+        else:
+            rows, stride = ((0, half) if first else (half, matrix.out),), 1
+        yield replace(_whole(matrix, index, f"{_pooled(part)}.{name}"), shape=(half, matrix.into), rows=rows, stride=stride)
 
 
 def _each_expert(pooled: Projection, matrix: _Matrix, part: str, max_experts: int) -> Iterable[Projection]:
@@ -291,8 +339,3 @@ def _pooled(part: str) -> str:
 def _whole(matrix: _Matrix, index: int, name: str) -> Projection:
     parameters = tuple(matrix.experts) or (matrix.parameter,)
     return Projection(index, name, parameters, (matrix.out, matrix.into), matrix.transposed)
-
-
-def rows_interleaved(groups: int, width: int, part: int, of: int) -> Ranges:
-    """Rows of part ``part`` where every one of ``groups`` groups holds ``of`` parts of ``width`` rows after each other."""
-    return tuple(((group * of + part) * width, (group * of + part + 1) * width) for group in range(groups))

@@ -269,7 +269,7 @@ class Recorder:
         written = {name: buffer for name, buffer in self._model.named_buffers() if name in self._written}
         with untouched(self._model, autocast=self._autocast, written_buffers=written):
             if _signature(self._model) == self._signature:
-                attention = anatomy_of.attend(self._model, self._input_ids, self._anatomy, forward=self._forward)
+                attention = anatomy_of.attend(self._model, self._input_ids, self._anatomy, forward=self._forward, dtype=torch.float16)
             else:
                 log.warning("the model has other parameters than before (step %d): looking at it anew", step)
                 attention = self._discover()
