@@ -78,7 +78,7 @@ class MlflowTracker:
         tracking_uri: as MLflow has it; None takes what MLflow itself is set to, else ``mlflow.db`` where the program was started.
         experiment: name for new runs, made when it is not there; None: ``MLFLOW_EXPERIMENT_NAME``, ``MLFLOW_EXPERIMENT_ID``,
             ``mlflow.set_experiment``, else MLflow's own ``Default``.
-        ui_url: address of the UI where it differs from the tracking URI (a server's ``--static-prefix``, a proxy).
+        ui_url: address of the UI where it differs from the tracking URI, behind a proxy.
 
     Raises:
         ConfigError: the URI names a store that MLflow gave up, or none at all.

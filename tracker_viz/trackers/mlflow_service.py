@@ -191,7 +191,7 @@ def _translated(code: str, status: int, text: str, where: str, doing: str) -> Tr
         fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         return TrackerError(f"{where} refused to {doing} (HTTP {status}); {fix}, for a user who may do that. It said: {text}")
     if code == "ENDPOINT_NOT_FOUND" or (status == 404 and "json" not in text.lower()):
-        return TrackerError(f"{said}. Is this the address of an MLflow server, as MLFLOW_TRACKING_URI would have it?")
+        return TrackerError(f"{said}. Is this the address of an MLflow server, its --static-prefix included?")
     if "out-of-date database schema" in text or "unable to open database file" in text or "readonly database" in text:
         return TrackerError(said)
     if not where.startswith("http"):
@@ -224,8 +224,8 @@ def no_printed_links() -> Iterator[None]:
 
 
 def ui_base(uri: str, ui_url: str | None) -> str:
-    """Address of the UI, without a slash at its end. A server's prefix (``--static-prefix``) shows in the UI's address only, and
-    no client can find it out: ``ui_url`` or ``TRACKER_VIZ_MLFLOW_UI_URL`` tells."""
+    """Address of the UI, without a slash at its end: the tracking URI itself, a server's ``--static-prefix`` included. A proxy may show
+    the UI elsewhere, which no client can find out: ``ui_url`` or ``TRACKER_VIZ_MLFLOW_UI_URL`` tells."""
     told = ui_url or os.environ.get("TRACKER_VIZ_MLFLOW_UI_URL")
     if told:
         return without_userinfo(told).rstrip("/")

@@ -1,0 +1,293 @@
+"""What happens to captures when an MLflow server, its files, its runs or the training process itself are hurt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from tracker_viz import capture_file
+from tracker_viz.errors import CaptureFileError, RunNotFoundError, TrackerError
+from tracker_viz.trackers import uploader as uploader_module
+from tracker_viz.trackers.mlflow import MlflowRun, MlflowTracker
+from tracker_viz.trackers.outbox import Destination, Outbox, push
+from tracker_viz.trackers.pull import pull
+from tracker_viz.trackers.testing import make_capture, write_captures
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setattr(uploader_module, "FIRST_RETRY_S", 0.05)
+
+
+@pytest.fixture
+def far(server_link):
+    return Destination("mlflow", {"tracking_uri": server_link.uri, "experiment": "faults"})
+
+
+def runs_of(mlflow_server, spool):
+    """Runs on the server that were made for one spool."""
+    client = MlflowClient(mlflow_server.uri)
+    experiment = client.get_experiment_by_name("faults")
+    return client.search_runs([experiment.experiment_id], f"attributes.run_name = '{spool.name}'") if experiment else []
+
+
+def assert_holds(mlflow_server, spool, steps, *, state="FINISHED", size=8):
+    """Exactly one run, exactly these captures, byte for byte, and each metric once."""
+    (run,) = runs_of(mlflow_server, spool)
+    assert run.info.status == state
+    opened = MlflowTracker(mlflow_server.uri).open_run(pull_ref(run))
+    pulled = pull(opened, spool.parent / f"{spool.name}-cache")
+    assert [capture.ref.step for capture in pulled.captures] == list(steps)
+    assert not pulled.damaged
+    for capture in pulled.captures:
+        assert capture.path.read_bytes() == capture_file.to_bytes(make_capture(capture.ref.step, size=size))
+    history = MlflowClient(mlflow_server.uri).get_metric_history(run.info.run_id, "loss")
+    assert sorted(point.step for point in history) == list(steps)
+
+
+def pull_ref(run):
+    from tracker_viz.types import RunRef
+
+    return RunRef("mlflow", run.info.run_id)
+
+
+@pytest.fixture
+def spool(tmp_path, request):
+    return tmp_path / f"{request.node.name[:60]}-{os.getpid()}-{time.time_ns()}"
+
+
+def test_a_server_that_is_down_at_the_start_gets_everything_when_it_comes(far, server_link, mlflow_server, spool):
+    server_link.cut()
+    before = time.monotonic()
+    with Outbox(spool, [far], name=spool.name) as outbox:
+        assert time.monotonic() - before < 10, "a dead server must not hold training up; MLflow's own retries take four minutes"
+        assert outbox.refs == []
+        for step in range(3):
+            outbox.put(make_capture(step))
+        outbox.flush()
+        server_link.mend()
+    assert outbox.close().complete
+    assert_holds(mlflow_server, spool, range(3))
+
+
+def test_a_server_that_goes_away_in_the_middle_and_comes_back_has_everything_once(far, server_link, mlflow_server, spool):
+    with Outbox(spool, [far], name=spool.name) as outbox:
+        for step in range(12):
+            if step == 4:
+                server_link.cut()
+            if step == 9:
+                server_link.mend()
+            outbox.put(make_capture(step))
+            time.sleep(0.1)
+    assert outbox.close().complete
+    assert_holds(mlflow_server, spool, range(12))
+
+
+def test_a_server_that_stays_away_is_left_to_push(far, server_link, mlflow_server, spool, caplog):
+    outbox = Outbox(spool, [far], name=spool.name)
+    outbox.put(make_capture(0))
+    outbox.flush()
+    server_link.cut()
+    outbox.put(make_capture(1))
+    before = time.monotonic()
+    report = outbox.close(timeout_s=1.0)
+    assert time.monotonic() - before < 15
+    assert not report.complete
+    assert report.command in caplog.text
+    server_link.mend()
+    assert push(spool).complete
+    assert push(spool).complete
+    assert_holds(mlflow_server, spool, range(2))
+
+
+def test_a_server_that_was_never_there_gets_its_run_from_push(far, server_link, mlflow_server, spool):
+    server_link.cut()
+    with Outbox(spool, [far], name=spool.name, config={"lr": 0.1}) as outbox:
+        outbox.put(make_capture(0))
+        report = outbox.close("failed", timeout_s=0.5)
+    assert report.deliveries[0].left == 1
+    server_link.mend()
+    assert push(spool).complete
+    assert_holds(mlflow_server, spool, [0], state="FAILED")
+    assert runs_of(mlflow_server, spool)[0].data.params == {"lr": "0.1"}
+
+
+def test_an_upload_that_broke_half_way_is_never_listed_and_is_repeated(far, server_link, mlflow_server, spool):
+    size = 700
+    outbox = Outbox(spool, [far], name=spool.name)
+    outbox.put(make_capture(0, size=size))
+    outbox.flush()
+    while outbox._uploaders[0].delivery().left:
+        time.sleep(0.02)
+    server_link.cut_after_bytes = 500_000
+    outbox.put(make_capture(1, size=size))
+    while server_link.cut_after_bytes >= 0:
+        time.sleep(0.02)
+    server_link.cut_after_bytes = None
+    seen = MlflowTracker(mlflow_server.uri).open_run(outbox.refs[0])
+    assert [ref.step for ref in seen.list_captures()] == [0]
+    server_link.mend()
+    assert outbox.close().complete
+    assert_holds(mlflow_server, spool, range(2), size=size)
+
+
+def test_a_file_that_was_cut_on_the_server_is_named_left_out_and_mended_by_push(far, mlflow_server, spool, tmp_path):
+    with Outbox(spool, [far], name=spool.name, keep_captures=True) as outbox:
+        for step in range(3):
+            outbox.put(make_capture(step))
+    os.truncate(mlflow_server.stored(outbox.refs[0].path) / "captures/step-00000001.safetensors", 77)
+    pulled = pull(MlflowTracker(mlflow_server.uri).open_run(outbox.refs[0]), tmp_path / "cache")
+    assert [capture.ref.step for capture in pulled.captures] == [0, 2]
+    ((ref, error),) = pulled.damaged.items()
+    assert ref.step == 1
+    assert "77 bytes" in str(error)
+    assert "push" in str(error)
+    assert push(spool).complete
+    assert_holds(mlflow_server, spool, range(3))
+
+
+def test_a_file_that_was_removed_on_the_server_is_named(mlflow_server, tmp_path):
+    run = MlflowTracker(mlflow_server.uri, "faults").create_run(name="removed", config={})
+    (capture,) = write_captures([0], tmp_path / "source")
+    run.put_captures([capture])
+    (mlflow_server.stored(run.ref.path) / "captures" / capture.ref.file_name).unlink()
+    with pytest.raises(CaptureFileError, match="is gone"):
+        run.fetch(capture.ref, tmp_path / "pulled")
+    assert run.missing([capture.ref]) == [capture.ref]
+    run.finish("finished")
+
+
+def test_a_run_that_is_deleted_while_training_is_told_and_gets_the_rest_after_its_return(far, mlflow_server, spool, caplog):
+    client = MlflowClient(mlflow_server.uri)
+    outbox = Outbox(spool, [far], name=spool.name)
+    run_id = outbox.refs[0].path
+    client.delete_run(run_id)
+    outbox.put(make_capture(0))
+    outbox.flush()
+    report = outbox.close(timeout_s=20)
+    assert f"mlflow runs restore --run-id {run_id}" in report.deliveries[0].error
+    client.restore_run(run_id)
+    assert push(spool).complete
+    assert_holds(mlflow_server, spool, [0])
+
+
+def test_a_run_that_does_not_exist_is_refused_before_training(server_link, spool):
+    from tracker_viz.types import RunRef
+
+    with pytest.raises(RunNotFoundError, match="right service"):
+        Outbox(spool, [Destination("mlflow", {"tracking_uri": server_link.uri}, ref=RunRef("mlflow", "0" * 32))], name="a")
+
+
+def test_an_address_without_an_mlflow_server_is_refused_before_training(spool, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+        text=True,
+    ) as other:
+        port = other.stdout.readline().split()[5]
+        try:
+            with pytest.raises(TrackerError, match="an MLflow server"):
+                Outbox(spool, [Destination("mlflow", {"tracking_uri": f"http://127.0.0.1:{port}"})], name="a")
+        finally:
+            other.kill()
+
+
+TRAINING = """
+    import sys
+    from tracker_viz.trackers.outbox import Destination, Outbox
+    from tracker_viz.trackers.testing import make_capture
+
+    outbox = Outbox(sys.argv[1], [Destination("mlflow", {"tracking_uri": sys.argv[2], "experiment": "faults"})], name=sys.argv[3])
+    print(*outbox.refs, flush=True)
+    for step in range(1000):
+        outbox.put(make_capture(step))
+        outbox.flush()
+        print(step, flush=True)
+"""
+
+
+def test_a_killed_training_process_is_finished_by_push(far, mlflow_server, server_link, spool):
+    program = [sys.executable, "-c", textwrap.dedent(TRAINING), str(spool), server_link.uri, spool.name]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("mlflow:")
+        said = [int(process.stdout.readline()) for _ in range(40)]
+        process.send_signal(signal.SIGKILL)
+        said += [int(line) for line in process.stdout.read().split("\n")[:-1] if line]
+    report = push(spool)
+    assert report.complete
+    n_captures = report.deliveries[0].sent
+    assert n_captures in {said[-1] + 1, said[-1] + 2}
+    assert_holds(mlflow_server, spool, range(n_captures), state="KILLED")
+
+
+def test_a_kill_between_making_the_run_and_noting_it_leaves_one_run(far, mlflow_server, spool, monkeypatch):
+    create_run = MlflowTracker.create_run
+
+    def make_it_and_fail(tracker, **described):
+        create_run(tracker, **described)
+        raise TrackerError("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowTracker, "create_run", make_it_and_fail)
+        with pytest.raises(TrackerError):
+            Outbox(spool, [far], name=spool.name)
+    with Outbox(spool, [far], name=spool.name) as outbox:
+        outbox.put(make_capture(0))
+    assert outbox.close().complete
+    assert_holds(mlflow_server, spool, [0])
+
+
+def test_two_processes_may_write_to_one_run(far, mlflow_server, spool, tmp_path):
+    with Outbox(spool, [far], name=spool.name) as outbox:
+        other = Outbox(tmp_path / "other", [Destination(far.scheme, far.options, ref=outbox.refs[0])], name="other")
+        for step in range(8):
+            (outbox, other)[step % 2].put(make_capture(step, metrics={}))
+        assert other.close().complete
+    run = MlflowTracker(mlflow_server.uri).open_run(outbox.refs[0])
+    assert [ref.step for ref in run.list_captures()] == list(range(8))
+
+
+def test_training_resumes_into_the_same_run_and_skips_what_is_there(far, mlflow_server, spool):
+    with Outbox(spool, [far], name=spool.name) as outbox:
+        for step in (0, 1):
+            outbox.put(make_capture(step))
+    with Outbox(spool, [far], name=spool.name) as again:
+        assert again.captured_steps == {0, 1}
+        again.put(make_capture(2))
+    assert again.refs == outbox.refs
+    assert_holds(mlflow_server, spool, range(3))
+
+
+def test_on_another_machine_training_resumes_from_the_reference_alone(far, mlflow_server, spool, tmp_path):
+    with Outbox(spool, [far], name=spool.name) as outbox:
+        outbox.put(make_capture(0))
+        outbox.close("failed")
+    resumed = Destination("mlflow", {"tracking_uri": mlflow_server.uri}, ref=outbox.refs[0], ours=True)
+    with Outbox(tmp_path / "elsewhere", [resumed], name="a") as again:
+        assert again.captured_steps == {0}
+        again.put(make_capture(1))
+    assert_holds(mlflow_server, spool, range(2))
+
+
+def test_uploads_from_one_run_go_in_chunks_and_not_one_call_each(far, spool, monkeypatch):
+    calls = []
+    put_captures = MlflowRun.put_captures
+    monkeypatch.setattr(MlflowRun, "put_captures", lambda run, captures: (calls.append(len(captures)), put_captures(run, captures)))
+    with Outbox(spool, [far], name=spool.name) as outbox:
+        for step in range(40):
+            outbox.put(make_capture(step))
+        outbox.flush()
+    assert sum(calls) == 40
+    assert len(calls) <= 10

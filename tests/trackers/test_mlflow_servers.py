@@ -1,0 +1,240 @@
+"""Servers as teams run them: log-in, TLS with a CA of their own, a URL prefix, PostgreSQL; and one that is killed and restarted."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow_server import MlflowServer
+
+from tracker_viz import capture_file
+from tracker_viz.errors import TrackerError
+from tracker_viz.trackers import connect, open_run
+from tracker_viz.trackers import uploader as uploader_module
+from tracker_viz.trackers.base import MetricPoint
+from tracker_viz.trackers.mlflow import MlflowTracker
+from tracker_viz.trackers.outbox import Destination, Outbox, push
+from tracker_viz.trackers.pull import pull
+from tracker_viz.trackers.testing import make_capture, write_captures
+
+PASSWORD = "long-Enough-s3cret"
+PREFIX = "/team/mlflow"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setattr(uploader_module, "FIRST_RETRY_S", 0.05)
+
+
+def private_ca(directory):
+    """A CA that nobody knows, and a certificate of it for 127.0.0.1: paths of the CA, the certificate and its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    def name(text):
+        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+    def certificate(subject, key, signer, *extensions):
+        now = datetime.datetime.now(datetime.UTC)
+        built = x509.CertificateBuilder(name("our CA"), name(subject), key.public_key(), x509.random_serial_number())
+        built = built.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+        for extension in (*extensions, x509.SubjectKeyIdentifier.from_public_key(key.public_key())):
+            built = built.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        return built.add_extension(issuer, critical=False).sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    files = {
+        "ca.pem": certificate("our CA", ca_key, ca_key, x509.BasicConstraints(True, None), usage),
+        "server.pem": certificate("127.0.0.1", key, ca_key, here),
+        "server.key": key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    }
+    for file_name, contents in files.items():
+        (directory / file_name).write_bytes(contents)
+    return [directory / file_name for file_name in files]
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory):
+    """Basic auth, TLS and a static prefix at once: one slow start instead of three."""
+    directory = tmp_path_factory.mktemp("secured")
+    ca, certificate, key = private_ca(directory)
+    # Without its cache the server derives a key from the password for every single request.
+    settings = {"default_permission": "READ", "database_uri": f"sqlite:///{directory}/users.db", "admin_username": "admin"}
+    settings |= {"authorization_function": "mlflow.server.auth:authenticate_request_basic_auth", "auth_cache_ttl_seconds": "600"}
+    (directory / "auth.ini").write_text("[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
+    server = MlflowServer(
+        directory,
+        *("--app-name", "basic-auth", "--static-prefix", PREFIX, "--uvicorn-opts", f"--ssl-keyfile {key} --ssl-certfile {certificate}"),
+        env={
+            "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
+            "MLFLOW_AUTH_CONFIG_PATH": str(directory / "auth.ini"),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "k" * 32,
+        },
+        prefix=PREFIX,
+        ca=ca,
+    )
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def trusted(secured, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(secured.ca))
+    return secured
+
+
+@pytest.fixture
+def logged_in(trusted, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    return trusted
+
+
+def test_a_certificate_of_an_unknown_ca_is_refused_before_training(secured, tmp_path):
+    with pytest.raises(TrackerError, match="MLFLOW_TRACKING_SERVER_CERT_PATH"):
+        Outbox(tmp_path / "spool", [Destination("mlflow", {"tracking_uri": secured.uri})], name="a")
+
+
+@pytest.mark.parametrize("password", [None, "wrong"])
+def test_a_failed_log_in_is_refused_before_training(trusted, tmp_path, monkeypatch, password):
+    if password:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    with pytest.raises(TrackerError, match="MLFLOW_TRACKING_USERNAME"):
+        Outbox(tmp_path / "spool", [Destination("mlflow", {"tracking_uri": trusted.uri + PREFIX})], name="a")
+
+
+def test_an_address_without_the_servers_prefix_is_refused_with_a_hint(logged_in, tmp_path):
+    with pytest.raises(TrackerError, match="--static-prefix included"):
+        Outbox(tmp_path / "spool", [Destination("mlflow", {"tracking_uri": logged_in.uri})], name="a")
+
+
+def test_with_log_in_and_ca_everything_works_and_nothing_secret_is_kept(logged_in, tmp_path, caplog, capsys):
+    caplog.set_level(0)
+    destination = Destination("mlflow", {"tracking_uri": logged_in.uri + PREFIX})
+    with Outbox(tmp_path / "spool", [destination], name="secured", config={"lr": 0.1}) as outbox:
+        for step in range(3):
+            outbox.put(make_capture(step))
+    (run,) = outbox.runs
+    (tmp_path / "a.webm").write_bytes(b"video")
+    link = open_run(run.ref, **run.environment).put_video(tmp_path / "a.webm", layout="heads", last_step=2)
+    assert link.startswith(f"{logged_in.uri}{PREFIX}/#/experiments/0/runs/{run.ref.path}/artifacts/heads.webm")
+    assert len(pull(run, tmp_path / "cache").captures) == 3
+    printed = capsys.readouterr()
+    files = "".join(path.read_text(errors="replace") for path in (tmp_path / "spool").rglob("*.json*"))
+    assert PASSWORD not in caplog.text + printed.out + printed.err + files + str(outbox.close()) + str(run.environment)
+
+
+def test_a_server_that_is_killed_and_started_again_has_everything_once(logged_in, tmp_path):
+    destination = Destination("mlflow", {"tracking_uri": logged_in.uri + PREFIX})
+    with Outbox(tmp_path / "spool", [destination], name="restarted") as outbox:
+        stalls_s = []
+        for step in range(15):
+            if step == 5:
+                logged_in.kill()
+            if step == 10:
+                logged_in.start()
+            before = time.perf_counter()
+            outbox.put(make_capture(step))
+            stalls_s.append(time.perf_counter() - before)
+            time.sleep(0.05)
+    assert outbox.close().complete
+    assert sorted(stalls_s)[7] < 0.01, "the training thread hands over and goes on, whatever the server does"
+    (run,) = outbox.runs
+    pulled = pull(run, tmp_path / "cache")
+    assert [capture.path.read_bytes() for capture in pulled.captures] == [capture_file.to_bytes(make_capture(step)) for step in range(15)]
+    assert sorted(point.step for point in MlflowClient(logged_in.uri + PREFIX).get_metric_history(run.ref.path, "loss")) == list(range(15))
+
+
+# -- PostgreSQL -------------------------------------------------------------------------------------------------
+
+
+def as_postgres():
+    """PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        try:
+            return {"user": pwd.getpwnam(name).pw_uid, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
+        except KeyError:
+            continue
+    pytest.skip("PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody'")
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    on_path = [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
+    binaries = next(iter([*on_path, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]), None)
+    if binaries is None:
+        pytest.skip("needs PostgreSQL's initdb and pg_ctl (Debian: apt-get install postgresql)")
+    pytest.importorskip("psycopg2", reason="needs psycopg2-binary")
+    as_user = as_postgres()
+    # Not under pytest's own directory: its user must be able to get there, and a socket's path has to be short.
+    directory = tempfile.mkdtemp(prefix="pg-")
+    if as_user:
+        os.chown(directory, as_user["user"], as_user["group"])
+    quick = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off"
+    port = MlflowServer(Path(directory)).port
+
+    def call(program, *arguments):
+        subprocess.run(
+            [f"{binaries}/{program}", "-D", f"{directory}/data", *arguments],
+            check=True,
+            cwd=directory,
+            stdout=subprocess.DEVNULL,
+            **as_user,
+        )
+
+    call("initdb", "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync")
+    call("pg_ctl", "-w", "-l", f"{directory}/log", "-o", f"{quick} -p {port} -h 127.0.0.1 -k {directory}", "start")
+    yield f"postgresql+psycopg2://mlflow:{PASSWORD}@127.0.0.1:{port}/postgres"
+    call("pg_ctl", "-m", "immediate", "stop")
+    shutil.rmtree(directory)
+
+
+def test_postgresql_as_the_store_of_a_server_and_used_directly(postgres, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server = MlflowServer(tmp_path / "server", store=postgres).start()
+    try:
+        points = [MetricPoint(step, {"loss": 1.0 / (1 + step)}, time=1.7e9 + step) for step in range(3)]
+        captures = write_captures([0, 1, 5], tmp_path / "source")
+        for tracker in (MlflowTracker(server.uri, "team"), MlflowTracker(postgres, "direct")):
+            run = tracker.create_run(name="a", config={"lr": 0.1}, key="0" * 32)
+            assert tracker.create_run(name="a", config={"lr": 0.1}, key="0" * 32).ref == run.ref
+            run.put_captures(captures)
+            run.log_metrics(points)
+            run.log_metrics(points)
+            run.finish("finished")
+            pulled = pull(tracker.open_run(run.ref), tmp_path / "cache")
+            assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures]
+            assert len(MlflowClient(postgres).get_metric_history(run.ref.path, "loss")) == 3
+            assert PASSWORD not in str(tracker.options) + str(run.environment) + run.url() + str(run.ui_command)
+        assert push_leaves_nothing(server, tmp_path)
+        noted = connect("mlflow", **run.environment)
+        assert noted.options["tracking_uri"].startswith("postgresql+psycopg2://127.0.0.1")
+    finally:
+        server.kill()
+
+
+def push_leaves_nothing(server, tmp_path):
+    outbox = Outbox(tmp_path / "spool", [Destination("mlflow", {"tracking_uri": server.uri, "experiment": "team"})], name="pushed")
+    outbox.put(make_capture(0))
+    outbox.close()
+    return push(tmp_path / "spool").complete
