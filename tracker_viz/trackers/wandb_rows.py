@@ -104,7 +104,8 @@ class JoinedRows:
         self._enqueue([{**point.values, STEP: point.step} for point in points])
 
     def add_media(self, key: str, media: Any) -> None:
-        self._enqueue([media_row(self._run, key, media)])
+        # Into the row that their loop is at: a video need not wait its turn, and must not wait until its file is gone.
+        self._run.log(media_row(self._run, key, media), commit=False)
 
     def close(self) -> None:
         with self._changed:
@@ -117,45 +118,45 @@ class JoinedRows:
         with self._changed:
             self._waiting.extend(rows)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._pace, name="tracker_viz-rows", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="tracker_viz-rows", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
+    def _work(self) -> None:
+        try:
+            self._pace()
+            self._share_the_last_row()
+        except wandb.Error as error:
+            log.info("the run was ended by its own loop; %d points of ours are not in its charts (%s)", len(self._waiting), error)
+
     def _pace(self) -> None:
+        """Until closed, and as long after it as points can go without waiting."""
         used_step: int | None = None  # the row of theirs that carries a point of ours already
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
-                if self._closed:
-                    break
-            try:
-                if loop_leaves_counting_to_wandb(self._run):
-                    self._run.log(self._waiting[0])
-                elif (step := self._run.step) != used_step and step > 0:
-                    self._run.log(self._waiting[0], commit=False)
-                    used_step = step
-                else:
-                    with self._changed:
-                        self._changed.wait_for(lambda: self._closed, POLL_S)
-                    continue
-            except wandb.Error as error:
-                log.info("the run was ended by its own loop; %d points of ours are not in its charts (%s)", len(self._waiting), error)
-                return
+                if not self._waiting:
+                    return
+            if loop_leaves_counting_to_wandb(self._run):
+                self._run.log(self._waiting[0])
+            elif (step := self._run.step) != used_step and step > 0:
+                self._run.log(self._waiting[0], commit=False)
+                used_step = step
+            else:
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._closed, POLL_S):
+                        return
+                continue
             with self._changed:
                 self._waiting.popleft()
-        self._finish()
 
-    def _finish(self) -> None:
+    def _share_the_last_row(self) -> None:
         if not self._waiting:
             return
         together: dict[str, Any] = {}
         for row in self._waiting:
             together |= row
-        try:
-            self._run.log(together, commit=False)
-        except wandb.Error as error:
-            log.info("the run was ended by its own loop before %d points of ours were in its charts (%s)", len(self._waiting), error)
-            return
+        self._run.log(together, commit=False)
         if len(self._waiting) > 1:
             log.info("%d points share the last row of the run's charts; the captures have them all", len(self._waiting))
 
