@@ -37,6 +37,7 @@ class AttentionCall:
 
     Attributes:
         modules: names of the modules that were running, outermost first.
+        entries: how often each of them had been entered by then, this time included.
         ordinal: how many calls the innermost of them had made before.
         pattern: [probe, head, query, key], on the model's device; rows sum to 1 (below 1 where a sink column takes the rest).
         n_kv_heads: key/value heads; None where the call does not tell.
@@ -44,6 +45,7 @@ class AttentionCall:
     """
 
     modules: tuple[str, ...]
+    entries: tuple[int, ...]
     ordinal: int
     source: Source
     pattern: Tensor
@@ -64,6 +66,7 @@ class ModuleStack:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.entries: dict[str, int] = {}
         self.widths: dict[str, int] = {}  # module -> size of the last axis of what it returned last
 
     @contextmanager
@@ -83,6 +86,7 @@ class ModuleStack:
     def _enter(self, name: str) -> Callable[..., None]:
         def enter(_module: nn.Module, _inputs: Any) -> None:
             self.names.append(name)
+            self.entries[name] = self.entries.get(name, 0) + 1
 
         return enter
 
@@ -233,7 +237,8 @@ class AttentionWatch(TorchFunctionMode):
         ordinal = self._ordinals.get(modules, 0)
         self._ordinals[modules] = ordinal + 1
         self._latest = modules
-        self._keep(AttentionCall(modules, ordinal, source, self._as_probe_axes(pattern), n_kv_heads, error))
+        entries = tuple(self._stack.entries[name] for name in modules)
+        self._keep(AttentionCall(modules, entries, ordinal, source, self._as_probe_axes(pattern), n_kv_heads, error))
 
     def _as_probe_axes(self, heads: Tensor) -> Tensor:
         """[probe * head, a, b] or [probe, (group, member), a, b] -> [probe, head, a, b]."""

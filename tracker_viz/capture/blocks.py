@@ -85,7 +85,8 @@ def discover(
     for call in calls:
         for position, name in enumerate(names):
             if name == "" or name in call.modules:
-                per_block[position].append(call)
+                if name == "" or call.entries[call.modules.index(name)] == 1:  # a block that is run again is shown as it ran first
+                    per_block[position].append(call)
                 break
     per_block = [_each_once(block_calls) for block_calls in per_block]
     d_model = widths.get(names[0]) or widths[""]
@@ -219,7 +220,7 @@ def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[s
         if prefix is not None:
             containers[prefix] = containers.get(prefix, 0) + 1
     if not containers:
-        parents = dict.fromkeys(call.module.rpartition(".")[0] for call in calls)
+        parents = dict.fromkeys(call.module.rpartition(".")[0] or call.module for call in calls)
         return list(parents)
     stem = max(containers, key=lambda prefix: containers[prefix])
     siblings = [name for name, _ in model.named_modules() if _outermost_numbered(name) == stem and _is_numbered_child(name, stem)]
@@ -255,7 +256,7 @@ def _named_blocks(model: nn.Module, blocks: str | Sequence[str]) -> list[str]:
 
 
 def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
-    """Leave out what shows the same map again: one attention applied to two halves of its values, a block that is run twice."""
+    """Leave out what shows the same map again: one attention applied to two halves of its values."""
     kept: list[AttentionCall] = []
     for call in calls:
         if not any(
@@ -293,7 +294,10 @@ def _one_or_all(counts: Sequence[int]) -> int | list[int]:
 
 def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
     suspects = [
-        name for name, _ in model.named_modules() if re.search(r"attn|attention|mixer|mamba|rwkv", name.rpartition(".")[2], re.IGNORECASE)
+        name
+        for name, module in model.named_modules()
+        if re.fullmatch(r"(self_?|linear_?)?(attn|attention|mixer|mamba|rwkv)", name.rpartition(".")[2], re.IGNORECASE)
+        and not isinstance(module, nn.Linear)
     ]
     parts = [f"no attention over the probe was seen in {type(model).__name__}"]
     if suspects:

@@ -1,0 +1,170 @@
+"""Attention of decoders in plain PyTorch, against attention worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from plain_decoders import (
+    VOCAB,
+    AllInOneBlock,
+    Alone,
+    D,
+    Encoder,
+    FusedAttention,
+    GroupedAttention,
+    H,
+    ManyHeads,
+    Model,
+    Multihead,
+    NamedBlocks,
+    Notes,
+    Residual,
+    SoftmaxModule,
+    SwappedGate,
+    T,
+    TimmAttention,
+    by_hand,
+    by_kernel,
+    by_large_negative_mask,
+    by_softmax,
+    examine,
+    merge,
+    randomised,
+    split,
+    two_layers,
+)
+from torch import nn
+
+from tracker_viz.errors import ConfigError, ProbeError, UnsupportedModelError
+
+GPT = {"attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o", "mlp.w_in", "mlp.w_out"}
+LLAMA = {"attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o", "mlp.w_gate", "mlp.w_up", "mlp.w_down"}
+PER_HEAD = {f"attn.{head}.w_{part}" for head in range(H) for part in "qkv"} | {"attn.w_o", "mlp.w_in", "mlp.w_out"}
+
+MODELS = {
+    "nanoGPT, flash": (lambda: Model(lambda _: Residual(FusedAttention(by_kernel), two_layers())), "blocks.0", GPT),
+    "nanoGPT, softmax": (lambda: Model(lambda _: Residual(FusedAttention(by_softmax), two_layers())), "blocks.0", GPT),
+    "einsum and a mask of -10000": (
+        lambda: Model(lambda _: Residual(FusedAttention(by_large_negative_mask), two_layers())),
+        "blocks.0",
+        GPT,
+    ),
+    "exp and sum by hand": (lambda: Model(lambda _: Residual(FusedAttention(by_hand), two_layers())), "blocks.0", GPT),
+    "timm": (lambda: Model(lambda _: Residual(TimmAttention(), two_layers())), "blocks.0", GPT),
+    "grouped queries, swapped gate": (lambda: Model(lambda _: Residual(GroupedAttention(), SwappedGate())), "blocks.0", LLAMA),
+    "a module for each head": (lambda: Model(lambda _: Residual(ManyHeads(), two_layers())), "blocks.0", PER_HEAD),
+    "a softmax module": (lambda: Model(lambda _: Residual(SoftmaxModule(), two_layers())), "blocks.0", GPT),
+    "nn.MultiheadAttention": (lambda: Model(lambda _: Residual(Multihead(True), two_layers())), "blocks.0", GPT),
+    "nn.MultiheadAttention, sequence first": (lambda: Model(lambda _: Residual(Multihead(False), two_layers())), "blocks.0", GPT),
+    "nn.TransformerEncoder": (Encoder, "encoder.layers.0", GPT),
+    "attention in the block itself": (lambda: Model(lambda _: AllInOneBlock()), "blocks.0", GPT),
+    "blocks as attributes": (NamedBlocks, "layer_0", GPT),
+    "attention alone": (Alone, "attn", {"attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o"}),
+    "one block": (lambda: Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()), 1), "blocks.0", GPT),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_attention_of_a_model_in_plain_pytorch(name):
+    make, first_block, projections = MODELS[name]
+    anatomy, attention = examine(randomised(make))
+    noted = torch.cat(Notes.patterns, dim=1)
+    seen = torch.cat(attention, dim=1)
+    assert seen.shape == noted.shape
+    assert (seen - noted).abs().max() <= 1e-5
+    assert anatomy.blocks[0] == first_block
+    assert set(anatomy.n_heads) == {H}
+    assert {projection.name for projection in anatomy.projections} == projections
+    assert anatomy.d_model == D
+
+
+def test_keys_shared_by_several_heads_are_counted():
+    anatomy, _ = examine(randomised(lambda: Model(lambda _: Residual(GroupedAttention(), two_layers()))))
+    assert (anatomy.n_heads, anatomy.n_kv_heads) == ((4, 4), (2, 2))
+
+
+def test_a_block_that_runs_twice_is_shown_as_it_ran_first():
+    class Looped(Model):
+        def forward(self, ids):
+            x = self.tokens(ids)
+            for _ in range(2):
+                for block in self.blocks:
+                    x = block(x)
+            return self.head(x)
+
+    anatomy, attention = examine(randomised(lambda: Looped(lambda _: Residual(FusedAttention(by_kernel), two_layers()))))
+    assert anatomy.n_heads == (H, H)
+    torch.testing.assert_close(torch.cat(attention, dim=1), torch.cat(Notes.patterns[:2], dim=1), atol=1e-5, rtol=0)
+
+
+def test_blocks_may_be_named_by_hand():
+    class Grouped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens = nn.Embedding(VOCAB, D)
+            self.groups = nn.ModuleList(
+                nn.Sequential(*(Residual(FusedAttention(by_kernel), two_layers()) for _ in range(2))) for _ in range(2)
+            )
+
+        def forward(self, ids):
+            x = self.tokens(ids)
+            for group in self.groups:
+                x = group(x)
+            return x
+
+    model = randomised(Grouped)
+    anatomy, _ = examine(model, blocks="groups.*.*")
+    assert anatomy.blocks == ("groups.0.0", "groups.0.1", "groups.1.0", "groups.1.1")
+    assert anatomy.n_heads == (H,) * 4
+    anatomy, _ = examine(model, blocks=["groups.1.1"])
+    assert anatomy.blocks == ("groups.1.1",)
+    with pytest.raises(ConfigError, match=r"blocks=\['groups.7'\] are no modules of the model"):
+        examine(model, blocks=["groups.7"])
+    with pytest.raises(ConfigError, match="matches no module"):
+        examine(model, blocks="layers.*")
+
+
+def test_attention_that_looks_ahead_is_refused_and_named():
+    class Bidirectional(FusedAttention):
+        def forward(self, x):
+            q, k, v = (split(part, H) for part in self.c_attn(x).split(D, dim=-1))
+            return self.c_proj(merge(torch.softmax(q @ k.transpose(-2, -1), -1) @ v))
+
+    with pytest.raises(UnsupportedModelError, match=r"softmax that looks into the future of shape 2x4x16x16 in blocks\.0\.attn"):
+        examine(randomised(lambda: Model(lambda _: Residual(Bidirectional(None), two_layers()))))
+
+
+def test_a_hidden_kernel_is_refused_and_its_module_named():
+    class Hidden(FusedAttention):
+        def forward(self, x):
+            return self.c_proj(x.cumsum(dim=1))
+
+    with pytest.raises(
+        UnsupportedModelError, match=r"no attention .* was seen in Model; its modules blocks\.0\.attn, blocks\.1\.attn use a kernel"
+    ):
+        examine(randomised(lambda: Model(lambda _: Residual(Hidden(None), two_layers()))))
+
+
+def test_a_probe_longer_than_the_position_table_is_refused_before_it_is_looked_up():
+    class Learned(Model):
+        def forward(self, ids):
+            x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+            return self.head(self.blocks[1](self.blocks[0](x)))
+
+    model = randomised(lambda: Learned(lambda _: Residual(FusedAttention(by_kernel), two_layers())))
+    with pytest.raises(ProbeError, match=f"{T + 1} tokens a row; positions holds {T}: cut the probe"):
+        examine(model, torch.zeros(1, T + 1, dtype=torch.int64))
+    with pytest.raises(ProbeError, match=f"token id {VOCAB}; the model's vocabulary has {VOCAB} tokens"):
+        examine(model, torch.full((1, T), VOCAB))
+
+
+def test_a_model_that_is_called_in_another_way_says_how_to_pass_it():
+    class Picky(Model):
+        def forward(self, ids, mask):
+            return super().forward(ids) * mask
+
+    model = randomised(lambda: Picky(lambda _: Residual(FusedAttention(by_kernel), two_layers())))
+    with pytest.raises(ProbeError, match=r"missing 1 required positional argument: 'mask'.*pass forward=lambda model, input_ids"):
+        examine(model)
+    anatomy, _ = examine(model, forward=lambda model, ids: model(ids, torch.ones(1)))
+    assert anatomy.n_heads == (H, H)
