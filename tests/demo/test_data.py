@@ -100,11 +100,16 @@ def test_validation_rows_are_held_out_and_always_the_same(tmp_path):
 
 def test_the_probe_text_starts_with_a_whole_line_of_held_out_text(tmp_path):
     path = tmp_path / "lines.txt"
-    path.write_text("a" * 1000 + "bb\n" + "b" * 997)
+    path.write_text("a" * 1000 + "cut\n    indented\n" + "b" * 983)
     text = mixture(path, validation_share=0.5).probe_text()
     assert text.tolist() == [BOS, *[ord("b")] * 31]
-    path.write_text("a" * 1000 + "b" * 32)
-    assert mixture(path, validation_share=0.0311).probe_text().shape == (32,)
+
+
+def test_the_probe_text_of_a_text_without_lines_is_its_beginning(tmp_path):
+    path = tmp_path / "line.txt"
+    path.write_text("a" * 1000 + "0123456789" * 4)
+    text = mixture(path, validation_share=40 / 1040).probe_text()
+    assert bytes(text[1:].tolist()) == b"0123456789012345678901234567890"
 
 
 def test_every_token_has_a_visible_text():

@@ -9,6 +9,7 @@ heads appear early in so small a model.
 from __future__ import annotations
 
 import glob
+import re
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ from tracker_viz.errors import ConfigError
 BOS = 256
 VOCAB_SIZE = 257
 
-# Letters of the repeated spans: 64 neighbouring bytes. A larger alphabet delays induction beyond a demo's length.
-SPAN_TOKENS = (64, 128)  # first <= token < last
+# Letters of the repeated spans: 64 visible bytes, first <= token < last. A larger alphabet delays induction beyond a demo's length.
+SPAN_TOKENS = (63, 127)
 N_SPAN_TOKENS = SPAN_TOKENS[1] - SPAN_TOKENS[0]
 
 _NOT_SOURCE = {
@@ -113,10 +114,11 @@ class Mixture:
         )
 
     def probe_text(self) -> Tensor:
-        """``BOS`` and the first whole lines of the held-out text: int64 [context_length]."""
-        text = bytes(self.validation_text[: 2 * self.context_length].tolist())
-        start = min(text.find(b"\n") + 1, len(text) - self.context_length + 1)
-        return torch.tensor([BOS, *text[start:]][: self.context_length])
+        """``BOS`` and the first lines of the held-out text, from one that is not indented: int64 [context_length]."""
+        text = bytes(self.validation_text[: 1 << 16].tolist())
+        last_start = len(text) - self.context_length + 1
+        start = re.compile(rb"^(?=\S)", re.MULTILINE).search(text, 1, last_start)
+        return torch.tensor([BOS, *text[start.start() if start else 0 :]][: self.context_length])
 
     def state(self) -> Tensor:
         """Where the order stands: uint8 [n]."""

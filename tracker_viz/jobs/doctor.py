@@ -1,0 +1,201 @@
+"""``tracker-viz doctor``: what works on this machine, tried out rather than looked up, and the fix for what does not.
+
+Chromium, a GPU and a tracker's server are all things that one can do without; what is missing is told in the order of its weight.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import netrc
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from omegaconf import DictConfig
+
+from tracker_viz import __version__, trackers
+from tracker_viz.errors import TrackerVizError
+from tracker_viz.jobs.application import application, typed
+from tracker_viz.trackers.pull import default_cache
+from tracker_viz.video import ENCODERS, write_video
+
+PACKAGES = ("torch", "mlflow", "wandb", "hydra-core", "omegaconf", "numpy", "seaborn", "matplotlib", "safetensors", "av")
+PYTHONS = ((3, 11), (3, 14))
+FREE_BYTES = 2 << 30
+OPEN_FILES = 1024
+
+Outcome = Literal["ok", "note", "fail"]
+_SIGNS: dict[Outcome, str] = {"ok": "✓", "note": "·", "fail": "✗"}
+
+
+@dataclass(frozen=True)
+class DoctorSettings:
+    """The keys of ``conf/doctor.yaml``."""
+
+    tracking_uri: str | None = None
+    base_url: str | None = None
+    timeout_s: float = 3.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was tried. ``note``: it can be done without; ``fail``: something that tracker_viz promises does not work."""
+
+    outcome: Outcome
+    name: str
+    detail: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        line = f"{_SIGNS[self.outcome]} {self.name:<20}{self.detail}"
+        return f"{line}\n  {'':<20}fix: {self.fix}" if self.fix else line
+
+
+@application(config_name="doctor")
+def main(cfg: DictConfig) -> None:
+    settings = typed(DoctorSettings, cfg)
+    failed = 0
+    for finding in examine(settings):
+        print(finding, flush=True)
+        failed += finding.outcome == "fail"
+    if failed:
+        raise TrackerVizError(f"{failed} of these need mending")
+
+
+def examine(settings: DoctorSettings) -> Iterator[Finding]:
+    """Everything that is looked at, in the order in which it matters."""
+    yield python()
+    yield from packages()
+    yield from encoders()
+    for scheme, options in (("mlflow", {"tracking_uri": settings.tracking_uri}), ("wandb", {"base_url": settings.base_url})):
+        yield tracker(scheme, {name: value for name, value in options.items() if value}, settings.timeout_s)
+    yield cores()
+    yield graphics_card()
+    yield from (free_space(name, path) for name, path in (("disk here", Path.cwd()), ("disk for downloads", default_cache())))
+    yield open_files()
+
+
+def python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    first, beyond = (".".join(map(str, bound)) for bound in PYTHONS)
+    if PYTHONS[0] <= sys.version_info[:2] < PYTHONS[1]:
+        return Finding("ok", "python", f"{version}, tracker_viz {__version__}")
+    return Finding("fail", "python", version, f"use Python {first} or later, below {beyond}: Hydra 1.3 breaks on {beyond}")
+
+
+def packages() -> Iterator[Finding]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            if package == "av":
+                yield Finding("note", package, "not installed: no H.264 and no lossless video", "pip install 'tracker-viz[hq]'")
+            else:
+                yield Finding("fail", package, "not installed", f"pip install {package}")
+    yield Finding("ok", "packages", ", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def encoders() -> Iterator[Finding]:
+    """Each encoder writes a short video, which is read back. OpenCV is what makes them, or reads them; libGL is what it may lack."""
+    frame = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    for encoder in ENCODERS:
+        if encoder == "auto":
+            continue
+        needed = encoder == "opencv"
+        try:
+            with tempfile.TemporaryDirectory() as directory:
+                written = write_video(3, lambda index: frame, Path(directory) / "doctor", duration_s=0.1, encoder=encoder)
+        except TrackerVizError as error:
+            yield Finding("fail" if needed else "note", f"video: {encoder}", "does not work here", str(error))
+        else:
+            yield Finding("ok", f"video: {encoder}", f"{written.codec} in {written.path.suffix}, written and read back")
+
+
+def tracker(scheme: str, options: dict[str, str], timeout_s: float) -> Finding:
+    """Whether a tracker could be written to: its server answers and has a key for us, or its database's directory takes files."""
+    try:
+        told = trackers.connect(scheme, **options).options
+    except TrackerVizError as error:
+        return Finding("note", scheme, "cannot be used", str(error))
+    address = told.get("tracking_uri") or told.get("base_url") or "https://api.wandb.ai"
+    if address.startswith("http"):
+        return server(scheme, address, timeout_s)
+    path = Path(urllib.parse.urlparse(address).path.removeprefix("/"))
+    if os.access(path if path.exists() else path.parent, os.W_OK):
+        return Finding("ok", scheme, f"embedded, {address}")
+    return Finding(
+        "note", scheme, f"{address} cannot be written", "choose another place: MLFLOW_TRACKING_URI=sqlite:////<directory>/mlflow.db"
+    )
+
+
+def server(scheme: str, address: str, timeout_s: float) -> Finding:
+    host = urllib.parse.urlparse(address).hostname or ""
+    try:
+        urllib.request.urlopen(address, timeout=timeout_s).close()
+    except urllib.error.HTTPError:
+        pass  # it answers; that it wants to know who asks is fine
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        fix = f"check the address and the network; without it, captures wait in the spool for 'tracker-viz push' ({host})"
+        return Finding("note", scheme, f"{address} does not answer ({reason})", fix)
+    if scheme == "wandb" and not has_wandb_key(host):
+        return Finding("note", scheme, f"{address} answers, but there is no key for it", "wandb login, or WANDB_API_KEY=...")
+    return Finding("ok", scheme, f"{address} answers")
+
+
+def has_wandb_key(host: str) -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def cores() -> Finding:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = os.getloadavg()[0]
+    detail = f"{usable} usable, {load:.1f} busy"
+    if load > usable and "GOMP_SPINCOUNT" not in os.environ:
+        return Finding(
+            "note", "cores", detail, "on a busy machine GOMP_SPINCOUNT=0 makes CPU training several times faster (train.py sets it)"
+        )
+    return Finding("ok", "cores", detail)
+
+
+def graphics_card() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("ok", "gpu", torch.cuda.get_device_name())
+    return Finding("ok", "gpu", "none, and none is needed")
+
+
+def free_space(name: str, path: Path) -> Finding:
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free
+    detail = f"{free / 1e9:.0f} GB free at {path}"
+    if not os.access(path, os.W_OK):
+        return Finding("fail", name, f"{path} cannot be written", "start from another directory, or set XDG_CACHE_HOME for downloads")
+    if free < FREE_BYTES:
+        return Finding("note", name, detail, "a hundred captures take up to 1 GB: make room, or set capture.max_mb lower")
+    return Finding("ok", name, detail)
+
+
+def open_files() -> Finding:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
+        return Finding("note", "open files", f"at most {soft}", f"ulimit -n {OPEN_FILES}")
+    return Finding("ok", "open files", "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft}")

@@ -1,0 +1,115 @@
+"""``tracker-viz ui``: the link to a run's video, and the tracker's UI where nothing serves it yet. Runs until it is stopped."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from tracker_viz import trackers
+from tracker_viz.errors import ConfigError, TrackerError
+from tracker_viz.jobs.application import application, typed
+from tracker_viz.trackers.spool import Spool
+from tracker_viz.types import RunRef
+
+# Where train.py and watch() put spools, below the directory that they were started in
+SPOOLS = ("outputs/*/*/spool", "multirun/*/*/*/spool", "spool/*")
+STARTING_S = 120.0
+
+
+@dataclass(frozen=True)
+class UiSettings:
+    """The keys of ``conf/ui.yaml``."""
+
+    run: str | None = None
+    tracking_uri: str | None = None
+    artifact: str | None = None
+    port: int = 5000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 65536:
+            raise ConfigError(f"port must be a number from 1 to 65535; got {self.port}")
+
+
+@application(config_name="ui")
+def main(cfg: DictConfig) -> None:
+    settings = typed(UiSettings, cfg)
+    ref, options = (RunRef.parse(settings.run), {}) if settings.run else last_trained(Path.cwd())
+    if settings.tracking_uri:
+        options["tracking_uri"] = settings.tracking_uri
+    run = trackers.open_run(ref, **options)
+    if run.ui_command is None:
+        print(run.url(settings.artifact))
+        return
+    address = f"http://127.0.0.1:{settings.port}"
+    serve(run.ui_command, settings.port, ready=trackers.open_run(ref, **options | {"ui_url": address}).url(settings.artifact))
+
+
+def last_trained(directory: Path) -> tuple[RunRef, dict[str, str]]:
+    """The run that was trained last from ``directory``, and the options of its tracker, as its spool remembers them.
+
+    Raises:
+        ConfigError: nothing was trained there, or into no tracker.
+    """
+    spools = [path for pattern in SPOOLS for path in directory.glob(f"{pattern}/run.json")]
+    for described in sorted(spools, key=lambda path: path.stat().st_mtime, reverse=True):
+        for addressee in Spool(described.parent).addressees():
+            if addressee.ref:
+                return addressee.ref, dict(addressee.options)
+    raise ConfigError(f"no run was trained from {directory}; name one: tracker-viz ui run=mlflow:<run_id> tracking_uri=...")
+
+
+def serve(command: str, port: int, *, ready: str) -> None:
+    """Run the UI that ``command`` starts, print ``ready`` when it answers, and stay until it ends or Ctrl-C.
+
+    Raises:
+        ConfigError: the port is taken.
+        TrackerError: the UI ended before it answered.
+    """
+    with socket.socket() as probe:
+        # As servers do: a port that was in use a moment ago is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"port {port} cannot be used ({error.strerror}); choose another: port={port + 1}") from error
+    program, *words = shlex.split(command)
+    print(f"Starting: {command} --port {port}", flush=True)
+    with subprocess.Popen(
+        [sys.executable, "-m", program, *words, "--port", str(port)],
+        # its job runners are of no use for looking at runs
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/", server)
+            print(f"Watch: {ready}\nCtrl-C ends it.", flush=True)
+            server.wait()
+        finally:
+            server.terminate()
+
+
+def _wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + STARTING_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise TrackerError(f"the UI ended at once, with exit code {server.returncode}; run the command above to see why")
+        try:
+            urllib.request.urlopen(address, timeout=2).close()
+        except urllib.error.HTTPError:
+            return  # it answers, whatever it says
+        except OSError:
+            time.sleep(0.3)
+        else:
+            return
+    raise TrackerError(f"the UI did not answer at {address} within {STARTING_S:.0f} s")
