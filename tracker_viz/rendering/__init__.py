@@ -7,7 +7,7 @@
 Needs numpy, matplotlib and seaborn; neither torch nor a tracker nor OpenCV.
 """
 
-from tracker_viz.rendering.layout import LAYOUTS, Attention, Layout, Scores, Weights, layout_from
+from tracker_viz.rendering.layout import LAYOUTS, Attention, Head, Layout, Scores, Weights, layout_from
 from tracker_viz.rendering.planning import SIZES, make_plan, picture_size
 from tracker_viz.rendering.renderer import Renderer, resolve_layout
 from tracker_viz.rendering.scales import NORMS, ColorScale
@@ -23,6 +23,7 @@ __all__ = [
     "THEMES",
     "Attention",
     "ColorScale",
+    "Head",
     "Layout",
     "Renderer",
     "Scores",

@@ -22,7 +22,7 @@ class Attention:
 
     probe: str | int | None = 0
     show: Show = "value"
-    zooms: int = 6
+    zooms: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,22 @@ class Scores:
     names: tuple[str, ...] = ("head.previous_token", "head.induction", "head.sink", "head.specialisation")
 
 
-Panel = Attention | Weights | Scores
-PANELS: dict[str, type[Panel]] = {"attention": Attention, "weights": Weights, "scores": Scores}
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One head as large as it goes, with the probe's tokens along its sides.
+
+    Attributes:
+        block, head: which one; None: the one that changed most.
+        probe: the probe row by its label or its index; the others are shown beside it.
+    """
+
+    block: int | None = None
+    head: int | None = None
+    probe: str | int | None = 0
+
+
+Panel = Attention | Weights | Scores | Head
+PANELS: dict[str, type[Panel]] = {"attention": Attention, "weights": Weights, "scores": Scores, "head": Head}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +97,20 @@ class Layout:
             raise LayoutError(f"layout {self.name!r} needs panels: Attention, Weights or Scores; got {self.panels!r}")
 
 
+_FFN = ("mlp.w_*",)
+_HEAD_SCORES = ("head.previous_token", "head.induction", "head.sink", "head.specialisation")
+
 LAYOUTS: dict[str, Layout] = {
-    "overview": Layout("overview", (Attention(), Weights(), Scores())),
+    layout.name: layout
+    for layout in (
+        Layout("overview", (Attention(), Weights(_FFN), Scores(_HEAD_SCORES))),
+        Layout("heads", (Attention(probe=None),)),
+        Layout("ffn", (Weights(_FFN), Weights(_FFN, order="direction", reduce="mean"))),
+        Layout("weights", (Weights(("attn.w_*", "mlp.w_*")), Scores(("weight.distance*", "weight.stable_rank", "weight.kurtosis")))),
+        Layout("scores", (Scores(("head.*", "weight.*")),)),
+        Layout("changes", (Attention(show="step"), Weights(_FFN, show="step"))),
+        Layout("head", (Head(), Scores(_HEAD_SCORES))),
+    )
 }
 
 

@@ -59,7 +59,7 @@ class Heatmap:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Text that never changes. ``size_px`` is the font size in pixels; x and y are the anchor."""
+    """Text that never changes, anchored at x, y. ``size_px`` is the font size; ``backed``: on a panel, so that no line crosses it."""
 
     text: str
     x: float
@@ -71,6 +71,7 @@ class Label:
     align: Literal["left", "center", "right"] = "left"
     baseline: Literal["baseline", "center", "top", "bottom"] = "baseline"
     rotation: float = 0.0
+    backed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Bar:
     box: Box
     scale: str
     font_px: float
+    titled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Roles:
     """
 
     scores: Mapping[str, str] = field(default_factory=dict)
-    at_least: float = 0.3
+    at_least: float = 0.4
     margin: float = 0.1
     line_px: int = 3
 

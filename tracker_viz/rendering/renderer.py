@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError, RenderError, unknown_name
+from tracker_viz.rendering.furniture import format_metric, roles_of
 from tracker_viz.rendering.layout import LAYOUTS, Layout
 from tracker_viz.rendering.plan import Heatmap, Plan, Readout
-from tracker_viz.rendering.planning import format_metric, make_plan, roles_of
+from tracker_viz.rendering.planning import make_plan
 from tracker_viz.rendering.series import Series, si_number
 from tracker_viz.rendering.sources import Moment
 from tracker_viz.rendering.storyboard import Shot

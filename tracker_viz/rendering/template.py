@@ -153,7 +153,7 @@ def _build(plan: Plan, values: Mapping[str, Any] | None, curve: Any, *, played: 
     if plan.timeline:
         _draw_timeline(ground, plan, plan.timeline, curve, played)
     for label in plan.labels:
-        _draw_label(ground, label)
+        _draw_label(ground, label, plan.theme.panel)
     for bar in plan.bars:
         _draw_bar(figure, ground, plan, bar)
     meshes = {}
@@ -229,7 +229,8 @@ def _replication(cells: NDArray[np.int32], heatmap: Heatmap) -> tuple[int, int] 
     return (down, across) if np.array_equal(cells, expected.repeat(down, 0).repeat(across, 1)) else None
 
 
-def _draw_label(ground: Any, label: Label) -> None:
+def _draw_label(ground: Any, label: Label, panel: str | None = None) -> None:
+    backing = {"facecolor": panel, "edgecolor": "none", "pad": 1.5, "alpha": 0.85} if label.backed and panel else None
     ground.text(
         label.x,
         label.y,
@@ -243,6 +244,7 @@ def _draw_label(ground: Any, label: Label) -> None:
         rotation=label.rotation,
         rotation_mode="anchor",
         parse_math=False,
+        bbox=backing,
     )
 
 
@@ -252,8 +254,9 @@ def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
     axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=scale.mpl_cmap(), vmin=0, vmax=1, interpolation="nearest")
     axes.axis("off")
     size = bar.font_px
-    title_px = min(size, size * box.width / max(1, text_width(scale.title, size)))
-    _draw_label(ground, Label(scale.title, box.x, box.y - size * 0.55, title_px, plan.theme.dim))
+    if bar.titled:
+        title_px = min(size, size * box.width / max(1, text_width(scale.title, size)))
+        _draw_label(ground, Label(scale.title, box.x, box.y - size * 0.55, title_px, plan.theme.dim))
     for position, text in bar_ticks(scale):
         align = "left" if position < 0.02 else "right" if position > 0.98 else "center"
         x = box.x + position * box.width

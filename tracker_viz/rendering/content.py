@@ -1,0 +1,268 @@
+"""Which arrays a layout's panels mean in this run: names resolved, shapes checked, orders and ranges taken from the captures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.errors import LayoutError
+from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.layout import Attention, Head, Scores, Weights
+from tracker_viz.rendering.plan import Heatmap
+from tracker_viz.rendering.series import Series
+from tracker_viz.rendering.sources import HeadMap, Moment, Source, WeightMap, flat_order, future, order_by_direction, order_by_norm
+
+_MATRIX_ORDER = ("w_q", "w_k", "w_v", "w_o", "w_gate", "w_up", "w_in", "w_down", "w_out")
+_MOST_READ = 48  # captures read to find a range that headers do not tell
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention of one probe row: ``blocks[i]`` holds the maps of the i-th block, ``indices[i]`` its number and its heads' numbers."""
+
+    title: str
+    scale: str
+    blocks: list[list[HeadMap]]
+    indices: list[tuple[int, tuple[int, ...]]]
+    length: int
+    causal: bool
+
+    @property
+    def columns(self) -> int:
+        return max(len(heads) for heads in self.blocks)
+
+    def mask(self, cells: int) -> NDArray[np.bool_] | None:
+        return future(cells) if self.causal else None
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """Weight matrices of one panel: ``blocks[i]`` maps a kind (``mlp.w_up``) to its array's name."""
+
+    panel: Weights
+    title: str
+    scale: str
+    kinds: list[str]
+    blocks: list[dict[str, str]]
+
+    @property
+    def columns(self) -> int:
+        return len(self.kinds)
+
+
+def resolve_attention(draft: Draft, panel: Attention | Head) -> list[Heads]:
+    """One Heads for every probe row that the panel shows."""
+    series, layout = draft.series, draft.layout.name
+    names = sorted(series.names("blocks.*.attn.pattern"), key=block_of)
+    if not names:
+        series.require("blocks.0.attn.pattern", layout)
+    infos = [series.require(name, layout) for name in names]
+    length = infos[0].shape[-1]
+    indices = []
+    for name, info in zip(names, infos, strict=True):
+        labels = series.labels(name.removesuffix(".attn.pattern") + ".head", info.shape[-3])
+        indices.append((block_of(name), tuple(int(re.sub(r"\D", "", label) or position) for position, label in enumerate(labels))))
+    show = panel.show if isinstance(panel, Attention) else "value"
+    what = {
+        "value": "Attention",
+        "step": "Attention · change since the previous capture",
+        "change": f"Attention · change since step {series.steps[0]:,}",
+    }
+    causal = all(_is_causal(series, index, names) for index in {0, len(series) - 1})
+    found = []
+    for probe, label in _probe_rows(draft, panel.probe, infos[0].shape):
+        blocks = [
+            [HeadMap(name, probe, head, length, show=show) for head in range(info.shape[-3])]
+            for name, info in zip(names, infos, strict=True)
+        ]
+        title = f"{what[show]} · {label}" if label else what[show]
+        found.append(Heads(title, "attention" if show == "value" else f"attention_{show}", blocks, indices, length, causal))
+    add_attention_scale(draft, found[0], show)
+    return found
+
+
+def _probe_rows(draft: Draft, wanted: str | int | None, shape: tuple[int, ...]) -> list[tuple[int | None, str]]:
+    if len(shape) == 3:
+        return [(None, "")]
+    labels = draft.series.labels("probe", shape[0])
+    titles = [
+        "" if label.isdigit() and len(labels) == 1 else f"probe {label}" if label.isdigit() else f"{label} tokens" for label in labels
+    ]
+    if wanted is None:
+        return list(enumerate(titles))
+    row = labels.index(wanted) if isinstance(wanted, str) and wanted in labels else wanted
+    if not isinstance(row, int) or not 0 <= row < len(labels):
+        raise LayoutError(f"layout {draft.layout.name!r}: the captures have the probe rows {', '.join(labels)}; got probe={wanted!r}")
+    return [(row, titles[row])]
+
+
+def _is_causal(series: Series, index: int, names: Sequence[str]) -> bool:
+    """Whether nothing looks into the future: what a mask would hide must be nothing. Judged on the first and the last block."""
+    for array in series.read(index, {names[0], names[-1]}).arrays.values():
+        ahead = array[..., np.triu(np.ones(array.shape[-2:], bool), 1)]
+        if np.nanmax(ahead, initial=0) > 1e-3:
+            return False
+    return True
+
+
+def add_attention_scale(draft: Draft, heads: Heads, show: str) -> None:
+    """Probabilities on a square-root scale 0..1; changes on a log scale over two and a half decades."""
+    if show == "value":
+        defaults = {"title": "attention probability (√ scale)", "minimum": 0.0, "maximum": 1.0, "norm": "power", "gamma": 0.5}
+    else:
+        since = "the previous capture" if show == "step" else f"step {draft.series.steps[0]:,}"
+        largest = largest_shown(
+            draft.series, [source for block in heads.blocks[:: max(1, len(heads.blocks) // 4)] for source in block], 0.9999
+        )
+        defaults = {
+            "title": f"attention: change since {since} (log)",
+            "minimum": largest * 10**-2.5,
+            "maximum": largest,
+            "norm": "log",
+            "clipped": (True, True),
+        }
+    draft.add_scale(heads.scale, "attention", {"cmap": draft.theme.attention, **defaults})
+
+
+def resolve_weights(draft: Draft, panel: Weights) -> Matrices:
+    """The matrices that match the panel's patterns, in the order of the computation."""
+    series, layout = draft.series, draft.layout.name
+    found: dict[int, dict[str, str]] = {}
+    for pattern in panel.matrices:
+        for name in series.names(f"blocks.*.{pattern}"):
+            if len(series.require(name, layout).shape) == 2:
+                found.setdefault(block_of(name), {})[kind_of(name)] = name
+    if not found:
+        have = ", ".join(sorted({kind_of(name) for name in series.names("blocks.*")})[:12]) or "none"
+        raise LayoutError(
+            f"layout {layout!r} draws matrices named {' or '.join(panel.matrices)}, and the captures hold none; they hold: {have}"
+        )
+    kinds = sorted({kind for block in found.values() for kind in block}, key=_matrix_rank)
+    titles = {
+        "change": f"Weights · change since step {series.steps[0]:,}",
+        "value": "Weights",
+        "step": "Weights · change since the previous capture",
+    }
+    title = titles[panel.show] + (", signed" if panel.reduce == "mean" and panel.show != "value" else "")
+    return Matrices(panel, title, f"weights_{panel.show}_{panel.reduce}", kinds, [found[block] for block in sorted(found)])
+
+
+def resolve_scores(draft: Draft, panel: Scores) -> list[str]:
+    """Names of the score arrays that match, in the panel's order; a pattern leaves out what not every capture has."""
+    series = draft.series
+    names = [
+        name
+        for pattern in panel.names
+        for name in series.names(f"scores.{pattern}")
+        if name == f"scores.{pattern}" or (series.arrays[name].missing_at is None and series.arrays[name].reshaped_at is None)
+    ]
+    if not names:
+        have = ", ".join(name.removeprefix("scores.") for name in draft.series.names("scores.*")[:12]) or "none"
+        raise LayoutError(
+            f"layout {draft.layout.name!r} draws the scores {', '.join(panel.names)}, and the captures hold none of them; they hold: {have}"
+        )
+    return list(dict.fromkeys(names))
+
+
+def weight_source(draft: Draft, panel: Weights, name: str, cells: tuple[int, int], ends: tuple[NDArray[Any], NDArray[Any]]) -> WeightMap:
+    """The map of one matrix with its rows and columns in their fixed order; ``ends``: the matrix at the first and the last capture."""
+    rows, columns = draft.series.require(name, draft.layout.name).shape
+    change = ends[1].astype(np.float32) - ends[0].astype(np.float32)
+    if panel.order == "stored":
+        orders = (np.arange(rows), np.arange(columns))
+    else:
+        orders = (order_by_norm if panel.order == "norm" else order_by_direction)(change)
+    return WeightMap(name, (rows, columns), cells, flat_order(*orders), panel.show, panel.reduce)
+
+
+def add_weight_scale(draft: Draft, matrices: Matrices, placed: Sequence[Heatmap]) -> None:
+    """Over all but the largest 0.5 % of what the cells show in the run."""
+    panel, series = matrices.panel, draft.series
+    largest = largest_shown(series, [heatmap.source for heatmap in placed], 0.995)
+    what = {
+        "change": f"weight change since step {series.steps[0]:,}",
+        "value": "weight",
+        "step": "weight change since the previous capture",
+    }[panel.show]
+    if panel.reduce == "mean":
+        defaults = {"title": f"{what} (mean)", "cmap": draft.theme.signed, "minimum": -largest, "maximum": largest, "clipped": (True, True)}
+    elif panel.show == "step":
+        defaults = {
+            "title": f"{what} (RMS, log)",
+            "cmap": draft.theme.magnitude,
+            "minimum": largest * 10**-1.5,
+            "maximum": largest,
+            "norm": "log",
+            "clipped": (True, True),
+        }
+    else:
+        defaults = {"title": f"{what} (RMS)", "cmap": draft.theme.magnitude, "minimum": 0.0, "maximum": largest, "clipped": (False, True)}
+    draft.add_scale(matrices.scale, "weights", defaults)
+
+
+def largest_shown(series: Series, sources: Sequence[Source], quantile: float) -> float:
+    """The quantile of what the sources show in magnitude: the largest of it over (evenly spaced) captures; 1 when all is zero."""
+    names = sorted({name for source in sources for name in source.needs})
+    compares = {source.compares for source in sources}
+    first = series.read(0, names).arrays if "first" in compares else {}
+    indices = np.unique(np.linspace(0, len(series) - 1, min(len(series), _MOST_READ)).round().astype(int)).tolist()
+    largest = 0.0
+    for index in indices:
+        previous = series.read(max(0, index - 1), names).arrays if "previous" in compares else {}
+        moment = Moment(series.read(index, names), first, previous)
+        shown = np.concatenate([np.abs(np.asarray(source.values(moment), np.float32)).reshape(-1) for source in sources])
+        shown = shown[np.isfinite(shown)]
+        if shown.size:
+            largest = max(largest, float(np.quantile(shown, quantile)))
+    return largest or 1.0
+
+
+def most_changed(series: Series, heads: Heads, n: int, roles: dict[tuple[int, int], str]) -> list[tuple[int, int]]:
+    """(row, column) of ``n`` heads whose attention changed most from the first to the last capture, of as many roles as there are.
+
+    The heads with one role (or with none) queue by their change; one of each queue is taken in turn.
+    """
+    names = [sources[0].name for sources in heads.blocks]
+    change: dict[tuple[int, int], float] = {}
+    for row, name in enumerate(names):
+        first, last = (series.read(index, [name]) for index in (0, len(series) - 1))
+        for column, source in enumerate(heads.blocks[row]):
+            value = replace(source, show="change").values(Moment(last, first.arrays, {}))
+            change[row, column] = float(np.square(np.nan_to_num(value)).sum())
+    queues: dict[str, list[tuple[int, int]]] = {}
+    for place in sorted(change, key=lambda place: (-change[place], place)):
+        block, numbers = heads.indices[place[0]]
+        queues.setdefault(roles.get((block, numbers[place[1]]), ""), []).append(place)
+    chosen: list[tuple[int, int]] = []
+    while len(chosen) < min(n, len(change)):
+        chosen += [queue.pop(0) for queue in queues.values() if queue]
+    return chosen[:n]
+
+
+def block_of(name: str) -> int:
+    """Number of the block that an array belongs to."""
+    match = re.match(r"blocks\.(\d+)\.", name)
+    if not match:
+        raise LayoutError(f"arrays of a block are named 'blocks.<i>.<what>'; got {name!r}")
+    return int(match[1])
+
+
+def kind_of(name: str) -> str:
+    return name.split(".", 2)[2]
+
+
+def matrix_title(kind: str) -> str:
+    """``mlp.w_gate`` -> ``FFN gate``."""
+    station, _, short = kind.rpartition(".")
+    name = short.removeprefix("w_")
+    return {"mlp": f"FFN {name}", "attn": f"attention {name}"}.get(station, f"{station} {name}".strip())
+
+
+def _matrix_rank(kind: str) -> tuple[int, int, str]:
+    short = kind.rsplit(".", 1)[-1]
+    return (int(kind.startswith("mlp")), _MATRIX_ORDER.index(short) if short in _MATRIX_ORDER else len(_MATRIX_ORDER), kind)

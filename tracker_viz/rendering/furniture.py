@@ -1,0 +1,145 @@
+"""What stands around the maps: the header with the run and its numbers, and the timeline with curve, ticks and onsets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.plan import Box, Label, Onset, Readout, Roles, Swatch, Timeline
+from tracker_viz.rendering.scales import short_number
+from tracker_viz.rendering.series import Series, si_number
+from tracker_viz.rendering.template import text_width
+
+_NUMBER, _NAME = 46.0, 24.0
+
+
+def header(draft: Draft) -> int:
+    """Title and subtitle at the left, step, metric and tokens at the right. Returns where the rest may begin."""
+    series, px = draft.series, draft.px
+    quantities = [("step", "step", len(f"{max(series.steps):,}"))]
+    values = series.metric(draft.layout.metric)
+    if np.isfinite(values).any():
+        quantities.append((draft.layout.metric, draft.layout.metric, max(len(format_metric(value)) for value in values)))
+    if all(tokens is not None for tokens in series.tokens_seen):
+        quantities.append(("tokens", "tokens", max(len(si_number(tokens or 0)) for tokens in series.tokens_seen)))
+    digit = text_width("0", _NUMBER * draft.unit, bold=True, mono=True)
+    gap, between = px(14), px(44)
+    needed = sum(draft.text_width(name, _NAME) + gap + chars * digit for _, name, chars in quantities) + between * (len(quantities) - 1)
+    below = draft.is_narrow
+    left, baseline = (draft.margin, px(136)) if below else (draft.width - draft.margin - needed, px(58))
+    x = left
+    for quantity, name, chars in quantities:
+        draft.text(name, x, baseline, _NAME)
+        x += draft.text_width(name, _NAME) + gap
+        draft.readouts.append(Readout(quantity, x, baseline, _NUMBER * draft.unit, chars))
+        x += chars * digit + between
+    room = draft.width - 2 * draft.margin if below else left - draft.margin - between
+    draft.text(draft.fitted(series.title, 34, room, bold=True), draft.margin, px(44), 34, draft.theme.text, bold=True)
+    draft.text(draft.fitted(series.subtitle, 19, room), draft.margin, px(74), 19)
+    draft.mark = Label(
+        "interpolated", draft.width - draft.margin, baseline + px(26), 20 * draft.unit, draft.theme.accent, bold=True, align="right"
+    )
+    return px(154 if below else 84)
+
+
+def format_metric(value: float) -> str:
+    """A loss as the header says it: ``1.808``; ``–`` where there is none."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+def timeline(draft: Draft, area: Box) -> None:
+    """The run along x in ``area``: below it the steps, above its lower edge a tick for every capture."""
+    px, series, theme = draft.px, draft.series, draft.theme
+    x = area.x + px(72)
+    high = min(area.height - px(34), px(240))
+    box = Box(x, area.bottom - px(34) - high, area.right - x, high)
+    values = series.metric(draft.layout.metric)
+    finite = values[np.isfinite(values)]
+    if finite.size:
+        draft.text(draft.layout.metric, x - px(14), box.y + box.height / 2, 19, theme.text, bold=True, align="right", baseline="center")
+        if finite.max() > finite.min():
+            draft.text(short_number(float(finite.max())), x - px(14), box.y + px(12), 15, align="right", baseline="center")
+            draft.text(short_number(float(finite.min())), x - px(14), box.bottom - px(12), 15, align="right", baseline="center")
+    for step in nice_steps(series.steps[0], series.steps[-1], max(4, box.width // px(170))):
+        label_x = box.x + (box.width - 1) * _part(series, step)
+        align = "left" if label_x < box.x + px(20) else "right" if label_x > box.right - px(30) else "center"
+        draft.text(f"{step:,}", label_x, box.bottom + px(26), 16, align=align)
+    columns = {round((box.width - 1) * _part(series, step)) for step in series.steps}
+    missing = {round((box.width - 1) * _part(series, step)) for step in series.missing_steps if series.steps[0] < step < series.steps[-1]}
+    draft.swatches += [Swatch(Box(box.x + column, box.bottom + px(2), 1, px(6)), theme.dim) for column in sorted(columns)]
+    draft.swatches += [Swatch(Box(box.x + column - 1, box.bottom + px(2), 3, px(6)), theme.nonfinite) for column in sorted(missing)]
+    if missing:
+        draft.text("missing", x - px(14), box.bottom + px(11), 14, theme.nonfinite, align="right")
+    onsets = find_onsets(series, draft.roles)
+    draft.timeline = Timeline(box, draft.layout.metric, 16 * draft.unit, onsets)
+    _onset_flags(draft, box, onsets)
+
+
+def _onset_flags(draft: Draft, box: Box, onsets: tuple[Onset, ...]) -> None:
+    px, size = draft.px, 15.0
+    line = px(22)
+    taken: list[list[tuple[float, float]]] = [[] for _ in range(max(1, min(4, (box.height - px(6)) // line)))]
+    for onset in onsets:
+        at = box.x + (box.width - 1) * _part(draft.series, onset.step)
+        draft.swatches.append(Swatch(Box(round(at), box.y, px(2), box.height), draft.theme.roles[onset.role]))
+        text = f"{onset.role.replace('_', ' ')} · block {onset.block} head {onset.head}"
+        wide = draft.text_width(text, size)
+        left = at + px(8) if at + px(8) + wide < box.right else at - px(6) - wide
+        row = next(
+            (row for row, spans in enumerate(taken) if all(left > end + px(10) or left + wide < start - px(10) for start, end in spans)),
+            None,
+        )
+        if row is not None:
+            taken[row].append((left, left + wide))
+            draft.text(text, left, box.y + px(19) + row * line, size, draft.theme.roles[onset.role], backed=True)
+
+
+def _part(series: Series, step: float) -> float:
+    return (step - series.steps[0]) / max(1, series.steps[-1] - series.steps[0])
+
+
+def nice_steps(first: int, last: int, at_most: int) -> list[int]:
+    """Round steps from ``first`` to ``last``, at most ``at_most`` of them."""
+    if last == first:
+        return [first]
+    spacing = next(base * 10**power for power in range(20) for base in (1, 2, 5) if (last - first) / (base * 10**power) <= at_most - 1)
+    return list(range(-(-first // spacing) * spacing, last + 1, spacing))
+
+
+def find_onsets(series: Series, roles: Roles) -> tuple[Onset, ...]:
+    """For every role the first capture, after the run's first, at which some head has it."""
+    names = list(roles.scores.values())
+    if not names:
+        return ()
+    onsets: dict[str, Onset] = {}
+    known: set[str] = set()
+    for index in range(len(series)):
+        arrays = series.read(index, names).arrays
+        held = roles_of(arrays, roles)
+        by_score = sorted(held.items(), key=lambda item: (-float(arrays[roles.scores[item[1]]][item[0]]), item[0]))
+        for (block, head), role in by_score:
+            if role not in known and index > 0:
+                onsets[role] = Onset(role, index, series.steps[index], block, head)
+            known.add(role)
+    return tuple(onsets.values())
+
+
+def roles_of(arrays: Mapping[str, Any], roles: Roles) -> dict[tuple[int, int], str]:
+    """(block, head) -> its role, for heads whose leading score is high enough and leads clearly."""
+    if not roles.scores or not all(name in arrays for name in roles.scores.values()):
+        return {}
+    stacked = np.stack([np.nan_to_num(np.asarray(arrays[name], np.float32)) for name in roles.scores.values()])
+    ordered = np.sort(stacked, axis=0)
+    runner_up = ordered[-2] if len(ordered) > 1 else np.zeros_like(ordered[-1])
+    clear = (ordered[-1] >= roles.at_least) & (ordered[-1] - runner_up >= roles.margin)
+    leading = stacked.argmax(0)
+    names = list(roles.scores)
+    return {(int(block), int(head)): names[leading[block, head]] for block, head in np.argwhere(clear)}

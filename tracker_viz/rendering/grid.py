@@ -1,0 +1,175 @@
+"""Places attention and weight maps in rows, one per block: all maps of a picture have the same height.
+
+Few blocks make one group of rows; where that would leave them small, the blocks are wrapped into groups side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tracker_viz.rendering.content import Heads, Matrices, add_weight_scale, matrix_title, weight_source
+from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.plan import Box, Heatmap
+
+
+@dataclass(frozen=True)
+class GridShape:
+    """``groups`` groups of ``rows`` blocks; maps ``map_px`` high; attention is pooled by ``pool``."""
+
+    groups: int
+    rows: int
+    map_px: int
+    pool: int
+    gap: int
+
+
+def fit_grid(draft: Draft, heads: Sequence[Heads], matrices: Sequence[Matrices], area: Box) -> GridShape:
+    """The shape with the largest maps in ``area``; map_px is 0 when not even one pixel a map fits."""
+    panels: list[Heads | Matrices] = [*heads, *matrices]
+    n_blocks = max(len(panel.blocks) for panel in panels)
+    n_columns = sum(panel.columns for panel in panels)
+    length = max((group.length for group in heads), default=0)
+    best, best_worth = GridShape(1, n_blocks, 0, 1, 0), 0.0
+    for groups in range(1, min(n_blocks, 8) + 1):
+        rows = -(-n_blocks // groups)
+        if -(-n_blocks // rows) != groups:
+            continue
+        for gap in (draft.even(8), draft.even(4)):
+            width = area.width - groups * (_label_width(draft) + len(panels) * _section_gap(draft)) + _section_gap(draft)
+            room = min((width - groups * (n_columns - len(panels)) * gap) // (groups * n_columns), (area.height - (rows - 1) * gap) // rows)
+            pool, cell_px = fit_map(length, room) if length and room > 0 else (1, 0)
+            map_px = -(-length // pool) * cell_px if length else max(0, room // 2 * 2)
+            # A wrapped grid is harder to read, and narrow gaps tell maps apart less well.
+            worth = map_px * (1.0 if groups == 1 else 0.72) * (1.0 if gap >= 8 * draft.unit or map_px < 56 * draft.unit else 0.93)
+            if worth > best_worth:
+                best, best_worth = GridShape(groups, rows, map_px, pool, gap), worth
+    return best
+
+
+def fit_map(length: int, room_px: int) -> tuple[int, int]:
+    """(pool, cell_px) of a map of ``length`` x ``length`` entries in ``room_px`` pixels: whole cells, even ones where that costs little.
+
+    Chroma in video has half the resolution: cells of an even number of pixels keep their colours exactly.
+    """
+    best, best_worth = (max(1, length), 1), -1.0
+    for pooling in range(1, length + 1):
+        cells = -(-length // pooling)
+        for size in (room_px // cells, room_px // cells - 1):
+            if size < 1:
+                continue
+            worth = cells * size * (1.0 if size % 2 == 0 else 0.84 if size > 1 else 0.7)
+            worth *= (cells / length) ** 0.35 * (1.0 if length % pooling == 0 else 0.95)
+            if worth > best_worth:
+                best, best_worth = (pooling, size), worth
+    return best
+
+
+def place_grid(
+    draft: Draft, heads: Sequence[Heads], matrices: Sequence[Matrices], area: Box, shape: GridShape, keep_right: int
+) -> tuple[int, int]:
+    """Place everything in ``area``, whose last ``keep_right`` pixels stay free. Returns (right, bottom) of what was placed."""
+    panels: list[Heads | Matrices] = [*heads, *matrices]
+    n_blocks = max(len(panel.blocks) for panel in panels)
+    n_columns = [panel.columns for panel in panels]
+    gap, section, label = shape.gap, _section_gap(draft), _label_width(draft)
+    group_width = label + sum(columns * (shape.map_px + gap) - gap for columns in n_columns) + (len(n_columns) - 1) * section
+    spare = max(0, area.width - keep_right - shape.groups * group_width - (shape.groups - 1) * section)
+    n_matrices = sum(group.columns for group in matrices) * shape.groups
+    widen = min(spare // n_matrices, shape.map_px * 6 // 10) // 2 * 2 if n_matrices else 0
+    spare -= widen * n_matrices
+    if not keep_right:  # nothing stands at the right: share the room between the sections
+        section += min(spare // max(1, shape.groups * len(n_columns)), draft.px(160))
+    x = area.x
+    placed: list[tuple[Matrices, list[Heatmap]]] = [(group, []) for group in matrices]
+    for number in range(shape.groups):
+        first = number * shape.rows
+        blocks = range(first, min(n_blocks, first + shape.rows))
+        x += label
+        _row_labels(draft, blocks, x, area.y, shape)
+        for attention in heads:
+            x = _place_heads(draft, attention, blocks, x, area.y, shape) + section
+        for weights, boxes in placed:
+            x = _place_matrices(draft, weights, blocks, boxes, x, area.y, shape, shape.map_px + widen) + section
+    for weights, boxes in placed:
+        add_weight_scale(draft, weights, boxes)
+    return x - section, area.y + shape.rows * (shape.map_px + gap) - gap
+
+
+def _label_width(draft: Draft) -> int:
+    return draft.px(46 if draft.is_narrow else 72)
+
+
+def _section_gap(draft: Draft) -> int:
+    return draft.px(20 if draft.is_narrow else 44)
+
+
+def _row_labels(draft: Draft, blocks: range, x: int, top: int, shape: GridShape) -> None:
+    pitch = shape.map_px + shape.gap
+    every = max(1, -(-draft.px(20) // pitch))
+    for row, block in enumerate(blocks):
+        if row % every == 0:
+            text = str(block) if draft.is_narrow else f"block {block}"
+            draft.text(text, x - draft.px(14), top + row * pitch + shape.map_px / 2, 17, align="right", baseline="center")
+
+
+def _titles(draft: Draft, title: str, names: Sequence[str], short: Sequence[str], x: int, top: int, wide: int, pitch: int) -> None:
+    room = len(names) * pitch
+    draft.text(draft.fitted(title, 20, max(room, 4), bold=True), x, top - draft.px(32), 20, draft.theme.text, bold=True)
+    texts = names if all(draft.text_width(name, 16) < pitch - draft.px(6) for name in names) else short
+    every = max(1, -(-max(draft.text_width(text, 16) for text in texts) // max(1, pitch - draft.px(4))))
+    for column, text in enumerate(texts):
+        if column % every == 0:
+            draft.text(text, x + column * pitch + wide / 2, top - draft.px(8), 16, align="center")
+
+
+def _place_heads(draft: Draft, group: Heads, blocks: range, x: int, top: int, shape: GridShape) -> int:
+    pitch = shape.map_px + shape.gap
+    columns = range(group.columns)
+    _titles(draft, group.title, [f"head {head}" for head in columns], [str(head) for head in columns], x, top, shape.map_px, pitch)
+    mask = group.mask(-(-group.length // shape.pool))
+    for row, position in enumerate(blocks):
+        if position >= len(group.blocks):
+            continue
+        block, numbers = group.indices[position]
+        for column, source in enumerate(group.blocks[position]):
+            box = Box(x + column * pitch, top + row * pitch, shape.map_px, shape.map_px)
+            name = f"{group.title} · block {block} head {numbers[column]}"
+            draft.heatmaps.append(Heatmap(name, replace(source, pool=shape.pool), box, group.scale, mask, head=(block, numbers[column])))
+    return x + group.columns * pitch - shape.gap
+
+
+def _place_matrices(
+    draft: Draft, group: Matrices, blocks: range, placed: list[Heatmap], x: int, top: int, shape: GridShape, wide: int
+) -> int:
+    pitch = wide + shape.gap
+    short = [kind.rsplit(".", 1)[-1].removeprefix("w_") for kind in group.kinds]
+    _titles(draft, group.title, [matrix_title(kind) for kind in group.kinds], short, x, top, wide, pitch)
+    names = [name for position in blocks if position < len(group.blocks) for name in group.blocks[position].values()]
+    ends = [draft.series.read(index, names).arrays for index in (0, len(draft.series) - 1)]
+    boxes = []
+    for row, position in enumerate(blocks):
+        for column, kind in enumerate(group.kinds):
+            name = group.blocks[position].get(kind) if position < len(group.blocks) else None
+            if name is None:
+                continue
+            rows, columns = draft.series.require(name, draft.layout.name).shape
+            room = Box(x + column * pitch, top + row * (shape.map_px + shape.gap), wide, shape.map_px)
+            box, cells = fit_matrix(draft, (rows, columns), room)
+            source = weight_source(draft, group.panel, name, cells, (ends[0][name], ends[1][name]))
+            boxes.append(Heatmap(f"{group.title} · {name}", source, box, group.scale))
+    placed += boxes
+    draft.heatmaps += boxes
+    return x + len(group.kinds) * pitch - shape.gap
+
+
+def fit_matrix(draft: Draft, shape: tuple[int, int], room: Box) -> tuple[Box, tuple[int, int]]:
+    """(box, cells) of a matrix in ``room``: cells of an even number of pixels, as small as still shows, all of them whole."""
+    # About 32 cells a side: fewer hide structure, more show the noise of single weights.
+    least = max(2, 2 * round(min(room.width, room.height) / 32 / 2))
+    (rows, high), (columns, wide) = (
+        (min(length, space // cell_px), cell_px)
+        for length, space in zip(shape, (room.height, room.width), strict=True)
+        for cell_px in [max(least, 2 * (space // length // 2))]
+    )
+    return Box(room.x, room.y, max(1, columns) * wide, max(1, rows) * high), (max(1, rows), max(1, columns))

@@ -1,0 +1,107 @@
+"""Places a model with many heads: one mosaic of all of them, and beside it, large, those that changed most, of different roles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tracker_viz.rendering.content import Heads, most_changed
+from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.furniture import roles_of
+from tracker_viz.rendering.grid import fit_map
+from tracker_viz.rendering.plan import Box, Heatmap
+from tracker_viz.rendering.sources import Mosaic
+
+_FEWEST_CELLS = 8  # a map of fewer cells a side shows no pattern any more
+
+
+def place_mosaic(draft: Draft, heads: Heads, area: Box) -> Box:
+    """Fill ``area`` from its left upper corner with a map of every head; returns the box that was used, labels included."""
+    px = draft.px
+    n_blocks, n_heads = len(heads.blocks), heads.columns
+    label = draft.text_width(str(n_blocks - 1), 15) + px(12)
+    best: tuple[float, int, int, int] = (0.0, 1, heads.length, 1)
+    for groups in range(1, min(n_blocks, 8) + 1):
+        rows = -(-n_blocks // groups)
+        room = min((area.width - groups * label - (groups - 1) * px(16)) // (groups * n_heads), area.height // rows)
+        for cell_px in (1, 2, 3, 4):
+            cells = min(heads.length, room // cell_px - 1)
+            if cells < 1:
+                continue
+            pool = -(-heads.length // cells)
+            cells = -(-heads.length // pool)
+            worth = (cells + 1) * cell_px * (0.8 if cell_px == 1 else 1.0 if cell_px == 2 else 0.9) * (1.0 if groups == 1 else 0.8)
+            worth *= min(1.0, cells / _FEWEST_CELLS) * (cells / heads.length) ** 0.2
+            best = max(best, (worth, groups, pool, cell_px))
+    _, groups, pool, cell_px = best
+    rows, cells = -(-n_blocks // groups), -(-heads.length // pool)
+    pitch = (cells + 1) * cell_px
+    mask_parts = []
+    x = area.x
+    for number in range(groups):
+        x += label
+        origin = Box(2 * ((x + 1) // 2), area.y, 0, 0)
+        blocks = range(number * rows, min(n_blocks, (number + 1) * rows))
+        maps = tuple(
+            tuple([replace(source, pool=pool) for source in heads.blocks[block]] + [None] * (n_heads - len(heads.blocks[block])))
+            for block in blocks
+        )
+        source = Mosaic(maps, causal=heads.causal)
+        box = Box(origin.x, origin.y, source.shape[1] * cell_px, source.shape[0] * cell_px)
+        draft.heatmaps.append(
+            Heatmap(f"{heads.title} · blocks {blocks.start} to {blocks.stop - 1}", source, box, heads.scale, source.mask())
+        )
+        mask_parts.append(box)
+        _mosaic_labels(draft, heads, blocks, box, pitch)
+        x = box.right + px(16)
+    right = mask_parts[-1].right
+    title = f"{heads.title} · block ↓ head →"
+    draft.text(draft.fitted(title, 20, right - area.x, bold=True), mask_parts[0].x, area.y - px(32), 20, draft.theme.text, bold=True)
+    return Box(area.x, area.y, right - area.x, max(box.bottom for box in mask_parts) - area.y)
+
+
+def _mosaic_labels(draft: Draft, heads: Heads, blocks: range, box: Box, pitch: int) -> None:
+    px = draft.px
+    every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 1 << 30) if n * pitch >= px(22) or n > len(blocks))
+    for row, block in enumerate(blocks):
+        if row % every == 0:
+            number = str(heads.indices[block][0])
+            draft.text(number, box.x - px(7), box.y + row * pitch + pitch / 2, 15, align="right", baseline="center")
+    every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 1 << 30) if n * pitch >= px(34) or n > heads.columns)
+    for head in range(0, heads.columns, every):
+        draft.text(str(head), box.x + head * pitch + pitch / 2, box.y - px(8), 15, align="center")
+
+
+def place_zooms(draft: Draft, heads: Heads, n: int, area: Box, *, title: str = "Heads that changed most") -> int:
+    """``n`` heads, large, in ``area``; its title stands above it. Returns the bottom of the lowest one."""
+    px = draft.px
+    last = draft.series.read(len(draft.series) - 1, list(draft.roles.scores.values())).arrays
+    chosen = most_changed(draft.series, heads, n, roles_of(last, draft.roles))
+    gap, caption = draft.even(16), px(26)
+    across, map_px, pool = _fit_zooms(len(chosen), heads.length, area, gap, caption)
+    draft.text(title, area.x, area.y - px(32), 20, draft.theme.text, bold=True)
+    spread = gap + min(max(0, (area.width - across * (map_px + gap) + gap) // max(1, across - 1)), px(140)) // 2 * 2 if across > 1 else gap
+    mask = heads.mask(-(-heads.length // pool))
+    bottom = area.y
+    for index, (row, column) in enumerate(sorted(chosen)):
+        block, numbers = heads.indices[row]
+        x = 2 * ((area.x + 1) // 2) + index % across * (map_px + spread)
+        y = 2 * ((area.y + 1) // 2) + index // across * (map_px + gap + caption)
+        draft.text(f"block {block} · head {numbers[column]}", x, y - px(8), 17)
+        source = replace(heads.blocks[row][column], pool=pool)
+        name = f"zoom · block {block} head {numbers[column]}"
+        draft.heatmaps.append(Heatmap(name, source, Box(x, y, map_px, map_px), heads.scale, mask, head=(block, numbers[column])))
+        bottom = y + map_px
+    return bottom
+
+
+def _fit_zooms(n: int, length: int, area: Box, gap: int, caption: int) -> tuple[int, int, int]:
+    best: tuple[float, int, int, int] = (0.0, 1, 0, 1)
+    for across in range(1, n + 1):
+        down = -(-n // across)
+        room = min((area.width - (across - 1) * gap) // across, (area.height + caption + gap) // down - caption - gap)
+        if room >= 2:
+            pool, cell_px = fit_map(length, room)
+            map_px = -(-length // pool) * cell_px
+            best = max(best, (map_px * (n / (across * down)), -across, map_px, pool))
+    _, minus_across, map_px, pool = best
+    return -minus_across, map_px, pool
