@@ -453,3 +453,15 @@ def test_runs_made_under_hydra_carry_its_overrides_and_share_one_database(tmp_pa
         for name in ("fluent", "ours")
         for number, lr in enumerate(("0.1", "0.2"))
     ]
+
+
+def test_a_server_whose_artifacts_are_a_directory_elsewhere_is_told_apart(mlflow_server, tmp_path):
+    client = MlflowClient(mlflow_server.uri)
+    experiment = client.create_experiment("not proxied", artifact_location="file:///nowhere/on/this/machine")
+    run = MlflowTracker(mlflow_server.uri, "not proxied").create_run(name="a", config={})
+    assert stored(run).info.experiment_id == experiment
+    for attempt in (lambda: run.put_captures(write_captures([0], tmp_path)), run.list_captures):
+        with pytest.raises(TrackerError, match="--serve-artifacts"):
+            attempt()
+    assert not Path("/nowhere").exists()
+    run.finish("failed")

@@ -213,13 +213,13 @@ class MlflowRun:
         with self._service("store captures"):
             # MLflow takes artifacts for a deleted run without a word, and nobody would find them.
             _existing(self._client, self._uri, self._run_id)
-            with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-                for capture in captures:
-                    self._repository.log_artifact(str(capture.path), index.CAPTURES)
+            for capture in captures:
+                self._store(capture.path, f"{index.CAPTURES}/{capture.ref.file_name}")
+                with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
                     # The entry comes last: what is listed was stored whole.
                     entry = Path(directory, index.entry_name(capture.ref))
                     entry.write_text(index.entry_text(capture.ref, time.time()))
-                    self._repository.log_artifact(str(entry), index.INDEX)
+                    self._store(entry, f"{index.INDEX}/{entry.name}")
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
         # A metric that is sent again with the same time is the same row to MLflow.
@@ -247,12 +247,8 @@ class MlflowRun:
                 self._client.log_batch(self._run_id, tags=batch)
 
     def put_file(self, file: Path, artifact: str) -> str:
-        folder, name = posixpath.split(checked_artifact(artifact))
-        with self._service(f"store {artifact}"), tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-            # The client names an artifact after its file; a link gives it the name without a copy.
-            link = Path(directory, name)
-            link.symlink_to(file.absolute())
-            self._repository.log_artifact(str(link), folder or None)
+        with self._service(f"store {checked_artifact(artifact)}"):
+            self._store(file, artifact)
         return self.url(artifact)
 
     def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
@@ -358,8 +354,43 @@ class MlflowRun:
                 self._repository_made = get_artifact_repository(self._artifact_uri, tracking_uri=self._uri)
             return self._repository_made
 
+    def _store(self, file: Path, artifact: str) -> None:
+        root = self._local_root()
+        if root is not None:
+            # MLflow's own copy is neither whole at once nor synced, and the spool drops what is stored.
+            copy_atomically(file, root / artifact)
+            return
+        folder, name = posixpath.split(artifact)
+        if file.name == name:
+            self._repository.log_artifact(str(file), folder or None)
+            return
+        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+            # The client names an artifact after its file; a link gives it the name without a copy.
+            link = Path(directory, name)
+            link.symlink_to(file.absolute())
+            self._repository.log_artifact(str(link), folder or None)
+
+    def _local_root(self) -> Path | None:
+        """The run's artifacts when they are a directory of this machine; None when its store is reached through a client.
+
+        Raises:
+            TrackerError: they are a directory of the server's machine. MLflow's client would write to the same path here.
+        """
+        if not is_local_uri(self._artifact_uri):
+            return None
+        root = Path(local_file_uri_to_path(self._artifact_uri))
+        # <artifact root>/<experiment>/<run>/artifacts are all made on first use; what the root lies in is there before.
+        above = root.parents[min(3, len(root.parents) - 1)]
+        if self._uri.startswith("http") and not above.is_dir():
+            raise TrackerError(
+                f"{self.ref} keeps its files in the directory {root}, which this machine does not have; start that server with "
+                "--serve-artifacts and --artifacts-destination, so that it passes them on"
+            )
+        return root
+
     def _listed(self) -> tuple[list[CaptureRef], dict[str, int | None]]:
         with self._service("list captures"):
+            self._local_root()
             files = {
                 posixpath.basename(info.path): info.file_size for info in self._repository.list_artifacts(index.CAPTURES) if not info.is_dir
             }
@@ -386,16 +417,9 @@ class MlflowRun:
         Raises:
             TrackerError: a link leads out of the store.
         """
-        if not is_local_uri(self._artifact_uri):
+        root = self._local_root()
+        if root is None:
             return None
-        root = Path(local_file_uri_to_path(self._artifact_uri))
-        if not root.is_dir():
-            if self._uri.startswith("http"):
-                raise TrackerError(
-                    f"{self.ref} keeps its files in the directory {root} of another machine; start that server with "
-                    "--serve-artifacts and --artifacts-destination, so that it passes them on"
-                )
-            return root / artifact
         path = root / artifact
         if not path.resolve().is_relative_to(root.resolve()):
             raise TrackerError(f"{path} leads out of the run's artifacts; it is not read")

@@ -200,7 +200,7 @@ class Outbox:
         if self._report:
             return self._report
         deadline = time.monotonic() + timeout_s
-        self._stop_writer()
+        self._stop_writer(timeout_s + self._max_stall_s)
         self._spool.note_state(state)
         self._report = _close_all(self._spool, self._uploaders, state, deadline, progress, lost=tuple(self._lost))
         self._lock.release()
@@ -214,11 +214,16 @@ class Outbox:
         stopped_by_hand = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.close("finished" if kind is None else "killed" if stopped_by_hand else "failed")
 
-    def _stop_writer(self) -> None:
+    def _stop_writer(self, timeout_s: float) -> None:
+        """Let the writer put everything on the disk; what it has not even begun after ``timeout_s`` is given up."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._writer.join()
+        self._writer.join(timeout_s)
+        with self._changed:
+            given_up, self._queue = self._queue, deque()
+        for capture, _ in given_up:
+            self._lose(capture.step, f"it was not written within {timeout_s:.0f} s")
 
     # -- starting -------------------------------------------------------------------------------------------
 
@@ -427,7 +432,7 @@ def _drain_at_exit(outbox: weakref.ref[Outbox]) -> Callable[[], None]:
         left = outbox()
         if left is None or left._report or os.getpid() != left._pid:
             return
-        left._stop_writer()
+        left._stop_writer(left._max_stall_s)
         log.warning("training ended without close(); what is not uploaded is kept in %s: %s", left.directory, left._spool.push_command)
 
     atexit.register(drain)

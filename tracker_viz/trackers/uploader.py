@@ -87,6 +87,7 @@ class Uploader:
         self._deadline: float | None = None
         self._changed = threading.Condition()
         self._settled = threading.Event()
+        self._left_to_itself = False
         self._thread = threading.Thread(target=self._work, name=f"tracker_viz-upload-{self.name}", daemon=True)
 
     def start(self) -> None:
@@ -94,7 +95,7 @@ class Uploader:
 
     def wait_settled(self, timeout_s: float) -> None:
         """Until the destination was reached, refused us or turned out to be away; raises what refused us."""
-        self._settled.wait(timeout_s)
+        self._left_to_itself = not self._settled.wait(timeout_s)
         if self.failure:
             raise self.failure
 
@@ -148,7 +149,8 @@ class Uploader:
     def _fail(self, error: Exception) -> None:
         with self._changed:
             self.failure = error
-        if self._settled.is_set():
+        # Before that, whoever waits for the start is told by an exception.
+        if self._settled.is_set() or self._left_to_itself:
             log.error(
                 "uploading to %s stopped: %s. Captures are kept in %s; once that is mended: %s",
                 self.name, error, self._spool.directory, self._spool.push_command,
