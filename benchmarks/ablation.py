@@ -98,8 +98,9 @@ def report(result: dict[str, Any]) -> str:
     lines = [
         "# Ablation: what a model loses without the heads that carry a label",
         "",
-        f"Written by `python benchmarks/ablation.py`: the demo's model (4 blocks x 4 heads), seed {result['seed']}, {result['steps']} steps.",
-        'Loss in nats per token on 64 held-out rows each; "later copies" are the tokens of repeated random spans that can be predicted by looking back.',
+        f"Written by `python benchmarks/ablation.py`: the demo's model (4 blocks x 4 heads), seed {result['seed']},",
+        f"{result['steps']} steps. Loss in nats per token on 64 held-out rows each; later copies are the tokens of repeated random spans",
+        "that can be predicted by looking back.",
         "",
         "| silenced | heads | later copies | text |",
         "|---|---|---|---|",
@@ -111,8 +112,8 @@ def report(result: dict[str, Any]) -> str:
         f"| {n_induction} random others, median of {others['number']} sets | | {others['median']:.3f} | |",
         f"| {n_induction} random others, worst set | {', '.join(others['worst'][1])} | {others['worst'][0]:.3f} | |",
         "",
-        f"Silencing the {n_induction} induction heads hurts more than {others['hurt less than induction']} of {others['number']} random sets of",
-        "as many other heads.",
+        f"Silencing the {n_induction} induction heads hurts more than {others['hurt less than induction']} of {others['number']}",
+        "random sets of as many other heads.",
         "",
         "Each head alone, later copies: "
         + ", ".join(f"{head} {loss['later copies']:.2f}" for head, loss in result["each head alone"].items())

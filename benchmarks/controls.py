@@ -23,6 +23,7 @@ from tracker_viz.metrics import ScoreSeries, head_name, onsets
 HERE = Path(__file__).parent
 ONE_LAYER_LIMIT, TWO_LAYER_LIMIT, NEEDED_ORDER = 0.2, 0.5, 4
 EVERY = 10
+SCORES = ("previous_token", "previous_token_repeated", "previous_token_text", "induction")
 
 
 def main() -> None:
@@ -44,17 +45,16 @@ def main() -> None:
 
 
 def observed(series: ScoreSeries) -> dict[str, Any]:
-    """Of each of the two roles: the highest score, the first capture at which half of it is reached, and the first lasting onset."""
+    """Of each score: its highest value, and the first capture at which half of it is reached; of each role: the first lasting onset."""
     seen: dict[str, Any] = {}
+    for score in SCORES:
+        best = np.nanmax(series.heads[score], axis=(1, 2))
+        seen[f"{score}_max"] = round(float(best.max()), 3)
+        seen[f"{score}_half_step"] = int(series.steps[np.argmax(best >= best.max() / 2)])
     found = onsets(series)
     for role in ("previous_token", "induction"):
-        best = np.nanmax(series.heads[role], axis=(1, 2))
         first = next((onset for onset in found if onset.role == role), None)
-        seen[f"{role}_start"] = round(float(best[0]), 3)
-        seen[f"{role}_max"] = round(float(best.max()), 3)
-        seen[f"{role}_half_step"] = int(series.steps[np.argmax(best >= best.max() / 2)])
-        seen[f"{role}_onset_step"] = None if first is None else first.step
-        seen[f"{role}_onset_head"] = None if first is None else head_name(first.block, first.head)
+        seen[f"{role}_onset"] = None if first is None else f"{first.step} ({head_name(first.block, first.head)})"
     seen["loss_end"] = round(float(series.metrics["loss"][-1]), 3)
     return seen
 
@@ -74,19 +74,25 @@ def report(runs: list[dict[str, Any]]) -> str:
     lines = [
         "# Controls: what the induction score says of models that can and cannot form induction heads",
         "",
-        f'Written by `python benchmarks/controls.py`. The demo\'s recipe, 4 heads a block, scored every {EVERY} steps. "Half" is the first',
-        "capture at which the best head has half of the highest score of the run: when the behaviour appears, whatever its height. The",
-        "onset is the first capture at which a head scores at least 0.3 and keeps 0.2 for two more. Uniform attention scores 0.05 on this probe.",
+        f"Written by `python benchmarks/controls.py`: the demo's recipe, 4 heads a block, {runs[0]['steps']} steps, scored every {EVERY}.",
+        '"Half" is the first capture at which the best head has half of the highest score of the run: when the behaviour appears, whatever',
+        "its height. The onset is the first capture at which a head scores at least 0.3 and keeps 0.2 for two more. Uniform attention",
+        "scores 0.05 on this probe. Previous token is the mean over the probe's two rows; its halves on the repeated row and on the text",
+        "row alone stand beside it.",
         "",
-        "| layers | seed | previous token: max | half | onset | induction: max | half | onset | final loss |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| layers | seed | previous token: max | half | on repeats | on text | onset | induction: max | half | onset | final loss |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for run in runs:
-        cells = [run["n_blocks"], run["seed"]]
-        for role in ("previous_token", "induction"):
-            step, head = run[f"{role}_onset_step"], run[f"{role}_onset_head"]
-            cells += [run[f"{role}_max"], run[f"{role}_half_step"], "never" if step is None else f"{step} ({head})"]
-        lines.append("| " + " | ".join(map(str, [*cells, run["loss_end"]])) + " |")
+    columns = ["n_blocks", "seed", "previous_token_max", "previous_token_half_step", "previous_token_repeated_half_step"]
+    columns += [
+        "previous_token_text_half_step",
+        "previous_token_onset",
+        "induction_max",
+        "induction_half_step",
+        "induction_onset",
+        "loss_end",
+    ]
+    lines += ["| " + " | ".join("never" if run[name] is None else str(run[name]) for name in columns) + " |" for run in runs]
     lines += ["", *(f"- {claim}: **{'yes' if holds else 'NO'}**" for claim, holds in verdicts(runs).items()), ""]
     return "\n".join(lines)
 

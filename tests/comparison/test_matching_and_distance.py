@@ -1,0 +1,224 @@
+"""Heads matched by what they did: permuted heads are matched back, identical runs are at distance 0, shuffled ones are the baseline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tracker_viz.comparison import (
+    BEHAVIOUR,
+    ComparedRun,
+    behaviours,
+    cluster_heads,
+    distance,
+    distance_matrix,
+    match_heads,
+    matched_order,
+    shuffled_distance,
+)
+from tracker_viz.errors import ConfigError
+from tracker_viz.metrics import ScoreSeries
+
+STEPS = np.arange(0, 1000, 25)
+UNIFORM = {**dict.fromkeys(BEHAVIOUR, 0.05), "entropy": 1.0}
+
+
+def learning_run(name, *, shape=(3, 4), seed=0, steps=STEPS, noise=0.01, roles=None):
+    """Heads that take roles along sigmoids. ``roles``: (block, head) -> (score, onset step); the same ones for every seed by default."""
+    rng = np.random.default_rng(seed)
+    heads = {score: np.full((len(steps), *shape), UNIFORM[score], np.float32) for score in BEHAVIOUR}
+    roles = roles or {(0, 1): ("previous_token", 300), (1, 2): ("induction", 500), (2, 0): ("sink", 200), (2, 3): ("duplicate_token", 700)}
+    for (block, head), (score, onset) in roles.items():
+        heads[score][:, block, head] += 0.85 / (1 + np.exp(-(steps - onset) / 20))
+        heads["entropy"][:, block, head] -= 0.7 / (1 + np.exp(-(steps - onset) / 20))
+    heads = {score: np.clip(values + noise * rng.normal(size=values.shape), 0, 1).astype(np.float32) for score, values in heads.items()}
+    return ComparedRun(name, ScoreSeries(steps, heads, uniform=UNIFORM))
+
+
+def permuted(run, name, seed=0):
+    """The same run with the heads of every block in another order: (run, block -> order)."""
+    rng = np.random.default_rng(seed)
+    n_blocks, n_heads = run.series.shape
+    order = np.stack([rng.permutation(n_heads) for _ in range(n_blocks)])
+    heads = {score: np.take_along_axis(values, order[None], axis=2) for score, values in run.series.heads.items()}
+    return ComparedRun(name, ScoreSeries(run.series.steps, heads, uniform=UNIFORM)), order
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_permuted_heads_are_matched_back(seed):
+    run = learning_run("a", seed=seed)
+    other, order = permuted(run, "b", seed)
+    a, b = behaviours([run, other])
+    matching = match_heads(a, b)
+    assert len(matching.pairs) == 12
+    for (block, head), (other_block, other_head), difference in matching.pairs:
+        assert block == other_block
+        assert order[block][other_head] == head
+        assert difference == 0
+
+
+def test_matched_order_lines_up_the_same_behaviour():
+    run = learning_run("a")
+    other, order = permuted(run, "b")
+    lined_up = matched_order(*behaviours([run, other]))
+    for block, heads in lined_up.items():
+        assert [order[block][head] for head in heads] == [0, 1, 2, 3]
+
+
+def test_heads_without_a_partner_stand_last():
+    small, large = behaviours([learning_run("a", noise=0), learning_run("b", shape=(3, 6), noise=0)])
+    order = matched_order(small, large)
+    assert {block: sorted(heads) for block, heads in order.items()} == {block: list(range(6)) for block in range(3)}
+    assert order[1][2] == 2, "the induction head beside the induction head"
+
+
+def test_heads_that_do_the_same_in_other_places_are_found_within_the_model_only():
+    a = learning_run("a", roles={(0, 0): ("induction", 400)}, noise=0)
+    b = learning_run("b", roles={(2, 3): ("induction", 400)}, noise=0)
+    first, second = behaviours([a, b])
+    assert match_heads(first, second, scope="model").partner()[0, 0] == (2, 3)
+    assert match_heads(first, second, scope="block").partner()[0, 0][0] == 0
+    assert distance(first, second, scope="model") == pytest.approx(0, abs=1e-6)
+    assert distance(first, second, scope="block") > 0.03
+
+
+def test_identical_runs_and_permuted_runs_are_at_distance_zero():
+    run = learning_run("a")
+    matrix = distance_matrix([run, permuted(run, "b")[0], learning_run("c", seed=9)], n_shuffles=50)
+    assert matrix.names == ("a", "b", "c")
+    assert matrix.overall[0, 1] == 0
+    assert np.all(np.diag(matrix.overall) == 0)
+    assert np.all(matrix.by_depth[:, 0, 1] == 0)
+    np.testing.assert_array_equal(matrix.overall, matrix.overall.T)
+
+
+def test_two_seeds_lie_between_zero_and_the_shuffled_baseline():
+    matrix = distance_matrix([learning_run("a", seed=1), learning_run("b", seed=2)], n_shuffles=100)
+    assert 0 < matrix.overall[0, 1] < 0.5 * matrix.shuffled[0, 1]
+    assert matrix.shuffled[0, 1] > 0.05
+    assert 0 < matrix.relative[0, 1] < 0.5
+
+
+def test_matching_never_does_worse_than_chance():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        runs = []
+        for name in "ab":
+            heads = {score: rng.random((10, 2, 5)).astype(np.float32) for score in BEHAVIOUR}
+            runs.append(ComparedRun(name, ScoreSeries(np.arange(10), heads, uniform=UNIFORM)))
+        a, b = behaviours(runs)
+        for scope in ("block", "model"):
+            assert distance(a, b, scope=scope) <= shuffled_distance(a, b, scope=scope, n_shuffles=50)
+        assert distance(a, b, scope="model") <= distance(a, b, scope="block") + 1e-6
+
+
+def test_the_baseline_does_not_depend_on_which_run_comes_first():
+    """Heads beyond the fourth do what no other does, so that it matters which of them are left without a partner."""
+    small, large = learning_run("a", noise=0), learning_run("b", shape=(3, 8), noise=0)
+    for values in (small.series.heads["current_token"], large.series.heads["current_token"][..., 4:]):
+        values[:] = 0.9
+    a, b = behaviours([small, large])
+    assert shuffled_distance(a, b, n_shuffles=400) == pytest.approx(shuffled_distance(b, a, n_shuffles=400, seed=1), rel=0.05)
+
+
+def test_a_difference_in_one_block_shows_at_its_depth_alone():
+    other = {(0, 1): ("previous_token", 300), (1, 2): ("current_token", 500), (2, 0): ("sink", 200), (2, 3): ("duplicate_token", 700)}
+    matrix = distance_matrix([learning_run("a", noise=0), learning_run("b", roles=other, noise=0)], n_shuffles=2)
+    assert matrix.by_depth[[0, 2], 0, 1] == pytest.approx(0, abs=1e-6)
+    assert matrix.by_depth[1, 0, 1] > 0.05
+    assert matrix.overall[0, 1] == pytest.approx(matrix.by_depth[:, 0, 1].mean())
+
+
+def test_the_more_two_runs_differ_the_greater_their_distance():
+    reference = learning_run("a", noise=0)
+    later = {(0, 1): ("previous_token", 300), (1, 2): ("induction", 700), (2, 0): ("sink", 200), (2, 3): ("duplicate_token", 700)}
+    other = {(0, 1): ("current_token", 300), (1, 2): ("current_token", 500), (2, 0): ("current_token", 200), (2, 3): ("current_token", 700)}
+    runs = [reference, learning_run("later", roles=later, noise=0), learning_run("other", roles=other, noise=0)]
+    overall = distance_matrix(runs, n_shuffles=2).overall[0]
+    assert overall[0] == 0 < overall[1] < overall[2]
+
+
+def test_different_schedules_change_little():
+    dense = learning_run("dense", noise=0)
+    sparse = learning_run("sparse", steps=np.unique((975 * (np.arange(30) / 29) ** 1.5).astype(int)), noise=0)
+    a, b = behaviours([dense, sparse])
+    assert distance(a, b) < 0.01
+
+
+def test_extra_heads_count_by_what_they_became():
+    small = learning_run("a", noise=0)
+    idle, busy = learning_run("b", shape=(3, 8), noise=0), learning_run("c", shape=(3, 8), noise=0)
+    for block in range(3):
+        busy.series.heads["current_token"][:, block, 4:] = 0.9
+    a, b, c = behaviours([small, idle, busy])
+    assert len(match_heads(a, b).left_b) == 12
+    assert match_heads(a, b).left_a == ()
+    assert distance(a, b) == pytest.approx(0, abs=1e-6), "heads that became nothing add nothing"
+    assert distance(a, c) > 0.1
+    assert distance(c, a) == pytest.approx(distance(a, c))
+
+
+def test_models_of_other_depth_are_compared_at_the_same_relative_depth():
+    shallow = learning_run("a", shape=(2, 2), roles={(0, 0): ("previous_token", 300), (1, 1): ("induction", 500)}, noise=0)
+    deep = learning_run("b", shape=(4, 2), roles={(1, 0): ("previous_token", 300), (3, 1): ("induction", 500)}, noise=0)
+    a, b = behaviours([shallow, deep])
+    partner = match_heads(a, b).partner()
+    assert partner[0, 0] == (1, 0)
+    assert partner[1, 1] == (3, 1)
+    assert distance_matrix([shallow, deep], n_shuffles=2).by_depth.shape == (2, 2, 2)
+    with pytest.raises(ConfigError, match="models of one depth; these have 2 and 4"):
+        matched_order(a, b)
+
+
+def test_missing_heads_take_no_part():
+    run = learning_run("a")
+    for values in run.series.heads.values():
+        values[:, 0, 3] = np.nan
+    (a, b) = behaviours([run, learning_run("b")])
+    assert (0, 3) not in a.heads
+    assert len(a.heads) == 11
+    assert len(match_heads(a, b).left_b) == 1
+
+
+def test_runs_without_a_score_or_a_stretch_in_common_are_refused():
+    run = learning_run("a")
+    other = ComparedRun("b", ScoreSeries(STEPS, {"divergence": run.series.heads["sink"]}, uniform={"divergence": 0.0}))
+    with pytest.raises(ConfigError, match="b: divergence"):
+        behaviours([run, other])
+    with pytest.raises(ConfigError, match="no step in common"):
+        behaviours([run, learning_run("late", steps=STEPS + 5000)], axis="step")
+    with pytest.raises(ConfigError, match="within a 'block' or within the 'model'; got 'layer'"):
+        match_heads(*behaviours([run, learning_run("b")]), scope="layer")
+
+
+def test_clusters_put_heads_of_one_kind_side_by_side_across_runs():
+    runs = [learning_run("a", seed=1), permuted(learning_run("b", seed=2), "b", 3)[0]]
+    grouped = cluster_heads(runs)
+    assert grouped.values.shape == (24, len(BEHAVIOUR) * 24)
+    assert sorted(grouped.order) == list(range(24))
+    groups = grouped.groups(5)
+    of_induction = [
+        groups[index]
+        for index, (run, (block, head)) in enumerate(zip(grouped.runs, grouped.heads, strict=True))
+        if runs["ab".index(run)].series.heads["induction"][-1, block, head] > 0.5
+    ]
+    assert len(of_induction) == 2
+    assert len(set(of_induction)) == 1
+    assert (groups == of_induction[0]).sum() == 2
+    assert grouped.labels[5] == "a L01H01"
+    column = list(grouped.scores).index("induction") * grouped.n_points + grouped.n_points - 1
+    induction_at_end = [
+        runs["ab".index(run)].series.heads["induction"][-1][head] for run, head in zip(grouped.runs, grouped.heads, strict=True)
+    ]
+    np.testing.assert_allclose(grouped.values[:, column], induction_at_end, atol=1e-6)
+
+
+def test_clusters_draw_with_seaborn():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import seaborn
+
+    grouped = cluster_heads([learning_run("a"), learning_run("b", seed=1)])
+    drawn = seaborn.clustermap(grouped.values, row_linkage=grouped.linkage, col_cluster=False, yticklabels=grouped.labels)
+    assert drawn.dendrogram_row.reordered_ind == grouped.order.tolist()
+    matplotlib.pyplot.close("all")

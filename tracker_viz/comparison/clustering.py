@@ -1,0 +1,83 @@
+"""Heads of all runs, grouped by what they did over time: the rows, the order and the tree of a seaborn ``clustermap``.
+
+grouped = cluster_heads(runs)
+seaborn.clustermap(grouped.values, row_linkage=grouped.linkage, col_cluster=False, yticklabels=grouped.labels)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
+
+from tracker_viz.comparison.align import Axis
+from tracker_viz.comparison.matching import BEHAVIOUR, behaviours
+from tracker_viz.comparison.runs import ComparedRun, check_runs, run_labels
+from tracker_viz.errors import ConfigError
+from tracker_viz.metrics import head_name
+
+# More rows than this are no picture any more, and the tree of n heads costs n^2 numbers.
+MAX_CLUSTERED_HEADS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class HeadClusters:
+    """Heads of several runs as a heatmap's rows.
+
+    Attributes:
+        values: float32 [head, score * point]: a head's trajectories, one score after the other.
+        labels: of the rows: ``n_heads=8 seed=1 L03H01``.
+        runs, heads: run name and (block, head) of each row.
+        scores: the scores along the columns, in their order; each takes ``n_points`` columns.
+        linkage: float64 [head - 1, 4], as ``scipy.cluster.hierarchy`` makes it (average linkage, Euclidean).
+        order: row indices from top to bottom of the dendrogram.
+    """
+
+    values: NDArray[np.float32]
+    labels: tuple[str, ...]
+    runs: tuple[str, ...]
+    heads: tuple[tuple[int, int], ...]
+    scores: tuple[str, ...]
+    n_points: int
+    linkage: NDArray[np.float64]
+    order: NDArray[np.intp]
+
+    def groups(self, n_groups: int) -> NDArray[np.int64]:
+        """Group of each row, 1..n_groups, by cutting the tree so that at most ``n_groups`` remain: int64 [head]."""
+        return fcluster(self.linkage, n_groups, criterion="maxclust").astype(np.int64)
+
+
+def cluster_heads(
+    runs: Sequence[ComparedRun], *, axis: Axis = "progress", scores: Sequence[str] | None = None, n_points: int = 24
+) -> HeadClusters:
+    """Group the heads of all runs by their trajectories.
+
+    Raises:
+        ConfigError: nothing in common to compare, or more heads than a picture holds.
+    """
+    check_runs(runs)
+    found = behaviours(runs, axis=axis, scores=scores, n_points=n_points)
+    n_heads = sum(len(behaviour.heads) for behaviour in found)
+    if not 2 <= n_heads <= MAX_CLUSTERED_HEADS:
+        raise ConfigError(f"clustering takes 2 to {MAX_CLUSTERED_HEADS:,} heads; these runs have {n_heads:,}: choose fewer runs")
+    common = tuple(name for name in (scores or BEHAVIOUR) if all(name in run.series.heads for run in runs))
+    vectors = np.concatenate([behaviour.vectors for behaviour in found])
+    # from [head, point, score] to one score after the other, which is how a person reads a row
+    values = vectors.reshape(n_heads, n_points, len(common)).transpose(0, 2, 1).reshape(n_heads, -1)
+    tree = linkage(values, method="average", metric="euclidean")
+    names = run_labels(runs)
+    heads = tuple(head for behaviour in found for head in behaviour.heads)
+    of_run = tuple(run.name for run, behaviour in zip(runs, found, strict=True) for _ in behaviour.heads)
+    return HeadClusters(
+        values=values,
+        labels=tuple(f"{names[run]} {head_name(*head)}" for run, head in zip(of_run, heads, strict=True)),
+        runs=of_run,
+        heads=heads,
+        scores=common,
+        n_points=n_points,
+        linkage=tree,
+        order=leaves_list(tree).astype(np.intp),
+    )
