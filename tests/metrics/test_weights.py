@@ -64,11 +64,20 @@ def test_gini_and_kurtosis_have_their_known_values():
     assert weights.gini(big) == pytest.approx(np.sqrt(2) - 1, abs=0.01)  # of a half-normal distribution
     assert weights.kurtosis(big) == pytest.approx(0, abs=0.05)
     assert weights.gini(np.ones((9, 9), np.float32)) == pytest.approx(0, abs=1e-6)
-    one = np.zeros((100, 100), np.float32)
+    one = np.zeros((80, 80), np.float32)
     one[3, 4] = -2
     assert weights.gini(one) == pytest.approx(1, abs=1e-3)
     laplace = np.random.default_rng(4).laplace(size=(256, 256)).astype(np.float32)
     assert weights.kurtosis(laplace) == pytest.approx(3, abs=0.3)
+
+
+def test_gini_of_a_large_matrix_meets_all_its_columns():
+    matrix = np.zeros((512, 1024), np.float32)
+    matrix[:, 1::2] = np.random.default_rng(5).normal(size=(512, 512))
+    whole = np.sort(np.abs(matrix).ravel()).astype(np.float64)
+    rank = np.arange(1, whole.size + 1)
+    exact = 1 - 2 * np.sum(whole * (whole.size - rank + 0.5)) / (whole.size * whole.sum())
+    assert weights.gini(matrix) == pytest.approx(exact, abs=0.01)
 
 
 def test_distance_is_relative_to_the_reference():

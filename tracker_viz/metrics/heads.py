@@ -225,6 +225,12 @@ HEAD_SCORES: Mapping[str, HeadScore] = {
 }
 
 
+@lru_cache
+def uniform_scores(rows: tuple[ProbeRow, ...]) -> dict[str, float]:
+    """Score -> its value for uniform causal attention on this probe, for every score that the probe has rows for."""
+    return {name: score.uniform(rows) for name, score in HEAD_SCORES.items() if any(score.applies_to(row.kind) for row in rows)}
+
+
 def head_scores(
     patterns: Mapping[int, NDArray[Any]],
     rows: Sequence[ProbeRow],
@@ -248,12 +254,18 @@ def head_scores(
     scores = {score.name: np.full((n_blocks, n_heads), np.nan, np.float32) for score in due}
     for block, pattern in patterns.items():
         _check_pattern(block, pattern, rows, n_blocks)
-    n_threads = MANY_ENTRIES_THREADS if sum(pattern.size for pattern in patterns.values()) >= MANY_ENTRIES else 1
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="tracker_viz-scores") as pool:
-        for block, of_block in zip(patterns, pool.map(lambda pattern: _block_scores(pattern, rows, due), patterns.values()), strict=True):
-            for name, values in of_block.items():
-                scores[name][block, places[block]] = values
+    per_block = _each(lambda pattern: _block_scores(pattern, rows, due), list(patterns.values()))
+    for block, of_block in zip(patterns, per_block, strict=True):
+        for name, values in of_block.items():
+            scores[name][block, places[block]] = values
     return scores
+
+
+def _each(work: Callable[[NDArray[Any]], dict[str, Floats]], patterns: Sequence[NDArray[Any]]) -> list[dict[str, Floats]]:
+    if sum(pattern.size for pattern in patterns) < MANY_ENTRIES:
+        return [work(pattern) for pattern in patterns]
+    with ThreadPoolExecutor(MANY_ENTRIES_THREADS, thread_name_prefix="tracker_viz-scores") as pool:
+        return list(pool.map(work, patterns))
 
 
 def _block_scores(pattern: NDArray[Any], rows: Sequence[ProbeRow], due: Sequence[HeadScore]) -> dict[str, Floats]:

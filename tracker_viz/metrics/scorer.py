@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureError
-from tracker_viz.metrics.heads import HEAD_SCORES, PATTERN_NAME, head_scores
+from tracker_viz.metrics.heads import PATTERN_NAME, head_scores, uniform_scores
 from tracker_viz.metrics.probe import FIRST_QUERY, probe_rows
 from tracker_viz.metrics.series import ScoreSeries, score_series, scores_only
 from tracker_viz.metrics.summary import chart_metrics
@@ -46,7 +46,7 @@ def score(capture: Capture, *, first: Matrices | None = None, previous: Matrices
         rows = probe_rows(capture.probe)
         of_heads = head_scores(patterns, rows, n_blocks=n_blocks, heads=heads)
         # kept with the scores, because the patterns and their probe may be cut afterwards
-        model["uniform_scores"] = {name: HEAD_SCORES[name].uniform(rows) for name in of_heads}
+        model["uniform_scores"] = dict(uniform_scores(rows))
     of_weights: dict[str, NDArray[np.float32]] = {}
     if weights:
         of_weights, labels["projection"] = weight_scores(weights, n_blocks=n_blocks, first=first, previous=previous)
