@@ -98,11 +98,11 @@ class WandbTracker:
         mode = self._service.mode
         if mode == "disabled":
             raise TrackerError("WANDB_MODE=disabled makes W&B forget everything; unset it, or choose tracker=local or tracker=mlflow")
-        if mode == "online":
-            self._service.require_credentials()
         run_id = key[:12] if key else secrets.token_hex(4)
         if live := session.live_run(RunRef("wandb", f"{self._entity or DEFAULT_ENTITY}/{self._project}/{run_id}")):
             return WandbRun(self._service, session.ref_of(live), sdk_run=live, ours=True)
+        if mode == "online":
+            self._service.check()
         noted = {"tags": dict(tags or {}), **({"parent": str(parent)} if parent else {})}
         sdk_run = session.start(
             self._service,

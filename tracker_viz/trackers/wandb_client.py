@@ -84,10 +84,21 @@ class WandbService:
         """The client's public API, made once it is needed."""
         with self._lock:
             if self._api is None:
-                self.require_credentials()
-                with translated(self.base_url):
-                    self._api = wandb.Api(overrides={"base_url": self.base_url}, timeout=API_TIMEOUT_S)
+                self._api = self._connected()
             return self._api
+
+    def check(self) -> None:
+        """Ask the server whether it is there and takes the credentials.
+
+        ``wandb.init`` would do so too, but after a failure its service process holds the run's id for good.
+        """
+        with self._lock:
+            self._api = self._connected()
+
+    def _connected(self) -> wandb.Api:
+        self.require_credentials()
+        with translated(self.base_url):
+            return wandb.Api(overrides={"base_url": self.base_url}, timeout=API_TIMEOUT_S)
 
     def fetch_run(self, ref: RunRef) -> Any:
         """The run as it is on the server at this moment, a ``wandb.apis.public.Run``.
@@ -138,6 +149,9 @@ def _as_ours(error: Exception, base_url: str, ref: RunRef | None) -> TrackerErro
                 f"{what} refused the credentials ({_brief(error)}); log in again: 'wandb login --relogin --host={base_url}'"
             )
         return TransientTrackerError(f"{what} is away ({_brief(error)})")
+    if isinstance(error, ServerResponseError):
+        # What ``check`` all but rules out: the server went away between its answer and the run's start.
+        return TransientTrackerError(f"{what}: {_brief(error)}, in a start that failed; a new process can go on ('tracker-viz push')")
     if isinstance(error, UsageError):
         return TrackerError(f"{what}: {_brief(error)}")
     if status in _REFUSED_STATUS:

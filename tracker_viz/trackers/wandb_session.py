@@ -24,7 +24,7 @@ from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)
 
-INIT_TIMEOUT_S = 30.0
+INIT_TIMEOUT_S = 90.0
 FINISH_TIMEOUT_S = 30.0
 VISIBLE_S = 20.0  # after which what was logged must show in the run
 # W&B marks a run as crashed when it heard nothing of it for about this long.

@@ -1,0 +1,265 @@
+"""Outages, kills and offline clusters: training never feels them, and after ``push`` every capture is in the run exactly once.
+
+Training runs in a process of its own, with the real client and its service process; the server is stopped and started under it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from wandb_server import WandbServer
+from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
+from wandb_server.httpd import API_KEY
+
+from tracker_viz import capture_file
+from tracker_viz.trackers.local import LocalRun
+from tracker_viz.trackers.outbox import push
+from tracker_viz.trackers.pull import pull
+from tracker_viz.trackers.testing import make_capture
+from tracker_viz.trackers.wandb import WandbTracker
+
+N_STEPS = 8
+
+TRAINING = """
+    import json, logging, sys, time
+    import numpy as np
+    from tracker_viz.trackers.outbox import Destination, Outbox
+    from tracker_viz.trackers.testing import make_capture
+
+    spool, n_steps, pause_s, timeout_s, *more = sys.argv[1:]
+    logging.basicConfig(level=logging.INFO)
+    wandb = Destination("wandb", {"settings": {"finish_timeout": 4}})
+    outbox = Outbox(spool, [wandb, *(Destination("mlflow", {"tracking_uri": uri}) for uri in more)], name="faults", start_timeout_s=2)
+    weight, rng = 1.0, np.random.default_rng(0)
+    for step in range(int(n_steps)):
+        weight -= 0.1 * (weight + rng.normal(scale=0.01))
+        capture = make_capture(step, metrics={"loss": weight**2})
+        outbox.put(capture)
+        print("step", step, repr(weight**2), flush=True)
+        time.sleep(float(pause_s))
+    outbox.flush()
+    print("trained", flush=True)
+    begin = time.monotonic()
+    report = outbox.close(timeout_s=float(timeout_s))
+    print("closed", report.complete, flush=True)
+"""
+
+
+class Training:
+    """A training process that is watched line by line."""
+
+    def __init__(self, server, directory, *arguments, pause_s=0.05, timeout_s=60, environment=None):
+        self.spool = directory / "spool"
+        program = [sys.executable, "-c", textwrap.dedent(TRAINING), str(self.spool), str(N_STEPS), str(pause_s), str(timeout_s), *arguments]
+        (directory / "home").mkdir(parents=True, exist_ok=True)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        self.process = subprocess.Popen(
+            program, env=clean | server.environment(directory) | (environment or {}), cwd=directory, text=True,
+            stdout=subprocess.PIPE, stderr=(directory / "stderr.txt").open("w"),
+        )  # fmt: skip
+        self.lines: list[str] = []
+        self.errors = directory / "stderr.txt"
+
+    def until(self, start):
+        for line in self.process.stdout:
+            self.lines.append(line.strip())
+            if line.startswith(start):
+                return
+        raise AssertionError(f"training ended before {start!r}: {self.lines}\n{self.errors.read_text()}")
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
+
+    def end(self):
+        """Wait for the process; returns how long it took."""
+        begin = time.monotonic()
+        out, _ = self.process.communicate(timeout=90)
+        self.lines += out.split("\n")
+        assert self.process.returncode == 0, self.errors.read_text()
+        return time.monotonic() - begin
+
+    @property
+    def losses(self):
+        return [line.split()[2] for line in self.lines if line.startswith("step ")]
+
+    @property
+    def delivered(self):
+        return "closed True" in self.lines
+
+
+@pytest.fixture(scope="module")
+def losses():
+    """The loss curve of the same training without any tracker."""
+    program = "\n".join(line for line in textwrap.dedent(TRAINING).split("\n") if not re.search(r"outbox|wandb|report", line))
+    done = subprocess.run([sys.executable, "-c", program, "-", str(N_STEPS), "0", "0"], capture_output=True, text=True, check=True)
+    return [line.split()[2] for line in done.stdout.split("\n") if line.startswith("step ")]
+
+
+def only_run(server):
+    (run,) = server.runs
+    return run
+
+
+def assert_exactly_once(server, steps=range(N_STEPS)):
+    """Every capture is in one version of the run's artifact and in no other; every point is in the charts."""
+    run = only_run(server)
+    files = [
+        (name, contents) for artifact in server.artifacts(run.path, "tracker-viz-capture") for name, contents in artifact.files.items()
+    ]
+    assert Counter(name for name, _ in files) == Counter(make_capture(step).file_name for step in steps)
+    refs = WandbTracker(base_url=server.base_url).open_run(_ref(run)).list_captures()
+    assert [ref.step for ref in refs] == list(steps)
+    points = {row["tracker_viz/step"]: row["loss"] for row in run.history if "loss" in row}
+    assert sorted(points) == list(steps)
+
+
+@pytest.fixture
+def server(wandb_server):  # noqa: F811
+    """A server of this test's own: it is empty, and may be killed."""
+    with WandbServer() as own:
+        yield own
+    assert own.refused == []
+
+
+@pytest.fixture
+def at(server, monkeypatch):
+    """Point this process's pushes and readers at the test's own server."""
+    monkeypatch.setenv("WANDB_BASE_URL", server.base_url)
+
+
+def test_down_at_the_start_and_there_later(server, at, losses, tmp_path):
+    server.stop()
+    training = Training(server, tmp_path, pause_s=0.2)
+    training.until("step 3")
+    server.start()
+    training.end()
+    assert training.losses == losses
+    assert training.delivered, training.errors.read_text()
+    assert_exactly_once(server)
+    assert only_run(server).state == "finished"
+
+
+def test_down_in_the_middle_and_back(server, at, losses, tmp_path):
+    training = Training(server, tmp_path, pause_s=0.4)
+    training.until("step 2")
+    server.stop()
+    training.until("trained")
+    time.sleep(3)
+    server.start()
+    training.end()
+    assert training.losses == losses
+    assert training.delivered, training.errors.read_text()
+    assert_exactly_once(server)
+
+
+def test_never_there_costs_a_bounded_time_and_touches_no_other_tracker(server, at, losses, tmp_path):
+    server.stop()
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    client.search_experiments()  # makes the database, which takes longer than all of this training
+    training = Training(server, tmp_path, uri, timeout_s=15)
+    training.until("trained")
+    assert training.end() < 15 + 4 + 20  # close's patience, the client's own, and slack for a busy machine
+    assert training.losses == losses
+    assert "closed False" in training.lines
+    assert "Traceback" not in training.errors.read_text()
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert run.info.status == "FINISHED"
+    assert len([file for file in client.list_artifacts(run.info.run_id, "captures") if not file.is_dir]) == N_STEPS
+    server.start()
+    assert push(training.spool).complete
+    assert_exactly_once(server)
+    assert only_run(server).state == "finished"
+    assert push(training.spool).complete
+    assert_exactly_once(server)
+
+
+def test_killed_during_an_outage(server, at, losses, tmp_path):
+    training = Training(server, tmp_path, pause_s=0.3)
+    training.until("step 2")
+    server.stop()
+    training.until("step 6")
+    training.kill()
+    server.start()
+    report = push(training.spool)
+    assert report.complete, report
+    n_kept = len(only_run(server).history)
+    assert n_kept >= 6
+    assert_exactly_once(server, range(n_kept))
+    assert only_run(server).state == "killed"
+    assert training.losses == losses[: len(training.losses)]
+
+
+def test_killed_while_all_is_well(server, at, tmp_path):
+    training = Training(server, tmp_path, pause_s=0.1)
+    training.until("step 5")
+    training.kill()
+    assert push(training.spool).complete
+    assert_exactly_once(server, range(len(only_run(server).history)))
+
+
+def test_offline_then_synced_and_pushed_into_one_run(server, at, losses, tmp_path):
+    training = Training(server, tmp_path, environment={"WANDB_MODE": "offline"})
+    training.until("trained")
+    assert training.end() < 20
+    assert training.losses == losses
+    assert server.requests == []
+    # Rendering needs the spool only.
+    captures = pull(LocalRun(training.spool), tmp_path / "cache").captures
+    assert [capture_file.read(capture.path).step for capture in captures] == list(range(N_STEPS))
+
+    report = push(training.spool, timeout_s=2)
+    assert "wandb sync" in str(report.deliveries[0].error)
+    (directory,) = (tmp_path / "wandb").glob("offline-run-*")
+    synced = subprocess.run(
+        [Path(sys.executable).parent / "wandb", "sync", str(directory)], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | server.environment(tmp_path),
+    )  # fmt: skip
+    assert synced.returncode == 0, synced.stdout + synced.stderr
+    assert push(training.spool).complete
+    assert_exactly_once(server)
+    assert only_run(server).state == "finished"
+    before = list(server.artifacts(only_run(server).path))
+    assert push(training.spool).complete
+    assert server.artifacts(only_run(server).path) == before
+
+
+def test_no_secret_is_written_down(server, at, tmp_path):
+    training = Training(server, tmp_path)
+    training.end()
+    written = [path for path in [*training.spool.rglob("*"), training.errors] if path.is_file()]
+    assert [path for path in written if API_KEY.encode() in path.read_bytes()] == []
+    assert API_KEY not in "\n".join(training.lines)
+
+
+def test_no_service_process_outlives_its_training(tmp_path):
+    """Last in this module: each of the trainings above, killed ones too, had one."""
+    deadline = time.monotonic() + 20
+    while (left := service_processes()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert left == []
+
+
+def service_processes():
+    """Those whose run directories lie in this test session's temporary folder."""
+    root = str(Path(os.environ.get("PYTEST_DEBUG_TEMPROOT", "/tmp")))
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command, directory = (process / "cmdline").read_bytes(), os.readlink(process / "cwd")
+        except OSError:
+            continue
+        if b"wandb-core" in command and directory.startswith(root) and "test_wandb_faults" in directory:
+            found.append((process.name, directory))
+    return found
