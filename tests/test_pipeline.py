@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -140,15 +141,15 @@ def test_an_exception_in_training_passes_through_and_marks_the_run_as_failed():
 def test_several_runs_get_the_same_captures(tmp_path):
     model = make_model()
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    with watch(model, run=["mlflow", "local"], tracker_options={"mlflow": {"tracking_uri": uri}, "local": {"directory": "runs"}}) as watcher:
+    options = {"mlflow": {"tracking_uri": uri}, "local": {"directory": "runs"}}
+    with watch(model, run=["mlflow", "local"], tracker_options=options) as watcher:
         train(model, watcher, range(6))
     schemes = [ref.scheme for ref in watcher.refs]
     assert schemes == ["mlflow", "local"]
-    in_mlflow, in_local = (list(tv.load_captures(ref, tracker_options={"mlflow": {"tracking_uri": uri}})) for ref in watcher.refs)
+    in_mlflow, in_local = (list(tv.load_captures(ref, tracker_options=options)) for ref in watcher.refs)
     assert [capture.step for capture in in_mlflow] == [0, 2, 4, 6] == [capture.step for capture in in_local]
-    assert all(
-        np.array_equal(a.arrays[name], b.arrays[name], equal_nan=True) for a, b in zip(in_mlflow, in_local, strict=True) for name in a.arrays
-    )
+    for one, other in zip(in_mlflow, in_local, strict=True):
+        assert all(np.array_equal(one.arrays[name], other.arrays[name], equal_nan=True) for name in one.arrays)
     assert render_command(watcher.runs[0]) == f"tracker-viz render run={watcher.refs[0]} tracking_uri={uri}"
 
 
@@ -158,6 +159,21 @@ def test_loops_that_count_from_0_and_from_1_capture_the_same_steps(steps):
     with watch(model) as watcher:
         train(model, watcher, steps)
     assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 2, 4, 6]
+
+
+def test_the_runs_summary_says_what_became_of_its_heads_also_after_it_was_gone_on_with(watched):
+    def summary():
+        return json.loads((Path(watched.ref.path) / "summary.json").read_text())
+
+    before = summary()
+    assert before["specialisation/heads_specialised"] == 0
+    model = make_model()
+    with watch(model, start_step=6, total_steps=8) as again:
+        train(model, again, range(6, 8))
+    captures = list(tv.load_captures(watched.ref))
+    highest = max(float(np.nanmax(capture.arrays["scores.head.previous_token"])) for capture in captures)
+    assert len(captures) == 5
+    assert summary()["specialisation/previous_token_max"] == pytest.approx(highest, rel=1e-6)
 
 
 def test_schedule_and_every_together_are_refused():

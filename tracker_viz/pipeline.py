@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracker_viz import capture_file, trackers
 from tracker_viz.errors import ConfigError, TrackerError
-from tracker_viz.metrics import Scorer
+from tracker_viz.metrics import Scorer, run_summary
 from tracker_viz.trackers.base import Run, RunState
 from tracker_viz.trackers.outbox import Destination, Outbox, Report, push
 from tracker_viz.trackers.pull import Pulled, cache_directory, pull
@@ -112,12 +112,12 @@ def watch(
     )
     try:
         if outbox.captured_steps:
-            scorer = Scorer(_first_capture(outbox))
+            scorer = _resumed_scorer(outbox)
             recorder.skip(outbox.captured_steps)
     except BaseException:
         outbox.close("failed")
         raise
-    return Watcher(recorder, outbox)
+    return Watcher(recorder, outbox, lambda: run_summary(scorer.series()))
 
 
 class Watcher:
@@ -128,9 +128,10 @@ class Watcher:
             with what the pictures should say (``loss=``). Off due steps this compares two integers, and nothing else.
     """
 
-    def __init__(self, recorder: Recorder, outbox: Outbox | None) -> None:
+    def __init__(self, recorder: Recorder, outbox: Outbox | None, summary: Callable[[], Mapping[str, float]] = dict) -> None:
         self.recorder = recorder
         self.outbox = outbox
+        self._summary = summary
         # The bound method itself, so that a step costs no second call.
         self.step = recorder.step
 
@@ -170,6 +171,8 @@ class Watcher:
         self.recorder.close()
         if self.outbox is None:
             return None
+        self.outbox.flush()
+        self.outbox.set_summary(self._summary())
         with _progress("uploading", "captures", shown=progress, delay_s=1.0) as advance:
             return self.outbox.close(state, timeout_s=timeout_s, progress=advance)
 
@@ -217,13 +220,14 @@ def _destination(run: Any, tracker_options: TrackerOptions) -> Destination | Run
     return trackers.join(run, **tracker_options.get(type(run).__module__.partition(".")[0], {}))
 
 
-def _first_capture(outbox: Outbox) -> Capture | None:
-    """The run's first capture, from which change is measured; None where it cannot be had any more."""
+def _resumed_scorer(outbox: Outbox) -> Scorer:
+    """Goes on from the run's first capture, from which change is measured, and from the scores of all; what is gone is left out."""
     for run in [*outbox.runs, outbox.run]:
-        refs = run.list_captures()
-        if refs:
-            return capture_file.read(run.fetch(refs[0], cache_directory(run.ref)))
-    return None
+        found = [capture.path for capture in pull(run).captures]
+        if found:
+            scores = [name for name in capture_file.read_header(found[-1]).arrays if name.startswith("scores.")]
+            return Scorer(capture_file.read(found[0]), earlier=[capture_file.read(path, scores) for path in found])
+    return Scorer()
 
 
 def _drop(capture: Capture) -> None:

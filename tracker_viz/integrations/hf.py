@@ -17,7 +17,7 @@ from tracker_viz.pipeline import Watcher, watch
 _TRACKERS = ("wandb", "mlflow")
 
 
-class TrackerVizCallback(TrainerCallback):  # type: ignore[misc]
+class TrackerVizCallback(TrainerCallback):
     """Captures the model that a ``Trainer`` trains.
 
     Args:
@@ -31,9 +31,7 @@ class TrackerVizCallback(TrainerCallback):  # type: ignore[misc]
         self.watcher: Watcher | None = None
         self._loss: float | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any) -> None:
         options = {"total_steps": state.max_steps, "name": args.run_name, **self.watch_options}
         if "every" in self.watch_options or "schedule" in self.watch_options:
             options.pop("total_steps")
@@ -56,10 +54,11 @@ class TrackerVizCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def _reported_to(args: TrainingArguments) -> str:
-    reported = [name for name in _TRACKERS if name in args.report_to]
+    wanted = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    reported = [name for name in _TRACKERS if name in wanted]
     if not reported:
         raise ConfigError(
-            f"the Trainer reports to {list(args.report_to) or 'nothing'}; "
+            f"the Trainer reports to {wanted or 'nothing'}; "
             "set report_to='wandb' or 'mlflow', or name a run: TrackerVizCallback(run='mlflow')"
         )
     return reported[0]

@@ -7,20 +7,18 @@ The captures go into the run of the trainer's W&B or MLflow logger, which stays 
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-# Both names of the same framework are in use, and a callback of one is refused by the other's Trainer.
-if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
-    import pytorch_lightning as pl
-    from pytorch_lightning.loggers import MLFlowLogger, WandbLogger
-else:
-    import lightning.pytorch as pl
-    from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
-
 from tracker_viz.errors import ConfigError
 from tracker_viz.pipeline import Watcher, watch
+
+# The same framework goes by two names, and a callback of one is refused by the other's Trainer.
+_name = "pytorch_lightning" if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules else "lightning.pytorch"
+pl: Any = importlib.import_module(_name)
+loggers: Any = importlib.import_module(f"{_name}.loggers")
 
 
 class TrackerVizCallback(pl.Callback):
@@ -38,7 +36,7 @@ class TrackerVizCallback(pl.Callback):
         self.watch_options = watch_options
         self.watcher: Watcher | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         model = getattr(pl_module, self.model) if self.model else pl_module
         options = dict(self.watch_options)
         if not {"every", "schedule", "total_steps"} & set(options):
@@ -47,30 +45,32 @@ class TrackerVizCallback(pl.Callback):
         tracker_options |= options.pop("tracker_options", {})
         self.watcher = watch(model, run=run, start_step=trainer.global_step, counts_from=1, tracker_options=tracker_options, **options)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert self.watcher is not None, "the Trainer calls on_train_start first"
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         self.watcher.step(trainer.global_step, **({} if loss is None else {"loss": loss}))
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         assert self.watcher is not None, "the Trainer calls on_train_start first"
         self.watcher.close()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self.watcher is not None:
             self.watcher.close("killed" if isinstance(exception, KeyboardInterrupt) else "failed")
 
 
-def _loggers_runs(trainer: pl.Trainer) -> tuple[list[Any], dict[str, Any]]:
+def _loggers_runs(trainer: Any) -> tuple[list[Any], dict[str, Any]]:
     runs: list[Any] = []
     tracker_options: dict[str, Any] = {}
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, loggers.WandbLogger):
             runs.append(logger.experiment)
-        elif isinstance(logger, MLFlowLogger):
+        elif isinstance(logger, loggers.MLFlowLogger):
             runs.append(f"mlflow:{logger.run_id}")
             tracker_options["mlflow"] = {"tracking_uri": logger._tracking_uri}
     if not runs:
         names = [type(logger).__name__ for logger in trainer.loggers] or "none"
-        raise ConfigError(f"the Trainer's loggers are {names}; give it a WandbLogger or an MLFlowLogger, or name a run: TrackerVizCallback(run='mlflow')")
+        raise ConfigError(
+            f"the Trainer's loggers are {names}; give it a WandbLogger or an MLFlowLogger, or name a run: TrackerVizCallback(run='mlflow')"
+        )
     return runs, tracker_options
