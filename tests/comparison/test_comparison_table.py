@@ -91,10 +91,10 @@ def test_a_setting_that_moves_the_onset_is_found_first():
 def test_chance_gives_no_small_p_value_more_often_than_it_says():
     rng = np.random.default_rng(0)
     p_values = []
-    for _ in range(40):
+    for _ in range(25):
         runs = [make_run(seed, 4, onset=int(50 * rng.integers(1, 15))) for seed in range(8)]
         p_values += [each.p_value for each in correlations(runs, run_table(runs)) if each.outcome == "onset/induction"]
-    assert len(p_values) == 40
+    assert len(p_values) == 25
     assert np.mean(np.array(p_values) < 0.1) <= 0.25
 
 

@@ -4,8 +4,9 @@
 the run that has more of them, of the root mean square difference between a head's score trajectory and its partner's. A head without
 a partner counts by its difference from uniform attention: from having specialised in nothing.
 
-0 on identical runs, and on a run whose heads are permuted within their blocks; at most 1. ``shuffled`` is the same with random
-partners instead of matched ones: the value of a matching that means nothing. Two runs are alike where the distance lies well below it.
+0 on identical runs, and on a run whose heads are permuted within their blocks; at most 1. ``shuffled`` is what is to be expected of
+random partners instead of matched ones: the value of a matching that means nothing. Two runs are alike where the distance lies well
+below it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from tracker_viz.comparison.align import Axis
 from tracker_viz.comparison.matching import Behaviour, Scope, behaviours, differences, groups, match_heads
 from tracker_viz.comparison.runs import ComparedRun, check_runs
 
-N_SHUFFLES = 200
-
 
 @dataclass(frozen=True, slots=True)
 class DistanceMatrix:
@@ -31,7 +30,7 @@ class DistanceMatrix:
         names: of the runs, along both axes of every matrix.
         overall: float64 [run, run]; symmetric, 0 on the diagonal.
         by_depth: float64 [depth, run, run]: of the blocks alone (where depths differ: of the blocks at the same relative depth).
-        shuffled: float64 [run, run]: mean distance with partners drawn at random; on the diagonal that of a run from itself.
+        shuffled: float64 [run, run]: expected distance with partners drawn at random; on the diagonal that of a run from itself.
     """
 
     names: tuple[str, ...]
@@ -55,25 +54,23 @@ def distance(a: Behaviour, b: Behaviour, *, scope: Scope = "block") -> float:
     return _mean([cost for _, _, cost in matching.pairs] + unpaired)
 
 
-def shuffled_distance(a: Behaviour, b: Behaviour, *, scope: Scope = "block", n_shuffles: int = N_SHUFFLES, seed: int = 0) -> float:
-    """Mean distance with partners drawn at random from those that matching could have chosen: the baseline."""
-    generator = np.random.default_rng(seed)
-    cost = differences(a.vectors, b.vectors)
-    draws = []
-    for _ in range(n_shuffles):
-        of_draw: list[float] = []
-        for rows, columns in groups(a, b, scope):
-            n_pairs = min(len(rows), len(columns))
-            mixed_rows, mixed_columns = generator.permutation(rows).astype(int), generator.permutation(columns).astype(int)
-            of_draw += cost[mixed_rows[:n_pairs], mixed_columns[:n_pairs]].tolist()
-            of_draw += _from_uniform(a, mixed_rows[n_pairs:].tolist()) + _from_uniform(b, mixed_columns[n_pairs:].tolist())
-        draws.append(_mean(of_draw))
-    return _mean(draws)
+def shuffled_distance(a: Behaviour, b: Behaviour, *, scope: Scope = "block") -> float:
+    """Expected distance with partners drawn at random from those that matching could have chosen: the baseline, 0..1.
+
+    Exact: every pair of heads is as likely as any other, and so is every head to be left without a partner.
+    """
+    total, n_heads = 0.0, 0
+    for rows, columns in groups(a, b, scope):
+        n_pairs, more = min(len(rows), len(columns)), max(len(rows), len(columns))
+        if n_pairs:
+            total += n_pairs * float(differences(a.vectors[rows], b.vectors[columns]).mean())
+        for behaviour, members in ((a, rows), (b, columns)):
+            total += (len(members) - n_pairs) * _mean(_from_uniform(behaviour, members)) if len(members) > n_pairs else 0.0
+        n_heads += more
+    return total / n_heads if n_heads else float("nan")
 
 
-def distance_matrix(
-    runs: Sequence[ComparedRun], *, axis: Axis = "progress", scope: Scope = "block", n_shuffles: int = N_SHUFFLES, seed: int = 0
-) -> DistanceMatrix:
+def distance_matrix(runs: Sequence[ComparedRun], *, axis: Axis = "progress", scope: Scope = "block") -> DistanceMatrix:
     """Distances of all pairs of runs, overall and by depth, beside the baseline.
 
     Raises:
@@ -88,7 +85,7 @@ def distance_matrix(
         for second, b in enumerate(found[first:], first):
             pair = [first, second], [second, first]
             overall[pair] = distance(a, b, scope=scope)
-            shuffled[pair] = shuffled_distance(a, b, scope=scope, n_shuffles=n_shuffles, seed=seed)
+            shuffled[pair] = shuffled_distance(a, b, scope=scope)
             for depth in range(n_depths):
                 by_depth[depth][pair] = distance(at_depth(a, depth, n_depths), at_depth(b, depth, n_depths), scope="model")
     return DistanceMatrix(tuple(run.name for run in runs), overall, by_depth, shuffled)

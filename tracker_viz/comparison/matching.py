@@ -110,11 +110,11 @@ def match_heads(a: Behaviour, b: Behaviour, *, scope: Scope = "block") -> Matchi
     """
     if scope not in ("block", "model"):
         raise ConfigError(f"heads are matched within a 'block' or within the 'model'; got {scope!r}")
-    cost = differences(a.vectors, b.vectors)
     pairs: list[tuple[Head, Head, float]] = []
     for rows, columns in groups(a, b, scope):
-        for row, column in zip(*linear_sum_assignment(cost[np.ix_(rows, columns)]), strict=True):
-            pairs.append((a.heads[rows[row]], b.heads[columns[column]], float(cost[rows[row], columns[column]])))
+        cost = differences(a.vectors[rows], b.vectors[columns])
+        for row, column in zip(*linear_sum_assignment(cost), strict=True):
+            pairs.append((a.heads[rows[row]], b.heads[columns[column]], float(cost[row, column])))
     taken_a, taken_b = {head for head, _, _ in pairs}, {head for _, head, _ in pairs}
     return Matching(
         tuple(sorted(pairs)),
