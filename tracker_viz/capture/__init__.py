@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tracker_viz.capture.budget import fit
 from tracker_viz.capture.distributed import is_main_process
+from tracker_viz.capture.limits import context_length, vocab_size
 from tracker_viz.capture.probe import Probe, make_probe, probe_from_ids
-from tracker_viz.capture.recorder import Recorder, context_length, vocab_size
+from tracker_viz.capture.recorder import Recorder
 from tracker_viz.capture.schedule import Schedule
 
 __all__ = ["Probe", "Recorder", "Schedule", "context_length", "fit", "is_main_process", "make_probe", "probe_from_ids", "vocab_size"]

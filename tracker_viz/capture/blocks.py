@@ -157,7 +157,7 @@ def describe(anatomy: Anatomy, model: nn.Module) -> dict[str, Any]:
     for projection in anatomy.projections:
         kinds[projection.name] = kinds.get(projection.name, 0) + 1
     return {
-        "name": type(model).__name__,
+        "name": type(model).__name__.removeprefix("FSDP"),  # fully_shard changes the class of what it shards
         "n_blocks": len(anatomy.blocks),
         "n_heads": _one_or_all(anatomy.n_heads),
         "n_kv_heads": _one_or_all(anatomy.n_kv_heads),

@@ -8,9 +8,12 @@ matrix at a time, and the main process keeps the result.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tracker_viz.errors import UnsupportedModelError
 
 
 def is_main_process() -> bool:
@@ -33,8 +36,32 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Some parameter lies in pieces on several processes, so that a forward pass is a collective."""
-    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    """Parameters lie in pieces on several processes, so that a forward pass is a collective.
+
+    Raises:
+        UnsupportedModelError: in pieces that no single process can see through (tensor parallelism, DeepSpeed ZeRO-3).
+    """
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "ds_id"):
+            raise UnsupportedModelError(
+                f"parameter {name} is partitioned by DeepSpeed ZeRO-3, which hides it; use ZeRO-2 or PyTorch's FSDP2"
+            )
+    in_pieces = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    if in_pieces and not _fully_sharded(model):
+        raise UnsupportedModelError(
+            "the model's layers are split over processes (tensor parallelism): no process sees all heads of a block"
+        )
+    return in_pieces or any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
+
+
+def put_away(model: nn.Module) -> None:
+    """Let go of parameters that a pass has gathered, so that the next one gathers what the optimiser made of them since."""
+    for module in _fully_sharded(model):
+        module.reshard()
+
+
+def _fully_sharded(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if callable(getattr(module, "reshard", None)) and hasattr(module, "unshard")]
 
 
 def whole(tensor: Tensor) -> Tensor:

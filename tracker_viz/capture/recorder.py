@@ -7,7 +7,6 @@ float32 weights), which must not block; scoring, cutting to size and writing hap
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -22,11 +21,12 @@ from tracker_viz.capture import blocks as anatomy_of
 from tracker_viz.capture import distributed
 from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side
 from tracker_viz.capture.governor import Governor
+from tracker_viz.capture.limits import check_parameters, context_length
 from tracker_viz.capture.probe import Probe, as_probe, check_probe
 from tracker_viz.capture.schedule import Schedule
 from tracker_viz.capture.untouched import Forward, buffers_written, copy_of_buffers, default_forward, model_device, untouched
 from tracker_viz.capture.weights import read
-from tracker_viz.errors import CaptureError, ConfigError, UnsupportedModelError
+from tracker_viz.errors import ConfigError
 from tracker_viz.types import Capture
 
 log = logging.getLogger("tracker_viz.capture")
@@ -151,14 +151,18 @@ class Recorder:
             return
         self._deliver(self._capture(step, tokens_seen, metrics))
 
-    def close(self) -> None:
-        """Capture the model as it is now, if the last step was not due, and stop. Safe to call twice."""
+    def close(self, *, capture_last: bool = True) -> None:
+        """Capture the model as it is now, if the last step was not due, and stop. Safe to call twice.
+
+        Args:
+            capture_last: False after an error in one of several processes that share a sharded model: the others would not come.
+        """
         if self._closed:
             return
         self._closed = True
         self._release({})
-        off, self._next_call = self._next_call >= _NEVER and self._failures >= _MAX_FAILURES, _NEVER
-        if self._latest is not None and not off and (self._main or self._sharded):
+        self._next_call = _NEVER
+        if self._latest is not None and capture_last and self._failures < _MAX_FAILURES:
             step, tokens_seen, metrics = self._latest
             self._try_capture(step + (self._offset or 0), tokens_seen, metrics)
         self._latest = None
@@ -169,7 +173,7 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        self.close(capture_last=error is None or not self._sharded)
 
     # -- on due steps ------------------------------------------------------------------------------------------
 
@@ -236,7 +240,7 @@ class Recorder:
     # -- one capture -------------------------------------------------------------------------------------------
 
     def _explore(self, start_step: int) -> None:
-        _check_parameters(self._model)
+        check_parameters(self._model)
         check_probe(self.probe, vocab_size=None, context_length=context_length(self._model))
         self._device = model_device(self._model)
         self._input_ids = self.probe.input_ids.to(self._device)
@@ -245,11 +249,13 @@ class Recorder:
         with untouched(self._model, autocast=self._autocast, written_buffers=dict(self._model.named_buffers())):
             attention = self._discover()
             self._written = buffers_written(self._model, before)
+        distributed.put_away(self._model)
         if self._main:
             log.info("%s", anatomy_of.summary(self.model_info))
         if start_step not in self._captured and (self.schedule.is_due(start_step) or not self._captured):
             # It waits for the first call of ``step``, whose loss is that of these very weights.
-            self._held = self._assemble(start_step, 0 if start_step == 0 else None, {}, attention) if self._main else None
+            first = self._assemble(start_step, 0 if start_step == 0 else None, {}, attention)
+            self._held = first if self._main else None
             self._captured.add(start_step)
 
     def _discover(self) -> list[Tensor]:
@@ -273,6 +279,7 @@ class Recorder:
             else:
                 log.warning("the model has other parameters than before (step %d): looking at it anew", step)
                 attention = self._discover()
+        distributed.put_away(self._model)
         return self._assemble(step, tokens_seen, metrics, attention)
 
     def _assemble(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any], attention: Sequence[Tensor]) -> Capture:
@@ -302,9 +309,13 @@ class Recorder:
         )
 
     def _deliver(self, capture: Capture) -> None:
-        self._captured.add(capture.step)
         if self._main:
             self._sink(capture)
+        self._captured.add(capture.step)
+
+
+def _signature(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -315,54 +326,3 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         except (TypeError, ValueError, RuntimeError):
             log.warning("metric %s=%r is not a number and is left out of the capture", name, type(value).__name__)
     return numbers
-
-
-def context_length(model: nn.Module) -> int | None:
-    """Most tokens that the model takes, from its configuration; None where that says nothing."""
-    return _configured(
-        model, "max_position_embeddings", "n_positions", "n_ctx", "block_size", "context_length", "max_seq_len", "max_seq_length"
-    )
-
-
-def vocab_size(model: nn.Module) -> int | None:
-    """Number of tokens that the model knows: of its configuration, else of its only embedding table; None where neither tells."""
-    configured = _configured(model, "vocab_size", "padded_vocab_size")
-    if configured is not None:
-        return configured
-    if hasattr(model, "get_input_embeddings"):
-        table: Any = model.get_input_embeddings
-        return int(table().num_embeddings)
-    tables = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
-    return tables[0] if len(tables) == 1 else None
-
-
-def _configured(model: nn.Module, *names: str) -> int | None:
-    config: Any = getattr(distributed.unwrapped(model), "config", None)
-    text: Any = getattr(config, "get_text_config", None)
-    for source in (config, text() if callable(text) else None):
-        for name in names:
-            value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
-            if isinstance(value, int) and 0 < value < math.inf:
-                return value
-    return None
-
-
-def _signature(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
-
-
-def _check_parameters(model: nn.Module) -> None:
-    empty = True
-    for name, parameter in model.named_parameters():
-        empty = False
-        if parameter.is_meta:
-            raise UnsupportedModelError(
-                f"parameter {name} is on the meta device, so the model has no values yet; "
-                "watch it after its weights are loaded or initialised"
-            )
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise UnsupportedModelError(f"parameter {name} is not initialised yet (a lazy module); run one batch through the model first")
-    if empty:
-        raise CaptureError(f"{type(model).__name__} has no parameters: nothing to capture")
-    if hasattr(model, "hf_device_map"):
-        log.debug("a model spread over devices: the probe starts on that of its first parameter")

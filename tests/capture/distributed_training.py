@@ -1,0 +1,117 @@
+"""Run by torchrun with two processes: trains under DDP, FSDP2 and accelerate, with and without capture, and writes what came of it.
+
+torchrun --nproc_per_node 2 distributed_training.py <output directory>
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+sys.path.insert(0, str(Path(__file__).parent))
+from plain_decoders import VOCAB, FusedAttention, GroupedAttention, Model, Residual, SwappedGate, T, by_kernel, two_layers
+
+from tracker_viz.capture import Recorder, Schedule, make_probe
+
+STEPS = 6
+
+
+def make_model():
+    torch.manual_seed(0)
+    kinds = [lambda: (GroupedAttention(noted=False), SwappedGate()), lambda: (FusedAttention(by_kernel, noted=False), two_layers())]
+    return Model(lambda index: Residual(*kinds[index]()))
+
+
+def train(trained, parameters, *, capture, sink=None, backward=None, **options):
+    """(losses, captures of this process, forward passes of the unwrapped model, seconds spent in the recorder's calls)."""
+    captures, spent_s = [], 0.0
+    recorder = None
+    if capture:
+        probe = make_probe(VOCAB, T, text_ids=range(T))
+        recorder = Recorder(trained, probe, Schedule.every(2), sink or captures.append, **{"max_overhead": math.inf, **options})
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    losses = []
+    for step in range(1, STEPS + 1):
+        ids = torch.randint(VOCAB, (2, T), generator=torch.Generator().manual_seed(step + 100 * dist.get_rank()))
+        loss = F.cross_entropy(trained(ids).flatten(0, 1), ids.flatten())
+        optimizer.zero_grad()
+        (backward or torch.Tensor.backward)(loss)
+        optimizer.step()
+        if recorder:
+            started = time.perf_counter()
+            recorder.step(step, loss=loss)
+            spent_s += time.perf_counter() - started
+        losses.append(loss.item())
+    if recorder:
+        recorder.close()
+    return losses, captures, spent_s
+
+
+def ddp(capture, **options):
+    model = make_model()
+    trained = DistributedDataParallel(model)
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    return *train(trained, trained.parameters(), capture=capture, **options), len(passes)
+
+
+def fsdp2(capture, **options):
+    model = make_model()
+    for block in model.blocks:
+        fully_shard(block)
+    fully_shard(model)
+    return *train(model, model.parameters(), capture=capture, **options), 0
+
+
+def accelerate(capture, **options):
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    trained = accelerator.prepare(make_model())
+    return *train(trained, trained.parameters(), capture=capture, backward=accelerator.backward, **options), 0
+
+
+def main(directory):
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    report = {}
+    for kind in (ddp, fsdp2, accelerate):
+        without, *_ = kind(False)
+        losses, captures, spent_s, passes = kind(True)
+        report[kind.__name__] = {
+            "without": without,
+            "with": losses,
+            "steps": [capture.step for capture in captures],
+            "spent_s": spent_s,
+            "passes": passes,
+            "model": captures[0].model["name"] if captures else None,
+        }
+        if captures:
+            for capture in (captures[0], captures[-1]):
+                np.savez(directory / f"{kind.__name__}-{capture.step}.npz", **capture.arrays)
+
+    # Two processes whose clocks disagree must still agree on when to capture, and a full disk on one must not stop the other.
+    ticks = iter(range(10**6))
+    fsdp2(True, max_overhead=0.05, clock=(lambda: 3.0 * next(ticks)) if rank == 0 else time.perf_counter)
+    report["disagreeing clocks"] = "went on"
+
+    def full(_capture):
+        raise OSError("disk full")
+
+    report["full disk"] = {"with": fsdp2(True, sink=full)[0]}
+    (directory / f"rank{rank}.json").write_text(json.dumps(report))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,91 @@
+"""Capture in trainings of two processes: DDP, FSDP2 and accelerate under torchrun, over gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tracker_viz.capture import distributed
+from tracker_viz.errors import UnsupportedModelError
+
+SCRIPT = Path(__file__).with_name("distributed_training.py")
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What each of two processes reports, and the directory with the captured arrays."""
+    directory = tmp_path_factory.mktemp("distributed")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*command, SCRIPT, directory], env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads((directory / f"rank{rank}.json").read_text()) for rank in (0, 1)], directory
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "accelerate"])
+def test_the_loss_curve_is_the_same_to_the_bit_on_every_process(two_processes, kind):
+    for report in two_processes[0]:
+        assert report[kind]["with"] == report[kind]["without"]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "accelerate"])
+def test_the_first_process_records_and_the_other_does_not(two_processes, kind):
+    first, second = two_processes[0]
+    assert first[kind]["steps"] == [0, 2, 4, 6]
+    assert second[kind]["steps"] == []
+    assert first[kind]["model"] == "Model"
+
+
+def test_under_ddp_the_other_process_runs_no_probe_and_waits_for_nothing(two_processes):
+    first, second = two_processes[0]
+    assert second["ddp"]["passes"] == 6
+    assert first["ddp"]["passes"] == 6 + 4
+    assert second["ddp"]["spent_s"] < 0.01
+
+
+@pytest.mark.parametrize("step", [0, 6])
+def test_a_sharded_model_shows_what_the_whole_model_shows(two_processes, step):
+    whole, sharded = (np.load(two_processes[1] / f"{kind}-{step}.npz") for kind in ("ddp", "fsdp2"))
+    assert set(whole) == set(sharded)
+    assert "blocks.0.mlp.w_gate" in set(whole)
+    for name in whole:
+        np.testing.assert_allclose(sharded[name], whole[name], atol=1e-3 if name.endswith("pattern") else 1e-5)
+
+
+def test_processes_whose_clocks_disagree_agree_on_when_to_capture(two_processes):
+    assert [report["disagreeing clocks"] for report in two_processes[0]] == ["went on"] * 2
+
+
+def test_a_full_disk_on_one_process_stops_neither(two_processes):
+    for report in two_processes[0]:
+        assert report["full disk"]["with"] == report["fsdp2"]["with"]
+
+
+def test_layers_split_over_processes_are_refused():
+    model = nn.Linear(2, 2)
+    model.weight.full_tensor = lambda: model.weight
+    with pytest.raises(UnsupportedModelError, match="tensor parallelism"):
+        distributed.is_sharded(model)
+
+
+def test_parameters_that_deepspeed_hides_are_refused_by_name():
+    model = nn.Linear(2, 2)
+    model.weight.ds_id = 0
+    with pytest.raises(UnsupportedModelError, match="parameter weight is partitioned by DeepSpeed ZeRO-3"):
+        distributed.is_sharded(model)
+
+
+def test_the_launchers_rank_counts_before_the_process_group_is_up(monkeypatch):
+    assert not torch.distributed.is_initialized()
+    monkeypatch.setenv("RANK", "1")
+    assert not distributed.is_main_process()
+    monkeypatch.setenv("RANK", "0")
+    assert distributed.is_main_process()

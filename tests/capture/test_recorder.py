@@ -1,0 +1,372 @@
+"""When captures are taken, and what they hold."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel, two_layers
+from torch import nn
+
+from tracker_viz.capture import Recorder, Schedule, make_probe
+from tracker_viz.capture.limits import context_length, vocab_size
+from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
+
+
+def tiny(n_blocks=2):
+    torch.manual_seed(0)
+    return Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()), n_blocks)
+
+
+def probe():
+    return make_probe(VOCAB, T, text_ids=range(T))
+
+
+def recorded(model, schedule, **options):
+    captures = []
+    options = {"max_overhead": math.inf, **options}
+    return Recorder(model, probe(), schedule, captures.append, **options), captures
+
+
+def train_step(model, optimizer):
+    ids = torch.randint(VOCAB, (2, T))
+    loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+def train(model, recorder, steps, *, first=1, **extra):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(first, first + steps):
+        loss = train_step(model, optimizer)
+        recorder.step(step, loss=loss, **extra)
+
+
+# -- when ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_loop_that_counts_from_zero_or_one_gives_the_same_steps(first):
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(3, total_steps=9))
+    train(model, recorder, 9, first=first)
+    recorder.close()
+    assert [capture.step for capture in captures] == [0, 3, 6, 9]
+
+
+def test_step_zero_is_the_untrained_model_and_carries_the_first_loss():
+    model = tiny()
+    before = model.blocks[0].attn.c_proj.weight.detach().clone().numpy()
+    recorder, captures = recorded(model, Schedule.at([2]))
+    train(model, recorder, 2)
+    recorder.close()
+    assert np.array_equal(captures[0].arrays["blocks.0.attn.w_o"], before)
+    assert not np.array_equal(captures[1].arrays["blocks.0.attn.w_o"], before)
+    assert captures[0].metrics["loss"] > 0
+
+
+def test_a_training_that_ends_early_still_shows_its_last_step():
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.for_total(1000, captures=4))
+    train(model, recorder, 5)
+    recorder.close()
+    recorder.close()
+    assert [capture.step for capture in captures] == [0, 5]
+    assert captures[-1].metrics["loss"] > 0
+
+
+def test_an_error_in_training_closes_the_recorder_and_is_not_hidden():
+    model = tiny()
+    captures = []
+
+    def broken_training():
+        with Recorder(model, probe(), Schedule.every(10), captures.append) as recorder:
+            train(model, recorder, 3)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken_training()
+    assert [capture.step for capture in captures] == [0, 3]
+
+
+def test_no_step_at_all_leaves_the_untrained_model():
+    model = tiny()
+    with recorded(model, Schedule.every(10))[0] as recorder:
+        pass
+    assert recorder.captured_steps == [0]
+
+
+def test_a_resumed_run_goes_on_and_captures_nothing_twice():
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(2, total_steps=8), start_step=4, captured=[0, 2, 4])
+    train(model, recorder, 4, first=5)
+    recorder.close()
+    assert [capture.step for capture in captures] == [6, 8]
+    assert recorder.captured_steps == [0, 2, 4, 6, 8]
+
+
+def test_a_pretrained_model_is_captured_where_it_joins():
+    recorder, captures = recorded(tiny(), Schedule.every(2), start_step=5)
+    recorder.close()
+    assert [capture.step for capture in captures] == [5]
+
+
+def test_a_counter_that_stands_still_under_gradient_accumulation_is_no_new_step():
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(2), counts_from=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for micro_step in range(12):
+        recorder.step((micro_step + 1) // 3, loss=train_step(model, optimizer))
+    recorder.close()
+    assert [capture.step for capture in captures] == [0, 2, 4]
+
+
+def test_a_loop_that_calls_only_now_and_then_is_captured_at_the_next_call_after_a_due_step():
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(10))
+    for step in range(7, 40, 7):
+        recorder.step(step)
+    recorder.close()
+    assert [capture.step for capture in captures] == [0, 14, 21, 35]
+
+
+def test_off_due_steps_the_model_is_not_run():
+    model = tiny()
+    recorder, _ = recorded(model, Schedule.every(100))
+    runs = []
+    model.register_forward_hook(lambda *_: runs.append(1))
+    for step in range(1, 100):
+        recorder.step(step, loss=torch.tensor(1.0))
+    assert runs == []
+    recorder.step(100)
+    assert runs == [1]
+
+
+def test_the_governor_leaves_out_due_steps_and_says_so(caplog):
+    now = [0.0]
+
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny()
+
+        def forward(self, ids):
+            now[0] += 5.0
+            return self.inner(ids)
+
+    model = Slow()
+    recorder, captures = recorded(model, Schedule.every(1, total_steps=200), max_overhead=0.1, clock=lambda: now[0])
+    with caplog.at_level(logging.WARNING, "tracker_viz.capture"):
+        for step in range(1, 201):
+            now[0] += 1.0
+            recorder.step(step)
+        recorder.close()
+    assert captures[-1].step == 200
+    assert 3 <= len(captures) <= 6
+    assert recorder.overhead <= 0.12
+    assert "leaving out" in caplog.text
+    assert "max_overhead is 10.0 %" in caplog.text
+
+
+# -- what ------------------------------------------------------------------------------------------------------
+
+
+def test_a_capture_describes_itself():
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(1), model_info={"commit": "abc"})
+    train(model, recorder, 1, tokens_seen=32, lr=torch.tensor(0.1), grad_norm=2)
+    recorder.close()
+    capture = captures[1]
+    assert capture.tokens_seen == 32
+    assert capture.metrics["lr"] == pytest.approx(0.1)
+    assert capture.metrics["grad_norm"] == 2.0
+    pattern = capture.arrays["blocks.1.attn.pattern"]
+    assert (pattern.shape, pattern.dtype, capture.axes["blocks.1.attn.pattern"]) == (
+        (2, 4, T, T),
+        np.float16,
+        ("probe", "head", "query", "key"),
+    )
+    np.testing.assert_allclose(pattern.astype(np.float32).sum(-1), 1, atol=2e-3)
+    assert capture.axes["blocks.0.mlp.w_in"] == ("out", "in")
+    assert capture.arrays["blocks.0.mlp.w_in"].shape == (128, 32)
+    assert capture.labels["probe"] == ("repeated", "text")
+    assert {name: capture.model[name] for name in ("name", "n_blocks", "n_heads", "n_kv_heads", "d_model", "d_mlp", "commit")} == {
+        "name": "Model",
+        "n_blocks": 2,
+        "n_heads": 4,
+        "n_kv_heads": 4,
+        "d_model": 32,
+        "d_mlp": 128,
+        "commit": "abc",
+    }
+    assert capture.model["n_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert capture.model["found"]["blocks"] == ["blocks.0", "blocks.1"]
+
+
+def test_what_was_found_is_said_once(caplog):
+    with caplog.at_level(logging.INFO, "tracker_viz.capture"):
+        recorder, _ = recorded(tiny(), Schedule.every(1))
+        recorder.step(1)
+    said = [record.getMessage() for record in caplog.records if "2 blocks (blocks.0 .. 1)" in record.getMessage()]
+    assert len(said) == 1
+    assert "attn.w_q, attn.w_k, attn.w_v, attn.w_o, mlp.w_in, mlp.w_out" in said[0]
+
+
+def test_only_the_projections_asked_for_are_captured():
+    recorder, captures = recorded(tiny(), Schedule.every(1), projections=["mlp.w_in"])
+    recorder.close()
+    assert {name.split(".", 2)[2] for name in captures[0].arrays} == {"attn.pattern", "mlp.w_in"}
+    with pytest.raises(ConfigError, match=r"projections=\['mlp.w_gate'\] were not found; the model has \['attn.w_k'"):
+        recorded(tiny(), Schedule.every(1), projections=["mlp.w_gate"])
+
+
+def test_weights_are_sampled_to_the_budget_before_they_are_copied():
+    recorder, captures = recorded(tiny(), Schedule.every(1), max_mb=0.005)
+    recorder.close()
+    weights = [array for name, array in captures[0].arrays.items() if ".w_" in name]
+    assert sum(array.size for array in weights) * 2 <= 5000
+    assert max(max(array.shape) for array in weights) > 8
+
+
+def test_a_captured_weight_does_not_change_when_training_goes_on():
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(1))
+    recorder.step(1)
+    before = captures[1].arrays["blocks.0.attn.w_o"].copy()
+    with torch.no_grad():
+        model.blocks[0].attn.c_proj.weight.zero_()
+    assert np.array_equal(captures[1].arrays["blocks.0.attn.w_o"], before)
+
+
+def test_the_projection_to_the_logits_is_left_out_and_changes_nothing():
+    torch.manual_seed(0)
+    model = Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()))
+    model.tokens, model.head = nn.Embedding(5000, 32), nn.Linear(32, 5000)
+    seen = []
+    model.register_forward_hook(lambda _module, _inputs, output: seen.append(float(output.abs().max())))
+    recorder, captures = recorded(model, Schedule.every(1))
+    recorder.step(1)
+    assert (seen[0] > 0, seen[1]) == (True, 0.0)
+    for name in captures[0].arrays:
+        np.testing.assert_allclose(captures[0].arrays[name], captures[1].arrays[name], atol=1e-3)
+
+
+# -- trouble ---------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_capture_never_reaches_training_and_is_logged_once(caplog):
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(1))
+    model.blocks[0].attn.attend = lambda q, k, v: v  # its attention is gone
+    with caplog.at_level(logging.INFO, "tracker_viz.capture"):
+        train(model, recorder, 10)
+        recorder.close()
+    assert [capture.step for capture in captures] == [0]
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 2
+    assert errors[0].exc_info is not None
+    assert "no attention was seen this time in blocks.0.attn" in str(errors[0].exc_info[1])
+    assert "3 captures in a row failed: no more are taken" in errors[1].getMessage()
+
+
+def test_one_failure_does_not_end_recording(caplog):
+    model, captures = tiny(), []
+
+    def sink(capture):
+        if capture.step == 2:
+            raise OSError("disk full")
+        captures.append(capture.step)
+
+    recorder = Recorder(model, probe(), Schedule.every(1), sink, max_overhead=math.inf)
+    train(model, recorder, 4)
+    assert captures == [0, 1, 3, 4]
+    assert recorder.captured_steps == [0, 1, 3, 4]
+    assert "could not capture step 2" in caplog.text
+
+
+def test_capture_now_raises_and_takes_a_step_once():
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(1000))
+    recorder.capture_now(7)
+    recorder.capture_now(7)
+    assert [capture.step for capture in captures] == [7]
+    model.blocks[0].attn.attend = lambda q, k, v: v
+    with pytest.raises(CaptureError, match="no attention was seen this time"):
+        recorder.capture_now(8)
+
+
+def test_layers_added_in_training_are_found(caplog):
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(1))
+    train(model, recorder, 1)
+    model.blocks.append(Residual(FusedAttention(by_kernel), two_layers()))
+    train(model, recorder, 1, first=2)
+    assert [capture.model["n_blocks"] for capture in captures] == [2, 2, 3]
+    assert "blocks.2.attn.pattern" in captures[2].arrays
+    assert "the model has other parameters than before" in caplog.text
+
+
+def test_nan_in_the_weights_is_shown_and_not_hidden():
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(1))
+    with torch.no_grad():
+        model.blocks[0].attn.c_attn.weight.fill_(math.nan)
+    recorder.step(1)
+    assert np.isnan(captures[1].arrays["blocks.0.attn.w_q"]).all()
+    assert np.isnan(captures[1].arrays["blocks.1.attn.pattern"]).any()
+
+
+def test_a_metric_that_is_no_number_costs_itself_only(caplog):
+    recorder, captures = recorded(tiny(), Schedule.every(1))
+    recorder.step(1, loss=torch.ones(3), name="x", lr=0.5)
+    assert captures[1].metrics == {"lr": 0.5}
+    assert "metric loss='Tensor' is not a number" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: recorded(tiny().to("meta"), Schedule.every(1)), UnsupportedModelError, "tokens.weight is on the meta device"),
+        (lambda: recorded(nn.Identity(), Schedule.every(1)), CaptureError, "Identity has no parameters"),
+        (
+            lambda: recorded(nn.Embedding(VOCAB, 8), Schedule.every(1)),
+            UnsupportedModelError,
+            "no attention over the probe was seen in Embedding",
+        ),
+        (lambda: Recorder(tiny(), torch.zeros(1, T + 1, dtype=torch.int64), Schedule.every(1), print), ProbeError, "failed on the probe"),
+        (
+            lambda: Recorder(tiny(), [[1, 2, VOCAB]], Schedule.every(1), print),
+            ProbeError,
+            f"token id {VOCAB}; the model's vocabulary has {VOCAB}",
+        ),
+        (lambda: recorded(tiny(), Schedule.every(1), max_overhead=0), ConfigError, "greater than 0; got 0"),
+        (lambda: recorded(tiny(), Schedule.every(1), counts_from=2), ConfigError, "counts_from is 0 or 1"),
+        (lambda: recorded(nn.LazyLinear(3), Schedule.every(1)), UnsupportedModelError, "weight is not initialised yet"),
+    ],
+)
+def test_what_cannot_be_captured_is_refused_before_training(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_probe_on_another_device_or_of_another_type_is_brought_along():
+    captures = []
+    Recorder(tiny(), torch.randint(VOCAB, (2, T), dtype=torch.int32), Schedule.every(1), captures.append).close()
+    assert captures[0].arrays["blocks.0.attn.pattern"].shape == (2, 4, T, T)
+
+
+def test_limits_are_read_from_the_configuration_or_the_embedding():
+    class Configured(nn.Module):
+        def __init__(self, **config):
+            super().__init__()
+            self.config = type("Config", (), config)()
+
+    assert (vocab_size(Configured(vocab_size=7, block_size=5)), context_length(Configured(vocab_size=7, block_size=5))) == (7, 5)
+    assert (vocab_size(nn.Sequential(nn.Embedding(9, 2))), context_length(nn.Embedding(9, 2))) == (9, None)
+    assert vocab_size(tiny()) is None  # two tables: which is it?
