@@ -89,13 +89,13 @@ def test_a_setting_that_moves_the_onset_is_found_first():
 
 
 def test_chance_gives_no_small_p_value_more_often_than_it_says():
-    rng = np.random.default_rng(0)
-    p_values = []
-    for _ in range(25):
-        runs = [make_run(seed, 4, onset=int(50 * rng.integers(1, 15))) for seed in range(8)]
-        p_values += [each.p_value for each in correlations(runs, run_table(runs)) if each.outcome == "onset/induction"]
-    assert len(p_values) == 25
-    assert np.mean(np.array(p_values) < 0.1) <= 0.25
+    runs = [make_run(seed, 4, onset=300) for seed in range(8)]
+    outcomes = np.random.default_rng(0).integers(1, 15, size=(100, 8))
+    rows = [{"seed": seed} | {f"onset/{trial}": outcomes[trial, seed].item() for trial in range(100)} for seed in range(8)]
+    p_values = np.array([each.p_value for each in correlations(runs, rows)])
+    assert p_values.size == 100
+    for level in (0.1, 0.25, 0.5):
+        assert np.mean(p_values < level) == pytest.approx(level, abs=0.12)
 
 
 def test_a_setting_in_words_is_correlated_by_groups():
