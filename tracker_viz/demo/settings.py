@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ from tracker_viz.demo.model import ModelConfig
 from tracker_viz.demo.trainer import TrainerConfig
 
 # What a resumed run takes over from its checkpoint, where the command line does not say otherwise
-TRAINED_WITH = ("name", "seed", "model", "data", "trainer")
+TRAINED_WITH = ("name", "seed", "model", "data", "trainer", "capture")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class TrainSettings:
     theme: str = "dark"
 
     def trained_with(self) -> dict[str, Any]:
-        """What the run's model and losses depend on, as plain data that means the same in every working directory."""
+        """What the run's model, losses and captures depend on, as plain data that means the same in every working directory."""
         chosen = {key: value for key, value in asdict(self).items() if key in TRAINED_WITH}
         if self.data.path is not None:
             chosen["data"]["path"] = os.path.abspath(os.path.expanduser(self.data.path))
@@ -51,8 +52,9 @@ def resumed(cfg: DictConfig, trained_with: Mapping[str, Any], overrides: Iterabl
 
     ``python train.py resume=... trainer.steps=2000`` so goes on with the same model, data and recipe, for longer.
     """
-    merged = OmegaConf.merge(cfg, {key: trained_with[key] for key in TRAINED_WITH if key in trained_with})
-    assert isinstance(merged, DictConfig)
+    merged = copy.deepcopy(cfg)
+    OmegaConf.set_struct(merged, False)
+    merged.merge_with({key: trained_with[key] for key in TRAINED_WITH if key in trained_with})
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~").partition("@")[0].replace("/", ".")
         if key.partition(".")[0] in TRAINED_WITH:

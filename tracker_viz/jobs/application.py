@@ -66,8 +66,11 @@ def typed(settings: type[Settings], cfg: DictConfig) -> Settings:
     """``cfg`` as an instance of the dataclass ``settings``: every name and type checked, nested dataclasses made and so validated.
 
     Raises:
-        ConfigError: a name that ``settings`` does not have, a value of another type, or one that a dataclass refuses.
+        ConfigError: a name that ``settings`` does not have, a value that is missing, of another type, or refused by a dataclass.
     """
+    if missing := OmegaConf.missing_keys(cfg):
+        # Merging would quietly take the dataclass's default
+        raise ConfigError(_no_value(min(missing)))
     try:
         checked: Any = OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(settings)), cfg))
     except OmegaConfBaseException as error:
@@ -95,7 +98,7 @@ def explain(error: Exception) -> str:
             return unknown_name(group or "config", option, known)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     if isinstance(cause, MissingMandatoryValue):
-        return f"{cause.full_key} has no value yet; give it one: {cause.full_key}=..."
+        return _no_value(str(cause.full_key))
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
         parent, _, key = str(cause.full_key).rpartition(".")
         known = [name for name in cause.parent_node if parent or name != "hydra"]
@@ -103,6 +106,10 @@ def explain(error: Exception) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     return str(error)
+
+
+def _no_value(key: str) -> str:
+    return f"{key} has no value yet; give it one: {key}=..."
 
 
 def _own_options(group: str) -> list[str]:

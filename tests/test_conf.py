@@ -1,0 +1,138 @@
+"""Every option of every group composes and makes what it stands for; what is misspelt or impossible says what to type instead."""
+
+from __future__ import annotations
+
+import itertools
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from tracker_viz import pipeline, trackers
+from tracker_viz.capture import Schedule
+from tracker_viz.demo.data import DataConfig
+from tracker_viz.demo.settings import TrainSettings, resumed
+from tracker_viz.errors import ConfigError
+from tracker_viz.jobs.application import explain, typed
+from tracker_viz.rendering import Layout
+
+CONF = Path(str(resources.files("tracker_viz.conf")))
+GROUPS = ("model", "data", "trainer", "capture", "tracker", "layout", "video", "experiment")
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def conf():
+    with initialize_config_module("tracker_viz.conf", version_base="1.3"):
+        yield
+
+
+def settings_of(*overrides):
+    # interpolations of Hydra's own need a running application
+    cfg = compose("train", [*overrides, "spool=spool"])
+    if OmegaConf.is_missing(cfg.data, "path"):
+        cfg.data.path = "book.txt"
+    return typed(TrainSettings, cfg)
+
+
+def test_every_group_has_options():
+    assert {group for group, _ in OPTIONS} == set(GROUPS)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=itertools.starmap("{}={}".format, OPTIONS))
+def test_every_option_composes_and_makes_what_it_stands_for(group, option):
+    settings = settings_of(f"{group}={option}")
+    assert isinstance(instantiate(settings.layout), Layout)
+    pipeline.VideoOptions(**settings.video)
+    for scheme, options in settings.tracker.items():
+        trackers.connect(scheme, **options)
+    if settings.capture["every"] is None:
+        Schedule.for_total(settings.trainer.steps, settings.capture["captures"])
+
+
+def test_several_trackers_are_chosen_at_once():
+    assert set(settings_of("tracker=[mlflow,wandb]").tracker) == {"mlflow", "wandb"}
+    assert set(settings_of("tracker=wandb").tracker) == {"wandb"}
+    assert set(settings_of().tracker) == {"mlflow"}
+
+
+def test_defaults_in_yaml_and_in_the_dataclasses_agree():
+    """Two places say them, for the reader of each; they must not drift apart."""
+    settings = settings_of()
+    assert settings.model == type(settings.model)()
+    assert settings.data == DataConfig()
+    assert settings.trainer == type(settings.trainer)()
+    assert pipeline.VideoOptions(**settings.video) == pipeline.VideoOptions()
+
+
+def test_an_experiment_overrides_groups_and_is_overridden_by_the_command_line():
+    settings = settings_of("experiment=smoke")
+    assert (settings.name, settings.model.n_blocks, settings.trainer.steps) == ("smoke", 2, 30)
+    assert settings_of("experiment=smoke", "trainer.steps=7").trainer.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.stepz=5", "unknown option of trainer 'stepz'; did you mean 'steps'"),
+        ("modle=llama", "unknown option 'modle'; did you mean 'model'"),
+        ("seeed=3", "unknown option 'seeed'; did you mean 'seed'"),
+        ("model=lama", "unknown model 'lama'; did you mean 'llama'"),
+        ("experiment=smok", "unknown experiment 'smok'; did you mean 'smoke'"),
+        ("tracker=[mlflow,wandbb]", "unknown tracker 'wandbb'; did you mean 'wandb'"),
+        ("trainer.nope.x=3", "unknown option of trainer 'nope'"),
+        ("a=b=[", "cannot read the override 'a=b=[': mismatched input"),
+        ("model.n_heads=four", "model.n_heads: Value 'four' of type 'str' could not be converted to Integer"),
+        ("model.n_heads=null", "model.n_heads: Incompatible value 'None'"),
+        ("+model.n_head=3", "unknown option of model 'n_head'; did you mean 'n_heads'"),
+        ("seed=abc", "seed: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("render=maybe", "render: Value 'maybe' is not a valid bool"),
+        ("model.n_heads=7", "model.d_model=128 must be a multiple of model.n_heads=7; n_heads that fit: 1, 2, 4, 8, 16, 32, 64"),
+        ("trainer.steps=0", "trainer.steps must be at least 1; got 0"),
+        ("data.repeat_share=2", "data.repeat_share is a share"),
+    ],
+)
+def test_what_is_misspelt_or_impossible_says_what_to_type(override, message):
+    with pytest.raises((ConfigError, HydraException)) as caught:
+        settings_of(override)
+    assert message in explain(caught.value)
+
+
+def test_text_data_needs_a_path():
+    with pytest.raises(ConfigError, match=r"data.path has no value yet; give it one: data.path="):
+        typed(TrainSettings, compose("train", ["data=text", "spool=spool"]))
+
+
+def test_a_resumed_run_keeps_what_it_was_trained_with_but_for_the_command_line():
+    trained = settings_of("experiment=smoke", "seed=5", "data.repeat_share=0.5").trained_with()
+    cfg = compose("train", ["trainer.steps=77", "spool=spool"])
+    settings = typed(TrainSettings, resumed(cfg, trained, ["trainer.steps=77", "resume=local:x", "tracker=local"]))
+    assert (settings.name, settings.seed, settings.model.n_blocks, settings.data.repeat_share) == ("smoke", 5, 2, 0.5)
+    assert (settings.trainer.steps, settings.trainer.warmup_steps) == (77, 5)
+
+
+def test_a_resumed_run_can_be_given_another_group():
+    trained = settings_of("experiment=smoke").trained_with()
+    cfg = compose("train", ["trainer=default", "spool=spool"])
+    settings = typed(TrainSettings, resumed(cfg, trained, ["trainer=default"]))
+    assert (settings.trainer.steps, settings.model.n_blocks) == (1000, 2)
+
+
+def test_what_was_trained_with_means_the_same_in_another_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings_of("data=text", "data.path=books/*.txt").trained_with()["data"]["path"] == f"{tmp_path}/books/*.txt"
+
+
+def test_the_groups_can_be_used_by_another_application(tmp_path):
+    (tmp_path / "theirs.yaml").write_text("defaults:\n  - capture: small\n  - _self_\nhydra:\n  searchpath: [pkg://tracker_viz.conf]\n")
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert compose("theirs").capture.captures == 60
+    initialize_config_module("tracker_viz.conf", version_base="1.3")

@@ -1,0 +1,151 @@
+"""train.py as a person uses it: in a process of its own, with real trackers, stopped by signals and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+
+from tracker_viz import RunRef, capture_file, trackers
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+SMOKE = ("experiment=smoke", "trainer.steps=400", "trainer.checkpoint_every=50", "capture.captures=12")
+
+
+def start(*words, cwd):
+    """``words`` in ``cwd``, with a cache of its own and one thread, so that two runs add their numbers in the same order."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "WANDB_", "HYDRA_", "TRACKER_VIZ_"))
+    }
+    environment |= {"XDG_CACHE_HOME": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(list(map(str, words)), cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    output = process.communicate(timeout=150)[0]
+    return process.returncode, output
+
+
+def train(*overrides, cwd):
+    return finish(start(sys.executable, TRAIN, *overrides, cwd=cwd))
+
+
+def losses(run):
+    """step -> loss as its capture holds it."""
+    loaded = {}
+    for ref in run.list_captures():
+        header = capture_file.read_header(run.fetch(ref, Path()))
+        loaded[header.step] = header.metrics["loss"]
+    return loaded
+
+
+def the_command(output, program):
+    """The words of the one printed command that begins like this."""
+    (command,) = re.findall(rf"^  (.*{program} .*)$", output, re.MULTILINE)
+    return shlex.split(command)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody interrupted, with its video: (output, the run)."""
+    cwd = tmp_path_factory.mktemp("whole")
+    code, output = train(*SMOKE, "tracker=local", "spool=spool", cwd=cwd)
+    assert code == 0, output
+    return output, trackers.open_run(RunRef("local", str(cwd / "spool")))
+
+
+def test_the_whole_line_from_the_model_to_the_video(whole):
+    output, run = whole
+    steps = [ref.step for ref in run.list_captures()]
+    assert (len(steps), steps[0], steps[-1]) == (12, 0, 400)
+    assert run.info().state == "finished"
+    video = cv2.VideoCapture(str(run.directory / "overview.webm"))
+    assert video.get(cv2.CAP_PROP_FRAME_WIDTH) == 1920
+    assert video.read()[0]
+    assert f"Watch it in the run: {run.url('overview.webm')}" in output
+    assert the_command(output, "tracker-viz") == ["tracker-viz", "render", f"run={run.ref}"]
+
+
+def test_captures_carry_the_losses_scores_and_the_probes_tokens(whole):
+    _, run = whole
+    last = capture_file.read_header(run.fetch(run.list_captures()[-1], Path()))
+    assert {"loss", "validation/loss", "validation/second_copy_loss", "attn/induction/max"} <= last.metrics.keys()
+    assert last.tokens_seen == 400 * 8 * 32
+    assert [row["kind"] for row in last.probe["rows"]] == ["repeated", "text"]
+    assert all(row["tokens"][0] == "<bos>" for row in last.probe["rows"])
+
+
+def test_ctrl_c_keeps_everything_and_the_run_is_gone_on_with_from_elsewhere_bit_for_bit(whole, tmp_path):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir(), elsewhere.mkdir()
+    process = start(sys.executable, TRAIN, *SMOKE, "render=false", cwd=here)
+    while process.poll() is None and not list(here.glob("outputs/*/*/spool/checkpoints/latest.json")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    code, output = finish(process)
+    assert code == 130, output
+    run = trackers.open_run(the_command(output, "tracker-viz")[2].removeprefix("run="), tracking_uri=f"sqlite:///{here}/mlflow.db")
+    assert run.info().state == "killed"
+    stopped_at = run.list_captures()[-1].step
+    assert 50 <= stopped_at < 400
+
+    code, output = finish(start(*the_command(output, "train.py"), "render=false", cwd=elsewhere))
+    assert code == 0, output
+    assert run.info().state == "finished"
+    resumed, expected = losses(run), losses(whole[1])
+    resumed.pop(stopped_at) if stopped_at not in expected else None
+    assert resumed == expected
+    assert not list(elsewhere.glob("mlflow.db"))
+
+
+def test_the_printed_command_renders_from_another_directory_without_torch(tmp_path):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir(), elsewhere.mkdir()
+    code, output = train("experiment=smoke", "render=false", "capture.captures=3", cwd=here)
+    assert code == 0, output
+    words = the_command(output, "tracker-viz")
+    assert words[0] == "tracker-viz"
+    program = "import sys; from tracker_viz.jobs import main; main(); assert 'torch' not in sys.modules"
+    code, output = finish(start(sys.executable, "-c", program, *words[1:], "video.seconds_per_capture=0.1", cwd=elsewhere))
+    assert code == 0, output
+    assert re.search(r"Watch it in the run: http\S+/artifacts/overview.webm", output)
+    assert list(here.glob("mlruns/*/*/artifacts/overview.webm"))
+    assert [path.name for path in elsewhere.iterdir()] == ["cache"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.stepz=5", "unknown option of trainer 'stepz'; did you mean 'steps'"),
+        ("model.n_heads=7", "n_heads that fit"),
+        ("video.size=huge", "huge"),
+    ],
+)
+def test_a_wrong_override_is_told_before_anything_is_made(tmp_path, override, message):
+    code, output = train(override, cwd=tmp_path)
+    assert code == 2, output
+    assert message in output
+    assert "Traceback" not in output
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left <= {"config.yaml", "hydra.yaml", "overrides.yaml", "train.log"}
+
+
+def test_a_diverging_run_fails_with_what_it_captured_kept(tmp_path):
+    overrides = ("tracker=local", "spool=spool", "trainer.learning_rate=1e30", "trainer.warmup_steps=0", "capture.every=1")
+    code, output = train("experiment=smoke", *overrides, cwd=tmp_path)
+    assert code == 1, output
+    assert re.search(r"the loss is (nan|inf) after \d+ steps; try a lower trainer.learning_rate", output)
+    assert "Traceback" not in output
+    run = trackers.open_run(RunRef("local", str(tmp_path / "spool")))
+    assert run.info().state == "failed"
+    assert run.list_captures()[0].step == 0
+    assert json.loads((tmp_path / "spool" / "run.json").read_text())["state"] == "failed"
