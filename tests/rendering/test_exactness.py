@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tracker_viz.rendering import LAYOUTS, ColorScale, Renderer, Series
-from tracker_viz.rendering.plan import Box, Heatmap, Label, Plan
+from tracker_viz.rendering.plan import Box, Heatmap, Plan
 from tracker_viz.rendering.renderer import paint
 from tracker_viz.rendering.sources import future
 from tracker_viz.rendering.template import make_template, seaborn_pixels
@@ -27,9 +27,9 @@ class Fixed:
     blends: bool = True
 
 
-def one_box(shape, box, scale, *, mask=None, line_px=0.0, labels=()):
+def one_box(shape, box, scale, *, mask=None, line_px=0.0):
     heatmap = Heatmap("box", Fixed(shape), box, "scale", mask, line_px=line_px, line_color="#336699")
-    return Plan(320, 240, DARK, "test", (heatmap,), {"scale": scale}, labels=labels)
+    return Plan(320, 240, DARK, "test", (heatmap,), {"scale": scale})
 
 
 def painted(plan, values):
@@ -110,16 +110,26 @@ def test_every_float16_value_has_the_colour_that_matplotlib_draws():
         assert differing(plan, {"box": np.where(np.isfinite(everything), everything, np.float16(np.nan))}) == 0
 
 
-def test_text_over_a_map_is_noticed_because_it_cannot_be_painted():
-    label = Label("over the map", 60, 60, 20, "#ffffff")
-    plan = one_box((12, 16), Box(20, 10, 128, 96), SCALES["linear"], labels=(label,))
-    # The ground lies below the boxes, so text has to be put above them to blend; move the label's axes up.
-    template = make_template(plan)
-    assert not template.cell_maps["box"].blended
+def test_boxes_that_overlap_are_noticed_because_they_cannot_be_painted():
+    plan = one_box((12, 16), Box(20, 10, 128, 96), SCALES["linear"])
+    over = replace(plan.heatmaps[0], name="over", box=Box(100, 60, 128, 96))
+    maps = make_template(replace(plan, heatmaps=(*plan.heatmaps, over))).cell_maps
+    assert maps["box"].blended
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("size", ["1080p", "720p", "square"])
+def test_a_picture_that_cannot_be_painted_is_redrawn_by_seaborn(small_run, monkeypatch):
+    series = Series(small_run)
+    plan = Renderer(series, "overview", size="720p").plan
+    over = replace(plan.heatmaps[0], name="over", box=Box(plan.heatmaps[0].box.x + 9, 130, 48, 48))
+    crowded = replace(plan, heatmaps=(*plan.heatmaps, over))
+    monkeypatch.setattr("tracker_viz.rendering.renderer.make_plan", lambda *arguments, **options: crowded)
+    renderer = Renderer(series, "overview", size="720p")
+    assert renderer.redraws_fully
+    box = (slice(over.box.y, over.box.bottom), slice(over.box.x, over.box.right))
+    assert np.array_equal(renderer.frame(5).pixels[box], seaborn_pixels(crowded, renderer.values(5))[box])
+
+
+@pytest.mark.parametrize(("name", "size"), [*((name, "1080p") for name in LAYOUTS), ("overview", "720p"), ("changes", "square")])
 def test_every_layout_paints_what_seaborn_draws(small_run, name, size):
     series = Series(small_run, title="exact")
     renderer = Renderer(series, name, size=size, theme="light" if size == "720p" else "dark")

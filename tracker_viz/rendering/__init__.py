@@ -7,11 +7,13 @@
 Needs numpy, matplotlib and seaborn; neither torch nor a tracker nor OpenCV.
 """
 
+from tracker_viz.rendering.explorer import write_explorer
 from tracker_viz.rendering.layout import LAYOUTS, Attention, Head, Layout, Scores, Weights, layout_from
 from tracker_viz.rendering.planning import SIZES, make_plan, picture_size
 from tracker_viz.rendering.renderer import Renderer, resolve_layout
 from tracker_viz.rendering.scales import NORMS, ColorScale
 from tracker_viz.rendering.series import Series
+from tracker_viz.rendering.stills import poster_moments, write_animation, write_poster, write_still
 from tracker_viz.rendering.storyboard import PACES, Shot, storyboard
 from tracker_viz.rendering.theme import THEMES, Theme
 
@@ -34,6 +36,11 @@ __all__ = [
     "layout_from",
     "make_plan",
     "picture_size",
+    "poster_moments",
     "resolve_layout",
     "storyboard",
+    "write_animation",
+    "write_explorer",
+    "write_poster",
+    "write_still",
 ]

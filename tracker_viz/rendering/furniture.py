@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tracker_viz.rendering.series import Series, si_number
 from tracker_viz.rendering.template import text_width
 
 _NUMBER, _NAME = 46.0, 24.0
+_MARK = "interpolated"
 
 
 def header(draft: Draft) -> int:
@@ -37,13 +38,25 @@ def header(draft: Draft) -> int:
         x += draft.text_width(name, _NAME) + gap
         draft.readouts.append(Readout(quantity, x, baseline, _NUMBER * draft.unit, chars))
         x += chars * digit + between
-    room = draft.width - 2 * draft.margin if below else left - draft.margin - between
+    mark_width = draft.text_width(_MARK, 22, bold=True)
+    room = draft.width - 2 * draft.margin if below else left - draft.margin - between - mark_width - px(30)
     draft.text(draft.fitted(series.title, 34, room, bold=True), draft.margin, px(44), 34, draft.theme.text, bold=True)
     draft.text(draft.fitted(series.subtitle, 19, room), draft.margin, px(74), 19)
-    draft.mark = Label(
-        "interpolated", draft.width - draft.margin, baseline + px(26), 20 * draft.unit, draft.theme.accent, bold=True, align="right"
-    )
-    return px(154 if below else 84)
+    mark_x = draft.width - draft.margin if below else left - px(30)
+    draft.mark = Label(_MARK, mark_x, baseline, 22 * draft.unit, draft.theme.accent, bold=True, align="right")
+    return px(168 if below else 84)
+
+
+def role_legend(draft: Draft, roles: Iterable[str]) -> None:
+    """What the frames around heads mean: the roles that some head has at some time, below the numbers."""
+    px, size = draft.px, 15.0
+    names = [(role, role.replace("_", " ")) for role in roles]
+    width = sum(px(20) + draft.text_width(text, size) + px(22) for _, text in names) - px(22)
+    x, y = (draft.margin, px(162)) if draft.is_narrow else (draft.width - draft.margin - width, px(82))
+    for role, text in names:
+        draft.swatches.append(Swatch(Box(x, y - px(12), px(13), px(13)), draft.theme.roles[role]))
+        draft.text(text, x + px(20), y, size)
+        x += px(20) + draft.text_width(text, size) + px(22)
 
 
 def format_metric(value: float) -> str:
@@ -55,7 +68,7 @@ def format_metric(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
 
 
-def timeline(draft: Draft, area: Box) -> None:
+def timeline(draft: Draft, area: Box, onsets: tuple[Onset, ...]) -> None:
     """The run along x in ``area``: below it the steps, above its lower edge a tick for every capture."""
     px, series, theme = draft.px, draft.series, draft.theme
     x = area.x + px(72)
@@ -78,7 +91,6 @@ def timeline(draft: Draft, area: Box) -> None:
     draft.swatches += [Swatch(Box(box.x + column - 1, box.bottom + px(2), 3, px(6)), theme.nonfinite) for column in sorted(missing)]
     if missing:
         draft.text("missing", x - px(14), box.bottom + px(11), 14, theme.nonfinite, align="right")
-    onsets = find_onsets(series, draft.roles)
     draft.timeline = Timeline(box, draft.layout.metric, 16 * draft.unit, onsets)
     _onset_flags(draft, box, onsets)
 
@@ -114,14 +126,12 @@ def nice_steps(first: int, last: int, at_most: int) -> list[int]:
     return list(range(-(-first // spacing) * spacing, last + 1, spacing))
 
 
-def find_onsets(series: Series, roles: Roles) -> tuple[Onset, ...]:
-    """For every role the first capture, after the run's first, at which some head has it."""
+def find_roles(series: Series, roles: Roles) -> tuple[tuple[str, ...], tuple[Onset, ...]]:
+    """The roles that some head has at some capture; and for each that came after the first capture, where and when it did."""
     names = list(roles.scores.values())
-    if not names:
-        return ()
     onsets: dict[str, Onset] = {}
     known: set[str] = set()
-    for index in range(len(series)):
+    for index in range(len(series)) if names else ():
         arrays = series.read(index, names).arrays
         held = roles_of(arrays, roles)
         by_score = sorted(held.items(), key=lambda item: (-float(arrays[roles.scores[item[1]]][item[0]]), item[0]))
@@ -129,7 +139,7 @@ def find_onsets(series: Series, roles: Roles) -> tuple[Onset, ...]:
             if role not in known and index > 0:
                 onsets[role] = Onset(role, index, series.steps[index], block, head)
             known.add(role)
-    return tuple(onsets.values())
+    return tuple(role for role in roles.scores if role in known), tuple(onsets.values())
 
 
 def roles_of(arrays: Mapping[str, Any], roles: Roles) -> dict[tuple[int, int], str]:

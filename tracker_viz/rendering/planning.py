@@ -9,7 +9,7 @@ from typing import Any
 from tracker_viz.errors import ConfigError, LayoutError, unknown_name
 from tracker_viz.rendering.content import Heads, Matrices, resolve_attention, resolve_scores, resolve_weights
 from tracker_viz.rendering.draft import Draft
-from tracker_viz.rendering.furniture import header, timeline
+from tracker_viz.rendering.furniture import find_roles, header, role_legend, timeline
 from tracker_viz.rendering.grid import fit_grid, place_grid
 from tracker_viz.rendering.headroom import place_head
 from tracker_viz.rendering.layout import Attention, Head, Layout, Scores, Weights
@@ -70,8 +70,11 @@ def make_plan(
         bars_width = draft.px(360)
         draft.place_bars(Box(strip.right - bars_width, strip.y, bars_width, strip.height))
         strip = Box(strip.x, strip.y, strip.width - bars_width - draft.px(40), strip.height)
+    held, onsets = find_roles(series, draft.roles)
+    if any(heatmap.head for heatmap in draft.heatmaps):
+        role_legend(draft, held)
     if layout.timeline:
-        timeline(draft, strip)
+        timeline(draft, strip, onsets)
     return draft.plan()
 
 

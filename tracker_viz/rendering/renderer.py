@@ -6,6 +6,7 @@ playhead, painted with numpy alone; threads may ask for frames at once, and the 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -55,11 +56,13 @@ class Renderer:
         self._curve = _curve(self.plan, series)
         self._template = make_template(self.plan, curve=self._curve)
         self._values_needed = sorted({name for heatmap in self.plan.heatmaps for name in heatmap.source.needs})
-        self._needed = sorted({*self._values_needed, *self.plan.roles.scores.values()})
+        self.needed = sorted({*self._values_needed, *self.plan.roles.scores.values()})
         self._first_needed = _compared(self.plan, "first")
         self._previous_needed = _compared(self.plan, "previous")
         self._first = dict(series.read(0, self._first_needed).arrays) if self._first_needed else {}
         self._tables = {key: scale.table() for key, scale in self.plan.scales.items()}
+        self._lock = threading.Lock()
+        self._title_pixels: NDArray[np.uint8] | None = None
         self.redraws_fully = any(cell_map.blended for cell_map in self._template.cell_maps.values())
         """Whether some pixel mixes a map with something else, so that every frame is drawn by seaborn in full: exact, but slow."""
 
@@ -82,7 +85,7 @@ class Renderer:
         """
         if not 0 <= index < len(self.series) or not 0.0 <= part < 1.0 or (part > 0 and index + 1 >= len(self.series)):
             raise RenderError(f"the run has the captures 0..{len(self.series) - 1}; got {index} + {part}")
-        capture = self.series.read(index, self._needed)
+        capture = self.series.read(index, self.needed)
         values = self.values(index, capture, part)
         pixels = seaborn_pixels(self.plan, values, curve=self._curve) if self.redraws_fully else self._template.background.copy()
         if not self.redraws_fully:
@@ -98,7 +101,30 @@ class Renderer:
 
     def draw(self, shot: Shot) -> Frame:
         """The picture of one entry of a storyboard."""
+        if shot.kind == "title":
+            return Frame(self.series.steps[shot.index], self._title().copy())
         return self.between(shot.index, shot.part)
+
+    @property
+    def background(self) -> NDArray[np.uint8]:
+        """uint8 [height, width, 3]: what is the same in every frame, left of the playhead as if all had been played."""
+        pixels = self._template.background.copy()
+        if self.plan.timeline:
+            box = self.plan.timeline.box
+            pixels[box.y : box.bottom, box.x : box.right] = self._template.played[box.y : box.bottom, box.x : box.right]
+        return pixels
+
+    def timeline_x(self, index: int) -> float:
+        """Pixel column of a capture on the timeline."""
+        return timeline_x(self.plan, self.series, self.series.steps[index])
+
+    def _title(self) -> NDArray[np.uint8]:
+        from tracker_viz.rendering.stills import title_card
+
+        with self._lock:
+            if self._title_pixels is None:
+                self._title_pixels = title_card(self)
+            return self._title_pixels
 
     def values(self, index: int, capture: Capture | None = None, part: float = 0.0) -> dict[str, NDArray[np.float16]]:
         """Heatmap name -> float16 [rows, columns], what its box shows, in the units of its colour scale."""

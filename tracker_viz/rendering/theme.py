@@ -90,8 +90,9 @@ def fixed_style() -> Iterator[None]:
     """Matplotlib as it ships, whatever a matplotlibrc or a style of the user says: the same input gives the same pixels."""
     import matplotlib
 
-    style: dict[str, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in ("backend", "interactive")}
-    style |= {"font.family": "DejaVu Sans", "figure.dpi": 100.0, "text.hinting": "force_autohint", "text.hinting_factor": 8}
+    left_out = ("backend", "interactive", "text.hinting_factor")  # not ours to set; deprecated in matplotlib 3.11
+    style: dict[str, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in left_out}
+    style |= {"font.family": "DejaVu Sans", "figure.dpi": 100.0, "text.hinting": "force_autohint"}
     with matplotlib.rc_context(style):  # type: ignore[arg-type]
         yield
 

@@ -1,0 +1,154 @@
+"""Pictures beside the video: a title card, a poster of three moments, and an animated GIF or WebP small enough for a README."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tracker_viz.errors import ConfigError, RenderError
+from tracker_viz.rendering.plan import Box, Label, Plan, Swatch
+from tracker_viz.rendering.renderer import Renderer
+from tracker_viz.rendering.storyboard import Shot
+
+# (width in pixels, WebP quality, most pictures): tried in this order, until the file is small enough.
+_ATTEMPTS = ((960, 75, 120), (800, 60, 120), (720, 50, 60), (560, 40, 60), (480, 35, 40))
+
+
+def poster_moments(renderer: Renderer) -> tuple[int, ...]:
+    """Indices of the first capture, of the one after most onsets (the middle one where there are none), and of the last."""
+    last = len(renderer) - 1
+    onsets = renderer.plan.timeline.onsets if renderer.plan.timeline else ()
+    middle = max((onset.index for onset in onsets if 0 < onset.index < last), default=last // 2)
+    return tuple(sorted({0, middle, last}))
+
+
+def write_poster(renderer: Renderer, path: Path | str) -> Path:
+    """A PNG of three moments below each other, whole or not at all. Returns its path, which ends in ``.png``."""
+    path = with_suffix(path, (".png",))
+    pictures = [renderer.frame(index).pixels for index in poster_moments(renderer)]
+    return write_whole(png(np.concatenate(pictures)), path)
+
+
+def write_still(renderer: Renderer, index: int, path: Path | str) -> Path:
+    """A PNG of the capture at ``index``."""
+    return write_whole(png(renderer.frame(index).pixels), with_suffix(path, (".png",)))
+
+
+def write_animation(renderer: Renderer, shots: Sequence[Shot], path: Path | str, *, max_bytes: int = 4 << 20) -> Path:
+    """An animated GIF or WebP, after the path's suffix, that loops; as large as ``max_bytes`` allows, at most 960 pixels wide.
+
+    Pictures are left out evenly where there are more than 120 or they need too much; those that stay are shown for longer.
+
+    Raises:
+        RenderError: it cannot be made small enough.
+    """
+    path = with_suffix(path, (".webp", ".gif"))
+    smallest = 0
+    drawn: dict[Shot, Image.Image] = {}
+    for width, quality, most in _ATTEMPTS:
+        kept = _thinned(shots, most)
+        size = (width, 2 * round(width * renderer.plan.height / renderer.plan.width / 2))
+        for shot in kept:
+            if shot not in drawn:  # kept no larger than the first attempt needs: a thousand whole frames would be gigabytes
+                picture = Image.fromarray(renderer.draw(shot).pixels)
+                drawn[shot] = picture.resize((_ATTEMPTS[0][0], 2 * round(_ATTEMPTS[0][0] * size[1] / size[0] / 2)), Image.Resampling.BOX)
+        pictures = [drawn[shot].resize(size, Image.Resampling.BOX) for shot in kept]
+        contents = _animated(pictures, [max(20, round(1000 * shot.duration_s)) for shot in kept], path.suffix.lower(), quality)
+        if len(contents) <= max_bytes:
+            return write_whole(contents, path)
+        smallest = len(contents)
+    raise RenderError(
+        f"{path.name} would have {smallest / 2**20:.1f} MiB at its smallest and may have {max_bytes / 2**20:.1f}: "
+        "use fewer captures, .webp in place of .gif, or allow more"
+    )
+
+
+def title_card(renderer: Renderer) -> NDArray[np.uint8]:
+    """uint8 [height, width, 3]: the run, its model, what is shown, and what the roles' colours mean, over the darkened first picture."""
+    from tracker_viz.rendering.template import seaborn_pixels, text_width
+
+    plan, series, theme = renderer.plan, renderer.series, renderer.plan.theme
+    unit = min(plan.height / 1080, plan.width / 1280)
+    left, y = round(120 * unit), round(plan.height * 0.36)
+    room = plan.width - 2 * left
+    title_px = min(84 * unit, 84 * unit * room / max(1, text_width(series.title, 84 * unit, bold=True)))
+    lines = [series.subtitle, f"{len(series)} captures · step {series.steps[0]:,} to {series.steps[-1]:,} · layout {plan.layout}"]
+    labels = [Label(series.title, left, y, title_px, theme.text, bold=True)]
+    labels += [Label(line, left, y + (70 + 46 * number) * unit, 30 * unit, theme.dim) for number, line in enumerate(lines)]
+    swatches, x = [], left
+    for role in plan.roles.scores:
+        swatches.append(Swatch(Box(x, round(y + 176 * unit), round(22 * unit), round(22 * unit)), theme.roles[role]))
+        labels.append(Label(role.replace("_", " "), x + 34 * unit, y + 195 * unit, 26 * unit, theme.text))
+        x += round(34 * unit) + text_width(role.replace("_", " "), 26 * unit) + round(44 * unit)
+    card = seaborn_pixels(Plan(plan.width, plan.height, theme, "title", (), {}, tuple(labels), tuple(swatches)), {})
+    ground = np.array([int(theme.ground[at : at + 2], 16) for at in (1, 3, 5)], np.float32)
+    faint = np.rint(ground + (renderer.frame(0).pixels - ground) * 0.10).astype(np.uint8)
+    is_card = (card != ground.astype(np.uint8)).any(2)
+    return np.where(is_card[..., None], card, faint)
+
+
+def _thinned(shots: Sequence[Shot], most: int) -> list[Shot]:
+    if len(shots) <= most:
+        return list(shots)
+    starts = np.unique(np.linspace(0, len(shots) - 1, most).round().astype(int))
+    ends = [*starts[1:], len(shots)]
+    return [
+        Shot(shots[start].index, shots[start].part, sum(shot.duration_s for shot in shots[start:end]), shots[start].kind)
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _animated(pictures: Sequence[Image.Image], durations_ms: Sequence[int], suffix: str, quality: int) -> bytes:
+    contents = io.BytesIO()
+    if suffix == ".gif":
+        # One palette for all pictures, without dither: cells stay flat, and colours mean the same throughout.
+        sample = Image.new("RGB", (pictures[0].width, pictures[0].height * 3))
+        for row, index in enumerate((0, len(pictures) // 2, len(pictures) - 1)):
+            sample.paste(pictures[index], (0, row * pictures[0].height))
+        palette = sample.quantize(256, method=Image.Quantize.MEDIANCUT)
+        pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+        options: dict[str, Any] = {"format": "GIF", "optimize": False}
+    else:
+        options = {"format": "WEBP", "quality": quality, "method": 3}
+    pictures[0].save(contents, save_all=True, append_images=pictures[1:], duration=list(durations_ms), loop=0, **options)
+    return contents.getvalue()
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    contents = io.BytesIO()
+    Image.fromarray(pixels).save(contents, format="PNG", optimize=True)
+    return contents.getvalue()
+
+
+def with_suffix(path: Path | str, suffixes: tuple[str, ...]) -> Path:
+    path = Path(path)
+    if path.suffix.lower() in suffixes:
+        return path
+    if path.suffix.lower() in (".png", ".gif", ".webp", ".jpg", ".jpeg", ".webm", ".mp4", ".html"):
+        raise ConfigError(f"this file ends in {' or '.join(suffixes)}; got {path.name!r}")
+    return path.with_name(path.name + suffixes[0])
+
+
+def write_whole(contents: bytes, path: Path) -> Path:
+    """Put the file there whole or not at all."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+        with os.fdopen(handle, "wb") as file:
+            file.write(contents)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise RenderError(f"{path} cannot be written: {error}; choose another output") from error
+    return path
