@@ -62,7 +62,7 @@ def test_uniform_attention_gives_the_analytic_baselines():
         "previous_token": one_key,
         "current_token": one_key,
         "sink": one_key,
-        **dict.fromkeys(("previous_token_repeated", "previous_token_text", "sink_repeated", "sink_text"), one_key),
+        **dict.fromkeys(("previous_token_repeated", "sink_repeated", "sink_text"), one_key),
         "confidence": one_key,
         "induction": np.mean(copies),
         "duplicate_token": np.mean(copies),
@@ -234,6 +234,8 @@ def test_every_head_of_every_block_is_scored_and_missing_ones_are_nan():
     expected = (heads.sink(patterns[0][0]) + heads.sink(patterns[0][1])) / 2
     np.testing.assert_allclose(scores["sink"][0, :3], expected, rtol=1e-6)
     np.testing.assert_allclose(scores["sink_repeated"][0, :3], heads.sink(patterns[0][0]), rtol=1e-6)
+    np.testing.assert_allclose(scores["previous_token"][0, :3], heads.previous_token(patterns[0][1]), rtol=1e-6)
+    np.testing.assert_allclose(scores["previous_token_repeated"][0, :3], heads.previous_token(patterns[0][0]), rtol=1e-6)
     np.testing.assert_allclose(scores["sink_text"][0, :3], heads.sink(patterns[0][1]), rtol=1e-6)
     np.testing.assert_allclose(scores["induction"][0, :3], heads.induction(patterns[0][0], period=20, start=1), rtol=1e-6)
 
@@ -260,6 +262,13 @@ def test_a_probe_without_repetition_has_no_induction_score():
     assert "duplicate_token" not in scores
     assert "sink_repeated" not in scores
     assert np.isnan(HEAD_SCORES["induction"].uniform([TEXT]))
+
+
+def test_previous_token_is_measured_on_repeats_where_there_is_no_text():
+    patterns = {0: random_heads(np.random.default_rng(6), (2, 2))}
+    scores = heads.head_scores(patterns, [REPEATED, REPEATED], n_blocks=1)
+    expected = (heads.previous_token(patterns[0][0]) + heads.previous_token(patterns[0][1])) / 2
+    np.testing.assert_allclose(scores["previous_token"][0], expected, rtol=1e-6)
 
 
 def test_a_learned_sink_column_is_no_position():

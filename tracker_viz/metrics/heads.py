@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureError, ProbeError
-from tracker_viz.metrics.probe import FIRST_QUERY, ProbeRow, RowKind, uniform_attention
+from tracker_viz.metrics.probe import FIRST_QUERY, ProbeRow, uniform_attention
 
 Floats = NDArray[np.float32]
 PATTERN_NAME = re.compile(r"blocks\.(\d+)\.attn\.pattern")
@@ -43,7 +43,7 @@ _N_BANDS = 4
 
 
 def previous_token(attention: Floats) -> Floats:
-    """Mean attention to the token just before: mean of ``A[i, i-1]`` over i >= 2.
+    """Mean attention to the token just before: mean of ``A[i, i-1]`` over i >= 2; on text, where the probe has any.
 
     0..1. Uniform: mean of 1/(i+1), 0.05 at 64 positions. Source: the "previous token head" of Elhage et al. 2021, *A Mathematical
     Framework for Transformer Circuits*.
@@ -52,7 +52,7 @@ def previous_token(attention: Floats) -> Floats:
 
 
 def current_token(attention: Floats) -> Floats:
-    """Mean attention to the token itself: mean of ``A[i, i]`` over i >= 2.
+    """Mean attention to the token itself: mean of ``A[i, i]`` over i >= 2; on text, where the probe has any.
 
     0..1. Uniform: mean of 1/(i+1). Source: the current-token head of TransformerLens, Nanda & Bloom 2022.
     """
@@ -176,21 +176,28 @@ class HeadScore:
 
     Attributes:
         measure: (attention [..., query, key] of one row, that row) -> [...].
-        rows: the kind of probe rows it is measured on; a score whose rows the probe lacks is left out of the capture.
+        rows: the probe rows that it is the mean over. A score whose rows the probe lacks is left out of the capture; ``text first`` takes
+            the text rows, and the repeated ones only of a probe without text.
         unit: ``share`` (0..1), ``bits`` or ``tokens``.
     """
 
     name: str
     measure: Callable[[Floats, ProbeRow], Floats]
-    rows: Literal["all", "repeated", "text"]
+    rows: Literal["all", "repeated", "text", "text first"]
     unit: Literal["share", "bits", "tokens"]
 
-    def applies_to(self, kind: RowKind) -> bool:
-        return self.rows in ("all", kind)
+    def measured_on(self, rows: Sequence[ProbeRow]) -> list[ProbeRow]:
+        """Those of a probe's rows that this score is the mean over."""
+        kinds: dict[str, tuple[str, ...]] = {"all": ("repeated", "text"), "repeated": ("repeated",), "text": ("text",)}
+        if self.rows == "text first":
+            wanted = kinds["text"] if any(row.kind == "text" for row in rows) else kinds["repeated"]
+        else:
+            wanted = kinds[self.rows]
+        return [row for row in rows if row.kind in wanted]
 
     def uniform(self, rows: Sequence[ProbeRow]) -> float:
         """The score of uniform causal attention on this probe: what no specialisation at all looks like. NaN without such rows."""
-        values = [float(self.measure(_two_uniform_heads(row.length), row)[0]) for row in rows if self.applies_to(row.kind)]
+        values = [float(self.measure(_two_uniform_heads(row.length), row)[0]) for row in self.measured_on(rows)]
         return float(np.mean(values)) if values else float("nan")
 
 
@@ -205,14 +212,14 @@ def _of_copies(measure: Callable[..., Floats]) -> Callable[[Floats, ProbeRow], F
 HEAD_SCORES: Mapping[str, HeadScore] = {
     score.name: score
     for score in (
-        HeadScore("previous_token", _of_row(previous_token), "all", "share"),
+        HeadScore("previous_token", _of_row(previous_token), "text first", "share"),
         HeadScore("induction", _of_copies(induction), "repeated", "share"),
         HeadScore("duplicate_token", _of_copies(duplicate_token), "repeated", "share"),
-        HeadScore("current_token", _of_row(current_token), "all", "share"),
+        HeadScore("current_token", _of_row(current_token), "text first", "share"),
         HeadScore("sink", _of_row(sink), "all", "share"),
-        # by kind of row as well: a head may look one token back in text alone, or rest on the first token in repeats alone
+        # by kind of row as well: a head may look one token back in text long before it does so among random tokens, or rest on the
+        # first token in repeats alone
         HeadScore("previous_token_repeated", _of_row(previous_token), "repeated", "share"),
-        HeadScore("previous_token_text", _of_row(previous_token), "text", "share"),
         HeadScore("sink_repeated", _of_row(sink), "repeated", "share"),
         HeadScore("sink_text", _of_row(sink), "text", "share"),
         HeadScore("entropy", _of_row(entropy), "all", "share"),
@@ -228,7 +235,7 @@ HEAD_SCORES: Mapping[str, HeadScore] = {
 @lru_cache
 def uniform_scores(rows: tuple[ProbeRow, ...]) -> dict[str, float]:
     """Score -> its value for uniform causal attention on this probe, for every score that the probe has rows for."""
-    return {name: score.uniform(rows) for name, score in HEAD_SCORES.items() if any(score.applies_to(row.kind) for row in rows)}
+    return {name: score.uniform(rows) for name, score in HEAD_SCORES.items() if score.measured_on(rows)}
 
 
 def head_scores(
@@ -250,7 +257,7 @@ def head_scores(
     """
     places = {block: list((heads or {}).get(block, range(pattern.shape[1]))) for block, pattern in patterns.items()}
     n_heads = max((max(place) + 1 for place in places.values()), default=0)
-    due = [score for score in HEAD_SCORES.values() if any(score.applies_to(row.kind) for row in rows)]
+    due = [score for score in HEAD_SCORES.values() if score.measured_on(rows)]
     scores = {score.name: np.full((n_blocks, n_heads), np.nan, np.float32) for score in due}
     for block, pattern in patterns.items():
         _check_pattern(block, pattern, rows, n_blocks)
@@ -270,13 +277,13 @@ def _each(work: Callable[[NDArray[Any]], dict[str, Floats]], patterns: Sequence[
 
 def _block_scores(pattern: NDArray[Any], rows: Sequence[ProbeRow], due: Sequence[HeadScore]) -> dict[str, Floats]:
     totals = {score.name: np.zeros(pattern.shape[1], np.float64) for score in due}
+    measured_on = {score.name: score.measured_on(rows) for score in due}
     for attention, row in zip(pattern, rows, strict=True):
         positions = _causal_float32(attention)
         for score in due:
-            if score.applies_to(row.kind):
+            if row in measured_on[score.name]:
                 totals[score.name] += score.measure(positions, row)
-    counts = {score.name: sum(score.applies_to(row.kind) for row in rows) for score in due}
-    return {name: (total / counts[name]).astype(np.float32) for name, total in totals.items()}
+    return {name: (total / len(measured_on[name])).astype(np.float32) for name, total in totals.items()}
 
 
 def _check_pattern(block: int, pattern: NDArray[Any], rows: Sequence[ProbeRow], n_blocks: int) -> None:
