@@ -76,7 +76,7 @@ def test_an_induction_head_shows_in_array_and_charts():
     assert scored.metrics["attn/induction/block_00"] < 0.2
     assert scored.metrics["attn/induction/L02H01"] == pytest.approx(1)
     assert 0 <= scored.metrics["attn/sink/share"] <= 1
-    assert "weights/stable_rank/mlp.w_down" in scored.metrics
+    assert "weights/stable_rank/mlp_w_down" in scored.metrics
 
 
 def test_a_big_model_gets_few_charts():
@@ -95,7 +95,7 @@ def test_scorer_measures_change_from_the_first_and_from_the_last_capture():
     last = scorer(make_capture(20, weight=3.0))
     assert last.arrays["scores.weight.distance"] == pytest.approx(2.0)
     assert last.arrays["scores.weight.update"] == pytest.approx(0.5)
-    assert last.metrics["weights/distance/attn.w_q"] == pytest.approx(2.0)
+    assert last.metrics["weights/distance/attn_w_q"] == pytest.approx(2.0)
 
 
 def test_resumed_run_measures_from_its_very_first_capture():

@@ -6,7 +6,7 @@ keys is bounded whatever the model's size:
 * ``attn/<score>/max`` or ``/mean``: over all heads; ``attn/sink/share``: heads whose sink exceeds 0.3 (Gu et al. 2024);
 * ``attn/<score>/block_03``: the strongest head of a block, for the scores in ``CHARTED_BY_BLOCK``, up to 64 blocks;
 * ``attn/<score>/L03H01``: every head, for the same scores, up to 64 heads;
-* ``weights/<score>/<projection>``: mean over the blocks, for the scores in ``CHARTED_WEIGHTS``.
+* ``weights/<score>/attn_w_q``: one projection's mean over the blocks, for the scores in ``CHARTED_WEIGHTS``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def chart_metrics(heads: Mapping[str, Floats], weights: Mapping[str, Floats], pr
     if len(projections) <= MAX_CHARTED_PROJECTIONS:
         for name in CHARTED_WEIGHTS:
             for index, projection in enumerate(projections if name in weights else ()):
-                metrics[f"weights/{name}/{projection}"] = _finite(np.mean, weights[name][:, index])
+                # a dot in a name means a level of nesting to W&B
+                metrics[f"weights/{name}/{projection.replace('.', '_')}"] = _finite(np.mean, weights[name][:, index])
     return metrics
 
 
