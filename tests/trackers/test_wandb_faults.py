@@ -27,6 +27,7 @@ from tracker_viz.trackers.outbox import push
 from tracker_viz.trackers.pull import pull
 from tracker_viz.trackers.testing import make_capture
 from tracker_viz.trackers.wandb import WandbTracker
+from tracker_viz.types import RunRef
 
 N_STEPS = 8
 
@@ -118,7 +119,7 @@ def assert_exactly_once(server, steps=range(N_STEPS)):
         (name, contents) for artifact in server.artifacts(run.path, "tracker-viz-capture") for name, contents in artifact.files.items()
     ]
     assert Counter(name for name, _ in files) == Counter(make_capture(step).file_name for step in steps)
-    refs = WandbTracker(base_url=server.base_url).open_run(_ref(run)).list_captures()
+    refs = WandbTracker(base_url=server.base_url).open_run(RunRef("wandb", run.path)).list_captures()
     assert [ref.step for ref in refs] == list(steps)
     points = {row["tracker_viz/step"]: row["loss"] for row in run.history if "loss" in row}
     assert sorted(points) == list(steps)

@@ -149,8 +149,9 @@ class WandbRun:
         joined: it is the user's own; their loop logs to it too.
     """
 
-    # One version of an artifact costs about fifteen requests however many files it has, and 25 steps are what a preview can wait for.
-    chunk = ChunkPolicy(captures=25, nbytes=64 << 20, seconds=30.0)
+    # A version costs about ten requests, one after the other, however many files it has: in a backlog the more the better. While
+    # training goes on it is the seconds that count, for they are what a preview has to wait.
+    chunk = ChunkPolicy(captures=100, nbytes=256 << 20, seconds=30.0)
     ui_command = None
 
     def __init__(self, service: WandbService, ref: RunRef, *, sdk_run: Any = None, ours: bool = False, joined: bool = False) -> None:
