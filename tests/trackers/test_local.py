@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tracker_viz.errors import ConfigError, RunNotFoundError
+from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.local import LocalTracker, append_lines, read_lines
 from tracker_viz.trackers.testing import TrackerContract, write_captures
@@ -113,3 +113,13 @@ def test_joining_an_object_that_is_no_run_is_refused():
 def test_a_local_run_needs_no_tracker_package():
     program = "import sys, tracker_viz.trackers.local; print([m for m in ('mlflow', 'wandb', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_file_of_the_right_size_with_other_bytes_is_found_out(tmp_path):
+    run = LocalTracker(tmp_path / "runs").create_run(name="a", config={})
+    (capture,) = write_captures([0], tmp_path / "source")
+    run.put_captures([capture])
+    stored = run.directory / "captures" / capture.ref.file_name
+    stored.write_bytes(stored.read_bytes()[:-1] + b"!")
+    with pytest.raises(CaptureFileError, match="another sha256"):
+        run.fetch(capture.ref, tmp_path)
