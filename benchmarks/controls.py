@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from train_demo import train_demo
 
+from tracker_viz.comparison import ComparedRun, distance_matrix
 from tracker_viz.metrics import ScoreSeries, head_name, onsets
 
 HERE = Path(__file__).parent
@@ -33,15 +34,32 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     options = parser.parse_args()
     jobs = [(1, seed) for seed in range(options.one_layer_seeds)] + [(2, seed) for seed in range(options.seeds)]
-    runs = []
+    runs, two_layers = [], []
     for n_blocks, seed in jobs:
         started = time.perf_counter()
         series = train_demo(n_blocks=n_blocks, seed=seed, steps=options.steps, every=EVERY).series
         runs.append({"n_blocks": n_blocks, "seed": seed, "steps": options.steps, **observed(series)})
+        if n_blocks == 2:
+            two_layers.append(ComparedRun(f"seed {seed}", series, {"seed": seed}))
         print(json.dumps({**runs[-1], "seconds": round(time.perf_counter() - started)}), flush=True)
-    (HERE / "controls.json").write_text(json.dumps({"runs": runs, "verdicts": verdicts(runs)}, indent=1) + "\n")
-    (HERE / "controls.md").write_text(report(runs))
-    print(report(runs))
+    alike = distances(two_layers)
+    (HERE / "controls.json").write_text(json.dumps({"runs": runs, "verdicts": verdicts(runs), "distances": alike}, indent=1) + "\n")
+    (HERE / "controls.md").write_text(report(runs, alike))
+    print(report(runs, alike))
+
+
+def distances(runs: list[ComparedRun]) -> dict[str, float]:
+    """How alike the seeds' heads became, beside a run and itself, and beside heads that are paired at random."""
+    matrix = distance_matrix(runs)
+    pairs = np.triu_indices(len(runs), 1)
+    return {
+        "a run and itself": round(float(matrix.overall.diagonal().max()), 4),
+        "two seeds, mean": round(float(matrix.overall[pairs].mean()), 4),
+        "two seeds, least": round(float(matrix.overall[pairs].min()), 4),
+        "two seeds, most": round(float(matrix.overall[pairs].max()), 4),
+        "two seeds, heads paired at random within blocks": round(float(matrix.shuffled[pairs].mean()), 4),
+        "two seeds, heads paired at random within the model": round(float(distance_matrix(runs, scope="model").shuffled[pairs].mean()), 4),
+    }
 
 
 def observed(series: ScoreSeries) -> dict[str, Any]:
@@ -74,7 +92,7 @@ def came_before(first: list[Any] | None, second: list[Any] | None) -> bool:
     return first is not None and second is not None and first[0] < second[0]
 
 
-def report(runs: list[dict[str, Any]]) -> str:
+def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
     lines = [
         "# Controls: what the induction score says of models that can and cannot form induction heads",
         "",
@@ -91,6 +109,8 @@ def report(runs: list[dict[str, Any]]) -> str:
     columns += ["induction_max", "induction_onset", "induction_half_step", "loss_end"]
     lines += ["| " + " | ".join(cell(run[name]) for name in columns) + " |" for run in runs]
     lines += ["", *(f"- {claim}: **{'yes' if holds else 'NO'}**" for claim, holds in verdicts(runs).items()), ""]
+    lines += ["Specialisation distance between the two-layer models (`tracker_viz.comparison`, 0..1):", ""]
+    lines += [*(f"- {which}: {value}" for which, value in alike.items()), ""]
     return "\n".join(lines)
 
 
