@@ -86,12 +86,26 @@ def test_the_loss_curve_the_weights_the_buffers_and_every_generator_are_the_same
         assert torch.equal(tensor, with_capture[1][name]), name
 
 
-def test_a_probe_shows_the_same_attention_each_time_even_if_dropout_stays_on():
-    recorder, captures = recorder_of(make_model(careless))
+@pytest.mark.parametrize(("attend", "dropout"), [(careless, 0.0), (by_kernel, 0.5)])
+def test_a_probe_shows_the_same_attention_each_time_even_if_dropout_stays_on_in_the_kernel(attend, dropout):
+    torch.manual_seed(0)
+    mlp = nn.Sequential(two_layers(), nn.Dropout(dropout))
+    recorder, captures = recorder_of(Model(lambda _: Residual(FusedAttention(attend, noted=False), mlp)))
     recorder.step(1)
+    torch.rand(5)
     recorder.step(2)
-    name = "blocks.0.attn.pattern"
+    name = "blocks.1.attn.pattern"
     assert np.array_equal(captures[1].arrays[name], captures[2].arrays[name])
+
+
+def test_weights_cast_for_the_probe_are_not_found_by_a_training_step_under_the_same_autocast():
+    model = make_model()
+    recorder, captures = recorder_of(model, autocast=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        recorder.capture_now(1)
+        model(torch.zeros(1, T, dtype=torch.int64)).sum().backward()
+    assert len(captures) == 1
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter is not model.positions.weight)
 
 
 def test_every_module_keeps_its_own_mode():
