@@ -19,8 +19,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from tracker_viz.metrics import ProbeRow
-from tracker_viz.metrics.heads import HEAD_SCORES, head_scores
+from tracker_viz.metrics import HEAD_SCORES, ProbeRow
+from tracker_viz.metrics.head_scores import head_scores
 from tracker_viz.metrics.weights import weight_scores
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tracker_viz.errors import CaptureError, ProbeError
-from tracker_viz.metrics import HEAD_SCORES, heads
+from tracker_viz.metrics import HEAD_SCORES, head_scores, heads
 from tracker_viz.metrics.probe import FIRST_QUERY, ProbeRow, probe_rows, uniform_attention
 
 T = 64
@@ -222,7 +222,7 @@ def test_every_head_of_every_block_is_scored_and_missing_ones_are_nan():
     rng = np.random.default_rng(4)
     rows = [REPEATED, TEXT]
     patterns = {0: random_heads(rng, (2, 3)), 2: random_heads(rng, (2, 5)).astype(np.float16)}
-    scores = heads.head_scores(patterns, rows, n_blocks=4)
+    scores = head_scores.head_scores(patterns, rows, n_blocks=4)
     assert set(scores) == set(HEAD_SCORES)
     for name, values in scores.items():
         assert values.shape == (4, 5)
@@ -243,21 +243,21 @@ def test_every_head_of_every_block_is_scored_and_missing_ones_are_nan():
 def test_two_threads_score_what_one_does(monkeypatch):
     rng = np.random.default_rng(10)
     patterns = {block: random_heads(rng, (2, 3)) for block in (0, 1, 4)}
-    one = heads.head_scores(patterns, [REPEATED, TEXT], n_blocks=5)
-    monkeypatch.setattr(heads, "MANY_ENTRIES", 1)
-    two = heads.head_scores(patterns, [REPEATED, TEXT], n_blocks=5)
+    one = head_scores.head_scores(patterns, [REPEATED, TEXT], n_blocks=5)
+    monkeypatch.setattr(head_scores, "MANY_ENTRIES", 1)
+    two = head_scores.head_scores(patterns, [REPEATED, TEXT], n_blocks=5)
     for name in one:
         np.testing.assert_array_equal(one[name], two[name])
 
 
 def test_heads_kept_by_a_budget_stand_at_their_own_place():
     patterns = {0: random_heads(np.random.default_rng(5), (1, 2))}
-    scores = heads.head_scores(patterns, [TEXT], n_blocks=1, heads={0: [1, 6]})
+    scores = head_scores.head_scores(patterns, [TEXT], n_blocks=1, heads={0: [1, 6]})
     assert np.flatnonzero(np.isfinite(scores["sink"][0])).tolist() == [1, 6]
 
 
 def test_a_probe_without_repetition_has_no_induction_score():
-    scores = heads.head_scores({0: random_heads(np.random.default_rng(6), (1, 2))}, [TEXT], n_blocks=1)
+    scores = head_scores.head_scores({0: random_heads(np.random.default_rng(6), (1, 2))}, [TEXT], n_blocks=1)
     assert "induction" not in scores
     assert "duplicate_token" not in scores
     assert "sink_repeated" not in scores
@@ -266,7 +266,7 @@ def test_a_probe_without_repetition_has_no_induction_score():
 
 def test_previous_token_is_measured_on_repeats_where_there_is_no_text():
     patterns = {0: random_heads(np.random.default_rng(6), (2, 2))}
-    scores = heads.head_scores(patterns, [REPEATED, REPEATED], n_blocks=1)
+    scores = head_scores.head_scores(patterns, [REPEATED, REPEATED], n_blocks=1)
     expected = (heads.previous_token(patterns[0][0]) + heads.previous_token(patterns[0][1])) / 2
     np.testing.assert_allclose(scores["previous_token"][0], expected, rtol=1e-6)
 
@@ -275,7 +275,7 @@ def test_a_learned_sink_column_is_no_position():
     attention = random_heads(np.random.default_rng(7), (1, 2))
     with_sink = np.concatenate([attention / 2, np.full((1, 2, T, 1), 0.5, np.float32)], -1)
     for dtype in (np.float32, np.float16):
-        scores = heads.head_scores({0: with_sink.astype(dtype)}, [TEXT], n_blocks=1)
+        scores = head_scores.head_scores({0: with_sink.astype(dtype)}, [TEXT], n_blocks=1)
         np.testing.assert_allclose(scores["sink"][0], heads.sink(attention[0]) / 2, rtol=2e-3)
         for name in ("entropy", "distance", "specialisation"):
             np.testing.assert_allclose(scores[name][0], HEAD_SCORES[name].measure(attention[0], TEXT), rtol=5e-3)
@@ -287,7 +287,7 @@ def test_attention_that_is_not_finite_scores_nan_and_leaves_other_blocks_alone()
     patterns = {0: random_heads(rng, (2, 2)), 1: random_heads(rng, (2, 2))}
     patterns[0][:, 1] = np.nan
     with np.errstate(all="raise"):
-        scores = heads.head_scores(patterns, [REPEATED, TEXT], n_blocks=2)
+        scores = head_scores.head_scores(patterns, [REPEATED, TEXT], n_blocks=2)
     assert all(np.isnan(values[0, 1]) for values in scores.values())
     assert all(np.isfinite(values[1]).all() for values in scores.values())
 
@@ -295,9 +295,9 @@ def test_attention_that_is_not_finite_scores_nan_and_leaves_other_blocks_alone()
 def test_patterns_that_do_not_fit_the_probe_are_refused_with_both_shapes():
     pattern = random_heads(np.random.default_rng(9), (1, 2))
     with pytest.raises(ProbeError, match=r"\[probe 2, head, query 64, key 64\].*got \[1, 2, 64, 64\]"):
-        heads.head_scores({0: pattern}, [REPEATED, TEXT], n_blocks=1)
+        head_scores.head_scores({0: pattern}, [REPEATED, TEXT], n_blocks=1)
     with pytest.raises(CaptureError, match=r"blocks\.3\.attn\.pattern is there, but the capture's model has 2 blocks"):
-        heads.head_scores({3: pattern}, [TEXT], n_blocks=2)
+        head_scores.head_scores({3: pattern}, [TEXT], n_blocks=2)
 
 
 def test_probe_rows_are_read_from_a_capture_and_checked():

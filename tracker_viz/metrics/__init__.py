@@ -3,7 +3,7 @@
 ``Scorer`` (or ``score``) turns a Capture into the same Capture with scores; it is what the spool's writer thread runs.
 """
 
-from tracker_viz.metrics.heads import HEAD_SCORES, HeadScore
+from tracker_viz.metrics.head_scores import HEAD_SCORES, HeadScore
 from tracker_viz.metrics.probe import ProbeRow, probe_rows, uniform_attention
 from tracker_viz.metrics.roles import NO_ROLE, ROLES, Onset, Role, first_onsets, head_roles, margin, onsets, role_states
 from tracker_viz.metrics.scorer import Scorer, score

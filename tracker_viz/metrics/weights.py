@@ -26,7 +26,7 @@ MAX_SPECTRUM_SIDE = 256
 # An index over 8,192 entries lies within 0.005 of that over all, and sorting them costs a tenth of what the spectrum does.
 MAX_SORTED_ENTRIES = 1 << 13
 MAX_TAIL_CANDIDATES = 48
-# Below 50 eigenvalues a power law is fitted to nothing (WeightWatcher, Martin & Mahoney, draws the same line).
+# With fewer eigenvalues the tail of a fifth has ten points at most, and an exponent read off those says nothing.
 MIN_POWER_LAW_EIGENVALUES = 50
 
 
