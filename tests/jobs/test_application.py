@@ -1,0 +1,70 @@
+"""What wraps every Hydra application: exit codes, and messages in place of tracebacks unless they are asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from tracker_viz.errors import ConfigError, TrackerError
+from tracker_viz.jobs.application import application
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """Run ``task`` as an application on the smallest of our configs; returns its exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(task, *words):
+        monkeypatch.setattr(sys, "argv", ["app", *words])
+        try:
+            application(config_name="doctor")(task)()
+        except SystemExit as left:
+            return left.code
+        return 0
+
+    return run
+
+
+def raising(error):
+    def task(cfg):
+        raise error
+
+    return task
+
+
+def test_the_task_gets_its_config(call):
+    seen = {}
+    assert call(lambda cfg: seen.update(cfg), "timeout_s=9") == 0
+    assert seen["timeout_s"] == 9
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ConfigError("give it a name"), 2), (TrackerError("the server said no"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_errors_that_a_user_can_mend_are_one_message(call, capsys, error, code):
+    assert call(raising(error)) == code
+    printed = capsys.readouterr().err
+    assert (str(error) or "interrupted") in printed
+    assert "Traceback" not in printed
+
+
+def test_a_traceback_comes_when_it_is_asked_for(call, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(TrackerError, match="the server said no"):
+        call(raising(TrackerError("the server said no")))
+
+
+def test_a_bug_keeps_its_traceback(call):
+    with pytest.raises(ZeroDivisionError):
+        call(lambda cfg: 1 / 0)
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_the_environment_is_left_as_it_was(call, monkeypatch, before):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    if before is not None:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", before)
+    call(raising(ConfigError("x")))
+    assert os.environ.get("HYDRA_FULL_ERROR") == before

@@ -1,0 +1,118 @@
+"""The command ``tracker-viz``: what it says of itself and of what was mistyped, and that it leaves nothing lying about."""
+
+from __future__ import annotations
+
+import importlib
+from importlib import resources
+from pathlib import Path
+
+import cv2
+import pytest
+
+from tracker_viz import __version__, trackers
+from tracker_viz.jobs import JOBS
+from tracker_viz.trackers.outbox import Destination, Outbox
+from tracker_viz.trackers.testing import make_capture
+from tracker_viz.types import RunRef
+
+QUICK = ("layout=heads", "video.size=720p", "video.seconds_per_capture=0.1", "video.hold_s=0.1")
+
+
+@pytest.mark.parametrize("word", ["--help", "help", "-h"])
+def test_help_lists_every_command(tracker_viz, word):
+    result = tracker_viz(word)
+    assert result.code == 0
+    assert all(f"  {job} " in result.out for job in JOBS)
+
+
+def test_without_a_command_it_says_how_to_call_it(tracker_viz):
+    result = tracker_viz()
+    assert result.code == 2
+    assert "tracker-viz <command>" in result.out
+
+
+def test_an_unknown_command_suggests_the_near_one(tracker_viz):
+    result = tracker_viz("rendr", "run=local:x")
+    assert result.code == 1
+    assert "unknown command 'rendr'; did you mean 'render'?" in result.err
+
+
+def test_the_version_is_the_packages(tracker_viz):
+    assert tracker_viz("--version").out == f"tracker-viz {__version__}\n"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_command_has_a_module_a_config_and_help_of_its_own(tracker_viz, job):
+    assert callable(importlib.import_module(f"tracker_viz.jobs.{job}").main)
+    assert resources.files("tracker_viz.conf").joinpath(f"{job}.yaml").is_file()
+    result = tracker_viz(job, "--help")
+    assert result.code == 0
+    assert f"tracker-viz {job}" in result.out
+    assert "Keys (key=value)" in result.out
+
+
+def test_render_makes_the_video_in_the_run_and_leaves_nothing_in_the_working_directory(tracker_viz, run):
+    result = tracker_viz("render", f"run={run.ref}", *QUICK)
+    assert result.code == 0, result.err
+    assert f"Watch it in the run: {run.url('heads.webm')}" in result.out
+    assert cv2.VideoCapture(str(run.directory / "heads.webm")).read()[0]
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_render_can_leave_the_run_alone_and_write_where_it_is_told(tracker_viz, run):
+    result = tracker_viz("render", f"run={run.ref}", *QUICK, "upload=false", "output=mine.webm")
+    assert result.code == 0, result.err
+    assert "Watch it" not in result.out
+    assert [path.name for path in Path.cwd().iterdir()] == ["mine.webm"]
+    assert not list(run.directory.glob("*.webm"))
+
+
+def test_render_of_several_runs_is_a_multirun(tracker_viz, run):
+    again = run.directory.with_name("again")
+    run.directory.rename(again)
+    again_ref = RunRef("local", str(again))
+    result = tracker_viz("render", "-m", f"run={again_ref}", *QUICK[:-1], "video.hold_s=0.1,0.2")
+    assert result.code == 0, result.err
+    assert result.out.count("Watch it in the run") == 2
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["render"], 2, "run has no value yet; give it one: run=..."),
+        (["render", "run=demo"], 2, "a run must look like one of mlflow:<run_id>"),
+        (["render", "run=local:nowhere"], 1, "is no run: expected a directory"),
+        (["render", "run=local:nowhere", "layout=haeds"], 2, "unknown layout 'haeds'; did you mean 'heads'"),
+        (["render", "run=local:nowhere", "vidoe.size=4k"], 2, "unknown option 'vidoe'; did you mean 'video'"),
+        (["render", "run=local:nowhere", "tracking_uri=sqlite:///x.db"], 2, "tracking_uri"),
+        (["push"], 2, "spool has no value yet"),
+        (["push", "spool=nowhere"], 2, "spool must be a directory with a run.json that training wrote"),
+        (["ui"], 2, "no run was trained from"),
+        (["ui", "port=0"], 2, "port must be a number from 1 to 65535; got 0"),
+        (["doctor", "timeout=1"], 2, "unknown option 'timeout'; did you mean 'timeout_s'"),
+    ],
+)
+def test_mistakes_end_with_one_helpful_message(tracker_viz, words, code, message):
+    result = tracker_viz(*words)
+    assert (result.code, message in result.err) == (code, True), result.err
+    assert "Traceback" not in result.err
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_push_delivers_what_a_crashed_run_left(tracker_viz, tmp_path):
+    outbox = Outbox(tmp_path / "spool", [Destination("local", {"directory": str(tmp_path / "runs")})], name="crashed")
+    in_the_way = tmp_path / "runs" / "crashed" / "captures"
+    in_the_way.write_text("a file where the captures' directory will be")
+    for step in (0, 5):
+        outbox.put(make_capture(step))
+    assert not outbox.close("failed", timeout_s=0.1).complete
+
+    result = tracker_viz("push", f"spool={tmp_path}/spool", "timeout_s=0.2")
+    assert result.code == 1
+    assert "2 still to go" in result.out
+    in_the_way.unlink()
+    result = tracker_viz("push", f"spool={tmp_path}/spool")
+    assert result.code == 0, result.err
+    assert "2, all of them" in result.out
+    assert [ref.step for ref in trackers.open_run(RunRef("local", str(in_the_way.parent))).list_captures()] == [0, 5]
