@@ -333,6 +333,14 @@ def test_a_spool_that_is_in_use_is_left_alone(tmp_path):
     assert push(tmp_path / "spool").complete
 
 
+def test_another_thread_may_close_and_the_spool_is_free_then(tmp_path):
+    outbox = Outbox(tmp_path / "spool", name="a")
+    closing = threading.Thread(target=outbox.close)
+    closing.start()
+    closing.join(10)
+    assert push(tmp_path / "spool").complete
+
+
 def test_push_mends_what_the_destination_damaged_while_the_spool_has_it(tmp_path, there, caplog):
     with Outbox(tmp_path / "spool", [there], name="a", keep_captures=True) as outbox:
         for step in range(3):

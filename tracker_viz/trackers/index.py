@@ -44,9 +44,10 @@ def parse_entry(name: str) -> CaptureRef | None:
         return None
     step = int(match[1])
     try:
-        return CaptureRef(step, capture_file_name(step), int(match[2]), match[3])
+        ref = CaptureRef(step, capture_file_name(step), int(match[2]), match[3])
     except ConfigError:
         return None
+    return ref if entry_name(ref) == name else None
 
 
 def refs_by_step(

@@ -140,7 +140,8 @@ class Spool:
     def take(self, role: str, *, wait_s: float) -> filelock.BaseFileLock:
         """As ``held``, for a holder that outlives one function: ``release()`` what is returned."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.directory / ".lock")
+        # Whoever closes the outbox may be another thread than the one that opened it.
+        lock = filelock.FileLock(self.directory / ".lock", thread_local=False)
         holder = self.directory / ".holder.json"
         deadline_s = wait_s
         while True:
