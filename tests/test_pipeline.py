@@ -153,6 +153,34 @@ def test_several_runs_get_the_same_captures(tmp_path):
     assert render_command(watcher.runs[0]) == f"tracker-viz render run={watcher.refs[0]} tracking_uri={uri}"
 
 
+@pytest.mark.parametrize(
+    ("format", "name", "begins"),
+    [
+        ("poster", "heads.png", b"\x89PNG"),
+        ("webp", "heads.webp", b"RIFF"),
+        ("gif", "heads.gif", b"GIF8"),
+        ("html", "heads.html", b"<!doctype"),
+    ],
+)
+def test_other_formats_land_in_the_run_beside_the_video(watched, format, name, begins):
+    result = render_run(watched.ref, layout="heads", format=format, video=SMALL, progress=False)
+    stored = Path(watched.ref.path) / name
+    assert stored.read_bytes() == result.path.read_bytes()
+    assert stored.read_bytes()[: len(begins)].lower() == begins.lower()
+
+
+def test_the_table_of_heads_lies_beside_the_video(watched):
+    render_run(watched.ref, video=SMALL, progress=False)
+    lines = (Path(watched.ref.path) / "head_roles.csv").read_text().splitlines()
+    assert lines[0].startswith("head,block,index,role,margin,onset_step,")
+    assert [line.split(",")[0] for line in lines[1:]] == ["L00H00", "L00H01", "L01H00", "L01H01"]
+
+
+def test_an_unknown_format_is_refused_with_the_near_one(watched):
+    with pytest.raises(ConfigError, match="did you mean 'html'"):
+        render_run(watched.ref, format="htm", progress=False)
+
+
 @pytest.mark.parametrize("steps", [range(6), range(1, 7)], ids=["from 0", "from 1"])
 def test_loops_that_count_from_0_and_from_1_capture_the_same_steps(steps):
     model = make_model()

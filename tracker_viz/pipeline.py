@@ -10,10 +10,12 @@ imported when something is watched, seaborn and OpenCV when something is drawn, 
 
 from __future__ import annotations
 
+import csv
 import logging
 import re
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +25,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tracker_viz import capture_file, trackers
-from tracker_viz.errors import ConfigError, TrackerError
-from tracker_viz.metrics import Scorer, run_summary
+from tracker_viz.errors import ConfigError, TrackerError, unknown_name
+from tracker_viz.metrics import Scorer, head_table, run_summary, score_series
 from tracker_viz.trackers.base import Run, RunState
 from tracker_viz.trackers.outbox import Destination, Outbox, Report, push
 from tracker_viz.trackers.pull import Pulled, cache_directory, pull
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tracker_viz.capture import Probe, Recorder, Schedule
-    from tracker_viz.rendering import Layout
+    from tracker_viz.rendering import Layout, Renderer
     from tracker_viz.rendering.storyboard import Pace
     from tracker_viz.video import EncoderName
 
@@ -259,12 +261,13 @@ def load_captures(
 
 @dataclass(frozen=True, slots=True)
 class RenderResult:
-    """A video that was made.
+    """What was made of a run's captures.
 
     Attributes:
-        path: where it lies on this machine.
+        path: where the video (or what was asked for instead) lies on this machine.
         url: where it is watched; None when it was not uploaded.
         ui_command: what must be running for ``url`` to open; None where a server shows it already.
+        duration_s: how long it plays; 0 for a still picture and a page.
         missing_steps: captured steps that could not be had; the timeline shows them as gaps.
     """
 
@@ -291,6 +294,7 @@ def render_run(
     layout: str | Layout = "overview",
     theme: str = "dark",
     video: Mapping[str, Any] | None = None,
+    format: str = "video",
     upload: bool = True,
     output: str | Path | None = None,
     cache: str | Path | None = None,
@@ -304,7 +308,9 @@ def render_run(
         theme: ``dark`` or ``light``.
         video: ``size``, ``encoder``, ``pace``, ``seconds_per_capture``, ``interpolate``, ``title_s``, ``hold_s``, ``workers``, ``max_mb``,
             as in ``conf/video/default.yaml``, whose values hold for what is left out.
-        upload: False leaves the video on this machine only.
+        format: ``video``; ``poster``: a PNG of three moments; ``webp`` or ``gif``: a small animation; ``html``: a page with a step slider
+            and the value under the pointer, that needs no network.
+        upload: False leaves what is made on this machine only.
         output: where it lies here; by default among this run's downloads. A directory, or a file with or without a suffix.
         cache: where downloads are kept; see ``trackers.pull.default_cache``.
         progress: show progress bars.
@@ -315,33 +321,78 @@ def render_run(
         RenderError: the run has no captures, or not those that the layout shows.
         VideoError: the video cannot be written here.
     """
-    from tracker_viz.rendering import Renderer, Series, resolve_layout, storyboard
-    from tracker_viz.video import video_path, write_video
+    from tracker_viz.rendering import Renderer, Series, resolve_layout
+    from tracker_viz.video import video_path
 
     layout = resolve_layout(layout)
     options = VideoOptions(**(video or {}))
+    if format not in FORMATS:
+        raise ConfigError(unknown_name("format", format, FORMATS))
     opened = _open(run, tracker_options)
-    directory = cache_directory(opened.ref, Path(cache) if cache else None)
-    path = Path(output) if output else directory / "videos" / layout.name
-    path = video_path(path / layout.name if path.is_dir() else path, options.encoder)
-    pulled = _pulled(opened, Path(cache) if cache else None, progress=progress)
+    cache = Path(cache) if cache else None
+    path = Path(output) if output else cache_directory(opened.ref, cache) / "videos" / layout.name
+    path = path / layout.name if path.is_dir() else path
+    if format == "video":
+        path = video_path(path, options.encoder)
+    pulled = _pulled(opened, cache, progress=progress)
     missing = sorted(ref.step for ref in pulled.damaged)
     series = Series(pulled.captures, title=opened.info().name, missing_steps=missing)
     renderer = Renderer(series, layout, size=options.size, theme=theme)
-    shots = storyboard(series.steps, **options.pacing())
     with _progress("drawing", "frames", shown=progress) as advance:
-        written = write_video(
-            len(shots),
-            lambda index: renderer.draw(shots[index]),
-            path,
-            duration_s=[shot.duration_s for shot in shots],
-            encoder=options.encoder,
-            workers=options.workers,
-            progress=advance,
-            max_bytes=options.max_mb << 20,
-        )
-    url = opened.put_video(written.path, layout=layout.name, last_step=series.steps[-1]) if upload else None
-    return RenderResult(written.path, url, opened.ui_command if url else None, len(series), written.duration_s, tuple(missing))
+        path, duration_s = _write(renderer, format, path, options, advance)
+    url = None
+    if upload and format == "video":
+        url = opened.put_video(path, layout=layout.name, last_step=series.steps[-1])
+    elif upload:
+        url = opened.put_file(path, f"{layout.name}{path.suffix}")
+    if upload:
+        _put_head_table(opened, pulled)
+    return RenderResult(path, url, opened.ui_command if url else None, len(series), duration_s, tuple(missing))
+
+
+FORMATS = ("video", "poster", "webp", "gif", "html")
+
+
+def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, advance: Callable[[int, int], None]) -> tuple[Path, float]:
+    """Make the file; returns its path, with the suffix that its format has, and how long it plays."""
+    from tracker_viz.rendering import storyboard, write_animation, write_explorer, write_poster
+    from tracker_viz.video import write_video
+
+    if format == "poster":
+        return write_poster(renderer, path), 0.0
+    if format == "html":
+        return write_explorer(renderer, path), 0.0
+    shots = storyboard(renderer.series.steps, **options.pacing())
+    if format in ("webp", "gif"):
+        path = path if path.suffix else path.with_suffix(f".{format}")
+        return write_animation(renderer, shots, path), sum(shot.duration_s for shot in shots)
+    written = write_video(
+        len(shots),
+        lambda index: renderer.draw(shots[index]),
+        path,
+        duration_s=[shot.duration_s for shot in shots],
+        encoder=options.encoder,
+        workers=options.workers,
+        progress=advance,
+        max_bytes=options.max_mb << 20,
+    )
+    return written.path, written.duration_s
+
+
+def _put_head_table(run: Run, pulled: Pulled) -> None:
+    """``head_roles.csv``: every head's role, its onset and its scores, beside the pictures that show them."""
+    paths = [capture.path for capture in pulled.captures]
+    names = [name for name in capture_file.read_header(paths[-1]).arrays if name.startswith("scores.head.")]
+    rows = head_table(score_series(capture_file.read(path, names) for path in paths))
+    if not rows:
+        return
+    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+        table = Path(directory) / "head_roles.csv"
+        with table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        run.put_file(table, table.name)
 
 
 @dataclass(frozen=True, slots=True)

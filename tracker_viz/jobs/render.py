@@ -23,6 +23,7 @@ class RenderSettings:
     ui_url: str | None = None
     base_url: str | None = None
     theme: str = "dark"
+    format: str = "video"
     upload: bool = True
     output: str | None = None
     cache: str | None = None
@@ -42,6 +43,7 @@ def main(cfg: DictConfig) -> None:
         settings.run,
         layout=instantiate(settings.layout),
         theme=settings.theme,
+        format=settings.format,
         video=settings.video,
         upload=settings.upload,
         output=settings.output,

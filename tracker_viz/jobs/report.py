@@ -11,7 +11,8 @@ from tracker_viz.trackers.outbox import Report
 
 
 def say_where_to_watch(result: RenderResult) -> None:
-    print(f"Video: {result.path} ({result.n_captures} captures, {result.duration_s:.0f} s, {result.path.stat().st_size / 1e6:.1f} MB)")
+    plays = f", {result.duration_s:.0f} s" if result.duration_s else ""
+    print(f"Made of {result.n_captures} captures: {result.path} ({result.path.stat().st_size / 1e6:.1f} MB{plays})")
     if result.missing_steps:
         print(f"Steps that could not be pulled, gaps in the timeline: {', '.join(map(str, result.missing_steps))}")
     if result.url:
