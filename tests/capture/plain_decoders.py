@@ -106,6 +106,14 @@ def by_hand(q, k, v):
     return (weights / weights.sum(-1, keepdim=True)) @ v
 
 
+def by_flex(q, k, v):
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    mask = create_block_mask(lambda _batch, _head, query, key: query >= key, None, None, T, T, device="cpu")
+    slopes = torch.zeros(H)
+    return flex_attention(q, k, v, score_mod=lambda score, _b, head, _q, key: score - slopes[head] * key, block_mask=mask)
+
+
 class TimmAttention(nn.Module):
     """timm: qkv reshaped to [3, batch, head, position, channel]; a flattened batch of heads inside."""
 

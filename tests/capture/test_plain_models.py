@@ -23,6 +23,7 @@ from plain_decoders import (
     SwappedGate,
     T,
     TimmAttention,
+    by_flex,
     by_hand,
     by_kernel,
     by_large_negative_mask,
@@ -35,6 +36,7 @@ from plain_decoders import (
 )
 from torch import nn
 
+from tracker_viz.capture import Recorder, Schedule
 from tracker_viz.errors import ConfigError, ProbeError, UnsupportedModelError
 
 GPT = {"attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o", "mlp.w_in", "mlp.w_out"}
@@ -50,6 +52,7 @@ MODELS = {
         GPT,
     ),
     "exp and sum by hand": (lambda: Model(lambda _: Residual(FusedAttention(by_hand), two_layers())), "blocks.0", GPT),
+    "flex_attention": (lambda: Model(lambda _: Residual(FusedAttention(by_flex), two_layers())), "blocks.0", GPT),
     "timm": (lambda: Model(lambda _: Residual(TimmAttention(), two_layers())), "blocks.0", GPT),
     "grouped queries, swapped gate": (lambda: Model(lambda _: Residual(GroupedAttention(), SwappedGate())), "blocks.0", LLAMA),
     "a module for each head": (lambda: Model(lambda _: Residual(ManyHeads(), two_layers())), "blocks.0", PER_HEAD),
@@ -81,6 +84,31 @@ def test_attention_of_a_model_in_plain_pytorch(name):
 def test_keys_shared_by_several_heads_are_counted():
     anatomy, _ = examine(randomised(lambda: Model(lambda _: Residual(GroupedAttention(), two_layers()))))
     assert (anatomy.n_heads, anatomy.n_kv_heads) == ((4, 4), (2, 2))
+
+
+def test_a_layer_that_blocks_share_is_captured_in_each():
+    shared = two_layers()
+    model = randomised(lambda: Model(lambda _: Residual(FusedAttention(by_kernel), shared)))
+    captures = []
+    Recorder(model, torch.randint(VOCAB, (1, T)), Schedule.every(1), captures.append).close()
+    assert (captures[0].arrays["blocks.0.mlp.w_in"] == captures[0].arrays["blocks.1.mlp.w_in"]).all()
+
+
+def test_flex_attention_with_biases_and_windows_is_worked_out_from_its_own_functions():
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    slopes = torch.tensor([0.1, 0.2, 0.4, 0.8])
+    window = create_block_mask(lambda _b, _h, query, key: (query >= key) & (query - key < 5), None, None, T, T, device="cpu")
+
+    def attend(q, k, v):
+        return flex_attention(
+            q, k, v, score_mod=lambda score, _b, head, query, key: score - slopes[head] * (query - key), block_mask=window
+        )
+
+    anatomy, attention = examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers()))))
+    assert anatomy.error <= 1e-5
+    assert not attention[0].triu(1).any()
+    assert not attention[0].tril(-5).any()
 
 
 def test_a_block_that_runs_twice_is_shown_as_it_ran_first():

@@ -19,12 +19,13 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 
 from tracker_viz.capture.evidence import Evidence, is_matrix_product
 from tracker_viz.errors import ProbeError
 
-Source = Literal["scaled_dot_product_attention", "softmax", "multi_head_attention", "matmul"]
+Source = Literal["scaled_dot_product_attention", "softmax", "multi_head_attention", "flex_attention", "matmul"]
 
 # A causal map is exactly 0 above its diagonal; models that mask with -10,000 come this close.
 _CAUSAL_TOLERANCE = 1e-6
@@ -142,6 +143,8 @@ class AttentionWatch(TorchFunctionMode):
             return self._softmax(func, args, kwargs)
         if func is F.multi_head_attention_forward:
             return self._multi_head(func, args, kwargs)
+        if isinstance(func, HigherOrderOperator) and func.name() == "flex_attention":
+            return self._flex(func, args, kwargs)
         if is_matrix_product(func):
             self._matrix_product(*args[:2])
         if func is F.linear and args[1].shape[0] == self._vocabulary:
@@ -173,11 +176,7 @@ class AttentionWatch(TorchFunctionMode):
         is_causal = bool(rest[0]) if rest else options.get("is_causal", False)
         grouped = options.get("enable_gqa", False)
         probabilities = attention_probabilities(query, key, attn_mask, is_causal=is_causal, scale=options.get("scale"), enable_gqa=grouped)
-        error = None
-        if self._evidence is not None:
-            mixed = torch.matmul(probabilities, (_repeated(value, query.shape[-3]) if grouped else value).float())
-            error = float((mixed - output.float()).abs().nan_to_num().max())
-            self._evidence.saw_values(value)
+        error = self._checked(probabilities, value, output)
         self._hand_over("scaled_dot_product_attention", probabilities, key.shape[-3] if key.ndim > 3 else None, error)
         return output
 
@@ -231,6 +230,26 @@ class AttentionWatch(TorchFunctionMode):
             )
         if self.embedding is None and ids.shape == (self._n_rows, self._length):
             self.embedding = (weight.shape[0], weight.shape[1])
+
+    def _flex(self, func: Any, args: Any, kwargs: Any) -> Any:
+        query, key, value, score_mod, block_mask, scale = args[:6]
+        output = func(*args, **kwargs)
+        if query.shape[-2] != self._length or key.shape[-2] != self._length:
+            self._reject("flex_attention", (query.shape[-2], key.shape[-2]))
+            return output
+        score_buffers, mask_buffers = (tuple(buffers) for buffers in (args[7], args[8]))
+        probabilities = flex_probabilities(query, key, score_mod, block_mask[-1], scale, score_buffers, mask_buffers)
+        error = self._checked(probabilities, value, output[0] if isinstance(output, tuple) else output)
+        self._hand_over("flex_attention", probabilities, key.shape[-3], error)
+        return output
+
+    def _checked(self, probabilities: Tensor, value: Tensor, output: Tensor) -> float | None:
+        """Largest ``|P V - output|``: whether what is shown is what the model's own kernel used."""
+        if self._evidence is None:
+            return None
+        self._evidence.saw_values(value)
+        repeated = _repeated(value, probabilities.shape[-3]) if value.ndim > 3 else value
+        return float((torch.matmul(probabilities, repeated.float()) - output.float()).abs().nan_to_num().max())
 
     def _hand_over(self, source: Source, pattern: Tensor, n_kv_heads: int | None = None, error: float | None = None) -> None:
         modules = tuple(self._stack.names)
@@ -289,6 +308,28 @@ def attention_probabilities(
             logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask.float()
         masked_rows = (logits == -math.inf).all(dim=-1, keepdim=True)
         return torch.softmax(logits, dim=-1).masked_fill(masked_rows, 0.0)
+
+
+def flex_probabilities(
+    query: Tensor, key: Tensor, score_mod: Any, mask_mod: Any, scale: float, score_buffers: tuple[Any, ...], mask_buffers: tuple[Any, ...]
+) -> Tensor:
+    """What ``flex_attention`` multiplies its values by: float32 [batch, head, query, key].
+
+    ``score_mod(score, batch, head, query, key)`` changes one logit, ``mask_mod(batch, head, query, key)`` says whether it counts.
+    """
+    logits = torch.matmul(query.float() * scale, _repeated(key, query.shape[-3]).float().transpose(-2, -1))
+    places = [torch.arange(size, device=query.device) for size in logits.shape]
+    logits = _over_all_places(score_mod, 1, len(score_buffers))(logits, *places, *score_buffers)
+    seen = _over_all_places(mask_mod, 0, len(mask_buffers))(*places, *mask_buffers)
+    return torch.softmax(logits.masked_fill(~seen, -math.inf), dim=-1).masked_fill(~seen.any(dim=-1, keepdim=True), 0.0)
+
+
+def _over_all_places(function: Any, n_before: int, n_after: int) -> Any:
+    """Call a function of one (batch, head, query, key) for all of them at once; what comes before is indexed by all four."""
+    for axis in (3, 2, 1, 0):
+        which = tuple(0 if axis == place else None for place in range(4))
+        function = torch.vmap(function, in_dims=(0,) * n_before + which + (None,) * n_after)
+    return function
 
 
 def _rows_sum_to_one(pattern: Tensor) -> bool:

@@ -290,7 +290,7 @@ class Recorder:
             if pattern.numel():
                 on_device[f"blocks.{index}.attn.pattern"] = pattern.to(torch.float16)
                 axes[f"blocks.{index}.attn.pattern"] = ("probe", "head", "query", "key")
-        parameters = dict(self._model.named_parameters())
+        parameters = dict(self._model.named_parameters(remove_duplicate=False))  # blocks may share a layer
         with torch.no_grad():
             for projection in self._projections:
                 on_device[projection.array_name] = read(parameters, projection, (self._side, self._side))

@@ -40,7 +40,9 @@ def untouched(
         stack.enter_context(torch.no_grad())
         # cache_enabled=False: weights cast here, without gradients, must not be found by a training step under the same autocast.
         stack.enter_context(torch.autocast(_device(model).type, dtype=autocast, enabled=autocast is not None, cache_enabled=False))
-        if "torch._dynamo" in sys.modules:  # importing it takes seconds, and without it nothing is compiled
+        if {"torch._dynamo", "torch.nn.attention.flex_attention"} & set(
+            sys.modules
+        ):  # without them nothing is compiled, and they load slowly
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
