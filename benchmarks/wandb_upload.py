@@ -63,7 +63,7 @@ def main() -> None:
     print(f"  outbox            {outbox_s:7.1f} s   {outbox_s / one_s:5.2f} x one artifact (promise: 3)")
     print(f"    after the last  {tail_s:7.1f} s   {tail_s / one_s:5.2f} x one artifact")
     print(
-        f"  chunks            {chunks_s:7.1f} s   {chunks_s / one_upload_s:5.2f} x the upload of one artifact, {one_upload_s:.1f} s (promise: 3)"
+        f"  chunks            {chunks_s:7.1f} s   {chunks_s / one_upload_s:5.2f} x one artifact's upload, {one_upload_s:.1f} s (promise: 3)"
     )
     print(f"  one a step        {step_s:7.1f} s   {step_s / one_s:5.2f} x one artifact (estimated from {N_ONE_A_STEP})")
     milliseconds = sorted(1e3 * seconds for seconds in put_s)

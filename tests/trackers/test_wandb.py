@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,10 +17,12 @@ from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 
 from tracker_viz.errors import ConfigError, RunActiveError, TrackerError, TransientTrackerError
 from tracker_viz.trackers.base import MetricPoint
+from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.pull import pull
-from tracker_viz.trackers.testing import TrackerContract, write_captures
-from tracker_viz.trackers.wandb import WandbRun, WandbTracker
+from tracker_viz.trackers.testing import TrackerContract, make_capture, write_captures
+from tracker_viz.trackers.wandb import WandbTracker
 from tracker_viz.trackers.wandb_client import WandbService
+from tracker_viz.trackers.wandb_run import WandbRun
 from tracker_viz.trackers.wandb_session import merged_definitions
 from tracker_viz.trackers.wandb_store import from_text
 from tracker_viz.types import CaptureRef, RunRef
@@ -234,6 +238,58 @@ def test_definitions_that_are_added_keep_pointing_at_their_step_metric():
     new = [{"1": "tracker_viz/heads", "5": 3}, {"1": "epoch"}, {"1": "tracker_viz/render"}]
     assert merged_definitions(old, new) == [*old, {"1": "tracker_viz/heads", "5": 4}, {"1": "tracker_viz/render"}]
     assert merged_definitions(old, old) == old
+
+
+def test_training_goes_on_in_its_own_run(wandb_server, tracker, tmp_path):  # noqa: F811
+    def train_on(steps):
+        with Outbox(tmp_path / "spool", [Destination("wandb")], name="own") as outbox:
+            known = outbox.captured_steps
+            for step in steps:
+                outbox.put(make_capture(step))
+            outbox.flush()
+        assert outbox.runs[0].info().state == "finished"
+        return known, outbox.refs[0]
+
+    _, ref = train_on([0, 1])
+    before = copy.deepcopy(wandb_server.run(ref.path))
+    known, again = train_on([2, 3])
+    assert (known, again) == ({0, 1}, ref)
+    run = wandb_server.run(ref.path)
+    assert [row["tracker_viz/step"] for row in run.history] == [0, 1, 2, 3]
+    assert run.history[:2] == before.history
+    assert [capture.step for capture in tracker.open_run(ref).list_captures()] == [0, 1, 2, 3]
+    assert {entry.get("1") or entry.get("2") for entry in run.config["_wandb"]["value"]["m"]} == {"tracker_viz/step", "*"}
+    assert plain_config(run) == plain_config(before)
+
+
+def test_all_but_captures_is_logged_offline_and_arrives_by_wandb_sync(wandb_server, tracker, video, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "page.html").write_text("<p>report</p>")
+    with monkeypatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        run = tracker.create_run(name="offline", config={"lr": 0.1})
+        assert not run.online
+        assert str(run.ref).startswith("wandb:_/tracker_viz/")
+        assert run.info().config == {"lr": 0.1}
+        run.log_metrics([MetricPoint(3, {"loss": 2.0})])
+        run.set_summary({"induction": 0.5})
+        run.put_video(video, layout="heads", last_step=3)
+        run.put_file(tmp_path / "page.html", "reports/page.html")
+        with pytest.raises(TransientTrackerError, match="wandb sync"):
+            run.put_captures(write_captures([3], tmp_path / "source"))
+        run.finish("finished")
+        with pytest.raises(TransientTrackerError, match="WANDB_MODE=offline"):
+            tracker.open_run(RunRef("wandb", train(wandb_server, steps=1, mode="online").path)).set_summary({"a": 1})
+    (directory,) = Path(os.environ["WANDB_DIR"]).glob(f"wandb/offline-run-*-{run.ref.path.split('/')[-1]}")
+    done = subprocess.run([Path(sys.executable).parent / "wandb", "sync", str(directory)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    opened = tracker.open_run(run.ref)
+    stored = wandb_server.run(opened.ref.path)
+    assert str(opened.ref) == f"wandb:tester/{run.ref.path.removeprefix('_/')}"
+    assert stored.values("loss") == [2.0]
+    assert stored.summary["induction"] == 0.5
+    assert stored.files[stored.summary["tracker_viz/heads"]["path"]] == video.read_bytes()
+    assert opened.get_file("reports/page.html", tmp_path / "back").read_text() == "<p>report</p>"
+    assert opened.info().state == "finished"
 
 
 def test_an_html_page_gets_a_panel_of_its_own(wandb_server, tracker, tmp_path):  # noqa: F811

@@ -22,6 +22,7 @@ from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
 from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError, TrackerVizError, TransientTrackerError
+from tracker_viz.trackers.base import without_userinfo
 from tracker_viz.types import RunRef
 
 DEFAULT_ENTITY = "_"  # in a RunRef: whoever the credentials belong to; all that an offline run knows
@@ -60,7 +61,7 @@ class WandbService:
     def environment(self) -> dict[str, str]:
         """What another process needs to reach the same server; empty for the public cloud."""
         default = wandb.Settings.model_fields["base_url"].default
-        return {} if self.base_url == default else {"base_url": self.base_url}
+        return {} if self.base_url == default else {"base_url": without_userinfo(self.base_url)}
 
     @property
     def mode(self) -> str:
@@ -175,4 +176,4 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return without_userinfo(" ".join(str(error).split()))[:300] or type(error).__name__

@@ -1,0 +1,275 @@
+"""One W&B run: what of it is written and read, by way of the session that is open or opened for it, and of the public API."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import wandb
+from wandb.sdk.artifacts.exceptions import WaitTimeoutError
+
+from tracker_viz.errors import RunActiveError, TrackerError, TransientTrackerError
+from tracker_viz.trackers import wandb_session as session
+from tracker_viz.trackers.base import ChunkPolicy, MetricPoint, RunInfo, RunState, checked_artifact, flatten
+from tracker_viz.trackers.wandb_client import WandbService, translated
+from tracker_viz.trackers.wandb_rows import JoinedRows, OwnRows, Rows, media_key, video_media
+from tracker_viz.trackers.wandb_store import CaptureStore, capture_artifact
+from tracker_viz.types import CapturePath, CaptureRef, RunRef
+
+log = logging.getLogger(__name__)
+
+JOB_TYPE = "trial"  # of a sweep's runs
+OWN_CONFIG = "tracker_viz"  # what the run's config holds for us
+
+# W&B's word -> ours. A run that fell silent (crashed) was killed, as far as anyone can tell.
+_STATES: Mapping[str, RunState] = {
+    "finished": "finished",
+    "failed": "failed",
+    "killed": "killed",
+    "crashed": "killed",
+    "preempted": "killed",
+}
+# Patience with one upload: a fixed part, and what its bytes take over a slow line.
+_UPLOAD_S = 60.0
+_UPLOAD_BYTES_PER_S = 250_000
+
+
+class WandbRun:
+    """One run. Methods may be called from several threads at once.
+
+    Args:
+        sdk_run: the client's object while this process writes the run; None for one that is read, or resumed when written.
+        ours: tracker_viz made the run.
+        joined: it is the user's own; their loop logs to it too.
+    """
+
+    # A version costs about ten requests, one after the other, however many files it has: in a backlog the more the better. While
+    # training goes on it is the seconds that count, for they are what a preview has to wait.
+    chunk = ChunkPolicy(captures=100, nbytes=256 << 20, seconds=30.0)
+    ui_command = None
+
+    def __init__(self, service: WandbService, ref: RunRef, *, sdk_run: Any = None, ours: bool = False, joined: bool = False) -> None:
+        self._service, self._ref = service, ref
+        self._sdk_run, self._ours, self._joined = sdk_run, ours, joined
+        self._offline = sdk_run is not None and session.is_offline(sdk_run)
+        self._resumed: session.Resumed | None = None
+        self._rows: Rows | None = None
+        self._store = CaptureStore(service, ref)
+        self._uploading: dict[tuple[Any, frozenset[CaptureRef]], Any] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def ref(self) -> RunRef:
+        return self._ref
+
+    @property
+    def online(self) -> bool:
+        """False: captures stay in the spool until ``push``; everything else goes into W&B's own offline log, for ``wandb sync``."""
+        return not self._offline
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return self._service.environment
+
+    def info(self) -> RunInfo:
+        if self._offline:
+            state: RunState = "finished" if session.is_finished(self._sdk_run) else "running"
+            return self._info(self._sdk_run.name or self._sdk_run.id, state, dict(self._sdk_run.config))
+        run = self._service.fetch_run(self._ref)
+        return self._info(str(run.name), _STATES.get(run.state, "running"), run.config)
+
+    def _info(self, name: str, state: RunState, config: Mapping[str, Any]) -> RunInfo:
+        noted = config.get(OWN_CONFIG) or {}
+        parent = noted.get("parent")
+        plain = flatten({key: value for key, value in config.items() if key != OWN_CONFIG})
+        return RunInfo(self._ref, name, state, plain, RunRef.parse(parent) if parent else None)
+
+    def url(self, artifact: str | None = None) -> str:
+        entity, project, run_id = map(quote, self._ref.path.split("/"))
+        page = f"{self._service.app_url}/{entity}/{project}/runs/{run_id}"
+        return f"{page}/files/{quote(checked_artifact(artifact))}" if artifact is not None else page
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def put_captures(self, captures: Sequence[CapturePath]) -> None:
+        if self._offline:
+            raise TransientTrackerError(
+                f"{self._ref} is offline: 'wandb sync {self._sync_directory}', then 'tracker-viz push spool=<directory>'"
+            )
+        if not captures:
+            return
+        with self._writing() as (sdk_run, _):
+            chunk = frozenset(capture.ref for capture in captures)
+            # What an earlier call gave up waiting for is still under way: a second copy would only stand behind it in the queue.
+            artifact = self._uploading.get((sdk_run, chunk))
+            if artifact is None:
+                artifact = capture_artifact(self._ref.path.rpartition("/")[2], captures)
+                with translated(self._service.base_url, self._ref):
+                    sdk_run.log_artifact(artifact)
+                self._uploading[sdk_run, chunk] = artifact
+            self._wait(artifact, sum(ref.nbytes for ref in chunk))
+            del self._uploading[sdk_run, chunk]
+
+    def _wait(self, artifact: wandb.Artifact, nbytes: int) -> None:
+        """Until the service has committed the version: nothing counts as uploaded before."""
+        try:
+            artifact.wait(timeout=int(_UPLOAD_S + nbytes / _UPLOAD_BYTES_PER_S))
+        except WaitTimeoutError as error:
+            raise TransientTrackerError(f"W&B at {self._service.base_url} has not confirmed {artifact.name} yet") from error
+        except ValueError as error:
+            # The client gave up on it: the next call starts afresh.
+            self._uploading = {key: uploading for key, uploading in self._uploading.items() if uploading is not artifact}
+            raise upload_error(error, self._service.base_url) from error
+
+    def log_metrics(self, points: Sequence[MetricPoint]) -> None:
+        with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
+            rows.add(points)
+
+    def set_summary(self, values: Mapping[str, float | int | str]) -> None:
+        with self._writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
+            sdk_run.summary.update(dict(values))
+
+    def put_file(self, file: Path, artifact: str) -> str:
+        """Into the run's Files tab; an HTML page also into a panel of its own, where it runs. Needs no resuming but for the panel."""
+        link = self.url(artifact)
+        if self._offline:
+            kept = Path(self._sdk_run.dir) / artifact
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, kept)
+            self._sdk_run.save(str(kept), base_path=self._sdk_run.dir, policy="now", glob=False)
+        else:
+            run = self._service.fetch_run(self._ref)
+            with tempfile.TemporaryDirectory(prefix="tracker_viz-") as folder, translated(self._service.base_url, self._ref):
+                named = Path(folder) / artifact
+                named.parent.mkdir(parents=True, exist_ok=True)
+                named.symlink_to(file.absolute())
+                run.upload_file(str(named), root=folder)
+        if Path(artifact).suffix == ".html":
+            try:
+                with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
+                    rows.add_media(media_key(Path(artifact).stem), wandb.Html(str(file), inject=False))
+            except RunActiveError as error:
+                log.warning(
+                    "%s is in the run's files; a panel of its own it gets when it is put again after the run ended (%s)", artifact, error
+                )
+        return link
+
+    def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
+        """As media under ``tracker_viz/<layout>``; a video made again is a new version on the same key."""
+        key = media_key(checked_artifact(layout))
+        media = video_media(video)
+        with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
+            rows.add_media(key, media)
+        return self.url()
+
+    def finish(self, state: RunState) -> None:
+        with self._lock:
+            rows, self._rows = self._rows, None
+            if rows:
+                rows.close()
+            if not self._ours:
+                return
+            self._ours = False
+            if self._resumed:
+                self._resumed.end(self._service, exit_code=session.EXIT_CODES[state], keep_clock=False)
+            elif self._sdk_run is None:
+                if self.info().state != state:
+                    resumed = session.resume(self._service, self._ref, ours=True, ends=True)
+                    resumed.end(self._service, exit_code=session.EXIT_CODES[state], keep_clock=True)
+            elif not session.is_finished(self._sdk_run):
+                self._end(state)
+
+    def _end(self, state: RunState) -> None:
+        try:
+            session.end(self._service, self._sdk_run, state)
+        except TransientTrackerError as error:
+            raise TrackerError(
+                f"not all of the run's charts reached W&B ({error}); they are kept here: wandb sync {self._sync_directory}"
+            ) from error
+        if self._offline:
+            log.info("trained offline; where W&B can be reached: wandb sync %s", self._sync_directory)
+
+    @property
+    def _sync_directory(self) -> Path:
+        return Path(self._sdk_run.dir).parent
+
+    def _current(self) -> Any:
+        """The client's object if this process is writing the run, through us or otherwise."""
+        if self._sdk_run is not None and not session.is_finished(self._sdk_run):
+            return self._sdk_run
+        return session.live_run(self._ref)
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Any, Rows]]:
+        """The run, open for writing: the one that is open anyhow; ours again, until ``finish``; or somebody's, for a moment.
+
+        Raises:
+            RunActiveError: another process is writing it.
+        """
+        with self._lock:
+            sdk_run = self._current()
+            if sdk_run is None and self._ours:
+                self._resumed = session.resume(self._service, self._ref, ours=True, ends=True)
+                sdk_run, self._joined, self._rows = self._resumed.sdk_run, False, None
+            if sdk_run is not None and (self._sdk_run is not sdk_run or self._rows is None):
+                self._sdk_run = sdk_run
+                self._rows = JoinedRows(sdk_run) if self._joined else OwnRows(sdk_run, every_metric=True)
+            rows = self._rows
+        if sdk_run is not None and rows is not None:
+            yield sdk_run, rows
+            return
+        with session.visit(self._service, self._ref) as visited:
+            yield visited, OwnRows(visited, every_metric=False)
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def list_captures(self) -> list[CaptureRef]:
+        return [] if self._offline else self._store.list()
+
+    def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
+        held = set(self.list_captures())
+        return [ref for ref in refs if ref not in held]
+
+    def fetch(self, ref: CaptureRef, directory: Path) -> Path:
+        return self._store.fetch(ref, directory)
+
+    def get_file(self, artifact: str, directory: Path) -> Path:
+        checked_artifact(artifact)
+        target = directory / artifact
+        run = self._service.fetch_run(self._ref)
+        with translated(self._service.base_url, self._ref):
+            found = [file for file in run.files([artifact]) if file.name == artifact]
+            if not found:
+                raise TrackerError(f"{self._ref} has no file {artifact!r}")
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=directory, prefix=".") as folder:
+                found[0].download(root=folder, replace=True).close()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (Path(folder) / artifact).replace(target)
+        return target
+
+    def children(self) -> list[RunRef]:
+        if self._offline:
+            return []
+        entity, project, run_id = self._ref.path.split("/")
+        api = self._service.api()
+        with translated(self._service.base_url, self._ref):
+            runs = list(api.runs(f"{entity}/{project}", filters={"group": run_id}))
+        return [RunRef("wandb", f"{entity}/{project}/{run.id}") for run in runs if run.job_type == JOB_TYPE and run.id != run_id]
+
+
+def upload_error(error: ValueError, base_url: str) -> TrackerError:
+    """What the client says of an upload that failed for good: a refusal by the service, or an outage that outlasted its patience."""
+    status = re.search(r"\berror (\d{3})\b", str(error))
+    text = " ".join(str(error).split())[:300]
+    if status and status[1].startswith("4") and status[1] not in {"408", "429"}:
+        return TrackerError(f"W&B at {base_url} refused the captures: {text}")
+    return TransientTrackerError(f"W&B at {base_url} did not take the captures: {text}")
