@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError, RenderError, unknown_name
 from tracker_viz.rendering.furniture import format_metric, roles_of
+from tracker_viz.rendering.ink import blend, glyph, line_of_text, paint_dot
 from tracker_viz.rendering.layout import LAYOUTS, Layout
 from tracker_viz.rendering.plan import Heatmap, Plan, Readout
 from tracker_viz.rendering.planning import make_plan
 from tracker_viz.rendering.series import Series, si_number
 from tracker_viz.rendering.sources import Moment
 from tracker_viz.rendering.storyboard import Shot
-from tracker_viz.rendering.template import CellMap, make_template, seaborn_pixels, text_coverage
+from tracker_viz.rendering.template import CellMap, make_template, seaborn_pixels
 from tracker_viz.rendering.theme import Theme, rgb
 from tracker_viz.types import Capture, Frame
 
@@ -171,15 +171,15 @@ class Renderer:
         pixels[box.y : box.bottom, max(box.x, x - half) : min(box.right, x + half + 1)] = rgb(self.plan.theme.text)
         if self._curve is not None and len(self._curve):
             y = float(np.interp(x, self._curve[:, 0], self._curve[:, 1]))
-            _paint_dot(pixels, x, y, 8.0 * self.plan.height / 1080, rgb(self.plan.theme.text), rgb(self.plan.theme.accent))
+            paint_dot(pixels, x, y, 8.0 * self.plan.height / 1080, rgb(self.plan.theme.text), rgb(self.plan.theme.accent))
 
     def _paint_readouts(self, pixels: NDArray[np.uint8], index: int) -> None:
         for readout in self.plan.readouts:
             text = self._readout(readout, index)
             x = readout.x
             for character in text:
-                coverage, baseline = _glyph(character, readout.size_px)
-                _blend(pixels, coverage, x, readout.baseline - baseline, rgb(self.plan.theme.text))
+                coverage, baseline = glyph(character, readout.size_px)
+                blend(pixels, coverage, x, readout.baseline - baseline, rgb(self.plan.theme.text))
                 x += coverage.shape[1]
 
     def _readout(self, readout: Readout, index: int) -> str:
@@ -192,8 +192,8 @@ class Renderer:
     def _paint_mark(self, pixels: NDArray[np.uint8]) -> None:
         mark = self.plan.mark
         if mark:
-            coverage, baseline = _text(mark.text, mark.size_px)
-            _blend(pixels, coverage, round(mark.x) - coverage.shape[1], round(mark.y) - baseline, rgb(mark.color))
+            coverage, baseline = line_of_text(mark.text, mark.size_px)
+            blend(pixels, coverage, round(mark.x) - coverage.shape[1], round(mark.y) - baseline, rgb(mark.color))
 
 
 def resolve_layout(layout: str | Layout) -> Layout:
@@ -257,28 +257,3 @@ def _curve(plan: Plan, series: Series) -> NDArray[np.float64] | None:
 
 def _compared(plan: Plan, which: str) -> list[str]:
     return sorted({name for heatmap in plan.heatmaps if heatmap.source.compares == which for name in heatmap.source.needs})
-
-
-@lru_cache(maxsize=512)
-def _glyph(character: str, size_px: float) -> tuple[NDArray[np.float32], int]:
-    return text_coverage(character, size_px, bold=True, mono=True)
-
-
-@lru_cache(maxsize=64)
-def _text(text: str, size_px: float) -> tuple[NDArray[np.float32], int]:
-    return text_coverage(text, size_px, bold=True)
-
-
-def _blend(pixels: NDArray[np.uint8], coverage: NDArray[np.float32], x: int, y: int, color: tuple[int, int, int]) -> None:
-    view = pixels[max(0, y) : y + coverage.shape[0], x : x + coverage.shape[1]]
-    alpha = coverage[coverage.shape[0] - view.shape[0] :, : view.shape[1], None]
-    view[...] = np.rint(view + alpha * (np.array(color, np.float32) - view)).astype(np.uint8)
-
-
-def _paint_dot(pixels: NDArray[np.uint8], x: float, y: float, radius: float, rim: tuple[int, int, int], fill: tuple[int, int, int]) -> None:
-    reach = int(radius) + 2
-    left, top = round(x) - reach, round(y) - reach
-    rows, columns = np.mgrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
-    distance = np.hypot(rows - y, columns - x).astype(np.float32)
-    for size, color in ((radius, rim), (radius - 2.0 * radius / 8.0, fill)):
-        _blend(pixels, np.clip(size + 0.5 - distance, 0.0, 1.0), left, top, color)
