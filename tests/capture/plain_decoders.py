@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from tracker_viz.capture.blocks import discover
 from tracker_viz.capture.untouched import untouched
@@ -107,8 +108,6 @@ def by_hand(q, k, v):
 
 
 def by_flex(q, k, v):
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
     mask = create_block_mask(lambda _batch, _head, query, key: query >= key, None, None, T, T, device="cpu")
     slopes = torch.zeros(H)
     return flex_attention(q, k, v, score_mod=lambda score, _b, head, _q, key: score - slopes[head] * key, block_mask=mask)

@@ -98,12 +98,10 @@ def test_flex_attention_with_biases_and_windows_is_worked_out_from_its_own_funct
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     slopes = torch.tensor([0.1, 0.2, 0.4, 0.8])
-    window = create_block_mask(lambda _b, _h, query, key: (query >= key) & (query - key < 5), None, None, T, T, device="cpu")
+    near = create_block_mask(lambda _b, _h, query, key: (query >= key) & (query - key < 5), None, None, T, T, device="cpu")
 
     def attend(q, k, v):
-        return flex_attention(
-            q, k, v, score_mod=lambda score, _b, head, query, key: score - slopes[head] * (query - key), block_mask=window
-        )
+        return flex_attention(q, k, v, score_mod=lambda score, _b, head, query, key: score - slopes[head] * (query - key), block_mask=near)
 
     anatomy, attention = examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers()))))
     assert anatomy.error <= 1e-5

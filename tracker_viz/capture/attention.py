@@ -10,7 +10,6 @@ One call gives one ``AttentionCall``; which block it belongs to follows from the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +22,11 @@ from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 
 from tracker_viz.capture.evidence import Evidence, is_matrix_product
+from tracker_viz.capture.probabilities import attention_probabilities, flex_probabilities, looks_back_only, repeated, rows_sum_to_one
 from tracker_viz.errors import ProbeError
 
 Source = Literal["scaled_dot_product_attention", "softmax", "multi_head_attention", "flex_attention", "matmul"]
 
-# A causal map is exactly 0 above its diagonal; models that mask with -10,000 come this close.
-_CAUSAL_TOLERANCE = 1e-6
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
 
 
@@ -205,7 +203,7 @@ class AttentionWatch(TorchFunctionMode):
         ):  # the softmax that made it was seen, here or in a module of its own
             if self._evidence is not None:
                 self._evidence.saw_values(right)
-        elif left.numel() % (self._n_rows * self._length**2) == 0 and looks_back_only(left) and _rows_sum_to_one(left):
+        elif left.numel() % (self._n_rows * self._length**2) == 0 and looks_back_only(left) and rows_sum_to_one(left):
             self._hand_over("matmul", left)
 
     def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -248,8 +246,8 @@ class AttentionWatch(TorchFunctionMode):
         if self._evidence is None:
             return None
         self._evidence.saw_values(value)
-        repeated = _repeated(value, probabilities.shape[-3]) if value.ndim > 3 else value
-        return float((torch.matmul(probabilities, repeated.float()) - output.float()).abs().nan_to_num().max())
+        per_head = repeated(value, probabilities.shape[-3]) if value.ndim > 3 else value
+        return float((torch.matmul(probabilities, per_head.float()) - output.float()).abs().nan_to_num().max())
 
     def _hand_over(self, source: Source, pattern: Tensor, n_kv_heads: int | None = None, error: float | None = None) -> None:
         modules = tuple(self._stack.names)
@@ -268,74 +266,3 @@ class AttentionWatch(TorchFunctionMode):
 
     def _here(self) -> str:
         return self._stack.names[-1] if self._stack.names else "the model itself"
-
-
-def looks_back_only(pattern: Tensor) -> bool:
-    """No query gives weight to a later key. NaN passes: a model gone to NaN still shows where."""
-    return not bool((pattern.detach().triu(1) > _CAUSAL_TOLERANCE).any())
-
-
-def attention_probabilities(
-    query: Tensor,
-    key: Tensor,
-    attn_mask: Tensor | None = None,
-    *,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """What ``scaled_dot_product_attention`` multiplies its values by, in float32.
-
-    Args:
-        query: [..., head, query, channel].
-        key: [..., kv_head, key, channel].
-        attn_mask: bool (True attends) or additive, broadcastable to the result.
-
-    Returns:
-        float32 [..., head, query, key]; rows sum to 1, or are 0 where every key is masked.
-    """
-    if enable_gqa:
-        key = _repeated(key, query.shape[-3])
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    with torch.autocast(query.device.type, enabled=False):
-        logits = torch.matmul(query.float() * scale, key.float().transpose(-2, -1))
-        if is_causal:
-            seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
-            logits = logits.masked_fill(~seen, -math.inf)
-        if attn_mask is not None:
-            materialize = getattr(attn_mask, "_materialize", None)  # torch.nn.attention.bias.CausalBias
-            mask = materialize(logits.device) if materialize else attn_mask
-            logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask.float()
-        masked_rows = (logits == -math.inf).all(dim=-1, keepdim=True)
-        return torch.softmax(logits, dim=-1).masked_fill(masked_rows, 0.0)
-
-
-def flex_probabilities(
-    query: Tensor, key: Tensor, score_mod: Any, mask_mod: Any, scale: float, score_buffers: tuple[Any, ...], mask_buffers: tuple[Any, ...]
-) -> Tensor:
-    """What ``flex_attention`` multiplies its values by: float32 [batch, head, query, key].
-
-    ``score_mod(score, batch, head, query, key)`` changes one logit, ``mask_mod(batch, head, query, key)`` says whether it counts.
-    """
-    logits = torch.matmul(query.float() * scale, _repeated(key, query.shape[-3]).float().transpose(-2, -1))
-    places = [torch.arange(size, device=query.device) for size in logits.shape]
-    logits = _over_all_places(score_mod, 1, len(score_buffers))(logits, *places, *score_buffers)
-    seen = _over_all_places(mask_mod, 0, len(mask_buffers))(*places, *mask_buffers)
-    return torch.softmax(logits.masked_fill(~seen, -math.inf), dim=-1).masked_fill(~seen.any(dim=-1, keepdim=True), 0.0)
-
-
-def _over_all_places(function: Any, n_before: int, n_after: int) -> Any:
-    """Call a function of one (batch, head, query, key) for all of them at once; what comes before is indexed by all four."""
-    for axis in (3, 2, 1, 0):
-        which = tuple(0 if axis == place else None for place in range(4))
-        function = torch.vmap(function, in_dims=(0,) * n_before + which + (None,) * n_after)
-    return function
-
-
-def _rows_sum_to_one(pattern: Tensor) -> bool:
-    sums = pattern.detach().float().sum(dim=-1)
-    return bool((pattern >= 0).all()) and bool(((sums - 1).abs() < 1e-2).all())
-
-
-def _repeated(kv: Tensor, n_heads: int) -> Tensor:
-    return kv if kv.shape[-3] == n_heads else kv.repeat_interleave(n_heads // kv.shape[-3], dim=-3)

@@ -144,9 +144,13 @@ class Recorder:
     def capture_now(self, step: int, tokens_seen: int | None = None, **metrics: float | Tensor) -> None:
         """Capture the model as it is, as ``step`` finished optimiser steps, unless that step is captured already.
 
+        The capture that was taken at construction, if it is this step's, is handed on at once.
+
         Raises:
             CaptureError: it could not be captured.
         """
+        if self._held is not None and self._held.step == step:
+            self._release(metrics)
         if step in self._captured or not (self._main or self._sharded):
             return
         self._deliver(self._capture(step, tokens_seen, metrics))

@@ -1,0 +1,83 @@
+"""Attention probabilities as plain maths: tensors in, probabilities out. ``AttentionWatch`` calls these on what it sees go by."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# A causal map is exactly 0 above its diagonal; models that mask with -10,000 come this close.
+_CAUSAL_TOLERANCE = 1e-6
+
+
+def looks_back_only(pattern: Tensor) -> bool:
+    """No query gives weight to a later key. NaN passes: a model gone to NaN still shows where."""
+    return not bool((pattern.detach().triu(1) > _CAUSAL_TOLERANCE).any())
+
+
+def attention_probabilities(
+    query: Tensor,
+    key: Tensor,
+    attn_mask: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What ``scaled_dot_product_attention`` multiplies its values by, in float32.
+
+    Args:
+        query: [..., head, query, channel].
+        key: [..., kv_head, key, channel].
+        attn_mask: bool (True attends) or additive, broadcastable to the result.
+
+    Returns:
+        float32 [..., head, query, key]; rows sum to 1, or are 0 where every key is masked.
+    """
+    if enable_gqa:
+        key = repeated(key, query.shape[-3])
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    with torch.autocast(query.device.type, enabled=False):
+        logits = torch.matmul(query.float() * scale, key.float().transpose(-2, -1))
+        if is_causal:
+            seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+            logits = logits.masked_fill(~seen, -math.inf)
+        if attn_mask is not None:
+            materialize = getattr(attn_mask, "_materialize", None)  # torch.nn.attention.bias.CausalBias
+            mask = materialize(logits.device) if materialize else attn_mask
+            logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask.float()
+        masked_rows = (logits == -math.inf).all(dim=-1, keepdim=True)
+        return torch.softmax(logits, dim=-1).masked_fill(masked_rows, 0.0)
+
+
+def flex_probabilities(
+    query: Tensor, key: Tensor, score_mod: Any, mask_mod: Any, scale: float, score_buffers: tuple[Any, ...], mask_buffers: tuple[Any, ...]
+) -> Tensor:
+    """What ``flex_attention`` multiplies its values by: float32 [batch, head, query, key].
+
+    ``score_mod(score, batch, head, query, key)`` changes one logit, ``mask_mod(batch, head, query, key)`` says whether it counts.
+    """
+    logits = torch.matmul(query.float() * scale, repeated(key, query.shape[-3]).float().transpose(-2, -1))
+    places = [torch.arange(size, device=query.device) for size in logits.shape]
+    logits = _over_all_places(score_mod, 1, len(score_buffers))(logits, *places, *score_buffers)
+    seen = _over_all_places(mask_mod, 0, len(mask_buffers))(*places, *mask_buffers)
+    return torch.softmax(logits.masked_fill(~seen, -math.inf), dim=-1).masked_fill(~seen.any(dim=-1, keepdim=True), 0.0)
+
+
+def _over_all_places(function: Any, n_before: int, n_after: int) -> Any:
+    """Call a function of one (batch, head, query, key) for all of them at once; what comes before is indexed by all four."""
+    for axis in (3, 2, 1, 0):
+        which = tuple(0 if axis == place else None for place in range(4))
+        function = torch.vmap(function, in_dims=(0,) * n_before + which + (None,) * n_after)
+    return function
+
+
+def rows_sum_to_one(pattern: Tensor) -> bool:
+    sums = pattern.detach().float().sum(dim=-1)
+    return bool((pattern >= 0).all()) and bool(((sums - 1).abs() < 1e-2).all())
+
+
+def repeated(kv: Tensor, n_heads: int) -> Tensor:
+    return kv if kv.shape[-3] == n_heads else kv.repeat_interleave(n_heads // kv.shape[-3], dim=-3)
