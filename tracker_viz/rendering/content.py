@@ -233,7 +233,7 @@ def most_changed(series: Series, heads: Heads, n: int, roles: dict[tuple[int, in
         first, last = (series.read(index, [name]) for index in (0, len(series) - 1))
         for column, source in enumerate(heads.blocks[row]):
             value = replace(source, show="change").values(Moment(last, first.arrays, {}))
-            change[row, column] = float(np.square(np.nan_to_num(value)).sum())
+            change[row, column] = float(np.square(np.nan_to_num(value, nan=0.0, posinf=0.0)).sum())
     queues: dict[str, list[tuple[int, int]]] = {}
     for place in sorted(change, key=lambda place: (-change[place], place)):
         block, numbers = heads.indices[place[0]]

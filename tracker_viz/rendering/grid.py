@@ -124,6 +124,7 @@ def _titles(draft: Draft, title: str, names: Sequence[str], short: Sequence[str]
 
 
 def _place_heads(draft: Draft, group: Heads, blocks: range, x: int, top: int, shape: GridShape) -> int:
+    x = 2 * ((x + 1) // 2)
     pitch = shape.map_px + shape.gap
     columns = range(group.columns)
     _titles(draft, group.title, [f"head {head}" for head in columns], [str(head) for head in columns], x, top, shape.map_px, pitch)
@@ -142,6 +143,7 @@ def _place_heads(draft: Draft, group: Heads, blocks: range, x: int, top: int, sh
 def _place_matrices(
     draft: Draft, group: Matrices, blocks: range, placed: list[Heatmap], x: int, top: int, shape: GridShape, wide: int
 ) -> int:
+    x = 2 * ((x + 1) // 2)
     pitch = wide + shape.gap
     short = [kind.rsplit(".", 1)[-1].removeprefix("w_") for kind in group.kinds]
     _titles(draft, group.title, [matrix_title(kind) for kind in group.kinds], short, x, top, wide, pitch)

@@ -86,7 +86,10 @@ def place_zooms(draft: Draft, heads: Heads, n: int, area: Box, *, title: str = "
         block, numbers = heads.indices[row]
         x = 2 * ((area.x + 1) // 2) + index % across * (map_px + spread)
         y = 2 * ((area.y + 1) // 2) + index // across * (map_px + gap + caption)
-        draft.text(f"block {block} · head {numbers[column]}", x, y - px(8), 17)
+        caption_text = f"block {block} · head {numbers[column]}"
+        if draft.text_width(caption_text, 17) > map_px + spread - px(8):
+            caption_text = f"b{block} h{numbers[column]}"
+        draft.text(caption_text, x, y - px(8), 17)
         source = replace(heads.blocks[row][column], pool=pool)
         name = f"zoom · block {block} head {numbers[column]}"
         draft.heatmaps.append(Heatmap(name, source, Box(x, y, map_px, map_px), heads.scale, mask, head=(block, numbers[column])))

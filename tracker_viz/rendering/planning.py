@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,10 +16,12 @@ from tracker_viz.rendering.headroom import place_head
 from tracker_viz.rendering.layout import Attention, Head, Layout, Scores, Weights
 from tracker_viz.rendering.mosaic import place_mosaic, place_zooms
 from tracker_viz.rendering.plan import Box, Plan, Roles
-from tracker_viz.rendering.scoreboard import place_cards, score_cards, weight_card
+from tracker_viz.rendering.scoreboard import least_height, place_cards, score_cards, weight_card
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
+
+log = logging.getLogger(__name__)
 
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160), "square": (1080, 1080)}
 _LEAST_MAP_PX = 44  # at 1080p; where maps would be smaller, a mosaic with zooms tells more
@@ -115,6 +118,7 @@ def _maps(draft: Draft, heads: list[Heads], matrices: list[Matrices], scores: li
         bottom = place_cards(draft, score_cards(draft, scores), box)
     elif scores:
         x = right + px(44)
+        bottom = max(bottom, area.y + min(area.height, px(620)))  # one or two blocks are no reason to squeeze the scores
         _side(draft, scores, Box(x, area.y, area.right - x, bottom - area.y))
     return bottom
 
@@ -134,12 +138,19 @@ def _many_heads(draft: Draft, heads: list[Heads], matrices: list[Matrices], scor
     panel = next(panel for panel in draft.layout.panels if isinstance(panel, Attention))
     mosaic = place_mosaic(draft, heads[0], Box(area.x, area.y, int(area.width * 0.56), area.height))
     x = mosaic.right + px(48)
-    right = Box(x, area.y, area.right - x, mosaic.height)
+    right = Box(x, area.y, area.right - x, area.height)
     cards = [*score_cards(draft, scores), *[weight_card(draft, group) for group in matrices[:1]]]
-    zoom_height = int(right.height * (0.57 if cards else 1.0))
-    bottom = place_zooms(draft, heads[0], panel.zooms, Box(right.x, right.y, right.width, zoom_height))
-    if cards:
-        y, bars = bottom + px(62), px(64)
-        place_cards(draft, cards, Box(right.x, y, right.width, right.bottom - y - bars - px(4)), own_bars=False)
-        draft.place_bars(Box(right.x, right.bottom - bars + px(4), right.width, bars))
+    bars = px(64)
+    below = max(least_height(draft, cards) + px(62) + bars, int(right.height * 0.43)) if cards else 0
+    zooms = Box(right.x, right.y, right.width, max(right.height - below, right.height // 4))
+    y = place_zooms(draft, heads[0], panel.zooms, zooms) + px(62)
+    while cards:
+        try:
+            place_cards(draft, cards, Box(right.x, y, right.width, right.bottom - y - bars - px(4)), own_bars=False)
+            break
+        except LayoutError:
+            log.warning("layout %s: no room for the map of %s at %dx%d", draft.layout.name, cards[-1].title, draft.width, draft.height)
+            cards.pop()
+    draft.scales = {key: scale for key, scale in draft.scales.items() if any(heatmap.scale == key for heatmap in draft.heatmaps)}
+    draft.place_bars(Box(right.x, right.bottom - bars + px(4), right.width, bars))
     return right.bottom

@@ -147,8 +147,11 @@ def _unknown_colormap(name: str, known: list[str]) -> str:
     return f"unknown colour map {name!r}; {hint} Any of seaborn's and matplotlib's names works"
 
 
-def bar_ticks(scale: ColorScale) -> list[tuple[float, str]]:
-    """(position 0..1, text) of the ticks of a scale's colour bar: its two ends and round values that keep apart."""
+def bar_ticks(scale: ColorScale, width_em: float = 20.0) -> list[tuple[float, str]]:
+    """(position 0..1, text) of the ticks of a scale's colour bar: its two ends, and between them what keeps apart.
+
+    ``width_em``: how wide the bar is, in font sizes of the ticks' texts.
+    """
     low, high = scale.minimum, scale.maximum
     ends = [low, high]
     inner: list[float]
@@ -160,18 +163,18 @@ def bar_ticks(scale: ColorScale) -> list[tuple[float, str]]:
         inner = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
     else:
         inner = [low + (high - low) * 0.5]
-    chosen: list[tuple[float, float]] = []
-    for value in [*ends, *inner]:
-        position = float(scale.positions(np.array([value]))[0])
-        if all(abs(position - other) > 0.16 for other, _ in chosen):
-            chosen.append((position, value))
-    chosen.sort()
     below, above = scale.clipped
-    texts = []
-    for position, value in chosen:
-        sign = "≤" if below and value == low else "≥" if above and value == high else ""
-        texts.append((position, sign + short_number(value)))
-    return texts
+    ticks: list[tuple[float, str]] = []
+    spans: list[tuple[float, float]] = []
+    for value in [*ends, *inner]:
+        text = ("≤" if below and value == low else "≥" if above and value == high else "") + short_number(value)
+        position = float(np.clip(scale.positions(np.array([value]))[0], 0.0, 1.0))
+        wide = 0.64 * len(text)
+        left = position * width_em - (0.0 if position < 0.02 else wide if position > 0.98 else wide / 2)
+        if all(left > end + 0.5 or left + wide < start - 0.5 for start, end in spans):
+            spans.append((left, left + wide))
+            ticks.append((position, text))
+    return sorted(ticks)
 
 
 def short_number(value: float) -> str:

@@ -77,7 +77,6 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, title: str = "
     px = draft.px
     heading = f"{title} · block ↓ {'head' if any(not card.columns for card in cards) else 'matrix'} →"
     heading = heading if draft.text_width(heading, 20, bold=True) <= box.width else title
-    draft.text(heading, box.x, box.y - px(32), 20, draft.theme.text, bold=True)
     shared = {
         card.scale for card in cards if sum(other.scale == card.scale for other in cards) > 1 or card.scale in ("score", *draft.barred)
     }
@@ -87,6 +86,7 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, title: str = "
     head_room = px(26)
     foot = px(12) + named + (px(34) if own_bars and any(card.scale not in shared for card in cards) else 0)
     shape = _fit(draft, cards, box, (rows, columns), label, head_room + foot)
+    draft.text(heading, box.x, box.y - px(32), 20, draft.theme.text, bold=True)
     bottom = box.y
     for index, card in enumerate(cards):
         x, y = box.x + (index % shape.across) * shape.wide, box.y + (index // shape.across) * shape.high
@@ -98,6 +98,11 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, title: str = "
             )
         bottom = max(bottom, origin.bottom + foot - px(12))
     return bottom
+
+
+def least_height(draft: Draft, cards: Sequence[Card]) -> int:
+    """Pixels that one row of cards needs to be of any use."""
+    return max(card.source.shape[0] for card in cards) * 2 + draft.px(66)
 
 
 def _fit(draft: Draft, cards: Sequence[Card], box: Box, cells: tuple[int, int], label: int, around: int) -> _Shape:

@@ -115,10 +115,11 @@ class WeightMap:
 
     def values(self, moment: Moment) -> NDArray[np.float32]:
         matrix = moment.capture.arrays[self.name].astype(np.float32)
-        if self.show != "value":
-            matrix -= (moment.first if self.show == "change" else moment.previous)[self.name]
-        ordered = matrix.reshape(-1).take(self.flat_order).reshape(self.matrix_shape)
-        return pool(ordered, self.shape, self.reduce)
+        with np.errstate(invalid="ignore", over="ignore"):  # a diverged run is drawn, not warned of
+            if self.show != "value":
+                matrix -= (moment.first if self.show == "change" else moment.previous)[self.name]
+            ordered = matrix.reshape(-1).take(self.flat_order).reshape(self.matrix_shape)
+            return pool(ordered, self.shape, self.reduce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,9 @@ class WeightSummary:
         matrix = np.full(self.shape, np.nan, np.float32)
         for row, names in enumerate(self.names):
             for column, name in enumerate(names):
-                if name:
+                if not name:
+                    continue
+                with np.errstate(invalid="ignore", over="ignore"):
                     change = moment.capture.arrays[name].astype(np.float32) - moment.first[name].astype(np.float32)
                     matrix[row, column] = np.sqrt(np.mean(np.square(change)))
         return matrix
@@ -264,7 +267,7 @@ def pool(matrix: NDArray[np.float32], shape: tuple[int, int], reduce: Reduce) ->
 
 def order_by_norm(change: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of ``change`` [rows, columns], those that changed most first."""
-    squares = np.square(np.nan_to_num(change.astype(np.float64)))
+    squares = np.square(_finite(change))
     return np.argsort(-squares.sum(1), kind="stable"), np.argsort(-squares.sum(0), kind="stable")
 
 
@@ -273,7 +276,7 @@ def order_by_direction(change: NDArray[Any], iterations: int = 30) -> tuple[NDAr
 
     Rows that changed in the same direction come to stand together, so that signed averages do not cancel.
     """
-    matrix = np.nan_to_num(change.astype(np.float64))
+    matrix = _finite(change)
     right = np.square(matrix).sum(0) + 1e-30
     for _ in range(iterations):
         left = matrix @ right
@@ -288,3 +291,8 @@ def order_by_direction(change: NDArray[Any], iterations: int = 30) -> tuple[NDAr
 def flat_order(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.intp]:
     """The gather, int [rows * columns], that puts a flattened matrix in the order ``rows`` x ``columns``."""
     return (rows[:, None] * len(columns) + columns[None, :]).reshape(-1)
+
+
+def _finite(change: NDArray[Any]) -> NDArray[np.float64]:
+    """An entry that is not finite counts as unchanged when rows are sorted; where it is drawn it stays visible."""
+    return np.nan_to_num(change.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)

@@ -257,7 +257,7 @@ def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
     if bar.titled:
         title_px = min(size, size * box.width / max(1, text_width(scale.title, size)))
         _draw_label(ground, Label(scale.title, box.x, box.y - size * 0.55, title_px, plan.theme.dim))
-    for position, text in bar_ticks(scale):
+    for position, text in bar_ticks(scale, box.width / (size * 0.9)):
         align = "left" if position < 0.02 else "right" if position > 0.98 else "center"
         x = box.x + position * box.width
         ground.plot([x, x], [box.bottom, box.bottom + 0.25 * size], color=plan.theme.dim, lw=_POINTS, solid_capstyle="butt")

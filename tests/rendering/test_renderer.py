@@ -1,0 +1,241 @@
+"""Frames: the same input gives the same bits; what changes is what should; errors say what is wrong and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tracker_viz.errors import ConfigError, LayoutError, RenderError
+from tracker_viz.rendering import LAYOUTS, THEMES, Attention, Head, Layout, Renderer, Series, Weights, storyboard
+from tracker_viz.rendering.theme import rgb
+
+
+@pytest.fixture(scope="module")
+def series(small_run):
+    return Series(small_run, title="a small run")
+
+
+@pytest.fixture(scope="module")
+def renderer(series):
+    return Renderer(series, "overview", size="720p")
+
+
+def digest(frames):
+    return hashlib.sha256(b"".join(frame.pixels.tobytes() for frame in frames)).hexdigest()
+
+
+def box_of(pixels, heatmap):
+    box = heatmap.box
+    return pixels[box.y : box.bottom, box.x : box.right]
+
+
+def test_the_same_captures_give_the_same_frames_bit_for_bit_on_one_or_many_threads(series, renderer):
+    alone = digest(renderer.frame(index) for index in range(len(series)))
+    with ThreadPoolExecutor(8) as pool:
+        together = digest(pool.map(renderer.frame, range(len(series))))
+    again = Renderer(Series([*reversed(_paths(series))], title="a small run"), "overview", size="720p")
+    assert alone == together == digest(again.frame(index) for index in range(len(series)))
+
+
+def test_the_same_captures_give_the_same_frames_in_another_process_whatever_the_users_style(small_run, renderer, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("font.size: 31\nfigure.facecolor: red\ntext.antialiased: false\naxes.grid: true\n")
+    program = f"""
+import sys, hashlib
+from pathlib import Path
+from tracker_viz.rendering import Renderer, Series
+from tracker_viz.types import CapturePath, CaptureRef, capture_step
+paths = sorted(Path({str(small_run[0].path.parent)!r}).glob("step-*"))
+captures = [CapturePath(CaptureRef(capture_step(p.name), p.name, 1, "0" * 64), p) for p in paths]
+frame = Renderer(Series(captures, title="a small run"), "overview", size="720p").frame(3)
+print(hashlib.sha256(frame.pixels.tobytes()).hexdigest(), [name for name in ("torch", "cv2", "wandb", "mlflow") if name in sys.modules])
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"MPLCONFIGDIR": str(tmp_path), "PATH": ""},
+        cwd=tmp_path,
+    )
+    assert run.stdout.split() == [digest([renderer.frame(3)]), "[]"], "other pixels, or torch, OpenCV or a tracker was imported"
+
+
+def test_a_frame_is_rgb_and_knows_its_step(series, renderer):
+    frame = renderer.frame(2)
+    assert frame.step == series.steps[2]
+    assert frame.pixels.shape == (720, 1280, 3)
+    assert frame.pixels.dtype == np.uint8
+    assert tuple(frame.pixels[1, 1]) == rgb(THEMES["dark"].ground)
+
+
+def test_an_index_that_is_not_there_is_an_error(renderer):
+    with pytest.raises(RenderError, match=r"captures 0\.\.5; got 6"):
+        renderer.frame(6)
+
+
+def test_interpolated_maps_lie_between_and_scores_do_not_move(renderer):
+    here, between, there = renderer.values(2), renderer.values(2, part=0.5), renderer.values(3)
+    for heatmap in renderer.plan.heatmaps:
+        one, half, other = (values[heatmap.name].astype(np.float64) for values in (here, between, there))
+        if heatmap.source.blends:
+            assert np.allclose(half, (one + other) / 2, atol=1e-3)
+        else:
+            assert np.array_equal(half, one)
+
+
+def test_an_interpolated_frame_says_so_and_no_other_does(renderer):
+    accent = np.array(rgb(THEMES["dark"].accent))
+    mark = renderer.plan.mark
+    reach = slice(round(mark.y - mark.size_px), round(mark.y) + 4), slice(round(mark.x) - 150, round(mark.x))
+    marked = [(np.abs(renderer.between(2, part).pixels[reach].astype(int) - accent).sum(2) < 30).sum() for part in (0.0, 0.5)]
+    assert marked[0] == 0
+    assert marked[1] > 40
+
+
+def test_a_head_is_framed_in_the_colour_of_its_role(renderer):
+    from tracker_viz.rendering.furniture import roles_of
+
+    last = len(renderer) - 1
+    held = roles_of(renderer.series.read(last, list(renderer.plan.roles.scores.values())).arrays, renderer.plan.roles)
+    assert held, "the made-up run ends with roles"
+    shown, before = renderer.frame(last).pixels, renderer.frame(0).pixels
+    for heatmap in renderer.plan.heatmaps:
+        if heatmap.head in held:
+            color = rgb(THEMES["dark"].roles[held[heatmap.head]])
+            assert tuple(shown[heatmap.box.y + 4, heatmap.box.right + 2]) == color
+            assert tuple(before[heatmap.box.y + 4, heatmap.box.right + 2]) != color
+
+
+def test_the_playhead_stands_at_the_captures_step(series, renderer):
+    box, white = renderer.plan.timeline.box, rgb(THEMES["dark"].text)
+    for index in (0, 3, 5):
+        columns = np.flatnonzero((renderer.frame(index).pixels[box.y + 2, box.x : box.right] == white).all(1))
+        expected = (box.width - 1) * series.steps[index] / series.steps[-1]
+        assert abs(columns.mean() - expected) <= 2
+
+
+def test_only_the_arrays_of_the_layout_are_read(series, monkeypatch):
+    renderer = Renderer(series, "scores", size="720p")
+    read = []
+    original = Series.read
+    monkeypatch.setattr(Series, "read", lambda self, index, names: read.extend(names) or original(self, index, names))
+    renderer.frame(1)
+    assert read
+    assert all(name.startswith("scores.") for name in read)
+
+
+def test_the_upper_triangle_is_panel_and_not_data(renderer):
+    heatmap = next(heatmap for heatmap in renderer.plan.heatmaps if heatmap.head)
+    shown = box_of(renderer.frame(3).pixels, heatmap)
+    assert tuple(shown[2, -3]) == rgb(THEMES["dark"].panel)
+    assert tuple(shown[-3, 2]) != rgb(THEMES["dark"].panel)
+
+
+def test_attention_to_the_future_is_not_hidden(synthetic, tmp_path):
+    captures = list(synthetic.captures(2, blocks=1, heads=2, length=16, width=16, hidden=24, period=5))
+    captures[1].arrays["blocks.0.attn.pattern"][:, 0, 2, 12] = 0.9
+    renderer = Renderer(Series([synthetic.write_capture(tmp_path, capture) for capture in captures]), "heads", size="720p")
+    assert all(heatmap.mask is None for heatmap in renderer.plan.heatmaps)
+
+
+def test_nan_and_infinity_are_visible(synthetic, tmp_path):
+    captures = list(synthetic.captures(3, blocks=1, heads=2, length=16, width=16, hidden=24, period=5))
+    captures[2].arrays["blocks.0.attn.pattern"][0, 1, 9, 3] = np.nan
+    captures[2].arrays["blocks.0.mlp.w_up"][0, 0] = np.inf
+    renderer = Renderer(Series([synthetic.write_capture(tmp_path, capture) for capture in captures]), "overview", size="720p")
+    magenta = rgb(THEMES["dark"].nonfinite)
+    seen = {heatmap.name for heatmap in renderer.plan.heatmaps if (box_of(renderer.frame(2).pixels, heatmap) == magenta).all(2).any()}
+    assert any("head 1" in name for name in seen)
+    assert any("w_up" in name for name in seen)
+    assert not any((box_of(renderer.frame(1).pixels, heatmap) == magenta).all(2).any() for heatmap in renderer.plan.heatmaps)
+
+
+def test_colour_scales_stay_fixed_and_follow_the_options(series):
+    options = {"attention": {"cmap": "viridis", "norm": "log", "minimum": 1e-3}, "weights": {"maximum": 0.5}}
+    plan = Renderer(series, "overview", size="720p", scales=options).plan
+    assert (plan.scales["attention"].cmap, plan.scales["attention"].norm) == ("viridis", "log")
+    weights = next(scale for key, scale in plan.scales.items() if key.startswith("weights"))
+    assert weights.maximum == 0.5
+    assert not weights.clipped[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"scales": {"attention": {"cmap": "virdis"}}}, "did you mean 'viridis'"),
+        ({"scales": {"attention": {"cmpa": "mako"}}}, "did you mean 'cmap'"),
+        ({"scales": {"atention": {}}}, "did you mean 'attention'"),
+        ({"scales": {"attention": {"norm": "logg"}}}, "did you mean 'log'"),
+        ({"scales": {"attention": {"norm": "log"}}}, "above 0"),
+        ({"theme": "drak"}, "did you mean 'dark'"),
+        ({"size": "1081p"}, "did you mean '1080p'"),
+        ({"size": "1921x1080"}, "even"),
+        ({"size": (64, 64)}, "640"),
+    ],
+)
+def test_options_without_a_meaning_are_errors_that_help(series, options, says):
+    with pytest.raises(ConfigError, match=says):
+        Renderer(series, "overview", **options)
+
+
+@pytest.mark.parametrize(
+    ("layout", "says"),
+    [
+        ("overveiw", "did you mean 'overview'"),
+        (Layout("mine", (Attention(probe="texts"),)), "repeated, text"),
+        (Layout("mine", (Head(block=9, head=1),)), "no block 9 head 1"),
+        (Layout("mine", (Weights(("moe.*",)),)), "mlp.w_down"),
+    ],
+)
+def test_layouts_that_ask_for_what_is_not_there_are_errors_that_help(series, layout, says):
+    with pytest.raises(LayoutError, match=says):
+        Renderer(series, layout)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_captures_without_what_a_layout_needs_are_an_error(synthetic, tmp_path, name):
+    capture = next(synthetic.captures(1, blocks=1, heads=1, length=8, width=8, hidden=8, period=3))
+    empty = dataclasses.replace(capture, arrays={"something.else": np.zeros(3, np.float16)}, axes={})
+    with pytest.raises(LayoutError, match=name):
+        Renderer(Series([synthetic.write_capture(tmp_path, empty)]), name)
+
+
+def test_one_capture_alone_can_be_drawn_in_every_layout(synthetic, tmp_path):
+    captures = synthetic.write_run(tmp_path, 1, blocks=2, heads=2, length=12, width=12, hidden=16, period=4)
+    for name in LAYOUTS:
+        renderer = Renderer(Series(captures), name, size="720p")
+        assert renderer.draw(storyboard(renderer.series.steps)[-1]).pixels.std() > 1
+
+
+def test_a_model_that_grew_is_an_error_that_names_the_step(synthetic, tmp_path):
+    small = synthetic.write_run(tmp_path / "a", 2, blocks=1, heads=2, length=12, width=12, hidden=16, period=4, last_step=100)
+    large = synthetic.write_run(tmp_path / "b", 3, blocks=1, heads=4, length=12, width=12, hidden=16, period=4, last_step=900)
+    with pytest.raises(LayoutError, match=r"at step 0 and \(2, 4, 12, 12\) at step 318"):
+        Renderer(Series([*small, *large[1:]]), "heads")
+
+
+def test_no_captures_and_two_of_one_step_are_errors(small_run):
+    with pytest.raises(RenderError, match="no capture"):
+        Series([])
+    with pytest.raises(RenderError, match="same step"):
+        Series([*small_run, small_run[2]])
+
+
+def test_a_light_title_card_names_the_run(series):
+    renderer = Renderer(series, "heads", size="square", theme="light")
+    card = renderer.draw(storyboard(series.steps, title_s=2.0)[0])
+    assert card.pixels.shape == (1080, 1080, 3)
+    assert card.step == 0
+    assert not np.array_equal(card.pixels, renderer.frame(0).pixels)
+
+
+def _paths(series):
+    from tracker_viz.types import CapturePath, CaptureRef
+
+    return [CapturePath(CaptureRef(step, path.name, 1, "0" * 64), path) for step, path in zip(series.steps, series.paths, strict=True)]
