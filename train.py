@@ -29,6 +29,7 @@ from tracker_viz.demo.checkpoint import Checkpoint, Uploader, fetch_latest
 from tracker_viz.demo.model import Decoder
 from tracker_viz.demo.settings import TrainSettings, resumed
 from tracker_viz.demo.trainer import Trainer
+from tracker_viz.integrations.hydra import parent_runs
 from tracker_viz.jobs.application import application, typed
 from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
 from tracker_viz.trackers.outbox import Destination
@@ -38,7 +39,8 @@ from tracker_viz.trackers.outbox import Destination
 def main(cfg: DictConfig) -> float:
     settings = typed(TrainSettings, cfg)
     start = None
-    destinations = [Destination(scheme, options) for scheme, options in settings.tracker.items()]
+    parents = parent_runs()
+    destinations = [Destination(scheme, options, parent=parents.get(scheme)) for scheme, options in settings.tracker.items()]
     if settings.resume:
         run = RunRef.parse(settings.resume)
         options = settings.tracker.get(run.scheme, {})

@@ -1,0 +1,101 @@
+"""Hydra multirun -> one sweep in the trackers: a parent run with every job's run below it. Any Hydra application, by config only:
+
+    hydra:
+      callbacks:
+        sweep: {_target_: tracker_viz.integrations.hydra.SweepCallback}
+
+The process that starts the multirun makes the parent (an MLflow parent run, a W&B run whose id is the group of the others) and
+notes it in the sweep's directory, which the jobs of every launcher share: joblib, submitit on SLURM, Ray. Each job puts it into
+its environment, where ``watch`` and ``train.py`` find it. A tracker that cannot be reached costs the parent, never the jobs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from tracker_viz import capture_file, trackers
+from tracker_viz.errors import TrackerVizError
+from tracker_viz.trackers.base import Run
+from tracker_viz.types import RunRef
+
+log = logging.getLogger(__name__)
+
+NOTE = "tracker_viz_sweep.json"
+PARENTS = "TRACKER_VIZ_PARENT_RUNS"
+
+
+class SweepCallback(Callback):
+    """Makes the parent run of a multirun, tells the jobs of it, and ends it after the last one.
+
+    Args:
+        tracker: tracker -> options of its adapter, e.g. ``{"mlflow": {"experiment": "ablation"}}``; by default what the
+            application's own key ``tracker`` holds in this form.
+        name: of the parent run.
+    """
+
+    def __init__(self, tracker: Mapping[str, Mapping[str, Any]] | None = None, name: str = "sweep") -> None:
+        self.tracker = tracker
+        self.name = name
+        self._parents: list[Run] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Launchers send the callback to the jobs; the parents stay with the process that made them.
+        return self.__dict__ | {"_parents": []}
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        chosen: Any = self.tracker if self.tracker is not None else OmegaConf.select(config, "tracker")
+        chosen = OmegaConf.to_container(chosen, resolve=True) if isinstance(chosen, DictConfig) else chosen
+        directory = Path(config.hydra.sweep.dir).absolute()
+        overrides = "\n".join(config.hydra.overrides.task)
+        for scheme, options in (chosen or {}).items():
+            if scheme == "local":
+                continue  # the sweep's directory is all the parent that local runs need
+            try:
+                made = trackers.connect(scheme, **(options or {})).create_run(
+                    name=self.name, config={"overrides": overrides}, tags={"tracker_viz.sweep": str(directory)}
+                )
+            except TrackerVizError as error:
+                log.warning("the runs of this sweep get no parent in %s: %s", scheme, error)
+            else:
+                self._parents.append(made)
+                log.info("sweep: %s %s", made.ref, made.url())
+        atexit.register(self._end, "failed")  # Hydra does not say when a multirun ends with an error
+        note = json.dumps([str(parent.ref) for parent in self._parents]).encode()
+        capture_file.write_atomically(note, directory / NOTE)
+
+    def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
+        note = Path(config.hydra.sweep.dir).absolute() / NOTE
+        if note.is_file() and OmegaConf.select(config, "hydra.job.num", throw_on_missing=False) is not None:
+            os.environ[PARENTS] = " ".join(json.loads(note.read_text()))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        os.environ.pop(PARENTS, None)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        self._end("finished")
+
+    def _end(self, state: Any) -> None:
+        parents, self._parents = self._parents, []
+        atexit.unregister(self._end)
+        for parent in parents:
+            try:
+                parent.finish(state)
+            except TrackerVizError as error:
+                log.warning("the sweep's run %s could not be ended: %s", parent.ref, error)
+
+
+def parent_runs() -> dict[str, RunRef]:
+    """Tracker -> the run above this job's; empty outside a multirun that has a ``SweepCallback``."""
+    refs = [RunRef.parse(text) for text in os.environ.get(PARENTS, "").split()]
+    return {ref.scheme: ref for ref in refs}
