@@ -56,7 +56,7 @@ PROBE_AFTER_S = 2.0
 
 _KEY_TAG = "tracker_viz.key"
 _NOTE_TAG = "mlflow.note.content"
-_NOTE_OURS_TAG = "tracker_viz.note_sha256"
+_SIGNATURE = "\n<!-- tracker_viz "
 _PARENT_TAG = "mlflow.parentRunId"
 _STATES: dict[str, RunState] = {
     "RUNNING": "running",
@@ -270,13 +270,10 @@ class MlflowRun:
     def set_note(self, markdown: str) -> bool:
         """Show ``markdown`` on the run's overview page, unless somebody wrote or edited the note there; returns whether it is shown."""
         with self._service("write the run's note"):
-            tags = self._client.get_run(self._run_id).data.tags
-            note = tags.get(_NOTE_TAG)
-            if note and hashlib.sha256(note.encode()).hexdigest() != tags.get(_NOTE_OURS_TAG):
+            note = self._client.get_run(self._run_id).data.tags.get(_NOTE_TAG)
+            if note and note != _signed(note.rpartition(_SIGNATURE)[0]):
                 return False
-            markdown = markdown[:MAX_TAG_CHARACTERS]
-            digest = hashlib.sha256(markdown.encode()).hexdigest()
-            self._client.log_batch(self._run_id, tags=[RunTag(_NOTE_TAG, markdown), RunTag(_NOTE_OURS_TAG, digest)])
+            self._client.set_tag(self._run_id, _NOTE_TAG, _signed(markdown))
         return True
 
     def _note_videos(self, newest: str) -> None:
@@ -284,7 +281,9 @@ class MlflowRun:
             files = [info.path for info in self._repository.list_artifacts() if not info.is_dir]
             layouts = {posixpath.basename(info.path) for info in self._repository.list_artifacts("videos") if info.is_dir}
         videos = sorted({path for path in files if posixpath.splitext(path)[0] in layouts} | {newest})
-        links = "\n".join(f"- [{posixpath.splitext(video)[0]}]({self.url(video)})" for video in videos)
+        # Relative, so that they work wherever somebody has the UI.
+        here = (mlflow_service.run_link("", self._experiment_id, self._run_id, video).lstrip("/") for video in videos)
+        links = "\n".join(f"- [{posixpath.splitext(video)[0]}]({link})" for video, link in zip(videos, here, strict=True))
         self.set_note(f"**Videos of what this model's blocks looked like while it trained** (tracker_viz)\n\n{links}\n")
 
     # -- reading --------------------------------------------------------------------------------------------
@@ -489,6 +488,12 @@ def _find_by_key(client: mlflow.MlflowClient, experiment_id: str, key: str | Non
         raise ConfigError(f"a run's key is 32 hexadecimal digits; got {key!r}")
     found = client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", ViewType.ACTIVE_ONLY, max_results=1)
     return found[0] if found else None
+
+
+def _signed(markdown: str) -> str:
+    """A note that can be told from one that a person wrote or edited: a comment at its end, which no page shows, has its digest."""
+    markdown = markdown[: MAX_TAG_CHARACTERS - 100]
+    return f"{markdown}{_SIGNATURE}{hashlib.sha256(markdown.encode()).hexdigest()[:16]} -->"
 
 
 def _legal_name(name: str) -> str:

@@ -29,6 +29,7 @@ from tracker_viz.trackers.base import without_userinfo
 
 PROBE_TIMEOUT_S = 5.0
 INIT_LOCK_TIMEOUT_S = 120.0
+_WORKFLOW = "?workflowType=machine_learning"
 EMBEDDED_UI = "http://127.0.0.1:5000"
 
 _FILE_STORE_HINT = (
@@ -240,6 +241,6 @@ def ui_command(uri: str, ui_url: str | None) -> str | None:
 
 
 def run_link(base: str, experiment_id: str, run_id: str, artifact: str | None) -> str:
-    """``<base>/#/experiments/<id>/runs/<id>``, or its artifact page with the file opened."""
-    link = f"{base}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
-    return f"{link}/artifacts/{quote(artifact)}?workflowType=machine_learning" if artifact else link
+    """``<base>/#/experiments/<id>/runs/<id>``, or its page of artifacts with the file open. MLflow shows its GenAI side unless told."""
+    page = f"{base}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
+    return f"{page}/artifacts/{quote(artifact)}{_WORKFLOW}" if artifact else page + _WORKFLOW
