@@ -472,3 +472,27 @@ def test_progress_counts_up_to_everything(tmp_path, there, caplog):
         outbox.put(make_capture(step))
     outbox.close(progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5)
+
+
+def test_a_worker_that_outlives_its_killed_parent_does_not_hold_the_spool(tmp_path):
+    program = """
+    import os, sys, time
+    from tracker_viz.trackers.outbox import Outbox
+    from tracker_viz.trackers.testing import make_capture
+    outbox = Outbox(sys.argv[1], name="a")
+    outbox.put(make_capture(0))
+    outbox.flush()
+    worker = os.fork()
+    if worker:
+        print(worker, flush=True)
+    time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "spool")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        worker = int(process.stdout.readline())
+        try:
+            process.kill()
+            process.wait()
+            assert push(tmp_path / "spool").complete
+        finally:
+            os.kill(worker, signal.SIGKILL)
