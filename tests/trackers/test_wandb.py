@@ -311,6 +311,7 @@ def test_a_refused_key_is_not_taken_for_an_outage(wandb_server, monkeypatch):  #
 
 
 def test_without_a_key_nobody_is_asked_for_one(wandb_server, monkeypatch):  # noqa: F811
+    WandbService(None).require_credentials()  # those of another server, which must not be sent to this one
     monkeypatch.delenv("WANDB_API_KEY")
     with pytest.raises(TrackerError, match=r"no W&B credentials for http://elsewhere\.invalid.*wandb login"):
         WandbTracker(base_url="http://elsewhere.invalid").create_run(name="a", config={})

@@ -69,7 +69,7 @@ def test_the_real_service_keeps_the_contract(asked_for, tmp_path):
         assert getattr(after, name) == getattr(before, name), name
     changed = {key for key, value in after.summary_metrics.items() if before.summary_metrics.get(key) != value}
     assert changed == {"tracker_viz/heads", "tracker_viz/render", "_step"}
-    assert [row["tracker_viz/render"] for row in after.scan_history() if row.get("tracker_viz/render")] == [1, 2]
+    assert [row["tracker_viz/render"] for row in after.scan_history() if row.get("tracker_viz/render")] == [1, 2, 3]  # the page, two videos
 
     opened = WandbTracker().open_run(run.ref)
     for capture in captures:
