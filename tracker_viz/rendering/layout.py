@@ -138,8 +138,14 @@ def layout_from(
         for option in chosen:
             if option not in known:
                 raise LayoutError(f"layout {name!r}: {unknown_name(f'option of the panel {kind!r}', option, known)}")
+        for option, legal in _LEGAL.items():
+            if option in chosen and chosen[option] not in legal:
+                raise LayoutError(f"layout {name!r}: {unknown_name(f'{option} of the panel {kind!r}', str(chosen[option]), legal)}")
         made.append(PANELS[kind](**chosen))
     return Layout(name, tuple(made), timeline, metric, _plain(scales or {}))
+
+
+_LEGAL = {"show": ("value", "change", "step"), "order": ("norm", "direction", "stored"), "reduce": ("mean", "rms")}
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,144 @@
+"""Posters, animations and the explorer's page: small, whole or not there at all, and saying the same as the video."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tracker_viz.errors import ConfigError, RenderError
+from tracker_viz.rendering import Renderer, Series, poster_moments, storyboard, write_animation, write_explorer, write_poster
+from tracker_viz.rendering.explorer import encode
+from tracker_viz.rendering.scales import ColorScale
+
+
+@pytest.fixture(scope="module")
+def renderer(small_run):
+    return Renderer(Series(small_run, title="<a> & 100% small run"), "overview", size="720p")
+
+
+def test_a_poster_shows_the_first_a_middle_and_the_last_capture(renderer, tmp_path):
+    first, middle, last = poster_moments(renderer)
+    assert (first, last) == (0, 5)
+    assert 0 < middle < 5
+    picture = np.asarray(Image.open(write_poster(renderer, tmp_path / "poster")))
+    assert picture.shape == (3 * 720, 1280, 3)
+    assert np.array_equal(picture[720:1440], renderer.frame(middle).pixels)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_an_animation_keeps_every_picture_and_its_time(renderer, tmp_path, suffix):
+    shots = storyboard(renderer.series.steps, seconds_per_capture=0.2, hold_s=1.5)
+    picture = Image.open(write_animation(renderer, shots, tmp_path / f"a{suffix}"))
+    assert picture.n_frames == 6
+    assert picture.info["loop"] == 0
+    durations = []
+    for index in range(picture.n_frames):
+        picture.seek(index)
+        picture.load()
+        durations.append(picture.info["duration"])
+    assert durations == [200, 200, 200, 200, 200, 1500]
+
+
+def test_an_animation_shrinks_until_it_fits_and_gives_up_in_words(renderer, tmp_path):
+    shots = storyboard(renderer.series.steps)
+    whole = write_animation(renderer, shots, tmp_path / "a.gif")
+    small = write_animation(renderer, shots, tmp_path / "b.gif", max_bytes=whole.stat().st_size // 2)
+    assert small.stat().st_size <= whole.stat().st_size // 2
+    with pytest.raises(RenderError, match="at its smallest"):
+        write_animation(renderer, shots, tmp_path / "c.gif", max_bytes=1000)
+    assert not (tmp_path / "c.gif").exists()
+
+
+def test_files_that_cannot_be_written_leave_nothing(renderer, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RenderError, match="cannot be written"):
+        write_poster(renderer, tmp_path / "file" / "poster.png")
+    with pytest.raises(ConfigError, match=r"\.png"):
+        write_poster(renderer, tmp_path / "poster.gif")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def page_parts(path):
+    text = path.read_text()
+    description = json.loads(re.search(r'id="description">(.*?)</script>', text)[1])
+    cells = zlib.decompress(base64.b64decode(re.search(r"CELLS = '(.*?)'", text)[1]))
+    cells = np.frombuffer(cells, np.uint8).reshape(len(description["steps"]), -1)
+    return description, np.cumsum(cells, axis=0, dtype=np.uint8), text
+
+
+def test_the_page_holds_what_the_frames_show(renderer, tmp_path):
+    description, cells, text = page_parts(write_explorer(renderer, tmp_path / "page"))
+    assert description["steps"] == list(renderer.series.steps)
+    assert "http" not in text.replace("</html>", ""), "the page must not fetch anything"
+    for index in (0, 5):
+        values = renderer.values(index)
+        expected = [encode(values[heatmap.name], renderer.plan.scales[heatmap.scale]).reshape(-1) for heatmap in renderer.plan.heatmaps]
+        assert np.array_equal(cells[index], np.concatenate(expected))
+    assert "&lt;a>" in text
+
+
+def test_values_come_back_from_their_bytes_within_half_a_step():
+    scale = ColorScale("x", "mako", 0.0, 1.0, "power", gamma=0.5)
+    values = np.array([[0.0, 0.01, 0.25, 1.0, np.nan, np.inf]], np.float16)
+    coded = encode(values, scale)
+    assert coded.tolist() == [[0, 25, 127, 254, 255, 255]]
+
+
+def test_a_page_that_would_be_too_large_leaves_captures_out_and_says_so(renderer, tmp_path):
+    whole = write_explorer(renderer, tmp_path / "whole.html").stat().st_size
+    path = write_explorer(renderer, tmp_path / "small.html", max_bytes=whole - 1000)
+    description, _, _ = page_parts(path)
+    assert path.stat().st_size < whole
+    assert description["left"] == 6 - len(description["steps"]) > 0
+    assert description["steps"][-1] == renderer.series.steps[-1]
+    with pytest.raises(RenderError, match="two captures"):
+        write_explorer(renderer, tmp_path / "none.html", max_bytes=1000)
+
+
+@pytest.mark.chromium
+def test_the_page_works_in_a_sandboxed_frame(renderer, tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if not chromium:
+        pytest.skip("needs Chromium (apt-get install chromium)")
+    page_path = write_explorer(renderer, tmp_path / "page.html")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
+        )
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        errors, requests = [], []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.set_content('<body style="margin:0"><iframe sandbox="allow-scripts" style="border:0;width:1280px;height:800px"></iframe>')
+        page.on("request", lambda request: requests.append(request.url) if request.url.startswith("http") else None)
+        page.evaluate("(html) => document.querySelector('iframe').srcdoc = html", page_path.read_text())
+        frame = page.frame_locator("iframe")
+        frame.locator("body[data-ready=yes]").wait_for(timeout=60_000)
+        frame.locator("#slider").fill("5")
+        assert "2,000" in frame.locator("#step").inner_text() or "1,000" in frame.locator("#step").inner_text()
+        inner = page.frames[1]
+        heatmap = next(heatmap for heatmap in renderer.plan.heatmaps if heatmap.head)
+        box = heatmap.box
+        pixels = f"picture.getContext('2d').getImageData({box.x}, {box.y}, {box.width}, {box.height}).data"
+        shown = np.array(inner.evaluate(f"Array.from({pixels})"), np.uint8).reshape(box.height, box.width, 4)[..., :3]
+        difference = np.abs(shown.astype(int) - renderer.frame(5).pixels[box.y : box.bottom, box.x : box.right])
+        assert difference.max() <= 6, "the page's colours are the video's, to one of 255 steps of the scale"
+        area = frame.locator("#picture").bounding_box()
+        scale = area["width"] / 1280
+        at = area["x"] + (heatmap.box.x + 5) * scale, area["y"] + (heatmap.box.bottom - 5) * scale
+        page.mouse.move(*at)
+        assert "looks at" in frame.locator("#tip").inner_text()
+        page.mouse.click(*at)
+        assert "block 0 head 0" in frame.locator("#large b").inner_text()
+        frame.locator("body").press("Escape")
+        assert not frame.locator("#large").is_visible()
+        assert errors == []
+        assert requests == []
+        browser.close()

@@ -1,0 +1,64 @@
+"""Order and time of the pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tracker_viz.errors import ConfigError
+from tracker_viz.rendering import storyboard
+
+STEPS = [0, 10, 30, 100, 1000]
+
+
+def times(shots, kind="capture"):
+    return [shot.duration_s for shot in shots if shot.kind == kind]
+
+
+def test_captures_stay_equally_long_unless_told_otherwise():
+    shots = storyboard(STEPS, seconds_per_capture=0.4)
+    assert [shot.index for shot in shots] == [0, 1, 2, 3, 4]
+    assert times(shots) == pytest.approx([0.4] * 4)
+    assert (shots[-1].kind, shots[-1].duration_s) == ("end", 3.0)
+
+
+def test_pace_step_is_as_training_went_and_log_gives_the_early_steps_room():
+    by_step = times(storyboard(STEPS, pace="step", seconds_per_capture=10))
+    assert by_step == pytest.approx(np.array([10, 20, 70, 900]) / 250 * 10)
+    by_log = times(storyboard(STEPS, pace="log", seconds_per_capture=10))
+    assert by_log[0] > by_log[1]
+    assert sum(by_log) == pytest.approx(sum(by_step)) == pytest.approx(40)
+
+
+def test_a_whole_video_lasts_about_half_a_minute_whatever_the_number_of_captures():
+    for n_captures in (60, 100, 400):
+        assert 20 < sum(shot.duration_s for shot in storyboard(range(n_captures))) < 40
+    assert sum(shot.duration_s for shot in storyboard(range(4000))) == pytest.approx(3999 / 30 + 3)
+
+
+def test_interpolated_pictures_are_marked_share_their_captures_time_and_never_flash_by():
+    shots = storyboard(STEPS, seconds_per_capture=0.3, interpolate=2)
+    assert [(shot.index, round(shot.part, 2), shot.kind) for shot in shots[:4]] == [
+        (0, 0.0, "capture"),
+        (0, 0.33, "interpolated"),
+        (0, 0.67, "interpolated"),
+        (1, 0.0, "capture"),
+    ]
+    assert sum(shot.duration_s for shot in shots[:-1]) == pytest.approx(1.2)
+    assert min(shot.duration_s for shot in storyboard(STEPS, seconds_per_capture=0.1, interpolate=60)) >= 1 / 30 - 1e-9
+
+
+def test_one_capture_is_held():
+    assert [shot.kind for shot in storyboard([5])] == ["end"]
+
+
+def test_a_title_card_comes_first():
+    assert storyboard(STEPS, title_s=2.0)[0].kind == "title"
+
+
+@pytest.mark.parametrize(
+    "options", [{"pace": "steps"}, {"seconds_per_capture": 0.0}, {"seconds_per_capture": float("nan")}, {"interpolate": -1}]
+)
+def test_options_without_a_meaning_are_errors(options):
+    with pytest.raises(ConfigError):
+        storyboard(STEPS, **options)
