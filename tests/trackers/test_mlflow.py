@@ -173,7 +173,7 @@ def test_four_processes_that_use_a_new_store_first_all_succeed(tmp_path):
     for racer in racers:
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    ended = [racer.communicate(timeout=120) for racer in racers]
+    ended = [racer.communicate(timeout=240) for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * 4, ended
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("e").experiment_id])
