@@ -14,7 +14,7 @@ from torch import nn
 
 import tracker_viz as tv
 from tracker_viz.demo.model import Decoder, ModelConfig
-from tracker_viz.errors import ConfigError, ProbeError, RenderError, RunNotFoundError, UnsupportedModelError
+from tracker_viz.errors import CaptureError, ConfigError, ProbeError, RenderError, RunNotFoundError, UnsupportedModelError
 from tracker_viz.pipeline import VideoOptions, render_command, render_run
 from tracker_viz.trackers import open_run
 
@@ -202,6 +202,37 @@ def test_the_runs_summary_says_what_became_of_its_heads_also_after_it_was_gone_o
     highest = max(float(np.nanmax(capture.arrays["scores.head.previous_token"])) for capture in captures)
     assert len(captures) == 5
     assert summary()["specialisation/previous_token_max"] == pytest.approx(highest, rel=1e-6)
+
+
+def save_checkpoints(directory, steps):
+    """What a training script without tracker_viz left behind."""
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    for step in range(max(steps) + 1):
+        if step in steps:
+            torch.save({"model": model.state_dict(), "step": step}, directory / f"ckpt_{step}.pt")
+        nn.functional.cross_entropy(model(torch.arange(32)[None]).flatten(0, 1), torch.arange(32)).backward()
+        optimizer.step()
+
+
+def test_checkpoints_that_were_saved_earlier_become_a_run(tmp_path):
+    save_checkpoints(tmp_path, [3, 5, 8])
+    done = tv.backfill(str(tmp_path / "ckpt_*.pt"), model=make_model(), run="local", spool="spool", progress=False)
+    assert done.steps == (3, 5, 8)
+    captures = list(tv.load_captures(done.runs[0].ref))
+    assert [capture.step for capture in captures] == [3, 5, 8]
+    saved = torch.load(tmp_path / "ckpt_5.pt")["model"]["blocks.0.mlp.up_proj.weight"]
+    np.testing.assert_allclose(captures[1].arrays["blocks.0.mlp.w_up"].astype(np.float32), saved.numpy(), rtol=1e-3, atol=1e-5)
+    save_checkpoints(tmp_path, [9])
+    again = tv.backfill(str(tmp_path / "ckpt_*.pt"), model=make_model(), run="local", spool="spool", progress=False)
+    assert again.steps == (9,)
+
+
+def test_a_checkpoint_of_another_model_leaves_no_run_behind(tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "ckpt_1.pt")
+    with pytest.raises(CaptureError, match="does not fit"):
+        tv.backfill(str(tmp_path / "ckpt_*.pt"), model=make_model(), run="local", spool="spool", progress=False)
+    assert not (tmp_path / "spool").exists()
 
 
 def test_schedule_and_every_together_are_refused():

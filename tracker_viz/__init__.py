@@ -19,7 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tracker_viz.pipeline import load_captures, render, watch
+    from tracker_viz.pipeline import backfill, load_captures, push, render, watch
     from tracker_viz.types import Capture, CaptureRef, Frame, RunRef
 
 __version__ = "0.1.0"
@@ -29,11 +29,13 @@ _PUBLIC = {
     "CaptureRef": "tracker_viz.types",
     "Frame": "tracker_viz.types",
     "RunRef": "tracker_viz.types",
+    "backfill": "tracker_viz.pipeline",
     "load_captures": "tracker_viz.pipeline",
+    "push": "tracker_viz.pipeline",
     "render": "tracker_viz.pipeline",
     "watch": "tracker_viz.pipeline",
 }
-__all__ = ["Capture", "CaptureRef", "Frame", "RunRef", "__version__", "load_captures", "render", "watch"]
+__all__ = ["Capture", "CaptureRef", "Frame", "RunRef", "__version__", "backfill", "load_captures", "push", "render", "watch"]
 
 
 def __getattr__(name: str) -> Any:

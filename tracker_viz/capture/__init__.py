@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tracker_viz.capture.backfill import backfill, find_checkpoints, load_checkpoint
 from tracker_viz.capture.budget import fit
 from tracker_viz.capture.distributed import is_main_process
 from tracker_viz.capture.limits import context_length, vocab_size
@@ -9,4 +10,17 @@ from tracker_viz.capture.probe import Probe, make_probe, probe_from_ids
 from tracker_viz.capture.recorder import Recorder
 from tracker_viz.capture.schedule import Schedule
 
-__all__ = ["Probe", "Recorder", "Schedule", "context_length", "fit", "is_main_process", "make_probe", "probe_from_ids", "vocab_size"]
+__all__ = [
+    "Probe",
+    "Recorder",
+    "Schedule",
+    "backfill",
+    "context_length",
+    "find_checkpoints",
+    "fit",
+    "is_main_process",
+    "load_checkpoint",
+    "make_probe",
+    "probe_from_ids",
+    "vocab_size",
+]

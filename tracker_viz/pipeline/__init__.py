@@ -1,0 +1,37 @@
+"""The only station that joins the others.
+
+    watch           model ──Recorder──▶ scores, budget ──▶ spool ──▶ every tracker          (while training)
+    backfill        saved checkpoints ──▶ the same
+    load_captures   a run ──▶ Captures                                                      (afterwards, anywhere)
+    render          a run ──▶ captures here ──▶ frames ──▶ video ──▶ the same run
+    push            a spool ──▶ what its trackers have not yet
+
+Called by users (as ``tv.watch``, ``tv.render``, ...), by ``train.py``, the jobs and the integrations. torch is imported when something is
+watched, seaborn and OpenCV when something is drawn, a tracker's SDK when that tracker is used.
+"""
+
+from tracker_viz.pipeline.checkpoints import Backfilled, backfill
+from tracker_viz.pipeline.drawing import FORMATS, RenderResult, VideoOptions, render, render_command, render_run
+from tracker_viz.pipeline.progress import progress_bar
+from tracker_viz.pipeline.pulling import TrackerOptions, load_captures, open_run, pulled_captures
+from tracker_viz.pipeline.recording import Watcher, watch
+from tracker_viz.trackers.outbox import push
+
+__all__ = [
+    "FORMATS",
+    "Backfilled",
+    "RenderResult",
+    "TrackerOptions",
+    "VideoOptions",
+    "Watcher",
+    "backfill",
+    "load_captures",
+    "open_run",
+    "progress_bar",
+    "pulled_captures",
+    "push",
+    "render",
+    "render_command",
+    "render_run",
+    "watch",
+]

@@ -1,0 +1,236 @@
+"""A model that trains -> captures in its run: Recorder, scores, budget, spool and trackers, put together by ``watch``."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tracker_viz import capture_file, trackers
+from tracker_viz.errors import ConfigError, TrackerError
+from tracker_viz.metrics import Scorer, run_summary
+from tracker_viz.pipeline.progress import progress_bar
+from tracker_viz.pipeline.pulling import TrackerOptions
+from tracker_viz.trackers.base import Run, RunState
+from tracker_viz.trackers.outbox import Destination, Outbox, Report
+from tracker_viz.trackers.pull import pull
+from tracker_viz.types import SCHEMES, Capture, RunRef
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tracker_viz.capture import Probe, Recorder, Schedule
+
+Summary = Callable[[], Mapping[str, float]]
+
+
+def watch(
+    model: nn.Module,
+    *,
+    run: Any = "mlflow",
+    probe: Probe | Tensor | Sequence[Any] | None = None,
+    schedule: Schedule | None = None,
+    every: int | None = None,
+    total_steps: int | None = None,
+    captures: int = 100,
+    start_step: int = 0,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    spool: str | Path | None = None,
+    tracker_options: TrackerOptions | None = None,
+    max_mb: float = 10.0,
+    **recorder_options: Any,
+) -> Watcher:
+    """Watch a decoder while it trains: captures at scheduled steps go into the run. Call it before the first training step.
+
+    Everything that waiting could not mend raises here, before any training: a model or a probe that cannot be captured, a tracker
+    that refuses. Later on nothing raises into training, and what a tracker does not take stays in the spool, for ``tracker-viz push``.
+
+    Args:
+        run: ``"mlflow"``, ``"wandb"`` or ``"local"``: the run that is active in this process (joined, never ended), else a new one. Or an
+            existing run: a ``RunRef`` or its text, a ``wandb.Run``, an MLflow run. Or a list of these, to log into several.
+        probe: token ids [probe, position] whose attention is captured; by default repeated random tokens of the model's vocabulary.
+        schedule, every, total_steps, captures: which steps: a ``Schedule``; or every that many steps; or ``captures`` of them, dense at
+            the start, over ``total_steps``; or, without a word, 0, 1, 2, 4, ... 1000 and every 1000 after that. Step 0 and the last always.
+        start_step: optimiser steps that were finished before.
+        name, config, tags: of a run that is made here.
+        spool: directory where captures wait for the trackers; ``spool/<name>-<time>`` by default. A spool that an earlier process
+            left is gone on with, into the same runs.
+        tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri": ..., "experiment": ...}}``.
+        max_mb: size of one capture in megabytes.
+        recorder_options: everything else that ``capture.Recorder`` takes (``max_overhead``, ``blocks``, ``autocast``, ...).
+
+    Raises:
+        UnsupportedModelError, ProbeError: the model or the probe cannot be captured.
+        ConfigError, MissingDependencyError, RunNotFoundError, TrackerError: a run cannot be had.
+    """
+    from tracker_viz.capture import Recorder, is_main_process
+
+    probe = default_probe(model) if probe is None else probe
+    schedule = _schedule(schedule, every, total_steps, captures)
+    options: dict[str, Any] = {"start_step": start_step, "max_mb": max_mb, **recorder_options}
+    if not is_main_process():
+        # Sharded models need every process in the probe pass; only the main one keeps what comes out.
+        return Watcher(Recorder(model, probe, schedule, _drop, **options), None)
+
+    # The Recorder comes first: a model that it cannot see must leave no run behind. It hands nothing on before the first step.
+    recorder = Recorder(model, probe, schedule, lambda capture: outbox.put(capture), **options)
+    outbox, summary = open_outbox(run, name or "watched", spool, config, tags, tracker_options, max_mb)
+    recorder.skip(outbox.captured_steps)
+    return Watcher(recorder, outbox, summary)
+
+
+class Watcher:
+    """What ``watch`` returns: tell it of every step, and close it. As a context manager it closes itself.
+
+    Attributes:
+        step: ``step(step, tokens_seen=None, **metrics)``: call after each optimiser step with the loop's own counter, from 0 or from 1, and
+            with what the pictures should say (``loss=``). Off due steps this compares two integers, and nothing else.
+    """
+
+    def __init__(self, recorder: Recorder, outbox: Outbox | None, summary: Summary = dict) -> None:
+        self.recorder = recorder
+        self.outbox = outbox
+        self._summary = summary
+        # The bound method itself, so that a step costs no second call.
+        self.step = recorder.step
+
+    @property
+    def ref(self) -> RunRef:
+        """The first run that is logged into.
+
+        Raises:
+            TrackerError: it could not be reached so far; its captures wait in the spool.
+        """
+        if not self.refs:
+            raise TrackerError("no run could be reached so far; captures wait in the spool")
+        return self.refs[0]
+
+    @property
+    def refs(self) -> list[RunRef]:
+        """The runs that could be reached so far."""
+        return self.outbox.refs if self.outbox else []
+
+    @property
+    def runs(self) -> list[Run]:
+        return self.outbox.runs if self.outbox else []
+
+    @property
+    def captured_steps(self) -> list[int]:
+        return self.recorder.captured_steps
+
+    def close(self, state: RunState = "finished", *, timeout_s: float = 120.0, progress: bool = True) -> Report | None:
+        """Capture the last step, upload what is left, end the runs that were made here. Never raises for a tracker's sake.
+
+        Args:
+            timeout_s: how long to wait for the trackers; what is left then stays in the spool.
+
+        Returns:
+            What became of the captures; None on processes that record nothing.
+        """
+        self.recorder.close()
+        if self.outbox is None:
+            return None
+        return close_outbox(self.outbox, state, self._summary, timeout_s, progress)
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        stopped_by_hand = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.close("finished" if kind is None else "killed" if stopped_by_hand else "failed")
+
+
+def default_probe(model: nn.Module) -> Probe:
+    from tracker_viz.capture import context_length, make_probe, vocab_size
+
+    size = vocab_size(model)
+    if size is None:
+        raise ConfigError("the model does not say how many tokens it knows; give it a probe=: token ids [probe, position]")
+    return make_probe(size, context_length(model))
+
+
+def _schedule(schedule: Schedule | None, every: int | None, total_steps: int | None, captures: int) -> Schedule:
+    from tracker_viz.capture import Schedule
+
+    if schedule is not None:
+        if every is not None:
+            raise ConfigError("give schedule= or every=, not both")
+        return schedule
+    if every is not None:
+        return Schedule.every(every, total_steps)
+    return Schedule.open_ended() if total_steps is None else Schedule.for_total(total_steps, captures)
+
+
+def open_outbox(
+    run: Any,
+    name: str,
+    spool: str | Path | None,
+    config: Mapping[str, Any] | None,
+    tags: Mapping[str, str] | None,
+    tracker_options: TrackerOptions | None,
+    max_mb: float,
+) -> tuple[Outbox, Summary]:
+    """Where captures go, scored and cut to their size on the way; and what the run's summary will be when it ends."""
+    from tracker_viz.capture import fit
+
+    scorer = Scorer()
+    outbox = Outbox(
+        spool or Path("spool") / f"{_file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}",
+        _destinations(run, tracker_options or {}),
+        name=name,
+        config=config,
+        tags=tags,
+        prepare=lambda capture: fit(scorer(capture), max_mb),
+    )
+    try:
+        if outbox.captured_steps:
+            scorer = _resumed_scorer(outbox)
+    except BaseException:
+        outbox.close("failed")
+        raise
+    return outbox, lambda: run_summary(scorer.series())
+
+
+def close_outbox(outbox: Outbox, state: RunState, summary: Summary, timeout_s: float, progress: bool) -> Report:
+    outbox.flush()
+    outbox.set_summary(summary())
+    with progress_bar("uploading", "captures", shown=progress, delay_s=1.0) as advance:
+        return outbox.close(state, timeout_s=timeout_s, progress=advance)
+
+
+def _destinations(run: Any, tracker_options: TrackerOptions) -> list[Destination | Run]:
+    return [_destination(each, tracker_options) for each in (run if isinstance(run, list | tuple) else [run])]
+
+
+def _destination(run: Any, tracker_options: TrackerOptions) -> Destination | Run:
+    if isinstance(run, str) and run in SCHEMES:
+        return Destination(run, tracker_options.get(run, {}))
+    if isinstance(run, str | RunRef):
+        ref = RunRef.parse(run) if isinstance(run, str) else run
+        return Destination(ref.scheme, tracker_options.get(ref.scheme, {}), ref=ref)
+    if isinstance(run, Destination) or hasattr(run, "put_captures"):
+        return run
+    return trackers.join(run, **tracker_options.get(type(run).__module__.partition(".")[0], {}))
+
+
+def _resumed_scorer(outbox: Outbox) -> Scorer:
+    """Goes on from the run's first capture, from which change is measured, and from the scores of all; what is gone is left out."""
+    for run in [*outbox.runs, outbox.run]:
+        found = [capture.path for capture in pull(run).captures]
+        if found:
+            scores = [name for name in capture_file.read_header(found[-1]).arrays if name.startswith("scores.")]
+            return Scorer(capture_file.read(found[0]), earlier=[capture_file.read(path, scores) for path in found])
+    return Scorer()
+
+
+def _drop(capture: Capture) -> None:
+    """Sink of the processes that record nothing."""
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "run"
