@@ -216,6 +216,7 @@ def test_offline_then_synced_and_pushed_into_one_run(server, at, losses, tmp_pat
     assert training.end() < 20
     assert training.losses == losses
     assert server.requests == []
+    assert "wandb works offline" in training.errors.read_text()
     # Rendering needs the spool only.
     captures = pull(LocalRun(training.spool), tmp_path / "cache").captures
     assert [capture_file.read(capture.path).step for capture in captures] == list(range(N_STEPS))

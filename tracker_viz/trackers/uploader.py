@@ -121,6 +121,8 @@ class Uploader:
             left = len(self._pending) + len(self._deferred)
             damaged = self._damaged
             error = str(self.failure) if self.failure else self._trouble
+            if self._deferred and error is None:
+                error = f"{self.name} works offline in this process"
         url = self.run.url() if self.run else None
         return Delivery(self.name, self._addressee.ref, url, len(self._journal.captures), left, damaged, error)
 

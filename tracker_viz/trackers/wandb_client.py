@@ -30,7 +30,7 @@ API_TIMEOUT_S = 20
 
 _REFUSED_STATUS = {400, 401, 402, 403, 404, 409, 410, 413, 422}
 # The last two: the client's service process is gone, at the end of the program or because somebody killed it.
-_AWAY = (WandbApiFailedError, requests.RequestException, TimeoutError, ConnectionError, HandleAbandonedError, MailboxClosedError)
+AWAY = (WandbApiFailedError, requests.RequestException, TimeoutError, ConnectionError, HandleAbandonedError, MailboxClosedError)
 _NO_SUCH_RUN = re.compile(r"could not find (run|project)|run .* does not exist|project .* not found", re.IGNORECASE)
 
 
@@ -132,7 +132,7 @@ def translated(base_url: str, ref: RunRef | None = None) -> Iterator[None]:
         yield
     except TrackerVizError:
         raise
-    except (WandbError, *_AWAY, ServerResponseError, ValueError) as error:
+    except (WandbError, *AWAY, ServerResponseError, ValueError) as error:
         raise _as_ours(error, base_url, ref) from error
 
 
@@ -157,7 +157,7 @@ def _as_ours(error: Exception, base_url: str, ref: RunRef | None) -> TrackerErro
         return TrackerError(f"{what}: {_brief(error)}")
     if status in _REFUSED_STATUS:
         return TrackerError(f"{what} refused ({_brief(error)})")
-    if isinstance(error, (CommError, *_AWAY)) or status:
+    if isinstance(error, (CommError, *AWAY)) or status:
         return TransientTrackerError(f"{what} is away ({_brief(error)})")
     return TrackerError(f"{what}: {_brief(error)}")
 

@@ -19,7 +19,7 @@ from wandb.sdk.artifacts.exceptions import WaitTimeoutError
 from tracker_viz.errors import RunActiveError, TrackerError, TransientTrackerError
 from tracker_viz.trackers import wandb_session as session
 from tracker_viz.trackers.base import ChunkPolicy, MetricPoint, RunInfo, RunState, checked_artifact, flatten
-from tracker_viz.trackers.wandb_client import WandbService, translated
+from tracker_viz.trackers.wandb_client import AWAY, WandbService, translated
 from tracker_viz.trackers.wandb_rows import JoinedRows, OwnRows, Rows, media_key, video_media
 from tracker_viz.trackers.wandb_store import CaptureStore, capture_artifact
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
@@ -122,7 +122,7 @@ class WandbRun:
         """Until the service has committed the version: nothing counts as uploaded before."""
         try:
             artifact.wait(timeout=int(_UPLOAD_S + nbytes / _UPLOAD_BYTES_PER_S))
-        except WaitTimeoutError as error:
+        except (WaitTimeoutError, *AWAY) as error:
             raise TransientTrackerError(f"W&B at {self._service.base_url} has not confirmed {artifact.name} yet") from error
         except ValueError as error:
             # The client gave up on it: the next call starts afresh.
