@@ -78,6 +78,20 @@ def test_a_tracker_that_fails_is_reported_and_the_others_get_theirs(tmp_path, ru
     assert read(path).step == fetch_latest(run, tmp_path / "elsewhere").step == 40
 
 
+def test_an_upload_that_breaks_off_leaves_the_last_whole_checkpoint_named(tmp_path, run):
+    class Breaking:
+        def put_file(self, file, artifact):
+            if "step-00000080" in artifact:
+                raise ConnectionError("broke off")
+            return run.put_file(file, artifact)
+
+    for step in (40, 80):
+        uploader = Uploader(tmp_path / "spool", lambda: [Breaking()])
+        uploader.save(checkpoint(step))
+        uploader.close(timeout_s=10)
+    assert fetch_latest(run, tmp_path / "elsewhere").step == 40
+
+
 def test_a_disk_that_takes_nothing_costs_the_checkpoint_only(tmp_path, run, caplog):
     (tmp_path / "spool").write_text("a file where the directory should be")
     uploader = Uploader(tmp_path / "spool", lambda: [run])

@@ -65,6 +65,23 @@ def test_attention_depends_on_distance_only():
     assert not torch.allclose(queries[4] @ keys[0], at_distance_5[0], atol=1e-2)
 
 
+def test_attention_is_what_the_formula_says():
+    """Written out with complex numbers: position m turns the pair (i, i + d/2) by m * base^(-2i/d) (RoFormer, eq. 12 to 16)."""
+    attention = make().blocks[0].attn
+    stream = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(2))
+    angle = torch.outer(torch.arange(16.0), 10_000.0 ** (-torch.arange(0, 8, 2) / 8))
+    heads = []
+    for head in range(4):
+        rows = slice(8 * head, 8 * head + 8)
+        query, key, value = (stream[0] @ projection.weight[rows].T for projection in (attention.q_proj, attention.k_proj, attention.v_proj))
+        query, key = (torch.complex(each[:, :4], each[:, 4:]) * torch.polar(torch.ones(16, 4), angle) for each in (query, key))
+        scores = (query @ key.conj().T).real / 8**0.5
+        heads.append(scores.masked_fill(torch.ones(16, 16).triu(1).bool(), -torch.inf).softmax(dim=-1) @ value)
+    expected = torch.cat(heads, dim=-1) @ attention.o_proj.weight.T
+    rope = rotary_table(16, 8, 10_000.0)
+    assert torch.allclose(attention(stream, rope)[0], expected, atol=1e-5)
+
+
 def test_tied_embeddings_are_one_matrix(tokens):
     model = make(tie_embeddings=True)
     assert model.lm_head.weight is model.embed_tokens.weight

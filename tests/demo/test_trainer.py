@@ -174,6 +174,14 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine_to_its_share():
     assert rate(1050) == rate(2000) == pytest.approx(1e-4)
 
 
+def test_every_update_uses_its_own_learning_rate(make):
+    trainer = make(steps=6)
+    used = []
+    fit(trainer, Log(at=dict.fromkeys(range(1, 7), lambda: used.append([group["lr"] for group in trainer.optimizer.param_groups]))))
+    assert used == [[trainer.config.learning_rate_at(step)] * 2 for step in range(6)]
+    assert len(set(map(tuple, used))) == 5  # the warm-up ends where the cosine begins
+
+
 def test_only_matrices_decay(make):
     decayed, kept = make().optimizer.param_groups
     assert {weight.ndim for weight in decayed["params"]} == {2}
