@@ -375,6 +375,24 @@ def test_the_runs_note_lists_its_videos_and_never_overwrites_a_persons(run, tmp_
     assert run.set_note("ours") is False
 
 
+def test_the_note_shows_the_animation_and_the_heads_that_took_a_role(run, tmp_path):
+    (tmp_path / "heads.webp").write_bytes(b"RIFF")
+    (tmp_path / "heads.html").write_text("<p>")
+    (tmp_path / "table.csv").write_text(
+        "head,role,onset_step,margin\nL00H00,,,\nL00H01,previous_token,320,0.41\nL01H02,induction,560,0.87\n"
+    )
+    run.put_file(tmp_path / "heads.webp", "heads.webp")
+    run.put_file(tmp_path / "heads.html", "heads.html")
+    run.put_file(tmp_path / "table.csv", "head_roles.csv")
+    run.put_file(tmp_path / "heads.html", "elsewhere/not-noted.html")
+    note = stored(run).data.tags["mlflow.note.content"]
+    assert f"![heads](get-artifact?path=heads.webp&run_uuid={run.ref.path})" in note
+    assert "Page to explore: [heads](#/experiments/" in note
+    assert note.index("| L01H02 | induction | 560 | 0.87 |") < note.index("| L00H01 | previous token | 320 | 0.41 |")
+    assert "L00H00" not in note
+    assert "not-noted" not in note
+
+
 # -- secrets ----------------------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ from mlflow.utils.uri import is_local_uri
 
 from tracker_viz import __version__
 from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError, TrackerError
-from tracker_viz.trackers import index, mlflow_service
+from tracker_viz.trackers import index, mlflow_note, mlflow_service
 from tracker_viz.trackers.base import (
     ChunkPolicy,
     MetricPoint,
@@ -249,14 +249,14 @@ class MlflowRun:
     def put_file(self, file: Path, artifact: str) -> str:
         with self._service(f"store {checked_artifact(artifact)}"):
             self._store(file, artifact)
+        if mlflow_note.is_noted(artifact):
+            self._refresh_note()
         return self.url(artifact)
 
     def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
         stable, stepped = video_artifacts(layout, last_step, video.suffix)
         self.put_file(video, stepped)
-        link = self.put_file(video, stable)
-        self._note_videos(stable)
-        return link
+        return self.put_file(video, stable)
 
     def finish(self, state: RunState) -> None:
         if not self._ours:
@@ -276,15 +276,17 @@ class MlflowRun:
             self._client.set_tag(self._run_id, _NOTE_TAG, _signed(markdown))
         return True
 
-    def _note_videos(self, newest: str) -> None:
-        with self._service("list the videos"):
+    def _refresh_note(self) -> None:
+        with self._service("list what the note shows"):
             files = [info.path for info in self._repository.list_artifacts() if not info.is_dir]
-            layouts = {posixpath.basename(info.path) for info in self._repository.list_artifacts("videos") if info.is_dir}
-        videos = sorted({path for path in files if posixpath.splitext(path)[0] in layouts} | {newest})
-        # Relative, so that they work wherever somebody has the UI.
-        here = (mlflow_service.run_link("", self._experiment_id, self._run_id, video).lstrip("/") for video in videos)
-        links = "\n".join(f"- [{posixpath.splitext(video)[0]}]({link})" for video, link in zip(videos, here, strict=True))
-        self.set_note(f"**Videos of what this model's blocks looked like while it trained** (tracker_viz)\n\n{links}\n")
+        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+            has_table = mlflow_note.HEAD_TABLE in files
+            table = self.get_file(mlflow_note.HEAD_TABLE, Path(directory)) if has_table else None
+            self.set_note(mlflow_note.run_note(files, run_id=self._run_id, link=self._relative_link, head_table=table))
+
+    def _relative_link(self, artifact: str) -> str:
+        """Works wherever somebody has the UI."""
+        return mlflow_service.run_link("", self._experiment_id, self._run_id, artifact).lstrip("/")
 
     # -- reading --------------------------------------------------------------------------------------------
 
