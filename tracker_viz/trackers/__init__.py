@@ -16,7 +16,7 @@ from tracker_viz.types import RunRef
 # scheme -> (module, class, what installs its SDK)
 _ADAPTERS = {
     "mlflow": ("tracker_viz.trackers.mlflow", "MlflowTracker", "pip install mlflow"),
-    "wandb": ("tracker_viz.trackers.wandb", "WandbTracker", "pip install wandb"),
+    "wandb": ("tracker_viz.trackers.wandb", "WandbTracker", "pip install 'wandb>=0.31'"),
     "local": ("tracker_viz.trackers.local", "LocalTracker", ""),
 }
 
