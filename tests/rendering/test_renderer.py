@@ -120,6 +120,16 @@ def test_the_playhead_stands_at_the_captures_step(series, renderer):
         assert abs(columns.mean() - expected) <= 2
 
 
+@pytest.mark.parametrize("size", ["720p", "1080p", "square"])
+def test_numbers_of_the_header_cover_no_label(series, size):
+    renderer = Renderer(series, "overview", size=size)
+    top = min(heatmap.box.y for heatmap in renderer.plan.heatmaps) - 6
+    ground = rgb(THEMES["dark"].ground)
+    written = (renderer.background[:top] != ground).any(2)
+    for index in (0, 5):
+        assert np.array_equal(renderer.frame(index).pixels[:top][written], renderer.background[:top][written])
+
+
 def test_only_the_arrays_of_the_layout_are_read(series, monkeypatch):
     renderer = Renderer(series, "scores", size="720p")
     read = []

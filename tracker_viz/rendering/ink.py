@@ -15,6 +15,21 @@ def glyph(character: str, size_px: float) -> tuple[NDArray[np.float32], int]:
     return text_coverage(character, size_px, bold=True, mono=True)
 
 
+@lru_cache(maxsize=512)
+def opaque_glyph(
+    character: str, size_px: float, color: tuple[int, int, int], ground: tuple[int, int, int]
+) -> tuple[NDArray[np.uint8], int]:
+    """What ``blend`` makes of a glyph on a plain ground, uint8 [height, width, 3], and its baseline: numbers change in every frame."""
+    coverage, baseline = glyph(character, size_px)
+    inked = np.flatnonzero(coverage.any(axis=1))
+    top, end = (int(inked[0]), int(inked[-1]) + 1) if len(inked) else (0, 1)  # no taller than its ink: labels stand close below
+    coverage, baseline = coverage[top:end], baseline - top
+    pixels = np.full((*coverage.shape, 3), ground, np.uint8)
+    blend(pixels, coverage, 0, 0, color)
+    pixels.flags.writeable = False
+    return pixels, baseline
+
+
 @lru_cache(maxsize=64)
 def line_of_text(text: str, size_px: float) -> tuple[NDArray[np.float32], int]:
     return text_coverage(text, size_px, bold=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError, RenderError, unknown_name
 from tracker_viz.rendering.furniture import format_metric, roles_of
-from tracker_viz.rendering.ink import blend, glyph, line_of_text, paint_dot
+from tracker_viz.rendering.ink import blend, line_of_text, opaque_glyph, paint_dot
 from tracker_viz.rendering.layout import LAYOUTS, Layout
 from tracker_viz.rendering.plan import Heatmap, Plan, Readout
 from tracker_viz.rendering.planning import make_plan
@@ -175,12 +175,13 @@ class Renderer:
 
     def _paint_readouts(self, pixels: NDArray[np.uint8], index: int) -> None:
         for readout in self.plan.readouts:
-            text = self._readout(readout, index)
-            x = readout.x
-            for character in text:
-                coverage, baseline = glyph(character, readout.size_px)
-                blend(pixels, coverage, x, readout.baseline - baseline, rgb(self.plan.theme.text))
-                x += coverage.shape[1]
+            x, color, ground = readout.x, rgb(self.plan.theme.text), rgb(self.plan.theme.ground)
+            for character in self._readout(readout, index):
+                sprite, baseline = opaque_glyph(character, readout.size_px, color, ground)
+                y = readout.baseline - baseline
+                cut = sprite[max(0, -y) :]
+                pixels[max(0, y) : max(0, y) + len(cut), x : x + sprite.shape[1]] = cut
+                x += sprite.shape[1]
 
     def _readout(self, readout: Readout, index: int) -> str:
         if readout.quantity == "step":

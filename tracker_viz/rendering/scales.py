@@ -186,16 +186,3 @@ def short_number(value: float) -> str:
         return (f"{value:.0f}" if "e" in text else text).replace("-", "−")
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
-
-
-def percentiles(counts: NDArray[np.int64], at: tuple[float, ...]) -> list[float]:
-    """Exact percentiles (0..100) of the float16 values counted in ``counts``: int64 [65536] by bit pattern. NaN when it is empty."""
-    values = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
-    keep = np.isfinite(values) & (counts > 0)
-    values, counts = values[keep], counts[keep]
-    if not counts.size:
-        return [math.nan] * len(at)
-    order = np.argsort(values, kind="stable")
-    values, cumulated = values[order], np.cumsum(counts[order])
-    ranks = np.ceil(np.array(at) / 100.0 * cumulated[-1]).clip(1)
-    return values[np.searchsorted(cumulated, ranks)].tolist()

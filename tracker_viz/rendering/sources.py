@@ -60,7 +60,6 @@ class HeadMap:
     length: int
     pool: int = 1
     show: Show = "value"
-    first_key: int = 0
 
     blends = True
 
