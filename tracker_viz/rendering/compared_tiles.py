@@ -61,15 +61,18 @@ class Slot:
     heads_column: bool
 
 
-def fit_tiles(draft: Draft, runs: Sequence[ComparedSeries], length: int, area: Box, *, matched: bool) -> Tiling:
+def fit_tiles(draft: Draft, runs: Sequence[ComparedSeries], length: int, area: Box, *, matched: bool, name_px: int) -> Tiling:
     """The tiling with the largest maps of all heads, or, where those are too small, of as many heads as stay legible.
+
+    Args:
+        name_px: how wide a tile must be for its run's name and numbers to stand above the maps.
 
     Raises:
         LayoutError: not even one head of each run fits.
     """
     n_blocks = max(len(run.order) for run in runs)
     n_heads = max(len(heads) for run in runs for heads in run.order.values())
-    whole = _largest(draft, _sheets_of_all(n_blocks, n_heads, captioned=matched), len(runs), length, area)
+    whole = _largest(draft, _sheets_of_all(n_blocks, n_heads, captioned=matched), len(runs), length, area, name_px)
     least = min(_LEAST_PX * draft.unit, 2.0 * length)
     if whole is not None and whole.map_px >= least:
         return whole
@@ -79,7 +82,7 @@ def fit_tiles(draft: Draft, runs: Sequence[ComparedSeries], length: int, area: B
     for n in _CHOSEN:
         if n > most:
             continue
-        few = _largest(draft, _sheets_of_some(n), len(runs), length, area)
+        few = _largest(draft, _sheets_of_some(n), len(runs), length, area, name_px)
         # one head at a good size is worth more than many that cannot be read, four good ones are worth more than one
         worth = min(1.0, few.map_px / wanted) ** 1.5 * n**0.35 if few else 0.0
         if few and worth > best_worth:
@@ -146,7 +149,7 @@ def _sheets_of_some(n: int) -> Iterator[Tiling]:
             yield Tiling(1, 1, (0, 0), False, False, n // columns, columns, 1, 0, 1, 0, True)
 
 
-def _largest(draft: Draft, sheets: Iterator[Tiling], n_runs: int, length: int, area: Box) -> Tiling | None:
+def _largest(draft: Draft, sheets: Iterator[Tiling], n_runs: int, length: int, area: Box, name_px: int) -> Tiling | None:
     best: Tiling | None = None
     best_worth = 0.0
     for sheet in sheets:
@@ -155,10 +158,12 @@ def _largest(draft: Draft, sheets: Iterator[Tiling], n_runs: int, length: int, a
             if -(-n_runs // down) != across:
                 continue
             tile = (area.width - (across - 1) * draft.px(_ACROSS_GAP)) // across, (area.height - (down - 1) * draft.px(_DOWN_GAP)) // down
-            for beside in (False, True):
-                tried = _fitted(draft, replace(sheet, across=across, down=down, tile=tile, beside=beside), length)
+            for beside, gap in ((False, 10), (False, 6), (True, 10), (True, 6)):
+                tried = _fitted(draft, replace(sheet, across=across, down=down, tile=tile, beside=beside, gap=draft.even(gap)), length)
                 # whole rows of tiles, and blocks in one column or in one row, are easier to read
                 worth = tried.map_px * (1.0 if n_runs % across == 0 else 0.94) * (1.0 if 1 in (sheet.groups, sheet.rows) else 0.9)
+                # a name that is cut off tells nothing apart
+                worth *= 1.0 if beside else min(1.0, tile[0] / name_px) ** 2
                 if worth > best_worth:
                     best, best_worth = tried, worth
     return best
@@ -166,18 +171,17 @@ def _largest(draft: Draft, sheets: Iterator[Tiling], n_runs: int, length: int, a
 
 def _fitted(draft: Draft, tiling: Tiling, length: int) -> Tiling:
     """``tiling`` with the largest maps that its tile holds; ``map_px`` 0 where none fits."""
-    gap = draft.even(8)
     x, y = maps_origin(draft, tiling, Box(0, 0, 0, 0))
     labels = (tiling.groups - 1) * draft.px(_BLOCK_LABEL)
     caption = draft.px(_CAPTION) if tiling.captioned else 0
     n_columns = tiling.columns * tiling.groups
-    wide = (tiling.tile[0] - x - labels) // n_columns - gap
-    high = (tiling.tile[1] - y - (tiling.rows - 1) * caption) // tiling.rows - gap
+    wide = (tiling.tile[0] - x - labels + tiling.gap) // n_columns - tiling.gap
+    high = (tiling.tile[1] - y + tiling.gap - (tiling.rows - 1) * caption) // tiling.rows - tiling.gap
     room = min(wide, high)
     if room < 1:
         return tiling
     pool, cell_px = fit_map(length, room)
-    return replace(tiling, map_px=-(-length // pool) * cell_px, pool=pool, gap=gap)
+    return replace(tiling, map_px=-(-length // pool) * cell_px, pool=pool)
 
 
 def _group_width(draft: Draft, tiling: Tiling) -> int:

@@ -16,10 +16,11 @@ from tracker_viz.rendering.ink import paint_dot
 from tracker_viz.rendering.plan import Box, Swatch
 from tracker_viz.rendering.scales import short_number
 from tracker_viz.rendering.series import si_number
-from tracker_viz.rendering.template import DPI, drawing
+from tracker_viz.rendering.template import _MPL_LOCK as MPL_LOCK
+from tracker_viz.rendering.template import DPI
 from tracker_viz.rendering.theme import Theme, fixed_style, rgb
 
-_LANE_PX = 19
+_MOST_LINES = 8
 _MOST_DOTS = 16  # more dots on the curves hide each other
 
 
@@ -63,8 +64,9 @@ def place_timeline(
 ) -> ComparedTimeline:
     """Write the labels into ``draft``, and draw the strip. ``role_names``: those that have a lane."""
     px, theme, metric = draft.px, draft.theme, draft.layout.metric
-    left = px(150) if role_names else px(72)
-    lanes = px(_LANE_PX) * len(role_names) + (px(6) if role_names else 0)
+    left = px(178) if role_names else px(72)
+    lane = lane_px(draft, len(runs))
+    lanes = lane * len(role_names) + (px(6) if role_names else 0)
     box = Box(area.x + left, area.y, area.width - left, area.height - px(30))
     curves = Box(box.x, box.y, box.width, box.height - lanes)
     first, last = float(timing.points[0]), float(timing.points[-1])
@@ -87,22 +89,38 @@ def place_timeline(
         draft.text(short_number(low), x, curves.bottom - px(11), 14, align="right", baseline="center")
     lane_y = {}
     for number, role in enumerate(role_names):
-        lane_y[role] = curves.bottom + px(6) + number * px(_LANE_PX) + px(_LANE_PX) / 2
+        lane_y[role] = curves.bottom + px(6) + number * lane + lane / 2
         text = draft.fitted(role.replace("_", " "), 14, left - px(40))
         draft.text(text, x, lane_y[role], 14, theme.roles.get(role, theme.text), align="right", baseline="center")
         side = px(11)
         draft.swatches.append(Swatch(Box(area.x, round(lane_y[role] - side / 2), side, side), theme.roles.get(role, theme.text)))
     _axis_labels(draft, timing, box, column)
+    # Few runs have a line of their own in each lane, so that no mark hides another; those of many lie over each other.
+    n_lines = len(runs) if len(runs) <= _MOST_LINES else 1
+    high = 0.8 * lane / n_lines
     marks = [
-        (float(column(run.onsets[role])), lane_y[role], color)
-        for run, color in zip(runs, colors, strict=True)
+        (float(column(run.onsets[role])), lane_y[role] + (index % n_lines - (n_lines - 1) / 2) * high, high, color)
+        for index, (run, color) in enumerate(zip(runs, colors, strict=True))
         for role in role_names
         if role in run.onsets
     ]
     before, after = (_drawn(draft, box, curves, heights, colors, marks, [*lane_y.values()], played) for played in (False, True))
     return ComparedTimeline(
-        box, curves, before, after, column(timing.points), tuple(heights), tuple(colors), theme, min(draft.height / 1080, draft.width / 1280)
+        box,
+        curves,
+        before,
+        after,
+        column(timing.points),
+        tuple(heights),
+        tuple(colors),
+        theme,
+        min(draft.height / 1080, draft.width / 1280),
     )
+
+
+def lane_px(draft: Draft, n_runs: int) -> int:
+    """Height of one role's lane: few runs have a line of their own in it."""
+    return draft.px(26 if n_runs <= _MOST_LINES else 19)
 
 
 def _range(metrics: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
@@ -138,7 +156,7 @@ def _drawn(
     curves: Box,
     heights: Sequence[NDArray[np.float64]],
     colors: Sequence[str],
-    marks: Sequence[tuple[float, float, str]],
+    marks: Sequence[tuple[float, float, float, str]],
     lanes: Sequence[float],
     played: bool,
 ) -> NDArray[np.uint8]:
@@ -147,20 +165,27 @@ def _drawn(
     from matplotlib.figure import Figure
 
     theme, points = draft.theme, 72.0 / DPI
-    with drawing(), fixed_style():
-        figure = Figure((box.width / DPI, box.height / DPI), dpi=DPI, facecolor=theme.ground)
+    with MPL_LOCK, fixed_style():
+        figure = Figure(
+            ((box.width + 0.01) / DPI, (box.height + 0.01) / DPI), dpi=DPI, facecolor=theme.ground
+        )  # whole pixels are cut, not rounded
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(box.x, box.right), ylim=(box.bottom, box.y))
         axes.axis("off")
-        axes.fill([curves.x, curves.right, curves.right, curves.x], [curves.y, curves.y, curves.bottom, curves.bottom], color=theme.panel, lw=0)
+        axes.fill(
+            [curves.x, curves.right, curves.right, curves.x], [curves.y, curves.y, curves.bottom, curves.bottom], color=theme.panel, lw=0
+        )
         for y in lanes:
             axes.plot([box.x, box.right], [y, y], color=theme.faint, lw=draft.px(1) * points, zorder=1)
         for curve, color in zip(heights, colors, strict=True):
             width = (2.6 if played else 2.0) * draft.unit * (1.0 if len(heights) <= 12 else 0.7)
-            axes.plot(curve[:, 0], curve[:, 1], color=color, lw=width * points, alpha=0.95 if played else 0.35, zorder=2, solid_joinstyle="round")
-        half = 6.5 * draft.unit
-        for x, y, color in marks:
-            axes.plot([x, x], [y - half, y + half], color=color, lw=3.2 * draft.unit * points, alpha=1.0 if played else 0.35, zorder=3, solid_capstyle="butt")
+            axes.plot(
+                curve[:, 0], curve[:, 1], color=color, lw=width * points, alpha=0.95 if played else 0.35, zorder=2, solid_joinstyle="round"
+            )
+        for x, y, high, color in marks:
+            half = max(2.5 * draft.unit, min(1.4 * high, 5.0 * draft.unit))
+            corners = [x - half, x + half, x + half, x - half], [y - high / 2, y - high / 2, y + high / 2, y + high / 2]
+            axes.fill(*corners, color=color, lw=0, alpha=0.9 if played else 0.35, zorder=3)
         figure.canvas.draw()
         return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,273 @@
+"""Where everything of a comparison's picture stands: the header with its clock, one tile per run, the timeline of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tracker_viz.errors import LayoutError
+from tracker_viz.rendering.compared_series import NOT_YET, ComparedSeries, Head, Timing
+from tracker_viz.rendering.compared_tiles import Slot, Tiling, fit_tiles, maps_origin, slots, tile_box
+from tracker_viz.rendering.compared_timeline import ComparedTimeline, lane_px, place_timeline
+from tracker_viz.rendering.content import Heads, resolve_attention
+from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.furniture import format_metric
+from tracker_viz.rendering.layout import Attention, Layout
+from tracker_viz.rendering.plan import Box, Heatmap, Plan, Swatch
+from tracker_viz.rendering.planning import picture_size
+from tracker_viz.rendering.series import si_number
+from tracker_viz.rendering.template import text_width
+from tracker_viz.rendering.theme import Theme, rgb
+from tracker_viz.rendering.theme import theme as theme_by_name
+
+NAME = "compare"
+CLOCK_PX, NUMBERS_PX = 46.0, 17.0
+_LABEL_PX, _LINE_PX = 18.0, 24
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Where a line of changing numbers ends, or, with ``from_left``, begins."""
+
+    x: int
+    baseline: int
+    size_px: float
+    from_left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ribbon:
+    """What became of every head over time: one line per head, in the colour of its role, from the axis's first point to its last.
+
+    Attributes:
+        lines: ((block, head), its line) from top to bottom.
+    """
+
+    box: Box
+    lines: tuple[tuple[Head, Box], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunTile:
+    """What changes in one run's tile."""
+
+    heatmaps: tuple[Heatmap, ...]
+    numbers: Numbers
+    ribbon: Ribbon | None = None
+
+
+@dataclass(frozen=True)
+class ComparedPlan:
+    """A Plan, and what the painter needs besides."""
+
+    plan: Plan
+    tiling: Tiling
+    tiles: tuple[RunTile, ...]
+    clock: Numbers
+    timeline: ComparedTimeline
+    frame_px: int
+
+
+def make_compared_plan(
+    runs: Sequence[ComparedSeries],
+    timing: Timing,
+    role_names: Sequence[str],
+    *,
+    title: str,
+    subtitle: str,
+    note: str,
+    probe: str | int,
+    metric: str,
+    matched: bool,
+    size: str | Sequence[int],
+    theme: str | Theme,
+) -> ComparedPlan:
+    """See ``compared.ComparedRenderer`` for the arguments.
+
+    Raises:
+        LayoutError: the captures lack what is drawn, or are not alike enough to stand side by side.
+    """
+    width, height = picture_size(size)
+    layout = Layout(NAME, (Attention(probe),), metric=metric)
+    draft, *others = [Draft(layout, run.series, width, height, theme_by_name(theme)) for run in runs]
+    heads = [resolve_attention(each, Attention(probe))[0] for each in (draft, *others)]
+    _check_alike(runs, heads)
+    colors = run_colors(len(runs), draft.theme)
+    top, clock = _header(draft, timing, title, subtitle, note)
+    lanes = [role for role in role_names if any(role in run.onsets for run in runs)]
+    high = draft.px(150) + lane_px(draft, len(runs)) * len(lanes)
+    strip = Box(draft.margin, height - high - draft.px(6), width - 2 * draft.margin, high)
+    area = Box(draft.margin, top, strip.width, strip.y - draft.px(20) - top)
+    widest = [_widest(run, timing, index, metric) for index, run in enumerate(runs)]
+    name_px = max(
+        draft.text_width(run.label, _LABEL_PX, bold=True) + _beside_name(draft, wide) for run, wide in zip(runs, widest, strict=True)
+    )
+    tiling = fit_tiles(draft, runs, heads[0].length, area, matched=matched, name_px=name_px)
+    tiles = tuple(
+        _tile(draft, tiling, index, run, heads[index], tile_box(tiling, index, area), colors[index], widest[index])
+        for index, run in enumerate(runs)
+    )
+    # What the maps left free makes the curves higher.
+    bottom = max(heatmap.box.bottom for tile in tiles for heatmap in tile.heatmaps)
+    grown = min(max(0, strip.y - draft.px(24) - bottom), draft.px(110))
+    strip = Box(strip.x, strip.y - grown, strip.width, strip.height + grown)
+    bars_width = 0 if draft.is_narrow else draft.px(330)
+    if bars_width:
+        draft.place_bars(Box(strip.right - bars_width, strip.y, bars_width, strip.height))
+        strip = Box(strip.x, strip.y, strip.width - bars_width - draft.px(44), strip.height)
+    timeline = place_timeline(draft, runs, timing, lanes, colors, strip)
+    return ComparedPlan(draft.plan(), tiling, tiles, clock, timeline, _frame_px(draft, tiling))
+
+
+def numbers_text(run: ComparedSeries, timing: Timing, capture: int, ended: bool, metric: str) -> str:
+    """What stands beside a run: its loss, the step of its capture where the clock shows something else, and whether it is over."""
+    if capture == NOT_YET:
+        return "not yet"
+    parts = []
+    value = run.series.metrics[capture].get(metric)
+    if value is not None:
+        parts.append(format_metric(value))
+    if timing.axis != "step":
+        parts.append(f"@{run.series.steps[capture]:,}")
+    if ended:
+        parts.append("ended")
+    return " ".join(parts)
+
+
+def clock_text(timing: Timing, point: int) -> str:
+    """The point of time: ``1,000``, ``1.02 M``, ``54%``."""
+    place = float(timing.points[point])
+    match timing.axis:
+        case "step":
+            return f"{place:,.0f}"
+        case "tokens":
+            return si_number(place)
+        case "progress":
+            return f"{place:.0%}"
+
+
+def run_colors(n_runs: int, theme: Theme) -> tuple[str, ...]:
+    """One colour a run, as far apart as so many can be, and equally bright."""
+    import seaborn
+
+    is_dark = sum(rgb(theme.ground)) < 3 * 128
+    palette = seaborn.husl_palette(n_runs, h=0.02, s=0.72 if is_dark else 0.85, l=0.70 if is_dark else 0.48)
+    return tuple("#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in color)) for color in palette)
+
+
+def _check_alike(runs: Sequence[ComparedSeries], heads: Sequence[Heads]) -> None:
+    lengths = {run.label: each.length for run, each in zip(runs, heads, strict=True)}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{label}: {length}" for label, length in lengths.items())
+        raise LayoutError(f"attention maps stand side by side only over probes of one length; these have tokens: {found}")
+
+
+def _header(draft: Draft, timing: Timing, title: str, subtitle: str, note: str) -> tuple[int, Numbers]:
+    """Returns where the tiles may begin, and where the clock's number stands."""
+    px = draft.px
+    widest = max(len(clock_text(timing, point)) for point in range(len(timing.points)))
+    clock = Numbers(draft.width - draft.margin, px(58), CLOCK_PX * draft.unit)
+    left = clock.x - widest * text_width("0", clock.size_px, bold=True, mono=True) - px(14) - draft.text_width(timing.axis, 24)
+    draft.text(timing.axis, left, clock.baseline, 24)
+    room = left - draft.margin - px(44)
+    draft.text(draft.fitted(title, 34, room, bold=True), draft.margin, px(44), 34, draft.theme.text, bold=True)
+    draft.text(draft.fitted(subtitle, 19, room), draft.margin, px(74), 19)
+    if note:
+        draft.text(draft.fitted(note, 15, draft.width - 2 * draft.margin), draft.margin, px(100), 15)
+    return px(122 if note else 100), clock
+
+
+def _tile(
+    draft: Draft, tiling: Tiling, index: int, run: ComparedSeries, heads: Heads, tile: Box, color: str, widest_numbers: int
+) -> RunTile:
+    px, theme = draft.px, draft.theme
+    numbers = _name(draft, tiling, run.label, tile, color, widest_numbers)
+    mask = heads.mask(-(-heads.length // tiling.pool))
+    rows = {block: (row, stored) for row, (block, stored) in enumerate(heads.indices)}
+    heatmaps = []
+    placed = list(slots(draft, tiling, run, tile))
+    for slot in placed:
+        block, head = slot.head
+        box = slot.box
+        if slot.starts_row and tiling.all_heads:
+            draft.text(f"L{block}", box.x - px(10), box.y + box.height / 2, 15, align="right", baseline="center")
+        if tiling.captioned:
+            caption = f"H{head}" if tiling.all_heads else f"L{block}H{head}"
+            draft.text(draft.fitted(caption, 13, tiling.map_px + tiling.gap), box.x, box.y - px(3) - _frame_px(draft, tiling), 13)
+        elif slot.heads_column:
+            caption = f"H{head}" if tiling.map_px >= px(30) else str(head)
+            draft.text(caption, box.x + box.width / 2, box.y - px(7), 13, align="center")
+        row, stored = rows.get(block, (0, ()))
+        if head in stored:  # else it was not captured: too many heads for the capture's budget
+            source = replace(heads.blocks[row][stored.index(head)], pool=tiling.pool)
+            heatmaps.append(Heatmap(f"run {index} · block {block} head {head}", source, box, heads.scale, mask, head=slot.head))
+    if not heatmaps:
+        raise LayoutError(f"none of the heads of run {run.label!r} that would be shown was captured; it has maps of {list(rows)} only")
+    draft.heatmaps += heatmaps
+    return RunTile(tuple(heatmaps), numbers, _ribbon(draft, tiling, run, placed, tile))
+
+
+def _ribbon(draft: Draft, tiling: Tiling, run: ComparedSeries, placed: Sequence[Slot], tile: Box) -> Ribbon | None:
+    """Right of the maps, where there is room: each block's lines as high as its maps, in the order of the maps."""
+    left, right = max(slot.box.right for slot in placed) + tiling.gap + draft.px(16), tile.right
+    if not tiling.all_heads or tiling.groups > 1 or right - left < draft.px(110):
+        return None
+    lines = []
+    for slot in placed:
+        n_heads = sum(head is not None for head in run.order[slot.head[0]])
+        place = [head for head in run.order[slot.head[0]] if head is not None].index(slot.head[1])
+        top, bottom = (slot.box.y + slot.box.height * edge // n_heads for edge in (place, place + 1))
+        lines.append((slot.head, Box(left, top, right - left, max(1, bottom - top - (1 if bottom - top > 3 else 0)))))
+    box = Box(
+        left, min(line.y for _, line in lines), right - left, max(line.bottom for _, line in lines) - min(line.y for _, line in lines)
+    )
+    draft.swatches += [Swatch(line, draft.theme.panel) for _, line in lines]
+    draft.text(draft.fitted("roles over time", 13, box.width), box.x, box.y - draft.px(7), 13)
+    return Ribbon(box, tuple(lines))
+
+
+def _name(draft: Draft, tiling: Tiling, label: str, tile: Box, color: str, widest_numbers: int) -> Numbers:
+    """The run's name with the swatch of its colour; returns where its numbers stand."""
+    px, text = draft.px, draft.theme.text
+    x, size = tile.x + px(22), px(13)
+    if not tiling.beside:
+        baseline = tile.y + px(20)
+        draft.swatches.append(Swatch(Box(tile.x, baseline - size, size, size), color))
+        room = tile.width - _beside_name(draft, widest_numbers)
+        draft.text(draft.fitted(label, _LABEL_PX, room, bold=True), x, baseline, _LABEL_PX, text, bold=True)
+        return Numbers(tile.right, baseline, NUMBERS_PX * draft.unit)
+    first_map = maps_origin(draft, tiling, tile)[1]
+    lines = _wrapped(draft, label, px(206))[: max(1, (tile.bottom - first_map) // px(_LINE_PX) - 1)]
+    baseline = first_map + px(15)
+    draft.swatches.append(Swatch(Box(tile.x, baseline - size, size, size), color))
+    for number, line in enumerate(lines):
+        draft.text(line, x, baseline + number * px(_LINE_PX), _LABEL_PX, text, bold=True)
+    return Numbers(x, baseline + len(lines) * px(_LINE_PX), NUMBERS_PX * draft.unit, from_left=True)
+
+
+def _beside_name(draft: Draft, n_characters: int) -> int:
+    """Pixels that a line with a run's name needs besides: the swatch, and so many characters of numbers."""
+    return draft.px(42) + n_characters * text_width("0", NUMBERS_PX * draft.unit, bold=True, mono=True)
+
+
+def _wrapped(draft: Draft, label: str, room: int) -> list[str]:
+    lines = [""]
+    for word in label.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and draft.text_width(longer, _LABEL_PX, bold=True) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [draft.fitted(line, _LABEL_PX, room, bold=True) for line in lines]
+
+
+def _widest(run: ComparedSeries, timing: Timing, index: int, metric: str) -> int:
+    """Characters that the run's numbers may need."""
+    ends = bool(timing.ended[index].any())
+    starts_late = [NOT_YET] if bool((timing.captures[index] == NOT_YET).any()) else []
+    return max(len(numbers_text(run, timing, capture, ends, metric)) for capture in [*starts_late, *range(len(run.series))])
+
+
+def _frame_px(draft: Draft, tiling: Tiling) -> int:
+    """Thickness of the frame in a role's colour."""
+    return draft.px(3 if tiling.map_px >= draft.px(90) else 2)
