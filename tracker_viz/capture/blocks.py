@@ -36,6 +36,7 @@ class Anatomy:
         n_heads: query heads of every block; 0 where it does not attend.
         n_kv_heads: key/value heads of every block; equal to ``n_heads`` where they are not shared or could not be told.
         error: largest ``|P V - output|`` of any call that could be checked.
+        watched: names of the modules that were running at any call; the others need not be followed again.
         vocabulary: number of tokens, where a projection of that width can only be the one to the logits.
     """
 
@@ -47,6 +48,7 @@ class Anatomy:
     projections: tuple[Projection, ...]
     sources: tuple[str, ...]
     error: float | None
+    watched: frozenset[str]
     vocabulary: int | None = None
 
     @property
@@ -62,11 +64,13 @@ def discover(
     forward: Forward = default_forward,
     blocks: str | Sequence[str] | None = None,
     max_experts: int = 4,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Anatomy, list[Tensor]]:
     """Run the probe once, inside ``untouched``, and say what was seen.
 
     Args:
         input_ids: int64 [probe, position], on the model's device.
+        dtype: of the attention that is returned; it is worked out in float32.
         blocks: names of the modules that are the decoder's blocks, or a pattern such as ``decoder.layers.*``; found by itself if None.
 
     Returns:
@@ -77,7 +81,7 @@ def discover(
         ProbeError: the pass failed on the probe.
     """
     evidence = Evidence(input_ids.shape[0], input_ids.shape[1], dict(model.named_modules()))
-    calls, rejected, widths, embedding = _watched_pass(model, input_ids, forward, evidence)
+    calls, rejected, widths, embedding = _watched_pass(model, input_ids, forward, evidence, dtype)
     if not calls:
         raise UnsupportedModelError(_nothing_seen(model, rejected))
     names = _named_blocks(model, blocks) if blocks is not None else _numbered_blocks(model, calls)
@@ -119,6 +123,7 @@ def discover(
         projections=tuple(projections),
         sources=tuple(sorted({call.source for call in calls})),
         error=max((call.error for call in calls if call.error is not None), default=None),
+        watched=frozenset(name for call in calls for name in call.modules),
         vocabulary=_vocabulary(embedding, projections),
     )
     return anatomy, [_heads_of(block_calls) for block_calls in per_block]
@@ -141,7 +146,8 @@ def attend(
 
     stack = ModuleStack()
     watch = AttentionWatch(stack, input_ids.shape, keep, vocabulary=anatomy.vocabulary)
-    with stack.following(_hooked(model)), watch:
+    followed = [(name, module) for name, module in model.named_modules() if name in anatomy.watched]
+    with stack.following(followed), watch:
         forward(model, input_ids)
     missing = expected - set(seen)
     if missing:
@@ -188,13 +194,17 @@ def summary(description: dict[str, Any]) -> str:
 
 
 def _watched_pass(
-    model: nn.Module, input_ids: Tensor, forward: Forward, evidence: Evidence
+    model: nn.Module, input_ids: Tensor, forward: Forward, evidence: Evidence, dtype: torch.dtype
 ) -> tuple[list[AttentionCall], list[str], dict[str, int], tuple[int, int] | None]:
     calls: list[AttentionCall] = []
     stack = ModuleStack()
-    watch = AttentionWatch(stack, input_ids.shape, calls.append, evidence=evidence)
+
+    def keep(call: AttentionCall) -> None:
+        calls.append(replace(call, pattern=call.pattern.to(dtype)))
+
+    watch = AttentionWatch(stack, input_ids.shape, keep, evidence=evidence)
     try:
-        with stack.following(_hooked(model)), watch:
+        with stack.following([(name, module) for name, module in model.named_modules() if name]), watch:
             forward(model, input_ids)
     except CaptureError:
         raise
@@ -206,10 +216,6 @@ def _watched_pass(
             "longer than the model's context, cut it; if it only runs under autocast, pass autocast=torch.bfloat16"
         ) from error
     return calls, watch.rejected, {"": watch.embedding[1] if watch.embedding else 0, **stack.widths}, watch.embedding
-
-
-def _hooked(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(name, module) for name, module in model.named_modules() if name]
 
 
 def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[str]:

@@ -264,7 +264,12 @@ class Recorder:
 
     def _discover(self) -> list[Tensor]:
         self._anatomy, attention = anatomy_of.discover(
-            self._model, self._input_ids, forward=self._forward, blocks=self._blocks, max_experts=self._max_experts
+            self._model,
+            self._input_ids,
+            forward=self._forward,
+            blocks=self._blocks,
+            max_experts=self._max_experts,
+            dtype=torch.float16,
         )
         known = {projection.name for projection in self._anatomy.projections}
         if self._wanted is not None and not self._wanted <= known:

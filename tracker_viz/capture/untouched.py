@@ -39,7 +39,9 @@ def untouched(
         stack.enter_context(_visible_attention(model))
         stack.enter_context(torch.no_grad())
         # cache_enabled=False: weights cast here, without gradients, must not be found by a training step under the same autocast.
-        stack.enter_context(torch.autocast(_device(model).type, dtype=autocast, enabled=autocast is not None, cache_enabled=False))
+        device_type = _device(model).type
+        if torch.amp.is_autocast_available(device_type):
+            stack.enter_context(torch.autocast(device_type, dtype=autocast, enabled=autocast is not None, cache_enabled=False))
         if {"torch._dynamo", "torch.nn.attention.flex_attention"} & set(
             sys.modules
         ):  # without them nothing is compiled, and they load slowly
