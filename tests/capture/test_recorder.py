@@ -226,6 +226,16 @@ def test_only_the_projections_asked_for_are_captured():
         recorded(tiny(), Schedule.every(1), projections=["mlp.w_gate"])
 
 
+def test_projections_may_be_named_by_hand():
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(1), projections={"attn.w_qkv": "attn.c_attn", "mlp.w_in": "mlp.0.weight"})
+    recorder.close()
+    assert {name.split(".", 2)[2] for name in captures[0].arrays} == {"attn.pattern", "attn.w_qkv", "mlp.w_in"}
+    assert np.array_equal(captures[0].arrays["blocks.1.attn.w_qkv"], model.blocks[1].attn.c_attn.weight.detach().numpy())
+    with pytest.raises(ConfigError, match=r"projections=\['mlp.w_gate'\] were not found"):
+        recorded(tiny(), Schedule.every(1), projections={"mlp.w_gate": "mlp.gate"})
+
+
 def test_weights_are_sampled_to_the_budget_before_they_are_copied():
     recorder, captures = recorded(tiny(), Schedule.every(1), max_mb=0.005)
     recorder.close()

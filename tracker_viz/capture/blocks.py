@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,6 +63,7 @@ def discover(
     *,
     forward: Forward = default_forward,
     blocks: str | Sequence[str] | None = None,
+    projections: Mapping[str, str] | None = None,
     max_experts: int = 4,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Anatomy, list[Tensor]]:
@@ -72,6 +73,7 @@ def discover(
         input_ids: int64 [probe, position], on the model's device.
         dtype: of the attention that is returned; it is worked out in float32.
         blocks: names of the modules that are the decoder's blocks, or a pattern such as ``decoder.layers.*``; found by itself if None.
+        projections: where each is, by hand: its name -> its parameter's name within a block; found by themselves if None.
 
     Returns:
         The anatomy, and the attention of every block, float [probe, head, query, key] (an empty tensor where it does not attend).
@@ -96,7 +98,7 @@ def discover(
     d_model = widths.get(names[0]) or widths[""]
     if not any(per_block):
         raise ConfigError(f"none of the blocks {list(names)} attends; attention was seen in {sorted({call.module for call in calls})}")
-    projections: list[Projection] = []
+    all_found: list[Projection] = []
     n_heads, n_kv_heads = [], []
     for index, (name, block_calls) in enumerate(zip(names, per_block, strict=True)):
         heads = sum(call.pattern.shape[1] for call in block_calls)
@@ -110,8 +112,9 @@ def discover(
             d_model=d_model,
             evidence=evidence,
             max_experts=max_experts,
+            named=projections,
         )
-        projections += found
+        all_found += found
         n_heads.append(heads)
         n_kv_heads.append(_kv_heads(block_calls, heads, found) if heads else 0)
     anatomy = Anatomy(
@@ -120,11 +123,11 @@ def discover(
         n_heads=tuple(n_heads),
         n_kv_heads=tuple(n_kv_heads),
         d_model=d_model,
-        projections=tuple(projections),
+        projections=tuple(all_found),
         sources=tuple(sorted({call.source for call in calls})),
         error=max((call.error for call in calls if call.error is not None), default=None),
         watched=frozenset(name for call in calls for name in call.modules),
-        vocabulary=_vocabulary(embedding, projections),
+        vocabulary=_vocabulary(embedding, all_found),
     )
     return anatomy, [_heads_of(block_calls) for block_calls in per_block]
 

@@ -5,8 +5,9 @@ Called once per block by ``blocks.discover``; gives ``Projection`` values that `
 
 from __future__ import annotations
 
+import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -85,6 +86,7 @@ def find_projections(
     d_model: int,
     evidence: Evidence,
     max_experts: int = 4,
+    named: Mapping[str, str] | None = None,
 ) -> list[Projection]:
     """Projections of one block.
 
@@ -93,9 +95,12 @@ def find_projections(
         attention: names, within the block, of the modules that made its attention calls.
         attends: attention was seen in this block.
         evidence: what the pass showed of the parameters.
+        named: projection -> pattern of its parameter's name within the block (``attn.w_q`` -> ``mixer.query.weight``): these and no others.
         max_experts: so many experts of a mixture are given one by one, evenly spaced, besides the mean over all.
     """
     matrices = _merge_experts(list(_matrices(block, prefix, d_model, evidence)))
+    if named is not None:
+        return [_whole(matrix, index, name) for name, pattern in named.items() for matrix in _matching(matrices, prefix, pattern)]
     parts = _attention_parts(block, attention)
     attn = [matrix for matrix in matrices if _is_attention(matrix, parts)]
     rest = [matrix for matrix in matrices if matrix not in attn]
@@ -107,6 +112,12 @@ def find_projections(
     for part, group in _feed_forward_groups(rest).items():
         found += _feed_forward(group, index, part, d_model, evidence, max_experts)
     return sorted({projection.name: projection for projection in reversed(found)}.values(), key=_usual_place)
+
+
+def _matching(matrices: list[_Matrix], prefix: str, pattern: str) -> list[_Matrix]:
+    """The first matrix whose parameter has that name within the block, with or without ``.weight``."""
+    found = [m for m in matrices if any(fnmatch.fnmatchcase(name, pattern) for name in (m.path, m.parameter.removeprefix(f"{prefix}.")))]
+    return found[:1]
 
 
 def _usual_place(projection: Projection) -> tuple[str, int, str]:

@@ -54,7 +54,8 @@ class Recorder:
         max_mb: size of a capture; weights are sampled to it before they are copied.
         max_overhead: most of the wall time that captures may take, 0..1; the schedule is thinned to keep it.
         blocks: the decoder blocks' module names, or a pattern; found by themselves if None.
-        projections: keep only weights with these names (``mlp.w_gate``); all that are found if None.
+        projections: keep only weights with these names (``mlp.w_gate``); all that are found if None. A mapping says by hand where each is:
+            ``{"attn.w_q": "mixer.query.weight"}``, parameter names within a block.
         max_experts: experts of a mixture that are captured one by one, besides their mean.
         forward: how to call the model on [probe, position] ids; found from its signature by default.
         autocast: run the probe under autocast to this dtype.
@@ -74,7 +75,7 @@ class Recorder:
         max_mb: float = DEFAULT_MAX_MB,
         max_overhead: float = 0.02,
         blocks: str | Sequence[str] | None = None,
-        projections: Collection[str] | None = None,
+        projections: Collection[str] | Mapping[str, str] | None = None,
         max_experts: int = 4,
         forward: Forward | None = None,
         autocast: torch.dtype | None = None,
@@ -93,6 +94,7 @@ class Recorder:
         self._max_mb = max_mb
         self._blocks, self._max_experts, self._autocast = blocks, max_experts, autocast
         self._wanted = None if projections is None else set(projections)
+        self._named = dict(projections) if isinstance(projections, Mapping) else None
         self._forward = forward or default_forward
         self._model = distributed.unwrapped(model)
         self._sharded = distributed.is_sharded(self._model)
@@ -268,6 +270,7 @@ class Recorder:
             self._input_ids,
             forward=self._forward,
             blocks=self._blocks,
+            projections=self._named,
             max_experts=self._max_experts,
             dtype=torch.float16,
         )
