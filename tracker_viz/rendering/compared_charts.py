@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.rendering.compared_plan import run_colors
 from tracker_viz.rendering.stills import with_suffix, write_whole
-from tracker_viz.rendering.template import _MPL_LOCK as MPL_LOCK
+from tracker_viz.rendering.template import MPL_LOCK
 from tracker_viz.rendering.theme import Theme, fixed_style
 from tracker_viz.rendering.theme import theme as theme_by_name
 
@@ -187,7 +187,7 @@ def write_cluster_chart(
                 )
             title = f"{n_heads:,} heads of {len(order)} runs, grouped by what they did over the training"
             figure.text(0.3 / width, 1 - 0.42 / height, title, fontsize=17, color=chosen.text, fontweight="bold", va="center")
-            caption = "Each row is one head; each column band is one score from the start of the training to its end. Rows that join early behaved alike."
+            caption = "A row is a head, a band of columns one score from the start of training to its end. Rows that join early behaved alike."
             figure.text(0.3 / width, 1 - 0.74 / height, caption, fontsize=10, color=chosen.dim, va="center")
             return _written(figure, path)
         finally:

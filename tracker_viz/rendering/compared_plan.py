@@ -93,7 +93,7 @@ def make_compared_plan(
     heads = [resolve_attention(each, Attention(probe))[0] for each in (draft, *others)]
     _check_alike(runs, heads)
     colors = run_colors(len(runs), draft.theme)
-    top, clock = _header(draft, timing, title, subtitle, note)
+    top = draft.px(122 if note else 100)
     lanes = [role for role in role_names if any(role in run.onsets for run in runs)]
     high = draft.px(150) + lane_px(draft, len(runs)) * len(lanes)
     strip = Box(draft.margin, height - high - draft.px(6), width - 2 * draft.margin, high)
@@ -103,6 +103,9 @@ def make_compared_plan(
         draft.text_width(run.label, _LABEL_PX, bold=True) + _beside_name(draft, wide) for run, wide in zip(runs, widest, strict=True)
     )
     tiling = fit_tiles(draft, runs, heads[0].length, area, matched=matched, name_px=name_px)
+    if not tiling.all_heads:
+        subtitle += f" · the {tiling.n_maps} most specialised heads of each run"
+    clock = _header(draft, timing, title, subtitle, note)
     tiles = tuple(
         _tile(draft, tiling, index, run, heads[index], tile_box(tiling, index, area), colors[index], widest[index])
         for index, run in enumerate(runs)
@@ -162,8 +165,8 @@ def _check_alike(runs: Sequence[ComparedSeries], heads: Sequence[Heads]) -> None
         raise LayoutError(f"attention maps stand side by side only over probes of one length; these have tokens: {found}")
 
 
-def _header(draft: Draft, timing: Timing, title: str, subtitle: str, note: str) -> tuple[int, Numbers]:
-    """Returns where the tiles may begin, and where the clock's number stands."""
+def _header(draft: Draft, timing: Timing, title: str, subtitle: str, note: str) -> Numbers:
+    """Returns where the clock's number stands."""
     px = draft.px
     widest = max(len(clock_text(timing, point)) for point in range(len(timing.points)))
     clock = Numbers(draft.width - draft.margin, px(58), CLOCK_PX * draft.unit)
@@ -174,13 +177,13 @@ def _header(draft: Draft, timing: Timing, title: str, subtitle: str, note: str) 
     draft.text(draft.fitted(subtitle, 19, room), draft.margin, px(74), 19)
     if note:
         draft.text(draft.fitted(note, 15, draft.width - 2 * draft.margin), draft.margin, px(100), 15)
-    return px(122 if note else 100), clock
+    return clock
 
 
 def _tile(
     draft: Draft, tiling: Tiling, index: int, run: ComparedSeries, heads: Heads, tile: Box, color: str, widest_numbers: int
 ) -> RunTile:
-    px, theme = draft.px, draft.theme
+    px = draft.px
     numbers = _name(draft, tiling, run.label, tile, color, widest_numbers)
     mask = heads.mask(-(-heads.length // tiling.pool))
     rows = {block: (row, stored) for row, (block, stored) in enumerate(heads.indices)}

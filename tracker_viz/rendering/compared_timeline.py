@@ -16,8 +16,7 @@ from tracker_viz.rendering.ink import paint_dot
 from tracker_viz.rendering.plan import Box, Swatch
 from tracker_viz.rendering.scales import short_number
 from tracker_viz.rendering.series import si_number
-from tracker_viz.rendering.template import _MPL_LOCK as MPL_LOCK
-from tracker_viz.rendering.template import DPI
+from tracker_viz.rendering.template import DPI, MPL_LOCK
 from tracker_viz.rendering.theme import Theme, fixed_style, rgb
 
 _MOST_LINES = 8
@@ -169,7 +168,7 @@ def _drawn(
         figure = Figure(
             ((box.width + 0.01) / DPI, (box.height + 0.01) / DPI), dpi=DPI, facecolor=theme.ground
         )  # whole pixels are cut, not rounded
-        FigureCanvasAgg(figure)
+        canvas = FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(box.x, box.right), ylim=(box.bottom, box.y))
         axes.axis("off")
@@ -187,5 +186,5 @@ def _drawn(
             half = max(2.5 * draft.unit, min(1.4 * high, 5.0 * draft.unit))
             corners = [x - half, x + half, x + half, x - half], [y - high / 2, y - high / 2, y + high / 2, y + high / 2]
             axes.fill(*corners, color=color, lw=0, alpha=0.9 if played else 0.35, zorder=3)
-        figure.canvas.draw()
-        return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -22,7 +22,7 @@ from tracker_viz.rendering.theme import fixed_style
 
 DPI = 100  # a point is 1/72 inch: what matplotlib is told in points is pixels * 72 / DPI
 _POINTS = 72.0 / DPI
-_MPL_LOCK = threading.RLock()  # matplotlib's rcParams and font cache are shared by all threads
+MPL_LOCK = threading.RLock()  # matplotlib's rcParams and font cache are shared by all threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def make_template(plan: Plan, *, curve: NDArray[np.float64] | None = None) -> Te
         offset += heatmap.source.shape[0] * heatmap.source.shape[1]
     if offset >= 1 << 24:
         raise LayoutError(f"{offset:,} cells in one picture; at most {(1 << 24) - 1:,} can be told apart: pool more, or show fewer heads")
-    with _MPL_LOCK, fixed_style():
+    with MPL_LOCK, fixed_style():
         figure, meshes = _build(plan, {}, curve, played=False)
         codes = _draw_codes(figure, meshes, offsets, 0)
         complements = _draw_codes(figure, meshes, offsets, 0xFFFFFF)
@@ -88,7 +88,7 @@ def make_template(plan: Plan, *, curve: NDArray[np.float64] | None = None) -> Te
 
 def seaborn_pixels(plan: Plan, values: Mapping[str, NDArray[np.float16]], *, curve: NDArray[np.float64] | None = None) -> NDArray[np.uint8]:
     """The plan drawn from nothing by seaborn with these values: uint8 [height, width, 3]. Slow; the measure of the painter."""
-    with _MPL_LOCK, fixed_style():
+    with MPL_LOCK, fixed_style():
         return _pixels(_build(plan, values, curve, played=False)[0])
 
 
@@ -101,7 +101,7 @@ def text_coverage(text: str, size_px: float, *, bold: bool = False, mono: bool =
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
-    with _MPL_LOCK, fixed_style():
+    with MPL_LOCK, fixed_style():
         font = FontProperties(family=_family(mono), size=size_px * _POINTS, weight="bold" if bold else "normal")
         width = text_width(text, size_px, bold=bold, mono=mono)
         height, below = round(size_px * 1.5), round(size_px * 0.4)
@@ -116,7 +116,7 @@ def text_width(text: str, size_px: float, *, bold: bool = False, mono: bool = Fa
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 
-    with _MPL_LOCK, fixed_style():
+    with MPL_LOCK, fixed_style():
         font = FontProperties(family=_family(mono), size=size_px * _POINTS, weight="bold" if bold else "normal")
         width, _, _ = RendererAgg(4, 4, DPI).get_text_width_height_descent(text, font, ismath=False)
     return round(width)
