@@ -90,12 +90,10 @@ def main(cfg: DictConfig) -> float:
         print(f"To make the video of it, from any directory:\n  {pipeline.render_command(trained)}")
         if not outcome.finished:
             print(f"To go on training:\n  {resume_command(trained)}")
-        if settings.render:
-            say_where_to_watch(
-                pipeline.render_run(
-                    trained.ref, layout=layout, theme=settings.theme, video=settings.video, tracker_options=settings.tracker
-                )
-            )
+    for run in watcher.whole_runs() if settings.render else []:
+        say_where_to_watch(
+            pipeline.render_run(run, layout=layout, theme=settings.theme, video=settings.video, tracker_options=settings.tracker)
+        )
     if not outcome.finished:
         raise KeyboardInterrupt
     return outcome.loss

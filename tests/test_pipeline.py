@@ -204,6 +204,21 @@ def test_the_runs_summary_says_what_became_of_its_heads_also_after_it_was_gone_o
     assert summary()["specialisation/previous_token_max"] == pytest.approx(highest, rel=1e-6)
 
 
+def test_a_tracker_that_never_answers_leaves_the_spool_to_be_drawn():
+    model = make_model()
+    watcher = watch(model, run="mlflow", tracker_options={"mlflow": {"tracking_uri": "http://127.0.0.1:9"}})
+    train(model, watcher, range(6))
+    report = watcher.close(timeout_s=0.5, progress=False)
+    assert report.command.startswith("tracker-viz push spool=")
+    (whole,) = watcher.whole_runs()
+    assert whole.scheme == "local"
+    assert render_run(whole, video=SMALL, progress=False).n_captures == 4
+
+
+def test_after_training_the_runs_that_have_everything_are_drawn(watched):
+    assert watched.whole_runs() == [watched.ref]
+
+
 def save_checkpoints(directory, steps):
     """What a training script without tracker_viz left behind."""
     model = make_model()

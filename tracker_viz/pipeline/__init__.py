@@ -4,6 +4,7 @@
     backfill        saved checkpoints ──▶ the same
     load_captures   a run ──▶ Captures                                                      (afterwards, anywhere)
     render          a run ──▶ captures here ──▶ frames ──▶ video ──▶ the same run
+    compare         several runs ──▶ one video, pictures and a table of how they compare ──▶ the run above them
     push            a spool ──▶ what its trackers have not yet
 
 Called by users (as ``tv.watch``, ``tv.render``, ...), by ``train.py``, the jobs and the integrations. torch is imported when something is
@@ -11,6 +12,7 @@ watched, seaborn and OpenCV when something is drawn, a tracker's SDK when that t
 """
 
 from tracker_viz.pipeline.checkpoints import Backfilled, backfill
+from tracker_viz.pipeline.comparing import CompareResult, compare, compare_runs
 from tracker_viz.pipeline.drawing import FORMATS, RenderResult, VideoOptions, render, render_command, render_run
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, load_captures, open_run, pulled_captures
@@ -20,11 +22,14 @@ from tracker_viz.trackers.outbox import push
 __all__ = [
     "FORMATS",
     "Backfilled",
+    "CompareResult",
     "RenderResult",
     "TrackerOptions",
     "VideoOptions",
     "Watcher",
     "backfill",
+    "compare",
+    "compare_runs",
     "load_captures",
     "open_run",
     "progress_bar",

@@ -137,6 +137,20 @@ class Watcher:
             return None
         return close_outbox(self.outbox, state, self._summary, timeout_s, progress)
 
+    def whole_runs(self) -> list[RunRef]:
+        """After ``close``: runs that hold every capture, so that a picture of them is whole.
+
+        Those that everything was delivered to; else the spool, as a ``local:`` run, while it still holds everything itself; else none.
+        """
+        if self.outbox is None:
+            return []
+        undelivered = {delivery.ref for delivery in self.outbox.close().deliveries if not delivery.complete}
+        delivered = [ref for ref in self.refs if ref not in undelivered]
+        if delivered:
+            return delivered
+        in_spool = {ref.step for ref in self.outbox.run.list_captures()}
+        return [self.outbox.run.ref] if in_spool.issuperset(self.captured_steps) else []
+
     def __enter__(self) -> Watcher:
         return self
 
