@@ -76,7 +76,7 @@ def place_grid(
     group_width = label + sum(columns * (shape.map_px + gap) - gap for columns in n_columns) + (len(n_columns) - 1) * section
     spare = max(0, area.width - keep_right - shape.groups * group_width - (shape.groups - 1) * section)
     n_matrices = sum(group.columns for group in matrices) * shape.groups
-    widen = min(spare // n_matrices, shape.map_px * 6 // 10) // 2 * 2 if n_matrices else 0
+    widen = min(spare // n_matrices, shape.map_px * (6 if keep_right else 16) // 10) // 2 * 2 if n_matrices else 0
     spare -= widen * n_matrices
     if not keep_right:  # nothing stands at the right: share the room between the sections
         section += min(spare // max(1, shape.groups * len(n_columns)), draft.px(160))
@@ -115,6 +115,8 @@ def _row_labels(draft: Draft, blocks: range, x: int, top: int, shape: GridShape)
 
 def _titles(draft: Draft, title: str, names: Sequence[str], short: Sequence[str], x: int, top: int, wide: int, pitch: int) -> None:
     room = len(names) * pitch
+    shorter = [title, title.split(" since")[0], title.split(" · ")[0]]
+    title = next((text for text in shorter if draft.text_width(text, 20, bold=True) <= room), shorter[-1])
     draft.text(draft.fitted(title, 20, max(room, 4), bold=True), x, top - draft.px(32), 20, draft.theme.text, bold=True)
     texts = names if all(draft.text_width(name, 16) < pitch - draft.px(6) for name in names) else short
     every = max(1, -(-max(draft.text_width(text, 16) for text in texts) // max(1, pitch - draft.px(4))))

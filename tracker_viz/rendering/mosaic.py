@@ -23,7 +23,7 @@ def place_mosaic(draft: Draft, heads: Heads, area: Box) -> Box:
     for groups in range(1, min(n_blocks, 8) + 1):
         rows = -(-n_blocks // groups)
         room = min((area.width - groups * label - (groups - 1) * px(16)) // (groups * n_heads), area.height // rows)
-        for cell_px in (1, 2, 3, 4):
+        for cell_px in range(1, 9):
             cells = min(heads.length, room // cell_px - 1)
             if cells < 1:
                 continue
