@@ -19,7 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tracker_viz.pipeline import backfill, load_captures, push, render, watch
+    from tracker_viz.pipeline import backfill, compare, load_captures, push, render, watch
     from tracker_viz.types import Capture, CaptureRef, Frame, RunRef
 
 __version__ = "0.1.0"
@@ -30,12 +30,13 @@ _PUBLIC = {
     "Frame": "tracker_viz.types",
     "RunRef": "tracker_viz.types",
     "backfill": "tracker_viz.pipeline",
+    "compare": "tracker_viz.pipeline",
     "load_captures": "tracker_viz.pipeline",
     "push": "tracker_viz.pipeline",
     "render": "tracker_viz.pipeline",
     "watch": "tracker_viz.pipeline",
 }
-__all__ = ["Capture", "CaptureRef", "Frame", "RunRef", "__version__", "backfill", "load_captures", "push", "render", "watch"]
+__all__ = ["Capture", "CaptureRef", "Frame", "RunRef", "__version__", "backfill", "compare", "load_captures", "push", "render", "watch"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """How runs compare: which run's heads became what, when, and how alike the runs are. Pure functions over score series in memory.
 
 ``ComparedRun``s go in; alignments (which capture of which run belongs side by side), matchings, distances, clusters and tables come
-out. Nothing here reads a tracker or draws.
+out. Nothing here reads a tracker or draws. scipy is imported by what computes with it, not with this package: training imports the latter.
 """
 
 from tracker_viz.comparison.align import AXES, NOT_YET, Alignment, Axis, align, positions, trajectories

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 
 from tracker_viz.comparison.align import Axis
 from tracker_viz.comparison.matching import BEHAVIOUR, behaviours
@@ -47,6 +46,8 @@ class HeadClusters:
 
     def groups(self, n_groups: int) -> NDArray[np.int64]:
         """Group of each row, 1..n_groups, by cutting the tree so that at most ``n_groups`` remain: int64 [head]."""
+        from scipy.cluster.hierarchy import fcluster
+
         return fcluster(self.linkage, n_groups, criterion="maxclust").astype(np.int64)
 
 
@@ -58,6 +59,8 @@ def cluster_heads(
     Raises:
         ConfigError: nothing in common to compare, or more heads than a picture holds.
     """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
     check_runs(runs)
     found = behaviours(runs, axis=axis, scores=scores, n_points=n_points)
     n_heads = sum(len(behaviour.heads) for behaviour in found)

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from tracker_viz.comparison.align import Axis, positions, trajectories
 from tracker_viz.comparison.runs import ComparedRun
@@ -108,6 +107,8 @@ def match_heads(a: Behaviour, b: Behaviour, *, scope: Scope = "block") -> Matchi
     Raises:
         ConfigError: an unknown scope.
     """
+    from scipy.optimize import linear_sum_assignment
+
     if scope not in ("block", "model"):
         raise ConfigError(f"heads are matched within a 'block' or within the 'model'; got {scope!r}")
     pairs: list[tuple[Head, Head, float]] = []

@@ -12,6 +12,7 @@ from tracker_viz.errors import unknown_name
 
 JOBS = {
     "render": "pull a run's captures, draw them, and put the video into the same run",
+    "compare": "show side by side what the heads of several runs became, and when",
     "push": "upload what a crashed or offline run left in its spool",
     "backfill": "captures from checkpoints that were saved earlier",
     "ui": "open the tracker's UI on a run's video",

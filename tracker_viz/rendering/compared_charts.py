@@ -187,7 +187,9 @@ def write_cluster_chart(
                 )
             title = f"{n_heads:,} heads of {len(order)} runs, grouped by what they did over the training"
             figure.text(0.3 / width, 1 - 0.42 / height, title, fontsize=17, color=chosen.text, fontweight="bold", va="center")
-            caption = "A row is a head, a band of columns one score from the start of training to its end. Rows that join early behaved alike."
+            caption = (
+                "A row is a head, a band of columns one score from the start of training to its end. Rows that join early behaved alike."
+            )
             figure.text(0.3 / width, 1 - 0.74 / height, caption, fontsize=10, color=chosen.dim, va="center")
             return _written(figure, path)
         finally:
@@ -226,10 +228,9 @@ def _caption(overall: NDArray[np.float64], shuffled: NDArray[np.float64], apart:
     between, chance = overall[apart], shuffled[apart]
     if not np.isfinite(between).any():
         return "No head of one run could be compared with one of another."
-    return (
-        f"0: the same heads, in whichever order. Between these runs {np.nanmin(between):.3f} to {np.nanmax(between):.3f}, "
-        f"mean {np.nanmean(between):.3f}; heads paired at random: {np.nanmean(chance):.3f}."
-    )
+    low, high, mean = np.nanmin(between), np.nanmax(between), np.nanmean(between)
+    found = f"Between these runs {low:.3f} to {high:.3f}, mean {mean:.3f}" if len(overall) > 2 else f"Between these two runs {mean:.3f}"
+    return f"0: the same heads, in whichever order. {found}; heads paired at random: {np.nanmean(chance):.3f}."
 
 
 def _score_titles(axes: Any, scores: Sequence[str], n_columns: int, theme: Theme) -> None:

@@ -1,0 +1,99 @@
+"""``tracker-viz compare``: several runs -> one video, pictures and a table of how they compare. The work is ``pipeline.compare_runs``'s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig
+
+from tracker_viz import pipeline
+from tracker_viz.jobs.application import application, typed
+from tracker_viz.types import RunRef
+
+# option of the command -> the tracker that it is of
+_TRACKER_OF = {"tracking_uri": "mlflow", "ui_url": "mlflow", "base_url": "wandb"}
+_MOST_CORRELATIONS = 5
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """The keys of ``conf/compare.yaml``."""
+
+    runs: list[str] = field(default_factory=list)
+    sweep: str | None = None
+    axis: str = "step"
+    order: str = "index"
+    probe: Any = 0
+    into: str | None = None
+    tracking_uri: str | None = None
+    ui_url: str | None = None
+    base_url: str | None = None
+    theme: str = "dark"
+    upload: bool = True
+    output: str | None = None
+    cache: str | None = None
+    video: dict[str, Any] = field(default_factory=dict)
+
+    def tracker_options(self) -> dict[str, dict[str, Any]]:
+        """Tracker -> what was said of it; the same for all of its runs."""
+        named = [ref for ref in (*self.runs, self.sweep, self.into) if ref]
+        options: dict[str, dict[str, Any]] = {RunRef.parse(ref).scheme: {} for ref in named}
+        for name, scheme in _TRACKER_OF.items():
+            if (value := getattr(self, name)) is not None:
+                options.setdefault(scheme, {})[name] = value
+        return options
+
+
+@application(config_name="compare")
+def main(cfg: DictConfig) -> None:
+    settings = typed(CompareSettings, cfg)
+    result = pipeline.compare_runs(
+        settings.runs,
+        sweep=settings.sweep,
+        axis=settings.axis,  # type: ignore[arg-type]  # checked by compare_runs
+        order=settings.order,  # type: ignore[arg-type]
+        probe=settings.probe,
+        into=settings.into,
+        theme=settings.theme,
+        video=settings.video,
+        upload=settings.upload,
+        output=settings.output,
+        cache=settings.cache,
+        tracker_options=settings.tracker_options(),
+    )
+    print(table_text(result.rows))
+    for each in result.correlations[:_MOST_CORRELATIONS]:
+        print(f"{each.setting} and {each.outcome}: {each.kind} {each.coefficient:+.2f}, p = {each.p_value:.3f} ({each.n_runs} runs)")
+    for note in result.notes:
+        print(f"Note: {note}")
+    print(f"Made of {len(result.rows)} runs: {result.video} ({result.video.stat().st_size / 1e6:.1f} MB, {result.duration_s:.0f} s)")
+    print(f"Beside it: {', '.join(path.name for path in (*result.pictures, *result.tables))}")
+    if result.url:
+        print(f"Watch it in the run: {result.url}")
+    elif settings.upload:
+        print("In no run yet: these runs have none above them that was named. into=<RunRef> puts the results into one.")
+    if result.url and result.ui_command:
+        print(f"  with the UI running: {result.ui_command}")
+
+
+def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows for a terminal: who, the loss, and of every role that some head took its first onset and how many heads have it."""
+    roles = [name.removeprefix("heads/") for name in rows[0] if name.startswith("heads/")]
+    roles = [role for role in roles if any(row[f"heads/{role}"] or row[f"onset/{role}"] is not None for row in rows)]
+    lines = [["run", "loss", *(role.replace("_", " ") for role in roles)]]
+    for row in rows:
+        cells = [row["label"], "–" if row["loss"] is None else f"{row['loss']:.3f}"]
+        for role in roles:
+            heads, onset = row[f"heads/{role}"] or 0, row[f"onset/{role}"]
+            cells.append(f"{heads} from {onset:,.0f}" if onset is not None else str(heads))
+        lines.append(cells)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    aligned = [
+        [cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
+    ]
+    ruled = [aligned[0], ["─" * width for width in widths], *aligned[1:]]
+    explained = ["", "(heads that have a role at the end, and the step from which the first of them had it)"] if roles else []
+    return "\n".join(["  ".join(line).rstrip() for line in ruled] + explained[1:])

@@ -1,0 +1,272 @@
+"""Runs -> one video of all of them, pictures and a table of how they compare -> the run above them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from tracker_viz.comparison import (
+    AXES,
+    Axis,
+    ComparedRun,
+    Correlation,
+    check_runs,
+    cluster_heads,
+    comparability_notes,
+    correlations,
+    distance_matrix,
+    run_labels,
+    run_table,
+    write_table,
+)
+from tracker_viz.errors import ConfigError, MissingDependencyError, unknown_name
+from tracker_viz.metrics import NO_ROLE, ROLES, head_roles
+from tracker_viz.pipeline.compared_runs import Order, PulledRun, check_probes, drawn_runs, in_order_of_settings, pull_runs
+from tracker_viz.pipeline.drawing import VideoOptions
+from tracker_viz.pipeline.progress import progress_bar
+from tracker_viz.pipeline.pulling import TrackerOptions, open_run
+from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.pull import cache_directory
+from tracker_viz.types import RunRef
+
+ORDERS: tuple[Order, ...] = get_args(Order)
+MOST_RUNS = 64
+_NAME = "compare"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareResult:
+    """A comparison that was made.
+
+    Attributes:
+        video, pictures, tables: files on this machine; ``pictures``: the video's last picture, the distances, the heads' clusters.
+        rows: one per run, see ``comparison.run_table``.
+        correlations: of settings with outcomes, the strongest first; empty for fewer runs than that takes.
+        notes: what must be known before one compares.
+        url: where the video is watched; None when it was put into no run.
+        ui_command: what must be running for ``url`` to open; None where a server shows it already.
+    """
+
+    video: Path
+    pictures: tuple[Path, ...]
+    tables: tuple[Path, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    correlations: tuple[Correlation, ...]
+    notes: tuple[str, ...]
+    duration_s: float
+    url: str | None
+    ui_command: str | None
+
+
+def compare(runs: Sequence[RunRef | str] = (), **options: Any) -> Path:
+    """Show how runs compare; the same as ``tracker-viz compare``. Options as of ``compare_runs``.
+
+    Returns:
+        The video's path on this machine.
+    """
+    return compare_runs(runs, **options).video
+
+
+def compare_runs(
+    runs: Sequence[RunRef | str] = (),
+    *,
+    sweep: RunRef | str | None = None,
+    axis: Axis = "step",
+    order: Order = "index",
+    probe: str | int = 0,
+    into: RunRef | str | None = None,
+    theme: str = "dark",
+    video: Mapping[str, Any] | None = None,
+    upload: bool = True,
+    output: str | Path | None = None,
+    cache: str | Path | None = None,
+    tracker_options: TrackerOptions | None = None,
+    progress: bool = True,
+) -> CompareResult:
+    """Pull several runs' captures, of one tracker or of several, and show side by side what their heads became, and when.
+
+    Args:
+        runs: 2 to 64 runs, in the order in which they stand; in matched order the first one's heads give the columns.
+        sweep: in their place the parent run of a sweep; its runs are sorted by the settings in which they differ.
+        axis: what is shown together: the same ``step``, as many ``tokens`` seen, or the same ``progress`` of each run's own training.
+        order: heads by their ``index``, or ``matched``: below each other those that behaved alike.
+        probe: the probe row whose attention is shown, by its label or its index.
+        into: the run that the results are put into: the sweep's parent by default, else none.
+        theme, video, cache, progress: as of ``render_run``.
+        upload: False leaves the results on this machine only.
+        output: directory for the results here; by default among the downloads of ``into``, else ``compare`` in the working directory.
+
+    Raises:
+        ConfigError: an option has no meaning, there are fewer than two runs or more than 64, a run has no captures, or the runs were
+            captured on different probes.
+        RunNotFoundError, TrackerError: a run cannot be read, or ``into`` cannot be written.
+        LayoutError: so many runs do not fit into the picture.
+    """
+    options = _checked(runs, sweep, axis, order, video)
+    parent = open_run(sweep, tracker_options) if sweep else None
+    target = _target(parent, into, upload, tracker_options)
+    refs = parent.children() if parent else [RunRef.parse(run) if isinstance(run, str) else run for run in runs]
+    if parent and len(refs) < 2:
+        raise ConfigError(f"{parent.ref} has {len(refs)} runs below it; a comparison needs at least two: is it the parent run of a sweep?")
+    if len(refs) > MOST_RUNS:
+        raise ConfigError(f"a comparison shows 2 to {MOST_RUNS} runs; got {len(refs)}: name some of them, runs=[...]")
+    cache = Path(cache) if cache else None
+    found, notes = pull_runs([open_run(ref, tracker_options) for ref in refs], cache, may_lack=bool(parent), progress=progress)
+    found = in_order_of_settings(found) if parent and len(found) > 1 else found
+    compared = [run.compared for run in found]
+    check_runs(compared)
+    labels = run_labels(compared)
+    notes += check_probes(found, labels) + [_by_label(note, labels) for note in comparability_notes(compared)]
+
+    directory = Path(output) if output else cache_directory(target.ref, cache) / _NAME if target else Path(_NAME)
+    rows = run_table(compared)
+    found_correlations = correlations(compared, rows)
+    tables = _write_tables(rows, found_correlations, directory)
+    title = parent.info().name if parent else f"{len(found)} runs compared"
+    made, poster, duration_s = _write_video(
+        found, labels, title, notes, directory, options, axis=axis, order=order, probe=probe, theme=theme, progress=progress
+    )
+    pictures = (poster, *_write_charts(compared, labels, directory, theme))
+    url = None
+    if target:
+        for path in (*tables, *pictures):
+            target.put_file(path, f"{_NAME}/{path.name}")
+        url = target.put_video(made, layout=_NAME, last_step=max(int(run.series.steps[-1]) for run in compared))
+    return CompareResult(
+        video=made,
+        pictures=pictures,
+        tables=tables,
+        rows=tuple(rows),
+        correlations=tuple(found_correlations),
+        notes=tuple(notes),
+        duration_s=duration_s,
+        url=url,
+        ui_command=target.ui_command if target else None,
+    )
+
+
+def _checked(runs: Sequence[Any], sweep: Any, axis: str, order: str, video: Mapping[str, Any] | None) -> VideoOptions:
+    """Everything that can be refused before anything is pulled."""
+    if isinstance(runs, str | RunRef):
+        raise ConfigError(f"runs is a list, such as [mlflow:<id>, wandb:<entity>/<project>/<id>]; got {str(runs)!r}")
+    if bool(runs) == bool(sweep):
+        raise ConfigError(f"give runs=[<run>, <run>, ...] or sweep=<parent run>, one of them; got {'both' if runs else 'none'}")
+    if runs and len(runs) < 2:
+        raise ConfigError(f"a comparison needs at least two runs; got {len(runs)}")
+    if len({str(run) for run in runs}) < len(runs):
+        raise ConfigError("every run may be given once; got " + ", ".join(map(str, runs)))
+    if axis not in AXES:
+        raise ConfigError(unknown_name("axis", str(axis), AXES))
+    if order not in ORDERS:
+        raise ConfigError(unknown_name("order", str(order), ORDERS))
+    options = VideoOptions(**(video or {}))
+    if options.interpolate or options.title_s:
+        raise ConfigError("a comparison shows real captures only, and has no title card: set video.interpolate=0 and video.title_s=0")
+    return options
+
+
+def _target(parent: Run | None, into: RunRef | str | None, upload: bool, tracker_options: TrackerOptions | None) -> Run | None:
+    if not upload:
+        return None
+    return open_run(into, tracker_options) if into else parent
+
+
+def _write_tables(rows: Sequence[Mapping[str, Any]], found: Sequence[Correlation], directory: Path) -> tuple[Path, ...]:
+    directory.mkdir(parents=True, exist_ok=True)
+    tables = [write_table(rows, directory / "runs.csv")]
+    with contextlib.suppress(MissingDependencyError):  # the CSV holds the same, and nothing else here needs pyarrow
+        tables.append(write_table(rows, directory / "runs.parquet"))
+    if found:
+        as_rows = [{name: getattr(each, name) for name in Correlation.__dataclass_fields__} for each in found]
+        tables.append(write_table(as_rows, directory / "correlations.csv"))
+    return tuple(tables)
+
+
+def _write_video(
+    runs: Sequence[PulledRun],
+    labels: Mapping[str, str],
+    title: str,
+    notes: Sequence[str],
+    directory: Path,
+    options: VideoOptions,
+    *,
+    axis: Axis,
+    order: Order,
+    probe: str | int,
+    theme: str,
+    progress: bool,
+) -> tuple[Path, Path, float]:
+    """The video, its last picture, and how long it lasts."""
+    from tracker_viz.rendering import storyboard
+    from tracker_viz.rendering.compared import ComparedRenderer, write_compared_poster
+    from tracker_viz.video import video_path, write_video
+
+    drawn, timing = drawn_runs(runs, labels, axis=axis, order=order)
+    rows = runs[0].header.labels.get("probe", ())
+    shown = probe if isinstance(probe, str) else rows[probe] if 0 <= probe < len(rows) else f"probe {probe}"
+    subtitle = f"{len(runs)} runs · attention on {shown} tokens · heads {'in matched order' if order == 'matched' else 'by index'}"
+    renderer = ComparedRenderer(
+        drawn,
+        timing,
+        [role.name for role in ROLES],
+        title=title,
+        subtitle=subtitle,
+        note=" ".join(notes),
+        probe=probe,
+        matched=order == "matched",
+        size=options.size,
+        theme=theme,
+    )
+    # The pace is that of the longest run's steps, whatever the axis counts.
+    scale = max(float(run.compared.series.steps[-1]) for run in runs) if axis == "progress" else 1.0
+    shots = storyboard((timing.points * scale).tolist(), **options.pacing())
+    with progress_bar("drawing", "frames", shown=progress) as advance:
+        written = write_video(
+            len(shots),
+            lambda index: renderer.draw(shots[index]),
+            video_path(directory / _NAME, options.encoder),
+            duration_s=[shot.duration_s for shot in shots],
+            encoder=options.encoder,
+            workers=options.workers,
+            progress=advance,
+            max_bytes=options.max_mb << 20,
+        )
+    return written.path, write_compared_poster(renderer, directory / "poster.png"), written.duration_s
+
+
+def _write_charts(runs: Sequence[ComparedRun], labels: Mapping[str, str], directory: Path, theme: str) -> tuple[Path, ...]:
+    from tracker_viz.rendering.compared_charts import write_cluster_chart, write_distance_chart
+
+    distances, clusters = distance_matrix(runs), cluster_heads(runs)
+    at_end = {run.name: head_roles(run.series)[0][-1] for run in runs}
+    roles = [at_end[run][head] for run, head in zip(clusters.runs, clusters.heads, strict=True)]
+    return (
+        write_distance_chart(
+            directory / "distances.png",
+            [labels[name] for name in distances.names],
+            distances.overall,
+            distances.by_depth,
+            distances.shuffled,
+            theme=theme,
+        ),
+        write_cluster_chart(
+            directory / "heads.png",
+            clusters.values,
+            clusters.linkage,
+            clusters.labels,
+            [labels[name] for name in clusters.runs],
+            clusters.scores,
+            roles=[None if role == NO_ROLE else ROLES[role].name for role in roles],
+            theme=theme,
+        ),
+    )
+
+
+def _by_label(note: str, labels: Mapping[str, str]) -> str:
+    """A note names runs by their references; a reader knows them by their labels."""
+    for name, label in labels.items():
+        note = note.replace(name, label)
+    return note
