@@ -83,6 +83,14 @@ def test_parameters_that_deepspeed_hides_are_refused_by_name():
         distributed.is_sharded(model)
 
 
+def test_fsdp1_is_refused_with_the_way_round():
+    class FullyShardedDataParallel(nn.Linear):
+        pass
+
+    with pytest.raises(UnsupportedModelError, match="shard with fully_shard"):
+        distributed.is_sharded(FullyShardedDataParallel(2, 2))
+
+
 def test_the_launchers_rank_counts_before_the_process_group_is_up(monkeypatch):
     assert not torch.distributed.is_initialized()
     monkeypatch.setenv("RANK", "1")

@@ -24,7 +24,7 @@ def is_main_process() -> bool:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, DataParallel and ``torch.compile``; not inside FSDP1, whose wrapper gathers."""
+    """The model inside DistributedDataParallel, DataParallel and ``torch.compile``."""
     while True:
         compiled = getattr(model, "_orig_mod", None)
         if isinstance(compiled, nn.Module):
@@ -39,7 +39,7 @@ def is_sharded(model: nn.Module) -> bool:
     """Parameters lie in pieces on several processes, so that a forward pass is a collective.
 
     Raises:
-        UnsupportedModelError: in pieces that no single process can see through (tensor parallelism, DeepSpeed ZeRO-3).
+        UnsupportedModelError: in pieces that no single process can see through (tensor parallelism, DeepSpeed ZeRO-3, FSDP1).
     """
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id"):
@@ -51,7 +51,9 @@ def is_sharded(model: nn.Module) -> bool:
         raise UnsupportedModelError(
             "the model's layers are split over processes (tensor parallelism): no process sees all heads of a block"
         )
-    return in_pieces or any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise UnsupportedModelError("FSDP1 (FullyShardedDataParallel) flattens the weights away; shard with fully_shard (FSDP2) instead")
+    return in_pieces
 
 
 def put_away(model: nn.Module) -> None:

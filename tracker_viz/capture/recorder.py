@@ -157,18 +157,18 @@ class Recorder:
             return
         self._deliver(self._capture(step, tokens_seen, metrics))
 
-    def close(self, *, capture_last: bool = True) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Capture the model as it is now, if the last step was not due, and stop. Safe to call twice.
 
         Args:
-            capture_last: False after an error in one of several processes that share a sharded model: the others would not come.
+            failed: training ended by an error in this process. A sharded model is then left alone: the other processes may not come.
         """
         if self._closed:
             return
         self._closed = True
         self._release({})
         self._next_call = _NEVER
-        if self._latest is not None and capture_last and self._failures < _MAX_FAILURES:
+        if self._latest is not None and not (failed and self._sharded) and self._failures < _MAX_FAILURES:
             step, tokens_seen, metrics = self._latest
             self._try_capture(step + (self._offset or 0), tokens_seen, metrics)
         self._latest = None
@@ -179,7 +179,7 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close(capture_last=error is None or not self._sharded)
+        self.close(failed=error is not None)
 
     # -- on due steps ------------------------------------------------------------------------------------------
 
