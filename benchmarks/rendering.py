@@ -128,12 +128,12 @@ def speed(n_frames: int, n_slow: int, workers: int, directory: Path) -> dict[str
 
 
 def memory(n_captures: int, directory: Path) -> dict[str, object]:
-    """Peak memory of the process after a tenth of the captures and after all of them, 30 MB each."""
-    first = next(synthetic_run.captures(1, blocks=12, heads=12, length=128, width=768, hidden=768, period=16))
+    """Peak memory of the process after a tenth of the captures (at least 16: both workers busy) and after all of them, 30 MB each."""
+    first = next(synthetic_run.captures(1, blocks=12, heads=12, length=128, width=352, hidden=352, period=16))
     captures = [synthetic_run.write_capture(directory, dataclasses.replace(first, step=index)) for index in range(n_captures)]
     nbytes = captures[0].path.stat().st_size
     peaks = []
-    for part in (captures[: max(4, n_captures // 10)], captures):
+    for part in (captures[: max(16, n_captures // 10)], captures):
         renderer = Renderer(Series(part), "overview")
         write_video(len(part), renderer.frame, directory / "many_video", duration_s=0.05)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
