@@ -162,6 +162,8 @@ PROBE_ROWS, PROBE_LENGTH = 2, 128
 # One H100: weights are read once at 3.35 TB/s (a pass over 256 tokens is bound by memory), 2 FLOP a parameter and token at 400 TFLOP/s
 # at best, and what was captured goes to the CPU at 5 GB/s (pageable memory).
 READ_BYTES_S, FLOP_S, COPY_BYTES_S = 3.35e12, 4e14, 5e9
+# What does not fit one GPU is sharded, and gathered twice in bfloat16: for the pass, and matrix by matrix for its weights.
+GATHER_BYTES_S, FITS_BYTES = 3e11, 80e9
 
 
 def shapes_of(size: str) -> list[tuple[int, int]]:
@@ -189,7 +191,8 @@ def computed(size: str, max_mb: float) -> tuple[float, float, float]:
     stored = sum(array.nbytes for array in fit(Capture(step=0, arrays=arrays, axes=axes), max_mb).arrays.values())
     tokens = PROBE_ROWS * PROBE_LENGTH
     pass_s = max(2 * parameters / READ_BYTES_S, 2 * parameters * tokens / FLOP_S)
-    return moved / 1e6, stored / 1e6, 1000 * (pass_s + moved / COPY_BYTES_S)
+    gather_s = 4 * parameters / GATHER_BYTES_S if 2 * parameters > FITS_BYTES else 0.0
+    return moved / 1e6, stored / 1e6, 1000 * (pass_s + gather_s + moved / COPY_BYTES_S)
 
 
 def measured(size: str, max_mb: float, clock: Clock) -> tuple[float, float]:
@@ -221,13 +224,13 @@ def sizes(max_mb: float, clock_name: str) -> None:
     tokens = PROBE_ROWS * PROBE_LENGTH
     print(f"a plain forward pass over the same {tokens} tokens takes {pass_ms:.0f} ms (it computes logits, a capture does not).\n")
     print("Computed from shapes (megabytes exactly; milliseconds as an estimate for one H100 in bfloat16, not measured: weights read at")
-    print("3.35 TB/s, at most 400 TFLOP/s, copy to the CPU at 5 GB/s; 70B would be sharded over several, and gathers its weights first):\n")
-    print("| model | MB off the device | MB stored | ms, computed | probe tokens / tokens of a step of 0.5M |")
-    print("|---|---|---|---|---|")
+    print("3.35 TB/s, at most 400 TFLOP/s, copy to the CPU at 5 GB/s; 70B sharded over several with FSDP2, its weights gathered twice at")
+    print("300 GB/s, which is most of its time):\n")
+    print("| model | MB off the device | MB stored | ms, computed |")
+    print("|---|---|---|---|")
     for size in SIZES:
         moved, stored, estimate_ms = computed(size, max_mb)
-        share = PROBE_ROWS * PROBE_LENGTH / 0.5e6
-        print(f"| {size} | {moved:.0f} | {stored:.1f} | {estimate_ms:.0f} | {100 * share:.2f} % forward only |")
+        print(f"| {size} | {moved:.0f} | {stored:.1f} | {estimate_ms:.0f} |")
 
 
 def main() -> None:
