@@ -29,7 +29,6 @@ from tracker_viz.demo.checkpoint import Checkpoint, Uploader, fetch_latest
 from tracker_viz.demo.model import Decoder
 from tracker_viz.demo.settings import TrainSettings, resumed
 from tracker_viz.demo.trainer import Trainer
-from tracker_viz.integrations.hydra import parent_runs
 from tracker_viz.jobs.application import application, typed
 from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
 from tracker_viz.trackers.outbox import Destination
@@ -39,12 +38,11 @@ from tracker_viz.trackers.outbox import Destination
 def main(cfg: DictConfig) -> float:
     settings = typed(TrainSettings, cfg)
     start = None
-    parents = parent_runs()
-    destinations = [Destination(scheme, options, parent=parents.get(scheme)) for scheme, options in settings.tracker.items()]
+    runs: list[str | Destination] = list(settings.tracker)
     if settings.resume:
         run = RunRef.parse(settings.resume)
         options = settings.tracker.get(run.scheme, {})
-        destinations = [Destination(run.scheme, options, ref=run, ours=True)]
+        runs = [Destination(run.scheme, options, ref=run, ours=True)]
         with tempfile.TemporaryDirectory() as directory:
             start = fetch_latest(trackers.open_run(run, **options), Path(directory))
         settings = typed(TrainSettings, resumed(cfg, start.config, HydraConfig.get().overrides.task))
@@ -59,7 +57,8 @@ def main(cfg: DictConfig) -> float:
         trainer.load_state(start)
     watcher = pipeline.watch(
         trainer.model,
-        run=destinations,
+        run=runs,
+        tracker_options=settings.tracker,
         probe=make_probe(
             data.VOCAB_SIZE,
             settings.model.context_length,

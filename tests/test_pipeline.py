@@ -16,7 +16,7 @@ import tracker_viz as tv
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, RenderError, RunNotFoundError, UnsupportedModelError
 from tracker_viz.pipeline import VideoOptions, render_command, render_run
-from tracker_viz.trackers import open_run
+from tracker_viz.trackers import connect, open_run
 
 SMALL = {"size": "640x360", "hold_s": 0.5}
 
@@ -202,6 +202,16 @@ def test_the_runs_summary_says_what_became_of_its_heads_also_after_it_was_gone_o
     highest = max(float(np.nanmax(capture.arrays["scores.head.previous_token"])) for capture in captures)
     assert len(captures) == 5
     assert summary()["specialisation/previous_token_max"] == pytest.approx(highest, rel=1e-6)
+
+
+def test_a_job_of_a_sweep_is_watched_into_a_run_below_the_sweeps(tmp_path, monkeypatch):
+    options = {"mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}}
+    sweep = connect("mlflow", **options["mlflow"]).create_run(name="sweep", config={})
+    monkeypatch.setenv("TRACKER_VIZ_PARENT_RUNS", str(sweep.ref))
+    model = make_model()
+    with watch(model, run="mlflow", tracker_options=options) as watcher:
+        train(model, watcher, range(2))
+    assert sweep.children() == [watcher.ref]
 
 
 def test_a_tracker_that_never_answers_leaves_the_spool_to_be_drawn():

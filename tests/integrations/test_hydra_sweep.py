@@ -10,13 +10,14 @@ import sys
 import pytest
 
 from tracker_viz import trackers
-from tracker_viz.integrations.hydra import PARENTS, SweepCallback, parent_runs
+from tracker_viz.integrations.hydra import SweepCallback
+from tracker_viz.trackers.sweep import PARENTS, parent_runs
 from tracker_viz.types import RunRef
 
 APPLICATION = """
 import hydra
 from tracker_viz import trackers
-from tracker_viz.integrations.hydra import parent_runs
+from tracker_viz.trackers.sweep import parent_runs
 
 @hydra.main(version_base="1.3", config_path=".", config_name="theirs")
 def main(cfg):

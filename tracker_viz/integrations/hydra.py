@@ -27,12 +27,11 @@ from omegaconf import DictConfig, OmegaConf
 from tracker_viz import capture_file, trackers
 from tracker_viz.errors import TrackerVizError
 from tracker_viz.trackers.base import Run
-from tracker_viz.types import RunRef
+from tracker_viz.trackers.sweep import PARENTS
 
 log = logging.getLogger(__name__)
 
 NOTE = "tracker_viz_sweep.json"
-PARENTS = "TRACKER_VIZ_PARENT_RUNS"
 
 
 class SweepCallback(Callback):
@@ -93,9 +92,3 @@ class SweepCallback(Callback):
                 parent.finish(state)
             except TrackerVizError as error:
                 log.warning("the sweep's run %s could not be ended: %s", parent.ref, error)
-
-
-def parent_runs() -> dict[str, RunRef]:
-    """Tracker -> the run above this job's; empty outside a multirun that has a ``SweepCallback``."""
-    refs = [RunRef.parse(text) for text in os.environ.get(PARENTS, "").split()]
-    return {ref.scheme: ref for ref in refs}

@@ -17,6 +17,7 @@ from tracker_viz.pipeline.pulling import TrackerOptions
 from tracker_viz.trackers.base import Run, RunState
 from tracker_viz.trackers.outbox import Destination, Outbox, Report
 from tracker_viz.trackers.pull import pull
+from tracker_viz.trackers.sweep import parent_runs
 from tracker_viz.types import SCHEMES, Capture, RunRef
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def _destinations(run: Any, tracker_options: TrackerOptions) -> list[Destination
 
 def _destination(run: Any, tracker_options: TrackerOptions) -> Destination | Run:
     if isinstance(run, str) and run in SCHEMES:
-        return Destination(run, tracker_options.get(run, {}))
+        return Destination(run, tracker_options.get(run, {}), parent=parent_runs().get(run))
     if isinstance(run, str | RunRef):
         ref = RunRef.parse(run) if isinstance(run, str) else run
         return Destination(ref.scheme, tracker_options.get(ref.scheme, {}), ref=ref)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.compared_series import NOT_YET, ComparedSeries, Head, Timing
-from tracker_viz.rendering.compared_tiles import Slot, Tiling, fit_tiles, maps_origin, slots, tile_box
+from tracker_viz.rendering.compared_tiles import LEAST_NAME, MANY_RUNS, Slot, Tiling, fit_tiles, maps_origin, slots, tile_box
 from tracker_viz.rendering.compared_timeline import ComparedTimeline, lane_px, place_timeline
 from tracker_viz.rendering.content import Heads, resolve_attention
 from tracker_viz.rendering.draft import Draft
@@ -95,7 +95,7 @@ def make_compared_plan(
     colors = run_colors(len(runs), draft.theme)
     top = draft.px(122 if note else 100)
     lanes = [role for role in role_names if any(role in run.onsets for run in runs)]
-    high = draft.px(150) + lane_px(draft, len(runs)) * len(lanes)
+    high = draft.px(128 if len(runs) >= MANY_RUNS else 150) + lane_px(draft, len(runs)) * len(lanes)
     strip = Box(draft.margin, height - high - draft.px(6), width - 2 * draft.margin, high)
     area = Box(draft.margin, top, strip.width, strip.y - draft.px(20) - top)
     widest = [_widest(run, timing, index, metric) for index, run in enumerate(runs)]
@@ -232,17 +232,18 @@ def _ribbon(draft: Draft, tiling: Tiling, run: ComparedSeries, placed: Sequence[
 def _name(draft: Draft, tiling: Tiling, label: str, tile: Box, color: str, widest_numbers: int) -> Numbers:
     """The run's name with the swatch of its colour; returns where its numbers stand."""
     px, text = draft.px, draft.theme.text
-    x, size = tile.x + px(22), px(13)
+    x, side = tile.x + px(22), px(13)
     if not tiling.beside:
         baseline = tile.y + px(20)
-        draft.swatches.append(Swatch(Box(tile.x, baseline - size, size, size), color))
+        draft.swatches.append(Swatch(Box(tile.x, baseline - side, side, side), color))
         room = tile.width - _beside_name(draft, widest_numbers)
-        draft.text(draft.fitted(label, _LABEL_PX, room, bold=True), x, baseline, _LABEL_PX, text, bold=True)
+        size = _LABEL_PX * max(LEAST_NAME, min(1.0, room / max(1, draft.text_width(label, _LABEL_PX, bold=True))))
+        draft.text(draft.fitted(label, size, room, bold=True), x, baseline, size, text, bold=True)
         return Numbers(tile.right, baseline, NUMBERS_PX * draft.unit)
     first_map = maps_origin(draft, tiling, tile)[1]
     lines = _wrapped(draft, label, px(206))[: max(1, (tile.bottom - first_map) // px(_LINE_PX) - 1)]
     baseline = first_map + px(15)
-    draft.swatches.append(Swatch(Box(tile.x, baseline - size, size, size), color))
+    draft.swatches.append(Swatch(Box(tile.x, baseline - side, side, side), color))
     for number, line in enumerate(lines):
         draft.text(line, x, baseline + number * px(_LINE_PX), _LABEL_PX, text, bold=True)
     return Numbers(x, baseline + len(lines) * px(_LINE_PX), NUMBERS_PX * draft.unit, from_left=True)

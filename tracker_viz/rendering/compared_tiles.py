@@ -15,10 +15,12 @@ from tracker_viz.rendering.grid import fit_map
 from tracker_viz.rendering.plan import Box
 
 _LEAST_PX = 56.0  # at 1080p: smaller maps of all heads tell less than larger ones of some
-_WANTED_PX = 72.0
+_WANTED_PX = 64.0
 _CHOSEN = (24, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)
-_LABEL, _BESIDE, _BLOCK_LABEL, _CAPTION, _COLUMN_LABEL = 34, 236, 34, 17, 18
-_ACROSS_GAP, _DOWN_GAP = 40, 16
+_LABEL, _BESIDE, _BLOCK_LABEL, _CAPTION, _COLUMN_LABEL = 28, 236, 34, 18, 20
+_ACROSS_GAP, _DOWN_GAP, _MANY_DOWN_GAP = 40, 16, 10
+LEAST_NAME = 0.7  # a run's name may be set so much smaller before it is cut off
+MANY_RUNS = 30  # from here on every line of pixels counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def fit_tiles(draft: Draft, runs: Sequence[ComparedSeries], length: int, area: B
             continue
         few = _largest(draft, _sheets_of_some(n), len(runs), length, area, name_px)
         # one head at a good size is worth more than many that cannot be read, four good ones are worth more than one
-        worth = min(1.0, few.map_px / wanted) ** 1.5 * n**0.35 if few else 0.0
+        worth = min(1.0, few.map_px / wanted) ** 2.5 * n**0.35 if few else 0.0
         if few and worth > best_worth:
             best, best_worth = few, worth
     if best is None or best.map_px < 8:
@@ -97,7 +99,7 @@ def fit_tiles(draft: Draft, runs: Sequence[ComparedSeries], length: int, area: B
 def slots(draft: Draft, tiling: Tiling, run: ComparedSeries, tile: Box) -> Iterator[Slot]:
     """Where the heads of ``run`` stand in its ``tile``."""
     x0, y0 = maps_origin(draft, tiling, tile)
-    pitch_y = tiling.map_px + tiling.gap + (draft.px(_CAPTION) if tiling.captioned else 0)
+    pitch_y = tiling.map_px + tiling.gap + (draft.even(_CAPTION) if tiling.captioned else 0)
     pitch_x, group_width = tiling.map_px + tiling.gap, _group_width(draft, tiling)
     for number, head in _places(tiling, run):
         group, rest = divmod(number, tiling.rows * tiling.columns)
@@ -120,7 +122,7 @@ def maps_origin(draft: Draft, tiling: Tiling, tile: Box) -> tuple[int, int]:
     left = draft.px(_BESIDE) if tiling.beside else 0
     left += draft.px(_BLOCK_LABEL) if tiling.all_heads else 0
     above = 0 if tiling.beside else draft.px(_LABEL)
-    above += draft.px(_CAPTION) if tiling.captioned else draft.px(_COLUMN_LABEL)
+    above += draft.even(_CAPTION) if tiling.captioned else draft.px(_COLUMN_LABEL)
     return 2 * ((tile.x + left + 1) // 2), 2 * ((tile.y + above + 1) // 2)
 
 
@@ -152,18 +154,22 @@ def _sheets_of_some(n: int) -> Iterator[Tiling]:
 def _largest(draft: Draft, sheets: Iterator[Tiling], n_runs: int, length: int, area: Box, name_px: int) -> Tiling | None:
     best: Tiling | None = None
     best_worth = 0.0
+    down_gap = draft.px(_MANY_DOWN_GAP if n_runs >= MANY_RUNS else _DOWN_GAP)
     for sheet in sheets:
         for across in range(1, n_runs + 1):
             down = -(-n_runs // across)
             if -(-n_runs // down) != across:
                 continue
-            tile = (area.width - (across - 1) * draft.px(_ACROSS_GAP)) // across, (area.height - (down - 1) * draft.px(_DOWN_GAP)) // down
+            tile = (area.width - (across - 1) * draft.px(_ACROSS_GAP)) // across, (area.height - (down - 1) * down_gap) // down
+            if min(tile) < 1:
+                continue
             for beside, gap in ((False, 10), (False, 6), (True, 10), (True, 6)):
                 tried = _fitted(draft, replace(sheet, across=across, down=down, tile=tile, beside=beside, gap=draft.even(gap)), length)
                 # whole rows of tiles, and blocks in one column or in one row, are easier to read
                 worth = tried.map_px * (1.0 if n_runs % across == 0 else 0.94) * (1.0 if 1 in (sheet.groups, sheet.rows) else 0.9)
-                # a name that is cut off tells nothing apart
-                worth *= 1.0 if beside else min(1.0, tile[0] / name_px) ** 2
+                if not beside:
+                    # a smaller name is no loss, but one that is cut off tells nothing apart
+                    worth *= min(1.0, tile[0] / name_px) ** 0.25 * min(1.0, tile[0] / (LEAST_NAME * name_px)) ** 2
                 if worth > best_worth:
                     best, best_worth = tried, worth
     return best
@@ -173,7 +179,7 @@ def _fitted(draft: Draft, tiling: Tiling, length: int) -> Tiling:
     """``tiling`` with the largest maps that its tile holds; ``map_px`` 0 where none fits."""
     x, y = maps_origin(draft, tiling, Box(0, 0, 0, 0))
     labels = (tiling.groups - 1) * draft.px(_BLOCK_LABEL)
-    caption = draft.px(_CAPTION) if tiling.captioned else 0
+    caption = draft.even(_CAPTION) if tiling.captioned else 0
     n_columns = tiling.columns * tiling.groups
     wide = (tiling.tile[0] - x - labels + tiling.gap) // n_columns - tiling.gap
     high = (tiling.tile[1] - y + tiling.gap - (tiling.rows - 1) * caption) // tiling.rows - tiling.gap
