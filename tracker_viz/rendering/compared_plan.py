@@ -237,7 +237,7 @@ def _name(draft: Draft, tiling: Tiling, label: str, tile: Box, color: str, wides
         baseline = tile.y + px(20)
         draft.swatches.append(Swatch(Box(tile.x, baseline - side, side, side), color))
         room = tile.width - _beside_name(draft, widest_numbers)
-        size = _LABEL_PX * max(LEAST_NAME, min(1.0, room / max(1, draft.text_width(label, _LABEL_PX, bold=True))))
+        size = _LABEL_PX * max(LEAST_NAME, min(1.0, 0.97 * room / max(1, draft.text_width(label, _LABEL_PX, bold=True))))
         draft.text(draft.fitted(label, size, room, bold=True), x, baseline, size, text, bold=True)
         return Numbers(tile.right, baseline, NUMBERS_PX * draft.unit)
     first_map = maps_origin(draft, tiling, tile)[1]

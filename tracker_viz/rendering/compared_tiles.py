@@ -18,7 +18,7 @@ _LEAST_PX = 56.0  # at 1080p: smaller maps of all heads tell less than larger on
 _WANTED_PX = 64.0
 _CHOSEN = (24, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)
 _LABEL, _BESIDE, _BLOCK_LABEL, _CAPTION, _COLUMN_LABEL = 28, 236, 34, 18, 20
-_ACROSS_GAP, _DOWN_GAP, _MANY_DOWN_GAP = 40, 16, 10
+_GAPS, _GAPS_OF_MANY = (40, 16), (24, 10)  # across, down
 LEAST_NAME = 0.7  # a run's name may be set so much smaller before it is cut off
 MANY_RUNS = 30  # from here on every line of pixels counts
 
@@ -154,13 +154,13 @@ def _sheets_of_some(n: int) -> Iterator[Tiling]:
 def _largest(draft: Draft, sheets: Iterator[Tiling], n_runs: int, length: int, area: Box, name_px: int) -> Tiling | None:
     best: Tiling | None = None
     best_worth = 0.0
-    down_gap = draft.px(_MANY_DOWN_GAP if n_runs >= MANY_RUNS else _DOWN_GAP)
+    across_gap, down_gap = map(draft.px, _GAPS_OF_MANY if n_runs >= MANY_RUNS else _GAPS)
     for sheet in sheets:
         for across in range(1, n_runs + 1):
             down = -(-n_runs // across)
             if -(-n_runs // down) != across:
                 continue
-            tile = (area.width - (across - 1) * draft.px(_ACROSS_GAP)) // across, (area.height - (down - 1) * down_gap) // down
+            tile = (area.width - (across - 1) * across_gap) // across, (area.height - (down - 1) * down_gap) // down
             if min(tile) < 1:
                 continue
             for beside, gap in ((False, 10), (False, 6), (True, 10), (True, 6)):
