@@ -118,8 +118,8 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
     apart = [abs(run["previous_token_repeated_before_half"] - run["induction_half"]) for run in runs if "previous_token_before_half" in run]
     if apart:
         lines += [
-            "Among random tokens the previous-token head of an earlier block and the induction head rise together: their halves lie at most",
-            f"{max(apart)} steps apart. What comes long before is looking one token back in text, which heads of the later block do first.",
+            "Among random tokens the previous-token head of an earlier block and the induction head rise together: their halves lie at",
+            f"most {max(apart)} steps apart. What comes long before is looking one token back in text, which heads of the later block do first.",
             "",
         ]
     lines += ["Specialisation distance between the two-layer models (`tracker_viz.comparison`, 0..1):", ""]
