@@ -119,7 +119,8 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
     if apart:
         lines += [
             "Among random tokens the previous-token head of an earlier block and the induction head rise together: their halves lie at",
-            f"most {max(apart)} steps apart. What comes long before is looking one token back in text, which heads of the later block do first.",
+            f"most {max(apart)} steps apart. What comes long before is looking one token back in text,",
+            "which heads of the later block do first.",
             "",
         ]
     lines += ["Specialisation distance between the two-layer models (`tracker_viz.comparison`, 0..1):", ""]
