@@ -68,6 +68,10 @@ def box_of(pixels, box):
     return pixels[box.y : box.bottom, box.x : box.right]
 
 
+def within(box, room):
+    return box.x >= room.x and box.y >= room.y and box.right <= room.right and box.bottom <= room.bottom
+
+
 def expected(renderer, run, heatmap, capture):
     """The box as the captures say: each cell in its colour, the future in the panel's."""
     values = run.series.read(capture, heatmap.source.needs).arrays[heatmap.source.name][0, heatmap.source.head]
@@ -91,7 +95,8 @@ def test_every_map_shows_its_own_head_of_its_own_run_at_its_own_capture(renderer
 
 def test_a_run_that_has_not_begun_shows_nothing_and_one_that_ended_stands_still(renderer):
     captures = renderer.timing.captures[1]
-    assert captures[0] == NOT_YET and renderer.timing.ended[1, -1]
+    assert captures[0] == NOT_YET
+    assert renderer.timing.ended[1, -1]
     first, last = renderer.frame(0).pixels, renderer.frame(len(renderer) - 1).pixels
     before_end = renderer.frame(int(np.flatnonzero(~renderer.timing.ended[1])[-1])).pixels
     for heatmap in renderer.tiles[1].heatmaps:
@@ -189,12 +194,12 @@ def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(runs, n_runs, 
     assert tiling.map_px >= 32
     assert len(boxes) == n_runs * (blocks * heads if tiling.all_heads else tiling.n_maps)
     for tile in tiles:
-        assert tile.x >= area.x and tile.y >= area.y and tile.right <= area.right and tile.bottom <= area.bottom
+        assert within(tile, area)
         for slot in slots(draft, tiling, some, tile):
             box = slot.box
             # two pixels for coordinates that were made even
-            assert box.x >= tile.x and box.y >= tile.y and box.right <= tile.right + 2 and box.bottom <= tile.bottom + 2
-            assert box.x % 2 == 0 and box.y % 2 == 0
+            assert within(box, Box(tile.x, tile.y, tile.width + 2, tile.height + 2))
+            assert (box.x % 2, box.y % 2) == (0, 0)
     covered = np.zeros((1080, 1920), np.uint8)
     for box in boxes:
         covered[box.y : box.bottom, box.x : box.right] += 1
@@ -204,14 +209,16 @@ def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(runs, n_runs, 
 def test_few_runs_show_all_heads_and_many_their_first_ones(runs):
     draft = Draft(Layout("compare", (Attention(),)), runs[0].series, 1920, 1080, THEME)
     area = Box(36, 100, 1848, 700)
-    some = dataclasses.replace(runs[0], ranking=tuple(itertools.product(range(4), range(4))), order={b: (0, 1, 2, 3) for b in range(4)})
+    some = dataclasses.replace(runs[0], ranking=tuple(itertools.product(range(4), range(4))), order=dict.fromkeys(range(4), (0, 1, 2, 3)))
     shown = {n: fit_tiles(draft, [some] * n, 64, area, matched=False, name_px=240) for n in (2, 6, 24, 64)}
     assert [tiling.all_heads for tiling in shown.values()] == [True, True, False, False]
     assert shown[2].map_px > shown[6].map_px
-    assert 16 > shown[24].n_maps >= 4 and shown[24].map_px >= 64 and shown[64].map_px >= 32
+    assert 16 > shown[24].n_maps >= 4
+    assert shown[24].map_px >= 64
+    assert shown[64].map_px >= 32
 
 
 def test_too_many_runs_for_the_size_are_refused(runs):
     draft = Draft(Layout("compare", (Attention(),)), runs[0].series, 640, 360, THEME)
     with pytest.raises(LayoutError, match="64 runs do not fit into 640x360"):
-        fit_tiles(draft, [runs[0]] * 64, 24, Box(12, 40, 616, 60), matched=False, name_px=240)
+        fit_tiles(draft, [runs[0]] * 64, 24, Box(12, 40, 616, 40), matched=False, name_px=240)
