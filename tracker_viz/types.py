@@ -109,7 +109,7 @@ class ArrayInfo:
     """What a capture file's header says of one array, so that a colour scale over a run reads headers only.
 
     Attributes:
-        quantiles: values at ``QUANTILES`` over the finite entries; empty when there are none.
+        quantiles: values at ``QUANTILES`` over the finite entries, each one that occurs; empty when there are none.
         minimum, maximum: over the finite entries; NaN when there are none.
         n_nonfinite: number of NaN and infinite entries.
     """

@@ -133,7 +133,7 @@ class Watcher:
         Returns:
             What became of the captures; None on processes that record nothing.
         """
-        self.recorder.close()
+        self.recorder.close(failed=state == "failed")
         if self.outbox is None:
             return None
         return close_outbox(self.outbox, state, self._summary, timeout_s, progress)
