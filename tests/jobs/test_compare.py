@@ -70,7 +70,7 @@ def sweep(runs, tmp_path):
     """A parent run, two children in the wrong order with captures, and one that failed before its first."""
     tracker = LocalTracker(tmp_path / "sweep")
     parent = tracker.create_run(name="a sweep", config={})
-    for name, ref in (("second", runs[1]), ("first", runs[0])):
+    for name, ref in (("a", runs[1]), ("b", runs[0])):
         directory = tmp_path / "sweep" / name
         directory.mkdir()
         (directory / "captures").symlink_to(Path(ref.path) / "captures")

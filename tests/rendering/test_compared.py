@@ -151,6 +151,7 @@ def test_a_slot_without_a_head_stays_empty(runs):
     renderer = draw([runs[0], dataclasses.replace(runs[2], order=order)], matched=True)
     by_head = [{heatmap.head: heatmap.box for heatmap in tile.heatmaps} for tile in renderer.tiles]
     assert set(by_head[1]) == {(0, 2), (0, 0), (1, 0), (1, 1), (1, 2)}
+    assert not any("None" in label.text for label in renderer.plan.labels)
     shift = by_head[1][1, 0].x - by_head[0][1, 0].x
     assert by_head[1][0, 2].x - shift == by_head[0][0, 0].x
     assert by_head[1][0, 0].x - shift == by_head[0][0, 2].x
@@ -200,6 +201,8 @@ def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(runs, n_runs, 
             # two pixels for coordinates that were made even
             assert within(box, Box(tile.x, tile.y, tile.width + 2, tile.height + 2))
             assert (box.x % 2, box.y % 2) == (0, 0)
+    if tiling.captioned and not tiling.beside:
+        assert min(box.y for box in boxes) - area.y >= 28 + 18  # a line for the name of the run, and one for that of the head
     covered = np.zeros((1080, 1920), np.uint8)
     for box in boxes:
         covered[box.y : box.bottom, box.x : box.right] += 1

@@ -32,9 +32,9 @@ def distances(n_runs, n_depths=4):
     return found[0], found[1:], np.full((n_runs, n_runs), 0.25)
 
 
-@pytest.mark.parametrize("n_runs", [2, 6, 24])
-def test_nothing_of_the_distance_picture_is_clipped(tmp_path, n_runs):
-    overall, by_depth, shuffled = distances(n_runs)
+@pytest.mark.parametrize(("n_runs", "n_depths"), [(2, 4), (6, 1), (24, 12)])
+def test_nothing_of_the_distance_picture_is_clipped(tmp_path, n_runs, n_depths):
+    overall, by_depth, shuffled = distances(n_runs, n_depths)
     labels = [f"learning_rate=0.003 n_heads=8 seed={seed}" for seed in range(n_runs)]
     path = write_distance_chart(tmp_path / "distances", labels, overall, by_depth, shuffled)
     assert path.name == "distances.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +215,7 @@ def _write_video(
         [role.name for role in ROLES],
         title=title,
         subtitle=subtitle,
-        note=" ".join(notes),
+        note=" ".join(re.sub(r" \([^)]*\)", "", note) for note in notes),  # the lists in brackets are for the terminal
         probe=probe,
         matched=order == "matched",
         size=options.size,
