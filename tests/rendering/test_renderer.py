@@ -99,10 +99,8 @@ def test_an_interpolated_frame_says_so_and_no_other_does(renderer):
 
 
 def test_a_head_is_framed_in_the_colour_of_its_role(renderer):
-    from tracker_viz.rendering.furniture import roles_of
-
     last = len(renderer) - 1
-    held = roles_of(renderer.series.read(last, list(renderer.plan.roles.scores.values())).arrays, renderer.plan.roles)
+    held = renderer.plan.roles.held[last]
     assert held, "the made-up run ends with roles"
     shown, before = renderer.frame(last).pixels, renderer.frame(0).pixels
     for heatmap in renderer.plan.heatmaps:

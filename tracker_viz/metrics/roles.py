@@ -95,7 +95,7 @@ def head_roles(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> tuple[ND
     best, found = np.full(shape, -np.inf, np.float32), np.full(shape, NO_ROLE, np.int8)
     nearest = np.full(shape, np.nan, np.float32)
     for index, role in present:
-        margins = margin(series.heads[role.name], series.uniform[role.name])
+        margins = margin(series.heads[role.name], series.uniform.get(role.name, 0.0))
         nearest = np.fmax(nearest, margins)
         better = role_states(series.heads[role.name], role) & (margins > best)
         best, found = np.where(better, margins, best), np.where(better, np.int8(index), found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -222,7 +222,7 @@ def largest_shown(series: Series, sources: Sequence[Source], quantile: float) ->
     return largest or 1.0
 
 
-def most_changed(series: Series, heads: Heads, n: int, roles: dict[tuple[int, int], str]) -> list[tuple[int, int]]:
+def most_changed(series: Series, heads: Heads, n: int, roles: Mapping[tuple[int, int], str]) -> list[tuple[int, int]]:
     """(row, column) of ``n`` heads whose attention changed most from the first to the last capture, of as many roles as there are.
 
     The heads with one role (or with none) queue by their change; one of each queue is taken in turn.

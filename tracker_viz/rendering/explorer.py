@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import RenderError
 from tracker_viz.rendering.explorer_page import PAGE
-from tracker_viz.rendering.furniture import format_metric, roles_of
+from tracker_viz.rendering.furniture import format_metric
 from tracker_viz.rendering.plan import Plan
 from tracker_viz.rendering.renderer import Renderer
 from tracker_viz.rendering.scales import ColorScale, short_number
@@ -56,19 +56,19 @@ def explorer_page(renderer: Renderer, indices: list[int]) -> bytes:
     plan, series = renderer.plan, renderer.series
     cells, roles, previous = [], [], None
     for index in indices:
-        capture = series.read(index, renderer.needed)
+        capture = series.read(index, renderer.values_needed)
         values = renderer.values(index, capture)
         coded = np.concatenate([encode(values[heatmap.name], plan.scales[heatmap.scale]).reshape(-1) for heatmap in plan.heatmaps])
         cells.append((coded - previous if previous is not None else coded).tobytes())  # uint8: wraps, and so does the page
         previous = coded
-        held = roles_of(capture.arrays, plan.roles)
+        held = plan.roles.held[index] if plan.roles.held else {}
         roles.append({f"{block}.{head}": role for (block, head), role in held.items()})
     description = {
         "title": series.title,
         "width": plan.width,
         "height": plan.height,
         "theme": {name: getattr(plan.theme, name) for name in ("ground", "panel", "text", "dim", "faint", "accent", "nonfinite")},
-        "roles": {role: plan.theme.roles[role] for role in plan.roles.scores},
+        "roles": {role: plan.theme.roles[role] for role in plan.roles.names},
         "roleLine": plan.roles.line_px,
         "steps": [series.steps[index] for index in indices],
         "left": len(renderer) - len(indices),

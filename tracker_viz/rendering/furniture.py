@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
+from tracker_viz.metrics import NO_ROLE, ROLES, first_onsets, head_roles, onsets, score_series
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.plan import Box, Label, Onset, Readout, Roles, Swatch, Timeline
 from tracker_viz.rendering.scales import short_number
@@ -126,30 +126,20 @@ def nice_steps(first: int, last: int, at_most: int) -> list[int]:
     return list(range(-(-first // spacing) * spacing, last + 1, spacing))
 
 
-def find_roles(series: Series, roles: Roles) -> tuple[tuple[str, ...], tuple[Onset, ...]]:
-    """The roles that some head has at some capture; and for each that came after the first capture, where and when it did."""
-    names = list(roles.scores.values())
-    onsets: dict[str, Onset] = {}
-    known: set[str] = set()
-    for index in range(len(series)) if names else ():
-        arrays = series.read(index, names).arrays
-        held = roles_of(arrays, roles)
-        by_score = sorted(held.items(), key=lambda item: (-float(arrays[roles.scores[item[1]]][item[0]]), item[0]))
-        for (block, head), role in by_score:
-            if role not in known and index > 0:
-                onsets[role] = Onset(role, index, series.steps[index], block, head)
-            known.add(role)
-    return tuple(role for role in roles.scores if role in known), tuple(onsets.values())
+def find_roles(series: Series, known: Collection[str]) -> tuple[Roles, tuple[Onset, ...]]:
+    """What each head is at each capture, and where and when a role that lasts came up first; both as the run's summary has them.
 
-
-def roles_of(arrays: Mapping[str, Any], roles: Roles) -> dict[tuple[int, int], str]:
-    """(block, head) -> its role, for heads whose leading score is high enough and leads clearly."""
-    if not roles.scores or not all(name in arrays for name in roles.scores.values()):
-        return {}
-    stacked = np.stack([np.nan_to_num(np.asarray(arrays[name], np.float32)) for name in roles.scores.values()])
-    ordered = np.sort(stacked, axis=0)
-    runner_up = ordered[-2] if len(ordered) > 1 else np.zeros_like(ordered[-1])
-    clear = (ordered[-1] >= roles.at_least) & (ordered[-1] - runner_up >= roles.margin)
-    leading = stacked.argmax(0)
-    names = list(roles.scores)
-    return {(int(block), int(head)): names[leading[block, head]] for block, head in np.argwhere(clear)}
+    Args:
+        known: roles that have a colour.
+    """
+    scored_roles = tuple(role for role in ROLES if role.name in known and f"scores.head.{role.name}" in series.arrays)
+    if not scored_roles:
+        return Roles(), ()
+    names = [f"scores.head.{role.name}" for role in scored_roles]
+    scored = score_series(series.read(index, names) for index in range(len(series)))
+    states, _ = head_roles(scored, scored_roles)
+    held = [{(int(b), int(h)): scored_roles[state[b, h]].name for b, h in np.argwhere(state != NO_ROLE)} for state in states]
+    found = first_onsets(onsets(scored, scored_roles)).values()
+    at = {step: index for index, step in enumerate(series.steps)}
+    shown = [Onset(each.role, at[each.step], each.step, each.block, each.head) for each in found if at[each.step] > 0]
+    return Roles(tuple(role.name for role in scored_roles), held), tuple(sorted(shown, key=lambda onset: (onset.index, onset.role)))

@@ -7,7 +7,6 @@ from dataclasses import replace
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.content import Heads, most_changed, resolve_attention
 from tracker_viz.rendering.draft import Draft
-from tracker_viz.rendering.furniture import roles_of
 from tracker_viz.rendering.grid import fit_map
 from tracker_viz.rendering.layout import Head
 from tracker_viz.rendering.plan import Box, Heatmap
@@ -47,8 +46,7 @@ def place_head(draft: Draft, panel: Head, scores: list[str], area: Box) -> int:
 def _chosen(draft: Draft, panel: Head, heads: Heads) -> tuple[int, int]:
     """(row, column) of the head: the one that was asked for, else the one that changed most, one with a role first."""
     if panel.block is None and panel.head is None:
-        last = draft.series.read(len(draft.series) - 1, list(draft.roles.scores.values())).arrays
-        roles = roles_of(last, draft.roles)
+        roles = draft.roles.held[-1] if draft.roles.held else {}
         ranked = most_changed(draft.series, heads, sum(len(block) for block in heads.blocks), {})
         with_role = [place for place in ranked if (heads.indices[place[0]][0], heads.indices[place[0]][1][place[1]]) in roles]
         induction = [place for place in with_role if roles[heads.indices[place[0]][0], heads.indices[place[0]][1][place[1]]] == "induction"]

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from tracker_viz.rendering.content import Heads, most_changed
 from tracker_viz.rendering.draft import Draft
-from tracker_viz.rendering.furniture import roles_of
 from tracker_viz.rendering.grid import fit_map
 from tracker_viz.rendering.plan import Box, Heatmap
 from tracker_viz.rendering.sources import Mosaic
@@ -74,8 +73,7 @@ def _mosaic_labels(draft: Draft, heads: Heads, blocks: range, box: Box, pitch: i
 def place_zooms(draft: Draft, heads: Heads, n: int, area: Box, *, title: str = "Heads that changed most") -> int:
     """``n`` heads, large, in ``area``; its title stands above it. Returns the bottom of the lowest one."""
     px = draft.px
-    last = draft.series.read(len(draft.series) - 1, list(draft.roles.scores.values())).arrays
-    chosen = most_changed(draft.series, heads, n, roles_of(last, draft.roles))
+    chosen = most_changed(draft.series, heads, n, draft.roles.held[-1] if draft.roles.held else {})
     gap, caption = draft.even(16), px(26)
     across, map_px, pool = _fit_zooms(len(chosen), heads.length, area, gap, caption)
     draft.text(title, area.x, area.y - px(32), 20, draft.theme.text, bold=True)

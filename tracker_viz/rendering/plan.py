@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -134,13 +134,12 @@ class Roles:
     """Frames around the heads' boxes in the colour of what a head does.
 
     Attributes:
-        scores: role -> name of the score array [block, head].
-        at_least: score from which a head has the role; margin: by how much it must lead the other roles.
+        names: roles that the captures score.
+        held: for every capture, (block, head) -> its role, of the heads that have one; as ``metrics.head_roles`` says.
     """
 
-    scores: Mapping[str, str] = field(default_factory=dict)
-    at_least: float = 0.4
-    margin: float = 0.1
+    names: tuple[str, ...] = ()
+    held: Sequence[Mapping[tuple[int, int], str]] = ()
     line_px: int = 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tracker_viz.errors import ConfigError, LayoutError, unknown_name
@@ -15,7 +16,7 @@ from tracker_viz.rendering.grid import fit_grid, place_grid
 from tracker_viz.rendering.headroom import place_head
 from tracker_viz.rendering.layout import Attention, Head, Layout, Scores, Weights
 from tracker_viz.rendering.mosaic import place_mosaic, place_zooms
-from tracker_viz.rendering.plan import Box, Plan, Roles
+from tracker_viz.rendering.plan import Box, Plan
 from tracker_viz.rendering.scoreboard import least_height, place_cards, score_cards, weight_card
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.theme import Theme
@@ -64,8 +65,8 @@ def make_plan(
     chosen = scales or {}
     options = {kind: {**layout.scales.get(kind, {}), **chosen.get(kind, {})} for kind in {*layout.scales, *chosen}}
     draft = Draft(layout, series, width, height, theme_by_name(theme), options)
-    roles = {role: f"scores.head.{role}" for role in draft.theme.roles if f"scores.head.{role}" in series.arrays}
-    draft.roles = Roles(roles, line_px=draft.px(3))
+    roles, onsets = find_roles(series, draft.theme.roles)
+    draft.roles = replace(roles, line_px=draft.px(3))
     top = header(draft)
     bottom = _panels(draft, top)
     strip = Box(draft.margin, bottom + draft.px(16), width - 2 * draft.margin, height - draft.px(4) - bottom - draft.px(16))
@@ -73,9 +74,9 @@ def make_plan(
         bars_width = draft.px(360)
         draft.place_bars(Box(strip.right - bars_width, strip.y, bars_width, strip.height))
         strip = Box(strip.x, strip.y, strip.width - bars_width - draft.px(40), strip.height)
-    held, onsets = find_roles(series, draft.roles)
     if any(heatmap.head for heatmap in draft.heatmaps):
-        role_legend(draft, held)
+        taken = {role for held in draft.roles.held for role in held.values()}
+        role_legend(draft, tuple(role for role in draft.roles.names if role in taken))
     if layout.timeline:
         timeline(draft, strip, onsets)
     return draft.plan()

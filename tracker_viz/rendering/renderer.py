@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError, RenderError, unknown_name
-from tracker_viz.rendering.furniture import format_metric, roles_of
+from tracker_viz.rendering.furniture import format_metric
 from tracker_viz.rendering.ink import blend, line_of_text, opaque_glyph, paint_dot
 from tracker_viz.rendering.layout import LAYOUTS, Layout
 from tracker_viz.rendering.plan import Heatmap, Plan, Readout
@@ -55,8 +55,7 @@ class Renderer:
         self.plan: Plan = make_plan(resolve_layout(layout), series, size=size, theme=theme, scales=scales)
         self._curve = _curve(self.plan, series)
         self._template = make_template(self.plan, curve=self._curve)
-        self._values_needed = sorted({name for heatmap in self.plan.heatmaps for name in heatmap.source.needs})
-        self.needed = sorted({*self._values_needed, *self.plan.roles.scores.values()})
+        self.values_needed = sorted({name for heatmap in self.plan.heatmaps for name in heatmap.source.needs})
         self._first_needed = _compared(self.plan, "first")
         self._previous_needed = _compared(self.plan, "previous")
         self._first = dict(series.read(0, self._first_needed).arrays) if self._first_needed else {}
@@ -85,14 +84,14 @@ class Renderer:
         """
         if not 0 <= index < len(self.series) or not 0.0 <= part < 1.0 or (part > 0 and index + 1 >= len(self.series)):
             raise RenderError(f"the run has the captures 0..{len(self.series) - 1}; got {index} + {part}")
-        capture = self.series.read(index, self.needed)
+        capture = self.series.read(index, self.values_needed)
         values = self.values(index, capture, part)
         pixels = seaborn_pixels(self.plan, values, curve=self._curve) if self.redraws_fully else self._template.background.copy()
         if not self.redraws_fully:
             for heatmap in self.plan.heatmaps:
                 cell_map = self._template.cell_maps[heatmap.name]
                 paint(pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name], rgb(self.plan.theme.panel))
-        self._paint_roles(pixels, capture)
+        self._paint_roles(pixels, index)
         self._paint_timeline(pixels, index, part)
         self._paint_readouts(pixels, index)
         if part > 0:
@@ -128,11 +127,11 @@ class Renderer:
 
     def values(self, index: int, capture: Capture | None = None, part: float = 0.0) -> dict[str, NDArray[np.float16]]:
         """Heatmap name -> float16 [rows, columns], what its box shows, in the units of its colour scale."""
-        capture = capture or self.series.read(index, self._values_needed)
+        capture = capture or self.series.read(index, self.values_needed)
         here = self._drawn(index, capture)
         if part == 0.0:
             return here
-        there = self._drawn(index + 1, self.series.read(index + 1, self._values_needed))
+        there = self._drawn(index + 1, self.series.read(index + 1, self.values_needed))
         for heatmap in self.plan.heatmaps:
             if heatmap.source.blends:
                 now, then = here[heatmap.name].astype(np.float32), there[heatmap.name].astype(np.float32)
@@ -144,8 +143,8 @@ class Renderer:
         moment = Moment(capture, self._first, previous)
         return {heatmap.name: self.plan.scales[heatmap.scale].drawn(heatmap.source.values(moment)) for heatmap in self.plan.heatmaps}
 
-    def _paint_roles(self, pixels: NDArray[np.uint8], capture: Capture) -> None:
-        roles = roles_of(capture.arrays, self.plan.roles)
+    def _paint_roles(self, pixels: NDArray[np.uint8], index: int) -> None:
+        roles = self.plan.roles.held[index] if self.plan.roles.held else {}
         line = self.plan.roles.line_px
         for heatmap in self.plan.heatmaps:
             role = roles.get(heatmap.head) if heatmap.head else None

@@ -37,7 +37,7 @@ def score_cards(draft: Draft, names: Sequence[str]) -> list[Card]:
         absent = np.isnan(first[name]) & np.isnan(last[name])  # no such head, or no such matrix
         role = name.removeprefix("scores.head.")
         labels = () if name.startswith("scores.head.") else draft.series.labels("projection", columns)
-        mark = role if role in draft.roles.scores else ""
+        mark = role if role in draft.roles.names else ""
         cards.append(Card(title, ScoreMap(name, (rows, columns)), _scale_of(draft, name), labels, mark, absent))
     return cards
 

@@ -84,7 +84,7 @@ def title_card(renderer: Renderer) -> NDArray[np.uint8]:
     labels = [Label(series.title, left, y, title_px, theme.text, bold=True)]
     labels += [Label(line, left, y + (70 + 46 * number) * unit, 30 * unit, theme.dim) for number, line in enumerate(lines)]
     swatches, x = [], left
-    for role in plan.roles.scores:
+    for role in plan.roles.names:
         swatches.append(Swatch(Box(x, round(y + 176 * unit), round(22 * unit), round(22 * unit)), theme.roles[role]))
         labels.append(Label(role.replace("_", " "), x + 34 * unit, y + 195 * unit, 26 * unit, theme.text))
         x += round(34 * unit) + text_width(role.replace("_", " "), 26 * unit) + round(44 * unit)
