@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.content import Matrices, largest_shown
 from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.furniture import head_score_title
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Swatch
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
 
@@ -33,7 +34,7 @@ def score_cards(draft: Draft, names: Sequence[str]) -> list[Card]:
     first, last = (draft.series.read(index, names).arrays for index in (0, len(draft.series) - 1))
     for name in names:
         rows, columns = draft.series.require(name, draft.layout.name).shape
-        title = name.rsplit(".", 1)[-1].replace("_", " ")
+        title = head_score_title(draft.series, name.rsplit(".", 1)[-1])
         absent = np.isnan(first[name]) & np.isnan(last[name])  # no such head, or no such matrix
         role = name.removeprefix("scores.head.")
         labels = () if name.startswith("scores.head.") else draft.series.labels("projection", columns)
