@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -22,6 +23,10 @@ from tracker_viz.integrations.lightning import TrackerVizCallback  # noqa: E402
 def _own_directories(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRACKER_VIZ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # restored afterwards: the logger sets it for the whole process
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    yield
+    mlflow.set_tracking_uri(None)
 
 
 class Module(pl.LightningModule):
