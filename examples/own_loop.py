@@ -3,6 +3,8 @@
 python examples/own_loop.py
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -42,7 +44,7 @@ def main(steps: int = 300) -> None:
     torch.manual_seed(0)
     model = GPT()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    text = torch.tensor(list(open(__file__, "rb").read())) % 128
+    text = torch.tensor(list(Path(__file__).read_bytes())) % 128
     probe = text[:64][None]
 
     with tv.watch(model, probe=probe, run="mlflow", total_steps=steps) as recorder:

@@ -17,6 +17,8 @@
     │   └── EncoderUnavailableError       this machine cannot encode that
     └── MissingDependencyError (ImportError)   names the install line that mends it
 
+The demo adds one of its own, ``demo.trainer.TrainingDivergedError``.
+
 A message says what was expected, what came, and how to mend it.
 """
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tracker_viz.capture_file import write_atomically
 from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.rendering.plan import Box, Label, Plan, Swatch
 from tracker_viz.rendering.renderer import Renderer
@@ -139,16 +138,8 @@ def with_suffix(path: Path | str, suffixes: tuple[str, ...]) -> Path:
 
 def write_whole(contents: bytes, path: Path) -> Path:
     """Put the file there whole or not at all."""
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
-        with os.fdopen(handle, "wb") as file:
-            file.write(contents)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        write_atomically(contents, path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise RenderError(f"{path} cannot be written: {error}; choose another output") from error
     return path
