@@ -103,3 +103,34 @@ def test_two_runs_play_side_by_side_on_the_compare_page(rendered, page):
     page.locator("video").first.scroll_into_view_if_needed()
     screenshot(page, "compare-page")
     assert page.evaluate("() => [...document.querySelectorAll('video')].every(video => video.error === null)")
+
+
+def test_the_runs_overview_shows_the_animation_and_says_what_became_of_the_heads(rendered, page, tmp_path):
+    ref, result = rendered[1]
+    base = result.url.split("/#/")[0]
+    render_run(
+        ref, format="gif", video={"size": "640x360"}, cache=tmp_path, tracker_options={"mlflow": {"tracking_uri": base}}, progress=False
+    )
+    page.goto(result.url.split("/artifacts/")[0] + "?workflowType=machine_learning")
+    image = page.locator("img[src*='get-artifact?path=overview.gif']")
+    image.wait_for(timeout=60_000)
+    page.wait_for_function("() => document.querySelector(\"img[src*='overview.gif']\").naturalWidth > 100", timeout=60_000)
+    image.scroll_into_view_if_needed()
+    screenshot(page, "run-overview")
+    assert page.get_by_text("of the 4 heads has taken a role").or_(page.get_by_text("margin over chance")).count() > 0
+
+
+def test_the_explorer_page_runs_in_the_artifact_viewers_sandbox(rendered, page, tmp_path):
+    ref, result = rendered[1]
+    base = result.url.split("/#/")[0]
+    explorer = render_run(
+        ref, format="html", video={"size": "640x360"}, cache=tmp_path, tracker_options={"mlflow": {"tracking_uri": base}}, progress=False
+    )
+    page.goto(explorer.url)
+    frame = page.frame_locator("iframe")
+    slider = frame.locator("#slider")
+    slider.wait_for(timeout=60_000)
+    assert frame.get_by_text("step 0", exact=True).count() == 1
+    slider.evaluate("slider => { slider.value = slider.max; slider.dispatchEvent(new Event('input')); }")
+    frame.get_by_text("step 16", exact=True).wait_for(timeout=10_000)
+    screenshot(page, "explorer")

@@ -33,12 +33,7 @@ def run_note(files: Iterable[str], *, run_id: str, link: Callable[[str], str], h
     """
     noted = sorted(file for file in files if is_noted(file))
     parts = ["**What this model's blocks looked like while it trained** (tracker_viz)"]
-    parts += [
-        f"![{stem}](get-artifact?path={urllib.parse.quote(file)}&run_uuid={run_id})"
-        for file in noted
-        for stem, suffix in [posixpath.splitext(file)]
-        if suffix in _ANIMATIONS
-    ]
+    # The UI folds a long note: what can be clicked comes first.
     links = {"Video": _VIDEOS, "Page to explore": _PAGES}
     parts.append(
         "\n".join(
@@ -47,6 +42,12 @@ def run_note(files: Iterable[str], *, run_id: str, link: Callable[[str], str], h
     )
     if head_table is not None:
         parts.append(_heads(head_table) + f"\n\n[Every head's scores]({link(HEAD_TABLE)})")
+    parts += [
+        f"![{stem}](get-artifact?path={urllib.parse.quote(file)}&run_uuid={run_id})"
+        for file in noted
+        for stem, suffix in [posixpath.splitext(file)]
+        if suffix in _ANIMATIONS
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
