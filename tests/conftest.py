@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 
 import filelock
@@ -13,6 +14,16 @@ from mlflow_server import QUIET, MlflowServer
 from tracker_viz.trackers.slow_link import SlowLink
 
 os.environ.update(QUIET)
+
+
+@pytest.fixture(autouse=True)
+def no_hydra_job_is_left_behind() -> Iterator[None]:
+    """Hydra keeps the last job's configuration for good, and MLflow's default store is where a Hydra job was started."""
+    yield
+    if "hydra.core.hydra_config" in sys.modules:
+        from hydra.core.hydra_config import HydraConfig
+
+        HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(scope="session")
