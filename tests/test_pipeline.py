@@ -260,6 +260,12 @@ def test_a_checkpoint_of_another_model_leaves_no_run_behind(tmp_path):
     assert not (tmp_path / "spool").exists()
 
 
+def test_a_metric_that_is_no_number_does_not_cost_the_first_capture():
+    with watch(make_model()) as watcher:
+        watcher.step(0, loss="unknown")
+    assert next(capture.step for capture in tv.load_captures(watcher.ref)) == 0
+
+
 def test_schedule_and_every_together_are_refused():
     from tracker_viz.capture import Schedule
 
