@@ -13,7 +13,16 @@ import pytest
 from PIL import Image
 
 from tracker_viz.errors import ConfigError, RenderError
-from tracker_viz.rendering import Renderer, Series, poster_moments, storyboard, write_animation, write_explorer, write_poster
+from tracker_viz.rendering import (
+    Renderer,
+    Series,
+    poster_moments,
+    storyboard,
+    write_animation,
+    write_explorer,
+    write_key_frames,
+    write_poster,
+)
 from tracker_viz.rendering.explorer import encode
 from tracker_viz.rendering.scales import ColorScale
 
@@ -30,6 +39,31 @@ def test_a_poster_shows_the_first_a_middle_and_the_last_capture(renderer, tmp_pa
     picture = np.asarray(Image.open(write_poster(renderer, tmp_path / "poster")))
     assert picture.shape == (3 * 720, 1280, 3)
     assert np.array_equal(picture[720:1440], renderer.frame(middle).pixels)
+
+
+def test_key_frames_are_the_frames_of_captures_spread_over_the_run(renderer, tmp_path):
+    frames = write_key_frames(renderer, tmp_path, 3)
+    indices = [renderer.series.steps.index(step) for step, _ in frames]
+    assert (indices[0], indices[-1], len(indices)) == (0, 5, 3)
+    assert indices[1] in (2, 3)
+    for index, (step, path) in zip(indices, frames, strict=True):
+        assert path == tmp_path / f"step_{step:08d}.png"
+        assert np.array_equal(np.asarray(Image.open(path)), renderer.frame(index).pixels)
+    assert [step for step, _ in write_key_frames(renderer, tmp_path)] == list(renderer.series.steps)
+    assert [step for step, _ in write_key_frames(renderer, tmp_path, 1)] == [renderer.series.steps[-1]]
+    with pytest.raises(ConfigError, match="at least one"):
+        write_key_frames(renderer, tmp_path, 0)
+
+
+def test_key_frames_of_a_4k_picture_are_half_as_large_and_keep_their_cells(small_run, tmp_path):
+    renderer = Renderer(Series(small_run), "heads", size="4k")
+    ((_, path),) = write_key_frames(renderer, tmp_path, 1)
+    shown, drawn = np.asarray(Image.open(path)), renderer.frame(5).pixels
+    assert shown.shape == (1080, 1920, 3)
+    box = renderer.plan.heatmaps[0].box
+    assert np.array_equal(
+        shown[box.y // 2 : box.bottom // 2, box.x // 2 : box.right // 2], drawn[box.y : box.bottom : 2, box.x : box.right : 2]
+    ), "a cell's edge was blurred"
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])

@@ -1,4 +1,4 @@
-"""Pictures beside the video: a title card, a poster of three moments, and an animated GIF or WebP small enough for a README."""
+"""Pictures beside the video: a title card, a poster of three moments, key frames, and an animated GIF or WebP small enough for a README."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tracker_viz.rendering.plan import Box, Label, Plan, Swatch
 from tracker_viz.rendering.renderer import Renderer
 from tracker_viz.rendering.storyboard import Shot
 
+_KEY_FRAME_WIDTH = 1920
 # (width in pixels, WebP quality, most pictures): tried in this order, until the file is small enough.
 _ATTEMPTS = ((960, 75, 120), (800, 60, 120), (720, 50, 60), (560, 40, 60), (480, 35, 40))
 
@@ -39,6 +40,28 @@ def write_poster(renderer: Renderer, path: Path | str) -> Path:
 def write_still(renderer: Renderer, index: int, path: Path | str) -> Path:
     """A PNG of the capture at ``index``."""
     return write_whole(png(renderer.frame(index).pixels), with_suffix(path, (".png",)))
+
+
+def write_key_frames(renderer: Renderer, directory: Path | str, n: int = 12) -> list[tuple[int, Path]]:
+    """PNGs of ``n`` captures spread evenly over the run, the first and the last among them, for a tracker's own step slider.
+
+    Wider than 1080p they are reduced by a whole number, so that cells stay sharp in a panel and the files stay small.
+
+    Returns:
+        (step, path) in the order of the steps; of every capture where there are no more than ``n``.
+    """
+    if n < 1:
+        raise ConfigError(f"key frames are at least one picture; got {n}")
+    last = len(renderer) - 1
+    reduce_by = -(-renderer.plan.width // _KEY_FRAME_WIDTH)
+    written = []
+    for index in np.unique(np.linspace(last if n == 1 else 0, last, min(n, last + 1)).round().astype(int)).tolist():
+        picture = Image.fromarray(renderer.frame(index).pixels)
+        if reduce_by > 1:
+            picture = picture.reduce(reduce_by)
+        step = renderer.series.steps[index]
+        written.append((step, write_whole(png(np.asarray(picture)), Path(directory) / f"step_{step:08d}.png")))
+    return written
 
 
 def write_animation(renderer: Renderer, shots: Sequence[Shot], path: Path | str, *, max_bytes: int = 4 << 20) -> Path:
@@ -123,7 +146,7 @@ def _animated(pictures: Sequence[Image.Image], durations_ms: Sequence[int], suff
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
     contents = io.BytesIO()
-    Image.fromarray(pixels).save(contents, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(contents, format="PNG")
     return contents.getvalue()
 
 
