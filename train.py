@@ -49,6 +49,7 @@ def main(cfg: DictConfig) -> float:
     # Made before training, so that what is wrong with them is known before training.
     layout = instantiate(settings.layout)
     pipeline.VideoOptions(**settings.video)
+    pipeline.checked_formats(settings.format)
 
     torch.manual_seed(settings.seed)
     mixture = data.Mixture(settings.data, settings.model.context_length, batch_size=settings.trainer.batch_size, seed=settings.seed)
@@ -89,9 +90,17 @@ def main(cfg: DictConfig) -> float:
         print(f"To make the video of it, from any directory:\n  {pipeline.render_command(trained)}")
         if not outcome.finished:
             print(f"To go on training:\n  {resume_command(trained)}")
-    for run in watcher.whole_runs() if settings.render else []:
+    if settings.render and (whole := watcher.whole_runs()):
         say_where_to_watch(
-            pipeline.render_run(run, layout=layout, theme=settings.theme, video=settings.video, tracker_options=settings.tracker)
+            pipeline.render_run(
+                whole[0],
+                also_into=whole[1:],
+                layout=layout,
+                theme=settings.theme,
+                format=settings.format,
+                video=settings.video,
+                tracker_options=settings.tracker,
+            )
         )
     if not outcome.finished:
         raise KeyboardInterrupt

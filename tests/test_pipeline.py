@@ -14,7 +14,7 @@ from torch import nn
 
 import tracker_viz as tv
 from tracker_viz.demo.model import Decoder, ModelConfig
-from tracker_viz.errors import CaptureError, ConfigError, ProbeError, RenderError, RunNotFoundError, UnsupportedModelError
+from tracker_viz.errors import CaptureError, ConfigError, ProbeError, RenderError, RunNotFoundError, TrackerError, UnsupportedModelError
 from tracker_viz.pipeline import VideoOptions, render_command, render_run
 from tracker_viz.trackers import connect, open_run
 
@@ -169,6 +169,33 @@ def test_other_formats_land_in_the_run_beside_the_video(watched, format, name, b
     assert stored.read_bytes()[: len(begins)].lower() == begins.lower()
 
 
+def test_several_formats_are_made_of_one_pull_under_one_name(watched, tmp_path):
+    result = render_run(watched.ref, format=["video", "poster"], video=SMALL, output=tmp_path / "out.webm", progress=False)
+    assert [picture.path for picture in result.pictures] == [tmp_path / "out.webm", tmp_path / "out.png"]
+    assert all((Path(watched.ref.path) / name).is_file() for name in ("overview.webm", "overview.png"))
+    assert [picture.duration_s > 0 for picture in result.pictures] == [True, False]
+
+
+@pytest.fixture
+def second(tmp_path):
+    """Another run that shall get the same pictures."""
+    return connect("local", directory=tmp_path / "second").create_run(name="second", config={})
+
+
+def test_one_drawing_goes_into_several_runs(watched, second):
+    result = render_run(watched.ref, also_into=[second.ref], video=SMALL, progress=False)
+    assert [upload.ref for upload in result.pictures[0].uploads] == [watched.ref, second.ref]
+    for name in ("overview.webm", "head_roles.csv"):
+        assert (Path(second.ref.path) / name).read_bytes() == (Path(watched.ref.path) / name).read_bytes()
+
+
+def test_a_run_that_takes_no_picture_keeps_it_from_no_other(watched, second, tmp_path):
+    (Path(watched.ref.path) / "overview.webm" / "in the way").mkdir(parents=True)
+    with pytest.raises(TrackerError, match=r"here\.webm\. Not taken by local:.*overview\.webm"):
+        render_run(watched.ref, also_into=[second.ref], video=SMALL, output=tmp_path / "here", progress=False)
+    assert (Path(second.ref.path) / "overview.webm").read_bytes() == (tmp_path / "here.webm").read_bytes()
+
+
 def test_the_table_of_heads_lies_beside_the_video(watched):
     render_run(watched.ref, video=SMALL, progress=False)
     lines = (Path(watched.ref.path) / "head_roles.csv").read_text().splitlines()
@@ -176,9 +203,10 @@ def test_the_table_of_heads_lies_beside_the_video(watched):
     assert [line.split(",")[0] for line in lines[1:]] == ["L00H00", "L00H01", "L01H00", "L01H01"]
 
 
-def test_an_unknown_format_is_refused_with_the_near_one(watched):
-    with pytest.raises(ConfigError, match="did you mean 'html'"):
-        render_run(watched.ref, format="htm", progress=False)
+@pytest.mark.parametrize(("format", "message"), [("htm", "did you mean 'html'"), (["video", "htm"], "'html'"), ([], "got none")])
+def test_an_unknown_format_is_refused_with_the_near_one(watched, format, message):
+    with pytest.raises(ConfigError, match=message):
+        render_run(watched.ref, format=format, progress=False)
 
 
 @pytest.mark.parametrize("steps", [range(6), range(1, 7)], ids=["from 0", "from 1"])

@@ -38,6 +38,7 @@ class TrainSettings:
     layout: dict[str, Any] = field(default_factory=dict)
     video: dict[str, Any] = field(default_factory=dict)
     theme: str = "dark"
+    format: Any = "video"
 
     def trained_with(self) -> dict[str, Any]:
         """What the run's model, losses and captures depend on, as plain data that means the same in every working directory."""

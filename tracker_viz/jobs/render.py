@@ -23,7 +23,7 @@ class RenderSettings:
     ui_url: str | None = None
     base_url: str | None = None
     theme: str = "dark"
-    format: str = "video"
+    format: Any = "video"
     upload: bool = True
     output: str | None = None
     cache: str | None = None

@@ -11,14 +11,17 @@ from tracker_viz.trackers.outbox import Report
 
 
 def say_where_to_watch(result: RenderResult) -> None:
-    plays = f", {result.duration_s:.0f} s" if result.duration_s else ""
-    print(f"Made of {result.n_captures} captures: {result.path} ({result.path.stat().st_size / 1e6:.1f} MB{plays})")
+    for picture in result.pictures:
+        plays = f", {picture.duration_s:.0f} s" if picture.duration_s else ""
+        print(f"Made of {result.n_captures} captures: {picture.path} ({picture.path.stat().st_size / 1e6:.1f} MB{plays})")
+        if picture.notice:
+            print(f"  {picture.notice}")
+        for upload in picture.uploads:
+            print(f"{'Watch' if picture.duration_s else 'See'} it in the run: {upload.url}")
+            if upload.ui_command:
+                print(f"  with the UI running: {upload.ui_command}")
     if result.missing_steps:
         print(f"Steps that could not be pulled, gaps in the timeline: {', '.join(map(str, result.missing_steps))}")
-    if result.url:
-        print(f"Watch it in the run: {result.url}")
-    if result.ui_command:
-        print(f"  with the UI running: {result.ui_command}")
 
 
 def say_what_is_left(report: Report | None) -> None:

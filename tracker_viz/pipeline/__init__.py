@@ -13,7 +13,8 @@ watched, seaborn and OpenCV when something is drawn, a tracker's SDK when that t
 
 from tracker_viz.pipeline.checkpoints import Backfilled, backfill
 from tracker_viz.pipeline.comparing import CompareResult, compare, compare_runs
-from tracker_viz.pipeline.drawing import FORMATS, RenderResult, VideoOptions, render, render_command, render_run
+from tracker_viz.pipeline.delivering import Picture, Upload
+from tracker_viz.pipeline.drawing import FORMATS, RenderResult, VideoOptions, checked_formats, render, render_command, render_run
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, load_captures, open_run, pulled_captures
 from tracker_viz.pipeline.recording import Watcher, watch
@@ -23,11 +24,14 @@ __all__ = [
     "FORMATS",
     "Backfilled",
     "CompareResult",
+    "Picture",
     "RenderResult",
     "TrackerOptions",
+    "Upload",
     "VideoOptions",
     "Watcher",
     "backfill",
+    "checked_formats",
     "compare",
     "compare_runs",
     "load_captures",

@@ -1,22 +1,19 @@
-"""A run's captures -> frames -> a video, or another picture -> the same run. Needs no torch."""
+"""A run's captures -> frames -> a video, or another picture -> the same run, and others that hold the same. Needs no torch."""
 
 from __future__ import annotations
 
-import csv
 import shlex
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError, unknown_name
-from tracker_viz.metrics import head_table, score_series
+from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, open_run, pulled_captures
 from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.pull import Pulled, cache_directory
+from tracker_viz.trackers.pull import cache_directory
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
@@ -29,22 +26,25 @@ FORMATS = ("video", "poster", "webp", "gif", "html")
 
 @dataclass(frozen=True, slots=True)
 class RenderResult:
-    """What was made of a run's captures.
+    """What was made of a run's captures: one picture for each format that was asked for, in that order.
 
     Attributes:
-        path: where the video (or what was asked for instead) lies on this machine.
-        url: where it is watched; None when it was not uploaded.
-        ui_command: what must be running for ``url`` to open; None where a server shows it already.
-        duration_s: how long it plays; 0 for a still picture and a page.
         missing_steps: captured steps that could not be had; the timeline shows them as gaps.
     """
 
-    path: Path
-    url: str | None
-    ui_command: str | None
+    pictures: tuple[Picture, ...]
     n_captures: int
-    duration_s: float
     missing_steps: tuple[int, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where the first picture lies on this machine."""
+        return self.pictures[0].path
+
+    @property
+    def url(self) -> str | None:
+        """Where the first picture is watched in the run that was drawn; None when it was not uploaded."""
+        return self.pictures[0].uploads[0].url if self.pictures[0].uploads else None
 
 
 def render(run: RunRef | str, **options: Any) -> Path:
@@ -59,10 +59,11 @@ def render(run: RunRef | str, **options: Any) -> Path:
 def render_run(
     run: RunRef | str,
     *,
+    also_into: Sequence[RunRef | str] = (),
     layout: str | Layout = "overview",
     theme: str = "dark",
     video: Mapping[str, Any] | None = None,
-    format: str = "video",
+    format: str | Sequence[str] = "video",
     upload: bool = True,
     output: str | Path | None = None,
     cache: str | Path | None = None,
@@ -72,12 +73,13 @@ def render_run(
     """Pull a run's captures, draw them, assemble the video, put it into the same run. Needs no torch.
 
     Args:
+        also_into: other runs that get the same pictures, such as the one in which a second tracker logged the same training.
         layout: name of a layout, or one of one's own.
         theme: ``dark`` or ``light``.
         video: ``size``, ``encoder``, ``pace``, ``seconds_per_capture``, ``interpolate``, ``title_s``, ``hold_s``, ``workers``, ``max_mb``,
-            as in ``conf/video/default.yaml``, whose values hold for what is left out.
+            ``key_frames``, as in ``conf/video/default.yaml``, whose values hold for what is left out.
         format: ``video``; ``poster``: a PNG of three moments; ``webp`` or ``gif``: a small animation; ``html``: a page with a step slider
-            and the value under the pointer, that needs no network.
+            and the value under the pointer, that needs no network. Or several of these.
         upload: False leaves what is made on this machine only.
         output: where it lies here; by default among this run's downloads. A directory, or a file with or without a suffix.
         cache: where downloads are kept; see ``trackers.pull.default_cache``.
@@ -85,52 +87,70 @@ def render_run(
 
     Raises:
         ConfigError: an option has no meaning; before anything is pulled.
-        RunNotFoundError, TrackerError: the run cannot be read or written.
+        RunNotFoundError: there is no such run.
+        TrackerError: the run cannot be read; or some run could not be written, after all the others were.
         RenderError: the run has no captures, or not those that the layout shows.
         VideoError: the video cannot be written here.
     """
     from tracker_viz.rendering import Renderer, Series, resolve_layout
-    from tracker_viz.video import video_path
 
     layout = resolve_layout(layout)
     options = VideoOptions(**(video or {}))
-    if format not in FORMATS:
-        raise ConfigError(unknown_name("format", format, FORMATS))
+    formats = checked_formats(format)
     opened = open_run(run, tracker_options)
+    targets = [opened, *(open_run(each, tracker_options) for each in also_into)] if upload else []
     cache = Path(cache) if cache else None
     path = Path(output) if output else cache_directory(opened.ref, cache) / "videos" / layout.name
     path = path / layout.name if path.is_dir() else path
-    if format == "video":
-        path = video_path(path, options.encoder)
+    paths = [_path_of(each, path, options, alone=len(formats) == 1) for each in formats]
     pulled = pulled_captures(opened, cache, progress=progress)
     missing = sorted(ref.step for ref in pulled.damaged)
     series = Series(pulled.captures, title=opened.info().name, missing_steps=missing)
     renderer = Renderer(series, layout, size=options.size, theme=theme)
-    with progress_bar("drawing", "frames", shown=progress) as advance:
-        path, duration_s = _write(renderer, format, path, options, advance)
-    url = None
-    if upload and format == "video":
-        url = opened.put_video(path, layout=layout.name, last_step=series.steps[-1])
-    elif upload:
-        url = opened.put_file(path, f"{layout.name}{path.suffix}")
-    if upload:
-        _put_head_table(opened, pulled)
-    return RenderResult(path, url, opened.ui_command if url else None, len(series), duration_s, tuple(missing))
+    pictures = []
+    for each, file in zip(formats, paths, strict=True):
+        with progress_bar(f"drawing {each}", "frames", shown=progress) as advance:
+            pictures.append(_write(renderer, each, file, options, advance))
+    if targets:
+        pictures = put_pictures(targets, pictures, renderer, pulled, n_key_frames=options.key_frames)
+    return RenderResult(tuple(pictures), len(series), tuple(missing))
 
 
-def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, advance: Callable[[int, int], None]) -> tuple[Path, float]:
-    """Make the file; returns its path, with the suffix that its format has, and how long it plays."""
+def checked_formats(format: str | Sequence[str]) -> tuple[str, ...]:
+    """One or several names of ``FORMATS``, each once.
+
+    Raises:
+        ConfigError: there is none, or one that is unknown.
+    """
+    formats = (format,) if isinstance(format, str) else tuple(dict.fromkeys(format))
+    if not formats:
+        raise ConfigError(f"format= names what is made, at least one of {', '.join(FORMATS)}; got none")
+    for each in formats:
+        if each not in FORMATS:
+            raise ConfigError(unknown_name("format", each, FORMATS))
+    return formats
+
+
+def _path_of(format: str, path: Path, options: VideoOptions, *, alone: bool) -> Path:
+    from tracker_viz.video import video_path
+
+    path = path if alone else path.with_suffix("")  # one name for all, each with its own suffix
+    if format == "video":
+        return video_path(path, options.encoder)
+    return path if path.suffix or format not in ("webp", "gif") else path.with_suffix(f".{format}")
+
+
+def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, advance: Callable[[int, int], None]) -> Picture:
     from tracker_viz.rendering import storyboard, write_animation, write_explorer, write_poster
     from tracker_viz.video import write_video
 
     if format == "poster":
-        return write_poster(renderer, path), 0.0
+        return Picture(format, write_poster(renderer, path))
     if format == "html":
-        return write_explorer(renderer, path), 0.0
+        return Picture(format, write_explorer(renderer, path))
     shots = storyboard(renderer.series.steps, **options.pacing())
     if format in ("webp", "gif"):
-        path = path if path.suffix else path.with_suffix(f".{format}")
-        return write_animation(renderer, shots, path), sum(shot.duration_s for shot in shots)
+        return Picture(format, write_animation(renderer, shots, path), sum(shot.duration_s for shot in shots))
     written = write_video(
         len(shots),
         lambda index: renderer.draw(shots[index]),
@@ -141,23 +161,7 @@ def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, a
         progress=advance,
         max_bytes=options.max_mb << 20,
     )
-    return written.path, written.duration_s
-
-
-def _put_head_table(run: Run, pulled: Pulled) -> None:
-    """``head_roles.csv``: every head's role, its onset and its scores, beside the pictures that show them."""
-    paths = [capture.path for capture in pulled.captures]
-    names = [name for name in capture_file.read_header(paths[-1]).arrays if name.startswith("scores.head.")]
-    rows = head_table(score_series(capture_file.read(path, names) for path in paths))
-    if not rows:
-        return
-    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-        table = Path(directory) / "head_roles.csv"
-        with table.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        run.put_file(table, table.name)
+    return Picture(format, written.path, written.duration_s, written.notice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,7 @@ class VideoOptions:
     hold_s: float = 3.0
     workers: int | None = None
     max_mb: int = 50
+    key_frames: int = 12
 
     def __post_init__(self) -> None:
         from tracker_viz.rendering import picture_size, storyboard
@@ -184,6 +189,8 @@ class VideoOptions:
         video_path("any", self.encoder)
         if self.max_mb < 1:
             raise ConfigError(f"video.max_mb is the size of the file in MiB, at least 1; got {self.max_mb}")
+        if self.key_frames < 0:
+            raise ConfigError(f"video.key_frames is a number of pictures, 0 for none; got {self.key_frames}")
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"video.workers is a number of threads, at least 1, or null for all cores; got {self.workers}")
 

@@ -1,0 +1,104 @@
+"""Pictures of a run -> the runs that shall show them, with what belongs beside a video: key frames, and the table of heads."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tracker_viz import capture_file
+from tracker_viz.errors import TrackerError
+from tracker_viz.metrics import head_table, score_series
+from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.pull import Pulled
+from tracker_viz.types import RunRef
+
+if TYPE_CHECKING:
+    from tracker_viz.rendering import Renderer
+
+HEAD_TABLE = "head_roles"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Where a picture is seen in one run; ``ui_command`` must be running for that, None where a server shows it already."""
+
+    ref: RunRef
+    url: str
+    ui_command: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A video, or another picture of a run.
+
+    Attributes:
+        format: one of ``drawing.FORMATS``.
+        path: where it lies on this machine.
+        duration_s: how long it plays; 0 for a still picture and a page.
+        notice: what its viewer should know, such as that it had to be made smaller; empty otherwise.
+        uploads: where it is seen.
+    """
+
+    format: str
+    path: Path
+    duration_s: float = 0.0
+    notice: str = ""
+    uploads: tuple[Upload, ...] = ()
+
+
+def put_pictures(
+    runs: Sequence[Run], pictures: Sequence[Picture], renderer: Renderer, pulled: Pulled, *, n_key_frames: int
+) -> list[Picture]:
+    """Put ``pictures`` into every run; returns them with the places where they are seen.
+
+    Args:
+        renderer: what drew them. A video comes with ``n_key_frames`` still pictures, behind the tracker's own step slider.
+        pulled: the captures that they show, whose table of heads comes with them.
+
+    Raises:
+        TrackerError: some run could not be written; after all the others were.
+    """
+    layout, last_step = renderer.plan.layout, renderer.series.steps[-1]
+    rows = head_rows(pulled)
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+        for run in runs:
+            try:
+                pictures = [_put(run, picture, layout, last_step) for picture in pictures]
+                if rows:
+                    _put_head_table(run, rows, Path(directory))
+            except TrackerError as error:
+                failed.append(f"{run.ref}: {error}")
+    if failed:
+        here = ", ".join(str(picture.path) for picture in pictures)
+        raise TrackerError(f"made, but not everywhere where it should be: {here}. Not taken by {'; '.join(failed)}")
+    return list(pictures)
+
+
+def head_rows(pulled: Pulled) -> list[dict[str, str | float | int | None]]:
+    """The rows of ``metrics.head_table``; none where the captures have no scores of heads."""
+    paths = [capture.path for capture in pulled.captures]
+    names = [name for name in capture_file.read_header(paths[-1]).arrays if name.startswith("scores.head.")]
+    return head_table(score_series(capture_file.read(path, names) for path in paths))
+
+
+def _put(run: Run, picture: Picture, layout: str, last_step: int) -> Picture:
+    if picture.format == "video":
+        url = run.put_video(picture.path, layout=layout, last_step=last_step)
+    else:
+        url = run.put_file(picture.path, f"{layout}{picture.path.suffix}")
+    return replace(picture, uploads=(*picture.uploads, Upload(run.ref, url, run.ui_command)))
+
+
+def _put_head_table(run: Run, rows: Sequence[Mapping[str, str | float | int | None]], directory: Path) -> None:
+    """Every head's role, its onset and its scores: where the tracker shows tables, and as a file for a spreadsheet."""
+    table = directory / f"{HEAD_TABLE}.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    run.put_file(table, table.name)
