@@ -5,23 +5,30 @@ from __future__ import annotations
 import shlex
 import sys
 
-from tracker_viz.pipeline import RenderResult
+from tracker_viz.pipeline import Picture, RenderResult
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.outbox import Report
 
 
 def say_where_to_watch(result: RenderResult) -> None:
-    for picture in result.pictures:
-        plays = f", {picture.duration_s:.0f} s" if picture.duration_s else ""
-        print(f"Made of {result.n_captures} captures: {picture.path} ({picture.path.stat().st_size / 1e6:.1f} MB{plays})")
-        if picture.notice:
-            print(f"  {picture.notice}")
-        for upload in picture.uploads:
-            print(f"{'Watch' if picture.duration_s else 'See'} it in the run: {upload.url}")
-            if upload.ui_command:
-                print(f"  with the UI running: {upload.ui_command}")
+    first, *others = result.pictures
+    print(f"Made of {result.n_captures} captures: {first.path} ({_extent(first)})")
+    if others:
+        print(f"Beside it: {', '.join(f'{each.path.name} ({_extent(each)})' for each in others)}")
+    for each in result.pictures:
+        if each.notice:
+            print(f"{each.path.name}: {each.notice}")
     if result.missing_steps:
         print(f"Steps that could not be pulled, gaps in the timeline: {', '.join(map(str, result.missing_steps))}")
+    for upload in first.uploads:
+        print(f"Watch it in the run: {upload.url}")
+        if upload.ui_command:
+            print(f"  with the UI running: {upload.ui_command}")
+
+
+def _extent(picture: Picture) -> str:
+    plays = f", {picture.duration_s:.0f} s" if picture.duration_s else ""
+    return f"{picture.path.stat().st_size / 1e6:.1f} MB{plays}"
 
 
 def say_what_is_left(report: Report | None) -> None:

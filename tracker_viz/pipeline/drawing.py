@@ -107,10 +107,8 @@ def render_run(
     missing = sorted(ref.step for ref in pulled.damaged)
     series = Series(pulled.captures, title=opened.info().name, missing_steps=missing)
     renderer = Renderer(series, layout, size=options.size, theme=theme)
-    pictures = []
-    for each, file in zip(formats, paths, strict=True):
-        with progress_bar(f"drawing {each}", "frames", shown=progress) as advance:
-            pictures.append(_write(renderer, each, file, options, advance))
+    with progress_bar("drawing", "frames", shown=progress and "video" in formats) as advance:
+        pictures = [_write(renderer, each, file, options, advance) for each, file in zip(formats, paths, strict=True)]
     if targets:
         pictures = put_pictures(targets, pictures, renderer, pulled, n_key_frames=options.key_frames)
     return RenderResult(tuple(pictures), len(series), tuple(missing))
