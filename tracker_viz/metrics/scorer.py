@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureError
+from tracker_viz.metrics.blas import one_blas_thread
 from tracker_viz.metrics.head_scores import PATTERN_NAME, head_scores, uniform_scores
 from tracker_viz.metrics.probe import FIRST_QUERY, probe_rows
 from tracker_viz.metrics.series import ScoreSeries, score_series, scores_only
@@ -79,7 +80,8 @@ class Scorer:
         if self._first is None:
             self._first = weights
         in_order = all(step < capture.step for step in self._scored)
-        scored = score(capture, first=self._first, previous=self._previous if in_order else None)
+        with one_blas_thread():
+            scored = score(capture, first=self._first, previous=self._previous if in_order else None)
         self._previous = weights
         self._scored[capture.step] = scores_only(scored)
         return scored
