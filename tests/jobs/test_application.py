@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import sys
 
 import pytest
@@ -59,6 +61,14 @@ def test_a_traceback_comes_when_it_is_asked_for(call, monkeypatch):
 def test_a_bug_keeps_its_traceback(call):
     with pytest.raises(ZeroDivisionError):
         call(lambda cfg: 1 / 0)
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback():
+    program = "from tracker_viz.jobs.application import application\napplication(config_name='doctor')(lambda cfg: print('x' * 100_000))()"
+    done = subprocess.run(
+        f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} | true", shell=True, stderr=subprocess.PIPE, text=True, check=True
+    )
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("before", [None, "0"])

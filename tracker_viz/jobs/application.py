@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,10 @@ def application(*, config_name: str, config_path: str = OUR_CONF) -> Callable[[T
                     entry()
             except KeyboardInterrupt:
                 _leave("interrupted", code=130)
+            except BrokenPipeError:
+                if not _reader_is_gone():
+                    raise
+                sys.exit(1)
             except (HydraException, OmegaConfBaseException, ConfigError) as error:
                 if wants_traceback:
                     raise
@@ -116,6 +121,16 @@ def _own_options(group: str) -> list[str]:
     """Options of one of our groups. Hydra lists them itself, but not when one of several chosen options is missing."""
     folder = resources.files("tracker_viz.conf").joinpath(group)
     return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")] if folder.is_dir() else []
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output leads nowhere any more, as after ``| head``; what is still buffered is dropped then."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in pipe.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _leave(message: str, *, code: int) -> NoReturn:
