@@ -15,13 +15,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain_decoders import VOCAB, FusedAttention, GroupedAttention, Model, Residual, SwappedGate, T, by_kernel, two_layers
 
 from tracker_viz.capture import Recorder, Schedule, make_probe
+from tracker_viz.capture.weights import POOLINGS, Projection, read
 
 STEPS = 6
 
@@ -81,6 +86,51 @@ def accelerate(capture, **options):
     return *train(trained, trained.parameters(), capture=capture, backward=accelerator.backward, **options), 0
 
 
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that collectives are given."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "c10d" in func.namespace:
+            self.nbytes += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+        return func(*args, **(kwargs or {}))
+
+
+def reads():
+    """layout -> [largest difference from the plain tensor's, over every way of reading; bytes of the largest read; bytes of the tensor]."""
+    generator = torch.Generator().manual_seed(0)
+    flat, stack = torch.randn(50, 36, generator=generator), torch.randn(5, 50, 36, generator=generator)
+    one, copied, sharded = (init_device_mesh("cpu", shape) for shape in ((2,), (2, 1), (1, 2)))
+    layouts = {
+        "rows": (flat, one, [Shard(0)]),
+        "columns": (flat, one, [Shard(-1)]),
+        "copies of shards": (flat, copied, [Replicate(), Shard(0)]),
+        "shards of one copy": (flat, sharded, [Replicate(), Shard(0)]),
+        "copies": (flat, one, [Replicate()]),
+        "both axes": (flat, sharded, [Shard(1), Shard(0)]),
+        "experts": (stack, one, [Shard(0)]),
+        "rows of experts": (stack, one, [Shard(1)]),
+    }
+    report = {}
+    for name, (tensor, mesh, placements) in layouts.items():
+        shared = distribute_tensor(tensor, mesh, placements)
+        differences, traffic = [], []
+        for transposed in (False, True):
+            shape = (36, 50) if transposed else (50, 36)
+            halves = {"shape": (shape[0] // 2, shape[1]), "rows": ((0, shape[0]),), "stride": 2}
+            for options in ({"shape": shape}, halves, *({"shape": shape, "expert": expert} for expert in (0, 4) if tensor.ndim == 3)):
+                projection = Projection(0, "mlp.w_in", ("w",), transposed=transposed, **options)
+                for pooling in POOLINGS:
+                    for limits in ((7, 5), (1000, 1000)):
+                        with Traffic() as counted:
+                            got = read({"w": shared}, projection, limits, pooling)
+                        differences.append(float((got - read({"w": tensor}, projection, limits, pooling)).abs().max()))
+                        traffic.append(counted.nbytes if limits == (7, 5) else 0)
+        report[name] = [max(differences), max(traffic), tensor.nbytes]
+    return report
+
+
 def main(directory):
     dist.init_process_group("gloo")
     rank = dist.get_rank()
@@ -109,6 +159,7 @@ def main(directory):
         raise OSError("disk full")
 
     report["full disk"] = {"with": fsdp2(True, sink=full)[0]}
+    report["reads"] = reads()
     (directory / f"rank{rank}.json").write_text(json.dumps(report))
     dist.destroy_process_group()
 

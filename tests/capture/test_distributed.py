@@ -60,6 +60,24 @@ def test_a_sharded_model_shows_what_the_whole_model_shows(two_processes, step):
         np.testing.assert_allclose(sharded[name], whole[name], atol=1e-3 if name.endswith("pattern") else 1e-5)
 
 
+@pytest.mark.parametrize("layout", ["rows", "columns", "copies of shards", "shards of one copy", "copies", "experts", "rows of experts"])
+def test_of_a_sharded_weight_no_more_goes_over_the_wire_than_is_kept_of_it(two_processes, layout):
+    for report in two_processes[0]:
+        difference, nbytes, whole = report["reads"][layout]
+        assert difference < 1e-6
+        assert nbytes in (0, 7 * 5 * 4)  # 0: every process holds it, or its share of the mesh does
+        assert nbytes < whole / 50
+    if layout in ("rows", "columns", "shards of one copy", "experts", "rows of experts"):
+        assert nbytes > 0
+
+
+def test_a_weight_laid_out_in_another_way_is_gathered_whole(two_processes):
+    for report in two_processes[0]:
+        difference, nbytes, _ = report["reads"]["both axes"]
+        assert difference < 1e-6
+        assert nbytes > 0
+
+
 def test_processes_whose_clocks_disagree_agree_on_when_to_capture(two_processes):
     assert [report["disagreeing clocks"] for report in two_processes[0]] == ["went on"] * 2
 

@@ -8,6 +8,7 @@ matrix at a time, and the main process keeps the result.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -66,10 +67,46 @@ def _fully_sharded(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if callable(getattr(module, "reshard", None)) and hasattr(module, "unshard")]
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a sharded tensor (a collective), or the tensor itself."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What this process holds of a tensor.
+
+    Attributes:
+        values: all of it, or a slice along one axis.
+        start: the slice's first index along each axis of the whole.
+        group: processes that hold the other slices; None where ``values`` is all.
+        device_type: where those processes talk.
+    """
+
+    values: Tensor
+    start: tuple[int, ...]
+    group: Any = None
+    device_type: str = "cpu"
+
+    def summed(self, part: Tensor) -> Tensor:
+        """The sum of what every process made of its slice (a collective), on the slice's own device."""
+        if self.group is None:
+            return part
+        shared = part.to(self.device_type)  # parameters may be offloaded to the CPU
+        torch.distributed.all_reduce(shared, group=self.group)
+        return shared.to(part.device)
+
+
+def piece_of(tensor: Tensor) -> Piece:
+    """A plain tensor as it is; of a sharded one this process's slice. Otherwise laid out ones are gathered whole (a collective)."""
     gather = getattr(tensor, "full_tensor", None)
-    return gather() if gather is not None else tensor
+    if gather is None:
+        return Piece(tensor, (0,) * tensor.ndim)
+    mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
+    sharded = [axis for axis, placement in enumerate(placements) if not placement.is_replicate()]
+    if len(sharded) != 1 or type(placements[sharded[0]]).__name__ != "Shard":
+        return Piece(gather(), (0,) * tensor.ndim)
+    (mesh_axis,) = sharded
+    axis = placements[mesh_axis].dim % tensor.ndim
+    size, n_slices = tensor.shape[axis], mesh.size(mesh_axis)
+    start = min(size, -(-size // n_slices) * mesh.get_local_rank(mesh_axis))  # slices as torch.chunk cuts them
+    starts = tuple(start if each == axis else 0 for each in range(tensor.ndim))
+    return Piece(tensor.to_local(), starts, mesh.get_group(mesh_axis), mesh.device_type)  # type: ignore[attr-defined]
 
 
 def agreed(number: int, device: torch.device) -> int:

@@ -1,21 +1,26 @@
 """Weight matrices of a decoder block: which parameter plays which part, and how it is read.
 
 Every matrix is given as ``[out, in]``, as it multiplies a column vector, whatever the model stores: fused projections are
-split, transposed ones turned. ``read`` copies no more than it is asked for: the whole matrix, or an evenly spaced sample of
-its rows and columns (a sample stays linear, so the change since initialisation can be taken later, and sorted).
-Which parameter is which is found once, in ``projections.py``.
+split, transposed ones turned. ``read`` copies no more than it is asked for: the whole matrix, or a smaller map of it, made on
+its own device. Which parameter is which is found once, in ``projections.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tracker_viz.capture.distributed import whole
+from tracker_viz.capture.distributed import piece_of
+
+# How a matrix becomes smaller. ``sample``: evenly spaced rows and columns; stays linear, so that the change since initialisation can be
+# taken later, and its scores are those of weights. ``mean``, ``rms``: over rectangles, so that every weight counts; rms has no signs.
+Pooling = Literal["sample", "mean", "rms"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 # Half-open ranges of rows of an [out, in] matrix.
 Ranges = tuple[tuple[int, int], ...]
@@ -49,27 +54,38 @@ class Projection:
     def array_name(self) -> str:
         return f"blocks.{self.block}.{self.name}"
 
-    def stored_rows(self) -> np.ndarray:
-        """Indices into the stored matrix's rows, int64 [out]."""
+    def stored(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices into the rows, int64 [out], and into the columns, int64 [in], of the stored matrix, turned to [out, in]."""
+        columns = np.arange(self.shape[1])
         if self.rows is None:
-            return np.arange(0, self.shape[0] * self.stride, self.stride)
-        return np.concatenate([np.arange(first, last, self.stride) for first, last in self.rows])
+            return np.arange(0, self.shape[0] * self.stride, self.stride), columns
+        return np.concatenate([np.arange(first, last, self.stride) for first, last in self.rows]), columns
 
 
-def read(parameters: Mapping[str, Tensor], projection: Projection, max_shape: tuple[int, int] | None = None) -> Tensor:
-    """The matrix, or an evenly spaced sample of it: float32 [min(out, max_shape[0]), min(in, max_shape[1])], a copy, on its own device.
+def read(
+    parameters: Mapping[str, Tensor], projection: Projection, max_shape: tuple[int, int] | None = None, pooling: Pooling = "sample"
+) -> Tensor:
+    """The matrix, made smaller where it exceeds ``max_shape``: float32 [min(out, limit), min(in, limit)], a copy, on its own device.
 
-    A sharded parameter is gathered here, one at a time; with one, every process must call this.
+    Of a sharded parameter each process reads its own slice, and what is summed over processes is as small as the result. With one,
+    every process must call this.
     """
-    out_limit, in_limit = max_shape or projection.shape
-    rows = projection.stored_rows()[evenly_spaced(projection.shape[0], out_limit)]
-    columns = evenly_spaced(projection.shape[1], in_limit)
+    shape = tuple(min(size, limit) for size, limit in zip(projection.shape, max_shape or projection.shape, strict=True))
+    pooling = "sample" if shape == projection.shape else pooling
+    rows, columns = (_Axis.of(stored, limit, pooling) for stored, limit in zip(projection.stored(), shape, strict=True))
     total: Tensor | None = None
+    n_pooled = len(projection.parameters) * rows.n_each[:, None] * columns.n_each[None, :]
     for name in projection.parameters:
-        matrix = _experts_pooled(_taken(whole(parameters[name].detach()), projection, rows, columns))
-        total = matrix if total is None else total + matrix
+        stored = parameters[name].detach()
+        piece = piece_of(stored)
+        made = piece.summed(_made_of(piece.values, piece.start, projection, rows, columns, pooling))
+        total = made if total is None else total + made
     assert total is not None, "a projection names at least one parameter"
-    return total / len(projection.parameters) if len(projection.parameters) > 1 else total
+    if stored.ndim == 3 and projection.expert is None:
+        n_pooled = n_pooled * stored.shape[0]
+    if n_pooled.max() > 1:
+        total = total / torch.from_numpy(n_pooled).to(total)
+    return total.sqrt() if pooling == "rms" else total
 
 
 def evenly_spaced(size: int, limit: int) -> np.ndarray:
@@ -78,19 +94,52 @@ def evenly_spaced(size: int, limit: int) -> np.ndarray:
     return (np.arange(count) * size) // count
 
 
-def _taken(stored: Tensor, projection: Projection, rows: np.ndarray, columns: np.ndarray) -> Tensor:
-    if projection.expert is not None:
-        stored = stored[projection.expert]
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Which stored indices are read along one axis, and into which cell of the result each goes, ascending; how many into each cell."""
+
+    stored: np.ndarray
+    cell: np.ndarray
+    n_each: np.ndarray
+
+    @classmethod
+    def of(cls, stored: np.ndarray, n_cells: int, pooling: Pooling) -> _Axis:
+        if pooling == "sample":
+            stored = stored[evenly_spaced(len(stored), n_cells)]
+        cell = (np.arange(len(stored)) * n_cells) // len(stored)
+        return cls(stored, cell, np.bincount(cell, minlength=n_cells))
+
+    def within(self, start: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of a slice of the stored axis: indices into it, and their cells."""
+        here = (self.stored >= start) & (self.stored < start + size)
+        return self.stored[here] - start, self.cell[here]
+
+
+def _made_of(stored: Tensor, start: tuple[int, ...], projection: Projection, rows: _Axis, columns: _Axis, pooling: Pooling) -> Tensor:
+    """What a slice adds to the result, float32 [row cells, column cells]: sums of its values, or of their squares for ``rms``."""
     if projection.transposed:
-        stored = stored.transpose(-2, -1)
-    for axis, index in ((-2, rows), (-1, columns)):
+        stored, start = stored.transpose(-2, -1), (*start[:-2], start[-1], start[-2])
+    if projection.expert is not None:
+        first = projection.expert - start[0]
+        stored = stored[max(first, 0) : max(first + 1, 0)]  # of an expert in another slice: nothing
+    cells = []
+    for axis, along in ((-2, rows), (-1, columns)):
         size = stored.shape[axis]
-        if len(index) == size and index[0] == 0 and index[-1] == size - 1:
-            continue
-        stored = stored.index_select(axis, torch.from_numpy(np.ascontiguousarray(index)).to(stored.device))
+        index, cell = along.within(start[axis], size)
+        cells.append(cell)
+        if len(index) < size or (len(index) and (index[0] != 0 or index[-1] != size - 1)):
+            stored = stored.index_select(axis, _to(stored.device, index))
     # copy=True: training goes on writing into the parameter.
-    return stored.to(torch.float32, copy=True).contiguous()
+    values = stored.to(torch.float32, copy=True)
+    values = values.square_() if pooling == "rms" else values
+    values = values.sum(dim=0) if values.ndim == 3 else values
+    for axis, along, cell in ((-2, rows, cells[0]), (-1, columns, cells[1])):
+        n_cells = len(along.n_each)
+        if not np.array_equal(cell, np.arange(n_cells)):
+            shape = [n_cells if each == axis else values.shape[each] for each in (-2, -1)]
+            values = values.new_zeros(shape).index_add_(axis, _to(values.device, cell), values)
+    return values.contiguous()
 
 
-def _experts_pooled(matrix: Tensor) -> Tensor:
-    return matrix.mean(dim=0) if matrix.ndim == 3 else matrix
+def _to(device: torch.device, index: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(index)).to(device)
