@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError
-from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.draft import Draft, Measured
 from tracker_viz.rendering.layout import Attention, Head, Scores, Weights
-from tracker_viz.rendering.plan import Heatmap
+from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.sources import HeadMap, Moment, Source, WeightMap, flat_order, future, order_by_direction, order_by_norm
+from tracker_viz.rendering.sources import HeadMap, Moment, WeightMap, flat_order, future, order_by_direction, order_by_norm
 
 _MATRIX_ORDER = ("w_q", "w_k", "w_v", "w_o", "w_gate", "w_up", "w_in", "w_down", "w_out")
-_MOST_READ = 48  # captures read to find a range that headers do not tell
 
 
 @dataclass(frozen=True)
@@ -113,20 +113,23 @@ def _is_causal(series: Series, index: int, names: Sequence[str]) -> bool:
 def add_attention_scale(draft: Draft, heads: Heads, show: str) -> None:
     """Probabilities on a square-root scale 0..1; changes on a log scale over two and a half decades."""
     if show == "value":
-        defaults = {"title": "attention probability (√ scale)", "minimum": 0.0, "maximum": 1.0, "norm": "power", "gamma": 0.5}
+        probability = {"title": "attention probability (√ scale)", "minimum": 0.0, "maximum": 1.0, "norm": "power", "gamma": 0.5}
+        draft.add_scale(heads.scale, "attention", {"cmap": draft.theme.attention, **probability})
     else:
         since = "the previous capture" if show == "step" else f"step {draft.series.steps[0]:,}"
-        largest = largest_shown(
-            draft.series, [source for block in heads.blocks[:: max(1, len(heads.blocks) // 4)] for source in block], 0.9999
-        )
-        defaults = {
-            "title": f"attention: change since {since} (log)",
-            "minimum": largest * 10**-2.5,
-            "maximum": largest,
-            "norm": "log",
-            "clipped": (True, True),
-        }
-    draft.add_scale(heads.scale, "attention", {"cmap": draft.theme.attention, **defaults})
+        draft.add_scale(heads.scale, "attention", Measured("attention", 0.9999, partial(_change_options, draft, since)))
+
+
+def _change_options(draft: Draft, since: str, reach: Reach) -> dict[str, Any]:
+    largest = reach.quantile or 1.0
+    return {
+        "title": f"attention change since {since} (log)",
+        "cmap": draft.theme.attention,
+        "minimum": largest * 10**-2.5,
+        "maximum": largest,
+        "norm": "log",
+        "clipped": (True, reach.maximum > largest),
+    }
 
 
 def resolve_weights(draft: Draft, panel: Weights) -> Matrices:
@@ -180,46 +183,31 @@ def weight_source(draft: Draft, panel: Weights, name: str, cells: tuple[int, int
     return WeightMap(name, (rows, columns), cells, flat_order(*orders), panel.show, panel.reduce)
 
 
-def add_weight_scale(draft: Draft, matrices: Matrices, placed: Sequence[Heatmap]) -> None:
-    """Over all but the largest 0.5 % of what the cells show in the run."""
-    panel, series = matrices.panel, draft.series
-    largest = largest_shown(series, [heatmap.source for heatmap in placed], 0.995)
+def add_weight_scale(draft: Draft, matrices: Matrices) -> None:
+    """Up to what all but the largest 0.5 % of the cells of any capture stay below."""
+    draft.add_scale(matrices.scale, "weights", Measured("weights", 0.995, partial(_weight_options, draft, matrices.panel)))
+
+
+def _weight_options(draft: Draft, panel: Weights, reach: Reach) -> dict[str, Any]:
+    largest = reach.quantile or 1.0
     what = {
-        "change": f"weight change since step {series.steps[0]:,}",
+        "change": f"weight change since step {draft.series.steps[0]:,}",
         "value": "weight",
         "step": "weight change since the previous capture",
     }[panel.show]
+    options: dict[str, Any] = {"cmap": draft.theme.magnitude, "maximum": largest, "clipped": (False, reach.maximum > largest)}
     if panel.reduce == "mean":
-        defaults = {"title": f"{what} (mean)", "cmap": draft.theme.signed, "minimum": -largest, "maximum": largest, "clipped": (True, True)}
-    elif panel.show == "step":
-        defaults = {
+        beyond = reach.maximum > largest
+        return {**options, "title": f"{what} (mean)", "cmap": draft.theme.signed, "minimum": -largest, "clipped": (beyond, beyond)}
+    if panel.show == "step":
+        return {
+            **options,
             "title": f"{what} (RMS, log)",
-            "cmap": draft.theme.magnitude,
             "minimum": largest * 10**-1.5,
-            "maximum": largest,
             "norm": "log",
-            "clipped": (True, True),
+            "clipped": (True, reach.maximum > largest),
         }
-    else:
-        defaults = {"title": f"{what} (RMS)", "cmap": draft.theme.magnitude, "minimum": 0.0, "maximum": largest, "clipped": (False, True)}
-    draft.add_scale(matrices.scale, "weights", defaults)
-
-
-def largest_shown(series: Series, sources: Sequence[Source], quantile: float) -> float:
-    """The quantile of what the sources show in magnitude: the largest of it over (evenly spaced) captures; 1 when all is zero."""
-    names = sorted({name for source in sources for name in source.needs})
-    compares = {source.compares for source in sources}
-    first = series.read(0, names).arrays if "first" in compares else {}
-    indices = np.unique(np.linspace(0, len(series) - 1, min(len(series), _MOST_READ)).round().astype(int)).tolist()
-    largest = 0.0
-    for index in indices:
-        previous = series.read(max(0, index - 1), names).arrays if "previous" in compares else {}
-        moment = Moment(series.read(index, names), first, previous)
-        shown = np.concatenate([np.abs(np.asarray(source.values(moment), np.float32)).reshape(-1) for source in sources])
-        shown = shown[np.isfinite(shown)]
-        if shown.size:
-            largest = max(largest, float(np.quantile(shown, quantile)))
-    return largest or 1.0
+    return {**options, "title": f"{what} (RMS)", "minimum": 0.0}
 
 
 def most_changed(series: Series, heads: Heads, n: int, roles: Mapping[tuple[int, int], str]) -> list[tuple[int, int]]:

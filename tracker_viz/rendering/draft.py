@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.rendering.layout import Layout
+from tracker_viz.rendering.measuring import Reach, measure
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Label, Plan, Readout, Roles, Swatch, Timeline
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
@@ -16,6 +17,15 @@ from tracker_viz.rendering.theme import Theme
 
 _SCALE_OPTIONS = ("title", "cmap", "minimum", "maximum", "norm", "gamma", "linear_within")
 SCALE_KINDS = ("attention", "weights", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A colour scale whose ends follow from what is drawn in the whole run: ``options`` makes ColorScale's of the ``quantile``'s Reach."""
+
+    kind: str
+    quantile: float
+    options: Callable[[Reach], Mapping[str, Any]]
 
 
 @dataclass
@@ -29,7 +39,7 @@ class Draft:
     theme: Theme
     scale_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     heatmaps: list[Heatmap] = field(default_factory=list)
-    scales: dict[str, ColorScale] = field(default_factory=dict)
+    scales: dict[str, ColorScale | Measured] = field(default_factory=dict)
     labels: list[Label] = field(default_factory=list)
     swatches: list[Swatch] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
@@ -76,19 +86,36 @@ class Draft:
             text = text[:-1]
         return text.rstrip(" ·") + "…"
 
-    def add_scale(self, key: str, kind: str, defaults: Mapping[str, Any]) -> None:
-        """A colour scale under ``key``; what the user chose for its ``kind`` wins over the defaults."""
+    def add_scale(self, key: str, kind: str, defaults: Mapping[str, Any] | Measured) -> None:
+        """A colour scale under ``key``; what the user chose for its ``kind`` wins over the defaults.
+
+        What is Measured is read off all captures when the plan is done, because it depends on what is placed.
+        """
         if key in self.scales:
             return
-        options = dict(self.scale_options.get(kind, {}))
-        for option in options:
+        for option in self.scale_options.get(kind, {}):
             if option not in _SCALE_OPTIONS:
                 raise ConfigError(unknown_name(f"option of the colour scale {kind!r}", option, _SCALE_OPTIONS))
+        self.scales[key] = defaults if isinstance(defaults, Measured) else self._scale(kind, defaults)
+
+    def _scale(self, kind: str, defaults: Mapping[str, Any]) -> ColorScale:
+        options = dict(self.scale_options.get(kind, {}))
         clipped = tuple(
             False if end in options else flag
             for end, flag in zip(("minimum", "maximum"), defaults.get("clipped", (False, False)), strict=True)
         )
-        self.scales[key] = ColorScale(**{**defaults, **options, "clipped": clipped, "nonfinite": self.theme.nonfinite})
+        return ColorScale(**{**defaults, **options, "clipped": clipped, "nonfinite": self.theme.nonfinite})
+
+    def _measured_scales(self) -> dict[str, ColorScale]:
+        pending = {key: scale for key, scale in self.scales.items() if isinstance(scale, Measured)}
+        wanted = {
+            key: (scale.quantile, [heatmap for heatmap in self.heatmaps if heatmap.scale == key])
+            for key, scale in pending.items()
+            if not {"minimum", "maximum"} <= self.scale_options.get(scale.kind, {}).keys()
+        }
+        found = measure(self.series, wanted)
+        made = {key: self._scale(scale.kind, scale.options(found.get(key, Reach(0.0, 0.0)))) for key, scale in pending.items()}
+        return {key: made[key] if isinstance(scale, Measured) else scale for key, scale in self.scales.items()}
 
     def place_bars(self, box: Box) -> None:
         """Colour bars for all scales that have none yet, in rows from the top of ``box``."""
@@ -110,7 +137,7 @@ class Draft:
             self.theme,
             self.layout.name,
             tuple(self.heatmaps),
-            self.scales,
+            self._measured_scales(),
             tuple(self.labels),
             tuple(self.swatches),
             tuple(self.bars),

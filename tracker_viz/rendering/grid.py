@@ -81,7 +81,6 @@ def place_grid(
     if not keep_right:  # nothing stands at the right: share the room between the sections
         section += min(spare // max(1, shape.groups * len(n_columns)), draft.px(160))
     x = area.x
-    placed: list[tuple[Matrices, list[Heatmap]]] = [(group, []) for group in matrices]
     for number in range(shape.groups):
         first = number * shape.rows
         blocks = range(first, min(n_blocks, first + shape.rows))
@@ -89,10 +88,10 @@ def place_grid(
         _row_labels(draft, blocks, x, area.y, shape)
         for attention in heads:
             x = _place_heads(draft, attention, blocks, x, area.y, shape) + section
-        for weights, boxes in placed:
-            x = _place_matrices(draft, weights, blocks, boxes, x, area.y, shape, shape.map_px + widen) + section
-    for weights, boxes in placed:
-        add_weight_scale(draft, weights, boxes)
+        for weights in matrices:
+            x = _place_matrices(draft, weights, blocks, x, area.y, shape, shape.map_px + widen) + section
+    for weights in matrices:
+        add_weight_scale(draft, weights)
     return x - section, area.y + shape.rows * (shape.map_px + gap) - gap
 
 
@@ -142,16 +141,13 @@ def _place_heads(draft: Draft, group: Heads, blocks: range, x: int, top: int, sh
     return x + group.columns * pitch - shape.gap
 
 
-def _place_matrices(
-    draft: Draft, group: Matrices, blocks: range, placed: list[Heatmap], x: int, top: int, shape: GridShape, wide: int
-) -> int:
+def _place_matrices(draft: Draft, group: Matrices, blocks: range, x: int, top: int, shape: GridShape, wide: int) -> int:
     x = 2 * ((x + 1) // 2)
     pitch = wide + shape.gap
     short = [kind.rsplit(".", 1)[-1].removeprefix("w_") for kind in group.kinds]
     _titles(draft, group.title, [matrix_title(kind) for kind in group.kinds], short, x, top, wide, pitch)
     names = [name for position in blocks if position < len(group.blocks) for name in group.blocks[position].values()]
     ends = [draft.series.read(index, names).arrays for index in (0, len(draft.series) - 1)]
-    boxes = []
     for row, position in enumerate(blocks):
         for column, kind in enumerate(group.kinds):
             name = group.blocks[position].get(kind) if position < len(group.blocks) else None
@@ -161,9 +157,7 @@ def _place_matrices(
             room = Box(x + column * pitch, top + row * (shape.map_px + shape.gap), wide, shape.map_px)
             box, cells = fit_matrix(draft, (rows, columns), room)
             source = weight_source(draft, group.panel, name, cells, (ends[0][name], ends[1][name]))
-            boxes.append(Heatmap(f"{group.title} · {name}", source, box, group.scale))
-    placed += boxes
-    draft.heatmaps += boxes
+            draft.heatmaps.append(Heatmap(f"{group.title} · {name}", source, box, group.scale))
     return x + len(group.kinds) * pitch - shape.gap
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError
-from tracker_viz.rendering.content import Matrices, largest_shown
-from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.content import Matrices
+from tracker_viz.rendering.draft import Draft, Measured
 from tracker_viz.rendering.furniture import head_score_title
+from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Swatch
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
 
@@ -47,9 +49,12 @@ def weight_card(draft: Draft, matrices: Matrices) -> Card:
     """How much every matrix changed, for models with too many blocks to show the matrices."""
     names = tuple(tuple(block.get(kind) for kind in matrices.kinds) for block in matrices.blocks)
     source = WeightSummary(names)
-    largest = largest_shown(draft.series, [source], 1.0)
-    title = f"weight change since step {draft.series.steps[0]:,} (RMS)"
-    draft.add_scale("weights_summary", "weights", {"title": title, "cmap": draft.theme.magnitude, "minimum": 0.0, "maximum": largest})
+
+    def options(reach: Reach) -> dict[str, Any]:
+        title = f"weight change since step {draft.series.steps[0]:,} (RMS)"
+        return {"title": title, "cmap": draft.theme.magnitude, "minimum": 0.0, "maximum": reach.maximum or 1.0}
+
+    draft.add_scale("weights_summary", "weights", Measured("weights", 1.0, options))
     absent = np.array([[name is None for name in row] for row in names])
     return Card("weight change", source, "weights_summary", tuple(matrices.kinds), mask=absent)
 

@@ -1,0 +1,95 @@
+"""Colour scales follow from every capture, exactly, whatever the number of threads, and each capture is read once for all scales."""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import pytest
+
+from tracker_viz.rendering import LAYOUTS, Renderer, Series, make_plan
+from tracker_viz.rendering.sources import Moment
+
+N_CAPTURES, PEAK = 70, 35
+
+
+@pytest.fixture(scope="module")
+def runs(synthetic, tmp_path_factory):
+    """Seventy captures; in the second run the middle one, and no other, jumps."""
+    captures = list(synthetic.captures(N_CAPTURES, blocks=2, heads=2, length=16, width=12, hidden=20, period=5, last_step=6900))
+    directory = tmp_path_factory.mktemp("steady")
+    steady = [synthetic.write_capture(directory, capture) for capture in captures]
+    peak = captures[PEAK]
+    rng = np.random.default_rng(0)
+    for name, array in peak.arrays.items():
+        if ".mlp." in name:
+            peak.arrays[name] = (array.astype(np.float32) + rng.normal(0, 3.0, array.shape)).astype(np.float16)
+        elif name.endswith("attn.pattern"):
+            peak.arrays[name] = array[..., ::-1, :].copy()
+    directory = tmp_path_factory.mktemp("peak")
+    return {"steady": steady, "peak": [synthetic.write_capture(directory, capture) for capture in captures]}
+
+
+@pytest.fixture
+def run(runs):
+    return runs["peak"]
+
+
+def expected_largest(plan, series, key, quantile):
+    """The slow way: every capture, every cell, sorted."""
+    largest = 0.0
+    for index in range(len(series)):
+        capture, first, previous = (series.read(at, series.arrays) for at in (index, 0, max(0, index - 1)))
+        moment = Moment(capture, first.arrays, previous.arrays)
+        cells = []
+        for heatmap in plan.heatmaps:
+            if heatmap.scale == key:
+                values = np.abs(heatmap.source.values(moment).astype(np.float32))
+                cells.append(values.reshape(-1) if heatmap.mask is None else values[~heatmap.mask])
+        largest = max(largest, float(np.quantile(np.concatenate(cells), quantile)))
+    return largest
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+@pytest.mark.parametrize("layout", ["changes", "ffn"])
+@pytest.mark.parametrize("run", ["steady", "peak"])
+def test_a_scale_reaches_to_the_capture_that_is_farthest_out(runs, run, layout, n_threads, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: n_threads)
+    series = Series(runs[run])
+    plan = make_plan(LAYOUTS[layout], series)
+    assert len(plan.scales) == 2
+    for key, scale in plan.scales.items():
+        assert scale.maximum == expected_largest(plan, series, key, 0.9999 if key.startswith("attention") else 0.995), key
+        assert scale.clipped[1]
+
+
+def test_all_scales_of_a_layout_need_one_reading_of_each_capture(run, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    series = Series(run)
+    read = collections.Counter()
+    original = Series.read
+
+    def counting(self, index, names):
+        names = list(names)
+        if any(".mlp." in name for name in names) and any("pattern" in name for name in names):
+            read[index] += 1
+        return original(self, index, names)
+
+    monkeypatch.setattr(Series, "read", counting)
+    make_plan(LAYOUTS["changes"], series)
+    assert set(read) == set(range(N_CAPTURES))
+    assert read.total() == N_CAPTURES + 1, "the first capture is also what the first is compared with"
+
+
+def test_ends_that_are_given_need_no_reading(run, monkeypatch):
+    series = Series(run)
+    given = {"attention": {"minimum": 1e-3, "maximum": 1.0}, "weights": {"minimum": 1e-3, "maximum": 2.0}}
+    monkeypatch.setattr("tracker_viz.rendering.draft.measure", lambda series, wanted: {} if not wanted else pytest.fail(f"{wanted}"))
+    assert Renderer(series, "changes", size="720p", scales=given).plan.scales["attention_step"].maximum == 1.0
+
+
+def test_a_run_in_which_nothing_changes_can_be_drawn(synthetic, tmp_path):
+    captures = synthetic.write_run(tmp_path, 1, blocks=1, heads=2, length=16, width=12, hidden=20, period=5)
+    scales = make_plan(LAYOUTS["changes"], Series(captures)).scales
+    assert {scale.maximum for scale in scales.values()} == {1.0}
+    assert not any(scale.clipped[1] for scale in scales.values())

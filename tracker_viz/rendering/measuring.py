@@ -1,0 +1,80 @@
+"""How large what is drawn becomes over a whole run: colour scales follow from every capture, each read once for all of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.rendering.plan import Heatmap
+from tracker_viz.rendering.series import Series
+from tracker_viz.rendering.sources import Moment
+
+_MOST_THREADS = 8  # each holds two captures
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Of the magnitudes that some boxes show: ``quantile``, the largest that any capture has, and ``maximum`` over all captures.
+
+    Of any one capture, no more than the quantile's share lies beyond ``quantile``. Both are 0 where nothing is finite.
+    """
+
+    quantile: float
+    maximum: float
+
+
+def measure(series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]]) -> dict[str, Reach]:
+    """Key -> Reach of the boxes under that key, whose quantile (0..1) stands before them; exact, over every capture.
+
+    Cells that a mask hides, and what is not finite, do not count.
+    """
+    if not wanted:
+        return {}
+    n_threads = min(os.cpu_count() or 1, _MOST_THREADS, len(series))
+    cuts = [len(series) * part // n_threads for part in range(n_threads + 1)]
+    spans = [range(start, end) for start, end in itertools.pairwise(cuts)]
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="measure") as pool:
+        parts = list(pool.map(lambda span: _measure_span(series, wanted, span), spans))
+    return {key: Reach(max(part[key].quantile for part in parts), max(part[key].maximum for part in parts)) for key in wanted}
+
+
+def _measure_span(series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]], span: range) -> dict[str, Reach]:
+    boxes = [heatmap for _, heatmaps in wanted.values() for heatmap in heatmaps]
+    names = sorted({name for heatmap in boxes for name in heatmap.source.needs})
+    compares = {heatmap.source.compares for heatmap in boxes}
+    first = series.read(0, names).arrays if "first" in compares else {}
+    previous = series.read(max(0, span.start - 1), names).arrays if "previous" in compares else {}
+    reached = dict.fromkeys(wanted, Reach(0.0, 0.0))
+    for index in span:
+        capture = series.read(index, names)
+        moment = Moment(capture, first, previous)
+        for key, (quantile, heatmaps) in wanted.items():
+            shown = np.concatenate([_shown(heatmap, moment) for heatmap in heatmaps]) if heatmaps else np.zeros(0, np.float32)
+            reached[key] = _reach(shown, quantile, reached[key])
+        previous = capture.arrays
+    return reached
+
+
+def _shown(heatmap: Heatmap, moment: Moment) -> NDArray[np.float32]:
+    values = np.abs(np.asarray(heatmap.source.values(moment), np.float32))
+    return values.reshape(-1) if heatmap.mask is None else values[~heatmap.mask]
+
+
+def _reach(shown: NDArray[np.float32], quantile: float, before: Reach) -> Reach:
+    finite = np.isfinite(shown)
+    shown = shown if finite.all() else shown[finite]
+    if not shown.size:
+        return before
+    maximum = max(before.maximum, float(shown.max()))
+    # Counting is ten times faster than finding a quantile: with fewer values beyond than its share, it cannot be larger.
+    n_beyond = np.count_nonzero(shown > before.quantile)
+    if n_beyond < math.floor((1.0 - quantile) * (shown.size - 1)):
+        return Reach(before.quantile, maximum)
+    return Reach(max(before.quantile, float(np.quantile(shown, quantile))), maximum)
