@@ -41,6 +41,11 @@ def weight_side(shapes: Sequence[tuple[int, int]], nbytes: float) -> int:
     return low
 
 
+def weights_share(max_mb: float) -> float:
+    """Bytes that ``fit`` leaves to weights whatever attention asks for, scores aside."""
+    return (1 - _ATTENTION_SHARE) * (max_mb * 1e6 - _HEADER_BYTES) * 0.9
+
+
 def fit(capture: Capture, max_mb: float = DEFAULT_MAX_MB) -> Capture:
     """The capture as float16, cut until its arrays take at most ``max_mb`` megabytes (10**6 bytes).
 

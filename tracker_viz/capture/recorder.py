@@ -1,31 +1,26 @@
 """Takes Captures of a model while it trains. ``pipeline.watch`` builds one; the training loop calls ``step``.
 
-In: a model, a probe, a schedule. Out: on every due step one raw ``Capture`` into ``sink`` (all heads, float16 attention,
-float32 weights), which must not block; scoring, cutting to size and writing happen behind it, off the training thread.
+In: a model, a probe, a schedule. Out: on every due step one raw ``Capture`` (see ``camera.py``) into ``sink``, which must not
+block; scoring, cutting to size and writing happen behind it, off the training thread.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tracker_viz.capture import blocks as anatomy_of
 from tracker_viz.capture import distributed
-from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side
+from tracker_viz.capture.camera import Camera
 from tracker_viz.capture.governor import Governor
-from tracker_viz.capture.limits import check_parameters, context_length
-from tracker_viz.capture.probe import Probe, as_probe, check_probe
+from tracker_viz.capture.probe import Probe, as_probe
 from tracker_viz.capture.schedule import Schedule
-from tracker_viz.capture.untouched import Forward, buffers_written, copy_of_buffers, default_forward, model_device, untouched
-from tracker_viz.capture.weights import read
 from tracker_viz.errors import ConfigError
 from tracker_viz.types import Capture
 
@@ -51,14 +46,8 @@ class Recorder:
         captured: steps that the run holds already; they are not captured again.
         counts_from: the loop's counter at the first call after one finished step, less ``start_step``: 0 or 1. Say it (1) where
             ``step`` may be called with the same number several times, as under gradient accumulation.
-        max_mb: size of a capture; weights are sampled to it before they are copied.
         max_overhead: most of the wall time that captures may take, 0..1; the schedule is thinned to keep it.
-        blocks: the decoder blocks' module names, or a pattern; found by themselves if None.
-        projections: keep only weights with these names (``mlp.w_gate``); all that are found if None. A mapping says by hand where each is:
-            ``{"attn.w_q": "mixer.query.weight"}``, parameter names within a block.
-        max_experts: experts of a mixture that are captured one by one, besides their mean.
-        forward: how to call the model on [probe, position] ids; found from its signature by default.
-        autocast: run the probe under autocast to this dtype.
+        camera_options: what is captured, and how (``max_mb``, ``blocks``, ``projections``, ``autocast``, ...): see ``Camera``.
     """
 
     def __init__(
@@ -68,18 +57,12 @@ class Recorder:
         schedule: Schedule,
         sink: Callable[[Capture], None],
         *,
-        model_info: Mapping[str, Any] | None = None,
         start_step: int = 0,
         captured: Collection[int] = (),
         counts_from: int | None = None,
-        max_mb: float = DEFAULT_MAX_MB,
         max_overhead: float = 0.02,
-        blocks: str | Sequence[str] | None = None,
-        projections: Collection[str] | Mapping[str, str] | None = None,
-        max_experts: int = 4,
-        forward: Forward | None = None,
-        autocast: torch.dtype | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        **camera_options: Any,
     ) -> None:
         if not max_overhead > 0:
             raise ConfigError(f"max_overhead is a share of the wall time, like 0.02, and greater than 0; got {max_overhead}")
@@ -91,14 +74,6 @@ class Recorder:
         self._start_step = start_step
         self._clock = clock
         self._sink = sink
-        self._max_mb = max_mb
-        self._blocks, self._max_experts, self._autocast = blocks, max_experts, autocast
-        self._wanted = None if projections is None else set(projections)
-        self._named = dict(projections) if isinstance(projections, Mapping) else None
-        self._forward = forward or default_forward
-        self._model = distributed.unwrapped(model)
-        self._sharded = distributed.is_sharded(self._model)
-        self._main = distributed.is_main_process()
         self._captured = set(captured)
         self._held: Capture | None = None
         self._governor = Governor(schedule, max_overhead)
@@ -106,11 +81,13 @@ class Recorder:
         self._closed = False
         self.schedule = schedule
         self.probe = as_probe(probe)
-        self.model_info: dict[str, Any] = dict(model_info or {})
-        if self._main or self._sharded:
+        self._camera = Camera(distributed.unwrapped(model), self.probe, **camera_options)
+        # Of a model that is whole on every process, only the main one takes captures.
+        self._takes_part = self._camera.main or self._camera.sharded
+        if self._takes_part:
             self._explore(start_step)
         else:
-            self._next_call = _NEVER  # this process has nothing to do
+            self._next_call = _NEVER
         self._since = self._clock()
         self._since_step = start_step
 
@@ -118,6 +95,11 @@ class Recorder:
     def captured_steps(self) -> list[int]:
         """Steps that were captured, here and before a resume, in order."""
         return sorted(self._captured)
+
+    @property
+    def model_info(self) -> dict[str, Any]:
+        """What was found in the model, as ``Capture.model`` holds it."""
+        return self._camera.model_info
 
     @property
     def overhead(self) -> float:
@@ -153,9 +135,9 @@ class Recorder:
         """
         if self._held is not None and self._held.step == step:
             self._release(metrics)
-        if step in self._captured or not (self._main or self._sharded):
+        if step in self._captured or not self._takes_part:
             return
-        self._deliver(self._capture(step, tokens_seen, metrics))
+        self._deliver(self._camera.take(step, tokens_seen, _numbers(metrics)))
 
     def close(self, *, failed: bool = False) -> None:
         """Capture the model as it is now, if the last step was not due, and stop. Safe to call twice.
@@ -168,11 +150,11 @@ class Recorder:
         self._closed = True
         self._release({})
         self._next_call = _NEVER
-        if self._latest is not None and not (failed and self._sharded) and self._failures < _MAX_FAILURES:
+        if self._latest is not None and not (failed and self._camera.sharded) and self._failures < _MAX_FAILURES:
             step, tokens_seen, metrics = self._latest
             self._try_capture(step + (self._offset or 0), tokens_seen, metrics)
         self._latest = None
-        if self._main and self._governor.captures:
+        if self._camera.main and self._governor.captures:
             log.info("%d captures took %.2g %% of the training time", self._governor.captures, 100 * self._governor.overhead)
 
     def __enter__(self) -> Recorder:
@@ -201,8 +183,8 @@ class Recorder:
             self._since, self._since_step = self._clock(), done
         if self._failures >= _MAX_FAILURES:
             due = None
-        if self._sharded:
-            due = distributed.agreed(_NEVER if due is None else due, model_device(self._model))
+        if self._camera.sharded:
+            due = distributed.agreed(_NEVER if due is None else due, self._camera.device)
         self._next_call = _NEVER if due is None or due >= _NEVER else due - self._offset
 
     def _release(self, metrics: Mapping[str, Any]) -> None:
@@ -240,94 +222,20 @@ class Recorder:
 
     def _settle(self) -> None:
         # What the device still has to do belongs to training, not to the capture that would wait for it.
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-    # -- one capture -------------------------------------------------------------------------------------------
+        if self._camera.device.type == "cuda":
+            torch.cuda.synchronize(self._camera.device)
 
     def _explore(self, start_step: int) -> None:
-        check_parameters(self._model)
-        check_probe(self.probe, vocab_size=None, context_length=context_length(self._model))
-        self._device = model_device(self._model)
-        self._input_ids = self.probe.input_ids.to(self._device)
-        before = copy_of_buffers(self._model)
-        self._written: set[str] = set()
-        with untouched(self._model, autocast=self._autocast, written_buffers=dict(self._model.named_buffers())):
-            attention = self._discover()
-            self._written = buffers_written(self._model, before)
-        distributed.put_away(self._model)
-        if self._main:
-            log.info("%s", anatomy_of.summary(self.model_info))
+        first = self._camera.explore(start_step, 0 if start_step == 0 else None)
         if start_step not in self._captured and (self.schedule.is_due(start_step) or not self._captured):
             # It waits for the first call of ``step``, whose loss is that of these very weights.
-            first = self._assemble(start_step, 0 if start_step == 0 else None, {}, attention)
-            self._held = first if self._main else None
+            self._held = first if self._camera.main else None
             self._captured.add(start_step)
 
-    def _discover(self) -> list[Tensor]:
-        self._anatomy, attention = anatomy_of.discover(
-            self._model,
-            self._input_ids,
-            forward=self._forward,
-            blocks=self._blocks,
-            projections=self._named,
-            max_experts=self._max_experts,
-            dtype=torch.float16,
-        )
-        known = {projection.name for projection in self._anatomy.projections}
-        if self._wanted is not None and not self._wanted <= known:
-            raise ConfigError(f"projections={sorted(self._wanted - known)} were not found; the model has {sorted(known)}")
-        self._projections = [p for p in self._anatomy.projections if self._wanted is None or p.name in self._wanted]
-        self._side = weight_side([projection.shape for projection in self._projections], self._max_mb * 1e6)
-        self._signature = _signature(self._model)
-        self.model_info = {**self.model_info, **anatomy_of.describe(self._anatomy, self._model)}
-        return attention
-
-    def _capture(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> Capture:
-        written = {name: buffer for name, buffer in self._model.named_buffers() if name in self._written}
-        with untouched(self._model, autocast=self._autocast, written_buffers=written):
-            if _signature(self._model) == self._signature:
-                attention = anatomy_of.attend(self._model, self._input_ids, self._anatomy, forward=self._forward, dtype=torch.float16)
-            else:
-                log.warning("the model has other parameters than before (step %d): looking at it anew", step)
-                attention = self._discover()
-        distributed.put_away(self._model)
-        return self._assemble(step, tokens_seen, metrics, attention)
-
-    def _assemble(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any], attention: Sequence[Tensor]) -> Capture:
-        arrays: dict[str, np.ndarray] = {}
-        axes: dict[str, tuple[str, ...]] = {}
-        on_device: dict[str, Tensor] = {}
-        for index, pattern in enumerate(attention):
-            if pattern.numel():
-                on_device[f"blocks.{index}.attn.pattern"] = pattern.to(torch.float16)
-                axes[f"blocks.{index}.attn.pattern"] = ("probe", "head", "query", "key")
-        parameters = dict(self._model.named_parameters(remove_duplicate=False))  # blocks may share a layer
-        with torch.no_grad():
-            for projection in self._projections:
-                on_device[projection.array_name] = read(parameters, projection, (self._side, self._side))
-                axes[projection.array_name] = ("out", "in")
-        if self._main:
-            arrays = {name: tensor.cpu().numpy() for name, tensor in on_device.items()}
-        return Capture(
-            step=step,
-            arrays=arrays,
-            axes=axes,
-            labels={"probe": self.probe.labels},
-            tokens_seen=tokens_seen,
-            metrics=_numbers(metrics),
-            model=self.model_info,
-            probe=self.probe.description(),
-        )
-
     def _deliver(self, capture: Capture) -> None:
-        if self._main:
+        if self._camera.main:
             self._sink(capture)
         self._captured.add(capture.step)
-
-
-def _signature(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

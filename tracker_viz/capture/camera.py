@@ -1,0 +1,206 @@
+"""What a Capture holds, and how it leaves the device: a model, in the middle of its training -> one raw ``Capture`` of it.
+
+Attention comes whole, as float16 (its scores need all of it); weights smaller than they are, as float32. The ``Recorder`` says when;
+scoring and cutting to size come later, off the training thread (``budget.fit``).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tracker_viz.capture import blocks as anatomy_of
+from tracker_viz.capture import distributed
+from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side, weights_share
+from tracker_viz.capture.limits import check_parameters, context_length
+from tracker_viz.capture.probe import Probe, check_probe
+from tracker_viz.capture.untouched import Forward, buffers_written, copy_of_buffers, default_forward, model_device, untouched
+from tracker_viz.capture.weights import POOLINGS, Pooling, Projection, read
+from tracker_viz.errors import ConfigError
+from tracker_viz.types import Capture
+
+log = logging.getLogger("tracker_viz.capture")
+
+
+class Camera:
+    """Looks at a model through a probe. ``explore`` once, then ``take``; on every process of a sharded model, with nothing in the picture
+    but on the main one.
+
+    Args:
+        model: any decoder, out of its wrappers (``distributed.unwrapped``).
+        model_info: what is known of the model besides, for ``Capture.model``.
+        max_mb: size of a capture; weights are made smaller to fit before they are copied.
+        blocks: the decoder blocks' module names, or a pattern; found by themselves if None.
+        only_blocks: keep these blocks, by number; all if None.
+        only_heads: keep the attention of these heads, by number: of every block, or block -> heads (the others keep none); all if None.
+        projections: keep only weights with these names (``mlp.w_gate``); all that are found if None. A mapping says by hand where each is:
+            ``{"attn.w_q": "mixer.query.weight"}``, parameter names within a block.
+        pooling: how weights become smaller: ``sample``, ``mean`` or ``rms`` (see ``weights.Pooling``), or pattern of a name -> one of them
+            (``{"mlp.*": "rms"}``, the others are sampled).
+        max_experts: experts of a mixture that are captured one by one, besides their mean.
+        forward: how to call the model on [probe, position] ids; found from its signature by default.
+        autocast: run the probe under autocast to this dtype.
+
+    Raises:
+        CaptureError, ProbeError, ConfigError: from ``explore``: the model, the probe or an option is not fit for it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        *,
+        model_info: Mapping[str, Any] | None = None,
+        max_mb: float = DEFAULT_MAX_MB,
+        blocks: str | Sequence[str] | None = None,
+        only_blocks: Collection[int] | None = None,
+        only_heads: Collection[int] | Mapping[int, Collection[int]] | None = None,
+        projections: Collection[str] | Mapping[str, str] | None = None,
+        pooling: Pooling | Mapping[str, Pooling] = "sample",
+        max_experts: int = 4,
+        forward: Forward | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        self.probe = probe
+        self.model_info: dict[str, Any] = dict(model_info or {})
+        self.sharded = distributed.is_sharded(model)
+        self.main = distributed.is_main_process()
+        self._max_mb = max_mb
+        self._blocks, self._max_experts, self._autocast = blocks, max_experts, autocast
+        self._only_blocks, self._only_heads = only_blocks, only_heads
+        self._wanted = None if projections is None else set(projections)
+        self._named = dict(projections) if isinstance(projections, Mapping) else None
+        self._pooling = {"*": pooling} if isinstance(pooling, str) else dict(pooling)
+        self._forward = forward or default_forward
+        unknown = set(self._pooling.values()) - set(POOLINGS)
+        if unknown:
+            raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}, or pattern of a name -> one of them; got {sorted(unknown)}")
+
+    def explore(self, step: int, tokens_seen: int | None) -> Capture:
+        """Find out what the model is made of; the first capture, made on the way."""
+        check_parameters(self.model)
+        check_probe(self.probe, vocab_size=None, context_length=context_length(self.model))
+        self.device = model_device(self.model)
+        self._input_ids = self.probe.input_ids.to(self.device)
+        before = copy_of_buffers(self.model)
+        self._written: set[str] = set()
+        with untouched(self.model, autocast=self._autocast, written_buffers=dict(self.model.named_buffers())):
+            attention = self._discover()
+            self._written = buffers_written(self.model, before)
+        distributed.put_away(self.model)
+        if self.main:
+            log.info("%s", anatomy_of.summary(self.model_info))
+        return self._developed(attention, step, tokens_seen, {})
+
+    def take(self, step: int, tokens_seen: int | None, metrics: Mapping[str, float]) -> Capture:
+        written = {name: buffer for name, buffer in self.model.named_buffers() if name in self._written}
+        with untouched(self.model, autocast=self._autocast, written_buffers=written):
+            if _signature(self.model) == self._signature:
+                attention = anatomy_of.attend(self.model, self._input_ids, self._anatomy, forward=self._forward, dtype=torch.float16)
+            else:
+                log.warning("the model has other parameters than before (step %d): looking at it anew", step)
+                attention = self._discover()
+        distributed.put_away(self.model)
+        return self._developed(attention, step, tokens_seen, metrics)
+
+    def _discover(self) -> list[Tensor]:
+        self._anatomy, attention = anatomy_of.discover(
+            self.model,
+            self._input_ids,
+            forward=self._forward,
+            blocks=self._blocks,
+            projections=self._named,
+            max_experts=self._max_experts,
+            dtype=torch.float16,
+        )
+        known = {projection.name for projection in self._anatomy.projections}
+        if self._wanted is not None and not self._wanted <= known:
+            raise ConfigError(f"projections={sorted(self._wanted - known)} were not found; the model has {sorted(known)}")
+        self._heads = _chosen_heads(self._anatomy.n_heads, self._only_blocks, self._only_heads)
+        in_blocks = range(len(self._anatomy.blocks)) if self._only_blocks is None else self._only_blocks
+        self._projections = [
+            p for p in self._anatomy.projections if p.block in in_blocks and (self._wanted is None or p.name in self._wanted)
+        ]
+        # Pooled maps cannot be made smaller again by leaving out rows: they are made as small as they will be kept.
+        pooled = any(self._pooling_of(projection) != "sample" for projection in self._projections)
+        share = weights_share(self._max_mb) if pooled else self._max_mb * 1e6
+        self._side = weight_side([projection.shape for projection in self._projections], share)
+        self._signature = _signature(self.model)
+        self.model_info = {**self.model_info, **anatomy_of.describe(self._anatomy, self.model)}
+        if pooled:
+            self.model_info["pooling"] = self._pooling
+        return attention
+
+    def _developed(self, attention: Sequence[Tensor], step: int, tokens_seen: int | None, metrics: Mapping[str, float]) -> Capture:
+        axes: dict[str, tuple[str, ...]] = {}
+        labels: dict[str, tuple[str, ...]] = {"probe": self.probe.labels}
+        on_device: dict[str, Tensor] = {}
+        for index, pattern in enumerate(attention):
+            heads = self._heads[index]
+            if heads:
+                if len(heads) < pattern.shape[1]:
+                    pattern = pattern[:, list(heads)]
+                    labels[f"blocks.{index}.head"] = tuple(map(str, heads))
+                on_device[f"blocks.{index}.attn.pattern"] = pattern.to(torch.float16)
+                axes[f"blocks.{index}.attn.pattern"] = ("probe", "head", "query", "key")
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))  # blocks may share a layer
+        with torch.no_grad():
+            for projection in self._projections:
+                on_device[projection.array_name] = read(parameters, projection, (self._side, self._side), self._pooling_of(projection))
+                axes[projection.array_name] = ("out", "in")
+        return Capture(
+            step=step,
+            arrays=_on_host(on_device) if self.main else {},
+            axes=axes,
+            labels=labels,
+            tokens_seen=tokens_seen,
+            metrics=metrics,
+            model=self.model_info,
+            probe=self.probe.description(),
+        )
+
+    def _pooling_of(self, projection: Projection) -> Pooling:
+        return next((how for pattern, how in self._pooling.items() if fnmatch.fnmatchcase(projection.name, pattern)), "sample")
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The tensors as arrays. From a GPU all copies are queued into page-locked memory, and waited for once."""
+    copies = {name: tensor.to("cpu", non_blocking=tensor.is_cuda) for name, tensor in tensors.items()}
+    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    return {name: copy.numpy() for name, copy in copies.items()}
+
+
+def _chosen_heads(
+    n_heads: Sequence[int], only_blocks: Collection[int] | None, only_heads: Collection[int] | Mapping[int, Collection[int]] | None
+) -> list[tuple[int, ...]]:
+    """Heads to keep of every block.
+
+    Raises:
+        ConfigError: there is no such block or head, or nothing would be left.
+    """
+    by_block = only_heads if isinstance(only_heads, Mapping) else {}
+    for number in sorted({*(only_blocks or ()), *by_block}):
+        if not 0 <= number < len(n_heads):
+            raise ConfigError(f"there is no block {number} to keep: the model's {len(n_heads)} blocks count from 0")
+    chosen = []
+    for block, count in enumerate(n_heads):
+        wanted = range(count) if only_heads is None else by_block.get(block, ()) if isinstance(only_heads, Mapping) else only_heads
+        kept = block in (range(len(n_heads)) if only_blocks is None else only_blocks) and count > 0
+        if kept and not set(wanted) <= set(range(count)):
+            raise ConfigError(f"there is no head {max(set(wanted) - set(range(count)))} in block {block}: its {count} heads count from 0")
+        chosen.append(tuple(sorted(set(wanted))) if kept else ())
+    if not any(chosen):
+        raise ConfigError(f"only_blocks={only_blocks} and only_heads={only_heads} leave no attention; blocks have {list(n_heads)} heads")
+    return chosen
+
+
+def _signature(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
