@@ -1,0 +1,126 @@
+"""What of a model is captured: chosen blocks and heads, and how weights become smaller."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel, two_layers
+
+from tracker_viz import capture_file
+from tracker_viz.capture import Recorder, Schedule, fit, make_probe
+from tracker_viz.capture.budget import sample
+from tracker_viz.capture.weights import Projection, read
+from tracker_viz.errors import ConfigError
+from tracker_viz.metrics import Scorer
+
+
+def captured(**options):
+    """The capture of an untrained model of three blocks with four heads."""
+    torch.manual_seed(0)
+    model = Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()), 3)
+    captures = []
+    Recorder(model, make_probe(VOCAB, T, text_ids=range(T)), Schedule.every(1), captures.append, max_overhead=math.inf, **options).close()
+    return captures[0]
+
+
+# -- which -----------------------------------------------------------------------------------------------------
+
+
+def test_only_the_chosen_blocks_are_kept_under_their_own_numbers():
+    whole, chosen = captured(), captured(only_blocks=[0, 2])
+    assert set(chosen.arrays) == {name for name in whole.arrays if not name.startswith("blocks.1.")}
+    assert all(np.array_equal(array, whole.arrays[name]) for name, array in chosen.arrays.items())
+    assert chosen.model["n_blocks"] == 3
+
+
+@pytest.mark.parametrize(("heads", "of_block"), [([3, 1], {0: (1, 3), 1: (1, 3), 2: (1, 3)}), ({1: [2]}, {1: (2,)})])
+def test_only_the_chosen_heads_are_kept_and_labelled_and_scored_in_their_places(heads, of_block):
+    whole, chosen = Scorer()(captured()), Scorer()(captured(only_heads=heads))
+    for block in range(3):
+        name = f"blocks.{block}.attn.pattern"
+        kept = of_block.get(block, ())
+        assert (name in chosen.arrays) == bool(kept)
+        if kept:
+            assert np.array_equal(chosen.arrays[name], whole.arrays[name][:, list(kept)])
+            assert chosen.labels[f"blocks.{block}.head"] == tuple(map(str, kept))
+        induction = chosen.arrays["scores.head.induction"][block]
+        assert {head for head in range(len(induction)) if not np.isnan(induction[head])} == set(kept)
+        np.testing.assert_array_equal(induction[list(kept)], whole.arrays["scores.head.induction"][block, list(kept)])
+    assert f"blocks.{0}.mlp.w_in" in chosen.arrays
+
+
+def test_what_is_chosen_gets_the_whole_budget():
+    small = {"max_mb": 0.006}
+    sizes = [captured(**small, **options).arrays["blocks.0.mlp.w_in"].size for options in ({}, {"only_blocks": [0]})]
+    assert sizes[1] > 2 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only_blocks": [3]}, "no block 3 to keep: the model's 3 blocks count from 0"),
+        ({"only_blocks": [-1]}, "no block -1 to keep"),
+        ({"only_heads": [0, 4]}, "no head 4 in block 0: its 4 heads count from 0"),
+        ({"only_heads": {5: [0]}}, "no block 5 to keep"),
+        ({"only_heads": []}, "leave no attention"),
+        ({"pooling": "max"}, r"pooling must be one of sample, mean, rms, .* got \['max'\]"),
+        ({"pooling": {"mlp.*": "median"}}, r"got \['median'\]"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused_before_training(options, message):
+    with pytest.raises(ConfigError, match=message):
+        captured(**options)
+
+
+# -- how small -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "rms"])
+def test_pooled_weights_are_the_mean_or_the_rms_of_every_rectangle(pooling, transposed):
+    stored = torch.randn(10, 23, generator=torch.Generator().manual_seed(0))
+    matrix = (stored.t() if transposed else stored).numpy().astype(np.float64)
+    projection = Projection(0, "mlp.w_in", ("w",), matrix.shape, transposed=transposed)
+    made = read({"w": stored}, projection, (4, 4), pooling).numpy()
+    rows, columns = ((np.arange(size) * 4) // size for size in matrix.shape)
+    for row in range(4):
+        for column in range(4):
+            rectangle = matrix[np.ix_(rows == row, columns == column)]
+            expected = rectangle.mean() if pooling == "mean" else np.sqrt((rectangle**2).mean())
+            assert made[row, column] == pytest.approx(expected, abs=1e-6)
+
+
+def test_experts_are_pooled_with_their_rectangles():
+    stack = torch.randn(3, 8, 6, generator=torch.Generator().manual_seed(0))
+    projection = Projection(0, "mlp.w_in", ("w",), (8, 6))
+    np.testing.assert_allclose(read({"w": stack}, projection, (1, 1), "rms"), [[float(stack.square().mean().sqrt())]], rtol=1e-6)
+    np.testing.assert_allclose(read({"w": stack}, projection, (1, 1), "mean"), [[float(stack.mean())]], rtol=1e-5)
+
+
+def test_one_weight_gone_to_nan_shows_in_its_rectangle_alone():
+    stored = torch.ones(8, 8)
+    stored[5, 2] = math.nan
+    made = read({"w": stored}, Projection(0, "mlp.w_in", ("w",), (8, 8)), (4, 4), "rms")
+    assert torch.nonzero(made.isnan()).tolist() == [[2, 1]]
+
+
+def test_each_kind_of_weight_can_be_made_smaller_in_its_own_way():
+    whole, made = captured(), captured(max_mb=0.12, pooling={"mlp.*": "rms"})
+    side = len(made.arrays["blocks.0.mlp.w_in"])
+    assert side < 32
+    assert np.array_equal(made.arrays["blocks.0.attn.w_o"], sample(whole.arrays["blocks.0.attn.w_o"], side))
+    assert (made.arrays["blocks.0.mlp.w_in"] > 0).all()
+    assert made.model["pooling"] == {"mlp.*": "rms"}
+    assert "pooling" not in whole.model
+
+
+def test_pooled_weights_need_no_further_cutting():
+    made = captured(max_mb=0.12, pooling="rms")
+    kept = fit(made, 0.12)
+    weights = [name for name in made.arrays if ".w_" in name]
+    assert min(made.arrays[name].shape for name in weights) < (32, 32)
+    assert all(kept.arrays[name].shape == made.arrays[name].shape for name in weights)
+    assert len(capture_file.to_bytes(kept)) <= 0.12e6
