@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from torch import nn
 
 import tracker_viz as tv
@@ -104,9 +105,34 @@ def test_a_damaged_capture_leaves_a_gap_and_not_a_failure(watched):
     assert (result.n_captures, result.missing_steps) == (3, (4,))
 
 
+def test_a_damaged_capture_is_marked_in_the_picture(watched, tmp_path):
+    capture = Path(watched.ref.path) / "captures/step-00000004.safetensors"
+    capture.write_bytes(capture.read_bytes()[:-100])
+    damaged = tv.render(watched.ref, format="poster", video=SMALL, upload=False, output=tmp_path / "damaged.png", progress=False)
+    capture.unlink()
+    gone = tv.render(watched.ref, format="poster", video=SMALL, upload=False, output=tmp_path / "gone.png", progress=False)
+    assert damaged.read_bytes() != gone.read_bytes()
+
+
+def test_a_video_that_is_larger_than_allowed_is_made_smaller_and_says_so(watched):
+    (picture,) = render_run(watched.ref, video={"size": "4k", "interpolate": 3, "max_mb": 1}, upload=False, progress=False).pictures
+    assert picture.path.stat().st_size <= 1 << 20
+    assert "at most 1.0" in picture.notice
+
+
+def test_captures_are_cut_to_the_size_that_was_chosen(watched):
+    model = make_model()
+    with watch(model, max_mb=0.02, spool="small") as small:
+        train(model, small, range(6))
+    whole, cut = (list(tv.load_captures(run.ref))[-1] for run in (watched, small))
+    assert whole.arrays["blocks.0.attn.pattern"].shape[1] == 2
+    assert cut.arrays["blocks.0.attn.pattern"].shape[1] == cut.model["cut"]["heads"] == 1
+
+
 def test_a_run_that_is_gone_on_with_captures_nothing_twice(watched):
     model = make_model()
     with watch(model, start_step=4, total_steps=10) as again:
+        assert again.captured_steps == [0, 2, 4, 6]
         train(model, again, range(4, 10))
     captures = {capture.step: capture for capture in tv.load_captures(again.ref)}
     assert sorted(captures) == [0, 2, 4, 6, 8, 10]
@@ -136,6 +162,12 @@ def test_an_exception_in_training_passes_through_and_marks_the_run_as_failed():
         raise RuntimeError("out of luck")
     assert open_run(watcher.ref).info().state == "failed"
     assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 2, 3]
+
+
+def test_training_that_was_stopped_by_hand_is_marked_so():
+    with pytest.raises(KeyboardInterrupt), watch(make_model()) as watcher:
+        raise KeyboardInterrupt
+    assert watcher.runs[0].info().state == "killed"
 
 
 def test_several_runs_get_the_same_captures(tmp_path):
@@ -255,6 +287,18 @@ def test_a_tracker_that_never_answers_leaves_the_spool_to_be_drawn():
 
 def test_after_training_the_runs_that_have_everything_are_drawn(watched):
     assert watched.whole_runs() == [watched.ref]
+
+
+def test_a_run_that_was_deleted_while_it_trained_is_not_drawn(tmp_path):
+    model = make_model()
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    options = {"mlflow": {"tracking_uri": uri}, "local": {"directory": "runs"}}
+    watcher = watch(model, run=["mlflow", "local"], tracker_options=options)
+    train(model, watcher, range(3))
+    MlflowClient(uri).delete_run(watcher.refs[0].path)
+    train(model, watcher, range(3, 6))
+    watcher.close(timeout_s=5, progress=False)
+    assert [ref.scheme for ref in watcher.whole_runs()] == ["local"]
 
 
 def save_checkpoints(directory, steps):
