@@ -68,6 +68,17 @@ def test_what_was_captured_comes_back_in_order(watched):
     assert not np.array_equal(captures[0].arrays["blocks.0.mlp.w_gate"], captures[-1].arrays["blocks.0.mlp.w_gate"])
 
 
+def test_scoring_and_writing_are_charged_to_training_that_has_no_core_to_spare(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0})
+    model = make_model()
+    with watch(model) as watcher:
+        train(model, watcher, range(4))
+        watcher.outbox.flush()
+        written_s = watcher.outbox.writer_s
+        train(model, watcher, range(4, 6))
+    assert 0 < written_s <= watcher.recorder._behind_s <= watcher.outbox.writer_s
+
+
 def test_chosen_arrays_are_loaded_alone(watched):
     capture = next(iter(tv.load_captures(watched.ref, names=["scores.head.induction"])))
     assert list(capture.arrays) == ["scores.head.induction"]

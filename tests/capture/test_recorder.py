@@ -13,6 +13,7 @@ from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel,
 from torch import nn
 
 from tracker_viz.capture import Recorder, Schedule, make_probe
+from tracker_viz.capture import recorder as recorder_module
 from tracker_viz.capture.limits import context_length, vocab_size
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 
@@ -150,18 +151,7 @@ def test_off_due_steps_the_model_is_not_run():
 
 def test_the_governor_leaves_out_due_steps_and_says_so(caplog):
     now = [0.0]
-
-    class Slow(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = tiny()
-
-        def forward(self, ids):
-            now[0] += 5.0
-            return self.inner(ids)
-
-    model = Slow()
-    recorder, captures = recorded(model, Schedule.every(1, total_steps=200), max_overhead=0.1, clock=lambda: now[0])
+    recorder, captures = recorded(Clocked(now, 5.0), Schedule.every(1, total_steps=200), max_overhead=0.1, clock=lambda: now[0])
     with caplog.at_level(logging.WARNING, "tracker_viz.capture"):
         for step in range(1, 201):
             now[0] += 1.0
@@ -172,6 +162,68 @@ def test_the_governor_leaves_out_due_steps_and_says_so(caplog):
     assert recorder.overhead <= 0.12
     assert "leaving out" in caplog.text
     assert "max_overhead is 10.0 %" in caplog.text
+
+
+class Clocked(nn.Module):
+    """A pass takes ``pass_s`` seconds of a clock that is turned by hand."""
+
+    def __init__(self, now, pass_s):
+        super().__init__()
+        self.inner, self.now, self.pass_s = tiny(), now, pass_s
+
+    def forward(self, ids):
+        self.now[0] += self.pass_s
+        return self.inner(ids)
+
+
+@pytest.mark.parametrize(("threads", "counts"), [(2, True), (1, False)])
+def test_what_is_done_behind_the_sink_counts_where_training_keeps_every_core_busy(threads, counts, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 1})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    now, behind_s = [0.0], [0.0]
+    recorder, captures = recorded(
+        Clocked(now, 0.5), Schedule.every(10, total_steps=1000), max_overhead=0.1, clock=lambda: now[0], behind_sink=lambda: behind_s[0]
+    )
+    for step in range(1, 1001):
+        now[0] += 1.0
+        taken = len(captures)
+        recorder.step(step)
+        behind_s[0] += 2.5 * (len(captures) - taken)
+        now[0] += 2.5 * (len(captures) - taken) * counts  # and training takes longer for it
+    recorder.close()
+    assert len(captures) == pytest.approx(1000 * 0.1 / 3.0 if counts else 101, abs=4)
+    assert recorder.overhead == pytest.approx(0.1 if counts else 0.05, abs=0.01)
+
+
+def test_two_processes_with_a_thread_each_keep_two_cores_busy(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 1})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert not recorder_module._cores_are_busy(torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert recorder_module._cores_are_busy(torch.device("cpu"))
+    assert recorder_module._cores_are_busy(torch.device("cuda"))  # each launches kernels from a thread of its own
+
+
+def test_time_between_watching_and_training_pays_for_no_capture():
+    now = [0.0]
+    recorder, captures = recorded(Clocked(now, 1.0), Schedule.every(1, total_steps=200), max_overhead=0.1, clock=lambda: now[0])
+    now[0] += 10_000.0  # data are prepared, the model is compiled
+    for step in range(1, 201):
+        now[0] += 1.0
+        recorder.step(step)
+    assert len(captures) < 30
+
+
+def test_at_the_end_every_capture_is_accounted_for(caplog):
+    now = [0.0]
+    recorder, captures = recorded(Clocked(now, 2.0), Schedule.at([10, 90]), clock=lambda: now[0])
+    with caplog.at_level(logging.INFO, "tracker_viz.capture"):
+        for step in range(1, 100):
+            now[0] += 1.0
+            recorder.step(step)
+        recorder.close()
+    assert len(captures) == 4
+    assert "4 captures: 5.8 % of the training time, and 2 s before it for looking at the model" in caplog.text
 
 
 # -- what ------------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ class Camera:
         self.model_info: dict[str, Any] = dict(model_info or {})
         self.sharded = distributed.is_sharded(model)
         self.main = distributed.is_main_process()
+        self.device = model_device(model)
         self._max_mb = max_mb
         self._blocks, self._max_experts, self._autocast = blocks, max_experts, autocast
         self._only_blocks, self._only_heads = only_blocks, only_heads
@@ -87,7 +88,6 @@ class Camera:
         """Find out what the model is made of; the first capture, made on the way."""
         check_parameters(self.model)
         check_probe(self.probe, vocab_size=None, context_length=context_length(self.model))
-        self.device = model_device(self.model)
         self._input_ids = self.probe.input_ids.to(self.device)
         before = copy_of_buffers(self.model)
         self._written: set[str] = set()

@@ -1,7 +1,7 @@
 """Holds what captures cost under a share of the training time, by leaving out due steps evenly. Asked by the Recorder.
 
-Only due steps are timed; off them nothing is measured. The first capture (which explores the model) counts as part of the
-start, not as the price of a capture.
+Only due steps are timed; off them nothing is measured. The first capture, taken before training, counts as part of the start. What a
+capture takes is the training thread's time, and what is done for it behind the training thread where that has no core to itself.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ block; scoring, cutting to size and writing happen behind it, off the training t
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -47,6 +48,8 @@ class Recorder:
         counts_from: the loop's counter at the first call after one finished step, less ``start_step``: 0 or 1. Say it (1) where
             ``step`` may be called with the same number several times, as under gradient accumulation.
         max_overhead: most of the wall time that captures may take, 0..1; the schedule is thinned to keep it.
+        behind_sink: processor seconds that were spent on captures behind the sink so far. They count as taken from training where training
+            keeps every core busy, that is on a CPU.
         camera_options: what is captured, and how (``max_mb``, ``blocks``, ``projections``, ``autocast``, ...): see ``Camera``.
     """
 
@@ -61,6 +64,7 @@ class Recorder:
         captured: Collection[int] = (),
         counts_from: int | None = None,
         max_overhead: float = 0.02,
+        behind_sink: Callable[[], float] = float,
         clock: Callable[[], float] = time.perf_counter,
         **camera_options: Any,
     ) -> None:
@@ -74,22 +78,24 @@ class Recorder:
         self._start_step = start_step
         self._clock = clock
         self._sink = sink
+        self._behind_sink, self._behind_s = behind_sink, 0.0
         self._captured = set(captured)
         self._held: Capture | None = None
         self._governor = Governor(schedule, max_overhead)
         self._failures = 0
+        self._handed_on = 0
         self._closed = False
         self.schedule = schedule
         self.probe = as_probe(probe)
         self._camera = Camera(distributed.unwrapped(model), self.probe, **camera_options)
         # Of a model that is whole on every process, only the main one takes captures.
         self._takes_part = self._camera.main or self._camera.sharded
+        self._since, self._since_step = self._clock(), start_step
         if self._takes_part:
             self._explore(start_step)
         else:
             self._next_call = _NEVER
-        self._since = self._clock()
-        self._since_step = start_step
+        self._explored_s = self._clock() - self._since
 
     @property
     def captured_steps(self) -> list[int]:
@@ -103,7 +109,7 @@ class Recorder:
 
     @property
     def overhead(self) -> float:
-        """Share of the wall time that captures took so far, 0..1."""
+        """Share of the training time that captures took so far, 0..1; the first, which is taken before training, aside."""
         return self._governor.overhead
 
     def step(self, step: int, tokens_seen: int | None = None, **metrics: float | Tensor) -> None:
@@ -150,12 +156,19 @@ class Recorder:
         self._closed = True
         self._release({})
         self._next_call = _NEVER
-        if self._latest is not None and not (failed and self._camera.sharded) and self._failures < _MAX_FAILURES:
+        left_alone = not self._takes_part or (failed and self._camera.sharded) or self._failures >= _MAX_FAILURES
+        if self._latest is not None and not left_alone:
             step, tokens_seen, metrics = self._latest
-            self._try_capture(step + (self._offset or 0), tokens_seen, metrics)
+            if step + (self._offset or 0) not in self._captured:
+                self._capture_timed(step + (self._offset or 0), tokens_seen, metrics)
         self._latest = None
-        if self._camera.main and self._governor.captures:
-            log.info("%d captures took %.2g %% of the training time", self._governor.captures, 100 * self._governor.overhead)
+        if self._camera.main and self._handed_on:
+            log.info(
+                "%d captures: %.2g %% of the training time, and %.2g s before it for looking at the model",
+                self._handed_on,
+                100 * self._governor.overhead,
+                self._explored_s,
+            )
 
     def __enter__(self) -> Recorder:
         return self
@@ -170,22 +183,34 @@ class Recorder:
         if self._offset is None:
             self._offset = 1 if step == self._start_step else 0
         done = step + self._offset
-        due = self.schedule.next_due(self._since_step) if self._next_call == -_NEVER else self._next_call + self._offset
+        if self._next_call == -_NEVER:
+            due = self.schedule.next_due(self._since_step)
+            # What the user's script did between ``watch`` and here, data and compilation, is no training that pays for captures.
+            self._since, self._since_step = self._clock(), done
+        else:
+            due = self._next_call + self._offset
         if due is not None and done >= due:
-            self._settle()
-            now = self._clock()
-            self._governor.trained(done - self._since_step, now - self._since)
-            self._try_capture(done, tokens_seen, metrics)
-            self._governor.captured(self._clock() - now)
+            self._capture_timed(done, tokens_seen, metrics)
             due, skipped = self._governor.next_step(done)
             if skipped:
                 self._say_thinned(skipped, due)
-            self._since, self._since_step = self._clock(), done
         if self._failures >= _MAX_FAILURES:
             due = None
         if self._camera.sharded:
             due = distributed.agreed(_NEVER if due is None else due, self._camera.device)
         self._next_call = _NEVER if due is None or due >= _NEVER else due - self._offset
+
+    def _capture_timed(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> None:
+        self._settle()
+        behind_s = 0.0
+        if _cores_are_busy(self._camera.device):
+            before, self._behind_s = self._behind_s, self._behind_sink()
+            behind_s = self._behind_s - before
+        started = self._clock()
+        self._governor.trained(step - self._since_step, max(started - self._since - behind_s, 0.0))
+        self._try_capture(step, tokens_seen, metrics)
+        self._since, self._since_step = self._clock(), step
+        self._governor.captured(self._since - started + behind_s)
 
     def _release(self, metrics: Mapping[str, Any]) -> None:
         """Hand on the capture that was taken at construction, with what the first step said of the weights that it began with."""
@@ -194,6 +219,7 @@ class Recorder:
         held, self._held = self._held, None
         try:
             self._sink(replace(held, metrics=_numbers(metrics)))
+            self._handed_on += 1
         except Exception:
             log.exception("could not hand on the capture of step %d; training goes on", held.step)
 
@@ -235,7 +261,15 @@ class Recorder:
     def _deliver(self, capture: Capture) -> None:
         if self._camera.main:
             self._sink(capture)
+            self._handed_on += 1
         self._captured.add(capture.step)
+
+
+def _cores_are_busy(device: torch.device) -> bool:
+    """Whether whatever else this process does is done on training's time: it computes on as many threads as there are cores."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) >= cores
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -79,7 +79,7 @@ def watch(
         return Watcher(Recorder(model, probe, schedule, _drop, **options), None)
 
     # The Recorder comes first: a model that it cannot see must leave no run behind. It hands nothing on before the first step.
-    recorder = Recorder(model, probe, schedule, lambda capture: outbox.put(capture), **options)
+    recorder = Recorder(model, probe, schedule, lambda capture: outbox.put(capture), behind_sink=lambda: outbox.writer_s, **options)
     outbox, summary = open_outbox(run, name or "watched", spool, config, tags, tracker_options, max_mb)
     recorder.skip(outbox.captured_steps)
     return Watcher(recorder, outbox, summary)

@@ -121,6 +121,7 @@ class Outbox:
         self._disk_failed = False
         self._loop_metrics: frozenset[str] = frozenset()
         self._lost: list[int] = []
+        self._written_s = 0.0
         self._report: Report | None = None
         self._pid = os.getpid()
         self._spool = Spool.create(directory, name=name, config=config or {}, tags=tags or {})
@@ -162,6 +163,11 @@ class Outbox:
         """Steps that need no capture: they are in the spool, or in all of the runs that are joined."""
         there = [uploader.steps_there for uploader in self._uploaders]
         return self._spool.known_steps() | (frozenset.intersection(*there) if there else frozenset())
+
+    @property
+    def writer_s(self) -> float:
+        """Processor seconds that scoring and writing took so far, on the writer thread."""
+        return self._written_s
 
     @property
     def directory(self) -> Path:
@@ -277,6 +283,7 @@ class Outbox:
                 self._lose(capture.step, repr(error))
             finally:
                 with self._changed:
+                    self._written_s = time.thread_time()
                     self._n_unwritten -= 1
                     self._changed.notify_all()
 
