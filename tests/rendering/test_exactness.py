@@ -9,7 +9,7 @@ import pytest
 
 from tracker_viz.rendering import LAYOUTS, ColorScale, Renderer, Series
 from tracker_viz.rendering.plan import Box, Heatmap, Plan
-from tracker_viz.rendering.renderer import paint
+from tracker_viz.rendering.renderer import color_tables, paint
 from tracker_viz.rendering.sources import future
 from tracker_viz.rendering.template import make_template, seaborn_pixels
 from tracker_viz.rendering.theme import THEMES, rgb
@@ -38,7 +38,7 @@ def painted(plan, values):
     for heatmap in plan.heatmaps:
         cell_map = template.cell_maps[heatmap.name]
         assert not cell_map.blended
-        paint(pixels, heatmap, cell_map, plan.scales[heatmap.scale].table(), values[heatmap.name], rgb(plan.theme.panel))
+        paint(pixels, heatmap, cell_map, color_tables(plan)[heatmap.scale], values[heatmap.name])
     return pixels
 
 

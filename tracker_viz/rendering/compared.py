@@ -22,7 +22,7 @@ from tracker_viz.rendering.compared_plan import Numbers, RunTile, clock_text, ma
 from tracker_viz.rendering.compared_series import NO_ROLE, NOT_YET, ComparedSeries, Timing
 from tracker_viz.rendering.ink import blend, glyph
 from tracker_viz.rendering.plan import Heatmap
-from tracker_viz.rendering.renderer import paint
+from tracker_viz.rendering.renderer import color_tables, paint
 from tracker_viz.rendering.sources import Moment
 from tracker_viz.rendering.stills import png, with_suffix, write_whole
 from tracker_viz.rendering.storyboard import Shot
@@ -84,7 +84,7 @@ class ComparedRenderer:
         self._cell_maps, self._background = template.cell_maps, template.background
         box = self._planned.timeline.box
         self._background[box.y : box.bottom, box.x : box.right] = self._planned.timeline.before
-        self._tables = {key: scale.table() for key, scale in self.plan.scales.items()}
+        self._tables = color_tables(self.plan)
         roles = self.plan.theme.roles
         self._role_colors = np.array([rgb(roles.get(name, self.plan.theme.text)) for name in self.role_names], np.uint8).reshape(-1, 3)
         self._lock = threading.Lock()
@@ -140,7 +140,7 @@ class ComparedRenderer:
                 box = heatmap.box
                 pixels[box.y : box.bottom, box.x : box.right][cell_map.cells >= 0] = panel
                 continue
-            paint(pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name], panel)
+            paint(pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name])
             assert heatmap.head is not None
             role = int(self.runs[index].roles[capture, heatmap.head[0], heatmap.head[1]])
             if role != NO_ROLE:

@@ -151,7 +151,7 @@ def _timeline(renderer: Renderer, indices: list[int]) -> dict[str, Any] | None:
     if timeline is None:
         return None
     box = timeline.box
-    return {"box": [box.x, box.y, box.width, box.height], "x": [round(renderer.timeline_x(index), 1) for index in indices]}
+    return {"box": [box.x, box.y, box.width, box.height], "x": [round(timeline.x(renderer.series.steps[index]), 1) for index in indices]}
 
 
 def _tokens(renderer: Renderer) -> list[list[str]]:

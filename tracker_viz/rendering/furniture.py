@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracker_viz.metrics import HEAD_SCORES, NO_ROLE, ROLES, first_onsets, head_roles, onsets, score_series
 from tracker_viz.rendering.draft import Draft
@@ -88,26 +89,40 @@ def timeline(draft: Draft, area: Box, onsets: tuple[Onset, ...]) -> None:
         if finite.max() > finite.min():
             draft.text(short_number(float(finite.max())), x - px(14), box.y + px(12), 15, align="right", baseline="center")
             draft.text(short_number(float(finite.min())), x - px(14), box.bottom - px(12), 15, align="right", baseline="center")
+    line = Timeline(box, series.steps[0], series.steps[-1], _curve(series, values, box), onsets)
     for step in nice_steps(series.steps[0], series.steps[-1], max(4, box.width // px(170))):
-        label_x = box.x + (box.width - 1) * _part(series, step)
+        label_x = line.x(step)
         align = "left" if label_x < box.x + px(20) else "right" if label_x > box.right - px(30) else "center"
         draft.text(f"{step:,}", label_x, box.bottom + px(26), 16, align=align)
-    columns = {round((box.width - 1) * _part(series, step)) for step in series.steps}
-    missing = {round((box.width - 1) * _part(series, step)) for step in series.missing_steps if series.steps[0] < step < series.steps[-1]}
-    draft.swatches += [Swatch(Box(box.x + column, box.bottom + px(2), 1, px(6)), theme.dim) for column in sorted(columns)]
-    draft.swatches += [Swatch(Box(box.x + column - 1, box.bottom + px(2), 3, px(6)), theme.nonfinite) for column in sorted(missing)]
+    columns = {round(line.x(step)) for step in series.steps}
+    missing = {round(line.x(step)) for step in series.missing_steps if series.steps[0] < step < series.steps[-1]}
+    draft.swatches += [Swatch(Box(column, box.bottom + px(2), 1, px(6)), theme.dim) for column in sorted(columns)]
+    draft.swatches += [Swatch(Box(column - 1, box.bottom + px(2), 3, px(6)), theme.nonfinite) for column in sorted(missing)]
     if missing:
         draft.text("missing", x - px(14), box.bottom + px(11), 14, theme.nonfinite, align="right")
-    draft.timeline = Timeline(box, draft.layout.metric, 16 * draft.unit, onsets)
-    _onset_flags(draft, box, onsets)
+    draft.timeline = line
+    _onset_flags(draft, line)
 
 
-def _onset_flags(draft: Draft, box: Box, onsets: tuple[Onset, ...]) -> None:
-    px, size = draft.px, 15.0
+def _curve(series: Series, values: NDArray[np.float64], box: Box) -> NDArray[np.float64]:
+    """float64 [point, (x, y)]: a metric over the run in pixels of the picture."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros((0, 2))
+    low, high = values[finite].min(), values[finite].max()
+    pad = 0.12 * box.height
+    y = box.bottom - pad - (values[finite] - low) / (high - low or 1.0) * (box.height - 2 * pad)
+    steps = np.array(series.steps, np.float64)[finite]
+    x = box.x + (box.width - 1) * (steps - series.steps[0]) / max(1, series.steps[-1] - series.steps[0])
+    return np.stack([x, y], 1)
+
+
+def _onset_flags(draft: Draft, timeline: Timeline) -> None:
+    px, size, box = draft.px, 15.0, timeline.box
     line = px(22)
     taken: list[list[tuple[float, float]]] = [[] for _ in range(max(1, min(4, (box.height - px(6)) // line)))]
-    for onset in onsets:
-        at = box.x + (box.width - 1) * _part(draft.series, onset.step)
+    for onset in timeline.onsets:
+        at = timeline.x(onset.step)
         draft.swatches.append(Swatch(Box(round(at), box.y, px(2), box.height), draft.theme.roles[onset.role]))
         text = f"{onset.role.replace('_', ' ')} · block {onset.block} head {onset.head}"
         wide = draft.text_width(text, size)
@@ -119,10 +134,6 @@ def _onset_flags(draft: Draft, box: Box, onsets: tuple[Onset, ...]) -> None:
         if row is not None:
             taken[row].append((left, left + wide))
             draft.text(text, left, box.y + px(19) + row * line, size, draft.theme.roles[onset.role], backed=True)
-
-
-def _part(series: Series, step: float) -> float:
-    return (step - series.steps[0]) / max(1, series.steps[-1] - series.steps[0])
 
 
 def nice_steps(first: int, last: int, at_most: int) -> list[int]:

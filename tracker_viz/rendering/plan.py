@@ -121,12 +121,22 @@ class Onset:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The run along x: the metric's curve, a tick for every capture, onsets, and a playhead. ``box`` is the curve's own area."""
+    """The run along x, and a playhead on it.
+
+    Attributes:
+        box: the curve's own area; its left and right edge are the run's ``first_step`` and ``last_step``.
+        curve: float64 [point, (x, y)]: the metric in pixels of the picture; empty where the run has none.
+    """
 
     box: Box
-    metric: str
-    font_px: float
+    first_step: int
+    last_step: int
+    curve: NDArray[np.float64]
     onsets: tuple[Onset, ...] = ()
+
+    def x(self, step: float) -> float:
+        """Pixel column of a step."""
+        return self.box.x + (self.box.width - 1) * (step - self.first_step) / max(1, self.last_step - self.first_step)
 
 
 @dataclass(frozen=True, slots=True)

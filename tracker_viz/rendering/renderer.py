@@ -53,13 +53,12 @@ class Renderer:
     ) -> None:
         self.series = series
         self.plan: Plan = make_plan(resolve_layout(layout), series, size=size, theme=theme, scales=scales)
-        self._curve = _curve(self.plan, series)
-        self._template = make_template(self.plan, curve=self._curve)
+        self._template = make_template(self.plan)
         self.values_needed = sorted({name for heatmap in self.plan.heatmaps for name in heatmap.source.needs})
         self._first_needed = _compared(self.plan, "first")
         self._previous_needed = _compared(self.plan, "previous")
         self._first = dict(series.read(0, self._first_needed).arrays) if self._first_needed else {}
-        self._tables = {key: scale.table() for key, scale in self.plan.scales.items()}
+        self._tables = color_tables(self.plan)
         self._lock = threading.Lock()
         self._title_pixels: NDArray[np.uint8] | None = None
         self.redraws_fully = any(cell_map.blended for cell_map in self._template.cell_maps.values())
@@ -86,11 +85,11 @@ class Renderer:
             raise RenderError(f"the run has the captures 0..{len(self.series) - 1}; got {index} + {part}")
         capture = self.series.read(index, self.values_needed)
         values = self.values(index, capture, part)
-        pixels = seaborn_pixels(self.plan, values, curve=self._curve) if self.redraws_fully else self._template.background.copy()
+        pixels = seaborn_pixels(self.plan, values) if self.redraws_fully else self._template.background.copy()
         if not self.redraws_fully:
             for heatmap in self.plan.heatmaps:
                 cell_map = self._template.cell_maps[heatmap.name]
-                paint(pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name], rgb(self.plan.theme.panel))
+                paint(pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name])
         self._paint_roles(pixels, index)
         self._paint_timeline(pixels, index, part)
         self._paint_readouts(pixels, index)
@@ -112,10 +111,6 @@ class Renderer:
             box = self.plan.timeline.box
             pixels[box.y : box.bottom, box.x : box.right] = self._template.played[box.y : box.bottom, box.x : box.right]
         return pixels
-
-    def timeline_x(self, index: int) -> float:
-        """Pixel column of a capture on the timeline."""
-        return timeline_x(self.plan, self.series, self.series.steps[index])
 
     def _title(self) -> NDArray[np.uint8]:
         from tracker_viz.rendering.stills import title_card
@@ -163,13 +158,13 @@ class Renderer:
             return
         box = timeline.box
         last = len(self.series) - 1
-        here, there = (timeline_x(self.plan, self.series, self.series.steps[min(at, last)]) for at in (index, index + 1))
+        here, there = (timeline.x(self.series.steps[min(at, last)]) for at in (index, index + 1))
         x = round(here + part * (there - here))
         pixels[box.y : box.bottom, box.x : x] = self._template.played[box.y : box.bottom, box.x : x]
         half = max(1, round(self.plan.height / 1080))
         pixels[box.y : box.bottom, max(box.x, x - half) : min(box.right, x + half + 1)] = rgb(self.plan.theme.text)
-        if self._curve is not None and len(self._curve):
-            y = float(np.interp(x, self._curve[:, 0], self._curve[:, 1]))
+        if len(timeline.curve):
+            y = float(np.interp(x, timeline.curve[:, 0], timeline.curve[:, 1]))
             paint_dot(pixels, x, y, 8.0 * self.plan.height / 1080, rgb(self.plan.theme.text), rgb(self.plan.theme.accent))
 
     def _paint_readouts(self, pixels: NDArray[np.uint8], index: int) -> None:
@@ -209,50 +204,33 @@ def resolve_layout(layout: str | Layout) -> Layout:
     return LAYOUTS[layout]
 
 
-def paint(
-    pixels: NDArray[np.uint8],
-    heatmap: Heatmap,
-    cell_map: CellMap,
-    table: NDArray[np.uint8],
-    values: NDArray[np.float16],
-    panel: tuple[int, int, int],
-) -> None:
-    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colours of ``values`` (float16 [rows, columns])."""
+_HIDDEN = 1 << 16
+
+
+def color_tables(plan: Plan) -> dict[str, NDArray[np.uint8]]:
+    """Key of a scale -> uint8 [65537, 3]: the colour of every float16, and at the end that of a cell which a mask hides."""
+    hidden = np.array([rgb(plan.theme.panel)], np.uint8)
+    return {key: np.concatenate([scale.table(), hidden]) for key, scale in plan.scales.items()}
+
+
+def paint(pixels: NDArray[np.uint8], heatmap: Heatmap, cell_map: CellMap, table: NDArray[np.uint8], values: NDArray[np.float16]) -> None:
+    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colours of ``values`` (float16 [rows, columns]).
+
+    ``table``: one of ``color_tables``.
+    """
     box = heatmap.box
-    colors = table.take(np.ascontiguousarray(values).view(np.uint16), axis=0)
+    places = np.ascontiguousarray(values).view(np.uint16).astype(np.intp)
+    if heatmap.mask is not None:
+        places[heatmap.mask] = _HIDDEN  # a quarter of the time that hiding their colours takes
+    colors = table.take(places, axis=0)
     view = pixels[box.y : box.bottom, box.x : box.right]
     if cell_map.replication is None:
         shown = cell_map.cells >= 0
         view[shown] = colors.reshape(-1, 3)[cell_map.cells[shown]]
         return
-    if heatmap.mask is not None:
-        colors[heatmap.mask] = panel
     down, across = cell_map.replication
     rows = colors.repeat(across, axis=1)
     view.reshape(len(rows), down, box.width, 3)[...] = rows[:, None]
-
-
-def timeline_x(plan: Plan, series: Series, step: float) -> float:
-    """Pixel column of a step on the timeline."""
-    assert plan.timeline is not None
-    box = plan.timeline.box
-    return box.x + (box.width - 1) * (step - series.steps[0]) / max(1, series.steps[-1] - series.steps[0])
-
-
-def _curve(plan: Plan, series: Series) -> NDArray[np.float64] | None:
-    """float64 [point, (x, y)]: the metric over the run in pixels of the picture."""
-    if plan.timeline is None:
-        return None
-    box = plan.timeline.box
-    values = series.metric(plan.timeline.metric)
-    finite = np.isfinite(values)
-    if not finite.any():
-        return None
-    low, high = values[finite].min(), values[finite].max()
-    pad = 0.12 * box.height
-    y = box.bottom - pad - (values[finite] - low) / (high - low or 1.0) * (box.height - 2 * pad)
-    x = np.array([timeline_x(plan, series, step) for step in series.steps])[finite]
-    return np.stack([x, y], 1)
 
 
 def _compared(plan: Plan, which: str) -> list[str]:

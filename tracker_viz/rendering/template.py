@@ -50,8 +50,8 @@ class Template:
     cell_maps: Mapping[str, CellMap]
 
 
-def make_template(plan: Plan, *, curve: NDArray[np.float64] | None = None) -> Template:
-    """Let seaborn draw the plan, and read off where its cells are. ``curve``: float64 [point, (x, y)] in pixels."""
+def make_template(plan: Plan) -> Template:
+    """Let seaborn draw the plan, and read off where its cells are."""
     offset = 1
     offsets = {}
     for heatmap in plan.heatmaps:
@@ -60,10 +60,10 @@ def make_template(plan: Plan, *, curve: NDArray[np.float64] | None = None) -> Te
     if offset >= 1 << 24:
         raise LayoutError(f"{offset:,} cells in one picture; at most {(1 << 24) - 1:,} can be told apart: pool more, or show fewer heads")
     with MPL_LOCK, fixed_style():
-        figure, meshes = _build(plan, {}, curve, played=False)
+        figure, meshes = _build(plan, {})
         codes = _draw_codes(figure, meshes, offsets, 0)
         complements = _draw_codes(figure, meshes, offsets, 0xFFFFFF)
-        played = _pixels(_build(plan, None, curve, played=True)[0]) if plan.timeline else codes
+        played = _pixels(_build(plan, None, played=True)[0]) if plan.timeline else codes
     equal = (codes == complements).all(2)
     numbers = _numbers(codes)
     is_cell = numbers ^ _numbers(complements) == 0xFFFFFF
@@ -86,10 +86,10 @@ def make_template(plan: Plan, *, curve: NDArray[np.float64] | None = None) -> Te
     return Template(background, played, cell_maps)
 
 
-def seaborn_pixels(plan: Plan, values: Mapping[str, NDArray[np.float16]], *, curve: NDArray[np.float64] | None = None) -> NDArray[np.uint8]:
+def seaborn_pixels(plan: Plan, values: Mapping[str, NDArray[np.float16]]) -> NDArray[np.uint8]:
     """The plan drawn from nothing by seaborn with these values: uint8 [height, width, 3]. Slow; the measure of the painter."""
     with MPL_LOCK, fixed_style():
-        return _pixels(_build(plan, values, curve, played=False)[0])
+        return _pixels(_build(plan, values)[0])
 
 
 def text_coverage(text: str, size_px: float, *, bold: bool = False, mono: bool = False) -> tuple[NDArray[np.float32], int]:
@@ -126,7 +126,7 @@ def _family(mono: bool) -> str:
     return "DejaVu Sans Mono" if mono else "DejaVu Sans"
 
 
-def _build(plan: Plan, values: Mapping[str, Any] | None, curve: Any, *, played: bool) -> tuple[Any, dict[str, Any]]:
+def _build(plan: Plan, values: Mapping[str, Any] | None, *, played: bool = False) -> tuple[Any, dict[str, Any]]:
     """A figure of the plan. ``values``: heatmap name -> values; missing ones are zeros; None leaves the heatmaps out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -151,7 +151,7 @@ def _build(plan: Plan, values: Mapping[str, Any] | None, curve: Any, *, played: 
         box = swatch.box
         ground.fill([box.x, box.right, box.right, box.x], [box.y, box.y, box.bottom, box.bottom], color=swatch.color, lw=0, aa=False)
     if plan.timeline:
-        _draw_timeline(ground, plan, plan.timeline, curve, played)
+        _draw_timeline(ground, plan, plan.timeline, played)
     for label in plan.labels:
         _draw_label(ground, label, plan.theme.panel)
     for bar in plan.bars:
@@ -264,11 +264,11 @@ def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
         _draw_label(ground, Label(text, x, box.bottom + size * 1.25, size * 0.9, plan.theme.dim, align=align))  # type: ignore[arg-type]
 
 
-def _draw_timeline(ground: Any, plan: Plan, timeline: Timeline, curve: Any, played: bool) -> None:
+def _draw_timeline(ground: Any, plan: Plan, timeline: Timeline, played: bool) -> None:
     box, theme = timeline.box, plan.theme
     ground.fill([box.x, box.right, box.right, box.x], [box.y, box.y, box.bottom, box.bottom], color=theme.panel, lw=0, aa=False, zorder=0)
-    if curve is not None and len(curve):
-        x, y = curve[:, 0], curve[:, 1]
+    if len(timeline.curve):
+        x, y = timeline.curve.T
         color = theme.accent if played else theme.dim
         if played:
             ground.fill_between(x, y, box.bottom, color=theme.accent, alpha=0.14, lw=0, zorder=1)

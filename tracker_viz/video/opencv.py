@@ -74,6 +74,7 @@ class OpenCV:
 class _OpenCVSegment:
     def __init__(self, writer: Any, cv2: Any) -> None:
         self._writer, self._cv2 = writer, cv2
+        self._bgr: NDArray[np.uint8] | None = None
 
     def __enter__(self) -> _OpenCVSegment:
         return self
@@ -82,7 +83,9 @@ class _OpenCVSegment:
         self._writer.release()
 
     def write(self, pixels: NDArray[np.uint8]) -> None:
-        self._writer.write(self._cv2.cvtColor(pixels, self._cv2.COLOR_RGB2BGR))
+        # Into the same memory each time: getting new memory for every picture takes longer than the conversion.
+        self._bgr = self._cv2.cvtColor(pixels, self._cv2.COLOR_RGB2BGR, dst=self._bgr)
+        self._writer.write(self._bgr)
 
 
 def import_cv2() -> Any:
