@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from tracker_viz.types import Capture
 
 Show = Literal["change", "value", "step"]
-Reduce = Literal["mean", "rms", "max"]
+Reduce = Literal["mean", "rms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,14 +255,19 @@ def pool(matrix: NDArray[np.float32], shape: tuple[int, int], reduce: Reduce) ->
     """Reduce a matrix to ``shape`` (at most its own) over windows as even as whole numbers allow."""
     if matrix.shape == shape:
         return np.abs(matrix) if reduce == "rms" else matrix
-    edges = [np.arange(cells) * length // cells for length, cells in zip(matrix.shape, shape, strict=True)]
-    if reduce == "max":
-        return np.maximum.reduceat(np.maximum.reduceat(matrix, edges[1], axis=1), edges[0], axis=0)
+    rows, columns, sizes = _windows(matrix.shape, shape)
     entries = np.square(matrix) if reduce == "rms" else matrix
-    sums = np.add.reduceat(np.add.reduceat(entries, edges[1], axis=1), edges[0], axis=0)
-    sizes = [np.diff(edge, append=length) for edge, length in zip(edges, matrix.shape, strict=True)]
-    mean = sums / (sizes[0][:, None] * sizes[1][None, :]).astype(np.float32)
-    return np.sqrt(mean) if reduce == "rms" else mean
+    mean = np.add.reduceat(np.add.reduceat(entries, rows, axis=0), columns, axis=1)  # rows first: whole rows are added at once
+    mean /= sizes
+    return np.sqrt(mean, out=mean) if reduce == "rms" else mean
+
+
+@lru_cache(maxsize=256)
+def _windows(matrix_shape: tuple[int, ...], shape: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Where the windows of ``pool`` begin, in rows and in columns, and how many entries each has, float32 [rows, columns]."""
+    edges = [np.arange(cells) * length // cells for length, cells in zip(matrix_shape, shape, strict=True)]
+    high, wide = (np.diff(edge, append=length) for edge, length in zip(edges, matrix_shape, strict=True))
+    return edges[0], edges[1], np.multiply.outer(high, wide).astype(np.float32)
 
 
 def order_by_norm(change: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
