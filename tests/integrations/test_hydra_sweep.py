@@ -78,7 +78,8 @@ def test_a_tracker_that_is_away_costs_the_parent_and_not_the_jobs(tmp_path, capl
     from omegaconf import OmegaConf
 
     callback = SweepCallback({"mlflow": {"tracking_uri": "sqlite:////proc/no/such/place.db"}})
-    callback.on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "overrides": {"task": ["x=0,1"]}}}))
+    hydra = {"runtime": {"cwd": str(tmp_path)}, "sweep": {"dir": "multirun"}, "overrides": {"task": ["x=0,1"]}}
+    callback.on_multirun_start(OmegaConf.create({"hydra": hydra}))
     assert "the runs of this sweep get no parent in mlflow" in caplog.text
     callback.on_multirun_end(OmegaConf.create({}))
 

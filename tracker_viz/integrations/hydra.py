@@ -55,7 +55,7 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         chosen: Any = self.tracker if self.tracker is not None else OmegaConf.select(config, "tracker")
         chosen = OmegaConf.to_container(chosen, resolve=True) if isinstance(chosen, DictConfig) else chosen
-        directory = Path(config.hydra.sweep.dir).absolute()
+        directory = _sweep_directory(config)
         overrides = "\n".join(config.hydra.overrides.task)
         for scheme, options in (chosen or {}).items():
             if scheme == "local":
@@ -74,7 +74,7 @@ class SweepCallback(Callback):
         capture_file.write_atomically(note, directory / NOTE)
 
     def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
-        note = Path(config.hydra.sweep.dir).absolute() / NOTE
+        note = _sweep_directory(config) / NOTE
         if note.is_file() and OmegaConf.select(config, "hydra.job.num", throw_on_missing=False) is not None:
             os.environ[PARENTS] = " ".join(json.loads(note.read_text()))
 
@@ -92,3 +92,8 @@ class SweepCallback(Callback):
                 parent.finish(state)
             except TrackerVizError as error:
                 log.warning("the sweep's run %s could not be ended: %s", parent.ref, error)
+
+
+def _sweep_directory(config: DictConfig) -> Path:
+    """Absolute, and the same for all jobs: with ``hydra.job.chdir`` each of them works in a directory of its own."""
+    return Path(config.hydra.runtime.cwd, config.hydra.sweep.dir)
