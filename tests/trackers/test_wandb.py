@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import wandb
 from wandb_server import WandbServer
-from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
+from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F401
 
 from tracker_viz.errors import ConfigError, RunActiveError, TrackerError, TransientTrackerError
 from tracker_viz.trackers.base import MetricPoint
@@ -23,7 +23,7 @@ from tracker_viz.trackers.testing import TrackerContract, make_capture, write_ca
 from tracker_viz.trackers.wandb import WandbTracker
 from tracker_viz.trackers.wandb_client import WandbService
 from tracker_viz.trackers.wandb_run import WandbRun
-from tracker_viz.trackers.wandb_session import merged_definitions
+from tracker_viz.trackers.wandb_snapshot import merged_definitions
 from tracker_viz.trackers.wandb_store import from_text
 from tracker_viz.types import CaptureRef, RunRef
 
@@ -75,20 +75,6 @@ class TestWandbTracker(TrackerContract):
 @pytest.fixture
 def tracker(wandb_server):  # noqa: F811
     return WandbTracker()
-
-
-def train(server, *, exit_code=0, steps=4, **identity):
-    """Somebody's training, by the plain client: console, metadata, definitions, tags and all. Returns the run as the service has it."""
-    settings = wandb.Settings(reinit="create_new", silent=True, console="wrap")
-    run = wandb.init(project="theirs", config={"lr": 0.1, "model": {"d": 8}}, settings=settings, **identity)
-    run.define_metric("epoch")
-    run.define_metric("val/*", step_metric="epoch", summary="min")
-    for step in range(steps):
-        print(f"training step {step}")
-        run.log({"loss": 1 / (1 + step), "val/loss": 1.0, "epoch": step / 2}, step=step)
-    run.summary["best"] = {"loss": 0.25}
-    run.finish(exit_code=exit_code)
-    return server.run(f"tester/theirs/{run.id}")
 
 
 def ours(key):
@@ -300,7 +286,7 @@ def test_an_html_page_gets_a_panel_of_its_own(wandb_server, tracker, tmp_path): 
     run.finish("finished")
     stored = wandb_server.run(run.ref.path)
     assert stored.files["reports/comparison.html"] == page.read_bytes()
-    assert stored.files[stored.summary["tracker_viz/comparison"]["path"]] == page.read_bytes()
+    assert stored.files[stored.summary["tracker_viz/reports/comparison_html"]["path"]] == page.read_bytes()
 
 
 def test_a_refused_key_is_not_taken_for_an_outage(wandb_server, monkeypatch):  # noqa: F811

@@ -2,9 +2,10 @@
 
     captures      versions of the artifact ``captures-<run id>``, many steps in one, see wandb_store.py
     metrics       the run's history, with ``tracker_viz/step`` as the charts' horizontal axis
-    videos        media under ``tracker_viz/<layout>``, a key that is the same in every run, so that runs line up in one panel
-    files         the run's Files tab, under the path they were put as
-    sweeps        group = the parent's run id, job type ``trial``
+    videos        media under ``tracker_viz/<layout>``, pictures, pages, tables and key frames beside them, see wandb_media.py
+    files         the run's Files tab, under the path they were put as; what W&B can show has a panel too
+    sweeps        group = the parent's run id, job type ``trial``; results about a sweep: one run of job type ``compare`` in its group
+    inputs        used artifacts, see wandb_lineage.py
 
 Training's run is made here, or is the user's own ``wandb.run`` and then never ended, nor its step counter moved. A run that ended is
 resumed for a moment and left as it was, see wandb_session.py.
@@ -12,6 +13,8 @@ resumed for a moment and left as it was, see wandb_session.py.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -22,11 +25,14 @@ import wandb
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.trackers import wandb_session as session
 from tracker_viz.trackers.base import without_secrets
-from tracker_viz.trackers.wandb_client import DEFAULT_ENTITY, WandbService
-from tracker_viz.trackers.wandb_run import JOB_TYPE, OWN_CONFIG, WandbRun
+from tracker_viz.trackers.wandb_client import DEFAULT_ENTITY, OWN_CONFIG, WandbService
+from tracker_viz.trackers.wandb_run import JOB_TYPE, WandbRun
 from tracker_viz.types import RunRef
 
+DEFAULT_PROJECT = "tracker_viz"
 TAG_CHARACTERS = 64  # W&B takes no longer tag
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[^/\s:]+")
 
@@ -35,7 +41,8 @@ class WandbTracker:
     """One W&B server and the project that new runs go to.
 
     Args:
-        project: for runs that are made here.
+        project: for runs that are made here; None is that of the sweep's run above a run, for a group lies in one project, else
+            ``WANDB_PROJECT``, else ``tracker_viz``.
         entity: whose project; None is the account's own.
         base_url: the server; None takes ``WANDB_BASE_URL`` or the client's configuration.
         settings: more ``wandb.Settings`` for runs that are made here, ``{"console": "wrap", "x_disable_stats": True}``.
@@ -43,7 +50,7 @@ class WandbTracker:
 
     def __init__(
         self,
-        project: str = "tracker_viz",
+        project: str | None = None,
         entity: str | None = None,
         base_url: str | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -59,8 +66,8 @@ class WandbTracker:
 
     @property
     def options(self) -> Mapping[str, str]:
-        entity = {"entity": self._entity} if self._entity else {}
-        return {"project": self._project, **entity, **self._service.environment}
+        chosen = {"project": self._project or os.environ.get("WANDB_PROJECT"), "entity": self._entity}
+        return {name: value for name, value in chosen.items() if value} | self._service.environment
 
     def create_run(
         self,
@@ -75,7 +82,8 @@ class WandbTracker:
         if mode == "disabled":
             raise TrackerError("WANDB_MODE=disabled makes W&B forget everything; unset it, or choose tracker=local or tracker=mlflow")
         run_id = key[:12] if key else secrets.token_hex(4)
-        if live := session.live_run(RunRef("wandb", f"{self._entity or DEFAULT_ENTITY}/{self._project}/{run_id}")):
+        entity, project = self._home(parent)
+        if live := session.live_run(RunRef("wandb", f"{entity or DEFAULT_ENTITY}/{project}/{run_id}")):
             return WandbRun(self._service, session.ref_of(live), sdk_run=live, ours=True)
         if mode == "online":
             self._service.check()
@@ -83,8 +91,8 @@ class WandbTracker:
         sdk_run = session.start(
             self._service,
             settings=self._settings,
-            entity=self._entity,
-            project=self._project,
+            entity=entity,
+            project=project,
             id=run_id,
             resume="allow" if mode == "online" else None,
             name=name,
@@ -95,6 +103,18 @@ class WandbTracker:
             job_type=JOB_TYPE if parent else None,
         )
         return WandbRun(self._service, session.ref_of(sdk_run), sdk_run=sdk_run, ours=True)
+
+    def _home(self, parent: RunRef | None) -> tuple[str | None, str]:
+        """Entity and project of a new run."""
+        if parent is None or parent.scheme != "wandb":
+            return self._entity, self._project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
+        entity, project, _ = parent.path.split("/")
+        if self._project in (None, project):
+            return self._entity or (None if entity == DEFAULT_ENTITY else entity), project
+        log.warning(
+            "%s is the run of a sweep in another project than %r: W&B does not show the sweep's runs together", parent, self._project
+        )
+        return self._entity, self._project
 
     def open_run(self, ref: RunRef, *, ours: bool = False) -> WandbRun:
         if ref.scheme != "wandb":

@@ -26,6 +26,7 @@ from tracker_viz.trackers.base import without_userinfo
 from tracker_viz.types import RunRef
 
 DEFAULT_ENTITY = "_"  # in a RunRef: whoever the credentials belong to; all that an offline run knows
+OWN_CONFIG = "tracker_viz"  # what a run's config holds for us
 API_TIMEOUT_S = 20
 
 _REFUSED_STATUS = {400, 401, 402, 403, 404, 409, 410, 413, 422}
@@ -68,6 +69,13 @@ class WandbService:
         """``online``, ``offline`` or ``disabled``, as the user's environment says."""
         mode = os.environ.get("WANDB_MODE") or str(wandb.setup().settings.mode)
         return {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
+
+    def require_online(self, ref: RunRef) -> None:
+        """Raises TransientTrackerError: the environment says that nothing is to be written to the server now."""
+        if self.mode != "online":
+            raise TransientTrackerError(
+                f"WANDB_MODE={self.mode} keeps this process from {ref}; unset it where W&B can be reached and try again"
+            )
 
     def require_credentials(self) -> None:
         """Raise where the client would ask on the terminal, which nobody may be watching.

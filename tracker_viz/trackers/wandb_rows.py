@@ -12,33 +12,40 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import wandb
 
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers.base import MetricPoint
+from tracker_viz.trackers.wandb_frames import Frame, frame_media
 
 log = logging.getLogger(__name__)
 
 STEP = "tracker_viz/step"
 RENDER = "tracker_viz/render"
-VIDEO_SUFFIXES = (".webm", ".mp4", ".gif", ".ogg")
 
 POLL_S = 0.2
 
-
-def media_key(layout: str) -> str:
-    """No run id and no time: the same key in every run puts their videos into one panel."""
-    return f"tracker_viz/{layout}"
+_logged: WeakKeyDictionary[Any, dict[str, dict[int, Frame]]] = WeakKeyDictionary()
 
 
 class Rows(Protocol):
     def add(self, points: Sequence[MetricPoint]) -> None: ...
 
-    def add_media(self, key: str, media: Any) -> None: ...
+    def add_media(self, key: str, media: Any) -> None:
+        """One row with a medium that is made again now and then: the newest is last in its panel."""
+        ...
+
+    def add_frames(self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]) -> None:
+        """Those that ``changed``, each in a row of its own, so that the panel's slider goes through training.
+
+        Where that would move somebody's counter, all ``frames`` in one row, which the panel shows as a gallery.
+        """
+        ...
 
     def close(self) -> None:
         """Nothing is added any more."""
@@ -50,10 +57,12 @@ class OwnRows:
 
     Args:
         every_metric: the run is ours altogether, so that one rule can give all of its metrics their axis.
+        counted: the loop that wrote the run said its steps. It may go on some day, and would lose as many rows as we add.
     """
 
-    def __init__(self, sdk_run: Any, *, every_metric: bool) -> None:
+    def __init__(self, sdk_run: Any, *, every_metric: bool, counted: bool = False) -> None:
         self._run = sdk_run
+        self._counted = counted
         self._defined = {STEP}
         self._every_metric = every_metric
         self._ruled = False
@@ -65,6 +74,12 @@ class OwnRows:
 
     def add_media(self, key: str, media: Any) -> None:
         self._run.log(media_row(self._run, key, media))
+
+    def add_frames(self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]) -> None:
+        if self._counted:
+            log_gallery(self._run, key, frames, commit=True)
+        else:
+            log_frames(self._run, key, {frame: frames[frame] for frame in changed})
 
     def close(self) -> None:
         return
@@ -106,6 +121,12 @@ class JoinedRows:
     def add_media(self, key: str, media: Any) -> None:
         # Into the row that their loop is at: a video need not wait its turn, and must not wait until its file is gone.
         self._run.log(media_row(self._run, key, media), commit=False)
+
+    def add_frames(self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]) -> None:
+        if loop_leaves_counting_to_wandb(self._run):
+            log_frames(self._run, key, {frame: frames[frame] for frame in changed})
+        else:
+            log_gallery(self._run, key, frames, commit=False)
 
     def close(self) -> None:
         with self._changed:
@@ -183,12 +204,32 @@ def media_row(sdk_run: Any, key: str, media: Any) -> dict[str, Any]:
     return {key: media, RENDER: int(sdk_run.summary.get(RENDER) or 0) + 1}
 
 
-def video_media(video: Path) -> wandb.Video:
-    """The file as it is, byte for byte.
+def log_frames(sdk_run: Any, key: str, frames: Mapping[Frame, Path]) -> None:
+    _define_frames(sdk_run, key)
+    for frame, picture in frames.items():
+        sdk_run.log({key: frame_media(frame, picture), STEP: frame.step})
+    _note(sdk_run, key, frames)
 
-    Raises:
-        ConfigError: W&B shows no such files.
-    """
-    if video.suffix not in VIDEO_SUFFIXES:
-        raise ConfigError(f"W&B plays {', '.join(VIDEO_SUFFIXES)}; got {video.name!r}")
-    return wandb.Video(str(video), format=video.suffix.removeprefix("."))  # type: ignore[arg-type]
+
+def log_gallery(sdk_run: Any, key: str, frames: Mapping[Frame, Path], *, commit: bool) -> None:
+    """Raises ConfigError: there are more than a gallery holds."""
+    if len(frames) > wandb.Image.MAX_ITEMS:
+        raise ConfigError(f"in a run whose loop counts its own steps W&B shows {wandb.Image.MAX_ITEMS} key frames; got {len(frames)}")
+    _define_frames(sdk_run, key)
+    pictures = [frame_media(frame, picture) for frame, picture in frames.items()]
+    sdk_run.log({key: pictures, STEP: max(frame.step for frame in frames)}, commit=commit)
+    _note(sdk_run, key, frames)
+
+
+def _define_frames(sdk_run: Any, key: str) -> None:
+    sdk_run.define_metric(STEP, hidden=True)
+    sdk_run.define_metric(key, step_metric=STEP)
+
+
+def _note(sdk_run: Any, key: str, frames: Mapping[Frame, Path]) -> None:
+    _logged.setdefault(sdk_run, {}).setdefault(key, {}).update({frame.step: frame for frame in frames})
+
+
+def logged_frames(sdk_run: Any, key: str) -> list[Frame]:
+    """Those that this process logged last for their steps; the server may not show them yet."""
+    return list(_logged.get(sdk_run, {}).get(key, {}).values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import tempfile
 import threading
@@ -13,21 +12,33 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import wandb
-from wandb.sdk.artifacts.exceptions import WaitTimeoutError
-
-from tracker_viz.errors import RunActiveError, TrackerError, TransientTrackerError
+from tracker_viz.errors import RunActiveError, RunNotFoundError, TrackerError, TransientTrackerError
+from tracker_viz.trackers import wandb_lineage
 from tracker_viz.trackers import wandb_session as session
 from tracker_viz.trackers.base import ChunkPolicy, MetricPoint, RunInfo, RunState, checked_artifact, flatten
-from tracker_viz.trackers.wandb_client import AWAY, WandbService, translated
-from tracker_viz.trackers.wandb_rows import JoinedRows, OwnRows, Rows, media_key, video_media
-from tracker_viz.trackers.wandb_store import CaptureStore, capture_artifact
+from tracker_viz.trackers.wandb_client import OWN_CONFIG, WandbService, translated
+from tracker_viz.trackers.wandb_frames import await_frames, read_frames, shown_frames
+from tracker_viz.trackers.wandb_media import (
+    Cell,
+    file_key,
+    frames_key,
+    has_panel,
+    panel_media,
+    table_artifact,
+    table_key,
+    table_media,
+    video_key,
+    video_media,
+)
+from tracker_viz.trackers.wandb_rows import JoinedRows, OwnRows, Rows, logged_frames
+from tracker_viz.trackers.wandb_snapshot import EXIT_CODES
+from tracker_viz.trackers.wandb_store import CaptureStore, CaptureUploads
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
 
 JOB_TYPE = "trial"  # of a sweep's runs
-OWN_CONFIG = "tracker_viz"  # what the run's config holds for us
+RESULTS = "compare"  # job type of the run that holds what was made of a sweep
 
 # W&B's word -> ours. A run that fell silent (crashed) was killed, as far as anyone can tell.
 _STATES: Mapping[str, RunState] = {
@@ -37,9 +48,6 @@ _STATES: Mapping[str, RunState] = {
     "crashed": "killed",
     "preempted": "killed",
 }
-# Patience with one upload: a fixed part, and what its bytes take over a slow line.
-_UPLOAD_S = 60.0
-_UPLOAD_BYTES_PER_S = 250_000
 
 
 class WandbRun:
@@ -63,7 +71,7 @@ class WandbRun:
         self._resumed: session.Resumed | None = None
         self._rows: Rows | None = None
         self._store = CaptureStore(service, ref)
-        self._uploading: dict[tuple[Any, frozenset[CaptureRef]], Any] = {}
+        self._uploads = CaptureUploads(service, ref)
         self._lock = threading.RLock()
 
     @property
@@ -107,27 +115,7 @@ class WandbRun:
         if not captures:
             return
         with self._writing() as (sdk_run, _):
-            chunk = frozenset(capture.ref for capture in captures)
-            # What an earlier call gave up waiting for is still under way: a second copy would only stand behind it in the queue.
-            artifact = self._uploading.get((sdk_run, chunk))
-            if artifact is None:
-                artifact = capture_artifact(self._ref.path.rpartition("/")[2], captures)
-                with translated(self._service.base_url, self._ref):
-                    sdk_run.log_artifact(artifact)
-                self._uploading[sdk_run, chunk] = artifact
-            self._wait(artifact, sum(ref.nbytes for ref in chunk))
-            del self._uploading[sdk_run, chunk]
-
-    def _wait(self, artifact: wandb.Artifact, nbytes: int) -> None:
-        """Until the service has committed the version: nothing counts as uploaded before."""
-        try:
-            artifact.wait(timeout=int(_UPLOAD_S + nbytes / _UPLOAD_BYTES_PER_S))
-        except (WaitTimeoutError, *AWAY) as error:
-            raise TransientTrackerError(f"W&B at {self._service.base_url} has not confirmed {artifact.name} yet") from error
-        except ValueError as error:
-            # The client gave up on it: the next call starts afresh.
-            self._uploading = {key: uploading for key, uploading in self._uploading.items() if uploading is not artifact}
-            raise upload_error(error, self._service.base_url) from error
+            self._uploads.put(sdk_run, captures)
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
         with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
@@ -138,37 +126,93 @@ class WandbRun:
             sdk_run.summary.update(dict(values))
 
     def put_file(self, file: Path, artifact: str) -> str:
-        """Into the run's Files tab; an HTML page also into a panel of its own, where it runs. Needs no resuming but for the panel."""
+        """Into the run's Files tab; what W&B can show (a page, a picture) also into a panel. Needs no resuming but for the panel."""
         link = self.url(artifact)
-        if self._offline:
-            kept = Path(self._sdk_run.dir) / artifact
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, kept)
-            self._sdk_run.save(str(kept), base_path=self._sdk_run.dir, policy="now", glob=False)
-        else:
-            run = self._service.fetch_run(self._ref)
-            with tempfile.TemporaryDirectory(prefix="tracker_viz-") as folder, translated(self._service.base_url, self._ref):
-                named = Path(folder) / artifact
-                named.parent.mkdir(parents=True, exist_ok=True)
-                named.symlink_to(file.absolute())
-                run.upload_file(str(named), root=folder)
-        if Path(artifact).suffix == ".html":
-            try:
-                with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
-                    rows.add_media(media_key(Path(artifact).stem), wandb.Html(str(file), inject=False))
-            except RunActiveError as error:
-                log.warning(
-                    "%s is in the run's files; a panel of its own it gets when it is put again after the run ended (%s)", artifact, error
-                )
+        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as folder:
+            named = Path(folder) / artifact
+            named.parent.mkdir(parents=True, exist_ok=True)
+            named.symlink_to(file.absolute())
+            if self._offline:
+                kept = Path(self._sdk_run.dir) / artifact
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(named, kept)
+                self._sdk_run.save(str(kept), base_path=self._sdk_run.dir, policy="now", glob=False)
+            else:
+                run = self._service.fetch_run(self._ref)
+                with translated(self._service.base_url, self._ref):
+                    run.upload_file(str(named), root=folder)
+            if has_panel(artifact):
+                try:
+                    self._show(file_key(artifact), panel_media(named))
+                except RunActiveError as error:
+                    log.warning("%s is among the files of the run; its panel it gets when it is put again (%s)", artifact, error)
         return link
 
     def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
         """As media under ``tracker_viz/<layout>``; a video made again is a new version on the same key."""
-        key = media_key(checked_artifact(layout))
-        media = video_media(video)
+        self._show(video_key(layout), video_media(video))
+        return self.url()
+
+    def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
+        """In a panel, and for queries over many runs as the artifact that the client makes of every table."""
+        table = table_media(rows)
+        with self._writing() as (_, shown):
+            with translated(self._service.base_url, self._ref):
+                shown.add_media(table_key(name), table)
+            if not self._offline:
+                self._uploads.wait(table_artifact(table))
+        return self.url()
+
+    def _show(self, key: str, media: Any) -> None:
         with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
             rows.add_media(key, media)
+
+    def put_key_frames(self, frames: Sequence[tuple[int, Path]], layout: str) -> str:
+        """A picture per training step, on which the panel's slider can be set by its metric ``tracker_viz/step``.
+
+        Rows cannot be taken back: a picture that the run shows at its step already is left out, one that changed becomes a further row.
+        """
+        key, read, sdk_run = frames_key(layout), read_frames(frames), self._current()
+        shown = [] if self._offline else list(shown_frames(self._service, self._ref, key))
+        shown += logged_frames(sdk_run, key) if sdk_run else []  # later than what the service shows
+        last = {frame.step: frame for frame in shown}
+        if changed := [frame for frame in read if last.get(frame.step) != frame]:
+            with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
+                rows.add_frames(key, read, changed)
+            if self._current() is None:
+                await_frames(self._service, self._ref, key, changed)
         return self.url()
+
+    def link_inputs(self, refs: Sequence[RunRef]) -> None:
+        """As used artifacts, which need no resuming; runs that this service does not have are named in the config."""
+        if self._offline:
+            raise TransientTrackerError(f"{self._ref} is offline, and W&B links runs on the server only")
+        wandb_lineage.link(self._service, self._ref, refs)
+
+    def results_run(self) -> WandbRun:
+        """A run of job type ``compare`` in the sweep's group, where W&B shows it beside the sweep's runs; this one stands outside."""
+        self._service.require_online(self._ref)
+        entity, project, run_id = self._ref.path.split("/")
+        ref = RunRef("wandb", f"{entity}/{project}/{run_id}-{RESULTS}")
+        if live := session.live_run(ref):
+            return WandbRun(self._service, ref, sdk_run=live, ours=True)
+        try:
+            session.require_unwritten(self._service.fetch_run(ref), ref)
+        except RunNotFoundError:
+            sdk_run = session.start(
+                self._service,
+                settings={},
+                entity=entity,
+                project=project,
+                id=f"{run_id}-{RESULTS}",
+                name=f"{RESULTS} {self.info().name}",
+                config={OWN_CONFIG: {"parent": str(self._ref)}},
+                group=run_id,
+                job_type=RESULTS,
+                mode="online",
+            )
+            return WandbRun(self._service, ref, sdk_run=sdk_run, ours=True)
+        return WandbRun(self._service, ref, ours=True)
 
     def finish(self, state: RunState) -> None:
         with self._lock:
@@ -179,11 +223,11 @@ class WandbRun:
                 return
             self._ours = False
             if self._resumed:
-                self._resumed.end(self._service, exit_code=session.EXIT_CODES[state], keep_clock=False)
+                self._resumed.end(self._service, exit_code=EXIT_CODES[state], keep_clock=False)
             elif self._sdk_run is None:
                 if self.info().state != state:
                     resumed = session.resume(self._service, self._ref, ours=True, ends=True)
-                    resumed.end(self._service, exit_code=session.EXIT_CODES[state], keep_clock=True)
+                    resumed.end(self._service, exit_code=EXIT_CODES[state], keep_clock=True)
             elif not session.is_finished(self._sdk_run):
                 self._end(state)
 
@@ -227,7 +271,7 @@ class WandbRun:
             yield sdk_run, rows
             return
         with session.visit(self._service, self._ref) as visited:
-            yield visited, OwnRows(visited, every_metric=False)
+            yield visited.sdk_run, OwnRows(visited.sdk_run, every_metric=False, counted=visited.before.counted)
 
     # -- reading --------------------------------------------------------------------------------------------
 
@@ -263,13 +307,4 @@ class WandbRun:
         api = self._service.api()
         with translated(self._service.base_url, self._ref):
             runs = list(api.runs(f"{entity}/{project}", filters={"group": run_id}))
-        return [RunRef("wandb", f"{entity}/{project}/{run.id}") for run in runs if run.job_type == JOB_TYPE and run.id != run_id]
-
-
-def upload_error(error: ValueError, base_url: str) -> TrackerError:
-    """What the client says of an upload that failed for good: a refusal by the service, or an outage that outlasted its patience."""
-    status = re.search(r"\berror (\d{3})\b", str(error))
-    text = " ".join(str(error).split())[:300]
-    if status and status[1].startswith("4") and status[1] not in {"408", "429"}:
-        return TrackerError(f"W&B at {base_url} refused the captures: {text}")
-    return TransientTrackerError(f"W&B at {base_url} did not take the captures: {text}")
+        return [RunRef("wandb", f"{entity}/{project}/{run.id}") for run in runs if run.job_type != RESULTS and run.id != run_id]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,21 +16,18 @@ from typing import Any
 
 import wandb
 
-from tracker_viz.errors import RunActiveError, TransientTrackerError
+from tracker_viz.errors import RunActiveError
 from tracker_viz.trackers.base import RunState
 from tracker_viz.trackers.wandb_client import DEFAULT_ENTITY, WandbService, translated
+from tracker_viz.trackers.wandb_snapshot import EXIT_CODES, Snapshot, comparable
 from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)
 
 INIT_TIMEOUT_S = 90.0
 FINISH_TIMEOUT_S = 30.0
-VISIBLE_S = 20.0  # after which what was logged must show in the run
 # W&B marks a run as crashed when it heard nothing of it for about this long.
 CRASHED_AFTER = "about five minutes"
-
-# The client's exit codes; 255 is what it reports of a process that was stopped by hand.
-EXIT_CODES: Mapping[str, int] = {"finished": 0, "failed": 1, "killed": 255}
 
 # No wandb call may run on the training thread, and capturing the console would wrap every print there.
 _OURS: dict[str, Any] = {"silent": True, "console": "off", "reinit": "create_new", "save_code": False, "x_save_requirements": False}
@@ -105,7 +101,7 @@ class Resumed:
         ref = ref_of(self.sdk_run)
         _live.pop(ref.path, None)
         with translated(service.base_url, ref):
-            logged = _comparable(dict(self.sdk_run.summary))
+            logged = comparable(dict(self.sdk_run.summary))
             self.sdk_run.finish(exit_code=self.before.exit_code or 0 if exit_code is None else exit_code)
         self.before.restore(service, ref, logged, clock=keep_clock)
 
@@ -121,17 +117,11 @@ def resume(service: WandbService, ref: RunRef, *, ours: bool, ends: bool) -> Res
         RunActiveError: another process is writing it.
         TransientTrackerError: the environment says ``WANDB_MODE=offline``.
     """
-    if service.mode != "online":
-        raise TransientTrackerError(
-            f"WANDB_MODE={service.mode} keeps this process from {ref}; unset it where W&B can be reached and try again"
-        )
+    service.require_online(ref)
     run = service.fetch_run(ref)
     before = Snapshot.of(run)
-    if before.state == "running" and not ours:
-        raise RunActiveError(
-            f"{ref} is still running in another process, and W&B takes one writer only. If that process is dead, W&B marks the run as "
-            f"crashed {CRASHED_AFTER} after its last sign of life: try again then"
-        )
+    if not ours:
+        require_unwritten(run, ref)
     entity, project, run_id = ref.path.split("/")
     program = (run.metadata or {}).get("program")
     # A crashed run has no exit code: without a last word from us, W&B finds it silent, and crashed, again.
@@ -163,118 +153,26 @@ def resume(service: WandbService, ref: RunRef, *, ours: bool, ends: bool) -> Res
     return Resumed(sdk_run, before)
 
 
+def require_unwritten(run: Any, ref: RunRef) -> None:
+    """Raises RunActiveError: another process writes the run, as far as the server knows."""
+    if run.state == "running":
+        raise RunActiveError(
+            f"{ref} is still running in another process, and W&B takes one writer only. If that process is dead, W&B marks the run as "
+            f"crashed {CRASHED_AFTER} after its last sign of life: try again then"
+        )
+
+
 @contextmanager
-def visit(service: WandbService, ref: RunRef) -> Iterator[Any]:
+def visit(service: WandbService, ref: RunRef) -> Iterator[Resumed]:
     """Resume a run for a moment, and leave it as it was but for what the caller logs. Raises as ``resume`` does."""
-    with _visits[ref.path]:
+    with alone(ref):
         resumed = resume(service, ref, ours=False, ends=False)
         try:
-            yield resumed.sdk_run
+            yield resumed
         finally:
             resumed.end(service, keep_clock=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What a visit must not change.
-
-    Attributes:
-        state: W&B's own word: running, finished, failed, crashed, killed, ...
-        internal: the config's hidden part: definitions of metrics (which make charts use the training step), versions, machine.
-        clock: the summary's own entries of time, by which the table of runs shows how long training took.
-    """
-
-    state: str
-    name: str
-    config: Mapping[str, Any]
-    internal: Mapping[str, Any]
-    clock: Mapping[str, Any]
-    group: str | None
-    job_type: str | None
-    tags: tuple[str, ...]
-    notes: str | None
-
-    @classmethod
-    def of(cls, run: Any) -> Snapshot:
-        """From a ``wandb.apis.public.Run``."""
-        summary = run.summary_metrics or {}
-        return cls(
-            state=str(run.state),
-            name=str(run.name),
-            config=dict(run.config),
-            internal=dict(run.rawconfig.get("_wandb") or {}),
-            clock={key: summary[key] for key in ("_runtime", "_timestamp", "_wandb") if key in summary},
-            group=run.group,
-            job_type=run.job_type,
-            tags=tuple(run.tags or ()),
-            notes=run.notes,
-        )
-
-    @property
-    def exit_code(self) -> int | None:
-        return EXIT_CODES.get(self.state)
-
-    def restore(self, service: WandbService, ref: RunRef, logged: Mapping[str, Any], *, clock: bool) -> None:
-        """Put back what the client changed by resuming; new definitions of metrics are added to the old ones.
-
-        The public API writes a run's whole summary back with its config. So first the service must show all that was ``logged``,
-        videos with their sha256, which is also the proof that they are there.
-        """
-        run = _settled(service, ref, logged)
-        after = Snapshot.of(run)
-        internal = {**self.internal, "m": merged_definitions(self.internal.get("m") or [], after.internal.get("m") or [])}
-        with translated(service.base_url, ref):
-            if (after.config, after.internal) != (self.config, internal):
-                run.rawconfig["_wandb"] = internal
-                run.config.clear()
-                run.config.update(self.config)
-                run.update()
-            if clock and after.clock != self.clock:
-                run.summary.update(dict(self.clock))
-
-
-def _settled(service: WandbService, ref: RunRef, logged: Mapping[str, Any]) -> Any:
-    """The run once the service shows what was ``logged``.
-
-    Raises:
-        TransientTrackerError: it does not within ``VISIBLE_S``.
-    """
-    deadline = time.monotonic() + VISIBLE_S
-    while True:
-        run = service.fetch_run(ref)
-        shown = _comparable(run.summary_metrics or {})
-        behind = sorted(key for key, value in logged.items() if shown.get(key) != value)
-        if not behind:
-            return run
-        if time.monotonic() > deadline:
-            raise TransientTrackerError(f"{ref} does not show {', '.join(behind)} as logged, {VISIBLE_S:.0f} s later")
-        time.sleep(0.5)
-
-
-def _comparable(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a summary what reads the same on both sides: numbers, texts, and the sha256 of media."""
-    plain = {}
-    for key, value in summary.items():
-        value = value.get("sha256") if hasattr(value, "get") else value
-        if not key.startswith("_") and isinstance(value, int | float | str) and value == value:
-            plain[key] = value
-    return plain
-
-
-def merged_definitions(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The config's metric definitions: all of ``old`` as they are, then those of ``new`` that are not among them.
-
-    A definition is a protobuf message as JSON: ``"1"`` name, ``"2"`` glob, ``"5"`` the 1-based place of its step metric *in the list*.
-    """
-
-    def name(definition: Mapping[str, Any]) -> tuple[Any, Any]:
-        return definition.get("1"), definition.get("2")
-
-    known = {name(definition): place for place, definition in enumerate(old, start=1)}
-    added = [definition for definition in new if name(definition) not in known]
-    places = known | {name(definition): place for place, definition in enumerate(added, start=len(old) + 1)}
-    merged = list(old)
-    for definition in added:
-        step_metric = definition.get("5")
-        merged.append(definition | ({"5": places[name(new[step_metric - 1])]} if step_metric else {}))
-    return merged
+def alone(ref: RunRef) -> threading.RLock:
+    """Held while this process changes a run that it does not write otherwise."""
+    return _visits[ref.path]

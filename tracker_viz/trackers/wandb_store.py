@@ -1,4 +1,4 @@
-"""Captures as W&B artifacts: what a version's metadata says, which version holds which capture, and the way back.
+"""Captures as W&B artifacts: what a version's metadata says, the way up, which version holds which capture, and the way back.
 
 A chunk of captures is one version of the collection ``captures-<run id>``, type ``tracker-viz-capture``. The collection is the run's
 own, the step is in every file's name: W&B's digest covers paths and contents only, and must never take two steps for one.
@@ -8,6 +8,7 @@ The metadata carries each file's size and sha256 as one text, one line a file, s
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import tempfile
 import threading
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+from wandb.sdk.artifacts.exceptions import WaitTimeoutError
 
 from tracker_viz.capture_file import MAX_FILE_BYTES
-from tracker_viz.errors import CaptureFileError, ConfigError, TransientTrackerError
+from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError, TransientTrackerError
 from tracker_viz.trackers.local import check_file
-from tracker_viz.trackers.wandb_client import WandbService, translated
+from tracker_viz.trackers.wandb_client import AWAY, WandbService, translated
 from tracker_viz.types import CapturePath, CaptureRef, RunRef, capture_step
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,9 @@ ARTIFACT_TYPE = "tracker-viz-capture"
 LISTED_AT_ONCE = 100
 
 _METADATA_KEY = "captures"
+# Patience with one upload: a fixed part, and what its bytes take over a slow line.
+_UPLOAD_S = 60.0
+_UPLOAD_BYTES_PER_S = 250_000
 
 
 def capture_artifact(run_id: str, captures: Sequence[CapturePath]) -> wandb.Artifact:
@@ -65,6 +70,48 @@ def from_text(text: Any) -> list[CaptureRef]:
     return refs
 
 
+class CaptureUploads:
+    """Captures on their way into one run."""
+
+    def __init__(self, service: WandbService, ref: RunRef) -> None:
+        self._service = service
+        self._ref = ref
+        self._under_way: dict[tuple[Any, frozenset[CaptureRef]], wandb.Artifact] = {}
+
+    def put(self, sdk_run: Any, captures: Sequence[CapturePath]) -> None:
+        """See ``base.Run.put_captures``; ``sdk_run`` is the client's run, open for writing."""
+        chunk = frozenset(capture.ref for capture in captures)
+        # What an earlier call gave up waiting for is still under way: a second copy would only stand behind it in the queue.
+        artifact = self._under_way.get((sdk_run, chunk))
+        if artifact is None:
+            artifact = capture_artifact(self._ref.path.rpartition("/")[2], captures)
+            with translated(self._service.base_url, self._ref):
+                sdk_run.log_artifact(artifact)
+            self._under_way[sdk_run, chunk] = artifact
+        self.wait(artifact, sum(ref.nbytes for ref in chunk))
+        del self._under_way[sdk_run, chunk]
+
+    def wait(self, artifact: wandb.Artifact, nbytes: int = 0) -> None:
+        """Until the service has committed the version: nothing counts as uploaded before."""
+        try:
+            artifact.wait(timeout=int(_UPLOAD_S + nbytes / _UPLOAD_BYTES_PER_S))
+        except (WaitTimeoutError, *AWAY) as error:
+            raise TransientTrackerError(f"W&B at {self._service.base_url} has not confirmed {artifact.name} yet") from error
+        except ValueError as error:
+            # The client gave up on it: the next call starts afresh.
+            self._under_way = {key: other for key, other in self._under_way.items() if other is not artifact}
+            raise upload_error(error, artifact.name, self._service.base_url) from error
+
+
+def upload_error(error: ValueError, what: str, base_url: str) -> TrackerError:
+    """What the client says of an upload that failed for good: a refusal by the service, or an outage that outlasted its patience."""
+    status = re.search(r"\berror (\d{3})\b", str(error))
+    text = " ".join(str(error).split())[:300]
+    if status and status[1].startswith("4") and status[1] not in {"408", "429"}:
+        return TrackerError(f"W&B at {base_url} refused {what}: {text}")
+    return TransientTrackerError(f"W&B at {base_url} did not take {what}: {text}")
+
+
 class CaptureStore:
     """One run's captures on the server. Methods may be called from several threads at once."""
 
@@ -78,14 +125,9 @@ class CaptureStore:
 
     def list(self) -> list[CaptureRef]:
         """Ordered by step, each step once: of several the one that was put last."""
-        run = self._service.fetch_run(self._ref)
-        with translated(self._service.base_url, self._ref):
-            versions = [artifact for artifact in run.logged_artifacts(per_page=LISTED_AT_ONCE) if artifact.type == ARTIFACT_TYPE]
-        versions.sort(key=lambda artifact: int(artifact.version.removeprefix("v")))
         holders: dict[int, tuple[CaptureRef, Any]] = {}
-        for artifact in versions:
-            if artifact.state == "COMMITTED":
-                holders |= {ref.step: (ref, artifact) for ref in _refs(artifact)}
+        for artifact in capture_versions(self._service, self._ref):
+            holders |= {ref.step: (ref, artifact) for ref in _refs(artifact)}
         with self._lock:
             self._versions |= dict(holders.values())
         return [holders[step][0] for step in sorted(holders)]
@@ -144,6 +186,15 @@ class CaptureStore:
             artifact = self._versions.pop(ref, None)
             if artifact is not None:
                 self._files.pop(artifact.id, None)
+
+
+def capture_versions(service: WandbService, ref: RunRef) -> list[wandb.Artifact]:
+    """Versions of captures that a run put out and the service has whole, oldest first."""
+    run = service.fetch_run(ref)
+    with translated(service.base_url, ref):
+        logged = [artifact for artifact in run.logged_artifacts(per_page=LISTED_AT_ONCE) if artifact.type == ARTIFACT_TYPE]
+    whole = [artifact for artifact in logged if artifact.state == "COMMITTED"]
+    return sorted(whole, key=lambda artifact: int(artifact.version.removeprefix("v")))
 
 
 def _refs(artifact: Any) -> list[CaptureRef]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
 
-from wandb_server.httpd import WandbServer
+from wandb_server.httpd import ENTITY, WandbServer
+from wandb_server.state import Run
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def wandb_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbSer
 def wandb_server(wandb_service: WandbServer) -> Iterator[WandbServer]:
     """The module's server, held against what the test sent it."""
     del wandb_service.refused[:]
-    wandb_service.delay_s = 0.0
+    wandb_service.delay_s, wandb_service.loses = 0.0, ""
     yield wandb_service
     assert wandb_service.refused == [], "the client sent what the stand-in does not know"
 
@@ -41,3 +43,21 @@ def isolate(patch: pytest.MonkeyPatch, server: WandbServer, directory: Path) -> 
         patch.delenv(name)
     for name, value in server.environment(directory).items():
         patch.setenv(name, value)
+
+
+def train(server: WandbServer, *, exit_code: int = 0, steps: int = 4, counted: bool = True, **identity: Any) -> Run:
+    """Somebody's training, by the plain client: console, metadata, definitions, tags and all. Returns the run as the service has it.
+
+    Args:
+        counted: whether its loop says the steps of its rows.
+    """
+    settings = wandb.Settings(reinit="create_new", silent=True, console="wrap")
+    run = wandb.init(project="theirs", config={"lr": 0.1, "model": {"d": 8}}, settings=settings, **identity)
+    run.define_metric("epoch")
+    run.define_metric("val/*", step_metric="epoch", summary="min")
+    for step in range(steps):
+        print(f"training step {step}")
+        run.log({"loss": 1 / (1 + step), "val/loss": 1.0, "epoch": step / 2}, step=step if counted else None)
+    run.summary["best"] = {"loss": 0.25}
+    run.finish(exit_code=exit_code)
+    return server.run(f"{ENTITY}/theirs/{run.id}")

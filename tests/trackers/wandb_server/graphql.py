@@ -155,6 +155,15 @@ class GraphQL:
         rows = [row for row in self._run(variables, "run").history if variables["minStep"] <= row["_step"] < variables["maxStep"]]
         return {"project": {"run": {"history": [json.dumps(row) for row in rows[: variables["pageSize"]]]}}}
 
+    def on_SampledHistoryPage(self, variables: Variables) -> Any:
+        """Rows that have all of the keys. The client asks for as many samples as there are steps, so that none is left out."""
+        spec = json.loads(variables["spec"])
+        if spec.keys() - {"keys", "minStep", "maxStep", "samples"} or spec["samples"] <= spec["maxStep"] - spec["minStep"]:
+            raise LookupError(f"the stand-in does not know how to sample {spec}")
+        rows = [row for row in self._run(variables, "run").history if spec["minStep"] <= row["_step"] <= spec["maxStep"]]
+        found = [{key: row[key] for key in spec["keys"]} for row in rows if all(key in row for key in spec["keys"])]
+        return {"project": {"run": {"sampledHistory": [found]}}}
+
     # -- artifacts: writing -----------------------------------------------------------------------------------
 
     def on_ArtifactType(self, variables: Variables) -> Any:
@@ -209,7 +218,16 @@ class GraphQL:
         return {"commitArtifact": {"artifact": {"id": artifact.id, "digest": artifact.digest}}}
 
     def on_UseArtifact(self, variables: Variables) -> Any:
-        return {"useArtifact": {"artifact": {"id": variables["input"]["artifactID"]}}}
+        """``wandb-core`` gives one ``input``, the public API (``record_artifact_use``) a variable for each of its fields."""
+        asked = variables.get("input") or variables
+        artifact = self.state.artifacts[asked["artifactID"]]
+        if artifact.state != "COMMITTED":
+            raise ValueError(f"an artifact that is {artifact.state} is used")
+        used_in = self.state.runs[f"{asked['entityName']}/{asked['projectName']}/{asked['runName']}"]
+        if artifact.id not in used_in.input_artifacts:
+            used_in.input_artifacts.append(artifact.id)
+        plain = ("id", "digest", "description", "state", "createdAt", "metadata")
+        return {"useArtifact": {"artifact": {key: self._artifact_fields(artifact)[key] for key in plain}}}
 
     # -- artifacts: reading -----------------------------------------------------------------------------------
 
@@ -218,8 +236,13 @@ class GraphQL:
         return {"artifact": self._artifact_fields(artifact) if artifact else None}
 
     def on_RunOutputArtifacts(self, variables: Variables) -> Any:
-        run = self._run(variables, "run")
-        artifacts = [self.state.artifacts[artifact_id] for artifact_id in run.output_artifacts]
+        return self._run_artifacts(self._run(variables, "run").output_artifacts, variables)
+
+    def on_RunInputArtifacts(self, variables: Variables) -> Any:
+        return self._run_artifacts(self._run(variables, "run").input_artifacts, variables)
+
+    def _run_artifacts(self, artifact_ids: list[str], variables: Variables) -> Any:
+        artifacts = [self.state.artifacts[artifact_id] for artifact_id in artifact_ids]
         page, page_info = _page(artifacts, variables.get("cursor"), variables.get("perPage"))
         edges = [{"node": self._artifact_fields(artifact)} for _, artifact in page]
         return {"project": {"run": {"artifacts": {"totalCount": len(artifacts), "pageInfo": page_info, "edges": edges}}}}

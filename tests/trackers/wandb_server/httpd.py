@@ -43,6 +43,7 @@ class WandbServer:
     def __init__(self, *, delay_s: float = 0.0) -> None:
         self.state = State()
         self.delay_s = delay_s
+        self.loses = ""  # the suffix of run files that are taken in and never stored
         self.requests: list[Request] = []
         self.refused: list[str] = []
         self.in_flight: Counter[str] = Counter()
@@ -180,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         body = self._body()
         kind, *names = self._stored()
-        self._answer(f"PUT {kind}", len(body), lambda owner: self._store(owner.state, kind, names, body))
+        self._answer(f"PUT {kind}", len(body), lambda owner: self._store(owner, kind, names, body))
 
     def do_GET(self) -> None:
         if not self.path.startswith("/storage/"):
@@ -194,10 +195,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _stored(self) -> list[str]:
         return [unquote(part) for part in self.path.removeprefix("/storage/").split("?")[0].split("/")]
 
-    def _store(self, state: State, kind: str, names: list[str], body: bytes) -> dict[str, Any]:
+    def _store(self, owner: WandbServer, kind: str, names: list[str], body: bytes) -> dict[str, Any]:
+        state = owner.state
         with state.lock:
             if kind == "run-file":
-                state.runs[names[0]].files[names[1]] = body
+                if not (owner.loses and names[1].endswith(owner.loses)):
+                    state.runs[names[0]].files[names[1]] = body
             elif kind == "manifest":
                 state.artifacts[names[0]].manifest = body
             else:

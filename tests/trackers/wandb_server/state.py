@@ -31,6 +31,7 @@ class Run:
     lines: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))  # stream -> line number -> line
     files: dict[str, bytes] = field(default_factory=dict)
     output_artifacts: list[str] = field(default_factory=list)
+    input_artifacts: list[str] = field(default_factory=list)  # each once, in order of their first use
 
     @property
     def path(self) -> str:

@@ -1,0 +1,207 @@
+"""Sweeps in W&B: real Hydra multiruns, one job after the other and with joblib, as a group of runs; and what is made of them."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F401
+
+from tracker_viz.errors import RunActiveError
+from tracker_viz.trackers.testing import write_captures
+from tracker_viz.trackers.wandb import WandbTracker
+from tracker_viz.types import RunRef
+
+TRAIN = Path(__file__).parents[2] / "train.py"
+
+FAILING = """
+import hydra, torch
+import tracker_viz as tv
+
+@hydra.main(version_base="1.3", config_path=".", config_name="theirs")
+def main(cfg):
+    torch.manual_seed(cfg.x)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    model = torch.nn.Sequential(torch.nn.Embedding(16, 8), torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    with tv.watch(model, probe=torch.arange(12)[None], run="wandb", name=f"x={cfg.x}", spool="spool", every=1) as recorder:
+        for step in range(4):
+            recorder.step(step, loss=1.0)
+            if cfg.x == 1 and step == 2:
+                raise RuntimeError("this job fails")
+
+main()
+"""
+CONFIG = """
+x: 0
+tracker: {wandb: {project: theirs}}
+hydra:
+  job: {chdir: true}
+  callbacks: {sweep: {_target_: tracker_viz.integrations.hydra.SweepCallback, name: ablation}}
+"""
+
+
+def multirun(program, *overrides, server, directory):
+    directory.mkdir(exist_ok=True)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "HYDRA_", "TRACKER_VIZ_"))}
+    environment = clean | server.environment(directory) | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(directory / "cache")}
+    (directory / "home").mkdir(exist_ok=True)
+    command = [sys.executable, str(program), "-m", *overrides]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def steps(run):
+    return [ref.step for ref in run.list_captures()]
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_multirun_is_a_group_of_runs_each_ended_by_its_own_job(wandb_server, tmp_path, launcher):  # noqa: F811
+    overrides = ("experiment=smoke", "tracker=wandb", "seed=0,1", "render=false", f"hydra/launcher={launcher}")
+    known = set(wandb_server.state.runs)
+    code, output = multirun(TRAIN, *overrides, server=wandb_server, directory=tmp_path / "here")
+    assert code == 0, output
+    made = [run for path, run in wandb_server.state.runs.items() if path not in known]
+    (parent,) = [run for run in made if "groupName" not in run.attributes]
+    jobs = [run for run in made if run is not parent]
+    assert [(run.attributes["groupName"], run.attributes["jobType"]) for run in jobs] == [(parent.name, "trial")] * 2
+    assert {run.state for run in made} == {"finished"}
+    assert {run.config["seed"]["value"] for run in jobs} == {0, 1}
+    assert f"wandb:{parent.path}" in output
+
+    sweep = WandbTracker().open_run(RunRef("wandb", parent.path))
+    assert {ref.path for ref in sweep.children()} == {run.path for run in jobs}
+    for ref in sweep.children():
+        child = WandbTracker().open_run(ref)
+        assert child.info().parent == sweep.ref
+        assert (len(steps(child)), steps(child)[-1]) == (8, 30)
+        (loss,) = {run.summary["loss"] for run in jobs if run.path == ref.path}
+        assert loss > 0
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_job_that_fails_is_marked_so_and_hides_no_other(wandb_server, tmp_path, launcher):  # noqa: F811
+    (tmp_path / "app.py").write_text(FAILING)
+    (tmp_path / "theirs.yaml").write_text(CONFIG)
+    known = set(wandb_server.state.runs)
+    code, output = multirun(tmp_path / "app.py", "x=0,1,2", f"hydra/launcher={launcher}", server=wandb_server, directory=tmp_path)
+    assert code != 0
+    assert "this job fails" in output
+    made = {run.display_name: run for path, run in wandb_server.state.runs.items() if path not in known}
+    states = {name: run.state for name, run in made.items()}
+    assert states == {"ablation": "failed", "x=0": "finished", "x=1": "failed", "x=2": "finished"}
+    children = WandbTracker().open_run(RunRef("wandb", made["ablation"].path)).children()
+    assert {ref.path for ref in children} == {made[name].path for name in ("x=0", "x=1", "x=2")}
+    taken = {ref.path: steps(WandbTracker().open_run(ref)) for ref in children}
+    assert [taken[made[name].path][-1] for name in ("x=0", "x=1", "x=2")] == [4, 3, 4]  # each one's last state
+
+
+# -- what is made of a sweep, and of what -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def tracker(wandb_server):  # noqa: F811
+    return WandbTracker()
+
+
+@pytest.fixture
+def sweep(tracker, tmp_path):
+    """(the parent's reference, those of two finished runs below it, each with two versions of captures)."""
+    parent = tracker.create_run(name="sweep", config={})
+    children = []
+    for seed in range(2):
+        run = tracker.create_run(name=f"seed {seed}", config={"seed": seed}, parent=parent.ref)
+        for chunk in ([0, 1], [2]):
+            run.put_captures(write_captures(chunk, tmp_path / f"source-{seed}", seed=seed))
+        run.finish("finished")
+        children.append(run.ref)
+    parent.finish("finished")
+    return parent.ref, children
+
+
+def captures_of(server, refs):
+    return {artifact.id for ref in refs for artifact in server.artifacts(ref.path, "tracker-viz-capture")}
+
+
+def test_results_about_a_sweep_go_into_one_run_of_its_group(wandb_server, tracker, sweep, tmp_path):  # noqa: F811
+    parent, children = sweep
+    before = copy.deepcopy(wandb_server.run(parent.path))
+    (tmp_path / "compare.webm").write_bytes(b"\x1aE\xdf\xa3")
+    for number in range(2):  # made anew, it is the same run
+        run = WandbTracker().open_run(parent).results_run()
+        run.put_table([{"run": "seed 0", "onset": number}], "compare")
+        run.put_video(tmp_path / "compare.webm", layout="compare", last_step=2)
+        run.link_inputs([*children, RunRef("mlflow", f"{number}" * 32)])
+        run.finish("finished")
+    assert run.ref.path == f"{parent.path}-compare"
+    results = wandb_server.run(run.ref.path)
+    assert (results.attributes["groupName"], results.attributes["jobType"]) == (parent.path.split("/")[-1], "compare")
+    assert results.display_name == "compare sweep"
+    assert results.state == "finished"
+    assert results.values("tracker_viz/render") == [1, 2, 3, 4]
+    assert set(results.input_artifacts) == captures_of(wandb_server, children)
+    assert results.config["tracker_viz"]["value"]["inputs"] == [f"mlflow:{'0' * 32}", f"mlflow:{'1' * 32}"]
+    opened = WandbTracker().open_run(run.ref)
+    assert opened.info().parent == parent
+    assert opened.children() == []
+    assert {ref.path for ref in WandbTracker().open_run(parent).children()} == {ref.path for ref in children}
+    assert wandb_server.run(parent.path) == before
+
+
+def test_results_that_another_process_writes_are_left_to_it(wandb_server, sweep):  # noqa: F811
+    parent, _ = sweep
+    run = WandbTracker().open_run(parent).results_run()
+    assert WandbTracker().open_run(parent).results_run().ref == run.ref  # this process may go on with them
+    run.finish("finished")
+    results = wandb_server.run(run.ref.path)
+    results.last_state, results.heartbeat_at = "running", time.time()
+    with pytest.raises(RunActiveError, match="still running"):
+        WandbTracker().open_run(parent).results_run()
+
+
+def test_inputs_are_linked_to_a_finished_run_once_and_change_nothing_else_of_it(wandb_server, sweep):  # noqa: F811
+    _, children = sweep
+    theirs = train(wandb_server, exit_code=1)
+    before = copy.deepcopy(theirs)
+    links = wandb_server.counts()["UseArtifact"]
+    run = WandbTracker().open_run(RunRef("wandb", theirs.path))
+    for inputs in ([children[0]], [children[0], run.ref], children, children):
+        run.link_inputs(inputs)
+    assert wandb_server.counts()["UseArtifact"] - links == 4  # two versions of each
+    linked, theirs.input_artifacts = theirs.input_artifacts, []
+    assert set(linked) == captures_of(wandb_server, children)
+    assert theirs == before
+
+
+def test_inputs_that_this_service_does_not_have_are_named_in_the_config(wandb_server, sweep):  # noqa: F811
+    _, children = sweep
+    theirs = train(wandb_server)
+    before = copy.deepcopy(theirs)
+    run = WandbTracker().open_run(RunRef("wandb", theirs.path))
+    elsewhere = [RunRef("mlflow", "a" * 32), RunRef("wandb", "somebody/else/gone"), RunRef("local", "/data/run")]
+    run.link_inputs([*children, *elsewhere[:2]])
+    run.link_inputs(elsewhere)
+    assert theirs.config.pop("tracker_viz")["value"] == {"inputs": sorted(map(str, elsewhere))}
+    assert set(theirs.input_artifacts) == captures_of(wandb_server, children)
+    assert {name: value["value"] for name, value in theirs.config.items() if name != "_wandb"} == {
+        name: value["value"] for name, value in before.config.items() if name != "_wandb"
+    }
+    assert (theirs.summary, theirs.history, theirs.state) == (before.summary, before.history, before.state)
+    assert run.info().config == {"lr": 0.1, "model.d": 8}
+
+
+def test_the_config_of_a_run_that_another_process_writes_is_not_touched(wandb_server, sweep):  # noqa: F811
+    _, children = sweep
+    theirs = train(wandb_server, steps=1)
+    theirs.last_state, theirs.heartbeat_at = "running", time.time()
+    before = copy.deepcopy(theirs)
+    run = WandbTracker().open_run(RunRef("wandb", theirs.path))
+    with pytest.raises(RunActiveError):
+        run.link_inputs([RunRef("mlflow", "a" * 32)])
+    assert theirs == before
+    run.link_inputs(children)  # a link disturbs nobody
+    assert set(theirs.input_artifacts) == captures_of(wandb_server, children)

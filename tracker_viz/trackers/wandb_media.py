@@ -1,0 +1,95 @@
+"""What people look at in a W&B run: the keys of videos, pages, pictures, tables and key frames, and the client's object for each.
+
+W&B makes one panel per key, for all runs together. So keys hold no run id and no time, and each kind has keys of its own: in a panel
+whose key carries two kinds of media, W&B shows neither well.
+
+    video       tracker_viz/heads                 every time it is made again a new version, in order of ``tracker_viz/render``
+    page        tracker_viz/heads_html            the file's path in the run, and its suffix
+    picture     tracker_viz/compare/poster_png
+    table       tracker_viz/tables/head_roles
+    key frames  tracker_viz/frames/heads          one picture per training step, in order of ``tracker_viz/step``
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from tracker_viz.errors import ConfigError
+from tracker_viz.trackers.base import checked_artifact
+
+Cell = str | float | int | None
+VIDEO_SUFFIXES = (".webm", ".mp4", ".gif", ".ogg")
+
+# Suffix -> the client's class for it. Image and Video take a path's bytes as they are; only arrays would be encoded.
+_PANELS: Mapping[str, Callable[[str], Any]] = {
+    ".html": lambda path: wandb.Html(path, inject=False),
+    ".png": wandb.Image,
+    ".jpg": wandb.Image,
+    ".webp": wandb.Image,
+    ".gif": wandb.Video,
+}
+
+
+def video_key(layout: str) -> str:
+    return f"tracker_viz/{checked_artifact(layout)}"
+
+
+def file_key(artifact: str) -> str:
+    """No dot: in a key it would mean a value inside another."""
+    return f"tracker_viz/{checked_artifact(artifact).replace('.', '_')}"
+
+
+def table_key(name: str) -> str:
+    return f"tracker_viz/tables/{checked_artifact(name)}"
+
+
+def frames_key(layout: str) -> str:
+    return f"tracker_viz/frames/{checked_artifact(layout)}"
+
+
+def has_panel(artifact: str) -> bool:
+    """Whether W&B can show such a file, and not only list it."""
+    return Path(artifact).suffix in _PANELS
+
+
+def panel_media(file: Path) -> Any:
+    """What shows a file for which ``has_panel`` holds; its bytes are stored as they are."""
+    return _PANELS[file.suffix](str(file))
+
+
+def video_media(video: Path) -> wandb.Video:
+    """The file as it is, byte for byte.
+
+    Raises:
+        ConfigError: W&B shows no such files.
+    """
+    if video.suffix not in VIDEO_SUFFIXES:
+        raise ConfigError(f"W&B plays {', '.join(VIDEO_SUFFIXES)}; got {video.name!r}")
+    return wandb.Video(str(video), format=video.suffix.removeprefix("."))  # type: ignore[arg-type]
+
+
+def table_media(rows: Sequence[Mapping[str, Cell]]) -> wandb.Table:
+    """Columns in the order of the first row.
+
+    W&B's columns have one type, and its tables are JSON: in a column that holds texts and numbers all become texts, and a number that
+    is none (NaN, infinite) leaves its cell empty.
+    """
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return wandb.Table(columns=list(columns), data=[list(row) for row in zip(*map(_of_one_type, columns.values()), strict=True)])
+
+
+def table_artifact(table: wandb.Table) -> wandb.Artifact:
+    """The one that the client made of a table when it was logged, and from which the panel reads."""
+    return table._artifact_target.artifact  # type: ignore[union-attr]
+
+
+def _of_one_type(column: Sequence[Cell]) -> list[Cell]:
+    finite: list[Cell] = [None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in column]
+    if any(isinstance(cell, str) for cell in finite):
+        return [None if cell is None else str(cell) for cell in finite]
+    return finite
