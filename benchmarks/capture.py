@@ -1,10 +1,12 @@
 """What capturing costs the training loop, beside what else people do: wandb.watch(log="all"), and output_attentions with torch.save.
 
-    python benchmarks/capture.py            paired trainings of a small Llama; prints a table
-    python benchmarks/capture.py --sizes    megabytes and milliseconds of one capture for 125M, 1B, 7B and 70B (Markdown)
+    python benchmarks/capture.py            trainings of a small Llama with each of them; prints a table
+    python benchmarks/capture.py --sizes    megabytes and milliseconds of one capture for 125M, 1B, 7B and 70B
+    python benchmarks/capture.py --all > examples/capture_cost.md
 
-Every round trains once with each of them, in turn, from the same seed; a figure is the median over rounds of the ratio to the plain
-training of the same round. ``--clock cpu`` counts processor seconds of all threads instead of wall time, for a machine that is shared.
+Every round trains from the same seed with each of them, in turn and in one process, twice: as people do, for the ratio to the plain
+training of the same round; and waiting after each record until all that it set off is done, for its price: what the steps with a record
+take beyond those without one, of the training thread's wall time and of the processor time of all threads and child processes.
 """
 
 from __future__ import annotations
@@ -16,52 +18,68 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from tracker_viz.capture import Recorder, Schedule, fit, make_probe
 from tracker_viz.capture.budget import weight_side
 from tracker_viz.types import Capture
 
-Clock = Callable[[], float]
-# name -> (of the whole training, of one call within it): processor seconds of all threads, and of the training's own
-CLOCKS: dict[str, tuple[Clock, Clock]] = {"wall": (time.perf_counter, time.perf_counter), "cpu": (time.process_time, time.thread_time)}
 VOCAB, BATCH, LENGTH = 4096, 16, 64
+# A training to compare prices with: the default of a hundred captures.
+DEFAULT_STEPS, DEFAULT_CAPTURES = 10_000, 100
 
 
-def llama(implementation: str = "sdpa") -> Any:
+def llama(implementation: str = "sdpa", **shape: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 704}
+    shape = {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "intermediate_size": 704,
+        **shape,
+    }
     config = LlamaConfig(vocab_size=VOCAB, max_position_embeddings=LENGTH, attn_implementation=implementation, **shape)
     return LlamaForCausalLM(config)
 
 
-def nothing(model: Any, steps: int, every: int, directory: Path) -> tuple[Callable[[int, Any], None], Callable[[], None]]:
-    return (lambda step, loss: None), (lambda: None)
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """``log`` is called after every step; ``settle`` waits until everything that it set off is done."""
+
+    log: Callable[[int, Any], None] = lambda step, loss: None
+    settle: Callable[[], None] = lambda: None
+    close: Callable[[], Any] = lambda: None
 
 
-def tracker_viz(model: Any, steps: int, every: int, directory: Path) -> tuple[Callable[[int, Any], None], Callable[[], None]]:
+def nothing(model: Any, steps: int, every: int, directory: Path) -> Contestant:
+    return Contestant()
+
+
+def tracker_viz(model: Any, steps: int, every: int, directory: Path) -> Contestant:
     import tracker_viz
 
-    probe = make_probe(VOCAB, LENGTH, text_ids=range(LENGTH))
     watcher = tracker_viz.watch(
         model,
-        probe=probe,
+        probe=make_probe(VOCAB, LENGTH, text_ids=range(LENGTH)),
         run="local",
         tracker_options={"local": {"directory": str(directory / "run")}},
         schedule=Schedule.every(every, steps),
         spool=directory / "spool",
         max_overhead=math.inf,
     )
-    return (lambda step, loss: watcher.step(step, loss=loss)), (lambda: watcher.close(progress=False))
+    return Contestant(lambda step, loss: watcher.step(step, loss=loss), watcher.outbox.flush, lambda: watcher.close(progress=False))
 
 
-def wandb_watch(model: Any, steps: int, every: int, directory: Path) -> tuple[Callable[[int, Any], None], Callable[[], None]]:
+def wandb_watch(model: Any, steps: int, every: int, directory: Path) -> Contestant:
     import wandb
 
     os.environ["WANDB_MODE"] = "offline"
@@ -71,10 +89,10 @@ def wandb_watch(model: Any, steps: int, every: int, directory: Path) -> tuple[Ca
     def log(step: int, loss: Any) -> None:
         run.log({"loss": loss.item()} if step % every == 0 else {})
 
-    return log, run.finish
+    return Contestant(log, close=run.finish)
 
 
-def output_attentions(model: Any, steps: int, every: int, directory: Path) -> tuple[Callable[[int, Any], None], Callable[[], None]]:
+def output_attentions(model: Any, steps: int, every: int, directory: Path) -> Contestant:
     """The usual script: now and then an eager forward pass on the probe, and everything into a file."""
     probe = make_probe(VOCAB, LENGTH, text_ids=range(LENGTH)).input_ids
 
@@ -89,7 +107,7 @@ def output_attentions(model: Any, steps: int, every: int, directory: Path) -> tu
         model.set_attn_implementation("sdpa")
         model.train()
 
-    return save, (lambda: None)
+    return Contestant(save)
 
 
 CONTESTANTS = {
@@ -100,55 +118,112 @@ CONTESTANTS = {
 }
 
 
-def train(contestant: Any, steps: int, every: int, clocks: tuple[Clock, Clock]) -> tuple[float, float, list[float], int]:
-    """(seconds of the training loop, seconds inside the contestant's call, losses, bytes written)."""
-    clock, call_clock = clocks
+@dataclass(slots=True)
+class Training:
+    """What one training took: of the loop in all, and step by step (the wait after a record counts as processor time only)."""
+
+    wall_s: float = 0.0
+    processor_s: float = 0.0
+    mbytes: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    step_s: list[float] = field(default_factory=list)
+    step_processor_s: list[float] = field(default_factory=list)
+
+    def price(self, of: list[float], every: int) -> float:
+        """Median over the records of what a step with one took beyond the steps around it without."""
+        beyond = []
+        for last in range(every - 1, len(of), every):
+            beyond.append(of[last] - statistics.median(of[last - every + 1 : last]))
+        return statistics.median(beyond)
+
+
+def train(make: Any, steps: int, every: int, *, waiting: bool) -> Training:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         model = llama()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        log, close = contestant(model, steps, every, directory)
-        losses, inside_s = [], 0.0
+        contestant = make(model, steps, every, directory)
+        children = psutil.Process().children(recursive=True)
         batches = torch.randint(VOCAB, (steps + 1, BATCH, LENGTH), generator=torch.Generator().manual_seed(1))
-        started = clock()
+        made = Training()
+        began, began_processor = time.perf_counter(), processor_s(children)
         for step in range(1, steps + 1):
+            started, started_processor = time.perf_counter(), processor_s(children)
             loss = model(input_ids=batches[step], labels=batches[step]).loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            entered = call_clock()
-            log(step, loss)
-            inside_s += call_clock() - entered
-            losses.append(loss.item())
-        total_s = clock() - started
-        close()
-        written = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file() and "spool" not in path.parts)
-        return total_s, inside_s, losses, written
+            contestant.log(step, loss)
+            made.step_s.append(time.perf_counter() - started)
+            if waiting:
+                contestant.settle()
+            made.step_processor_s.append(processor_s(children) - started_processor)
+            made.losses.append(loss.item())
+        made.wall_s = time.perf_counter() - began
+        contestant.settle()
+        made.processor_s = processor_s(children) - began_processor
+        contestant.close()
+        files = [path for path in directory.rglob("*") if path.is_file() and "spool" not in path.parts]
+        made.mbytes = sum(path.stat().st_size for path in files) / (steps // every) / 1e6
+        return made
 
 
-def compare(rounds: int, steps: int, every: int, clocks: tuple[Clock, Clock]) -> None:
+def processor_s(children: list[psutil.Process]) -> float:
+    """Of all threads, and of child processes (W&B's service is one)."""
+    return time.process_time() + sum(child.cpu_times().user + child.cpu_times().system for child in children)
+
+
+def compare(rounds: int, steps: int, every: int) -> None:
+    freely: dict[str, list[Training]] = {name: [] for name in CONTESTANTS}
+    waiting: dict[str, list[Training]] = {name: [] for name in CONTESTANTS}
     names = list(CONTESTANTS)
-    results: dict[str, list[tuple[float, float, list[float], int]]] = {name: [] for name in names}
-    train(nothing, 3, every, clocks)  # warm-up
+    for name in names:  # first times import, allocate and start services
+        train(CONTESTANTS[name], every, every, waiting=True)
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            results[name].append(train(CONTESTANTS[name], steps, every, clocks))
-    records = steps // every
-    plain = results["plain training"]
-    step_ms = 1000 * statistics.median(total for total, *_ in plain) / steps
-    print(f"{steps} steps of {step_ms:.0f} ms, a record every {every} steps, {rounds} rounds, {torch.get_num_threads()} threads\n")
-    print("| | training loop, ratio to plain (range) | in its call, % of training | ms a record | of a step | MB a record | losses |")
-    print("|---|---|---|---|---|---|---|")
+            freely[name].append(train(CONTESTANTS[name], steps, every, waiting=False))
+            waiting[name].append(train(CONTESTANTS[name], steps, every, waiting=True))
+    plain = freely["plain training"]
+    step_s = statistics.median(second for training in plain for second in training.step_s)
+    step_processor_s = statistics.median(second for training in plain for second in training.step_processor_s)
+    share = DEFAULT_CAPTURES / DEFAULT_STEPS
+    print("## Beside what else people do\n")
+    print(f"A Llama of 4 blocks, width 256, {BATCH} x {LENGTH} tokens a step, made by `python benchmarks/capture.py`:")
+    print(
+        f"{rounds} rounds of {steps} steps of {1000 * step_s:.0f} ms ({1000 * step_processor_s:.0f} ms of processor time, "
+        f"{torch.get_num_threads()} threads), a record every {every} steps.\n"
+    )
+    print(
+        "| | training thread, ms a record | of a step | processor ms a record | of a step | "
+        f"{DEFAULT_CAPTURES} records in {DEFAULT_STEPS:,} steps: % of its wall, processor time | "
+        f"a record every {every} steps: wall, processor time, ratio to plain (range) | MB a record | losses |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in names:
-        ratios = [mine[0] / base[0] for mine, base in zip(results[name], plain, strict=True)]
-        inside_s = statistics.median(inside for _, inside, *_ in results[name])
-        plain_s = statistics.median(total for total, *_ in plain)
-        same = all(mine[2] == plain[0][2] for mine in results[name])
-        written = 0 if name == "plain training" else statistics.median(mine[3] for mine in results[name]) / records / 1e6
-        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        record_ms = 1000 * inside_s / records
-        cells = [name, spread, f"{100 * inside_s / plain_s:.2f}", f"{record_ms:.1f}", f"{record_ms / step_ms:.2f}", f"{written:.1f}"]
-        print("| " + " | ".join([*cells, "same" if same else "CHANGED"]) + " |")
+        wall_s, busy_s = (
+            statistics.median(training.price(getattr(training, of), every) for training in waiting[name])
+            for of in ("step_s", "step_processor_s")
+        )
+        ratios = [
+            [getattr(mine, of) / getattr(base, of) for mine, base in zip(freely[name], plain, strict=True)]
+            for of in ("wall_s", "processor_s")
+        ]
+        cells = [
+            name,
+            f"{1000 * wall_s:.1f}",
+            f"{wall_s / step_s:.2f}",
+            f"{1000 * busy_s:.1f}",
+            f"{busy_s / step_processor_s:.2f}",
+            f"{100 * share * wall_s / step_s:.2f}, {100 * share * busy_s / step_processor_s:.2f}",
+            ", ".join(f"{statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})" for each in ratios),
+            f"{statistics.median(training.mbytes for training in freely[name]):.1f}",
+            "same" if all(training.losses == plain[0].losses for training in freely[name]) else "CHANGED",
+        ]
+        print("| " + " | ".join(cells) + " |")
+    print(
+        "\nOf the training thread, wall time; processor time of all threads and of child processes (W&B's service, as far as it is done by"
+    )
+    print("the end). `wandb.watch` works in hooks of the forward and backward pass, so it shows in the steps and not in a call of its own.")
 
 
 # name -> (blocks, heads, key/value heads, d_model, d_mlp, matrices of the feed-forward part, parameters without embeddings)
@@ -160,9 +235,9 @@ SIZES = {
 }
 PROBE_ROWS, PROBE_LENGTH = 2, 128
 # One H100: weights are read once at 3.35 TB/s (a pass over 256 tokens is bound by memory), 2 FLOP a parameter and token at 400 TFLOP/s
-# at best, and what was captured goes to the CPU at 5 GB/s (pageable memory).
-READ_BYTES_S, FLOP_S, COPY_BYTES_S = 3.35e12, 4e14, 5e9
-# What does not fit one GPU is sharded, and gathered twice in bfloat16: for the pass, and matrix by matrix for its weights.
+# at best, and what was captured goes to the CPU at 20 GB/s (page-locked memory).
+READ_BYTES_S, FLOP_S, COPY_BYTES_S = 3.35e12, 4e14, 2e10
+# What does not fit one GPU is sharded, and gathered in bfloat16 for the pass; of weights only what is kept goes over the wire.
 GATHER_BYTES_S, FITS_BYTES = 3e11, 80e9
 
 
@@ -173,7 +248,7 @@ def shapes_of(size: str) -> list[tuple[int, int]]:
     return [(width, width), (kv, width), (kv, width), (width, width), *mlp] * blocks
 
 
-def computed(size: str, max_mb: float) -> tuple[float, float, float]:
+def computed(size: str, max_mb: float, host_s: float) -> tuple[float, float, float]:
     """(megabytes off the device, megabytes stored, milliseconds on one H100), from shapes alone."""
     blocks, heads, *_, parameters = SIZES[size]
     shapes = shapes_of(size)
@@ -190,62 +265,88 @@ def computed(size: str, max_mb: float) -> tuple[float, float, float]:
     moved = sum(array.size * array.itemsize for array in arrays.values())
     stored = sum(array.nbytes for array in fit(Capture(step=0, arrays=arrays, axes=axes), max_mb).arrays.values())
     tokens = PROBE_ROWS * PROBE_LENGTH
-    pass_s = max(2 * parameters / READ_BYTES_S, 2 * parameters * tokens / FLOP_S)
-    gather_s = 4 * parameters / GATHER_BYTES_S if 2 * parameters > FITS_BYTES else 0.0
-    return moved / 1e6, stored / 1e6, 1000 * (pass_s + gather_s + moved / COPY_BYTES_S)
+    device_s = max(2 * parameters / READ_BYTES_S, 2 * parameters * tokens / FLOP_S)
+    # The host runs ahead of the device or behind it: the slower of the two counts.
+    pass_s = max(device_s, blocks * host_s) + (2 * parameters / GATHER_BYTES_S if 2 * parameters > FITS_BYTES else 0.0)
+    return moved / 1e6, stored / 1e6, 1000 * (pass_s + moved / COPY_BYTES_S)
 
 
-def measured(size: str, max_mb: float, clock: Clock) -> tuple[float, float]:
-    """(milliseconds of one capture, of one plain forward pass over the same tokens) on this machine's CPU, median of five."""
+def host_seconds_a_block() -> float:
+    """What a capture takes the training thread a block besides arithmetic: Python and the launching of operations.
+
+    Taken from a Llama so narrow that nothing else is left, 2 and 18 blocks deep; least of seven.
+    """
+    least = []
+    for blocks in (2, 18):
+        model = llama(hidden_size=32, intermediate_size=32, num_attention_heads=4, num_hidden_layers=blocks)
+        recorder = Recorder(model, make_probe(VOCAB, 8, period=4), Schedule.every(1), lambda capture: None, max_overhead=math.inf)
+        taken = []
+        for step in range(1, 8):
+            started = time.perf_counter()
+            recorder.step(step)
+            taken.append(time.perf_counter() - started)
+        least.append(min(taken))
+    return (least[1] - least[0]) / 16
+
+
+def measured(size: str, max_mb: float) -> dict[str, tuple[float, float]]:
+    """What one capture and one plain forward pass over the same tokens take here, median of five: (wall, processor) milliseconds."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     blocks, heads, _, width, *_ = SIZES[size]
     model = GPT2LMHeadModel(GPT2Config(n_layer=blocks, n_head=heads, n_embd=width))
     probe = make_probe(50257, PROBE_LENGTH, text_ids=range(PROBE_LENGTH))
     recorder = Recorder(model, probe, Schedule.every(1), lambda capture: None, max_overhead=math.inf, max_mb=max_mb)
-    captures, passes = [], []
-    for step in range(1, 6):
-        started = clock()
-        recorder.step(step)
-        captures.append(clock() - started)
-        started = clock()
+
+    def forward(step: int) -> None:
         with torch.no_grad():
             model(input_ids=probe.input_ids)
-        passes.append(clock() - started)
-    return 1000 * statistics.median(captures), 1000 * statistics.median(passes)
+
+    taken: dict[str, list[tuple[float, float]]] = {"capture": [], "pass": []}
+    for step in range(1, 6):
+        for name, work in (("capture", recorder.step), ("pass", forward)):
+            started, started_processor = time.perf_counter(), time.process_time()
+            work(step)
+            taken[name].append((1000 * (time.perf_counter() - started), 1000 * (time.process_time() - started_processor)))
+    return {name: tuple(map(statistics.median, zip(*of, strict=True))) for name, of in taken.items()}  # type: ignore[misc]
 
 
-def sizes(max_mb: float, clock_name: str) -> None:
+def sizes(max_mb: float) -> None:
     first = next(iter(SIZES))
-    capture_ms, pass_ms = measured(first, max_mb, CLOCKS[clock_name][0])
+    host_s = host_seconds_a_block()
+    taken = measured(first, max_mb)
+    in_words = {name: f"{wall:.0f} ms ({processor:.0f} ms of processor time)" for name, (wall, processor) in taken.items()}
     print("# What one capture costs\n")
     print(f"A probe of {PROBE_ROWS} rows of {PROBE_LENGTH} tokens, `max_mb={max_mb:g}`, made by `python benchmarks/capture.py --sizes`.\n")
-    print(f"Measured: {first} on {torch.get_num_threads()} CPU thread(s), float32, {clock_name} time: {capture_ms:.0f} ms for the capture;")
-    tokens = PROBE_ROWS * PROBE_LENGTH
-    print(f"a plain forward pass over the same {tokens} tokens takes {pass_ms:.0f} ms (it computes logits, a capture does not).\n")
-    print("Computed from shapes (megabytes exactly; milliseconds as an estimate for one H100 in bfloat16, not measured: weights read at")
-    print("3.35 TB/s, at most 400 TFLOP/s, copy to the CPU at 5 GB/s; 70B sharded over several with FSDP2, its weights gathered twice at")
-    print("300 GB/s, which is most of its time):\n")
+    print("Megabytes follow exactly from shapes. **Measured:** " + first + f", float32, {torch.get_num_threads()} CPU threads:")
+    print(f"{in_words['capture']} for the capture; a plain forward pass over the same {PROBE_ROWS * PROBE_LENGTH} tokens takes")
+    print(f"{in_words['pass']}: it computes logits, a capture does not.\n")
+    print("**Computed**, for one H100 in bfloat16, not measured: weights are read at 3.35 TB/s, at most 400 TFLOP/s, and what was captured")
+    print(
+        "goes to the CPU at 20 GB/s; 70B is sharded over several with FSDP2, its weights gathered for the pass at 300 GB/s, which is most"
+    )
+    print(f"of its time. The host needs {1000 * host_s:.1f} ms a block (measured here), which is what small models wait for.\n")
     print("| model | MB off the device | MB stored | ms, computed |")
     print("|---|---|---|---|")
     for size in SIZES:
-        moved, stored, estimate_ms = computed(size, max_mb)
+        moved, stored, estimate_ms = computed(size, max_mb, host_s)
         print(f"| {size} | {moved:.0f} | {stored:.1f} | {estimate_ms:.0f} |")
+    print()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", action="store_true")
+    parser.add_argument("--all", action="store_true")
     parser.add_argument("--max-mb", type=float, default=10.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--every", type=int, default=10)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     options = parser.parse_args()
-    if options.sizes:
-        sizes(options.max_mb, options.clock)
-    else:
-        compare(options.rounds, options.steps, options.every, CLOCKS[options.clock])
+    if options.sizes or options.all:
+        sizes(options.max_mb)
+    if not options.sizes:
+        compare(options.rounds, options.steps, options.every)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hf_decoders import build
 from plain_decoders import VOCAB, D, FusedAttention, Model, Residual, T, by_kernel, by_softmax, two_layers
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tracker_viz.capture import Recorder, Schedule, make_probe
 
@@ -168,6 +169,15 @@ def test_hooks_and_modes_come_back_when_the_model_raises():
     assert all(module.training for module in model.modules())
     assert torch.is_grad_enabled()
     assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_a_training_that_allows_one_attention_kernel_only_is_captured_by_any_and_keeps_its_own():
+    recorder, captures = recorder_of(make_model())
+    with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):  # which does not take what the probe gives it
+        recorder.capture_now(1)
+        assert not torch.backends.cuda.flash_sdp_enabled()
+        assert not torch.backends.cuda.math_sdp_enabled()
+    assert len(captures) == 1
 
 
 def hooks_of(model):

@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # (model, input_ids int64 [probe, position]) -> anything; what it returns is dropped.
 Forward = Callable[[nn.Module, Tensor], Any]
+
+_KERNELS: list[Any] = [backend for backend in SDPBackend.__members__.values() if backend is not SDPBackend.ERROR]
 
 
 @contextlib.contextmanager
@@ -37,6 +40,8 @@ def untouched(
         stack.enter_context(_evaluation_mode(model))
         stack.enter_context(_buffers_kept(written_buffers or {}))
         stack.enter_context(_visible_attention(model))
+        # Training may insist on a kernel that does not take the probe: flash attention takes no float32.
+        stack.enter_context(sdpa_kernel(_KERNELS))
         stack.enter_context(torch.no_grad())
         # cache_enabled=False: weights cast here, without gradients, must not be found by a training step under the same autocast.
         device_type = _device(model).type
@@ -95,7 +100,9 @@ def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 @contextlib.contextmanager
 def _random_states_kept(model: nn.Module) -> Iterator[None]:
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
+    devices = {tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"}
+    if torch.cuda.is_initialized():  # parameters may be offloaded to the CPU, and the pass run here
+        devices.add(torch.cuda.current_device())
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's own state
     cpu_state = torch.get_rng_state()
     cuda_states = [torch.cuda.get_rng_state(index) for index in devices]
