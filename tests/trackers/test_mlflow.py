@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -57,6 +58,27 @@ class MlflowContract(TrackerContract):
     def check_video(self, ref, video):
         for name in ("heads.webm", "videos/heads/step_00000100.webm"):
             assert (self.artifacts(ref) / name).read_bytes() == video.read_bytes()
+
+    def stored_table(self, ref, name):
+        tagged = json.loads(self.client.get_run(ref.path).data.tags["mlflow.loggedArtifacts"])
+        assert tagged == [{"path": f"tables/{name}.json", "type": "table"}]
+        table = json.loads((self.artifacts(ref) / f"tables/{name}.json").read_text())
+        return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+    def stored_key_frames(self, ref, layout):
+        stored = {}
+        for picture in sorted((self.artifacts(ref) / "images").glob(f"{layout}+step+*.png")):
+            stored.setdefault(int(picture.name.split("+")[2]), []).append(picture.read_bytes())
+        assert self.client.get_run(ref.path).data.tags["mlflow.loggedImages"] == "True"
+        return stored
+
+    def stored_inputs(self, ref):
+        data = self.client.get_run(ref.path).data
+        inputs = json.loads(data.tags["tracker_viz.inputs"])
+        for each in map(RunRef.parse, inputs):
+            shown = f"[{each.path[:8]}](#/runs/{each.path})" if each.scheme == "mlflow" else f"`{each}`"
+            assert shown in data.tags["mlflow.note.content"]
+        return inputs
 
 
 class TestEmbeddedStore(MlflowContract):

@@ -20,6 +20,7 @@ from tracker_viz.errors import ConfigError
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 RunState = Literal["running", "finished", "failed", "killed"]
+Cell = str | float | int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,35 @@ class Run(Protocol):
         """
         ...
 
+    def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
+        """Store a table where this tracker's UI shows it as one, under a name that is the same in every run; returns its link. Overwrites.
+
+        Works on a finished run, like ``put_video``; so do the next two.
+
+        Raises:
+            ConfigError: there are no rows, or they differ in their columns.
+        """
+        ...
+
+    def put_key_frames(self, frames: Sequence[tuple[int, Path]], layout: str) -> str:
+        """Store pictures, (training step, PNG), behind the tracker's own step slider, under a name that is the same in every run.
+
+        Safe to repeat: what the run shows already is not stored again, and a picture that changed takes the place of the earlier one.
+        Returns the UI link.
+        """
+        ...
+
+    def link_inputs(self, refs: Sequence[RunRef]) -> None:
+        """Say in the tracker that what this run holds was made of these runs' captures; they may be of other trackers. Safe to repeat."""
+        ...
+
+    def results_run(self) -> Run:
+        """The run that holds what was made of the sweep below this one: this one itself, unless the tracker shows it elsewhere.
+
+        Where a sweep is a group of runs without a parent among them (W&B), it is one run in that group, the same one every time.
+        """
+        ...
+
     def finish(self, state: RunState) -> None:
         """End a run that is ours: created, or opened with ``ours=True``. One that was only joined or opened is left as it is.
 
@@ -253,6 +283,23 @@ def checked_artifact(artifact: str) -> str:
     if parts[0] == "captures":
         raise ConfigError(f"'captures/' holds the captures and their index only; give {artifact!r} another folder")
     return artifact
+
+
+def checked_columns(rows: Sequence[Mapping[str, Cell]], name: str) -> list[str]:
+    """The columns of a table.
+
+    Raises:
+        ConfigError: there are no rows, or they differ in their columns.
+    """
+    if not rows:
+        raise ConfigError(f"a table has at least one row; {name!r} has none")
+    columns = list(rows[0])
+    for number, row in enumerate(rows):
+        if list(row) != columns:
+            raise ConfigError(
+                f"all rows of a table have the same columns; in {name!r} row {number} has {list(row)} and the first {columns}"
+            )
+    return columns
 
 
 def video_artifacts(layout: str, last_step: int, suffix: str) -> tuple[str, str]:

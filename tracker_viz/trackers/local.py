@@ -4,6 +4,7 @@
     <run>/captures/step-00000100.safetensors        and captures/index/, see index.py
     <run>/metrics.jsonl  summary.json
     <run>/heads.webm  videos/heads/step_00000100.webm
+    <run>/tables/head_roles.csv  key_frames/heads/step_00000100.png  inputs.json
 
 Every file is written to a temporary name, synced and renamed, so that a kill leaves whole files only. The spool's directory
 is such a run too.
@@ -11,6 +12,8 @@ is such a run too.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -24,7 +27,17 @@ from typing import Any, get_args
 from tracker_viz.capture_file import file_ref, write_atomically
 from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError, TrackerError, TransientTrackerError
 from tracker_viz.trackers import index
-from tracker_viz.trackers.base import ChunkPolicy, MetricPoint, RunInfo, RunState, checked_artifact, flatten, video_artifacts
+from tracker_viz.trackers.base import (
+    Cell,
+    ChunkPolicy,
+    MetricPoint,
+    RunInfo,
+    RunState,
+    checked_artifact,
+    checked_columns,
+    flatten,
+    video_artifacts,
+)
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 SCHEMA_VERSION = 1
@@ -190,6 +203,28 @@ class LocalRun:
         stable, stepped = video_artifacts(layout, last_step, video.suffix)
         self.put_file(video, stepped)
         return self.put_file(video, stable)
+
+    def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
+        columns = checked_columns(rows, name)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        artifact = checked_artifact(f"tables/{name}.csv")
+        write_atomically(text.getvalue().encode(), self.directory / artifact)
+        return self.url(artifact)
+
+    def put_key_frames(self, frames: Sequence[tuple[int, Path]], layout: str) -> str:
+        folder = checked_artifact(f"key_frames/{layout}")
+        for step, picture in frames:
+            self.put_file(picture, f"{folder}/step_{step:08d}.png")
+        return self.url(folder)
+
+    def link_inputs(self, refs: Sequence[RunRef]) -> None:
+        write_json({"inputs": list(map(str, refs))}, self.directory / "inputs.json")
+
+    def results_run(self) -> LocalRun:
+        return self
 
     def finish(self, state: RunState) -> None:
         if self._ours and self.description().get("state") != state:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import posixpath
 import re
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,26 +22,26 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag, ViewType
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.file_utils import local_file_uri_to_path
-from mlflow.utils.uri import is_local_uri
 
 from tracker_viz import __version__
 from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError, TrackerError
 from tracker_viz.trackers import index, mlflow_note, mlflow_service
 from tracker_viz.trackers.base import (
+    Cell,
     ChunkPolicy,
     MetricPoint,
     RunInfo,
     RunState,
     checked_artifact,
+    checked_columns,
     flatten,
     video_artifacts,
     without_userinfo,
 )
 from tracker_viz.trackers.local import REPAIR, check_file, copy_atomically
 from tracker_viz.trackers.mlflow_service import mlflow_errors
+from tracker_viz.trackers.mlflow_store import ArtifactStore, NoSuchFileError
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,9 @@ _KEY_TAG = "tracker_viz.key"
 _NOTE_TAG = "mlflow.note.content"
 _SIGNATURE = "\n<!-- tracker_viz "
 _PARENT_TAG = "mlflow.parentRunId"
+_TABLES_TAG = "mlflow.loggedArtifacts"
+_INPUTS_TAG = "tracker_viz.inputs"
+_INPUTS = "compare/inputs.json"
 _STATES: dict[str, RunState] = {
     "RUNNING": "running",
     "SCHEDULED": "running",
@@ -65,10 +68,6 @@ _STATES: dict[str, RunState] = {
     "FAILED": "failed",
     "KILLED": "killed",
 }
-
-
-class NoSuchFileError(TrackerError):
-    """The run has no such file."""
 
 
 class MlflowTracker:
@@ -163,12 +162,10 @@ class MlflowRun:
         self._uri = uri
         self._run_id: str = run.info.run_id
         self._experiment_id: str = run.info.experiment_id
-        self._artifact_uri: str = run.info.artifact_uri
+        self._files = ArtifactStore(uri, run.info.artifact_uri, self.ref, self._service)
         self._ours = ours
         self._ui_url = ui_url
         self._spoken = time.monotonic()
-        self._repository_made: Any = None
-        self._making = threading.Lock()
 
     @property
     def ref(self) -> RunRef:
@@ -214,12 +211,12 @@ class MlflowRun:
             # MLflow takes artifacts for a deleted run without a word, and nobody would find them.
             _existing(self._client, self._uri, self._run_id)
             for capture in captures:
-                self._store(capture.path, f"{index.CAPTURES}/{capture.ref.file_name}")
+                self._files.put(capture.path, f"{index.CAPTURES}/{capture.ref.file_name}")
                 with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
                     # The entry comes last: what is listed was stored whole.
                     entry = Path(directory, index.entry_name(capture.ref))
                     entry.write_text(index.entry_text(capture.ref, time.time()))
-                    self._store(entry, f"{index.INDEX}/{entry.name}")
+                    self._files.put(entry, f"{index.INDEX}/{entry.name}")
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
         # A metric that is sent again with the same time is the same row to MLflow.
@@ -248,7 +245,7 @@ class MlflowRun:
 
     def put_file(self, file: Path, artifact: str) -> str:
         with self._service(f"store {checked_artifact(artifact)}"):
-            self._store(file, artifact)
+            self._files.put(file, artifact)
         if mlflow_note.is_noted(artifact):
             self._refresh_note()
         return self.url(artifact)
@@ -257,6 +254,48 @@ class MlflowRun:
         stable, stepped = video_artifacts(layout, last_step, video.suffix)
         self.put_file(video, stepped)
         return self.put_file(video, stable)
+
+    def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
+        """As ``MlflowClient.log_table`` has it, which would add rows to those of a table that is there."""
+        columns = checked_columns(rows, name)
+        artifact = checked_artifact(f"tables/{name}.json")
+        cells = [[None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row.values()] for row in rows]
+        with self._service(f"store the table {name}"):
+            self._files.put_bytes(json.dumps({"columns": columns, "data": cells}).encode(), artifact)
+            tagged = json.loads(self._client.get_run(self._run_id).data.tags.get(_TABLES_TAG, "[]"))
+            entry = {"path": artifact, "type": "table"}
+            if entry not in tagged:
+                self._client.set_tag(self._run_id, _TABLES_TAG, json.dumps([*tagged, entry]))
+        return self.url(artifact)
+
+    def put_key_frames(self, frames: Sequence[tuple[int, Path]], layout: str) -> str:
+        """As images of the key ``layout``. MLflow keeps every image that it was ever given and shows the newest of a step."""
+        from PIL import Image
+
+        noted = checked_artifact(f"videos/{layout}/key_frames.json")
+        with self._service("list the key frames"):
+            there = json.loads(self._files.read(noted)) if noted in self._files.names(posixpath.dirname(noted)) else {}
+        digests = {str(step): hashlib.sha256(picture.read_bytes()).hexdigest() for step, picture in frames}
+        for step, picture in frames:
+            if there.get(str(step)) != digests[str(step)]:
+                with self._service("store a key frame"), Image.open(picture) as opened:
+                    self._client.log_image(self._run_id, opened, key=layout, step=step)
+        if not there.items() >= digests.items():
+            with self._service("note the key frames"):
+                self._files.put_bytes(json.dumps(there | digests).encode(), noted)
+        return self.url()
+
+    def link_inputs(self, refs: Sequence[RunRef]) -> None:
+        """As a tag, and as links in the run's note."""
+        text = json.dumps(list(map(str, refs)))
+        with self._service("link what this was made of"):
+            self._files.put_bytes(text.encode(), _INPUTS)
+            shown = [str(ref) for ref in refs[: mlflow_note.MAX_INPUTS]]
+            self._client.set_tag(self._run_id, _INPUTS_TAG, json.dumps(shown))
+        self._refresh_note()
+
+    def results_run(self) -> MlflowRun:
+        return self
 
     def finish(self, state: RunState) -> None:
         if not self._ours:
@@ -278,11 +317,12 @@ class MlflowRun:
 
     def _refresh_note(self) -> None:
         with self._service("list what the note shows"):
-            files = [info.path for info in self._repository.list_artifacts() if not info.is_dir]
+            files = self._files.names("")
+            inputs = [RunRef.parse(text) for text in json.loads(self._client.get_run(self._run_id).data.tags.get(_INPUTS_TAG, "[]"))]
         with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
             has_table = mlflow_note.HEAD_TABLE in files
             table = self.get_file(mlflow_note.HEAD_TABLE, Path(directory)) if has_table else None
-            self.set_note(mlflow_note.run_note(files, run_id=self._run_id, link=self._relative_link, head_table=table))
+            self.set_note(mlflow_note.run_note(files, run_id=self._run_id, link=self._relative_link, head_table=table, inputs=inputs))
 
     def _relative_link(self, artifact: str) -> str:
         """Works wherever somebody has the UI."""
@@ -300,7 +340,7 @@ class MlflowRun:
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
         artifact = f"{index.CAPTURES}/{ref.file_name}"
-        here = self._in_place(artifact)
+        here = self._files.in_place(artifact)
         if here is not None:
             check_file(here, ref)
             return here
@@ -309,7 +349,7 @@ class MlflowRun:
             check_file(target, ref)
         except CaptureFileError:
             try:
-                with self._downloaded(artifact, directory) as part:
+                with self._files.downloaded(artifact, directory) as part:
                     check_file(part, ref)
                     part.replace(target)
             except NoSuchFileError as error:
@@ -318,13 +358,13 @@ class MlflowRun:
 
     def get_file(self, artifact: str, directory: Path) -> Path:
         target = directory / checked_artifact(artifact)
-        here = self._in_place(artifact)
+        here = self._files.in_place(artifact)
         if here is not None:
             if not here.is_file():
                 raise NoSuchFileError(f"{self.ref} has no file {artifact!r}")
             copy_atomically(here, target)
             return target
-        with self._downloaded(artifact, target.parent) as part:
+        with self._files.downloaded(artifact, target.parent) as part:
             part.replace(target)
         return target
 
@@ -345,102 +385,20 @@ class MlflowRun:
                 if not token:
                     return found
 
-    # -- the artifact store ---------------------------------------------------------------------------------
-
-    @property
-    def _repository(self) -> Any:
-        """The store's own client: MlflowClient would ask the server for the run again before every file."""
-        with self._making:
-            if self._repository_made is None:
-                self._repository_made = get_artifact_repository(self._artifact_uri, tracking_uri=self._uri)
-            return self._repository_made
-
-    def _store(self, file: Path, artifact: str) -> None:
-        root = self._local_root()
-        if root is not None:
-            # MLflow's own copy is neither whole at once nor synced, and the spool drops what is stored.
-            copy_atomically(file, root / artifact)
-            return
-        folder, name = posixpath.split(artifact)
-        if file.name == name:
-            self._repository.log_artifact(str(file), folder or None)
-            return
-        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-            # The client names an artifact after its file; a link gives it the name without a copy.
-            link = Path(directory, name)
-            link.symlink_to(file.absolute())
-            self._repository.log_artifact(str(link), folder or None)
-
-    def _local_root(self) -> Path | None:
-        """The run's artifacts when they are a directory of this machine; None when its store is reached through a client.
-
-        Raises:
-            TrackerError: they are a directory of the server's machine. MLflow's client would write to the same path here.
-        """
-        if not is_local_uri(self._artifact_uri):
-            return None
-        root = Path(local_file_uri_to_path(self._artifact_uri))
-        # <artifact root>/<experiment>/<run>/artifacts are all made on first use; what the root lies in is there before.
-        above = root.parents[min(3, len(root.parents) - 1)]
-        if self._uri.startswith("http") and not above.is_dir():
-            raise TrackerError(
-                f"{self.ref} keeps its files in the directory {root}, which this machine does not have; start that server with "
-                "--serve-artifacts and --artifacts-destination, so that it passes them on"
-            )
-        return root
-
     def _listed(self) -> tuple[list[CaptureRef], dict[str, int | None]]:
         with self._service("list captures"):
-            self._local_root()
-            files = {
-                posixpath.basename(info.path): info.file_size for info in self._repository.list_artifacts(index.CAPTURES) if not info.is_dir
-            }
-            entries = [posixpath.basename(info.path) for info in self._repository.list_artifacts(index.INDEX) if not info.is_dir]
+            files = self._files.sizes(index.CAPTURES)
+            entries = list(self._files.sizes(index.INDEX))
         return index.refs_by_step(entries, files, self._newest), files
 
     def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
         def written(ref: CaptureRef) -> float:
-            entry_path = f"{index.INDEX}/{index.entry_name(ref)}"
-            with (
-                tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory,
-                self._downloaded(entry_path, Path(directory)) as entry,
-            ):
-                try:
-                    return float(json.loads(entry.read_bytes())["time"])
-                except (ValueError, KeyError, TypeError):
-                    return 0.0
+            try:
+                return float(json.loads(self._files.read(f"{index.INDEX}/{index.entry_name(ref)}"))["time"])
+            except (ValueError, KeyError, TypeError):
+                return 0.0
 
         return max(refs, key=written)
-
-    def _in_place(self, artifact: str) -> Path | None:
-        """Where a file lies when the store is a directory of this machine; None when it must be downloaded.
-
-        Raises:
-            TrackerError: a link leads out of the store.
-        """
-        root = self._local_root()
-        if root is None:
-            return None
-        path = root / artifact
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise TrackerError(f"{path} leads out of the run's artifacts; it is not read")
-        return path
-
-    @contextmanager
-    def _downloaded(self, artifact: str, directory: Path) -> Iterator[Path]:
-        """A downloaded file under a temporary name; it is gone after the block unless it was moved."""
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".", suffix=".partial") as temporary:
-            part = Path(temporary, posixpath.basename(artifact))
-            with self._service(f"download {artifact}"):
-                try:
-                    # Its public neighbour lists the folder first, draws a progress bar and starts a thread pool for every file.
-                    self._repository._download_file(artifact, str(part))
-                except Exception as error:
-                    if mlflow_service.http_status(error) != 404:
-                        raise
-                    raise NoSuchFileError(f"{self.ref} has no file {artifact!r}") from None
-            yield part
 
     @contextmanager
     def _service(self, doing: str) -> Iterator[None]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import csv
 import posixpath
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+from tracker_viz.types import RunRef
 
 HEAD_TABLE = "head_roles.csv"
 MAX_HEADS = 16
+MAX_INPUTS = 64
 
 _ANIMATIONS = (".webp", ".gif")
 _VIDEOS = (".webm", ".mp4")
@@ -24,12 +27,15 @@ def is_noted(artifact: str) -> bool:
     return artifact == HEAD_TABLE or ("/" not in artifact and posixpath.splitext(artifact)[1] in (*_ANIMATIONS, *_VIDEOS, *_PAGES))
 
 
-def run_note(files: Iterable[str], *, run_id: str, link: Callable[[str], str], head_table: Path | None) -> str:
+def run_note(
+    files: Iterable[str], *, run_id: str, link: Callable[[str], str], head_table: Path | None, inputs: Sequence[RunRef] = ()
+) -> str:
     """The note of a run with these ``files`` at its root.
 
     Args:
         link: a file's address in the UI, relative to where the UI is.
         head_table: ``head_roles.csv`` of the run, as the pipeline writes it.
+        inputs: the runs that all this was made of, where they are others.
     """
     noted = sorted(file for file in files if is_noted(file))
     parts = ["**What this model's blocks looked like while it trained** (tracker_viz)"]
@@ -42,6 +48,8 @@ def run_note(files: Iterable[str], *, run_id: str, link: Callable[[str], str], h
     )
     if head_table is not None:
         parts.append(_heads(head_table) + f"\n\n[Every head's scores]({link(HEAD_TABLE)})")
+    if inputs:
+        parts.append(f"Made of the captures of {', '.join(map(_run_link, inputs))}.")
     parts += [
         f"![{stem}](get-artifact?path={urllib.parse.quote(file)}&run_uuid={run_id})"
         for file in noted
@@ -63,6 +71,10 @@ def _heads(table: Path) -> str:
         lines.append(f"| {row['head']} | {row['role'].replace('_', ' ')} | {row['onset_step'] or ''} | {float(row['margin'] or 0):.2f} |")
     more = len(specialised) - MAX_HEADS
     return "\n".join(lines) + (f"\n\n... and {more} more of {len(rows)} heads." if more > 0 else "")
+
+
+def _run_link(ref: RunRef) -> str:
+    return f"[{ref.path[:8]}](#/runs/{ref.path})" if ref.scheme == "mlflow" else f"`{ref}`"
 
 
 def _stem(file: str) -> str:

@@ -20,9 +20,8 @@ from typing import Any
 import wandb
 
 from tracker_viz.errors import ConfigError
-from tracker_viz.trackers.base import checked_artifact
+from tracker_viz.trackers.base import Cell, checked_artifact, checked_columns
 
-Cell = str | float | int | None
 VIDEO_SUFFIXES = (".webm", ".mp4", ".gif", ".ogg")
 
 # Suffix -> the client's class for it. Image and Video take a path's bytes as they are; only arrays would be encoded.
@@ -73,14 +72,15 @@ def video_media(video: Path) -> wandb.Video:
     return wandb.Video(str(video), format=video.suffix.removeprefix("."))  # type: ignore[arg-type]
 
 
-def table_media(rows: Sequence[Mapping[str, Cell]]) -> wandb.Table:
-    """Columns in the order of the first row.
+def table_media(rows: Sequence[Mapping[str, Cell]], name: str) -> wandb.Table:
+    """Raises ConfigError as ``put_table`` does.
 
     W&B's columns have one type, and its tables are JSON: in a column that holds texts and numbers all become texts, and a number that
     is none (NaN, infinite) leaves its cell empty.
     """
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return wandb.Table(columns=list(columns), data=[list(row) for row in zip(*map(_of_one_type, columns.values()), strict=True)])
+    columns = checked_columns(rows, name)
+    cells = [_of_one_type([row[column] for row in rows]) for column in columns]
+    return wandb.Table(columns=list(columns), data=[list(row) for row in zip(*cells, strict=True)])
 
 
 def table_artifact(table: wandb.Table) -> wandb.Artifact:

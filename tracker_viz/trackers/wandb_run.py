@@ -15,11 +15,10 @@ from urllib.parse import quote
 from tracker_viz.errors import RunActiveError, RunNotFoundError, TrackerError, TransientTrackerError
 from tracker_viz.trackers import wandb_lineage
 from tracker_viz.trackers import wandb_session as session
-from tracker_viz.trackers.base import ChunkPolicy, MetricPoint, RunInfo, RunState, checked_artifact, flatten
+from tracker_viz.trackers.base import Cell, ChunkPolicy, MetricPoint, RunInfo, RunState, checked_artifact, flatten
 from tracker_viz.trackers.wandb_client import OWN_CONFIG, WandbService, translated
 from tracker_viz.trackers.wandb_frames import await_frames, read_frames, shown_frames
 from tracker_viz.trackers.wandb_media import (
-    Cell,
     file_key,
     frames_key,
     has_panel,
@@ -155,7 +154,7 @@ class WandbRun:
 
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
         """In a panel, and for queries over many runs as the artifact that the client makes of every table."""
-        table = table_media(rows)
+        table = table_media(rows, name)
         with self._writing() as (_, shown):
             with translated(self._service.base_url, self._ref):
                 shown.add_media(table_key(name), table)
