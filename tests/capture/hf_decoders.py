@@ -197,9 +197,9 @@ def own_attention(model_type, options=None):
     return [pattern for pattern in output.attentions if pattern is not None]
 
 
-def compare(model_type, options=None):
-    """(anatomy, model, largest difference): the difference is None where the model returns no attention of its own."""
-    model = build(model_type, options)
+def compare(model_type, options=None, *, eager=False):
+    """(anatomy, model, largest difference) of the model as it comes, or told to attend eagerly."""
+    model = build(model_type, options, eager=eager)
     anatomy, attention = examine(model)
     expected = own_attention(model_type, options)
     seen = [pattern for pattern in attention if pattern.numel()]

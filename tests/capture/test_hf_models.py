@@ -22,6 +22,13 @@ def test_attention_and_weights_of_a_public_architecture(model_type):
         assert {short(p.name) for p in anatomy.projections if ".experts." not in p.name} == set(expected.split())
 
 
+@pytest.mark.parametrize("model_type", sorted(MODELS))
+def test_attention_of_a_public_architecture_that_attends_eagerly(model_type):
+    anatomy, _, difference = compare(model_type, eager=True)
+    assert anatomy.sources == ("softmax",)
+    assert difference <= TOLERANCE
+
+
 @pytest.mark.parametrize("model_type", WITHOUT_ATTENTION)
 def test_a_model_without_attention_is_refused_by_name_and_module(model_type):
     assert re.search(rf"no attention over the probe was seen in .*{WITHOUT_ATTENTION[model_type]}", refusal(model_type))

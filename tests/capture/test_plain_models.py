@@ -171,6 +171,44 @@ def test_a_hidden_kernel_is_refused_and_its_module_named():
         examine(randomised(lambda: Model(lambda _: Residual(Hidden(None), two_layers()))))
 
 
+class OwnFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v):
+        torch.ops.aten.lerp(q, k, v)  # three of a kind, and no attention
+        return torch.ops.aten.scaled_dot_product_attention(q, k, v, None, 0.0, True)
+
+
+def test_attention_inside_an_autograd_function_is_seen():
+    anatomy, attention = examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(OwnFunction.apply), two_layers()))))
+    torch.testing.assert_close(torch.cat(attention, dim=1), torch.cat(Notes.patterns, dim=1), atol=1e-5, rtol=0)
+    assert anatomy.left_out == ()
+
+
+@torch.library.custom_op("fused_by_others::attend", mutates_args=())
+def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return by_kernel(q, k, v)
+
+
+def test_somebody_elses_fused_kernel_is_refused_by_its_name_and_module():
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"fused_by_others\.attend\.default, a kernel that hides its probabilities, in blocks\.0\.attn; .* blocks\.1\.",
+    ):
+        examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(fused), two_layers()))))
+
+
+def test_a_block_whose_kernel_hides_its_probabilities_is_named_and_the_others_are_shown(caplog):
+    kinds = (by_kernel, fused)
+    model = randomised(lambda: Model(lambda index: Residual(FusedAttention(kinds[index]), two_layers())))
+    with caplog.at_level("INFO", "tracker_viz.capture"):
+        recorder = Recorder(model, torch.randint(VOCAB, (1, T)), Schedule.every(1), print)
+    (left_out,) = recorder.model_info["found"]["left_out"]
+    assert left_out == "fused_by_others.attend.default, a kernel that hides its probabilities, in blocks.1.attn"
+    assert recorder.model_info["n_heads"] == [H, 0]
+    assert "2 blocks (blocks.0 .. 1) (1 of them attend), [4, 0] heads" in caplog.text
+    assert f"left out: {left_out}" in caplog.text
+
+
 def test_a_probe_longer_than_the_position_table_is_refused_before_it_is_looked_up():
     class Learned(Model):
         def forward(self, ids):

@@ -74,6 +74,10 @@ def test_a_users_rows_are_labelled_each_by_a_name_of_its_own():
     assert probe.rows[0].period == 2
 
 
+def test_what_a_tokenizer_returns_is_a_probe():
+    assert probe_from_ids({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 1, 1]]}).input_ids.tolist() == [[1, 2, 3]]
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
@@ -81,6 +85,9 @@ def test_a_users_rows_are_labelled_each_by_a_name_of_its_own():
         (torch.zeros(2, 3, 4, dtype=torch.int64), r"got shape \(2, 3, 4\)"),
         (torch.zeros(0, 4, dtype=torch.int64), r"got shape \(0, 4\)"),
         ([[1]], "a probe of one token"),
+        ([[1, 2], [1]], r"rows of equal length; got list \(expected sequence of length 2"),
+        (["a text"], "rows of equal length; got list"),
+        (torch.zeros(1, 4, dtype=torch.int64, device="meta"), "on the meta device, so its token ids have no values"),
         ([[1, -100]], "never negative; got -100"),
     ],
 )

@@ -374,6 +374,18 @@ def test_layers_added_in_training_are_found(caplog):
     assert "the model has other parameters than before" in caplog.text
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_that_is_nan_or_inf_from_the_start_is_captured_as_it_is(value):
+    model = tiny()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(value)
+    recorder, captures = recorded(model, Schedule.every(1))
+    recorder.close()
+    assert not np.isfinite(captures[0].arrays["blocks.0.mlp.w_in"]).any()
+    assert np.isnan(captures[0].arrays["blocks.1.attn.pattern"]).any()
+
+
 def test_nan_in_the_weights_is_shown_and_not_hidden():
     model = tiny()
     recorder, captures = recorded(model, Schedule.every(1))
@@ -395,6 +407,7 @@ def test_a_metric_that_is_no_number_costs_itself_only(caplog):
     ("make", "error", "message"),
     [
         (lambda: recorded(tiny().to("meta"), Schedule.every(1)), UnsupportedModelError, "tokens.weight is on the meta device"),
+        (lambda: recorded("model", Schedule.every(1)), ConfigError, "a torch.nn.Module; got str"),
         (lambda: recorded(nn.Identity(), Schedule.every(1)), CaptureError, "Identity has no parameters"),
         (
             lambda: recorded(nn.Embedding(VOCAB, 8), Schedule.every(1)),

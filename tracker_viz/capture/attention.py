@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._ops import HigherOrderOperator
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
 from tracker_viz.capture.evidence import Evidence, is_matrix_product
@@ -27,6 +27,12 @@ from tracker_viz.errors import ProbeError
 
 Source = Literal["scaled_dot_product_attention", "softmax", "multi_head_attention", "flex_attention", "matmul"]
 
+# As a module calls it, and as an autograd function of somebody's own does.
+_SCALED_DOT_PRODUCT = {
+    F.scaled_dot_product_attention,
+    torch.ops.aten.scaled_dot_product_attention,
+    torch.ops.aten.scaled_dot_product_attention.default,
+}
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
 
 
@@ -135,7 +141,7 @@ class AttentionWatch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        if func in _SCALED_DOT_PRODUCT:
             return self._scaled_dot_product(func, *args, **kwargs)
         if func in _SOFTMAX:
             return self._softmax(func, args, kwargs)
@@ -151,6 +157,8 @@ class AttentionWatch(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is F.embedding:
             self._check_embedding(*args[:2])
+        elif isinstance(func, OpOverload | OpOverloadPacket):
+            self._custom(str(func), args)
         output = func(*args, **kwargs)
         self._evidence.saw(func, args, output, self._stack.names)
         return output
@@ -240,6 +248,12 @@ class AttentionWatch(TorchFunctionMode):
         error = self._checked(probabilities, value, output[0] if isinstance(output, tuple) else output)
         self._hand_over("flex_attention", probabilities, key.shape[-3], error)
         return output
+
+    def _custom(self, name: str, args: Any) -> None:
+        """Note a fused kernel of somebody else's that takes what may be queries, keys and values (flash_attn, xformers, mamba_ssm)."""
+        over_the_probe = [arg.ndim for arg in args if isinstance(arg, Tensor) and arg.ndim >= 3 and self._length in arg.shape]
+        if not name.startswith("aten.") and max(map(over_the_probe.count, over_the_probe), default=0) >= 3:
+            self.rejected.append(f"{name}, a kernel that hides its probabilities, in {self._here()}")
 
     def _checked(self, probabilities: Tensor, value: Tensor, output: Tensor) -> float | None:
         """Largest ``|P V - output|``: whether what is shown is what the model's own kernel used."""

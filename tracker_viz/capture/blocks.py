@@ -36,6 +36,7 @@ class Anatomy:
         n_heads: query heads of every block; 0 where it does not attend.
         n_kv_heads: key/value heads of every block; equal to ``n_heads`` where they are not shared or could not be told.
         error: largest ``|P V - output|`` of any call that could be checked.
+        left_out: what looked like attention and could not be shown, in words, each once.
         watched: names of the modules that were running at any call; the others need not be followed again.
         vocabulary: number of tokens, where a projection of that width can only be the one to the logits.
     """
@@ -50,6 +51,7 @@ class Anatomy:
     error: float | None
     watched: frozenset[str]
     vocabulary: int | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def d_mlp(self) -> int | None:
@@ -128,6 +130,7 @@ def discover(
         error=max((call.error for call in calls if call.error is not None), default=None),
         watched=frozenset(name for call in calls for name in call.modules),
         vocabulary=_vocabulary(embedding, all_found),
+        left_out=tuple(dict.fromkeys(rejected)),
     )
     return anatomy, [_heads_of(block_calls) for block_calls in per_block]
 
@@ -179,6 +182,7 @@ def describe(anatomy: Anatomy, model: nn.Module) -> dict[str, Any]:
             "attention": list(anatomy.sources),
             "projections": kinds,
             "attention_error": anatomy.error,
+            **({"left_out": list(anatomy.left_out)} if anatomy.left_out else {}),
         },
     }
 
@@ -190,9 +194,10 @@ def summary(description: dict[str, Any]) -> str:
     where = blocks[0] if len(blocks) == 1 else f"{blocks[0]} .. {blocks[-1].rpartition('.')[2]}"
     attending = "" if len(found["attending"]) == len(blocks) else f" ({len(found['attending'])} of them attend)"
     projections = ", ".join(name for name in found["projections"] if ".experts." not in name) or "none"
+    left_out = f"; left out: {_first_of(found['left_out'])}" if "left_out" in found else ""
     return (
         f"{description['name']}: {len(blocks)} blocks ({where}){attending}, {description['n_heads']} heads, "
-        f"{description['n_kv_heads']} key/value heads, attention by {' and '.join(found['attention'])}; weights: {projections}"
+        f"{description['n_kv_heads']} key/value heads, attention by {' and '.join(found['attention'])}; weights: {projections}{left_out}"
     )
 
 
@@ -301,6 +306,10 @@ def _one_or_all(counts: Sequence[int]) -> int | list[int]:
     return counts[0] if len(set(counts)) == 1 else list(counts)
 
 
+def _first_of(left_out: Sequence[str]) -> str:
+    return "; ".join(left_out[:3]) + (f"; and {len(left_out) - 3} more" if len(left_out) > 3 else "")
+
+
 def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
     suspects = [
         name
@@ -315,7 +324,7 @@ def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
             "or none"
         )
     if rejected:
-        parts.append(f"seen and left out: {'; '.join(rejected[:3])}")
+        parts.append(f"seen and left out: {_first_of(list(dict.fromkeys(rejected)))}")
     parts.append(
         "what can be captured is scaled_dot_product_attention, softmax over [.., query, key], and nn.MultiheadAttention: "
         "switch the model to one of these (attn_implementation='sdpa'), at least for the probe: forward=lambda model, input_ids: ..."

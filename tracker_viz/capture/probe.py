@@ -7,7 +7,7 @@ followed last time can do better than chance (induction; Olsson et al. 2022), an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -130,10 +130,20 @@ def make_probe(
 def probe_from_ids(input_ids: Any, *, decode: Decode | Any | None = None) -> Probe:
     """A probe of the user's own tokens: integers [probe, position] or [position]. Exact repetition in a row is found and labelled.
 
+    What a tokenizer returns will do too: its ``input_ids`` are taken.
+
     Raises:
         ProbeError: not integers, or not of that shape.
     """
-    ids = torch.as_tensor(input_ids)
+    given = input_ids["input_ids"] if isinstance(input_ids, Mapping) and "input_ids" in input_ids else input_ids
+    try:
+        ids = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ProbeError(
+            f"a probe holds token ids [probe, position], rows of equal length; got {type(given).__name__} ({error})"
+        ) from error
+    if ids.is_meta:
+        raise ProbeError("the probe is on the meta device, so its token ids have no values; make it on the CPU")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ProbeError(f"a probe holds token ids, whole numbers [probe, position]; got {ids.dtype}")
     if ids.ndim == 1:

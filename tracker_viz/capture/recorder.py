@@ -70,6 +70,8 @@ class Recorder:
     ) -> None:
         if not max_overhead > 0:
             raise ConfigError(f"max_overhead is a share of the wall time, like 0.02, and greater than 0; got {max_overhead}")
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"what is watched is a torch.nn.Module; got {type(model).__name__}")
         if counts_from not in (None, 0, 1):
             raise ConfigError(f"counts_from is 0 or 1, or None to find out; got {counts_from!r}")
         self._next_call: int = -_NEVER  # in the loop's own count: the first call always looks closer
