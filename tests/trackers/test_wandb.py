@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
@@ -67,6 +69,24 @@ class TestWandbTracker(TrackerContract):
         assert run.files[shown["path"]] == video.read_bytes()
         assert [media["sha256"] for media in run.values("tracker_viz/heads")][-1] == shown["sha256"]
         assert run.values("tracker_viz/render") == [1, 2]
+
+    def stored_table(self, ref: RunRef, name: str) -> list[dict[str, Any]]:
+        run = self.server.run(ref.path)
+        shown = json.loads(run.files[run.summary[f"tracker_viz/tables/{name}"]["path"]])
+        return [dict(zip(shown["columns"], row, strict=True)) for row in shown["data"]]
+
+    def stored_key_frames(self, ref: RunRef, layout: str) -> dict[int, list[bytes]]:
+        run, key = self.server.run(ref.path), f"tracker_viz/frames/{layout}"
+        stored: dict[int, list[bytes]] = {}
+        for row in run.history:
+            if key in row:
+                stored.setdefault(row["tracker_viz/step"], []).append(run.files[row[key]["path"]])
+        return stored
+
+    def stored_inputs(self, ref: RunRef) -> list[str]:
+        run = self.server.run(ref.path)
+        used = {f"wandb:{self.server.state.artifacts[artifact_id].run}" for artifact_id in run.input_artifacts}
+        return [*used, *run.config["tracker_viz"]["value"]["inputs"]]
 
 
 # -- what is W&B's own ----------------------------------------------------------------------------------------
