@@ -244,6 +244,14 @@ def test_the_table_of_heads_lies_beside_the_video(watched):
     lines = (Path(watched.ref.path) / "head_roles.csv").read_text().splitlines()
     assert lines[0].startswith("head,block,index,role,margin,onset_step,")
     assert [line.split(",")[0] for line in lines[1:]] == ["L00H00", "L00H01", "L01H00", "L01H01"]
+    assert (Path(watched.ref.path) / "tables/head_roles.csv").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize(("n", "steps"), [(12, [0, 2, 4, 6]), (2, [0, 6]), (0, [])])
+def test_key_frames_lie_beside_the_video_at_their_steps(watched, n, steps):
+    render_run(watched.ref, video=SMALL | {"key_frames": n}, progress=False)
+    found = sorted((Path(watched.ref.path) / "key_frames/overview").glob("*.png"))
+    assert [path.name for path in found] == [f"step_{step:08d}.png" for step in steps]
 
 
 @pytest.mark.parametrize(("format", "message"), [("htm", "did you mean 'html'"), (["video", "htm"], "'html'"), ([], "got none")])

@@ -62,13 +62,19 @@ def put_pictures(
     Raises:
         TrackerError: some run could not be written; after all the others were.
     """
+    from tracker_viz.rendering import write_key_frames
+
     layout, last_step = renderer.plan.layout, renderer.series.steps[-1]
     rows = head_rows(pulled)
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+        has_video = any(picture.format == "video" for picture in pictures)
+        key_frames = write_key_frames(renderer, directory, n_key_frames) if has_video and n_key_frames else []
         for run in runs:
             try:
                 pictures = [_put(run, picture, layout, last_step) for picture in pictures]
+                if key_frames:
+                    run.put_key_frames(key_frames, layout)
                 if rows:
                     _put_head_table(run, rows, Path(directory))
             except TrackerError as error:
@@ -102,3 +108,4 @@ def _put_head_table(run: Run, rows: Sequence[Mapping[str, str | float | int | No
         writer.writeheader()
         writer.writerows(rows)
     run.put_file(table, table.name)
+    run.put_table(rows, HEAD_TABLE)
