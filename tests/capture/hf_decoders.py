@@ -217,10 +217,11 @@ def short(name):
 
 def table():
     """Markdown."""
-    lines, hits = [], 0
+    lines, hits, eager_hits = [], 0, 0
     for model_type in sorted(MODELS):
         anatomy, model, difference = compare(model_type)
         hits += difference <= TOLERANCE
+        eager_hits += compare(model_type, eager=True)[2] <= TOLERANCE
         found = describe(anatomy, model)["found"]
         weights = " ".join(dict.fromkeys(short(name) for name in found["projections"] if ".experts." not in name))
         experts = ", single experts" if any(".experts." in name for name in found["projections"]) else ""
@@ -231,7 +232,8 @@ def table():
 
 Hugging Face decoders of transformers {transformers.__version__}, tiny configurations with random weights (standard deviation 0.25):
 attention compared with each model's own under `attn_implementation="eager"`, **{hits} of {len(lines)} within {TOLERANCE:.0e}** (float32).
-Made by `python tests/capture/hf_decoders.py`; the same comparison is part of the test suite.
+Told to attend eagerly themselves: {eager_hits} of {len(lines)}. Made by `python tests/capture/hf_decoders.py`; the same comparisons are part
+of the test suite.
 
 | model type | class | attention seen as | largest difference | weights |
 |---|---|---|---|---|
@@ -240,12 +242,33 @@ Made by `python tests/capture/hf_decoders.py`; the same comparison is part of th
 Hybrids (falcon_h1, jamba, lfm2, minimax, qwen3_next, ...) show the blocks that attend, and the weights of all. One known difference is
 Hugging Face's own: Falcon with ALiBi computes other attention under sdpa than under eager; what is shown is what the model used.
 
+Models in plain PyTorch, against attention worked out beside them by hand:
+
+| how it attends | largest difference |
+|---|---|
+{chr(10).join(plain_lines())}
+
+What hides its probabilities: the kernels of flash_attn, flex_attention, and Hugging Face's `flash_attention_2` and the like are run for the
+probe as the same maths in the open. Any other fused kernel (xformers, Triton, linear attention) is refused before training starts where no
+block attends visibly; where some do, it is named in the log and in the capture, and its block shows its weights alone.
+
 Models without any attention are refused before training starts:
 
 | model type | message |
 |---|---|
 {chr(10).join(refused)}
 """
+
+
+def plain_lines():
+    from plain_decoders import Notes, randomised
+    from plain_decoders import examine as examine_plain
+    from test_plain_models import MODELS as PLAIN
+
+    for name, (make, *_) in PLAIN.items():
+        _, attention = examine_plain(randomised(make))
+        difference = (torch.cat(attention, dim=1) - torch.cat(Notes.patterns, dim=1)).abs().max()
+        yield f"| {name} | {difference:.0e} |"
 
 
 def refusal(model_type):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from plain_decoders import (
+    DK,
     VOCAB,
     AllInOneBlock,
     Alone,
@@ -31,6 +33,7 @@ from plain_decoders import (
     examine,
     merge,
     randomised,
+    reference,
     split,
     two_layers,
 )
@@ -207,6 +210,63 @@ def test_a_block_whose_kernel_hides_its_probabilities_is_named_and_the_others_ar
     assert recorder.model_info["n_heads"] == [H, 0]
     assert "2 blocks (blocks.0 .. 1) (1 of them attend), [4, 0] heads" in caplog.text
     assert f"left out: {left_out}" in caplog.text
+
+
+@torch.library.custom_op("flash_attn::_flash_attn_forward", mutates_args=())
+def flash_kernel(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout_p: float, softmax_scale: float, causal: bool, window_size_left: int,
+    window_size_right: int, softcap: float, alibi_slopes: torch.Tensor | None, return_softmax: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Stands where flash_attn, which needs a GPU to be installed, registers its own kernel, with the same arguments."""
+    raise RuntimeError("FlashAttention only supports fp16 and bf16 data type")
+
+
+class FlashFunction(torch.autograd.Function):
+    """As flash_attn calls its kernel; [batch, position, head, channel]."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, options):
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        options = {"window_size_left": -1, "window_size_right": -1, "softcap": 0.0, "alibi_slopes": None, **options}
+        out, *for_backward = torch.ops.flash_attn._flash_attn_forward(q, k, v, 0.1, DK**-0.5, causal=True, **options, return_softmax=False)
+        ctx.save_for_backward(q, k, v, out, *for_backward)
+        return out.transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"window_size_left": 4}, {"softcap": 2.0}, {"alibi_slopes": torch.tensor([0.1, 0.2, 0.4, 0.8])}], ids=str
+)
+def test_attention_by_the_flash_attn_package_is_worked_out_in_the_open(options):
+    def attend(q, k, v):  # what is expected is worked out in numpy, out of sight of the watch
+        logits = q.numpy().astype(np.float64) @ k.numpy().swapaxes(-2, -1) / DK**0.5
+        distance = np.subtract.outer(np.arange(T), np.arange(T))
+        if "softcap" in options:
+            logits = options["softcap"] * np.tanh(logits / options["softcap"])
+        if "alibi_slopes" in options:
+            logits = logits - options["alibi_slopes"].numpy()[:, None, None] * distance
+        weights = np.exp(logits) * ((distance >= 0) & (distance <= options.get("window_size_left", T)))
+        expected.append(torch.from_numpy(weights / weights.sum(-1, keepdims=True)).float())
+        mixed = FlashFunction.apply(q, k, v, options)
+        np.testing.assert_allclose(mixed.numpy(), expected[-1].numpy() @ v.numpy(), atol=1e-5)
+        return mixed
+
+    expected = []
+    anatomy, attention = examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers()))))
+    torch.testing.assert_close(torch.cat(attention, dim=1), torch.cat(expected, dim=1), atol=1e-5, rtol=0)
+    assert anatomy.sources == ("flash_attn",)
+    assert {projection.name for projection in anatomy.projections} == GPT
+
+
+def test_keys_shared_by_several_heads_of_a_flash_attn_kernel_are_repeated():
+    class Grouped(GroupedAttention):
+        def forward(self, x):
+            q, k, v = split(self.wq(x), H), split(self.wk(x), H // 2), split(self.wv(x), H // 2)
+            reference(q, k)
+            return self.wo(merge(FlashFunction.apply(q, k, v, {})))
+
+    anatomy, attention = examine(randomised(lambda: Model(lambda _: Residual(Grouped(), two_layers()))))
+    torch.testing.assert_close(torch.cat(attention, dim=1), torch.cat(Notes.patterns, dim=1), atol=1e-5, rtol=0)
+    assert anatomy.n_kv_heads == (2, 2)
 
 
 def test_a_probe_longer_than_the_position_table_is_refused_before_it_is_looked_up():

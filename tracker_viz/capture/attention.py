@@ -1,9 +1,10 @@
 """Attention probabilities of every head, out of whatever attention a model happens to use.
 
 ``AttentionWatch`` is active during one forward pass and sees the torch functions that are called: the probabilities inside
-``scaled_dot_product_attention`` are computed again (in float32), those of a hand-written ``softmax`` are taken as they come,
-and ``multi_head_attention_forward`` is asked for its own; what a matrix product mixes by rows that sum to 1 and never look
-ahead is attention too, however it was made. Nothing in the model is replaced, so it need not be known.
+``scaled_dot_product_attention``, flex_attention and flash_attn are computed again (in float32), those of a hand-written
+``softmax`` are taken as they come, and ``multi_head_attention_forward`` is asked for its own; what a matrix product mixes by
+rows that sum to 1 and never look ahead is attention too, however it was made. Nothing in the model is replaced, so it need not
+be known.
 
 One call gives one ``AttentionCall``; which block it belongs to follows from the modules that were running (``ModuleStack``).
 """
@@ -22,10 +23,17 @@ from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
 from tracker_viz.capture.evidence import Evidence, is_matrix_product
-from tracker_viz.capture.probabilities import attention_probabilities, flex_probabilities, looks_back_only, repeated, rows_sum_to_one
+from tracker_viz.capture.probabilities import (
+    attention_probabilities,
+    flash_probabilities,
+    flex_probabilities,
+    looks_back_only,
+    repeated,
+    rows_sum_to_one,
+)
 from tracker_viz.errors import ProbeError
 
-Source = Literal["scaled_dot_product_attention", "softmax", "multi_head_attention", "flex_attention", "matmul"]
+Source = Literal["scaled_dot_product_attention", "softmax", "multi_head_attention", "flex_attention", "flash_attn", "matmul"]
 
 # As a module calls it, and as an autograd function of somebody's own does.
 _SCALED_DOT_PRODUCT = {
@@ -33,6 +41,7 @@ _SCALED_DOT_PRODUCT = {
     torch.ops.aten.scaled_dot_product_attention,
     torch.ops.aten.scaled_dot_product_attention.default,
 }
+_FLASH = ("flash_attn._flash_attn_forward", "flashattn._flash_attn_forward")
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
 
 
@@ -149,6 +158,8 @@ class AttentionWatch(TorchFunctionMode):
             return self._multi_head(func, args, kwargs)
         if isinstance(func, HigherOrderOperator) and func.name() == "flex_attention":
             return self._flex(func, args, kwargs)
+        if isinstance(func, OpOverload | OpOverloadPacket) and str(func).startswith(_FLASH):
+            return self._flash(func, *args, **kwargs)
         if is_matrix_product(func):
             self._matrix_product(*args[:2])
         if func is F.linear and args[1].shape[0] == self._vocabulary:
@@ -248,6 +259,25 @@ class AttentionWatch(TorchFunctionMode):
         error = self._checked(probabilities, value, output[0] if isinstance(output, tuple) else output)
         self._hand_over("flex_attention", probabilities, key.shape[-3], error)
         return output
+
+    def _flash(
+        self, func: Any, query: Tensor, key: Tensor, value: Tensor, dropout_p: float, softmax_scale: float, causal: bool,
+        window_size_left: int = -1, window_size_right: int = -1, softcap: float = 0.0, alibi_slopes: Tensor | None = None, *rest: Any,
+        **options: Any,
+    ) -> Any:  # fmt: skip
+        window = (window_size_left, window_size_right)
+        if query.shape[1] != self._length or key.shape[1] != self._length:
+            self._reject(str(func), (query.shape[1], key.shape[1]))
+            return func(query, key, value, dropout_p, softmax_scale, causal, *window, softcap, alibi_slopes, *rest, **options)
+        if self._evidence is not None:
+            self._evidence.saw_values(value.transpose(1, 2))
+        probabilities = flash_probabilities(
+            query, key, softmax_scale, causal=causal, window=window, softcap=softcap, alibi_slopes=alibi_slopes
+        )
+        self._hand_over("flash_attn", probabilities, key.shape[2])
+        # The kernel takes no float32: the pass goes on with the same maths in the open. What is for the backward pass stays empty.
+        mixed = torch.matmul(probabilities, repeated(value.transpose(1, 2), query.shape[2]).float()).transpose(1, 2)
+        return mixed.to(query.dtype), *(query.new_empty(0, dtype=torch.float32) for _ in range(3))
 
     def _custom(self, name: str, args: Any) -> None:
         """Note a fused kernel of somebody else's that takes what may be queries, keys and values (flash_attn, xformers, mamba_ssm)."""

@@ -326,7 +326,8 @@ def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
     if rejected:
         parts.append(f"seen and left out: {_first_of(list(dict.fromkeys(rejected)))}")
     parts.append(
-        "what can be captured is scaled_dot_product_attention, softmax over [.., query, key], and nn.MultiheadAttention: "
+        "what can be captured is scaled_dot_product_attention, softmax over [.., query, key], nn.MultiheadAttention, flex_attention and "
+        "flash_attn: "
         "switch the model to one of these (attn_implementation='sdpa'), at least for the probe: forward=lambda model, input_ids: ..."
     )
     return "; ".join(parts)

@@ -66,6 +66,30 @@ def flex_probabilities(
     return torch.softmax(logits.masked_fill(~seen, -math.inf), dim=-1).masked_fill(~seen.any(dim=-1, keepdim=True), 0.0)
 
 
+def flash_probabilities(
+    query: Tensor, key: Tensor, scale: float, *, causal: bool, window: tuple[int, int], softcap: float, alibi_slopes: Tensor | None
+) -> Tensor:
+    """What the flash_attn package's kernels multiply their values by: float32 [batch, head, query, key].
+
+    Args:
+        query, key: [batch, position, head, channel], of equal length.
+        window: how many keys before and after its own each query sees; -1: all.
+        softcap: bound on the logits by tanh; 0: none.
+        alibi_slopes: [head] or [batch, head], of the bias by distance.
+    """
+    query, key = (part.transpose(1, 2).float() for part in (query, key))
+    logits = torch.matmul(query * scale, repeated(key, query.shape[1]).transpose(-2, -1))
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    place = torch.arange(logits.shape[-1], device=logits.device)
+    ahead = place[None, :] - place[:, None]
+    if alibi_slopes is not None:
+        logits = logits - alibi_slopes.float().reshape(-1, logits.shape[1], 1, 1) * ahead.abs()
+    before, after = window[0], 0 if causal else window[1]
+    hidden = (ahead > after) & (after >= 0) | (ahead < -before) & (before >= 0)
+    return torch.softmax(logits.masked_fill(hidden, -math.inf), dim=-1)
+
+
 def _over_all_places(function: Any, n_before: int, n_after: int) -> Any:
     """Call a function of one (batch, head, query, key) for all of them at once; what comes before is indexed by all four."""
     for axis in (3, 2, 1, 0):
