@@ -1,11 +1,13 @@
-"""An MLflow server for all tests that want one: started once, also when the tests run in several processes."""
+"""What tests of several folders share: an MLflow server, started once also when they run in several processes, and a real Chromium."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import filelock
 import pytest
@@ -14,6 +16,16 @@ from mlflow_server import QUIET, MlflowServer
 from tracker_viz.trackers.slow_link import SlowLink
 
 os.environ.update(QUIET)
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +67,25 @@ def server_link(mlflow_server: MlflowServer) -> Iterator[SlowLink]:
     """A way to that server which a test may cut."""
     with SlowLink(("127.0.0.1", mlflow_server.port)) as link:
         yield link
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The browser, as playwright drives it."""
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("needs a Chromium (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    """An empty page in a window of its own."""
+    context = chromium.new_context(viewport={"width": 1600, "height": 1000})
+    yield context.new_page()
+    context.close()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -56,20 +54,10 @@ async function playToTheEnd() {
 """
 
 
-@pytest.fixture(scope="module")
-def page():
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium or not importlib.util.find_spec("playwright"):
-        pytest.skip("needs Chromium and playwright (apt-get install chromium, pip install 'tracker-viz[test]')")
-    from playwright.sync_api import sync_playwright
-
-    options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=[*options, "--disable-sync"])
-        page = browser.new_page()
-        page.set_content(PAGE)
-        yield page
-        browser.close()
+@pytest.fixture
+def player(page):
+    page.set_content(PAGE)
+    return page
 
 
 def pictures(n_frames, width=320, height=192, cell=8, seed=0):
@@ -79,13 +67,13 @@ def pictures(n_frames, width=320, height=192, cell=8, seed=0):
     return small.repeat(cell, 1).repeat(cell, 2)
 
 
-def open_video(page, path: Path):
+def open_video(player, path: Path):
     kind = {".webm": "video/webm", ".mp4": "video/mp4"}[path.suffix]
-    return page.evaluate("([b, t]) => load(b, t)", [base64.b64encode(path.read_bytes()).decode(), kind])
+    return player.evaluate("([b, t]) => load(b, t)", [base64.b64encode(path.read_bytes()).decode(), kind])
 
 
-def picture_at(page, time_s, shape):
-    rgba = base64.b64decode(page.evaluate("(t) => seek(t)", time_s))
+def picture_at(player, time_s, shape):
+    rgba = base64.b64decode(player.evaluate("(t) => seek(t)", time_s))
     return np.frombuffer(rgba, np.uint8).reshape(*shape[:2], 4)[..., :3]
 
 
@@ -97,23 +85,23 @@ DURATIONS_S = [0.1, 0.5, 0.1, 2.0, 0.25] * 25 + [3.0]
 
 
 @pytest.mark.parametrize(("encoder", "at_least_db"), [("opencv", 28), ("h264", 28), ("lossless", 90)])
-def test_uneven_durations_play_seek_and_end_when_they_should(page, tmp_path, encoder, at_least_db):
+def test_uneven_durations_play_seek_and_end_when_they_should(player, tmp_path, encoder, at_least_db):
     drawn = pictures(len(DURATIONS_S))
     info = write_video(len(drawn), drawn.__getitem__, tmp_path / "v", duration_s=DURATIONS_S, encoder=encoder, workers=2)
-    opened = open_video(page, info.path)
+    opened = open_video(player, info.path)
     assert opened["duration"] == pytest.approx(sum(DURATIONS_S), abs=0.02)
     starts = np.cumsum([0, *DURATIONS_S])
     for index in (0, 1, 60, 3, 124, 31, 8, 100, 125):
         for part in (0.2, 0.9):
-            seen = picture_at(page, starts[index] + part * DURATIONS_S[index], drawn[index].shape)
+            seen = picture_at(player, starts[index] + part * DURATIONS_S[index], drawn[index].shape)
             assert psnr(seen, drawn[index]) > at_least_db, f"picture {index} at {part} of its time is another one"
 
 
 @pytest.mark.parametrize("encoder", ["opencv", "h264", "lossless"])
-def test_a_held_picture_stays_on_screen_and_the_video_ends_after_it(page, tmp_path, encoder):
+def test_a_held_picture_stays_on_screen_and_the_video_ends_after_it(player, tmp_path, encoder):
     drawn = pictures(6)
     info = write_video(len(drawn), drawn.__getitem__, tmp_path / "v", duration_s=[0.4] * 5 + [4.0], encoder=encoder, workers=2)
-    open_video(page, info.path)
-    played = page.evaluate("() => playToTheEnd()")
+    open_video(player, info.path)
+    played = player.evaluate("() => playToTheEnd()")
     assert played["end"] == pytest.approx(6.0, abs=0.03)
     assert max(played["shown"]) > 1.9, "the held picture was never shown"

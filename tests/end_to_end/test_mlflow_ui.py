@@ -79,9 +79,9 @@ def test_the_link_opens_the_video_and_it_plays_and_seeks(rendered, page):
     screenshot(page, "artifact-page")
     assert seen["error"] is None
     assert (seen["width"], seen["height"]) == (1280, 720)
-    assert seen["duration"] == pytest.approx(result.duration_s, abs=0.1)
+    assert seen["duration"] == pytest.approx(result.pictures[0].duration_s, abs=0.1)
     assert seen["played"] > 0.3
-    assert seen["at"] == pytest.approx(result.duration_s / 2, abs=0.1)
+    assert seen["at"] == pytest.approx(result.pictures[0].duration_s / 2, abs=0.1)
 
 
 def test_the_video_that_says_its_last_step_plays_too(rendered, page):
@@ -134,3 +134,18 @@ def test_the_explorer_page_runs_in_the_artifact_viewers_sandbox(rendered, page, 
     slider.evaluate("slider => { slider.value = slider.max; slider.dispatchEvent(new Event('input')); }")
     frame.get_by_text("step 16", exact=True).wait_for(timeout=10_000)
     screenshot(page, "explorer")
+
+
+def test_key_frames_stand_behind_a_step_slider(rendered, page):
+    _, result = rendered[0]
+    page.goto(result.url.split("/artifacts/")[0] + "/model-metrics?workflowType=machine_learning")
+    image = page.locator("img[src*='images%2Foverview'], img[src*='images/overview'], img[src^='blob:'], img[src^='data:image']").first
+    image.wait_for(timeout=60_000)
+    screenshot(page, "key-frames")
+
+
+def test_the_table_of_heads_is_shown_as_a_table(rendered, page):
+    _, result = rendered[0]
+    page.goto(result.url.replace("artifacts/overview.webm", "artifacts/tables/head_roles.json"))
+    page.get_by_text("L01H01").first.wait_for(timeout=60_000)
+    screenshot(page, "head-table")

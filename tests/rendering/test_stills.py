@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 import zlib
 
 import numpy as np
@@ -137,42 +136,33 @@ def test_a_page_that_would_be_too_large_leaves_captures_out_and_says_so(renderer
 
 
 @pytest.mark.chromium
-def test_the_page_works_in_a_sandboxed_frame(renderer, tmp_path):
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not chromium:
-        pytest.skip("needs Chromium (apt-get install chromium)")
+def test_the_page_works_in_a_sandboxed_frame(renderer, page, tmp_path):
     page_path = write_explorer(renderer, tmp_path / "page.html")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-        )
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        errors, requests = [], []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.set_content('<body style="margin:0"><iframe sandbox="allow-scripts" style="border:0;width:1280px;height:800px"></iframe>')
-        page.on("request", lambda request: requests.append(request.url) if request.url.startswith("http") else None)
-        page.evaluate("(html) => document.querySelector('iframe').srcdoc = html", page_path.read_text())
-        frame = page.frame_locator("iframe")
-        frame.locator("body[data-ready=yes]").wait_for(timeout=60_000)
-        frame.locator("#slider").fill("5")
-        assert "2,000" in frame.locator("#step").inner_text() or "1,000" in frame.locator("#step").inner_text()
-        inner = page.frames[1]
-        heatmap = next(heatmap for heatmap in renderer.plan.heatmaps if heatmap.head)
-        box = heatmap.box
-        pixels = f"picture.getContext('2d').getImageData({box.x}, {box.y}, {box.width}, {box.height}).data"
-        shown = np.array(inner.evaluate(f"Array.from({pixels})"), np.uint8).reshape(box.height, box.width, 4)[..., :3]
-        difference = np.abs(shown.astype(int) - renderer.frame(5).pixels[box.y : box.bottom, box.x : box.right])
-        assert difference.max() <= 6, "the page's colours are the video's, to one of 255 steps of the scale"
-        area = frame.locator("#picture").bounding_box()
-        scale = area["width"] / 1280
-        at = area["x"] + (heatmap.box.x + 5) * scale, area["y"] + (heatmap.box.bottom - 5) * scale
-        page.mouse.move(*at)
-        assert "looks at" in frame.locator("#tip").inner_text()
-        page.mouse.click(*at)
-        assert "block 0 head 0" in frame.locator("#large b").inner_text()
-        frame.locator("body").press("Escape")
-        assert not frame.locator("#large").is_visible()
-        assert errors == []
-        assert requests == []
-        browser.close()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    errors, requests = [], []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.set_content('<body style="margin:0"><iframe sandbox="allow-scripts" style="border:0;width:1280px;height:800px"></iframe>')
+    page.on("request", lambda request: requests.append(request.url) if request.url.startswith("http") else None)
+    page.evaluate("(html) => document.querySelector('iframe').srcdoc = html", page_path.read_text())
+    frame = page.frame_locator("iframe")
+    frame.locator("body[data-ready=yes]").wait_for(timeout=60_000)
+    frame.locator("#slider").fill("5")
+    assert "2,000" in frame.locator("#step").inner_text() or "1,000" in frame.locator("#step").inner_text()
+    inner = page.frames[1]
+    heatmap = next(heatmap for heatmap in renderer.plan.heatmaps if heatmap.head)
+    box = heatmap.box
+    pixels = f"picture.getContext('2d').getImageData({box.x}, {box.y}, {box.width}, {box.height}).data"
+    shown = np.array(inner.evaluate(f"Array.from({pixels})"), np.uint8).reshape(box.height, box.width, 4)[..., :3]
+    difference = np.abs(shown.astype(int) - renderer.frame(5).pixels[box.y : box.bottom, box.x : box.right])
+    assert difference.max() <= 6, "the page's colours are the video's, to one of 255 steps of the scale"
+    area = frame.locator("#picture").bounding_box()
+    scale = area["width"] / 1280
+    at = area["x"] + (heatmap.box.x + 5) * scale, area["y"] + (heatmap.box.bottom - 5) * scale
+    page.mouse.move(*at)
+    assert "looks at" in frame.locator("#tip").inner_text()
+    page.mouse.click(*at)
+    assert "block 0 head 0" in frame.locator("#large b").inner_text()
+    frame.locator("body").press("Escape")
+    assert not frame.locator("#large").is_visible()
+    assert errors == []
+    assert requests == []
