@@ -232,8 +232,8 @@ def table():
 
 Hugging Face decoders of transformers {transformers.__version__}, tiny configurations with random weights (standard deviation 0.25):
 attention compared with each model's own under `attn_implementation="eager"`, **{hits} of {len(lines)} within {TOLERANCE:.0e}** (float32).
-Told to attend eagerly themselves: {eager_hits} of {len(lines)}. Made by `python tests/capture/hf_decoders.py`; the same comparisons are part
-of the test suite.
+Told to attend eagerly themselves: {eager_hits} of {len(lines)}. Made by `python tests/capture/hf_decoders.py`; the same comparisons are
+part of the test suite.
 
 | model type | class | attention seen as | largest difference | weights |
 |---|---|---|---|---|
@@ -250,7 +250,8 @@ Models in plain PyTorch, against attention worked out beside them by hand:
 
 What hides its probabilities: the kernels of flash_attn, flex_attention, and Hugging Face's `flash_attention_2` and the like are run for the
 probe as the same maths in the open. Any other fused kernel (xformers, Triton, linear attention) is refused before training starts where no
-block attends visibly; where some do, it is named in the log and in the capture, and its block shows its weights alone.
+block attends visibly; where some do, its block shows its weights alone, and it is named in the log and in the capture if it is a torch
+operator.
 
 Models without any attention are refused before training starts:
 
