@@ -78,7 +78,7 @@ def test_the_whole_line_from_the_model_to_the_video(whole):
 def test_captures_carry_the_losses_scores_and_the_probes_tokens(whole):
     _, run = whole
     last = capture_file.read_header(run.fetch(run.list_captures()[-1], Path()))
-    assert {"loss", "validation/loss", "validation/second_copy_loss", "attn/induction/max"} <= last.metrics.keys()
+    assert {"loss", "validation/loss", "validation/second_copy_loss", "attn/induction_max"} <= last.metrics.keys()
     assert last.tokens_seen == 400 * 8 * 32
     assert [row["kind"] for row in last.probe["rows"]] == ["repeated", "text"]
     assert all(row["tokens"][0] == "<bos>" for row in last.probe["rows"])

@@ -71,11 +71,11 @@ def test_an_induction_head_shows_in_array_and_charts():
     induction = scored.arrays["scores.head.induction"]
     assert induction[2, 1] == pytest.approx(1)
     assert np.delete(induction.ravel(), 2 * 4 + 1).max() < 0.2
-    assert scored.metrics["attn/induction/max"] == pytest.approx(1)
+    assert scored.metrics["attn/induction_max"] == pytest.approx(1)
     assert scored.metrics["attn/induction/block_02"] == pytest.approx(1)
     assert scored.metrics["attn/induction/block_00"] < 0.2
     assert scored.metrics["attn/induction/L02H01"] == pytest.approx(1)
-    assert 0 <= scored.metrics["attn/sink/share"] <= 1
+    assert 0 <= scored.metrics["attn/sink_share"] <= 1
     assert "weights/stable_rank/mlp_w_down" in scored.metrics
 
 
@@ -156,7 +156,7 @@ def test_diverged_weights_and_attention_are_nan_not_errors():
     ruined = {name: np.full_like(array, np.nan) for name, array in capture.arrays.items()}
     scored = score(dataclasses.replace(capture, arrays=ruined))
     assert all(np.isnan(array).all() for name, array in scored.arrays.items() if name.startswith("scores."))
-    assert np.isnan(scored.metrics["attn/induction/max"])
+    assert np.isnan(scored.metrics["attn/induction_max"])
 
 
 def test_pattern_with_other_axes_is_refused():

@@ -77,7 +77,7 @@ def test_number_of_charts_is_bounded_for_any_model():
 def test_sink_share_counts_heads_above_gus_threshold():
     sink = np.array([[0.31, 0.1], [0.9, np.nan]], np.float32)
     metrics = chart_metrics({"sink": sink}, {}, ())
-    assert metrics["attn/sink/share"] == pytest.approx(2 / 3)
+    assert metrics["attn/sink_share"] == pytest.approx(2 / 3)
     assert "attn/sink/L01H01" not in metrics
 
 

@@ -84,7 +84,7 @@ def _capture(step, part, role_of, targets, first, change, onset, top, noise, len
         axes=axes,
         labels={"probe": ("repeated", "text")[:probes], "projection": PROJECTIONS},
         tokens_seen=step * 1024,
-        metrics={"loss": float(5.5 - 2.2 * part**0.5 - 1.9 * induction), "attn/induction/max": induction},
+        metrics={"loss": float(5.5 - 2.2 * part**0.5 - 1.9 * induction), "attn/induction_max": induction},
         model={"name": "synthetic", "n_blocks": blocks, "n_heads": heads, "n_parameters": 870_000},
         probe={
             "length": length,

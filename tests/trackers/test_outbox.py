@@ -286,7 +286,7 @@ def test_a_refusal_at_the_start_ends_the_run_that_another_destination_made(tmp_p
 
 def test_a_joined_run_is_not_ended_and_does_not_get_the_loops_own_metrics_twice(tmp_path):
     theirs = LocalTracker(tmp_path / "there").create_run(name="theirs", config={})
-    score = {"attn/induction/max": 0.5}
+    score = {"attn/induction_max": 0.5}
     for destination in (Destination("local", ref=theirs.ref), LocalRun(theirs.directory)):
         spool = tmp_path / f"spool-{type(destination).__name__}"
         with Outbox(spool, [destination], name="a", prepare=lambda c: replace(c, metrics={**c.metrics, **score})) as outbox:

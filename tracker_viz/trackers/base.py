@@ -25,7 +25,7 @@ Cell = str | float | int | None
 
 @dataclass(frozen=True, slots=True)
 class MetricPoint:
-    """Scalars of one training step. Names group by prefix, as in ``attn/induction/max``.
+    """Scalars of one training step. Names group by prefix, as in ``attn/induction_max``.
 
     Attributes:
         time: seconds since 1970 at which they were measured; None is now. A point that is logged again with the same

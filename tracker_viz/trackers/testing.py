@@ -59,7 +59,7 @@ def make_capture(step: int, *, seed: int = 0, size: int = 8, metrics: Mapping[st
         arrays={"blocks.0.attn.pattern": attention.astype(np.float16)},
         axes={"blocks.0.attn.pattern": ("probe", "head", "query", "key")},
         tokens_seen=step * 64,
-        metrics={"loss": 4.0 / (1 + step), "attn/induction/max": step / 1000} if metrics is None else metrics,
+        metrics={"loss": 4.0 / (1 + step), "attn/induction_max": step / 1000} if metrics is None else metrics,
         model={"name": "tiny", "n_blocks": 1, "n_heads": 2},
     )
 
@@ -272,13 +272,13 @@ class TrackerContract:
     # -- metrics, summary, files, videos --------------------------------------------------------------------
 
     def test_metrics_reach_the_native_charts_at_their_training_step(self, run: Run) -> None:
-        points = [MetricPoint(step, {"loss": 1 / (1 + step), "attn/induction/max": step / 8}, time=1.7e9 + step) for step in (0, 4, 2)]
+        points = [MetricPoint(step, {"loss": 1 / (1 + step), "attn/induction_max": step / 8}, time=1.7e9 + step) for step in (0, 4, 2)]
         run.log_metrics(points[:1])
         run.log_metrics(points[1:])
         run.finish("finished")
         stored = self.stored_metrics(run.ref)
         assert stored[self.metric_key("loss")] == pytest.approx({0: 1.0, 4: 0.2, 2: 1 / 3})
-        assert stored[self.metric_key("attn/induction/max")] == pytest.approx({0: 0.0, 4: 0.5, 2: 0.25})
+        assert stored[self.metric_key("attn/induction_max")] == pytest.approx({0: 0.0, 4: 0.5, 2: 0.25})
 
     def test_the_summary_is_overwritten_by_name(self, run: Run) -> None:
         run.set_summary({"best_head": "L0H1", "induction": 0.5})
