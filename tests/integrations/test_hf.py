@@ -11,7 +11,7 @@ from tracker_viz.errors import ConfigError
 
 transformers = pytest.importorskip("transformers")
 
-from tracker_viz.integrations.hf import TrackerVizCallback  # noqa: E402
+from tracker_viz.integrations.hf import TrackerVizCallback, _reported_to  # noqa: E402
 
 STEPS = 6
 
@@ -27,7 +27,7 @@ def _own_directories(tmp_path, monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
-def make_trainer(tmp_path, report_to, callback, **arguments):
+def make_trainer(tmp_path, report_to, callback, *, save_steps=None, stop_at=None, **arguments):
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=32
@@ -38,17 +38,28 @@ def make_trainer(tmp_path, report_to, callback, **arguments):
         max_steps=STEPS,
         per_device_train_batch_size=2,
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="steps" if save_steps else "no",
+        save_steps=save_steps or 1000,
         report_to=report_to,
         use_cpu=True,
         disable_tqdm=True,
         **arguments,
     )
-    return transformers.Trainer(transformers.LlamaForCausalLM(config), args, train_dataset=rows, callbacks=[callback])
+    callbacks = [callback, StopAt(stop_at)] if stop_at else [callback]
+    return transformers.Trainer(transformers.LlamaForCausalLM(config), args, train_dataset=rows, callbacks=callbacks)
+
+
+class StopAt(transformers.TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop = state.global_step >= self.step
+        return control
 
 
 def test_captures_land_in_the_run_that_the_trainer_opened(tmp_path):
-    callback = TrackerVizCallback(every=2, total_steps=STEPS, max_overhead=float("inf"))
+    callback = TrackerVizCallback(every=2, max_overhead=float("inf"))
     make_trainer(tmp_path, ["mlflow"], callback, gradient_accumulation_steps=2).train()
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert [f"mlflow:{run.info.run_id}" for run in runs] == [str(callback.watcher.ref)]
@@ -56,6 +67,35 @@ def test_captures_land_in_the_run_that_the_trainer_opened(tmp_path):
     captures = list(tv.load_captures(callback.watcher.ref))
     assert [capture.step for capture in captures] == [0, 2, 4, 6]
     assert captures[-1].metrics["loss"] == pytest.approx(4.16, abs=0.3)
+    assert callback.watcher.recorder.schedule.total == STEPS
+
+
+def test_every_run_that_the_trainer_reports_to_is_logged_into(tmp_path):
+    args = transformers.TrainingArguments(output_dir=str(tmp_path), report_to=["tensorboard", "mlflow", "wandb"], use_cpu=True)
+    assert _reported_to(args) == ["wandb", "mlflow"]
+
+
+def test_what_was_captured_before_training_failed_is_kept(tmp_path):
+    class Fails(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == 3:
+                raise RuntimeError("out of luck")
+
+    callback = TrackerVizCallback(run="local", every=2, max_overhead=float("inf"))
+    trainer = make_trainer(tmp_path, [], callback)
+    trainer.add_callback(Fails())
+    with pytest.raises(RuntimeError, match="out of luck"):
+        trainer.train()
+    callback.watcher.outbox.flush()
+    assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0, 2]
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_counts_on(tmp_path):
+    first = TrackerVizCallback(run="local", every=2, spool="spool", max_overhead=float("inf"))
+    make_trainer(tmp_path, [], first, save_steps=4, stop_at=4).train()
+    resumed = TrackerVizCallback(run="local", every=2, spool="spool", max_overhead=float("inf"))
+    make_trainer(tmp_path, [], resumed).train(resume_from_checkpoint=True)
+    assert [capture.step for capture in tv.load_captures(resumed.watcher.ref)] == [0, 2, 4, 6]
 
 
 def test_a_trainer_that_reports_nowhere_needs_a_run(tmp_path):

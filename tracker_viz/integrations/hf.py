@@ -2,7 +2,7 @@
 
     Trainer(model, args, ..., callbacks=[TrackerVizCallback()])
 
-The captures go into the run that ``report_to`` opened (W&B or MLflow), which stays the Trainer's: it is never ended here.
+The captures go into the runs that ``report_to`` opened (W&B, MLflow), which stay the Trainer's: they are never ended here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class TrackerVizCallback(TrainerCallback):
     """Captures the model that a ``Trainer`` trains.
 
     Args:
-        run: as in ``watch``; by default the run of the first of ``report_to`` that is W&B or MLflow.
+        run: as in ``watch``; by default the runs of W&B and MLflow that ``report_to`` opened.
         watch_options: everything else that ``watch`` takes (``probe``, ``every``, ``captures``, ...).
     """
 
@@ -33,8 +33,6 @@ class TrackerVizCallback(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any) -> None:
         options = {"total_steps": state.max_steps, "name": args.run_name, **self.watch_options}
-        if "every" in self.watch_options or "schedule" in self.watch_options:
-            options.pop("total_steps")
         self.watcher = watch(model, run=self.run or _reported_to(args), start_step=state.global_step, counts_from=1, **options)
 
     def on_log(
@@ -53,7 +51,7 @@ class TrackerVizCallback(TrainerCallback):
         self.watcher.close()
 
 
-def _reported_to(args: TrainingArguments) -> str:
+def _reported_to(args: TrainingArguments) -> list[str]:
     wanted = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
     reported = [name for name in _TRACKERS if name in wanted]
     if not reported:
@@ -61,4 +59,4 @@ def _reported_to(args: TrainingArguments) -> str:
             f"the Trainer reports to {wanted or 'nothing'}; "
             "set report_to='wandb' or 'mlflow', or name a run: TrackerVizCallback(run='mlflow')"
         )
-    return reported[0]
+    return reported
