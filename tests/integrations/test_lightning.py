@@ -44,13 +44,15 @@ class Module(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), 1e-3)
 
 
-def fit(logger, callback, *, fail_at=None, **options):
+def fit(logger, callback, *, fail_at=None, ckpt_path=None, **options):
     rows = torch.randint(40, (24, 17), generator=torch.Generator().manual_seed(0))
+    options = {"max_epochs": 1, "enable_checkpointing": False, **options}
     trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=logger, callbacks=[callback], enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, log_every_n_steps=1, **options,
+        accelerator="cpu", logger=logger, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        **options,
     )  # fmt: skip
-    trainer.fit(Module(fail_at), torch.utils.data.DataLoader(rows, batch_size=2))
+    trainer.fit(Module(fail_at), torch.utils.data.DataLoader(rows, batch_size=2), ckpt_path=ckpt_path)
+    return trainer
 
 
 def test_captures_land_in_the_loggers_run(tmp_path):
@@ -70,6 +72,33 @@ def test_what_was_captured_before_training_failed_is_kept(tmp_path):
     with pytest.raises(RuntimeError, match="out of luck"):
         fit(False, callback, fail_at=5)
     assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0, 2, 4, 5]
+    assert callback.watcher.outbox.run.info().state == "failed"
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_counts_on(tmp_path):
+    options = {"model": "decoder", "run": "local", "every": 2, "spool": "spool", "max_overhead": float("inf")}
+    first, resumed = TrackerVizCallback(**options), TrackerVizCallback(**options)
+    fit(False, first, max_epochs=5, max_steps=4).save_checkpoint(tmp_path / "at4.ckpt", weights_only=False)
+    fit(False, resumed, max_epochs=5, max_steps=8, ckpt_path=tmp_path / "at4.ckpt")
+    assert resumed.watcher.recorder.schedule.total == 8
+    assert [capture.step for capture in tv.load_captures(resumed.watcher.ref)] == [0, 2, 4, 6, 8]
+
+
+def test_a_training_without_an_end_is_captured_too(tmp_path):
+    callback = TrackerVizCallback(model="decoder", run="local", every=2, max_overhead=float("inf"))
+    fit(False, callback, max_epochs=-1, max_time={"seconds": 1})
+    assert callback.watcher.recorder.schedule.total is None
+    assert len(callback.watcher.captured_steps) > 1
+
+
+def test_the_loggers_own_server_is_found_whatever_the_process_is_set_to(tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    logger = MLFlowLogger(tracking_uri=uri)
+    assert logger.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/other.db")
+    fit(logger, TrackerVizCallback(model="decoder", captures=3, max_overhead=float("inf")))
+    assert [f.path for f in MlflowClient(uri).list_artifacts(logger.run_id, "captures")]
 
 
 def test_other_loggers_need_a_run(tmp_path):

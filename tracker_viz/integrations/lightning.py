@@ -8,6 +8,7 @@ The captures go into the run of the trainer's W&B or MLflow logger, which stays 
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -39,8 +40,8 @@ class TrackerVizCallback(pl.Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         model = getattr(pl_module, self.model) if self.model else pl_module
         options = dict(self.watch_options)
-        if not {"every", "schedule", "total_steps"} & set(options):
-            options["total_steps"] = int(trainer.estimated_stepping_batches)
+        if math.isfinite(trainer.estimated_stepping_batches):  # it is infinite where max_epochs=-1
+            options.setdefault("total_steps", int(trainer.estimated_stepping_batches))
         run, tracker_options = (self.run, {}) if self.run else _loggers_runs(trainer)
         tracker_options |= options.pop("tracker_options", {})
         self.watcher = watch(model, run=run, start_step=trainer.global_step, counts_from=1, tracker_options=tracker_options, **options)
