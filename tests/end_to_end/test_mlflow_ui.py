@@ -139,9 +139,26 @@ def test_the_explorer_page_runs_in_the_artifact_viewers_sandbox(rendered, page, 
 def test_key_frames_stand_behind_a_step_slider(rendered, page):
     _, result = rendered[0]
     page.goto(result.url.split("/artifacts/")[0] + "/model-metrics?workflowType=machine_learning")
-    image = page.locator("img[src*='images%2Foverview'], img[src*='images/overview'], img[src^='blob:'], img[src^='data:image']").first
-    image.wait_for(timeout=60_000)
+    page.get_by_placeholder("Search metric charts").fill("overview")
+    slider = page.get_by_role("slider")
+    slider.focus(timeout=60_000)
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    image = page.locator("img[src*='overview%2Bstep%2B4%2B']")
+    image.click(timeout=60_000)
+    # the small picture opens the whole one
+    page.wait_for_function("() => [...document.querySelectorAll('img')].some(image => image.naturalWidth == 1280)", timeout=60_000)
     screenshot(page, "key-frames")
+
+
+def test_charts_come_in_a_few_groups_of_their_own(rendered, page):
+    _, result = rendered[0]
+    page.goto(result.url.split("/artifacts/")[0] + "/model-metrics?workflowType=machine_learning")
+    page.get_by_text("attn/induction", exact=True).wait_for(timeout=60_000)
+    groups = page.evaluate("() => [...document.body.innerText.matchAll(/^(.+)\\s\\(\\d+\\)$/gm)].map(found => found[1].trim())")
+    screenshot(page, "charts")
+    assert {"attn", "attn/induction", "attn/previous_token", "specialisation", "weights/distance"} <= set(groups)
+    assert len(groups) <= 10
 
 
 def test_the_table_of_heads_is_shown_as_a_table(rendered, page):
