@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from wandb_server import WandbServer
 from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F401
 
 from tracker_viz.errors import ConfigError, RunActiveError, TrackerError, TransientTrackerError
+from tracker_viz.trackers import wandb_session
 from tracker_viz.trackers.base import MetricPoint
 from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.pull import pull
@@ -232,7 +234,7 @@ def test_a_run_is_previewed_while_it_is_going_and_a_second_pull_downloads_nothin
 
 def test_charts_of_our_metrics_use_the_training_step(wandb_server, tracker):  # noqa: F811
     run = tracker.create_run(name="own", config={})
-    run.log_metrics([MetricPoint(7, {"attn/induction/max": 0.5})])
+    run.log_metrics([MetricPoint(7, {"attn/induction_max": 0.5})])
     run.finish("finished")
     definitions = wandb_server.run(run.ref.path).config["_wandb"]["value"]["m"]
     rule = next(definition for definition in definitions if definition.get("2") == "*")
@@ -298,6 +300,22 @@ def test_all_but_captures_is_logged_offline_and_arrives_by_wandb_sync(wandb_serv
     assert opened.info().state == "finished"
 
 
+def test_charts_that_did_not_arrive_are_named_with_the_command_that_brings_them(wandb_server, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(wandb_session._BOUNDED, "finish_timeout", 1.0)
+    with WandbServer() as other:
+        run = WandbTracker(base_url=other.base_url).create_run(name="cut off", config={})
+        run.log_metrics([MetricPoint(0, {"loss": 2.0})])
+        other.stop()
+        with pytest.raises(TrackerError, match=r": wandb sync .*") as cut_off:
+            run.finish("finished")
+        other.start()
+        words = shlex.split(str(cut_off.value).rpartition(": wandb ")[2])
+        environment = os.environ | {"WANDB_BASE_URL": other.base_url}
+        done = subprocess.run([Path(sys.executable).parent / "wandb", *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert (other.run(run.ref.path).values("loss"), other.run(run.ref.path).state) == ([2.0], "finished")
+
+
 def test_an_html_page_gets_a_panel_of_its_own(wandb_server, tracker, tmp_path):  # noqa: F811
     page = tmp_path / "page.html"
     page.write_text("<p>two runs, side by side</p>")
@@ -329,6 +347,28 @@ def test_a_server_that_is_away_is_told_from_a_refusal(wandb_server, monkeypatch)
         away.stop()
         with pytest.raises(TransientTrackerError, match="is away"):
             WandbTracker(base_url=away.base_url).open_run(RunRef("wandb", "tester/theirs/any"))
+
+
+def test_a_run_on_another_server_does_not_move_the_users_own_runs_there(wandb_server, video):  # noqa: F811
+    with WandbServer() as other:
+        run = WandbTracker(base_url=other.base_url).create_run(name="elsewhere", config={})
+        run.finish("finished")
+        WandbTracker(base_url=other.base_url).open_run(run.ref).put_video(video, layout="heads", last_step=3)
+        assert train(wandb_server, steps=1).state == "finished"
+        assert [run.project for run in other.runs] == ["tracker_viz"]
+
+
+def test_a_server_that_goes_away_is_waited_for(wandb_server, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("tracker_viz.trackers.wandb_client.API_TIMEOUT_S", 1)
+    path = train(wandb_server, steps=1).path
+    with WandbServer() as other:
+        other.state = other.graphql.state = wandb_server.state
+        run = WandbTracker(base_url=other.base_url).open_run(RunRef("wandb", path))
+        other.stop()
+        with pytest.raises(TransientTrackerError, match="is away"):
+            run.info()
+        other.start()
+        assert run.info().state == "finished"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Outages, kills and offline clusters: training never feels them, and after ``push`` every capture is in the run exactly once.
 
 Training runs in a process of its own, with the real client and its service process; the server is stopped and started under it.
+Our patience with the service is set to two seconds there, so that an outage of a few seconds outlasts it.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ N_STEPS = 8
 TRAINING = """
     import json, logging, sys, time
     import numpy as np
+    from tracker_viz.trackers import wandb_client, wandb_store
     from tracker_viz.trackers.outbox import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
 
     spool, n_steps, pause_s, timeout_s, *more = sys.argv[1:]
+    wandb_client.API_TIMEOUT_S = wandb_store.UPLOAD_S = 2
     logging.basicConfig(level=logging.INFO)
     wandb = Destination("wandb", {"settings": {"finish_timeout": 4}})
     outbox = Outbox(spool, [wandb, *(Destination("mlflow", {"tracking_uri": uri}) for uri in more)], name="faults", start_timeout_s=2)
@@ -121,8 +124,7 @@ def assert_exactly_once(server, steps=range(N_STEPS)):
     assert Counter(name for name, _ in files) == Counter(make_capture(step).file_name for step in steps)
     refs = WandbTracker(base_url=server.base_url).open_run(RunRef("wandb", run.path)).list_captures()
     assert [ref.step for ref in refs] == list(steps)
-    points = {row["tracker_viz/step"]: row["loss"] for row in run.history if "loss" in row}
-    assert sorted(points) == list(steps)
+    assert sorted(row["tracker_viz/step"] for row in run.history if "loss" in row) == list(steps)
 
 
 @pytest.fixture
@@ -142,11 +144,13 @@ def at(server, monkeypatch):
 def test_down_at_the_start_and_there_later(server, at, losses, tmp_path):
     server.stop()
     training = Training(server, tmp_path, pause_s=0.2)
-    training.until("step 3")
+    training.until("trained")
+    time.sleep(4)
     server.start()
     training.end()
     assert training.losses == losses
     assert training.delivered, training.errors.read_text()
+    assert re.search(r"wandb is away .*wandb is back", training.errors.read_text(), re.DOTALL)
     assert_exactly_once(server)
     assert only_run(server).state == "finished"
 
@@ -162,6 +166,17 @@ def test_down_in_the_middle_and_back(server, at, losses, tmp_path):
     assert training.losses == losses
     assert training.delivered, training.errors.read_text()
     assert_exactly_once(server)
+
+
+def test_a_slow_service_is_sent_nothing_twice(server, at, losses, tmp_path):
+    server.delay_s = 0.5  # an upload takes about ten requests, one after the other
+    training = Training(server, tmp_path)
+    training.end()
+    assert training.losses == losses
+    assert training.delivered, training.errors.read_text()
+    assert "has not confirmed" in training.errors.read_text()
+    assert_exactly_once(server)
+    assert server.counts()["CreateArtifact"] == len(server.artifacts(only_run(server).path)) == 1
 
 
 def test_never_there_costs_a_bounded_time_and_touches_no_other_tracker(server, at, losses, tmp_path):
@@ -205,6 +220,7 @@ def test_killed_during_an_outage(server, at, losses, tmp_path):
 def test_killed_while_all_is_well(server, at, tmp_path):
     training = Training(server, tmp_path, pause_s=0.1)
     training.until("step 5")
+    assert service_processes(tmp_path)  # or the last test of this module would see nothing
     training.kill()
     assert push(training.spool).complete
     assert_exactly_once(server, range(len(only_run(server).history)))
@@ -245,23 +261,22 @@ def test_no_secret_is_written_down(server, at, tmp_path):
     assert API_KEY not in "\n".join(training.lines)
 
 
-def test_no_service_process_outlives_its_training(tmp_path):
+def test_no_service_process_outlives_its_training(tmp_path_factory):
     """Last in this module: each of the trainings above, killed ones too, had one."""
     deadline = time.monotonic() + 20
-    while (left := service_processes()) and time.monotonic() < deadline:
+    while (left := service_processes(tmp_path_factory.getbasetemp())) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert left == []
 
 
-def service_processes():
-    """Those whose run directories lie in this test session's temporary folder."""
-    root = str(Path(os.environ.get("PYTEST_DEBUG_TEMPROOT", "/tmp")))
+def service_processes(root):
+    """Those that work in a directory below ``root``, as their trainings do."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            command, directory = (process / "cmdline").read_bytes(), os.readlink(process / "cwd")
+            command, directory = (process / "cmdline").read_bytes(), (process / "cwd").readlink()
         except OSError:
             continue
-        if b"wandb-core" in command and directory.startswith(root) and "test_wandb_faults" in directory:
+        if b"wandb-core" in command and directory.is_relative_to(root):
             found.append((process.name, directory))
     return found

@@ -84,7 +84,7 @@ class WandbService:
             TrackerError: there is no key and no token for this server.
         """
         with translated(self.base_url):
-            found = wbauth.authenticate_session(host=self.base_url, source="tracker_viz", prompt=False)
+            found = wbauth.authenticate_session(host=self.base_url, source="tracker_viz", prompt=False, update_session=False)
         # For a server that it has no key for, the client may name one that it uses elsewhere.
         if not found or not found.host.is_same_url(self.base_url):
             raise TrackerError(f"no W&B credentials for {self.base_url}: run 'wandb login --host={self.base_url}', or set WANDB_API_KEY")
@@ -131,6 +131,20 @@ class WandbService:
         with translated(self.base_url):
             entity = str(api.default_entity)
         return RunRef("wandb", f"{entity}/{project}/{run_id}")
+
+
+@contextmanager
+def their_login_kept() -> Iterator[None]:
+    """Around an ``init``: it moves the whole process to the server that it is given, and the user's own next run would go there too."""
+    settings = wandb.setup().settings
+    theirs = {name: getattr(settings, name) for name in ("base_url", "api_key", "identity_token_file")}
+    try:
+        yield
+    finally:
+        if settings.base_url != theirs["base_url"]:
+            wbauth.unauthenticate_session(update_settings=False)
+            for name, value in theirs.items():
+                setattr(settings, name, value)
 
 
 @contextmanager

@@ -234,9 +234,8 @@ class WandbRun:
         try:
             session.end(self._service, self._sdk_run, state)
         except TransientTrackerError as error:
-            raise TrackerError(
-                f"not all of the run's charts reached W&B ({error}); they are kept here: wandb sync {self._sync_directory}"
-            ) from error
+            command = f"wandb sync --include-online {self._sync_directory}"
+            raise TrackerError(f"not all of the run's charts reached W&B ({error}); they are kept, and go up with: {command}") from error
         if self._offline:
             log.info("trained offline; where W&B can be reached: wandb sync %s", self._sync_directory)
 

@@ -18,7 +18,7 @@ import wandb
 
 from tracker_viz.errors import RunActiveError
 from tracker_viz.trackers.base import RunState
-from tracker_viz.trackers.wandb_client import DEFAULT_ENTITY, WandbService, translated
+from tracker_viz.trackers.wandb_client import DEFAULT_ENTITY, WandbService, their_login_kept, translated
 from tracker_viz.trackers.wandb_snapshot import EXIT_CODES, Snapshot, comparable
 from tracker_viz.types import RunRef
 
@@ -76,7 +76,7 @@ def ref_of(sdk_run: Any) -> RunRef:
 def start(service: WandbService, *, settings: Mapping[str, Any], **identity: Any) -> Any:
     """A run of ours, new or (``resume="allow"``) made under the same id before; written until ``end``."""
     chosen: dict[str, Any] = {"base_url": service.base_url, **_OURS, **_BOUNDED, **settings}
-    with translated(service.base_url):
+    with translated(service.base_url), their_login_kept():
         sdk_run = wandb.init(**identity, settings=wandb.Settings(**chosen))
     _live[ref_of(sdk_run).path] = sdk_run
     return sdk_run
@@ -135,7 +135,7 @@ def resume(service: WandbService, ref: RunRef, *, ours: bool, ends: bool) -> Res
         **_BOUNDED,
         **_QUIET,
     }
-    with translated(service.base_url, ref):
+    with translated(service.base_url, ref), their_login_kept():
         sdk_run = wandb.init(
             entity=entity,
             project=project,

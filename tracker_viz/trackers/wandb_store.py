@@ -30,10 +30,11 @@ log = logging.getLogger(__name__)
 ARTIFACT_TYPE = "tracker-viz-capture"
 LISTED_AT_ONCE = 100
 
-_METADATA_KEY = "captures"
 # Patience with one upload: a fixed part, and what its bytes take over a slow line.
-_UPLOAD_S = 60.0
-_UPLOAD_BYTES_PER_S = 250_000
+UPLOAD_S = 60.0
+UPLOAD_BYTES_PER_S = 250_000
+
+_METADATA_KEY = "captures"
 
 
 def capture_artifact(run_id: str, captures: Sequence[CapturePath]) -> wandb.Artifact:
@@ -94,7 +95,7 @@ class CaptureUploads:
     def wait(self, artifact: wandb.Artifact, nbytes: int = 0) -> None:
         """Until the service has committed the version: nothing counts as uploaded before."""
         try:
-            artifact.wait(timeout=int(_UPLOAD_S + nbytes / _UPLOAD_BYTES_PER_S))
+            artifact.wait(timeout=int(UPLOAD_S + nbytes / UPLOAD_BYTES_PER_S))
         except (WaitTimeoutError, *AWAY) as error:
             raise TransientTrackerError(f"W&B at {self._service.base_url} has not confirmed {artifact.name} yet") from error
         except ValueError as error:
