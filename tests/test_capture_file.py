@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+import stat
 import subprocess
 import sys
 import textwrap
@@ -71,8 +73,13 @@ def test_chosen_arrays_are_read_alone(capture, tmp_path):
     assert list(back.arrays) == ["scores.head.induction"]
 
 
-def test_same_capture_gives_same_bytes(capture):
-    assert capture_file.to_bytes(capture) == capture_file.to_bytes(capture)
+def test_same_capture_gives_same_bytes_in_whatever_order_it_was_put_together(capture):
+    turned = dataclasses.replace(
+        capture,
+        **{name: dict(reversed(getattr(capture, name).items())) for name in ("arrays", "axes", "metrics", "model", "probe")},
+    )
+    assert list(turned.arrays) != list(capture.arrays)
+    assert capture_file.to_bytes(turned) == capture_file.to_bytes(capture)
 
 
 def test_an_all_nan_array_is_written_and_described(tmp_path):
@@ -118,6 +125,44 @@ def test_foreign_safetensors_file_is_refused(metadata, tmp_path):
         capture_file.read_header(path)
 
 
+def described(**changes):
+    """Metadata of a file with one array ``a`` of shape (1,)."""
+    info = {"axes": ["x"], "minimum": 0.0, "maximum": 0.0, "quantiles": [0.0] * len(QUANTILES), "n_nonfinite": 0}
+    plain = {"schema": 1, "step": 1, "tokens_seen": None, "metrics": {}, "model": {}, "probe": {}, "labels": {}, "arrays": {"a": info}}
+    return {"tracker_viz": json.dumps({**plain, **changes})}, info
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (lambda info: {}, "describes other arrays than it holds"),
+        (lambda info: {"a": info, "b": info}, "describes other arrays than it holds"),
+        (lambda info: {"a": {**info, "axes": ["x", "y"]}}, "array a has 1 axes, 2 are named"),
+        (lambda info: {"a": {**info, "n_nonfinite": None}}, "metadata that is not a capture's"),
+    ],
+)
+def test_metadata_that_does_not_fit_its_arrays_is_refused(arrays, message, tmp_path):
+    path = tmp_path / "step-00000001.safetensors"
+    whole, info = described()
+    safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path, whole)
+    assert capture_file.read_header(path).arrays["a"].shape == (1,)
+    safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path, described(arrays=arrays(info))[0])
+    with pytest.raises(CaptureFileError, match=message):
+        capture_file.read_header(path)
+
+
+def test_a_file_that_is_too_big_is_refused_before_it_is_opened(capture, tmp_path, monkeypatch):
+    capture_file.write(capture, tmp_path / capture.file_name)
+    monkeypatch.setattr(capture_file, "MAX_FILE_BYTES", 100)
+    with pytest.raises(CaptureFileError, match="a capture file has at most 100"):
+        capture_file.read(tmp_path / capture.file_name)
+
+
+def test_axes_that_do_not_fit_an_array_are_refused(capture):
+    with pytest.raises(CaptureFileError, match=r"an array of shape \(2, 3, 8, 8\) needs 4 axis names; got \('head',\)"):
+        capture_file.to_bytes(dataclasses.replace(capture, axes={"blocks.0.attn.pattern": ("head",)}))
+
+
 @pytest.mark.parametrize("name", ["../up", "a/b", "a b", ".hidden", "a..b", ""])
 def test_array_with_an_unsafe_name_is_refused(name):
     with pytest.raises(CaptureFileError, match="array names"):
@@ -135,6 +180,31 @@ def test_failed_write_leaves_nothing_behind(capture, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
+        capture_file.write(capture, tmp_path / capture.file_name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_on_the_disk_whole_before_it_has_its_name_and_its_name_after(capture, tmp_path, monkeypatch):
+    path, nbytes, order = tmp_path / capture.file_name, len(capture_file.to_bytes(capture)), []
+    fsync = os.fsync
+
+    def noted(descriptor):
+        found = os.fstat(descriptor)
+        order.append("the name" if stat.S_ISDIR(found.st_mode) else f"{found.st_size} bytes, named: {path.exists()}")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    capture_file.write(capture, path)
+    assert order == [f"{nbytes} bytes, named: False", "the name"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644  # others may read what training wrote
+
+
+def test_a_file_that_cannot_be_renamed_is_not_there(capture, tmp_path, monkeypatch):
+    def refused(source, target):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(PermissionError):
         capture_file.write(capture, tmp_path / capture.file_name)
     assert list(tmp_path.iterdir()) == []
 
