@@ -239,6 +239,11 @@ def test_a_run_that_takes_no_picture_keeps_it_from_no_other(watched, second, tmp
     assert (Path(second.ref.path) / "overview.webm").read_bytes() == (tmp_path / "here.webm").read_bytes()
 
 
+def test_the_table_of_heads_is_there_when_training_ends(watched):
+    lines = (Path(watched.ref.path) / "tables/head_roles.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["head", "L00H00", "L00H01", "L01H00", "L01H01"]
+
+
 def test_the_table_of_heads_lies_beside_the_video(watched):
     render_run(watched.ref, video=SMALL, progress=False)
     lines = (Path(watched.ref.path) / "head_roles.csv").read_text().splitlines()

@@ -75,6 +75,27 @@ def test_delivered_captures_leave_the_spool_and_are_still_known(tmp_path, there)
     assert outbox.captured_steps == {0}
 
 
+def test_a_spool_that_is_a_destination_itself_keeps_what_the_others_have(tmp_path, there):
+    with Outbox(tmp_path / "spool", [there, Destination("local")], name="a") as outbox:
+        outbox.put(make_capture(0))
+    assert [ref.path for ref in outbox.refs][1:] == [str(tmp_path / "spool")]
+    push(tmp_path / "spool")
+    assert steps_at(outbox.runs[0]) == steps_at(outbox.runs[1]) == [0]
+
+
+def test_final_tables_reach_the_destination_also_when_it_was_away_until_push(tmp_path, there, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalTracker, "create_run", lambda *_, **__: (_ for _ in ()).throw(TransientTrackerError("connection refused")))
+        outbox = Outbox(tmp_path / "spool", [there], name="a")
+        outbox.put_table([{"head": "L00H00", "role": None, "onset_step": 4, "score": 0.5}], "head_roles")
+        outbox.close(timeout_s=0.3)
+    given = []
+    monkeypatch.setattr(LocalRun, "put_table", lambda run, rows, name: given.append((run.ref, rows, name)))
+    assert push(tmp_path / "spool").complete
+    ref = only_run(tmp_path / "there").ref
+    assert given == [(ref, [{"head": "L00H00", "role": None, "onset_step": 4, "score": 0.5}], "head_roles")]
+
+
 def test_without_destinations_the_spool_is_the_run(tmp_path):
     for destinations in ([], [Destination("local")], [Destination("local", {"directory": str(tmp_path / "spool")})]):
         with Outbox(tmp_path / "spool", destinations, name="a") as outbox:

@@ -50,7 +50,7 @@ def backfill(
     found = find_checkpoints(checkpoints)
     load_checkpoint(model, found[0].path)
     probe = default_probe(model) if probe is None else probe
-    outbox, summary = open_outbox(run, name or "backfill", spool, None, None, tracker_options, max_mb)
+    outbox, scores = open_outbox(run, name or "backfill", spool, None, None, tracker_options, max_mb)
     state: RunState = "failed"
     try:
         left_out = outbox.captured_steps
@@ -69,7 +69,7 @@ def backfill(
             )
         state = "finished"
     finally:
-        report = close_outbox(outbox, state, summary, 120.0, progress)
+        report = close_outbox(outbox, state, scores, 120.0, progress)
     return Backfilled(tuple(steps), tuple(outbox.runs), report)
 
 

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 from tracker_viz import capture_file
 from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import head_table, score_series
+from tracker_viz.pipeline.recording import HEAD_TABLE
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.pull import Pulled
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
     from tracker_viz.rendering import Renderer
-
-HEAD_TABLE = "head_roles"
 
 
 @dataclass(frozen=True, slots=True)

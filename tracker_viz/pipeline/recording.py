@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracker_viz import capture_file, trackers
 from tracker_viz.errors import ConfigError, TrackerError
-from tracker_viz.metrics import Scorer, run_summary
+from tracker_viz.metrics import Scorer, ScoreSeries, head_table, run_summary
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions
 from tracker_viz.trackers.base import Run, RunState
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from tracker_viz.capture import Probe, Recorder, Schedule
 
-Summary = Callable[[], Mapping[str, float]]
+Scores = Callable[[], ScoreSeries]
+HEAD_TABLE = "head_roles"
 
 
 def watch(
@@ -80,9 +81,9 @@ def watch(
 
     # The Recorder comes first: a model that it cannot see must leave no run behind. It hands nothing on before the first step.
     recorder = Recorder(model, probe, schedule, lambda capture: outbox.put(capture), behind_sink=lambda: outbox.writer_s, **options)
-    outbox, summary = open_outbox(run, name or "watched", spool, config, tags, tracker_options, max_mb)
+    outbox, scores = open_outbox(run, name or "watched", spool, config, tags, tracker_options, max_mb)
     recorder.skip(outbox.captured_steps)
-    return Watcher(recorder, outbox, summary)
+    return Watcher(recorder, outbox, scores)
 
 
 class Watcher:
@@ -93,10 +94,10 @@ class Watcher:
             with what the pictures should say (``loss=``). Off due steps this compares two integers, and nothing else.
     """
 
-    def __init__(self, recorder: Recorder, outbox: Outbox | None, summary: Summary = dict) -> None:
+    def __init__(self, recorder: Recorder, outbox: Outbox | None, scores: Scores | None = None) -> None:
         self.recorder = recorder
         self.outbox = outbox
-        self._summary = summary
+        self._scores = scores
         # The bound method itself, so that a step costs no second call.
         self.step = recorder.step
 
@@ -134,9 +135,9 @@ class Watcher:
             What became of the captures; None on processes that record nothing.
         """
         self.recorder.close(failed=state == "failed")
-        if self.outbox is None:
+        if self.outbox is None or self._scores is None:
             return None
-        return close_outbox(self.outbox, state, self._summary, timeout_s, progress)
+        return close_outbox(self.outbox, state, self._scores, timeout_s, progress)
 
     def whole_runs(self) -> list[RunRef]:
         """After ``close``: runs that hold every capture, so that a picture of them is whole.
@@ -189,8 +190,8 @@ def open_outbox(
     tags: Mapping[str, str] | None,
     tracker_options: TrackerOptions | None,
     max_mb: float,
-) -> tuple[Outbox, Summary]:
-    """Where captures go, scored and cut to their size on the way; and what the run's summary will be when it ends."""
+) -> tuple[Outbox, Scores]:
+    """Where captures go, scored and cut to their size on the way; and all scores so far."""
     from tracker_viz.capture import fit
 
     scorer = Scorer()
@@ -208,12 +209,15 @@ def open_outbox(
     except BaseException:
         outbox.close("failed")
         raise
-    return outbox, lambda: run_summary(scorer.series())
+    return outbox, lambda: scorer.series()  # a resumed run's scorer is another one than at first
 
 
-def close_outbox(outbox: Outbox, state: RunState, summary: Summary, timeout_s: float, progress: bool) -> Report:
+def close_outbox(outbox: Outbox, state: RunState, scores: Scores, timeout_s: float, progress: bool) -> Report:
     outbox.flush()
-    outbox.set_summary(summary())
+    series = scores()
+    outbox.set_summary(run_summary(series))
+    if rows := head_table(series):
+        outbox.put_table(rows, HEAD_TABLE)
     with progress_bar("uploading", "captures", shown=progress, delay_s=1.0) as advance:
         return outbox.close(state, timeout_s=timeout_s, progress=advance)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from tracker_viz.errors import CaptureFileError, ConfigError
 from tracker_viz.trackers import connect
-from tracker_viz.trackers.base import Run, RunState, Tracker
+from tracker_viz.trackers.base import Cell, Run, RunState, Tracker
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.spool import Addressee, Spool
 from tracker_viz.trackers.uploader import Delivery, Uploader
@@ -80,7 +80,7 @@ class Outbox:
     Args:
         directory: the spool; one that an earlier process left is gone on with, into the same runs.
         destinations: trackers, or runs that are open already (joined, never ended). ``local`` without a directory of its own
-            is the spool itself; so is an empty list.
+            is the spool itself, which then keeps its captures; so is an empty list.
         name, config, tags: for runs that are made here.
         prepare: turns a raw capture into the one that is kept (scores, then the budget's cuts); runs on the writer thread.
         keep_captures: keep capture files in the spool after every destination has confirmed them. They would let ``push`` repair
@@ -127,7 +127,10 @@ class Outbox:
         self._spool = Spool.create(directory, name=name, config=config or {}, tags=tags or {})
         self._lock = self._spool.take("training", wait_s=start_timeout_s)
         try:
-            self._uploaders = self._start_uploaders(destinations, keep_captures, start_timeout_s)
+            if keep_captures:
+                self._spool.keep_captures()
+            self._is_destination = not destinations
+            self._uploaders = self._start_uploaders(destinations, start_timeout_s)
         except BaseException:
             self._lock.release()
             raise
@@ -158,6 +161,10 @@ class Outbox:
         """Final values for the trackers' tables of runs; sent by ``close``, or by ``push``."""
         self._spool.run.set_summary(values)
 
+    def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> None:
+        """A final table for the trackers' own pages; sent by ``close``, or by ``push``."""
+        self._spool.put_table(rows, name)
+
     @property
     def captured_steps(self) -> frozenset[int]:
         """Steps that need no capture: they are in the spool, or in all of the runs that are joined."""
@@ -180,8 +187,8 @@ class Outbox:
 
     @property
     def runs(self) -> list[Run]:
-        """The destinations' runs that were reached so far; the spool itself when there is no destination."""
-        return [uploader.run for uploader in self._uploaders if uploader.run] if self._uploaders else [self._spool.run]
+        """The destinations' runs that were reached so far; the spool itself where it is one of them, or the only one."""
+        return [uploader.run for uploader in self._uploaders if uploader.run] + [self._spool.run] * self._is_destination
 
     @property
     def refs(self) -> list[RunRef]:
@@ -233,7 +240,7 @@ class Outbox:
 
     # -- starting -------------------------------------------------------------------------------------------
 
-    def _start_uploaders(self, destinations: Sequence[Destination | Run], keep_captures: bool, start_timeout_s: float) -> list[Uploader]:
+    def _start_uploaders(self, destinations: Sequence[Destination | Run], start_timeout_s: float) -> list[Uploader]:
         names: Counter[str] = Counter()
         uploaders = []
         for destination in destinations:
@@ -242,9 +249,11 @@ class Outbox:
             names[scheme] += 1
             name = scheme if names[scheme] == 1 else f"{scheme}-{names[scheme]}"
             if self._is_spool(destination, run):
+                self._is_destination = True
+                self._spool.keep_captures()
                 continue
             addressee = self._spool.address(_addressee(name, destination, tracker, run))
-            uploaders.append(Uploader(self._spool, addressee, tracker, run, keep_captures=keep_captures))
+            uploaders.append(Uploader(self._spool, addressee, tracker, run))
         for uploader in uploaders:
             uploader.start()
         deadline = time.monotonic() + start_timeout_s

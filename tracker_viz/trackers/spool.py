@@ -4,6 +4,7 @@ It is a local run (``local.py``: captures with their index, metrics, summary) pl
 process, after a kill at any instant:
 
     run.json          also "destinations": where the captures go, which run there is ours, never a secret
+    .tables/          final tables, as the trackers shall show them
     sent/mlflow.jsonl what that destination has confirmed, one line per call
     .lock             held by the training process, or by the one push that is at work
 
@@ -31,7 +32,7 @@ import filelock
 from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError, RunActiveError
 from tracker_viz.trackers import index
-from tracker_viz.trackers.base import MetricPoint, RunState, without_secrets
+from tracker_viz.trackers.base import Cell, MetricPoint, RunState, without_secrets
 from tracker_viz.trackers.local import LocalRun, append_lines, read_json, read_lines, write_json
 from tracker_viz.types import Capture, CapturePath, CaptureRef, RunRef, capture_step
 
@@ -193,13 +194,20 @@ class Spool:
         return frozenset(ref.step for ref in self.run.list_captures()) | frozenset(map(capture_step, sent))
 
     def remove_delivered(self, refs: Sequence[CaptureRef]) -> None:
-        """Delete the captures that every destination has confirmed, metrics included."""
+        """Delete the captures that every destination has confirmed, metrics included; none where they are to be kept here too."""
         with self._guard:
+            if self.run.description().get("keep_captures"):
+                return
             journals = [self.journal(addressee.name) for addressee in self.addressees()]
             for ref in refs:
                 if journals and all(journal.has_all_of(ref) for journal in journals):
                     self.path(ref).unlink(missing_ok=True)
                     (self.directory / index.INDEX / index.entry_name(ref)).unlink(missing_ok=True)
+
+    def keep_captures(self) -> None:
+        """From now on and in every later process captures stay here, whoever else has them."""
+        with self._guard:
+            self.run.describe(keep_captures=True)
 
     # -- destinations ---------------------------------------------------------------------------------------
 
@@ -256,6 +264,15 @@ class Spool:
     def summary(self) -> dict[str, Any]:
         path = self.directory / "summary.json"
         return read_json(path) if path.is_file() else {}
+
+    def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> None:
+        """Keep a final table for the trackers. The spool's own CSV of it knows no types."""
+        self.run.put_table(rows, name)
+        write_json({"rows": [dict(row) for row in rows]}, self.directory / ".tables" / f"{name}.json")
+
+    def tables(self) -> dict[str, list[dict[str, Cell]]]:
+        """Name -> rows."""
+        return {path.stem: read_json(path)["rows"] for path in sorted((self.directory / ".tables").glob("*.json"))}
 
     @property
     def push_command(self) -> str:

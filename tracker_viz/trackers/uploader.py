@@ -65,8 +65,6 @@ class Uploader:
         addressee: Addressee,
         tracker: Tracker | None,
         run: Run | None = None,
-        *,
-        keep_captures: bool = False,
     ) -> None:
         self.name = addressee.name
         self.run = run
@@ -75,7 +73,6 @@ class Uploader:
         self._spool = spool
         self._addressee = addressee
         self._tracker = tracker
-        self._keep_captures = keep_captures
         self._journal = spool.journal(addressee.name)
         self._pending: dict[CaptureRef, float] = {}
         self._deferred: set[CaptureRef] = set()
@@ -230,8 +227,7 @@ class Uploader:
         if points:
             self._retried(lambda: run.log_metrics(points))
         self._journal.note_metrics(names)
-        if not self._keep_captures:
-            self._spool.remove_delivered(whole)
+        self._spool.remove_delivered(whole)
         with self._changed:
             for ref in chunk:
                 self._pending.pop(ref, None)
@@ -266,6 +262,8 @@ class Uploader:
         assert state is not None
         if summary:
             self._retried(lambda: run.set_summary(summary))
+        for name, rows in self._spool.tables().items():
+            self._retried(lambda: run.put_table(rows, name))  # noqa: B023
         self._retried(lambda: run.finish(state))
 
     def _retried(self, call: Callable[[], Result]) -> Result:
