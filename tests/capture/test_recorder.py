@@ -430,6 +430,13 @@ def test_what_cannot_be_captured_is_refused_before_training(make, error, message
         make()
 
 
+def test_a_probe_whose_attention_would_fill_the_memory_is_refused_before_training(monkeypatch):
+    monkeypatch.setattr("tracker_viz.capture.blocks.MAX_ATTENTION_BYTES", 2 * 4 * T * T * 2 * 2)  # two rows in two blocks
+    recorded(tiny(2), Schedule.every(1))
+    with pytest.raises(ProbeError, match=f"probe of 2 rows of {T} tokens takes more than .* fewer rows, or fewer tokens"):
+        recorded(tiny(3), Schedule.every(1))
+
+
 def test_a_probe_on_another_device_or_of_another_type_is_brought_along():
     captures = []
     Recorder(tiny(), torch.randint(VOCAB, (2, T), dtype=torch.int32), Schedule.every(1), captures.append).close()

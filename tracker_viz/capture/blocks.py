@@ -23,6 +23,8 @@ from tracker_viz.capture.weights import Projection
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
+# Attention is kept whole until it is scored, on the device and then in memory: more than this is no picture any more.
+MAX_ATTENTION_BYTES = 2 << 30
 Site = tuple[tuple[str, ...], int]
 
 
@@ -209,6 +211,11 @@ def _watched_pass(
 
     def keep(call: AttentionCall) -> None:
         calls.append(replace(call, pattern=call.pattern.to(dtype)))
+        if sum(call.pattern.nbytes for call in calls) > MAX_ATTENTION_BYTES:
+            raise ProbeError(
+                f"the attention of a probe of {input_ids.shape[0]} rows of {input_ids.shape[1]} tokens takes more than "
+                f"{MAX_ATTENTION_BYTES >> 30} GiB a capture; give it fewer rows, or fewer tokens (128 show what heads do)"
+            )
 
     watch = AttentionWatch(stack, input_ids.shape, keep, evidence=evidence)
     try:

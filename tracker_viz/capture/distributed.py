@@ -53,7 +53,10 @@ def is_sharded(model: nn.Module) -> bool:
             "the model's layers are split over processes (tensor parallelism): no process sees all heads of a block"
         )
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        raise UnsupportedModelError("FSDP1 (FullyShardedDataParallel) flattens the weights away; shard with fully_shard (FSDP2) instead")
+        raise UnsupportedModelError(
+            "FSDP1 (FullyShardedDataParallel) flattens the weights away; shard with fully_shard (FSDP2) instead, with accelerate by "
+            "fsdp_version: 2 in its configuration"
+        )
     return in_pieces
 
 

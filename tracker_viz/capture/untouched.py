@@ -2,7 +2,8 @@
 
 What is put back, whatever happens inside: random number generators (torch CPU and the model's devices, numpy, Python), the
 ``training`` flag of every single module, grad mode, autocast, buffers that a forward pass writes, the attention
-implementation of a Hugging Face model. Compiled modules run uncompiled, and their compiled code stays as it is.
+implementation of a Hugging Face model. Compiled modules run uncompiled, and their compiled code stays as it is. Forward hooks of
+the user's own run for the probe as for any batch: some are part of the model.
 """
 
 from __future__ import annotations
