@@ -105,7 +105,7 @@ def test_fsdp1_is_refused_with_the_way_round():
     class FullyShardedDataParallel(nn.Linear):
         pass
 
-    with pytest.raises(UnsupportedModelError, match="shard with fully_shard .* accelerate by fsdp_version: 2"):
+    with pytest.raises(UnsupportedModelError, match=r"shard with fully_shard .* accelerate by fsdp_version: 2"):
         distributed.is_sharded(FullyShardedDataParallel(2, 2))
 
 

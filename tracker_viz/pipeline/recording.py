@@ -64,8 +64,8 @@ def watch(
             left is gone on with, into the same runs.
         tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri": ..., "experiment": ...}}``.
         max_mb: size of one capture in megabytes.
-        recorder_options: everything else that ``capture.Recorder`` and ``capture.camera.Camera`` take (``max_overhead``, ``blocks``, ``only_heads``,
-            ``projections``, ``pooling``, ``autocast``, ...).
+        recorder_options: everything else that ``capture.Recorder`` and ``capture.camera.Camera`` take (``max_overhead``, ``blocks``,
+            ``only_heads``, ``projections``, ``pooling``, ``autocast``, ...).
 
     Raises:
         UnsupportedModelError, ProbeError: the model or the probe cannot be captured.
