@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -78,6 +78,27 @@ def fsdp2(capture, **options):
     return *train(model, model.parameters(), capture=capture, **options), 0
 
 
+def fsdp2_mixed(capture, **options):
+    """Sharded, and gathered in bfloat16 for each pass."""
+    model = make_model()
+    mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for block in model.blocks:
+        fully_shard(block, mp_policy=mixed)
+    fully_shard(model, mp_policy=mixed)
+    return *train(model, model.parameters(), capture=capture, **options), 0
+
+
+def fsdp2_compiled(capture, **options):
+    """Copies of shards, compiled block by block."""
+    model = make_model()
+    mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("copies", "shards"))
+    for block in model.blocks:
+        block.compile(backend="eager")
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return *train(model, model.parameters(), capture=capture, **options), 0
+
+
 def accelerate(capture, **options):
     from accelerate import Accelerator
 
@@ -135,7 +156,7 @@ def main(directory):
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     report = {}
-    for kind in (ddp, fsdp2, accelerate):
+    for kind in (ddp, fsdp2, fsdp2_mixed, fsdp2_compiled, accelerate):
         without, *_ = kind(False)
         losses, captures, spent_s, passes = kind(True)
         report[kind.__name__] = {

@@ -16,6 +16,7 @@ from torch import nn
 from tracker_viz.capture import distributed
 from tracker_viz.errors import UnsupportedModelError
 
+KINDS = ["ddp", "fsdp2", "fsdp2_mixed", "fsdp2_compiled", "accelerate"]
 SCRIPT = Path(__file__).with_name("distributed_training.py")
 
 
@@ -30,13 +31,13 @@ def two_processes(tmp_path_factory):
     return [json.loads((directory / f"rank{rank}.json").read_text()) for rank in (0, 1)], directory
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "accelerate"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_curve_is_the_same_to_the_bit_on_every_process(two_processes, kind):
     for report in two_processes[0]:
         assert report[kind]["with"] == report[kind]["without"]
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "accelerate"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_first_process_records_and_the_other_does_not(two_processes, kind):
     first, second = two_processes[0]
     assert first[kind]["steps"] == [0, 2, 4, 6]
