@@ -85,7 +85,7 @@ class Recorder:
         self._held: Capture | None = None
         self._governor = Governor(schedule, max_overhead)
         self._failures = 0
-        self._handed_on = 0
+        self._handed_on = self._left_out = 0
         self._closed = False
         self.schedule = schedule
         self.probe = as_probe(probe)
@@ -166,8 +166,9 @@ class Recorder:
         self._latest = None
         if self._camera.main and self._handed_on:
             log.info(
-                "%d captures: %.2g %% of the training time, and %.2g s before it for looking at the model",
+                "%d captures%s: %.2g %% of the training time, and %.2g s before it for looking at the model",
                 self._handed_on,
+                f" ({self._left_out} due steps left out)" if self._left_out else "",
                 100 * self._governor.overhead,
                 self._explored_s,
             )
@@ -194,7 +195,7 @@ class Recorder:
         if due is not None and done >= due:
             self._capture_timed(done, tokens_seen, metrics)
             due, skipped = self._governor.next_step(done)
-            if skipped:
+            if skipped and self._camera.main:
                 self._say_thinned(skipped, due)
         if self._failures >= _MAX_FAILURES:
             due = None
@@ -238,15 +239,18 @@ class Recorder:
 
     def _say_thinned(self, skipped: int, due: int | None) -> None:
         governor = self._governor
-        log.warning(
+        # Once is enough to act on; how many it were is said at the end.
+        log.log(
+            logging.DEBUG if self._left_out else logging.WARNING,
             "captures took %.1f %% of the training time so far (%.0f ms each, max_overhead is %.1f %%): "
-            "leaving out %d due steps, the next capture is at step %s",
+            "leaving out %d due steps, the next capture is at step %s; so it goes on while they take that long",
             100 * governor.overhead,
             1000 * governor.spent_s / governor.captures,
             100 * governor.max_overhead,
             skipped,
             due,
         )
+        self._left_out += skipped
 
     def _settle(self) -> None:
         # What the device still has to do belongs to training, not to the capture that would wait for it.
