@@ -270,6 +270,16 @@ def test_training_goes_on_in_its_own_run(wandb_server, tracker, tmp_path):  # no
     assert plain_config(run) == plain_config(before)
 
 
+def test_a_run_that_its_maker_did_not_get_to_note_is_gone_on_with(wandb_server, tracker):  # noqa: F811
+    for step in range(2):
+        run = tracker.create_run(name="own", config={"lr": 0.1}, key="a1" * 16)
+        run.log_metrics([MetricPoint(step, {"loss": 2.0 - step})])
+        run.finish("finished")  # as W&B would for a process that died: it is no longer at work
+    stored = wandb_server.run(run.ref.path)
+    assert stored.values("loss") == [2.0, 1.0]
+    assert [row["_step"] for row in stored.history] == [0, 1]
+
+
 def test_all_but_captures_is_logged_offline_and_arrives_by_wandb_sync(wandb_server, tracker, video, tmp_path, monkeypatch):  # noqa: F811
     (tmp_path / "page.html").write_text("<p>report</p>")
     with monkeypatch.context() as patch:
@@ -362,7 +372,7 @@ def test_a_server_that_goes_away_is_waited_for(wandb_server, monkeypatch):  # no
     monkeypatch.setattr("tracker_viz.trackers.wandb_client.API_TIMEOUT_S", 1)
     path = train(wandb_server, steps=1).path
     with WandbServer() as other:
-        other.state = other.graphql.state = wandb_server.state
+        other.state = other.graphql.state = wandb_server.state  # another address of the same service
         run = WandbTracker(base_url=other.base_url).open_run(RunRef("wandb", path))
         other.stop()
         with pytest.raises(TransientTrackerError, match="is away"):

@@ -169,7 +169,7 @@ def test_down_in_the_middle_and_back(server, at, losses, tmp_path):
 
 
 def test_a_slow_service_is_sent_nothing_twice(server, at, losses, tmp_path):
-    server.delay_s = 0.5  # an upload takes about ten requests, one after the other
+    server.slow["CommitArtifact"] = 7.0
     training = Training(server, tmp_path)
     training.end()
     assert training.losses == losses

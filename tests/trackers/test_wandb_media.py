@@ -11,7 +11,7 @@ import pytest
 import wandb
 from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F401
 
-from tracker_viz.errors import ConfigError, TransientTrackerError
+from tracker_viz.errors import ConfigError, TrackerError, TransientTrackerError
 from tracker_viz.trackers import wandb_snapshot
 from tracker_viz.trackers.wandb import WandbTracker
 from tracker_viz.types import RunRef
@@ -81,6 +81,21 @@ def test_a_table_stands_in_a_panel_and_in_an_artifact_and_the_newest_counts(wand
     assert theirs.config.keys() == before.config.keys()
 
 
+def test_a_table_whose_artifact_the_service_refused_is_no_table(wandb_server, tracker, monkeypatch):  # noqa: F811
+    """The panel reads from the artifact, whatever the row says."""
+
+    def refuse(*_):
+        raise LookupError("no room")
+
+    run = tracker.create_run(name="own", config={})
+    monkeypatch.setattr(wandb_server.state, "commit", refuse)
+    with pytest.raises(TrackerError, match="no room"):
+        run.put_table([{"head": "L0H0"}], "head_roles")
+    monkeypatch.undo()
+    del wandb_server.refused[:]
+    run.finish("finished")
+
+
 def test_cells_that_a_table_of_wandb_cannot_hold_become_text_or_empty(wandb_server, tracker):  # noqa: F811
     run = tracker.create_run(name="own", config={})
     run.put_table([{"mixed": "none", "score": float("nan")}, {"mixed": 4, "score": 0.5}, {"mixed": None, "score": float("inf")}], "odd")
@@ -143,6 +158,13 @@ def test_key_frames_share_one_row_where_a_loop_counts_its_own_steps(wandb_server
     assert len(theirs.values(FRAMES)[1]["filenames"]) == 3
 
 
+def test_a_run_that_does_not_say_who_counted_its_steps_is_taken_for_one_that_did_itself(wandb_server, frames):  # noqa: F811
+    theirs = train(wandb_server, counted=False)
+    del theirs.config["_wandb"]["value"]["t"]["3"]
+    opened(theirs).put_key_frames(frames, "heads")
+    assert [len(gallery["filenames"]) for gallery in theirs.values(FRAMES)] == [3]
+
+
 def test_key_frames_in_a_going_run_that_counts_its_steps_move_no_counter(wandb_server, frames):  # noqa: F811
     run = wandb.init(project="theirs", settings=wandb.Settings(silent=True, console="off"))
     run.log({"loss": 1.0}, step=7)
@@ -152,7 +174,7 @@ def test_key_frames_in_a_going_run_that_counts_its_steps_move_no_counter(wandb_s
     run.log({"loss": 0.5}, step=8)
     run.finish()
     stored = wandb_server.run(f"tester/theirs/{run.id}")
-    assert [(row["_step"], row.get("loss")) for row in stored.history] == [(7, 1.0), (8, 0.5)]
+    assert [(row["_step"], row.get("loss"), row.get("more")) for row in stored.history] == [(7, 1.0, 2.0), (8, 0.5, None)]
     assert [len(gallery["filenames"]) for gallery in stored.values(FRAMES)] == [3]
 
 
@@ -182,6 +204,24 @@ def test_key_frames_of_an_offline_run_are_logged_once(wandb_server, tracker, fra
     media = list((run._sync_directory / "files" / "media" / "images").rglob("*.png"))
     assert sorted(path.read_bytes() for path in media) == sorted(path.read_bytes() for _, path in frames)
     run.finish("finished")
+
+
+def test_rows_that_show_late_are_waited_for(wandb_server, frames):  # noqa: F811
+    theirs = train(wandb_server, counted=False)
+    wandb_server.pages_behind = 2
+    opened(theirs).put_key_frames(frames, "heads")
+    assert wandb_server.pages_behind == 0
+    opened(theirs).put_key_frames(frames, "heads")
+    assert len(shown(theirs)) == 3
+
+
+def test_more_key_frames_than_one_row_holds_are_refused_where_they_have_to_share_one(wandb_server, tmp_path):  # noqa: F811
+    theirs = train(wandb_server, steps=1)
+    picture = png(tmp_path / "frame.png", 0)
+    with pytest.raises(ConfigError, match="108 key frames; got 109"):
+        opened(theirs).put_key_frames([(step, picture) for step in range(109)], "heads")
+    assert theirs.values(FRAMES) == []
+    assert theirs.state == "finished"
 
 
 @pytest.mark.parametrize("steps", [[], [3, 3]])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F401
 
-from tracker_viz.errors import RunActiveError
+from tracker_viz.errors import RunActiveError, TransientTrackerError
 from tracker_viz.trackers.testing import write_captures
 from tracker_viz.trackers.wandb import WandbTracker
 from tracker_viz.types import RunRef
@@ -175,6 +175,18 @@ def test_inputs_are_linked_to_a_finished_run_once_and_change_nothing_else_of_it(
     linked, theirs.input_artifacts = theirs.input_artifacts, []
     assert set(linked) == captures_of(wandb_server, children)
     assert theirs == before
+
+
+def test_a_run_is_no_input_of_itself_and_a_link_that_does_not_show_is_missed(wandb_server, sweep, monkeypatch):  # noqa: F811
+    _, children = sweep
+    run = WandbTracker().open_run(children[0])
+    with monkeypatch.context() as patch:
+        forget = lambda asked: {"useArtifact": {"artifact": {name: asked[name] for name in asked}}}  # noqa: E731
+        patch.setattr(wandb_server.graphql, "on_UseArtifact", forget)
+        with pytest.raises(TransientTrackerError, match="2 of 2 artifacts"):
+            run.link_inputs(children)
+    run.link_inputs(children)
+    assert set(wandb_server.run(children[0].path).input_artifacts) == captures_of(wandb_server, children[1:])
 
 
 def test_inputs_that_this_service_does_not_have_are_named_in_the_config(wandb_server, sweep):  # noqa: F811

@@ -32,7 +32,7 @@ def wandb_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbSer
 def wandb_server(wandb_service: WandbServer) -> Iterator[WandbServer]:
     """The module's server, held against what the test sent it."""
     del wandb_service.refused[:]
-    wandb_service.delay_s, wandb_service.loses = 0.0, ""
+    wandb_service.delay_s, wandb_service.loses, wandb_service.pages_behind = 0.0, "", 0
     yield wandb_service
     assert wandb_service.refused == [], "the client sent what the stand-in does not know"
 

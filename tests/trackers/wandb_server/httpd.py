@@ -42,13 +42,16 @@ class WandbServer:
 
     def __init__(self, *, delay_s: float = 0.0) -> None:
         self.state = State()
+        self.entity = ENTITY
         self.delay_s = delay_s
+        self.slow: dict[str, float] = {}  # what is asked -> its own delay in seconds
+        self.pages_behind = 0  # that many pages of history are empty, as where rows show late
         self.loses = ""  # the suffix of run files that are taken in and never stored
         self.requests: list[Request] = []
         self.refused: list[str] = []
         self.in_flight: Counter[str] = Counter()
         self.most_in_flight: Counter[str] = Counter()
-        self.graphql = GraphQL(self.state, ENTITY, lambda: self.base_url)
+        self.graphql = GraphQL(self)
         self._port = 0
         self._http: _HTTPServer | None = None
 
@@ -240,8 +243,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         owner.in_flight[what] += 1
         owner.most_in_flight[what] = max(owner.most_in_flight[what], owner.in_flight[what])
-        if owner.delay_s:
-            time.sleep(owner.delay_s)
+        if delay_s := owner.slow.get(what, owner.delay_s):
+            time.sleep(delay_s)
         owner.in_flight[what] -= 1
         try:
             answer = work(owner)

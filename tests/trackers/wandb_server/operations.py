@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from wandb_server.state import Run, State
+from wandb_server.state import Run
+
+if TYPE_CHECKING:
+    from wandb_server.httpd import WandbServer
 
 Variables = Mapping[str, Any]
 
@@ -14,14 +17,14 @@ Variables = Mapping[str, Any]
 class Operations:
     """Methods called ``on_<operation>`` take its variables and give its ``data``."""
 
-    def __init__(self, state: State, entity: str, base_url: Callable[[], str]) -> None:
-        self.state, self.entity, self.base_url = state, entity, base_url
+    def __init__(self, server: WandbServer) -> None:
+        self.server, self.state, self.entity = server, server.state, server.entity
 
     def _run(self, variables: Variables, name_key: str) -> Run | None:
         return self.state.runs.get(f"{variables['entity']}/{variables['project']}/{variables[name_key]}")
 
     def _url(self, *parts: str) -> str:
-        return "/".join([self.base_url(), "storage", *(quote(part, safe="") for part in parts)])
+        return "/".join([self.server.base_url, "storage", *(quote(part, safe="") for part in parts)])
 
 
 def one_page(items: Iterable[Any], cursor: str | None, limit: int | None) -> tuple[list[tuple[int, Any]], dict[str, Any]]:

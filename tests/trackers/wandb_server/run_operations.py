@@ -135,6 +135,9 @@ class RunOperations(Operations):
         if spec.keys() - {"keys", "minStep", "maxStep", "samples"} or spec["samples"] <= spec["maxStep"] - spec["minStep"]:
             raise LookupError(f"the stand-in does not know how to sample {spec}")
         rows = [row for row in self._run(variables, "run").history if spec["minStep"] <= row["_step"] <= spec["maxStep"]]
+        if self.server.pages_behind:
+            self.server.pages_behind -= 1
+            rows = []
         found = [{key: row[key] for key in spec["keys"]} for row in rows if all(key in row for key in spec["keys"])]
         return {"project": {"run": {"sampledHistory": [found]}}}
 
