@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from torch import nn
 
 import tracker_viz as tv
+from tracker_viz import trackers
 from tracker_viz.demo.model import Decoder, ModelConfig
-from tracker_viz.pipeline import RenderResult, render_run
+from tracker_viz.pipeline import RenderResult, put_sweep_page, render_run
 from tracker_viz.types import RunRef
 
 pytestmark = pytest.mark.chromium
@@ -166,3 +168,37 @@ def test_the_table_of_heads_is_shown_as_a_table(rendered, page):
     page.goto(result.url.replace("artifacts/overview.webm", "artifacts/tables/head_roles.json"))
     page.get_by_text("L01H01").first.wait_for(timeout=60_000)
     screenshot(page, "head-table")
+
+
+SEEN = """
+() => [...document.querySelectorAll('figure')].map(figure => {
+  const video = figure.querySelector('video');
+  return {label: figure.querySelector('b').textContent, at: video.currentTime, error: video.error};
+})
+"""
+
+
+def test_the_page_above_a_sweep_plays_its_runs_in_step(rendered, page):
+    base = rendered[0][1].url.split("/#/")[0]
+    tracker = trackers.connect("mlflow", tracking_uri=base, experiment="in-the-ui")
+    parent = tracker.create_run(name="two seeds", config={})
+    for ref, _ in rendered:
+        MlflowClient(base).set_tag(ref.path, "mlflow.parentRunId", parent.ref.path)
+    page.goto(put_sweep_page(parent.ref, tracker_options={"mlflow": {"tracking_uri": base}}))
+    viewer = page.frame_locator("iframe")
+    viewer.locator("#slider").wait_for(timeout=60_000)
+    (frame,) = (each for each in page.frames if each != page.main_frame)
+    frame.wait_for_function("() => [...document.querySelectorAll('video')].every(video => video.readyState >= 2)", timeout=60_000)
+    moments = dict(rendered[0][1].pictures[0].moments)
+    for index, step in ((5, 10), (2, 4), (8, 16)):
+        viewer.locator("#slider").fill(str(index))
+        viewer.get_by_text(f"step {step}", exact=True).wait_for(timeout=10_000)
+        frame.wait_for_function("() => [...document.querySelectorAll('video')].every(video => !video.seeking)", timeout=10_000)
+        seen = frame.evaluate(SEEN)
+        assert [each["label"] for each in seen] == ["seed=0", "seed=1"]
+        assert [each["error"] for each in seen] == [None, None]
+        assert [each["at"] for each in seen] == pytest.approx([moments[step]] * 2, abs=0.03)
+    screenshot(page, "in-step")
+    viewer.locator("#play").click()  # at the end, so it begins anew
+    page.wait_for_timeout(1500)
+    assert 0 < int(viewer.locator("#slider").input_value()) < 8

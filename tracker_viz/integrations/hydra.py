@@ -7,6 +7,7 @@
 The process that starts the multirun makes the parent (an MLflow parent run, a W&B run whose id is the group of the others) and
 notes it in the sweep's directory, which the jobs of every launcher share: joblib, submitit on SLURM, Ray. Each job puts it into
 its environment, where ``watch`` and ``train.py`` find it. A tracker that cannot be reached costs the parent, never the jobs.
+When the last job has ended, the parent gets a page that plays its runs' videos in step, where the tracker can show one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tracker_viz import capture_file, trackers
 from tracker_viz.errors import TrackerVizError
+from tracker_viz.pipeline import put_sweep_page
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.sweep import PARENTS
 
@@ -46,6 +48,7 @@ class SweepCallback(Callback):
     def __init__(self, tracker: Mapping[str, Mapping[str, Any]] | None = None, name: str = "sweep") -> None:
         self.tracker = tracker
         self.name = name
+        self._options: Mapping[str, Mapping[str, Any]] = {}
         self._parents: list[Run] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,11 +60,12 @@ class SweepCallback(Callback):
         chosen = OmegaConf.to_container(chosen, resolve=True) if isinstance(chosen, DictConfig) else chosen
         directory = _sweep_directory(config)
         overrides = "\n".join(config.hydra.overrides.task)
-        for scheme, options in (chosen or {}).items():
+        self._options = {scheme: options or {} for scheme, options in (chosen or {}).items()}
+        for scheme, options in self._options.items():
             if scheme == "local":
                 continue  # the sweep's directory is all the parent that local runs need
             try:
-                made = trackers.connect(scheme, **(options or {})).create_run(
+                made = trackers.connect(scheme, **options).create_run(
                     name=self.name, config={"overrides": overrides}, tags={"tracker_viz.sweep": str(directory)}
                 )
             except TrackerVizError as error:
@@ -82,6 +86,14 @@ class SweepCallback(Callback):
         os.environ.pop(PARENTS, None)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        for parent in self._parents:
+            try:
+                page = put_sweep_page(parent.ref, tracker_options=self._options)
+            except TrackerVizError as error:
+                log.warning("the sweep's run %s got no page of its videos: %s", parent.ref, error)
+            else:
+                if page:
+                    log.info("the videos of its runs, in step: %s", page)
         self._end("finished")
 
     def _end(self, state: Any) -> None:

@@ -72,7 +72,9 @@ def main(cfg: DictConfig) -> None:
     print(f"Beside it: {', '.join(path.name for path in (*result.pictures, *result.tables))}")
     if result.url:
         print(f"Watch it in the run: {result.url}")
-    elif settings.upload:
+    if result.in_step:
+        print(f"The runs' own videos in step: {result.in_step}")
+    if settings.upload and not result.url:
         print("In no run yet: these runs have none above them that was named. into=<RunRef> puts the results into one.")
     if result.url and result.ui_command:
         print(f"  with the UI running: {result.ui_command}")

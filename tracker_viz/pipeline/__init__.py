@@ -15,6 +15,7 @@ from tracker_viz.pipeline.checkpoints import Backfilled, backfill
 from tracker_viz.pipeline.comparing import CompareResult, compare, compare_runs
 from tracker_viz.pipeline.delivering import Picture, Upload
 from tracker_viz.pipeline.drawing import FORMATS, RenderResult, VideoOptions, checked_formats, render, render_command, render_run
+from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, load_captures, open_run, pulled_captures
 from tracker_viz.pipeline.recording import Watcher, watch
@@ -39,6 +40,7 @@ __all__ = [
     "progress_bar",
     "pulled_captures",
     "push",
+    "put_sweep_page",
     "render",
     "render_command",
     "render_run",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -27,6 +27,7 @@ from tracker_viz.errors import ConfigError, MissingDependencyError, unknown_name
 from tracker_viz.metrics import NO_ROLE, ROLES, head_roles
 from tracker_viz.pipeline.compared_runs import Order, PulledRun, check_probes, drawn_runs, in_order_of_settings, pull_runs
 from tracker_viz.pipeline.drawing import VideoOptions
+from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, open_run
 from tracker_viz.trackers.base import Run
@@ -48,6 +49,7 @@ class CompareResult:
         correlations: of settings with outcomes, the strongest first; empty for fewer runs than that takes.
         notes: what must be known before one compares.
         url: where the video is watched; None when it was put into no run.
+        in_step: the page that plays the runs' own videos in step; None where there is none.
         ui_command: what must be running for ``url`` to open; None where a server shows it already.
     """
 
@@ -59,6 +61,7 @@ class CompareResult:
     notes: tuple[str, ...]
     duration_s: float
     url: str | None
+    in_step: str | None
     ui_command: str | None
 
 
@@ -95,7 +98,8 @@ def compare_runs(
         axis: what is shown together: the same ``step``, as many ``tokens`` seen, or the same ``progress`` of each run's own training.
         order: heads by their ``index``, or ``matched``: below each other those that behaved alike.
         probe: the probe row whose attention is shown, by its label or its index.
-        into: the run that the results are put into: the sweep's parent by default, else none.
+        into: the run that the results are put into; by default the one in which the tracker shows what was made of a sweep (its parent,
+            a run of its group), else none.
         theme, video, cache, progress: as of ``render_run``.
         upload: False leaves the results on this machine only.
         output: directory for the results here; by default among the downloads of ``into``, else ``compare`` in the working directory.
@@ -108,7 +112,7 @@ def compare_runs(
     """
     options = _checked(runs, sweep, axis, order, video)
     parent = open_run(sweep, tracker_options) if sweep else None
-    target = _target(parent, into, upload, tracker_options)
+    named = open_run(into, tracker_options) if into else parent
     refs = parent.children() if parent else [RunRef.parse(run) if isinstance(run, str) else run for run in runs]
     if parent and len(refs) < 2:
         raise ConfigError(f"{parent.ref} has {len(refs)} runs below it; a comparison needs at least two: is it the parent run of a sweep?")
@@ -122,7 +126,7 @@ def compare_runs(
     labels = run_labels(compared)
     notes += check_probes(found, labels) + [_by_label(note, labels) for note in comparability_notes(compared)]
 
-    directory = Path(output) if output else cache_directory(target.ref, cache) / _NAME if target else Path(_NAME)
+    directory = Path(output) if output else cache_directory(named.ref, cache) / _NAME if named else Path(_NAME)
     rows = run_table(compared)
     found_correlations = correlations(compared, rows)
     tables = _write_tables(rows, found_correlations, directory)
@@ -131,11 +135,18 @@ def compare_runs(
         found, labels, title, notes, directory, options, axis=axis, order=order, probe=probe, theme=theme, progress=progress
     )
     pictures = (poster, *_write_charts(compared, labels, directory, theme))
-    url = None
-    if target:
-        for path in (*tables, *pictures):
-            target.put_file(path, f"{_NAME}/{path.name}")
-        url = target.put_video(made, layout=_NAME, last_step=max(int(run.series.steps[-1]) for run in compared))
+    url = in_step = None
+    if named and upload:
+        last_step = max(int(run.series.steps[-1]) for run in compared)
+        # Asked for as late as possible: some trackers make the run that holds results about a sweep.
+        named = named if into else named.results_run()
+        with _ended(named):
+            for path in (*tables, *pictures):
+                named.put_file(path, f"{_NAME}/{path.name}")
+            named.put_table(rows, _NAME)
+            url = named.put_video(made, layout=_NAME, last_step=last_step)
+            in_step = put_in_step_page(named, [run.run for run in found], labels, title=title, theme=theme)
+            named.link_inputs([run.run.ref for run in found])
     return CompareResult(
         video=made,
         pictures=pictures,
@@ -145,7 +156,8 @@ def compare_runs(
         notes=tuple(notes),
         duration_s=duration_s,
         url=url,
-        ui_command=target.ui_command if target else None,
+        in_step=in_step,
+        ui_command=named.ui_command if named and url else None,
     )
 
 
@@ -169,10 +181,15 @@ def _checked(runs: Sequence[Any], sweep: Any, axis: str, order: str, video: Mapp
     return options
 
 
-def _target(parent: Run | None, into: RunRef | str | None, upload: bool, tracker_options: TrackerOptions | None) -> Run | None:
-    if not upload:
-        return None
-    return open_run(into, tracker_options) if into else parent
+@contextlib.contextmanager
+def _ended(run: Run) -> Iterator[None]:
+    """End ``run`` if it is ours: made to hold the results. One that was there before stays as it is."""
+    try:
+        yield
+    except BaseException:
+        run.finish("failed")
+        raise
+    run.finish("finished")
 
 
 def _write_tables(rows: Sequence[Mapping[str, Any]], found: Sequence[Correlation], directory: Path) -> tuple[Path, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tracker_viz import capture_file
 from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import head_table, score_series
+from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
 from tracker_viz.pipeline.recording import HEAD_TABLE
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.pull import Pulled
@@ -38,6 +39,7 @@ class Picture:
         format: one of ``drawing.FORMATS``.
         path: where it lies on this machine.
         duration_s: how long it plays; 0 for a still picture and a page.
+        moments: of a video, the step of every capture and the second at which it begins.
         notice: what its viewer should know, such as that it had to be made smaller; empty otherwise.
         uploads: where it is seen.
     """
@@ -45,6 +47,7 @@ class Picture:
     format: str
     path: Path
     duration_s: float = 0.0
+    moments: tuple[tuple[int, float], ...] = ()
     notice: str = ""
     uploads: tuple[Upload, ...] = ()
 
@@ -71,7 +74,7 @@ def put_pictures(
         key_frames = write_key_frames(renderer, directory, n_key_frames) if has_video and n_key_frames else []
         for run in runs:
             try:
-                pictures = [_put(run, picture, layout, last_step) for picture in pictures]
+                pictures = [_put(run, picture, layout, last_step, Path(directory)) for picture in pictures]
                 if key_frames:
                     run.put_key_frames(key_frames, layout)
                 if rows:
@@ -91,8 +94,13 @@ def head_rows(pulled: Pulled) -> list[dict[str, str | float | int | None]]:
     return head_table(score_series(capture_file.read(path, names) for path in paths))
 
 
-def _put(run: Run, picture: Picture, layout: str, last_step: int) -> Picture:
+def _put(run: Run, picture: Picture, layout: str, last_step: int, directory: Path) -> Picture:
     if picture.format == "video":
+        played = f"{layout}{picture.path.suffix}"
+        if run.source_in_page(run.ref, played):
+            timeline = directory / "timeline.json"
+            timeline.write_text(timeline_text(played, picture.moments))
+            run.put_file(timeline, timeline_artifact(layout))
         url = run.put_video(picture.path, layout=layout, last_step=last_step)
     else:
         url = run.put_file(picture.path, f"{layout}{picture.path.suffix}")

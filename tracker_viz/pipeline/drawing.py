@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -159,7 +160,9 @@ def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, a
         progress=advance,
         max_bytes=options.max_mb << 20,
     )
-    return Picture(format, written.path, written.duration_s, written.notice)
+    starts_s = itertools.accumulate((shot.duration_s for shot in shots), initial=0.0)
+    moments = [(renderer.series.steps[shot.index], start_s) for shot, start_s in zip(shots, starts_s, strict=False) if shot.is_capture]
+    return Picture(format, written.path, written.duration_s, tuple(moments), written.notice)
 
 
 @dataclass(frozen=True, slots=True)

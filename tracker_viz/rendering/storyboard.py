@@ -30,6 +30,11 @@ class Shot:
     duration_s: float
     kind: Literal["title", "capture", "interpolated", "end"] = "capture"
 
+    @property
+    def is_capture(self) -> bool:
+        """Whether this shows a capture as it was taken."""
+        return self.kind in ("capture", "end")
+
 
 def storyboard(
     steps: Sequence[int],

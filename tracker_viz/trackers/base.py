@@ -163,6 +163,13 @@ class Run(Protocol):
         """Say in the tracker that what this run holds was made of these runs' captures; they may be of other trackers. Safe to repeat."""
         ...
 
+    def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
+        """The address under which a page among this run's files plays a file of the run ``ref``; None where that cannot be.
+
+        Relative to the address at which the page itself is shown.
+        """
+        ...
+
     def results_run(self) -> Run:
         """The run that holds what was made of the sweep below this one: this one itself, unless the tracker shows it elsewhere.
 

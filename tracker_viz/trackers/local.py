@@ -20,6 +20,7 @@ import re
 import shutil
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -222,6 +223,12 @@ class LocalRun:
 
     def link_inputs(self, refs: Sequence[RunRef]) -> None:
         write_json({"inputs": list(map(str, refs))}, self.directory / "inputs.json")
+
+    def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
+        """Relative, so that a sweep's whole directory can be moved."""
+        if ref.scheme != "local":
+            return None
+        return urllib.parse.quote(Path(os.path.relpath(Path(ref.path) / checked_artifact(artifact), self.directory)).as_posix())
 
     def results_run(self) -> LocalRun:
         return self

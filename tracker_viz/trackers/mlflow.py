@@ -15,6 +15,7 @@ import posixpath
 import re
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -293,6 +294,13 @@ class MlflowRun:
             shown = [str(ref) for ref in refs[: mlflow_note.MAX_INPUTS]]
             self._client.set_tag(self._run_id, _INPUTS_TAG, json.dumps(shown))
         self._refresh_note()
+
+    def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
+        """As the UI itself fetches files; a page in its sandbox may play them, of whichever run, but not fetch them."""
+        if ref.scheme != "mlflow":
+            return None
+        prefix = urllib.parse.urlsplit(mlflow_service.ui_base(self._uri, self._ui_url)).path.rstrip("/")
+        return f"{prefix}/get-artifact?{urllib.parse.urlencode({'path': checked_artifact(artifact), 'run_uuid': ref.path})}"
 
     def results_run(self) -> MlflowRun:
         return self

@@ -188,6 +188,10 @@ class WandbRun:
             raise TransientTrackerError(f"{self._ref} is offline, and W&B links runs on the server only")
         wandb_lineage.link(self._service, self._ref, refs)
 
+    def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
+        """W&B's panels show the runs of a group side by side themselves, and a page in one reaches no other run's files."""
+        return None
+
     def results_run(self) -> WandbRun:
         """A run of job type ``compare`` in the sweep's group, where W&B shows it beside the sweep's runs; this one stands outside."""
         self._service.require_online(self._ref)
