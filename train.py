@@ -3,6 +3,7 @@
     python train.py                                            into MLflow, in ./mlflow.db
     python train.py tracker=[mlflow,wandb] model.n_heads=8     into both
     python train.py data=text data.path=~/books                on your own text
+    python train.py -m seed=0,1,2 model.n_heads=4,8            a sweep
     python train.py resume=mlflow:<run_id>                     go on from the last checkpoint, into the same run
 
 Everything it can be told lies in conf/; `python train.py --help` lists it.
@@ -20,7 +21,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tracker_viz import RunRef, pipeline, trackers
 from tracker_viz.capture import make_probe
@@ -53,7 +54,7 @@ def main(cfg: DictConfig) -> float:
 
     torch.manual_seed(settings.seed)
     mixture = data.Mixture(settings.data, settings.model.context_length, batch_size=settings.trainer.batch_size, seed=settings.seed)
-    trainer = Trainer(Decoder(settings.model), mixture, settings.trainer)
+    trainer = Trainer(Decoder(settings.model), mixture, settings.trainer, job=job_number())
     if start:
         trainer.load_state(start)
     watcher = pipeline.watch(
@@ -104,7 +105,13 @@ def main(cfg: DictConfig) -> float:
         )
     if not outcome.finished:
         raise KeyboardInterrupt
-    return outcome.loss
+    return settings.outcome(outcome.loss, watcher.summary())
+
+
+def job_number() -> int:
+    """Of this job in its sweep; 0 outside one."""
+    job = HydraConfig.get().job
+    return 0 if OmegaConf.is_missing(job, "num") else int(job.num)
 
 
 if __name__ == "__main__":

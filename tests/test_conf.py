@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
@@ -15,9 +17,10 @@ from omegaconf import OmegaConf
 from tracker_viz import pipeline, trackers
 from tracker_viz.capture import Schedule
 from tracker_viz.demo.data import DataConfig
-from tracker_viz.demo.settings import TrainSettings, resumed
+from tracker_viz.demo.settings import OUTCOMES, TrainSettings, resumed
 from tracker_viz.errors import ConfigError
 from tracker_viz.jobs.application import explain, typed
+from tracker_viz.metrics import ROLES, ScoreSeries, run_summary
 from tracker_viz.rendering import Layout
 
 CONF = Path(str(resources.files("tracker_viz.conf")))
@@ -94,12 +97,24 @@ def test_an_experiment_overrides_groups_and_is_overridden_by_the_command_line():
         ("model.n_heads=7", "model.d_model=128 must be a multiple of model.n_heads=7; n_heads that fit: 1, 2, 4, 8, 16, 32, 64"),
         ("trainer.steps=0", "trainer.steps must be at least 1; got 0"),
         ("data.repeat_share=2", "data.repeat_share is a share"),
+        ("trainer.threads=0", "trainer.threads is a number of threads, at least 1, or null; got 0"),
+        ("optimize=specialisation/induction", "unknown outcome to optimize 'specialisation/induction'; did you mean"),
     ],
 )
 def test_what_is_misspelt_or_impossible_says_what_to_type(override, message):
     with pytest.raises((ConfigError, HydraException)) as caught:
         settings_of(override)
     assert message in explain(caught.value)
+
+
+def test_every_value_of_a_runs_summary_can_be_optimised():
+    scores = np.full((3, 1, 1), 0.9, np.float32)
+    series = ScoreSeries(np.arange(3), dict.fromkeys(("specialisation", *(role.name for role in ROLES)), scores))
+    summary = run_summary(series)
+    assert set(OUTCOMES) == {"loss", *summary}
+    assert settings_of("optimize=specialisation/induction_max").outcome(2.0, summary) == pytest.approx(0.9)
+    assert settings_of().outcome(2.0, summary) == 2.0
+    assert settings_of("optimize=specialisation/sink_onset_step").outcome(2.0, {}) == math.inf, "an onset that never came is no early one"
 
 
 def test_text_data_needs_a_path():

@@ -208,3 +208,19 @@ def test_impossible_recipes_are_refused(changes, message):
 def test_an_unknown_device_is_refused():
     with pytest.raises(ConfigError, match=r"trainer.device must be auto or a device of this machine .* got 'gpuu'"):
         choose_device("gpuu")
+
+
+def test_the_jobs_of_a_sweep_take_turns_on_the_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [choose_device("auto", job=job).index for job in range(4)] == [0, 1, 0, 1]
+    assert choose_device("cpu", job=1) == torch.device("cpu")
+
+
+def test_torch_works_with_as_many_threads_as_it_is_told(make):
+    before = torch.get_num_threads()
+    try:
+        make(threads=before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)

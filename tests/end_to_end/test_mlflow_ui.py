@@ -199,6 +199,8 @@ def test_the_page_above_a_sweep_plays_its_runs_in_step(rendered, page):
         assert [each["error"] for each in seen] == [None, None]
         assert [each["at"] for each in seen] == pytest.approx([moments[step]] * 2, abs=0.03)
     screenshot(page, "in-step")
+    assert viewer.locator("#slider").bounding_box()["width"] > 400  # though the viewer of artifacts is narrow
+    assert not viewer.locator("#layout").is_visible()
     viewer.locator("#play").click()  # at the end, so it begins anew
     page.wait_for_timeout(1500)
     assert 0 < int(viewer.locator("#slider").input_value()) < 8

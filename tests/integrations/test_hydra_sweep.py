@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tracker_viz import trackers
 from tracker_viz.integrations.hydra import SweepCallback
 from tracker_viz.trackers.sweep import PARENTS, parent_runs
 from tracker_viz.types import RunRef
+
+TRAIN = Path(__file__).parents[2] / "train.py"
 
 APPLICATION = """
 import hydra
@@ -43,20 +47,20 @@ hydra:
 def application(tmp_path):
     (tmp_path / "app.py").write_text(APPLICATION)
     (tmp_path / "theirs.yaml").write_text(CONFIG.replace("STORE", str(tmp_path / "store.db")))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-
-    def run(*words):
-        return subprocess.run(
-            [sys.executable, "app.py", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
-        )
-
-    return run
+    return lambda *words: run_python("app.py", *words, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def run_python(*words, cwd):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HYDRA_", "TRACKER_VIZ_"))}
+    environment = clean | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cwd / "cache")}
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False)
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_every_job_is_a_run_below_the_sweeps_run(application, tmp_path, launcher):
     done = application("-m", "x=0,1,2", f"hydra/launcher={launcher}")
-    assert "this job fails" in done.stderr
+    assert "this job fails" in done.stdout + done.stderr
     (note,) = tmp_path.glob("multirun/*/*/tracker_viz_sweep.json")
     (parent_ref,) = [RunRef.parse(text) for text in json.loads(note.read_text())]
     service = trackers.connect("mlflow", tracking_uri=f"sqlite:///{tmp_path}/store.db")
@@ -89,3 +93,70 @@ def test_parents_are_read_from_the_environment(monkeypatch):
     assert parent_runs() == {}
     monkeypatch.setenv(PARENTS, "mlflow:abc wandb:me/proj/xyz")
     assert parent_runs() == {"mlflow": RunRef("mlflow", "abc"), "wandb": RunRef("wandb", "me/proj/xyz")}
+
+
+def test_a_sweeper_optimises_a_score_of_the_heads(tmp_path):
+    """The real Optuna sweeper; its trials are runs of one sweep like any other's."""
+    options = ("experiment=smoke", "tracker=local", "render=false", "optimize=specialisation/previous_token_max")
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_jobs=1")
+    done = run_python(TRAIN, "-m", *options, *search, "trainer.learning_rate=interval(0.0005,0.005)", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (results,) = tmp_path.glob("multirun/*/*/optimization_results.yaml")
+    best = yaml.safe_load(results.read_text())
+    summaries = [json.loads(path.read_text()) for path in results.parent.glob("*/spool/summary.json")]
+    assert len(summaries) == 3
+    assert best["best_value"] == max(summary["specialisation/previous_token_max"] for summary in summaries)
+    assert set(best["best_params"]) == {"trainer.learning_rate"}
+
+
+FOREIGN = """
+import hydra, torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+import tracker_viz as tv
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="ours")
+def main(cfg):
+    torch.manual_seed(cfg.x)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    model = torch.nn.Sequential(torch.nn.Embedding(16, 8), torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    probe = torch.arange(6).repeat(2)[None]
+    with tv.watch(model, probe=probe, run=list(plain["tracker"]), tracker_options=plain["tracker"], config={"x": cfg.x},
+                  name=f"x={cfg.x}", total_steps=4, **plain["capture"]) as watcher:
+        for step in range(4):
+            watcher.step(step, loss=1.0)
+    tv.render(watcher.ref, layout=instantiate(cfg.layout), video=plain["video"], tracker_options=plain["tracker"], progress=False)
+
+main()
+"""
+FOREIGN_CONFIG = """
+defaults:
+  - capture: default
+  - tracker: mlflow
+  - layout: heads
+  - video: default
+  - _self_
+x: 0
+capture: {max_overhead: .inf}
+tracker: {mlflow: {experiment: theirs}}
+video: {size: 720p, seconds_per_capture: 0.1, hold_s: 0.1, key_frames: 0}
+hydra:
+  job: {chdir: true}
+  searchpath: [pkg://tracker_viz.conf]
+  callbacks: {sweep: {_target_: tracker_viz.integrations.hydra.SweepCallback, name: ablation}}
+"""
+
+
+def test_somebody_elses_application_takes_our_groups_and_its_sweep_gets_its_page(tmp_path):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "ours.yaml").write_text(FOREIGN_CONFIG)
+    (tmp_path / "app.py").write_text(FOREIGN)
+    done = run_python("app.py", "-m", "x=0,1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (note,) = tmp_path.glob("multirun/*/*/tracker_viz_sweep.json")
+    parent = trackers.open_run(json.loads(note.read_text())[0], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    assert parent.info().state == "finished"
+    assert len(parent.children()) == 2
+    page = parent.get_file("in_step.html", tmp_path / "back").read_text()
+    assert all(f"heads.webm&run_uuid={ref.path}" in page.replace("\\u0026", "&") for ref in parent.children())

@@ -8,7 +8,15 @@ from tracker_viz.comparison.align import AXES, NOT_YET, Alignment, Axis, align, 
 from tracker_viz.comparison.clustering import HeadClusters, cluster_heads
 from tracker_viz.comparison.distance import DistanceMatrix, distance, distance_matrix, shuffled_distance
 from tracker_viz.comparison.matching import BEHAVIOUR, Behaviour, Matching, behaviours, match_heads, matched_order
-from tracker_viz.comparison.runs import ComparedRun, check_runs, comparability_notes, differing_settings, flat_config, run_labels
+from tracker_viz.comparison.runs import (
+    ComparedRun,
+    check_runs,
+    comparability_notes,
+    differing_settings,
+    flat_config,
+    in_order_of_settings,
+    run_labels,
+)
 from tracker_viz.comparison.table import Correlation, correlations, run_table, table_csv, write_table
 
 __all__ = [
@@ -33,6 +41,7 @@ __all__ = [
     "distance",
     "distance_matrix",
     "flat_config",
+    "in_order_of_settings",
     "match_heads",
     "matched_order",
     "positions",

@@ -67,6 +67,17 @@ def run_labels(runs: Sequence[ComparedRun]) -> dict[str, str]:
     return {run: label if label and counts.count(label) == 1 else f"{label} {run}".strip() for run, label in labels.items()}
 
 
+def in_order_of_settings(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """Runs of a sweep, sorted by the settings in which they differ, numbers by size."""
+    settings = differing_settings(runs)
+
+    def place(run: ComparedRun) -> list[tuple[int, float, str]]:
+        values = settings[run.name].values()
+        return [(0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value)) for value in values]
+
+    return sorted(runs, key=place)
+
+
 def check_runs(runs: Sequence[ComparedRun]) -> None:
     """Raises ConfigError: fewer than two runs, a name twice, or a run without scored captures."""
     if len(runs) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from tracker_viz.demo.data import DataConfig
 from tracker_viz.demo.model import ModelConfig
 from tracker_viz.demo.trainer import TrainerConfig
+from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.metrics import ROLES
 
+# What a sweeper can be told to optimise: the last loss, or one of the values that ``metrics.run_summary`` gives
+OUTCOMES = (
+    "loss",
+    *(f"specialisation/{role.name}_{value}" for role in ROLES for value in ("max", "heads", "onset_step")),
+    *(f"specialisation/{value}" for value in ("heads_specialised", "share_specialised", "index_mean")),
+)
 # What a resumed run takes over from its checkpoint, where the command line does not say otherwise
 TRAINED_WITH = ("name", "seed", "model", "data", "trainer", "capture")
 
@@ -39,6 +48,15 @@ class TrainSettings:
     video: dict[str, Any] = field(default_factory=dict)
     theme: str = "dark"
     format: Any = "video"
+    optimize: str = "loss"
+
+    def __post_init__(self) -> None:
+        if self.optimize not in OUTCOMES:
+            raise ConfigError(unknown_name("outcome to optimize", self.optimize, OUTCOMES))
+
+    def outcome(self, loss: float, summary: Mapping[str, float]) -> float:
+        """What ``optimize`` names. A role that no head took for good has no onset: it came later than any that came, at infinity."""
+        return loss if self.optimize == "loss" else float(summary.get(self.optimize, math.inf if "_onset_" in self.optimize else math.nan))
 
     def trained_with(self) -> dict[str, Any]:
         """What the run's model, losses and captures depend on, as plain data that means the same in every working directory."""

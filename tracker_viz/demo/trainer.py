@@ -50,6 +50,7 @@ class TrainerConfig:
         evaluate_rows: rows of held-out text, and as many of unseen spans, that are looked at when a step is captured; 0: never.
         checkpoint_every: steps between two checkpoints; 0: none at all, and no ``resume=``.
         device: ``auto`` (a GPU where there is one), or a name that torch knows: ``cpu``, ``cuda:1``, ...
+        threads: of torch on the CPU; None leaves them as they are.
     """
 
     steps: int = 1000
@@ -64,11 +65,14 @@ class TrainerConfig:
     evaluate_rows: int = 16
     checkpoint_every: int = 400
     device: str = "auto"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"trainer.{name} must be at least 1; got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"trainer.threads is a number of threads, at least 1, or null; got {self.threads}")
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"trainer.{name} must be a finite number above 0; got {getattr(self, name)}")
@@ -100,11 +104,17 @@ class Outcome:
 
 
 class Trainer:
-    """Model, optimiser and batches, standing between two steps."""
+    """Model, optimiser and batches, standing between two steps.
 
-    def __init__(self, model: nn.Module, mixture: Mixture, config: TrainerConfig):
+    Args:
+        job: number of this job in its sweep, by which ``device=auto`` chooses among several GPUs.
+    """
+
+    def __init__(self, model: nn.Module, mixture: Mixture, config: TrainerConfig, *, job: int = 0):
         self.config = config
-        self.device = choose_device(config.device)
+        self.device = choose_device(config.device, job=job)
+        if config.threads:
+            torch.set_num_threads(config.threads)
         self.model = model.to(self.device)
         self.mixture = mixture
         self.step = 0
@@ -246,14 +256,14 @@ def stop_on_signal() -> Iterator[StopRequest]:
             signal.signal(each, handler)
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device called ``name``.
+def choose_device(name: str, *, job: int = 0) -> torch.device:
+    """The torch device called ``name``; ``auto`` takes turns: job 0 of a sweep the first GPU, job 1 the second, and so on round.
 
     Raises:
         ConfigError: torch does not know it, or this machine does not have it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(f"cuda:{job % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tracker_viz import capture_file
-from tracker_viz.comparison import Alignment, Axis, ComparedRun, align, behaviours, differing_settings, match_heads, positions
+from tracker_viz.comparison import Alignment, Axis, ComparedRun, align, behaviours, in_order_of_settings, match_heads, positions
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import ROLES, ScoreSeries, first_onsets, head_roles, onsets, score_series
 from tracker_viz.pipeline.pulling import pulled_captures
@@ -75,15 +75,9 @@ def pull_runs(opened: Sequence[Run], cache: Path | None, *, may_lack: bool, prog
     return found, notes
 
 
-def in_order_of_settings(runs: Sequence[PulledRun]) -> list[PulledRun]:
-    """Runs of a sweep, sorted by the settings in which they differ, numbers by size."""
-    settings = differing_settings([run.compared for run in runs])
-
-    def place(run: PulledRun) -> list[tuple[int, float, str]]:
-        values = settings[run.compared.name].values()
-        return [(0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value)) for value in values]
-
-    return sorted(runs, key=place)
+def sorted_by_settings(runs: Sequence[PulledRun]) -> list[PulledRun]:
+    by_name = {run.compared.name: run for run in runs}
+    return [by_name[run.name] for run in in_order_of_settings([run.compared for run in runs])]
 
 
 def check_probes(runs: Sequence[PulledRun], names: Mapping[str, str]) -> list[str]:

@@ -25,7 +25,7 @@ from tracker_viz.comparison import (
 )
 from tracker_viz.errors import ConfigError, MissingDependencyError, unknown_name
 from tracker_viz.metrics import NO_ROLE, ROLES, head_roles
-from tracker_viz.pipeline.compared_runs import Order, PulledRun, check_probes, drawn_runs, in_order_of_settings, pull_runs
+from tracker_viz.pipeline.compared_runs import Order, PulledRun, check_probes, drawn_runs, pull_runs, sorted_by_settings
 from tracker_viz.pipeline.drawing import VideoOptions
 from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.progress import progress_bar
@@ -120,7 +120,7 @@ def compare_runs(
         raise ConfigError(f"a comparison shows 2 to {MOST_RUNS} runs; got {len(refs)}: name some of them, runs=[...]")
     cache = Path(cache) if cache else None
     found, notes = pull_runs([open_run(ref, tracker_options) for ref in refs], cache, may_lack=bool(parent), progress=progress)
-    found = in_order_of_settings(found) if parent and len(found) > 1 else found
+    found = sorted_by_settings(found) if parent and len(found) > 1 else found
     compared = [run.compared for run in found]
     check_runs(compared)
     labels = run_labels(compared)

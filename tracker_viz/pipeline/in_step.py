@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracker_viz.comparison import ComparedRun, run_labels
+from tracker_viz.comparison import ComparedRun, in_order_of_settings, run_labels
 from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import score_series
 from tracker_viz.pipeline.pulling import TrackerOptions, open_run
@@ -19,38 +19,43 @@ if TYPE_CHECKING:
     from tracker_viz.rendering.in_step_page import Player
 
 PAGE = "in_step.html"
+VIDEO_SUFFIXES = (".webm", ".mp4")
 
 
-def put_sweep_page(sweep: RunRef | str, *, layout: str = "overview", tracker_options: TrackerOptions | None = None) -> str | None:
+def put_sweep_page(sweep: RunRef | str, *, theme: str = "dark", tracker_options: TrackerOptions | None = None) -> str | None:
     """Put the page into the run above a sweep, once its runs have their videos.
 
     Returns:
-        Where it is seen; None where fewer than two runs have a video of this layout, or the tracker's pages cannot play other runs' files.
+        Where it is seen; None where no two runs have a video of one layout, or the tracker's pages cannot play other runs' files.
     """
     parent = open_run(sweep, tracker_options)
-    runs = [open_run(ref, tracker_options) for ref in parent.children()]
-    described = [ComparedRun(str(run.ref), score_series([]), run.info().config) for run in runs]
-    labels = run_labels(described) if described else {}
-    return put_in_step_page(parent, runs, labels, title=parent.info().name, layout=layout)
+    opened = {str(ref): open_run(ref, tracker_options) for ref in parent.children()}
+    if len(opened) < 2:
+        return None
+    described = in_order_of_settings([ComparedRun(name, score_series([]), run.info().config) for name, run in opened.items()])
+    runs = [opened[run.name] for run in described]
+    return put_in_step_page(parent, runs, run_labels(described), title=parent.info().name, theme=theme)
 
 
-def put_in_step_page(
-    target: Run, runs: Sequence[Run], labels: Mapping[str, str], *, title: str, layout: str = "overview", theme: str = "dark"
-) -> str | None:
+def put_in_step_page(target: Run, runs: Sequence[Run], labels: Mapping[str, str], *, title: str, theme: str = "dark") -> str | None:
     """Put the page into ``target``; see ``put_sweep_page``.
 
     Args:
-        labels: run, as text -> what it is called on the page.
+        runs: in the order in which they stand on the page.
+        labels: run, as text -> what it is called there.
     """
     from tracker_viz.rendering.in_step_page import in_step_page
 
+    players: dict[str, list[Player]] = {}
     with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-        found = [_player(target, run, labels[str(run.ref)], layout, Path(directory)) for run in runs]
-        players = sorted((player for player in found if player), key=lambda player: player.label)
-        if len(players) < 2:
+        for number, run in enumerate(runs):
+            for layout, player in _players(target, run, labels[str(run.ref)], Path(directory, str(number))).items():
+                players.setdefault(layout, []).append(player)
+        shared = {layout: players[layout] for layout in sorted(players) if len(players[layout]) > 1}
+        if not shared:
             return None
         page = Path(directory) / PAGE
-        page.write_text(in_step_page(f"{title} · {layout}", players, theme=theme), encoding="utf-8")
+        page.write_text(in_step_page(title, shared, theme=theme), encoding="utf-8")
         return target.put_file(page, PAGE)
 
 
@@ -65,15 +70,23 @@ def timeline_text(video: str, moments: Sequence[tuple[int, float]]) -> str:
     return json.dumps({"video": video, "steps": steps, "starts_s": starts_s})
 
 
-def _player(target: Run, run: Run, label: str, layout: str, directory: Path) -> Player | None:
+def _players(target: Run, run: Run, label: str, directory: Path) -> dict[str, Player]:
+    """Layout -> the run's video of it, of those videos that say their steps."""
+    if target.source_in_page(run.ref, PAGE) is None:
+        return {}
+    videos = [name for name in run.list_files() if name.endswith(VIDEO_SUFFIXES)]
+    found = {Path(video).stem: _player(target, run, label, video, directory) for video in videos}
+    return {layout: player for layout, player in found.items() if player}
+
+
+def _player(target: Run, run: Run, label: str, video: str, directory: Path) -> Player | None:
     from tracker_viz.rendering.in_step_page import Player
 
-    if target.source_in_page(run.ref, "x") is None:
-        return None
     try:
-        described: Any = json.loads(run.get_file(timeline_artifact(layout), directory / run.ref.path.replace("/", "-")).read_bytes())
+        described: Any = json.loads(run.get_file(timeline_artifact(Path(video).stem), directory).read_bytes())
         steps, starts_s = tuple(map(int, described["steps"])), tuple(map(float, described["starts_s"]))
-        source = target.source_in_page(run.ref, str(described["video"]))
+        is_of_it = described["video"] == video and len(steps) == len(starts_s) > 0
     except (TrackerError, ValueError, KeyError, TypeError):
-        return None  # no video yet, or none that says its steps
-    return Player(label, source, steps, starts_s) if source and steps and len(steps) == len(starts_s) else None
+        return None  # a video of something else, or made before videos said their steps
+    source = target.source_in_page(run.ref, video)
+    return Player(label, source, steps, starts_s) if is_of_it and source else None

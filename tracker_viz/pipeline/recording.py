@@ -140,6 +140,10 @@ class Watcher:
             return None
         return close_outbox(self.outbox, state, self._scores, timeout_s, progress)
 
+    def summary(self) -> dict[str, float | int]:
+        """What the trackers' tables of runs say about the captures so far, see ``metrics.run_summary``; empty where nothing is recorded."""
+        return run_summary(self._scores()) if self._scores else {}
+
     def whole_runs(self) -> list[RunRef]:
         """After ``close``: runs that hold every capture, so that a picture of them is whole.
 

@@ -1,13 +1,13 @@
 """A page that plays the videos of several runs in step: one slider of training steps for all. Plain HTML and JavaScript, nothing fetched.
 
-Every video has a time line of its own, because runs have other schedules; so each one comes with the step of each of its pictures.
+Every video has a timeline of its own, because runs have other schedules; so each one comes with the step of each of its pictures.
 """
 
 from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from tracker_viz.rendering.theme import theme as resolved_theme
@@ -30,10 +30,10 @@ class Player:
     starts_s: tuple[float, ...]
 
 
-def in_step_page(title: str, players: Sequence[Player], *, theme: str = "dark") -> str:
-    """The page's HTML."""
+def in_step_page(title: str, videos: Mapping[str, Sequence[Player]], *, theme: str = "dark") -> str:
+    """The page's HTML. ``videos``: layout -> the runs' videos of it; the first layout is shown, or ``overview`` where it is among them."""
     colors = resolved_theme(theme)
-    described = {"title": title, "players": [asdict(player) for player in players]}
+    described = {"title": title, "videos": {layout: [asdict(player) for player in players] for layout, players in videos.items()}}
     page = _PAGE.replace("%TITLE%", html.escape(title))
     for name in ("ground", "panel", "text", "dim", "faint", "accent"):
         page = page.replace(f"%{name.upper()}%", getattr(colors, name))
@@ -50,12 +50,21 @@ _PAGE = r"""<!doctype html>
 <style>
   html, body { margin: 0; height: 100%; background: %GROUND%; color: %TEXT%; font-family: "DejaVu Sans", system-ui, sans-serif; }
   body { display: flex; flex-direction: column; }
-  header { display: flex; align-items: center; gap: 12px; padding: 8px 16px; background: %PANEL%; font-size: 14px; }
+  header { display: flex; align-items: center; gap: 8px 12px; padding: 8px 16px; background: %PANEL%; font-size: 14px; }
   header b { font-size: 17px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; max-width: 24em; }
-  header input { flex: 1; min-width: 6em; accent-color: %ACCENT%; }
-  button, select { font: inherit; color: inherit; background: %GROUND%; border: 1px solid %FAINT%; border-radius: 6px; padding: 4px 12px; }
+  #slider { flex: 1; min-width: 6em; accent-color: %ACCENT%; }
+  button, select { font: inherit; color: inherit; background: %GROUND%; border: 1px solid %FAINT%; border-radius: 6px; padding: 4px 8px; }
   button { cursor: pointer; min-width: 6.5em; }
-  #step { min-width: 8em; text-align: right; font-size: 17px; font-variant-numeric: tabular-nums; }
+  #step { min-width: 7em; text-align: right; font-size: 17px; font-variant-numeric: tabular-nums; }
+  label { color: %DIM%; white-space: nowrap; }
+  label select { color: %TEXT%; }
+  /* Where it is narrow, as in the artifact viewer of MLflow, the slider has a row of its own. */
+  @media (max-width: 900px) {
+    header { flex-wrap: wrap; padding: 8px 10px; }
+    header b { flex: 1; max-width: none; }
+    #slider { order: 1; flex: 1 0 100%; margin: 2px 0; }
+    main { padding: 8px 10px !important; gap: 8px !important; }
+  }
   main { flex: 1; overflow: auto; display: grid; gap: 10px; padding: 10px 16px; align-content: start; }
   figure { margin: 0; }
   figcaption { padding: 2px 2px 4px; font-size: 15px; display: flex; justify-content: space-between; gap: 12px; }
@@ -65,29 +74,45 @@ _PAGE = r"""<!doctype html>
 </head>
 <body>
 <header>
-  <b></b>
+  <b id="heading"></b>
   <button id="play" aria-label="play or pause">&#9654; play</button>
   <input id="slider" type="range" min="0" value="0" aria-label="training step">
   <span id="step"></span>
+  <label>layout <select id="layout"></select></label>
   <label>columns <select id="columns"></select></label>
 </header>
 <main></main>
 <script type="application/json" id="description">%DESCRIPTION%</script>
 <script>
 'use strict';
-const { title, players } = JSON.parse(document.getElementById('description').textContent);
-const [slider, button, columns, main] = ['#slider', '#play', '#columns', 'main'].map((name) => document.querySelector(name));
-document.querySelector('header b').textContent = title;
+const { title, videos } = JSON.parse(document.getElementById('description').textContent);
+const ids = ['heading', 'slider', 'play', 'layout', 'columns'];
+const [heading, slider, button, layouts, columns] = ids.map((id) => document.getElementById(id));
+const main = document.querySelector('main');
+heading.textContent = heading.title = title;
 // In MLflow's viewer the page is a blob of its own, and only the origin says where the UI is.
 const base = location.protocol === 'file:' ? location.href : location.origin;
-const steps = [...new Set(players.flatMap((player) => player.steps))].sort((a, b) => a - b);
-const SECONDS = Math.min(60, Math.max(6, steps.length / 4));  // how long all steps take when played
-slider.max = steps.length - 1;
-let at = 0, begun = null;
+let players = [], steps = [], at = 0, begun = null;
 
-for (const player of players) {
-  const figure = main.appendChild(document.createElement('figure'));
-  const caption = figure.appendChild(document.createElement('figcaption'));
+/** Set up the videos of a layout, at the step that is shown. */
+function open(layout) {
+  const step = steps[at] ?? 0;
+  players = videos[layout].map((player) => ({ ...player }));
+  steps = [...new Set(players.flatMap((player) => player.steps))].sort((a, b) => a - b);
+  slider.max = steps.length - 1;
+  main.replaceChildren(...players.map(figureOf));
+  const choices = Array.from({ length: Math.min(6, players.length) }, (_, n) => n + 1);
+  columns.replaceChildren(...choices.map((n) => new Option(n, n)));
+  columns.value = choices.reduce((best, n) => widthIn(n) > widthIn(best) ? n : best);
+  arrange();
+  show(pictureAt({ steps }, step));
+}
+
+/** How wide all videos can be without scrolling. */
+const widthIn = (n) => Math.min(main.clientWidth / n, (main.clientHeight / Math.ceil(players.length / n) - 40) * 16 / 9);
+
+function figureOf(player) {
+  const figure = document.createElement('figure'), caption = figure.appendChild(document.createElement('figcaption'));
   caption.appendChild(document.createElement('b')).textContent = player.label;
   player.note = caption.appendChild(document.createElement('span'));
   player.video = figure.appendChild(document.createElement('video'));
@@ -96,6 +121,7 @@ for (const player of players) {
   player.video.addEventListener('loadeddata', () => seek(player));
   player.video.addEventListener('seeked', () => { player.seeking = false; if (player.wanted !== player.shown) seek(player); });
   player.video.src = new URL(player.source, base);
+  return figure;
 }
 
 /** Index of the last picture at or before a step. */
@@ -128,9 +154,10 @@ function show(index) {
   }
 }
 
+const seconds = () => Math.min(60, Math.max(6, steps.length / 4));  // how long all steps take when played
 function play(now) {
   if (begun === null) return;
-  const index = Math.floor((now - begun) / 1000 / SECONDS * steps.length);
+  const index = Math.floor((now - begun) / 1000 / seconds() * steps.length);
   if (index !== at) show(index);
   if (index >= steps.length - 1) pause(); else requestAnimationFrame(play);
 }
@@ -138,21 +165,23 @@ function pause() { begun = null; button.innerHTML = '&#9654; play'; }
 button.addEventListener('click', () => {
   if (begun !== null) return pause();
   if (at >= steps.length - 1) show(0);
-  begun = performance.now() - at / steps.length * SECONDS * 1000; button.innerHTML = '&#10074;&#10074; pause';
+  begun = performance.now() - at / steps.length * seconds() * 1000; button.innerHTML = '&#10074;&#10074; pause';
   requestAnimationFrame(play);
 });
 slider.addEventListener('input', () => { pause(); show(Number(slider.value)); });
 document.addEventListener('keydown', (event) => {
-  if (event.target === slider || event.target === columns) return;
+  if (['INPUT', 'SELECT'].includes(event.target.tagName)) return;
   if (event.key === 'ArrowRight') { pause(); show(at + 1); }
   if (event.key === 'ArrowLeft') { pause(); show(at - 1); }
   if (event.key === ' ' && event.target !== button) { event.preventDefault(); button.click(); }
 });
-for (let n = 1; n <= Math.min(6, players.length); n++) columns.add(new Option(n, n));
-columns.value = Math.min(players.length, players.length <= 4 ? 2 : players.length <= 9 ? 3 : 4);
 const arrange = () => { main.style.gridTemplateColumns = `repeat(${columns.value}, minmax(0, 1fr))`; };
 columns.addEventListener('change', arrange);
-arrange(); show(0);
+layouts.replaceChildren(...Object.keys(videos).map((layout) => new Option(layout, layout)));
+layouts.value = 'overview' in videos ? 'overview' : Object.keys(videos)[0];
+layouts.parentElement.hidden = Object.keys(videos).length < 2;
+layouts.addEventListener('change', () => { pause(); open(layouts.value); });
+open(layouts.value);
 </script>
 </body>
 </html>

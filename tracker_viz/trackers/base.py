@@ -211,6 +211,10 @@ class Run(Protocol):
         """
         ...
 
+    def list_files(self) -> list[str]:
+        """Names of the files that ``put_file`` and ``put_video`` stored at the root of the run, where its tracker keeps them there."""
+        ...
+
     def get_file(self, artifact: str, directory: Path) -> Path:
         """Bring back a file that ``put_file`` stored, into ``directory``.
 

@@ -254,6 +254,9 @@ class LocalRun:
         check_file(path, ref)
         return path
 
+    def list_files(self) -> list[str]:
+        return sorted(path.name for path in self.directory.iterdir() if path.is_file())
+
     def get_file(self, artifact: str, directory: Path) -> Path:
         path = self.directory / checked_artifact(artifact)
         if not path.is_file() or not path.resolve().is_relative_to(self.directory.resolve()):

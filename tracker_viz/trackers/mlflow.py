@@ -364,6 +364,10 @@ class MlflowRun:
                 raise CaptureFileError(f"capture {ref.file_name} is listed, but its file is gone ({error}); {REPAIR}") from None
         return target
 
+    def list_files(self) -> list[str]:
+        with self._service("list files"):
+            return sorted(self._files.sizes(""))
+
     def get_file(self, artifact: str, directory: Path) -> Path:
         target = directory / checked_artifact(artifact)
         here = self._files.in_place(artifact)

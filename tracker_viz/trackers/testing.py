@@ -292,7 +292,11 @@ class TrackerContract:
         for text in ("first", "second"):
             report.write_text(text)
             run.put_file(report, "reports/heads.html")
-        assert reader.open_run(run.ref).get_file("reports/heads.html", tmp_path / "back").read_text() == "second"
+        run.put_file(report, "notes.txt")
+        opened = reader.open_run(run.ref)
+        assert opened.get_file("reports/heads.html", tmp_path / "back").read_text() == "second"
+        assert "notes.txt" in opened.list_files()
+        assert not any("heads.html" in name or name == "reports" for name in opened.list_files())
 
     def test_a_file_that_is_not_there_is_reported(self, run: Run, tmp_path: Path) -> None:
         with pytest.raises(TrackerError, match="nothing"):

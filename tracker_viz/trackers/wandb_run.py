@@ -30,7 +30,7 @@ from tracker_viz.trackers.wandb_media import (
     video_media,
 )
 from tracker_viz.trackers.wandb_rows import JoinedRows, OwnRows, Rows, logged_frames
-from tracker_viz.trackers.wandb_snapshot import EXIT_CODES
+from tracker_viz.trackers.wandb_snapshot import EXIT_CODES, LISTED_AT_ONCE
 from tracker_viz.trackers.wandb_store import CaptureStore, CaptureUploads
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
@@ -286,6 +286,12 @@ class WandbRun:
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
         return self._store.fetch(ref, directory)
+
+    def list_files(self) -> list[str]:
+        """Of the Files tab; videos are media, and lie in a folder of the client's own."""
+        run = self._service.fetch_run(self._ref)
+        with translated(self._service.base_url, self._ref):
+            return sorted(file.name for file in run.files(per_page=LISTED_AT_ONCE) if "/" not in file.name)
 
     def get_file(self, artifact: str, directory: Path) -> Path:
         checked_artifact(artifact)
