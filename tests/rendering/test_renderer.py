@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +61,7 @@ print(hashlib.sha256(frame.pixels.tobytes()).hexdigest(), [name for name in ("to
         capture_output=True,
         text=True,
         check=True,
-        env={"MPLCONFIGDIR": str(tmp_path), "PATH": ""},
+        env={"MPLCONFIGDIR": str(tmp_path), "PATH": "", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
         cwd=tmp_path,
     )
     assert run.stdout.split() == [digest([renderer.frame(3)]), "[]"], "other pixels, or torch, OpenCV or a tracker was imported"

@@ -146,12 +146,13 @@ def resolve_weights(draft: Draft, panel: Weights) -> Matrices:
             f"layout {layout!r} draws matrices named {' or '.join(panel.matrices)}, and the captures hold none; they hold: {have}"
         )
     kinds = sorted({kind for block in found.values() for kind in block}, key=_matrix_rank)
-    titles = {
-        "change": f"Weights · change since step {series.steps[0]:,}",
+    title = {
+        "change": f"Weight change since step {series.steps[0]:,}",
         "value": "Weights",
-        "step": "Weights · change since the previous capture",
-    }
-    title = titles[panel.show] + (", signed" if panel.reduce == "mean" and panel.show != "value" else "")
+        "step": "Weight change since the previous capture",
+    }[panel.show]
+    if panel.reduce == "mean" and panel.show != "value":
+        title = f"Signed {title[0].lower()}{title[1:]}"
     return Matrices(panel, title, f"weights_{panel.show}_{panel.reduce}", kinds, [found[block] for block in sorted(found)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from tracker_viz.rendering.template import text_width
 from tracker_viz.rendering.theme import Theme
 
 _SCALE_OPTIONS = ("title", "cmap", "minimum", "maximum", "norm", "gamma", "linear_within")
+HEADING = 24.0  # pixels at 1080p: still to be read where the whole picture is 640 pixels wide
 SCALE_KINDS = ("attention", "weights", "score")
 
 
@@ -75,6 +77,10 @@ class Draft:
     def text(self, text: str, x: float, y: float, size: float, color: str | None = None, **options: Any) -> None:
         self.labels.append(Label(text, x, y, size * self.unit, color or self.theme.dim, **options))
 
+    def heading(self, text: str, x: float, y: float) -> None:
+        """Title of a part of the picture."""
+        self.text(text, x, y, HEADING, self.theme.text, bold=True)
+
     def text_width(self, text: str, size: float, bold: bool = False) -> int:
         return text_width(text, size * self.unit, bold=bold)
 
@@ -85,6 +91,11 @@ class Draft:
         while text and self.text_width(text + "…", size, bold) > room:
             text = text[:-1]
         return text.rstrip(" ·") + "…"
+
+    def fitted_title(self, title: str, room: float, *more: str) -> str:
+        """The first of ``more``, ``title``, and the title without what it compares with, that is no wider than ``room``; else it is cut."""
+        texts = (*more, title, re.sub(r" since [^·]*?(?= ·|$)", "", title))
+        return next((text for text in texts if self.text_width(text, HEADING, True) <= room), self.fitted(texts[-1], HEADING, room, True))
 
     def add_scale(self, key: str, kind: str, defaults: Mapping[str, Any] | Measured) -> None:
         """A colour scale under ``key``; what the user chose for its ``kind`` wins over the defaults.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from tracker_viz.rendering.template import text_width
 
 _NUMBER, _NAME = 46.0, 24.0
 _MARK = "interpolated"
+_FLAG_SIZE = 17.0
 
 
 def header(draft: Draft) -> int:
@@ -32,7 +34,7 @@ def header(draft: Draft) -> int:
     gap, between = px(14), px(44)
     needed = sum(draft.text_width(name, _NAME) + gap + chars * digit for _, name, chars in quantities) + between * (len(quantities) - 1)
     below = draft.is_narrow
-    left, baseline = (draft.margin, px(136)) if below else (draft.width - draft.margin - needed, px(58))
+    left, baseline = (draft.margin, px(136)) if below else (draft.width - draft.margin - needed, px(50))
     x = left
     for quantity, name, chars in quantities:
         draft.text(name, x, baseline, _NAME)
@@ -41,19 +43,19 @@ def header(draft: Draft) -> int:
         x += chars * digit + between
     mark_width = draft.text_width(_MARK, 22, bold=True)
     room = draft.width - 2 * draft.margin if below else left - draft.margin - between - mark_width - px(30)
-    draft.text(draft.fitted(series.title, 34, room, bold=True), draft.margin, px(44), 34, draft.theme.text, bold=True)
-    draft.text(draft.fitted(series.subtitle, 19, room), draft.margin, px(74), 19)
+    draft.text(draft.fitted(series.title, 36, room, bold=True), draft.margin, px(42), 36, draft.theme.text, bold=True)
+    draft.text(draft.fitted(series.subtitle, 21, room), draft.margin, px(74), 21)
     mark_x = draft.width - draft.margin if below else left - px(30)
     draft.mark = Label(_MARK, mark_x, baseline, 22 * draft.unit, draft.theme.accent, bold=True, align="right")
-    return px(168 if below else 84)
+    return px(180 if below else 84)
 
 
 def role_legend(draft: Draft, roles: Iterable[str]) -> None:
     """What the frames around heads mean: the roles that some head has at some time, below the numbers."""
-    px, size = draft.px, 15.0
+    px, size = draft.px, 17.0
     names = [(role, head_score_title(draft.series, role)) for role in roles]
     width = sum(px(20) + draft.text_width(text, size) + px(22) for _, text in names) - px(22)
-    x, y = (draft.margin, px(162)) if draft.is_narrow else (draft.width - draft.margin - width, px(82))
+    x, y = (draft.margin, px(162)) if draft.is_narrow else (draft.width - draft.margin - width, px(77))
     for role, text in names:
         draft.swatches.append(Swatch(Box(x, y - px(12), px(13), px(13)), draft.theme.roles[role]))
         draft.text(text, x + px(20), y, size)
@@ -77,23 +79,24 @@ def format_metric(value: float) -> str:
 
 
 def timeline(draft: Draft, area: Box, onsets: tuple[Onset, ...]) -> None:
-    """The run along x in ``area``: below it the steps, above its lower edge a tick for every capture."""
+    """The run along x in ``area``: above the curve the onsets of roles, below it a tick for every capture, and the steps."""
     px, series, theme = draft.px, draft.series, draft.theme
     x = area.x + px(72)
     high = min(area.height - px(34), px(240))
-    box = Box(x, area.bottom - px(34) - high, area.right - x, high)
+    lane = px(24) if onsets else 0
+    box = Box(x, area.bottom - px(34) - high + lane, area.right - x, high - lane)
     values = series.metric(draft.layout.metric)
     finite = values[np.isfinite(values)]
     if finite.size:
         draft.text(draft.layout.metric, x - px(14), box.y + box.height / 2, 19, theme.text, bold=True, align="right", baseline="center")
         if finite.max() > finite.min():
-            draft.text(short_number(float(finite.max())), x - px(14), box.y + px(12), 15, align="right", baseline="center")
-            draft.text(short_number(float(finite.min())), x - px(14), box.bottom - px(12), 15, align="right", baseline="center")
-    line = Timeline(box, series.steps[0], series.steps[-1], _curve(series, values, box), onsets)
+            draft.text(short_number(float(finite.max())), x - px(14), box.y + px(9), 16, align="right", baseline="center")
+            draft.text(short_number(float(finite.min())), x - px(14), box.bottom - px(9), 16, align="right", baseline="center")
+    line = Timeline(box, series.steps[0], series.steps[-1], _curve(series, values, box, px(10)), onsets)
     for step in nice_steps(series.steps[0], series.steps[-1], max(4, box.width // px(170))):
         label_x = line.x(step)
         align = "left" if label_x < box.x + px(20) else "right" if label_x > box.right - px(30) else "center"
-        draft.text(f"{step:,}", label_x, box.bottom + px(26), 16, align=align)
+        draft.text(f"{step:,}", label_x, box.bottom + px(26), 17, align=align)
     columns = {round(line.x(step)) for step in series.steps}
     missing = {round(line.x(step)) for step in series.missing_steps if series.steps[0] < step < series.steps[-1]}
     draft.swatches += [Swatch(Box(column, box.bottom + px(2), 1, px(6)), theme.dim) for column in sorted(columns)]
@@ -104,36 +107,60 @@ def timeline(draft: Draft, area: Box, onsets: tuple[Onset, ...]) -> None:
     _onset_flags(draft, line)
 
 
-def _curve(series: Series, values: NDArray[np.float64], box: Box) -> NDArray[np.float64]:
+def _curve(series: Series, values: NDArray[np.float64], box: Box, pad: int) -> NDArray[np.float64]:
     """float64 [point, (x, y)]: a metric over the run in pixels of the picture."""
     finite = np.isfinite(values)
     if not finite.any():
         return np.zeros((0, 2))
     low, high = values[finite].min(), values[finite].max()
-    pad = 0.12 * box.height
     y = box.bottom - pad - (values[finite] - low) / (high - low or 1.0) * (box.height - 2 * pad)
     steps = np.array(series.steps, np.float64)[finite]
     x = box.x + (box.width - 1) * (steps - series.steps[0]) / max(1, series.steps[-1] - series.steps[0])
     return np.stack([x, y], 1)
 
 
+@dataclass
+class _Flag:
+    """What is written of one onset, ``x`` and ``wide`` in pixels; it stands where the onset is, or as near as its neighbours let it."""
+
+    onset: Onset
+    text: str
+    onset_x: int
+    wide: int
+    x: float = 0.0
+
+
 def _onset_flags(draft: Draft, timeline: Timeline) -> None:
-    px, size, box = draft.px, 15.0, timeline.box
-    line = px(22)
-    taken: list[list[tuple[float, float]]] = [[] for _ in range(max(1, min(4, (box.height - px(6)) // line)))]
-    for onset in timeline.onsets:
-        at = timeline.x(onset.step)
-        draft.swatches.append(Swatch(Box(round(at), box.y, px(2), box.height), draft.theme.roles[onset.role]))
-        text = f"{onset.role.replace('_', ' ')} · block {onset.block} head {onset.head}"
-        wide = draft.text_width(text, size)
-        left = at + px(8) if at + px(8) + wide < box.right else at - px(6) - wide
-        row = next(
-            (row for row, spans in enumerate(taken) if all(left > end + px(10) or left + wide < start - px(10) for start, end in spans)),
-            None,
-        )
-        if row is not None:
-            taken[row].append((left, left + wide))
-            draft.text(text, left, box.y + px(19) + row * line, size, draft.theme.roles[onset.role], backed=True)
+    """A line in the role's colour at each onset, and above the curve, in one row, whose it is; in short where there are many at once."""
+    px, box = draft.px, timeline.box
+    flags: list[_Flag] = []
+    for where in ("block {} head {}", "b{} h{}"):
+        texts = [f"{onset.role.replace('_', ' ')} · {where.format(onset.block, onset.head)}" for onset in timeline.onsets]
+        flags = [
+            _Flag(onset, text, round(timeline.x(onset.step)), draft.text_width(text, _FLAG_SIZE))
+            for onset, text in zip(timeline.onsets, texts, strict=True)
+        ]
+        _spread(flags, box, px(22))
+        if all(abs(flag.x - flag.onset_x) <= px(320) for flag in flags):
+            break
+    taken = box.x - px(3)
+    for flag in flags:
+        color = draft.theme.roles[flag.onset.role]
+        taken = max(flag.onset_x, taken + px(3))  # onsets at one step stand side by side
+        draft.swatches.append(Swatch(Box(min(taken, box.right - px(2)), box.y, px(2), box.height), color))
+        draft.text(flag.text, flag.x, box.y - px(8), _FLAG_SIZE, color)
+
+
+def _spread(flags: Sequence[_Flag], box: Box, gap: int) -> None:
+    """Put the flags where their onsets are, moved apart to the right, and back where they would leave the picture."""
+    left = float(box.x)
+    for flag in flags:
+        flag.x = max(left, flag.onset_x)
+        left = flag.x + flag.wide + gap
+    right = float(box.right)
+    for flag in reversed(flags):
+        flag.x = min(flag.x, right - flag.wide)
+        right = flag.x - gap
 
 
 def nice_steps(first: int, last: int, at_most: int) -> list[int]:

@@ -12,6 +12,8 @@ from tracker_viz.rendering.content import Heads, Matrices, add_weight_scale, mat
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.plan import Box, Heatmap
 
+_NAME = 18.0  # of rows and columns
+
 
 @dataclass(frozen=True)
 class GridShape:
@@ -109,19 +111,17 @@ def _row_labels(draft: Draft, blocks: range, x: int, top: int, shape: GridShape)
     for row, block in enumerate(blocks):
         if row % every == 0:
             text = str(block) if draft.is_narrow else f"block {block}"
-            draft.text(text, x - draft.px(14), top + row * pitch + shape.map_px / 2, 17, align="right", baseline="center")
+            draft.text(text, x - draft.px(14), top + row * pitch + shape.map_px / 2, _NAME, align="right", baseline="center")
 
 
 def _titles(draft: Draft, title: str, names: Sequence[str], short: Sequence[str], x: int, top: int, wide: int, pitch: int) -> None:
     room = len(names) * pitch
-    shorter = [title, title.split(" since")[0], title.split(" · ")[0]]
-    title = next((text for text in shorter if draft.text_width(text, 20, bold=True) <= room), shorter[-1])
-    draft.text(draft.fitted(title, 20, max(room, 4), bold=True), x, top - draft.px(32), 20, draft.theme.text, bold=True)
-    texts = names if all(draft.text_width(name, 16) < pitch - draft.px(6) for name in names) else short
-    every = max(1, -(-max(draft.text_width(text, 16) for text in texts) // max(1, pitch - draft.px(4))))
+    draft.heading(draft.fitted_title(title, max(room, 4)), x, top - draft.px(32))
+    texts = names if all(draft.text_width(name, _NAME) < pitch - draft.px(6) for name in names) else short
+    every = max(1, -(-max(draft.text_width(text, _NAME) for text in texts) // max(1, pitch - draft.px(4))))
     for column, text in enumerate(texts):
         if column % every == 0:
-            draft.text(text, x + column * pitch + wide / 2, top - draft.px(8), 16, align="center")
+            draft.text(text, x + column * pitch + wide / 2, top - draft.px(8), _NAME, align="center")
 
 
 def _place_heads(draft: Draft, group: Heads, blocks: range, x: int, top: int, shape: GridShape) -> int:

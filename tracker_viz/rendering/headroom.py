@@ -1,4 +1,4 @@
-"""Places one head as large as it goes, with the probe's tokens along its sides; beside it its other probe rows, and scores."""
+"""Places one head as large as it goes, on every row of the probe, with the tokens along its sides; beside it the scores."""
 
 from __future__ import annotations
 
@@ -6,41 +6,54 @@ from dataclasses import replace
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.content import Heads, most_changed, resolve_attention
-from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.draft import HEADING, Draft
 from tracker_viz.rendering.grid import fit_map
 from tracker_viz.rendering.layout import Head
 from tracker_viz.rendering.plan import Box, Heatmap
-from tracker_viz.rendering.scoreboard import place_cards, score_cards
+from tracker_viz.rendering.scoreboard import place_cards, place_scores, score_cards
 
-_TOKEN_PX = 11.0
+_TOKEN_PX = 12.0
 
 
 def place_head(draft: Draft, panel: Head, scores: list[str], area: Box) -> int:
-    """Returns the bottom of what was placed."""
+    """The head on each row of the probe, side by side, the panel's own row first. Returns the bottom of what was placed."""
     px = draft.px
-    heads = resolve_attention(draft, panel)[0]
-    row, column = _chosen(draft, panel, heads)
-    block, numbers = heads.indices[row]
-    tokens = _tokens(draft, heads.blocks[row][column].probe or 0, heads.length)
-    room = max((draft.text_width(token, _TOKEN_PX) for token in tokens), default=0)
-    label = min(px(120), room + px(10)) if tokens else px(24)
-    side = min(area.height - label, (area.width * 6) // 10 - label)
+    shown = resolve_attention(draft, panel)[0]
+    others = resolve_attention(draft, replace(panel, probe=None)) if shown.blocks[0][0].probe is not None else []
+    rows = [shown, *(heads for heads in others if heads.blocks[0][0].probe != shown.blocks[0][0].probe)]
+    row, column = _chosen(draft, panel, shown)
+    tokens = [_tokens(draft, heads.blocks[row][column].probe or 0, heads.length) for heads in rows]
+    room = max((draft.text_width(token, _TOKEN_PX) for each in tokens for token in each), default=0)
+    label = min(px(120), room + px(10)) if any(tokens) else px(24)
+    score_width = px(310) if scores and not draft.is_narrow else 0
+    score_height = px(270) if scores and draft.is_narrow else 0
+    side = min(area.height - label - score_height, (area.width - score_width) // len(rows) - label - px(36))
+    x, bottom = area.x, area.y
+    for number, (heads, texts) in enumerate(zip(rows, tokens, strict=True)):
+        box = _place_map(draft, heads, row, column, texts, x + label, area.y + px(8), side, is_first=number == 0)
+        x, bottom = box.right + px(36), box.bottom
+    if score_width:
+        right = Box(x + px(14), area.y + px(8), area.right - x - px(14), bottom - area.y - px(8))
+        place_scores(draft, scores, right)
+    elif scores:
+        cards = Box(area.x, bottom + label + px(62), area.width, area.bottom - bottom - label - px(70))
+        return place_cards(draft, score_cards(draft, scores), cards)
+    return bottom + label
+
+
+def _place_map(draft: Draft, heads: Heads, row: int, column: int, tokens: list[str], x: int, y: int, side: int, *, is_first: bool) -> Box:
     pool, cell_px = fit_map(heads.length, side)
     cells = -(-heads.length // pool)
-    box = Box(2 * ((area.x + label + 1) // 2), 2 * ((area.y + px(8) + 1) // 2), cells * cell_px, cells * cell_px)
+    box = Box(2 * ((x + 1) // 2), 2 * ((y + 1) // 2), cells * cell_px, cells * cell_px)
+    block, numbers = heads.indices[row]
     name = f"block {block} · head {numbers[column]}"
-    draft.text(f"{name} · {heads.title.removeprefix('Attention · ')}", box.x, area.y - px(22), 24, draft.theme.text, bold=True)
+    kind = heads.title.removeprefix("Attention · ")
+    draft.heading(draft.fitted(f"{name} · {kind}" if is_first else kind, HEADING, box.width, bold=True), box.x, box.y - draft.px(32))
     source = replace(heads.blocks[row][column], pool=pool)
-    draft.heatmaps.append(Heatmap(name, source, box, heads.scale, heads.mask(cells), head=(block, numbers[column])))
+    place = (block, numbers[column])
+    draft.heatmaps.append(Heatmap(f"{name} · {kind}", source, box, heads.scale, heads.mask(cells), head=place))
     _token_labels(draft, tokens, box, pool, cell_px)
-    x = box.right + px(56)
-    right = Box(x, area.y + px(8), area.right - x, box.height)
-    y = _other_rows(draft, panel, row, column, right)
-    if scores:
-        bars = px(64)
-        place_cards(draft, score_cards(draft, scores), Box(right.x, y, right.width, right.bottom - y - bars))
-        draft.place_bars(Box(right.x, right.bottom - bars, right.width, bars))
-    return box.bottom + label
+    return box
 
 
 def _chosen(draft: Draft, panel: Head, heads: Heads) -> tuple[int, int]:
@@ -79,34 +92,3 @@ def _token_labels(draft: Draft, tokens: list[str], box: Box, pool: int, cell_px:
         middle = (position // pool + 0.5) * cell_px if pool > 1 else (position + 0.5) * cell_px
         draft.text(tokens[position], box.x - px(7), box.y + middle, size, align="right", baseline="center")
         draft.text(tokens[position], box.x + middle + px(4), box.bottom + px(7), size, align="right", rotation=90)
-
-
-def _other_rows(draft: Draft, panel: Head, row: int, column: int, area: Box) -> int:
-    """The same head on the other rows of the probe; returns where the next thing below may begin."""
-    px = draft.px
-    others = [
-        heads
-        for heads in resolve_attention(draft, replace_probe(panel))
-        if heads.blocks[row][column].probe not in (None, _row_of(draft, panel))
-    ]
-    if not others:
-        return area.y + px(4)
-    room = min((area.width - (len(others) - 1) * px(30)) // len(others), int(area.height * 0.46))
-    pool, cell_px = fit_map(others[0].length, room)
-    cells = -(-others[0].length // pool)
-    x, y = 2 * ((area.x + 1) // 2), 2 * (area.y // 2)
-    for heads in others:
-        box = Box(x, y, cells * cell_px, cells * cell_px)
-        draft.text(f"the same head · {heads.title.removeprefix('Attention · ')}", x, area.y - px(30), 20, draft.theme.text, bold=True)
-        source = replace(heads.blocks[row][column], pool=pool)
-        draft.heatmaps.append(Heatmap(f"{heads.title} · the same head", source, box, heads.scale, heads.mask(cells)))
-        x += box.width + px(30)
-    return y + cells * cell_px + px(66)
-
-
-def replace_probe(panel: Head) -> Head:
-    return replace(panel, probe=None)
-
-
-def _row_of(draft: Draft, panel: Head) -> int | None:
-    return resolve_attention(draft, panel)[0].blocks[0][0].probe

@@ -17,12 +17,12 @@ class Attention:
     Attributes:
         probe: the probe row by its label or its index; None shows all of them, side by side.
         show: the probabilities, or their absolute change since the previous capture (``step``) or the first (``change``).
-        zooms: how many heads are shown large beside the mosaic that a model with many heads becomes.
+        zooms: how many heads are shown large beside the mosaic that a model with many heads becomes; None: as many as fit well.
     """
 
     probe: str | int | None = 0
     show: Show = "value"
-    zooms: int = 8
+    zooms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

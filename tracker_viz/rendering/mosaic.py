@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tracker_viz.rendering.content import Heads, most_changed
-from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.draft import HEADING, Draft
 from tracker_viz.rendering.grid import fit_map
 from tracker_viz.rendering.plan import Box, Heatmap
 from tracker_viz.rendering.sources import Mosaic
 
 _FEWEST_CELLS = 8  # a map of fewer cells a side shows no pattern any more
+_FEWEST_ZOOMS, _MOST_ZOOMS = 8, 24
 
 
 def place_mosaic(draft: Draft, heads: Heads, area: Box) -> Box:
@@ -53,9 +54,9 @@ def place_mosaic(draft: Draft, heads: Heads, area: Box) -> Box:
         _mosaic_labels(draft, heads, blocks, box, pitch)
         x = box.right + px(16)
     right = mask_parts[-1].right
-    title = f"{heads.title} · block ↓ head →"
-    draft.text(draft.fitted(title, 20, right - area.x, bold=True), mask_parts[0].x, area.y - px(32), 20, draft.theme.text, bold=True)
-    return Box(area.x, area.y, right - area.x, max(box.bottom for box in mask_parts) - area.y)
+    title = draft.fitted_title(heads.title, right - mask_parts[0].x, f"{heads.title} · block ↓ head →")
+    draft.heading(title, mask_parts[0].x, area.y - px(32))
+    return Box(area.x, mask_parts[0].y, right - area.x, mask_parts[0].height)
 
 
 def _mosaic_labels(draft: Draft, heads: Heads, blocks: range, box: Box, pitch: int) -> None:
@@ -70,14 +71,16 @@ def _mosaic_labels(draft: Draft, heads: Heads, blocks: range, box: Box, pitch: i
         draft.text(str(head), box.x + head * pitch + pitch / 2, box.y - px(8), 15, align="center")
 
 
-def place_zooms(draft: Draft, heads: Heads, n: int, area: Box, *, title: str = "Heads that changed most") -> int:
-    """``n`` heads, large, in ``area``; its title stands above it. Returns the bottom of the lowest one."""
+def place_zooms(draft: Draft, heads: Heads, n: int | None, area: Box, *, title: str = "Heads that changed most") -> int:
+    """``n`` heads, large, in ``area``, None: as many as fit well; its title stands above it. Returns the bottom of the lowest one."""
     px = draft.px
+    gap, caption = draft.even(16), px(28)
+    n_heads = sum(len(block) for block in heads.blocks)
+    fewest, most = (min(n or _FEWEST_ZOOMS, n_heads), min(n or _MOST_ZOOMS, n_heads))
+    n, across, map_px, pool = _fit_zooms(range(fewest, most + 1), heads.length, area, gap, caption)
     chosen = most_changed(draft.series, heads, n, draft.roles.held[-1] if draft.roles.held else {})
-    gap, caption = draft.even(16), px(26)
-    across, map_px, pool = _fit_zooms(len(chosen), heads.length, area, gap, caption)
-    draft.text(title, area.x, area.y - px(32), 20, draft.theme.text, bold=True)
-    spread = gap + min(max(0, (area.width - across * (map_px + gap) + gap) // max(1, across - 1)), px(140)) // 2 * 2 if across > 1 else gap
+    draft.heading(draft.fitted(title, HEADING, area.width, bold=True), area.x, area.y - px(32))
+    spread = gap + min(max(0, (area.width - across * (map_px + gap) + gap) // max(1, across - 1)), px(90)) // 2 * 2 if across > 1 else gap
     mask = heads.mask(-(-heads.length // pool))
     bottom = area.y
     for index, (row, column) in enumerate(sorted(chosen)):
@@ -85,9 +88,9 @@ def place_zooms(draft: Draft, heads: Heads, n: int, area: Box, *, title: str = "
         x = 2 * ((area.x + 1) // 2) + index % across * (map_px + spread)
         y = 2 * ((area.y + 1) // 2) + index // across * (map_px + gap + caption)
         caption_text = f"block {block} · head {numbers[column]}"
-        if draft.text_width(caption_text, 17) > map_px + spread - px(8):
+        if draft.text_width(caption_text, 18) > map_px + spread - px(8):
             caption_text = f"b{block} h{numbers[column]}"
-        draft.text(caption_text, x, y - px(8), 17)
+        draft.text(caption_text, x, y - px(8), 18)
         source = replace(heads.blocks[row][column], pool=pool)
         name = f"zoom · block {block} head {numbers[column]}"
         draft.heatmaps.append(Heatmap(name, source, Box(x, y, map_px, map_px), heads.scale, mask, head=(block, numbers[column])))
@@ -95,14 +98,15 @@ def place_zooms(draft: Draft, heads: Heads, n: int, area: Box, *, title: str = "
     return bottom
 
 
-def _fit_zooms(n: int, length: int, area: Box, gap: int, caption: int) -> tuple[int, int, int]:
-    best: tuple[float, int, int, int] = (0.0, 1, 0, 1)
-    for across in range(1, n + 1):
-        down = -(-n // across)
-        room = min((area.width - (across - 1) * gap) // across, (area.height + caption + gap) // down - caption - gap)
-        if room >= 2:
-            pool, cell_px = fit_map(length, room)
-            map_px = -(-length // pool) * cell_px
-            best = max(best, (map_px * (n / (across * down)), -across, map_px, pool))
-    _, minus_across, map_px, pool = best
-    return -minus_across, map_px, pool
+def _fit_zooms(numbers: range, length: int, area: Box, gap: int, caption: int) -> tuple[int, int, int, int]:
+    """(n, across, map_px, pool) of those of ``numbers`` that fill most of ``area``; large maps count a little more."""
+    best: tuple[float, int, int, int, int] = (0.0, numbers[0], 1, 0, 1)
+    for n in numbers:
+        for across in range(1, n + 1):
+            down = -(-n // across)
+            room = min((area.width - (across - 1) * gap) // across, (area.height + caption + gap) // down - caption - gap)
+            if room >= 2:
+                pool, cell_px = fit_map(length, room)
+                map_px = -(-length // pool) * cell_px
+                best = max(best, (map_px * map_px * n**0.8 * (n / (across * down)), n, across, map_px, pool))
+    return best[1:]

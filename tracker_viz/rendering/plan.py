@@ -59,7 +59,7 @@ class Heatmap:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Text that never changes, anchored at x, y. ``size_px`` is the font size; ``backed``: on a panel, so that no line crosses it."""
+    """Text that never changes, anchored at x, y. ``size_px`` is the font size."""
 
     text: str
     x: float
@@ -71,7 +71,6 @@ class Label:
     align: Literal["left", "center", "right"] = "left"
     baseline: Literal["baseline", "center", "top", "bottom"] = "baseline"
     rotation: float = 0.0
-    backed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from tracker_viz.rendering.headroom import place_head
 from tracker_viz.rendering.layout import Attention, Head, Layout, Scores, Weights
 from tracker_viz.rendering.mosaic import place_mosaic, place_zooms
 from tracker_viz.rendering.plan import Box, Plan
-from tracker_viz.rendering.scoreboard import least_height, place_cards, score_cards, weight_card
+from tracker_viz.rendering.scoreboard import beside_foot, least_height, place_beside, place_cards, place_scores, score_cards, weight_card
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
@@ -90,7 +90,7 @@ def _panels(draft: Draft, top: int) -> int:
     matrices = [resolve_weights(draft, panel) for panel in layout.panels if isinstance(panel, Weights)]
     large = next((panel for panel in layout.panels if isinstance(panel, Head)), None)
     area_top = 2 * ((top + px(52) + 1) // 2)
-    least = px(136) if layout.timeline else px(80)
+    least = px(150) if layout.timeline else px(80)
     area = Box(margin, area_top, draft.width - 2 * margin, draft.height - least - area_top)
     if large:
         return place_head(draft, large, scores, area)
@@ -120,34 +120,33 @@ def _maps(draft: Draft, heads: list[Heads], matrices: list[Matrices], scores: li
     elif scores:
         x = right + px(44)
         bottom = max(bottom, area.y + min(area.height, px(620)))  # one or two blocks are no reason to squeeze the scores
-        _side(draft, scores, Box(x, area.y, area.right - x, bottom - area.y))
+        place_scores(draft, scores, Box(x, area.y, area.right - x, bottom - area.y))
     return bottom
 
 
-def _side(draft: Draft, scores: list[str], box: Box) -> None:
-    """Scores above, the colour bars of the whole picture below them."""
-    cards = score_cards(draft, scores)
-    shared = sum(1 for key in draft.scales if key == "score" or not key.startswith("scores."))
-    bars = shared * draft.px(64)
-    place_cards(draft, cards, Box(box.x, box.y, box.width, box.height - bars - draft.px(10)))
-    draft.place_bars(Box(box.x, box.bottom - bars + draft.px(10), box.width, bars))
-
-
 def _many_heads(draft: Draft, heads: list[Heads], matrices: list[Matrices], scores: list[str], area: Box) -> int:
-    """The mosaic at the left; at the right the zooms, below them the scores and a summary of the weights."""
+    """A mosaic for each row of the probe at the left; at the right the zooms, below them the scores and a summary of the weights."""
     px = draft.px
     panel = next(panel for panel in draft.layout.panels if isinstance(panel, Attention))
-    mosaic = place_mosaic(draft, heads[0], Box(area.x, area.y, int(area.width * 0.56), area.height))
-    x = mosaic.right + px(48)
+    summary = [weight_card(draft, weights) for weights in matrices[:1]]
+    height = area.height - (beside_foot(draft, summary[0]) if summary else 0)
+    x = area.x
+    for group in heads:
+        share = 0.56 if len(heads) == 1 else 0.76 / len(heads)
+        mosaic = place_mosaic(draft, group, Box(x, area.y, int(area.width * share), height))
+        x = mosaic.right + px(40)
+    if len(draft.heatmaps) == 1 and summary:  # one mosaic, one row per block: the weights stand in the same rows
+        x = place_beside(draft, summary.pop(), mosaic) + px(40)
+    cards = [*score_cards(draft, scores), *summary]
     right = Box(x, area.y, area.right - x, area.height)
-    cards = [*score_cards(draft, scores), *[weight_card(draft, group) for group in matrices[:1]]]
     bars = px(64)
-    below = max(least_height(draft, cards) + px(62) + bars, int(right.height * 0.43)) if cards else 0
+    below = max(least_height(draft, cards) + px(66) + bars, int(right.height * 0.43)) if cards else bars + px(20)
     zooms = Box(right.x, right.y, right.width, max(right.height - below, right.height // 4))
-    y = place_zooms(draft, heads[0], panel.zooms, zooms) + px(62)
+    y = place_zooms(draft, heads[0], panel.zooms, zooms) + px(66)
     while cards:
         try:
-            place_cards(draft, cards, Box(right.x, y, right.width, right.bottom - y - bars - px(4)), own_bars=False)
+            box = Box(right.x, y, right.width, right.bottom - y - bars - px(4))
+            place_cards(draft, cards, box, own_bars=False)
             break
         except LayoutError:
             log.warning("layout %s: no room for the map of %s at %dx%d", draft.layout.name, cards[-1].title, draft.width, draft.height)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.content import Matrices
-from tracker_viz.rendering.draft import Draft, Measured
+from tracker_viz.rendering.draft import HEADING, Draft, Measured
 from tracker_viz.rendering.furniture import head_score_title
 from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Swatch
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
+
+_TITLE, _SMALL = 19.0, 16.0
+_HEAD_ROOM = 28
 
 
 @dataclass(frozen=True)
@@ -31,48 +35,65 @@ class Card:
 
 
 def score_cards(draft: Draft, names: Sequence[str]) -> list[Card]:
-    """Cards of score arrays. Scores within 0..1 share one colour scale; each other has its own."""
+    """Cards of score arrays: heads before matrices, roles first. Scores within 0..1 share one colour scale; each other has its own."""
     cards = []
     first, last = (draft.series.read(index, names).arrays for index in (0, len(draft.series) - 1))
-    for name in names:
+    titles = [head_score_title(draft.series, name.rsplit(".", 1)[-1]) for name in names]
+    for name, title in zip(names, titles, strict=True):
         rows, columns = draft.series.require(name, draft.layout.name).shape
-        title = head_score_title(draft.series, name.rsplit(".", 1)[-1])
         absent = np.isnan(first[name]) & np.isnan(last[name])  # no such head, or no such matrix
         role = name.removeprefix("scores.head.")
         labels = () if name.startswith("scores.head.") else draft.series.labels("projection", columns)
+        if titles.count(title) > 1:
+            title += " of matrices" if labels else " of heads"
         mark = role if role in draft.roles.names else ""
         cards.append(Card(title, ScoreMap(name, (rows, columns)), _scale_of(draft, name), labels, mark, absent))
-    return cards
+    return sorted(cards, key=lambda card: (bool(card.columns), card.scale != "score", not card.role))
 
 
 def weight_card(draft: Draft, matrices: Matrices) -> Card:
     """How much every matrix changed, for models with too many blocks to show the matrices."""
     names = tuple(tuple(block.get(kind) for kind in matrices.kinds) for block in matrices.blocks)
-    source = WeightSummary(names)
+    show = matrices.panel.show
+    title = "weight size" if show == "value" else "weight change"
+    since = {"value": "", "change": f" since step {draft.series.steps[0]:,}", "step": " since the previous capture"}[show]
 
     def options(reach: Reach) -> dict[str, Any]:
-        title = f"weight change since step {draft.series.steps[0]:,} (RMS)"
-        return {"title": title, "cmap": draft.theme.magnitude, "minimum": 0.0, "maximum": reach.maximum or 1.0}
+        return {"title": f"{title}{since} (RMS)", "cmap": draft.theme.magnitude, "minimum": 0.0, "maximum": reach.maximum or 1.0}
 
     draft.add_scale("weights_summary", "weights", Measured("weights", 1.0, options))
     absent = np.array([[name is None for name in row] for row in names])
-    return Card("weight change", source, "weights_summary", tuple(matrices.kinds), mask=absent)
+    return Card(title, WeightSummary(names, show), "weights_summary", tuple(matrices.kinds), mask=absent)
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """How the maps of one size stand: ``across`` columns of them, cells of ``cell_x`` x ``cell_y`` pixels."""
-
-    across: int
-    columns: int
-    cell_x: int
-    cell_y: int
-    wide: int
-    high: int
+def place_scores(draft: Draft, names: Sequence[str], box: Box) -> None:
+    """Score maps in a column at the side of the picture, and below them the colour bars of the whole picture."""
+    cards = score_cards(draft, names)
+    shared = sum(1 for key in draft.scales if key == "score" or not key.startswith("scores."))
+    bars = shared * draft.px(64)
+    place_cards(draft, cards, Box(box.x, box.y, box.width, box.height - bars - draft.px(10)))
+    draft.place_bars(Box(box.x, box.bottom - bars + draft.px(10), box.width, bars))
 
 
-def score_title(name: str) -> str:
-    return name.rsplit(".", 1)[-1].replace("_", " ")
+def place_beside(draft: Draft, card: Card, mosaic: Box) -> int:
+    """The card at the right of a mosaic whose rows are blocks, in the same rows. Returns its right edge."""
+    rows, columns = card.source.shape
+    x, cell_y = 2 * ((mosaic.right + draft.px(28)) // 2), -(-mosaic.height // rows)
+    cell_x = _beside_cell_x(draft, card)
+    origin = Box(x, mosaic.y, cell_x * columns, cell_y * rows)
+    draft.heading(draft.fitted("Weights", HEADING, origin.width + draft.px(30), bold=True), x, mosaic.y - draft.px(32))
+    _name_columns(draft, card, origin)
+    draft.heatmaps.append(Heatmap(f"weights · {card.title}", card.source, origin, card.scale, card.mask))
+    return origin.right
+
+
+def beside_foot(draft: Draft, card: Card) -> int:
+    """Pixels that ``place_beside`` needs below the mosaic."""
+    return _names_height(draft, card, _beside_cell_x(draft, card)) + draft.px(2)
+
+
+def _beside_cell_x(draft: Draft, card: Card) -> int:
+    return draft.even(44 if len(card.columns) <= 3 else 28)
 
 
 def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, title: str = "Scores", own_bars: bool = True) -> int:
@@ -80,92 +101,136 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, title: str = "
 
     ``own_bars``: a card whose colour scale is its own has its colour bar below it, instead of among those of the picture.
     """
-    px = draft.px
-    heading = f"{title} · block ↓ {'head' if any(not card.columns for card in cards) else 'matrix'} →"
-    heading = heading if draft.text_width(heading, 20, bold=True) <= box.width else title
-    shared = {
-        card.scale for card in cards if sum(other.scale == card.scale for other in cards) > 1 or card.scale in ("score", *draft.barred)
-    }
-    rows, columns = (max(card.source.shape[axis] for card in cards) for axis in (0, 1))
-    label = draft.text_width(str(rows - 1), 14) + px(10)
-    named = px(20) if any(card.columns for card in cards) else 0
-    head_room = px(26)
-    foot = px(12) + named + (px(34) if own_bars and any(card.scale not in shared for card in cards) else 0)
-    shape = _fit(draft, cards, box, (rows, columns), label, head_room + foot)
-    draft.text(heading, box.x, box.y - px(32), 20, draft.theme.text, bold=True)
+    scales = [card.scale for card in cards]
+    own = {scale for scale in scales if own_bars and scales.count(scale) == 1 and scale not in ("score", *draft.barred)}
+    shape = _fit(draft, cards, box, own)
+    columns = {"matrix" if card.columns else "head" for card in cards}
+    heading = f"{title} · block ↓ {' or '.join(sorted(columns))} →"
+    heading = heading if draft.text_width(heading, HEADING, bold=True) <= box.width else title
+    draft.heading(heading, box.x, box.y - draft.px(32))
     bottom = box.y
-    for index, card in enumerate(cards):
-        x, y = box.x + (index % shape.across) * shape.wide, box.y + (index // shape.across) * shape.high
-        origin = _place_one(draft, card, x + label, y, head_room, shape)
-        if own_bars and card.scale not in shared:
-            draft.barred.add(card.scale)
-            draft.bars.append(
-                Bar(Box(origin.x, origin.bottom + named + px(8), origin.width, px(8)), card.scale, 14 * draft.unit, titled=False)
-            )
-        bottom = max(bottom, origin.bottom + foot - px(12))
+    for row, foot in enumerate(shape.feet):
+        top = bottom + (shape.gap if row else 0)
+        for column, card in enumerate(cards[row * shape.across : (row + 1) * shape.across]):
+            origin = _place_one(draft, card, Box(box.x + column * shape.wide, top, shape.wide, 0), shape)
+            if card.scale in own:
+                draft.barred.add(card.scale)
+                below = origin.bottom + _names_height(draft, card, origin.width // len(card.columns or "x")) + draft.px(8)
+                draft.bars.append(Bar(Box(origin.x, below, origin.width, draft.px(9)), card.scale, _SMALL * draft.unit, titled=False))
+            bottom = max(bottom, origin.bottom + foot)
     return bottom
 
 
 def least_height(draft: Draft, cards: Sequence[Card]) -> int:
     """Pixels that one row of cards needs to be of any use."""
-    return max(card.source.shape[0] for card in cards) * 2 + draft.px(66)
+    return max(card.source.shape[0] for card in cards) * 2 + draft.px(70)
 
 
-def _fit(draft: Draft, cards: Sequence[Card], box: Box, cells: tuple[int, int], label: int, around: int) -> _Shape:
-    gap = draft.px(22)
-    title_width = draft.px(20) + max(draft.text_width(card.title, 17) for card in cards) + label + gap
-    rows, columns = cells
-    best = _Shape(1, columns, 0, 0, 0, 0)
+@dataclass(frozen=True)
+class _Shape:
+    """How the maps stand: ``across`` in a row, each ``wide`` apart and as wide as ``columns`` cells of ``cell_x`` x ``cell_y`` pixels.
+
+    ``feet``: for each row of maps, how much its names and colour bars need below them; ``gap``: between two rows.
+    """
+
+    across: int
+    columns: int
+    label: int
+    cell_x: int
+    cell_y: int
+    wide: int
+    feet: tuple[int, ...]
+    gap: int
+
+
+def _fit(draft: Draft, cards: Sequence[Card], box: Box, own: Collection[str]) -> _Shape:
+    gap, between, head_room = draft.px(26), draft.px(16), draft.px(_HEAD_ROOM)
+    rows, columns = (max(card.source.shape[axis] for card in cards) for axis in (0, 1))
+    label = draft.text_width(str(rows - 1), _SMALL) + draft.px(10)
+    title_width = draft.px(34) + max(draft.text_width(card.title, _TITLE) for card in cards) + label
+    best, best_worth = None, 0
     for across in range(1, len(cards) + 1):
         down = -(-len(cards) // across)
-        wide, high = (box.width + gap) // across, box.height // down
+        wide = (box.width + gap) // across
         if wide < title_width and across > 1:
             break
-        cell_x, cell_y = ((wide - gap - label) // columns), ((high - around) // rows)
-        cell_x, cell_y = min(cell_x, (3 if rows <= 24 else 6) * cell_y), min(cell_y, 2 * cell_x)
-        cell_x, cell_y = (size // 2 * 2 if size > 3 else size for size in (cell_x, cell_y))
-        if min(cell_x, cell_y) > 0 and cell_x * cell_y > best.cell_x * best.cell_y:
-            best = _Shape(
-                across,
-                columns,
-                cell_x,
-                cell_y,
-                min(wide, max(label + cell_x * columns + gap, title_width)),
-                min(high, around + cell_y * rows + draft.px(26)),
-            )
-    if not best.cell_x:
+        cell_x, cell_y = (wide - gap - label) // columns, max(1, box.height // (down * rows))
+        feet: list[int] = []
+        for _ in range(2):  # names of columns need more room where narrower cells turn them
+            needed = [
+                _names_height(draft, card, _cell_x(card, columns, cell_x, cell_y)) + (draft.px(38) if card.scale in own else 0)
+                for card in cards
+            ]
+            feet = [max(needed[row * across : (row + 1) * across]) for row in range(down)]
+            cell_y = (box.height - sum(feet) - down * head_room - (down - 1) * between) // (down * rows)
+            cell_x, cell_y = min(cell_x, (3 if rows <= 24 else 6) * cell_y), min(cell_y, 2 * cell_x)
+            cell_x, cell_y = (size // 2 * 2 if size > 3 else size for size in (cell_x, cell_y))
+        worth = min(cell_x, 2 * cell_y) * min(cell_y, 2 * cell_x)
+        if min(cell_x, cell_y) > 0 and worth > best_worth:
+            spare = box.height - sum(feet) - down * (head_room + cell_y * rows)
+            spread = min(max(between, spare // max(1, down - 1)), draft.px(44))
+            narrowest = max(label + cell_x * columns + gap, title_width)
+            best = _Shape(across, columns, label, cell_x, cell_y, min(wide, narrowest + draft.px(60)), tuple(feet), spread)
+            best_worth = worth
+    if best is None:
         raise LayoutError(
             f"layout {draft.layout.name!r}: {len(cards)} score maps of {rows} x {columns} do not fit into "
             f"{box.width} x {box.height} pixels; name fewer scores, or choose a larger size"
         )
-    down = -(-len(cards) // best.across)
-    return _Shape(
-        best.across, columns, best.cell_x, best.cell_y, best.wide, max(best.high, min(box.height // down, best.high + draft.px(30)))
-    )
+    return best
 
 
-def _place_one(draft: Draft, card: Card, x: int, y: int, head_room: int, shape: _Shape) -> Box:
+def _cell_x(card: Card, columns: int, cell_x: int, cell_y: int) -> int:
+    """A card of fewer columns than the others is as wide as they are, unless its cells would become stripes."""
+    return max(1, min(cell_x * columns // card.source.shape[1], 8 * cell_y))
+
+
+def _names_height(draft: Draft, card: Card, cell_x: int) -> int:
+    """Pixels below a map that the names of its columns need."""
+    if not card.columns:
+        return 0
+    widest = max(draft.text_width(name, _SMALL) for name in _short(card))
+    return widest + draft.px(8) if _turned(draft, card, cell_x) else draft.px(22)
+
+
+def _turned(draft: Draft, card: Card, cell_x: int) -> bool:
+    """Whether the names of two columns side by side are too wide for them."""
+    widths = [draft.text_width(name, _SMALL) for name in _short(card)]
+    return any((one + other) / 2 + draft.px(4) > cell_x for one, other in itertools.pairwise(widths))
+
+
+def _short(card: Card) -> list[str]:
+    return [name.rsplit(".", 1)[-1].removeprefix("w_") for name in card.columns]
+
+
+def _place_one(draft: Draft, card: Card, room: Box, shape: _Shape) -> Box:
     px = draft.px
     rows, columns = card.source.shape
-    # A card of fewer columns than the others is as wide as they are, unless its cells would become stripes.
-    cell_x = max(1, min(shape.cell_x * shape.columns // columns, 8 * shape.cell_y))
-    origin = Box(2 * ((x + 1) // 2), 2 * ((y + head_room + 1) // 2), cell_x * columns, shape.cell_y * rows)
+    cell_x = _cell_x(card, shape.columns, shape.cell_x, shape.cell_y)
+    x, y = 2 * ((room.x + shape.label + 1) // 2), 2 * ((room.y + px(_HEAD_ROOM) + 1) // 2)
+    origin = Box(x, y, cell_x * columns, shape.cell_y * rows)
     text_x = origin.x
     if card.role:
-        draft.swatches.append(Swatch(Box(origin.x, y + px(4), px(14), px(14)), draft.theme.roles[card.role]))
+        draft.swatches.append(Swatch(Box(origin.x, room.y + px(4), px(14), px(14)), draft.theme.roles[card.role]))
         text_x += px(22)
-    draft.text(card.title, text_x, y + px(17), 17)
-    every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 1 << 30) if n * shape.cell_y >= px(16) or n > rows)
+    draft.text(card.title, text_x, room.y + px(18), _TITLE)
+    every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 1 << 30) if n * shape.cell_y >= px(18) or n > rows)
     for row in range(0, rows, every):
-        draft.text(str(row), origin.x - px(6), origin.y + (row + 0.5) * shape.cell_y, 14, align="right", baseline="center")
-    short = [name.rsplit(".", 1)[-1].removeprefix("w_") for name in card.columns]
-    if short and max(draft.text_width(name, 13) for name in short) <= cell_x - px(2):
-        for column, name in enumerate(short):
-            draft.text(name, origin.x + (column + 0.5) * cell_x, origin.bottom + px(15), 13, align="center")
-    elif short:
-        draft.text(draft.fitted(" · ".join(short), 13, origin.width + px(40)), origin.x, origin.bottom + px(15), 13)
+        draft.text(str(row), origin.x - px(6), origin.y + (row + 0.5) * shape.cell_y, _SMALL, align="right", baseline="center")
+    _name_columns(draft, card, origin)
     draft.heatmaps.append(Heatmap(f"{'weights' if card.columns else 'score'} · {card.title}", card.source, origin, card.scale, card.mask))
     return origin
+
+
+def _name_columns(draft: Draft, card: Card, origin: Box) -> None:
+    cell_x = origin.width // max(1, len(card.columns))
+    turned = _turned(draft, card, cell_x)
+    for column, name in enumerate(_short(card)):
+        middle = origin.x + (column + 0.5) * cell_x
+        if turned:
+            draft.text(name, middle + draft.px(5), origin.bottom + draft.px(6), _SMALL, align="right", rotation=90)
+        else:
+            draft.text(name, middle, origin.bottom + draft.px(17), _SMALL, align="center")
 
 
 def _scale_of(draft: Draft, name: str) -> str:

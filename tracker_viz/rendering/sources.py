@@ -18,6 +18,8 @@ from tracker_viz.types import Capture
 Show = Literal["change", "value", "step"]
 Reduce = Literal["mean", "rms"]
 
+_COMPARES: Mapping[Show, Literal["first", "previous"] | None] = {"value": None, "change": "first", "step": "previous"}
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -70,7 +72,7 @@ class HeadMap:
 
     @property
     def compares(self) -> Literal["first", "previous"] | None:
-        return {"value": None, "change": "first", "step": "previous"}[self.show]
+        return _COMPARES[self.show]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -111,7 +113,7 @@ class WeightMap:
 
     @property
     def compares(self) -> Literal["first", "previous"] | None:
-        return {"value": None, "change": "first", "step": "previous"}[self.show]
+        return _COMPARES[self.show]
 
     def values(self, moment: Moment) -> NDArray[np.float32]:
         matrix = moment.capture.arrays[self.name].astype(np.float32)
@@ -124,16 +126,20 @@ class WeightMap:
 
 @dataclass(frozen=True, slots=True)
 class WeightSummary:
-    """How much each matrix changed since the first capture, float32 [block, matrix]: RMS of its entries; NaN where there is none."""
+    """How large each matrix is, or how much it changed, float32 [block, matrix]: RMS of its entries; NaN where there is none."""
 
     names: tuple[tuple[str | None, ...], ...]
+    show: Show = "change"
 
     blends = False
-    compares: Literal["first", "previous"] | None = "first"
 
     @property
     def needs(self) -> tuple[str, ...]:
         return tuple(name for row in self.names for name in row if name)
+
+    @property
+    def compares(self) -> Literal["first", "previous"] | None:
+        return _COMPARES[self.show]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -146,8 +152,10 @@ class WeightSummary:
                 if not name:
                     continue
                 with np.errstate(invalid="ignore", over="ignore"):
-                    change = moment.capture.arrays[name].astype(np.float32) - moment.first[name].astype(np.float32)
-                    matrix[row, column] = np.sqrt(np.mean(np.square(change)))
+                    entries = moment.capture.arrays[name].astype(np.float32)
+                    if self.show != "value":
+                        entries -= (moment.first if self.show == "change" else moment.previous)[name]
+                    matrix[row, column] = np.sqrt(np.mean(np.square(entries)))
         return matrix
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,7 @@ def text_coverage(text: str, size_px: float, *, bold: bool = False, mono: bool =
         return _pixels(figure)[..., 0].astype(np.float32) / 255.0, height - below
 
 
+@lru_cache(maxsize=1 << 14)
 def text_width(text: str, size_px: float, *, bold: bool = False, mono: bool = False) -> int:
     """Pixels that a text is wide."""
     from matplotlib.backends.backend_agg import RendererAgg
@@ -153,7 +155,7 @@ def _build(plan: Plan, values: Mapping[str, Any] | None, *, played: bool = False
     if plan.timeline:
         _draw_timeline(ground, plan, plan.timeline, played)
     for label in plan.labels:
-        _draw_label(ground, label, plan.theme.panel)
+        _draw_label(ground, label)
     for bar in plan.bars:
         _draw_bar(figure, ground, plan, bar)
     meshes = {}
@@ -229,8 +231,7 @@ def _replication(cells: NDArray[np.int32], heatmap: Heatmap) -> tuple[int, int] 
     return (down, across) if np.array_equal(cells, expected.repeat(down, 0).repeat(across, 1)) else None
 
 
-def _draw_label(ground: Any, label: Label, panel: str | None = None) -> None:
-    backing = {"facecolor": panel, "edgecolor": "none", "pad": 1.5, "alpha": 0.85} if label.backed and panel else None
+def _draw_label(ground: Any, label: Label) -> None:
     ground.text(
         label.x,
         label.y,
@@ -244,7 +245,6 @@ def _draw_label(ground: Any, label: Label, panel: str | None = None) -> None:
         rotation=label.rotation,
         rotation_mode="anchor",
         parse_math=False,
-        bbox=backing,
     )
 
 
