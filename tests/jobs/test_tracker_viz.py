@@ -80,7 +80,9 @@ def test_render_of_several_runs_is_a_multirun(tracker_viz, run):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["render"], 2, "run has no value yet; give it one: run=..."),
+        (["render"], 2, "give run=<RunRef>, or sweep=<RunRef of the parent> for all runs of a sweep; got none"),
+        (["render", "run=local:a", "sweep=local:b"], 2, "got both"),
+        (["render", "-m", "sweep=local:nowhere"], 1, "is no run: expected a directory"),
         (["render", "run=demo"], 2, "a run must look like one of mlflow:<run_id>"),
         (["render", "run=local:nowhere"], 1, "is no run: expected a directory"),
         (["render", "run=local:nowhere", "layout=haeds"], 2, "unknown layout 'haeds'; did you mean 'heads'"),

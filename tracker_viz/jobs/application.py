@@ -43,28 +43,34 @@ def application(*, config_name: str, config_path: str = OUR_CONF) -> Callable[[T
 
         @functools.wraps(task)  # Hydra finds config_path relative to the file of the function at the bottom
         def run() -> None:
-            wants_traceback = os.environ.get(_FULL_ERROR, "0") not in ("", "0")
-            try:
-                with _errors_passed_on():
-                    entry()
-            except KeyboardInterrupt:
-                _leave("interrupted", code=130)
-            except BrokenPipeError:
-                if not _reader_is_gone():
-                    raise
-                sys.exit(1)
-            except (HydraException, OmegaConfBaseException, ConfigError) as error:
-                if wants_traceback:
-                    raise
-                _leave(explain(error), code=2)
-            except TrackerVizError as error:
-                if wants_traceback:
-                    raise
-                _leave(str(error), code=1)
+            with errors_explained(), _errors_passed_on():
+                entry()
 
         return run
 
     return decorate
+
+
+@contextmanager
+def errors_explained() -> Iterator[None]:
+    """Leaves the program with one message and the error's exit code; with a traceback where it is a bug, or where one was asked for."""
+    wants_traceback = os.environ.get(_FULL_ERROR, "0") not in ("", "0")
+    try:
+        yield
+    except KeyboardInterrupt:
+        _leave("interrupted", code=130)
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        sys.exit(1)
+    except (HydraException, OmegaConfBaseException, ConfigError) as error:
+        if wants_traceback:
+            raise
+        _leave(explain(error), code=2)
+    except TrackerVizError as error:
+        if wants_traceback:
+            raise
+        _leave(str(error), code=1)
 
 
 def typed(settings: type[Settings], cfg: DictConfig) -> Settings:

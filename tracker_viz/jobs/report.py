@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 
-from tracker_viz.pipeline import Picture, RenderResult
+from tracker_viz.pipeline import Picture, RenderResult, SweepResult
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.outbox import Report
 
@@ -24,6 +24,22 @@ def say_where_to_watch(result: RenderResult) -> None:
         print(f"Watch it in the run: {upload.url}")
         if upload.ui_command:
             print(f"  with the UI running: {upload.ui_command}")
+
+
+def say_what_became_of(result: SweepResult) -> None:
+    """Of a sweep's runs, a line each."""
+    for ref, rendered in result.rendered.items():
+        first = rendered.pictures[0]
+        notices = [picture.notice for picture in rendered.pictures if picture.notice]
+        lacking = [f"{len(rendered.missing_steps)} captures could not be pulled"] if rendered.missing_steps else []
+        print(f"{ref}: {rendered.url or first.path} ({'; '.join([_extent(first), *lacking, *notices])})")
+    for ref, why in result.failed.items():
+        print(f"{ref} has no video: {why}")
+    if result.in_step:
+        print(f"The videos of its runs, in step: {result.in_step}")
+    commands = {upload.ui_command for each in result.rendered.values() for upload in each.pictures[0].uploads if upload.ui_command}
+    for command in sorted(commands):
+        print(f"  with the UI running: {command}")
 
 
 def _extent(picture: Picture) -> str:

@@ -4,6 +4,7 @@
     backfill        saved checkpoints ──▶ the same
     load_captures   a run ──▶ Captures                                                      (afterwards, anywhere)
     render          a run ──▶ captures here ──▶ frames ──▶ video ──▶ the same run
+    render_sweep    every run of a sweep ──▶ the same ──▶ a page above them that plays their videos in step
     compare         several runs ──▶ one video, pictures and a table of how they compare ──▶ the run above them
     push            a spool ──▶ what its trackers have not yet
 
@@ -19,6 +20,7 @@ from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, load_captures, open_run, pulled_captures
 from tracker_viz.pipeline.recording import Watcher, watch
+from tracker_viz.pipeline.sweeping import SweepResult, render_sweep
 from tracker_viz.trackers.outbox import push
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "CompareResult",
     "Picture",
     "RenderResult",
+    "SweepResult",
     "TrackerOptions",
     "Upload",
     "VideoOptions",
@@ -44,5 +47,6 @@ __all__ = [
     "render",
     "render_command",
     "render_run",
+    "render_sweep",
     "watch",
 ]

@@ -1,0 +1,98 @@
+"""All runs of a sweep -> their videos, each in its own run, and the page in the run above them that plays these in step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tracker_viz.errors import ConfigError, TrackerVizError
+from tracker_viz.pipeline.drawing import RenderResult, VideoOptions, render_run
+from tracker_viz.pipeline.in_step import put_sweep_page
+from tracker_viz.pipeline.progress import progress_bar
+from tracker_viz.pipeline.pulling import TrackerOptions, open_run
+from tracker_viz.types import RunRef
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """What became of a sweep's runs, in their order.
+
+    Attributes:
+        rendered: run -> its pictures.
+        failed: run -> why it has none, such as a job that failed before its first capture.
+        in_step: the page in the sweep's run that plays the videos in step; None where there is none, see ``put_sweep_page``.
+    """
+
+    rendered: Mapping[RunRef, RenderResult]
+    failed: Mapping[RunRef, str]
+    in_step: str | None
+
+
+def render_sweep(
+    sweep: RunRef | str,
+    *,
+    video: Mapping[str, Any] | None = None,
+    upload: bool = True,
+    output: str | Path | None = None,
+    theme: str = "dark",
+    tracker_options: TrackerOptions | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> SweepResult:
+    """Render every run of a sweep. A run that cannot be rendered stops no other.
+
+    As many runs are drawn at once as there are cores (``video.workers``), each on one of them: a run's planning, which keeps one core
+    busy, then goes on beside another run's encoding.
+
+    Args:
+        sweep: the parent run.
+        output: directory for the pictures here, in which every run has a folder of its own; by default among the runs' downloads.
+        options: everything else that ``render_run`` takes.
+
+    Raises:
+        ConfigError: an option has no meaning, or there are no runs below ``sweep``.
+        RunNotFoundError, TrackerError: the sweep cannot be read, or its page cannot be written.
+    """
+    parent = open_run(sweep, tracker_options)
+    refs = parent.children()
+    if not refs:
+        raise ConfigError(f"{parent.ref} has no runs below it: is it the parent run of a sweep? One run alone is rendered with run=")
+    chosen = VideoOptions(**(video or {}))
+    cores = chosen.workers or os.cpu_count() or 1
+    at_once = min(cores, len(refs))
+    each_video = asdict(chosen) | {"workers": cores // at_once}
+
+    def rendered_run(ref: RunRef) -> RenderResult:
+        here = Path(output) / ref.path.rstrip("/").rpartition("/")[2] if output else None
+        if here:
+            here.mkdir(parents=True, exist_ok=True)
+        return render_run(
+            ref, video=each_video, upload=upload, output=here, theme=theme, tracker_options=tracker_options, progress=False, **options
+        )
+
+    rendered: dict[RunRef, RenderResult] = {}
+    failed: dict[RunRef, str] = {}
+    with progress_bar("rendering", "runs", shown=progress) as advance, ThreadPoolExecutor(at_once) as pool:
+        advance(0, len(refs))
+        ref_of = {pool.submit(rendered_run, ref): ref for ref in refs}
+        try:
+            for done, future in enumerate(as_completed(ref_of), start=1):
+                try:
+                    rendered[ref_of[future]] = future.result()
+                except ConfigError:
+                    raise  # it would be the same with every run
+                except TrackerVizError as error:
+                    failed[ref_of[future]] = str(error)
+                advance(done, len(refs))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return SweepResult(
+        {ref: rendered[ref] for ref in refs if ref in rendered},
+        {ref: failed[ref] for ref in refs if ref in failed},
+        put_sweep_page(parent.ref, theme=theme, tracker_options=tracker_options) if upload else None,
+    )
