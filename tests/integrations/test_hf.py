@@ -46,7 +46,7 @@ def make_trainer(tmp_path, report_to, callback, *, save_steps=None, stop_at=None
         **arguments,
     )
     callbacks = [callback, StopAt(stop_at)] if stop_at else [callback]
-    return transformers.Trainer(transformers.LlamaForCausalLM(config), args, train_dataset=rows, callbacks=callbacks)
+    return transformers.Trainer(transformers.LlamaForCausalLM(config), args, train_dataset=rows, eval_dataset=rows[:4], callbacks=callbacks)
 
 
 class StopAt(transformers.TrainerCallback):
@@ -96,6 +96,17 @@ def test_a_training_that_goes_on_from_a_checkpoint_counts_on(tmp_path):
     resumed = TrackerVizCallback(run="local", every=2, spool="spool", max_overhead=float("inf"))
     make_trainer(tmp_path, [], resumed).train(resume_from_checkpoint=True)
     assert [capture.step for capture in tv.load_captures(resumed.watcher.ref)] == [0, 2, 4, 6]
+
+
+def test_the_best_weights_that_the_trainer_puts_back_are_not_shown_as_the_last_step(tmp_path):
+    callback = TrackerVizCallback(run="local", every=10, max_overhead=float("inf"))
+    trainer = make_trainer(
+        tmp_path, [], callback, save_steps=2, stop_at=5, eval_strategy="steps", eval_steps=2, load_best_model_at_end=True,
+        metric_for_best_model="loss", greater_is_better=True,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.best_global_step == 2
+    assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0]
 
 
 def test_a_trainer_that_reports_nowhere_needs_a_run(tmp_path):

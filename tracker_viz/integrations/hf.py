@@ -48,6 +48,8 @@ class TrackerVizCallback(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert self.watcher is not None, "the Trainer calls on_train_begin first"
+        if args.load_best_model_at_end and state.best_global_step != state.global_step:
+            self.watcher.recorder.forget_latest()  # the Trainer has put an earlier step's weights back
         self.watcher.close()
 
 

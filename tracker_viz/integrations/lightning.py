@@ -38,17 +38,20 @@ class TrackerVizCallback(pl.Callback):
         self.watcher: Watcher | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        model = getattr(pl_module, self.model) if self.model else pl_module
         options = dict(self.watch_options)
         if math.isfinite(trainer.estimated_stepping_batches):  # it is infinite where max_epochs=-1
             options.setdefault("total_steps", int(trainer.estimated_stepping_batches))
         run, tracker_options = (self.run, {}) if self.run else _loggers_runs(trainer)
         tracker_options |= options.pop("tracker_options", {})
-        self.watcher = watch(model, run=run, start_step=trainer.global_step, counts_from=1, tracker_options=tracker_options, **options)
+        self.watcher = watch(
+            self._decoder(pl_module), run=run, start_step=trainer.global_step, counts_from=1, tracker_options=tracker_options, **options
+        )
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert self.watcher is not None, "the Trainer calls on_train_start first"
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if loss is not None and trainer.accumulate_grad_batches > 1:
+            loss = loss * trainer.accumulate_grad_batches  # Lightning hands it on divided by that
         self.watcher.step(trainer.global_step, **({} if loss is None else {"loss": loss}))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -58,6 +61,19 @@ class TrackerVizCallback(pl.Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self.watcher is not None:
             self.watcher.close("killed" if isinstance(exception, KeyboardInterrupt) else "failed")
+
+    def _decoder(self, pl_module: Any) -> Any:
+        parts = [name for name, _ in pl_module.named_children()]
+        if self.model is not None and self.model not in parts:
+            raise ConfigError(
+                f"model= names the part of {type(pl_module).__name__} that is the decoder: one of {parts}; got {self.model!r}"
+            )
+        if self.model is None and type(pl_module).forward is pl.LightningModule.forward:
+            raise ConfigError(
+                f"{type(pl_module).__name__} has no forward of its own to call with token ids; "
+                f"name its part that is the decoder, TrackerVizCallback(model=...): one of {parts}"
+            )
+        return pl_module if self.model is None else getattr(pl_module, self.model)
 
 
 def _loggers_runs(trainer: Any) -> tuple[list[Any], dict[str, Any]]:
