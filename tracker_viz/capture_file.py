@@ -37,6 +37,7 @@ _DTYPES = {"F16": "float16", "F32": "float32"}
 _FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
 _RISING = np.argsort(_FLOAT16, kind="stable")
 _RISING = _RISING[np.isfinite(_FLOAT16[_RISING])]
+_RISING_VALUES = _FLOAT16[_RISING]
 
 
 def compact(array: NDArray[Any]) -> NDArray[Any]:
@@ -48,8 +49,9 @@ def compact(array: NDArray[Any]) -> NDArray[Any]:
     array = np.asarray(array)
     if array.dtype == np.float16:
         return array
-    finite = np.abs(array[np.isfinite(array)])
-    largest = float(finite.max(initial=0.0))
+    largest = float(max(array.max(initial=0.0), -array.min(initial=0.0)))
+    if not math.isfinite(largest):
+        largest = float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
     fits = largest == 0.0 or 1e-3 <= largest <= 65504.0
     return array.astype(np.float16 if fits else np.float32)
 
@@ -219,23 +221,27 @@ def _describe(array: NDArray[Any], axes: tuple[str, ...] | None) -> dict[str, An
         axes = tuple(f"axis_{index}" for index in range(array.ndim))
     if len(axes) != array.ndim:
         raise CaptureFileError(f"an array of shape {array.shape} needs {array.ndim} axis names; got {axes}")
-    values, counts = _distribution(array)
-    n_finite = int(counts.sum())
+    values, n_up_to = _distribution(array)
+    n_finite = int(n_up_to[-1]) if n_up_to.size else 0
+    ranks = [1, *np.ceil(np.multiply(QUANTILES, n_finite)), n_finite]
+    # The k-th smallest entry is the first value up to which there are k.
+    minimum, *quantiles, maximum = values[np.searchsorted(n_up_to, ranks)].tolist() if n_finite else (None, None)
     return {
         "axes": list(axes),
-        "minimum": float(values[0]) if n_finite else None,
-        "maximum": float(values[-1]) if n_finite else None,
-        "quantiles": values[np.searchsorted(np.cumsum(counts), np.ceil(np.multiply(QUANTILES, n_finite)))].tolist() if n_finite else [],
+        "minimum": minimum,
+        "maximum": maximum,
+        "quantiles": quantiles,
         "n_nonfinite": int(array.size - n_finite),
     }
 
 
 def _distribution(array: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The finite values that occur, rising, and how often each does."""
+    """Finite values, rising, and how many entries lie at or below each."""
     if array.dtype == np.float16:
-        counts = np.bincount(array.reshape(-1).view(np.uint16), minlength=1 << 16)[_RISING]
-        return _FLOAT16[_RISING][counts > 0], counts[counts > 0]
-    return np.unique(array[np.isfinite(array)].astype(np.float64), return_counts=True)
+        counts = np.bincount(array.reshape(-1).view(np.uint16), minlength=1 << 16)
+        return _RISING_VALUES, np.cumsum(counts[_RISING])
+    values = np.sort(array[np.isfinite(array)].astype(np.float64))
+    return values, np.arange(1, values.size + 1)
 
 
 def _number(value: Any) -> float:
