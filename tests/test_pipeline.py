@@ -365,6 +365,8 @@ def test_a_metric_that_is_no_number_does_not_cost_the_first_capture():
 def test_schedule_and_every_together_are_refused():
     from tracker_viz.capture import Schedule
 
+    with pytest.raises(ConfigError, match="unknown option of watch 'evry'; did you mean 'every'"):
+        tv.watch(make_model(), evry=2)
     with pytest.raises(ConfigError, match="not both"):
         watch(make_model(), schedule=Schedule.every(3))
 

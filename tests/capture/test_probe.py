@@ -86,7 +86,8 @@ def test_what_a_tokenizer_returns_is_a_probe():
         (torch.zeros(0, 4, dtype=torch.int64), r"got shape \(0, 4\)"),
         ([[1]], "a probe of one token"),
         ([[1, 2], [1]], r"rows of equal length; got list \(expected sequence of length 2"),
-        (["a text"], "rows of equal length; got list"),
+        (["a text"], "this is text; give what the model's tokenizer makes of it"),
+        ([], r"got shape \(1, 0\)"),
         (torch.zeros(1, 4, dtype=torch.int64, device="meta"), "on the meta device, so its token ids have no values"),
         ([[1, -100]], "never negative; got -100"),
     ],
@@ -113,3 +114,11 @@ def test_what_is_no_batch_of_token_ids_is_refused(ids, message):
 def test_a_probe_that_does_not_fit_says_why(make, message):
     with pytest.raises(ProbeError, match=message):
         make()
+
+
+def test_a_probe_lies_on_the_cpu_whatever_the_default_device_is():
+    with torch.device("meta"):
+        made = make_probe(50, 16, bos_id=0, text_ids=list(range(20)))
+        given = probe_from_ids([[1, 2, 3]])
+    assert (made.input_ids.device.type, given.input_ids.device.type) == ("cpu", "cpu")
+    assert torch.equal(made.input_ids, make_probe(50, 16, bos_id=0, text_ids=list(range(20))).input_ids)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel, two_layers
 from torch import nn
 
+from tracker_viz import capture_file
 from tracker_viz.capture import Recorder, Schedule, make_probe
 from tracker_viz.capture import recorder as recorder_module
 from tracker_viz.capture.limits import context_length, vocab_size
@@ -128,6 +129,50 @@ def test_a_counter_that_stands_still_under_gradient_accumulation_is_no_new_step(
     assert [capture.step for capture in captures] == [0, 2, 4]
 
 
+def test_counters_of_other_whole_number_types_do_too():
+    recorder, captures = recorded(tiny(), Schedule.every(np.int64(2), total_steps=torch.tensor(4)), start_step=np.int32(0))
+    for step in (np.int64(1), torch.tensor(2), np.uint8(3), 4):
+        recorder.step(step, tokens_seen=torch.tensor(16 * int(step)))
+    recorder.close()
+    assert [capture.step for capture in captures] == [0, 2, 4]
+    assert {type(capture.step) for capture in captures} == {int}
+    assert [capture.tokens_seen for capture in captures] == [0, 32, 64]
+    assert len(capture_file.to_bytes(captures[1])) > 0
+
+
+@pytest.mark.parametrize("counter", ["1", None, 2.5, -1])
+def test_a_counter_that_is_none_is_refused_at_the_first_call_and_said_once_later(counter, caplog):
+    with pytest.raises(ConfigError, match=rf"step must be a whole number of at least 0; got {counter!r}"):
+        recorded(tiny(), Schedule.every(1))[0].step(counter)
+    recorder, captures = recorded(tiny(), Schedule.every(1))
+    recorder.step(1)
+    for _ in range(3):
+        recorder.step(counter)
+    recorder.close()
+    assert [capture.step for capture in captures] == [0, 1]
+    assert caplog.text.count("no more captures are taken in this run") == 1
+
+
+def test_a_counter_that_begins_anew_with_every_epoch_is_noticed(caplog):
+    recorder, captures = recorded(tiny(), Schedule.every(4))
+    for _epoch in range(3):
+        for step in range(6):
+            recorder.step(step)
+    recorder.close()
+    assert caplog.text.count("step went back from 5 to 0") == 1
+    assert "the next is taken at step 7; give a counter that goes on from epoch to epoch" in caplog.text
+    assert [capture.step for capture in captures] == [0, 4, 6]
+
+
+def test_weights_that_are_no_longer_the_last_steps_are_not_captured_as_that():
+    recorder, captures = recorded(tiny(), Schedule.every(4))
+    for step in range(1, 7):
+        recorder.step(step)
+    recorder.forget_latest()
+    recorder.close()
+    assert [capture.step for capture in captures] == [0, 4]
+
+
 def test_a_loop_that_calls_only_now_and_then_is_captured_at_the_next_call_after_a_due_step():
     model = tiny()
     recorder, captures = recorded(model, Schedule.every(10))
@@ -232,7 +277,7 @@ def test_at_the_end_every_capture_is_accounted_for(caplog):
 
 def test_a_capture_describes_itself():
     model = tiny()
-    recorder, captures = recorded(model, Schedule.every(1), model_info={"commit": "abc"})
+    recorder, captures = recorded(model, Schedule.every(1))
     train(model, recorder, 1, tokens_seen=32, lr=torch.tensor(0.1), grad_norm=2)
     recorder.close()
     capture = captures[1]
@@ -249,14 +294,13 @@ def test_a_capture_describes_itself():
     assert capture.axes["blocks.0.mlp.w_in"] == ("out", "in")
     assert capture.arrays["blocks.0.mlp.w_in"].shape == (128, 32)
     assert capture.labels["probe"] == ("repeated", "text")
-    assert {name: capture.model[name] for name in ("name", "n_blocks", "n_heads", "n_kv_heads", "d_model", "d_mlp", "commit")} == {
+    assert {name: capture.model[name] for name in ("name", "n_blocks", "n_heads", "n_kv_heads", "d_model", "d_mlp")} == {
         "name": "Model",
         "n_blocks": 2,
         "n_heads": 4,
         "n_kv_heads": 4,
         "d_model": 32,
         "d_mlp": 128,
-        "commit": "abc",
     }
     assert capture.model["n_parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert capture.model["found"]["blocks"] == ["blocks.0", "blocks.1"]
@@ -275,7 +319,7 @@ def test_only_the_projections_asked_for_are_captured():
     recorder, captures = recorded(tiny(), Schedule.every(1), projections=["mlp.w_in"])
     recorder.close()
     assert {name.split(".", 2)[2] for name in captures[0].arrays} == {"attn.pattern", "mlp.w_in"}
-    with pytest.raises(ConfigError, match=r"projections=\['mlp.w_gate'\] were not found; the model has \['attn.w_k'"):
+    with pytest.raises(ConfigError, match=r"projections=\['mlp.w_gate'\] were not found; the model has attn.w_k, attn.w_o"):
         recorded(tiny(), Schedule.every(1), projections=["mlp.w_gate"])
 
 
@@ -285,7 +329,9 @@ def test_projections_may_be_named_by_hand():
     recorder.close()
     assert {name.split(".", 2)[2] for name in captures[0].arrays} == {"attn.pattern", "attn.w_qkv", "mlp.w_in"}
     assert np.array_equal(captures[0].arrays["blocks.1.attn.w_qkv"], model.blocks[1].attn.c_attn.weight.detach().numpy())
-    with pytest.raises(ConfigError, match=r"projections=\['mlp.w_gate'\] were not found"):
+    with pytest.raises(
+        ConfigError, match=r"projections=\['mlp.w_gate'\] were not found; the model has attn.c_attn.weight, .* mlp.0.weight"
+    ):
         recorded(tiny(), Schedule.every(1), projections={"mlp.w_gate": "mlp.gate"})
 
 
@@ -307,15 +353,28 @@ def test_a_captured_weight_does_not_change_when_training_goes_on():
     assert np.array_equal(captures[1].arrays["blocks.0.attn.w_o"], before)
 
 
-def test_the_projection_to_the_logits_is_left_out_and_changes_nothing():
+@pytest.mark.parametrize("n_tokens", [5000, 200])
+def test_the_projection_to_the_logits_is_left_out_and_changes_nothing(n_tokens):
     torch.manual_seed(0)
     model = Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()))
-    model.tokens, model.head = nn.Embedding(5000, 32), nn.Linear(32, 5000)
+    model.tokens, model.head = nn.Embedding(n_tokens, 32), nn.Linear(32, n_tokens)
     seen = []
     model.register_forward_hook(lambda _module, _inputs, output: seen.append(float(output.abs().max())))
     recorder, captures = recorded(model, Schedule.every(1))
     recorder.step(1)
     assert (seen[0] > 0, seen[1]) == (True, 0.0)
+    for name in captures[0].arrays:
+        np.testing.assert_allclose(captures[0].arrays[name], captures[1].arrays[name], atol=1e-3)
+
+
+@pytest.mark.parametrize("n_tokens", [96, 128, 32])
+def test_projections_in_the_blocks_that_are_as_wide_as_the_vocabulary_are_computed(n_tokens):
+    torch.manual_seed(0)
+    model = Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()))
+    model.tokens, model.head = nn.Embedding(n_tokens, 32), nn.Linear(32, n_tokens)
+    captures = []
+    recorder = Recorder(model, [list(range(T))], Schedule.every(1), captures.append)
+    recorder.step(1)
     for name in captures[0].arrays:
         np.testing.assert_allclose(captures[0].arrays[name], captures[1].arrays[name], atol=1e-3)
 
@@ -422,7 +481,11 @@ def test_a_metric_that_is_no_number_costs_itself_only(caplog):
             f"token id {VOCAB}; the model's vocabulary has {VOCAB}",
         ),
         (lambda: recorded(tiny(), Schedule.every(1), max_overhead=0), ConfigError, "greater than 0; got 0"),
+        (lambda: recorded(tiny(), Schedule.every(1), max_overhead="2%"), ConfigError, "a share of the wall time, like 0.02, .* got '2%'"),
         (lambda: recorded(tiny(), Schedule.every(1), counts_from=2), ConfigError, "counts_from is 0 or 1"),
+        (lambda: recorded(tiny(), 10), ConfigError, r"a Schedule, like Schedule.every\(100\); got 10"),
+        (lambda: recorded(tiny(), Schedule.every(1), start_step=2.5), ConfigError, "start_step must be a whole number .* got 2.5"),
+        (lambda: Recorder(tiny(), "To be or not", Schedule.every(1), print), ProbeError, "this is text; give what the model's tokenizer"),
         (lambda: recorded(nn.LazyLinear(3), Schedule.every(1)), UnsupportedModelError, "weight is not initialised yet"),
     ],
 )
@@ -451,5 +514,7 @@ def test_limits_are_read_from_the_configuration_or_the_embedding():
             self.config = type("Config", (), config)()
 
     assert (vocab_size(Configured(vocab_size=7, block_size=5)), context_length(Configured(vocab_size=7, block_size=5))) == (7, 5)
+    around = nn.Sequential(nn.Linear(2, 2), Configured(vocab_size=7, block_size=5))
+    assert (vocab_size(around), context_length(around)) == (7, 5)
     assert (vocab_size(nn.Sequential(nn.Embedding(9, 2))), context_length(nn.Embedding(9, 2))) == (9, None)
     assert vocab_size(tiny()) is None  # two tables: which is it?

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture import blocks as anatomy_of
-from tracker_viz.capture import distributed
+from tracker_viz.capture import distributed, options
 from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side, weights_share
 from tracker_viz.capture.limits import check_parameters, context_length
 from tracker_viz.capture.probe import Probe, check_probe
@@ -34,7 +34,6 @@ class Camera:
 
     Args:
         model: any decoder, out of its wrappers (``distributed.unwrapped``).
-        model_info: what is known of the model besides, for ``Capture.model``.
         max_mb: size of a capture; weights are made smaller to fit before they are copied.
         blocks: the decoder blocks' module names, or a pattern; found by themselves if None.
         only_blocks: keep these blocks, by number; all if None.
@@ -56,7 +55,6 @@ class Camera:
         model: nn.Module,
         probe: Probe,
         *,
-        model_info: Mapping[str, Any] | None = None,
         max_mb: float = DEFAULT_MAX_MB,
         blocks: str | Sequence[str] | None = None,
         only_blocks: Collection[int] | None = None,
@@ -69,20 +67,23 @@ class Camera:
     ) -> None:
         self.model = model
         self.probe = probe
-        self.model_info: dict[str, Any] = dict(model_info or {})
+        self.model_info: dict[str, Any] = {}
         self.sharded = distributed.is_sharded(model)
         self.main = distributed.is_main_process()
         self.device = model_device(model)
-        self._max_mb = max_mb
-        self._blocks, self._max_experts, self._autocast = blocks, max_experts, autocast
-        self._only_blocks, self._only_heads = only_blocks, only_heads
-        self._wanted = None if projections is None else set(projections)
-        self._named = dict(projections) if isinstance(projections, Mapping) else None
-        self._pooling = {"*": pooling} if isinstance(pooling, str) else dict(pooling)
-        self._forward = forward or default_forward
-        unknown = set(self._pooling.values()) - set(POOLINGS)
-        if unknown:
-            raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}, or pattern of a name -> one of them; got {sorted(unknown)}")
+        self._max_mb = options.positive("max_mb", max_mb, "the size of a capture in megabytes")
+        self._max_experts = options.whole("max_experts", max_experts, 0)
+        self._blocks, self._only_blocks, self._only_heads = blocks, only_blocks, only_heads
+        self._wanted, self._named = options.projection_names(projections)
+        self._pooling = dict(pooling) if isinstance(pooling, Mapping) else {"*": pooling}
+        self._forward, self._autocast = forward or default_forward, autocast
+        options.numbers("only_blocks", only_blocks)
+        options.heads(only_heads)
+        options.dtype("autocast", autocast)
+        if not all(how in POOLINGS for how in self._pooling.values()):
+            raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}, or pattern of a name -> one of them; got {pooling!r}")
+        if not callable(self._forward):
+            raise ConfigError(f"forward is a function that calls the model: lambda model, input_ids: ...; got {forward!r}")
 
     def explore(self, step: int, tokens_seen: int | None) -> Capture:
         """Find out what the model is made of; the first capture, made on the way."""
@@ -122,7 +123,8 @@ class Camera:
         )
         known = {projection.name for projection in self._anatomy.projections}
         if self._wanted is not None and not self._wanted <= known:
-            raise ConfigError(f"projections={sorted(self._wanted - known)} were not found; the model has {sorted(known)}")
+            there = known if self._named is None else anatomy_of.matrices_of(self.model, self._anatomy.blocks[0])
+            raise ConfigError(f"projections={sorted(self._wanted - known)} were not found; the model has {', '.join(sorted(there))}")
         self._heads = _chosen_heads(self._anatomy.n_heads, self._only_blocks, self._only_heads)
         in_blocks = range(len(self._anatomy.blocks)) if self._only_blocks is None else self._only_blocks
         self._projections = [
@@ -133,7 +135,7 @@ class Camera:
         share = weights_share(self._max_mb) if pooled else self._max_mb * 1e6
         self._side = weight_side([projection.shape for projection in self._projections], share)
         self._signature = _signature(self.model)
-        self.model_info = {**self.model_info, **anatomy_of.describe(self._anatomy, self.model)}
+        self.model_info = anatomy_of.describe(self._anatomy, self.model)
         if pooled:
             self.model_info["pooling"] = self._pooling
         return attention

@@ -31,13 +31,15 @@ def vocab_size(model: nn.Module) -> int | None:
 
 
 def _configured(model: nn.Module, *names: str) -> int | None:
-    config: Any = getattr(distributed.unwrapped(model), "config", None)
-    text: Any = getattr(config, "get_text_config", None)
-    for source in (config, text() if callable(text) else None):
-        for name in names:
-            value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
-            if isinstance(value, int) and value > 0:
-                return value
+    """The first of ``names`` that a configuration says: the model's own, or that of a part of it (a LightningModule has a model)."""
+    for module in distributed.unwrapped(model).modules():
+        config: Any = getattr(module, "config", None)
+        text: Any = getattr(config, "get_text_config", None)
+        for source in (config, text() if callable(text) else None):
+            for name in names:
+                value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+                if isinstance(value, int) and value > 0:
+                    return value
     return None
 
 

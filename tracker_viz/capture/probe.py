@@ -98,7 +98,7 @@ def make_probe(
     Raises:
         ProbeError: the arguments do not fit each other or the model.
     """
-    text = None if text_ids is None else torch.as_tensor(text_ids).reshape(-1).to(torch.int64).cpu()
+    text = None if text_ids is None else torch.as_tensor(text_ids, device="cpu").reshape(-1).to(torch.int64)
     length = _choose_length(length, context_length, text)
     start = 0 if bos_id is None else 1
     if period is None:
@@ -109,14 +109,15 @@ def make_probe(
     if not 0 <= first < last <= vocab_size:
         raise ProbeError(f"token_range must lie within 0..{vocab_size}; got {first}..{last}")
     forbidden = set(exclude) | ({bos_id} if bos_id is not None else set())
-    allowed = torch.tensor([token for token in range(first, last) if token not in forbidden], dtype=torch.int64)
+    # On the CPU, whatever the default device is.
+    allowed = torch.tensor([token for token in range(first, last) if token not in forbidden], dtype=torch.int64, device="cpu")
     if len(allowed) < period:
         raise ProbeError(f"a period of {period} different tokens needs as many to choose from; token_range leaves {len(allowed)}")
-    generator = torch.Generator().manual_seed(seed)
-    unit = allowed[torch.randperm(len(allowed), generator=generator)[:period]]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    unit = allowed[torch.randperm(len(allowed), generator=generator, device="cpu")[:period]]
     repeated = unit.repeat(-(-length // period))[: length - start]
     if bos_id is not None:
-        repeated = torch.cat([torch.tensor([bos_id]), repeated])
+        repeated = torch.cat([torch.tensor([bos_id], device="cpu"), repeated])
     rows = [repeated] if text is None else [repeated, text[:length]]
     input_ids = torch.stack(rows)
     _check_ids(input_ids, vocab_size)
@@ -136,15 +137,17 @@ def probe_from_ids(input_ids: Any, *, decode: Decode | Any | None = None) -> Pro
         ProbeError: not integers, or not of that shape.
     """
     given = input_ids["input_ids"] if isinstance(input_ids, Mapping) and "input_ids" in input_ids else input_ids
+    if isinstance(given, str) or (isinstance(given, Sequence) and any(isinstance(row, str) for row in given)):
+        raise ProbeError("a probe holds token ids [probe, position], and this is text; give what the model's tokenizer makes of it")
     try:
-        ids = torch.as_tensor(given)
+        ids = given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ProbeError(
             f"a probe holds token ids [probe, position], rows of equal length; got {type(given).__name__} ({error})"
         ) from error
     if ids.is_meta:
         raise ProbeError("the probe is on the meta device, so its token ids have no values; make it on the CPU")
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+    if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
         raise ProbeError(f"a probe holds token ids, whole numbers [probe, position]; got {ids.dtype}")
     if ids.ndim == 1:
         ids = ids[None]

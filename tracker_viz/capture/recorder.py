@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracker_viz.capture import distributed
+from tracker_viz.capture import distributed, options
 from tracker_viz.capture.camera import Camera
 from tracker_viz.capture.governor import Governor
 from tracker_viz.capture.probe import Probe, as_probe
@@ -68,15 +68,18 @@ class Recorder:
         clock: Callable[[], float] = time.perf_counter,
         **camera_options: Any,
     ) -> None:
-        if not max_overhead > 0:
-            raise ConfigError(f"max_overhead is a share of the wall time, like 0.02, and greater than 0; got {max_overhead}")
         if not isinstance(model, nn.Module):
             raise ConfigError(f"what is watched is a torch.nn.Module; got {type(model).__name__}")
+        if not isinstance(schedule, Schedule):
+            raise ConfigError(f"schedule is a Schedule, like Schedule.every(100); got {schedule!r} (every=100 makes one)")
         if counts_from not in (None, 0, 1):
             raise ConfigError(f"counts_from is 0 or 1, or None to find out; got {counts_from!r}")
+        options.positive("max_overhead", max_overhead, "a share of the wall time, like 0.02")
+        start_step = options.whole("start_step", start_step, 0)
         self._next_call: int = -_NEVER  # in the loop's own count: the first call always looks closer
         self._offset = None if counts_from is None else 1 - counts_from
-        self._latest: tuple[int, int | None, Mapping[str, Any]] | None = None
+        self._latest: tuple[int, int | None, Mapping[str, Any]]
+        self.forget_latest()
         self._start_step = start_step
         self._clock = clock
         self._sink = sink
@@ -86,7 +89,7 @@ class Recorder:
         self._governor = Governor(schedule, max_overhead)
         self._failures = 0
         self._handed_on = self._left_out = 0
-        self._closed = False
+        self._closed = self._went_back = False
         self.schedule = schedule
         self.probe = as_probe(probe)
         self._camera = Camera(distributed.unwrapped(model), self.probe, **camera_options)
@@ -115,17 +118,21 @@ class Recorder:
         return self._governor.overhead
 
     def step(self, step: int, tokens_seen: int | None = None, **metrics: float | Tensor) -> None:
-        """Call after each optimiser step. Off due steps this compares two integers, and nothing else.
+        """Call after each optimiser step. Off due steps this compares integers, and nothing else.
 
         Args:
             step: the loop's own counter, from 0 or from 1.
             tokens_seen: training tokens so far.
             metrics: numbers or 0-d tensors; read (which waits for the device) on due steps only.
         """
+        before = self._latest[0]
         self._latest = (step, tokens_seen, metrics)
-        if step < self._next_call:
-            return
-        self._on_due(step, tokens_seen, metrics)
+        try:
+            if before <= step < self._next_call:
+                return
+        except TypeError:
+            pass  # no number at all, which is said where it is looked at
+        self._on_due(step, tokens_seen, metrics, before)
 
     def skip(self, captured: Collection[int]) -> None:
         """Leave out steps that the run turned out to hold already; to be called before the first ``step``."""
@@ -145,7 +152,7 @@ class Recorder:
             self._release(metrics)
         if step in self._captured or not self._takes_part:
             return
-        self._deliver(self._camera.take(step, tokens_seen, _numbers(metrics)))
+        self._deliver(self._camera.take(step, _count(tokens_seen), _numbers(metrics)))
 
     def close(self, *, failed: bool = False) -> None:
         """Capture the model as it is now, if the last step was not due, and stop. Safe to call twice.
@@ -159,11 +166,12 @@ class Recorder:
         self._release({})
         self._next_call = _NEVER
         left_alone = not self._takes_part or (failed and self._camera.sharded) or self._failures >= _MAX_FAILURES
-        if self._latest is not None and not left_alone:
-            step, tokens_seen, metrics = self._latest
-            if step + (self._offset or 0) not in self._captured:
-                self._capture_timed(step + (self._offset or 0), tokens_seen, metrics)
-        self._latest = None
+        step, tokens_seen, metrics = self._latest
+        self.forget_latest()
+        if step != -1 and not left_alone:
+            done = self._finished(step)
+            if done is not None and done not in self._captured:
+                self._capture_timed(done, tokens_seen, metrics)
         if self._camera.main and self._handed_on:
             log.info(
                 "%d captures%s: %.2g %% of the training time, and %.2g s before it for looking at the model",
@@ -173,6 +181,10 @@ class Recorder:
                 self._explored_s,
             )
 
+    def forget_latest(self) -> None:
+        """The model is no longer what the latest call of ``step`` left: ``close`` is not to capture it as that step."""
+        self._latest = (-1, None, {})
+
     def __enter__(self) -> Recorder:
         return self
 
@@ -181,11 +193,14 @@ class Recorder:
 
     # -- on due steps ------------------------------------------------------------------------------------------
 
-    def _on_due(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> None:
+    def _on_due(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any], before: int) -> None:
+        done = self._finished(step)
+        if done is None or self._offset is None:
+            return
+        if step < before:
+            self._say_went_back(before, step)
+            return
         self._release(metrics)
-        if self._offset is None:
-            self._offset = 1 if step == self._start_step else 0
-        done = step + self._offset
         if self._next_call == -_NEVER:
             due = self.schedule.next_due(self._since_step)
             # What the user's script did between ``watch`` and here, data and compilation, is no training that pays for captures.
@@ -202,6 +217,25 @@ class Recorder:
         if self._camera.sharded:
             due = distributed.agreed(_NEVER if due is None else due, self._camera.device)
         self._next_call = _NEVER if due is None or due >= _NEVER else due - self._offset
+
+    def _finished(self, step: Any) -> int | None:
+        """The loop's counter as optimiser steps finished; None where it is no whole number.
+
+        Raises:
+            ConfigError: so it was from the first call on.
+        """
+        try:
+            number = options.whole("step", step, 0)
+        except ConfigError as error:
+            if self._next_call == -_NEVER:
+                raise
+            if self._next_call != _NEVER:
+                log.error("%s: no more captures are taken in this run", error)
+            self._next_call = _NEVER
+            return None
+        if self._offset is None:
+            self._offset = 1 if number == self._start_step else 0
+        return number + self._offset
 
     def _capture_timed(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> None:
         self._settle()
@@ -252,6 +286,17 @@ class Recorder:
         )
         self._left_out += skipped
 
+    def _say_went_back(self, before: int, step: int) -> None:
+        if self._camera.main and not self._went_back:
+            log.warning(
+                "step went back from %d to %d: captures are numbered by the optimiser steps of the whole training, and the next is taken "
+                "at step %d; give a counter that goes on from epoch to epoch",
+                before,
+                step,
+                self._next_call,
+            )
+        self._went_back = True
+
     def _settle(self) -> None:
         # What the device still has to do belongs to training, not to the capture that would wait for it.
         if self._camera.device.type == "cuda":
@@ -276,6 +321,14 @@ def _cores_are_busy(device: torch.device) -> bool:
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) >= cores
+
+
+def _count(tokens_seen: Any) -> int | None:
+    try:
+        return None if tokens_seen is None else int(tokens_seen)
+    except (TypeError, ValueError, RuntimeError):
+        log.warning("tokens_seen=%r is not a number and is left out of the capture", tokens_seen)
+        return None
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

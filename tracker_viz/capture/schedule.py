@@ -10,6 +10,7 @@ import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tracker_viz.capture.options import whole
 from tracker_viz.errors import ConfigError
 
 
@@ -34,8 +35,7 @@ class Schedule:
         ``power`` 1.5 spread the change of a small decoder most evenly over the captures (largest change in one gap 3.2 %, against
         4 % for equal gaps and 5.6 % for logarithmic ones). Fewer come out where neighbours round to the same step.
         """
-        _check("total_steps", total_steps, 1)
-        _check("captures", captures, 2)
+        total_steps, captures = whole("total_steps", total_steps, 1), whole("captures", captures, 2)
         if not power > 0:
             raise ConfigError(f"power must be greater than 0; got {power}")
         gaps = captures - 1
@@ -45,24 +45,21 @@ class Schedule:
     @classmethod
     def every(cls, period: int, total_steps: int | None = None) -> Schedule:
         """Step 0, every multiple of ``period``, and the last step."""
-        _check("every", period, 1)
+        period = whole("every", period, 1)
         if total_steps is None:
             return cls((0,), period)
-        _check("total_steps", total_steps, 1)
+        total_steps = whole("total_steps", total_steps, 1)
         return cls((*range(0, total_steps, period), total_steps), None, total_steps)
 
     @classmethod
     def at(cls, steps: Iterable[int]) -> Schedule:
         """Exactly these steps, and step 0."""
-        chosen = sorted({0, *steps})
-        for step in chosen:
-            _check("steps", step, 0)
-        return cls(tuple(chosen))
+        return cls(tuple(sorted({0, *(whole("each of steps", step, 0) for step in steps)})))
 
     @classmethod
     def open_ended(cls, period: int = 1000) -> Schedule:
         """For a run of unknown length: 0, 1, 2, 4, ... up to ``period``, then every ``period`` steps (Biderman et al. 2023, Pythia)."""
-        _check("every", period, 1)
+        period = whole("every", period, 1)
         powers = [1 << exponent for exponent in range((period - 1).bit_length())]
         return cls((0, *powers), period)
 
@@ -75,8 +72,3 @@ class Schedule:
 
     def is_due(self, step: int) -> bool:
         return self.next_due(step - 1) == step
-
-
-def _check(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")

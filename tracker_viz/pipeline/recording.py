@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tracker_viz import capture_file, trackers
-from tracker_viz.errors import ConfigError, TrackerError
+from tracker_viz.errors import ConfigError, TrackerError, unknown_name
 from tracker_viz.metrics import Scorer, ScoreSeries, head_table, run_summary
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions
@@ -73,6 +74,7 @@ def watch(
     """
     from tracker_viz.capture import Recorder, is_main_process
 
+    _check_names(recorder_options)
     probe = default_probe(model) if probe is None else probe
     schedule = _schedule(schedule, every, total_steps, captures)
     options: dict[str, Any] = {"start_step": start_step, "max_mb": max_mb, **recorder_options}
@@ -173,6 +175,17 @@ def default_probe(model: nn.Module) -> Probe:
     if size is None:
         raise ConfigError("the model does not say how many tokens it knows; give it a probe=: token ids [probe, position]")
     return make_probe(size, context_length(model))
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    from tracker_viz.capture import Recorder
+    from tracker_viz.capture.camera import Camera
+
+    taken = [name for function in (watch, Recorder, Camera) for name in inspect.signature(function).parameters]
+    for name in options:
+        if name not in taken:
+            own = {"model", "sink", "clock", "behind_sink", "recorder_options", "camera_options"}
+            raise ConfigError(unknown_name("option of watch", name, set(taken) - own))
 
 
 def _schedule(schedule: Schedule | None, every: int | None, total_steps: int | None, captures: int) -> Schedule:
