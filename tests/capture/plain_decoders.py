@@ -113,6 +113,21 @@ def by_flex(q, k, v):
     return flex_attention(q, k, v, score_mod=lambda score, _b, head, _q, key: score - slopes[head] * key, block_mask=mask)
 
 
+class NamedOperands(FusedAttention):
+    """Operands by name, weights in matrices of its own."""
+
+    def __init__(self):
+        super().__init__(None)
+
+    def forward(self, x):
+        q, k, v = (split(part, H) for part in F.linear(input=x, weight=self.c_attn.weight, bias=self.c_attn.bias).split(D, dim=-1))
+        reference(q, k)
+        logits = torch.matmul(input=q, other=k.transpose(-2, -1)) / math.sqrt(DK)
+        weights = F.softmax(input=logits.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("-inf")), dim=-1)
+        mixed = torch.bmm(input=weights.flatten(0, 1), mat2=v.flatten(0, 1)).unflatten(0, (-1, H))
+        return F.linear(merge(mixed), weight=self.c_proj.weight, bias=self.c_proj.bias)
+
+
 class TimmAttention(nn.Module):
     """timm: qkv reshaped to [3, batch, head, position, channel]; a flattened batch of heads inside."""
 

@@ -275,10 +275,23 @@ def test_no_cache_is_made_and_the_configuration_is_as_before():
     assert torch.equal(model.generate(prompt, max_new_tokens=4, do_sample=False), continued)
 
 
-def test_flex_attention_is_shown_through_the_same_maths_and_put_back():
+class Around(nn.Module):
+    """As a LightningModule is."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids):
+        return self.model(input_ids=input_ids)
+
+
+@pytest.mark.parametrize("around", [lambda model: model, Around], ids=["alone", "inside another module"])
+def test_flex_attention_is_shown_through_the_same_maths_and_put_back(around):
     model = build("llama")
     model.set_attn_implementation("flex_attention")
-    recorder, captures = recorder_of(model)
+    recorder, captures = recorder_of(around(model))
+    assert recorder.model_info["found"]["attention"] == ["scaled_dot_product_attention"]
     recorder.step(1)
     assert model.config._attn_implementation == "flex_attention"
     reference, shown = recorder_of(build("llama"))

@@ -19,6 +19,7 @@ from plain_decoders import (
     Model,
     Multihead,
     NamedBlocks,
+    NamedOperands,
     Notes,
     Residual,
     SoftmaxModule,
@@ -56,6 +57,7 @@ MODELS = {
     ),
     "exp and sum by hand": (lambda: Model(lambda _: Residual(FusedAttention(by_hand), two_layers())), "blocks.0", GPT),
     "flex_attention": (lambda: Model(lambda _: Residual(FusedAttention(by_flex), two_layers())), "blocks.0", GPT),
+    "operands by name": (lambda: Model(lambda _: Residual(NamedOperands(), two_layers())), "blocks.0", GPT),
     "timm": (lambda: Model(lambda _: Residual(TimmAttention(), two_layers())), "blocks.0", GPT),
     "grouped queries, swapped gate": (lambda: Model(lambda _: Residual(GroupedAttention(), SwappedGate())), "blocks.0", LLAMA),
     "a module for each head": (lambda: Model(lambda _: Residual(ManyHeads(), two_layers())), "blocks.0", PER_HEAD),
@@ -126,6 +128,34 @@ def test_a_block_that_runs_twice_is_shown_as_it_ran_first():
     torch.testing.assert_close(torch.cat(attention, dim=1), torch.cat(Notes.patterns[:2], dim=1), atol=1e-5, rtol=0)
 
 
+def test_the_embedding_and_the_head_of_a_sequential_model_are_no_blocks():
+    def make():
+        return nn.Sequential(
+            nn.Embedding(VOCAB, D), *(Residual(FusedAttention(by_kernel), two_layers()) for _ in range(2)), nn.Linear(D, 7)
+        )
+
+    anatomy, _ = examine(randomised(make))
+    assert (anatomy.blocks, anatomy.n_heads) == (("1", "2"), (H, H))
+
+
+def test_attention_outside_of_the_blocks_is_named():
+    class WithPooling(Model):
+        def __init__(self):
+            super().__init__(lambda _: Residual(FusedAttention(by_kernel), two_layers()))
+            self.pooling = FusedAttention(by_softmax)
+
+        def forward(self, ids):
+            x = self.tokens(ids)
+            for block in self.blocks:
+                x = block(x)
+            return self.pooling(x)
+
+    anatomy, _ = examine(randomised(WithPooling))
+    assert anatomy.blocks == ("blocks.0", "blocks.1")
+    assert anatomy.left_out == ("attention in pooling, outside of these blocks",)
+    assert anatomy.sources == ("scaled_dot_product_attention",)
+
+
 def test_blocks_may_be_named_by_hand():
     class Grouped(nn.Module):
         def __init__(self):
@@ -161,6 +191,25 @@ def test_attention_that_looks_ahead_is_refused_and_named():
 
     with pytest.raises(UnsupportedModelError, match=r"softmax that looks into the future of shape 2x4x16x16 in blocks\.0\.attn"):
         examine(randomised(lambda: Model(lambda _: Residual(Bidirectional(None), two_layers()))))
+
+
+def by_sigmoid(q, k, v):
+    return torch.sigmoid(q @ k.transpose(-2, -1)).tril() @ v
+
+
+def test_weights_that_are_no_probabilities_are_refused_and_named():
+    with pytest.raises(
+        UnsupportedModelError, match=r"a product by weights whose rows do not sum to 1, of shape 2x4x16x16 in blocks\.0\.attn"
+    ):
+        examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(by_sigmoid), two_layers()))))
+
+
+def test_rows_of_the_probe_that_are_run_one_by_one_are_not_taken_for_heads():
+    model = randomised(lambda: Model(lambda _: Residual(FusedAttention(by_kernel), two_layers())))
+    with pytest.raises(UnsupportedModelError, match="over another batch than the probe's 2 rows, of shape 1x4x16x16 in blocks"):
+        examine(model, forward=lambda model, ids: [model(row[None]) for row in ids])
+    anatomy, _ = examine(model, torch.zeros(1, T, dtype=torch.int64), forward=lambda model, ids: model(ids[0][None]))
+    assert anatomy.n_heads == (H, H)
 
 
 def test_a_hidden_kernel_is_refused_and_its_module_named():

@@ -191,6 +191,51 @@ def test_experts_that_are_modules_of_their_own_are_gathered():
     }
 
 
+class Adapted(torch.nn.Module):
+    """A layer with LoRA beside it (Hu et al. 2021)."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.lora_a, self.lora_b = base, torch.nn.Linear(D, 2, bias=False), torch.nn.Linear(2, base.out_features, bias=False)
+
+    def forward(self, x):
+        return self.base(x) + self.lora_b(self.lora_a(x))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [Adapted, torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.spectral_norm],
+    ids=lambda wrap: wrap.__name__,
+)
+def test_a_layer_inside_a_wrapper_keeps_its_part(wrap):
+    def wrapped():
+        attention = GroupedAttention()
+        attention.wq, attention.wk = wrap(attention.wq), wrap(attention.wk)
+        return attention
+
+    model = randomised(lambda: Model(lambda _: Residual(wrapped(), two_layers())))
+    anatomy, _ = examine_plain(model)
+    parts = {p.name: p.parameters[0] for p in anatomy.projections if p.block == 0}
+    assert set(parts) == {"attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o", "mlp.w_in", "mlp.w_out"}
+    assert (parts["attn.w_q"].split(".")[3], parts["attn.w_k"].split(".")[3]) == ("wq", "wk")
+
+
+def test_what_is_named_by_hand_may_be_anything_with_rows_and_columns():
+    class Routed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.router, self.mlp = torch.nn.Linear(D, D), two_layers()
+
+        def forward(self, x):
+            return self.mlp(self.router(x))
+
+    model = randomised(lambda: Model(lambda _: Residual(FusedAttention(by_kernel), Routed())))
+    assert "mlp.w_route" not in matrices(model, examine_plain(model)[0])
+    found = matrices(model, examine_plain(model, projections={"mlp.w_route": "mlp.router"})[0])
+    assert set(found) == {"mlp.w_route"}
+    assert torch.equal(found["mlp.w_route"], model.blocks[0].mlp.router.weight.detach())
+
+
 def test_latent_attention_keeps_its_two_steps():
     model = build("deepseek_v3")
     found = matrices(model, examine_hf(model)[0])

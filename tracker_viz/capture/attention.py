@@ -43,6 +43,8 @@ _SCALED_DOT_PRODUCT = {
 }
 _FLASH = ("flash_attn._flash_attn_forward", "flashattn._flash_attn_forward")
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
+# Tensors that may be given by name, in the order in which linear, embedding and the matrix products take them.
+_OPERANDS = ("input", "mat1", "batch1", "other", "mat2", "batch2", "weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class AttentionWatch(TorchFunctionMode):
         keep: takes each call.
         evidence: gathers what the pass tells about the parameters; with it, ``P V`` is also compared with what the model's own kernel
             gave, and indices of embeddings are checked. None: only look at attention.
-        vocabulary: number of tokens; projections to so many outputs are not computed (their result is zeros): nobody reads the logits.
+        vocabulary: projections to so many outputs are not computed (their result is zeros): nobody reads the logits.
     """
 
     def __init__(
@@ -145,8 +147,14 @@ class AttentionWatch(TorchFunctionMode):
         self._keep = keep
         self._evidence = evidence
         self._vocabulary = vocabulary
+        self._as_wide_as_logits, self._logits_come_last = False, True
         self._ordinals: dict[tuple[str, ...], int] = {}
         self._latest: tuple[str, ...] | None = None  # modules of the latest call
+
+    @property
+    def vocabulary(self) -> int | None:
+        """After a pass with ``evidence``, what to give the next: the number of tokens, if all projections to as many outputs came last."""
+        return self.embedding[0] if self.embedding and self._as_wide_as_logits and self._logits_come_last else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -160,18 +168,21 @@ class AttentionWatch(TorchFunctionMode):
             return self._flex(func, args, kwargs)
         if isinstance(func, OpOverload | OpOverloadPacket) and str(func).startswith(_FLASH):
             return self._flash(func, *args, **kwargs)
+        operands = (*args, *(kwargs[name] for name in _OPERANDS if name in kwargs))
         if is_matrix_product(func):
-            self._matrix_product(*args[:2])
-        if func is F.linear and args[1].shape[0] == self._vocabulary:
-            return args[0].new_zeros(*args[0].shape[:-1], self._vocabulary)
+            self._matrix_product(*operands[:2])
         if self._evidence is None:
+            if func is F.linear and operands[1].shape[0] == self._vocabulary:
+                return operands[0].new_zeros(*operands[0].shape[:-1], self._vocabulary)
             return func(*args, **kwargs)
         if func is F.embedding:
-            self._check_embedding(*args[:2])
+            self._check_embedding(*operands[:2])
+        elif func is F.linear and self.embedding and operands[1].shape[0] == self.embedding[0]:
+            self._as_wide_as_logits = True
         elif isinstance(func, OpOverload | OpOverloadPacket):
             self._custom(str(func), args)
         output = func(*args, **kwargs)
-        self._evidence.saw(func, args, output, self._stack.names)
+        self._evidence.saw(func, operands, output, self._stack.names)
         return output
 
     def _scaled_dot_product(
@@ -209,7 +220,7 @@ class AttentionWatch(TorchFunctionMode):
         pattern = output[..., :queries]
         if not looks_back_only(pattern):
             self._reject("softmax that looks into the future", tuple(output.shape))
-        elif output.numel() % (self._n_rows * queries * keys) == 0:
+        else:
             self._hand_over("softmax", pattern)
         return output
 
@@ -222,8 +233,11 @@ class AttentionWatch(TorchFunctionMode):
         ):  # the softmax that made it was seen, here or in a module of its own
             if self._evidence is not None:
                 self._evidence.saw_values(right)
-        elif left.numel() % (self._n_rows * self._length**2) == 0 and looks_back_only(left) and rows_sum_to_one(left):
-            self._hand_over("matmul", left)
+        elif looks_back_only(left) and not bool((left < 0).any()):
+            if rows_sum_to_one(left):
+                self._hand_over("matmul", left)
+            else:
+                self._reject("a product by weights whose rows do not sum to 1,", tuple(left.shape))
 
     def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
         asked = dict(kwargs, need_weights=True, average_attn_weights=False)
@@ -294,6 +308,10 @@ class AttentionWatch(TorchFunctionMode):
         return float((torch.matmul(probabilities, per_head.float()) - output.float()).abs().nan_to_num().max())
 
     def _hand_over(self, source: Source, pattern: Tensor, n_kv_heads: int | None = None, error: float | None = None) -> None:
+        if (pattern.shape[0] if pattern.ndim > 2 else 1) % self._n_rows:  # its heads would be taken for rows
+            self._reject(f"{source} over another batch than the probe's {self._n_rows} rows,", tuple(pattern.shape))
+            return
+        self._logits_come_last = not self._as_wide_as_logits
         modules = tuple(self._stack.names)
         ordinal = self._ordinals.get(modules, 0)
         self._ordinals[modules] = ordinal + 1

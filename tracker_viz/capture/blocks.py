@@ -40,7 +40,7 @@ class Anatomy:
         error: largest ``|P V - output|`` of any call that could be checked.
         left_out: what looked like attention and could not be shown, in words, each once.
         watched: names of the modules that were running at any call; the others need not be followed again.
-        vocabulary: number of tokens, where a projection of that width can only be the one to the logits.
+        vocabulary: number of tokens, where a projection to as many outputs can be left out (see ``AttentionWatch``).
     """
 
     blocks: tuple[str, ...]
@@ -87,51 +87,44 @@ def discover(
         ProbeError: the pass failed on the probe.
     """
     evidence = Evidence(input_ids.shape[0], input_ids.shape[1], dict(model.named_modules()))
-    calls, rejected, widths, embedding = _watched_pass(model, input_ids, forward, evidence, dtype)
+    calls, watch, widths = _watched_pass(model, input_ids, forward, evidence, dtype)
+    rejected = watch.rejected
     if not calls:
         raise UnsupportedModelError(_nothing_seen(model, rejected))
     names = _named_blocks(model, blocks) if blocks is not None else _numbered_blocks(model, calls)
-    per_block: list[list[AttentionCall]] = [[] for _ in names]
-    for call in calls:
-        for position, name in enumerate(names):
-            if name == "" or name in call.modules:
-                if name == "" or call.entries[call.modules.index(name)] == 1:  # a block that is run again is shown as it ran first
-                    per_block[position].append(call)
-                break
-    per_block = [_each_once(block_calls) for block_calls in per_block]
-    d_model = widths.get(names[0]) or widths[""]
+    per_block, elsewhere = _by_block(calls, names)
     if not any(per_block):
         raise ConfigError(f"none of the blocks {list(names)} attends; attention was seen in {sorted({call.module for call in calls})}")
-    all_found: list[Projection] = []
-    n_heads, n_kv_heads = [], []
-    for index, (name, block_calls) in enumerate(zip(names, per_block, strict=True)):
-        heads = sum(call.pattern.shape[1] for call in block_calls)
-        attention = [call.module.removeprefix(name).strip(".") for call in block_calls if call.module.startswith(name)]
-        found = find_projections(
+    if blocks is None:
+        rejected += [f"attention in {call.module or 'the model itself'}, outside of these blocks" for call in elsewhere]
+    d_model = widths.get(names[0]) or widths[""]
+    n_heads = tuple(sum(call.pattern.shape[1] for call in block_calls) for block_calls in per_block)
+    found = [
+        find_projections(
             model.get_submodule(name),
             index=index,
             prefix=name,
-            attention=attention,
-            attends=heads > 0,
+            attention=[call.module.removeprefix(name).strip(".") for call in per_block[index] if call.module.startswith(name)],
+            attends=n_heads[index] > 0,
             d_model=d_model,
             evidence=evidence,
             max_experts=max_experts,
             named=projections,
         )
-        all_found += found
-        n_heads.append(heads)
-        n_kv_heads.append(_kv_heads(block_calls, heads, found) if heads else 0)
+        for index, name in enumerate(names)
+    ]
+    all_found = [projection for of_block in found for projection in of_block]
     anatomy = Anatomy(
         blocks=tuple(names),
         sites=tuple(tuple(call.site for call in block_calls) for block_calls in per_block),
-        n_heads=tuple(n_heads),
-        n_kv_heads=tuple(n_kv_heads),
+        n_heads=n_heads,
+        n_kv_heads=tuple(map(_kv_heads, per_block, n_heads, found)),
         d_model=d_model,
         projections=tuple(all_found),
-        sources=tuple(sorted({call.source for call in calls})),
+        sources=tuple(sorted({call.source for block_calls in per_block for call in block_calls})),
         error=max((call.error for call in calls if call.error is not None), default=None),
         watched=frozenset(name for call in calls for name in call.modules),
-        vocabulary=_vocabulary(embedding, all_found),
+        vocabulary=watch.vocabulary,
         left_out=tuple(dict.fromkeys(rejected)),
     )
     return anatomy, [_heads_of(block_calls) for block_calls in per_block]
@@ -189,6 +182,11 @@ def describe(anatomy: Anatomy, model: nn.Module) -> dict[str, Any]:
     }
 
 
+def matrices_of(model: nn.Module, block: str) -> list[str]:
+    """Names of a block's matrices, within it."""
+    return [name for name, parameter in model.get_submodule(block).named_parameters() if parameter.ndim >= 2]
+
+
 def summary(description: dict[str, Any]) -> str:
     """One line for a person."""
     found = description["found"]
@@ -205,7 +203,7 @@ def summary(description: dict[str, Any]) -> str:
 
 def _watched_pass(
     model: nn.Module, input_ids: Tensor, forward: Forward, evidence: Evidence, dtype: torch.dtype
-) -> tuple[list[AttentionCall], list[str], dict[str, int], tuple[int, int] | None]:
+) -> tuple[list[AttentionCall], AttentionWatch, dict[str, int]]:
     calls: list[AttentionCall] = []
     stack = ModuleStack()
 
@@ -225,12 +223,13 @@ def _watched_pass(
         raise
     except Exception as error:
         rows, length = input_ids.shape
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ProbeError(
-            f"the model's forward pass failed on the probe of {rows} rows of {length} tokens: {type(error).__name__}: {error}. "
+            f"the model's forward pass failed on the probe of {rows} rows of {length} tokens: {what}. "
             "If the model is called in another way than model(input_ids), pass forward=lambda model, input_ids: ...; if the probe is "
             "longer than the model's context, cut it; if it only runs under autocast, pass autocast=torch.bfloat16"
         ) from error
-    return calls, watch.rejected, {"": watch.embedding[1] if watch.embedding else 0, **stack.widths}, watch.embedding
+    return calls, watch, {"": watch.embedding[1] if watch.embedding else 0, **stack.widths}
 
 
 def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[str]:
@@ -244,8 +243,26 @@ def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[s
         parents = dict.fromkeys(call.module.rpartition(".")[0] or call.module for call in calls)
         return list(parents)
     stem = max(containers, key=lambda prefix: containers[prefix])
-    siblings = [name for name, _ in model.named_modules() if _outermost_numbered(name) == stem and _is_numbered_child(name, stem)]
+    attending = {name for call in calls for name in call.modules}
+    siblings = [  # in an nn.Sequential of everything the embedding and the head are numbered too
+        name
+        for name, module in model.named_modules()
+        if _outermost_numbered(name) == stem and _is_numbered_child(name, stem) and (name in attending or any(module.children()))
+    ]
     return sorted(siblings, key=lambda name: int(_NUMBERED.fullmatch(name)[2]))  # type: ignore[index]
+
+
+def _by_block(calls: Sequence[AttentionCall], names: Sequence[str]) -> tuple[list[list[AttentionCall]], list[AttentionCall]]:
+    """The calls of every block, and those of none. A block that is run again is shown as it ran first."""
+    per_block: list[list[AttentionCall]] = [[] for _ in names]
+    elsewhere = []
+    for call in calls:
+        name = next((name for name in names if name == "" or name in call.modules), None)
+        if name is None:
+            elsewhere.append(call)
+        elif name == "" or call.entries[call.modules.index(name)] == 1:
+            per_block[names.index(name)].append(call)
+    return [_each_once(block_calls) for block_calls in per_block], elsewhere
 
 
 def _outermost_numbered(name: str) -> str | None:
@@ -263,17 +280,26 @@ def _is_numbered_child(name: str, stem: str) -> bool:
 
 
 def _named_blocks(model: nn.Module, blocks: str | Sequence[str]) -> list[str]:
-    known = [name for name, _ in model.named_modules()]
+    known = [name for name, _ in model.named_modules() if name]
     if isinstance(blocks, str):
         depth = blocks.count(".")
         chosen = [name for name in known if name.count(".") == depth and fnmatch.fnmatchcase(name, blocks)]
-    else:
+    elif isinstance(blocks, Sequence) and all(isinstance(name, str) for name in blocks):
         chosen = [name for name in blocks if name in known]
         if len(chosen) < len(blocks):
-            raise ConfigError(f"blocks={sorted(set(blocks) - set(known))} are no modules of the model; it has {known[:20]} ...")
+            raise ConfigError(f"blocks={sorted(set(blocks) - set(known))} are no modules of the model; it has {_first_names(known)}")
+    else:
+        raise ConfigError(
+            f"blocks are names of modules, or a pattern like 'model.layers.*'; got {blocks!r} (only_blocks= chooses among them by number)"
+        )
     if not chosen:
-        raise ConfigError(f"blocks={blocks!r} matches no module of the model; it has {known[:20]} ...")
+        raise ConfigError(f"blocks={blocks!r} matches no module of the model; it has {_first_names(known)}")
     return chosen
+
+
+def _first_names(names: Sequence[str]) -> str:
+    """The outermost ones, where a block would be looked for."""
+    return ", ".join(sorted(names, key=lambda name: name.count("."))[:20]) + (" ..." if len(names) > 20 else "")
 
 
 def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
@@ -288,13 +314,10 @@ def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
     return kept
 
 
-def _vocabulary(embedding: tuple[int, int] | None, projections: Sequence[Projection]) -> int | None:
-    widths = {size for projection in projections for size in (*projection.shape, 2 * projection.shape[0], 3 * projection.shape[0])}
-    return embedding[0] if embedding is not None and embedding[0] not in widths and embedding[0] > 4 * max(widths, default=0) else None
-
-
 def _kv_heads(calls: Sequence[AttentionCall], n_heads: int, projections: Sequence[Projection]) -> int:
     """Keys may be repeated before they reach the attention function: the weights then tell how many there are."""
+    if not n_heads:
+        return 0
     out = {projection.name: projection.shape[0] for projection in projections}
     if {"attn.w_q", "attn.w_k"} <= set(out):
         head_dim = out["attn.w_q"] // n_heads

@@ -19,6 +19,7 @@ from tracker_viz.capture.weights import Projection, Ranges
 _FEED_FORWARD_PART = re.compile(r"mlp|ffn|feed_?forward|(^|\.)ff(n|$|\.)|moe|expert|_4h|4h_|(^|\.)fc", re.IGNORECASE)
 _ATTENTION_PART = re.compile(r"attn|attention|mha|(^|\.)sa($|\.)", re.IGNORECASE)
 _SKIPPED = re.compile(r"lora_|(^|\.)[^.]*(norm|embed|rotary|router|conv)[^.]*$|(^|\.)(ln_?\d?|rel_[^.]*)$", re.IGNORECASE)
+_NOTHING = re.compile(r"(?!)")
 _EXPERT = re.compile(r"^(?P<before>.*experts?\.)(?P<index>\d+)(?P<after>\..*)$")
 
 # Last part of a parameter's path (without "weight"), lower case -> its role. Attention and feed-forward use "proj", "c_proj",
@@ -47,6 +48,8 @@ _FEED_FORWARD_NAMES = {
 }
 _ATTENTION_ROLE = {name: role for role, names in _ATTENTION_NAMES.items() for name in names.split()}
 _FEED_FORWARD_ROLE = {name: role for role, names in _FEED_FORWARD_NAMES.items() for name in names.split()}
+# What a layer is called inside the wrapper that took its place.
+_WRAPPED = {"base_layer", "base", "linear", "original", "original0", "original1", "weight", "parametrizations", "weight_v", "weight_g"}
 # Names that say "attention" even where they stand directly in the block.
 _SURELY_ATTENTION = {name for name, role in _ATTENTION_ROLE.items() if role != "w_o"}
 
@@ -70,10 +73,11 @@ class _Matrix:
 
     @property
     def leaf(self) -> str:
-        parts = [part for part in self.path.split(".") if part != "base_layer"]
-        while len(parts) > 1 and parts[-1].isdigit():
+        """The last part of the path that says anything: a wrapper around a layer (LoRA's, a parametrization's) is looked through."""
+        parts = [part.lower() for part in self.path.split(".")]
+        while len(parts) > 1 and (parts[-1].isdigit() or parts[-1] in _WRAPPED):
             parts.pop()
-        return parts[-1].lower()
+        return parts[-1]
 
 
 def find_projections(
@@ -98,7 +102,7 @@ def find_projections(
         named: projection -> pattern of its parameter's name within the block (``attn.w_q`` -> ``mixer.query.weight``): these and no others.
         max_experts: so many experts of a mixture are given one by one, evenly spaced, besides the mean over all.
     """
-    matrices = _merge_experts(list(_matrices(block, prefix, d_model, evidence)))
+    matrices = _merge_experts(list(_matrices(block, prefix, d_model, evidence, skipped=_SKIPPED if named is None else _NOTHING)))
     if named is not None:
         return [_whole(matrix, index, name) for name, pattern in named.items() for matrix in _matching(matrices, prefix, pattern)]
     parts = _attention_parts(block, attention)
@@ -127,7 +131,7 @@ def _usual_place(projection: Projection) -> tuple[str, int, str]:
     return where, order.index(role) if role in order else len(order), role
 
 
-def _matrices(block: nn.Module, prefix: str, d_model: int, evidence: Evidence) -> Iterable[_Matrix]:
+def _matrices(block: nn.Module, prefix: str, d_model: int, evidence: Evidence, *, skipped: re.Pattern[str]) -> Iterable[_Matrix]:
     for module_name, module in block.named_modules():
         if isinstance(module, nn.Embedding | nn.modules.conv._ConvNd):
             continue
@@ -135,7 +139,7 @@ def _matrices(block: nn.Module, prefix: str, d_model: int, evidence: Evidence) -
             in_block = f"{module_name}.{name}".strip(".")
             if parameter.ndim not in (2, 3) or not parameter.is_floating_point() or min(parameter.shape[-2:]) < 2:
                 continue
-            if _SKIPPED.search(in_block.removesuffix(".weight")) or name.endswith("bias"):
+            if skipped.search(in_block.removesuffix(".weight")) or name.endswith("bias"):
                 continue
             in_model = f"{prefix}.{in_block}".strip(".")
             path = module_name if name == "weight" else in_block.removesuffix("_weight")

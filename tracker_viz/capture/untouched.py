@@ -143,20 +143,30 @@ def _buffers_kept(written: Mapping[str, Tensor]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _visible_attention(model: nn.Module) -> Iterator[None]:
-    """Run a Hugging Face model whose attention kernel hides its probabilities (flash, flex) with the same maths in the open."""
-    config: Any = getattr(model, "config", None)
-    implementation = getattr(config, "_attn_implementation", None)
-    switch: Any = getattr(model, "set_attn_implementation", None)
-    if implementation in (None, "sdpa", "eager") or switch is None:
-        yield
-        return
-    for visible in ("sdpa", "eager"):
-        with contextlib.suppress(ValueError, ImportError):
-            switch(visible)
-            break
+    """Run Hugging Face models whose attention kernel hides its probabilities (flash, flex) with the same maths in the open."""
+    hidden = []
+    for module in _outermost_switchable(model):
+        implementation = module.config._attn_implementation
+        if implementation in (None, "sdpa", "eager"):
+            continue
+        hidden.append((module, implementation))
+        for visible in ("sdpa", "eager"):
+            with contextlib.suppress(ValueError, ImportError):
+                module.set_attn_implementation(visible)
+                break
     try:
         yield
     finally:
-        config._attn_implementation_internal = implementation
-        with contextlib.suppress(ValueError, ImportError):
-            switch(implementation)
+        for module, implementation in hidden:
+            module.config._attn_implementation_internal = implementation
+            with contextlib.suppress(ValueError, ImportError):
+                module.set_attn_implementation(implementation)
+
+
+def _outermost_switchable(module: nn.Module) -> Iterator[Any]:
+    """Hugging Face models, also inside a module of somebody else's (Lightning's); each switches the models inside itself."""
+    if hasattr(module, "set_attn_implementation") and hasattr(getattr(module, "config", None), "_attn_implementation"):
+        yield module
+        return
+    for child in module.children():
+        yield from _outermost_switchable(child)
