@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from plain_decoders import VOCAB, FusedAttention, GroupedAttention, Model, Residual, SwappedGate, T, by_kernel, two_layers
 
 from tracker_viz.capture import Recorder, Schedule, make_probe
+from tracker_viz.capture.norms import krylov, norms
 from tracker_viz.capture.weights import POOLINGS, Projection, read
 
 STEPS = 6
@@ -119,7 +120,8 @@ class Traffic(TorchDispatchMode):
 
 
 def reads():
-    """layout -> [largest difference from the plain tensor's, over every way of reading; bytes of the largest read; bytes of the tensor]."""
+    """layout -> [largest difference from the plain tensor's, over every way of reading; bytes of the largest read; bytes of the tensor;
+    largest relative difference of the norms]."""
     generator = torch.Generator().manual_seed(0)
     flat, stack = torch.randn(50, 36, generator=generator), torch.randn(5, 50, 36, generator=generator)
     one, copied, sharded = (init_device_mesh("cpu", shape) for shape in ((2,), (2, 1), (1, 2)))
@@ -136,19 +138,22 @@ def reads():
     report = {}
     for name, (tensor, mesh, placements) in layouts.items():
         shared = distribute_tensor(tensor, mesh, placements)
-        differences, traffic = [], []
+        differences, traffic, of_norms = [], [], []
         for transposed in (False, True):
             shape = (36, 50) if transposed else (50, 36)
             halves = {"shape": (shape[0] // 2, shape[1]), "rows": ((0, shape[0]),), "stride": 2}
             for options in ({"shape": shape}, halves, *({"shape": shape, "expert": expert} for expert in (0, 4) if tensor.ndim == 3)):
                 projection = Projection(0, "mlp.w_in", ("w",), transposed=transposed, **options)
+                if tensor.ndim == 2 or "expert" in options:
+                    here, alone = (norms(krylov({"w": held}, projection).numpy(), projection.shape) for held in (shared, tensor))
+                    of_norms.append(float(np.abs(here / alone - 1).max()))
                 for pooling in POOLINGS:
                     for limits in ((7, 5), (1000, 1000)):
                         with Traffic() as counted:
                             got = read({"w": shared}, projection, limits, pooling)
                         differences.append(float((got - read({"w": tensor}, projection, limits, pooling)).abs().max()))
                         traffic.append(counted.nbytes if limits == (7, 5) else 0)
-        report[name] = [max(differences), max(traffic), tensor.nbytes]
+        report[name] = [max(differences), max(traffic), tensor.nbytes, max(of_norms)]
     return report
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from tracker_viz.metrics import Scorer, weights
+from tracker_viz.metrics import Scorer, weight_scores
 from tracker_viz.metrics.blas import _numpys_blas, one_blas_thread
 from tracker_viz.types import Capture
 
@@ -54,8 +54,8 @@ def test_numpys_linear_algebra_starts_no_threads_inside_and_no_other_library_is_
 @pytest.mark.usefixtures("two_threads")
 def test_scores_are_worked_out_on_the_calling_thread_alone(monkeypatch):
     seen = []
-    whole = weights.singular_values
-    monkeypatch.setattr(weights, "singular_values", lambda matrix: [seen.append(threads()), whole(matrix)][1])
+    whole = weight_scores.singular_values
+    monkeypatch.setattr(weight_scores, "singular_values", lambda matrix: [seen.append(threads()), whole(matrix)][1])
     matrix = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
     capture = Capture(step=0, arrays={"blocks.0.mlp.w_in": matrix}, axes={"blocks.0.mlp.w_in": ("out", "in")})
     in_a_thread(Scorer(), capture)

@@ -48,8 +48,8 @@ def test_scored_capture_holds_everything_it_held_and_all_scores():
     assert set(capture.arrays) < set(scored.arrays)
     assert all(scored.arrays[name] is array for name, array in capture.arrays.items())
     added = set(scored.arrays) - set(capture.arrays)
-    of_change = {"scores.weight.distance", "scores.weight.update"}
-    assert added == {f"scores.head.{name}" for name in HEAD_SCORES} | {f"scores.weight.{name}" for name in WEIGHT_SCORES} - of_change
+    weight_scores = set(WEIGHT_SCORES) - {"distance", "update", "power_law_exponent", "dead_share", "active_share"}
+    assert added == {f"scores.head.{name}" for name in HEAD_SCORES} | {f"scores.weight.{name}" for name in weight_scores}
     for name in added:
         assert scored.arrays[name].dtype == np.float32
         assert scored.axes[name] == (("block", "head") if ".head." in name else ("block", "projection"))

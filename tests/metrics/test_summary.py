@@ -74,6 +74,12 @@ def test_number_of_charts_is_bounded_for_any_model():
     assert not any("block_" in name for name in chart_metrics(heads, weights, projections)), "128 blocks are too many for a chart each"
 
 
+def test_neurons_are_charted_of_the_projection_that_reads_them_alone():
+    weights = {"dead_share": np.array([[np.nan, 0.25], [np.nan, 0.75]], np.float32), "kurtosis": np.ones((2, 2), np.float32)}
+    charts = chart_metrics({}, weights, ("mlp.w_up", "mlp.w_down"))
+    assert charts == {"weights/dead_share/mlp_w_down": 0.5, "weights/kurtosis/mlp_w_up": 1, "weights/kurtosis/mlp_w_down": 1}
+
+
 def test_sink_share_counts_heads_above_gus_threshold():
     sink = np.array([[0.31, 0.1], [0.9, np.nan]], np.float32)
     metrics = chart_metrics({"sink": sink}, {}, ())

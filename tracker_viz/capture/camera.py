@@ -1,11 +1,13 @@
 """What a Capture holds, and how it leaves the device: a model, in the middle of its training -> one raw ``Capture`` of it.
 
-Attention comes whole, as float16 (its scores need all of it); weights smaller than they are, as float32. The ``Recorder`` says when;
-scoring and cutting to size come later, off the training thread (``budget.fit``).
+Attention comes whole, as float16 (its scores need all of it); weights smaller than they are, as float32, with the norms of the whole
+matrix (``<name>.norms``) and what its neurons did on the probe (``<name>.peak``, ``<name>.spread``) beside them. The ``Recorder`` says
+when; scoring, which uses those up, and cutting to size come later, off the training thread (``budget.fit``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -19,10 +21,13 @@ from tracker_viz.capture import blocks as anatomy_of
 from tracker_viz.capture import distributed, options
 from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side, weights_share
 from tracker_viz.capture.limits import check_parameters, context_length
+from tracker_viz.capture.neurons import NeuronWatch, down_layers, linear_layers
+from tracker_viz.capture.norms import krylov, norms
 from tracker_viz.capture.probe import Probe, check_probe
 from tracker_viz.capture.untouched import Forward, buffers_written, copy_of_buffers, default_forward, model_device, untouched
 from tracker_viz.capture.weights import POOLINGS, Pooling, Projection, read
 from tracker_viz.errors import ConfigError
+from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE
 from tracker_viz.types import Capture
 
 log = logging.getLogger("tracker_viz.capture")
@@ -84,6 +89,10 @@ class Camera:
             raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}, or pattern of a name -> one of them; got {pooling!r}")
         if not callable(self._forward):
             raise ConfigError(f"forward is a function that calls the model: lambda model, input_ids: ...; got {forward!r}")
+        # What ``explore`` finds out.
+        self._anatomy: anatomy_of.Anatomy
+        self._projections: list[Projection]
+        self._signature: tuple[tuple[str, tuple[int, ...]], ...]
 
     def explore(self, step: int, tokens_seen: int | None) -> Capture:
         """Find out what the model is made of; the first capture, made on the way."""
@@ -104,7 +113,9 @@ class Camera:
         written = {name: buffer for name, buffer in self.model.named_buffers() if name in self._written}
         with untouched(self.model, autocast=self._autocast, written_buffers=written):
             if _signature(self.model) == self._signature:
-                attention = anatomy_of.attend(self.model, self._input_ids, self._anatomy, forward=self._forward, dtype=torch.float16)
+                self._neurons = NeuronWatch(self._input_ids.numel())
+                with self._neurons.following(down_layers(self.model, self._projections)):
+                    attention = anatomy_of.attend(self.model, self._input_ids, self._anatomy, forward=self._forward, dtype=torch.float16)
             else:
                 log.warning("the model has other parameters than before (step %d): looking at it anew", step)
                 attention = self._discover()
@@ -112,15 +123,17 @@ class Camera:
         return self._developed(attention, step, tokens_seen, metrics)
 
     def _discover(self) -> list[Tensor]:
-        self._anatomy, attention = anatomy_of.discover(
-            self.model,
-            self._input_ids,
-            forward=self._forward,
-            blocks=self._blocks,
-            projections=self._named,
-            max_experts=self._max_experts,
-            dtype=torch.float16,
-        )
+        self._neurons = NeuronWatch(self._input_ids.numel())
+        with self._neurons.following(linear_layers(self.model)):
+            self._anatomy, attention = anatomy_of.discover(
+                self.model,
+                self._input_ids,
+                forward=self._forward,
+                blocks=self._blocks,
+                projections=self._named,
+                max_experts=self._max_experts,
+                dtype=torch.float16,
+            )
         known = {projection.name for projection in self._anatomy.projections}
         if self._wanted is not None and not self._wanted <= known:
             there = known if self._named is None else anatomy_of.matrices_of(self.model, self._anatomy.blocks[0])
@@ -153,13 +166,22 @@ class Camera:
                 on_device[f"blocks.{index}.attn.pattern"] = pattern.to(torch.float16)
                 axes[f"blocks.{index}.attn.pattern"] = ("probe", "head", "query", "key")
         parameters = dict(self.model.named_parameters(remove_duplicate=False))  # blocks may share a layer
-        with torch.no_grad():
+        with torch.no_grad(), _without_autocast(self.device.type):
             for projection in self._projections:
-                on_device[projection.array_name] = read(parameters, projection, (self._side, self._side), self._pooling_of(projection))
-                axes[projection.array_name] = ("out", "in")
+                name = projection.array_name
+                on_device[name] = read(parameters, projection, (self._side, self._side), self._pooling_of(projection))
+                axes[name] = ("out", "in")
+                if max(projection.shape) > self._side or min(projection.shape) > MAX_SPECTRUM_SIDE:
+                    on_device[f"{name}.norms"] = krylov(parameters, projection)
+        kept = {projection.array_name for projection in self._projections}
+        activity = self._neurons.activity(self.model, self._anatomy.projections)
+        on_device |= {name: values for name, values in activity.items() if name.rpartition(".")[0] in kept}
+        arrays = _on_host(on_device) if self.main else {}
+        shapes = {f"{projection.array_name}.norms": projection.shape for projection in self._projections}
+        arrays |= {name: norms(arrays[name], shape) for name, shape in shapes.items() if name in arrays}
         return Capture(
             step=step,
-            arrays=_on_host(on_device) if self.main else {},
+            arrays=arrays,
             axes=axes,
             labels=labels,
             tokens_seen=tokens_seen,
@@ -170,6 +192,11 @@ class Camera:
 
     def _pooling_of(self, projection: Projection) -> Pooling:
         return next((how for pattern, how in self._pooling.items() if fnmatch.fnmatchcase(projection.name, pattern)), "sample")
+
+
+def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    # ``step`` may be called inside the user's own.
+    return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else contextlib.nullcontext()
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracker_viz.capture.distributed import piece_of
+from tracker_viz.capture.distributed import Piece, piece_of
 
 # How a matrix becomes smaller. ``sample``: evenly spaced rows and columns; stays linear, so that the change since initialisation can be
 # taken later, and its scores are those of weights. ``mean``, ``rms``: over rectangles, so that every weight counts; rms has no signs.
@@ -115,8 +115,35 @@ class _Axis:
         return self.stored[here] - start, self.cell[here]
 
 
+def part_of(piece: Piece, projection: Projection) -> Tensor:
+    """What this process holds of one projection, in the dtype it is stored in: [out, in], fewer rows or columns where it is sharded.
+
+    A view where all stored rows are the projection's. Not for a mean over experts.
+    """
+    rows, columns = (_Axis.of(stored, len(stored), "sample") for stored in projection.stored())
+    part = _selected(piece.values, piece.start, projection, rows, columns)[0]
+    return part.sum(0) if part.ndim == 3 else part  # of one expert, or of none
+
+
 def _made_of(stored: Tensor, start: tuple[int, ...], projection: Projection, rows: _Axis, columns: _Axis, pooling: Pooling) -> Tensor:
     """What a slice adds to the result, float32 [row cells, column cells]: sums of its values, or of their squares for ``rms``."""
+    stored, cells = _selected(stored, start, projection, rows, columns)
+    # copy=True: training goes on writing into the parameter.
+    values = stored.to(torch.float32, copy=True)
+    values = values.square_() if pooling == "rms" else values
+    values = values.sum(dim=0) if values.ndim == 3 else values
+    for axis, along, cell in ((-2, rows, cells[0]), (-1, columns, cells[1])):
+        n_cells = len(along.n_each)
+        if not np.array_equal(cell, np.arange(n_cells)):
+            shape = [n_cells if each == axis else values.shape[each] for each in (-2, -1)]
+            values = values.new_zeros(shape).index_add_(axis, _to(values.device, cell), values)
+    return values.contiguous()
+
+
+def _selected(
+    stored: Tensor, start: tuple[int, ...], projection: Projection, rows: _Axis, columns: _Axis
+) -> tuple[Tensor, tuple[np.ndarray, np.ndarray]]:
+    """Of a slice what is read, [..., out, in], and the cells that its rows and its columns go into."""
     if projection.transposed:
         stored, start = stored.transpose(-2, -1), (*start[:-2], start[-1], start[-2])
     if projection.expert is not None:
@@ -129,16 +156,7 @@ def _made_of(stored: Tensor, start: tuple[int, ...], projection: Projection, row
         cells.append(cell)
         if len(index) < size or (len(index) and (index[0] != 0 or index[-1] != size - 1)):
             stored = stored.index_select(axis, _to(stored.device, index))
-    # copy=True: training goes on writing into the parameter.
-    values = stored.to(torch.float32, copy=True)
-    values = values.square_() if pooling == "rms" else values
-    values = values.sum(dim=0) if values.ndim == 3 else values
-    for axis, along, cell in ((-2, rows, cells[0]), (-1, columns, cells[1])):
-        n_cells = len(along.n_each)
-        if not np.array_equal(cell, np.arange(n_cells)):
-            shape = [n_cells if each == axis else values.shape[each] for each in (-2, -1)]
-            values = values.new_zeros(shape).index_add_(axis, _to(values.device, cell), values)
-    return values.contiguous()
+    return stored, (cells[0], cells[1])
 
 
 def _to(device: torch.device, index: np.ndarray) -> Tensor:

@@ -9,7 +9,7 @@ from tracker_viz.metrics.roles import NO_ROLE, ROLES, Onset, Role, first_onsets,
 from tracker_viz.metrics.scorer import Scorer, score
 from tracker_viz.metrics.series import ScoreSeries, score_series
 from tracker_viz.metrics.summary import chart_metrics, head_name, head_table, run_summary
-from tracker_viz.metrics.weights import WEIGHT_SCORES, WeightScore
+from tracker_viz.metrics.weight_scores import WEIGHT_SCORES, WeightScore
 
 __all__ = [
     "HEAD_SCORES",

@@ -7,7 +7,8 @@ trackers draw as native charts (``summary.chart_metrics``), and ``model["uniform
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import fnmatch
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,16 @@ from tracker_viz.metrics.head_scores import PATTERN_NAME, head_scores, uniform_s
 from tracker_viz.metrics.probe import FIRST_QUERY, probe_rows
 from tracker_viz.metrics.series import ScoreSeries, score_series, scores_only
 from tracker_viz.metrics.summary import chart_metrics
-from tracker_viz.metrics.weights import WEIGHT_NAME, weight_scores
+from tracker_viz.metrics.weight_scores import WEIGHT_NAME, Matrices, Weight, weight_scores
 from tracker_viz.types import Capture
 
-Matrices = Mapping[tuple[int, str], NDArray[Any]]
+# What the recorder adds to a weight matrix for its scores alone: it is left out of the scored capture.
+_FOR_SCORES = (".norms", ".peak", ".spread")
 
 
 def score(capture: Capture, *, first: Matrices | None = None, previous: Matrices | None = None) -> Capture:
-    """The capture with the scores that its arrays and its probe allow; what it holds already stays as it is.
+    """The capture with the scores that its arrays and its probe allow; what it holds already stays as it is, but for what the recorder
+    measured for the scores alone (``<weight>.norms``, ``.peak``, ``.spread``), which is used up.
 
     No head scores without attention patterns or with a probe of fewer than three positions, no weight scores without matrices.
 
@@ -37,9 +40,10 @@ def score(capture: Capture, *, first: Matrices | None = None, previous: Matrices
         ProbeError: the patterns do not fit ``Capture.probe``.
         CaptureError: a pattern or a weight matrix has not the axes that it must have.
     """
-    patterns, weights = patterns_of(capture), weights_of(capture)
+    patterns, weights = patterns_of(capture), _weights(capture)
     n_blocks = _n_blocks(capture, {*patterns, *(block for block, _ in weights)})
-    arrays, axes, labels = dict(capture.arrays), dict(capture.axes), dict(capture.labels)
+    arrays = {name: array for name, array in capture.arrays.items() if not name.endswith(_FOR_SCORES)}
+    axes, labels = dict(capture.axes), dict(capture.labels)
     model = dict(capture.model)
     of_heads: dict[str, NDArray[np.float32]] = {}
     if patterns and int(capture.probe.get("length", 0)) > FIRST_QUERY:
@@ -109,6 +113,16 @@ def weights_of(capture: Capture) -> dict[tuple[int, str], NDArray[Any]]:
             _check_axes(capture, name, ("out", "in"))
             weights[int(match[1]), match[2]] = array
     return dict(sorted(weights.items()))
+
+
+def _weights(capture: Capture) -> dict[tuple[int, str], Weight]:
+    pooling = capture.model.get("pooling", {})
+    weights = {}
+    for (block, projection), stored in weights_of(capture).items():
+        norms, peaks, spread = (capture.arrays.get(f"blocks.{block}.{projection}{what}") for what in _FOR_SCORES)
+        how = next((how for pattern, how in pooling.items() if fnmatch.fnmatchcase(projection, pattern)), "sample")
+        weights[block, projection] = Weight(stored, norms, how != "sample", peaks, spread)
+    return weights
 
 
 def kept_heads(capture: Capture, block: int) -> tuple[int, ...] | None:

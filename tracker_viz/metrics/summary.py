@@ -6,7 +6,8 @@ keys is bounded whatever the model's size. Both draw one group of charts per pre
 * ``attn/<score>_max`` or ``_mean``: over all heads; ``attn/sink_share``: heads whose sink exceeds 0.3 (Gu et al. 2024);
 * ``attn/<score>/block_03``: the strongest head of a block, for the scores in ``CHARTED_BY_BLOCK``, up to 64 blocks;
 * ``attn/<score>/L03H01``: every head, for the same scores, up to 64 heads;
-* ``weights/<score>/attn_w_q``: one projection's mean over the blocks, for the scores in ``CHARTED_WEIGHTS``.
+* ``weights/<score>/attn_w_q``: one projection's mean over the blocks, for the scores in ``CHARTED_WEIGHTS``, and for those in
+  ``CHARTED_NEURONS`` of the projections that read neurons.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ CHARTED_OVERALL = {
 }
 CHARTED_BY_BLOCK = ("previous_token", "induction", "sink")
 CHARTED_WEIGHTS = ("stable_rank", "distance", "update", "kurtosis")
+CHARTED_NEURONS = ("dead_share", "active_share")
 MAX_CHARTED_BLOCKS = 64
 MAX_CHARTED_HEADS = 64
 MAX_CHARTED_PROJECTIONS = 12
@@ -58,10 +60,11 @@ def chart_metrics(heads: Mapping[str, Floats], weights: Mapping[str, Floats], pr
     for name in CHARTED_BY_BLOCK:
         metrics |= _by_block_and_head(name, heads[name]) if name in heads else {}
     if len(projections) <= MAX_CHARTED_PROJECTIONS:
-        for name in CHARTED_WEIGHTS:
+        for name in (*CHARTED_WEIGHTS, *CHARTED_NEURONS):
             for index, projection in enumerate(projections if name in weights else ()):
-                # a dot in a name means a level of nesting to W&B
-                metrics[f"weights/{name}/{projection.replace('.', '_')}"] = _finite(np.mean, weights[name][:, index])
+                if name in CHARTED_WEIGHTS or projection.endswith(("w_down", "w_out")):
+                    # a dot in a name means a level of nesting to W&B
+                    metrics[f"weights/{name}/{projection.replace('.', '_')}"] = _finite(np.mean, weights[name][:, index])
     return metrics
 
 

@@ -1,16 +1,8 @@
-"""Scores of weight matrices: what a matrix looks like now, and how far it has moved.
-
-In: float16 or float32 [out, in]: whole matrices, or evenly spaced samples of their rows and columns, as the capture stores them.
-Scores of a sample are the sample's: they can be followed over a run and compared between runs of the same shape, but a spectral
-norm or a rank of a sample is not the whole matrix's.
-"""
+"""Measures of a weight matrix, and of the neurons that it reads: one number each. ``weight_scores`` runs them over captures."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,52 +10,41 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-# also ``mlp.experts.3.w_gate``, one expert of a mixture
-WEIGHT_NAME = re.compile(r"blocks\.(\d+)\.((?:attn|mlp)\.(?:\w+\.)*w_\w+)")
 
-# Eigenvalues of a 256 x 256 Gram matrix cost 7 ms, so the 112 matrices of a 1B model cost less than a second a capture.
-MAX_SPECTRUM_SIDE = 256
 # An index over 8,192 entries lies within 0.005 of that over all, and sorting them costs a tenth of what the spectrum does.
 MAX_SORTED_ENTRIES = 1 << 13
 MAX_TAIL_CANDIDATES = 48
-# With fewer eigenvalues the tail of a fifth has ten points at most, and an exponent read off those says nothing.
-MIN_POWER_LAW_EIGENVALUES = 50
+# An exponent is read off 50 eigenvalues or more, the rule of thumb of Clauset, Shalizi & Newman 2009; and a tail is a fifth of all.
+MIN_TAIL, TAIL_SHARE = 50, 5
+MIN_POWER_LAW_EIGENVALUES = MIN_TAIL * TAIL_SHARE
+# Of the layer's root mean square: with ReLU a dead neuron is at 0 exactly; GELU and SiLU leave it at a small negative value.
+DEAD_BELOW = 0.01
+
+# -- of the norms: of the whole matrix, even where the capture holds a sample of it ---------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class WeightScore:
-    """One score of a weight matrix.
+def spectral_norm(frobenius: float, spectral: float, n: int) -> float:
+    """Largest singular value: the most that the matrix can stretch a vector. 0 and up."""
+    return spectral
 
-    Attributes:
-        uses: what ``measure`` takes: ``spectrum`` (singular values, descending), ``entries`` (the matrix),
-            ``first`` or ``previous`` (the matrix, and itself at the run's first or at the last scored capture).
+
+def stable_rank(frobenius: float, spectral: float, n: int) -> float:
+    """``|W|_F^2 / s_1^2 = sum s^2 / s_1^2``, over the number ``n`` of singular values: the share of full rank that carries the energy.
+
+    1/n (one direction) to 1 (all alike); a random matrix of shape m x n has ``max(m, n) / (sqrt(m) + sqrt(n))^2``: 0.25 where square, 0.44
+    where four times as long. NaN for a zero matrix. Source: Rudelson & Vershynin 2007, *Sampling from Large Matrices*.
     """
-
-    name: str
-    measure: Callable[..., float]
-    uses: str
+    return frobenius**2 / spectral**2 / n if spectral > 0 else np.nan
 
 
 # -- of the spectrum: singular values float64 [n], descending ---------------------------------------------------------
 
 
-def spectral_norm(singular: Doubles) -> float:
-    """Largest singular value: the most that the matrix can stretch a vector. 0 and up."""
-    return float(singular[0])
-
-
-def stable_rank(singular: Doubles) -> float:
-    """``sum s^2 / s_1^2`` over the number of singular values: the share of full rank that carries the energy.
-
-    1/n (one direction) to 1 (all alike); NaN for a zero matrix. Source: Rudelson & Vershynin 2007, *Sampling from Large Matrices*.
-    """
-    return float(np.sum(singular**2) / singular[0] ** 2 / singular.size) if singular[0] > 0 else np.nan
-
-
 def effective_rank(singular: Doubles) -> float:
     """``exp(H(s / sum s))`` over the number of singular values.
 
-    1/n (one direction) to 1 (all alike); NaN for a zero matrix. Source: Roy & Vetterli 2007, *The Effective Rank*.
+    1/n (one direction) to 1 (all alike); 0.80 for a square random matrix, 0.97 for one four times as long; NaN for a zero matrix.
+    Source: Roy & Vetterli 2007, *The Effective Rank*.
     """
     if not singular[0] > 0:
         return np.nan
@@ -74,17 +55,18 @@ def effective_rank(singular: Doubles) -> float:
 def power_law_exponent(singular: Doubles) -> float:
     """Exponent ``alpha`` of the tail of the eigenvalue density of ``W^T W``, ``p(x) ~ x^-alpha`` for ``x >= x_min``.
 
-    1 and up; well trained layers lie at 2..6, a random matrix higher. Maximum likelihood, with ``x_min`` at the least
-    Kolmogorov-Smirnov distance among 48 places (Clauset, Shalizi & Newman 2009), as Martin & Mahoney 2021, *Implicit
-    Self-Regularization*, fit it.
-    Unfit for small matrices: NaN below ``MIN_POWER_LAW_EIGENVALUES`` nonzero eigenvalues, and at least a fifth of them form the tail.
+    1 and up. Maximum likelihood, with ``x_min`` at the least Kolmogorov-Smirnov distance among 48 places (Clauset, Shalizi & Newman
+    2009), as Martin & Mahoney 2021, *Implicit Self-Regularization*, fit it; they find well trained layers at 2..6. An exponent is no
+    proof of a power law: random matrices get one too, 2.5 to 7 depending on their shape, so it says something only beside that of the
+    first capture. Unfit for small matrices: NaN below ``MIN_POWER_LAW_EIGENVALUES`` nonzero eigenvalues; at least a fifth of them form
+    the tail.
     """
     eigenvalues = np.sort(singular**2)
     eigenvalues = eigenvalues[eigenvalues > 1e-12 * eigenvalues[-1]]
     n = eigenvalues.size
     if n < MIN_POWER_LAW_EIGENVALUES:
         return np.nan
-    last = n - max(n // 5, 10)
+    last = n - n // TAIL_SHARE
     first = np.unique(np.linspace(0, last, min(last + 1, MAX_TAIL_CANDIDATES)).astype(np.intp))  # where the tail may begin
     n_tail = n - first
     logs = np.log(eigenvalues)
@@ -141,83 +123,32 @@ def relative_distance(weights: Floats, reference: NDArray[Any]) -> float:
     return float(np.linalg.norm(weights - before)) / size if size > 0 else np.nan
 
 
-WEIGHT_SCORES: Mapping[str, WeightScore] = {
-    score.name: score
-    for score in (
-        WeightScore("spectral_norm", spectral_norm, "spectrum"),
-        WeightScore("stable_rank", stable_rank, "spectrum"),
-        WeightScore("effective_rank", effective_rank, "spectrum"),
-        WeightScore("power_law_exponent", power_law_exponent, "spectrum"),
-        WeightScore("kurtosis", kurtosis, "entries"),
-        WeightScore("gini", gini, "entries"),
-        WeightScore("distance", relative_distance, "first"),
-        WeightScore("update", relative_distance, "previous"),
-    )
-}
+# -- of the neurons: peaks float32 [neuron], spread float32 [2, token] ------------------------------------------------------
 
 
-# -- all of them over a capture -----------------------------------------------------------------------------------------
+def dead_share(peaks: Floats, spread: Floats) -> float:
+    """Share of the feed-forward neurons that act on no token of the probe: none reaches ``DEAD_BELOW`` of the layer's root mean square.
 
-
-def weight_scores(
-    weights: Mapping[tuple[int, str], NDArray[Any]],
-    *,
-    n_blocks: int,
-    first: Mapping[tuple[int, str], NDArray[Any]] | None = None,
-    previous: Mapping[tuple[int, str], NDArray[Any]] | None = None,
-) -> tuple[dict[str, Floats], tuple[str, ...]]:
-    """Every score of every matrix: (name -> float32 [block, projection], names of the projections).
-
-    NaN where a block has no such projection, where a matrix is not finite, and where a score has no value. ``distance`` and
-    ``update`` are left out without a reference; NaN where the reference lacks the matrix or has it in another shape.
-
-    Args:
-        weights: (block, projection such as ``mlp.w_down``) -> [out, in].
-        first, previous: the same matrices at the run's first and at the last capture.
+    0..1; NaN where an activation is not finite. Source: "dead neurons", Voita et al. 2023, *Neurons in Large
+    Language Models: Dead, N-gram, Positional*, who ask for an activation above zero after ReLU; the small threshold makes the same question
+    fit GELU and gated units, which are never at zero. They ask it of a large collection of texts. A probe of a few hundred tokens leaves
+    many a neuron silent that has only nothing to say to it: this is the share that is dead *on the probe*.
     """
-    projections = projection_order(projection for _, projection in weights)
-    references = {"first": first, "previous": previous}
-    due = [score for score in WEIGHT_SCORES.values() if references.get(score.uses, {}) is not None]
-    scores = {score.name: np.full((n_blocks, len(projections)), np.nan, np.float32) for score in due}
-    for (block, projection), stored in weights.items():
-        matrix = stored.astype(np.float32, copy=False)
-        if not matrix.size or not np.isfinite(matrix).all():
-            continue
-        place = block, projections.index(projection)
-        singular = singular_values(matrix)
-        for score in due:
-            if score.uses == "spectrum":
-                scores[score.name][place] = score.measure(singular)
-            elif score.uses == "entries":
-                scores[score.name][place] = score.measure(matrix)
-            else:
-                reference = (references[score.uses] or {}).get((block, projection))
-                if reference is not None and reference.shape == matrix.shape:
-                    scores[score.name][place] = score.measure(matrix, reference)
-    return scores, projections
+    root_mean_square = np.sqrt(np.mean(np.square(spread[1], dtype=np.float64)))
+    if not np.isfinite(peaks).all() or not np.isfinite(root_mean_square):
+        return np.nan
+    return float(np.mean(peaks <= DEAD_BELOW * root_mean_square))
 
 
-def projection_order(projections: Iterable[str]) -> tuple[str, ...]:
-    """Projections in the order in which a token meets them: q, k, v, o, then gate, up, down; others after them by name."""
-    usual = ["attn.w_q", "attn.w_k", "attn.w_v", "attn.w_qkv", "attn.w_o", "mlp.w_gate", "mlp.w_up", "mlp.w_in", "mlp.w_down", "mlp.w_out"]
-    return tuple(sorted(set(projections), key=lambda name: (usual.index(name) if name in usual else len(usual), name)))
+def active_share(peaks: Floats, spread: Floats) -> float:
+    """Share of the neurons that act on one token: mean over the probe's tokens of ``(mean |a|)^2 / mean a^2``, over the layer's neurons.
 
-
-def singular_values(matrix: Floats) -> Doubles:
-    """Singular values, descending, by the eigenvalues of the smaller Gram matrix: float64 [min(out, in, MAX_SPECTRUM_SIDE)].
-
-    A matrix whose smaller side exceeds ``MAX_SPECTRUM_SIDE`` is thinned by the same factor on both sides. Values below about 1e-8 of the
-    largest one are rounding.
+    1/n (one neuron does everything) to 1 (all act alike). If some act alike and the others are at zero it is the share of those that
+    act; 2/pi = 0.64 for normally distributed activations, half of it after ReLU. NaN where no token has an activation, and where one is
+    not finite. It needs no threshold, so it is the same question for ReLU, GELU and gated units. Source: "sparseness" of a code, Treves
+    & Rolls 1991, *What Determines the Capacity of Autoassociative Memories in the Brain?*, over neurons as in Vinje & Gallant 2000.
     """
-    sample = evenly_thinned(matrix).astype(np.float64)
-    if sample.shape[0] > sample.shape[1]:
-        sample = sample.T
-    return np.sqrt(np.maximum(np.linalg.eigvalsh(sample @ sample.T)[::-1], 0.0))
-
-
-def evenly_thinned(matrix: Floats) -> Floats:
-    side = min(matrix.shape)
-    if side <= MAX_SPECTRUM_SIDE:
-        return matrix
-    rows, columns = (np.linspace(0, n - 1, n * MAX_SPECTRUM_SIDE // side).round().astype(np.intp) for n in matrix.shape)
-    return matrix[np.ix_(rows, columns)]
+    mean, root_mean_square = spread.astype(np.float64)
+    if not np.isfinite(spread).all() or not (acting := root_mean_square > 0).any():
+        return np.nan
+    return float(np.mean(np.square(mean[acting] / root_mean_square[acting])))
