@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ import torch
 
 from tracker_viz.capture import Recorder, Schedule, fit, make_probe
 from tracker_viz.capture.budget import weight_side
+from tracker_viz.capture.norms import STEPS, krylov
+from tracker_viz.capture.weights import Projection
 from tracker_viz.types import Capture
 
 VOCAB, BATCH, LENGTH = 4096, 16, 64
@@ -266,8 +269,13 @@ def computed(size: str, max_mb: float, host_s: float) -> tuple[float, float, flo
     stored = sum(array.nbytes for array in fit(Capture(step=0, arrays=arrays, axes=axes), max_mb).arrays.values())
     tokens = PROBE_ROWS * PROBE_LENGTH
     device_s = max(2 * parameters / READ_BYTES_S, 2 * parameters * tokens / FLOP_S)
+    # Norms of the matrices of which a sample is kept read them twice a step, but for the last.
+    reduced = [shape for shape in shapes if max(shape) > side]
+    device_s += (2 * STEPS - 1) * 2 * sum(out * into for out, into in reduced) / READ_BYTES_S
     # The host runs ahead of the device or behind it: the slower of the two counts.
-    pass_s = max(device_s, blocks * host_s) + (2 * parameters / GATHER_BYTES_S if 2 * parameters > FITS_BYTES else 0.0)
+    pass_s = max(device_s, blocks * host_s + len(reduced) * host_seconds_a_norm()) + (
+        2 * parameters / GATHER_BYTES_S if 2 * parameters > FITS_BYTES else 0.0
+    )
     return moved / 1e6, stored / 1e6, 1000 * (pass_s + moved / COPY_BYTES_S)
 
 
@@ -287,6 +295,18 @@ def host_seconds_a_block() -> float:
             taken.append(time.perf_counter() - started)
         least.append(min(taken))
     return (least[1] - least[0]) / 16
+
+
+@cache
+def host_seconds_a_norm() -> float:
+    """What the norms of one matrix take the training thread besides arithmetic: those of a matrix of next to none, least of fifty."""
+    stored, projection = {"w": torch.randn(8, 8)}, Projection(0, "mlp.w_in", ("w",), (8, 8))
+    taken = []
+    for _ in range(50):
+        started = time.perf_counter()
+        krylov(stored, projection)
+        taken.append(time.perf_counter() - started)
+    return min(taken)
 
 
 def measured(size: str, max_mb: float) -> dict[str, tuple[float, float]]:

@@ -38,15 +38,16 @@ def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
     matrix = part_of(piece, projection)
     if matrix.shape[1] < projection.shape[1]:
         matrix = matrix.t()  # so that it is rows that lie on different processes
+    basis = torch.zeros(STEPS, matrix.shape[1], device=matrix.device)
     start = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0)).to(matrix.device)
-    basis, images = (start / start.norm())[None], []
-    for _ in range(STEPS):
-        image = matrix @ basis[-1].to(matrix.dtype)
+    images = []
+    for step in range(STEPS):
+        basis[step] = start / start.norm().clamp_min(1e-30)
+        image = matrix @ basis[step].to(matrix.dtype)
         images.append(image.float())
-        back = piece.summed((matrix.t() @ image).float())
-        for _ in range(2):  # once leaves rounding behind, twice does not (Parlett 1980)
-            back = back - basis.t() @ (basis @ back)
-        basis = torch.cat([basis, (back / back.norm().clamp_min(1e-30))[None]])
+        if step < STEPS - 1:
+            back = piece.summed((matrix.t() @ image).float())
+            start = torch.addmv(back, basis.t(), basis @ back, alpha=-1)
     stacked = torch.stack(images)
     squares = torch.linalg.vector_norm(matrix, dtype=torch.float32).square().expand(1, STEPS)
     return piece.summed(torch.cat([stacked @ stacked.t(), squares]))
