@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tracker_viz.errors import ConfigError
-from tracker_viz.metrics.weights import WEIGHT_NAME
+from tracker_viz.metrics.weight_scores import WEIGHT_NAME
 
 
 def whole(name: str, value: Any, least: int) -> int:
