@@ -14,19 +14,12 @@ from mlflow import MlflowClient
 
 from tracker_viz import capture_file
 from tracker_viz.errors import CaptureFileError, RunNotFoundError, TrackerError
-from tracker_viz.trackers import uploader as uploader_module
-from tracker_viz.trackers.mlflow import MlflowRun, MlflowTracker
-from tracker_viz.trackers.outbox import Destination, Outbox, push
+from tracker_viz.trackers.mlflow import MlflowTracker
+from tracker_viz.trackers.mlflow_run import MlflowRun
+from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.pull import pull
+from tracker_viz.trackers.push import push
 from tracker_viz.trackers.testing import make_capture, write_captures
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setattr(uploader_module, "FIRST_RETRY_S", 0.05)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError, MissingDependencyError, RunActiveError, TrackerError, TransientTrackerError
 from tracker_viz.trackers import uploader as uploader_module
 from tracker_viz.trackers.local import LocalRun, LocalTracker, read_lines
-from tracker_viz.trackers.outbox import Destination, Outbox, push
+from tracker_viz.trackers.outbox import Destination, Outbox
+from tracker_viz.trackers.push import push
 from tracker_viz.trackers.testing import make_capture
 from tracker_viz.types import RunRef
 
@@ -138,22 +139,26 @@ def test_a_full_queue_waits_for_the_disk_and_loses_nothing(tmp_path):
     assert outbox.close().lost == ()
 
 
-def test_a_disk_that_takes_nothing_costs_a_bounded_wait_and_is_told(tmp_path, caplog):
+def test_a_disk_that_takes_nothing_is_waited_for_once_and_what_it_cost_is_told(tmp_path, caplog):
     stuck = threading.Event()
-    outbox = Outbox(tmp_path / "spool", name="a", prepare=lambda c: (stuck.wait(30), c)[1], queue_captures=1, max_stall_s=0.1)
-    for step in range(4):
+    outbox = Outbox(tmp_path / "spool", name="a", prepare=lambda c: (stuck.wait(30), c)[1], queue_captures=1, max_stall_s=0.5)
+    before = time.monotonic()
+    for step in range(9):
         outbox.put(make_capture(step))
+    assert 0.5 <= time.monotonic() - before < 1.0, "not once for every capture"
     stuck.set()
+    outbox.flush()
+    outbox.put(make_capture(9))
     report = outbox.close()
-    assert report.lost
-    assert set(report.lost) | set(steps_at(outbox.run)) == {0, 1, 2, 3}
-    assert f"step {report.lost[0]} is lost" in caplog.text
+    assert report.lost == tuple(range(2, 9))
+    assert steps_at(outbox.run) == [0, 1, 9], "a disk that is back is used again"
+    assert "step 2 is lost" in caplog.text
 
 
 def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path, monkeypatch):
-    from tracker_viz.trackers import outbox as outbox_module
+    from tracker_viz.trackers import writer
 
-    monkeypatch.setattr(outbox_module, "DISK_RETRIES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(writer, "DISK_RETRIES_S", (0.01, 0.01, 0.01))
     write_atomically, failures = capture_file.write_atomically, iter([True, True])
 
     def full_at_first(contents, path):
@@ -457,7 +462,7 @@ def test_after_a_kill_push_finishes_exactly_once(tmp_path, n_steps):
 
 def test_two_pushes_at_once_do_the_work_once(tmp_path):
     train_and_kill(tmp_path, 20)
-    program = "import sys; from tracker_viz.trackers.outbox import push; print(push(sys.argv[1]).complete)"
+    program = "import sys; from tracker_viz.trackers.push import push; print(push(sys.argv[1]).complete)"
     pushes = [
         subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "spool")], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]

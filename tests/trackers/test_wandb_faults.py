@@ -24,8 +24,8 @@ from wandb_server.httpd import API_KEY
 
 from tracker_viz import capture_file
 from tracker_viz.trackers.local import LocalRun
-from tracker_viz.trackers.outbox import push
 from tracker_viz.trackers.pull import pull
+from tracker_viz.trackers.push import push
 from tracker_viz.trackers.testing import make_capture
 from tracker_viz.trackers.wandb import WandbTracker
 from tracker_viz.types import RunRef

@@ -29,6 +29,7 @@ from tracker_viz import capture_file, trackers
 from tracker_viz.errors import TrackerVizError
 from tracker_viz.pipeline import put_sweep_page
 from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.hydra_context import shown_override
 from tracker_viz.trackers.sweep import PARENTS
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class SweepCallback(Callback):
         chosen: Any = self.tracker if self.tracker is not None else OmegaConf.select(config, "tracker")
         chosen = OmegaConf.to_container(chosen, resolve=True) if isinstance(chosen, DictConfig) else chosen
         directory = _sweep_directory(config)
-        overrides = "\n".join(config.hydra.overrides.task)
+        overrides = "\n".join(map(shown_override, config.hydra.overrides.task))
         self._options = {scheme: options or {} for scheme, options in (chosen or {}).items()}
         for scheme, options in self._options.items():
             if scheme == "local":

@@ -7,7 +7,7 @@ import sys
 
 from tracker_viz.pipeline import Picture, RenderResult, SweepResult
 from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.outbox import Report
+from tracker_viz.trackers.closing import Report
 
 
 def say_where_to_watch(result: RenderResult) -> None:

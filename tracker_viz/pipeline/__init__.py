@@ -21,7 +21,7 @@ from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, load_captures, open_run, pulled_captures
 from tracker_viz.pipeline.recording import Watcher, watch
 from tracker_viz.pipeline.sweeping import SweepResult, render_sweep
-from tracker_viz.trackers.outbox import push
+from tracker_viz.trackers.push import push
 
 __all__ = [
     "FORMATS",

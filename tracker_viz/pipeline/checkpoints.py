@@ -12,7 +12,7 @@ from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions
 from tracker_viz.pipeline.recording import close_outbox, default_probe, open_outbox
 from tracker_viz.trackers.base import Run, RunState
-from tracker_viz.trackers.outbox import Report
+from tracker_viz.trackers.closing import Report
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

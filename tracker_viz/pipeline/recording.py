@@ -16,7 +16,8 @@ from tracker_viz.metrics import Scorer, ScoreSeries, head_table, run_summary
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions
 from tracker_viz.trackers.base import Run, RunState
-from tracker_viz.trackers.outbox import Destination, Outbox, Report
+from tracker_viz.trackers.closing import Report
+from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.pull import pull
 from tracker_viz.trackers.sweep import parent_runs
 from tracker_viz.types import SCHEMES, Capture, RunRef
@@ -46,6 +47,9 @@ def watch(
     spool: str | Path | None = None,
     tracker_options: TrackerOptions | None = None,
     max_mb: float = 10.0,
+    keep_captures: bool = False,
+    start_timeout_s: float = 15.0,
+    max_stall_s: float = 60.0,
     **recorder_options: Any,
 ) -> Watcher:
     """Watch a decoder while it trains: captures at scheduled steps go into the run. Call it before the first training step.
@@ -65,6 +69,10 @@ def watch(
             left is gone on with, into the same runs.
         tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri": ..., "experiment": ...}}``.
         max_mb: size of one capture in megabytes.
+        keep_captures: keep the spool's copy of what the trackers have confirmed: ``tracker-viz push`` can then mend what a server
+            damages later, and ``local:<spool>`` can be rendered.
+        start_timeout_s: how long this call may wait for trackers that do not answer; their run is made when they do.
+        max_stall_s: how long training may stand still for a disk that takes nothing. Trackers are never waited for while it runs.
         recorder_options: everything else that ``capture.Recorder`` and ``capture.camera.Camera`` take (``max_overhead``, ``blocks``,
             ``only_heads``, ``projections``, ``pooling``, ``autocast``, ...).
 
@@ -84,7 +92,8 @@ def watch(
 
     # The Recorder comes first: a model that it cannot see must leave no run behind. It hands nothing on before the first step.
     recorder = Recorder(model, probe, schedule, lambda capture: outbox.put(capture), behind_sink=lambda: outbox.writer_s, **options)
-    outbox, scores = open_outbox(run, name or "watched", spool, config, tags, tracker_options, max_mb)
+    waiting: dict[str, Any] = {"keep_captures": keep_captures, "start_timeout_s": start_timeout_s, "max_stall_s": max_stall_s}
+    outbox, scores = open_outbox(run, name or "watched", spool, config, tags, tracker_options, max_mb, **waiting)
     recorder.skip(outbox.captured_steps)
     return Watcher(recorder, outbox, scores)
 
@@ -208,8 +217,9 @@ def open_outbox(
     tags: Mapping[str, str] | None,
     tracker_options: TrackerOptions | None,
     max_mb: float,
+    **outbox_options: Any,
 ) -> tuple[Outbox, Scores]:
-    """Where captures go, scored and cut to their size on the way; and all scores so far."""
+    """Where captures go, scored and cut to their size on the way; and all scores so far. ``outbox_options``: as ``Outbox`` takes them."""
     from tracker_viz.capture import fit
 
     scorer = Scorer()
@@ -220,6 +230,7 @@ def open_outbox(
         config=config,
         tags=tags,
         prepare=lambda capture: fit(scorer(capture), max_mb),
+        **outbox_options,
     )
     try:
         if outbox.captured_steps:
@@ -231,7 +242,7 @@ def open_outbox(
 
 
 def close_outbox(outbox: Outbox, state: RunState, scores: Scores, timeout_s: float, progress: bool) -> Report:
-    outbox.flush()
+    outbox.flush(timeout_s)
     series = scores()
     outbox.set_summary(run_summary(series))
     if rows := head_table(series):

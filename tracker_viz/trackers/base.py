@@ -333,8 +333,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-_USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
-_SECRET_NAME = re.compile(r"(^|[._-])(api_?key|passw(or)?d|secret|(access|auth|api|bearer)_?token|token|credentials?)$", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)[^/?#\s'\"]+@")
+_SECRET_NAME = re.compile(
+    r"(^|[._-])((api|access|private|secret)_?key|passw(or)?d|passphrase|pwd|secret|(access|auth|api|bearer)_?token|token|credentials?)$",
+    re.IGNORECASE,
+)
 
 
 def without_userinfo(text: str) -> str:
@@ -342,14 +345,21 @@ def without_userinfo(text: str) -> str:
     return _USERINFO.sub("", text)
 
 
+def is_secret(name: str) -> bool:
+    """Whether what goes by this name is a password, a key or a token: ``api_key``, ``db.password``; not ``n_tokens``."""
+    return bool(_SECRET_NAME.search(name))
+
+
 def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as it may be logged: values whose name says password, token or key are starred, addresses lose theirs."""
-    shown: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            shown[name] = without_secrets(value)
-        elif isinstance(value, str):
-            shown[name] = "***" if _SECRET_NAME.search(str(name)) else without_userinfo(value)
-        else:
-            shown[name] = value
-    return shown
+    """A configuration as it may be logged: what is called a password, token or key is starred, addresses lose theirs."""
+    return {name: _shown(value, hidden=is_secret(str(name))) for name, value in config.items()}
+
+
+def _shown(value: Any, *, hidden: bool) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _shown(inner, hidden=hidden or is_secret(str(name))) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(inner, hidden=hidden) for inner in value]
+    if hidden and value is not None and not isinstance(value, bool):
+        return "***"
+    return without_userinfo(value) if isinstance(value, str) else value

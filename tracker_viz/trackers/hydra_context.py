@@ -5,9 +5,10 @@ MLflow asks this for every run that starts anywhere, so it must cost nothing whe
 
 from __future__ import annotations
 
+import re
 import sys
 
-from tracker_viz.trackers.base import without_secrets
+from tracker_viz.trackers.base import is_secret, without_secrets
 
 
 class HydraRunContext:
@@ -27,13 +28,20 @@ class HydraRunContext:
         hydra = HydraConfig.get()
         tags = {"hydra.job.name": str(hydra.job.name)}
         if hydra.overrides.task:
-            tags["hydra.overrides"] = "\n".join(map(_shown, hydra.overrides.task))
+            tags["hydra.overrides"] = "\n".join(map(shown_override, hydra.overrides.task))
         if not OmegaConf.is_missing(hydra.job, "num"):
             # Jobs of one sweep share its directory, which carries the time at which it began.
             tags |= {"hydra.job.num": str(hydra.job.num), "hydra.sweep.id": str(hydra.sweep.dir)}
         return tags
 
 
-def _shown(override: str) -> str:
+_ENTRY = re.compile(r"""(?P<name>[\w.-]+)(?P<colon>['"]?\s*:\s*)(?P<value>'[^']*'|"[^"]*"|[^,{}\[\]]+)""")
+
+
+def shown_override(override: str) -> str:
+    """An override as others may read it: ``+db={user: me, password: ***}``."""
     name, equals, value = override.partition("=")
-    return f"{name}={without_secrets({name.lstrip('+~'): value})[name.lstrip('+~')]}" if equals else override
+    key = name.lstrip("+~")
+    shown = without_secrets({key: value})[key]
+    shown = _ENTRY.sub(lambda entry: f"{entry['name']}{entry['colon']}***" if is_secret(entry["name"]) else entry[0], shown)
+    return f"{name}{equals}{shown}"

@@ -1,4 +1,4 @@
-"""Where an MLflow service is, whether it is there, and what its errors mean. Used by ``mlflow.py`` only; imports the SDK.
+"""Where an MLflow service is, whether it is there, and where people see what it holds. Used by the adapter only; imports the SDK.
 
 A service is a tracking URI: ``http(s)://`` for a server, ``sqlite:////absolute/mlflow.db`` for the embedded store,
 ``postgresql://`` and its like for a database used directly, ``databricks``.
@@ -7,7 +7,6 @@ A service is a tracking URI: ``http(s)://`` for a server, ``sqlite:////absolute/
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import threading
@@ -18,14 +17,13 @@ from urllib.parse import quote, urlsplit
 
 import filelock
 import mlflow
-import requests
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError, TrackerVizError, TransientTrackerError
+from tracker_viz.errors import ConfigError, TransientTrackerError
 from tracker_viz.trackers.base import without_userinfo
+from tracker_viz.trackers.mlflow_errors import mlflow_errors
 
 PROBE_TIMEOUT_S = 5.0
 INIT_LOCK_TIMEOUT_S = 120.0
@@ -36,7 +34,6 @@ _FILE_STORE_HINT = (
     "MLflow's file store ({uri}) is no longer written to by MLflow itself; use a database: tracking_uri=sqlite:////absolute/mlflow.db, "
     "or bring the old runs along with: mlflow migrate-filestore --source <directory> --target sqlite:////absolute/mlflow.db"
 )
-_TRANSIENT_STATUS = {408, 425, 429, 499, 500, 502, 503, 504}
 _initialised: set[str] = set()
 _initialising = threading.Lock()
 _printing = threading.Lock()
@@ -140,71 +137,6 @@ def initialise_embedded(uri: str, experiment: str | None) -> None:
 def client(uri: str) -> MlflowClient:
     with mlflow_errors(uri, "reach the service"):
         return MlflowClient(tracking_uri=uri)
-
-
-@contextmanager
-def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
-    """Give MLflow's and its libraries' errors our names: what may pass by itself, what will not. No password survives in them."""
-    where = without_userinfo(uri)
-    try:
-        yield
-    except MlflowException as error:
-        raise _translated(error.error_code, error.get_http_status_code(), str(error), where, doing) from None
-    except requests.exceptions.SSLError as error:
-        raise TrackerError(_certificate_message(where, error)) from None
-    except requests.exceptions.HTTPError as error:
-        status = error.response.status_code if error.response is not None else 500
-        raise _translated("", status, str(error), where, doing) from None
-    except requests.exceptions.RequestException as error:
-        raise TransientTrackerError(f"cannot {doing} at {where}: {without_userinfo(str(error))}") from None
-    except filelock.Timeout:
-        raise TransientTrackerError(f"cannot {doing} at {where}: another process has had it locked for {INIT_LOCK_TIMEOUT_S} s") from None
-    except OSError as error:
-        raise TransientTrackerError(f"cannot {doing} at {where}: {error}; is the disk full or away?") from error
-    except TrackerVizError:
-        raise
-    except Exception as error:
-        # Artifact stores have clients of their own (boto3, google-cloud-storage, azure), which are not ours to import.
-        if type(error).__module__ == "builtins":
-            raise
-        raise _translated("", http_status(error), f"{type(error).__name__}: {error}", where, doing) from None
-
-
-def http_status(error: Exception) -> int:
-    """The HTTP status that an exception of some service's client carries; 500 for one that speaks of a lost connection, else 400."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400))
-    for status in (getattr(response, "status_code", None), getattr(error, "status_code", None), getattr(error, "code", None)):
-        if isinstance(status, int):
-            return status
-    return 500 if re.search(r"connect|timeout|timed ?out|unavailable|throttl", f"{type(error).__name__} {error}", re.IGNORECASE) else 400
-
-
-def _translated(code: str, status: int, text: str, where: str, doing: str) -> TrackerError:
-    text = without_userinfo(text)
-    said = f"cannot {doing} at {where}: {text}"
-    if code == "RESOURCE_DOES_NOT_EXIST":
-        return RunNotFoundError(said)
-    if "CERTIFICATE_VERIFY_FAILED" in text or "SSLError" in text:
-        return TrackerError(_certificate_message(where, text))
-    if status in {401, 403}:
-        fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        return TrackerError(f"{where} refused to {doing} (HTTP {status}); {fix}, for a user who may do that. It said: {text}")
-    if code == "ENDPOINT_NOT_FOUND" or (status == 404 and "json" not in text.lower()):
-        return TrackerError(f"{said}. Is this the address of an MLflow server, its --static-prefix included?")
-    if "out-of-date database schema" in text or "unable to open database file" in text or "readonly database" in text:
-        return TrackerError(said)
-    if not where.startswith("http"):
-        return (TransientTrackerError if "OperationalError" in text or "locked" in text else TrackerError)(said)
-    return (TransientTrackerError if status in _TRANSIENT_STATUS else TrackerError)(said)
-
-
-def _certificate_message(where: str, error: object) -> str:
-    return (
-        f"the certificate of {where} is not trusted; for a private CA set MLFLOW_TRACKING_SERVER_CERT_PATH=/path/to/ca.pem. "
-        f"({without_userinfo(str(error))})"
-    )
 
 
 @contextmanager

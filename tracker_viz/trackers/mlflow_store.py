@@ -1,6 +1,6 @@
 """The files of one MLflow run, wherever its artifact store is: a directory of this machine, behind the server, or with a third party.
 
-``mlflow.py`` says what lies where; here files go in and come out, through MLflow's own client for the store.
+``mlflow_run.py`` says what lies where; here files go in and come out, through MLflow's own client for the store.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mlflow.utils.uri import is_local_uri
 
 from tracker_viz.capture_file import write_atomically
 from tracker_viz.errors import TrackerError
-from tracker_viz.trackers import mlflow_service
 from tracker_viz.trackers.local import copy_atomically
+from tracker_viz.trackers.mlflow_errors import http_status
 from tracker_viz.types import RunRef
 
 
@@ -111,7 +111,7 @@ class ArtifactStore:
                     # Its public neighbour lists the folder first, draws a progress bar and starts a thread pool for every file.
                     self._repository._download_file(artifact, str(part))
                 except Exception as error:
-                    if mlflow_service.http_status(error) != 404:
+                    if http_status(error) != 404:
                         raise
                     raise NoSuchFileError(f"{self._ref} has no file {artifact!r}") from None
             yield part

@@ -2,7 +2,7 @@
 
     training thread ──put──▶ queue ──writer thread──▶ spool (on disk) ──one uploader thread per destination──▶ trackers
 
-The training thread only ever waits for our own disk, and that for ``max_stall_s`` at most. ``push`` finishes, from another
+The training thread never waits for a tracker, and for our own disk ``max_stall_s`` at most. ``push`` finishes, from another
 process, what a killed or offline one left in its spool.
 """
 
@@ -11,27 +11,26 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tracker_viz.errors import CaptureFileError, ConfigError
+from tracker_viz.errors import ConfigError
 from tracker_viz.trackers import connect
 from tracker_viz.trackers.base import Cell, Run, RunState, Tracker
+from tracker_viz.trackers.closing import Report, close_all
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.spool import Addressee, Spool
-from tracker_viz.trackers.uploader import Delivery, Uploader
+from tracker_viz.trackers.uploader import Uploader
+from tracker_viz.trackers.writer import SpoolWriter
 from tracker_viz.types import Capture, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
 
-DISK_RETRIES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
-PUSH_PATIENCE_S = 60.0
 REFUSED_PATIENCE_S = 5.0
 
 
@@ -53,25 +52,6 @@ class Destination:
     ours: bool | None = None
     parent: RunRef | None = None
     join_active: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What became of the captures.
-
-    Attributes:
-        deliveries: one per destination.
-        lost: steps that could not be written to the disk, and are gone.
-        command: what finishes the upload later; None when nothing is left.
-    """
-
-    deliveries: tuple[Delivery, ...]
-    lost: tuple[int, ...]
-    command: str | None
-
-    @property
-    def complete(self) -> bool:
-        return self.command is None and not self.lost
 
 
 class Outbox:
@@ -110,18 +90,7 @@ class Outbox:
         max_stall_s: float = 60.0,
         queue_captures: int = 8,
     ) -> None:
-        self._prepare = prepare
         self._max_stall_s = max_stall_s
-        self._queue_captures = queue_captures
-        self._queue: deque[tuple[Capture, float]] = deque()
-        self._changed = threading.Condition()
-        self._n_unwritten = 0
-        self._stopping = False
-        self._prepare_failed = False
-        self._disk_failed = False
-        self._loop_metrics: frozenset[str] = frozenset()
-        self._lost: list[int] = []
-        self._written_s = 0.0
         self._report: Report | None = None
         self._pid = os.getpid()
         self._spool = Spool.create(directory, name=name, config=config or {}, tags=tags or {})
@@ -135,8 +104,7 @@ class Outbox:
             self._lock.release()
             raise
         self._spool.note_state("running")
-        self._writer = threading.Thread(target=self._write_all, name="tracker_viz-writer", daemon=True)
-        self._writer.start()
+        self._writer = SpoolWriter(self._spool, prepare, self._announce, max_stall_s=max_stall_s, queue_captures=queue_captures)
         self._at_exit = _drain_at_exit(weakref.ref(self))
 
     # -- while training -------------------------------------------------------------------------------------
@@ -147,15 +115,7 @@ class Outbox:
             raise ConfigError(
                 f"captures are taken by the process that opened the spool ({self._pid}); this is a fork of it ({os.getpid()})"
             )
-        with self._changed:
-            if self._stopping:
-                raise ConfigError(f"the outbox of {self._spool.directory} is closed; step {capture.step} came too late")
-            if not self._changed.wait_for(lambda: len(self._queue) < self._queue_captures, self._max_stall_s):
-                self._lose(capture.step, f"the disk of {self._spool.directory} took no capture for {self._max_stall_s:.0f} s")
-                return
-            self._queue.append((capture, time.time()))
-            self._n_unwritten += 1
-            self._changed.notify_all()
+        self._writer.put(capture)
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
         """Final values for the trackers' tables of runs; sent by ``close``, or by ``push``."""
@@ -174,7 +134,7 @@ class Outbox:
     @property
     def writer_s(self) -> float:
         """Processor seconds that scoring and writing took so far, on the writer thread."""
-        return self._written_s
+        return self._writer.busy_s
 
     @property
     def directory(self) -> Path:
@@ -194,10 +154,13 @@ class Outbox:
     def refs(self) -> list[RunRef]:
         return [run.ref for run in self.runs]
 
-    def flush(self) -> None:
-        """Wait until everything that was put lies in the spool, on the disk."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._n_unwritten == 0)
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything that was put lies in the spool, on the disk; whether it does."""
+        return self._writer.flush(timeout_s)
+
+    def _announce(self, ref: CaptureRef) -> None:
+        for uploader in self._uploaders:
+            uploader.add(ref)
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -213,9 +176,9 @@ class Outbox:
         if self._report:
             return self._report
         deadline = time.monotonic() + timeout_s
-        self._stop_writer(timeout_s + self._max_stall_s)
+        self._writer.stop(timeout_s + self._max_stall_s)
         self._spool.note_state(state)
-        self._report = _close_all(self._spool, self._uploaders, state, deadline, progress, lost=tuple(self._lost))
+        self._report = close_all(self._spool, self._uploaders, state, deadline, progress, lost=tuple(self._writer.lost))
         self._lock.release()
         atexit.unregister(self._at_exit)
         return self._report
@@ -226,17 +189,6 @@ class Outbox:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         stopped_by_hand = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.close("finished" if kind is None else "killed" if stopped_by_hand else "failed")
-
-    def _stop_writer(self, timeout_s: float) -> None:
-        """Let the writer put everything on the disk; what it has not even begun after ``timeout_s`` is given up."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        self._writer.join(timeout_s)
-        with self._changed:
-            given_up, self._queue = self._queue, deque()
-        for capture, _ in given_up:
-            self._lose(capture.step, f"it was not written within {timeout_s:.0f} s")
 
     # -- starting -------------------------------------------------------------------------------------------
 
@@ -275,115 +227,6 @@ class Outbox:
             return wanted is None or Path(wanted).absolute() == self._spool.directory
         return run is not None and run.ref == self._spool.run.ref
 
-    # -- the writer thread ----------------------------------------------------------------------------------
-
-    def _write_all(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._stopping)
-                if not self._queue:
-                    return
-                capture, taken = self._queue.popleft()
-                self._changed.notify_all()
-            try:
-                self._write(capture, taken)
-            except Exception as error:
-                log.exception("the capture of step %d could not be written", capture.step)
-                self._lose(capture.step, repr(error))
-            finally:
-                with self._changed:
-                    self._written_s = time.thread_time()
-                    self._n_unwritten -= 1
-                    self._changed.notify_all()
-
-    def _write(self, raw: Capture, taken: float) -> None:
-        new_names = frozenset(raw.metrics) - self._loop_metrics
-        if new_names:
-            self._spool.note_loop_metrics(new_names)
-            self._loop_metrics |= new_names
-        ref = self._written(self._prepared(raw), raw, taken)
-        if ref:
-            for uploader in self._uploaders:
-                uploader.add(ref)
-
-    def _prepared(self, raw: Capture) -> Capture:
-        if self._prepare is None:
-            return raw
-        try:
-            return self._prepare(raw)
-        except Exception:
-            if not self._prepare_failed:
-                log.exception("captures cannot be scored and cut to their budget, first at step %d; they are kept as they came", raw.step)
-            self._prepare_failed = True
-            return raw
-
-    def _written(self, capture: Capture, raw: Capture, taken: float) -> CaptureRef | None:
-        """Write to the spool, trying again while the disk is full or away; after a failure of that kind only once a capture."""
-        for pause_s in (*DISK_RETRIES_S, None):
-            try:
-                ref = self._spool.write(capture, taken=taken)
-            except CaptureFileError:
-                if capture is raw:
-                    raise
-                log.exception("what was made of the capture of step %d cannot be stored; it is kept as it came", raw.step)
-                return self._written(raw, raw, taken)
-            except OSError as error:
-                if self._disk_failed or pause_s is None:
-                    self._disk_failed = True
-                    self._lose(capture.step, f"{self._spool.directory} cannot be written: {error}")
-                    return None
-                if pause_s == DISK_RETRIES_S[0]:
-                    log.warning("the spool %s cannot be written (%s); trying again", self._spool.directory, error)
-                time.sleep(pause_s)
-            else:
-                self._disk_failed = False
-                return ref
-        raise AssertionError("the loop returns")
-
-    def _lose(self, step: int, why: str) -> None:
-        self._lost.append(step)
-        log.error("the capture of step %d is lost: %s", step, why)
-
-
-def push(
-    directory: str | Path,
-    *,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    timeout_s: float | None = None,
-    patience_s: float = PUSH_PATIENCE_S,
-    progress: Callable[[int, int], None] | None = None,
-) -> Report:
-    """Upload what a crashed or offline process left in its spool, and end its runs. Safe to repeat, and to run twice at once.
-
-    Args:
-        directory: the spool.
-        options: scheme -> options that the spool does not hold, or that changed since (a new address, ...).
-        timeout_s: give up after this long; None: as long as anything moves.
-        patience_s: give up when nothing was delivered for this long.
-        progress: called now and then with (captures delivered, captures in all), over all destinations.
-
-    Raises:
-        ConfigError: the directory is no spool.
-        RunActiveError: its training process is still at work.
-        MissingDependencyError: a destination's package is not installed.
-    """
-    spool = Spool(directory)
-    if not spool.exists():
-        raise ConfigError(f"spool must be a directory with a run.json that training wrote; got {spool.directory}")
-    # The journals are read once the lock is held: another push may just have finished the work.
-    with spool.held("push", wait_s=timeout_s or 24 * 3600):
-        uploaders = []
-        for addressee in spool.addressees():
-            tracker = connect(addressee.scheme, **{**addressee.options, **(options or {}).get(addressee.scheme, {})})
-            uploaders.append(Uploader(spool, addressee, tracker))
-        # Whoever trained holds the lock until the end: a spool still marked as running was killed.
-        state = spool.run.info().state
-        state = "killed" if state == "running" else state
-        for uploader in uploaders:
-            uploader.start()
-        deadline = time.monotonic() + (timeout_s if timeout_s is not None else patience_s)
-        return _close_all(spool, uploaders, state, deadline, progress, patience_s=None if timeout_s is not None else patience_s)
-
 
 def _reach(destination: Destination | Run) -> tuple[Tracker | None, Run | None]:
     """A destination's tracker, and the run where one is open already. On the caller's thread: an SDK's active run is its thread's."""
@@ -405,42 +248,6 @@ def _addressee(name: str, destination: Destination | Run, tracker: Tracker | Non
     return Addressee(name, destination.scheme, dict(tracker.options), destination.ref, ours=ours, parent=destination.parent)
 
 
-def _close_all(
-    spool: Spool,
-    uploaders: Sequence[Uploader],
-    state: RunState,
-    deadline: float,
-    progress: Callable[[int, int], None] | None,
-    *,
-    lost: tuple[int, ...] = (),
-    patience_s: float | None = None,
-) -> Report:
-    """Let every uploader finish until ``deadline``; with ``patience_s`` each delivered capture moves the deadline on."""
-    for uploader in uploaders:
-        uploader.close(state, deadline=deadline)
-    delivered = -1
-    waiting = list(uploaders)
-    while waiting and time.monotonic() < deadline:
-        waiting = [uploader for uploader in waiting if not uploader.join(0.05 / len(waiting))]
-        deliveries = [uploader.delivery() for uploader in uploaders]
-        n_sent = sum(delivery.sent for delivery in deliveries)
-        if progress:
-            progress(n_sent, n_sent + sum(delivery.left for delivery in deliveries))
-        if patience_s is not None and n_sent != delivered:
-            deadline = time.monotonic() + patience_s
-            for uploader in waiting:
-                uploader.close(state, deadline=deadline)
-        delivered = n_sent
-    report = Report(tuple(uploader.delivery() for uploader in uploaders), lost, None)
-    unfinished = [delivery for delivery in report.deliveries if not delivery.complete]
-    if unfinished or waiting:
-        report = Report(report.deliveries, lost, spool.push_command)
-        for delivery in unfinished:
-            log.warning("%d captures have not reached %s (%s)", delivery.left, delivery.name, delivery.error or "out of time")
-        log.warning("they are kept in %s; finish with: %s", spool.directory, spool.push_command)
-    return report
-
-
 def _drain_at_exit(outbox: weakref.ref[Outbox]) -> Callable[[], None]:
     """A program that ends without ``close`` still leaves all of its captures on the disk."""
 
@@ -448,7 +255,7 @@ def _drain_at_exit(outbox: weakref.ref[Outbox]) -> Callable[[], None]:
         left = outbox()
         if left is None or left._report or os.getpid() != left._pid:
             return
-        left._stop_writer(left._max_stall_s)
+        left._writer.stop(left._max_stall_s)
         log.warning("training ended without close(); what is not uploaded is kept in %s: %s", left.directory, left._spool.push_command)
 
     atexit.register(drain)

@@ -1,0 +1,31 @@
+"""What tests of trackers share: nothing of this machine's settings, short retries, and stores that are slow to make."""
+
+from __future__ import annotations
+
+import pytest
+
+from tracker_viz.trackers import uploader
+from tracker_viz.trackers.mlflow import MlflowTracker
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "TRACKER_VIZ_MLFLOW_UI_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setattr(uploader, "FIRST_RETRY_S", 0.05)
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory):
+    """One SQLite store for all tests that need any: making its tables takes seconds."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('embedded') / 'mlflow.db'}"
+    MlflowTracker(uri, "contract").create_run(name="first", config={}).finish("finished")
+    return uri
+
+
+@pytest.fixture
+def run(embedded):
+    run = MlflowTracker(embedded, "contract").create_run(name="a", config={})
+    yield run
+    run.finish("finished")

@@ -1,0 +1,69 @@
+"""The end of a spool's uploaders: they get a bounded time for what is left, and what became of it is said. For the outbox and ``push``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tracker_viz.trackers.base import RunState
+from tracker_viz.trackers.spool import Spool
+from tracker_viz.trackers.uploader import Delivery, Uploader
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of the captures.
+
+    Attributes:
+        deliveries: one per destination.
+        lost: steps that could not be written to the disk, and are gone.
+        command: what finishes the upload later; None when nothing is left.
+    """
+
+    deliveries: tuple[Delivery, ...]
+    lost: tuple[int, ...]
+    command: str | None
+
+    @property
+    def complete(self) -> bool:
+        return self.command is None and not self.lost
+
+
+def close_all(
+    spool: Spool,
+    uploaders: Sequence[Uploader],
+    state: RunState,
+    deadline: float,
+    progress: Callable[[int, int], None] | None,
+    *,
+    lost: tuple[int, ...] = (),
+    patience_s: float | None = None,
+) -> Report:
+    """Let every uploader finish until ``deadline``; with ``patience_s`` each delivered capture moves the deadline on."""
+    for uploader in uploaders:
+        uploader.close(state, deadline=deadline)
+    delivered = -1
+    waiting = list(uploaders)
+    while waiting and time.monotonic() < deadline:
+        waiting = [uploader for uploader in waiting if not uploader.join(0.05 / len(waiting))]
+        deliveries = [uploader.delivery() for uploader in uploaders]
+        n_sent = sum(delivery.sent for delivery in deliveries)
+        if progress:
+            progress(n_sent, n_sent + sum(delivery.left for delivery in deliveries))
+        if patience_s is not None and n_sent != delivered:
+            deadline = time.monotonic() + patience_s
+            for uploader in waiting:
+                uploader.close(state, deadline=deadline)
+        delivered = n_sent
+    report = Report(tuple(uploader.delivery() for uploader in uploaders), lost, None)
+    unfinished = [delivery for delivery in report.deliveries if not delivery.complete]
+    if unfinished or waiting:
+        report = Report(report.deliveries, lost, spool.push_command)
+        for delivery in unfinished:
+            log.warning("%d captures have not reached %s (%s)", delivery.left, delivery.name, delivery.error or "out of time")
+        log.warning("they are kept in %s; finish with: %s", spool.directory, spool.push_command)
+    return report
