@@ -40,25 +40,45 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
         raise _of_the_service("", status, str(error), where, doing) from None
     except requests.exceptions.RequestException as error:
         raise TransientTrackerError(f"cannot {doing} at {where}: {_shown(error)}") from None
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"cannot {doing}: the artifact store of {where} needs a client that is not installed ({error}); "
-            "install it with: pip install boto3 (S3), google-cloud-storage (gs://) or azure-storage-blob (wasbs://)"
-        ) from None
     except filelock.Timeout as error:
         raise TransientTrackerError(f"cannot {doing} at {where}: another process has {error.lock_file} locked") from None
     except OSError as error:
         raise TransientTrackerError(f"cannot {doing} at {where}: {_shown(error)}; is the disk full or away?") from error
+
+
+@contextmanager
+def artifact_errors(root: str) -> Iterator[None]:
+    """The same for a store that the client reaches by itself, with a library that is not ours to import: boto3, google-cloud-storage, ...
+
+    Args:
+        root: the store's address, as in ``s3://bucket/path``.
+    """
+    root = without_userinfo(root)
+    try:
+        yield
+    except (TrackerVizError, OSError):
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the artifact store {root} needs a client that is not installed ({error}); "
+            "install it with: pip install boto3 (s3://), google-cloud-storage (gs://) or azure-storage-blob (wasbs://)"
+        ) from None
     except Exception as error:
-        # Artifact stores have clients of their own (boto3, google-cloud-storage, azure), which are not ours to import.
         if type(error).__module__ == "builtins":
             raise
-        raise _of_the_artifact_store(error, where, doing) from None
+        status = http_status(error)
+        said = f"cannot use the artifact store {root}: {type(error).__name__}: {_shown(error)}"
+        if status in {401, 403} or "redentials" in said:
+            raise TrackerError(
+                f"{said}. The server leaves its artifacts to the clients, so that store's credentials must be here "
+                "(S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws; MLFLOW_S3_ENDPOINT_URL where it is not Amazon's)"
+            ) from None
+        raise (TransientTrackerError if status in _TRANSIENT_STATUS else TrackerError)(said) from None
 
 
 def http_status(error: BaseException) -> int:
-    """The HTTP status that an exception of some service's client, or what caused it, carries; else 500 where it speaks of a lost
-    connection, and 400."""
+    """The HTTP status that an exception of some service's client carries, or what caused it; else 500 where it speaks of a lost
+    connection, and 400 where it does not."""
     cause: BaseException | None = error
     while cause is not None:
         response = getattr(cause, "response", None)
@@ -87,17 +107,6 @@ def _of_the_service(code: str, status: int, text: str, where: str, doing: str) -
         return TrackerError(said)
     if not where.startswith("http"):
         return (TransientTrackerError if "OperationalError" in text or "locked" in text else TrackerError)(said)
-    return (TransientTrackerError if status in _TRANSIENT_STATUS else TrackerError)(said)
-
-
-def _of_the_artifact_store(error: Exception, where: str, doing: str) -> TrackerError:
-    status = http_status(error)
-    said = f"cannot {doing} in the artifact store of {where}: {type(error).__name__}: {_shown(error)}"
-    if status in {401, 403} or "redentials" in str(error):
-        return TrackerError(
-            f"{said}. The server leaves its artifacts to the clients, so the credentials of that store must be here "
-            "(S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws; MLFLOW_S3_ENDPOINT_URL where it is not Amazon's)"
-        )
     return (TransientTrackerError if status in _TRANSIENT_STATUS else TrackerError)(said)
 
 

@@ -9,7 +9,7 @@ import posixpath
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mlflow.utils.uri import is_local_uri
 from tracker_viz.capture_file import write_atomically
 from tracker_viz.errors import TrackerError
 from tracker_viz.trackers.local import copy_atomically
-from tracker_viz.trackers.mlflow_errors import http_status
+from tracker_viz.trackers.mlflow_errors import artifact_errors, http_status
 from tracker_viz.types import RunRef
 
 
@@ -53,13 +53,13 @@ class ArtifactStore:
             return
         folder, name = posixpath.split(artifact)
         if file.name == name:
-            self._repository.log_artifact(str(file), folder or None)
+            self._upload(file, folder)
             return
         with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
             # The client names an artifact after its file; a link gives it the name without a copy.
             link = Path(directory, name)
             link.symlink_to(file.absolute())
-            self._repository.log_artifact(str(link), folder or None)
+            self._upload(link, folder)
 
     def put_bytes(self, contents: bytes, artifact: str) -> None:
         with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
@@ -78,9 +78,9 @@ class ArtifactStore:
     def sizes(self, folder: str) -> dict[str, int | None]:
         """Name -> bytes of the files that lie in a folder; None where the store does not say how many."""
         self._local_root()
-        return {
-            posixpath.basename(info.path): info.file_size for info in self._repository.list_artifacts(folder or None) if not info.is_dir
-        }
+        with self._store_errors():
+            found = self._repository.list_artifacts(folder or None)
+        return {posixpath.basename(info.path): info.file_size for info in found if not info.is_dir}
 
     def names(self, folder: str) -> list[str]:
         """Run-relative paths of the files that lie in a folder."""
@@ -108,13 +108,22 @@ class ArtifactStore:
             part = Path(temporary, posixpath.basename(artifact))
             with self._conversation(f"download {artifact}"):
                 try:
-                    # Its public neighbour lists the folder first, draws a progress bar and starts a thread pool for every file.
-                    self._repository._download_file(artifact, str(part))
+                    with self._store_errors():
+                        # Its public neighbour lists the folder first, draws a progress bar and starts a thread pool for every file.
+                        self._repository._download_file(artifact, str(part))
                 except Exception as error:
                     if http_status(error) != 404:
                         raise
                     raise NoSuchFileError(f"{self._ref} has no file {artifact!r}") from None
             yield part
+
+    def _upload(self, file: Path, folder: str) -> None:
+        with self._store_errors():
+            self._repository.log_artifact(str(file), folder or None)
+
+    def _store_errors(self) -> AbstractContextManager[None]:
+        """What a store says that the server does not pass on; what the server says itself is translated by the conversation around."""
+        return nullcontext() if self._artifact_uri.startswith("mlflow-artifacts:") else artifact_errors(self._artifact_uri)
 
     @property
     def _repository(self) -> Any:
