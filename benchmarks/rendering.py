@@ -1,10 +1,11 @@
-"""How fast pictures are drawn and encoded, against seaborn's own ways: one process, the same captures, 1080p overview of 6x6 heads.
+"""How fast a video is drawn and encoded, against seaborn's own ways: one process, the same captures, 1080p overview of 6x6 heads.
 
-    python benchmarks/rendering.py                 # all rows; the ordinary seaborn loop alone takes about a minute a picture
-    python benchmarks/rendering.py --frames 60 --slow-frames 1 --memory 0
+    python benchmarks/rendering.py                       # about four minutes; FuncAnimation's row needs an ffmpeg on the path
+    python benchmarks/rendering.py --memory 1000         # and the memory over 1000 captures of 30 MB, which need 30 GB of disk
 
-Writes a table, and the figures as JSON beside this file. Say which column a speed-up is against: seaborn's heatmap() redraws the
-whole figure for every box, so the "ordinary" loop is not a fair opponent; with these draws suppressed it is.
+Writes rendering.json and rendering.md beside this file. The contenders take turns, so that a busy moment of the machine does not fall
+on one of them alone. seaborn's heatmap() redraws the whole figure for every box, so the ordinary loop is no fair opponent; the one in
+which these draws are suppressed is.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import multiprocessing
 import os
 import platform
 import resource
 import shutil
-import sys
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 
 from tracker_viz.rendering import Renderer, Series
@@ -34,15 +38,15 @@ _spec = importlib.util.spec_from_file_location("synthetic_run", HERE.parent / "t
 synthetic_run = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(synthetic_run)
 
+OURS, ENCODER = "tracker_viz, end to end", "the encoder alone, frames in memory"
+PAINTED, FULL = "tracker_viz, read and painted, one thread", "tracker_viz, drawn by seaborn in full"
+FAIREST = "seaborn loop, no bars, whole-figure draws suppressed"
+NO_BARS, ORDINARY = "seaborn loop, no colour bars and tick labels", "seaborn loop, as in its documentation"
+ANIMATION = "FuncAnimation + FFMpegWriter, set_array on meshes drawn once"
+WRITER = "OpenCV's VideoWriter, VP8, opened at 24 fps"
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that ``work`` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
-
-def ordinary_seaborn(renderer: Renderer, index: int, *, quiet: bool, bars: bool) -> None:
+def seaborn_loop(renderer: Renderer, index: int, *, quiet: bool, bars: bool) -> np.ndarray:
     """The picture of one capture as a notebook would draw it: sns.heatmap per axes. ``quiet``: without its whole-figure draws."""
     import seaborn
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -70,105 +74,142 @@ def ordinary_seaborn(renderer: Renderer, index: int, *, quiet: bool, bars: bool)
         )
     figure.building = False
     figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
 
 
-def matplotlib_animation(renderer: Renderer, n_frames: int, directory: Path) -> float | None:
-    """Seconds a frame of FuncAnimation + FFMpegWriter, with set_array on meshes that seaborn drew once; None without ffmpeg."""
-    executable = shutil.which("ffmpeg")
-    if executable is None:
-        return None
+def animation(renderer: Renderer, n_frames: int, directory: Path) -> None:
+    """matplotlib's own way to a video, with the meshes of a figure that seaborn drew once."""
     from matplotlib.animation import FFMpegWriter, FuncAnimation
 
     with seaborn_template.fixed_style():
-        figure, meshes = seaborn_template._build(renderer.plan, renderer.values(0), None, played=False)
+        figure, meshes = seaborn_template._build(renderer.plan, renderer.values(0))
 
-        def update(index: int) -> list[object]:
+        def update(index: int) -> list[Any]:
             values = renderer.values(index)
             for heatmap in renderer.plan.heatmaps:
-                shown = np.ma.masked_array(values[heatmap.name].astype(np.float32), heatmap.mask)
-                meshes[heatmap.name].set_array(shown)
+                meshes[heatmap.name].set_array(np.ma.masked_array(values[heatmap.name].astype(np.float32), heatmap.mask))
             return list(meshes.values())
 
-        animation = FuncAnimation(figure, update, frames=n_frames)
-        return timed(lambda: animation.save(directory / "animation.mp4", writer=FFMpegWriter(fps=30))) / n_frames
+        FuncAnimation(figure, update, frames=n_frames).save(directory / "animation.mp4", writer=FFMpegWriter(fps=24))
 
 
-def speed(n_frames: int, n_slow: int, workers: int, directory: Path) -> dict[str, object]:
+def plain_writer(frames: list[np.ndarray], path: Path) -> None:
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"VP80"), 24.0, (width, height))
+    for pixels in frames:
+        writer.write(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    writer.release()
+
+
+def speed(n_frames: int, rounds: int, workers: int, directory: Path) -> dict[str, list[float]]:
+    """Way -> seconds a frame, once for each round; the slowest two are timed in the first round alone."""
     series = Series(synthetic_run.write_run(directory / "run", n_frames, blocks=6, heads=6, length=64))
     renderer = Renderer(series, "overview")
-    renderer.frame(0)
     frames = [renderer.frame(index).pixels for index in range(min(n_frames, 64))]
-    rows: dict[str, object] = {}
-    loops = {
-        "seaborn, ordinary": {"quiet": False, "bars": True},
-        "seaborn, no colour bars and ticks": {"quiet": False, "bars": False},
-        "seaborn, whole-figure draws suppressed too": {"quiet": True, "bars": False},
+
+    def encode(frame_at: Callable[[int], Any]) -> None:
+        write_video(n_frames, frame_at, directory / "video", duration_s=0.1, workers=workers)
+
+    def loop(n: int, **options: bool) -> None:
+        for index in range(n):
+            seaborn_loop(renderer, index * n_frames // n, **options)
+
+    def full() -> None:
+        seaborn_template.seaborn_pixels(renderer.plan, renderer.values(n_frames // 2))
+
+    ways: dict[str, tuple[int, Callable[[], object]]] = {
+        FAIREST: (3, lambda: loop(3, quiet=True, bars=False)),
+        OURS: (n_frames, lambda: encode(renderer.frame)),
+        ENCODER: (n_frames, lambda: encode(lambda index: frames[index % len(frames)])),
+        PAINTED: (n_frames, lambda: [renderer.frame(index) for index in range(n_frames)]),
+        FULL: (1, full),
+        WRITER: (16, lambda: plain_writer(frames[:16], directory / "plain.webm")),
     }
-    for name, options in loops.items():
-        count = n_slow if not options["quiet"] else max(3, n_slow)
-        if count:
-            each = [
-                timed(lambda index=index, options=options: ordinary_seaborn(renderer, index % n_frames, **options))
-                for index in range(count)
-            ]
-            rows[name] = float(np.median(each))
-    full = [timed(lambda index=index: seaborn_template.seaborn_pixels(renderer.plan, renderer.values(index))) for index in range(3)]
-    rows["tracker_viz, drawn by seaborn in full"] = float(np.median(full))
-    rows["FuncAnimation + FFMpegWriter (drawn once, set_array)"] = matplotlib_animation(renderer, 4, directory)
-    rows["tracker_viz, read + painted, one thread"] = timed(lambda: [renderer.frame(index) for index in range(n_frames)]) / n_frames
-
-    def encode(frame_at: Callable[[int], object]) -> float:
-        return timed(lambda: write_video(n_frames, frame_at, directory / "video", duration_s=0.1, workers=workers)) / n_frames
-
-    # Interleaved, so that a busy moment of the machine does not fall on one of them alone.
-    alone, whole = zip(*[(encode(lambda index: frames[index % len(frames)]), encode(renderer.frame)) for _ in range(3)], strict=True)
-    rows["the encoder alone, same frames"] = min(alone)
-    rows["tracker_viz, end to end"] = min(whole)
-    return rows
+    if shutil.which("ffmpeg"):
+        ways[ANIMATION] = (6, lambda: animation(renderer, 6, directory))
+    slow = {
+        NO_BARS: (1, lambda: loop(1, quiet=False, bars=False)),
+        ORDINARY: (1, lambda: loop(1, quiet=False, bars=True)),
+    }
+    seconds: dict[str, list[float]] = {}
+    for number in range(rounds):
+        for name, (n, work) in (ways | slow if number == 0 else ways).items():
+            start = time.perf_counter()
+            work()
+            seconds.setdefault(name, []).append((time.perf_counter() - start) / n)
+    return seconds
 
 
-def memory(n_captures: int, directory: Path) -> dict[str, object]:
-    """Peak memory of the process after a tenth of the captures (at least 16: both workers busy) and after all of them, 30 MB each."""
+def memory(n_captures: int, directory: Path) -> dict[str, float]:
+    """Peak memory of a process of its own after the first 100 captures of 30 MB, or a tenth, and after all of them."""
     first = next(synthetic_run.captures(1, blocks=12, heads=12, length=128, width=352, hidden=352, period=16))
     captures = [synthetic_run.write_capture(directory, dataclasses.replace(first, step=index)) for index in range(n_captures)]
-    nbytes = captures[0].path.stat().st_size
     peaks = []
     for part in (captures[: max(16, n_captures // 10)], captures):
         renderer = Renderer(Series(part), "overview")
         write_video(len(part), renderer.frame, directory / "many_video", duration_s=0.05)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return {"captures": n_captures, "mb_a_capture": nbytes / 1e6, "peak_mb_tenth": peaks[0], "peak_mb_all": peaks[1]}
+    nbytes = captures[0].path.stat().st_size
+    return {"captures": n_captures, "mb_a_capture": nbytes / 1e6, "peak_mb_of_a_tenth": peaks[0], "peak_mb_of_all": peaks[1]}
+
+
+def report(result: dict[str, Any]) -> str:
+    seconds = result["seconds_a_frame"]
+
+    def ratio(name: str, extra: list[float] | None = None) -> float:
+        """How many times the frame's time of end to end a way needs: the median over the rounds, each against its own round."""
+        extra = extra or [0.0] * len(seconds[name])
+        return statistics.median((other + more) / ours for other, more, ours in zip(seconds[name], extra, seconds[OURS], strict=False))
+
+    lines = [
+        "# Rendering: how fast a video is drawn and encoded",
+        "",
+        f"Written by `python benchmarks/rendering.py`: the overview of 6 x 6 heads at 1080p, {result['frames']} captures,",
+        f"{result['workers']} worker threads on {result['cpus']} cores, load {result['load']:.1f} at the end. Medians of",
+        f"{result['rounds']} rounds, in which the ways take turns (the two slowest run once). Loops that only draw are compared once as",
+        "they are, and once with their pictures written by OpenCV's writer as its documentation has it, because `tracker_viz, end to end`",
+        "reads, draws and writes.",
+        "",
+        "| way | ms a frame | frames/s | end to end is faster by | ... with the video written |",
+        "|---|---|---|---|---|",
+    ]
+    for name, times in sorted(seconds.items(), key=lambda item: -statistics.median(item[1])):
+        each = statistics.median(times)
+        only_draws = name in (FAIREST, NO_BARS, ORDINARY, FULL)
+        written = f"{ratio(name, seconds[WRITER]):,.1f} x" if only_draws else ""
+        lines.append(f"| {name} | {each * 1000:,.1f} | {1 / each:,.2f} | {ratio(name):,.1f} x | {written} |")
+    lines += ["", f"End to end runs at **{ratio(ENCODER):.0%}** of the encoder's own speed on the same frames."]
+    if result.get("memory"):
+        used = result["memory"]
+        lines += [
+            "",
+            f"Memory: {used['peak_mb_of_a_tenth']:,.0f} MB at most over the first {max(16, used['captures'] // 10)} captures of "
+            f"{used['mb_a_capture']:.0f} MB, **{used['peak_mb_of_all']:,.0f} MB** over all {used['captures']:,}.",
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=180)
-    parser.add_argument("--slow-frames", type=int, default=1, help="pictures of the ordinary seaborn loops; 0 leaves them out")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--memory", type=int, default=0, help="captures of 30 MB to render; 0 leaves the memory test out (1000 need 30 GB of disk)"
-    )
-    parser.add_argument("--output", type=Path, default=HERE / "rendering.json")
+    parser.add_argument("--memory", type=int, default=0, help="captures of 30 MB to render; 0 keeps what rendering.json says of it")
     options = parser.parse_args()
+    written = HERE / "rendering.json"
+    result: dict[str, Any] = json.loads(written.read_text()) if written.exists() else {}
     with tempfile.TemporaryDirectory() as directory:
-        rows = speed(options.frames, options.slow_frames, options.workers, Path(directory))
-        used = memory(options.memory, Path(directory)) if options.memory else None
-    ours = rows["tracker_viz, end to end"]
-    print(f"1080p overview, 6x6 heads, T = 64, {options.frames} captures, {options.workers} workers, load {os.getloadavg()[0]:.1f}\n")
-    print(f"{'way':<54} {'ms a frame':>11} {'frames/s':>9} {'ours is':>9}")
-    for name, seconds in rows.items():
-        if seconds is None:
-            print(f"{name:<54} {'no ffmpeg':>11}")
-        else:
-            print(f"{name:<54} {seconds * 1000:>11,.1f} {1 / seconds:>9.2f} {seconds / ours:>8.1f}x")
-    share = rows["the encoder alone, same frames"] / ours
-    print(f"\nend to end at {share:.0%} of the encoder's own speed")
-    if used:
-        print(f"memory: {used}")
-    report = {"python": platform.python_version(), "cpus": os.cpu_count(), "load": os.getloadavg()[0], "frames": options.frames}
-    report |= {"workers": options.workers, "seconds_a_frame": rows, "share_of_encoder": share, "memory": used}
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
+        if options.memory:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                result["memory"] = pool.apply(memory, (options.memory, Path(directory)))
+        if options.rounds:
+            seconds = speed(options.frames, options.rounds, options.workers, Path(directory))
+            result |= {"seconds_a_frame": seconds, "frames": options.frames, "rounds": options.rounds, "workers": options.workers}
+            result |= {"python": platform.python_version(), "cpus": os.cpu_count(), "load": os.getloadavg()[0]}
+    written.write_text(json.dumps(result, indent=1) + "\n")
+    (HERE / "rendering.md").write_text(report(result))
+    print(report(result))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

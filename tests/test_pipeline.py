@@ -15,7 +15,16 @@ from torch import nn
 
 import tracker_viz as tv
 from tracker_viz.demo.model import Decoder, ModelConfig
-from tracker_viz.errors import CaptureError, ConfigError, ProbeError, RenderError, RunNotFoundError, TrackerError, UnsupportedModelError
+from tracker_viz.errors import (
+    CaptureError,
+    ConfigError,
+    MissingDependencyError,
+    ProbeError,
+    RenderError,
+    RunNotFoundError,
+    TrackerError,
+    UnsupportedModelError,
+)
 from tracker_viz.pipeline import VideoOptions, render_command, render_run
 from tracker_viz.trackers import connect, open_run
 
@@ -375,6 +384,22 @@ def test_a_run_without_captures_says_so(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises((RenderError, RunNotFoundError)):
         render_run(f"local:{tmp_path / 'empty'}", progress=False)
+
+
+@pytest.mark.parametrize("format", ["video", "poster", "html"])
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_pulled(watched, tmp_path, monkeypatch, format):
+    monkeypatch.setattr("tracker_viz.pipeline.drawing.pulled_captures", lambda *given, **options: pytest.fail("pulled"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/here\S* cannot be written: .*choose another with output="):
+        tv.render(str(watched.ref), upload=False, output=tmp_path / "file" / "here", format=format, progress=False)
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_an_encoder_that_is_not_there_is_told_before_anything_is_pulled(watched, monkeypatch):
+    monkeypatch.setattr("tracker_viz.pipeline.drawing.pulled_captures", lambda *given, **options: pytest.fail("pulled"))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingDependencyError, match=r"tracker-viz\[hq\]"):
+        tv.render(str(watched.ref), upload=False, video={"encoder": "lossless"}, progress=False)
 
 
 @pytest.mark.parametrize(

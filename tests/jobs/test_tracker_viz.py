@@ -87,6 +87,7 @@ def test_render_of_several_runs_is_a_multirun(tracker_viz, run):
         (["render", "run=local:nowhere"], 1, "is no run: expected a directory"),
         (["render", "run=local:nowhere", "layout=haeds"], 2, "unknown layout 'haeds'; did you mean 'heads'"),
         (["render", "run=local:nowhere", "vidoe.size=4k"], 2, "unknown option 'vidoe'; did you mean 'video'"),
+        (["render", "run=local:nowhere", "layout.scales.score.cmap=mako"], 2, "'+layout.scales.score=...'"),
         (["render", "run=local:nowhere", "tracking_uri=sqlite:///x.db"], 2, "tracking_uri"),
         (["push"], 2, "spool has no value yet"),
         (["push", "spool=nowhere"], 2, "spool must be a directory with a run.json that training wrote"),

@@ -198,13 +198,28 @@ def test_options_without_a_meaning_are_errors_that_help(series, options, says):
     [
         ("overveiw", "did you mean 'overview'"),
         (Layout("mine", (Attention(probe="texts"),)), "repeated, text"),
-        (Layout("mine", (Head(block=9, head=1),)), "no block 9 head 1"),
+        (Layout("mine", (Head(block=9, head=1),)), "no block 9 head 1; they hold block 0: heads 0, 1, 2"),
+        (Layout("mine", (Head(head=7),)), "no head 7;"),
         (Layout("mine", (Weights(("moe.*",)),)), "mlp.w_down"),
     ],
 )
 def test_layouts_that_ask_for_what_is_not_there_are_errors_that_help(series, layout, says):
     with pytest.raises(LayoutError, match=says):
         Renderer(series, layout)
+
+
+def test_the_large_head_is_an_induction_head_unless_another_is_named(series):
+    def shown(**chosen):
+        plan = Renderer(series, Layout("mine", (Head(**chosen),)), size="720p").plan
+        heads = {heatmap.head for heatmap in plan.heatmaps}
+        assert len(plan.heatmaps) == 2, "one map for each row of the probe"
+        assert len(heads) == 1
+        return heads.pop()
+
+    held = Renderer(series, "overview", size="720p").plan.roles.held[-1]
+    assert held[shown()] == "induction"
+    assert shown(block=0)[0] == 0
+    assert shown(block=1, head=2) == (1, 2)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -113,6 +113,8 @@ def explain(error: Exception) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
         parent, _, key = str(cause.full_key).rpartition(".")
         known = [name for name in cause.parent_node if parent or name != "hydra"]
+        if not known:
+            return f"{parent} has no options yet; with a + in front an override adds one: '+{cause.full_key}=...'"
         return unknown_name(f"option of {parent}" if parent else "option", key, known)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"

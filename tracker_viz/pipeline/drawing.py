@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,7 @@ def render_run(
     path = Path(output) if output else cache_directory(opened.ref, cache) / "videos" / layout.name
     path = path / layout.name if path.is_dir() else path
     paths = [_path_of(each, path, options, alone=len(formats) == 1) for each in formats]
+    _check_outputs(formats, paths, options)
     pulled = pulled_captures(opened, cache, progress=progress)
     missing = sorted(ref.step for ref in pulled.damaged)
     series = Series(pulled.captures, title=opened.info().name, missing_steps=missing)
@@ -137,6 +139,22 @@ def _path_of(format: str, path: Path, options: VideoOptions, *, alone: bool) -> 
     if format == "video":
         return video_path(path, options.encoder)
     return path if path.suffix or format not in ("webp", "gif") else path.with_suffix(f".{format}")
+
+
+def _check_outputs(formats: Sequence[str], paths: Sequence[Path], options: VideoOptions) -> None:
+    """Refuse what cannot be written here before captures are pulled and drawn for it."""
+    from tracker_viz.video import encoder
+
+    if "video" in formats:
+        encoder(options.encoder)
+    for path in paths:
+        if path.is_dir():
+            raise ConfigError(f"output {path} is a directory; name a file in it, or another place")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise ConfigError(f"output {path} cannot be written: {error}; choose another with output=...") from error
 
 
 def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, advance: Callable[[int, int], None]) -> Picture:

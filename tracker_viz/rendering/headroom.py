@@ -57,18 +57,19 @@ def _place_map(draft: Draft, heads: Heads, row: int, column: int, tokens: list[s
 
 
 def _chosen(draft: Draft, panel: Head, heads: Heads) -> tuple[int, int]:
-    """(row, column) of the head: the one that was asked for, else the one that changed most, one with a role first."""
-    if panel.block is None and panel.head is None:
-        roles = draft.roles.held[-1] if draft.roles.held else {}
-        ranked = most_changed(draft.series, heads, sum(len(block) for block in heads.blocks), {})
-        with_role = [place for place in ranked if (heads.indices[place[0]][0], heads.indices[place[0]][1][place[1]]) in roles]
-        induction = [place for place in with_role if roles[heads.indices[place[0]][0], heads.indices[place[0]][1][place[1]]] == "induction"]
-        return (induction or with_role or ranked)[0]
-    for row, (block, numbers) in enumerate(heads.indices):
-        if block == (panel.block or 0) and (panel.head or 0) in numbers:
-            return row, numbers.index(panel.head or 0)
-    have = "; ".join(f"block {block}: heads {', '.join(map(str, numbers))}" for block, numbers in heads.indices[:4])
-    raise LayoutError(f"layout {draft.layout.name!r}: the captures hold no block {panel.block} head {panel.head}; they hold {have} ...")
+    """(row, column) of the head: of those that were asked for, one with a role first (induction before others), then by its change."""
+    roles = draft.roles.held[-1] if draft.roles.held else {}
+
+    def named(place: tuple[int, int]) -> tuple[int, int]:
+        block, numbers = heads.indices[place[0]]
+        return block, numbers[place[1]]
+
+    asked = [place for place in most_changed(draft.series, heads, sum(map(len, heads.blocks)), {}) if panel.shows(*named(place))]
+    if not asked:
+        have = "; ".join(f"block {block}: heads {', '.join(map(str, numbers))}" for block, numbers in heads.indices[:4])
+        wanted = " ".join(f"{kind} {number}" for kind, number in (("block", panel.block), ("head", panel.head)) if number is not None)
+        raise LayoutError(f"layout {draft.layout.name!r}: the captures hold no {wanted}; they hold {have} ...")
+    return min(asked, key=lambda place: (roles.get(named(place)) != "induction", named(place) not in roles))
 
 
 def _tokens(draft: Draft, probe: int, length: int) -> list[str]:

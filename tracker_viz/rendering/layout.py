@@ -60,13 +60,16 @@ class Head:
     """One head as large as it goes, with the probe's tokens along its sides.
 
     Attributes:
-        block, head: which one; None: the one that changed most.
+        block, head: which one; None: of all that there are the induction head that changed most, else the head that did.
         probe: the probe row by its label or its index; the others are shown beside it.
     """
 
     block: int | None = None
     head: int | None = None
     probe: str | int | None = 0
+
+    def shows(self, block: int, head: int) -> bool:
+        return self.block in (None, block) and self.head in (None, head)
 
 
 Panel = Attention | Weights | Scores | Head

@@ -19,6 +19,7 @@ from tracker_viz.rendering.ink import blend, line_of_text, opaque_glyph, paint_d
 from tracker_viz.rendering.layout import LAYOUTS, Layout
 from tracker_viz.rendering.plan import Heatmap, Plan, Readout
 from tracker_viz.rendering.planning import make_plan
+from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series, si_number
 from tracker_viz.rendering.sources import Moment
 from tracker_viz.rendering.storyboard import Shot
@@ -57,7 +58,8 @@ class Renderer:
         self.values_needed = sorted({name for heatmap in self.plan.heatmaps for name in heatmap.source.needs})
         self._first_needed = _compared(self.plan, "first")
         self._previous_needed = _compared(self.plan, "previous")
-        self._first = dict(series.read(0, self._first_needed).arrays) if self._first_needed else {}
+        # As float32, because converting it again for every frame takes longer than subtracting it.
+        self._first = {name: array.astype(np.float32) for name, array in series.read(0, self._first_needed).arrays.items()}
         self._tables = color_tables(self.plan)
         self._lock = threading.Lock()
         self._title_pixels: NDArray[np.uint8] | None = None
@@ -205,31 +207,44 @@ def resolve_layout(layout: str | Layout) -> Layout:
 
 
 _HIDDEN = 1 << 16
+_WIDEST = 16  # pixels: the table of wider cells would no longer stay in the processor's caches
 
 
-def color_tables(plan: Plan) -> dict[str, NDArray[np.uint8]]:
-    """Key of a scale -> uint8 [65537, 3]: the colour of every float16, and at the end that of a cell which a mask hides."""
-    hidden = np.array([rgb(plan.theme.panel)], np.uint8)
-    return {key: np.concatenate([scale.table(), hidden]) for key, scale in plan.scales.items()}
+class ColorTable:
+    """The colour of every float16 on one scale, and at the end that of a cell which a mask hides: ``colors``, uint8 [65537, 3]."""
+
+    def __init__(self, scale: ColorScale, hidden: str) -> None:
+        self.colors = np.concatenate([scale.table(), np.array([rgb(hidden)], np.uint8)])
+        self._wide: dict[int, NDArray[np.uint8]] = {}
+
+    def row_of_cells(self, places: NDArray[np.intp], across: int) -> NDArray[np.uint8]:
+        """uint8 [rows, columns * across, 3]: the pixels of cells ``across`` pixels wide; ``places``: [rows, columns] into ``colors``."""
+        if across > _WIDEST:
+            return self.colors.take(places, axis=0).repeat(across, axis=1)
+        wide = self._wide.get(across)
+        if wide is None:  # threads may make it twice, and both are the same
+            wide = self._wide[across] = np.tile(self.colors, (1, across))
+        return wide.take(places, axis=0).reshape(places.shape[0], -1, 3)
 
 
-def paint(pixels: NDArray[np.uint8], heatmap: Heatmap, cell_map: CellMap, table: NDArray[np.uint8], values: NDArray[np.float16]) -> None:
-    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colours of ``values`` (float16 [rows, columns]).
+def color_tables(plan: Plan) -> dict[str, ColorTable]:
+    """Key of a scale -> its colours."""
+    return {key: ColorTable(scale, plan.theme.panel) for key, scale in plan.scales.items()}
 
-    ``table``: one of ``color_tables``.
-    """
+
+def paint(pixels: NDArray[np.uint8], heatmap: Heatmap, cell_map: CellMap, table: ColorTable, values: NDArray[np.float16]) -> None:
+    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colours of ``values`` (float16 [rows, columns])."""
     box = heatmap.box
     places = np.ascontiguousarray(values).view(np.uint16).astype(np.intp)
     if heatmap.mask is not None:
         places[heatmap.mask] = _HIDDEN  # a quarter of the time that hiding their colours takes
-    colors = table.take(places, axis=0)
     view = pixels[box.y : box.bottom, box.x : box.right]
     if cell_map.replication is None:
         shown = cell_map.cells >= 0
-        view[shown] = colors.reshape(-1, 3)[cell_map.cells[shown]]
+        view[shown] = table.colors.take(places.reshape(-1)[cell_map.cells[shown]], axis=0)
         return
     down, across = cell_map.replication
-    rows = colors.repeat(across, axis=1)
+    rows = table.row_of_cells(places, across)
     view.reshape(len(rows), down, box.width, 3)[...] = rows[:, None]
 
 

@@ -262,11 +262,9 @@ def _read_back(written: Path, path: Path, ticks: Sequence[int], size: tuple[int,
     try:
         times_s: list[float] = []
         found_size = None
-        while True:
-            found, pixels = reader.read()
-            if not found:
-                break
-            found_size = (pixels.shape[1], pixels.shape[0])
+        while reader.grab():  # decodes; turning every picture into RGB as well would say no more
+            if found_size is None:
+                found_size = reader.retrieve()[1].shape[1::-1]
             times_s.append(reader.get(cv2.CAP_PROP_POS_MSEC) / 1000.0)
         fourcc = int(reader.get(cv2.CAP_PROP_FOURCC))
     finally:
