@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from tracker_viz.capture import Probe, Recorder, Schedule, make_probe
 from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.demo.trainer import Trainer, TrainerConfig
-from tracker_viz.metrics import Scorer, ScoreSeries
+from tracker_viz.metrics import ROLES, Scorer, ScoreSeries
+from tracker_viz.types import Capture
 
 
 @dataclass(frozen=True)
 class TrainedDemo:
-    """A finished training: the model, the data it saw, and the scores of its heads on the way."""
+    """A finished training: the model, the data it saw, and the scores of its heads on the way.
+
+    ``at_onset``: the model as it was at the first capture in which a head had an induction head's score; None where none ever had.
+    """
 
     model: Decoder
     mixture: Mixture
     probe: Probe
     series: ScoreSeries
+    at_onset: Decoder | None
 
 
 def train_demo(*, n_blocks: int = 4, n_heads: int = 4, seed: int = 0, steps: int = 1000, every: int = 20) -> TrainedDemo:
@@ -40,10 +47,15 @@ def train_demo(*, n_blocks: int = 4, n_heads: int = 4, seed: int = 0, steps: int
     )
     scorer = Scorer()
 
-    def keep_scores(capture: object) -> None:
-        scorer(capture)  # type: ignore[arg-type]
+    enter = next(role.enter for role in ROLES if role.name == "induction")
+    at_onset: list[Decoder] = []
+
+    def keep_scores(capture: Capture) -> None:
+        scored = scorer(capture)
+        if not at_onset and np.nanmax(scored.arrays["scores.head.induction"]) >= enter:
+            at_onset.append(copy.deepcopy(model))
 
     schedule = Schedule.every(every, total_steps=steps)
     with Recorder(model, probe, schedule, keep_scores, max_overhead=float("inf")) as recorder:
         Trainer(model, mixture, config).fit(recorder, save=lambda state, step: None, progress=False)
-    return TrainedDemo(model, mixture, probe, scorer.series())
+    return TrainedDemo(model, mixture, probe, scorer.series(), at_onset[0] if at_onset else None)

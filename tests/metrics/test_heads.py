@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tracker_viz.errors import CaptureError, ProbeError
-from tracker_viz.metrics import HEAD_SCORES, head_scores, heads
+from tracker_viz.metrics import HEAD_SCORES, chart_metrics, head_scores, heads
 from tracker_viz.metrics.probe import FIRST_QUERY, ProbeRow, probe_rows, uniform_attention
 
 T = 64
@@ -61,8 +61,8 @@ def test_uniform_attention_gives_the_analytic_baselines():
     expected = {
         "previous_token": one_key,
         "current_token": one_key,
-        "sink": one_key,
-        **dict.fromkeys(("previous_token_repeated", "sink_repeated", "sink_text"), one_key),
+        "previous_token_repeated": one_key,
+        **dict.fromkeys(("sink", "sink_repeated", "sink_text"), harmonic(T) / T),  # from i = 0 on
         "confidence": one_key,
         "induction": np.mean(copies),
         "duplicate_token": np.mean(copies),
@@ -101,6 +101,19 @@ def test_attention_without_softmax_or_with_a_recency_bias_has_no_sink():
     assert heads.sink(sigmoid).max() < 0.05
     assert heads.sink(alibi).max() < 0.1
     assert heads.sink(FIRST) == 1
+
+
+def test_sink_and_its_share_are_those_of_gu():
+    """``[sequence, block, head, query, key]`` -> share of heads, by the formula of their published code, written down a second time."""
+    rng = np.random.default_rng(3)
+    rests = rng.random((2, 3, 4, T, 1)) < rng.random((2, 3, 4, 1, 1))
+    attention = np.where(rests, FIRST, random_heads(rng, (2, 3, 4)))
+    importance = (attention / np.arange(T, 0, -1)).sum(-2)  # of the key at k: its mean over the T - k queries that see it
+    published = (importance > 0.3).mean((0, 1, 2))[0]
+    np.testing.assert_allclose(heads.sink(attention), importance[..., 0], rtol=1e-5)
+    assert 0.2 < published < 0.8
+    scores = head_scores.head_scores(dict(enumerate(attention.swapaxes(0, 1))), [REPEATED, TEXT], n_blocks=3)
+    assert chart_metrics(scores, {}, ())["attn/sink_share"] == pytest.approx(published)
 
 
 def test_induction_counts_every_earlier_copy():

@@ -82,8 +82,10 @@ def test_neurons_are_charted_of_the_projection_that_reads_them_alone():
 
 def test_sink_share_counts_heads_above_gus_threshold():
     sink = np.array([[0.31, 0.1], [0.9, np.nan]], np.float32)
-    metrics = chart_metrics({"sink": sink}, {}, ())
+    metrics = chart_metrics({"sink": sink, "sink_text": sink}, {}, ())
     assert metrics["attn/sink_share"] == pytest.approx(2 / 3)
+    metrics = chart_metrics({"sink": sink, "sink_text": sink, "sink_repeated": 0 * sink}, {}, ())
+    assert metrics["attn/sink_share"] == pytest.approx(1 / 3), "the mean over sequences, of which each is asked by itself"
     assert "attn/sink/L01H01" not in metrics
 
 
@@ -127,4 +129,4 @@ def test_scorer_has_the_series_of_a_resumed_run():
     resumed(raw(20))
     assert resumed.series().steps.tolist() == [0, 10, 20]
     np.testing.assert_array_equal(resumed.series().heads["sink"][:2], before.series().heads["sink"])
-    assert resumed.series().uniform["sink"] == pytest.approx(np.mean(1 / np.arange(3, 17)))
+    assert resumed.series().uniform["sink"] == pytest.approx(np.mean(1 / np.arange(1, 17)))

@@ -47,12 +47,13 @@ def current_token(attention: Floats) -> Floats:
 
 
 def sink(attention: Floats) -> Floats:
-    """Mean attention to the first position, whatever token stands there: mean of ``A[i, 0]`` over i >= 2.
+    """Mean attention to the first position, whatever token stands there: mean of ``A[i, 0]`` over all queries, the first one included.
 
-    0..1. Uniform: mean of 1/(i+1). A learned sink column is no position and is not counted. Source: Xiao et al. 2023, *Efficient
-    Streaming Language Models with Attention Sinks*; Gu et al. 2024, *When Attention Sink Emerges*, who count heads above 0.3.
+    0..1. Uniform: mean of 1/(i+1) over i >= 0, 0.07 at 64 positions; at least 1/T, because the first token sees nothing but itself. A
+    learned sink column is no position and is not counted. Source: the importance score of the first token of Gu et al. 2024, *When
+    Attention Sink Emerges*, who call a head above 0.3 a sink; the name is of Xiao et al. 2023, *Efficient Streaming Language Models*.
     """
-    return attention[..., FIRST_QUERY:, 0].mean(-1)
+    return attention[..., 0].mean(-1)
 
 
 def induction(attention: Floats, *, period: int, start: int) -> Floats:
@@ -61,7 +62,8 @@ def induction(attention: Floats, *, period: int, start: int) -> Floats:
 
     0..1. Uniform: mean of (number of earlier copies)/(i+1). With two copies it is Olsson's diagonal; with more, all earlier copies
     count, because a head may follow any of them. Source: "prefix matching score", Olsson et al. 2022, *In-context Learning and
-    Induction Heads*.
+    Induction Heads*. TransformerLens's head detector (Nanda & Bloom 2022, error measure "mul") divides by the attention of *all* queries,
+    also of those in the first copy, which have nothing to match: on ``[BOS r r]`` a perfect head gets 0.49 there, and 1 here.
     """
     return _earlier_copies(attention, period=period, start=start, shift=1)
 
@@ -140,7 +142,7 @@ def divergence(attention: Floats) -> Floats:
     """How unlike the block's other heads a head is: mean over i >= 2 of ``JSD(A_h[i], mean of the other heads' A[i])``, in bits.
 
     ``attention``: [..., head, query, key]. 0 (all heads alike, as uniform ones are) to 1 (it attends where no other head does);
-    NaN in a block of one head. Source: Lin 1991; heads compared this way by Clark et al. 2019, section 6.
+    NaN in a block of one head. Source: Lin 1991; Clark et al. 2019, section 6, compare heads by this divergence too, pair by pair.
     """
     if attention.shape[-3] == 1:
         return np.full(attention.shape[:-2], np.nan, np.float32)

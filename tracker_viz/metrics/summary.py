@@ -3,7 +3,9 @@
 ``chart_metrics`` is called by ``scorer`` for every capture. Thousands of metric keys break both trackers' chart pages, so the number of
 keys is bounded whatever the model's size. Both draw one group of charts per prefix, MLflow up to the last slash:
 
-* ``attn/<score>_max`` or ``_mean``: over all heads; ``attn/sink_share``: heads whose sink exceeds 0.3 (Gu et al. 2024);
+* ``attn/<score>_max`` or ``_mean``: over all heads;
+* ``attn/sink_share``: share of heads whose sink exceeds 0.3 on a sequence, mean over the probe's kinds of sequence (the metric of Gu et
+  al. 2024, where there is one of each);
 * ``attn/<score>/block_03``: the strongest head of a block, for the scores in ``CHARTED_BY_BLOCK``, up to 64 blocks;
 * ``attn/<score>/L03H01``: every head, for the same scores, up to 64 heads;
 * ``weights/<score>/attn_w_q``: one projection's mean over the blocks, for the scores in ``CHARTED_WEIGHTS``, and for those in
@@ -55,8 +57,8 @@ def chart_metrics(heads: Mapping[str, Floats], weights: Mapping[str, Floats], pr
     for name, reduction in CHARTED_OVERALL.items():
         if name in heads:
             metrics[f"attn/{name}_{reduction}"] = _finite(np.max if reduction == "max" else np.mean, heads[name])
-    if "sink" in heads:
-        metrics["attn/sink_share"] = _finite(np.mean, np.where(np.isfinite(heads["sink"]), heads["sink"] > SINK_THRESHOLD, np.nan))
+    if sinks := [heads[name] for name in ("sink_repeated", "sink_text") if name in heads]:
+        metrics["attn/sink_share"] = _finite(np.mean, np.where(np.isfinite(sinks), np.stack(sinks) > SINK_THRESHOLD, np.nan))
     for name in CHARTED_BY_BLOCK:
         metrics |= _by_block_and_head(name, heads[name]) if name in heads else {}
     if len(projections) <= MAX_CHARTED_PROJECTIONS:
