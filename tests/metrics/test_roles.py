@@ -79,6 +79,15 @@ def test_onsets_are_ordered_and_the_first_that_lasts_is_found():
     assert {role: onset.step for role, onset in first_onsets(found).items()} == {"previous_token": 10, "induction": 10}
 
 
+def test_a_training_that_dies_ends_its_heads_roles():
+    nan = np.nan
+    series = series_of(induction=[[0.1, 0.5, 0.6, 0.6, nan, nan, nan, nan]])
+    (onset,) = onsets(series)
+    assert (onset.step, onset.until) == (10, 40)
+    assert first_onsets([onset]) == {}
+    assert head_roles(series)[0][:, 0, 0].tolist() == [NO_ROLE, *[INDUCTION] * 3, *[NO_ROLE] * 4]
+
+
 def test_a_missing_score_changes_no_state():
     nan = np.nan
     assert onsets(series_of(induction=[[0.1, 0.5, nan, nan, 0.5, 0.6]]))[0].until is None

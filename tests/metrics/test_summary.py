@@ -39,6 +39,31 @@ def test_summary_says_how_much_when_and_how_many():
     )
 
 
+def test_a_run_without_any_specialised_head_says_so_and_has_no_onset():
+    heads = {name: np.full((N_CAPTURES, *SHAPE), 0.1, np.float32) for name in ("previous_token", "induction")}
+    series = ScoreSeries(np.arange(N_CAPTURES), heads, uniform=dict.fromkeys(heads, 0.05))
+    assert run_summary(series) == pytest.approx(
+        {
+            **{f"specialisation/{name}_max": 0.1 for name in heads},
+            **{f"specialisation/{name}_heads": 0 for name in heads},
+            "specialisation/heads_specialised": 0,
+            "specialisation/share_specialised": 0,
+        }
+    )
+    assert {(row["role"], row["onset_step"]) for row in head_table(series)} == {(None, None)}
+
+
+def test_a_run_whose_training_died_has_what_it_had_been_and_no_roles():
+    series = make_series()
+    for scores in series.heads.values():
+        scores[6:] = np.nan
+    summary = run_summary(series)
+    assert summary["specialisation/induction_max"] == pytest.approx(0.9)
+    assert summary["specialisation/heads_specialised"] == 0
+    assert not any(name.endswith(("onset_step", "share_specialised", "index_mean")) for name in summary)
+    assert head_table(series) == [], "no head has a score at the last capture"
+
+
 def test_table_has_a_row_for_every_head_that_exists():
     table = head_table(make_series())
     assert [row["head"] for row in table] == ["L00H00", "L00H01", "L01H00", "L01H01", "L01H02"]

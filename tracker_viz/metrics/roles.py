@@ -74,7 +74,8 @@ def margin(score: Floats, uniform: float) -> Floats:
 def role_states(scores: Floats, role: Role) -> NDArray[np.bool_]:
     """Whether each head has ``role`` at each capture: bool, of the shape of ``scores`` [capture, ...].
 
-    A NaN changes nothing: the head keeps its state until there is a score again.
+    A NaN changes nothing while a score comes after it: the head keeps its state. Where none comes any more the head has no role: its
+    training has died.
     """
     states = np.zeros(scores.shape, bool)
     state = np.zeros(scores.shape[1:], bool)
@@ -82,7 +83,8 @@ def role_states(scores: Floats, role: Role) -> NDArray[np.bool_]:
         for index, at_step in enumerate(scores):
             state = np.where(state, ~(at_step < role.leave), at_step >= role.enter)
             states[index] = state
-    return states
+    measured_again = np.logical_or.accumulate(np.isfinite(scores)[::-1])[::-1]
+    return states & measured_again
 
 
 def head_roles(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> tuple[NDArray[np.int8], Floats]:
