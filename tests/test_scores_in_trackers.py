@@ -1,4 +1,4 @@
-"""What a person sees of scores in the trackers' own tables and charts: of a run in which a head specialises, and of one in which none does."""
+"""What the trackers' own tables and charts say of scores: of a run in which a head specialises, and of one in which none does."""
 
 from __future__ import annotations
 
