@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -28,6 +29,7 @@ from plain_decoders import VOCAB, FusedAttention, GroupedAttention, Model, Resid
 from tracker_viz.capture import Recorder, Schedule, make_probe
 from tracker_viz.capture.norms import krylov, norms
 from tracker_viz.capture.weights import POOLINGS, Projection, read
+from tracker_viz.errors import UnsupportedModelError
 
 STEPS = 6
 
@@ -100,12 +102,45 @@ def fsdp2_compiled(capture, **options):
     return *train(model, model.parameters(), capture=capture, **options), 0
 
 
-def accelerate(capture, **options):
+def accelerate(capture, *, state=None, **options):
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
-    accelerator = Accelerator(cpu=True)
-    trained = accelerator.prepare(make_model())
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(cpu=True, mixed_precision="no" if state else "bf16")
+    for name, value in (state or {}).items():
+        setattr(accelerator.state, name, value)
+    model = make_model()
+    trained, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
     return *train(trained, trained.parameters(), capture=capture, backward=accelerator.backward, **options), 0
+
+
+def accelerate_fsdp2(capture, **options):
+    """As on GPUs: accelerate itself takes CPUs for no place to shard, so its state is set by hand."""
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["Residual"],
+        cpu_ram_efficient_loading=False,
+    )
+    return accelerate(capture, state={"fsdp_plugin": plugin, "distributed_type": DistributedType.FSDP}, **options)
+
+
+def refusals():
+    """What is said of models whose layers are split over the processes, alone and inside FSDP2."""
+    plan = {"blocks.1.mlp.0": ColwiseParallel(), "blocks.1.mlp.2": RowwiseParallel()}
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("shards", "layers"))
+    alone, inside = (parallelize_module(make_model(), mesh["layers"], plan) for _ in range(2))
+    fully_shard(inside, mesh=mesh["shards"])
+    said = {}
+    for name, model in {"alone": alone, "inside FSDP2": inside}.items():
+        try:
+            Recorder(model, make_probe(VOCAB, T), Schedule.every(1), print)
+        except UnsupportedModelError as error:
+            said[name] = str(error)
+    return said
 
 
 class Traffic(TorchDispatchMode):
@@ -161,7 +196,7 @@ def main(directory):
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     report = {}
-    for kind in (ddp, fsdp2, fsdp2_mixed, fsdp2_compiled, accelerate):
+    for kind in (ddp, fsdp2, fsdp2_mixed, fsdp2_compiled, accelerate, accelerate_fsdp2):
         without, *_ = kind(False)
         losses, captures, spent_s, passes = kind(True)
         report[kind.__name__] = {
@@ -185,7 +220,7 @@ def main(directory):
         raise OSError("disk full")
 
     report["full disk"] = {"with": fsdp2(True, sink=full)[0]}
-    report["reads"] = reads()
+    report["reads"], report["refused"] = reads(), refusals()
     (directory / f"rank{rank}.json").write_text(json.dumps(report))
     dist.destroy_process_group()
 

@@ -16,7 +16,7 @@ from torch import nn
 from tracker_viz.capture import distributed
 from tracker_viz.errors import UnsupportedModelError
 
-KINDS = ["ddp", "fsdp2", "fsdp2_mixed", "fsdp2_compiled", "accelerate"]
+KINDS = ["ddp", "fsdp2", "fsdp2_mixed", "fsdp2_compiled", "accelerate", "accelerate_fsdp2"]
 SCRIPT = Path(__file__).with_name("distributed_training.py")
 
 
@@ -96,11 +96,11 @@ def test_a_full_disk_on_one_process_stops_neither(two_processes):
         assert report["full disk"]["with"] == report["fsdp2"]["with"]
 
 
-def test_layers_split_over_processes_are_refused():
-    model = nn.Linear(2, 2)
-    model.weight.full_tensor = lambda: model.weight
-    with pytest.raises(UnsupportedModelError, match="tensor parallelism"):
-        distributed.is_sharded(model)
+@pytest.mark.parametrize("how", ["alone", "inside FSDP2"])
+def test_layers_split_over_processes_are_refused_on_each(two_processes, how):
+    for report in two_processes[0]:
+        assert "split over processes (tensor parallelism)" in report["refused"][how]
+        assert "tracker-viz backfill" in report["refused"][how]
 
 
 def test_parameters_that_deepspeed_hides_are_refused_by_name():
@@ -111,7 +111,7 @@ def test_parameters_that_deepspeed_hides_are_refused_by_name():
 
 
 def test_fsdp1_is_refused_with_the_way_round():
-    class FullyShardedDataParallel(nn.Linear):
+    class FullyShardedDataParallel(nn.Linear):  # the real one starts on an accelerator only
         pass
 
     with pytest.raises(UnsupportedModelError, match=r"shard with fully_shard .* accelerate by fsdp_version: 2"):

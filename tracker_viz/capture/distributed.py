@@ -48,9 +48,10 @@ def is_sharded(model: nn.Module) -> bool:
                 f"parameter {name} is partitioned by DeepSpeed ZeRO-3, which hides it; use ZeRO-2 or PyTorch's FSDP2"
             )
     in_pieces = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
-    if in_pieces and not _fully_sharded(model):
+    if (in_pieces and not _fully_sharded(model)) or any(map(_cut_twice, model.parameters())):
         raise UnsupportedModelError(
-            "the model's layers are split over processes (tensor parallelism): no process sees all heads of a block"
+            "the model's layers are split over processes (tensor parallelism), so that no process sees all heads of a block; "
+            "capture it afterwards, whole, from its checkpoints: tracker-viz backfill"
         )
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise UnsupportedModelError(
@@ -68,6 +69,12 @@ def put_away(model: nn.Module) -> None:
 
 def _fully_sharded(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if callable(getattr(module, "reshard", None)) and hasattr(module, "unshard")]
+
+
+def _cut_twice(parameter: Tensor) -> bool:
+    """A matrix in pieces along two axes of the mesh: of FSDP, and of tensor parallelism inside it (stacks of experts may be so, too)."""
+    placements = getattr(parameter, "placements", ())
+    return parameter.ndim == 2 and sum(not placement.is_replicate() for placement in placements) > 1
 
 
 @dataclass(frozen=True, slots=True)
