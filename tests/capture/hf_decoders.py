@@ -215,6 +215,15 @@ def short(name):
     return name.removeprefix("attn.").removeprefix("mlp.").replace("w_", "")
 
 
+def row(model_type, anatomy, model, difference):
+    """What the table says of a model."""
+    found = describe(anatomy, model)["found"]
+    weights = " ".join(dict.fromkeys(short(name) for name in found["projections"] if ".experts." not in name))
+    experts = ", single experts" if any(".experts." in name for name in found["projections"]) else ""
+    how = ", ".join(found["attention"]).replace("_", " ")
+    return f"`{model_type}`", type(model).__name__, how, difference, weights + experts
+
+
 def table():
     """Markdown."""
     lines, hits, eager_hits = [], 0, 0
@@ -222,11 +231,7 @@ def table():
         anatomy, model, difference = compare(model_type)
         hits += difference <= TOLERANCE
         eager_hits += compare(model_type, eager=True)[2] <= TOLERANCE
-        found = describe(anatomy, model)["found"]
-        weights = " ".join(dict.fromkeys(short(name) for name in found["projections"] if ".experts." not in name))
-        experts = ", single experts" if any(".experts." in name for name in found["projections"]) else ""
-        how = ", ".join(found["attention"]).replace("_", " ")
-        lines.append(f"| `{model_type}` | {type(model).__name__} | {how} | {difference:.0e} | {weights}{experts} |")
+        lines.append("| " + " | ".join(row(model_type, anatomy, model, f"{difference:.0e}")) + " |")
     refused = [f"| {model_type} | {refusal(model_type)} |" for model_type in WITHOUT_ATTENTION]
     return f"""# Supported models
 
@@ -249,9 +254,9 @@ Models in plain PyTorch, against attention worked out beside them by hand:
 {chr(10).join(plain_lines())}
 
 What hides its probabilities: the kernels of flash_attn, flex_attention, and Hugging Face's `flash_attention_2` and the like are run for the
-probe as the same maths in the open. Any other fused kernel (xformers, Triton, linear attention) is refused before training starts where no
-block attends visibly; where some do, its block shows its weights alone, and it is named in the log and in the capture if it is a torch
-operator.
+probe as the same maths in the open. Any other fused kernel (xformers, Triton, linear attention), and weights that are no probabilities
+(sigmoid attention), are refused before training starts where no block attends visibly; where some do, its block shows its weights alone, and
+what was left out is named in the log and in the capture where it could be seen: a torch operator, a product by such weights.
 
 Models without any attention are refused before training starts:
 

@@ -6,15 +6,26 @@ import re
 from pathlib import Path
 
 import pytest
-from hf_decoders import MODELS, TOLERANCE, WITHOUT_ATTENTION, compare, refusal, short
+from hf_decoders import MODELS, TOLERANCE, WITHOUT_ATTENTION, compare, refusal, row, short
+from test_plain_models import MODELS as PLAIN
 
-TABLE = Path(__file__).parents[2] / "examples" / "supported_models.md"
+ROOT = Path(__file__).parents[2]
+# first cell -> all cells of the rows of the page's tables
+LISTED = {
+    cells[0]: cells
+    for line in (ROOT / "examples" / "supported_models.md").read_text().splitlines()
+    if line.startswith("| ") and (cells := tuple(cell.strip() for cell in line.strip("|").split("|")))
+}
+NEW_PAGE = "run: python tests/capture/hf_decoders.py > examples/supported_models.md"
 
 
 @pytest.mark.parametrize("model_type", sorted(MODELS))
 def test_attention_and_weights_of_a_public_architecture(model_type):
-    anatomy, _, difference = compare(model_type)
+    anatomy, model, difference = compare(model_type)
     assert difference <= TOLERANCE
+    listed = LISTED[f"`{model_type}`"]
+    assert listed == row(model_type, anatomy, model, listed[3]), NEW_PAGE
+    assert float(listed[3]) <= TOLERANCE
     assert anatomy.error is None or anatomy.error <= TOLERANCE
     assert anatomy.d_model == 32
     expected = MODELS[model_type][1]
@@ -32,12 +43,14 @@ def test_attention_of_a_public_architecture_that_attends_eagerly(model_type):
 @pytest.mark.parametrize("model_type", WITHOUT_ATTENTION)
 def test_a_model_without_attention_is_refused_by_name_and_module(model_type):
     assert re.search(rf"no attention over the probe was seen in .*{WITHOUT_ATTENTION[model_type]}", refusal(model_type))
+    assert LISTED[model_type] == (model_type, refusal(model_type)), NEW_PAGE
 
 
 def test_at_least_fifty_architectures_are_held_to_their_own_attention():
     assert len(MODELS) >= 50
 
 
-def test_the_table_of_supported_models_is_up_to_date():
-    listed = [line.split("|")[1].strip(" `") for line in TABLE.read_text().splitlines() if line.startswith("| `")]
-    assert listed == sorted(MODELS), "run: python tests/capture/hf_decoders.py > examples/supported_models.md"
+def test_the_page_of_supported_models_lists_what_is_tested_and_no_more():
+    assert sorted(name.strip("`") for name in LISTED if name.startswith("`")) == sorted(MODELS), NEW_PAGE
+    assert set(PLAIN) <= set(LISTED), NEW_PAGE
+    assert f"The tests hold {len(MODELS)} Hugging Face architectures" in (ROOT / "README.md").read_text()
