@@ -302,9 +302,9 @@ def host_seconds_a_block() -> float:
         recorder = Recorder(model, make_probe(VOCAB, 8, period=4), Schedule.every(1), lambda capture: None, max_overhead=math.inf)
         taken = []
         for step in range(1, 8):
-            started = time.perf_counter()
+            started = time.thread_time()
             recorder.step(step)
-            taken.append(time.perf_counter() - started)
+            taken.append(time.thread_time() - started)
         least.append(min(taken))
     return (least[1] - least[0]) / 16
 
@@ -315,14 +315,14 @@ def host_seconds_a_norm() -> float:
     stored, projection = {"w": torch.randn(8, 8)}, Projection(0, "mlp.w_in", ("w",), (8, 8))
     taken = []
     for _ in range(50):
-        started = time.perf_counter()
+        started = time.thread_time()
         krylov(stored, projection)
-        taken.append(time.perf_counter() - started)
+        taken.append(time.thread_time() - started)
     return min(taken)
 
 
-def measured(size: str, max_mb: float) -> dict[str, tuple[float, float]]:
-    """What one capture and one plain forward pass over the same tokens take here, median of five: (wall, processor) milliseconds."""
+def measured(size: str, max_mb: float) -> dict[str, float]:
+    """Milliseconds of processor time that one capture, and one plain forward pass over the same tokens, take here; median of five."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     blocks, heads, _, width, *_ = SIZES[size]
@@ -334,30 +334,27 @@ def measured(size: str, max_mb: float) -> dict[str, tuple[float, float]]:
         with torch.no_grad():
             model(input_ids=probe.input_ids)
 
-    taken: dict[str, list[tuple[float, float]]] = {"capture": [], "pass": []}
+    taken: dict[str, list[float]] = {"capture": [], "pass": []}
     for step in range(1, 6):
         for name, work in (("capture", recorder.step), ("pass", forward)):
-            started, started_processor = time.perf_counter(), time.process_time()
+            started = time.process_time()
             work(step)
-            taken[name].append((1000 * (time.perf_counter() - started), 1000 * (time.process_time() - started_processor)))
-    return {name: tuple(map(statistics.median, zip(*of, strict=True))) for name, of in taken.items()}  # type: ignore[misc]
+            taken[name].append(1000 * (time.process_time() - started))
+    return {name: statistics.median(of) for name, of in taken.items()}
 
 
 def sizes(max_mb: float) -> None:
     first = next(iter(SIZES))
     host_s = host_seconds_a_block()
     taken = measured(first, max_mb)
-    in_words = {name: f"{wall:.0f} ms ({processor:.0f} ms of processor time)" for name, (wall, processor) in taken.items()}
     print("# What one capture costs\n")
     print(f"A probe of {PROBE_ROWS} rows of {PROBE_LENGTH} tokens, `max_mb={max_mb:g}`, made by `python benchmarks/capture.py --sizes`.\n")
-    print("Megabytes follow exactly from shapes. **Measured:** " + first + f", float32, {torch.get_num_threads()} CPU threads:")
-    print(f"{in_words['capture']} for the capture; a plain forward pass over the same {PROBE_ROWS * PROBE_LENGTH} tokens takes")
-    print(f"{in_words['pass']}: it computes logits, a capture does not.\n")
+    print(f"Megabytes follow exactly from shapes. **Measured:** {first}, float32, on a CPU with {torch.get_num_threads()} thread(s):")
+    print(f"{taken['capture']:.0f} ms of processor time for the capture; a plain forward pass over the same tokens, which computes logits")
+    print(f"and a capture does not, takes {taken['pass']:.0f} ms.\n")
     print("**Computed**, for one H100 in bfloat16, not measured: weights are read at 3.35 TB/s, at most 400 TFLOP/s, and what was captured")
-    print(
-        "goes to the CPU at 20 GB/s; 70B is sharded over several with FSDP2, its weights gathered for the pass at 300 GB/s, which is most"
-    )
-    print(f"of its time. The host needs {1000 * host_s:.1f} ms a block (measured here), which is what small models wait for.\n")
+    print("goes to the CPU at 20 GB/s; 70B is sharded over several with FSDP2, its weights gathered for the pass at 300 GB/s, which is")
+    print(f"most of its time. The host needs {1000 * host_s:.1f} ms a block (measured here), which is what small models wait for.\n")
     print("| model | MB off the device | MB stored | ms, computed |")
     print("|---|---|---|---|")
     for size in SIZES:

@@ -10,7 +10,8 @@ import sys
 import torch
 import transformers
 
-from tracker_viz.capture.blocks import describe, discover
+from tracker_viz.capture.anatomy import describe
+from tracker_viz.capture.blocks import discover
 from tracker_viz.capture.untouched import untouched
 from tracker_viz.errors import UnsupportedModelError
 
@@ -255,8 +256,8 @@ Models in plain PyTorch, against attention worked out beside them by hand:
 
 What hides its probabilities: the kernels of flash_attn, flex_attention, and Hugging Face's `flash_attention_2` and the like are run for the
 probe as the same maths in the open. Any other fused kernel (xformers, Triton, linear attention), and weights that are no probabilities
-(sigmoid attention), are refused before training starts where no block attends visibly; where some do, its block shows its weights alone, and
-what was left out is named in the log and in the capture where it could be seen: a torch operator, a product by such weights.
+(sigmoid attention), are refused before training starts where no block attends visibly. Where some do, the others show their weights
+alone, and what was left out is named in the log and in the capture where it could be seen: a torch operator, a product by such weights.
 
 Models without any attention are refused before training starts:
 

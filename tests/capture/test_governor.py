@@ -6,8 +6,9 @@ import itertools
 import math
 
 import pytest
+import torch
 
-from tracker_viz.capture.governor import Governor
+from tracker_viz.capture.governor import Governor, cores_are_busy
 from tracker_viz.capture.schedule import Schedule
 
 
@@ -59,3 +60,12 @@ def test_no_limit_leaves_the_schedule_as_it_is():
     schedule = Schedule.every(1)
     captured, _ = simulate(schedule, step_s=0.01, capture_s=5.0, steps=20, max_overhead=math.inf)
     assert captured == list(range(1, 21))
+
+
+def test_two_processes_with_a_thread_each_keep_two_cores_busy(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 1})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert not cores_are_busy(torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert cores_are_busy(torch.device("cpu"))
+    assert cores_are_busy(torch.device("cuda"))  # each launches kernels from a thread of its own

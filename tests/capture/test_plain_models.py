@@ -128,6 +128,26 @@ def test_a_block_that_runs_twice_is_shown_as_it_ran_first():
     torch.testing.assert_close(torch.cat(attention, dim=1), torch.cat(Notes.patterns[:2], dim=1), atol=1e-5, rtol=0)
 
 
+def test_a_module_that_raises_and_is_worked_around_does_not_misname_what_follows():
+    class Fast(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("no kernel for this device")
+
+    class WithFallback(FusedAttention):
+        def __init__(self):
+            super().__init__(by_kernel)
+            self.fast = Fast()
+
+        def forward(self, x):
+            try:
+                return self.fast(x)
+            except RuntimeError:
+                return super().forward(x)
+
+    anatomy, _ = examine(randomised(lambda: Model(lambda _: Residual(WithFallback(), two_layers()))))
+    assert [site[0][-1] for sites in anatomy.sites for site in sites] == ["blocks.0.attn", "blocks.1.attn"]
+
+
 def test_the_embedding_and_the_head_of_a_sequential_model_are_no_blocks():
     def make():
         return nn.Sequential(

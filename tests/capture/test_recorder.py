@@ -14,7 +14,6 @@ from torch import nn
 
 from tracker_viz import capture_file
 from tracker_viz.capture import Recorder, Schedule, make_probe
-from tracker_viz.capture import recorder as recorder_module
 from tracker_viz.capture.limits import context_length, vocab_size
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 
@@ -239,15 +238,6 @@ def test_what_is_done_behind_the_sink_counts_where_training_keeps_every_core_bus
     recorder.close()
     assert len(captures) == pytest.approx(1000 * 0.1 / 3.0 if counts else 101, abs=4)
     assert recorder.overhead == pytest.approx(0.1 if counts else 0.05, abs=0.01)
-
-
-def test_two_processes_with_a_thread_each_keep_two_cores_busy(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 1})
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert not recorder_module._cores_are_busy(torch.device("cpu"))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert recorder_module._cores_are_busy(torch.device("cpu"))
-    assert recorder_module._cores_are_busy(torch.device("cuda"))  # each launches kernels from a thread of its own
 
 
 def test_time_between_watching_and_training_pays_for_no_capture():

@@ -1,4 +1,4 @@
-"""What a model is made of, found by one pass over the probe: its decoder blocks, where each attends, and its projections.
+"""A model and a probe -> its ``Anatomy``, by one watched pass: its decoder blocks, where each attends, and its projections.
 
 Called once by the Recorder, before training (and again if the model changes). Nothing is looked up by model name: blocks are
 the numbered modules in which attention was seen to happen, and parameters are told apart by name and shape.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from tracker_viz.capture.anatomy import Anatomy, Site, first_of
 from tracker_viz.capture.attention import AttentionCall, AttentionWatch, ModuleStack
 from tracker_viz.capture.evidence import Evidence
 from tracker_viz.capture.projections import find_projections
@@ -25,40 +25,6 @@ from tracker_viz.errors import CaptureError, ConfigError, ProbeError, Unsupporte
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
 # Attention is kept whole until it is scored, on the device and then in memory: more than this is no picture any more.
 MAX_ATTENTION_BYTES = 2 << 30
-Site = tuple[tuple[str, ...], int]
-
-
-@dataclass(frozen=True, slots=True)
-class Anatomy:
-    """What was found in a model.
-
-    Attributes:
-        blocks: module name of every block, in order.
-        sites: which attention calls belong to each block, in the order of its heads; empty where a block does not attend.
-        n_heads: query heads of every block; 0 where it does not attend.
-        n_kv_heads: key/value heads of every block; equal to ``n_heads`` where they are not shared or could not be told.
-        error: largest ``|P V - output|`` of any call that could be checked.
-        left_out: what looked like attention and could not be shown, in words, each once.
-        watched: names of the modules that were running at any call; the others need not be followed again.
-        vocabulary: number of tokens, where a projection to as many outputs can be left out (see ``AttentionWatch``).
-    """
-
-    blocks: tuple[str, ...]
-    sites: tuple[tuple[Site, ...], ...]
-    n_heads: tuple[int, ...]
-    n_kv_heads: tuple[int, ...]
-    d_model: int
-    projections: tuple[Projection, ...]
-    sources: tuple[str, ...]
-    error: float | None
-    watched: frozenset[str]
-    vocabulary: int | None = None
-    left_out: tuple[str, ...] = ()
-
-    @property
-    def d_mlp(self) -> int | None:
-        widths = [p.shape[1] for p in self.projections if p.name in ("mlp.w_down", "mlp.w_out")]
-        return max(widths, default=None)
 
 
 def discover(
@@ -155,50 +121,6 @@ def attend(
         where = sorted({site[0][-1] if site[0] else "the model itself" for site in missing})
         raise CaptureError(f"no attention was seen this time in {', '.join(where)}")
     return [_heads_of([seen[site] for site in sites]) for sites in anatomy.sites]
-
-
-def describe(anatomy: Anatomy, model: nn.Module) -> dict[str, Any]:
-    """JSON-like, as ``Capture.model`` holds it; ``n_heads`` is a list where blocks differ."""
-    attending = [index for index, heads in enumerate(anatomy.n_heads) if heads]
-    kinds: dict[str, int] = {}
-    for projection in anatomy.projections:
-        kinds[projection.name] = kinds.get(projection.name, 0) + 1
-    return {
-        "name": type(model).__name__.removeprefix("FSDP"),  # fully_shard changes the class of what it shards
-        "n_blocks": len(anatomy.blocks),
-        "n_heads": _one_or_all(anatomy.n_heads),
-        "n_kv_heads": _one_or_all(anatomy.n_kv_heads),
-        "d_model": anatomy.d_model,
-        "d_mlp": anatomy.d_mlp,
-        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "found": {
-            "blocks": list(anatomy.blocks),
-            "attending": attending,
-            "attention": list(anatomy.sources),
-            "projections": kinds,
-            "attention_error": anatomy.error,
-            **({"left_out": list(anatomy.left_out)} if anatomy.left_out else {}),
-        },
-    }
-
-
-def matrices_of(model: nn.Module, block: str) -> list[str]:
-    """Names of a block's matrices, within it."""
-    return [name for name, parameter in model.get_submodule(block).named_parameters() if parameter.ndim >= 2]
-
-
-def summary(description: dict[str, Any]) -> str:
-    """One line for a person."""
-    found = description["found"]
-    blocks = found["blocks"]
-    where = blocks[0] if len(blocks) == 1 else f"{blocks[0]} .. {blocks[-1].rpartition('.')[2]}"
-    attending = "" if len(found["attending"]) == len(blocks) else f" ({len(found['attending'])} of them attend)"
-    projections = ", ".join(name for name in found["projections"] if ".experts." not in name) or "none"
-    left_out = f"; left out: {_first_of(found['left_out'])}" if "left_out" in found else ""
-    return (
-        f"{description['name']}: {len(blocks)} blocks ({where}){attending}, {description['n_heads']} heads, "
-        f"{description['n_kv_heads']} key/value heads, attention by {' and '.join(found['attention'])}; weights: {projections}{left_out}"
-    )
 
 
 def _watched_pass(
@@ -332,14 +254,6 @@ def _heads_of(calls: Sequence[AttentionCall]) -> Tensor:
     return calls[0].pattern if len(calls) == 1 else torch.cat([call.pattern for call in calls], dim=1)
 
 
-def _one_or_all(counts: Sequence[int]) -> int | list[int]:
-    return counts[0] if len(set(counts)) == 1 else list(counts)
-
-
-def _first_of(left_out: Sequence[str]) -> str:
-    return "; ".join(left_out[:3]) + (f"; and {len(left_out) - 3} more" if len(left_out) > 3 else "")
-
-
 def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
     suspects = [
         name
@@ -354,7 +268,7 @@ def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
             "or none"
         )
     if rejected:
-        parts.append(f"seen and left out: {_first_of(list(dict.fromkeys(rejected)))}")
+        parts.append(f"seen and left out: {first_of(list(dict.fromkeys(rejected)))}")
     parts.append(
         "what can be captured is scaled_dot_product_attention, softmax over [.., query, key], nn.MultiheadAttention, flex_attention and "
         "flash_attn: "

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tracker_viz.capture import blocks as anatomy_of
 from tracker_viz.capture import distributed, options
+from tracker_viz.capture.anatomy import Anatomy, describe, matrices_of, summary
+from tracker_viz.capture.blocks import attend, discover
 from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side, weights_share
 from tracker_viz.capture.limits import check_parameters, context_length
 from tracker_viz.capture.neurons import NeuronWatch, down_layers, linear_layers
@@ -90,7 +91,7 @@ class Camera:
         if not callable(self._forward):
             raise ConfigError(f"forward is a function that calls the model: lambda model, input_ids: ...; got {forward!r}")
         # What ``explore`` finds out.
-        self._anatomy: anatomy_of.Anatomy
+        self._anatomy: Anatomy
         self._projections: list[Projection]
         self._signature: tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -106,7 +107,7 @@ class Camera:
             self._written = buffers_written(self.model, before)
         distributed.put_away(self.model)
         if self.main:
-            log.info("%s", anatomy_of.summary(self.model_info))
+            log.info("%s", summary(self.model_info))
         return self._developed(attention, step, tokens_seen, {})
 
     def take(self, step: int, tokens_seen: int | None, metrics: Mapping[str, float]) -> Capture:
@@ -115,7 +116,7 @@ class Camera:
             if _signature(self.model) == self._signature:
                 self._neurons = NeuronWatch(self._input_ids.numel())
                 with self._neurons.following(down_layers(self.model, self._projections)):
-                    attention = anatomy_of.attend(self.model, self._input_ids, self._anatomy, forward=self._forward, dtype=torch.float16)
+                    attention = attend(self.model, self._input_ids, self._anatomy, forward=self._forward, dtype=torch.float16)
             else:
                 log.warning("the model has other parameters than before (step %d): looking at it anew", step)
                 attention = self._discover()
@@ -125,7 +126,7 @@ class Camera:
     def _discover(self) -> list[Tensor]:
         self._neurons = NeuronWatch(self._input_ids.numel())
         with self._neurons.following(linear_layers(self.model)):
-            self._anatomy, attention = anatomy_of.discover(
+            self._anatomy, attention = discover(
                 self.model,
                 self._input_ids,
                 forward=self._forward,
@@ -136,7 +137,7 @@ class Camera:
             )
         known = {projection.name for projection in self._anatomy.projections}
         if self._wanted is not None and not self._wanted <= known:
-            there = known if self._named is None else anatomy_of.matrices_of(self.model, self._anatomy.blocks[0])
+            there = known if self._named is None else matrices_of(self.model, self._anatomy.blocks[0])
             raise ConfigError(f"projections={sorted(self._wanted - known)} were not found; the model has {', '.join(sorted(there))}")
         self._heads = _chosen_heads(self._anatomy.n_heads, self._only_blocks, self._only_heads)
         in_blocks = range(len(self._anatomy.blocks)) if self._only_blocks is None else self._only_blocks
@@ -148,7 +149,7 @@ class Camera:
         share = weights_share(self._max_mb) if pooled else self._max_mb * 1e6
         self._side = weight_side([projection.shape for projection in self._projections], share)
         self._signature = _signature(self.model)
-        self.model_info = anatomy_of.describe(self._anatomy, self.model)
+        self.model_info = describe(self._anatomy, self.model)
         if pooled:
             self.model_info["pooling"] = self._pooling
         return attention

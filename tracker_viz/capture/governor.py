@@ -7,6 +7,9 @@ capture takes is the training thread's time, and what is done for it behind the 
 from __future__ import annotations
 
 import math
+import os
+
+import torch
 
 from tracker_viz.capture.schedule import Schedule
 
@@ -74,3 +77,10 @@ class Governor:
         while due is not None and due < pays_at and keep < 1000:
             keep, due = keep + 1, self.schedule.next_due(due)
         return keep
+
+
+def cores_are_busy(device: torch.device) -> bool:
+    """Whether whatever else this process does is done on training's time: it computes on as many threads as there are cores."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) >= cores

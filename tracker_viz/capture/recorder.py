@@ -7,7 +7,6 @@ block; scoring, cutting to size and writing happen behind it, off the training t
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from tracker_viz.capture import distributed, options
 from tracker_viz.capture.camera import Camera
-from tracker_viz.capture.governor import Governor
+from tracker_viz.capture.governor import Governor, cores_are_busy
 from tracker_viz.capture.probe import Probe, as_probe
 from tracker_viz.capture.schedule import Schedule
 from tracker_viz.errors import ConfigError
@@ -240,7 +239,7 @@ class Recorder:
     def _capture_timed(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> None:
         self._settle()
         behind_s = 0.0
-        if _cores_are_busy(self._camera.device):
+        if cores_are_busy(self._camera.device):
             before, self._behind_s = self._behind_s, self._behind_sink()
             behind_s = self._behind_s - before
         started = self._clock()
@@ -314,13 +313,6 @@ class Recorder:
             self._sink(capture)
             self._handed_on += 1
         self._captured.add(capture.step)
-
-
-def _cores_are_busy(device: torch.device) -> bool:
-    """Whether whatever else this process does is done on training's time: it computes on as many threads as there are cores."""
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) >= cores
 
 
 def _count(tokens_seen: Any) -> int | None:
