@@ -67,6 +67,16 @@ def test_render_can_leave_the_run_alone_and_write_where_it_is_told(tracker_viz, 
     assert not list(run.directory.glob("*.webm"))
 
 
+def test_a_layout_of_ones_own_is_found_in_the_folder_that_was_named(tracker_viz, run, tmp_path):
+    mine = tmp_path / "conf" / "layout" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("_target_: tracker_viz.rendering.layout_from\nname: mine\npanels: [{panel: attention}]\n")
+    options = ("layout=mine", "video.size=720p", "upload=false", "format=poster", "output=mine")
+    result = tracker_viz("render", "--config-dir", str(tmp_path / "conf"), f"run={run.ref}", *options)
+    assert result.code == 0, result.err
+    assert Path("mine.png").stat().st_size > 1000
+
+
 def test_render_of_several_runs_is_a_multirun(tracker_viz, run):
     again = run.directory.with_name("again")
     run.directory.rename(again)

@@ -21,6 +21,21 @@ def test_the_shipped_yaml_is_the_layout_of_that_name(name):
     assert hydra.instantiate(OmegaConf.load(CONF / f"{name}.yaml")) == LAYOUTS[name]
 
 
+def test_the_examples_layout_is_drawn_as_it_says(small_run):
+    hydra = pytest.importorskip("hydra.utils")
+    from omegaconf import OmegaConf
+
+    layout = hydra.instantiate(OmegaConf.load(Path(__file__).parents[2] / "examples" / "layout" / "mine.yaml"))
+    plan = Renderer(Series(small_run), layout, size="720p").plan
+    assert (plan.layout, plan.scales["attention"].cmap, plan.scales["attention"].norm) == ("mine", "viridis", "log")
+    assert {label.text for label in plan.labels} >= {
+        "Attention · text tokens",
+        "attention q",
+        "previous token (text)",
+        "distance from init",
+    }
+
+
 def test_every_shipped_layout_has_its_yaml():
     assert {path.stem for path in CONF.glob("*.yaml")} == set(LAYOUTS)
 

@@ -119,6 +119,20 @@ def test_the_playhead_stands_at_the_captures_step(series, renderer):
         assert abs(columns.mean() - expected) <= 2
 
 
+def test_a_step_that_is_missing_is_marked_where_it_was(small_run, series, renderer):
+    step = (series.steps[3] + series.steps[4]) // 2
+    marked = Renderer(Series(small_run, title="a small run", missing_steps=[step, series.steps[2]]), "overview", size="720p")
+    timeline = marked.plan.timeline
+    below = slice(timeline.box.bottom + 2, timeline.box.bottom + 5), slice(timeline.box.x, timeline.box.right)
+    columns = [
+        np.flatnonzero((each.frame(5).pixels[below] == rgb(THEMES["dark"].nonfinite)).all(2).any(0)) + timeline.box.x
+        for each in (renderer, marked)
+    ]
+    assert len(columns[0]) == 0
+    assert abs(columns[1].mean() - timeline.x(step)) <= 1, "the step that is there after all needs no mark"
+    assert "missing" in {label.text for label in marked.plan.labels}
+
+
 @pytest.mark.parametrize("size", ["720p", "1080p", "square"])
 def test_numbers_of_the_header_cover_no_label(series, size):
     renderer = Renderer(series, "overview", size=size)
@@ -172,6 +186,17 @@ def test_colour_scales_stay_fixed_and_follow_the_options(series):
     weights = next(scale for key, scale in plan.scales.items() if key.startswith("weights"))
     assert weights.maximum == 0.5
     assert not weights.clipped[1]
+    assert plan.scales["attention"].clipped == (True, False), "zeros lie below the log scale's end, and its colour bar says so"
+
+
+def test_a_colour_bar_says_how_its_values_are_spread(series):
+    def label(**options):
+        return Renderer(series, "heads", size="720p", scales={"attention": options}).plan.scales["attention"].label
+
+    assert label() == "attention probability · √ scale"
+    assert label(norm="log", minimum=1e-3) == "attention probability · log scale"
+    assert label(norm="linear") == "attention probability"
+    assert label(gamma=0.25, title="mine") == "mine · power 0.25 scale"
 
 
 @pytest.mark.parametrize(

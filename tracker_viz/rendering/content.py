@@ -113,7 +113,7 @@ def _is_causal(series: Series, index: int, names: Sequence[str]) -> bool:
 def add_attention_scale(draft: Draft, heads: Heads, show: str) -> None:
     """Probabilities on a square-root scale 0..1; changes on a log scale over two and a half decades."""
     if show == "value":
-        probability = {"title": "attention probability (√ scale)", "minimum": 0.0, "maximum": 1.0, "norm": "power", "gamma": 0.5}
+        probability = {"title": "attention probability", "minimum": 0.0, "maximum": 1.0, "norm": "power", "gamma": 0.5}
         draft.add_scale(heads.scale, "attention", {"cmap": draft.theme.attention, **probability})
     else:
         since = "the previous capture" if show == "step" else f"step {draft.series.steps[0]:,}"
@@ -123,12 +123,12 @@ def add_attention_scale(draft: Draft, heads: Heads, show: str) -> None:
 def _change_options(draft: Draft, since: str, reach: Reach) -> dict[str, Any]:
     largest = reach.quantile or 1.0
     return {
-        "title": f"attention change since {since} (log)",
+        "title": f"attention change since {since}",
         "cmap": draft.theme.attention,
         "minimum": largest * 10**-2.5,
         "maximum": largest,
         "norm": "log",
-        "clipped": (True, reach.maximum > largest),
+        "reached": (0.0, reach.maximum),
     }
 
 
@@ -196,17 +196,16 @@ def _weight_options(draft: Draft, panel: Weights, reach: Reach) -> dict[str, Any
         "value": "weight",
         "step": "weight change since the previous capture",
     }[panel.show]
-    options: dict[str, Any] = {"cmap": draft.theme.magnitude, "maximum": largest, "clipped": (False, reach.maximum > largest)}
+    options: dict[str, Any] = {"cmap": draft.theme.magnitude, "maximum": largest, "reached": (0.0, reach.maximum)}
     if panel.reduce == "mean":
-        beyond = reach.maximum > largest
-        return {**options, "title": f"{what} (mean)", "cmap": draft.theme.signed, "minimum": -largest, "clipped": (beyond, beyond)}
+        both = (-reach.maximum, reach.maximum)
+        return {**options, "title": f"{what} (mean)", "cmap": draft.theme.signed, "minimum": -largest, "reached": both}
     if panel.show == "step":
         return {
             **options,
-            "title": f"{what} (RMS, log)",
+            "title": f"{what} (RMS)",
             "minimum": largest * 10**-1.5,
             "norm": "log",
-            "clipped": (True, reach.maximum > largest),
         }
     return {**options, "title": f"{what} (RMS)", "minimum": 0.0}
 

@@ -100,6 +100,8 @@ class Draft:
     def add_scale(self, key: str, kind: str, defaults: Mapping[str, Any] | Measured) -> None:
         """A colour scale under ``key``; what the user chose for its ``kind`` wins over the defaults.
 
+        ``defaults``: options of ColorScale, and ``reached``: the least and the greatest value that is drawn, where not the scale's ends.
+
         What is Measured is read off all captures when the plan is done, because it depends on what is placed.
         """
         if key in self.scales:
@@ -110,12 +112,9 @@ class Draft:
         self.scales[key] = defaults if isinstance(defaults, Measured) else self._scale(kind, defaults)
 
     def _scale(self, kind: str, defaults: Mapping[str, Any]) -> ColorScale:
-        options = dict(self.scale_options.get(kind, {}))
-        clipped = tuple(
-            False if end in options else flag
-            for end, flag in zip(("minimum", "maximum"), defaults.get("clipped", (False, False)), strict=True)
-        )
-        return ColorScale(**{**defaults, **options, "clipped": clipped, "nonfinite": self.theme.nonfinite})
+        options = {**defaults, **self.scale_options.get(kind, {}), "nonfinite": self.theme.nonfinite}
+        lowest, highest = options.pop("reached", (defaults["minimum"], defaults["maximum"]))
+        return ColorScale(**options, clipped=(lowest < options["minimum"], highest > options["maximum"]))
 
     def _measured_scales(self) -> dict[str, ColorScale]:
         pending = {key: scale for key, scale in self.scales.items() if isinstance(scale, Measured)}

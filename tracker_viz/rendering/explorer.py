@@ -102,7 +102,7 @@ def _scale(scale: ColorScale) -> dict[str, Any]:
     positions = np.linspace(0, 1, _LEVELS)
     values = np.asarray(norm.inverse(positions), np.float64) * scale.unit
     return {
-        "title": scale.title,
+        "title": scale.label,
         "colors": np.floor(cmap(positions)[:, :3] * 255 + 0.5).astype(int).reshape(-1).tolist(),
         "values": [short_number(float(value)) for value in values],
     }

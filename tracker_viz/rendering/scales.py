@@ -30,7 +30,7 @@ class ColorScale:
     """Which colour a value has.
 
     Attributes:
-        title: what the colour bar says, with the unit.
+        title: what the values are, with the unit.
         cmap: a seaborn or matplotlib colour map by name.
         minimum, maximum: values at the colour map's ends; values beyond them take the end's colour.
         norm: ``linear``, ``log`` (minimum > 0), ``symlog`` (linear within +-``linear_within``), ``power`` (exponent ``gamma``),
@@ -59,6 +59,12 @@ class ColorScale:
             raise ConfigError(f"a symlog scale needs linear_within > 0; got {self.linear_within} for {self.title!r}")
         if self.norm == "centred" and not self.minimum < 0 < self.maximum:
             raise ConfigError(f"a centred scale has 0 between its ends; got {self.minimum} to {self.maximum} for {self.title!r}")
+
+    @property
+    def label(self) -> str:
+        """What the colour bar says: the title, and how the values are spread where that is not evenly."""
+        spread = {"power": "√" if self.gamma == 0.5 else f"power {self.gamma:g}", "log": "log", "symlog": "symlog"}.get(self.norm)
+        return f"{self.title} · {spread} scale" if spread else self.title
 
     @property
     def unit(self) -> float:

@@ -59,7 +59,13 @@ def weight_card(draft: Draft, matrices: Matrices) -> Card:
     since = {"value": "", "change": f" since step {draft.series.steps[0]:,}", "step": " since the previous capture"}[show]
 
     def options(reach: Reach) -> dict[str, Any]:
-        return {"title": f"{title}{since} (RMS)", "cmap": draft.theme.magnitude, "minimum": 0.0, "maximum": reach.maximum or 1.0}
+        return {
+            "title": f"{title}{since} (RMS)",
+            "cmap": draft.theme.magnitude,
+            "minimum": 0.0,
+            "maximum": reach.maximum or 1.0,
+            "reached": (0.0, reach.maximum),
+        }
 
     draft.add_scale("weights_summary", "weights", Measured("weights", 1.0, options))
     absent = np.array([[name is None for name in row] for row in names])

@@ -19,7 +19,7 @@ from tracker_viz.rendering.storyboard import Shot
 
 _KEY_FRAME_WIDTH = 1920
 # (width in pixels, WebP quality, most pictures): tried in this order, until the file is small enough.
-_ATTEMPTS = ((960, 75, 120), (800, 60, 120), (720, 50, 60), (560, 40, 60), (480, 35, 40))
+_ATTEMPTS = ((960, 75, 120), (800, 55, 120), (720, 50, 120), (640, 45, 80), (560, 40, 60), (480, 35, 40))
 
 
 def poster_moments(renderer: Renderer) -> tuple[int, ...]:

@@ -255,8 +255,8 @@ def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
     axes.axis("off")
     size = bar.font_px
     if bar.titled:
-        title_px = min(size, size * box.width / max(1, text_width(scale.title, size)))
-        _draw_label(ground, Label(scale.title, box.x, box.y - size * 0.55, title_px, plan.theme.dim))
+        title_px = min(size, size * box.width / max(1, text_width(scale.label, size)))
+        _draw_label(ground, Label(scale.label, box.x, box.y - size * 0.55, title_px, plan.theme.dim))
     for position, text in bar_ticks(scale, box.width / (size * 0.9)):
         align = "left" if position < 0.02 else "right" if position > 0.98 else "center"
         x = box.x + position * box.width

@@ -1,0 +1,54 @@
+"""Draws this README's pictures of the demo anew.
+
+python train.py experiment=demo render=false
+python examples/make_pictures.py mlflow:<the run it names>
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tracker_viz.pipeline import open_run, pulled_captures
+from tracker_viz.rendering import Renderer, Series, storyboard, write_animation
+
+PICTURES = Path(__file__).parent / "pictures"
+LAYOUTS = ("heads", "ffn", "head", "scores", "changes", "weights")
+
+
+def overview(series: Series, path: Path) -> None:
+    """The overview as an animation that is small enough for a README."""
+    shots = storyboard(series.steps, seconds_per_capture=0.16, hold_s=4.0)
+    write_animation(Renderer(series, "overview"), shots, path, max_bytes=1_500_000)
+
+
+def layouts(series: Series, path: Path) -> None:
+    """The other layouts beside each other, at half of 1080p: the last capture, and of the changes that in which a head found its role."""
+    tiles = []
+    for name in LAYOUTS:
+        renderer = Renderer(series, name)
+        onsets = renderer.plan.timeline.onsets if renderer.plan.timeline else ()
+        index = onsets[-1].index if name == "changes" and onsets else len(series) - 1
+        tiles.append(np.asarray(Image.fromarray(renderer.frame(index).pixels).reduce(2)))
+    rows = [np.concatenate(tiles[at : at + 2], axis=1) for at in range(0, len(tiles), 2)]
+    contents = io.BytesIO()
+    Image.fromarray(np.concatenate(rows)).save(contents, "PNG", optimize=True)
+    path.write_bytes(contents.getvalue())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="mlflow:<run_id>, wandb:<entity>/<project>/<run_id> or local:<directory>")
+    parser.add_argument("--to", type=Path, default=PICTURES)
+    options = parser.parse_args()
+    run = open_run(options.run, None)
+    series = Series(pulled_captures(run, None, progress=True).captures, title=run.info().name)
+    for picture, draw in (("overview.webp", overview), ("layouts.png", layouts)):
+        draw(series, options.to / picture)
+        print(options.to / picture, f"{(options.to / picture).stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
