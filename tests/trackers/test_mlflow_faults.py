@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -16,10 +17,12 @@ from tracker_viz import capture_file
 from tracker_viz.errors import CaptureFileError, RunNotFoundError, TrackerError
 from tracker_viz.trackers.mlflow import MlflowTracker
 from tracker_viz.trackers.mlflow_run import MlflowRun
+from tracker_viz.trackers.mlflow_store import ArtifactStore
 from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.pull import pull
 from tracker_viz.trackers.push import push
 from tracker_viz.trackers.testing import make_capture, write_captures
+from tracker_viz.types import RunRef
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def assert_holds(mlflow_server, spool, steps, *, state="FINISHED", size=8):
     """Exactly one run, exactly these captures, byte for byte, and each metric once."""
     (run,) = runs_of(mlflow_server, spool)
     assert run.info.status == state
-    opened = MlflowTracker(mlflow_server.uri).open_run(pull_ref(run))
+    opened = MlflowTracker(mlflow_server.uri).open_run(RunRef("mlflow", run.info.run_id))
     pulled = pull(opened, spool.parent / f"{spool.name}-cache")
     assert [capture.ref.step for capture in pulled.captures] == list(steps)
     assert not pulled.damaged
@@ -46,12 +49,6 @@ def assert_holds(mlflow_server, spool, steps, *, state="FINISHED", size=8):
         assert capture.path.read_bytes() == capture_file.to_bytes(make_capture(capture.ref.step, size=size))
     history = MlflowClient(mlflow_server.uri).get_metric_history(run.info.run_id, "loss")
     assert sorted(point.step for point in history) == list(steps)
-
-
-def pull_ref(run):
-    from tracker_viz.types import RunRef
-
-    return RunRef("mlflow", run.info.run_id)
 
 
 @pytest.fixture
@@ -175,9 +172,42 @@ def test_a_run_that_is_deleted_while_training_is_told_and_gets_the_rest_after_it
     assert_holds(mlflow_server, spool, [0])
 
 
-def test_a_run_that_does_not_exist_is_refused_before_training(server_link, spool):
-    from tracker_viz.types import RunRef
+def test_an_experiment_that_is_deleted_while_training_is_told_and_its_run_gets_the_rest_after_its_return(far, mlflow_server, spool):
+    client = MlflowClient(mlflow_server.uri)
+    far = Destination("mlflow", {**far.options, "experiment": "deleted while training"})
+    outbox = Outbox(spool, [far], name=spool.name)
+    experiment_id = client.get_run(outbox.refs[0].path).info.experiment_id
+    client.delete_experiment(experiment_id)
+    outbox.put(make_capture(0))
+    report = outbox.close(timeout_s=20)
+    assert f"mlflow experiments restore --experiment-id {experiment_id}" in report.deliveries[0].error
+    client.restore_experiment(experiment_id)
+    assert push(spool).complete
+    assert [ref.step for ref in MlflowTracker(mlflow_server.uri).open_run(outbox.refs[0]).list_captures()] == [0]
 
+
+def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(far, server_link, mlflow_server, spool):
+    with Outbox(spool, [far], name=spool.name) as outbox:
+        server_link.one_way_s = 3600.0
+        waits_s = []
+        for step in range(30):
+            before = time.monotonic()
+            outbox.put(make_capture(step))
+            waits_s.append(time.monotonic() - before)
+            time.sleep(0.02)
+        before = time.monotonic()
+        report = outbox.close(timeout_s=1.0)
+        assert time.monotonic() - before < 5
+    assert sorted(waits_s)[15] < 0.01
+    assert report.deliveries[0].left == 30
+    server_link.cut()
+    server_link.one_way_s = 0.0
+    server_link.mend()
+    assert push(spool).complete
+    assert_holds(mlflow_server, spool, range(30))
+
+
+def test_a_run_that_does_not_exist_is_refused_before_training(server_link, spool):
     with pytest.raises(RunNotFoundError, match="right service"):
         Outbox(spool, [Destination("mlflow", {"tracking_uri": server_link.uri}, ref=RunRef("mlflow", "0" * 32))], name="a")
 
@@ -243,14 +273,45 @@ def test_a_kill_between_making_the_run_and_noting_it_leaves_one_run(far, mlflow_
     assert_holds(mlflow_server, spool, [0])
 
 
-def test_two_processes_may_write_to_one_run(far, mlflow_server, spool, tmp_path):
-    with Outbox(spool, [far], name=spool.name) as outbox:
-        other = Outbox(tmp_path / "other", [Destination(far.scheme, far.options, ref=outbox.refs[0])], name="other")
-        for step in range(8):
-            (outbox, other)[step % 2].put(make_capture(step, metrics={}))
-        assert other.close().complete
-    run = MlflowTracker(mlflow_server.uri).open_run(outbox.refs[0])
-    assert [ref.step for ref in run.list_captures()] == list(range(8))
+WRITER = """
+    import sys
+    from tracker_viz.trackers.outbox import Destination, Outbox
+    from tracker_viz.trackers.testing import make_capture
+    from tracker_viz.types import RunRef
+
+    first, uri, ref, spool = int(sys.argv[1]), *sys.argv[2:]
+    with Outbox(spool, [Destination("mlflow", {"tracking_uri": uri}, ref=RunRef.parse(ref))], name="writer") as outbox:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for step in range(first, 20, 2):
+            outbox.put(make_capture(step, metrics={"attn/induction_max": step / 1000}))
+            outbox.flush()
+    sys.exit(not outbox.close().complete)
+"""
+
+
+def test_two_processes_may_write_to_one_run_at_once(mlflow_server, tmp_path):
+    run = MlflowTracker(mlflow_server.uri, "faults").create_run(name="two writers", config={})
+    program = [sys.executable, "-c", textwrap.dedent(WRITER)]
+    writers = [
+        subprocess.Popen(
+            [*program, str(first), mlflow_server.uri, str(run.ref), str(tmp_path / f"spool-{first}")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for first in (0, 1)
+    ]
+    assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 2
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    assert [writer.communicate(timeout=60) and writer.returncode for writer in writers] == [0, 0]
+    pulled = pull(run, tmp_path / "cache")
+    assert not pulled.damaged
+    assert [capture.ref.step for capture in pulled.captures] == list(range(20))
+    assert run.info().state == "running", "neither of them made it"
+    run.finish("finished")
 
 
 def test_training_resumes_into_the_same_run_and_skips_what_is_there(far, mlflow_server, spool):
@@ -285,3 +346,52 @@ def test_uploads_from_one_run_go_in_chunks_and_not_one_call_each(far, spool, mon
         outbox.flush()
     assert sum(calls) == 40
     assert len(calls) <= 10
+
+
+# -- pulling ----------------------------------------------------------------------------------------------------
+
+PULLING = """
+    import sys
+    from pathlib import Path
+    from tracker_viz.trackers import open_run
+    from tracker_viz.trackers.pull import pull
+
+    pull(open_run(sys.argv[1], tracking_uri=sys.argv[2]), Path(sys.argv[3]), progress=lambda done, total: print(done, flush=True))
+"""
+
+
+@pytest.fixture
+def forty(mlflow_server, tmp_path):
+    """A run with forty captures, and their files."""
+    run = MlflowTracker(mlflow_server.uri, "faults").create_run(name="forty", config={})
+    captures = write_captures(range(40), tmp_path / "source")
+    run.put_captures(captures)
+    run.finish("finished")
+    return run.ref, captures
+
+
+def test_a_killed_pull_goes_on_where_it_stopped(forty, server_link, mlflow_server, tmp_path, monkeypatch):
+    ref, captures = forty
+    server_link.one_way_s = 0.05
+    program = [sys.executable, "-c", textwrap.dedent(PULLING), str(ref), server_link.uri, str(tmp_path / "cache")]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
+        assert [int(process.stdout.readline()) for _ in range(12)] == list(range(1, 13))
+        process.kill()
+    downloaded, downloads = ArtifactStore.downloaded, []
+    monkeypatch.setattr(ArtifactStore, "downloaded", lambda store, *to: (downloads.append(to), downloaded(store, *to))[1])
+    pulled = pull(MlflowTracker(mlflow_server.uri).open_run(ref), tmp_path / "cache")
+    assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures]
+    assert 0 < len(downloads) <= 28
+
+
+def test_a_pull_outlives_a_server_that_is_away_for_a_moment(forty, server_link, tmp_path):
+    ref, captures = forty
+    run = MlflowTracker(server_link.uri).open_run(ref)
+
+    def cut_once(done, total):
+        if done == 5:
+            server_link.cut()
+            threading.Timer(0.3, server_link.mend).start()
+
+    pulled = pull(run, tmp_path / "cache", progress=cut_once)
+    assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures]

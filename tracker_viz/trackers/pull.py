@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracker_viz.errors import CaptureFileError
+from tracker_viz.errors import CaptureFileError, TransientTrackerError
 from tracker_viz.trackers.base import Run
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
 
 DOWNLOADS_IN_FLIGHT = 8
+RETRIES_S = (0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +41,14 @@ def pull(run: Run, cache: Path | None = None, *, progress: Callable[[int, int], 
         progress: called with (captures done, captures in all).
 
     Raises:
-        TrackerError: the run cannot be read. What was fetched until then stays for the next try.
+        TrackerError: the run cannot be read, also when asked a few times. What was fetched until then stays for the next try.
     """
     directory = cache_directory(run.ref, cache)
     refs = run.list_captures()
     captures: list[CapturePath] = []
     damaged: dict[CaptureRef, CaptureFileError] = {}
     with ThreadPoolExecutor(DOWNLOADS_IN_FLIGHT, thread_name_prefix="tracker_viz-pull") as pool:
-        fetched = [(ref, pool.submit(run.fetch, ref, directory)) for ref in refs]
+        fetched = [(ref, pool.submit(_fetch, run, ref, directory)) for ref in refs]
         try:
             for done, (ref, future) in enumerate(fetched, start=1):
                 try:
@@ -60,6 +62,16 @@ def pull(run: Run, cache: Path | None = None, *, progress: Callable[[int, int], 
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return Pulled(tuple(captures), damaged)
+
+
+def _fetch(run: Run, ref: CaptureRef, directory: Path) -> Path:
+    for pause_s in RETRIES_S:
+        try:
+            return run.fetch(ref, directory)
+        except TransientTrackerError as error:
+            log.info("capture of step %d did not come (%s); asking again in %g s", ref.step, error, pause_s)
+            time.sleep(pause_s)
+    return run.fetch(ref, directory)
 
 
 def default_cache() -> Path:

@@ -26,12 +26,13 @@ class SlowLink:
 
     Attributes:
         n_connections: how many clients were let in.
+        one_way_s: delay of what comes from now on; an hour of it makes a server that hangs.
         cut_after_bytes: when set, the link cuts itself in the middle of an upload, once that many bytes went towards the target.
     """
 
     def __init__(self, target: tuple[str, int], *, one_way_s: float = 0.0) -> None:
         self._target = target
-        self._one_way_s = one_way_s
+        self.one_way_s = one_way_s
         self.n_connections = 0
         self.cut_after_bytes: int | None = None
         self._listener: socket.socket | None = None
@@ -109,7 +110,7 @@ class SlowLink:
                 for key, _ in ready.select(wait_s):
                     end, other = ends[key.fd]
                     received = end.recv(1 << 16)
-                    heapq.heappush(due, (time.monotonic() + self._one_way_s, next(order), other, received))
+                    heapq.heappush(due, (time.monotonic() + self.one_way_s, next(order), other, received))
                     if not received:
                         ready.unregister(end)
                 while due and due[0][0] <= time.monotonic():
