@@ -1,10 +1,11 @@
-"""What sending captures to a tracker costs the training thread, and how long sending and pulling take.
+"""What sending captures to MLflow costs the training thread, and how long sending, listing and pulling take.
 
-    python benchmarks/trackers.py [--captures 50] [--kib 1024] [--latency-ms 20]
+    python benchmarks/trackers.py [--captures 50] [--kib 1024] [--latency-ms 20] [--many 1000]
 
 Compares, on the embedded store, a server on this machine, and the same server ``--latency-ms`` away (a TCP link that holds every
-byte back): ``MlflowClient.log_artifact`` and ``log_batch`` called on the training thread, and our outbox. Times are of this machine,
-now; the ratio between two rows of one table says more than any row.
+byte back): ``MlflowClient.log_artifact`` and ``log_batch`` called on the training thread, and our outbox. Then sends ``--many`` small
+captures over that link and pulls them, one at a time and as ``pull`` does. Times are of this machine, then; the ratio between two rows of
+one table says more than any row.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from mlflow.entities import Metric  # noqa: E402
 from mlflow_server import QUIET, MlflowServer  # noqa: E402
 
 from tracker_viz import capture_file  # noqa: E402
+from tracker_viz.trackers import pull as pulling  # noqa: E402
 from tracker_viz.trackers.mlflow import MlflowTracker  # noqa: E402
 from tracker_viz.trackers.outbox import Destination, Outbox  # noqa: E402
 from tracker_viz.trackers.pull import pull  # noqa: E402
 from tracker_viz.trackers.slow_link import SlowLink  # noqa: E402
 from tracker_viz.types import Capture  # noqa: E402
 
+HERE = Path(__file__).parent
 STEP_S = 0.2  # a capture every few training steps; real schedules are ten times sparser
 
 
@@ -115,13 +118,38 @@ def places(directory: Path, latency_ms: float) -> Iterator[dict[str, str]]:
         server.kill()
 
 
+def many(uri: str, n: int, directory: Path) -> dict[str, float]:
+    """Seconds that ``n`` captures of 16 KiB take from spool to server, and back."""
+    took: dict[str, float] = {}
+    began = time.perf_counter()
+    with Outbox(directory / "spool", [Destination("mlflow", {"tracking_uri": uri, "experiment": "benchmark"})], name="many") as outbox:
+        for capture in captures(n, 16):
+            outbox.put(capture)
+        assert outbox.close(timeout_s=1800).complete
+    took["sent_s"] = time.perf_counter() - began
+    run = MlflowTracker(uri).open_run(outbox.refs[0])
+    began = time.perf_counter()
+    assert [ref.step for ref in run.list_captures()] == list(range(n))
+    took["listed_s"] = time.perf_counter() - began
+    in_flight = pulling.DOWNLOADS_IN_FLIGHT
+    for name, n_at_once in (("pulled_one_at_a_time_s", 1), ("pulled_s", in_flight)):
+        pulling.DOWNLOADS_IN_FLIGHT = n_at_once
+        began = time.perf_counter()
+        assert len(pull(run, directory / name).captures) == n
+        took[name] = time.perf_counter() - began
+    began = time.perf_counter()
+    assert len(pull(run, directory / "pulled_s").captures) == n
+    took["pulled_again_s"] = time.perf_counter() - began
+    return took
+
+
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--captures", type=int, default=50)
-    options.add_argument("--kib", type=int, default=1024)
-    options.add_argument("--latency-ms", type=float, default=20.0)
-    options.add_argument("--json", type=Path, help="also write the figures there")
-    chosen = options.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--captures", type=int, default=50)
+    parser.add_argument("--kib", type=int, default=1024)
+    parser.add_argument("--latency-ms", type=float, default=20.0)
+    parser.add_argument("--many", type=int, default=1000)
+    chosen = parser.parse_args()
     os.environ.update(QUIET)
     logging.disable(logging.INFO)
     made = list(captures(chosen.captures, chosen.kib))
@@ -137,20 +165,44 @@ def main() -> None:
                 directory = Path(scratch, f"{len(table)}-{number}")
                 directory.mkdir()
                 table.setdefault(place, {})[way] = measure(uri, made, directory)
-    print(f"{chosen.captures} captures of {chosen.kib} KiB, 20 metrics each, one every {1000 * STEP_S:.0f} ms\n")
-    print(f"{'':24} {'':24} blocked per capture          training   until       list   pull   pull")
-    print(f"{'':24} {'':24} median      99 %             blocked    uploaded                  again")
+        thousand = many(uri, chosen.many, Path(scratch, "many"))
+    settings = vars(chosen)
+    (HERE / "trackers.json").write_text(json.dumps({"settings": settings, "places": table, "many": thousand}, indent=1) + "\n")
+    (HERE / "trackers.md").write_text(report(settings, table, thousand))
+    print((HERE / "trackers.md").read_text())
+
+
+def report(settings: dict[str, float], table: dict[str, dict[str, dict[str, float]]], thousand: dict[str, float]) -> str:
+    away = f"{settings['latency_ms']:g} ms away"
+    lines = [
+        "# What MLflow costs the training thread",
+        "",
+        f"Written by `python benchmarks/trackers.py`: {settings['captures']} captures of {settings['kib']} KiB with 20 metrics each, one",
+        f"every {1000 * STEP_S:.0f} ms. Blocked is what the training thread waits for one capture; uploaded is when the last had arrived.",
+        "",
+        "| store | way | blocked: median | 99 % | in all | uploaded | listed | pulled | pulled again |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for place, by_way in table.items():
         for way, took in by_way.items():
-            pulled = "".join(f"{took[name]:6.2f}s" for name in ("list_s", "pull_s", "pull_again_s") if name in took)
-            print(
-                f"{place:24} {way:24} {took['blocked_median_ms']:8.3f} ms {took['blocked_p99_ms']:8.3f} ms     "
-                f"{took['blocked_total_s']:7.2f} s {took['until_uploaded_s']:8.1f} s   {pulled}"
-            )
+            blocked = f"{took['blocked_median_ms']:.3f} ms | {took['blocked_p99_ms']:.3f} ms | {took['blocked_total_s']:.3f} s"
+            read = " | ".join(f"{took[name]:.2f} s" if name in took else "–" for name in ("list_s", "pull_s", "pull_again_s"))
+            lines.append(f"| {place} | {way} | {blocked} | {took['until_uploaded_s']:.1f} s | {read} |")
+    lines.append("")
+    for place, by_way in table.items():
         by_hand, ours = by_way.values()
-        print(f"{'':24} the training thread waits {by_hand['blocked_total_s'] / ours['blocked_total_s']:,.0f} times less\n")
-    if chosen.json:
-        chosen.json.write_text(json.dumps(table, indent=2) + "\n")
+        lines.append(f"- {place}: the training thread waits {by_hand['blocked_total_s'] / ours['blocked_total_s']:,.0f} times less")
+    below = "yes" if ours["blocked_median_ms"] < 1 else "NO"
+    sent_s, listed_s, again_s = (thousand[name] for name in ("sent_s", "listed_s", "pulled_again_s"))
+    alone_s, together_s = thousand["pulled_one_at_a_time_s"], thousand["pulled_s"]
+    lines += [
+        f"- blocked for less than 1 ms a capture, {away}: **{below}**",
+        "",
+        f"{settings['many']} captures of 16 KiB, {away}: sent in {sent_s:.1f} s, listed in {listed_s:.2f} s, pulled one at a time in",
+        f"{alone_s:.1f} s, {pulling.DOWNLOADS_IN_FLIGHT} at once in {together_s:.1f} s ({alone_s / together_s:.1f} times faster), and",
+        f"again, all of them being there, in {again_s:.2f} s.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

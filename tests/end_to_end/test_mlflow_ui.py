@@ -39,6 +39,16 @@ async () => {
 """
 
 
+PLAY_BOTH = """
+async () => {
+  const videos = [...document.querySelectorAll('video')];
+  await Promise.all(videos.map(video => { video.muted = true; return video.play(); }));
+  await new Promise(done => setTimeout(done, 1000));
+  return videos.map(video => { video.pause(); return {at: video.currentTime, error: video.error, top: video.offsetTop}; });
+}
+"""
+
+
 @pytest.fixture(scope="module")
 def rendered(mlflow_server, tmp_path_factory) -> list[tuple[RunRef, RenderResult]]:
     """Two small runs on the server, trained, captured and rendered for real."""
@@ -103,8 +113,11 @@ def test_two_runs_play_side_by_side_on_the_compare_page(rendered, page):
     page.get_by_text("overview.webm").first.dispatch_event("click", timeout=60_000)
     page.wait_for_function(BOTH_LOADED, timeout=60_000)
     page.locator("video").first.scroll_into_view_if_needed()
+    seen = page.evaluate(PLAY_BOTH)
     screenshot(page, "compare-page")
-    assert page.evaluate("() => [...document.querySelectorAll('video')].every(video => video.error === null)")
+    assert [each["error"] for each in seen] == [None, None]
+    assert all(each["at"] > 0.3 for each in seen)
+    assert seen[0]["top"] == seen[1]["top"]
 
 
 def test_the_runs_overview_shows_the_animation_and_says_what_became_of_the_heads(rendered, page, tmp_path):
@@ -115,11 +128,18 @@ def test_the_runs_overview_shows_the_animation_and_says_what_became_of_the_heads
     )
     page.goto(result.url.split("/artifacts/")[0] + "?workflowType=machine_learning")
     image = page.locator("img[src*='get-artifact?path=overview.gif']")
-    image.wait_for(timeout=60_000)
+    image.wait_for(timeout=60_000, state="attached")
+    # What is seen before the note is unfolded: the links, and the beginning of what became of the heads.
+    unfold = page.get_by_text("Show more").first.bounding_box()
+    assert image.bounding_box()["y"] + image.bounding_box()["height"] > unfold["y"]
+    heads = page.get_by_text("of the 4 heads has taken a role").or_(page.get_by_text("margin over chance"))
+    for shown in (page.get_by_role("link", name="overview").first, page.get_by_role("link", name="every head's scores"), heads):
+        assert shown.bounding_box()["y"] + shown.bounding_box()["height"] < unfold["y"]
+    screenshot(page, "run-overview-folded")
+    page.get_by_text("Show more").first.click()
     page.wait_for_function("() => document.querySelector(\"img[src*='overview.gif']\").naturalWidth > 100", timeout=60_000)
     image.scroll_into_view_if_needed()
     screenshot(page, "run-overview")
-    assert page.get_by_text("of the 4 heads has taken a role").or_(page.get_by_text("margin over chance")).count() > 0
 
 
 def test_the_explorer_page_runs_in_the_artifact_viewers_sandbox(rendered, page, tmp_path):
@@ -150,6 +170,7 @@ def test_key_frames_stand_behind_a_step_slider(rendered, page):
     image.click(timeout=60_000)
     # the small picture opens the whole one
     page.wait_for_function("() => [...document.querySelectorAll('img')].some(image => image.naturalWidth == 1280)", timeout=60_000)
+    page.wait_for_timeout(600)  # it grows into place
     screenshot(page, "key-frames")
 
 

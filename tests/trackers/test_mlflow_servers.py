@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer
@@ -132,6 +133,47 @@ def test_with_log_in_and_ca_everything_works_and_nothing_secret_is_kept(logged_i
     printed = capsys.readouterr()
     files = "".join(path.read_text(errors="replace") for path in (tmp_path / "spool").rglob("*.json*"))
     assert PASSWORD not in caplog.text + printed.out + printed.err + files + str(outbox.close()) + str(run.environment)
+
+
+PAGE = """<!doctype html><title>page</title><video id="played" src="" muted></video>
+<script>document.getElementById("played").src = location.origin + "%s";</script>"""
+
+
+@pytest.mark.chromium
+def test_links_notes_and_pages_work_below_the_prefix_for_who_is_logged_in(logged_in, chromium, tmp_path):
+    from PIL import Image
+
+    from tracker_viz.video import write_video
+
+    run = MlflowTracker(logged_in.uri + PREFIX, "below the prefix").create_run(name="a", config={})
+    frames = [np.full((120, 160, 3), 40 * number, np.uint8) for number in range(5)]
+    write_video(len(frames), frames.__getitem__, tmp_path / "heads.webm")
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(tmp_path / "heads.webp", save_all=True, append_images=pictures[1:])
+    (tmp_path / "page.html").write_text(PAGE % run.source_in_page(run.ref, "heads.webm"))
+    link = run.put_video(tmp_path / "heads.webm", layout="heads", last_step=4)
+    run.put_file(tmp_path / "heads.webp", "heads.webp")
+    page_link = run.put_file(tmp_path / "page.html", "page.html")
+    run.finish("finished")
+
+    credentials = {"username": "admin", "password": PASSWORD}
+    context = chromium.new_context(ignore_https_errors=True, http_credentials=credentials, viewport={"width": 1600, "height": 1000})
+    try:
+        page = context.new_page()
+        page.goto(link)
+        page.wait_for_function("() => document.querySelector('video')?.readyState >= 2", timeout=60_000)
+        page.goto(run.url())
+        page.wait_for_function("() => document.querySelector(\"img[src*='heads.webp']\")?.naturalWidth == 160", timeout=60_000)
+        with context.expect_page() as opened:
+            page.get_by_role("link", name="heads", exact=True).click()
+        opened.value.wait_for_function("() => document.querySelector('video')?.readyState >= 2", timeout=60_000)
+        assert opened.value.url == link
+        # Chromium gives a page in the viewer's sandbox no log-in, so there the video stays dark; but it is asked for below the prefix.
+        with page.expect_request(lambda request: "path=heads.webm" in request.url, timeout=60_000) as asked:
+            page.goto(page_link)
+        assert asked.value.url.startswith(f"{logged_in.uri}{PREFIX}/get-artifact?")
+    finally:
+        context.close()
 
 
 def test_a_server_that_is_killed_and_started_again_has_everything_once(logged_in, tmp_path):
