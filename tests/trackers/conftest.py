@@ -6,6 +6,7 @@ import pytest
 
 from tracker_viz.trackers import uploader
 from tracker_viz.trackers.mlflow import MlflowTracker
+from tracker_viz.trackers.outbox import Destination
 
 
 @pytest.fixture(autouse=True)
@@ -13,7 +14,7 @@ def no_settings_from_outside(monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "TRACKER_VIZ_MLFLOW_UI_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setattr(uploader, "FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(uploader, "FIRST_RETRY_S", 0.02)
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +30,9 @@ def run(embedded):
     run = MlflowTracker(embedded, "contract").create_run(name="a", config={})
     yield run
     run.finish("finished")
+
+
+@pytest.fixture
+def there(tmp_path):
+    """A destination on another 'disk'."""
+    return Destination("local", {"directory": str(tmp_path / "there")})

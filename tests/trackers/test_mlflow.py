@@ -170,11 +170,19 @@ def test_params_keep_mlflows_limits_and_take_any_number_and_name(run):
     assert (params["bad/name"], params["sp_ce ü"], params["list"], params["none"]) == ("1", "2", "[1, 2]", "None")
 
 
-def test_thousands_of_metrics_go_in_batches_and_twice_is_once(run):
+def test_thousands_of_metrics_go_in_batches_and_twice_is_once(run, monkeypatch):
+    log_batch, sent = MlflowClient.log_batch, []
+
+    def count(client, run_id, metrics=(), **more):
+        sent.append(len(metrics))
+        return log_batch(client, run_id, metrics=metrics, **more)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", count)
     points = [
         MetricPoint(step, {f"attn/score{number:03d}": step + number for number in range(250)}, time=1.7e9 + step) for step in range(5)
     ]
     run.log_metrics(points)
+    assert sent == [1000, 250]
     run.log_metrics(points)
     history = MlflowClient(run.environment["tracking_uri"]).get_metric_history(run.ref.path, "attn/score249")
     assert [(point.step, point.value) for point in history] == [(step, step + 249) for step in range(5)]

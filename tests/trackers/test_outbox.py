@@ -5,45 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
+from local_runs import only_run, steps_at
 
 from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError, MissingDependencyError, RunActiveError, TrackerError, TransientTrackerError
-from tracker_viz.trackers import uploader as uploader_module
 from tracker_viz.trackers.local import LocalRun, LocalTracker, read_lines
 from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.push import push
 from tracker_viz.trackers.testing import make_capture
 from tracker_viz.types import RunRef
-
-
-@pytest.fixture(autouse=True)
-def _quick_retries(monkeypatch):
-    monkeypatch.setattr(uploader_module, "FIRST_RETRY_S", 0.01)
-
-
-@pytest.fixture
-def there(tmp_path):
-    """A destination on another 'disk'."""
-    return Destination("local", {"directory": str(tmp_path / "there")})
-
-
-def steps_at(run):
-    return [ref.step for ref in run.list_captures()]
-
-
-def only_run(directory):
-    (made,) = [path.parent for path in directory.glob("*/run.json")]
-    return LocalRun(made)
 
 
 def test_every_capture_reaches_the_destination_byte_for_byte(tmp_path, there):
@@ -84,19 +60,6 @@ def test_a_spool_that_is_a_destination_itself_keeps_what_the_others_have(tmp_pat
     assert steps_at(outbox.runs[0]) == steps_at(outbox.runs[1]) == [0]
 
 
-def test_final_tables_reach_the_destination_also_when_it_was_away_until_push(tmp_path, there, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(LocalTracker, "create_run", lambda *_, **__: (_ for _ in ()).throw(TransientTrackerError("connection refused")))
-        outbox = Outbox(tmp_path / "spool", [there], name="a")
-        outbox.put_table([{"head": "L00H00", "role": None, "onset_step": 4, "score": 0.5}], "head_roles")
-        outbox.close(timeout_s=0.3)
-    given = []
-    monkeypatch.setattr(LocalRun, "put_table", lambda run, rows, name: given.append((run.ref, rows, name)))
-    assert push(tmp_path / "spool").complete
-    ref = only_run(tmp_path / "there").ref
-    assert given == [(ref, [{"head": "L00H00", "role": None, "onset_step": 4, "score": 0.5}], "head_roles")]
-
-
 def test_without_destinations_the_spool_is_the_run(tmp_path):
     for destinations in ([], [Destination("local")], [Destination("local", {"directory": str(tmp_path / "spool")})]):
         with Outbox(tmp_path / "spool", destinations, name="a") as outbox:
@@ -118,79 +81,6 @@ def test_putting_does_not_wait_for_a_destination_that_hangs(tmp_path, there, mon
     assert steps_at(outbox.run) == list(range(30))
     assert outbox.close(timeout_s=0.2).deliveries[0].left == 30
     released.set()
-
-
-def test_a_full_queue_waits_for_the_disk_and_loses_nothing(tmp_path):
-    slow = threading.Semaphore(0)
-
-    def prepare(capture):
-        slow.acquire()
-        return capture
-
-    with Outbox(tmp_path / "spool", name="a", prepare=prepare, queue_captures=2) as outbox:
-        putting = threading.Thread(target=lambda: [outbox.put(make_capture(step)) for step in range(6)])
-        putting.start()
-        putting.join(0.3)
-        assert putting.is_alive(), "the queue holds two; the third to wait must wait"
-        for _ in range(6):
-            slow.release()
-        putting.join(10)
-    assert steps_at(outbox.run) == list(range(6))
-    assert outbox.close().lost == ()
-
-
-def test_a_disk_that_takes_nothing_is_waited_for_once_and_what_it_cost_is_told(tmp_path, caplog):
-    stuck = threading.Event()
-    outbox = Outbox(tmp_path / "spool", name="a", prepare=lambda c: (stuck.wait(30), c)[1], queue_captures=1, max_stall_s=0.5)
-    before = time.monotonic()
-    for step in range(9):
-        outbox.put(make_capture(step))
-    assert 0.5 <= time.monotonic() - before < 1.0, "not once for every capture"
-    stuck.set()
-    outbox.flush()
-    outbox.put(make_capture(9))
-    report = outbox.close()
-    assert report.lost == tuple(range(2, 9))
-    assert steps_at(outbox.run) == [0, 1, 9], "a disk that is back is used again"
-    assert "step 2 is lost" in caplog.text
-
-
-def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path, monkeypatch):
-    from tracker_viz.trackers import writer
-
-    monkeypatch.setattr(writer, "DISK_RETRIES_S", (0.01, 0.01, 0.01))
-    write_atomically, failures = capture_file.write_atomically, iter([True, True])
-
-    def full_at_first(contents, path):
-        if path.suffix == ".safetensors" and next(failures, False):
-            raise OSError(28, "No space left on device")
-        write_atomically(contents, path)
-
-    monkeypatch.setattr(capture_file, "write_atomically", full_at_first)
-    with Outbox(tmp_path / "spool", name="a") as outbox:
-        outbox.put(make_capture(0))
-    assert steps_at(outbox.run) == [0]
-    assert outbox.close().lost == ()
-
-
-def test_a_capture_that_cannot_be_prepared_is_kept_raw_and_told_once(tmp_path, caplog):
-    def prepare(capture):
-        raise ZeroDivisionError("a bug in a score")
-
-    with Outbox(tmp_path / "spool", name="a", prepare=prepare) as outbox:
-        outbox.put(make_capture(0))
-        outbox.put(make_capture(1))
-    assert steps_at(outbox.run) == [0, 1]
-    assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError]
-
-
-def test_a_capture_that_cannot_be_stored_as_prepared_is_kept_raw(tmp_path):
-    def prepare(capture):
-        return replace(capture, arrays={"bad name!": np.zeros(3, np.float32)})
-
-    with Outbox(tmp_path / "spool", name="a", prepare=prepare) as outbox:
-        outbox.put(make_capture(0))
-    assert capture_file.read_header(outbox.run.directory / "captures/step-00000000.safetensors").arrays.keys() == {"blocks.0.attn.pattern"}
 
 
 def test_only_transient_errors_are_retried_until_they_pass(tmp_path, there, monkeypatch, caplog):
@@ -266,21 +156,6 @@ def test_a_destination_that_is_away_at_the_start_gets_its_run_later(tmp_path, th
     assert outbox.close(timeout_s=10).complete
     assert only_run(tmp_path / "there").info().config == {"lr": 0.1}
     assert steps_at(only_run(tmp_path / "there")) == [0]
-
-
-def test_a_destination_that_never_comes_is_left_to_push(tmp_path, there, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(LocalTracker, "create_run", lambda *_, **__: (_ for _ in ()).throw(TransientTrackerError("connection refused")))
-        outbox = Outbox(tmp_path / "spool", [there], name="a")
-        outbox.put(make_capture(0))
-        report = outbox.close("failed", timeout_s=0.3)
-        assert (report.deliveries[0].left, report.deliveries[0].ref) == (1, None)
-        assert not push(tmp_path / "spool", patience_s=0.3).complete
-    assert push(tmp_path / "spool").complete
-    assert push(tmp_path / "spool").complete
-    run = only_run(tmp_path / "there")
-    assert steps_at(run) == [0]
-    assert run.info().state == "failed"
 
 
 def test_what_waiting_cannot_mend_raises_before_training(tmp_path, there, monkeypatch):
@@ -367,129 +242,6 @@ def test_another_thread_may_close_and_the_spool_is_free_then(tmp_path):
     assert push(tmp_path / "spool").complete
 
 
-def test_push_mends_what_the_destination_damaged_while_the_spool_has_it(tmp_path, there, caplog):
-    with Outbox(tmp_path / "spool", [there], name="a", keep_captures=True) as outbox:
-        for step in range(3):
-            outbox.put(make_capture(step))
-    run = only_run(tmp_path / "there")
-    os.truncate(run.directory / "captures/step-00000001.safetensors", 100)
-    assert push(tmp_path / "spool").complete
-    for ref in run.list_captures():
-        run.fetch(ref, tmp_path)
-    assert len(read_lines(run.directory / "metrics.jsonl")) == 3
-    (tmp_path / "spool/captures/step-00000002.safetensors").unlink()
-    os.truncate(run.directory / "captures/step-00000002.safetensors", 100)
-    assert push(tmp_path / "spool").deliveries[0].damaged == (2,)
-    assert "step 2 damaged" in caplog.text
-
-
-def test_push_of_something_else_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"run\.json"):
-        push(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_damaged_file_in_the_spool_is_not_uploaded(tmp_path, there, monkeypatch, caplog):
-    with monkeypatch.context() as patch:
-        patch.setattr(LocalRun, "put_captures", lambda *_: (_ for _ in ()).throw(TransientTrackerError("away")))
-        outbox = Outbox(tmp_path / "spool", [there], name="a")
-        outbox.put(make_capture(0))
-        outbox.put(make_capture(1))
-        outbox.close(timeout_s=0.2)
-    os.truncate(tmp_path / "spool/captures/step-00000000.safetensors", 100)
-    push(tmp_path / "spool")
-    assert steps_at(only_run(tmp_path / "there")) == [1]
-    assert "step 0 cannot be uploaded" in caplog.text
-
-
-def test_a_fork_must_not_put_captures(tmp_path):
-    with Outbox(tmp_path / "spool", name="a") as outbox:
-        child = os.fork()
-        if child == 0:
-            try:
-                outbox.put(make_capture(0))
-            except ConfigError:
-                os._exit(42)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
-        outbox.put(make_capture(1))
-    assert steps_at(outbox.run) == [1]
-
-
-TRAINING = """
-    import os, sys, time
-    from tracker_viz.trackers.outbox import Destination, Outbox
-    from tracker_viz.trackers.testing import make_capture
-    from tracker_viz.trackers.local import LocalRun
-
-    put_captures = LocalRun.put_captures
-    LocalRun.put_captures = lambda run, captures: (time.sleep(0.05), put_captures(run, captures))
-    outbox = Outbox(sys.argv[1], [Destination("local", {"directory": sys.argv[2]})], name="killed")
-    for step in range(int(sys.argv[3])):
-        outbox.put(make_capture(step, size=64))
-        outbox.flush()
-        print(step, flush=True)
-"""
-
-
-def train_and_kill(tmp_path, n_steps):
-    """Let a process train and kill it after ``n_steps`` captures; returns the last step that it said was on the disk."""
-    program = [sys.executable, "-c", textwrap.dedent(TRAINING), str(tmp_path / "spool"), str(tmp_path / "there"), "1000"]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
-    said = [int(process.stdout.readline()) for _ in range(n_steps)]
-    process.send_signal(signal.SIGKILL)
-    said += [int(line) for line in process.stdout.read().split("\n")[:-1]]
-    process.wait()
-    process.stdout.close()
-    return said[-1]
-
-
-@pytest.mark.parametrize("n_steps", [1, 7, 20])
-def test_after_a_kill_push_finishes_exactly_once(tmp_path, n_steps):
-    last = train_and_kill(tmp_path, n_steps)
-    report = push(tmp_path / "spool")
-    assert report.complete
-    run = only_run(tmp_path / "there")
-    steps = steps_at(run)
-    assert steps == list(range(len(steps)))
-    assert len(steps) >= last + 1
-    for ref in run.list_captures():
-        assert run.fetch(ref, tmp_path).read_bytes() == capture_file.to_bytes(make_capture(ref.step, size=64))
-    logged = {(line["step"], line["time"]) for line in read_lines(run.directory / "metrics.jsonl")}
-    assert sorted(step for step, _ in logged) == steps
-    assert run.info().state == "killed"
-
-
-def test_two_pushes_at_once_do_the_work_once(tmp_path):
-    train_and_kill(tmp_path, 20)
-    program = "import sys; from tracker_viz.trackers.push import push; print(push(sys.argv[1]).complete)"
-    pushes = [
-        subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "spool")], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    assert [process.communicate(timeout=60)[0].strip() for process in pushes] == ["True", "True"]
-    run = only_run(tmp_path / "there")
-    assert steps_at(run) == list(range(len(steps_at(run))))
-    assert sorted({(line["step"], line["time"]) for line in read_lines(run.directory / "metrics.jsonl")}) == sorted(
-        {(line["step"], line["time"]) for line in read_lines(tmp_path / "spool/metrics.jsonl")}
-    )
-
-
-def test_a_program_that_never_closes_leaves_its_captures_on_the_disk(tmp_path):
-    program = """
-    import sys, time
-    from tracker_viz.trackers.outbox import Outbox
-    from tracker_viz.trackers.testing import make_capture
-    outbox = Outbox(sys.argv[1], name="a", prepare=lambda capture: (time.sleep(0.2), capture)[1])
-    for step in range(5):
-        outbox.put(make_capture(step))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "spool")], capture_output=True, text=True, check=True
-    )
-    assert "training ended without close()" in done.stderr
-    assert steps_at(LocalRun(tmp_path / "spool")) == [0, 1, 2, 3, 4]
-
-
 def test_progress_counts_up_to_everything(tmp_path, there, caplog):
     caplog.set_level(logging.INFO)
     seen = []
@@ -498,27 +250,3 @@ def test_progress_counts_up_to_everything(tmp_path, there, caplog):
         outbox.put(make_capture(step))
     outbox.close(progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5)
-
-
-def test_a_worker_that_outlives_its_killed_parent_does_not_hold_the_spool(tmp_path):
-    program = """
-    import os, sys, time
-    from tracker_viz.trackers.outbox import Outbox
-    from tracker_viz.trackers.testing import make_capture
-    outbox = Outbox(sys.argv[1], name="a")
-    outbox.put(make_capture(0))
-    outbox.flush()
-    worker = os.fork()
-    if worker:
-        print(worker, flush=True)
-    time.sleep(60)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "spool")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        worker = int(process.stdout.readline())
-        try:
-            process.kill()
-            process.wait()
-            assert push(tmp_path / "spool").complete
-        finally:
-            os.kill(worker, signal.SIGKILL)
