@@ -1,8 +1,8 @@
 """Does the label "induction" mean what it says? Silences heads of a trained model and looks at what it can no longer do.
 
 A head is silenced by zeroing the columns of ``o_proj`` that read it. Silencing the heads labelled "induction" must hurt the loss on
-the later copies of repeated spans more than silencing as many random other heads. (Among those are the previous-token heads
-on which induction heads are built: silencing one of them may hurt as much, and the report says how many random sets did.)
+the later copies of repeated spans more than silencing as many random other heads. Induction heads are built on heads in earlier blocks that
+are labelled "previous_token": a random set that holds one of those silences the same circuit, so sets with and without one are told apart.
 
     python benchmarks/ablation.py            # a few minutes; writes ablation.json and ablation.md beside this file
 """
@@ -53,7 +53,12 @@ def ablate(demo: TrainedDemo) -> dict[str, Any]:
         raise SystemExit(f"seed and steps gave no induction head; the highest score was {demo.series.heads['induction'].max():.2f}")
     sets = list(itertools.combinations([head for head in heads if head not in induction], len(induction)))
     random.Random(0).shuffle(sets)
-    of_others = sorted((losses(demo, chosen)["later copies"], [head_name(*head) for head in chosen]) for chosen in sets[:MOST_OTHER_SETS])
+    first_block = min(block for block, _ in induction)
+    below = {head for head in of_role["previous_token"] if head[0] < first_block}
+    of_others: dict[str, list[tuple[float, list[str]]]] = {"with": [], "without": []}
+    for chosen in sets[:MOST_OTHER_SETS]:
+        names = [head_name(*head) for head in chosen]
+        of_others["with" if below & set(chosen) else "without"].append((losses(demo, chosen)["later copies"], names))
     silenced = {role: losses(demo, chosen) for role, chosen in of_role.items() if chosen}
     hurt = silenced["induction"]["later copies"]
     return {
@@ -61,13 +66,19 @@ def ablate(demo: TrainedDemo) -> dict[str, Any]:
         "whole model": losses(demo, []),
         "silenced by role": silenced,
         "each head alone": {head_name(*head): losses(demo, [head]) for head in heads},
-        "random sets": {
-            "number": len(of_others),
-            "mean": sum(loss for loss, _ in of_others) / len(of_others),
-            "median": of_others[len(of_others) // 2][0],
-            "worst": of_others[-1],
-            "hurt less than induction": sum(loss < hurt for loss, _ in of_others),
-        },
+        "previous-token heads below": [head_name(*head) for head in sorted(below)],
+        "random sets": {which: summed_up(found, hurt) for which, found in of_others.items() if found},
+    }
+
+
+def summed_up(sets: list[tuple[float, list[str]]], hurt: float) -> dict[str, Any]:
+    """Losses of some random sets, beside ``hurt``, that without the induction heads."""
+    ordered = sorted(sets)
+    return {
+        "number": len(ordered),
+        "median": ordered[len(ordered) // 2][0],
+        "worst": ordered[-1],
+        "hurt less than induction": sum(loss < hurt for loss, _ in ordered),
     }
 
 
@@ -108,12 +119,21 @@ def report(result: dict[str, Any]) -> str:
     ]
     for role, loss in result["silenced by role"].items():
         lines.append(f"| all labelled {role} | {', '.join(result['roles'][role])} | {loss['later copies']:.3f} | {loss['text']:.3f} |")
+    below = ", ".join(result["previous-token heads below"]) or "none"
+    kinds = {"without": f"without a previous-token head below ({below})", "with": f"with a previous-token head below ({below})"}
+    for which, found in others.items():
+        lines.append(f"| {n_induction} random others {kinds[which]}: median of {found['number']} sets | | {found['median']:.3f} | |")
+        lines.append(
+            f"| {n_induction} random others {kinds[which]}: worst set | {', '.join(found['worst'][1])} | {found['worst'][0]:.3f} | |"
+        )
     lines += [
-        f"| {n_induction} random others, median of {others['number']} sets | | {others['median']:.3f} | |",
-        f"| {n_induction} random others, worst set | {', '.join(others['worst'][1])} | {others['worst'][0]:.3f} | |",
         "",
-        f"Silencing the {n_induction} induction heads hurts more than {others['hurt less than induction']} of {others['number']}",
-        "random sets of as many other heads.",
+        "*Below*: in a block before the first induction head, which is built on it; silencing it silences the same circuit.",
+        *(
+            f"Silencing the {n_induction} induction heads hurts more than {found['hurt less than induction']} of {found['number']} random "
+            f"sets {kinds[which]}."
+            for which, found in others.items()
+        ),
         "",
         "Each head alone, later copies: "
         + ", ".join(f"{head} {loss['later copies']:.2f}" for head, loss in result["each head alone"].items())

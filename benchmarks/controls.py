@@ -2,7 +2,9 @@
 
 * A one-layer model cannot form an induction head (it takes a previous-token head in an earlier block: Elhage et al. 2021); its
   induction score must stay below 0.2, while the two-layer model's passes 0.5.
-* The previous-token head must come before the induction head that is built on it, in at least 4 of 5 seeds.
+* The previous-token head must come before the induction head that is built on it, in at least 4 of 5 seeds. Which comes first can be
+  asked of the roles as they are labelled, or of the pair of heads alone, on the same row of the probe and at the same score; and it can be
+  asked of the model instead: silence heads of the blocks below at the very onset, and see what is left of induction.
 
     python benchmarks/controls.py            # about ten minutes on one core; writes controls.json and controls.md beside this file
 """
@@ -11,20 +13,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from train_demo import train_demo
+from ablation import without_heads
+from train_demo import TrainedDemo, train_demo
 
+from tracker_viz.capture import Probe, Recorder, Schedule
 from tracker_viz.comparison import ComparedRun, distance_matrix
-from tracker_viz.metrics import ScoreSeries, head_name, onsets
+from tracker_viz.demo.model import Decoder
+from tracker_viz.metrics import Role, Scorer, ScoreSeries, head_name, onsets
+from tracker_viz.types import Capture
 
 HERE = Path(__file__).parent
 ONE_LAYER_LIMIT, TWO_LAYER_LIMIT, NEEDED_ORDER = 0.2, 0.5, 4
-EVERY = 10
-SCORES = ("previous_token", "previous_token_repeated", "induction")
+EVERY = 5
+# Which comes first must not hang on where the line is drawn; 0.3 is the roles' own.
+LEVELS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 
 
 def main() -> None:
@@ -37,13 +45,17 @@ def main() -> None:
     runs, two_layers = [], []
     for n_blocks, seed in jobs:
         started = time.perf_counter()
-        series = train_demo(n_blocks=n_blocks, seed=seed, steps=options.steps, every=EVERY).series
-        runs.append({"n_blocks": n_blocks, "seed": seed, "steps": options.steps, **observed(series)})
+        demo = train_demo(n_blocks=n_blocks, seed=seed, steps=options.steps, every=EVERY)
+        runs.append({"n_blocks": n_blocks, "seed": seed, "steps": options.steps, **observed(demo)})
         if n_blocks == 2:
-            two_layers.append(ComparedRun(f"seed {seed}", series, {"seed": seed}))
+            two_layers.append(ComparedRun(f"seed {seed}", demo.series, {"seed": seed}))
         print(json.dumps({**runs[-1], "seconds": round(time.perf_counter() - started)}), flush=True)
-    alike = distances(two_layers)
-    (HERE / "controls.json").write_text(json.dumps({"runs": runs, "verdicts": verdicts(runs), "distances": alike}, indent=1) + "\n")
+    write(runs, distances(two_layers))
+
+
+def write(runs: list[dict[str, Any]], alike: dict[str, float]) -> None:
+    kept = {"runs": runs, "verdicts": verdicts(runs), "order": order(runs), "distances": alike}
+    (HERE / "controls.json").write_text(json.dumps(kept, indent=1) + "\n")
     (HERE / "controls.md").write_text(report(runs, alike))
     print(report(runs, alike))
 
@@ -62,36 +74,103 @@ def distances(runs: list[ComparedRun]) -> dict[str, float]:
     }
 
 
-def observed(series: ScoreSeries) -> dict[str, Any]:
-    """Of each score: its highest value, and the first capture at which half of it is reached; of each role: the first lasting onset."""
-    found = onsets(series)
-    first = {role: next((onset for onset in found if onset.role == role), None) for role in ("previous_token", "induction")}
-    curves = {score: np.nanmax(series.heads[score], axis=(1, 2)) for score in SCORES}
-    if first["induction"] is not None and first["induction"].block > 0:
-        # only a head in an earlier block can have told the induction head what came before each token
-        for score in ("previous_token", "previous_token_repeated"):
-            curves[f"{score}_before"] = np.nanmax(series.heads[score][:, : first["induction"].block], axis=(1, 2))
-    seen: dict[str, Any] = {}
-    for name, best in curves.items():
-        seen[f"{name}_max"] = round(float(best.max()), 3)
-        seen[f"{name}_half"] = int(series.steps[np.argmax(best >= best.max() / 2)])
-    for role, onset in first.items():
-        seen[f"{role}_onset"] = None if onset is None else [onset.step, head_name(onset.block, onset.head)]
+def observed(demo: TrainedDemo) -> dict[str, Any]:
+    """Of each score its highest value; of each role the first onset that lasted; of an induction head what it was built on."""
+    series = demo.series
+    seen: dict[str, Any] = {f"{name}_max": highest(series, name) for name in ("previous_token", "previous_token_repeated", "induction")}
+    first = {role: first_onset(series, role, 0.3) for role in ("previous_token", "induction")}
+    seen |= {f"{role}_onset": onset and [onset[0], head_name(*onset[1])] for role, onset in first.items()}
     seen["loss_end"] = round(float(series.metrics["loss"][-1]), 3)
+    if first["induction"] is None or first["induction"][1][0] == 0:
+        return seen
+    below = first["induction"][1][0]  # blocks before that of the first induction head: only there can the head be that it is built on
+    for name in ("previous_token", "previous_token_repeated"):
+        seen[f"{name}_below_max"] = highest(series, name, below)
+        seen[f"{name}_below_at"] = crossings(series, name, below)
+    seen["induction_at"] = crossings(series, "induction", series.shape[0])
+    assert demo.at_onset is not None, "a model in which a head had an onset was kept at it"
+    seen["at_onset"] = dependence(demo.at_onset, demo.probe, below)
+    seen["at_end"] = dependence(demo.model, demo.probe, below)
     return seen
+
+
+def highest(series: ScoreSeries, name: str, n_blocks: int | None = None) -> float:
+    return round(float(np.nanmax(series.heads[name][:, :n_blocks])), 3)
+
+
+def first_onset(series: ScoreSeries, name: str, level: float, n_blocks: int | None = None) -> tuple[int, tuple[int, int]] | None:
+    """(step, head) of the first onset of a role at ``level``, held as a role must be, among the first ``n_blocks`` blocks."""
+    found = onsets(series, (Role(name, enter=level, leave=level * 2 / 3),))
+    return next(((one.step, (one.block, one.head)) for one in found if n_blocks is None or one.block < n_blocks), None)
+
+
+def crossings(series: ScoreSeries, name: str, n_blocks: int) -> list[int | None]:
+    """Step of the first onset at each of ``LEVELS``."""
+    found = (first_onset(series, name, level, n_blocks) for level in LEVELS)
+    return [onset and onset[0] for onset in found]
+
+
+def dependence(model: Decoder, probe: Probe, below: int) -> dict[str, Any]:
+    """The best induction score, whole and without heads of the blocks below: the best previous-token head, the others one by one, all."""
+    whole = scores_of(model, probe, [])
+    heads = [(block, head) for block in range(below) for head in range(whole["induction"].shape[1])]
+    previous = max(heads, key=lambda head: whole["previous_token_repeated"][head])
+    induction = {head: best(scores_of(model, probe, [head])["induction"]) for head in heads}
+    return {
+        "previous-token head": head_name(*previous),
+        "its score": round(float(whole["previous_token_repeated"][previous]), 3),
+        "induction": best(whole["induction"]),
+        "without it": induction.pop(previous),
+        "without another, least": min(induction.values()),
+        "without all": best(scores_of(model, probe, heads)["induction"]),
+    }
+
+
+def scores_of(model: Decoder, probe: Probe, silenced: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+    captures: list[Capture] = []
+    Recorder(without_heads(model, silenced), probe, Schedule.every(1), captures.append, max_overhead=math.inf).capture_now(0)
+    scored = Scorer()(captures[0]).arrays
+    return {name: scored[f"scores.head.{name}"] for name in ("previous_token_repeated", "induction")}
+
+
+def best(scores: np.ndarray) -> float:
+    return round(float(np.nanmax(scores)), 3)
+
+
+def order(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
+    """name -> level -> in how many seeds that score crosses it before, with (at the same capture) and after induction."""
+    counted: dict[str, dict[str, dict[str, int]]] = {}
+    for name in ("previous_token_below_at", "previous_token_repeated_below_at"):
+        counted[name] = {}
+        for index, level in enumerate(LEVELS):
+            steps = [(run[name][index], run["induction_at"][index]) for run in runs if "induction_at" in run]
+            reached = [(one if one is not None else math.inf, other) for one, other in steps if other is not None]
+            counted[name][str(level)] = {
+                "before": sum(one < other for one, other in reached),
+                "with": sum(one == other for one, other in reached),
+                "after": sum(one > other for one, other in reached),
+            }
+    return counted
 
 
 def verdicts(runs: list[dict[str, Any]]) -> dict[str, bool]:
     one, two = ([run for run in runs if run["n_blocks"] == n_blocks] for n_blocks in (1, 2))
-    formed = [run for run in two if "previous_token_before_half" in run]
-    onset_first = [run for run in formed if run["previous_token_onset"] and run["previous_token_onset"][0] < run["induction_onset"][0]]
-    half_first = [run for run in formed if run["previous_token_before_half"] < run["induction_half"]]
+    formed = [run for run in two if "at_onset" in run]
+    role_first = [run for run in formed if run["previous_token_onset"] and run["previous_token_onset"][0] < run["induction_onset"][0]]
+    own = order(two)["previous_token_repeated_below_at"]["0.3"]
     needed = min(NEEDED_ORDER, len(two))
+    built_on = [run for run in formed if run["at_onset"]["without all"] < ONE_LAYER_LIMIT]
+    n = len(two)
     return {
         "one layer stays below 0.2": all(run["induction_max"] < ONE_LAYER_LIMIT for run in one),
         "two layers pass 0.5": all(run["induction_max"] > TWO_LAYER_LIMIT for run in two),
-        f"previous token has its onset before induction, in any block ({len(onset_first)} of {len(two)} seeds)": len(onset_first) >= needed,
-        f"previous token is half there before induction is, in an earlier block ({len(half_first)} of {len(two)} seeds)": len(half_first)
+        f"roles: a head is labelled previous token before one is labelled induction ({len(role_first)} of {n} seeds)": len(role_first)
+        >= needed,
+        f"the pair: the previous-token head below has 0.3 among random tokens before the induction head has ({own['before']} of {n} seeds, "
+        f"and at the same capture in {own['with']})": own["before"] >= needed,
+        f"the model: at its onset, without the heads below, induction is as low as a one-layer model's ({len(built_on)} of {n} seeds)": len(
+            built_on
+        )
         >= needed,
     }
 
@@ -101,29 +180,50 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
         "# Controls: what the induction score says of models that can and cannot form induction heads",
         "",
         f"Written by `python benchmarks/controls.py`: the demo's recipe, 4 heads a block, {runs[0]['steps']} steps, scored every {EVERY}.",
-        "Previous token is scored on text, and beside it on the row of repeated random tokens; induction on the latter. The onset is the",
-        "first capture at which a head scores at least 0.3 and keeps 0.2 for two more; half is the first capture at which the best head",
-        'has half of the highest score of the run. "Before" looks only at the blocks before the first induction head, where the',
-        "previous-token head must be that it is built on. Uniform attention scores 0.05 on this probe, for all three.",
+        "The onset is the first capture at which a head scores at least 0.3 and keeps 0.2 for two more. *Previous token* is scored on",
+        "text; *below* is the best head of the blocks before the first induction head, where the previous-token head must be that it is",
+        "built on, scored on the row of repeated random tokens as induction is. Uniform attention scores 0.05 here, for all three.",
         "",
-        "| layers | seed | previous token: max | onset | before: max | half | before, on repeats: max | half "
-        "| induction: max | onset | half | final loss |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| layers | seed | previous token: max | onset | below: max | reaches 0.3 | induction: max | onset | final loss |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    columns = ["n_blocks", "seed", "previous_token_max", "previous_token_onset", "previous_token_before_max", "previous_token_before_half"]
-    columns += ["previous_token_repeated_before_max", "previous_token_repeated_before_half"]
-    columns += ["induction_max", "induction_onset", "induction_half", "loss_end"]
-    lines += ["| " + " | ".join(cell(run[name]) if name in run else "–" for name in columns) + " |" for run in runs]
+    own = LEVELS.index(0.3)
+    for run in runs:
+        at = run.get("previous_token_repeated_below_at")
+        cells = [run["n_blocks"], run["seed"], run["previous_token_max"], run["previous_token_onset"]]
+        cells += [run.get("previous_token_repeated_below_max", "–"), at[own] if at else "–"]
+        lines.append("| " + " | ".join(map(cell, [*cells, run["induction_max"], run["induction_onset"], run["loss_end"]])) + " |")
     lines += ["", *(f"- {claim}: **{'yes' if holds else 'NO'}**" for claim, holds in verdicts(runs).items()), ""]
-    apart = [abs(run["previous_token_repeated_before_half"] - run["induction_half"]) for run in runs if "previous_token_before_half" in run]
-    if apart:
-        lines += [
-            "Among random tokens the previous-token head of an earlier block and the induction head rise together: their halves lie at",
-            f"most {max(apart)} steps apart. What comes long before is looking one token back in text,",
-            "which heads of the later block do first.",
-            "",
-        ]
-    lines += ["Specialisation distance between the two-layer models (`tracker_viz.comparison`, 0..1):", ""]
+    lines += [
+        "## Which comes first?",
+        "",
+        "In how many seeds the previous-token head below crosses a score before, at the same capture as, and after the induction head",
+        f"({EVERY} steps lie between captures; held for two more, at two thirds of it):",
+        "",
+        "| score | " + " | ".join(map(str, LEVELS)) + " |",
+        "|---" * (len(LEVELS) + 1) + "|",
+    ]
+    rows = {"previous_token_repeated_below_at": "among random tokens", "previous_token_below_at": "on text"}
+    for name, found in order(runs).items():
+        lines.append(f"| {rows[name]} | " + " | ".join(f"{n['before']} / {n['with']} / {n['after']}" for n in found.values()) + " |")
+    lines += [
+        "",
+        "And the best induction score with heads of the blocks below silenced: at the very capture at which it first has 0.3, and at the",
+        "end.",
+        "",
+        "| seed | when | previous-token head below | its score | induction | without that head | without another, least | without all |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        for when in ("at_onset", "at_end") if "at_onset" in run else ():
+            lines.append(f"| {run['seed']} | {when.replace('_', ' ')} | " + " | ".join(map(cell, run[when].values())) + " |")
+    lines += [
+        "",
+        "## How alike are seeds?",
+        "",
+        "Specialisation distance between the two-layer models (`tracker_viz.comparison`, 0..1):",
+        "",
+    ]
     lines += [*(f"- {which}: {value}" for which, value in alike.items()), ""]
     return "\n".join(lines)
 

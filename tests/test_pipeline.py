@@ -163,6 +163,22 @@ def test_a_run_that_is_gone_on_with_captures_nothing_twice(watched):
     assert distance == pytest.approx(np.linalg.norm(last - first) / np.linalg.norm(first), rel=1e-2)
 
 
+def test_a_run_whose_captures_hold_samples_is_gone_on_with_from_the_same_first_sample():
+    model = make_model()
+    small = {"max_mb": 0.08}
+    with watch(model, **small) as watcher:
+        train(model, watcher, range(6))
+    with watch(model, start_step=6, total_steps=10, **small) as again:
+        train(model, again, range(6, 10))
+    captures = {capture.step: capture for capture in tv.load_captures(again.ref)}
+    first, last = (captures[step].arrays["blocks.0.mlp.w_gate"].astype(np.float32) for step in (0, 10))
+    assert first.shape < (32, 16)
+    column = captures[10].labels["projection"].index("mlp.w_gate")
+    distances = [captures[step].arrays["scores.weight.distance"][0, column] for step in (4, 6, 8, 10)]
+    assert distances[-1] == pytest.approx(np.linalg.norm(last - first) / np.linalg.norm(first), rel=2e-2)
+    assert distances == sorted(distances), "it goes on where it was"
+
+
 def test_a_model_that_cannot_be_captured_leaves_no_run_behind(tmp_path):
     with pytest.raises(UnsupportedModelError):
         watch(nn.Sequential(nn.Embedding(40, 8), nn.Linear(8, 40)))

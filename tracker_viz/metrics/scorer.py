@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,11 @@ from tracker_viz.types import Capture
 _FOR_SCORES = (".norms", ".peak", ".spread")
 
 
-def score(capture: Capture, *, first: Matrices | None = None, previous: Matrices | None = None) -> Capture:
+# A weight matrix as it is stored -> the smaller sample of it that a file holds.
+Sampled = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def score(capture: Capture, *, first: Matrices | None = None, previous: Matrices | None = None, sampled: Sampled | None = None) -> Capture:
     """The capture with the scores that its arrays and its probe allow; what it holds already stays as it is, but for what the recorder
     measured for the scores alone (``<weight>.norms``, ``.peak``, ``.spread``), which is used up.
 
@@ -35,12 +39,13 @@ def score(capture: Capture, *, first: Matrices | None = None, previous: Matrices
 
     Args:
         first, previous: weight matrices of the run's first and of the last capture (``weights_of``), for the scores of change.
+        sampled: how those of ``first`` were made smaller than this capture's.
 
     Raises:
         ProbeError: the patterns do not fit ``Capture.probe``.
         CaptureError: a pattern or a weight matrix has not the axes that it must have.
     """
-    patterns, weights = patterns_of(capture), _weights(capture)
+    patterns, weights = patterns_of(capture), _weights(capture, sampled)
     n_blocks = _n_blocks(capture, {*patterns, *(block for block, _ in weights)})
     arrays = {name: array for name, array in capture.arrays.items() if not name.endswith(_FOR_SCORES)}
     axes, labels = dict(capture.axes), dict(capture.labels)
@@ -71,11 +76,13 @@ class Scorer:
     Args:
         first: the run's first capture, where a run is resumed: distances are measured from its weight matrices. Without it the
             first capture that is scored counts as the first.
+        sampled: how its matrices were made smaller for its file than those of the captures to come; None: they were not.
         earlier: scored captures from before the run was resumed, of which only the scores are used, so that ``series`` is whole.
     """
 
-    def __init__(self, first: Capture | None = None, *, earlier: Iterable[Capture] = ()) -> None:
+    def __init__(self, first: Capture | None = None, *, sampled: Sampled | None = None, earlier: Iterable[Capture] = ()) -> None:
         self._first: Matrices | None = None if first is None else weights_of(first)
+        self._sampled = sampled
         self._previous: Matrices | None = None
         self._scored = {capture.step: scores_only(capture) for capture in (*earlier, *([first] if first else []))}
 
@@ -85,7 +92,7 @@ class Scorer:
             self._first = weights
         in_order = all(step < capture.step for step in self._scored)
         with one_blas_thread():
-            scored = score(capture, first=self._first, previous=self._previous if in_order else None)
+            scored = score(capture, first=self._first, previous=self._previous if in_order else None, sampled=self._sampled)
         self._previous = weights
         self._scored[capture.step] = scores_only(scored)
         return scored
@@ -115,13 +122,14 @@ def weights_of(capture: Capture) -> dict[tuple[int, str], NDArray[Any]]:
     return dict(sorted(weights.items()))
 
 
-def _weights(capture: Capture) -> dict[tuple[int, str], Weight]:
+def _weights(capture: Capture, sampled: Sampled | None) -> dict[tuple[int, str], Weight]:
     pooling = capture.model.get("pooling", {})
     weights = {}
     for (block, projection), stored in weights_of(capture).items():
         norms, peaks, spread = (capture.arrays.get(f"blocks.{block}.{projection}{what}") for what in _FOR_SCORES)
         how = next((how for pattern, how in pooling.items() if fnmatch.fnmatchcase(projection, pattern)), "sample")
-        weights[block, projection] = Weight(stored, norms, how != "sample", peaks, spread)
+        as_first = None if sampled is None else sampled(stored)
+        weights[block, projection] = Weight(stored, norms, how != "sample", as_first, peaks, spread)
     return weights
 
 

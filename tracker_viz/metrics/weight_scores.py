@@ -72,6 +72,7 @@ class Weight:
         stored: [out, in]: the matrix, or what was kept of it.
         norms: (Frobenius norm, spectral norm, out, in) of the whole matrix, float32 [4]; None: ``stored`` is the whole matrix.
         pooled: if it was made smaller, ``stored`` holds means over rectangles.
+        as_first: the sample of ``stored`` that is kept of the run's first capture, where that one was made smaller still for its file.
         peaks, spread: largest magnitude [neuron], and [mean, root mean square] of the magnitudes [2, token], of what the matrix
             reads on the probe; None but for a down projection.
     """
@@ -79,6 +80,7 @@ class Weight:
     stored: NDArray[Any]
     norms: Floats | None = None
     pooled: bool = False
+    as_first: NDArray[Any] | None = None
     peaks: Floats | None = None
     spread: Floats | None = None
 
@@ -146,8 +148,9 @@ def _taken(weight: Weight, first: NDArray[Any] | None, previous: NDArray[Any] | 
         taken["norms"] = float(np.linalg.norm(singular)), float(singular[0]), singular.size
     if weight.is_whole or not weight.pooled:
         taken["entries"] = (matrix,)
-        references = {"first": first, "previous": previous}
-        taken |= {uses: (matrix, held) for uses, held in references.items() if held is not None and held.shape == matrix.shape}
+        as_first = matrix if weight.as_first is None else weight.as_first.astype(np.float32, copy=False)
+        pairs = {"first": (as_first, first), "previous": (matrix, previous)}
+        taken |= {uses: (now, then) for uses, (now, then) in pairs.items() if then is not None and then.shape == now.shape}
     return taken
 
 

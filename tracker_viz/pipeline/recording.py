@@ -6,6 +6,7 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -271,8 +272,13 @@ def _resumed_scorer(outbox: Outbox) -> Scorer:
     for run in [*outbox.runs, outbox.run]:
         found = [capture.path for capture in pull(run).captures]
         if found:
+            from tracker_viz.capture.budget import sample
+
             scores = [name for name in capture_file.read_header(found[-1]).arrays if name.startswith("scores.")]
-            return Scorer(capture_file.read(found[0]), earlier=[capture_file.read(path, scores) for path in found])
+            first = capture_file.read(found[0])
+            side = first.model.get("cut", {}).get("weight_side")
+            sampled = None if side is None else partial(sample, side=side)
+            return Scorer(first, sampled=sampled, earlier=[capture_file.read(path, scores) for path in found])
     return Scorer()
 
 
