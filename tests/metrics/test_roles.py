@@ -62,7 +62,7 @@ def test_a_role_can_be_lost_and_taken_again():
     first, second = onsets(series)
     assert (first.step, first.after_step, first.until) == (0, None, 30)
     assert (second.step, second.after_step, second.until) == (50, 40, None)
-    assert first_onsets([first, second])["induction"] == second, "the first one did not last"
+    assert first_onsets(series, ROLES)["induction"] == second, "the first one did not last"
 
 
 def test_onsets_are_ordered_and_the_first_that_lasts_is_found():
@@ -76,7 +76,7 @@ def test_onsets_are_ordered_and_the_first_that_lasts_is_found():
         ("induction", 2, 10),
         ("induction", 1, 20),
     ]
-    assert {role: onset.step for role, onset in first_onsets(found).items()} == {"previous_token": 10, "induction": 10}
+    assert {role: onset.step for role, onset in first_onsets(series, ROLES).items()} == {"previous_token": 10, "induction": 10}
 
 
 def test_a_training_that_dies_ends_its_heads_roles():
@@ -84,7 +84,7 @@ def test_a_training_that_dies_ends_its_heads_roles():
     series = series_of(induction=[[0.1, 0.5, 0.6, 0.6, nan, nan, nan, nan]])
     (onset,) = onsets(series)
     assert (onset.step, onset.until) == (10, 40)
-    assert first_onsets([onset]) == {}
+    assert first_onsets(series, ROLES) == {}
     assert head_roles(series)[0][:, 0, 0].tolist() == [NO_ROLE, *[INDUCTION] * 3, *[NO_ROLE] * 4]
 
 

@@ -39,6 +39,15 @@ def test_summary_says_how_much_when_and_how_many():
     )
 
 
+def test_summary_and_table_give_a_role_the_same_onset():
+    """One head looks one token back in text from step 100 on, and is an induction head besides from 400 on: that is its role at the end."""
+    series = make_series()
+    series.heads["previous_token"][1:, 1, 2] = 0.5
+    table = {row["head"]: (row["role"], row["onset_step"]) for row in head_table(series)}
+    assert (table["L01H02"], table["L00H01"]) == (("induction", 400), ("previous_token", 200))
+    assert run_summary(series)["specialisation/previous_token_onset_step"] == 200
+
+
 def test_a_run_without_any_specialised_head_says_so_and_has_no_onset():
     heads = {name: np.full((N_CAPTURES, *SHAPE), 0.1, np.float32) for name in ("previous_token", "induction")}
     series = ScoreSeries(np.arange(N_CAPTURES), heads, uniform=dict.fromkeys(heads, 0.05))

@@ -134,11 +134,13 @@ def onsets(series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, confirmation
     return sorted(found, key=lambda onset: (onset.step, onset.block, onset.head, onset.role))
 
 
-def first_onsets(found: list[Onset]) -> Mapping[str, Onset]:
-    """role -> the earliest onset of any head that still had the role at the run's end."""
+def first_onsets(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> Mapping[str, Onset]:
+    """role -> the earliest onset of any head that has the role at the run's end, as ``head_roles`` says, and kept it since."""
+    final = head_roles(series, roles)[0][-1:]  # none without captures
     first: dict[str, Onset] = {}
-    for onset in found:
-        if onset.until is None:
+    for onset in onsets(series, roles):
+        index = final[0, onset.block, onset.head]
+        if onset.until is None and index != NO_ROLE and roles[index].name == onset.role:
             first.setdefault(onset.role, onset)
     return MappingProxyType(first)
 

@@ -74,8 +74,9 @@ def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[st
     """What a tracker's table of runs sorts a sweep by; all names begin with ``specialisation/``.
 
     * ``<role>_max``: the highest score that any head reached at any capture;
-    * ``<role>_onset_step``: the earliest step at which a head took the role and kept it to the end; absent where none did;
-    * ``<role>_heads``: heads that have the role at the last capture, and ``heads_specialised`` those that have any;
+    * ``<role>_heads``: heads that have the role at the last capture (of several at once the one with the greatest margin), and
+      ``heads_specialised`` those that have any;
+    * ``<role>_onset_step``: the earliest step at which one of those heads took the role and kept it; absent where none did;
     * ``share_specialised``: of all heads; ``index_mean``: mean specialisation score of all heads at the last capture.
 
     Empty without captures or head scores.
@@ -83,8 +84,8 @@ def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[st
     if not series.n_captures or not series.heads:
         return {}
     values: dict[str, float | int] = {}
-    found = first_onsets(onsets(series, roles))
     final = head_roles(series, roles)[0][-1]
+    found = first_onsets(series, roles)
     n_heads = int(np.isfinite(np.stack([scores[-1] for scores in series.heads.values()])).any(0).sum())
     for index, role in enumerate(roles):
         if role.name not in series.heads:

@@ -15,7 +15,7 @@ import numpy as np
 from tracker_viz import capture_file
 from tracker_viz.comparison import Alignment, Axis, ComparedRun, align, behaviours, in_order_of_settings, match_heads, positions
 from tracker_viz.errors import ConfigError
-from tracker_viz.metrics import ROLES, ScoreSeries, first_onsets, head_roles, onsets, score_series
+from tracker_viz.metrics import ROLES, ScoreSeries, first_onsets, head_roles, score_series
 from tracker_viz.pipeline.pulling import pulled_captures
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.pull import Pulled
@@ -133,7 +133,7 @@ def drawn_runs(runs: Sequence[PulledRun], labels: Mapping[str, str], *, axis: Ax
                 ranking=ranked,
                 order=heads,
                 roles=head_roles(series)[0],
-                onsets={role: at_step[onset.step] for role, onset in first_onsets(onsets(series)).items()},
+                onsets={role: at_step[onset.step] for role, onset in first_onsets(series).items()},
             )
         )
     return drawn, Timing(timing.axis, timing.points, timing.captures, timing.ended)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.metrics import HEAD_SCORES, NO_ROLE, ROLES, first_onsets, head_roles, onsets, score_series
+from tracker_viz.metrics import HEAD_SCORES, NO_ROLE, ROLES, first_onsets, head_roles, score_series
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.plan import Box, Label, Onset, Readout, Roles, Swatch, Timeline
 from tracker_viz.rendering.scales import short_number
@@ -184,7 +184,7 @@ def find_roles(series: Series, known: Collection[str]) -> tuple[Roles, tuple[Ons
     scored = score_series(series.read(index, names) for index in range(len(series)))
     states, _ = head_roles(scored, scored_roles)
     held = [{(int(b), int(h)): scored_roles[state[b, h]].name for b, h in np.argwhere(state != NO_ROLE)} for state in states]
-    found = first_onsets(onsets(scored, scored_roles)).values()
+    found = first_onsets(scored, scored_roles).values()
     at = {step: index for index, step in enumerate(series.steps)}
     shown = [Onset(each.role, at[each.step], each.step, each.block, each.head) for each in found if at[each.step] > 0]
     return Roles(tuple(role.name for role in scored_roles), held), tuple(sorted(shown, key=lambda onset: (onset.index, onset.role)))
