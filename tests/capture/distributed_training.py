@@ -40,7 +40,7 @@ def make_model():
     return Model(lambda index: Residual(*kinds[index]()))
 
 
-def train(trained, parameters, *, capture, sink=None, backward=None, **options):
+def train(trained, parameters, *, capture, sink=None, backward=None, after_step=None, **options):
     """(losses, captures of this process, forward passes of the unwrapped model, seconds spent in the recorder's calls)."""
     captures, spent_s = [], 0.0
     recorder = None
@@ -59,6 +59,8 @@ def train(trained, parameters, *, capture, sink=None, backward=None, **options):
             started = time.perf_counter()
             recorder.step(step, loss=loss)
             spent_s += time.perf_counter() - started
+        if after_step:
+            after_step(step)
         losses.append(loss.item())
     if recorder:
         recorder.close()
@@ -100,6 +102,18 @@ def fsdp2_compiled(capture, **options):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return *train(model, model.parameters(), capture=capture, **options), 0
+
+
+def fsdp2_late(capture, **options):
+    """Watched before it is sharded: the other process does not know that there is a probe."""
+    model = make_model()
+    captures = []
+    recorder = Recorder(model, make_probe(VOCAB, T), Schedule.every(2), captures.append, max_overhead=math.inf) if capture else None
+    for block in model.blocks:
+        fully_shard(block)
+    fully_shard(model)
+    losses, *_ = train(model, model.parameters(), capture=False, after_step=recorder.step if recorder else None)
+    return losses, captures, 0.0, 0
 
 
 def accelerate(capture, *, state=None, **options):
@@ -196,7 +210,7 @@ def main(directory):
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     report = {}
-    for kind in (ddp, fsdp2, fsdp2_mixed, fsdp2_compiled, accelerate, accelerate_fsdp2):
+    for kind in (ddp, fsdp2, fsdp2_mixed, fsdp2_compiled, fsdp2_late, accelerate, accelerate_fsdp2):
         without, *_ = kind(False)
         losses, captures, spent_s, passes = kind(True)
         report[kind.__name__] = {

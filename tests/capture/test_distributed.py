@@ -31,7 +31,7 @@ def two_processes(tmp_path_factory):
     return [json.loads((directory / f"rank{rank}.json").read_text()) for rank in (0, 1)], directory
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "fsdp2_late"])
 def test_the_loss_curve_is_the_same_to_the_bit_on_every_process(two_processes, kind):
     for report in two_processes[0]:
         assert report[kind]["with"] == report[kind]["without"]
@@ -43,6 +43,11 @@ def test_the_first_process_records_and_the_other_does_not(two_processes, kind):
     assert first[kind]["steps"] == [0, 2, 4, 6]
     assert second[kind]["steps"] == []
     assert first[kind]["model"] == "Model"
+
+
+def test_a_model_that_is_sharded_after_it_was_watched_is_left_alone(two_processes):
+    first, second = two_processes[0]
+    assert (first["fsdp2_late"]["steps"], second["fsdp2_late"]["steps"]) == ([0], [])
 
 
 def test_under_ddp_the_other_process_runs_no_probe_and_waits_for_nothing(two_processes):

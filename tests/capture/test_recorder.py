@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -305,6 +309,20 @@ def test_what_was_found_is_said_once(caplog):
     assert "attn.w_q, attn.w_k, attn.w_v, attn.w_o, mlp.w_in, mlp.w_out" in said[0]
 
 
+def test_where_no_log_is_set_up_what_was_found_is_printed(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from test_recorder import Recorder, Schedule, probe, tiny\n"
+        "recorder = Recorder(tiny(), probe(), Schedule.every(1), lambda capture: None)\n"
+        "recorder.step(1)\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stderr.count("tracker_viz: Model: 2 blocks (blocks.0 .. 1), 4 heads, 4 key/value heads") == 1
+
+
 def test_only_the_projections_asked_for_are_captured():
     recorder, captures = recorded(tiny(), Schedule.every(1), projections=["mlp.w_in"])
     recorder.close()
@@ -489,6 +507,15 @@ def test_a_probe_whose_attention_would_fill_the_memory_is_refused_before_trainin
     recorded(tiny(2), Schedule.every(1))
     with pytest.raises(ProbeError, match=f"probe of 2 rows of {T} tokens takes more than .* fewer rows, or fewer tokens"):
         recorded(tiny(3), Schedule.every(1))
+
+
+def test_a_model_may_be_moved_to_another_device_after_it_was_watched():
+    model = tiny()
+    recorder, _ = recorded(model, Schedule.every(1))
+    model.to("meta")  # stands for a GPU
+    assert recorder._camera.device.type == "meta"
+    recorder.step(1)  # and nothing comes of it, as nothing is there
+    assert recorder._camera._input_ids.device.type == "meta"
 
 
 def test_a_probe_on_another_device_or_of_another_type_is_brought_along():

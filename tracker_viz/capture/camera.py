@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import logging
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from tracker_viz.capture.norms import krylov, norms
 from tracker_viz.capture.probe import Probe, check_probe
 from tracker_viz.capture.untouched import Forward, buffers_written, copy_of_buffers, default_forward, model_device, untouched
 from tracker_viz.capture.weights import POOLINGS, Pooling, Projection, read
-from tracker_viz.errors import ConfigError
+from tracker_viz.errors import CaptureError, ConfigError
 from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE
 from tracker_viz.types import Capture
 
@@ -76,7 +77,6 @@ class Camera:
         self.model_info: dict[str, Any] = {}
         self.sharded = distributed.is_sharded(model)
         self.main = distributed.is_main_process()
-        self.device = model_device(model)
         self._max_mb = options.positive("max_mb", max_mb, "the size of a capture in megabytes")
         self._max_experts = options.whole("max_experts", max_experts, 0)
         self._blocks, self._only_blocks, self._only_heads = blocks, only_blocks, only_heads
@@ -95,6 +95,11 @@ class Camera:
         self._projections: list[Projection]
         self._signature: tuple[tuple[str, tuple[int, ...]], ...]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is now: it may be moved after it was first looked at."""
+        return model_device(self.model)
+
     def explore(self, step: int, tokens_seen: int | None) -> Capture:
         """Find out what the model is made of; the first capture, made on the way."""
         check_parameters(self.model)
@@ -107,10 +112,16 @@ class Camera:
             self._written = buffers_written(self.model, before)
         distributed.put_away(self.model)
         if self.main:
-            log.info("%s", summary(self.model_info))
+            _say(summary(self.model_info))
         return self._developed(attention, step, tokens_seen, {})
 
     def take(self, step: int, tokens_seen: int | None, metrics: Mapping[str, float]) -> Capture:
+        if distributed.is_sharded(self.model) != self.sharded:
+            raise CaptureError(
+                "the model was sharded over processes after it was first looked at, so the others would not come to the probe's pass; "
+                "call watch after fully_shard (accelerator.prepare)"
+            )
+        self._input_ids = self._input_ids.to(self.device)
         written = {name: buffer for name, buffer in self.model.named_buffers() if name in self._written}
         with untouched(self.model, autocast=self._autocast, written_buffers=written):
             if _signature(self.model) == self._signature:
@@ -193,6 +204,14 @@ class Camera:
 
     def _pooling_of(self, projection: Projection) -> Pooling:
         return next((how for pattern, how in self._pooling.items() if fnmatch.fnmatchcase(projection.name, pattern)), "sample")
+
+
+def _say(found: str) -> None:
+    """To the log where the user's script has set one up, else to the terminal: it is meant to be read once before training."""
+    if log.hasHandlers():
+        log.info("%s", found)
+    else:
+        print(f"tracker_viz: {found}", file=sys.stderr)
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
