@@ -23,7 +23,7 @@ def simulate(schedule, *, step_s, capture_s, steps, max_overhead):
         since = due
         due, _ = governor.next_step(since)
     total_s = steps * step_s + len(captured) * capture_s
-    return captured, len(captured) * capture_s / total_s
+    return captured, len(captured) * capture_s / total_s if total_s else 0.0
 
 
 def test_a_cheap_capture_leaves_the_schedule_as_it_is():
@@ -54,6 +54,18 @@ def test_one_capture_that_costs_more_than_everything_still_leaves_the_last():
     captured, _ = simulate(Schedule.for_total(100, captures=50), step_s=0.01, capture_s=5.0, steps=100, max_overhead=0.02)
     assert captured[-1] == 100
     assert len(captured) == 2
+
+
+@pytest.mark.parametrize("schedule", [Schedule.every(1), Schedule.every(1, 5000), Schedule.for_total(5000)])
+def test_captures_that_leave_training_no_time_at_all_are_all_but_stopped(schedule):
+    captured, _ = simulate(schedule, step_s=0.0, capture_s=0.01, steps=5000, max_overhead=0.02)
+    assert len(captured) <= 10
+
+
+@pytest.mark.parametrize("schedule", [Schedule.every(1), Schedule.every(1, 20)])
+def test_captures_that_take_no_time_that_a_clock_could_tell_are_all_taken(schedule):
+    captured, _ = simulate(schedule, step_s=0.01, capture_s=0.0, steps=20, max_overhead=0.02)
+    assert captured == list(range(1, 21))
 
 
 def test_no_limit_leaves_the_schedule_as_it_is():
