@@ -12,8 +12,7 @@ from typing import Any
 import filelock
 import pytest
 from mlflow_server import QUIET, MlflowServer
-
-from tracker_viz.trackers.slow_link import SlowLink
+from slow_link import SlowLink
 
 os.environ.update(QUIET)
 

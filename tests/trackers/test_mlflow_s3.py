@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.store.artifact import s3_artifact_repo
 from mlflow_contract import MlflowContract
 from mlflow_server import MlflowServer
+from slow_link import SlowLink
 
 from tracker_viz import capture_file
 from tracker_viz.errors import CaptureFileError, MissingDependencyError, TrackerError, TransientTrackerError
@@ -22,7 +23,6 @@ from tracker_viz.trackers.mlflow import MlflowTracker
 from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.pull import pull
 from tracker_viz.trackers.push import push
-from tracker_viz.trackers.slow_link import SlowLink
 from tracker_viz.trackers.testing import make_capture, write_captures
 from tracker_viz.types import RunRef
 

@@ -24,7 +24,6 @@ from tracker_viz.trackers.base import MetricPoint
 from tracker_viz.trackers.mlflow import MlflowTracker
 from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.pull import pull
-from tracker_viz.trackers.push import push
 from tracker_viz.trackers.testing import make_capture, write_captures
 
 PASSWORD = "long-Enough-s3cret"
@@ -212,6 +211,37 @@ def as_postgres():
     pytest.skip("PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody'")
 
 
+class Postgres:
+    """A database server of its own, as a user who may run one; ``stop`` is as a crash would be."""
+
+    def __init__(self, binaries):
+        self._binaries = binaries
+        self._as_user = as_postgres()
+        # Not under pytest's own directory: its user must be able to get there, and a socket's path has to be short.
+        self._directory = tempfile.mkdtemp(prefix="pg-")
+        if self._as_user:
+            os.chown(self._directory, self._as_user["user"], self._as_user["group"])
+        self._port = MlflowServer(Path(self._directory)).port
+        self.uri = f"postgresql+psycopg2://mlflow:{PASSWORD}@127.0.0.1:{self._port}/postgres"
+        self._call("initdb", "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync")
+
+    def start(self):
+        quick = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off"
+        options = f"{quick} -p {self._port} -h 127.0.0.1 -k {self._directory}"
+        self._call("pg_ctl", "-w", "-l", f"{self._directory}/log", "-o", options, "start")
+
+    def stop(self):
+        self._call("pg_ctl", "-m", "immediate", "stop")
+
+    def remove(self):
+        self.stop()
+        shutil.rmtree(self._directory)
+
+    def _call(self, program, *arguments):
+        command = [f"{self._binaries}/{program}", "-D", f"{self._directory}/data", *arguments]
+        subprocess.run(command, check=True, cwd=self._directory, stdout=subprocess.DEVNULL, **self._as_user)
+
+
 @pytest.fixture(scope="module")
 def postgres():
     on_path = [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
@@ -219,56 +249,62 @@ def postgres():
     if binaries is None:
         pytest.skip("needs PostgreSQL's initdb and pg_ctl (Debian: apt-get install postgresql)")
     pytest.importorskip("psycopg2", reason="needs psycopg2-binary")
-    as_user = as_postgres()
-    # Not under pytest's own directory: its user must be able to get there, and a socket's path has to be short.
-    directory = tempfile.mkdtemp(prefix="pg-")
-    if as_user:
-        os.chown(directory, as_user["user"], as_user["group"])
-    quick = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off"
-    port = MlflowServer(Path(directory)).port
-
-    def call(program, *arguments):
-        subprocess.run(
-            [f"{binaries}/{program}", "-D", f"{directory}/data", *arguments],
-            check=True,
-            cwd=directory,
-            stdout=subprocess.DEVNULL,
-            **as_user,
-        )
-
-    call("initdb", "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync")
-    call("pg_ctl", "-w", "-l", f"{directory}/log", "-o", f"{quick} -p {port} -h 127.0.0.1 -k {directory}", "start")
-    yield f"postgresql+psycopg2://mlflow:{PASSWORD}@127.0.0.1:{port}/postgres"
-    call("pg_ctl", "-m", "immediate", "stop")
-    shutil.rmtree(directory)
+    postgres = Postgres(binaries)
+    postgres.start()
+    yield postgres
+    postgres.remove()
 
 
-def test_postgresql_as_the_store_of_a_server_and_used_directly(postgres, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def teams(postgres, tmp_path_factory):
+    """A server whose store is PostgreSQL."""
+    server = MlflowServer(tmp_path_factory.mktemp("teams"), store=postgres.uri).start()
+    yield server
+    server.kill()
+
+
+def test_postgresql_as_the_store_of_a_server_and_used_directly(postgres, teams, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    server = MlflowServer(tmp_path / "server", store=postgres).start()
-    try:
-        points = [MetricPoint(step, {"loss": 1.0 / (1 + step)}, time=1.7e9 + step) for step in range(3)]
-        captures = write_captures([0, 1, 5], tmp_path / "source")
-        for tracker in (MlflowTracker(server.uri, "team"), MlflowTracker(postgres, "direct")):
-            run = tracker.create_run(name="a", config={"lr": 0.1}, key="0" * 32)
-            assert tracker.create_run(name="a", config={"lr": 0.1}, key="0" * 32).ref == run.ref
-            run.put_captures(captures)
-            run.log_metrics(points)
-            run.log_metrics(points)
-            run.finish("finished")
-            pulled = pull(tracker.open_run(run.ref), tmp_path / "cache")
-            assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures]
-            assert len(MlflowClient(postgres).get_metric_history(run.ref.path, "loss")) == 3
-            assert PASSWORD not in str(tracker.options) + str(run.environment) + run.url() + str(run.ui_command)
-        assert push_leaves_nothing(server, tmp_path)
-        noted = connect("mlflow", **run.environment)
-        assert noted.options["tracking_uri"].startswith("postgresql+psycopg2://127.0.0.1")
-    finally:
-        server.kill()
+    points = [MetricPoint(step, {"loss": 1.0 / (1 + step)}, time=1.7e9 + step) for step in range(3)]
+    captures = write_captures([0, 1, 5], tmp_path / "source")
+    for tracker in (MlflowTracker(teams.uri, "team"), MlflowTracker(postgres.uri, "direct")):
+        run = tracker.create_run(name="a", config={"lr": 0.1}, key="0" * 32)
+        assert tracker.create_run(name="a", config={"lr": 0.1}, key="0" * 32).ref == run.ref
+        run.put_captures(captures)
+        run.log_metrics(points)
+        run.log_metrics(points)
+        run.finish("finished")
+        pulled = pull(tracker.open_run(run.ref), tmp_path / "cache")
+        assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures]
+        assert len(MlflowClient(postgres.uri).get_metric_history(run.ref.path, "loss")) == 3
+        assert PASSWORD not in str(tracker.options) + str(run.environment) + run.url() + str(run.ui_command)
+    noted = connect("mlflow", **run.environment)
+    assert noted.options["tracking_uri"].startswith("postgresql+psycopg2://127.0.0.1")
 
 
-def push_leaves_nothing(server, tmp_path):
-    outbox = Outbox(tmp_path / "spool", [Destination("mlflow", {"tracking_uri": server.uri, "experiment": "team"})], name="pushed")
-    outbox.put(make_capture(0))
-    outbox.close()
-    return push(tmp_path / "spool").complete
+def test_artifacts_that_only_the_server_can_reach_are_refused_before_training(postgres, teams, tmp_path):
+    MlflowClient(teams.uri).create_experiment("of the server")
+    with pytest.raises(TrackerError, match="must be a valid http or https URI"):
+        Outbox(tmp_path / "spool", [Destination("mlflow", {"tracking_uri": postgres.uri, "experiment": "of the server"})], name="a")
+
+
+def test_a_database_that_crashes_behind_the_server_and_one_that_is_used_directly_get_everything_once(
+    postgres, teams, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    stores = {"behind": teams.uri, "directly": postgres.uri}
+    destinations = [Destination("mlflow", {"tracking_uri": uri, "experiment": f"crash {how}"}) for how, uri in stores.items()]
+    with Outbox(tmp_path / "spool", destinations, name="crash") as outbox:
+        for step in range(9):
+            if step == 3:
+                postgres.stop()
+            if step == 6:
+                postgres.start()
+            outbox.put(make_capture(step))
+            time.sleep(0.05)
+    assert outbox.close().complete
+    for run in outbox.runs:
+        assert [ref.step for ref in run.list_captures()] == list(range(9))
+        history = MlflowClient(postgres.uri).get_metric_history(run.ref.path, "loss")
+        assert sorted(point.step for point in history) == list(range(9))
+    assert PASSWORD not in "".join(path.read_text() for path in (tmp_path / "spool").rglob("*.json*"))

@@ -15,6 +15,7 @@ from local_runs import only_run, steps_at
 
 from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError, MissingDependencyError, RunActiveError, TrackerError, TransientTrackerError
+from tracker_viz.trackers import spool
 from tracker_viz.trackers.local import LocalRun, LocalTracker, read_lines
 from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.push import push
@@ -97,6 +98,24 @@ def test_only_transient_errors_are_retried_until_they_pass(tmp_path, there, monk
     assert outbox.close().complete
     assert steps_at(outbox.runs[0]) == [0]
     assert caplog.text.count("is away") == 1
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_uploading_which_frees_it(tmp_path, there, monkeypatch, caplog):
+    append_lines, failures = spool.append_lines, iter(range(3))
+
+    def full_at_first(lines, path):
+        if path.parent.name == "sent" and next(failures, None) is not None:
+            raise OSError(28, "No space left on device")
+        append_lines(lines, path)
+
+    monkeypatch.setattr(spool, "append_lines", full_at_first)
+    with Outbox(tmp_path / "spool", [there], name="a") as outbox:
+        outbox.put(make_capture(0))
+    assert outbox.close().complete
+    assert steps_at(outbox.runs[0]) == [0]
+    assert steps_at(outbox.run) == [], "what is delivered makes room"
+    assert len(read_lines(outbox.runs[0].directory / "metrics.jsonl")) == 1
+    assert "the spool's disk is away" in caplog.text
 
 
 def test_a_refusal_is_not_retried_is_told_and_leaves_the_captures_for_push(tmp_path, there, monkeypatch, caplog):

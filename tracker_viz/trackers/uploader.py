@@ -132,7 +132,7 @@ class Uploader:
             self._retried(lambda: self._compare(run))
             self._settled.set()
             while chunk := self._next_chunk(run):
-                self._deliver(run, chunk)
+                self._retried(lambda: self._deliver(run, chunk))
             self._end(run)
         except _PatienceEnded:
             pass
@@ -218,14 +218,14 @@ class Uploader:
     def _deliver(self, run: Run, chunk: Sequence[CaptureRef]) -> None:
         whole = [ref for ref in chunk if self._is_whole(ref)]
         if run.online:
-            self._retried(lambda: self._put(run, whole))
+            self._put(run, whole)
         # A run that is not ours has the loop's own metrics already, from the user's logger.
         without = frozenset() if self._addressee.ours else self._spool.loop_metrics()
         names = [ref.file_name for ref in whole if ref.file_name not in self._journal.metrics]
         points = [self._spool.metric_point(ref, without=without) for ref in whole if ref.file_name in names]
         points = [point for point in points if point.values]
         if points:
-            self._retried(lambda: run.log_metrics(points))
+            run.log_metrics(points)
         self._journal.note_metrics(names)
         self._spool.remove_delivered(whole)
         with self._changed:
@@ -233,7 +233,6 @@ class Uploader:
                 self._pending.pop(ref, None)
             if not run.online:
                 self._deferred.update(whole)
-            self._trouble = None
 
     def _put(self, run: Run, refs: Sequence[CaptureRef]) -> None:
         refs = [ref for ref in refs if not self._journal.has(ref)]
@@ -267,15 +266,20 @@ class Uploader:
         self._retried(lambda: run.finish(state))
 
     def _retried(self, call: Callable[[], Result]) -> Result:
-        """The one place where anything is retried, and only what the adapter calls transient; longer and longer apart."""
+        """The one place where anything is retried, longer and longer apart: what the adapter calls transient, and our own disk's errors.
+
+        A full disk becomes free by uploading, so that must not end with it.
+        """
         pause_s = FIRST_RETRY_S
+        away = self.name
         while True:
             was_closing = self._closing is not None
             try:
                 result = call()
-            except TransientTrackerError as error:
+            except (TransientTrackerError, OSError) as error:
                 if self._trouble is None:
-                    log.warning("%s is away (%s); captures wait in %s and go up when it is back", self.name, error, self._spool.directory)
+                    away = self.name if isinstance(error, TransientTrackerError) else "the spool's disk"
+                    log.warning("%s is away (%s); captures wait in %s and go up when it is back", away, error, self._spool.directory)
                 with self._changed:
                     self._trouble = str(error)
                 self._settled.set()
@@ -289,7 +293,7 @@ class Uploader:
                 pause_s = min(2 * pause_s, LONGEST_RETRY_S)
             else:
                 if self._trouble is not None:
-                    log.info("%s is back", self.name)
+                    log.info("%s is back", away)
                 with self._changed:
                     self._trouble = None
                 return result
