@@ -10,10 +10,12 @@ from tracker_viz.comparison import (
     ComparedRun,
     behaviours,
     cluster_heads,
+    clustering,
     distance,
     distance_matrix,
     match_heads,
-    matched_order,
+    matched_orders,
+    ranking,
     shuffled_distance,
 )
 from tracker_viz.errors import ConfigError
@@ -60,14 +62,13 @@ def test_permuted_heads_are_matched_back(seed):
 def test_matched_order_lines_up_the_same_behaviour():
     run = learning_run("a")
     other, order = permuted(run, "b")
-    lined_up = matched_order(*behaviours([run, other]))
+    lined_up = matched_orders([run, other])[1]
     for block, heads in lined_up.items():
         assert [order[block][head] for head in heads] == [0, 1, 2, 3]
 
 
 def test_heads_without_a_partner_stand_last():
-    small, large = behaviours([learning_run("a", noise=0), learning_run("b", shape=(3, 6), noise=0)])
-    order = matched_order(small, large)
+    order = matched_orders([learning_run("a", noise=0), learning_run("b", shape=(3, 6), noise=0)])[1]
     assert {block: sorted(heads) for block, heads in order.items()} == {block: list(range(6)) for block in range(3)}
     assert order[1][2] == 2, "the induction head beside the induction head"
 
@@ -187,8 +188,8 @@ def test_models_of_other_depth_are_compared_at_the_same_relative_depth():
     assert partner[0, 0] == (1, 0)
     assert partner[1, 1] == (3, 1)
     assert distance_matrix([shallow, deep]).by_depth.shape == (2, 2, 2)
-    with pytest.raises(ConfigError, match="models of one depth; these have 2 and 4"):
-        matched_order(a, b)
+    with pytest.raises(ConfigError, match="these models have 2 and 4 blocks: use order=index"):
+        matched_orders([shallow, deep])
 
 
 def test_missing_heads_take_no_part():
@@ -243,3 +244,31 @@ def test_clusters_draw_with_seaborn():
     drawn = seaborn.clustermap(grouped.values, row_linkage=grouped.linkage, col_cluster=False, yticklabels=grouped.labels)
     assert drawn.dendrogram_row.reordered_ind == grouped.order.tolist()
     matplotlib.pyplot.close("all")
+
+
+def test_of_more_heads_than_a_picture_holds_the_most_specialised_of_each_run_are_grouped(monkeypatch):
+    monkeypatch.setattr(clustering, "MAX_CLUSTERED_HEADS", 8)
+    runs = [learning_run("a"), learning_run("b", seed=1)]
+    grouped = cluster_heads(runs)
+    assert [list(grouped.runs).count(name) for name in "ab"] == [4, 4]
+    assert {head for run, head in zip(grouped.runs, grouped.heads, strict=True) if run == "a"} == set(ranking(runs[0].series)[:4])
+
+
+def compared_run(name, scores):
+    """scores: score -> [head] values at the end, 0 at the start."""
+    heads = {score: np.stack([np.zeros((1, len(values))), np.tile(values, (1, 1))]).astype(np.float32) for score, values in scores.items()}
+    return ComparedRun(name, ScoreSeries(np.array([0, 10]), heads, uniform=dict.fromkeys(heads, 0.05)))
+
+
+def test_matched_heads_stand_in_the_column_of_the_first_runs_head_that_did_the_same():
+    first = compared_run("first", {"induction": [0.9, 0.0, 0.5], "sink": [0.0, 0.9, 0.0]})
+    permuted = compared_run("permuted", {"induction": [0.0, 0.5, 0.9], "sink": [0.9, 0.0, 0.0]})
+    fewer = compared_run("fewer", {"induction": [0.0], "sink": [0.9]})
+    more = compared_run("more", {"induction": [0.1, 0.5, 0.0, 0.9], "sink": [0.1, 0.0, 0.9, 0.0]})
+    orders = matched_orders([first, permuted, fewer, more])
+    assert [order[0] for order in orders] == [(0, 1, 2), (2, 0, 1), (None, 0, None), (3, 2, 1, 0)]
+
+
+def test_the_first_heads_of_a_run_are_of_as_many_roles_as_there_are():
+    run = compared_run("run", {"induction": [0.9, 0.8, 0.0, 0.1], "sink": [0.0, 0.0, 0.7, 0.1], "specialisation": [0.9, 0.8, 0.7, 0.95]})
+    assert [head for _, head in ranking(run.series)] == [0, 2, 3, 1]

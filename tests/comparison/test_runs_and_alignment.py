@@ -12,11 +12,11 @@ from tracker_viz.comparison import (
     check_runs,
     comparability_notes,
     differing_settings,
-    flat_config,
     positions,
     run_labels,
     trajectories,
 )
+from tracker_viz.comparison.runs import flat_config
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import ScoreSeries
 
@@ -80,7 +80,13 @@ def test_a_comparison_of_one_run_of_twice_the_same_or_of_an_empty_one_is_refused
 def test_what_keeps_runs_from_comparing_exactly_is_said():
     assert comparability_notes([make_run("a", [0, 10]), make_run("b", [0, 10])]) == []
     notes = " ".join(comparability_notes([make_run("a", [0, 10]), make_run("b", [0, 5, 30], shape=(4, 8), uniform=0.2, state="failed")]))
-    for said in ("a: 2 x 3, b: 4 x 8", "captured at different steps", "end at different steps (10, 30)", "probes differ", "b (failed)"):
+    for said in (
+        "2 x 3 in 1 run, 4 x 8 in 1 run",
+        "captured at different steps",
+        "end at different steps (10 to 30)",
+        "probes differ",
+        "b (failed)",
+    ):
         assert said in notes
 
 

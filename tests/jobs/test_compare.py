@@ -7,19 +7,15 @@ import json
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
 from torch import nn
 
 import tracker_viz as tv
-from tracker_viz.comparison import ComparedRun
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import ConfigError
-from tracker_viz.metrics import ScoreSeries
 from tracker_viz.pipeline import compare_runs
-from tracker_viz.pipeline.compared_runs import matched_orders, ranking
 from tracker_viz.trackers.local import LocalTracker
 from tracker_viz.trackers.mlflow import MlflowTracker
 
@@ -88,8 +84,8 @@ def test_runs_of_two_trackers_are_compared_and_the_result_lands_in_the_run_that_
     assert header.split()[:2] == ["run", "loss"]
     assert set(rule) <= {"─", " "}
     assert [row.split("  ")[0] for row in rows] == ["n_heads=2 seed=0", "n_heads=2 seed=1", "n_heads=4 seed=2"]
-    assert "Note: The models differ in blocks x heads (n_heads=2 seed=0: 2 x 2" in result.out
-    assert "end at different steps (6, 9)" in result.out
+    assert "Note: The models differ in blocks x heads (2 x 2 in 2 runs, 2 x 4 in 1 run)" in result.out
+    assert "end at different steps (6 to 9)" in result.out
     run = MlflowTracker(**store).open_run(runs[2])
     for name in sorted(FILES):
         assert run.get_file(f"compare/{name}", tmp_path / "back").stat().st_size > 100
@@ -140,6 +136,8 @@ def test_the_video_has_one_picture_for_every_point_at_which_any_run_was_captured
         (["runs=[local:a,local:b]", "axis=stepp"], "unknown axis 'stepp'"),
         (["runs=[local:a,local:b]", "order=mached"], "did you mean 'matched'"),
         (["runs=[local:a,local:b]", "video.interpolate=2"], "real captures only"),
+        (["runs=[local:a,local:b]", "shown=65"], "shown is a number of runs, 2 to 64; got 65"),
+        (["runs=[local:a,local:b]", "max_gb=0"], "max_gb is a number of gigabytes above 0"),
         (["runs=[local:a,nonsense]"], "a run must look like one of mlflow:<run_id>"),
     ],
 )
@@ -169,31 +167,6 @@ def test_runs_of_different_probes_are_refused_with_what_differs(tracker_viz, run
     assert "24 tokens" in result.err
     assert "in seed=0, seed=1" in result.err
     assert "attention maps cannot stand side by side" in result.err
-
-
-def compared_run(name, scores, n_blocks=1):
-    """scores: score -> [head] values at the end, 0 at the start; the same in every block."""
-    heads = {
-        score: np.stack([np.zeros((n_blocks, len(values))), np.tile(values, (n_blocks, 1))]).astype(np.float32)
-        for score, values in scores.items()
-    }
-    return ComparedRun(name, ScoreSeries(np.array([0, 10]), heads, uniform=dict.fromkeys(heads, 0.05)))
-
-
-def test_matched_heads_stand_in_the_column_of_the_first_runs_head_that_did_the_same():
-    first = compared_run("first", {"induction": [0.9, 0.0, 0.5], "sink": [0.0, 0.9, 0.0]})
-    permuted = compared_run("permuted", {"induction": [0.0, 0.5, 0.9], "sink": [0.9, 0.0, 0.0]})
-    fewer = compared_run("fewer", {"induction": [0.0], "sink": [0.9]})
-    more = compared_run("more", {"induction": [0.1, 0.5, 0.0, 0.9], "sink": [0.1, 0.0, 0.9, 0.0]})
-    orders = matched_orders([first, permuted, fewer, more])
-    assert [order[0] for order in orders] == [(0, 1, 2), (2, 0, 1), (None, 0, None), (3, 2, 1, 0)]
-    with pytest.raises(ConfigError, match="1 and 2 blocks: use order=index"):
-        matched_orders([first, compared_run("deeper", {"induction": [0.9], "sink": [0.0]}, n_blocks=2)])
-
-
-def test_the_first_heads_of_a_run_are_of_as_many_roles_as_there_are():
-    run = compared_run("run", {"induction": [0.9, 0.8, 0.0, 0.1], "sink": [0.0, 0.0, 0.7, 0.1], "specialisation": [0.9, 0.8, 0.7, 0.95]})
-    assert [head for _, head in ranking(run.series)] == [0, 2, 3, 1]
 
 
 def test_python_takes_no_single_run_for_a_list(runs):

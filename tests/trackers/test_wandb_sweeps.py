@@ -10,13 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F401
 
+import tracker_viz as tv
+from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import RunActiveError, TransientTrackerError
+from tracker_viz.pipeline import compare_runs, render_sweep
+from tracker_viz.trackers.sweep import PARENTS
 from tracker_viz.trackers.testing import write_captures
 from tracker_viz.trackers.wandb import WandbTracker
 from tracker_viz.types import RunRef
 
+SMALL = {"size": "960x540", "hold_s": 0.2, "seconds_per_capture": 0.1}
 TRAIN = Path(__file__).parents[2] / "train.py"
 
 FAILING = """
@@ -125,6 +131,66 @@ def sweep(tracker, tmp_path):
 
 def captures_of(server, refs):
     return {artifact.id for ref in refs for artifact in server.artifacts(ref.path, "tracker-viz-capture")}
+
+
+def watched(scheme, spool, *, n_heads=2, seed=0, steps=4, every=2, tracker_options=None):
+    """A small run, captured in this process."""
+    torch.manual_seed(seed)
+    model = Decoder(ModelConfig(n_blocks=2, n_heads=n_heads, n_kv_heads=n_heads, d_model=16, d_ffn=24, context_length=32, vocab_size=40))
+    with tv.watch(
+        model, run=scheme, probe=torch.arange(10, 22).repeat(2)[None], every=every, total_steps=steps, spool=spool,
+        config={"n_heads": n_heads, "seed": seed}, max_overhead=float("inf"), tracker_options=tracker_options,
+    ) as watcher:  # fmt: skip
+        for step in range(steps):
+            watcher.step(step, loss=3.0 - step / 10)
+    return watcher.ref
+
+
+def test_a_sweep_is_compared_and_the_results_are_a_run_of_its_group(wandb_server, tracker, tmp_path, monkeypatch):  # noqa: F811
+    sweep = tracker.create_run(name="sweep", config={})
+    sweep.finish("finished")
+    monkeypatch.setenv(PARENTS, str(sweep.ref))
+    children = [watched("wandb", tmp_path / f"{n_heads}-{seed}", n_heads=n_heads, seed=seed) for seed in (0, 1) for n_heads in (4, 2)]
+    result = compare_runs(sweep=sweep.ref, video=SMALL, output=tmp_path / "out", cache=tmp_path / "cache", progress=False)
+    assert [row["label"] for row in result.rows] == [f"n_heads={n_heads} seed={seed}" for n_heads in (2, 4) for seed in (0, 1)]
+    made = wandb_server.run(f"{sweep.ref.path}-compare")
+    assert (made.attributes["groupName"], made.attributes["jobType"]) == (sweep.ref.path.rpartition("/")[2], "compare")
+    assert made.state == "finished"
+    assert {"compare/runs.csv", "compare/runs.parquet", "compare/distances.png", "compare/heads.png"} <= set(made.files)
+    assert {"tracker_viz/compare", "tracker_viz/tables/compare"} <= made.summary.keys()
+    assert set(made.input_artifacts) == captures_of(wandb_server, children)
+    assert result.in_step is None
+
+
+def test_all_runs_of_a_sweep_are_rendered_at_once(wandb_server, tracker, sweep):  # noqa: F811
+    parent, children = sweep
+    result = render_sweep(parent, layout="heads", video=SMALL | {"key_frames": 2}, progress=False)
+    assert (list(result.rendered), result.failed, result.in_step) == (children, {}, None)
+    for ref in children:
+        run = wandb_server.run(ref.path)
+        assert run.state == "finished"
+        assert "tracker_viz/heads" in run.summary
+
+
+def test_a_run_of_wandb_is_compared_with_one_of_mlflow(wandb_server, tmp_path):  # noqa: F811
+    """Of other schedules, lengths and numbers of heads; the results go into a run of W&B that somebody else made."""
+    options = {"mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}, "wandb": {"project": "theirs"}}
+    refs = [
+        watched("wandb", tmp_path / "wandb", n_heads=2, steps=6, every=2, tracker_options=options),
+        watched("mlflow", tmp_path / "mlflow", n_heads=4, steps=9, every=3, tracker_options=options),
+    ]
+    theirs = train(wandb_server)
+    result = compare_runs(
+        refs, axis="progress", into=f"wandb:{theirs.path}", video=SMALL, output=tmp_path / "out", cache=tmp_path / "cache",
+        tracker_options=options, progress=False,
+    )  # fmt: skip
+    assert [(row["run"], row["n_heads"], row["steps"]) for row in result.rows] == [(str(refs[0]), 2, 6), (str(refs[1]), 4, 9)]
+    said = " ".join(result.notes)
+    for note in ("2 x 2 in 1 run, 2 x 4 in 1 run", "captured at different steps", "end at different steps (6 to 9)"):
+        assert note in said
+    assert set(theirs.input_artifacts) == captures_of(wandb_server, refs[:1])
+    assert theirs.config["tracker_viz"]["value"] == {"inputs": [str(refs[1])]}
+    assert "tracker_viz/compare" in theirs.summary
 
 
 def test_results_about_a_sweep_go_into_one_run_of_its_group(wandb_server, tracker, sweep, tmp_path):  # noqa: F811

@@ -7,13 +7,13 @@ out. Nothing here reads a tracker or draws. scipy is imported by what computes w
 from tracker_viz.comparison.align import AXES, NOT_YET, Alignment, Axis, align, positions, trajectories
 from tracker_viz.comparison.clustering import HeadClusters, cluster_heads
 from tracker_viz.comparison.distance import DistanceMatrix, distance, distance_matrix, shuffled_distance
-from tracker_viz.comparison.matching import BEHAVIOUR, Behaviour, Matching, behaviours, match_heads, matched_order
+from tracker_viz.comparison.matching import BEHAVIOUR, Behaviour, Matching, behaviours, match_heads
+from tracker_viz.comparison.ordering import Order, head_beside, matched_orders, order_by_index, ranking
 from tracker_viz.comparison.runs import (
     ComparedRun,
     check_runs,
     comparability_notes,
     differing_settings,
-    flat_config,
     in_order_of_settings,
     run_labels,
 )
@@ -31,6 +31,7 @@ __all__ = [
     "DistanceMatrix",
     "HeadClusters",
     "Matching",
+    "Order",
     "align",
     "behaviours",
     "check_runs",
@@ -40,11 +41,13 @@ __all__ = [
     "differing_settings",
     "distance",
     "distance_matrix",
-    "flat_config",
+    "head_beside",
     "in_order_of_settings",
     "match_heads",
-    "matched_order",
+    "matched_orders",
+    "order_by_index",
     "positions",
+    "ranking",
     "run_labels",
     "run_table",
     "shuffled_distance",

@@ -7,19 +7,20 @@ seaborn.clustermap(grouped.values, row_linkage=grouped.linkage, col_cluster=Fals
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.comparison.align import Axis
-from tracker_viz.comparison.matching import BEHAVIOUR, behaviours
+from tracker_viz.comparison.matching import BEHAVIOUR, Behaviour, behaviours
+from tracker_viz.comparison.ordering import ranking
 from tracker_viz.comparison.runs import ComparedRun, check_runs, run_labels
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import head_name
 
 # More rows than this are no picture any more, and the tree of n heads costs n^2 numbers.
-MAX_CLUSTERED_HEADS = 4096
+MAX_CLUSTERED_HEADS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +55,21 @@ class HeadClusters:
 def cluster_heads(
     runs: Sequence[ComparedRun], *, axis: Axis = "progress", scores: Sequence[str] | None = None, n_points: int = 24
 ) -> HeadClusters:
-    """Group the heads of all runs by their trajectories.
+    """Group the heads of all runs by their trajectories; of more than ``MAX_CLUSTERED_HEADS`` as many of each run, the most specialised.
 
     Raises:
-        ConfigError: nothing in common to compare, or more heads than a picture holds.
+        ConfigError: nothing in common to compare.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
 
     check_runs(runs)
     found = behaviours(runs, axis=axis, scores=scores, n_points=n_points)
+    if sum(len(behaviour.heads) for behaviour in found) > MAX_CLUSTERED_HEADS:
+        n_each = max(1, MAX_CLUSTERED_HEADS // len(runs))
+        found = [_first(behaviour, ranking(run.series), n_each) for behaviour, run in zip(found, runs, strict=True)]
     n_heads = sum(len(behaviour.heads) for behaviour in found)
-    if not 2 <= n_heads <= MAX_CLUSTERED_HEADS:
-        raise ConfigError(f"clustering takes 2 to {MAX_CLUSTERED_HEADS:,} heads; these runs have {n_heads:,}: choose fewer runs")
+    if n_heads < 2:
+        raise ConfigError(f"clustering takes two heads or more; these runs have {n_heads} with scores")
     common = tuple(name for name in (scores or BEHAVIOUR) if all(name in run.series.heads for run in runs))
     vectors = np.concatenate([behaviour.vectors for behaviour in found])
     # from [head, point, score] to one score after the other, which is how a person reads a row
@@ -84,3 +88,8 @@ def cluster_heads(
         linkage=tree,
         order=leaves_list(tree).astype(np.intp),
     )
+
+
+def _first(behaviour: Behaviour, ranked: Sequence[tuple[int, int]], n: int) -> Behaviour:
+    kept = sorted(behaviour.heads.index(head) for head in [head for head in ranked if head in set(behaviour.heads)][:n])
+    return replace(behaviour, heads=tuple(behaviour.heads[index] for index in kept), vectors=behaviour.vectors[kept])

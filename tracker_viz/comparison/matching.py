@@ -137,26 +137,3 @@ def groups(a: Behaviour, b: Behaviour, scope: Scope) -> list[tuple[list[int], li
         )
         for wanted in range(n_depths)
     ]
-
-
-def matched_order(reference: Behaviour, other: Behaviour) -> dict[int, list[int]]:
-    """Block -> the other run's heads in the order in which they stand beside the reference's heads 0, 1, 2, ...
-
-    Heads without a partner come last. For runs whose models have as many blocks; a video shows them in this order.
-
-    Raises:
-        ConfigError: the models differ in depth.
-    """
-    if reference.n_blocks != other.n_blocks:
-        raise ConfigError(
-            f"heads stand side by side only in models of one depth; these have {reference.n_blocks} and {other.n_blocks} blocks"
-        )
-    partner = match_heads(reference, other, scope="block").partner()
-    order: dict[int, list[int]] = {}
-    for head in reference.heads:
-        if head in partner:
-            order.setdefault(partner[head][0], []).append(partner[head][1])
-    for block, index in other.heads:
-        if index not in order.setdefault(block, []):
-            order[block].append(index)
-    return order

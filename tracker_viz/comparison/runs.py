@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import ScoreSeries
 
+_MOST_NAMED = 3
 # Never a setting of the training, though trackers store them beside the settings.
 _NOT_SETTINGS = ("hydra.", "tracker.", "tracker_viz", "mlflow.", "_wandb")
 
@@ -94,19 +96,21 @@ def comparability_notes(runs: Sequence[ComparedRun]) -> list[str]:
     notes = []
     shapes = {run.name: run.series.shape for run in runs}
     if len(set(shapes.values())) > 1:
-        sizes = ", ".join(f"{name}: {blocks} x {heads}" for name, (blocks, heads) in shapes.items())
+        counts = Counter(shapes.values())
+        sizes = ", ".join(f"{blocks} x {heads} in {n} run{'s' if n > 1 else ''}" for (blocks, heads), n in sorted(counts.items()))
         notes.append(f"The models differ in blocks x heads ({sizes}); blocks are compared at the same relative depth.")
     if len({tuple(run.series.steps.tolist()) for run in runs}) > 1:
         notes.append("The runs were captured at different steps; every point of time shows the last capture before it.")
     lengths = {int(run.series.steps[-1]) for run in runs}
     if len(lengths) > 1:
-        notes.append(f"The runs end at different steps ({', '.join(f'{step:,}' for step in sorted(lengths))}).")
+        notes.append(f"The runs end at different steps ({min(lengths):,} to {max(lengths):,}).")
     shared = set.intersection(*(set(run.series.uniform) for run in runs))
     if any(np.ptp([run.series.uniform[name] for run in runs]) > 0.01 for name in shared - {"distance"}):
         notes.append("The probes differ: uniform attention scores differently on them, and so may the same head.")
     unfinished = [f"{run.name} ({run.state})" for run in runs if run.state != "finished"]
     if unfinished:
-        notes.append(f"Not finished: {', '.join(unfinished)}.")
+        more = f" and {len(unfinished) - _MOST_NAMED} more" if len(unfinished) > _MOST_NAMED else ""
+        notes.append(f"Not finished: {', '.join(unfinished[:_MOST_NAMED])}{more}.")
     return notes
 
 

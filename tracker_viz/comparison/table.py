@@ -20,6 +20,7 @@ Row = Mapping[str, Any]
 # With fewer runs than this any pairing of two lists looks like a relation.
 MIN_RUNS_TO_CORRELATE = 6
 N_PERMUTATIONS = 10_000
+MAX_PERMUTED = 2_000_000  # values: of a thousand runs fewer permutations, which tell as much
 _OUTCOME_PREFIXES = ("onset/", "heads/", "max/")
 _OUTCOMES = ("loss", "heads_specialised", "share_specialised", "index_mean")
 
@@ -133,10 +134,11 @@ def _correlation(rows: Sequence[Row], setting: str, outcome: str, seed: int) -> 
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     statistic = _spearman(np.array(values, np.float64)) if numeric else _eta([repr(value) for value in values])
     generator = np.random.default_rng(seed)
-    shuffled = generator.permuted(np.tile(outcomes, (N_PERMUTATIONS, 1)), axis=1)
+    n_permutations = min(N_PERMUTATIONS, max(1000, MAX_PERMUTED // len(pairs)))
+    shuffled = generator.permuted(np.tile(outcomes, (n_permutations, 1)), axis=1)
     coefficient = float(statistic(outcomes[None])[0])
     as_far = np.count_nonzero(np.abs(statistic(shuffled)) >= abs(coefficient) - 1e-12)
-    p_value = (as_far + 1) / (N_PERMUTATIONS + 1)
+    p_value = (as_far + 1) / (n_permutations + 1)
     return Correlation(setting, outcome, coefficient, "spearman" if numeric else "eta", p_value, len(pairs))
 
 

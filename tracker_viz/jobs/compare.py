@@ -15,6 +15,7 @@ from tracker_viz.types import RunRef
 # option of the command -> the tracker that it is of
 _TRACKER_OF = {"tracking_uri": "mlflow", "ui_url": "mlflow", "base_url": "wandb"}
 _MOST_CORRELATIONS = 5
+_MOST_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class CompareSettings:
     axis: str = "step"
     order: str = "index"
     probe: Any = 0
+    shown: int = 64
+    max_gb: float = 50.0
     into: str | None = None
     tracking_uri: str | None = None
     ui_url: str | None = None
@@ -55,6 +58,8 @@ def main(cfg: DictConfig) -> None:
         axis=settings.axis,  # type: ignore[arg-type]  # checked by compare_runs
         order=settings.order,  # type: ignore[arg-type]
         probe=settings.probe,
+        shown=settings.shown,
+        max_gb=settings.max_gb,
         into=settings.into,
         theme=settings.theme,
         video=settings.video,
@@ -63,7 +68,9 @@ def main(cfg: DictConfig) -> None:
         cache=settings.cache,
         tracker_options=settings.tracker_options(),
     )
-    print(table_text(result.rows))
+    print(table_text(result.rows[:_MOST_ROWS]))
+    if len(result.rows) > _MOST_ROWS:
+        print(f"and {len(result.rows) - _MOST_ROWS:,} more in {result.tables[0]}")
     for each in result.correlations[:_MOST_CORRELATIONS]:
         print(f"{each.setting} and {each.outcome}: {each.kind} {each.coefficient:+.2f}, p = {each.p_value:.3f} ({each.n_runs} runs)")
     for note in result.notes:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from tracker_viz.comparison import (
     AXES,
     Axis,
@@ -19,23 +21,25 @@ from tracker_viz.comparison import (
     comparability_notes,
     correlations,
     distance_matrix,
+    in_order_of_settings,
     run_labels,
     run_table,
     write_table,
 )
 from tracker_viz.errors import ConfigError, MissingDependencyError, unknown_name
 from tracker_viz.metrics import NO_ROLE, ROLES, head_roles
-from tracker_viz.pipeline.compared_runs import Order, PulledRun, check_probes, drawn_runs, pull_runs, sorted_by_settings
+from tracker_viz.pipeline.compared_runs import HeadOrder, check_probes, chosen_runs, drawn_runs
 from tracker_viz.pipeline.drawing import VideoOptions
 from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, open_run
+from tracker_viz.pipeline.scored_runs import ScoredRun, score_runs
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.pull import cache_directory
 from tracker_viz.types import RunRef
 
-ORDERS: tuple[Order, ...] = get_args(Order)
-MOST_RUNS = 64
+ORDERS: tuple[HeadOrder, ...] = get_args(HeadOrder)
+MOST_SHOWN = 64
 _NAME = "compare"
 
 
@@ -48,6 +52,7 @@ class CompareResult:
         rows: one per run, see ``comparison.run_table``.
         correlations: of settings with outcomes, the strongest first; empty for fewer runs than that takes.
         notes: what must be known before one compares.
+        shown: the runs that the video and the pictures show: all, or some of many.
         url: where the video is watched; None when it was put into no run.
         in_step: the page that plays the runs' own videos in step; None where there is none.
         ui_command: what must be running for ``url`` to open; None where a server shows it already.
@@ -59,6 +64,7 @@ class CompareResult:
     rows: tuple[Mapping[str, Any], ...]
     correlations: tuple[Correlation, ...]
     notes: tuple[str, ...]
+    shown: tuple[RunRef, ...]
     duration_s: float
     url: str | None
     in_step: str | None
@@ -79,9 +85,11 @@ def compare_runs(
     *,
     sweep: RunRef | str | None = None,
     axis: Axis = "step",
-    order: Order = "index",
+    order: HeadOrder = "index",
     probe: str | int = 0,
     into: RunRef | str | None = None,
+    shown: int = MOST_SHOWN,
+    max_gb: float = 50.0,
     theme: str = "dark",
     video: Mapping[str, Any] | None = None,
     upload: bool = True,
@@ -90,51 +98,69 @@ def compare_runs(
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
 ) -> CompareResult:
-    """Pull several runs' captures, of one tracker or of several, and show side by side what their heads became, and when.
+    """Show side by side what the heads of several runs became, and when; the runs may be of one tracker or of several.
 
     Args:
-        runs: 2 to 64 runs, in the order in which they stand; in matched order the first one's heads give the columns.
+        runs: two or more, in the order in which they stand; in matched order the first one's heads give the columns.
         sweep: in their place the parent run of a sweep; its runs are sorted by the settings in which they differ.
         axis: what is shown together: the same ``step``, as many ``tokens`` seen, or the same ``progress`` of each run's own training.
         order: heads by their ``index``, or ``matched``: below each other those that behaved alike.
         probe: the probe row whose attention is shown, by its label or its index.
         into: the run that the results are put into; by default the one in which the tracker shows what was made of a sweep (its parent,
             a run of its group), else none.
+        shown: 2 to 64: so many runs are drawn at most, of more those spread evenly from the lowest loss to the highest. The table and
+            the correlations are of all runs; they need the runs' files of scores only, and no capture.
+        max_gb: of captures that are pulled at most; the video shows fewer points of time rather than exceed it, and says so.
         theme, video, cache, progress: as of ``render_run``.
         upload: False leaves the results on this machine only.
         output: directory for the results here; by default among the downloads of ``into``, else ``compare`` in the working directory.
 
     Raises:
-        ConfigError: an option has no meaning, there are fewer than two runs or more than 64, a run has no captures, or the runs were
-            captured on different probes.
+        ConfigError: an option has no meaning, there are fewer than two runs, a run has no captures, or the runs were captured on
+            different probes.
         RunNotFoundError, TrackerError: a run cannot be read, or ``into`` cannot be written.
         LayoutError: so many runs do not fit into the picture.
     """
-    options = _checked(runs, sweep, axis, order, video)
+    options = _checked(runs, sweep, axis, order, shown, max_gb, video)
     parent = open_run(sweep, tracker_options) if sweep else None
     named = open_run(into, tracker_options) if into else parent
     refs = parent.children() if parent else [RunRef.parse(run) if isinstance(run, str) else run for run in runs]
     if parent and len(refs) < 2:
         raise ConfigError(f"{parent.ref} has {len(refs)} runs below it; a comparison needs at least two: is it the parent run of a sweep?")
-    if len(refs) > MOST_RUNS:
-        raise ConfigError(f"a comparison shows 2 to {MOST_RUNS} runs; got {len(refs)}: name some of them, runs=[...]")
     cache = Path(cache) if cache else None
-    found, notes = pull_runs([open_run(ref, tracker_options) for ref in refs], cache, may_lack=bool(parent), progress=progress)
-    found = sorted_by_settings(found) if parent and len(found) > 1 else found
-    compared = [run.compared for run in found]
+    scored, notes = score_runs(refs, cache=cache, may_lack=bool(parent), tracker_options=tracker_options, progress=progress)
+    compared = [run.compared for run in scored]
     check_runs(compared)
+    if parent:
+        compared = in_order_of_settings(compared)
+        by_name = {run.compared.name: run for run in scored}
+        scored = [by_name[run.name] for run in compared]
     labels = run_labels(compared)
-    notes += check_probes(found, labels) + [_by_label(note, labels) for note in comparability_notes(compared)]
+    notes += check_probes(scored, labels) + [_by_label(note, labels) for note in comparability_notes(compared)]
 
     directory = Path(output) if output else cache_directory(named.ref, cache) / _NAME if named else Path(_NAME)
     rows = run_table(compared)
     found_correlations = correlations(compared, rows)
     tables = _write_tables(rows, found_correlations, directory)
-    title = parent.info().name if parent else f"{len(found)} runs compared"
-    made, poster, duration_s = _write_video(
-        found, labels, title, notes, directory, options, axis=axis, order=order, probe=probe, theme=theme, progress=progress
+    drawn, more_notes = chosen_runs(scored, shown)
+    title = parent.info().name if parent else f"{len(scored)} runs compared"
+    made, poster, duration_s, notes = _write_video(
+        drawn,
+        labels,
+        title,
+        notes + more_notes,
+        directory,
+        options,
+        axis=axis,
+        order=order,
+        probe=probe,
+        theme=theme,
+        max_gb=max_gb,
+        cache=cache,
+        progress=progress,
     )
-    pictures = (poster, *_write_charts(compared, labels, directory, theme))
+    charts, more_notes = _write_charts([run.compared for run in drawn], labels, directory, theme)
+    pictures = (poster, *charts)
     url = in_step = None
     if named and upload:
         last_step = max(int(run.series.steps[-1]) for run in compared)
@@ -145,15 +171,16 @@ def compare_runs(
                 named.put_file(path, f"{_NAME}/{path.name}")
             named.put_table(rows, _NAME)
             url = named.put_video(made, layout=_NAME, last_step=last_step)
-            in_step = put_in_step_page(named, [run.run for run in found], labels, title=title, theme=theme)
-            named.link_inputs([run.run.ref for run in found])
+            in_step = put_in_step_page(named, [run.run for run in drawn], labels, title=title, theme=theme)
+            named.link_inputs([run.run.ref for run in scored])
     return CompareResult(
         video=made,
         pictures=pictures,
         tables=tables,
         rows=tuple(rows),
         correlations=tuple(found_correlations),
-        notes=tuple(notes),
+        notes=(*notes, *more_notes),
+        shown=tuple(run.run.ref for run in drawn),
         duration_s=duration_s,
         url=url,
         in_step=in_step,
@@ -161,7 +188,9 @@ def compare_runs(
     )
 
 
-def _checked(runs: Sequence[Any], sweep: Any, axis: str, order: str, video: Mapping[str, Any] | None) -> VideoOptions:
+def _checked(
+    runs: Sequence[Any], sweep: Any, axis: str, order: str, shown: int, max_gb: float, video: Mapping[str, Any] | None
+) -> VideoOptions:
     """Everything that can be refused before anything is pulled."""
     if isinstance(runs, str | RunRef):
         raise ConfigError(f"runs is a list, such as [mlflow:<id>, wandb:<entity>/<project>/<id>]; got {str(runs)!r}")
@@ -175,6 +204,10 @@ def _checked(runs: Sequence[Any], sweep: Any, axis: str, order: str, video: Mapp
         raise ConfigError(unknown_name("axis", str(axis), AXES))
     if order not in ORDERS:
         raise ConfigError(unknown_name("order", str(order), ORDERS))
+    if not 2 <= shown <= MOST_SHOWN:
+        raise ConfigError(f"shown is a number of runs, 2 to {MOST_SHOWN}; got {shown}")
+    if not max_gb > 0:
+        raise ConfigError(f"max_gb is a number of gigabytes above 0; got {max_gb:g}")
     options = VideoOptions(**(video or {}))
     if options.interpolate or options.title_s:
         raise ConfigError("a comparison shows real captures only, and has no title card: set video.interpolate=0 and video.title_s=0")
@@ -204,7 +237,7 @@ def _write_tables(rows: Sequence[Mapping[str, Any]], found: Sequence[Correlation
 
 
 def _write_video(
-    runs: Sequence[PulledRun],
+    runs: Sequence[ScoredRun],
     labels: Mapping[str, str],
     title: str,
     notes: Sequence[str],
@@ -212,18 +245,21 @@ def _write_video(
     options: VideoOptions,
     *,
     axis: Axis,
-    order: Order,
+    order: HeadOrder,
     probe: str | int,
     theme: str,
+    max_gb: float,
+    cache: Path | None,
     progress: bool,
-) -> tuple[Path, Path, float]:
-    """The video, its last picture, and how long it lasts."""
+) -> tuple[Path, Path, float, list[str]]:
+    """The video, its last picture, how long it lasts, and ``notes`` with what is to be said of what it shows."""
     from tracker_viz.rendering import storyboard
     from tracker_viz.rendering.compared import ComparedRenderer, write_compared_poster
     from tracker_viz.video import video_path, write_video
 
-    drawn, timing = drawn_runs(runs, labels, axis=axis, order=order)
-    rows = runs[0].header.labels.get("probe", ())
+    drawn, timing, more_notes = drawn_runs(runs, labels, axis=axis, order=order, max_gb=max_gb, cache=cache, progress=progress)
+    notes = [*notes, *more_notes]
+    rows = runs[0].rows
     shown = probe if isinstance(probe, str) else rows[probe] if 0 <= probe < len(rows) else f"probe {probe}"
     subtitle = f"{len(runs)} runs · attention on {shown} tokens · heads {'in matched order' if order == 'matched' else 'by index'}"
     renderer = ComparedRenderer(
@@ -252,16 +288,23 @@ def _write_video(
             progress=advance,
             max_bytes=options.max_mb << 20,
         )
-    return written.path, write_compared_poster(renderer, directory / "poster.png"), written.duration_s
+    return written.path, write_compared_poster(renderer, directory / "poster.png"), written.duration_s, notes
 
 
-def _write_charts(runs: Sequence[ComparedRun], labels: Mapping[str, str], directory: Path, theme: str) -> tuple[Path, ...]:
+def _write_charts(
+    runs: Sequence[ComparedRun], labels: Mapping[str, str], directory: Path, theme: str
+) -> tuple[tuple[Path, ...], list[str]]:
+    """The pictures of distances and of clusters, and what is to be said of them."""
     from tracker_viz.rendering.compared_charts import write_cluster_chart, write_distance_chart
 
     distances, clusters = distance_matrix(runs), cluster_heads(runs)
     at_end = {run.name: head_roles(run.series)[0][-1] for run in runs}
     roles = [at_end[run][head] for run, head in zip(clusters.runs, clusters.heads, strict=True)]
-    return (
+    n_heads = sum(int(np.isfinite(run.series.heads[clusters.scores[0]][-1]).sum()) for run in runs)
+    notes = []
+    if len(clusters.heads) < n_heads:
+        notes.append(f"heads.png groups {len(clusters.heads):,} of the {n_heads:,} heads, the most specialised of each run.")
+    charts = (
         write_distance_chart(
             directory / "distances.png",
             [labels[name] for name in distances.names],
@@ -281,6 +324,7 @@ def _write_charts(runs: Sequence[ComparedRun], labels: Mapping[str, str], direct
             theme=theme,
         ),
     )
+    return charts, notes
 
 
 def _by_label(note: str, labels: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from tracker_viz import capture_file
 from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import head_table, score_series
 from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
-from tracker_viz.pipeline.recording import HEAD_TABLE
+from tracker_viz.pipeline.scoring import HEAD_TABLE
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.pull import Pulled
 from tracker_viz.types import RunRef

@@ -5,21 +5,20 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tracker_viz import capture_file, trackers
+from tracker_viz import trackers
 from tracker_viz.errors import ConfigError, TrackerError, unknown_name
-from tracker_viz.metrics import Scorer, ScoreSeries, head_table, run_summary
+from tracker_viz.metrics import run_summary
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions
+from tracker_viz.pipeline.scoring import Scores
 from tracker_viz.trackers.base import Run, RunState
 from tracker_viz.trackers.closing import Report
 from tracker_viz.trackers.outbox import Destination, Outbox
-from tracker_viz.trackers.pull import pull
 from tracker_viz.trackers.sweep import parent_runs
 from tracker_viz.types import SCHEMES, Capture, RunRef
 
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tracker_viz.capture import Probe, Recorder, Schedule
-
-Scores = Callable[[], ScoreSeries]
-HEAD_TABLE = "head_roles"
 
 
 def watch(
@@ -154,7 +150,7 @@ class Watcher:
 
     def summary(self) -> dict[str, float | int]:
         """What the trackers' tables of runs say about the captures so far, see ``metrics.run_summary``; empty where nothing is recorded."""
-        return run_summary(self._scores()) if self._scores else {}
+        return run_summary(self._scores.series()) if self._scores else {}
 
     def whole_runs(self) -> list[RunRef]:
         """After ``close``: runs that hold every capture, so that a picture of them is whole.
@@ -221,33 +217,28 @@ def open_outbox(
     **outbox_options: Any,
 ) -> tuple[Outbox, Scores]:
     """Where captures go, scored and cut to their size on the way; and all scores so far. ``outbox_options``: as ``Outbox`` takes them."""
-    from tracker_viz.capture import fit
-
-    scorer = Scorer()
+    scores = Scores(max_mb)
     outbox = Outbox(
         spool or Path("spool") / f"{_file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}",
         _destinations(run, tracker_options or {}),
         name=name,
         config=config,
         tags=tags,
-        prepare=lambda capture: fit(scorer(capture), max_mb),
+        prepare=scores.prepare,
         **outbox_options,
     )
     try:
         if outbox.captured_steps:
-            scorer = _resumed_scorer(outbox)
+            scores.resume(outbox)
     except BaseException:
         outbox.close("failed")
         raise
-    return outbox, lambda: scorer.series()  # a resumed run's scorer is another one than at first
+    return outbox, scores
 
 
 def close_outbox(outbox: Outbox, state: RunState, scores: Scores, timeout_s: float, progress: bool) -> Report:
     outbox.flush(timeout_s)
-    series = scores()
-    outbox.set_summary(run_summary(series))
-    if rows := head_table(series):
-        outbox.put_table(rows, HEAD_TABLE)
+    scores.deliver(outbox)
     with progress_bar("uploading", "captures", shown=progress, delay_s=1.0) as advance:
         return outbox.close(state, timeout_s=timeout_s, progress=advance)
 
@@ -265,21 +256,6 @@ def _destination(run: Any, tracker_options: TrackerOptions) -> Destination | Run
     if isinstance(run, Destination) or hasattr(run, "put_captures"):
         return run
     return trackers.join(run, **tracker_options.get(type(run).__module__.partition(".")[0], {}))
-
-
-def _resumed_scorer(outbox: Outbox) -> Scorer:
-    """Goes on from the run's first capture, from which change is measured, and from the scores of all; what is gone is left out."""
-    for run in [*outbox.runs, outbox.run]:
-        found = [capture.path for capture in pull(run).captures]
-        if found:
-            from tracker_viz.capture.budget import sample
-
-            scores = [name for name in capture_file.read_header(found[-1]).arrays if name.startswith("scores.")]
-            first = capture_file.read(found[0])
-            side = first.model.get("cut", {}).get("weight_side")
-            sampled = None if side is None else partial(sample, side=side)
-            return Scorer(first, sampled=sampled, earlier=[capture_file.read(path, scores) for path in found])
-    return Scorer()
 
 
 def _drop(capture: Capture) -> None:

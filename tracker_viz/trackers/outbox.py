@@ -92,6 +92,7 @@ class Outbox:
     ) -> None:
         self._max_stall_s = max_stall_s
         self._report: Report | None = None
+        self._written: dict[int, CaptureRef] = {}
         self._pid = os.getpid()
         self._spool = Spool.create(directory, name=name, config=config or {}, tags=tags or {})
         self._lock = self._spool.take("training", wait_s=start_timeout_s)
@@ -124,6 +125,15 @@ class Outbox:
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> None:
         """A final table for the trackers' own pages; sent by ``close``, or by ``push``."""
         self._spool.put_table(rows, name)
+
+    def put_file(self, contents: bytes, artifact: str) -> None:
+        """A final file for the runs, under the path that it has there; sent by ``close``, or by ``push``."""
+        self._spool.put_file(contents, artifact)
+
+    @property
+    def written(self) -> dict[int, CaptureRef]:
+        """Step -> its capture, of those that this process put and that lay in the spool once; whole after ``flush``."""
+        return dict(self._written)
 
     @property
     def captured_steps(self) -> frozenset[int]:
@@ -159,6 +169,7 @@ class Outbox:
         return self._writer.flush(timeout_s)
 
     def _announce(self, ref: CaptureRef) -> None:
+        self._written[ref.step] = ref
         for uploader in self._uploaders:
             uploader.add(ref)
 

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +33,17 @@ class Pulled:
     damaged: Mapping[CaptureRef, CaptureFileError]
 
 
-def pull(run: Run, cache: Path | None = None, *, progress: Callable[[int, int], None] | None = None) -> Pulled:
-    """Bring all captures of ``run`` here.
+def pull(
+    run: Run,
+    cache: Path | None = None,
+    *,
+    refs: Sequence[CaptureRef] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pulled:
+    """Bring captures of ``run`` here.
 
     Args:
+        refs: which of those that it lists, ordered by step; all of them when None.
         cache: where downloads are kept; ``default_cache()`` when None. A store that lies on this machine is read in place.
         progress: called with (captures done, captures in all).
 
@@ -44,7 +51,7 @@ def pull(run: Run, cache: Path | None = None, *, progress: Callable[[int, int], 
         TrackerError: the run cannot be read, also when asked a few times. What was fetched until then stays for the next try.
     """
     directory = cache_directory(run.ref, cache)
-    refs = run.list_captures()
+    refs = run.list_captures() if refs is None else refs
     captures: list[CapturePath] = []
     damaged: dict[CaptureRef, CaptureFileError] = {}
     with ThreadPoolExecutor(DOWNLOADS_IN_FLIGHT, thread_name_prefix="tracker_viz-pull") as pool:

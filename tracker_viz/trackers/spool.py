@@ -3,7 +3,7 @@
 It is a local run (``local.py``: captures with their index, metrics, summary) plus what an upload needs to go on in another
 process, after a kill at any instant:
 
-    run.json          also "destinations": where the captures go, which run there is ours, never a secret
+    run.json          also "destinations": where the captures go, which run there is ours, never a secret; "files": final ones for them
     .tables/          final tables, as the trackers shall show them
     sent/mlflow.jsonl what that destination has confirmed, one line per call
     .lock             held by the training process, or by the one push that is at work
@@ -32,7 +32,7 @@ import filelock
 from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError, RunActiveError
 from tracker_viz.trackers import index
-from tracker_viz.trackers.base import Cell, MetricPoint, RunState, without_secrets
+from tracker_viz.trackers.base import Cell, MetricPoint, RunState, checked_artifact, without_secrets
 from tracker_viz.trackers.local import LocalRun, append_lines, read_json, read_lines, write_json
 from tracker_viz.types import Capture, CapturePath, CaptureRef, RunRef, capture_step
 
@@ -273,6 +273,16 @@ class Spool:
     def tables(self) -> dict[str, list[dict[str, Cell]]]:
         """Name -> rows."""
         return {path.stem: read_json(path)["rows"] for path in sorted((self.directory / ".tables").glob("*.json"))}
+
+    def put_file(self, contents: bytes, artifact: str) -> None:
+        """Keep a final file for the trackers."""
+        capture_file.write_atomically(contents, self.directory / checked_artifact(artifact))
+        with self._guard:
+            self.run.describe(files=sorted({*self.run.description().get("files", ()), artifact}))
+
+    def files(self) -> dict[str, Path]:
+        """Run-relative path -> where the file lies here."""
+        return {artifact: self.directory / checked_artifact(artifact) for artifact in self.run.description().get("files", ())}
 
     @property
     def push_command(self) -> str:

@@ -263,6 +263,8 @@ class Uploader:
             self._retried(lambda: run.set_summary(summary))
         for name, rows in self._spool.tables().items():
             self._retried(lambda: run.put_table(rows, name))  # noqa: B023
+        for artifact, file in self._spool.files().items():
+            self._retried(lambda: run.put_file(file, artifact))  # noqa: B023
         self._retried(lambda: run.finish(state))
 
     def _retried(self, call: Callable[[], Result]) -> Result:
