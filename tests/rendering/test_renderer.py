@@ -90,6 +90,29 @@ def test_interpolated_maps_lie_between_and_scores_do_not_move(renderer):
             assert np.array_equal(half, one)
 
 
+@pytest.mark.parametrize(("layout", "since"), [("changes", 3), ("ffn", 0)])
+def test_changes_are_since_the_capture_that_the_title_names(series, layout, since):
+    renderer = Renderer(series, layout, size="1080p")
+    names = [name for name in series.arrays if name.startswith("blocks.")]
+    now, then = ({name: array.astype(np.float64) for name, array in series.read(at, names).arrays.items()} for at in (4, since))
+    drawn = renderer.values(4)
+    shown = {
+        heatmap.name: drawn[heatmap.name].astype(np.float64) * renderer.plan.scales[heatmap.scale].unit
+        for heatmap in renderer.plan.heatmaps
+    }
+    for heatmap in renderer.plan.heatmaps:
+        (name,) = heatmap.source.needs
+        change, values = now[name] - then[name], shown[heatmap.name]
+        if heatmap.head:
+            expected = np.abs(change[heatmap.source.probe, heatmap.head[1]])
+            assert np.allclose(values, expected, rtol=2e-3, atol=1e-4), heatmap.name
+        elif values.shape == change.shape and heatmap.source.reduce == "rms":
+            assert np.allclose(np.sort(values, axis=None), np.sort(np.abs(change), axis=None), rtol=2e-3, atol=1e-5), heatmap.name
+        elif heatmap.source.reduce == "rms":
+            assert np.sqrt(np.mean(values**2)) == pytest.approx(np.sqrt(np.mean(change**2)), rel=0.1), heatmap.name
+    assert any(str(series.steps[since]) in label.text or "previous" in label.text for label in renderer.plan.labels)
+
+
 def test_an_interpolated_frame_says_so_and_no_other_does(renderer):
     accent = np.array(rgb(THEMES["dark"].accent))
     mark = renderer.plan.mark
