@@ -162,6 +162,9 @@ def test_the_page_works_in_a_sandboxed_frame(renderer, page, tmp_path):
     assert "looks at" in frame.locator("#tip").inner_text()
     page.mouse.click(*at)
     assert "block 0 head 0" in frame.locator("#large b").inner_text()
+    slider = frame.locator("#slider").bounding_box()
+    page.mouse.click(slider["x"] + 4, slider["y"] + slider["height"] / 2)
+    assert frame.locator("#large b").inner_text().endswith("step 0"), "the slider works while a head is open"
     frame.locator("body").press("Escape")
     assert not frame.locator("#large").is_visible()
     assert errors == []

@@ -11,7 +11,7 @@ PAGE = r"""<!doctype html>
   body { display: flex; flex-direction: column; }
   #stage { flex: 1; min-height: 0; display: flex; align-items: center; justify-content: center; }
   #picture { max-width: 100%; max-height: 100%; display: block; cursor: crosshair; }
-  #controls { display: flex; align-items: center; gap: 12px; padding: 8px 16px; font-size: 14px; }
+  #controls { display: flex; align-items: center; gap: 12px; padding: 8px 16px; font-size: 14px; position: relative; z-index: 3; }
   #controls input { flex: 1; accent-color: var(--accent); }
   #controls button { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--faint); border-radius: 6px;
                      padding: 4px 14px; cursor: pointer; }
