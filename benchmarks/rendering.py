@@ -103,7 +103,7 @@ def plain_writer(frames: list[np.ndarray], path: Path) -> None:
 
 def speed(n_frames: int, rounds: int, workers: int, directory: Path) -> dict[str, list[float]]:
     """Way -> seconds a frame, once for each round; the slowest two are timed in the first round alone."""
-    series = Series(synthetic_run.write_run(directory / "run", n_frames, blocks=6, heads=6, length=64))
+    series = Series(synthetic_run.write_run(directory / "run", n_frames, blocks=6, heads=6, length=64, last_step=50 * n_frames))
     renderer = Renderer(series, "overview")
     frames = [renderer.frame(index).pixels for index in range(min(n_frames, 64))]
 

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,9 +128,10 @@ def read(path: Path, names: Iterable[str] | None = None) -> Capture:
         CaptureFileError: not a capture file, or damaged.
         SchemaError: written by a newer tracker_viz.
     """
+    wanted = None if names is None else dict.fromkeys(names)
     with _opened(path) as file:
-        header = _header(file, path)
-        chosen = list(header.arrays) if names is None else [name for name in names if name in header.arrays]
+        header = _header(file, path, wanted)
+        chosen = list(header.arrays) if wanted is None else [name for name in wanted if name in header.arrays]
         arrays = {name: file.get_tensor(name) for name in chosen}
     return Capture(
         step=header.step,
@@ -163,7 +164,8 @@ def _opened(path: Path) -> Any:
         raise CaptureFileError(f"{path} is not a whole safetensors file ({error}); pull it again, or leave it out") from error
 
 
-def _header(file: Any, path: Path) -> CaptureHeader:
+def _header(file: Any, path: Path, names: Collection[str] | None = None) -> CaptureHeader:
+    """``names``: describe these arrays alone, because a model of 80 blocks has 600, and each picture reads some of them."""
     text = (file.metadata() or {}).get(_METADATA_KEY)
     if text is None:
         raise CaptureFileError(f"{path} has no {_METADATA_KEY!r} metadata: it is a safetensors file, but not a capture")
@@ -179,7 +181,7 @@ def _header(file: Any, path: Path) -> CaptureHeader:
             raise CaptureFileError(f"{path} describes other arrays than it holds; pull it again, or leave it out")
         return CaptureHeader(
             step=int(metadata["step"]),
-            arrays={name: _array_info(file, name, metadata["arrays"][name]) for name in stored},
+            arrays={name: _array_info(file, name, metadata["arrays"][name]) for name in stored if names is None or name in names},
             labels={axis: tuple(map(str, names)) for axis, names in metadata["labels"].items()},
             tokens_seen=None if metadata["tokens_seen"] is None else int(metadata["tokens_seen"]),
             metrics={name: _number(value) for name, value in metadata["metrics"].items()},

@@ -216,10 +216,10 @@ def most_changed(series: Series, heads: Heads, n: int, roles: Mapping[tuple[int,
     The heads with one role (or with none) queue by their change; one of each queue is taken in turn.
     """
     names = [sources[0].name for sources in heads.blocks]
+    first, last = (series.read(index, names) for index in (0, len(series) - 1))
     change: dict[tuple[int, int], float] = {}
-    for row, name in enumerate(names):
-        first, last = (series.read(index, [name]) for index in (0, len(series) - 1))
-        for column, source in enumerate(heads.blocks[row]):
+    for row, sources in enumerate(heads.blocks):
+        for column, source in enumerate(sources):
             value = replace(source, show="change").values(Moment(last, first.arrays, {}))
             change[row, column] = float(np.square(np.nan_to_num(value, nan=0.0, posinf=0.0)).sum())
     queues: dict[str, list[tuple[int, int]]] = {}
