@@ -10,7 +10,8 @@ import pytest
 from mlflow import MlflowClient
 from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 
-from tracker_viz.pipeline.recording import HEAD_TABLE, close_outbox, open_outbox
+from tracker_viz.pipeline.recording import close_outbox, open_outbox
+from tracker_viz.pipeline.scoring import HEAD_TABLE
 from tracker_viz.types import Capture
 
 T, PERIOD, START, ONSET = 32, 8, 1, 30
@@ -87,6 +88,11 @@ def check_tables_of_runs(client, server, with_induction, without):
     for name in ("induction_max", "heads_specialised"):
         found = client.search_runs([experiment], order_by=[f"metrics.`specialisation/{name}` DESC"])
         assert [run.info.run_id for run in found] == [with_induction["mlflow"].path, without["mlflow"].path]
+    for refs, roles in ((with_induction, "induction"), (without, "none")):
+        assert client.get_run(refs["mlflow"].path).data.tags["specialisation/roles"] == roles
+        assert server.run(refs["wandb"].path).summary["specialisation/roles"] == roles
+    found = client.search_runs([experiment], "tags.`specialisation/roles` LIKE '%induction%'")
+    assert [run.info.run_id for run in found] == [with_induction["mlflow"].path]
     early = client.search_runs([experiment], f"metrics.`specialisation/induction_onset_step` <= {ONSET}")
     assert [run.info.run_id for run in early] == [with_induction["mlflow"].path]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tracker_viz.metrics import Scorer, ScoreSeries, chart_metrics, head_table, run_summary, score_series
+from tracker_viz.metrics import Scorer, ScoreSeries, chart_metrics, head_table, run_summary, run_tags, score_series
 from tracker_viz.types import Capture
 
 N_CAPTURES, SHAPE = 8, (2, 3)
@@ -37,6 +37,13 @@ def test_summary_says_how_much_when_and_how_many():
             "specialisation/index_mean": 0.3,
         }
     )
+
+
+def test_tags_name_the_roles_that_heads_have():
+    assert run_tags(make_series()) == {"specialisation/roles": "previous_token, induction"}
+    nobody = ScoreSeries(np.arange(3), {"induction": np.zeros((3, 1, 1), np.float32)}, uniform={"induction": 0.05})
+    assert run_tags(nobody) == {"specialisation/roles": "none"}
+    assert run_tags(score_series([])) == {}
 
 
 def test_summary_and_table_give_a_role_the_same_onset():

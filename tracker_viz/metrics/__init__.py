@@ -8,7 +8,7 @@ from tracker_viz.metrics.probe import ProbeRow, probe_rows, uniform_attention
 from tracker_viz.metrics.roles import NO_ROLE, ROLES, Onset, Role, first_onsets, head_roles, margin, onsets, role_states
 from tracker_viz.metrics.scorer import Scorer, score
 from tracker_viz.metrics.series import ScoreSeries, score_series
-from tracker_viz.metrics.summary import chart_metrics, head_name, head_table, run_summary
+from tracker_viz.metrics.summary import chart_metrics, head_name, head_table, run_summary, run_tags
 from tracker_viz.metrics.weight_scores import WEIGHT_SCORES, WeightScore
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "probe_rows",
     "role_states",
     "run_summary",
+    "run_tags",
     "score",
     "score_series",
     "uniform_attention",

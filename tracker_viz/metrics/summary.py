@@ -103,6 +103,18 @@ def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[st
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
+def run_tags(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[str, str]:
+    """Text to find runs by: ``specialisation/roles``, those that heads have at the last capture: ``previous_token, induction``; ``none``.
+
+    Empty without captures or head scores.
+    """
+    if not series.n_captures or not series.heads:
+        return {}
+    final = head_roles(series, roles)[0][-1]
+    held = [role.name for index, role in enumerate(roles) if (final == index).any()]
+    return {"specialisation/roles": ", ".join(held) or "none"}
+
+
 def head_table(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> list[dict[str, str | float | int | None]]:
     """One row per head, in order of block and head.
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from tracker_viz import capture_file
-from tracker_viz.metrics import Scorer, ScoreSeries, head_table, run_summary
+from tracker_viz.metrics import Scorer, ScoreSeries, head_table, run_summary, run_tags
 from tracker_viz.pipeline.score_file import SCORE_FILE, score_bytes
 from tracker_viz.trackers.outbox import Outbox
 from tracker_viz.trackers.pull import pull
@@ -60,7 +60,7 @@ class Scores:
     def deliver(self, outbox: Outbox) -> None:
         """Give the summary, the table of heads and the file of all scores to the runs, once every capture is written."""
         series = self.series()
-        outbox.set_summary(run_summary(series))
+        outbox.set_summary({**run_summary(series), **run_tags(series)})
         if rows := head_table(series):
             outbox.put_table(rows, HEAD_TABLE)
             outbox.put_file(score_bytes(series, self._earlier | outbox.written, self._probe, self._rows), SCORE_FILE)
