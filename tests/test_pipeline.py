@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -332,6 +334,24 @@ def test_a_tracker_that_never_answers_leaves_the_spool_to_be_drawn():
     (whole,) = watcher.whole_runs()
     assert whole.scheme == "local"
     assert render_run(whole, video=SMALL, progress=False).n_captures == 4
+
+
+def test_a_server_that_hangs_is_waited_for_at_the_start_as_long_as_chosen():
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        address = {"mlflow": {"tracking_uri": f"http://127.0.0.1:{hanging.getsockname()[1]}"}}
+        before = time.monotonic()
+        watcher = watch(make_model(), run="mlflow", tracker_options=address, start_timeout_s=0.2)
+        assert time.monotonic() - before < 4.0, "its own patience with a server is 5 s"
+        assert watcher.close(timeout_s=0.2, progress=False).deliveries[0].left > 0
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_spools_copy_of_what_was_delivered_is_kept_where_that_is_asked_for(tmp_path, kept):
+    model, elsewhere = make_model(), {"local": {"directory": str(tmp_path / "there")}}
+    with watch(model, tracker_options=elsewhere, keep_captures=kept) as watcher:
+        train(model, watcher, range(6))
+    assert len(list(tv.load_captures(watcher.ref))) == 4
+    assert len(watcher.outbox.run.list_captures()) == 4 * kept
 
 
 def test_after_training_the_runs_that_have_everything_are_drawn(watched):
