@@ -10,12 +10,11 @@ from mlflow import MlflowClient
 
 from tracker_viz.errors import TrackerError
 from tracker_viz.trackers import open_run
-from tracker_viz.trackers.base import without_secrets, without_userinfo
-from tracker_viz.trackers.hydra_context import shown_override
 from tracker_viz.trackers.mlflow import MlflowTracker
 from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.pull import pull
 from tracker_viz.trackers.push import push
+from tracker_viz.trackers.secrets import shown_override, without_secrets, without_userinfo
 from tracker_viz.trackers.testing import make_capture
 
 TOKEN = "t0ken-of-the-team"

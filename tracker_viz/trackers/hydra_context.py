@@ -5,10 +5,9 @@ MLflow asks this for every run that starts anywhere, so it must cost nothing whe
 
 from __future__ import annotations
 
-import re
 import sys
 
-from tracker_viz.trackers.base import is_secret, without_secrets
+from tracker_viz.trackers.secrets import shown_override
 
 
 class HydraRunContext:
@@ -33,15 +32,3 @@ class HydraRunContext:
             # Jobs of one sweep share its directory, which carries the time at which it began.
             tags |= {"hydra.job.num": str(hydra.job.num), "hydra.sweep.id": str(hydra.sweep.dir)}
         return tags
-
-
-_ENTRY = re.compile(r"""(?P<name>[\w.-]+)(?P<colon>['"]?\s*:\s*)(?P<value>'[^']*'|"[^"]*"|[^,{}\[\]]+)""")
-
-
-def shown_override(override: str) -> str:
-    """An override as others may read it: ``+db={user: me, password: ***}``."""
-    name, equals, value = override.partition("=")
-    key = name.lstrip("+~")
-    shown = without_secrets({key: value})[key]
-    shown = _ENTRY.sub(lambda entry: f"{entry['name']}{entry['colon']}***" if is_secret(entry["name"]) else entry[0], shown)
-    return f"{name}{equals}{shown}"

@@ -17,9 +17,9 @@ from mlflow.tracking.context.registry import resolve_tags
 from tracker_viz import __version__
 from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError, TrackerVizError, TransientTrackerError
 from tracker_viz.trackers import mlflow_service
-from tracker_viz.trackers.base import without_userinfo
 from tracker_viz.trackers.mlflow_errors import mlflow_errors
 from tracker_viz.trackers.mlflow_run import MAX_TAG_CHARACTERS, PARENT_TAG, MlflowRun, existing_run, legal_name
+from tracker_viz.trackers.secrets import without_userinfo
 from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)

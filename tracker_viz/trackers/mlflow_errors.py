@@ -16,7 +16,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from tracker_viz.errors import MissingDependencyError, RunNotFoundError, TrackerError, TrackerVizError, TransientTrackerError
-from tracker_viz.trackers.base import without_userinfo
+from tracker_viz.trackers.secrets import without_userinfo
 
 _TRANSIENT_STATUS = {408, 425, 429, 499, 500, 502, 503, 504}
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

@@ -31,11 +31,11 @@ from tracker_viz.trackers.base import (
     checked_columns,
     flatten,
     video_artifacts,
-    without_userinfo,
 )
 from tracker_viz.trackers.local import REPAIR, check_file, copy_atomically
 from tracker_viz.trackers.mlflow_errors import mlflow_errors
 from tracker_viz.trackers.mlflow_store import ArtifactStore, NoSuchFileError
+from tracker_viz.trackers.secrets import without_userinfo
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 MAX_METRICS_A_CALL = 1000

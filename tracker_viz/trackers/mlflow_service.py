@@ -22,8 +22,8 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from tracker_viz.errors import ConfigError, TransientTrackerError
-from tracker_viz.trackers.base import without_userinfo
 from tracker_viz.trackers.mlflow_errors import mlflow_errors
+from tracker_viz.trackers.secrets import without_userinfo
 
 PROBE_TIMEOUT_S = 5.0
 INIT_LOCK_TIMEOUT_S = 120.0

@@ -32,8 +32,9 @@ import filelock
 from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError, RunActiveError
 from tracker_viz.trackers import index
-from tracker_viz.trackers.base import Cell, MetricPoint, RunState, checked_artifact, without_secrets
+from tracker_viz.trackers.base import Cell, MetricPoint, RunState, checked_artifact
 from tracker_viz.trackers.local import LocalRun, append_lines, read_json, read_lines, write_json
+from tracker_viz.trackers.secrets import without_secrets
 from tracker_viz.types import Capture, CapturePath, CaptureRef, RunRef, capture_step
 
 

@@ -24,7 +24,7 @@ import wandb
 
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.trackers import wandb_session as session
-from tracker_viz.trackers.base import without_secrets
+from tracker_viz.trackers.secrets import without_secrets
 from tracker_viz.trackers.wandb_client import DEFAULT_ENTITY, OWN_CONFIG, WandbService
 from tracker_viz.trackers.wandb_run import JOB_TYPE, WandbRun
 from tracker_viz.types import RunRef

@@ -22,7 +22,7 @@ from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
 from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError, TrackerVizError, TransientTrackerError
-from tracker_viz.trackers.base import without_userinfo
+from tracker_viz.trackers.secrets import without_userinfo
 from tracker_viz.types import RunRef
 
 DEFAULT_ENTITY = "_"  # in a RunRef: whoever the credentials belong to; all that an offline run knows
