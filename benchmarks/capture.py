@@ -252,8 +252,9 @@ PROBE_ROWS, PROBE_LENGTH = 2, 128
 # One H100: weights are read once at 3.35 TB/s (a pass over 256 tokens is bound by memory), 2 FLOP a parameter and token at 400 TFLOP/s
 # at best, and what was captured goes to the CPU at 20 GB/s (page-locked memory).
 READ_BYTES_S, FLOP_S, COPY_BYTES_S = 3.35e12, 4e14, 2e10
-# What does not fit one GPU is sharded, and gathered in bfloat16 for the pass; of weights only what is kept goes over the wire.
-GATHER_BYTES_S, FITS_BYTES = 3e11, 80e9
+# What does not fit one GPU is sharded over as many as hold it, and gathered in bfloat16 for the pass; after that only what is kept of the
+# weights goes over the wire, and for norms a vector a step, whose time is that of the collective itself.
+GATHER_BYTES_S, FITS_BYTES, COLLECTIVE_S = 3e11, 80e9, 2e-5
 
 
 def shapes_of(size: str) -> list[tuple[int, int]]:
@@ -281,14 +282,14 @@ def computed(size: str, max_mb: float, host_s: float) -> tuple[float, float, flo
     stored = sum(array.nbytes for array in fit(Capture(step=0, arrays=arrays, axes=axes), max_mb).arrays.values())
     tokens = PROBE_ROWS * PROBE_LENGTH
     device_s = max(2 * parameters / READ_BYTES_S, 2 * parameters * tokens / FLOP_S)
-    # Norms of the matrices of which a sample is kept read them twice a step, but for the last.
+    n_devices = math.ceil(2 * parameters / FITS_BYTES)
+    # Norms of the matrices of which a sample is kept read them twice a step, but for the last; each device its own rows of them.
     reduced = [shape for shape in shapes if max(shape) > side]
-    device_s += (2 * STEPS - 1) * 2 * sum(out * into for out, into in reduced) / READ_BYTES_S
+    device_s += (2 * STEPS - 1) * 2 * sum(out * into for out, into in reduced) / READ_BYTES_S / n_devices
     # The host runs ahead of the device or behind it: the slower of the two counts.
-    pass_s = max(device_s, blocks * host_s + len(reduced) * host_seconds_a_norm()) + (
-        2 * parameters / GATHER_BYTES_S if 2 * parameters > FITS_BYTES else 0.0
-    )
-    return moved / 1e6, stored / 1e6, 1000 * (pass_s + moved / COPY_BYTES_S)
+    pass_s = max(device_s, blocks * host_s + len(reduced) * host_seconds_a_norm())
+    wire_s = 2 * parameters / GATHER_BYTES_S + len(reduced) * STEPS * COLLECTIVE_S if n_devices > 1 else 0.0
+    return moved / 1e6, stored / 1e6, 1000 * (pass_s + wire_s + moved / COPY_BYTES_S)
 
 
 def host_seconds_a_block() -> float:
@@ -352,9 +353,16 @@ def sizes(max_mb: float) -> None:
     print(f"Megabytes follow exactly from shapes. **Measured:** {first}, float32, on a CPU with {torch.get_num_threads()} thread(s):")
     print(f"{taken['capture']:.0f} ms of processor time for the capture; a plain forward pass over the same tokens, which computes logits")
     print(f"and a capture does not, takes {taken['pass']:.0f} ms.\n")
-    print("**Computed**, for one H100 in bfloat16, not measured: weights are read at 3.35 TB/s, at most 400 TFLOP/s, and what was captured")
-    print("goes to the CPU at 20 GB/s; 70B is sharded over several with FSDP2, its weights gathered for the pass at 300 GB/s, which is")
-    print(f"most of its time. The host needs {1000 * host_s:.1f} ms a block (measured here), which is what small models wait for.\n")
+    print(
+        "**Computed**, for H100s in bfloat16, not measured: weights are read at 3.35 TB/s, at most 400 TFLOP/s, and what was captured goes"
+    )
+    print(
+        "to the CPU at 20 GB/s; 70B is sharded with FSDP2 over the two that hold it, its weights gathered for the pass at 300 GB/s, which"
+    )
+    print(f"is most of its time. Of all matrices that are not kept whole the norms are taken where they lie, in {2 * STEPS - 1} reads.")
+    print(
+        f"The host needs {1000 * host_s:.1f} ms a block and {1000 * host_seconds_a_norm():.2f} ms a matrix for its norms (measured here).\n"
+    )
     print("| model | MB off the device | MB stored | ms, computed |")
     print("|---|---|---|---|")
     for size in SIZES:
