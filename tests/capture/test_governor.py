@@ -62,6 +62,14 @@ def test_captures_that_leave_training_no_time_at_all_are_all_but_stopped(schedul
     assert len(captured) <= 10
 
 
+@pytest.mark.parametrize("schedule", [Schedule.every(1), Schedule.every(1, 5000)])
+def test_before_any_training_was_timed_nothing_is_left_out(schedule):
+    governor = Governor(schedule, 0.02)
+    governor.trained(0, 0.0)  # the first call of a loop finds a step due
+    governor.captured(0.5)
+    assert governor.next_step(1) == (2, 0)
+
+
 @pytest.mark.parametrize("schedule", [Schedule.every(1), Schedule.every(1, 20)])
 def test_captures_that_take_no_time_that_a_clock_could_tell_are_all_taken(schedule):
     captured, _ = simulate(schedule, step_s=0.01, capture_s=0.0, steps=20, max_overhead=0.02)

@@ -52,7 +52,7 @@ class Governor:
     def next_step(self, step: int) -> tuple[int | None, int]:
         """After a capture at ``step``: the next step to capture (None: no more), and how many due steps are left out before it."""
         due = self.schedule.next_due(step)
-        if due is None or self.spent_s <= 0 or math.isinf(self.max_overhead):
+        if due is None or self.spent_s <= 0 or self._steps == 0 or math.isinf(self.max_overhead):
             return due, 0
         keep_every = self._keep_every(step)
         skipped = 0
@@ -65,7 +65,7 @@ class Governor:
 
     def _keep_every(self, step: int) -> int:
         cost_s = self.spent_s / self.captures
-        step_s = max(self.trained_s / max(self._steps, 1), _LEAST_STEP_S)
+        step_s = max(self.trained_s / self._steps, _LEAST_STEP_S)
         if self.schedule.total is not None:
             remaining = sum(1 for due in self.schedule.steps if due > step)
             allowance_s = self.max_overhead * step_s * self.schedule.total - self.spent_s
