@@ -71,7 +71,7 @@ def _mosaic_labels(draft: Draft, heads: Heads, blocks: range, box: Box, pitch: i
         draft.text(str(head), box.x + head * pitch + pitch / 2, box.y - px(8), 15, align="center")
 
 
-def place_zooms(draft: Draft, heads: Heads, n: int | None, area: Box, *, title: str = "Heads that changed most") -> int:
+def place_zooms(draft: Draft, heads: Heads, n: int | None, area: Box) -> int:
     """``n`` heads, large, in ``area``, None: as many as fit well; its title stands above it. Returns the bottom of the lowest one."""
     px = draft.px
     gap, caption = draft.even(16), px(28)
@@ -79,7 +79,7 @@ def place_zooms(draft: Draft, heads: Heads, n: int | None, area: Box, *, title: 
     fewest, most = (min(n or _FEWEST_ZOOMS, n_heads), min(n or _MOST_ZOOMS, n_heads))
     n, across, map_px, pool = _fit_zooms(range(fewest, most + 1), heads.length, area, gap, caption)
     chosen = most_changed(draft.series, heads, n, draft.roles.held[-1] if draft.roles.held else {})
-    draft.heading(draft.fitted(title, HEADING, area.width, bold=True), area.x, area.y - px(32))
+    draft.heading(draft.fitted("Heads that changed most", HEADING, area.width, bold=True), area.x, area.y - px(32))
     spread = gap + min(max(0, (area.width - across * (map_px + gap) + gap) // max(1, across - 1)), px(90)) // 2 * 2 if across > 1 else gap
     mask = heads.mask(-(-heads.length // pool))
     bottom = area.y

@@ -102,8 +102,8 @@ def _beside_cell_x(draft: Draft, card: Card) -> int:
     return draft.even(44 if len(card.columns) <= 3 else 28)
 
 
-def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, title: str = "Scores", own_bars: bool = True) -> int:
-    """Fill ``box`` with the cards; the title stands above it. Returns the bottom of the lowest one.
+def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, own_bars: bool = True) -> int:
+    """Fill ``box`` with the cards; a title stands above it. Returns the bottom of the lowest one.
 
     ``own_bars``: a card whose colour scale is its own has its colour bar below it, instead of among those of the picture.
     """
@@ -111,8 +111,7 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, title: str = "
     own = {scale for scale in scales if own_bars and scales.count(scale) == 1 and scale not in ("score", *draft.barred)}
     shape = _fit(draft, cards, box, own)
     columns = {"matrix" if card.columns else "head" for card in cards}
-    heading = f"{title} · block ↓ {' or '.join(sorted(columns))} →"
-    heading = heading if draft.text_width(heading, HEADING, bold=True) <= box.width else title
+    heading = draft.fitted_title("Scores", box.width, f"Scores · block ↓ {' or '.join(sorted(columns))} →")
     draft.heading(heading, box.x, box.y - draft.px(32))
     bottom = box.y
     for row, foot in enumerate(shape.feet):
@@ -121,7 +120,7 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, title: str = "
             origin = _place_one(draft, card, Box(box.x + column * shape.wide, top, shape.wide, 0), shape)
             if card.scale in own:
                 draft.barred.add(card.scale)
-                below = origin.bottom + _names_height(draft, card, origin.width // len(card.columns or "x")) + draft.px(8)
+                below = origin.bottom + _names_height(draft, card, _column_px(card, origin)) + draft.px(8)
                 draft.bars.append(Bar(Box(origin.x, below, origin.width, draft.px(9)), card.scale, _SMALL * draft.unit, titled=False))
             bottom = max(bottom, origin.bottom + foot)
     return bottom
@@ -191,6 +190,10 @@ def _cell_x(card: Card, columns: int, cell_x: int, cell_y: int) -> int:
     return max(1, min(cell_x * columns // card.source.shape[1], 8 * cell_y))
 
 
+def _column_px(card: Card, origin: Box) -> int:
+    return origin.width // card.source.shape[1]
+
+
 def _names_height(draft: Draft, card: Card, cell_x: int) -> int:
     """Pixels below a map that the names of its columns need."""
     if not card.columns:
@@ -229,7 +232,7 @@ def _place_one(draft: Draft, card: Card, room: Box, shape: _Shape) -> Box:
 
 
 def _name_columns(draft: Draft, card: Card, origin: Box) -> None:
-    cell_x = origin.width // max(1, len(card.columns))
+    cell_x = _column_px(card, origin)
     turned = _turned(draft, card, cell_x)
     for column, name in enumerate(_short(card)):
         middle = origin.x + (column + 0.5) * cell_x
