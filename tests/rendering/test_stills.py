@@ -24,6 +24,7 @@ from tracker_viz.rendering import (
 )
 from tracker_viz.rendering.explorer import encode
 from tracker_viz.rendering.scales import ColorScale
+from tracker_viz.rendering.theme import rgb
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,14 @@ def test_an_animation_keeps_every_picture_and_its_time(renderer, tmp_path, suffi
         picture.load()
         durations.append(picture.info["duration"])
     assert durations == [200, 200, 200, 200, 200, 1500]
+
+
+def test_a_gif_keeps_the_roles_colours(renderer, tmp_path):
+    picture = Image.open(write_animation(renderer, storyboard(renderer.series.steps), tmp_path / "a.gif"))
+    picture.seek(picture.n_frames - 1)
+    shown = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
+    for role in {role for held in renderer.plan.roles.held for role in held.values()}:
+        assert np.abs(shown - rgb(renderer.plan.theme.roles[role])).sum(1).min() <= 6, role
 
 
 def test_an_animation_shrinks_until_it_fits_and_gives_up_in_words(renderer, tmp_path):

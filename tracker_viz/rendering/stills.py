@@ -16,6 +16,7 @@ from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.rendering.plan import Box, Label, Plan, Swatch
 from tracker_viz.rendering.renderer import Renderer
 from tracker_viz.rendering.storyboard import Shot
+from tracker_viz.rendering.theme import Theme, rgb
 
 _KEY_FRAME_WIDTH = 1920
 # (width in pixels, WebP quality, most pictures): tried in this order, until the file is small enough.
@@ -83,7 +84,8 @@ def write_animation(renderer: Renderer, shots: Sequence[Shot], path: Path | str,
                 picture = Image.fromarray(renderer.draw(shot).pixels)
                 drawn[shot] = picture.resize((_ATTEMPTS[0][0], 2 * round(_ATTEMPTS[0][0] * size[1] / size[0] / 2)), Image.Resampling.BOX)
         pictures = [drawn[shot].resize(size, Image.Resampling.BOX) for shot in kept]
-        contents = _animated(pictures, [max(20, round(1000 * shot.duration_s)) for shot in kept], path.suffix.lower(), quality)
+        durations_ms = [max(20, round(1000 * shot.duration_s)) for shot in kept]
+        contents = _animated(pictures, durations_ms, path.suffix.lower(), quality, renderer.plan.theme)
         if len(contents) <= max_bytes:
             return write_whole(contents, path)
         smallest = len(contents)
@@ -111,7 +113,7 @@ def title_card(renderer: Renderer) -> NDArray[np.uint8]:
         labels.append(Label(role.replace("_", " "), x + 34 * unit, y + 195 * unit, 26 * unit, theme.text))
         x += round(34 * unit) + text_width(role.replace("_", " "), 26 * unit) + round(44 * unit)
     card = seaborn_pixels(Plan(plan.width, plan.height, theme, "title", (), {}, tuple(labels), tuple(swatches)), {})
-    ground = np.array([int(theme.ground[at : at + 2], 16) for at in (1, 3, 5)], np.float32)
+    ground = np.array(rgb(theme.ground), np.float32)
     faint = np.rint(ground + (renderer.frame(0).pixels - ground) * 0.10).astype(np.uint8)
     is_card = (card != ground.astype(np.uint8)).any(2)
     return np.where(is_card[..., None], card, faint)
@@ -128,20 +130,34 @@ def _thinned(shots: Sequence[Shot], most: int) -> list[Shot]:
     ]
 
 
-def _animated(pictures: Sequence[Image.Image], durations_ms: Sequence[int], suffix: str, quality: int) -> bytes:
+def _animated(pictures: Sequence[Image.Image], durations_ms: Sequence[int], suffix: str, quality: int, theme: Theme) -> bytes:
     contents = io.BytesIO()
     if suffix == ".gif":
-        # One palette for all pictures, without dither: cells stay flat, and colours mean the same throughout.
-        sample = Image.new("RGB", (pictures[0].width, pictures[0].height * 3))
-        for row, index in enumerate((0, len(pictures) // 2, len(pictures) - 1)):
-            sample.paste(pictures[index], (0, row * pictures[0].height))
-        palette = sample.quantize(256, method=Image.Quantize.MEDIANCUT)
+        palette = _palette(pictures, theme)
         pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
         options: dict[str, Any] = {"format": "GIF", "optimize": False}
     else:
         options = {"format": "WEBP", "quality": quality, "method": 3}
     pictures[0].save(contents, save_all=True, append_images=pictures[1:], duration=list(durations_ms), loop=0, **options)
     return contents.getvalue()
+
+
+def _palette(pictures: Sequence[Image.Image], theme: Theme) -> Image.Image:
+    """One palette of 256 for all pictures, without dither: cells stay flat, and colours mean the same throughout.
+
+    Roles keep their colours, also where a thin frame is half ground: among millions of pixels of maps they would find no place.
+    """
+    ground = np.array(rgb(theme.ground))
+    meant = [ground + (np.array(rgb(color)) - ground) * part for color in theme.roles.values() for part in (1.0, 0.8, 0.6, 0.4)]
+    meant += [np.array(rgb(color)) for color in (theme.ground, theme.panel, theme.text, theme.nonfinite)]
+    sample = Image.new("RGB", (pictures[0].width, pictures[0].height * 3))
+    for row, index in enumerate((0, len(pictures) // 2, len(pictures) - 1)):
+        sample.paste(pictures[index], (0, row * pictures[0].height))
+    n_free = 256 - len(meant)
+    free = (sample.quantize(n_free, method=Image.Quantize.MEDIANCUT).getpalette() or [])[: 3 * n_free]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*np.rint(np.concatenate(meant)).astype(int).tolist(), *free])
+    return palette
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
