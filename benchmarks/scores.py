@@ -77,6 +77,9 @@ def main() -> None:
         weights = as_captured(n_blocks, shapes)
         seconds = best_of(repeats, lambda weights=weights, n_blocks=n_blocks: score_weights(weights, n_blocks))
         measured[f"weight scores: {name}"] = report("weight scores of a capture", name, seconds)
+    stored, projection = {"w": torch.randn(2048, 8192)}, Projection(0, "mlp.w_up", ("w",), (2048, 8192))
+    seconds = best_of(repeats, lambda: krylov(stored, projection))
+    measured["norms on the device: one matrix of 2048 x 8192"] = report("norms on the device", "2048 x 8192", seconds)
     measured["stable rank of a 1024 x 4096 matrix"] = what_a_sample_is_worth()
     (HERE / "scores.json").write_text(json.dumps(measured, indent=1) + "\n")
     largest = measured["head scores: 32 blocks x 32 heads, 8 rows x 128 tokens, float16"]["processor_s"] / CORES

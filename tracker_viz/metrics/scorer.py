@@ -83,7 +83,7 @@ class Scorer:
     def __init__(self, first: Capture | None = None, *, sampled: Sampled | None = None, earlier: Iterable[Capture] = ()) -> None:
         self._first: Matrices | None = None if first is None else weights_of(first)
         self._sampled = sampled
-        self._previous: Matrices | None = None
+        self._previous: Matrices = {}
         self._scored = {capture.step: scores_only(capture) for capture in (*earlier, *([first] if first else []))}
 
     def __call__(self, capture: Capture) -> Capture:
@@ -91,8 +91,10 @@ class Scorer:
         if self._first is None:
             self._first = weights
         in_order = all(step < capture.step for step in self._scored)
+        # Without a last capture the update ratio is NaN, not left out: pictures show what every capture of a run has.
+        previous = self._previous if in_order else {}
         with one_blas_thread():
-            scored = score(capture, first=self._first, previous=self._previous if in_order else None, sampled=self._sampled)
+            scored = score(capture, first=self._first, previous=previous, sampled=self._sampled)
         self._previous = weights
         self._scored[capture.step] = scores_only(scored)
         return scored

@@ -8,8 +8,7 @@ keys is bounded whatever the model's size. Both draw one group of charts per pre
   al. 2024, where there is one of each);
 * ``attn/<score>/block_03``: the strongest head of a block, for the scores in ``CHARTED_BY_BLOCK``, up to 64 blocks;
 * ``attn/<score>/L03H01``: every head, for the same scores, up to 64 heads;
-* ``weights/<score>/attn_w_q``: one projection's mean over the blocks, for the scores in ``CHARTED_WEIGHTS``, and for those in
-  ``CHARTED_NEURONS`` of the projections that read neurons.
+* ``weights/<score>/attn_w_q``: one projection's mean over the blocks, for the scores in ``CHARTED_WEIGHTS``.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ CHARTED_OVERALL = {
     "divergence": "mean",
 }
 CHARTED_BY_BLOCK = ("previous_token", "induction", "sink")
-CHARTED_WEIGHTS = ("stable_rank", "distance", "update", "kurtosis")
-CHARTED_NEURONS = ("dead_share", "active_share")
+CHARTED_WEIGHTS = ("stable_rank", "distance", "update", "kurtosis", "dead_share", "active_share")
 MAX_CHARTED_BLOCKS = 64
 MAX_CHARTED_HEADS = 64
 MAX_CHARTED_PROJECTIONS = 12
@@ -48,7 +46,7 @@ SINK_THRESHOLD = 0.3
 
 
 def chart_metrics(heads: Mapping[str, Floats], weights: Mapping[str, Floats], projections: Sequence[str]) -> dict[str, float]:
-    """Scalars of one capture: name -> value; at most about 450 names. A value is NaN where no head or matrix is finite.
+    """Scalars of one capture: name -> value; at most about 450 names. NaN where no head is finite; without a finite matrix there is none.
 
     Args:
         heads: score -> [block, head]. weights: score -> [block, projection].
@@ -62,9 +60,9 @@ def chart_metrics(heads: Mapping[str, Floats], weights: Mapping[str, Floats], pr
     for name in CHARTED_BY_BLOCK:
         metrics |= _by_block_and_head(name, heads[name]) if name in heads else {}
     if len(projections) <= MAX_CHARTED_PROJECTIONS:
-        for name in (*CHARTED_WEIGHTS, *CHARTED_NEURONS):
+        for name in CHARTED_WEIGHTS:
             for index, projection in enumerate(projections if name in weights else ()):
-                if name in CHARTED_WEIGHTS or projection.endswith(("w_down", "w_out")):
+                if np.isfinite(weights[name][:, index]).any():
                     # a dot in a name means a level of nesting to W&B
                     metrics[f"weights/{name}/{projection.replace('.', '_')}"] = _finite(np.mean, weights[name][:, index])
     return metrics

@@ -83,7 +83,10 @@ def power_law_exponent(singular: Doubles) -> float:
 
 
 def kurtosis(weights: Floats) -> float:
-    """Excess kurtosis of the entries: 0 for a normal distribution, above for heavy tails; NaN where all entries are equal."""
+    """Excess kurtosis of the entries, ``E[(w - mean)^4] / var^2 - 3``: 0 for a normal distribution, above for heavy tails, -2 and up.
+
+    NaN where all entries are equal. Source: Pearson 1905.
+    """
     centred = weights.astype(np.float64).ravel()
     centred -= centred.mean()
     np.square(centred, out=centred)
@@ -116,7 +119,9 @@ def relative_distance(weights: Floats, reference: NDArray[Any]) -> float:
     """``|W - W_ref| / |W_ref|`` (Frobenius). 0 and up; NaN where the reference is zero.
 
     Against the run's first capture it is the distance from initialisation; against the last capture the update ratio *between
-    captures* (not between optimiser steps: it grows with the gap). Captures in float16 cannot see changes below 3e-4.
+    captures* (not between optimiser steps: it grows with the gap). A first capture that was read back from its file is in float16, and
+    changes below 3e-4 are lost in it. Source: Nagarajan & Kolter 2019, *Generalization in Deep Networks: The Role of Distance from
+    Initialization*, here relative to its length.
     """
     before = reference.astype(np.float32)
     size = float(np.linalg.norm(before))
