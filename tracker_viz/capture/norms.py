@@ -39,7 +39,7 @@ def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
     if matrix.shape[1] < projection.shape[1]:
         matrix = matrix.t()  # so that it is rows that lie on different processes
     basis = torch.zeros(STEPS, matrix.shape[1], device=matrix.device)
-    start = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0)).to(matrix.device)
+    start = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0)).to(matrix.device, non_blocking=True)
     images = []
     for step in range(STEPS):
         basis[step] = start / start.norm().clamp_min(1e-30)
