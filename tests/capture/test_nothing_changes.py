@@ -87,6 +87,47 @@ def test_the_loss_curve_the_weights_the_buffers_and_every_generator_are_the_same
         assert torch.equal(tensor, with_capture[1][name]), name
 
 
+class KeepsAttributes(nn.Module):
+    """What many a training script does: losses of its layers in a list, a counter, a cache, all of them plain attributes."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.n_calls, self.losses, self.by_name, self.seen = inner, 0, [], {}, set()
+
+    def forward(self, x):
+        self.n_calls += 1
+        y = self.inner(x) * (1 + 0.01 * self.n_calls)
+        self.cached_mean = y.detach().mean()
+        self.losses.append(y.square().mean())
+        self.by_name[self.n_calls] = y
+        self.seen.add(self.n_calls)
+        return y
+
+
+def test_losses_counters_and_caches_in_attributes_are_as_they_were():
+    def losses(capture):
+        torch.manual_seed(0)
+        model = Model(lambda _: KeepsAttributes(Residual(FusedAttention(by_kernel, noted=False), two_layers())))
+        recorder = recorder_of(model)[0] if capture else None
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        seen = []
+        for step in range(1, 4):
+            ids = torch.randint(VOCAB, (2, T), generator=torch.Generator().manual_seed(step))
+            loss = F.cross_entropy(model(ids).flatten(0, 1), ids.flatten()) + sum(sum(block.losses) for block in model.blocks)
+            for block in model.blocks:
+                block.losses.clear()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if recorder:
+                recorder.step(step, loss=loss)
+            seen.append(loss.item())
+        first = model.blocks[0]
+        return seen, [set(vars(block)) for block in model.blocks], first.n_calls, first.cached_mean, list(first.by_name), first.seen
+
+    assert losses(True) == losses(False)
+
+
 @pytest.mark.parametrize(("attend", "dropout"), [(careless, 0.0), (by_kernel, 0.5)])
 def test_a_probe_shows_the_same_attention_each_time_even_if_dropout_stays_on_in_the_kernel(attend, dropout):
     torch.manual_seed(0)

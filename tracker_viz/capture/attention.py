@@ -295,7 +295,8 @@ class AttentionWatch(TorchFunctionMode):
 
     def _custom(self, name: str, args: Any) -> None:
         """Note a fused kernel of somebody else's that takes what may be queries, keys and values (flash_attn, xformers, mamba_ssm)."""
-        over_the_probe = [arg.ndim for arg in args if isinstance(arg, Tensor) and arg.ndim >= 3 and self._length in arg.shape]
+        lengths = {self._length, self._n_rows * self._length}  # rows may be packed into one
+        over_the_probe = [arg.ndim for arg in args if isinstance(arg, Tensor) and arg.ndim >= 3 and lengths & {*arg.shape}]
         if not name.startswith("aten.") and max(map(over_the_probe.count, over_the_probe), default=0) >= 3:
             self.rejected.append(f"{name}, a kernel that hides its probabilities, in {self._here()}")
 

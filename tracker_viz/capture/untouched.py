@@ -1,15 +1,17 @@
 """Run a forward pass of somebody's model, in the middle of their training, so that nothing of it can be told afterwards.
 
 What is put back, whatever happens inside: random number generators (torch CPU and the model's devices, numpy, Python), the
-``training`` flag of every single module, grad mode, autocast, buffers that a forward pass writes, the attention
-implementation of a Hugging Face model. Compiled modules run uncompiled, and their compiled code stays as it is. Forward hooks of
-the user's own run for the probe as for any batch: some are part of the model.
+``training`` flag of every single module, grad mode, autocast, buffers that a forward pass writes, numbers and collections that
+modules keep as attributes (counters, lists of losses), the attention implementation of a Hugging Face model. Compiled modules run
+uncompiled, and their compiled code stays as it is. Forward hooks of the user's own run for the probe as for any batch: some are part
+of the model.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import operator
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +26,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 Forward = Callable[[nn.Module, Tensor], Any]
 
 _KERNELS: list[Any] = [backend for backend in SDPBackend.__members__.values() if backend is not SDPBackend.ERROR]
+
+_TORCHS_OWN = frozenset(vars(nn.Module()))
+_PLAIN = (type(None), bool, int, float, str, tuple, list, dict, set, Tensor)
 
 
 @contextlib.contextmanager
@@ -40,6 +45,7 @@ def untouched(
         stack.enter_context(_random_states_kept(model))
         stack.enter_context(_evaluation_mode(model))
         stack.enter_context(_buffers_kept(written_buffers or {}))
+        stack.enter_context(_attributes_kept(model))
         stack.enter_context(_visible_attention(model))
         # Training may insist on a kernel that does not take the probe: flash attention takes no float32.
         stack.enter_context(sdpa_kernel(_KERNELS))
@@ -139,6 +145,39 @@ def _buffers_kept(written: Mapping[str, Tensor]) -> Iterator[None]:
         with torch.no_grad():
             for buffer, copy in copies:
                 buffer.copy_(copy)
+
+
+@contextlib.contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    before = [(module, _plain_attributes(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            for name in _plain_attributes(module).keys() - attributes.keys():
+                del vars(module)[name]
+            for name, (value, contents) in attributes.items():
+                if vars(module).get(name, attributes) is not value:
+                    vars(module)[name] = value
+                if contents is not None and not _same_things(value, contents):
+                    value.clear()
+                    (value.extend if isinstance(value, list) else value.update)(contents)
+
+
+def _same_things(now: Any, before: Any) -> bool:
+    """Collections that hold the same objects: tensors in them cannot be compared."""
+    if isinstance(now, dict):
+        now, before = [*now, *now.values()], [*before, *before.values()]
+    return len(now) == len(before) and all(map(operator.is_, now, before))
+
+
+def _plain_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Attributes that are numbers, text, tensors or collections, each with a copy of what a collection holds; torch's own left out."""
+    return {
+        name: (value, value.copy() if isinstance(value, list | dict | set) else None)
+        for name, value in vars(module).items()
+        if name not in _TORCHS_OWN and isinstance(value, _PLAIN)
+    }
 
 
 @contextlib.contextmanager
