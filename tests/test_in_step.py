@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tracker_viz.pipeline import put_sweep_page
+from tracker_viz.pipeline import in_step, put_sweep_page
 from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
-from tracker_viz.trackers.local import LocalTracker
+from tracker_viz.trackers.local import LocalRun, LocalTracker
 
 
 @pytest.fixture
@@ -95,3 +95,18 @@ def test_names_cannot_break_out_of_the_page(sweep):
     assert "<img" not in text
     assert "<title>two &amp; more &lt;seeds&gt;</title>" in text
     assert all("</script><img" in label for label, _, _ in shown(parent)["overview"])
+
+
+def test_videos_that_are_guarded_are_part_of_the_page_while_it_stays_small_enough_to_be_shown(sweep, monkeypatch, caplog):
+    parent, add = sweep
+    for seed in (0, 1):
+        add(["heads", "overview"], seed=seed)
+    monkeypatch.setattr(LocalRun, "guards_files", lambda *_: True)
+    put_sweep_page(parent.ref)
+    page = (parent.directory / "in_step.html").read_text()
+    assert page.count("data:video/webm;base64,GkXfow==") == 4
+    monkeypatch.setattr(in_step, "MAX_PAGE_BYTES", 2 * len("data:video/webm;base64,GkXfow=="))
+    put_sweep_page(parent.ref)
+    page = (parent.directory / "in_step.html").read_text()
+    assert page.count("data:video/webm;base64,GkXfow==") == 2
+    assert "without 'overview'" in caplog.text

@@ -205,6 +205,7 @@ def test_the_page_above_a_sweep_plays_its_runs_in_step(rendered, page):
     parent = tracker.create_run(name="two seeds", config={})
     for ref, _ in rendered:
         MlflowClient(base).set_tag(ref.path, "mlflow.parentRunId", parent.ref.path)
+        assert not parent.guards_files(ref, "overview.webm"), "everybody sees it, so the page only says where it is"
     page.goto(put_sweep_page(parent.ref, tracker_options={"mlflow": {"tracking_uri": base}}))
     viewer = page.frame_locator("iframe")
     viewer.locator("#slider").wait_for(timeout=60_000)

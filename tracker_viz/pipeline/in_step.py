@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +20,10 @@ from tracker_viz.types import RunRef
 if TYPE_CHECKING:
     from tracker_viz.rendering.in_step_page import Player
 
+log = logging.getLogger(__name__)
+
 PAGE = "in_step.html"
+MAX_PAGE_BYTES = 48 << 20  # MLflow shows no larger ones
 VIDEO_SUFFIXES = (".webm", ".mp4")
 
 
@@ -52,6 +57,7 @@ def put_in_step_page(target: Run, runs: Sequence[Run], labels: Mapping[str, str]
             for layout, player in _players(target, run, labels[str(run.ref)], Path(directory, str(number))).items():
                 players.setdefault(layout, []).append(player)
         shared = {layout: players[layout] for layout in sorted(players) if len(players[layout]) > 1}
+        shared = _that_fit(shared)
         if not shared:
             return None
         page = Path(directory) / PAGE
@@ -89,4 +95,26 @@ def _player(target: Run, run: Run, label: str, video: str, directory: Path) -> P
     except (TrackerError, ValueError, KeyError, TypeError):
         return None  # a video of something else, or made before videos said their steps
     source = target.source_in_page(run.ref, video)
-    return Player(label, source, steps, starts_s) if is_of_it and source else None
+    if not is_of_it or source is None:
+        return None
+    if target.guards_files(run.ref, video):
+        source = _embedded(run.get_file(video, directory))
+    return Player(label, source, steps, starts_s)
+
+
+def _embedded(video: Path) -> str:
+    """The video itself as an address."""
+    return f"data:video/{video.suffix[1:]};base64,{base64.b64encode(video.read_bytes()).decode()}"
+
+
+def _that_fit(players: Mapping[str, list[Player]]) -> dict[str, list[Player]]:
+    """Layouts whose videos, where they are part of the page, leave it small enough to be shown."""
+    fitting, nbytes = {}, 0
+    for layout, each in players.items():
+        more = sum(len(player.source) for player in each)
+        if nbytes + more <= MAX_PAGE_BYTES:
+            nbytes += more
+            fitting[layout] = each
+        else:
+            log.warning("the page of videos in step goes without %r: with these videos in it, it would be too large to be shown", layout)
+    return fitting

@@ -170,6 +170,11 @@ class Run(Protocol):
         """
         ...
 
+    def guards_files(self, ref: RunRef, artifact: str) -> bool:
+        """Whether the UI gives that file only to who is logged in. To a page in a viewer's sandbox browsers give no log-in, so what such a
+        page plays must be part of it."""
+        ...
+
     def results_run(self) -> Run:
         """The run that holds what was made of the sweep below this one: this one itself, unless the tracker shows it elsewhere.
 

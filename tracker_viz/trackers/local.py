@@ -230,6 +230,9 @@ class LocalRun:
             return None
         return urllib.parse.quote(Path(os.path.relpath(Path(ref.path) / checked_artifact(artifact), self.directory)).as_posix())
 
+    def guards_files(self, ref: RunRef, artifact: str) -> bool:
+        return False
+
     def results_run(self) -> LocalRun:
         return self
 

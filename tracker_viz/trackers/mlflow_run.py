@@ -194,8 +194,11 @@ class MlflowRun:
         """As the UI itself fetches files; a page in its sandbox may play them, of whichever run, but not fetch them."""
         if ref.scheme != "mlflow":
             return None
-        prefix = urllib.parse.urlsplit(mlflow_service.ui_base(self._uri, self._ui_url)).path.rstrip("/")
-        return f"{prefix}/get-artifact?{urllib.parse.urlencode({'path': checked_artifact(artifact), 'run_uuid': ref.path})}"
+        base = mlflow_service.ui_base(self._uri, self._ui_url)
+        return urllib.parse.urlsplit(base).path.rstrip("/") + _file_address(ref, checked_artifact(artifact))
+
+    def guards_files(self, ref: RunRef, artifact: str) -> bool:
+        return mlflow_service.is_guarded(self._uri, self._ui_url, _file_address(ref, checked_artifact(artifact)))
 
     def results_run(self) -> MlflowRun:
         return self
@@ -332,6 +335,11 @@ def existing_run(client: mlflow.MlflowClient, uri: str, run_id: str) -> mlflow.e
             raise RunNotFoundError(f"mlflow:{run_id} was deleted with its experiment {experiment.name!r}; bring both back with: {undone}")
         raise RunNotFoundError(f"mlflow:{run_id} was deleted; bring it back with: mlflow runs restore --run-id {run_id}")
     return run
+
+
+def _file_address(ref: RunRef, artifact: str) -> str:
+    """Where the UI itself fetches a file, below its own address."""
+    return f"/get-artifact?{urllib.parse.urlencode({'path': artifact, 'run_uuid': ref.path})}"
 
 
 def legal_name(name: str) -> str:

@@ -112,6 +112,24 @@ def ensure_reachable(uri: str) -> None:
             raise TransientTrackerError(f"{without_userinfo(uri)} answers HTTP {response.status_code}: the server behind it is not up")
 
 
+def is_guarded(uri: str, ui_url: str | None, address: str) -> bool:
+    """Whether the UI refuses what lies at ``address`` to strangers, or leads them to a page that asks who they are.
+
+    Raises:
+        TransientTrackerError: nothing answers there now.
+    """
+    base = ui_base(uri, ui_url)
+    if base == EMBEDDED_UI:
+        return False  # not up yet, and it knows no log-in
+    stranger = get_default_host_creds(base)
+    stranger.username = stranger.password = stranger.token = stranger.auth = None
+    stranger.aws_sigv4 = False
+    with mlflow_errors(base, "ask for a file as a stranger"):
+        response = http_request(stranger, address, "GET", max_retries=0, timeout=PROBE_TIMEOUT_S, raise_on_status=False, stream=True)
+        response.close()
+    return response.status_code != 200 or response.headers.get("Content-Type", "").startswith("text/html")
+
+
 def initialise_embedded(uri: str, experiment: str | None) -> None:
     """Make the database file and the experiment under a lock: MLflow's own first use fails when two processes race for it.
 

@@ -192,6 +192,9 @@ class WandbRun:
         """W&B's panels show the runs of a group side by side themselves, and a page in one reaches no other run's files."""
         return None
 
+    def guards_files(self, ref: RunRef, artifact: str) -> bool:
+        return True
+
     def results_run(self) -> WandbRun:
         """A run of job type ``compare`` in the sweep's group, where W&B shows it beside the sweep's runs; this one stands outside."""
         self._service.require_online(self._ref)
