@@ -143,6 +143,7 @@ def test_a_file_that_was_cut_on_the_server_is_named_left_out_and_mended_by_push(
     assert ref.step == 1
     assert "77 bytes" in str(error)
     assert "push" in str(error)
+    assert f"({outbox.refs[0]})" in str(error)
     assert push(spool).complete
     assert_holds(mlflow_server, spool, range(3))
 

@@ -294,19 +294,20 @@ class LocalRun:
         return max(refs, key=lambda ref: (self.directory / index.INDEX / index.entry_name(ref)).stat().st_mtime)
 
 
-def check_file(path: Path, ref: CaptureRef) -> None:
-    """Hold a file against its ref.
+def check_file(path: Path, ref: CaptureRef, *, where: object = None) -> None:
+    """Hold a file against its ref. ``where``: what a message shall name instead of a path that will be gone.
 
     Raises:
         CaptureFileError: it is not there, is a link, or has another size or sha256.
     """
+    where = where or path
     if path.is_symlink() or not path.is_file():
-        raise CaptureFileError(f"capture {ref.file_name} is listed, but its file is not there ({path}); {REPAIR}")
+        raise CaptureFileError(f"capture {ref.file_name} is listed, but its file is not there ({where}); {REPAIR}")
     nbytes = path.stat().st_size
     if nbytes != ref.nbytes:
-        raise CaptureFileError(f"capture {ref.file_name} has {nbytes:,} bytes where {ref.nbytes:,} were written ({path}); {REPAIR}")
+        raise CaptureFileError(f"capture {ref.file_name} has {nbytes:,} bytes where {ref.nbytes:,} were written ({where}); {REPAIR}")
     if file_ref(path, ref.step).sha256 != ref.sha256:
-        raise CaptureFileError(f"capture {ref.file_name} has another sha256 than when it was written ({path}); {REPAIR}")
+        raise CaptureFileError(f"capture {ref.file_name} has another sha256 than when it was written ({where}); {REPAIR}")
 
 
 REPAIR = "'tracker-viz push spool=<directory>' mends it while the spool still has that step"

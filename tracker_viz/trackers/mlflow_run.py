@@ -255,7 +255,7 @@ class MlflowRun:
         except CaptureFileError:
             try:
                 with self._files.downloaded(artifact, directory) as part:
-                    check_file(part, ref)
+                    check_file(part, ref, where=self.ref)
                     part.replace(target)
             except NoSuchFileError as error:
                 raise CaptureFileError(f"capture {ref.file_name} is listed, but its file is gone ({error}); {REPAIR}") from None
