@@ -126,6 +126,8 @@ def main(cfg):
                   name=f"x={cfg.x}", total_steps=4, **plain["capture"]) as watcher:
         for step in range(4):
             watcher.step(step, loss=1.0)
+            if cfg.x == 2:
+                raise RuntimeError("this job fails")
     tv.render(watcher.ref, layout=instantiate(cfg.layout), video=plain["video"], tracker_options=plain["tracker"], progress=False)
 
 main()
@@ -148,15 +150,15 @@ hydra:
 """
 
 
-def test_somebody_elses_application_takes_our_groups_and_its_sweep_gets_its_page(tmp_path):
+def test_somebody_elses_application_takes_our_groups_and_its_sweep_gets_its_page_though_a_job_failed(tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "ours.yaml").write_text(FOREIGN_CONFIG)
     (tmp_path / "app.py").write_text(FOREIGN)
-    done = run_python("app.py", "-m", "x=0,1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = run_python("app.py", "-m", "x=0,1,2", cwd=tmp_path)
+    assert "this job fails" in done.stderr
     (note,) = tmp_path.glob("multirun/*/*/tracker_viz_sweep.json")
     parent = trackers.open_run(json.loads(note.read_text())[0], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    assert parent.info().state == "finished"
-    assert len(parent.children()) == 2
-    page = parent.get_file("in_step.html", tmp_path / "back").read_text()
-    assert all(f"heads.webm&run_uuid={ref.path}" in page.replace("\\u0026", "&") for ref in parent.children())
+    children = [trackers.open_run(ref, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db") for ref in parent.children()]
+    assert [run.info().state for run in (parent, *children)] == ["failed", "finished", "finished", "failed"]
+    page = parent.get_file("in_step.html", tmp_path / "back").read_text().replace("\\u0026", "&")
+    assert [f"heads.webm&run_uuid={run.ref.path}" in page for run in children] == [True, True, False]

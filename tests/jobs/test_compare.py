@@ -98,6 +98,8 @@ def test_runs_of_two_trackers_are_compared_and_the_result_lands_in_the_run_that_
 
 
 def test_a_sweep_is_compared_in_its_parent_without_the_job_that_failed(tracker_viz, sweep):
+    assert tracker_viz("render", f"sweep={sweep.ref}", "layout=heads", *SMALL, "video.key_frames=0").code == 1  # for the one that failed
+    (sweep.directory / "in_step.html").unlink()
     result = tracker_viz("compare", f"sweep={sweep.ref}", "order=matched", "axis=progress", *SMALL)
     assert result.code == 0, result.err
     assert [line.split("  ")[0] for line in result.out.splitlines()[2:4]] == ["seed=0", "seed=1"]
@@ -105,6 +107,8 @@ def test_a_sweep_is_compared_in_its_parent_without_the_job_that_failed(tracker_v
     assert {path.name for path in (sweep.directory / "compare").iterdir()} == FILES
     assert (sweep.directory / "compare.webm").read_bytes() == (sweep.directory / "videos/compare/step_00000006.webm").read_bytes()
     assert "Watch it in the run: file://" in result.out
+    assert f"The runs' own videos in step: {sweep.url('in_step.html')}" in result.out
+    assert (sweep.directory / "in_step.html").is_file()
 
 
 def test_runs_without_a_run_above_them_are_compared_on_this_machine_only(tracker_viz, runs):

@@ -87,20 +87,17 @@ class SweepCallback(Callback):
         os.environ.pop(PARENTS, None)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        for parent in self._parents:
-            try:
-                page = put_sweep_page(parent.ref, tracker_options=self._options)
-            except TrackerVizError as error:
-                log.warning("the sweep's run %s got no page of its videos: %s", parent.ref, error)
-            else:
-                if page:
-                    log.info("the videos of its runs, in step: %s", page)
         self._end("finished")
 
     def _end(self, state: Any) -> None:
         parents, self._parents = self._parents, []
         atexit.unregister(self._end)
         for parent in parents:
+            try:
+                if page := put_sweep_page(parent.ref, tracker_options=self._options):
+                    log.info("the videos of its runs, in step: %s", page)
+            except TrackerVizError as error:
+                log.warning("the sweep's run %s got no page of its videos: %s", parent.ref, error)
             try:
                 parent.finish(state)
             except TrackerVizError as error:
