@@ -210,7 +210,7 @@ a step are one file that is linked into all runs.
 | scores pulled, of all runs | {scores_pulled_gb:.2f} GB, all that the cache keeps ({kept_gb:.2f} GB) |
 | captures pulled, of the {shown} runs shown | {captures_pulled:,}, {captures_pulled_gb:.1f} GB |
 | wall time, processor time | {wall_s:.0f} s, {cpu_s:.0f} s |
-| peak memory of the process | {peak_gb:.1f} GB |
+| peak memory of the process, mapped files included | {peak_gb:.1f} GB |
 | the video | {video_mb:.1f} MB |
 
 What it said: {said}
@@ -219,7 +219,7 @@ On paper, for a store behind a network of 1 Gbit/s (0.12 GB/s):
 
 * **All captures**: {all_tb:.1f} TB, {all_hours:.0f} hours, more than a disk holds. This is where comparing by captures breaks, and why
   every run carries its scores in one file (`scores/heads.safetensors`, {mb_a_run:.1f} MB): the table, the onsets, the correlations, the
-  matching, the distances and the clusters need nothing else. {scores_pulled_gb:.2f} GB are {scores_minutes:.1f} minutes.
+  matching, the distances and the clusters need nothing else. {scores_pulled_gb:.2f} GB are {scores_s:.0f} seconds.
 * **The video** needs attention maps. It shows at most 64 runs, spread from the lowest loss to the highest, and at most 300 points of
   time. What these need is known before anything is pulled, from the sizes in the listing, and points are left out until it is at most
   `max_gb` (50). A downloaded capture is kept, whole and checked against its sha256.
@@ -245,7 +245,7 @@ def write_report(found: dict[str, Any]) -> None:
             said=" ".join(f"*{note}*" for note in compared["notes"]),
             mb_a_run=mb_a_run,
             all_hours=compared["all_tb"] * 1e3 / 0.12 / 3600,
-            scores_minutes=compared["scores_pulled_gb"] / 0.12 / 60,
+            scores_s=compared["scores_pulled_gb"] / 0.12,
             requests=5 * compared["runs"],
             request_s=5 * compared["runs"] * 0.15 / 8,
             run_gb=compared["captures"] * compared["mb_a_capture"] / 1e3,

@@ -108,11 +108,12 @@ def test_what_is_misspelt_or_impossible_says_what_to_type(override, message):
 
 
 def test_every_value_of_a_runs_summary_can_be_optimised():
-    scores = np.full((3, 1, 1), 0.9, np.float32)
-    series = ScoreSeries(np.arange(3), dict.fromkeys(("specialisation", *(role.name for role in ROLES)), scores))
+    names = [role.name for role in ROLES]
+    of_one_head = {name: np.tile((np.arange(len(names)) == index).astype(np.float32), (3, 1, 1)) for index, name in enumerate(names)}
+    series = ScoreSeries(np.arange(3), {"specialisation": np.full((3, 1, len(names)), 0.9, np.float32), **of_one_head})
     summary = run_summary(series)
     assert set(OUTCOMES) == {"loss", *summary}
-    assert settings_of("optimize=specialisation/induction_max").outcome(2.0, summary) == pytest.approx(0.9)
+    assert settings_of("optimize=specialisation/induction_max").outcome(2.0, summary) == 1.0
     assert settings_of().outcome(2.0, summary) == 2.0
     assert settings_of("optimize=specialisation/sink_onset_step").outcome(2.0, {}) == math.inf, "an onset that never came is no early one"
 

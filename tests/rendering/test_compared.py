@@ -157,6 +157,29 @@ def test_a_slot_without_a_head_stays_empty(runs):
     assert by_head[1][0, 0].x - shift == by_head[0][0, 2].x
 
 
+def test_in_matched_order_every_map_says_whose_it_is_where_attention_never_looks(runs):
+    renderer = draw(runs, matched=True)
+    assert renderer.shows_all_heads
+    pixels = renderer.frame(len(renderer) - 1).pixels
+    dim, n_captions = rgb(THEME.dim), 0
+    for tile in renderer.tiles:
+        assert [text for text, _ in tile.captions] == [f"H{heatmap.head[1]}" for heatmap in tile.heatmaps]
+        for heatmap, (_, place) in zip(tile.heatmaps, tile.captions, strict=True):
+            box = heatmap.box
+            assert box.y < place.baseline < box.y + box.height / 2
+            assert box.x + box.width / 2 < place.x < box.right
+            corner = pixels[box.y : place.baseline + 1, box.x + box.width // 2 : box.right]
+            n_captions += bool((np.abs(corner.astype(int) - dim).max(2) < 40).any())
+    assert n_captions == sum(len(tile.heatmaps) for tile in renderer.tiles)
+    area, draft = Box(36, 100, 1848, 700), Draft(Layout("compare", (Attention(),)), runs[0].series, 1920, 1080, THEME)
+    some = dataclasses.replace(
+        runs[0], ranking=tuple(itertools.product(range(4), range(8))), order=dict.fromkeys(range(4), tuple(range(8)))
+    )
+    by_index, matched = (fit_tiles(draft, [some] * 6, 64, area, matched=each, name_px=240) for each in (False, True))
+    assert by_index.all_heads
+    assert matched.map_px == by_index.map_px, "naming the heads costs no room"
+
+
 def test_pictures_in_between_are_refused(renderer):
     with pytest.raises(RenderError, match="interpolate=0"):
         renderer.draw(Shot(0, 0.5, 0.1, "interpolated"))

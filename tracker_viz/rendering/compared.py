@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tracker_viz.errors import RenderError
 from tracker_viz.rendering.compared_plan import Numbers, RunTile, clock_text, make_compared_plan, numbers_text
 from tracker_viz.rendering.compared_series import NO_ROLE, NOT_YET, ComparedSeries, Timing
-from tracker_viz.rendering.ink import blend, glyph
+from tracker_viz.rendering.ink import blend, glyph, opaque_glyph
 from tracker_viz.rendering.plan import Heatmap
 from tracker_viz.rendering.renderer import color_tables, paint
 from tracker_viz.rendering.sources import Moment
@@ -116,6 +116,7 @@ class ComparedRenderer:
         captures = self.timing.captures[:, point].tolist()
         for index, capture in enumerate(captures):
             self._paint_run(pixels, index, capture)
+            self._paint_captions(pixels, index)
             self._paint_ribbon(pixels, index, point)
             text = numbers_text(self.runs[index], self.timing, capture, bool(self.timing.ended[index, point]), self.metric)
             is_live = capture != NOT_YET and not self.timing.ended[index, point]
@@ -145,6 +146,17 @@ class ComparedRenderer:
             role = int(self.runs[index].roles[capture, heatmap.head[0], heatmap.head[1]])
             if role != NO_ROLE:
                 self._paint_frame(pixels, heatmap, self._role_colors[role])
+
+    def _paint_captions(self, pixels: NDArray[np.uint8], index: int) -> None:
+        """In the corner of each map that no attention reaches."""
+        color, ground = rgb(self.plan.theme.dim), rgb(self.plan.theme.panel)
+        for text, place in self.tiles[index].captions:
+            x = place.x
+            for character in reversed(text):
+                inked, baseline = opaque_glyph(character, place.size_px, color, ground)
+                x -= inked.shape[1]
+                top = place.baseline - baseline
+                pixels[top : top + inked.shape[0], x : x + inked.shape[1]] = inked
 
     def _paint_ribbon(self, pixels: NDArray[np.uint8], index: int, point: int) -> None:
         """Every head's roles up to now, in their colours; time runs along the ribbon as along the timeline."""

@@ -27,7 +27,7 @@ _LABEL_PX, _LINE_PX = 18.0, 24
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Where a line of changing numbers ends, or, with ``from_left``, begins."""
+    """Where a line of painted text ends, or, with ``from_left``, begins."""
 
     x: int
     baseline: int
@@ -49,10 +49,11 @@ class Ribbon:
 
 @dataclass(frozen=True, slots=True)
 class RunTile:
-    """What changes in one run's tile."""
+    """What changes in one run's tile, and ``captions``, which stand within its maps."""
 
     heatmaps: tuple[Heatmap, ...]
     numbers: Numbers
+    captions: tuple[tuple[str, Numbers], ...] = ()
     ribbon: Ribbon | None = None
 
 
@@ -187,16 +188,18 @@ def _tile(
     numbers = _name(draft, tiling, run.label, tile, color, widest_numbers)
     mask = heads.mask(-(-heads.length // tiling.pool))
     rows = {block: (row, stored) for row, (block, stored) in enumerate(heads.indices)}
-    heatmaps = []
+    heatmaps, captions = [], []
     placed = list(slots(draft, tiling, run, tile))
     for slot in placed:
         block, head = slot.head
         box = slot.box
         if slot.starts_row and tiling.all_heads:
             draft.text(f"L{block}", box.x - px(10), box.y + box.height / 2, 15, align="right", baseline="center")
-        if tiling.captioned:
-            caption = f"H{head}" if tiling.all_heads else f"L{block}H{head}"
-            draft.text(draft.fitted(caption, 13, tiling.map_px + tiling.gap), box.x, box.y - px(3) - _frame_px(draft, tiling), 13)
+        if tiling.captioned and tiling.all_heads:
+            captions.append((f"H{head}", Numbers(box.right - px(3), box.y + px(13), min(11.0 * draft.unit, 0.2 * box.width))))
+        elif tiling.captioned:
+            caption = draft.fitted(f"L{block}H{head}", 13, tiling.map_px + tiling.gap)
+            draft.text(caption, box.x, box.y - px(3) - _frame_px(draft, tiling), 13)
         elif slot.heads_column:
             caption = f"H{head}" if tiling.map_px >= px(30) else str(head)
             draft.text(caption, box.x + box.width / 2, box.y - px(7), 13, align="center")
@@ -207,7 +210,7 @@ def _tile(
     if not heatmaps:
         raise LayoutError(f"none of the heads of run {run.label!r} that would be shown was captured; it has maps of {list(rows)} only")
     draft.heatmaps += heatmaps
-    return RunTile(tuple(heatmaps), numbers, _ribbon(draft, tiling, run, placed, tile))
+    return RunTile(tuple(heatmaps), numbers, tuple(captions), _ribbon(draft, tiling, run, placed, tile))
 
 
 def _ribbon(draft: Draft, tiling: Tiling, run: ComparedSeries, placed: Sequence[Slot], tile: Box) -> Ribbon | None:

@@ -32,7 +32,8 @@ class Tiling:
         beside: a run's name stands at the left of its maps, not above them.
         all_heads: one row of maps per block, ``groups`` of them side by side; else the first ``rows * columns`` of the ranking.
         rows, columns: maps below each other, and side by side in one group.
-        captioned: every map says which head it is, because the columns do not.
+        captioned: every map says which head it is, because the columns do not: above it, or, where all heads are shown, in its corner, to
+            which attention never looks.
     """
 
     across: int
@@ -99,7 +100,7 @@ def fit_tiles(draft: Draft, runs: Sequence[ComparedSeries], length: int, area: B
 def slots(draft: Draft, tiling: Tiling, run: ComparedSeries, tile: Box) -> Iterator[Slot]:
     """Where the heads of ``run`` stand in its ``tile``."""
     x0, y0 = maps_origin(draft, tiling, tile)
-    pitch_y = tiling.map_px + tiling.gap + (draft.even(_CAPTION) if tiling.captioned else 0)
+    pitch_y = tiling.map_px + tiling.gap + _caption_px(draft, tiling)
     pitch_x, group_width = tiling.map_px + tiling.gap, _group_width(draft, tiling)
     for number, head in _places(tiling, run):
         group, rest = divmod(number, tiling.rows * tiling.columns)
@@ -122,7 +123,7 @@ def maps_origin(draft: Draft, tiling: Tiling, tile: Box) -> tuple[int, int]:
     left = draft.px(_BESIDE) if tiling.beside else 0
     left += draft.px(_BLOCK_LABEL) if tiling.all_heads else 0
     above = 0 if tiling.beside else draft.px(_LABEL)
-    above += draft.even(_CAPTION) if tiling.captioned else draft.px(_COLUMN_LABEL)
+    above += _caption_px(draft, tiling) or draft.px(_COLUMN_LABEL)
     return 2 * ((tile.x + left + 1) // 2), 2 * ((tile.y + above + 1) // 2)
 
 
@@ -179,7 +180,7 @@ def _fitted(draft: Draft, tiling: Tiling, length: int) -> Tiling:
     """``tiling`` with the largest maps that its tile holds; ``map_px`` 0 where none fits."""
     x, y = maps_origin(draft, tiling, Box(0, 0, 0, 0))
     labels = (tiling.groups - 1) * draft.px(_BLOCK_LABEL)
-    caption = draft.even(_CAPTION) if tiling.captioned else 0
+    caption = _caption_px(draft, tiling)
     n_columns = tiling.columns * tiling.groups
     wide = (tiling.tile[0] - x - labels + tiling.gap) // n_columns - tiling.gap
     high = (tiling.tile[1] - y + tiling.gap - (tiling.rows - 1) * caption) // tiling.rows - tiling.gap
@@ -188,6 +189,11 @@ def _fitted(draft: Draft, tiling: Tiling, length: int) -> Tiling:
         return tiling
     pool, cell_px = fit_map(length, room)
     return replace(tiling, map_px=-(-length // pool) * cell_px, pool=pool)
+
+
+def _caption_px(draft: Draft, tiling: Tiling) -> int:
+    """Room above every map for its caption."""
+    return draft.even(_CAPTION) if tiling.captioned and not tiling.all_heads else 0
 
 
 def _group_width(draft: Draft, tiling: Tiling) -> int:
