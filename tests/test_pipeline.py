@@ -239,6 +239,21 @@ def test_other_formats_land_in_the_run_beside_the_video(watched, format, name, b
     assert stored.read_bytes()[: len(begins)].lower() == begins.lower()
 
 
+def test_a_part_of_a_run_is_drawn_alone_and_leaves_the_table_of_heads(watched):
+    table = Path(watched.ref.path) / "tables"
+    before = {path.name: path.read_bytes() for path in table.rglob("*") if path.is_file()}
+    last = max(capture.step for capture in tv.load_captures(watched.ref))
+    result = render_run(watched.ref, steps=(2, None), video=SMALL, progress=False)
+    assert result.n_captures == sum(capture.step >= 2 for capture in tv.load_captures(watched.ref)) < 4
+    assert {path.name: path.read_bytes() for path in table.rglob("*") if path.is_file()} == before
+    with pytest.raises(RenderError, match=rf"no capture in steps \[{last + 1}, None\]; its captures go from step 0 to {last}"):
+        render_run(watched.ref, steps=(last + 1, None), video=SMALL, progress=False)
+    with pytest.raises(ConfigError, match=r"steps is \[first, last\]"):
+        render_run(watched.ref, steps=(5,), video=SMALL, progress=False)
+    with pytest.raises(ConfigError, match="got 5"):
+        render_run(watched.ref, steps=5, video=SMALL, progress=False)
+
+
 def test_several_formats_are_made_of_one_pull_under_one_name(watched, tmp_path):
     result = render_run(watched.ref, format=["video", "poster"], video=SMALL, output=tmp_path / "out.webm", progress=False)
     assert [picture.path for picture in result.pictures] == [tmp_path / "out.webm", tmp_path / "out.png"]

@@ -29,6 +29,7 @@ class RenderSettings:
     base_url: str | None = None
     theme: str = "dark"
     format: Any = "video"
+    steps: Any = None
     upload: bool = True
     output: str | None = None
     cache: str | None = None
@@ -64,6 +65,7 @@ def render(cfg: DictConfig) -> None:
         "layout": instantiate(settings.layout),
         "theme": settings.theme,
         "format": settings.format,
+        "steps": settings.steps,
         "video": settings.video,
         "upload": settings.upload,
         "output": settings.output,

@@ -53,13 +53,13 @@ class Picture:
 
 
 def put_pictures(
-    runs: Sequence[Run], pictures: Sequence[Picture], renderer: Renderer, pulled: Pulled, *, n_key_frames: int
+    runs: Sequence[Run], pictures: Sequence[Picture], renderer: Renderer, pulled: Pulled | None, *, n_key_frames: int
 ) -> list[Picture]:
     """Put ``pictures`` into every run; returns them with the places where they are seen.
 
     Args:
         renderer: what drew them. A video comes with ``n_key_frames`` still pictures, behind the tracker's own step slider.
-        pulled: the captures that they show, whose table of heads comes with them.
+        pulled: all captures of the run, whose table of heads comes with them; None leaves the table as it is.
 
     Raises:
         TrackerError: some run could not be written; after all the others were.
@@ -67,7 +67,7 @@ def put_pictures(
     from tracker_viz.rendering import write_key_frames
 
     layout, last_step = renderer.plan.layout, renderer.series.steps[-1]
-    rows = head_rows(pulled)
+    rows = head_rows(pulled) if pulled else []
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
         has_video = any(picture.format == "video" for picture in pictures)

@@ -66,6 +66,7 @@ def render_run(
     theme: str = "dark",
     video: Mapping[str, Any] | None = None,
     format: str | Sequence[str] = "video",
+    steps: Sequence[int | None] | None = None,
     upload: bool = True,
     output: str | Path | None = None,
     cache: str | Path | None = None,
@@ -82,6 +83,7 @@ def render_run(
             ``key_frames``, as in ``conf/video/default.yaml``, whose values hold for what is left out.
         format: ``video``; ``poster``: a PNG of three moments; ``webp`` or ``gif``: a small animation; ``html``: a page with a step slider
             and the value under the pointer, that needs no network. Or several of these.
+        steps: (first, last): only the captures between these, None for an open end; the table of heads is left as it is then.
         upload: False leaves what is made on this machine only.
         output: where it lies here; by default among this run's downloads. A directory, or a file with or without a suffix.
         cache: where downloads are kept; see ``trackers.pull.default_cache``.
@@ -106,14 +108,14 @@ def render_run(
     path = path / layout.name if path.is_dir() else path
     paths = [_path_of(each, path, options, alone=len(formats) == 1) for each in formats]
     _check_outputs(formats, paths, options)
-    pulled = pulled_captures(opened, cache, progress=progress)
+    pulled = pulled_captures(opened, cache, progress=progress, steps=steps)
     missing = sorted(ref.step for ref in pulled.damaged)
     series = Series(pulled.captures, title=opened.info().name, missing_steps=missing)
     renderer = Renderer(series, layout, size=options.size, theme=theme)
     with progress_bar("drawing", "frames", shown=progress and "video" in formats) as advance:
         pictures = [_write(renderer, each, file, options, advance) for each, file in zip(formats, paths, strict=True)]
     if targets:
-        pictures = put_pictures(targets, pictures, renderer, pulled, n_key_frames=options.key_frames)
+        pictures = put_pictures(targets, pictures, renderer, pulled if steps is None else None, n_key_frames=options.key_frames)
     return RenderResult(tuple(pictures), len(series), tuple(missing))
 
 

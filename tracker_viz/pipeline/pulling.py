@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tracker_viz import capture_file, trackers
+from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.pull import Pulled, pull
-from tracker_viz.types import Capture, RunRef
+from tracker_viz.types import Capture, CaptureRef, RunRef
 
 TrackerOptions = Mapping[str, Mapping[str, Any]]
 
@@ -36,6 +37,24 @@ def open_run(run: RunRef | str, tracker_options: TrackerOptions | None) -> Run:
     return trackers.open_run(ref, **(tracker_options or {}).get(ref.scheme, {}))
 
 
-def pulled_captures(run: Run, cache: Path | None, *, progress: bool) -> Pulled:
+def pulled_captures(run: Run, cache: Path | None, *, progress: bool, steps: Sequence[int | None] | None = None) -> Pulled:
+    """``steps``: (first, last), only the captures from the one step to the other; None at an end leaves it open.
+
+    Raises:
+        ConfigError: steps are no such pair.
+        RenderError: the run has captures, but none of these.
+    """
+    refs = None if steps is None else _between(run, steps)
     with progress_bar("pulling", "captures", shown=progress, delay_s=0.5) as advance:
-        return pull(run, cache, progress=advance)
+        return pull(run, cache, refs=refs, progress=advance)
+
+
+def _between(run: Run, steps: Sequence[int | None]) -> list[CaptureRef]:
+    if not isinstance(steps, Sequence) or len(steps) != 2 or not all(step is None or isinstance(step, int) for step in steps):
+        raise ConfigError(f"steps is [first, last], each a step or null for an open end; got {steps}")
+    first, last = steps
+    there = run.list_captures()
+    chosen = [ref for ref in there if (first is None or ref.step >= first) and (last is None or ref.step <= last)]
+    if there and not chosen:
+        raise RenderError(f"{run.ref} has no capture in steps {list(steps)}; its captures go from step {there[0].step} to {there[-1].step}")
+    return chosen

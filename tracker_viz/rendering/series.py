@@ -104,7 +104,7 @@ class Series:
             step, shape = array.reshaped_at
             raise LayoutError(
                 f"{name!r} has shape {array.shape} at step {self.first.step} and {shape} at step {step}: one video shows one shape; "
-                f"render the captures before and from step {step} apart"
+                f"render the captures before and from step {step} apart (steps=[null,{step - 1}] and steps=[{step},null])"
             )
         return array
 
