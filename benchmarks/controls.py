@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import time
 from pathlib import Path
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--one-layer-seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1000)
     options = parser.parse_args()
+    logging.getLogger("tracker_viz").setLevel(logging.WARNING)  # every model with a head silenced would introduce itself
     jobs = [(1, seed) for seed in range(options.one_layer_seeds)] + [(2, seed) for seed in range(options.seeds)]
     runs, two_layers = [], []
     for n_blocks, seed in jobs:
