@@ -28,6 +28,8 @@ Forward = Callable[[nn.Module, Tensor], Any]
 _KERNELS: list[Any] = [backend for backend in SDPBackend.__members__.values() if backend is not SDPBackend.ERROR]
 
 _TORCHS_OWN = frozenset(vars(nn.Module()))
+# A collection of more is no loss or cache of a pass but data, and would take longer to compare than the pass.
+_MOST_ENTRIES = 100_000
 _PLAIN = (type(None), bool, int, float, str, tuple, list, dict, set, Tensor)
 
 
@@ -174,7 +176,7 @@ def _same_things(now: Any, before: Any) -> bool:
 def _plain_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Attributes that are numbers, text, tensors or collections, each with a copy of what a collection holds; torch's own left out."""
     return {
-        name: (value, value.copy() if isinstance(value, list | dict | set) else None)
+        name: (value, value.copy() if isinstance(value, list | dict | set) and len(value) <= _MOST_ENTRIES else None)
         for name, value in vars(module).items()
         if name not in _TORCHS_OWN and isinstance(value, _PLAIN)
     }
