@@ -68,6 +68,7 @@ def test_every_job_is_a_run_below_the_sweeps_run(application, tmp_path, launcher
     infos = {info.name: info for info in (service.open_run(child).info() for child in parent.children())}
     assert {name: info.state for name, info in infos.items()} == {"x=0": "finished", "x=1": "failed", "x=2": "finished"}
     assert {info.parent for info in infos.values()} == {parent_ref}
+    assert f"tracker-viz compare sweep={parent_ref} tracking_uri=sqlite:///{tmp_path}/store.db" in done.stdout
     assert parent.info().name == "ablation"
     assert parent.info().state == "failed"
 

@@ -16,6 +16,7 @@ import atexit
 import json
 import logging
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ class SweepCallback(Callback):
                 parent.finish(state)
             except TrackerVizError as error:
                 log.warning("the sweep's run %s could not be ended: %s", parent.ref, error)
+            words = [f"sweep={parent.ref}", *(f"{name}={value}" for name, value in parent.environment.items())]
+            log.info("to compare its runs, from any directory: tracker-viz compare %s", shlex.join(words))
 
 
 def _sweep_directory(config: DictConfig) -> Path:
