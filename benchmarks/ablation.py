@@ -55,7 +55,7 @@ def ablate(demo: TrainedDemo) -> dict[str, Any]:
     random.Random(0).shuffle(sets)
     first_block = min(block for block, _ in induction)
     below = {head for head in of_role["previous_token"] if head[0] < first_block}
-    of_others: dict[str, list[tuple[float, list[str]]]] = {"with": [], "without": []}
+    of_others: dict[str, list[tuple[float, list[str]]]] = {"without": [], "with": []}
     for chosen in sets[:MOST_OTHER_SETS]:
         names = [head_name(*head) for head in chosen]
         of_others["with" if below & set(chosen) else "without"].append((losses(demo, chosen)["later copies"], names))
