@@ -187,6 +187,20 @@ def test_blocks_that_share_a_layer_are_each_shown_their_own_neurons():
         np.testing.assert_allclose(capture.arrays["blocks.1.mlp.w_out.peak"], by_hand(calls[1])[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("compile_", [torch.compile, lambda model, **how: (model.compile(**how), model)[1]], ids=["wrapped", "in place"])
+def test_neurons_of_a_compiled_model_are_seen_and_its_code_is_left_as_it_is(compile_):
+    torch.manual_seed(0)
+    model = Decoder(ModelConfig(n_blocks=2, n_heads=2, d_model=16, d_ffn=48, context_length=T, vocab_size=VOCAB))
+    expected = captured(model)[0].arrays["blocks.1.mlp.w_down.peak"]
+    graphs = []
+    compiled = compile_(model, backend=lambda graph, _inputs: (graphs.append(1), graph.forward)[1])
+    compiled(PROBE.input_ids)
+    before = len(graphs)
+    np.testing.assert_allclose(captured(compiled)[1].arrays["blocks.1.mlp.w_down.peak"], expected, rtol=1e-5)
+    compiled(PROBE.input_ids)
+    assert before == len(graphs) > 0
+
+
 def test_experts_and_layers_without_a_module_have_no_neuron_scores_and_cost_no_capture():
     class Bare(nn.Module):
         def __init__(self):
