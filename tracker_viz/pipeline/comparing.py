@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-
 from tracker_viz.comparison import (
     AXES,
     Axis,
-    ComparedRun,
     Correlation,
     check_runs,
-    cluster_heads,
     comparability_notes,
     correlations,
-    distance_matrix,
     in_order_of_settings,
     run_labels,
     run_table,
-    write_table,
 )
-from tracker_viz.errors import ConfigError, MissingDependencyError, unknown_name
-from tracker_viz.metrics import NO_ROLE, ROLES, head_roles
-from tracker_viz.pipeline.compared_runs import HeadOrder, check_probes, chosen_runs, drawn_runs
+from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.pipeline.compared_runs import HeadOrder, check_probes, chosen_runs
+from tracker_viz.pipeline.comparison_files import NAME, write_charts, write_compared_video, write_tables
 from tracker_viz.pipeline.drawing import VideoOptions
 from tracker_viz.pipeline.in_step import put_in_step_page
-from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, open_run
-from tracker_viz.pipeline.scored_runs import ScoredRun, score_runs
+from tracker_viz.pipeline.scored_runs import score_runs
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.pull import cache_directory
 from tracker_viz.types import RunRef
 
 ORDERS: tuple[HeadOrder, ...] = get_args(HeadOrder)
 MOST_SHOWN = 64
-_NAME = "compare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +129,13 @@ def compare_runs(
     labels = run_labels(compared)
     notes += check_probes(scored, labels) + [_by_label(note, labels) for note in comparability_notes(compared)]
 
-    directory = Path(output) if output else cache_directory(named.ref, cache) / _NAME if named else Path(_NAME)
+    directory = Path(output) if output else cache_directory(named.ref, cache) / NAME if named else Path(NAME)
     rows = run_table(compared)
     found_correlations = correlations(compared, rows)
-    tables = _write_tables(rows, found_correlations, directory)
+    tables = write_tables(rows, found_correlations, directory)
     drawn, more_notes = chosen_runs(scored, shown)
     title = parent.info().name if parent else f"{len(scored)} runs compared"
-    made, poster, duration_s, notes = _write_video(
+    made, poster, duration_s, notes = write_compared_video(
         drawn,
         labels,
         title,
@@ -159,18 +150,17 @@ def compare_runs(
         cache=cache,
         progress=progress,
     )
-    charts, more_notes = _write_charts([run.compared for run in drawn], labels, directory, theme)
+    charts, more_notes = write_charts([run.compared for run in drawn], labels, directory, theme)
     pictures = (poster, *charts)
     url = in_step = None
     if named and upload:
-        last_step = max(int(run.series.steps[-1]) for run in compared)
         # Asked for as late as possible: some trackers make the run that holds results about a sweep.
         named = named if into else named.results_run()
         with _ended(named):
             for path in (*tables, *pictures):
-                named.put_file(path, f"{_NAME}/{path.name}")
-            named.put_table(rows, _NAME)
-            url = named.put_video(made, layout=_NAME, last_step=last_step)
+                named.put_file(path, f"{NAME}/{path.name}")
+            named.put_table(rows, NAME)
+            url = named.put_video(made, layout=NAME, last_step=max(int(run.series.steps[-1]) for run in compared))
             in_step = put_in_step_page(named, [run.run for run in drawn], labels, title=title, theme=theme)
             named.link_inputs([run.run.ref for run in scored])
     return CompareResult(
@@ -223,108 +213,6 @@ def _ended(run: Run) -> Iterator[None]:
         run.finish("failed")
         raise
     run.finish("finished")
-
-
-def _write_tables(rows: Sequence[Mapping[str, Any]], found: Sequence[Correlation], directory: Path) -> tuple[Path, ...]:
-    directory.mkdir(parents=True, exist_ok=True)
-    tables = [write_table(rows, directory / "runs.csv")]
-    with contextlib.suppress(MissingDependencyError):  # the CSV holds the same, and nothing else here needs pyarrow
-        tables.append(write_table(rows, directory / "runs.parquet"))
-    if found:
-        as_rows = [{name: getattr(each, name) for name in Correlation.__dataclass_fields__} for each in found]
-        tables.append(write_table(as_rows, directory / "correlations.csv"))
-    return tuple(tables)
-
-
-def _write_video(
-    runs: Sequence[ScoredRun],
-    labels: Mapping[str, str],
-    title: str,
-    notes: Sequence[str],
-    directory: Path,
-    options: VideoOptions,
-    *,
-    axis: Axis,
-    order: HeadOrder,
-    probe: str | int,
-    theme: str,
-    max_gb: float,
-    cache: Path | None,
-    progress: bool,
-) -> tuple[Path, Path, float, list[str]]:
-    """The video, its last picture, how long it lasts, and ``notes`` with what is to be said of what it shows."""
-    from tracker_viz.rendering import storyboard
-    from tracker_viz.rendering.compared import ComparedRenderer, write_compared_poster
-    from tracker_viz.video import video_path, write_video
-
-    drawn, timing, more_notes = drawn_runs(runs, labels, axis=axis, order=order, max_gb=max_gb, cache=cache, progress=progress)
-    notes = [*notes, *more_notes]
-    rows = runs[0].rows
-    shown = probe if isinstance(probe, str) else rows[probe] if 0 <= probe < len(rows) else f"probe {probe}"
-    subtitle = f"{len(runs)} runs · attention on {shown} tokens · heads {'in matched order' if order == 'matched' else 'by index'}"
-    renderer = ComparedRenderer(
-        drawn,
-        timing,
-        [role.name for role in ROLES],
-        title=title,
-        subtitle=subtitle,
-        note=" ".join(re.sub(r" \([^)]*\)", "", note) for note in notes),  # the lists in brackets are for the terminal
-        probe=probe,
-        matched=order == "matched",
-        size=options.size,
-        theme=theme,
-    )
-    # The pace is that of the longest run's steps, whatever the axis counts.
-    scale = max(float(run.compared.series.steps[-1]) for run in runs) if axis == "progress" else 1.0
-    shots = storyboard((timing.points * scale).tolist(), **options.pacing())
-    with progress_bar("drawing", "frames", shown=progress) as advance:
-        written = write_video(
-            len(shots),
-            lambda index: renderer.draw(shots[index]),
-            video_path(directory / _NAME, options.encoder),
-            duration_s=[shot.duration_s for shot in shots],
-            encoder=options.encoder,
-            workers=options.workers,
-            progress=advance,
-            max_bytes=options.max_mb << 20,
-        )
-    return written.path, write_compared_poster(renderer, directory / "poster.png"), written.duration_s, notes
-
-
-def _write_charts(
-    runs: Sequence[ComparedRun], labels: Mapping[str, str], directory: Path, theme: str
-) -> tuple[tuple[Path, ...], list[str]]:
-    """The pictures of distances and of clusters, and what is to be said of them."""
-    from tracker_viz.rendering.compared_charts import write_cluster_chart, write_distance_chart
-
-    distances, clusters = distance_matrix(runs), cluster_heads(runs)
-    at_end = {run.name: head_roles(run.series)[0][-1] for run in runs}
-    roles = [at_end[run][head] for run, head in zip(clusters.runs, clusters.heads, strict=True)]
-    n_heads = sum(int(np.isfinite(run.series.heads[clusters.scores[0]][-1]).sum()) for run in runs)
-    notes = []
-    if len(clusters.heads) < n_heads:
-        notes.append(f"heads.png groups {len(clusters.heads):,} of the {n_heads:,} heads, the most specialised of each run.")
-    charts = (
-        write_distance_chart(
-            directory / "distances.png",
-            [labels[name] for name in distances.names],
-            distances.overall,
-            distances.by_depth,
-            distances.shuffled,
-            theme=theme,
-        ),
-        write_cluster_chart(
-            directory / "heads.png",
-            clusters.values,
-            clusters.linkage,
-            clusters.labels,
-            [labels[name] for name in clusters.runs],
-            clusters.scores,
-            roles=[None if role == NO_ROLE else ROLES[role].name for role in roles],
-            theme=theme,
-        ),
-    )
-    return charts, notes
 
 
 def _by_label(note: str, labels: Mapping[str, str]) -> str:
