@@ -70,7 +70,7 @@ def test_the_note_shows_the_animation_and_the_heads_that_took_a_role(run, tmp_pa
     assert "not-noted" not in title + picture
 
 
-def test_a_tag_that_somebody_broke_breaks_no_upload(run, tmp_path):
+def test_what_people_broke_in_tags_and_files_breaks_no_upload(run, tmp_path):
     run.link_inputs([run.ref])
     MlflowClient(run.environment["tracking_uri"]).set_tag(run.ref.path, "tracker_viz.inputs", "edited by hand")
     (tmp_path / "a.webm").write_bytes(b"video")
@@ -78,3 +78,6 @@ def test_a_tag_that_somebody_broke_breaks_no_upload(run, tmp_path):
     note = stored(run).data.tags["mlflow.note.content"]
     assert note.startswith("**While these models trained** (tracker_viz): video [heads](")
     assert f"Made of the captures of [{run.ref.path[:8]}](#/runs/{run.ref.path})." in note
+    run._files.in_place("compare/inputs.json").unlink()
+    run.put_video(tmp_path / "a.webm", layout="overview", last_step=7)
+    assert stored(run).data.tags["mlflow.note.content"].startswith("**While this model trained** (tracker_viz): video [heads](")

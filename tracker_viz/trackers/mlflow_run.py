@@ -225,9 +225,16 @@ class MlflowRun:
         with self._service("list what the note shows"):
             files = self._files.names("")
             table = self._files.read(mlflow_note.HEAD_TABLE).decode() if mlflow_note.HEAD_TABLE in files else None
-            has_inputs = _INPUTS_TAG in self._client.get_run(self._run_id).data.tags
-            inputs = [RunRef.parse(text) for text in json.loads(self._files.read(_INPUTS))] if has_inputs else []
+            inputs = self._inputs()
         self.set_note(mlflow_note.run_note(files, run_id=self._run_id, link=self._relative_link, head_table=table, inputs=inputs))
+
+    def _inputs(self) -> list[RunRef]:
+        if _INPUTS_TAG not in self._client.get_run(self._run_id).data.tags:
+            return []
+        try:
+            return [RunRef.parse(text) for text in json.loads(self._files.read(_INPUTS))]
+        except NoSuchFileError:
+            return []  # somebody removed it, which must not keep a video out of the run
 
     def _relative_link(self, artifact: str) -> str:
         """Works wherever somebody has the UI."""

@@ -68,9 +68,15 @@ class ArtifactStore:
             self.put(file, artifact)
 
     def read(self, artifact: str) -> bytes:
-        """The contents of a small file."""
+        """The contents of a small file.
+
+        Raises:
+            NoSuchFileError: the run has none of that name.
+        """
         here = self.in_place(artifact)
         if here is not None:
+            if not here.is_file():
+                raise NoSuchFileError(f"{self._ref} has no file {artifact!r}")
             return here.read_bytes()
         with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory, self.downloaded(artifact, Path(directory)) as part:
             return part.read_bytes()
