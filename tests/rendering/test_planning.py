@@ -7,9 +7,11 @@ import itertools
 
 import pytest
 
-from tracker_viz.rendering import LAYOUTS, Series, make_plan, picture_size
+from tracker_viz.rendering import LAYOUTS, THEMES, Series, make_plan, picture_size
+from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.furniture import timeline
 from tracker_viz.rendering.grid import fit_map
-from tracker_viz.rendering.plan import Box
+from tracker_viz.rendering.plan import Box, Onset
 from tracker_viz.rendering.scales import bar_ticks
 from tracker_viz.rendering.template import text_width
 
@@ -139,3 +141,17 @@ def test_maps_that_do_not_fit_are_pooled():
 def test_sizes_have_names_and_pixels():
     assert picture_size("4K") == (3840, 2160)
     assert picture_size("1600x900") == picture_size((1600, 900)) == (1600, 900)
+
+
+@pytest.mark.parametrize("size", ["square", "640x360"])
+def test_onsets_that_crowd_stay_in_the_picture(series_of, size):
+    series = series_of("4x4")
+    onsets = tuple(Onset(role, 1, series.steps[1], 3, 11) for role in THEMES["dark"].roles)
+    draft = Draft(LAYOUTS["scores"], series, *picture_size(size), THEMES["dark"])
+    timeline(draft, Box(30, draft.height - 130, draft.width // 2, 126), onsets)
+    texts = [box for text, box in text_boxes(draft.plan()) if text.split(" ·")[0].replace(" ", "_") in THEMES["dark"].roles]
+    assert texts
+    assert all(box.x >= 0 and box.right <= draft.width for box in texts)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(texts, 2))
+    lines = [swatch.box.x for swatch in draft.swatches if swatch.color in THEMES["dark"].roles.values()]
+    assert len(set(lines)) == len(onsets), "each onset has a line of its own, also at one step"

@@ -133,22 +133,24 @@ class _Flag:
 def _onset_flags(draft: Draft, timeline: Timeline) -> None:
     """A line in the role's colour at each onset, and above the curve, in one row, whose it is; in short where there are many at once."""
     px, box = draft.px, timeline.box
+    leftmost = box.x - px(60)
     flags: list[_Flag] = []
-    for where in ("block {} head {}", "b{} h{}"):
-        texts = [f"{onset.role.replace('_', ' ')} · {where.format(onset.block, onset.head)}" for onset in timeline.onsets]
+    for form in ("{} · block {} head {}", "{} · b{} h{}", "{}"):
+        texts = [form.format(onset.role.replace("_", " "), onset.block, onset.head) for onset in timeline.onsets]
         flags = [
             _Flag(onset, text, round(timeline.x(onset.step)), draft.text_width(text, _FLAG_SIZE))
             for onset, text in zip(timeline.onsets, texts, strict=True)
         ]
         _spread(flags, box, px(22))
-        if all(abs(flag.x - flag.onset_x) <= px(320) for flag in flags):
+        if all(abs(flag.x - flag.onset_x) <= px(320) and flag.x >= leftmost for flag in flags):
             break
     taken = box.x - px(3)
     for flag in flags:
         color = draft.theme.roles[flag.onset.role]
         taken = max(flag.onset_x, taken + px(3))  # onsets at one step stand side by side
         draft.swatches.append(Swatch(Box(min(taken, box.right - px(2)), box.y, px(2), box.height), color))
-        draft.text(flag.text, flag.x, box.y - px(8), _FLAG_SIZE, color)
+        if flag.x >= leftmost:  # else there is no room: the line's colour has to say it
+            draft.text(flag.text, flag.x, box.y - px(8), _FLAG_SIZE, color)
 
 
 def _spread(flags: Sequence[_Flag], box: Box, gap: int) -> None:

@@ -30,7 +30,9 @@ def fit_grid(draft: Draft, heads: Sequence[Heads], matrices: Sequence[Matrices],
     """The shape with the largest maps in ``area``; map_px is 0 when not even one pixel a map fits."""
     panels: list[Heads | Matrices] = [*heads, *matrices]
     n_blocks = max(len(panel.blocks) for panel in panels)
-    n_columns = sum(panel.columns for panel in panels)
+    # Beside attention, whose maps are square, weights may be half as wide as they are high.
+    n_columns = sum(panel.columns for panel in heads) + (0.5 if heads else 1.0) * sum(panel.columns for panel in matrices)
+    n_gaps = sum(panel.columns - 1 for panel in panels)
     length = max((group.length for group in heads), default=0)
     best, best_worth = GridShape(1, n_blocks, 0, 1, 0), 0.0
     for groups in range(1, min(n_blocks, 8) + 1):
@@ -39,7 +41,7 @@ def fit_grid(draft: Draft, heads: Sequence[Heads], matrices: Sequence[Matrices],
             continue
         for gap in (draft.even(8), draft.even(4)):
             width = area.width - groups * (_label_width(draft) + len(panels) * _section_gap(draft)) + _section_gap(draft)
-            room = min((width - groups * (n_columns - len(panels)) * gap) // (groups * n_columns), (area.height - (rows - 1) * gap) // rows)
+            room = min(int((width - groups * n_gaps * gap) / (groups * n_columns)), (area.height - (rows - 1) * gap) // rows)
             pool, cell_px = fit_map(length, room) if length and room > 0 else (1, 0)
             map_px = -(-length // pool) * cell_px if length else max(0, room // 2 * 2)
             # A wrapped grid is harder to read, and narrow gaps tell maps apart less well.
@@ -76,7 +78,7 @@ def place_grid(
     n_columns = [panel.columns for panel in panels]
     gap, section, label = shape.gap, _section_gap(draft), _label_width(draft)
     group_width = label + sum(columns * (shape.map_px + gap) - gap for columns in n_columns) + (len(n_columns) - 1) * section
-    spare = max(0, area.width - keep_right - shape.groups * group_width - (shape.groups - 1) * section)
+    spare = area.width - keep_right - shape.groups * group_width - (shape.groups - 1) * section
     n_matrices = sum(group.columns for group in matrices) * shape.groups
     widen = min(spare // n_matrices, shape.map_px * (6 if keep_right else 16) // 10) // 2 * 2 if n_matrices else 0
     spare -= widen * n_matrices

@@ -71,7 +71,7 @@ def make_plan(
     bottom = _panels(draft, top)
     strip = Box(draft.margin, bottom + draft.px(16), width - 2 * draft.margin, height - draft.px(4) - bottom - draft.px(16))
     if draft.scales.keys() - draft.barred:
-        bars_width = draft.px(360)
+        bars_width = draft.px(360 if len(draft.scales.keys() - draft.barred) <= 2 else 480)
         draft.place_bars(Box(strip.right - bars_width, strip.y, bars_width, strip.height))
         strip = Box(strip.x, strip.y, strip.width - bars_width - draft.px(40), strip.height)
     if any(heatmap.head for heatmap in draft.heatmaps):
