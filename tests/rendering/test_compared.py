@@ -244,6 +244,14 @@ def test_few_runs_show_all_heads_and_many_their_first_ones(runs):
     assert shown[64].map_px >= 32
 
 
+def test_the_names_of_64_runs_are_not_cut_off(runs):
+    many = [dataclasses.replace(runs[index % 2], label=f"learning_rate=0.0001 seed={index}") for index in range(64)]
+    renderer = draw(many)
+    said = " ".join(label.text for label in renderer.plan.labels)
+    assert all(f"learning_rate=0.0001 seed={index} " in f"{said} " for index in range(64))
+    assert "…" not in said
+
+
 def test_too_many_runs_for_the_size_are_refused(runs):
     draft = Draft(Layout("compare", (Attention(),)), runs[0].series, 640, 360, THEME)
     with pytest.raises(LayoutError, match="64 runs do not fit into 640x360"):

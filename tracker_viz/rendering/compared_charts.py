@@ -27,6 +27,7 @@ from tracker_viz.rendering.theme import theme as theme_by_name
 _DPI = 120
 _MOST_NUMBERED = 12  # runs whose distances are written into the cells
 _MOST_NAMED_RUNS = 64
+_MOST_NAMED_BELOW = 24  # names of more than so many columns run into each other; the rows have the same
 _MOST_NAMED_HEADS = 110
 _MOST_DEPTHS = 8
 
@@ -60,7 +61,8 @@ def write_distance_chart(
         side = min(9.0, max(4.2, 0.62 * n_runs + 1.0))
         name_in = 0.085 * max(map(len, labels)) * (1.0 if n_runs <= 24 else 0.6)
         small = 1.9 if len(depths) > 1 else 0.0
-        above, below = 1.45, 0.66 * name_in + 0.35
+        few = n_runs <= _MOST_NAMED_BELOW
+        above, below = 1.45, 0.66 * name_in + 0.35 if few else 0.25
         width, total = 2 * side + name_in + 2.6, above + side + below + (small + 0.45 if small else 0.0)
         figure = Figure((width, total), dpi=_DPI)
         names = list(labels) if n_runs <= _MOST_NAMED_RUNS else False
@@ -75,8 +77,8 @@ def write_distance_chart(
             bar = figure.add_axes(((left + side + 0.12) / width, bottom / total, 0.14 / width, side / total))
             is_first = matrix is overall
             seaborn.heatmap(
-                matrix, ax=axes, cbar_ax=bar, cmap=cmap, vmin=0, vmax=top, fmt=form, xticklabels=names, **options, **numbered,
-                yticklabels=names if is_first else False,
+                matrix, ax=axes, cbar_ax=bar, cmap=cmap, vmin=0, vmax=top, fmt=form, **options, **numbered,
+                xticklabels=names if few else False, yticklabels=names if is_first else False,
             )  # fmt: skip
             _tidy(axes, bar, chosen, font)
             axes.set_title(title, loc="left", fontsize=12, color=chosen.text, pad=8, fontweight="bold")
@@ -262,8 +264,11 @@ def _horizontal_bar(grid: Any, theme: Theme) -> None:
 
 
 def _legend(figure: Any, x: float, y: float, patches: Sequence[Any], names: Sequence[str], title: str, theme: Theme) -> None:
+    from matplotlib.patches import Patch
+
     shown = 40
-    patches, names = list(patches[:shown]), [*names[:shown]]
+    more = [f"and {len(names) - shown} more"] if len(names) > shown else []
+    patches, names = [*patches[:shown], *(Patch(alpha=0) for _ in more)], [*names[:shown], *more]
     legend = figure.legend(
         patches, names, loc="upper left", bbox_to_anchor=(x - 0.004, y), fontsize=9, title=title, title_fontsize=10, frameon=False,
         labelcolor=theme.dim, handlelength=0.9, handleheight=0.9, borderpad=0, borderaxespad=0, labelspacing=0.35, alignment="left",

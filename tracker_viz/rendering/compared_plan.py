@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,8 @@ from tracker_viz.rendering.theme import theme as theme_by_name
 NAME = "compare"
 CLOCK_PX, NUMBERS_PX = 46.0, 17.0
 _LABEL_PX, _LINE_PX = 18.0, 24
+_NAME_ROOM = 206  # for a name beside the maps
+_NAME_SCALES = (1.0, 0.85, LEAST_NAME)  # smaller, before anything of it is cut off
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,8 @@ def make_compared_plan(
     )
     tiling = fit_tiles(draft, runs, heads[0].length, area, matched=matched, name_px=name_px)
     if not tiling.all_heads:
-        subtitle += f" · the {tiling.n_maps} most specialised heads of each run"
+        some = f"the {tiling.n_maps} most specialised heads" if tiling.n_maps > 1 else "the most specialised head"
+        subtitle += f" · {some} of each run"
     clock = _header(draft, timing, title, subtitle, note)
     tiles = tuple(
         _tile(draft, tiling, index, run, heads[index], tile_box(tiling, index, area), colors[index], widest[index])
@@ -243,13 +247,18 @@ def _name(draft: Draft, tiling: Tiling, label: str, tile: Box, color: str, wides
         size = _LABEL_PX * max(LEAST_NAME, min(1.0, 0.97 * room / max(1, draft.text_width(label, _LABEL_PX, bold=True))))
         draft.text(draft.fitted(label, size, room, bold=True), x, baseline, size, text, bold=True)
         return Numbers(tile.right, baseline, NUMBERS_PX * draft.unit)
-    first_map = maps_origin(draft, tiling, tile)[1]
-    lines = _wrapped(draft, label, px(206))[: max(1, (tile.bottom - first_map) // px(_LINE_PX) - 1)]
-    baseline = first_map + px(15)
-    draft.swatches.append(Swatch(Box(tile.x, baseline - side, side, side), color))
+    tops = maps_origin(draft, tiling, tile)[1], tile.y  # beside the first map, or as high as the tile reaches
+    for scale, top in itertools.product(_NAME_SCALES, tops):
+        size, pitch = _LABEL_PX * scale, round(px(_LINE_PX) * scale)
+        lines, n_lines = _wrapped(draft, label, size), max(1, (tile.bottom - top) // pitch - 1)
+        if len(lines) <= n_lines and all(draft.text_width(line, size, bold=True) <= px(_NAME_ROOM) for line in lines):
+            break
+    lines = [*lines[: n_lines - 1], " ".join(lines[n_lines - 1 :])] if len(lines) > n_lines else lines
+    baseline = top + round(px(15) * scale)
+    draft.swatches.append(Swatch(Box(tile.x, baseline - round(side * scale), side, side), color))
     for number, line in enumerate(lines):
-        draft.text(line, x, baseline + number * px(_LINE_PX), _LABEL_PX, text, bold=True)
-    return Numbers(x, baseline + len(lines) * px(_LINE_PX), NUMBERS_PX * draft.unit, from_left=True)
+        draft.text(draft.fitted(line, size, px(_NAME_ROOM), bold=True), x, baseline + number * pitch, size, text, bold=True)
+    return Numbers(x, baseline + len(lines) * pitch, NUMBERS_PX * draft.unit * scale, from_left=True)
 
 
 def _beside_name(draft: Draft, n_characters: int) -> int:
@@ -257,15 +266,16 @@ def _beside_name(draft: Draft, n_characters: int) -> int:
     return draft.px(42) + n_characters * text_width("0", NUMBERS_PX * draft.unit, bold=True, mono=True)
 
 
-def _wrapped(draft: Draft, label: str, room: int) -> list[str]:
+def _wrapped(draft: Draft, label: str, size: float) -> list[str]:
+    """``label`` in lines that fit beside a run's maps; a word that is too long has a line to itself."""
     lines = [""]
     for word in label.split(" "):
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and draft.text_width(longer, _LABEL_PX, bold=True) > room:
+        if lines[-1] and draft.text_width(longer, size, bold=True) > draft.px(_NAME_ROOM):
             lines.append(word)
         else:
             lines[-1] = longer
-    return [draft.fitted(line, _LABEL_PX, room, bold=True) for line in lines]
+    return lines
 
 
 def _widest(run: ComparedSeries, timing: Timing, index: int, metric: str) -> int:
