@@ -514,6 +514,17 @@ def test_a_probe_whose_attention_would_fill_the_memory_is_refused_before_trainin
         recorded(tiny(3), Schedule.every(1))
 
 
+def test_the_default_device_may_be_another_than_the_models():
+    recorder, captures = recorded(tiny(), Schedule.every(1), max_mb=0.01)
+    with torch.device("meta"):  # stands for a GPU
+        recorder.step(1, loss=1.0)
+    reference, expected = recorded(tiny(), Schedule.every(1), max_mb=0.01)
+    reference.step(1)
+    assert [capture.step for capture in captures] == [0, 1]
+    for name, array in expected[1].arrays.items():
+        np.testing.assert_array_equal(captures[1].arrays[name], array)
+
+
 def test_a_model_may_be_moved_to_another_device_after_it_was_watched():
     model = tiny()
     recorder, _ = recorded(model, Schedule.every(1))

@@ -33,13 +33,14 @@ def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
     stored = parameters[projection.parameters[0]].detach()
     is_mean = len(projection.parameters) > 1 or (stored.ndim == 3 and projection.expert is None)
     if is_mean or stored.dtype not in _MULTIPLIED:
-        return torch.full((STEPS + 1, STEPS), torch.nan)
+        return torch.full((STEPS + 1, STEPS), torch.nan, device="cpu")
     piece = piece_of(stored)
     matrix = part_of(piece, projection)
     if matrix.shape[1] < projection.shape[1]:
         matrix = matrix.t()  # so that it is rows that lie on different processes
     basis = torch.zeros(STEPS, matrix.shape[1], device=matrix.device)
-    start = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0)).to(matrix.device, non_blocking=True)
+    # Drawn on the CPU whatever the default device is: the same on every machine.
+    start = torch.randn(matrix.shape[1], generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(matrix.device, non_blocking=True)
     images = []
     for step in range(STEPS):
         basis[step] = start / start.norm().clamp_min(1e-30)
