@@ -157,8 +157,8 @@ def _fit(draft: Draft, cards: Sequence[Card], box: Box, own: Collection[str]) ->
     for across in range(1, len(cards) + 1):
         down = -(-len(cards) // across)
         wide = (box.width + gap) // across
-        if wide < title_width and across > 1:
-            break
+        if wide < (title_width if rows <= 24 else min(title_width, draft.px(170))) and across > 1:
+            break  # many blocks need the height more than long titles need the width
         cell_x, cell_y = (wide - gap - label) // columns, max(1, box.height // (down * rows))
         feet: list[int] = []
         for _ in range(2):  # names of columns need more room where narrower cells turn them
@@ -222,7 +222,7 @@ def _place_one(draft: Draft, card: Card, room: Box, shape: _Shape) -> Box:
     if card.role:
         draft.swatches.append(Swatch(Box(origin.x, room.y + px(4), px(14), px(14)), draft.theme.roles[card.role]))
         text_x += px(22)
-    draft.text(card.title, text_x, room.y + px(18), _TITLE)
+    draft.text(draft.fitted(card.title, _TITLE, room.right - text_x - px(8)), text_x, room.y + px(18), _TITLE)
     every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 1 << 30) if n * shape.cell_y >= px(18) or n > rows)
     for row in range(0, rows, every):
         draft.text(str(row), origin.x - px(6), origin.y + (row + 0.5) * shape.cell_y, _SMALL, align="right", baseline="center")
