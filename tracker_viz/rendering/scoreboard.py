@@ -234,7 +234,8 @@ def _place_one(draft: Draft, card: Card, room: Box, shape: _Shape) -> Box:
 def _name_columns(draft: Draft, card: Card, origin: Box) -> None:
     cell_x = _column_px(card, origin)
     turned = _turned(draft, card, cell_x)
-    for column, name in enumerate(_short(card)):
+    every = max(1, -(-draft.px(_SMALL + 1) // cell_x)) if turned else 1
+    for column, name in list(enumerate(_short(card)))[::every]:
         middle = origin.x + (column + 0.5) * cell_x
         if turned:
             draft.text(name, middle + draft.px(5), origin.bottom + draft.px(6), _SMALL, align="right", rotation=90)
