@@ -96,9 +96,10 @@ def test_an_all_nan_array_is_written_and_described(tmp_path):
     [(0.0, np.float16), (1.0, np.float16), (65504.0, np.float16), (70000.0, np.float32), (-70000.0, np.float32), (1e-6, np.float32)],
 )
 def test_compact_keeps_float32_where_float16_has_not_the_range(largest, dtype):
-    stored = capture_file.compact(np.array([0.0, largest, np.nan], np.float32))
-    assert stored.dtype == dtype
-    assert stored[1] == pytest.approx(largest, rel=1e-3)
+    for more in ([], [np.nan], [np.inf, -np.inf]):
+        stored = capture_file.compact(np.array([0.0, largest, *more], np.float32))
+        assert stored.dtype == dtype
+        assert stored[1] == pytest.approx(largest, rel=1e-3)
 
 
 def test_truncated_file_is_refused(capture, tmp_path):
