@@ -22,6 +22,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +72,15 @@ def rendering(directory: Path, n_runs: int, rounds: int, run: str | None, tracki
     one = lambda: render_run(parent.children()[0], video={"workers": 1}, **common)  # noqa: E731
     one()
     cores = os.cpu_count() or 1
-    alone, whole = [], []
-    for _ in range(rounds):  # turn about, so that a busy moment of the machine does not fall on one of them alone
-        alone.append(timed(one))
-        whole.append(timed(lambda: render_sweep(parent.ref, **common)))
-        alone.append(timed(one))
+    alone, whole, jobs = [], [], []
+    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+        as_jobs = partial(render_run, video={"workers": 1}, **common)
+        list(pool.map(as_jobs, parent.children()[:cores]))  # everything is imported
+        for _ in range(rounds):  # turn about, so that a busy moment of the machine does not fall on one of them alone
+            alone.append(timed(one))
+            whole.append(timed(lambda: render_sweep(parent.ref, **common)))
+            jobs.append(timed(lambda: list(pool.map(as_jobs, parent.children()))))
+            alone.append(timed(one))
     wall_one, cpu_one = np.median([wall for wall, _ in alone]), np.median([cpu for _, cpu in alone])
     wall_all, cpu_all = np.median([wall for wall, _ in whole]), np.median([cpu for _, cpu in whole])
     return {
@@ -85,9 +92,10 @@ def rendering(directory: Path, n_runs: int, rounds: int, run: str | None, tracki
         "one_run_cpu_s": cpu_one,
         "sweep_s": wall_all,
         "sweep_cpu_s": cpu_all,
+        "jobs_s": np.median([wall for wall, _ in jobs]),
         "rate_per_core": n_runs / wall_all / cores * wall_one,
         "rate_by_processor_time": n_runs / cpu_all * cpu_one,
-        "samples": {"one": alone, "sweep": whole},
+        "samples": {"one": alone, "sweep": whole, "jobs": jobs},
     }
 
 
@@ -195,6 +203,7 @@ other work took part of them, and the processor time then is the better measure.
 | one run, one core | {one_run_s:.1f} s | {one_run_cpu_s:.1f} s |
 | {runs} runs, {cores} cores | {sweep_s:.1f} s | {sweep_cpu_s:.1f} s |
 | rate for each core, of one run's | **{rate_per_core:.0%}** | {rate_by_processor_time:.0%} |
+| the same runs as jobs, {cores} processes (`-m hydra/launcher=joblib`) | {jobs_s:.1f} s | |
 
 As many runs are drawn at once as there are cores, each on one of them: what of a run keeps one core only busy (planning its
 pictures, the still ones, the reading back) goes on beside another run's encoding.
