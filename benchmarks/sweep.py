@@ -237,7 +237,7 @@ On paper, for a store behind a network of 1 Gbit/s (0.12 GB/s):
   a large machine.
 * **Distances** grow with the square of the runs, and are of those shown only.
 * **Runs without the file** (killed, or from before there was one) are read from their captures, all of them: {run_gb:.0f} GB each here.
-* **Parts of captures.** MLflow's server and the stores behind W&B answer ranged requests, so that one block's maps, a tenth of the
+* **Parts of captures.** MLflow's server answers ranged requests, so that one block's maps, a tenth of the
   bytes, could be pulled alone. That is not done: a part cannot be checked against the capture's sha256, and nothing that comes from a
   server is believed unchecked.
 """

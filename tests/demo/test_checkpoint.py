@@ -78,6 +78,23 @@ def test_a_tracker_that_fails_is_reported_and_the_others_get_theirs(tmp_path, ru
     assert read(path).step == fetch_latest(run, tmp_path / "elsewhere").step == 40
 
 
+def test_a_run_that_is_reached_after_the_last_checkpoint_gets_it_at_the_end(tmp_path, run):
+    reached, looked = [], threading.Event()
+
+    def runs():
+        try:
+            return list(reached)
+        finally:
+            looked.set()
+
+    uploader = Uploader(tmp_path / "spool", runs)
+    uploader.save(checkpoint())
+    assert looked.wait(10)
+    reached.append(run)
+    assert uploader.close(timeout_s=10)
+    assert fetch_latest(run, tmp_path / "elsewhere").step == 40
+
+
 def test_an_upload_that_breaks_off_leaves_the_last_whole_checkpoint_named(tmp_path, run):
     class Breaking:
         def put_file(self, file, artifact):

@@ -113,14 +113,15 @@ def fetch_latest(run: FileStore, directory: Path) -> Checkpoint:
 class Uploader:
     """Writes checkpoints into ``directory`` and sends them to every run from a thread of its own.
 
-    Training never waits for a tracker: when one is slow only the newest checkpoint is sent, and one that fails is
-    reported and stays in ``directory``.
+    Training never waits for a tracker: when one is slow only the newest checkpoint is sent. A run that could not be reached yet, or
+    did not take it, is offered the newest once more at the end; what fails then is reported and stays in ``directory``.
     """
 
     def __init__(self, directory: Path, runs: Callable[[], Iterable[FileStore]]):
         self.directory = directory
         self._runs = runs
         self._pending: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._sent: dict[int, Path] = {}  # id of a run -> the newest checkpoint that it took
         self._thread = threading.Thread(target=self._send_all, name="checkpoints", daemon=True)
         self._thread.start()
 
@@ -155,20 +156,24 @@ class Uploader:
 
     def _send_all(self) -> None:
         last = False
+        newest: Path | None = None
         while not last:
             paths = [self._pending.get()]
             while not self._pending.empty():
                 paths.append(self._pending.get())
             last = None in paths
-            newest = next((path for path in reversed(paths) if path is not None), None)
+            newest = next((path for path in reversed(paths) if path is not None), newest)
             if newest is not None:
                 self._send(newest)
 
     def _send(self, path: Path) -> None:
         for run in self._runs():
+            if self._sent.get(id(run)) == path:
+                continue
             try:
                 run.put_file(path, f"checkpoints/{path.name}")
                 run.put_file(path.with_suffix(".json"), LATEST)
+                self._sent[id(run)] = path
             except Exception as error:  # noqa: BLE001  a tracker's failure, whatever it is, must not end training
                 logger.warning("checkpoint %s could not be uploaded (%s); it lies in %s", path.name, error, path)
 
