@@ -247,7 +247,6 @@ def test_every_head_of_every_block_is_scored_and_missing_ones_are_nan():
     expected = (heads.sink(patterns[0][0]) + heads.sink(patterns[0][1])) / 2
     np.testing.assert_allclose(scores["sink"][0, :3], expected, rtol=1e-6)
     np.testing.assert_allclose(scores["sink_repeated"][0, :3], heads.sink(patterns[0][0]), rtol=1e-6)
-    np.testing.assert_allclose(scores["previous_token"][0, :3], heads.previous_token(patterns[0][1]), rtol=1e-6)
     np.testing.assert_allclose(scores["previous_token_repeated"][0, :3], heads.previous_token(patterns[0][0]), rtol=1e-6)
     np.testing.assert_allclose(scores["sink_text"][0, :3], heads.sink(patterns[0][1]), rtol=1e-6)
     np.testing.assert_allclose(scores["induction"][0, :3], heads.induction(patterns[0][0], period=20, start=1), rtol=1e-6)
@@ -277,11 +276,13 @@ def test_a_probe_without_repetition_has_no_induction_score():
     assert np.isnan(HEAD_SCORES["induction"].uniform([TEXT]))
 
 
-def test_previous_token_is_measured_on_repeats_where_there_is_no_text():
-    patterns = {0: random_heads(np.random.default_rng(6), (2, 2))}
-    scores = head_scores.head_scores(patterns, [REPEATED, REPEATED], n_blocks=1)
-    expected = (heads.previous_token(patterns[0][0]) + heads.previous_token(patterns[0][1])) / 2
-    np.testing.assert_allclose(scores["previous_token"][0], expected, rtol=1e-6)
+@pytest.mark.parametrize(("name", "perfect"), [("previous_token", PREVIOUS), ("current_token", CURRENT)])
+def test_a_head_that_does_it_in_one_kind_of_row_alone_gets_that_rows_share(name, perfect):
+    """One of three rows for a head that does it in text alone, two for one that does it in repeats alone."""
+    in_text, in_repeats = np.stack([FIRST, FIRST, perfect]), np.stack([perfect, perfect, FIRST])
+    pattern = np.stack([in_text, in_repeats], axis=1)
+    scores = head_scores.head_scores({0: pattern}, [REPEATED, REPEATED, TEXT], n_blocks=1)
+    np.testing.assert_allclose(scores[name], [[1 / 3, 2 / 3]], rtol=1e-6)
 
 
 def test_a_learned_sink_column_is_no_position():

@@ -31,7 +31,7 @@ def test_the_examples_layout_is_drawn_as_it_says(small_run):
     assert {label.text for label in plan.labels} >= {
         "Attention · text tokens",
         "attention q",
-        "previous token (text)",
+        "previous token",
         "distance from init",
     }
 

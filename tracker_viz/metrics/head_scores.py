@@ -34,24 +34,18 @@ class HeadScore:
 
     Attributes:
         measure: (attention [..., query, key] of one row, that row) -> [...].
-        rows: the probe rows that it is the mean over. A score whose rows the probe lacks is left out of the capture; ``text first`` takes
-            the text rows, and the repeated ones only of a probe without text.
+        rows: the probe rows that it is the mean over. A score whose rows the probe lacks is left out of the capture.
         unit: ``share`` (0..1), ``bits`` or ``tokens``.
     """
 
     name: str
     measure: Callable[[Floats, ProbeRow], Floats]
-    rows: Literal["all", "repeated", "text", "text first"]
+    rows: Literal["all", "repeated", "text"]
     unit: Literal["share", "bits", "tokens"]
 
     def measured_on(self, rows: Sequence[ProbeRow]) -> list[ProbeRow]:
         """Those of a probe's rows that this score is the mean over."""
-        kinds: dict[str, tuple[str, ...]] = {"all": ("repeated", "text"), "repeated": ("repeated",), "text": ("text",)}
-        if self.rows == "text first":
-            wanted = kinds["text"] if any(row.kind == "text" for row in rows) else kinds["repeated"]
-        else:
-            wanted = kinds[self.rows]
-        return [row for row in rows if row.kind in wanted]
+        return [row for row in rows if self.rows in ("all", row.kind)]
 
     def uniform(self, rows: Sequence[ProbeRow]) -> float:
         """The score of uniform causal attention on this probe: what no specialisation at all looks like. NaN without such rows."""
@@ -70,13 +64,13 @@ def _of_copies(measure: Callable[..., Floats]) -> Callable[[Floats, ProbeRow], F
 HEAD_SCORES: Mapping[str, HeadScore] = {
     score.name: score
     for score in (
-        HeadScore("previous_token", _of_row(measures.previous_token), "text first", "share"),
+        HeadScore("previous_token", _of_row(measures.previous_token), "all", "share"),
         HeadScore("induction", _of_copies(measures.induction), "repeated", "share"),
         HeadScore("duplicate_token", _of_copies(measures.duplicate_token), "repeated", "share"),
-        HeadScore("current_token", _of_row(measures.current_token), "text first", "share"),
+        HeadScore("current_token", _of_row(measures.current_token), "all", "share"),
         HeadScore("sink", _of_row(measures.sink), "all", "share"),
-        # by kind of row as well: a head may look one token back in text long before it does so among random tokens, or rest on the
-        # first token in repeats alone
+        # by kind of row as well: a head may look one token back in text and not among random tokens, or rest on the first token in
+        # repeats alone
         HeadScore("previous_token_repeated", _of_row(measures.previous_token), "repeated", "share"),
         HeadScore("sink_repeated", _of_row(measures.sink), "repeated", "share"),
         HeadScore("sink_text", _of_row(measures.sink), "text", "share"),

@@ -30,7 +30,7 @@ N_BANDS = 4
 
 
 def previous_token(attention: Floats) -> Floats:
-    """Mean attention to the token just before: mean of ``A[i, i-1]`` over i >= 2; on text, where the probe has any.
+    """Mean attention to the token just before: mean of ``A[i, i-1]`` over i >= 2.
 
     0..1. Uniform: mean of 1/(i+1), 0.05 at 64 positions. Source: the "previous token head" of Elhage et al. 2021, *A Mathematical
     Framework for Transformer Circuits*.
@@ -39,7 +39,7 @@ def previous_token(attention: Floats) -> Floats:
 
 
 def current_token(attention: Floats) -> Floats:
-    """Mean attention to the token itself: mean of ``A[i, i]`` over i >= 2; on text, where the probe has any.
+    """Mean attention to the token itself: mean of ``A[i, i]`` over i >= 2.
 
     0..1. Uniform: mean of 1/(i+1). Source: the current-token head of TransformerLens, Nanda & Bloom 2022.
     """

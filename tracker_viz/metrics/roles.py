@@ -36,8 +36,7 @@ class Role:
 
 
 # One rule for all: 30 % of a head's attention, which is what Gu et al. 2024 ask of a sink, and six times what uniform attention spends
-# on one key at 64 positions. Previous and current token are scored on text, where the probe has any: a head may look one token back in text
-# and not among random tokens, and the other way round (``previous_token_repeated``).
+# on one key at 64 positions.
 ROLES: tuple[Role, ...] = (
     Role("previous_token"),
     Role("induction"),

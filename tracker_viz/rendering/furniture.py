@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.metrics import HEAD_SCORES, NO_ROLE, ROLES, first_onsets, head_roles, score_series
+from tracker_viz.metrics import NO_ROLE, ROLES, first_onsets, head_roles, score_series
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.plan import Box, Label, Onset, Readout, Roles, Swatch, Timeline
 from tracker_viz.rendering.scales import short_number
@@ -53,20 +53,13 @@ def header(draft: Draft) -> int:
 def role_legend(draft: Draft, roles: Iterable[str]) -> None:
     """What the frames around heads mean: the roles that some head has at some time, below the numbers."""
     px, size = draft.px, 17.0
-    names = [(role, head_score_title(draft.series, role)) for role in roles]
+    names = [(role, role.replace("_", " ")) for role in roles]
     width = sum(px(20) + draft.text_width(text, size) + px(22) for _, text in names) - px(22)
     x, y = (draft.margin, px(162)) if draft.is_narrow else (draft.width - draft.margin - width, px(77))
     for role, text in names:
         draft.swatches.append(Swatch(Box(x, y - px(12), px(13), px(13)), draft.theme.roles[role]))
         draft.text(text, x + px(20), y, size)
         x += px(20) + draft.text_width(text, size) + px(22)
-
-
-def head_score_title(series: Series, score: str) -> str:
-    """``previous token (text)``: a head's score by name; where it is not measured on the tokens that the maps show first, on which."""
-    kinds = {row["kind"] for row in series.last.probe.get("rows", ())}
-    on_text = score in HEAD_SCORES and HEAD_SCORES[score].rows == "text first" and kinds >= {"repeated", "text"}
-    return score.replace("_", " ") + (" (text)" if on_text else "")
 
 
 def format_metric(value: float) -> str:

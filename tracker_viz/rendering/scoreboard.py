@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.content import Matrices
 from tracker_viz.rendering.draft import HEADING, Draft, Measured
-from tracker_viz.rendering.furniture import head_score_title
 from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Swatch
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
@@ -38,7 +37,7 @@ def score_cards(draft: Draft, names: Sequence[str]) -> list[Card]:
     """Cards of score arrays: heads before matrices, roles first. Scores within 0..1 share one colour scale; each other has its own."""
     cards = []
     first, last = (draft.series.read(index, names).arrays for index in (0, len(draft.series) - 1))
-    titles = [head_score_title(draft.series, name.rsplit(".", 1)[-1]) for name in names]
+    titles = [name.rsplit(".", 1)[-1].replace("_", " ") for name in names]
     for name, title in zip(names, titles, strict=True):
         rows, columns = draft.series.require(name, draft.layout.name).shape
         absent = np.isnan(first[name]) & np.isnan(last[name])  # no such head, or no such matrix
