@@ -141,24 +141,27 @@ def best(scores: np.ndarray) -> float:
 
 def order(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
     """name -> level -> in how many seeds that score crosses it before, with (at the same capture) and after induction."""
-    counted: dict[str, dict[str, dict[str, int]]] = {}
-    for name in ("previous_token_below_at", "previous_token_repeated_below_at"):
-        counted[name] = {}
-        for index, level in enumerate(LEVELS):
-            steps = [(run[name][index], run["induction_at"][index]) for run in runs if "induction_at" in run]
-            reached = [(one if one is not None else math.inf, other) for one, other in steps if other is not None]
-            counted[name][str(level)] = {
-                "before": sum(one < other for one, other in reached),
-                "with": sum(one == other for one, other in reached),
-                "after": sum(one > other for one, other in reached),
-            }
-    return counted
+    formed = [run for run in runs if "induction_at" in run]
+    return {
+        name: {str(level): sides([(run[name][index], run["induction_at"][index]) for run in formed]) for index, level in enumerate(LEVELS)}
+        for name in ("previous_token_below_at", "previous_token_repeated_below_at")
+    }
+
+
+def sides(steps: list[tuple[int | None, int | None]]) -> dict[str, int]:
+    """On which side of the second step the first one lies, counted; a first that never was comes after."""
+    reached = [(math.inf if one is None else one, other) for one, other in steps if other is not None]
+    return {
+        "before": sum(one < other for one, other in reached),
+        "with": sum(one == other for one, other in reached),
+        "after": sum(one > other for one, other in reached),
+    }
 
 
 def verdicts(runs: list[dict[str, Any]]) -> dict[str, bool]:
     one, two = ([run for run in runs if run["n_blocks"] == n_blocks] for n_blocks in (1, 2))
     formed = [run for run in two if "at_onset" in run]
-    role_first = [run for run in formed if run["previous_token_onset"] and run["previous_token_onset"][0] < run["induction_onset"][0]]
+    roles = sides([((run["previous_token_onset"] or [None])[0], run["induction_onset"][0]) for run in formed])
     own = order(two)["previous_token_repeated_below_at"]["0.3"]
     needed = min(NEEDED_ORDER, len(two))
     built_on = [run for run in formed if run["at_onset"]["without all"] < ONE_LAYER_LIMIT]
@@ -166,8 +169,8 @@ def verdicts(runs: list[dict[str, Any]]) -> dict[str, bool]:
     return {
         "one layer stays below 0.2": all(run["induction_max"] < ONE_LAYER_LIMIT for run in one),
         "two layers pass 0.5": all(run["induction_max"] > TWO_LAYER_LIMIT for run in two),
-        f"roles: a head is labelled previous token before one is labelled induction ({len(role_first)} of {n} seeds)": len(role_first)
-        >= needed,
+        f"roles: a head is labelled previous token before one is labelled induction ({roles['before']} of {n} seeds, and at the same "
+        f"capture in {roles['with']})": roles["before"] >= needed,
         f"the pair: the previous-token head below has 0.3 among random tokens before the induction head has ({own['before']} of {n} seeds, "
         f"and at the same capture in {own['with']})": own["before"] >= needed,
         f"the model: at its onset, without the heads below, induction is as low as a one-layer model's ({len(built_on)} of {n} seeds)": len(
@@ -182,9 +185,10 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
         "# Controls: what the induction score says of models that can and cannot form induction heads",
         "",
         f"Written by `python benchmarks/controls.py`: the demo's recipe, 4 heads a block, {runs[0]['steps']} steps, scored every {EVERY}.",
-        "The onset is the first capture at which a head scores at least 0.3 and keeps 0.2 for two more. *Previous token* is scored on",
-        "text; *below* is the best head of the blocks before the first induction head, where the previous-token head must be that it is",
-        "built on, scored on the row of repeated random tokens as induction is. Uniform attention scores 0.05 here, for all three.",
+        "The onset is the first capture at which a head scores at least 0.3 and keeps 0.2 for two more. *Previous token* is scored",
+        "over the whole probe, text and repeats; *below* is the best head of the blocks before the first induction head, where the",
+        "previous-token head must be that it is built on, scored on the row of repeated random tokens alone, as induction is. Uniform",
+        "attention scores 0.05 here, for all three.",
         "",
         "| layers | seed | previous token: max | onset | below: max | reaches 0.3 | induction: max | onset | final loss |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -205,7 +209,7 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
         "| score | " + " | ".join(map(str, LEVELS)) + " |",
         "|---" * (len(LEVELS) + 1) + "|",
     ]
-    rows = {"previous_token_repeated_below_at": "among random tokens", "previous_token_below_at": "on text"}
+    rows = {"previous_token_below_at": "over the whole probe", "previous_token_repeated_below_at": "among random tokens"}
     for name, found in order(runs).items():
         lines.append(f"| {rows[name]} | " + " | ".join(f"{n['before']} / {n['with']} / {n['after']}" for n in found.values()) + " |")
     lines += [
