@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
+import psutil
 import pytest
 
 from tracker_viz.trackers.local import LocalTracker
@@ -72,6 +76,22 @@ def test_a_sweep_is_rendered_into_a_directory_of_ones_own(tracker_viz, sweep):
     assert {path.relative_to("mine") for path in Path("mine").rglob("*.webm")} == {Path(run.directory.name, "heads.webm") for run in runs}
     assert not list(parent.directory.parent.rglob("*.webm"))
     assert not list(parent.directory.parent.rglob("*.html"))
+
+
+def test_a_process_that_is_killed_ends_the_command_and_says_so(sweep, tmp_path):
+    parent, _, _ = sweep
+    command = [Path(sys.executable).with_name("tracker-viz"), "render", named(parent), *QUICK, "video.workers=1"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as render:
+        deadline = time.monotonic() + 60
+        while not (drawing := [child for child in psutil.Process(render.pid).children() if "spawn_main" in " ".join(child.cmdline())]):
+            assert time.monotonic() < deadline
+            assert render.poll() is None
+            time.sleep(0.02)
+        drawing[0].kill()
+        _, err = render.communicate(timeout=60)
+    assert render.returncode == 1
+    assert "a process that drew a run was killed, when 0 of 4 were done" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tracker_viz.errors import ConfigError, TrackerVizError
+from tracker_viz.errors import ConfigError, RenderError, TrackerVizError
 from tracker_viz.pipeline.drawing import RenderResult, VideoOptions, render_run
 from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.progress import progress_bar
@@ -45,8 +48,9 @@ def render_sweep(
 ) -> SweepResult:
     """Render every run of a sweep. A run that cannot be rendered stops no other.
 
-    As many runs are drawn at once as there are cores (``video.workers``), each on one of them: a run's planning, which keeps one core
-    busy, then goes on beside another run's encoding.
+    As many runs are drawn at once as there are cores (``video.workers``), each on one of them and in a process of its own: threads of one
+    process wait for each other where pictures are planned and read back. A script that calls this needs the usual
+    ``if __name__ == "__main__":``.
 
     Args:
         sweep: the parent run.
@@ -55,6 +59,7 @@ def render_sweep(
 
     Raises:
         ConfigError: an option has no meaning, or there are no runs below ``sweep``.
+        RenderError: a process was killed, as for want of memory.
         RunNotFoundError, TrackerError: the sweep cannot be read, or its page cannot be written.
     """
     parent = open_run(sweep, tracker_options)
@@ -66,19 +71,14 @@ def render_sweep(
     at_once = min(cores, len(refs))
     each_video = asdict(chosen) | {"workers": cores // at_once}
 
-    def rendered_run(ref: RunRef) -> RenderResult:
-        here = Path(output) / ref.path.rstrip("/").rpartition("/")[2] if output else None
-        if here:
-            here.mkdir(parents=True, exist_ok=True)
-        return render_run(
-            ref, video=each_video, upload=upload, output=here, theme=theme, tracker_options=tracker_options, progress=False, **options
-        )
-
+    render_one = partial(
+        render_run, video=each_video, upload=upload, theme=theme, tracker_options=tracker_options, progress=False, **options
+    )
     rendered: dict[RunRef, RenderResult] = {}
     failed: dict[RunRef, str] = {}
-    with progress_bar("rendering", "runs", shown=progress) as advance, ThreadPoolExecutor(at_once) as pool:
+    with progress_bar("rendering", "runs", shown=progress) as advance, ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
         advance(0, len(refs))
-        ref_of = {pool.submit(rendered_run, ref): ref for ref in refs}
+        ref_of = {pool.submit(render_one, ref, output=_directory(output, ref)): ref for ref in refs}
         try:
             for done, future in enumerate(as_completed(ref_of), start=1):
                 try:
@@ -88,6 +88,11 @@ def render_sweep(
                 except TrackerVizError as error:
                     failed[ref_of[future]] = str(error)
                 advance(done, len(refs))
+        except BrokenProcessPool as error:
+            raise RenderError(
+                f"a process that drew a run was killed, when {len(rendered)} of {len(refs)} were done. Where memory ran out, draw fewer at "
+                "once (video.workers=1), or smaller pictures (video.size=720p)"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -96,3 +101,12 @@ def render_sweep(
         {ref: failed[ref] for ref in refs if ref in failed},
         put_sweep_page(parent.ref, theme=theme, tracker_options=tracker_options) if upload else None,
     )
+
+
+def _directory(output: str | Path | None, ref: RunRef) -> Path | None:
+    """A folder for each run below ``output``."""
+    if output is None:
+        return None
+    directory = Path(output) / ref.path.rstrip("/").rpartition("/")[2]
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
