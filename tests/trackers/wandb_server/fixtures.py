@@ -23,6 +23,7 @@ def wandb_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbSer
     """The module's server, with this process's client pointed at it."""
     with pytest.MonkeyPatch.context() as patch, WandbServer() as server:
         isolate(patch, server, tmp_path_factory.mktemp("wandb"))
+        wandb.setup()  # reads the environment once for all runs: not while the module's first test has it say "offline"
         yield server
         wandb.teardown()
         patch.delenv("WANDB_SERVICE", raising=False)
