@@ -12,7 +12,7 @@ import pytest
 
 from tracker_viz.errors import ConfigError, MissingDependencyError, VideoError
 from tracker_viz.types import Frame
-from tracker_viz.video import ENCODERS, video_path, write_video
+from tracker_viz.video import ENCODERS, opencv, video_path, write_video
 from tracker_viz.video.opencv import import_cv2
 from tracker_viz.video.writer import timestamps
 
@@ -182,6 +182,31 @@ except VideoError as error:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert "VideoError" in result.stdout, result.stdout + result.stderr
     assert "free" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("station", "said"), [("segment", "can be decoded again"), ("joined", "it reads back as")])
+def test_what_a_disk_cuts_short_without_a_word_is_found_and_no_video(tmp_path, monkeypatch, station, said):
+    release, join = opencv._OpenCVSegment.__exit__, opencv.OpenCV.join
+
+    def cut(path):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+    def release_and_cut(segment, *error):
+        release(segment, *error)
+        for path in tmp_path.rglob("segment-00001*"):
+            cut(path)
+
+    def join_and_cut(encoder, segments, path, *rest):
+        join(encoder, segments, path, *rest)
+        cut(path)
+
+    if station == "segment":
+        monkeypatch.setattr(opencv._OpenCVSegment, "__exit__", release_and_cut)
+    else:
+        monkeypatch.setattr(opencv.OpenCV, "join", join_and_cut)
+    with pytest.raises(VideoError, match=said):
+        write_video(40, picture, tmp_path / "v", workers=2)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -30,6 +30,8 @@ async function seek(time) {
   const done = until('seeked');
   v.currentTime = time;
   await done;
+  // On a busy machine the picture is shown only some repaints after it was found.
+  for (let n = 0; n < 3; n++) await new Promise(requestAnimationFrame);
   const c = document.createElement('canvas');
   c.width = v.videoWidth; c.height = v.videoHeight;
   const g = c.getContext('2d');

@@ -1,4 +1,4 @@
-"""write_video: worker threads draw and encode a segment each; the segments are joined, read back, and renamed into place.
+"""write_video: worker threads draw, encode and decode a segment each; these are joined, read back, and renamed into place.
 
 One drawn picture is one encoded frame: how long it stays lies in the timestamps, so a slow video costs no more than a fast one.
 """
@@ -238,6 +238,7 @@ def _encode_segment(pictures: _Pictures, chosen: Encoder, span: range, path: Pat
             segment.write(pixels)
             if not is_repeat:
                 pictures.count()
+    _check_segment(path, len(span), pictures.size)
 
 
 # Places, and the check at the end.
@@ -254,19 +255,36 @@ def _work_directory(path: Path) -> Path:
         raise VideoError(f"the video cannot be written to {path.parent}: {error}; choose another output") from error
 
 
-def _read_back(written: Path, path: Path, ticks: Sequence[int], size: tuple[int, int], chosen: Encoder, notice: str) -> VideoInfo:
+def _check_segment(path: Path, n_frames: int, size: tuple[int, int]) -> None:
+    """Decode what was encoded: by each worker its own, because decoding the whole video at the end would leave the other cores idle."""
     cv2 = import_cv2()
-    reader = cv2.VideoCapture(str(written), cv2.CAP_FFMPEG)
+    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    try:
+        found_size = reader.retrieve()[1].shape[1::-1] if reader.grab() else None
+        n_found = int(found_size is not None)
+        while reader.grab():  # decodes; turning every picture into RGB as well would say no more
+            n_found += 1
+    finally:
+        reader.release()
+    if (n_found, found_size) != (n_frames, size):
+        raise VideoError(
+            f"a part of the video should hold {n_frames} frames of {size}; {n_found} of {found_size} can be decoded again; "
+            f"{disk_state(path.parent)}"
+        )
+
+
+def _read_back(written: Path, path: Path, ticks: Sequence[int], size: tuple[int, int], chosen: Encoder, notice: str) -> VideoInfo:
+    """What the joined file says it holds, frame by frame; that each can be decoded was seen in the segments."""
+    cv2 = import_cv2()
+    reader = cv2.VideoCapture(str(written), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     if not reader.isOpened():
         raise VideoError(f"{path.name} was written but does not open again; {disk_state(written.parent)}")
     try:
         times_s: list[float] = []
-        found_size = None
-        while reader.grab():  # decodes; turning every picture into RGB as well would say no more
-            if found_size is None:
-                found_size = reader.retrieve()[1].shape[1::-1]
+        while reader.grab():
             times_s.append(reader.get(cv2.CAP_PROP_POS_MSEC) / 1000.0)
         fourcc = int(reader.get(cv2.CAP_PROP_FOURCC))
+        found_size = int(reader.get(cv2.CAP_PROP_FRAME_WIDTH)), int(reader.get(cv2.CAP_PROP_FRAME_HEIGHT))
     finally:
         reader.release()
     codec = "".join(chr(fourcc >> shift & 255) for shift in (0, 8, 16, 24))
