@@ -185,28 +185,50 @@ except VideoError as error:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("station", "said"), [("segment", "can be decoded again"), ("joined", "it reads back as")])
-def test_what_a_disk_cuts_short_without_a_word_is_found_and_no_video(tmp_path, monkeypatch, station, said):
-    release, join = opencv._OpenCVSegment.__exit__, opencv.OpenCV.join
+def test_a_disk_that_fills_up_within_the_last_frame_is_found(tmp_path):
+    program = f"""
+import resource, signal
+from pathlib import Path
+import numpy as np
+from tracker_viz.errors import VideoError
+from tracker_viz.video import encoder
+noise = np.random.default_rng(0).integers(0, 256, (8, 480, 640, 3), np.uint8)
+def write(path):
+    with encoder("opencv").open(path, (640, 480)) as segment:
+        for pixels in noise:
+            segment.write(pixels)
+    return path.stat().st_size
+nbytes = write(Path({str(tmp_path)!r}, "whole.avi"))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes - 2000, nbytes - 2000))
+try:
+    write(Path({str(tmp_path)!r}, "cut.avi"))
+except VideoError as error:
+    print(f"VideoError: {{error}}")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert "VideoError: a part of the video was cut short" in result.stdout, result.stdout + result.stderr
+    assert len(read(tmp_path / "cut.avi")) == 8, "all its frames are decoded: counting them finds nothing"
 
-    def cut(path):
-        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
-    def release_and_cut(segment, *error):
-        release(segment, *error)
-        for path in tmp_path.rglob("segment-00001*"):
-            cut(path)
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda contents: contents[: len(contents) * 2 // 3], "it reads back as"),
+        (lambda contents: contents[:-5000] + bytes(40) + contents[-4960:], "1 frames that are not what was encoded"),
+    ],
+)
+def test_a_video_that_is_not_what_was_encoded_is_no_video(tmp_path, monkeypatch, damage, said):
+    join = opencv.OpenCV.join
+    noise = np.random.default_rng(0).integers(0, 256, (8, 240, 320, 3), np.uint8)
 
-    def join_and_cut(encoder, segments, path, *rest):
+    def join_and_damage(encoder, segments, path, *rest):
         join(encoder, segments, path, *rest)
-        cut(path)
+        path.write_bytes(damage(path.read_bytes()))
 
-    if station == "segment":
-        monkeypatch.setattr(opencv._OpenCVSegment, "__exit__", release_and_cut)
-    else:
-        monkeypatch.setattr(opencv.OpenCV, "join", join_and_cut)
+    monkeypatch.setattr(opencv.OpenCV, "join", join_and_damage)
     with pytest.raises(VideoError, match=said):
-        write_video(40, picture, tmp_path / "v", workers=2)
+        write_video(40, lambda index: noise[index % 8], tmp_path / "v", workers=2)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from tracker_viz.errors import CaptureFileError, SchemaError
 from tracker_viz.types import QUANTILES, ArrayInfo, Capture, CaptureHeader, CaptureRef
 
+ArrayKey = str | tuple[str, int]
+
 SCHEMA_VERSION = 1
 MAX_FILE_BYTES = 4 << 30
 MAX_ARRAYS = 100_000
@@ -143,6 +145,25 @@ def read(path: Path, names: Iterable[str] | None = None) -> Capture:
         model=header.model,
         probe=header.probe,
     )
+
+
+def read_arrays(path: Path, keys: Iterable[ArrayKey]) -> dict[ArrayKey, NDArray[Any]]:
+    """The arrays of ``read`` alone, of a file whose header was read before: to check that again takes longer than to read small arrays.
+
+    Args:
+        keys: names, or (name, row) for one row of an array's first axis; those that are not there are left out.
+
+    Raises:
+        CaptureFileError: not a whole safetensors file.
+    """
+    arrays: dict[ArrayKey, NDArray[Any]] = {}
+    with _opened(path) as file:
+        stored = set(file.keys())
+        for key in keys:
+            name, row = (key, None) if isinstance(key, str) else key
+            if name in stored:
+                arrays[key] = file.get_tensor(name) if row is None else file.get_slice(name)[row]
+    return arrays
 
 
 def file_ref(path: Path, step: int) -> CaptureRef:

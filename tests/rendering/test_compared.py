@@ -74,7 +74,7 @@ def within(box, room):
 
 def expected(renderer, run, heatmap, capture):
     """The box as the captures say: each cell in its colour, the future in the panel's."""
-    values = run.series.read(capture, heatmap.source.needs).arrays[heatmap.source.name][0, heatmap.source.head]
+    values = run.series.read(capture, [heatmap.source.name])[heatmap.source.name][0, heatmap.source.head]
     colors = renderer.plan.scales["attention"].table()[values.view(np.uint16)]
     colors[np.triu(np.ones(values.shape, bool), 1)] = rgb(THEME.panel)
     cell_px = heatmap.box.width // len(values)

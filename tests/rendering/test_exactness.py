@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tracker_viz.rendering import LAYOUTS, ColorScale, Renderer, Series
+from tracker_viz.rendering.painting import color_tables, paint
 from tracker_viz.rendering.plan import Box, Heatmap, Plan
-from tracker_viz.rendering.renderer import color_tables, paint
 from tracker_viz.rendering.sources import future
 from tracker_viz.rendering.template import make_template, seaborn_pixels
 from tracker_viz.rendering.theme import THEMES, rgb

@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -95,14 +96,14 @@ def test_interpolated_maps_lie_between_and_scores_do_not_move(renderer):
 def test_changes_are_since_the_capture_that_the_title_names(series, layout, since):
     renderer = Renderer(series, layout, size="1080p")
     names = [name for name in series.arrays if name.startswith("blocks.")]
-    now, then = ({name: array.astype(np.float64) for name, array in series.read(at, names).arrays.items()} for at in (4, since))
+    now, then = ({name: array.astype(np.float64) for name, array in series.read(at, names).items()} for at in (4, since))
     drawn = renderer.values(4)
     shown = {
         heatmap.name: drawn[heatmap.name].astype(np.float64) * renderer.plan.scales[heatmap.scale].unit
         for heatmap in renderer.plan.heatmaps
     }
     for heatmap in renderer.plan.heatmaps:
-        (name,) = heatmap.source.needs
+        name = heatmap.source.name
         change, values = now[name] - then[name], shown[heatmap.name]
         if heatmap.head:
             expected = np.abs(change[heatmap.source.probe, heatmap.head[1]])
@@ -175,6 +176,39 @@ def test_only_the_arrays_of_the_layout_are_read(series, monkeypatch):
     renderer.frame(1)
     assert read
     assert all(name.startswith("scores.") for name in read)
+
+
+def test_of_several_probe_rows_only_those_that_are_shown_are_read(series, monkeypatch):
+    assert series.arrays["blocks.0.attn.pattern"].shape[0] == 2
+    read = set()
+    original = Series.read
+    monkeypatch.setattr(Series, "read", lambda self, index, keys: read.update(keys) or original(self, index, keys))
+    Renderer(series, "overview", size="720p").frame(1)
+    assert {key[1] for key in read if key[0] == "blocks.0.attn.pattern"} == {0}
+
+
+def test_frames_on_one_canvas_are_the_frames_drawn_afresh(series):
+    renderer = Renderer(series, "overview", size="720p")
+    shots = storyboard(series.steps, interpolate=2, title_s=1.0)
+    frame_at = renderer.film(shots)
+    order = np.random.default_rng(0).permutation(2 * [*range(len(shots))])
+    for index in order:
+        assert np.array_equal(frame_at(int(index)).pixels, renderer.draw(shots[index]).pixels), shots[index]
+
+
+def test_each_thread_films_on_its_own_canvas(series):
+    renderer = Renderer(series, "overview", size="720p")
+    shots = storyboard(series.steps)
+    expected = [renderer.draw(shot).pixels for shot in shots]
+    frame_at, together = renderer.film(shots), threading.Barrier(4)
+
+    def film(thread):
+        held = frame_at(thread)
+        together.wait()
+        return all(np.array_equal(frame_at(index).pixels, expected[index]) for index in range(len(shots))) and held is not None
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(film, range(4)))
 
 
 def test_the_upper_triangle_is_panel_and_not_data(renderer):

@@ -172,7 +172,7 @@ def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, a
         return Picture(format, write_animation(renderer, shots, path), sum(shot.duration_s for shot in shots))
     written = write_video(
         len(shots),
-        lambda index: renderer.draw(shots[index]),
+        renderer.film(shots),
         path,
         duration_s=[shot.duration_s for shot in shots],
         encoder=options.encoder,

@@ -21,8 +21,8 @@ from tracker_viz.errors import RenderError
 from tracker_viz.rendering.compared_plan import Numbers, RunTile, clock_text, make_compared_plan, numbers_text
 from tracker_viz.rendering.compared_series import NO_ROLE, NOT_YET, ComparedSeries, Timing
 from tracker_viz.rendering.ink import blend, glyph, opaque_glyph
+from tracker_viz.rendering.painting import color_tables, paint
 from tracker_viz.rendering.plan import Heatmap
-from tracker_viz.rendering.renderer import color_tables, paint
 from tracker_viz.rendering.sources import Moment
 from tracker_viz.rendering.stills import png, with_suffix, write_whole
 from tracker_viz.rendering.storyboard import Shot
@@ -191,8 +191,8 @@ class ComparedRenderer:
                 self._recent.move_to_end((index, capture))
                 return self._recent[index, capture]
         heatmaps = self.tiles[index].heatmaps
-        names = sorted({name for heatmap in heatmaps for name in heatmap.source.needs})
-        moment = Moment(self.runs[index].series.read(capture, names), {}, {})
+        keys = {key: None for heatmap in heatmaps for key in heatmap.source.needs}
+        moment = Moment(self.runs[index].series.read(capture, keys), {}, {})
         # copies, so that what is remembered does not hold on to whole arrays
         values = {heatmap.name: self.plan.scales[heatmap.scale].drawn(heatmap.source.values(moment)).copy() for heatmap in heatmaps}
         with self._lock:

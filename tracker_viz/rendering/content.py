@@ -103,7 +103,7 @@ def _probe_rows(draft: Draft, wanted: str | int | None, shape: tuple[int, ...]) 
 
 def _is_causal(series: Series, index: int, names: Sequence[str]) -> bool:
     """Whether nothing looks into the future: what a mask would hide must be nothing. Judged on the first and the last block."""
-    for array in series.read(index, {names[0], names[-1]}).arrays.values():
+    for array in series.read(index, {names[0], names[-1]}).values():
         ahead = array[..., np.triu(np.ones(array.shape[-2:], bool), 1)]
         if np.nanmax(ahead, initial=0) > 1e-3:
             return False
@@ -215,12 +215,12 @@ def most_changed(series: Series, heads: Heads, n: int, roles: Mapping[tuple[int,
 
     The heads with one role (or with none) queue by their change; one of each queue is taken in turn.
     """
-    names = [sources[0].name for sources in heads.blocks]
-    first, last = (series.read(index, names) for index in (0, len(series) - 1))
+    keys = [key for sources in heads.blocks for key in sources[0].needs]
+    first, last = (series.read(index, keys) for index in (0, len(series) - 1))
     change: dict[tuple[int, int], float] = {}
     for row, sources in enumerate(heads.blocks):
         for column, source in enumerate(sources):
-            value = replace(source, show="change").values(Moment(last, first.arrays, {}))
+            value = replace(source, show="change").values(Moment(last, first, {}))
             change[row, column] = float(np.square(np.nan_to_num(value, nan=0.0, posinf=0.0)).sum())
     queues: dict[str, list[tuple[int, int]]] = {}
     for place in sorted(change, key=lambda place: (-change[place], place)):

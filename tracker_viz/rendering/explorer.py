@@ -56,8 +56,7 @@ def explorer_page(renderer: Renderer, indices: list[int]) -> bytes:
     plan, series = renderer.plan, renderer.series
     cells, roles, previous = [], [], None
     for index in indices:
-        capture = series.read(index, renderer.values_needed)
-        values = renderer.values(index, capture)
+        values = renderer.values(index)
         coded = np.concatenate([encode(values[heatmap.name], plan.scales[heatmap.scale]).reshape(-1) for heatmap in plan.heatmaps])
         cells.append((coded - previous if previous is not None else coded).tobytes())  # uint8: wraps, and so does the page
         previous = coded

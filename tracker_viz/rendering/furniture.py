@@ -176,7 +176,7 @@ def find_roles(series: Series, known: Collection[str]) -> tuple[Roles, tuple[Ons
     if not scored_roles:
         return Roles(), ()
     names = [f"scores.head.{role.name}" for role in scored_roles]
-    scored = score_series(series.read(index, names) for index in range(len(series)))
+    scored = score_series(series.capture(index, names) for index in range(len(series)))
     states, _ = head_roles(scored, scored_roles)
     held = [{(int(b), int(h)): scored_roles[state[b, h]].name for b, h in np.argwhere(state != NO_ROLE)} for state in states]
     found = first_onsets(scored, scored_roles).values()

@@ -149,7 +149,7 @@ def _place_matrices(draft: Draft, group: Matrices, blocks: range, x: int, top: i
     short = [kind.rsplit(".", 1)[-1].removeprefix("w_") for kind in group.kinds]
     _titles(draft, group.title, [matrix_title(kind) for kind in group.kinds], short, x, top, wide, pitch)
     names = [name for position in blocks if position < len(group.blocks) for name in group.blocks[position].values()]
-    ends = [draft.series.read(index, names).arrays for index in (0, len(draft.series) - 1)]
+    ends = [draft.series.read(index, names) for index in (0, len(draft.series) - 1)]
     for row, position in enumerate(blocks):
         for column, kind in enumerate(group.kinds):
             name = group.blocks[position].get(kind) if position < len(group.blocks) else None

@@ -47,18 +47,18 @@ def measure(series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]
 
 def _measure_span(series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]], span: range) -> dict[str, Reach]:
     boxes = [heatmap for _, heatmaps in wanted.values() for heatmap in heatmaps]
-    names = sorted({name for heatmap in boxes for name in heatmap.source.needs})
+    keys = {key: None for heatmap in boxes for key in heatmap.source.needs}
     compares = {heatmap.source.compares for heatmap in boxes}
-    first = series.read(0, names).arrays if "first" in compares else {}
-    previous = series.read(max(0, span.start - 1), names).arrays if "previous" in compares else {}
+    first = series.read(0, keys) if "first" in compares else {}
+    previous = series.read(max(0, span.start - 1), keys) if "previous" in compares else {}
     reached = dict.fromkeys(wanted, Reach(0.0, 0.0))
     for index in span:
-        capture = series.read(index, names)
-        moment = Moment(capture, first, previous)
+        arrays = series.read(index, keys)
+        moment = Moment(arrays, first, previous)
         for key, (quantile, heatmaps) in wanted.items():
             shown = np.concatenate([_shown(heatmap, moment) for heatmap in heatmaps]) if heatmaps else np.zeros(0, np.float32)
             reached[key] = _reach(shown, quantile, reached[key])
-        previous = capture.arrays
+        previous = arrays
     return reached
 
 

@@ -7,25 +7,26 @@ playhead, painted with numpy alone; threads may ask for frames at once, and the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz.capture_file import ArrayKey
 from tracker_viz.errors import LayoutError, RenderError, unknown_name
 from tracker_viz.rendering.furniture import format_metric
 from tracker_viz.rendering.ink import blend, line_of_text, opaque_glyph, paint_dot
 from tracker_viz.rendering.layout import LAYOUTS, Layout
-from tracker_viz.rendering.plan import Heatmap, Plan, Readout
+from tracker_viz.rendering.painting import Canvas, color_tables, paint
+from tracker_viz.rendering.plan import Plan, Readout
 from tracker_viz.rendering.planning import make_plan
-from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series, si_number
 from tracker_viz.rendering.sources import Moment
 from tracker_viz.rendering.storyboard import Shot
-from tracker_viz.rendering.template import CellMap, make_template, seaborn_pixels
+from tracker_viz.rendering.template import make_template, seaborn_pixels
 from tracker_viz.rendering.theme import Theme, rgb
-from tracker_viz.types import Capture, Frame
+from tracker_viz.types import Frame
 
 
 class Renderer:
@@ -55,11 +56,11 @@ class Renderer:
         self.series = series
         self.plan: Plan = make_plan(resolve_layout(layout), series, size=size, theme=theme, scales=scales)
         self._template = make_template(self.plan)
-        self.values_needed = sorted({name for heatmap in self.plan.heatmaps for name in heatmap.source.needs})
+        self._needed = list(dict.fromkeys(key for heatmap in self.plan.heatmaps for key in heatmap.source.needs))
         self._first_needed = _compared(self.plan, "first")
         self._previous_needed = _compared(self.plan, "previous")
         # As float32, because converting it again for every frame takes longer than subtracting it.
-        self._first = {name: array.astype(np.float32) for name, array in series.read(0, self._first_needed).arrays.items()}
+        self._first = {name: array.astype(np.float32) for name, array in series.read(0, self._first_needed).items()}
         self._tables = color_tables(self.plan)
         self._lock = threading.Lock()
         self._title_pixels: NDArray[np.uint8] | None = None
@@ -85,25 +86,46 @@ class Renderer:
         """
         if not 0 <= index < len(self.series) or not 0.0 <= part < 1.0 or (part > 0 and index + 1 >= len(self.series)):
             raise RenderError(f"the run has the captures 0..{len(self.series) - 1}; got {index} + {part}")
-        capture = self.series.read(index, self.values_needed)
-        values = self.values(index, capture, part)
-        pixels = seaborn_pixels(self.plan, values) if self.redraws_fully else self._template.background.copy()
-        if not self.redraws_fully:
-            for heatmap in self.plan.heatmaps:
-                cell_map = self._template.cell_maps[heatmap.name]
-                paint(pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name])
-        self._paint_roles(pixels, index)
-        self._paint_timeline(pixels, index, part)
-        self._paint_readouts(pixels, index)
-        if part > 0:
-            self._paint_mark(pixels)
-        return Frame(self.series.steps[index], pixels)
+        return self._draw(Canvas(self._template.background), index, part)
 
     def draw(self, shot: Shot) -> Frame:
         """The picture of one entry of a storyboard."""
+        return self._shown(shot, Canvas(self._template.background))
+
+    def film(self, shots: Sequence[Shot]) -> Callable[[int], Frame]:
+        """Index -> the picture of that shot, as a video's writer asks for them: a thread's Frame holds until it asks for its next.
+
+        Each thread draws on one canvas, where a quarter of a picture's time would go into a new copy of the background.
+        """
+        drawing = threading.local()
+
+        def frame_at(index: int) -> Frame:
+            if not hasattr(drawing, "canvas"):
+                drawing.canvas = Canvas(self._template.background)
+            return self._shown(shots[index], drawing.canvas)
+
+        return frame_at
+
+    def _shown(self, shot: Shot, canvas: Canvas) -> Frame:
         if shot.kind == "title":
-            return Frame(self.series.steps[shot.index], self._title().copy())
-        return self.between(shot.index, shot.part)
+            return Frame(self.series.steps[shot.index], self._title())
+        return self._draw(canvas, shot.index, shot.part)
+
+    def _draw(self, canvas: Canvas, index: int, part: float) -> Frame:
+        values = self.values(index, part)
+        canvas.clear()
+        if self.redraws_fully:
+            canvas.pixels[...] = seaborn_pixels(self.plan, values)
+        else:
+            for heatmap in self.plan.heatmaps:
+                cell_map = self._template.cell_maps[heatmap.name]
+                paint(canvas.pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name])
+        self._paint_roles(canvas, index)
+        self._paint_timeline(canvas, index, part)
+        self._paint_readouts(canvas, index)
+        if part > 0:
+            self._paint_mark(canvas)
+        return Frame(self.series.steps[index], canvas.pixels)
 
     @property
     def background(self) -> NDArray[np.uint8]:
@@ -122,39 +144,40 @@ class Renderer:
                 self._title_pixels = title_card(self)
             return self._title_pixels
 
-    def values(self, index: int, capture: Capture | None = None, part: float = 0.0) -> dict[str, NDArray[np.float16]]:
+    def values(self, index: int, part: float = 0.0) -> dict[str, NDArray[np.float16]]:
         """Heatmap name -> float16 [rows, columns], what its box shows, in the units of its colour scale."""
-        capture = capture or self.series.read(index, self.values_needed)
-        here = self._drawn(index, capture)
+        here = self._drawn(index)
         if part == 0.0:
             return here
-        there = self._drawn(index + 1, self.series.read(index + 1, self.values_needed))
+        there = self._drawn(index + 1)
         for heatmap in self.plan.heatmaps:
             if heatmap.source.blends:
                 now, then = here[heatmap.name].astype(np.float32), there[heatmap.name].astype(np.float32)
                 here[heatmap.name] = (now + np.float32(part) * (then - now)).astype(np.float16)
         return here
 
-    def _drawn(self, index: int, capture: Capture) -> dict[str, NDArray[np.float16]]:
-        previous = self.series.read(max(0, index - 1), self._previous_needed).arrays if self._previous_needed else {}
-        moment = Moment(capture, self._first, previous)
+    def _drawn(self, index: int) -> dict[str, NDArray[np.float16]]:
+        previous = self.series.read(max(0, index - 1), self._previous_needed) if self._previous_needed else {}
+        moment = Moment(self.series.read(index, self._needed), self._first, previous)
         return {heatmap.name: self.plan.scales[heatmap.scale].drawn(heatmap.source.values(moment)) for heatmap in self.plan.heatmaps}
 
-    def _paint_roles(self, pixels: NDArray[np.uint8], index: int) -> None:
+    def _paint_roles(self, canvas: Canvas, index: int) -> None:
         roles = self.plan.roles.held[index] if self.plan.roles.held else {}
         line = self.plan.roles.line_px
         for heatmap in self.plan.heatmaps:
             role = roles.get(heatmap.head) if heatmap.head else None
             if role:
-                color = rgb(self.plan.theme.roles[role])
                 box = heatmap.box
                 left, right, top, bottom = box.x - line - 1, box.right + line + 1, box.y - line - 1, box.bottom + line + 1
-                pixels[top : top + line, left:right] = color
-                pixels[bottom - line : bottom, left:right] = color
-                pixels[top:bottom, left : left + line] = color
-                pixels[top:bottom, right - line : right] = color
+                for rows, columns in (
+                    (slice(top, top + line), slice(left, right)),
+                    (slice(bottom - line, bottom), slice(left, right)),
+                    (slice(top, bottom), slice(left, left + line)),
+                    (slice(top, bottom), slice(right - line, right)),
+                ):
+                    canvas.at(rows, columns)[...] = rgb(self.plan.theme.roles[role])
 
-    def _paint_timeline(self, pixels: NDArray[np.uint8], index: int, part: float) -> None:
+    def _paint_timeline(self, canvas: Canvas, index: int, part: float) -> None:
         timeline = self.plan.timeline
         if not timeline:
             return
@@ -162,21 +185,25 @@ class Renderer:
         last = len(self.series) - 1
         here, there = (timeline.x(self.series.steps[min(at, last)]) for at in (index, index + 1))
         x = round(here + part * (there - here))
+        radius = 8.0 * self.plan.height / 1080
+        reach = int(radius) + 3
+        canvas.at(slice(max(0, box.y - reach), box.bottom + reach), slice(max(0, box.x - reach), x + reach))
+        pixels = canvas.pixels
         pixels[box.y : box.bottom, box.x : x] = self._template.played[box.y : box.bottom, box.x : x]
         half = max(1, round(self.plan.height / 1080))
         pixels[box.y : box.bottom, max(box.x, x - half) : min(box.right, x + half + 1)] = rgb(self.plan.theme.text)
         if len(timeline.curve):
             y = float(np.interp(x, timeline.curve[:, 0], timeline.curve[:, 1]))
-            paint_dot(pixels, x, y, 8.0 * self.plan.height / 1080, rgb(self.plan.theme.text), rgb(self.plan.theme.accent))
+            paint_dot(pixels, x, y, radius, rgb(self.plan.theme.text), rgb(self.plan.theme.accent))
 
-    def _paint_readouts(self, pixels: NDArray[np.uint8], index: int) -> None:
+    def _paint_readouts(self, canvas: Canvas, index: int) -> None:
         for readout in self.plan.readouts:
             x, color, ground = readout.x, rgb(self.plan.theme.text), rgb(self.plan.theme.ground)
             for character in self._readout(readout, index):
                 sprite, baseline = opaque_glyph(character, readout.size_px, color, ground)
                 y = readout.baseline - baseline
                 cut = sprite[max(0, -y) :]
-                pixels[max(0, y) : max(0, y) + len(cut), x : x + sprite.shape[1]] = cut
+                canvas.at(slice(max(0, y), max(0, y) + len(cut)), slice(x, x + sprite.shape[1]))[...] = cut
                 x += sprite.shape[1]
 
     def _readout(self, readout: Readout, index: int) -> str:
@@ -186,11 +213,13 @@ class Renderer:
             return si_number(self.series.tokens_seen[index] or 0)
         return format_metric(self.series.metrics[index].get(readout.quantity, float("nan")))
 
-    def _paint_mark(self, pixels: NDArray[np.uint8]) -> None:
+    def _paint_mark(self, canvas: Canvas) -> None:
         mark = self.plan.mark
         if mark:
             coverage, baseline = line_of_text(mark.text, mark.size_px)
-            blend(pixels, coverage, round(mark.x) - coverage.shape[1], round(mark.y) - baseline, rgb(mark.color))
+            x, y = round(mark.x) - coverage.shape[1], round(mark.y) - baseline
+            canvas.at(slice(max(0, y), y + coverage.shape[0]), slice(max(0, x), x + coverage.shape[1]))
+            blend(canvas.pixels, coverage, x, y, rgb(mark.color))
 
 
 def resolve_layout(layout: str | Layout) -> Layout:
@@ -206,47 +235,5 @@ def resolve_layout(layout: str | Layout) -> Layout:
     return LAYOUTS[layout]
 
 
-_HIDDEN = 1 << 16
-_WIDEST = 16  # pixels: the table of wider cells would no longer stay in the processor's caches
-
-
-class ColorTable:
-    """The colour of every float16 on one scale, and at the end that of a cell which a mask hides: ``colors``, uint8 [65537, 3]."""
-
-    def __init__(self, scale: ColorScale, hidden: str) -> None:
-        self.colors = np.concatenate([scale.table(), np.array([rgb(hidden)], np.uint8)])
-        self._wide: dict[int, NDArray[np.uint8]] = {}
-
-    def row_of_cells(self, places: NDArray[np.intp], across: int) -> NDArray[np.uint8]:
-        """uint8 [rows, columns * across, 3]: the pixels of cells ``across`` pixels wide; ``places``: [rows, columns] into ``colors``."""
-        if across > _WIDEST:
-            return self.colors.take(places, axis=0).repeat(across, axis=1)
-        wide = self._wide.get(across)
-        if wide is None:  # threads may make it twice, and both are the same
-            wide = self._wide[across] = np.tile(self.colors, (1, across))
-        return wide.take(places, axis=0).reshape(places.shape[0], -1, 3)
-
-
-def color_tables(plan: Plan) -> dict[str, ColorTable]:
-    """Key of a scale -> its colours."""
-    return {key: ColorTable(scale, plan.theme.panel) for key, scale in plan.scales.items()}
-
-
-def paint(pixels: NDArray[np.uint8], heatmap: Heatmap, cell_map: CellMap, table: ColorTable, values: NDArray[np.float16]) -> None:
-    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colours of ``values`` (float16 [rows, columns])."""
-    box = heatmap.box
-    places = np.ascontiguousarray(values).view(np.uint16).astype(np.intp)
-    if heatmap.mask is not None:
-        places[heatmap.mask] = _HIDDEN  # a quarter of the time that hiding their colours takes
-    view = pixels[box.y : box.bottom, box.x : box.right]
-    if cell_map.replication is None:
-        shown = cell_map.cells >= 0
-        view[shown] = table.colors.take(places.reshape(-1)[cell_map.cells[shown]], axis=0)
-        return
-    down, across = cell_map.replication
-    rows = table.row_of_cells(places, across)
-    view.reshape(len(rows), down, box.width, 3)[...] = rows[:, None]
-
-
-def _compared(plan: Plan, which: str) -> list[str]:
-    return sorted({name for heatmap in plan.heatmaps if heatmap.source.compares == which for name in heatmap.source.needs})
+def _compared(plan: Plan, which: str) -> list[ArrayKey]:
+    return list(dict.fromkeys(key for heatmap in plan.heatmaps if heatmap.source.compares == which for key in heatmap.source.needs))

@@ -81,9 +81,11 @@ class ColorScale:
             return values
         with np.errstate(over="ignore", invalid="ignore"):
             scaled = np.asarray(values, np.float32) / np.float32(unit)
-            finite = np.isfinite(scaled)
+            drawn = scaled.astype(np.float16)
+            if np.isfinite(drawn).all():
+                return drawn
             # Beyond float16's range is far beyond the scale's end; it must keep that end's colour and not turn into "infinite".
-            return np.where(finite, np.clip(scaled, -65504.0, 65504.0), np.nan).astype(np.float16)
+            return np.where(np.isfinite(scaled), np.clip(scaled, -65504.0, 65504.0), np.nan).astype(np.float16)
 
     def mpl_norm(self) -> Any:
         """The matplotlib norm of drawn (not raw) values; clips."""

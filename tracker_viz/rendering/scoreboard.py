@@ -36,7 +36,7 @@ class Card:
 def score_cards(draft: Draft, names: Sequence[str]) -> list[Card]:
     """Cards of score arrays: heads before matrices, roles first. Scores within 0..1 share one colour scale; each other has its own."""
     cards = []
-    first, last = (draft.series.read(index, names).arrays for index in (0, len(draft.series) - 1))
+    first, last = (draft.series.read(index, names) for index in (0, len(draft.series) - 1))
     titles = [name.rsplit(".", 1)[-1].replace("_", " ") for name in names]
     for name, title in zip(names, titles, strict=True):
         rows, columns = draft.series.require(name, draft.layout.name).shape

@@ -6,7 +6,7 @@ Headers are read once and folded together, so that memory does not grow with the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz import capture_file
+from tracker_viz.capture_file import ArrayKey
 from tracker_viz.errors import LayoutError, RenderError, unknown_name
 from tracker_viz.types import Capture, CaptureHeader, CapturePath
 
@@ -108,8 +109,12 @@ class Series:
             )
         return array
 
-    def read(self, index: int, names: Iterable[str]) -> Capture:
-        """The capture at ``index`` (0 is the first) with only the arrays called ``names``."""
+    def read(self, index: int, keys: Iterable[ArrayKey]) -> dict[ArrayKey, NDArray[Any]]:
+        """Arrays, or rows of arrays, of the capture at ``index`` (0 is the first), as ``capture_file.read_arrays`` says."""
+        return capture_file.read_arrays(self.paths[index], keys)
+
+    def capture(self, index: int, names: Iterable[str]) -> Capture:
+        """The capture at ``index`` with all that it says of itself, and of its arrays those called ``names``."""
         return capture_file.read(self.paths[index], names)
 
     def metric(self, name: str) -> NDArray[np.float64]:
@@ -120,10 +125,6 @@ class Series:
         """Names along an axis; the indices 0.. where the captures name none."""
         names = self.last.labels.get(axis, ())
         return names if len(names) == length else tuple(map(str, range(length)))
-
-    def gather(self, names: Sequence[str], reduce: Callable[[Capture], Any], indices: Iterable[int] | None = None) -> list[Any]:
-        """``reduce(capture)`` of the captures at ``indices`` (all by default), one in memory at a time."""
-        return [reduce(self.read(index, names)) for index in (range(len(self)) if indices is None else indices)]
 
     def _add(self, header: CaptureHeader) -> None:
         is_first = not self.metrics

@@ -1,6 +1,6 @@
 """Frames -> one file that a browser plays: written whole or not at all, and read back before it gets its name.
 
-    info = write_video(len(shots), lambda index: renderer.draw(shots[index]), "videos/overview", duration_s=durations)
+    info = write_video(len(shots), renderer.film(shots), "videos/overview", duration_s=durations)
 
 Knows nothing of captures or layouts, only of pixels.
 """

@@ -39,7 +39,7 @@ class OpenCV:
                 f"OpenCV {cv2.__version__} cannot write VP8 here; the wheels of opencv-python and opencv-python-headless can: "
                 "pip install --force-reinstall opencv-python-headless, or use encoder=h264 (pip install 'tracker-viz[hq]')"
             )
-        return _OpenCVSegment(writer, cv2)
+        return _OpenCVSegment(writer, cv2, path)
 
     def join(self, segments: Sequence[Path], path: Path, ticks: Sequence[int], size: tuple[int, int]) -> None:
         cv2 = self._cv2
@@ -72,8 +72,8 @@ class OpenCV:
 
 
 class _OpenCVSegment:
-    def __init__(self, writer: Any, cv2: Any) -> None:
-        self._writer, self._cv2 = writer, cv2
+    def __init__(self, writer: Any, cv2: Any, path: Path) -> None:
+        self._writer, self._cv2, self._path = writer, cv2, path
         self._bgr: NDArray[np.uint8] | None = None
 
     def __enter__(self) -> _OpenCVSegment:
@@ -81,11 +81,22 @@ class _OpenCVSegment:
 
     def __exit__(self, *error: object) -> None:
         self._writer.release()
+        if error[0] is None:
+            _check_whole(self._path)
 
     def write(self, pixels: NDArray[np.uint8]) -> None:
         # Into the same memory each time: getting new memory for every picture takes longer than the conversion.
         self._bgr = self._cv2.cvtColor(pixels, self._cv2.COLOR_RGB2BGR, dst=self._bgr)
         self._writer.write(self._bgr)
+
+
+def _check_whole(segment: Path) -> None:
+    """OpenCV does not say when a write fails. An AVI's header learns how long the file is when all of it is written."""
+    with segment.open("rb") as file:
+        header = file.read(8)
+    nbytes = segment.stat().st_size
+    if header[:4] != b"RIFF" or int.from_bytes(header[4:], "little") + 8 != nbytes:
+        raise VideoError(f"a part of the video was cut short after {nbytes / 1e6:,.1f} MB: {disk_state(segment.parent)}")
 
 
 def import_cv2() -> Any:

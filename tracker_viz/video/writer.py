@@ -1,4 +1,4 @@
-"""write_video: worker threads draw, encode and decode a segment each; these are joined, read back, and renamed into place.
+"""write_video: worker threads draw and encode a segment each; these are joined, read back, and renamed into place.
 
 One drawn picture is one encoded frame: how long it stays lies in the timestamps, so a slow video costs no more than a fast one.
 """
@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ def write_video(
     """Draw and encode ``n_frames`` pictures.
 
     Args:
-        frame_at: index -> Frame, or uint8 [height, width, 3] RGB; called from several threads at once.
+        frame_at: index -> Frame, or uint8 [height, width, 3] RGB; called from several threads at once. The pixels may change
+            when the same thread asks for its next picture.
         path: where the video shall lie; without a suffix it gets the encoder's (``.webm``, ``.mp4``).
         duration_s: how long every picture stays, or one number for each; at least 1/60 s.
         encoder: ``opencv`` (VP8), ``h264`` or ``lossless`` (VP9; both need PyAV). ``auto`` is h264 for a path that
@@ -102,7 +104,7 @@ def write_video(
                 break
             scale, notice = _smaller(chosen, scale, nbytes, max_bytes, pictures.size)
             log.warning("%s: %s", path.name, notice)
-        info = _read_back(joined, path, ticks, pictures.size, chosen, notice)
+        info = _read_back(joined, segments, path, ticks, pictures.size, chosen, notice)
         os.replace(joined, path)
         return info
     except OSError as error:
@@ -238,7 +240,6 @@ def _encode_segment(pictures: _Pictures, chosen: Encoder, span: range, path: Pat
             segment.write(pixels)
             if not is_repeat:
                 pictures.count()
-    _check_segment(path, len(span), pictures.size)
 
 
 # Places, and the check at the end.
@@ -255,44 +256,31 @@ def _work_directory(path: Path) -> Path:
         raise VideoError(f"the video cannot be written to {path.parent}: {error}; choose another output") from error
 
 
-def _check_segment(path: Path, n_frames: int, size: tuple[int, int]) -> None:
-    """Decode what was encoded: by each worker its own, because decoding the whole video at the end would leave the other cores idle."""
-    cv2 = import_cv2()
-    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    try:
-        found_size = reader.retrieve()[1].shape[1::-1] if reader.grab() else None
-        n_found = int(found_size is not None)
-        while reader.grab():  # decodes; turning every picture into RGB as well would say no more
-            n_found += 1
-    finally:
-        reader.release()
-    if (n_found, found_size) != (n_frames, size):
-        raise VideoError(
-            f"a part of the video should hold {n_frames} frames of {size}; {n_found} of {found_size} can be decoded again; "
-            f"{disk_state(path.parent)}"
-        )
+def _read_back(
+    written: Path, segments: Sequence[Path], path: Path, ticks: Sequence[int], size: tuple[int, int], chosen: Encoder, notice: str
+) -> VideoInfo:
+    """What the joined file holds: the packets that the encoders made, to the bit, each at its time; and its first picture, decoded.
 
-
-def _read_back(written: Path, path: Path, ticks: Sequence[int], size: tuple[int, int], chosen: Encoder, notice: str) -> VideoInfo:
-    """What the joined file says it holds, frame by frame; that each can be decoded was seen in the segments."""
+    Decoding all of them would take a fifth of the encoder's own time, and would not see that a last packet was cut short.
+    """
     cv2 = import_cv2()
-    reader = cv2.VideoCapture(str(written), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-    if not reader.isOpened():
-        raise VideoError(f"{path.name} was written but does not open again; {disk_state(written.parent)}")
-    try:
-        times_s: list[float] = []
-        while reader.grab():
-            times_s.append(reader.get(cv2.CAP_PROP_POS_MSEC) / 1000.0)
-        fourcc = int(reader.get(cv2.CAP_PROP_FOURCC))
-        found_size = int(reader.get(cv2.CAP_PROP_FRAME_WIDTH)), int(reader.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    finally:
-        reader.release()
-    codec = "".join(chr(fourcc >> shift & 255) for shift in (0, 8, 16, 24))
+    reader = cv2.VideoCapture(str(written), cv2.CAP_FFMPEG)
+    found, first = reader.read()
+    fourcc = int(reader.get(cv2.CAP_PROP_FOURCC))
+    reader.release()
+    codec = "".join(chr(fourcc >> shift & 255) for shift in (0, 8, 16, 24)) if found else "readable"
+    found_size = first.shape[1::-1] if found else None
+    packets = _packets(written)
+    times_s = [time_s for time_s, _ in packets]
     if len(times_s) != len(ticks) or found_size != size or codec not in chosen.codecs:
         raise VideoError(
             f"{path.name} should hold {len(ticks)} {chosen.codecs[0]} frames of {size}; it reads back as {len(times_s)} {codec} frames "
             f"of {found_size}; {disk_state(written.parent)}"
         )
+    made = [checksum for segment in segments for _, checksum in _packets(segment)]
+    wrong = sum(here != there for (_, here), there in zip(packets, made, strict=True))
+    if wrong:
+        raise VideoError(f"{path.name} reads back with {wrong} frames that are not what was encoded; {disk_state(written.parent)}")
     off = max(abs(time_s - tick / TICKS_PER_SECOND) for time_s, tick in zip(times_s, ticks, strict=True))
     if off > 0.002:
         raise VideoError(
@@ -300,3 +288,18 @@ def _read_back(written: Path, path: Path, ticks: Sequence[int], size: tuple[int,
         )
     duration_s = (ticks[-1] + 1) / TICKS_PER_SECOND
     return VideoInfo(path, len(ticks) - 1, *size, duration_s, written.stat().st_size, codec, chosen.name, notice)
+
+
+def _packets(video: Path) -> list[tuple[float, int]]:
+    """(when it begins in seconds, checksum of what was encoded) of every frame."""
+    cv2 = import_cv2()
+    reader = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    packets: list[tuple[float, int]] = []
+    try:
+        while True:
+            found, packet = reader.read()
+            if not found:
+                return packets
+            packets.append((reader.get(cv2.CAP_PROP_POS_MSEC) / 1000.0, zlib.crc32(packet)))
+    finally:
+        reader.release()

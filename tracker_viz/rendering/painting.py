@@ -1,0 +1,75 @@
+"""Values -> pixels: cells by a table of colours, and the canvas on which a thread paints one frame after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.rendering.plan import Heatmap, Plan
+from tracker_viz.rendering.scales import ColorScale
+from tracker_viz.rendering.template import CellMap
+from tracker_viz.rendering.theme import rgb
+
+_HIDDEN = 1 << 16
+_WIDEST = 16  # pixels: the table of wider cells would no longer stay in the processor's caches
+
+
+class ColorTable:
+    """The colour of every float16 on one scale, and at the end that of a cell which a mask hides: ``colors``, uint8 [65537, 3]."""
+
+    def __init__(self, scale: ColorScale, hidden: str) -> None:
+        self.colors = np.concatenate([scale.table(), np.array([rgb(hidden)], np.uint8)])
+        self._wide: dict[int, NDArray[np.uint8]] = {}
+
+    def row_of_cells(self, places: NDArray[np.intp], across: int) -> NDArray[np.uint8]:
+        """uint8 [rows, columns * across, 3]: the pixels of cells ``across`` pixels wide; ``places``: [rows, columns] into ``colors``."""
+        if across > _WIDEST:
+            return self.colors.take(places, axis=0).repeat(across, axis=1)
+        wide = self._wide.get(across)
+        if wide is None:  # threads may make it twice, and both are the same
+            wide = self._wide[across] = np.tile(self.colors, (1, across))
+        return wide.take(places, axis=0).reshape(places.shape[0], -1, 3)
+
+
+def color_tables(plan: Plan) -> dict[str, ColorTable]:
+    """Key of a scale -> its colours."""
+    return {key: ColorTable(scale, plan.theme.panel) for key, scale in plan.scales.items()}
+
+
+def paint(pixels: NDArray[np.uint8], heatmap: Heatmap, cell_map: CellMap, table: ColorTable, values: NDArray[np.float16]) -> None:
+    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colours of ``values`` (float16 [rows, columns])."""
+    box = heatmap.box
+    places = np.ascontiguousarray(values).view(np.uint16).astype(np.intp)
+    if heatmap.mask is not None:
+        places[heatmap.mask] = _HIDDEN  # a quarter of the time that hiding their colours takes
+    view = pixels[box.y : box.bottom, box.x : box.right]
+    if cell_map.replication is None:
+        shown = cell_map.cells >= 0
+        view[shown] = table.colors.take(places.reshape(-1)[cell_map.cells[shown]], axis=0)
+        return
+    down, across = cell_map.replication
+    rows = table.row_of_cells(places, across)
+    view.reshape(len(rows), down, box.width, 3)[...] = rows[:, None]
+
+
+class Canvas:
+    """Pixels for one frame after the other, uint8 [height, width, 3].
+
+    Every frame paints over all cells of its maps; what it paints elsewhere is remembered, and undone before the next one.
+    """
+
+    def __init__(self, background: NDArray[np.uint8]) -> None:
+        self.pixels = background.copy()
+        self._background = background
+        self._painted: list[tuple[slice, slice]] = []
+
+    def at(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
+        """A view of the pixels outside the maps that this frame paints."""
+        self._painted.append((rows, columns))
+        return self.pixels[rows, columns]
+
+    def clear(self) -> None:
+        """The background again, but for the maps' cells."""
+        for place in self._painted:
+            self.pixels[place] = self._background[place]
+        self._painted.clear()
