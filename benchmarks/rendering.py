@@ -30,7 +30,8 @@ import cv2
 import numpy as np
 
 from tracker_viz import capture_file
-from tracker_viz.rendering import Renderer, Series
+from tracker_viz.cores import usable_cores
+from tracker_viz.rendering import Renderer, Series, storyboard
 from tracker_viz.rendering import template as seaborn_template
 from tracker_viz.types import CapturePath, CaptureRef
 from tracker_viz.video import write_video
@@ -108,7 +109,8 @@ def speed(n_frames: int, rounds: int, workers: int, directory: Path) -> tuple[di
     """Way -> seconds, and seconds of all processors, a frame, once for each round; the slowest two are timed in the first round alone."""
     series = Series(synthetic_run.write_run(directory / "run", n_frames, blocks=6, heads=6, length=64, last_step=50 * n_frames))
     renderer = Renderer(series, "overview")
-    frames = [renderer.frame(index).pixels for index in range(min(n_frames, 64))]
+    frames = [renderer.frame(index).pixels for index in range(n_frames)]  # 6 MB each
+    film = renderer.film(storyboard(series.steps))
 
     def encode(frame_at: Callable[[int], Any]) -> None:
         write_video(n_frames, frame_at, directory / "video", duration_s=0.1, workers=workers)
@@ -122,9 +124,9 @@ def speed(n_frames: int, rounds: int, workers: int, directory: Path) -> tuple[di
 
     ways: dict[str, tuple[int, Callable[[], object]]] = {
         FAIREST: (3, lambda: loop(3, quiet=True, bars=False)),
-        OURS: (n_frames, lambda: encode(renderer.frame)),
-        ENCODER: (n_frames, lambda: encode(lambda index: frames[index % len(frames)])),
-        PAINTED: (n_frames, lambda: [renderer.frame(index) for index in range(n_frames)]),
+        OURS: (n_frames, lambda: encode(film)),
+        ENCODER: (n_frames, lambda: encode(frames.__getitem__)),
+        PAINTED: (n_frames, lambda: [film(index) for index in range(n_frames)]),
         FULL: (1, full),
         WRITER: (16, lambda: plain_writer(frames[:16], directory / "plain.webm")),
     }
@@ -168,7 +170,7 @@ def memory(captures: list[CapturePath]) -> dict[str, float]:
     peaks = []
     for part in (captures[: max(16, len(captures) // 10)], captures):
         renderer = Renderer(Series(part), "overview")
-        write_video(len(part), renderer.frame, captures[0].path.parent / "many_video", duration_s=0.05)
+        write_video(len(part), renderer.film(storyboard(renderer.series.steps)), captures[0].path.parent / "many_video", duration_s=0.05)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     nbytes = captures[0].ref.nbytes
     return {"captures": len(captures), "mb_a_capture": nbytes / 1e6, "peak_mb_of_a_tenth": peaks[0], "peak_mb_of_all": peaks[1]}
@@ -216,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=180)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--memory", type=int, default=0, help="captures of 30 MB to render; 0 keeps what rendering.json says of it")
     options = parser.parse_args()
     written = HERE / "rendering.json"
@@ -235,7 +237,7 @@ def main() -> None:
                 "rounds": options.rounds,
                 "workers": options.workers,
             }
-            result |= {"python": platform.python_version(), "cpus": os.cpu_count(), "load": os.getloadavg()[0]}
+            result |= {"python": platform.python_version(), "cpus": usable_cores(), "load": os.getloadavg()[0]}
     written.write_text(json.dumps(result, indent=1) + "\n")
     (HERE / "rendering.md").write_text(report(result))
     print(report(result))

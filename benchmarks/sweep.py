@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from tracker_viz import capture_file, trackers
+from tracker_viz.cores import usable_cores
 from tracker_viz.metrics import Scorer, ScoreSeries
 from tracker_viz.pipeline import compare_runs, render_run, render_sweep
 from tracker_viz.pipeline.score_file import SCORE_FILE, score_bytes
@@ -76,7 +77,7 @@ def rendering(directory: Path, n_runs: int, rounds: int, run: str | None, tracki
     common = {"tracker_options": options, "progress": False, "cache": directory / "cache"}
     one = lambda: render_run(parent.children()[0], video={"workers": 1}, **common)  # noqa: E731
     one()
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     alone, whole, jobs = [], [], []
     with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
         as_jobs = partial(render_run, video={"workers": 1}, **common)

@@ -6,6 +6,7 @@ import builtins
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -87,6 +88,31 @@ def test_frames_are_drawn_by_all_the_workers_it_was_given(tmp_path):
         return Frame(index, picture(index))
 
     write_video(30, meet, tmp_path / "v", workers=3)
+
+
+def test_no_more_threads_draw_at_once_than_python_can_run(tmp_path):
+    drawing, most, lock = 0, 0, threading.Lock()
+
+    def slowly(index):
+        nonlocal drawing, most
+        with lock:
+            drawing += 1
+            most = max(most, drawing)
+        time.sleep(0.01)
+        with lock:
+            drawing -= 1
+        return picture(index)
+
+    write_video(64, slowly, tmp_path / "v", workers=8)
+    assert most == 3
+
+
+@pytest.mark.parametrize(("n_frames", "workers", "expected"), [(200, 2, 6), (95, 2, 2), (200, 3, 6), (2, 8, 1), (20, 8, 5)])
+def test_every_worker_has_as_many_parts_to_encode(tmp_path, monkeypatch, n_frames, workers, expected):
+    join, parts = opencv.OpenCV.join, []
+    monkeypatch.setattr(opencv.OpenCV, "join", lambda self, segments, *rest: parts.extend(segments) or join(self, segments, *rest))
+    write_video(n_frames, picture, tmp_path / "v", workers=workers)
+    assert len(parts) == expected
 
 
 def test_auto_is_h264_for_an_mp4_and_webm_otherwise(tmp_path):

@@ -55,7 +55,7 @@ def expected_largest(plan, series, key, quantile):
 @pytest.mark.parametrize("layout", ["changes", "ffn"])
 @pytest.mark.parametrize("run", ["steady", "peak"])
 def test_a_scale_reaches_to_the_capture_that_is_farthest_out(runs, run, layout, n_threads, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: n_threads)
+    monkeypatch.setattr("tracker_viz.rendering.measuring.usable_cores", lambda: n_threads)
     series = Series(runs[run])
     plan = make_plan(LAYOUTS[layout], series)
     assert len(plan.scales) == 2
@@ -65,7 +65,7 @@ def test_a_scale_reaches_to_the_capture_that_is_farthest_out(runs, run, layout, 
 
 
 def test_all_scales_of_a_layout_need_one_reading_of_each_capture(run, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("tracker_viz.rendering.measuring.usable_cores", lambda: 1)
     series = Series(run)
     read = collections.Counter()
     original = Series.read

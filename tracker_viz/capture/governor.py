@@ -12,6 +12,7 @@ import os
 import torch
 
 from tracker_viz.capture.schedule import Schedule
+from tracker_viz.cores import usable_cores
 
 # What is done behind the training thread may take all the time that there was between two captures.
 _LEAST_STEP_S = 1e-6
@@ -85,5 +86,4 @@ class Governor:
 def cores_are_busy(device: torch.device) -> bool:
     """Whether whatever else this process does is done on training's time: it computes on as many threads as there are cores."""
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) >= cores
+    return threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) >= usable_cores()

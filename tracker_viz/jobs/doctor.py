@@ -24,6 +24,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from tracker_viz import __version__, trackers
+from tracker_viz.cores import usable_cores
 from tracker_viz.errors import TrackerVizError
 from tracker_viz.jobs.application import application, typed
 from tracker_viz.trackers.pull import default_cache
@@ -164,7 +165,7 @@ def has_wandb_key(host: str) -> bool:
 
 
 def cores() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     load = os.getloadavg()[0]
     detail = f"{usable} usable, {load:.1f} busy"
     if load > usable and "GOMP_SPINCOUNT" not in os.environ:

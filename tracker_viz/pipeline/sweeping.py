@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from tracker_viz.cores import usable_cores
 from tracker_viz.errors import ConfigError, RenderError, TrackerVizError
 from tracker_viz.pipeline.drawing import RenderResult, VideoOptions, render_run
 from tracker_viz.pipeline.in_step import put_sweep_page
@@ -67,7 +67,7 @@ def render_sweep(
     if not refs:
         raise ConfigError(f"{parent.ref} has no runs below it: is it the parent run of a sweep? One run alone is rendered with run=")
     chosen = VideoOptions(**(video or {}))
-    cores = chosen.workers or os.cpu_count() or 1
+    cores = chosen.workers or usable_cores()
     at_once = min(cores, len(refs))
     each_video = asdict(chosen) | {"workers": cores // at_once}
 

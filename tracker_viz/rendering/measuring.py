@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz.cores import usable_cores
 from tracker_viz.rendering.plan import Heatmap
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import Moment
@@ -37,7 +37,7 @@ def measure(series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]
     """
     if not wanted:
         return {}
-    n_threads = min(os.cpu_count() or 1, _MOST_THREADS, len(series))
+    n_threads = min(usable_cores(), _MOST_THREADS, len(series))
     cuts = [len(series) * part // n_threads for part in range(n_threads + 1)]
     spans = [range(start, end) for start, end in itertools.pairwise(cuts)]
     with ThreadPoolExecutor(n_threads, thread_name_prefix="measure") as pool:

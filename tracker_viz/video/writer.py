@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz.cores import usable_cores
 from tracker_viz.errors import ConfigError, VideoError
 from tracker_viz.types import Frame
 from tracker_viz.video.encoders import TICKS_PER_SECOND, Encoder, EncoderName, disk_state, encoder, suffix_of
@@ -28,6 +29,8 @@ from tracker_viz.video.opencv import import_cv2
 
 # Every segment starts with a key frame, so this is also how far apart a player finds points to seek to.
 _SEGMENT_FRAMES = 48
+# More threads that draw would only take turns at Python's lock, three times as slowly; the encoders work without it.
+_DRAWN_AT_ONCE = 3
 _SMALLEST_SCALE = 0.3  # below this a picture says nothing any more
 _VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".avi", ".mov", ".m4v", ".ogv")
 
@@ -90,7 +93,7 @@ def write_video(
     if n_frames < 1:
         raise ConfigError(f"a video has at least one picture; got {n_frames}")
     ticks = timestamps(n_frames, duration_s)
-    n_workers = workers or os.cpu_count() or 1
+    n_workers = workers or usable_cores()
     work = _work_directory(path)
     try:
         scale, notice = 1.0, ""
@@ -170,6 +173,7 @@ class _Pictures:
     ) -> None:
         self.n_frames, self._frame_at, self._progress, self._scale = n_frames, frame_at, progress, scale
         self._lock = threading.Lock()
+        self._drawing = threading.Semaphore(_DRAWN_AT_ONCE)
         self._done = 0
         self.stop = threading.Event()
         self._first: NDArray[np.uint8] | None = self._checked(0)
@@ -180,7 +184,8 @@ class _Pictures:
         if index == 0 and first is not None:
             self._first = None
             return first
-        pixels = self._checked(index)
+        with self._drawing:
+            pixels = self._checked(index)
         if (pixels.shape[1], pixels.shape[0]) != self.size:
             raise VideoError(f"every picture of a video has one size; picture 0 is {self.size}, picture {index} is {pixels.shape[1::-1]}")
         return pixels
@@ -208,11 +213,13 @@ class _Pictures:
 def _encode_segments(pictures: _Pictures, chosen: Encoder, work: Path, workers: int) -> list[Path]:
     # The last picture comes twice: a container has no other way to say how long it stays.
     n_encoded = pictures.n_frames + 1
-    n_segments = max(min(workers, max(1, n_encoded // 4)), math.ceil(n_encoded / _SEGMENT_FRAMES))
+    workers = min(workers, max(1, n_encoded // 4))
+    # As many for each worker, so that none draws alone at the end.
+    n_segments = workers * math.ceil(n_encoded / _SEGMENT_FRAMES / workers)
     cuts = [n_encoded * part // n_segments for part in range(n_segments + 1)]
     spans = [range(start, end) for start, end in itertools.pairwise(cuts)]
     paths = [work / f"segment-{number:05d}{chosen.segment_suffix}" for number in range(n_segments)]
-    with ThreadPoolExecutor(min(workers, n_segments), thread_name_prefix="video") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="video") as pool:
         futures = [pool.submit(_encode_segment, pictures, chosen, span, path) for span, path in zip(spans, paths, strict=True)]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
