@@ -1,13 +1,16 @@
-"""Where things stand: inside the picture, apart from each other, in whole even pixels, whatever the model's shape."""
+"""Where things stand: inside the picture, apart from each other, large enough, in whole even pixels, whatever the model's shape."""
 
 from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from tracker_viz.rendering import LAYOUTS, THEMES, Series, make_plan, picture_size
+from tracker_viz.metrics import HEAD_SCORES, WEIGHT_SCORES
+from tracker_viz.rendering import LAYOUTS, THEMES, Attention, Layout, Scores, Series, Weights, make_plan, picture_size
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.furniture import timeline
 from tracker_viz.rendering.grid import fit_map
@@ -19,82 +22,195 @@ SHAPES = {
     "1x1": (1, 1, 16),
     "2x2": (2, 2, 64),
     "4x4": (4, 4, 64),
+    "6x6": (6, 6, 64),
     "8x2": (8, 2, 32),
     "12x12": (12, 12, 64),
     "80x4": (80, 4, 32),
     "32x32": (32, 32, 32),
+    "80x64": (80, 64, 16),
+    "126x8": (126, 8, 16),
 }
+SIZES = ("1080p", "square", "720p", "1080x1920", "2560x1080", "4k")
 
 
 @pytest.fixture(scope="session")
 def series_of(synthetic, tmp_path_factory):
+    """shape -> its Series, with every score that there is."""
+
     @functools.cache
     def series(shape):
         blocks, heads, length = SHAPES[shape]
         options = {"blocks": blocks, "heads": heads, "length": length, "width": 32, "hidden": 48, "period": 7, "last_step": 12_000}
-        run = synthetic.write_run(tmp_path_factory.mktemp("shape"), 3, **options)
+        folder = tmp_path_factory.mktemp("shape")
+        captures = synthetic.captures(3, **options)
+        run = [synthetic.write_capture(folder, with_all_scores(capture, blocks, heads)) for capture in captures]
         return Series(run, title="llama-mini · repeated tokens · run 7f3a")
 
     return series
 
 
-def text_boxes(plan):
-    """(text, Box) of everything that is written, roughly: its advance wide, from ascender to descender high."""
+def with_all_scores(capture, blocks, heads):
+    rng = np.random.default_rng(capture.step)
+    more = {f"scores.head.{name}": (rng.uniform(0, 1, (blocks, heads)), ("block", "head")) for name in HEAD_SCORES}
+    more |= {f"scores.weight.{name}": (rng.uniform(-0.1, 9, (blocks, 7)), ("block", "projection")) for name in WEIGHT_SCORES}
+    arrays = {name: values.astype(np.float32) for name, (values, _) in more.items() if name not in capture.arrays}
+    return replace(capture, arrays={**capture.arrays, **arrays}, axes={**capture.axes, **{name: axes for name, (_, axes) in more.items()}})
+
+
+def texts_of(plan):
+    """(text, Box, font size in pixels) of all that is written, roughly: its advance wide, from ascender to descender high."""
     for label in plan.labels:
         wide = text_width(label.text, label.size_px, bold=label.bold, mono=label.mono)
         if label.rotation:
-            yield label.text, Box(round(label.x - label.size_px), round(label.y), round(label.size_px), wide)
+            yield label.text, Box(round(label.x - label.size_px * 0.76), round(label.y), round(label.size_px * 0.9), wide), label.size_px
             continue
         x = label.x - {"left": 0, "center": wide / 2, "right": wide}[label.align]
         top = label.y - label.size_px * (0.5 if label.baseline == "center" else 0.76)
-        yield label.text, Box(round(x), round(top), wide, round(label.size_px * 0.95))
+        yield label.text, Box(round(x), round(top), wide, round(label.size_px * 0.95)), label.size_px
     for bar in plan.bars:
-        for position, text in bar_ticks(plan.scales[bar.scale], bar.box.width / (bar.font_px * 0.9)):
-            wide = text_width(text, bar.font_px * 0.9)
+        scale, tick_px = plan.scales[bar.scale], bar.font_px * 0.9
+        if bar.titled:
+            wide = text_width(scale.label, bar.font_px)
+            title_px = bar.font_px * min(1.0, bar.box.width / wide)
+            baseline = bar.box.y - bar.font_px * 0.55
+            yield scale.label, Box(bar.box.x, round(baseline - title_px * 0.76), min(wide, bar.box.width), round(title_px * 0.95)), title_px
+        for position, text in bar_ticks(scale, bar.box.width / tick_px):
+            wide = text_width(text, tick_px)
             x = bar.box.x + position * bar.box.width - (0 if position < 0.02 else wide if position > 0.98 else wide / 2)
-            yield f"tick {text}", Box(round(x), round(bar.box.bottom + bar.font_px * 0.5), wide, round(bar.font_px * 0.8))
+            yield f"tick {text}", Box(round(x), round(bar.box.bottom + bar.font_px * 0.5), wide, round(bar.font_px * 0.8)), tick_px
     for readout in plan.readouts:
         digit = text_width("0", readout.size_px, bold=True, mono=True)
-        yield (
-            readout.quantity,
-            Box(readout.x, round(readout.baseline - readout.size_px * 0.75), digit * readout.width_chars, round(readout.size_px * 0.76)),
-        )
+        top = round(readout.baseline - readout.size_px * 0.75)
+        yield readout.quantity, Box(readout.x, top, digit * readout.width_chars, round(readout.size_px * 0.76)), readout.size_px
+
+
+def overlaps(ones, others=None):
+    """Pairs of names whose boxes overlap; of ``ones`` among each other when there are no ``others``. Each: [(name, Box)]."""
+    pairs = ones if others is None else others
+    if not ones or not pairs:
+        return []
+    left, top, right, bottom = np.array([(box.x, box.y, box.right, box.bottom) for _, box in ones]).T[:, :, None]
+    x, y, x_end, y_end = np.array([(box.x, box.y, box.right, box.bottom) for _, box in pairs]).T[:, None]
+    found = (left < x_end) & (x < right) & (top < y_end) & (y < bottom)
+    if others is None:
+        found = np.triu(found, 1)
+    return [(ones[i][0], pairs[j][0]) for i, j in np.argwhere(found)]
+
+
+def framed(plan, box):
+    reach = plan.roles.line_px + 1
+    return Box(box.x - reach, box.y - reach, box.width + 2 * reach, box.height + 2 * reach)
 
 
 @pytest.mark.parametrize(
     ("shape", "name", "size"),
     [
-        *(("4x4", name, "1080p") for name in LAYOUTS),
-        *(("12x12", name, "1080p") for name in LAYOUTS if name != "overview"),
-        *((shape, "overview", size) for shape in SHAPES for size in ("square", "720p")),
-        ("1x1", "overview", "1080p"),
-        ("80x4", "ffn", "1080p"),
-        ("8x2", "heads", "4k"),
-        *(("32x32", name, "1080p") for name in LAYOUTS if name != "overview"),
-        ("32x32", "overview", "1080p"),
+        # Each shape in each layout, and each layout in each size: the sizes go round.
+        *((shape, name, SIZES[(row + 2 * column) % 6]) for row, shape in enumerate(SHAPES) for column, name in enumerate(LAYOUTS)),
+        *((shape, "overview", size) for shape in ("4x4", "32x32") for size in SIZES),
+        *((shape, name, size) for shape in ("4x4", "80x64") for name in ("head", "heads", "weights") for size in ("square", "1080x1920")),
     ],
 )
-def test_nothing_is_clipped_and_nothing_overlaps(series_of, shape, name, size):
+def test_all_is_in_the_picture_and_apart_and_large_enough_to_be_read(series_of, shape, name, size):
     plan = make_plan(LAYOUTS[name], series_of(shape), size=size)
-    texts = list(text_boxes(plan))
-    for text, box in texts:
-        assert box.x >= 0, f"{text!r} is clipped at the left"
-        assert box.y >= 0, f"{text!r} is clipped above"
-        assert box.right <= plan.width, f"{text!r} is clipped at the right"
-        assert box.bottom <= plan.height, f"{text!r} is clipped below"
-    for (one, box), (other, over) in itertools.combinations(texts, 2):
-        assert not box.overlaps(over), f"{one!r} overlaps {other!r}"
-    boxes = [(heatmap.name, heatmap.box) for heatmap in plan.heatmaps] + [(bar.scale, bar.box) for bar in plan.bars]
+    texts = [(text, box) for text, box, _ in texts_of(plan)]
+    boxes = [(heatmap.name, heatmap.box) for heatmap in plan.heatmaps] + [(f"bar {bar.scale}", bar.box) for bar in plan.bars]
     if plan.timeline:
         boxes.append(("timeline", plan.timeline.box))
-    for (one, box), (other, over) in itertools.combinations(boxes, 2):
-        assert not box.overlaps(over), f"{one} overlaps {other}"
-    for (text, box), (map_name, over) in itertools.product(texts, boxes):
-        assert not box.overlaps(over), f"{text!r} lies over {map_name}"
-    for _, box in boxes:
-        assert box.x >= 0
-        assert box.right <= plan.width
-        assert box.bottom <= plan.height
+    swatches = [(f"swatch {swatch.color}", swatch.box) for swatch in plan.swatches if swatch.box.width == swatch.box.height]
+    outside = [each for each, box in (*texts, *boxes) if box.x < 0 or box.y < 0 or box.right > plan.width or box.bottom > plan.height]
+    assert outside == []
+    assert overlaps(texts) == []
+    assert overlaps(boxes) == []
+    assert overlaps(texts, boxes + swatches) == []
+    heads = [(heatmap.name, framed(plan, heatmap.box)) for heatmap in plan.heatmaps if heatmap.head]
+    assert overlaps(heads) == [], "a frame covers its neighbour's"
+    assert [(text, size_px) for text, _, size_px in texts_of(plan) if size_px < 11 * plan.unit] == []
+    assert [text for text, _ in texts if text.endswith("…")] == [], "cut"
+    assert [heatmap.name for heatmap in plan.heatmaps if min(heatmap.box.width, heatmap.box.height) < 12 * plan.unit] == []
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("size", ["1080p", "square", "1080x1920"])
+def test_step_loss_and_subject_are_read_where_the_picture_is_640_pixels_wide(series_of, name, size):
+    plan = make_plan(LAYOUTS[name], series_of("12x12"), size=size)
+    shrunk = 640 / plan.width
+    assert {"step", "loss"} <= {readout.quantity for readout in plan.readouts if readout.size_px * shrunk >= 15}
+    bold = sorted(label.size_px * shrunk for label in plan.labels if label.bold and label.text != "loss")
+    assert bold[0] >= 8, "titles of the parts"
+    assert bold[-1] >= 12, "title of the run"
+
+
+def test_the_axes_of_every_map_are_said(series_of):
+    for shape, name in itertools.product(("4x4", "12x12", "32x32"), LAYOUTS):
+        plan = make_plan(LAYOUTS[name], series_of(shape))
+        written = {label.text for label in plan.labels}
+        names = [heatmap.name for heatmap in plan.heatmaps]
+        if any(heatmap.head for heatmap in plan.heatmaps):
+            assert "query ↓ key →" in written, (shape, name)
+        if any("blocks" in each and not each.startswith(("Weight", "Signed")) for each in names):
+            assert any(text.startswith("block ↓ head →") for text in written), (shape, name)
+        if any(each.startswith("score") for each in names):
+            assert any(text.startswith("block ↓") for text in written), (shape, name)
+        if any(each.startswith(("Weight", "Signed")) for each in names):
+            assert any(text.startswith(("output ↓ input →", "out ↓ in →")) for text in written), (shape, name)
+
+
+def test_in_a_portrait_probe_rows_stand_below_each_other_in_one_size(series_of):
+    wide, tall = (make_plan(LAYOUTS["heads"], series_of("4x4"), size=size).heatmaps for size in ("1080p", "1080x1920"))
+    assert len({heatmap.box.y for heatmap in wide}) == 4
+    assert len({heatmap.box.y for heatmap in tall}) == 8
+    assert len({heatmap.box.width for heatmap in tall}) == 1
+
+
+def test_a_weight_score_that_stays_small_has_a_scale_of_its_own_and_scores_of_heads_share_theirs(synthetic, tmp_path):
+    run = []
+    for capture in synthetic.captures(2, blocks=2, heads=2, length=16, period=7):
+        arrays = {
+            "scores.weight.small": np.full((2, 7), 0.2),
+            "scores.weight.large": np.full((2, 7), 0.8),
+            "scores.head.faint": np.full((2, 2), 0.2),
+        }
+        arrays = {name: values.astype(np.float32) for name, values in arrays.items()}
+        run.append(synthetic.write_capture(tmp_path, replace(capture, arrays={**capture.arrays, **arrays})))
+    plan = make_plan(LAYOUTS["scores"], Series(run))
+    scales = {heatmap.source.name.rpartition(".")[2]: plan.scales[heatmap.scale] for heatmap in plan.heatmaps}
+    assert scales["small"].maximum == pytest.approx(0.2, rel=1e-3)
+    assert scales["large"].maximum == scales["faint"].maximum == scales["induction"].maximum == 1.0
+
+
+def test_matrices_that_would_be_dots_become_one_map_of_how_much_each_changed(series_of):
+    plan = make_plan(LAYOUTS["ffn"], series_of("126x8"), size="640x480")
+    assert [heatmap.source.shape for heatmap in plan.heatmaps] == [(126, 3)]
+
+
+def test_the_title_of_a_bar_says_less_before_it_becomes_small(series_of):
+    weights = Weights(show="step")
+    labels = {
+        len(panels): {scale.label for scale in make_plan(Layout("mine", panels), series_of("4x4")).scales.values()}
+        for panels in ((weights,), (Attention(), weights, Scores()))
+    }
+    assert "weight change since the previous capture (RMS) · log scale" in labels[1]
+    assert "weight change (RMS) · log scale" in labels[3]
+
+
+def test_captions_of_many_zooms_stand_apart(series_of):
+    plan = make_plan(Layout("mine", (Attention(zooms=24), Weights(), Scores())), series_of("126x8"), size="square")
+    captions = [(text, box) for text, box, _ in texts_of(plan) if text.startswith("b")]
+    assert captions
+    assert overlaps(captions) == []
+
+
+def test_scores_of_very_many_blocks_get_the_width_that_their_columns_need(series_of):
+    plan = make_plan(LAYOUTS["weights"], series_of("126x8"))
+    scores = [heatmap for heatmap in plan.heatmaps if heatmap.name.startswith("weights ·")]
+    assert scores
+    assert all(heatmap.box.width >= 8 * heatmap.source.shape[1] for heatmap in scores)
+
+
+def test_a_heading_leaves_out_what_a_change_is_since_before_the_axes_of_its_maps(series_of):
+    written = {label.text for label in make_plan(LAYOUTS["changes"], series_of("12x12")).labels}
+    assert {"Attention · change · repeated tokens", "query ↓ key →"} <= written
 
 
 @pytest.mark.parametrize(("shape", "name"), [("4x4", "overview"), ("8x2", "heads"), ("12x12", "ffn"), ("80x4", "overview")])
@@ -149,7 +265,7 @@ def test_onsets_that_crowd_stay_in_the_picture(series_of, size):
     onsets = tuple(Onset(role, 1, series.steps[1], 3, 11) for role in THEMES["dark"].roles)
     draft = Draft(LAYOUTS["scores"], series, *picture_size(size), THEMES["dark"])
     timeline(draft, Box(30, draft.height - 130, draft.width // 2, 126), onsets)
-    texts = [box for text, box in text_boxes(draft.plan()) if text.split(" ·")[0].replace(" ", "_") in THEMES["dark"].roles]
+    texts = [box for text, box, _ in texts_of(draft.plan()) if text.split(" ·")[0].replace(" ", "_") in THEMES["dark"].roles]
     assert texts
     assert all(box.x >= 0 and box.right <= draft.width for box in texts)
     assert not any(one.overlaps(other) for one, other in itertools.combinations(texts, 2))

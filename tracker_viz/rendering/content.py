@@ -18,6 +18,7 @@ from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import HeadMap, Moment, WeightMap, flat_order, future, order_by_direction, order_by_norm
 
+_SIDES = {"out": "output", "in": "input"}
 _MATRIX_ORDER = ("w_q", "w_k", "w_v", "w_o", "w_gate", "w_up", "w_in", "w_down", "w_out")
 
 
@@ -36,6 +37,11 @@ class Heads:
     def columns(self) -> int:
         return max(len(heads) for heads in self.blocks)
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What runs down and across a map, in one breath."""
+        return ("query ↓ key →",)
+
     def mask(self, cells: int) -> NDArray[np.bool_] | None:
         return future(cells) if self.causal else None
 
@@ -49,10 +55,19 @@ class Matrices:
     scale: str
     kinds: list[str]
     blocks: list[dict[str, str]]
+    sides: tuple[str, ...]
 
     @property
     def columns(self) -> int:
         return len(self.kinds)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What runs down and across a map, with the order in which it does, and without."""
+        names = [_SIDES.get(side, side) for side in self.sides]
+        sides, short = (f"{down} ↓ {across} →" for down, across in (names, self.sides))
+        order = {"norm": "changed most first", "direction": "by direction of change"}
+        return (*([f"{sides} · {order[self.panel.order]}"] if self.panel.order in order else []), sides, short)
 
 
 def resolve_attention(draft: Draft, panel: Attention | Head) -> list[Heads]:
@@ -153,7 +168,8 @@ def resolve_weights(draft: Draft, panel: Weights) -> Matrices:
     }[panel.show]
     if panel.reduce == "mean" and panel.show != "value":
         title = f"Signed {title[0].lower()}{title[1:]}"
-    return Matrices(panel, title, f"weights_{panel.show}_{panel.reduce}", kinds, [found[block] for block in sorted(found)])
+    sides = series.require(next(iter(next(iter(found.values())).values())), layout).axes
+    return Matrices(panel, title, f"weights_{panel.show}_{panel.reduce}", kinds, [found[block] for block in sorted(found)], sides)
 
 
 def resolve_scores(draft: Draft, panel: Scores) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tracker_viz.errors import ConfigError, unknown_name
@@ -18,6 +18,16 @@ from tracker_viz.rendering.theme import Theme
 
 _SCALE_OPTIONS = ("title", "cmap", "minimum", "maximum", "norm", "gamma", "linear_within")
 HEADING = 24.0  # pixels at 1080p: still to be read where the whole picture is 640 pixels wide
+_AXES = 17.0
+_SMALLEST = 0.85  # of its size: what the title of a colour bar may shrink to
+_SHORTER = (
+    (r" since [^·]*?(?= ·|$)", ""),
+    (r"^block (\d+) · head (\d+)", r"b\1 h\2"),
+    (r" tokens$", ""),
+    (r"^Heads that changed most", "Changed most"),
+    (r"^Signed weight change", "Signed change"),
+    (r"^Weight change", "Change"),
+)
 SCALE_KINDS = ("attention", "weights", "score")
 
 
@@ -77,9 +87,31 @@ class Draft:
     def text(self, text: str, x: float, y: float, size: float, color: str | None = None, **options: Any) -> None:
         self.labels.append(Label(text, x, y, size * self.unit, color or self.theme.dim, **options))
 
-    def heading(self, text: str, x: float, y: float) -> None:
-        """Title of a part of the picture."""
-        self.text(text, x, y, HEADING, self.theme.text, bold=True)
+    def heading(self, title: str, x: float, y: float, room: float, *axes: str) -> None:
+        """Title of a part of the picture, in short where ``room`` asks for it, and behind it the first of ``axes`` for which there is room.
+
+        ``axes``: what runs down and across the maps below, the most telling first: ``query ↓ key →``.
+        """
+        shorter = self.shorter(title)
+        widths = [self.text_width(text, HEADING, True) for text in shorter]
+        least = self.px(16) + min((self.text_width(text, _AXES) for text in axes), default=0)
+        # What a change is since the colour bar says too: that gives way to the axes, and nothing else does.
+        fits = [text for text, width in zip(shorter[:2], widths, strict=False) if width + least <= room]
+        fits += [text for text, width in zip(shorter, widths, strict=True) if width <= room]
+        title = fits[0] if fits else self.fitted(shorter[-1], HEADING, room, True)
+        self.text(title, x, y, HEADING, self.theme.text, bold=True)
+        x_axes = x + self.text_width(title, HEADING, True) + self.px(16)
+        for text in axes:
+            if x_axes + self.text_width(text, _AXES) <= x + room:
+                self.text(text, x_axes, y, _AXES)
+                break
+
+    def shorter(self, title: str) -> list[str]:
+        """A heading, and what may stand in its place where there is less and less room."""
+        texts = [title]
+        for pattern, short in _SHORTER:
+            texts.append(re.sub(pattern, short, texts[-1]))
+        return texts
 
     def text_width(self, text: str, size: float, bold: bool = False) -> int:
         return text_width(text, size * self.unit, bold=bold)
@@ -91,11 +123,6 @@ class Draft:
         while text and self.text_width(text + "…", size, bold) > room:
             text = text[:-1]
         return text.rstrip(" ·") + "…"
-
-    def fitted_title(self, title: str, room: float, *more: str) -> str:
-        """The first of ``more``, ``title``, and the title without what it compares with, that is no wider than ``room``; else it is cut."""
-        texts = (*more, title, re.sub(r" since [^·]*?(?= ·|$)", "", title))
-        return next((text for text in texts if self.text_width(text, HEADING, True) <= room), self.fitted(texts[-1], HEADING, room, True))
 
     def add_scale(self, key: str, kind: str, defaults: Mapping[str, Any] | Measured) -> None:
         """A colour scale under ``key``; what the user chose for its ``kind`` wins over the defaults.
@@ -140,14 +167,22 @@ class Draft:
             self.bars.append(Bar(Box(x, y, min(wide, self.px(460)), self.px(13)), key, 16 * self.unit))
             self.barred.add(key)
 
+    def _fitting(self, scale: ColorScale, bars: Sequence[Bar]) -> ColorScale:
+        """Without what it compares with, which the maps' own title says too, where that would make its bar's title too small."""
+        titled = [bar for bar in bars if bar.titled]
+        if all(text_width(scale.label, _SMALLEST * bar.font_px) <= bar.box.width for bar in titled):
+            return scale
+        return replace(scale, title=re.sub(r" since [^·(]*?(?= \(|$)", "", scale.title))
+
     def plan(self) -> Plan:
+        scales = self._measured_scales()
         return Plan(
             self.width,
             self.height,
             self.theme,
             self.layout.name,
             tuple(self.heatmaps),
-            self._measured_scales(),
+            {key: self._fitting(scale, [bar for bar in self.bars if bar.scale == key]) for key, scale in scales.items()},
             tuple(self.labels),
             tuple(self.swatches),
             tuple(self.bars),

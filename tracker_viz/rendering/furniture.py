@@ -75,7 +75,7 @@ def timeline(draft: Draft, area: Box, onsets: tuple[Onset, ...]) -> None:
     """The run along x in ``area``: above the curve the onsets of roles, below it a tick for every capture, and the steps."""
     px, series, theme = draft.px, draft.series, draft.theme
     x = area.x + px(72)
-    high = min(area.height - px(34), px(240))
+    high = min(area.height - px(34), px(360 if draft.is_narrow else 240))
     lane = px(24) if onsets else 0
     box = Box(x, area.bottom - px(34) - high + lane, area.right - x, high - lane)
     values = series.metric(draft.layout.metric)
@@ -91,8 +91,9 @@ def timeline(draft: Draft, area: Box, onsets: tuple[Onset, ...]) -> None:
         align = "left" if label_x < box.x + px(20) else "right" if label_x > box.right - px(30) else "center"
         draft.text(f"{step:,}", label_x, box.bottom + px(26), 17, align=align)
     columns = {round(line.x(step)) for step in series.steps}
+    tick = px(2) if len(columns) * px(6) < box.width else 1
     missing = {round(line.x(step)) for step in series.missing_steps if series.steps[0] < step < series.steps[-1]}
-    draft.swatches += [Swatch(Box(column, box.bottom + px(2), 1, px(6)), theme.dim) for column in sorted(columns)]
+    draft.swatches += [Swatch(Box(column, box.bottom + px(2), tick, px(6)), theme.dim) for column in sorted(columns)]
     draft.swatches += [Swatch(Box(column - 1, box.bottom + px(2), 3, px(6)), theme.nonfinite) for column in sorted(missing)]
     if missing:
         draft.text("missing", x - px(14), box.bottom + px(11), 14, theme.nonfinite, align="right")

@@ -6,17 +6,21 @@ from dataclasses import replace
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.content import Heads, most_changed, resolve_attention
-from tracker_viz.rendering.draft import HEADING, Draft
+from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.grid import fit_map
 from tracker_viz.rendering.layout import Head
 from tracker_viz.rendering.plan import Box, Heatmap
 from tracker_viz.rendering.scoreboard import place_cards, place_scores, score_cards
 
 _TOKEN_PX = 12.0
+_ABOVE = 60  # at 1080p: what stands above a map that is below another
 
 
 def place_head(draft: Draft, panel: Head, scores: list[str], area: Box) -> int:
-    """The head on each row of the probe, side by side, the panel's own row first. Returns the bottom of what was placed."""
+    """The head on each row of the probe, the panel's own row first: side by side, or below each other where that makes them larger.
+
+    Returns the bottom of what was placed.
+    """
     px = draft.px
     shown = resolve_attention(draft, panel)[0]
     others = resolve_attention(draft, replace(panel, probe=None)) if shown.blocks[0][0].probe is not None else []
@@ -25,20 +29,34 @@ def place_head(draft: Draft, panel: Head, scores: list[str], area: Box) -> int:
     tokens = [_tokens(draft, heads.blocks[row][column].probe or 0, heads.length) for heads in rows]
     room = max((draft.text_width(token, _TOKEN_PX) for each in tokens for token in each), default=0)
     label = min(px(120), room + px(10)) if any(tokens) else px(24)
-    score_width = px(310) if scores and not draft.is_narrow else 0
-    score_height = px(270) if scores and draft.is_narrow else 0
-    side = min(area.height - label - score_height, (area.width - score_width) // len(rows) - label - px(36))
-    x, bottom = area.x, area.y
+    side, score_width, is_row = _arrange(draft, len(rows), shown.length, label, bool(scores), area)
+    x, y, bottom, right = area.x, area.y + px(8), area.y, area.x
     for number, (heads, texts) in enumerate(zip(rows, tokens, strict=True)):
-        box = _place_map(draft, heads, row, column, texts, x + label, area.y + px(8), side, is_first=number == 0)
-        x, bottom = box.right + px(36), box.bottom
+        box = _place_map(draft, heads, row, column, texts, x + label, y, side, is_first=number == 0)
+        right, bottom = max(right, box.right + px(36)), box.bottom
+        x, y = (box.right + px(36), y) if is_row else (area.x, box.bottom + label + px(_ABOVE))
     if score_width:
-        right = Box(x + px(14), area.y + px(8), area.right - x - px(14), bottom - area.y - px(8))
-        place_scores(draft, scores, right)
+        place_scores(draft, scores, Box(right + px(14), area.y + px(8), area.right - right - px(14), bottom - area.y - px(8)))
     elif scores:
         cards = Box(area.x, bottom + label + px(62), area.width, area.bottom - bottom - label - px(70))
         return place_cards(draft, score_cards(draft, scores), cards)
     return bottom + label
+
+
+def _arrange(draft: Draft, n: int, length: int, label: int, has_scores: bool, area: Box) -> tuple[int, int, bool]:
+    """(side of a map, width that the scores get at the right, whether the ``n`` maps stand side by side), with the largest maps."""
+    px = draft.px
+    places = [(px(310), 0), *([(0, px(270))] if draft.is_narrow else [])] if has_scores else [(0, 0)]
+    found: list[tuple[int, int, bool]] = []
+    for score_width, score_height in places:
+        width, height = area.width - score_width, area.height - score_height - px(8)
+        for is_row, room in (
+            (True, min(width // n - label - px(36), height - label)),
+            (False, min(width - label - px(36), (height - (n - 1) * px(_ABOVE)) // n - label)),
+        ):
+            pool, cell_px = fit_map(length, max(2, room))
+            found.append((-(-length // pool) * cell_px, score_width, is_row))
+    return max(found)
 
 
 def _place_map(draft: Draft, heads: Heads, row: int, column: int, tokens: list[str], x: int, y: int, side: int, *, is_first: bool) -> Box:
@@ -48,7 +66,8 @@ def _place_map(draft: Draft, heads: Heads, row: int, column: int, tokens: list[s
     block, numbers = heads.indices[row]
     name = f"block {block} · head {numbers[column]}"
     kind = heads.title.removeprefix("Attention · ")
-    draft.heading(draft.fitted(f"{name} · {kind}" if is_first else kind, HEADING, box.width, bold=True), box.x, box.y - draft.px(32))
+    title = f"{name} · {kind}" if is_first else kind[:1].upper() + kind[1:]
+    draft.heading(title, box.x, box.y - draft.px(32), box.width, *heads.axes)
     source = replace(heads.blocks[row][column], pool=pool)
     place = (block, numbers[column])
     draft.heatmaps.append(Heatmap(f"{name} · {kind}", source, box, heads.scale, heads.mask(cells), head=place))

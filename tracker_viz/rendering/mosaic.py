@@ -14,13 +14,16 @@ _FEWEST_CELLS = 8  # a map of fewer cells a side shows no pattern any more
 _FEWEST_ZOOMS, _MOST_ZOOMS = 8, 24
 
 
-def place_mosaic(draft: Draft, heads: Heads, area: Box) -> Box:
-    """Fill ``area`` from its left upper corner with a map of every head; returns the box that was used, labels included."""
+def place_mosaic(draft: Draft, heads: Heads, area: Box, most_groups: int = 8) -> Box:
+    """Fill ``area`` from its left upper corner with a map of every head; returns the box that was used, labels and title included.
+
+    ``most_groups``: into how many groups side by side the blocks may be wrapped.
+    """
     px = draft.px
     n_blocks, n_heads = len(heads.blocks), heads.columns
     label = draft.text_width(str(n_blocks - 1), 15) + px(12)
     best: tuple[float, int, int, int] = (0.0, 1, heads.length, 1)
-    for groups in range(1, min(n_blocks, 8) + 1):
+    for groups in range(1, min(n_blocks, most_groups) + 1):
         rows = -(-n_blocks // groups)
         room = min((area.width - groups * label - (groups - 1) * px(16)) // (groups * n_heads), area.height // rows)
         for cell_px in range(1, 9):
@@ -53,9 +56,10 @@ def place_mosaic(draft: Draft, heads: Heads, area: Box) -> Box:
         mask_parts.append(box)
         _mosaic_labels(draft, heads, blocks, box, pitch)
         x = box.right + px(16)
-    right = mask_parts[-1].right
-    title = draft.fitted_title(heads.title, right - mask_parts[0].x, f"{heads.title} · block ↓ head →")
-    draft.heading(title, mask_parts[0].x, area.y - px(32))
+    left, right = mask_parts[0].x, mask_parts[-1].right
+    title_px = draft.text_width(draft.shorter(heads.title)[-1], HEADING, bold=True)
+    right = max(right, min(area.right, left + title_px))
+    draft.heading(heads.title, left, area.y - px(32), right - left, "block ↓ head →, in each query ↓ key →", "block ↓ head →")
     return Box(area.x, mask_parts[0].y, right - area.x, mask_parts[0].height)
 
 
@@ -77,9 +81,10 @@ def place_zooms(draft: Draft, heads: Heads, n: int | None, area: Box) -> int:
     gap, caption = draft.even(16), px(28)
     n_heads = sum(len(block) for block in heads.blocks)
     fewest, most = (min(n or _FEWEST_ZOOMS, n_heads), min(n or _MOST_ZOOMS, n_heads))
-    n, across, map_px, pool = _fit_zooms(range(fewest, most + 1), heads.length, area, gap, caption)
+    narrowest = draft.text_width(f"b{heads.indices[-1][0]} h{heads.columns - 1}", 18) + px(8)
+    n, across, map_px, pool = _fit_zooms(range(fewest, most + 1), heads.length, area, gap, caption, narrowest)
     chosen = most_changed(draft.series, heads, n, draft.roles.held[-1] if draft.roles.held else {})
-    draft.heading(draft.fitted("Heads that changed most", HEADING, area.width, bold=True), area.x, area.y - px(32))
+    draft.heading("Heads that changed most", area.x, area.y - px(32), area.width, *heads.axes)
     spread = gap + min(max(0, (area.width - across * (map_px + gap) + gap) // max(1, across - 1)), px(90)) // 2 * 2 if across > 1 else gap
     mask = heads.mask(-(-heads.length // pool))
     bottom = area.y
@@ -98,14 +103,17 @@ def place_zooms(draft: Draft, heads: Heads, n: int | None, area: Box) -> int:
     return bottom
 
 
-def _fit_zooms(numbers: range, length: int, area: Box, gap: int, caption: int) -> tuple[int, int, int, int]:
-    """(n, across, map_px, pool) of those of ``numbers`` that fill most of ``area``; large maps count a little more."""
+def _fit_zooms(numbers: range, length: int, area: Box, gap: int, caption: int, narrowest: int) -> tuple[int, int, int, int]:
+    """(n, across, map_px, pool) of those of ``numbers`` that fill most of ``area``; large maps count a little more.
+
+    ``narrowest``: what the captions above two maps side by side leave as the least distance between them.
+    """
     best: tuple[float, int, int, int, int] = (0.0, numbers[0], 1, 0, 1)
     for n in numbers:
         for across in range(1, n + 1):
             down = -(-n // across)
             room = min((area.width - (across - 1) * gap) // across, (area.height + caption + gap) // down - caption - gap)
-            if room >= 2:
+            if room >= 2 and (area.width + gap) // across >= narrowest:
                 pool, cell_px = fit_map(length, room)
                 map_px = -(-length // pool) * cell_px
                 best = max(best, (map_px * map_px * n**0.8 * (n / (across * down)), n, across, map_px, pool))

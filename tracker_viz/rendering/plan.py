@@ -169,3 +169,8 @@ class Plan:
     timeline: Timeline | None = None
     roles: Roles = field(default_factory=Roles)
     mark: Label | None = None
+
+    @property
+    def unit(self) -> float:
+        """Pixels of this picture for one of a 1080p picture: what lines and texts are measured in."""
+        return min(self.height / 1080, self.width / 1280)

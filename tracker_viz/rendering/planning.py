@@ -12,20 +12,21 @@ from tracker_viz.errors import ConfigError, LayoutError, unknown_name
 from tracker_viz.rendering.content import Heads, Matrices, resolve_attention, resolve_scores, resolve_weights
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.furniture import find_roles, header, role_legend, timeline
-from tracker_viz.rendering.grid import fit_grid, place_grid
+from tracker_viz.rendering.grid import LEAST_MAP_PX, fit_grid, least_matrix_px, place_grid
 from tracker_viz.rendering.headroom import place_head
 from tracker_viz.rendering.layout import Attention, Head, Layout, Scores, Weights
 from tracker_viz.rendering.mosaic import place_mosaic, place_zooms
 from tracker_viz.rendering.plan import Box, Plan
-from tracker_viz.rendering.scoreboard import beside_foot, least_height, place_beside, place_cards, place_scores, score_cards, weight_card
+from tracker_viz.rendering.portrait import place_portrait
+from tracker_viz.rendering.scoreboard import beside_foot, place_beside, place_cards, place_scores, row_height, score_cards, weight_card
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
 
 log = logging.getLogger(__name__)
 
+_BARS = 64  # at 1080p: a row of colour bars
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160), "square": (1080, 1080)}
-_LEAST_MAP_PX = 44  # at 1080p; where maps would be smaller, a mosaic with zooms tells more
 
 
 def picture_size(size: str | Sequence[int]) -> tuple[int, int]:
@@ -66,20 +67,31 @@ def make_plan(
     options = {kind: {**layout.scales.get(kind, {}), **chosen.get(kind, {})} for kind in {*layout.scales, *chosen}}
     draft = Draft(layout, series, width, height, theme_by_name(theme), options)
     roles, onsets = find_roles(series, draft.theme.roles)
-    draft.roles = replace(roles, line_px=draft.px(3))
+    draft.roles = roles
     top = header(draft)
     bottom = _panels(draft, top)
     strip = Box(draft.margin, bottom + draft.px(16), width - 2 * draft.margin, height - draft.px(4) - bottom - draft.px(16))
-    if draft.scales.keys() - draft.barred:
-        bars_width = draft.px(360 if len(draft.scales.keys() - draft.barred) <= 2 else 480)
+    if draft.scales.keys() - draft.barred and draft.is_narrow:
+        draft.place_bars(Box(strip.x, strip.y, strip.width, draft.px(58)))
+        strip = Box(strip.x, strip.y + draft.px(_BARS), strip.width, strip.height - draft.px(_BARS))
+    elif draft.scales.keys() - draft.barred:
+        bars_width = draft.px(420 if len(draft.scales.keys() - draft.barred) <= 2 else 480)
         draft.place_bars(Box(strip.right - bars_width, strip.y, bars_width, strip.height))
         strip = Box(strip.x, strip.y, strip.width - bars_width - draft.px(40), strip.height)
     if any(heatmap.head for heatmap in draft.heatmaps):
+        draft.roles = replace(draft.roles, line_px=_frame_px(draft))
         taken = {role for held in draft.roles.held for role in held.values()}
         role_legend(draft, tuple(role for role in draft.roles.names if role in taken))
     if layout.timeline:
         timeline(draft, strip, onsets)
     return draft.plan()
+
+
+def _frame_px(draft: Draft) -> int:
+    """How thick the frames around heads are: none covers a part of its neighbour's."""
+    boxes = [heatmap.box for heatmap in draft.heatmaps if heatmap.head]
+    gaps = [other.x - one.right for one in boxes for other in boxes if other.x >= one.right and other.y == one.y]
+    return max(1, min([draft.px(3), *(gap // 2 - 1 for gap in gaps)]))
 
 
 def _panels(draft: Draft, top: int) -> int:
@@ -90,7 +102,7 @@ def _panels(draft: Draft, top: int) -> int:
     matrices = [resolve_weights(draft, panel) for panel in layout.panels if isinstance(panel, Weights)]
     large = next((panel for panel in layout.panels if isinstance(panel, Head)), None)
     area_top = 2 * ((top + px(52) + 1) // 2)
-    least = px(150) if layout.timeline else px(80)
+    least = px((142 if layout.timeline else 16) + (_BARS if draft.is_narrow else 0 if layout.timeline else 64))
     area = Box(margin, area_top, draft.width - 2 * margin, draft.height - least - area_top)
     if large:
         return place_head(draft, large, scores, area)
@@ -101,33 +113,29 @@ def _panels(draft: Draft, top: int) -> int:
 
 def _maps(draft: Draft, heads: list[Heads], matrices: list[Matrices], scores: list[str], area: Box) -> int:
     px = draft.px
-    side_width = px(294) if scores and not draft.is_narrow else 0
-    strip = px(250) if scores and draft.is_narrow else 0
-    grid_area = Box(area.x, area.y, area.width - side_width, area.height - strip)
-    shape = fit_grid(draft, heads, matrices, grid_area)
-    if heads and shape.map_px < _LEAST_MAP_PX * draft.unit:
-        return _many_heads(draft, heads, matrices, scores, area)
-    if shape.map_px < 8:
-        n_blocks, n_matrices = max(len(group.blocks) for group in matrices), sum(group.columns for group in matrices)
-        raise LayoutError(
-            f"layout {draft.layout.name!r}: {n_blocks} blocks of {n_matrices} matrices do not fit into {draft.width}x{draft.height} "
-            "pixels; name fewer matrices, or choose a larger size"
-        )
+    zooms = next((panel.zooms for panel in draft.layout.panels if isinstance(panel, Attention)), None)
+    if draft.is_narrow:
+        return place_portrait(draft, heads, matrices, score_cards(draft, scores) if scores else [], zooms, area)
+    panels: list[Heads | Matrices] = [*heads, *matrices]
+    n_blocks = max(len(panel.blocks) for panel in panels)
+    is_long = len(scores) * px(3 * n_blocks + 80) > area.height - px(150)  # maps of so many blocks stand beside each other
+    side_width = px(min(520, 150 * len(scores)) if is_long else 294) if scores else 0
+    shape = fit_grid(draft, heads, matrices, area, side_width)
+    if heads and shape.map_px < LEAST_MAP_PX * draft.unit:
+        return _many_heads(draft, heads, matrices, scores, zooms, area)
+    if shape.map_px < least_matrix_px(draft):
+        return place_cards(draft, [weight_card(draft, matrices[0]), *score_cards(draft, scores)], area)
     right, bottom = place_grid(draft, heads, matrices, area, shape, side_width)
-    if scores and draft.is_narrow:
-        box = Box(area.x, bottom + px(60), area.width, strip - px(70))
-        bottom = place_cards(draft, score_cards(draft, scores), box)
-    elif scores:
+    if scores:
         x = right + px(44)
         bottom = max(bottom, area.y + min(area.height, px(620)))  # one or two blocks are no reason to squeeze the scores
         place_scores(draft, scores, Box(x, area.y, area.right - x, bottom - area.y))
     return bottom
 
 
-def _many_heads(draft: Draft, heads: list[Heads], matrices: list[Matrices], scores: list[str], area: Box) -> int:
+def _many_heads(draft: Draft, heads: list[Heads], matrices: list[Matrices], scores: list[str], n_zooms: int | None, area: Box) -> int:
     """A mosaic for each row of the probe at the left; at the right the zooms, below them the scores and a summary of the weights."""
     px = draft.px
-    panel = next(panel for panel in draft.layout.panels if isinstance(panel, Attention))
     summary = [weight_card(draft, weights) for weights in matrices[:1]]
     height = area.height - (beside_foot(draft, summary[0]) if summary else 0)
     x = area.x
@@ -140,9 +148,9 @@ def _many_heads(draft: Draft, heads: list[Heads], matrices: list[Matrices], scor
     cards = [*score_cards(draft, scores), *summary]
     right = Box(x, area.y, area.right - x, area.height)
     bars = px(64)
-    below = max(least_height(draft, cards) + px(66) + bars, int(right.height * 0.43)) if cards else bars + px(20)
+    below = max(row_height(draft, cards) + px(66) + bars, int(right.height * 0.43)) if cards else bars + px(20)
     zooms = Box(right.x, right.y, right.width, max(right.height - below, right.height // 4))
-    y = place_zooms(draft, heads[0], panel.zooms, zooms) + px(66)
+    y = place_zooms(draft, heads[0], n_zooms, zooms) + px(66)
     while cards:
         try:
             box = Box(right.x, y, right.width, right.bottom - y - bars - px(4))

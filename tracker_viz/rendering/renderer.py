@@ -185,12 +185,12 @@ class Renderer:
         last = len(self.series) - 1
         here, there = (timeline.x(self.series.steps[min(at, last)]) for at in (index, index + 1))
         x = round(here + part * (there - here))
-        radius = 8.0 * self.plan.height / 1080
+        radius = 8.0 * self.plan.unit
         reach = int(radius) + 3
         canvas.at(slice(max(0, box.y - reach), box.bottom + reach), slice(max(0, box.x - reach), x + reach))
         pixels = canvas.pixels
         pixels[box.y : box.bottom, box.x : x] = self._template.played[box.y : box.bottom, box.x : x]
-        half = max(1, round(self.plan.height / 1080))
+        half = max(1, round(self.plan.unit))
         pixels[box.y : box.bottom, max(box.x, x - half) : min(box.right, x + half + 1)] = rgb(self.plan.theme.text)
         if len(timeline.curve):
             y = float(np.interp(x, timeline.curve[:, 0], timeline.curve[:, 1]))

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.content import Matrices
-from tracker_viz.rendering.draft import HEADING, Draft, Measured
+from tracker_viz.rendering.draft import Draft, Measured
 from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Swatch
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
 
-_TITLE, _SMALL = 19.0, 16.0
-_HEAD_ROOM = 28
+_SMALL = 16.0
+_TITLES = ((19.0, 1, 1.0), (16.0, 1, 0.95), (19.0, 2, 0.9), (16.0, 2, 0.85), (14.0, 2, 0.8), (12.0, 2, 0.6))
+"""Sizes of titles, their lines, and what a shape with such ones is worth: the first in which all titles fit is taken."""
+_CUT_WORTH = 0.1
+_TELLING = {"head.distance": "distance looked back", "weight.distance": "distance from start", "weight.update": "update since last"}
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,12 @@ def score_cards(draft: Draft, names: Sequence[str]) -> list[Card]:
     """Cards of score arrays: heads before matrices, roles first. Scores within 0..1 share one colour scale; each other has its own."""
     cards = []
     first, last = (draft.series.read(index, names) for index in (0, len(draft.series) - 1))
-    titles = [name.rsplit(".", 1)[-1].replace("_", " ") for name in names]
-    for name, title in zip(names, titles, strict=True):
+    for name in names:
+        title = _TELLING.get(name.removeprefix("scores."), name.rsplit(".", 1)[-1].replace("_", " "))
         rows, columns = draft.series.require(name, draft.layout.name).shape
         absent = np.isnan(first[name]) & np.isnan(last[name])  # no such head, or no such matrix
         role = name.removeprefix("scores.head.")
         labels = () if name.startswith("scores.head.") else draft.series.labels("projection", columns)
-        if titles.count(title) > 1:
-            title += " of matrices" if labels else " of heads"
         mark = role if role in draft.roles.names else ""
         cards.append(Card(title, ScoreMap(name, (rows, columns)), _scale_of(draft, name), labels, mark, absent))
     return sorted(cards, key=lambda card: (bool(card.columns), card.scale != "score", not card.role))
@@ -86,7 +87,7 @@ def place_beside(draft: Draft, card: Card, mosaic: Box) -> int:
     x, cell_y = 2 * ((mosaic.right + draft.px(28)) // 2), -(-mosaic.height // rows)
     cell_x = _beside_cell_x(draft, card)
     origin = Box(x, mosaic.y, cell_x * columns, cell_y * rows)
-    draft.heading(draft.fitted("Weights", HEADING, origin.width + draft.px(30), bold=True), x, mosaic.y - draft.px(32))
+    draft.heading("Weights", x, mosaic.y - draft.px(32), origin.width + draft.px(36))
     _name_columns(draft, card, origin)
     draft.heatmaps.append(Heatmap(f"weights · {card.title}", card.source, origin, card.scale, card.mask))
     return origin.right
@@ -110,8 +111,13 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, own_bars: bool
     own = {scale for scale in scales if own_bars and scales.count(scale) == 1 and scale not in ("score", *draft.barred)}
     shape = _fit(draft, cards, box, own)
     columns = {"matrix" if card.columns else "head" for card in cards}
-    heading = draft.fitted_title("Scores", box.width, f"Scores · block ↓ {' or '.join(sorted(columns))} →")
-    draft.heading(heading, box.x, box.y - draft.px(32))
+    draft.heading(
+        "Scores" if any(isinstance(card.source, ScoreMap) for card in cards) else "Weights",
+        box.x,
+        box.y - draft.px(32),
+        box.width,
+        f"block ↓ {' or '.join(sorted(columns))} →",
+    )
     bottom = box.y
     for row, foot in enumerate(shape.feet):
         top = bottom + (shape.gap if row else 0)
@@ -125,9 +131,11 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, own_bars: bool
     return bottom
 
 
-def least_height(draft: Draft, cards: Sequence[Card]) -> int:
-    """Pixels that one row of cards needs to be of any use."""
-    return max(card.source.shape[0] for card in cards) * 2 + draft.px(70)
+def row_height(draft: Draft, cards: Sequence[Card], map_px: int = 0) -> int:
+    """Pixels that one row of cards needs whose maps are about ``map_px`` high, with names and colour bars below them."""
+    rows = max(card.source.shape[0] for card in cards)
+    foot = max(_names_height(draft, card, 1) for card in cards) + draft.px(38 if any(card.scale != "score" for card in cards) else 0)
+    return rows * max(2, map_px // rows) + _head_room(draft, 2) + foot + draft.px(4)
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,7 @@ class _Shape:
     """How the maps stand: ``across`` in a row, each ``wide`` apart and as wide as ``columns`` cells of ``cell_x`` x ``cell_y`` pixels.
 
     ``feet``: for each row of maps, how much its names and colour bars need below them; ``gap``: between two rows.
+    ``title``: font size and number of lines.
     """
 
     across: int
@@ -145,19 +154,19 @@ class _Shape:
     wide: int
     feet: tuple[int, ...]
     gap: int
+    title: tuple[float, int]
 
 
 def _fit(draft: Draft, cards: Sequence[Card], box: Box, own: Collection[str]) -> _Shape:
-    gap, between, head_room = draft.px(26), draft.px(16), draft.px(_HEAD_ROOM)
+    gap, between = draft.px(26), draft.px(16)
     rows, columns = (max(card.source.shape[axis] for card in cards) for axis in (0, 1))
     label = draft.text_width(str(rows - 1), _SMALL) + draft.px(10)
-    title_width = draft.px(34) + max(draft.text_width(card.title, _TITLE) for card in cards) + label
-    best, best_worth = None, 0
+    best, best_worth = None, 0.0
     for across in range(1, len(cards) + 1):
         down = -(-len(cards) // across)
         wide = (box.width + gap) // across
-        if wide < (title_width if rows <= 24 else min(title_width, draft.px(170))) and across > 1:
-            break  # many blocks need the height more than long titles need the width
+        size, lines, title_worth = _title_form(draft, cards, wide - label)
+        head_room = _head_room(draft, lines)
         cell_x, cell_y = (wide - gap - label) // columns, max(1, box.height // (down * rows))
         feet: list[int] = []
         for _ in range(2):  # names of columns need more room where narrower cells turn them
@@ -168,13 +177,14 @@ def _fit(draft: Draft, cards: Sequence[Card], box: Box, own: Collection[str]) ->
             feet = [max(needed[row * across : (row + 1) * across]) for row in range(down)]
             cell_y = (box.height - sum(feet) - down * head_room - (down - 1) * between) // (down * rows)
             cell_x, cell_y = min(cell_x, (3 if rows <= 24 else 6) * cell_y), min(cell_y, 2 * cell_x)
-            cell_x, cell_y = (size // 2 * 2 if size > 3 else size for size in (cell_x, cell_y))
-        worth = min(cell_x, 2 * cell_y) * min(cell_y, 2 * cell_x)
+            cell_x, cell_y = (px // 2 * 2 if px > 5 else px for px in (cell_x, cell_y))
+        worth = min(cell_x, 2 * cell_y) * min(cell_y, 2 * cell_x) * title_worth
         if min(cell_x, cell_y) > 0 and worth > best_worth:
             spare = box.height - sum(feet) - down * (head_room + cell_y * rows)
             spread = min(max(between, spare // max(1, down - 1)), draft.px(44))
-            narrowest = max(label + cell_x * columns + gap, title_width)
-            best = _Shape(across, columns, label, cell_x, cell_y, min(wide, narrowest + draft.px(60)), tuple(feet), spread)
+            titles = max(_title_width(draft, card, size, lines) for card in cards)
+            narrowest = label + max(cell_x * columns + gap, titles)
+            best = _Shape(across, columns, label, cell_x, cell_y, min(wide, narrowest + draft.px(60)), tuple(feet), spread, (size, lines))
             best_worth = worth
     if best is None:
         raise LayoutError(
@@ -186,7 +196,35 @@ def _fit(draft: Draft, cards: Sequence[Card], box: Box, own: Collection[str]) ->
 
 def _cell_x(card: Card, columns: int, cell_x: int, cell_y: int) -> int:
     """A card of fewer columns than the others is as wide as they are, unless its cells would become stripes."""
-    return max(1, min(cell_x * columns // card.source.shape[1], 8 * cell_y))
+    return max(1, min(cell_x * columns // card.source.shape[1], 9 * cell_y))
+
+
+def _title_form(draft: Draft, cards: Sequence[Card], room: int) -> tuple[float, int, float]:
+    """(font size, lines, worth) of the titles of cards that are ``room`` pixels wide."""
+    for size, lines, worth in _TITLES:
+        if all(_title_width(draft, card, size, lines) <= room for card in cards):
+            return size, lines, worth
+    return (*_TITLES[-1][:2], _CUT_WORTH)
+
+
+def _title_width(draft: Draft, card: Card, size: float, lines: int) -> int:
+    return (
+        draft.px(22 if card.role else 0)
+        + max(draft.text_width(line, size) for line in _title_lines(draft, card, size, lines))
+        + draft.px(8)
+    )
+
+
+def _title_lines(draft: Draft, card: Card, size: float, lines: int) -> list[str]:
+    words = card.title.split()
+    if lines == 1 or len(words) == 1:
+        return [card.title]
+    breaks = [[" ".join(words[:at]), " ".join(words[at:])] for at in range(1, len(words))]
+    return min(breaks, key=lambda pair: max(draft.text_width(line, size) for line in pair))
+
+
+def _head_room(draft: Draft, lines: int) -> int:
+    return draft.px(28 + 20 * (lines - 1))
 
 
 def _column_px(card: Card, origin: Box) -> int:
@@ -215,13 +253,17 @@ def _place_one(draft: Draft, card: Card, room: Box, shape: _Shape) -> Box:
     px = draft.px
     rows, columns = card.source.shape
     cell_x = _cell_x(card, shape.columns, shape.cell_x, shape.cell_y)
-    x, y = 2 * ((room.x + shape.label + 1) // 2), 2 * ((room.y + px(_HEAD_ROOM) + 1) // 2)
+    size, n_lines = shape.title
+    head_room = _head_room(draft, n_lines)
+    x, y = 2 * ((room.x + shape.label + 1) // 2), 2 * ((room.y + head_room + 1) // 2)
     origin = Box(x, y, cell_x * columns, shape.cell_y * rows)
     text_x = origin.x
     if card.role:
-        draft.swatches.append(Swatch(Box(origin.x, room.y + px(4), px(14), px(14)), draft.theme.roles[card.role]))
+        draft.swatches.append(Swatch(Box(origin.x, room.y + head_room - px(24), px(14), px(14)), draft.theme.roles[card.role]))
         text_x += px(22)
-    draft.text(draft.fitted(card.title, _TITLE, room.right - text_x - px(8)), text_x, room.y + px(18), _TITLE)
+    for above, line in enumerate(reversed(_title_lines(draft, card, size, n_lines))):
+        baseline = room.y + head_room - px(10 + 20 * above)
+        draft.text(draft.fitted(line, size, room.right - text_x - px(4)), text_x, baseline, size)
     every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 1 << 30) if n * shape.cell_y >= px(18) or n > rows)
     for row in range(0, rows, every):
         draft.text(str(row), origin.x - px(6), origin.y + (row + 0.5) * shape.cell_y, _SMALL, align="right", baseline="center")
@@ -233,7 +275,7 @@ def _place_one(draft: Draft, card: Card, room: Box, shape: _Shape) -> Box:
 def _name_columns(draft: Draft, card: Card, origin: Box) -> None:
     cell_x = _column_px(card, origin)
     turned = _turned(draft, card, cell_x)
-    every = max(1, -(-draft.px(_SMALL + 1) // cell_x)) if turned else 1
+    every = max(1, -(-draft.px(_SMALL) // cell_x)) if turned else 1
     for column, name in list(enumerate(_short(card)))[::every]:
         middle = origin.x + (column + 0.5) * cell_x
         if turned:
@@ -244,7 +286,9 @@ def _name_columns(draft: Draft, card: Card, origin: Box) -> None:
 
 def _scale_of(draft: Draft, name: str) -> str:
     info = draft.series.require(name, draft.layout.name)
-    if not (info.minimum < -1e-3 or info.maximum > 1.001):
+    # Of weights, what stays small on a scale up to 1 would be black throughout; heads are compared across scores, so they share it.
+    is_faint = name.startswith("scores.weight.") and 1e-6 < info.maximum < 0.5
+    if not (info.minimum < -1e-3 or info.maximum > 1.001 or is_faint):
         draft.add_scale("score", "score", {"title": "score", "cmap": draft.theme.score, "minimum": 0.0, "maximum": 1.0})
         return "score"
     low = min(0.0, info.minimum)

@@ -272,4 +272,4 @@ def _draw_timeline(ground: Any, plan: Plan, timeline: Timeline, played: bool) ->
         color = theme.accent if played else theme.dim
         if played:
             ground.fill_between(x, y, box.bottom, color=theme.accent, alpha=0.14, lw=0, zorder=1)
-        ground.plot(x, y, color=color, lw=(3.0 if played else 2.0) * plan.height / 1080 * _POINTS, alpha=1.0 if played else 0.6, zorder=2)
+        ground.plot(x, y, color=color, lw=(3.0 if played else 2.0) * plan.unit * _POINTS, alpha=1.0 if played else 0.6, zorder=2)
