@@ -125,7 +125,7 @@ def test_all_is_in_the_picture_and_apart_and_large_enough_to_be_read(series_of, 
     assert overlaps(texts, boxes + swatches) == []
     heads = [(heatmap.name, framed(plan, heatmap.box)) for heatmap in plan.heatmaps if heatmap.head]
     assert overlaps(heads) == [], "a frame covers its neighbour's"
-    assert [(text, size_px) for text, _, size_px in texts_of(plan) if size_px < 11 * plan.unit] == []
+    assert [(text, size_px) for text, _, size_px in texts_of(plan) if size_px < 10.5 * plan.unit] == []
     assert [text for text, _ in texts if text.endswith("…")] == [], "cut"
     assert [heatmap.name for heatmap in plan.heatmaps if min(heatmap.box.width, heatmap.box.height) < 12 * plan.unit] == []
 
@@ -192,6 +192,12 @@ def test_the_title_of_a_bar_says_less_before_it_becomes_small(series_of):
     }
     assert "weight change since the previous capture (RMS) · log scale" in labels[1]
     assert "weight change (RMS) · log scale" in labels[3]
+
+
+def test_every_token_of_the_probe_is_written_beside_a_large_head(series_of):
+    plan = make_plan(LAYOUTS["head"], series_of("4x4"))
+    upright = [label.text for label in plan.labels if label.align == "right" and not label.rotation]
+    assert upright.count("t3") == 9, "64 tokens of period 7"
 
 
 def test_captions_of_many_zooms_stand_apart(series_of):

@@ -12,7 +12,7 @@ from tracker_viz.rendering.layout import Head
 from tracker_viz.rendering.plan import Box, Heatmap
 from tracker_viz.rendering.scoreboard import place_cards, place_scores, score_cards
 
-_TOKEN_PX = 12.0
+_TOKEN_PX, _SMALL_TOKEN_PX = 12.0, 10.5
 _ABOVE = 60  # at 1080p: what stands above a map that is below another
 
 
@@ -106,8 +106,9 @@ def _visible(token: str) -> str:
 
 
 def _token_labels(draft: Draft, tokens: list[str], box: Box, pool: int, cell_px: int) -> None:
-    px, size = draft.px, _TOKEN_PX
-    every = max(1, -(-px(size + 1) * pool // cell_px))
+    px = draft.px
+    size = _TOKEN_PX if cell_px >= px(_TOKEN_PX) * pool else _SMALL_TOKEN_PX  # so that more of them find room
+    every = max(1, -(-round(0.95 * size * draft.unit) * pool // cell_px))
     for position in range(0, len(tokens), every):
         middle = (position // pool + 0.5) * cell_px if pool > 1 else (position + 0.5) * cell_px
         draft.text(tokens[position], box.x - px(7), box.y + middle, size, align="right", baseline="center")
