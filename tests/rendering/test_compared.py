@@ -232,6 +232,14 @@ def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(runs, n_runs, 
     assert covered.max() == 1
 
 
+@pytest.mark.parametrize("size", ["1080p", "square", "1080x1920"])
+def test_the_colour_bar_and_the_axes_are_there_in_every_size(runs, size):
+    plan = draw(runs, size=size).plan
+    (bar,) = plan.bars
+    assert within(Box(bar.box.x, bar.box.y, bar.box.width, bar.box.height + round(24 * plan.unit)), Box(0, 0, plan.width, plan.height))
+    assert "query ↓ key →" in {label.text for label in plan.labels}
+
+
 def test_few_runs_show_all_heads_and_many_their_first_ones(runs):
     draft = Draft(Layout("compare", (Attention(),)), runs[0].series, 1920, 1080, THEME)
     area = Box(36, 100, 1848, 700)

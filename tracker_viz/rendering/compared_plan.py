@@ -100,7 +100,8 @@ def make_compared_plan(
     top = draft.px(122 if note else 100)
     lanes = [role for role in role_names if any(role in run.onsets for run in runs)]
     high = draft.px(128 if len(runs) >= MANY_RUNS else 150) + lane_px(draft, len(runs)) * len(lanes)
-    strip = Box(draft.margin, height - high - draft.px(6), width - 2 * draft.margin, high)
+    bars_px = draft.px(70) if draft.is_narrow else 0  # a row of their own, where beside the timeline there is no room
+    strip = Box(draft.margin, height - high - bars_px - draft.px(6), width - 2 * draft.margin, high)
     area = Box(draft.margin, top, strip.width, strip.y - draft.px(20) - top)
     widest = [_widest(run, timing, index, metric) for index, run in enumerate(runs)]
     name_px = max(
@@ -110,7 +111,7 @@ def make_compared_plan(
     if not tiling.all_heads:
         some = f"the {tiling.n_maps} most specialised heads" if tiling.n_maps > 1 else "the most specialised head"
         subtitle += f" · {some} of each run"
-    clock = _header(draft, timing, title, subtitle, note)
+    clock = _header(draft, timing, heads[0], title, subtitle, note)
     tiles = tuple(
         _tile(draft, tiling, index, run, heads[index], tile_box(tiling, index, area), colors[index], widest[index])
         for index, run in enumerate(runs)
@@ -119,8 +120,10 @@ def make_compared_plan(
     bottom = max(heatmap.box.bottom for tile in tiles for heatmap in tile.heatmaps)
     grown = min(max(0, strip.y - draft.px(24) - bottom), draft.px(110))
     strip = Box(strip.x, strip.y - grown, strip.width, strip.height + grown)
-    bars_width = 0 if draft.is_narrow else draft.px(330)
-    if bars_width:
+    if draft.is_narrow:
+        draft.place_bars(Box(strip.x, strip.bottom + draft.px(6), strip.width, bars_px))
+    else:
+        bars_width = draft.px(330)
         draft.place_bars(Box(strip.right - bars_width, strip.y, bars_width, strip.height))
         strip = Box(strip.x, strip.y, strip.width - bars_width - draft.px(44), strip.height)
     timeline = place_timeline(draft, runs, timing, lanes, colors, strip)
@@ -170,13 +173,14 @@ def _check_alike(runs: Sequence[ComparedSeries], heads: Sequence[Heads]) -> None
         raise LayoutError(f"attention maps stand side by side only over probes of one length; these have tokens: {found}")
 
 
-def _header(draft: Draft, timing: Timing, title: str, subtitle: str, note: str) -> Numbers:
+def _header(draft: Draft, timing: Timing, heads: Heads, title: str, subtitle: str, note: str) -> Numbers:
     """Returns where the clock's number stands."""
     px = draft.px
     widest = max(len(clock_text(timing, point)) for point in range(len(timing.points)))
     clock = Numbers(draft.width - draft.margin, px(58), CLOCK_PX * draft.unit)
     left = clock.x - widest * text_width("0", clock.size_px, bold=True, mono=True) - px(14) - draft.text_width(timing.axis, 24)
     draft.text(timing.axis, left, clock.baseline, 24)
+    draft.text(heads.axes[0], clock.x, px(84), 16, align="right")
     room = left - draft.margin - px(44)
     draft.text(draft.fitted(title, 34, room, bold=True), draft.margin, px(44), 34, draft.theme.text, bold=True)
     draft.text(draft.fitted(subtitle, 19, room), draft.margin, px(74), 19)
