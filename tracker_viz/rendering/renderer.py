@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -86,33 +87,30 @@ class Renderer:
         """
         if not 0 <= index < len(self.series) or not 0.0 <= part < 1.0 or (part > 0 and index + 1 >= len(self.series)):
             raise RenderError(f"the run has the captures 0..{len(self.series) - 1}; got {index} + {part}")
-        return self._draw(Canvas(self._template.background), index, part)
+        return self._draw(Canvas(self._template.background), index, self.values(index, part), part)
 
     def draw(self, shot: Shot) -> Frame:
         """The picture of one entry of a storyboard."""
-        return self._shown(shot, Canvas(self._template.background))
+        return self.film([shot])(0)
 
     def film(self, shots: Sequence[Shot]) -> Callable[[int], Frame]:
         """Index -> the picture of that shot, as a video's writer asks for them: a thread's Frame holds until it asks for its next.
 
-        Each thread draws on one canvas, where a quarter of a picture's time would go into a new copy of the background.
+        Each thread draws on a canvas of its own, and remembers two captures, between which there may be several pictures.
         """
-        drawing = threading.local()
+        mine = threading.local()
 
         def frame_at(index: int) -> Frame:
-            if not hasattr(drawing, "canvas"):
-                drawing.canvas = Canvas(self._template.background)
-            return self._shown(shots[index], drawing.canvas)
+            shot = shots[index]
+            if shot.kind == "title":
+                return Frame(self.series.steps[shot.index], self._title().copy())
+            if not hasattr(mine, "canvas"):
+                mine.canvas, mine.drawn = Canvas(self._template.background), lru_cache(maxsize=2)(self._drawn)
+            return self._draw(mine.canvas, shot.index, self._blended(mine.drawn, shot.index, shot.part), shot.part)
 
         return frame_at
 
-    def _shown(self, shot: Shot, canvas: Canvas) -> Frame:
-        if shot.kind == "title":
-            return Frame(self.series.steps[shot.index], self._title())
-        return self._draw(canvas, shot.index, shot.part)
-
-    def _draw(self, canvas: Canvas, index: int, part: float) -> Frame:
-        values = self.values(index, part)
+    def _draw(self, canvas: Canvas, index: int, values: Mapping[str, NDArray[np.float16]], part: float) -> Frame:
         canvas.clear()
         if self.redraws_fully:
             canvas.pixels[...] = seaborn_pixels(self.plan, values)
@@ -146,10 +144,12 @@ class Renderer:
 
     def values(self, index: int, part: float = 0.0) -> dict[str, NDArray[np.float16]]:
         """Heatmap name -> float16 [rows, columns], what its box shows, in the units of its colour scale."""
-        here = self._drawn(index)
+        return self._blended(self._drawn, index, part)
+
+    def _blended(self, drawn: Callable[[int], dict[str, NDArray[np.float16]]], index: int, part: float) -> dict[str, NDArray[np.float16]]:
         if part == 0.0:
-            return here
-        there = self._drawn(index + 1)
+            return drawn(index)
+        here, there = dict(drawn(index)), drawn(index + 1)
         for heatmap in self.plan.heatmaps:
             if heatmap.source.blends:
                 now, then = here[heatmap.name].astype(np.float32), there[heatmap.name].astype(np.float32)
