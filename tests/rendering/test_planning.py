@@ -52,7 +52,7 @@ def series_of(synthetic, tmp_path_factory):
 def with_all_scores(capture, blocks, heads):
     rng = np.random.default_rng(capture.step)
     more = {f"scores.head.{name}": (rng.uniform(0, 1, (blocks, heads)), ("block", "head")) for name in HEAD_SCORES}
-    more |= {f"scores.weight.{name}": (rng.uniform(-0.1, 9, (blocks, 7)), ("block", "projection")) for name in WEIGHT_SCORES}
+    more |= {f"scores.weight.{name}": (rng.uniform(-0.25, 9, (blocks, 7)), ("block", "projection")) for name in WEIGHT_SCORES}
     arrays = {name: values.astype(np.float32) for name, (values, _) in more.items() if name not in capture.arrays}
     return replace(capture, arrays={**capture.arrays, **arrays}, axes={**capture.axes, **{name: axes for name, (_, axes) in more.items()}})
 
@@ -127,6 +127,8 @@ def test_all_is_in_the_picture_and_apart_and_large_enough_to_be_read(series_of, 
     assert overlaps(heads) == [], "a frame covers its neighbour's"
     assert [(text, size_px) for text, _, size_px in texts_of(plan) if size_px < 10.5 * plan.unit] == []
     assert [text for text, _ in texts if text.endswith("…")] == [], "cut"
+    ticks = {bar.scale: [at for at, _ in bar_ticks(plan.scales[bar.scale], bar.box.width / (0.9 * bar.font_px))] for bar in plan.bars}
+    assert [scale for scale, (*_, end) in ticks.items() if end < 1.0] == [], "a bar that does not say how far it goes"
     assert [heatmap.name for heatmap in plan.heatmaps if min(heatmap.box.width, heatmap.box.height) < 12 * plan.unit] == []
 
 

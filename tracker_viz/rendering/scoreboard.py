@@ -15,6 +15,7 @@ from tracker_viz.rendering.content import Matrices
 from tracker_viz.rendering.draft import Draft, Measured
 from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Swatch
+from tracker_viz.rendering.scales import bar_ticks
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
 
 _SMALL = 16.0
@@ -126,9 +127,19 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, own_bars: bool
             if card.scale in own:
                 draft.barred.add(card.scale)
                 below = origin.bottom + _names_height(draft, card, _column_px(card, origin)) + draft.px(8)
-                draft.bars.append(Bar(Box(origin.x, below, origin.width, draft.px(9)), card.scale, _SMALL * draft.unit, titled=False))
+                room = shape.wide - shape.label - draft.px(16)
+                bar = Box(origin.x, below, max(origin.width, min(room, draft.px(110))), draft.px(9))
+                draft.bars.append(Bar(bar, card.scale, _bar_font(draft, card, bar.width) * draft.unit, titled=False))
             bottom = max(bottom, origin.bottom + foot)
     return bottom
+
+
+def _bar_font(draft: Draft, card: Card, bar_px: int) -> float:
+    """The largest font in which a bar so wide says both its ends."""
+    scale, sizes = draft.scales[card.scale], (_SMALL, 14.0, 12.2)
+    if isinstance(scale, Measured):
+        return _SMALL
+    return next((size for size in sizes if bar_ticks(scale, bar_px / (0.9 * size * draft.unit))[-1][0] == 1.0), sizes[-1])
 
 
 def row_height(draft: Draft, cards: Sequence[Card], map_px: int = 0) -> int:
