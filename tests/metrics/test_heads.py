@@ -137,15 +137,23 @@ def test_entropy_is_zero_for_one_key_and_half_between():
     assert heads.entropy(square_root_many)[0] == pytest.approx(0.5, abs=0.02)
 
 
-def test_spread_scores_are_what_their_definitions_say():
+@pytest.mark.parametrize("length", [8, 34])
+def test_spread_scores_are_what_their_definitions_say(length):
     rng = np.random.default_rng(2)
-    attention = random_heads(rng, (6,), length=34)
-    check_spread_scores(attention, atol=1e-4)
+    check_spread_scores(random_heads(rng, (6,), length), atol=1e-4)
 
 
 def test_divergences_of_a_long_probe_lie_near_the_mean_over_all_queries():
     rng = np.random.default_rng(3)
     check_spread_scores(random_heads(rng, (6,), length=128), atol=0.05)
+
+
+def test_spread_scores_are_those_of_rows_that_sum_to_one():
+    rng = np.random.default_rng(4)
+    attention = random_heads(rng, (6,), length=34)
+    leaking = attention * rng.uniform(0.1, 1, attention.shape[:-1]).astype(np.float32)[..., None]
+    for measure in (heads.entropy, heads.specialisation, heads.divergence, heads.distance, heads.positional_share):
+        np.testing.assert_allclose(measure(leaking), measure(attention), atol=1e-4, err_msg=measure.__name__)
 
 
 def check_spread_scores(attention, *, atol):

@@ -130,6 +130,7 @@ def test_heads_that_do_not_exist_have_no_role():
     assert np.isnan(margins[-1, 0, 1])
 
 
-def test_a_role_whose_thresholds_are_crossed_is_refused():
-    with pytest.raises(ConfigError, match=r"leave 0\.5, enter 0\.4"):
-        Role("induction", enter=0.4, leave=0.5)
+@pytest.mark.parametrize(("enter", "leave"), [(0.4, 0.5), (1.1, 0.5), (0.4, 0.0)])
+def test_a_role_whose_thresholds_are_crossed_or_never_met_is_refused(enter, leave):
+    with pytest.raises(ConfigError, match=f"leave {leave}, enter {enter}"):
+        Role("induction", enter=enter, leave=leave)

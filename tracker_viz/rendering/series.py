@@ -27,8 +27,6 @@ class RunArray:
 
     Attributes:
         minimum, maximum: over all finite entries of all captures; NaN when there are none.
-        low, high: 1st and 99th percentile, the smallest and the largest that any capture has.
-        n_nonfinite: NaN and infinite entries in all captures together.
         missing_at, reshaped_at: first step that lacks it, or that has it in another shape; None where none does.
     """
 
@@ -36,9 +34,6 @@ class RunArray:
     axes: tuple[str, ...]
     minimum: float
     maximum: float
-    low: float
-    high: float
-    n_nonfinite: int
     missing_at: int | None = None
     reshaped_at: tuple[int, tuple[int, ...]] | None = None
 
@@ -134,13 +129,10 @@ class Series:
             if self.arrays[name].missing_at is None:
                 self.arrays[name] = replace(self.arrays[name], missing_at=header.step)
         for name, info in header.arrays.items():
-            low, high = (info.quantiles[1], info.quantiles[-2]) if info.quantiles else (math.nan, math.nan)
             seen = self.arrays.get(name)
             if seen is None:
                 missing_at = None if is_first else self.steps[0]
-                self.arrays[name] = RunArray(
-                    info.shape, info.axes, info.minimum, info.maximum, low, high, info.n_nonfinite, missing_at=missing_at
-                )
+                self.arrays[name] = RunArray(info.shape, info.axes, info.minimum, info.maximum, missing_at=missing_at)
                 continue
             reshaped_at = seen.reshaped_at
             if reshaped_at is None and info.shape != seen.shape:
@@ -149,9 +141,6 @@ class Series:
                 seen,
                 minimum=float(np.fmin(seen.minimum, info.minimum)),
                 maximum=float(np.fmax(seen.maximum, info.maximum)),
-                low=float(np.fmin(seen.low, low)),
-                high=float(np.fmax(seen.high, high)),
-                n_nonfinite=seen.n_nonfinite + info.n_nonfinite,
                 reshaped_at=reshaped_at,
             )
 
