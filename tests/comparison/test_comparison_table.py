@@ -7,6 +7,7 @@ import io
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata, spearmanr
 
 from tracker_viz.comparison import ComparedRun, correlations, run_table, table_csv, write_table
 from tracker_viz.errors import ConfigError
@@ -104,6 +105,28 @@ def test_a_setting_in_words_is_correlated_by_groups():
     assert found["optimizer", "onset/induction"].kind == "eta"
     assert found["optimizer", "onset/induction"].coefficient == pytest.approx(1)
     assert found["optimizer", "loss"].coefficient < 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_coefficients_are_scipys_and_those_of_the_definition(seed):
+    """Ties among the settings and the outcomes; some runs without an outcome."""
+    rng = np.random.default_rng(seed)
+    runs = [make_run(number, 4, onset=300, optimizer="adam") for number in range(20)]
+    settings = [{"seed": int(rng.integers(5)), "optimizer": str(rng.choice(["adam", "sgd", "lion"]))} for _ in runs]
+    runs = [ComparedRun(run.name, run.series, setting) for run, setting in zip(runs, settings, strict=True)]
+    onsets = [int(step) if step < 8 else None for step in rng.integers(0, 10, 20)]
+    rows = [{**setting, "onset/induction": onset} for setting, onset in zip(settings, onsets, strict=True)]
+    found = {each.setting: each for each in correlations(runs, rows)}
+    known = [index for index, onset in enumerate(onsets) if onset is not None]
+    assert {each.n_runs for each in found.values()} == {len(known)}
+    seeds, outcomes = [settings[index]["seed"] for index in known], [onsets[index] for index in known]
+    ours, scipys = found["seed"], spearmanr(seeds, outcomes)
+    assert (ours.kind, ours.coefficient) == ("spearman", pytest.approx(scipys.statistic))
+    assert ours.p_value == pytest.approx(scipys.pvalue, abs=0.03)
+    ranks = rankdata(outcomes)
+    groups = [ranks[[settings[index]["optimizer"] == name for index in known]] for name in ("adam", "sgd", "lion")]
+    between = sum(len(group) * (group.mean() - ranks.mean()) ** 2 for group in groups if len(group))
+    assert found["optimizer"].coefficient == pytest.approx(np.sqrt(between / ((ranks - ranks.mean()) ** 2).sum()))
 
 
 def test_few_runs_and_runs_without_an_onset_are_not_correlated():

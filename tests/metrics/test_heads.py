@@ -282,6 +282,7 @@ def test_a_probe_without_repetition_has_no_induction_score():
     assert "duplicate_token" not in scores
     assert "sink_repeated" not in scores
     assert np.isnan(HEAD_SCORES["induction"].uniform([TEXT]))
+    assert head_scores.uniform_scores((TEXT,)).keys() == scores.keys()
 
 
 @pytest.mark.parametrize(("name", "perfect"), [("previous_token", PREVIOUS), ("current_token", CURRENT)])
@@ -318,8 +319,8 @@ def test_patterns_that_do_not_fit_the_probe_are_refused_with_both_shapes():
     pattern = random_heads(np.random.default_rng(9), (1, 2))
     with pytest.raises(ProbeError, match=r"\[probe 2, head, query 64, key 64\].*got \[1, 2, 64, 64\]"):
         head_scores.head_scores({0: pattern}, [REPEATED, TEXT], n_blocks=1)
-    with pytest.raises(CaptureError, match=r"blocks\.3\.attn\.pattern is there, but the capture's model has 2 blocks"):
-        head_scores.head_scores({3: pattern}, [TEXT], n_blocks=2)
+    with pytest.raises(CaptureError, match=r"blocks\.2\.attn\.pattern is there, but the capture's model has 2 blocks"):
+        head_scores.head_scores({2: pattern}, [TEXT], n_blocks=2)
 
 
 def test_probe_rows_are_read_from_a_capture_and_checked():

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 from tracker_viz.metrics import weights
 from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE, Weight, projection_order, singular_values, weight_scores
@@ -100,6 +101,18 @@ def test_power_law_exponent_is_recovered():
         assert weights.power_law_exponent(np.sqrt(np.sort(eigenvalues)[::-1])) == pytest.approx(alpha, rel=0.1)
 
 
+@pytest.mark.parametrize("n", [250, 251, 700])
+def test_power_law_is_that_of_the_tail_with_the_least_kolmogorov_smirnov_distance(n):
+    """Tail by tail, and scipy measures the distance."""
+    eigenvalues = np.sort(np.random.default_rng(n).lognormal(0, 1.5, n))
+    fits = []
+    for start in np.unique(np.linspace(0, n - n // 5, weights.MAX_TAIL_CANDIDATES).astype(int)):
+        tail = eigenvalues[start:]
+        alpha = 1 + len(tail) / np.log(tail / tail[0]).sum()
+        fits.append((kstest(tail, lambda x, least=tail[0], alpha=alpha: 1 - (x / least) ** (1 - alpha)).statistic, alpha))
+    assert weights.power_law_exponent(np.sqrt(eigenvalues[::-1])) == pytest.approx(min(fits)[1], rel=1e-6)
+
+
 def test_power_law_tail_is_found_above_a_bulk():
     rng = np.random.default_rng(2)
     tail = 5 * (1 - rng.random(700)) ** (-1 / 1.5)  # alpha = 2.5 above 5
@@ -172,12 +185,21 @@ def test_neurons_that_stay_far_below_zero_are_dead_whatever_the_activation(activ
     assert weights.dead_share(*neurons(activation(before))) == pytest.approx(0.1)
 
 
+def test_a_neuron_is_dead_below_a_hundredth_of_the_layers_root_mean_square_however_many_tokens_there_are():
+    layer = np.random.default_rng(6).normal(0, 3.0, size=(400, 200))
+    layer[:, :40] = 0
+    root_mean_square = np.sqrt(np.mean(layer**2))
+    layer[:, :20], layer[:, 20:40] = 0.009 * root_mean_square, 0.011 * root_mean_square
+    assert weights.dead_share(*neurons(layer)) == pytest.approx(0.1)
+
+
 def test_a_layer_at_zero_is_dead_and_one_that_is_not_finite_has_no_score():
     assert weights.dead_share(*neurons(np.zeros((3, 8)))) == 1
     assert np.isnan(weights.active_share(*neurons(np.zeros((3, 8)))))
     for measure in (weights.dead_share, weights.active_share):
         assert np.isnan(measure(*neurons(np.full((3, 8), np.nan))))
         assert np.isnan(measure(*neurons(np.array([[np.inf, 1], [1, 1]]))))
+    assert np.isnan(weights.dead_share(np.array([np.nan, 1], np.float32), np.ones((2, 3), np.float32)))
 
 
 def test_gini_and_kurtosis_have_their_known_values():
@@ -204,6 +226,7 @@ def test_gini_of_a_large_matrix_meets_all_its_columns():
 def test_distance_is_relative_to_the_reference():
     assert weights.relative_distance(NOISE, NOISE) == 0
     assert weights.relative_distance(3 * NOISE, NOISE.astype(np.float16)) == pytest.approx(2, rel=1e-3)
+    assert weights.relative_distance(3e-6 * NOISE, 1e-6 * NOISE) == pytest.approx(2, rel=1e-3)
     assert np.isnan(weights.relative_distance(NOISE, np.zeros_like(NOISE)))
 
 

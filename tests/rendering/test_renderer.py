@@ -327,13 +327,6 @@ def test_a_model_that_grew_is_an_error_that_names_the_step(synthetic, tmp_path):
         Renderer(Series([*small, *large[1:]]), "heads")
 
 
-def test_no_captures_and_two_of_one_step_are_errors(small_run):
-    with pytest.raises(RenderError, match="no capture"):
-        Series([])
-    with pytest.raises(RenderError, match="same step"):
-        Series([*small_run, small_run[2]])
-
-
 def test_a_light_title_card_names_the_run(series):
     renderer = Renderer(series, "heads", size="square", theme="light")
     card = renderer.draw(storyboard(series.steps, title_s=2.0)[0])

@@ -40,6 +40,8 @@ def test_captures_are_ordered_by_step_whatever_order_they_came_in(series_of):
     assert series.tokens_seen == [10, 20, 40]
     np.testing.assert_array_equal(series.metric("loss"), [0.5, NAN, 2.0])
     assert (series.first.step, series.last.step) == (5, 20)
+    assert series.capture(1, ["a"]).metrics == {}
+    assert series.capture(2, ["a"]).metrics == {"loss": 2.0}
     assert series.missing_steps == (7, 30), "a step that is there is not missing"
 
 
@@ -63,10 +65,18 @@ def test_it_is_known_since_when_an_array_is_missing_or_has_another_shape(series_
         "grows": (None, (3, (2,))),
         "late": (0, None),
     }
+    assert sorted(series.names("*l*")) == ["always", "late"]
     assert series.require("always", "mine") is series.arrays["always"]
     for name, says in (("ends", "step 6 lacks it"), ("late", "step 0 lacks it"), ("grows", r"steps=\[null,2\]"), ("alway", "did you mean")):
         with pytest.raises(LayoutError, match=says):
             series.require(name, "mine")
+
+
+def test_no_captures_and_two_of_one_step_are_errors(small_run):
+    with pytest.raises(RenderError, match="no capture"):
+        Series([])
+    with pytest.raises(RenderError, match="same step"):
+        Series([*small_run, small_run[2]])
 
 
 def test_a_capture_that_is_of_another_step_than_its_name_says_is_refused(synthetic, tmp_path):
