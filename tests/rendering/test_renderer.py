@@ -15,6 +15,8 @@ import pytest
 
 from tracker_viz.errors import ConfigError, LayoutError, RenderError
 from tracker_viz.rendering import LAYOUTS, THEMES, Attention, Head, Layout, Renderer, Series, Weights, storyboard
+from tracker_viz.rendering.series import si_number
+from tracker_viz.rendering.template import text_coverage
 from tracker_viz.rendering.theme import rgb
 
 
@@ -77,8 +79,42 @@ def test_a_frame_is_rgb_and_knows_its_step(series, renderer):
 
 
 def test_an_index_that_is_not_there_is_an_error(renderer):
-    with pytest.raises(RenderError, match=r"captures 0\.\.5; got 6"):
-        renderer.frame(6)
+    for index, part, says in (
+        (6, 0.0, r"6 \+ 0.0"),
+        (-1, 0.0, "-1"),
+        (5, 0.5, r"5 \+ 0.5"),
+        (2, 1.0, r"2 \+ 1.0"),
+        (2, -0.1, r"2 \+ -0.1"),
+    ):
+        with pytest.raises(RenderError, match=rf"captures 0\.\.5; got {says}"):
+            renderer.between(index, part)
+
+
+@pytest.mark.parametrize("size", ["720p", "square"])
+def test_the_numbers_of_the_header_are_those_of_the_capture(series, size):
+    """Read as a person would: of all numbers that could stand there, which one, drawn in one piece, looks most like what does?"""
+    renderer = Renderer(series, "overview", size=size)
+    texts = {
+        "step": [f"{step:,}" for step in series.steps],
+        "loss": [f"{metrics['loss']:.3f}" for metrics in series.metrics],
+        "tokens": [si_number(tokens) for tokens in series.tokens_seen],
+    }
+    ground, ink = (np.array(rgb(color), float) for color in (THEMES["dark"].ground, THEMES["dark"].text))
+    assert [readout.quantity for readout in renderer.plan.readouts] == ["step", "loss", "tokens"]
+    for readout in renderer.plan.readouts:
+        drawn = {text: text_coverage(text, readout.size_px, bold=True, mono=True) for text in texts[readout.quantity]}
+        assert len(drawn) == len(series)
+        width = max(coverage.shape[1] for coverage, _ in drawn.values())
+        for index, text in enumerate(texts[readout.quantity]):
+            pixels = renderer.frame(index).pixels
+            unlike = {}
+            for other, (coverage, baseline) in drawn.items():
+                rows = slice(readout.baseline - baseline + 8, readout.baseline - baseline + len(coverage) - 4)
+                shown = ((pixels[rows, readout.x : readout.x + width] - ground) / (ink - ground)).mean(2)
+                expected = np.pad(coverage[8:-4], ((0, 0), (0, width - coverage.shape[1])))
+                unlike[other] = np.abs(shown - expected).sum() / coverage.sum()
+            assert min(unlike, key=unlike.get) == text, (readout.quantity, index)
+            assert unlike[text] < 0.3, (readout.quantity, index)
 
 
 def test_interpolated_maps_lie_between_and_scores_do_not_move(renderer):
@@ -132,8 +168,13 @@ def test_a_head_is_framed_in_the_colour_of_its_role(renderer):
     for heatmap in renderer.plan.heatmaps:
         if heatmap.head in held:
             color = rgb(THEMES["dark"].roles[held[heatmap.head]])
-            assert tuple(shown[heatmap.box.y + 4, heatmap.box.right + 2]) == color
-            assert tuple(before[heatmap.box.y + 4, heatmap.box.right + 2]) != color
+            reach = renderer.plan.roles.line_px + 1
+            around = slice(heatmap.box.y - reach, heatmap.box.bottom + reach), slice(heatmap.box.x - reach, heatmap.box.right + reach)
+            frame = np.ones(shown[around].shape[:2], bool)
+            frame[reach - 1 : 1 - reach, reach - 1 : 1 - reach] = False
+            assert (shown[around] == color).all(2)[frame].all(), "on all four sides"
+            assert not (shown[around] == color).all(2)[~frame].any(), "and a pixel away from the map"
+            assert not (before[around] == color).all(2).any()
 
 
 def test_the_playhead_stands_at_the_captures_step(series, renderer):
