@@ -191,6 +191,12 @@ def test_a_pattern_of_scores_leaves_out_what_not_every_capture_has(series_of):
         content.resolve_scores(draft, Scores(("head.no",)))
 
 
+def test_a_block_without_a_number_is_refused(series_of):
+    arrays = {"blocks.first.attn.pattern": causal(np.random.default_rng(6), 2)}
+    with pytest.raises(LayoutError, match=r"blocks\.<i>\.<what>'; got 'blocks\.first"):
+        content.resolve_attention(draft_of(series_of(arrays), Attention()), Attention())
+
+
 def test_matrices_have_names_that_are_read():
     assert [content.matrix_title(kind) for kind in ("mlp.w_gate", "attn.w_q", "mlp.experts.1.w_up", "w_in")] == [
         "FFN gate",
