@@ -233,3 +233,9 @@ def test_kill_in_mid_write_never_lists_half_a_capture(tmp_path):
     assert whole
     for path in whole:
         capture_file.read(path)
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    for read in (capture_file.read, capture_file.read_header, lambda path: capture_file.read_arrays(path, ["x"])):
+        with pytest.raises(CaptureFileError, match=r"step-00000001\.safetensors cannot be read: .*No such file.*pull it again"):
+            read(tmp_path / "step-00000001.safetensors")

@@ -175,12 +175,14 @@ def file_ref(path: Path, step: int) -> CaptureRef:
 
 @contextmanager
 def _opened(path: Path) -> Any:
-    nbytes = Path(path).stat().st_size
-    if nbytes > MAX_FILE_BYTES:
-        raise CaptureFileError(f"{path} has {nbytes:,} bytes; a capture file has at most {MAX_FILE_BYTES:,}")
     try:
+        nbytes = Path(path).stat().st_size
+        if nbytes > MAX_FILE_BYTES:
+            raise CaptureFileError(f"{path} has {nbytes:,} bytes; a capture file has at most {MAX_FILE_BYTES:,}")
         with safetensors.safe_open(str(path), framework="numpy") as file:
             yield file
+    except OSError as error:
+        raise CaptureFileError(f"{path} cannot be read: {error}; pull it again, or leave it out") from error
     except safetensors.SafetensorError as error:
         raise CaptureFileError(f"{path} is not a whole safetensors file ({error}); pull it again, or leave it out") from error
 
