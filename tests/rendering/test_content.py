@@ -8,6 +8,7 @@ import pytest
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering import Attention, Layout, Scores, Series, Weights, content, make_plan
 from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.sources import Moment
 from tracker_viz.rendering.theme import THEMES
 from tracker_viz.types import Capture
 
@@ -41,13 +42,13 @@ def attention_of(rng, blocks=(0,), heads=2, probes=None):
 
 def test_blocks_come_in_the_order_of_their_numbers_and_heads_by_the_numbers_of_their_labels(series_of):
     rng = np.random.default_rng(0)
-    arrays = attention_of(rng, (10, 2, 0), heads=3)
+    arrays = attention_of(rng, (2, 0), heads=3) | attention_of(rng, (10,), heads=2)
     series = series_of(arrays, labels={"blocks.2.head": ("h7", "h1", "h30"), "blocks.0.head": ("one", "two", "three")})
     panel = Attention()
     (heads,) = content.resolve_attention(draft_of(series, panel), panel)
-    assert heads.indices == [(0, (0, 1, 2)), (2, (7, 1, 30)), (10, (0, 1, 2))]
+    assert heads.indices == [(0, (0, 1, 2)), (2, (7, 1, 30)), (10, (0, 1))]
     assert [[(source.name, source.probe, source.head) for source in block] for block in heads.blocks] == [
-        [(f"blocks.{block}.attn.pattern", None, head) for head in range(3)] for block in (0, 2, 10)
+        [(f"blocks.{block}.attn.pattern", None, head) for head in range(n)] for block, n in ((0, 3), (2, 3), (10, 2))
     ]
     assert (heads.columns, heads.length, heads.title) == (3, LENGTH, "Attention")
 
@@ -148,6 +149,25 @@ def test_the_title_of_weights_says_what_is_shown(series_of, show, reduce, title)
     arrays = {"blocks.0.mlp.w_up": np.ones((4, 6), np.float32)}
     panel = Weights(show=show, reduce=reduce)
     assert content.resolve_weights(draft_of(series_of(arrays, arrays), panel), panel).title == title
+
+
+def test_rows_and_columns_stand_as_the_panel_says(series_of):
+    rng = np.random.default_rng(8)
+    name = "blocks.0.mlp.w_up"
+    first, last = (rng.normal(size=(5, 7)).astype(np.float32) for _ in range(2))
+    change = np.square(last - first)
+    left, _, right = np.linalg.svd(last - first)
+    draft = draft_of(series_of({name: first}, {name: last}), Weights())
+    ordered = {}
+    for order in ("stored", "norm", "direction"):
+        source = content.weight_source(draft, Weights(order=order, show="value"), name, (5, 7), (first, last))
+        ordered[order] = source.values(Moment({name: last}, {}, {}))
+    assert np.array_equal(ordered["stored"], np.abs(last)), "the root mean square of one entry is its size"
+    by_norm = np.abs(last)[np.argsort(-change.sum(1))][:, np.argsort(-change.sum(0))]
+    assert np.array_equal(ordered["norm"], by_norm)
+    by_direction = np.abs(last)[np.argsort(left[:, 0])][:, np.argsort(right[0])]
+    flips = (by_direction, by_direction[::-1, ::-1])  # a direction has no sign
+    assert any(np.array_equal(ordered["direction"], flip) for flip in flips)
 
 
 def test_a_weight_scale_reaches_to_the_largest_change_and_is_signed_where_entries_are(series_of):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
 
 from tracker_viz.rendering import LAYOUTS, Renderer, Series, make_plan
-from tracker_viz.rendering.sources import Moment
+from tracker_viz.rendering.measuring import Reach, measure
+from tracker_viz.rendering.plan import Box, Heatmap
+from tracker_viz.rendering.sources import Moment, WeightMap
+from tracker_viz.types import Capture
 
 N_CAPTURES, PEAK = 70, 35
 
@@ -94,3 +98,30 @@ def test_a_run_in_which_nothing_changes_can_be_drawn(synthetic, tmp_path):
     scales = make_plan(LAYOUTS["changes"], Series(captures)).scales
     assert {scale.maximum for scale in scales.values()} == {1.0}
     assert not any(scale.clipped[1] for scale in scales.values())
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_ends_are_exact_for_any_number_of_cells_and_any_quantile(synthetic, tmp_path, n_threads, monkeypatch):
+    """Values with ties, some of them not finite, and the quantile between, at and beside two of them."""
+    monkeypatch.setattr("tracker_viz.rendering.measuring.usable_cores", lambda: n_threads)
+    rng = np.random.default_rng(7)
+    sizes = (1, 2, 3, 5, 10, 11, 20, 21, 22, 41, 101)
+    runs = [{f"blocks.{n}.mlp.w_up": rng.integers(-9, 9, (1, n)).astype(np.float16) for n in sizes} for _ in range(6)]
+    runs[4]["blocks.41.mlp.w_up"][0, ::5] = np.nan
+    runs[5]["blocks.41.mlp.w_up"][0, 3] = -np.inf
+    captures = [Capture(step=step, arrays=arrays, axes={}) for step, arrays in enumerate(runs)]
+    series = Series([synthetic.write_capture(tmp_path, capture) for capture in captures])
+    shows = {"value": lambda at: None, "change": lambda at: 0, "step": lambda at: max(0, at - 1)}
+    wanted, expected = {}, {}
+    for n, quantile, (show, then) in itertools.product(sizes, (0.5, 0.8, 0.9, 0.95, 0.995), shows.items()):
+        key, name = f"{n} {quantile} {show}", f"blocks.{n}.mlp.w_up"
+        source = WeightMap(name, (1, n), (1, n), np.arange(n), show, "rms")
+        wanted[key] = quantile, [Heatmap(key, source, Box(0, 0, n, 1), "weights")]
+        cells = []
+        for at, arrays in enumerate(runs):
+            before = 0.0 if then(at) is None else runs[then(at)][name].astype(np.float32)
+            with np.errstate(invalid="ignore"):
+                change = np.abs(arrays[name].astype(np.float32) - before)
+            cells.append(change[np.isfinite(change)])
+        expected[key] = Reach(max(float(np.quantile(each, quantile)) for each in cells), max(float(each.max()) for each in cells))
+    assert measure(series, wanted) == expected
