@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import zlib
@@ -13,8 +14,10 @@ from PIL import Image
 
 from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.rendering import (
+    Layout,
     Renderer,
     Series,
+    Weights,
     poster_moments,
     storyboard,
     write_animation,
@@ -22,8 +25,10 @@ from tracker_viz.rendering import (
     write_key_frames,
     write_poster,
 )
-from tracker_viz.rendering.explorer import encode
+from tracker_viz.rendering.explorer import encode, explorer_page
 from tracker_viz.rendering.scales import ColorScale
+from tracker_viz.rendering.series import si_number
+from tracker_viz.rendering.sources import HeadMap
 from tracker_viz.rendering.theme import rgb
 
 
@@ -124,6 +129,63 @@ def test_the_page_holds_what_the_frames_show(renderer, tmp_path):
         expected = [encode(values[heatmap.name], renderer.plan.scales[heatmap.scale]).reshape(-1) for heatmap in renderer.plan.heatmaps]
         assert np.array_equal(cells[index], np.concatenate(expected))
     assert "&lt;a>" in text
+
+
+def test_the_page_describes_its_maps_and_says_what_each_frame_says(renderer, tmp_path):
+    plan, series, indices = renderer.plan, renderer.series, [1, 5]
+    path = tmp_path / "page.html"
+    path.write_bytes(explorer_page(renderer, indices))
+    description, cells, text = page_parts(path)
+    assert (description["title"], description["width"], description["height"]) == (series.title, 1280, 720)
+    assert (description["steps"], description["left"]) == ([series.steps[1], series.steps[5]], 4)
+    assert "<title>&lt;a> &amp; 100&#37; small run" in text
+    assert cells.shape[1] == sum(rows * columns for rows, columns in (heatmap.source.shape for heatmap in plan.heatmaps))
+    for shown, heatmap in zip(description["maps"], plan.heatmaps, strict=True):
+        box, source = heatmap.box, heatmap.source
+        assert (shown["name"], shown["scale"], shown["box"]) == (heatmap.name, heatmap.scale, [box.x, box.y, box.width, box.height])
+        assert (shown["rows"], shown["columns"]) == source.shape
+        assert shown["head"] == (".".join(map(str, heatmap.head)) if heatmap.head else None)
+        assert (shown["probe"], shown["pool"]) == ((source.probe, source.pool) if isinstance(source, HeadMap) else (None, 1))
+        hidden = shown["hidden"] and np.frombuffer(base64.b64decode(shown["hidden"]), np.uint8)
+        if heatmap.mask is None:
+            assert hidden is None
+        else:
+            bits = [hidden[at // 8] >> at % 8 & 1 for at in range(heatmap.mask.size)]
+            assert np.array_equal(bits, heatmap.mask.reshape(-1))
+    assert description["held"] == [{f"{block}.{head}": role for (block, head), role in plan.roles.held[index].items()} for index in indices]
+    assert description["roles"] == {role: plan.theme.roles[role] for role in plan.roles.names}
+    assert [readout["texts"] for readout in description["readouts"]] == [
+        [f"{series.steps[index]:,}" for index in indices],
+        [f"{series.metrics[index]['loss']:.3f}" for index in indices],
+        [si_number(series.tokens_seen[index]) for index in indices],
+    ]
+    assert [(shown["x"], shown["baseline"]) for shown in description["readouts"]] == [(each.x, each.baseline) for each in plan.readouts]
+    assert description["timeline"]["x"] == [round(plan.timeline.x(series.steps[index]), 1) for index in indices]
+    assert description["tokens"] == [row["tokens"] for row in series.last.probe["rows"]]
+
+
+def test_every_step_of_a_pages_scale_is_the_scales_value_and_colour(renderer, tmp_path):
+    description, _, _ = page_parts(write_explorer(renderer, tmp_path / "page"))
+    assert description["scales"].keys() == renderer.plan.scales.keys()
+    for key, scale in renderer.plan.scales.items():
+        shown = description["scales"][key]
+        colors = np.array(shown["colors"]).reshape(-1, 3)
+        assert (shown["title"], len(shown["values"]), len(colors)) == (scale.label, 255, 255)
+        values = np.array([float(text.replace("−", "-")) for text in shown["values"]])
+        assert scale.positions(values) == pytest.approx(np.arange(255) / 254, abs=0.02), "to the three digits that are shown"
+        drawn = scale.table()[scale.drawn(values).view(np.uint16)]
+        assert np.abs(drawn.astype(int) - colors).max() <= 16, key
+
+
+def test_a_page_without_a_timeline_roles_or_tokens_is_whole(synthetic, tmp_path):
+    captures = list(synthetic.captures(2, blocks=1, heads=2, length=12, width=12, hidden=16, period=4))
+    bare = [dataclasses.replace(capture, probe={}, metrics={}, tokens_seen=None) for capture in captures]
+    series = Series([synthetic.write_capture(tmp_path, capture) for capture in bare])
+    renderer = Renderer(series, Layout("bare", (Weights(),), timeline=False), size="720p")
+    description, _, _ = page_parts(write_explorer(renderer, tmp_path / "page"))
+    assert (description["timeline"], description["tokens"]) == (None, [])
+    assert {shown["hidden"] for shown in description["maps"]} == {None}
+    assert [readout["texts"] for readout in description["readouts"]] == [["0", "1,000"]]
 
 
 def test_values_come_back_from_their_bytes_within_half_a_step():
