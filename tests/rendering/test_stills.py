@@ -19,6 +19,7 @@ from tracker_viz.rendering import (
     Series,
     Weights,
     poster_moments,
+    stills,
     storyboard,
     write_animation,
     write_explorer,
@@ -26,9 +27,11 @@ from tracker_viz.rendering import (
     write_poster,
 )
 from tracker_viz.rendering.explorer import encode, explorer_page
+from tracker_viz.rendering.plan import Onset
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.sources import HeadMap
+from tracker_viz.rendering.storyboard import Shot
 from tracker_viz.rendering.theme import rgb
 
 
@@ -43,7 +46,24 @@ def test_a_poster_shows_the_first_a_middle_and_the_last_capture(renderer, tmp_pa
     assert 0 < middle < 5
     picture = np.asarray(Image.open(write_poster(renderer, tmp_path / "poster")))
     assert picture.shape == (3 * 720, 1280, 3)
-    assert np.array_equal(picture[720:1440], renderer.frame(middle).pixels)
+    for place, index in enumerate((first, middle, last)):
+        assert np.array_equal(picture[place * 720 : (place + 1) * 720], renderer.frame(index).pixels)
+
+
+@pytest.mark.parametrize(
+    ("onsets_at", "expected"), [((), (0, 2, 5)), ((1, 3, 5), (0, 3, 5)), ((5,), (0, 2, 5)), ((0, 4), (0, 4, 5)), (None, (0, 2, 5))]
+)
+def test_the_middle_of_a_poster_is_when_the_last_head_has_taken_its_role(renderer, onsets_at, expected, monkeypatch):
+    timeline = None
+    if onsets_at is not None:
+        timeline = dataclasses.replace(renderer.plan.timeline, onsets=tuple(Onset("sink", index, 0, 0, 0) for index in onsets_at))
+    monkeypatch.setattr(renderer, "plan", dataclasses.replace(renderer.plan, timeline=timeline))
+    assert poster_moments(renderer) == expected
+
+
+def test_a_poster_of_one_or_two_captures_shows_each_once(small_run):
+    assert poster_moments(Renderer(Series(small_run[:1]), "heads", size="720p")) == (0,)
+    assert poster_moments(Renderer(Series(small_run[:2]), "heads", size="720p")) == (0, 1)
 
 
 def test_key_frames_are_the_frames_of_captures_spread_over_the_run(renderer, tmp_path):
@@ -83,6 +103,28 @@ def test_an_animation_keeps_every_picture_and_its_time(renderer, tmp_path, suffi
         picture.load()
         durations.append(picture.info["duration"])
     assert durations == [200, 200, 200, 200, 200, 1500]
+
+
+def test_an_animation_of_too_many_pictures_leaves_some_out_and_lasts_as_long(renderer, tmp_path, monkeypatch):
+    """The first and the last are kept, and each that stays is shown for those that do not."""
+    monkeypatch.setattr(stills, "_ATTEMPTS", ((320, 90, 4),))
+    kinds = ((0.0, "capture"), (0.5, "interpolated"))
+    shots = [Shot(index, part, 0.1 + 0.02 * index, kind) for index in range(5) for part, kind in kinds]
+    shots.append(Shot(5, 0.0, 1.0, "end"))
+    picture = Image.open(write_animation(renderer, shots, tmp_path / "a.webp"))
+    assert (picture.n_frames, picture.size) == (4, (320, 180))
+    kept, durations = [0, 3, 7, 10], []
+    for place, index in enumerate(kept):
+        picture.seek(place)
+        shown = np.asarray(picture.convert("RGB")).astype(int)
+        durations.append(picture.info["duration"])
+        unlike = [
+            np.abs(shown - np.asarray(Image.fromarray(renderer.draw(shot).pixels).resize((320, 180), Image.Resampling.BOX))).mean()
+            for shot in shots
+        ]
+        assert np.argmin(unlike) == index
+    ends = [*kept[1:], len(shots)]
+    assert durations == [round(1000 * sum(shot.duration_s for shot in shots[start:end])) for start, end in zip(kept, ends, strict=True)]
 
 
 def test_a_gif_keeps_the_roles_colours(renderer, tmp_path):

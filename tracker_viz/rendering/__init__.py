@@ -13,7 +13,7 @@ from tracker_viz.rendering.planning import SIZES, make_plan, picture_size
 from tracker_viz.rendering.renderer import Renderer, resolve_layout
 from tracker_viz.rendering.scales import NORMS, ColorScale
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.stills import poster_moments, write_animation, write_key_frames, write_poster, write_still
+from tracker_viz.rendering.stills import poster_moments, write_animation, write_key_frames, write_poster
 from tracker_viz.rendering.storyboard import PACES, Shot, storyboard
 from tracker_viz.rendering.theme import THEMES, Theme
 
@@ -43,5 +43,4 @@ __all__ = [
     "write_explorer",
     "write_key_frames",
     "write_poster",
-    "write_still",
 ]

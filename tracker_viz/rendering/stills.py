@@ -38,11 +38,6 @@ def write_poster(renderer: Renderer, path: Path | str) -> Path:
     return write_whole(png(np.concatenate(pictures)), path)
 
 
-def write_still(renderer: Renderer, index: int, path: Path | str) -> Path:
-    """A PNG of the capture at ``index``."""
-    return write_whole(png(renderer.frame(index).pixels), with_suffix(path, (".png",)))
-
-
 def write_key_frames(renderer: Renderer, directory: Path | str, n: int = 12) -> list[tuple[int, Path]]:
     """PNGs of ``n`` captures spread evenly over the run, the first and the last among them, for a tracker's own step slider.
 
