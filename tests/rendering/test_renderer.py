@@ -368,14 +368,6 @@ def test_a_model_that_grew_is_an_error_that_names_the_step(synthetic, tmp_path):
         Renderer(Series([*small, *large[1:]]), "heads")
 
 
-def test_a_light_title_card_names_the_run(series):
-    renderer = Renderer(series, "heads", size="square", theme="light")
-    card = renderer.draw(storyboard(series.steps, title_s=2.0)[0])
-    assert card.pixels.shape == (1080, 1080, 3)
-    assert card.step == 0
-    assert not np.array_equal(card.pixels, renderer.frame(0).pixels)
-
-
 def _paths(series):
     from tracker_viz.types import CapturePath, CaptureRef
 

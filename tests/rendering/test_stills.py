@@ -14,6 +14,7 @@ from PIL import Image
 
 from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.rendering import (
+    THEMES,
     Layout,
     Renderer,
     Series,
@@ -21,6 +22,7 @@ from tracker_viz.rendering import (
     poster_moments,
     stills,
     storyboard,
+    template,
     write_animation,
     write_explorer,
     write_key_frames,
@@ -32,6 +34,7 @@ from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.sources import HeadMap
 from tracker_viz.rendering.storyboard import Shot
+from tracker_viz.rendering.template import text_width
 from tracker_viz.rendering.theme import rgb
 
 
@@ -152,6 +155,42 @@ def test_files_that_cannot_be_written_leave_nothing(renderer, tmp_path):
     with pytest.raises(ConfigError, match=r"\.png"):
         write_poster(renderer, tmp_path / "poster.gif")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("size", ["720p", "square"])
+def test_a_title_card_says_what_is_shown_within_the_picture(small_run, size, theme, monkeypatch):
+    named = {
+        "title": "a run whose name somebody gave in a hurry",
+        "subtitle": "meta-llama/Llama-3.1-8B-Instruct-tuned-on-something · 32 blocks × 32 heads · 8.03 B parameters",
+    }
+    renderer = Renderer(Series(small_run, **named), "heads", size=size, theme=theme)
+    drawn, original = [], template.seaborn_pixels
+    monkeypatch.setattr(template, "seaborn_pixels", lambda plan, values: drawn.append(plan) or original(plan, values))
+    frame = renderer.draw(storyboard(renderer.series.steps, title_s=2.0)[0])
+    assert frame.step == 0
+    (card,) = drawn
+    colors = THEMES[theme]
+    roles = [role.replace("_", " ") for role in renderer.plan.roles.names]
+    assert [label.text for label in card.labels] == [*named.values(), "6 captures · step 0 to 1,000 · layout heads", *roles]
+    assert [swatch.color for swatch in card.swatches] == [colors.roles[role] for role in renderer.plan.roles.names]
+    spans = {}
+    for label in card.labels:
+        right = label.x + text_width(label.text, label.size_px, bold=label.bold)
+        assert 0 < label.x < right <= renderer.plan.width - 40, label
+        spans.setdefault(label.y, []).append((label.x, right))
+    assert [len(across) for across in spans.values()] == [1, 1, 1, len(roles)]
+    places = [
+        place for swatch, span in zip(card.swatches, spans.popitem()[1], strict=True) for place in (swatch.box.x, swatch.box.right, *span)
+    ]
+    assert places == sorted(places), "each colour stands before its role, and apart"
+    ink = (frame.pixels == rgb(colors.text)).all(2)
+    assert ink[round(card.labels[0].y - 30) : round(card.labels[0].y)].any()
+    ground, first = np.array(rgb(colors.ground)), renderer.frame(0).pixels
+    above = slice(0, round(card.labels[0].y - 100))
+    assert np.abs(frame.pixels[above] - (ground + 0.1 * (first[above] - ground))).max() <= 0.51, (
+        "a tenth of the first picture shines through"
+    )
 
 
 def page_parts(path):

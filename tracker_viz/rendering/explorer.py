@@ -47,7 +47,7 @@ def write_explorer(renderer: Renderer, path: Path | str, *, max_bytes: int = 10 
             raise RenderError(
                 f"{path.name} would have {len(page) / 2**20:.1f} MiB with two captures: choose a layout with fewer maps, or allow more"
             )
-        n = max(2, min(len(indices) - 1, int(len(indices) * max_bytes / len(page) * 0.95)))
+        n = max(2, int(len(indices) * max_bytes / len(page) * 0.95))
         indices = np.unique(np.linspace(0, len(renderer) - 1, n).round().astype(int)).tolist()
 
 

@@ -98,10 +98,14 @@ def title_card(renderer: Renderer) -> NDArray[np.uint8]:
     unit = min(plan.height / 1080, plan.width / 1280)
     left, y = round(120 * unit), round(plan.height * 0.36)
     room = plan.width - 2 * left
-    title_px = min(84 * unit, 84 * unit * room / max(1, text_width(series.title, 84 * unit, bold=True)))
+
+    def fitting_px(text: str, size_px: float, *, bold: bool = False) -> float:
+        return min(size_px, size_px * room / max(1, text_width(text, size_px, bold=bold)))
+
     lines = [series.subtitle, f"{len(series)} captures · step {series.steps[0]:,} to {series.steps[-1]:,} · layout {plan.layout}"]
-    labels = [Label(series.title, left, y, title_px, theme.text, bold=True)]
-    labels += [Label(line, left, y + (70 + 46 * number) * unit, 30 * unit, theme.dim) for number, line in enumerate(lines)]
+    labels = [Label(series.title, left, y, fitting_px(series.title, 84 * unit, bold=True), theme.text, bold=True)]
+    for number, line in enumerate(lines):
+        labels.append(Label(line, left, y + (70 + 46 * number) * unit, fitting_px(line, 30 * unit), theme.dim))
     swatches, x = [], left
     for role in plan.roles.names:
         swatches.append(Swatch(Box(x, round(y + 176 * unit), round(22 * unit), round(22 * unit)), theme.roles[role]))
