@@ -12,6 +12,7 @@ from tracker_viz.comparison import (
     check_runs,
     comparability_notes,
     differing_settings,
+    in_order_of_settings,
     positions,
     run_labels,
     trajectories,
@@ -55,6 +56,30 @@ def test_runs_that_no_setting_tells_apart_are_called_by_name():
     assert list(run_labels(runs).values()) == ["seed=1 local:a", "seed=1 local:b", "seed=2"]
 
 
+def test_runs_of_a_sweep_stand_in_the_order_of_their_settings_numbers_by_size_and_before_words():
+    settings = [(10, "sgd"), (9, "sgd"), ("auto", "adam"), (9, "adam"), (0.5, "sgd"), (None, "adam")]
+    runs = [make_run(str(index), [0], config={"n": n, "optimizer": name, "same": 1}) for index, (n, name) in enumerate(settings)]
+    assert [settings[int(run.name)] for run in in_order_of_settings(runs)] == [
+        (0.5, "sgd"),
+        (9, "adam"),
+        (9, "sgd"),
+        (10, "sgd"),
+        (None, "adam"),
+        ("auto", "adam"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["hydra.job.num", "tracker.uri", "tracker_viz/version", "mlflow.runName", "_wandb.t"])
+def test_what_a_tracker_adds_is_no_setting(name):
+    runs = [make_run(str(value), [0], config={name: value, "trackers": value}) for value in (1, 2)]
+    assert differing_settings(runs) == {"1": {"trackers": 1}, "2": {"trackers": 2}}
+
+
+def test_numbers_in_labels_are_short():
+    runs = [make_run(name, [0], config={"lr": lr, "n": n}) for name, lr, n in (("a", 0.00030000000000000003, 1), ("b", "1e-3", None))]
+    assert run_labels(runs) == {"a": "lr=0.0003 n=1", "b": "lr=0.001 n=None"}
+
+
 def test_numbers_that_mlflow_keeps_as_text_equal_those_of_wandb():
     assert flat_config({"a": {"b": "4", "c": "0.5", "d": "True", "e": "adam"}, "f": 4}) == {
         "a.b": 4,
@@ -88,6 +113,17 @@ def test_what_keeps_runs_from_comparing_exactly_is_said():
         "b (failed)",
     ):
         assert said in notes
+    assert comparability_notes([make_run("a", [0, 10]), make_run("b", [0, 5, 10])]) == [
+        "The runs were captured at different steps; every point of time shows the last capture before it."
+    ]
+    assert comparability_notes([make_run("a", [0, 10], uniform=0.05), make_run("b", [0, 10], uniform=0.055)]) == []
+
+
+@pytest.mark.parametrize(("n", "said"), [(3, "r0 (failed), r1 (failed), r2 (failed)."), (5, "r1 (failed), r2 (failed) and 2 more.")])
+def test_of_many_runs_that_did_not_finish_the_first_are_named(n, said):
+    (note,) = comparability_notes([make_run("done", [0]), *(make_run(f"r{index}", [0], state="failed") for index in range(n))])
+    assert note.startswith("Not finished: r0")
+    assert note.endswith(said)
 
 
 def test_every_point_shows_the_last_capture_before_it():
