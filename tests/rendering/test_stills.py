@@ -54,7 +54,8 @@ def test_a_poster_shows_the_first_a_middle_and_the_last_capture(renderer, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("onsets_at", "expected"), [((), (0, 2, 5)), ((1, 3, 5), (0, 3, 5)), ((5,), (0, 2, 5)), ((0, 4), (0, 4, 5)), (None, (0, 2, 5))]
+    ("onsets_at", "expected"),
+    [((), (0, 2, 5)), ((1, 3, 5), (0, 3, 5)), ((5,), (0, 2, 5)), ((0, 1), (0, 1, 5)), ((0, 4), (0, 4, 5)), (None, (0, 2, 5))],
 )
 def test_the_middle_of_a_poster_is_when_the_last_head_has_taken_its_role(renderer, onsets_at, expected, monkeypatch):
     timeline = None

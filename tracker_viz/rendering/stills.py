@@ -119,8 +119,6 @@ def title_card(renderer: Renderer) -> NDArray[np.uint8]:
 
 
 def _thinned(shots: Sequence[Shot], most: int) -> list[Shot]:
-    if len(shots) <= most:
-        return list(shots)
     starts = np.unique(np.linspace(0, len(shots) - 1, most).round().astype(int))
     ends = [*starts[1:], len(shots)]
     return [
