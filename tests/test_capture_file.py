@@ -73,6 +73,15 @@ def test_chosen_arrays_are_read_alone(capture, tmp_path):
     assert list(back.arrays) == ["scores.head.induction"]
 
 
+def test_arrays_and_rows_of_them_are_read_by_key(capture, tmp_path):
+    capture_file.write(capture, tmp_path / capture.file_name)
+    keys = ["scores.head.induction", ("blocks.0.attn.pattern", 1), "blocks.7.attn.pattern", ("blocks.8.attn.pattern", 0)]
+    arrays = capture_file.read_arrays(tmp_path / capture.file_name, keys)
+    assert list(arrays) == keys[:2]
+    np.testing.assert_array_equal(arrays[keys[0]], capture.arrays[keys[0]])
+    np.testing.assert_array_equal(arrays[keys[1]], capture.arrays["blocks.0.attn.pattern"][1])
+
+
 def test_same_capture_gives_same_bytes_in_whatever_order_it_was_put_together(capture):
     turned = dataclasses.replace(
         capture,
@@ -100,6 +109,7 @@ def test_compact_keeps_float32_where_float16_has_not_the_range(largest, dtype):
         stored = capture_file.compact(np.array([0.0, largest, *more], np.float32))
         assert stored.dtype == dtype
         assert stored[1] == pytest.approx(largest, rel=1e-3)
+    assert capture_file.compact(np.array([1e-6], np.float16)).dtype == np.float16, "what is float16 already gains nothing"
 
 
 def test_truncated_file_is_refused(capture, tmp_path):

@@ -118,6 +118,7 @@ def test_every_worker_has_as_many_parts_to_encode(tmp_path, monkeypatch, n_frame
 def test_auto_is_h264_for_an_mp4_and_webm_otherwise(tmp_path):
     assert write_video(2, picture, tmp_path / "a.mp4").encoder == "h264"
     assert write_video(2, picture, tmp_path / "a").path.name == "a.webm"
+    assert write_video(2, picture, tmp_path / "new" / "folder" / "a").path.is_file()
 
 
 def test_a_suffix_that_the_encoder_does_not_write_is_refused():
@@ -131,7 +132,7 @@ def test_unknown_encoder_names_the_near_one(tmp_path):
         write_video(1, picture, tmp_path / "v", encoder="h265")
 
 
-@pytest.mark.parametrize("duration_s", [0.001, float("nan"), [1.0, 2.0]])
+@pytest.mark.parametrize("duration_s", [0.001, float("nan"), [1.0, 2.0], [1.0, float("nan"), 1.0], [1.0, 1.0, 0.001]])
 def test_impossible_durations_are_refused(tmp_path, duration_s):
     with pytest.raises(ConfigError, match="picture"):
         write_video(3, picture, tmp_path / "v", duration_s=duration_s)
@@ -261,7 +262,9 @@ def test_a_video_that_is_not_what_was_encoded_is_no_video(tmp_path, monkeypatch,
 def test_a_video_that_is_too_large_is_made_smaller_and_says_so(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (8, 240, 320, 3), np.uint8)
     whole = write_video(24, lambda index: noise[index % 8], tmp_path / "whole")
-    info = write_video(24, lambda index: noise[index % 8], tmp_path / "v", max_bytes=whole.nbytes // 2)
+    drawn = []
+    info = write_video(24, lambda index: drawn.append(index) or noise[index % 8], tmp_path / "v", max_bytes=whole.nbytes // 2)
+    assert drawn.count(12) <= 3, "the size is estimated from what the whole one needed"
     assert info.nbytes <= whole.nbytes // 2
     assert info.width < 320
     assert "made again" in info.notice

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 
 import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
 from tracker_viz.comparison import ComparedRun, correlations, run_table, table_csv, write_table
-from tracker_viz.errors import ConfigError
+from tracker_viz.errors import ConfigError, MissingDependencyError
 from tracker_viz.metrics import ScoreSeries
 
 STEPS = np.arange(0, 1000, 50)
@@ -70,6 +71,12 @@ def test_table_is_written_as_csv_and_parquet(tmp_path):
     assert write_table(rows, tmp_path / "runs.csv").read_text() == table_csv(rows)
     with pytest.raises(ConfigError, match=r"\.csv or \.parquet; got 'runs\.xlsx'"):
         write_table(rows, tmp_path / "runs.xlsx")
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingDependencyError, match="pip install pyarrow"):
+        write_table([{"run": "a"}], tmp_path / "runs.parquet")
 
 
 def test_a_setting_that_moves_the_onset_is_found_first():

@@ -167,6 +167,14 @@ def test_different_schedules_change_little():
     assert distance(a, b) < 0.01
 
 
+def test_on_the_axis_of_steps_runs_are_compared_over_the_steps_that_both_have():
+    long = learning_run("long", noise=0.0)
+    half = learning_run("half", noise=0.0, steps=STEPS[: len(STEPS) // 2])
+    by_step, by_progress = ([each for *_, each in match_heads(*behaviours([long, half], axis=axis)).pairs] for axis in ("step", "progress"))
+    assert max(by_step) == pytest.approx(0, abs=1e-6)
+    assert max(by_progress) > 0.1
+
+
 def test_extra_heads_count_by_what_they_became():
     small = learning_run("a", noise=0)
     idle, busy = learning_run("b", shape=(3, 8), noise=0), learning_run("c", shape=(3, 8), noise=0)
@@ -207,6 +215,8 @@ def test_runs_without_a_score_or_a_stretch_in_common_are_refused():
     other = ComparedRun("b", ScoreSeries(STEPS, {"divergence": run.series.heads["sink"]}, uniform={"divergence": 0.0}))
     with pytest.raises(ConfigError, match="b: divergence"):
         behaviours([run, other])
+    with pytest.raises(ConfigError, match="needs the scores sink, kurtosis in every run"):
+        behaviours([run, learning_run("b")], scores=("sink", "kurtosis"))
     with pytest.raises(ConfigError, match="no step in common"):
         behaviours([run, learning_run("late", steps=STEPS + 5000)], axis="step")
     with pytest.raises(ConfigError, match="within a 'block' or within the 'model'; got 'layer'"):

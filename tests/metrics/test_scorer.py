@@ -136,6 +136,20 @@ def test_probe_of_two_tokens_has_no_head_scores():
     assert set(score(capture).arrays) == {"blocks.0.attn.pattern"}
 
 
+@pytest.mark.parametrize(
+    ("pooling", "whole"), [({"mlp.*": "mean"}, [True, False]), ({"attn.w_?": "rms", "*": "sample"}, [False, True]), ({}, [True, True])]
+)
+def test_a_matrix_that_holds_means_has_no_scores_of_its_entries(pooling, whole):
+    capture = make_capture()
+    arrays = {**capture.arrays}
+    for name, array in capture.arrays.items():
+        if ".w_" in name:
+            arrays[f"{name}.norms"] = np.array([1.0, 1.0, *(2 * np.array(array.shape))], np.float32)
+    scored = score(dataclasses.replace(capture, arrays=arrays, model={**capture.model, "pooling": pooling}))
+    assert scored.labels["projection"] == ("attn.w_q", "mlp.w_down")
+    assert np.isfinite(scored.arrays["scores.weight.kurtosis"]).tolist() == [whole] * 3
+
+
 def test_blocks_without_attention_are_nan_rows():
     capture = make_capture()
     arrays = {name: array for name, array in capture.arrays.items() if name != "blocks.1.attn.pattern"}

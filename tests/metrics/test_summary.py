@@ -39,6 +39,17 @@ def test_summary_says_how_much_when_and_how_many():
     )
 
 
+def test_all_heads_of_a_role_are_counted_whatever_else_was_measured_of_them():
+    series = make_series()
+    series.heads["induction"][4:, 1, 0] = 0.8
+    series.heads["sink"][-1, 1, 0] = np.nan
+    summary = run_summary(series)
+    assert summary["specialisation/induction_heads"] == 2
+    assert summary["specialisation/share_specialised"] == 3 / 5
+    row = next(row for row in head_table(series) if row["head"] == "L01H00")
+    assert (row["role"], row["sink"]) == ("induction", None), "a score that is missing hides no head"
+
+
 def test_tags_name_the_roles_that_heads_have():
     assert run_tags(make_series()) == {"specialisation/roles": "previous_token, induction"}
     nobody = ScoreSeries(np.arange(3), {"induction": np.zeros((3, 1, 1), np.float32)}, uniform={"induction": 0.05})
@@ -113,6 +124,19 @@ def test_number_of_charts_is_bounded_for_any_model():
         weights = {"stable_rank": np.ones((n_blocks, len(projections)))}
         assert len(chart_metrics(heads, weights, projections)) <= 450
     assert not any("block_" in name for name in chart_metrics(heads, weights, projections)), "128 blocks are too many for a chart each"
+
+
+def test_charts_show_the_strongest_head_of_every_block_and_each_head_where_they_are_few():
+    scores = np.random.default_rng(1).random((8, 8)).astype(np.float32)
+    scores[2, 3], scores[5] = np.nan, np.nan
+    charts = chart_metrics({"induction": scores}, {}, ())
+    assert charts.pop("attn/induction_max") == np.nanmax(scores)
+    blocks = {f"attn/induction/block_{block:02d}": np.nanmax(scores[block]) for block in range(8) if block != 5}
+    heads = {f"attn/induction/L{b:02d}H{h:02d}": scores[b, h] for b, h in np.ndindex(8, 8) if b != 5 and (b, h) != (2, 3)}
+    assert charts == blocks | heads
+    assert len(chart_metrics({"sink": np.ones((64, 2))}, {}, ())) == 1 + 64, "128 heads are too many, and 64 blocks are not"
+    assert len(chart_metrics({"sink": np.ones((1, 64))}, {}, ())) == 1 + 1 + 64
+    assert len(chart_metrics({"sink": np.ones((65, 2))}, {}, ())) == 1
 
 
 def test_neurons_are_charted_of_the_projection_that_reads_them_alone():

@@ -66,6 +66,15 @@ def test_a_sample_of_a_matrix_has_not_its_ranks_and_is_not_asked_for_them():
     assert scores["gini"][0, 0] == pytest.approx(weights.gini(whole), abs=0.02)
 
 
+def test_a_matrix_that_is_stored_whole_has_its_spectrum_beside_its_norms():
+    norms = np.array([np.linalg.norm(NOISE), np.linalg.norm(NOISE, 2), *NOISE.shape], np.float32)
+    beside, _ = weight_scores({(0, "mlp.w_in"): Weight(NOISE, norms)}, n_blocks=1)
+    alone, _ = weight_scores({(0, "mlp.w_in"): Weight(NOISE)}, n_blocks=1)
+    assert beside.keys() == alone.keys() >= {"effective_rank", "stable_rank"}
+    for name in alone:
+        assert beside[name] == pytest.approx(alone[name]), name
+
+
 def test_means_over_rectangles_are_no_weights():
     pooled, norms = NOISE[:20, :30] ** 2, np.array([4, 2, 96, 160], np.float32)
     scores, _ = weight_scores({(0, "mlp.w_in"): Weight(pooled, norms, pooled=True)}, n_blocks=1, first={(0, "mlp.w_in"): pooled})
