@@ -30,13 +30,11 @@ def scales(largest):
 def test_values_of_any_size_have_the_colour_and_the_place_that_matplotlib_gives_them(largest):
     for scale, norm in scales(largest):
         values = np.linspace(scale.minimum, scale.maximum, 97)
-        if scale.unit == 1.0:
-            values = values.astype(np.float16)
-        assert scale.positions(values) == pytest.approx(norm(values.astype(np.float64)), abs=1e-6)
+        assert scale.positions(values) == pytest.approx(norm(values), abs=1e-6)
         found = scale.table()[scale.drawn(values).view(np.uint16)].astype(int)
         # half a step of float16 may carry a value into the neighbouring one of the map's 256 colours
         table = np.floor(matplotlib.colormaps[scale.cmap](np.arange(256))[:, :3] * 255 + 0.5).astype(int)
-        index = np.minimum(norm(values.astype(np.float64)) * 256, 255).astype(int)
+        index = np.minimum(norm(values) * 256, 255).astype(int)
         near = np.stack([table[np.clip(index + step, 0, 255)] for step in (-1, 0, 1)])
         assert (near == found).all(2).any(0).all(), scale
 
@@ -97,6 +95,7 @@ def test_numbers_are_short(value, text):
         ({"minimum": 2.0, "maximum": 1.0}, "larger"),
         ({"minimum": float("nan")}, "larger"),
         ({"maximum": float("inf")}, "larger"),
+        ({"norm": "logg"}, "did you mean 'log'"),
         ({"norm": "log"}, "above 0"),
         ({"norm": "symlog"}, "linear_within > 0"),
         ({"norm": "centred"}, "0 between its ends"),
@@ -106,3 +105,11 @@ def test_numbers_are_short(value, text):
 def test_a_scale_without_a_meaning_is_refused(options, says):
     with pytest.raises(ConfigError, match=says):
         ColorScale(**{"title": "mine", "cmap": "mako", "minimum": 0.0, "maximum": 1.0, **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("virdis", "did you mean 'viridis'"), ("Mako", "did you mean 'mako'"), ("qqqq", "some that fit: mako")]
+)
+def test_an_unknown_colour_map_names_the_near_ones(name, says):
+    with pytest.raises(ConfigError, match=says):
+        ColorScale("mine", name, 0.0, 1.0).table()

@@ -7,6 +7,7 @@ import pytest
 
 from tracker_viz.errors import ConfigError
 from tracker_viz.rendering import storyboard
+from tracker_viz.rendering.storyboard import Shot
 
 STEPS = [0, 10, 30, 100, 1000]
 
@@ -19,7 +20,7 @@ def test_captures_stay_equally_long_unless_told_otherwise():
     shots = storyboard(STEPS, seconds_per_capture=0.4)
     assert [shot.index for shot in shots] == [0, 1, 2, 3, 4]
     assert times(shots) == pytest.approx([0.4] * 4)
-    assert (shots[-1].kind, shots[-1].duration_s) == ("end", 3.0)
+    assert shots[-1] == Shot(4, 0.0, 3.0, "end")
 
 
 def test_pace_step_is_as_training_went_and_log_gives_the_early_steps_room():
@@ -64,7 +65,7 @@ def test_one_capture_is_held():
 
 
 def test_a_title_card_comes_first():
-    assert storyboard(STEPS, title_s=2.0)[0].kind == "title"
+    assert storyboard(STEPS, title_s=2.0)[0] == Shot(0, 0.0, 2.0, "title")
 
 
 @pytest.mark.parametrize(
