@@ -187,7 +187,7 @@ def test_a_weight_scale_reaches_to_the_largest_change_and_is_signed_where_entrie
         assert scale.clipped == (low == -1.0 or norm == "log", True), "half a percent of the cells lies beyond"
 
 
-def test_a_scale_of_changes_of_attention_spans_two_and_a_half_decades_below_the_largest(series_of):
+def test_attention_has_a_scale_from_0_to_1_and_its_changes_two_and_a_half_decades_below_the_largest(series_of):
     runs = [attention_of(np.random.default_rng(seed), heads=3) for seed in range(3)]
     names, seen = list(runs[0]), np.tril(np.ones((LENGTH, LENGTH), bool))
     change = [np.quantile(np.abs(run[names[0]] - runs[0][names[0]])[:, seen], 0.9999) for run in runs]
@@ -195,6 +195,8 @@ def test_a_scale_of_changes_of_attention_spans_two_and_a_half_decades_below_the_
     assert (scale.norm, scale.title) == ("log", "attention change since step 0")
     assert (scale.minimum, scale.maximum) == (pytest.approx(max(change) * 10**-2.5, rel=1e-3), pytest.approx(max(change), rel=1e-3))
     assert scale.clipped[0], "no change at all lies below every logarithm"
+    (scale,) = make_plan(Layout("mine", (Attention(),)), series_of(*runs)).scales.values()
+    assert (scale.minimum, scale.maximum, scale.norm, scale.gamma, scale.clipped) == (0.0, 1.0, "power", 0.5, (False, False))
 
 
 def test_a_pattern_of_scores_leaves_out_what_not_every_capture_has(series_of):
