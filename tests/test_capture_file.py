@@ -176,6 +176,24 @@ def test_axes_that_do_not_fit_an_array_are_refused(capture):
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "a b", ".hidden", "a..b", ""])
+def test_a_file_that_holds_an_unsafe_name_is_refused(name, tmp_path):
+    path = tmp_path / "step-00000001.safetensors"
+    safetensors.numpy.save_file({name: np.zeros(1, np.float32)}, path, described(arrays={name: described()[1]})[0])
+    for read in (capture_file.read_header, capture_file.read):
+        with pytest.raises(CaptureFileError, match="array names"):
+            read(path)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float64, np.bool_])
+def test_a_file_that_holds_another_dtype_is_refused(dtype, tmp_path):
+    path = tmp_path / "step-00000001.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(1, dtype)}, path, described()[0])
+    for read in (capture_file.read_header, capture_file.read):
+        with pytest.raises(CaptureFileError, match="holds float16 and float32 arrays; 'a' is"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "a b", ".hidden", "a..b", ""])
 def test_array_with_an_unsafe_name_is_refused(name):
     with pytest.raises(CaptureFileError, match="array names"):
         capture_file.to_bytes(Capture(step=0, arrays={name: np.zeros(1, np.float32)}))

@@ -78,8 +78,9 @@ def test_a_label_that_is_turned_runs_upwards_from_its_anchor():
 
 @pytest.mark.parametrize(("bold", "mono"), KINDS)
 def test_text_has_the_width_and_the_ink_that_pillow_gives_it(bold, mono):
-    text = "step 1,024"
-    assert text_width(text, 33, bold=bold, mono=mono) == pytest.approx(font(33, bold, mono).getlength(text), abs=2)
+    text = "step $1,024$"
+    assert text_width(text, 33, bold=bold, mono=mono) == pytest.approx(font(33, bold, mono).getlength(text), rel=0.03)
+    assert text_width(text, 33) == text_width(text, 33, bold=False, mono=False)
     covers, baseline = text_coverage(text, 33, bold=bold, mono=mono)
     assert covers.shape[1] == text_width(text, 33, bold=bold, mono=mono)
     shown = np.zeros((240, 480))

@@ -222,8 +222,6 @@ def _numbers(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
 def _replication(cells: NDArray[np.int32], heatmap: Heatmap) -> tuple[int, int] | None:
     rows, columns = heatmap.source.shape
     height, width = cells.shape
-    if height % rows or width % columns:
-        return None
     expected = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
     if heatmap.mask is not None:
         expected[heatmap.mask] = -1
