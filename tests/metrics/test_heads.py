@@ -187,7 +187,9 @@ def test_divergence_tells_the_odd_head_out():
     scores = heads.divergence(attention)
     assert scores[3] == pytest.approx(1, abs=0.05)
     assert np.all(scores[:3] < 0.3)
-    assert np.isnan(heads.divergence(attention[:1])).all(), "a head alone in its block is like nothing"
+    alone = heads.divergence(attention[:1])
+    assert alone.shape == (1,)
+    assert np.isnan(alone).all(), "a head alone in its block is like nothing"
 
 
 def test_positional_share_finds_a_fixed_distance_but_no_sink():

@@ -106,7 +106,8 @@ def test_resumed_run_measures_from_its_very_first_capture():
 
 def test_a_step_out_of_order_has_no_update_ratio():
     scorer = Scorer()
-    scorer(make_capture(10))
+    scorer(make_capture(0))
+    assert np.isfinite(scorer(make_capture(10)).arrays["scores.weight.update"]).all()
     assert np.isnan(scorer(make_capture(5)).arrays["scores.weight.update"]).all()
 
 
@@ -174,8 +175,11 @@ def test_diverged_weights_and_attention_are_nan_not_errors():
     assert np.isnan(scored.metrics["attn/induction_max"])
 
 
-def test_pattern_with_other_axes_is_refused():
+def test_a_pattern_or_a_matrix_with_other_axes_is_refused():
     capture = make_capture()
     axes = {**capture.axes, "blocks.0.attn.pattern": ("head", "probe", "query", "key")}
     with pytest.raises(CaptureError, match=r"blocks\.0\.attn\.pattern must have the axes"):
+        score(dataclasses.replace(capture, axes=axes))
+    axes = {**capture.axes, "blocks.1.mlp.w_down": ("in", "out")}
+    with pytest.raises(CaptureError, match=r"blocks\.1\.mlp\.w_down must have the axes \('out', 'in'\)"):
         score(dataclasses.replace(capture, axes=axes))
