@@ -134,3 +134,9 @@ def test_heads_that_do_not_exist_have_no_role():
 def test_a_role_whose_thresholds_are_crossed_or_never_met_is_refused(enter, leave):
     with pytest.raises(ConfigError, match=f"leave {leave}, enter {enter}"):
         Role("induction", enter=enter, leave=leave)
+
+
+def test_a_head_that_became_something_else_at_the_very_end_is_no_first_of_what_it_was():
+    series = series_of(previous_token=[[0.1, 0.6, 0.6, 0.6, 0.6, 0.6]], induction=[[0.1, 0.1, 0.1, 0.1, 0.1, 0.9]])
+    assert {onset.role for onset in onsets(series)} == {"previous_token"}
+    assert first_onsets(series) == {}
