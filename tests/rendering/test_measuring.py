@@ -106,7 +106,7 @@ def test_ends_are_exact_for_any_number_of_cells_and_any_quantile(synthetic, tmp_
     monkeypatch.setattr("tracker_viz.rendering.measuring.usable_cores", lambda: n_threads)
     rng = np.random.default_rng(7)
     sizes = (1, 2, 3, 5, 10, 11, 20, 21, 22, 41, 101)
-    runs = [{f"blocks.{n}.mlp.w_up": rng.integers(-9, 9, (1, n)).astype(np.float16) for n in sizes} for _ in range(6)]
+    runs = [{f"blocks.{n}.mlp.w_up": (rng.integers(-9, 9, (1, n)) / 64).astype(np.float16) for n in sizes} for _ in range(6)]
     runs[4]["blocks.41.mlp.w_up"][0, ::5] = np.nan
     runs[5]["blocks.41.mlp.w_up"][0, 3] = -np.inf
     captures = [Capture(step=step, arrays=arrays, axes={}) for step, arrays in enumerate(runs)]
