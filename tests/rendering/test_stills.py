@@ -259,6 +259,17 @@ def test_every_step_of_a_pages_scale_is_the_scales_value_and_colour(renderer, tm
         assert np.abs(drawn.astype(int) - colors).max() <= 16, key
 
 
+def test_titles_and_tokens_of_any_kind_stay_text(synthetic, tmp_path):
+    capture = next(synthetic.captures(1, blocks=1, heads=2, length=12, width=12, hidden=16, period=4))
+    odd = ["</script><script>alert(1)</script>", "%CELLS%", "%BACKGROUND%", "<!--", "&lt;", '"'] * 2
+    capture = dataclasses.replace(capture, probe={"length": 12, "rows": [{"kind": "text", "tokens": odd}] * 2})
+    renderer = Renderer(Series([synthetic.write_capture(tmp_path, capture)], title=odd[0] + "%CELLS%"), "heads", size="720p")
+    description, cells, text = page_parts(write_explorer(renderer, tmp_path / "page"))
+    assert (description["title"], description["tokens"]) == (odd[0] + "%CELLS%", [odd, odd])
+    assert len(cells) == 1
+    assert text.count("<script") == text.count("</script") == 2, "the description and the page's own"
+
+
 def test_a_page_without_a_timeline_roles_or_tokens_is_whole(synthetic, tmp_path):
     captures = list(synthetic.captures(2, blocks=1, heads=2, length=12, width=12, hidden=16, period=4))
     bare = [dataclasses.replace(capture, probe={}, metrics={}, tokens_seen=None) for capture in captures]

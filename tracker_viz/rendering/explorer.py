@@ -79,9 +79,10 @@ def explorer_page(renderer: Renderer, indices: list[int]) -> bytes:
         "tokens": _tokens(renderer),
     }
     parts = {
-        "DESCRIPTION": json.dumps(description, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         "BACKGROUND": base64.b64encode(png(renderer.background)).decode(),
         "CELLS": base64.b64encode(zlib.compress(b"".join(cells), 9)).decode(),
+        # last: a title or a token may read "%CELLS%", and stays what it is
+        "DESCRIPTION": json.dumps(description, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     }
     page = PAGE.replace("%TITLE%", _escaped(series.title))
     for name, text in parts.items():
