@@ -29,6 +29,7 @@ from tracker_viz.rendering import (
     write_poster,
 )
 from tracker_viz.rendering.explorer import encode, explorer_page
+from tracker_viz.rendering.in_step_page import Player, in_step_page
 from tracker_viz.rendering.plan import Onset
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import si_number
@@ -333,3 +334,9 @@ def test_the_page_works_in_a_sandboxed_frame(renderer, page, tmp_path):
     assert not frame.locator("#large").is_visible()
     assert errors == []
     assert requests == []
+
+
+def test_a_sweeps_title_that_reads_like_a_place_of_its_page_stays_text():
+    page = in_step_page("%GROUND% %DESCRIPTION% </title>", {"overview": [Player("a", "a.webm", (0, 5), (0.0, 1.0))]})
+    assert "<title>&#37;GROUND&#37; &#37;DESCRIPTION&#37; &lt;/title&gt;</title>" in page
+    assert page.count('"starts_s"') == 1

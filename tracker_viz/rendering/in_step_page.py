@@ -34,7 +34,7 @@ def in_step_page(title: str, videos: Mapping[str, Sequence[Player]], *, theme: s
     """The page's HTML. ``videos``: layout -> the runs' videos of it; the first layout is shown, or ``overview`` where it is among them."""
     colors = resolved_theme(theme)
     described = {"title": title, "videos": {layout: [asdict(player) for player in players] for layout, players in videos.items()}}
-    page = _PAGE.replace("%TITLE%", html.escape(title))
+    page = _PAGE.replace("%TITLE%", html.escape(title).replace("%", "&#37;"))  # a title may read "%DESCRIPTION%"
     for name in ("ground", "panel", "text", "dim", "faint", "accent"):
         page = page.replace(f"%{name.upper()}%", getattr(colors, name))
     # "</script>" inside the description would end it
