@@ -115,7 +115,7 @@ def test_ends_are_exact_for_any_number_of_cells_and_any_quantile(synthetic, tmp_
     wanted, expected = {}, {}
     for n, quantile, (show, then) in itertools.product(sizes, (0.5, 0.8, 0.9, 0.95, 0.995), shows.items()):
         key, name = f"{n} {quantile} {show}", f"blocks.{n}.mlp.w_up"
-        source = WeightMap(name, (1, n), (1, n), np.arange(n), show, "rms")
+        source = WeightMap(name, (1, n), (np.arange(1), np.arange(n)), show, "rms")
         wanted[key] = quantile, [Heatmap(key, source, Box(0, 0, n, 1), "weights")]
         cells = []
         for at, arrays in enumerate(runs):

@@ -10,7 +10,7 @@ import pytest
 from tracker_viz.rendering import LAYOUTS, Series
 from tracker_viz.rendering.planning import make_plan
 from tracker_viz.rendering.scales import ColorScale
-from tracker_viz.rendering.sources import HeadMap, Moment, Mosaic, WeightMap, WeightSummary, flat_order, max_pool, order_by_norm, pool
+from tracker_viz.rendering.sources import HeadMap, Moment, Mosaic, WeightMap, WeightSummary, max_pool, order_by_norm, pool
 
 
 def windows(length, n):
@@ -43,20 +43,22 @@ def test_a_nan_is_never_pooled_away(dtype, sign):
 @pytest.mark.parametrize(
     ("matrix_shape", "shape"), [((64, 176), (32, 51)), ((176, 64), (32, 51)), ((7, 9), (7, 4)), ((10, 9), (1, 1)), ((5, 5), (5, 5))]
 )
-def test_a_pooled_matrix_averages_every_entry_once(matrix_shape, shape, reduce):
-    matrix = np.random.default_rng(0).normal(size=matrix_shape).astype(np.float32)
-    wide = matrix.astype(np.float64)
+def test_a_pooled_matrix_averages_every_entry_of_its_windows_once(matrix_shape, shape, reduce):
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=matrix_shape).astype(np.float32)
+    order = tuple(rng.permutation(length) for length in matrix_shape)
+    wide = matrix.astype(np.float64)[order[0]][:, order[1]]
     expected = [
         [np.sqrt(np.mean(wide[y, x] ** 2)) if reduce == "rms" else np.mean(wide[y, x]) for x in windows(matrix_shape[1], shape[1])]
         for y in windows(matrix_shape[0], shape[0])
     ]
-    assert np.allclose(pool(matrix, shape, reduce), expected, rtol=1e-5, atol=1e-6)
+    assert np.allclose(pool(matrix, shape, reduce, order), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_not_finite_stays_in_its_own_cell():
     matrix = np.zeros((12, 12), np.float32)
     matrix[4, 7], matrix[11, 0] = np.nan, np.inf
-    pooled = pool(matrix, (4, 4), "rms")
+    pooled = pool(matrix, (4, 4), "rms", (np.arange(12), np.arange(12)))
     assert np.argwhere(np.isnan(pooled)).tolist() == [[1, 2]]
     assert np.argwhere(np.isinf(pooled)).tolist() == [[3, 0]]
 
@@ -102,9 +104,11 @@ def test_a_weight_map_is_sorted_pooled_and_compared(moment):
     name = "blocks.0.mlp.w_up"
     now, first = (rng.normal(size=(6, 8)).astype(np.float32) for _ in range(2))
     rows, columns = order_by_norm(now - first)
-    source = WeightMap(name, (6, 8), (3, 4), flat_order(rows, columns), "change", "rms")
+    source = WeightMap(name, (3, 4), (rows, columns), "change", "rms")
     change = (now - first)[rows][:, columns]
-    assert np.allclose(source.values(Moment({name: now}, {name: first}, {})), pool(change, (3, 4), "rms"), atol=1e-6)
+    assert np.allclose(
+        source.values(Moment({name: now}, {name: first}, {})), pool(change, (3, 4), "rms", (np.arange(6), np.arange(8))), atol=1e-6
+    )
     assert np.square(change).sum(1).argmax() == 0, "the row that changed most comes first"
     summary = WeightSummary(((name, None),), "change").values(Moment({name: now}, {name: first}, {}))
     assert summary[0, 0] == pytest.approx(np.sqrt(np.mean((now - first) ** 2)), rel=1e-5)

@@ -16,7 +16,7 @@ from tracker_viz.rendering.draft import Draft, Measured
 from tracker_viz.rendering.layout import Attention, Head, Scores, Weights
 from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.sources import HeadMap, Moment, WeightMap, flat_order, future, order_by_direction, order_by_norm
+from tracker_viz.rendering.sources import HeadMap, Moment, WeightMap, future, order_by_direction, order_by_norm
 
 _SIDES = {"out": "output", "in": "input"}
 _MATRIX_ORDER = ("w_q", "w_k", "w_v", "w_o", "w_gate", "w_up", "w_in", "w_down", "w_out")
@@ -194,10 +194,10 @@ def weight_source(draft: Draft, panel: Weights, name: str, cells: tuple[int, int
     rows, columns = draft.series.require(name, draft.layout.name).shape
     change = ends[1].astype(np.float32) - ends[0].astype(np.float32)
     if panel.order == "stored":
-        orders = (np.arange(rows), np.arange(columns))
+        order = (np.arange(rows), np.arange(columns))
     else:
-        orders = (order_by_norm if panel.order == "norm" else order_by_direction)(change)
-    return WeightMap(name, (rows, columns), cells, flat_order(*orders), panel.show, panel.reduce)
+        order = (order_by_norm if panel.order == "norm" else order_by_direction)(change)
+    return WeightMap(name, cells, order, panel.show, panel.reduce)
 
 
 def add_weight_scale(draft: Draft, matrices: Matrices) -> None:

@@ -44,7 +44,7 @@ def blend(pixels: NDArray[np.uint8], coverage: NDArray[np.float32], x: int, y: i
 def paint_dot(pixels: NDArray[np.uint8], x: float, y: float, radius: float, rim: tuple[int, int, int], fill: tuple[int, int, int]) -> None:
     reach = int(radius) + 2
     left, top = round(x) - reach, round(y) - reach
-    rows, columns = np.mgrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
+    rows, columns = np.ogrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
     distance = np.hypot(rows - y, columns - x).astype(np.float32)
     for size, color in ((radius, rim), (radius - 2.0 * radius / 8.0, fill)):
         blend(pixels, np.clip(size + 0.5 - distance, 0.0, 1.0), left, top, color)

@@ -53,23 +53,28 @@ def paint(pixels: NDArray[np.uint8], heatmap: Heatmap, cell_map: CellMap, table:
 
 
 class Canvas:
-    """Pixels for one frame after the other, uint8 [height, width, 3].
+    """Pixels for one frame after the other, uint8 [height, width, 3], and what of the last frame still stands on them.
 
-    Every frame paints over all cells of its maps; what it paints elsewhere is remembered, and undone before the next one.
+    Every frame paints over all cells of its maps; the rest of the background need not be copied again.
+
+    Attributes:
+        framed: heatmap name -> the role in whose colour it is framed.
+        playhead: column of the timeline's playhead; None before the first frame.
     """
 
     def __init__(self, background: NDArray[np.uint8]) -> None:
-        self.pixels = background.copy()
-        self._background = background
-        self._painted: list[tuple[slice, slice]] = []
+        self.pixels, self.background = background.copy(), background
+        self.framed: dict[str, str | None] = {}
+        self.playhead: int | None = None
+        self._written: list[tuple[slice, slice]] = []
 
     def at(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
-        """A view of the pixels outside the maps that this frame paints."""
-        self._painted.append((rows, columns))
+        """A view of pixels outside the maps, for what is another in every frame."""
+        self._written.append((rows, columns))
         return self.pixels[rows, columns]
 
     def clear(self) -> None:
-        """The background again, but for the maps' cells."""
-        for place in self._painted:
-            self.pixels[place] = self._background[place]
-        self._painted.clear()
+        """Undo what was painted by ``at``."""
+        for place in self._written:
+            self.pixels[place] = self.background[place]
+        self._written.clear()

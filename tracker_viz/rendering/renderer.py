@@ -111,10 +111,10 @@ class Renderer:
         return frame_at
 
     def _draw(self, canvas: Canvas, index: int, values: Mapping[str, NDArray[np.float16]], part: float) -> Frame:
-        canvas.clear()
         if self.redraws_fully:
-            canvas.pixels[...] = seaborn_pixels(self.plan, values)
+            canvas = Canvas(seaborn_pixels(self.plan, values))
         else:
+            canvas.clear()
             for heatmap in self.plan.heatmaps:
                 cell_map = self._template.cell_maps[heatmap.name]
                 paint(canvas.pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name])
@@ -166,30 +166,36 @@ class Renderer:
         line = self.plan.roles.line_px
         for heatmap in self.plan.heatmaps:
             role = roles.get(heatmap.head) if heatmap.head else None
-            if role:
-                box = heatmap.box
-                left, right, top, bottom = box.x - line - 1, box.right + line + 1, box.y - line - 1, box.bottom + line + 1
-                for rows, columns in (
-                    (slice(top, top + line), slice(left, right)),
-                    (slice(bottom - line, bottom), slice(left, right)),
-                    (slice(top, bottom), slice(left, left + line)),
-                    (slice(top, bottom), slice(right - line, right)),
-                ):
-                    canvas.at(rows, columns)[...] = rgb(self.plan.theme.roles[role])
+            if role == canvas.framed.get(heatmap.name):
+                continue
+            canvas.framed[heatmap.name] = role
+            box = heatmap.box
+            left, right, top, bottom = box.x - line - 1, box.right + line + 1, box.y - line - 1, box.bottom + line + 1
+            for place in (
+                (slice(top, top + line), slice(left, right)),
+                (slice(bottom - line, bottom), slice(left, right)),
+                (slice(top, bottom), slice(left, left + line)),
+                (slice(top, bottom), slice(right - line, right)),
+            ):
+                canvas.pixels[place] = rgb(self.plan.theme.roles[role]) if role else canvas.background[place]
 
     def _paint_timeline(self, canvas: Canvas, index: int, part: float) -> None:
         timeline = self.plan.timeline
         if not timeline:
             return
-        box = timeline.box
+        box, pixels = timeline.box, canvas.pixels
         last = len(self.series) - 1
         here, there = (timeline.x(self.series.steps[min(at, last)]) for at in (index, index + 1))
         x = round(here + part * (there - here))
         radius = 8.0 * self.plan.unit
         reach = int(radius) + 3
-        canvas.at(slice(max(0, box.y - reach), box.bottom + reach), slice(max(0, box.x - reach), x + reach))
-        pixels = canvas.pixels
-        pixels[box.y : box.bottom, box.x : x] = self._template.played[box.y : box.bottom, box.x : x]
+        before = box.x if canvas.playhead is None else canvas.playhead
+        canvas.playhead = x
+        # Only between the playhead that stands there and the new one does the strip change.
+        rows, left, right = slice(max(0, box.y - reach), box.bottom + reach), max(0, min(before, x) - reach), max(before, x) + reach
+        pixels[rows, left:right] = canvas.background[rows, left:right]
+        played = slice(box.y, box.bottom), slice(max(box.x, left), x)
+        pixels[played] = self._template.played[played]
         half = max(1, round(self.plan.unit))
         pixels[box.y : box.bottom, max(box.x, x - half) : min(box.right, x + half + 1)] = rgb(self.plan.theme.text)
         if len(timeline.curve):

@@ -17,6 +17,7 @@ from tracker_viz.capture_file import ArrayKey
 
 Show = Literal["change", "value", "step"]
 Reduce = Literal["mean", "rms"]
+Order = tuple[NDArray[np.intp], NDArray[np.intp]]  # indices of rows, of columns
 
 _COMPARES: Mapping[Show, Literal["first", "previous"] | None] = {"value": None, "change": "first", "step": "previous"}
 
@@ -99,13 +100,12 @@ class HeadMap:
 class WeightMap:
     """One weight matrix, float32 [rows, columns], pooled to ``shape``: its value, or its change since the first or previous capture.
 
-    Rows and columns stand in one fixed order for the whole video: ``flat_order`` is the flattened gather, int [rows * columns].
+    Rows and columns stand in one fixed order for the whole video: ``order``, the index of each in the matrix.
     """
 
     name: str
-    matrix_shape: tuple[int, int]
     shape: tuple[int, int]
-    flat_order: NDArray[np.intp]
+    order: Order
     show: Show = "change"
     reduce: Reduce = "rms"
 
@@ -124,8 +124,7 @@ class WeightMap:
         with np.errstate(invalid="ignore", over="ignore"):  # a diverged run is drawn, not warned of
             if self.show != "value":
                 matrix -= (moment.first if self.show == "change" else moment.previous)[self.name]
-            ordered = matrix.reshape(-1).take(self.flat_order).reshape(self.matrix_shape)
-            return pool(ordered, self.shape, self.reduce)
+            return pool(matrix, self.shape, self.reduce, self.order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,17 +266,19 @@ def _max_of_rows(pattern: NDArray[Any], size: int) -> NDArray[Any]:
     return largest
 
 
-def pool(matrix: NDArray[np.float32], shape: tuple[int, int], reduce: Reduce) -> NDArray[np.float32]:
-    """Reduce a matrix to ``shape`` (at most its own) over windows as even as whole numbers allow."""
+def pool(matrix: NDArray[np.float32], shape: tuple[int, int], reduce: Reduce, order: Order) -> NDArray[np.float32]:
+    """Put rows and columns of a matrix in order, and reduce it to ``shape`` (at most its own) over windows as even as can be."""
+    in_rows, in_columns = order
     if matrix.shape == shape:
-        return np.abs(matrix) if reduce == "rms" else matrix
+        ordered = matrix.take(in_rows, axis=0).take(in_columns, axis=1)
+        return np.abs(ordered) if reduce == "rms" else ordered
     rows, columns = _windows(matrix.shape[0], shape[0]), _windows(matrix.shape[1], shape[1])
     entries = np.square(matrix) if reduce == "rms" else matrix
     # The first rows of all windows, then the second ones, ...: ten times as fast as numpy's reduceat, which adds rows entry by entry.
-    sums = entries.take(rows.starts, axis=0)
+    sums = entries.take(in_rows[rows.starts], axis=0)
     for windows, more in rows.further:
-        sums[windows] += entries.take(more, axis=0)
-    mean = np.add.reduceat(sums, columns.starts, axis=1)
+        sums[windows] += entries.take(in_rows[more], axis=0)
+    mean = np.add.reduceat(sums.take(in_columns, axis=1), columns.starts, axis=1)
     mean /= np.multiply.outer(rows.sizes, columns.sizes)
     return np.sqrt(mean, out=mean) if reduce == "rms" else mean
 
@@ -301,13 +302,13 @@ def _windows(length: int, cells: int) -> _Windows:
     return _Windows(starts, sizes.astype(np.float32), further)
 
 
-def order_by_norm(change: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def order_by_norm(change: NDArray[Any]) -> Order:
     """Rows and columns of ``change`` [rows, columns], those that changed most first."""
     squares = np.square(_finite(change))
     return np.argsort(-squares.sum(1), kind="stable"), np.argsort(-squares.sum(0), kind="stable")
 
 
-def order_by_direction(change: NDArray[Any], iterations: int = 30) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def order_by_direction(change: NDArray[Any], iterations: int = 30) -> Order:
     """Rows and columns of ``change`` [rows, columns] by their entry in its first singular vectors (power iteration).
 
     Rows that changed in the same direction come to stand together, so that signed averages do not cancel.
@@ -322,11 +323,6 @@ def order_by_direction(change: NDArray[Any], iterations: int = 30) -> tuple[NDAr
             return np.arange(matrix.shape[0]), np.arange(matrix.shape[1])
         right /= norm
     return np.argsort(-(matrix @ right), kind="stable"), np.argsort(-right, kind="stable")
-
-
-def flat_order(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The gather, int [rows * columns], that puts a flattened matrix in the order ``rows`` x ``columns``."""
-    return (rows[:, None] * len(columns) + columns[None, :]).reshape(-1)
 
 
 def _finite(change: NDArray[Any]) -> NDArray[np.float64]:
