@@ -237,6 +237,16 @@ def test_frames_on_one_canvas_are_the_frames_drawn_afresh(series):
         assert np.array_equal(frame_at(int(index)).pixels, renderer.draw(shots[index]).pixels), shots[index]
 
 
+def test_a_film_that_seaborn_draws_in_full_is_the_same(series):
+    renderer = Renderer(series, "heads", size="720p")
+    shots = storyboard(series.steps)[3:6]
+    frame_at = renderer.film(shots)
+    painted = [frame_at(index).pixels.copy() for index in range(3)]
+    renderer.redraws_fully = True
+    for index in (2, 0, 1):
+        assert np.array_equal(frame_at(index).pixels, painted[index])
+
+
 def test_each_thread_films_on_its_own_canvas(series):
     renderer = Renderer(series, "overview", size="720p")
     shots = storyboard(series.steps)
