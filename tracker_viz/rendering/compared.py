@@ -21,8 +21,7 @@ from tracker_viz.errors import RenderError
 from tracker_viz.rendering.compared_plan import Numbers, RunTile, clock_text, make_compared_plan, numbers_text
 from tracker_viz.rendering.compared_series import NO_ROLE, NOT_YET, ComparedSeries, Timing
 from tracker_viz.rendering.ink import blend, glyph, opaque_glyph
-from tracker_viz.rendering.painting import color_tables, paint
-from tracker_viz.rendering.plan import Heatmap
+from tracker_viz.rendering.painting import color_tables, frame_around, paint
 from tracker_viz.rendering.sources import Moment
 from tracker_viz.rendering.stills import png, with_suffix, write_whole
 from tracker_viz.rendering.storyboard import Shot
@@ -145,7 +144,8 @@ class ComparedRenderer:
             assert heatmap.head is not None
             role = int(self.runs[index].roles[capture, heatmap.head[0], heatmap.head[1]])
             if role != NO_ROLE:
-                self._paint_frame(pixels, heatmap, self._role_colors[role])
+                for place in frame_around(heatmap.box, self._planned.frame_px):
+                    pixels[place] = self._role_colors[role]
 
     def _paint_captions(self, pixels: NDArray[np.uint8], index: int) -> None:
         """In the corner of each map that no attention reaches."""
@@ -175,14 +175,6 @@ class ComparedRenderer:
             view[:, live] = rgb(self.plan.theme.faint)
             shown = roles != NO_ROLE
             view[:, shown] = self._role_colors[roles[shown]]
-
-    def _paint_frame(self, pixels: NDArray[np.uint8], heatmap: Heatmap, color: NDArray[np.uint8]) -> None:
-        box, line = heatmap.box, self._planned.frame_px
-        left, right, top, bottom = box.x - line - 1, box.right + line + 1, box.y - line - 1, box.bottom + line + 1
-        pixels[top : top + line, left:right] = color
-        pixels[bottom - line : bottom, left:right] = color
-        pixels[top:bottom, left : left + line] = color
-        pixels[top:bottom, right - line : right] = color
 
     def _values(self, index: int, capture: int) -> dict[str, NDArray[np.float16]]:
         """Heatmap name -> float16 [rows, columns] of one run at one of its captures."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.rendering.plan import Heatmap, Plan
+from tracker_viz.rendering.plan import Box, Heatmap, Plan
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.template import CellMap
 from tracker_viz.rendering.theme import rgb
@@ -50,6 +50,17 @@ def paint(pixels: NDArray[np.uint8], heatmap: Heatmap, cell_map: CellMap, table:
     down, across = cell_map.replication
     rows = table.row_of_cells(places, across)
     view.reshape(len(rows), down, box.width, 3)[...] = rows[:, None]
+
+
+def frame_around(box: Box, line_px: int) -> tuple[tuple[slice, slice], ...]:
+    """Rows and columns of the four sides of a frame around ``box``, one pixel away from it."""
+    left, right, top, bottom = box.x - line_px - 1, box.right + line_px + 1, box.y - line_px - 1, box.bottom + line_px + 1
+    return (
+        (slice(top, top + line_px), slice(left, right)),
+        (slice(bottom - line_px, bottom), slice(left, right)),
+        (slice(top, bottom), slice(left, left + line_px)),
+        (slice(top, bottom), slice(right - line_px, right)),
+    )
 
 
 class Canvas:

@@ -19,7 +19,7 @@ from tracker_viz.errors import LayoutError, RenderError, unknown_name
 from tracker_viz.rendering.furniture import format_metric
 from tracker_viz.rendering.ink import blend, line_of_text, opaque_glyph, paint_dot
 from tracker_viz.rendering.layout import LAYOUTS, Layout
-from tracker_viz.rendering.painting import Canvas, color_tables, paint
+from tracker_viz.rendering.painting import Canvas, color_tables, frame_around, paint
 from tracker_viz.rendering.plan import Plan, Readout
 from tracker_viz.rendering.planning import make_plan
 from tracker_viz.rendering.series import Series, si_number
@@ -163,20 +163,12 @@ class Renderer:
 
     def _paint_roles(self, canvas: Canvas, index: int) -> None:
         roles = self.plan.roles.held[index] if self.plan.roles.held else {}
-        line = self.plan.roles.line_px
         for heatmap in self.plan.heatmaps:
             role = roles.get(heatmap.head) if heatmap.head else None
             if role == canvas.framed.get(heatmap.name):
                 continue
             canvas.framed[heatmap.name] = role
-            box = heatmap.box
-            left, right, top, bottom = box.x - line - 1, box.right + line + 1, box.y - line - 1, box.bottom + line + 1
-            for place in (
-                (slice(top, top + line), slice(left, right)),
-                (slice(bottom - line, bottom), slice(left, right)),
-                (slice(top, bottom), slice(left, left + line)),
-                (slice(top, bottom), slice(right - line, right)),
-            ):
+            for place in frame_around(heatmap.box, self.plan.roles.line_px):
                 canvas.pixels[place] = rgb(self.plan.theme.roles[role]) if role else canvas.background[place]
 
     def _paint_timeline(self, canvas: Canvas, index: int, part: float) -> None:

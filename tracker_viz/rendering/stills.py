@@ -95,7 +95,7 @@ def title_card(renderer: Renderer) -> NDArray[np.uint8]:
     from tracker_viz.rendering.template import seaborn_pixels, text_width
 
     plan, series, theme = renderer.plan, renderer.series, renderer.plan.theme
-    unit = min(plan.height / 1080, plan.width / 1280)
+    unit = plan.unit
     left, y = round(120 * unit), round(plan.height * 0.36)
     room = plan.width - 2 * left
 

@@ -72,8 +72,8 @@ def write_video(
     """Draw and encode ``n_frames`` pictures.
 
     Args:
-        frame_at: index -> Frame, or uint8 [height, width, 3] RGB; called from several threads at once. The pixels may change
-            when the same thread asks for its next picture.
+        frame_at: index -> Frame, or uint8 [height, width, 3] RGB; called from up to three threads at once. The pixels may
+            change when the same thread asks for its next picture.
         path: where the video shall lie; without a suffix it gets the encoder's (``.webm``, ``.mp4``).
         duration_s: how long every picture stays, or one number for each; at least 1/60 s.
         encoder: ``opencv`` (VP8), ``h264`` or ``lossless`` (VP9; both need PyAV). ``auto`` is h264 for a path that
