@@ -208,6 +208,23 @@ def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(far, server_l
     assert_holds(mlflow_server, spool, range(30))
 
 
+def test_an_answer_that_comes_after_the_end_changes_nothing_in_the_spool(far, server_link, mlflow_server, spool):
+    """Another process may have the spool by then: a capture that vanished under its hands stopped its upload."""
+    outbox = Outbox(spool, [far], name=spool.name)
+    server_link.one_way_s = 1.0
+    for step in range(3):
+        outbox.put(make_capture(step))
+    assert outbox.close(timeout_s=0.5).deliveries[0].left == 3
+    server_link.one_way_s = 0.0
+    for thread in threading.enumerate():
+        if thread.name.startswith("tracker_viz-upload"):
+            thread.join(30)
+            assert not thread.is_alive()
+    assert [ref.step for ref in outbox.run.list_captures()] == [0, 1, 2]
+    assert push(spool).complete
+    assert_holds(mlflow_server, spool, range(3))
+
+
 def test_a_run_that_does_not_exist_is_refused_before_training(server_link, spool):
     with pytest.raises(RunNotFoundError, match="right service"):
         Outbox(spool, [Destination("mlflow", {"tracking_uri": server_link.uri}, ref=RunRef("mlflow", "0" * 32))], name="a")

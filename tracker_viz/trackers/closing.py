@@ -48,17 +48,22 @@ def close_all(
         uploader.close(state, deadline=deadline)
     delivered = -1
     waiting = list(uploaders)
-    while waiting and time.monotonic() < deadline:
-        waiting = [uploader for uploader in waiting if not uploader.join(0.05 / len(waiting))]
-        deliveries = [uploader.delivery() for uploader in uploaders]
-        n_sent = sum(delivery.sent for delivery in deliveries)
-        if progress:
-            progress(n_sent, n_sent + sum(delivery.left for delivery in deliveries))
-        if patience_s is not None and n_sent != delivered:
-            deadline = time.monotonic() + patience_s
-            for uploader in waiting:
-                uploader.close(state, deadline=deadline)
-        delivered = n_sent
+    try:
+        while waiting and time.monotonic() < deadline:
+            waiting = [uploader for uploader in waiting if not uploader.join(0.05 / len(waiting))]
+            deliveries = [uploader.delivery() for uploader in uploaders]
+            n_sent = sum(delivery.sent for delivery in deliveries)
+            if progress:
+                progress(n_sent, n_sent + sum(delivery.left for delivery in deliveries))
+            if patience_s is not None and n_sent != delivered:
+                deadline = time.monotonic() + patience_s
+                for uploader in waiting:
+                    uploader.close(state, deadline=deadline)
+            delivered = n_sent
+    finally:
+        for uploader in uploaders:
+            uploader.dismiss()
+    waiting = [uploader for uploader in waiting if not uploader.join(0)]
     report = Report(tuple(uploader.delivery() for uploader in uploaders), lost, None)
     unfinished = [delivery for delivery in report.deliveries if not delivery.complete]
     if unfinished or waiting:

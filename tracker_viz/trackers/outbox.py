@@ -229,6 +229,7 @@ class Outbox:
                     started.close("failed", deadline=time.monotonic() + REFUSED_PATIENCE_S)
                 for started in uploaders:
                     started.join(REFUSED_PATIENCE_S)
+                    started.dismiss()
                 raise
         return uploaders
 

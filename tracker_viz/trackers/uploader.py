@@ -10,7 +10,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -85,6 +86,8 @@ class Uploader:
         self._changed = threading.Condition()
         self._settled = threading.Event()
         self._left_to_itself = False
+        self._at_work = threading.Lock()
+        self._dismissed = False
         self._thread = threading.Thread(target=self._work, name=f"tracker_viz-upload-{self.name}", daemon=True)
 
     def start(self) -> None:
@@ -112,6 +115,14 @@ class Uploader:
         """Whether the thread has ended."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def dismiss(self) -> None:
+        """From the return on the thread changes nothing in the spool, whatever its tracker still answers. Before the spool is let go of.
+
+        A request that hung may come back long after its time, when another process has the spool.
+        """
+        with self._at_work:
+            self._dismissed = True
 
     def delivery(self) -> Delivery:
         with self._changed:
@@ -145,7 +156,17 @@ class Uploader:
         finally:
             self._settled.set()
 
+    @contextmanager
+    def _in_spool(self) -> Iterator[None]:
+        """Around all that changes the spool or the journal."""
+        with self._at_work:
+            if self._dismissed:
+                raise _PatienceEnded
+            yield
+
     def _fail(self, error: Exception) -> None:
+        if self._dismissed:
+            return
         with self._changed:
             self.failure = error
         # Before that, whoever waits for the start is told by an exception.
@@ -169,7 +190,8 @@ class Uploader:
             parent=self._addressee.parent,
             key=self._addressee.key,
         )
-        self._addressee = self._spool.note_run(self.name, run.ref)
+        with self._in_spool():
+            self._addressee = self._spool.note_run(self.name, run.ref)
         return run
 
     def _compare(self, run: Run) -> None:
@@ -180,8 +202,9 @@ class Uploader:
         if self._existed:
             self.steps_there = frozenset(ref.step for ref in run.list_captures())
             missing = set(run.missing([*here, *gone]))
-            self._journal.note_captures([ref for ref in here if ref not in missing and not self._journal.has(ref)])
-            self._journal.forget([ref for ref in here if ref in missing])
+            with self._in_spool():
+                self._journal.note_captures([ref for ref in here if ref not in missing and not self._journal.has(ref)])
+                self._journal.forget([ref for ref in here if ref in missing])
             self._doubtful = False
         left = [ref for ref in here if ref in missing or not self._journal.has_all_of(ref)]
         with self._changed:
@@ -226,25 +249,28 @@ class Uploader:
         points = [point for point in points if point.values]
         if points:
             run.log_metrics(points)
-        self._journal.note_metrics(names)
-        self._spool.remove_delivered(whole)
-        with self._changed:
-            for ref in chunk:
-                self._pending.pop(ref, None)
-            if not run.online:
-                self._deferred.update(whole)
+        with self._in_spool():
+            self._journal.note_metrics(names)
+            self._spool.remove_delivered(whole)
+            with self._changed:
+                for ref in chunk:
+                    self._pending.pop(ref, None)
+                if not run.online:
+                    self._deferred.update(whole)
 
     def _put(self, run: Run, refs: Sequence[CaptureRef]) -> None:
         refs = [ref for ref in refs if not self._journal.has(ref)]
         if self._doubtful:
             # An earlier attempt ended without an answer: some of it may have arrived.
             missing = set(run.missing(refs))
-            self._journal.note_captures([ref for ref in refs if ref not in missing])
+            with self._in_spool():
+                self._journal.note_captures([ref for ref in refs if ref not in missing])
             refs = [ref for ref in refs if ref in missing]
         self._doubtful = True
         if refs:
             run.put_captures(self._spool.capture_paths(refs))
-            self._journal.note_captures(refs)
+            with self._in_spool():
+                self._journal.note_captures(refs)
         self._doubtful = False
 
     def _is_whole(self, ref: CaptureRef) -> bool:
@@ -276,6 +302,8 @@ class Uploader:
         away = self.name
         while True:
             was_closing = self._closing is not None
+            if self._dismissed:
+                raise _PatienceEnded
             try:
                 result = call()
             except (TransientTrackerError, OSError) as error:
