@@ -86,6 +86,14 @@ def test_attention_of_a_model_in_plain_pytorch(name):
     assert anatomy.d_model == D
 
 
+def test_a_mask_of_another_dtype_than_the_model_is_taken_as_its_own_kernel_takes_it():
+    """As nn.Transformer makes it: float32, whatever the model is in. The kernel takes that; torch's weights in the open do not."""
+    model = randomised(Encoder).double()
+    model(torch.randint(VOCAB, (1, T)))
+    _, attention = examine(model)
+    assert (torch.cat(attention, dim=1) - torch.cat(Notes.patterns, dim=1)).abs().max() <= 1e-5
+
+
 def test_keys_shared_by_several_heads_are_counted():
     anatomy, _ = examine(randomised(lambda: Model(lambda _: Residual(GroupedAttention(), two_layers()))))
     assert (anatomy.n_heads, anatomy.n_kv_heads) == ((4, 4), (2, 2))

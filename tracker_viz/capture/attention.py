@@ -241,6 +241,9 @@ class AttentionWatch(TorchFunctionMode):
 
     def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
         asked = dict(kwargs, need_weights=True, average_attn_weights=False)
+        mask = kwargs.get("attn_mask")
+        if mask is not None and mask.is_floating_point():  # asked for weights, torch takes no mask of another dtype
+            asked["attn_mask"] = mask.to(args[0].dtype)
         output, weights = func(*args, **asked)
         if tuple(weights.shape[-2:]) == (self._length, self._length):
             self._hand_over("multi_head_attention", weights)
