@@ -45,7 +45,7 @@ def main(steps: int = 300) -> None:
     model = GPT()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     text = torch.tensor(list(Path(__file__).read_bytes())) % 128
-    probe = text[:64][None]
+    probe = tv.make_probe(128, 64, text_ids=text, decode=chr)  # repeated random tokens, on which induction shows, and this text
 
     # max_overhead: a step of so small a model takes less time than a capture of it
     with tv.watch(model, probe=probe, run="mlflow", total_steps=steps, max_overhead=1.0) as recorder:

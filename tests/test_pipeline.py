@@ -187,6 +187,27 @@ def test_a_model_that_cannot_be_captured_leaves_no_run_behind(tmp_path):
     assert not (tmp_path / "spool").exists()
 
 
+def test_a_model_without_a_configuration_can_be_watched_in_two_lines():
+    class Gpt(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.positions = nn.Embedding(40, 16), nn.Embedding(24, 16)
+            self.blocks = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2, enable_nested_tensor=False)
+            self.head = nn.Linear(16, 40)
+
+        def forward(self, ids):
+            length = ids.shape[1]
+            mask = nn.Transformer.generate_square_subsequent_mask(length)
+            return self.head(self.blocks(self.tokens(ids) + self.positions(torch.arange(length)), mask=mask, is_causal=True))
+
+    model = Gpt()
+    with watch(model) as watcher:
+        train(model, watcher, range(6))
+    (*_, last) = tv.load_captures(watcher.ref)
+    assert last.arrays["blocks.1.attn.pattern"].shape == (1, 2, 24, 24)
+    assert np.isfinite(last.arrays["scores.head.induction"]).all()
+
+
 def test_a_probe_that_does_not_fit_leaves_no_run_behind(tmp_path):
     with pytest.raises(ProbeError):
         watch(make_model(), probe=torch.full((1, 16), 40))

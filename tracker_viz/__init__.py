@@ -19,6 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tracker_viz.capture import make_probe
     from tracker_viz.pipeline import backfill, compare, load_captures, push, render, watch
     from tracker_viz.types import Capture, CaptureRef, Frame, RunRef
 
@@ -32,11 +33,25 @@ _PUBLIC = {
     "backfill": "tracker_viz.pipeline",
     "compare": "tracker_viz.pipeline",
     "load_captures": "tracker_viz.pipeline",
+    "make_probe": "tracker_viz.capture",
     "push": "tracker_viz.pipeline",
     "render": "tracker_viz.pipeline",
     "watch": "tracker_viz.pipeline",
 }
-__all__ = ["Capture", "CaptureRef", "Frame", "RunRef", "__version__", "backfill", "compare", "load_captures", "push", "render", "watch"]
+__all__ = [
+    "Capture",
+    "CaptureRef",
+    "Frame",
+    "RunRef",
+    "__version__",
+    "backfill",
+    "compare",
+    "load_captures",
+    "make_probe",
+    "push",
+    "render",
+    "watch",
+]
 
 
 def __getattr__(name: str) -> Any:

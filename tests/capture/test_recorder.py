@@ -18,7 +18,7 @@ from torch import nn
 
 from tracker_viz import capture_file
 from tracker_viz.capture import Recorder, Schedule, make_probe
-from tracker_viz.capture.limits import context_length, vocab_size
+from tracker_viz.capture.limits import context_length, learned_positions, vocab_size
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 
 
@@ -550,4 +550,5 @@ def test_limits_are_read_from_the_configuration_or_the_embedding():
     around = nn.Sequential(nn.Linear(2, 2), Configured(vocab_size=7, block_size=5))
     assert (vocab_size(around), context_length(around)) == (7, 5)
     assert (vocab_size(nn.Sequential(nn.Embedding(9, 2))), context_length(nn.Embedding(9, 2))) == (9, None)
-    assert vocab_size(tiny()) is None  # two tables: which is it?
+    assert (vocab_size(tiny()), learned_positions(tiny())) == (VOCAB, T), "of two tables the head tells which is the tokens'"
+    assert vocab_size(nn.Sequential(nn.Embedding(9, 2), nn.Embedding(5, 2), nn.Linear(2, 2))) is None, "it makes no logits of these"

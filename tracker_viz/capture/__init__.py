@@ -5,7 +5,7 @@ from __future__ import annotations
 from tracker_viz.capture.backfill import backfill, find_checkpoints, load_checkpoint
 from tracker_viz.capture.budget import fit
 from tracker_viz.capture.distributed import is_main_process
-from tracker_viz.capture.limits import context_length, vocab_size
+from tracker_viz.capture.limits import context_length, learned_positions, vocab_size
 from tracker_viz.capture.probe import Probe, make_probe, probe_from_ids
 from tracker_viz.capture.recorder import Recorder
 from tracker_viz.capture.schedule import Schedule
@@ -19,6 +19,7 @@ __all__ = [
     "find_checkpoints",
     "fit",
     "is_main_process",
+    "learned_positions",
     "load_checkpoint",
     "make_probe",
     "probe_from_ids",

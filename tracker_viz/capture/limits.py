@@ -19,15 +19,34 @@ def context_length(model: nn.Module) -> int | None:
 
 
 def vocab_size(model: nn.Module) -> int | None:
-    """Number of tokens that the model knows: of its configuration, else of its only embedding table; None where neither tells."""
+    """Number of tokens that the model knows: of its configuration, else of its embedding table; None where neither tells.
+
+    Of several tables it is the one with as many rows as the last linear layer, which makes the logits, has outputs.
+    """
     configured = _configured(model, "vocab_size", "padded_vocab_size")
     if configured is not None:
         return configured
     if hasattr(model, "get_input_embeddings"):
         table: Any = model.get_input_embeddings
         return int(table().num_embeddings)
-    tables = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
-    return tables[0] if len(tables) == 1 else None
+    tables = _embedding_tables(model)
+    if len(tables) == 1:
+        return tables[0]
+    n_logits = [module.out_features for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    return n_logits[0] if n_logits and n_logits[0] in tables else None
+
+
+def learned_positions(model: nn.Module) -> int | None:
+    """Positions of the table that a model with two has beside that of its tokens; None without one."""
+    tables, n_tokens = _embedding_tables(model), vocab_size(model)
+    if len(tables) != 2 or n_tokens not in tables:
+        return None
+    tables.remove(n_tokens)
+    return tables[0]
+
+
+def _embedding_tables(model: nn.Module) -> list[int]:
+    return [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
 
 
 def _configured(model: nn.Module, *names: str) -> int | None:

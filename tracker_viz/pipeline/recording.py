@@ -57,7 +57,8 @@ def watch(
     Args:
         run: ``"mlflow"``, ``"wandb"`` or ``"local"``: the run that is active in this process (joined, never ended), else a new one. Or an
             existing run: a ``RunRef`` or its text, a ``wandb.Run``, an MLflow run. Or a list of these, to log into several.
-        probe: token ids [probe, position] whose attention is captured; by default repeated random tokens of the model's vocabulary.
+        probe: token ids [probe, position] whose attention is captured; by default repeated random tokens of the model's vocabulary, on
+            which alone induction and duplicate-token heads show. ``tv.make_probe`` gives a row of these and one of your text.
         schedule, every, total_steps, captures: which steps: a ``Schedule``; or every that many steps; or ``captures`` of them, dense at
             the start, over ``total_steps``; or, without a word, 0, 1, 2, 4, ... 1000 and every 1000 after that. Step 0 and the last always.
         start_step: optimiser steps that were finished before.
@@ -175,12 +176,15 @@ class Watcher:
 
 
 def default_probe(model: nn.Module) -> Probe:
-    from tracker_viz.capture import context_length, make_probe, vocab_size
+    from tracker_viz.capture import context_length, learned_positions, make_probe, vocab_size
 
     size = vocab_size(model)
     if size is None:
-        raise ConfigError("the model does not say how many tokens it knows; give it a probe=: token ids [probe, position]")
-    return make_probe(size, context_length(model))
+        raise ConfigError(
+            "the model does not say how many tokens it knows; tell it: probe=tv.make_probe(vocab_size, context_length), or give token ids "
+            "[probe, position] of your own"
+        )
+    return make_probe(size, context_length(model) or learned_positions(model))
 
 
 def _check_names(options: Mapping[str, Any]) -> None:
