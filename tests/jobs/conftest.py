@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from dataclasses import dataclass
 
 import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from tracker_viz import jobs
 from tracker_viz.trackers.local import LocalTracker
@@ -28,6 +31,13 @@ def logging_as_it_was():
     yield
     root.setLevel(before[0])
     root.handlers[:] = before[1]
+
+
+@pytest.fixture(autouse=True)
+def config_store_as_it_was(monkeypatch):
+    """What a job stores in Hydra's is for a process of its own, too."""
+    Plugins.instance()  # they are found once, and store their own
+    monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
 
 
 @pytest.fixture

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
 from tracker_viz import pipeline
 from tracker_viz.errors import ConfigError, MissingDependencyError
@@ -37,8 +39,17 @@ class BackfillSettings:
             RunRef.parse(self.run)
 
 
-@application(config_name="backfill")
-def main(cfg: DictConfig) -> None:
+def main() -> None:
+    """Entry point. ``model=`` is a plain key here; where Hydra finds train.py's group of that name, it takes it for a choice among its
+    options, so this configuration is stored apart from the groups."""
+    conf = Path(str(resources.files("tracker_viz.conf")))
+    for group, name in ((None, "backfill"), ("hydra/help", "job"), ("hydra/job_logging", "console")):
+        ConfigStore.instance().store(name, OmegaConf.load(conf / (group or "") / f"{name}.yaml"), group=group)
+    backfill()
+
+
+@application(config_name="backfill", config_path=None)
+def backfill(cfg: DictConfig) -> None:
     settings = typed(BackfillSettings, cfg)
     done = pipeline.backfill(
         settings.checkpoints,
