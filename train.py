@@ -32,6 +32,7 @@ from tracker_viz.demo.settings import TrainSettings, resumed
 from tracker_viz.demo.trainer import Trainer
 from tracker_viz.jobs.application import application, typed
 from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
+from tracker_viz.rendering import resolve_theme
 from tracker_viz.trackers.outbox import Destination
 
 
@@ -49,7 +50,8 @@ def main(cfg: DictConfig) -> float:
         settings = typed(TrainSettings, resumed(cfg, start.config, HydraConfig.get().overrides.task))
     # Made before training, so that what is wrong with them is known before training.
     layout = instantiate(settings.layout)
-    pipeline.VideoOptions(**settings.video)
+    resolve_theme(settings.theme)
+    pipeline.VideoOptions.of(settings.video)
     pipeline.checked_formats(settings.format)
 
     torch.manual_seed(settings.seed)

@@ -483,8 +483,27 @@ def test_an_encoder_that_is_not_there_is_told_before_anything_is_pulled(watched,
         ({"max_mb": 0}, "at least 1"),
         ({"workers": 0}, "at least 1"),
         ({"hold_s": -1.0}, "hold_s"),
+        ({"hold_s": float("nan")}, "video.hold_s is a number; got nan"),
+        ({"interpolate": "two"}, "video.interpolate is a whole number; got 'two'"),
+        ({"workers": 1.5}, "video.workers is a whole number; got 1.5"),
+        ({"seconds_per_capture": "x"}, "video.seconds_per_capture is a number; got 'x'"),
+        ({"fps": 30}, "unknown option of video 'fps'; known: encoder"),
     ],
 )
 def test_impossible_video_options_are_refused_before_anything_is_pulled(option, message):
     with pytest.raises(ConfigError, match=message):
-        VideoOptions(**option)
+        VideoOptions.of(option)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"theme": "blue"}, "unknown theme 'blue'"),
+        ({"format": None}, "format= names what is made, at least one of video, .*; got none"),
+        ({"format": 3}, "unknown format '3'"),
+    ],
+)
+def test_what_no_picture_can_have_is_refused_before_anything_is_pulled(watched, monkeypatch, options, message):
+    monkeypatch.setattr("tracker_viz.pipeline.drawing.pulled_captures", lambda *given, **options: pytest.fail("pulled"))
+    with pytest.raises(ConfigError, match=message):
+        tv.render(str(watched.ref), upload=False, progress=False, **options)

@@ -128,6 +128,7 @@ def test_the_printed_command_renders_from_another_directory_without_torch(tmp_pa
         ("trainer.stepz=5", "unknown option of trainer 'stepz'; did you mean 'steps'"),
         ("model.n_heads=7", "n_heads that fit"),
         ("video.size=huge", "huge"),
+        ("theme=blue", "unknown theme 'blue'; known: dark, light"),
     ],
 )
 def test_a_wrong_override_is_told_before_anything_is_made(tmp_path, override, message):

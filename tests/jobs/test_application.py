@@ -12,6 +12,15 @@ import pytest
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.jobs.application import application
 
+CALLBACK = """
+from pathlib import Path
+from hydra.experimental.callback import Callback
+
+class Notes(Callback):
+    def on_job_end(self, config, job_return, **rest):
+        Path("status").write_text(job_return.status.name)
+"""
+
 
 @pytest.fixture
 def call(monkeypatch, tmp_path):
@@ -50,6 +59,20 @@ def test_errors_that_a_user_can_mend_are_one_message(call, capsys, error, code):
     printed = capsys.readouterr().err
     assert (str(error) or "interrupted") in printed
     assert "Traceback" not in printed
+
+
+def test_the_message_stands_alone_but_of_several_jobs_hydra_says_which_one_failed(call, capsys):
+    assert call(raising(ConfigError("give it a name"))) == 2
+    assert capsys.readouterr().err == "give it a name\n"
+    assert call(raising(ConfigError("give it a name")), "-m", "timeout_s=1,2") == 2
+    assert "Error executing job with overrides: ['timeout_s=1']" in capsys.readouterr().err
+
+
+def test_a_callback_of_hydra_learns_that_the_job_failed(call, tmp_path, monkeypatch):
+    (tmp_path / "callback_of_application.py").write_text(CALLBACK)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert call(raising(ConfigError("x")), "+hydra.callbacks.mine._target_=callback_of_application.Notes") == 2
+    assert (tmp_path / "status").read_text() == "FAILED"
 
 
 def test_a_traceback_comes_when_it_is_asked_for(call, monkeypatch):

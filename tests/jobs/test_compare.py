@@ -143,12 +143,17 @@ def test_the_video_has_one_picture_for_every_point_at_which_any_run_was_captured
         (["runs=[local:a,local:b]", "shown=65"], "shown is a number of runs, 2 to 64; got 65"),
         (["runs=[local:a,local:b]", "max_gb=0"], "max_gb is a number of gigabytes above 0"),
         (["runs=[local:a,nonsense]"], "a run must look like one of mlflow:<run_id>"),
+        (["runs=local:a"], "runs is a list, such as runs=[mlflow:<id>,wandb:<entity>/<project>/<id>]; got runs=local:a"),
+        (["runs=[local:a,local:b]", "base_url=http://x"], "base_url is an option of wandb, and none of these runs is there"),
+        (["runs=[local:a,local:b]", "theme=blue"], "unknown theme 'blue'; known: dark, light"),
+        (["runs=[local:a,local:b]", "output=/proc/here"], "output /proc/here/compare.webm cannot be written: /proc: "),
     ],
 )
 def test_what_means_nothing_is_refused_before_anything_is_read(tracker_viz, words, message):
     result = tracker_viz("compare", *words)
     assert result.code == 2
     assert message in result.err
+    assert list(Path.cwd().iterdir()) == []
 
 
 def test_a_run_without_captures_is_named(tracker_viz, runs, tmp_path):

@@ -19,7 +19,9 @@ from importlib import resources
 from typing import Any, NoReturn, TypeVar
 
 import hydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -27,24 +29,50 @@ from tracker_viz.errors import ConfigError, TrackerVizError, unknown_name
 
 OUR_CONF = "pkg://tracker_viz.conf"
 _FULL_ERROR = "HYDRA_FULL_ERROR"
+_MENDABLE = (HydraException, OmegaConfBaseException, TrackerVizError)
+# What brings options of Hydra's own groups that it does not have by itself
+_PLUGINS = {
+    "hydra/launcher": {
+        "joblib": "hydra-joblib-launcher",
+        "submitit_local": "hydra-submitit-launcher",
+        "submitit_slurm": "hydra-submitit-launcher",
+        "ray": "hydra-ray-launcher",
+    },
+    "hydra/sweeper": {"optuna": "hydra-optuna-sweeper", "ax": "hydra-ax-sweeper", "nevergrad": "hydra-nevergrad-sweeper"},
+}
 
 Task = Callable[[DictConfig], Any]
 Settings = TypeVar("Settings")
 
 
-def application(*, config_name: str, config_path: str = OUR_CONF) -> Callable[[Task], Callable[[], None]]:
+def application(*, config_name: str, config_path: str | None = OUR_CONF) -> Callable[[Task], Callable[[], None]]:
     """Like ``hydra.main``, whose ``config_name`` and ``config_path`` these are.
 
     Errors that a user can mend are printed as one message, without a traceback unless ``HYDRA_FULL_ERROR=1`` asks for it.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
-        entry = hydra.main(config_path=config_path, config_name=config_name, version_base="1.3")(task)
+        failed: list[Exception] = []
+
+        @functools.wraps(task)
+        def job(cfg: DictConfig) -> Any:
+            try:
+                return task(cfg)
+            except _MENDABLE as error:
+                hydra_config = HydraConfig.get()
+                if hydra_config.mode is not RunMode.RUN or hydra_config.callbacks:
+                    raise
+                # Hydra would put all overrides before it. Of several jobs they say which one failed; of one they bury the message.
+                failed.append(error)
+
+        entry = hydra.main(config_path=config_path, config_name=config_name, version_base="1.3")(job)
 
         @functools.wraps(task)  # Hydra finds config_path relative to the file of the function at the bottom
         def run() -> None:
             with errors_explained(), _errors_passed_on():
                 entry()
+                if failed:
+                    raise failed.pop()
 
         return run
 
@@ -103,8 +131,12 @@ def explain(error: Exception) -> str:
     """What is wrong with a command line or a configuration, and what was probably meant."""
     if isinstance(error, OverrideParseException):
         return f"cannot read the override {error.override!r}: {error.message}"
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, TrackerVizError):
+        return str(error.__cause__)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
+        if package := _PLUGINS.get(group, {}).get(option):
+            return f"{group}={option} comes with a plugin of Hydra that is not installed: pip install {package}"
         if known := error.options or _own_options(group):
             return unknown_name(group or "config", option, known)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error

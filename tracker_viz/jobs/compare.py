@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from tracker_viz import pipeline
+from tracker_viz.errors import ConfigError
 from tracker_viz.jobs.application import application, typed
 from tracker_viz.types import RunRef
 
@@ -22,7 +23,7 @@ _MOST_ROWS = 64
 class CompareSettings:
     """The keys of ``conf/compare.yaml``."""
 
-    runs: list[str] = field(default_factory=list)
+    runs: Any = field(default_factory=list)
     sweep: str | None = None
     axis: str = "step"
     order: str = "index"
@@ -39,12 +40,22 @@ class CompareSettings:
     cache: str | None = None
     video: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.runs, list):
+            raise ConfigError(f"runs is a list, such as runs=[mlflow:<id>,wandb:<entity>/<project>/<id>]; got runs={self.runs}")
+
     def tracker_options(self) -> dict[str, dict[str, Any]]:
-        """Tracker -> what was said of it; the same for all of its runs."""
-        named = [ref for ref in (*self.runs, self.sweep, self.into) if ref]
+        """Tracker -> what was said of it; the same for all of its runs.
+
+        Raises:
+            ConfigError: something is said of a tracker that has none of the runs.
+        """
+        named = [str(ref) for ref in (*self.runs, self.sweep, self.into) if ref]
         options: dict[str, dict[str, Any]] = {RunRef.parse(ref).scheme: {} for ref in named}
         for name, scheme in _TRACKER_OF.items():
             if (value := getattr(self, name)) is not None:
+                if named and scheme not in options:
+                    raise ConfigError(f"{name} is an option of {scheme}, and none of these runs is there: {', '.join(named)}")
                 options.setdefault(scheme, {})[name] = value
         return options
 

@@ -22,7 +22,7 @@ from tracker_viz.comparison import (
 from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.pipeline.compared_runs import HeadOrder, check_probes, chosen_runs
 from tracker_viz.pipeline.comparison_files import NAME, write_charts, write_compared_video, write_tables
-from tracker_viz.pipeline.drawing import VideoOptions
+from tracker_viz.pipeline.drawing import VideoOptions, check_outputs
 from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.pulling import TrackerOptions, open_run
 from tracker_viz.pipeline.scored_runs import score_runs
@@ -112,13 +112,17 @@ def compare_runs(
         RunNotFoundError, TrackerError: a run cannot be read, or ``into`` cannot be written.
         LayoutError: so many runs do not fit into the picture.
     """
-    options = _checked(runs, sweep, axis, order, shown, max_gb, video)
+    from tracker_viz.video import video_path
+
+    options = _checked(runs, sweep, axis, order, shown, max_gb, theme, video)
     parent = open_run(sweep, tracker_options) if sweep else None
     named = open_run(into, tracker_options) if into else parent
     refs = parent.children() if parent else [RunRef.parse(run) if isinstance(run, str) else run for run in runs]
     if parent and len(refs) < 2:
         raise ConfigError(f"{parent.ref} has {len(refs)} runs below it; a comparison needs at least two: is it the parent run of a sweep?")
     cache = Path(cache) if cache else None
+    directory = Path(output) if output else cache_directory(named.ref, cache) / NAME if named else Path(NAME)
+    check_outputs(["video"], [video_path(directory / NAME, options.encoder)], options)
     scored, notes = score_runs(refs, cache=cache, may_lack=bool(parent), tracker_options=tracker_options, progress=progress)
     compared = [run.compared for run in scored]
     check_runs(compared)
@@ -129,7 +133,6 @@ def compare_runs(
     labels = run_labels(compared)
     notes += check_probes(scored, labels) + [_by_label(note, labels) for note in comparability_notes(compared)]
 
-    directory = Path(output) if output else cache_directory(named.ref, cache) / NAME if named else Path(NAME)
     rows = run_table(compared)
     found_correlations = correlations(compared, rows)
     tables = write_tables(rows, found_correlations, directory)
@@ -179,9 +182,11 @@ def compare_runs(
 
 
 def _checked(
-    runs: Sequence[Any], sweep: Any, axis: str, order: str, shown: int, max_gb: float, video: Mapping[str, Any] | None
+    runs: Sequence[Any], sweep: Any, axis: str, order: str, shown: int, max_gb: float, theme: str, video: Mapping[str, Any] | None
 ) -> VideoOptions:
     """Everything that can be refused before anything is pulled."""
+    from tracker_viz.rendering import resolve_theme
+
     if isinstance(runs, str | RunRef):
         raise ConfigError(f"runs is a list, such as [mlflow:<id>, wandb:<entity>/<project>/<id>]; got {str(runs)!r}")
     if bool(runs) == bool(sweep):
@@ -198,7 +203,8 @@ def _checked(
         raise ConfigError(f"shown is a number of runs, 2 to {MOST_SHOWN}; got {shown}")
     if not max_gb > 0:
         raise ConfigError(f"max_gb is a number of gigabytes above 0; got {max_gb:g}")
-    options = VideoOptions(**(video or {}))
+    resolve_theme(theme)
+    options = VideoOptions.of(video)
     if options.interpolate or options.title_s:
         raise ConfigError("a comparison shows real captures only, and has no title card: set video.interpolate=0 and video.title_s=0")
     return options

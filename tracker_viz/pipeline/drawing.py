@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.pipeline.delivering import Picture, put_pictures
@@ -96,10 +98,10 @@ def render_run(
         RenderError: the run has no captures, or not those that the layout shows.
         VideoError: the video cannot be written here.
     """
-    from tracker_viz.rendering import Renderer, Series, resolve_layout
+    from tracker_viz.rendering import Renderer, Series, resolve_layout, resolve_theme
 
-    layout = resolve_layout(layout)
-    options = VideoOptions(**(video or {}))
+    layout, look = resolve_layout(layout), resolve_theme(theme)
+    options = VideoOptions.of(video)
     formats = checked_formats(format)
     opened = open_run(run, tracker_options)
     targets = [opened, *(open_run(each, tracker_options) for each in also_into)] if upload else []
@@ -107,11 +109,11 @@ def render_run(
     path = Path(output) if output else cache_directory(opened.ref, cache) / "videos" / layout.name
     path = path / layout.name if path.is_dir() else path
     paths = [_path_of(each, path, options, alone=len(formats) == 1) for each in formats]
-    _check_outputs(formats, paths, options)
+    check_outputs(formats, paths, options)
     pulled = pulled_captures(opened, cache, progress=progress, steps=steps)
     missing = sorted(ref.step for ref in pulled.damaged)
     series = Series(pulled.captures, title=opened.info().name, missing_steps=missing)
-    renderer = Renderer(series, layout, size=options.size, theme=theme)
+    renderer = Renderer(series, layout, size=options.size, theme=look)
     with progress_bar("drawing", "frames", shown=progress and "video" in formats) as advance:
         pictures = [_write(renderer, each, file, options, advance) for each, file in zip(formats, paths, strict=True)]
     if targets:
@@ -125,12 +127,12 @@ def checked_formats(format: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: there is none, or one that is unknown.
     """
-    formats = (format,) if isinstance(format, str) else tuple(dict.fromkeys(format))
-    if not formats:
+    formats = tuple(dict.fromkeys(format)) if isinstance(format, Sequence) and not isinstance(format, str) else (format,)
+    if not formats or formats == (None,):
         raise ConfigError(f"format= names what is made, at least one of {', '.join(FORMATS)}; got none")
     for each in formats:
         if each not in FORMATS:
-            raise ConfigError(unknown_name("format", each, FORMATS))
+            raise ConfigError(unknown_name("format", str(each), FORMATS))
     return formats
 
 
@@ -143,7 +145,7 @@ def _path_of(format: str, path: Path, options: VideoOptions, *, alone: bool) -> 
     return path if path.suffix or format not in ("webp", "gif") else path.with_suffix(f".{format}")
 
 
-def _check_outputs(formats: Sequence[str], paths: Sequence[Path], options: VideoOptions) -> None:
+def check_outputs(formats: Sequence[str], paths: Sequence[Path], options: VideoOptions) -> None:
     """Refuse what cannot be written here before captures are pulled and drawn for it."""
     from tracker_viz.video import encoder
 
@@ -152,17 +154,18 @@ def _check_outputs(formats: Sequence[str], paths: Sequence[Path], options: Video
     for path in paths:
         if path.is_dir():
             raise ConfigError(f"output {path} is a directory; name a file in it, or another place")
+        there = next(folder for folder in path.absolute().parents if folder.exists())
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=path.parent).close()
+            tempfile.TemporaryFile(dir=there).close()
         except OSError as error:
-            raise ConfigError(f"output {path} cannot be written: {error}; choose another with output=...") from error
+            raise ConfigError(f"output {path} cannot be written: {there}: {error.strerror}; choose another with output=...") from error
 
 
 def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, advance: Callable[[int, int], None]) -> Picture:
     from tracker_viz.rendering import storyboard, write_animation, write_explorer, write_poster
     from tracker_viz.video import write_video
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     if format == "poster":
         return Picture(format, write_poster(renderer, path))
     if format == "html":
@@ -185,6 +188,10 @@ def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, a
     return Picture(format, written.path, written.duration_s, tuple(moments), written.notice)
 
 
+_WHOLE = ("interpolate", "workers", "max_mb", "key_frames")
+_SECONDS = ("seconds_per_capture", "title_s", "hold_s")
+
+
 @dataclass(frozen=True, slots=True)
 class VideoOptions:
     """The group ``video`` of ``conf/``, where each option is explained."""
@@ -200,10 +207,30 @@ class VideoOptions:
     max_mb: int = 50
     key_frames: int = 12
 
+    @classmethod
+    def of(cls, video: Mapping[str, Any] | None) -> Self:
+        """Those that ``video`` says, and the defaults of the others.
+
+        Raises:
+            ConfigError: there is no such option, or one has no meaning.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in video or {}:
+            if name not in known:
+                raise ConfigError(unknown_name("option of video", str(name), known))
+        return cls(**(video or {}))
+
     def __post_init__(self) -> None:
         from tracker_viz.rendering import picture_size, storyboard
         from tracker_viz.video import video_path
 
+        kinds = dict.fromkeys(_WHOLE, (Integral, "a whole number")) | dict.fromkeys(_SECONDS, (Real, "a number"))
+        for name, (kind, what) in kinds.items():
+            value = getattr(self, name)
+            if value is None and name in ("seconds_per_capture", "workers"):
+                continue
+            if not isinstance(value, kind) or not math.isfinite(value):
+                raise ConfigError(f"video.{name} is {what}; got {value!r}")
         # What each of these refuses, it refuses here, before anything is trained or pulled.
         picture_size(self.size)
         storyboard([0, 1], **self.pacing())

@@ -66,7 +66,7 @@ def render_sweep(
     refs = parent.children()
     if not refs:
         raise ConfigError(f"{parent.ref} has no runs below it: is it the parent run of a sweep? One run alone is rendered with run=")
-    chosen = VideoOptions(**(video or {}))
+    chosen = VideoOptions.of(video)
     cores = chosen.workers or usable_cores()
     at_once = min(cores, len(refs))
     each_video = asdict(chosen) | {"workers": cores // at_once}

@@ -16,6 +16,7 @@ from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.stills import poster_moments, write_animation, write_key_frames, write_poster
 from tracker_viz.rendering.storyboard import PACES, Shot, storyboard
 from tracker_viz.rendering.theme import THEMES, Theme
+from tracker_viz.rendering.theme import theme as resolve_theme
 
 __all__ = [
     "LAYOUTS",
@@ -38,6 +39,7 @@ __all__ = [
     "picture_size",
     "poster_moments",
     "resolve_layout",
+    "resolve_theme",
     "storyboard",
     "write_animation",
     "write_explorer",
