@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.cluster.hierarchy import fcluster
 
 from tracker_viz.comparison import (
     BEHAVIOUR,
@@ -97,7 +98,6 @@ def test_two_seeds_lie_between_zero_and_the_shuffled_baseline():
     matrix = distance_matrix([learning_run("a", seed=1), learning_run("b", seed=2)])
     assert 0 < matrix.overall[0, 1] < 0.5 * matrix.shuffled[0, 1]
     assert matrix.shuffled[0, 1] > 0.05
-    assert 0 < matrix.relative[0, 1] < 0.5
 
 
 def test_matching_never_does_worse_than_chance():
@@ -227,8 +227,7 @@ def test_clusters_put_heads_of_one_kind_side_by_side_across_runs():
     runs = [learning_run("a", seed=1), permuted(learning_run("b", seed=2), "b", 3)[0]]
     grouped = cluster_heads(runs)
     assert grouped.values.shape == (24, len(BEHAVIOUR) * 24)
-    assert sorted(grouped.order) == list(range(24))
-    groups = grouped.groups(5)
+    groups = fcluster(grouped.linkage, 5, criterion="maxclust")
     of_induction = [
         groups[index]
         for index, (run, (block, head)) in enumerate(zip(grouped.runs, grouped.heads, strict=True))
@@ -238,22 +237,11 @@ def test_clusters_put_heads_of_one_kind_side_by_side_across_runs():
     assert len(set(of_induction)) == 1
     assert (groups == of_induction[0]).sum() == 2
     assert grouped.labels[5] == "a L01H01"
-    column = list(grouped.scores).index("induction") * grouped.n_points + grouped.n_points - 1
+    column = list(grouped.scores).index("induction") * 24 + 23
     induction_at_end = [
         runs["ab".index(run)].series.heads["induction"][-1][head] for run, head in zip(grouped.runs, grouped.heads, strict=True)
     ]
     np.testing.assert_allclose(grouped.values[:, column], induction_at_end, atol=1e-6)
-
-
-def test_clusters_draw_with_seaborn():
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    import seaborn
-
-    grouped = cluster_heads([learning_run("a"), learning_run("b", seed=1)])
-    drawn = seaborn.clustermap(grouped.values, row_linkage=grouped.linkage, col_cluster=False, yticklabels=grouped.labels)
-    assert drawn.dendrogram_row.reordered_ind == grouped.order.tolist()
-    matplotlib.pyplot.close("all")
 
 
 def test_of_more_heads_than_a_picture_holds_the_most_specialised_of_each_run_are_grouped(monkeypatch):

@@ -31,9 +31,8 @@ class HeadClusters:
         values: float32 [head, score * point]: a head's trajectories, one score after the other.
         labels: of the rows: ``n_heads=8 seed=1 L03H01``.
         runs, heads: run name and (block, head) of each row.
-        scores: the scores along the columns, in their order; each takes ``n_points`` columns.
+        scores: the scores along the columns, in their order; each takes equally many columns.
         linkage: float64 [head - 1, 4], as ``scipy.cluster.hierarchy`` makes it (average linkage, Euclidean).
-        order: row indices from top to bottom of the dendrogram.
     """
 
     values: NDArray[np.float32]
@@ -41,15 +40,7 @@ class HeadClusters:
     runs: tuple[str, ...]
     heads: tuple[tuple[int, int], ...]
     scores: tuple[str, ...]
-    n_points: int
     linkage: NDArray[np.float64]
-    order: NDArray[np.intp]
-
-    def groups(self, n_groups: int) -> NDArray[np.int64]:
-        """Group of each row, 1..n_groups, by cutting the tree so that at most ``n_groups`` remain: int64 [head]."""
-        from scipy.cluster.hierarchy import fcluster
-
-        return fcluster(self.linkage, n_groups, criterion="maxclust").astype(np.int64)
 
 
 def cluster_heads(
@@ -60,7 +51,7 @@ def cluster_heads(
     Raises:
         ConfigError: nothing in common to compare.
     """
-    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.cluster.hierarchy import linkage
 
     check_runs(runs)
     found = behaviours(runs, axis=axis, scores=scores, n_points=n_points)
@@ -74,7 +65,6 @@ def cluster_heads(
     vectors = np.concatenate([behaviour.vectors for behaviour in found])
     # from [head, point, score] to one score after the other, which is how a person reads a row
     values = vectors.reshape(n_heads, n_points, len(common)).transpose(0, 2, 1).reshape(n_heads, -1)
-    tree = linkage(values, method="average", metric="euclidean")
     names = run_labels(runs)
     heads = tuple(head for behaviour in found for head in behaviour.heads)
     of_run = tuple(run.name for run, behaviour in zip(runs, found, strict=True) for _ in behaviour.heads)
@@ -84,9 +74,7 @@ def cluster_heads(
         runs=of_run,
         heads=heads,
         scores=common,
-        n_points=n_points,
-        linkage=tree,
-        order=leaves_list(tree).astype(np.intp),
+        linkage=linkage(values, method="average", metric="euclidean"),
     )
 
 

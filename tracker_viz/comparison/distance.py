@@ -38,12 +38,6 @@ class DistanceMatrix:
     by_depth: NDArray[np.float64]
     shuffled: NDArray[np.float64]
 
-    @property
-    def relative(self) -> NDArray[np.float64]:
-        """``overall / shuffled``: 0 for identical runs, 1 for runs no more alike than chance; NaN where all heads are alike anyway."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(self.shuffled > 0, self.overall / self.shuffled, np.nan)
-
 
 def distance(a: Behaviour, b: Behaviour, *, scope: Scope = "block") -> float:
     """Specialisation distance of two runs, 0..1, as the module's docstring defines it; NaN where neither has heads."""

@@ -31,9 +31,6 @@ class Box:
     def bottom(self) -> int:
         return self.y + self.height
 
-    def overlaps(self, other: Box) -> bool:
-        return self.x < other.right and other.x < self.right and self.y < other.bottom and other.y < self.bottom
-
 
 @dataclass(frozen=True, slots=True)
 class Heatmap:
