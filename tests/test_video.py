@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from tracker_viz.errors import ConfigError, MissingDependencyError, VideoError
+from tracker_viz.errors import ConfigError, EncoderUnavailableError, MissingDependencyError, VideoError
 from tracker_viz.types import Frame
 from tracker_viz.video import ENCODERS, opencv, video_path, write_video
 from tracker_viz.video.opencv import import_cv2
@@ -272,6 +272,12 @@ def test_a_video_that_is_too_large_is_made_smaller_and_says_so(tmp_path):
         write_video(24, lambda index: noise[index % 8], tmp_path / "l", encoder="lossless", max_bytes=whole.nbytes // 2)
     with pytest.raises(VideoError, match="even at"):
         write_video(24, lambda index: noise[index % 8], tmp_path / "x", max_bytes=2000)
+
+
+def test_an_opencv_that_cannot_say_when_a_frame_begins_names_the_fix(tmp_path, monkeypatch):
+    monkeypatch.delattr(import_cv2(), "VIDEOWRITER_PROP_PTS")  # as in 4.10
+    with pytest.raises(EncoderUnavailableError, match=r"4\.11 can: pip install --upgrade opencv-python"):
+        write_video(1, picture, tmp_path / "video")
 
 
 @pytest.mark.parametrize(

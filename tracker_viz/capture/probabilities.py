@@ -59,10 +59,14 @@ def flex_probabilities(
 
     ``score_mod(score, batch, head, query, key)`` changes one logit, ``mask_mod(batch, head, query, key)`` says whether it counts.
     """
+    # As torch itself reads a table at a place that vmap runs over; whoever calls flex_attention has loaded it.
+    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
     logits = torch.matmul(query.float() * scale, repeated(key, query.shape[-3]).float().transpose(-2, -1))
     places = [torch.arange(size, device=query.device) for size in logits.shape]
-    logits = _over_all_places(score_mod, 1, len(score_buffers))(logits, *places, *score_buffers)
-    seen = _over_all_places(mask_mod, 0, len(mask_buffers))(*places, *mask_buffers)
+    with TransformGetItemToIndex():
+        logits = _over_all_places(score_mod, 1, len(score_buffers))(logits, *places, *score_buffers)
+        seen = _over_all_places(mask_mod, 0, len(mask_buffers))(*places, *mask_buffers)
     return torch.softmax(logits.masked_fill(~seen, -math.inf), dim=-1).masked_fill(~seen.any(dim=-1, keepdim=True), 0.0)
 
 

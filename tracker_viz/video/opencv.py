@@ -28,7 +28,12 @@ class OpenCV:
     segment_suffix = ".avi"  # every container will do for a segment; OpenCV writes a warning for each WebM that it opens
 
     def __init__(self) -> None:
-        self._cv2 = import_cv2()
+        self._cv2 = cv2 = import_cv2()
+        if not hasattr(cv2, "VIDEOWRITER_PROP_PTS"):
+            raise EncoderUnavailableError(
+                f"OpenCV {cv2.__version__} cannot say when a frame begins, and 4.11 can: pip install --upgrade opencv-python, or "
+                "opencv-python-headless where that is installed"
+            )
 
     def open(self, path: Path, size: tuple[int, int]) -> _OpenCVSegment:
         cv2 = self._cv2
