@@ -163,6 +163,14 @@ def test_a_run_without_captures_is_named(tracker_viz, runs, tmp_path):
     assert "empty one, running) has no captures" in result.err
 
 
+@pytest.mark.parametrize("probe", ["5", "nonsense"])
+def test_a_probe_row_that_is_not_there_is_told_before_captures_are_pulled(tracker_viz, runs, probe):
+    result = tracker_viz("compare", f"runs=[{runs[0]},{runs[1]}]", f"probe={probe}", *SMALL)
+    assert result.code == 2
+    assert "probe is a row of the probe batch, by its label or its index: " in result.err
+    assert list(Path.cwd().iterdir()) == []
+
+
 def test_a_run_that_is_no_sweep_is_refused(tracker_viz, runs):
     result = tracker_viz("compare", f"sweep={runs[0]}", *SMALL)
     assert result.code == 2

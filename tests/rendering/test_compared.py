@@ -123,6 +123,17 @@ def test_a_head_is_framed_in_its_roles_colour_from_when_it_has_it(renderer):
     assert has_it == (renderer.timing.captures[0] >= 2).tolist()
 
 
+@pytest.mark.parametrize("size", ["960x540", "1080x1350"])
+def test_every_colour_of_a_frame_is_named_also_of_a_role_that_no_head_kept_for_long(runs, size):
+    roles = runs[0].roles.copy()
+    roles[1, 0, 0] = 0
+    brief = dataclasses.replace(runs[0], roles=roles)
+    assert "previous_token" not in brief.onsets
+    plan = draw([brief, runs[1]], size=size).plan
+    assert "previous token" in [label.text for label in plan.labels]
+    assert THEME.roles["previous_token"] in [swatch.color for swatch in plan.swatches]
+
+
 def test_the_ribbon_tells_no_more_than_what_was_played(runs):
     renderer = draw(runs[:2], size="1600x640")
     ribbon = renderer.tiles[0].ribbon

@@ -130,6 +130,7 @@ def compare_runs(
         compared = in_order_of_settings(compared)
         by_name = {run.compared.name: run for run in scored}
         scored = [by_name[run.name] for run in compared]
+    _check_probe(probe, scored[0].rows)
     labels = run_labels(compared)
     notes += check_probes(scored, labels) + [_by_label(note, labels) for note in comparability_notes(compared)]
 
@@ -208,6 +209,12 @@ def _checked(
     if options.interpolate or options.title_s:
         raise ConfigError("a comparison shows real captures only, and has no title card: set video.interpolate=0 and video.title_s=0")
     return options
+
+
+def _check_probe(probe: str | int, rows: Sequence[str]) -> None:
+    """``rows``: the labels of the probe's rows, empty where captures do not say them."""
+    if rows and probe not in rows and probe not in range(len(rows)):
+        raise ConfigError(f"probe is a row of the probe batch, by its label or its index: {', '.join(rows)}; got {probe!r}")
 
 
 @contextlib.contextmanager

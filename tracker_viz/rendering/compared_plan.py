@@ -99,6 +99,9 @@ def make_compared_plan(
     colors = run_colors(len(runs), draft.theme)
     top = draft.px(122 if note else 100)
     lanes = [role for role in role_names if any(role in run.onsets for run in runs)]
+    brief = [role for index, role in enumerate(role_names) if role not in lanes and any(bool((run.roles == index).any()) for run in runs)]
+    if draft.is_narrow:
+        lanes, brief = [*lanes, *brief], []
     high = draft.px(128 if len(runs) >= MANY_RUNS else 150) + lane_px(draft, len(runs)) * len(lanes)
     bars_px = draft.px(70) if draft.is_narrow else 0  # a row of their own, where beside the timeline there is no room
     strip = Box(draft.margin, height - high - bars_px - draft.px(6), width - 2 * draft.margin, high)
@@ -125,6 +128,7 @@ def make_compared_plan(
     else:
         bars_width = draft.px(330)
         draft.place_bars(Box(strip.right - bars_width, strip.y, bars_width, strip.height))
+        _name_roles(draft, brief, Box(strip.right - bars_width, strip.y, bars_width, strip.height - draft.px(34)))
         strip = Box(strip.x, strip.y, strip.width - bars_width - draft.px(44), strip.height)
     timeline = place_timeline(draft, runs, timing, lanes, colors, strip)
     return ComparedPlan(draft.plan(), tiling, tiles, clock, timeline, _frame_px(draft, tiling))
@@ -187,6 +191,16 @@ def _header(draft: Draft, timing: Timing, heads: Heads, title: str, subtitle: st
     if note:
         draft.text(draft.fitted(note, 15, draft.width - 2 * draft.margin), draft.margin, px(100), 15)
     return clock
+
+
+def _name_roles(draft: Draft, names: Sequence[str], area: Box) -> None:
+    """Explains, at the foot of ``area``, the colours of roles that have no lane because no head kept them for long."""
+    px, line, width = draft.px, draft.px(24), area.width // 2
+    for number, name in enumerate(reversed(names)):
+        x, y = area.x + (1 - number % 2) * width, area.bottom - line * (number // 2) - line / 2
+        color, side = draft.theme.roles.get(name, draft.theme.text), px(11)
+        draft.swatches.append(Swatch(Box(x, round(y - side / 2), side, side), color))
+        draft.text(draft.fitted(name.replace("_", " "), 14, width - px(24)), x + px(18), y, 14, color, baseline="center")
 
 
 def _tile(
