@@ -14,6 +14,7 @@ from tracker_viz.trackers.base import MetricPoint
 from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.testing import make_capture, write_captures
 from tracker_viz.trackers.wandb import WandbTracker
+from tracker_viz.trackers.wandb_rows import POLL_S
 
 TYPE = "tracker-viz-capture"
 
@@ -42,6 +43,14 @@ def our_points(history, name):
     return {row["tracker_viz/step"]: row[name] for row in history if name in row}
 
 
+def until_carried(run):
+    """Until rows of theirs carry all points that ours has; each takes one."""
+    deadline = time.monotonic() + 60
+    while run._rows._waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def test_without_a_run_of_theirs_there_is_none_to_join(wandb_server):  # noqa: F811
     assert WandbTracker().active_run() is None
 
@@ -66,7 +75,8 @@ def test_a_loop_that_counts_its_own_steps_loses_none_of_its_rows(wandb_server, t
         theirs.log({"loss": 1 / (1 + step)}, step=step)
         if step % 10 == 5:
             run.log_metrics([MetricPoint(step, {"score": step / 40})])
-        time.sleep(0.03)
+        if step:
+            until_carried(run)
     run.finish("finished")
     theirs.log({"final": 1.0}, step=40)
     theirs.finish()
@@ -74,6 +84,28 @@ def test_a_loop_that_counts_its_own_steps_loses_none_of_its_rows(wandb_server, t
     assert their_rows(history, "loss") == [(step, 1 / (1 + step)) for step in range(40)]
     assert their_rows(history, "final") == [(40, 1.0)]
     assert our_points(history, "score") == {0: 0.0, 5: 0.125, 15: 0.375, 25: 0.625, 35: 0.875}
+
+
+def test_a_loop_that_goes_on_while_a_point_is_added_to_its_row_costs_no_point(wandb_server, theirs, monkeypatch):  # noqa: F811
+    run, log = WandbTracker().active_run(), theirs.log
+
+    def log_and_go_on(row, **how):
+        if "score" in row and theirs.step == 1:
+            log({"loss": 2.0}, step=2)  # as if their thread came between the look at their counter and this
+        log(row, **how)
+
+    theirs.log({"loss": 1.0}, step=1)
+    monkeypatch.setattr(theirs, "log", log_and_go_on)
+    run.log_metrics([MetricPoint(step, {"score": float(step)}) for step in (10, 20)])
+    while len(run._rows._waiting) == 2:
+        time.sleep(0.005)
+    time.sleep(2 * POLL_S)  # the other one must not follow into the same row
+    theirs.log({"loss": 3.0}, step=3)
+    until_carried(run)
+    run.finish("finished")
+    theirs.finish()
+    history = stored(wandb_server, theirs).history
+    assert our_points(history, "score") == {10: 10.0, 20: 20.0}
 
 
 def test_points_that_find_no_row_of_theirs_share_the_last_one(wandb_server, theirs):  # noqa: F811

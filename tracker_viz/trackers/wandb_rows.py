@@ -152,7 +152,7 @@ class JoinedRows:
 
     def _pace(self) -> None:
         """Until closed, and as long after it as points can go without waiting."""
-        used_step: int | None = None  # the row of theirs that carries a point of ours already
+        used_step: int | None = None  # the newest row of theirs that may carry a point of ours already
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -160,9 +160,9 @@ class JoinedRows:
                     return
             if loop_leaves_counting_to_wandb(self._run):
                 self._run.log(self._waiting[0])
-            elif (step := self._run.step) != used_step and step > 0:
+            elif self._run.step != used_step and self._run.step > 0:
                 self._run.log(self._waiting[0], commit=False)
-                used_step = step
+                used_step = self._run.step  # read after it, because their loop may have gone on to another row meanwhile
             else:
                 with self._changed:
                     if self._changed.wait_for(lambda: self._closed, POLL_S):
