@@ -75,6 +75,7 @@ def test_defaults_in_yaml_and_in_the_dataclasses_agree():
 def test_an_experiment_overrides_groups_and_is_overridden_by_the_command_line():
     settings = settings_of("experiment=smoke")
     assert (settings.name, settings.model.n_blocks, settings.trainer.steps) == ("smoke", 2, 30)
+    assert math.isinf(settings.capture["max_overhead"]), "or the governor leaves out captures wherever the machine is busy"
     assert settings_of("experiment=smoke", "trainer.steps=7").trainer.steps == 7
 
 
