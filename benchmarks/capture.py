@@ -13,6 +13,7 @@ thread, which is what training waits for where its arithmetic is done by a GPU; 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import statistics
@@ -146,7 +147,7 @@ def train(make: Any, steps: int, every: int, *, waiting: bool) -> Training:
         model = llama()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         contestant = make(model, steps, every, directory)
-        children = psutil.Process().children(recursive=True)
+        children = dict.fromkeys(psutil.Process().children(recursive=True), 0.0)
         batches = torch.randint(VOCAB, (steps + 1, BATCH, LENGTH), generator=torch.Generator().manual_seed(1))
         made = Training()
         began = processor_s(children)
@@ -170,9 +171,13 @@ def train(make: Any, steps: int, every: int, *, waiting: bool) -> Training:
         return made
 
 
-def processor_s(children: list[psutil.Process]) -> float:
-    """Of all threads, and of child processes (W&B's service is one)."""
-    return time.process_time() + sum(child.cpu_times().user + child.cpu_times().system for child in children)
+def processor_s(children: dict[psutil.Process, float]) -> float:
+    """Of all threads, and of child processes (W&B's service is one); one that has ended (its monitor) counts as it was last seen."""
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            taken = child.cpu_times()
+            children[child] = taken.user + taken.system
+    return time.process_time() + sum(children.values())
 
 
 def compare(rounds: int, steps: int, every: int) -> None:

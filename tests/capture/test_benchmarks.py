@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -27,6 +30,21 @@ def test_the_gpu_benchmark_trains_a_tiny_model_anywhere_and_finds_nothing_change
     assert found["compiled"] == "0 more"
     assert float(found["a step, ms"]) > 0
     assert float(found["a capture, ms (range)"].split()[0]) > 0
+
+
+def test_a_process_that_ends_while_it_is_measured_ends_no_benchmark(monkeypatch):
+    spec = importlib.util.spec_from_file_location("capture_benchmark", BENCHMARKS / "capture.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, benchmark)
+    spec.loader.exec_module(benchmark)
+    with subprocess.Popen(
+        [sys.executable, "-c", "sum(range(10_000_000)); print(); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        child.stdout.readline()
+        children = {psutil.Process(child.pid): 0.0}
+        before = benchmark.processor_s(children)
+        child.kill()
+    assert 0 < next(iter(children.values())) <= before <= benchmark.processor_s(children)
 
 
 def test_every_contestant_is_measured_and_none_changes_the_losses():
