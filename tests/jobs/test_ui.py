@@ -6,6 +6,7 @@ import os
 import socket
 
 import pytest
+from own_port import own_port
 
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.jobs.ui import last_trained, serve
@@ -22,9 +23,8 @@ with http.server.HTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHa
 
 @pytest.fixture
 def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    with own_port() as held:
+        yield held.getsockname()[1]
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ def test_a_ui_that_ends_at_once_is_an_error(capsys, module, port):
 
 def test_a_taken_port_is_told_before_anything_is_started(port):
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", port))
         taken.listen()
         with pytest.raises(ConfigError, match=f"port {port} cannot be used .* choose another: port={port + 1}"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
+import requests
 
 from tracker_viz.trackers import uploader
 from tracker_viz.trackers.mlflow import MlflowTracker
@@ -30,6 +33,19 @@ def run(embedded):
     run = MlflowTracker(embedded, "contract").create_run(name="a", config={})
     yield run
     run.finish("finished")
+
+
+@pytest.fixture
+def asking(monkeypatch):
+    """The threads of this process that asked a server for anything, from here on."""
+    threads, send = set(), requests.Session.send
+
+    def noted(session, request, **options):
+        threads.add(threading.current_thread())
+        return send(session, request, **options)
+
+    monkeypatch.setattr(requests.Session, "send", noted)
+    return threads
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from own_port import own_port
 
 START_TIMEOUT_S = 120.0
 QUIET = {
@@ -36,9 +36,8 @@ class MlflowServer:
     ) -> None:
         self.directory = directory
         self.artifacts = directory / "artifacts"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self._held = own_port()
+        self.port = self._held.getsockname()[1]
         self.uri = f"{'https' if ca else 'http'}://127.0.0.1:{self.port}"
         self.ca = ca
         self._prefix = prefix

@@ -9,16 +9,19 @@ To a client, a cut link is a killed server: its connections are reset and new on
 from __future__ import annotations
 
 import contextlib
-import heapq
 import itertools
 import selectors
 import socket
 import struct
 import threading
 import time
+from collections import deque
 from types import TracebackType
 
+from own_port import own_port
+
 _RESET = struct.pack("ii", 1, 0)
+_LOOK_S = 0.05  # a change of the delay is noticed after this at the latest
 
 
 class SlowLink:
@@ -26,8 +29,9 @@ class SlowLink:
 
     Attributes:
         n_connections: how many clients were let in.
-        one_way_s: delay of what comes from now on; an hour of it makes a server that hangs.
+        one_way_s: delay, also of what is on its way; an hour of it makes a server that hangs, and 0 after that lets it answer.
         cut_after_bytes: when set, the link cuts itself in the middle of an upload, once that many bytes went towards the target.
+        lost_after_bytes: when set, what goes towards the target after that many bytes never arrives, and nobody is told.
     """
 
     def __init__(self, target: tuple[str, int], *, one_way_s: float = 0.0) -> None:
@@ -35,12 +39,12 @@ class SlowLink:
         self.one_way_s = one_way_s
         self.n_connections = 0
         self.cut_after_bytes: int | None = None
+        self.lost_after_bytes: int | None = None
         self._listener: socket.socket | None = None
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._guard = threading.Lock()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self._held = own_port()
+        self.port: int = self._held.getsockname()[1]
 
     @property
     def uri(self) -> str:
@@ -76,6 +80,7 @@ class SlowLink:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.cut()
+        self._held.close()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -100,35 +105,36 @@ class SlowLink:
         """Both directions of one connection, until either end is done."""
         client, server = pair
         ends = {client.fileno(): (client, server), server.fileno(): (server, client)}
-        due: list[tuple[float, int, socket.socket, bytes]] = []
-        order = itertools.count()
+        on_its_way: deque[tuple[float, socket.socket, bytes]] = deque()
         with selectors.DefaultSelector() as ready, contextlib.suppress(OSError, ValueError):
             for end in pair:
                 ready.register(end, selectors.EVENT_READ)
-            while ready.get_map() or due:
-                wait_s = max(0.0, due[0][0] - time.monotonic()) if due else None
+            while ready.get_map() or on_its_way:
+                due_in_s = on_its_way[0][0] + self.one_way_s - time.monotonic() if on_its_way else None
+                wait_s = None if due_in_s is None else max(0.0, min(due_in_s, _LOOK_S))
                 for key, _ in ready.select(wait_s):
                     end, other = ends[key.fd]
                     received = end.recv(1 << 16)
-                    heapq.heappush(due, (time.monotonic() + self.one_way_s, next(order), other, received))
+                    on_its_way.append((time.monotonic(), other, received))
                     if not received:
                         ready.unregister(end)
-                while due and due[0][0] <= time.monotonic():
-                    _, _, end, received = heapq.heappop(due)
+                while on_its_way and on_its_way[0][0] + self.one_way_s <= time.monotonic():
+                    _, end, received = on_its_way.popleft()
                     if not received:
                         end.shutdown(socket.SHUT_WR)
-                    elif end is server and self._spent(len(received)):
+                    elif end is server and self._spent("cut_after_bytes", len(received)):
                         self.cut()
                         return
-                    else:
+                    elif end is not server or not self._spent("lost_after_bytes", len(received)):
                         end.sendall(received)
         with self._guard:
             self._pairs.discard(pair)
         for end in pair:
             end.close()
 
-    def _spent(self, nbytes: int) -> bool:
-        if self.cut_after_bytes is None:
-            return False
-        self.cut_after_bytes -= nbytes
-        return self.cut_after_bytes < 0
+    def _spent(self, limit: str, nbytes: int) -> bool:
+        with self._guard:
+            left: int | None = getattr(self, limit)
+            if left is not None:
+                setattr(self, limit, left - nbytes)
+            return left is not None and left < nbytes

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer
+from own_port import own_port
 from PIL import Image
 
 from tracker_viz import capture_file
@@ -182,21 +184,21 @@ def test_links_notes_and_pages_work_below_the_prefix_for_who_is_logged_in(logged
         context.close()
 
 
-def test_a_server_that_is_killed_and_started_again_has_everything_once(logged_in, tmp_path):
+def test_a_server_that_is_killed_and_started_again_has_everything_once(logged_in, tmp_path, asking):
     destination = Destination("mlflow", {"tracking_uri": logged_in.uri + PREFIX})
     with Outbox(tmp_path / "spool", [destination], name="restarted") as outbox:
-        stalls_s = []
+        asking.clear()
         for step in range(15):
             if step == 5:
                 logged_in.kill()
             if step == 10:
+                training = threading.current_thread()
+                assert training not in asking, "it hands over and goes on, whatever the server does"
                 logged_in.start()
-            before = time.perf_counter()
             outbox.put(make_capture(step))
-            stalls_s.append(time.perf_counter() - before)
             time.sleep(0.05)
     assert outbox.close().complete
-    assert sorted(stalls_s)[7] < 0.01, "the training thread hands over and goes on, whatever the server does"
+    assert asking - {training}
     (run,) = outbox.runs
     pulled = pull(run, tmp_path / "cache")
     assert [capture.path.read_bytes() for capture in pulled.captures] == [capture_file.to_bytes(make_capture(step)) for step in range(15)]
@@ -228,7 +230,8 @@ class Postgres:
         self._directory = tempfile.mkdtemp(prefix="pg-")
         if self._as_user:
             os.chown(self._directory, self._as_user["user"], self._as_user["group"])
-        self._port = MlflowServer(Path(self._directory)).port
+        self._held = own_port()
+        self._port = self._held.getsockname()[1]
         self.uri = f"postgresql+psycopg2://mlflow:{PASSWORD}@127.0.0.1:{self._port}/postgres"
         self._call("initdb", "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync")
 
@@ -243,6 +246,7 @@ class Postgres:
 
     def remove(self):
         self.stop()
+        self._held.close()
         shutil.rmtree(self._directory)
 
     def _call(self, program, *arguments):

@@ -219,7 +219,7 @@ def test_a_run_is_previewed_while_it_is_going_and_a_second_pull_downloads_nothin
     run = tracker.create_run(name="own", config={})
     run.put_captures(captures[:12])
     reader = WandbTracker().open_run(run.ref)
-    wandb_server.delay_s = 0.05
+    wandb_server.awaited["GET artifact-file"] = 8
     pulled = pull(reader, tmp_path / "cache")
     assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures[:12]]
     assert wandb_server.most_in_flight["GET artifact-file"] == 8
@@ -353,7 +353,7 @@ def test_without_a_key_nobody_is_asked_for_one(wandb_server, monkeypatch):  # no
 
 def test_a_server_that_is_away_is_told_from_a_refusal(wandb_server, monkeypatch):  # noqa: F811
     monkeypatch.setattr("tracker_viz.trackers.wandb_client.API_TIMEOUT_S", 1)
-    with WandbServer().reserve_port() as away:
+    with WandbServer() as away:
         away.stop()
         with pytest.raises(TransientTrackerError, match="is away"):
             WandbTracker(base_url=away.base_url).open_run(RunRef("wandb", "tester/theirs/any"))
@@ -369,7 +369,7 @@ def test_a_run_on_another_server_does_not_move_the_users_own_runs_there(wandb_se
 
 
 def test_a_server_that_goes_away_is_waited_for(wandb_server, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("tracker_viz.trackers.wandb_client.API_TIMEOUT_S", 1)
+    monkeypatch.setattr("tracker_viz.trackers.wandb_client.API_TIMEOUT_S", 5)
     path = train(wandb_server, steps=1).path
     with WandbServer() as other:
         other.state = other.graphql.state = wandb_server.state  # another address of the same service

@@ -19,11 +19,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from own_port import own_port
+
 from wandb_server.graphql import GraphQL
 from wandb_server.state import Artifact, Run, State
 
 ENTITY = "tester"
 API_KEY = "0123456789abcdef" * 2 + "01234567"  # 40 characters; worth nothing anywhere
+
+AWAITED_S = 20.0
 
 _OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
 
@@ -45,14 +49,17 @@ class WandbServer:
         self.entity = ENTITY
         self.delay_s = delay_s
         self.slow: dict[str, float] = {}  # what is asked -> its own delay in seconds
+        self.awaited: Counter[str] = Counter()  # what is asked -> answered only once so many of it were in flight together
         self.pages_behind = 0  # that many pages of history are empty, as where rows show late
         self.loses = ""  # the suffix of run files that are taken in and never stored
         self.requests: list[Request] = []
         self.refused: list[str] = []
         self.in_flight: Counter[str] = Counter()
         self.most_in_flight: Counter[str] = Counter()
+        self.flight = threading.Condition()
         self.graphql = GraphQL(self)
-        self._port = 0
+        self._held = own_port()
+        self._port = self._held.getsockname()[1]
         self._http: _HTTPServer | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -60,7 +67,6 @@ class WandbServer:
     def start(self) -> WandbServer:
         assert self._http is None, "the server runs already"
         self._http = _HTTPServer(("127.0.0.1", self._port), self)
-        self._port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True, name="wandb-server").start()
         return self
 
@@ -72,19 +78,12 @@ class WandbServer:
             http.server_close()
             http.break_connections()
 
-    def reserve_port(self) -> WandbServer:
-        """Fix the address without answering there yet: for clients that start before their server."""
-        if not self._port:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self._port = probe.getsockname()[1]
-        return self
-
     def __enter__(self) -> WandbServer:
         return self if self._http else self.start()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._held.close()
 
     # -- for its clients --------------------------------------------------------------------------------------------
 
@@ -241,11 +240,15 @@ class _Handler(BaseHTTPRequestHandler):
         ):
             self._send(401, b'{"errors": [{"message": "user is not logged in"}]}', "application/json")
             return
-        owner.in_flight[what] += 1
-        owner.most_in_flight[what] = max(owner.most_in_flight[what], owner.in_flight[what])
+        with owner.flight:
+            owner.in_flight[what] += 1
+            owner.most_in_flight[what] = max(owner.most_in_flight[what], owner.in_flight[what])
+            owner.flight.notify_all()
+            owner.flight.wait_for(lambda: owner.most_in_flight[what] >= owner.awaited[what], AWAITED_S)
         if delay_s := owner.slow.get(what, owner.delay_s):
             time.sleep(delay_s)
-        owner.in_flight[what] -= 1
+        with owner.flight:
+            owner.in_flight[what] -= 1
         try:
             answer = work(owner)
         except Exception as error:  # noqa: BLE001 (a stand-in that guesses wrong must say where)
