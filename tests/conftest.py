@@ -86,5 +86,6 @@ def chromium() -> Iterator[Any]:
 def page(chromium: Any) -> Iterator[Any]:
     """An empty page in a window of its own."""
     context = chromium.new_context(viewport={"width": 1600, "height": 1000})
+    context.set_default_timeout(60_000)
     yield context.new_page()
     context.close()

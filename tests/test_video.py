@@ -78,7 +78,7 @@ def test_progress_counts_every_picture_once(tmp_path):
 
 
 def test_frames_are_drawn_by_all_the_workers_it_was_given(tmp_path):
-    together = threading.Barrier(3, timeout=20)
+    together = threading.Barrier(3, timeout=60)
     waited = threading.local()
 
     def meet(index):
@@ -91,14 +91,18 @@ def test_frames_are_drawn_by_all_the_workers_it_was_given(tmp_path):
 
 
 def test_no_more_threads_draw_at_once_than_python_can_run(tmp_path):
-    drawing, most, lock = 0, 0, threading.Lock()
+    drawing, most, lock, three = 0, 0, threading.Lock(), threading.Event()
 
     def slowly(index):
         nonlocal drawing, most
         with lock:
             drawing += 1
             most = max(most, drawing)
-        time.sleep(0.01)
+            if drawing == 3:
+                three.set()
+        if index:
+            three.wait(60)
+        time.sleep(0.01)  # for a fourth to come
         with lock:
             drawing -= 1
         return picture(index)
@@ -155,12 +159,16 @@ def test_an_error_while_drawing_comes_through_and_leaves_nothing(tmp_path):
 
 
 def test_an_error_stops_the_other_workers(tmp_path):
-    drawn = []
+    drawn, failed = [], threading.Event()
 
     def broken(index):
         drawn.append(index)
         if index == 1:
+            failed.set()
             raise ValueError("early")
+        if index:
+            assert failed.wait(60)
+            time.sleep(0.01)  # so that all pictures would take 20 seconds
         return picture(index)
 
     with pytest.raises(ValueError, match="early"):

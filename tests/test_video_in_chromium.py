@@ -30,8 +30,8 @@ async function seek(time) {
   const done = until('seeked');
   v.currentTime = time;
   await done;
-  // On a busy machine the picture is shown only some repaints after it was found.
-  for (let n = 0; n < 3; n++) await new Promise(requestAnimationFrame);
+}
+function shown() {
   const c = document.createElement('canvas');
   c.width = v.videoWidth; c.height = v.videoHeight;
   const g = c.getContext('2d');
@@ -44,13 +44,10 @@ async function seek(time) {
 async function playToTheEnd() {
   v.currentTime = 0;
   v.playbackRate = 4;
-  const shown = [];
-  const note = (now, frame) => { shown.push(frame.mediaTime); v.requestVideoFrameCallback(note); };
-  v.requestVideoFrameCallback(note);
   const ended = until('ended');
   await v.play();
   await ended;
-  return {shown, end: v.currentTime};
+  return v.currentTime;
 }
 </script>
 """
@@ -74,9 +71,14 @@ def open_video(player, path: Path):
     return player.evaluate("([b, t]) => load(b, t)", [base64.b64encode(path.read_bytes()).decode(), kind])
 
 
-def picture_at(player, time_s, shape):
-    rgba = base64.b64decode(player.evaluate("(t) => seek(t)", time_s))
-    return np.frombuffer(rgba, np.uint8).reshape(*shape[:2], 4)[..., :3]
+def comes_to_show(player, picture, at_least_db):
+    """Whether that picture is on screen. On a busy machine it is painted some time after it was found."""
+    for _ in range(200):
+        rgba = base64.b64decode(player.evaluate("() => shown()"))
+        if psnr(np.frombuffer(rgba, np.uint8).reshape(*picture.shape[:2], 4)[..., :3], picture) > at_least_db:
+            return True
+        player.wait_for_timeout(100)
+    return False
 
 
 def psnr(one, other):
@@ -95,15 +97,14 @@ def test_uneven_durations_play_seek_and_end_when_they_should(player, tmp_path, e
     starts = np.cumsum([0, *DURATIONS_S])
     for index in (0, 1, 60, 3, 124, 31, 8, 100, 125):
         for part in (0.2, 0.9):
-            seen = picture_at(player, starts[index] + part * DURATIONS_S[index], drawn[index].shape)
-            assert psnr(seen, drawn[index]) > at_least_db, f"picture {index} at {part} of its time is another one"
+            player.evaluate("(t) => seek(t)", starts[index] + part * DURATIONS_S[index])
+            assert comes_to_show(player, drawn[index], at_least_db), f"picture {index} at {part} of its time is another one"
 
 
-@pytest.mark.parametrize("encoder", ["opencv", "h264", "lossless"])
-def test_a_held_picture_stays_on_screen_and_the_video_ends_after_it(player, tmp_path, encoder):
+@pytest.mark.parametrize(("encoder", "at_least_db"), [("opencv", 28), ("h264", 28), ("lossless", 90)])
+def test_a_held_picture_stays_on_screen_and_the_video_ends_after_it(player, tmp_path, encoder, at_least_db):
     drawn = pictures(6)
     info = write_video(len(drawn), drawn.__getitem__, tmp_path / "v", duration_s=[0.4] * 5 + [4.0], encoder=encoder, workers=2)
     open_video(player, info.path)
-    played = player.evaluate("() => playToTheEnd()")
-    assert played["end"] == pytest.approx(6.0, abs=0.03)
-    assert max(played["shown"]) > 1.9, "the held picture was never shown"
+    assert player.evaluate("() => playToTheEnd()") == pytest.approx(6.0, abs=0.03)
+    assert comes_to_show(player, drawn[-1], at_least_db), "the held picture is not what stays"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +40,9 @@ def make_model():
     return Model(lambda index: Residual(*kinds[index]()))
 
 
-def train(trained, parameters, *, capture, sink=None, backward=None, after_step=None, **options):
-    """(losses, captures of this process, forward passes of the unwrapped model, seconds spent in the recorder's calls)."""
-    captures, spent_s = [], 0.0
+def train(trained, parameters, *, capture, sink=None, backward=None, after_step=None, counted=None, **options):
+    """(losses, captures of this process). ``counted``: the Traffic that sees the recorder's calls."""
+    captures = []
     recorder = None
     if capture:
         probe = make_probe(VOCAB, T, text_ids=range(T))
@@ -56,15 +56,14 @@ def train(trained, parameters, *, capture, sink=None, backward=None, after_step=
         (backward or torch.Tensor.backward)(loss)
         optimizer.step()
         if recorder:
-            started = time.perf_counter()
-            recorder.step(step, loss=loss)
-            spent_s += time.perf_counter() - started
+            with counted or nullcontext():
+                recorder.step(step, loss=loss)
         if after_step:
             after_step(step)
         losses.append(loss.item())
     if recorder:
         recorder.close()
-    return losses, captures, spent_s
+    return losses, captures
 
 
 def ddp(capture, **options):
@@ -72,7 +71,10 @@ def ddp(capture, **options):
     trained = DistributedDataParallel(model)
     passes = []
     model.register_forward_hook(lambda *_: passes.append(1))
-    return *train(trained, trained.parameters(), capture=capture, **options), len(passes)
+    # A dispatch mode would be seen in the probe's pass, so only where there is none
+    counted = Traffic() if dist.get_rank() else None
+    made = train(trained, trained.parameters(), capture=capture, counted=counted, **options)
+    return *made, len(passes), counted.n_collectives if counted else None
 
 
 def fsdp2(capture, **options):
@@ -80,7 +82,7 @@ def fsdp2(capture, **options):
     for block in model.blocks:
         fully_shard(block)
     fully_shard(model)
-    return *train(model, model.parameters(), capture=capture, **options), 0
+    return train(model, model.parameters(), capture=capture, **options)
 
 
 def fsdp2_mixed(capture, **options):
@@ -90,7 +92,7 @@ def fsdp2_mixed(capture, **options):
     for block in model.blocks:
         fully_shard(block, mp_policy=mixed)
     fully_shard(model, mp_policy=mixed)
-    return *train(model, model.parameters(), capture=capture, **options), 0
+    return train(model, model.parameters(), capture=capture, **options)
 
 
 def fsdp2_compiled(capture, **options):
@@ -101,7 +103,7 @@ def fsdp2_compiled(capture, **options):
         block.compile(backend="eager")
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    return *train(model, model.parameters(), capture=capture, **options), 0
+    return train(model, model.parameters(), capture=capture, **options)
 
 
 def fsdp2_late(capture, **options):
@@ -113,7 +115,7 @@ def fsdp2_late(capture, **options):
         fully_shard(block)
     fully_shard(model)
     losses, *_ = train(model, model.parameters(), capture=False, after_step=recorder.step if recorder else None)
-    return losses, captures, 0.0, 0
+    return losses, captures
 
 
 def accelerate(capture, *, state=None, **options):
@@ -126,7 +128,7 @@ def accelerate(capture, *, state=None, **options):
         setattr(accelerator.state, name, value)
     model = make_model()
     trained, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    return *train(trained, trained.parameters(), capture=capture, backward=accelerator.backward, **options), 0
+    return train(trained, trained.parameters(), capture=capture, backward=accelerator.backward, **options)
 
 
 def accelerate_fsdp2(capture, **options):
@@ -172,12 +174,13 @@ def counted_clock(*, capture_s, training_s=3.0):
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes that collectives are given."""
+    """Counts collectives, and the bytes that they are given."""
 
-    nbytes = 0
+    nbytes = n_collectives = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if "c10d" in func.namespace:
+            self.n_collectives += 1
             self.nbytes += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
         return func(*args, **(kwargs or {}))
 
@@ -226,13 +229,12 @@ def main(directory):
     report = {}
     for kind in (ddp, fsdp2, fsdp2_mixed, fsdp2_compiled, fsdp2_late, accelerate, accelerate_fsdp2):
         without, *_ = kind(False)
-        losses, captures, spent_s, passes = kind(True)
+        losses, captures, *counts = kind(True)
         report[kind.__name__] = {
             "without": without,
             "with": losses,
             "steps": [capture.step for capture in captures],
-            "spent_s": spent_s,
-            "passes": passes,
+            "counts": counts,
             "model": captures[0].model["name"] if captures else None,
         }
         if captures:

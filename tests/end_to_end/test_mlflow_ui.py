@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import urllib.parse
 from pathlib import Path
 
@@ -25,16 +26,15 @@ BOTH_LOADED = "() => [...document.querySelectorAll('video')].filter(video => vid
 PLAY_AND_SEEK = """
 async () => {
   const video = document.querySelector('video');
-  const sleep = ms => new Promise(done => setTimeout(done, ms));
   video.muted = true;
   await video.play();
-  await sleep(700);
-  const played = video.currentTime;
+  const begun = video.currentTime;
+  while (!video.error && video.currentTime < begun + 0.3) await new Promise(requestAnimationFrame);
   video.pause();
   const sought = new Promise(done => video.addEventListener('seeked', done, {once: true}));
   video.currentTime = video.duration / 2;
   await sought;
-  return {played, at: video.currentTime, duration: video.duration, error: video.error, width: video.videoWidth, height: video.videoHeight};
+  return {at: video.currentTime, duration: video.duration, error: video.error, width: video.videoWidth, height: video.videoHeight};
 }
 """
 
@@ -43,8 +43,8 @@ PLAY_BOTH = """
 async () => {
   const videos = [...document.querySelectorAll('video')];
   await Promise.all(videos.map(video => { video.muted = true; return video.play(); }));
-  await new Promise(done => setTimeout(done, 1000));
-  return videos.map(video => { video.pause(); return {at: video.currentTime, error: video.error, top: video.offsetTop}; });
+  while (videos.some(video => !video.error && video.currentTime < 0.3)) await new Promise(requestAnimationFrame);
+  return videos.map(video => { video.pause(); return {error: video.error, top: video.offsetTop}; });
 }
 """
 
@@ -77,6 +77,18 @@ def rendered(mlflow_server, tmp_path_factory) -> list[tuple[RunRef, RenderResult
     return made
 
 
+def comes_true(page, holds) -> None:
+    """The page moves while its parts load: what it looks like in the end is what counts."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return holds()
+        except (AssertionError, TypeError):  # a box that is not there yet is None
+            if time.monotonic() > deadline:
+                raise
+            page.wait_for_timeout(200)
+
+
 def screenshot(page, name: str) -> None:
     """Kept for a person to look at, where one asks for it."""
     if directory := os.environ.get("TRACKER_VIZ_SCREENSHOTS"):
@@ -92,7 +104,6 @@ def test_the_link_opens_the_video_and_it_plays_and_seeks(rendered, page):
     assert seen["error"] is None
     assert (seen["width"], seen["height"]) == (1280, 720)
     assert seen["duration"] == pytest.approx(result.pictures[0].duration_s, abs=0.1)
-    assert seen["played"] > 0.3
     assert seen["at"] == pytest.approx(result.pictures[0].duration_s / 2, abs=0.1)
 
 
@@ -116,7 +127,6 @@ def test_two_runs_play_side_by_side_on_the_compare_page(rendered, page):
     seen = page.evaluate(PLAY_BOTH)
     screenshot(page, "compare-page")
     assert [each["error"] for each in seen] == [None, None]
-    assert all(each["at"] > 0.3 for each in seen)
     assert seen[0]["top"] == seen[1]["top"]
 
 
@@ -129,12 +139,15 @@ def test_the_runs_overview_shows_the_animation_and_says_what_became_of_the_heads
     page.goto(result.url.split("/artifacts/")[0] + "?workflowType=machine_learning")
     image = page.locator("img[src*='get-artifact?path=overview.gif']")
     image.wait_for(timeout=60_000, state="attached")
-    # What is seen before the note is unfolded: the links, and the beginning of what became of the heads.
-    unfold = page.get_by_text("Show more").first.bounding_box()
-    assert image.bounding_box()["y"] + image.bounding_box()["height"] > unfold["y"]
     heads = page.get_by_text("of the 4 heads has taken a role").or_(page.get_by_text("margin over chance"))
-    for shown in (page.get_by_role("link", name="overview").first, page.get_by_role("link", name="every head's scores"), heads):
-        assert shown.bounding_box()["y"] + shown.bounding_box()["height"] < unfold["y"]
+
+    def the_beginning_is_seen_before_the_note_is_unfolded():
+        unfold = page.get_by_text("Show more").first.bounding_box()
+        assert image.bounding_box()["y"] + image.bounding_box()["height"] > unfold["y"]
+        for shown in (page.get_by_role("link", name="overview").first, page.get_by_role("link", name="every head's scores"), heads):
+            assert shown.bounding_box()["y"] + shown.bounding_box()["height"] < unfold["y"]
+
+    comes_true(page, the_beginning_is_seen_before_the_note_is_unfolded)
     screenshot(page, "run-overview-folded")
     page.get_by_text("Show more").first.click()
     page.wait_for_function("() => document.querySelector(\"img[src*='overview.gif']\").naturalWidth > 100", timeout=60_000)
@@ -151,10 +164,9 @@ def test_the_explorer_page_runs_in_the_artifact_viewers_sandbox(rendered, page, 
     page.goto(explorer.url)
     frame = page.frame_locator("iframe")
     slider = frame.locator("#slider")
-    slider.wait_for(timeout=60_000)
-    assert frame.get_by_text("step 0", exact=True).count() == 1
+    frame.get_by_text("step 0", exact=True).wait_for(timeout=60_000)
     slider.evaluate("slider => { slider.value = slider.max; slider.dispatchEvent(new Event('input')); }")
-    frame.get_by_text("step 16", exact=True).wait_for(timeout=10_000)
+    frame.get_by_text("step 16", exact=True).wait_for(timeout=60_000)
     screenshot(page, "explorer")
 
 
@@ -178,10 +190,14 @@ def test_charts_come_in_a_few_groups_of_their_own(rendered, page):
     _, result = rendered[0]
     page.goto(result.url.split("/artifacts/")[0] + "/model-metrics?workflowType=machine_learning")
     page.get_by_text("attn/induction", exact=True).wait_for(timeout=60_000)
-    groups = page.evaluate("() => [...document.body.innerText.matchAll(/^(.+)\\s\\(\\d+\\)$/gm)].map(found => found[1].trim())")
+
+    def they_are_few():
+        groups = page.evaluate("() => [...document.body.innerText.matchAll(/^(.+)\\s\\(\\d+\\)$/gm)].map(found => found[1].trim())")
+        assert {"attn", "attn/induction", "attn/previous_token", "specialisation", "weights/distance"} <= set(groups)
+        assert len(groups) <= 12, "what all heads do, three scores by head, six by projection, the summary, and what has no prefix"
+
+    comes_true(page, they_are_few)
     screenshot(page, "charts")
-    assert {"attn", "attn/induction", "attn/previous_token", "specialisation", "weights/distance"} <= set(groups)
-    assert len(groups) <= 12, "what all heads do, three scores by head, six by projection, the summary, and what has no prefix"
 
 
 def test_the_table_of_heads_is_shown_as_a_table(rendered, page):
@@ -194,7 +210,7 @@ def test_the_table_of_heads_is_shown_as_a_table(rendered, page):
 SEEN = """
 () => [...document.querySelectorAll('figure')].map(figure => {
   const video = figure.querySelector('video');
-  return {label: figure.querySelector('b').textContent, at: video.currentTime, error: video.error};
+  return {label: figure.querySelector('b').textContent, at: video.currentTime, seeking: video.seeking, error: video.error};
 })
 """
 
@@ -214,15 +230,18 @@ def test_the_page_above_a_sweep_plays_its_runs_in_step(rendered, page):
     moments = dict(rendered[0][1].pictures[0].moments)
     for index, step in ((5, 10), (2, 4), (8, 16)):
         viewer.locator("#slider").fill(str(index))
-        viewer.get_by_text(f"step {step}", exact=True).wait_for(timeout=10_000)
-        frame.wait_for_function("() => [...document.querySelectorAll('video')].every(video => !video.seeking)", timeout=10_000)
-        seen = frame.evaluate(SEEN)
-        assert [each["label"] for each in seen] == ["seed=0", "seed=1"]
-        assert [each["error"] for each in seen] == [None, None]
-        assert [each["at"] for each in seen] == pytest.approx([moments[step]] * 2, abs=0.03)
+        viewer.get_by_text(f"step {step}", exact=True).wait_for(timeout=60_000)
+
+        def both_show_it(moment=moments[step]):
+            seen = frame.evaluate(SEEN)
+            assert [each["label"] for each in seen] == ["seed=0", "seed=1"]
+            assert [each["error"] for each in seen] == [None, None]
+            assert [each["seeking"] for each in seen] == [False, False]
+            assert [each["at"] for each in seen] == pytest.approx([moment] * 2, abs=0.03)
+
+        comes_true(page, both_show_it)
     screenshot(page, "in-step")
     assert viewer.locator("#slider").bounding_box()["width"] > 400  # though the viewer of artifacts is narrow
     assert not viewer.locator("#layout").is_visible()
     viewer.locator("#play").click()  # at the end, so it begins anew
-    page.wait_for_timeout(1500)
-    assert 0 < int(viewer.locator("#slider").input_value()) < 8
+    frame.wait_for_function("() => 0 < Number(slider.value) && Number(slider.value) < 8", timeout=60_000)

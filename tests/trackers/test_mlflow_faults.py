@@ -59,9 +59,8 @@ def spool(tmp_path, request):
 def test_a_server_that_is_down_at_the_start_gets_everything_when_it_comes(far, server_link, mlflow_server, spool, monkeypatch):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     server_link.cut()
-    before = time.monotonic()
-    with Outbox(spool, [far], name=spool.name) as outbox:
-        assert time.monotonic() - before < 10, "a dead server must not hold training up; MLflow's own retries take four minutes"
+    with Outbox(spool, [far], name=spool.name, start_timeout_s=60) as outbox:
+        assert outbox._uploaders[0].delivery().error, "known to be away, not given up on: MLflow's own retries take four minutes"
         assert outbox.refs == []
         for step in range(3):
             outbox.put(make_capture(step))
@@ -90,9 +89,7 @@ def test_a_server_that_stays_away_is_left_to_push(far, server_link, mlflow_serve
     outbox.flush()
     server_link.cut()
     outbox.put(make_capture(1))
-    before = time.monotonic()
     report = outbox.close(timeout_s=1.0)
-    assert time.monotonic() - before < 15
     assert not report.complete
     assert report.command in caplog.text
     server_link.mend()
@@ -166,7 +163,7 @@ def test_a_run_that_is_deleted_while_training_is_told_and_gets_the_rest_after_it
     client.delete_run(run_id)
     outbox.put(make_capture(0))
     outbox.flush()
-    report = outbox.close(timeout_s=20)
+    report = outbox.close(timeout_s=60)
     assert f"mlflow runs restore --run-id {run_id}" in report.deliveries[0].error
     client.restore_run(run_id)
     assert push(spool).complete
@@ -180,26 +177,23 @@ def test_an_experiment_that_is_deleted_while_training_is_told_and_its_run_gets_t
     experiment_id = client.get_run(outbox.refs[0].path).info.experiment_id
     client.delete_experiment(experiment_id)
     outbox.put(make_capture(0))
-    report = outbox.close(timeout_s=20)
+    report = outbox.close(timeout_s=60)
     assert f"mlflow experiments restore --experiment-id {experiment_id}" in report.deliveries[0].error
     client.restore_experiment(experiment_id)
     assert push(spool).complete
     assert [ref.step for ref in MlflowTracker(mlflow_server.uri).open_run(outbox.refs[0]).list_captures()] == [0]
 
 
-def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(far, server_link, mlflow_server, spool):
+def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(far, server_link, mlflow_server, spool, asking):
+    """It answers nobody before training and ``close`` are through: whatever waited for it would never end."""
     with Outbox(spool, [far], name=spool.name) as outbox:
         server_link.one_way_s = 3600.0
-        waits_s = []
+        asking.clear()
         for step in range(30):
-            before = time.monotonic()
             outbox.put(make_capture(step))
-            waits_s.append(time.monotonic() - before)
-            time.sleep(0.02)
-        before = time.monotonic()
         report = outbox.close(timeout_s=1.0)
-        assert time.monotonic() - before < 5
-    assert sorted(waits_s)[15] < 0.01
+    assert asking
+    assert threading.current_thread() not in asking
     assert report.deliveries[0].left == 30
     server_link.cut()
     server_link.one_way_s = 0.0
@@ -211,14 +205,14 @@ def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(far, server_l
 def test_an_answer_that_comes_after_the_end_changes_nothing_in_the_spool(far, server_link, mlflow_server, spool):
     """Another process may have the spool by then: a capture that vanished under its hands stopped its upload."""
     outbox = Outbox(spool, [far], name=spool.name)
-    server_link.one_way_s = 1.0
+    server_link.one_way_s = 3600.0
     for step in range(3):
         outbox.put(make_capture(step))
     assert outbox.close(timeout_s=0.5).deliveries[0].left == 3
     server_link.one_way_s = 0.0
     for thread in threading.enumerate():
         if thread.name.startswith("tracker_viz-upload"):
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
     assert [ref.step for ref in outbox.run.list_captures()] == [0, 1, 2]
     assert push(spool).complete
@@ -324,7 +318,7 @@ def test_two_processes_may_write_to_one_run_at_once(mlflow_server, tmp_path):
     for writer in writers:
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    assert [writer.communicate(timeout=60) and writer.returncode for writer in writers] == [0, 0]
+    assert [writer.communicate(timeout=240) and writer.returncode for writer in writers] == [0, 0]
     pulled = pull(run, tmp_path / "cache")
     assert not pulled.damaged
     assert [capture.ref.step for capture in pulled.captures] == list(range(20))
@@ -355,25 +349,36 @@ def test_on_another_machine_training_resumes_from_the_reference_alone(far, mlflo
 
 
 def test_uploads_from_one_run_go_in_chunks_and_not_one_call_each(far, spool, monkeypatch):
-    calls = []
+    calls, all_there = [], threading.Event()
     put_captures = MlflowRun.put_captures
-    monkeypatch.setattr(MlflowRun, "put_captures", lambda run, captures: (calls.append(len(captures)), put_captures(run, captures)))
+
+    def counted(run, captures):
+        calls.append(len(captures))
+        assert all_there.wait(60)
+        put_captures(run, captures)
+
+    monkeypatch.setattr(MlflowRun, "put_captures", counted)
     with Outbox(spool, [far], name=spool.name) as outbox:
         for step in range(40):
             outbox.put(make_capture(step))
         outbox.flush()
+        all_there.set()
     assert sum(calls) == 40
-    assert len(calls) <= 10
+    assert len(calls) <= 4, "what waits goes together, 16 at a time; the first call may have come before there were so many"
 
 
 # -- pulling ----------------------------------------------------------------------------------------------------
 
 PULLING = """
-    import sys
+    import sys, time
     from pathlib import Path
     from tracker_viz.trackers import open_run
+    from tracker_viz.trackers.mlflow_run import MlflowRun
     from tracker_viz.trackers.pull import pull
 
+    fetch = MlflowRun.fetch
+    # However late it is killed, half of them have not come
+    MlflowRun.fetch = lambda run, ref, directory: (ref.step < 20 or time.sleep(3600), fetch(run, ref, directory))[1]
     pull(open_run(sys.argv[1], tracking_uri=sys.argv[2]), Path(sys.argv[3]), progress=lambda done, total: print(done, flush=True))
 """
 
@@ -399,7 +404,7 @@ def test_a_killed_pull_goes_on_where_it_stopped(forty, server_link, mlflow_serve
     monkeypatch.setattr(ArtifactStore, "downloaded", lambda store, *to: (downloads.append(to), downloaded(store, *to))[1])
     pulled = pull(MlflowTracker(mlflow_server.uri).open_run(ref), tmp_path / "cache")
     assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures]
-    assert 0 < len(downloads) <= 28
+    assert 20 <= len(downloads) <= 28
 
 
 def test_a_pull_outlives_a_server_that_is_away_for_a_moment(forty, server_link, tmp_path):

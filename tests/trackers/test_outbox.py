@@ -74,7 +74,7 @@ def test_without_destinations_the_spool_is_the_run(tmp_path):
 def test_putting_does_not_wait_for_a_destination_that_hangs(tmp_path, there, monkeypatch):
     released = threading.Event()
     put_captures = LocalRun.put_captures
-    monkeypatch.setattr(LocalRun, "put_captures", lambda run, captures: (released.wait(30), put_captures(run, captures)))
+    monkeypatch.setattr(LocalRun, "put_captures", lambda run, captures: (released.wait(60), put_captures(run, captures)))
     outbox = Outbox(tmp_path / "spool", [there], name="a")
     for step in range(30):
         outbox.put(make_capture(step))
@@ -130,7 +130,7 @@ def test_a_refusal_is_not_retried_is_told_and_leaves_the_captures_for_push(tmp_p
         outbox = Outbox(tmp_path / "spool", [there], name="a")
         outbox.put(make_capture(0))
         outbox.flush()
-        report = outbox.close(timeout_s=10)
+        report = outbox.close(timeout_s=60)
     assert len(tries) == 1
     assert "token was revoked" in report.deliveries[0].error
     assert report.command == f"tracker-viz push spool={tmp_path / 'spool'}"
@@ -153,7 +153,7 @@ def test_one_destination_failing_does_not_touch_the_other(tmp_path, monkeypatch)
     outbox = Outbox(tmp_path / "spool", destinations, name="a")
     for step in range(3):
         outbox.put(make_capture(step))
-    report = outbox.close(timeout_s=10)
+    report = outbox.close(timeout_s=60)
     assert [delivery.complete for delivery in report.deliveries] == [False, True]
     assert steps_at(only_run(tmp_path / "good")) == [0, 1, 2]
     assert steps_at(outbox.run) == [0, 1, 2], "what one destination lacks stays in the spool"
@@ -172,7 +172,7 @@ def test_a_destination_that_is_away_at_the_start_gets_its_run_later(tmp_path, th
     assert outbox.refs == []
     outbox.put(make_capture(0))
     back.set()
-    assert outbox.close(timeout_s=10).complete
+    assert outbox.close(timeout_s=60).complete
     assert only_run(tmp_path / "there").info().config == {"lr": 0.1}
     assert steps_at(only_run(tmp_path / "there")) == [0]
 
@@ -257,7 +257,7 @@ def test_another_thread_may_close_and_the_spool_is_free_then(tmp_path):
     outbox = Outbox(tmp_path / "spool", name="a")
     closing = threading.Thread(target=outbox.close)
     closing.start()
-    closing.join(10)
+    closing.join(60)
     assert push(tmp_path / "spool").complete
 
 

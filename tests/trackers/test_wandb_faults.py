@@ -39,11 +39,12 @@ TRAINING = """
     from tracker_viz.trackers.outbox import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
 
-    spool, n_steps, pause_s, timeout_s, *more = sys.argv[1:]
+    spool, n_steps, pause_s, timeout_s, start_s, finish_s, *more = sys.argv[1:]
     wandb_client.API_TIMEOUT_S = wandb_store.UPLOAD_S = 2
     logging.basicConfig(level=logging.INFO)
-    wandb = Destination("wandb", {"settings": {"finish_timeout": 4}})
-    outbox = Outbox(spool, [wandb, *(Destination("mlflow", {"tracking_uri": uri}) for uri in more)], name="faults", start_timeout_s=2)
+    wandb = Destination("wandb", {"settings": {"finish_timeout": float(finish_s)}})
+    mlflow = [Destination("mlflow", {"tracking_uri": uri}) for uri in more]
+    outbox = Outbox(spool, [wandb, *mlflow], name="faults", start_timeout_s=float(start_s))
     weight, rng = 1.0, np.random.default_rng(0)
     for step in range(int(n_steps)):
         weight -= 0.1 * (weight + rng.normal(scale=0.01))
@@ -53,7 +54,6 @@ TRAINING = """
         time.sleep(float(pause_s))
     outbox.flush()
     print("trained", flush=True)
-    begin = time.monotonic()
     report = outbox.close(timeout_s=float(timeout_s))
     print("closed", report.complete, flush=True)
 """
@@ -62,9 +62,10 @@ TRAINING = """
 class Training:
     """A training process that is watched line by line."""
 
-    def __init__(self, server, directory, *arguments, pause_s=0.05, timeout_s=60, environment=None):
+    def __init__(self, server, directory, *arguments, pause_s=0.05, timeout_s=120, start_s=60, finish_s=60, environment=None):
         self.spool = directory / "spool"
-        program = [sys.executable, "-c", textwrap.dedent(TRAINING), str(self.spool), str(N_STEPS), str(pause_s), str(timeout_s), *arguments]
+        options = map(str, (self.spool, N_STEPS, pause_s, timeout_s, start_s, finish_s))
+        program = [sys.executable, "-c", textwrap.dedent(TRAINING), *options, *arguments]
         (directory / "home").mkdir(parents=True, exist_ok=True)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
         self.process = subprocess.Popen(
@@ -81,17 +82,24 @@ class Training:
                 return
         raise AssertionError(f"training ended before {start!r}: {self.lines}\n{self.errors.read_text()}")
 
+    def until_it_says(self, message):
+        """Until its log has it."""
+        self.until_it_has(lambda: message in self.errors.read_text())
+
+    def until_it_has(self, done):
+        while not done():
+            assert self.process.poll() is None, self.errors.read_text()
+            time.sleep(0.05)
+
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.communicate()
 
     def end(self):
-        """Wait for the process; returns how long it took."""
-        begin = time.monotonic()
-        out, _ = self.process.communicate(timeout=90)
+        """Wait for the process."""
+        out, _ = self.process.communicate(timeout=240)
         self.lines += out.split("\n")
         assert self.process.returncode == 0, self.errors.read_text()
-        return time.monotonic() - begin
 
     @property
     def losses(self):
@@ -105,8 +113,10 @@ class Training:
 @pytest.fixture(scope="module")
 def losses():
     """The loss curve of the same training without any tracker."""
-    program = "\n".join(line for line in textwrap.dedent(TRAINING).split("\n") if not re.search(r"outbox|wandb|report", line))
-    done = subprocess.run([sys.executable, "-c", program, "-", str(N_STEPS), "0", "0"], capture_output=True, text=True, check=True)
+    program = "\n".join(line for line in textwrap.dedent(TRAINING).split("\n") if not re.search(r"outbox|wandb|mlflow|report", line))
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-", str(N_STEPS), "0", "0", "0", "0"], capture_output=True, text=True, check=True
+    )
     return [line.split()[2] for line in done.stdout.split("\n") if line.startswith("step ")]
 
 
@@ -135,6 +145,16 @@ def server(wandb_server):  # noqa: F811
     assert own.refused == []
 
 
+@pytest.fixture(autouse=True)
+def no_service_process_outlives_its_training(tmp_path):
+    """Each training has one, also those that are killed."""
+    yield
+    deadline = time.monotonic() + 60
+    while (left := service_processes(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
+
+
 @pytest.fixture
 def at(server, monkeypatch):
     """Point this process's pushes and readers at the test's own server."""
@@ -143,9 +163,9 @@ def at(server, monkeypatch):
 
 def test_down_at_the_start_and_there_later(server, at, losses, tmp_path):
     server.stop()
-    training = Training(server, tmp_path, pause_s=0.2)
+    training = Training(server, tmp_path, start_s=2)
     training.until("trained")
-    time.sleep(4)
+    training.until_it_says("wandb is away")
     server.start()
     training.end()
     assert training.losses == losses
@@ -156,11 +176,11 @@ def test_down_at_the_start_and_there_later(server, at, losses, tmp_path):
 
 
 def test_down_in_the_middle_and_back(server, at, losses, tmp_path):
-    training = Training(server, tmp_path, pause_s=0.4)
+    training = Training(server, tmp_path)
     training.until("step 2")
     server.stop()
     training.until("trained")
-    time.sleep(3)
+    time.sleep(3)  # longer than our patience
     server.start()
     training.end()
     assert training.losses == losses
@@ -184,9 +204,8 @@ def test_never_there_costs_a_bounded_time_and_touches_no_other_tracker(server, a
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri)
     client.search_experiments()  # makes the database, which takes longer than all of this training
-    training = Training(server, tmp_path, uri, timeout_s=15)
-    training.until("trained")
-    assert training.end() < 15 + 4 + 20  # close's patience, the client's own, and slack for a busy machine
+    training = Training(server, tmp_path, uri, timeout_s=15, start_s=2, finish_s=4)
+    training.end()  # which comes by itself, as the server does not
     assert training.losses == losses
     assert "closed False" in training.lines
     assert "Traceback" not in training.errors.read_text()
@@ -206,12 +225,13 @@ def test_killed_during_an_outage(server, at, losses, tmp_path):
     training.until("step 2")
     server.stop()
     training.until("step 6")
+    training.until_it_has(lambda: len(list(training.spool.glob("captures/step-*"))) >= 7)
     training.kill()
     server.start()
     report = push(training.spool)
     assert report.complete, report
     n_kept = len(only_run(server).history)
-    assert n_kept >= 6
+    assert n_kept >= 7
     assert_exactly_once(server, range(n_kept))
     assert only_run(server).state == "killed"
     assert training.losses == losses[: len(training.losses)]
@@ -220,7 +240,7 @@ def test_killed_during_an_outage(server, at, losses, tmp_path):
 def test_killed_while_all_is_well(server, at, tmp_path):
     training = Training(server, tmp_path, pause_s=0.1)
     training.until("step 5")
-    assert service_processes(tmp_path)  # or the last test of this module would see nothing
+    assert service_processes(tmp_path)  # or what looks for them after each test would see nothing
     training.kill()
     assert push(training.spool).complete
     assert_exactly_once(server, range(len(only_run(server).history)))
@@ -228,8 +248,7 @@ def test_killed_while_all_is_well(server, at, tmp_path):
 
 def test_offline_then_synced_and_pushed_into_one_run(server, at, losses, tmp_path):
     training = Training(server, tmp_path, environment={"WANDB_MODE": "offline"})
-    training.until("trained")
-    assert training.end() < 20
+    training.end()
     assert training.losses == losses
     assert server.requests == []
     assert "wandb works offline" in training.errors.read_text()
@@ -259,14 +278,6 @@ def test_no_secret_is_written_down(server, at, tmp_path):
     written = [path for path in [*training.spool.rglob("*"), training.errors] if path.is_file()]
     assert [path for path in written if API_KEY.encode() in path.read_bytes()] == []
     assert API_KEY not in "\n".join(training.lines)
-
-
-def test_no_service_process_outlives_its_training(tmp_path_factory):
-    """Last in this module: each of the trainings above, killed ones too, had one."""
-    deadline = time.monotonic() + 20
-    while (left := service_processes(tmp_path_factory.getbasetemp())) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert left == []
 
 
 def service_processes(root):
