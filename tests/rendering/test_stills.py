@@ -247,6 +247,25 @@ def test_the_page_describes_its_maps_and_says_what_each_frame_says(renderer, tmp
     assert description["tokens"] == [row["tokens"] for row in series.last.probe["rows"]]
 
 
+def test_the_page_names_the_block_and_the_head_or_matrix_of_a_cell(renderer, synthetic, tmp_path):
+    def names(layout, series):
+        path = tmp_path / "page.html"
+        path.write_bytes(explorer_page(Renderer(series, layout, size="1080p"), [0]))
+        return {each["name"]: (each["names"], each["rows"], each["columns"]) for each in page_parts(path)[0]["maps"]}
+
+    found = names("scores", renderer.series)
+    (rows, columns), *shape = found["score · induction"]
+    assert (rows, columns) == ([f"block {row}" for row in range(shape[0])], [f"head {column}" for column in range(shape[1])])
+    assert found["weights · distance from init"][0][1][2:5] == ["attention v", "attention o", "FFN gate"]
+    assert names("heads", renderer.series)["Attention · repeated tokens · block 0 head 0"][0] is None, "a row there is a token"
+
+    captures = synthetic.write_run(tmp_path, 2, blocks=24, heads=24, length=32, width=16, hidden=24, period=7)
+    mosaic = next(given for name, given in names("overview", Series(captures)).items() if name.endswith("blocks 0 to 23"))
+    (rows, columns), n_rows, n_columns = mosaic
+    assert (len(rows), len(columns)) == (n_rows, n_columns)
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == ("block 0", "block 23", "head 0", "head 23")
+
+
 def test_every_step_of_a_pages_scale_is_the_scales_value_and_colour(renderer, tmp_path):
     description, _, _ = page_parts(write_explorer(renderer, tmp_path / "page"))
     assert description["scales"].keys() == renderer.plan.scales.keys()
@@ -324,7 +343,14 @@ def test_the_page_works_in_a_sandboxed_frame(renderer, page, tmp_path):
     scale = area["width"] / 1280
     at = area["x"] + (heatmap.box.x + 5) * scale, area["y"] + (heatmap.box.bottom - 5) * scale
     page.mouse.move(*at)
-    assert "looks at" in frame.locator("#tip").inner_text()
+    values = []
+    for step in range(6):
+        frame.locator("#slider").fill(str(step))
+        values.append(frame.locator("#tip").inner_text())
+    assert all("looks at" in value for value in values)
+    assert len(set(values)) > 1, "the value under the pointer is that of the step that is shown"
+    page.mouse.move(0, 0)
+    assert not frame.locator("#tip").is_visible()
     page.mouse.click(*at)
     assert "block 0 head 0" in frame.locator("#large b").inner_text()
     slider = frame.locator("#slider").bounding_box()

@@ -78,10 +78,7 @@ def resolve_attention(draft: Draft, panel: Attention | Head) -> list[Heads]:
         series.require("blocks.0.attn.pattern", layout)
     infos = [series.require(name, layout) for name in names]
     length = infos[0].shape[-1]
-    indices = []
-    for name, info in zip(names, infos, strict=True):
-        labels = series.labels(name.removesuffix(".attn.pattern") + ".head", info.shape[-3])
-        indices.append((block_of(name), tuple(int(re.sub(r"\D", "", label) or position) for position, label in enumerate(labels))))
+    indices = [(block_of(name), head_numbers(series, name)) for name in names]
     show = panel.show if isinstance(panel, Attention) else "value"
     what = {
         "value": "Attention",
@@ -246,6 +243,12 @@ def most_changed(series: Series, heads: Heads, n: int, roles: Mapping[tuple[int,
     while len(chosen) < min(n, len(change)):
         chosen += [queue.pop(0) for queue in queues.values() if queue]
     return chosen[:n]
+
+
+def head_numbers(series: Series, name: str) -> tuple[int, ...]:
+    """Which heads the attention array ``name`` holds, in its order: all of a block, or those that fitted into a capture."""
+    labels = series.labels(name.removesuffix(".attn.pattern") + ".head", series.arrays[name].shape[-3])
+    return tuple(int(re.sub(r"\D", "", label) or position) for position, label in enumerate(labels))
 
 
 def block_of(name: str) -> int:

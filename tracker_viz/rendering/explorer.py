@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import RenderError
+from tracker_viz.rendering.content import block_of, head_numbers, kind_of, matrix_title
 from tracker_viz.rendering.explorer_page import PAGE
 from tracker_viz.rendering.furniture import format_metric
 from tracker_viz.rendering.plan import Plan
 from tracker_viz.rendering.renderer import Renderer
 from tracker_viz.rendering.scales import ColorScale, short_number
-from tracker_viz.rendering.series import si_number
-from tracker_viz.rendering.sources import HeadMap
+from tracker_viz.rendering.series import Series, si_number
+from tracker_viz.rendering.sources import HeadMap, Mosaic, ScoreMap, Source, WeightSummary
 from tracker_viz.rendering.stills import png, with_suffix, write_whole
 
 _NONFINITE = 255
@@ -74,7 +75,7 @@ def explorer_page(renderer: Renderer, indices: list[int]) -> bytes:
         "readouts": [_readout(renderer, readout, indices) for readout in plan.readouts],
         "held": roles,
         "scales": {key: _scale(scale) for key, scale in plan.scales.items()},
-        "maps": _maps(plan),
+        "maps": _maps(plan, series),
         "timeline": _timeline(renderer, indices),
         "tokens": _tokens(renderer),
     }
@@ -108,7 +109,7 @@ def _scale(scale: ColorScale) -> dict[str, Any]:
     }
 
 
-def _maps(plan: Plan) -> list[dict[str, Any]]:
+def _maps(plan: Plan, series: Series) -> list[dict[str, Any]]:
     maps = []
     for heatmap in plan.heatmaps:
         source = heatmap.source
@@ -128,9 +129,32 @@ def _maps(plan: Plan) -> list[dict[str, Any]]:
                 "hidden": hidden,
                 "probe": source.probe if isinstance(source, HeadMap) else None,
                 "pool": source.pool if isinstance(source, HeadMap) else 1,
+                "names": _names(source, series),
             }
         )
     return maps
+
+
+def _names(source: Source, series: Series) -> tuple[list[str], list[str]] | None:
+    """What every row and every column is called, where these are blocks and their heads or matrices; None where they are not."""
+    rows, columns = source.shape
+    blocks = [f"block {row}" for row in range(rows)]
+    if isinstance(source, ScoreMap):
+        if source.name.startswith("scores.head."):
+            return blocks, [f"head {column}" for column in range(columns)]
+        return blocks, [matrix_title(kind) for kind in series.labels("projection", columns)]
+    if isinstance(source, WeightSummary):
+        kinds = [next(name for name in column if name) for column in zip(*source.names, strict=True)]
+        return blocks, [matrix_title(kind_of(name)) for name in kinds]
+    if isinstance(source, Mosaic):
+        pitch = source.cells + source.gap
+        first = [next(each for each in row if each) for row in source.maps]
+        widest = max(source.maps, key=lambda row: sum(each is not None for each in row))
+        heads = [head_numbers(series, each.name)[each.head] for each in widest if each]
+        return [f"block {block_of(first[row // pitch].name)}" for row in range(rows)], [
+            f"head {heads[column // pitch]}" for column in range(columns)
+        ]
+    return None
 
 
 def _readout(renderer: Renderer, readout: Any, indices: list[int]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ PAGE = r"""<!doctype html>
   #tip { position: fixed; pointer-events: none; display: none; padding: 6px 10px; border-radius: 6px; font-size: 13px; white-space: pre;
          background: var(--panel); border: 1px solid var(--faint); box-shadow: 0 4px 16px #0006; z-index: 3; }
   #large { position: fixed; inset: 0; display: none; align-items: center; justify-content: center; flex-direction: column; gap: 12px;
-           z-index: 2; }
+           padding: 0 16px 52px; text-align: center; z-index: 2; }
   #large canvas { image-rendering: pixelated; cursor: crosshair; }
   #large b { font-size: 20px; }
 </style>
@@ -46,7 +46,7 @@ const tip = document.getElementById('tip'), large = document.getElementById('lar
 picture.width = run.width; picture.height = run.height; slider.max = run.steps.length - 1;
 const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
-let at = 0, offset = 0, opened = null, timer = null, captures = [], background;
+let at = 0, offset = 0, opened = null, pointed = null, timer = null, captures = [], background;
 for (const map of run.maps) {
   map.offset = offset; offset += map.rows * map.columns;
   const bits = map.hidden && bytesOf(map.hidden);
@@ -110,11 +110,12 @@ function show(index) {
     g.fillRect(run.timeline.x[at] - 1, y, 3, height);
   }
   if (opened) drawLarge();
+  if (pointed) tip.textContent = describe(...pointed);
 }
 
 function drawLarge() {
   const canvas = large.querySelector('canvas'), map = opened;
-  const scale = Math.max(1, Math.floor(Math.min(innerWidth * 0.9 / map.columns, innerHeight * 0.78 / map.rows)));
+  const scale = Math.max(1, Math.floor(Math.min(innerWidth * 0.9 / map.columns, (innerHeight - 52) * 0.78 / map.rows)));
   canvas.width = map.columns * scale; canvas.height = map.rows * scale;
   const g = canvas.getContext('2d');
   g.imageSmoothingEnabled = false;
@@ -128,13 +129,16 @@ function drawLarge() {
 function describe(map, row, column) {
   const cell = row * map.columns + column, level = captures[at][map.offset + cell], scale = run.scales[map.scale];
   const value = map.isHidden(cell) ? 'nothing here' : level === 255 ? 'not finite' : '\u2248 ' + scale.values[level];
-  const tokens = run.tokens[map.probe];
-  const where = tokens && map.pool === 1 ? JSON.stringify(tokens[row]) + ' (' + row + ') looks at ' +
+  const tokens = run.tokens[map.probe], names = map.names;
+  const where = names ? names[0][row] + ', ' + names[1][column]
+    : tokens && map.pool === 1 ? JSON.stringify(tokens[row]) + ' (' + row + ') looks at ' +
     JSON.stringify(tokens[column]) + ' (' + column + ')' : 'row ' + row + ', column ' + column;
   return map.name + '\n' + where + ': ' + value + '\n' + scale.title;
 }
 
+/** Says what is at [map, row, column], beside the pointer, until it leaves; the value is that of the step that is shown. */
 function hover(event, found) {
+  pointed = found;
   tip.style.display = found ? 'block' : 'none';
   if (!found) return;
   tip.textContent = describe(...found);
@@ -157,11 +161,11 @@ function under(event) {
 }
 
 picture.addEventListener('mousemove', (e) => { const f = under(e); hover(e, Array.isArray(f) ? f : null); });
-picture.addEventListener('mouseleave', () => { tip.style.display = 'none'; });
+for (const canvas of [picture, large.querySelector('canvas')]) canvas.addEventListener('mouseleave', (e) => hover(e, null));
 picture.addEventListener('click', (e) => {
   const found = under(e);
-  if (typeof found === 'number') show(found);
-  else if (found) { opened = found[0]; tip.style.display = 'none'; drawLarge(); }
+  if (typeof found === 'number') { pause(); show(found); }
+  else if (found) { opened = found[0]; hover(e, null); drawLarge(); }
 });
 large.addEventListener('click', (e) => { if (e.target.tagName !== 'CANVAS') close(); });
 large.querySelector('canvas').addEventListener('mousemove', (e) => {
@@ -169,7 +173,7 @@ large.querySelector('canvas').addEventListener('mousemove', (e) => {
   hover(e, [opened, Math.min(opened.rows - 1, Math.floor((e.clientY - area.top) / area.height * opened.rows)),
             Math.min(opened.columns - 1, Math.floor((e.clientX - area.left) / area.width * opened.columns))]);
 });
-function close() { opened = null; large.style.display = 'none'; tip.style.display = 'none'; }
+function close() { opened = null; large.style.display = 'none'; hover(null, null); }
 function pause() { clearInterval(timer); timer = null; document.getElementById('play').innerHTML = '&#9654; play'; }
 document.getElementById('play').addEventListener('click', () => {
   if (timer) return pause();
@@ -181,8 +185,8 @@ slider.addEventListener('input', () => { pause(); show(+slider.value); });
 addEventListener('keydown', (e) => {
   if (e.key === 'Escape') close();
   if (e.target === slider) return;
-  if (e.key === 'ArrowRight') show(at + 1);
-  if (e.key === 'ArrowLeft') show(at - 1);
+  if (e.key === 'ArrowRight') { pause(); show(at + 1); }
+  if (e.key === 'ArrowLeft') { pause(); show(at - 1); }
 });
 addEventListener('resize', () => { if (opened) drawLarge(); });
 const BACKGROUND = '%BACKGROUND%';
