@@ -19,7 +19,7 @@ def test_the_example_trains_and_puts_its_video_into_the_run(example, tmp_path):
     environment = clean | {"PYTHONPATH": str(EXAMPLES), "OMP_NUM_THREADS": "1", "TRACKER_VIZ_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", f"import {example}; {example}.main(steps=8)"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

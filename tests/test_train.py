@@ -31,7 +31,7 @@ def start(*words, cwd):
 
 
 def finish(process):
-    output = process.communicate(timeout=150)[0]
+    output = process.communicate(timeout=500)[0]
     return process.returncode, output
 
 

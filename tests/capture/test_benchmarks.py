@@ -17,7 +17,7 @@ def rows(script, *options):
     """The cells of the table that a benchmark prints, header first."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / script, *options], env=environment, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, BENCHMARKS / script, *options], env=environment, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if line.startswith("| ")]

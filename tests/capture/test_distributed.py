@@ -26,7 +26,7 @@ def two_processes(tmp_path_factory):
     directory = tmp_path_factory.mktemp("distributed")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, SCRIPT, directory], env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run([*command, SCRIPT, directory], env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads((directory / f"rank{rank}.json").read_text()) for rank in (0, 1)], directory
 

@@ -323,7 +323,7 @@ def test_where_no_log_is_set_up_what_was_found_is_printed(tmp_path):
     )
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run(
-        [sys.executable, script], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=500, check=True
     )
     assert done.stderr.count("tracker_viz: Model: 2 blocks (blocks.0 .. 1), 4 heads, 4 key/value heads") == 1
 

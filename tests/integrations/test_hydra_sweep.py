@@ -54,7 +54,7 @@ def run_python(*words, cwd):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HYDRA_", "TRACKER_VIZ_"))}
     environment = clean | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cwd / "cache")}
     command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500, check=False)
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])

@@ -13,7 +13,7 @@ import pytest
 import requests
 from own_port import own_port
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",

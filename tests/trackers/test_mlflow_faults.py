@@ -12,6 +12,7 @@ import time
 
 import pytest
 from mlflow import MlflowClient
+from outages import until_met
 
 from tracker_viz import capture_file
 from tracker_viz.errors import CaptureFileError, RunNotFoundError, TrackerError
@@ -76,9 +77,9 @@ def test_a_server_that_goes_away_in_the_middle_and_comes_back_has_everything_onc
             if step == 4:
                 server_link.cut()
             if step == 9:
+                until_met(outbox)
                 server_link.mend()
             outbox.put(make_capture(step))
-            time.sleep(0.1)
     assert outbox.close().complete
     assert_holds(mlflow_server, spool, range(12))
 

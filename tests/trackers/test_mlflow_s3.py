@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.store.artifact import s3_artifact_repo
 from mlflow_contract import MlflowContract
 from mlflow_server import MlflowServer
+from outages import until_met
 from slow_link import SlowLink
 
 from tracker_viz import capture_file
@@ -161,9 +162,9 @@ def test_a_store_that_goes_away_and_comes_back_has_everything(direct, s3, tmp_pa
                 if step == 2:
                     link.cut()
                 if step == 4:
+                    until_met(outbox)
                     link.mend()
                 outbox.put(make_capture(step))
-                time.sleep(0.1)
         assert outbox.close().complete
         pulled = pull(outbox.runs[0], tmp_path / "cache")
     assert [capture.path.read_bytes() for capture in pulled.captures] == [capture_file.to_bytes(make_capture(step)) for step in range(6)]

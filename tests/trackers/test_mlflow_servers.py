@@ -10,13 +10,13 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer
+from outages import until_met
 from own_port import own_port
 from PIL import Image
 
@@ -160,6 +160,7 @@ def test_links_notes_and_pages_work_below_the_prefix_for_who_is_logged_in(logged
 
     credentials = {"username": "admin", "password": PASSWORD}
     context = chromium.new_context(ignore_https_errors=True, http_credentials=credentials, viewport={"width": 1600, "height": 1000})
+    context.set_default_timeout(60_000)
     try:
         page = context.new_page()
         page.goto(link)
@@ -192,11 +193,11 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once(logged_in
             if step == 5:
                 logged_in.kill()
             if step == 10:
+                until_met(outbox)
                 training = threading.current_thread()
                 assert training not in asking, "it hands over and goes on, whatever the server does"
                 logged_in.start()
             outbox.put(make_capture(step))
-            time.sleep(0.05)
     assert outbox.close().complete
     assert asking - {training}
     (run,) = outbox.runs
@@ -311,9 +312,9 @@ def test_a_database_that_crashes_behind_the_server_and_one_that_is_used_directly
             if step == 3:
                 postgres.stop()
             if step == 6:
+                until_met(outbox)
                 postgres.start()
             outbox.put(make_capture(step))
-            time.sleep(0.05)
     assert outbox.close().complete
     for run in outbox.runs:
         assert [ref.step for ref in run.list_captures()] == list(range(9))

@@ -57,7 +57,7 @@ def multirun(program, *overrides, server, directory):
     environment = clean | server.environment(directory) | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(directory / "cache")}
     (directory / "home").mkdir(exist_ok=True)
     command = [sys.executable, str(program), "-m", *overrides]
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=500, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -1,0 +1,15 @@
+"""What tests of outages share."""
+
+from __future__ import annotations
+
+import time
+
+from tracker_viz.trackers.outbox import Outbox
+
+
+def until_met(outbox: Outbox) -> None:
+    """Until every destination has run into its outage: one that is over before proves nothing. Something must wait for them."""
+    deadline = time.monotonic() + 120
+    while not all(uploader.delivery().error for uploader in outbox._uploaders):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
