@@ -30,8 +30,8 @@ check: $(VENV)/.dev ## style, lint and types
 benchmarks: $(VENV)/.dev ## measure what the README claims
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
 
-clean: ## remove what set-up, training and rendering made here
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache outputs multirun spool
+clean: ## remove what set-up and checks made here; runs stay, and spools, which may hold what no tracker has yet
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # opencv-python needs libGL on Linux, which bare server images lack. There the same version without windows takes its place.
 $(VENV)/.user: pyproject.toml constraints.txt

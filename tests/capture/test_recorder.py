@@ -551,4 +551,5 @@ def test_limits_are_read_from_the_configuration_or_the_embedding():
     assert (vocab_size(around), context_length(around)) == (7, 5)
     assert (vocab_size(nn.Sequential(nn.Embedding(9, 2))), context_length(nn.Embedding(9, 2))) == (9, None)
     assert (vocab_size(tiny()), learned_positions(tiny())) == (VOCAB, T), "of two tables the head tells which is the tokens'"
+    assert learned_positions(nn.Sequential(nn.Embedding(9, 2), nn.Linear(2, 9))) is None
     assert vocab_size(nn.Sequential(nn.Embedding(9, 2), nn.Embedding(5, 2), nn.Linear(2, 2))) is None, "it makes no logits of these"

@@ -79,7 +79,7 @@ def render_run(
 
     Args:
         also_into: other runs that get the same pictures, such as the one in which a second tracker logged the same training.
-        layout: name of a layout, or one of one's own.
+        layout: name of a layout, or one of one's own (``rendering.layout_from`` takes what its YAML says).
         theme: ``dark`` or ``light``.
         video: ``size``, ``encoder``, ``pace``, ``seconds_per_capture``, ``interpolate``, ``title_s``, ``hold_s``, ``workers``, ``max_mb``,
             ``key_frames``, as in ``conf/video/default.yaml``, whose values hold for what is left out.
