@@ -176,7 +176,7 @@ def test_links_notes_and_pages_work_below_the_prefix_for_who_is_logged_in(logged
         page.frame_locator("iframe").locator("video").first.wait_for(timeout=60_000)
         (frame,) = (each for each in page.frames if each != page.main_frame)
         frame.wait_for_function(
-            "() => [...document.querySelectorAll('video')].filter(video => video.readyState >= 2).length == 2", timeout=30_000
+            "() => [...document.querySelectorAll('video')].filter(video => video.readyState >= 2).length == 2", timeout=60_000
         )
         screenshot = os.environ.get("TRACKER_VIZ_SCREENSHOTS")
         if screenshot:
