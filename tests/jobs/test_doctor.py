@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import sys
 import threading
 
 import pytest
@@ -91,3 +92,10 @@ def test_a_disk_that_is_nearly_full_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: doctor.shutil._ntuple_diskusage(100, 99, 1))
     finding = doctor.free_space("disk", tmp_path)
     assert (finding.outcome, "capture.max_mb" in finding.fix) == ("note", True)
+
+
+def test_a_machine_without_torch_is_examined_to_the_end(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # import torch fails
+    finding = doctor.graphics_card()
+    assert (finding.outcome, finding.fix) == ("note", "pip install torch")
+    assert "rendering needs none, capturing does" in finding.detail

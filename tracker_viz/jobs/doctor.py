@@ -176,8 +176,10 @@ def cores() -> Finding:
 
 
 def graphics_card() -> Finding:
-    import torch
-
+    try:
+        import torch
+    except ImportError as error:
+        return Finding("note", "gpu", f"torch cannot be imported ({error}): rendering needs none, capturing does", "pip install torch")
     if torch.cuda.is_available():
         return Finding("ok", "gpu", torch.cuda.get_device_name())
     return Finding("ok", "gpu", "none, and none is needed")
