@@ -32,7 +32,7 @@ def series_of(uniform=0.05, **scores):
 
 def test_a_crossing_that_stays_is_one_onset():
     series = series_of(induction=[[0.05, 0.1, 0.35, 0.5, 0.8, 0.9, 0.9]])
-    assert onsets(series) == [Onset(0, 0, "induction", step=30, after_step=20, until=None, score=0.5)]
+    assert onsets(series) == [Onset(0, 0, "induction", step=30, until=None, score=0.5)]
 
 
 def test_a_score_that_trembles_around_the_threshold_makes_one_onset_not_five():
@@ -60,8 +60,8 @@ def test_what_happens_in_the_last_captures_is_not_yet_an_onset():
 def test_a_role_can_be_lost_and_taken_again():
     series = series_of(induction=[[0.5, 0.5, 0.5, 0.2, 0.1, 0.5, 0.5, 0.5]])
     first, second = onsets(series)
-    assert (first.step, first.after_step, first.until) == (0, None, 30)
-    assert (second.step, second.after_step, second.until) == (50, 40, None)
+    assert (first.step, first.until) == (0, 30)
+    assert (second.step, second.until) == (50, None)
     assert first_onsets(series, ROLES)["induction"] == second, "the first one did not last"
 
 

@@ -52,7 +52,6 @@ class Onset:
 
     Attributes:
         step: of the first capture in which it had the role.
-        after_step: of the capture before, after which it took the role; None: it had it from the first capture on.
         until: step of the first capture in which it had lost the role again; None: it had it to the end.
         score: at ``step``.
     """
@@ -61,7 +60,6 @@ class Onset:
     head: int
     role: str
     step: int
-    after_step: int | None
     until: int | None
     score: float
 
@@ -126,7 +124,6 @@ def onsets(series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, confirmation
                         int(head),
                         role.name,
                         step=int(series.steps[first]),
-                        after_step=int(series.steps[first - 1]) if first else None,
                         until=int(series.steps[end]) if end < series.n_captures else None,
                         score=float(scores[first, block, head]),
                     )
