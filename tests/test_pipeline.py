@@ -207,6 +207,16 @@ def test_a_model_without_a_configuration_can_be_watched_in_two_lines():
     assert np.isfinite(last.arrays["scores.head.induction"]).all()
 
 
+def test_runs_that_begin_in_the_same_second_have_a_spool_each(monkeypatch):
+    monkeypatch.setattr("tracker_viz.pipeline.recording.time.strftime", lambda form: "20260101-000000")
+    refs = []
+    for number in range(2):
+        with watch(make_model(), spool=None, name="a job") as watcher, watch(make_model(), spool=None, name="a job") as beside:
+            refs += [watcher.ref, beside.ref]
+            assert watcher.captured_steps == beside.captured_steps == [0], f"round {number} goes on with none of the others"
+    assert [Path(ref.path).name for ref in refs] == [f"a-job-20260101-000000{more}" for more in ("", "-2", "-3", "-4")]
+
+
 def test_a_probe_that_does_not_fit_leaves_no_run_behind(tmp_path):
     with pytest.raises(ProbeError):
         watch(make_model(), probe=torch.full((1, 16), 40))

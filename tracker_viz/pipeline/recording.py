@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import itertools
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -223,7 +225,7 @@ def open_outbox(
     """Where captures go, scored and cut to their size on the way; and all scores so far. ``outbox_options``: as ``Outbox`` takes them."""
     scores = Scores(max_mb)
     outbox = Outbox(
-        spool or Path("spool") / f"{_file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}",
+        spool or new_spool(name),
         _destinations(run, tracker_options or {}),
         name=name,
         config=config,
@@ -238,6 +240,17 @@ def open_outbox(
         outbox.close("failed")
         raise
     return outbox, scores
+
+
+def new_spool(name: str) -> Path:
+    """A directory of its own for each run, also where several begin in the same second, as the jobs of a sweep do."""
+    first = Path("spool") / f"{_file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        directory = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(parents=True)
+            return directory
+    raise AssertionError("the numbers do not end")
 
 
 def close_outbox(outbox: Outbox, state: RunState, scores: Scores, timeout_s: float, progress: bool) -> Report:
