@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -26,8 +27,9 @@ from tracker_viz.errors import (
     TrackerError,
     UnsupportedModelError,
 )
-from tracker_viz.pipeline import VideoOptions, render_command, render_run
+from tracker_viz.pipeline import VideoOptions, recording, render_command, render_run
 from tracker_viz.trackers import connect, open_run
+from tracker_viz.trackers.outbox import Outbox
 
 SMALL = {"size": "640x360", "hold_s": 0.5}
 
@@ -515,3 +517,39 @@ def test_what_no_picture_can_have_is_refused_before_anything_is_pulled(watched, 
     monkeypatch.setattr("tracker_viz.pipeline.drawing.pulled_captures", lambda *given, **options: pytest.fail("pulled"))
     with pytest.raises(ConfigError, match=message):
         tv.render(str(watched.ref), upload=False, progress=False, **options)
+
+
+# -- when things go wrong at the end, or at once ----------------------------------------------------------------
+
+
+def test_a_training_that_begins_anew_in_the_run_of_another_is_told_that_it_captures_nothing(watched, caplog):
+    model = make_model()
+    with watch(model) as again:
+        train(model, again, range(6))
+    assert "captures up to step 6 are in the run already" in caplog.text
+
+
+@pytest.mark.parametrize("failing", ["set_summary", "put_table", "put_file"])
+def test_what_the_end_cannot_write_neither_raises_into_training_nor_keeps_captures_back(tmp_path, monkeypatch, failing, caplog):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Outbox, failing, full)
+    model = make_model()
+    watcher = watch(model, tracker_options={"local": {"directory": str(tmp_path / "runs")}})
+    train(model, watcher, range(6))
+    assert watcher.close().complete
+    assert open_run(watcher.ref).info().state == "finished"
+    assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 2, 4, 6]
+    assert "No space left" in caplog.text
+
+
+def test_a_last_capture_that_is_interrupted_does_not_leave_the_run_open(tmp_path, monkeypatch):
+    model = make_model()
+    watcher = watch(model, every=4, tracker_options={"local": {"directory": str(tmp_path / "runs")}})
+    train(model, watcher, range(5))
+    monkeypatch.setattr(watcher.recorder._camera, "take", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        watcher.close()
+    assert open_run(watcher.ref).info().state == "finished"
+    assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 4]

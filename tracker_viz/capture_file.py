@@ -13,10 +13,10 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
@@ -91,12 +91,19 @@ def to_bytes(capture: Capture) -> bytes:
 
 def write_atomically(contents: bytes, path: Path) -> None:
     """Put ``contents`` at ``path`` whole or not at all, and on the disk before this returns."""
+    with written_atomically(path) as file:
+        file.write(contents)
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that is at ``path``, whole and on the disk, after the block; nothing is there where the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The leading dot and the suffix keep a file that a kill left half-written out of every listing of captures.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(contents)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

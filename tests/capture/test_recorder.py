@@ -553,3 +553,15 @@ def test_limits_are_read_from_the_configuration_or_the_embedding():
     assert (vocab_size(tiny()), learned_positions(tiny())) == (VOCAB, T), "of two tables the head tells which is the tokens'"
     assert learned_positions(nn.Sequential(nn.Embedding(9, 2), nn.Linear(2, 9))) is None
     assert vocab_size(nn.Sequential(nn.Embedding(9, 2), nn.Embedding(5, 2), nn.Linear(2, 2))) is None, "it makes no logits of these"
+
+
+def test_a_device_that_ended_the_training_by_its_failure_does_not_hide_it(caplog):
+    """A failed CUDA device answers every later call, the wait for it before a capture among them, with the same error."""
+    model = tiny()
+    recorder, captures = recorded(model, Schedule.every(4))
+    with pytest.raises(RuntimeError, match="out of memory"), recorder:
+        train(model, recorder, 2)
+        recorder._settle = lambda: (_ for _ in ()).throw(RuntimeError("CUDA error: device-side assert triggered"))
+        raise RuntimeError("out of memory")
+    assert [capture.step for capture in captures] == [0]
+    assert "could not capture the last step, 2" in caplog.text

@@ -140,3 +140,18 @@ def test_a_file_of_the_right_size_with_other_bytes_is_found_out(tmp_path):
     stored.write_bytes(stored.read_bytes()[:-1] + b"!")
     with pytest.raises(CaptureFileError, match="another sha256"):
         run.fetch(capture.ref, tmp_path)
+
+
+def test_what_is_stored_has_its_name_on_the_disk_before_the_spool_lets_go_of_it(tmp_path, monkeypatch):
+    (capture,) = write_captures([0], tmp_path / "source")
+    run = LocalTracker(tmp_path).create_run(name="a", config={})
+    stored = run.directory / "captures" / capture.ref.file_name
+    order, fsync = [], os.fsync
+
+    def noted(descriptor):
+        order.append((os.readlink(f"/proc/self/fd/{descriptor}"), stored.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    run.put_captures([capture])
+    assert order[-1] == (str(stored.parent), True)

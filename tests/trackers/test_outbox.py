@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -269,3 +272,132 @@ def test_progress_counts_up_to_everything(tmp_path, there, caplog):
         outbox.put(make_capture(step))
     outbox.close(progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5)
+
+
+def test_of_two_that_start_at_once_the_second_leaves_what_the_first_noted(tmp_path, there, monkeypatch):
+    create, looked, late = LocalRun.create, threading.Event(), threading.Event()
+
+    def create_late(directory, **described):
+        if threading.current_thread() is second:
+            looked.set()
+            late.wait(10)
+        return create(directory, **described)
+
+    def start():
+        with contextlib.suppress(RunActiveError):
+            opened.append(Outbox(tmp_path / "spool", [there], name="a"))
+
+    monkeypatch.setattr(LocalRun, "create", create_late)
+    opened: list[Outbox] = []
+    second = threading.Thread(target=start)
+    second.start()
+    looked.wait(10)
+    start()
+    late.set()
+    second.join(10)
+    (outbox,) = opened
+    assert len(json.loads((tmp_path / "spool/run.json").read_text())["destinations"]) == 1
+    outbox.put(make_capture(0))
+    assert outbox.close().complete
+    assert steps_at(only_run(tmp_path / "there")) == [0]
+
+
+def test_captures_can_be_listed_while_they_are_written_and_delivered(tmp_path, there):
+    outbox = Outbox(tmp_path / "spool", [there], name="a")
+    (run,) = outbox.runs
+    seen, ended = [], threading.Event()
+
+    def look():
+        while not ended.is_set():
+            seen.append((outbox.captured_steps, run.missing(run.list_captures())))
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        for step in range(100):
+            outbox.put(make_capture(step))
+        outbox.close()
+        ended.set()
+        looking.result()
+    sizes = [len(steps) for steps, _ in seen]
+    assert sizes == sorted(sizes), "a capture on its way from the spool to the run is known all the time"
+    assert not any(missing for _, missing in seen)
+
+
+def test_an_end_that_came_too_late_is_left_to_push_and_told(tmp_path, there, monkeypatch, caplog):
+    """Every capture is there, and the run still looks as if it were going on."""
+    note_metrics = spool.Journal.note_metrics
+
+    def noted_just_after_the_deadline(journal, names):
+        (uploader,) = outbox._uploaders
+        while uploader._deadline is None or time.monotonic() < uploader._deadline:
+            time.sleep(0.001)
+        note_metrics(journal, names)
+
+    monkeypatch.setattr(spool.Journal, "note_metrics", noted_just_after_the_deadline)
+    outbox = Outbox(tmp_path / "spool", [there], name="a")
+    outbox.put(make_capture(0))
+    outbox.flush()
+    report = outbox.close(timeout_s=0.2)
+    run = only_run(tmp_path / "there")
+    assert (steps_at(run), run.info().state) == ([0], "running")
+    assert not report.complete
+    assert "the end of the run has not reached local" in caplog.text
+    assert push(tmp_path / "spool").complete
+    assert run.info().state == "finished"
+
+
+def test_a_disk_that_captures_filled_becomes_free_by_uploading_them(tmp_path, there, monkeypatch):
+    append_lines = spool.append_lines
+
+    def full_to_the_reserve(lines, path):
+        if path.parent.name == "sent" and (tmp_path / "spool/.reserve").exists():
+            raise OSError(28, "No space left on device")
+        append_lines(lines, path)
+
+    monkeypatch.setattr(spool, "append_lines", full_to_the_reserve)
+    outbox = Outbox(tmp_path / "spool", [there], name="a")
+    assert (tmp_path / "spool/.reserve").stat().st_size > 1 << 16
+    outbox.put(make_capture(0))
+    assert outbox.close(timeout_s=10).complete
+    assert steps_at(outbox.run) == []
+
+
+def test_a_full_disk_at_the_end_neither_raises_nor_keeps_the_run_from_its_end(tmp_path, there, monkeypatch):
+    outbox = Outbox(tmp_path / "spool", [there], name="a")
+    outbox.put(make_capture(0))
+    outbox.flush()
+
+    def full(**changes):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox.run, "describe", full)
+        assert outbox.close().complete
+    assert only_run(tmp_path / "there").info().state == "finished"
+
+
+def test_who_would_not_wait_for_the_end_leaves_the_spool_to_push(tmp_path, there, monkeypatch):
+    """A second Ctrl-C, in a program or a notebook that goes on afterwards."""
+    gone = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalRun, "put_captures", lambda *_: gone.wait(30))
+        outbox = Outbox(tmp_path / "spool", [there], name="a")
+        outbox.put(make_capture(0))
+        with pytest.raises(KeyboardInterrupt):
+            outbox.close(progress=lambda *_: signal.raise_signal(signal.SIGINT))
+        gone.set()
+    assert push(tmp_path / "spool").complete
+    report = outbox.close()
+    assert report.deliveries[0].left == 1
+    assert report.command == f"tracker-viz push spool={tmp_path / 'spool'}"
+
+
+def test_an_adapter_that_leaves_the_program_costs_its_own_uploads_only(tmp_path, there, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalRun, "finish", lambda *_: sys.exit("an SDK that gives up"))
+        outbox = Outbox(tmp_path / "spool", [there], name="a")
+        outbox.put(make_capture(0))
+        report = outbox.close()
+    assert "an SDK that gives up" in report.deliveries[0].error
+    assert not report.complete
+    assert push(tmp_path / "spool").complete

@@ -126,3 +126,66 @@ def test_a_program_that_never_closes_leaves_its_captures_on_the_disk(tmp_path):
     )
     assert "training ended without close()" in done.stderr
     assert steps_at(LocalRun(tmp_path / "spool")) == [0, 1, 2, 3, 4]
+
+
+def test_a_disk_that_is_full_when_the_loops_metrics_are_new_loses_nothing(tmp_path, monkeypatch):
+    from tracker_viz.trackers import writer
+
+    monkeypatch.setattr(writer, "DISK_RETRIES_S", (0.01, 0.01, 0.01))
+    describe, failures = LocalRun.describe, iter([True, True])
+
+    def full_at_first(run, **changes):
+        if "loop_metrics" in changes and next(failures, False):
+            raise OSError(28, "No space left on device")
+        describe(run, **changes)
+
+    monkeypatch.setattr(LocalRun, "describe", full_at_first)
+    with Outbox(tmp_path / "spool", name="a") as outbox:
+        outbox.put(make_capture(0, metrics={"loss": 2.0}))
+    assert outbox.close().lost == ()
+    assert steps_at(outbox.run) == [0]
+
+
+def test_what_is_no_mere_exception_does_not_end_the_writer(tmp_path):
+    """A panic in an extension written in Rust derives from BaseException, and the captures to come must not be lost for it."""
+
+    def prepare(capture):
+        if capture.step == 0:
+            sys.exit("a panic")
+        return capture
+
+    with Outbox(tmp_path / "spool", name="a", prepare=prepare) as outbox:
+        outbox.put(make_capture(0))
+        outbox.put(make_capture(1))
+        assert outbox.flush(10)
+    assert steps_at(outbox.run) == [0, 1]
+
+
+def test_a_capture_that_is_not_written_in_time_is_told_and_does_not_come_later(tmp_path):
+    slow, began = threading.Event(), threading.Event()
+    outbox = Outbox(tmp_path / "spool", name="a", prepare=lambda c: (began.set(), slow.wait(30), c)[2], max_stall_s=0.1)
+    outbox.put(make_capture(0))
+    outbox.put(make_capture(1))
+    began.wait(10)
+    report = outbox.close(timeout_s=0.1)
+    assert report.lost == (0, 1)
+    slow.set()
+    outbox._writer._thread.join(10)
+    assert steps_at(outbox.run) == [], "another process may have the spool by now"
+
+
+def test_a_fork_that_leaves_the_block_ends_nothing(tmp_path, there):
+    with Outbox(tmp_path / "spool", [there], name="a") as outbox:
+        outbox.put(make_capture(0))
+        outbox.flush()
+        child = os.fork()
+        if child == 0:
+            try:
+                outbox.__exit__(SystemExit, SystemExit(), None)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert outbox.run.info().state == "running"
+        outbox.put(make_capture(1))
+    assert outbox.close().complete
+    assert steps_at(outbox.runs[0]) == [0, 1]

@@ -170,7 +170,10 @@ class Recorder:
         if step != -1 and not left_alone:
             done = self._finished(step)
             if done is not None and done not in self._captured:
-                self._capture_timed(done, tokens_seen, metrics)
+                try:
+                    self._capture_timed(done, tokens_seen, metrics)
+                except Exception:  # of a device that ended the training by its failure, as a rule, and fails again
+                    log.exception("could not capture the last step, %d", done)
         if self._camera.main and self._handed_on:
             log.info(
                 "%d captures%s: %.2g %% of the training time, and %.2g s before it for looking at the model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tracker_viz.capture import Probe, Recorder, Schedule
+
+log = logging.getLogger(__name__)
 
 
 def watch(
@@ -94,7 +97,13 @@ def watch(
     recorder = Recorder(model, probe, schedule, lambda capture: outbox.put(capture), behind_sink=lambda: outbox.writer_s, **options)
     waiting: dict[str, Any] = {"keep_captures": keep_captures, "start_timeout_s": start_timeout_s, "max_stall_s": max_stall_s}
     outbox, scores = open_outbox(run, name or "watched", spool, config, tags, tracker_options, max_mb, **waiting)
-    recorder.skip(outbox.captured_steps)
+    there = outbox.captured_steps
+    if start_step == 0 and any(there):
+        log.warning(
+            "captures up to step %d are in the run already, and are not taken again: another training needs a run and a spool of its own",
+            max(there),
+        )
+    recorder.skip(there)
     return Watcher(recorder, outbox, scores)
 
 
@@ -144,12 +153,17 @@ class Watcher:
             timeout_s: how long to wait for the trackers; what is left then stays in the spool.
 
         Returns:
-            What became of the captures; None on processes that record nothing.
+            What became of the captures; None on processes that record nothing, forks of this one among them.
         """
-        self.recorder.close(failed=state == "failed")
-        if self.outbox is None or self._scores is None:
+        if self.outbox is not None and self.outbox.in_fork:
             return None
-        return close_outbox(self.outbox, state, self._scores, timeout_s, progress)
+        report = None
+        try:
+            self.recorder.close(failed=state == "failed")
+        finally:
+            if self.outbox is not None and self._scores is not None:
+                report = close_outbox(self.outbox, state, self._scores, timeout_s, progress)
+        return report
 
     def summary(self) -> dict[str, float | int]:
         """What the trackers' tables of runs say about the captures so far, see ``metrics.run_summary``; empty where nothing is recorded."""
@@ -255,7 +269,10 @@ def new_spool(name: str) -> Path:
 
 def close_outbox(outbox: Outbox, state: RunState, scores: Scores, timeout_s: float, progress: bool) -> Report:
     outbox.flush(timeout_s)
-    scores.deliver(outbox)
+    try:
+        scores.deliver(outbox)
+    except Exception:
+        log.exception("the summary and the tables of the run could not be kept in %s; its captures are", outbox.directory)
     with progress_bar("uploading", "captures", shown=progress, delay_s=1.0) as advance:
         return outbox.close(state, timeout_s=timeout_s, progress=advance)
 

@@ -69,6 +69,9 @@ def close_all(
     if unfinished or waiting:
         report = Report(report.deliveries, lost, spool.push_command)
         for delivery in unfinished:
-            log.warning("%d captures have not reached %s (%s)", delivery.left, delivery.name, delivery.error or "out of time")
+            what = f"{delivery.left} captures have" if delivery.left else "the end of the run has"
+            log.warning("%s not reached %s (%s)", what, delivery.name, delivery.error or "out of time")
         log.warning("they are kept in %s; finish with: %s", spool.directory, spool.push_command)
+    else:
+        spool.make_room()
     return report

@@ -12,20 +12,20 @@ is such a run too.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import re
 import shutil
-import tempfile
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from tracker_viz.capture_file import file_ref, write_atomically
+from tracker_viz.capture_file import file_ref, write_atomically, written_atomically
 from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError, TrackerError, TransientTrackerError
 from tracker_viz.trackers import index
 from tracker_viz.trackers.base import (
@@ -243,14 +243,12 @@ class LocalRun:
     # -- reading --------------------------------------------------------------------------------------------
 
     def list_captures(self) -> list[CaptureRef]:
-        nbytes = self._capture_nbytes()
-        refs = index.refs_by_step(self._entry_names(), nbytes, self._newest)
-        return [ref for ref in refs if ref.file_name in nbytes]
+        return self._listed(self._capture_nbytes())
 
     def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
         nbytes = self._capture_nbytes()
-        listed = {ref for ref in self.list_captures() if nbytes[ref.file_name] == ref.nbytes}
-        return [ref for ref in refs if ref not in listed]
+        whole = {ref for ref in self._listed(nbytes) if nbytes[ref.file_name] == ref.nbytes}
+        return [ref for ref in refs if ref not in whole]
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
         path = self.directory / index.CAPTURES / ref.file_name
@@ -276,6 +274,11 @@ class LocalRun:
                 found.append(RunRef("local", str(path.parent)))
         return found
 
+    def _listed(self, nbytes: Mapping[str, int]) -> list[CaptureRef]:
+        # Files are looked at before entries, which are there before their files and go after them.
+        refs = index.refs_by_step(self._entry_names(), nbytes, self._newest)
+        return [ref for ref in refs if ref.file_name in nbytes]
+
     def _entry_names(self) -> list[str]:
         entries = self.directory / index.INDEX
         return os.listdir(entries) if entries.is_dir() else []
@@ -284,14 +287,23 @@ class LocalRun:
         captures = self.directory / index.CAPTURES
         if not captures.is_dir():
             return {}
+        nbytes = {}
         with os.scandir(captures) as found:
-            return {file.name: file.stat().st_size for file in found if file.is_file(follow_symlinks=False)}
+            for file in found:
+                # Training may rename or deliver it at this moment.
+                with contextlib.suppress(FileNotFoundError):
+                    if file.is_file(follow_symlinks=False):
+                        nbytes[file.name] = file.stat().st_size
+        return nbytes
 
     def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
         path = self.directory / index.CAPTURES / refs[0].file_name
-        if path.is_file() and (actual := file_ref(path, refs[0].step)) in refs:
-            return actual
-        return max(refs, key=lambda ref: (self.directory / index.INDEX / index.entry_name(ref)).stat().st_mtime)
+        try:
+            if (actual := file_ref(path, refs[0].step)) in refs:
+                return actual
+            return max(refs, key=lambda ref: (self.directory / index.INDEX / index.entry_name(ref)).stat().st_mtime)
+        except OSError:
+            return refs[-1]  # it was delivered at this moment, whichever it was
 
 
 def check_file(path: Path, ref: CaptureRef, *, where: object = None) -> None:
@@ -314,22 +326,12 @@ REPAIR = "'tracker-viz push spool=<directory>' mends it while the spool still ha
 
 
 def copy_atomically(source: Path, target: Path) -> None:
-    """Copy so that ``target`` is whole or not there: temporary file in the same directory, fsync, rename."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".partial")
+    """Copy so that ``target`` is whole, and on the disk, or not there."""
     try:
-        with os.fdopen(handle, "wb") as copy, source.open("rb") as original:
+        with written_atomically(target) as copy, source.open("rb") as original:
             shutil.copyfileobj(original, copy, 1 << 20)
-            copy.flush()
-            os.fsync(copy.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise TransientTrackerError(f"cannot write {target} ({error}); is the disk full or away?") from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def append_lines(lines: Sequence[str], path: Path) -> None:

@@ -94,25 +94,29 @@ class Outbox:
         self._report: Report | None = None
         self._written: dict[int, CaptureRef] = {}
         self._pid = os.getpid()
-        self._spool = Spool.create(directory, name=name, config=config or {}, tags=tags or {})
+        self._spool = Spool(directory)
+        self._uploaders: list[Uploader] = []
         self._lock = self._spool.take("training", wait_s=start_timeout_s)
         try:
+            # Only now: of two processes that start at once, the second must not write over what the first has noted.
+            self._spool.create(name=name, config=config or {}, tags=tags or {})
             if keep_captures:
                 self._spool.keep_captures()
             self._is_destination = not destinations
-            self._uploaders = self._start_uploaders(destinations, start_timeout_s)
+            self._uploaders = self._uploaders_to(destinations)
+            self._start_uploaders(start_timeout_s)
+            self._spool.note_state("running")
+            self._writer = SpoolWriter(self._spool, prepare, self._announce, max_stall_s=max_stall_s, queue_captures=queue_captures)
         except BaseException:
-            self._lock.release()
+            self._abandon()
             raise
-        self._spool.note_state("running")
-        self._writer = SpoolWriter(self._spool, prepare, self._announce, max_stall_s=max_stall_s, queue_captures=queue_captures)
         self._at_exit = _drain_at_exit(weakref.ref(self))
 
     # -- while training -------------------------------------------------------------------------------------
 
     def put(self, capture: Capture) -> None:
         """Take one capture over; returns in microseconds unless the disk is far behind. Its arrays must not change afterwards."""
-        if os.getpid() != self._pid:
+        if self.in_fork:
             raise ConfigError(
                 f"captures are taken by the process that opened the spool ({self._pid}); this is a fork of it ({os.getpid()})"
             )
@@ -145,6 +149,11 @@ class Outbox:
     def writer_s(self) -> float:
         """Processor seconds that scoring and writing took so far, on the writer thread."""
         return self._writer.busy_s
+
+    @property
+    def in_fork(self) -> bool:
+        """Whether this is a fork of the process that opened the spool: it has neither the threads nor the spool."""
+        return os.getpid() != self._pid
 
     @property
     def directory(self) -> Path:
@@ -180,18 +189,30 @@ class Outbox:
     ) -> Report:
         """Write and upload what is left, end the runs that are ours, and say what could not be done. Repeating it is harmless.
 
+        In a fork, which may leave a ``with`` block that it never entered, this does nothing.
+
         Args:
             timeout_s: how long to wait for the trackers; what is left then stays in the spool.
             progress: called now and then with (captures delivered, captures in all), over all destinations.
         """
         if self._report:
             return self._report
+        if self.in_fork:
+            return Report((), (), None)
         deadline = time.monotonic() + timeout_s
         self._writer.stop(timeout_s + self._max_stall_s)
-        self._spool.note_state(state)
-        self._report = close_all(self._spool, self._uploaders, state, deadline, progress, lost=tuple(self._writer.lost))
-        self._lock.release()
-        atexit.unregister(self._at_exit)
+        lost = tuple(self._writer.lost)
+        try:
+            try:
+                self._spool.note_state(state)
+            except OSError as error:
+                log.error("that the run is %s could not be noted in %s: %s", state, self.directory, error)
+            self._report = close_all(self._spool, self._uploaders, state, deadline, progress, lost=lost)
+        finally:
+            if self._report is None:  # somebody would not wait (a second Ctrl-C), and what is left is for push
+                self._report = Report(tuple(uploader.delivery() for uploader in self._uploaders), lost, self._spool.push_command)
+            self._lock.release()
+            atexit.unregister(self._at_exit)
         return self._report
 
     def __enter__(self) -> Outbox:
@@ -203,7 +224,7 @@ class Outbox:
 
     # -- starting -------------------------------------------------------------------------------------------
 
-    def _start_uploaders(self, destinations: Sequence[Destination | Run], start_timeout_s: float) -> list[Uploader]:
+    def _uploaders_to(self, destinations: Sequence[Destination | Run]) -> list[Uploader]:
         names: Counter[str] = Counter()
         uploaders = []
         for destination in destinations:
@@ -217,21 +238,26 @@ class Outbox:
                 continue
             addressee = self._spool.address(_addressee(name, destination, tracker, run))
             uploaders.append(Uploader(self._spool, addressee, tracker, run))
-        for uploader in uploaders:
-            uploader.start()
-        deadline = time.monotonic() + start_timeout_s
-        for uploader in uploaders:
-            try:
-                uploader.wait_settled(max(0.0, deadline - time.monotonic()))
-            except BaseException:
-                # A run that another tracker made a moment ago must not look as if it were going on.
-                for started in uploaders:
-                    started.close("failed", deadline=time.monotonic() + REFUSED_PATIENCE_S)
-                for started in uploaders:
-                    started.join(REFUSED_PATIENCE_S)
-                    started.dismiss()
-                raise
         return uploaders
+
+    def _start_uploaders(self, timeout_s: float) -> None:
+        for uploader in self._uploaders:
+            uploader.start()
+        deadline = time.monotonic() + timeout_s
+        for uploader in self._uploaders:
+            uploader.wait_settled(max(0.0, deadline - time.monotonic()))
+
+    def _abandon(self) -> None:
+        """After a start that failed: a run that one tracker made a moment ago must not look as if it were going on."""
+        try:
+            for uploader in self._uploaders:
+                uploader.close("failed", deadline=time.monotonic() + REFUSED_PATIENCE_S)
+            for uploader in self._uploaders:
+                uploader.join(REFUSED_PATIENCE_S)
+        finally:
+            for uploader in self._uploaders:
+                uploader.dismiss()
+            self._lock.release()
 
     def _is_spool(self, destination: Destination | Run, run: Run | None) -> bool:
         if isinstance(destination, Destination) and destination.scheme == "local" and run is None:
@@ -265,7 +291,7 @@ def _drain_at_exit(outbox: weakref.ref[Outbox]) -> Callable[[], None]:
 
     def drain() -> None:
         left = outbox()
-        if left is None or left._report or os.getpid() != left._pid:
+        if left is None or left._report or left.in_fork:
             return
         left._writer.stop(left._max_stall_s)
         log.warning("training ended without close(); what is not uploaded is kept in %s: %s", left.directory, left._spool.push_command)

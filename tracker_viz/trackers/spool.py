@@ -7,6 +7,7 @@ process, after a kill at any instant:
     .tables/          final tables, as the trackers shall show them
     sent/mlflow.jsonl what that destination has confirmed, one line per call
     .lock             held by the training process, or by the one push that is at work
+    .reserve          disk space for what an upload notes here: a disk that captures filled becomes free by uploading them
 
 Written by the outbox and by ``push``; nothing here talks to a tracker.
 """
@@ -36,6 +37,8 @@ from tracker_viz.trackers.base import Cell, MetricPoint, RunState, checked_artif
 from tracker_viz.trackers.local import LocalRun, append_lines, read_json, read_lines, write_json
 from tracker_viz.trackers.secrets import without_secrets
 from tracker_viz.types import Capture, CapturePath, CaptureRef, RunRef, capture_step
+
+RESERVE_BYTES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +113,15 @@ class Spool:
         self.directory = Path(directory).absolute()
         self.run = LocalRun(self.directory, ours=True)
         self._journals: dict[str, Journal] = {}
+        self._reserve = self.directory / ".reserve"
         self._guard = threading.Lock()
 
-    @classmethod
-    def create(cls, directory: str | Path, *, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> Spool:
-        """Make a directory a spool; one that is a spool already is opened, and keeps its name, config and tags."""
-        spool = cls(directory)
-        if not spool.exists():
+    def create(self, *, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Make the directory a spool; one that is a spool already keeps its name, config and tags. For who has taken it."""
+        if not self.exists():
             # What goes from here into the trackers' parameters and onto the disk is free of passwords.
             config, tags = without_secrets(config), {name: str(value) for name, value in without_secrets(tags).items()}
-            LocalRun.create(spool.directory, name=name, config=config, tags=tags, more={"destinations": []})
-        return spool
+            LocalRun.create(self.directory, name=name, config=config, tags=tags, more={"destinations": []})
 
     def exists(self) -> bool:
         return (self.directory / "run.json").is_file()
@@ -158,8 +159,14 @@ class Spool:
                         f"({other.get('role', 'unknown')}), which uploads by itself; wait until it ends"
                     ) from None
             else:
+                if role == "push":
+                    self.make_room()
                 write_json({"role": role, "pid": os.getpid(), "host": socket.gethostname()}, holder)
                 return lock
+
+    def make_room(self) -> None:
+        """Let go of the disk space that is held back, so that on a full disk it can be noted what was uploaded, and then be deleted."""
+        self._reserve.unlink(missing_ok=True)
 
     # -- captures -------------------------------------------------------------------------------------------
 
@@ -191,8 +198,10 @@ class Spool:
 
     def known_steps(self) -> frozenset[int]:
         """Steps that are here, or were here until every destination had them."""
-        sent = [name for addressee in self.addressees() for name in self.journal(addressee.name).captures]
-        return frozenset(ref.step for ref in self.run.list_captures()) | frozenset(map(capture_step, sent))
+        # What is here comes first: a capture that is delivered meanwhile is in the journals by then, which uploaders add to.
+        here = frozenset(ref.step for ref in self.run.list_captures())
+        sent = [name for addressee in self.addressees() for name in list(self.journal(addressee.name).captures)]
+        return here | frozenset(map(capture_step, sent))
 
     def remove_delivered(self, refs: Sequence[CaptureRef]) -> None:
         """Delete the captures that every destination has confirmed, metrics included; none where they are to be kept here too."""
@@ -228,6 +237,8 @@ class Spool:
                 raise ConfigError(
                     f"the spool {self.directory} belongs to {noted.ref}; to record into {wanted.ref}, give it another directory"
                 )
+            if not self._reserve.exists():
+                capture_file.write_atomically(os.urandom(RESERVE_BYTES), self._reserve)
             if noted:
                 wanted = replace(noted, options=wanted.options or noted.options, ref=noted.ref or wanted.ref)
             known[wanted.name] = wanted

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tracker_viz.errors import CaptureFileError, TrackerVizError, TransientTrackerError
+from tracker_viz.errors import CaptureFileError, TrackerError, TrackerVizError, TransientTrackerError
 from tracker_viz.trackers.base import Run, RunState, Tracker
 from tracker_viz.trackers.local import check_file
 from tracker_viz.trackers.spool import Addressee, Spool
@@ -112,8 +112,9 @@ class Uploader:
             self._changed.notify_all()
 
     def join(self, timeout_s: float) -> bool:
-        """Whether the thread has ended."""
-        self._thread.join(timeout_s)
+        """Whether the thread has ended, or never began."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def dismiss(self) -> None:
@@ -146,13 +147,14 @@ class Uploader:
                 self._retried(lambda: self._deliver(run, chunk))
             self._end(run)
         except _PatienceEnded:
-            pass
+            with self._changed:
+                self._trouble = self._trouble or "out of time"
         except TrackerVizError as error:
             self._fail(error)
-        except Exception as error:
+        except BaseException as error:
             # An adapter let something through that is not ours: training and the other destinations must not feel it.
             log.exception("uploading to %s stopped", self.name)
-            self._fail(error)
+            self._fail(error if isinstance(error, Exception) else TrackerError(repr(error)))
         finally:
             self._settled.set()
 
@@ -307,6 +309,9 @@ class Uploader:
             try:
                 result = call()
             except (TransientTrackerError, OSError) as error:
+                if not isinstance(error, TransientTrackerError):
+                    with self._in_spool():
+                        self._spool.make_room()
                 if self._trouble is None:
                     away = self.name if isinstance(error, TransientTrackerError) else "the spool's disk"
                     log.warning("%s is away (%s); captures wait in %s and go up when it is back", away, error, self._spool.directory)

@@ -56,7 +56,8 @@ class SpoolWriter:
         self._queue: deque[tuple[Capture, float]] = deque()
         self._changed = threading.Condition()
         self._n_unwritten = 0
-        self._stopping = False
+        self._in_hand: list[int] = []
+        self._stopping = self._given_up = False
         self._stuck = False
         self._prepare_failed = False
         self._disk_failed = False
@@ -85,15 +86,17 @@ class SpoolWriter:
             return self._changed.wait_for(lambda: self._n_unwritten == 0, timeout_s)
 
     def stop(self, timeout_s: float) -> None:
-        """Put everything on the disk and end the thread; what it has not even begun after ``timeout_s`` is given up."""
+        """Put everything on the disk and end the thread; what does not lie there after ``timeout_s`` is given up."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(timeout_s)
         with self._changed:
-            given_up, self._queue = self._queue, deque()
-        for capture, _ in given_up:
-            self._lose(capture.step, f"it was not written within {timeout_s:.0f} s")
+            given_up = [*self._in_hand, *(capture.step for capture, _ in self._queue)]
+            self._queue.clear()
+            self._given_up = bool(given_up)
+        for step in given_up:
+            self._lose(step, f"it was not written within {timeout_s:.0f} s")
 
     # -- the thread -----------------------------------------------------------------------------------------
 
@@ -104,23 +107,21 @@ class SpoolWriter:
                 if not self._queue:
                     return
                 capture, taken = self._queue.popleft()
+                self._in_hand = [capture.step]
                 self._changed.notify_all()
             try:
                 self._write(capture, taken)
-            except Exception as error:
+            except BaseException as error:  # a panic in an extension is no Exception, and a thread that ended would write nothing more
                 log.exception("the capture of step %d could not be written", capture.step)
                 self._lose(capture.step, repr(error))
             finally:
                 with self._changed:
                     self.busy_s = time.thread_time()
+                    self._in_hand = []
                     self._n_unwritten -= 1
                     self._changed.notify_all()
 
     def _write(self, raw: Capture, taken: float) -> None:
-        new_names = frozenset(raw.metrics) - self._loop_metrics
-        if new_names:
-            self._spool.note_loop_metrics(new_names)
-            self._loop_metrics |= new_names
         ref = self._written(self._prepared(raw), raw, taken)
         if ref:
             self._report_written(ref)
@@ -130,7 +131,7 @@ class SpoolWriter:
             return raw
         try:
             return self._prepare(raw)
-        except Exception:
+        except BaseException:
             if not self._prepare_failed:
                 log.exception("captures cannot be scored and cut to their budget, first at step %d; they are kept as they came", raw.step)
             self._prepare_failed = True
@@ -139,7 +140,10 @@ class SpoolWriter:
     def _written(self, capture: Capture, raw: Capture, taken: float) -> CaptureRef | None:
         """Write to the spool, trying again while the disk is full or away; after a failure of that kind only once a capture."""
         for pause_s in (*DISK_RETRIES_S, None):
+            if self._given_up:
+                return None
             try:
+                self._note_loop_metrics(raw)
                 ref = self._spool.write(capture, taken=taken)
             except CaptureFileError:
                 if capture is raw:
@@ -158,6 +162,12 @@ class SpoolWriter:
                 self._disk_failed = False
                 return ref
         raise AssertionError("the loop returns")
+
+    def _note_loop_metrics(self, raw: Capture) -> None:
+        new_names = frozenset(raw.metrics) - self._loop_metrics
+        if new_names:
+            self._spool.note_loop_metrics(new_names)
+            self._loop_metrics |= new_names
 
     def _lose(self, step: int, why: str) -> None:
         self.lost.append(step)
