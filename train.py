@@ -59,6 +59,8 @@ def main(cfg: DictConfig) -> float:
     trainer = Trainer(Decoder(settings.model), mixture, settings.trainer, job=job_number())
     if start:
         trainer.load_state(start)
+    # Two jobs that start in one second share the directory that Hydra gives them, and must not share this.
+    spool = Path(settings.spool) if settings.spool else pipeline.new_directory(Path(HydraConfig.get().runtime.output_dir, "spool"))
     watcher = pipeline.watch(
         trainer.model,
         run=runs,
@@ -76,10 +78,10 @@ def main(cfg: DictConfig) -> float:
         counts_from=1,
         name=settings.name,
         config=settings.trained_with(),
-        spool=settings.spool,
+        spool=spool,
         **settings.capture,
     )
-    with watcher, Uploader(Path(settings.spool), lambda: watcher.runs) as checkpoints:
+    with watcher, Uploader(spool, lambda: watcher.runs) as checkpoints:
         outcome = trainer.fit(
             watcher,
             save=lambda state, step: checkpoints.save(Checkpoint(step, state, settings.trained_with())),

@@ -107,6 +107,16 @@ def test_ctrl_c_keeps_everything_and_the_run_is_gone_on_with_from_elsewhere_bit_
     assert not list(elsewhere.glob("mlflow.db"))
 
 
+def test_two_that_start_in_one_second_are_both_trained(tmp_path):
+    words = ("experiment=smoke", "render=false", "tracker=local", "capture.captures=3", "hydra.run.dir=one")
+    both = [start(sys.executable, TRAIN, *words, f"seed={seed}", cwd=tmp_path) for seed in (0, 1)]
+    ended = [finish(process) for process in both]
+    assert [code for code, _ in ended] == [0, 0], ended
+    runs = [trackers.open_run(RunRef("local", str(tmp_path / "one" / name))) for name in ("spool", "spool-2")]
+    assert sorted(run.info().config["seed"] for run in runs) == [0, 1]
+    assert [len(run.list_captures()) for run in runs] == [3, 3]
+
+
 def test_the_printed_command_renders_from_another_directory_without_torch(tmp_path):
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir(), elsewhere.mkdir()

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -73,6 +74,29 @@ def test_a_callback_of_hydra_learns_that_the_job_failed(call, tmp_path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     assert call(raising(ConfigError("x")), "+hydra.callbacks.mine._target_=callback_of_application.Notes") == 2
     assert (tmp_path / "status").read_text() == "FAILED"
+
+
+def test_a_scheduler_that_ends_the_program_lets_it_put_things_in_order(tmp_path):
+    program = """
+    import sys, time
+    from tracker_viz.jobs.application import application
+
+    @application(config_name="doctor")
+    def main(cfg):
+        try:
+            print("at work", flush=True)
+            time.sleep(60)
+        finally:
+            print("in order", flush=True)
+
+    main()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout.readline() == "at work\n"
+        process.terminate()
+        assert process.communicate(timeout=30) == ("in order\n", "interrupted\n")
+    assert process.returncode == 130
 
 
 def test_a_traceback_comes_when_it_is_asked_for(call, monkeypatch):

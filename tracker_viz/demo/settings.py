@@ -38,7 +38,7 @@ class TrainSettings:
     seed: int
     render: bool
     resume: str | None
-    spool: str
+    spool: str | None
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -12,7 +12,9 @@ from __future__ import annotations
 import functools
 import os
 import select
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -69,7 +71,7 @@ def application(*, config_name: str, config_path: str | None = OUR_CONF) -> Call
 
         @functools.wraps(task)  # Hydra finds config_path relative to the file of the function at the bottom
         def run() -> None:
-            with errors_explained(), _errors_passed_on():
+            with errors_explained(), _errors_passed_on(), _sigterm_as_ctrl_c():
                 entry()
                 if failed:
                     raise failed.pop()
@@ -176,6 +178,22 @@ def _reader_is_gone() -> bool:
 def _leave(message: str, *, code: int) -> NoReturn:
     sys.stderr.write(f"{message.rstrip()}\n")
     sys.exit(code)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """What a scheduler sends before it kills lets the program end as Ctrl-C does: captures in memory go to the disk, runs are ended.
+
+    Outside the main thread, where Python delivers no signals, this changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

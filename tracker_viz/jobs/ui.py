@@ -22,7 +22,7 @@ from tracker_viz.trackers.spool import Spool
 from tracker_viz.types import RunRef
 
 # Where train.py and watch() put spools, below the directory that they were started in
-SPOOLS = ("outputs/*/*/spool", "multirun/*/*/*/spool", "spool/*")
+SPOOLS = ("outputs/*/*/spool*", "multirun/*/*/*/spool*", "spool/*")
 STARTING_S = 120.0
 
 

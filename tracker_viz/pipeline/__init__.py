@@ -19,7 +19,7 @@ from tracker_viz.pipeline.drawing import FORMATS, RenderResult, VideoOptions, ch
 from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, load_captures, open_run, pulled_captures
-from tracker_viz.pipeline.recording import Watcher, watch
+from tracker_viz.pipeline.recording import Watcher, new_directory, watch
 from tracker_viz.pipeline.sweeping import SweepResult, render_sweep
 from tracker_viz.trackers.push import push
 
@@ -39,6 +39,7 @@ __all__ = [
     "compare",
     "compare_runs",
     "load_captures",
+    "new_directory",
     "open_run",
     "progress_bar",
     "pulled_captures",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import itertools
 import logging
@@ -239,7 +238,7 @@ def open_outbox(
     """Where captures go, scored and cut to their size on the way; and all scores so far. ``outbox_options``: as ``Outbox`` takes them."""
     scores = Scores(max_mb)
     outbox = Outbox(
-        spool or new_spool(name),
+        spool or new_directory(Path("spool") / f"{_file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"),
         _destinations(run, tracker_options or {}),
         name=name,
         config=config,
@@ -254,17 +253,6 @@ def open_outbox(
         outbox.close("failed")
         raise
     return outbox, scores
-
-
-def new_spool(name: str) -> Path:
-    """A directory of its own for each run, also where several begin in the same second, as the jobs of a sweep do."""
-    first = Path("spool") / f"{_file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for number in itertools.count(1):
-        directory = first if number == 1 else first.with_name(f"{first.name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(parents=True)
-            return directory
-    raise AssertionError("the numbers do not end")
 
 
 def close_outbox(outbox: Outbox, state: RunState, scores: Scores, timeout_s: float, progress: bool) -> Report:
@@ -294,6 +282,18 @@ def _destination(run: Any, tracker_options: TrackerOptions) -> Destination | Run
 
 def _drop(capture: Capture) -> None:
     """Sink of the processes that record nothing."""
+
+
+def new_directory(path: Path) -> Path:
+    """``path``, or ``path-2``, ...: several trainings may start in one second, and each of them needs a spool of its own."""
+    for number in itertools.count(1):
+        directory = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return directory
+    raise AssertionError("the loop returns")
 
 
 def _file_name(name: str) -> str:
