@@ -6,6 +6,7 @@ from mlflow import MlflowClient
 
 from tracker_viz.trackers import connect
 from tracker_viz.trackers.mlflow import MlflowTracker
+from tracker_viz.trackers.mlflow_run import MlflowRun
 
 
 def stored(run):
@@ -49,6 +50,24 @@ def test_the_runs_note_lists_its_videos_and_never_overwrites_a_persons(run, tmp_
     run.put_video(tmp_path / "a.webm", layout="mlp", last_step=7)
     assert stored(run).data.tags["mlflow.note.content"] == note + "my own remark"
     assert run.set_note("ours") is False
+
+
+def test_of_two_that_draw_a_run_at_once_the_note_lists_both_pictures(run, embedded, tmp_path, monkeypatch):
+    """As ``render -m layout=heads,ffn hydra/launcher=joblib`` does: the one writes the note last, and listed the files first."""
+    other = MlflowTracker(embedded, "contract").open_run(run.ref)
+    (tmp_path / "a.webm").write_bytes(b"video")
+    set_note, first = MlflowRun.set_note, iter([True])
+
+    def late(writing, markdown):
+        if writing is run and next(first, False):
+            other.put_video(tmp_path / "a.webm", layout="ffn", last_step=7)
+        return set_note(writing, markdown)
+
+    monkeypatch.setattr(MlflowRun, "set_note", late)
+    run.put_video(tmp_path / "a.webm", layout="heads", last_step=7)
+    note = stored(run).data.tags["mlflow.note.content"]
+    assert "[ffn]" in note
+    assert "[heads]" in note
 
 
 def test_the_note_shows_the_animation_and_the_heads_that_took_a_role(run, tmp_path):

@@ -77,7 +77,7 @@ def test_a_damaged_file_in_the_spool_is_not_uploaded(tmp_path, there, monkeypatc
         outbox.put(make_capture(1))
         outbox.close(timeout_s=0.2)
     os.truncate(tmp_path / "spool/captures/step-00000000.safetensors", 100)
-    push(tmp_path / "spool")
+    assert push(tmp_path / "spool").deliveries[0].damaged == (0,)
     assert steps_at(only_run(tmp_path / "there")) == [1]
     assert "step 0 cannot be uploaded" in caplog.text
 

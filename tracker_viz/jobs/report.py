@@ -54,6 +54,8 @@ def say_what_is_left(report: Report | None) -> None:
     for delivery in report.deliveries:
         state = "all of them" if delivery.complete else f"{delivery.left} still to go ({delivery.error or 'no answer in time'})"
         print(f"Captures in {delivery.ref or delivery.name}: {delivery.sent}, {state}")
+        if delivery.damaged:
+            print(f"Steps of which no whole capture is left, neither there nor here: {', '.join(map(str, delivery.damaged))}")
     if report.lost:
         print(f"Steps whose captures could not be written to the disk: {', '.join(map(str, report.lost))}")
     if report.command:

@@ -222,11 +222,17 @@ class MlflowRun:
         return True
 
     def _refresh_note(self) -> None:
-        with self._service("list what the note shows"):
-            files = self._files.names("")
-            table = self._files.read(mlflow_note.HEAD_TABLE).decode() if mlflow_note.HEAD_TABLE in files else None
-            inputs = self._inputs()
-        self.set_note(mlflow_note.run_note(files, run_id=self._run_id, link=self._relative_link, head_table=table, inputs=inputs))
+        written: str | None = None
+        while True:
+            with self._service("list what the note shows"):
+                files = self._files.names("")
+                table = self._files.read(mlflow_note.HEAD_TABLE).decode() if mlflow_note.HEAD_TABLE in files else None
+                inputs = self._inputs()
+            note = mlflow_note.run_note(files, run_id=self._run_id, link=self._relative_link, head_table=table, inputs=inputs)
+            # Another process that draws the same run may have put a picture and its note here since the files were listed.
+            if note == written or not self.set_note(note):
+                return
+            written = note
 
     def _inputs(self) -> list[RunRef]:
         if _INPUTS_TAG not in self._client.get_run(self._run_id).data.tags:

@@ -36,7 +36,7 @@ class Delivery:
     Attributes:
         sent: captures that it has confirmed, in this process or an earlier one.
         left: captures that wait in the spool for it.
-        damaged: steps that it holds damaged and that the spool no longer has.
+        damaged: steps of which neither it nor the spool has a whole capture.
         error: why something is left, or what failed last; None when all is well.
     """
 
@@ -255,6 +255,7 @@ class Uploader:
             self._journal.note_metrics(names)
             self._spool.remove_delivered(whole)
             with self._changed:
+                self._damaged = tuple(sorted({*self._damaged, *(ref.step for ref in chunk if ref not in whole)}))
                 for ref in chunk:
                     self._pending.pop(ref, None)
                 if not run.online:
