@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 from local_runs import only_run, steps_at
 
 from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError, TransientTrackerError
+from tracker_viz.trackers import closing
 from tracker_viz.trackers.local import LocalRun, LocalTracker, read_lines
 from tracker_viz.trackers.outbox import Outbox
 from tracker_viz.trackers.push import push
@@ -61,6 +63,22 @@ def test_push_mends_what_the_destination_damaged_while_the_spool_has_it(tmp_path
     os.truncate(run.directory / "captures/step-00000002.safetensors", 100)
     assert push(tmp_path / "spool").deliveries[0].damaged == (2,)
     assert "step 2 damaged" in caplog.text
+
+
+def test_push_is_patient_with_many_bytes_on_a_slow_line_and_not_with_a_tracker_that_is_away(tmp_path, there, monkeypatch):
+    """A backlog goes up in chunks of a hundred megabytes and more, which take minutes over a slow line."""
+    put_captures = LocalRun.put_captures
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalRun, "put_captures", lambda *_: (_ for _ in ()).throw(TransientTrackerError("away")))
+        outbox = Outbox(tmp_path / "spool", [there], name="a")
+        outbox.put(make_capture(0))
+        outbox.close(timeout_s=0.2)
+        monkeypatch.setattr(closing, "SLOWEST_BYTES_PER_S", (tmp_path / "spool/captures/step-00000000.safetensors").stat().st_size / 20)
+        before = time.monotonic()
+        assert not push(tmp_path / "spool", patience_s=0.3).complete
+        assert time.monotonic() - before < 5
+    monkeypatch.setattr(LocalRun, "put_captures", lambda run, captures: (time.sleep(1.0), put_captures(run, captures)))
+    assert push(tmp_path / "spool", patience_s=0.3).complete
 
 
 def test_push_of_something_else_is_refused(tmp_path):

@@ -13,6 +13,8 @@ from tracker_viz.trackers.uploader import Delivery, Uploader
 
 log = logging.getLogger(__name__)
 
+SLOWEST_BYTES_PER_S = 250_000
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -43,10 +45,11 @@ def close_all(
     lost: tuple[int, ...] = (),
     patience_s: float | None = None,
 ) -> Report:
-    """Let every uploader finish until ``deadline``; with ``patience_s`` each delivered capture moves the deadline on."""
+    """Let every uploader finish until ``deadline``; with ``patience_s`` each delivered capture moves the deadline on, and what is on its
+    way has the time that its bytes take over a slow line."""
     for uploader in uploaders:
         uploader.close(state, deadline=deadline)
-    delivered = -1
+    delivered, moved = -1, time.monotonic()
     waiting = list(uploaders)
     try:
         while waiting and time.monotonic() < deadline:
@@ -55,11 +58,13 @@ def close_all(
             n_sent = sum(delivery.sent for delivery in deliveries)
             if progress:
                 progress(n_sent, n_sent + sum(delivery.left for delivery in deliveries))
-            if patience_s is not None and n_sent != delivered:
-                deadline = time.monotonic() + patience_s
+            if n_sent != delivered:
+                delivered, moved = n_sent, time.monotonic()
+            if patience_s is not None:
+                on_its_way = max(uploader.nbytes_on_their_way for uploader in uploaders)
+                deadline = moved + patience_s + on_its_way / SLOWEST_BYTES_PER_S
                 for uploader in waiting:
                     uploader.close(state, deadline=deadline)
-            delivered = n_sent
     finally:
         for uploader in uploaders:
             uploader.dismiss()

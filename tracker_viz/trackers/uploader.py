@@ -71,6 +71,7 @@ class Uploader:
         self.run = run
         self.failure: Exception | None = None
         self.steps_there: frozenset[int] = frozenset()
+        self.nbytes_on_their_way = 0
         self._spool = spool
         self._addressee = addressee
         self._tracker = tracker
@@ -271,7 +272,11 @@ class Uploader:
             refs = [ref for ref in refs if ref in missing]
         self._doubtful = True
         if refs:
-            run.put_captures(self._spool.capture_paths(refs))
+            self.nbytes_on_their_way = sum(ref.nbytes for ref in refs)
+            try:
+                run.put_captures(self._spool.capture_paths(refs))
+            finally:
+                self.nbytes_on_their_way = 0
             with self._in_spool():
                 self._journal.note_captures(refs)
         self._doubtful = False
