@@ -20,7 +20,7 @@ from tracker_viz.trackers.mlflow import MlflowTracker
 from tracker_viz.trackers.mlflow_run import MlflowRun
 from tracker_viz.trackers.mlflow_store import ArtifactStore
 from tracker_viz.trackers.outbox import Destination, Outbox
-from tracker_viz.trackers.pull import pull
+from tracker_viz.trackers.pull import cache_directory, pull
 from tracker_viz.trackers.push import push
 from tracker_viz.trackers.testing import make_capture, write_captures
 from tracker_viz.types import RunRef
@@ -419,3 +419,31 @@ def test_a_pull_outlives_a_server_that_is_away_for_a_moment(forty, server_link, 
 
     pulled = pull(run, tmp_path / "cache", progress=cut_once)
     assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures]
+
+
+def test_ctrl_c_ends_a_pull_from_a_server_that_hangs(forty, server_link, tmp_path):
+    ref, _ = forty
+    program = [sys.executable, "-c", textwrap.dedent(PULLING), str(ref), server_link.uri, str(tmp_path / "cache")]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        server_link.one_way_s = 0.1
+        assert int(process.stdout.readline()) == 1
+        server_link.one_way_s = 3600.0
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=20)
+    assert "KeyboardInterrupt" in error
+    server_link.one_way_s = 0.0
+
+
+def test_what_a_killed_pull_left_half_done_is_removed_by_one_of_the_next_day(forty, mlflow_server, tmp_path):
+    ref, _ = forty
+    run = MlflowTracker(mlflow_server.uri).open_run(ref)
+    directory = cache_directory(ref, tmp_path / "cache")
+    old, new, drawing = directory / ".old.partial", directory / ".new.partial", directory / "videos/heads/.heads.webm.x.partial"
+    for torn in (old, new, drawing):
+        torn.mkdir(parents=True)
+        (torn / "half").write_bytes(b"half")
+    for torn in (old, drawing):
+        os.utime(torn, (time.time() - 90_000,) * 2)
+    assert len(pull(run, tmp_path / "cache").captures) == 40
+    assert [torn.exists() for torn in (old, new, drawing)] == [False, True, False]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tracker_viz.metrics import score_series
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, open_run
 from tracker_viz.pipeline.score_file import SCORE_FILE, ScoreFile, read_score_file
+from tracker_viz.trackers.at_once import at_once
 from tracker_viz.trackers.base import Run, RunInfo
 from tracker_viz.trackers.pull import cache_directory, pull
 from tracker_viz.types import CaptureRef, RunRef
@@ -68,24 +69,20 @@ def score_runs(
     """
     found: list[ScoredRun] = []
     left_out: list[str] = []
-    with progress_bar("reading", "runs", shown=progress, delay_s=0.5) as advance, ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
-        scored = [pool.submit(_scored, ref, cache, tracker_options) for ref in refs]
-        try:
-            for done, future in enumerate(scored, start=1):
-                match future.result():
-                    case ScoredRun() as run:
-                        found.append(run)
-                    case info:
-                        if not may_lack:
-                            raise ConfigError(
-                                f"{info.ref} ({info.name}, {info.state}) has no captures, so there is nothing to compare: leave it out, "
-                                "or upload what waits in its spool (tracker-viz push)"
-                            )
-                        left_out.append(f"{info.name} ({info.state})")
-                advance(done, len(refs))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    asked = at_once([partial(_scored, ref, cache, tracker_options) for ref in refs], RUNS_AT_ONCE)
+    with progress_bar("reading", "runs", shown=progress, delay_s=0.5) as advance, asked as scored:
+        for done, future in enumerate(scored, start=1):
+            match future.result():
+                case ScoredRun() as run:
+                    found.append(run)
+                case info:
+                    if not may_lack:
+                        raise ConfigError(
+                            f"{info.ref} ({info.name}, {info.state}) has no captures, so there is nothing to compare: leave it out, "
+                            "or upload what waits in its spool (tracker-viz push)"
+                        )
+                    left_out.append(f"{info.name} ({info.state})")
+            advance(done, len(refs))
     return found, [f"Left out, without captures: {some(left_out)}."] if left_out else []
 
 

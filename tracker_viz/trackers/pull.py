@@ -6,16 +6,19 @@ damaged is named and left out: the rest can still be drawn, with a gap that is s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tracker_viz.errors import CaptureFileError, TransientTrackerError
+from tracker_viz.trackers.at_once import at_once
 from tracker_viz.trackers.base import Run
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
@@ -23,6 +26,7 @@ log = logging.getLogger(__name__)
 
 DOWNLOADS_IN_FLIGHT = 8
 RETRIES_S = (0.5, 2.0)
+TORN_AFTER_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +58,16 @@ def pull(
     refs = run.list_captures() if refs is None else refs
     captures: list[CapturePath] = []
     damaged: dict[CaptureRef, CaptureFileError] = {}
-    with ThreadPoolExecutor(DOWNLOADS_IN_FLIGHT, thread_name_prefix="tracker_viz-pull") as pool:
-        fetched = [(ref, pool.submit(_fetch, run, ref, directory)) for ref in refs]
-        try:
-            for done, (ref, future) in enumerate(fetched, start=1):
-                try:
-                    captures.append(CapturePath(ref, future.result()))
-                except CaptureFileError as error:
-                    log.warning("capture of step %d is left out: %s", ref.step, error)
-                    damaged[ref] = error
-                if progress:
-                    progress(done, len(refs))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    _remove_torn(directory)
+    with at_once([partial(_fetch, run, ref, directory) for ref in refs], DOWNLOADS_IN_FLIGHT) as fetched:
+        for done, (ref, future) in enumerate(zip(refs, fetched, strict=True), start=1):
+            try:
+                captures.append(CapturePath(ref, future.result()))
+            except CaptureFileError as error:
+                log.warning("capture of step %d is left out: %s", ref.step, error)
+                damaged[ref] = error
+            if progress:
+                progress(done, len(refs))
     return Pulled(tuple(captures), damaged)
 
 
@@ -79,6 +79,14 @@ def _fetch(run: Run, ref: CaptureRef, directory: Path) -> Path:
             log.info("capture of step %d did not come (%s); asking again in %g s", ref.step, error, pause_s)
             time.sleep(pause_s)
     return run.fetch(ref, directory)
+
+
+def _remove_torn(directory: Path) -> None:
+    """Remove what killed downloads and drawings left half done. Other processes may be at work in here, but not on one file for a day."""
+    for torn in directory.rglob(".*.partial"):
+        with contextlib.suppress(OSError):  # somebody else removed it, or has to
+            if time.time() - torn.stat().st_mtime > TORN_AFTER_S:
+                shutil.rmtree(torn)
 
 
 def default_cache() -> Path:
