@@ -99,6 +99,20 @@ def test_a_process_that_is_killed_ends_the_command_and_says_so(sweep, tmp_path):
     assert "Traceback" not in err
 
 
+def test_no_process_is_left_over_where_the_command_itself_is_killed(sweep, tmp_path):
+    parent, _, _ = sweep
+    command = [Path(sys.executable).with_name("tracker-viz"), "render", named(parent), *QUICK, "video.workers=2"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as render:
+        deadline = time.monotonic() + 60
+        while not list(parent.directory.parent.rglob("heads.webm")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        below = psutil.Process(render.pid).children()
+        render.kill()
+    assert len(below) >= 2
+    assert psutil.wait_procs(below, timeout=30)[1] == []
+
+
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_under_a_launcher_every_run_is_a_job_and_the_page_comes_last(tracker_viz, sweep, launcher):
     parent, runs, _ = sweep

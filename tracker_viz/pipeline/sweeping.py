@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,8 @@ def render_sweep(
     )
     rendered: dict[RunRef, RenderResult] = {}
     failed: dict[RunRef, str] = {}
-    with progress_bar("rendering", "runs", shown=progress) as advance, ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
+    processes = ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    with progress_bar("rendering", "runs", shown=progress) as advance, processes as pool:
         advance(0, len(refs))
         ref_of = {pool.submit(render_one, ref, output=_directory(output, ref)): ref for ref in refs}
         try:
@@ -101,6 +104,18 @@ def render_sweep(
         {ref: failed[ref] for ref in refs if ref in failed},
         put_sweep_page(parent.ref, theme=theme, tracker_options=tracker_options) if upload else None,
     )
+
+
+def _end_with_parent() -> None:
+    """In a process that draws: it would wait for ever for the next run from a parent that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="tracker_viz-parent", daemon=True).start()
 
 
 def _directory(output: str | Path | None, ref: RunRef) -> Path | None:
