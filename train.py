@@ -82,13 +82,17 @@ def main(cfg: DictConfig) -> float:
         **settings.capture,
     )
     with watcher, Uploader(spool, lambda: watcher.runs) as checkpoints:
-        outcome = trainer.fit(
-            watcher,
-            save=lambda state, step: checkpoints.save(Checkpoint(step, state, settings.trained_with())),
-            evaluate_at=watcher.recorder.schedule.is_due,
-        )
-        checkpoints.close()  # before the runs are ended
-        report = watcher.close("finished" if outcome.finished else "killed")
+        try:
+            outcome = trainer.fit(
+                watcher,
+                save=lambda state, step: checkpoints.save(Checkpoint(step, state, settings.trained_with())),
+                evaluate_at=watcher.recorder.schedule.is_due,
+            )
+            checkpoints.close()  # before the runs are ended
+            report = watcher.close("finished" if outcome.finished else "killed")
+        except KeyboardInterrupt:  # asked for a second time: what is captured goes to the disk, and no tracker is waited for
+            watcher.close("killed", timeout_s=5.0)
+            raise
 
     say_what_is_left(report)
     for trained in watcher.runs:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -105,6 +106,36 @@ def test_ctrl_c_keeps_everything_and_the_run_is_gone_on_with_from_elsewhere_bit_
     resumed.pop(stopped_at) if stopped_at not in expected else None
     assert resumed == expected
     assert not list(elsewhere.glob("mlflow.db"))
+
+
+@pytest.mark.parametrize("signals", [("step", "step"), ("uploading",)], ids=["twice while it trains", "while it uploads"])
+def test_who_asks_it_to_quit_at_once_waits_for_no_tracker_and_loses_nothing(tmp_path, signals):
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        tracker = f"tracker.mlflow.tracking_uri=http://127.0.0.1:{hangs.getsockname()[1]}"
+        steps = 100_000 if "step" in signals else 30
+        words = (
+            "experiment=smoke",
+            "render=false",
+            "capture.captures=8",
+            "+capture.start_timeout_s=0.5",
+            f"trainer.steps={steps}",
+            tracker,
+        )
+        process = start(sys.executable, "-u", TRAIN, *words, cwd=tmp_path)
+        output = ""
+        for word in signals:
+            seen = len(output)
+            while word not in output[seen:]:
+                output += os.read(process.stdout.fileno(), 1 << 16).decode()
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+        before = time.monotonic()
+        code, rest = finish(process)
+    assert (code, time.monotonic() - before < 30) == (130, True), output + rest
+    (spool,) = tmp_path.glob("outputs/*/*/spool")
+    run = trackers.open_run(RunRef("local", str(spool)))
+    assert len(run.list_captures()) >= 1 if len(signals) == 2 else [ref.step for ref in run.list_captures()][-1] == 30
+    assert f"tracker-viz push spool={spool}" in output + rest
 
 
 def test_two_that_start_in_one_second_are_both_trained(tmp_path):

@@ -145,14 +145,15 @@ class Uploader:
         self._pending.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            logger.warning("checkpoints are still being uploaded after %.0f s; they lie in %s", timeout_s, self.directory / "checkpoints")
+            logger.warning("checkpoints are still being uploaded; they lie in %s", self.directory / "checkpoints")
         return not self._thread.is_alive()
 
     def __enter__(self) -> Uploader:
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        # Who interrupts the program does not want to wait for a tracker.
+        self.close(0.0 if kind is KeyboardInterrupt else 120.0)
 
     def _send_all(self) -> None:
         last = False

@@ -256,6 +256,8 @@ def open_outbox(
 
 
 def close_outbox(outbox: Outbox, state: RunState, scores: Scores, timeout_s: float, progress: bool) -> Report:
+    if outbox.closed:
+        return outbox.close()
     outbox.flush(timeout_s)
     try:
         scores.deliver(outbox)

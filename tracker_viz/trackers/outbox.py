@@ -156,6 +156,11 @@ class Outbox:
         return os.getpid() != self._pid
 
     @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called: from then on the spool is somebody else's."""
+        return self._report is not None
+
+    @property
     def directory(self) -> Path:
         return self._spool.directory
 
@@ -211,6 +216,7 @@ class Outbox:
         finally:
             if self._report is None:  # somebody would not wait (a second Ctrl-C), and what is left is for push
                 self._report = Report(tuple(uploader.delivery() for uploader in self._uploaders), lost, self._spool.push_command)
+                log.warning("the end was not waited for; what is not uploaded is kept in %s: %s", self.directory, self._report.command)
             self._lock.release()
             atexit.unregister(self._at_exit)
         return self._report
@@ -291,7 +297,7 @@ def _drain_at_exit(outbox: weakref.ref[Outbox]) -> Callable[[], None]:
 
     def drain() -> None:
         left = outbox()
-        if left is None or left._report or left.in_fork:
+        if left is None or left.closed or left.in_fork:
             return
         left._writer.stop(left._max_stall_s)
         log.warning("training ended without close(); what is not uploaded is kept in %s: %s", left.directory, left._spool.push_command)
