@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tracker_viz as tv
+from tracker_viz import trackers
 from tracker_viz.errors import ConfigError
 
 transformers = pytest.importorskip("transformers")
@@ -88,6 +89,27 @@ def test_what_was_captured_before_training_failed_is_kept(tmp_path):
         trainer.train()
     callback.watcher.outbox.flush()
     assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0, 2]
+
+
+def test_training_that_failed_can_be_begun_again_in_the_same_process(tmp_path):
+    """As in a notebook, where the first training's spool and threads are still there."""
+
+    class FailsOnce(transformers.TrainerCallback):
+        steps = iter([3])
+
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == 3 and next(self.steps, None):
+                raise RuntimeError("out of luck")
+
+    options = {"every": 2, "spool": "spool", "max_overhead": float("inf")}
+    callback = TrackerVizCallback(run="local", tracker_options={"local": {"directory": str(tmp_path / "runs")}}, **options)
+    trainer = make_trainer(tmp_path, [], callback, save_steps=2)
+    trainer.add_callback(FailsOnce())
+    with pytest.raises(RuntimeError, match="out of luck"):
+        trainer.train()
+    trainer.train(resume_from_checkpoint=True)
+    assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0, 2, 4, 6]
+    assert trackers.open_run(callback.watcher.ref).info().state == "finished"
 
 
 def test_a_training_that_goes_on_from_a_checkpoint_counts_on(tmp_path):

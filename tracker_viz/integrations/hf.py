@@ -14,6 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from tracker_viz.errors import ConfigError
 from tracker_viz.pipeline import Watcher, watch
 
+EARLIER_TIMEOUT_S = 15.0
+
 _TRACKERS = ("wandb", "mlflow")
 
 
@@ -32,6 +34,10 @@ class TrackerVizCallback(TrainerCallback):
         self._loss: float | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any) -> None:
+        if self.watcher is not None:
+            # The Trainer says nothing when training fails, and the model may no longer be what failed.
+            self.watcher.recorder.forget_latest()
+            self.watcher.close("failed", timeout_s=EARLIER_TIMEOUT_S)
         options = {"total_steps": state.max_steps, "name": args.run_name, **self.watch_options}
         self.watcher = watch(model, run=self.run or _reported_to(args), start_step=state.global_step, counts_from=1, **options)
 

@@ -154,9 +154,11 @@ class Spool:
                 deadline_s -= 0.2
                 other = read_json(holder) if holder.is_file() else {}
                 if other.get("role") != "push" or deadline_s <= 0:
+                    here = (other.get("pid"), other.get("host")) == (os.getpid(), socket.gethostname())
                     raise RunActiveError(
                         f"the spool {self.directory} is in use by process {other.get('pid', '?')} on {other.get('host', '?')} "
-                        f"({other.get('role', 'unknown')}), which uploads by itself; wait until it ends"
+                        f"({other.get('role', 'unknown')}), which uploads by itself; "
+                        + ("that is this one: close what watch() returned, first" if here else "wait until it ends")
                     ) from None
             else:
                 if role == "push":
