@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from mlflow import MlflowClient
 from torch import nn
 
 import tracker_viz as tv
+from tracker_viz import capture_file
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import (
     CaptureError,
@@ -25,10 +28,12 @@ from tracker_viz.errors import (
     RenderError,
     RunNotFoundError,
     TrackerError,
+    TransientTrackerError,
     UnsupportedModelError,
 )
 from tracker_viz.pipeline import VideoOptions, recording, render_command, render_run
 from tracker_viz.trackers import connect, open_run
+from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.outbox import Outbox
 
 SMALL = {"size": "640x360", "hold_s": 0.5}
@@ -542,6 +547,46 @@ def test_what_the_end_cannot_write_neither_raises_into_training_nor_keeps_captur
     assert open_run(watcher.ref).info().state == "finished"
     assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 2, 4, 6]
     assert "No space left" in caplog.text
+
+
+@pytest.mark.parametrize("delivered", ["later", "while it is read"])
+def test_a_run_with_a_backlog_is_gone_on_with_from_all_of_its_scores(tmp_path, monkeypatch, delivered):
+    """Some captures are in the run, the others still in the spool, and on their way."""
+    options = {"tracker_options": {"local": {"directory": str(tmp_path / "runs")}}}
+    put_captures, may_go = LocalRun.put_captures, threading.Event()
+    may_go.set()
+
+    def put(run, captures):
+        if captures[0].ref.step >= 4 and not may_go.wait(30 if resumed else 0):
+            raise TransientTrackerError("away")
+        put_captures(run, captures)
+
+    resumed = False
+    monkeypatch.setattr(LocalRun, "put_captures", put)
+    model = make_model()
+    watcher = watch(model, **options)
+    may_go.clear()
+    train(model, watcher, range(6))
+    watcher.close("killed", timeout_s=0.3)
+    assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 2]
+    resumed = True
+    if delivered == "while it is read":
+        read, first = capture_file.read, iter([True])
+
+        def read_late(path, names=None):
+            if "spool" in str(path) and next(first, False):
+                may_go.set()
+                while path.exists():
+                    time.sleep(0.01)
+            return read(path, names)
+
+        monkeypatch.setattr(capture_file, "read", read_late)
+    again = watch(model, total_steps=8, start_step=6, counts_from=0, **options)
+    may_go.set()
+    train(model, again, range(6, 8))
+    again.close()
+    assert [capture.step for capture in tv.load_captures(again.ref)] == [0, 2, 4, 6, 8]
+    assert again._scores.series().steps.tolist() == [0, 2, 4, 6, 8]
 
 
 def test_a_last_capture_that_is_interrupted_does_not_leave_the_run_open(tmp_path, monkeypatch):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from tracker_viz import capture_file
+from tracker_viz.errors import CaptureFileError
 from tracker_viz.metrics import Scorer, ScoreSeries, head_table, run_summary, run_tags
 from tracker_viz.pipeline.score_file import SCORE_FILE, score_bytes
 from tracker_viz.trackers.outbox import Outbox
 from tracker_viz.trackers.pull import pull
-from tracker_viz.types import Capture, CaptureRef
+from tracker_viz.types import Capture, CaptureHeader, CapturePath, CaptureRef
 
 HEAD_TABLE = "head_roles"
 
@@ -41,18 +43,16 @@ class Scores:
         """Go on from the run's first capture, from which change is measured, and from the scores of all; what is gone is left out."""
         from tracker_viz.capture.budget import sample
 
-        for run in [*outbox.runs, outbox.run]:
-            found = pull(run).captures
-            if found:
-                header = capture_file.read_header(found[-1].path)
-                names = [name for name in header.arrays if name.startswith("scores.")]
-                earlier = [capture_file.read(capture.path, names) for capture in found]
-                first = capture_file.read(found[0].path)
-                side = first.model.get("cut", {}).get("weight_side")
-                self._scorer = Scorer(first, sampled=None if side is None else partial(sample, side=side), earlier=earlier)
-                self._earlier = {capture.ref.step: capture.ref for capture in found}
-                self._probe, self._rows = dict(header.probe), header.labels.get("probe", ())
-                return
+        try:
+            found = _earlier(outbox)
+        except CaptureFileError:
+            found = _earlier(outbox)  # one was delivered before it was read: the runs have it now, and are asked after the spool
+        if found:
+            side = found.first.model.get("cut", {}).get("weight_side")
+            sampled = None if side is None else partial(sample, side=side)
+            self._scorer = Scorer(found.first, sampled=sampled, earlier=found.scored)
+            self._earlier = {ref.step: ref for ref in found.refs}
+            self._probe, self._rows = dict(found.last.probe), found.last.labels.get("probe", ())
 
     def series(self) -> ScoreSeries:
         return self._scorer.series()
@@ -64,3 +64,32 @@ class Scores:
         if rows := head_table(series):
             outbox.put_table(rows, HEAD_TABLE)
             outbox.put_file(score_bytes(series, self._earlier | outbox.written, self._probe, self._rows), SCORE_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """Captures from before the run was resumed: all of them with their scores only, the first one whole, and what the last one says."""
+
+    refs: list[CaptureRef]
+    scored: list[Capture]
+    first: Capture
+    last: CaptureHeader
+
+
+def _earlier(outbox: Outbox) -> _Earlier | None:
+    """What the spool and the runs have together: a backlog may be on its way from the one to the others at this moment.
+
+    Raises:
+        CaptureFileError: a capture was in the spool, and no longer when it was read.
+    """
+    found: dict[int, CapturePath] = {}
+    for run in [outbox.run, *outbox.runs]:
+        refs = [ref for ref in run.list_captures() if ref.step not in found]
+        found |= {capture.ref.step: capture for capture in pull(run, refs=refs).captures}
+    if not found:
+        return None
+    captures = [found[step] for step in sorted(found)]
+    last = capture_file.read_header(captures[-1].path)
+    names = [name for name in last.arrays if name.startswith("scores.")]
+    scored = [capture_file.read(capture.path, names) for capture in captures]
+    return _Earlier([capture.ref for capture in captures], scored, capture_file.read(captures[0].path), last)
