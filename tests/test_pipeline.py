@@ -527,6 +527,12 @@ def test_what_no_picture_can_have_is_refused_before_anything_is_pulled(watched, 
 # -- when things go wrong at the end, or at once ----------------------------------------------------------------
 
 
+def test_where_no_spool_can_be_made_is_said_before_training(tmp_path):
+    (tmp_path / "spool").touch()
+    with pytest.raises(ConfigError, match=r"no spool can be made here: .*Not a directory"):
+        watch(make_model(), spool=None)
+
+
 def test_a_training_that_begins_anew_in_the_run_of_another_is_told_that_it_captures_nothing(watched, caplog):
     model = make_model()
     with watch(model) as again:

@@ -256,6 +256,12 @@ def test_a_spool_that_is_in_use_is_left_alone(tmp_path):
     assert push(tmp_path / "spool").complete
 
 
+def test_a_directory_that_cannot_be_a_spool_is_refused_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot be used as a spool: .*Not a directory"):
+        Outbox(tmp_path / "file" / "spool", name="a")
+
+
 def test_another_thread_may_close_and_the_spool_is_free_then(tmp_path):
     outbox = Outbox(tmp_path / "spool", name="a")
     closing = threading.Thread(target=outbox.close)

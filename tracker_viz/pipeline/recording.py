@@ -294,6 +294,8 @@ def new_directory(path: Path) -> Path:
             directory.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise ConfigError(f"no spool can be made here: {error}; choose where with spool=") from error
         return directory
     raise AssertionError("the loop returns")
 

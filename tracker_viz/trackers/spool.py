@@ -135,13 +135,24 @@ class Spool:
             wait_s: how long to wait for another ``push``; a training process is not waited for.
 
         Raises:
-            RunActiveError: another process has it.
+            RunActiveError, ConfigError: as ``take``.
         """
         with self.take(role, wait_s=wait_s):
             yield
 
     def take(self, role: str, *, wait_s: float) -> filelock.BaseFileLock:
-        """As ``held``, for a holder that outlives one function: ``release()`` what is returned."""
+        """As ``held``, for a holder that outlives one function: ``release()`` what is returned.
+
+        Raises:
+            RunActiveError: another process has it.
+            ConfigError: the directory cannot be written to.
+        """
+        try:
+            return self._taken(role, wait_s)
+        except OSError as error:
+            raise ConfigError(f"{self.directory} cannot be used as a spool: {error}") from error
+
+    def _taken(self, role: str, wait_s: float) -> filelock.BaseFileLock:
         self.directory.mkdir(parents=True, exist_ok=True)
         # Whoever closes the outbox may be another thread than the one that opened it.
         lock = filelock.FileLock(self.directory / ".lock", thread_local=False)
