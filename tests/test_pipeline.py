@@ -31,7 +31,7 @@ from tracker_viz.errors import (
     TransientTrackerError,
     UnsupportedModelError,
 )
-from tracker_viz.pipeline import VideoOptions, recording, render_command, render_run
+from tracker_viz.pipeline import VideoOptions, render_command, render_run
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.outbox import Outbox
