@@ -53,6 +53,14 @@ def test_blocks_come_in_the_order_of_their_numbers_and_heads_by_the_numbers_of_t
     assert (heads.columns, heads.length, heads.title) == (3, LENGTH, "Attention")
 
 
+def test_columns_are_named_by_the_heads_that_were_kept_and_each_map_by_its_own_where_blocks_kept_others(series_of):
+    arrays = attention_of(np.random.default_rng(0), (0, 1), heads=2)
+    for second, names in (("7", ["head 3", "head 7"]), ("5", ["head 3", "head 3", "head 5", "head 7"])):
+        series = series_of(arrays, arrays, labels={"blocks.0.head": ("3", "7"), "blocks.1.head": ("3", second)})
+        plan = make_plan(Layout("mine", (Attention(),)), series)
+        assert sorted(label.text for label in plan.labels if label.text.startswith("head ")) == names
+
+
 @pytest.mark.parametrize(
     ("labels", "wanted", "expected"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from tracker_viz.metrics import HEAD_SCORES, WEIGHT_SCORES
 from tracker_viz.rendering import LAYOUTS, THEMES, Attention, Layout, Scores, Series, Weights, make_plan, picture_size
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.furniture import timeline
-from tracker_viz.rendering.grid import fit_map
+from tracker_viz.rendering.grid import fit_map, fit_matrix
 from tracker_viz.rendering.plan import Box, Onset
 from tracker_viz.rendering.scales import bar_ticks
 from tracker_viz.rendering.template import text_width
@@ -24,6 +25,9 @@ SHAPES = {
     "4x4": (4, 4, 64),
     "6x6": (6, 6, 64),
     "8x2": (8, 2, 32),
+    "1x16": (1, 16, 64),
+    "2x12": (2, 12, 32),
+    "48x1": (48, 1, 32),
     "12x12": (12, 12, 64),
     "80x4": (80, 4, 32),
     "32x32": (32, 32, 32),
@@ -120,6 +124,10 @@ def test_all_is_in_the_picture_and_apart_and_large_enough_to_be_read(series_of, 
     swatches = [(f"swatch {swatch.color}", swatch.box) for swatch in plan.swatches if swatch.box.width == swatch.box.height]
     outside = [each for each, box in (*texts, *boxes) if box.x < 0 or box.y < 0 or box.right > plan.width or box.bottom > plan.height]
     assert outside == []
+    end = plan.width - 29 * plan.unit  # the margin, less what a centred name may reach beyond its map
+    assert [each for each, box in (*texts, *boxes) if box.right > end] == [], "in the margin"
+    painted = sum(heatmap.box.width * heatmap.box.height for heatmap in plan.heatmaps)
+    assert painted >= 0.08 * plan.width * plan.height, "most of the picture is empty"
     assert overlaps(texts) == []
     assert overlaps(boxes) == []
     assert overlaps(texts, boxes + swatches) == []
@@ -200,6 +208,69 @@ def test_every_token_of_the_probe_is_written_beside_a_large_head(series_of):
     plan = make_plan(LAYOUTS["head"], series_of("4x4"))
     upright = [label.text for label in plan.labels if label.align == "right" and not label.rotation]
     assert upright.count("t3") == 9, "64 tokens of period 7"
+
+
+def test_tokens_are_as_large_as_other_labels_where_they_can_take_turns_in_two_columns(series_of):
+    plan = make_plan(LAYOUTS["head"], series_of("4x4"))
+    tokens = [label for label in plan.labels if label.text.startswith("t") and label.text[1:].isdigit()]
+    assert {label.size_px for label in tokens} == {16.0}
+    beside = [label.x for label in tokens if not label.rotation]
+    assert len(set(beside)) == 2
+    assert max(heatmap.box.width for heatmap in plan.heatmaps) >= 576, "at little cost for the maps"
+
+
+@pytest.mark.parametrize(("shape", "size", "lines"), [("1x16", "1080p", 3), ("1x16", "1080x1920", 6), ("2x12", "1080p", 4)])
+def test_many_heads_of_few_blocks_stand_in_several_lines_each_with_its_name(series_of, shape, size, lines):
+    plan = make_plan(LAYOUTS["heads"], series_of(shape), size=size)
+    boxes = {heatmap.head: heatmap.box for heatmap in plan.heatmaps if "repeated" in heatmap.name}
+    assert len({box.y for box in boxes.values()}) == lines
+    names = [(label.text, label.x) for label in plan.labels if label.text.startswith("head ")]
+    for (_, head), box in boxes.items():
+        assert (f"head {head}", box.x + box.width / 2) in names
+
+
+def test_a_matrix_fills_its_room_and_small_ones_keep_a_cell_for_each_entry(series_of):
+    draft = Draft(LAYOUTS["ffn"], series_of("4x4"), 1920, 1080, THEMES["dark"])
+    box, cells = fit_matrix(draft, (176, 64), Box(0, 0, 236, 88))
+    assert box.width >= 0.95 * 236
+    assert box.height == 88
+    box, cells = fit_matrix(draft, (16, 64), Box(0, 0, 236, 88))
+    assert cells[0] == 16
+    assert fit_matrix(draft, (1, 1), Box(0, 0, 8, 8)) == (Box(0, 0, 8, 8), (1, 1))
+
+
+@pytest.mark.parametrize("size", ["1080p", "square", "1080x1920"])
+def test_very_many_blocks_and_their_weights_take_the_height_of_the_picture(series_of, size):
+    plan = make_plan(LAYOUTS["changes"], series_of("126x8"), size=size)
+    top, end = min(heatmap.box.y for heatmap in plan.heatmaps), plan.timeline.box.y
+    for kind, least in (("blocks", 0.55), ("weights", 0.7)):
+        bottom = max(heatmap.box.bottom for heatmap in plan.heatmaps if kind in heatmap.name)
+        assert bottom - top >= least * (end - top), kind
+
+
+@pytest.mark.parametrize("shape", ["80x64", "126x8"])
+def test_very_many_blocks_fit_into_the_smallest_picture_that_is_hardly_wider_than_high(series_of, shape):
+    for name in ("overview", "changes"):
+        assert len(make_plan(LAYOUTS[name], series_of(shape), size="640x480").heatmaps) >= 10
+
+
+def test_scores_that_find_no_room_beside_many_heads_are_named(series_of, caplog):
+    plan = make_plan(Layout("mine", (Attention(), Scores(("head.*",)))), series_of("32x32"), size="640x360")
+    shown = {heatmap.name.removeprefix("score · ") for heatmap in plan.heatmaps if heatmap.name.startswith("score")}
+    missed = {message.partition("no room for the map of ")[2].partition(" at 640x360")[0] for message in caplog.messages}
+    assert missed
+    assert not missed & shown
+    assert len(missed | shown) == len(HEAD_SCORES)
+
+
+@pytest.mark.parametrize("size", ["1080p", "square", "1080x1920"])
+@pytest.mark.parametrize("name", ["overview", "heads", "changes"])
+def test_zooms_are_all_named_in_one_form(series_of, name, size):
+    for shape in ("32x32", "126x8"):
+        plan = make_plan(LAYOUTS[name], series_of(shape), size=size)
+        captions = [label.text for label in plan.labels if re.fullmatch(r"b\d+ h\d+|block \d+ · head \d+", label.text)]
+        assert len(captions) == sum(heatmap.name.startswith("zoom") for heatmap in plan.heatmaps) >= 8
+        assert len({text.startswith("block") for text in captions}) == 1
 
 
 def test_captions_of_many_zooms_stand_apart(series_of):

@@ -38,6 +38,12 @@ class Heads:
         return max(len(heads) for heads in self.blocks)
 
     @property
+    def numbers(self) -> tuple[int, ...] | None:
+        """Numbers of the heads by column; None where a column holds different heads of different blocks, because not all were kept."""
+        longest = max((numbers for _, numbers in self.indices), key=len)
+        return longest if all(numbers == longest[: len(numbers)] for _, numbers in self.indices) else None
+
+    @property
     def axes(self) -> tuple[str, ...]:
         """What runs down and across a map, in one breath."""
         return ("query ↓ key →",)

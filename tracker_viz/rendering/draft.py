@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from tracker_viz.errors import ConfigError, unknown_name
@@ -18,6 +19,7 @@ from tracker_viz.rendering.theme import Theme
 
 _SCALE_OPTIONS = ("title", "cmap", "minimum", "maximum", "norm", "gamma", "linear_within")
 HEADING = 24.0  # pixels at 1080p: still to be read where the whole picture is 640 pixels wide
+TITLES = 66  # at 1080p: what stands above a row of maps that is below another
 _AXES = 17.0
 _SMALLEST = 0.85  # of its size: what the title of a colour bar may shrink to
 _SHORTER = (
@@ -29,6 +31,10 @@ _SHORTER = (
     (r"^Weight change", "Change"),
 )
 SCALE_KINDS = ("attention", "weights", "score")
+
+
+def next_even(pixel: int) -> int:
+    return 2 * ((pixel + 1) // 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,18 @@ class Draft:
 
     def even(self, pixels: float) -> int:
         return max(2, 2 * round(pixels * self.unit / 2))
+
+    def attempt(self) -> Draft:
+        """The same so far, to try something on that leaves this one as it is."""
+        attempt = copy.copy(self)
+        for part in fields(self):
+            if isinstance(value := getattr(self, part.name), list | dict | set):
+                setattr(attempt, part.name, value.copy())
+        return attempt
+
+    def adopt(self, attempt: Draft) -> None:
+        for part in fields(self):
+            setattr(self, part.name, getattr(attempt, part.name))
 
     def text(self, text: str, x: float, y: float, size: float, color: str | None = None, **options: Any) -> None:
         self.labels.append(Label(text, x, y, size * self.unit, color or self.theme.dim, **options))

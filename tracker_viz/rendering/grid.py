@@ -1,11 +1,13 @@
 """Places attention and weight maps in rows, one per block: all maps of a picture have the same height.
 
-Few blocks make one group of rows; where that would leave them small, the blocks are wrapped into groups side by side.
+Where one row for each block would leave the maps small, many blocks are wrapped into groups side by side, and the many maps of few
+blocks into several lines for each block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tracker_viz.rendering.content import Heads, Matrices, add_weight_scale, matrix_title, weight_source
@@ -13,6 +15,7 @@ from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.plan import Box, Heatmap
 
 _NAME = 18.0  # of rows and columns
+_CAPTION = 20  # at 1080p: a map's own name above it, beside the gap
 LEAST_MAP_PX = 44  # at 1080p; where maps of heads would be smaller, a mosaic with zooms tells more
 
 
@@ -23,7 +26,10 @@ def least_matrix_px(draft: Draft) -> int:
 
 @dataclass(frozen=True)
 class GridShape:
-    """``groups`` groups of ``rows`` blocks; maps ``map_px`` high, matrices ``wide_px`` wide; attention is pooled by ``pool``."""
+    """``groups`` groups of ``rows`` blocks; maps ``map_px`` high, matrices ``wide_px`` wide; attention is pooled by ``pool``.
+
+    The maps of a block stand in ``lines`` lines, with ``caption`` pixels above each map for its name where the columns have none.
+    """
 
     groups: int
     rows: int
@@ -31,41 +37,81 @@ class GridShape:
     wide_px: int
     pool: int
     gap: int
+    lines: int = 1
+    caption: int = 0
+
+    @property
+    def pitch(self) -> int:
+        """From the top of a line to that of the next."""
+        return self.map_px + self.gap + self.caption
+
+    @property
+    def block_pitch(self) -> int:
+        return self.lines * self.pitch
+
+    @property
+    def height(self) -> int:
+        return self.rows * self.block_pitch - self.gap - self.caption
+
+    def columns(self, panel: Heads | Matrices) -> int:
+        """How many maps of a panel stand in a line."""
+        return _per_line(panel, self.lines)
+
+    def origin(self, panel: Heads | Matrices, row: int, number: int) -> tuple[int, int]:
+        """(x, y) of a block's map of that number, from the left upper corner of the panel's first one."""
+        wide = self.map_px if isinstance(panel, Heads) else self.wide_px
+        line, column = divmod(number, self.columns(panel))
+        return column * (wide + self.gap), row * self.block_pitch + line * self.pitch
 
 
 def fit_grid(draft: Draft, heads: Sequence[Heads], matrices: Sequence[Matrices], area: Box, keep_right: int = 0) -> GridShape:
     """The shape with the largest maps in ``area``, less ``keep_right`` pixels of its width; map_px is 0 when not one pixel a map fits."""
     panels: list[Heads | Matrices] = [*heads, *matrices]
     n_blocks = max(len(panel.blocks) for panel in panels)
-    n_matrices = sum(panel.columns for panel in matrices)
-    # Beside attention, whose maps are square, weights may be half as wide as they are high.
-    n_columns = sum(panel.columns for panel in heads) + (0.5 if heads else 1.0) * n_matrices
-    n_gaps = sum(panel.columns - 1 for panel in panels)
     length = max((group.length for group in heads), default=0)
+    # Beside attention, whose maps are square, weights may be half as wide as they are high, and alone not much less narrow.
+    narrowest = 0.5 if heads else 0.62
+    widest = 1.6 if keep_right else 3.4 if heads else 2.6
     best, best_worth = GridShape(1, n_blocks, 0, 0, 1, 0), 0.0
-    for groups in range(1, min(n_blocks, 8) + 1):
-        rows = -(-n_blocks // groups)
-        if -(-n_blocks // rows) != groups:
-            continue
+    for groups, rows, lines in _wrappings(panels, n_blocks):
+        n_heads, n_matrices = (groups * sum(_per_line(panel, lines) for panel in kind) for kind in (heads, matrices))
+        n_gaps = n_heads + n_matrices - groups * len(panels)
         around = _around(draft, groups, len(panels)) + keep_right
+        caption = draft.px(_CAPTION) if lines > 1 or any(group.numbers is None for group in heads) else 0
         for gap in (draft.even(10), draft.even(6)):
-            free = area.width - around - groups * n_gaps * gap
-            room = min(int(free / (groups * n_columns)), (area.height - (rows - 1) * gap) // rows)
+            free = area.width - around - n_gaps * gap
+            high = (area.height - (rows * lines - 1) * (gap + caption)) // (rows * lines)
+            room = min(int(free / (n_heads + narrowest * n_matrices)), high)
             pool, cell_px = fit_map(length, room) if length and room > 0 else (1, 0)
             map_px = -(-length // pool) * cell_px if length else max(0, room // 2 * 2)
-            # A wrapped grid is harder to read, and narrow gaps tell maps apart less well.
-            worth = map_px * (1.0 if groups == 1 else 0.72) * (1.0 if gap > draft.even(6) or map_px < 56 * draft.unit else 0.93)
+            wide_px = min((free - n_heads * map_px) // n_matrices, int(widest * map_px)) // 2 * 2 if n_matrices else map_px
+            worth = map_px if heads else math.sqrt(map_px * min(map_px, wide_px))
+            # Wrapped rows are harder to read, and narrow gaps tell maps apart less well.
+            worth *= 0.72 if groups > 1 else 0.8 if lines > 1 else 1.0
+            worth *= 1.0 if gap > draft.even(6) or map_px < 56 * draft.unit else 0.93
             if worth > best_worth:
-                spare = free - groups * (sum(panel.columns for panel in heads) + n_matrices) * map_px
-                widen = min(spare // (groups * n_matrices), map_px * (6 if keep_right else 16) // 10) // 2 * 2 if n_matrices else 0
-                best, best_worth = GridShape(groups, rows, map_px, map_px + widen, pool, gap), worth
+                best, best_worth = GridShape(groups, rows, map_px, wide_px, pool, gap, lines, caption), worth
     return best
 
 
+def _wrappings(panels: Sequence[Heads | Matrices], n_blocks: int) -> Iterator[tuple[int, int, int]]:
+    """(groups side by side, blocks in each, lines of a block) of all ways to wrap: into groups, or into lines."""
+    for groups in range(1, min(n_blocks, 8) + 1):
+        rows = -(-n_blocks // groups)
+        if -(-n_blocks // rows) == groups:
+            yield groups, rows, 1
+    for lines in range(2, max(panel.columns for panel in panels) + 1):
+        yield 1, n_blocks, lines
+
+
+def _per_line(panel: Heads | Matrices, lines: int) -> int:
+    return -(-panel.columns // lines)
+
+
 def _around(draft: Draft, groups: int, n_panels: int) -> int:
-    """Pixels of the width that go to the names of blocks, and to what keeps the parts apart."""
-    n_labels = 1 if groups == 1 else groups * n_panels
-    return n_labels * _label_width(draft, groups) + (groups * n_panels - 1) * _section_gap(draft)
+    """Pixels of the width that go to the names of blocks, to what keeps the parts apart, and to their beginning at even pixels."""
+    n_parts = groups * n_panels
+    return (1 if groups == 1 else n_parts) * _label_width(draft, groups) + (n_parts - 1) * _section_gap(draft) + n_parts
 
 
 def fit_map(length: int, room_px: int) -> tuple[int, int]:
@@ -105,17 +151,20 @@ def place_grid(
                 x += label
                 _row_labels(draft, blocks, x, area.y, shape)
             if group == 0:
-                _title(draft, panel, x, area.y, shape.groups * (width + section + label) - section // 2 - label)
+                room = shape.groups * (width + section + label) - section // 2 - label
+                if panel is panels[-1] and not keep_right:
+                    room = area.right - x
+                draft.heading(panel.title, x, area.y - draft.px(32), room, *panel.axes)
             place = _place_heads if isinstance(panel, Heads) else _place_matrices
             x = place(draft, panel, blocks, x, area.y, shape) + section  # type: ignore[arg-type]
     for weights in matrices:
         add_weight_scale(draft, weights)
-    return x - section, area.y + shape.rows * (shape.map_px + shape.gap) - shape.gap
+    return x - section, area.y + shape.height
 
 
 def _panel_width(panel: Heads | Matrices, shape: GridShape) -> int:
     each = shape.map_px if isinstance(panel, Heads) else shape.wide_px
-    return panel.columns * (each + shape.gap) - shape.gap
+    return shape.columns(panel) * (each + shape.gap) - shape.gap
 
 
 def _label_width(draft: Draft, groups: int) -> int:
@@ -127,16 +176,12 @@ def _section_gap(draft: Draft) -> int:
 
 
 def _row_labels(draft: Draft, blocks: range, x: int, top: int, shape: GridShape) -> None:
-    pitch = shape.map_px + shape.gap
-    every = max(1, -(-draft.px(20) // pitch))
+    every = max(1, -(-draft.px(20) // shape.block_pitch))
+    middle = (shape.block_pitch - shape.gap - shape.caption) / 2
     for row, block in enumerate(blocks):
         if row % every == 0:
             text = str(block) if draft.is_narrow or shape.groups > 1 else f"block {block}"
-            draft.text(text, x - draft.px(14), top + row * pitch + shape.map_px / 2, _NAME, align="right", baseline="center")
-
-
-def _title(draft: Draft, panel: Heads | Matrices, x: int, top: int, room: int) -> None:
-    draft.heading(panel.title, x, top - draft.px(32), room, *panel.axes)
+            draft.text(text, x - draft.px(14), top + row * shape.block_pitch + middle, _NAME, align="right", baseline="center")
 
 
 def _column_names(draft: Draft, names: Sequence[str], short: Sequence[str], x: int, top: int, wide: int, pitch: int) -> None:
@@ -147,50 +192,72 @@ def _column_names(draft: Draft, names: Sequence[str], short: Sequence[str], x: i
             draft.text(text, x + column * pitch + wide / 2, top - draft.px(8), _NAME, align="center")
 
 
+def _caption(draft: Draft, box: Box, name: str, short: str) -> None:
+    text = name if draft.text_width(name, _NAME) <= box.width else short
+    draft.text(text, box.x + box.width / 2, box.y - draft.px(8), _NAME, align="center")
+
+
 def _place_heads(draft: Draft, group: Heads, blocks: range, x: int, top: int, shape: GridShape) -> int:
     x = 2 * ((x + 1) // 2)
-    pitch = shape.map_px + shape.gap
-    columns = range(group.columns)
-    _column_names(draft, [f"head {head}" for head in columns], [str(head) for head in columns], x, top, shape.map_px, pitch)
+    if not shape.caption and group.numbers:
+        names = [f"head {head}" for head in group.numbers]
+        _column_names(draft, names, [str(head) for head in group.numbers], x, top, shape.map_px, shape.map_px + shape.gap)
     mask = group.mask(-(-group.length // shape.pool))
     for row, position in enumerate(blocks):
         if position >= len(group.blocks):
             continue
         block, numbers = group.indices[position]
-        for column, source in enumerate(group.blocks[position]):
-            box = Box(x + column * pitch, top + row * pitch, shape.map_px, shape.map_px)
-            name = f"{group.title} · block {block} head {numbers[column]}"
-            draft.heatmaps.append(Heatmap(name, replace(source, pool=shape.pool), box, group.scale, mask, head=(block, numbers[column])))
-    return x + group.columns * pitch - shape.gap
+        for number, source in enumerate(group.blocks[position]):
+            right, down = shape.origin(group, row, number)
+            box = Box(x + right, top + down, shape.map_px, shape.map_px)
+            head = numbers[number]
+            name = f"{group.title} · block {block} head {head}"
+            draft.heatmaps.append(Heatmap(name, replace(source, pool=shape.pool), box, group.scale, mask, head=(block, head)))
+            if shape.caption:
+                _caption(draft, box, f"head {head}", str(head))
+    return x + _panel_width(group, shape)
 
 
 def _place_matrices(draft: Draft, group: Matrices, blocks: range, x: int, top: int, shape: GridShape) -> int:
     x = 2 * ((x + 1) // 2)
-    wide, pitch = shape.wide_px, shape.wide_px + shape.gap
+    wide = shape.wide_px
+    titles = [matrix_title(kind) for kind in group.kinds]
     short = [kind.rsplit(".", 1)[-1].removeprefix("w_") for kind in group.kinds]
-    _column_names(draft, [matrix_title(kind) for kind in group.kinds], short, x, top, wide, pitch)
+    if shape.lines == 1:
+        _column_names(draft, titles, short, x, top, wide, wide + shape.gap)
     names = [name for position in blocks if position < len(group.blocks) for name in group.blocks[position].values()]
     ends = [draft.series.read(index, names) for index in (0, len(draft.series) - 1)]
     for row, position in enumerate(blocks):
-        for column, kind in enumerate(group.kinds):
+        for number, kind in enumerate(group.kinds):
             name = group.blocks[position].get(kind) if position < len(group.blocks) else None
             if name is None:
                 continue
             rows, columns = draft.series.require(name, draft.layout.name).shape
-            room = Box(x + column * pitch, top + row * (shape.map_px + shape.gap), wide, shape.map_px)
+            right, down = shape.origin(group, row, number)
+            room = Box(x + right, top + down, wide, shape.map_px)
             box, cells = fit_matrix(draft, (rows, columns), room)
             source = weight_source(draft, group.panel, name, cells, (ends[0][name], ends[1][name]))
             draft.heatmaps.append(Heatmap(f"{group.title} · {name}", source, box, group.scale))
-    return x + len(group.kinds) * pitch - shape.gap
+            if shape.lines > 1:
+                _caption(draft, room, titles[number], short[number])
+    return x + _panel_width(group, shape)
 
 
 def fit_matrix(draft: Draft, shape: tuple[int, int], room: Box) -> tuple[Box, tuple[int, int]]:
-    """(box, cells) of a matrix in ``room``: cells of an even number of pixels, as small as still shows, all of them whole."""
+    """(box, cells) of a matrix in ``room``: whole cells, as small as still shows, of an even number of pixels where that costs little."""
     # About 32 cells a side: fewer hide structure, more show the noise of single weights.
     least = max(2, 2 * round(min(room.width, room.height) / 32 / 2))
     (rows, high), (columns, wide) = (
-        (min(length, space // cell_px), cell_px)
-        for length, space in zip(shape, (room.height, room.width), strict=True)
-        for cell_px in [max(least, 2 * (space // length // 2))]
+        _fit_side(length, space, least) for length, space in zip(shape, (room.height, room.width), strict=True)
     )
-    return Box(room.x, room.y, max(1, columns) * wide, max(1, rows) * high), (max(1, rows), max(1, columns))
+    return Box(room.x, room.y, columns * wide, rows * high), (rows, columns)
+
+
+def _fit_side(length: int, space: int, least: int) -> tuple[int, int]:
+    """(cells, cell_px) of ``length`` entries in ``space`` pixels: one cell for each, unless fewer ones fill far more of the room."""
+    smaller = max(least, 2 * (space // length // 2))
+    most = min(length, space // smaller)
+    if not most:
+        return 1, smaller
+    fits = [(min(length, space // cell_px), cell_px) for cell_px in (smaller, smaller + 1, smaller + 2)]
+    return max(fits, key=lambda fit: fit[0] * fit[1] * (fit[0] / most) ** 4 * (0.84 if fit[1] % 2 else 1.0))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.content import Heads, most_changed, resolve_attention
@@ -12,7 +13,9 @@ from tracker_viz.rendering.layout import Head
 from tracker_viz.rendering.plan import Box, Heatmap
 from tracker_viz.rendering.scoreboard import place_cards, place_scores, score_cards
 
-_TOKEN_PX, _SMALL_TOKEN_PX = 12.0, 10.5
+_TOKENS = ((16.0, 1), (14.0, 1), (16.0, 2), (12.0, 1), (14.0, 2), (10.5, 1))
+"""Sizes of tokens, and in how many columns they take turns along a side: the first is taken that costs the maps little.
+Where not all tokens have room in any, some are left out of the first."""
 _ABOVE = 60  # at 1080p: what stands above a map that is below another
 
 
@@ -27,15 +30,14 @@ def place_head(draft: Draft, panel: Head, scores: list[str], area: Box) -> int:
     rows = [shown, *(heads for heads in others if heads.blocks[0][0].probe != shown.blocks[0][0].probe)]
     row, column = _chosen(draft, panel, shown)
     tokens = [_tokens(draft, heads.blocks[row][column].probe or 0, heads.length) for heads in rows]
-    room = max((draft.text_width(token, _TOKEN_PX) for each in tokens for token in each), default=0)
-    label = min(px(120), room + px(10)) if any(tokens) else px(24)
-    side, score_width, is_row = _arrange(draft, len(rows), shown.length, label, bool(scores), area)
+    chosen = _arrange(draft, len(rows), shown.length, tokens, bool(scores), area)
+    label = chosen.label
     x, y, bottom, right = area.x, area.y + px(8), area.y, area.x
     for number, (heads, texts) in enumerate(zip(rows, tokens, strict=True)):
-        box = _place_map(draft, heads, row, column, texts, x + label, y, side, is_first=number == 0)
+        box = _place_map(draft, heads, row, column, texts, chosen, x + label, y, is_first=number == 0)
         right, bottom = max(right, box.right + px(36)), box.bottom
-        x, y = (box.right + px(36), y) if is_row else (area.x, box.bottom + label + px(_ABOVE))
-    if score_width:
+        x, y = (box.right + px(36), y) if chosen.is_row else (area.x, box.bottom + label + px(_ABOVE))
+    if chosen.score_width:
         place_scores(draft, scores, Box(right + px(14), area.y + px(8), area.right - right - px(14), bottom - area.y - px(8)))
     elif scores:
         cards = Box(area.x, bottom + label + px(62), area.width, area.bottom - bottom - label - px(70))
@@ -43,8 +45,50 @@ def place_head(draft: Draft, panel: Head, scores: list[str], area: Box) -> int:
     return bottom + label
 
 
-def _arrange(draft: Draft, n: int, length: int, label: int, has_scores: bool, area: Box) -> tuple[int, int, bool]:
-    """(side of a map, width that the scores get at the right, whether the ``n`` maps stand side by side), with the largest maps."""
+@dataclass(frozen=True)
+class _Arrangement:
+    """Maps of ``side`` pixels, in a row or else below each other; ``score_width`` of the picture's width goes to scores at the right.
+
+    Tokens of ``token_size`` stand along the sides, neighbours in ``token_columns`` columns, which need ``label`` pixels.
+    """
+
+    side: int
+    score_width: int
+    is_row: bool
+    label: int
+    token_size: float
+    token_columns: int
+
+    def names_every_token(self, length: int, unit: float) -> bool:
+        pool, cell_px = fit_map(length, self.side)
+        return self.token_columns * cell_px >= 0.95 * self.token_size * unit * pool
+
+
+def _arrange(draft: Draft, n: int, length: int, tokens: Sequence[Sequence[str]], has_scores: bool, area: Box) -> _Arrangement:
+    """The arrangement of ``n`` maps, with the tokens in the first of the ways that names all of them and costs the maps little."""
+    found = []
+    for size, columns in _TOKENS:
+        label = max(_offsets(draft, each, size, columns)[-1] for each in tokens) + draft.px(3) if any(tokens) else draft.px(24)
+        found.append(_Arrangement(*_fit_maps(draft, n, length, label, has_scores, area), label, size, columns))
+    whole = [each for each in found if each.names_every_token(length, draft.unit)]
+    return next((each for each in whole if each.side >= 0.9 * max(other.side for other in whole)), found[0])
+
+
+def _offsets(draft: Draft, tokens: Sequence[str], size: float, columns: int) -> list[int]:
+    """How far from the map tokens begin that take turns in ``columns`` columns, the first one first; and at last where all of them end.
+
+    The column of narrow tokens stands next to the map, so that one wide token does not push all others away.
+    """
+    widest = [max((draft.text_width(token, size) for token in tokens[first::columns]), default=0) for first in range(columns)]
+    offsets, away = [0] * columns, draft.px(7)
+    for column in sorted(range(columns), key=lambda column: widest[column]):
+        offsets[column] = away
+        away += widest[column] + draft.px(7)
+    return [*offsets, away - draft.px(7)]
+
+
+def _fit_maps(draft: Draft, n: int, length: int, label: int, has_scores: bool, area: Box) -> tuple[int, int, bool]:
+    """(side, score_width, is_row) with the largest maps."""
     px = draft.px
     places = [(px(310), 0), *([(0, px(270))] if draft.is_narrow else [])] if has_scores else [(0, 0)]
     found: list[tuple[int, int, bool]] = []
@@ -59,8 +103,10 @@ def _arrange(draft: Draft, n: int, length: int, label: int, has_scores: bool, ar
     return max(found)
 
 
-def _place_map(draft: Draft, heads: Heads, row: int, column: int, tokens: list[str], x: int, y: int, side: int, *, is_first: bool) -> Box:
-    pool, cell_px = fit_map(heads.length, side)
+def _place_map(
+    draft: Draft, heads: Heads, row: int, column: int, tokens: list[str], chosen: _Arrangement, x: int, y: int, *, is_first: bool
+) -> Box:
+    pool, cell_px = fit_map(heads.length, chosen.side)
     cells = -(-heads.length // pool)
     box = Box(2 * ((x + 1) // 2), 2 * ((y + 1) // 2), cells * cell_px, cells * cell_px)
     block, numbers = heads.indices[row]
@@ -71,7 +117,7 @@ def _place_map(draft: Draft, heads: Heads, row: int, column: int, tokens: list[s
     source = replace(heads.blocks[row][column], pool=pool)
     place = (block, numbers[column])
     draft.heatmaps.append(Heatmap(f"{name} · {kind}", source, box, heads.scale, heads.mask(cells), head=place))
-    _token_labels(draft, tokens, box, pool, cell_px)
+    _token_labels(draft, tokens, chosen, box, pool, cell_px)
     return box
 
 
@@ -105,11 +151,12 @@ def _visible(token: str) -> str:
     return token if len(token) <= 9 else token[:8] + "…"
 
 
-def _token_labels(draft: Draft, tokens: list[str], box: Box, pool: int, cell_px: int) -> None:
-    px = draft.px
-    size = _TOKEN_PX if cell_px >= px(_TOKEN_PX) * pool else _SMALL_TOKEN_PX  # so that more of them find room
-    every = max(1, -(-round(0.95 * size * draft.unit) * pool // cell_px))
+def _token_labels(draft: Draft, tokens: list[str], chosen: _Arrangement, box: Box, pool: int, cell_px: int) -> None:
+    size, columns = chosen.token_size, chosen.token_columns
+    every = max(1, -(-round(0.95 * size * draft.unit) * pool // (columns * cell_px)))
+    offsets = _offsets(draft, tokens[::every], size, columns)
     for position in range(0, len(tokens), every):
         middle = (position // pool + 0.5) * cell_px if pool > 1 else (position + 0.5) * cell_px
-        draft.text(tokens[position], box.x - px(7), box.y + middle, size, align="right", baseline="center")
-        draft.text(tokens[position], box.x + middle + px(4), box.bottom + px(7), size, align="right", rotation=90)
+        away = offsets[position // every % columns]
+        draft.text(tokens[position], box.x - away, box.y + middle, size, align="right", baseline="center")
+        draft.text(tokens[position], box.x + middle + 0.36 * size * draft.unit, box.bottom + away, size, align="right", rotation=90)

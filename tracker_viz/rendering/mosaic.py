@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from tracker_viz.rendering.content import Heads, most_changed
+from tracker_viz.rendering.content import Heads
 from tracker_viz.rendering.draft import HEADING, Draft
 from tracker_viz.rendering.grid import fit_map
 from tracker_viz.rendering.plan import Box, Heatmap
 from tracker_viz.rendering.sources import Mosaic
 
 _FEWEST_CELLS = 8  # a map of fewer cells a side shows no pattern any more
-_FEWEST_ZOOMS, _MOST_ZOOMS = 8, 24
+FEWEST_ZOOMS, MOST_ZOOMS = 8, 24
 
 
 def place_mosaic(draft: Draft, heads: Heads, area: Box, most_groups: int = 8) -> Box:
@@ -71,36 +72,47 @@ def _mosaic_labels(draft: Draft, heads: Heads, blocks: range, box: Box, pitch: i
             number = str(heads.indices[block][0])
             draft.text(number, box.x - px(7), box.y + row * pitch + pitch / 2, 15, align="right", baseline="center")
     every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 1 << 30) if n * pitch >= px(34) or n > heads.columns)
-    for head in range(0, heads.columns, every):
-        draft.text(str(head), box.x + head * pitch + pitch / 2, box.y - px(8), 15, align="center")
+    for column, head in list(enumerate(heads.numbers or ()))[::every]:
+        draft.text(str(head), box.x + column * pitch + pitch / 2, box.y - px(8), 15, align="center")
 
 
-def place_zooms(draft: Draft, heads: Heads, n: int | None, area: Box) -> int:
-    """``n`` heads, large, in ``area``, None: as many as fit well; its title stands above it. Returns the bottom of the lowest one."""
+def place_zooms(draft: Draft, heads: Heads, ranked: Sequence[tuple[int, int]], n: int | None, area: Box) -> int:
+    """The first ``n`` heads of ``ranked``, (row, column) of each, large, in ``area``, None: as many as fit well; a title stands above it.
+
+    Returns the bottom of the lowest one.
+    """
     px = draft.px
     gap, caption = draft.even(16), px(28)
-    n_heads = sum(len(block) for block in heads.blocks)
-    fewest, most = (min(n or _FEWEST_ZOOMS, n_heads), min(n or _MOST_ZOOMS, n_heads))
+    fewest, most = (min(n or default, len(ranked)) for default in (FEWEST_ZOOMS, MOST_ZOOMS))
     narrowest = draft.text_width(f"b{heads.indices[-1][0]} h{heads.columns - 1}", 18) + px(8)
     n, across, map_px, pool = _fit_zooms(range(fewest, most + 1), heads.length, area, gap, caption, narrowest)
-    chosen = most_changed(draft.series, heads, n, draft.roles.held[-1] if draft.roles.held else {})
     draft.heading("Heads that changed most", area.x, area.y - px(32), area.width, *heads.axes)
-    spread = gap + min(max(0, (area.width - across * (map_px + gap) + gap) // max(1, across - 1)), px(90)) // 2 * 2 if across > 1 else gap
+    down = -(-n // across)
+    between = gap + _shared(area.width - across * (map_px + gap) + gap, across - 1, px(90))
+    under = gap + _shared(area.height - down * (map_px + gap + caption) + gap + caption, down - 1, px(44))
+    shown = [(*heads.indices[row], heads.blocks[row], column) for row, column in sorted(ranked[:n])]
+    texts = [f"block {block} · head {numbers[column]}" for block, numbers, _, column in shown]
+    last = across - 1  # whose caption has no neighbour to reach up to, but the end of the area
+    rooms = [map_px if index % across == last else map_px + between - px(8) for index in range(n)]
+    if any(draft.text_width(text, 18) > room for text, room in zip(texts, rooms, strict=True)):
+        texts = [f"b{block} h{numbers[column]}" for block, numbers, _, column in shown]
     mask = heads.mask(-(-heads.length // pool))
     bottom = area.y
-    for index, (row, column) in enumerate(sorted(chosen)):
-        block, numbers = heads.indices[row]
-        x = 2 * ((area.x + 1) // 2) + index % across * (map_px + spread)
-        y = 2 * ((area.y + 1) // 2) + index // across * (map_px + gap + caption)
-        caption_text = f"block {block} · head {numbers[column]}"
-        if draft.text_width(caption_text, 18) > map_px + spread - px(8):
-            caption_text = f"b{block} h{numbers[column]}"
-        draft.text(caption_text, x, y - px(8), 18)
-        source = replace(heads.blocks[row][column], pool=pool)
+    for index, (block, numbers, sources, column) in enumerate(shown):
+        x = 2 * ((area.x + 1) // 2) + index % across * (map_px + between)
+        y = 2 * ((area.y + 1) // 2) + index // across * (map_px + under + caption) // 2 * 2
+        draft.text(texts[index], x, y - px(8), 18)
         name = f"zoom · block {block} head {numbers[column]}"
-        draft.heatmaps.append(Heatmap(name, source, Box(x, y, map_px, map_px), heads.scale, mask, head=(block, numbers[column])))
+        head = (block, numbers[column])
+        box = Box(x, y, map_px, map_px)
+        draft.heatmaps.append(Heatmap(name, replace(sources[column], pool=pool), box, heads.scale, mask, head=head))
         bottom = y + map_px
     return bottom
+
+
+def _shared(spare: int, n_gaps: int, most: int) -> int:
+    """What each of ``n_gaps`` gaps gets of the spare pixels, an even number."""
+    return min(max(0, spare) // n_gaps, most) // 2 * 2 if n_gaps else 0
 
 
 def _fit_zooms(numbers: range, length: int, area: Box, gap: int, caption: int, narrowest: int) -> tuple[int, int, int, int]:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tracker_viz.errors import ConfigError, LayoutError, unknown_name
+from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.rendering.content import Heads, Matrices, resolve_attention, resolve_scores, resolve_weights
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.furniture import find_roles, header, role_legend, timeline
 from tracker_viz.rendering.grid import LEAST_MAP_PX, fit_grid, least_matrix_px, place_grid
 from tracker_viz.rendering.headroom import place_head
 from tracker_viz.rendering.layout import Attention, Head, Layout, Scores, Weights
-from tracker_viz.rendering.mosaic import place_mosaic, place_zooms
+from tracker_viz.rendering.many_heads import place_many_heads
 from tracker_viz.rendering.plan import Box, Plan
 from tracker_viz.rendering.portrait import place_portrait
-from tracker_viz.rendering.scoreboard import beside_foot, place_beside, place_cards, place_scores, row_height, score_cards, weight_card
+from tracker_viz.rendering.scoreboard import place_cards, place_scores, score_cards, weight_card
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
-
-log = logging.getLogger(__name__)
 
 _BARS = 64  # at 1080p: a row of colour bars
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160), "square": (1080, 1080)}
@@ -122,7 +119,7 @@ def _maps(draft: Draft, heads: list[Heads], matrices: list[Matrices], scores: li
     side_width = px(min(520, 150 * len(scores)) if is_long else 294) if scores else 0
     shape = fit_grid(draft, heads, matrices, area, side_width)
     if heads and shape.map_px < LEAST_MAP_PX * draft.unit:
-        return _many_heads(draft, heads, matrices, scores, zooms, area)
+        return place_many_heads(draft, heads, matrices, score_cards(draft, scores), zooms, area)
     if shape.map_px < least_matrix_px(draft):
         return place_cards(draft, [weight_card(draft, matrices[0]), *score_cards(draft, scores)], area)
     right, bottom = place_grid(draft, heads, matrices, area, shape, side_width)
@@ -131,34 +128,3 @@ def _maps(draft: Draft, heads: list[Heads], matrices: list[Matrices], scores: li
         bottom = max(bottom, area.y + min(area.height, px(620)))  # one or two blocks are no reason to squeeze the scores
         place_scores(draft, scores, Box(x, area.y, area.right - x, bottom - area.y))
     return bottom
-
-
-def _many_heads(draft: Draft, heads: list[Heads], matrices: list[Matrices], scores: list[str], n_zooms: int | None, area: Box) -> int:
-    """A mosaic for each row of the probe at the left; at the right the zooms, below them the scores and a summary of the weights."""
-    px = draft.px
-    summary = [weight_card(draft, weights) for weights in matrices[:1]]
-    height = area.height - (beside_foot(draft, summary[0]) if summary else 0)
-    x = area.x
-    for group in heads:
-        share = 0.56 if len(heads) == 1 else 0.76 / len(heads)
-        mosaic = place_mosaic(draft, group, Box(x, area.y, int(area.width * share), height))
-        x = mosaic.right + px(40)
-    if len(draft.heatmaps) == 1 and summary:  # one mosaic, one row per block: the weights stand in the same rows
-        x = place_beside(draft, summary.pop(), mosaic) + px(40)
-    cards = [*score_cards(draft, scores), *summary]
-    right = Box(x, area.y, area.right - x, area.height)
-    bars = px(64)
-    below = max(row_height(draft, cards) + px(66) + bars, int(right.height * 0.43)) if cards else bars + px(20)
-    zooms = Box(right.x, right.y, right.width, max(right.height - below, right.height // 4))
-    y = place_zooms(draft, heads[0], n_zooms, zooms) + px(66)
-    while cards:
-        try:
-            box = Box(right.x, y, right.width, right.bottom - y - bars - px(4))
-            place_cards(draft, cards, box, own_bars=False)
-            break
-        except LayoutError:
-            log.warning("layout %s: no room for the map of %s at %dx%d", draft.layout.name, cards[-1].title, draft.width, draft.height)
-            cards.pop()
-    draft.scales = {key: scale for key, scale in draft.scales.items() if any(heatmap.scale == key for heatmap in draft.heatmaps)}
-    draft.place_bars(Box(right.x, right.bottom - bars + px(4), right.width, bars))
-    return right.bottom

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracker_viz.rendering.content import Heads, Matrices
-from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.draft import TITLES, Draft, next_even
 from tracker_viz.rendering.grid import LEAST_MAP_PX, GridShape, fit_grid, least_matrix_px, place_grid
-from tracker_viz.rendering.mosaic import place_mosaic, place_zooms
+from tracker_viz.rendering.many_heads import place_many_heads
 from tracker_viz.rendering.plan import Box
-from tracker_viz.rendering.scoreboard import Card, beside_foot, place_beside, place_cards, row_height, weight_card
+from tracker_viz.rendering.scoreboard import Card, place_below, place_cards, row_height, weight_card
 
-_TITLES = 66  # at 1080p: what stands above a row of maps
 _WEIGHTS_SHARE = 0.6  # of the height that attention gets: matrices need not be square
 
 
@@ -24,7 +23,7 @@ class _Row:
 
     @property
     def height(self) -> int:
-        return self.shape.rows * (self.shape.map_px + self.shape.gap) - self.shape.gap
+        return self.shape.height
 
     @property
     def painted(self) -> int:
@@ -40,18 +39,18 @@ def place_portrait(
 ) -> int:
     """Maps, and below them the scores. Returns the bottom of the lowest part."""
     px = draft.px
-    below = row_height(draft, cards, px(110)) + px(_TITLES) if cards else 0
+    below = row_height(draft, cards, px(110)) + px(TITLES) if cards else 0
     maps = Box(area.x, area.y, area.width, area.height - below)
     rows = max(_arrangements(draft, heads, matrices, maps), key=lambda rows: sum(row.painted for row in rows))
     if any(row.heads and row.shape.map_px < LEAST_MAP_PX * draft.unit for row in rows):
-        return _place_many_heads(draft, heads, matrices, cards, n_zooms, area)
+        return place_many_heads(draft, heads, matrices, cards, n_zooms, area)
     if any(row.shape.map_px < least_matrix_px(draft) for row in rows):
         return place_cards(draft, [weight_card(draft, matrices[0]), *cards], area)
     y = bottom = area.y
     for row in rows:
         _, bottom = place_grid(draft, row.heads, row.matrices, Box(area.x, y, area.width, row.height), row.shape)
-        y = _even(bottom + px(_TITLES))
-    return _place_below(draft, cards, y, area) if cards else bottom
+        y = next_even(bottom + px(TITLES))
+    return place_below(draft, cards, bottom, area)
 
 
 def _arrangements(draft: Draft, heads: Sequence[Heads], matrices: Sequence[Matrices], area: Box) -> list[list[_Row]]:
@@ -67,7 +66,7 @@ def _arrangements(draft: Draft, heads: Sequence[Heads], matrices: Sequence[Matri
 def _fitted(draft: Draft, split: Sequence[tuple[Sequence[Heads], Sequence[Matrices]]], area: Box) -> list[_Row]:
     """The rows of one arrangement: attention, always equally high, and weights, which get what it leaves."""
     rows: list[_Row] = []
-    free = area.height - (len(split) - 1) * draft.px(_TITLES)
+    free = area.height - (len(split) - 1) * draft.px(TITLES)
     shares = [1.0 if heads else _WEIGHTS_SHARE for heads, _ in split]
     each = free / sum(shares)
     for number, (heads, matrices) in enumerate(split):
@@ -75,40 +74,3 @@ def _fitted(draft: Draft, split: Sequence[tuple[Sequence[Heads], Sequence[Matric
         rows.append(_Row(heads, matrices, fit_grid(draft, heads, matrices, Box(area.x, area.y, area.width, height))))
         free -= rows[-1].height
     return rows
-
-
-def _place_many_heads(
-    draft: Draft, heads: Sequence[Heads], matrices: Sequence[Matrices], cards: Sequence[Card], n_zooms: int | None, area: Box
-) -> int:
-    """The mosaics; at their right, or below them where they take the whole width, the zooms; below everything scores and weights."""
-    px = draft.px
-    blocks, columns = max(len(group.blocks) for group in heads), sum(group.columns for group in heads)
-    summary = [weight_card(draft, weights) for weights in matrices[:1]]
-    is_beside = bool(summary) and not cards and len(heads) == 1 and blocks <= area.height // px(9)
-    cards = [*cards, *(() if is_beside else summary)]
-    below = row_height(draft, cards, px(100)) + px(_TITLES) if cards else 0
-    free = area.height - below
-    is_wide = area.width / columns * blocks < 0.72 * free or free > 1.2 * area.width
-    across, high = (area.width, int(0.72 * free)) if is_wide else (int(0.58 * area.width), free)
-    if is_beside:
-        across, high = across - px(180), high - beside_foot(draft, summary[0])
-    x, bottom = area.x, area.y
-    for group in heads:
-        mosaic = place_mosaic(draft, group, Box(x, area.y, across // len(heads) - px(20), high), 1 if is_beside else 8)
-        x, bottom = mosaic.right + px(40), max(bottom, mosaic.bottom)
-    if is_beside:
-        x, bottom = place_beside(draft, summary[0], mosaic) + px(40), bottom + beside_foot(draft, summary[0])
-    y = _even(bottom + px(_TITLES))
-    zooms = Box(area.x, y, area.width, area.y + free - y) if is_wide else Box(x, area.y, area.right - x, free)
-    bottom = max(bottom, place_zooms(draft, heads[0], n_zooms, zooms))
-    return _place_below(draft, cards, _even(bottom + px(_TITLES)), area) if cards else bottom
-
-
-def _place_below(draft: Draft, cards: Sequence[Card], y: int, area: Box) -> int:
-    return place_cards(
-        draft, cards, Box(area.x, y, area.width, area.bottom - y), own_bars=any(card.scale.startswith("scores.") for card in cards)
-    )
-
-
-def _even(y: int) -> int:
-    return 2 * ((y + 1) // 2)

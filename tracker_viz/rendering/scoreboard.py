@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.content import Matrices
-from tracker_viz.rendering.draft import Draft, Measured
+from tracker_viz.rendering.draft import TITLES, Draft, Measured, next_even
 from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Swatch
 from tracker_viz.rendering.scales import bar_ticks
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
 
 _SMALL = 16.0
-_TITLES = ((19.0, 1, 1.0), (16.0, 1, 0.95), (19.0, 2, 0.9), (16.0, 2, 0.85), (14.0, 2, 0.8), (12.0, 2, 0.6))
+_TITLES = ((19.0, 1, 1.0), (16.0, 1, 0.95), (19.0, 2, 0.9), (16.0, 2, 0.85), (14.0, 2, 0.8), (14.0, 3, 0.7), (12.0, 2, 0.6), (12.0, 3, 0.5))
 """Sizes of titles, their lines, and what a shape with such ones is worth: the first in which all titles fit is taken."""
 _CUT_WORTH = 0.1
+_AFTER_TITLE = 8  # at 1080p: between it and the next one
 _TELLING = {"head.distance": "distance looked back", "weight.distance": "distance from start", "weight.update": "update since last"}
 
 
@@ -94,6 +95,12 @@ def place_beside(draft: Draft, card: Card, mosaic: Box) -> int:
     return origin.right
 
 
+def place_column(draft: Draft, card: Card, box: Box) -> int:
+    """The card by itself, as high as ``box``, with its own numbers of blocks. Returns its right edge."""
+    place_cards(draft, [card], box, own_bars=False)
+    return draft.heatmaps[-1].box.right
+
+
 def beside_foot(draft: Draft, card: Card) -> int:
     """Pixels that ``place_beside`` needs below the mosaic."""
     return _names_height(draft, card, _beside_cell_x(draft, card)) + draft.px(2)
@@ -127,11 +134,20 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, own_bars: bool
             if card.scale in own:
                 draft.barred.add(card.scale)
                 below = origin.bottom + _names_height(draft, card, _column_px(card, origin)) + draft.px(8)
-                room = shape.wide - shape.label - draft.px(16)
-                bar = Box(origin.x, below, max(origin.width, min(room, draft.px(110))), draft.px(9))
+                wide = max(origin.width, min(shape.wide - shape.label - draft.px(16), draft.px(110)))
+                bar = Box(min(origin.x, box.right - wide), below, wide, draft.px(9))
                 draft.bars.append(Bar(bar, card.scale, _bar_font(draft, card, bar.width) * draft.unit, titled=False))
             bottom = max(bottom, origin.bottom + foot)
     return bottom
+
+
+def place_below(draft: Draft, cards: Sequence[Card], above: int, area: Box) -> int:
+    """The cards, if there are any, in ``area`` below what ends at ``above``. Returns the bottom of the lowest part."""
+    if not cards:
+        return above
+    y = next_even(above + draft.px(TITLES))
+    has_own = any(card.scale.startswith("scores.") for card in cards)
+    return place_cards(draft, cards, Box(area.x, y, area.width, area.bottom - y), own_bars=has_own)
 
 
 def _bar_font(draft: Draft, card: Card, bar_px: int) -> float:
@@ -176,7 +192,7 @@ def _fit(draft: Draft, cards: Sequence[Card], box: Box, own: Collection[str]) ->
     for across in range(1, len(cards) + 1):
         down = -(-len(cards) // across)
         wide = (box.width + gap) // across
-        size, lines, title_worth = _title_form(draft, cards, wide - label)
+        size, lines, title_worth = _title_form(draft, cards, wide - label - gap + draft.px(_AFTER_TITLE))
         head_room = _head_room(draft, lines)
         cell_x, cell_y = (wide - gap - label) // columns, max(1, box.height // (down * rows))
         feet: list[int] = []
@@ -222,16 +238,15 @@ def _title_width(draft: Draft, card: Card, size: float, lines: int) -> int:
     return (
         draft.px(22 if card.role else 0)
         + max(draft.text_width(line, size) for line in _title_lines(draft, card, size, lines))
-        + draft.px(8)
+        + draft.px(_AFTER_TITLE)
     )
 
 
 def _title_lines(draft: Draft, card: Card, size: float, lines: int) -> list[str]:
     words = card.title.split()
-    if lines == 1 or len(words) == 1:
-        return [card.title]
-    breaks = [[" ".join(words[:at]), " ".join(words[at:])] for at in range(1, len(words))]
-    return min(breaks, key=lambda pair: max(draft.text_width(line, size) for line in pair))
+    cuts = itertools.combinations(range(1, len(words)), min(lines, len(words)) - 1)
+    breaks = [[" ".join(words[start:end]) for start, end in itertools.pairwise([0, *cut, len(words)])] for cut in cuts]
+    return min(breaks, key=lambda each: max(draft.text_width(line, size) for line in each))
 
 
 def _head_room(draft: Draft, lines: int) -> int:
