@@ -17,7 +17,7 @@ from tracker_viz.rendering.furniture import timeline
 from tracker_viz.rendering.grid import fit_map, fit_matrix
 from tracker_viz.rendering.plan import Box, Onset
 from tracker_viz.rendering.scales import bar_ticks
-from tracker_viz.rendering.template import text_width
+from tracker_viz.rendering.template import fitted_px, text_width
 
 SHAPES = {
     "1x1": (1, 1, 16),
@@ -74,10 +74,9 @@ def texts_of(plan):
     for bar in plan.bars:
         scale, tick_px = plan.scales[bar.scale], bar.font_px * 0.9
         if bar.titled:
-            wide = text_width(scale.label, bar.font_px)
-            title_px = bar.font_px * min(1.0, bar.box.width / wide)
-            baseline = bar.box.y - bar.font_px * 0.55
-            yield scale.label, Box(bar.box.x, round(baseline - title_px * 0.76), min(wide, bar.box.width), round(title_px * 0.95)), title_px
+            title_px = fitted_px(scale.label, bar.font_px, bar.box.width)
+            baseline, wide = bar.box.y - bar.font_px * 0.55, text_width(scale.label, title_px)
+            yield scale.label, Box(bar.box.x, round(baseline - title_px * 0.76), wide, round(title_px * 0.95)), title_px
         for position, text in bar_ticks(scale, bar.box.width / tick_px):
             wide = text_width(text, tick_px)
             x = bar.box.x + position * bar.box.width - (0 if position < 0.02 else wide if position > 0.98 else wide / 2)

@@ -120,6 +120,15 @@ def test_a_bar_shows_its_colours_its_ticks_and_its_title(titled):
         assert above.max() == 0
 
 
+@pytest.mark.parametrize("size_px", [9.0, 10.6, 12.4, 16.0])
+def test_the_title_of_a_bar_is_no_wider_than_the_bar(size_px):
+    scale = ColorScale("attention change since the previous capture", "viridis", 1e-3, 1.0, norm="log")
+    for width in range(round(text_width(scale.label, size_px) * 0.86), text_width(scale.label, size_px), 6):
+        drawn = seaborn_pixels(plan(bars=(Bar(Box(10, 100, width, 9), "scale", size_px),), scales={"scale": scale}), {})
+        ink = np.flatnonzero((coverage(drawn, DARK.dim)[:99] > 0.3).any(0))
+        assert 0.8 * width < ink[-1] - 10 <= width + 1, width
+
+
 def test_the_curve_is_bright_where_it_has_been_played():
     curve = np.stack([np.linspace(100, 380, 141), 120 + 30 * np.sin(np.linspace(0, 6, 141))], 1)
     timeline = Timeline(Box(100, 80, 281, 80), 0, 100, curve)

@@ -92,20 +92,17 @@ def write_animation(renderer: Renderer, shots: Sequence[Shot], path: Path | str,
 
 def title_card(renderer: Renderer) -> NDArray[np.uint8]:
     """uint8 [height, width, 3]: the run, its model, what is shown, and what the roles' colours mean, over the darkened first picture."""
-    from tracker_viz.rendering.template import seaborn_pixels, text_width
+    from tracker_viz.rendering.template import fitted_px, seaborn_pixels, text_width
 
     plan, series, theme = renderer.plan, renderer.series, renderer.plan.theme
     unit = plan.unit
     left, y = round(120 * unit), round(plan.height * 0.36)
     room = plan.width - 2 * left
 
-    def fitting_px(text: str, size_px: float, *, bold: bool = False) -> float:
-        return min(size_px, size_px * room / max(1, text_width(text, size_px, bold=bold)))
-
     lines = [series.subtitle, f"{len(series)} captures · step {series.steps[0]:,} to {series.steps[-1]:,} · layout {plan.layout}"]
-    labels = [Label(series.title, left, y, fitting_px(series.title, 84 * unit, bold=True), theme.text, bold=True)]
+    labels = [Label(series.title, left, y, fitted_px(series.title, 84 * unit, room, bold=True), theme.text, bold=True)]
     for number, line in enumerate(lines):
-        labels.append(Label(line, left, y + (70 + 46 * number) * unit, fitting_px(line, 30 * unit), theme.dim))
+        labels.append(Label(line, left, y + (70 + 46 * number) * unit, fitted_px(line, 30 * unit, room), theme.dim))
     swatches, x = [], left
     for role in plan.roles.names:
         swatches.append(Swatch(Box(x, round(y + 176 * unit), round(22 * unit), round(22 * unit)), theme.roles[role]))

@@ -124,6 +124,13 @@ def text_width(text: str, size_px: float, *, bold: bool = False, mono: bool = Fa
     return round(width)
 
 
+def fitted_px(text: str, size_px: float, room: float, *, bold: bool = False) -> float:
+    """The size, ``size_px`` or smaller, in which a text is no wider than ``room`` pixels: letters are as wide as whole pixels allow."""
+    while (width := text_width(text, size_px, bold=bold)) > room and size_px > 1.0:
+        size_px = min(size_px - 0.125, size_px * room / width)
+    return size_px
+
+
 def _family(mono: bool) -> str:
     return "DejaVu Sans Mono" if mono else "DejaVu Sans"
 
@@ -253,7 +260,7 @@ def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
     axes.axis("off")
     size = bar.font_px
     if bar.titled:
-        title_px = min(size, size * box.width / max(1, text_width(scale.label, size)))
+        title_px = fitted_px(scale.label, size, box.width)
         _draw_label(ground, Label(scale.label, box.x, box.y - size * 0.55, title_px, plan.theme.dim))
     for position, text in bar_ticks(scale, box.width / (size * 0.9)):
         align = "left" if position < 0.02 else "right" if position > 0.98 else "center"
