@@ -43,7 +43,7 @@ def series_of(synthetic, tmp_path_factory):
 
     @functools.cache
     def series(shape):
-        blocks, heads, length = SHAPES[shape]
+        blocks, heads, length = SHAPES[shape] if shape in SHAPES else (*map(int, shape.split("x")), 16)
         options = {"blocks": blocks, "heads": heads, "length": length, "width": 32, "hidden": 48, "period": 7, "last_step": 12_000}
         folder = tmp_path_factory.mktemp("shape")
         captures = synthetic.captures(3, **options)
@@ -216,6 +216,13 @@ def test_tokens_are_as_large_as_other_labels_where_they_can_take_turns_in_two_co
     beside = [label.x for label in tokens if not label.rotation]
     assert len(set(beside)) == 2
     assert max(heatmap.box.width for heatmap in plan.heatmaps) >= 576, "at little cost for the maps"
+
+
+def test_scores_of_very_many_heads_stand_below_a_large_one_in_a_narrow_picture(series_of):
+    plan = make_plan(LAYOUTS["head"], series_of("90x128"), size="square")
+    scores = [heatmap.box for heatmap in plan.heatmaps if heatmap.name.startswith("score")]
+    assert len(scores) == 4
+    assert min(box.y for box in scores) > max(heatmap.box.bottom for heatmap in plan.heatmaps if heatmap.head)
 
 
 @pytest.mark.parametrize(("shape", "size", "lines"), [("1x16", "1080p", 3), ("1x16", "1080x1920", 6), ("2x12", "1080p", 4)])

@@ -30,7 +30,8 @@ def place_head(draft: Draft, panel: Head, scores: list[str], area: Box) -> int:
     rows = [shown, *(heads for heads in others if heads.blocks[0][0].probe != shown.blocks[0][0].probe)]
     row, column = _chosen(draft, panel, shown)
     tokens = [_tokens(draft, heads.blocks[row][column].probe or 0, heads.length) for heads in rows]
-    chosen = _arrange(draft, len(rows), shown.length, tokens, bool(scores), area)
+    places = _score_places(draft, shown.columns) if scores else [(0, 0)]
+    chosen = _arrange(draft, len(rows), shown.length, tokens, places, area)
     label = chosen.label
     x, y, bottom, right = area.x, area.y + px(8), area.y, area.x
     for number, (heads, texts) in enumerate(zip(rows, tokens, strict=True)):
@@ -64,12 +65,14 @@ class _Arrangement:
         return self.token_columns * cell_px >= 0.95 * self.token_size * unit * pool
 
 
-def _arrange(draft: Draft, n: int, length: int, tokens: Sequence[Sequence[str]], has_scores: bool, area: Box) -> _Arrangement:
+def _arrange(
+    draft: Draft, n: int, length: int, tokens: Sequence[Sequence[str]], places: Sequence[tuple[int, int]], area: Box
+) -> _Arrangement:
     """The arrangement of ``n`` maps, with the tokens in the first of the ways that names all of them and costs the maps little."""
     found = []
     for size, columns in _TOKENS:
         label = max(_offsets(draft, each, size, columns)[-1] for each in tokens) + draft.px(3) if any(tokens) else draft.px(24)
-        found.append(_Arrangement(*_fit_maps(draft, n, length, label, has_scores, area), label, size, columns))
+        found.append(_Arrangement(*_fit_maps(draft, n, length, label, places, area), label, size, columns))
     whole = [each for each in found if each.names_every_token(length, draft.unit)]
     return next((each for each in whole if each.side >= 0.9 * max(other.side for other in whole)), found[0])
 
@@ -87,10 +90,18 @@ def _offsets(draft: Draft, tokens: Sequence[str], size: float, columns: int) -> 
     return [*offsets, away - draft.px(7)]
 
 
-def _fit_maps(draft: Draft, n: int, length: int, label: int, has_scores: bool, area: Box) -> tuple[int, int, bool]:
+def _score_places(draft: Draft, n_heads: int) -> list[tuple[int, int]]:
+    """(width, height) that scores may take: at the right, or in a narrow picture below, always where two of their maps are too wide."""
+    px = draft.px
+    right, below = (px(310), 0), (0, px(270))
+    if not draft.is_narrow:
+        return [right]
+    return [right, below] if 2 * (n_heads + px(61)) <= right[0] else [below]
+
+
+def _fit_maps(draft: Draft, n: int, length: int, label: int, places: Sequence[tuple[int, int]], area: Box) -> tuple[int, int, bool]:
     """(side, score_width, is_row) with the largest maps."""
     px = draft.px
-    places = [(px(310), 0), *([(0, px(270))] if draft.is_narrow else [])] if has_scores else [(0, 0)]
     found: list[tuple[int, int, bool]] = []
     for score_width, score_height in places:
         width, height = area.width - score_width, area.height - score_height - px(8)
