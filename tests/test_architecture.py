@@ -20,7 +20,7 @@ LAYERS = [
     ["capture", "trackers", "rendering", "video", "comparison", "demo"],
     ["capture_file", "metrics"],
     ["types"],
-    ["errors", "cores"],
+    ["errors", "cores", "overrides"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import os
 import sys
 
 import numpy as np
@@ -141,3 +143,18 @@ def test_few_runs_and_runs_without_an_onset_are_not_correlated():
     assert correlations(few, run_table(few)) == []
     runs = [make_run(seed, 4, onset=300 + 50 * seed if seed < 5 else None) for seed in range(8)]
     assert not any(each.outcome == "onset/induction" for each in correlations(runs, run_table(runs))), "five onsets are too few"
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "runs.parquet"])
+def test_a_table_that_cannot_be_written_leaves_nothing_half_done(tmp_path, name, monkeypatch):
+    write_table([{"run": "a", "loss": 1.0}], tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match=r"runs\.\w+ cannot be written: .*No space left on device; choose another place with output="):
+        write_table([{"run": "b", "loss": 2.0}], tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [name]

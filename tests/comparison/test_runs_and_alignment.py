@@ -75,6 +75,11 @@ def test_what_a_tracker_adds_is_no_setting(name):
     assert differing_settings(runs) == {"1": {"trackers": 1}, "2": {"trackers": 2}}
 
 
+def test_a_label_stands_on_one_line():
+    runs = [make_run("a", [0], config={"prompt": "one\ntwo"}), make_run("b", [0], config={"prompt": "one"})]
+    assert run_labels(runs) == {"a": "prompt=one two", "b": "prompt=one"}
+
+
 def test_numbers_in_labels_are_short():
     runs = [make_run(name, [0], config={"lr": lr, "n": n}) for name, lr, n in (("a", 0.00030000000000000003, 1), ("b", "1e-3", None))]
     assert run_labels(runs) == {"a": "lr=0.0003 n=1", "b": "lr=0.001 n=None"}

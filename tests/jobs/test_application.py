@@ -118,6 +118,12 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback():
     assert "Traceback" not in done.stderr
 
 
+def test_a_terminal_that_cannot_show_every_sign_gets_the_others():
+    program = "from tracker_viz.jobs.application import application\napplication(config_name='doctor')(lambda cfg: print('✓ done'))()"
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "? done\n"), done.stderr
+
+
 @pytest.mark.parametrize("before", [None, "0"])
 def test_the_environment_is_left_as_it_was(call, monkeypatch, before):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

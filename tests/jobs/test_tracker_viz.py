@@ -77,6 +77,21 @@ def test_a_layout_of_ones_own_is_found_in_the_folder_that_was_named(tracker_viz,
     assert Path("mine.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_target_: tracker_viz.rendering.layout_from\nname: mine\npanels: [{panel: attention\n", "expected ',' or '}'"),
+        ("name: mine\npanels: [{panel: attention}]\n", "begins with the line _target_: tracker_viz.rendering.layout_from"),
+    ],
+)
+def test_a_layout_that_is_no_layout_is_told_without_a_traceback(tracker_viz, run, tmp_path, text, message):
+    mine = tmp_path / "conf" / "layout" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(text)
+    result = tracker_viz("render", "--config-dir", str(tmp_path / "conf"), f"run={run.ref}", "layout=mine", "upload=false")
+    assert (result.code, message in result.err, "Traceback" in result.err) == (2, True, False), result.err
+
+
 def test_render_of_several_runs_is_a_multirun(tracker_viz, run):
     again = run.directory.with_name("again")
     run.directory.rename(again)
@@ -101,6 +116,7 @@ def test_render_of_several_runs_is_a_multirun(tracker_viz, run):
         (["render", "run=local:nowhere", "tracking_uri=sqlite:///x.db"], 2, "tracking_uri"),
         (["render", "run=local:nowhere", "layout.panels.0.panel=atention"], 2, "layout 'overview': unknown panel 'atention'; did you mean"),
         (["render", "run=local:nowhere", "hydra/launcher=ray"], 2, "not installed: pip install hydra-ray-launcher"),
+        (["render", "run=local:/tmp/jürgen"], 2, """stands in quotes: "run='local:/tmp/jürgen'\""""),
         (["push"], 2, "spool has no value yet"),
         (["push", "spool=nowhere"], 2, "spool must be a directory with a run.json that training wrote"),
         (["ui"], 2, "no run was trained from"),

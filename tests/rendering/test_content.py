@@ -219,6 +219,9 @@ def test_a_pattern_of_scores_leaves_out_what_not_every_capture_has(series_of):
     assert content.resolve_scores(draft, Scores(("head.late",))) == ["scores.head.late"], "asked for by name: refused when it is drawn"
     with pytest.raises(LayoutError, match=r"head\.no, .* they hold: head\.a, head\.b"):
         content.resolve_scores(draft, Scores(("head.no",)))
+    bare = {"blocks.0.mlp.w_up": whole}
+    with pytest.raises(LayoutError, match="they hold: no scores at all, which the layouts heads, ffn and changes do without"):
+        content.resolve_scores(draft_of(series_of(bare, bare), Scores()), Scores(("head.*",)))
 
 
 def test_a_block_without_a_number_is_refused(series_of):

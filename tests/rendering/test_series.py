@@ -92,6 +92,10 @@ def test_axes_have_the_names_that_the_last_capture_gives_or_numbers(series_of):
     assert series.labels("probe", 3) == series.labels("head", 3) == ("0", "1", "2")
 
 
+def test_a_title_stands_on_one_line(series_of):
+    assert series_of(capture(0), title="a\nb\t c").title == "a b c"
+
+
 def test_the_header_says_what_the_model_is_unless_it_is_told(series_of):
     model = {"name": "llama", "n_blocks": 4, "n_heads": 6, "n_parameters": 870_000}
     series = series_of(capture(0, a=[1], model=model))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz.capture_file import write_atomically
 from tracker_viz.comparison.runs import ComparedRun, check_runs, differing_settings, run_labels
 from tracker_viz.errors import ConfigError, MissingDependencyError
 from tracker_viz.metrics import ROLES, Role, run_summary
@@ -106,12 +107,11 @@ def write_table(rows: Sequence[Row], path: Path) -> Path:
     """Write rows as ``.csv`` or ``.parquet``, by the path's ending.
 
     Raises:
-        ConfigError: another ending.
+        ConfigError: another ending, or the file cannot be written.
         MissingDependencyError: Parquet without pyarrow (MLflow brings it).
     """
     if path.suffix == ".csv":
-        path.write_text(table_csv(rows), encoding="utf-8", newline="")
-        return path
+        return _write_whole(table_csv(rows).encode(), path)
     if path.suffix != ".parquet":
         raise ConfigError(f"a table is written as .csv or .parquet; got {path.name!r}")
     try:
@@ -120,7 +120,16 @@ def write_table(rows: Sequence[Row], path: Path) -> Path:
     except ImportError as error:
         raise MissingDependencyError("a Parquet table needs pyarrow; install it with: pip install pyarrow (or write .csv)") from error
     columns = {name: _one_type([row[name] for row in rows]) for name in (rows[0] if rows else ())}
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    contents = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(columns), contents)
+    return _write_whole(contents.getvalue().to_pybytes(), path)
+
+
+def _write_whole(contents: bytes, path: Path) -> Path:
+    try:
+        write_atomically(contents, path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}; choose another place with output=...") from error
     return path
 
 

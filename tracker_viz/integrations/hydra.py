@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tracker_viz import capture_file, trackers
 from tracker_viz.errors import TrackerVizError
+from tracker_viz.overrides import override
 from tracker_viz.pipeline import put_sweep_page
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.secrets import shown_override
@@ -103,7 +104,7 @@ class SweepCallback(Callback):
                 parent.finish(state)
             except TrackerVizError as error:
                 log.warning("the sweep's run %s could not be ended: %s", parent.ref, error)
-            words = [f"sweep={parent.ref}", *(f"{name}={value}" for name, value in parent.environment.items())]
+            words = [override("sweep", parent.ref), *(override(name, value) for name, value in parent.environment.items())]
             log.info("to compare its runs, from any directory: tracker-viz compare %s", shlex.join(words))
 
 

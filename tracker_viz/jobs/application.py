@@ -10,6 +10,7 @@ Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wron
 from __future__ import annotations
 
 import functools
+import io
 import os
 import select
 import signal
@@ -26,8 +27,10 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from tracker_viz.errors import ConfigError, TrackerVizError, unknown_name
+from tracker_viz.overrides import override
 
 OUR_CONF = "pkg://tracker_viz.conf"
 _FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -85,6 +88,8 @@ def application(*, config_name: str, config_path: str | None = OUR_CONF) -> Call
 def errors_explained() -> Iterator[None]:
     """Leaves the program with one message and the error's exit code; with a traceback where it is a bug, or where one was asked for."""
     wants_traceback = os.environ.get(_FULL_ERROR, "0") not in ("", "0")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without ✓ and ─ shows ? in their place
     try:
         yield
     except KeyboardInterrupt:
@@ -93,7 +98,7 @@ def errors_explained() -> Iterator[None]:
         if not _reader_is_gone():
             raise
         sys.exit(1)
-    except (HydraException, OmegaConfBaseException, ConfigError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ConfigError) as error:
         if wants_traceback:
             raise
         _leave(explain(error), code=2)
@@ -132,7 +137,11 @@ def _writable(node: DictConfig) -> DictConfig:
 def explain(error: Exception) -> str:
     """What is wrong with a command line or a configuration, and what was probably meant."""
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: {error.message}"
+        key, _, value = (error.override or "").partition("=")
+        message = f"cannot read the override {error.override!r}: {str(error.message).splitlines()[0]}"
+        if not value or value.startswith(("[", "{")):
+            return message
+        return f'{message}; with other signs than plain letters, digits and ./:-_ a value stands in quotes: "{override(key, value)}"'
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, TrackerVizError):
         return str(error.__cause__)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:

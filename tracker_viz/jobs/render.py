@@ -15,6 +15,7 @@ from tracker_viz import pipeline
 from tracker_viz.errors import ConfigError, TrackerVizError
 from tracker_viz.jobs.application import application, errors_explained, typed
 from tracker_viz.jobs.report import say_what_became_of, say_where_to_watch
+from tracker_viz.overrides import override
 from tracker_viz.types import RunRef
 
 
@@ -61,6 +62,8 @@ def main() -> None:
 @application(config_name="render")
 def render(cfg: DictConfig) -> None:
     settings = typed(RenderSettings, cfg)
+    if "_target_" not in settings.layout:
+        raise ConfigError(f"a layout as YAML begins with the line _target_: tracker_viz.rendering.layout_from; got {settings.layout}")
     options: dict[str, Any] = {
         "layout": instantiate(settings.layout),
         "theme": settings.theme,
@@ -103,7 +106,7 @@ def _jobs_of_sweep(words: list[str]) -> tuple[list[str], Callable[[], None]] | N
     refs = pipeline.open_run(sweep, trackers).children()
     if not refs:
         raise ConfigError(f"{sweep} has no runs below it: is it the parent run of a sweep?")
-    listed = "run=" + ",".join("'" + str(ref).replace("'", "\\'") + "'" for ref in refs)
+    listed = "run=" + ",".join(override("run", ref).removeprefix("run=") for ref in refs)
 
     def put_page() -> None:
         if said.get("upload", True) and (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 
+from tracker_viz.overrides import override
 from tracker_viz.pipeline import Picture, RenderResult, SweepResult
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.closing import Report
@@ -65,6 +66,5 @@ def say_what_is_left(report: Report | None) -> None:
 def resume_command(run: Run) -> str:
     """What goes on with the training of ``run``, from any directory."""
     scheme = run.ref.scheme
-    options = [f"tracker.{scheme}.{key}={value}" for key, value in run.environment.items()]
-    words = [sys.executable, sys.argv[0], f"resume={run.ref}", *([f"tracker={scheme}", *options] if options else [])]
-    return " ".join(map(shlex.quote, words))
+    options = [override(f"tracker.{scheme}.{key}", value) for key, value in run.environment.items()]
+    return shlex.join([sys.executable, sys.argv[0], override("resume", run.ref), *([f"tracker={scheme}", *options] if options else [])])

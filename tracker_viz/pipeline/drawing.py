@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.overrides import override
 from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.pulling import TrackerOptions, open_run, pulled_captures
@@ -249,5 +250,5 @@ class VideoOptions:
 
 def render_command(run: Run, *, layout: str | None = None) -> str:
     """The command that makes the video of ``run`` from any directory: it carries what the environment does not."""
-    words = [f"run={run.ref}", *(f"layout={layout}" for _ in [0] if layout), *(f"{key}={value}" for key, value in run.environment.items())]
-    return " ".join(["tracker-viz", "render", *map(shlex.quote, words)])
+    said = {"run": run.ref, **({"layout": layout} if layout else {}), **run.environment}
+    return shlex.join(["tracker-viz", "render", *(override(key, value) for key, value in said.items())])

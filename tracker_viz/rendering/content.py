@@ -185,7 +185,8 @@ def resolve_scores(draft: Draft, panel: Scores) -> list[str]:
         if name == f"scores.{pattern}" or (series.arrays[name].missing_at is None and series.arrays[name].reshaped_at is None)
     ]
     if not names:
-        have = ", ".join(name.removeprefix("scores.") for name in draft.series.names("scores.*")[:12]) or "none"
+        have = ", ".join(name.removeprefix("scores.") for name in draft.series.names("scores.*")[:12])
+        have = have or "no scores at all, which the layouts heads, ffn and changes do without"
         raise LayoutError(
             f"layout {draft.layout.name!r} draws the scores {', '.join(panel.names)}, and the captures hold none of them; they hold: {have}"
         )

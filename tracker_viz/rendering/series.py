@@ -72,7 +72,7 @@ class Series:
                 self.first = header
             self._add(header)
             self.last = header
-        self.title = title or str(self.last.model.get("name", "run"))
+        self.title = " ".join((title or str(self.last.model.get("name", "run"))).split())  # on one line
         self.subtitle = subtitle or describe_model(self.last.model)
 
     def __len__(self) -> int:

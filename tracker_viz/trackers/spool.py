@@ -32,6 +32,7 @@ import filelock
 
 from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError, RunActiveError
+from tracker_viz.overrides import override
 from tracker_viz.trackers import index
 from tracker_viz.trackers.base import Cell, MetricPoint, RunState, checked_artifact
 from tracker_viz.trackers.local import LocalRun, append_lines, read_json, read_lines, write_json
@@ -312,8 +313,7 @@ class Spool:
     @property
     def push_command(self) -> str:
         """What finishes the upload, from any directory."""
-        path = str(self.directory)
-        return f"tracker-viz push spool={path}" if re.fullmatch(r"[\w./-]+", path) else "tracker-viz push " + shlex.quote(f"spool='{path}'")
+        return shlex.join(["tracker-viz", "push", override("spool", self.directory)])
 
 
 def _ref_from_json(described: Mapping[str, Any]) -> CaptureRef:
