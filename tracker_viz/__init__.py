@@ -19,7 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tracker_viz.capture import make_probe
+    from tracker_viz.capture import Schedule, make_probe
     from tracker_viz.pipeline import backfill, compare, load_captures, push, render, watch
     from tracker_viz.types import Capture, CaptureRef, Frame, RunRef
 
@@ -30,6 +30,7 @@ _PUBLIC = {
     "CaptureRef": "tracker_viz.types",
     "Frame": "tracker_viz.types",
     "RunRef": "tracker_viz.types",
+    "Schedule": "tracker_viz.capture",
     "backfill": "tracker_viz.pipeline",
     "compare": "tracker_viz.pipeline",
     "load_captures": "tracker_viz.pipeline",
@@ -43,6 +44,7 @@ __all__ = [
     "CaptureRef",
     "Frame",
     "RunRef",
+    "Schedule",
     "__version__",
     "backfill",
     "compare",

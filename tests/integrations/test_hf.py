@@ -11,6 +11,7 @@ from tracker_viz import trackers
 from tracker_viz.errors import ConfigError
 
 transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
 
 from tracker_viz.integrations.hf import TrackerVizCallback, _reported_to  # noqa: E402
 
@@ -28,7 +29,7 @@ def _own_directories(tmp_path, monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
-def make_trainer(tmp_path, report_to, callback, *, save_steps=None, stop_at=None, **arguments):
+def make_trainer(tmp_path, report_to, callback, *, save_steps=None, stop_at=None, tokenizer=None, **arguments):
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=32
@@ -47,7 +48,15 @@ def make_trainer(tmp_path, report_to, callback, *, save_steps=None, stop_at=None
         **arguments,
     )
     callbacks = [callback, StopAt(stop_at)] if stop_at else [callback]
-    return transformers.Trainer(transformers.LlamaForCausalLM(config), args, train_dataset=rows, eval_dataset=rows[:4], callbacks=callbacks)
+    return transformers.Trainer(
+        transformers.LlamaForCausalLM(config),
+        args,
+        data_collator=transformers.default_data_collator,
+        train_dataset=rows,
+        eval_dataset=rows[:4],
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
 
 
 class StopAt(transformers.TrainerCallback):
@@ -69,6 +78,16 @@ def test_captures_land_in_the_run_that_the_trainer_opened(tmp_path):
     assert [capture.step for capture in captures] == [0, 2, 4, 6]
     assert captures[-1].metrics["loss"] == pytest.approx(4.16, abs=0.3)
     assert callback.watcher.recorder.schedule.total == STEPS
+
+
+@pytest.mark.parametrize("probe", [None, [[3, 5, 7, 9]]])
+def test_pictures_spell_tokens_as_the_trainers_tokenizer_does(tmp_path, probe):
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{token}": token for token in range(64)}, unk_token="w0"))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
+    callback = TrackerVizCallback(run="local", spool=tmp_path / "spool", probe=probe)
+    make_trainer(tmp_path, [], callback, tokenizer=tokenizer).train()
+    (row,) = next(iter(tv.load_captures(callback.watcher.ref))).probe["rows"]
+    assert row["tokens"] == [f"w{token}" for token in callback.watcher.recorder.probe.input_ids[0]]
 
 
 def test_every_run_that_the_trainer_reports_to_is_logged_into(tmp_path):

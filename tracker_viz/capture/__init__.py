@@ -6,14 +6,16 @@ from tracker_viz.capture.backfill import backfill, find_checkpoints, load_checkp
 from tracker_viz.capture.budget import fit
 from tracker_viz.capture.distributed import is_main_process
 from tracker_viz.capture.limits import context_length, learned_positions, vocab_size
-from tracker_viz.capture.probe import Probe, make_probe, probe_from_ids
+from tracker_viz.capture.probe import Decode, Probe, as_probe, make_probe
 from tracker_viz.capture.recorder import Recorder
 from tracker_viz.capture.schedule import Schedule
 
 __all__ = [
+    "Decode",
     "Probe",
     "Recorder",
     "Schedule",
+    "as_probe",
     "backfill",
     "context_length",
     "find_checkpoints",
@@ -22,6 +24,5 @@ __all__ = [
     "learned_positions",
     "load_checkpoint",
     "make_probe",
-    "probe_from_ids",
     "vocab_size",
 ]

@@ -24,7 +24,8 @@ class TrackerVizCallback(TrainerCallback):
 
     Args:
         run: as in ``watch``; by default the runs of W&B and MLflow that ``report_to`` opened.
-        watch_options: everything else that ``watch`` takes (``probe``, ``every``, ``captures``, ...).
+        watch_options: everything else that ``watch`` takes (``probe``, ``every``, ``captures``, ...). Tokens are spelt by the Trainer's
+            tokenizer, unless ``decode`` says otherwise.
     """
 
     def __init__(self, run: Any = None, **watch_options: Any) -> None:
@@ -33,12 +34,22 @@ class TrackerVizCallback(TrainerCallback):
         self.watcher: Watcher | None = None
         self._loss: float | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: Any = None,
+        processing_class: Any = None,
+        **_: Any,
+    ) -> None:
         if self.watcher is not None:
             # The Trainer says nothing when training fails, and the model may no longer be what failed.
             self.watcher.recorder.forget_latest()
             self.watcher.close("failed", timeout_s=EARLIER_TIMEOUT_S)
-        options = {"total_steps": state.max_steps, "name": args.run_name, **self.watch_options}
+        tokenizer = processing_class if hasattr(processing_class, "decode") else None  # it may be an image processor as well
+        options = {"total_steps": state.max_steps, "name": args.run_name, "decode": tokenizer, **self.watch_options}
         self.watcher = watch(model, run=self.run or _reported_to(args), start_step=state.global_step, counts_from=1, **options)
 
     def on_log(

@@ -17,7 +17,7 @@ from tracker_viz.trackers.closing import Report
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tracker_viz.capture import Probe
+    from tracker_viz.capture import Decode, Probe
 
 
 def backfill(
@@ -26,6 +26,7 @@ def backfill(
     model: nn.Module,
     run: Any,
     probe: Probe | Tensor | Sequence[Any] | None = None,
+    decode: Decode | Any | None = None,
     name: str | None = None,
     spool: str | Path | None = None,
     tracker_options: TrackerOptions | None = None,
@@ -38,18 +39,18 @@ def backfill(
     Args:
         checkpoints: glob pattern of safetensors files, ``torch.save`` files or Hugging Face directories, with the step in their names.
         model: of the class and configuration that was saved; its weights are overwritten.
-        run, probe, name, spool, tracker_options, max_mb, recorder_options: as ``watch`` takes them.
+        run, probe, decode, name, spool, tracker_options, max_mb, recorder_options: as ``watch`` takes them.
 
     Raises:
         ConfigError: no checkpoint matches, or the step is not in a name; before anything else is done.
         CaptureError: a checkpoint does not fit the model. What was captured before is kept and uploaded.
     """
+    from tracker_viz.capture import as_probe, find_checkpoints, load_checkpoint
     from tracker_viz.capture import backfill as capture_checkpoints
-    from tracker_viz.capture import find_checkpoints, load_checkpoint
 
     found = find_checkpoints(checkpoints)
     load_checkpoint(model, found[0].path)
-    probe = default_probe(model) if probe is None else probe
+    probe = default_probe(model, decode) if probe is None else as_probe(probe, decode=decode)
     outbox, scores = open_outbox(run, name or "backfill", spool, None, None, tracker_options, max_mb)
     state: RunState = "failed"
     try:

@@ -27,7 +27,7 @@ from tracker_viz.types import SCHEMES, Capture, RunRef
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tracker_viz.capture import Probe, Recorder, Schedule
+    from tracker_viz.capture import Decode, Probe, Recorder, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ def watch(
     *,
     run: Any = "mlflow",
     probe: Probe | Tensor | Sequence[Any] | None = None,
+    decode: Decode | Any | None = None,
     schedule: Schedule | None = None,
     every: int | None = None,
     total_steps: int | None = None,
@@ -63,6 +64,7 @@ def watch(
             existing run: a ``RunRef`` or its text, a ``wandb.Run``, an MLflow run. Or a list of these, to log into several.
         probe: token ids [probe, position] whose attention is captured; by default repeated random tokens of the model's vocabulary, on
             which alone induction and duplicate-token heads show. ``tv.make_probe`` gives a row of these and one of your text.
+        decode: token id -> the text that pictures show, or a tokenizer; ids themselves by default. A ``Probe`` has its own.
         schedule, every, total_steps, captures: which steps: a ``Schedule``; or every that many steps; or ``captures`` of them, dense at
             the start, over ``total_steps``; or, without a word, 0, 1, 2, 4, ... 1000 and every 1000 after that. Step 0 and the last always.
         start_step: optimiser steps that were finished before.
@@ -82,10 +84,10 @@ def watch(
         UnsupportedModelError, ProbeError: the model or the probe cannot be captured.
         ConfigError, MissingDependencyError, RunNotFoundError, TrackerError: a run cannot be had.
     """
-    from tracker_viz.capture import Recorder, is_main_process
+    from tracker_viz.capture import Recorder, as_probe, is_main_process
 
     _check_names(recorder_options)
-    probe = default_probe(model) if probe is None else probe
+    probe = default_probe(model, decode) if probe is None else as_probe(probe, decode=decode)
     schedule = _schedule(schedule, every, total_steps, captures)
     options: dict[str, Any] = {"start_step": start_step, "max_mb": max_mb, **recorder_options}
     if not is_main_process():
@@ -190,7 +192,7 @@ class Watcher:
         self.close("finished" if kind is None else "killed" if stopped_by_hand else "failed")
 
 
-def default_probe(model: nn.Module) -> Probe:
+def default_probe(model: nn.Module, decode: Decode | Any | None = None) -> Probe:
     from tracker_viz.capture import context_length, learned_positions, make_probe, vocab_size
 
     size = vocab_size(model)
@@ -199,7 +201,7 @@ def default_probe(model: nn.Module) -> Probe:
             "the model does not say how many tokens it knows; tell it: probe=tv.make_probe(vocab_size, context_length), or give token ids "
             "[probe, position] of your own"
         )
-    return make_probe(size, context_length(model) or learned_positions(model))
+    return make_probe(size, context_length(model) or learned_positions(model), decode=decode)
 
 
 def _check_names(options: Mapping[str, Any]) -> None:

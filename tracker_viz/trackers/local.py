@@ -81,7 +81,10 @@ class LocalTracker:
     def open_run(self, ref: RunRef, *, ours: bool = False) -> LocalRun:
         directory = Path(ref.path).absolute()
         if not (directory / "run.json").is_file() and not (directory / index.CAPTURES).is_dir():
-            raise RunNotFoundError(f"{ref} is no run: expected a directory with run.json or captures/ in it, at {directory}")
+            raise RunNotFoundError(
+                f"{ref} is no run: expected a directory with run.json or captures/ in it, at {directory}; "
+                "run='local' makes a new one, in the directory that spool= names"
+            )
         return LocalRun(directory, ours=ours)
 
     def active_run(self) -> None:
