@@ -90,6 +90,7 @@ def main(cfg: DictConfig) -> float:
             )
             checkpoints.close()  # before the runs are ended
             report = watcher.close("finished" if outcome.finished else "killed")
+            checkpoints.offer_late()
         except KeyboardInterrupt:  # asked for a second time: what is captured goes to the disk, and no tracker is waited for
             watcher.close("killed", timeout_s=5.0)
             raise

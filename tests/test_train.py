@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import cv2
+import filelock
 import pytest
 
 from tracker_viz import RunRef, capture_file, trackers
@@ -146,6 +147,20 @@ def test_two_that_start_in_one_second_are_both_trained(tmp_path):
     runs = [trackers.open_run(RunRef("local", str(tmp_path / "one" / name))) for name in ("spool", "spool-2")]
     assert sorted(run.info().config["seed"] for run in runs) == [0, 1]
     assert [len(run.list_captures()) for run in runs] == [3, 3]
+
+
+def test_a_run_that_is_reached_only_after_training_can_be_gone_on_with_too(tmp_path):
+    described = tmp_path / "spool" / "run.json"
+    with filelock.FileLock(tmp_path / "mlflow.db.init.lock"):  # as if making the database took that long
+        process = start(
+            sys.executable, TRAIN, "experiment=smoke", "render=false", "spool=spool", "+capture.start_timeout_s=0.1", cwd=tmp_path
+        )
+        while process.poll() is None and not (described.is_file() and json.loads(described.read_text())["state"] == "finished"):
+            time.sleep(0.02)
+    code, output = finish(process)
+    assert code == 0, output
+    assert list(tmp_path.glob("mlruns/*/*/artifacts/checkpoints/step-00000030.safetensors"))
+    assert list(tmp_path.glob("mlruns/*/*/artifacts/checkpoints/latest.json"))
 
 
 def test_the_printed_command_renders_from_another_directory_without_torch(tmp_path):

@@ -97,6 +97,25 @@ def test_a_run_that_is_reached_after_the_last_checkpoint_gets_it_at_the_end(tmp_
     assert fetch_latest(run, tmp_path / "elsewhere").step == 40
 
 
+def test_a_run_that_is_reached_only_while_the_runs_are_closed_gets_the_last_checkpoint_and_no_other_is_asked_again(tmp_path, run):
+    asked = []
+
+    class Broken:
+        def put_file(self, file, artifact):
+            asked.append(artifact)
+            raise ConnectionError("no route to host")
+
+    reached = [Broken()]
+    uploader = Uploader(tmp_path / "spool", lambda: reached)
+    uploader.save(checkpoint())
+    assert uploader.close()
+    n_asked = len(asked)
+    reached.append(run)
+    uploader.offer_late()
+    assert fetch_latest(run, tmp_path / "elsewhere").step == 40
+    assert len(asked) == n_asked
+
+
 def test_an_upload_that_breaks_off_leaves_the_last_whole_checkpoint_named(tmp_path, run):
     class Breaking:
         def put_file(self, file, artifact):

@@ -122,6 +122,8 @@ class Uploader:
         self._runs = runs
         self._pending: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._sent: dict[int, Path] = {}  # id of a run -> the newest checkpoint that it took
+        self._offered: set[int] = set()  # ids of runs
+        self._newest: Path | None = None
         self._thread = threading.Thread(target=self._send_all, name="checkpoints", daemon=True)
         self._thread.start()
 
@@ -148,6 +150,11 @@ class Uploader:
             logger.warning("checkpoints are still being uploaded; they lie in %s", self.directory / "checkpoints")
         return not self._thread.is_alive()
 
+    def offer_late(self) -> None:
+        """After ``close``: the newest checkpoint for runs that were reached only since then, as a busy or distant service may be."""
+        if self._newest is not None and not self._thread.is_alive():
+            self._send(self._newest, [run for run in self._runs() if id(run) not in self._offered])
+
     def __enter__(self) -> Uploader:
         return self
 
@@ -157,18 +164,18 @@ class Uploader:
 
     def _send_all(self) -> None:
         last = False
-        newest: Path | None = None
         while not last:
             paths = [self._pending.get()]
             while not self._pending.empty():
                 paths.append(self._pending.get())
             last = None in paths
-            newest = next((path for path in reversed(paths) if path is not None), newest)
-            if newest is not None:
-                self._send(newest)
+            self._newest = next((path for path in reversed(paths) if path is not None), self._newest)
+            if self._newest is not None:
+                self._send(self._newest, self._runs())
 
-    def _send(self, path: Path) -> None:
-        for run in self._runs():
+    def _send(self, path: Path, runs: Iterable[FileStore]) -> None:
+        for run in runs:
+            self._offered.add(id(run))
             if self._sent.get(id(run)) == path:
                 continue
             try:
