@@ -15,6 +15,8 @@ from mlflow_server import QUIET, MlflowServer
 from slow_link import SlowLink
 
 os.environ.update(QUIET)
+# As train.py does: OpenMP threads that spin while they wait take the cores from the other workers. Read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",

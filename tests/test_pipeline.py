@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import socket
@@ -31,7 +32,7 @@ from tracker_viz.errors import (
     TransientTrackerError,
     UnsupportedModelError,
 )
-from tracker_viz.pipeline import VideoOptions, render_command, render_run
+from tracker_viz.pipeline import VideoOptions, compare_runs, render_command, render_run
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.outbox import Outbox
@@ -604,3 +605,8 @@ def test_a_last_capture_that_is_interrupted_does_not_leave_the_run_open(tmp_path
         watcher.close()
     assert open_run(watcher.ref).info().state == "finished"
     assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 4]
+
+
+@pytest.mark.parametrize(("public", "full"), [(tv.render, render_run), (tv.compare, compare_runs)])
+def test_what_gives_a_path_takes_what_gives_all_results(public, full):
+    assert inspect.signature(public).parameters == inspect.signature(full).parameters

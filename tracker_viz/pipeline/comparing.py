@@ -62,13 +62,69 @@ class CompareResult:
     ui_command: str | None
 
 
-def compare(runs: Sequence[RunRef | str] = (), **options: Any) -> Path:
-    """Show how runs compare; the same as ``tracker-viz compare``. Options as of ``compare_runs``.
+def compare(
+    runs: Sequence[RunRef | str] = (),
+    *,
+    sweep: RunRef | str | None = None,
+    axis: Axis = "step",
+    order: HeadOrder = "index",
+    probe: str | int = 0,
+    into: RunRef | str | None = None,
+    shown: int = MOST_SHOWN,
+    max_gb: float = 50.0,
+    theme: str = "dark",
+    video: Mapping[str, Any] | None = None,
+    upload: bool = True,
+    output: str | Path | None = None,
+    cache: str | Path | None = None,
+    tracker_options: TrackerOptions | None = None,
+    progress: bool = True,
+) -> Path:
+    """Show side by side what the heads of several runs became, and when; the same as ``tracker-viz compare``.
+
+    The runs may be of one tracker or of several.
+
+    Args:
+        runs: two or more, in the order in which they stand; in matched order the first one's heads give the columns.
+        sweep: in their place the parent run of a sweep; its runs are sorted by the settings in which they differ.
+        axis: what is shown together: the same ``step``, as many ``tokens`` seen, or the same ``progress`` of each run's own training.
+        order: heads by their ``index``, or ``matched``: below each other those that behaved alike.
+        probe: the probe row whose attention is shown, by its label or its index.
+        into: the run that the results are put into; by default the one in which the tracker shows what was made of a sweep (its parent,
+            a run of its group), else none.
+        shown: 2 to 64: so many runs are drawn at most, of more those spread evenly from the lowest loss to the highest. The table and
+            the correlations are of all runs; they need the runs' files of scores only, and no capture.
+        max_gb: of captures that are pulled at most; the video shows fewer points of time rather than exceed it, and says so.
+        theme, video, cache, progress: as of ``render``.
+        upload: False leaves the results on this machine only.
+        output: directory for the results here; by default among the downloads of ``into``, else ``compare`` in the working directory.
 
     Returns:
         The video's path on this machine.
+
+    Raises:
+        ConfigError: an option has no meaning, there are fewer than two runs, a run has no captures, or the runs were captured on
+            different probes.
+        RunNotFoundError, TrackerError: a run cannot be read, or ``into`` cannot be written.
+        LayoutError: so many runs do not fit into the picture.
     """
-    return compare_runs(runs, **options).video
+    return compare_runs(
+        runs,
+        sweep=sweep,
+        axis=axis,
+        order=order,
+        probe=probe,
+        into=into,
+        shown=shown,
+        max_gb=max_gb,
+        theme=theme,
+        video=video,
+        upload=upload,
+        output=output,
+        cache=cache,
+        tracker_options=tracker_options,
+        progress=progress,
+    ).video
 
 
 def compare_runs(
@@ -89,29 +145,7 @@ def compare_runs(
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
 ) -> CompareResult:
-    """Show side by side what the heads of several runs became, and when; the runs may be of one tracker or of several.
-
-    Args:
-        runs: two or more, in the order in which they stand; in matched order the first one's heads give the columns.
-        sweep: in their place the parent run of a sweep; its runs are sorted by the settings in which they differ.
-        axis: what is shown together: the same ``step``, as many ``tokens`` seen, or the same ``progress`` of each run's own training.
-        order: heads by their ``index``, or ``matched``: below each other those that behaved alike.
-        probe: the probe row whose attention is shown, by its label or its index.
-        into: the run that the results are put into; by default the one in which the tracker shows what was made of a sweep (its parent,
-            a run of its group), else none.
-        shown: 2 to 64: so many runs are drawn at most, of more those spread evenly from the lowest loss to the highest. The table and
-            the correlations are of all runs; they need the runs' files of scores only, and no capture.
-        max_gb: of captures that are pulled at most; the video shows fewer points of time rather than exceed it, and says so.
-        theme, video, cache, progress: as of ``render_run``.
-        upload: False leaves the results on this machine only.
-        output: directory for the results here; by default among the downloads of ``into``, else ``compare`` in the working directory.
-
-    Raises:
-        ConfigError: an option has no meaning, there are fewer than two runs, a run has no captures, or the runs were captured on
-            different probes.
-        RunNotFoundError, TrackerError: a run cannot be read, or ``into`` cannot be written.
-        LayoutError: so many runs do not fit into the picture.
-    """
+    """As ``compare``, which see, with all that came of it."""
     from tracker_viz.video import video_path
 
     options = _checked(runs, sweep, axis, order, shown, max_gb, theme, video)

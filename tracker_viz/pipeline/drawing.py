@@ -52,13 +52,61 @@ class RenderResult:
         return self.pictures[0].uploads[0].url if self.pictures[0].uploads else None
 
 
-def render(run: RunRef | str, **options: Any) -> Path:
-    """Draw a run's captures and put the video into the same run; the same as ``tracker-viz render``. Options as of ``render_run``.
+def render(
+    run: RunRef | str,
+    *,
+    also_into: Sequence[RunRef | str] = (),
+    layout: str | Layout = "overview",
+    theme: str = "dark",
+    video: Mapping[str, Any] | None = None,
+    format: str | Sequence[str] = "video",
+    steps: Sequence[int | None] | None = None,
+    upload: bool = True,
+    output: str | Path | None = None,
+    cache: str | Path | None = None,
+    tracker_options: TrackerOptions | None = None,
+    progress: bool = True,
+) -> Path:
+    """Draw a run's captures and put the video into the same run; the same as ``tracker-viz render``. Needs no torch.
+
+    Args:
+        also_into: other runs that get the same pictures, such as the one in which a second tracker logged the same training.
+        layout: name of a layout, or one of one's own (``rendering.layout_from`` takes what its YAML says).
+        theme: ``dark`` or ``light``.
+        video: ``size``, ``encoder``, ``pace``, ``seconds_per_capture``, ``interpolate``, ``title_s``, ``hold_s``, ``workers``, ``max_mb``,
+            ``key_frames``, as in ``conf/video/default.yaml``, whose values hold for what is left out.
+        format: ``video``; ``poster``: a PNG of three moments; ``webp`` or ``gif``: a small animation; ``html``: a page with a step slider
+            and the value under the pointer, that needs no network. Or several of these.
+        steps: (first, last): only the captures between these, None for an open end; the table of heads is left as it is then.
+        upload: False leaves what is made on this machine only.
+        output: where it lies here; by default among this run's downloads. A directory, or a file with or without a suffix.
+        cache: where downloads are kept; see ``trackers.pull.default_cache``.
+        progress: show progress bars.
 
     Returns:
-        The video's path on this machine.
+        The video's path on this machine; of several formats the first one's.
+
+    Raises:
+        ConfigError: an option has no meaning; before anything is pulled.
+        RunNotFoundError: there is no such run.
+        TrackerError: the run cannot be read; or some run could not be written, after all the others were.
+        RenderError: the run has no captures, or not those that the layout shows.
+        VideoError: the video cannot be written here.
     """
-    return render_run(run, **options).path
+    return render_run(
+        run,
+        also_into=also_into,
+        layout=layout,
+        theme=theme,
+        video=video,
+        format=format,
+        steps=steps,
+        upload=upload,
+        output=output,
+        cache=cache,
+        tracker_options=tracker_options,
+        progress=progress,
+    ).path
 
 
 def render_run(
@@ -76,29 +124,7 @@ def render_run(
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
 ) -> RenderResult:
-    """Pull a run's captures, draw them, assemble the video, put it into the same run. Needs no torch.
-
-    Args:
-        also_into: other runs that get the same pictures, such as the one in which a second tracker logged the same training.
-        layout: name of a layout, or one of one's own (``rendering.layout_from`` takes what its YAML says).
-        theme: ``dark`` or ``light``.
-        video: ``size``, ``encoder``, ``pace``, ``seconds_per_capture``, ``interpolate``, ``title_s``, ``hold_s``, ``workers``, ``max_mb``,
-            ``key_frames``, as in ``conf/video/default.yaml``, whose values hold for what is left out.
-        format: ``video``; ``poster``: a PNG of three moments; ``webp`` or ``gif``: a small animation; ``html``: a page with a step slider
-            and the value under the pointer, that needs no network. Or several of these.
-        steps: (first, last): only the captures between these, None for an open end; the table of heads is left as it is then.
-        upload: False leaves what is made on this machine only.
-        output: where it lies here; by default among this run's downloads. A directory, or a file with or without a suffix.
-        cache: where downloads are kept; see ``trackers.pull.default_cache``.
-        progress: show progress bars.
-
-    Raises:
-        ConfigError: an option has no meaning; before anything is pulled.
-        RunNotFoundError: there is no such run.
-        TrackerError: the run cannot be read; or some run could not be written, after all the others were.
-        RenderError: the run has no captures, or not those that the layout shows.
-        VideoError: the video cannot be written here.
-    """
+    """As ``render``, which see, with all that came of it."""
     from tracker_viz.rendering import Renderer, Series, resolve_layout, resolve_theme
 
     layout, look = resolve_layout(layout), resolve_theme(theme)

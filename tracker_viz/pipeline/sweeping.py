@@ -57,7 +57,7 @@ def render_sweep(
     Args:
         sweep: the parent run.
         output: directory for the pictures here, in which every run has a folder of its own; by default among the runs' downloads.
-        options: everything else that ``render_run`` takes.
+        options: everything else that ``render`` takes.
 
     Raises:
         ConfigError: an option has no meaning, or there are no runs below ``sweep``.
