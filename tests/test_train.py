@@ -132,7 +132,7 @@ def test_who_asks_it_to_quit_at_once_waits_for_no_tracker_and_loses_nothing(tmp_
             process.send_signal(signal.SIGTERM)
         before = time.monotonic()
         code, rest = finish(process)
-    assert (code, time.monotonic() - before < 60) == (130, True), output + rest
+    assert (code, time.monotonic() - before < 100) == (130, True), output + rest  # a tracker is waited for 120 s else
     (spool,) = tmp_path.glob("outputs/*/*/spool")
     run = trackers.open_run(RunRef("local", str(spool)))
     assert len(run.list_captures()) >= 1 if len(signals) == 2 else [ref.step for ref in run.list_captures()][-1] == 30
