@@ -103,6 +103,7 @@ def test_the_header_says_what_the_model_is_unless_it_is_told(series_of):
     series = series_of(capture(0, a=[1], model=model), title="mine", subtitle="ours")
     assert (series.title, series.subtitle) == ("mine", "ours")
     assert series_of(capture(0, a=[1])).title == "run"
+    assert describe_model({"n_blocks": 1, "n_heads": 1}) == "1 block × 1 head"
     assert describe_model({"n_blocks": 4}) == describe_model({"n_heads": 4}) == "", "half of it says nothing"
 
 

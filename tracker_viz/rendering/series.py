@@ -149,10 +149,14 @@ def describe_model(model: Mapping[str, Any]) -> str:
     """``llama · 4 blocks × 4 heads · 0.87 M parameters`` from what a capture says of its model; empty when it says nothing."""
     parts = [str(model["name"])] if model.get("name") else []
     if model.get("n_blocks") and model.get("n_heads"):
-        parts.append(f"{model['n_blocks']} blocks × {model['n_heads']} heads")
+        parts.append(f"{_counted(model['n_blocks'], 'block')} × {_counted(model['n_heads'], 'head')}")
     if model.get("n_parameters"):
         parts.append(f"{si_number(float(model['n_parameters']))} parameters")
     return " · ".join(parts)
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def si_number(value: float) -> str:
