@@ -331,6 +331,7 @@ def test_options_without_a_meaning_are_errors_that_help(series, options, says):
     ("layout", "says"),
     [
         ("overveiw", "did you mean 'overview'"),
+        ({"name": "mine"}, "unknown layout"),
         (Layout("mine", (Attention(probe="texts"),)), "repeated, text"),
         (Layout("mine", (Head(block=9, head=1),)), "no block 9 head 1; they hold block 0: heads 0, 1, 2"),
         (Layout("mine", (Head(head=7),)), "no head 7;"),

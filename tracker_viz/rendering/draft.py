@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.rendering.layout import Layout
 from tracker_viz.rendering.measuring import Reach, measure
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Label, Plan, Readout, Roles, Swatch, Timeline
@@ -17,7 +16,6 @@ from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.template import text_width
 from tracker_viz.rendering.theme import Theme
 
-_SCALE_OPTIONS = ("title", "cmap", "minimum", "maximum", "norm", "gamma", "linear_within")
 HEADING = 24.0  # pixels at 1080p: still to be read where the whole picture is 640 pixels wide
 TITLES = 66  # at 1080p: what stands above a row of maps that is below another
 _AXES = 17.0
@@ -30,7 +28,6 @@ _SHORTER = (
     (r"^Signed weight change", "Signed change"),
     (r"^Weight change", "Change"),
 )
-SCALE_KINDS = ("attention", "weights", "score")
 
 
 def next_even(pixel: int) -> int:
@@ -66,11 +63,6 @@ class Draft:
     timeline: Timeline | None = None
     roles: Roles = field(default_factory=Roles)
     mark: Label | None = None
-
-    def __post_init__(self) -> None:
-        for kind in self.scale_options:
-            if kind not in SCALE_KINDS:
-                raise ConfigError(unknown_name("colour scale", kind, SCALE_KINDS))
 
     @property
     def unit(self) -> float:
@@ -151,9 +143,6 @@ class Draft:
         """
         if key in self.scales:
             return
-        for option in self.scale_options.get(kind, {}):
-            if option not in _SCALE_OPTIONS:
-                raise ConfigError(unknown_name(f"option of the colour scale {kind!r}", option, _SCALE_OPTIONS))
         self.scales[key] = defaults if isinstance(defaults, Measured) else self._scale(kind, defaults)
 
     def _scale(self, kind: str, defaults: Mapping[str, Any]) -> ColorScale:

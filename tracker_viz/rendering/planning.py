@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.errors import ConfigError, LayoutError, unknown_name
 from tracker_viz.rendering.content import Heads, Matrices, resolve_attention, resolve_scores, resolve_weights
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.furniture import find_roles, header, role_legend, timeline
 from tracker_viz.rendering.grid import LEAST_MAP_PX, fit_grid, least_matrix_px, place_grid
 from tracker_viz.rendering.headroom import place_head
-from tracker_viz.rendering.layout import Attention, Head, Layout, Scores, Weights
+from tracker_viz.rendering.layout import USUAL_METRIC, Attention, Head, Layout, Scores, Weights
 from tracker_viz.rendering.many_heads import place_many_heads
 from tracker_viz.rendering.plan import Box, Plan
 from tracker_viz.rendering.portrait import place_portrait
+from tracker_viz.rendering.scales import check_scale_options
 from tracker_viz.rendering.scoreboard import place_cards, place_scores, score_cards, weight_card
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.theme import Theme
@@ -60,7 +61,8 @@ def make_plan(
         ConfigError: an option has no meaning.
     """
     width, height = picture_size(size)
-    chosen = scales or {}
+    check_scale_options(chosen := scales or {})
+    _check_metric(layout, series)
     options = {kind: {**layout.scales.get(kind, {}), **chosen.get(kind, {})} for kind in {*layout.scales, *chosen}}
     draft = Draft(layout, series, width, height, theme_by_name(theme), options)
     roles, onsets = find_roles(series, draft.theme.roles)
@@ -82,6 +84,14 @@ def make_plan(
     if layout.timeline:
         timeline(draft, strip, onsets)
     return draft.plan()
+
+
+def _check_metric(layout: Layout, series: Series) -> None:
+    """A run without a loss has an empty timeline; another metric was asked for by name."""
+    known = {name for metrics in series.metrics for name in metrics}
+    if layout.metric != USUAL_METRIC and layout.metric not in known:
+        have = unknown_name("metric", layout.metric, known) if known else "they hold none"
+        raise LayoutError(f"layout {layout.name!r} shows the metric {layout.metric!r}, which no capture holds: {have}")
 
 
 def _frame_px(draft: Draft) -> int:

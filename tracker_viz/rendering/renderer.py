@@ -228,7 +228,7 @@ def resolve_layout(layout: str | Layout) -> Layout:
     """
     if isinstance(layout, Layout):
         return layout
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise LayoutError(unknown_name("layout", str(layout), LAYOUTS))
     return LAYOUTS[layout]
 

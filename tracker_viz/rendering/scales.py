@@ -7,8 +7,10 @@ of 65,536 colours, one per bit pattern: looking a value up there gives exactly t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,6 +21,9 @@ from tracker_viz.rendering.theme import fixed_style, rgb
 
 NormName = Literal["linear", "log", "symlog", "power", "centred"]
 NORMS: tuple[NormName, ...] = get_args(NormName)
+SCALE_KINDS = ("attention", "weights", "score")
+_NUMBERS = ("minimum", "maximum", "gamma", "linear_within")
+_CHOSEN = ("title", "cmap", "norm", *_NUMBERS)
 
 # float16 is coarse below 2**-14 and ends at 65504: values are drawn in units of a power of two that brings them in between.
 _LARGEST_DRAWN = 2.0**14
@@ -127,6 +132,41 @@ def _table(scale: ColorScale) -> NDArray[np.uint8]:
     table[~finite] = rgb(scale.nonfinite)
     table.flags.writeable = False
     return table
+
+
+def check_scale_options(scales: Mapping[str, Mapping[str, Any]]) -> None:
+    """Look at changes to colour scales, one of ``SCALE_KINDS`` -> options of ColorScale, before the values that they will show are known.
+
+    Raises:
+        ConfigError: a kind or an option does not exist, or an option has no meaning.
+    """
+    if not isinstance(scales, Mapping):
+        raise ConfigError(f"scales is a mapping, like {{attention: {{cmap: viridis}}}}; got {scales!r}")
+    for kind, options in scales.items():
+        if kind not in SCALE_KINDS:
+            raise ConfigError(unknown_name("colour scale", str(kind), SCALE_KINDS))
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"the colour scale {kind!r} is a mapping of options, like {{cmap: viridis}}; got {options!r}")
+        for option, value in options.items():
+            if option not in _CHOSEN:
+                raise ConfigError(unknown_name(f"option of the colour scale {kind!r}", str(option), _CHOSEN))
+            _check_scale_option(kind, option, value)
+        if {"minimum", "maximum"} <= options.keys():
+            ColorScale(**{"title": kind, "cmap": "mako", **options})  # that each fits the others
+
+
+def _check_scale_option(kind: str, option: str, value: object) -> None:
+    if option in _NUMBERS:
+        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+            raise ConfigError(f"{option} of the colour scale {kind!r} is a number; got {value!r}")
+        if option in ("gamma", "linear_within") and value <= 0:
+            raise ConfigError(f"{option} of the colour scale {kind!r} is above 0; got {value!r}")
+    elif not isinstance(value, str):
+        raise ConfigError(f"{option} of the colour scale {kind!r} is a text; got {value!r}")
+    elif option == "cmap":
+        colormap(value)
+    elif option == "norm" and value not in NORMS:
+        raise ConfigError(unknown_name("norm", value, NORMS))
 
 
 def colormap(name: str) -> Any:
