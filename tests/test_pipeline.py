@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from tracker_viz.pipeline import VideoOptions, compare_runs, render_command, ren
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.outbox import Outbox
+from tracker_viz.types import capture_step
 
 SMALL = {"size": "640x360", "hold_s": 0.5}
 
@@ -556,42 +558,45 @@ def test_what_the_end_cannot_write_neither_raises_into_training_nor_keeps_captur
     assert "No space left" in caplog.text
 
 
-@pytest.mark.parametrize("delivered", ["later", "while it is read"])
+@pytest.mark.parametrize("delivered", ["later", "while they are read", "one by one while they are read"])
 def test_a_run_with_a_backlog_is_gone_on_with_from_all_of_its_scores(tmp_path, monkeypatch, delivered):
     """Some captures are in the run, the others still in the spool, and on their way."""
     options = {"tracker_options": {"local": {"directory": str(tmp_path / "runs")}}}
-    put_captures, may_go = LocalRun.put_captures, threading.Event()
-    may_go.set()
+    put_captures, may_go = LocalRun.put_captures, defaultdict(threading.Event)
+    resumed = False
 
     def put(run, captures):
-        if captures[0].ref.step >= 4 and not may_go.wait(30 if resumed else 0):
-            raise TransientTrackerError("away")
+        for capture in captures:
+            if capture.ref.step >= 4 and not may_go[capture.ref.step].wait(30 if resumed else 0):
+                raise TransientTrackerError("away")
         put_captures(run, captures)
 
-    resumed = False
     monkeypatch.setattr(LocalRun, "put_captures", put)
     model = make_model()
     watcher = watch(model, **options)
-    may_go.clear()
     train(model, watcher, range(6))
     watcher.close("killed", timeout_s=0.3)
     assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 2]
     resumed = True
-    if delivered == "while it is read":
-        read, first = capture_file.read, iter([True])
+    if delivered != "later":
+        read = capture_file.read
 
         def read_late(path, names=None):
-            if "spool" in str(path) and next(first, False):
-                may_go.set()
-                while path.exists():
+            if "spool" in str(path):
+                for step in [4, 6] if delivered == "while they are read" else [capture_step(path.name)]:
+                    may_go[step].set()
+                deadline = time.monotonic() + 1  # long enough to be delivered and deleted in
+                while path.exists() and time.monotonic() < deadline:
                     time.sleep(0.01)
             return read(path, names)
 
         monkeypatch.setattr(capture_file, "read", read_late)
     again = watch(model, total_steps=8, start_step=6, counts_from=0, **options)
-    may_go.set()
+    for step in [4, 6, 8]:
+        may_go[step].set()
     train(model, again, range(6, 8))
     again.close()
+    assert [path.name for path in Path("spool/captures").iterdir() if path.is_file()] == []
     assert [capture.step for capture in tv.load_captures(again.ref)] == [0, 2, 4, 6, 8]
     assert again._scores.series().steps.tolist() == [0, 2, 4, 6, 8]
 

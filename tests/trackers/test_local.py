@@ -155,3 +155,21 @@ def test_what_is_stored_has_its_name_on_the_disk_before_the_spool_lets_go_of_it(
     monkeypatch.setattr(os, "fsync", noted)
     run.put_captures([capture])
     assert order[-1] == (str(stored.parent), True)
+
+
+def test_a_capture_that_is_delivered_while_it_is_looked_at_is_told_as_any_other_that_is_gone(tmp_path, monkeypatch):
+    """Another process may read a spool while its training delivers from it."""
+    run = LocalTracker(tmp_path / "runs").create_run(name="a run", config={})
+    (capture,) = write_captures([4], tmp_path / "written")
+    run.put_captures([capture])
+    is_file = Path.is_file
+
+    def delivered_then(path):
+        found = is_file(path)
+        if path.name == capture.ref.file_name:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "is_file", delivered_then)
+    with pytest.raises(CaptureFileError, match="is listed, but its file is not there"):
+        run.fetch(capture.ref, tmp_path)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from tracker_viz import capture_file
-from tracker_viz.errors import CaptureFileError
 from tracker_viz.metrics import Scorer, ScoreSeries, head_table, run_summary, run_tags
 from tracker_viz.pipeline.score_file import SCORE_FILE, score_bytes
 from tracker_viz.trackers.outbox import Outbox
@@ -43,10 +42,8 @@ class Scores:
         """Go on from the run's first capture, from which change is measured, and from the scores of all; what is gone is left out."""
         from tracker_viz.capture.budget import sample
 
-        try:
+        with outbox.nothing_removed():
             found = _earlier(outbox)
-        except CaptureFileError:
-            found = _earlier(outbox)  # one was delivered before it was read: the runs have it now, and are asked after the spool
         if found:
             side = found.first.model.get("cut", {}).get("weight_side")
             sampled = None if side is None else partial(sample, side=side)
@@ -79,8 +76,7 @@ class _Earlier:
 def _earlier(outbox: Outbox) -> _Earlier | None:
     """What the spool and the runs have together: a backlog may be on its way from the one to the others at this moment.
 
-    Raises:
-        CaptureFileError: a capture was in the spool, and no longer when it was read.
+    The runs are asked after the spool, so that what left it before is found in them.
     """
     found: dict[int, CapturePath] = {}
     for run in [outbox.run, *outbox.runs]:

@@ -316,12 +316,17 @@ def check_file(path: Path, ref: CaptureRef, *, where: object = None) -> None:
         CaptureFileError: it is not there, is a link, or has another size or sha256.
     """
     where = where or path
+    gone = CaptureFileError(f"capture {ref.file_name} is listed, but its file is not there ({where}); {REPAIR}")
     if path.is_symlink() or not path.is_file():
-        raise CaptureFileError(f"capture {ref.file_name} is listed, but its file is not there ({where}); {REPAIR}")
-    nbytes = path.stat().st_size
+        raise gone
+    try:
+        nbytes = path.stat().st_size
+        sha256 = file_ref(path, ref.step).sha256 if nbytes == ref.nbytes else None
+    except FileNotFoundError as error:
+        raise gone from error  # another process delivered it at this moment
     if nbytes != ref.nbytes:
         raise CaptureFileError(f"capture {ref.file_name} has {nbytes:,} bytes where {ref.nbytes:,} were written ({where}); {REPAIR}")
-    if file_ref(path, ref.step).sha256 != ref.sha256:
+    if sha256 != ref.sha256:
         raise CaptureFileError(f"capture {ref.file_name} has another sha256 than when it was written ({where}); {REPAIR}")
 
 

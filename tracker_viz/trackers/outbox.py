@@ -15,6 +15,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,10 @@ class Outbox:
     def runs(self) -> list[Run]:
         """The destinations' runs that were reached so far; the spool itself where it is one of them, or the only one."""
         return [uploader.run for uploader in self._uploaders if uploader.run] + [self._spool.run] * self._is_destination
+
+    def nothing_removed(self) -> AbstractContextManager[Any]:
+        """As ``Spool.nothing_removed``."""
+        return self._spool.nothing_removed()
 
     @property
     def refs(self) -> list[RunRef]:

@@ -22,7 +22,7 @@ import shlex
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,7 @@ class Spool:
         self._journals: dict[str, Journal] = {}
         self._reserve = self.directory / ".reserve"
         self._guard = threading.Lock()
+        self._removal = threading.Lock()
 
     def create(self, *, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Make the directory a spool; one that is a spool already keeps its name, config and tags. For who has taken it."""
@@ -217,9 +218,13 @@ class Spool:
         sent = [name for addressee in self.addressees() for name in list(self.journal(addressee.name).captures)]
         return here | frozenset(map(capture_step, sent))
 
+    def nothing_removed(self) -> AbstractContextManager[Any]:
+        """While this is entered, what lies here stays here, for whoever lists it and then reads it. Deliveries wait for the end of it."""
+        return self._removal
+
     def remove_delivered(self, refs: Sequence[CaptureRef]) -> None:
         """Delete the captures that every destination has confirmed, metrics included; none where they are to be kept here too."""
-        with self._guard:
+        with self._removal, self._guard:
             if self.run.description().get("keep_captures"):
                 return
             journals = [self.journal(addressee.name) for addressee in self.addressees()]
