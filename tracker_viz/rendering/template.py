@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.plan import Bar, Heatmap, Label, Plan, Timeline
 from tracker_viz.rendering.scales import bar_ticks
-from tracker_viz.rendering.theme import fixed_style
+from tracker_viz.rendering.theme import fixed_style, font_families, say_what_has_no_glyph
 
 DPI = 100  # a point is 1/72 inch: what matplotlib is told in points is pixels * 72 / DPI
 _POINTS = 72.0 / DPI
@@ -103,7 +103,7 @@ def text_coverage(text: str, size_px: float, *, bold: bool = False, mono: bool =
     from matplotlib.font_manager import FontProperties
 
     with MPL_LOCK, fixed_style():
-        font = FontProperties(family=_family(mono), size=size_px * _POINTS, weight="bold" if bold else "normal")
+        font = FontProperties(family=font_families(mono=mono), size=size_px * _POINTS, weight="bold" if bold else "normal")
         width = text_width(text, size_px, bold=bold, mono=mono)
         height, below = round(size_px * 1.5), round(size_px * 0.4)
         figure = Figure((max(width, 1) / DPI, height / DPI), dpi=DPI, facecolor="black")
@@ -119,7 +119,8 @@ def text_width(text: str, size_px: float, *, bold: bool = False, mono: bool = Fa
     from matplotlib.font_manager import FontProperties
 
     with MPL_LOCK, fixed_style():
-        font = FontProperties(family=_family(mono), size=size_px * _POINTS, weight="bold" if bold else "normal")
+        say_what_has_no_glyph(text)
+        font = FontProperties(family=font_families(mono=mono), size=size_px * _POINTS, weight="bold" if bold else "normal")
         width, _, _ = RendererAgg(4, 4, DPI).get_text_width_height_descent(text, font, ismath=False)
     return round(width)
 
@@ -129,10 +130,6 @@ def fitted_px(text: str, size_px: float, room: float, *, bold: bool = False) -> 
     while (width := text_width(text, size_px, bold=bold)) > room and size_px > 1.0:
         size_px = min(size_px - 0.125, size_px * room / width)
     return size_px
-
-
-def _family(mono: bool) -> str:
-    return "DejaVu Sans Mono" if mono else "DejaVu Sans"
 
 
 def _build(plan: Plan, values: Mapping[str, Any] | None, *, played: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -243,7 +240,7 @@ def _draw_label(ground: Any, label: Label) -> None:
         label.text,
         fontsize=label.size_px * _POINTS,
         color=label.color,
-        family=_family(label.mono),
+        family=font_families(mono=label.mono),
         weight="bold" if label.bold else "normal",
         ha=label.align,
         va=label.baseline,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from tracker_viz.errors import ConfigError, unknown_name
@@ -25,6 +28,15 @@ _ROLE_COLORS_LIGHT = {
     "current_token": "#4b3c19",
     "sink": "#009f6b",
 }
+
+# Families with letters that DejaVu lacks, as Linux, macOS and Windows have them. Emoji in colour are none: matplotlib draws outlines only.
+_OTHER_SCRIPTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
+    *("PingFang SC", "Hiragino Sans GB", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+    *("Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Symbola", "Segoe UI Emoji", "Arial Unicode MS"),
+)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +105,49 @@ def fixed_style() -> Iterator[None]:
 
     left_out = ("backend", "interactive", "text.hinting_factor")  # not ours to set; deprecated in matplotlib 3.11
     style: dict[str, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in left_out}
-    style |= {"font.family": "DejaVu Sans", "figure.dpi": 100.0, "text.hinting": "force_autohint"}
-    with matplotlib.rc_context(style):  # type: ignore[arg-type]
+    style |= {"font.family": font_families(), "figure.dpi": 100.0, "text.hinting": "force_autohint"}
+    with matplotlib.rc_context(style), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.filterwarnings("ignore", r"Glyph \d+ ")  # once for each letter and drawing; say_what_has_no_glyph says it once
         yield
+
+
+@cache
+def font_families(*, mono: bool = False) -> list[str]:
+    """DejaVu, which comes with matplotlib and is asked first, so that what it can write looks the same everywhere; then what is here."""
+    from matplotlib.font_manager import fontManager, weight_dict
+
+    here = []  # matplotlib warns of each family that is not
+    for family in _OTHER_SCRIPTS:
+        if faces := [font for font in fontManager.ttflist if font.name == family]:
+            here.append(family)
+            weights = {weight_dict.get(str(face.weight), face.weight) for face in faces}
+            # It would warn of each text in a weight that the family lacks, too.
+            fontManager.ttflist += [replace(faces[0], weight=weight) for weight in (400, 700) if weight not in weights]
+    return ["DejaVu Sans Mono" if mono else "DejaVu Sans", *here]
+
+
+def say_what_has_no_glyph(text: str) -> None:
+    """A warning, one for all texts of a process, where letters of ``text`` are in no font here and boxes stand in their place."""
+    if text.isascii() or _said_once.cache_info().currsize:
+        return
+    from matplotlib.font_manager import findfont, get_font
+
+    fonts = [get_font(findfont(family)) for family in font_families()]
+    if missing := [letter for letter in dict.fromkeys(text) if not any(font.get_char_index(ord(letter)) for font in fonts)]:
+        _said_once("".join(missing))
+
+
+@cache
+def _said_once(letters: str) -> None:
+    import matplotlib
+
+    log.warning(
+        "no font here has %s: boxes stand for such letters. On Debian and Ubuntu fonts-noto-cjk (Chinese, Japanese, Korean), "
+        "fonts-symbola (emoji) and fonts-noto-core (others) have them; after installing delete %s/fontlist*.json, "
+        "in which matplotlib keeps the fonts that it found",
+        letters,
+        matplotlib.get_cachedir(),
+    )
 
 
 def rgb(color: str) -> tuple[int, int, int]:
