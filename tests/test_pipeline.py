@@ -601,6 +601,13 @@ def test_a_run_with_a_backlog_is_gone_on_with_from_all_of_its_scores(tmp_path, m
     assert again._scores.series().steps.tolist() == [0, 2, 4, 6, 8]
 
 
+def test_a_run_may_have_a_longer_name_than_a_file(tmp_path):
+    name = "x" * 400
+    watcher = watch(make_model(), name=name, spool=None, tracker_options={"local": {"directory": str(tmp_path / "runs")}})
+    watcher.close(progress=False)
+    assert open_run(watcher.ref).info().name == name
+
+
 def test_a_last_capture_that_is_interrupted_does_not_leave_the_run_open(tmp_path, monkeypatch):
     model = make_model()
     watcher = watch(model, every=4, tracker_options={"local": {"directory": str(tmp_path / "runs")}})

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+import wandb
 from own_port import own_port
 
 from tracker_viz.errors import MissingDependencyError
@@ -69,22 +70,50 @@ def test_a_missing_package_is_named_with_its_install_line(monkeypatch):
 
 
 def test_a_server_is_asked_whether_it_answers(web, nobody_home):
-    assert doctor.tracker("mlflow", {"tracking_uri": web}, 60.0) == doctor.Finding("ok", "mlflow", f"{web} answers")
-    away = doctor.tracker("mlflow", {"tracking_uri": nobody_home}, 60.0)
+    assert doctor.mlflow(web, 60.0) == doctor.Finding("ok", "mlflow", f"{web} answers")
+    away = doctor.mlflow(nobody_home, 60.0)
     assert away.outcome == "note"
     assert "tracker-viz push" in away.fix
+
+
+def test_a_database_that_is_no_file_is_not_looked_for_on_the_disk():
+    uri = "postgresql://db.example/mlflow"
+    assert doctor.mlflow(uri, 60.0) == doctor.Finding("note", "mlflow", f"{uri} is not tried here", doctor.UNTRIED)
+
+
+def test_an_address_that_mlflow_does_not_take_is_told_with_those_that_it_takes():
+    finding = doctor.mlflow("foo://x", 60.0)
+    assert (finding.outcome, finding.detail) == ("note", "cannot be used")
+    assert "sqlite:////" in finding.fix
+
+
+@pytest.mark.parametrize("timeout_s", ["-1", "0", "inf", "nan"])
+def test_a_time_that_cannot_be_waited_for_is_refused(tracker_viz, timeout_s):
+    result = tracker_viz("doctor", f"timeout_s={timeout_s}")
+    assert result.code == 2
+    assert "timeout_s must be a finite number of seconds above 0; got" in result.err
+    assert result.out == ""
+
+
+def test_wandb_is_looked_for_where_the_client_would(monkeypatch, nobody_home):
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.setenv("https_proxy", nobody_home)
+    assert doctor.wandb(None, 60.0).detail.startswith(f"{wandb.Settings().base_url} does not answer")
 
 
 def test_wandb_needs_a_key_for_its_server(web, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    assert doctor.server("wandb", web, 60.0).fix == "wandb login, or WANDB_API_KEY=..."
-    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login user password secret")
+    monkeypatch.chdir(tmp_path)
+    keyless = doctor.wandb(web, 60.0)
+    assert (keyless.outcome, keyless.detail) == ("note", f"{web} answers, but cannot be written to")
+    assert f"wandb login --host={web}" in keyless.fix
+    (tmp_path / ".netrc").write_text(f"machine {web.removeprefix('http://')} login user password {40 * '0'}")
     (tmp_path / ".netrc").chmod(0o600)
-    assert doctor.server("wandb", web, 60.0).outcome == "ok"
+    assert doctor.wandb(web, 60.0).outcome == "ok"
     (tmp_path / ".netrc").unlink()
-    monkeypatch.setenv("WANDB_API_KEY", "secret")
-    assert doctor.server("wandb", web, 60.0).outcome == "ok"
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "0")
+    assert doctor.wandb(web, 60.0).outcome == "ok"
 
 
 def test_a_disk_that_is_nearly_full_is_told(tmp_path, monkeypatch):

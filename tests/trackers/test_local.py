@@ -173,3 +173,10 @@ def test_a_capture_that_is_delivered_while_it_is_looked_at_is_told_as_any_other_
     monkeypatch.setattr(Path, "is_file", delivered_then)
     with pytest.raises(CaptureFileError, match="is listed, but its file is not there"):
         run.fetch(capture.ref, tmp_path)
+
+
+def test_a_run_name_longer_than_a_file_name_may_be_is_kept_whole_in_the_run(tmp_path):
+    name = "sweep " + "x" * 400
+    first, second = (LocalTracker(tmp_path).create_run(name=name, config={}) for _ in range(2))
+    assert first.ref != second.ref
+    assert first.info().name == second.info().name == name

@@ -86,6 +86,20 @@ def test_the_file_store_is_refused_with_the_way_out(uri):
         MlflowTracker(uri)
 
 
+@pytest.mark.parametrize("uri", ["foo://x", "http://", "https:/ml.example"])
+def test_an_address_that_mlflow_does_not_take_is_refused_with_those_that_it_takes(uri):
+    with pytest.raises(ConfigError, match=f"http://.*sqlite:////.*postgresql://.*databricks.*; got '{uri}'"):
+        MlflowTracker(uri)
+
+
+def test_an_address_of_the_ui_that_no_link_can_be_made_of_is_refused(monkeypatch):
+    with pytest.raises(ConfigError, match=r"ui_url must look like 'https?://.*; got 'nonsense'"):
+        MlflowTracker(ui_url="nonsense")
+    monkeypatch.setenv("TRACKER_VIZ_MLFLOW_UI_URL", "ml.example")
+    with pytest.raises(ConfigError, match=r"TRACKER_VIZ_MLFLOW_UI_URL must look like 'https?://.*; got 'ml.example'"):
+        MlflowTracker()
+
+
 def test_an_option_that_does_not_exist_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"tracking_url.*did you mean 'tracking_uri'"):
         connect("mlflow", tracking_url="http://127.0.0.1:1")

@@ -180,3 +180,11 @@ def test_a_worker_that_outlives_its_killed_parent_does_not_hold_the_spool(tmp_pa
             assert push(tmp_path / "spool").complete
         finally:
             os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("timeout_s", [-1.0, 0.0, float("inf"), float("nan")])
+def test_a_time_that_cannot_be_waited_for_is_refused(tmp_path, timeout_s):
+    with Outbox(tmp_path, name="a run"):
+        pass
+    with pytest.raises(ConfigError, match="timeout_s must be a finite number of seconds above 0; got"):
+        push(tmp_path, timeout_s=timeout_s)

@@ -417,3 +417,13 @@ def test_links_lead_to_where_people_look_and_commands_carry_the_address(monkeypa
     cloud = WandbRun(WandbService("https://api.wandb.ai"), RunRef("wandb", "me/proj/abc"))
     assert cloud.url().endswith("/me/proj/runs/abc")
     assert "://api." not in cloud.url()
+
+
+def test_a_command_carries_the_clients_own_address_where_the_environment_names_another(monkeypatch):
+    cloud = wandb.Settings.model_fields["base_url"].default
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.setattr(wandb.setup().settings, "base_url", cloud)  # other tests' runs were elsewhere
+    assert WandbService(cloud).environment == {}
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.mylab.org")
+    assert WandbService(cloud).environment == {"base_url": cloud}
+    assert WandbService(None).environment == {"base_url": "https://wandb.mylab.org"}

@@ -6,7 +6,6 @@ Chromium, a GPU and a tracker's server are all things that one can do without; w
 from __future__ import annotations
 
 import importlib.metadata
-import netrc
 import os
 import resource
 import shutil
@@ -25,7 +24,7 @@ from omegaconf import DictConfig
 
 from tracker_viz import __version__, trackers
 from tracker_viz.cores import usable_cores
-from tracker_viz.errors import TrackerVizError
+from tracker_viz.errors import TrackerVizError, checked_wait
 from tracker_viz.jobs.application import application, typed
 from tracker_viz.trackers.pull import default_cache
 from tracker_viz.video import ENCODERS, write_video
@@ -34,6 +33,7 @@ PACKAGES = ("torch", "mlflow", "wandb", "hydra-core", "omegaconf", "numpy", "sea
 PYTHONS = ((3, 11), (3, 14))
 FREE_BYTES = 2 << 30
 OPEN_FILES = 1024
+UNTRIED = "MLFLOW_TRACKING_URI=... mlflow experiments search  says whether it answers"
 
 Outcome = Literal["ok", "note", "fail"]
 _SIGNS: dict[Outcome, str] = {"ok": "✓", "note": "·", "fail": "✗"}
@@ -46,6 +46,9 @@ class DoctorSettings:
     tracking_uri: str | None = None
     base_url: str | None = None
     timeout_s: float = 3.0
+
+    def __post_init__(self) -> None:
+        checked_wait(self.timeout_s)
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ def examine(settings: DoctorSettings) -> Iterator[Finding]:
     yield python()
     yield from packages()
     yield from encoders()
-    for scheme, options in (("mlflow", {"tracking_uri": settings.tracking_uri}), ("wandb", {"base_url": settings.base_url})):
-        yield tracker(scheme, {name: value for name, value in options.items() if value}, settings.timeout_s)
+    yield mlflow(settings.tracking_uri, settings.timeout_s)
+    yield wandb(settings.base_url, settings.timeout_s)
     yield cores()
     yield graphics_card()
     yield from (free_space(name, path) for name, path in (("disk here", Path.cwd()), ("disk for downloads", default_cache())))
@@ -123,24 +126,43 @@ def encoders() -> Iterator[Finding]:
             yield Finding("ok", f"video: {encoder}", f"{written.codec} in {written.path.suffix}, written and read back")
 
 
-def tracker(scheme: str, options: dict[str, str], timeout_s: float) -> Finding:
-    """Whether a tracker could be written to: its server answers and has a key for us, or its database's directory takes files."""
+def mlflow(tracking_uri: str | None, timeout_s: float) -> Finding:
+    """Whether MLflow could be written to: its server answers, or its database's directory takes files."""
     try:
-        told = trackers.connect(scheme, **options).options
+        address = trackers.connect("mlflow", **({"tracking_uri": tracking_uri} if tracking_uri else {})).options["tracking_uri"]
     except TrackerVizError as error:
-        return Finding("note", scheme, "cannot be used", str(error))
-    address = told.get("tracking_uri") or told.get("base_url") or "https://api.wandb.ai"
+        return Finding("note", "mlflow", "cannot be used", str(error))
     if address.startswith("http"):
-        return server(scheme, address, timeout_s)
-    path = Path(urllib.parse.urlparse(address).path.removeprefix("/"))
+        return server("mlflow", address, timeout_s)
+    if not address.startswith("sqlite:///"):
+        return Finding("note", "mlflow", f"{address} is not tried here", UNTRIED)
+    path = Path(address.removeprefix("sqlite:///"))
     if os.access(path if path.exists() else path.parent, os.W_OK):
-        return Finding("ok", scheme, f"embedded, {address}")
+        return Finding("ok", "mlflow", f"embedded, {address}")
     return Finding(
-        "note", scheme, f"{address} cannot be written", "choose another place: MLFLOW_TRACKING_URI=sqlite:////<directory>/mlflow.db"
+        "note", "mlflow", f"{address} cannot be written", "choose another place: MLFLOW_TRACKING_URI=sqlite:////<directory>/mlflow.db"
     )
 
 
-def server(scheme: str, address: str, timeout_s: float) -> Finding:
+def wandb(base_url: str | None, timeout_s: float) -> Finding:
+    """Whether W&B could be written to: the server that the client would go to answers, and there is a key for it."""
+    try:
+        trackers.connect("wandb", **({"base_url": base_url} if base_url else {}))
+    except TrackerVizError as error:
+        return Finding("note", "wandb", "cannot be used", str(error))
+    from tracker_viz.trackers.wandb_client import WandbService
+
+    service = WandbService(base_url)
+    found = server("wandb", service.base_url, timeout_s)
+    if found.outcome == "ok":
+        try:
+            service.require_credentials()
+        except TrackerVizError as error:
+            return Finding("note", "wandb", f"{service.base_url} answers, but cannot be written to", str(error))
+    return found
+
+
+def server(name: str, address: str, timeout_s: float) -> Finding:
     host = urllib.parse.urlparse(address).hostname or ""
     try:
         urllib.request.urlopen(address, timeout=timeout_s).close()
@@ -149,19 +171,8 @@ def server(scheme: str, address: str, timeout_s: float) -> Finding:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         fix = f"check the address and the network; without it, captures wait in the spool for 'tracker-viz push' ({host})"
-        return Finding("note", scheme, f"{address} does not answer ({reason})", fix)
-    if scheme == "wandb" and not has_wandb_key(host):
-        return Finding("note", scheme, f"{address} answers, but there is no key for it", "wandb login, or WANDB_API_KEY=...")
-    return Finding("ok", scheme, f"{address} answers")
-
-
-def has_wandb_key(host: str) -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        return Finding("note", name, f"{address} does not answer ({reason})", fix)
+    return Finding("ok", name, f"{address} answers")
 
 
 def cores() -> Finding:

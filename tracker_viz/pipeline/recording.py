@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from tracker_viz.pipeline.pulling import TrackerOptions
 from tracker_viz.pipeline.scoring import Scores
 from tracker_viz.trackers.base import Run, RunState
 from tracker_viz.trackers.closing import Report
+from tracker_viz.trackers.local import directory_name
 from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.sweep import parent_runs
 from tracker_viz.types import SCHEMES, Capture, RunRef
@@ -240,7 +240,7 @@ def open_outbox(
     """Where captures go, scored and cut to their size on the way; and all scores so far. ``outbox_options``: as ``Outbox`` takes them."""
     scores = Scores(max_mb)
     outbox = Outbox(
-        spool or new_directory(Path("spool") / f"{_file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"),
+        spool or new_directory(Path("spool") / f"{directory_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"),
         _destinations(run, tracker_options or {}),
         name=name,
         config=config,
@@ -300,7 +300,3 @@ def new_directory(path: Path) -> Path:
             raise ConfigError(f"no spool can be made here: {error}; choose where with spool=") from error
         return directory
     raise AssertionError("the loop returns")
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "run"

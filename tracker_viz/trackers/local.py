@@ -42,6 +42,7 @@ from tracker_viz.trackers.base import (
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 SCHEMA_VERSION = 1
+MAX_NAME_CHARACTERS = 120  # of the 255 that most disks take, of the 143 of an encrypted home
 
 
 class LocalTracker:
@@ -65,7 +66,7 @@ class LocalTracker:
     ) -> LocalRun:
         if key and (made := self._made_with(key)):
             return LocalRun(made, ours=True)
-        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "run"
+        slug = directory_name(name)
         self._directory.mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
@@ -307,6 +308,11 @@ class LocalRun:
             return max(refs, key=lambda ref: (self.directory / index.INDEX / index.entry_name(ref)).stat().st_mtime)
         except OSError:
             return refs[-1]  # it was delivered at this moment, whichever it was
+
+
+def directory_name(name: str) -> str:
+    """A run's name as a directory may be called on any disk, with room for a number or a time behind it."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:MAX_NAME_CHARACTERS] or "run"
 
 
 def check_file(path: Path, ref: CaptureRef, *, where: object = None) -> None:

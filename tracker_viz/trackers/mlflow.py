@@ -37,13 +37,13 @@ class MlflowTracker:
         ui_url: address of the UI where it differs from the tracking URI, behind a proxy.
 
     Raises:
-        ConfigError: the URI names a store that MLflow gave up, or none at all.
+        ConfigError: the URI names a store that MLflow gave up, or none at all; ``ui_url`` is no address of a web page.
     """
 
     def __init__(self, tracking_uri: str | None = None, experiment: str | None = None, ui_url: str | None = None) -> None:
         self._told_uri = mlflow_service.absolute_uri(tracking_uri) if tracking_uri else None
         self._uri, self._experiment, self._experiment_id = mlflow_service.service_and_experiment(tracking_uri, experiment)
-        self._ui_url = ui_url
+        self._ui_url = mlflow_service.checked_ui_url(ui_url)
 
     @property
     def options(self) -> Mapping[str, str]:

@@ -6,7 +6,9 @@ A service is a tracking URI: ``http(s)://`` for a server, ``sqlite:////absolute/
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import re
 import shlex
 import sys
 import threading
@@ -17,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 import filelock
 import mlflow
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
@@ -37,6 +40,7 @@ _FILE_STORE_HINT = (
 _initialised: set[str] = set()
 _initialising = threading.Lock()
 _printing = threading.Lock()
+_UI_VARIABLE = "TRACKER_VIZ_MLFLOW_UI_URL"
 _NO_LINKS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 
 
@@ -87,7 +91,19 @@ def absolute_uri(uri: str) -> str:
         return f"sqlite:///{Path(path).expanduser().absolute()}"
     if scheme in {"file", ""} and not uri.startswith("databricks"):
         raise ConfigError(_FILE_STORE_HINT.format(uri=uri or "an empty path"))
+    known = {"http", "https", "databricks", "databricks-uc", "uc", *DATABASE_ENGINES, *_plugin_schemes()}
+    if (scheme and scheme.partition("+")[0] not in known) or (scheme in {"http", "https"} and not urlsplit(uri).hostname):
+        plugins = "".join(f", {name}://..." for name in sorted(_plugin_schemes()))
+        raise ConfigError(
+            "a tracking URI looks like http://mlflow.mylab.org, https://..., sqlite:////absolute/mlflow.db, postgresql://..., mysql://..., "
+            f"mssql://..., databricks{plugins}; got {without_userinfo(uri)!r}"
+        )
     return uri.rstrip("/")
+
+
+def _plugin_schemes() -> set[str]:
+    """What other packages teach MLflow to take."""
+    return {entry.name for entry in importlib.metadata.entry_points(group="mlflow.tracking_store")}
 
 
 def database_path(uri: str) -> Path | None:
@@ -174,10 +190,24 @@ def no_printed_links() -> Iterator[None]:
 # -- links ------------------------------------------------------------------------------------------------------
 
 
+def checked_ui_url(ui_url: str | None) -> str | None:
+    """What an adapter was told, which goes before the environment; both are looked at, for they come from people.
+
+    Raises:
+        ConfigError: no link can be made of one of them.
+    """
+    for name, told in (("ui_url", ui_url), (_UI_VARIABLE, os.environ.get(_UI_VARIABLE))):
+        if told and not re.match(r"https?://[^/]", told):
+            raise ConfigError(
+                f"{name} must look like 'https://mlflow.mylab.org' or 'http://127.0.0.1:5000'; got {without_userinfo(told)!r}"
+            )
+    return ui_url
+
+
 def ui_base(uri: str, ui_url: str | None) -> str:
     """Address of the UI, without a slash at its end: the tracking URI itself, a server's ``--static-prefix`` included. A proxy may show
     the UI elsewhere, which no client can find out: ``ui_url`` or ``TRACKER_VIZ_MLFLOW_UI_URL`` tells."""
-    told = ui_url or os.environ.get("TRACKER_VIZ_MLFLOW_UI_URL")
+    told = ui_url or os.environ.get(_UI_VARIABLE)
     if told:
         return without_userinfo(told).rstrip("/")
     return without_userinfo(uri) if uri.startswith("http") else EMBEDDED_UI
@@ -185,7 +215,7 @@ def ui_base(uri: str, ui_url: str | None) -> str:
 
 def ui_command(uri: str, ui_url: str | None) -> str | None:
     """What shows a store that no server shows yet."""
-    if uri.startswith(("http", "databricks")) or ui_url or os.environ.get("TRACKER_VIZ_MLFLOW_UI_URL"):
+    if uri.startswith(("http", "databricks")) or ui_url or os.environ.get(_UI_VARIABLE):
         return None
     return f"mlflow ui --backend-store-uri {shlex.quote(without_userinfo(uri))}"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tracker_viz.errors import ConfigError
+from tracker_viz.errors import ConfigError, checked_wait
 from tracker_viz.trackers import connect
 from tracker_viz.trackers.closing import Report, close_all
 from tracker_viz.trackers.spool import Spool
@@ -34,10 +34,12 @@ def push(
         progress: called now and then with (captures delivered, captures in all), over all destinations.
 
     Raises:
-        ConfigError: the directory is no spool.
+        ConfigError: the directory is no spool, or ``timeout_s`` no time that can be waited.
         RunActiveError: its training process is still at work.
         MissingDependencyError: a destination's package is not installed.
     """
+    if timeout_s is not None:
+        checked_wait(timeout_s)
     spool = Spool(directory)
     if not spool.exists():
         raise ConfigError(f"spool must be a directory with a run.json that training wrote; got {spool.directory}")

@@ -44,7 +44,7 @@ class WandbService:
 
     def __init__(self, base_url: str | None) -> None:
         if base_url is not None and not re.match(r"https?://[^/]+", base_url):
-            raise ConfigError(f"base_url must look like 'https://api.wandb.ai' or 'http://wandb.mylab.org'; got {base_url!r}")
+            raise ConfigError(f"base_url must look like {_default_url()!r} or 'http://wandb.mylab.org'; got {base_url!r}")
         self._asked_url = base_url.rstrip("/") if base_url else None
         self._api: wandb.Api | None = None
         self._lock = threading.Lock()
@@ -60,9 +60,9 @@ class WandbService:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What another process needs to reach the same server; empty for the public cloud."""
-        default = wandb.Settings.model_fields["base_url"].default
-        return {} if self.base_url == default else {"base_url": without_userinfo(self.base_url)}
+        """What another process needs to reach the same server; empty for the public cloud, unless this machine is set to another server."""
+        unasked = WandbService(None).base_url
+        return {} if self.base_url == unasked == _default_url() else {"base_url": without_userinfo(self.base_url)}
 
     @property
     def mode(self) -> str:
@@ -131,6 +131,11 @@ class WandbService:
         with translated(self.base_url):
             entity = str(api.default_entity)
         return RunRef("wandb", f"{entity}/{project}/{run_id}")
+
+
+def _default_url() -> str:
+    """The public cloud, which has another address from one release of the client to the next."""
+    return str(wandb.Settings.model_fields["base_url"].default)
 
 
 @contextmanager
