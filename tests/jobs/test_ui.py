@@ -10,6 +10,7 @@ from own_port import own_port
 
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.jobs.ui import last_trained, serve
+from tracker_viz.trackers.local import LocalTracker
 from tracker_viz.trackers.outbox import Destination, Outbox
 
 # A UI that ends by itself once it was looked at
@@ -72,3 +73,16 @@ def test_the_run_trained_last_from_a_directory_is_remembered_by_its_spool(tmp_pa
 def test_a_directory_without_a_trained_run_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"no run was trained from .* name one: tracker-viz ui run="):
         last_trained(tmp_path)
+
+
+def test_a_run_without_a_video_is_shown_itself_with_the_command_that_makes_one(tracker_viz, tmp_path):
+    run = LocalTracker(tmp_path / "runs").create_run(name="a run", config={})
+    without = tracker_viz("ui", f"run={run.ref}")
+    assert without.out.splitlines()[-1] == run.url()
+    assert (
+        f"has no overview.webm among its files: here is its page. If no video is there yet, this makes one, from any directory:\n  tracker-viz render run={run.ref}\n"
+        in without.out
+    )
+    (run.directory / "overview.webm").write_bytes(b"a video")
+    assert tracker_viz("ui", f"run={run.ref}").out == f"{run.url('overview.webm')}\n"
+    assert tracker_viz("ui", f"run={run.ref}", "artifact=null").out == f"{run.url()}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import socket
@@ -15,11 +16,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from tracker_viz import trackers
+from tracker_viz import pipeline, trackers
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.jobs.application import application, typed
+from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.spool import Spool
 from tracker_viz.types import RunRef
+
+log = logging.getLogger(__name__)
 
 # Where train.py and watch() put spools, below the directory that they were started in
 SPOOLS = ("outputs/*/*/spool*", "multirun/*/*/*/spool*", "spool/*")
@@ -47,11 +51,27 @@ def main(cfg: DictConfig) -> None:
     if settings.tracking_uri:
         options["tracking_uri"] = settings.tracking_uri
     run = trackers.open_run(ref, **options)
+    artifact = settings.artifact
+    if artifact and lacks(run, artifact):
+        # W&B has videos on the run's page, and not among its files
+        print(f"{ref} has no {artifact} among its files: here is its page. If no video is there yet, this makes one, from any directory:")
+        print(f"  {pipeline.render_command(run)}", flush=True)
+        artifact = None
     if run.ui_command is None:
-        print(run.url(settings.artifact))
+        print(run.url(artifact))
         return
     address = f"http://127.0.0.1:{settings.port}"
-    serve(run.ui_command, settings.port, ready=trackers.open_run(ref, **options | {"ui_url": address}).url(settings.artifact))
+    serve(run.ui_command, settings.port, ready=trackers.open_run(ref, **options | {"ui_url": address}).url(artifact))
+
+
+def lacks(run: Run, artifact: str) -> bool:
+    """Whether a link to the file would lead nowhere. Files in folders are not looked for."""
+    try:
+        return "/" not in artifact and artifact not in run.list_files()
+    except TrackerError as error:
+        # The UI may show files of a store that has no credentials here.
+        log.warning("whether %s has %s cannot be seen from here: %s", run.ref, artifact, error)
+        return False
 
 
 def last_trained(directory: Path) -> tuple[RunRef, dict[str, str]]:
