@@ -79,10 +79,8 @@ def test_a_run_without_a_video_is_shown_itself_with_the_command_that_makes_one(t
     run = LocalTracker(tmp_path / "runs").create_run(name="a run", config={})
     without = tracker_viz("ui", f"run={run.ref}")
     assert without.out.splitlines()[-1] == run.url()
-    assert (
-        f"has no overview.webm among its files: here is its page. If no video is there yet, this makes one, from any directory:\n  tracker-viz render run={run.ref}\n"
-        in without.out
-    )
+    assert "has no overview.webm among its files: here is its page. If no video is there yet, this makes one" in without.out
+    assert f"\n  tracker-viz render run={run.ref}\n" in without.out
     (run.directory / "overview.webm").write_bytes(b"a video")
     assert tracker_viz("ui", f"run={run.ref}").out == f"{run.url('overview.webm')}\n"
     assert tracker_viz("ui", f"run={run.ref}", "artifact=null").out == f"{run.url()}\n"
