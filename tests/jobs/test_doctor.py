@@ -9,9 +9,16 @@ import threading
 import pytest
 import wandb
 from own_port import own_port
+from wandb_server.fixtures import own_client
 
 from tracker_viz.errors import MissingDependencyError
 from tracker_viz.jobs import doctor
+
+
+@pytest.fixture(autouse=True)
+def _own_client():
+    with own_client():
+        yield
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,25 @@ from wandb_server.state import Run
 @pytest.fixture(scope="module")
 def wandb_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
     """The module's server, with this process's client pointed at it."""
-    with pytest.MonkeyPatch.context() as patch, WandbServer() as server:
+    with pytest.MonkeyPatch.context() as patch, WandbServer() as server, own_client():
         isolate(patch, server, tmp_path_factory.mktemp("wandb"))
         wandb.setup()  # reads the environment once for all runs: not while the module's first test has it say "offline"
         yield server
-        wandb.teardown()
-        patch.delenv("WANDB_SERVICE", raising=False)
+
+
+@contextmanager
+def own_client() -> Iterator[None]:
+    """No client of an earlier test, and none left: its service has for good the environment of whoever started it, also for processes
+    that are started here later.
+    """
+    _end_client()
+    yield
+    _end_client()
+
+
+def _end_client() -> None:
+    wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 @pytest.fixture
