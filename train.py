@@ -1,10 +1,12 @@
-"""Train a small decoder, capture what its blocks look like meanwhile, and put the video of it into the tracker's run.
+"""Train a small decoder, capture what its blocks look like meanwhile, and put the video of it into
+the tracker's run.
 
     python train.py                                            into MLflow, in ./mlflow.db
     python train.py tracker=[mlflow,wandb] model.n_heads=8     into both
     python train.py data=text data.path=~/books                on your own text
     python train.py -m seed=0,1,2 model.n_heads=4,8            a sweep
-    python train.py resume=mlflow:<run_id>                     go on from the last checkpoint, into the same run
+    python train.py resume=mlflow:<run_id>                     go on from the last checkpoint, into
+    the same run
 
 Everything it can be told lies in conf/; `python train.py --help` lists it.
 """
@@ -15,7 +17,8 @@ import os
 import tempfile
 from pathlib import Path
 
-# Read when torch loads: OpenMP threads that spin while they wait make a step on a busy machine ten times slower.
+# Read when torch loads: OpenMP threads that spin while they wait make a step on a busy machine ten
+# times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch
@@ -47,7 +50,9 @@ def main(cfg: DictConfig) -> float:
         runs = [Destination(run.scheme, options, ref=run, ours=True)]
         with tempfile.TemporaryDirectory() as directory:
             start = fetch_latest(trackers.open_run(run, **options), Path(directory))
-        settings = typed(TrainSettings, resumed(cfg, start.config, HydraConfig.get().overrides.task))
+        settings = typed(
+            TrainSettings, resumed(cfg, start.config, HydraConfig.get().overrides.task)
+        )
     # Made before training, so that what is wrong with them is known before training.
     layout = instantiate(settings.layout)
     resolve_theme(settings.theme)
@@ -55,12 +60,22 @@ def main(cfg: DictConfig) -> float:
     pipeline.checked_formats(settings.format)
 
     torch.manual_seed(settings.seed)
-    mixture = data.Mixture(settings.data, settings.model.context_length, batch_size=settings.trainer.batch_size, seed=settings.seed)
+    mixture = data.Mixture(
+        settings.data,
+        settings.model.context_length,
+        batch_size=settings.trainer.batch_size,
+        seed=settings.seed,
+    )
     trainer = Trainer(Decoder(settings.model), mixture, settings.trainer, job=job_number())
     if start:
         trainer.load_state(start)
-    # Two jobs that start in one second share the directory that Hydra gives them, and must not share this.
-    spool = Path(settings.spool) if settings.spool else pipeline.new_directory(Path(HydraConfig.get().runtime.output_dir, "spool"))
+    # Two jobs that start in one second share the directory that Hydra gives them, and must not
+    # share this.
+    spool = (
+        Path(settings.spool)
+        if settings.spool
+        else pipeline.new_directory(Path(HydraConfig.get().runtime.output_dir, "spool"))
+    )
     watcher = pipeline.watch(
         trainer.model,
         run=runs,
@@ -85,13 +100,16 @@ def main(cfg: DictConfig) -> float:
         try:
             outcome = trainer.fit(
                 watcher,
-                save=lambda state, step: checkpoints.save(Checkpoint(step, state, settings.trained_with())),
+                save=lambda state, step: checkpoints.save(
+                    Checkpoint(step, state, settings.trained_with())
+                ),
                 evaluate_at=watcher.recorder.schedule.is_due,
             )
             checkpoints.close()  # before the runs are ended
             report = watcher.close("finished" if outcome.finished else "killed")
             checkpoints.offer_late()
-        except KeyboardInterrupt:  # asked for a second time: what is captured goes to the disk, and no tracker is waited for
+        # asked for a second time: what is captured goes to the disk, and no tracker is waited for
+        except KeyboardInterrupt:
             watcher.close("killed", timeout_s=5.0)
             raise
 

@@ -1,13 +1,16 @@
-"""What capturing costs the training loop, beside what else people do: wandb.watch(log="all"), and output_attentions with torch.save.
+"""What capturing costs the training loop, beside what else people do: wandb.watch(log="all"), and
+output_attentions with torch.save.
 
-    python benchmarks/capture.py            trainings of a small Llama with each of them; prints a table
-    python benchmarks/capture.py --sizes    megabytes and milliseconds of one capture for 125M, 1B, 7B and 70B
-    python benchmarks/capture.py --all > examples/capture_cost.md
+    python benchmarks/capture.py            trainings of a small Llama with each of them; prints a
+    table python benchmarks/capture.py --sizes    megabytes and milliseconds of one capture for
+    125M, 1B, 7B and 70B python benchmarks/capture.py --all > examples/capture_cost.md
 
-Every round trains from the same seed with each of them, in turn and in one process, twice: as people do, for the ratio to the plain
-training of the same round; and waiting after each record until all that it set off is done, for its price: what the steps with a record
-take beyond those without one. Time is processor time, which a busy machine disturbs less than the clock on the wall: of the training
-thread, which is what training waits for where its arithmetic is done by a GPU; and of all threads and child processes.
+Every round trains from the same seed with each of them, in turn and in one process, twice: as
+people do, for the ratio to the plain training of the same round; and waiting after each record
+until all that it set off is done, for its price: what the steps with a record take beyond those
+without one. Time is processor time, which a busy machine disturbs less than the clock on the wall:
+of the training thread, which is what training waits for where its arithmetic is done by a GPU; and
+of all threads and child processes.
 """
 
 from __future__ import annotations
@@ -52,13 +55,19 @@ def llama(implementation: str = "sdpa", **shape: int) -> Any:
         "intermediate_size": 704,
         **shape,
     }
-    config = LlamaConfig(vocab_size=VOCAB, max_position_embeddings=LENGTH, attn_implementation=implementation, **shape)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        max_position_embeddings=LENGTH,
+        attn_implementation=implementation,
+        **shape,
+    )
     return LlamaForCausalLM(config)
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """``log`` is called after every step; ``settle`` waits until everything that it set off is done."""
+    """``log`` is called after every step; ``settle`` waits until everything that it set off is
+    done."""
 
     log: Callable[[int, Any], None] = lambda step, loss: None
     settle: Callable[[], None] = lambda: None
@@ -81,14 +90,20 @@ def tracker_viz(model: Any, steps: int, every: int, directory: Path) -> Contesta
         spool=directory / "spool",
         max_overhead=math.inf,
     )
-    return Contestant(lambda step, loss: watcher.step(step, loss=loss), watcher.outbox.flush, lambda: watcher.close(progress=False))
+    return Contestant(
+        lambda step, loss: watcher.step(step, loss=loss),
+        watcher.outbox.flush,
+        lambda: watcher.close(progress=False),
+    )
 
 
 def wandb_watch(model: Any, steps: int, every: int, directory: Path) -> Contestant:
     import wandb
 
     os.environ["WANDB_MODE"] = "offline"
-    run = wandb.init(project="benchmark", dir=str(directory), settings=wandb.Settings(silent=True, console="off"))
+    run = wandb.init(
+        project="benchmark", dir=str(directory), settings=wandb.Settings(silent=True, console="off")
+    )
     run.watch(model, log="all", log_freq=every)
 
     def log(step: int, loss: Any) -> None:
@@ -98,7 +113,8 @@ def wandb_watch(model: Any, steps: int, every: int, directory: Path) -> Contesta
 
 
 def output_attentions(model: Any, steps: int, every: int, directory: Path) -> Contestant:
-    """The usual script: now and then an eager forward pass on the probe, and everything into a file."""
+    """The usual script: now and then an eager forward pass on the probe, and everything into a
+    file."""
     probe = make_probe(VOCAB, LENGTH, text_ids=range(LENGTH)).input_ids
 
     def save(step: int, loss: Any) -> None:
@@ -108,7 +124,10 @@ def output_attentions(model: Any, steps: int, every: int, directory: Path) -> Co
         model.set_attn_implementation("eager")
         with torch.no_grad():
             attentions = model(input_ids=probe, output_attentions=True).attentions
-        torch.save({"attentions": attentions, "weights": model.state_dict(), "loss": loss.item()}, directory / f"{step}.pt")
+        torch.save(
+            {"attentions": attentions, "weights": model.state_dict(), "loss": loss.item()},
+            directory / f"{step}.pt",
+        )
         model.set_attn_implementation("sdpa")
         model.train()
 
@@ -125,7 +144,8 @@ CONTESTANTS = {
 
 @dataclass(slots=True)
 class Training:
-    """Processor seconds that one training took: of the loop in all, and step by step of its own thread and of everything."""
+    """Processor seconds that one training took: of the loop in all, and step by step of its own
+    thread and of everything."""
 
     processor_s: float = 0.0
     mbytes: float = 0.0
@@ -134,7 +154,8 @@ class Training:
     step_processor_s: list[float] = field(default_factory=list)
 
     def price(self, of: list[float], every: int) -> float:
-        """Median over the records of what a step with one took beyond the steps around it without."""
+        """Median over the records of what a step with one took beyond the steps around it
+        without."""
         beyond = []
         for last in range(every - 1, len(of), every):
             beyond.append(of[last] - statistics.median(of[last - every + 1 : last]))
@@ -148,7 +169,9 @@ def train(make: Any, steps: int, every: int, *, waiting: bool) -> Training:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         contestant = make(model, steps, every, directory)
         children = dict.fromkeys(psutil.Process().children(recursive=True), 0.0)
-        batches = torch.randint(VOCAB, (steps + 1, BATCH, LENGTH), generator=torch.Generator().manual_seed(1))
+        batches = torch.randint(
+            VOCAB, (steps + 1, BATCH, LENGTH), generator=torch.Generator().manual_seed(1)
+        )
         made = Training()
         began = processor_s(children)
         for step in range(1, steps + 1):
@@ -166,13 +189,16 @@ def train(make: Any, steps: int, every: int, *, waiting: bool) -> Training:
         contestant.settle()
         made.processor_s = processor_s(children) - began
         contestant.close()
-        files = [path for path in directory.rglob("*") if path.is_file() and "spool" not in path.parts]
+        files = [
+            path for path in directory.rglob("*") if path.is_file() and "spool" not in path.parts
+        ]
         made.mbytes = sum(path.stat().st_size for path in files) / (steps // every) / 1e6
         return made
 
 
 def processor_s(children: dict[psutil.Process, float]) -> float:
-    """Of all threads, and of child processes (W&B's service is one); one that has ended (its monitor) counts as it was last seen."""
+    """Of all threads, and of child processes (W&B's service is one); one that has ended (its
+    monitor) counts as it was last seen."""
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             taken = child.cpu_times()
@@ -193,21 +219,31 @@ def compare(rounds: int, steps: int, every: int) -> None:
     plain = freely["plain training"]
     step_s = statistics.median(second for training in plain for second in training.step_processor_s)
     print("## Beside what else people do\n")
-    print(f"A Llama of 4 blocks, width 256, {BATCH} x {LENGTH} tokens a step, {1000 * step_s:.0f} ms of processor time each, on a CPU with")
     print(
-        f"{torch.get_num_threads()} thread(s); `python benchmarks/capture.py`: {rounds} rounds of {steps} steps, a record every {every}.\n"
+        f"A Llama of 4 blocks, width 256, {BATCH} x {LENGTH} tokens a step, {1000 * step_s:.0f} ms "
+        "of processor time each, on a CPU with"
     )
     print(
-        f"| | training thread, ms a record | everything, ms a record | of a step | {DEFAULT_CAPTURES} records in {DEFAULT_STEPS:,} steps | "
+        f"{torch.get_num_threads()} thread(s); `python benchmarks/capture.py`: {rounds} rounds of "
+        f"{steps} steps, a record every {every}.\n"
+    )
+    print(
+        "| | training thread, ms a record | everything, ms a record | of a step | "
+        f"{DEFAULT_CAPTURES} records in {DEFAULT_STEPS:,} steps | "
         f"a record every {every} steps, ratio to plain (range) | MB a record | losses |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name in names:
         thread_s, everything_s = (
-            statistics.median(training.price(getattr(training, of), every) for training in waiting[name])
+            statistics.median(
+                training.price(getattr(training, of), every) for training in waiting[name]
+            )
             for of in ("step_thread_s", "step_processor_s")
         )
-        ratios = [mine.processor_s / base.processor_s for mine, base in zip(freely[name], plain, strict=True)]
+        ratios = [
+            mine.processor_s / base.processor_s
+            for mine, base in zip(freely[name], plain, strict=True)
+        ]
         cells = [
             name,
             f"{1000 * thread_s:.1f}",
@@ -216,27 +252,40 @@ def compare(rounds: int, steps: int, every: int) -> None:
             f"{100 * everything_s / step_s * DEFAULT_CAPTURES / DEFAULT_STEPS:.2f} %",
             f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
             f"{statistics.median(training.mbytes for training in freely[name]):.1f}",
-            "same" if all(training.losses == plain[0].losses for training in freely[name]) else "CHANGED",
+            "same"
+            if all(training.losses == plain[0].losses for training in freely[name])
+            else "CHANGED",
         ]
         print("| " + " | ".join(cells) + " |")
-    print("\nProcessor time. The training thread's is what a training on a GPU waits for; everything is all threads and child processes,")
     print(
-        "as far as it is done by the end (W&B's service is one). `wandb.watch` works in hooks of the forward and backward pass. The ratio"
+        "\nProcessor time. The training thread's is what a training on a GPU waits for; everything "
+        "is all threads and child processes,"
     )
     print(
-        "holds what is recorded before the first step, too, and what threads that share a core take from each other. Nothing was left out"
+        "as far as it is done by the end (W&B's service is one). `wandb.watch` works in hooks of "
+        "the forward and backward pass. The ratio"
     )
-    print("here; by default due steps are, rather than that captures take more than 2 % of the training time (`max_overhead`).\n")
+    print(
+        "holds what is recorded before the first step, too, and what threads that share a core "
+        "take from each other. Nothing was left out"
+    )
+    print(
+        "here; by default due steps are, rather than that captures take more than 2 % of the "
+        "training time (`max_overhead`).\n"
+    )
 
 
 def off_due_steps() -> None:
-    """What ``Recorder.step`` takes where no capture is due, beside a function that does nothing with the same arguments."""
+    """What ``Recorder.step`` takes where no capture is due, beside a function that does nothing
+    with the same arguments."""
 
     def nothing(step: int, tokens_seen: int | None = None, **metrics: Any) -> None:
         pass
 
     model = llama(hidden_size=32, intermediate_size=32, num_attention_heads=4, num_hidden_layers=1)
-    recorder = Recorder(model, make_probe(VOCAB, 8, period=4), Schedule.every(1 << 40), lambda capture: None)
+    recorder = Recorder(
+        model, make_probe(VOCAB, 8, period=4), Schedule.every(1 << 40), lambda capture: None
+    )
     loss, n_calls = torch.zeros(()), 200_000
     recorder.step(1, loss=loss)
     taken: dict[str, list[float]] = {"step": [], "nothing": []}
@@ -248,11 +297,18 @@ def off_due_steps() -> None:
             taken[name].append((time.thread_time() - started) / n_calls)
     own, call = (1e9 * min(of) for of in taken.values())
     print("## Off capture steps\n")
-    print(f"`recorder.step(step, loss=loss)` takes {own:.0f} ns where no capture is due; a function that does nothing takes {call:.0f} ns.")
-    print("It compares three integers and keeps a reference to the loss: nothing is read from the device.\n")
+    print(
+        f"`recorder.step(step, loss=loss)` takes {own:.0f} ns where no capture is due; a function "
+        f"that does nothing takes {call:.0f} ns."
+    )
+    print(
+        "It compares three integers and keeps a reference to the loss: nothing is read from the "
+        "device.\n"
+    )
 
 
-# name -> (blocks, heads, key/value heads, d_model, d_mlp, matrices of the feed-forward part, parameters without embeddings)
+# name -> (blocks, heads, key/value heads, d_model, d_mlp, matrices of the feed-forward part,
+# parameters without embeddings)
 SIZES = {
     "125M (GPT-2)": (12, 12, 12, 768, 3072, 2, 85e6),
     "1B (Llama 3.2)": (16, 32, 8, 2048, 8192, 3, 973e6),
@@ -260,11 +316,13 @@ SIZES = {
     "70B (Llama 2)": (80, 64, 8, 8192, 28672, 3, 68.5e9),
 }
 PROBE_ROWS, PROBE_LENGTH = 2, 128
-# One H100: weights are read once at 3.35 TB/s (a pass over 256 tokens is bound by memory), 2 FLOP a parameter and token at 400 TFLOP/s
-# at best, and what was captured goes to the CPU at 20 GB/s (page-locked memory).
+# One H100: weights are read once at 3.35 TB/s (a pass over 256 tokens is bound by memory), 2 FLOP a
+# parameter and token at 400 TFLOP/s at best, and what was captured goes to the CPU at 20 GB/s
+# (page-locked memory).
 READ_BYTES_S, FLOP_S, COPY_BYTES_S = 3.35e12, 4e14, 2e10
-# What does not fit one GPU is sharded over as many as hold it, and gathered in bfloat16 for the pass; after that only what is kept of the
-# weights goes over the wire, and for norms a vector a step, whose time is that of the collective itself.
+# What does not fit one GPU is sharded over as many as hold it, and gathered in bfloat16 for the
+# pass; after that only what is kept of the weights goes over the wire, and for norms a vector a
+# step, whose time is that of the collective itself.
 GATHER_BYTES_S, FITS_BYTES, COLLECTIVE_S = 3e11, 80e9, 2e-5
 
 
@@ -284,34 +342,57 @@ def computed(size: str, max_mb: float, host_s: float) -> tuple[float, float, flo
     axes: dict[str, tuple[str, ...]] = {}
     for block in range(blocks):
         # One number seen from everywhere: an array of any shape without its memory.
-        arrays[f"blocks.{block}.attn.pattern"] = np.broadcast_to(np.float16(0.5), (PROBE_ROWS, heads, PROBE_LENGTH, PROBE_LENGTH))
+        arrays[f"blocks.{block}.attn.pattern"] = np.broadcast_to(
+            np.float16(0.5), (PROBE_ROWS, heads, PROBE_LENGTH, PROBE_LENGTH)
+        )
         axes[f"blocks.{block}.attn.pattern"] = ("probe", "head", "query", "key")
     for index, (out, into) in enumerate(shapes):
-        arrays[f"blocks.{index * blocks // len(shapes)}.w.m{index}"] = np.broadcast_to(np.float32(0.5), (min(out, side), min(into, side)))
+        arrays[f"blocks.{index * blocks // len(shapes)}.w.m{index}"] = np.broadcast_to(
+            np.float32(0.5), (min(out, side), min(into, side))
+        )
         axes[f"blocks.{index * blocks // len(shapes)}.w.m{index}"] = ("out", "in")
     moved = sum(array.size * array.itemsize for array in arrays.values())
-    stored = sum(array.nbytes for array in fit(Capture(step=0, arrays=arrays, axes=axes), max_mb).arrays.values())
+    stored = sum(
+        array.nbytes
+        for array in fit(Capture(step=0, arrays=arrays, axes=axes), max_mb).arrays.values()
+    )
     tokens = PROBE_ROWS * PROBE_LENGTH
     device_s = max(2 * parameters / READ_BYTES_S, 2 * parameters * tokens / FLOP_S)
     n_devices = math.ceil(2 * parameters / FITS_BYTES)
-    # Norms of the matrices of which a sample is kept read them twice a step, but for the last; each device its own rows of them.
+    # Norms of the matrices of which a sample is kept read them twice a step, but for the last; each
+    # device its own rows of them.
     reduced = [shape for shape in shapes if max(shape) > side]
-    device_s += (2 * STEPS - 1) * 2 * sum(out * into for out, into in reduced) / READ_BYTES_S / n_devices
+    device_s += (
+        (2 * STEPS - 1) * 2 * sum(out * into for out, into in reduced) / READ_BYTES_S / n_devices
+    )
     # The host runs ahead of the device or behind it: the slower of the two counts.
     pass_s = max(device_s, blocks * host_s + len(reduced) * host_seconds_a_norm())
-    wire_s = 2 * parameters / GATHER_BYTES_S + len(reduced) * STEPS * COLLECTIVE_S if n_devices > 1 else 0.0
+    wire_s = (
+        2 * parameters / GATHER_BYTES_S + len(reduced) * STEPS * COLLECTIVE_S
+        if n_devices > 1
+        else 0.0
+    )
     return moved / 1e6, stored / 1e6, 1000 * (pass_s + wire_s + moved / COPY_BYTES_S)
 
 
 def host_seconds_a_block() -> float:
-    """What a capture takes the training thread a block besides arithmetic: Python and the launching of operations.
+    """What a capture takes the training thread a block besides arithmetic: Python and the launching
+    of operations.
 
     Taken from a Llama so narrow that nothing else is left, 2 and 18 blocks deep; least of seven.
     """
     least = []
     for blocks in (2, 18):
-        model = llama(hidden_size=32, intermediate_size=32, num_attention_heads=4, num_hidden_layers=blocks)
-        recorder = Recorder(model, make_probe(VOCAB, 8, period=4), Schedule.every(1), lambda capture: None, max_overhead=math.inf)
+        model = llama(
+            hidden_size=32, intermediate_size=32, num_attention_heads=4, num_hidden_layers=blocks
+        )
+        recorder = Recorder(
+            model,
+            make_probe(VOCAB, 8, period=4),
+            Schedule.every(1),
+            lambda capture: None,
+            max_overhead=math.inf,
+        )
         taken = []
         for step in range(1, 8):
             started = time.thread_time()
@@ -323,7 +404,8 @@ def host_seconds_a_block() -> float:
 
 @cache
 def host_seconds_a_norm() -> float:
-    """What the norms of one matrix take the training thread besides arithmetic: those of a matrix of next to none, least of fifty."""
+    """What the norms of one matrix take the training thread besides arithmetic: those of a matrix
+    of next to none, least of fifty."""
     stored, projection = {"w": torch.randn(8, 8)}, Projection(0, "mlp.w_in", ("w",), (8, 8))
     taken = []
     for _ in range(50):
@@ -334,13 +416,16 @@ def host_seconds_a_norm() -> float:
 
 
 def measured(size: str, max_mb: float) -> dict[str, float]:
-    """Milliseconds of processor time that one capture, and one plain forward pass over the same tokens, take here; median of five."""
+    """Milliseconds of processor time that one capture, and one plain forward pass over the same
+    tokens, take here; median of five."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     blocks, heads, _, width, *_ = SIZES[size]
     model = GPT2LMHeadModel(GPT2Config(n_layer=blocks, n_head=heads, n_embd=width))
     probe = make_probe(50257, PROBE_LENGTH, text_ids=range(PROBE_LENGTH))
-    recorder = Recorder(model, probe, Schedule.every(1), lambda capture: None, max_overhead=math.inf, max_mb=max_mb)
+    recorder = Recorder(
+        model, probe, Schedule.every(1), lambda capture: None, max_overhead=math.inf, max_mb=max_mb
+    )
 
     def forward(step: int) -> None:
         with torch.no_grad():
@@ -360,19 +445,34 @@ def sizes(max_mb: float) -> None:
     host_s = host_seconds_a_block()
     taken = measured(first, max_mb)
     print("# What one capture costs\n")
-    print(f"A probe of {PROBE_ROWS} rows of {PROBE_LENGTH} tokens, `max_mb={max_mb:g}`, made by `python benchmarks/capture.py --sizes`.\n")
-    print(f"Megabytes follow exactly from shapes. **Measured:** {first}, float32, on a CPU with {torch.get_num_threads()} thread(s):")
-    print(f"{taken['capture']:.0f} ms of processor time for the capture; a plain forward pass over the same tokens, which computes logits")
+    print(
+        f"A probe of {PROBE_ROWS} rows of {PROBE_LENGTH} tokens, `max_mb={max_mb:g}`, made by "
+        "`python benchmarks/capture.py --sizes`.\n"
+    )
+    print(
+        f"Megabytes follow exactly from shapes. **Measured:** {first}, float32, on a CPU with "
+        f"{torch.get_num_threads()} thread(s):"
+    )
+    print(
+        f"{taken['capture']:.0f} ms of processor time for the capture; a plain forward pass over "
+        "the same tokens, which computes logits"
+    )
     print(f"and a capture does not, takes {taken['pass']:.0f} ms.\n")
     print(
-        "**Computed**, for H100s in bfloat16, not measured: weights are read at 3.35 TB/s, at most 400 TFLOP/s, and what was captured goes"
+        "**Computed**, for H100s in bfloat16, not measured: weights are read at 3.35 TB/s, at most "
+        "400 TFLOP/s, and what was captured goes"
     )
     print(
-        "to the CPU at 20 GB/s; 70B is sharded with FSDP2 over the two that hold it, its weights gathered for the pass at 300 GB/s, which"
+        "to the CPU at 20 GB/s; 70B is sharded with FSDP2 over the two that hold it, its weights "
+        "gathered for the pass at 300 GB/s, which"
     )
-    print(f"is most of its time. Of all matrices that are not kept whole the norms are taken where they lie, in {2 * STEPS - 1} reads.")
     print(
-        f"The host needs {1000 * host_s:.1f} ms a block and {1000 * host_seconds_a_norm():.2f} ms a matrix for its norms (measured here).\n"
+        "is most of its time. Of all matrices that are not kept whole the norms are taken where "
+        f"they lie, in {2 * STEPS - 1} reads."
+    )
+    print(
+        f"The host needs {1000 * host_s:.1f} ms a block and {1000 * host_seconds_a_norm():.2f} ms "
+        "a matrix for its norms (measured here).\n"
     )
     print("| model | MB off the device | MB stored | ms, computed |")
     print("|---|---|---|---|")
@@ -383,7 +483,9 @@ def sizes(max_mb: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", action="store_true")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--max-mb", type=float, default=10.0)

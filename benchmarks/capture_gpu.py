@@ -1,10 +1,13 @@
-"""What a capture costs on a GPU: a Llama of 1.2 billion random parameters under bf16 autocast, torch.compile and flash attention.
+"""What a capture costs on a GPU: a Llama of 1.2 billion random parameters under bf16 autocast,
+torch.compile and flash attention.
 
-    python benchmarks/capture_gpu.py                 on the first GPU; needs about 25 GB of its memory
-    python benchmarks/capture_gpu.py --size tiny     anywhere, in seconds: whether it works, not what it costs
+    python benchmarks/capture_gpu.py                 on the first GPU; needs about 25 GB of its
+    memory python benchmarks/capture_gpu.py --size tiny     anywhere, in seconds: whether it works,
+    not what it costs
 
-Trains twice from the same seed, with and without captures, and prints what a capture takes the training thread, from the end of all the
-device's work to its end, in milliseconds and as a share of a step; whether the losses are the same to the bit; what was compiled for it.
+Trains twice from the same seed, with and without captures, and prints what a capture takes the
+training thread, from the end of all the device's work to its end, in milliseconds and as a share of
+a step; whether the losses are the same to the bit; what was compiled for it.
 """
 
 from __future__ import annotations
@@ -57,12 +60,24 @@ class Training:
     peak_gb: float = 0.0
 
 
-def train(size: str, device: torch.device, *, steps: int, every: int, batch: int, length: int, backend: str, capture: bool) -> Training:
+def train(
+    size: str,
+    device: torch.device,
+    *,
+    steps: int,
+    every: int,
+    batch: int,
+    length: int,
+    backend: str,
+    capture: bool,
+) -> Training:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     made = Training()
-    config = LlamaConfig(**SIZES[size], max_position_embeddings=max(length, 128), attn_implementation="sdpa")
+    config = LlamaConfig(
+        **SIZES[size], max_position_embeddings=max(length, 128), attn_implementation="sdpa"
+    )
     with device:
         model = LlamaForCausalLM(config)
     trained: Any = torch.compile(model, backend=backend)
@@ -71,7 +86,14 @@ def train(size: str, device: torch.device, *, steps: int, every: int, batch: int
     recorder = None
     if capture:
         probe = make_probe(config.vocab_size, min(128, length), text_ids=range(min(128, length)))
-        recorder = Recorder(trained, probe, Schedule.every(every), captures.append, counts_from=1, max_overhead=math.inf)
+        recorder = Recorder(
+            trained,
+            probe,
+            Schedule.every(every),
+            captures.append,
+            counts_from=1,
+            max_overhead=math.inf,
+        )
     generator = torch.Generator().manual_seed(1)
     graphs = 0
     with flash_attention(device):
@@ -93,14 +115,17 @@ def train(size: str, device: torch.device, *, steps: int, every: int, batch: int
             made.losses.append(loss.item())
             graphs = graphs or torch._dynamo.utils.counters["stats"]["unique_graphs"]
     made.compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs
-    made.mbytes = sum(array.nbytes for array in captures[-1].arrays.values()) / 1e6 if captures else 0.0
+    made.mbytes = (
+        sum(array.nbytes for array in captures[-1].arrays.values()) / 1e6 if captures else 0.0
+    )
     made.peak_gb = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
     return made
 
 
 @contextlib.contextmanager
 def flash_attention(device: torch.device) -> Iterator[None]:
-    """On a GPU, before any other kernel; the probe's own attention is worked out beside whatever runs."""
+    """On a GPU, before any other kernel; the probe's own attention is worked out beside whatever
+    runs."""
     if device.type != "cuda":
         yield
         return
@@ -115,18 +140,25 @@ def waited(device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default=None, help="1b where there is a GPU, else tiny")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", choices=SIZES, default=None, help="1b where there is a GPU, else tiny"
+    )
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     options = vars(parser.parse_args())
-    # Two trainings without captures would differ, too: flash attention and embeddings add gradients up in any order unless told not to.
+    # Two trainings without captures would differ, too: flash attention and embeddings add gradients
+    # up in any order unless told not to.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a safeguard that takes time, and changes no result
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # a safeguard that takes time, and changes no result
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         options |= {"backend": "eager"}
@@ -141,11 +173,27 @@ def main() -> None:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
         made[capture] = train(size, device, capture=capture, **options)
-    step_s, capture_s = statistics.median(made[False].step_s), statistics.median(made[True].capture_s)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"a CPU, {torch.get_num_threads()} threads"
-    print(f"Llama {size} on {where}: bf16 autocast, torch.compile ({options['backend']}), scaled_dot_product_attention")
-    print(f"{options['batch']} x {options['length']} tokens a step; {options['steps']} steps, a capture every {options['every']}\n")
-    print("| a step, ms | a capture, ms (range) | of a step | 100 in 10,000 steps | MB off the device | losses | compiled | GB |")
+    step_s, capture_s = (
+        statistics.median(made[False].step_s),
+        statistics.median(made[True].capture_s),
+    )
+    where = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"a CPU, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"Llama {size} on {where}: bf16 autocast, torch.compile ({options['backend']}), "
+        "scaled_dot_product_attention"
+    )
+    print(
+        f"{options['batch']} x {options['length']} tokens a step; {options['steps']} steps, a "
+        f"capture every {options['every']}\n"
+    )
+    print(
+        "| a step, ms | a capture, ms (range) | of a step | 100 in 10,000 steps | MB off the "
+        "device | losses | compiled | GB |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     cells = [
         f"{1000 * step_s:.1f}",

@@ -1,12 +1,16 @@
-"""Do the scores say "induction" where there is induction, and only there? Trains small models that must and must not show it.
+"""Do the scores say "induction" where there is induction, and only there? Trains small models that
+must and must not show it.
 
-* A one-layer model cannot form an induction head (it takes a previous-token head in an earlier block: Elhage et al. 2021); its
-  induction score must stay below 0.2, while the two-layer model's passes 0.5.
-* The previous-token head must come before the induction head that is built on it, in at least 4 of 5 seeds. Which comes first can be
-  asked of the roles as they are labelled, or of the pair of heads alone, on the same row of the probe and at the same score; and it can be
-  asked of the model instead: silence heads of the blocks below at the very onset, and see what is left of induction.
+* A one-layer model cannot form an induction head (it takes a previous-token head in an earlier
+  block: Elhage et al. 2021); its induction score must stay below 0.2, while the two-layer model's
+  passes 0.5.
+* The previous-token head must come before the induction head that is built on it, in at least 4 of
+  5 seeds. Which comes first can be asked of the roles as they are labelled, or of the pair of heads
+  alone, on the same row of the probe and at the same score; and it can be asked of the model
+  instead: silence heads of the blocks below at the very onset, and see what is left of induction.
 
-    python benchmarks/controls.py            # about ten minutes on one core; writes controls.json and controls.md beside this file
+    python benchmarks/controls.py            # about ten minutes on one core; writes controls.json
+    and controls.md beside this file
 """
 
 from __future__ import annotations
@@ -37,13 +41,19 @@ LEVELS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--one-layer-seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1000)
     options = parser.parse_args()
-    logging.getLogger("tracker_viz").setLevel(logging.WARNING)  # every model with a head silenced would introduce itself
-    jobs = [(1, seed) for seed in range(options.one_layer_seeds)] + [(2, seed) for seed in range(options.seeds)]
+    logging.getLogger("tracker_viz").setLevel(
+        logging.WARNING
+    )  # every model with a head silenced would introduce itself
+    jobs = [(1, seed) for seed in range(options.one_layer_seeds)] + [
+        (2, seed) for seed in range(options.seeds)
+    ]
     runs, two_layers = [], []
     for n_blocks, seed in jobs:
         started = time.perf_counter()
@@ -63,7 +73,8 @@ def write(runs: list[dict[str, Any]], alike: dict[str, float]) -> None:
 
 
 def distances(runs: list[ComparedRun]) -> dict[str, float]:
-    """How alike the seeds' heads became, beside a run and itself, and beside heads that are paired at random."""
+    """How alike the seeds' heads became, beside a run and itself, and beside heads that are paired
+    at random."""
     matrix = distance_matrix(runs)
     pairs = np.triu_indices(len(runs), 1)
     return {
@@ -71,21 +82,35 @@ def distances(runs: list[ComparedRun]) -> dict[str, float]:
         "two seeds, mean": round(float(matrix.overall[pairs].mean()), 4),
         "two seeds, least": round(float(matrix.overall[pairs].min()), 4),
         "two seeds, most": round(float(matrix.overall[pairs].max()), 4),
-        "two seeds, heads paired at random within blocks": round(float(matrix.shuffled[pairs].mean()), 4),
-        "two seeds, heads paired at random within the model": round(float(distance_matrix(runs, scope="model").shuffled[pairs].mean()), 4),
+        "two seeds, heads paired at random within blocks": round(
+            float(matrix.shuffled[pairs].mean()), 4
+        ),
+        "two seeds, heads paired at random within the model": round(
+            float(distance_matrix(runs, scope="model").shuffled[pairs].mean()), 4
+        ),
     }
 
 
 def observed(demo: TrainedDemo) -> dict[str, Any]:
-    """Of each score its highest value; of each role the first onset that lasted; of an induction head what it was built on."""
+    """Of each score its highest value; of each role the first onset that lasted; of an induction
+    head what it was built on."""
     series = demo.series
-    seen: dict[str, Any] = {f"{name}_max": highest(series, name) for name in ("previous_token", "previous_token_repeated", "induction")}
+    seen: dict[str, Any] = {
+        f"{name}_max": highest(series, name)
+        for name in ("previous_token", "previous_token_repeated", "induction")
+    }
     first = {role: first_onset(series, role, 0.3) for role in ("previous_token", "induction")}
-    seen |= {f"{role}_onset": onset and [onset[0], head_name(*onset[1])] for role, onset in first.items()}
+    seen |= {
+        f"{role}_onset": onset and [onset[0], head_name(*onset[1])] for role, onset in first.items()
+    }
     seen["loss_end"] = round(float(series.metrics["loss"][-1]), 3)
     if first["induction"] is None or first["induction"][1][0] == 0:
         return seen
-    below = first["induction"][1][0]  # blocks before that of the first induction head: only there can the head be that it is built on
+    below = first["induction"][1][
+        0
+        # blocks before that of the first induction head: only there can the head be that it is
+        # built on
+    ]
     for name in ("previous_token", "previous_token_repeated"):
         seen[f"{name}_below_max"] = highest(series, name, below)
         seen[f"{name}_below_at"] = crossings(series, name, below)
@@ -100,10 +125,20 @@ def highest(series: ScoreSeries, name: str, n_blocks: int | None = None) -> floa
     return round(float(np.nanmax(series.heads[name][:, :n_blocks])), 3)
 
 
-def first_onset(series: ScoreSeries, name: str, level: float, n_blocks: int | None = None) -> tuple[int, tuple[int, int]] | None:
-    """(step, head) of the first onset of a role at ``level``, held as a role must be, among the first ``n_blocks`` blocks."""
+def first_onset(
+    series: ScoreSeries, name: str, level: float, n_blocks: int | None = None
+) -> tuple[int, tuple[int, int]] | None:
+    """(step, head) of the first onset of a role at ``level``, held as a role must be, among the
+    first ``n_blocks`` blocks."""
     found = onsets(series, (Role(name, enter=level, leave=level * 2 / 3),))
-    return next(((one.step, (one.block, one.head)) for one in found if n_blocks is None or one.block < n_blocks), None)
+    return next(
+        (
+            (one.step, (one.block, one.head))
+            for one in found
+            if n_blocks is None or one.block < n_blocks
+        ),
+        None,
+    )
 
 
 def crossings(series: ScoreSeries, name: str, n_blocks: int) -> list[int | None]:
@@ -113,7 +148,8 @@ def crossings(series: ScoreSeries, name: str, n_blocks: int) -> list[int | None]
 
 
 def dependence(model: Decoder, probe: Probe, below: int) -> dict[str, Any]:
-    """The best induction score, whole and without heads of the blocks below: the best previous-token head, the others one by one, all."""
+    """The best induction score, whole and without heads of the blocks below: the best
+    previous-token head, the others one by one, all."""
     whole = scores_of(model, probe, [])
     heads = [(block, head) for block in range(below) for head in range(whole["induction"].shape[1])]
     previous = max(heads, key=lambda head: whole["previous_token_repeated"][head])
@@ -128,11 +164,21 @@ def dependence(model: Decoder, probe: Probe, below: int) -> dict[str, Any]:
     }
 
 
-def scores_of(model: Decoder, probe: Probe, silenced: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+def scores_of(
+    model: Decoder, probe: Probe, silenced: list[tuple[int, int]]
+) -> dict[str, np.ndarray]:
     captures: list[Capture] = []
-    Recorder(without_heads(model, silenced), probe, Schedule.every(1), captures.append, max_overhead=math.inf).capture_now(0)
+    Recorder(
+        without_heads(model, silenced),
+        probe,
+        Schedule.every(1),
+        captures.append,
+        max_overhead=math.inf,
+    ).capture_now(0)
     scored = Scorer()(captures[0]).arrays
-    return {name: scored[f"scores.head.{name}"] for name in ("previous_token_repeated", "induction")}
+    return {
+        name: scored[f"scores.head.{name}"] for name in ("previous_token_repeated", "induction")
+    }
 
 
 def best(scores: np.ndarray) -> float:
@@ -140,17 +186,24 @@ def best(scores: np.ndarray) -> float:
 
 
 def order(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, int]]]:
-    """name -> level -> in how many seeds that score crosses it before, with (at the same capture) and after induction."""
+    """name -> level -> in how many seeds that score crosses it before, with (at the same capture)
+    and after induction."""
     formed = [run for run in runs if "induction_at" in run]
     return {
-        name: {str(level): sides([(run[name][index], run["induction_at"][index]) for run in formed]) for index, level in enumerate(LEVELS)}
+        name: {
+            str(level): sides([(run[name][index], run["induction_at"][index]) for run in formed])
+            for index, level in enumerate(LEVELS)
+        }
         for name in ("previous_token_below_at", "previous_token_repeated_below_at")
     }
 
 
 def sides(steps: list[tuple[int | None, int | None]]) -> dict[str, int]:
-    """On which side of the second step the first one lies, counted; a first that never was comes after."""
-    reached = [(math.inf if one is None else one, other) for one, other in steps if other is not None]
+    """On which side of the second step the first one lies, counted; a first that never was comes
+    after."""
+    reached = [
+        (math.inf if one is None else one, other) for one, other in steps if other is not None
+    ]
     return {
         "before": sum(one < other for one, other in reached),
         "with": sum(one == other for one, other in reached),
@@ -161,7 +214,9 @@ def sides(steps: list[tuple[int | None, int | None]]) -> dict[str, int]:
 def verdicts(runs: list[dict[str, Any]]) -> dict[str, bool]:
     one, two = ([run for run in runs if run["n_blocks"] == n_blocks] for n_blocks in (1, 2))
     formed = [run for run in two if "at_onset" in run]
-    roles = sides([((run["previous_token_onset"] or [None])[0], run["induction_onset"][0]) for run in formed])
+    roles = sides(
+        [((run["previous_token_onset"] or [None])[0], run["induction_onset"][0]) for run in formed]
+    )
     own = order(two)["previous_token_repeated_below_at"]["0.3"]
     needed = min(NEEDED_ORDER, len(two))
     built_on = [run for run in formed if run["at_onset"]["without all"] < ONE_LAYER_LIMIT]
@@ -196,10 +251,25 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
     own = LEVELS.index(0.3)
     for run in runs:
         at = run.get("previous_token_repeated_below_at")
-        cells = [run["n_blocks"], run["seed"], run["previous_token_max"], run["previous_token_onset"]]
+        cells = [
+            run["n_blocks"],
+            run["seed"],
+            run["previous_token_max"],
+            run["previous_token_onset"],
+        ]
         cells += [run.get("previous_token_repeated_below_max", "–"), at[own] if at else "–"]
-        lines.append("| " + " | ".join(map(cell, [*cells, run["induction_max"], run["induction_onset"], run["loss_end"]])) + " |")
-    lines += ["", *(f"- {claim}: **{'yes' if holds else 'NO'}**" for claim, holds in verdicts(runs).items()), ""]
+        lines.append(
+            "| "
+            + " | ".join(
+                map(cell, [*cells, run["induction_max"], run["induction_onset"], run["loss_end"]])
+            )
+            + " |"
+        )
+    lines += [
+        "",
+        *(f"- {claim}: **{'yes' if holds else 'NO'}**" for claim, holds in verdicts(runs).items()),
+        "",
+    ]
     lines += [
         "## Which comes first?",
         "",
@@ -209,9 +279,16 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
         "| score | " + " | ".join(map(str, LEVELS)) + " |",
         "|---" * (len(LEVELS) + 1) + "|",
     ]
-    rows = {"previous_token_below_at": "over the whole probe", "previous_token_repeated_below_at": "among random tokens"}
+    rows = {
+        "previous_token_below_at": "over the whole probe",
+        "previous_token_repeated_below_at": "among random tokens",
+    }
     for name, found in order(runs).items():
-        lines.append(f"| {rows[name]} | " + " | ".join(f"{n['before']} / {n['with']} / {n['after']}" for n in found.values()) + " |")
+        lines.append(
+            f"| {rows[name]} | "
+            + " | ".join(f"{n['before']} / {n['with']} / {n['after']}" for n in found.values())
+            + " |"
+        )
     lines += [
         "",
         "And the best induction score with heads of the blocks below silenced: at the very capture at which it first has 0.3, and at the",
@@ -222,7 +299,11 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
     ]
     for run in runs:
         for when in ("at_onset", "at_end") if "at_onset" in run else ():
-            lines.append(f"| {run['seed']} | {when.replace('_', ' ')} | " + " | ".join(map(cell, run[when].values())) + " |")
+            lines.append(
+                f"| {run['seed']} | {when.replace('_', ' ')} | "
+                + " | ".join(map(cell, run[when].values()))
+                + " |"
+            )
     lines += [
         "",
         "## How alike are seeds?",
@@ -235,7 +316,13 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
 
 
 def cell(value: Any) -> str:
-    return "never" if value is None else f"{value[0]} ({value[1]})" if isinstance(value, list) else str(value)
+    return (
+        "never"
+        if value is None
+        else f"{value[0]} ({value[1]})"
+        if isinstance(value, list)
+        else str(value)
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""How fast a video is drawn and encoded, against seaborn's own ways: one process, the same captures, 1080p overview of 6x6 heads.
+"""How fast a video is drawn and encoded, against seaborn's own ways: one process, the same
+captures, 1080p overview of 6x6 heads.
 
-    python benchmarks/rendering.py                       # about four minutes; FuncAnimation's row needs an ffmpeg on the path
-    python benchmarks/rendering.py --memory 1000         # and the memory over 1000 captures of 30 MB, which need 30 GB of disk
+    python benchmarks/rendering.py                       # about four minutes; FuncAnimation's row
+    needs an ffmpeg on the path python benchmarks/rendering.py --memory 1000         # and the
+    memory over 1000 captures of 30 MB, which need 30 GB of disk
 
-Writes rendering.json and rendering.md beside this file. The contenders take turns, so that a busy moment of the machine does not fall
-on one of them alone. seaborn's heatmap() redraws the whole figure for every box, so the ordinary loop is no fair opponent; the one in
-which these draws are suppressed is.
+Writes rendering.json and rendering.md beside this file. The contenders take turns, so that a busy
+moment of the machine does not fall on one of them alone. seaborn's heatmap() redraws the whole
+figure for every box, so the ordinary loop is no fair opponent; the one in which these draws are
+suppressed is.
 """
 
 from __future__ import annotations
@@ -37,21 +40,27 @@ from tracker_viz.types import CapturePath, CaptureRef
 from tracker_viz.video import write_video
 
 HERE = Path(__file__).resolve().parent
-_spec = importlib.util.spec_from_file_location("synthetic_run", HERE.parent / "tests" / "rendering" / "synthetic_run.py")
+_spec = importlib.util.spec_from_file_location(
+    "synthetic_run", HERE.parent / "tests" / "rendering" / "synthetic_run.py"
+)
 synthetic_run = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(synthetic_run)
 
 OURS, ENCODER = "tracker_viz, end to end", "the encoder alone, frames in memory"
 PAINTED, FULL = "tracker_viz, read and painted, one thread", "tracker_viz, drawn by seaborn in full"
 FAIREST = "seaborn loop, no bars, whole-figure draws suppressed"
-NO_BARS, ORDINARY = "seaborn loop, no colour bars and tick labels", "seaborn loop, as in its documentation"
+NO_BARS, ORDINARY = (
+    "seaborn loop, no colour bars and tick labels",
+    "seaborn loop, as in its documentation",
+)
 ANIMATION = "FuncAnimation + FFMpegWriter, set_array on meshes drawn once"
 _FIRST_STEP = 1_000_000
 WRITER = "OpenCV's VideoWriter, VP8, opened at 24 fps"
 
 
 def seaborn_loop(renderer: Renderer, index: int, *, quiet: bool, bars: bool) -> np.ndarray:
-    """The picture of one capture as a notebook would draw it: sns.heatmap per axes. ``quiet``: without its whole-figure draws."""
+    """The picture of one capture as a notebook would draw it: sns.heatmap per axes. ``quiet``:
+    without its whole-figure draws."""
     import seaborn
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -66,15 +75,29 @@ def seaborn_loop(renderer: Renderer, index: int, *, quiet: bool, bars: bool) -> 
                 super().draw(canvas_renderer)
 
     plan = renderer.plan
-    figure = QuietFigure((plan.width / 100, plan.height / 100), dpi=100, facecolor=plan.theme.ground)
+    figure = QuietFigure(
+        (plan.width / 100, plan.height / 100), dpi=100, facecolor=plan.theme.ground
+    )
     FigureCanvasAgg(figure)
     values = renderer.values(index)
     for heatmap in plan.heatmaps:
         box, scale = heatmap.box, plan.scales[heatmap.scale]
-        axes = figure.add_axes((box.x / plan.width, 1 - box.bottom / plan.height, box.width / plan.width, box.height / plan.height))
+        axes = figure.add_axes(
+            (
+                box.x / plan.width,
+                1 - box.bottom / plan.height,
+                box.width / plan.width,
+                box.height / plan.height,
+            )
+        )
         extras = {} if bars else {"cbar": False, "xticklabels": False, "yticklabels": False}
         seaborn.heatmap(
-            values[heatmap.name].astype(np.float32), mask=heatmap.mask, cmap=scale.mpl_cmap(), norm=scale.mpl_norm(), ax=axes, **extras
+            values[heatmap.name].astype(np.float32),
+            mask=heatmap.mask,
+            cmap=scale.mpl_cmap(),
+            norm=scale.mpl_norm(),
+            ax=axes,
+            **extras,
         )
     figure.building = False
     figure.canvas.draw()
@@ -91,10 +114,14 @@ def animation(renderer: Renderer, n_frames: int, directory: Path) -> None:
         def update(index: int) -> list[Any]:
             values = renderer.values(index)
             for heatmap in renderer.plan.heatmaps:
-                meshes[heatmap.name].set_array(np.ma.masked_array(values[heatmap.name].astype(np.float32), heatmap.mask))
+                meshes[heatmap.name].set_array(
+                    np.ma.masked_array(values[heatmap.name].astype(np.float32), heatmap.mask)
+                )
             return list(meshes.values())
 
-        FuncAnimation(figure, update, frames=n_frames).save(directory / "animation.mp4", writer=FFMpegWriter(fps=24))
+        FuncAnimation(figure, update, frames=n_frames).save(
+            directory / "animation.mp4", writer=FFMpegWriter(fps=24)
+        )
 
 
 def plain_writer(frames: list[np.ndarray], path: Path) -> None:
@@ -105,9 +132,16 @@ def plain_writer(frames: list[np.ndarray], path: Path) -> None:
     writer.release()
 
 
-def speed(n_frames: int, rounds: int, workers: int, directory: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Way -> seconds, and seconds of all processors, a frame, once for each round; the slowest two are timed in the first round alone."""
-    series = Series(synthetic_run.write_run(directory / "run", n_frames, blocks=6, heads=6, length=64, last_step=50 * n_frames))
+def speed(
+    n_frames: int, rounds: int, workers: int, directory: Path
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Way -> seconds, and seconds of all processors, a frame, once for each round; the slowest two
+    are timed in the first round alone."""
+    series = Series(
+        synthetic_run.write_run(
+            directory / "run", n_frames, blocks=6, heads=6, length=64, last_step=50 * n_frames
+        )
+    )
     renderer = Renderer(series, "overview")
     frames = [renderer.frame(index).pixels for index in range(n_frames)]  # 6 MB each
     film = renderer.film(storyboard(series.steps))
@@ -148,25 +182,32 @@ def speed(n_frames: int, rounds: int, workers: int, directory: Path) -> tuple[di
 
 
 def cpu_time() -> float:
-    """Seconds of processors that this process has had, and its children (FuncAnimation's ffmpeg)."""
+    """Seconds of processors that this process has had, and its children (FuncAnimation's
+    ffmpeg)."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def write_many(n_captures: int, directory: Path) -> list[CapturePath]:
-    """Captures of 30 MB, the same arrays in each: finding their quantiles anew would say nothing here."""
-    first = next(synthetic_run.captures(1, blocks=12, heads=12, length=128, width=352, hidden=352, period=16))
+    """Captures of 30 MB, the same arrays in each: finding their quantiles anew would say nothing
+    here."""
+    first = next(
+        synthetic_run.captures(1, blocks=12, heads=12, length=128, width=352, hidden=352, period=16)
+    )
     contents = capture_file.to_bytes(dataclasses.replace(first, step=_FIRST_STEP))
     captures = []
     for step in range(_FIRST_STEP, _FIRST_STEP + n_captures):
         path = directory / f"step-{step:08d}.safetensors"
         path.write_bytes(contents.replace(str(_FIRST_STEP).encode(), str(step).encode(), 1))
-        captures.append(CapturePath(CaptureRef(step, path.name, path.stat().st_size, "0" * 64), path))
+        captures.append(
+            CapturePath(CaptureRef(step, path.name, path.stat().st_size, "0" * 64), path)
+        )
     return captures
 
 
 def memory(captures: list[CapturePath]) -> dict[str, float]:
-    """Peak memory of this process while it renders: by the time that a tenth of the frames was drawn, at least 48, and in the end."""
+    """Peak memory of this process while it renders: by the time that a tenth of the frames was
+    drawn, at least 48, and in the end."""
     renderer = Renderer(Series(captures), "overview")
     tenth, peaks = max(48, len(captures) // 10), {}
 
@@ -175,7 +216,13 @@ def memory(captures: list[CapturePath]) -> dict[str, float]:
             peaks[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     film = renderer.film(storyboard(renderer.series.steps))
-    write_video(len(captures), film, captures[0].path.parent / "many_video", duration_s=0.05, progress=measure)
+    write_video(
+        len(captures),
+        film,
+        captures[0].path.parent / "many_video",
+        duration_s=0.05,
+        progress=measure,
+    )
     nbytes = captures[0].ref.nbytes
     return {
         "captures": len(captures),
@@ -191,9 +238,13 @@ def report(result: dict[str, Any]) -> str:
     cpu = {name: statistics.median(times) for name, times in result["cpu_seconds_a_frame"].items()}
 
     def ratio(name: str, extra: list[float] | None = None) -> float:
-        """How many times the frame's time of end to end a way needs: the median over the rounds, each against its own round."""
+        """How many times the frame's time of end to end a way needs: the median over the rounds,
+        each against its own round."""
         extra = extra or [0.0] * len(seconds[name])
-        return statistics.median((other + more) / ours for other, more, ours in zip(seconds[name], extra, seconds[OURS], strict=False))
+        return statistics.median(
+            (other + more) / ours
+            for other, more, ours in zip(seconds[name], extra, seconds[OURS], strict=False)
+        )
 
     lines = [
         "# Rendering: how fast a video is drawn and encoded",
@@ -211,7 +262,10 @@ def report(result: dict[str, Any]) -> str:
         each = statistics.median(times)
         only_draws = name in (FAIREST, NO_BARS, ORDINARY, FULL)
         written = f"{ratio(name, seconds[WRITER]):,.1f} x" if only_draws else ""
-        lines.append(f"| {name} | {each * 1000:,.1f} | {1 / each:,.2f} | {cpu[name] * 1000:,.1f} | {ratio(name):,.1f} x | {written} |")
+        lines.append(
+            f"| {name} | {each * 1000:,.1f} | {1 / each:,.2f} | {cpu[name] * 1000:,.1f} | "
+            f"{ratio(name):,.1f} x | {written} |"
+        )
     share = f"**{ratio(ENCODER):.0%}** of the encoder's own speed on the same frames, {cpu[ENCODER] / cpu[OURS]:.0%} by processor time"
     lines += ["", f"End to end runs at {share}."]
     if result.get("memory"):
@@ -219,27 +273,39 @@ def report(result: dict[str, Any]) -> str:
         lines += [
             "",
             f"Memory: {used['peak_mb_of_a_tenth']:,.0f} MB at most until {used['tenth']:,} of {used['captures']:,} captures of "
-            f"{used['mb_a_capture']:.0f} MB were drawn, **{used['peak_mb_of_all']:,.0f} MB** until all were.",
+            f"{used['mb_a_capture']:.0f} MB were drawn, **{used['peak_mb_of_all']:,.0f} MB** until "
+            "all were.",
         ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, default=180)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=usable_cores())
-    parser.add_argument("--memory", type=int, default=0, help="captures of 30 MB to render; 0 keeps what rendering.json says of it")
+    parser.add_argument(
+        "--memory",
+        type=int,
+        default=0,
+        help="captures of 30 MB to render; 0 keeps what rendering.json says of it",
+    )
     options = parser.parse_args()
     written = HERE / "rendering.json"
     result: dict[str, Any] = json.loads(written.read_text()) if written.exists() else {}
     with tempfile.TemporaryDirectory() as directory:
         if options.memory:
-            with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # a process of its own for each
+            with multiprocessing.get_context("spawn").Pool(
+                1, maxtasksperchild=1
+            ) as pool:  # a process of its own for each
                 captures = pool.apply(write_many, (options.memory, Path(directory)))
                 result["memory"] = pool.apply(memory, (captures,))
         if options.rounds:
-            seconds, cpu_seconds = speed(options.frames, options.rounds, options.workers, Path(directory))
+            seconds, cpu_seconds = speed(
+                options.frames, options.rounds, options.workers, Path(directory)
+            )
             result |= {
                 "seconds_a_frame": seconds,
                 "cpu_seconds_a_frame": cpu_seconds,
@@ -247,7 +313,11 @@ def main() -> None:
                 "rounds": options.rounds,
                 "workers": options.workers,
             }
-            result |= {"python": platform.python_version(), "cpus": usable_cores(), "load": os.getloadavg()[0]}
+            result |= {
+                "python": platform.python_version(),
+                "cpus": usable_cores(),
+                "load": os.getloadavg()[0],
+            }
     written.write_text(json.dumps(result, indent=1) + "\n")
     (HERE / "rendering.md").write_text(report(result))
     print(report(result))

@@ -1,11 +1,13 @@
 """What a sweep costs afterwards: rendering all of its runs, and comparing a thousand of them.
 
-    python benchmarks/sweep.py                                   # both parts; about 7 GB of disk for the second
-    python benchmarks/sweep.py --part render --run mlflow:<id> --tracking-uri sqlite:////path/mlflow.db    # copies of that run
+    python benchmarks/sweep.py                                   # both parts; about 7 GB of disk
+    for the second python benchmarks/sweep.py --part render --run mlflow:<id> --tracking-uri
+    sqlite:////path/mlflow.db    # copies of that run
 
-render: 16 copies of a run of the demo's size below a parent in a local MLflow, by ``render sweep=``, against one of them on one core,
-turn about in one process. compare: 1,000 runs of 200 captures of 30 MB on this disk, of which all of a step are links to one file.
-Writes sweep.md and sweep.json beside this file.
+render: 16 copies of a run of the demo's size below a parent in a local MLflow, by ``render
+sweep=``, against one of them on one core, turn about in one process. compare: 1,000 runs of 200
+captures of 30 MB on this disk, of which all of a step are links to one file. Writes sweep.md and
+sweep.json beside this file.
 """
 
 from __future__ import annotations
@@ -40,13 +42,16 @@ from tracker_viz.trackers.local import LocalRun, LocalTracker
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 HERE = Path(__file__).resolve().parent
-_spec = importlib.util.spec_from_file_location("synthetic_run", HERE.parent / "tests" / "rendering" / "synthetic_run.py")
+_spec = importlib.util.spec_from_file_location(
+    "synthetic_run", HERE.parent / "tests" / "rendering" / "synthetic_run.py"
+)
 synthetic_run = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(synthetic_run)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of wall time, and of processor time of this process and of those that it started and that ended meanwhile."""
+    """Seconds of wall time, and of processor time of this process and of those that it started and
+    that ended meanwhile."""
 
     def processor_s() -> float:
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -57,15 +62,22 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, processor_s() - cpu
 
 
-def rendering(directory: Path, n_runs: int, rounds: int, run: str | None, tracking_uri: str | None) -> dict[str, Any]:
+def rendering(
+    directory: Path, n_runs: int, rounds: int, run: str | None, tracking_uri: str | None
+) -> dict[str, Any]:
     options = {"mlflow": {"tracking_uri": f"sqlite:///{directory}/mlflow.db"}}
     if run:
         ref = RunRef.parse(run)
         source = trackers.open_run(ref, **({"tracking_uri": tracking_uri} if tracking_uri else {}))
-        captures = [CapturePath(each, source.fetch(each, directory / "source")) for each in source.list_captures()]
+        captures = [
+            CapturePath(each, source.fetch(each, directory / "source"))
+            for each in source.list_captures()
+        ]
     else:
         scorer, captures = Scorer(), []
-        for capture in synthetic_run.captures(100, blocks=4, heads=4, length=64, width=128, hidden=352):
+        for capture in synthetic_run.captures(
+            100, blocks=4, heads=4, length=64, width=128, hidden=352
+        ):
             path = directory / "source" / capture.file_name
             captures.append(CapturePath(capture_file.write(scorer(capture), path), path))
     tracker = trackers.connect("mlflow", **options["mlflow"])
@@ -82,7 +94,9 @@ def rendering(directory: Path, n_runs: int, rounds: int, run: str | None, tracki
     with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
         as_jobs = partial(render_run, video={"workers": 1}, **common)
         list(pool.map(as_jobs, parent.children()[:cores]))  # everything is imported
-        for _ in range(rounds):  # turn about, so that a busy moment of the machine does not fall on one of them alone
+        for _ in range(
+            rounds
+        ):  # turn about, so that a busy moment of the machine does not fall on one of them alone
             alone.append(timed(one))
             whole.append(timed(lambda: render_sweep(parent.ref, **common)))
             jobs.append(timed(lambda: list(pool.map(as_jobs, parent.children()))))
@@ -105,8 +119,11 @@ def rendering(directory: Path, n_runs: int, rounds: int, run: str | None, tracki
     }
 
 
-def comparing(directory: Path, n_runs: int, n_captures: int, shown: int, max_gb: float) -> dict[str, Any]:
-    """Runs like GPT-2 (12 x 12 heads); captures of one step are one file, linked into every run, and every run has scores of its own."""
+def comparing(
+    directory: Path, n_runs: int, n_captures: int, shown: int, max_gb: float
+) -> dict[str, Any]:
+    """Runs like GPT-2 (12 x 12 heads); captures of one step are one file, linked into every run,
+    and every run has scores of its own."""
     refs = _captures(directory / "captures", n_captures)
     _runs(directory / "runs", refs, n_runs)
     pulled: Counter[str] = Counter()
@@ -123,13 +140,20 @@ def comparing(directory: Path, n_runs: int, n_captures: int, shown: int, max_gb:
         return path
 
     LocalRun.fetch, LocalRun.get_file = fetched, got  # type: ignore[method-assign]
-    parent = LocalTracker(directory / "runs").open_run(RunRef("local", str(directory / "runs" / "sweep")))
+    parent = LocalTracker(directory / "runs").open_run(
+        RunRef("local", str(directory / "runs" / "sweep"))
+    )
     result: Any = None
 
     def compare() -> None:
         nonlocal result
         result = compare_runs(
-            sweep=parent.ref, shown=shown, max_gb=max_gb, output=directory / "out", cache=directory / "cache", progress=True
+            sweep=parent.ref,
+            shown=shown,
+            max_gb=max_gb,
+            output=directory / "out",
+            cache=directory / "cache",
+            progress=True,
         )
 
     try:
@@ -148,16 +172,24 @@ def comparing(directory: Path, n_runs: int, n_captures: int, shown: int, max_gb:
         "captures_pulled_gb": pulled["capture_bytes"] / 1e9,
         "scores_pulled_gb": pulled["other_bytes"] / 1e9,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-        "kept_gb": sum(path.stat().st_size for path in (directory / "cache").rglob("*") if path.is_file()) / 1e9,
+        "kept_gb": sum(
+            path.stat().st_size for path in (directory / "cache").rglob("*") if path.is_file()
+        )
+        / 1e9,
         "video_mb": result.video.stat().st_size / 1e6,
         "notes": list(result.notes),
     }
 
 
 def _captures(directory: Path, n: int) -> list[CaptureRef]:
-    first = next(synthetic_run.captures(1, blocks=12, heads=12, length=128, width=352, hidden=352, period=16))
+    first = next(
+        synthetic_run.captures(1, blocks=12, heads=12, length=128, width=352, hidden=352, period=16)
+    )
     return [
-        capture_file.write(dataclasses.replace(first, step=10 * number, metrics={"loss": 4.0 - number / n}), directory / name)
+        capture_file.write(
+            dataclasses.replace(first, step=10 * number, metrics={"loss": 4.0 - number / n}),
+            directory / name,
+        )
         for number in range(n)
         for name in [dataclasses.replace(first, step=10 * number).file_name]
     ]
@@ -168,12 +200,27 @@ def _runs(directory: Path, refs: list[CaptureRef], n_runs: int) -> None:
     parent = tracker.create_run(name="sweep", config={})
     steps = np.array([ref.step for ref in refs])
     header = capture_file.read_header(directory.parent / "captures" / refs[-1].file_name)
-    names = ("previous_token", "induction", "duplicate_token", "current_token", "sink", "entropy", "specialisation", "confidence")
+    names = (
+        "previous_token",
+        "induction",
+        "duplicate_token",
+        "current_token",
+        "sink",
+        "entropy",
+        "specialisation",
+        "confidence",
+    )
     for number in range(n_runs):
         rng = np.random.default_rng(number)
-        onset, top = rng.uniform(0.2, 0.9, (12, 12)) * steps[-1], rng.uniform(0, 1, (len(names), 12, 12)) ** 3
+        onset, top = (
+            rng.uniform(0.2, 0.9, (12, 12)) * steps[-1],
+            rng.uniform(0, 1, (len(names), 12, 12)) ** 3,
+        )
         grown = 1 / (1 + np.exp(-(steps[:, None, None] - onset) / (0.03 * steps[-1])))
-        heads = {name: (0.05 + 0.9 * top[each] * grown).astype(np.float32) for each, name in enumerate(names)}
+        heads = {
+            name: (0.05 + 0.9 * top[each] * grown).astype(np.float32)
+            for each, name in enumerate(names)
+        }
         series = ScoreSeries(
             steps,
             heads,
@@ -181,15 +228,31 @@ def _runs(directory: Path, refs: list[CaptureRef], n_runs: int) -> None:
             tokens_seen=steps * 1000.0,
             metrics={"loss": 4.0 - rng.uniform(0, 2) * steps / steps[-1]},
         )
-        config = {"seed": number % 10, "learning_rate": 10.0 ** -(number // 10 % 10), "n_layers": number // 100}
-        run = LocalRun.create(directory / f"run-{number}", name=f"run {number}", config=config, parent=parent.ref)
+        config = {
+            "seed": number % 10,
+            "learning_rate": 10.0 ** -(number // 10 % 10),
+            "n_layers": number // 100,
+        }
+        run = LocalRun.create(
+            directory / f"run-{number}", name=f"run {number}", config=config, parent=parent.ref
+        )
         (run.directory / index.INDEX).mkdir(parents=True)
         for ref in refs:
-            os.link(directory.parent / "captures" / ref.file_name, run.directory / index.CAPTURES / ref.file_name)
+            os.link(
+                directory.parent / "captures" / ref.file_name,
+                run.directory / index.CAPTURES / ref.file_name,
+            )
             (run.directory / index.INDEX / index.entry_name(ref)).touch()
         path = run.directory / SCORE_FILE
         path.parent.mkdir()
-        path.write_bytes(score_bytes(series, {ref.step: ref for ref in refs}, header.probe, header.labels.get("probe", ())))
+        path.write_bytes(
+            score_bytes(
+                series,
+                {ref.step: ref for ref in refs},
+                header.probe,
+                header.labels.get("probe", ()),
+            )
+        )
         run.finish("finished")
 
 
@@ -273,7 +336,9 @@ def main() -> None:
     parser.add_argument("--part", choices=["render", "compare", "both"], default="both")
     parser.add_argument("--copies", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--run", help="a run of the demo to copy; by default a made-up one of the same size")
+    parser.add_argument(
+        "--run", help="a run of the demo to copy; by default a made-up one of the same size"
+    )
     parser.add_argument("--tracking-uri")
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--captures", type=int, default=200)
@@ -286,10 +351,18 @@ def main() -> None:
     try:
         if options.part != "compare":
             (directory / "render").mkdir()
-            found["render"] = rendering(directory / "render", options.copies, options.rounds, options.run, options.tracking_uri)
+            found["render"] = rendering(
+                directory / "render",
+                options.copies,
+                options.rounds,
+                options.run,
+                options.tracking_uri,
+            )
             print(json.dumps(found["render"], indent=1, default=float))
         if options.part != "render":
-            found["compare"] = comparing(directory, options.runs, options.captures, options.shown, options.max_gb)
+            found["compare"] = comparing(
+                directory, options.runs, options.captures, options.shown, options.max_gb
+            )
             print(json.dumps(found["compare"], indent=1, default=float))
     finally:
         shutil.rmtree(directory)

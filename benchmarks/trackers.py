@@ -1,11 +1,13 @@
-"""What sending captures to MLflow costs the training thread, and how long sending, listing and pulling take.
+"""What sending captures to MLflow costs the training thread, and how long sending, listing and
+pulling take.
 
     python benchmarks/trackers.py [--captures 50] [--kib 1024] [--latency-ms 20] [--many 1000]
 
-Compares, on the embedded store, a server on this machine, and the same server ``--latency-ms`` away (a TCP link that holds every
-byte back): ``MlflowClient.log_artifact`` and ``log_batch`` called on the training thread, and our outbox. Then sends ``--many`` small
-captures over that link and pulls them, one at a time and as ``pull`` does. Times are of this machine, then; the ratio between two rows of
-one table says more than any row.
+Compares, on the embedded store, a server on this machine, and the same server ``--latency-ms`` away
+(a TCP link that holds every byte back): ``MlflowClient.log_artifact`` and ``log_batch`` called on
+the training thread, and our outbox. Then sends ``--many`` small captures over that link and pulls
+them, one at a time and as ``pull`` does. Times are of this machine, then; the ratio between two
+rows of one table says more than any row.
 """
 
 from __future__ import annotations
@@ -49,7 +51,12 @@ def captures(n: int, kib: int) -> Iterator[Capture]:
     for step in range(n):
         maps = rng.random((kib * 512 // 4096, 64, 64)).astype(np.float16)
         metrics = {f"attn/score{number}/max": float(number) for number in range(20)}
-        yield Capture(step, {"blocks.0.attn.pattern": maps}, {"blocks.0.attn.pattern": ("head", "query", "key")}, metrics=metrics)
+        yield Capture(
+            step,
+            {"blocks.0.attn.pattern": maps},
+            {"blocks.0.attn.pattern": ("head", "query", "key")},
+            metrics=metrics,
+        )
 
 
 def on_the_training_thread(uri: str, made: list[Capture], directory: Path) -> dict[str, float]:
@@ -65,7 +72,11 @@ def on_the_training_thread(uri: str, made: list[Capture], directory: Path) -> di
         capture_file.write(capture, path)
         client.log_artifact(run.ref.path, str(path), "captures")
         client.log_batch(
-            run.ref.path, [Metric(name, value, int(time.time() * 1000), capture.step) for name, value in capture.metrics.items()]
+            run.ref.path,
+            [
+                Metric(name, value, int(time.time() * 1000), capture.step)
+                for name, value in capture.metrics.items()
+            ],
         )
         blocked_s.append(time.perf_counter() - before)
     run.finish("finished")
@@ -75,7 +86,11 @@ def on_the_training_thread(uri: str, made: list[Capture], directory: Path) -> di
 def through_the_outbox(uri: str, made: list[Capture], directory: Path) -> dict[str, float]:
     blocked_s = []
     began = time.perf_counter()
-    with Outbox(directory / "spool", [Destination("mlflow", {"tracking_uri": uri, "experiment": "benchmark"})], name="outbox") as outbox:
+    with Outbox(
+        directory / "spool",
+        [Destination("mlflow", {"tracking_uri": uri, "experiment": "benchmark"})],
+        name="outbox",
+    ) as outbox:
         for capture in made:
             time.sleep(STEP_S)
             before = time.perf_counter()
@@ -122,7 +137,11 @@ def many(uri: str, n: int, directory: Path) -> dict[str, float]:
     """Seconds that ``n`` captures of 16 KiB take from spool to server, and back."""
     took: dict[str, float] = {}
     began = time.perf_counter()
-    with Outbox(directory / "spool", [Destination("mlflow", {"tracking_uri": uri, "experiment": "benchmark"})], name="many") as outbox:
+    with Outbox(
+        directory / "spool",
+        [Destination("mlflow", {"tracking_uri": uri, "experiment": "benchmark"})],
+        name="many",
+    ) as outbox:
         for capture in captures(n, 16):
             outbox.put(capture)
         assert outbox.close(timeout_s=1800).complete
@@ -144,7 +163,9 @@ def many(uri: str, n: int, directory: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--captures", type=int, default=50)
     parser.add_argument("--kib", type=int, default=1024)
     parser.add_argument("--latency-ms", type=float, default=20.0)
@@ -158,7 +179,10 @@ def main() -> None:
         "through the outbox": through_the_outbox,
     }
     table: dict[str, dict[str, dict[str, float]]] = {}
-    with tempfile.TemporaryDirectory() as scratch, places(Path(scratch), chosen.latency_ms) as found:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        places(Path(scratch), chosen.latency_ms) as found,
+    ):
         for place, uri in found.items():
             MlflowTracker(uri, "benchmark").create_run(name="warm-up", config={}).finish("finished")
             for number, (way, measure) in enumerate(ways.items()):
@@ -167,12 +191,18 @@ def main() -> None:
                 table.setdefault(place, {})[way] = measure(uri, made, directory)
         thousand = many(uri, chosen.many, Path(scratch, "many"))
     settings = vars(chosen)
-    (HERE / "trackers.json").write_text(json.dumps({"settings": settings, "places": table, "many": thousand}, indent=1) + "\n")
+    (HERE / "trackers.json").write_text(
+        json.dumps({"settings": settings, "places": table, "many": thousand}, indent=1) + "\n"
+    )
     (HERE / "trackers.md").write_text(report(settings, table, thousand))
     print((HERE / "trackers.md").read_text())
 
 
-def report(settings: dict[str, float], table: dict[str, dict[str, dict[str, float]]], thousand: dict[str, float]) -> str:
+def report(
+    settings: dict[str, float],
+    table: dict[str, dict[str, dict[str, float]]],
+    thousand: dict[str, float],
+) -> str:
     away = f"{settings['latency_ms']:g} ms away"
     lines = [
         "# What MLflow costs the training thread",
@@ -186,14 +216,24 @@ def report(settings: dict[str, float], table: dict[str, dict[str, dict[str, floa
     for place, by_way in table.items():
         for way, took in by_way.items():
             blocked = f"{took['blocked_median_ms']:.3f} ms | {took['blocked_p99_ms']:.3f} ms | {took['blocked_total_s']:.3f} s"
-            read = " | ".join(f"{took[name]:.2f} s" if name in took else "–" for name in ("list_s", "pull_s", "pull_again_s"))
-            lines.append(f"| {place} | {way} | {blocked} | {took['until_uploaded_s']:.1f} s | {read} |")
+            read = " | ".join(
+                f"{took[name]:.2f} s" if name in took else "–"
+                for name in ("list_s", "pull_s", "pull_again_s")
+            )
+            lines.append(
+                f"| {place} | {way} | {blocked} | {took['until_uploaded_s']:.1f} s | {read} |"
+            )
     lines.append("")
     for place, by_way in table.items():
         by_hand, ours = by_way.values()
-        lines.append(f"- {place}: the training thread waits {by_hand['blocked_total_s'] / ours['blocked_total_s']:,.0f} times less")
+        lines.append(
+            f"- {place}: the training thread waits "
+            f"{by_hand['blocked_total_s'] / ours['blocked_total_s']:,.0f} times less"
+        )
     below = "yes" if ours["blocked_p99_ms"] < 1 else "NO"
-    sent_s, listed_s, again_s = (thousand[name] for name in ("sent_s", "listed_s", "pulled_again_s"))
+    sent_s, listed_s, again_s = (
+        thousand[name] for name in ("sent_s", "listed_s", "pulled_again_s")
+    )
     alone_s, together_s = thousand["pulled_one_at_a_time_s"], thousand["pulled_s"]
     lines += [
         f"- 99 % of captures block for less than 1 ms, {away}: **{below}**",

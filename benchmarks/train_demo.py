@@ -1,4 +1,5 @@
-"""Train the demo's model with its heads scored as it learns: what the benchmarks about scores share."""
+"""Train the demo's model with its heads scored as it learns: what the benchmarks about scores
+share."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from tracker_viz.types import Capture
 class TrainedDemo:
     """A finished training: the model, the data it saw, and the scores of its heads on the way.
 
-    ``at_onset``: the model as it was at the first capture in which a head had an induction head's score; None where none ever had.
+    ``at_onset``: the model as it was at the first capture in which a head had an induction head's
+    score; None where none ever had.
     """
 
     model: Decoder
@@ -30,13 +32,21 @@ class TrainedDemo:
     at_onset: Decoder | None
 
 
-def train_demo(*, n_blocks: int = 4, n_heads: int = 4, seed: int = 0, steps: int = 1000, every: int = 20) -> TrainedDemo:
-    """Train on one thread, so that several trainings can share a machine, and score the probe every ``every`` steps."""
+def train_demo(
+    *, n_blocks: int = 4, n_heads: int = 4, seed: int = 0, steps: int = 1000, every: int = 20
+) -> TrainedDemo:
+    """Train on one thread, so that several trainings can share a machine, and score the probe every
+    ``every`` steps."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     config = TrainerConfig(steps=steps, checkpoint_every=0, device="cpu")
     model = Decoder(ModelConfig(n_blocks=n_blocks, n_heads=n_heads, vocab_size=VOCAB_SIZE))
-    mixture = Mixture(DataConfig(), context_length=model.config.context_length, batch_size=config.batch_size, seed=seed)
+    mixture = Mixture(
+        DataConfig(),
+        context_length=model.config.context_length,
+        batch_size=config.batch_size,
+        seed=seed,
+    )
     text = mixture.validation_rows(1)[0][0]
     probe = make_probe(
         VOCAB_SIZE,

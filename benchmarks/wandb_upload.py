@@ -1,13 +1,17 @@
-"""What uploading captures to W&B costs, against a stand-in server with a delay on every request. Ratios, measured side by side.
+"""What uploading captures to W&B costs, against a stand-in server with a delay on every request.
+Ratios, measured side by side.
 
     python benchmarks/wandb_upload.py [--captures 200] [--megabytes 1] [--delay-ms 100]
 
-All of them take a capture each 10 ms and write it to the disk; the time runs from the first capture until the server has confirmed
-the last.
+All of them take a capture each 10 ms and write it to the disk; the time runs from the first capture
+until the server has confirmed the last.
 
-* ``one artifact``: the plain client, all files in one single artifact at the end: the fastest there is, and useless while training.
-* ``outbox``: through the spool, in chunks, beside the training. ``after the last``: what of it was left to do when training ended.
-* ``chunks``: what ``push`` does with a full spool, nothing overlapping; held against the upload alone of ``one artifact``.
+* ``one artifact``: the plain client, all files in one single artifact at the end: the fastest there
+  is, and useless while training.
+* ``outbox``: through the spool, in chunks, beside the training. ``after the last``: what of it was
+  left to do when training ended.
+* ``chunks``: what ``push`` does with a full spool, nothing overlapping; held against the upload
+  alone of ``one artifact``.
 * ``one a step``: the plain client, a version per capture, estimated from a few.
 * ``put``: how long the training thread stood still for each capture.
 """
@@ -32,21 +36,29 @@ STEP_S = 0.01  # one training step
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--captures", type=int, default=200)
     parser.add_argument("--megabytes", type=float, default=1.0)
     parser.add_argument("--delay-ms", type=float, default=100.0)
     arguments = parser.parse_args()
 
-    with tempfile.TemporaryDirectory(prefix="wandb-upload-") as folder, WandbServer(delay_s=arguments.delay_ms / 1000) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="wandb-upload-") as folder,
+        WandbServer(delay_s=arguments.delay_ms / 1000) as server,
+    ):
         directory = Path(folder)
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             del os.environ[name]
         os.environ.update(server.environment(directory))
         os.environ["WANDB_SILENT"] = "true"
         captures = make_captures(arguments.captures, int(arguments.megabytes * (1 << 20)))
-        # First, so that the start of the client's service process is in neither of the two that are compared.
-        step_s, _ = as_artifacts(captures[:N_ONE_A_STEP], directory / "steps", n_artifacts=N_ONE_A_STEP)
+        # First, so that the start of the client's service process is in neither of the two that are
+        # compared.
+        step_s, _ = as_artifacts(
+            captures[:N_ONE_A_STEP], directory / "steps", n_artifacts=N_ONE_A_STEP
+        )
         step_s *= len(captures) / N_ONE_A_STEP
         one_s, one_upload_s = as_artifacts(captures, directory / "one", n_artifacts=1)
         chunks_s = in_chunks(directory / "one")
@@ -58,17 +70,28 @@ def main() -> None:
         n_stored = sum(len(artifact.files) for artifact in server.artifacts(server.runs[-1].path))
         assert n_stored == len(captures), n_stored
 
-    print(f"{arguments.captures} captures of {arguments.megabytes} MB, {arguments.delay_ms:.0f} ms a request")
+    print(
+        f"{arguments.captures} captures of {arguments.megabytes} MB, {arguments.delay_ms:.0f} ms a "
+        "request"
+    )
     print(f"  one artifact      {one_s:7.1f} s")
-    print(f"  outbox            {outbox_s:7.1f} s   {outbox_s / one_s:5.2f} x one artifact (promise: 3)")
+    print(
+        f"  outbox            {outbox_s:7.1f} s   {outbox_s / one_s:5.2f} x one artifact (promise: "
+        "3)"
+    )
     print(f"    after the last  {tail_s:7.1f} s   {tail_s / one_s:5.2f} x one artifact")
     print(
-        f"  chunks            {chunks_s:7.1f} s   {chunks_s / one_upload_s:5.2f} x one artifact's upload, {one_upload_s:.1f} s (promise: 3)"
+        f"  chunks            {chunks_s:7.1f} s   {chunks_s / one_upload_s:5.2f} x one artifact's "
+        f"upload, {one_upload_s:.1f} s (promise: 3)"
     )
-    print(f"  one a step        {step_s:7.1f} s   {step_s / one_s:5.2f} x one artifact (estimated from {N_ONE_A_STEP})")
+    print(
+        f"  one a step        {step_s:7.1f} s   {step_s / one_s:5.2f} x one artifact (estimated "
+        f"from {N_ONE_A_STEP})"
+    )
     milliseconds = sorted(1e3 * seconds for seconds in put_s)
     print(
-        f"  put               {statistics.median(milliseconds):7.3f} ms median, {milliseconds[int(0.95 * len(milliseconds))]:.3f} p95, "
+        f"  put               {statistics.median(milliseconds):7.3f} ms median, "
+        f"{milliseconds[int(0.95 * len(milliseconds))]:.3f} p95, "
         f"{milliseconds[-1]:.3f} longest (promise: 5)"
     )
 
@@ -78,11 +101,15 @@ def make_captures(n_captures: int, nbytes: int) -> list:
 
     rng = np.random.default_rng(0)
     noise = rng.random(nbytes // 2).astype(np.float16)
-    return [Capture(step, {"blocks.0.attn.w_q": np.roll(noise, step)}, metrics={"loss": 1.0}) for step in range(n_captures)]
+    return [
+        Capture(step, {"blocks.0.attn.w_q": np.roll(noise, step)}, metrics={"loss": 1.0})
+        for step in range(n_captures)
+    ]
 
 
 def through_outbox(captures: list, spool: Path) -> tuple[float, float, list[float]]:
-    """Seconds until all is confirmed, those after the last capture, and what each put took of the training thread."""
+    """Seconds until all is confirmed, those after the last capture, and what each put took of the
+    training thread."""
     from tracker_viz.trackers.outbox import Destination, Outbox
 
     outbox = Outbox(spool, [Destination("wandb")], name="benchmark", queue_captures=len(captures))
@@ -116,7 +143,9 @@ def as_artifacts(captures: list, directory: Path, *, n_artifacts: int) -> tuple[
     for names in np.array_split([ref.file_name for ref in refs], n_artifacts):
         artifact = wandb.Artifact(f"plain-{run.id}", type="capture")
         for name in names:
-            artifact.add_file(str(directory / name), name=str(name), policy="immutable", skip_cache=True)
+            artifact.add_file(
+                str(directory / name), name=str(name), policy="immutable", skip_cache=True
+            )
         run.log_artifact(artifact)
         artifact.wait()
     run.finish()
@@ -124,13 +153,16 @@ def as_artifacts(captures: list, directory: Path, *, n_artifacts: int) -> tuple[
 
 
 def in_chunks(directory: Path) -> float:
-    """Seconds of uploading files that lie there already, a chunk after the other, with the run's start and end."""
+    """Seconds of uploading files that lie there already, a chunk after the other, with the run's
+    start and end."""
     from tracker_viz import capture_file
     from tracker_viz.trackers.wandb import WandbTracker
     from tracker_viz.types import CapturePath, capture_step
 
     paths = sorted(directory.iterdir())
-    captures = [CapturePath(capture_file.file_ref(path, capture_step(path.name)), path) for path in paths]
+    captures = [
+        CapturePath(capture_file.file_ref(path, capture_step(path.name)), path) for path in paths
+    ]
     begin = time.perf_counter()
     run = WandbTracker().create_run(name="chunks", config={})
     for first in range(0, len(captures), run.chunk.captures):

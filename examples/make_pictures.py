@@ -25,7 +25,8 @@ def overview(series: Series, path: Path) -> None:
 
 
 def layouts(series: Series, path: Path) -> None:
-    """The other layouts beside each other, at half of 1080p: the last capture, and of the changes that in which a head found its role."""
+    """The other layouts beside each other, at half of 1080p: the last capture, and of the changes
+    that in which a head found its role."""
     tiles = []
     for name in LAYOUTS:
         renderer = Renderer(series, name)
@@ -39,8 +40,12 @@ def layouts(series: Series, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="mlflow:<run_id>, wandb:<entity>/<project>/<run_id> or local:<directory>")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "run", help="mlflow:<run_id>, wandb:<entity>/<project>/<run_id> or local:<directory>"
+    )
     parser.add_argument("--to", type=Path, default=PICTURES)
     options = parser.parse_args()
     run = open_run(options.run, None)

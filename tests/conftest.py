@@ -1,4 +1,5 @@
-"""What tests of several folders share: an MLflow server, started once also when they run in several processes, and a real Chromium."""
+"""What tests of several folders share: an MLflow server, started once also when they run in several
+processes, and a real Chromium."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from mlflow_server import QUIET, MlflowServer
 from slow_link import SlowLink
 
 os.environ.update(QUIET)
-# As train.py does: OpenMP threads that spin while they wait take the cores from the other workers. Read when torch is loaded.
+# As train.py does: OpenMP threads that spin while they wait take the cores from the other workers.
+# Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 CHROMIUM_FLAGS = [
@@ -31,7 +33,8 @@ CHROMIUM_FLAGS = [
 
 @pytest.fixture(autouse=True)
 def no_hydra_job_is_left_behind() -> Iterator[None]:
-    """Hydra keeps the last job's configuration for good, and MLflow's default store is where a Hydra job was started."""
+    """Hydra keeps the last job's configuration for good, and MLflow's default store is where a
+    Hydra job was started."""
     yield
     if "hydra.core.hydra_config" in sys.modules:
         from hydra.core.hydra_config import HydraConfig
@@ -73,13 +76,19 @@ def server_link(mlflow_server: MlflowServer) -> Iterator[SlowLink]:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """The browser, as playwright drives it."""
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    executable = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if executable is None:
         pytest.skip("needs a Chromium (Debian: apt-get install chromium)")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS, timeout=300_000)
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=CHROMIUM_FLAGS, timeout=300_000
+        )
         yield browser
         browser.close()
 

@@ -13,7 +13,8 @@ import tracker_viz
 
 PACKAGE = Path(tracker_viz.__file__).parent
 
-# Each layer may import from the layers below it, and from itself; two names in one layer never import each other.
+# Each layer may import from the layers below it, and from itself; two names in one layer never
+# import each other.
 LAYERS = [
     ["jobs", "integrations"],
     ["pipeline"],
@@ -30,14 +31,20 @@ def imported_stations(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module] if node.module != "tracker_viz" else [f"tracker_viz.{alias.name}" for alias in node.names]
+            names = (
+                [node.module]
+                if node.module != "tracker_viz"
+                else [f"tracker_viz.{alias.name}" for alias in node.names]
+            )
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         stations |= {name.split(".")[1] for name in names if name.startswith("tracker_viz.")}
     return stations
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
 def test_imports_point_down(path):
     station = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if station in {"__init__", "__main__", "conf"}:
@@ -48,9 +55,23 @@ def test_imports_point_down(path):
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    program = "import sys, tracker_viz; print([name for name in sys.argv[1:] if name in sys.modules])"
-    heavy = ["torch", "wandb", "mlflow", "cv2", "seaborn", "matplotlib", "hydra", "numpy", "transformers"]
-    loaded = subprocess.run([sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True).stdout.strip()
+    program = (
+        "import sys, tracker_viz; print([name for name in sys.argv[1:] if name in sys.modules])"
+    )
+    heavy = [
+        "torch",
+        "wandb",
+        "mlflow",
+        "cv2",
+        "seaborn",
+        "matplotlib",
+        "hydra",
+        "numpy",
+        "transformers",
+    ]
+    loaded = subprocess.run(
+        [sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert loaded == "[]"
 
 

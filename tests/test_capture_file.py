@@ -27,13 +27,22 @@ def capture():
     pattern = generator.dirichlet(np.ones(8), size=(2, 3, 8)).astype(np.float16)
     return Capture(
         step=120,
-        arrays={"blocks.0.attn.pattern": pattern, "scores.head.induction": np.array([[0.25, np.nan, np.inf]], np.float32)},
-        axes={"blocks.0.attn.pattern": ("probe", "head", "query", "key"), "scores.head.induction": ("block", "head")},
+        arrays={
+            "blocks.0.attn.pattern": pattern,
+            "scores.head.induction": np.array([[0.25, np.nan, np.inf]], np.float32),
+        },
+        axes={
+            "blocks.0.attn.pattern": ("probe", "head", "query", "key"),
+            "scores.head.induction": ("block", "head"),
+        },
         labels={"probe": ("repeated", "text")},
         tokens_seen=1 << 40,
         metrics={"loss": 3.25, "grad_norm": math.inf, "undefined": math.nan},
         model={"name": "demo", "n_heads": 3},
-        probe={"length": 8, "rows": [{"kind": "repeated", "period": 4, "tokens": ["a", "é", "\n", "字"]}]},
+        probe={
+            "length": 8,
+            "rows": [{"kind": "repeated", "period": 4, "tokens": ["a", "é", "\n", "字"]}],
+        },
     )
 
 
@@ -70,13 +79,20 @@ def test_header_knows_range_quantiles_and_what_is_not_finite(capture, tmp_path):
 
 def test_chosen_arrays_are_read_alone(capture, tmp_path):
     capture_file.write(capture, tmp_path / capture.file_name)
-    back = capture_file.read(tmp_path / capture.file_name, names=["scores.head.induction", "blocks.7.attn.pattern"])
+    back = capture_file.read(
+        tmp_path / capture.file_name, names=["scores.head.induction", "blocks.7.attn.pattern"]
+    )
     assert list(back.arrays) == ["scores.head.induction"]
 
 
 def test_arrays_and_rows_of_them_are_read_by_key(capture, tmp_path):
     capture_file.write(capture, tmp_path / capture.file_name)
-    keys = ["scores.head.induction", ("blocks.0.attn.pattern", 1), "blocks.7.attn.pattern", ("blocks.8.attn.pattern", 0)]
+    keys = [
+        "scores.head.induction",
+        ("blocks.0.attn.pattern", 1),
+        "blocks.7.attn.pattern",
+        ("blocks.8.attn.pattern", 0),
+    ]
     arrays = capture_file.read_arrays(tmp_path / capture.file_name, keys)
     assert list(arrays) == keys[:2]
     np.testing.assert_array_equal(arrays[keys[0]], capture.arrays[keys[0]])
@@ -86,7 +102,10 @@ def test_arrays_and_rows_of_them_are_read_by_key(capture, tmp_path):
 def test_same_capture_gives_same_bytes_in_whatever_order_it_was_put_together(capture):
     turned = dataclasses.replace(
         capture,
-        **{name: dict(reversed(getattr(capture, name).items())) for name in ("arrays", "axes", "metrics", "model", "probe")},
+        **{
+            name: dict(reversed(getattr(capture, name).items()))
+            for name in ("arrays", "axes", "metrics", "model", "probe")
+        },
     )
     assert list(turned.arrays) != list(capture.arrays)
     assert capture_file.to_bytes(turned) == capture_file.to_bytes(capture)
@@ -103,14 +122,23 @@ def test_an_all_nan_array_is_written_and_described(tmp_path):
 
 @pytest.mark.parametrize(
     ("largest", "dtype"),
-    [(0.0, np.float16), (1.0, np.float16), (65504.0, np.float16), (70000.0, np.float32), (-70000.0, np.float32), (1e-6, np.float32)],
+    [
+        (0.0, np.float16),
+        (1.0, np.float16),
+        (65504.0, np.float16),
+        (70000.0, np.float32),
+        (-70000.0, np.float32),
+        (1e-6, np.float32),
+    ],
 )
 def test_compact_keeps_float32_where_float16_has_not_the_range(largest, dtype):
     for more in ([], [np.nan], [np.inf, -np.inf]):
         stored = capture_file.compact(np.array([0.0, largest, *more], np.float32))
         assert stored.dtype == dtype
         assert stored[1] == pytest.approx(largest, rel=1e-3)
-    assert capture_file.compact(np.array([1e-6], np.float16)).dtype == np.float16, "what is float16 already gains nothing"
+    assert capture_file.compact(np.array([1e-6], np.float16)).dtype == np.float16, (
+        "what is float16 already gains nothing"
+    )
 
 
 def test_truncated_file_is_refused(capture, tmp_path):
@@ -123,13 +151,23 @@ def test_truncated_file_is_refused(capture, tmp_path):
 
 def test_newer_schema_is_refused_by_name(tmp_path):
     path = tmp_path / "step-00000001.safetensors"
-    safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path, {"tracker_viz": json.dumps({"schema": 99})})
+    safetensors.numpy.save_file(
+        {"a": np.zeros(1, np.float32)}, path, {"tracker_viz": json.dumps({"schema": 99})}
+    )
     with pytest.raises(SchemaError, match=r"schema 99.*upgrade tracker_viz"):
         capture_file.read_header(path)
 
 
 @pytest.mark.parametrize(
-    "metadata", [None, {}, {"tracker_viz": "no json"}, {"tracker_viz": "[]"}, {"tracker_viz": "{}"}, {"tracker_viz": "[" * 100_000}]
+    "metadata",
+    [
+        None,
+        {},
+        {"tracker_viz": "no json"},
+        {"tracker_viz": "[]"},
+        {"tracker_viz": "{}"},
+        {"tracker_viz": "[" * 100_000},
+    ],
 )
 def test_foreign_safetensors_file_is_refused(metadata, tmp_path):
     path = tmp_path / "step-00000001.safetensors"
@@ -140,8 +178,23 @@ def test_foreign_safetensors_file_is_refused(metadata, tmp_path):
 
 def described(**changes):
     """Metadata of a file with one array ``a`` of shape (1,)."""
-    info = {"axes": ["x"], "minimum": 0.0, "maximum": 0.0, "quantiles": [0.0] * len(QUANTILES), "n_nonfinite": 0}
-    plain = {"schema": 1, "step": 1, "tokens_seen": None, "metrics": {}, "model": {}, "probe": {}, "labels": {}, "arrays": {"a": info}}
+    info = {
+        "axes": ["x"],
+        "minimum": 0.0,
+        "maximum": 0.0,
+        "quantiles": [0.0] * len(QUANTILES),
+        "n_nonfinite": 0,
+    }
+    plain = {
+        "schema": 1,
+        "step": 1,
+        "tokens_seen": None,
+        "metrics": {},
+        "model": {},
+        "probe": {},
+        "labels": {},
+        "arrays": {"a": info},
+    }
     return {"tracker_viz": json.dumps({**plain, **changes})}, info
 
 
@@ -159,7 +212,9 @@ def test_metadata_that_does_not_fit_its_arrays_is_refused(arrays, message, tmp_p
     whole, info = described()
     safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path, whole)
     assert capture_file.read_header(path).arrays["a"].shape == (1,)
-    safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path, described(arrays=arrays(info))[0])
+    safetensors.numpy.save_file(
+        {"a": np.zeros(1, np.float32)}, path, described(arrays=arrays(info))[0]
+    )
     with pytest.raises(CaptureFileError, match=message):
         capture_file.read_header(path)
 
@@ -172,14 +227,21 @@ def test_a_file_that_is_too_big_is_refused_before_it_is_opened(capture, tmp_path
 
 
 def test_axes_that_do_not_fit_an_array_are_refused(capture):
-    with pytest.raises(CaptureFileError, match=r"an array of shape \(2, 3, 8, 8\) needs 4 axis names; got \('head',\)"):
-        capture_file.to_bytes(dataclasses.replace(capture, axes={"blocks.0.attn.pattern": ("head",)}))
+    with pytest.raises(
+        CaptureFileError,
+        match=r"an array of shape \(2, 3, 8, 8\) needs 4 axis names; got \('head',\)",
+    ):
+        capture_file.to_bytes(
+            dataclasses.replace(capture, axes={"blocks.0.attn.pattern": ("head",)})
+        )
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "a b", ".hidden", "a..b", ""])
 def test_a_file_that_holds_an_unsafe_name_is_refused(name, tmp_path):
     path = tmp_path / "step-00000001.safetensors"
-    safetensors.numpy.save_file({name: np.zeros(1, np.float32)}, path, described(arrays={name: described()[1]})[0])
+    safetensors.numpy.save_file(
+        {name: np.zeros(1, np.float32)}, path, described(arrays={name: described()[1]})[0]
+    )
     for read in (capture_file.read_header, capture_file.read):
         with pytest.raises(CaptureFileError, match="array names"):
             read(path)
@@ -215,13 +277,19 @@ def test_failed_write_leaves_nothing_behind(capture, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_on_the_disk_whole_before_it_has_its_name_and_its_name_after(capture, tmp_path, monkeypatch):
+def test_a_file_is_on_the_disk_whole_before_it_has_its_name_and_its_name_after(
+    capture, tmp_path, monkeypatch
+):
     path, nbytes, order = tmp_path / capture.file_name, len(capture_file.to_bytes(capture)), []
     fsync = os.fsync
 
     def noted(descriptor):
         found = os.fstat(descriptor)
-        order.append("the name" if stat.S_ISDIR(found.st_mode) else f"{found.st_size} bytes, named: {path.exists()}")
+        order.append(
+            "the name"
+            if stat.S_ISDIR(found.st_mode)
+            else f"{found.st_size} bytes, named: {path.exists()}"
+        )
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noted)
@@ -266,6 +334,13 @@ def test_kill_in_mid_write_never_lists_half_a_capture(tmp_path):
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):
-    for read in (capture_file.read, capture_file.read_header, lambda path: capture_file.read_arrays(path, ["x"])):
-        with pytest.raises(CaptureFileError, match=r"step-00000001\.safetensors cannot be read: .*No such file.*pull it again"):
+    for read in (
+        capture_file.read,
+        capture_file.read_header,
+        lambda path: capture_file.read_arrays(path, ["x"]),
+    ):
+        with pytest.raises(
+            CaptureFileError,
+            match=r"step-00000001\.safetensors cannot be read: .*No such file.*pull it again",
+        ):
             read(tmp_path / "step-00000001.safetensors")

@@ -1,4 +1,5 @@
-"""Every option of every group composes and makes what it stands for; what is misspelt or impossible says what to type instead."""
+"""Every option of every group composes and makes what it stands for; what is misspelt or impossible
+says what to type instead."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def test_every_group_has_options():
     assert {group for group, _ in OPTIONS} == set(GROUPS)
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=itertools.starmap("{}={}".format, OPTIONS))
+@pytest.mark.parametrize(
+    ("group", "option"), OPTIONS, ids=itertools.starmap("{}={}".format, OPTIONS)
+)
 def test_every_option_composes_and_makes_what_it_stands_for(group, option):
     settings = settings_of(f"{group}={option}")
     assert isinstance(instantiate(settings.layout), Layout)
@@ -75,7 +78,9 @@ def test_defaults_in_yaml_and_in_the_dataclasses_agree():
 def test_an_experiment_overrides_groups_and_is_overridden_by_the_command_line():
     settings = settings_of("experiment=smoke")
     assert (settings.name, settings.model.n_blocks, settings.trainer.steps) == ("smoke", 2, 30)
-    assert math.isinf(settings.capture["max_overhead"]), "or the governor leaves out captures wherever the machine is busy"
+    assert math.isinf(settings.capture["max_overhead"]), (
+        "or the governor leaves out captures wherever the machine is busy"
+    )
     assert settings_of("experiment=smoke", "trainer.steps=7").trainer.steps == 7
 
 
@@ -90,16 +95,25 @@ def test_an_experiment_overrides_groups_and_is_overridden_by_the_command_line():
         ("tracker=[mlflow,wandbb]", "unknown tracker 'wandbb'; did you mean 'wandb'"),
         ("trainer.nope.x=3", "unknown option of trainer 'nope'"),
         ("a=b=[", "cannot read the override 'a=b=[': mismatched input"),
-        ("model.n_heads=four", "model.n_heads: Value 'four' of type 'str' could not be converted to Integer"),
+        (
+            "model.n_heads=four",
+            "model.n_heads: Value 'four' of type 'str' could not be converted to Integer",
+        ),
         ("model.n_heads=null", "model.n_heads: Incompatible value 'None'"),
         ("+model.n_head=3", "unknown option of model 'n_head'; did you mean 'n_heads'"),
         ("seed=abc", "seed: Value 'abc' of type 'str' could not be converted to Integer"),
         ("render=maybe", "render: Value 'maybe' is not a valid bool"),
-        ("model.n_heads=7", "model.d_model=128 must be a multiple of model.n_heads=7; n_heads that fit: 1, 2, 4, 8, 16, 32, 64"),
+        (
+            "model.n_heads=7",
+            "model.d_model=128 must be a multiple of model.n_heads=7; n_heads that fit: 1, 2, 4, 8, 16, 32, 64",
+        ),
         ("trainer.steps=0", "trainer.steps must be at least 1; got 0"),
         ("data.repeat_share=2", "data.repeat_share is a share"),
         ("trainer.threads=0", "trainer.threads is a number of threads, at least 1, or null; got 0"),
-        ("optimize=specialisation/induction", "unknown outcome to optimize 'specialisation/induction'; did you mean"),
+        (
+            "optimize=specialisation/induction",
+            "unknown outcome to optimize 'specialisation/induction'; did you mean",
+        ),
     ],
 )
 def test_what_is_misspelt_or_impossible_says_what_to_type(override, message):
@@ -110,13 +124,21 @@ def test_what_is_misspelt_or_impossible_says_what_to_type(override, message):
 
 def test_every_value_of_a_runs_summary_can_be_optimised():
     names = [role.name for role in ROLES]
-    of_one_head = {name: np.tile((np.arange(len(names)) == index).astype(np.float32), (3, 1, 1)) for index, name in enumerate(names)}
-    series = ScoreSeries(np.arange(3), {"specialisation": np.full((3, 1, len(names)), 0.9, np.float32), **of_one_head})
+    of_one_head = {
+        name: np.tile((np.arange(len(names)) == index).astype(np.float32), (3, 1, 1))
+        for index, name in enumerate(names)
+    }
+    series = ScoreSeries(
+        np.arange(3),
+        {"specialisation": np.full((3, 1, len(names)), 0.9, np.float32), **of_one_head},
+    )
     summary = run_summary(series)
     assert set(OUTCOMES) == {"loss", *summary}
     assert settings_of("optimize=specialisation/induction_max").outcome(2.0, summary) == 1.0
     assert settings_of().outcome(2.0, summary) == 2.0
-    assert settings_of("optimize=specialisation/sink_onset_step").outcome(2.0, {}) == math.inf, "an onset that never came is no early one"
+    assert settings_of("optimize=specialisation/sink_onset_step").outcome(2.0, {}) == math.inf, (
+        "an onset that never came is no early one"
+    )
 
 
 def test_text_data_needs_a_path():
@@ -127,8 +149,16 @@ def test_text_data_needs_a_path():
 def test_a_resumed_run_keeps_what_it_was_trained_with_but_for_the_command_line():
     trained = settings_of("experiment=smoke", "seed=5", "data.repeat_share=0.5").trained_with()
     cfg = compose("train", ["trainer.steps=77", "spool=spool"])
-    settings = typed(TrainSettings, resumed(cfg, trained, ["trainer.steps=77", "resume=local:x", "tracker=local"]))
-    assert (settings.name, settings.seed, settings.model.n_blocks, settings.data.repeat_share) == ("smoke", 5, 2, 0.5)
+    settings = typed(
+        TrainSettings,
+        resumed(cfg, trained, ["trainer.steps=77", "resume=local:x", "tracker=local"]),
+    )
+    assert (settings.name, settings.seed, settings.model.n_blocks, settings.data.repeat_share) == (
+        "smoke",
+        5,
+        2,
+        0.5,
+    )
     assert (settings.trainer.steps, settings.trainer.warmup_steps) == (77, 5)
 
 
@@ -141,11 +171,17 @@ def test_a_resumed_run_can_be_given_another_group():
 
 def test_what_was_trained_with_means_the_same_in_another_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert settings_of("data=text", "data.path=books/*.txt").trained_with()["data"]["path"] == f"{tmp_path}/books/*.txt"
+    assert (
+        settings_of("data=text", "data.path=books/*.txt").trained_with()["data"]["path"]
+        == f"{tmp_path}/books/*.txt"
+    )
 
 
 def test_the_groups_can_be_used_by_another_application(tmp_path):
-    (tmp_path / "theirs.yaml").write_text("defaults:\n  - capture: small\n  - _self_\nhydra:\n  searchpath: [pkg://tracker_viz.conf]\n")
+    (tmp_path / "theirs.yaml").write_text(
+        "defaults:\n  - capture: small\n  - _self_\nhydra:\n  searchpath: "
+        "[pkg://tracker_viz.conf]\n"
+    )
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 

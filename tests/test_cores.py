@@ -11,7 +11,14 @@ from tracker_viz import cores
 
 @pytest.mark.parametrize(
     ("affinity", "quota", "expected"),
-    [(8, "max 100000", 8), (8, "250000 100000", 3), (2, "800000 100000", 2), (8, "5000 100000", 1), (8, None, 8), (8, "", 8)],
+    [
+        (8, "max 100000", 8),
+        (8, "250000 100000", 3),
+        (2, "800000 100000", 2),
+        (8, "5000 100000", 1),
+        (8, None, 8),
+        (8, "", 8),
+    ],
 )
 def test_the_smaller_of_affinity_and_quota_counts(monkeypatch, tmp_path, affinity, quota, expected):
     monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(affinity)))

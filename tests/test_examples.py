@@ -1,4 +1,5 @@
-"""The examples run as a newcomer would run them, in an empty directory, and leave a video in the run."""
+"""The examples run as a newcomer would run them, in an empty directory, and leave a video in the
+run."""
 
 from __future__ import annotations
 
@@ -15,14 +16,24 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.mark.parametrize("example", ["own_loop", "huggingface"])
 def test_the_example_trains_and_puts_its_video_into_the_run(example, tmp_path):
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "WANDB_"))}
-    environment = clean | {"PYTHONPATH": str(EXAMPLES), "OMP_NUM_THREADS": "1", "TRACKER_VIZ_CACHE": str(tmp_path / "cache")}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MLFLOW_", "WANDB_"))
+    }
+    environment = clean | {
+        "PYTHONPATH": str(EXAMPLES),
+        "OMP_NUM_THREADS": "1",
+        "TRACKER_VIZ_CACHE": str(tmp_path / "cache"),
+    }
     done = subprocess.run(
         [sys.executable, "-c", f"import {example}; {example}.main(steps=8)"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    (run,) = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()]
+    )
     assert run.info.status == "FINISHED"
     assert "overview.webm" in {file.path for file in client.list_artifacts(run.info.run_id)}

@@ -1,4 +1,5 @@
-"""The page that plays a sweep's videos in step: which videos it shows, under which names, from where."""
+"""The page that plays a sweep's videos in step: which videos it shows, under which names, from
+where."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def sweep(tmp_path):
         run = tracker.create_run(name="a job", config=config, parent=parent.ref)
         for layout in layouts:
             run.put_video(tmp_path / "video.webm", layout=layout, last_step=steps[-1])
-            (tmp_path / "timeline.json").write_text(timeline_text(f"{layout}.webm", [(step, step / 10) for step in steps]))
+            (tmp_path / "timeline.json").write_text(
+                timeline_text(f"{layout}.webm", [(step, step / 10) for step in steps])
+            )
             run.put_file(tmp_path / "timeline.json", timeline_artifact(layout))
         return run
 
@@ -34,9 +37,14 @@ def sweep(tmp_path):
 def shown(parent):
     """layout -> [(label, the file that is played, steps)], as the page has them."""
     text = (parent.directory / "in_step.html").read_text()
-    (described,) = re.findall(r'<script type="application/json" id="description">(.*)</script>', text)
+    (described,) = re.findall(
+        r'<script type="application/json" id="description">(.*)</script>', text
+    )
     return {
-        layout: [(each["label"], (parent.directory / each["source"]).resolve(), each["steps"]) for each in players]
+        layout: [
+            (each["label"], (parent.directory / each["source"]).resolve(), each["steps"])
+            for each in players
+        ]
         for layout, players in json.loads(described)["videos"].items()
     }
 
@@ -47,10 +55,15 @@ def test_the_videos_of_a_sweep_stand_in_order_of_its_settings_by_relative_links(
     page = put_sweep_page(parent.ref)
     assert page == (parent.directory / "in_step.html").as_uri()
     assert shown(parent) == {
-        "overview": [(f"n_heads={n_heads}", runs[n_heads].directory / "overview.webm", [0, n_heads]) for n_heads in (4, 8, 16)]
+        "overview": [
+            (f"n_heads={n_heads}", runs[n_heads].directory / "overview.webm", [0, n_heads])
+            for n_heads in (4, 8, 16)
+        ]
     }
     moved = (tmp_path / "multirun").rename(tmp_path / "elsewhere")
-    parent = LocalTracker().open_run(parent.ref.__class__("local", str(moved / parent.directory.name)))
+    parent = LocalTracker().open_run(
+        parent.ref.__class__("local", str(moved / parent.directory.name))
+    )
     assert all(played.is_file() for _, played, _ in shown(parent)["overview"])
 
 
@@ -61,7 +74,9 @@ def test_every_layout_that_two_runs_have_is_on_the_page_and_a_run_without_it_is_
     add(["heads", "overview"], seed=2)
     add([], seed=3)
     put_sweep_page(parent.ref)
-    found = {layout: [label for label, _, _ in players] for layout, players in shown(parent).items()}
+    found = {
+        layout: [label for label, _, _ in players] for layout, players in shown(parent).items()
+    }
     assert found == {"heads": ["seed=0", "seed=1", "seed=2"], "overview": ["seed=1", "seed=2"]}
 
 
@@ -75,7 +90,9 @@ def test_there_is_no_page_for_fewer_than_two_videos(sweep):
     assert not (parent.directory / "in_step.html").exists()
 
 
-@pytest.mark.parametrize("timeline", ["no json", "[]", '{"video": "../../x.webm", "steps": [0], "starts_s": [0]}', "{}"])
+@pytest.mark.parametrize(
+    "timeline", ["no json", "[]", '{"video": "../../x.webm", "steps": [0], "starts_s": [0]}', "{}"]
+)
 def test_a_video_that_does_not_say_its_steps_is_left_out(sweep, timeline):
     parent, add = sweep
     add(seed=0)
@@ -97,7 +114,9 @@ def test_names_cannot_break_out_of_the_page(sweep):
     assert all("</script><img" in label for label, _, _ in shown(parent)["overview"])
 
 
-def test_videos_that_are_guarded_are_part_of_the_page_while_it_stays_small_enough_to_be_shown(sweep, monkeypatch, caplog):
+def test_videos_that_are_guarded_are_part_of_the_page_while_it_stays_small_enough_to_be_shown(
+    sweep, monkeypatch, caplog
+):
     parent, add = sweep
     for seed in (0, 1):
         add(["heads", "overview"], seed=seed)

@@ -1,4 +1,5 @@
-"""Commands that are printed can be typed: a shell splits them, and Hydra reads the values that were meant."""
+"""Commands that are printed can be typed: a shell splits them, and Hydra reads the values that were
+meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The whole line in one process: a small model is watched, its captures come back, a video lands in the same run."""
+"""The whole line in one process: a small model is watched, its captures come back, a video lands in
+the same run."""
 
 from __future__ import annotations
 
@@ -50,7 +51,17 @@ def _own_directories(tmp_path, monkeypatch):
 
 def make_model():
     torch.manual_seed(0)
-    return Decoder(ModelConfig(n_blocks=2, n_heads=2, n_kv_heads=1, d_model=16, d_ffn=32, context_length=32, vocab_size=40))
+    return Decoder(
+        ModelConfig(
+            n_blocks=2,
+            n_heads=2,
+            n_kv_heads=1,
+            d_model=16,
+            d_ffn=32,
+            context_length=32,
+            vocab_size=40,
+        )
+    )
 
 
 def train(model, watcher, steps):
@@ -58,7 +69,9 @@ def train(model, watcher, steps):
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for step in steps:
         batch = torch.randint(40, (4, 17), generator=generator)
-        loss = nn.functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        loss = nn.functional.cross_entropy(
+            model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -66,7 +79,17 @@ def train(model, watcher, steps):
 
 
 def watch(model, **options):
-    return tv.watch(model, **{"run": "local", "every": 2, "total_steps": 6, "max_overhead": float("inf"), "spool": "spool", **options})
+    return tv.watch(
+        model,
+        **{
+            "run": "local",
+            "every": 2,
+            "total_steps": 6,
+            "max_overhead": float("inf"),
+            "spool": "spool",
+            **options,
+        },
+    )
 
 
 @pytest.fixture
@@ -85,7 +108,9 @@ def test_what_was_captured_comes_back_in_order(watched):
     assert pattern.shape[1:] == (2, 32, 32)
     np.testing.assert_allclose(pattern.sum(-1), 1, atol=2e-3)
     assert captures[-1].arrays["scores.head.previous_token"].shape == (2, 2)
-    assert not np.array_equal(captures[0].arrays["blocks.0.mlp.w_gate"], captures[-1].arrays["blocks.0.mlp.w_gate"])
+    assert not np.array_equal(
+        captures[0].arrays["blocks.0.mlp.w_gate"], captures[-1].arrays["blocks.0.mlp.w_gate"]
+    )
 
 
 def test_scoring_and_writing_are_charged_to_training_that_has_no_core_to_spare(monkeypatch):
@@ -114,7 +139,9 @@ def test_the_video_lands_in_the_same_run(watched):
 
 
 def test_a_video_that_is_not_uploaded_lies_where_it_was_asked_for(watched, tmp_path):
-    path = tv.render(str(watched.ref), video=SMALL, upload=False, output=tmp_path / "here.webm", progress=False)
+    path = tv.render(
+        str(watched.ref), video=SMALL, upload=False, output=tmp_path / "here.webm", progress=False
+    )
     assert path == tmp_path / "here.webm"
     assert path.stat().st_size > 1000
     assert not (Path(watched.ref.path) / "overview.webm").exists()
@@ -122,10 +149,16 @@ def test_a_video_that_is_not_uploaded_lies_where_it_was_asked_for(watched, tmp_p
 
 def test_rendering_loads_neither_torch_nor_a_trackers_sdk(watched):
     program = (
-        "import sys, tracker_viz as tv; tv.render(sys.argv[1], upload=False, progress=False, video={'size': '640x360'});"
+        "import sys, tracker_viz as tv; tv.render(sys.argv[1], upload=False, progress=False, "
+        "video={'size': '640x360'});"
         "print([name for name in ('torch', 'mlflow', 'wandb', 'hydra') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(watched.ref)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(watched.ref)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -139,14 +172,33 @@ def test_a_damaged_capture_leaves_a_gap_and_not_a_failure(watched):
 def test_a_damaged_capture_is_marked_in_the_picture(watched, tmp_path):
     capture = Path(watched.ref.path) / "captures/step-00000004.safetensors"
     capture.write_bytes(capture.read_bytes()[:-100])
-    damaged = tv.render(watched.ref, format="poster", video=SMALL, upload=False, output=tmp_path / "damaged.png", progress=False)
+    damaged = tv.render(
+        watched.ref,
+        format="poster",
+        video=SMALL,
+        upload=False,
+        output=tmp_path / "damaged.png",
+        progress=False,
+    )
     capture.unlink()
-    gone = tv.render(watched.ref, format="poster", video=SMALL, upload=False, output=tmp_path / "gone.png", progress=False)
+    gone = tv.render(
+        watched.ref,
+        format="poster",
+        video=SMALL,
+        upload=False,
+        output=tmp_path / "gone.png",
+        progress=False,
+    )
     assert damaged.read_bytes() != gone.read_bytes()
 
 
 def test_a_video_that_is_larger_than_allowed_is_made_smaller_and_says_so(watched):
-    (picture,) = render_run(watched.ref, video={"size": "4k", "interpolate": 3, "max_mb": 1}, upload=False, progress=False).pictures
+    (picture,) = render_run(
+        watched.ref,
+        video={"size": "4k", "interpolate": 3, "max_mb": 1},
+        upload=False,
+        progress=False,
+    ).pictures
     assert picture.path.stat().st_size <= 1 << 20
     assert "at most 1.0" in picture.notice
 
@@ -168,7 +220,9 @@ def test_a_run_that_is_gone_on_with_captures_nothing_twice(watched):
     captures = {capture.step: capture for capture in tv.load_captures(again.ref)}
     assert sorted(captures) == [0, 2, 4, 6, 8, 10]
     # Change is still measured from the run's first capture, which another process took.
-    first, last = (captures[step].arrays["blocks.0.mlp.w_gate"].astype(np.float32) for step in (0, 10))
+    first, last = (
+        captures[step].arrays["blocks.0.mlp.w_gate"].astype(np.float32) for step in (0, 10)
+    )
     column = captures[10].labels["projection"].index("mlp.w_gate")
     distance = captures[10].arrays["scores.weight.distance"][0, column]
     assert distance == pytest.approx(np.linalg.norm(last - first) / np.linalg.norm(first), rel=1e-2)
@@ -182,11 +236,17 @@ def test_a_run_whose_captures_hold_samples_is_gone_on_with_from_the_same_first_s
     with watch(model, start_step=6, total_steps=10, **small) as again:
         train(model, again, range(6, 10))
     captures = {capture.step: capture for capture in tv.load_captures(again.ref)}
-    first, last = (captures[step].arrays["blocks.0.mlp.w_gate"].astype(np.float32) for step in (0, 10))
+    first, last = (
+        captures[step].arrays["blocks.0.mlp.w_gate"].astype(np.float32) for step in (0, 10)
+    )
     assert first.shape < (32, 16)
     column = captures[10].labels["projection"].index("mlp.w_gate")
-    distances = [captures[step].arrays["scores.weight.distance"][0, column] for step in (4, 6, 8, 10)]
-    assert distances[-1] == pytest.approx(np.linalg.norm(last - first) / np.linalg.norm(first), rel=2e-2)
+    distances = [
+        captures[step].arrays["scores.weight.distance"][0, column] for step in (4, 6, 8, 10)
+    ]
+    assert distances[-1] == pytest.approx(
+        np.linalg.norm(last - first) / np.linalg.norm(first), rel=2e-2
+    )
     assert distances == sorted(distances), "it goes on where it was"
 
 
@@ -201,13 +261,23 @@ def test_a_model_without_a_configuration_can_be_watched_in_two_lines():
         def __init__(self):
             super().__init__()
             self.tokens, self.positions = nn.Embedding(40, 16), nn.Embedding(24, 16)
-            self.blocks = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2, enable_nested_tensor=False)
+            self.blocks = nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+                2,
+                enable_nested_tensor=False,
+            )
             self.head = nn.Linear(16, 40)
 
         def forward(self, ids):
             length = ids.shape[1]
             mask = nn.Transformer.generate_square_subsequent_mask(length)
-            return self.head(self.blocks(self.tokens(ids) + self.positions(torch.arange(length)), mask=mask, is_causal=True))
+            return self.head(
+                self.blocks(
+                    self.tokens(ids) + self.positions(torch.arange(length)),
+                    mask=mask,
+                    is_causal=True,
+                )
+            )
 
     model = Gpt()
     with watch(model) as watcher:
@@ -218,13 +288,22 @@ def test_a_model_without_a_configuration_can_be_watched_in_two_lines():
 
 
 def test_runs_that_begin_in_the_same_second_have_a_spool_each(monkeypatch):
-    monkeypatch.setattr("tracker_viz.pipeline.recording.time.strftime", lambda form: "20260101-000000")
+    monkeypatch.setattr(
+        "tracker_viz.pipeline.recording.time.strftime", lambda form: "20260101-000000"
+    )
     refs = []
     for number in range(2):
-        with watch(make_model(), spool=None, name="a job") as watcher, watch(make_model(), spool=None, name="a job") as beside:
+        with (
+            watch(make_model(), spool=None, name="a job") as watcher,
+            watch(make_model(), spool=None, name="a job") as beside,
+        ):
             refs += [watcher.ref, beside.ref]
-            assert watcher.captured_steps == beside.captured_steps == [0], f"round {number} goes on with none of the others"
-    assert [Path(ref.path).name for ref in refs] == [f"a-job-20260101-000000{more}" for more in ("", "-2", "-3", "-4")]
+            assert watcher.captured_steps == beside.captured_steps == [0], (
+                f"round {number} goes on with none of the others"
+            )
+    assert [Path(ref.path).name for ref in refs] == [
+        f"a-job-20260101-000000{more}" for more in ("", "-2", "-3", "-4")
+    ]
 
 
 def test_a_probe_that_does_not_fit_leaves_no_run_behind(tmp_path):
@@ -256,11 +335,23 @@ def test_several_runs_get_the_same_captures(tmp_path):
         train(model, watcher, range(6))
     schemes = [ref.scheme for ref in watcher.refs]
     assert schemes == ["mlflow", "local"]
-    in_mlflow, in_local = (list(tv.load_captures(ref, tracker_options=options)) for ref in watcher.refs)
-    assert [capture.step for capture in in_mlflow] == [0, 2, 4, 6] == [capture.step for capture in in_local]
+    in_mlflow, in_local = (
+        list(tv.load_captures(ref, tracker_options=options)) for ref in watcher.refs
+    )
+    assert (
+        [capture.step for capture in in_mlflow]
+        == [0, 2, 4, 6]
+        == [capture.step for capture in in_local]
+    )
     for one, other in zip(in_mlflow, in_local, strict=True):
-        assert all(np.array_equal(one.arrays[name], other.arrays[name], equal_nan=True) for name in one.arrays)
-    assert render_command(watcher.runs[0]) == f"tracker-viz render run={watcher.refs[0]} tracking_uri={uri}"
+        assert all(
+            np.array_equal(one.arrays[name], other.arrays[name], equal_nan=True)
+            for name in one.arrays
+        )
+    assert (
+        render_command(watcher.runs[0])
+        == f"tracker-viz render run={watcher.refs[0]} tracking_uri={uri}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -284,9 +375,14 @@ def test_a_part_of_a_run_is_drawn_alone_and_leaves_the_table_of_heads(watched):
     before = {path.name: path.read_bytes() for path in table.rglob("*") if path.is_file()}
     last = max(capture.step for capture in tv.load_captures(watched.ref))
     result = render_run(watched.ref, steps=(2, None), video=SMALL, progress=False)
-    assert result.n_captures == sum(capture.step >= 2 for capture in tv.load_captures(watched.ref)) < 4
+    assert (
+        result.n_captures == sum(capture.step >= 2 for capture in tv.load_captures(watched.ref)) < 4
+    )
     assert {path.name: path.read_bytes() for path in table.rglob("*") if path.is_file()} == before
-    with pytest.raises(RenderError, match=rf"no capture in steps \[{last + 1}, None\]; its captures go from step 0 to {last}"):
+    with pytest.raises(
+        RenderError,
+        match=rf"no capture in steps \[{last + 1}, None\]; its captures go from step 0 to {last}",
+    ):
         render_run(watched.ref, steps=(last + 1, None), video=SMALL, progress=False)
     with pytest.raises(ConfigError, match=r"steps is \[first, last\]"):
         render_run(watched.ref, steps=(5,), video=SMALL, progress=False)
@@ -295,9 +391,20 @@ def test_a_part_of_a_run_is_drawn_alone_and_leaves_the_table_of_heads(watched):
 
 
 def test_several_formats_are_made_of_one_pull_under_one_name(watched, tmp_path):
-    result = render_run(watched.ref, format=["video", "poster"], video=SMALL, output=tmp_path / "out.webm", progress=False)
-    assert [picture.path for picture in result.pictures] == [tmp_path / "out.webm", tmp_path / "out.png"]
-    assert all((Path(watched.ref.path) / name).is_file() for name in ("overview.webm", "overview.png"))
+    result = render_run(
+        watched.ref,
+        format=["video", "poster"],
+        video=SMALL,
+        output=tmp_path / "out.webm",
+        progress=False,
+    )
+    assert [picture.path for picture in result.pictures] == [
+        tmp_path / "out.webm",
+        tmp_path / "out.png",
+    ]
+    assert all(
+        (Path(watched.ref.path) / name).is_file() for name in ("overview.webm", "overview.png")
+    )
     assert [picture.duration_s > 0 for picture in result.pictures] == [True, False]
 
 
@@ -311,19 +418,35 @@ def test_one_drawing_goes_into_several_runs(watched, second):
     result = render_run(watched.ref, also_into=[second.ref], video=SMALL, progress=False)
     assert [upload.ref for upload in result.pictures[0].uploads] == [watched.ref, second.ref]
     for name in ("overview.webm", "head_roles.csv"):
-        assert (Path(second.ref.path) / name).read_bytes() == (Path(watched.ref.path) / name).read_bytes()
+        assert (Path(second.ref.path) / name).read_bytes() == (
+            Path(watched.ref.path) / name
+        ).read_bytes()
 
 
 def test_a_run_that_takes_no_picture_keeps_it_from_no_other(watched, second, tmp_path):
     (Path(watched.ref.path) / "overview.webm" / "in the way").mkdir(parents=True)
     with pytest.raises(TrackerError, match=r"here\.webm\. Not taken by local:.*overview\.webm"):
-        render_run(watched.ref, also_into=[second.ref], video=SMALL, output=tmp_path / "here", progress=False)
-    assert (Path(second.ref.path) / "overview.webm").read_bytes() == (tmp_path / "here.webm").read_bytes()
+        render_run(
+            watched.ref,
+            also_into=[second.ref],
+            video=SMALL,
+            output=tmp_path / "here",
+            progress=False,
+        )
+    assert (Path(second.ref.path) / "overview.webm").read_bytes() == (
+        tmp_path / "here.webm"
+    ).read_bytes()
 
 
 def test_the_table_of_heads_is_there_when_training_ends(watched):
     lines = (Path(watched.ref.path) / "tables/head_roles.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["head", "L00H00", "L00H01", "L01H00", "L01H01"]
+    assert [line.split(",")[0] for line in lines] == [
+        "head",
+        "L00H00",
+        "L00H01",
+        "L01H00",
+        "L01H01",
+    ]
 
 
 def test_the_table_of_heads_lies_beside_the_video(watched):
@@ -341,7 +464,10 @@ def test_key_frames_lie_beside_the_video_at_their_steps(watched, n, steps):
     assert [path.name for path in found] == [f"step_{step:08d}.png" for step in steps]
 
 
-@pytest.mark.parametrize(("format", "message"), [("htm", "did you mean 'html'"), (["video", "htm"], "'html'"), ([], "got none")])
+@pytest.mark.parametrize(
+    ("format", "message"),
+    [("htm", "did you mean 'html'"), (["video", "htm"], "'html'"), ([], "got none")],
+)
 def test_an_unknown_format_is_refused_with_the_near_one(watched, format, message):
     with pytest.raises(ConfigError, match=message):
         render_run(watched.ref, format=format, progress=False)
@@ -365,7 +491,9 @@ def test_the_runs_summary_says_what_became_of_its_heads_also_after_it_was_gone_o
     with watch(model, start_step=6, total_steps=8) as again:
         train(model, again, range(6, 8))
     captures = list(tv.load_captures(watched.ref))
-    highest = max(float(np.nanmax(capture.arrays["scores.head.previous_token"])) for capture in captures)
+    highest = max(
+        float(np.nanmax(capture.arrays["scores.head.previous_token"])) for capture in captures
+    )
     assert len(captures) == 5
     assert summary()["specialisation/previous_token_max"] == pytest.approx(highest, rel=1e-6)
 
@@ -382,7 +510,9 @@ def test_a_job_of_a_sweep_is_watched_into_a_run_below_the_sweeps(tmp_path, monke
 
 def test_a_tracker_that_never_answers_leaves_the_spool_to_be_drawn():
     model = make_model()
-    watcher = watch(model, run="mlflow", tracker_options={"mlflow": {"tracking_uri": "http://127.0.0.1:9"}})
+    watcher = watch(
+        model, run="mlflow", tracker_options={"mlflow": {"tracking_uri": "http://127.0.0.1:9"}}
+    )
     train(model, watcher, range(6))
     report = watcher.close(timeout_s=0.5, progress=False)
     assert report.command.startswith("tracker-viz push spool=")
@@ -392,7 +522,9 @@ def test_a_tracker_that_never_answers_leaves_the_spool_to_be_drawn():
 
 
 def test_a_server_that_hangs_is_waited_for_at_the_start_as_long_as_chosen(monkeypatch):
-    monkeypatch.setattr("tracker_viz.trackers.mlflow_service.PROBE_TIMEOUT_S", 3600.0)  # so that nothing else ends the wait
+    monkeypatch.setattr(
+        "tracker_viz.trackers.mlflow_service.PROBE_TIMEOUT_S", 3600.0
+    )  # so that nothing else ends the wait
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         address = {"mlflow": {"tracking_uri": f"http://127.0.0.1:{hanging.getsockname()[1]}"}}
         watcher = watch(make_model(), run="mlflow", tracker_options=address, start_timeout_s=0.2)
@@ -431,27 +563,44 @@ def save_checkpoints(directory, steps):
     for step in range(max(steps) + 1):
         if step in steps:
             torch.save({"model": model.state_dict(), "step": step}, directory / f"ckpt_{step}.pt")
-        nn.functional.cross_entropy(model(torch.arange(32)[None]).flatten(0, 1), torch.arange(32)).backward()
+        nn.functional.cross_entropy(
+            model(torch.arange(32)[None]).flatten(0, 1), torch.arange(32)
+        ).backward()
         optimizer.step()
 
 
 def test_checkpoints_that_were_saved_earlier_become_a_run(tmp_path):
     save_checkpoints(tmp_path, [3, 5, 8])
-    done = tv.backfill(str(tmp_path / "ckpt_*.pt"), model=make_model(), run="local", spool="spool", progress=False)
+    done = tv.backfill(
+        str(tmp_path / "ckpt_*.pt"), model=make_model(), run="local", spool="spool", progress=False
+    )
     assert done.steps == (3, 5, 8)
     captures = list(tv.load_captures(done.runs[0].ref))
     assert [capture.step for capture in captures] == [3, 5, 8]
     saved = torch.load(tmp_path / "ckpt_5.pt")["model"]["blocks.0.mlp.up_proj.weight"]
-    np.testing.assert_allclose(captures[1].arrays["blocks.0.mlp.w_up"].astype(np.float32), saved.numpy(), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        captures[1].arrays["blocks.0.mlp.w_up"].astype(np.float32),
+        saved.numpy(),
+        rtol=1e-3,
+        atol=1e-5,
+    )
     save_checkpoints(tmp_path, [9])
-    again = tv.backfill(str(tmp_path / "ckpt_*.pt"), model=make_model(), run="local", spool="spool", progress=False)
+    again = tv.backfill(
+        str(tmp_path / "ckpt_*.pt"), model=make_model(), run="local", spool="spool", progress=False
+    )
     assert again.steps == (9,)
 
 
 def test_a_checkpoint_of_another_model_leaves_no_run_behind(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "ckpt_1.pt")
     with pytest.raises(CaptureError, match="does not fit"):
-        tv.backfill(str(tmp_path / "ckpt_*.pt"), model=make_model(), run="local", spool="spool", progress=False)
+        tv.backfill(
+            str(tmp_path / "ckpt_*.pt"),
+            model=make_model(),
+            run="local",
+            spool="spool",
+            progress=False,
+        )
     assert not (tmp_path / "spool").exists()
 
 
@@ -477,16 +626,32 @@ def test_a_run_without_captures_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["video", "poster", "html"])
-def test_an_output_that_cannot_be_written_is_refused_before_anything_is_pulled(watched, tmp_path, monkeypatch, format):
-    monkeypatch.setattr("tracker_viz.pipeline.drawing.pulled_captures", lambda *given, **options: pytest.fail("pulled"))
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_pulled(
+    watched, tmp_path, monkeypatch, format
+):
+    monkeypatch.setattr(
+        "tracker_viz.pipeline.drawing.pulled_captures",
+        lambda *given, **options: pytest.fail("pulled"),
+    )
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file/here\S* cannot be written: .*choose another with output="):
-        tv.render(str(watched.ref), upload=False, output=tmp_path / "file" / "here", format=format, progress=False)
+    with pytest.raises(
+        ConfigError, match=r"file/here\S* cannot be written: .*choose another with output="
+    ):
+        tv.render(
+            str(watched.ref),
+            upload=False,
+            output=tmp_path / "file" / "here",
+            format=format,
+            progress=False,
+        )
     assert (tmp_path / "file").read_text() == ""
 
 
 def test_an_encoder_that_is_not_there_is_told_before_anything_is_pulled(watched, monkeypatch):
-    monkeypatch.setattr("tracker_viz.pipeline.drawing.pulled_captures", lambda *given, **options: pytest.fail("pulled"))
+    monkeypatch.setattr(
+        "tracker_viz.pipeline.drawing.pulled_captures",
+        lambda *given, **options: pytest.fail("pulled"),
+    )
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingDependencyError, match=r"tracker-viz\[hq\]"):
         tv.render(str(watched.ref), upload=False, video={"encoder": "lossless"}, progress=False)
@@ -521,13 +686,19 @@ def test_impossible_video_options_are_refused_before_anything_is_pulled(option, 
         ({"format": 3}, "unknown format '3'"),
     ],
 )
-def test_what_no_picture_can_have_is_refused_before_anything_is_pulled(watched, monkeypatch, options, message):
-    monkeypatch.setattr("tracker_viz.pipeline.drawing.pulled_captures", lambda *given, **options: pytest.fail("pulled"))
+def test_what_no_picture_can_have_is_refused_before_anything_is_pulled(
+    watched, monkeypatch, options, message
+):
+    monkeypatch.setattr(
+        "tracker_viz.pipeline.drawing.pulled_captures",
+        lambda *given, **options: pytest.fail("pulled"),
+    )
     with pytest.raises(ConfigError, match=message):
         tv.render(str(watched.ref), upload=False, progress=False, **options)
 
 
-# -- when things go wrong at the end, or at once ----------------------------------------------------------------
+# -- when things go wrong at the end, or at once
+# ----------------------------------------------------------------
 
 
 def test_where_no_spool_can_be_made_is_said_before_training(tmp_path):
@@ -536,7 +707,9 @@ def test_where_no_spool_can_be_made_is_said_before_training(tmp_path):
         watch(make_model(), spool=None)
 
 
-def test_a_training_that_begins_anew_in_the_run_of_another_is_told_that_it_captures_nothing(watched, caplog):
+def test_a_training_that_begins_anew_in_the_run_of_another_is_told_that_it_captures_nothing(
+    watched, caplog
+):
     model = make_model()
     with watch(model) as again:
         train(model, again, range(6))
@@ -544,7 +717,9 @@ def test_a_training_that_begins_anew_in_the_run_of_another_is_told_that_it_captu
 
 
 @pytest.mark.parametrize("failing", ["set_summary", "put_table", "put_file"])
-def test_what_the_end_cannot_write_neither_raises_into_training_nor_keeps_captures_back(tmp_path, monkeypatch, failing, caplog):
+def test_what_the_end_cannot_write_neither_raises_into_training_nor_keeps_captures_back(
+    tmp_path, monkeypatch, failing, caplog
+):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -558,8 +733,12 @@ def test_what_the_end_cannot_write_neither_raises_into_training_nor_keeps_captur
     assert "No space left" in caplog.text
 
 
-@pytest.mark.parametrize("delivered", ["later", "while they are read", "one by one while they are read"])
-def test_a_run_with_a_backlog_is_gone_on_with_from_all_of_its_scores(tmp_path, monkeypatch, delivered):
+@pytest.mark.parametrize(
+    "delivered", ["later", "while they are read", "one by one while they are read"]
+)
+def test_a_run_with_a_backlog_is_gone_on_with_from_all_of_its_scores(
+    tmp_path, monkeypatch, delivered
+):
     """Some captures are in the run, the others still in the spool, and on their way."""
     options = {"tracker_options": {"local": {"directory": str(tmp_path / "runs")}}}
     put_captures, may_go = LocalRun.put_captures, defaultdict(threading.Event)
@@ -583,7 +762,9 @@ def test_a_run_with_a_backlog_is_gone_on_with_from_all_of_its_scores(tmp_path, m
 
         def read_late(path, names=None):
             if "spool" in str(path):
-                for step in [4, 6] if delivered == "while they are read" else [capture_step(path.name)]:
+                for step in (
+                    [4, 6] if delivered == "while they are read" else [capture_step(path.name)]
+                ):
                     may_go[step].set()
                 deadline = time.monotonic() + 1  # long enough to be delivered and deleted in
                 while path.exists() and time.monotonic() < deadline:
@@ -603,16 +784,25 @@ def test_a_run_with_a_backlog_is_gone_on_with_from_all_of_its_scores(tmp_path, m
 
 def test_a_run_may_have_a_longer_name_than_a_file(tmp_path):
     name = "x" * 400
-    watcher = watch(make_model(), name=name, spool=None, tracker_options={"local": {"directory": str(tmp_path / "runs")}})
+    watcher = watch(
+        make_model(),
+        name=name,
+        spool=None,
+        tracker_options={"local": {"directory": str(tmp_path / "runs")}},
+    )
     watcher.close(progress=False)
     assert open_run(watcher.ref).info().name == name
 
 
 def test_a_last_capture_that_is_interrupted_does_not_leave_the_run_open(tmp_path, monkeypatch):
     model = make_model()
-    watcher = watch(model, every=4, tracker_options={"local": {"directory": str(tmp_path / "runs")}})
+    watcher = watch(
+        model, every=4, tracker_options={"local": {"directory": str(tmp_path / "runs")}}
+    )
     train(model, watcher, range(5))
-    monkeypatch.setattr(watcher.recorder._camera, "take", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(
+        watcher.recorder._camera, "take", lambda *_: signal.raise_signal(signal.SIGINT)
+    )
     with pytest.raises(KeyboardInterrupt):
         watcher.close()
     assert open_run(watcher.ref).info().state == "finished"

@@ -1,4 +1,5 @@
-"""The file of all scores of a run: the same numbers as in the captures, a fraction of the bytes, and never trusted over a capture."""
+"""The file of all scores of a run: the same numbers as in the captures, a fraction of the bytes,
+and never trusted over a capture."""
 
 from __future__ import annotations
 
@@ -28,7 +29,17 @@ VIDEO = {"size": "960x540", "hold_s": 0.2, "seconds_per_capture": 0.1}
 
 def train(spool, *, seed, steps=8, close=True, run="local", **options):
     torch.manual_seed(seed)
-    model = Decoder(ModelConfig(n_blocks=2, n_heads=2, n_kv_heads=2, d_model=16, d_ffn=24, context_length=32, vocab_size=40))
+    model = Decoder(
+        ModelConfig(
+            n_blocks=2,
+            n_heads=2,
+            n_kv_heads=2,
+            d_model=16,
+            d_ffn=24,
+            context_length=32,
+            vocab_size=40,
+        )
+    )
     probe = torch.arange(10, 22).repeat(2)[None]
     watcher = tv.watch(
         model, run=run, probe=probe, every=2, total_steps=steps, name=f"run {seed}", config={"seed": seed}, spool=spool,
@@ -67,7 +78,13 @@ def fetched(monkeypatch):
 
 def compare(runs, tmp_path, **options):
     return compare_runs(
-        [run.ref for run in runs], video=VIDEO, upload=False, output=tmp_path / "out", cache=tmp_path / "cache", progress=False, **options
+        [run.ref for run in runs],
+        video=VIDEO,
+        upload=False,
+        output=tmp_path / "out",
+        cache=tmp_path / "cache",
+        progress=False,
+        **options,
     )
 
 
@@ -89,7 +106,9 @@ def test_it_holds_the_very_scores_that_the_captures_hold(runs):
     assert file.probe["length"] == 24
 
 
-def test_a_comparison_by_these_files_says_the_same_and_pulls_only_what_it_draws(runs, tmp_path, fetched):
+def test_a_comparison_by_these_files_says_the_same_and_pulls_only_what_it_draws(
+    runs, tmp_path, fetched
+):
     quick = compare(runs, tmp_path, max_gb=1e-9)
     assert fetched == {run.directory.name: {0: 1, 8: 1} for run in runs}
     assert "The video shows 2 of 5 points of time: their captures have" in " ".join(quick.notes)
@@ -115,12 +134,23 @@ def test_captures_that_came_or_were_replaced_since_count_and_not_the_file(runs, 
     """As after a run that was resumed from a checkpoint and then killed."""
     last = capture_file.read(captures_of(runs[0])[-1])
     for step, value in ((4, 0.875), (10, 0.75)):
-        scores = {name: np.full_like(array, value) for name, array in last.arrays.items() if name.startswith("scores.head.")}
-        changed = dataclasses.replace(last, step=step, arrays=dict(last.arrays) | scores, metrics={"loss": 0.125 * step})
+        scores = {
+            name: np.full_like(array, value)
+            for name, array in last.arrays.items()
+            if name.startswith("scores.head.")
+        }
+        changed = dataclasses.replace(
+            last, step=step, arrays=dict(last.arrays) | scores, metrics={"loss": 0.125 * step}
+        )
         path = tmp_path / "changed" / changed.file_name
         runs[0].put_captures([CapturePath(capture_file.write(changed, path), path)])
     rows = compare(runs[:2], tmp_path).rows
-    assert (rows[0]["steps"], rows[0]["captures"], rows[0]["loss"], rows[0]["max/induction"]) == (10, 6, 1.25, 0.875)
+    assert (rows[0]["steps"], rows[0]["captures"], rows[0]["loss"], rows[0]["max/induction"]) == (
+        10,
+        6,
+        1.25,
+        0.875,
+    )
 
 
 def test_a_damaged_file_is_left_aside(runs, tmp_path, fetched, caplog):
@@ -147,9 +177,14 @@ def test_of_many_runs_some_are_drawn_and_the_table_has_all(runs, tmp_path, fetch
     fetched.clear()
     result = compare(more, tmp_path, shown=3)
     assert [row["label"] for row in result.rows] == [f"seed={seed}" for seed in range(5)]
-    assert [ref.path for ref in result.shown] == [str(tmp_path / f"run-{seed}") for seed in (0, 2, 4)]  # the loss rises with the seed
+    assert [ref.path for ref in result.shown] == [
+        str(tmp_path / f"run-{seed}") for seed in (0, 2, 4)
+    ]  # the loss rises with the seed
     assert set(fetched) == {"run-0", "run-2", "run-4"}
-    assert "Shown: 3 of the 5 runs, evenly from the lowest loss to the highest; the table has them all." in result.notes
+    assert (
+        "Shown: 3 of the 5 runs, evenly from the lowest loss to the highest; the table has them "
+        "all." in result.notes
+    )
 
 
 def test_it_reaches_a_run_that_was_away_by_push_and_is_whole_again_after_resuming(tmp_path):
@@ -168,19 +203,43 @@ def test_it_reaches_a_run_that_was_away_by_push_and_is_whole_again_after_resumin
 
 @pytest.fixture
 def contents():
-    capture = Capture(3, {"scores.head.sink": np.ones((2, 2), np.float32)}, metrics={"loss": 1.0}, model={"uniform_scores": {"sink": 0.1}})
-    return score_bytes(score_series([capture]), {3: CaptureRef(3, capture.file_name, 1000, "0" * 64)}, {"length": 4}, ["text"])
+    capture = Capture(
+        3,
+        {"scores.head.sink": np.ones((2, 2), np.float32)},
+        metrics={"loss": 1.0},
+        model={"uniform_scores": {"sink": 0.1}},
+    )
+    return score_bytes(
+        score_series([capture]),
+        {3: CaptureRef(3, capture.file_name, 1000, "0" * 64)},
+        {"length": 4},
+        ["text"],
+    )
 
 
 HOSTILE = {
     "a newer schema": lambda described, tensors: described.update(schema=2),
-    "a step that is none": lambda described, tensors: described.update(captures=[[-1, 10, "0" * 64]]),
-    "a hash that is none": lambda described, tensors: described.update(captures=[[3, 10, "../../x"]]),
-    "more captures than rows": lambda described, tensors: described.update(captures=[[3, 10, "0" * 64], [4, 10, "0" * 64]]),
-    "other metrics than values": lambda described, tensors: described.update(metrics=["loss", "more"]),
-    "scores of another kind": lambda described, tensors: tensors.update({"head.sink": np.ones((1, 2, 2), np.float64)}),
-    "scores of another shape": lambda described, tensors: tensors.update({"head.more": np.ones((1, 3, 2), np.float32)}),
-    "no scores' axes": lambda described, tensors: tensors.update({"head.sink": np.ones((1, 2), np.float32)}),
+    "a step that is none": lambda described, tensors: described.update(
+        captures=[[-1, 10, "0" * 64]]
+    ),
+    "a hash that is none": lambda described, tensors: described.update(
+        captures=[[3, 10, "../../x"]]
+    ),
+    "more captures than rows": lambda described, tensors: described.update(
+        captures=[[3, 10, "0" * 64], [4, 10, "0" * 64]]
+    ),
+    "other metrics than values": lambda described, tensors: described.update(
+        metrics=["loss", "more"]
+    ),
+    "scores of another kind": lambda described, tensors: tensors.update(
+        {"head.sink": np.ones((1, 2, 2), np.float64)}
+    ),
+    "scores of another shape": lambda described, tensors: tensors.update(
+        {"head.more": np.ones((1, 3, 2), np.float32)}
+    ),
+    "no scores' axes": lambda described, tensors: tensors.update(
+        {"head.sink": np.ones((1, 2), np.float32)}
+    ),
     "no list": lambda described, tensors: described.pop("captures"),
 }
 
@@ -195,5 +254,7 @@ def test_a_file_that_is_not_what_it_says_is_refused(contents, tmp_path, damage):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     HOSTILE[damage](described, tensors)
     path.write_bytes(safetensors.numpy.save(tensors, {"tracker_viz_scores": json.dumps(described)}))
-    with pytest.raises(CaptureFileError, match=r"is no whole file of scores|this tracker_viz reads 1"):
+    with pytest.raises(
+        CaptureFileError, match=r"is no whole file of scores|this tracker_viz reads 1"
+    ):
         read_score_file(path)

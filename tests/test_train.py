@@ -1,4 +1,5 @@
-"""train.py as a person uses it: in a process of its own, with real trackers, stopped by signals and gone on with."""
+"""train.py as a person uses it: in a process of its own, with real trackers, stopped by signals and
+gone on with."""
 
 from __future__ import annotations
 
@@ -20,16 +21,31 @@ import pytest
 from tracker_viz import RunRef, capture_file, trackers
 
 TRAIN = Path(__file__).parents[1] / "train.py"
-SMOKE = ("experiment=smoke", "trainer.steps=400", "trainer.checkpoint_every=50", "capture.captures=12")
+SMOKE = (
+    "experiment=smoke",
+    "trainer.steps=400",
+    "trainer.checkpoint_every=50",
+    "capture.captures=12",
+)
 
 
 def start(*words, cwd):
-    """``words`` in ``cwd``, with a cache of its own and one thread, so that two runs add their numbers in the same order."""
+    """``words`` in ``cwd``, with a cache of its own and one thread, so that two runs add their
+    numbers in the same order."""
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "WANDB_", "HYDRA_", "TRACKER_VIZ_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MLFLOW_", "WANDB_", "HYDRA_", "TRACKER_VIZ_"))
     }
     environment |= {"XDG_CACHE_HOME": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(list(map(str, words)), cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        list(map(str, words)),
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def finish(process):
@@ -80,22 +96,34 @@ def test_the_whole_line_from_the_model_to_the_video(whole):
 def test_captures_carry_the_losses_scores_and_the_probes_tokens(whole):
     _, run = whole
     last = capture_file.read_header(run.fetch(run.list_captures()[-1], Path()))
-    assert {"loss", "validation/loss", "validation/second_copy_loss", "attn/induction_max"} <= last.metrics.keys()
+    assert {
+        "loss",
+        "validation/loss",
+        "validation/second_copy_loss",
+        "attn/induction_max",
+    } <= last.metrics.keys()
     assert last.tokens_seen == 400 * 8 * 32
     assert [row["kind"] for row in last.probe["rows"]] == ["repeated", "text"]
     assert all(row["tokens"][0] == "<bos>" for row in last.probe["rows"])
 
 
-def test_ctrl_c_keeps_everything_and_the_run_is_gone_on_with_from_elsewhere_bit_for_bit(whole, tmp_path):
+def test_ctrl_c_keeps_everything_and_the_run_is_gone_on_with_from_elsewhere_bit_for_bit(
+    whole, tmp_path
+):
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir(), elsewhere.mkdir()
     process = start(sys.executable, TRAIN, *SMOKE, "render=false", cwd=here)
-    while process.poll() is None and not list(here.glob("outputs/*/*/spool/checkpoints/latest.json")):
+    while process.poll() is None and not list(
+        here.glob("outputs/*/*/spool/checkpoints/latest.json")
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
     assert code == 130, output
-    run = trackers.open_run(the_command(output, "tracker-viz")[2].removeprefix("run="), tracking_uri=f"sqlite:///{here}/mlflow.db")
+    run = trackers.open_run(
+        the_command(output, "tracker-viz")[2].removeprefix("run="),
+        tracking_uri=f"sqlite:///{here}/mlflow.db",
+    )
     assert run.info().state == "killed"
     stopped_at = run.list_captures()[-1].step
     assert 50 <= stopped_at < 400
@@ -109,7 +137,9 @@ def test_ctrl_c_keeps_everything_and_the_run_is_gone_on_with_from_elsewhere_bit_
     assert not list(elsewhere.glob("mlflow.db"))
 
 
-@pytest.mark.parametrize("signals", [("step", "step"), ("uploading",)], ids=["twice while it trains", "while it uploads"])
+@pytest.mark.parametrize(
+    "signals", [("step", "step"), ("uploading",)], ids=["twice while it trains", "while it uploads"]
+)
 def test_who_asks_it_to_quit_at_once_waits_for_no_tracker_and_loses_nothing(tmp_path, signals):
     with socket.create_server(("127.0.0.1", 0)) as hangs:
         tracker = f"tracker.mlflow.tracking_uri=http://127.0.0.1:{hangs.getsockname()[1]}"
@@ -132,30 +162,55 @@ def test_who_asks_it_to_quit_at_once_waits_for_no_tracker_and_loses_nothing(tmp_
             process.send_signal(signal.SIGTERM)
         before = time.monotonic()
         code, rest = finish(process)
-    assert (code, time.monotonic() - before < 100) == (130, True), output + rest  # a tracker is waited for 120 s else
+    assert (code, time.monotonic() - before < 100) == (130, True), (
+        output + rest
+    )  # a tracker is waited for 120 s else
     (spool,) = tmp_path.glob("outputs/*/*/spool")
     run = trackers.open_run(RunRef("local", str(spool)))
-    assert len(run.list_captures()) >= 1 if len(signals) == 2 else [ref.step for ref in run.list_captures()][-1] == 30
+    assert (
+        len(run.list_captures()) >= 1
+        if len(signals) == 2
+        else [ref.step for ref in run.list_captures()][-1] == 30
+    )
     assert f"tracker-viz push spool={spool}" in output + rest
 
 
 def test_two_that_start_in_one_second_are_both_trained(tmp_path):
-    words = ("experiment=smoke", "render=false", "tracker=local", "capture.captures=3", "hydra.run.dir=one")
+    words = (
+        "experiment=smoke",
+        "render=false",
+        "tracker=local",
+        "capture.captures=3",
+        "hydra.run.dir=one",
+    )
     both = [start(sys.executable, TRAIN, *words, f"seed={seed}", cwd=tmp_path) for seed in (0, 1)]
     ended = [finish(process) for process in both]
     assert [code for code, _ in ended] == [0, 0], ended
-    runs = [trackers.open_run(RunRef("local", str(tmp_path / "one" / name))) for name in ("spool", "spool-2")]
+    runs = [
+        trackers.open_run(RunRef("local", str(tmp_path / "one" / name)))
+        for name in ("spool", "spool-2")
+    ]
     assert sorted(run.info().config["seed"] for run in runs) == [0, 1]
     assert [len(run.list_captures()) for run in runs] == [3, 3]
 
 
 def test_a_run_that_is_reached_only_after_training_can_be_gone_on_with_too(tmp_path):
     described = tmp_path / "spool" / "run.json"
-    with filelock.FileLock(tmp_path / "mlflow.db.init.lock"):  # as if making the database took that long
+    with filelock.FileLock(
+        tmp_path / "mlflow.db.init.lock"
+    ):  # as if making the database took that long
         process = start(
-            sys.executable, TRAIN, "experiment=smoke", "render=false", "spool=spool", "+capture.start_timeout_s=0.1", cwd=tmp_path
+            sys.executable,
+            TRAIN,
+            "experiment=smoke",
+            "render=false",
+            "spool=spool",
+            "+capture.start_timeout_s=0.1",
+            cwd=tmp_path,
         )
-        while process.poll() is None and not (described.is_file() and json.loads(described.read_text())["state"] == "finished"):
+        while process.poll() is None and not (
+            described.is_file() and json.loads(described.read_text())["state"] == "finished"
+        ):
             time.sleep(0.02)
     code, output = finish(process)
     assert code == 0, output
@@ -170,8 +225,19 @@ def test_the_printed_command_renders_from_another_directory_without_torch(tmp_pa
     assert code == 0, output
     words = the_command(output, "tracker-viz")
     assert words[0] == "tracker-viz"
-    program = "import sys; from tracker_viz.jobs import main; main(); assert 'torch' not in sys.modules"
-    code, output = finish(start(sys.executable, "-c", program, *words[1:], "video.seconds_per_capture=0.1", cwd=elsewhere))
+    program = (
+        "import sys; from tracker_viz.jobs import main; main(); assert 'torch' not in sys.modules"
+    )
+    code, output = finish(
+        start(
+            sys.executable,
+            "-c",
+            program,
+            *words[1:],
+            "video.seconds_per_capture=0.1",
+            cwd=elsewhere,
+        )
+    )
     assert code == 0, output
     assert re.search(r"Watch it in the run: http\S+/artifacts/overview.webm", output)
     assert list(here.glob("mlruns/*/*/artifacts/overview.webm"))
@@ -197,10 +263,18 @@ def test_a_wrong_override_is_told_before_anything_is_made(tmp_path, override, me
 
 
 def test_a_diverging_run_fails_with_what_it_captured_kept(tmp_path):
-    overrides = ("tracker=local", "spool=spool", "trainer.learning_rate=1e30", "trainer.warmup_steps=0", "capture.every=1")
+    overrides = (
+        "tracker=local",
+        "spool=spool",
+        "trainer.learning_rate=1e30",
+        "trainer.warmup_steps=0",
+        "capture.every=1",
+    )
     code, output = train("experiment=smoke", *overrides, cwd=tmp_path)
     assert code == 1, output
-    assert re.search(r"the loss is (nan|inf) after \d+ steps; try a lower trainer.learning_rate", output)
+    assert re.search(
+        r"the loss is (nan|inf) after \d+ steps; try a lower trainer.learning_rate", output
+    )
     assert "Traceback" not in output
     run = trackers.open_run(RunRef("local", str(tmp_path / "spool")))
     assert run.info().state == "failed"

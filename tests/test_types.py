@@ -1,4 +1,5 @@
-"""References parse and print to exactly one form; what is not one is refused with the forms that are."""
+"""References parse and print to exactly one form; what is not one is refused with the forms that
+are."""
 
 from __future__ import annotations
 
@@ -8,12 +9,32 @@ from tracker_viz.errors import ConfigError
 from tracker_viz.types import Capture, CaptureRef, RunRef, capture_file_name, capture_step
 
 
-@pytest.mark.parametrize("text", ["mlflow:0a1b2c", "wandb:me/my-project/abc123", "local:/some/where else/run", "local:C:\\runs\\a"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mlflow:0a1b2c",
+        "wandb:me/my-project/abc123",
+        "local:/some/where else/run",
+        "local:C:\\runs\\a",
+    ],
+)
 def test_run_reference_prints_as_it_was_written(text):
     assert str(RunRef.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["nope", "", "mlflow:", "mlflow:../../etc", "wandb:me/abc", "wandb:me//abc", "s3:bucket", "mlflow"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nope",
+        "",
+        "mlflow:",
+        "mlflow:../../etc",
+        "wandb:me/abc",
+        "wandb:me//abc",
+        "s3:bucket",
+        "mlflow",
+    ],
+)
 def test_what_is_no_run_reference_is_refused(text):
     with pytest.raises(ConfigError, match="must look like"):
         RunRef.parse(text)
@@ -25,7 +46,15 @@ def test_capture_names_sort_by_step():
     assert names[:4] == sorted(names[:4])
 
 
-@pytest.mark.parametrize("name", ["step-1.safetensors", "../step-00000001.safetensors", "step-00000001.pt", "step-000000001.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "step-1.safetensors",
+        "../step-00000001.safetensors",
+        "step-00000001.pt",
+        "step-000000001.safetensors",
+    ],
+)
 def test_other_file_names_are_no_captures(name):
     with pytest.raises(ConfigError):
         capture_step(name)

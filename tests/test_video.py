@@ -1,4 +1,5 @@
-"""What write_video promises: every picture, at its time, in a file that reads back; or an error, and no file."""
+"""What write_video promises: every picture, at its time, in a file that reads back; or an error,
+and no file."""
 
 from __future__ import annotations
 
@@ -11,7 +12,12 @@ import time
 import numpy as np
 import pytest
 
-from tracker_viz.errors import ConfigError, EncoderUnavailableError, MissingDependencyError, VideoError
+from tracker_viz.errors import (
+    ConfigError,
+    EncoderUnavailableError,
+    MissingDependencyError,
+    VideoError,
+)
 from tracker_viz.types import Frame
 from tracker_viz.video import ENCODERS, opencv, video_path, write_video
 from tracker_viz.video.opencv import import_cv2
@@ -21,13 +27,17 @@ WIDTH, HEIGHT, CELL = 128, 96, 8
 
 
 def picture(index):
-    """The index in binary as big black and white cells: survives any encoder, and says which picture it is."""
+    """The index in binary as big black and white cells: survives any encoder, and says which
+    picture it is."""
     bits = np.array([index >> bit & 1 for bit in range(WIDTH // CELL)], np.uint8) * 200 + 20
     return np.broadcast_to(bits.repeat(CELL)[None, :, None], (HEIGHT, WIDTH, 3)).copy()
 
 
 def index_of(pixels):
-    return sum(int(pixels[HEIGHT // 2, bit * CELL + CELL // 2].mean() > 128) << bit for bit in range(WIDTH // CELL))
+    return sum(
+        int(pixels[HEIGHT // 2, bit * CELL + CELL // 2].mean() > 128) << bit
+        for bit in range(WIDTH // CELL)
+    )
 
 
 def read(path):
@@ -45,7 +55,9 @@ def read(path):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_picture_comes_once_in_order_at_its_time(tmp_path, encoder, workers):
     durations_s = [0.1 + 0.05 * (index % 4) for index in range(101)]
-    info = write_video(101, picture, tmp_path / "v", duration_s=durations_s, encoder=encoder, workers=workers)
+    info = write_video(
+        101, picture, tmp_path / "v", duration_s=durations_s, encoder=encoder, workers=workers
+    )
     seen = read(info.path)
     assert [index for _, index in seen] == [*range(101), 100]
     starts = np.cumsum([0, *durations_s])
@@ -73,7 +85,13 @@ def test_lossless_returns_every_pixel(tmp_path):
 
 def test_progress_counts_every_picture_once(tmp_path):
     seen = []
-    write_video(30, picture, tmp_path / "v", workers=3, progress=lambda done, total: seen.append((done, total)))
+    write_video(
+        30,
+        picture,
+        tmp_path / "v",
+        workers=3,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen == [(number, 30) for number in range(1, 31)]
 
 
@@ -111,10 +129,19 @@ def test_no_more_threads_draw_at_once_than_python_can_run(tmp_path):
     assert most == 3
 
 
-@pytest.mark.parametrize(("n_frames", "workers", "expected"), [(200, 2, 6), (95, 2, 2), (200, 3, 6), (2, 8, 1), (20, 8, 5)])
-def test_every_worker_has_as_many_parts_to_encode(tmp_path, monkeypatch, n_frames, workers, expected):
+@pytest.mark.parametrize(
+    ("n_frames", "workers", "expected"),
+    [(200, 2, 6), (95, 2, 2), (200, 3, 6), (2, 8, 1), (20, 8, 5)],
+)
+def test_every_worker_has_as_many_parts_to_encode(
+    tmp_path, monkeypatch, n_frames, workers, expected
+):
     join, parts = opencv.OpenCV.join, []
-    monkeypatch.setattr(opencv.OpenCV, "join", lambda self, segments, *rest: parts.extend(segments) or join(self, segments, *rest))
+    monkeypatch.setattr(
+        opencv.OpenCV,
+        "join",
+        lambda self, segments, *rest: parts.extend(segments) or join(self, segments, *rest),
+    )
     write_video(n_frames, picture, tmp_path / "v", workers=workers)
     assert len(parts) == expected
 
@@ -136,7 +163,9 @@ def test_unknown_encoder_names_the_near_one(tmp_path):
         write_video(1, picture, tmp_path / "v", encoder="h265")
 
 
-@pytest.mark.parametrize("duration_s", [0.001, float("nan"), [1.0, 2.0], [1.0, float("nan"), 1.0], [1.0, 1.0, 0.001]])
+@pytest.mark.parametrize(
+    "duration_s", [0.001, float("nan"), [1.0, 2.0], [1.0, float("nan"), 1.0], [1.0, 1.0, 0.001]]
+)
 def test_impossible_durations_are_refused(tmp_path, duration_s):
     with pytest.raises(ConfigError, match="picture"):
         write_video(3, picture, tmp_path / "v", duration_s=duration_s)
@@ -183,7 +212,9 @@ def test_an_older_video_stays_when_the_new_one_fails(tmp_path):
     assert (tmp_path / "v.webm").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((10, 11, 3), np.uint8), np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3))])
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((10, 11, 3), np.uint8), np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3))]
+)
 def test_what_is_not_a_picture_is_refused(tmp_path, pixels):
     with pytest.raises(VideoError, match="even height and width"):
         write_video(1, lambda index: pixels, tmp_path / "v")
@@ -200,7 +231,8 @@ def test_a_path_that_cannot_be_written_is_an_error_before_anything_is_encoded(tm
 
 @pytest.mark.parametrize("encoder", ["opencv", "h264", "lossless"])
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, encoder):
-    # A limit on the size of files fails writes half-way, as a full disk does; it cannot be lifted again, hence the process.
+    # A limit on the size of files fails writes half-way, as a full disk does; it cannot be lifted
+    # again, hence the process.
     program = f"""
 import resource, signal, sys
 import numpy as np
@@ -214,7 +246,9 @@ try:
 except VideoError as error:
     print(f"VideoError: {{error}}")
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=500)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=500
+    )
     assert "VideoError" in result.stdout, result.stdout + result.stderr
     assert "free" in result.stdout
     assert list(tmp_path.iterdir()) == []
@@ -241,16 +275,25 @@ try:
 except VideoError as error:
     print(f"VideoError: {{error}}")
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=500)
-    assert "VideoError: a part of the video was cut short" in result.stdout, result.stdout + result.stderr
-    assert len(read(tmp_path / "cut.avi")) == 8, "all its frames are decoded: counting them finds nothing"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=500
+    )
+    assert "VideoError: a part of the video was cut short" in result.stdout, (
+        result.stdout + result.stderr
+    )
+    assert len(read(tmp_path / "cut.avi")) == 8, (
+        "all its frames are decoded: counting them finds nothing"
+    )
 
 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (lambda contents: contents[: len(contents) * 2 // 3], "it reads back as"),
-        (lambda contents: contents[:-5000] + bytes(40) + contents[-4960:], "1 frames that are not what was encoded"),
+        (
+            lambda contents: contents[:-5000] + bytes(40) + contents[-4960:],
+            "1 frames that are not what was encoded",
+        ),
     ],
 )
 def test_a_video_that_is_not_what_was_encoded_is_no_video(tmp_path, monkeypatch, damage, said):
@@ -271,27 +314,43 @@ def test_a_video_that_is_too_large_is_made_smaller_and_says_so(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (8, 240, 320, 3), np.uint8)
     whole = write_video(24, lambda index: noise[index % 8], tmp_path / "whole")
     drawn = []
-    info = write_video(24, lambda index: drawn.append(index) or noise[index % 8], tmp_path / "v", max_bytes=whole.nbytes // 2)
+    info = write_video(
+        24,
+        lambda index: drawn.append(index) or noise[index % 8],
+        tmp_path / "v",
+        max_bytes=whole.nbytes // 2,
+    )
     assert drawn.count(12) <= 3, "the size is estimated from what the whole one needed"
     assert info.nbytes <= whole.nbytes // 2
     assert info.width < 320
     assert "made again" in info.notice
     with pytest.raises(VideoError, match="lossless video has"):
-        write_video(24, lambda index: noise[index % 8], tmp_path / "l", encoder="lossless", max_bytes=whole.nbytes // 2)
+        write_video(
+            24,
+            lambda index: noise[index % 8],
+            tmp_path / "l",
+            encoder="lossless",
+            max_bytes=whole.nbytes // 2,
+        )
     with pytest.raises(VideoError, match="even at"):
         write_video(24, lambda index: noise[index % 8], tmp_path / "x", max_bytes=2000)
 
 
 def test_an_opencv_that_cannot_say_when_a_frame_begins_names_the_fix(tmp_path, monkeypatch):
     monkeypatch.delattr(import_cv2(), "VIDEOWRITER_PROP_PTS")  # as in 4.10
-    with pytest.raises(EncoderUnavailableError, match=r"4\.11 can: pip install --upgrade opencv-python"):
+    with pytest.raises(
+        EncoderUnavailableError, match=r"4\.11 can: pip install --upgrade opencv-python"
+    ):
         write_video(1, picture, tmp_path / "video")
 
 
 @pytest.mark.parametrize(
     ("message", "fix"),
     [
-        ("libGL.so.1: cannot open shared object file: No such file or directory", "apt-get install libgl1"),
+        (
+            "libGL.so.1: cannot open shared object file: No such file or directory",
+            "apt-get install libgl1",
+        ),
         ("No module named 'cv2'", "pip install opencv-python-headless"),
     ],
 )

@@ -1,4 +1,5 @@
-"""See a language model learn: what its decoder blocks look like inside, logged while it trains, as a video in your tracker.
+"""See a language model learn: what its decoder blocks look like inside, logged while it trains, as
+a video in your tracker.
 
     import tracker_viz as tv
 
@@ -9,8 +10,8 @@
     recorder.close()
     tv.render(recorder.ref)
 
-The names below are the public ones. Importing this package loads none of torch, wandb, mlflow, cv2, seaborn and hydra: each
-is imported by the one module that needs it, when that module is first used.
+The names below are the public ones. Importing this package loads none of torch, wandb, mlflow, cv2,
+seaborn and hydra: each is imported by the one module that needs it, when that module is first used.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'tracker_viz' has no attribute {name!r}; it has {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'tracker_viz' has no attribute {name!r}; it has {', '.join(__all__)}"
+        )
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value

@@ -1,8 +1,10 @@
-"""Capture <-> one safetensors file. Called by the spool when writing, by the pipeline and the renderer when reading.
+"""Capture <-> one safetensors file. Called by the spool when writing, by the pipeline and the
+renderer when reading.
 
-The arrays are plain safetensors tensors; everything else is one JSON object under the metadata key ``tracker_viz``, with
-minimum, maximum and quantiles of every array, so that a colour scale over a whole run needs no array at all.
-A file is never trusted: dtypes, sizes, the schema and every name are checked before anything is allocated.
+The arrays are plain safetensors tensors; everything else is one JSON object under the metadata key
+``tracker_viz``, with minimum, maximum and quantiles of every array, so that a colour scale over a
+whole run needs no array at all. A file is never trusted: dtypes, sizes, the schema and every name
+are checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ MAX_ARRAYS = 100_000
 _METADATA_KEY = "tracker_viz"
 _ARRAY_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_-]+)*")
 _DTYPES = {"F16": "float16", "F32": "float32"}
-# Every finite float16, rising, and its bit pattern: counting patterns gives exact quantiles without sorting an array.
+# Every finite float16, rising, and its bit pattern: counting patterns gives exact quantiles without
+# sorting an array.
 _FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
 _RISING = np.argsort(_FLOAT16, kind="stable")
 _RISING = _RISING[np.isfinite(_FLOAT16[_RISING])]
@@ -45,8 +48,8 @@ _RISING_VALUES = _FLOAT16[_RISING]
 def compact(array: NDArray[Any]) -> NDArray[Any]:
     """Store as float16 where it holds the range, else float32.
 
-    float16 keeps 11 significant bits between 6.1e-5 and 65504; an array that leaves that range at the top, or lies
-    wholly near its bottom, keeps float32. NaN and infinities are kept as they are.
+    float16 keeps 11 significant bits between 6.1e-5 and 65504; an array that leaves that range at
+    the top, or lies wholly near its bottom, keeps float32. NaN and infinities are kept as they are.
     """
     array = np.asarray(array)
     if array.dtype == np.float16:
@@ -59,10 +62,12 @@ def compact(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def write(capture: Capture, path: Path) -> CaptureRef:
-    """Write one capture so that ``path`` either holds all of it or does not exist: temporary file, fsync, rename.
+    """Write one capture so that ``path`` either holds all of it or does not exist: temporary file,
+    fsync, rename.
 
     Raises:
-        CaptureFileError: an array is not float16/float32, or its name is not dotted letters, digits, ``_`` and ``-``.
+        CaptureFileError: an array is not float16/float32, or its name is not dotted letters,
+            digits, ``_`` and ``-``.
         OSError: the file cannot be written.
     """
     contents = to_bytes(capture)
@@ -83,7 +88,9 @@ def to_bytes(capture: Capture) -> bytes:
         "model": dict(capture.model),
         "probe": dict(capture.probe),
         "labels": {axis: list(names) for axis, names in capture.labels.items()},
-        "arrays": {name: _describe(array, capture.axes.get(name)) for name, array in arrays.items()},
+        "arrays": {
+            name: _describe(array, capture.axes.get(name)) for name, array in arrays.items()
+        },
     }
     text = json.dumps(_without_nonfinite(metadata), sort_keys=True, allow_nan=False)
     return safetensors.numpy.save(arrays, {_METADATA_KEY: text})
@@ -97,9 +104,11 @@ def write_atomically(contents: bytes, path: Path) -> None:
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that is at ``path``, whole and on the disk, after the block; nothing is there where the block raises."""
+    """A file to write to that is at ``path``, whole and on the disk, after the block; nothing is
+    there where the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The leading dot and the suffix keep a file that a kill left half-written out of every listing of captures.
+    # The leading dot and the suffix keep a file that a kill left half-written out of every listing
+    # of captures.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -140,7 +149,11 @@ def read(path: Path, names: Iterable[str] | None = None) -> Capture:
     wanted = None if names is None else dict.fromkeys(names)
     with _opened(path) as file:
         header = _header(file, path, wanted)
-        chosen = list(header.arrays) if wanted is None else [name for name in wanted if name in header.arrays]
+        chosen = (
+            list(header.arrays)
+            if wanted is None
+            else [name for name in wanted if name in header.arrays]
+        )
         arrays = {name: file.get_tensor(name) for name in chosen}
     return Capture(
         step=header.step,
@@ -155,10 +168,12 @@ def read(path: Path, names: Iterable[str] | None = None) -> Capture:
 
 
 def read_arrays(path: Path, keys: Iterable[ArrayKey]) -> dict[ArrayKey, NDArray[Any]]:
-    """The arrays of ``read`` alone, of a file whose header was read before: to check that again takes longer than to read small arrays.
+    """The arrays of ``read`` alone, of a file whose header was read before: to check that again
+    takes longer than to read small arrays.
 
     Args:
-        keys: names, or (name, row) for one row of an array's first axis; those that are not there are left out.
+        keys: names, or (name, row) for one row of an array's first axis; those that are not there
+            are left out.
 
     Raises:
         CaptureFileError: not a whole safetensors file.
@@ -185,33 +200,49 @@ def _opened(path: Path) -> Any:
     try:
         nbytes = Path(path).stat().st_size
         if nbytes > MAX_FILE_BYTES:
-            raise CaptureFileError(f"{path} has {nbytes:,} bytes; a capture file has at most {MAX_FILE_BYTES:,}")
+            raise CaptureFileError(
+                f"{path} has {nbytes:,} bytes; a capture file has at most {MAX_FILE_BYTES:,}"
+            )
         with safetensors.safe_open(str(path), framework="numpy") as file:
             yield file
     except OSError as error:
-        raise CaptureFileError(f"{path} cannot be read: {error}; pull it again, or leave it out") from error
+        raise CaptureFileError(
+            f"{path} cannot be read: {error}; pull it again, or leave it out"
+        ) from error
     except safetensors.SafetensorError as error:
-        raise CaptureFileError(f"{path} is not a whole safetensors file ({error}); pull it again, or leave it out") from error
+        raise CaptureFileError(
+            f"{path} is not a whole safetensors file ({error}); pull it again, or leave it out"
+        ) from error
 
 
 def _header(file: Any, path: Path, names: Collection[str] | None = None) -> CaptureHeader:
-    """``names``: describe these arrays alone, because a model of 80 blocks has 600, and each picture reads some of them."""
+    """``names``: describe these arrays alone, because a model of 80 blocks has 600, and each
+    picture reads some of them."""
     text = (file.metadata() or {}).get(_METADATA_KEY)
     if text is None:
-        raise CaptureFileError(f"{path} has no {_METADATA_KEY!r} metadata: it is a safetensors file, but not a capture")
+        raise CaptureFileError(
+            f"{path} has no {_METADATA_KEY!r} metadata: it is a safetensors file, but not a capture"
+        )
     try:
         metadata = json.loads(text)
         schema = int(metadata["schema"])
         if schema > SCHEMA_VERSION:
             raise SchemaError(
-                f"{path} has capture schema {schema}; this tracker_viz reads up to {SCHEMA_VERSION}: upgrade tracker_viz to read it"
+                f"{path} has capture schema {schema}; this tracker_viz reads up to "
+                f"{SCHEMA_VERSION}: upgrade tracker_viz to read it"
             )
         stored = list(file.keys())
         if len(stored) > MAX_ARRAYS or set(stored) != set(metadata["arrays"]):
-            raise CaptureFileError(f"{path} describes other arrays than it holds; pull it again, or leave it out")
+            raise CaptureFileError(
+                f"{path} describes other arrays than it holds; pull it again, or leave it out"
+            )
         return CaptureHeader(
             step=int(metadata["step"]),
-            arrays={name: _array_info(file, name, metadata["arrays"][name]) for name in stored if names is None or name in names},
+            arrays={
+                name: _array_info(file, name, metadata["arrays"][name])
+                for name in stored
+                if names is None or name in names
+            },
             labels={axis: tuple(map(str, names)) for axis, names in metadata["labels"].items()},
             tokens_seen=None if metadata["tokens_seen"] is None else int(metadata["tokens_seen"]),
             metrics={name: _number(value) for name, value in metadata["metrics"].items()},
@@ -219,7 +250,10 @@ def _header(file: Any, path: Path, names: Collection[str] | None = None) -> Capt
             probe=dict(metadata["probe"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CaptureFileError(f"{path} has metadata that is not a capture's ({error!r}); pull it again, or leave it out") from error
+        raise CaptureFileError(
+            f"{path} has metadata that is not a capture's ({error!r}); pull it again, or leave it "
+            "out"
+        ) from error
 
 
 def _array_info(file: Any, name: str, described: Mapping[str, Any]) -> ArrayInfo:
@@ -243,7 +277,10 @@ def _array_info(file: Any, name: str, described: Mapping[str, Any]) -> ArrayInfo
 
 def _check_array(name: str, dtype: str) -> None:
     if not _ARRAY_NAME.fullmatch(name):
-        raise CaptureFileError(f"array names are dotted letters, digits, '_' and '-', like 'blocks.0.attn.pattern'; got {name!r}")
+        raise CaptureFileError(
+            "array names are dotted letters, digits, '_' and '-', like 'blocks.0.attn.pattern'; "
+            f"got {name!r}"
+        )
     if dtype not in _DTYPES.values():
         raise CaptureFileError(f"a capture holds float16 and float32 arrays; {name!r} is {dtype}")
 
@@ -252,12 +289,16 @@ def _describe(array: NDArray[Any], axes: tuple[str, ...] | None) -> dict[str, An
     if axes is None:
         axes = tuple(f"axis_{index}" for index in range(array.ndim))
     if len(axes) != array.ndim:
-        raise CaptureFileError(f"an array of shape {array.shape} needs {array.ndim} axis names; got {axes}")
+        raise CaptureFileError(
+            f"an array of shape {array.shape} needs {array.ndim} axis names; got {axes}"
+        )
     values, n_up_to = _distribution(array)
     n_finite = int(n_up_to[-1]) if n_up_to.size else 0
     ranks = [1, *np.ceil(np.multiply(QUANTILES, n_finite)), n_finite]
     # The k-th smallest entry is the first value up to which there are k.
-    minimum, *quantiles, maximum = values[np.searchsorted(n_up_to, ranks)].tolist() if n_finite else (None, None)
+    minimum, *quantiles, maximum = (
+        values[np.searchsorted(n_up_to, ranks)].tolist() if n_finite else (None, None)
+    )
     return {
         "axes": list(axes),
         "minimum": minimum,

@@ -3,18 +3,17 @@
     TrackerVizError
     ├── ConfigError (ValueError)          an option, name or reference that a user gave is wrong
     ├── CaptureError                      a model or a probe that cannot be captured
-    │   ├── UnsupportedModelError         no attention seen, a fused kernel, parameters on the meta device, ...
-    │   └── ProbeError (ValueError)       probe too long, token ids outside the vocabulary, ...
-    ├── CaptureFileError                  a capture file is damaged or holds what it must not
-    │   └── SchemaError                   it was written by a newer tracker_viz
-    ├── TrackerError                      a tracker refused something; asking again would not help
-    │   ├── TransientTrackerError         it may work later: the only error that is retried
-    │   ├── RunNotFoundError              no such run, or it was deleted
-    │   └── RunActiveError                the run is still being written by another process
-    ├── RenderError                       captures cannot be drawn as asked
-    │   └── LayoutError (ValueError)      the layout names arrays or options that are not there
-    ├── VideoError                        the encoder failed, or what it wrote did not read back
-    │   └── EncoderUnavailableError       this machine cannot encode that
+    │   ├── UnsupportedModelError         no attention seen, a fused kernel, parameters on the meta
+    device, ... │   └── ProbeError (ValueError)       probe too long, token ids outside the
+    vocabulary, ... ├── CaptureFileError                  a capture file is damaged or holds what it
+    must not │   └── SchemaError                   it was written by a newer tracker_viz ├──
+    TrackerError                      a tracker refused something; asking again would not help │
+    ├── TransientTrackerError         it may work later: the only error that is retried │   ├──
+    RunNotFoundError              no such run, or it was deleted │   └── RunActiveError
+    the run is still being written by another process ├── RenderError                       captures
+    cannot be drawn as asked │   └── LayoutError (ValueError)      the layout names arrays or
+    options that are not there ├── VideoError                        the encoder failed, or what it
+    wrote did not read back │   └── EncoderUnavailableError       this machine cannot encode that
     └── MissingDependencyError (ImportError)   names the install line that mends it
 
 The demo adds one of its own, ``demo.trainer.TrainingDivergedError``.
@@ -100,7 +99,9 @@ def checked_wait(timeout_s: float) -> float:
         ConfigError: they are none, or have no end; None is what says so where that is meant.
     """
     if not 0 < timeout_s < math.inf:
-        raise ConfigError(f"timeout_s must be a finite number of seconds above 0; got {timeout_s:g}")
+        raise ConfigError(
+            f"timeout_s must be a finite number of seconds above 0; got {timeout_s:g}"
+        )
     return timeout_s
 
 

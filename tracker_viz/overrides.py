@@ -1,10 +1,12 @@
-"""Overrides in commands that are printed to be typed again, with values of any kind. The shell's own quotes come around them."""
+"""Overrides in commands that are printed to be typed again, with values of any kind. The shell's
+own quotes come around them."""
 
 from __future__ import annotations
 
 import re
 
-# What Hydra's grammar takes without quotes; a letter such as ü is not among it, as little as = or a bracket.
+# What Hydra's grammar takes without quotes; a letter such as ü is not among it, as little as = or a
+# bracket.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+-]+")
 
 

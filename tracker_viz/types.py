@@ -1,6 +1,7 @@
 """The values that travel from station to station. numpy and the standard library only.
 
-model ──Recorder──▶ Capture ──▶ capture file ──▶ CaptureRef in a run (RunRef) ──▶ Capture ──▶ Frame ──▶ video
+model ──Recorder──▶ Capture ──▶ capture file ──▶ CaptureRef in a run (RunRef) ──▶ Capture ──▶ Frame
+──▶ video
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 _REF_FORMS = {
     "mlflow": (re.compile(r"[A-Za-z0-9_-]{1,128}"), "mlflow:<run_id>"),
-    "wandb": (re.compile(r"[^/\s:]+/[^/\s:]+/[A-Za-z0-9_-]{1,128}"), "wandb:<entity>/<project>/<run_id>"),
+    "wandb": (
+        re.compile(r"[^/\s:]+/[^/\s:]+/[A-Za-z0-9_-]{1,128}"),
+        "wandb:<entity>/<project>/<run_id>",
+    ),
     "local": (re.compile(r".+", re.DOTALL), "local:<directory>"),
 }
 _CAPTURE_NAME = re.compile(r"step-(\d{8,12})\.safetensors")
@@ -31,8 +35,8 @@ _CAPTURE_NAME = re.compile(r"step-(\d{8,12})\.safetensors")
 class RunRef:
     """Names one run of one tracker; ``str(ref)`` and ``RunRef.parse`` are each other's inverse.
 
-    Where the tracker itself lives (a server's address) is not part of the name: it comes from the tracker's
-    own environment variables or from an option.
+    Where the tracker itself lives (a server's address) is not part of the name: it comes from the
+    tracker's own environment variables or from an option.
     """
 
     scheme: Scheme
@@ -40,10 +44,14 @@ class RunRef:
 
     def __post_init__(self) -> None:
         if self.scheme not in _REF_FORMS:
-            raise ConfigError(f"a run reference starts with one of {', '.join(SCHEMES)}; got {self.scheme!r}")
+            raise ConfigError(
+                f"a run reference starts with one of {', '.join(SCHEMES)}; got {self.scheme!r}"
+            )
         pattern, form = _REF_FORMS[self.scheme]
         if not pattern.fullmatch(self.path):
-            raise ConfigError(f"a {self.scheme} run must look like '{form}'; got '{self.scheme}:{self.path}'")
+            raise ConfigError(
+                f"a {self.scheme} run must look like '{form}'; got '{self.scheme}:{self.path}'"
+            )
 
     @classmethod
     def parse(cls, text: str) -> RunRef:
@@ -70,19 +78,25 @@ class Capture:
         step: optimiser steps finished when this was taken; 0 is the untrained model.
         arrays: name -> float16 or float32 array. Names in use, with their axes:
 
-            * ``blocks.<i>.attn.pattern`` (probe, head, query, key): attention probabilities, rows sum to 1.
-              A block whose heads were cut to fit a budget says which remain in ``labels['blocks.<i>.head']``.
-            * ``blocks.<i>.attn.w_q``, ``w_k``, ``w_v``, ``w_o`` (out, in) and ``blocks.<i>.mlp.w_gate``, ``w_up``, ``w_down``
-              (or ``w_in``, ``w_out``): weights as they multiply a column vector, ``y = W x``; whole, or an evenly
-              spaced sample of rows and columns where that would be too big.
-            * ``scores.head.<score>`` (block, head): one behaviour score of every head; NaN where there is no such head.
+            * ``blocks.<i>.attn.pattern`` (probe, head, query, key): attention probabilities, rows
+              sum to 1. A block whose heads were cut to fit a budget says which remain in
+              ``labels['blocks.<i>.head']``.
+            * ``blocks.<i>.attn.w_q``, ``w_k``, ``w_v``, ``w_o`` (out, in) and
+              ``blocks.<i>.mlp.w_gate``, ``w_up``, ``w_down`` (or ``w_in``, ``w_out``): weights as
+              they multiply a column vector, ``y = W x``; whole, or an evenly spaced sample of rows
+              and columns where that would be too big.
+            * ``scores.head.<score>`` (block, head): one behaviour score of every head; NaN where
+              there is no such head.
             * ``scores.weight.<score>`` (block, projection): one score of every weight matrix.
         axes: array name -> names of its axes, as above.
-        labels: axis name -> name of each index along it, e.g. ``{"probe": ("repeated", "text"), "projection": (...)}``.
+        labels: axis name -> name of each index along it, e.g. ``{"probe": ("repeated", "text"),
+            "projection": (...)}``.
         tokens_seen: training tokens consumed so far; None where the training loop did not say.
-        metrics: scalars at this step: ``loss``, what else the loop passed, and summaries of the scores.
+        metrics: scalars at this step: ``loss``, what else the loop passed, and summaries of the
+            scores.
         model: JSON-like description: ``name``, ``n_blocks``, ``n_heads``, ``n_parameters``, ...
-        probe: JSON-like description of the probe batch: ``kinds``, ``length``, ``period``, ``tokens`` (text of every token).
+        probe: JSON-like description of the probe batch: ``kinds``, ``length``, ``period``,
+            ``tokens`` (text of every token).
     """
 
     step: int
@@ -96,20 +110,25 @@ class Capture:
 
     def __post_init__(self) -> None:
         if self.step < 0:
-            raise ConfigError(f"a step counts finished optimiser steps and is never negative; got {self.step}")
+            raise ConfigError(
+                f"a step counts finished optimiser steps and is never negative; got {self.step}"
+            )
 
     @property
     def file_name(self) -> str:
-        """``step-00000100.safetensors``: sorts by step, and tells captures apart where trackers compare names."""
+        """``step-00000100.safetensors``: sorts by step, and tells captures apart where trackers
+        compare names."""
         return capture_file_name(self.step)
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
-    """What a capture file's header says of one array, so that a colour scale over a run reads headers only.
+    """What a capture file's header says of one array, so that a colour scale over a run reads
+    headers only.
 
     Attributes:
-        quantiles: values at ``QUANTILES`` over the finite entries, each one that occurs; empty when there are none.
+        quantiles: values at ``QUANTILES`` over the finite entries, each one that occurs; empty when
+            there are none.
         minimum, maximum: over the finite entries; NaN when there are none.
         n_nonfinite: number of NaN and infinite entries.
     """
@@ -128,7 +147,8 @@ QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 
 @dataclass(frozen=True, slots=True)
 class CaptureHeader:
-    """A Capture without its arrays' values: what a layout, a timeline and a colour scale are planned from."""
+    """A Capture without its arrays' values: what a layout, a timeline and a colour scale are
+    planned from."""
 
     step: int
     arrays: Mapping[str, ArrayInfo]
@@ -141,7 +161,8 @@ class CaptureHeader:
 
 @dataclass(frozen=True, slots=True)
 class CaptureRef:
-    """One capture file as a run lists it. ``sha256`` is of the whole file, in lower-case hexadecimal."""
+    """One capture file as a run lists it. ``sha256`` is of the whole file, in lower-case
+    hexadecimal."""
 
     step: int
     file_name: str
@@ -150,9 +171,15 @@ class CaptureRef:
 
     def __post_init__(self) -> None:
         if capture_step(self.file_name) != self.step:
-            raise ConfigError(f"capture {self.file_name!r} is listed for step {self.step}; its name must say the same step")
+            raise ConfigError(
+                f"capture {self.file_name!r} is listed for step {self.step}; its name must say the "
+                "same step"
+            )
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise ConfigError(f"capture {self.file_name!r} needs a sha256 of 64 hexadecimal digits; got {self.sha256!r}")
+            raise ConfigError(
+                f"capture {self.file_name!r} needs a sha256 of 64 hexadecimal digits; got "
+                f"{self.sha256!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +207,8 @@ def capture_step(file_name: str) -> int:
     """Step of a capture file, from its name alone.
 
     Raises:
-        ConfigError: the name is not a capture's; nothing else may be read from, or written for, a run.
+        ConfigError: the name is not a capture's; nothing else may be read from, or written for, a
+            run.
     """
     match = _CAPTURE_NAME.fullmatch(file_name)
     if not match or capture_file_name(int(match[1])) != file_name:

@@ -1,4 +1,5 @@
-"""Lets the tests here share the models they try (``hf_decoders``, ``plain_decoders``): importlib mode adds no path."""
+"""Lets the tests here share the models they try (``hf_decoders``, ``plain_decoders``): importlib
+mode adds no path."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Run by torchrun with two processes: trains under DDP, FSDP2 and accelerate, with and without capture, and writes what came of it.
+"""Run by torchrun with two processes: trains under DDP, FSDP2 and accelerate, with and without
+capture, and writes what came of it.
 
 torchrun --nproc_per_node 2 distributed_training.py <output directory>
 """
@@ -24,7 +25,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parent))
-from plain_decoders import VOCAB, FusedAttention, GroupedAttention, Model, Residual, SwappedGate, T, by_kernel, two_layers
+from plain_decoders import (
+    VOCAB,
+    FusedAttention,
+    GroupedAttention,
+    Model,
+    Residual,
+    SwappedGate,
+    T,
+    by_kernel,
+    two_layers,
+)
 
 from tracker_viz.capture import Recorder, Schedule, make_probe
 from tracker_viz.capture.norms import krylov, norms
@@ -36,21 +47,43 @@ STEPS = 6
 
 def make_model():
     torch.manual_seed(0)
-    kinds = [lambda: (GroupedAttention(noted=False), SwappedGate()), lambda: (FusedAttention(by_kernel, noted=False), two_layers())]
+    kinds = [
+        lambda: (GroupedAttention(noted=False), SwappedGate()),
+        lambda: (FusedAttention(by_kernel, noted=False), two_layers()),
+    ]
     return Model(lambda index: Residual(*kinds[index]()))
 
 
-def train(trained, parameters, *, capture, sink=None, backward=None, after_step=None, counted=None, **options):
-    """(losses, captures of this process). ``counted``: the Traffic that sees the recorder's calls."""
+def train(
+    trained,
+    parameters,
+    *,
+    capture,
+    sink=None,
+    backward=None,
+    after_step=None,
+    counted=None,
+    **options,
+):
+    """(losses, captures of this process). ``counted``: the Traffic that sees the recorder's
+    calls."""
     captures = []
     recorder = None
     if capture:
         probe = make_probe(VOCAB, T, text_ids=range(T))
-        recorder = Recorder(trained, probe, Schedule.every(2, STEPS), sink or captures.append, **{"max_overhead": math.inf, **options})
+        recorder = Recorder(
+            trained,
+            probe,
+            Schedule.every(2, STEPS),
+            sink or captures.append,
+            **{"max_overhead": math.inf, **options},
+        )
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     losses = []
     for step in range(1, STEPS + 1):
-        ids = torch.randint(VOCAB, (2, T), generator=torch.Generator().manual_seed(step + 100 * dist.get_rank()))
+        ids = torch.randint(
+            VOCAB, (2, T), generator=torch.Generator().manual_seed(step + 100 * dist.get_rank())
+        )
         loss = F.cross_entropy(trained(ids).flatten(0, 1), ids.flatten())
         optimizer.zero_grad()
         (backward or torch.Tensor.backward)(loss)
@@ -110,11 +143,19 @@ def fsdp2_late(capture, **options):
     """Watched before it is sharded: the other process does not know that there is a probe."""
     model = make_model()
     captures = []
-    recorder = Recorder(model, make_probe(VOCAB, T), Schedule.every(2), captures.append, max_overhead=math.inf) if capture else None
+    recorder = (
+        Recorder(
+            model, make_probe(VOCAB, T), Schedule.every(2), captures.append, max_overhead=math.inf
+        )
+        if capture
+        else None
+    )
     for block in model.blocks:
         fully_shard(block)
     fully_shard(model)
-    losses, *_ = train(model, model.parameters(), capture=False, after_step=recorder.step if recorder else None)
+    losses, *_ = train(
+        model, model.parameters(), capture=False, after_step=recorder.step if recorder else None
+    )
     return losses, captures
 
 
@@ -128,11 +169,14 @@ def accelerate(capture, *, state=None, **options):
         setattr(accelerator.state, name, value)
     model = make_model()
     trained, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    return train(trained, trained.parameters(), capture=capture, backward=accelerator.backward, **options)
+    return train(
+        trained, trained.parameters(), capture=capture, backward=accelerator.backward, **options
+    )
 
 
 def accelerate_fsdp2(capture, **options):
-    """As on GPUs: accelerate itself takes CPUs for no place to shard, so its state is set by hand."""
+    """As on GPUs: accelerate itself takes CPUs for no place to shard, so its state is set by
+    hand."""
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
     plugin = FullyShardedDataParallelPlugin(
@@ -141,7 +185,9 @@ def accelerate_fsdp2(capture, **options):
         transformer_cls_names_to_wrap=["Residual"],
         cpu_ram_efficient_loading=False,
     )
-    return accelerate(capture, state={"fsdp_plugin": plugin, "distributed_type": DistributedType.FSDP}, **options)
+    return accelerate(
+        capture, state={"fsdp_plugin": plugin, "distributed_type": DistributedType.FSDP}, **options
+    )
 
 
 def refusals():
@@ -160,7 +206,8 @@ def refusals():
 
 
 def counted_clock(*, capture_s, training_s=3.0):
-    """Seconds as the Recorder reads them: three times before training, then at the beginning and the end of every capture."""
+    """Seconds as the Recorder reads them: three times before training, then at the beginning and
+    the end of every capture."""
     now, n_read = 0.0, 0
 
     def clock():
@@ -181,15 +228,22 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if "c10d" in func.namespace:
             self.n_collectives += 1
-            self.nbytes += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+            self.nbytes += sum(
+                leaf.nbytes
+                for leaf in tree_leaves((args, kwargs))
+                if isinstance(leaf, torch.Tensor)
+            )
         return func(*args, **(kwargs or {}))
 
 
 def reads():
-    """layout -> [largest difference from the plain tensor's, over every way of reading; bytes of the largest read; bytes of the tensor;
-    largest relative difference of the norms]."""
+    """layout -> [largest difference from the plain tensor's, over every way of reading; bytes of
+    the largest read; bytes of the tensor; largest relative difference of the norms]."""
     generator = torch.Generator().manual_seed(0)
-    flat, stack = torch.randn(50, 36, generator=generator), torch.randn(5, 50, 36, generator=generator)
+    flat, stack = (
+        torch.randn(50, 36, generator=generator),
+        torch.randn(5, 50, 36, generator=generator),
+    )
     one, copied, sharded = (init_device_mesh("cpu", shape) for shape in ((2,), (2, 1), (1, 2)))
     layouts = {
         "rows": (flat, one, [Shard(0)]),
@@ -208,16 +262,27 @@ def reads():
         for transposed in (False, True):
             shape = (36, 50) if transposed else (50, 36)
             halves = {"shape": (shape[0] // 2, shape[1]), "rows": ((0, shape[0]),), "stride": 2}
-            for options in ({"shape": shape}, halves, *({"shape": shape, "expert": expert} for expert in (0, 4) if tensor.ndim == 3)):
+            for options in (
+                {"shape": shape},
+                halves,
+                *({"shape": shape, "expert": expert} for expert in (0, 4) if tensor.ndim == 3),
+            ):
                 projection = Projection(0, "mlp.w_in", ("w",), transposed=transposed, **options)
                 if tensor.ndim == 2 or "expert" in options:
-                    here, alone = (norms(krylov({"w": held}, projection).numpy(), projection.shape) for held in (shared, tensor))
+                    here, alone = (
+                        norms(krylov({"w": held}, projection).numpy(), projection.shape)
+                        for held in (shared, tensor)
+                    )
                     of_norms.append(float(np.abs(here / alone - 1).max()))
                 for pooling in POOLINGS:
                     for limits in ((7, 5), (1000, 1000)):
                         with Traffic() as counted:
                             got = read({"w": shared}, projection, limits, pooling)
-                        differences.append(float((got - read({"w": tensor}, projection, limits, pooling)).abs().max()))
+                        differences.append(
+                            float(
+                                (got - read({"w": tensor}, projection, limits, pooling)).abs().max()
+                            )
+                        )
                         traffic.append(counted.nbytes if limits == (7, 5) else 0)
         report[name] = [max(differences), max(traffic), tensor.nbytes, max(of_norms)]
     return report
@@ -241,8 +306,11 @@ def main(directory):
             for capture in (captures[0], captures[-1]):
                 np.savez(directory / f"{kind.__name__}-{capture.step}.npz", **capture.arrays)
 
-    # Two processes whose clocks disagree must still agree on when to capture, and a full disk on one must not stop the other.
-    _, captures, *_ = fsdp2(True, max_overhead=0.05, clock=counted_clock(capture_s=3.0 if rank == 0 else 1e-6))
+    # Two processes whose clocks disagree must still agree on when to capture, and a full disk on
+    # one must not stop the other.
+    _, captures, *_ = fsdp2(
+        True, max_overhead=0.05, clock=counted_clock(capture_s=3.0 if rank == 0 else 1e-6)
+    )
     report["disagreeing clocks"] = [capture.step for capture in captures]
 
     def full(_capture):

@@ -1,6 +1,8 @@
-"""Public decoder architectures in tiny, and what each says of its own attention (eager, ``output_attentions``).
+"""Public decoder architectures in tiny, and what each says of its own attention (eager,
+``output_attentions``).
 
-Random weights; nothing is downloaded. ``python tests/capture/hf_decoders.py > examples/supported_models.md`` writes the table.
+Random weights; nothing is downloaded. ``python tests/capture/hf_decoders.py >
+examples/supported_models.md`` writes the table.
 """
 
 from __future__ import annotations
@@ -56,14 +58,20 @@ MLA = {
 }
 GEMMA = {"query_pre_attn_scalar": 8, "sliding_window": 8}
 HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
-DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
 
 GATED = "q k v o gate up down"
 PLAIN = "q k v o in out"
 SHARED = "q k v o gate up down shared.gate shared.up shared.down"
 LATENT = "q_a q_b kv_a kv_b o gate up down shared.gate shared.up shared.down"
 
-# model type -> (options of its configuration besides COMMON, names of its weights besides single experts)
+# model type -> (options of its configuration besides COMMON, names of its weights besides single
+# experts)
 MODELS = {
     "afmoe": (MOE, SHARED),
     "apertus": ({}, PLAIN),
@@ -78,7 +86,13 @@ MODELS = {
     "ctrl": ({**OLD, "dff": 48}, PLAIN),
     "cwm": ({}, GATED),
     "dbrx": (
-        {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+        {
+            "d_model": 32,
+            "n_heads": 4,
+            "n_layers": 2,
+            "max_seq_len": 64,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        }
         | {
             "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4},
             "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
@@ -93,8 +107,20 @@ MODELS = {
     "ernie4_5": ({}, GATED),
     "ernie4_5_moe": (MOE | {"moe_num_experts": 4, "moe_k": 2}, SHARED),
     "exaone4": ({"sliding_window": 8}, GATED),
-    "falcon": ({"num_kv_heads": 4, "multi_query": True, "new_decoder_architecture": False, "alibi": False}, PLAIN),
-    "falcon_h1": ({"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}, GATED),
+    "falcon": (
+        {"num_kv_heads": 4, "multi_query": True, "new_decoder_architecture": False, "alibi": False},
+        PLAIN,
+    ),
+    "falcon_h1": (
+        {
+            "mamba_d_ssm": 32,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_n_groups": 1,
+        },
+        GATED,
+    ),
     "flex_olmo": (MOE, GATED),
     "gemma": ({}, GATED),
     "gemma2": (GEMMA, GATED),
@@ -105,7 +131,15 @@ MODELS = {
     "glm4_moe_lite": (MOE | MLA, LATENT),
     "gpt2": (OLD, PLAIN),
     "gpt_bigcode": ({**OLD, "n_inner": 64}, PLAIN),
-    "gpt_neo": ({"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 8}, PLAIN),
+    "gpt_neo": (
+        {
+            "attention_types": [[["global", "local"], 1]],
+            "num_layers": 2,
+            "num_heads": 4,
+            "window_size": 8,
+        },
+        PLAIN,
+    ),
     "gpt_neox": ({}, PLAIN),
     "gpt_neox_japanese": ({}, PLAIN),
     "gpt_oss": (MOE | {"sliding_window": 8}, GATED),
@@ -124,14 +158,22 @@ MODELS = {
     "llama": ({}, GATED),
     "llama4_text": (MOE | {"intermediate_size_mlp": 48}, SHARED),
     "lfm2": ({"layer_types": ["conv", "full_attention"]}, GATED),
-    "longcat_flash": (MOE | MLA | {"moe_topk": 2, "ffn_hidden_size": 48, "expert_ffn_hidden_size": 24, "num_layers": 1}, None),
+    "longcat_flash": (
+        MOE
+        | MLA
+        | {"moe_topk": 2, "ffn_hidden_size": 48, "expert_ffn_hidden_size": 24, "num_layers": 1},
+        None,
+    ),
     "minimax": (MOE, GATED),
     "minimax_m2": (MOE, GATED),
     "ministral": ({}, GATED),
     "mistral": ({}, GATED),
     "mixtral": (MOE, GATED),
     "modernbert-decoder": ({}, GATED),
-    "mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "expansion_ratio": 2}, PLAIN),
+    "mpt": (
+        {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "expansion_ratio": 2},
+        PLAIN,
+    ),
     "nanochat": ({}, PLAIN),
     "nemotron": ({}, PLAIN),
     "olmo": ({}, GATED),
@@ -166,9 +208,12 @@ NOT_TAKEN = {"falcon": {"head_dim"}}
 
 
 def build(model_type, options=None, *, eager=False):
-    """A tiny model in evaluation mode. Weights of std 0.25: attention that is nearly uniform hides a wrong scale or mask."""
+    """A tiny model in evaluation mode. Weights of std 0.25: attention that is nearly uniform hides
+    a wrong scale or mask."""
     config_class = transformers.CONFIG_MAPPING[model_type]
-    chosen = {name: value for name, value in COMMON.items() if name not in NOT_TAKEN.get(model_type, ())}
+    chosen = {
+        name: value for name, value in COMMON.items() if name not in NOT_TAKEN.get(model_type, ())
+    }
     config = config_class(**{**chosen, **(MODELS[model_type][0] if options is None else options)})
     implementation = {"attn_implementation": "eager"} if eager else {}
     with torch.random.fork_rng():
@@ -192,9 +237,12 @@ def examine(model):
 
 
 def own_attention(model_type, options=None):
-    """What the model itself returns, one map for each block that attends: [probe, head, query, key]."""
+    """What the model itself returns, one map for each block that attends: [probe, head, query,
+    key]."""
     with torch.no_grad():
-        output = build(model_type, options, eager=True)(input_ids=probe_ids(), output_attentions=True, use_cache=False)
+        output = build(model_type, options, eager=True)(
+            input_ids=probe_ids(), output_attentions=True, use_cache=False
+        )
     return [pattern for pattern in output.attentions if pattern is not None]
 
 
@@ -204,12 +252,20 @@ def compare(model_type, options=None, *, eager=False):
     anatomy, attention = examine(model)
     expected = own_attention(model_type, options)
     seen = [pattern for pattern in attention if pattern.numel()]
-    if model_type == "minimax":  # returns the decay matrices of its linear attention too, which are no probabilities
+    if (
+        model_type == "minimax"
+    ):  # returns the decay matrices of its linear attention too, which are no probabilities
         expected = expected[:: len(expected) // len(seen)][: len(seen)]
     if model_type == "longcat_flash":  # two attentions in each block
         expected = [torch.cat(expected, dim=1)]
     assert [pattern.shape for pattern in seen] == [pattern.shape for pattern in expected]
-    return anatomy, model, max(float((ours - theirs).abs().max()) for ours, theirs in zip(seen, expected, strict=True))
+    return (
+        anatomy,
+        model,
+        max(
+            float((ours - theirs).abs().max()) for ours, theirs in zip(seen, expected, strict=True)
+        ),
+    )
 
 
 def short(name):
@@ -219,8 +275,12 @@ def short(name):
 def row(model_type, anatomy, model, difference):
     """What the table says of a model."""
     found = describe(anatomy, model)["found"]
-    weights = " ".join(dict.fromkeys(short(name) for name in found["projections"] if ".experts." not in name))
-    experts = ", single experts" if any(".experts." in name for name in found["projections"]) else ""
+    weights = " ".join(
+        dict.fromkeys(short(name) for name in found["projections"] if ".experts." not in name)
+    )
+    experts = (
+        ", single experts" if any(".experts." in name for name in found["projections"]) else ""
+    )
     how = ", ".join(found["attention"]).replace("_", " ")
     return f"`{model_type}`", type(model).__name__, how, difference, weights + experts
 

@@ -1,4 +1,5 @@
-"""Decoders in plain PyTorch, each written as somebody really writes them; each notes its attention, worked out beside it by hand."""
+"""Decoders in plain PyTorch, each written as somebody really writes them; each notes its attention,
+worked out beside it by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def reference(query, key):
     """Causal softmax(q k^T / sqrt(d)), written out in float64, and noted."""
     if key.shape[1] < query.shape[1]:
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    query, key = (part.detach().numpy().astype(np.float64) for part in (query, key))  # numpy: out of sight of the watch
+    query, key = (
+        part.detach().numpy().astype(np.float64) for part in (query, key)
+    )  # numpy: out of sight of the watch
     logits = query @ key.swapaxes(-2, -1) / math.sqrt(query.shape[-1])
     weights = np.tril(np.exp(logits - logits.max(-1, keepdims=True)))
     Notes.patterns.append(torch.from_numpy(weights / weights.sum(-1, keepdims=True)).float())
@@ -42,7 +45,8 @@ def merge(x):
 
 
 class Model(nn.Module):
-    """Embedding, blocks, head; ``make(index)`` gives a block that maps [batch, position, D] to itself."""
+    """Embedding, blocks, head; ``make(index)`` gives a block that maps [batch, position, D] to
+    itself."""
 
     def __init__(self, make, n_blocks=2):
         super().__init__()
@@ -108,9 +112,17 @@ def by_hand(q, k, v):
 
 
 def by_flex(q, k, v):
-    mask = create_block_mask(lambda _batch, _head, query, key: query >= key, None, None, T, T, device="cpu")
+    mask = create_block_mask(
+        lambda _batch, _head, query, key: query >= key, None, None, T, T, device="cpu"
+    )
     slopes = torch.zeros(H)
-    return flex_attention(q, k, v, score_mod=lambda score, _b, head, _q, key: score - slopes[head] * key, block_mask=mask)
+    return flex_attention(
+        q,
+        k,
+        v,
+        score_mod=lambda score, _b, head, _q, key: score - slopes[head] * key,
+        block_mask=mask,
+    )
 
 
 class NamedOperands(FusedAttention):
@@ -120,16 +132,25 @@ class NamedOperands(FusedAttention):
         super().__init__(None)
 
     def forward(self, x):
-        q, k, v = (split(part, H) for part in F.linear(input=x, weight=self.c_attn.weight, bias=self.c_attn.bias).split(D, dim=-1))
+        q, k, v = (
+            split(part, H)
+            for part in F.linear(input=x, weight=self.c_attn.weight, bias=self.c_attn.bias).split(
+                D, dim=-1
+            )
+        )
         reference(q, k)
         logits = torch.matmul(input=q, other=k.transpose(-2, -1)) / math.sqrt(DK)
-        weights = F.softmax(input=logits.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("-inf")), dim=-1)
+        weights = F.softmax(
+            input=logits.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("-inf")),
+            dim=-1,
+        )
         mixed = torch.bmm(input=weights.flatten(0, 1), mat2=v.flatten(0, 1)).unflatten(0, (-1, H))
         return F.linear(merge(mixed), weight=self.c_proj.weight, bias=self.c_proj.bias)
 
 
 class TimmAttention(nn.Module):
-    """timm: qkv reshaped to [3, batch, head, position, channel]; a flattened batch of heads inside."""
+    """timm: qkv reshaped to [3, batch, head, position, channel]; a flattened batch of heads
+    inside."""
 
     def __init__(self):
         super().__init__()
@@ -138,7 +159,12 @@ class TimmAttention(nn.Module):
     def forward(self, x):
         q, k, v = self.qkv(x).unflatten(-1, (3, H, DK)).permute(2, 0, 3, 1, 4)
         reference(q, k)
-        logits = torch.baddbmm(torch.full((T, T), -math.inf).triu(1), q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=DK**-0.5)
+        logits = torch.baddbmm(
+            torch.full((T, T), -math.inf).triu(1),
+            q.flatten(0, 1),
+            k.flatten(0, 1).transpose(1, 2),
+            alpha=DK**-0.5,
+        )
         mixed = torch.bmm(torch.softmax(logits, -1), v.flatten(0, 1)).unflatten(0, (-1, H))
         return self.proj(merge(mixed))
 
@@ -149,13 +175,17 @@ class GroupedAttention(nn.Module):
     def __init__(self, *, noted=True):
         super().__init__()
         self.noted = noted
-        self.wq, self.wk, self.wv, self.wo = (nn.Linear(D, width, bias=False) for width in (D, D // 2, D // 2, D))
+        self.wq, self.wk, self.wv, self.wo = (
+            nn.Linear(D, width, bias=False) for width in (D, D // 2, D // 2, D)
+        )
 
     def forward(self, x):
         q, k, v = split(self.wq(x), H), split(self.wk(x), H // 2), split(self.wv(x), H // 2)
         if self.noted:
             reference(q, k)
-        return self.wo(merge(F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)))
+        return self.wo(
+            merge(F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True))
+        )
 
 
 class SwappedGate(nn.Module):
@@ -180,7 +210,9 @@ class OneHead(nn.Module):
     def forward(self, x):
         q, k, v = self.query(x), self.key(x), self.value(x)
         reference(q[:, None], k[:, None])
-        logits = (q @ k.transpose(-2, -1) * DK**-0.5).masked_fill(torch.ones(T, T).tril() == 0, float("-inf"))
+        logits = (q @ k.transpose(-2, -1) * DK**-0.5).masked_fill(
+            torch.ones(T, T).tril() == 0, float("-inf")
+        )
         return F.softmax(logits, dim=-1) @ v
 
 
@@ -207,7 +239,9 @@ class SoftmaxModule(nn.Module):
     def forward(self, x):
         q, k, v = (split(part, H) for part in self.to_qkv(x).chunk(3, dim=-1))
         reference(q, k)
-        logits = (q @ k.transpose(-1, -2) * DK**-0.5).masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -torch.finfo(q.dtype).max)
+        logits = (q @ k.transpose(-1, -2) * DK**-0.5).masked_fill(
+            torch.ones(T, T, dtype=torch.bool).triu(1), -torch.finfo(q.dtype).max
+        )
         return self.to_out(merge(self.attend(logits) @ v))
 
 
@@ -227,11 +261,14 @@ class Multihead(nn.Module):
 
 
 class Encoder(nn.Module):
-    """nn.TransformerEncoder with a causal mask: a decoder, and in evaluation mode a single fused kernel per layer."""
+    """nn.TransformerEncoder with a causal mask: a decoder, and in evaluation mode a single fused
+    kernel per layer."""
 
     def __init__(self):
         super().__init__()
-        layer = nn.TransformerEncoderLayer(D, H, dim_feedforward=3 * D, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            D, H, dim_feedforward=3 * D, batch_first=True, norm_first=True
+        )
         self.tokens, self.encoder, self.head = (
             nn.Embedding(VOCAB, D),
             nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
@@ -243,9 +280,15 @@ class Encoder(nn.Module):
         mask = nn.Transformer.generate_square_subsequent_mask(T)
         note = x
         for layer in self.encoder.layers:
-            q, k, _ = F.linear(layer.norm1(note), layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias).chunk(3, dim=-1)
+            q, k, _ = F.linear(
+                layer.norm1(note), layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias
+            ).chunk(3, dim=-1)
             reference(split(q, H), split(k, H))
-            note = layer(note, src_mask=mask, is_causal=True) if layer is not self.encoder.layers[-1] else note
+            note = (
+                layer(note, src_mask=mask, is_causal=True)
+                if layer is not self.encoder.layers[-1]
+                else note
+            )
         return self.head(self.encoder(x, mask=mask, is_causal=True))
 
 
@@ -254,7 +297,12 @@ class AllInOneBlock(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.norm, self.qkv, self.out, self.ffn = nn.LayerNorm(D), nn.Linear(D, 3 * D), nn.Linear(D, D), two_layers()
+        self.norm, self.qkv, self.out, self.ffn = (
+            nn.LayerNorm(D),
+            nn.Linear(D, 3 * D),
+            nn.Linear(D, D),
+            two_layers(),
+        )
 
     def forward(self, x):
         normed = self.norm(x)
@@ -269,7 +317,9 @@ class NamedBlocks(nn.Module):
     def __init__(self):
         super().__init__()
         self.tokens, self.head = nn.Embedding(VOCAB, D), nn.Linear(D, VOCAB)
-        self.layer_0, self.layer_1 = (Residual(FusedAttention(by_kernel), two_layers()) for _ in range(2))
+        self.layer_0, self.layer_1 = (
+            Residual(FusedAttention(by_kernel), two_layers()) for _ in range(2)
+        )
 
     def forward(self, ids):
         return self.head(self.layer_1(self.layer_0(self.tokens(ids))))
@@ -280,7 +330,11 @@ class Alone(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.tokens, self.attn, self.head = nn.Embedding(VOCAB, D), FusedAttention(by_kernel), nn.Linear(D, VOCAB)
+        self.tokens, self.attn, self.head = (
+            nn.Embedding(VOCAB, D),
+            FusedAttention(by_kernel),
+            nn.Linear(D, VOCAB),
+        )
 
     def forward(self, ids):
         return self.head(self.attn(self.tokens(ids)))
@@ -290,7 +344,11 @@ def examine(model, ids=None, **options):
     Notes.patterns = []
     with untouched(model):
         return discover(
-            model, ids if ids is not None else torch.randint(VOCAB, (N, T), generator=torch.Generator().manual_seed(1)), **options
+            model,
+            ids
+            if ids is not None
+            else torch.randint(VOCAB, (N, T), generator=torch.Generator().manual_seed(1)),
+            **options,
         )
 
 

@@ -12,7 +12,13 @@ import torch
 from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel, two_layers
 from torch import nn
 
-from tracker_viz.capture.backfill import backfill, find_checkpoints, load_checkpoint, read_weights, step_of
+from tracker_viz.capture.backfill import (
+    backfill,
+    find_checkpoints,
+    load_checkpoint,
+    read_weights,
+    step_of,
+)
 from tracker_viz.errors import CaptureError, ConfigError
 
 
@@ -49,7 +55,11 @@ def test_checkpoints_are_found_in_the_order_of_their_steps(tmp_path):
     for step in (1000, 20, 300):
         safetensors.torch.save_file({"w": torch.zeros(1)}, tmp_path / f"step{step}.safetensors")
     (tmp_path / "step7.txt").write_text("no checkpoint")
-    assert [checkpoint.step for checkpoint in find_checkpoints(str(tmp_path / "*"))] == [20, 300, 1000]
+    assert [checkpoint.step for checkpoint in find_checkpoints(str(tmp_path / "*"))] == [
+        20,
+        300,
+        1000,
+    ]
     with pytest.raises(ConfigError, match="no checkpoint matches"):
         find_checkpoints(str(tmp_path / "*.pt"))
     torch.save({}, tmp_path / "again-step20.pt")
@@ -59,9 +69,13 @@ def test_checkpoints_are_found_in_the_order_of_their_steps(tmp_path):
 
 def test_each_checkpoint_is_captured_as_it_was_saved_and_none_twice(tmp_path):
     for step in (0, 10, 20):
-        safetensors.torch.save_file(tiny(seed=step).state_dict(), tmp_path / f"step{step}.safetensors")
+        safetensors.torch.save_file(
+            tiny(seed=step).state_dict(), tmp_path / f"step{step}.safetensors"
+        )
     model, captures = tiny(seed=99), []
-    assert backfill(model, find_checkpoints(str(tmp_path / "*")), probe(), captures.append, captured=[10]) == [0, 20]
+    assert backfill(
+        model, find_checkpoints(str(tmp_path / "*")), probe(), captures.append, captured=[10]
+    ) == [0, 20]
     assert [capture.step for capture in captures] == [0, 20]
     for capture in captures:
         saved = tiny(seed=capture.step).blocks[1].attn.c_proj.weight.detach().numpy()
@@ -81,7 +95,10 @@ def test_captures_come_in_order_whatever_the_run_holds(tmp_path):
     [
         lambda state: state,
         lambda state: {"model": state, "optimizer": {"lr": 0.1}, "step": 3},
-        lambda state: {"state_dict": {f"model.{name}": tensor for name, tensor in state.items()}, "epoch": 1},
+        lambda state: {
+            "state_dict": {f"model.{name}": tensor for name, tensor in state.items()},
+            "epoch": 1,
+        },
         lambda state: {f"module._orig_mod.{name}": tensor for name, tensor in state.items()},
     ],
 )
@@ -95,7 +112,10 @@ def test_wrappers_around_the_weights_are_looked_through(tmp_path, wrapped):
 def test_a_directory_with_shards_is_read_as_one(tmp_path):
     state = tiny(seed=3).state_dict()
     names = sorted(state)
-    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    shards = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
     for file, held in shards.items():
         safetensors.torch.save_file({name: state[name] for name in held}, tmp_path / file)
     index = {"weight_map": {name: file for file, held in shards.items() for name in held}}
@@ -123,7 +143,10 @@ def test_a_tied_weight_that_was_saved_once_is_enough(tmp_path):
 def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
     state = tiny().state_dict()
     torch.save({**state, "head.weight": torch.zeros(3, 3)}, tmp_path / "step1.pt")
-    with pytest.raises(CaptureError, match=r"step1.pt does not fit Model: other shapes: head.weight is \(3, 3\), the model's \(96, 32\)"):
+    with pytest.raises(
+        CaptureError,
+        match=r"step1.pt does not fit Model: other shapes: head.weight is \(3, 3\), the model's \(96, 32\)",
+    ):
         load_checkpoint(tiny(), tmp_path / "step1.pt")
     del state["head.weight"]
     torch.save(state, tmp_path / "step2.pt")

@@ -1,4 +1,5 @@
-"""The benchmarks of capturing run: what they say on an idle machine, or on a GPU, cannot be tested here."""
+"""The benchmarks of capturing run: what they say on an idle machine, or on a GPU, cannot be tested
+here."""
 
 from __future__ import annotations
 
@@ -17,10 +18,19 @@ def rows(script, *options):
     """The cells of the table that a benchmark prints, header first."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / script, *options], env=environment, capture_output=True, text=True, timeout=500, check=False
+        [sys.executable, BENCHMARKS / script, *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if line.startswith("| ")]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in done.stdout.splitlines()
+        if line.startswith("| ")
+    ]
 
 
 def test_the_gpu_benchmark_trains_a_tiny_model_anywhere_and_finds_nothing_changed():
@@ -38,7 +48,9 @@ def test_a_process_that_ends_while_it_is_measured_ends_no_benchmark(monkeypatch)
     monkeypatch.setitem(sys.modules, spec.name, benchmark)
     spec.loader.exec_module(benchmark)
     with subprocess.Popen(
-        [sys.executable, "-c", "sum(range(10_000_000)); print(); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", "sum(range(10_000_000)); print(); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as child:
         child.stdout.readline()
         children = {psutil.Process(child.pid): 0.0}

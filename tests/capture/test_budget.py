@@ -15,11 +15,17 @@ def capture(blocks=4, heads=12, length=128, rows=3, width=256):
     rng = np.random.default_rng(0)
     arrays, axes = {}, {}
     for block in range(blocks):
-        pattern = np.tril(rng.random((rows, heads, length, length), np.float32)) + np.eye(length, dtype=np.float32)
-        arrays[f"blocks.{block}.attn.pattern"] = (pattern / pattern.sum(-1, keepdims=True)).astype(np.float16)
+        pattern = np.tril(rng.random((rows, heads, length, length), np.float32)) + np.eye(
+            length, dtype=np.float32
+        )
+        arrays[f"blocks.{block}.attn.pattern"] = (pattern / pattern.sum(-1, keepdims=True)).astype(
+            np.float16
+        )
         axes[f"blocks.{block}.attn.pattern"] = ("probe", "head", "query", "key")
         for name in ("attn.w_q", "mlp.w_in"):
-            arrays[f"blocks.{block}.{name}"] = rng.normal(0, 0.02, (width, width)).astype(np.float32)
+            arrays[f"blocks.{block}.{name}"] = rng.normal(0, 0.02, (width, width)).astype(
+                np.float32
+            )
             axes[f"blocks.{block}.{name}"] = ("out", "in")
     arrays["scores.head.sink"] = rng.random((blocks, heads), np.float32)
     axes["scores.head.sink"] = ("block", "head")
@@ -30,7 +36,10 @@ def capture(blocks=4, heads=12, length=128, rows=3, width=256):
         axes=axes,
         labels={"probe": ("repeated", "repeated 2", "text")[:rows]},
         model={"n_blocks": blocks, "n_heads": heads},
-        probe={"length": length, "rows": [{"kind": kind, "tokens": [str(i) for i in range(length)]} for kind in kinds]},
+        probe={
+            "length": length,
+            "rows": [{"kind": kind, "tokens": [str(i) for i in range(length)]} for kind in kinds],
+        },
     )
 
 
@@ -40,8 +49,12 @@ def stored_mb(made):
 
 def test_what_fits_is_kept_whole_as_float16():
     made = fit(capture(), max_mb=100)
-    assert {name: array.shape for name, array in made.arrays.items()} == {name: array.shape for name, array in capture().arrays.items()}
-    assert {array.dtype for name, array in made.arrays.items() if not name.startswith("scores.")} == {np.dtype("float16")}
+    assert {name: array.shape for name, array in made.arrays.items()} == {
+        name: array.shape for name, array in capture().arrays.items()
+    }
+    assert {
+        array.dtype for name, array in made.arrays.items() if not name.startswith("scores.")
+    } == {np.dtype("float16")}
     assert "cut" not in made.model
 
 
@@ -83,7 +96,9 @@ def test_fewer_positions_leave_rows_that_still_sum_to_one():
 
 def test_every_capture_of_a_run_is_cut_alike():
     first, second = fit(capture(), 1), fit(fit(capture(), 1), 1)
-    assert {name: array.shape for name, array in first.arrays.items()} == {name: array.shape for name, array in second.arrays.items()}
+    assert {name: array.shape for name, array in first.arrays.items()} == {
+        name: array.shape for name, array in second.arrays.items()
+    }
 
 
 def test_a_budget_of_nothing_is_refused():

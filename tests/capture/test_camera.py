@@ -22,11 +22,19 @@ def captured(**options):
     torch.manual_seed(0)
     model = Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()), 3)
     captures = []
-    Recorder(model, make_probe(VOCAB, T, text_ids=range(T)), Schedule.every(1), captures.append, max_overhead=math.inf, **options).close()
+    Recorder(
+        model,
+        make_probe(VOCAB, T, text_ids=range(T)),
+        Schedule.every(1),
+        captures.append,
+        max_overhead=math.inf,
+        **options,
+    ).close()
     return captures[0]
 
 
-# -- which -----------------------------------------------------------------------------------------------------
+# -- which
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_only_the_chosen_blocks_are_kept_under_their_own_numbers():
@@ -36,7 +44,9 @@ def test_only_the_chosen_blocks_are_kept_under_their_own_numbers():
     assert chosen.model["n_blocks"] == 3
 
 
-@pytest.mark.parametrize(("heads", "of_block"), [([3, 1], {0: (1, 3), 1: (1, 3), 2: (1, 3)}), ({1: [2]}, {1: (2,)})])
+@pytest.mark.parametrize(
+    ("heads", "of_block"), [([3, 1], {0: (1, 3), 1: (1, 3), 2: (1, 3)}), ({1: [2]}, {1: (2,)})]
+)
 def test_only_the_chosen_heads_are_kept_and_labelled_and_scored_in_their_places(heads, of_block):
     whole, chosen = Scorer()(captured()), Scorer()(captured(only_heads=heads))
     for block in range(3):
@@ -47,14 +57,21 @@ def test_only_the_chosen_heads_are_kept_and_labelled_and_scored_in_their_places(
             assert np.array_equal(chosen.arrays[name], whole.arrays[name][:, list(kept)])
             assert chosen.labels[f"blocks.{block}.head"] == tuple(map(str, kept))
         induction = chosen.arrays["scores.head.induction"][block]
-        assert {head for head in range(len(induction)) if not np.isnan(induction[head])} == set(kept)
-        np.testing.assert_array_equal(induction[list(kept)], whole.arrays["scores.head.induction"][block, list(kept)])
+        assert {head for head in range(len(induction)) if not np.isnan(induction[head])} == set(
+            kept
+        )
+        np.testing.assert_array_equal(
+            induction[list(kept)], whole.arrays["scores.head.induction"][block, list(kept)]
+        )
     assert f"blocks.{0}.mlp.w_in" in chosen.arrays
 
 
 def test_what_is_chosen_gets_the_whole_budget():
     small = {"max_mb": 0.006}
-    sizes = [captured(**small, **options).arrays["blocks.0.mlp.w_in"].size for options in ({}, {"only_blocks": [0]})]
+    sizes = [
+        captured(**small, **options).arrays["blocks.0.mlp.w_in"].size
+        for options in ({}, {"only_blocks": [0]})
+    ]
     assert sizes[1] > 2 * sizes[0]
 
 
@@ -69,14 +86,26 @@ def test_what_is_chosen_gets_the_whole_budget():
         ({"pooling": "max"}, r"pooling must be one of sample, mean, rms, .* got 'max'"),
         ({"only_blocks": "0"}, "only_blocks is a list of numbers, counted from 0; got '0'"),
         ({"only_blocks": 0}, "only_blocks is a list of numbers, counted from 0; got 0"),
-        ({"only_heads": {0: 1}}, "only_heads of block 0 is a list of numbers, counted from 0; got 1"),
-        ({"blocks": [0, 1]}, r"blocks are names of modules, .* got \[0, 1\] \(only_blocks= chooses among them by number"),
+        (
+            {"only_heads": {0: 1}},
+            "only_heads of block 0 is a list of numbers, counted from 0; got 1",
+        ),
+        (
+            {"blocks": [0, 1]},
+            r"blocks are names of modules, .* got \[0, 1\] \(only_blocks= chooses among them by number",
+        ),
         ({"projections": "attn.w_q"}, "projections is a list of names, .* got 'attn.w_q'"),
-        ({"projections": {"query": "attn.q"}}, "projections maps names like 'attn.w_q' .* got 'query': 'attn.q'"),
+        (
+            {"projections": {"query": "attn.q"}},
+            "projections maps names like 'attn.w_q' .* got 'query': 'attn.q'",
+        ),
         ({"max_mb": 0}, "max_mb is the size of a capture in megabytes, greater than 0; got 0"),
         ({"max_mb": "10"}, "max_mb is .* got '10'"),
         ({"max_experts": 1.5}, "max_experts must be a whole number of at least 0; got 1.5"),
-        ({"autocast": "bfloat16"}, "autocast is a torch dtype, like torch.bfloat16; got 'bfloat16'"),
+        (
+            {"autocast": "bfloat16"},
+            "autocast is a torch dtype, like torch.bfloat16; got 'bfloat16'",
+        ),
         ({"forward": "forward"}, "forward is a function that calls the model"),
         ({"pooling": 3}, "pooling must be one of sample, mean, rms, .* got 3"),
         ({"pooling": {"mlp.*": "median"}}, "got {'mlp.*': 'median'}"),
@@ -87,7 +116,8 @@ def test_what_cannot_be_chosen_is_refused_before_training(options, message):
         captured(**options)
 
 
-# -- how small -------------------------------------------------------------------------------------------------
+# -- how small
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -108,8 +138,14 @@ def test_pooled_weights_are_the_mean_or_the_rms_of_every_rectangle(pooling, tran
 def test_experts_are_pooled_with_their_rectangles():
     stack = torch.randn(3, 8, 6, generator=torch.Generator().manual_seed(0))
     projection = Projection(0, "mlp.w_in", ("w",), (8, 6))
-    np.testing.assert_allclose(read({"w": stack}, projection, (1, 1), "rms"), [[float(stack.square().mean().sqrt())]], rtol=1e-6)
-    np.testing.assert_allclose(read({"w": stack}, projection, (1, 1), "mean"), [[float(stack.mean())]], rtol=1e-5)
+    np.testing.assert_allclose(
+        read({"w": stack}, projection, (1, 1), "rms"),
+        [[float(stack.square().mean().sqrt())]],
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(
+        read({"w": stack}, projection, (1, 1), "mean"), [[float(stack.mean())]], rtol=1e-5
+    )
 
 
 def test_one_weight_gone_to_nan_shows_in_its_rectangle_alone():
@@ -123,7 +159,9 @@ def test_each_kind_of_weight_can_be_made_smaller_in_its_own_way():
     whole, made = captured(), captured(max_mb=0.12, pooling={"mlp.*": "rms"})
     side = len(made.arrays["blocks.0.mlp.w_in"])
     assert side < 32
-    assert np.array_equal(made.arrays["blocks.0.attn.w_o"], sample(whole.arrays["blocks.0.attn.w_o"], side))
+    assert np.array_equal(
+        made.arrays["blocks.0.attn.w_o"], sample(whole.arrays["blocks.0.attn.w_o"], side)
+    )
     assert (made.arrays["blocks.0.mlp.w_in"] > 0).all()
     assert made.model["pooling"] == {"mlp.*": "rms"}
     assert "pooling" not in whole.model

@@ -1,4 +1,5 @@
-"""On a GPU: training with capture is training without it, and nothing waits for the device but a capture."""
+"""On a GPU: training with capture is training without it, and nothing waits for the device but a
+capture."""
 
 from __future__ import annotations
 
@@ -8,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_decoders import VOCAB, FusedAttention, GroupedAttention, Model, Residual, SwappedGate, T, by_kernel, two_layers
+from plain_decoders import (
+    VOCAB,
+    FusedAttention,
+    GroupedAttention,
+    Model,
+    Residual,
+    SwappedGate,
+    T,
+    by_kernel,
+    two_layers,
+)
 from test_nothing_changes import make_model, recorder_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -20,7 +31,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 @pytest.fixture
 def deterministic(monkeypatch):
-    """Flash attention and embeddings add gradients up in any order unless told not to: two trainings without captures would differ, too."""
+    """Flash attention and embeddings add gradients up in any order unless told not to: two
+    trainings without captures would differ, too."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
@@ -29,7 +41,10 @@ def deterministic(monkeypatch):
 
 def plain():
     torch.manual_seed(0)
-    kinds = [lambda: (GroupedAttention(noted=False), SwappedGate()), lambda: (FusedAttention(by_kernel, noted=False), two_layers())]
+    kinds = [
+        lambda: (GroupedAttention(noted=False), SwappedGate()),
+        lambda: (FusedAttention(by_kernel, noted=False), two_layers()),
+    ]
     return Model(lambda index: Residual(*kinds[index]()))
 
 
@@ -58,8 +73,12 @@ def losses_of(model, *, capture, compiled=False, steps=6):
 
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize(("make", "compiled"), [(plain, False), (plain, True), (make_model, False)])
-def test_under_bf16_autocast_flash_attention_and_compile_the_loss_curve_and_the_generators_are_the_same_to_the_bit(make, compiled):
-    without, with_capture = (losses_of(make(), capture=capture, compiled=compiled) for capture in (False, True))
+def test_under_bf16_autocast_flash_attention_and_compile_the_loss_curve_and_the_generators_are_the_same_to_the_bit(
+    make, compiled
+):
+    without, with_capture = (
+        losses_of(make(), capture=capture, compiled=compiled) for capture in (False, True)
+    )
     assert with_capture == without
 
 
@@ -70,7 +89,9 @@ def test_what_is_seen_on_the_gpu_is_what_is_seen_on_the_cpu():
     on_gpu, on_cpu = (captures[0] for _, captures in recorders)
     assert set(on_gpu.arrays) == set(on_cpu.arrays)
     for name, array in on_gpu.arrays.items():
-        np.testing.assert_allclose(array, on_cpu.arrays[name], atol=2e-3 if name.endswith("pattern") else 0)
+        np.testing.assert_allclose(
+            array, on_cpu.arrays[name], atol=2e-3 if name.endswith("pattern") else 0
+        )
 
 
 def test_a_capture_does_not_change_when_training_goes_on():

@@ -24,9 +24,28 @@ SCRIPT = Path(__file__).with_name("distributed_training.py")
 def two_processes(tmp_path_factory):
     """What each of two processes reports, and the directory with the captured arrays."""
     directory = tmp_path_factory.mktemp("distributed")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, SCRIPT, directory], env=environment, capture_output=True, text=True, timeout=500, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        [*command, SCRIPT, directory],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads((directory / f"rank{rank}.json").read_text()) for rank in (0, 1)], directory
 
@@ -62,10 +81,23 @@ def test_a_sharded_model_shows_what_the_whole_model_shows(two_processes, step):
     assert set(whole) == set(sharded)
     assert "blocks.0.mlp.w_gate" in set(whole)
     for name in whole:
-        np.testing.assert_allclose(sharded[name], whole[name], atol=1e-3 if name.endswith("pattern") else 1e-5)
+        np.testing.assert_allclose(
+            sharded[name], whole[name], atol=1e-3 if name.endswith("pattern") else 1e-5
+        )
 
 
-@pytest.mark.parametrize("layout", ["rows", "columns", "copies of shards", "shards of one copy", "copies", "experts", "rows of experts"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "rows",
+        "columns",
+        "copies of shards",
+        "shards of one copy",
+        "copies",
+        "experts",
+        "rows of experts",
+    ],
+)
 def test_of_a_sharded_weight_no_more_goes_over_the_wire_than_is_kept_of_it(two_processes, layout):
     for report in two_processes[0]:
         difference, nbytes, whole, _ = report["reads"][layout]
@@ -84,11 +116,23 @@ def test_a_weight_laid_out_in_another_way_is_gathered_whole(two_processes):
 
 
 @pytest.mark.parametrize(
-    "layout", ["rows", "columns", "copies of shards", "shards of one copy", "copies", "experts", "rows of experts", "both axes"]
+    "layout",
+    [
+        "rows",
+        "columns",
+        "copies of shards",
+        "shards of one copy",
+        "copies",
+        "experts",
+        "rows of experts",
+        "both axes",
+    ],
 )
 def test_norms_of_a_sharded_weight_are_those_of_the_whole(two_processes, layout):
     for report in two_processes[0]:
-        assert report["reads"][layout][3] < 0.02  # noise; where columns are sharded, Lanczos begins from the matrix's other side
+        assert (
+            report["reads"][layout][3] < 0.02
+        )  # noise; where columns are sharded, Lanczos begins from the matrix's other side
 
 
 def test_processes_whose_clocks_disagree_agree_on_when_to_capture(two_processes):
@@ -110,7 +154,9 @@ def test_layers_split_over_processes_are_refused_on_each(two_processes, how):
 def test_parameters_that_deepspeed_hides_are_refused_by_name():
     model = nn.Linear(2, 2)
     model.weight.ds_id = 0
-    with pytest.raises(UnsupportedModelError, match="parameter weight is partitioned by DeepSpeed ZeRO-3"):
+    with pytest.raises(
+        UnsupportedModelError, match="parameter weight is partitioned by DeepSpeed ZeRO-3"
+    ):
         distributed.is_sharded(model)
 
 
@@ -118,7 +164,9 @@ def test_fsdp1_is_refused_with_the_way_round():
     class FullyShardedDataParallel(nn.Linear):  # the real one starts on an accelerator only
         pass
 
-    with pytest.raises(UnsupportedModelError, match=r"shard with fully_shard .* accelerate by fsdp_version: 2"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"shard with fully_shard .* accelerate by fsdp_version: 2"
+    ):
         distributed.is_sharded(FullyShardedDataParallel(2, 2))
 
 

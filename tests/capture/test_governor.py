@@ -13,7 +13,8 @@ from tracker_viz.capture.schedule import Schedule
 
 
 def simulate(schedule, *, step_s, capture_s, steps, max_overhead):
-    """Steps that were captured, and their share of the wall time, if each capture takes ``capture_s``."""
+    """Steps that were captured, and their share of the wall time, if each capture takes
+    ``capture_s``."""
     governor = Governor(schedule, max_overhead)
     captured, since, due = [], 0, schedule.next_due(0)
     while due is not None and due <= steps:
@@ -28,7 +29,9 @@ def simulate(schedule, *, step_s, capture_s, steps, max_overhead):
 
 def test_a_cheap_capture_leaves_the_schedule_as_it_is():
     schedule = Schedule.for_total(1000, captures=100)
-    captured, overhead = simulate(schedule, step_s=0.1, capture_s=0.01, steps=1000, max_overhead=0.02)
+    captured, overhead = simulate(
+        schedule, step_s=0.1, capture_s=0.01, steps=1000, max_overhead=0.02
+    )
     assert captured == list(schedule.steps[1:])
     assert overhead < 0.02
 
@@ -36,7 +39,9 @@ def test_a_cheap_capture_leaves_the_schedule_as_it_is():
 @pytest.mark.parametrize("capture_s", [0.05, 0.2, 0.5])
 def test_an_expensive_capture_thins_the_schedule_to_the_limit_and_keeps_the_last_step(capture_s):
     schedule = Schedule.for_total(1000, captures=100)
-    captured, overhead = simulate(schedule, step_s=0.1, capture_s=capture_s, steps=1000, max_overhead=0.02)
+    captured, overhead = simulate(
+        schedule, step_s=0.1, capture_s=capture_s, steps=1000, max_overhead=0.02
+    )
     assert overhead <= 0.02 + capture_s / 100
     assert overhead >= 0.01  # nor is the allowance wasted
     assert captured[-1] == 1000
@@ -45,18 +50,28 @@ def test_an_expensive_capture_thins_the_schedule_to_the_limit_and_keeps_the_last
 
 
 def test_without_a_known_end_captures_wait_until_training_has_paid_for_them():
-    captured, overhead = simulate(Schedule.every(10), step_s=0.1, capture_s=0.5, steps=10_000, max_overhead=0.02)
+    captured, overhead = simulate(
+        Schedule.every(10), step_s=0.1, capture_s=0.5, steps=10_000, max_overhead=0.02
+    )
     assert overhead <= 0.025
     assert 30 <= len(captured) <= 60
 
 
 def test_one_capture_that_costs_more_than_everything_still_leaves_the_last():
-    captured, _ = simulate(Schedule.for_total(100, captures=50), step_s=0.01, capture_s=5.0, steps=100, max_overhead=0.02)
+    captured, _ = simulate(
+        Schedule.for_total(100, captures=50),
+        step_s=0.01,
+        capture_s=5.0,
+        steps=100,
+        max_overhead=0.02,
+    )
     assert captured[-1] == 100
     assert len(captured) == 2
 
 
-@pytest.mark.parametrize("schedule", [Schedule.every(1), Schedule.every(1, 5000), Schedule.for_total(5000)])
+@pytest.mark.parametrize(
+    "schedule", [Schedule.every(1), Schedule.every(1, 5000), Schedule.for_total(5000)]
+)
 def test_captures_that_leave_training_no_time_at_all_are_all_but_stopped(schedule):
     captured, _ = simulate(schedule, step_s=0.0, capture_s=0.01, steps=5000, max_overhead=0.02)
     assert len(captured) <= 10

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 LISTED = {
     cells[0]: cells
     for line in (ROOT / "examples" / "supported_models.md").read_text().splitlines()
-    if line.startswith("| ") and (cells := tuple(cell.strip() for cell in line.strip("|").split("|")))
+    if line.startswith("| ")
+    and (cells := tuple(cell.strip() for cell in line.strip("|").split("|")))
 }
 NEW_PAGE = "run: python tests/capture/hf_decoders.py > examples/supported_models.md"
 
@@ -30,7 +31,9 @@ def test_attention_and_weights_of_a_public_architecture(model_type):
     assert anatomy.d_model == 32
     expected = MODELS[model_type][1]
     if expected is not None:
-        assert {short(p.name) for p in anatomy.projections if ".experts." not in p.name} == set(expected.split())
+        assert {short(p.name) for p in anatomy.projections if ".experts." not in p.name} == set(
+            expected.split()
+        )
 
 
 @pytest.mark.parametrize("model_type", sorted(MODELS))
@@ -42,7 +45,10 @@ def test_attention_of_a_public_architecture_that_attends_eagerly(model_type):
 
 @pytest.mark.parametrize("model_type", WITHOUT_ATTENTION)
 def test_a_model_without_attention_is_refused_by_name_and_module(model_type):
-    assert re.search(rf"no attention over the probe was seen in .*{WITHOUT_ATTENTION[model_type]}", refusal(model_type))
+    assert re.search(
+        rf"no attention over the probe was seen in .*{WITHOUT_ATTENTION[model_type]}",
+        refusal(model_type),
+    )
     assert LISTED[model_type] == (model_type, refusal(model_type)), NEW_PAGE
 
 
@@ -51,6 +57,11 @@ def test_at_least_fifty_architectures_are_held_to_their_own_attention():
 
 
 def test_the_page_of_supported_models_lists_what_is_tested_and_no_more():
-    assert sorted(name.strip("`") for name in LISTED if name.startswith("`")) == sorted(MODELS), NEW_PAGE
+    assert sorted(name.strip("`") for name in LISTED if name.startswith("`")) == sorted(MODELS), (
+        NEW_PAGE
+    )
     assert set(PLAIN) <= set(LISTED), NEW_PAGE
-    assert f"The tests hold {len(MODELS)} Hugging Face architectures" in (ROOT / "README.md").read_text()
+    assert (
+        f"The tests hold {len(MODELS)} Hugging Face architectures"
+        in (ROOT / "README.md").read_text()
+    )

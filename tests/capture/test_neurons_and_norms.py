@@ -1,4 +1,5 @@
-"""What is measured where the weights lie: norms of whole matrices, and what the neurons did on the probe."""
+"""What is measured where the weights lie: norms of whole matrices, and what the neurons did on the
+probe."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ PROBE = make_probe(VOCAB, T, text_ids=range(T))
 def captured(model, **options):
     """Of the untrained model, and once more after a step."""
     captures = []
-    recorder = Recorder(model, PROBE, Schedule.every(1), captures.append, max_overhead=math.inf, **options)
+    recorder = Recorder(
+        model, PROBE, Schedule.every(1), captures.append, max_overhead=math.inf, **options
+    )
     recorder.step(1)
     recorder.close()
     return captures
@@ -32,14 +35,18 @@ def captured(model, **options):
 
 def norms_of(stored, **projection):
     projection = {"shape": tuple(stored.shape[-2:]), **projection}
-    return norms(krylov({"w": stored}, Projection(0, "mlp.w_in", ("w",), **projection)).numpy(), projection["shape"])
+    return norms(
+        krylov({"w": stored}, Projection(0, "mlp.w_in", ("w",), **projection)).numpy(),
+        projection["shape"],
+    )
 
 
 def random(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-# -- norms -----------------------------------------------------------------------------------------------------
+# -- norms
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(300, 300), (200, 800), (800, 200)])
@@ -68,12 +75,18 @@ def test_a_direction_that_stands_out_is_measured_exactly(dtype):
 def test_norms_are_of_the_projections_own_rows_however_they_are_stored():
     stored = with_one_strong_direction((240, 100), 2)
     exact = float(torch.linalg.matrix_norm(stored, 2))
-    assert norms_of(stored.t().contiguous(), shape=(240, 100), transposed=True)[1] == pytest.approx(exact, rel=1e-4)
+    assert norms_of(stored.t().contiguous(), shape=(240, 100), transposed=True)[1] == pytest.approx(
+        exact, rel=1e-4
+    )
     third = stored[80:160]
-    assert norms_of(stored, shape=(80, 100), rows=((80, 160),))[1] == pytest.approx(float(torch.linalg.matrix_norm(third, 2)), rel=5e-3)
+    assert norms_of(stored, shape=(80, 100), rows=((80, 160),))[1] == pytest.approx(
+        float(torch.linalg.matrix_norm(third, 2)), rel=5e-3
+    )
     every_second = stored[1::2]
     got = norms_of(stored, shape=(120, 100), rows=((1, 240),), stride=2)
-    assert got[:2] == pytest.approx([float(every_second.norm()), float(torch.linalg.matrix_norm(every_second, 2))], rel=5e-3)
+    assert got[:2] == pytest.approx(
+        [float(every_second.norm()), float(torch.linalg.matrix_norm(every_second, 2))], rel=5e-3
+    )
     experts = torch.stack([random(240, 100), stored, random(240, 100)])
     assert norms_of(experts, expert=1)[1] == pytest.approx(exact, rel=1e-4)
 
@@ -83,8 +96,15 @@ def test_what_has_no_norms_says_nan():
     ruined[3, 3] = math.inf
     assert np.isnan(norms_of(ruined)[:2]).all()
     assert norms_of(torch.zeros(40, 30)).tolist() == [0, 0, 40, 30]
-    assert np.isnan(norms_of(random(3, 40, 30))[:2]).all(), "a mean over experts is no matrix of the model"
-    assert torch.isnan(krylov({"w": random(40, 30).to(torch.float8_e4m3fn)}, Projection(0, "mlp.w_in", ("w",), (40, 30)))).all()
+    assert np.isnan(norms_of(random(3, 40, 30))[:2]).all(), (
+        "a mean over experts is no matrix of the model"
+    )
+    assert torch.isnan(
+        krylov(
+            {"w": random(40, 30).to(torch.float8_e4m3fn)},
+            Projection(0, "mlp.w_in", ("w",), (40, 30)),
+        )
+    ).all()
 
 
 def test_stable_rank_of_a_capture_that_holds_samples_is_that_of_the_whole_matrix():
@@ -97,7 +117,9 @@ def test_stable_rank_of_a_capture_that_holds_samples_is_that_of_the_whole_matrix
     column = whole.labels["projection"].index("mlp.w_in")
     for score in ("spectral_norm", "stable_rank"):
         exact = whole.arrays[f"scores.weight.{score}"][0]
-        assert cut.arrays[f"scores.weight.{score}"][0, column] == pytest.approx(exact[column], rel=1e-3)
+        assert cut.arrays[f"scores.weight.{score}"][0, column] == pytest.approx(
+            exact[column], rel=1e-3
+        )
         np.testing.assert_allclose(cut.arrays[f"scores.weight.{score}"][0], exact, rtol=0.1)
     assert "scores.weight.effective_rank" in whole.arrays
     assert "scores.weight.effective_rank" not in cut.arrays
@@ -109,11 +131,13 @@ def test_norms_are_taken_in_full_precision_under_the_users_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         inside = captured(model, max_mb=0.006)[-1]
     np.testing.assert_array_equal(
-        inside.arrays["blocks.0.mlp.w_in.norms"], captured(model, max_mb=0.006)[-1].arrays["blocks.0.mlp.w_in.norms"]
+        inside.arrays["blocks.0.mlp.w_in.norms"],
+        captured(model, max_mb=0.006)[-1].arrays["blocks.0.mlp.w_in.norms"],
     )
 
 
-# -- neurons ---------------------------------------------------------------------------------------------------
+# -- neurons
+# ---------------------------------------------------------------------------------------------------
 
 
 def by_hand(entering):
@@ -136,17 +160,25 @@ def check(model, layers, name="w_down"):
     for capture in captured(model):
         for index, layer in layers.items():
             peaks, spread = by_hand(entering(model, layer)[0])
-            np.testing.assert_allclose(capture.arrays[f"blocks.{index}.mlp.{name}.peak"], peaks, rtol=1e-4)
-            np.testing.assert_allclose(capture.arrays[f"blocks.{index}.mlp.{name}.spread"], spread, rtol=1e-4)
+            np.testing.assert_allclose(
+                capture.arrays[f"blocks.{index}.mlp.{name}.peak"], peaks, rtol=1e-4
+            )
+            np.testing.assert_allclose(
+                capture.arrays[f"blocks.{index}.mlp.{name}.spread"], spread, rtol=1e-4
+            )
 
 
 def test_neurons_of_a_gated_layer_are_seen_behind_gate_and_activation():
     torch.manual_seed(0)
-    model = Decoder(ModelConfig(n_blocks=2, n_heads=2, d_model=16, d_ffn=48, context_length=T, vocab_size=VOCAB))
+    model = Decoder(
+        ModelConfig(n_blocks=2, n_heads=2, d_model=16, d_ffn=48, context_length=T, vocab_size=VOCAB)
+    )
     check(model, {index: block.mlp.down_proj for index, block in enumerate(model.blocks)})
     mlp, normed = model.blocks[1].mlp, entering(model, model.blocks[1].mlp)[0]
     peaks, _ = by_hand(F.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed))
-    np.testing.assert_allclose(captured(model)[0].arrays["blocks.1.mlp.w_down.peak"], peaks, rtol=1e-4)
+    np.testing.assert_allclose(
+        captured(model)[0].arrays["blocks.1.mlp.w_down.peak"], peaks, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +189,9 @@ def test_neurons_of_a_gated_layer_are_seen_behind_gate_and_activation():
         ("llama", "model.layers.1.mlp.down_proj", "w_down"),
     ],
 )
-def test_neurons_of_public_architectures_are_seen_where_they_enter_the_down_projection(model_type, layer, name):
+def test_neurons_of_public_architectures_are_seen_where_they_enter_the_down_projection(
+    model_type, layer, name
+):
     model = build(model_type)
     check(model, {1: model.get_submodule(layer)}, name)
 
@@ -165,7 +199,11 @@ def test_neurons_of_public_architectures_are_seen_where_they_enter_the_down_proj
 def test_neurons_that_never_fire_are_counted():
     torch.manual_seed(0)
     model = Model(
-        lambda _: Residual(FusedAttention(by_kernel, noted=False), nn.Sequential(nn.Linear(D, 40), nn.ReLU(), nn.Linear(40, D))), 2
+        lambda _: Residual(
+            FusedAttention(by_kernel, noted=False),
+            nn.Sequential(nn.Linear(D, 40), nn.ReLU(), nn.Linear(40, D)),
+        ),
+        2,
     )
     with torch.no_grad():
         model.blocks[1].mlp[0].bias[:10] = -100
@@ -184,19 +222,29 @@ def test_blocks_that_share_a_layer_are_each_shown_their_own_neurons():
     model = Model(lambda _: Residual(FusedAttention(by_kernel, noted=False), shared), 2)
     calls = entering(model, shared[2])
     for capture in (*captured(model), *captured(model, only_blocks=[1])):
-        np.testing.assert_allclose(capture.arrays["blocks.1.mlp.w_out.peak"], by_hand(calls[1])[0], rtol=1e-4)
+        np.testing.assert_allclose(
+            capture.arrays["blocks.1.mlp.w_out.peak"], by_hand(calls[1])[0], rtol=1e-4
+        )
 
 
-@pytest.mark.parametrize("compile_", [torch.compile, lambda model, **how: (model.compile(**how), model)[1]], ids=["wrapped", "in place"])
+@pytest.mark.parametrize(
+    "compile_",
+    [torch.compile, lambda model, **how: (model.compile(**how), model)[1]],
+    ids=["wrapped", "in place"],
+)
 def test_neurons_of_a_compiled_model_are_seen_and_its_code_is_left_as_it_is(compile_):
     torch.manual_seed(0)
-    model = Decoder(ModelConfig(n_blocks=2, n_heads=2, d_model=16, d_ffn=48, context_length=T, vocab_size=VOCAB))
+    model = Decoder(
+        ModelConfig(n_blocks=2, n_heads=2, d_model=16, d_ffn=48, context_length=T, vocab_size=VOCAB)
+    )
     expected = captured(model)[0].arrays["blocks.1.mlp.w_down.peak"]
     graphs = []
     compiled = compile_(model, backend=lambda graph, _inputs: (graphs.append(1), graph.forward)[1])
     compiled(PROBE.input_ids)
     before = len(graphs)
-    np.testing.assert_allclose(captured(compiled)[1].arrays["blocks.1.mlp.w_down.peak"], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        captured(compiled)[1].arrays["blocks.1.mlp.w_down.peak"], expected, rtol=1e-5
+    )
     compiled(PROBE.input_ids)
     assert before == len(graphs) > 0
 

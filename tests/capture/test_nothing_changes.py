@@ -11,7 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hf_decoders import build
-from plain_decoders import VOCAB, D, FusedAttention, Model, Residual, T, by_kernel, by_softmax, two_layers
+from plain_decoders import (
+    VOCAB,
+    D,
+    FusedAttention,
+    Model,
+    Residual,
+    T,
+    by_kernel,
+    by_softmax,
+    two_layers,
+)
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -48,7 +58,13 @@ def make_model(attend=by_kernel):
 def recorder_of(model, schedule=None, **options):
     captures = []
     options = {"max_overhead": math.inf, **options}
-    recorder = Recorder(model, make_probe(VOCAB, T, text_ids=range(T)), schedule or Schedule.every(1), captures.append, **options)
+    recorder = Recorder(
+        model,
+        make_probe(VOCAB, T, text_ids=range(T)),
+        schedule or Schedule.every(1),
+        captures.append,
+        **options,
+    )
     return recorder, captures
 
 
@@ -78,9 +94,13 @@ def losses_of(model, *, capture, steps=6, autocast=False, inside_autocast=False)
 
 @pytest.mark.parametrize("attend", [by_kernel, by_softmax, careless])
 @pytest.mark.parametrize("autocast", [False, True, "inside"])
-def test_the_loss_curve_the_weights_the_buffers_and_every_generator_are_the_same_to_the_bit(attend, autocast):
+def test_the_loss_curve_the_weights_the_buffers_and_every_generator_are_the_same_to_the_bit(
+    attend, autocast
+):
     options = {"autocast": bool(autocast), "inside_autocast": autocast == "inside"}
-    without, with_capture = (losses_of(make_model(attend), capture=capture, **options) for capture in (False, True))
+    without, with_capture = (
+        losses_of(make_model(attend), capture=capture, **options) for capture in (False, True)
+    )
     assert with_capture[0] == without[0]
     assert with_capture[2] == without[2]
     for name, tensor in without[1].items():
@@ -88,7 +108,8 @@ def test_the_loss_curve_the_weights_the_buffers_and_every_generator_are_the_same
 
 
 class KeepsAttributes(nn.Module):
-    """What many a training script does: losses of its layers in a list, a counter, a cache, all of them plain attributes."""
+    """What many a training script does: losses of its layers in a list, a counter, a cache, all of
+    them plain attributes."""
 
     def __init__(self, inner):
         super().__init__()
@@ -107,13 +128,19 @@ class KeepsAttributes(nn.Module):
 def test_losses_counters_and_caches_in_attributes_are_as_they_were():
     def losses(capture):
         torch.manual_seed(0)
-        model = Model(lambda _: KeepsAttributes(Residual(FusedAttention(by_kernel, noted=False), two_layers())))
+        model = Model(
+            lambda _: KeepsAttributes(
+                Residual(FusedAttention(by_kernel, noted=False), two_layers())
+            )
+        )
         recorder = recorder_of(model)[0] if capture else None
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         seen = []
         for step in range(1, 4):
             ids = torch.randint(VOCAB, (2, T), generator=torch.Generator().manual_seed(step))
-            loss = F.cross_entropy(model(ids).flatten(0, 1), ids.flatten()) + sum(sum(block.losses) for block in model.blocks)
+            loss = F.cross_entropy(model(ids).flatten(0, 1), ids.flatten()) + sum(
+                sum(block.losses) for block in model.blocks
+            )
             for block in model.blocks:
                 block.losses.clear()
             optimizer.zero_grad()
@@ -123,16 +150,27 @@ def test_losses_counters_and_caches_in_attributes_are_as_they_were():
                 recorder.step(step, loss=loss)
             seen.append(loss.item())
         first = model.blocks[0]
-        return seen, [set(vars(block)) for block in model.blocks], first.n_calls, first.cached_mean, list(first.by_name), first.seen
+        return (
+            seen,
+            [set(vars(block)) for block in model.blocks],
+            first.n_calls,
+            first.cached_mean,
+            list(first.by_name),
+            first.seen,
+        )
 
     assert losses(True) == losses(False)
 
 
 @pytest.mark.parametrize(("attend", "dropout"), [(careless, 0.0), (by_kernel, 0.5)])
-def test_a_probe_shows_the_same_attention_each_time_even_if_dropout_stays_on_in_the_kernel(attend, dropout):
+def test_a_probe_shows_the_same_attention_each_time_even_if_dropout_stays_on_in_the_kernel(
+    attend, dropout
+):
     torch.manual_seed(0)
     mlp = nn.Sequential(two_layers(), nn.Dropout(dropout))
-    recorder, captures = recorder_of(Model(lambda _: Residual(FusedAttention(attend, noted=False), mlp)))
+    recorder, captures = recorder_of(
+        Model(lambda _: Residual(FusedAttention(attend, noted=False), mlp))
+    )
     recorder.step(1)
     torch.rand(5)
     recorder.step(2)
@@ -147,7 +185,11 @@ def test_weights_cast_for_the_probe_are_not_found_by_a_training_step_under_the_s
         recorder.capture_now(1)
         model(torch.zeros(1, T, dtype=torch.int64)).sum().backward()
     assert len(captures) == 1
-    assert all(parameter.grad is not None for parameter in model.parameters() if parameter is not model.positions.weight)
+    assert all(
+        parameter.grad is not None
+        for parameter in model.parameters()
+        if parameter is not model.positions.weight
+    )
 
 
 def test_every_module_keeps_its_own_mode():
@@ -165,7 +207,9 @@ def test_gradients_and_what_requires_them_are_left_alone():
     model = make_model()
     model.blocks[0].requires_grad_(False)
     model(torch.zeros(1, T, dtype=torch.int64)).sum().backward()
-    gradients = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    gradients = {
+        name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()
+    }
     wanted = {name: p.requires_grad for name, p in model.named_parameters()}
     recorder, _ = recorder_of(model)
     recorder.step(1)
@@ -222,11 +266,22 @@ def test_a_training_that_allows_one_attention_kernel_only_is_captured_by_any_and
 
 
 def hooks_of(model):
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_forward_hooks_always_called", "_forward_hooks_with_kwargs")
-    return {(name, kind): list(getattr(module, kind)) for name, module in model.named_modules() for kind in kinds}
+    kinds = (
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_backward_hooks",
+        "_forward_hooks_always_called",
+        "_forward_hooks_with_kwargs",
+    )
+    return {
+        (name, kind): list(getattr(module, kind))
+        for name, module in model.named_modules()
+        for kind in kinds
+    }
 
 
-# -- torch.compile ---------------------------------------------------------------------------------------------
+# -- torch.compile
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -269,11 +324,14 @@ def test_a_compiled_model_is_captured_uncompiled_and_never_compiled_again(compil
     trained(ids).sum().backward()
     assert len(graphs) == before
     assert sum(torch._dynamo.utils.counters["graph_break"].values()) == breaks
-    assert [capture.arrays["blocks.1.attn.pattern"].shape for capture in captures] == [(2, 4, T, T)] * 4
+    assert [capture.arrays["blocks.1.attn.pattern"].shape for capture in captures] == [
+        (2, 4, T, T)
+    ] * 4
     assert captures[0].model["name"] == "Model"
 
 
-# -- Hugging Face ----------------------------------------------------------------------------------------------
+# -- Hugging Face
+# ----------------------------------------------------------------------------------------------
 
 
 def test_gradient_checkpointing_stays_on_and_the_loss_the_same():
@@ -327,7 +385,9 @@ class Around(nn.Module):
         return self.model(input_ids=input_ids)
 
 
-@pytest.mark.parametrize("around", [lambda model: model, Around], ids=["alone", "inside another module"])
+@pytest.mark.parametrize(
+    "around", [lambda model: model, Around], ids=["alone", "inside another module"]
+)
 def test_flex_attention_is_shown_through_the_same_maths_and_put_back(around):
     model = build("llama")
     model.set_attn_implementation("flex_attention")

@@ -45,30 +45,78 @@ from tracker_viz.errors import ConfigError, ProbeError, UnsupportedModelError
 
 GPT = {"attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o", "mlp.w_in", "mlp.w_out"}
 LLAMA = {"attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o", "mlp.w_gate", "mlp.w_up", "mlp.w_down"}
-PER_HEAD = {f"attn.{head}.w_{part}" for head in range(H) for part in "qkv"} | {"attn.w_o", "mlp.w_in", "mlp.w_out"}
+PER_HEAD = {f"attn.{head}.w_{part}" for head in range(H) for part in "qkv"} | {
+    "attn.w_o",
+    "mlp.w_in",
+    "mlp.w_out",
+}
 
 MODELS = {
-    "nanoGPT, flash": (lambda: Model(lambda _: Residual(FusedAttention(by_kernel), two_layers())), "blocks.0", GPT),
-    "nanoGPT, softmax": (lambda: Model(lambda _: Residual(FusedAttention(by_softmax), two_layers())), "blocks.0", GPT),
+    "nanoGPT, flash": (
+        lambda: Model(lambda _: Residual(FusedAttention(by_kernel), two_layers())),
+        "blocks.0",
+        GPT,
+    ),
+    "nanoGPT, softmax": (
+        lambda: Model(lambda _: Residual(FusedAttention(by_softmax), two_layers())),
+        "blocks.0",
+        GPT,
+    ),
     "einsum and a mask of -10000": (
         lambda: Model(lambda _: Residual(FusedAttention(by_large_negative_mask), two_layers())),
         "blocks.0",
         GPT,
     ),
-    "exp and sum by hand": (lambda: Model(lambda _: Residual(FusedAttention(by_hand), two_layers())), "blocks.0", GPT),
-    "flex_attention": (lambda: Model(lambda _: Residual(FusedAttention(by_flex), two_layers())), "blocks.0", GPT),
-    "operands by name": (lambda: Model(lambda _: Residual(NamedOperands(), two_layers())), "blocks.0", GPT),
+    "exp and sum by hand": (
+        lambda: Model(lambda _: Residual(FusedAttention(by_hand), two_layers())),
+        "blocks.0",
+        GPT,
+    ),
+    "flex_attention": (
+        lambda: Model(lambda _: Residual(FusedAttention(by_flex), two_layers())),
+        "blocks.0",
+        GPT,
+    ),
+    "operands by name": (
+        lambda: Model(lambda _: Residual(NamedOperands(), two_layers())),
+        "blocks.0",
+        GPT,
+    ),
     "timm": (lambda: Model(lambda _: Residual(TimmAttention(), two_layers())), "blocks.0", GPT),
-    "grouped queries, swapped gate": (lambda: Model(lambda _: Residual(GroupedAttention(), SwappedGate())), "blocks.0", LLAMA),
-    "a module for each head": (lambda: Model(lambda _: Residual(ManyHeads(), two_layers())), "blocks.0", PER_HEAD),
-    "a softmax module": (lambda: Model(lambda _: Residual(SoftmaxModule(), two_layers())), "blocks.0", GPT),
-    "nn.MultiheadAttention": (lambda: Model(lambda _: Residual(Multihead(True), two_layers())), "blocks.0", GPT),
-    "nn.MultiheadAttention, sequence first": (lambda: Model(lambda _: Residual(Multihead(False), two_layers())), "blocks.0", GPT),
+    "grouped queries, swapped gate": (
+        lambda: Model(lambda _: Residual(GroupedAttention(), SwappedGate())),
+        "blocks.0",
+        LLAMA,
+    ),
+    "a module for each head": (
+        lambda: Model(lambda _: Residual(ManyHeads(), two_layers())),
+        "blocks.0",
+        PER_HEAD,
+    ),
+    "a softmax module": (
+        lambda: Model(lambda _: Residual(SoftmaxModule(), two_layers())),
+        "blocks.0",
+        GPT,
+    ),
+    "nn.MultiheadAttention": (
+        lambda: Model(lambda _: Residual(Multihead(True), two_layers())),
+        "blocks.0",
+        GPT,
+    ),
+    "nn.MultiheadAttention, sequence first": (
+        lambda: Model(lambda _: Residual(Multihead(False), two_layers())),
+        "blocks.0",
+        GPT,
+    ),
     "nn.TransformerEncoder": (Encoder, "encoder.layers.0", GPT),
     "attention in the block itself": (lambda: Model(lambda _: AllInOneBlock()), "blocks.0", GPT),
     "blocks as attributes": (NamedBlocks, "layer_0", GPT),
     "attention alone": (Alone, "attn", {"attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o"}),
-    "one block": (lambda: Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()), 1), "blocks.0", GPT),
+    "one block": (
+        lambda: Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()), 1),
+        "blocks.0",
+        GPT,
+    ),
 }
 
 
@@ -87,7 +135,8 @@ def test_attention_of_a_model_in_plain_pytorch(name):
 
 
 def test_a_mask_of_another_dtype_than_the_model_is_taken_as_its_own_kernel_takes_it():
-    """As nn.Transformer makes it: float32, whatever the model is in. The kernel takes that; torch's weights in the open do not."""
+    """As nn.Transformer makes it: float32, whatever the model is in. The kernel takes that; torch's
+    weights in the open do not."""
     model = randomised(Encoder).double()
     model(torch.randint(VOCAB, (1, T)))
     _, attention = examine(model)
@@ -95,7 +144,9 @@ def test_a_mask_of_another_dtype_than_the_model_is_taken_as_its_own_kernel_takes
 
 
 def test_keys_shared_by_several_heads_are_counted():
-    anatomy, _ = examine(randomised(lambda: Model(lambda _: Residual(GroupedAttention(), two_layers()))))
+    anatomy, _ = examine(
+        randomised(lambda: Model(lambda _: Residual(GroupedAttention(), two_layers())))
+    )
     assert (anatomy.n_heads, anatomy.n_kv_heads) == ((4, 4), (2, 2))
 
 
@@ -104,19 +155,36 @@ def test_a_layer_that_blocks_share_is_captured_in_each():
     model = randomised(lambda: Model(lambda _: Residual(FusedAttention(by_kernel), shared)))
     captures = []
     Recorder(model, torch.randint(VOCAB, (1, T)), Schedule.every(1), captures.append).close()
-    assert (captures[0].arrays["blocks.0.mlp.w_in"] == captures[0].arrays["blocks.1.mlp.w_in"]).all()
+    assert (
+        captures[0].arrays["blocks.0.mlp.w_in"] == captures[0].arrays["blocks.1.mlp.w_in"]
+    ).all()
 
 
 def test_flex_attention_with_biases_and_windows_is_worked_out_from_its_own_functions():
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     slopes = torch.tensor([0.1, 0.2, 0.4, 0.8])
-    near = create_block_mask(lambda _b, _h, query, key: (query >= key) & (query - key < 5), None, None, T, T, device="cpu")
+    near = create_block_mask(
+        lambda _b, _h, query, key: (query >= key) & (query - key < 5),
+        None,
+        None,
+        T,
+        T,
+        device="cpu",
+    )
 
     def attend(q, k, v):
-        return flex_attention(q, k, v, score_mod=lambda score, _b, head, query, key: score - slopes[head] * (query - key), block_mask=near)
+        return flex_attention(
+            q,
+            k,
+            v,
+            score_mod=lambda score, _b, head, query, key: score - slopes[head] * (query - key),
+            block_mask=near,
+        )
 
-    anatomy, attention = examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers()))))
+    anatomy, attention = examine(
+        randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers())))
+    )
     assert anatomy.error <= 1e-5
     assert not attention[0].triu(1).any()
     assert not attention[0].tril(-5).any()
@@ -131,9 +199,13 @@ def test_a_block_that_runs_twice_is_shown_as_it_ran_first():
                     x = block(x)
             return self.head(x)
 
-    anatomy, attention = examine(randomised(lambda: Looped(lambda _: Residual(FusedAttention(by_kernel), two_layers()))))
+    anatomy, attention = examine(
+        randomised(lambda: Looped(lambda _: Residual(FusedAttention(by_kernel), two_layers())))
+    )
     assert anatomy.n_heads == (H, H)
-    torch.testing.assert_close(torch.cat(attention, dim=1), torch.cat(Notes.patterns[:2], dim=1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.cat(attention, dim=1), torch.cat(Notes.patterns[:2], dim=1), atol=1e-5, rtol=0
+    )
 
 
 def test_a_module_that_raises_and_is_worked_around_does_not_misname_what_follows():
@@ -152,14 +224,21 @@ def test_a_module_that_raises_and_is_worked_around_does_not_misname_what_follows
             except RuntimeError:
                 return super().forward(x)
 
-    anatomy, _ = examine(randomised(lambda: Model(lambda _: Residual(WithFallback(), two_layers()))))
-    assert [site[0][-1] for sites in anatomy.sites for site in sites] == ["blocks.0.attn", "blocks.1.attn"]
+    anatomy, _ = examine(
+        randomised(lambda: Model(lambda _: Residual(WithFallback(), two_layers())))
+    )
+    assert [site[0][-1] for sites in anatomy.sites for site in sites] == [
+        "blocks.0.attn",
+        "blocks.1.attn",
+    ]
 
 
 def test_the_embedding_and_the_head_of_a_sequential_model_are_no_blocks():
     def make():
         return nn.Sequential(
-            nn.Embedding(VOCAB, D), *(Residual(FusedAttention(by_kernel), two_layers()) for _ in range(2)), nn.Linear(D, 7)
+            nn.Embedding(VOCAB, D),
+            *(Residual(FusedAttention(by_kernel), two_layers()) for _ in range(2)),
+            nn.Linear(D, 7),
         )
 
     anatomy, _ = examine(randomised(make))
@@ -190,7 +269,10 @@ def test_blocks_may_be_named_by_hand():
             super().__init__()
             self.tokens = nn.Embedding(VOCAB, D)
             self.groups = nn.ModuleList(
-                nn.Sequential(*(Residual(FusedAttention(by_kernel), two_layers()) for _ in range(2))) for _ in range(2)
+                nn.Sequential(
+                    *(Residual(FusedAttention(by_kernel), two_layers()) for _ in range(2))
+                )
+                for _ in range(2)
             )
 
         def forward(self, ids):
@@ -217,7 +299,10 @@ def test_attention_that_looks_ahead_is_refused_and_named():
             q, k, v = (split(part, H) for part in self.c_attn(x).split(D, dim=-1))
             return self.c_proj(merge(torch.softmax(q @ k.transpose(-2, -1), -1) @ v))
 
-    with pytest.raises(UnsupportedModelError, match=r"softmax that looks into the future of shape 2x4x16x16 in blocks\.0\.attn"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"softmax that looks into the future of shape 2x4x16x16 in blocks\.0\.attn",
+    ):
         examine(randomised(lambda: Model(lambda _: Residual(Bidirectional(None), two_layers()))))
 
 
@@ -227,16 +312,24 @@ def by_sigmoid(q, k, v):
 
 def test_weights_that_are_no_probabilities_are_refused_and_named():
     with pytest.raises(
-        UnsupportedModelError, match=r"a product by weights whose rows do not sum to 1, of shape 2x4x16x16 in blocks\.0\.attn"
+        UnsupportedModelError,
+        match=r"a product by weights whose rows do not sum to 1, of shape 2x4x16x16 in blocks\.0\.attn",
     ):
-        examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(by_sigmoid), two_layers()))))
+        examine(
+            randomised(lambda: Model(lambda _: Residual(FusedAttention(by_sigmoid), two_layers())))
+        )
 
 
 def test_rows_of_the_probe_that_are_run_one_by_one_are_not_taken_for_heads():
     model = randomised(lambda: Model(lambda _: Residual(FusedAttention(by_kernel), two_layers())))
-    with pytest.raises(UnsupportedModelError, match="over another batch than the probe's 2 rows, of shape 1x4x16x16 in blocks"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match="over another batch than the probe's 2 rows, of shape 1x4x16x16 in blocks",
+    ):
         examine(model, forward=lambda model, ids: [model(row[None]) for row in ids])
-    anatomy, _ = examine(model, torch.zeros(1, T, dtype=torch.int64), forward=lambda model, ids: model(ids[0][None]))
+    anatomy, _ = examine(
+        model, torch.zeros(1, T, dtype=torch.int64), forward=lambda model, ids: model(ids[0][None])
+    )
     assert anatomy.n_heads == (H, H)
 
 
@@ -246,7 +339,8 @@ def test_a_hidden_kernel_is_refused_and_its_module_named():
             return self.c_proj(x.cumsum(dim=1))
 
     with pytest.raises(
-        UnsupportedModelError, match=r"no attention .* was seen in Model; its modules blocks\.0\.attn, blocks\.1\.attn use a kernel"
+        UnsupportedModelError,
+        match=r"no attention .* was seen in Model; its modules blocks\.0\.attn, blocks\.1\.attn use a kernel",
     ):
         examine(randomised(lambda: Model(lambda _: Residual(Hidden(None), two_layers()))))
 
@@ -259,8 +353,14 @@ class OwnFunction(torch.autograd.Function):
 
 
 def test_attention_inside_an_autograd_function_is_seen():
-    anatomy, attention = examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(OwnFunction.apply), two_layers()))))
-    torch.testing.assert_close(torch.cat(attention, dim=1), torch.cat(Notes.patterns, dim=1), atol=1e-5, rtol=0)
+    anatomy, attention = examine(
+        randomised(
+            lambda: Model(lambda _: Residual(FusedAttention(OwnFunction.apply), two_layers()))
+        )
+    )
+    torch.testing.assert_close(
+        torch.cat(attention, dim=1), torch.cat(Notes.patterns, dim=1), atol=1e-5, rtol=0
+    )
     assert anatomy.left_out == ()
 
 
@@ -279,11 +379,16 @@ def test_somebody_elses_fused_kernel_is_refused_by_its_name_and_module():
 
 def test_a_block_whose_kernel_hides_its_probabilities_is_named_and_the_others_are_shown(caplog):
     kinds = (by_kernel, fused)
-    model = randomised(lambda: Model(lambda index: Residual(FusedAttention(kinds[index]), two_layers())))
+    model = randomised(
+        lambda: Model(lambda index: Residual(FusedAttention(kinds[index]), two_layers()))
+    )
     with caplog.at_level("INFO", "tracker_viz.capture"):
         recorder = Recorder(model, torch.randint(VOCAB, (1, T)), Schedule.every(1), print)
     (left_out,) = recorder.model_info["found"]["left_out"]
-    assert left_out == "fused_by_others.attend.default, a kernel that hides its probabilities, in blocks.1.attn"
+    assert (
+        left_out
+        == "fused_by_others.attend.default, a kernel that hides its probabilities, in blocks.1.attn"
+    )
     assert recorder.model_info["n_heads"] == [H, 0]
     assert "2 blocks (blocks.0 .. 1) (1 of them attend), [4, 0] heads" in caplog.text
     assert f"left out: {left_out}" in caplog.text
@@ -294,7 +399,8 @@ def flash_kernel(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout_p: float, softmax_scale: float, causal: bool, window_size_left: int,
     window_size_right: int, softcap: float, alibi_slopes: torch.Tensor | None, return_softmax: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Stands where flash_attn, which needs a GPU to be installed, registers its own kernel, with the same arguments."""
+    """Stands where flash_attn, which needs a GPU to be installed, registers its own kernel, with
+    the same arguments."""
     raise RuntimeError("FlashAttention only supports fp16 and bf16 data type")
 
 
@@ -304,14 +410,29 @@ class FlashFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, options):
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        options = {"window_size_left": -1, "window_size_right": -1, "softcap": 0.0, "alibi_slopes": None, **options}
-        out, *for_backward = torch.ops.flash_attn._flash_attn_forward(q, k, v, 0.1, DK**-0.5, causal=True, **options, return_softmax=False)
+        options = {
+            "window_size_left": -1,
+            "window_size_right": -1,
+            "softcap": 0.0,
+            "alibi_slopes": None,
+            **options,
+        }
+        out, *for_backward = torch.ops.flash_attn._flash_attn_forward(
+            q, k, v, 0.1, DK**-0.5, causal=True, **options, return_softmax=False
+        )
         ctx.save_for_backward(q, k, v, out, *for_backward)
         return out.transpose(1, 2)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"window_size_left": 4}, {"softcap": 2.0}, {"alibi_slopes": torch.tensor([0.1, 0.2, 0.4, 0.8])}], ids=str
+    "options",
+    [
+        {},
+        {"window_size_left": 4},
+        {"softcap": 2.0},
+        {"alibi_slopes": torch.tensor([0.1, 0.2, 0.4, 0.8])},
+    ],
+    ids=str,
 )
 def test_attention_by_the_flash_attn_package_is_worked_out_in_the_open(options):
     def attend(q, k, v):  # what is expected is worked out in numpy, out of sight of the watch
@@ -321,15 +442,21 @@ def test_attention_by_the_flash_attn_package_is_worked_out_in_the_open(options):
             logits = options["softcap"] * np.tanh(logits / options["softcap"])
         if "alibi_slopes" in options:
             logits = logits - options["alibi_slopes"].numpy()[:, None, None] * distance
-        weights = np.exp(logits) * ((distance >= 0) & (distance <= options.get("window_size_left", T)))
+        weights = np.exp(logits) * (
+            (distance >= 0) & (distance <= options.get("window_size_left", T))
+        )
         expected.append(torch.from_numpy(weights / weights.sum(-1, keepdims=True)).float())
         mixed = FlashFunction.apply(q, k, v, options)
         np.testing.assert_allclose(mixed.numpy(), expected[-1].numpy() @ v.numpy(), atol=1e-5)
         return mixed
 
     expected = []
-    anatomy, attention = examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers()))))
-    torch.testing.assert_close(torch.cat(attention, dim=1), torch.cat(expected, dim=1), atol=1e-5, rtol=0)
+    anatomy, attention = examine(
+        randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers())))
+    )
+    torch.testing.assert_close(
+        torch.cat(attention, dim=1), torch.cat(expected, dim=1), atol=1e-5, rtol=0
+    )
     assert anatomy.sources == ("flash_attn",)
     assert {projection.name for projection in anatomy.projections} == GPT
 
@@ -341,8 +468,12 @@ def test_keys_shared_by_several_heads_of_a_flash_attn_kernel_are_repeated():
             reference(q, k)
             return self.wo(merge(FlashFunction.apply(q, k, v, {})))
 
-    anatomy, attention = examine(randomised(lambda: Model(lambda _: Residual(Grouped(), two_layers()))))
-    torch.testing.assert_close(torch.cat(attention, dim=1), torch.cat(Notes.patterns, dim=1), atol=1e-5, rtol=0)
+    anatomy, attention = examine(
+        randomised(lambda: Model(lambda _: Residual(Grouped(), two_layers())))
+    )
+    torch.testing.assert_close(
+        torch.cat(attention, dim=1), torch.cat(Notes.patterns, dim=1), atol=1e-5, rtol=0
+    )
     assert anatomy.n_kv_heads == (2, 2)
 
 
@@ -353,9 +484,13 @@ def test_a_probe_longer_than_the_position_table_is_refused_before_it_is_looked_u
             return self.head(self.blocks[1](self.blocks[0](x)))
 
     model = randomised(lambda: Learned(lambda _: Residual(FusedAttention(by_kernel), two_layers())))
-    with pytest.raises(ProbeError, match=f"{T + 1} tokens a row; positions holds {T}: cut the probe"):
+    with pytest.raises(
+        ProbeError, match=f"{T + 1} tokens a row; positions holds {T}: cut the probe"
+    ):
         examine(model, torch.zeros(1, T + 1, dtype=torch.int64))
-    with pytest.raises(ProbeError, match=f"token id {VOCAB}; the model's vocabulary has {VOCAB} tokens"):
+    with pytest.raises(
+        ProbeError, match=f"token id {VOCAB}; the model's vocabulary has {VOCAB} tokens"
+    ):
         examine(model, torch.full((1, T), VOCAB))
 
 
@@ -365,7 +500,10 @@ def test_a_model_that_is_called_in_another_way_says_how_to_pass_it():
             return super().forward(ids) * mask
 
     model = randomised(lambda: Picky(lambda _: Residual(FusedAttention(by_kernel), two_layers())))
-    with pytest.raises(ProbeError, match=r"missing 1 required positional argument: 'mask'.*pass forward=lambda model, input_ids"):
+    with pytest.raises(
+        ProbeError,
+        match=r"missing 1 required positional argument: 'mask'.*pass forward=lambda model, input_ids",
+    ):
         examine(model)
     anatomy, _ = examine(model, forward=lambda model, ids: model(ids, torch.ones(1)))
     assert anatomy.n_heads == (H, H)

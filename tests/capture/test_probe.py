@@ -19,15 +19,24 @@ def test_a_made_probe_repeats_different_tokens_after_bos_and_shows_text_beside_t
     assert text == list(range(64))
     assert probe.labels == ("repeated", "text")
     first, second = probe.description()["rows"]
-    assert (first["kind"], first["period"], first["start"], len(first["tokens"])) == ("repeated", 16, 1, 64)
+    assert (first["kind"], first["period"], first["start"], len(first["tokens"])) == (
+        "repeated",
+        16,
+        1,
+        64,
+    )
     assert second["kind"] == "text"
     assert probe.description()["length"] == 64
 
 
 def test_the_same_arguments_make_the_same_probe_and_leave_the_global_generator_alone():
     state = torch.get_rng_state()
-    assert torch.equal(make_probe(1000, 128, seed=3).input_ids, make_probe(1000, 128, seed=3).input_ids)
-    assert not torch.equal(make_probe(1000, 128, seed=3).input_ids, make_probe(1000, 128, seed=4).input_ids)
+    assert torch.equal(
+        make_probe(1000, 128, seed=3).input_ids, make_probe(1000, 128, seed=3).input_ids
+    )
+    assert not torch.equal(
+        make_probe(1000, 128, seed=3).input_ids, make_probe(1000, 128, seed=4).input_ids
+    )
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -75,7 +84,9 @@ def test_a_users_rows_are_labelled_each_by_a_name_of_its_own():
 
 
 def test_what_a_tokenizer_returns_is_a_probe():
-    assert probe_from_ids({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 1, 1]]}).input_ids.tolist() == [[1, 2, 3]]
+    assert probe_from_ids(
+        {"input_ids": [[1, 2, 3]], "attention_mask": [[1, 1, 1]]}
+    ).input_ids.tolist() == [[1, 2, 3]]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +99,10 @@ def test_what_a_tokenizer_returns_is_a_probe():
         ([[1, 2], [1]], r"rows of equal length; got list \(expected sequence of length 2"),
         (["a text"], "this is text; give what the model's tokenizer makes of it"),
         ([], r"got shape \(1, 0\)"),
-        (torch.zeros(1, 4, dtype=torch.int64, device="meta"), "on the meta device, so its token ids have no values"),
+        (
+            torch.zeros(1, 4, dtype=torch.int64, device="meta"),
+            "on the meta device, so its token ids have no values",
+        ),
         ([[1, -100]], "never negative; got -100"),
     ],
 )
@@ -100,15 +114,33 @@ def test_what_is_no_batch_of_token_ids_is_refused(ids, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: make_probe(10, 64), "a period of 16 different tokens needs as many to choose from; token_range leaves 10"),
-        (lambda: make_probe(100, 64, length=65), "65 tokens a row and the model's context holds 64"),
-        (lambda: make_probe(100, 64, length=64, text_ids=range(5)), "text_ids has 5 tokens for a probe of 64"),
+        (
+            lambda: make_probe(10, 64),
+            "a period of 16 different tokens needs as many to choose from; token_range leaves 10",
+        ),
+        (
+            lambda: make_probe(100, 64, length=65),
+            "65 tokens a row and the model's context holds 64",
+        ),
+        (
+            lambda: make_probe(100, 64, length=64, text_ids=range(5)),
+            "text_ids has 5 tokens for a probe of 64",
+        ),
         (lambda: make_probe(100, 64, period=40), "two copies of period=40 tokens"),
         (lambda: make_probe(100, 64, token_range=(50, 101)), "within 0..100; got 50..101"),
-        (lambda: make_probe(100, 64, text_ids=[99] * 63 + [100]), "0..99, the model's vocabulary; the probe holds 100"),
+        (
+            lambda: make_probe(100, 64, text_ids=[99] * 63 + [100]),
+            "0..99, the model's vocabulary; the probe holds 100",
+        ),
         (lambda: make_probe(100, 2), "at least 4 tokens"),
-        (lambda: check_probe(probe_from_ids([[1, 2, 3]]), vocab_size=3, context_length=None), "0..2, the model's vocabulary; .* holds 3"),
-        (lambda: check_probe(probe_from_ids([[1, 2, 3]]), vocab_size=None, context_length=2), "3 tokens a row .* context holds 2"),
+        (
+            lambda: check_probe(probe_from_ids([[1, 2, 3]]), vocab_size=3, context_length=None),
+            "0..2, the model's vocabulary; .* holds 3",
+        ),
+        (
+            lambda: check_probe(probe_from_ids([[1, 2, 3]]), vocab_size=None, context_length=2),
+            "3 tokens a row .* context holds 2",
+        ),
     ],
 )
 def test_a_probe_that_does_not_fit_says_why(make, message):
@@ -121,4 +153,6 @@ def test_a_probe_lies_on_the_cpu_whatever_the_default_device_is():
         made = make_probe(50, 16, bos_id=0, text_ids=list(range(20)))
         given = probe_from_ids([[1, 2, 3]])
     assert (made.input_ids.device.type, given.input_ids.device.type) == ("cpu", "cpu")
-    assert torch.equal(made.input_ids, make_probe(50, 16, bos_id=0, text_ids=list(range(20))).input_ids)
+    assert torch.equal(
+        made.input_ids, make_probe(50, 16, bos_id=0, text_ids=list(range(20))).input_ids
+    )

@@ -1,4 +1,5 @@
-"""The right numbers out of the right parameters: fused, transposed, interleaved and stacked weights, and samples of them."""
+"""The right numbers out of the right parameters: fused, transposed, interleaved and stacked
+weights, and samples of them."""
 
 from __future__ import annotations
 
@@ -33,8 +34,12 @@ def matrices(model, anatomy, block=0):
 
 
 def interleaved(weight, groups=H):
-    """[group * 3 * width, in], each group's queries, keys, values after each other -> the three of them."""
-    return [part.reshape(-1, weight.shape[1]) for part in weight.reshape(groups, 3, -1, weight.shape[1]).unbind(1)]
+    """[group * 3 * width, in], each group's queries, keys, values after each other -> the three of
+    them."""
+    return [
+        part.reshape(-1, weight.shape[1])
+        for part in weight.reshape(groups, 3, -1, weight.shape[1]).unbind(1)
+    ]
 
 
 def grouped(weight):
@@ -43,23 +48,54 @@ def grouped(weight):
     return [part.reshape(-1, D) for part in (per_group[:, :-2], per_group[:, -2], per_group[:, -1])]
 
 
-# name -> (model type, options or None, the fused parameter of block 0, how the model itself would split it into q, k, v)
+# name -> (model type, options or None, the fused parameter of block 0, how the model itself would
+# split it into q, k, v)
 FUSED = {
     "GPT-2": ("gpt2", None, "transformer.h.0.attn.c_attn.weight", lambda w: w.t().split(D)),
-    "GPT-NeoX": ("gpt_neox", None, "gpt_neox.layers.0.attention.query_key_value.weight", interleaved),
+    "GPT-NeoX": (
+        "gpt_neox",
+        None,
+        "gpt_neox.layers.0.attention.query_key_value.weight",
+        interleaved,
+    ),
     "BLOOM": ("bloom", None, "transformer.h.0.self_attention.query_key_value.weight", interleaved),
-    "Persimmon": ("persimmon", None, "model.layers.0.self_attn.query_key_value.weight", interleaved),
+    "Persimmon": (
+        "persimmon",
+        None,
+        "model.layers.0.self_attn.query_key_value.weight",
+        interleaved,
+    ),
     "MPT": ("mpt", None, "transformer.blocks.0.attn.Wqkv.weight", lambda w: w.split(D)),
-    "Phi-3": ("phi3", None, "model.layers.0.self_attn.qkv_proj.weight", lambda w: w.split([D, KV * HD, KV * HD])),
-    "DBRX": ("dbrx", None, "transformer.blocks.0.norm_attn_norm.attn.Wqkv.weight", lambda w: w.split([D, KV * HD, KV * HD])),
-    "StarCoder, one key/value head": ("gpt_bigcode", None, "transformer.h.0.attn.c_attn.weight", lambda w: w.split([D, HD, HD])),
+    "Phi-3": (
+        "phi3",
+        None,
+        "model.layers.0.self_attn.qkv_proj.weight",
+        lambda w: w.split([D, KV * HD, KV * HD]),
+    ),
+    "DBRX": (
+        "dbrx",
+        None,
+        "transformer.blocks.0.norm_attn_norm.attn.Wqkv.weight",
+        lambda w: w.split([D, KV * HD, KV * HD]),
+    ),
+    "StarCoder, one key/value head": (
+        "gpt_bigcode",
+        None,
+        "transformer.h.0.attn.c_attn.weight",
+        lambda w: w.split([D, HD, HD]),
+    ),
     "StarCoder, all heads": (
         "gpt_bigcode",
         {**MODELS["gpt_bigcode"][0], "multi_query": False},
         "transformer.h.0.attn.c_attn.weight",
         interleaved,
     ),
-    "Falcon 7B": ("falcon", None, "transformer.h.0.self_attention.query_key_value.weight", lambda w: w.split([D, HD, HD])),
+    "Falcon 7B": (
+        "falcon",
+        None,
+        "transformer.h.0.self_attention.query_key_value.weight",
+        lambda w: w.split([D, HD, HD]),
+    ),
     "Falcon 40B": (
         "falcon",
         {"num_kv_heads": KV, "new_decoder_architecture": True, "alibi": False},
@@ -68,7 +104,12 @@ FUSED = {
     ),
     "Falcon RW": (
         "falcon",
-        {"multi_query": False, "new_decoder_architecture": False, "alibi": False, "num_kv_heads": H},
+        {
+            "multi_query": False,
+            "new_decoder_architecture": False,
+            "alibi": False,
+            "num_kv_heads": H,
+        },
         "transformer.h.0.self_attention.query_key_value.weight",
         interleaved,
     ),
@@ -112,7 +153,9 @@ def test_a_square_matrix_that_is_multiplied_from_the_right_is_seen_to_be_transpo
 
     model = randomised(lambda: Model(lambda _: Residual(RightSided(by_kernel), two_layers())))
     anatomy, _ = examine_plain(model)
-    by_parameter = {projection.parameters[0]: projection.transposed for projection in anatomy.projections}
+    by_parameter = {
+        projection.parameters[0]: projection.transposed for projection in anatomy.projections
+    }
     assert by_parameter["blocks.0.attn.out_proj"] is True
     assert by_parameter["blocks.0.attn.c_proj.weight"] is False
 
@@ -137,7 +180,9 @@ def test_a_gate_in_the_second_half_is_known_by_its_activation(attend):
 def test_attention_written_by_hand_splits_its_fused_projection_too():
     model = randomised(lambda: Model(lambda _: Residual(FusedAttention(by_hand), two_layers())))
     found = matrices(model, examine_plain(model)[0])
-    for part, matrix in zip("qkv", model.blocks[0].attn.c_attn.weight.detach().chunk(3), strict=True):
+    for part, matrix in zip(
+        "qkv", model.blocks[0].attn.c_attn.weight.detach().chunk(3), strict=True
+    ):
         assert torch.equal(found[f"attn.w_{part}"], matrix)
 
 
@@ -166,7 +211,9 @@ def test_gpt_oss_experts_alternate_gate_and_up_row_by_row():
     fused = model.model.layers[0].mlp.experts.gate_up_proj.detach()  # [expert, in, out]
     assert torch.equal(found["mlp.experts.1.w_gate"], fused[1, :, ::2].t())
     assert torch.equal(found["mlp.experts.1.w_up"], fused[1, :, 1::2].t())
-    torch.testing.assert_close(found["mlp.w_down"], model.model.layers[0].mlp.experts.down_proj.detach().mean(0).t())
+    torch.testing.assert_close(
+        found["mlp.w_down"], model.model.layers[0].mlp.experts.down_proj.detach().mean(0).t()
+    )
 
 
 def test_experts_that_are_modules_of_their_own_are_gathered():
@@ -184,7 +231,9 @@ def test_experts_that_are_modules_of_their_own_are_gathered():
     anatomy, _ = examine_plain(model, max_experts=2)
     found = matrices(model, anatomy)
     experts = model.blocks[0].mlp.experts
-    torch.testing.assert_close(found["mlp.w_in"], torch.stack([expert[0].weight.detach() for expert in experts]).mean(0))
+    torch.testing.assert_close(
+        found["mlp.w_in"], torch.stack([expert[0].weight.detach() for expert in experts]).mean(0)
+    )
     assert torch.equal(found["mlp.experts.1.w_out"], experts[1][2].weight.detach())
     assert {name for name in found if ".experts." in name} == {
         f"mlp.experts.{expert}.{role}" for expert in (0, 1) for role in ("w_in", "w_out")
@@ -196,7 +245,11 @@ class Adapted(torch.nn.Module):
 
     def __init__(self, base):
         super().__init__()
-        self.base, self.lora_a, self.lora_b = base, torch.nn.Linear(D, 2, bias=False), torch.nn.Linear(2, base.out_features, bias=False)
+        self.base, self.lora_a, self.lora_b = (
+            base,
+            torch.nn.Linear(D, 2, bias=False),
+            torch.nn.Linear(2, base.out_features, bias=False),
+        )
 
     def forward(self, x):
         return self.base(x) + self.lora_b(self.lora_a(x))
@@ -204,7 +257,11 @@ class Adapted(torch.nn.Module):
 
 @pytest.mark.parametrize(
     "wrap",
-    [Adapted, torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.spectral_norm],
+    [
+        Adapted,
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+    ],
     ids=lambda wrap: wrap.__name__,
 )
 def test_a_layer_inside_a_wrapper_keeps_its_part(wrap):
@@ -240,7 +297,13 @@ def test_latent_attention_keeps_its_two_steps():
     model = build("deepseek_v3")
     found = matrices(model, examine_hf(model)[0])
     attention = model.model.layers[0].self_attn
-    for name, module in (("q_a", "q_a_proj"), ("q_b", "q_b_proj"), ("kv_a", "kv_a_proj_with_mqa"), ("kv_b", "kv_b_proj"), ("o", "o_proj")):
+    for name, module in (
+        ("q_a", "q_a_proj"),
+        ("q_b", "q_b_proj"),
+        ("kv_a", "kv_a_proj_with_mqa"),
+        ("kv_b", "kv_b_proj"),
+        ("o", "o_proj"),
+    ):
         assert torch.equal(found[f"attn.w_{name}"], getattr(attention, module).weight.detach())
 
 

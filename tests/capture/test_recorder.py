@@ -53,7 +53,8 @@ def train(model, recorder, steps, *, first=1, **extra):
         recorder.step(step, loss=loss, **extra)
 
 
-# -- when ------------------------------------------------------------------------------------------------------
+# -- when
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -109,7 +110,9 @@ def test_no_step_at_all_leaves_the_untrained_model():
 
 def test_a_resumed_run_goes_on_and_captures_nothing_twice():
     model = tiny()
-    recorder, captures = recorded(model, Schedule.every(2, total_steps=8), start_step=4, captured=[0, 2, 4])
+    recorder, captures = recorded(
+        model, Schedule.every(2, total_steps=8), start_step=4, captured=[0, 2, 4]
+    )
     train(model, recorder, 4, first=5)
     recorder.close()
     assert [capture.step for capture in captures] == [6, 8]
@@ -133,7 +136,9 @@ def test_a_counter_that_stands_still_under_gradient_accumulation_is_no_new_step(
 
 
 def test_counters_of_other_whole_number_types_do_too():
-    recorder, captures = recorded(tiny(), Schedule.every(np.int64(2), total_steps=torch.tensor(4)), start_step=np.int32(0))
+    recorder, captures = recorded(
+        tiny(), Schedule.every(np.int64(2), total_steps=torch.tensor(4)), start_step=np.int32(0)
+    )
     for step in (np.int64(1), torch.tensor(2), np.uint8(3), 4):
         recorder.step(step, tokens_seen=torch.tensor(16 * int(step)))
     recorder.close()
@@ -145,7 +150,9 @@ def test_counters_of_other_whole_number_types_do_too():
 
 @pytest.mark.parametrize("counter", ["1", None, 2.5, -1])
 def test_a_counter_that_is_none_is_refused_at_the_first_call_and_said_once_later(counter, caplog):
-    with pytest.raises(ConfigError, match=rf"step must be a whole number of at least 0; got {counter!r}"):
+    with pytest.raises(
+        ConfigError, match=rf"step must be a whole number of at least 0; got {counter!r}"
+    ):
         recorded(tiny(), Schedule.every(1))[0].step(counter)
     recorder, captures = recorded(tiny(), Schedule.every(1))
     recorder.step(1)
@@ -163,7 +170,10 @@ def test_a_counter_that_begins_anew_with_every_epoch_is_noticed(caplog):
             recorder.step(step)
     recorder.close()
     assert caplog.text.count("step went back from 5 to 0") == 1
-    assert "the next is taken at step 7; give a counter that goes on from epoch to epoch" in caplog.text
+    assert (
+        "the next is taken at step 7; give a counter that goes on from epoch to epoch"
+        in caplog.text
+    )
     assert [capture.step for capture in captures] == [0, 4, 6]
 
 
@@ -199,7 +209,12 @@ def test_off_due_steps_the_model_is_not_run():
 
 def test_the_governor_leaves_out_due_steps_and_says_so(caplog):
     now = [0.0]
-    recorder, captures = recorded(Clocked(now, 5.0), Schedule.every(1, total_steps=200), max_overhead=0.1, clock=lambda: now[0])
+    recorder, captures = recorded(
+        Clocked(now, 5.0),
+        Schedule.every(1, total_steps=200),
+        max_overhead=0.1,
+        clock=lambda: now[0],
+    )
     with caplog.at_level(logging.INFO, "tracker_viz.capture"):
         for step in range(1, 201):
             now[0] += 1.0
@@ -231,12 +246,18 @@ class Clocked(nn.Module):
 
 
 @pytest.mark.parametrize(("threads", "counts"), [(2, True), (1, False)])
-def test_what_is_done_behind_the_sink_counts_where_training_keeps_every_core_busy(threads, counts, monkeypatch):
+def test_what_is_done_behind_the_sink_counts_where_training_keeps_every_core_busy(
+    threads, counts, monkeypatch
+):
     monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 1})
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     now, behind_s = [0.0], [0.0]
     recorder, captures = recorded(
-        Clocked(now, 0.5), Schedule.every(10, total_steps=1000), max_overhead=0.1, clock=lambda: now[0], behind_sink=lambda: behind_s[0]
+        Clocked(now, 0.5),
+        Schedule.every(10, total_steps=1000),
+        max_overhead=0.1,
+        clock=lambda: now[0],
+        behind_sink=lambda: behind_s[0],
     )
     for step in range(1, 1001):
         now[0] += 1.0
@@ -251,7 +272,12 @@ def test_what_is_done_behind_the_sink_counts_where_training_keeps_every_core_bus
 
 def test_time_between_watching_and_training_pays_for_no_capture():
     now = [0.0]
-    recorder, captures = recorded(Clocked(now, 1.0), Schedule.every(1, total_steps=200), max_overhead=0.1, clock=lambda: now[0])
+    recorder, captures = recorded(
+        Clocked(now, 1.0),
+        Schedule.every(1, total_steps=200),
+        max_overhead=0.1,
+        clock=lambda: now[0],
+    )
     now[0] += 10_000.0  # data are prepared, the model is compiled
     for step in range(1, 201):
         now[0] += 1.0
@@ -268,10 +294,14 @@ def test_at_the_end_every_capture_is_accounted_for(caplog):
             recorder.step(step)
         recorder.close()
     assert len(captures) == 4
-    assert "4 captures: 5.8 % of the training time, and 2 s before it for looking at the model" in caplog.text
+    assert (
+        "4 captures: 5.8 % of the training time, and 2 s before it for looking at the model"
+        in caplog.text
+    )
 
 
-# -- what ------------------------------------------------------------------------------------------------------
+# -- what
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_a_capture_describes_itself():
@@ -293,7 +323,10 @@ def test_a_capture_describes_itself():
     assert capture.axes["blocks.0.mlp.w_in"] == ("out", "in")
     assert capture.arrays["blocks.0.mlp.w_in"].shape == (128, 32)
     assert capture.labels["probe"] == ("repeated", "text")
-    assert {name: capture.model[name] for name in ("name", "n_blocks", "n_heads", "n_kv_heads", "d_model", "d_mlp")} == {
+    assert {
+        name: capture.model[name]
+        for name in ("name", "n_blocks", "n_heads", "n_kv_heads", "d_model", "d_mlp")
+    } == {
         "name": "Model",
         "n_blocks": 2,
         "n_heads": 4,
@@ -301,7 +334,9 @@ def test_a_capture_describes_itself():
         "d_model": 32,
         "d_mlp": 128,
     }
-    assert capture.model["n_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert capture.model["n_parameters"] == sum(
+        parameter.numel() for parameter in model.parameters()
+    )
     assert capture.model["found"]["blocks"] == ["blocks.0", "blocks.1"]
 
 
@@ -309,7 +344,11 @@ def test_what_was_found_is_said_once(caplog):
     with caplog.at_level(logging.INFO, "tracker_viz.capture"):
         recorder, _ = recorded(tiny(), Schedule.every(1))
         recorder.step(1)
-    said = [record.getMessage() for record in caplog.records if "2 blocks (blocks.0 .. 1)" in record.getMessage()]
+    said = [
+        record.getMessage()
+        for record in caplog.records
+        if "2 blocks (blocks.0 .. 1)" in record.getMessage()
+    ]
     assert len(said) == 1
     assert "attn.w_q, attn.w_k, attn.w_v, attn.w_o, mlp.w_in, mlp.w_out" in said[0]
 
@@ -323,27 +362,52 @@ def test_where_no_log_is_set_up_what_was_found_is_printed(tmp_path):
     )
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run(
-        [sys.executable, script], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=500, check=True
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=True,
     )
-    assert done.stderr.count("tracker_viz: Model: 2 blocks (blocks.0 .. 1), 4 heads, 4 key/value heads") == 1
+    assert (
+        done.stderr.count(
+            "tracker_viz: Model: 2 blocks (blocks.0 .. 1), 4 heads, 4 key/value heads"
+        )
+        == 1
+    )
 
 
 def test_only_the_projections_asked_for_are_captured():
     recorder, captures = recorded(tiny(), Schedule.every(1), projections=["mlp.w_in"])
     recorder.close()
     assert {name.split(".", 2)[2] for name in captures[0].arrays} == {"attn.pattern", "mlp.w_in"}
-    with pytest.raises(ConfigError, match=r"projections=\['mlp.w_gate'\] were not found; the model has attn.w_k, attn.w_o"):
+    with pytest.raises(
+        ConfigError,
+        match=r"projections=\['mlp.w_gate'\] were not found; the model has attn.w_k, attn.w_o",
+    ):
         recorded(tiny(), Schedule.every(1), projections=["mlp.w_gate"])
 
 
 def test_projections_may_be_named_by_hand():
     model = tiny()
-    recorder, captures = recorded(model, Schedule.every(1), projections={"attn.w_qkv": "attn.c_attn", "mlp.w_in": "mlp.0.weight"})
+    recorder, captures = recorded(
+        model,
+        Schedule.every(1),
+        projections={"attn.w_qkv": "attn.c_attn", "mlp.w_in": "mlp.0.weight"},
+    )
     recorder.close()
-    assert {name.split(".", 2)[2] for name in captures[0].arrays} == {"attn.pattern", "attn.w_qkv", "mlp.w_in"}
-    assert np.array_equal(captures[0].arrays["blocks.1.attn.w_qkv"], model.blocks[1].attn.c_attn.weight.detach().numpy())
+    assert {name.split(".", 2)[2] for name in captures[0].arrays} == {
+        "attn.pattern",
+        "attn.w_qkv",
+        "mlp.w_in",
+    }
+    assert np.array_equal(
+        captures[0].arrays["blocks.1.attn.w_qkv"],
+        model.blocks[1].attn.c_attn.weight.detach().numpy(),
+    )
     with pytest.raises(
-        ConfigError, match=r"projections=\['mlp.w_gate'\] were not found; the model has attn.c_attn.weight, .* mlp.0.weight"
+        ConfigError,
+        match=r"projections=\['mlp.w_gate'\] were not found; the model has attn.c_attn.weight, .* mlp.0.weight",
     ):
         recorded(tiny(), Schedule.every(1), projections={"mlp.w_gate": "mlp.gate"})
 
@@ -351,7 +415,11 @@ def test_projections_may_be_named_by_hand():
 def test_weights_are_sampled_to_the_budget_before_they_are_copied():
     recorder, captures = recorded(tiny(), Schedule.every(1), max_mb=0.005)
     recorder.close()
-    weights = [array for name, array in captures[0].arrays.items() if captures[0].axes.get(name) == ("out", "in")]
+    weights = [
+        array
+        for name, array in captures[0].arrays.items()
+        if captures[0].axes.get(name) == ("out", "in")
+    ]
     assert sum(array.size for array in weights) * 2 <= 5000
     assert max(max(array.shape) for array in weights) > 8
 
@@ -372,7 +440,9 @@ def test_the_projection_to_the_logits_is_left_out_and_changes_nothing(n_tokens):
     model = Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()))
     model.tokens, model.head = nn.Embedding(n_tokens, 32), nn.Linear(32, n_tokens)
     seen = []
-    model.register_forward_hook(lambda _module, _inputs, output: seen.append(float(output.abs().max())))
+    model.register_forward_hook(
+        lambda _module, _inputs, output: seen.append(float(output.abs().max()))
+    )
     recorder, captures = recorded(model, Schedule.every(1))
     recorder.step(1)
     assert (seen[0] > 0, seen[1]) == (True, 0.0)
@@ -392,7 +462,8 @@ def test_projections_in_the_blocks_that_are_as_wide_as_the_vocabulary_are_comput
         np.testing.assert_allclose(captures[0].arrays[name], captures[1].arrays[name], atol=1e-3)
 
 
-# -- trouble ---------------------------------------------------------------------------------------------------
+# -- trouble
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_a_failing_capture_never_reaches_training_and_is_logged_once(caplog):
@@ -479,27 +550,69 @@ def test_a_metric_that_is_no_number_costs_itself_only(caplog):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: recorded(tiny().to("meta"), Schedule.every(1)), UnsupportedModelError, "tokens.weight is on the meta device"),
+        (
+            lambda: recorded(tiny().to("meta"), Schedule.every(1)),
+            UnsupportedModelError,
+            "tokens.weight is on the meta device",
+        ),
         (lambda: recorded("model", Schedule.every(1)), ConfigError, "a torch.nn.Module; got str"),
-        (lambda: recorded(nn.Identity(), Schedule.every(1)), CaptureError, "Identity has no parameters"),
+        (
+            lambda: recorded(nn.Identity(), Schedule.every(1)),
+            CaptureError,
+            "Identity has no parameters",
+        ),
         (
             lambda: recorded(nn.Embedding(VOCAB, 8), Schedule.every(1)),
             UnsupportedModelError,
             "no attention over the probe was seen in Embedding",
         ),
-        (lambda: Recorder(tiny(), torch.zeros(1, T + 1, dtype=torch.int64), Schedule.every(1), print), ProbeError, "failed on the probe"),
+        (
+            lambda: Recorder(
+                tiny(), torch.zeros(1, T + 1, dtype=torch.int64), Schedule.every(1), print
+            ),
+            ProbeError,
+            "failed on the probe",
+        ),
         (
             lambda: Recorder(tiny(), [[1, 2, VOCAB]], Schedule.every(1), print),
             ProbeError,
             f"token id {VOCAB}; the model's vocabulary has {VOCAB}",
         ),
-        (lambda: recorded(tiny(), Schedule.every(1), max_overhead=0), ConfigError, "greater than 0; got 0"),
-        (lambda: recorded(tiny(), Schedule.every(1), max_overhead="2%"), ConfigError, "a share of the wall time, like 0.02, .* got '2%'"),
-        (lambda: recorded(tiny(), Schedule.every(1), counts_from=2), ConfigError, "counts_from is 0 or 1"),
-        (lambda: recorded(tiny(), 10), ConfigError, r"a Schedule, like Schedule.every\(100\); got 10"),
-        (lambda: recorded(tiny(), Schedule.every(1), start_step=2.5), ConfigError, "start_step must be a whole number .* got 2.5"),
-        (lambda: Recorder(tiny(), "To be or not", Schedule.every(1), print), ProbeError, "this is text; give what the model's tokenizer"),
-        (lambda: recorded(nn.LazyLinear(3), Schedule.every(1)), UnsupportedModelError, "weight is not initialised yet"),
+        (
+            lambda: recorded(tiny(), Schedule.every(1), max_overhead=0),
+            ConfigError,
+            "greater than 0; got 0",
+        ),
+        (
+            lambda: recorded(tiny(), Schedule.every(1), max_overhead="2%"),
+            ConfigError,
+            "a share of the wall time, like 0.02, .* got '2%'",
+        ),
+        (
+            lambda: recorded(tiny(), Schedule.every(1), counts_from=2),
+            ConfigError,
+            "counts_from is 0 or 1",
+        ),
+        (
+            lambda: recorded(tiny(), 10),
+            ConfigError,
+            r"a Schedule, like Schedule.every\(100\); got 10",
+        ),
+        (
+            lambda: recorded(tiny(), Schedule.every(1), start_step=2.5),
+            ConfigError,
+            "start_step must be a whole number .* got 2.5",
+        ),
+        (
+            lambda: Recorder(tiny(), "To be or not", Schedule.every(1), print),
+            ProbeError,
+            "this is text; give what the model's tokenizer",
+        ),
+        (
+            lambda: recorded(nn.LazyLinear(3), Schedule.every(1)),
+            UnsupportedModelError,
+            "weight is not initialised yet",
+        ),
     ],
 )
 def test_what_cannot_be_captured_is_refused_before_training(make, error, message):
@@ -508,9 +621,14 @@ def test_what_cannot_be_captured_is_refused_before_training(make, error, message
 
 
 def test_a_probe_whose_attention_would_fill_the_memory_is_refused_before_training(monkeypatch):
-    monkeypatch.setattr("tracker_viz.capture.blocks.MAX_ATTENTION_BYTES", 2 * 4 * T * T * 2 * 2)  # two rows in two blocks
+    monkeypatch.setattr(
+        "tracker_viz.capture.blocks.MAX_ATTENTION_BYTES", 2 * 4 * T * T * 2 * 2
+    )  # two rows in two blocks
     recorded(tiny(2), Schedule.every(1))
-    with pytest.raises(ProbeError, match=f"probe of 2 rows of {T} tokens takes more than .* fewer rows, or fewer tokens"):
+    with pytest.raises(
+        ProbeError,
+        match=f"probe of 2 rows of {T} tokens takes more than .* fewer rows, or fewer tokens",
+    ):
         recorded(tiny(3), Schedule.every(1))
 
 
@@ -536,7 +654,9 @@ def test_a_model_may_be_moved_to_another_device_after_it_was_watched():
 
 def test_a_probe_on_another_device_or_of_another_type_is_brought_along():
     captures = []
-    Recorder(tiny(), torch.randint(VOCAB, (2, T), dtype=torch.int32), Schedule.every(1), captures.append).close()
+    Recorder(
+        tiny(), torch.randint(VOCAB, (2, T), dtype=torch.int32), Schedule.every(1), captures.append
+    ).close()
     assert captures[0].arrays["blocks.0.attn.pattern"].shape == (2, 4, T, T)
 
 
@@ -546,22 +666,35 @@ def test_limits_are_read_from_the_configuration_or_the_embedding():
             super().__init__()
             self.config = type("Config", (), config)()
 
-    assert (vocab_size(Configured(vocab_size=7, block_size=5)), context_length(Configured(vocab_size=7, block_size=5))) == (7, 5)
+    assert (
+        vocab_size(Configured(vocab_size=7, block_size=5)),
+        context_length(Configured(vocab_size=7, block_size=5)),
+    ) == (7, 5)
     around = nn.Sequential(nn.Linear(2, 2), Configured(vocab_size=7, block_size=5))
     assert (vocab_size(around), context_length(around)) == (7, 5)
-    assert (vocab_size(nn.Sequential(nn.Embedding(9, 2))), context_length(nn.Embedding(9, 2))) == (9, None)
-    assert (vocab_size(tiny()), learned_positions(tiny())) == (VOCAB, T), "of two tables the head tells which is the tokens'"
+    assert (vocab_size(nn.Sequential(nn.Embedding(9, 2))), context_length(nn.Embedding(9, 2))) == (
+        9,
+        None,
+    )
+    assert (vocab_size(tiny()), learned_positions(tiny())) == (VOCAB, T), (
+        "of two tables the head tells which is the tokens'"
+    )
     assert learned_positions(nn.Sequential(nn.Embedding(9, 2), nn.Linear(2, 9))) is None
-    assert vocab_size(nn.Sequential(nn.Embedding(9, 2), nn.Embedding(5, 2), nn.Linear(2, 2))) is None, "it makes no logits of these"
+    assert (
+        vocab_size(nn.Sequential(nn.Embedding(9, 2), nn.Embedding(5, 2), nn.Linear(2, 2))) is None
+    ), "it makes no logits of these"
 
 
 def test_a_device_that_ended_the_training_by_its_failure_does_not_hide_it(caplog):
-    """A failed CUDA device answers every later call, the wait for it before a capture among them, with the same error."""
+    """A failed CUDA device answers every later call, the wait for it before a capture among them,
+    with the same error."""
     model = tiny()
     recorder, captures = recorded(model, Schedule.every(4))
     with pytest.raises(RuntimeError, match="out of memory"), recorder:
         train(model, recorder, 2)
-        recorder._settle = lambda: (_ for _ in ()).throw(RuntimeError("CUDA error: device-side assert triggered"))
+        recorder._settle = lambda: (_ for _ in ()).throw(
+            RuntimeError("CUDA error: device-side assert triggered")
+        )
         raise RuntimeError("out of memory")
     assert [capture.step for capture in captures] == [0]
     assert "could not capture the last step, 2" in caplog.text

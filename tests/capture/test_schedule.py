@@ -45,7 +45,22 @@ def test_steps_may_be_listed():
 
 
 def test_a_run_of_unknown_length_doubles_its_gaps_up_to_the_period():
-    assert due(Schedule.open_ended(1000), 3000) == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000]
+    assert due(Schedule.open_ended(1000), 3000) == [
+        0,
+        1,
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+        128,
+        256,
+        512,
+        1000,
+        2000,
+        3000,
+    ]
     assert due(Schedule.open_ended(1), 3) == [0, 1, 2, 3]
 
 
@@ -62,7 +77,10 @@ def test_asking_from_the_middle_gives_what_asking_from_the_start_gives():
     ("make", "message"),
     [
         (lambda: Schedule.for_total(0), "total_steps must be a whole number of at least 1; got 0"),
-        (lambda: Schedule.for_total(10, captures=1), "captures must be a whole number of at least 2; got 1"),
+        (
+            lambda: Schedule.for_total(10, captures=1),
+            "captures must be a whole number of at least 2; got 1",
+        ),
         (lambda: Schedule.for_total(10, power=0), "power must be greater than 0"),
         (lambda: Schedule.every(0), "every must be a whole number of at least 1; got 0"),
         (lambda: Schedule.every(2.5), "every must be a whole number of at least 1; got 2.5"),

@@ -25,12 +25,22 @@ def make_run(seed, n_heads, *, onset, optimizer="adam"):
     if onset is not None:
         induction[onset <= STEPS, 1, 0] = 0.9
     loss = np.linspace(5, 1 + 0.01 * 3**seed, len(STEPS))
-    series = ScoreSeries(STEPS, {"induction": induction}, uniform={"induction": 0.05}, metrics={"loss": loss})
-    return ComparedRun(f"mlflow:{seed}-{n_heads}", series, {"seed": seed, "model": {"n_heads": n_heads}, "optimizer": optimizer})
+    series = ScoreSeries(
+        STEPS, {"induction": induction}, uniform={"induction": 0.05}, metrics={"loss": loss}
+    )
+    return ComparedRun(
+        f"mlflow:{seed}-{n_heads}",
+        series,
+        {"seed": seed, "model": {"n_heads": n_heads}, "optimizer": optimizer},
+    )
 
 
 def sweep():
-    return [make_run(seed, n_heads, onset=100 * n_heads // 4 + 50 * seed) for seed in range(4) for n_heads in (4, 8, 16)]
+    return [
+        make_run(seed, n_heads, onset=100 * n_heads // 4 + 50 * seed)
+        for seed in range(4)
+        for n_heads in (4, 8, 16)
+    ]
 
 
 def test_every_run_has_a_row_with_settings_loss_onsets_and_heads():
@@ -101,7 +111,10 @@ def test_a_setting_that_moves_the_onset_is_found_first():
 def test_chance_gives_no_small_p_value_more_often_than_it_says():
     runs = [make_run(seed, 4, onset=300) for seed in range(8)]
     outcomes = np.random.default_rng(0).integers(1, 15, size=(100, 8))
-    rows = [{"seed": seed} | {f"onset/{trial}": outcomes[trial, seed].item() for trial in range(100)} for seed in range(8)]
+    rows = [
+        {"seed": seed} | {f"onset/{trial}": outcomes[trial, seed].item() for trial in range(100)}
+        for seed in range(8)
+    ]
     p_values = np.array([each.p_value for each in correlations(runs, rows)])
     assert p_values.size == 100
     for level in (0.1, 0.25, 0.5):
@@ -109,7 +122,10 @@ def test_chance_gives_no_small_p_value_more_often_than_it_says():
 
 
 def test_a_setting_in_words_is_correlated_by_groups():
-    runs = [make_run(seed, 4, onset=200 if seed < 4 else 600, optimizer="adam" if seed < 4 else "sgd") for seed in range(8)]
+    runs = [
+        make_run(seed, 4, onset=200 if seed < 4 else 600, optimizer="adam" if seed < 4 else "sgd")
+        for seed in range(8)
+    ]
     found = {(each.setting, each.outcome): each for each in correlations(runs, run_table(runs))}
     assert found["optimizer", "onset/induction"].kind == "eta"
     assert found["optimizer", "onset/induction"].coefficient == pytest.approx(1)
@@ -121,28 +137,47 @@ def test_coefficients_are_scipys_and_those_of_the_definition(seed):
     """Ties among the settings and the outcomes; some runs without an outcome."""
     rng = np.random.default_rng(seed)
     runs = [make_run(number, 4, onset=300, optimizer="adam") for number in range(20)]
-    settings = [{"seed": int(rng.integers(5)), "optimizer": str(rng.choice(["adam", "sgd", "lion"]))} for _ in runs]
-    runs = [ComparedRun(run.name, run.series, setting) for run, setting in zip(runs, settings, strict=True)]
+    settings = [
+        {"seed": int(rng.integers(5)), "optimizer": str(rng.choice(["adam", "sgd", "lion"]))}
+        for _ in runs
+    ]
+    runs = [
+        ComparedRun(run.name, run.series, setting)
+        for run, setting in zip(runs, settings, strict=True)
+    ]
     onsets = [int(step) if step < 8 else None for step in rng.integers(0, 10, 20)]
-    rows = [{**setting, "onset/induction": onset} for setting, onset in zip(settings, onsets, strict=True)]
+    rows = [
+        {**setting, "onset/induction": onset}
+        for setting, onset in zip(settings, onsets, strict=True)
+    ]
     found = {each.setting: each for each in correlations(runs, rows)}
     known = [index for index, onset in enumerate(onsets) if onset is not None]
     assert {each.n_runs for each in found.values()} == {len(known)}
-    seeds, outcomes = [settings[index]["seed"] for index in known], [onsets[index] for index in known]
+    seeds, outcomes = (
+        [settings[index]["seed"] for index in known],
+        [onsets[index] for index in known],
+    )
     ours, scipys = found["seed"], spearmanr(seeds, outcomes)
     assert (ours.kind, ours.coefficient) == ("spearman", pytest.approx(scipys.statistic))
     assert ours.p_value == pytest.approx(scipys.pvalue, abs=0.03)
     ranks = rankdata(outcomes)
-    groups = [ranks[[settings[index]["optimizer"] == name for index in known]] for name in ("adam", "sgd", "lion")]
+    groups = [
+        ranks[[settings[index]["optimizer"] == name for index in known]]
+        for name in ("adam", "sgd", "lion")
+    ]
     between = sum(len(group) * (group.mean() - ranks.mean()) ** 2 for group in groups if len(group))
-    assert found["optimizer"].coefficient == pytest.approx(np.sqrt(between / ((ranks - ranks.mean()) ** 2).sum()))
+    assert found["optimizer"].coefficient == pytest.approx(
+        np.sqrt(between / ((ranks - ranks.mean()) ** 2).sum())
+    )
 
 
 def test_few_runs_and_runs_without_an_onset_are_not_correlated():
     few = sweep()[:5]
     assert correlations(few, run_table(few)) == []
     runs = [make_run(seed, 4, onset=300 + 50 * seed if seed < 5 else None) for seed in range(8)]
-    assert not any(each.outcome == "onset/induction" for each in correlations(runs, run_table(runs))), "five onsets are too few"
+    assert not any(
+        each.outcome == "onset/induction" for each in correlations(runs, run_table(runs))
+    ), "five onsets are too few"
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "runs.parquet"])
@@ -154,7 +189,10 @@ def test_a_table_that_cannot_be_written_leaves_nothing_half_done(tmp_path, name,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ConfigError, match=r"runs\.\w+ cannot be written: .*No space left on device; choose another place with output="):
+    with pytest.raises(
+        ConfigError,
+        match=r"runs\.\w+ cannot be written: .*No space left on device; choose another place with output=",
+    ):
         write_table([{"run": "b", "loss": 2.0}], tmp_path / name)
     assert (tmp_path / name).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,4 +1,5 @@
-"""Heads matched by what they did: permuted heads are matched back, identical runs are at distance 0, shuffled ones are the baseline."""
+"""Heads matched by what they did: permuted heads are matched back, identical runs are at distance
+0, shuffled ones are the baseline."""
 
 from __future__ import annotations
 
@@ -27,14 +28,25 @@ UNIFORM = {**dict.fromkeys(BEHAVIOUR, 0.05), "entropy": 1.0}
 
 
 def learning_run(name, *, shape=(3, 4), seed=0, steps=STEPS, noise=0.01, roles=None):
-    """Heads that take roles along sigmoids. ``roles``: (block, head) -> (score, onset step); the same ones for every seed by default."""
+    """Heads that take roles along sigmoids. ``roles``: (block, head) -> (score, onset step); the
+    same ones for every seed by default."""
     rng = np.random.default_rng(seed)
-    heads = {score: np.full((len(steps), *shape), UNIFORM[score], np.float32) for score in BEHAVIOUR}
-    roles = roles or {(0, 1): ("previous_token", 300), (1, 2): ("induction", 500), (2, 0): ("sink", 200), (2, 3): ("duplicate_token", 700)}
+    heads = {
+        score: np.full((len(steps), *shape), UNIFORM[score], np.float32) for score in BEHAVIOUR
+    }
+    roles = roles or {
+        (0, 1): ("previous_token", 300),
+        (1, 2): ("induction", 500),
+        (2, 0): ("sink", 200),
+        (2, 3): ("duplicate_token", 700),
+    }
     for (block, head), (score, onset) in roles.items():
         heads[score][:, block, head] += 0.85 / (1 + np.exp(-(steps - onset) / 20))
         heads["entropy"][:, block, head] -= 0.7 / (1 + np.exp(-(steps - onset) / 20))
-    heads = {score: np.clip(values + noise * rng.normal(size=values.shape), 0, 1).astype(np.float32) for score, values in heads.items()}
+    heads = {
+        score: np.clip(values + noise * rng.normal(size=values.shape), 0, 1).astype(np.float32)
+        for score, values in heads.items()
+    }
     return ComparedRun(name, ScoreSeries(steps, heads, uniform=UNIFORM))
 
 
@@ -43,7 +55,10 @@ def permuted(run, name, seed=0):
     rng = np.random.default_rng(seed)
     n_blocks, n_heads = run.series.shape
     order = np.stack([rng.permutation(n_heads) for _ in range(n_blocks)])
-    heads = {score: np.take_along_axis(values, order[None], axis=2) for score, values in run.series.heads.items()}
+    heads = {
+        score: np.take_along_axis(values, order[None], axis=2)
+        for score, values in run.series.heads.items()
+    }
     return ComparedRun(name, ScoreSeries(run.series.steps, heads, uniform=UNIFORM)), order
 
 
@@ -69,8 +84,12 @@ def test_matched_order_lines_up_the_same_behaviour():
 
 
 def test_heads_without_a_partner_stand_last():
-    order = matched_orders([learning_run("a", noise=0), learning_run("b", shape=(3, 6), noise=0)])[1]
-    assert {block: sorted(heads) for block, heads in order.items()} == {block: list(range(6)) for block in range(3)}
+    order = matched_orders([learning_run("a", noise=0), learning_run("b", shape=(3, 6), noise=0)])[
+        1
+    ]
+    assert {block: sorted(heads) for block, heads in order.items()} == {
+        block: list(range(6)) for block in range(3)
+    }
     assert order[1][2] == 2, "the induction head beside the induction head"
 
 
@@ -114,9 +133,13 @@ def test_matching_never_does_worse_than_chance():
 
 
 def test_the_baseline_does_not_depend_on_which_run_comes_first():
-    """Heads beyond the fourth do what no other does, so that it matters which of them are left without a partner."""
+    """Heads beyond the fourth do what no other does, so that it matters which of them are left
+    without a partner."""
     small, large = learning_run("a", noise=0), learning_run("b", shape=(3, 8), noise=0)
-    for values in (small.series.heads["current_token"], large.series.heads["current_token"][..., 4:]):
+    for values in (
+        small.series.heads["current_token"],
+        large.series.heads["current_token"][..., 4:],
+    ):
         values[:] = 0.9
     a, b = behaviours([small, large])
     assert shuffled_distance(a, b) == pytest.approx(shuffled_distance(b, a))
@@ -135,16 +158,26 @@ def test_the_baseline_is_the_mean_over_random_partners(scope):
         costs = []
         for block in ([0], [1]) if scope == "block" else ([0, 1],):
             rows = [index for index, head in enumerate(a.heads) if head[0] in block]
-            columns = rng.permutation([index for index, head in enumerate(b.heads) if head[0] in block])
+            columns = rng.permutation(
+                [index for index, head in enumerate(b.heads) if head[0] in block]
+            )
             partners, left = columns[: len(rows)], columns[len(rows) :]
-            costs += [np.sqrt(np.mean((a.vectors[row] - b.vectors[column]) ** 2)) for row, column in zip(rows, partners, strict=True)]
+            costs += [
+                np.sqrt(np.mean((a.vectors[row] - b.vectors[column]) ** 2))
+                for row, column in zip(rows, partners, strict=True)
+            ]
             costs += [np.sqrt(np.mean((b.vectors[column] - b.uniform) ** 2)) for column in left]
         draws.append(np.mean(costs))
     assert shuffled_distance(a, b, scope=scope) == pytest.approx(np.mean(draws), rel=0.01)
 
 
 def test_a_difference_in_one_block_shows_at_its_depth_alone():
-    other = {(0, 1): ("previous_token", 300), (1, 2): ("current_token", 500), (2, 0): ("sink", 200), (2, 3): ("duplicate_token", 700)}
+    other = {
+        (0, 1): ("previous_token", 300),
+        (1, 2): ("current_token", 500),
+        (2, 0): ("sink", 200),
+        (2, 3): ("duplicate_token", 700),
+    }
     matrix = distance_matrix([learning_run("a", noise=0), learning_run("b", roles=other, noise=0)])
     assert matrix.by_depth[[0, 2], 0, 1] == pytest.approx(0, abs=1e-6)
     assert matrix.by_depth[1, 0, 1] > 0.05
@@ -153,16 +186,32 @@ def test_a_difference_in_one_block_shows_at_its_depth_alone():
 
 def test_the_more_two_runs_differ_the_greater_their_distance():
     reference = learning_run("a", noise=0)
-    later = {(0, 1): ("previous_token", 300), (1, 2): ("induction", 700), (2, 0): ("sink", 200), (2, 3): ("duplicate_token", 700)}
-    other = {(0, 1): ("current_token", 300), (1, 2): ("current_token", 500), (2, 0): ("current_token", 200), (2, 3): ("current_token", 700)}
-    runs = [reference, learning_run("later", roles=later, noise=0), learning_run("other", roles=other, noise=0)]
+    later = {
+        (0, 1): ("previous_token", 300),
+        (1, 2): ("induction", 700),
+        (2, 0): ("sink", 200),
+        (2, 3): ("duplicate_token", 700),
+    }
+    other = {
+        (0, 1): ("current_token", 300),
+        (1, 2): ("current_token", 500),
+        (2, 0): ("current_token", 200),
+        (2, 3): ("current_token", 700),
+    }
+    runs = [
+        reference,
+        learning_run("later", roles=later, noise=0),
+        learning_run("other", roles=other, noise=0),
+    ]
     overall = distance_matrix(runs).overall[0]
     assert overall[0] == 0 < overall[1] < overall[2]
 
 
 def test_different_schedules_change_little():
     dense = learning_run("dense", noise=0)
-    sparse = learning_run("sparse", steps=np.unique((975 * (np.arange(30) / 29) ** 1.5).astype(int)), noise=0)
+    sparse = learning_run(
+        "sparse", steps=np.unique((975 * (np.arange(30) / 29) ** 1.5).astype(int)), noise=0
+    )
     a, b = behaviours([dense, sparse])
     assert distance(a, b) < 0.01
 
@@ -170,7 +219,10 @@ def test_different_schedules_change_little():
 def test_on_the_axis_of_steps_runs_are_compared_over_the_steps_that_both_have():
     long = learning_run("long", noise=0.0)
     half = learning_run("half", noise=0.0, steps=STEPS[: len(STEPS) // 2])
-    by_step, by_progress = ([each for *_, each in match_heads(*behaviours([long, half], axis=axis)).pairs] for axis in ("step", "progress"))
+    by_step, by_progress = (
+        [each for *_, each in match_heads(*behaviours([long, half], axis=axis)).pairs]
+        for axis in ("step", "progress")
+    )
     assert max(by_step) == pytest.approx(0, abs=1e-6)
     assert max(by_progress) > 0.1
 
@@ -189,8 +241,18 @@ def test_extra_heads_count_by_what_they_became():
 
 
 def test_models_of_other_depth_are_compared_at_the_same_relative_depth():
-    shallow = learning_run("a", shape=(2, 2), roles={(0, 0): ("previous_token", 300), (1, 1): ("induction", 500)}, noise=0)
-    deep = learning_run("b", shape=(4, 2), roles={(1, 0): ("previous_token", 300), (3, 1): ("induction", 500)}, noise=0)
+    shallow = learning_run(
+        "a",
+        shape=(2, 2),
+        roles={(0, 0): ("previous_token", 300), (1, 1): ("induction", 500)},
+        noise=0,
+    )
+    deep = learning_run(
+        "b",
+        shape=(4, 2),
+        roles={(1, 0): ("previous_token", 300), (3, 1): ("induction", 500)},
+        noise=0,
+    )
     a, b = behaviours([shallow, deep])
     partner = match_heads(a, b).partner()
     assert partner[0, 0] == (1, 0)
@@ -212,7 +274,10 @@ def test_missing_heads_take_no_part():
 
 def test_runs_without_a_score_or_a_stretch_in_common_are_refused():
     run = learning_run("a")
-    other = ComparedRun("b", ScoreSeries(STEPS, {"divergence": run.series.heads["sink"]}, uniform={"divergence": 0.0}))
+    other = ComparedRun(
+        "b",
+        ScoreSeries(STEPS, {"divergence": run.series.heads["sink"]}, uniform={"divergence": 0.0}),
+    )
     with pytest.raises(ConfigError, match="b: divergence"):
         behaviours([run, other])
     with pytest.raises(ConfigError, match="needs the scores sink, kurtosis in every run"):
@@ -239,23 +304,33 @@ def test_clusters_put_heads_of_one_kind_side_by_side_across_runs():
     assert grouped.labels[5] == "a L01H01"
     column = list(grouped.scores).index("induction") * 24 + 23
     induction_at_end = [
-        runs["ab".index(run)].series.heads["induction"][-1][head] for run, head in zip(grouped.runs, grouped.heads, strict=True)
+        runs["ab".index(run)].series.heads["induction"][-1][head]
+        for run, head in zip(grouped.runs, grouped.heads, strict=True)
     ]
     np.testing.assert_allclose(grouped.values[:, column], induction_at_end, atol=1e-6)
 
 
-def test_of_more_heads_than_a_picture_holds_the_most_specialised_of_each_run_are_grouped(monkeypatch):
+def test_of_more_heads_than_a_picture_holds_the_most_specialised_of_each_run_are_grouped(
+    monkeypatch,
+):
     monkeypatch.setattr(clustering, "MAX_CLUSTERED_HEADS", 8)
     runs = [learning_run("a"), learning_run("b", seed=1)]
     grouped = cluster_heads(runs)
     assert [list(grouped.runs).count(name) for name in "ab"] == [4, 4]
-    assert {head for run, head in zip(grouped.runs, grouped.heads, strict=True) if run == "a"} == set(ranking(runs[0].series)[:4])
+    assert {
+        head for run, head in zip(grouped.runs, grouped.heads, strict=True) if run == "a"
+    } == set(ranking(runs[0].series)[:4])
 
 
 def compared_run(name, scores):
     """scores: score -> [head] values at the end, 0 at the start."""
-    heads = {score: np.stack([np.zeros((1, len(values))), np.tile(values, (1, 1))]).astype(np.float32) for score, values in scores.items()}
-    return ComparedRun(name, ScoreSeries(np.array([0, 10]), heads, uniform=dict.fromkeys(heads, 0.05)))
+    heads = {
+        score: np.stack([np.zeros((1, len(values))), np.tile(values, (1, 1))]).astype(np.float32)
+        for score, values in scores.items()
+    }
+    return ComparedRun(
+        name, ScoreSeries(np.array([0, 10]), heads, uniform=dict.fromkeys(heads, 0.05))
+    )
 
 
 def test_matched_heads_stand_in_the_column_of_the_first_runs_head_that_did_the_same():
@@ -268,5 +343,12 @@ def test_matched_heads_stand_in_the_column_of_the_first_runs_head_that_did_the_s
 
 
 def test_the_first_heads_of_a_run_are_of_as_many_roles_as_there_are():
-    run = compared_run("run", {"induction": [0.9, 0.8, 0.0, 0.1], "sink": [0.0, 0.0, 0.7, 0.1], "specialisation": [0.9, 0.8, 0.7, 0.95]})
+    run = compared_run(
+        "run",
+        {
+            "induction": [0.9, 0.8, 0.0, 0.1],
+            "sink": [0.0, 0.0, 0.7, 0.1],
+            "specialisation": [0.9, 0.8, 0.7, 0.95],
+        },
+    )
     assert [head for _, head in ranking(run.series)] == [0, 2, 3, 1]

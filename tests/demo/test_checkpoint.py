@@ -19,7 +19,14 @@ CONFIG = {"seed": 0, "model": {"n_heads": 4, "n_kv_heads": None}}
 
 
 def checkpoint(step=40):
-    return Checkpoint(step, {"model.weight": torch.full((3, 2), float(step)), "random.data": torch.arange(9, dtype=torch.uint8)}, CONFIG)
+    return Checkpoint(
+        step,
+        {
+            "model.weight": torch.full((3, 2), float(step)),
+            "random.data": torch.arange(9, dtype=torch.uint8),
+        },
+        CONFIG,
+    )
 
 
 @pytest.fixture
@@ -31,7 +38,9 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path):
     write(checkpoint(), tmp_path / "c.safetensors")
     restored = read(tmp_path / "c.safetensors")
     assert (restored.step, restored.config) == (40, CONFIG)
-    assert all(torch.equal(restored.tensors[name], tensor) for name, tensor in checkpoint().tensors.items())
+    assert all(
+        torch.equal(restored.tensors[name], tensor) for name, tensor in checkpoint().tensors.items()
+    )
     assert restored.tensors["random.data"].dtype == torch.uint8
 
 
@@ -63,7 +72,9 @@ def test_saving_does_not_wait_for_a_slow_tracker_and_sends_only_the_newest_then(
     assert sent == []
     may_go_on.set()
     assert uploader.close()
-    assert [name for name in sent if name != LATEST] == [f"checkpoints/step-000000{step}.safetensors" for step in (10, 40)]
+    assert [name for name in sent if name != LATEST] == [
+        f"checkpoints/step-000000{step}.safetensors" for step in (10, 40)
+    ]
     assert fetch_latest(run, tmp_path / "elsewhere").step == 40
 
 
@@ -97,7 +108,9 @@ def test_a_run_that_is_reached_after_the_last_checkpoint_gets_it_at_the_end(tmp_
     assert fetch_latest(run, tmp_path / "elsewhere").step == 40
 
 
-def test_a_run_that_is_reached_only_while_the_runs_are_closed_gets_the_last_checkpoint_and_no_other_is_asked_again(tmp_path, run):
+def test_a_run_that_is_reached_only_while_the_runs_are_closed_gets_the_last_checkpoint_and_no_other_is_asked_again(
+    tmp_path, run
+):
     asked = []
 
     class Broken:
@@ -158,11 +171,18 @@ def test_the_spool_itself_can_be_resumed_from(tmp_path):
     uploader = Uploader(directory, list)
     uploader.save(checkpoint())
     uploader.close()
-    assert fetch_latest(LocalTracker().open_run(RunRef("local", str(directory))), tmp_path / "elsewhere").step == 40
+    assert (
+        fetch_latest(
+            LocalTracker().open_run(RunRef("local", str(directory))), tmp_path / "elsewhere"
+        ).step
+        == 40
+    )
 
 
 def test_a_run_without_a_checkpoint_says_how_runs_get_one(tmp_path, run):
-    with pytest.raises(ConfigError, match=r"no checkpoint to resume from .* trainer.checkpoint_every > 0"):
+    with pytest.raises(
+        ConfigError, match=r"no checkpoint to resume from .* trainer.checkpoint_every > 0"
+    ):
         fetch_latest(run, tmp_path)
 
 
@@ -175,9 +195,13 @@ def test_a_checkpoint_that_changed_on_its_way_is_refused(tmp_path, run):
         fetch_latest(run, tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "step-00000040.pt", "/tmp/step-00000040.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "step-00000040.pt", "/tmp/step-00000040.safetensors"]
+)
 def test_a_run_cannot_point_outside_its_checkpoints(tmp_path, run, name):
-    (tmp_path / "latest.json").write_text(json.dumps({"file": name, "step": 40, "sha256": "0" * 64}))
+    (tmp_path / "latest.json").write_text(
+        json.dumps({"file": name, "step": 40, "sha256": "0" * 64})
+    )
     run.put_file(tmp_path / "latest.json", LATEST)
     with pytest.raises(ConfigError, match="a checkpoint is named like"):
         fetch_latest(run, tmp_path / "elsewhere")

@@ -1,4 +1,5 @@
-"""Batches: what is in them, that they come again the same, and what is said of text that will not do."""
+"""Batches: what is in them, that they come again the same, and what is said of text that will not
+do."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def book(tmp_path):
 
 
 def mixture(book, *, seed=0, **changes):
-    return Mixture(DataConfig(path=str(book), **changes), context_length=32, batch_size=16, seed=seed)
+    return Mixture(
+        DataConfig(path=str(book), **changes), context_length=32, batch_size=16, seed=seed
+    )
 
 
 def test_targets_are_the_inputs_one_token_later(book):
@@ -116,7 +119,13 @@ def test_every_token_has_a_visible_text():
     texts = [token_text(token) for token in range(257)]
     assert len(set(texts)) == 257
     assert not any(text.isspace() or not text.isprintable() for text in texts)
-    assert [token_text(token) for token in (BOS, 32, 10, 65, 255)] == ["<bos>", "␣", "↵", "A", "\\xff"]
+    assert [token_text(token) for token in (BOS, 32, 10, 65, 255)] == [
+        "<bos>",
+        "␣",
+        "↵",
+        "A",
+        "\\xff",
+    ]
 
 
 def test_the_standard_library_is_found_in_a_stable_order_without_its_tests():
@@ -140,8 +149,14 @@ def test_a_folder_is_read_in_the_order_of_its_names_without_hidden_files(tmp_pat
 @pytest.mark.parametrize(
     ("make_path", "message"),
     [
-        (lambda folder: folder / "nowhere.txt", "is no file, no folder, and a glob that matches nothing"),
-        (lambda folder: folder, "is a folder without a file that matches data.pattern='\\*\\*/\\*.txt'"),
+        (
+            lambda folder: folder / "nowhere.txt",
+            "is no file, no folder, and a glob that matches nothing",
+        ),
+        (
+            lambda folder: folder,
+            "is a folder without a file that matches data.pattern='\\*\\*/\\*.txt'",
+        ),
     ],
 )
 def test_a_path_without_text_is_an_error(tmp_path, make_path, message):
@@ -155,7 +170,9 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
         read_text(DataConfig(path=str(tmp_path)))
 
 
-@pytest.mark.parametrize(("n_bytes", "split"), [(10, "training"), (100, "validation"), (0, "training")])
+@pytest.mark.parametrize(
+    ("n_bytes", "split"), [(10, "training"), (100, "validation"), (0, "training")]
+)
 def test_too_short_a_text_says_how_much_is_needed(tmp_path, n_bytes, split):
     path = tmp_path / "short.txt"
     path.write_text("x" * n_bytes)

@@ -1,4 +1,5 @@
-"""The demo's decoder: its shapes, what each position may see, and what its configuration refuses."""
+"""The demo's decoder: its shapes, what each position may see, and what its configuration
+refuses."""
 
 from __future__ import annotations
 
@@ -8,7 +9,14 @@ import torch
 from tracker_viz.demo.model import Decoder, ModelConfig, rotary_table, rotate
 from tracker_viz.errors import ConfigError
 
-SMALL = {"n_blocks": 2, "n_heads": 4, "d_model": 32, "d_ffn": 48, "context_length": 16, "vocab_size": 50}
+SMALL = {
+    "n_blocks": 2,
+    "n_heads": 4,
+    "d_model": 32,
+    "d_ffn": 48,
+    "context_length": 16,
+    "vocab_size": 50,
+}
 
 
 @pytest.fixture
@@ -60,23 +68,35 @@ def test_attention_depends_on_distance_only():
     rope = rotary_table(32, 8, 10_000.0)
     query, key = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
     queries, keys = rotate(query.expand(32, 8), rope), rotate(key.expand(32, 8), rope)
-    at_distance_5 = torch.stack([queries[position] @ keys[position - 5] for position in range(5, 32)])
+    at_distance_5 = torch.stack(
+        [queries[position] @ keys[position - 5] for position in range(5, 32)]
+    )
     assert torch.allclose(at_distance_5, at_distance_5[0].expand(27), atol=1e-5)
     assert not torch.allclose(queries[4] @ keys[0], at_distance_5[0], atol=1e-2)
 
 
 def test_attention_is_what_the_formula_says():
-    """Written out with complex numbers: position m turns the pair (i, i + d/2) by m * base^(-2i/d) (RoFormer, eq. 12 to 16)."""
+    """Written out with complex numbers: position m turns the pair (i, i + d/2) by m * base^(-2i/d)
+    (RoFormer, eq. 12 to 16)."""
     attention = make().blocks[0].attn
     stream = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(2))
     angle = torch.outer(torch.arange(16.0), 10_000.0 ** (-torch.arange(0, 8, 2) / 8))
     heads = []
     for head in range(4):
         rows = slice(8 * head, 8 * head + 8)
-        query, key, value = (stream[0] @ projection.weight[rows].T for projection in (attention.q_proj, attention.k_proj, attention.v_proj))
-        query, key = (torch.complex(each[:, :4], each[:, 4:]) * torch.polar(torch.ones(16, 4), angle) for each in (query, key))
+        query, key, value = (
+            stream[0] @ projection.weight[rows].T
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        query, key = (
+            torch.complex(each[:, :4], each[:, 4:]) * torch.polar(torch.ones(16, 4), angle)
+            for each in (query, key)
+        )
         scores = (query @ key.conj().T).real / 8**0.5
-        heads.append(scores.masked_fill(torch.ones(16, 16).triu(1).bool(), -torch.inf).softmax(dim=-1) @ value)
+        heads.append(
+            scores.masked_fill(torch.ones(16, 16).triu(1).bool(), -torch.inf).softmax(dim=-1)
+            @ value
+        )
     expected = torch.cat(heads, dim=-1) @ attention.o_proj.weight.T
     rope = rotary_table(16, 8, 10_000.0)
     assert torch.allclose(attention(stream, rope)[0], expected, atol=1e-5)
@@ -86,7 +106,9 @@ def test_tied_embeddings_are_one_matrix(tokens):
     model = make(tie_embeddings=True)
     assert model.lm_head.weight is model.embed_tokens.weight
     model(tokens).sum().backward()
-    assert sum(weight.numel() for weight in model.parameters()) < sum(weight.numel() for weight in make().parameters())
+    assert sum(weight.numel() for weight in model.parameters()) < sum(
+        weight.numel() for weight in make().parameters()
+    )
 
 
 def test_projections_into_the_stream_start_smaller():
@@ -105,9 +127,15 @@ def test_a_sequence_beyond_the_context_is_refused(tokens):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_heads": 7}, r"d_model=32 must be a multiple of model.n_heads=7; n_heads that fit: 1, 2, 4, 8, 16"),
+        (
+            {"n_heads": 7},
+            r"d_model=32 must be a multiple of model.n_heads=7; n_heads that fit: 1, 2, 4, 8, 16",
+        ),
         ({"n_heads": 32}, r"must be even; got 32 / 32 = 1: try model.d_model=64"),
-        ({"n_kv_heads": 3}, r"n_heads=4 must be a multiple of model.n_kv_heads=3; n_kv_heads that fit: 1, 2, 4"),
+        (
+            {"n_kv_heads": 3},
+            r"n_heads=4 must be a multiple of model.n_kv_heads=3; n_kv_heads that fit: 1, 2, 4",
+        ),
         ({"n_kv_heads": 0}, r"n_kv_heads must be greater than 0, or null"),
         ({"n_blocks": 0}, r"model.n_blocks must be greater than 0; got 0"),
         ({"d_ffn": -1}, r"model.d_ffn must be greater than 0; got -1"),

@@ -12,7 +12,13 @@ import torch
 from tracker_viz.demo.checkpoint import Checkpoint
 from tracker_viz.demo.data import DataConfig, Mixture
 from tracker_viz.demo.model import Decoder, ModelConfig
-from tracker_viz.demo.trainer import Trainer, TrainerConfig, TrainingDivergedError, choose_device, stop_on_signal
+from tracker_viz.demo.trainer import (
+    Trainer,
+    TrainerConfig,
+    TrainingDivergedError,
+    choose_device,
+    stop_on_signal,
+)
 from tracker_viz.errors import ConfigError
 
 TINY = ModelConfig(n_blocks=2, n_heads=2, d_model=16, d_ffn=32, context_length=32)
@@ -42,8 +48,20 @@ def make(tmp_path):
 
     def trainer(seed=0, model=TINY, **recipe):
         torch.manual_seed(seed)
-        recipe = {"steps": 12, "batch_size": 4, "warmup_steps": 3, "evaluate_rows": 4, "checkpoint_every": 4, "device": "cpu"} | recipe
-        mixture = Mixture(DataConfig(path=str(path)), context_length=32, batch_size=recipe["batch_size"], seed=seed)
+        recipe = {
+            "steps": 12,
+            "batch_size": 4,
+            "warmup_steps": 3,
+            "evaluate_rows": 4,
+            "checkpoint_every": 4,
+            "device": "cpu",
+        } | recipe
+        mixture = Mixture(
+            DataConfig(path=str(path)),
+            context_length=32,
+            batch_size=recipe["batch_size"],
+            seed=seed,
+        )
         return Trainer(Decoder(model), mixture, TrainerConfig(**recipe))
 
     return trainer
@@ -53,7 +71,10 @@ def fit(trainer, log=None, evaluate_at=lambda step: False):
     """Train; returns the outcome, what the recorder saw, and the saved states by step."""
     log = log or Log()
     saved = {}
-    keep = lambda state, step: saved.update({step: {name: tensor.clone() for name, tensor in state.items()}})  # noqa: E731
+
+    def keep(state, step):
+        saved[step] = {name: tensor.clone() for name, tensor in state.items()}
+
     outcome = trainer.fit(log, save=keep, evaluate_at=evaluate_at, progress=False)
     return outcome, log, saved
 
@@ -73,9 +94,16 @@ def test_every_finished_step_is_shown_once(make):
 
 def test_held_out_losses_come_where_they_are_asked_for(make):
     _, log, _ = fit(make(), evaluate_at=lambda step: step in (1, 7))
-    evaluated = [step for step, point in log.points.items() if "validation/loss" in point and "validation/second_copy_loss" in point]
+    evaluated = [
+        step
+        for step, point in log.points.items()
+        if "validation/loss" in point and "validation/second_copy_loss" in point
+    ]
     assert evaluated == [1, 7]
-    assert list(fit(make(evaluate_rows=0), evaluate_at=lambda step: True)[1].points[1]) == ["tokens_seen", "loss"]
+    assert list(fit(make(evaluate_rows=0), evaluate_at=lambda step: True)[1].points[1]) == [
+        "tokens_seen",
+        "loss",
+    ]
 
 
 def test_looking_at_held_out_rows_does_not_change_training(make):
@@ -126,7 +154,9 @@ def test_checkpoints_come_at_their_cadence_and_at_the_end(make):
 def test_a_checkpoint_of_another_shape_is_refused_by_name(make):
     _, _, states = fit(make(steps=4))
     other = make(model=ModelConfig(n_blocks=2, n_heads=2, d_model=16, d_ffn=48, context_length=32))
-    with pytest.raises(ConfigError, match=r"blocks.0.mlp.down_proj.weight is \(16, 32\) there and \(16, 48\) here"):
+    with pytest.raises(
+        ConfigError, match=r"blocks.0.mlp.down_proj.weight is \(16, 32\) there and \(16, 48\) here"
+    ):
         other.load_state(Checkpoint(4, states[4]))
 
 
@@ -159,7 +189,10 @@ def test_a_loss_that_is_no_number_stops_training_before_the_weights_change(make)
     trainer = make()
     weight = trainer.model.embed_tokens.weight
     log = Log(at={5: lambda: weight.data[65:].fill_(float("inf"))})
-    with pytest.raises(TrainingDivergedError, match=r"the loss is nan after 5 steps; try a lower trainer.learning_rate \(now 0.001\)"):
+    with pytest.raises(
+        TrainingDivergedError,
+        match=r"the loss is nan after 5 steps; try a lower trainer.learning_rate \(now 0.001\)",
+    ):
         fit(trainer, log)
     assert list(log.points) == [1, 2, 3, 4, 5]
     assert weight[0].isfinite().all()
@@ -177,7 +210,15 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine_to_its_share():
 def test_every_update_uses_its_own_learning_rate(make):
     trainer = make(steps=6)
     used = []
-    fit(trainer, Log(at=dict.fromkeys(range(1, 7), lambda: used.append([group["lr"] for group in trainer.optimizer.param_groups]))))
+    fit(
+        trainer,
+        Log(
+            at=dict.fromkeys(
+                range(1, 7),
+                lambda: used.append([group["lr"] for group in trainer.optimizer.param_groups]),
+            )
+        ),
+    )
     assert used == [[trainer.config.learning_rate_at(step)] * 2 for step in range(6)]
     assert len(set(map(tuple, used))) == 5  # the warm-up ends where the cosine begins
 
@@ -206,7 +247,9 @@ def test_impossible_recipes_are_refused(changes, message):
 
 
 def test_an_unknown_device_is_refused():
-    with pytest.raises(ConfigError, match=r"trainer.device must be auto or a device of this machine .* got 'gpuu'"):
+    with pytest.raises(
+        ConfigError, match=r"trainer.device must be auto or a device of this machine .* got 'gpuu'"
+    ):
         choose_device("gpuu")
 
 

@@ -57,7 +57,11 @@ def rendered(mlflow_server, tmp_path_factory) -> list[tuple[RunRef, RenderResult
     made = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        model = Decoder(ModelConfig(n_blocks=2, n_heads=2, d_model=32, d_ffn=64, context_length=32, vocab_size=40))
+        model = Decoder(
+            ModelConfig(
+                n_blocks=2, n_heads=2, d_model=32, d_ffn=64, context_length=32, vocab_size=40
+            )
+        )
         optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
         with tv.watch(
             model, run="mlflow", every=2, total_steps=16, max_overhead=float("inf"), name=f"seed {seed}",
@@ -65,13 +69,19 @@ def rendered(mlflow_server, tmp_path_factory) -> list[tuple[RunRef, RenderResult
         ) as watcher:  # fmt: skip
             for step in range(16):
                 batch = torch.randint(40, (4, 17))
-                loss = nn.functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+                loss = nn.functional.cross_entropy(
+                    model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()
+                )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 watcher.step(step, loss=loss)
         result = render_run(
-            watcher.ref, video={"size": "720p", "hold_s": 1.0}, cache=directory / "cache", tracker_options=options, progress=False
+            watcher.ref,
+            video={"size": "720p", "hold_s": 1.0},
+            cache=directory / "cache",
+            tracker_options=options,
+            progress=False,
         )
         made.append((watcher.ref, result))
     return made
@@ -109,7 +119,11 @@ def test_the_link_opens_the_video_and_it_plays_and_seeks(rendered, page):
 
 def test_the_video_that_says_its_last_step_plays_too(rendered, page):
     _, result = rendered[0]
-    page.goto(result.url.replace("artifacts/overview.webm", "artifacts/videos/overview/step_00000016.webm"))
+    page.goto(
+        result.url.replace(
+            "artifacts/overview.webm", "artifacts/videos/overview/step_00000016.webm"
+        )
+    )
     page.wait_for_function(LOADED, timeout=60_000)
     assert page.evaluate(PLAY_AND_SEEK)["error"] is None
 
@@ -120,7 +134,8 @@ def test_two_runs_play_side_by_side_on_the_compare_page(rendered, page):
     runs = urllib.parse.quote(json.dumps([ref.path for ref in refs]))
     experiments = urllib.parse.quote(json.dumps([experiment.split("/")[0]]))
     page.goto(f"{base}/#/compare-runs?runs={runs}&experiments={experiments}")
-    # The page moves under the pointer while its sections load, so the click is sent to the element itself.
+    # The page moves under the pointer while its sections load, so the click is sent to the element
+    # itself.
     page.get_by_text("overview.webm").first.dispatch_event("click", timeout=60_000)
     page.wait_for_function(BOTH_LOADED, timeout=60_000)
     page.locator("video").first.scroll_into_view_if_needed()
@@ -130,27 +145,43 @@ def test_two_runs_play_side_by_side_on_the_compare_page(rendered, page):
     assert seen[0]["top"] == seen[1]["top"]
 
 
-def test_the_runs_overview_shows_the_animation_and_says_what_became_of_the_heads(rendered, page, tmp_path):
+def test_the_runs_overview_shows_the_animation_and_says_what_became_of_the_heads(
+    rendered, page, tmp_path
+):
     ref, result = rendered[1]
     base = result.url.split("/#/")[0]
     render_run(
-        ref, format="gif", video={"size": "640x360"}, cache=tmp_path, tracker_options={"mlflow": {"tracking_uri": base}}, progress=False
+        ref,
+        format="gif",
+        video={"size": "640x360"},
+        cache=tmp_path,
+        tracker_options={"mlflow": {"tracking_uri": base}},
+        progress=False,
     )
     page.goto(result.url.split("/artifacts/")[0] + "?workflowType=machine_learning")
     image = page.locator("img[src*='get-artifact?path=overview.gif']")
     image.wait_for(timeout=60_000, state="attached")
-    heads = page.get_by_text("of the 4 heads has taken a role").or_(page.get_by_text("margin over chance"))
+    heads = page.get_by_text("of the 4 heads has taken a role").or_(
+        page.get_by_text("margin over chance")
+    )
 
     def the_beginning_is_seen_before_the_note_is_unfolded():
         unfold = page.get_by_text("Show more").first.bounding_box()
         assert image.bounding_box()["y"] + image.bounding_box()["height"] > unfold["y"]
-        for shown in (page.get_by_role("link", name="overview").first, page.get_by_role("link", name="every head's scores"), heads):
+        for shown in (
+            page.get_by_role("link", name="overview").first,
+            page.get_by_role("link", name="every head's scores"),
+            heads,
+        ):
             assert shown.bounding_box()["y"] + shown.bounding_box()["height"] < unfold["y"]
 
     comes_true(page, the_beginning_is_seen_before_the_note_is_unfolded)
     screenshot(page, "run-overview-folded")
     page.get_by_text("Show more").first.click()
-    page.wait_for_function("() => document.querySelector(\"img[src*='overview.gif']\").naturalWidth > 100", timeout=60_000)
+    page.wait_for_function(
+        "() => document.querySelector(\"img[src*='overview.gif']\").naturalWidth > 100",
+        timeout=60_000,
+    )
     image.scroll_into_view_if_needed()
     screenshot(page, "run-overview")
 
@@ -159,13 +190,20 @@ def test_the_explorer_page_runs_in_the_artifact_viewers_sandbox(rendered, page, 
     ref, result = rendered[1]
     base = result.url.split("/#/")[0]
     explorer = render_run(
-        ref, format="html", video={"size": "640x360"}, cache=tmp_path, tracker_options={"mlflow": {"tracking_uri": base}}, progress=False
+        ref,
+        format="html",
+        video={"size": "640x360"},
+        cache=tmp_path,
+        tracker_options={"mlflow": {"tracking_uri": base}},
+        progress=False,
     )
     page.goto(explorer.url)
     frame = page.frame_locator("iframe")
     slider = frame.locator("#slider")
     frame.get_by_text("step 0", exact=True).wait_for(timeout=60_000)
-    slider.evaluate("slider => { slider.value = slider.max; slider.dispatchEvent(new Event('input')); }")
+    slider.evaluate(
+        "slider => { slider.value = slider.max; slider.dispatchEvent(new Event('input')); }"
+    )
     frame.get_by_text("step 16", exact=True).wait_for(timeout=60_000)
     screenshot(page, "explorer")
 
@@ -181,7 +219,10 @@ def test_key_frames_stand_behind_a_step_slider(rendered, page):
     image = page.locator("img[src*='overview%2Bstep%2B4%2B']")
     image.click(timeout=60_000)
     # the small picture opens the whole one
-    page.wait_for_function("() => [...document.querySelectorAll('img')].some(image => image.naturalWidth == 1280)", timeout=60_000)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('img')].some(image => image.naturalWidth == 1280)",
+        timeout=60_000,
+    )
     page.wait_for_timeout(600)  # it grows into place
     screenshot(page, "key-frames")
 
@@ -192,9 +233,21 @@ def test_charts_come_in_a_few_groups_of_their_own(rendered, page):
     page.get_by_text("attn/induction", exact=True).wait_for(timeout=60_000)
 
     def they_are_few():
-        groups = page.evaluate("() => [...document.body.innerText.matchAll(/^(.+)\\s\\(\\d+\\)$/gm)].map(found => found[1].trim())")
-        assert {"attn", "attn/induction", "attn/previous_token", "specialisation", "weights/distance"} <= set(groups)
-        assert len(groups) <= 12, "what all heads do, three scores by head, six by projection, the summary, and what has no prefix"
+        groups = page.evaluate(
+            "() => [...document.body.innerText.matchAll(/^(.+)\\s\\(\\d+\\)$/gm)].map(found => "
+            "found[1].trim())"
+        )
+        assert {
+            "attn",
+            "attn/induction",
+            "attn/previous_token",
+            "specialisation",
+            "weights/distance",
+        } <= set(groups)
+        assert len(groups) <= 12, (
+            "what all heads do, three scores by head, six by projection, the summary, and what has "
+            "no prefix"
+        )
 
     comes_true(page, they_are_few)
     screenshot(page, "charts")
@@ -221,12 +274,17 @@ def test_the_page_above_a_sweep_plays_its_runs_in_step(rendered, page):
     parent = tracker.create_run(name="two seeds", config={})
     for ref, _ in rendered:
         MlflowClient(base).set_tag(ref.path, "mlflow.parentRunId", parent.ref.path)
-        assert not parent.guards_files(ref, "overview.webm"), "everybody sees it, so the page only says where it is"
+        assert not parent.guards_files(ref, "overview.webm"), (
+            "everybody sees it, so the page only says where it is"
+        )
     page.goto(put_sweep_page(parent.ref, tracker_options={"mlflow": {"tracking_uri": base}}))
     viewer = page.frame_locator("iframe")
     viewer.locator("#slider").wait_for(timeout=60_000)
     (frame,) = (each for each in page.frames if each != page.main_frame)
-    frame.wait_for_function("() => [...document.querySelectorAll('video')].every(video => video.readyState >= 2)", timeout=60_000)
+    frame.wait_for_function(
+        "() => [...document.querySelectorAll('video')].every(video => video.readyState >= 2)",
+        timeout=60_000,
+    )
     moments = dict(rendered[0][1].pictures[0].moments)
     for index, step in ((5, 10), (2, 4), (8, 16)):
         viewer.locator("#slider").fill(str(index))
@@ -241,7 +299,11 @@ def test_the_page_above_a_sweep_plays_its_runs_in_step(rendered, page):
 
         comes_true(page, both_show_it)
     screenshot(page, "in-step")
-    assert viewer.locator("#slider").bounding_box()["width"] > 400  # though the viewer of artifacts is narrow
+    assert (
+        viewer.locator("#slider").bounding_box()["width"] > 400
+    )  # though the viewer of artifacts is narrow
     assert not viewer.locator("#layout").is_visible()
     viewer.locator("#play").click()  # at the end, so it begins anew
-    frame.wait_for_function("() => 0 < Number(slider.value) && Number(slider.value) < 8", timeout=60_000)
+    frame.wait_for_function(
+        "() => 0 < Number(slider.value) && Number(slider.value) < 8", timeout=60_000
+    )

@@ -1,4 +1,5 @@
-"""The Hugging Face Trainer with one callback more: its own run gets the captures, and stays its own."""
+"""The Hugging Face Trainer with one callback more: its own run gets the captures, and stays its
+own."""
 
 from __future__ import annotations
 
@@ -29,12 +30,22 @@ def _own_directories(tmp_path, monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
-def make_trainer(tmp_path, report_to, callback, *, save_steps=None, stop_at=None, tokenizer=None, **arguments):
+def make_trainer(
+    tmp_path, report_to, callback, *, save_steps=None, stop_at=None, tokenizer=None, **arguments
+):
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=32
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
     )
-    rows = [{"input_ids": row, "labels": row} for row in torch.randint(64, (16, 16), generator=torch.Generator().manual_seed(1))]
+    rows = [
+        {"input_ids": row, "labels": row}
+        for row in torch.randint(64, (16, 16), generator=torch.Generator().manual_seed(1))
+    ]
     args = transformers.TrainingArguments(
         output_dir=str(tmp_path / "out"),
         max_steps=STEPS,
@@ -82,7 +93,9 @@ def test_captures_land_in_the_run_that_the_trainer_opened(tmp_path):
 
 @pytest.mark.parametrize("probe", [None, [[3, 5, 7, 9]]])
 def test_pictures_spell_tokens_as_the_trainers_tokenizer_does(tmp_path, probe):
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{token}": token for token in range(64)}, unk_token="w0"))
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({f"w{token}": token for token in range(64)}, unk_token="w0")
+    )
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
     callback = TrackerVizCallback(run="local", spool=tmp_path / "spool", probe=probe)
     make_trainer(tmp_path, [], callback, tokenizer=tokenizer).train()
@@ -91,7 +104,9 @@ def test_pictures_spell_tokens_as_the_trainers_tokenizer_does(tmp_path, probe):
 
 
 def test_every_run_that_the_trainer_reports_to_is_logged_into(tmp_path):
-    args = transformers.TrainingArguments(output_dir=str(tmp_path), report_to=["tensorboard", "mlflow", "wandb"], use_cpu=True)
+    args = transformers.TrainingArguments(
+        output_dir=str(tmp_path), report_to=["tensorboard", "mlflow", "wandb"], use_cpu=True
+    )
     assert _reported_to(args) == ["wandb", "mlflow"]
 
 
@@ -121,7 +136,9 @@ def test_training_that_failed_can_be_begun_again_in_the_same_process(tmp_path):
                 raise RuntimeError("out of luck")
 
     options = {"every": 2, "spool": "spool", "max_overhead": float("inf")}
-    callback = TrackerVizCallback(run="local", tracker_options={"local": {"directory": str(tmp_path / "runs")}}, **options)
+    callback = TrackerVizCallback(
+        run="local", tracker_options={"local": {"directory": str(tmp_path / "runs")}}, **options
+    )
     trainer = make_trainer(tmp_path, [], callback, save_steps=2)
     trainer.add_callback(FailsOnce())
     with pytest.raises(RuntimeError, match="out of luck"):

@@ -1,4 +1,5 @@
-"""A multirun of anybody's Hydra application is one sweep in the tracker: by config only, whatever launches the jobs."""
+"""A multirun of anybody's Hydra application is one sweep in the tracker: by config only, whatever
+launches the jobs."""
 
 from __future__ import annotations
 
@@ -51,10 +52,16 @@ def application(tmp_path):
 
 
 def run_python(*words, cwd):
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HYDRA_", "TRACKER_VIZ_"))}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MLFLOW_", "HYDRA_", "TRACKER_VIZ_"))
+    }
     environment = clean | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cwd / "cache")}
     command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
@@ -65,10 +72,19 @@ def test_every_job_is_a_run_below_the_sweeps_run(application, tmp_path, launcher
     (parent_ref,) = [RunRef.parse(text) for text in json.loads(note.read_text())]
     service = trackers.connect("mlflow", tracking_uri=f"sqlite:///{tmp_path}/store.db")
     parent = service.open_run(parent_ref)
-    infos = {info.name: info for info in (service.open_run(child).info() for child in parent.children())}
-    assert {name: info.state for name, info in infos.items()} == {"x=0": "finished", "x=1": "failed", "x=2": "finished"}
+    infos = {
+        info.name: info for info in (service.open_run(child).info() for child in parent.children())
+    }
+    assert {name: info.state for name, info in infos.items()} == {
+        "x=0": "finished",
+        "x=1": "failed",
+        "x=2": "finished",
+    }
     assert {info.parent for info in infos.values()} == {parent_ref}
-    assert f"tracker-viz compare sweep={parent_ref} tracking_uri=sqlite:///{tmp_path}/store.db" in done.stdout
+    assert (
+        f"tracker-viz compare sweep={parent_ref} tracking_uri=sqlite:///{tmp_path}/store.db"
+        in done.stdout
+    )
     assert parent.info().name == "ablation"
     assert parent.info().state == "failed"
 
@@ -83,7 +99,11 @@ def test_a_tracker_that_is_away_costs_the_parent_and_not_the_jobs(tmp_path, capl
     from omegaconf import OmegaConf
 
     callback = SweepCallback({"mlflow": {"tracking_uri": "sqlite:////proc/no/such/place.db"}})
-    hydra = {"runtime": {"cwd": str(tmp_path)}, "sweep": {"dir": "multirun"}, "overrides": {"task": ["x=0,1"]}}
+    hydra = {
+        "runtime": {"cwd": str(tmp_path)},
+        "sweep": {"dir": "multirun"},
+        "overrides": {"task": ["x=0,1"]},
+    }
     callback.on_multirun_start(OmegaConf.create({"hydra": hydra}))
     assert "the runs of this sweep get no parent in mlflow" in caplog.text
     callback.on_multirun_end(OmegaConf.create({}))
@@ -93,20 +113,39 @@ def test_parents_are_read_from_the_environment(monkeypatch):
     monkeypatch.delenv(PARENTS, raising=False)
     assert parent_runs() == {}
     monkeypatch.setenv(PARENTS, "mlflow:abc wandb:me/proj/xyz")
-    assert parent_runs() == {"mlflow": RunRef("mlflow", "abc"), "wandb": RunRef("wandb", "me/proj/xyz")}
+    assert parent_runs() == {
+        "mlflow": RunRef("mlflow", "abc"),
+        "wandb": RunRef("wandb", "me/proj/xyz"),
+    }
 
 
 def test_a_sweeper_optimises_a_score_of_the_heads(tmp_path):
     """The real Optuna sweeper; its trials are runs of one sweep like any other's."""
-    options = ("experiment=smoke", "tracker=local", "render=false", "optimize=specialisation/previous_token_max")
-    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_jobs=1")
-    done = run_python(TRAIN, "-m", *options, *search, "trainer.learning_rate=interval(0.0005,0.005)", cwd=tmp_path)
+    options = (
+        "experiment=smoke",
+        "tracker=local",
+        "render=false",
+        "optimize=specialisation/previous_token_max",
+    )
+    search = (
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.direction=maximize",
+        "hydra.sweeper.n_jobs=1",
+    )
+    done = run_python(
+        TRAIN, "-m", *options, *search, "trainer.learning_rate=interval(0.0005,0.005)", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     (results,) = tmp_path.glob("multirun/*/*/optimization_results.yaml")
     best = yaml.safe_load(results.read_text())
-    summaries = [json.loads(path.read_text()) for path in results.parent.glob("*/spool/summary.json")]
+    summaries = [
+        json.loads(path.read_text()) for path in results.parent.glob("*/spool/summary.json")
+    ]
     assert len(summaries) == 3
-    assert best["best_value"] == max(summary["specialisation/previous_token_max"] for summary in summaries)
+    assert best["best_value"] == max(
+        summary["specialisation/previous_token_max"] for summary in summaries
+    )
     assert set(best["best_params"]) == {"trainer.learning_rate"}
 
 
@@ -151,15 +190,31 @@ hydra:
 """
 
 
-def test_somebody_elses_application_takes_our_groups_and_its_sweep_gets_its_page_though_a_job_failed(tmp_path):
+def test_somebody_elses_application_takes_our_groups_and_its_sweep_gets_its_page_though_a_job_failed(
+    tmp_path,
+):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "ours.yaml").write_text(FOREIGN_CONFIG)
     (tmp_path / "app.py").write_text(FOREIGN)
     done = run_python("app.py", "-m", "x=0,1,2", cwd=tmp_path)
     assert "this job fails" in done.stderr
     (note,) = tmp_path.glob("multirun/*/*/tracker_viz_sweep.json")
-    parent = trackers.open_run(json.loads(note.read_text())[0], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    children = [trackers.open_run(ref, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db") for ref in parent.children()]
-    assert [run.info().state for run in (parent, *children)] == ["failed", "finished", "finished", "failed"]
+    parent = trackers.open_run(
+        json.loads(note.read_text())[0], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db"
+    )
+    children = [
+        trackers.open_run(ref, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+        for ref in parent.children()
+    ]
+    assert [run.info().state for run in (parent, *children)] == [
+        "failed",
+        "finished",
+        "finished",
+        "failed",
+    ]
     page = parent.get_file("in_step.html", tmp_path / "back").read_text().replace("\\u0026", "&")
-    assert [f"heads.webm&run_uuid={run.ref.path}" in page for run in children] == [True, True, False]
+    assert [f"heads.webm&run_uuid={run.ref.path}" in page for run in children] == [
+        True,
+        True,
+        False,
+    ]

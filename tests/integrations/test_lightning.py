@@ -1,4 +1,5 @@
-"""The Lightning Trainer with one callback more: its logger's run gets the captures, and stays the logger's."""
+"""The Lightning Trainer with one callback more: its logger's run gets the captures, and stays the
+logger's."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from tracker_viz.integrations.lightning import TrackerVizCallback  # noqa: E402
 def _own_directories(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRACKER_VIZ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # restored afterwards: the logger sets it for the whole process
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", ""
+    )  # restored afterwards: the logger sets it for the whole process
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     yield
     mlflow.set_tracking_uri(None)
@@ -32,13 +35,19 @@ def _own_directories(tmp_path, monkeypatch):
 class Module(pl.LightningModule):
     def __init__(self, fail_at=None):
         super().__init__()
-        self.decoder = Decoder(ModelConfig(n_blocks=2, n_heads=2, d_model=16, d_ffn=32, context_length=16, vocab_size=40))
+        self.decoder = Decoder(
+            ModelConfig(
+                n_blocks=2, n_heads=2, d_model=16, d_ffn=32, context_length=16, vocab_size=40
+            )
+        )
         self.fail_at = fail_at
 
     def training_step(self, batch, index):
         if index == self.fail_at:
             raise RuntimeError("out of luck")
-        return nn.functional.cross_entropy(self.decoder(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        return nn.functional.cross_entropy(
+            self.decoder(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()
+        )
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), 1e-3)
@@ -51,7 +60,9 @@ def fit(logger, callback, *, fail_at=None, ckpt_path=None, **options):
         accelerator="cpu", logger=logger, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
         **options,
     )  # fmt: skip
-    trainer.fit(Module(fail_at), torch.utils.data.DataLoader(rows, batch_size=2), ckpt_path=ckpt_path)
+    trainer.fit(
+        Module(fail_at), torch.utils.data.DataLoader(rows, batch_size=2), ckpt_path=ckpt_path
+    )
     return trainer
 
 
@@ -61,7 +72,9 @@ def test_captures_land_in_the_loggers_run(tmp_path):
     callback = TrackerVizCallback(model="decoder", captures=4, max_overhead=float("inf"))
     fit(logger, callback, accumulate_grad_batches=2)
     assert str(callback.watcher.ref) == f"mlflow:{logger.run_id}"
-    captures = list(tv.load_captures(callback.watcher.ref, tracker_options={"mlflow": {"tracking_uri": uri}}))
+    captures = list(
+        tv.load_captures(callback.watcher.ref, tracker_options={"mlflow": {"tracking_uri": uri}})
+    )
     assert [capture.step for capture in captures] == [0, 1, 3, 6]
     # ln 40 = 3.69: what training_step returned, not its half that Lightning adds up
     assert all(capture.metrics["loss"] == pytest.approx(3.7, abs=0.2) for capture in captures)
@@ -77,9 +90,17 @@ def test_what_was_captured_before_training_failed_is_kept(tmp_path):
 
 
 def test_a_training_that_goes_on_from_a_checkpoint_counts_on(tmp_path):
-    options = {"model": "decoder", "run": "local", "every": 2, "spool": "spool", "max_overhead": float("inf")}
+    options = {
+        "model": "decoder",
+        "run": "local",
+        "every": 2,
+        "spool": "spool",
+        "max_overhead": float("inf"),
+    }
     first, resumed = TrackerVizCallback(**options), TrackerVizCallback(**options)
-    fit(False, first, max_epochs=5, max_steps=4).save_checkpoint(tmp_path / "at4.ckpt", weights_only=False)
+    fit(False, first, max_epochs=5, max_steps=4).save_checkpoint(
+        tmp_path / "at4.ckpt", weights_only=False
+    )
     fit(False, resumed, max_epochs=5, max_steps=8, ckpt_path=tmp_path / "at4.ckpt")
     assert resumed.watcher.recorder.schedule.total == 8
     assert [capture.step for capture in tv.load_captures(resumed.watcher.ref)] == [0, 2, 4, 6, 8]
@@ -103,9 +124,15 @@ def test_the_loggers_own_server_is_found_whatever_the_process_is_set_to(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("decode", r"the decoder: one of \['decoder'\]; got 'decode'"), (None, "has no forward of its own")]
+    ("name", "message"),
+    [
+        ("decode", r"the decoder: one of \['decoder'\]; got 'decode'"),
+        (None, "has no forward of its own"),
+    ],
 )
-def test_the_part_that_is_the_decoder_must_be_named_where_the_module_cannot_be_called(name, message):
+def test_the_part_that_is_the_decoder_must_be_named_where_the_module_cannot_be_called(
+    name, message
+):
     with pytest.raises(ConfigError, match=message):
         fit(False, TrackerVizCallback(model=name, run="local"))
 

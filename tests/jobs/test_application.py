@@ -1,4 +1,5 @@
-"""What wraps every Hydra application: exit codes, and messages in place of tracebacks unless they are asked for."""
+"""What wraps every Hydra application: exit codes, and messages in place of tracebacks unless they
+are asked for."""
 
 from __future__ import annotations
 
@@ -53,7 +54,12 @@ def test_the_task_gets_its_config(call):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(ConfigError("give it a name"), 2), (TrackerError("the server said no"), 1), (KeyboardInterrupt(), 130)]
+    ("error", "code"),
+    [
+        (ConfigError("give it a name"), 2),
+        (TrackerError("the server said no"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_errors_that_a_user_can_mend_are_one_message(call, capsys, error, code):
     assert call(raising(error)) == code
@@ -72,7 +78,13 @@ def test_the_message_stands_alone_but_of_several_jobs_hydra_says_which_one_faile
 def test_a_callback_of_hydra_learns_that_the_job_failed(call, tmp_path, monkeypatch):
     (tmp_path / "callback_of_application.py").write_text(CALLBACK)
     monkeypatch.syspath_prepend(tmp_path)
-    assert call(raising(ConfigError("x")), "+hydra.callbacks.mine._target_=callback_of_application.Notes") == 2
+    assert (
+        call(
+            raising(ConfigError("x")),
+            "+hydra.callbacks.mine._target_=callback_of_application.Notes",
+        )
+        == 2
+    )
     assert (tmp_path / "status").read_text() == "FAILED"
 
 
@@ -92,7 +104,9 @@ def test_a_scheduler_that_ends_the_program_lets_it_put_things_in_order(tmp_path)
     main()
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
         assert process.stdout.readline() == "at work\n"
         process.terminate()
         assert process.communicate(timeout=30) == ("in order\n", "interrupted\n")
@@ -113,14 +127,23 @@ def test_a_bug_keeps_its_traceback(call):
 def test_a_reader_that_has_seen_enough_gets_no_traceback():
     program = "from tracker_viz.jobs.application import application\napplication(config_name='doctor')(lambda cfg: print('x' * 100_000))()"
     done = subprocess.run(
-        f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} | true", shell=True, stderr=subprocess.PIPE, text=True, check=True
+        f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} | true",
+        shell=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     assert "Traceback" not in done.stderr
 
 
 def test_a_terminal_that_cannot_show_every_sign_gets_the_others():
     program = "from tracker_viz.jobs.application import application\napplication(config_name='doctor')(lambda cfg: print('✓ done'))()"
-    done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (0, "? done\n"), done.stderr
 
 

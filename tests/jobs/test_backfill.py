@@ -1,4 +1,5 @@
-"""``tracker-viz backfill``: checkpoints that some training script left become a run, with the model built by what ``model=`` names."""
+"""``tracker-viz backfill``: checkpoints that some training script left become a run, with the model
+built by what ``model=`` names."""
 
 from __future__ import annotations
 
@@ -22,20 +23,34 @@ def build():
 def checkpoints(tmp_path):
     for step in (3, 5):
         torch.manual_seed(step)
-        model = Decoder(ModelConfig(n_blocks=2, n_heads=2, n_kv_heads=2, d_model=16, d_ffn=24, context_length=32, vocab_size=40))
+        model = Decoder(
+            ModelConfig(
+                n_blocks=2,
+                n_heads=2,
+                n_kv_heads=2,
+                d_model=16,
+                d_ffn=24,
+                context_length=32,
+                vocab_size=40,
+            )
+        )
         torch.save(model.state_dict(), tmp_path / f"ckpt_{step}.pt")
     return f"checkpoints={tmp_path}/ckpt_*.pt"
 
 
 def test_the_model_is_built_by_a_function_of_the_working_directory(tracker_viz, checkpoints):
     Path("my_model_of_backfill.py").write_text(BUILDER)
-    result = tracker_viz("backfill", checkpoints, "model=my_model_of_backfill.build", "run=local", "spool=spool")
+    result = tracker_viz(
+        "backfill", checkpoints, "model=my_model_of_backfill.build", "run=local", "spool=spool"
+    )
     assert result.code == 0, result.err
     assert "Captured 2 checkpoints, steps 3 to 5" in result.out
     ref = RunRef("local", str(Path("spool").absolute()))
     assert f"tracker-viz render run={ref}" in result.out
     assert [capture.step for capture in load_captures(ref)] == [3, 5]
-    again = tracker_viz("backfill", checkpoints, "model=my_model_of_backfill.build", f"run={ref}", "spool=spool")
+    again = tracker_viz(
+        "backfill", checkpoints, "model=my_model_of_backfill.build", f"run={ref}", "spool=spool"
+    )
     assert "Captured 0 checkpoints: the run holds all of them" in again.out
 
 
@@ -48,7 +63,11 @@ def test_the_model_is_built_by_a_function_of_the_working_directory(tracker_viz, 
         (["model=torch.nn.Identity", "run=mlflo"], "a run must look like one of mlflow:<run_id>"),
     ],
 )
-def test_a_model_that_cannot_be_built_is_told_in_one_message(tracker_viz, checkpoints, words, message):
+def test_a_model_that_cannot_be_built_is_told_in_one_message(
+    tracker_viz, checkpoints, words, message
+):
     result = tracker_viz("backfill", checkpoints, *words)
-    assert (result.code, message in result.err, "Traceback" in result.err) == (2, True, False), result.err
+    assert (result.code, message in result.err, "Traceback" in result.err) == (2, True, False), (
+        result.err
+    )
     assert list(Path.cwd().iterdir()) == []

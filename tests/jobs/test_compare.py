@@ -1,4 +1,5 @@
-"""Real small runs of two trackers are compared: a video, pictures and a table land where they belong; what cannot be is said."""
+"""Real small runs of two trackers are compared: a video, pictures and a table land where they
+belong; what cannot be is said."""
 
 from __future__ import annotations
 
@@ -26,7 +27,17 @@ FILES = {"poster.png", "distances.png", "heads.png", "runs.csv", "runs.parquet"}
 
 def train(run, *, seed, n_heads=2, steps=6, every=2, length=24, options=None, spool):
     torch.manual_seed(seed)
-    model = Decoder(ModelConfig(n_blocks=2, n_heads=n_heads, n_kv_heads=n_heads, d_model=16, d_ffn=24, context_length=32, vocab_size=40))
+    model = Decoder(
+        ModelConfig(
+            n_blocks=2,
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            d_model=16,
+            d_ffn=24,
+            context_length=32,
+            vocab_size=40,
+        )
+    )
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     generator = torch.Generator().manual_seed(seed)
     config = {"seed": seed, "model": {"n_heads": n_heads}}
@@ -37,7 +48,9 @@ def train(run, *, seed, n_heads=2, steps=6, every=2, length=24, options=None, sp
     ) as watcher:  # fmt: skip
         for step in range(steps):
             batch = torch.randint(40, (4, 17), generator=generator)
-            loss = nn.functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+            loss = nn.functional.cross_entropy(
+                model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -57,13 +70,22 @@ def runs(tmp_path_factory, store):
     return [
         train("local", seed=0, spool=root / "a"),
         train("local", seed=1, spool=root / "b"),
-        train("mlflow", seed=2, n_heads=4, steps=9, every=3, options={"mlflow": store}, spool=root / "c"),
+        train(
+            "mlflow",
+            seed=2,
+            n_heads=4,
+            steps=9,
+            every=3,
+            options={"mlflow": store},
+            spool=root / "c",
+        ),
     ]
 
 
 @pytest.fixture
 def sweep(runs, tmp_path):
-    """A parent run, two children in the wrong order with captures, and one that failed before its first."""
+    """A parent run, two children in the wrong order with captures, and one that failed before its
+    first."""
     tracker = LocalTracker(tmp_path / "sweep")
     parent = tracker.create_run(name="a sweep", config={})
     for name, ref in (("a", runs[1]), ("b", runs[0])):
@@ -76,15 +98,25 @@ def sweep(runs, tmp_path):
     return parent
 
 
-def test_runs_of_two_trackers_are_compared_and_the_result_lands_in_the_run_that_was_named(tracker_viz, runs, store, tmp_path):
+def test_runs_of_two_trackers_are_compared_and_the_result_lands_in_the_run_that_was_named(
+    tracker_viz, runs, store, tmp_path
+):
     listed = f"runs=[{','.join(map(str, runs))}]"
-    result = tracker_viz("compare", listed, f"tracking_uri={store['tracking_uri']}", f"into={runs[2]}", *SMALL)
+    result = tracker_viz(
+        "compare", listed, f"tracking_uri={store['tracking_uri']}", f"into={runs[2]}", *SMALL
+    )
     assert result.code == 0, result.err
     header, rule, *rows = result.out.splitlines()[:5]
     assert header.split()[:2] == ["run", "loss"]
     assert set(rule) <= {"─", " "}
-    assert [row.split("  ")[0] for row in rows] == ["n_heads=2 seed=0", "n_heads=2 seed=1", "n_heads=4 seed=2"]
-    assert "Note: The models differ in blocks x heads (2 x 2 in 2 runs, 2 x 4 in 1 run)" in result.out
+    assert [row.split("  ")[0] for row in rows] == [
+        "n_heads=2 seed=0",
+        "n_heads=2 seed=1",
+        "n_heads=4 seed=2",
+    ]
+    assert (
+        "Note: The models differ in blocks x heads (2 x 2 in 2 runs, 2 x 4 in 1 run)" in result.out
+    )
     assert "end at different steps (6 to 9)" in result.out
     run = MlflowTracker(**store).open_run(runs[2])
     for name in sorted(FILES):
@@ -98,14 +130,21 @@ def test_runs_of_two_trackers_are_compared_and_the_result_lands_in_the_run_that_
 
 
 def test_a_sweep_is_compared_in_its_parent_without_the_job_that_failed(tracker_viz, sweep):
-    assert tracker_viz("render", f"sweep={sweep.ref}", "layout=heads", *SMALL, "video.key_frames=0").code == 1  # for the one that failed
+    assert (
+        tracker_viz(
+            "render", f"sweep={sweep.ref}", "layout=heads", *SMALL, "video.key_frames=0"
+        ).code
+        == 1
+    )  # for the one that failed
     (sweep.directory / "in_step.html").unlink()
     result = tracker_viz("compare", f"sweep={sweep.ref}", "order=matched", "axis=progress", *SMALL)
     assert result.code == 0, result.err
     assert [line.split("  ")[0] for line in result.out.splitlines()[2:4]] == ["seed=0", "seed=1"]
     assert "Left out, without captures: broken (failed)." in result.out
     assert {path.name for path in (sweep.directory / "compare").iterdir()} == FILES
-    assert (sweep.directory / "compare.webm").read_bytes() == (sweep.directory / "videos/compare/step_00000006.webm").read_bytes()
+    assert (sweep.directory / "compare.webm").read_bytes() == (
+        sweep.directory / "videos/compare/step_00000006.webm"
+    ).read_bytes()
     assert "Watch it in the run: file://" in result.out
     assert f"The runs' own videos in step: {sweep.url('in_step.html')}" in result.out
     assert (sweep.directory / "in_step.html").is_file()
@@ -119,14 +158,24 @@ def test_runs_without_a_run_above_them_are_compared_on_this_machine_only(tracker
     assert not (Path(runs[0].path) / "compare").exists()
 
 
-def test_the_video_has_one_picture_for_every_point_at_which_any_run_was_captured(runs, store, tmp_path):
-    options = {"tracker_options": {"mlflow": store}, "video": SMALL_VIDEO, "progress": False, "upload": False, "output": tmp_path}
+def test_the_video_has_one_picture_for_every_point_at_which_any_run_was_captured(
+    runs, store, tmp_path
+):
+    options = {
+        "tracker_options": {"mlflow": store},
+        "video": SMALL_VIDEO,
+        "progress": False,
+        "upload": False,
+        "output": tmp_path,
+    }
     path = tv.compare([runs[0], runs[2]], **options)
     video = cv2.VideoCapture(str(path))
     n_frames = 0
     while video.grab():
         n_frames += 1
-    assert n_frames == len({0, 2, 4, 6} | {0, 3, 6, 9}) + 1  # the writer shows the last picture twice, so that players hold it
+    assert (
+        n_frames == len({0, 2, 4, 6} | {0, 3, 6, 9}) + 1
+    )  # the writer shows the last picture twice, so that players hold it
     assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (960, 540)
 
 
@@ -143,10 +192,19 @@ def test_the_video_has_one_picture_for_every_point_at_which_any_run_was_captured
         (["runs=[local:a,local:b]", "shown=65"], "shown is a number of runs, 2 to 64; got 65"),
         (["runs=[local:a,local:b]", "max_gb=0"], "max_gb is a number of gigabytes above 0"),
         (["runs=[local:a,nonsense]"], "a run must look like one of mlflow:<run_id>"),
-        (["runs=local:a"], "runs is a list, such as runs=[mlflow:<id>,wandb:<entity>/<project>/<id>]; got runs=local:a"),
-        (["runs=[local:a,local:b]", "base_url=http://x"], "base_url is an option of wandb, and none of these runs is there"),
+        (
+            ["runs=local:a"],
+            "runs is a list, such as runs=[mlflow:<id>,wandb:<entity>/<project>/<id>]; got runs=local:a",
+        ),
+        (
+            ["runs=[local:a,local:b]", "base_url=http://x"],
+            "base_url is an option of wandb, and none of these runs is there",
+        ),
         (["runs=[local:a,local:b]", "theme=blue"], "unknown theme 'blue'; known: dark, light"),
-        (["runs=[local:a,local:b]", "output=/proc/here"], "output /proc/here/compare.webm cannot be written: /proc: "),
+        (
+            ["runs=[local:a,local:b]", "output=/proc/here"],
+            "output /proc/here/compare.webm cannot be written: /proc: ",
+        ),
     ],
 )
 def test_what_means_nothing_is_refused_before_anything_is_read(tracker_viz, words, message):

@@ -54,8 +54,8 @@ def test_a_broken_opencv_fails_the_examination_with_its_fix(tracker_viz, monkeyp
     result = tracker_viz("doctor", f"base_url={nobody_home}")
     assert result.code == 1
     assert (
-        "✗ video: opencv       does not work here\n                      fix: import cv2 fails: libGL.so.1; apt-get install libgl1"
-        in result.out
+        "✗ video: opencv       does not work here\n                      fix: import cv2 fails: "
+        "libGL.so.1; apt-get install libgl1" in result.out
     )
     assert "· video: h264" in result.out
     assert "1 of these need mending" in result.err
@@ -85,7 +85,9 @@ def test_a_server_is_asked_whether_it_answers(web, nobody_home):
 
 def test_a_database_that_is_no_file_is_not_looked_for_on_the_disk():
     uri = "postgresql://db.example/mlflow"
-    assert doctor.mlflow(uri, 60.0) == doctor.Finding("note", "mlflow", f"{uri} is not tried here", doctor.UNTRIED)
+    assert doctor.mlflow(uri, 60.0) == doctor.Finding(
+        "note", "mlflow", f"{uri} is not tried here", doctor.UNTRIED
+    )
 
 
 def test_an_address_that_mlflow_does_not_take_is_told_with_those_that_it_takes():
@@ -105,7 +107,9 @@ def test_a_time_that_cannot_be_waited_for_is_refused(tracker_viz, timeout_s):
 def test_wandb_is_looked_for_where_the_client_would(monkeypatch, nobody_home):
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     monkeypatch.setenv("https_proxy", nobody_home)
-    assert doctor.wandb(None, 60.0).detail.startswith(f"{wandb.Settings().base_url} does not answer")
+    assert doctor.wandb(None, 60.0).detail.startswith(
+        f"{wandb.Settings().base_url} does not answer"
+    )
 
 
 def test_wandb_needs_a_key_for_its_server(web, monkeypatch, tmp_path):
@@ -115,7 +119,9 @@ def test_wandb_needs_a_key_for_its_server(web, monkeypatch, tmp_path):
     keyless = doctor.wandb(web, 60.0)
     assert (keyless.outcome, keyless.detail) == ("note", f"{web} answers, but cannot be written to")
     assert f"wandb login --host={web}" in keyless.fix
-    (tmp_path / ".netrc").write_text(f"machine {web.removeprefix('http://')} login user password {40 * '0'}")
+    (tmp_path / ".netrc").write_text(
+        f"machine {web.removeprefix('http://')} login user password {40 * '0'}"
+    )
     (tmp_path / ".netrc").chmod(0o600)
     assert doctor.wandb(web, 60.0).outcome == "ok"
     (tmp_path / ".netrc").unlink()
@@ -125,7 +131,9 @@ def test_wandb_needs_a_key_for_its_server(web, monkeypatch, tmp_path):
 
 def test_a_disk_that_is_nearly_full_is_told(tmp_path, monkeypatch):
     assert doctor.free_space("disk", tmp_path / "not" / "made" / "yet").outcome == "ok"
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: doctor.shutil._ntuple_diskusage(100, 99, 1))
+    monkeypatch.setattr(
+        doctor.shutil, "disk_usage", lambda path: doctor.shutil._ntuple_diskusage(100, 99, 1)
+    )
     finding = doctor.free_space("disk", tmp_path)
     assert (finding.outcome, "capture.max_mb" in finding.fix) == ("note", True)
 

@@ -1,4 +1,5 @@
-"""Every field of every layout, given what it is not: one error, from Python and from the command line, before any run is looked for."""
+"""Every field of every layout, given what it is not: one error, from Python and from the command
+line, before any run is looked for."""
 
 from __future__ import annotations
 
@@ -26,13 +27,48 @@ WRONG_TYPES = [
     ("layout", "panels", 3, "panels"),
     ("layout", "timeline", "maybe", "timeline is true or false; got 'maybe'"),
     ("layout", "metric", 3, "metric is the name of a metric that was logged, like 'loss'; got 3"),
-    ("layout", "scales", "viridis", "scales is a mapping, like {attention: {cmap: viridis}}; got 'viridis'"),
-    ("layout", "scales", {"attention": "viridis"}, "'attention' is a mapping of options, like {cmap: viridis}; got 'viridis'"),
-    ("layout", "scales", {"attention": {"cmap": 3}}, "cmap of the colour scale 'attention' is a text; got 3"),
-    ("layout", "scales", {"attention": {"minimum": "low"}}, "minimum of the colour scale 'attention' is a number; got 'low'"),
-    ("layout", "scales", {"attention": {"maximum": True}}, "maximum of the colour scale 'attention' is a number; got True"),
-    ("attention", "probe", 0.5, "probe of the panel 'attention' is a row of the probe by its label or its index from 0"),
-    ("attention", "show", 3, "unknown show of the panel 'attention' '3'; known: change, step, value"),
+    (
+        "layout",
+        "scales",
+        "viridis",
+        "scales is a mapping, like {attention: {cmap: viridis}}; got 'viridis'",
+    ),
+    (
+        "layout",
+        "scales",
+        {"attention": "viridis"},
+        "'attention' is a mapping of options, like {cmap: viridis}; got 'viridis'",
+    ),
+    (
+        "layout",
+        "scales",
+        {"attention": {"cmap": 3}},
+        "cmap of the colour scale 'attention' is a text; got 3",
+    ),
+    (
+        "layout",
+        "scales",
+        {"attention": {"minimum": "low"}},
+        "minimum of the colour scale 'attention' is a number; got 'low'",
+    ),
+    (
+        "layout",
+        "scales",
+        {"attention": {"maximum": True}},
+        "maximum of the colour scale 'attention' is a number; got True",
+    ),
+    (
+        "attention",
+        "probe",
+        0.5,
+        "probe of the panel 'attention' is a row of the probe by its label or its index from 0",
+    ),
+    (
+        "attention",
+        "show",
+        3,
+        "unknown show of the panel 'attention' '3'; known: change, step, value",
+    ),
     ("attention", "zooms", "many", "null for as many as fit well; got 'many'"),
     ("attention", "zooms", True, "a whole number from 1, or null"),
     (
@@ -47,24 +83,72 @@ WRONG_TYPES = [
     ("weights", "reduce", ["rms"], "unknown reduce of the panel 'weights'"),
     ("scores", "names", "head.sink", "names of the panel 'scores' is a list of names or patterns"),
     ("scores", "names", None, "names of the panel 'scores' is a list of names or patterns"),
-    ("head", "block", "first", "block of the panel 'head' is a block's number, a whole number from 0, or null for any; got 'first'"),
-    ("head", "head", 1.5, "head of the panel 'head' is a head's number, a whole number from 0, or null for any; got 1.5"),
+    (
+        "head",
+        "block",
+        "first",
+        "block of the panel 'head' is a block's number, a whole number from 0, or null for any; got 'first'",
+    ),
+    (
+        "head",
+        "head",
+        1.5,
+        "head of the panel 'head' is a head's number, a whole number from 0, or null for any; got 1.5",
+    ),
     ("head", "probe", False, "probe of the panel 'head' is a row of the probe"),
 ]
 WRONG_VALUES = [
-    *(("layout", "name", name, "a layout's name names files") for name in ("a/b", "..", "", ".hidden", "captures", "ends.", "naïve")),
+    *(
+        ("layout", "name", name, "a layout's name names files")
+        for name in ("a/b", "..", "", ".hidden", "captures", "ends.", "naïve")
+    ),
     ("layout", "panels", [], "needs panels"),
     ("layout", "timeline", 2, "timeline is true or false; got 2"),
     ("layout", "metric", "", "metric is the name of a metric"),
-    ("layout", "scales", {"atention": {}}, "unknown colour scale 'atention'; did you mean 'attention'"),
-    ("layout", "scales", {"score": {"cmpa": "mako"}}, "unknown option of the colour scale 'score' 'cmpa'; did you mean 'cmap'"),
-    ("layout", "scales", {"score": {"cmap": "virdis"}}, "unknown colour map 'virdis'; did you mean 'viridis'"),
+    (
+        "layout",
+        "scales",
+        {"atention": {}},
+        "unknown colour scale 'atention'; did you mean 'attention'",
+    ),
+    (
+        "layout",
+        "scales",
+        {"score": {"cmpa": "mako"}},
+        "unknown option of the colour scale 'score' 'cmpa'; did you mean 'cmap'",
+    ),
+    (
+        "layout",
+        "scales",
+        {"score": {"cmap": "virdis"}},
+        "unknown colour map 'virdis'; did you mean 'viridis'",
+    ),
     ("layout", "scales", {"score": {"norm": "logg"}}, "unknown norm 'logg'; did you mean 'log'"),
-    ("layout", "scales", {"score": {"gamma": 0}}, "gamma of the colour scale 'score' is above 0; got 0"),
-    ("layout", "scales", {"score": {"minimum": 2, "maximum": 1}}, "goes from a number to a larger one; got 2 to 1 for 'score'"),
+    (
+        "layout",
+        "scales",
+        {"score": {"gamma": 0}},
+        "gamma of the colour scale 'score' is above 0; got 0",
+    ),
+    (
+        "layout",
+        "scales",
+        {"score": {"minimum": 2, "maximum": 1}},
+        "goes from a number to a larger one; got 2 to 1 for 'score'",
+    ),
     ("attention", "probe", -1, "index from 0, or null for all; got -1"),
-    ("attention", "show", "chnage", "unknown show of the panel 'attention' 'chnage'; did you mean 'change'"),
-    ("attention", "zooms", -1, "zooms of the panel 'attention' is how many heads are shown large, a whole number from 1, or null for"),
+    (
+        "attention",
+        "show",
+        "chnage",
+        "unknown show of the panel 'attention' 'chnage'; did you mean 'change'",
+    ),
+    (
+        "attention",
+        "zooms",
+        -1,
+        "zooms of the panel 'attention' is how many heads are shown large, a whole number from 1, or null for",
+    ),
     ("attention", "zooms", 0, "a whole number from 1"),
     ("weights", "matrices", [], "at least one"),
     ("weights", "show", "steps", "did you mean 'step'"),
@@ -84,17 +168,25 @@ def test_every_field_is_tried_with_a_wrong_type_and_a_wrong_value():
 
 
 @pytest.mark.parametrize(("kind", "option", "value", "says"), [*WRONG_TYPES, *WRONG_VALUES])
-def test_what_has_no_meaning_is_told_in_python_and_on_the_command_line(tracker_viz, kind, option, value, says):
+def test_what_has_no_meaning_is_told_in_python_and_on_the_command_line(
+    tracker_viz, kind, option, value, says
+):
     right = {"name": "mine", "panels": [Attention()]} if kind == "layout" else {}
     with pytest.raises((LayoutError, ConfigError)) as raised:
         KINDS[kind](**{**right, option: value})
     assert says in str(raised.value)
     layout, place = PLACES[kind]
-    added = "+" if isinstance(value, dict) else ""  # Hydra lets keys that are new come in with a + only
-    result = tracker_viz("render", "run=local:nowhere", f"layout={layout}", f"{added}{place}.{option}={typed(value)}")
+    added = (
+        "+" if isinstance(value, dict) else ""
+    )  # Hydra lets keys that are new come in with a + only
+    result = tracker_viz(
+        "render", "run=local:nowhere", f"layout={layout}", f"{added}{place}.{option}={typed(value)}"
+    )
     assert (result.code, says in result.err, result.err.count("\n")) == (2, True, 1), result.err
     if kind != "layout":
-        assert result.err.startswith(f"layout {layout!r}: {place.removeprefix('layout.')}: "), "which of its panels it is"
+        assert result.err.startswith(f"layout {layout!r}: {place.removeprefix('layout.')}: "), (
+            "which of its panels it is"
+        )
 
 
 def typed(value):
@@ -109,26 +201,58 @@ def typed(value):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name: mine\npannels: [{panel: attention}]", "layout 'mine': unknown option of a layout 'pannels'; did you mean 'panels'"),
-        ("name: mine\npanels: [{panel: attention}]\ntime_line: true", "unknown option of a layout 'time_line'; did you mean 'timeline'"),
-        ("nmae: mine\npanels: [{panel: attention}]", "unknown option of a layout 'nmae'; did you mean 'name'"),
-        ("panels: [{panel: attention}]", "a layout's name names files: plain letters, digits, spaces and _.+=,- like 'mine'; got ''"),
+        (
+            "name: mine\npannels: [{panel: attention}]",
+            "layout 'mine': unknown option of a layout 'pannels'; did you mean 'panels'",
+        ),
+        (
+            "name: mine\npanels: [{panel: attention}]\ntime_line: true",
+            "unknown option of a layout 'time_line'; did you mean 'timeline'",
+        ),
+        (
+            "nmae: mine\npanels: [{panel: attention}]",
+            "unknown option of a layout 'nmae'; did you mean 'name'",
+        ),
+        (
+            "panels: [{panel: attention}]",
+            "a layout's name names files: plain letters, digits, spaces and _.+=,- like 'mine'; got ''",
+        ),
         ("name: mine", "layout 'mine' needs panels"),
-        ("name: mine\npanels: {panel: attention}", "layout 'mine': panels is a list of mappings with 'panel: attention | weights"),
-        ("name: mine\npanels: [{panel: attention, 3: 4}]", "unknown option of the panel 'attention' '3'; known: probe"),
-        ("name: mine\npanels: [{panel: head}, {panel: attention}]", "layout 'mine': one Head has the picture to itself, but for Scores"),
+        (
+            "name: mine\npanels: {panel: attention}",
+            "layout 'mine': panels is a list of mappings with 'panel: attention | weights",
+        ),
+        (
+            "name: mine\npanels: [{panel: attention, 3: 4}]",
+            "unknown option of the panel 'attention' '3'; known: probe",
+        ),
+        (
+            "name: mine\npanels: [{panel: head}, {panel: attention}]",
+            "layout 'mine': one Head has the picture to itself, but for Scores",
+        ),
     ],
 )
-def test_a_layout_of_ones_own_that_is_misspelt_is_told_in_one_line(tracker_viz, tmp_path, text, says):
+def test_a_layout_of_ones_own_that_is_misspelt_is_told_in_one_line(
+    tracker_viz, tmp_path, text, says
+):
     mine = tmp_path / "conf" / "layout" / "mine.yaml"
     mine.parent.mkdir(parents=True)
     mine.write_text(f"_target_: tracker_viz.rendering.layout_from\n{text}\n")
-    result = tracker_viz("render", "--config-dir", str(tmp_path / "conf"), "run=local:nowhere", "layout=mine")
+    result = tracker_viz(
+        "render", "--config-dir", str(tmp_path / "conf"), "run=local:nowhere", "layout=mine"
+    )
     assert (result.code, says in result.err, result.err.count("\n")) == (2, True, 1), result.err
 
 
 def test_a_metric_that_no_capture_holds_is_told_before_anything_is_drawn(tracker_viz, run):
-    result = tracker_viz("render", f"run={run.ref}", "layout.metric=los", "upload=false", "format=poster", "output=x.png")
+    result = tracker_viz(
+        "render",
+        f"run={run.ref}",
+        "layout.metric=los",
+        "upload=false",
+        "format=poster",
+        "output=x.png",
+    )
     assert (result.code, result.err.splitlines()[-1]) == (
         1,
         "layout 'overview' shows the metric 'los', which no capture holds: unknown metric 'los'; did you mean 'loss'? known: "
@@ -150,4 +274,8 @@ def test_one_head_has_the_picture_to_itself_but_for_scores():
 
 def test_lists_of_names_may_be_lists_or_tuples():
     given = {"name": "mine", "panels": [{"panel": "weights", "matrices": ["attn.w_q"]}]}
-    assert layout_from(**given).panels[0] == PANELS["weights"](["attn.w_q"]) == PANELS["weights"](("attn.w_q",))
+    assert (
+        layout_from(**given).panels[0]
+        == PANELS["weights"](["attn.w_q"])
+        == PANELS["weights"](("attn.w_q",))
+    )

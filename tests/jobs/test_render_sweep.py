@@ -1,4 +1,5 @@
-"""All runs of a sweep are rendered by one command, in this process or by a launcher's jobs; one that cannot be stops no other."""
+"""All runs of a sweep are rendered by one command, in this process or by a launcher's jobs; one
+that cannot be stops no other."""
 
 from __future__ import annotations
 
@@ -14,17 +15,26 @@ import pytest
 from tracker_viz.trackers.local import LocalTracker
 from tracker_viz.trackers.testing import write_captures
 
-QUICK = ("layout=heads", "video.size=720p", "video.seconds_per_capture=0.1", "video.hold_s=0.1", "video.key_frames=0")
+QUICK = (
+    "layout=heads",
+    "video.size=720p",
+    "video.seconds_per_capture=0.1",
+    "video.hold_s=0.1",
+    "video.key_frames=0",
+)
 
 
 @pytest.fixture
 def sweep(tmp_path):
-    """(the parent's run, three finished runs below it with captures, one that failed before its first)."""
+    """(the parent's run, three finished runs below it with captures, one that failed before its
+    first)."""
     tracker = LocalTracker(tmp_path / "o'sweeps, of mine")
     parent = tracker.create_run(name="sweep", config={})
     runs = []
     for seed in range(3):
-        runs.append(tracker.create_run(name=f"seed {seed}", config={"seed": seed}, parent=parent.ref))
+        runs.append(
+            tracker.create_run(name=f"seed {seed}", config={"seed": seed}, parent=parent.ref)
+        )
         runs[-1].put_captures(write_captures([0, 10, 20], tmp_path / f"taken-{seed}", seed=seed))
         runs[-1].finish("finished")
     broken = tracker.create_run(name="broken", config={"seed": 3}, parent=parent.ref)
@@ -58,7 +68,9 @@ def test_every_run_gets_its_video_and_the_run_above_them_the_page(tracker_viz, s
     result = tracker_viz("render", named(parent), *QUICK)
     assert result.code == 0, result.err
     assert all(plays(run.directory / "heads.webm") for run in runs)
-    assert [line.partition(": ")[0] for line in result.out.splitlines()[:3]] == [str(run.ref) for run in runs]
+    assert [line.partition(": ")[0] for line in result.out.splitlines()[:3]] == [
+        str(run.ref) for run in runs
+    ]
     assert f"The videos of its runs, in step: {parent.url('in_step.html')}" in result.out
     page = (parent.directory / "in_step.html").read_text()
     assert all(f'"label": "seed={seed}"' in page for seed in range(3))
@@ -80,16 +92,32 @@ def test_a_sweep_is_rendered_into_a_directory_of_ones_own(tracker_viz, sweep):
     remove(broken)
     result = tracker_viz("render", named(parent), *QUICK, "upload=false", "output=mine")
     assert result.code == 0, result.err
-    assert {path.relative_to("mine") for path in Path("mine").rglob("*.webm")} == {Path(run.directory.name, "heads.webm") for run in runs}
+    assert {path.relative_to("mine") for path in Path("mine").rglob("*.webm")} == {
+        Path(run.directory.name, "heads.webm") for run in runs
+    }
     assert not list(parent.directory.parent.rglob("*.webm"))
     assert not list(parent.directory.parent.rglob("*.html"))
 
 
 def test_a_process_that_is_killed_ends_the_command_and_says_so(sweep, tmp_path):
     parent, _, _ = sweep
-    command = [Path(sys.executable).with_name("tracker-viz"), "render", named(parent), *QUICK, "video.workers=1"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as render:
-        while not (drawing := [child for child in psutil.Process(render.pid).children() if "spawn_main" in command_line(child)]):
+    command = [
+        Path(sys.executable).with_name("tracker-viz"),
+        "render",
+        named(parent),
+        *QUICK,
+        "video.workers=1",
+    ]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as render:
+        while not (
+            drawing := [
+                child
+                for child in psutil.Process(render.pid).children()
+                if "spawn_main" in command_line(child)
+            ]
+        ):
             assert render.poll() is None
             time.sleep(0.02)
         drawing[0].kill()
@@ -101,8 +129,16 @@ def test_a_process_that_is_killed_ends_the_command_and_says_so(sweep, tmp_path):
 
 def test_no_process_is_left_over_where_the_command_itself_is_killed(sweep, tmp_path):
     parent, _, _ = sweep
-    command = [Path(sys.executable).with_name("tracker-viz"), "render", named(parent), *QUICK, "video.workers=2"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as render:
+    command = [
+        Path(sys.executable).with_name("tracker-viz"),
+        "render",
+        named(parent),
+        *QUICK,
+        "video.workers=2",
+    ]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as render:
         deadline = time.monotonic() + 60
         while not list(parent.directory.parent.rglob("heads.webm")):
             assert time.monotonic() < deadline
@@ -121,13 +157,18 @@ def test_under_a_launcher_every_run_is_a_job_and_the_page_comes_last(tracker_viz
     assert "there is no capture to draw" in result.err
     assert all(plays(run.directory / "heads.webm") for run in runs)
     assert f"in step: {parent.url('in_step.html')}" in result.out
-    assert (parent.directory / "in_step.html").stat().st_mtime >= max((run.directory / "heads.webm").stat().st_mtime for run in runs)
+    assert (parent.directory / "in_step.html").stat().st_mtime >= max(
+        (run.directory / "heads.webm").stat().st_mtime for run in runs
+    )
 
 
 def test_a_run_that_is_no_sweep_and_a_wrong_option_are_refused(tracker_viz, sweep, tmp_path):
     parent, _, _ = sweep
     alone = LocalTracker(tmp_path / "more").create_run(name="alone", config={})
-    assert "has no runs below it: is it the parent run of a sweep?" in tracker_viz("render", f"sweep={alone.ref}").err
+    assert (
+        "has no runs below it: is it the parent run of a sweep?"
+        in tracker_viz("render", f"sweep={alone.ref}").err
+    )
     result = tracker_viz("render", f"sweep={alone.ref}", "format=film")
     assert result.code == 2
     result = tracker_viz("render", named(parent), "format=film")

@@ -1,4 +1,5 @@
-"""The command ``tracker-viz``: what it says of itself and of what was mistyped, and that it leaves nothing lying about."""
+"""The command ``tracker-viz``: what it says of itself and of what was mistyped, and that it leaves
+nothing lying about."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def test_every_command_has_a_module_a_config_and_help_of_its_own(tracker_viz, jo
     assert "Keys (key=value)" in result.out
 
 
-def test_render_makes_the_video_in_the_run_and_leaves_nothing_in_the_working_directory(tracker_viz, run):
+def test_render_makes_the_video_in_the_run_and_leaves_nothing_in_the_working_directory(
+    tracker_viz, run
+):
     result = tracker_viz("render", f"run={run.ref}", *QUICK)
     assert result.code == 0, result.err
     assert f"Watch it in the run: {run.url('heads.webm')}" in result.out
@@ -70,9 +73,13 @@ def test_render_can_leave_the_run_alone_and_write_where_it_is_told(tracker_viz, 
 def test_a_layout_of_ones_own_is_found_in_the_folder_that_was_named(tracker_viz, run, tmp_path):
     mine = tmp_path / "conf" / "layout" / "mine.yaml"
     mine.parent.mkdir(parents=True)
-    mine.write_text("_target_: tracker_viz.rendering.layout_from\nname: mine\npanels: [{panel: attention}]\n")
+    mine.write_text(
+        "_target_: tracker_viz.rendering.layout_from\nname: mine\npanels: [{panel: attention}]\n"
+    )
     options = ("layout=mine", "video.size=720p", "upload=false", "format=poster", "output=mine")
-    result = tracker_viz("render", "--config-dir", str(tmp_path / "conf"), f"run={run.ref}", *options)
+    result = tracker_viz(
+        "render", "--config-dir", str(tmp_path / "conf"), f"run={run.ref}", *options
+    )
     assert result.code == 0, result.err
     assert Path("mine.png").stat().st_size > 1000
 
@@ -80,16 +87,33 @@ def test_a_layout_of_ones_own_is_found_in_the_folder_that_was_named(tracker_viz,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("_target_: tracker_viz.rendering.layout_from\nname: mine\npanels: [{panel: attention\n", "expected ',' or '}'"),
-        ("name: mine\npanels: [{panel: attention}]\n", "begins with the line _target_: tracker_viz.rendering.layout_from"),
+        (
+            "_target_: tracker_viz.rendering.layout_from\nname: mine\npanels: [{panel: attention\n",
+            "expected ',' or '}'",
+        ),
+        (
+            "name: mine\npanels: [{panel: attention}]\n",
+            "begins with the line _target_: tracker_viz.rendering.layout_from",
+        ),
     ],
 )
-def test_a_layout_that_is_no_layout_is_told_without_a_traceback(tracker_viz, run, tmp_path, text, message):
+def test_a_layout_that_is_no_layout_is_told_without_a_traceback(
+    tracker_viz, run, tmp_path, text, message
+):
     mine = tmp_path / "conf" / "layout" / "mine.yaml"
     mine.parent.mkdir(parents=True)
     mine.write_text(text)
-    result = tracker_viz("render", "--config-dir", str(tmp_path / "conf"), f"run={run.ref}", "layout=mine", "upload=false")
-    assert (result.code, message in result.err, "Traceback" in result.err) == (2, True, False), result.err
+    result = tracker_viz(
+        "render",
+        "--config-dir",
+        str(tmp_path / "conf"),
+        f"run={run.ref}",
+        "layout=mine",
+        "upload=false",
+    )
+    assert (result.code, message in result.err, "Traceback" in result.err) == (2, True, False), (
+        result.err
+    )
 
 
 def test_render_of_several_runs_is_a_multirun(tracker_viz, run):
@@ -105,20 +129,52 @@ def test_render_of_several_runs_is_a_multirun(tracker_viz, run):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["render"], 2, "give run=<RunRef>, or sweep=<RunRef of the parent> for all runs of a sweep; got none"),
+        (
+            ["render"],
+            2,
+            "give run=<RunRef>, or sweep=<RunRef of the parent> for all runs of a sweep; got none",
+        ),
         (["render", "run=local:a", "sweep=local:b"], 2, "got both"),
         (["render", "-m", "sweep=local:nowhere"], 1, "is no run: expected a directory"),
         (["render", "run=demo"], 2, "a run must look like one of mlflow:<run_id>"),
         (["render", "run=local:nowhere"], 1, "is no run: expected a directory"),
-        (["render", "run=local:nowhere", "layout=haeds"], 2, "unknown layout 'haeds'; did you mean 'heads'"),
-        (["render", "run=local:nowhere", "vidoe.size=4k"], 2, "unknown option 'vidoe'; did you mean 'video'"),
-        (["render", "run=local:nowhere", "layout.scales.score.cmap=mako"], 2, "'+layout.scales.score=...'"),
+        (
+            ["render", "run=local:nowhere", "layout=haeds"],
+            2,
+            "unknown layout 'haeds'; did you mean 'heads'",
+        ),
+        (
+            ["render", "run=local:nowhere", "vidoe.size=4k"],
+            2,
+            "unknown option 'vidoe'; did you mean 'video'",
+        ),
+        (
+            ["render", "run=local:nowhere", "layout.scales.score.cmap=mako"],
+            2,
+            "'+layout.scales.score=...'",
+        ),
         (["render", "run=local:nowhere", "tracking_uri=sqlite:///x.db"], 2, "tracking_uri"),
-        (["render", "run=local:nowhere", "layout.panels.0.panel=atention"], 2, "layout 'overview': unknown panel 'atention'; did you mean"),
-        (["render", "run=local:nowhere", "hydra/launcher=ray"], 2, "not installed: pip install hydra-ray-launcher"),
-        (["render", "run=local:/tmp/jürgen"], 2, """stands in quotes: "run='local:/tmp/jürgen'\""""),
+        (
+            ["render", "run=local:nowhere", "layout.panels.0.panel=atention"],
+            2,
+            "layout 'overview': unknown panel 'atention'; did you mean",
+        ),
+        (
+            ["render", "run=local:nowhere", "hydra/launcher=ray"],
+            2,
+            "not installed: pip install hydra-ray-launcher",
+        ),
+        (
+            ["render", "run=local:/tmp/jürgen"],
+            2,
+            """stands in quotes: "run='local:/tmp/jürgen'\"""",
+        ),
         (["push"], 2, "spool has no value yet"),
-        (["push", "spool=nowhere"], 2, "spool must be a directory with a run.json that training wrote"),
+        (
+            ["push", "spool=nowhere"],
+            2,
+            "spool must be a directory with a run.json that training wrote",
+        ),
         (["ui"], 2, "no run was trained from"),
         (["ui", "port=0"], 2, "port must be a number from 1 to 65535; got 0"),
         (["doctor", "timeout=1"], 2, "unknown option 'timeout'; did you mean 'timeout_s'"),
@@ -132,7 +188,11 @@ def test_mistakes_end_with_one_helpful_message(tracker_viz, words, code, message
 
 
 def test_push_delivers_what_a_crashed_run_left(tracker_viz, tmp_path):
-    outbox = Outbox(tmp_path / "spool", [Destination("local", {"directory": str(tmp_path / "runs")})], name="crashed")
+    outbox = Outbox(
+        tmp_path / "spool",
+        [Destination("local", {"directory": str(tmp_path / "runs")})],
+        name="crashed",
+    )
     in_the_way = tmp_path / "runs" / "crashed" / "captures"
     in_the_way.write_text("a file where the captures' directory will be")
     for step in (0, 5):
@@ -146,4 +206,7 @@ def test_push_delivers_what_a_crashed_run_left(tracker_viz, tmp_path):
     result = tracker_viz("push", f"spool={tmp_path}/spool")
     assert result.code == 0, result.err
     assert "2, all of them" in result.out
-    assert [ref.step for ref in trackers.open_run(RunRef("local", str(in_the_way.parent))).list_captures()] == [0, 5]
+    assert [
+        ref.step
+        for ref in trackers.open_run(RunRef("local", str(in_the_way.parent))).list_captures()
+    ] == [0, 5]

@@ -1,4 +1,5 @@
-"""``tracker-viz ui``: it finds the run that was trained last, starts what shows it, and says when that answers."""
+"""``tracker-viz ui``: it finds the run that was trained last, starts what shows it, and says when
+that answers."""
 
 from __future__ import annotations
 
@@ -55,13 +56,23 @@ def test_a_taken_port_is_told_before_anything_is_started(port):
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", port))
         taken.listen()
-        with pytest.raises(ConfigError, match=f"port {port} cannot be used .* choose another: port={port + 1}"):
+        with pytest.raises(
+            ConfigError, match=f"port {port} cannot be used .* choose another: port={port + 1}"
+        ):
             serve("never_started", port, ready="")
 
 
 def test_the_run_trained_last_from_a_directory_is_remembered_by_its_spool(tmp_path):
-    for age, place in ((200, "outputs/day/early/spool"), (0, "outputs/day/late/spool"), (100, "spool/middle")):
-        with Outbox(tmp_path / place, [Destination("local", {"directory": str(tmp_path / "runs")})], name=place.replace("/", "-")):
+    for age, place in (
+        (200, "outputs/day/early/spool"),
+        (0, "outputs/day/late/spool"),
+        (100, "spool/middle"),
+    ):
+        with Outbox(
+            tmp_path / place,
+            [Destination("local", {"directory": str(tmp_path / "runs")})],
+            name=place.replace("/", "-"),
+        ):
             pass
         described = tmp_path / place / "run.json"
         os.utime(described, (described.stat().st_mtime - age,) * 2)
@@ -71,15 +82,22 @@ def test_the_run_trained_last_from_a_directory_is_remembered_by_its_spool(tmp_pa
 
 
 def test_a_directory_without_a_trained_run_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match=r"no run was trained from .* name one: tracker-viz ui run="):
+    with pytest.raises(
+        ConfigError, match=r"no run was trained from .* name one: tracker-viz ui run="
+    ):
         last_trained(tmp_path)
 
 
-def test_a_run_without_a_video_is_shown_itself_with_the_command_that_makes_one(tracker_viz, tmp_path):
+def test_a_run_without_a_video_is_shown_itself_with_the_command_that_makes_one(
+    tracker_viz, tmp_path
+):
     run = LocalTracker(tmp_path / "runs").create_run(name="a run", config={})
     without = tracker_viz("ui", f"run={run.ref}")
     assert without.out.splitlines()[-1] == run.url()
-    assert "has no overview.webm among its files: here is its page. If no video is there yet, this makes one" in without.out
+    assert (
+        "has no overview.webm among its files: here is its page. If no video is there yet, this "
+        "makes one" in without.out
+    )
     assert f"\n  tracker-viz render run={run.ref}\n" in without.out
     (run.directory / "overview.webm").write_bytes(b"a video")
     assert tracker_viz("ui", f"run={run.ref}").out == f"{run.url('overview.webm')}\n"

@@ -21,7 +21,11 @@ def threads():
 
 def others():
     mine = {library["filepath"] for library in _numpys_blas().info()}
-    return [(library["filepath"], library["num_threads"]) for library in threadpool_info() if library["filepath"] not in mine]
+    return [
+        (library["filepath"], library["num_threads"])
+        for library in threadpool_info()
+        if library["filepath"] not in mine
+    ]
 
 
 def in_a_thread(work, *arguments):
@@ -36,7 +40,8 @@ def two_threads():
         pytest.skip("this numpy brings no BLAS of its own whose threads could be told")
     (library,) = _numpys_blas().lib_controllers
     before = library.get_num_threads()
-    # threadpoolctl lets one living thread at a time change this: here one that ends, so that the scoring thread may next.
+    # threadpoolctl lets one living thread at a time change this: here one that ends, so that the
+    # scoring thread may next.
     in_a_thread(library.set_num_threads, 2)
     yield
     in_a_thread(library.set_num_threads, before)
@@ -55,9 +60,13 @@ def test_numpys_linear_algebra_starts_no_threads_inside_and_no_other_library_is_
 def test_scores_are_worked_out_on_the_calling_thread_alone(monkeypatch):
     seen = []
     whole = weight_scores.singular_values
-    monkeypatch.setattr(weight_scores, "singular_values", lambda matrix: [seen.append(threads()), whole(matrix)][1])
+    monkeypatch.setattr(
+        weight_scores, "singular_values", lambda matrix: [seen.append(threads()), whole(matrix)][1]
+    )
     matrix = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
-    capture = Capture(step=0, arrays={"blocks.0.mlp.w_in": matrix}, axes={"blocks.0.mlp.w_in": ("out", "in")})
+    capture = Capture(
+        step=0, arrays={"blocks.0.mlp.w_in": matrix}, axes={"blocks.0.mlp.w_in": ("out", "in")}
+    )
     in_a_thread(Scorer(), capture)
     assert seen == [[1]]
     assert threads() == [2]
@@ -70,5 +79,7 @@ torch.set_num_threads(2)
 with blas.one_blas_thread():
     print(torch.get_num_threads(), sum("torch" in library["filepath"] for library in blas._numpys_blas().info()))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["2", "0"]

@@ -1,4 +1,5 @@
-"""Scores of attention heads: perfect heads score 1, unspecialised ones the analytic baseline, on any probe."""
+"""Scores of attention heads: perfect heads score 1, unspecialised ones the analytic baseline, on
+any probe."""
 
 from __future__ import annotations
 
@@ -43,14 +44,28 @@ DUPLICATE = attention_to(lambda i: i - REPEATED.period if i >= 1 + REPEATED.peri
 
 @pytest.mark.parametrize(
     ("name", "head"),
-    [("previous_token", PREVIOUS), ("current_token", CURRENT), ("sink", FIRST), ("induction", INDUCTION), ("duplicate_token", DUPLICATE)],
+    [
+        ("previous_token", PREVIOUS),
+        ("current_token", CURRENT),
+        ("sink", FIRST),
+        ("induction", INDUCTION),
+        ("duplicate_token", DUPLICATE),
+    ],
 )
 def test_perfect_head_scores_one_and_no_other_perfect_head_does(name, head):
-    perfect = {"previous_token": PREVIOUS, "current_token": CURRENT, "sink": FIRST, "induction": INDUCTION, "duplicate_token": DUPLICATE}
+    perfect = {
+        "previous_token": PREVIOUS,
+        "current_token": CURRENT,
+        "sink": FIRST,
+        "induction": INDUCTION,
+        "duplicate_token": DUPLICATE,
+    }
     measure = HEAD_SCORES[name].measure
     assert measure(head, REPEATED) == pytest.approx(1)
     others = [measure(other, REPEATED) for kind, other in perfect.items() if kind != name]
-    assert max(others) < 0.4, "the sink head is where the synthetic induction head rests in the first copy, nothing more"
+    assert max(others) < 0.4, (
+        "the sink head is where the synthetic induction head rests in the first copy, nothing more"
+    )
 
 
 def test_uniform_attention_gives_the_analytic_baselines():
@@ -78,7 +93,8 @@ def test_uniform_attention_gives_the_analytic_baselines():
 
 
 def test_shuffled_attention_falls_to_the_analytic_baseline():
-    """Each row's weights dealt anew to the keys it may see: whatever the head was, only the spread is left."""
+    """Each row's weights dealt anew to the keys it may see: whatever the head was, only the spread
+    is left."""
     rng = np.random.default_rng(0)
     shuffled = np.zeros((200, T, T), np.float32)
     for head in range(len(shuffled)):
@@ -86,7 +102,9 @@ def test_shuffled_attention_falls_to_the_analytic_baseline():
             shuffled[head, query, : query + 1] = rng.permutation(INDUCTION[query, : query + 1])
     for name in ("previous_token", "current_token", "sink", "induction", "duplicate_token"):
         uniform = HEAD_SCORES[name].uniform([REPEATED])
-        assert HEAD_SCORES[name].measure(shuffled, REPEATED).mean() == pytest.approx(uniform, abs=0.006), name
+        assert HEAD_SCORES[name].measure(shuffled, REPEATED).mean() == pytest.approx(
+            uniform, abs=0.006
+        ), name
 
 
 def test_attention_without_softmax_or_with_a_recency_bias_has_no_sink():
@@ -104,15 +122,20 @@ def test_attention_without_softmax_or_with_a_recency_bias_has_no_sink():
 
 
 def test_sink_and_its_share_are_those_of_gu():
-    """``[sequence, block, head, query, key]`` -> share of heads, by the formula of their published code, written down a second time."""
+    """``[sequence, block, head, query, key]`` -> share of heads, by the formula of their published
+    code, written down a second time."""
     rng = np.random.default_rng(3)
     rests = rng.random((2, 3, 4, T, 1)) < rng.random((2, 3, 4, 1, 1))
     attention = np.where(rests, FIRST, random_heads(rng, (2, 3, 4)))
-    importance = (attention / np.arange(T, 0, -1)).sum(-2)  # of the key at k: its mean over the T - k queries that see it
+    importance = (attention / np.arange(T, 0, -1)).sum(
+        -2
+    )  # of the key at k: its mean over the T - k queries that see it
     published = (importance > 0.3).mean((0, 1, 2))[0]
     np.testing.assert_allclose(heads.sink(attention), importance[..., 0], rtol=1e-5)
     assert 0.2 < published < 0.8
-    scores = head_scores.head_scores(dict(enumerate(attention.swapaxes(0, 1))), [REPEATED, TEXT], n_blocks=3)
+    scores = head_scores.head_scores(
+        dict(enumerate(attention.swapaxes(0, 1))), [REPEATED, TEXT], n_blocks=3
+    )
     assert chart_metrics(scores, {}, ())["attn/sink_share"] == pytest.approx(published)
 
 
@@ -124,7 +147,9 @@ def test_induction_counts_every_earlier_copy():
 
 def test_induction_ignores_the_first_copy_and_the_beginning_of_sequence():
     anything = INDUCTION.copy()
-    anything[: REPEATED.start + REPEATED.period] = uniform_attention(T)[: REPEATED.start + REPEATED.period]
+    anything[: REPEATED.start + REPEATED.period] = uniform_attention(T)[
+        : REPEATED.start + REPEATED.period
+    ]
     assert heads.induction(anything, period=20, start=1) == pytest.approx(1)
 
 
@@ -152,12 +177,21 @@ def test_spread_scores_are_those_of_rows_that_sum_to_one():
     rng = np.random.default_rng(4)
     attention = random_heads(rng, (6,), length=34)
     leaking = attention * rng.uniform(0.1, 1, attention.shape[:-1]).astype(np.float32)[..., None]
-    for measure in (heads.entropy, heads.specialisation, heads.divergence, heads.distance, heads.positional_share):
-        np.testing.assert_allclose(measure(leaking), measure(attention), atol=1e-4, err_msg=measure.__name__)
+    for measure in (
+        heads.entropy,
+        heads.specialisation,
+        heads.divergence,
+        heads.distance,
+        heads.positional_share,
+    ):
+        np.testing.assert_allclose(
+            measure(leaking), measure(attention), atol=1e-4, err_msg=measure.__name__
+        )
 
 
 def check_spread_scores(attention, *, atol):
-    """Entropy on every query, Jensen-Shannon divergences by way of Kullback-Leibler ones, all in float64."""
+    """Entropy on every query, Jensen-Shannon divergences by way of Kullback-Leibler ones, all in
+    float64."""
     length = attention.shape[-1]
     rows = attention[:, FIRST_QUERY:].astype(np.float64)
     uniform = uniform_attention(length)[FIRST_QUERY:].astype(np.float64)
@@ -166,20 +200,29 @@ def check_spread_scores(attention, *, atol):
     assert heads.entropy(attention) == pytest.approx(entropy.mean(-1), abs=1e-5)
 
     def kl(p, q):
-        return np.where(p > 0, p * (np.log2(np.maximum(p, 1e-300)) - np.log2(np.maximum(q, 1e-300))), 0).sum(-1)
+        return np.where(
+            p > 0, p * (np.log2(np.maximum(p, 1e-300)) - np.log2(np.maximum(q, 1e-300))), 0
+        ).sum(-1)
 
     middle = (rows + uniform) / 2
     from_uniform = (kl(rows, middle) + kl(np.broadcast_to(uniform, rows.shape), middle)) / 2
     assert heads.specialisation(attention) == pytest.approx(from_uniform.mean(-1), abs=atol)
     others = (rows.sum(0) - rows) / 5
     middle = (rows + others) / 2
-    assert heads.divergence(attention) == pytest.approx(((kl(rows, middle) + kl(others, middle)) / 2).mean(-1), abs=atol)
+    assert heads.divergence(attention) == pytest.approx(
+        ((kl(rows, middle) + kl(others, middle)) / 2).mean(-1), abs=atol
+    )
 
 
 def test_picking_single_tokens_is_the_most_specialised():
-    one_of = [0.5 * np.log2(2 * n / (n + 1)) + 0.5 * (np.log2(2 / (n + 1)) / n + (n - 1) / n) for n in range(3, T + 1)]
+    one_of = [
+        0.5 * np.log2(2 * n / (n + 1)) + 0.5 * (np.log2(2 / (n + 1)) / n + (n - 1) / n)
+        for n in range(3, T + 1)
+    ]
     assert heads.specialisation(PREVIOUS[None])[0] == pytest.approx(np.mean(one_of), abs=0.02)
-    assert heads.specialisation(PREVIOUS[None])[0] == pytest.approx(0.87, abs=0.01), "as the docstring says"
+    assert heads.specialisation(PREVIOUS[None])[0] == pytest.approx(0.87, abs=0.01), (
+        "as the docstring says"
+    )
 
 
 def test_divergence_tells_the_odd_head_out():
@@ -230,15 +273,30 @@ def test_properties_hold_for_any_causal_attention(seed):
         top = length - 1 if score.unit == "tokens" else 1 + 1e-5
         assert (values >= 0).all(), name
         assert (values <= top).all(), name
-        np.testing.assert_allclose(score.measure(attention[:, order], row), values[:, order], atol=2e-6, err_msg=f"{name}: order of heads")
+        np.testing.assert_allclose(
+            score.measure(attention[:, order], row),
+            values[:, order],
+            atol=2e-6,
+            err_msg=f"{name}: order of heads",
+        )
         in_half = score.measure(attention.astype(np.float16).astype(np.float32), row)
-        np.testing.assert_allclose(in_half, values, atol=2e-3 * max(1, top), err_msg=f"{name}: float16")
-    mixture = {"previous_token", "current_token", "sink", "induction", "duplicate_token"}  # linear in the attention
+        np.testing.assert_allclose(
+            in_half, values, atol=2e-3 * max(1, top), err_msg=f"{name}: float16"
+        )
+    mixture = {
+        "previous_token",
+        "current_token",
+        "sink",
+        "induction",
+        "duplicate_token",
+    }  # linear in the attention
     uniform = uniform_attention(length)
     for name in mixture:
         measure = HEAD_SCORES[name].measure
         half = measure((attention + uniform) / 2, row)
-        np.testing.assert_allclose(half, (measure(attention, row) + measure(uniform, row)) / 2, atol=1e-6)
+        np.testing.assert_allclose(
+            half, (measure(attention, row) + measure(uniform, row)) / 2, atol=1e-6
+        )
 
 
 def test_every_head_of_every_block_is_scored_and_missing_ones_are_nan():
@@ -256,10 +314,16 @@ def test_every_head_of_every_block_is_scored_and_missing_ones_are_nan():
         assert np.isnan(values[0, 3:]).all(), name
     expected = (heads.sink(patterns[0][0]) + heads.sink(patterns[0][1])) / 2
     np.testing.assert_allclose(scores["sink"][0, :3], expected, rtol=1e-6)
-    np.testing.assert_allclose(scores["sink_repeated"][0, :3], heads.sink(patterns[0][0]), rtol=1e-6)
-    np.testing.assert_allclose(scores["previous_token_repeated"][0, :3], heads.previous_token(patterns[0][0]), rtol=1e-6)
+    np.testing.assert_allclose(
+        scores["sink_repeated"][0, :3], heads.sink(patterns[0][0]), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        scores["previous_token_repeated"][0, :3], heads.previous_token(patterns[0][0]), rtol=1e-6
+    )
     np.testing.assert_allclose(scores["sink_text"][0, :3], heads.sink(patterns[0][1]), rtol=1e-6)
-    np.testing.assert_allclose(scores["induction"][0, :3], heads.induction(patterns[0][0], period=20, start=1), rtol=1e-6)
+    np.testing.assert_allclose(
+        scores["induction"][0, :3], heads.induction(patterns[0][0], period=20, start=1), rtol=1e-6
+    )
 
 
 def test_two_threads_score_what_one_does(monkeypatch):
@@ -279,7 +343,9 @@ def test_heads_kept_by_a_budget_stand_at_their_own_place():
 
 
 def test_a_probe_without_repetition_has_no_induction_score():
-    scores = head_scores.head_scores({0: random_heads(np.random.default_rng(6), (1, 2))}, [TEXT], n_blocks=1)
+    scores = head_scores.head_scores(
+        {0: random_heads(np.random.default_rng(6), (1, 2))}, [TEXT], n_blocks=1
+    )
     assert "induction" not in scores
     assert "duplicate_token" not in scores
     assert "sink_repeated" not in scores
@@ -287,9 +353,12 @@ def test_a_probe_without_repetition_has_no_induction_score():
     assert head_scores.uniform_scores((TEXT,)).keys() == scores.keys()
 
 
-@pytest.mark.parametrize(("name", "perfect"), [("previous_token", PREVIOUS), ("current_token", CURRENT)])
+@pytest.mark.parametrize(
+    ("name", "perfect"), [("previous_token", PREVIOUS), ("current_token", CURRENT)]
+)
 def test_a_head_that_does_it_in_one_kind_of_row_alone_gets_that_rows_share(name, perfect):
-    """One of three rows for a head that does it in text alone, two for one that does it in repeats alone."""
+    """One of three rows for a head that does it in text alone, two for one that does it in repeats
+    alone."""
     in_text, in_repeats = np.stack([FIRST, FIRST, perfect]), np.stack([perfect, perfect, FIRST])
     pattern = np.stack([in_text, in_repeats], axis=1)
     scores = head_scores.head_scores({0: pattern}, [REPEATED, REPEATED, TEXT], n_blocks=1)
@@ -303,8 +372,12 @@ def test_a_learned_sink_column_is_no_position():
         scores = head_scores.head_scores({0: with_sink.astype(dtype)}, [TEXT], n_blocks=1)
         np.testing.assert_allclose(scores["sink"][0], heads.sink(attention[0]) / 2, rtol=2e-3)
         for name in ("entropy", "distance", "specialisation"):
-            np.testing.assert_allclose(scores[name][0], HEAD_SCORES[name].measure(attention[0], TEXT), rtol=5e-3)
-        assert (scores["confidence"] < 0.5).all(), "half of the attention goes to the sink, which is not a token"
+            np.testing.assert_allclose(
+                scores[name][0], HEAD_SCORES[name].measure(attention[0], TEXT), rtol=5e-3
+            )
+        assert (scores["confidence"] < 0.5).all(), (
+            "half of the attention goes to the sink, which is not a token"
+        )
 
 
 def test_attention_that_is_not_finite_scores_nan_and_leaves_other_blocks_alone():
@@ -319,14 +392,25 @@ def test_attention_that_is_not_finite_scores_nan_and_leaves_other_blocks_alone()
 
 def test_patterns_that_do_not_fit_the_probe_are_refused_with_both_shapes():
     pattern = random_heads(np.random.default_rng(9), (1, 2))
-    with pytest.raises(ProbeError, match=r"\[probe 2, head, query 64, key 64\].*got \[1, 2, 64, 64\]"):
+    with pytest.raises(
+        ProbeError, match=r"\[probe 2, head, query 64, key 64\].*got \[1, 2, 64, 64\]"
+    ):
         head_scores.head_scores({0: pattern}, [REPEATED, TEXT], n_blocks=1)
-    with pytest.raises(CaptureError, match=r"blocks\.2\.attn\.pattern is there, but the capture's model has 2 blocks"):
+    with pytest.raises(
+        CaptureError,
+        match=r"blocks\.2\.attn\.pattern is there, but the capture's model has 2 blocks",
+    ):
         head_scores.head_scores({2: pattern}, [TEXT], n_blocks=2)
 
 
 def test_probe_rows_are_read_from_a_capture_and_checked():
-    probe = {"length": 64, "rows": [{"kind": "repeated", "period": 20, "start": 1, "tokens": ["a"]}, {"kind": "text", "tokens": ["b"]}]}
+    probe = {
+        "length": 64,
+        "rows": [
+            {"kind": "repeated", "period": 20, "start": 1, "tokens": ["a"]},
+            {"kind": "text", "tokens": ["b"]},
+        ],
+    }
     assert probe_rows(probe) == (REPEATED, TEXT)
     with pytest.raises(ProbeError, match=r"needs Capture\.probe"):
         probe_rows({})

@@ -27,7 +27,9 @@ def series_of(uniform=0.05, **scores):
     """One block, one head per given list: ScoreSeries with steps 0, 10, 20, ..."""
     heads = {name: np.asarray(values, np.float32).T[:, None, :] for name, values in scores.items()}
     n_captures = len(next(iter(heads.values())))
-    return ScoreSeries(steps=np.arange(n_captures) * 10, heads=heads, uniform=dict.fromkeys(heads, uniform))
+    return ScoreSeries(
+        steps=np.arange(n_captures) * 10, heads=heads, uniform=dict.fromkeys(heads, uniform)
+    )
 
 
 def test_a_crossing_that_stays_is_one_onset():
@@ -76,7 +78,10 @@ def test_onsets_are_ordered_and_the_first_that_lasts_is_found():
         ("induction", 2, 10),
         ("induction", 1, 20),
     ]
-    assert {role: onset.step for role, onset in first_onsets(series, ROLES).items()} == {"previous_token": 10, "induction": 10}
+    assert {role: onset.step for role, onset in first_onsets(series, ROLES).items()} == {
+        "previous_token": 10,
+        "induction": 10,
+    }
 
 
 def test_a_training_that_dies_ends_its_heads_roles():
@@ -103,10 +108,16 @@ def test_states_and_stretches_agree_for_any_scores(seed):
     assert not states[scores < ROLES[0].leave].any()
     between = (scores[1:] >= ROLES[0].leave) & (scores[1:] < ROLES[0].enter)
     np.testing.assert_array_equal(states[1:][between], states[:-1][between])
-    series = ScoreSeries(np.arange(len(scores)), {ROLES[0].name: scores}, uniform={ROLES[0].name: 0.0})
+    series = ScoreSeries(
+        np.arange(len(scores)), {ROLES[0].name: scores}, uniform={ROLES[0].name: 0.0}
+    )
     held = np.zeros(scores.shape, int)
     for onset in onsets(series, confirmations=0):
-        held[onset.step : onset.until if onset.until is not None else len(scores), onset.block, onset.head] += 1
+        held[
+            onset.step : onset.until if onset.until is not None else len(scores),
+            onset.block,
+            onset.head,
+        ] += 1
     np.testing.assert_array_equal(held, states)
 
 
@@ -115,7 +126,9 @@ def test_of_two_roles_the_one_further_above_uniform_counts():
     roles, margins = head_roles(series)
     assert roles[:, 0, 0].tolist() == [NO_ROLE, PREVIOUS, INDUCTION, PREVIOUS]
     assert margins[1, 0, 0] == pytest.approx((0.6 - 0.05) / 0.95)
-    assert margins[0, 0, 0] == pytest.approx((0.1 - 0.05) / 0.95), "without a role: how near the nearest one is"
+    assert margins[0, 0, 0] == pytest.approx((0.1 - 0.05) / 0.95), (
+        "without a role: how near the nearest one is"
+    )
 
 
 def test_margin_is_zero_for_uniform_and_one_for_perfect():
@@ -137,6 +150,8 @@ def test_a_role_whose_thresholds_are_crossed_or_never_met_is_refused(enter, leav
 
 
 def test_a_head_that_became_something_else_at_the_very_end_is_no_first_of_what_it_was():
-    series = series_of(previous_token=[[0.1, 0.6, 0.6, 0.6, 0.6, 0.6]], induction=[[0.1, 0.1, 0.1, 0.1, 0.1, 0.9]])
+    series = series_of(
+        previous_token=[[0.1, 0.6, 0.6, 0.6, 0.6, 0.6]], induction=[[0.1, 0.1, 0.1, 0.1, 0.1, 0.9]]
+    )
     assert {onset.role for onset in onsets(series)} == {"previous_token"}
     assert first_onsets(series) == {}

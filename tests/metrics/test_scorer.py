@@ -15,7 +15,10 @@ from tracker_viz.types import Capture
 T, PERIOD, START = 40, 9, 1
 PROBE = {
     "length": T,
-    "rows": [{"kind": "repeated", "period": PERIOD, "start": START, "tokens": ["r"] * T}, {"kind": "text", "tokens": ["t"] * T}],
+    "rows": [
+        {"kind": "repeated", "period": PERIOD, "start": START, "tokens": ["r"] * T},
+        {"kind": "text", "tokens": ["t"] * T},
+    ],
 }
 
 
@@ -25,12 +28,23 @@ def make_capture(step=0, *, n_blocks=3, n_heads=4, seed=0, weight=1.0):
     arrays, axes = {}, {}
     for block in range(n_blocks):
         logits = np.where(causal, np.exp(rng.normal(size=(2, n_heads, T, T))), 0)
-        arrays[f"blocks.{block}.attn.pattern"] = (logits / logits.sum(-1, keepdims=True)).astype(np.float16)
+        arrays[f"blocks.{block}.attn.pattern"] = (logits / logits.sum(-1, keepdims=True)).astype(
+            np.float16
+        )
         axes[f"blocks.{block}.attn.pattern"] = ("probe", "head", "query", "key")
         for projection, shape in (("attn.w_q", (64, 64)), ("mlp.w_down", (64, 96))):
-            arrays[f"blocks.{block}.{projection}"] = (weight * np.random.default_rng(99 + block).normal(size=shape)).astype(np.float32)
+            arrays[f"blocks.{block}.{projection}"] = (
+                weight * np.random.default_rng(99 + block).normal(size=shape)
+            ).astype(np.float32)
             axes[f"blocks.{block}.{projection}"] = ("out", "in")
-    return Capture(step, arrays, axes, metrics={"loss": 2.0}, model={"n_blocks": n_blocks, "n_heads": n_heads}, probe=PROBE)
+    return Capture(
+        step,
+        arrays,
+        axes,
+        metrics={"loss": 2.0},
+        model={"n_blocks": n_blocks, "n_heads": n_heads},
+        probe=PROBE,
+    )
 
 
 def induct(capture, block, head):
@@ -39,7 +53,9 @@ def induct(capture, block, head):
     pattern[:, head] = 0
     for query in range(T):
         pattern[:, head, query, query - PERIOD + 1 if query >= START + PERIOD else 0] = 1
-    return dataclasses.replace(capture, arrays={**capture.arrays, f"blocks.{block}.attn.pattern": pattern})
+    return dataclasses.replace(
+        capture, arrays={**capture.arrays, f"blocks.{block}.attn.pattern": pattern}
+    )
 
 
 def test_scored_capture_holds_everything_it_held_and_all_scores():
@@ -48,11 +64,21 @@ def test_scored_capture_holds_everything_it_held_and_all_scores():
     assert set(capture.arrays) < set(scored.arrays)
     assert all(scored.arrays[name] is array for name, array in capture.arrays.items())
     added = set(scored.arrays) - set(capture.arrays)
-    weight_scores = set(WEIGHT_SCORES) - {"distance", "update", "power_law_exponent", "dead_share", "active_share"}
-    assert added == {f"scores.head.{name}" for name in HEAD_SCORES} | {f"scores.weight.{name}" for name in weight_scores}
+    weight_scores = set(WEIGHT_SCORES) - {
+        "distance",
+        "update",
+        "power_law_exponent",
+        "dead_share",
+        "active_share",
+    }
+    assert added == {f"scores.head.{name}" for name in HEAD_SCORES} | {
+        f"scores.weight.{name}" for name in weight_scores
+    }
     for name in added:
         assert scored.arrays[name].dtype == np.float32
-        assert scored.axes[name] == (("block", "head") if ".head." in name else ("block", "projection"))
+        assert scored.axes[name] == (
+            ("block", "head") if ".head." in name else ("block", "projection")
+        )
     assert scored.arrays["scores.head.sink"].shape == (3, 4)
     assert scored.labels["projection"] == ("attn.w_q", "mlp.w_down")
     assert scored.metrics["loss"] == 2.0
@@ -62,7 +88,9 @@ def test_scored_capture_is_written_and_read_back(tmp_path):
     scored = score(make_capture())
     capture_file.write(scored, tmp_path / scored.file_name)
     back = capture_file.read(tmp_path / scored.file_name)
-    np.testing.assert_array_equal(back.arrays["scores.head.induction"], scored.arrays["scores.head.induction"])
+    np.testing.assert_array_equal(
+        back.arrays["scores.head.induction"], scored.arrays["scores.head.induction"]
+    )
     assert back.metrics == pytest.approx(dict(scored.metrics))
 
 
@@ -90,7 +118,9 @@ def test_scorer_measures_change_from_the_first_and_from_the_last_capture():
     scorer = Scorer()
     start = scorer(make_capture(0, weight=1.0))
     assert np.all(start.arrays["scores.weight.distance"] == 0)
-    assert np.isnan(start.arrays["scores.weight.update"]).all(), "there, so that pictures of the run can show it"
+    assert np.isnan(start.arrays["scores.weight.update"]).all(), (
+        "there, so that pictures of the run can show it"
+    )
     assert not any(name.startswith("weights/update/") for name in start.metrics)
     scorer(make_capture(10, weight=2.0))
     last = scorer(make_capture(20, weight=3.0))
@@ -101,7 +131,9 @@ def test_scorer_measures_change_from_the_first_and_from_the_last_capture():
 
 def test_resumed_run_measures_from_its_very_first_capture():
     resumed = Scorer(make_capture(0, weight=1.0))
-    assert resumed(make_capture(30, weight=4.0)).arrays["scores.weight.distance"] == pytest.approx(3.0)
+    assert resumed(make_capture(30, weight=4.0)).arrays["scores.weight.distance"] == pytest.approx(
+        3.0
+    )
 
 
 def test_a_step_out_of_order_has_no_update_ratio():
@@ -121,7 +153,11 @@ def test_scorer_gives_what_score_gives():
 def test_capture_without_weights_or_without_attention_is_scored_on_what_it_has():
     capture = make_capture()
     only = {
-        kind: {n: a for n, a in capture.arrays.items() if n.endswith("pattern") == (kind == "attention")}
+        kind: {
+            n: a
+            for n, a in capture.arrays.items()
+            if n.endswith("pattern") == (kind == "attention")
+        }
         for kind in ("attention", "weights")
     }
     attention = score(dataclasses.replace(capture, arrays=only["attention"]))
@@ -133,12 +169,21 @@ def test_capture_without_weights_or_without_attention_is_scored_on_what_it_has()
 
 def test_probe_of_two_tokens_has_no_head_scores():
     pattern = np.tril(np.ones((1, 2, 2, 2), np.float32)) / np.array([1, 2], np.float32)[:, None]
-    capture = Capture(0, {"blocks.0.attn.pattern": pattern}, probe={"length": 2, "rows": [{"kind": "text", "tokens": ["a", "b"]}]})
+    capture = Capture(
+        0,
+        {"blocks.0.attn.pattern": pattern},
+        probe={"length": 2, "rows": [{"kind": "text", "tokens": ["a", "b"]}]},
+    )
     assert set(score(capture).arrays) == {"blocks.0.attn.pattern"}
 
 
 @pytest.mark.parametrize(
-    ("pooling", "whole"), [({"mlp.*": "mean"}, [True, False]), ({"attn.w_?": "rms", "*": "sample"}, [False, True]), ({}, [True, True])]
+    ("pooling", "whole"),
+    [
+        ({"mlp.*": "mean"}, [True, False]),
+        ({"attn.w_?": "rms", "*": "sample"}, [False, True]),
+        ({}, [True, True]),
+    ],
 )
 def test_a_matrix_that_holds_means_has_no_scores_of_its_entries(pooling, whole):
     capture = make_capture()
@@ -146,14 +191,18 @@ def test_a_matrix_that_holds_means_has_no_scores_of_its_entries(pooling, whole):
     for name, array in capture.arrays.items():
         if ".w_" in name:
             arrays[f"{name}.norms"] = np.array([1.0, 1.0, *(2 * np.array(array.shape))], np.float32)
-    scored = score(dataclasses.replace(capture, arrays=arrays, model={**capture.model, "pooling": pooling}))
+    scored = score(
+        dataclasses.replace(capture, arrays=arrays, model={**capture.model, "pooling": pooling})
+    )
     assert scored.labels["projection"] == ("attn.w_q", "mlp.w_down")
     assert np.isfinite(scored.arrays["scores.weight.kurtosis"]).tolist() == [whole] * 3
 
 
 def test_blocks_without_attention_are_nan_rows():
     capture = make_capture()
-    arrays = {name: array for name, array in capture.arrays.items() if name != "blocks.1.attn.pattern"}
+    arrays = {
+        name: array for name, array in capture.arrays.items() if name != "blocks.1.attn.pattern"
+    }
     scored = score(dataclasses.replace(capture, arrays=arrays))
     assert np.isnan(scored.arrays["scores.head.sink"][1]).all()
     assert "attn/sink/block_01" not in scored.metrics
@@ -162,16 +211,24 @@ def test_blocks_without_attention_are_nan_rows():
 def test_heads_cut_to_a_budget_are_scored_at_their_own_index():
     capture = make_capture(n_blocks=1)
     pattern = capture.arrays["blocks.0.attn.pattern"][:, [1, 3]]
-    cut = dataclasses.replace(capture, arrays={**capture.arrays, "blocks.0.attn.pattern": pattern}, labels={"blocks.0.head": ("1", "3")})
+    cut = dataclasses.replace(
+        capture,
+        arrays={**capture.arrays, "blocks.0.attn.pattern": pattern},
+        labels={"blocks.0.head": ("1", "3")},
+    )
     expected = score(capture).arrays["scores.head.sink"]
-    np.testing.assert_array_equal(score(cut).arrays["scores.head.sink"][0], [np.nan, expected[0, 1], np.nan, expected[0, 3]])
+    np.testing.assert_array_equal(
+        score(cut).arrays["scores.head.sink"][0], [np.nan, expected[0, 1], np.nan, expected[0, 3]]
+    )
 
 
 def test_diverged_weights_and_attention_are_nan_not_errors():
     capture = make_capture()
     ruined = {name: np.full_like(array, np.nan) for name, array in capture.arrays.items()}
     scored = score(dataclasses.replace(capture, arrays=ruined))
-    assert all(np.isnan(array).all() for name, array in scored.arrays.items() if name.startswith("scores."))
+    assert all(
+        np.isnan(array).all() for name, array in scored.arrays.items() if name.startswith("scores.")
+    )
     assert np.isnan(scored.metrics["attn/induction_max"])
 
 
@@ -181,5 +238,7 @@ def test_a_pattern_or_a_matrix_with_other_axes_is_refused():
     with pytest.raises(CaptureError, match=r"blocks\.0\.attn\.pattern must have the axes"):
         score(dataclasses.replace(capture, axes=axes))
     axes = {**capture.axes, "blocks.1.mlp.w_down": ("in", "out")}
-    with pytest.raises(CaptureError, match=r"blocks\.1\.mlp\.w_down must have the axes \('out', 'in'\)"):
+    with pytest.raises(
+        CaptureError, match=r"blocks\.1\.mlp\.w_down must have the axes \('out', 'in'\)"
+    ):
         score(dataclasses.replace(capture, axes=axes))

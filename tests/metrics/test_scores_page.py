@@ -1,4 +1,5 @@
-"""The page that tells users what every score is names all of them, and gives their true values of chance."""
+"""The page that tells users what every score is names all of them, and gives their true values of
+chance."""
 
 from __future__ import annotations
 
@@ -17,7 +18,11 @@ PROBE = (ProbeRow("repeated", 64, 15, 1), ProbeRow("text", 64))
 def table(heading):
     """Names in the first column -> the cells of their row."""
     section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in section.splitlines() if line.startswith("| `")]
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in section.splitlines()
+        if line.startswith("| `")
+    ]
     return {name: cells for cells in rows for name in re.findall(r"`(\w+)`", cells[0])}
 
 
@@ -27,7 +32,9 @@ def test_every_score_of_heads_is_on_the_page_with_its_value_for_uniform_attentio
     for name, cells in found.items():
         stated = cells[3]
         digits = len(stated.partition(".")[2])
-        assert float(stated) == pytest.approx(HEAD_SCORES[name].uniform(PROBE), abs=0.51 * 10**-digits), name
+        assert float(stated) == pytest.approx(
+            HEAD_SCORES[name].uniform(PROBE), abs=0.51 * 10**-digits
+        ), name
 
 
 def test_every_score_of_weights_is_on_the_page():

@@ -1,23 +1,37 @@
-"""What trackers show of the scores: few chart names, a summary that sorts runs, a table of heads."""
+"""What trackers show of the scores: few chart names, a summary that sorts runs, a table of
+heads."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tracker_viz.metrics import Scorer, ScoreSeries, chart_metrics, head_table, run_summary, run_tags, score_series
+from tracker_viz.metrics import (
+    Scorer,
+    ScoreSeries,
+    chart_metrics,
+    head_table,
+    run_summary,
+    run_tags,
+    score_series,
+)
 from tracker_viz.types import Capture
 
 N_CAPTURES, SHAPE = 8, (2, 3)
 
 
 def make_series():
-    heads = {name: np.full((N_CAPTURES, *SHAPE), 0.05, np.float32) for name in ("previous_token", "induction", "sink", "specialisation")}
+    heads = {
+        name: np.full((N_CAPTURES, *SHAPE), 0.05, np.float32)
+        for name in ("previous_token", "induction", "sink", "specialisation")
+    }
     heads["previous_token"][2:, 0, 1] = 0.7
     heads["induction"][4:, 1, 2] = 0.9
     heads["sink"][:, 1, 0] = 0.25
     heads["specialisation"][-1] = 0.3
-    heads["induction"][:, 0, 2] = heads["previous_token"][:, 0, 2] = heads["sink"][:, 0, 2] = heads["specialisation"][:, 0, 2] = np.nan
+    heads["induction"][:, 0, 2] = heads["previous_token"][:, 0, 2] = heads["sink"][:, 0, 2] = heads[
+        "specialisation"
+    ][:, 0, 2] = np.nan
     return ScoreSeries(np.arange(N_CAPTURES) * 100, heads, uniform=dict.fromkeys(heads, 0.05))
 
 
@@ -47,18 +61,23 @@ def test_all_heads_of_a_role_are_counted_whatever_else_was_measured_of_them():
     assert summary["specialisation/induction_heads"] == 2
     assert summary["specialisation/share_specialised"] == 3 / 5
     row = next(row for row in head_table(series) if row["head"] == "L01H00")
-    assert (row["role"], row["sink"]) == ("induction", None), "a score that is missing hides no head"
+    assert (row["role"], row["sink"]) == ("induction", None), (
+        "a score that is missing hides no head"
+    )
 
 
 def test_tags_name_the_roles_that_heads_have():
     assert run_tags(make_series()) == {"specialisation/roles": "previous_token, induction"}
-    nobody = ScoreSeries(np.arange(3), {"induction": np.zeros((3, 1, 1), np.float32)}, uniform={"induction": 0.05})
+    nobody = ScoreSeries(
+        np.arange(3), {"induction": np.zeros((3, 1, 1), np.float32)}, uniform={"induction": 0.05}
+    )
     assert run_tags(nobody) == {"specialisation/roles": "none"}
     assert run_tags(score_series([])) == {}
 
 
 def test_summary_and_table_give_a_role_the_same_onset():
-    """One head looks one token back in text from step 100 on, and is an induction head besides from 400 on: that is its role at the end."""
+    """One head looks one token back in text from step 100 on, and is an induction head besides from
+    400 on: that is its role at the end."""
     series = make_series()
     series.heads["previous_token"][1:, 1, 2] = 0.5
     table = {row["head"]: (row["role"], row["onset_step"]) for row in head_table(series)}
@@ -67,7 +86,10 @@ def test_summary_and_table_give_a_role_the_same_onset():
 
 
 def test_a_run_without_any_specialised_head_says_so_and_has_no_onset():
-    heads = {name: np.full((N_CAPTURES, *SHAPE), 0.1, np.float32) for name in ("previous_token", "induction")}
+    heads = {
+        name: np.full((N_CAPTURES, *SHAPE), 0.1, np.float32)
+        for name in ("previous_token", "induction")
+    }
     series = ScoreSeries(np.arange(N_CAPTURES), heads, uniform=dict.fromkeys(heads, 0.05))
     assert run_summary(series) == pytest.approx(
         {
@@ -87,7 +109,9 @@ def test_a_run_whose_training_died_has_what_it_had_been_and_no_roles():
     summary = run_summary(series)
     assert summary["specialisation/induction_max"] == pytest.approx(0.9)
     assert summary["specialisation/heads_specialised"] == 0
-    assert not any(name.endswith(("onset_step", "share_specialised", "index_mean")) for name in summary)
+    assert not any(
+        name.endswith(("onset_step", "share_specialised", "index_mean")) for name in summary
+    )
     assert head_table(series) == [], "no head has a score at the last capture"
 
 
@@ -107,7 +131,9 @@ def test_table_has_a_row_for_every_head_that_exists():
 def test_a_role_taken_again_at_the_very_end_has_no_onset_yet():
     induction = np.full((N_CAPTURES, 1, 1), 0.9, np.float32)
     induction[5:7] = 0.1
-    row = head_table(ScoreSeries(np.arange(N_CAPTURES), {"induction": induction}, uniform={"induction": 0.05}))[0]
+    row = head_table(
+        ScoreSeries(np.arange(N_CAPTURES), {"induction": induction}, uniform={"induction": 0.05})
+    )[0]
     assert (row["role"], row["onset_step"]) == ("induction", None)
 
 
@@ -119,11 +145,20 @@ def test_a_run_without_captures_or_scores_has_an_empty_summary():
 
 def test_number_of_charts_is_bounded_for_any_model():
     for n_blocks, n_heads in ((4, 4), (8, 8), (64, 1), (64, 64), (128, 128)):
-        heads = {name: np.random.default_rng(0).random((n_blocks, n_heads)) for name in ("previous_token", "induction", "sink", "entropy")}
-        projections = [f"mlp.experts.{index}.w_up" for index in range(40)] if n_blocks > 64 else ["attn.w_q", "mlp.w_down"]
+        heads = {
+            name: np.random.default_rng(0).random((n_blocks, n_heads))
+            for name in ("previous_token", "induction", "sink", "entropy")
+        }
+        projections = (
+            [f"mlp.experts.{index}.w_up" for index in range(40)]
+            if n_blocks > 64
+            else ["attn.w_q", "mlp.w_down"]
+        )
         weights = {"stable_rank": np.ones((n_blocks, len(projections)))}
         assert len(chart_metrics(heads, weights, projections)) <= 450
-    assert not any("block_" in name for name in chart_metrics(heads, weights, projections)), "128 blocks are too many for a chart each"
+    assert not any("block_" in name for name in chart_metrics(heads, weights, projections)), (
+        "128 blocks are too many for a chart each"
+    )
 
 
 def test_charts_show_the_strongest_head_of_every_block_and_each_head_where_they_are_few():
@@ -131,18 +166,35 @@ def test_charts_show_the_strongest_head_of_every_block_and_each_head_where_they_
     scores[2, 3], scores[5] = np.nan, np.nan
     charts = chart_metrics({"induction": scores}, {}, ())
     assert charts.pop("attn/induction_max") == np.nanmax(scores)
-    blocks = {f"attn/induction/block_{block:02d}": np.nanmax(scores[block]) for block in range(8) if block != 5}
-    heads = {f"attn/induction/L{b:02d}H{h:02d}": scores[b, h] for b, h in np.ndindex(8, 8) if b != 5 and (b, h) != (2, 3)}
+    blocks = {
+        f"attn/induction/block_{block:02d}": np.nanmax(scores[block])
+        for block in range(8)
+        if block != 5
+    }
+    heads = {
+        f"attn/induction/L{b:02d}H{h:02d}": scores[b, h]
+        for b, h in np.ndindex(8, 8)
+        if b != 5 and (b, h) != (2, 3)
+    }
     assert charts == blocks | heads
-    assert len(chart_metrics({"sink": np.ones((64, 2))}, {}, ())) == 1 + 64, "128 heads are too many, and 64 blocks are not"
+    assert len(chart_metrics({"sink": np.ones((64, 2))}, {}, ())) == 1 + 64, (
+        "128 heads are too many, and 64 blocks are not"
+    )
     assert len(chart_metrics({"sink": np.ones((1, 64))}, {}, ())) == 1 + 1 + 64
     assert len(chart_metrics({"sink": np.ones((65, 2))}, {}, ())) == 1
 
 
 def test_neurons_are_charted_of_the_projection_that_reads_them_alone():
-    weights = {"dead_share": np.array([[np.nan, 0.25], [np.nan, 0.75]], np.float32), "kurtosis": np.ones((2, 2), np.float32)}
+    weights = {
+        "dead_share": np.array([[np.nan, 0.25], [np.nan, 0.75]], np.float32),
+        "kurtosis": np.ones((2, 2), np.float32),
+    }
     charts = chart_metrics({}, weights, ("mlp.w_up", "mlp.w_down"))
-    assert charts == {"weights/dead_share/mlp_w_down": 0.5, "weights/kurtosis/mlp_w_up": 1, "weights/kurtosis/mlp_w_down": 1}
+    assert charts == {
+        "weights/dead_share/mlp_w_down": 0.5,
+        "weights/kurtosis/mlp_w_up": 1,
+        "weights/kurtosis/mlp_w_down": 1,
+    }
 
 
 def test_sink_share_counts_heads_above_gus_threshold():
@@ -150,14 +202,19 @@ def test_sink_share_counts_heads_above_gus_threshold():
     metrics = chart_metrics({"sink": sink, "sink_text": sink}, {}, ())
     assert metrics["attn/sink_share"] == pytest.approx(2 / 3)
     metrics = chart_metrics({"sink": sink, "sink_text": sink, "sink_repeated": 0 * sink}, {}, ())
-    assert metrics["attn/sink_share"] == pytest.approx(1 / 3), "the mean over sequences, of which each is asked by itself"
+    assert metrics["attn/sink_share"] == pytest.approx(1 / 3), (
+        "the mean over sequences, of which each is asked by itself"
+    )
     assert "attn/sink/L01H01" not in metrics
 
 
 def capture_of(step, induction, tokens_seen=None, **metrics):
     return Capture(
         step,
-        {"scores.head.induction": np.asarray(induction, np.float32), "blocks.0.attn.pattern": np.zeros((1, 1, 2, 2), np.float32)},
+        {
+            "scores.head.induction": np.asarray(induction, np.float32),
+            "blocks.0.attn.pattern": np.zeros((1, 1, 2, 2), np.float32),
+        },
         tokens_seen=tokens_seen,
         metrics=metrics,
         model={"uniform_scores": {"induction": 0.04}},
@@ -165,10 +222,18 @@ def capture_of(step, induction, tokens_seen=None, **metrics):
 
 
 def test_series_is_ordered_by_step_and_fills_what_is_missing_with_nan():
-    series = score_series([capture_of(20, [[0.2]], 2000, loss=1.0), capture_of(0, [[0.1, 0.3]], loss=3.0), capture_of(10, [[0.5]])])
+    series = score_series(
+        [
+            capture_of(20, [[0.2]], 2000, loss=1.0),
+            capture_of(0, [[0.1, 0.3]], loss=3.0),
+            capture_of(10, [[0.5]]),
+        ]
+    )
     assert series.steps.tolist() == [0, 10, 20]
     assert series.shape == (1, 2)
-    np.testing.assert_allclose(series.heads["induction"][:, 0], [[0.1, 0.3], [0.5, np.nan], [0.2, np.nan]])
+    np.testing.assert_allclose(
+        series.heads["induction"][:, 0], [[0.1, 0.3], [0.5, np.nan], [0.2, np.nan]]
+    )
     np.testing.assert_array_equal(series.metrics["loss"], [3, np.nan, 1])
     np.testing.assert_array_equal(series.tokens_seen, [np.nan, np.nan, 2000])
     assert series.uniform == {"induction": 0.04}
@@ -186,7 +251,15 @@ def test_scorer_has_the_series_of_a_resumed_run():
 
     def raw(step):
         weights = causal * np.exp(rng.normal(size=(1, 2, 16, 16)))
-        return Capture(step, {"blocks.0.attn.pattern": (weights / weights.sum(-1, keepdims=True)).astype(np.float32)}, probe=probe)
+        return Capture(
+            step,
+            {
+                "blocks.0.attn.pattern": (weights / weights.sum(-1, keepdims=True)).astype(
+                    np.float32
+                )
+            },
+            probe=probe,
+        )
 
     before = Scorer()
     scored = [before(raw(step)) for step in (0, 10)]

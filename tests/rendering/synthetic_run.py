@@ -1,6 +1,8 @@
-"""A made-up run whose transition is known: uniform attention sharpens into roles, weights grow a low-rank change.
+"""A made-up run whose transition is known: uniform attention sharpens into roles, weights grow a
+low-rank change.
 
-Used by the rendering tests, the benchmarks and the pictures in the docs; everything follows from the arguments and a seed.
+Used by the rendering tests, the benchmarks and the pictures in the docs; everything follows from
+the arguments and a seed.
 """
 
 from __future__ import annotations
@@ -13,18 +15,45 @@ from tracker_viz import capture_file
 from tracker_viz.types import Capture, CapturePath, CaptureRef
 
 ROLES = ("previous_token", "induction", "sink", "local", "current_token", "duplicate_token")
-PROJECTIONS = ("attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o", "mlp.w_gate", "mlp.w_up", "mlp.w_down")
+PROJECTIONS = (
+    "attn.w_q",
+    "attn.w_k",
+    "attn.w_v",
+    "attn.w_o",
+    "mlp.w_gate",
+    "mlp.w_up",
+    "mlp.w_down",
+)
 
 
-def captures(n_captures=12, *, blocks=4, heads=4, length=64, width=64, hidden=176, last_step=1000, period=16, seed=0, probes=2):
+def captures(
+    n_captures=12,
+    *,
+    blocks=4,
+    heads=4,
+    length=64,
+    width=64,
+    hidden=176,
+    last_step=1000,
+    period=16,
+    seed=0,
+    probes=2,
+):
     """Yield ``n_captures`` Captures from step 0 to ``last_step``; the transition is half way."""
     rng = np.random.default_rng(seed)
     role_of = _roles(blocks, heads, rng)
     targets = {role: _target(role, length, period) for role in ROLES}
     shapes = {name: _shape(name, width, hidden) for name in PROJECTIONS}
-    first = {(b, name): rng.normal(0, 0.02, shape) for b in range(blocks) for name, shape in shapes.items()}
+    first = {
+        (b, name): rng.normal(0, 0.02, shape)
+        for b in range(blocks)
+        for name, shape in shapes.items()
+    }
     change = {
-        (b, name): sum(rng.standard_gamma(1.0, (shape[0], 1)) * rng.normal(0, 0.02, (1, shape[1])) for _ in range(2))
+        (b, name): sum(
+            rng.standard_gamma(1.0, (shape[0], 1)) * rng.normal(0, 0.02, (1, shape[1]))
+            for _ in range(2)
+        )
         for b in range(blocks)
         for name, shape in shapes.items()
     }
@@ -34,7 +63,9 @@ def captures(n_captures=12, *, blocks=4, heads=4, length=64, width=64, hidden=17
     for index in range(n_captures):
         part = index / max(n_captures - 1, 1)
         step = round(last_step * part**1.5)
-        yield _capture(step, part, role_of, targets, first, change, onset, top, noise, length, period, probes)
+        yield _capture(
+            step, part, role_of, targets, first, change, onset, top, noise, length, period, probes
+        )
 
 
 def write_run(directory: Path, n_captures=12, **options) -> list[CapturePath]:
@@ -46,10 +77,14 @@ def write_run(directory: Path, n_captures=12, **options) -> list[CapturePath]:
 def write_capture(directory: Path, capture: Capture) -> CapturePath:
     path = Path(directory) / capture.file_name
     path.write_bytes(capture_file.to_bytes(capture))  # no fsync: hundreds of files in a test
-    return CapturePath(CaptureRef(capture.step, capture.file_name, path.stat().st_size, "0" * 64), path)
+    return CapturePath(
+        CaptureRef(capture.step, capture.file_name, path.stat().st_size, "0" * 64), path
+    )
 
 
-def _capture(step, part, role_of, targets, first, change, onset, top, noise, length, period, probes):
+def _capture(
+    step, part, role_of, targets, first, change, onset, top, noise, length, period, probes
+):
     blocks, heads = role_of.shape
     causal = np.tril(np.ones((length, length)))
     arrays, axes = {}, {}
@@ -61,8 +96,12 @@ def _capture(step, part, role_of, targets, first, change, onset, top, noise, len
             background = causal * (1 + 2.0 * part * noise[b, h])
             background /= background.sum(1, keepdims=True)
             patterns[0, h] = (1 - strength) * background + strength * targets[role_of[b, h]]
-            for p in range(1, probes):  # on text the repeats are missing: induction heads have nothing to do
-                role = "sink" if role_of[b, h] in ("induction", "duplicate_token") else role_of[b, h]
+            for p in range(
+                1, probes
+            ):  # on text the repeats are missing: induction heads have nothing to do
+                role = (
+                    "sink" if role_of[b, h] in ("induction", "duplicate_token") else role_of[b, h]
+                )
                 patterns[p, h] = (1 - strength) * background + strength * targets[role]
         arrays[f"blocks.{b}.attn.pattern"] = patterns.astype(np.float16)
         axes[f"blocks.{b}.attn.pattern"] = ("probe", "head", "query", "key")
@@ -73,7 +112,13 @@ def _capture(step, part, role_of, targets, first, change, onset, top, noise, len
     arrays |= _scores(arrays, blocks, period)
     axes |= {name: ("block", "head") for name in arrays if name.startswith("scores.head.")}
     relative = np.array(
-        [[np.linalg.norm(part**0.8 * change[b, name]) / np.linalg.norm(first[b, name]) for name in PROJECTIONS] for b in range(blocks)]
+        [
+            [
+                np.linalg.norm(part**0.8 * change[b, name]) / np.linalg.norm(first[b, name])
+                for name in PROJECTIONS
+            ]
+            for b in range(blocks)
+        ]
     )
     arrays["scores.weight.distance_from_init"] = relative.astype(np.float32)
     axes["scores.weight.distance_from_init"] = ("block", "projection")
@@ -84,20 +129,38 @@ def _capture(step, part, role_of, targets, first, change, onset, top, noise, len
         axes=axes,
         labels={"probe": ("repeated", "text")[:probes], "projection": PROJECTIONS},
         tokens_seen=step * 1024,
-        metrics={"loss": float(5.5 - 2.2 * part**0.5 - 1.9 * induction), "attn/induction_max": induction},
+        metrics={
+            "loss": float(5.5 - 2.2 * part**0.5 - 1.9 * induction),
+            "attn/induction_max": induction,
+        },
         model={"name": "synthetic", "n_blocks": blocks, "n_heads": heads, "n_parameters": 870_000},
         probe={
             "length": length,
             "rows": [
-                {"kind": "repeated", "period": period, "start": 1, "tokens": ["BOS"] + [f"t{i % period}" for i in range(length - 1)]},
-                {"kind": "text", "tokens": list(("def attend(query, key):\n    return softmax(query @ key.T) @ value\n" * 9)[:length])},
+                {
+                    "kind": "repeated",
+                    "period": period,
+                    "start": 1,
+                    "tokens": ["BOS"] + [f"t{i % period}" for i in range(length - 1)],
+                },
+                {
+                    "kind": "text",
+                    "tokens": list(
+                        (
+                            "def attend(query, key):\n    return softmax(query @ key.T) @ value\n"
+                            * 9
+                        )[:length]
+                    ),
+                },
             ][:probes],
         },
     )
 
 
 def _scores(arrays, blocks, period):
-    attention = np.stack([arrays[f"blocks.{b}.attn.pattern"][0] for b in range(blocks)]).astype(np.float32)
+    attention = np.stack([arrays[f"blocks.{b}.attn.pattern"][0] for b in range(blocks)]).astype(
+        np.float32
+    )
     length = attention.shape[-1]
     i = np.arange(2, length)
     j = np.arange(period + 1, length)
@@ -122,7 +185,12 @@ def _target(role, length, period):
     if role == "local":
         target = np.exp(-(query - key) / 6.0) * (key <= query)
     else:
-        at = {"previous_token": query - 1, "induction": query - period + 1, "sink": 0 * query, "current_token": query}
+        at = {
+            "previous_token": query - 1,
+            "induction": query - period + 1,
+            "sink": 0 * query,
+            "current_token": query,
+        }
         target = (key == np.maximum(at.get(role, query - period), 0)).astype(float)
     return target / target.sum(1, keepdims=True)
 

@@ -1,4 +1,5 @@
-"""Several runs in one picture: every map shows its own run's capture, runs stand apart, and what does not fit is said."""
+"""Several runs in one picture: every map shows its own run's capture, runs stand apart, and what
+does not fit is said."""
 
 from __future__ import annotations
 
@@ -42,16 +43,21 @@ def side_by_side(runs, axis="step"):
 
 
 def draw(runs, **options):
-    return ComparedRenderer(runs, side_by_side(runs), ROLES, **{"title": "runs", "size": "960x540"} | options)
+    return ComparedRenderer(
+        runs, side_by_side(runs), ROLES, **{"title": "runs", "size": "960x540"} | options
+    )
 
 
 @pytest.fixture(scope="module")
 def runs(synthetic, tmp_path_factory):
-    """Three runs of 2 x 3 heads; the second has fewer captures, ends earlier, and begins later than the others."""
+    """Three runs of 2 x 3 heads; the second has fewer captures, ends earlier, and begins later than
+    the others."""
     options = {"blocks": 2, "heads": 3, "length": 24, "width": 8, "hidden": 12, "period": 7}
     made = []
     for seed, (n_captures, last) in enumerate([(5, 1000), (4, 500), (5, 1000)]):
-        captures = synthetic.write_run(tmp_path_factory.mktemp(f"run{seed}"), n_captures, seed=seed, last_step=last, **options)
+        captures = synthetic.write_run(
+            tmp_path_factory.mktemp(f"run{seed}"), n_captures, seed=seed, last_step=last, **options
+        )
         made.append(compared(f"seed={seed}", captures[1:] if seed == 1 else captures))
     roles = made[0].roles.copy()
     roles[2:, 1, 0] = 1
@@ -69,12 +75,19 @@ def box_of(pixels, box):
 
 
 def within(box, room):
-    return box.x >= room.x and box.y >= room.y and box.right <= room.right and box.bottom <= room.bottom
+    return (
+        box.x >= room.x
+        and box.y >= room.y
+        and box.right <= room.right
+        and box.bottom <= room.bottom
+    )
 
 
 def expected(renderer, run, heatmap, capture):
     """The box as the captures say: each cell in its colour, the future in the panel's."""
-    values = run.series.read(capture, [heatmap.source.name])[heatmap.source.name][0, heatmap.source.head]
+    values = run.series.read(capture, [heatmap.source.name])[heatmap.source.name][
+        0, heatmap.source.head
+    ]
     colors = renderer.plan.scales["attention"].table()[values.view(np.uint16)]
     colors[np.triu(np.ones(values.shape, bool), 1)] = rgb(THEME.panel)
     cell_px = heatmap.box.width // len(values)
@@ -90,7 +103,9 @@ def test_every_map_shows_its_own_head_of_its_own_run_at_its_own_capture(renderer
             assert [heatmap.head for heatmap in tile.heatmaps] == list(run.ranking)
             for heatmap in tile.heatmaps:
                 if capture != NOT_YET:
-                    assert np.array_equal(box_of(pixels, heatmap.box), expected(renderer, run, heatmap, capture)), (point, heatmap.name)
+                    assert np.array_equal(
+                        box_of(pixels, heatmap.box), expected(renderer, run, heatmap, capture)
+                    ), (point, heatmap.name)
 
 
 def test_a_run_that_has_not_begun_shows_nothing_and_one_that_ended_stands_still(renderer):
@@ -100,7 +115,10 @@ def test_a_run_that_has_not_begun_shows_nothing_and_one_that_ended_stands_still(
     first, last = renderer.frame(0).pixels, renderer.frame(len(renderer) - 1).pixels
     before_end = renderer.frame(int(np.flatnonzero(~renderer.timing.ended[1])[-1])).pixels
     for heatmap in renderer.tiles[1].heatmaps:
-        assert np.array_equal(box_of(first, heatmap.box), np.broadcast_to(rgb(THEME.panel), (heatmap.box.height, heatmap.box.width, 3)))
+        assert np.array_equal(
+            box_of(first, heatmap.box),
+            np.broadcast_to(rgb(THEME.panel), (heatmap.box.height, heatmap.box.width, 3)),
+        )
         assert np.array_equal(box_of(last, heatmap.box), box_of(before_end, heatmap.box))
 
 
@@ -117,7 +135,12 @@ def test_the_same_point_gives_the_same_bits_on_one_or_many_threads(renderer, run
 def test_a_head_is_framed_in_its_roles_colour_from_when_it_has_it(renderer):
     heatmap = next(heatmap for heatmap in renderer.tiles[0].heatmaps if heatmap.head == (1, 0))
     has_it = [
-        bool((renderer.frame(point).pixels[heatmap.box.y + 5, heatmap.box.x - 2] == rgb(THEME.roles["induction"])).all())
+        bool(
+            (
+                renderer.frame(point).pixels[heatmap.box.y + 5, heatmap.box.x - 2]
+                == rgb(THEME.roles["induction"])
+            ).all()
+        )
         for point in range(len(renderer))
     ]
     assert has_it == (renderer.timing.captures[0] >= 2).tolist()
@@ -141,11 +164,15 @@ def test_the_ribbon_tells_no_more_than_what_was_played(runs):
     line = dict(ribbon.lines)[1, 0]
     middle = len(renderer) // 2
     share = renderer.timing.points[middle] / renderer.timing.points[-1]
-    half_played, played = (box_of(renderer.frame(point).pixels, line)[0] for point in (middle, len(renderer) - 1))
+    half_played, played = (
+        box_of(renderer.frame(point).pixels, line)[0] for point in (middle, len(renderer) - 1)
+    )
     color, panel = rgb(THEME.roles["induction"]), rgb(THEME.panel)
     assert (half_played[round(share * line.width) + 1 :] == panel).all()
     first = int(np.flatnonzero((played == color).all(1))[0])
-    assert first == pytest.approx(line.width * renderer.runs[0].places[2] / renderer.timing.points[-1], abs=2)
+    assert first == pytest.approx(
+        line.width * renderer.runs[0].places[2] / renderer.timing.points[-1], abs=2
+    )
 
 
 def test_numbers_clock_and_curves_move_with_the_point(renderer):
@@ -174,7 +201,9 @@ def test_in_matched_order_every_map_says_whose_it_is_where_attention_never_looks
     pixels = renderer.frame(len(renderer) - 1).pixels
     dim, n_captions = rgb(THEME.dim), 0
     for tile in renderer.tiles:
-        assert [text for text, _ in tile.captions] == [f"H{heatmap.head[1]}" for heatmap in tile.heatmaps]
+        assert [text for text, _ in tile.captions] == [
+            f"H{heatmap.head[1]}" for heatmap in tile.heatmaps
+        ]
         for heatmap, (_, place) in zip(tile.heatmaps, tile.captions, strict=True):
             box = heatmap.box
             assert box.y < place.baseline < box.y + box.height / 2
@@ -182,11 +211,18 @@ def test_in_matched_order_every_map_says_whose_it_is_where_attention_never_looks
             corner = pixels[box.y : place.baseline + 1, box.x + box.width // 2 : box.right]
             n_captions += bool((np.abs(corner.astype(int) - dim).max(2) < 40).any())
     assert n_captions == sum(len(tile.heatmaps) for tile in renderer.tiles)
-    area, draft = Box(36, 100, 1848, 700), Draft(Layout("compare", (Attention(),)), runs[0].series, 1920, 1080, THEME)
-    some = dataclasses.replace(
-        runs[0], ranking=tuple(itertools.product(range(4), range(8))), order=dict.fromkeys(range(4), tuple(range(8)))
+    area, draft = (
+        Box(36, 100, 1848, 700),
+        Draft(Layout("compare", (Attention(),)), runs[0].series, 1920, 1080, THEME),
     )
-    by_index, matched = (fit_tiles(draft, [some] * 6, 64, area, matched=each, name_px=240) for each in (False, True))
+    some = dataclasses.replace(
+        runs[0],
+        ranking=tuple(itertools.product(range(4), range(8))),
+        order=dict.fromkeys(range(4), tuple(range(8))),
+    )
+    by_index, matched = (
+        fit_tiles(draft, [some] * 6, 64, area, matched=each, name_px=240) for each in (False, True)
+    )
     assert by_index.all_heads
     assert matched.map_px == by_index.map_px, "naming the heads costs no room"
 
@@ -199,7 +235,9 @@ def test_pictures_in_between_are_refused(renderer):
 
 
 def test_maps_of_different_length_are_refused(runs, small_run, synthetic, tmp_path):
-    other = synthetic.write_run(tmp_path, 2, blocks=2, heads=3, length=16, width=8, hidden=12, period=7)
+    other = synthetic.write_run(
+        tmp_path, 2, blocks=2, heads=3, length=16, width=8, hidden=12, period=7
+    )
     with pytest.raises(LayoutError, match=r"probes of one length.*seed=0: 24, other: 16"):
         draw([runs[0], compared("other", other)])
 
@@ -215,7 +253,9 @@ def test_the_poster_is_the_last_picture(renderer, tmp_path):
 @pytest.mark.parametrize("matched", [False, True])
 @pytest.mark.parametrize("n_runs", [2, 3, 6, 7, 16, 24, 33, 64])
 @pytest.mark.parametrize(("blocks", "heads"), [(4, 4), (4, 8), (12, 12)])
-def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(runs, n_runs, blocks, heads, matched):
+def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(
+    runs, n_runs, blocks, heads, matched
+):
     some = dataclasses.replace(
         runs[0],
         ranking=tuple(itertools.product(range(blocks), range(heads))),
@@ -236,7 +276,9 @@ def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(runs, n_runs, 
             assert within(box, Box(tile.x, tile.y, tile.width + 2, tile.height + 2))
             assert (box.x % 2, box.y % 2) == (0, 0)
     if tiling.captioned and not tiling.beside:
-        assert min(box.y for box in boxes) - area.y >= 28 + 18  # a line for the name of the run, and one for that of the head
+        assert (
+            min(box.y for box in boxes) - area.y >= 28 + 18
+        )  # a line for the name of the run, and one for that of the head
     covered = np.zeros((1080, 1920), np.uint8)
     for box in boxes:
         covered[box.y : box.bottom, box.x : box.right] += 1
@@ -247,15 +289,25 @@ def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(runs, n_runs, 
 def test_the_colour_bar_and_the_axes_are_there_in_every_size(runs, size):
     plan = draw(runs, size=size).plan
     (bar,) = plan.bars
-    assert within(Box(bar.box.x, bar.box.y, bar.box.width, bar.box.height + round(24 * plan.unit)), Box(0, 0, plan.width, plan.height))
+    assert within(
+        Box(bar.box.x, bar.box.y, bar.box.width, bar.box.height + round(24 * plan.unit)),
+        Box(0, 0, plan.width, plan.height),
+    )
     assert "query ↓ key →" in {label.text for label in plan.labels}
 
 
 def test_few_runs_show_all_heads_and_many_their_first_ones(runs):
     draft = Draft(Layout("compare", (Attention(),)), runs[0].series, 1920, 1080, THEME)
     area = Box(36, 100, 1848, 700)
-    some = dataclasses.replace(runs[0], ranking=tuple(itertools.product(range(4), range(4))), order=dict.fromkeys(range(4), (0, 1, 2, 3)))
-    shown = {n: fit_tiles(draft, [some] * n, 64, area, matched=False, name_px=240) for n in (2, 6, 24, 64)}
+    some = dataclasses.replace(
+        runs[0],
+        ranking=tuple(itertools.product(range(4), range(4))),
+        order=dict.fromkeys(range(4), (0, 1, 2, 3)),
+    )
+    shown = {
+        n: fit_tiles(draft, [some] * n, 64, area, matched=False, name_px=240)
+        for n in (2, 6, 24, 64)
+    }
     assert [tiling.all_heads for tiling in shown.values()] == [True, True, False, False]
     assert shown[2].map_px > shown[6].map_px
     assert 16 > shown[24].n_maps >= 4
@@ -264,7 +316,10 @@ def test_few_runs_show_all_heads_and_many_their_first_ones(runs):
 
 
 def test_the_names_of_64_runs_are_not_cut_off(runs):
-    many = [dataclasses.replace(runs[index % 2], label=f"learning_rate=0.0001 seed={index}") for index in range(64)]
+    many = [
+        dataclasses.replace(runs[index % 2], label=f"learning_rate=0.0001 seed={index}")
+        for index in range(64)
+    ]
     renderer = draw(many)
     said = " ".join(label.text for label in renderer.plan.labels)
     assert all(f"learning_rate=0.0001 seed={index} " in f"{said} " for index in range(64))

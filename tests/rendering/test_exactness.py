@@ -1,4 +1,5 @@
-"""The painted picture equals the one that seaborn draws: 0 differing pixels in every box, whatever the scale, mask or size."""
+"""The painted picture equals the one that seaborn draws: 0 differing pixels in every box, whatever
+the scale, mask or size."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class Fixed:
 
 
 def one_box(shape, box, scale, *, mask=None, line_px=0.0):
-    heatmap = Heatmap("box", Fixed(shape), box, "scale", mask, line_px=line_px, line_color="#336699")
+    heatmap = Heatmap(
+        "box", Fixed(shape), box, "scale", mask, line_px=line_px, line_color="#336699"
+    )
     return Plan(320, 240, DARK, "test", (heatmap,), {"scale": scale})
 
 
@@ -90,9 +93,11 @@ def test_painting_equals_seaborn_with_a_mask_and_with_values_that_are_not_finite
     assert differing(plan, values) == 0
     shown = painted(plan, values)
     assert (shown == rgb(scale.nonfinite)).all(2).any(), "NaN must be visible"
-    assert not (shown == rgb(scale.nonfinite)).all(2)[box.y : box.y + box.height // 6, box.x + box.width * 5 // 6 :].any(), (
-        "the mask hides the future"
-    )
+    assert (
+        not (shown == rgb(scale.nonfinite))
+        .all(2)[box.y : box.y + box.height // 6, box.x + box.width * 5 // 6 :]
+        .any()
+    ), "the mask hides the future"
 
 
 @pytest.mark.parametrize("line_px", [0.5, 1.0, 2.0, 3.5])
@@ -107,7 +112,12 @@ def test_every_float16_value_has_the_colour_that_matplotlib_draws():
     everything = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256)
     for scale in (SCALES["power"], SCALES["symlog"]):
         plan = replace(one_box((256, 256), Box(20, 10, 256, 228), scale), height=300)
-        assert differing(plan, {"box": np.where(np.isfinite(everything), everything, np.float16(np.nan))}) == 0
+        assert (
+            differing(
+                plan, {"box": np.where(np.isfinite(everything), everything, np.float16(np.nan))}
+            )
+            == 0
+        )
 
 
 def test_boxes_that_overlap_are_noticed_because_they_cannot_be_painted():
@@ -122,14 +132,21 @@ def test_a_picture_that_cannot_be_painted_is_redrawn_by_seaborn(small_run, monke
     plan = Renderer(series, "overview", size="720p").plan
     over = replace(plan.heatmaps[0], name="over", box=Box(plan.heatmaps[0].box.x + 9, 130, 48, 48))
     crowded = replace(plan, heatmaps=(*plan.heatmaps, over))
-    monkeypatch.setattr("tracker_viz.rendering.renderer.make_plan", lambda *arguments, **options: crowded)
+    monkeypatch.setattr(
+        "tracker_viz.rendering.renderer.make_plan", lambda *arguments, **options: crowded
+    )
     renderer = Renderer(series, "overview", size="720p")
     assert renderer.redraws_fully
     box = (slice(over.box.y, over.box.bottom), slice(over.box.x, over.box.right))
-    assert np.array_equal(renderer.frame(5).pixels[box], seaborn_pixels(crowded, renderer.values(5))[box])
+    assert np.array_equal(
+        renderer.frame(5).pixels[box], seaborn_pixels(crowded, renderer.values(5))[box]
+    )
 
 
-@pytest.mark.parametrize(("name", "size"), [*((name, "1080p") for name in LAYOUTS), ("overview", "720p"), ("changes", "square")])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [*((name, "1080p") for name in LAYOUTS), ("overview", "720p"), ("changes", "square")],
+)
 def test_every_layout_paints_what_seaborn_draws(small_run, name, size):
     series = Series(small_run, title="exact")
     renderer = Renderer(series, name, size=size, theme="light" if size == "720p" else "dark")

@@ -1,4 +1,5 @@
-"""Letters that DejaVu lacks are drawn with what else is installed; where nothing has them one line says so; all others stay as they are."""
+"""Letters that DejaVu lacks are drawn with what else is installed; where nothing has them one line
+says so; all others stay as they are."""
 
 from __future__ import annotations
 
@@ -24,7 +25,13 @@ def other_families(monkeypatch):
 
     def look_for(*families):
         monkeypatch.setattr(theme, "_OTHER_SCRIPTS", families)
-        for cached in (theme.font_families, theme._said_once, text_width, ink.glyph, ink.opaque_glyph):
+        for cached in (
+            theme.font_families,
+            theme._said_once,
+            text_width,
+            ink.glyph,
+            ink.opaque_glyph,
+        ):
             cached.cache_clear()
 
     yield look_for
@@ -38,7 +45,9 @@ def no_warning(caplog):
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING, "matplotlib"):
         warnings.simplefilter("error")
         yield
-    assert [record for record in caplog.get_records("call") if record.name.startswith("matplotlib")] == []
+    assert [
+        record for record in caplog.get_records("call") if record.name.startswith("matplotlib")
+    ] == []
 
 
 def letter_that_only_stix_has():
@@ -49,7 +58,9 @@ def letter_that_only_stix_has():
 def drawn(small_run, title):
     renderer = Renderer(Series(small_run, title=title), "overview", size="720p")
     frames = renderer.film([Shot(1, 0.0, 1.0, "title"), Shot(1, 0.0, 1.0)])
-    return hashlib.sha256(b"".join(frames(index).pixels.tobytes() for index in range(2))).hexdigest()
+    return hashlib.sha256(
+        b"".join(frames(index).pixels.tobytes() for index in range(2))
+    ).hexdigest()
 
 
 def test_what_dejavu_can_write_looks_the_same_whatever_is_installed(small_run, other_families):
@@ -71,12 +82,16 @@ def test_what_dejavu_lacks_is_written_in_a_family_that_has_it(other_families, ca
     assert len(caplog.records) == 1, "of the box, and nothing of what has a glyph"
 
 
-def test_one_line_says_what_to_install_where_nothing_has_the_letters_and_a_box_is_seen(small_run, other_families, caplog):
+def test_one_line_says_what_to_install_where_nothing_has_the_letters_and_a_box_is_seen(
+    small_run, other_families, caplog
+):
     other_families()
     drawn(small_run, f"run {IN_NO_FONT} one")
     drawn(small_run, f"run {IN_NO_FONT[0]} two")
     (said,) = caplog.records
-    assert said.getMessage().startswith(f"no font here has {IN_NO_FONT}: boxes stand for such letters. ")
+    assert said.getMessage().startswith(
+        f"no font here has {IN_NO_FONT}: boxes stand for such letters. "
+    )
     assert text_coverage(IN_NO_FONT, 30)[0].max() > 0.5
 
 

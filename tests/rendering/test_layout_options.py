@@ -1,4 +1,5 @@
-"""Layouts as YAML: the shipped files say what the code says, and a user's own are checked by name."""
+"""Layouts as YAML: the shipped files say what the code says, and a user's own are checked by
+name."""
 
 from __future__ import annotations
 
@@ -25,9 +26,15 @@ def test_the_examples_layout_is_drawn_as_it_says(small_run):
     hydra = pytest.importorskip("hydra.utils")
     from omegaconf import OmegaConf
 
-    layout = hydra.instantiate(OmegaConf.load(Path(__file__).parents[2] / "examples" / "layout" / "mine.yaml"))
+    layout = hydra.instantiate(
+        OmegaConf.load(Path(__file__).parents[2] / "examples" / "layout" / "mine.yaml")
+    )
     plan = Renderer(Series(small_run), layout, size="720p").plan
-    assert (plan.layout, plan.scales["attention"].cmap, plan.scales["attention"].norm) == ("mine", "viridis", "log")
+    assert (plan.layout, plan.scales["attention"].cmap, plan.scales["attention"].norm) == (
+        "mine",
+        "viridis",
+        "log",
+    )
     assert {label.text for label in plan.labels} >= {
         "Attention · text tokens",
         "attention q",
@@ -42,7 +49,11 @@ def test_every_shipped_layout_has_its_yaml():
 
 def test_a_layout_of_ones_own_is_drawn(small_run):
     mine = layout_from(
-        "mine", [{"panel": "attention", "probe": "text"}, {"panel": "weights", "matrices": ["attn.w_q"], "show": "value", "reduce": "mean"}]
+        "mine",
+        [
+            {"panel": "attention", "probe": "text"},
+            {"panel": "weights", "matrices": ["attn.w_q"], "show": "value", "reduce": "mean"},
+        ],
     )
     renderer = Renderer(Series(small_run), mine, size="720p")
     assert {heatmap.name for heatmap in renderer.plan.heatmaps} >= {

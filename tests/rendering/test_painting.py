@@ -18,4 +18,6 @@ def test_a_canvas_undoes_what_was_painted_beside_the_maps_once_and_leaves_the_ce
     assert np.array_equal(canvas.pixels, expected)
     canvas.pixels[1:3, 2:5] = 99
     canvas.clear()
-    assert (canvas.pixels[1:3, 2:5] == 99).all(), "the list of what to undo would grow with every frame"
+    assert (canvas.pixels[1:3, 2:5] == 99).all(), (
+        "the list of what to undo would grow with every frame"
+    )

@@ -1,4 +1,5 @@
-"""Where things stand: inside the picture, apart from each other, large enough, in whole even pixels, whatever the model's shape."""
+"""Where things stand: inside the picture, apart from each other, large enough, in whole even
+pixels, whatever the model's shape."""
 
 from __future__ import annotations
 
@@ -11,7 +12,17 @@ import numpy as np
 import pytest
 
 from tracker_viz.metrics import HEAD_SCORES, WEIGHT_SCORES
-from tracker_viz.rendering import LAYOUTS, THEMES, Attention, Layout, Scores, Series, Weights, make_plan, picture_size
+from tracker_viz.rendering import (
+    LAYOUTS,
+    THEMES,
+    Attention,
+    Layout,
+    Scores,
+    Series,
+    Weights,
+    make_plan,
+    picture_size,
+)
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.furniture import timeline
 from tracker_viz.rendering.grid import fit_map, fit_matrix
@@ -43,11 +54,24 @@ def series_of(synthetic, tmp_path_factory):
 
     @functools.cache
     def series(shape):
-        blocks, heads, length = SHAPES[shape] if shape in SHAPES else (*map(int, shape.split("x")), 16)
-        options = {"blocks": blocks, "heads": heads, "length": length, "width": 32, "hidden": 48, "period": 7, "last_step": 12_000}
+        blocks, heads, length = (
+            SHAPES[shape] if shape in SHAPES else (*map(int, shape.split("x")), 16)
+        )
+        options = {
+            "blocks": blocks,
+            "heads": heads,
+            "length": length,
+            "width": 32,
+            "hidden": 48,
+            "period": 7,
+            "last_step": 12_000,
+        }
         folder = tmp_path_factory.mktemp("shape")
         captures = synthetic.captures(3, **options)
-        run = [synthetic.write_capture(folder, with_all_scores(capture, blocks, heads)) for capture in captures]
+        run = [
+            synthetic.write_capture(folder, with_all_scores(capture, blocks, heads))
+            for capture in captures
+        ]
         return Series(run, title="llama-mini · repeated tokens · run 7f3a")
 
     return series
@@ -55,45 +79,99 @@ def series_of(synthetic, tmp_path_factory):
 
 def with_all_scores(capture, blocks, heads):
     rng = np.random.default_rng(capture.step)
-    more = {f"scores.head.{name}": (rng.uniform(0, 1, (blocks, heads)), ("block", "head")) for name in HEAD_SCORES}
-    more |= {f"scores.weight.{name}": (rng.uniform(-0.25, 9, (blocks, 7)), ("block", "projection")) for name in WEIGHT_SCORES}
-    arrays = {name: values.astype(np.float32) for name, (values, _) in more.items() if name not in capture.arrays}
-    return replace(capture, arrays={**capture.arrays, **arrays}, axes={**capture.axes, **{name: axes for name, (_, axes) in more.items()}})
+    more = {
+        f"scores.head.{name}": (rng.uniform(0, 1, (blocks, heads)), ("block", "head"))
+        for name in HEAD_SCORES
+    }
+    more |= {
+        f"scores.weight.{name}": (rng.uniform(-0.25, 9, (blocks, 7)), ("block", "projection"))
+        for name in WEIGHT_SCORES
+    }
+    arrays = {
+        name: values.astype(np.float32)
+        for name, (values, _) in more.items()
+        if name not in capture.arrays
+    }
+    return replace(
+        capture,
+        arrays={**capture.arrays, **arrays},
+        axes={**capture.axes, **{name: axes for name, (_, axes) in more.items()}},
+    )
 
 
 def texts_of(plan):
-    """(text, Box, font size in pixels) of all that is written, roughly: its advance wide, from ascender to descender high."""
+    """(text, Box, font size in pixels) of all that is written, roughly: its advance wide, from
+    ascender to descender high."""
     for label in plan.labels:
         wide = text_width(label.text, label.size_px, bold=label.bold, mono=label.mono)
         if label.rotation:
-            yield label.text, Box(round(label.x - label.size_px * 0.76), round(label.y), round(label.size_px * 0.9), wide), label.size_px
+            yield (
+                label.text,
+                Box(
+                    round(label.x - label.size_px * 0.76),
+                    round(label.y),
+                    round(label.size_px * 0.9),
+                    wide,
+                ),
+                label.size_px,
+            )
             continue
         x = label.x - {"left": 0, "center": wide / 2, "right": wide}[label.align]
         top = label.y - label.size_px * (0.5 if label.baseline == "center" else 0.76)
-        yield label.text, Box(round(x), round(top), wide, round(label.size_px * 0.95)), label.size_px
+        yield (
+            label.text,
+            Box(round(x), round(top), wide, round(label.size_px * 0.95)),
+            label.size_px,
+        )
     for bar in plan.bars:
         scale, tick_px = plan.scales[bar.scale], bar.font_px * 0.9
         if bar.titled:
             title_px = fitted_px(scale.label, bar.font_px, bar.box.width)
             baseline, wide = bar.box.y - bar.font_px * 0.55, text_width(scale.label, title_px)
-            yield scale.label, Box(bar.box.x, round(baseline - title_px * 0.76), wide, round(title_px * 0.95)), title_px
+            yield (
+                scale.label,
+                Box(bar.box.x, round(baseline - title_px * 0.76), wide, round(title_px * 0.95)),
+                title_px,
+            )
         for position, text in bar_ticks(scale, bar.box.width / tick_px):
             wide = text_width(text, tick_px)
-            x = bar.box.x + position * bar.box.width - (0 if position < 0.02 else wide if position > 0.98 else wide / 2)
-            yield f"tick {text}", Box(round(x), round(bar.box.bottom + bar.font_px * 0.5), wide, round(bar.font_px * 0.8)), tick_px
+            x = (
+                bar.box.x
+                + position * bar.box.width
+                - (0 if position < 0.02 else wide if position > 0.98 else wide / 2)
+            )
+            yield (
+                f"tick {text}",
+                Box(
+                    round(x),
+                    round(bar.box.bottom + bar.font_px * 0.5),
+                    wide,
+                    round(bar.font_px * 0.8),
+                ),
+                tick_px,
+            )
     for readout in plan.readouts:
         digit = text_width("0", readout.size_px, bold=True, mono=True)
         top = round(readout.baseline - readout.size_px * 0.75)
-        yield readout.quantity, Box(readout.x, top, digit * readout.width_chars, round(readout.size_px * 0.76)), readout.size_px
+        yield (
+            readout.quantity,
+            Box(readout.x, top, digit * readout.width_chars, round(readout.size_px * 0.76)),
+            readout.size_px,
+        )
 
 
 def overlaps(ones, others=None):
-    """Pairs of names whose boxes overlap; of ``ones`` among each other when there are no ``others``. Each: [(name, Box)]."""
+    """Pairs of names whose boxes overlap; of ``ones`` among each other when there are no
+    ``others``. Each: [(name, Box)]."""
     pairs = ones if others is None else others
     if not ones or not pairs:
         return []
-    left, top, right, bottom = np.array([(box.x, box.y, box.right, box.bottom) for _, box in ones]).T[:, :, None]
-    x, y, x_end, y_end = np.array([(box.x, box.y, box.right, box.bottom) for _, box in pairs]).T[:, None]
+    left, top, right, bottom = np.array(
+        [(box.x, box.y, box.right, box.bottom) for _, box in ones]
+    ).T[:, :, None]
+    x, y, x_end, y_end = np.array([(box.x, box.y, box.right, box.bottom) for _, box in pairs]).T[
+        :, None
+    ]
     found = (left < x_end) & (x < right) & (top < y_end) & (y < bottom)
     if others is None:
         found = np.triu(found, 1)
@@ -109,21 +187,42 @@ def framed(plan, box):
     ("shape", "name", "size"),
     [
         # Each shape in each layout, and each layout in each size: the sizes go round.
-        *((shape, name, SIZES[(row + 2 * column) % 6]) for row, shape in enumerate(SHAPES) for column, name in enumerate(LAYOUTS)),
+        *(
+            (shape, name, SIZES[(row + 2 * column) % 6])
+            for row, shape in enumerate(SHAPES)
+            for column, name in enumerate(LAYOUTS)
+        ),
         *((shape, "overview", size) for shape in ("4x4", "32x32") for size in SIZES),
-        *((shape, name, size) for shape in ("4x4", "80x64") for name in ("head", "heads", "weights") for size in ("square", "1080x1920")),
+        *(
+            (shape, name, size)
+            for shape in ("4x4", "80x64")
+            for name in ("head", "heads", "weights")
+            for size in ("square", "1080x1920")
+        ),
     ],
 )
 def test_all_is_in_the_picture_and_apart_and_large_enough_to_be_read(series_of, shape, name, size):
     plan = make_plan(LAYOUTS[name], series_of(shape), size=size)
     texts = [(text, box) for text, box, _ in texts_of(plan)]
-    boxes = [(heatmap.name, heatmap.box) for heatmap in plan.heatmaps] + [(f"bar {bar.scale}", bar.box) for bar in plan.bars]
+    boxes = [(heatmap.name, heatmap.box) for heatmap in plan.heatmaps] + [
+        (f"bar {bar.scale}", bar.box) for bar in plan.bars
+    ]
     if plan.timeline:
         boxes.append(("timeline", plan.timeline.box))
-    swatches = [(f"swatch {swatch.color}", swatch.box) for swatch in plan.swatches if swatch.box.width == swatch.box.height]
-    outside = [each for each, box in (*texts, *boxes) if box.x < 0 or box.y < 0 or box.right > plan.width or box.bottom > plan.height]
+    swatches = [
+        (f"swatch {swatch.color}", swatch.box)
+        for swatch in plan.swatches
+        if swatch.box.width == swatch.box.height
+    ]
+    outside = [
+        each
+        for each, box in (*texts, *boxes)
+        if box.x < 0 or box.y < 0 or box.right > plan.width or box.bottom > plan.height
+    ]
     assert outside == []
-    end = plan.width - 29 * plan.unit  # the margin, less what a centred name may reach beyond its map
+    end = (
+        plan.width - 29 * plan.unit
+    )  # the margin, less what a centred name may reach beyond its map
     assert [each for each, box in (*texts, *boxes) if box.right > end] == [], "in the margin"
     painted = sum(heatmap.box.width * heatmap.box.height for heatmap in plan.heatmaps)
     assert painted >= 0.08 * plan.width * plan.height, "most of the picture is empty"
@@ -132,11 +231,24 @@ def test_all_is_in_the_picture_and_apart_and_large_enough_to_be_read(series_of, 
     assert overlaps(texts, boxes + swatches) == []
     heads = [(heatmap.name, framed(plan, heatmap.box)) for heatmap in plan.heatmaps if heatmap.head]
     assert overlaps(heads) == [], "a frame covers its neighbour's"
-    assert [(text, size_px) for text, _, size_px in texts_of(plan) if size_px < 10.5 * plan.unit] == []
+    assert [
+        (text, size_px) for text, _, size_px in texts_of(plan) if size_px < 10.5 * plan.unit
+    ] == []
     assert [text for text, _ in texts if text.endswith("…")] == [], "cut"
-    ticks = {bar.scale: [at for at, _ in bar_ticks(plan.scales[bar.scale], bar.box.width / (0.9 * bar.font_px))] for bar in plan.bars}
-    assert [scale for scale, (*_, end) in ticks.items() if end < 1.0] == [], "a bar that does not say how far it goes"
-    assert [heatmap.name for heatmap in plan.heatmaps if min(heatmap.box.width, heatmap.box.height) < 12 * plan.unit] == []
+    ticks = {
+        bar.scale: [
+            at for at, _ in bar_ticks(plan.scales[bar.scale], bar.box.width / (0.9 * bar.font_px))
+        ]
+        for bar in plan.bars
+    }
+    assert [scale for scale, (*_, end) in ticks.items() if end < 1.0] == [], (
+        "a bar that does not say how far it goes"
+    )
+    assert [
+        heatmap.name
+        for heatmap in plan.heatmaps
+        if min(heatmap.box.width, heatmap.box.height) < 12 * plan.unit
+    ] == []
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -144,8 +256,12 @@ def test_all_is_in_the_picture_and_apart_and_large_enough_to_be_read(series_of, 
 def test_step_loss_and_subject_are_read_where_the_picture_is_640_pixels_wide(series_of, name, size):
     plan = make_plan(LAYOUTS[name], series_of("12x12"), size=size)
     shrunk = 640 / plan.width
-    assert {"step", "loss"} <= {readout.quantity for readout in plan.readouts if readout.size_px * shrunk >= 15}
-    bold = sorted(label.size_px * shrunk for label in plan.labels if label.bold and label.text != "loss")
+    assert {"step", "loss"} <= {
+        readout.quantity for readout in plan.readouts if readout.size_px * shrunk >= 15
+    }
+    bold = sorted(
+        label.size_px * shrunk for label in plan.labels if label.bold and label.text != "loss"
+    )
     assert bold[0] >= 8, "titles of the parts"
     assert bold[-1] >= 12, "title of the run"
 
@@ -162,17 +278,25 @@ def test_the_axes_of_every_map_are_said(series_of):
         if any(each.startswith("score") for each in names):
             assert any(text.startswith("block ↓") for text in written), (shape, name)
         if any(each.startswith(("Weight", "Signed")) for each in names):
-            assert any(text.startswith(("output ↓ input →", "out ↓ in →")) for text in written), (shape, name)
+            assert any(text.startswith(("output ↓ input →", "out ↓ in →")) for text in written), (
+                shape,
+                name,
+            )
 
 
 def test_in_a_portrait_probe_rows_stand_below_each_other_in_one_size(series_of):
-    wide, tall = (make_plan(LAYOUTS["heads"], series_of("4x4"), size=size).heatmaps for size in ("1080p", "1080x1920"))
+    wide, tall = (
+        make_plan(LAYOUTS["heads"], series_of("4x4"), size=size).heatmaps
+        for size in ("1080p", "1080x1920")
+    )
     assert len({heatmap.box.y for heatmap in wide}) == 4
     assert len({heatmap.box.y for heatmap in tall}) == 8
     assert len({heatmap.box.width for heatmap in tall}) == 1
 
 
-def test_a_weight_score_that_stays_small_has_a_scale_of_its_own_and_scores_of_heads_share_theirs(synthetic, tmp_path):
+def test_a_weight_score_that_stays_small_has_a_scale_of_its_own_and_scores_of_heads_share_theirs(
+    synthetic, tmp_path
+):
     run = []
     for capture in synthetic.captures(2, blocks=2, heads=2, length=16, period=7):
         arrays = {
@@ -181,9 +305,14 @@ def test_a_weight_score_that_stays_small_has_a_scale_of_its_own_and_scores_of_he
             "scores.head.faint": np.full((2, 2), 0.2),
         }
         arrays = {name: values.astype(np.float32) for name, values in arrays.items()}
-        run.append(synthetic.write_capture(tmp_path, replace(capture, arrays={**capture.arrays, **arrays})))
+        run.append(
+            synthetic.write_capture(tmp_path, replace(capture, arrays={**capture.arrays, **arrays}))
+        )
     plan = make_plan(LAYOUTS["scores"], Series(run))
-    scales = {heatmap.source.name.rpartition(".")[2]: plan.scales[heatmap.scale] for heatmap in plan.heatmaps}
+    scales = {
+        heatmap.source.name.rpartition(".")[2]: plan.scales[heatmap.scale]
+        for heatmap in plan.heatmaps
+    }
     assert scales["small"].maximum == pytest.approx(0.2, rel=1e-3)
     assert scales["large"].maximum == scales["faint"].maximum == scales["induction"].maximum == 1.0
 
@@ -196,7 +325,10 @@ def test_matrices_that_would_be_dots_become_one_map_of_how_much_each_changed(ser
 def test_the_title_of_a_bar_says_less_before_it_becomes_small(series_of):
     weights = Weights(show="step")
     labels = {
-        len(panels): {scale.label for scale in make_plan(Layout("mine", panels), series_of("4x4")).scales.values()}
+        len(panels): {
+            scale.label
+            for scale in make_plan(Layout("mine", panels), series_of("4x4")).scales.values()
+        }
         for panels in ((weights,), (Attention(), weights, Scores()))
     }
     assert "weight change since the previous capture (RMS) · log scale" in labels[1]
@@ -211,7 +343,9 @@ def test_every_token_of_the_probe_is_written_beside_a_large_head(series_of):
 
 def test_tokens_are_as_large_as_other_labels_where_they_can_take_turns_in_two_columns(series_of):
     plan = make_plan(LAYOUTS["head"], series_of("4x4"))
-    tokens = [label for label in plan.labels if label.text.startswith("t") and label.text[1:].isdigit()]
+    tokens = [
+        label for label in plan.labels if label.text.startswith("t") and label.text[1:].isdigit()
+    ]
     assert {label.size_px for label in tokens} == {16.0}
     beside = [label.x for label in tokens if not label.rotation]
     assert len(set(beside)) == 2
@@ -222,11 +356,18 @@ def test_scores_of_very_many_heads_stand_below_a_large_one_in_a_narrow_picture(s
     plan = make_plan(LAYOUTS["head"], series_of("90x128"), size="square")
     scores = [heatmap.box for heatmap in plan.heatmaps if heatmap.name.startswith("score")]
     assert len(scores) == 4
-    assert min(box.y for box in scores) > max(heatmap.box.bottom for heatmap in plan.heatmaps if heatmap.head)
+    assert min(box.y for box in scores) > max(
+        heatmap.box.bottom for heatmap in plan.heatmaps if heatmap.head
+    )
 
 
-@pytest.mark.parametrize(("shape", "size", "lines"), [("1x16", "1080p", 3), ("1x16", "1080x1920", 6), ("2x12", "1080p", 4)])
-def test_many_heads_of_few_blocks_stand_in_several_lines_each_with_its_name(series_of, shape, size, lines):
+@pytest.mark.parametrize(
+    ("shape", "size", "lines"),
+    [("1x16", "1080p", 3), ("1x16", "1080x1920", 6), ("2x12", "1080p", 4)],
+)
+def test_many_heads_of_few_blocks_stand_in_several_lines_each_with_its_name(
+    series_of, shape, size, lines
+):
     plan = make_plan(LAYOUTS["heads"], series_of(shape), size=size)
     boxes = {heatmap.head: heatmap.box for heatmap in plan.heatmaps if "repeated" in heatmap.name}
     assert len({box.y for box in boxes.values()}) == lines
@@ -255,15 +396,26 @@ def test_very_many_blocks_and_their_weights_take_the_height_of_the_picture(serie
 
 
 @pytest.mark.parametrize("shape", ["80x64", "126x8"])
-def test_very_many_blocks_fit_into_the_smallest_picture_that_is_hardly_wider_than_high(series_of, shape):
+def test_very_many_blocks_fit_into_the_smallest_picture_that_is_hardly_wider_than_high(
+    series_of, shape
+):
     for name in ("overview", "changes"):
         assert len(make_plan(LAYOUTS[name], series_of(shape), size="640x480").heatmaps) >= 10
 
 
 def test_scores_that_find_no_room_beside_many_heads_are_named(series_of, caplog):
-    plan = make_plan(Layout("mine", (Attention(), Scores(("head.*",)))), series_of("32x32"), size="640x360")
-    shown = {heatmap.name.removeprefix("score · ") for heatmap in plan.heatmaps if heatmap.name.startswith("score")}
-    missed = {message.partition("no room for the map of ")[2].partition(" at 640x360")[0] for message in caplog.messages}
+    plan = make_plan(
+        Layout("mine", (Attention(), Scores(("head.*",)))), series_of("32x32"), size="640x360"
+    )
+    shown = {
+        heatmap.name.removeprefix("score · ")
+        for heatmap in plan.heatmaps
+        if heatmap.name.startswith("score")
+    }
+    missed = {
+        message.partition("no room for the map of ")[2].partition(" at 640x360")[0]
+        for message in caplog.messages
+    }
     assert missed
     assert not missed & shown
     assert len(missed | shown) == len(HEAD_SCORES)
@@ -274,13 +426,23 @@ def test_scores_that_find_no_room_beside_many_heads_are_named(series_of, caplog)
 def test_zooms_are_all_named_in_one_form(series_of, name, size):
     for shape in ("32x32", "126x8"):
         plan = make_plan(LAYOUTS[name], series_of(shape), size=size)
-        captions = [label.text for label in plan.labels if re.fullmatch(r"b\d+ h\d+|block \d+ · head \d+", label.text)]
-        assert len(captions) == sum(heatmap.name.startswith("zoom") for heatmap in plan.heatmaps) >= 8
+        captions = [
+            label.text
+            for label in plan.labels
+            if re.fullmatch(r"b\d+ h\d+|block \d+ · head \d+", label.text)
+        ]
+        assert (
+            len(captions) == sum(heatmap.name.startswith("zoom") for heatmap in plan.heatmaps) >= 8
+        )
         assert len({text.startswith("block") for text in captions}) == 1
 
 
 def test_captions_of_many_zooms_stand_apart(series_of):
-    plan = make_plan(Layout("mine", (Attention(zooms=24), Weights(), Scores())), series_of("126x8"), size="square")
+    plan = make_plan(
+        Layout("mine", (Attention(zooms=24), Weights(), Scores())),
+        series_of("126x8"),
+        size="square",
+    )
     captions = [(text, box) for text, box, _ in texts_of(plan) if text.startswith("b")]
     assert captions
     assert overlaps(captions) == []
@@ -298,7 +460,10 @@ def test_a_heading_leaves_out_what_a_change_is_since_before_the_axes_of_its_maps
     assert {"Attention · change · repeated tokens", "query ↓ key →"} <= written
 
 
-@pytest.mark.parametrize(("shape", "name"), [("4x4", "overview"), ("8x2", "heads"), ("12x12", "ffn"), ("80x4", "overview")])
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [("4x4", "overview"), ("8x2", "heads"), ("12x12", "ffn"), ("80x4", "overview")],
+)
 def test_boxes_begin_at_even_pixels_and_hold_whole_cells(series_of, shape, name):
     for heatmap in make_plan(LAYOUTS[name], series_of(shape)).heatmaps:
         rows, columns = heatmap.source.shape
@@ -312,7 +477,9 @@ def test_boxes_begin_at_even_pixels_and_hold_whole_cells(series_of, shape, name)
 def test_every_colour_has_a_bar(series_of):
     for name in LAYOUTS:
         plan = make_plan(LAYOUTS[name], series_of("4x4"))
-        assert {heatmap.scale for heatmap in plan.heatmaps} <= {bar.scale for bar in plan.bars}, name
+        assert {heatmap.scale for heatmap in plan.heatmaps} <= {bar.scale for bar in plan.bars}, (
+            name
+        )
 
 
 def test_a_thousand_heads_become_one_mosaic_with_zooms_of_different_roles(many_heads_run):
@@ -323,11 +490,20 @@ def test_a_thousand_heads_become_one_mosaic_with_zooms_of_different_roles(many_h
     assert len(mosaics) == 1
     assert len(zooms) == 8
     held = plan.roles.held[-1]
-    assert len({held.get(zoom.head) for zoom in zooms}) >= 4, "zooms of the same role tell nothing new"
+    assert len({held.get(zoom.head) for zoom in zooms}) >= 4, (
+        "zooms of the same role tell nothing new"
+    )
 
 
 @pytest.mark.parametrize(
-    ("length", "room", "expected"), [(64, 192, (1, 3)), (64, 128, (1, 2)), (64, 150, (1, 2)), (64, 400, (1, 6)), (128, 260, (1, 2))]
+    ("length", "room", "expected"),
+    [
+        (64, 192, (1, 3)),
+        (64, 128, (1, 2)),
+        (64, 150, (1, 2)),
+        (64, 400, (1, 6)),
+        (128, 260, (1, 2)),
+    ],
 )
 def test_maps_take_whole_cells_and_even_ones_where_that_costs_little(length, room, expected):
     assert fit_map(length, room) == expected
@@ -350,9 +526,15 @@ def test_onsets_that_crowd_stay_in_the_picture(series_of, size):
     onsets = tuple(Onset(role, 1, series.steps[1], 3, 11) for role in THEMES["dark"].roles)
     draft = Draft(LAYOUTS["scores"], series, *picture_size(size), THEMES["dark"])
     timeline(draft, Box(30, draft.height - 130, draft.width // 2, 126), onsets)
-    texts = [box for text, box, _ in texts_of(draft.plan()) if text.split(" ·")[0].replace(" ", "_") in THEMES["dark"].roles]
+    texts = [
+        box
+        for text, box, _ in texts_of(draft.plan())
+        if text.split(" ·")[0].replace(" ", "_") in THEMES["dark"].roles
+    ]
     assert texts
     assert all(box.x >= 0 and box.right <= draft.width for box in texts)
     assert overlaps([("", box) for box in texts]) == []
-    lines = [swatch.box.x for swatch in draft.swatches if swatch.color in THEMES["dark"].roles.values()]
+    lines = [
+        swatch.box.x for swatch in draft.swatches if swatch.color in THEMES["dark"].roles.values()
+    ]
     assert len(set(lines)) == len(onsets), "each onset has a line of its own, also at one step"

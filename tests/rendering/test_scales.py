@@ -18,12 +18,18 @@ def scales(largest):
     low = largest / 300
     yield ColorScale("", "mako", 0.0, largest), colors.Normalize(0.0, largest, clip=True)
     yield ColorScale("", "mako", low, largest, norm="log"), colors.LogNorm(low, largest, clip=True)
-    yield ColorScale("", "mako", 0.0, largest, norm="power", gamma=0.25), colors.PowerNorm(0.25, 0.0, largest, clip=True)
+    yield (
+        ColorScale("", "mako", 0.0, largest, norm="power", gamma=0.25),
+        colors.PowerNorm(0.25, 0.0, largest, clip=True),
+    )
     # fmt: off
     yield (ColorScale("", "icefire", -largest / 2, largest, norm="symlog", linear_within=low),
            colors.SymLogNorm(low, vmin=-largest / 2, vmax=largest, base=10, clip=True))
     # fmt: on
-    yield ColorScale("", "icefire", -largest / 4, largest, norm="centred"), colors.TwoSlopeNorm(0.0, -largest / 4, largest)
+    yield (
+        ColorScale("", "icefire", -largest / 4, largest, norm="centred"),
+        colors.TwoSlopeNorm(0.0, -largest / 4, largest),
+    )
 
 
 @pytest.mark.parametrize("largest", [3e-9, 0.04, 0.9, 5.0, 1.6e4, 7e4, 2e12])
@@ -32,8 +38,11 @@ def test_values_of_any_size_have_the_colour_and_the_place_that_matplotlib_gives_
         values = np.linspace(scale.minimum, scale.maximum, 97)
         assert scale.positions(values) == pytest.approx(norm(values), abs=1e-6)
         found = scale.table()[scale.drawn(values).view(np.uint16)].astype(int)
-        # half a step of float16 may carry a value into the neighbouring one of the map's 256 colours
-        table = np.floor(matplotlib.colormaps[scale.cmap](np.arange(256))[:, :3] * 255 + 0.5).astype(int)
+        # half a step of float16 may carry a value into the neighbouring one of the map's 256
+        # colours
+        table = np.floor(
+            matplotlib.colormaps[scale.cmap](np.arange(256))[:, :3] * 255 + 0.5
+        ).astype(int)
         index = np.minimum(norm(values) * 256, 255).astype(int)
         near = np.stack([table[np.clip(index + step, 0, 255)] for step in (-1, 0, 1)])
         assert (near == found).all(2).any(0).all(), scale
@@ -60,17 +69,27 @@ def test_values_beyond_the_ends_take_the_ends_colours_and_nan_its_own():
 def test_a_bar_names_its_ends_and_what_lies_between_where_it_lies(scale, expected):
     found = bar_ticks(scale, 40.0 if scale.norm == "log" else 24.0)
     assert [text for _, text in found] == [text for _, text in expected]
-    assert [position for position, _ in found] == pytest.approx([position for position, _ in expected], abs=1e-6)
+    assert [position for position, _ in found] == pytest.approx(
+        [position for position, _ in expected], abs=1e-6
+    )
 
 
 def test_ticks_stay_on_the_bar_and_apart_however_narrow_it_is():
-    for (scale, _), width_em in itertools.product([*scales(0.5), *scales(3e-9)], np.linspace(7, 40, 67)):
+    for (scale, _), width_em in itertools.product(
+        [*scales(0.5), *scales(3e-9)], np.linspace(7, 40, 67)
+    ):
         ticks = bar_ticks(scale, width_em)
         assert ticks[0] == (0.0, short_number(scale.minimum)), "the lower end is always named"
         spans = []
         for position, text in ticks:
             wide = 0.64 * len(text)
-            left = 0.0 if position < 0.02 else width_em - wide if position > 0.98 else position * width_em - wide / 2
+            left = (
+                0.0
+                if position < 0.02
+                else width_em - wide
+                if position > 0.98
+                else position * width_em - wide / 2
+            )
             spans.append((left, left + wide))
         gaps = [start - end for (_, end), (start, _) in itertools.pairwise(spans)]
         assert min(gaps, default=1.0) > 0.45, (scale, width_em, ticks)
@@ -108,7 +127,12 @@ def test_a_scale_without_a_meaning_is_refused(options, says):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("virdis", "did you mean 'viridis'"), ("Mako", "did you mean 'mako'"), ("qqqq", "some that fit: mako")]
+    ("name", "says"),
+    [
+        ("virdis", "did you mean 'viridis'"),
+        ("Mako", "did you mean 'mako'"),
+        ("qqqq", "some that fit: mako"),
+    ],
 )
 def test_an_unknown_colour_map_names_the_near_ones(name, says):
     with pytest.raises(ConfigError, match=says):

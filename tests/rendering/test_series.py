@@ -34,7 +34,12 @@ def series_of(synthetic, tmp_path):
 
 
 def test_captures_are_ordered_by_step_whatever_order_they_came_in(series_of):
-    series = series_of(capture(20, a=[2], loss=2.0), capture(5, a=[0], loss=0.5), capture(10, a=[1]), missing_steps=(30, 7, 7, 10))
+    series = series_of(
+        capture(20, a=[2], loss=2.0),
+        capture(5, a=[0], loss=0.5),
+        capture(10, a=[1]),
+        missing_steps=(30, 7, 7, 10),
+    )
     assert series.steps == (5, 10, 20)
     assert [float(series.read(index, ["a"])["a"][0]) for index in range(3)] == [0, 1, 2]
     assert series.tokens_seen == [10, 20, 40]
@@ -47,7 +52,9 @@ def test_captures_are_ordered_by_step_whatever_order_they_came_in(series_of):
 
 def test_an_arrays_range_is_that_of_all_its_finite_entries(series_of):
     entries = [[0.5, -3.0], [NAN, 0.25], [NAN, INF], [7.0, -INF]]
-    array = series_of(*(capture(step, a=values, b=[NAN]) for step, values in enumerate(entries))).arrays["a"]
+    array = series_of(
+        *(capture(step, a=values, b=[NAN]) for step, values in enumerate(entries))
+    ).arrays["a"]
     assert (array.minimum, array.maximum) == (-3.0, 7.0)
     assert (array.missing_at, array.reshaped_at) == (None, None)
 
@@ -59,7 +66,9 @@ def test_it_is_known_since_when_an_array_is_missing_or_has_another_shape(series_
         capture(6, always=[1], grows=[1, 2, 3], late=[1]),
         capture(9, always=[1], grows=[1], late=[1]),
     )
-    assert {name: (array.missing_at, array.reshaped_at) for name, array in series.arrays.items()} == {
+    assert {
+        name: (array.missing_at, array.reshaped_at) for name, array in series.arrays.items()
+    } == {
         "always": (None, None),
         "ends": (6, None),
         "grows": (None, (3, (2,))),
@@ -67,7 +76,12 @@ def test_it_is_known_since_when_an_array_is_missing_or_has_another_shape(series_
     }
     assert sorted(series.names("*l*")) == ["always", "late"]
     assert series.require("always", "mine") is series.arrays["always"]
-    for name, says in (("ends", "step 6 lacks it"), ("late", "step 0 lacks it"), ("grows", r"steps=\[null,2\]"), ("alway", "did you mean")):
+    for name, says in (
+        ("ends", "step 6 lacks it"),
+        ("late", "step 0 lacks it"),
+        ("grows", r"steps=\[null,2\]"),
+        ("alway", "did you mean"),
+    ):
         with pytest.raises(LayoutError, match=says):
             series.require(name, "mine")
 
@@ -83,11 +97,16 @@ def test_a_capture_that_is_of_another_step_than_its_name_says_is_refused(synthet
     written = synthetic.write_capture(tmp_path, capture(7, a=[1]))
     path = written.path.rename(tmp_path / "step-00000008.safetensors")
     with pytest.raises(RenderError, match="inside that it is step 7"):
-        Series([CapturePath(CaptureRef(8, path.name, written.ref.nbytes, written.ref.sha256), path)])
+        Series(
+            [CapturePath(CaptureRef(8, path.name, written.ref.nbytes, written.ref.sha256), path)]
+        )
 
 
 def test_axes_have_the_names_that_the_last_capture_gives_or_numbers(series_of):
-    series = series_of(capture(0, a=[1], labels={"probe": ("old", "older")}), capture(1, a=[1], labels={"probe": ("repeated", "text")}))
+    series = series_of(
+        capture(0, a=[1], labels={"probe": ("old", "older")}),
+        capture(1, a=[1], labels={"probe": ("repeated", "text")}),
+    )
     assert series.labels("probe", 2) == ("repeated", "text")
     assert series.labels("probe", 3) == series.labels("head", 3) == ("0", "1", "2")
 
@@ -99,12 +118,17 @@ def test_a_title_stands_on_one_line(series_of):
 def test_the_header_says_what_the_model_is_unless_it_is_told(series_of):
     model = {"name": "llama", "n_blocks": 4, "n_heads": 6, "n_parameters": 870_000}
     series = series_of(capture(0, a=[1], model=model))
-    assert (series.title, series.subtitle) == ("llama", "llama · 4 blocks × 6 heads · 870 k parameters")
+    assert (series.title, series.subtitle) == (
+        "llama",
+        "llama · 4 blocks × 6 heads · 870 k parameters",
+    )
     series = series_of(capture(0, a=[1], model=model), title="mine", subtitle="ours")
     assert (series.title, series.subtitle) == ("mine", "ours")
     assert series_of(capture(0, a=[1])).title == "run"
     assert describe_model({"n_blocks": 1, "n_heads": 1}) == "1 block × 1 head"
-    assert describe_model({"n_blocks": 4}) == describe_model({"n_heads": 4}) == "", "half of it says nothing"
+    assert describe_model({"n_blocks": 4}) == describe_model({"n_heads": 4}) == "", (
+        "half of it says nothing"
+    )
 
 
 @pytest.mark.parametrize(

@@ -29,13 +29,19 @@ def test_pace_step_is_as_training_went_and_log_gives_the_early_steps_room():
     by_log = times(storyboard(STEPS, pace="log", seconds_per_capture=10))
     assert by_log[0] > by_log[1]
     assert sum(by_log) == pytest.approx(sum(by_step)) == pytest.approx(40)
-    assert by_log == pytest.approx(times(storyboard([step + 500 for step in STEPS], pace="log", seconds_per_capture=10)))
+    assert by_log == pytest.approx(
+        times(storyboard([step + 500 for step in STEPS], pace="log", seconds_per_capture=10))
+    )
 
 
 def test_a_whole_video_lasts_about_half_a_minute_whatever_the_number_of_captures():
     for n_captures in (60, 100, 400):
-        assert sum(shot.duration_s for shot in storyboard(range(n_captures))) == pytest.approx(24 + 3)
-    assert times(storyboard(range(5))) == pytest.approx([0.5] * 4), "few captures do not stay for seconds"
+        assert sum(shot.duration_s for shot in storyboard(range(n_captures))) == pytest.approx(
+            24 + 3
+        )
+    assert times(storyboard(range(5))) == pytest.approx([0.5] * 4), (
+        "few captures do not stay for seconds"
+    )
     assert sum(shot.duration_s for shot in storyboard(range(4000))) == pytest.approx(3999 / 30 + 3)
 
 
@@ -51,13 +57,19 @@ def test_interpolated_pictures_are_marked_share_their_captures_time_and_never_fl
     for mean_s in (1 / 30, 0.05, 0.1):
         quick = storyboard(STEPS, seconds_per_capture=mean_s, interpolate=60)
         assert min(shot.duration_s for shot in quick) >= 1 / 30 - 1e-9
-        assert sum(shot.duration_s for shot in quick[:-1]) == pytest.approx(4 * mean_s), "no picture is put in that has no room"
+        assert sum(shot.duration_s for shot in quick[:-1]) == pytest.approx(4 * mean_s), (
+            "no picture is put in that has no room"
+        )
 
 
 def test_the_pictures_of_captures_are_told_from_the_others():
     shots = storyboard(STEPS[:3], seconds_per_capture=0.3, interpolate=1, title_s=2.0)
     assert [shot.kind for shot in shots if shot.is_capture] == ["capture", "capture", "end"]
-    assert [shot.kind for shot in shots if not shot.is_capture] == ["title", "interpolated", "interpolated"]
+    assert [shot.kind for shot in shots if not shot.is_capture] == [
+        "title",
+        "interpolated",
+        "interpolated",
+    ]
 
 
 def test_one_capture_is_held():
@@ -69,7 +81,13 @@ def test_a_title_card_comes_first():
 
 
 @pytest.mark.parametrize(
-    "options", [{"pace": "steps"}, {"seconds_per_capture": 0.0}, {"seconds_per_capture": float("nan")}, {"interpolate": -1}]
+    "options",
+    [
+        {"pace": "steps"},
+        {"seconds_per_capture": 0.0},
+        {"seconds_per_capture": float("nan")},
+        {"interpolate": -1},
+    ],
 )
 def test_options_without_a_meaning_are_errors(options):
     with pytest.raises(ConfigError):

@@ -1,4 +1,5 @@
-"""A team's gateway in front of an MLflow server: it lets through who has the token, and takes the token off."""
+"""A team's gateway in front of an MLflow server: it lets through who has the token, and takes the
+token off."""
 
 from __future__ import annotations
 
@@ -20,12 +21,23 @@ class BearerProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if self.headers.get("Authorization") != f"Bearer {token}":
                     # As careless gateways do, it says what it was given.
-                    self.reply(401, {}, f"not let in with: {self.headers.get('Authorization')}".encode())
+                    self.reply(
+                        401, {}, f"not let in with: {self.headers.get('Authorization')}".encode()
+                    )
                     return
                 beyond = http.client.HTTPConnection("127.0.0.1", target_port, timeout=60)
-                beyond.request(self.command, self.path, body, {k: v for k, v in self.headers.items() if k.lower() not in HOP_BY_HOP})
+                beyond.request(
+                    self.command,
+                    self.path,
+                    body,
+                    {k: v for k, v in self.headers.items() if k.lower() not in HOP_BY_HOP},
+                )
                 said = beyond.getresponse()
-                self.reply(said.status, {k: v for k, v in said.getheaders() if k.lower() not in HOP_BY_HOP}, said.read())
+                self.reply(
+                    said.status,
+                    {k: v for k, v in said.getheaders() if k.lower() not in HOP_BY_HOP},
+                    said.read(),
+                )
                 beyond.close()
 
             def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:

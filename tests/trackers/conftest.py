@@ -1,4 +1,5 @@
-"""What tests of trackers share: nothing of this machine's settings, short retries, and stores that are slow to make."""
+"""What tests of trackers share: nothing of this machine's settings, short retries, and stores that
+are slow to make."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ from tracker_viz.trackers.outbox import Destination
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch):
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "TRACKER_VIZ_MLFLOW_UI_URL"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_EXPERIMENT_NAME",
+        "MLFLOW_EXPERIMENT_ID",
+        "TRACKER_VIZ_MLFLOW_UI_URL",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setattr(uploader, "FIRST_RETRY_S", 0.02)

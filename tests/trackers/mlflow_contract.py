@@ -1,4 +1,5 @@
-"""What the contract suite asks of MLflow's stores; a subclass says which service, and how its files are seen from behind."""
+"""What the contract suite asks of MLflow's stores; a subclass says which service, and how its files
+are seen from behind."""
 
 from __future__ import annotations
 
@@ -23,7 +24,12 @@ class MlflowContract(TrackerContract):
 
     def stored_metrics(self, ref):
         run = self.client.get_run(ref.path)
-        return {name: {point.step: point.value for point in self.client.get_metric_history(ref.path, name)} for name in run.data.metrics}
+        return {
+            name: {
+                point.step: point.value for point in self.client.get_metric_history(ref.path, name)
+            }
+            for name in run.data.metrics
+        }
 
     def stored_summary(self, ref):
         run = self.client.get_run(ref.path)
@@ -59,7 +65,9 @@ class MlflowContract(TrackerContract):
         inputs = json.loads(data.tags["tracker_viz.inputs"])
         assert json.loads(self.files(ref, "compare")["inputs.json"]) == inputs
         for each in map(RunRef.parse, inputs):
-            shown = f"[{each.path[:8]}](#/runs/{each.path})" if each.scheme == "mlflow" else f"`{each}`"
+            shown = (
+                f"[{each.path[:8]}](#/runs/{each.path})" if each.scheme == "mlflow" else f"`{each}`"
+            )
             assert shown in data.tags["mlflow.note.content"]
         return inputs
 

@@ -42,27 +42,60 @@ class MlflowServer:
         self.ca = ca
         self._prefix = prefix
         self._command = [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"),
-            *("--backend-store-uri", store or f"sqlite:///{directory / 'server.db'}", "--artifacts-destination", str(self.artifacts)),
+            *(
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--workers",
+                "1",
+            ),
+            *(
+                "--backend-store-uri",
+                store or f"sqlite:///{directory / 'server.db'}",
+                "--artifacts-destination",
+                str(self.artifacts),
+            ),
             *arguments,
         ]
-        self._env = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | QUIET | (env or {})
+        self._env = (
+            {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+            | QUIET
+            | (env or {})
+        )
         self.pid: int | None = None
 
     def start(self) -> MlflowServer:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "server.log").open("ab") as out:
-            process = subprocess.Popen(self._command, env=self._env, stdout=out, stderr=out, cwd=self.directory, start_new_session=True)
+            process = subprocess.Popen(
+                self._command,
+                env=self._env,
+                stdout=out,
+                stderr=out,
+                cwd=self.directory,
+                start_new_session=True,
+            )
         self.pid = process.pid
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and process.poll() is None:
             try:
-                if requests.get(f"{self.uri}{self._prefix}/health", timeout=2, verify=str(self.ca) if self.ca else None).ok:
+                if requests.get(
+                    f"{self.uri}{self._prefix}/health",
+                    timeout=2,
+                    verify=str(self.ca) if self.ca else None,
+                ).ok:
                     return self
             except requests.RequestException:
                 time.sleep(0.1)
         self.kill()
-        pytest.fail(f"mlflow server did not start:\n{(self.directory / 'server.log').read_text()[-3000:]}")
+        pytest.fail(
+            f"mlflow server did not start:\n{(self.directory / 'server.log').read_text()[-3000:]}"
+        )
 
     def kill(self) -> None:
         if self.pid is not None:

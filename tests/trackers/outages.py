@@ -8,7 +8,8 @@ from tracker_viz.trackers.outbox import Outbox
 
 
 def until_met(outbox: Outbox) -> None:
-    """Until every destination has run into its outage: one that is over before proves nothing. Something must wait for them."""
+    """Until every destination has run into its outage: one that is over before proves nothing.
+    Something must wait for them."""
     deadline = time.monotonic() + 120
     while not all(uploader.delivery().error for uploader in outbox._uploaders):
         assert time.monotonic() < deadline

@@ -1,9 +1,11 @@
-"""A TCP link that is slow, and that can be cut and mended: how tests and benchmarks make a server far away, or dead.
+"""A TCP link that is slow, and that can be cut and mended: how tests and benchmarks make a server
+far away, or dead.
 
     with SlowLink(("127.0.0.1", 5000), one_way_s=0.010) as link:       # 20 ms there and back
         ...  link.uri  link.cut()  link.mend()
 
-To a client, a cut link is a killed server: its connections are reset and new ones refused, until it is mended on the same port.
+To a client, a cut link is a killed server: its connections are reset and new ones refused, until it
+is mended on the same port.
 """
 
 from __future__ import annotations
@@ -29,9 +31,12 @@ class SlowLink:
 
     Attributes:
         n_connections: how many clients were let in.
-        one_way_s: delay, also of what is on its way; an hour of it makes a server that hangs, and 0 after that lets it answer.
-        cut_after_bytes: when set, the link cuts itself in the middle of an upload, once that many bytes went towards the target.
-        lost_after_bytes: when set, what goes towards the target after that many bytes never arrives, and nobody is told.
+        one_way_s: delay, also of what is on its way; an hour of it makes a server that hangs, and 0
+            after that lets it answer.
+        cut_after_bytes: when set, the link cuts itself in the middle of an upload, once that many
+            bytes went towards the target.
+        lost_after_bytes: when set, what goes towards the target after that many bytes never
+            arrives, and nobody is told.
     """
 
     def __init__(self, target: tuple[str, int], *, one_way_s: float = 0.0) -> None:
@@ -78,7 +83,12 @@ class SlowLink:
         self.mend()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.cut()
         self._held.close()
 
@@ -110,7 +120,9 @@ class SlowLink:
             for end in pair:
                 ready.register(end, selectors.EVENT_READ)
             while ready.get_map() or on_its_way:
-                due_in_s = on_its_way[0][0] + self.one_way_s - time.monotonic() if on_its_way else None
+                due_in_s = (
+                    on_its_way[0][0] + self.one_way_s - time.monotonic() if on_its_way else None
+                )
                 wait_s = None if due_in_s is None else max(0.0, min(due_in_s, _LOOK_S))
                 for key, _ in ready.select(wait_s):
                     end, other = ends[key.fd]

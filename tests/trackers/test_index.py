@@ -1,4 +1,5 @@
-"""The index of captures: names that say size and hash, and which of several entries of one step counts."""
+"""The index of captures: names that say size and hash, and which of several entries of one step
+counts."""
 
 from __future__ import annotations
 
@@ -45,19 +46,30 @@ def test_what_is_no_entry_is_ignored(name):
 
 def test_steps_come_in_order_and_once():
     entries = [index.entry_name(ref(step)) for step in (100, 2, 99999999, 0)]
-    assert [found.step for found in index.refs_by_step(entries, {}, no_choice)] == [0, 2, 100, 99999999]
+    assert [found.step for found in index.refs_by_step(entries, {}, no_choice)] == [
+        0,
+        2,
+        100,
+        99999999,
+    ]
 
 
 def test_of_two_entries_the_one_with_the_files_size_counts():
     entries = [index.entry_name(ref(1, 10)), index.entry_name(ref(1, 11, "b"))]
-    assert index.refs_by_step(entries, {"step-00000001.safetensors": 11}, no_choice) == [ref(1, 11, "b")]
+    assert index.refs_by_step(entries, {"step-00000001.safetensors": 11}, no_choice) == [
+        ref(1, 11, "b")
+    ]
 
 
 def test_of_two_entries_that_size_cannot_tell_apart_the_newest_counts():
     entries = [index.entry_name(ref(1, 10)), index.entry_name(ref(1, 10, "b"))]
     for nbytes in (10, 3, None):
-        assert index.refs_by_step(entries, {"step-00000001.safetensors": nbytes}, lambda refs: refs[-1]) == [ref(1, 10, "b")]
+        assert index.refs_by_step(
+            entries, {"step-00000001.safetensors": nbytes}, lambda refs: refs[-1]
+        ) == [ref(1, 10, "b")]
 
 
 def test_a_single_entry_counts_even_when_its_file_was_cut():
-    assert index.refs_by_step([index.entry_name(ref(1, 10))], {"step-00000001.safetensors": 3}, no_choice) == [ref(1, 10)]
+    assert index.refs_by_step(
+        [index.entry_name(ref(1, 10))], {"step-00000001.safetensors": 3}, no_choice
+    ) == [ref(1, 10)]

@@ -52,13 +52,22 @@ class TestLocalTracker(TrackerContract):
             rows = list(csv.DictReader(file))
         # a CSV holds text only, and nothing where there is nothing
         return [
-            {column: None if text == "nan" else json.loads(text) if text[:1].isdigit() else text or None for column, text in row.items()}
+            {
+                column: None
+                if text == "nan"
+                else json.loads(text)
+                if text[:1].isdigit()
+                else text or None
+                for column, text in row.items()
+            }
             for row in rows
         ]
 
     def stored_key_frames(self, ref, layout):
         pictures = (Path(ref.path) / "key_frames" / layout).iterdir()
-        return {int(picture.stem.removeprefix("step_")): [picture.read_bytes()] for picture in pictures}
+        return {
+            int(picture.stem.removeprefix("step_")): [picture.read_bytes()] for picture in pictures
+        }
 
     def stored_inputs(self, ref):
         return json.loads((Path(ref.path) / "inputs.json").read_text())["inputs"]
@@ -129,7 +138,12 @@ def test_joining_an_object_that_is_no_run_is_refused():
 
 def test_a_local_run_needs_no_tracker_package():
     program = "import sys, tracker_viz.trackers.local; print([m for m in ('mlflow', 'wandb', 'torch') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_a_file_of_the_right_size_with_other_bytes_is_found_out(tmp_path):
@@ -142,7 +156,9 @@ def test_a_file_of_the_right_size_with_other_bytes_is_found_out(tmp_path):
         run.fetch(capture.ref, tmp_path)
 
 
-def test_what_is_stored_has_its_name_on_the_disk_before_the_spool_lets_go_of_it(tmp_path, monkeypatch):
+def test_what_is_stored_has_its_name_on_the_disk_before_the_spool_lets_go_of_it(
+    tmp_path, monkeypatch
+):
     (capture,) = write_captures([0], tmp_path / "source")
     run = LocalTracker(tmp_path).create_run(name="a", config={})
     stored = run.directory / "captures" / capture.ref.file_name
@@ -157,7 +173,9 @@ def test_what_is_stored_has_its_name_on_the_disk_before_the_spool_lets_go_of_it(
     assert order[-1] == (str(stored.parent), True)
 
 
-def test_a_capture_that_is_delivered_while_it_is_looked_at_is_told_as_any_other_that_is_gone(tmp_path, monkeypatch):
+def test_a_capture_that_is_delivered_while_it_is_looked_at_is_told_as_any_other_that_is_gone(
+    tmp_path, monkeypatch
+):
     """Another process may read a spool while its training delivers from it."""
     run = LocalTracker(tmp_path / "runs").create_run(name="a run", config={})
     (capture,) = write_captures([4], tmp_path / "written")

@@ -1,4 +1,5 @@
-"""MLflow through its real client: the contract on the embedded store and on a server, and what is MLflow's own."""
+"""MLflow through its real client: the contract on the embedded store and on a server, and what is
+MLflow's own."""
 
 from __future__ import annotations
 
@@ -51,12 +52,18 @@ def stored(run):
     return MlflowClient(run.environment["tracking_uri"]).get_run(run.ref.path)
 
 
-# -- which service ----------------------------------------------------------------------------------------------
+# -- which service
+# ----------------------------------------------------------------------------------------------
 
 
-def test_without_settings_the_store_is_a_database_where_the_program_was_started(tmp_path, monkeypatch):
+def test_without_settings_the_store_is_a_database_where_the_program_was_started(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    assert MlflowTracker().options == {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "Default"}
+    assert MlflowTracker().options == {
+        "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+        "experiment": "Default",
+    }
     assert list(tmp_path.iterdir()) == [], "making a tracker touches nothing"
 
 
@@ -64,19 +71,31 @@ def test_mlflows_own_settings_are_followed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example/")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    assert MlflowTracker().options == {"tracking_uri": "https://mlflow.example", "experiment": "mine"}
-    assert MlflowTracker("sqlite:///here.db", "other").options == {"tracking_uri": f"sqlite:///{tmp_path}/here.db", "experiment": "other"}
+    assert MlflowTracker().options == {
+        "tracking_uri": "https://mlflow.example",
+        "experiment": "mine",
+    }
+    assert MlflowTracker("sqlite:///here.db", "other").options == {
+        "tracking_uri": f"sqlite:///{tmp_path}/here.db",
+        "experiment": "other",
+    }
 
 
-def test_the_embedded_stores_artifacts_lie_beside_its_database_whatever_the_working_directory(tmp_path, monkeypatch, embedded):
+def test_the_embedded_stores_artifacts_lie_beside_its_database_whatever_the_working_directory(
+    tmp_path, monkeypatch, embedded
+):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     (tmp_path / "home").mkdir()
-    shutil.copy(embedded.removeprefix("sqlite:///"), tmp_path / "home/mlflow.db")  # whose tables are made already
+    shutil.copy(
+        embedded.removeprefix("sqlite:///"), tmp_path / "home/mlflow.db"
+    )  # whose tables are made already
     run = MlflowTracker(f"sqlite:///{tmp_path}/home/mlflow.db", "e").create_run(name="a", config={})
     run.put_captures(write_captures([0], tmp_path / "source"))
     (found,) = (tmp_path / "home/mlruns").glob("*/*/artifacts/captures/step-00000000.safetensors")
-    assert run.fetch(run.list_captures()[0], tmp_path / "pulled") == found, "a local store is read in place"
+    assert run.fetch(run.list_captures()[0], tmp_path / "pulled") == found, (
+        "a local store is read in place"
+    )
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -88,7 +107,9 @@ def test_the_file_store_is_refused_with_the_way_out(uri):
 
 @pytest.mark.parametrize("uri", ["foo://x", "http://", "https:/ml.example"])
 def test_an_address_that_mlflow_does_not_take_is_refused_with_those_that_it_takes(uri):
-    with pytest.raises(ConfigError, match=f"http://.*sqlite:////.*postgresql://.*databricks.*; got '{uri}'"):
+    with pytest.raises(
+        ConfigError, match=f"http://.*sqlite:////.*postgresql://.*databricks.*; got '{uri}'"
+    ):
         MlflowTracker(uri)
 
 
@@ -96,7 +117,10 @@ def test_an_address_of_the_ui_that_no_link_can_be_made_of_is_refused(monkeypatch
     with pytest.raises(ConfigError, match=r"ui_url must look like 'https?://.*; got 'nonsense'"):
         MlflowTracker(ui_url="nonsense")
     monkeypatch.setenv("TRACKER_VIZ_MLFLOW_UI_URL", "ml.example")
-    with pytest.raises(ConfigError, match=r"TRACKER_VIZ_MLFLOW_UI_URL must look like 'https?://.*; got 'ml.example'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"TRACKER_VIZ_MLFLOW_UI_URL must look like 'https?://.*; got 'ml.example'",
+    ):
         MlflowTracker()
 
 
@@ -144,7 +168,8 @@ def test_four_processes_that_use_a_new_store_first_all_succeed(tmp_path):
     assert [(run.info.status, run.data.metrics["done"]) for run in runs] == [("FINISHED", 1.0)] * 4
 
 
-# -- runs -------------------------------------------------------------------------------------------------------
+# -- runs
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_a_deleted_run_is_not_opened_nor_written_to(embedded, tmp_path):
@@ -181,7 +206,12 @@ def test_params_keep_mlflows_limits_and_take_any_number_and_name(run):
     assert params["many.p249"] == "249"
     assert params["many.p0"] == "0", "MLflow's parameters never change"
     assert len(params["long"]) == 6000
-    assert (params["bad/name"], params["sp_ce ü"], params["list"], params["none"]) == ("1", "2", "[1, 2]", "None")
+    assert (params["bad/name"], params["sp_ce ü"], params["list"], params["none"]) == (
+        "1",
+        "2",
+        "[1, 2]",
+        "None",
+    )
 
 
 def test_thousands_of_metrics_go_in_batches_and_twice_is_once(run, monkeypatch):
@@ -193,13 +223,22 @@ def test_thousands_of_metrics_go_in_batches_and_twice_is_once(run, monkeypatch):
 
     monkeypatch.setattr(MlflowClient, "log_batch", count)
     points = [
-        MetricPoint(step, {f"attn/score{number:03d}": step + number for number in range(250)}, time=1.7e9 + step) for step in range(5)
+        MetricPoint(
+            step,
+            {f"attn/score{number:03d}": step + number for number in range(250)},
+            time=1.7e9 + step,
+        )
+        for step in range(5)
     ]
     run.log_metrics(points)
     assert sent == [1000, 250]
     run.log_metrics(points)
-    history = MlflowClient(run.environment["tracking_uri"]).get_metric_history(run.ref.path, "attn/score249")
-    assert [(point.step, point.value) for point in history] == [(step, step + 249) for step in range(5)]
+    history = MlflowClient(run.environment["tracking_uri"]).get_metric_history(
+        run.ref.path, "attn/score249"
+    )
+    assert [(point.step, point.value) for point in history] == [
+        (step, step + 249) for step in range(5)
+    ]
 
 
 def test_a_finished_run_keeps_its_times_whatever_is_added(embedded, tmp_path):
@@ -213,25 +252,35 @@ def test_a_finished_run_keeps_its_times_whatever_is_added(embedded, tmp_path):
     later.put_video(write_captures([1], tmp_path)[0].path, layout="heads", last_step=0)
     later.finish("failed")
     after = stored(run).info
-    assert (after.status, after.start_time, after.end_time) == (before.status, before.start_time, before.end_time)
+    assert (after.status, after.start_time, after.end_time) == (
+        before.status,
+        before.start_time,
+        before.end_time,
+    )
 
 
 def test_children_are_found_over_more_than_one_page(embedded, monkeypatch):
     monkeypatch.setattr(mlflow_run, "RUNS_A_PAGE", 2)
     tracker = MlflowTracker(embedded, "sweep")
     parent = tracker.create_run(name="parent", config={})
-    children = [tracker.create_run(name=f"child {number}", config={}, parent=parent.ref).ref for number in range(5)]
+    children = [
+        tracker.create_run(name=f"child {number}", config={}, parent=parent.ref).ref
+        for number in range(5)
+    ]
     assert parent.children() == children
 
 
-# -- captures ---------------------------------------------------------------------------------------------------
+# -- captures
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_a_thousand_captures_are_listed_at_once_from_a_server(mlflow_server, tmp_path):
     run = MlflowTracker(mlflow_server.uri, "contract").create_run(name="big", config={})
     run.put_captures(write_captures([0], tmp_path))
     captures = mlflow_server.stored(run.ref.path) / "captures"
-    refs = [CaptureRef(step, f"step-{step:08d}.safetensors", 3, "0" * 64) for step in range(1, 1001)]
+    refs = [
+        CaptureRef(step, f"step-{step:08d}.safetensors", 3, "0" * 64) for step in range(1, 1001)
+    ]
     for ref in refs:
         (captures / ref.file_name).write_bytes(b"abc")
         (captures / "index" / index.entry_name(ref)).write_text(index.entry_text(ref, 1.0))
@@ -243,7 +292,9 @@ def test_a_thousand_captures_are_listed_at_once_from_a_server(mlflow_server, tmp
 def test_a_capture_without_its_entry_is_not_listed(run, tmp_path):
     captures = write_captures([0, 1], tmp_path)
     run.put_captures(captures[:1])
-    MlflowClient(run.environment["tracking_uri"]).log_artifact(run.ref.path, str(captures[1].path), "captures")
+    MlflowClient(run.environment["tracking_uri"]).log_artifact(
+        run.ref.path, str(captures[1].path), "captures"
+    )
     assert run.list_captures() == [captures[0].ref]
     assert run.missing([capture.ref for capture in captures]) == [captures[1].ref]
 
@@ -258,9 +309,13 @@ def test_a_link_out_of_the_store_is_not_followed(run, tmp_path):
         run.fetch(capture.ref, tmp_path / "pulled")
 
 
-def test_a_server_whose_artifacts_are_a_directory_elsewhere_is_refused_before_training(mlflow_server, tmp_path):
+def test_a_server_whose_artifacts_are_a_directory_elsewhere_is_refused_before_training(
+    mlflow_server, tmp_path
+):
     client = MlflowClient(mlflow_server.uri)
-    experiment = client.create_experiment("not proxied", artifact_location="file:///nowhere/on/this/machine")
+    experiment = client.create_experiment(
+        "not proxied", artifact_location="file:///nowhere/on/this/machine"
+    )
     with pytest.raises(TrackerError, match="--serve-artifacts"):
         MlflowTracker(mlflow_server.uri, "not proxied").create_run(name="a", config={})
     assert [run.info.status for run in client.search_runs([experiment])] == ["FAILED"]

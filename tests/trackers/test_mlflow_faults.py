@@ -1,4 +1,5 @@
-"""What happens to captures when an MLflow server, its files, its runs or the training process itself are hurt."""
+"""What happens to captures when an MLflow server, its files, its runs or the training process
+itself are hurt."""
 
 from __future__ import annotations
 
@@ -35,7 +36,11 @@ def runs_of(mlflow_server, spool):
     """Runs on the server that were made for one spool."""
     client = MlflowClient(mlflow_server.uri)
     experiment = client.get_experiment_by_name("faults")
-    return client.search_runs([experiment.experiment_id], f"attributes.run_name = '{spool.name}'") if experiment else []
+    return (
+        client.search_runs([experiment.experiment_id], f"attributes.run_name = '{spool.name}'")
+        if experiment
+        else []
+    )
 
 
 def assert_holds(mlflow_server, spool, steps, *, state="FINISHED", size=8):
@@ -47,7 +52,9 @@ def assert_holds(mlflow_server, spool, steps, *, state="FINISHED", size=8):
     assert [capture.ref.step for capture in pulled.captures] == list(steps)
     assert not pulled.damaged
     for capture in pulled.captures:
-        assert capture.path.read_bytes() == capture_file.to_bytes(make_capture(capture.ref.step, size=size))
+        assert capture.path.read_bytes() == capture_file.to_bytes(
+            make_capture(capture.ref.step, size=size)
+        )
     history = MlflowClient(mlflow_server.uri).get_metric_history(run.info.run_id, "loss")
     assert sorted(point.step for point in history) == list(steps)
 
@@ -57,11 +64,15 @@ def spool(tmp_path, request):
     return tmp_path / f"{request.node.name[:60]}-{os.getpid()}-{time.time_ns()}"
 
 
-def test_a_server_that_is_down_at_the_start_gets_everything_when_it_comes(far, server_link, mlflow_server, spool, monkeypatch):
+def test_a_server_that_is_down_at_the_start_gets_everything_when_it_comes(
+    far, server_link, mlflow_server, spool, monkeypatch
+):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     server_link.cut()
     with Outbox(spool, [far], name=spool.name, start_timeout_s=60) as outbox:
-        assert outbox._uploaders[0].delivery().error, "known to be away, not given up on: MLflow's own retries take four minutes"
+        assert outbox._uploaders[0].delivery().error, (
+            "known to be away, not given up on: MLflow's own retries take four minutes"
+        )
         assert outbox.refs == []
         for step in range(3):
             outbox.put(make_capture(step))
@@ -71,7 +82,9 @@ def test_a_server_that_is_down_at_the_start_gets_everything_when_it_comes(far, s
     assert_holds(mlflow_server, spool, range(3))
 
 
-def test_a_server_that_goes_away_in_the_middle_and_comes_back_has_everything_once(far, server_link, mlflow_server, spool):
+def test_a_server_that_goes_away_in_the_middle_and_comes_back_has_everything_once(
+    far, server_link, mlflow_server, spool
+):
     with Outbox(spool, [far], name=spool.name) as outbox:
         for step in range(12):
             if step == 4:
@@ -99,7 +112,9 @@ def test_a_server_that_stays_away_is_left_to_push(far, server_link, mlflow_serve
     assert_holds(mlflow_server, spool, range(2))
 
 
-def test_a_server_that_was_never_there_gets_its_run_from_push(far, server_link, mlflow_server, spool):
+def test_a_server_that_was_never_there_gets_its_run_from_push(
+    far, server_link, mlflow_server, spool
+):
     server_link.cut()
     with Outbox(spool, [far], name=spool.name, config={"lr": 0.1}) as outbox:
         outbox.put(make_capture(0))
@@ -111,7 +126,9 @@ def test_a_server_that_was_never_there_gets_its_run_from_push(far, server_link, 
     assert runs_of(mlflow_server, spool)[0].data.params == {"lr": "0.1"}
 
 
-def test_an_upload_that_broke_half_way_is_never_listed_and_is_repeated(far, server_link, mlflow_server, spool):
+def test_an_upload_that_broke_half_way_is_never_listed_and_is_repeated(
+    far, server_link, mlflow_server, spool
+):
     size = 700
     outbox = Outbox(spool, [far], name=spool.name)
     outbox.put(make_capture(0, size=size))
@@ -130,11 +147,15 @@ def test_an_upload_that_broke_half_way_is_never_listed_and_is_repeated(far, serv
     assert_holds(mlflow_server, spool, range(2), size=size)
 
 
-def test_a_file_that_was_cut_on_the_server_is_named_left_out_and_mended_by_push(far, mlflow_server, spool, tmp_path):
+def test_a_file_that_was_cut_on_the_server_is_named_left_out_and_mended_by_push(
+    far, mlflow_server, spool, tmp_path
+):
     with Outbox(spool, [far], name=spool.name, keep_captures=True) as outbox:
         for step in range(3):
             outbox.put(make_capture(step))
-    os.truncate(mlflow_server.stored(outbox.refs[0].path) / "captures/step-00000001.safetensors", 77)
+    os.truncate(
+        mlflow_server.stored(outbox.refs[0].path) / "captures/step-00000001.safetensors", 77
+    )
     pulled = pull(MlflowTracker(mlflow_server.uri).open_run(outbox.refs[0]), tmp_path / "cache")
     assert [capture.ref.step for capture in pulled.captures] == [0, 2]
     ((ref, error),) = pulled.damaged.items()
@@ -157,7 +178,9 @@ def test_a_file_that_was_removed_on_the_server_is_named(mlflow_server, tmp_path)
     run.finish("finished")
 
 
-def test_a_run_that_is_deleted_while_training_is_told_and_gets_the_rest_after_its_return(far, mlflow_server, spool, caplog):
+def test_a_run_that_is_deleted_while_training_is_told_and_gets_the_rest_after_its_return(
+    far, mlflow_server, spool, caplog
+):
     client = MlflowClient(mlflow_server.uri)
     outbox = Outbox(spool, [far], name=spool.name)
     run_id = outbox.refs[0].path
@@ -171,7 +194,9 @@ def test_a_run_that_is_deleted_while_training_is_told_and_gets_the_rest_after_it
     assert_holds(mlflow_server, spool, [0])
 
 
-def test_an_experiment_that_is_deleted_while_training_is_told_and_its_run_gets_the_rest_after_its_return(far, mlflow_server, spool):
+def test_an_experiment_that_is_deleted_while_training_is_told_and_its_run_gets_the_rest_after_its_return(
+    far, mlflow_server, spool
+):
     client = MlflowClient(mlflow_server.uri)
     far = Destination("mlflow", {**far.options, "experiment": "deleted while training"})
     outbox = Outbox(spool, [far], name=spool.name)
@@ -179,14 +204,22 @@ def test_an_experiment_that_is_deleted_while_training_is_told_and_its_run_gets_t
     client.delete_experiment(experiment_id)
     outbox.put(make_capture(0))
     report = outbox.close(timeout_s=60)
-    assert f"mlflow experiments restore --experiment-id {experiment_id}" in report.deliveries[0].error
+    assert (
+        f"mlflow experiments restore --experiment-id {experiment_id}" in report.deliveries[0].error
+    )
     client.restore_experiment(experiment_id)
     assert push(spool).complete
-    assert [ref.step for ref in MlflowTracker(mlflow_server.uri).open_run(outbox.refs[0]).list_captures()] == [0]
+    assert [
+        ref.step
+        for ref in MlflowTracker(mlflow_server.uri).open_run(outbox.refs[0]).list_captures()
+    ] == [0]
 
 
-def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(far, server_link, mlflow_server, spool, asking):
-    """It answers nobody before training and ``close`` are through: whatever waited for it would never end."""
+def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(
+    far, server_link, mlflow_server, spool, asking
+):
+    """It answers nobody before training and ``close`` are through: whatever waited for it would
+    never end."""
     with Outbox(spool, [far], name=spool.name) as outbox:
         server_link.one_way_s = 3600.0
         asking.clear()
@@ -203,8 +236,11 @@ def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(far, server_l
     assert_holds(mlflow_server, spool, range(30))
 
 
-def test_an_answer_that_comes_after_the_end_changes_nothing_in_the_spool(far, server_link, mlflow_server, spool):
-    """Another process may have the spool by then: a capture that vanished under its hands stopped its upload."""
+def test_an_answer_that_comes_after_the_end_changes_nothing_in_the_spool(
+    far, server_link, mlflow_server, spool
+):
+    """Another process may have the spool by then: a capture that vanished under its hands stopped
+    its upload."""
     outbox = Outbox(spool, [far], name=spool.name)
     server_link.one_way_s = 3600.0
     for step in range(3):
@@ -222,7 +258,15 @@ def test_an_answer_that_comes_after_the_end_changes_nothing_in_the_spool(far, se
 
 def test_a_run_that_does_not_exist_is_refused_before_training(server_link, spool):
     with pytest.raises(RunNotFoundError, match="right service"):
-        Outbox(spool, [Destination("mlflow", {"tracking_uri": server_link.uri}, ref=RunRef("mlflow", "0" * 32))], name="a")
+        Outbox(
+            spool,
+            [
+                Destination(
+                    "mlflow", {"tracking_uri": server_link.uri}, ref=RunRef("mlflow", "0" * 32)
+                )
+            ],
+            name="a",
+        )
 
 
 def test_an_address_without_an_mlflow_server_is_refused_before_training(spool, tmp_path):
@@ -236,7 +280,11 @@ def test_an_address_without_an_mlflow_server_is_refused_before_training(spool, t
         port = other.stdout.readline().split()[5]
         try:
             with pytest.raises(TrackerError, match="an MLflow server"):
-                Outbox(spool, [Destination("mlflow", {"tracking_uri": f"http://127.0.0.1:{port}"})], name="a")
+                Outbox(
+                    spool,
+                    [Destination("mlflow", {"tracking_uri": f"http://127.0.0.1:{port}"})],
+                    name="a",
+                )
         finally:
             other.kill()
 
@@ -256,7 +304,14 @@ TRAINING = """
 
 
 def test_a_killed_training_process_is_finished_by_push(far, mlflow_server, server_link, spool):
-    program = [sys.executable, "-c", textwrap.dedent(TRAINING), str(spool), server_link.uri, spool.name]
+    program = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(TRAINING),
+        str(spool),
+        server_link.uri,
+        spool.name,
+    ]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().startswith("mlflow:")
         said = [int(process.stdout.readline()) for _ in range(40)]
@@ -269,7 +324,9 @@ def test_a_killed_training_process_is_finished_by_push(far, mlflow_server, serve
     assert_holds(mlflow_server, spool, range(n_captures), state="KILLED")
 
 
-def test_a_kill_between_making_the_run_and_noting_it_leaves_one_run(far, mlflow_server, spool, monkeypatch):
+def test_a_kill_between_making_the_run_and_noting_it_leaves_one_run(
+    far, mlflow_server, spool, monkeypatch
+):
     create_run = MlflowTracker.create_run
 
     def make_it_and_fail(tracker, **described):
@@ -308,7 +365,13 @@ def test_two_processes_may_write_to_one_run_at_once(mlflow_server, tmp_path):
     program = [sys.executable, "-c", textwrap.dedent(WRITER)]
     writers = [
         subprocess.Popen(
-            [*program, str(first), mlflow_server.uri, str(run.ref), str(tmp_path / f"spool-{first}")],
+            [
+                *program,
+                str(first),
+                mlflow_server.uri,
+                str(run.ref),
+                str(tmp_path / f"spool-{first}"),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -338,11 +401,15 @@ def test_training_resumes_into_the_same_run_and_skips_what_is_there(far, mlflow_
     assert_holds(mlflow_server, spool, range(3))
 
 
-def test_on_another_machine_training_resumes_from_the_reference_alone(far, mlflow_server, spool, tmp_path):
+def test_on_another_machine_training_resumes_from_the_reference_alone(
+    far, mlflow_server, spool, tmp_path
+):
     with Outbox(spool, [far], name=spool.name) as outbox:
         outbox.put(make_capture(0))
         outbox.close("failed")
-    resumed = Destination("mlflow", {"tracking_uri": mlflow_server.uri}, ref=outbox.refs[0], ours=True)
+    resumed = Destination(
+        "mlflow", {"tracking_uri": mlflow_server.uri}, ref=outbox.refs[0], ours=True
+    )
     with Outbox(tmp_path / "elsewhere", [resumed], name="a") as again:
         assert again.captured_steps == {0}
         again.put(make_capture(1))
@@ -365,10 +432,14 @@ def test_uploads_from_one_run_go_in_chunks_and_not_one_call_each(far, spool, mon
         outbox.flush()
         all_there.set()
     assert sum(calls) == 40
-    assert len(calls) <= 4, "what waits goes together, 16 at a time; the first call may have come before there were so many"
+    assert len(calls) <= 4, (
+        "what waits goes together, 16 at a time; the first call may have come before there were so "
+        "many"
+    )
 
 
-# -- pulling ----------------------------------------------------------------------------------------------------
+# -- pulling
+# ----------------------------------------------------------------------------------------------------
 
 PULLING = """
     import sys, time
@@ -394,17 +465,32 @@ def forty(mlflow_server, tmp_path):
     return run.ref, captures
 
 
-def test_a_killed_pull_goes_on_where_it_stopped(forty, server_link, mlflow_server, tmp_path, monkeypatch):
+def test_a_killed_pull_goes_on_where_it_stopped(
+    forty, server_link, mlflow_server, tmp_path, monkeypatch
+):
     ref, captures = forty
     server_link.one_way_s = 0.05
-    program = [sys.executable, "-c", textwrap.dedent(PULLING), str(ref), server_link.uri, str(tmp_path / "cache")]
+    program = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(PULLING),
+        str(ref),
+        server_link.uri,
+        str(tmp_path / "cache"),
+    ]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
         assert [int(process.stdout.readline()) for _ in range(12)] == list(range(1, 13))
         process.kill()
     downloaded, downloads = ArtifactStore.downloaded, []
-    monkeypatch.setattr(ArtifactStore, "downloaded", lambda store, *to: (downloads.append(to), downloaded(store, *to))[1])
+    monkeypatch.setattr(
+        ArtifactStore,
+        "downloaded",
+        lambda store, *to: (downloads.append(to), downloaded(store, *to))[1],
+    )
     pulled = pull(MlflowTracker(mlflow_server.uri).open_run(ref), tmp_path / "cache")
-    assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures]
+    assert [capture.path.read_bytes() for capture in pulled.captures] == [
+        capture.path.read_bytes() for capture in captures
+    ]
     assert 20 <= len(downloads) <= 28
 
 
@@ -418,13 +504,24 @@ def test_a_pull_outlives_a_server_that_is_away_for_a_moment(forty, server_link, 
             threading.Timer(0.3, server_link.mend).start()
 
     pulled = pull(run, tmp_path / "cache", progress=cut_once)
-    assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures]
+    assert [capture.path.read_bytes() for capture in pulled.captures] == [
+        capture.path.read_bytes() for capture in captures
+    ]
 
 
 def test_ctrl_c_ends_a_pull_from_a_server_that_hangs(forty, server_link, tmp_path):
     ref, _ = forty
-    program = [sys.executable, "-c", textwrap.dedent(PULLING), str(ref), server_link.uri, str(tmp_path / "cache")]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    program = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(PULLING),
+        str(ref),
+        server_link.uri,
+        str(tmp_path / "cache"),
+    ]
+    with subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         server_link.one_way_s = 0.1
         assert int(process.stdout.readline()) == 1
         server_link.one_way_s = 3600.0
@@ -435,11 +532,17 @@ def test_ctrl_c_ends_a_pull_from_a_server_that_hangs(forty, server_link, tmp_pat
     server_link.one_way_s = 0.0
 
 
-def test_what_a_killed_pull_left_half_done_is_removed_by_one_of_the_next_day(forty, mlflow_server, tmp_path):
+def test_what_a_killed_pull_left_half_done_is_removed_by_one_of_the_next_day(
+    forty, mlflow_server, tmp_path
+):
     ref, _ = forty
     run = MlflowTracker(mlflow_server.uri).open_run(ref)
     directory = cache_directory(ref, tmp_path / "cache")
-    old, new, drawing = directory / ".old.partial", directory / ".new.partial", directory / "videos/heads/.heads.webm.x.partial"
+    old, new, drawing = (
+        directory / ".old.partial",
+        directory / ".new.partial",
+        directory / "videos/heads/.heads.webm.x.partial",
+    )
     for torn in (old, new, drawing):
         torn.mkdir(parents=True)
         (torn / "half").write_bytes(b"half")

@@ -1,4 +1,5 @@
-"""Runs that others make: joined and never ended, and told what Hydra knows about the job that they are made in."""
+"""Runs that others make: joined and never ended, and told what Hydra knows about the job that they
+are made in."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ def test_only_runs_are_joined():
         MlflowTracker().join(mlflow.MlflowClient)
 
 
-# -- Hydra ------------------------------------------------------------------------------------------------------
+# -- Hydra
+# ------------------------------------------------------------------------------------------------------
 
 FOREIGN_APPLICATION = """
     import hydra, mlflow, sys
@@ -95,25 +97,60 @@ OUR_APPLICATION = """
 
 
 def multirun(application, directory, embedded, **env):
-    """What the runs of a real multirun were tagged with, which began in ``directory``: job number, overrides, sweep."""
-    shutil.copy(embedded.removeprefix("sqlite:///"), directory / "mlflow.db")  # whose tables are made already
+    """What the runs of a real multirun were tagged with, which began in ``directory``: job number,
+    overrides, sweep."""
+    shutil.copy(
+        embedded.removeprefix("sqlite:///"), directory / "mlflow.db"
+    )  # whose tables are made already
     (directory / "job.py").write_text(textwrap.dedent(application))
-    overrides = ["+lr=0.1,0.2", "+db={user: me, password: s3cret}", "hydra.job.chdir=true", "hydra.sweep.dir=sweeps/first"]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")} | env
-    done = subprocess.run([sys.executable, "job.py", "-m", *overrides], cwd=directory, env=env, capture_output=True, text=True, check=False)
+    overrides = [
+        "+lr=0.1,0.2",
+        "+db={user: me, password: s3cret}",
+        "hydra.job.chdir=true",
+        "hydra.sweep.dir=sweeps/first",
+    ]
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")
+    } | env
+    done = subprocess.run(
+        [sys.executable, "job.py", "-m", *overrides],
+        cwd=directory,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    assert len(list(directory.rglob("mlflow.db"))) == 1, "one database where the sweep was started, not one per job"
+    assert len(list(directory.rglob("mlflow.db"))) == 1, (
+        "one database where the sweep was started, not one per job"
+    )
     client = MlflowClient(f"sqlite:///{directory}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("hydra").experiment_id])
     assert "s3cret" not in str(runs)
-    return sorted(tuple(run.data.tags[f"hydra.{name}"] for name in ("job.num", "overrides", "sweep.id")) for run in runs)
+    return sorted(
+        tuple(run.data.tags[f"hydra.{name}"] for name in ("job.num", "overrides", "sweep.id"))
+        for run in runs
+    )
 
 
-TAGGED = [(str(number), f"+lr={lr}\n+db={{user:me,password:***}}", "sweeps/first") for number, lr in enumerate(("0.1", "0.2"))]
+TAGGED = [
+    (str(number), f"+lr={lr}\n+db={{user:me,password:***}}", "sweeps/first")
+    for number, lr in enumerate(("0.1", "0.2"))
+]
 
 
-def test_fluent_runs_of_a_foreign_hydra_application_carry_its_overrides_job_and_sweep(tmp_path, embedded):
-    assert multirun(FOREIGN_APPLICATION, tmp_path, embedded, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db") == TAGGED
+def test_fluent_runs_of_a_foreign_hydra_application_carry_its_overrides_job_and_sweep(
+    tmp_path, embedded
+):
+    assert (
+        multirun(
+            FOREIGN_APPLICATION,
+            tmp_path,
+            embedded,
+            MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db",
+        )
+        == TAGGED
+    )
 
 
 def test_runs_that_we_make_under_hydra_carry_them_too_and_share_one_database(tmp_path, embedded):

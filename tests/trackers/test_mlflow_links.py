@@ -18,7 +18,10 @@ def test_links_of_a_server_lead_to_its_artifact_page(mlflow_server):
     experiment = stored(run).info.experiment_id
     page = f"{mlflow_server.uri}/#/experiments/{experiment}/runs/{run.ref.path}"
     assert run.url() == f"{page}?workflowType=machine_learning"
-    assert run.url("videos/heads/a b.webm") == f"{page}/artifacts/videos/heads/a%20b.webm?workflowType=machine_learning"
+    assert (
+        run.url("videos/heads/a b.webm")
+        == f"{page}/artifacts/videos/heads/a%20b.webm?workflowType=machine_learning"
+    )
     assert run.ui_command is None
     run.finish("finished")
 
@@ -29,9 +32,12 @@ def test_links_of_the_embedded_store_say_what_has_to_run(run, embedded):
 
 
 def test_links_follow_the_address_of_the_ui(embedded, monkeypatch):
-    told = connect("mlflow", tracking_uri=embedded, experiment="contract", ui_url="https://u:pw@ml.example/prefix/").create_run(
-        name="a", config={}
-    )
+    told = connect(
+        "mlflow",
+        tracking_uri=embedded,
+        experiment="contract",
+        ui_url="https://u:pw@ml.example/prefix/",
+    ).create_run(name="a", config={})
     assert told.url().startswith("https://ml.example/prefix/#/experiments/")
     assert told.ui_command is None
     monkeypatch.setenv("TRACKER_VIZ_MLFLOW_UI_URL", "https://other.example")
@@ -52,8 +58,11 @@ def test_the_runs_note_lists_its_videos_and_never_overwrites_a_persons(run, tmp_
     assert run.set_note("ours") is False
 
 
-def test_of_two_that_draw_a_run_at_once_the_note_lists_both_pictures(run, embedded, tmp_path, monkeypatch):
-    """As ``render -m layout=heads,ffn hydra/launcher=joblib`` does: the one writes the note last, and listed the files first."""
+def test_of_two_that_draw_a_run_at_once_the_note_lists_both_pictures(
+    run, embedded, tmp_path, monkeypatch
+):
+    """As ``render -m layout=heads,ffn hydra/launcher=joblib`` does: the one writes the note last,
+    and listed the files first."""
     other = MlflowTracker(embedded, "contract").open_run(run.ref)
     (tmp_path / "a.webm").write_bytes(b"video")
     set_note, first = MlflowRun.set_note, iter([True])
@@ -83,7 +92,9 @@ def test_the_note_shows_the_animation_and_the_heads_that_took_a_role(run, tmp_pa
     title, table, picture = stored(run).data.tags["mlflow.note.content"].split("\n\n", 2)
     assert "page to explore [heads](#/experiments/" in title
     assert "[every head's scores](#/experiments/" in title
-    assert table.index("| L01H02 | induction | 560 | 0.87 |") < table.index("| L00H01 | previous token | 320 | 0.41 |")
+    assert table.index("| L01H02 | induction | 560 | 0.87 |") < table.index(
+        "| L00H01 | previous token | 320 | 0.41 |"
+    )
     assert "L00H00" not in table
     assert picture.startswith(f"![heads](get-artifact?path=heads.webp&run_uuid={run.ref.path})")
     assert "not-noted" not in title + picture
@@ -91,7 +102,9 @@ def test_the_note_shows_the_animation_and_the_heads_that_took_a_role(run, tmp_pa
 
 def test_what_people_broke_in_tags_and_files_breaks_no_upload(run, tmp_path):
     run.link_inputs([run.ref])
-    MlflowClient(run.environment["tracking_uri"]).set_tag(run.ref.path, "tracker_viz.inputs", "edited by hand")
+    MlflowClient(run.environment["tracking_uri"]).set_tag(
+        run.ref.path, "tracker_viz.inputs", "edited by hand"
+    )
     (tmp_path / "a.webm").write_bytes(b"video")
     run.put_video(tmp_path / "a.webm", layout="heads", last_step=7)
     note = stored(run).data.tags["mlflow.note.content"]
@@ -99,4 +112,8 @@ def test_what_people_broke_in_tags_and_files_breaks_no_upload(run, tmp_path):
     assert f"Made of the captures of [{run.ref.path[:8]}](#/runs/{run.ref.path})." in note
     run._files.in_place("compare/inputs.json").unlink()
     run.put_video(tmp_path / "a.webm", layout="overview", last_step=7)
-    assert stored(run).data.tags["mlflow.note.content"].startswith("**While this model trained** (tracker_viz): video [heads](")
+    assert (
+        stored(run)
+        .data.tags["mlflow.note.content"]
+        .startswith("**While this model trained** (tracker_viz): video [heads](")
+    )

@@ -1,4 +1,5 @@
-"""Artifacts in S3: written by the client itself, or passed on by the server. The peer speaks S3 over loopback (moto's server)."""
+"""Artifacts in S3: written by the client itself, or passed on by the server. The peer speaks S3
+over loopback (moto's server)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,12 @@ from outages import until_met
 from slow_link import SlowLink
 
 from tracker_viz import capture_file
-from tracker_viz.errors import CaptureFileError, MissingDependencyError, TrackerError, TransientTrackerError
+from tracker_viz.errors import (
+    CaptureFileError,
+    MissingDependencyError,
+    TrackerError,
+    TransientTrackerError,
+)
 from tracker_viz.trackers import connect
 from tracker_viz.trackers.mlflow import MlflowTracker
 from tracker_viz.trackers.outbox import Destination, Outbox
@@ -31,7 +37,11 @@ boto3 = pytest.importorskip("boto3", reason="needs boto3")
 threaded = pytest.importorskip("moto.moto_server.threaded_moto_server", reason="needs moto")
 
 BUCKET = "team-artifacts"
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "team", "AWS_SECRET_ACCESS_KEY": "s3cret-of-the-bucket", "AWS_DEFAULT_REGION": "us-east-1"}
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "team",
+    "AWS_SECRET_ACCESS_KEY": "s3cret-of-the-bucket",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 PAGE = 50
 
 
@@ -42,7 +52,11 @@ class Bucket:
         self.port = port
         self.uri = f"http://127.0.0.1:{port}"
         self.client = boto3.client(
-            "s3", endpoint_url=self.uri, aws_access_key_id="a", aws_secret_access_key="b", region_name=CREDENTIALS["AWS_DEFAULT_REGION"]
+            "s3",
+            endpoint_url=self.uri,
+            aws_access_key_id="a",
+            aws_secret_access_key="b",
+            region_name=CREDENTIALS["AWS_DEFAULT_REGION"],
         )
 
     def keys(self, prefix):
@@ -59,7 +73,9 @@ class Bucket:
 @pytest.fixture(scope="module")
 def bucket():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", str(PAGE))  # a listing's page: what is paged at 1,000 is paged sooner
+        patch.setenv(
+            "MOTO_S3_DEFAULT_MAX_KEYS", str(PAGE)
+        )  # a listing's page: what is paged at 1,000 is paged sooner
         server = threaded.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         server.start()
         bucket = Bucket(server.get_host_and_port()[1])
@@ -70,7 +86,8 @@ def bucket():
 
 @pytest.fixture
 def s3(bucket, monkeypatch):
-    """This process reaches the bucket by itself, as a client of a server does that does not pass artifacts on."""
+    """This process reaches the bucket by itself, as a client of a server does that does not pass
+    artifacts on."""
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", bucket.uri)
@@ -120,10 +137,18 @@ class TestWrittenByTheClient(FilesInS3):
 
 @pytest.fixture(scope="module")
 def passing_on(bucket, tmp_path_factory):
-    """A server that keeps its artifacts in S3, run by gunicorn, which hands on what it got of a request whose client is gone."""
+    """A server that keeps its artifacts in S3, run by gunicorn, which hands on what it got of a
+    request whose client is gone."""
     directory = tmp_path_factory.mktemp("passing-on")
-    options = ["--artifacts-destination", f"s3://{BUCKET}/proxied", "--gunicorn-opts", "--threads 4"]
-    server = MlflowServer(directory, *options, env={**CREDENTIALS, "MLFLOW_S3_ENDPOINT_URL": bucket.uri}).start()
+    options = [
+        "--artifacts-destination",
+        f"s3://{BUCKET}/proxied",
+        "--gunicorn-opts",
+        "--threads 4",
+    ]
+    server = MlflowServer(
+        directory, *options, env={**CREDENTIALS, "MLFLOW_S3_ENDPOINT_URL": bucket.uri}
+    ).start()
     yield server
     server.kill()
 
@@ -151,7 +176,9 @@ def test_more_captures_than_a_page_of_the_store_are_listed_and_pulled(direct, tm
     run.finish("finished")
     assert run.missing([capture.ref for capture in captures]) == []
     pulled = pull(run, tmp_path / "cache")
-    assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures]
+    assert [capture.path.read_bytes() for capture in pulled.captures] == [
+        capture.path.read_bytes() for capture in captures
+    ]
 
 
 def test_a_store_that_goes_away_and_comes_back_has_everything(direct, s3, tmp_path, monkeypatch):
@@ -167,10 +194,14 @@ def test_a_store_that_goes_away_and_comes_back_has_everything(direct, s3, tmp_pa
                 outbox.put(make_capture(step))
         assert outbox.close().complete
         pulled = pull(outbox.runs[0], tmp_path / "cache")
-    assert [capture.path.read_bytes() for capture in pulled.captures] == [capture_file.to_bytes(make_capture(step)) for step in range(6)]
+    assert [capture.path.read_bytes() for capture in pulled.captures] == [
+        capture_file.to_bytes(make_capture(step)) for step in range(6)
+    ]
 
 
-def test_a_file_that_was_cut_in_the_store_is_named_left_out_and_mended_by_push(direct, s3, tmp_path):
+def test_a_file_that_was_cut_in_the_store_is_named_left_out_and_mended_by_push(
+    direct, s3, tmp_path
+):
     with Outbox(tmp_path / "spool", [direct], name="damaged", keep_captures=True) as outbox:
         for step in range(3):
             outbox.put(make_capture(step))
@@ -199,11 +230,19 @@ TRAINING = """
 """
 
 
-def test_half_a_file_of_a_killed_client_that_the_server_stored_all_the_same_is_not_listed_and_is_repeated(passing_on, bucket, tmp_path):
+def test_half_a_file_of_a_killed_client_that_the_server_stored_all_the_same_is_not_listed_and_is_repeated(
+    passing_on, bucket, tmp_path
+):
     whole, enough = capture_file.to_bytes(make_capture(1, size=2000)), 1_000_000
     with SlowLink(("127.0.0.1", passing_on.port)) as link:
         link.lost_after_bytes = enough
-        program = [sys.executable, "-c", textwrap.dedent(TRAINING), str(tmp_path / "spool"), link.uri]
+        program = [
+            sys.executable,
+            "-c",
+            textwrap.dedent(TRAINING),
+            str(tmp_path / "spool"),
+            link.uri,
+        ]
         with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as training:
             ref = RunRef.parse(training.stdout.readline().strip())
             while link.lost_after_bytes >= 0:
@@ -223,14 +262,23 @@ def test_half_a_file_of_a_killed_client_that_the_server_stored_all_the_same_is_n
     assert [found.step for found in run.list_captures()] == [0, 1]
 
 
-# -- what waiting cannot mend, before any training ----------------------------------------------------------------
+# -- what waiting cannot mend, before any training
+# ----------------------------------------------------------------
 
 
 def test_a_bucket_that_is_not_there_is_refused_before_training(s3, embedded, tmp_path):
-    experiment = MlflowClient(embedded).create_experiment("nowhere in S3", artifact_location="s3://no-such-bucket/x")
+    experiment = MlflowClient(embedded).create_experiment(
+        "nowhere in S3", artifact_location="s3://no-such-bucket/x"
+    )
     with pytest.raises(TrackerError, match="bucket does not exist"):
-        Outbox(tmp_path / "spool", [Destination("mlflow", {"tracking_uri": embedded, "experiment": "nowhere in S3"})], name="a")
-    assert [run.info.status for run in MlflowClient(embedded).search_runs([experiment])] == ["FAILED"]
+        Outbox(
+            tmp_path / "spool",
+            [Destination("mlflow", {"tracking_uri": embedded, "experiment": "nowhere in S3"})],
+            name="a",
+        )
+    assert [run.info.status for run in MlflowClient(embedded).search_runs([experiment])] == [
+        "FAILED"
+    ]
 
 
 def test_credentials_that_are_not_here_are_asked_for_before_training(direct, tmp_path, monkeypatch):
@@ -249,8 +297,13 @@ def test_a_client_that_is_not_installed_is_named_before_training(direct, tmp_pat
         Outbox(tmp_path / "spool", [direct], name="a")
 
 
-@pytest.mark.parametrize(("status", "code", "kind"), [(503, "SlowDown", TransientTrackerError), (403, "AccessDenied", TrackerError)])
-def test_what_the_store_answers_decides_whether_it_is_asked_again(direct, tmp_path, monkeypatch, status, code, kind):
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [(503, "SlowDown", TransientTrackerError), (403, "AccessDenied", TrackerError)],
+)
+def test_what_the_store_answers_decides_whether_it_is_asked_again(
+    direct, tmp_path, monkeypatch, status, code, kind
+):
     class Answers(BaseHTTPRequestHandler):
         def do_PUT(self):
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -279,5 +332,7 @@ def test_what_the_store_answers_decides_whether_it_is_asked_again(direct, tmp_pa
 def test_runs_of_a_bucket_are_opened_from_their_reference_alone(direct, tmp_path):
     with Outbox(tmp_path / "spool", [direct], name="a") as outbox:
         outbox.put(make_capture(0))
-    opened = connect("mlflow", **outbox.runs[0].environment).open_run(RunRef.parse(str(outbox.refs[0])))
+    opened = connect("mlflow", **outbox.runs[0].environment).open_run(
+        RunRef.parse(str(outbox.refs[0]))
+    )
     assert [ref.step for ref in opened.list_captures()] == [0]

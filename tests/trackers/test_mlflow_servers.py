@@ -1,4 +1,5 @@
-"""Servers as teams run them: log-in, TLS with a CA of their own, a URL prefix, PostgreSQL; and one that is killed and restarted."""
+"""Servers as teams run them: log-in, TLS with a CA of their own, a URL prefix, PostgreSQL; and one
+that is killed and restarted."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ PREFIX = "/team/mlflow"
 
 
 def private_ca(directory):
-    """A CA that nobody knows, and a certificate of it for 127.0.0.1: paths of the CA, the certificate and its key."""
+    """A CA that nobody knows, and a certificate of it for 127.0.0.1: paths of the CA, the
+    certificate and its key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -46,12 +48,22 @@ def private_ca(directory):
 
     def certificate(subject, key, signer, *extensions):
         now = datetime.datetime.now(datetime.UTC)
-        built = x509.CertificateBuilder(name("our CA"), name(subject), key.public_key(), x509.random_serial_number())
-        built = built.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+        built = x509.CertificateBuilder(
+            name("our CA"), name(subject), key.public_key(), x509.random_serial_number()
+        )
+        built = built.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(
+            now + datetime.timedelta(days=1)
+        )
         for extension in (*extensions, x509.SubjectKeyIdentifier.from_public_key(key.public_key())):
-            built = built.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+            built = built.add_extension(
+                extension, critical=isinstance(extension, x509.BasicConstraints)
+            )
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
-        return built.add_extension(issuer, critical=False).sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        return (
+            built.add_extension(issuer, critical=False)
+            .sign(signer, hashes.SHA256())
+            .public_bytes(serialization.Encoding.PEM)
+        )
 
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
@@ -59,7 +71,11 @@ def private_ca(directory):
     files = {
         "ca.pem": certificate("our CA", ca_key, ca_key, x509.BasicConstraints(True, None), usage),
         "server.pem": certificate("127.0.0.1", key, ca_key, here),
-        "server.key": key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        "server.key": key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
     }
     for file_name, contents in files.items():
         (directory / file_name).write_bytes(contents)
@@ -72,12 +88,28 @@ def secured(tmp_path_factory):
     directory = tmp_path_factory.mktemp("secured")
     ca, certificate, key = private_ca(directory)
     # Without its cache the server derives a key from the password for every single request.
-    settings = {"default_permission": "READ", "database_uri": f"sqlite:///{directory}/users.db", "admin_username": "admin"}
-    settings |= {"authorization_function": "mlflow.server.auth:authenticate_request_basic_auth", "auth_cache_ttl_seconds": "600"}
-    (directory / "auth.ini").write_text("[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
+    settings = {
+        "default_permission": "READ",
+        "database_uri": f"sqlite:///{directory}/users.db",
+        "admin_username": "admin",
+    }
+    settings |= {
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        "auth_cache_ttl_seconds": "600",
+    }
+    (directory / "auth.ini").write_text(
+        "[mlflow]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
+    )
     server = MlflowServer(
         directory,
-        *("--app-name", "basic-auth", "--static-prefix", PREFIX, "--uvicorn-opts", f"--ssl-keyfile {key} --ssl-certfile {certificate}"),
+        *(
+            "--app-name",
+            "basic-auth",
+            "--static-prefix",
+            PREFIX,
+            "--uvicorn-opts",
+            f"--ssl-keyfile {key} --ssl-certfile {certificate}",
+        ),
         env={
             "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
             "MLFLOW_AUTH_CONFIG_PATH": str(directory / "auth.ini"),
@@ -115,15 +147,23 @@ def test_a_failed_log_in_is_refused_before_training(trusted, tmp_path, monkeypat
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
     with pytest.raises(TrackerError, match="MLFLOW_TRACKING_USERNAME"):
-        Outbox(tmp_path / "spool", [Destination("mlflow", {"tracking_uri": trusted.uri + PREFIX})], name="a")
+        Outbox(
+            tmp_path / "spool",
+            [Destination("mlflow", {"tracking_uri": trusted.uri + PREFIX})],
+            name="a",
+        )
 
 
 def test_an_address_without_the_servers_prefix_is_refused_with_a_hint(logged_in, tmp_path):
     with pytest.raises(TrackerError, match="--static-prefix included"):
-        Outbox(tmp_path / "spool", [Destination("mlflow", {"tracking_uri": logged_in.uri})], name="a")
+        Outbox(
+            tmp_path / "spool", [Destination("mlflow", {"tracking_uri": logged_in.uri})], name="a"
+        )
 
 
-def test_with_log_in_and_ca_everything_works_and_nothing_secret_is_kept(logged_in, tmp_path, caplog, capsys):
+def test_with_log_in_and_ca_everything_works_and_nothing_secret_is_kept(
+    logged_in, tmp_path, caplog, capsys
+):
     caplog.set_level(0)
     destination = Destination("mlflow", {"tracking_uri": logged_in.uri + PREFIX})
     with Outbox(tmp_path / "spool", [destination], name="secured", config={"lr": 0.1}) as outbox:
@@ -131,52 +171,83 @@ def test_with_log_in_and_ca_everything_works_and_nothing_secret_is_kept(logged_i
             outbox.put(make_capture(step))
     (run,) = outbox.runs
     (tmp_path / "a.webm").write_bytes(b"video")
-    link = open_run(run.ref, **run.environment).put_video(tmp_path / "a.webm", layout="heads", last_step=2)
-    assert link.startswith(f"{logged_in.uri}{PREFIX}/#/experiments/0/runs/{run.ref.path}/artifacts/heads.webm")
+    link = open_run(run.ref, **run.environment).put_video(
+        tmp_path / "a.webm", layout="heads", last_step=2
+    )
+    assert link.startswith(
+        f"{logged_in.uri}{PREFIX}/#/experiments/0/runs/{run.ref.path}/artifacts/heads.webm"
+    )
     assert len(pull(run, tmp_path / "cache").captures) == 3
     printed = capsys.readouterr()
-    files = "".join(path.read_text(errors="replace") for path in (tmp_path / "spool").rglob("*.json*"))
-    assert PASSWORD not in caplog.text + printed.out + printed.err + files + str(outbox.close()) + str(run.environment)
+    files = "".join(
+        path.read_text(errors="replace") for path in (tmp_path / "spool").rglob("*.json*")
+    )
+    assert PASSWORD not in caplog.text + printed.out + printed.err + files + str(
+        outbox.close()
+    ) + str(run.environment)
 
 
 @pytest.mark.chromium
-def test_links_notes_and_pages_work_below_the_prefix_for_who_is_logged_in(logged_in, chromium, tmp_path):
+def test_links_notes_and_pages_work_below_the_prefix_for_who_is_logged_in(
+    logged_in, chromium, tmp_path
+):
     tracker = MlflowTracker(logged_in.uri + PREFIX, "below the prefix")
     runs = [tracker.create_run(name=name, config={}) for name in "ab"]
     sweep = tracker.create_run(name="sweep", config={})
     noise = np.random.default_rng(0).integers(0, 255, (24, 360, 640, 3), np.uint8)
     write_video(len(noise), noise.__getitem__, tmp_path / "heads.webm")
-    assert (tmp_path / "heads.webm").stat().st_size > 2 << 20, "more than fits into an ordinary address"
-    (tmp_path / "timeline.json").write_text(timeline_text("heads.webm", [(step, step / 4) for step in range(24)]))
-    Image.fromarray(noise[0]).save(tmp_path / "heads.webp", save_all=True, append_images=[Image.fromarray(noise[1])])
+    assert (tmp_path / "heads.webm").stat().st_size > 2 << 20, (
+        "more than fits into an ordinary address"
+    )
+    (tmp_path / "timeline.json").write_text(
+        timeline_text("heads.webm", [(step, step / 4) for step in range(24)])
+    )
+    Image.fromarray(noise[0]).save(
+        tmp_path / "heads.webp", save_all=True, append_images=[Image.fromarray(noise[1])]
+    )
     for run in runs:
         run.put_file(tmp_path / "timeline.json", timeline_artifact("heads"))
         run.put_file(tmp_path / "heads.webp", "heads.webp")
         link = run.put_video(tmp_path / "heads.webm", layout="heads", last_step=23)
         assert run.guards_files(run.ref, "heads.webm")
-    page_link = put_in_step_page(sweep, runs, {str(run.ref): run.info().name for run in runs}, title="two")
+    page_link = put_in_step_page(
+        sweep, runs, {str(run.ref): run.info().name for run in runs}, title="two"
+    )
     for each in (*runs, sweep):
         each.finish("finished")
 
     credentials = {"username": "admin", "password": PASSWORD}
-    context = chromium.new_context(ignore_https_errors=True, http_credentials=credentials, viewport={"width": 1600, "height": 1000})
+    context = chromium.new_context(
+        ignore_https_errors=True,
+        http_credentials=credentials,
+        viewport={"width": 1600, "height": 1000},
+    )
     context.set_default_timeout(60_000)
     try:
         page = context.new_page()
         page.goto(link)
-        page.wait_for_function("() => document.querySelector('video')?.readyState >= 2", timeout=60_000)
+        page.wait_for_function(
+            "() => document.querySelector('video')?.readyState >= 2", timeout=60_000
+        )
         page.goto(runs[1].url())
-        page.wait_for_function("() => document.querySelector(\"img[src*='heads.webp']\")?.naturalWidth == 640", timeout=60_000)
+        page.wait_for_function(
+            "() => document.querySelector(\"img[src*='heads.webp']\")?.naturalWidth == 640",
+            timeout=60_000,
+        )
         with context.expect_page() as opened:
             page.get_by_role("link", name="heads", exact=True).click()
-        opened.value.wait_for_function("() => document.querySelector('video')?.readyState >= 2", timeout=60_000)
+        opened.value.wait_for_function(
+            "() => document.querySelector('video')?.readyState >= 2", timeout=60_000
+        )
         assert opened.value.url == link
         # A page in the viewer's sandbox is a stranger to the server, so the videos are part of it.
         page.goto(page_link)
         page.frame_locator("iframe").locator("video").first.wait_for(timeout=60_000)
         (frame,) = (each for each in page.frames if each != page.main_frame)
         frame.wait_for_function(
-            "() => [...document.querySelectorAll('video')].filter(video => video.readyState >= 2).length == 2", timeout=60_000
+            "() => [...document.querySelectorAll('video')].filter(video => video.readyState >= "
+            "2).length == 2",
+            timeout=60_000,
         )
         screenshot = os.environ.get("TRACKER_VIZ_SCREENSHOTS")
         if screenshot:
@@ -202,11 +273,17 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once(logged_in
     assert asking - {training}
     (run,) = outbox.runs
     pulled = pull(run, tmp_path / "cache")
-    assert [capture.path.read_bytes() for capture in pulled.captures] == [capture_file.to_bytes(make_capture(step)) for step in range(15)]
-    assert sorted(point.step for point in MlflowClient(logged_in.uri + PREFIX).get_metric_history(run.ref.path, "loss")) == list(range(15))
+    assert [capture.path.read_bytes() for capture in pulled.captures] == [
+        capture_file.to_bytes(make_capture(step)) for step in range(15)
+    ]
+    assert sorted(
+        point.step
+        for point in MlflowClient(logged_in.uri + PREFIX).get_metric_history(run.ref.path, "loss")
+    ) == list(range(15))
 
 
-# -- PostgreSQL -------------------------------------------------------------------------------------------------
+# -- PostgreSQL
+# -------------------------------------------------------------------------------------------------
 
 
 def as_postgres():
@@ -215,7 +292,11 @@ def as_postgres():
         return {}
     for name in ("postgres", "nobody"):
         try:
-            return {"user": pwd.getpwnam(name).pw_uid, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
+            return {
+                "user": pwd.getpwnam(name).pw_uid,
+                "group": pwd.getpwnam(name).pw_gid,
+                "extra_groups": [],
+            }
         except KeyError:
             continue
     pytest.skip("PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody'")
@@ -227,7 +308,8 @@ class Postgres:
     def __init__(self, binaries):
         self._binaries = binaries
         self._as_user = as_postgres()
-        # Not under pytest's own directory: its user must be able to get there, and a socket's path has to be short.
+        # Not under pytest's own directory: its user must be able to get there, and a socket's path
+        # has to be short.
         self._directory = tempfile.mkdtemp(prefix="pg-")
         if self._as_user:
             os.chown(self._directory, self._as_user["user"], self._as_user["group"])
@@ -237,7 +319,8 @@ class Postgres:
         self._call("initdb", "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync")
 
     def start(self):
-        # Commits must be in the log when they return, or a crash loses what was confirmed; that it is on the disk is too slow here.
+        # Commits must be in the log when they return, or a crash loses what was confirmed; that it
+        # is on the disk is too slow here.
         quick = "-c fsync=off -c full_page_writes=off"
         options = f"{quick} -p {self._port} -h 127.0.0.1 -k {self._directory}"
         self._call("pg_ctl", "-w", "-l", f"{self._directory}/log", "-o", options, "start")
@@ -252,13 +335,17 @@ class Postgres:
 
     def _call(self, program, *arguments):
         command = [f"{self._binaries}/{program}", "-D", f"{self._directory}/data", *arguments]
-        subprocess.run(command, check=True, cwd=self._directory, stdout=subprocess.DEVNULL, **self._as_user)
+        subprocess.run(
+            command, check=True, cwd=self._directory, stdout=subprocess.DEVNULL, **self._as_user
+        )
 
 
 @pytest.fixture(scope="module")
 def postgres():
     on_path = [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
-    binaries = next(iter([*on_path, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]), None)
+    binaries = next(
+        iter([*on_path, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]), None
+    )
     if binaries is None:
         pytest.skip("needs PostgreSQL's initdb and pg_ctl (Debian: apt-get install postgresql)")
     pytest.importorskip("psycopg2", reason="needs psycopg2-binary")
@@ -276,7 +363,9 @@ def teams(postgres, tmp_path_factory):
     server.kill()
 
 
-def test_postgresql_as_the_store_of_a_server_and_used_directly(postgres, teams, tmp_path, monkeypatch):
+def test_postgresql_as_the_store_of_a_server_and_used_directly(
+    postgres, teams, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     points = [MetricPoint(step, {"loss": 1.0 / (1 + step)}, time=1.7e9 + step) for step in range(3)]
     captures = write_captures([0, 1, 5], tmp_path / "source")
@@ -288,17 +377,27 @@ def test_postgresql_as_the_store_of_a_server_and_used_directly(postgres, teams, 
         run.log_metrics(points)
         run.finish("finished")
         pulled = pull(tracker.open_run(run.ref), tmp_path / "cache")
-        assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures]
+        assert [capture.path.read_bytes() for capture in pulled.captures] == [
+            capture.path.read_bytes() for capture in captures
+        ]
         assert len(MlflowClient(postgres.uri).get_metric_history(run.ref.path, "loss")) == 3
-        assert PASSWORD not in str(tracker.options) + str(run.environment) + run.url() + str(run.ui_command)
+        assert PASSWORD not in str(tracker.options) + str(run.environment) + run.url() + str(
+            run.ui_command
+        )
     noted = connect("mlflow", **run.environment)
     assert noted.options["tracking_uri"].startswith("postgresql+psycopg2://127.0.0.1")
 
 
-def test_artifacts_that_only_the_server_can_reach_are_refused_before_training(postgres, teams, tmp_path):
+def test_artifacts_that_only_the_server_can_reach_are_refused_before_training(
+    postgres, teams, tmp_path
+):
     MlflowClient(teams.uri).create_experiment("of the server")
     with pytest.raises(TrackerError, match="must be a valid http or https URI"):
-        Outbox(tmp_path / "spool", [Destination("mlflow", {"tracking_uri": postgres.uri, "experiment": "of the server"})], name="a")
+        Outbox(
+            tmp_path / "spool",
+            [Destination("mlflow", {"tracking_uri": postgres.uri, "experiment": "of the server"})],
+            name="a",
+        )
 
 
 def test_a_database_that_crashes_behind_the_server_and_one_that_is_used_directly_get_everything_once(
@@ -306,7 +405,10 @@ def test_a_database_that_crashes_behind_the_server_and_one_that_is_used_directly
 ):
     monkeypatch.chdir(tmp_path)
     stores = {"behind": teams.uri, "directly": postgres.uri}
-    destinations = [Destination("mlflow", {"tracking_uri": uri, "experiment": f"crash {how}"}) for how, uri in stores.items()]
+    destinations = [
+        Destination("mlflow", {"tracking_uri": uri, "experiment": f"crash {how}"})
+        for how, uri in stores.items()
+    ]
     with Outbox(tmp_path / "spool", destinations, name="crash") as outbox:
         for step in range(9):
             if step == 3:
@@ -320,4 +422,6 @@ def test_a_database_that_crashes_behind_the_server_and_one_that_is_used_directly
         assert [ref.step for ref in run.list_captures()] == list(range(9))
         history = MlflowClient(postgres.uri).get_metric_history(run.ref.path, "loss")
         assert sorted(point.step for point in history) == list(range(9))
-    assert PASSWORD not in "".join(path.read_text() for path in (tmp_path / "spool").rglob("*.json*"))
+    assert PASSWORD not in "".join(
+        path.read_text() for path in (tmp_path / "spool").rglob("*.json*")
+    )

@@ -1,4 +1,5 @@
-"""From the training thread to several destinations: nothing is lost, nothing comes twice, nothing is waited for."""
+"""From the training thread to several destinations: nothing is lost, nothing comes twice, nothing
+is waited for."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ import pytest
 from local_runs import only_run, steps_at
 
 from tracker_viz import capture_file
-from tracker_viz.errors import ConfigError, MissingDependencyError, RunActiveError, TrackerError, TransientTrackerError
+from tracker_viz.errors import (
+    ConfigError,
+    MissingDependencyError,
+    RunActiveError,
+    TrackerError,
+    TransientTrackerError,
+)
 from tracker_viz.trackers import spool
 from tracker_viz.trackers.local import LocalRun, LocalTracker, read_lines
 from tracker_viz.trackers.outbox import Destination, Outbox
@@ -33,7 +40,9 @@ def test_every_capture_reaches_the_destination_byte_for_byte(tmp_path, there):
     (run,) = outbox.runs
     assert steps_at(run) == [0, 1, 5] == steps_at(outbox.run)
     for ref in run.list_captures():
-        assert (run.directory / "captures" / ref.file_name).read_bytes() == capture_file.to_bytes(make_capture(ref.step))
+        assert (run.directory / "captures" / ref.file_name).read_bytes() == capture_file.to_bytes(
+            make_capture(ref.step)
+        )
     assert run.info().state == "finished"
 
 
@@ -45,7 +54,9 @@ def test_metrics_come_from_the_captures_with_the_time_they_were_taken(tmp_path, 
     (line,) = read_lines(outbox.runs[0].directory / "metrics.jsonl")
     assert (line["step"], line["loss"]) == (3, 1.0)
     assert before <= line["time"] <= time.time()
-    assert json.loads((outbox.runs[0].directory / "summary.json").read_text()) == {"best_head": "L0H1"}
+    assert json.loads((outbox.runs[0].directory / "summary.json").read_text()) == {
+        "best_head": "L0H1"
+    }
 
 
 def test_delivered_captures_leave_the_spool_and_are_still_known(tmp_path, there):
@@ -65,7 +76,11 @@ def test_a_spool_that_is_a_destination_itself_keeps_what_the_others_have(tmp_pat
 
 
 def test_without_destinations_the_spool_is_the_run(tmp_path):
-    for destinations in ([], [Destination("local")], [Destination("local", {"directory": str(tmp_path / "spool")})]):
+    for destinations in (
+        [],
+        [Destination("local")],
+        [Destination("local", {"directory": str(tmp_path / "spool")})],
+    ):
         with Outbox(tmp_path / "spool", destinations, name="a") as outbox:
             if 0 not in outbox.captured_steps:
                 outbox.put(make_capture(0))
@@ -77,7 +92,11 @@ def test_without_destinations_the_spool_is_the_run(tmp_path):
 def test_putting_does_not_wait_for_a_destination_that_hangs(tmp_path, there, monkeypatch):
     released = threading.Event()
     put_captures = LocalRun.put_captures
-    monkeypatch.setattr(LocalRun, "put_captures", lambda run, captures: (released.wait(60), put_captures(run, captures)))
+    monkeypatch.setattr(
+        LocalRun,
+        "put_captures",
+        lambda run, captures: (released.wait(60), put_captures(run, captures)),
+    )
     outbox = Outbox(tmp_path / "spool", [there], name="a")
     for step in range(30):
         outbox.put(make_capture(step))
@@ -103,7 +122,9 @@ def test_only_transient_errors_are_retried_until_they_pass(tmp_path, there, monk
     assert caplog.text.count("is away") == 1
 
 
-def test_a_disk_that_is_full_for_a_while_does_not_end_uploading_which_frees_it(tmp_path, there, monkeypatch, caplog):
+def test_a_disk_that_is_full_for_a_while_does_not_end_uploading_which_frees_it(
+    tmp_path, there, monkeypatch, caplog
+):
     append_lines, failures = spool.append_lines, iter(range(3))
 
     def full_at_first(lines, path):
@@ -121,7 +142,9 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_uploading_which_frees_it(t
     assert "the spool's disk is away" in caplog.text
 
 
-def test_a_refusal_is_not_retried_is_told_and_leaves_the_captures_for_push(tmp_path, there, monkeypatch, caplog):
+def test_a_refusal_is_not_retried_is_told_and_leaves_the_captures_for_push(
+    tmp_path, there, monkeypatch, caplog
+):
     tries = []
 
     def refuse(run, captures):
@@ -152,7 +175,9 @@ def test_one_destination_failing_does_not_touch_the_other(tmp_path, monkeypatch)
         put_captures(run, captures)
 
     monkeypatch.setattr(LocalRun, "put_captures", refuse_bad)
-    destinations = [Destination("local", {"directory": str(tmp_path / name)}) for name in ("bad", "good")]
+    destinations = [
+        Destination("local", {"directory": str(tmp_path / name)}) for name in ("bad", "good")
+    ]
     outbox = Outbox(tmp_path / "spool", destinations, name="a")
     for step in range(3):
         outbox.put(make_capture(step))
@@ -183,7 +208,11 @@ def test_a_destination_that_is_away_at_the_start_gets_its_run_later(tmp_path, th
 def test_what_waiting_cannot_mend_raises_before_training(tmp_path, there, monkeypatch):
     with pytest.raises(ConfigError, match="unknown tracker 'mlfow'"):
         Outbox(tmp_path / "spool", [Destination("mlfow")], name="a")
-    monkeypatch.setattr(LocalTracker, "create_run", lambda *_, **__: (_ for _ in ()).throw(TrackerError("HTTP 403: no permission")))
+    monkeypatch.setattr(
+        LocalTracker,
+        "create_run",
+        lambda *_, **__: (_ for _ in ()).throw(TrackerError("HTTP 403: no permission")),
+    )
     with pytest.raises(TrackerError, match="no permission"):
         Outbox(tmp_path / "spool", [there], name="a")
     monkeypatch.setitem(sys.modules, "mlflow", None)
@@ -201,7 +230,9 @@ def test_a_refusal_at_the_start_ends_the_run_that_another_destination_made(tmp_p
         return create_run(tracker, **described)
 
     monkeypatch.setattr(LocalTracker, "create_run", refuse_bad)
-    destinations = [Destination("local", {"directory": str(tmp_path / name)}) for name in ("good", "bad")]
+    destinations = [
+        Destination("local", {"directory": str(tmp_path / name)}) for name in ("good", "bad")
+    ]
     with pytest.raises(TrackerError):
         Outbox(tmp_path / "spool", destinations, name="a")
     assert only_run(tmp_path / "good").info().state == "failed"
@@ -212,11 +243,22 @@ def test_a_joined_run_is_not_ended_and_does_not_get_the_loops_own_metrics_twice(
     score = {"attn/induction_max": 0.5}
     for destination in (Destination("local", ref=theirs.ref), LocalRun(theirs.directory)):
         spool = tmp_path / f"spool-{type(destination).__name__}"
-        with Outbox(spool, [destination], name="a", prepare=lambda c: replace(c, metrics={**c.metrics, **score})) as outbox:
-            outbox.put(make_capture(7 if isinstance(destination, Destination) else 8, metrics={"loss": 2.0}))
+        with Outbox(
+            spool,
+            [destination],
+            name="a",
+            prepare=lambda c: replace(c, metrics={**c.metrics, **score}),
+        ) as outbox:
+            outbox.put(
+                make_capture(
+                    7 if isinstance(destination, Destination) else 8, metrics={"loss": 2.0}
+                )
+            )
     assert theirs.info().state == "running"
     assert steps_at(theirs) == [7, 8]
-    assert [line.keys() - {"step", "time"} for line in read_lines(theirs.directory / "metrics.jsonl")] == [set(score), set(score)]
+    assert [
+        line.keys() - {"step", "time"} for line in read_lines(theirs.directory / "metrics.jsonl")
+    ] == [set(score), set(score)]
 
 
 def test_training_goes_on_in_its_spool_and_says_which_steps_are_there(tmp_path, there):
@@ -250,7 +292,10 @@ def test_a_spool_of_one_run_refuses_to_record_another(tmp_path, there):
 
 def test_a_spool_that_is_in_use_is_left_alone(tmp_path):
     with Outbox(tmp_path / "spool", name="a"):
-        for attempt in (lambda: push(tmp_path / "spool"), lambda: Outbox(tmp_path / "spool", name="a")):
+        for attempt in (
+            lambda: push(tmp_path / "spool"),
+            lambda: Outbox(tmp_path / "spool", name="a"),
+        ):
             with pytest.raises(RunActiveError, match=f"process {os.getpid()}"):
                 attempt()
     assert push(tmp_path / "spool").complete
@@ -280,7 +325,9 @@ def test_progress_counts_up_to_everything(tmp_path, there, caplog):
     assert seen[-1] == (5, 5)
 
 
-def test_of_two_that_start_at_once_the_second_leaves_what_the_first_noted(tmp_path, there, monkeypatch):
+def test_of_two_that_start_at_once_the_second_leaves_what_the_first_noted(
+    tmp_path, there, monkeypatch
+):
     create, looked, late = LocalRun.create, threading.Event(), threading.Event()
 
     def create_late(directory, **described):
@@ -325,7 +372,9 @@ def test_captures_can_be_listed_while_they_are_written_and_delivered(tmp_path, t
         ended.set()
         looking.result()
     sizes = [len(steps) for steps, _ in seen]
-    assert sizes == sorted(sizes), "a capture on its way from the spool to the run is known all the time"
+    assert sizes == sorted(sizes), (
+        "a capture on its way from the spool to the run is known all the time"
+    )
     assert not any(missing for _, missing in seen)
 
 
@@ -368,7 +417,9 @@ def test_a_disk_that_captures_filled_becomes_free_by_uploading_them(tmp_path, th
     assert steps_at(outbox.run) == []
 
 
-def test_a_full_disk_at_the_end_neither_raises_nor_keeps_the_run_from_its_end(tmp_path, there, monkeypatch):
+def test_a_full_disk_at_the_end_neither_raises_nor_keeps_the_run_from_its_end(
+    tmp_path, there, monkeypatch
+):
     outbox = Outbox(tmp_path / "spool", [there], name="a")
     outbox.put(make_capture(0))
     outbox.flush()
@@ -398,7 +449,9 @@ def test_who_would_not_wait_for_the_end_leaves_the_spool_to_push(tmp_path, there
     assert report.command == f"tracker-viz push spool={tmp_path / 'spool'}"
 
 
-def test_an_adapter_that_leaves_the_program_costs_its_own_uploads_only(tmp_path, there, monkeypatch):
+def test_an_adapter_that_leaves_the_program_costs_its_own_uploads_only(
+    tmp_path, there, monkeypatch
+):
     with monkeypatch.context() as patch:
         patch.setattr(LocalRun, "finish", lambda *_: sys.exit("an SDK that gives up"))
         outbox = Outbox(tmp_path / "spool", [there], name="a")

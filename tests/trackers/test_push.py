@@ -23,7 +23,11 @@ from tracker_viz.trackers.testing import make_capture
 
 def test_a_destination_that_never_comes_is_left_to_push(tmp_path, there, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(LocalTracker, "create_run", lambda *_, **__: (_ for _ in ()).throw(TransientTrackerError("connection refused")))
+        patch.setattr(
+            LocalTracker,
+            "create_run",
+            lambda *_, **__: (_ for _ in ()).throw(TransientTrackerError("connection refused")),
+        )
         outbox = Outbox(tmp_path / "spool", [there], name="a")
         outbox.put(make_capture(0))
         report = outbox.close("failed", timeout_s=0.3)
@@ -36,17 +40,29 @@ def test_a_destination_that_never_comes_is_left_to_push(tmp_path, there, monkeyp
     assert run.info().state == "failed"
 
 
-def test_final_tables_reach_the_destination_also_when_it_was_away_until_push(tmp_path, there, monkeypatch):
+def test_final_tables_reach_the_destination_also_when_it_was_away_until_push(
+    tmp_path, there, monkeypatch
+):
     with monkeypatch.context() as patch:
-        patch.setattr(LocalTracker, "create_run", lambda *_, **__: (_ for _ in ()).throw(TransientTrackerError("connection refused")))
+        patch.setattr(
+            LocalTracker,
+            "create_run",
+            lambda *_, **__: (_ for _ in ()).throw(TransientTrackerError("connection refused")),
+        )
         outbox = Outbox(tmp_path / "spool", [there], name="a")
-        outbox.put_table([{"head": "L00H00", "role": None, "onset_step": 4, "score": 0.5}], "head_roles")
+        outbox.put_table(
+            [{"head": "L00H00", "role": None, "onset_step": 4, "score": 0.5}], "head_roles"
+        )
         outbox.close(timeout_s=0.3)
     given = []
-    monkeypatch.setattr(LocalRun, "put_table", lambda run, rows, name: given.append((run.ref, rows, name)))
+    monkeypatch.setattr(
+        LocalRun, "put_table", lambda run, rows, name: given.append((run.ref, rows, name))
+    )
     assert push(tmp_path / "spool").complete
     ref = only_run(tmp_path / "there").ref
-    assert given == [(ref, [{"head": "L00H00", "role": None, "onset_step": 4, "score": 0.5}], "head_roles")]
+    assert given == [
+        (ref, [{"head": "L00H00", "role": None, "onset_step": 4, "score": 0.5}], "head_roles")
+    ]
 
 
 def test_push_mends_what_the_destination_damaged_while_the_spool_has_it(tmp_path, there, caplog):
@@ -65,19 +81,34 @@ def test_push_mends_what_the_destination_damaged_while_the_spool_has_it(tmp_path
     assert "step 2 damaged" in caplog.text
 
 
-def test_push_is_patient_with_many_bytes_on_a_slow_line_and_not_with_a_tracker_that_is_away(tmp_path, there, monkeypatch):
-    """A backlog goes up in chunks of a hundred megabytes and more, which take minutes over a slow line."""
+def test_push_is_patient_with_many_bytes_on_a_slow_line_and_not_with_a_tracker_that_is_away(
+    tmp_path, there, monkeypatch
+):
+    """A backlog goes up in chunks of a hundred megabytes and more, which take minutes over a slow
+    line."""
     put_captures = LocalRun.put_captures
     with monkeypatch.context() as patch:
-        patch.setattr(LocalRun, "put_captures", lambda *_: (_ for _ in ()).throw(TransientTrackerError("away")))
+        patch.setattr(
+            LocalRun,
+            "put_captures",
+            lambda *_: (_ for _ in ()).throw(TransientTrackerError("away")),
+        )
         outbox = Outbox(tmp_path / "spool", [there], name="a")
         outbox.put(make_capture(0))
         outbox.close(timeout_s=0.2)
-        monkeypatch.setattr(closing, "SLOWEST_BYTES_PER_S", (tmp_path / "spool/captures/step-00000000.safetensors").stat().st_size / 60)
+        monkeypatch.setattr(
+            closing,
+            "SLOWEST_BYTES_PER_S",
+            (tmp_path / "spool/captures/step-00000000.safetensors").stat().st_size / 60,
+        )
         before = time.monotonic()
         assert not push(tmp_path / "spool", patience_s=2.0).complete
         assert time.monotonic() - before < 30
-    monkeypatch.setattr(LocalRun, "put_captures", lambda run, captures: (time.sleep(4.0), put_captures(run, captures)))
+    monkeypatch.setattr(
+        LocalRun,
+        "put_captures",
+        lambda run, captures: (time.sleep(4.0), put_captures(run, captures)),
+    )
     assert push(tmp_path / "spool", patience_s=2.0).complete
 
 
@@ -89,7 +120,11 @@ def test_push_of_something_else_is_refused(tmp_path):
 
 def test_a_damaged_file_in_the_spool_is_not_uploaded(tmp_path, there, monkeypatch, caplog):
     with monkeypatch.context() as patch:
-        patch.setattr(LocalRun, "put_captures", lambda *_: (_ for _ in ()).throw(TransientTrackerError("away")))
+        patch.setattr(
+            LocalRun,
+            "put_captures",
+            lambda *_: (_ for _ in ()).throw(TransientTrackerError("away")),
+        )
         outbox = Outbox(tmp_path / "spool", [there], name="a")
         outbox.put(make_capture(0))
         outbox.put(make_capture(1))
@@ -117,8 +152,16 @@ TRAINING = """
 
 
 def train_and_kill(tmp_path, n_steps):
-    """Let a process train and kill it after ``n_steps`` captures; returns the last step that it said was on the disk."""
-    program = [sys.executable, "-c", textwrap.dedent(TRAINING), str(tmp_path / "spool"), str(tmp_path / "there"), "1000"]
+    """Let a process train and kill it after ``n_steps`` captures; returns the last step that it
+    said was on the disk."""
+    program = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(TRAINING),
+        str(tmp_path / "spool"),
+        str(tmp_path / "there"),
+        "1000",
+    ]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
     said = [int(process.stdout.readline()) for _ in range(n_steps)]
     process.send_signal(signal.SIGKILL)
@@ -138,7 +181,9 @@ def test_after_a_kill_push_finishes_exactly_once(tmp_path, n_steps):
     assert steps == list(range(len(steps)))
     assert len(steps) >= last + 1
     for ref in run.list_captures():
-        assert run.fetch(ref, tmp_path).read_bytes() == capture_file.to_bytes(make_capture(ref.step, size=64))
+        assert run.fetch(ref, tmp_path).read_bytes() == capture_file.to_bytes(
+            make_capture(ref.step, size=64)
+        )
     logged = {(line["step"], line["time"]) for line in read_lines(run.directory / "metrics.jsonl")}
     assert sorted(step for step, _ in logged) == steps
     assert run.info().state == "killed"
@@ -146,14 +191,23 @@ def test_after_a_kill_push_finishes_exactly_once(tmp_path, n_steps):
 
 def test_two_pushes_at_once_do_the_work_once(tmp_path):
     train_and_kill(tmp_path, 20)
-    program = "import sys; from tracker_viz.trackers.push import push; print(push(sys.argv[1]).complete)"
+    program = (
+        "import sys; from tracker_viz.trackers.push import push; print(push(sys.argv[1]).complete)"
+    )
     pushes = [
-        subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "spool")], stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / "spool")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
     ]
     assert [process.communicate(timeout=240)[0].strip() for process in pushes] == ["True", "True"]
     run = only_run(tmp_path / "there")
     assert steps_at(run) == list(range(len(steps_at(run))))
-    assert sorted({(line["step"], line["time"]) for line in read_lines(run.directory / "metrics.jsonl")}) == sorted(
+    assert sorted(
+        {(line["step"], line["time"]) for line in read_lines(run.directory / "metrics.jsonl")}
+    ) == sorted(
         {(line["step"], line["time"]) for line in read_lines(tmp_path / "spool/metrics.jsonl")}
     )
 
@@ -186,5 +240,7 @@ def test_a_worker_that_outlives_its_killed_parent_does_not_hold_the_spool(tmp_pa
 def test_a_time_that_cannot_be_waited_for_is_refused(tmp_path, timeout_s):
     with Outbox(tmp_path, name="a run"):
         pass
-    with pytest.raises(ConfigError, match="timeout_s must be a finite number of seconds above 0; got"):
+    with pytest.raises(
+        ConfigError, match="timeout_s must be a finite number of seconds above 0; got"
+    ):
         push(tmp_path, timeout_s=timeout_s)

@@ -1,4 +1,5 @@
-"""The W&B adapter, by the real client against the stand-in: first the contract of every tracker, then what is W&B's own."""
+"""The W&B adapter, by the real client against the stand-in: first the contract of every tracker,
+then what is W&B's own."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ from tracker_viz.types import CaptureRef, RunRef
 
 class TestWandbTracker(TrackerContract):
     @pytest.fixture(autouse=True)
-    def server(self, wandb_server):  # noqa: F811
+    def server(self, wandb_server):
         self.server = wandb_server
 
     @pytest.fixture
@@ -87,15 +88,19 @@ class TestWandbTracker(TrackerContract):
 
     def stored_inputs(self, ref: RunRef) -> list[str]:
         run = self.server.run(ref.path)
-        used = {f"wandb:{self.server.state.artifacts[artifact_id].run}" for artifact_id in run.input_artifacts}
+        used = {
+            f"wandb:{self.server.state.artifacts[artifact_id].run}"
+            for artifact_id in run.input_artifacts
+        }
         return [*used, *run.config["tracker_viz"]["value"]["inputs"]]
 
 
-# -- what is W&B's own ----------------------------------------------------------------------------------------
+# -- what is W&B's own
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def tracker(wandb_server):  # noqa: F811
+def tracker(wandb_server):
     return WandbTracker()
 
 
@@ -115,7 +120,9 @@ def video(tmp_path):
 
 
 @pytest.mark.parametrize("state", ["finished", "failed", "killed", "crashed"])
-def test_a_video_changes_nothing_of_a_run_but_what_is_ours(wandb_server, tracker, video, monkeypatch, state):  # noqa: F811
+def test_a_video_changes_nothing_of_a_run_but_what_is_ours(
+    wandb_server, tracker, video, monkeypatch, state
+):
     theirs = train(
         wandb_server,
         exit_code={"finished": 0, "failed": 1, "killed": 255, "crashed": 1}[state],
@@ -132,36 +139,41 @@ def test_a_video_changes_nothing_of_a_run_but_what_is_ours(wandb_server, tracker
     assert before.state == state
     assert "training step 3" in "".join(before.logs)
     if state == "finished":
-        # Another process renders; its environment must not leak into the run. The client reads it once.
+        # Another process renders; its environment must not leak into the run. The client reads it
+        # once.
         wandb.teardown()
         for name in ("NAME", "NOTES", "RUN_GROUP", "JOB_TYPE", "TAGS", "PROGRAM"):
             monkeypatch.setenv(f"WANDB_{name}", "of-the-render-job")
     tracker.open_run(RunRef("wandb", theirs.path)).put_video(video, layout="heads", last_step=3)
 
     if state == "crashed":
-        theirs.crash()  # as it will be when it was silent long enough again: it was not declared finished
+        # as it will be when it was silent long enough again: it was not declared finished
+        theirs.crash()
     assert theirs.state == before.state
     definitions = before.config["_wandb"]["value"].pop("m")
     assert theirs.config["_wandb"]["value"].pop("m")[: len(definitions)] == definitions
     assert plain_config(theirs) == plain_config(before)
-    assert {key: value for key, value in theirs.summary.items() if not ours(key) and key != "_step"} == {
-        key: value for key, value in before.summary.items() if key != "_step"
-    }
+    assert {
+        key: value for key, value in theirs.summary.items() if not ours(key) and key != "_step"
+    } == {key: value for key, value in before.summary.items() if key != "_step"}
     assert theirs.history[: len(before.history)] == before.history
-    assert [{key for key in row if not key.startswith("_")} for row in theirs.history[len(before.history) :]] == [
-        {"tracker_viz/heads", "tracker_viz/render"}
-    ]
+    assert [
+        {key for key in row if not key.startswith("_")}
+        for row in theirs.history[len(before.history) :]
+    ] == [{"tracker_viz/heads", "tracker_viz/render"}]
     for stream in ("output.log", "wandb-events.jsonl"):
         assert theirs.lines[stream] == before.lines[stream]
     kept = set(before.files) - {"wandb-summary.json"}  # W&B's own copy of the summary
-    assert {name: theirs.files[name] for name in kept} == {name: before.files[name] for name in kept}
+    assert {name: theirs.files[name] for name in kept} == {
+        name: before.files[name] for name in kept
+    }
     assert theirs.display_name == before.display_name
     assert theirs.attributes == before.attributes
     if state == "finished":
         wandb.teardown()
 
 
-def test_a_video_that_is_made_again_is_a_new_version_on_the_same_key(wandb_server, tracker, video):  # noqa: F811
+def test_a_video_that_is_made_again_is_a_new_version_on_the_same_key(wandb_server, tracker, video):
     theirs = train(wandb_server, steps=2)
     for contents in (b"first", b"second", b"third"):
         video.write_bytes(contents)
@@ -174,7 +186,7 @@ def test_a_video_that_is_made_again_is_a_new_version_on_the_same_key(wandb_serve
     assert theirs.summary["tracker_viz/heads"] == media[-1]
 
 
-def test_a_run_that_another_process_writes_is_refused_and_left_alone(wandb_server, tracker, video):  # noqa: F811
+def test_a_run_that_another_process_writes_is_refused_and_left_alone(wandb_server, tracker, video):
     theirs = train(wandb_server, steps=1)
     theirs.last_state, theirs.heartbeat_at = "running", time.time()
     before = copy.deepcopy(theirs)
@@ -188,40 +200,61 @@ def test_a_run_that_another_process_writes_is_refused_and_left_alone(wandb_serve
             write()
     assert theirs == before
     assert run.info().state == "running"
-    assert run.put_file(video, "videos/heads.webm").endswith("/files/videos/heads.webm")  # a file disturbs nobody
+    assert run.put_file(video, "videos/heads.webm").endswith(
+        "/files/videos/heads.webm"
+    )  # a file disturbs nobody
 
 
-def test_the_training_process_puts_its_own_video_while_its_run_is_going(wandb_server, tracker, video):  # noqa: F811
+def test_the_training_process_puts_its_own_video_while_its_run_is_going(
+    wandb_server, tracker, video
+):
     run = tracker.create_run(name="own", config={})
     tracker.open_run(run.ref).put_video(video, layout="heads", last_step=3)
     assert run.info().state == "running"
     run.put_video(video, layout="heads", last_step=4)
     run.finish("finished")
     assert wandb_server.run(run.ref.path).values("tracker_viz/render") == [1, 2]
-    assert wandb_server.run(run.ref.path).files[wandb_server.run(run.ref.path).summary["tracker_viz/heads"]["path"]] == video.read_bytes()
+    assert (
+        wandb_server.run(run.ref.path).files[
+            wandb_server.run(run.ref.path).summary["tracker_viz/heads"]["path"]
+        ]
+        == video.read_bytes()
+    )
 
 
-def test_captures_are_versions_of_one_artifact_and_leave_no_copy_with_the_user(wandb_server, tracker, tmp_path):  # noqa: F811
+def test_captures_are_versions_of_one_artifact_and_leave_no_copy_with_the_user(
+    wandb_server, tracker, tmp_path
+):
     captures = write_captures(list(range(6)), tmp_path / "source", size=64)
     run = tracker.create_run(name="own", config={})
     run.put_captures(captures[:4])
     run.put_captures(captures[4:])
     first, second = wandb_server.artifacts(run.ref.path, "tracker-viz-capture")
     assert first.collection == second.collection == f"captures-{run.ref.path.split('/')[-1]}"
-    assert first.files == {capture.ref.file_name: capture.path.read_bytes() for capture in captures[:4]}
-    copies = [path for path in Path(os.environ["WANDB_DIR"]).rglob("*") if path.is_file() and path.stat().st_size >= captures[0].ref.nbytes]
+    assert first.files == {
+        capture.ref.file_name: capture.path.read_bytes() for capture in captures[:4]
+    }
+    copies = [
+        path
+        for path in Path(os.environ["WANDB_DIR"]).rglob("*")
+        if path.is_file() and path.stat().st_size >= captures[0].ref.nbytes
+    ]
     assert [path for path in copies if path.suffix not in {".log", ".wandb"}] == []
     run.finish("finished")
 
 
-def test_a_run_is_previewed_while_it_is_going_and_a_second_pull_downloads_nothing(wandb_server, tracker, tmp_path):  # noqa: F811
+def test_a_run_is_previewed_while_it_is_going_and_a_second_pull_downloads_nothing(
+    wandb_server, tracker, tmp_path
+):
     captures = write_captures(list(range(20)), tmp_path / "source")
     run = tracker.create_run(name="own", config={})
     run.put_captures(captures[:12])
     reader = WandbTracker().open_run(run.ref)
     wandb_server.awaited["GET artifact-file"] = 8
     pulled = pull(reader, tmp_path / "cache")
-    assert [capture.path.read_bytes() for capture in pulled.captures] == [capture.path.read_bytes() for capture in captures[:12]]
+    assert [capture.path.read_bytes() for capture in pulled.captures] == [
+        capture.path.read_bytes() for capture in captures[:12]
+    ]
     assert wandb_server.most_in_flight["GET artifact-file"] == 8
     downloads = wandb_server.counts()["GET artifact-file"]
     run.put_captures(captures[12:])
@@ -232,7 +265,7 @@ def test_a_run_is_previewed_while_it_is_going_and_a_second_pull_downloads_nothin
     run.finish("finished")
 
 
-def test_charts_of_our_metrics_use_the_training_step(wandb_server, tracker):  # noqa: F811
+def test_charts_of_our_metrics_use_the_training_step(wandb_server, tracker):
     run = tracker.create_run(name="own", config={})
     run.log_metrics([MetricPoint(7, {"attn/induction_max": 0.5})])
     run.finish("finished")
@@ -244,11 +277,15 @@ def test_charts_of_our_metrics_use_the_training_step(wandb_server, tracker):  # 
 def test_definitions_that_are_added_keep_pointing_at_their_step_metric():
     old = [{"1": "epoch"}, {"2": "val/*", "5": 1}]
     new = [{"1": "tracker_viz/heads", "5": 3}, {"1": "epoch"}, {"1": "tracker_viz/render"}]
-    assert merged_definitions(old, new) == [*old, {"1": "tracker_viz/heads", "5": 4}, {"1": "tracker_viz/render"}]
+    assert merged_definitions(old, new) == [
+        *old,
+        {"1": "tracker_viz/heads", "5": 4},
+        {"1": "tracker_viz/render"},
+    ]
     assert merged_definitions(old, old) == old
 
 
-def test_training_goes_on_in_its_own_run(wandb_server, tracker, tmp_path):  # noqa: F811
+def test_training_goes_on_in_its_own_run(wandb_server, tracker, tmp_path):
     def train_on(steps):
         with Outbox(tmp_path / "spool", [Destination("wandb")], name="own") as outbox:
             known = outbox.captured_steps
@@ -266,11 +303,14 @@ def test_training_goes_on_in_its_own_run(wandb_server, tracker, tmp_path):  # no
     assert [row["tracker_viz/step"] for row in run.history] == [0, 1, 2, 3]
     assert run.history[:2] == before.history
     assert [capture.step for capture in tracker.open_run(ref).list_captures()] == [0, 1, 2, 3]
-    assert {entry.get("1") or entry.get("2") for entry in run.config["_wandb"]["value"]["m"]} == {"tracker_viz/step", "*"}
+    assert {entry.get("1") or entry.get("2") for entry in run.config["_wandb"]["value"]["m"]} == {
+        "tracker_viz/step",
+        "*",
+    }
     assert plain_config(run) == plain_config(before)
 
 
-def test_a_run_that_its_maker_did_not_get_to_note_is_gone_on_with(wandb_server, tracker):  # noqa: F811
+def test_a_run_that_its_maker_did_not_get_to_note_is_gone_on_with(wandb_server, tracker):
     for step in range(2):
         run = tracker.create_run(name="own", config={"lr": 0.1}, key="a1" * 16)
         run.log_metrics([MetricPoint(step, {"loss": 2.0 - step})])
@@ -280,7 +320,9 @@ def test_a_run_that_its_maker_did_not_get_to_note_is_gone_on_with(wandb_server, 
     assert [row["_step"] for row in stored.history] == [0, 1]
 
 
-def test_all_but_captures_is_logged_offline_and_arrives_by_wandb_sync(wandb_server, tracker, video, tmp_path, monkeypatch):  # noqa: F811
+def test_all_but_captures_is_logged_offline_and_arrives_by_wandb_sync(
+    wandb_server, tracker, video, tmp_path, monkeypatch
+):
     (tmp_path / "page.html").write_text("<p>report</p>")
     with monkeypatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
@@ -296,9 +338,18 @@ def test_all_but_captures_is_logged_offline_and_arrives_by_wandb_sync(wandb_serv
             run.put_captures(write_captures([3], tmp_path / "source"))
         run.finish("finished")
         with pytest.raises(TransientTrackerError, match="WANDB_MODE=offline"):
-            tracker.open_run(RunRef("wandb", train(wandb_server, steps=1, mode="online").path)).set_summary({"a": 1})
-    (directory,) = Path(os.environ["WANDB_DIR"]).glob(f"wandb/offline-run-*-{run.ref.path.split('/')[-1]}")
-    done = subprocess.run([Path(sys.executable).parent / "wandb", "sync", str(directory)], capture_output=True, text=True, check=False)
+            tracker.open_run(
+                RunRef("wandb", train(wandb_server, steps=1, mode="online").path)
+            ).set_summary({"a": 1})
+    (directory,) = Path(os.environ["WANDB_DIR"]).glob(
+        f"wandb/offline-run-*-{run.ref.path.split('/')[-1]}"
+    )
+    done = subprocess.run(
+        [Path(sys.executable).parent / "wandb", "sync", str(directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     opened = tracker.open_run(run.ref)
     stored = wandb_server.run(opened.ref.path)
@@ -310,7 +361,9 @@ def test_all_but_captures_is_logged_offline_and_arrives_by_wandb_sync(wandb_serv
     assert opened.info().state == "finished"
 
 
-def test_charts_that_did_not_arrive_are_named_with_the_command_that_brings_them(wandb_server, monkeypatch):  # noqa: F811
+def test_charts_that_did_not_arrive_are_named_with_the_command_that_brings_them(
+    wandb_server, monkeypatch
+):
     monkeypatch.setitem(wandb_session._BOUNDED, "finish_timeout", 1.0)
     with WandbServer() as other:
         run = WandbTracker(base_url=other.base_url).create_run(name="cut off", config={})
@@ -321,12 +374,20 @@ def test_charts_that_did_not_arrive_are_named_with_the_command_that_brings_them(
         other.start()
         words = shlex.split(str(cut_off.value).rpartition(": wandb ")[2])
         environment = os.environ | {"WANDB_BASE_URL": other.base_url}
-        done = subprocess.run([Path(sys.executable).parent / "wandb", *words], env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [Path(sys.executable).parent / "wandb", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
-        assert (other.run(run.ref.path).values("loss"), other.run(run.ref.path).state) == ([2.0], "finished")
+        assert (other.run(run.ref.path).values("loss"), other.run(run.ref.path).state) == (
+            [2.0],
+            "finished",
+        )
 
 
-def test_an_html_page_gets_a_panel_of_its_own(wandb_server, tracker, tmp_path):  # noqa: F811
+def test_an_html_page_gets_a_panel_of_its_own(wandb_server, tracker, tmp_path):
     page = tmp_path / "page.html"
     page.write_text("<p>two runs, side by side</p>")
     run = tracker.create_run(name="own", config={})
@@ -334,24 +395,31 @@ def test_an_html_page_gets_a_panel_of_its_own(wandb_server, tracker, tmp_path): 
     run.finish("finished")
     stored = wandb_server.run(run.ref.path)
     assert stored.files["reports/comparison.html"] == page.read_bytes()
-    assert stored.files[stored.summary["tracker_viz/reports/comparison_html"]["path"]] == page.read_bytes()
+    assert (
+        stored.files[stored.summary["tracker_viz/reports/comparison_html"]["path"]]
+        == page.read_bytes()
+    )
 
 
-def test_a_refused_key_is_not_taken_for_an_outage(wandb_server, monkeypatch):  # noqa: F811
+def test_a_refused_key_is_not_taken_for_an_outage(wandb_server, monkeypatch):
     monkeypatch.setattr("wandb_server.httpd.API_KEY", "another key")
     with pytest.raises(TrackerError, match="wandb login") as refused:
         WandbTracker().open_run(RunRef("wandb", "tester/theirs/any"))
     assert not isinstance(refused.value, TransientTrackerError)
 
 
-def test_without_a_key_nobody_is_asked_for_one(wandb_server, monkeypatch):  # noqa: F811
-    WandbService(None).require_credentials()  # those of another server, which must not be sent to this one
+def test_without_a_key_nobody_is_asked_for_one(wandb_server, monkeypatch):
+    WandbService(
+        None
+    ).require_credentials()  # those of another server, which must not be sent to this one
     monkeypatch.delenv("WANDB_API_KEY")
-    with pytest.raises(TrackerError, match=r"no W&B credentials for http://elsewhere\.invalid.*wandb login"):
+    with pytest.raises(
+        TrackerError, match=r"no W&B credentials for http://elsewhere\.invalid.*wandb login"
+    ):
         WandbTracker(base_url="http://elsewhere.invalid").create_run(name="a", config={})
 
 
-def test_a_server_that_is_away_is_told_from_a_refusal(wandb_server, monkeypatch):  # noqa: F811
+def test_a_server_that_is_away_is_told_from_a_refusal(wandb_server, monkeypatch):
     monkeypatch.setattr("tracker_viz.trackers.wandb_client.API_TIMEOUT_S", 1)
     with WandbServer() as away:
         away.stop()
@@ -359,20 +427,24 @@ def test_a_server_that_is_away_is_told_from_a_refusal(wandb_server, monkeypatch)
             WandbTracker(base_url=away.base_url).open_run(RunRef("wandb", "tester/theirs/any"))
 
 
-def test_a_run_on_another_server_does_not_move_the_users_own_runs_there(wandb_server, video):  # noqa: F811
+def test_a_run_on_another_server_does_not_move_the_users_own_runs_there(wandb_server, video):
     with WandbServer() as other:
         run = WandbTracker(base_url=other.base_url).create_run(name="elsewhere", config={})
         run.finish("finished")
-        WandbTracker(base_url=other.base_url).open_run(run.ref).put_video(video, layout="heads", last_step=3)
+        WandbTracker(base_url=other.base_url).open_run(run.ref).put_video(
+            video, layout="heads", last_step=3
+        )
         assert train(wandb_server, steps=1).state == "finished"
         assert [run.project for run in other.runs] == ["tracker_viz"]
 
 
-def test_a_server_that_goes_away_is_waited_for(wandb_server, monkeypatch):  # noqa: F811
+def test_a_server_that_goes_away_is_waited_for(wandb_server, monkeypatch):
     monkeypatch.setattr("tracker_viz.trackers.wandb_client.API_TIMEOUT_S", 5)
     path = train(wandb_server, steps=1).path
     with WandbServer() as other:
-        other.state = other.graphql.state = wandb_server.state  # another address of the same service
+        other.state = other.graphql.state = (
+            wandb_server.state
+        )  # another address of the same service
         run = WandbTracker(base_url=other.base_url).open_run(RunRef("wandb", path))
         other.stop()
         with pytest.raises(TransientTrackerError, match="is away"):
@@ -395,14 +467,21 @@ def test_options_that_cannot_be_are_refused_at_once(options, message):
         WandbTracker(**options)
 
 
-def test_disabled_mode_is_refused_with_the_way_out(wandb_server, tracker, monkeypatch):  # noqa: F811
+def test_disabled_mode_is_refused_with_the_way_out(wandb_server, tracker, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with pytest.raises(TrackerError, match="WANDB_MODE=disabled"):
         tracker.create_run(name="a", config={})
 
 
 @pytest.mark.parametrize(
-    "line", ["../x 1 " + "0" * 64, "step-00000001.safetensors -1 " + "0" * 64, "step-00000001.safetensors 1 zz", "step", "x y z w"]
+    "line",
+    [
+        "../x 1 " + "0" * 64,
+        "step-00000001.safetensors -1 " + "0" * 64,
+        "step-00000001.safetensors 1 zz",
+        "step",
+        "x y z w",
+    ],
 )
 def test_metadata_that_names_no_capture_is_refused(line):
     with pytest.raises(ConfigError):
@@ -412,7 +491,10 @@ def test_metadata_that_names_no_capture_is_refused(line):
 def test_links_lead_to_where_people_look_and_commands_carry_the_address(monkeypatch):
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     run = WandbRun(WandbService("https://wandb.mylab.org"), RunRef("wandb", "me/proj/abc"))
-    assert run.url("reports/a b.html") == "https://wandb.mylab.org/me/proj/runs/abc/files/reports/a%20b.html"
+    assert (
+        run.url("reports/a b.html")
+        == "https://wandb.mylab.org/me/proj/runs/abc/files/reports/a%20b.html"
+    )
     assert run.environment == {"base_url": "https://wandb.mylab.org"}
     cloud = WandbRun(WandbService("https://api.wandb.ai"), RunRef("wandb", "me/proj/abc"))
     assert cloud.url().endswith("/me/proj/runs/abc")
@@ -422,7 +504,9 @@ def test_links_lead_to_where_people_look_and_commands_carry_the_address(monkeypa
 def test_a_command_carries_the_clients_own_address_where_the_environment_names_another(monkeypatch):
     cloud = wandb.Settings.model_fields["base_url"].default
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
-    monkeypatch.setattr(wandb.setup().settings, "base_url", cloud)  # other tests' runs were elsewhere
+    monkeypatch.setattr(
+        wandb.setup().settings, "base_url", cloud
+    )  # other tests' runs were elsewhere
     assert WandbService(cloud).environment == {}
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.mylab.org")
     assert WandbService(cloud).environment == {"base_url": cloud}

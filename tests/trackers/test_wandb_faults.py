@@ -1,7 +1,9 @@
-"""Outages, kills and offline clusters: training never feels them, and after ``push`` every capture is in the run exactly once.
+"""Outages, kills and offline clusters: training never feels them, and after ``push`` every capture
+is in the run exactly once.
 
-Training runs in a process of its own, with the real client and its service process; the server is stopped and started under it.
-Our patience with the service is set to two seconds there, so that an outage of a few seconds outlasts it.
+Training runs in a process of its own, with the real client and its service process; the server is
+stopped and started under it. Our patience with the service is set to two seconds there, so that an
+outage of a few seconds outlasts it.
 """
 
 from __future__ import annotations
@@ -62,7 +64,17 @@ TRAINING = """
 class Training:
     """A training process that is watched line by line."""
 
-    def __init__(self, server, directory, *arguments, pause_s=0.05, timeout_s=120, start_s=60, finish_s=60, environment=None):
+    def __init__(
+        self,
+        server,
+        directory,
+        *arguments,
+        pause_s=0.05,
+        timeout_s=120,
+        start_s=60,
+        finish_s=60,
+        environment=None,
+    ):
         self.spool = directory / "spool"
         options = map(str, (self.spool, N_STEPS, pause_s, timeout_s, start_s, finish_s))
         program = [sys.executable, "-c", textwrap.dedent(TRAINING), *options, *arguments]
@@ -80,7 +92,9 @@ class Training:
             self.lines.append(line.strip())
             if line.startswith(start):
                 return
-        raise AssertionError(f"training ended before {start!r}: {self.lines}\n{self.errors.read_text()}")
+        raise AssertionError(
+            f"training ended before {start!r}: {self.lines}\n{self.errors.read_text()}"
+        )
 
     def until_it_says(self, message):
         """Until its log has it."""
@@ -113,9 +127,16 @@ class Training:
 @pytest.fixture(scope="module")
 def losses():
     """The loss curve of the same training without any tracker."""
-    program = "\n".join(line for line in textwrap.dedent(TRAINING).split("\n") if not re.search(r"outbox|wandb|mlflow|report", line))
+    program = "\n".join(
+        line
+        for line in textwrap.dedent(TRAINING).split("\n")
+        if not re.search(r"outbox|wandb|mlflow|report", line)
+    )
     done = subprocess.run(
-        [sys.executable, "-c", program, "-", str(N_STEPS), "0", "0", "0", "0"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, "-", str(N_STEPS), "0", "0", "0", "0"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return [line.split()[2] for line in done.stdout.split("\n") if line.startswith("step ")]
 
@@ -126,19 +147,26 @@ def only_run(server):
 
 
 def assert_exactly_once(server, steps=range(N_STEPS)):
-    """Every capture is in one version of the run's artifact and in no other; every point is in the charts."""
+    """Every capture is in one version of the run's artifact and in no other; every point is in the
+    charts."""
     run = only_run(server)
     files = [
-        (name, contents) for artifact in server.artifacts(run.path, "tracker-viz-capture") for name, contents in artifact.files.items()
+        (name, contents)
+        for artifact in server.artifacts(run.path, "tracker-viz-capture")
+        for name, contents in artifact.files.items()
     ]
-    assert Counter(name for name, _ in files) == Counter(make_capture(step).file_name for step in steps)
-    refs = WandbTracker(base_url=server.base_url).open_run(RunRef("wandb", run.path)).list_captures()
+    assert Counter(name for name, _ in files) == Counter(
+        make_capture(step).file_name for step in steps
+    )
+    refs = (
+        WandbTracker(base_url=server.base_url).open_run(RunRef("wandb", run.path)).list_captures()
+    )
     assert [ref.step for ref in refs] == list(steps)
     assert sorted(row["tracker_viz/step"] for row in run.history if "loss" in row) == list(steps)
 
 
 @pytest.fixture
-def server(wandb_server):  # noqa: F811
+def server(wandb_server):
     """A server of this test's own: it is empty, and may be killed."""
     with WandbServer() as own:
         yield own
@@ -199,7 +227,9 @@ def test_a_slow_service_is_sent_nothing_twice(server, at, losses, tmp_path):
     assert server.counts()["CreateArtifact"] == len(server.artifacts(only_run(server).path)) == 1
 
 
-def test_never_there_costs_a_bounded_time_and_touches_no_other_tracker(server, at, losses, tmp_path):
+def test_never_there_costs_a_bounded_time_and_touches_no_other_tracker(
+    server, at, losses, tmp_path
+):
     server.stop()
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri)
@@ -209,9 +239,16 @@ def test_never_there_costs_a_bounded_time_and_touches_no_other_tracker(server, a
     assert training.losses == losses
     assert "closed False" in training.lines
     assert "Traceback" not in training.errors.read_text()
-    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    (run,) = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()]
+    )
     assert run.info.status == "FINISHED"
-    assert len([file for file in client.list_artifacts(run.info.run_id, "captures") if not file.is_dir]) == N_STEPS
+    assert (
+        len(
+            [file for file in client.list_artifacts(run.info.run_id, "captures") if not file.is_dir]
+        )
+        == N_STEPS
+    )
     server.start()
     assert push(training.spool).complete
     assert_exactly_once(server)

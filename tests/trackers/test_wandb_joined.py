@@ -1,4 +1,5 @@
-"""A W&B run that is somebody else's, also when Lightning or the HF Trainer made it: joined, fed, and never disturbed or ended."""
+"""A W&B run that is somebody else's, also when Lightning or the HF Trainer made it: joined, fed,
+and never disturbed or ended."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ TYPE = "tracker-viz-capture"
 
 
 @pytest.fixture
-def theirs(wandb_server):  # noqa: F811
+def theirs(wandb_server):
     """The run that the user's own script has open."""
     run = wandb.init(project="theirs", settings=wandb.Settings(silent=True, console="off"))
     yield run
@@ -32,7 +33,11 @@ def stored(server, run):
 
 
 def steps_in(server, run):
-    return sorted(name for artifact in server.artifacts(f"tester/{run.project}/{run.id}", TYPE) for name in artifact.files)
+    return sorted(
+        name
+        for artifact in server.artifacts(f"tester/{run.project}/{run.id}", TYPE)
+        for name in artifact.files
+    )
 
 
 def their_rows(history, *names):
@@ -51,11 +56,11 @@ def until_carried(run):
         time.sleep(0.005)
 
 
-def test_without_a_run_of_theirs_there_is_none_to_join(wandb_server):  # noqa: F811
+def test_without_a_run_of_theirs_there_is_none_to_join(wandb_server):
     assert WandbTracker().active_run() is None
 
 
-def test_a_joined_run_is_never_ended_and_goes_on_afterwards(wandb_server, theirs):  # noqa: F811
+def test_a_joined_run_is_never_ended_and_goes_on_afterwards(wandb_server, theirs):
     with Outbox(theirs.dir + "/../spool", [Destination("wandb")], name="ignored") as outbox:
         for step in range(3):
             outbox.put(make_capture(step))
@@ -63,12 +68,14 @@ def test_a_joined_run_is_never_ended_and_goes_on_afterwards(wandb_server, theirs
     assert wandb.run is theirs
     theirs.log({"after": 1})
     theirs.finish()
-    assert steps_in(wandb_server, theirs) == [f"step-0000000{step}.safetensors" for step in range(3)]
+    assert steps_in(wandb_server, theirs) == [
+        f"step-0000000{step}.safetensors" for step in range(3)
+    ]
     assert stored(wandb_server, theirs).values("after") == [1]
     assert stored(wandb_server, theirs).state == "finished"
 
 
-def test_a_loop_that_counts_its_own_steps_loses_none_of_its_rows(wandb_server, theirs):  # noqa: F811
+def test_a_loop_that_counts_its_own_steps_loses_none_of_its_rows(wandb_server, theirs):
     run = WandbTracker().active_run()
     run.log_metrics([MetricPoint(0, {"score": 0.0})])  # before their first row
     for step in range(40):
@@ -86,12 +93,16 @@ def test_a_loop_that_counts_its_own_steps_loses_none_of_its_rows(wandb_server, t
     assert our_points(history, "score") == {0: 0.0, 5: 0.125, 15: 0.375, 25: 0.625, 35: 0.875}
 
 
-def test_a_loop_that_goes_on_while_a_point_is_added_to_its_row_costs_no_point(wandb_server, theirs, monkeypatch):  # noqa: F811
+def test_a_loop_that_goes_on_while_a_point_is_added_to_its_row_costs_no_point(
+    wandb_server, theirs, monkeypatch
+):
     run, log = WandbTracker().active_run(), theirs.log
 
     def log_and_go_on(row, **how):
         if "score" in row and theirs.step == 1:
-            log({"loss": 2.0}, step=2)  # as if their thread came between the look at their counter and this
+            log(
+                {"loss": 2.0}, step=2
+            )  # as if their thread came between the look at their counter and this
         log(row, **how)
 
     theirs.log({"loss": 1.0}, step=1)
@@ -108,7 +119,7 @@ def test_a_loop_that_goes_on_while_a_point_is_added_to_its_row_costs_no_point(wa
     assert our_points(history, "score") == {10: 10.0, 20: 20.0}
 
 
-def test_points_that_find_no_row_of_theirs_share_the_last_one(wandb_server, theirs):  # noqa: F811
+def test_points_that_find_no_row_of_theirs_share_the_last_one(wandb_server, theirs):
     run = WandbTracker().active_run()
     theirs.log({"loss": 1.0}, step=100)
     run.log_metrics([MetricPoint(step, {"score": float(step)}) for step in range(5)])
@@ -121,7 +132,7 @@ def test_points_that_find_no_row_of_theirs_share_the_last_one(wandb_server, thei
     assert our_points(history, "score")[4] == 4.0
 
 
-def test_a_loop_that_leaves_counting_to_wandb_gets_every_point(wandb_server, theirs):  # noqa: F811
+def test_a_loop_that_leaves_counting_to_wandb_gets_every_point(wandb_server, theirs):
     run = WandbTracker().active_run()
     theirs.log({"loss": 1.0, "my_step": 0})
     run.log_metrics([MetricPoint(step, {"score": float(step)}) for step in range(8)])
@@ -134,7 +145,7 @@ def test_a_loop_that_leaves_counting_to_wandb_gets_every_point(wandb_server, the
     assert our_points(history, "score") == {step: float(step) for step in range(8)}
 
 
-def test_their_definitions_of_metrics_stay(wandb_server, theirs):  # noqa: F811
+def test_their_definitions_of_metrics_stay(wandb_server, theirs):
     theirs.define_metric("val/*", step_metric="epoch")
     run = WandbTracker().active_run()
     run.log_metrics([MetricPoint(1, {"score": 1.0})])
@@ -142,24 +153,35 @@ def test_their_definitions_of_metrics_stay(wandb_server, theirs):  # noqa: F811
     run.finish("finished")
     theirs.finish()
     definitions = stored(wandb_server, theirs).config["_wandb"]["value"]["m"]
-    axis = {entry.get("1") or entry.get("2"): definitions[entry["5"] - 1]["1"] for entry in definitions if "5" in entry}
+    axis = {
+        entry.get("1") or entry.get("2"): definitions[entry["5"] - 1]["1"]
+        for entry in definitions
+        if "5" in entry
+    }
     assert axis == {"val/*": "epoch", "score": "tracker_viz/step"}
 
 
-def test_captures_still_arrive_when_their_script_ends_the_run_first(wandb_server, theirs, tmp_path):  # noqa: F811
+def test_captures_still_arrive_when_their_script_ends_the_run_first(wandb_server, theirs, tmp_path):
     run = join(theirs)
     run.put_captures(write_captures([0], tmp_path / "source"))
     theirs.finish()
     run.put_captures(write_captures([1], tmp_path / "source"))
     run.finish("finished")
-    assert steps_in(wandb_server, theirs) == ["step-00000000.safetensors", "step-00000001.safetensors"]
+    assert steps_in(wandb_server, theirs) == [
+        "step-00000000.safetensors",
+        "step-00000001.safetensors",
+    ]
     assert stored(wandb_server, theirs).state == "finished"
 
 
-def test_a_video_in_their_going_run_waits_for_no_row_and_moves_no_counter(wandb_server, theirs, tmp_path):  # noqa: F811
+def test_a_video_in_their_going_run_waits_for_no_row_and_moves_no_counter(
+    wandb_server, theirs, tmp_path
+):
     (tmp_path / "heads.webm").write_bytes(b"video")
     theirs.log({"loss": 1.0}, step=7)
-    WandbTracker().open_run(join(theirs).ref).put_video(tmp_path / "heads.webm", layout="heads", last_step=7)
+    WandbTracker().open_run(join(theirs).ref).put_video(
+        tmp_path / "heads.webm", layout="heads", last_step=7
+    )
     theirs.log({"more": 2.0}, step=7)
     theirs.finish()
     history = stored(wandb_server, theirs).history
@@ -167,12 +189,12 @@ def test_a_video_in_their_going_run_waits_for_no_row_and_moves_no_counter(wandb_
     assert {"loss", "more", "tracker_viz/heads"} <= set(history[0])
 
 
-def test_what_is_no_run_of_wandb_is_refused(wandb_server):  # noqa: F811
+def test_what_is_no_run_of_wandb_is_refused(wandb_server):
     with pytest.raises(ConfigError, match=r"wandb\.Run"):
         WandbTracker().join("tester/theirs/abc")
 
 
-def test_a_run_made_by_lightnings_logger_is_joined(wandb_server, tmp_path):  # noqa: F811
+def test_a_run_made_by_lightnings_logger_is_joined(wandb_server, tmp_path):
     import torch
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.callbacks import Callback
@@ -193,7 +215,9 @@ def test_a_run_made_by_lightnings_logger_is_joined(wandb_server, tmp_path):  # n
 
     class Captures(Callback):
         def on_train_start(self, trainer, module):
-            self.outbox = Outbox(tmp_path / "spool", [Destination("wandb")], name="ignored", prepare=scored)
+            self.outbox = Outbox(
+                tmp_path / "spool", [Destination("wandb")], name="ignored", prepare=scored
+            )
 
         def on_train_batch_end(self, trainer, module, outputs, batch, index):
             self.outbox.put(make_capture(trainer.global_step))
@@ -201,7 +225,11 @@ def test_a_run_made_by_lightnings_logger_is_joined(wandb_server, tmp_path):  # n
         def on_train_end(self, trainer, module):
             self.report = self.outbox.close()
 
-    logger = WandbLogger(project="lightning", save_dir=str(tmp_path), settings=wandb.Settings(silent=True, console="off"))
+    logger = WandbLogger(
+        project="lightning",
+        save_dir=str(tmp_path),
+        settings=wandb.Settings(silent=True, console="off"),
+    )
     run, captures = logger.experiment, Captures()
     trainer = Trainer(
         max_steps=6, logger=logger, callbacks=[captures], log_every_n_steps=1, accelerator="cpu", default_root_dir=tmp_path,
@@ -212,17 +240,31 @@ def test_a_run_made_by_lightnings_logger_is_joined(wandb_server, tmp_path):  # n
     assert wandb.run is run
     run.finish()
     history = stored(wandb_server, run).history
-    assert [row["trainer/global_step"] for row in history if "loss" in row and "tracker_viz/step" not in row] == list(range(6))
+    assert [
+        row["trainer/global_step"]
+        for row in history
+        if "loss" in row and "tracker_viz/step" not in row
+    ] == list(range(6))
     assert our_points(history, "score") == {step: step / 10 for step in range(1, 7)}
-    assert steps_in(wandb_server, run) == [f"step-0000000{step}.safetensors" for step in range(1, 7)]
+    assert steps_in(wandb_server, run) == [
+        f"step-0000000{step}.safetensors" for step in range(1, 7)
+    ]
 
 
-def test_a_run_made_by_the_hf_trainer_is_joined(wandb_server, tmp_path, monkeypatch):  # noqa: F811
-    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+def test_a_run_made_by_the_hf_trainer_is_joined(wandb_server, tmp_path, monkeypatch):
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     class Captures(TrainerCallback):
         def on_train_begin(self, arguments, state, control, **_):
-            self.outbox = Outbox(tmp_path / "spool", [Destination("wandb")], name="ignored", prepare=scored)
+            self.outbox = Outbox(
+                tmp_path / "spool", [Destination("wandb")], name="ignored", prepare=scored
+            )
 
         def on_step_end(self, arguments, state, control, **_):
             self.outbox.put(make_capture(state.global_step))
@@ -231,7 +273,13 @@ def test_a_run_made_by_the_hf_trainer_is_joined(wandb_server, tmp_path, monkeypa
             self.report = self.outbox.close()
 
     monkeypatch.setenv("WANDB_PROJECT", "hf")
-    config = LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    config = LlamaConfig(
+        vocab_size=16,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "out"), max_steps=6, logging_steps=2, report_to=["wandb"], use_cpu=True, save_strategy="no",
         per_device_train_batch_size=1, disable_tqdm=True,

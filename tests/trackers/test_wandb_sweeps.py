@@ -1,4 +1,5 @@
-"""Sweeps in W&B: real Hydra multiruns, one job after the other and with joblib, as a group of runs; and what is made of them."""
+"""Sweeps in W&B: real Hydra multiruns, one job after the other and with joblib, as a group of runs;
+and what is made of them."""
 
 from __future__ import annotations
 
@@ -53,11 +54,27 @@ hydra:
 
 def multirun(program, *overrides, server, directory):
     directory.mkdir(exist_ok=True)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "HYDRA_", "TRACKER_VIZ_"))}
-    environment = clean | server.environment(directory) | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(directory / "cache")}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("WANDB_", "HYDRA_", "TRACKER_VIZ_"))
+    }
+    environment = (
+        clean
+        | server.environment(directory)
+        | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(directory / "cache")}
+    )
     (directory / "home").mkdir(exist_ok=True)
     command = [sys.executable, str(program), "-m", *overrides]
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -66,15 +83,23 @@ def steps(run):
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_multirun_is_a_group_of_runs_each_ended_by_its_own_job(wandb_server, tmp_path, launcher):  # noqa: F811
-    overrides = ("experiment=smoke", "tracker=wandb", "seed=0,1", "render=false", f"hydra/launcher={launcher}")
+def test_a_multirun_is_a_group_of_runs_each_ended_by_its_own_job(wandb_server, tmp_path, launcher):
+    overrides = (
+        "experiment=smoke",
+        "tracker=wandb",
+        "seed=0,1",
+        "render=false",
+        f"hydra/launcher={launcher}",
+    )
     known = set(wandb_server.state.runs)
     code, output = multirun(TRAIN, *overrides, server=wandb_server, directory=tmp_path / "here")
     assert code == 0, output
     made = [run for path, run in wandb_server.state.runs.items() if path not in known]
     (parent,) = [run for run in made if "groupName" not in run.attributes]
     jobs = [run for run in made if run is not parent]
-    assert [(run.attributes["groupName"], run.attributes["jobType"]) for run in jobs] == [(parent.name, "trial")] * 2
+    assert [(run.attributes["groupName"], run.attributes["jobType"]) for run in jobs] == [
+        (parent.name, "trial")
+    ] * 2
     assert {run.state for run in made} == {"finished"}
     assert {run.config["seed"]["value"] for run in jobs} == {0, 1}
     assert f"wandb:{parent.path}" in output
@@ -90,33 +115,47 @@ def test_a_multirun_is_a_group_of_runs_each_ended_by_its_own_job(wandb_server, t
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_job_that_fails_is_marked_so_and_hides_no_other(wandb_server, tmp_path, launcher):  # noqa: F811
+def test_a_job_that_fails_is_marked_so_and_hides_no_other(wandb_server, tmp_path, launcher):
     (tmp_path / "app.py").write_text(FAILING)
     (tmp_path / "theirs.yaml").write_text(CONFIG)
     known = set(wandb_server.state.runs)
-    code, output = multirun(tmp_path / "app.py", "x=0,1,2", f"hydra/launcher={launcher}", server=wandb_server, directory=tmp_path)
+    code, output = multirun(
+        tmp_path / "app.py",
+        "x=0,1,2",
+        f"hydra/launcher={launcher}",
+        server=wandb_server,
+        directory=tmp_path,
+    )
     assert code != 0
     assert "this job fails" in output
-    made = {run.display_name: run for path, run in wandb_server.state.runs.items() if path not in known}
+    made = {
+        run.display_name: run for path, run in wandb_server.state.runs.items() if path not in known
+    }
     states = {name: run.state for name, run in made.items()}
     assert states == {"ablation": "failed", "x=0": "finished", "x=1": "failed", "x=2": "finished"}
     children = WandbTracker().open_run(RunRef("wandb", made["ablation"].path)).children()
     assert {ref.path for ref in children} == {made[name].path for name in ("x=0", "x=1", "x=2")}
     taken = {ref.path: steps(WandbTracker().open_run(ref)) for ref in children}
-    assert [taken[made[name].path][-1] for name in ("x=0", "x=1", "x=2")] == [4, 3, 4]  # each one's last state
+    assert [taken[made[name].path][-1] for name in ("x=0", "x=1", "x=2")] == [
+        4,
+        3,
+        4,
+    ]  # each one's last state
 
 
-# -- what is made of a sweep, and of what -----------------------------------------------------------------------
+# -- what is made of a sweep, and of what
+# -----------------------------------------------------------------------
 
 
 @pytest.fixture
-def tracker(wandb_server):  # noqa: F811
+def tracker(wandb_server):
     return WandbTracker()
 
 
 @pytest.fixture
 def sweep(tracker, tmp_path):
-    """(the parent's reference, those of two finished runs below it, each with two versions of captures)."""
+    """(the parent's reference, those of two finished runs below it, each with two versions of
+    captures)."""
     parent = tracker.create_run(name="sweep", config={})
     children = []
     for seed in range(2):
@@ -130,13 +169,27 @@ def sweep(tracker, tmp_path):
 
 
 def captures_of(server, refs):
-    return {artifact.id for ref in refs for artifact in server.artifacts(ref.path, "tracker-viz-capture")}
+    return {
+        artifact.id
+        for ref in refs
+        for artifact in server.artifacts(ref.path, "tracker-viz-capture")
+    }
 
 
 def watched(scheme, spool, *, n_heads=2, seed=0, steps=4, every=2, tracker_options=None):
     """A small run, captured in this process."""
     torch.manual_seed(seed)
-    model = Decoder(ModelConfig(n_blocks=2, n_heads=n_heads, n_kv_heads=n_heads, d_model=16, d_ffn=24, context_length=32, vocab_size=40))
+    model = Decoder(
+        ModelConfig(
+            n_blocks=2,
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            d_model=16,
+            d_ffn=24,
+            context_length=32,
+            vocab_size=40,
+        )
+    )
     with tv.watch(
         model, run=scheme, probe=torch.arange(10, 22).repeat(2)[None], every=every, total_steps=steps, spool=spool,
         config={"n_heads": n_heads, "seed": seed}, max_overhead=float("inf"), tracker_options=tracker_options,
@@ -146,23 +199,45 @@ def watched(scheme, spool, *, n_heads=2, seed=0, steps=4, every=2, tracker_optio
     return watcher.ref
 
 
-def test_a_sweep_is_compared_and_the_results_are_a_run_of_its_group(wandb_server, tracker, tmp_path, monkeypatch):  # noqa: F811
+def test_a_sweep_is_compared_and_the_results_are_a_run_of_its_group(
+    wandb_server, tracker, tmp_path, monkeypatch
+):
     sweep = tracker.create_run(name="sweep", config={})
     sweep.finish("finished")
     monkeypatch.setenv(PARENTS, str(sweep.ref))
-    children = [watched("wandb", tmp_path / f"{n_heads}-{seed}", n_heads=n_heads, seed=seed) for seed in (0, 1) for n_heads in (4, 2)]
-    result = compare_runs(sweep=sweep.ref, video=SMALL, output=tmp_path / "out", cache=tmp_path / "cache", progress=False)
-    assert [row["label"] for row in result.rows] == [f"n_heads={n_heads} seed={seed}" for n_heads in (2, 4) for seed in (0, 1)]
+    children = [
+        watched("wandb", tmp_path / f"{n_heads}-{seed}", n_heads=n_heads, seed=seed)
+        for seed in (0, 1)
+        for n_heads in (4, 2)
+    ]
+    result = compare_runs(
+        sweep=sweep.ref,
+        video=SMALL,
+        output=tmp_path / "out",
+        cache=tmp_path / "cache",
+        progress=False,
+    )
+    assert [row["label"] for row in result.rows] == [
+        f"n_heads={n_heads} seed={seed}" for n_heads in (2, 4) for seed in (0, 1)
+    ]
     made = wandb_server.run(f"{sweep.ref.path}-compare")
-    assert (made.attributes["groupName"], made.attributes["jobType"]) == (sweep.ref.path.rpartition("/")[2], "compare")
+    assert (made.attributes["groupName"], made.attributes["jobType"]) == (
+        sweep.ref.path.rpartition("/")[2],
+        "compare",
+    )
     assert made.state == "finished"
-    assert {"compare/runs.csv", "compare/runs.parquet", "compare/distances.png", "compare/heads.png"} <= set(made.files)
+    assert {
+        "compare/runs.csv",
+        "compare/runs.parquet",
+        "compare/distances.png",
+        "compare/heads.png",
+    } <= set(made.files)
     assert {"tracker_viz/compare", "tracker_viz/tables/compare"} <= made.summary.keys()
     assert set(made.input_artifacts) == captures_of(wandb_server, children)
     assert result.in_step is None
 
 
-def test_all_runs_of_a_sweep_are_rendered_at_once(wandb_server, tracker, sweep):  # noqa: F811
+def test_all_runs_of_a_sweep_are_rendered_at_once(wandb_server, tracker, sweep):
     parent, children = sweep
     result = render_sweep(parent, layout="heads", video=SMALL | {"key_frames": 2}, progress=False)
     assert (list(result.rendered), result.failed, result.in_step) == (children, {}, None)
@@ -172,28 +247,41 @@ def test_all_runs_of_a_sweep_are_rendered_at_once(wandb_server, tracker, sweep):
         assert "tracker_viz/heads" in run.summary
 
 
-def test_a_run_of_wandb_is_compared_with_one_of_mlflow(wandb_server, tmp_path):  # noqa: F811
-    """Of other schedules, lengths and numbers of heads; the results go into a run of W&B that somebody else made."""
-    options = {"mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}, "wandb": {"project": "theirs"}}
+def test_a_run_of_wandb_is_compared_with_one_of_mlflow(wandb_server, tmp_path):
+    """Of other schedules, lengths and numbers of heads; the results go into a run of W&B that
+    somebody else made."""
+    options = {
+        "mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},
+        "wandb": {"project": "theirs"},
+    }
     refs = [
         watched("wandb", tmp_path / "wandb", n_heads=2, steps=6, every=2, tracker_options=options),
-        watched("mlflow", tmp_path / "mlflow", n_heads=4, steps=9, every=3, tracker_options=options),
+        watched(
+            "mlflow", tmp_path / "mlflow", n_heads=4, steps=9, every=3, tracker_options=options
+        ),
     ]
     theirs = train(wandb_server)
     result = compare_runs(
         refs, axis="progress", into=f"wandb:{theirs.path}", video=SMALL, output=tmp_path / "out", cache=tmp_path / "cache",
         tracker_options=options, progress=False,
     )  # fmt: skip
-    assert [(row["run"], row["n_heads"], row["steps"]) for row in result.rows] == [(str(refs[0]), 2, 6), (str(refs[1]), 4, 9)]
+    assert [(row["run"], row["n_heads"], row["steps"]) for row in result.rows] == [
+        (str(refs[0]), 2, 6),
+        (str(refs[1]), 4, 9),
+    ]
     said = " ".join(result.notes)
-    for note in ("2 x 2 in 1 run, 2 x 4 in 1 run", "captured at different steps", "end at different steps (6 to 9)"):
+    for note in (
+        "2 x 2 in 1 run, 2 x 4 in 1 run",
+        "captured at different steps",
+        "end at different steps (6 to 9)",
+    ):
         assert note in said
     assert set(theirs.input_artifacts) == captures_of(wandb_server, refs[:1])
     assert theirs.config["tracker_viz"]["value"] == {"inputs": [str(refs[1])]}
     assert "tracker_viz/compare" in theirs.summary
 
 
-def test_results_about_a_sweep_go_into_one_run_of_its_group(wandb_server, tracker, sweep, tmp_path):  # noqa: F811
+def test_results_about_a_sweep_go_into_one_run_of_its_group(wandb_server, tracker, sweep, tmp_path):
     parent, children = sweep
     before = copy.deepcopy(wandb_server.run(parent.path))
     (tmp_path / "compare.webm").write_bytes(b"\x1aE\xdf\xa3")
@@ -205,23 +293,33 @@ def test_results_about_a_sweep_go_into_one_run_of_its_group(wandb_server, tracke
         run.finish("finished")
     assert run.ref.path == f"{parent.path}-compare"
     results = wandb_server.run(run.ref.path)
-    assert (results.attributes["groupName"], results.attributes["jobType"]) == (parent.path.split("/")[-1], "compare")
+    assert (results.attributes["groupName"], results.attributes["jobType"]) == (
+        parent.path.split("/")[-1],
+        "compare",
+    )
     assert results.display_name == "compare sweep"
     assert results.state == "finished"
     assert results.values("tracker_viz/render") == [1, 2, 3, 4]
     assert set(results.input_artifacts) == captures_of(wandb_server, children)
-    assert results.config["tracker_viz"]["value"]["inputs"] == [f"mlflow:{'0' * 32}", f"mlflow:{'1' * 32}"]
+    assert results.config["tracker_viz"]["value"]["inputs"] == [
+        f"mlflow:{'0' * 32}",
+        f"mlflow:{'1' * 32}",
+    ]
     opened = WandbTracker().open_run(run.ref)
     assert opened.info().parent == parent
     assert opened.children() == []
-    assert {ref.path for ref in WandbTracker().open_run(parent).children()} == {ref.path for ref in children}
+    assert {ref.path for ref in WandbTracker().open_run(parent).children()} == {
+        ref.path for ref in children
+    }
     assert wandb_server.run(parent.path) == before
 
 
-def test_results_that_another_process_writes_are_left_to_it(wandb_server, sweep):  # noqa: F811
+def test_results_that_another_process_writes_are_left_to_it(wandb_server, sweep):
     parent, _ = sweep
     run = WandbTracker().open_run(parent).results_run()
-    assert WandbTracker().open_run(parent).results_run().ref == run.ref  # this process may go on with them
+    assert (
+        WandbTracker().open_run(parent).results_run().ref == run.ref
+    )  # this process may go on with them
     run.finish("finished")
     results = wandb_server.run(run.ref.path)
     results.last_state, results.heartbeat_at = "running", time.time()
@@ -229,7 +327,9 @@ def test_results_that_another_process_writes_are_left_to_it(wandb_server, sweep)
         WandbTracker().open_run(parent).results_run()
 
 
-def test_inputs_are_linked_to_a_finished_run_once_and_change_nothing_else_of_it(wandb_server, sweep):  # noqa: F811
+def test_inputs_are_linked_to_a_finished_run_once_and_change_nothing_else_of_it(
+    wandb_server, sweep
+):
     _, children = sweep
     theirs = train(wandb_server, exit_code=1)
     before = copy.deepcopy(theirs)
@@ -243,7 +343,9 @@ def test_inputs_are_linked_to_a_finished_run_once_and_change_nothing_else_of_it(
     assert theirs == before
 
 
-def test_a_run_is_no_input_of_itself_and_a_link_that_does_not_show_is_missed(wandb_server, sweep, monkeypatch):  # noqa: F811
+def test_a_run_is_no_input_of_itself_and_a_link_that_does_not_show_is_missed(
+    wandb_server, sweep, monkeypatch
+):
     _, children = sweep
     run = WandbTracker().open_run(children[0])
     with monkeypatch.context() as patch:
@@ -252,15 +354,21 @@ def test_a_run_is_no_input_of_itself_and_a_link_that_does_not_show_is_missed(wan
         with pytest.raises(TransientTrackerError, match="2 of 2 artifacts"):
             run.link_inputs(children)
     run.link_inputs(children)
-    assert set(wandb_server.run(children[0].path).input_artifacts) == captures_of(wandb_server, children[1:])
+    assert set(wandb_server.run(children[0].path).input_artifacts) == captures_of(
+        wandb_server, children[1:]
+    )
 
 
-def test_inputs_that_this_service_does_not_have_are_named_in_the_config(wandb_server, sweep):  # noqa: F811
+def test_inputs_that_this_service_does_not_have_are_named_in_the_config(wandb_server, sweep):
     _, children = sweep
     theirs = train(wandb_server)
     before = copy.deepcopy(theirs)
     run = WandbTracker().open_run(RunRef("wandb", theirs.path))
-    elsewhere = [RunRef("mlflow", "a" * 32), RunRef("wandb", "somebody/else/gone"), RunRef("local", "/data/run")]
+    elsewhere = [
+        RunRef("mlflow", "a" * 32),
+        RunRef("wandb", "somebody/else/gone"),
+        RunRef("local", "/data/run"),
+    ]
     run.link_inputs([*children, *elsewhere[:2]])
     run.link_inputs(elsewhere)
     assert theirs.config.pop("tracker_viz")["value"] == {"inputs": sorted(map(str, elsewhere))}
@@ -268,11 +376,15 @@ def test_inputs_that_this_service_does_not_have_are_named_in_the_config(wandb_se
     assert {name: value["value"] for name, value in theirs.config.items() if name != "_wandb"} == {
         name: value["value"] for name, value in before.config.items() if name != "_wandb"
     }
-    assert (theirs.summary, theirs.history, theirs.state) == (before.summary, before.history, before.state)
+    assert (theirs.summary, theirs.history, theirs.state) == (
+        before.summary,
+        before.history,
+        before.state,
+    )
     assert run.info().config == {"lr": 0.1, "model.d": 8}
 
 
-def test_the_config_of_a_run_that_another_process_writes_is_not_touched(wandb_server, sweep):  # noqa: F811
+def test_the_config_of_a_run_that_another_process_writes_is_not_touched(wandb_server, sweep):
     _, children = sweep
     theirs = train(wandb_server, steps=1)
     theirs.last_state, theirs.heartbeat_at = "running", time.time()

@@ -1,4 +1,5 @@
-"""From the training thread to the spool: what the disk, and what is done with a capture on the way, may cost."""
+"""From the training thread to the spool: what the disk, and what is done with a capture on the way,
+may cost."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def test_a_full_queue_waits_for_the_disk_and_loses_nothing(tmp_path):
         return capture
 
     with Outbox(tmp_path / "spool", name="a", prepare=prepare, queue_captures=2) as outbox:
-        putting = threading.Thread(target=lambda: [outbox.put(make_capture(step)) for step in range(6)])
+        putting = threading.Thread(
+            target=lambda: [outbox.put(make_capture(step)) for step in range(6)]
+        )
         putting.start()
         putting.join(0.3)
         assert putting.is_alive(), "the queue holds two; the third to wait must wait"
@@ -38,18 +41,34 @@ def test_a_full_queue_waits_for_the_disk_and_loses_nothing(tmp_path):
     assert outbox.close().lost == ()
 
 
-def test_a_disk_that_takes_nothing_is_waited_for_once_and_what_it_cost_is_told(tmp_path, monkeypatch, caplog):
+def test_a_disk_that_takes_nothing_is_waited_for_once_and_what_it_cost_is_told(
+    tmp_path, monkeypatch, caplog
+):
     stuck, begun = threading.Event(), threading.Event()
-    outbox = Outbox(tmp_path / "spool", name="a", prepare=lambda c: (begun.set(), stuck.wait(60), c)[2], queue_captures=1, max_stall_s=0.5)
+    outbox = Outbox(
+        tmp_path / "spool",
+        name="a",
+        prepare=lambda c: (begun.set(), stuck.wait(60), c)[2],
+        queue_captures=1,
+        max_stall_s=0.5,
+    )
     outbox.put(make_capture(0))
     assert begun.wait(60)
     changed, waited_at_most_s = outbox._writer._changed, []
     wait_for = changed.wait_for
     with monkeypatch.context() as patch:
-        patch.setattr(changed, "wait_for", lambda done, timeout_s: (waited_at_most_s.append(timeout_s), wait_for(done, timeout_s))[1])
+        patch.setattr(
+            changed,
+            "wait_for",
+            lambda done, timeout_s: (waited_at_most_s.append(timeout_s), wait_for(done, timeout_s))[
+                1
+            ],
+        )
         for step in range(1, 9):
             outbox.put(make_capture(step))
-    assert waited_at_most_s == [0.5, 0.5, 0, 0, 0, 0, 0, 0], "one finds room, one waits, and no other"
+    assert waited_at_most_s == [0.5, 0.5, 0, 0, 0, 0, 0, 0], (
+        "one finds room, one waits, and no other"
+    )
     stuck.set()
     outbox.flush()
     outbox.put(make_capture(9))
@@ -94,7 +113,9 @@ def test_a_capture_that_cannot_be_stored_as_prepared_is_kept_raw(tmp_path):
 
     with Outbox(tmp_path / "spool", name="a", prepare=prepare) as outbox:
         outbox.put(make_capture(0))
-    assert capture_file.read_header(outbox.run.directory / "captures/step-00000000.safetensors").arrays.keys() == {"blocks.0.attn.pattern"}
+    assert capture_file.read_header(
+        outbox.run.directory / "captures/step-00000000.safetensors"
+    ).arrays.keys() == {"blocks.0.attn.pattern"}
 
 
 def test_a_fork_must_not_put_captures(tmp_path):
@@ -122,7 +143,10 @@ def test_a_program_that_never_closes_leaves_its_captures_on_the_disk(tmp_path):
         outbox.put(make_capture(step))
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "spool")], capture_output=True, text=True, check=True
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "spool")],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "training ended without close()" in done.stderr
     assert steps_at(LocalRun(tmp_path / "spool")) == [0, 1, 2, 3, 4]
@@ -147,7 +171,8 @@ def test_a_disk_that_is_full_when_the_loops_metrics_are_new_loses_nothing(tmp_pa
 
 
 def test_what_is_no_mere_exception_does_not_end_the_writer(tmp_path):
-    """A panic in an extension written in Rust derives from BaseException, and the captures to come must not be lost for it."""
+    """A panic in an extension written in Rust derives from BaseException, and the captures to come
+    must not be lost for it."""
 
     def prepare(capture):
         if capture.step == 0:
@@ -163,7 +188,12 @@ def test_what_is_no_mere_exception_does_not_end_the_writer(tmp_path):
 
 def test_a_capture_that_is_not_written_in_time_is_told_and_does_not_come_later(tmp_path):
     slow, began = threading.Event(), threading.Event()
-    outbox = Outbox(tmp_path / "spool", name="a", prepare=lambda c: (began.set(), slow.wait(30), c)[2], max_stall_s=0.1)
+    outbox = Outbox(
+        tmp_path / "spool",
+        name="a",
+        prepare=lambda c: (began.set(), slow.wait(30), c)[2],
+        max_stall_s=0.1,
+    )
     outbox.put(make_capture(0))
     outbox.put(make_capture(1))
     began.wait(10)

@@ -1,12 +1,14 @@
 """Attention probabilities of every head, out of whatever attention a model happens to use.
 
-``AttentionWatch`` is active during one forward pass and sees the torch functions that are called: the probabilities inside
-``scaled_dot_product_attention``, flex_attention and flash_attn are computed again (in float32), those of a hand-written
-``softmax`` are taken as they come, and ``multi_head_attention_forward`` is asked for its own; what a matrix product mixes by
-rows that sum to 1 and never look ahead is attention too, however it was made. Nothing in the model is replaced, so it need not
-be known.
+``AttentionWatch`` is active during one forward pass and sees the torch functions that are called:
+the probabilities inside ``scaled_dot_product_attention``, flex_attention and flash_attn are
+computed again (in float32), those of a hand-written ``softmax`` are taken as they come, and
+``multi_head_attention_forward`` is asked for its own; what a matrix product mixes by rows that sum
+to 1 and never look ahead is attention too, however it was made. Nothing in the model is replaced,
+so it need not be known.
 
-One call gives one ``AttentionCall``; which block it belongs to follows from the modules that were running (``ModuleStack``).
+One call gives one ``AttentionCall``; which block it belongs to follows from the modules that were
+running (``ModuleStack``).
 """
 
 from __future__ import annotations
@@ -33,7 +35,14 @@ from tracker_viz.capture.probabilities import (
 )
 from tracker_viz.errors import ProbeError
 
-Source = Literal["scaled_dot_product_attention", "softmax", "multi_head_attention", "flex_attention", "flash_attn", "matmul"]
+Source = Literal[
+    "scaled_dot_product_attention",
+    "softmax",
+    "multi_head_attention",
+    "flex_attention",
+    "flash_attn",
+    "matmul",
+]
 
 # As a module calls it, and as an autograd function of somebody's own does.
 _SCALED_DOT_PRODUCT = {
@@ -43,7 +52,8 @@ _SCALED_DOT_PRODUCT = {
 }
 _FLASH = ("flash_attn._flash_attn_forward", "flashattn._flash_attn_forward")
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
-# Tensors that may be given by name, in the order in which linear, embedding and the matrix products take them.
+# Tensors that may be given by name, in the order in which linear, embedding and the matrix products
+# take them.
 _OPERANDS = ("input", "mat1", "batch1", "other", "mat2", "batch2", "weight")
 
 
@@ -55,7 +65,8 @@ class AttentionCall:
         modules: names of the modules that were running, outermost first.
         entries: how often each of them had been entered by then, this time included.
         ordinal: how many calls the innermost of them had made before.
-        pattern: [probe, head, query, key], on the model's device; rows sum to 1 (below 1 where a sink column takes the rest).
+        pattern: [probe, head, query, key], on the model's device; rows sum to 1 (below 1 where a
+            sink column takes the rest).
         n_kv_heads: key/value heads; None where the call does not tell.
         error: largest ``|P V - output|`` over the call; None where there is nothing to compare.
     """
@@ -78,7 +89,8 @@ class AttentionCall:
 
 
 class ModuleStack:
-    """Names of the modules whose ``forward`` is running, outermost first. Its hooks come off when the ``with`` ends."""
+    """Names of the modules whose ``forward`` is running, outermost first. Its hooks come off when
+    the ``with`` ends."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -91,7 +103,8 @@ class ModuleStack:
         try:
             for name, module in modules:
                 handles.append(module.register_forward_pre_hook(self._enter(name)))
-                # always_call: what is left standing after an error inside the model would misname everything that follows.
+                # always_call: what is left standing after an error inside the model would misname
+                # everything that follows.
                 handles.append(module.register_forward_hook(self._leave(name), always_call=True))
             yield self
         finally:
@@ -119,15 +132,18 @@ class ModuleStack:
 
 
 class AttentionWatch(TorchFunctionMode):
-    """While active, hands an ``AttentionCall`` to ``keep`` for every call that attends over the whole probe.
+    """While active, hands an ``AttentionCall`` to ``keep`` for every call that attends over the
+    whole probe.
 
     Args:
         stack: where in the model a call is made.
         shape: of the probe, (rows, tokens a row).
         keep: takes each call.
-        evidence: gathers what the pass tells about the parameters; with it, ``P V`` is also compared with what the model's own kernel
-            gave, and indices of embeddings are checked. None: only look at attention.
-        vocabulary: projections to so many outputs are not computed (their result is zeros): nobody reads the logits.
+        evidence: gathers what the pass tells about the parameters; with it, ``P V`` is also
+            compared with what the model's own kernel gave, and indices of embeddings are checked.
+            None: only look at attention.
+        vocabulary: projections to so many outputs are not computed (their result is zeros): nobody
+            reads the logits.
     """
 
     def __init__(
@@ -141,7 +157,9 @@ class AttentionWatch(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.rejected: list[str] = []
-        self.embedding: tuple[int, int] | None = None  # (tokens, width) of the table that the probe's ids went through
+        self.embedding: tuple[int, int] | None = (
+            None  # (tokens, width) of the table that the probe's ids went through
+        )
         self._stack = stack
         self._n_rows, self._length = shape
         self._keep = keep
@@ -153,8 +171,13 @@ class AttentionWatch(TorchFunctionMode):
 
     @property
     def vocabulary(self) -> int | None:
-        """After a pass with ``evidence``, what to give the next: the number of tokens, if all projections to as many outputs came last."""
-        return self.embedding[0] if self.embedding and self._as_wide_as_logits and self._logits_come_last else None
+        """After a pass with ``evidence``, what to give the next: the number of tokens, if all
+        projections to as many outputs came last."""
+        return (
+            self.embedding[0]
+            if self.embedding and self._as_wide_as_logits and self._logits_come_last
+            else None
+        )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -196,16 +219,29 @@ class AttentionWatch(TorchFunctionMode):
         *rest: Any,
         **options: Any,
     ) -> Any:
-        # A model that forgets to switch its dropout off in evaluation would make the probe a matter of chance.
+        # A model that forgets to switch its dropout off in evaluation would make the probe a matter
+        # of chance.
         output = func(query, key, value, attn_mask, 0.0, *rest, **options)
         if query.shape[-2] != self._length or key.shape[-2] != self._length:
             self._reject("scaled_dot_product_attention", (query.shape[-2], key.shape[-2]))
             return output
         is_causal = bool(rest[0]) if rest else options.get("is_causal", False)
         grouped = options.get("enable_gqa", False)
-        probabilities = attention_probabilities(query, key, attn_mask, is_causal=is_causal, scale=options.get("scale"), enable_gqa=grouped)
+        probabilities = attention_probabilities(
+            query,
+            key,
+            attn_mask,
+            is_causal=is_causal,
+            scale=options.get("scale"),
+            enable_gqa=grouped,
+        )
         error = self._checked(probabilities, value, output)
-        self._hand_over("scaled_dot_product_attention", probabilities, key.shape[-3] if key.ndim > 3 else None, error)
+        self._hand_over(
+            "scaled_dot_product_attention",
+            probabilities,
+            key.shape[-3] if key.ndim > 3 else None,
+            error,
+        )
         return output
 
     def _softmax(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -225,7 +261,11 @@ class AttentionWatch(TorchFunctionMode):
         return output
 
     def _matrix_product(self, left: Any, right: Any) -> None:
-        if not isinstance(left, Tensor) or left.ndim < 3 or tuple(left.shape[-2:]) != (self._length, self._length):
+        if (
+            not isinstance(left, Tensor)
+            or left.ndim < 3
+            or tuple(left.shape[-2:]) != (self._length, self._length)
+        ):
             return
         here = tuple(self._stack.names)
         if (
@@ -242,7 +282,9 @@ class AttentionWatch(TorchFunctionMode):
     def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
         asked = dict(kwargs, need_weights=True, average_attn_weights=False)
         mask = kwargs.get("attn_mask")
-        if mask is not None and mask.is_floating_point():  # asked for weights, torch takes no mask of another dtype
+        if (
+            mask is not None and mask.is_floating_point()
+        ):  # asked for weights, torch takes no mask of another dtype
             asked["attn_mask"] = mask.to(args[0].dtype)
         output, weights = func(*args, **asked)
         if tuple(weights.shape[-2:]) == (self._length, self._length):
@@ -254,13 +296,18 @@ class AttentionWatch(TorchFunctionMode):
         return output, weights.mean(dim=-3) if kwargs.get("average_attn_weights", True) else weights
 
     def _check_embedding(self, ids: Tensor, weight: Tensor) -> None:
-        # On a GPU an index out of range ends the process's CUDA context: it must be found before the kernel runs.
+        # On a GPU an index out of range ends the process's CUDA context: it must be found before
+        # the kernel runs.
         highest = int(ids.max())
         if highest >= weight.shape[0]:
             if ids.shape == (self._n_rows, self._length) and weight.shape[0] > self._length:
-                raise ProbeError(f"the probe holds token id {highest}; the model's vocabulary has {weight.shape[0]} tokens")
+                raise ProbeError(
+                    f"the probe holds token id {highest}; the model's vocabulary has "
+                    f"{weight.shape[0]} tokens"
+                )
             raise ProbeError(
-                f"the probe has {self._length} tokens a row; {self._here()} holds {weight.shape[0]}: cut the probe to the model's context"
+                f"the probe has {self._length} tokens a row; {self._here()} holds "
+                f"{weight.shape[0]}: cut the probe to the model's context"
             )
         if self.embedding is None and ids.shape == (self._n_rows, self._length):
             self.embedding = (weight.shape[0], weight.shape[1])
@@ -272,8 +319,12 @@ class AttentionWatch(TorchFunctionMode):
             self._reject("flex_attention", (query.shape[-2], key.shape[-2]))
             return output
         score_buffers, mask_buffers = (tuple(buffers) for buffers in (args[7], args[8]))
-        probabilities = flex_probabilities(query, key, score_mod, block_mask[-1], scale, score_buffers, mask_buffers)
-        error = self._checked(probabilities, value, output[0] if isinstance(output, tuple) else output)
+        probabilities = flex_probabilities(
+            query, key, score_mod, block_mask[-1], scale, score_buffers, mask_buffers
+        )
+        error = self._checked(
+            probabilities, value, output[0] if isinstance(output, tuple) else output
+        )
         self._hand_over("flex_attention", probabilities, key.shape[-3], error)
         return output
 
@@ -285,23 +336,54 @@ class AttentionWatch(TorchFunctionMode):
         window = (window_size_left, window_size_right)
         if query.shape[1] != self._length or key.shape[1] != self._length:
             self._reject(str(func), (query.shape[1], key.shape[1]))
-            return func(query, key, value, dropout_p, softmax_scale, causal, *window, softcap, alibi_slopes, *rest, **options)
+            return func(
+                query,
+                key,
+                value,
+                dropout_p,
+                softmax_scale,
+                causal,
+                *window,
+                softcap,
+                alibi_slopes,
+                *rest,
+                **options,
+            )
         if self._evidence is not None:
             self._evidence.saw_values(value.transpose(1, 2))
         probabilities = flash_probabilities(
-            query, key, softmax_scale, causal=causal, window=window, softcap=softcap, alibi_slopes=alibi_slopes
+            query,
+            key,
+            softmax_scale,
+            causal=causal,
+            window=window,
+            softcap=softcap,
+            alibi_slopes=alibi_slopes,
         )
         self._hand_over("flash_attn", probabilities, key.shape[2])
-        # The kernel takes no float32: the pass goes on with the same maths in the open. What is for the backward pass stays empty.
-        mixed = torch.matmul(probabilities, repeated(value.transpose(1, 2), query.shape[2]).float()).transpose(1, 2)
+        # The kernel takes no float32: the pass goes on with the same maths in the open. What is for
+        # the backward pass stays empty.
+        mixed = torch.matmul(
+            probabilities, repeated(value.transpose(1, 2), query.shape[2]).float()
+        ).transpose(1, 2)
         return mixed.to(query.dtype), *(query.new_empty(0, dtype=torch.float32) for _ in range(3))
 
     def _custom(self, name: str, args: Any) -> None:
-        """Note a fused kernel of somebody else's that takes what may be queries, keys and values (flash_attn, xformers, mamba_ssm)."""
+        """Note a fused kernel of somebody else's that takes what may be queries, keys and values
+        (flash_attn, xformers, mamba_ssm)."""
         lengths = {self._length, self._n_rows * self._length}  # rows may be packed into one
-        over_the_probe = [arg.ndim for arg in args if isinstance(arg, Tensor) and arg.ndim >= 3 and lengths & {*arg.shape}]
-        if not name.startswith("aten.") and max(map(over_the_probe.count, over_the_probe), default=0) >= 3:
-            self.rejected.append(f"{name}, a kernel that hides its probabilities, in {self._here()}")
+        over_the_probe = [
+            arg.ndim
+            for arg in args
+            if isinstance(arg, Tensor) and arg.ndim >= 3 and lengths & {*arg.shape}
+        ]
+        if (
+            not name.startswith("aten.")
+            and max(map(over_the_probe.count, over_the_probe), default=0) >= 3
+        ):
+            self.rejected.append(
+                f"{name}, a kernel that hides its probabilities, in {self._here()}"
+            )
 
     def _checked(self, probabilities: Tensor, value: Tensor, output: Tensor) -> float | None:
         """Largest ``|P V - output|``: whether what is shown is what the model's own kernel used."""
@@ -309,11 +391,27 @@ class AttentionWatch(TorchFunctionMode):
             return None
         self._evidence.saw_values(value)
         per_head = repeated(value, probabilities.shape[-3]) if value.ndim > 3 else value
-        return float((torch.matmul(probabilities, per_head.float()) - output.float()).abs().nan_to_num().max())
+        return float(
+            (torch.matmul(probabilities, per_head.float()) - output.float())
+            .abs()
+            .nan_to_num()
+            .max()
+        )
 
-    def _hand_over(self, source: Source, pattern: Tensor, n_kv_heads: int | None = None, error: float | None = None) -> None:
-        if (pattern.shape[0] if pattern.ndim > 2 else 1) % self._n_rows:  # its heads would be taken for rows
-            self._reject(f"{source} over another batch than the probe's {self._n_rows} rows,", tuple(pattern.shape))
+    def _hand_over(
+        self,
+        source: Source,
+        pattern: Tensor,
+        n_kv_heads: int | None = None,
+        error: float | None = None,
+    ) -> None:
+        if (
+            pattern.shape[0] if pattern.ndim > 2 else 1
+        ) % self._n_rows:  # its heads would be taken for rows
+            self._reject(
+                f"{source} over another batch than the probe's {self._n_rows} rows,",
+                tuple(pattern.shape),
+            )
             return
         self._logits_come_last = not self._as_wide_as_logits
         modules = tuple(self._stack.names)
@@ -321,7 +419,11 @@ class AttentionWatch(TorchFunctionMode):
         self._ordinals[modules] = ordinal + 1
         self._latest = modules
         entries = tuple(self._stack.entries[name] for name in modules)
-        self._keep(AttentionCall(modules, entries, ordinal, source, self._as_probe_axes(pattern), n_kv_heads, error))
+        self._keep(
+            AttentionCall(
+                modules, entries, ordinal, source, self._as_probe_axes(pattern), n_kv_heads, error
+            )
+        )
 
     def _as_probe_axes(self, heads: Tensor) -> Tensor:
         """[probe * head, a, b] or [probe, (group, member), a, b] -> [probe, head, a, b]."""

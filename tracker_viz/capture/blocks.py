@@ -1,7 +1,9 @@
-"""A model and a probe -> its ``Anatomy``, by one watched pass: its decoder blocks, where each attends, and its projections.
+"""A model and a probe -> its ``Anatomy``, by one watched pass: its decoder blocks, where each
+attends, and its projections.
 
-Called once by the Recorder, before training (and again if the model changes). Nothing is looked up by model name: blocks are
-the numbered modules in which attention was seen to happen, and parameters are told apart by name and shape.
+Called once by the Recorder, before training (and again if the model changes). Nothing is looked up
+by model name: blocks are the numbered modules in which attention was seen to happen, and parameters
+are told apart by name and shape.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from tracker_viz.capture.weights import Projection
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
-# Attention is kept whole until it is scored, on the device and then in memory: more than this is no picture any more.
+# Attention is kept whole until it is scored, on the device and then in memory: more than this is no
+# picture any more.
 MAX_ATTENTION_BYTES = 2 << 30
 
 
@@ -42,11 +45,14 @@ def discover(
     Args:
         input_ids: int64 [probe, position], on the model's device.
         dtype: of the attention that is returned; it is worked out in float32.
-        blocks: names of the modules that are the decoder's blocks, or a pattern such as ``decoder.layers.*``; found by itself if None.
-        projections: where each is, by hand: its name -> its parameter's name within a block; found by themselves if None.
+        blocks: names of the modules that are the decoder's blocks, or a pattern such as
+            ``decoder.layers.*``; found by itself if None.
+        projections: where each is, by hand: its name -> its parameter's name within a block; found
+            by themselves if None.
 
     Returns:
-        The anatomy, and the attention of every block, float [probe, head, query, key] (an empty tensor where it does not attend).
+        The anatomy, and the attention of every block, float [probe, head, query, key] (an empty
+        tensor where it does not attend).
 
     Raises:
         UnsupportedModelError: no attention was seen; says where to look.
@@ -60,9 +66,15 @@ def discover(
     names = _named_blocks(model, blocks) if blocks is not None else _numbered_blocks(model, calls)
     per_block, elsewhere = _by_block(calls, names)
     if not any(per_block):
-        raise ConfigError(f"none of the blocks {list(names)} attends; attention was seen in {sorted({call.module for call in calls})}")
+        raise ConfigError(
+            f"none of the blocks {list(names)} attends; attention was seen in "
+            f"{sorted({call.module for call in calls})}"
+        )
     if blocks is None:
-        rejected += [f"attention in {call.module or 'the model itself'}, outside of these blocks" for call in elsewhere]
+        rejected += [
+            f"attention in {call.module or 'the model itself'}, outside of these blocks"
+            for call in elsewhere
+        ]
     d_model = widths.get(names[0]) or widths[""]
     n_heads = tuple(sum(call.pattern.shape[1] for call in block_calls) for block_calls in per_block)
     found = [
@@ -70,7 +82,11 @@ def discover(
             model.get_submodule(name),
             index=index,
             prefix=name,
-            attention=[call.module.removeprefix(name).strip(".") for call in per_block[index] if call.module.startswith(name)],
+            attention=[
+                call.module.removeprefix(name).strip(".")
+                for call in per_block[index]
+                if call.module.startswith(name)
+            ],
             attends=n_heads[index] > 0,
             d_model=d_model,
             evidence=evidence,
@@ -97,9 +113,15 @@ def discover(
 
 
 def attend(
-    model: nn.Module, input_ids: Tensor, anatomy: Anatomy, *, forward: Forward = default_forward, dtype: torch.dtype = torch.float32
+    model: nn.Module,
+    input_ids: Tensor,
+    anatomy: Anatomy,
+    *,
+    forward: Forward = default_forward,
+    dtype: torch.dtype = torch.float32,
 ) -> list[Tensor]:
-    """Run the probe again, inside ``untouched``: the attention of every block, as ``discover`` gave it.
+    """Run the probe again, inside ``untouched``: the attention of every block, as ``discover`` gave
+    it.
 
     Raises:
         CaptureError: the calls are not those that were discovered: the model was changed.
@@ -133,13 +155,18 @@ def _watched_pass(
         calls.append(replace(call, pattern=call.pattern.to(dtype)))
         if sum(call.pattern.nbytes for call in calls) > MAX_ATTENTION_BYTES:
             raise ProbeError(
-                f"the attention of a probe of {input_ids.shape[0]} rows of {input_ids.shape[1]} tokens takes more than "
-                f"{MAX_ATTENTION_BYTES >> 30} GiB a capture; give it fewer rows, or fewer tokens (128 show what heads do)"
+                f"the attention of a probe of {input_ids.shape[0]} rows of {input_ids.shape[1]} "
+                "tokens takes more than "
+                f"{MAX_ATTENTION_BYTES >> 30} GiB a capture; give it fewer rows, or fewer tokens "
+                "(128 show what heads do)"
             )
 
     watch = AttentionWatch(stack, input_ids.shape, keep, evidence=evidence)
     try:
-        with stack.following([(name, module) for name, module in model.named_modules() if name]), watch:
+        with (
+            stack.following([(name, module) for name, module in model.named_modules() if name]),
+            watch,
+        ):
             forward(model, input_ids)
     except CaptureError:
         raise
@@ -147,15 +174,19 @@ def _watched_pass(
         rows, length = input_ids.shape
         what = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ProbeError(
-            f"the model's forward pass failed on the probe of {rows} rows of {length} tokens: {what}. "
-            "If the model is called in another way than model(input_ids), pass forward=lambda model, input_ids: ...; if the probe is "
-            "longer than the model's context, cut it; if it only runs under autocast, pass autocast=torch.bfloat16"
+            f"the model's forward pass failed on the probe of {rows} rows of {length} tokens: "
+            f"{what}. "
+            "If the model is called in another way than model(input_ids), pass forward=lambda "
+            "model, input_ids: ...; if the probe is "
+            "longer than the model's context, cut it; if it only runs under autocast, pass "
+            "autocast=torch.bfloat16"
         ) from error
     return calls, watch, {"": watch.embedding[1] if watch.embedding else 0, **stack.widths}
 
 
 def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[str]:
-    """The outermost numbered modules in which attention happened, and their numbered siblings that do not attend."""
+    """The outermost numbered modules in which attention happened, and their numbered siblings that
+    do not attend."""
     containers: dict[str, int] = {}
     for call in calls:
         prefix = next(filter(None, map(_outermost_numbered, call.modules)), None)
@@ -169,13 +200,18 @@ def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[s
     siblings = [  # in an nn.Sequential of everything the embedding and the head are numbered too
         name
         for name, module in model.named_modules()
-        if _outermost_numbered(name) == stem and _is_numbered_child(name, stem) and (name in attending or any(module.children()))
+        if _outermost_numbered(name) == stem
+        and _is_numbered_child(name, stem)
+        and (name in attending or any(module.children()))
     ]
     return sorted(siblings, key=lambda name: int(_NUMBERED.fullmatch(name)[2]))  # type: ignore[index]
 
 
-def _by_block(calls: Sequence[AttentionCall], names: Sequence[str]) -> tuple[list[list[AttentionCall]], list[AttentionCall]]:
-    """The calls of every block, and those of none. A block that is run again is shown as it ran first."""
+def _by_block(
+    calls: Sequence[AttentionCall], names: Sequence[str]
+) -> tuple[list[list[AttentionCall]], list[AttentionCall]]:
+    """The calls of every block, and those of none. A block that is run again is shown as it ran
+    first."""
     per_block: list[list[AttentionCall]] = [[] for _ in names]
     elsewhere = []
     for call in calls:
@@ -188,7 +224,8 @@ def _by_block(calls: Sequence[AttentionCall], names: Sequence[str]) -> tuple[lis
 
 
 def _outermost_numbered(name: str) -> str | None:
-    """``model.layers.3.attn`` -> ``model.layers.``; ``layer_3.attn`` -> ``layer_``; None without a number."""
+    """``model.layers.3.attn`` -> ``model.layers.``; ``layer_3.attn`` -> ``layer_``; None without a
+    number."""
     parts = name.split(".")
     for position, part in enumerate(parts):
         match = _NUMBERED.fullmatch(part)
@@ -205,39 +242,55 @@ def _named_blocks(model: nn.Module, blocks: str | Sequence[str]) -> list[str]:
     known = [name for name, _ in model.named_modules() if name]
     if isinstance(blocks, str):
         depth = blocks.count(".")
-        chosen = [name for name in known if name.count(".") == depth and fnmatch.fnmatchcase(name, blocks)]
+        chosen = [
+            name for name in known if name.count(".") == depth and fnmatch.fnmatchcase(name, blocks)
+        ]
     elif isinstance(blocks, Sequence) and all(isinstance(name, str) for name in blocks):
         chosen = [name for name in blocks if name in known]
         if len(chosen) < len(blocks):
-            raise ConfigError(f"blocks={sorted(set(blocks) - set(known))} are no modules of the model; it has {_first_names(known)}")
+            raise ConfigError(
+                f"blocks={sorted(set(blocks) - set(known))} are no modules of the model; it has "
+                f"{_first_names(known)}"
+            )
     else:
         raise ConfigError(
-            f"blocks are names of modules, or a pattern like 'model.layers.*'; got {blocks!r} (only_blocks= chooses among them by number)"
+            f"blocks are names of modules, or a pattern like 'model.layers.*'; got {blocks!r} "
+            "(only_blocks= chooses among them by number)"
         )
     if not chosen:
-        raise ConfigError(f"blocks={blocks!r} matches no module of the model; it has {_first_names(known)}")
+        raise ConfigError(
+            f"blocks={blocks!r} matches no module of the model; it has {_first_names(known)}"
+        )
     return chosen
 
 
 def _first_names(names: Sequence[str]) -> str:
     """The outermost ones, where a block would be looked for."""
-    return ", ".join(sorted(names, key=lambda name: name.count("."))[:20]) + (" ..." if len(names) > 20 else "")
+    return ", ".join(sorted(names, key=lambda name: name.count("."))[:20]) + (
+        " ..." if len(names) > 20 else ""
+    )
 
 
 def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
-    """Leave out what shows the same map again: one attention applied to two halves of its values."""
+    """Leave out what shows the same map again: one attention applied to two halves of its
+    values."""
     kept: list[AttentionCall] = []
     for call in calls:
         if not any(
-            call.module == other.module and call.pattern.shape == other.pattern.shape and torch.equal(call.pattern, other.pattern)
+            call.module == other.module
+            and call.pattern.shape == other.pattern.shape
+            and torch.equal(call.pattern, other.pattern)
             for other in kept
         ):
             kept.append(call)
     return kept
 
 
-def _kv_heads(calls: Sequence[AttentionCall], n_heads: int, projections: Sequence[Projection]) -> int:
-    """Keys may be repeated before they reach the attention function: the weights then tell how many there are."""
+def _kv_heads(
+    calls: Sequence[AttentionCall], n_heads: int, projections: Sequence[Projection]
+) -> int:
+    """Keys may be repeated before they reach the attention function: the weights then tell how many
+    there are."""
     if not n_heads:
         return 0
     out = {projection.name: projection.shape[0] for projection in projections}
@@ -251,27 +304,36 @@ def _kv_heads(calls: Sequence[AttentionCall], n_heads: int, projections: Sequenc
 def _heads_of(calls: Sequence[AttentionCall]) -> Tensor:
     if not calls:
         return torch.empty(0)
-    return calls[0].pattern if len(calls) == 1 else torch.cat([call.pattern for call in calls], dim=1)
+    return (
+        calls[0].pattern if len(calls) == 1 else torch.cat([call.pattern for call in calls], dim=1)
+    )
 
 
 def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
     suspects = [
         name
         for name, module in model.named_modules()
-        if re.fullmatch(r"(self_?|linear_?)?(attn|attention|mixer|mamba|rwkv)", name.rpartition(".")[2], re.IGNORECASE)
+        if re.fullmatch(
+            r"(self_?|linear_?)?(attn|attention|mixer|mamba|rwkv)",
+            name.rpartition(".")[2],
+            re.IGNORECASE,
+        )
         and not isinstance(module, nn.Linear)
     ]
     parts = [f"no attention over the probe was seen in {type(model).__name__}"]
     if suspects:
         parts.append(
-            f"its modules {', '.join(suspects[:3])}{', ...' if len(suspects) > 3 else ''} use a kernel that hides its probabilities, "
+            f"its modules {', '.join(suspects[:3])}{', ...' if len(suspects) > 3 else ''} use a "
+            "kernel that hides its probabilities, "
             "or none"
         )
     if rejected:
         parts.append(f"seen and left out: {first_of(list(dict.fromkeys(rejected)))}")
     parts.append(
-        "what can be captured is scaled_dot_product_attention, softmax over [.., query, key], nn.MultiheadAttention, flex_attention and "
+        "what can be captured is scaled_dot_product_attention, softmax over [.., query, key], "
+        "nn.MultiheadAttention, flex_attention and "
         "flash_attn: "
-        "switch the model to one of these (attn_implementation='sdpa'), at least for the probe: forward=lambda model, input_ids: ..."
+        "switch the model to one of these (attn_implementation='sdpa'), at least for the probe: "
+        "forward=lambda model, input_ids: ..."
     )
     return "; ".join(parts)

@@ -1,7 +1,8 @@
 """How big a capture may be: what is copied off the device, and what of it is written.
 
-``Recorder`` asks ``weight_side`` before it copies anything; ``fit`` runs later, off the training thread and after scoring, and
-cuts a capture to its size. Both follow from shapes and the budget alone, so every capture of a run is cut alike.
+``Recorder`` asks ``weight_side`` before it copies anything; ``fit`` runs later, off the training
+thread and after scoring, and cuts a capture to its size. Both follow from shapes and the budget
+alone, so every capture of a run is cut alike.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _LEAST_SIDE = 8
 
 
 def weight_side(shapes: Sequence[tuple[int, int]], nbytes: float) -> int:
-    """Most rows, and most columns, that a weight matrix may keep so that all of ``shapes`` together fit ``nbytes`` as float16."""
+    """Most rows, and most columns, that a weight matrix may keep so that all of ``shapes`` together
+    fit ``nbytes`` as float16."""
     largest = max((max(shape) for shape in shapes), default=1)
     low, high = _LEAST_SIDE, max(largest, _LEAST_SIDE)
     while low < high:
@@ -49,29 +51,51 @@ def weights_share(max_mb: float) -> float:
 def fit(capture: Capture, max_mb: float = DEFAULT_MAX_MB) -> Capture:
     """The capture as float16, cut until its arrays take at most ``max_mb`` megabytes (10**6 bytes).
 
-    Scores are never cut. Attention goes first, in this order: probe rows beyond the first repeated and the first text one, then
-    all but one row, heads beyond 8 a block, positions beyond 64 (a causal map's first rows are whole without the later ones),
-    heads beyond 4, 2, 1, then blocks, evenly spaced. Weights become evenly spaced samples. What was left out is said in
-    ``labels`` (``probe``, ``blocks.<i>.head``) and in ``model['cut']``.
+    Scores are never cut. Attention goes first, in this order: probe rows beyond the first repeated
+    and the first text one, then all but one row, heads beyond 8 a block, positions beyond 64 (a
+    causal map's first rows are whole without the later ones), heads beyond 4, 2, 1, then blocks,
+    evenly spaced. Weights become evenly spaced samples. What was left out is said in ``labels``
+    (``probe``, ``blocks.<i>.head``) and in ``model['cut']``.
     """
     if not max_mb > 0:
         raise ConfigError(f"max_mb must be greater than 0; got {max_mb}")
-    patterns = {name: array for name, array in capture.arrays.items() if name.endswith(".attn.pattern")}
-    weights = {name: array for name, array in capture.arrays.items() if capture.axes.get(name) == ("out", "in")}
-    others = {name: array for name, array in capture.arrays.items() if name not in patterns and name not in weights}
-    available = max_mb * 1e6 - _HEADER_BYTES - sum(array.size * array.itemsize for array in others.values())
+    patterns = {
+        name: array for name, array in capture.arrays.items() if name.endswith(".attn.pattern")
+    }
+    weights = {
+        name: array
+        for name, array in capture.arrays.items()
+        if capture.axes.get(name) == ("out", "in")
+    }
+    others = {
+        name: array
+        for name, array in capture.arrays.items()
+        if name not in patterns and name not in weights
+    }
+    available = (
+        max_mb * 1e6 - _HEADER_BYTES - sum(array.size * array.itemsize for array in others.values())
+    )
     weight_bytes = sum(array.size for array in weights.values()) * _BYTES
     pattern_bytes = sum(array.size for array in patterns.values()) * _BYTES
-    for_patterns = available if not weights else max(_ATTENTION_SHARE * available, available - weight_bytes)
+    for_patterns = (
+        available if not weights else max(_ATTENTION_SHARE * available, available - weight_bytes)
+    )
     kept, labels, probe, cut = (
-        _fit_patterns(patterns, capture, for_patterns) if pattern_bytes > for_patterns else (patterns, {}, capture.probe, {})
+        _fit_patterns(patterns, capture, for_patterns)
+        if pattern_bytes > for_patterns
+        else (patterns, {}, capture.probe, {})
     )
     left = available - sum(array.size for array in kept.values()) * _BYTES
-    side = weight_side([array.shape for array in weights.values()], left) if weight_bytes > left else 0
+    side = (
+        weight_side([array.shape for array in weights.values()], left) if weight_bytes > left else 0
+    )
     if side:
         cut["weight_side"] = side
         weights = {name: sample(array, side) for name, array in weights.items()}
-    arrays = {**others, **{name: compact(array) for name, array in (*kept.items(), *weights.items())}}
+    arrays = {
+        **others,
+        **{name: compact(array) for name, array in (*kept.items(), *weights.items())},
+    }
     return replace(
         capture,
         arrays=arrays,
@@ -94,7 +118,10 @@ def _fit_patterns(
     n_rows, _, length, _ = next(iter(patterns.values())).shape
     display = _display_rows(capture, n_rows)
     most_heads = max(array.shape[1] for array in patterns.values())
-    choices: list[tuple[list[int], int, int]] = [(display, most_heads, length), (display[:1], most_heads, length)]
+    choices: list[tuple[list[int], int, int]] = [
+        (display, most_heads, length),
+        (display[:1], most_heads, length),
+    ]
     choices += [(display[:1], 8, length)]
     choices += [(display[:1], heads, 64) for heads in (8, 4, 2, 1)]
     rows, heads, positions = choices[-1]
@@ -103,7 +130,9 @@ def _fit_patterns(
             break
     names = list(patterns)
     per_block = _pattern_bytes(patterns, len(rows), heads, positions) / len(names)
-    names = [names[index] for index in evenly_spaced(len(names), max(1, math.floor(nbytes / per_block)))]
+    names = [
+        names[index] for index in evenly_spaced(len(names), max(1, math.floor(nbytes / per_block)))
+    ]
     kept, labels = {}, {}
     for name in names:
         array = patterns[name]
@@ -127,8 +156,16 @@ def _display_rows(capture: Capture, n_rows: int) -> list[int]:
     return [kinds.index(kind) for kind in ("repeated", "text") if kind in kinds] or [0]
 
 
-def _pattern_bytes(patterns: Mapping[str, NDArray[Any]], rows: int, heads: int, positions: int) -> int:
-    return sum(rows * min(array.shape[1], heads) * min(array.shape[2], positions) ** 2 for array in patterns.values()) * _BYTES
+def _pattern_bytes(
+    patterns: Mapping[str, NDArray[Any]], rows: int, heads: int, positions: int
+) -> int:
+    return (
+        sum(
+            rows * min(array.shape[1], heads) * min(array.shape[2], positions) ** 2
+            for array in patterns.values()
+        )
+        * _BYTES
+    )
 
 
 def _cut_probe(probe: Mapping[str, Any], rows: Sequence[int], length: int) -> Mapping[str, Any]:

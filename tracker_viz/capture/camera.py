@@ -1,8 +1,10 @@
-"""What a Capture holds, and how it leaves the device: a model, in the middle of its training -> one raw ``Capture`` of it.
+"""What a Capture holds, and how it leaves the device: a model, in the middle of its training -> one
+raw ``Capture`` of it.
 
-Attention comes whole, as float16 (its scores need all of it); weights smaller than they are, as float32, with the norms of the whole
-matrix (``<name>.norms``) and what its neurons did on the probe (``<name>.peak``, ``<name>.spread``) beside them. The ``Recorder`` says
-when; scoring, which uses those up, and cutting to size come later, off the training thread (``budget.fit``).
+Attention comes whole, as float16 (its scores need all of it); weights smaller than they are, as
+float32, with the norms of the whole matrix (``<name>.norms``) and what its neurons did on the probe
+(``<name>.peak``, ``<name>.spread``) beside them. The ``Recorder`` says when; scoring, which uses
+those up, and cutting to size come later, off the training thread (``budget.fit``).
 """
 
 from __future__ import annotations
@@ -26,7 +28,14 @@ from tracker_viz.capture.limits import check_parameters, context_length
 from tracker_viz.capture.neurons import NeuronWatch, down_layers, linear_layers
 from tracker_viz.capture.norms import krylov, norms
 from tracker_viz.capture.probe import Probe, check_probe
-from tracker_viz.capture.untouched import Forward, buffers_written, copy_of_buffers, default_forward, model_device, untouched
+from tracker_viz.capture.untouched import (
+    Forward,
+    buffers_written,
+    copy_of_buffers,
+    default_forward,
+    model_device,
+    untouched,
+)
 from tracker_viz.capture.weights import POOLINGS, Pooling, Projection, read
 from tracker_viz.errors import CaptureError, ConfigError
 from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE
@@ -36,25 +45,30 @@ log = logging.getLogger("tracker_viz.capture")
 
 
 class Camera:
-    """Looks at a model through a probe. ``explore`` once, then ``take``; on every process of a sharded model, with nothing in the picture
-    but on the main one.
+    """Looks at a model through a probe. ``explore`` once, then ``take``; on every process of a
+    sharded model, with nothing in the picture but on the main one.
 
     Args:
         model: any decoder, out of its wrappers (``distributed.unwrapped``).
         max_mb: size of a capture; weights are made smaller to fit before they are copied.
         blocks: the decoder blocks' module names, or a pattern; found by themselves if None.
         only_blocks: keep these blocks, by number; all if None.
-        only_heads: keep the attention of these heads, by number: of every block, or block -> heads (the others keep none); all if None.
-        projections: keep only weights with these names (``mlp.w_gate``); all that are found if None. A mapping says by hand where each is:
-            ``{"attn.w_q": "mixer.query.weight"}``, parameter names within a block.
-        pooling: how weights become smaller: ``sample``, ``mean`` or ``rms`` (see ``weights.Pooling``), or pattern of a name -> one of them
-            (``{"mlp.*": "rms"}``, the others are sampled).
+        only_heads: keep the attention of these heads, by number: of every block, or block -> heads
+            (the others keep none); all if None.
+        projections: keep only weights with these names (``mlp.w_gate``); all that are found if
+            None. A mapping says by hand where each is: ``{"attn.w_q": "mixer.query.weight"}``,
+            parameter names within a block.
+        pooling: how weights become smaller: ``sample``, ``mean`` or ``rms`` (see
+            ``weights.Pooling``), or pattern of a name -> one of them (``{"mlp.*": "rms"}``, the
+            others are sampled).
         max_experts: experts of a mixture that are captured one by one, besides their mean.
-        forward: how to call the model on [probe, position] ids; found from its signature by default.
+        forward: how to call the model on [probe, position] ids; found from its signature by
+            default.
         autocast: run the probe under autocast to this dtype.
 
     Raises:
-        CaptureError, ProbeError, ConfigError: from ``explore``: the model, the probe or an option is not fit for it.
+        CaptureError, ProbeError, ConfigError: from ``explore``: the model, the probe or an option
+            is not fit for it.
     """
 
     def __init__(
@@ -87,9 +101,15 @@ class Camera:
         options.heads(only_heads)
         options.dtype("autocast", autocast)
         if not all(how in POOLINGS for how in self._pooling.values()):
-            raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}, or pattern of a name -> one of them; got {pooling!r}")
+            raise ConfigError(
+                f"pooling must be one of {', '.join(POOLINGS)}, or pattern of a name -> one of "
+                f"them; got {pooling!r}"
+            )
         if not callable(self._forward):
-            raise ConfigError(f"forward is a function that calls the model: lambda model, input_ids: ...; got {forward!r}")
+            raise ConfigError(
+                "forward is a function that calls the model: lambda model, input_ids: ...; got "
+                f"{forward!r}"
+            )
         # What ``explore`` finds out.
         self._anatomy: Anatomy
         self._projections: list[Projection]
@@ -107,7 +127,9 @@ class Camera:
         self._input_ids = self.probe.input_ids.to(self.device)
         before = copy_of_buffers(self.model)
         self._written: set[str] = set()
-        with untouched(self.model, autocast=self._autocast, written_buffers=dict(self.model.named_buffers())):
+        with untouched(
+            self.model, autocast=self._autocast, written_buffers=dict(self.model.named_buffers())
+        ):
             attention = self._discover()
             self._written = buffers_written(self.model, before)
         distributed.put_away(self.model)
@@ -118,18 +140,29 @@ class Camera:
     def take(self, step: int, tokens_seen: int | None, metrics: Mapping[str, float]) -> Capture:
         if distributed.is_sharded(self.model) != self.sharded:
             raise CaptureError(
-                "the model was sharded over processes after it was first looked at, so the others would not come to the probe's pass; "
+                "the model was sharded over processes after it was first looked at, so the others "
+                "would not come to the probe's pass; "
                 "call watch after fully_shard (accelerator.prepare)"
             )
         self._input_ids = self._input_ids.to(self.device)
-        written = {name: buffer for name, buffer in self.model.named_buffers() if name in self._written}
+        written = {
+            name: buffer for name, buffer in self.model.named_buffers() if name in self._written
+        }
         with untouched(self.model, autocast=self._autocast, written_buffers=written):
             if _signature(self.model) == self._signature:
                 self._neurons = NeuronWatch(self._input_ids.numel())
                 with self._neurons.following(down_layers(self.model, self._projections)):
-                    attention = attend(self.model, self._input_ids, self._anatomy, forward=self._forward, dtype=torch.float16)
+                    attention = attend(
+                        self.model,
+                        self._input_ids,
+                        self._anatomy,
+                        forward=self._forward,
+                        dtype=torch.float16,
+                    )
             else:
-                log.warning("the model has other parameters than before (step %d): looking at it anew", step)
+                log.warning(
+                    "the model has other parameters than before (step %d): looking at it anew", step
+                )
                 attention = self._discover()
         distributed.put_away(self.model)
         return self._developed(attention, step, tokens_seen, metrics)
@@ -148,14 +181,24 @@ class Camera:
             )
         known = {projection.name for projection in self._anatomy.projections}
         if self._wanted is not None and not self._wanted <= known:
-            there = known if self._named is None else matrices_of(self.model, self._anatomy.blocks[0])
-            raise ConfigError(f"projections={sorted(self._wanted - known)} were not found; the model has {', '.join(sorted(there))}")
+            there = (
+                known if self._named is None else matrices_of(self.model, self._anatomy.blocks[0])
+            )
+            raise ConfigError(
+                f"projections={sorted(self._wanted - known)} were not found; the model has "
+                f"{', '.join(sorted(there))}"
+            )
         self._heads = _chosen_heads(self._anatomy.n_heads, self._only_blocks, self._only_heads)
-        in_blocks = range(len(self._anatomy.blocks)) if self._only_blocks is None else self._only_blocks
+        in_blocks = (
+            range(len(self._anatomy.blocks)) if self._only_blocks is None else self._only_blocks
+        )
         self._projections = [
-            p for p in self._anatomy.projections if p.block in in_blocks and (self._wanted is None or p.name in self._wanted)
+            p
+            for p in self._anatomy.projections
+            if p.block in in_blocks and (self._wanted is None or p.name in self._wanted)
         ]
-        # Pooled maps cannot be made smaller again by leaving out rows: they are made as small as they will be kept.
+        # Pooled maps cannot be made smaller again by leaving out rows: they are made as small as
+        # they will be kept.
         pooled = any(self._pooling_of(projection) != "sample" for projection in self._projections)
         share = weights_share(self._max_mb) if pooled else self._max_mb * 1e6
         self._side = weight_side([projection.shape for projection in self._projections], share)
@@ -165,7 +208,13 @@ class Camera:
             self.model_info["pooling"] = self._pooling
         return attention
 
-    def _developed(self, attention: Sequence[Tensor], step: int, tokens_seen: int | None, metrics: Mapping[str, float]) -> Capture:
+    def _developed(
+        self,
+        attention: Sequence[Tensor],
+        step: int,
+        tokens_seen: int | None,
+        metrics: Mapping[str, float],
+    ) -> Capture:
         axes: dict[str, tuple[str, ...]] = {}
         labels: dict[str, tuple[str, ...]] = {"probe": self.probe.labels}
         on_device: dict[str, Tensor] = {}
@@ -177,20 +226,30 @@ class Camera:
                     labels[f"blocks.{index}.head"] = tuple(map(str, heads))
                 on_device[f"blocks.{index}.attn.pattern"] = pattern.to(torch.float16)
                 axes[f"blocks.{index}.attn.pattern"] = ("probe", "head", "query", "key")
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))  # blocks may share a layer
+        parameters = dict(
+            self.model.named_parameters(remove_duplicate=False)
+        )  # blocks may share a layer
         with torch.no_grad(), _without_autocast(self.device.type):
             for projection in self._projections:
                 name = projection.array_name
-                on_device[name] = read(parameters, projection, (self._side, self._side), self._pooling_of(projection))
+                on_device[name] = read(
+                    parameters, projection, (self._side, self._side), self._pooling_of(projection)
+                )
                 axes[name] = ("out", "in")
                 if max(projection.shape) > self._side or min(projection.shape) > MAX_SPECTRUM_SIDE:
                     on_device[f"{name}.norms"] = krylov(parameters, projection)
         kept = {projection.array_name for projection in self._projections}
         activity = self._neurons.activity(self.model, self._anatomy.projections)
-        on_device |= {name: values for name, values in activity.items() if name.rpartition(".")[0] in kept}
+        on_device |= {
+            name: values for name, values in activity.items() if name.rpartition(".")[0] in kept
+        }
         arrays = _on_host(on_device) if self.main else {}
-        shapes = {f"{projection.array_name}.norms": projection.shape for projection in self._projections}
-        arrays |= {name: norms(arrays[name], shape) for name, shape in shapes.items() if name in arrays}
+        shapes = {
+            f"{projection.array_name}.norms": projection.shape for projection in self._projections
+        }
+        arrays |= {
+            name: norms(arrays[name], shape) for name, shape in shapes.items() if name in arrays
+        }
         return Capture(
             step=step,
             arrays=arrays,
@@ -203,11 +262,19 @@ class Camera:
         )
 
     def _pooling_of(self, projection: Projection) -> Pooling:
-        return next((how for pattern, how in self._pooling.items() if fnmatch.fnmatchcase(projection.name, pattern)), "sample")
+        return next(
+            (
+                how
+                for pattern, how in self._pooling.items()
+                if fnmatch.fnmatchcase(projection.name, pattern)
+            ),
+            "sample",
+        )
 
 
 def _say(found: str) -> None:
-    """To the log where the user's script has set one up, else to the terminal: it is meant to be read once before training."""
+    """To the log where the user's script has set one up, else to the terminal: it is meant to be
+    read once before training."""
     if log.hasHandlers():
         log.info("%s", found)
     else:
@@ -216,19 +283,28 @@ def _say(found: str) -> None:
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
     # ``step`` may be called inside the user's own.
-    return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else contextlib.nullcontext()
+    return (
+        torch.autocast(device_type, enabled=False)
+        if torch.amp.is_autocast_available(device_type)
+        else contextlib.nullcontext()
+    )
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """The tensors as arrays. From a GPU all copies are queued into page-locked memory, and waited for once."""
-    copies = {name: tensor.to("cpu", non_blocking=tensor.is_cuda) for name, tensor in tensors.items()}
+    """The tensors as arrays. From a GPU all copies are queued into page-locked memory, and waited
+    for once."""
+    copies = {
+        name: tensor.to("cpu", non_blocking=tensor.is_cuda) for name, tensor in tensors.items()
+    }
     for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
         torch.cuda.current_stream(device).synchronize()
     return {name: copy.numpy() for name, copy in copies.items()}
 
 
 def _chosen_heads(
-    n_heads: Sequence[int], only_blocks: Collection[int] | None, only_heads: Collection[int] | Mapping[int, Collection[int]] | None
+    n_heads: Sequence[int],
+    only_blocks: Collection[int] | None,
+    only_heads: Collection[int] | Mapping[int, Collection[int]] | None,
 ) -> list[tuple[int, ...]]:
     """Heads to keep of every block.
 
@@ -238,16 +314,31 @@ def _chosen_heads(
     by_block = only_heads if isinstance(only_heads, Mapping) else {}
     for number in sorted({*(only_blocks or ()), *by_block}):
         if not 0 <= number < len(n_heads):
-            raise ConfigError(f"there is no block {number} to keep: the model's {len(n_heads)} blocks count from 0")
+            raise ConfigError(
+                f"there is no block {number} to keep: the model's {len(n_heads)} blocks count from "
+                "0"
+            )
     chosen = []
     for block, count in enumerate(n_heads):
-        wanted = range(count) if only_heads is None else by_block.get(block, ()) if isinstance(only_heads, Mapping) else only_heads
+        wanted = (
+            range(count)
+            if only_heads is None
+            else by_block.get(block, ())
+            if isinstance(only_heads, Mapping)
+            else only_heads
+        )
         kept = block in (range(len(n_heads)) if only_blocks is None else only_blocks) and count > 0
         if kept and not set(wanted) <= set(range(count)):
-            raise ConfigError(f"there is no head {max(set(wanted) - set(range(count)))} in block {block}: its {count} heads count from 0")
+            raise ConfigError(
+                f"there is no head {max(set(wanted) - set(range(count)))} in block {block}: its "
+                f"{count} heads count from 0"
+            )
         chosen.append(tuple(sorted(set(wanted))) if kept else ())
     if not any(chosen):
-        raise ConfigError(f"only_blocks={only_blocks} and only_heads={only_heads} leave no attention; blocks have {list(n_heads)} heads")
+        raise ConfigError(
+            f"only_blocks={only_blocks} and only_heads={only_heads} leave no attention; blocks "
+            f"have {list(n_heads)} heads"
+        )
     return chosen
 
 

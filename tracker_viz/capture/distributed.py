@@ -1,8 +1,10 @@
-"""What capturing must know of wrappers and processes: who records, what lies inside a wrapper, how a sharded tensor becomes whole.
+"""What capturing must know of wrappers and processes: who records, what lies inside a wrapper, how
+a sharded tensor becomes whole.
 
-Plain and DistributedDataParallel models: only the main process works, on the unwrapped model, and no other waits for it except
-in its own next collective. Sharded models (FSDP2, any DTensor): every process takes part in the pass and in the gathering, one
-matrix at a time, and the main process keeps the result.
+Plain and DistributedDataParallel models: only the main process works, on the unwrapped model, and
+no other waits for it except in its own next collective. Sharded models (FSDP2, any DTensor): every
+process takes part in the pass and in the gathering, one matrix at a time, and the main process
+keeps the result.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from tracker_viz.errors import UnsupportedModelError
 
 
 def is_main_process() -> bool:
-    """Rank 0, or the only process. Before the process group is up, the launcher's ``RANK`` decides."""
+    """Rank 0, or the only process. Before the process group is up, the launcher's ``RANK``
+    decides."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank() == 0
     return int(os.environ.get("RANK", "0")) == 0
@@ -40,39 +43,49 @@ def is_sharded(model: nn.Module) -> bool:
     """Parameters lie in pieces on several processes, so that a forward pass is a collective.
 
     Raises:
-        UnsupportedModelError: in pieces that no single process can see through (tensor parallelism, DeepSpeed ZeRO-3, FSDP1).
+        UnsupportedModelError: in pieces that no single process can see through (tensor parallelism,
+            DeepSpeed ZeRO-3, FSDP1).
     """
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id"):
             raise UnsupportedModelError(
-                f"parameter {name} is partitioned by DeepSpeed ZeRO-3, which hides it; use ZeRO-2 or PyTorch's FSDP2"
+                f"parameter {name} is partitioned by DeepSpeed ZeRO-3, which hides it; use ZeRO-2 "
+                "or PyTorch's FSDP2"
             )
     in_pieces = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
     if (in_pieces and not _fully_sharded(model)) or any(map(_cut_twice, model.parameters())):
         raise UnsupportedModelError(
-            "the model's layers are split over processes (tensor parallelism), so that no process sees all heads of a block; "
+            "the model's layers are split over processes (tensor parallelism), so that no process "
+            "sees all heads of a block; "
             "capture it afterwards, whole, from its checkpoints: tracker-viz backfill"
         )
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise UnsupportedModelError(
-            "FSDP1 (FullyShardedDataParallel) flattens the weights away; shard with fully_shard (FSDP2) instead, with accelerate by "
+            "FSDP1 (FullyShardedDataParallel) flattens the weights away; shard with fully_shard "
+            "(FSDP2) instead, with accelerate by "
             "fsdp_version: 2 in its configuration"
         )
     return in_pieces
 
 
 def put_away(model: nn.Module) -> None:
-    """Let go of parameters that a pass has gathered, so that the next one gathers what the optimiser made of them since."""
+    """Let go of parameters that a pass has gathered, so that the next one gathers what the
+    optimiser made of them since."""
     for module in _fully_sharded(model):
         module.reshard()
 
 
 def _fully_sharded(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if callable(getattr(module, "reshard", None)) and hasattr(module, "unshard")]
+    return [
+        module
+        for module in model.modules()
+        if callable(getattr(module, "reshard", None)) and hasattr(module, "unshard")
+    ]
 
 
 def _cut_twice(parameter: Tensor) -> bool:
-    """A matrix in pieces along two axes of the mesh: of FSDP, and of tensor parallelism inside it (stacks of experts may be so, too)."""
+    """A matrix in pieces along two axes of the mesh: of FSDP, and of tensor parallelism inside it
+    (stacks of experts may be so, too)."""
     placements = getattr(parameter, "placements", ())
     return parameter.ndim == 2 and sum(not placement.is_replicate() for placement in placements) > 1
 
@@ -94,7 +107,8 @@ class Piece:
     device_type: str = "cpu"
 
     def summed(self, part: Tensor) -> Tensor:
-        """The sum of what every process made of its slice (a collective), on the slice's own device."""
+        """The sum of what every process made of its slice (a collective), on the slice's own
+        device."""
         if self.group is None:
             return part
         shared = part.to(self.device_type)  # parameters may be offloaded to the CPU
@@ -103,7 +117,8 @@ class Piece:
 
 
 def piece_of(tensor: Tensor) -> Piece:
-    """A plain tensor as it is; of a sharded one this process's slice. Otherwise laid out ones are gathered whole (a collective)."""
+    """A plain tensor as it is; of a sharded one this process's slice. Otherwise laid out ones are
+    gathered whole (a collective)."""
     gather = getattr(tensor, "full_tensor", None)
     if gather is None:
         return Piece(tensor, (0,) * tensor.ndim)
@@ -114,7 +129,9 @@ def piece_of(tensor: Tensor) -> Piece:
     (mesh_axis,) = sharded
     axis = placements[mesh_axis].dim % tensor.ndim
     size, n_slices = tensor.shape[axis], mesh.size(mesh_axis)
-    start = min(size, -(-size // n_slices) * mesh.get_local_rank(mesh_axis))  # slices as torch.chunk cuts them
+    start = min(
+        size, -(-size // n_slices) * mesh.get_local_rank(mesh_axis)
+    )  # slices as torch.chunk cuts them
     starts = tuple(start if each == axis else 0 for each in range(tensor.ndim))
     return Piece(tensor.to_local(), starts, mesh.get_group(mesh_axis), mesh.device_type)  # type: ignore[attr-defined]
 

@@ -1,8 +1,11 @@
-"""What a watched pass tells about a model's parameters, beyond their names: how each is multiplied, and where fused ones split.
+"""What a watched pass tells about a model's parameters, beyond their names: how each is multiplied,
+and where fused ones split.
 
-Filled by ``AttentionWatch`` during the one exploring pass, read by ``projections.find_projections``. Everything here is
-observed, not looked up: a parameter that is seen as ``x @ W`` is stored [in, out]; rows of a fused projection whose outputs
-turn up, bit for bit, as the values of the attention are its value rows; outputs that go through the activation are the gate.
+Filled by ``AttentionWatch`` during the one exploring pass, read by
+``projections.find_projections``. Everything here is observed, not looked up: a parameter that is
+seen as ``x @ W`` is stored [in, out]; rows of a fused projection whose outputs turn up, bit for
+bit, as the values of the attention are its value rows; outputs that go through the activation are
+the gate.
 """
 
 from __future__ import annotations
@@ -30,11 +33,28 @@ _WEIGHT_ARGUMENT = {
     torch.addmm: 2,
     Tensor.addmm: 2,
     torch.baddbmm: 2,
-    **{getattr(module, name): 1 for module, name in ((F, "grouped_mm"), (torch, "_grouped_mm")) if hasattr(module, name)},
+    **{
+        getattr(module, name): 1
+        for module, name in ((F, "grouped_mm"), (torch, "_grouped_mm"))
+        if hasattr(module, name)
+    },
 }
-_ACTIVATIONS = {F.silu, F.gelu, F.relu, F.sigmoid, torch.sigmoid, Tensor.sigmoid, torch.tanh, Tensor.tanh, F.mish, F.relu6, F.hardswish}
+_ACTIVATIONS = {
+    F.silu,
+    F.gelu,
+    F.relu,
+    F.sigmoid,
+    torch.sigmoid,
+    Tensor.sigmoid,
+    torch.tanh,
+    Tensor.tanh,
+    F.mish,
+    F.relu6,
+    F.hardswish,
+}
 _MATRIX_PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
-# Outputs of so many latest products are kept to be recognised: a block's q, k, v or gate, up lie close together.
+# Outputs of so many latest products are kept to be recognised: a block's q, k, v or gate, up lie
+# close together.
 _KEPT_OUTPUTS = 8
 
 
@@ -68,9 +88,16 @@ class Evidence:
         """The values an attention mixes: [..., key, channel], probe rows first."""
         if value.numel() % (self.n_rows * self.length) or value.shape[-2] != self.length:
             return
-        channels = value.detach().reshape(self.n_rows, -1, *value.shape[-2:])[0].transpose(-2, -1).reshape(-1, self.length)
+        channels = (
+            value.detach()
+            .reshape(self.n_rows, -1, *value.shape[-2:])[0]
+            .transpose(-2, -1)
+            .reshape(-1, self.length)
+        )
         for name, output in reversed(self._outputs):
-            if output.numel() != self.n_rows * self.length * output.shape[-1] or not _rows_first(output, self.n_rows, self.length):
+            if output.numel() != self.n_rows * self.length * output.shape[-1] or not _rows_first(
+                output, self.n_rows, self.length
+            ):
                 continue
             rows = _find(channels, output.detach().reshape(self.n_rows, self.length, -1)[0].t())
             if rows is not None:
@@ -91,14 +118,22 @@ class Evidence:
     def _saw_activation(self, entering: Tensor) -> None:
         width = entering.shape[-1]
         for name, output in reversed(self._outputs):
-            if output.shape[-1] == 2 * width and output.numel() == 2 * entering.numel() and name not in self.gate_rows:
-                rows = _find(entering.detach().reshape(-1, width).t(), output.detach().reshape(-1, 2 * width).t())
+            if (
+                output.shape[-1] == 2 * width
+                and output.numel() == 2 * entering.numel()
+                and name not in self.gate_rows
+            ):
+                rows = _find(
+                    entering.detach().reshape(-1, width).t(),
+                    output.detach().reshape(-1, 2 * width).t(),
+                )
                 if rows is not None:
                     self.gate_rows[name] = rows
                 return
 
     def _parameter(self, weight: Tensor, running: Sequence[str]) -> tuple[str, Tensor] | None:
-        # By memory, in the modules that are running: a sharded model puts its gathered parameters there for the time of the call.
+        # By memory, in the modules that are running: a sharded model puts its gathered parameters
+        # there for the time of the call.
         try:
             pointer = weight.untyped_storage().data_ptr()
             for module in running[-2:]:
@@ -120,7 +155,8 @@ def _rows_first(output: Tensor, n_rows: int, length: int) -> bool:
 
 
 def _find(wanted: Tensor, among: Tensor) -> np.ndarray | None:
-    """Indices of the rows of ``among`` that equal, bit for bit, the rows of ``wanted``; None unless each is found exactly once."""
+    """Indices of the rows of ``among`` that equal, bit for bit, the rows of ``wanted``; None unless
+    each is found exactly once."""
     if wanted.dtype != among.dtype:
         return None
     keys = [row.tobytes() for row in among.float().cpu().contiguous().numpy()]

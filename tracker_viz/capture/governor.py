@@ -1,7 +1,9 @@
-"""Holds what captures cost under a share of the training time, by leaving out due steps evenly. Asked by the Recorder.
+"""Holds what captures cost under a share of the training time, by leaving out due steps evenly.
+Asked by the Recorder.
 
-Only due steps are timed; off them nothing is measured. The first capture, taken before training, counts as part of the start. What a
-capture takes is the training thread's time, and what is done for it behind the training thread where that has no core to itself.
+Only due steps are timed; off them nothing is measured. The first capture, taken before training,
+counts as part of the start. What a capture takes is the training thread's time, and what is done
+for it behind the training thread where that has no core to itself.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Governor:
 
     Args:
         max_overhead: most of the wall time that captures may take, 0..1; infinity: no limit.
-        free: captures that are allowed whatever they cost, where the length of the training is not known.
+        free: captures that are allowed whatever they cost, where the length of the training is not
+            known.
     """
 
     def __init__(self, schedule: Schedule, max_overhead: float, *, free: int = 5) -> None:
@@ -51,7 +54,8 @@ class Governor:
         self.spent_s += seconds
 
     def next_step(self, step: int) -> tuple[int | None, int]:
-        """After a capture at ``step``: the next step to capture (None: no more), and how many due steps are left out before it."""
+        """After a capture at ``step``: the next step to capture (None: no more), and how many due
+        steps are left out before it."""
         due = self.schedule.next_due(step)
         if due is None or self.spent_s <= 0 or self._steps == 0 or math.isinf(self.max_overhead):
             return due, 0
@@ -71,12 +75,16 @@ class Governor:
             remaining = sum(1 for due in self.schedule.steps if due > step)
             allowance_s = self.max_overhead * step_s * self.schedule.total - self.spent_s
             affordable = allowance_s / cost_s
-            return max(1, math.ceil(remaining / affordable)) if affordable >= 1 else max(remaining, 1)
+            return (
+                max(1, math.ceil(remaining / affordable)) if affordable >= 1 else max(remaining, 1)
+            )
         # Unknown length: no further capture before the training done by then pays for it.
         allowance_s = self.max_overhead * self.trained_s + self._free * cost_s
         if allowance_s >= self.spent_s + cost_s:
             return 1
-        pays_at = step + math.ceil((self.spent_s + cost_s - allowance_s) / (self.max_overhead * step_s))
+        pays_at = step + math.ceil(
+            (self.spent_s + cost_s - allowance_s) / (self.max_overhead * step_s)
+        )
         keep, due = 1, self.schedule.next_due(step)
         while due is not None and due < pays_at and keep < 1000:
             keep, due = keep + 1, self.schedule.next_due(due)
@@ -84,6 +92,7 @@ class Governor:
 
 
 def cores_are_busy(device: torch.device) -> bool:
-    """Whether whatever else this process does is done on training's time: it computes on as many threads as there are cores."""
+    """Whether whatever else this process does is done on training's time: it computes on as many
+    threads as there are cores."""
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     return threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) >= usable_cores()

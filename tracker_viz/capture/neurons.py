@@ -1,7 +1,9 @@
-"""How strongly the feed-forward neurons act on the probe: what enters each block's down projection, summed up on its device.
+"""How strongly the feed-forward neurons act on the probe: what enters each block's down projection,
+summed up on its device.
 
-A neuron is one input of ``mlp.w_down`` (``mlp.w_out`` without a gate): what the nonlinearity, and the gate where there is one, made of it.
-Seen by hooks that live as long as the probe's own pass. Called by ``Camera``; what it sums up is scored by ``metrics.weights``.
+A neuron is one input of ``mlp.w_down`` (``mlp.w_out`` without a gate): what the nonlinearity, and
+the gate where there is one, made of it. Seen by hooks that live as long as the probe's own pass.
+Called by ``Camera``; what it sums up is scored by ``metrics.weights``.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ class NeuronWatch:
     """Follows the inputs of linear layers through one pass over the probe.
 
     Args:
-        n_tokens: of the probe, rows times positions. A layer that is given another number of tokens, as an expert of a mixture is, is not
-            summed up: of a neuron that was not asked nobody can say that it is dead.
+        n_tokens: of the probe, rows times positions. A layer that is given another number of
+            tokens, as an expert of a mixture is, is not summed up: of a neuron that was not asked
+            nobody can say that it is dead.
     """
 
     def __init__(self, n_tokens: int) -> None:
@@ -45,8 +48,10 @@ class NeuronWatch:
     def activity(self, model: nn.Module, projections: Sequence[Projection]) -> dict[str, Tensor]:
         """Of every down projection that was seen, on its own device, float32:
 
-        * ``<array name>.peak`` [neuron]: the largest magnitude that the neuron reached on any token;
-        * ``<array name>.spread`` [2, token]: mean, and root of the mean square, of the magnitudes of all neurons.
+        * ``<array name>.peak`` [neuron]: the largest magnitude that the neuron reached on any
+          token;
+        * ``<array name>.spread`` [2, token]: mean, and root of the mean square, of the magnitudes
+          of all neurons.
         """
         seen: dict[str, Tensor] = {}
         turns: dict[nn.Module, int] = {}
@@ -54,39 +59,72 @@ class NeuronWatch:
             module = _module(model, projection)
             if module is None:
                 continue
-            turn = turns[module] = turns.get(module, -1) + 1  # blocks may share a layer: each is shown its own call
+            turn = turns[module] = (
+                turns.get(module, -1) + 1
+            )  # blocks may share a layer: each is shown its own call
             calls = self._calls.get(module, [])
             if turn < len(calls):
-                seen[f"{projection.array_name}.peak"], seen[f"{projection.array_name}.spread"] = calls[turn]
+                seen[f"{projection.array_name}.peak"], seen[f"{projection.array_name}.spread"] = (
+                    calls[turn]
+                )
         return seen
 
     def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         entering = inputs[0] if inputs else None
-        if not isinstance(entering, Tensor) or not entering.is_floating_point() or entering.ndim < 2:
+        if (
+            not isinstance(entering, Tensor)
+            or not entering.is_floating_point()
+            or entering.ndim < 2
+        ):
             return
         if entering.numel() != self._n_tokens * entering.shape[-1]:
             return
         neurons = entering.detach().reshape(self._n_tokens, -1)
-        summed_in = torch.promote_types(neurons.dtype, torch.float32)  # norms that are summed up in it, without a copy of the neurons
+        summed_in = torch.promote_types(
+            neurons.dtype, torch.float32
+        )  # norms that are summed up in it, without a copy of the neurons
         mean = torch.linalg.vector_norm(neurons, 1, dim=1, dtype=summed_in) / neurons.shape[1]
-        root_mean_square = torch.linalg.vector_norm(neurons, 2, dim=1, dtype=summed_in) / neurons.shape[1] ** 0.5
+        root_mean_square = (
+            torch.linalg.vector_norm(neurons, 2, dim=1, dtype=summed_in) / neurons.shape[1] ** 0.5
+        )
         peak = neurons.abs().amax(0)
-        self._calls.setdefault(module, []).append((peak.float(), torch.stack([mean, root_mean_square]).float()))
+        self._calls.setdefault(module, []).append(
+            (peak.float(), torch.stack([mean, root_mean_square]).float())
+        )
 
 
 def down_layers(model: nn.Module, projections: Sequence[Projection]) -> list[nn.Module]:
     """The layers whose inputs are neurons, each once."""
-    return list(dict.fromkeys(module for projection in projections if (module := _module(model, projection)) is not None))
+    return list(
+        dict.fromkeys(
+            module
+            for projection in projections
+            if (module := _module(model, projection)) is not None
+        )
+    )
 
 
 def linear_layers(model: nn.Module) -> list[nn.Module]:
     """All that may turn out to be one, before a model's projections are known."""
-    return [module for module in model.modules() if isinstance(getattr(module, "weight", None), Tensor) and module.weight.ndim == 2]
+    return [
+        module
+        for module in model.modules()
+        if isinstance(getattr(module, "weight", None), Tensor) and module.weight.ndim == 2
+    ]
 
 
 def _module(model: nn.Module, projection: Projection) -> nn.Module | None:
-    """The layer that a down projection is the weight of; None of other projections, of experts, and of what is no layer of its own."""
-    if projection.name.rpartition(".")[2] not in _DOWN or ".experts." in projection.name or len(projection.parameters) > 1:
+    """The layer that a down projection is the weight of; None of other projections, of experts, and
+    of what is no layer of its own."""
+    if (
+        projection.name.rpartition(".")[2] not in _DOWN
+        or ".experts." in projection.name
+        or len(projection.parameters) > 1
+    ):
         return None
     (parameter,) = projection.parameters
-    return model.get_submodule(parameter.removesuffix(_WEIGHT)) if parameter.endswith(_WEIGHT) else None
+    return (
+        model.get_submodule(parameter.removesuffix(_WEIGHT))
+        if parameter.endswith(_WEIGHT)
+        else None
+    )

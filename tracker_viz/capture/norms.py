@@ -1,7 +1,9 @@
-"""Frobenius and spectral norm of a whole weight matrix, on its own device, where a capture keeps no more than a sample of it.
+"""Frobenius and spectral norm of a whole weight matrix, on its own device, where a capture keeps no
+more than a sample of it.
 
-The largest singular value of a sample is not the matrix's: a direction that all rows share stands out of the noise by the root of
-their number, so a sample of a tenth of them hides it. Called by ``Camera`` for every matrix that it makes smaller.
+The largest singular value of a sample is not the matrix's: a direction that all rows share stands
+out of the noise by the root of their number, so a sample of a tenth of them hides it. Called by
+``Camera`` for every matrix that it makes smaller.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from torch import Tensor
 from tracker_viz.capture.distributed import piece_of
 from tracker_viz.capture.weights import Projection, part_of
 
-# Two products with the matrix a step. After eight the largest singular value is at most 3 % too small where none stands out (noise), and
-# right to four digits where one does.
+# Two products with the matrix a step. After eight the largest singular value is at most 3 % too
+# small where none stands out (noise), and right to four digits where one does.
 STEPS = 8
 
 _MULTIPLIED = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
@@ -25,10 +27,13 @@ _MULTIPLIED = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
     """What ``norms`` needs of one matrix: float32 [STEPS + 1, STEPS], on its device.
 
-    Lanczos' method (Golub & Kahan 1965) with full reorthogonalisation from a fixed start, so that equal matrices give equal norms. The
-    matrix is not gathered: of a sharded one each process multiplies its own rows (a collective: every process must call).
+    Lanczos' method (Golub & Kahan 1965) with full reorthogonalisation from a fixed start, so that
+    equal matrices give equal norms. The
+    matrix is not gathered: of a sharded one each process multiplies its own rows (a collective:
+        every process must call).
 
-    NaN for a mean over experts, which is no matrix of the model, and for numbers too small to multiply with (float8).
+    NaN for a mean over experts, which is no matrix of the model, and for numbers too small to
+    multiply with (float8).
     """
     stored = parameters[projection.parameters[0]].detach()
     is_mean = len(projection.parameters) > 1 or (stored.ndim == 3 and projection.expert is None)
@@ -40,7 +45,9 @@ def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
         matrix = matrix.t()  # so that it is rows that lie on different processes
     basis = torch.zeros(STEPS, matrix.shape[1], device=matrix.device)
     # Drawn on the CPU whatever the default device is: the same on every machine.
-    start = torch.randn(matrix.shape[1], generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(matrix.device, non_blocking=True)
+    start = torch.randn(
+        matrix.shape[1], generator=torch.Generator("cpu").manual_seed(0), device="cpu"
+    ).to(matrix.device, non_blocking=True)
     images = []
     for step in range(STEPS):
         basis[step] = start / start.norm().clamp_min(1e-30)
@@ -55,7 +62,8 @@ def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
 
 
 def norms(summed: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Frobenius norm, spectral norm and shape of a matrix, float32 [4], from what ``krylov`` summed up; NaN where it is not finite."""
+    """Frobenius norm, spectral norm and shape of a matrix, float32 [4], from what ``krylov`` summed
+    up; NaN where it is not finite."""
     frobenius = largest = np.nan
     if np.isfinite(summed).all():
         largest = np.sqrt(max(np.linalg.eigvalsh(summed[:-1].astype(np.float64))[-1], 0.0))

@@ -1,4 +1,5 @@
-"""What a user chose -> the same, known to be right. Called where a Schedule, a Recorder and a Camera begin, before any training.
+"""What a user chose -> the same, known to be right. Called where a Schedule, a Recorder and a
+Camera begin, before any training.
 
 Raises:
     ConfigError: from every function here: what was expected, and what came.
@@ -37,22 +38,32 @@ def projection_names(projections: Any) -> tuple[set[str] | None, dict[str, str] 
     """Names of the weights to keep (None: all), and where each is, if that was said by hand."""
     if projections is None:
         return None, None
-    if isinstance(projections, str) or not isinstance(projections, Collection) or not all(isinstance(name, str) for name in projections):
+    if (
+        isinstance(projections, str)
+        or not isinstance(projections, Collection)
+        or not all(isinstance(name, str) for name in projections)
+    ):
         raise ConfigError(
-            f"projections is a list of names, like ['mlp.w_in', 'mlp.w_out'], or name -> its parameter within a block; got {projections!r}"
+            "projections is a list of names, like ['mlp.w_in', 'mlp.w_out'], or name -> its "
+            f"parameter within a block; got {projections!r}"
         )
     if not isinstance(projections, Mapping):
         return set(projections), None
     for name, pattern in projections.items():
         if not WEIGHT_NAME.fullmatch(f"blocks.0.{name}") or not isinstance(pattern, str):
-            raise ConfigError(f"projections maps names like 'attn.w_q' or 'mlp.w_in' to parameters' names; got {name!r}: {pattern!r}")
+            raise ConfigError(
+                "projections maps names like 'attn.w_q' or 'mlp.w_in' to parameters' names; got "
+                f"{name!r}: {pattern!r}"
+            )
     return set(projections), dict(projections)
 
 
 def numbers(name: str, value: Any) -> None:
     """Numbers of blocks or heads; None: all."""
     if value is not None and (
-        isinstance(value, str) or not isinstance(value, Collection) or not all(isinstance(each, int) for each in value)
+        isinstance(value, str)
+        or not isinstance(value, Collection)
+        or not all(isinstance(each, int) for each in value)
     ):
         raise ConfigError(f"{name} is a list of numbers, counted from 0; got {value!r}")
 

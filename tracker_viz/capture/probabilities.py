@@ -1,4 +1,5 @@
-"""Attention probabilities as plain maths: tensors in, probabilities out. ``AttentionWatch`` calls these on what it sees go by."""
+"""Attention probabilities as plain maths: tensors in, probabilities out. ``AttentionWatch`` calls
+these on what it sees go by."""
 
 from __future__ import annotations
 
@@ -45,35 +46,61 @@ def attention_probabilities(
             seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
             logits = logits.masked_fill(~seen, -math.inf)
         if attn_mask is not None:
-            materialize = getattr(attn_mask, "_materialize", None)  # torch.nn.attention.bias.CausalBias
+            materialize = getattr(
+                attn_mask, "_materialize", None
+            )  # torch.nn.attention.bias.CausalBias
             mask = materialize(logits.device) if materialize else attn_mask
-            logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask.float()
+            logits = (
+                logits.masked_fill(~mask, -math.inf)
+                if mask.dtype == torch.bool
+                else logits + mask.float()
+            )
         masked_rows = (logits == -math.inf).all(dim=-1, keepdim=True)
         return torch.softmax(logits, dim=-1).masked_fill(masked_rows, 0.0)
 
 
 def flex_probabilities(
-    query: Tensor, key: Tensor, score_mod: Any, mask_mod: Any, scale: float, score_buffers: tuple[Any, ...], mask_buffers: tuple[Any, ...]
+    query: Tensor,
+    key: Tensor,
+    score_mod: Any,
+    mask_mod: Any,
+    scale: float,
+    score_buffers: tuple[Any, ...],
+    mask_buffers: tuple[Any, ...],
 ) -> Tensor:
     """What ``flex_attention`` multiplies its values by: float32 [batch, head, query, key].
 
-    ``score_mod(score, batch, head, query, key)`` changes one logit, ``mask_mod(batch, head, query, key)`` says whether it counts.
+    ``score_mod(score, batch, head, query, key)`` changes one logit, ``mask_mod(batch, head, query,
+    key)`` says whether it counts.
     """
-    # As torch itself reads a table at a place that vmap runs over; whoever calls flex_attention has loaded it.
+    # As torch itself reads a table at a place that vmap runs over; whoever calls flex_attention has
+    # loaded it.
     from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 
-    logits = torch.matmul(query.float() * scale, repeated(key, query.shape[-3]).float().transpose(-2, -1))
+    logits = torch.matmul(
+        query.float() * scale, repeated(key, query.shape[-3]).float().transpose(-2, -1)
+    )
     places = [torch.arange(size, device=query.device) for size in logits.shape]
     with TransformGetItemToIndex():
         logits = _over_all_places(score_mod, 1, len(score_buffers))(logits, *places, *score_buffers)
         seen = _over_all_places(mask_mod, 0, len(mask_buffers))(*places, *mask_buffers)
-    return torch.softmax(logits.masked_fill(~seen, -math.inf), dim=-1).masked_fill(~seen.any(dim=-1, keepdim=True), 0.0)
+    return torch.softmax(logits.masked_fill(~seen, -math.inf), dim=-1).masked_fill(
+        ~seen.any(dim=-1, keepdim=True), 0.0
+    )
 
 
 def flash_probabilities(
-    query: Tensor, key: Tensor, scale: float, *, causal: bool, window: tuple[int, int], softcap: float, alibi_slopes: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    *,
+    causal: bool,
+    window: tuple[int, int],
+    softcap: float,
+    alibi_slopes: Tensor | None,
 ) -> Tensor:
-    """What the flash_attn package's kernels multiply their values by: float32 [batch, head, query, key].
+    """What the flash_attn package's kernels multiply their values by: float32 [batch, head, query,
+    key].
 
     Args:
         query, key: [batch, position, head, channel], of equal length.
@@ -95,7 +122,8 @@ def flash_probabilities(
 
 
 def _over_all_places(function: Any, n_before: int, n_after: int) -> Any:
-    """Call a function of one (batch, head, query, key) for all of them at once; what comes before is indexed by all four."""
+    """Call a function of one (batch, head, query, key) for all of them at once; what comes before
+    is indexed by all four."""
     for axis in (3, 2, 1, 0):
         which = tuple(0 if axis == place else None for place in range(4))
         function = torch.vmap(function, in_dims=(0,) * n_before + which + (None,) * n_after)

@@ -1,8 +1,10 @@
-"""The probe batch: the fixed tokens whose attention is captured, so that frames are comparable over steps and runs.
+"""The probe batch: the fixed tokens whose attention is captured, so that frames are comparable over
+steps and runs.
 
-Two kinds of rows, because they show different things: *repeated* random tokens, where only a head that looks back for what
-followed last time can do better than chance (induction; Olsson et al. 2022), and *text*. Made once, before training, by
-``make_probe`` or out of the user's own token ids by ``probe_from_ids``. No global random state is touched.
+Two kinds of rows, because they show different things: *repeated* random tokens, where only a head
+that looks back for what followed last time can do better than chance (induction; Olsson et al.
+2022), and *text*. Made once, before training, by ``make_probe`` or out of the user's own token ids
+by ``probe_from_ids``. No global random state is touched.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class ProbeRow:
 
     Attributes:
         tokens: text of every token.
-        period, start: in a repeated row, positions ``start``.. hold copies of the same ``period`` tokens (the last may be cut short).
+        period, start: in a repeated row, positions ``start``.. hold copies of the same ``period``
+            tokens (the last may be cut short).
     """
 
     kind: Literal["repeated", "text"]
@@ -84,35 +87,52 @@ def make_probe(
 
     Args:
         vocab_size: token ids are below this.
-        context_length: most tokens that the model takes; None where the model has no limit of its own.
+        context_length: most tokens that the model takes; None where the model has no limit of its
+            own.
         text_ids: the beginning of a text the model should understand, at least ``length`` tokens.
         decode: token id -> text, or a tokenizer; the ids themselves are shown without it.
         bos_id: put before the repeated tokens, as training did; None: nothing is.
-        token_range: draw the random tokens from ``first <= id < last``; the whole vocabulary by default.
+        token_range: draw the random tokens from ``first <= id < last``; the whole vocabulary by
+            default.
         exclude: ids never drawn (special tokens); ``bos_id`` is never drawn either.
         length: tokens in a row; ``min(context_length, 128, len(text_ids))`` by default.
-        period: distinct random tokens before they repeat. Keep it within what the model was trained on: with rotary positions,
-            distances never seen hide induction heads. By default as many as give ``copies`` copies.
+        period: distinct random tokens before they repeat. Keep it within what the model was trained
+            on: with rotary positions, distances never seen hide induction heads. By default as many
+            as give ``copies`` copies.
         seed: of a private generator; the same arguments give the same probe.
 
     Raises:
         ProbeError: the arguments do not fit each other or the model.
     """
-    text = None if text_ids is None else torch.as_tensor(text_ids, device="cpu").reshape(-1).to(torch.int64)
+    text = (
+        None
+        if text_ids is None
+        else torch.as_tensor(text_ids, device="cpu").reshape(-1).to(torch.int64)
+    )
     length = _choose_length(length, context_length, text)
     start = 0 if bos_id is None else 1
     if period is None:
         period = max((length - start) // copies, 1)
     if not 1 <= period <= (length - start) // 2:
-        raise ProbeError(f"the repeated row needs two copies of period={period} tokens (and {start} BOS); it has length={length}")
+        raise ProbeError(
+            f"the repeated row needs two copies of period={period} tokens (and {start} BOS); it "
+            f"has length={length}"
+        )
     first, last = token_range or (0, vocab_size)
     if not 0 <= first < last <= vocab_size:
         raise ProbeError(f"token_range must lie within 0..{vocab_size}; got {first}..{last}")
     forbidden = set(exclude) | ({bos_id} if bos_id is not None else set())
     # On the CPU, whatever the default device is.
-    allowed = torch.tensor([token for token in range(first, last) if token not in forbidden], dtype=torch.int64, device="cpu")
+    allowed = torch.tensor(
+        [token for token in range(first, last) if token not in forbidden],
+        dtype=torch.int64,
+        device="cpu",
+    )
     if len(allowed) < period:
-        raise ProbeError(f"a period of {period} different tokens needs as many to choose from; token_range leaves {len(allowed)}")
+        raise ProbeError(
+            f"a period of {period} different tokens needs as many to choose from; token_range "
+            f"leaves {len(allowed)}"
+        )
     generator = torch.Generator("cpu").manual_seed(seed)
     unit = allowed[torch.randperm(len(allowed), generator=generator, device="cpu")[:period]]
     repeated = unit.repeat(-(-length // period))[: length - start]
@@ -129,35 +149,56 @@ def make_probe(
 
 
 def probe_from_ids(input_ids: Any, *, decode: Decode | Any | None = None) -> Probe:
-    """A probe of the user's own tokens: integers [probe, position] or [position]. Exact repetition in a row is found and labelled.
+    """A probe of the user's own tokens: integers [probe, position] or [position]. Exact repetition
+    in a row is found and labelled.
 
     What a tokenizer returns will do too: its ``input_ids`` are taken.
 
     Raises:
         ProbeError: not integers, or not of that shape.
     """
-    given = input_ids["input_ids"] if isinstance(input_ids, Mapping) and "input_ids" in input_ids else input_ids
-    if isinstance(given, str) or (isinstance(given, Sequence) and any(isinstance(row, str) for row in given)):
-        raise ProbeError("a probe holds token ids [probe, position], and this is text; give what the model's tokenizer makes of it")
+    given = (
+        input_ids["input_ids"]
+        if isinstance(input_ids, Mapping) and "input_ids" in input_ids
+        else input_ids
+    )
+    if isinstance(given, str) or (
+        isinstance(given, Sequence) and any(isinstance(row, str) for row in given)
+    ):
+        raise ProbeError(
+            "a probe holds token ids [probe, position], and this is text; give what the model's "
+            "tokenizer makes of it"
+        )
     try:
         ids = given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ProbeError(
-            f"a probe holds token ids [probe, position], rows of equal length; got {type(given).__name__} ({error})"
+            "a probe holds token ids [probe, position], rows of equal length; got "
+            f"{type(given).__name__} ({error})"
         ) from error
     if ids.is_meta:
-        raise ProbeError("the probe is on the meta device, so its token ids have no values; make it on the CPU")
+        raise ProbeError(
+            "the probe is on the meta device, so its token ids have no values; make it on the CPU"
+        )
     if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
-        raise ProbeError(f"a probe holds token ids, whole numbers [probe, position]; got {ids.dtype}")
+        raise ProbeError(
+            f"a probe holds token ids, whole numbers [probe, position]; got {ids.dtype}"
+        )
     if ids.ndim == 1:
         ids = ids[None]
     if ids.ndim != 2 or ids.numel() == 0:
         raise ProbeError(f"a probe holds token ids [probe, position]; got shape {tuple(ids.shape)}")
     if ids.shape[1] < 2:
-        raise ProbeError("a probe of one token attends to nothing but itself; give at least 2 tokens a row, better 32 to 128")
+        raise ProbeError(
+            "a probe of one token attends to nothing but itself; give at least 2 tokens a row, "
+            "better 32 to 128"
+        )
     ids = ids.detach().to(device="cpu", dtype=torch.int64, copy=True)
     if int(ids.min()) < 0:
-        raise ProbeError(f"token ids are never negative; got {int(ids.min())} (-100 marks ignored labels, not inputs)")
+        raise ProbeError(
+            f"token ids are never negative; got {int(ids.min())} (-100 marks ignored labels, not "
+            "inputs)"
+        )
     spell = speller(decode)
     return Probe(ids, tuple(_recognised(row, spell) for row in ids))
 
@@ -173,17 +214,24 @@ def check_probe(probe: Probe, *, vocab_size: int | None, context_length: int | N
         ProbeError: an id outside the vocabulary, or more tokens than the context holds.
     """
     if context_length is not None and probe.length > context_length:
-        raise ProbeError(f"the probe has {probe.length} tokens a row and the model's context holds {context_length}; cut the probe")
+        raise ProbeError(
+            f"the probe has {probe.length} tokens a row and the model's context holds "
+            f"{context_length}; cut the probe"
+        )
     if vocab_size is not None:
         _check_ids(probe.input_ids, vocab_size)
 
 
 def find_repetition(ids: Sequence[int]) -> tuple[int, int] | None:
-    """``(period, start)`` of a row that holds at least two copies of the same two or more tokens from position 0 or 1 on."""
+    """``(period, start)`` of a row that holds at least two copies of the same two or more tokens
+    from position 0 or 1 on."""
     length = len(ids)
     for start in (0, 1):
         for period in range(2, (length - start) // 2 + 1):
-            if all(ids[i] == ids[i - period] for i in range(start + period, length)) and len(set(ids[start : start + period])) > 1:
+            if (
+                all(ids[i] == ids[i - period] for i in range(start + period, length))
+                and len(set(ids[start : start + period])) > 1
+            ):
                 return period, start
     return None
 
@@ -196,7 +244,9 @@ def speller(decode: Decode | Any | None) -> Decode:
         return lambda token: str(decode.decode([token]))
     if callable(decode):
         return lambda token: str(decode(token))
-    raise ProbeError(f"decode must turn one token id into text, or be a tokenizer; got {type(decode).__name__}")
+    raise ProbeError(
+        f"decode must turn one token id into text, or be a tokenizer; got {type(decode).__name__}"
+    )
 
 
 def _choose_length(length: int | None, context_length: int | None, text: Tensor | None) -> int:
@@ -204,11 +254,19 @@ def _choose_length(length: int | None, context_length: int | None, text: Tensor 
     if length is None:
         length = min(DEFAULT_LENGTH, most, *([] if text is None else [len(text)]))
     elif context_length is not None and length > context_length:
-        raise ProbeError(f"the probe would have {length} tokens a row and the model's context holds {context_length}; cut the probe")
+        raise ProbeError(
+            f"the probe would have {length} tokens a row and the model's context holds "
+            f"{context_length}; cut the probe"
+        )
     elif text is not None and len(text) < length:
-        raise ProbeError(f"text_ids has {len(text)} tokens for a probe of {length}; give more text, or length={len(text)}")
+        raise ProbeError(
+            f"text_ids has {len(text)} tokens for a probe of {length}; give more text, or "
+            f"length={len(text)}"
+        )
     if length < 4:
-        raise ProbeError(f"a probe needs at least 4 tokens a row to hold a repetition; got {length}")
+        raise ProbeError(
+            f"a probe needs at least 4 tokens a row to hold a repetition; got {length}"
+        )
     return length
 
 
@@ -216,7 +274,10 @@ def _check_ids(input_ids: Tensor, vocab_size: int) -> None:
     low, high = int(input_ids.min()), int(input_ids.max())
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
-        raise ProbeError(f"token ids must lie in 0..{vocab_size - 1}, the model's vocabulary; the probe holds {wrong}")
+        raise ProbeError(
+            f"token ids must lie in 0..{vocab_size - 1}, the model's vocabulary; the probe holds "
+            f"{wrong}"
+        )
 
 
 def _recognised(row: Tensor, spell: Decode) -> ProbeRow:

@@ -1,7 +1,9 @@
-"""Takes Captures of a model while it trains. ``pipeline.watch`` builds one; the training loop calls ``step``.
+"""Takes Captures of a model while it trains. ``pipeline.watch`` builds one; the training loop calls
+``step``.
 
-In: a model, a probe, a schedule. Out: on every due step one raw ``Capture`` (see ``camera.py``) into ``sink``, which must not
-block; scoring, cutting to size and writing happen behind it, off the training thread.
+In: a model, a probe, a schedule. Out: on every due step one raw ``Capture`` (see ``camera.py``)
+into ``sink``, which must not block; scoring, cutting to size and writing happen behind it, off the
+training thread.
 """
 
 from __future__ import annotations
@@ -33,23 +35,29 @@ _MAX_FAILURES = 3
 class Recorder:
     """Captures ``model`` on the steps of ``schedule``.
 
-    What ``Capture.step`` counts is optimiser steps finished. The untrained model is captured here, at construction, as step
-    ``start_step`` (0); every problem with the model or the probe raises here too. Afterwards ``step(counter)`` is called after
-    each optimiser step with the loop's own counter. A loop may count from 0 (``enumerate``) or from 1: the first call tells
-    which, unless ``counts_from`` says so; it also hands the first capture on, with its metrics. A later failure is logged, never raised.
+    What ``Capture.step`` counts is optimiser steps finished. The untrained model is captured here,
+    at construction, as step ``start_step`` (0); every problem with the model or the probe raises
+    here too. Afterwards ``step(counter)`` is called after each optimiser step with the loop's own
+    counter. A loop may count from 0 (``enumerate``) or from 1: the first call tells which, unless
+    ``counts_from`` says so; it also hands the first capture on, with its metrics. A later failure
+    is logged, never raised.
 
     Args:
-        model: any decoder; DistributedDataParallel, FSDP2, ``torch.compile`` wrappers are looked through.
+        model: any decoder; DistributedDataParallel, FSDP2, ``torch.compile`` wrappers are looked
+            through.
         probe: a ``Probe``, or token ids [probe, position].
         sink: takes each Capture on the training thread; called on the main process only.
         start_step: optimiser steps finished before (a resumed run).
         captured: steps that the run holds already; they are not captured again.
-        counts_from: the loop's counter at the first call after one finished step, less ``start_step``: 0 or 1. Say it (1) where
-            ``step`` may be called with the same number several times, as under gradient accumulation.
-        max_overhead: most of the wall time that captures may take, 0..1; the schedule is thinned to keep it.
-        behind_sink: processor seconds that were spent on captures behind the sink so far. They count as taken from training where training
-            keeps every core busy, that is on a CPU.
-        camera_options: what is captured, and how (``max_mb``, ``blocks``, ``projections``, ``autocast``, ...): see ``Camera``.
+        counts_from: the loop's counter at the first call after one finished step, less
+            ``start_step``: 0 or 1. Say it (1) where ``step`` may be called with the same number
+            several times, as under gradient accumulation.
+        max_overhead: most of the wall time that captures may take, 0..1; the schedule is thinned to
+            keep it.
+        behind_sink: processor seconds that were spent on captures behind the sink so far. They
+            count as taken from training where training keeps every core busy, that is on a CPU.
+        camera_options: what is captured, and how (``max_mb``, ``blocks``, ``projections``,
+            ``autocast``, ...): see ``Camera``.
     """
 
     def __init__(
@@ -70,12 +78,17 @@ class Recorder:
         if not isinstance(model, nn.Module):
             raise ConfigError(f"what is watched is a torch.nn.Module; got {type(model).__name__}")
         if not isinstance(schedule, Schedule):
-            raise ConfigError(f"schedule is a Schedule, like Schedule.every(100); got {schedule!r} (every=100 makes one)")
+            raise ConfigError(
+                f"schedule is a Schedule, like Schedule.every(100); got {schedule!r} (every=100 "
+                "makes one)"
+            )
         if counts_from not in (None, 0, 1):
             raise ConfigError(f"counts_from is 0 or 1, or None to find out; got {counts_from!r}")
         options.positive("max_overhead", max_overhead, "a share of the wall time, like 0.02")
         start_step = options.whole("start_step", start_step, 0)
-        self._next_call: int = -_NEVER  # in the loop's own count: the first call always looks closer
+        self._next_call: int = (
+            -_NEVER
+        )  # in the loop's own count: the first call always looks closer
         self._offset = None if counts_from is None else 1 - counts_from
         self._latest: tuple[int, int | None, Mapping[str, Any]]
         self.forget_latest()
@@ -113,7 +126,8 @@ class Recorder:
 
     @property
     def overhead(self) -> float:
-        """Share of the training time that captures took so far, 0..1; the first, which is taken before training, aside."""
+        """Share of the training time that captures took so far, 0..1; the first, which is taken
+        before training, aside."""
         return self._governor.overhead
 
     def step(self, step: int, tokens_seen: int | None = None, **metrics: float | Tensor) -> None:
@@ -134,13 +148,17 @@ class Recorder:
         self._on_due(step, tokens_seen, metrics, before)
 
     def skip(self, captured: Collection[int]) -> None:
-        """Leave out steps that the run turned out to hold already; to be called before the first ``step``."""
+        """Leave out steps that the run turned out to hold already; to be called before the first
+        ``step``."""
         self._captured.update(captured)
         if self._held is not None and self._held.step in captured:
             self._held = None
 
-    def capture_now(self, step: int, tokens_seen: int | None = None, **metrics: float | Tensor) -> None:
-        """Capture the model as it is, as ``step`` finished optimiser steps, unless that step is captured already.
+    def capture_now(
+        self, step: int, tokens_seen: int | None = None, **metrics: float | Tensor
+    ) -> None:
+        """Capture the model as it is, as ``step`` finished optimiser steps, unless that step is
+        captured already.
 
         The capture that was taken at construction, if it is this step's, is handed on at once.
 
@@ -154,17 +172,23 @@ class Recorder:
         self._deliver(self._camera.take(step, _count(tokens_seen), _numbers(metrics)))
 
     def close(self, *, failed: bool = False) -> None:
-        """Capture the model as it is now, if the last step was not due, and stop. Safe to call twice.
+        """Capture the model as it is now, if the last step was not due, and stop. Safe to call
+        twice.
 
         Args:
-            failed: training ended by an error in this process. A sharded model is then left alone: the other processes may not come.
+            failed: training ended by an error in this process. A sharded model is then left alone:
+                the other processes may not come.
         """
         if self._closed:
             return
         self._closed = True
         self._release({})
         self._next_call = _NEVER
-        left_alone = not self._takes_part or (failed and self._camera.sharded) or self._failures >= _MAX_FAILURES
+        left_alone = (
+            not self._takes_part
+            or (failed and self._camera.sharded)
+            or self._failures >= _MAX_FAILURES
+        )
         step, tokens_seen, metrics = self._latest
         self.forget_latest()
         if step != -1 and not left_alone:
@@ -172,11 +196,14 @@ class Recorder:
             if done is not None and done not in self._captured:
                 try:
                     self._capture_timed(done, tokens_seen, metrics)
-                except Exception:  # of a device that ended the training by its failure, as a rule, and fails again
+                except (
+                    Exception
+                ):  # of a device that ended the training by its failure, as a rule, and fails again
                     log.exception("could not capture the last step, %d", done)
         if self._camera.main and self._handed_on:
             log.info(
-                "%d captures%s: %.2g %% of the training time, and %.2g s before it for looking at the model",
+                "%d captures%s: %.2g %% of the training time, and %.2g s before it for looking at "
+                "the model",
                 self._handed_on,
                 f" ({self._left_out} due steps left out)" if self._left_out else "",
                 100 * self._governor.overhead,
@@ -184,18 +211,27 @@ class Recorder:
             )
 
     def forget_latest(self) -> None:
-        """The model is no longer what the latest call of ``step`` left: ``close`` is not to capture it as that step."""
+        """The model is no longer what the latest call of ``step`` left: ``close`` is not to capture
+        it as that step."""
         self._latest = (-1, None, {})
 
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close(failed=error is not None)
 
-    # -- on due steps ------------------------------------------------------------------------------------------
+    # -- on due steps
+    # ------------------------------------------------------------------------------------------
 
-    def _on_due(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any], before: int) -> None:
+    def _on_due(
+        self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any], before: int
+    ) -> None:
         done = self._finished(step)
         if done is None or self._offset is None:
             return
@@ -205,7 +241,8 @@ class Recorder:
         self._release(metrics)
         if self._next_call == -_NEVER:
             due = self.schedule.next_due(self._since_step)
-            # What the user's script did between ``watch`` and here, data and compilation, is no training that pays for captures.
+            # What the user's script did between ``watch`` and here, data and compilation, is no
+            # training that pays for captures.
             self._since, self._since_step = self._clock(), done
         else:
             due = self._next_call + self._offset
@@ -239,7 +276,9 @@ class Recorder:
             self._offset = 1 if number == self._start_step else 0
         return number + self._offset
 
-    def _capture_timed(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> None:
+    def _capture_timed(
+        self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]
+    ) -> None:
         self._settle()
         behind_s = 0.0
         if cores_are_busy(self._camera.device):
@@ -252,7 +291,8 @@ class Recorder:
         self._governor.captured(self._since - started + behind_s)
 
     def _release(self, metrics: Mapping[str, Any]) -> None:
-        """Hand on the capture that was taken at construction, with what the first step said of the weights that it began with."""
+        """Hand on the capture that was taken at construction, with what the first step said of the
+        weights that it began with."""
         if self._held is None:
             return
         held, self._held = self._held, None
@@ -269,9 +309,15 @@ class Recorder:
         except Exception:  # training goes on whatever a picture costs
             self._failures += 1
             if self._failures == 1:
-                log.exception("could not capture step %d; training goes on, and the next due step is tried again", step)
+                log.exception(
+                    "could not capture step %d; training goes on, and the next due step is tried "
+                    "again",
+                    step,
+                )
             elif self._failures == _MAX_FAILURES:
-                log.error("%d captures in a row failed: no more are taken in this run", _MAX_FAILURES)
+                log.error(
+                    "%d captures in a row failed: no more are taken in this run", _MAX_FAILURES
+                )
 
     def _say_thinned(self, skipped: int, due: int | None) -> None:
         governor = self._governor
@@ -279,7 +325,8 @@ class Recorder:
         log.log(
             logging.DEBUG if self._left_out else logging.WARNING,
             "captures took %.1f %% of the training time so far (%.0f ms each, max_overhead is %.1f %%): "
-            "leaving out %d due steps, the next capture is at step %s; so it goes on while they take that long",
+            "leaving out %d due steps, the next capture is at step %s; so it goes on while they "
+            "take that long",
             100 * governor.overhead,
             1000 * governor.spent_s / governor.captures,
             100 * governor.max_overhead,
@@ -291,7 +338,8 @@ class Recorder:
     def _say_went_back(self, before: int, step: int) -> None:
         if self._camera.main and not self._went_back:
             log.warning(
-                "step went back from %d to %d: captures are numbered by the optimiser steps of the whole training, and the next is taken "
+                "step went back from %d to %d: captures are numbered by the optimiser steps of the "
+                "whole training, and the next is taken "
                 "at step %d; give a counter that goes on from epoch to epoch",
                 before,
                 step,
@@ -300,13 +348,16 @@ class Recorder:
         self._went_back = True
 
     def _settle(self) -> None:
-        # What the device still has to do belongs to training, not to the capture that would wait for it.
+        # What the device still has to do belongs to training, not to the capture that would wait
+        # for it.
         if self._camera.device.type == "cuda":
             torch.cuda.synchronize(self._camera.device)
 
     def _explore(self, start_step: int) -> None:
         first = self._camera.explore(start_step, 0 if start_step == 0 else None)
-        if start_step not in self._captured and (self.schedule.is_due(start_step) or not self._captured):
+        if start_step not in self._captured and (
+            self.schedule.is_due(start_step) or not self._captured
+        ):
             # It waits for the first call of ``step``, whose loss is that of these very weights.
             self._held = first if self._camera.main else None
             self._captured.add(start_step)
@@ -332,5 +383,9 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         try:
             numbers[name] = float(value.detach() if isinstance(value, Tensor) else value)
         except (TypeError, ValueError, RuntimeError):
-            log.warning("metric %s=%r is not a number and is left out of the capture", name, type(value).__name__)
+            log.warning(
+                "metric %s=%r is not a number and is left out of the capture",
+                name,
+                type(value).__name__,
+            )
     return numbers

@@ -1,7 +1,8 @@
 """Which training steps are captured: plain arithmetic on step numbers, asked by the Recorder.
 
-A step is the number of optimiser steps finished: 0 is the untrained model, ``total`` the trained one. A schedule keeps no
-state, so that a resumed run asks the same schedule and goes on where it left off.
+A step is the number of optimiser steps finished: 0 is the untrained model, ``total`` the trained
+one. A schedule keeps no state, so that a resumed run asks the same schedule and goes on where it
+left off.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class Schedule:
 
     Attributes:
         steps: due steps, ascending, each once; 0 is always among them.
-        period: after the last of ``steps``, every multiple of this is due too; None: nothing after them.
+        period: after the last of ``steps``, every multiple of this is due too; None: nothing after
+            them.
         total: number of the last training step, where it is known.
     """
 
@@ -30,10 +32,12 @@ class Schedule:
 
     @classmethod
     def for_total(cls, total_steps: int, captures: int = 100, *, power: float = 1.5) -> Schedule:
-        """``captures`` steps from 0 to ``total_steps``, dense at the start where a model changes fastest: ``S (i / N) ** power``.
+        """``captures`` steps from 0 to ``total_steps``, dense at the start where a model changes
+        fastest: ``S (i / N) ** power``.
 
-        ``power`` 1.5 spread the change of a small decoder most evenly over the captures (largest change in one gap 3.2 %, against
-        4 % for equal gaps and 5.6 % for logarithmic ones). Fewer come out where neighbours round to the same step.
+        ``power`` 1.5 spread the change of a small decoder most evenly over the captures (largest
+        change in one gap 3.2 %, against 4 % for equal gaps and 5.6 % for logarithmic ones). Fewer
+        come out where neighbours round to the same step.
         """
         total_steps, captures = whole("total_steps", total_steps, 1), whole("captures", captures, 2)
         if not power > 0:
@@ -58,7 +62,8 @@ class Schedule:
 
     @classmethod
     def open_ended(cls, period: int = 1000) -> Schedule:
-        """For a run of unknown length: 0, 1, 2, 4, ... up to ``period``, then every ``period`` steps (Biderman et al. 2023, Pythia)."""
+        """For a run of unknown length: 0, 1, 2, 4, ... up to ``period``, then every ``period``
+        steps (Biderman et al. 2023, Pythia)."""
         period = whole("every", period, 1)
         powers = [1 << exponent for exponent in range((period - 1).bit_length())]
         return cls((0, *powers), period)

@@ -1,10 +1,12 @@
-"""Run a forward pass of somebody's model, in the middle of their training, so that nothing of it can be told afterwards.
+"""Run a forward pass of somebody's model, in the middle of their training, so that nothing of it
+can be told afterwards.
 
-What is put back, whatever happens inside: random number generators (torch CPU and the model's devices, numpy, Python), the
-``training`` flag of every single module, grad mode, autocast, buffers that a forward pass writes, numbers and collections that
-modules keep as attributes (counters, lists of losses), the attention implementation of a Hugging Face model. Compiled modules run
-uncompiled, and their compiled code stays as it is. Forward hooks of the user's own run for the probe as for any batch: some are part
-of the model.
+What is put back, whatever happens inside: random number generators (torch CPU and the model's
+devices, numpy, Python), the ``training`` flag of every single module, grad mode, autocast, buffers
+that a forward pass writes, numbers and collections that modules keep as attributes (counters, lists
+of losses), the attention implementation of a Hugging Face model. Compiled modules run uncompiled,
+and their compiled code stays as it is. Forward hooks of the user's own run for the probe as for any
+batch: some are part of the model.
 """
 
 from __future__ import annotations
@@ -25,23 +27,32 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 # (model, input_ids int64 [probe, position]) -> anything; what it returns is dropped.
 Forward = Callable[[nn.Module, Tensor], Any]
 
-_KERNELS: list[Any] = [backend for backend in SDPBackend.__members__.values() if backend is not SDPBackend.ERROR]
+_KERNELS: list[Any] = [
+    backend for backend in SDPBackend.__members__.values() if backend is not SDPBackend.ERROR
+]
 
 _TORCHS_OWN = frozenset(vars(nn.Module()))
-# A collection of more is no loss or cache of a pass but data, and would take longer to compare than the pass.
+# A collection of more is no loss or cache of a pass but data, and would take longer to compare than
+# the pass.
 _MOST_ENTRIES = 100_000
 _PLAIN = (type(None), bool, int, float, str, tuple, list, dict, set, Tensor)
 
 
 @contextlib.contextmanager
 def untouched(
-    model: nn.Module, *, autocast: torch.dtype | None = None, written_buffers: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    *,
+    autocast: torch.dtype | None = None,
+    written_buffers: Mapping[str, Tensor] | None = None,
 ) -> Iterator[None]:
-    """Inside, ``model`` may be called: no gradients, evaluation mode, uncompiled, autocast only as asked for here.
+    """Inside, ``model`` may be called: no gradients, evaluation mode, uncompiled, autocast only as
+    asked for here.
 
     Args:
-        autocast: run under autocast to this dtype; None: without autocast, in the parameters' own dtypes.
-        written_buffers: buffers that this model's forward pass writes (see ``buffers_written``), put back afterwards.
+        autocast: run under autocast to this dtype; None: without autocast, in the parameters' own
+            dtypes.
+        written_buffers: buffers that this model's forward pass writes (see ``buffers_written``),
+            put back afterwards.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_random_states_kept(model))
@@ -49,13 +60,19 @@ def untouched(
         stack.enter_context(_buffers_kept(written_buffers or {}))
         stack.enter_context(_attributes_kept(model))
         stack.enter_context(_visible_attention(model))
-        # Training may insist on a kernel that does not take the probe: flash attention takes no float32.
+        # Training may insist on a kernel that does not take the probe: flash attention takes no
+        # float32.
         stack.enter_context(sdpa_kernel(_KERNELS))
         stack.enter_context(torch.no_grad())
-        # cache_enabled=False: weights cast here, without gradients, must not be found by a training step under the same autocast.
+        # cache_enabled=False: weights cast here, without gradients, must not be found by a training
+        # step under the same autocast.
         device_type = _device(model).type
         if torch.amp.is_autocast_available(device_type):
-            stack.enter_context(torch.autocast(device_type, dtype=autocast, enabled=autocast is not None, cache_enabled=False))
+            stack.enter_context(
+                torch.autocast(
+                    device_type, dtype=autocast, enabled=autocast is not None, cache_enabled=False
+                )
+            )
         if {"torch._dynamo", "torch.nn.attention.flex_attention"} & set(
             sys.modules
         ):  # without them nothing is compiled, and they load slowly
@@ -64,7 +81,8 @@ def untouched(
 
 
 def default_forward(model: nn.Module, input_ids: Tensor) -> Any:
-    """Call the model the way its signature asks for: ``input_ids=`` by name where there is one, never with a KV cache."""
+    """Call the model the way its signature asks for: ``input_ids=`` by name where there is one,
+    never with a KV cache."""
     parameters = _forward_parameters(model)
     options: dict[str, Any] = {}
     if "use_cache" in parameters:
@@ -75,11 +93,16 @@ def default_forward(model: nn.Module, input_ids: Tensor) -> Any:
 
 
 def copy_of_buffers(model: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.detach().clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
+    return {
+        name: buffer.detach().clone()
+        for name, buffer in model.named_buffers()
+        if not buffer.is_meta
+    }
 
 
 def buffers_written(model: nn.Module, before: Mapping[str, Tensor]) -> set[str]:
-    """Names of buffers whose values are no longer those of ``before``: counters, caches kept in buffers, running statistics."""
+    """Names of buffers whose values are no longer those of ``before``: counters, caches kept in
+    buffers, running statistics."""
     now = dict(model.named_buffers())
     return {name for name, old in before.items() if name in now and not _same(old, now[name])}
 
@@ -90,7 +113,11 @@ def model_device(model: nn.Module) -> torch.device:
 
 def _same(old: Tensor, new: Tensor) -> bool:
     # Bit patterns, so that NaN equals itself.
-    return old.shape == new.shape and old.dtype == new.dtype and bool(((old == new) | ((old != old) & (new != new))).all())
+    return (
+        old.shape == new.shape
+        and old.dtype == new.dtype
+        and bool(((old == new) | ((old != old) & (new != new))).all())
+    )
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -127,7 +154,8 @@ def _random_states_kept(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    # Flag by flag, not model.eval(): a frozen part may have been put into evaluation mode, and eval() may be overridden.
+    # Flag by flag, not model.eval(): a frozen part may have been put into evaluation mode, and
+    # eval() may be overridden.
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -174,9 +202,15 @@ def _same_things(now: Any, before: Any) -> bool:
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Attributes that are numbers, text, tensors or collections, each with a copy of what a collection holds; torch's own left out."""
+    """Attributes that are numbers, text, tensors or collections, each with a copy of what a
+    collection holds; torch's own left out."""
     return {
-        name: (value, value.copy() if isinstance(value, list | dict | set) and len(value) <= _MOST_ENTRIES else None)
+        name: (
+            value,
+            value.copy()
+            if isinstance(value, list | dict | set) and len(value) <= _MOST_ENTRIES
+            else None,
+        )
         for name, value in vars(module).items()
         if name not in _TORCHS_OWN and isinstance(value, _PLAIN)
     }
@@ -184,7 +218,8 @@ def _plain_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
 
 @contextlib.contextmanager
 def _visible_attention(model: nn.Module) -> Iterator[None]:
-    """Run Hugging Face models whose attention kernel hides its probabilities (flash, flex) with the same maths in the open."""
+    """Run Hugging Face models whose attention kernel hides its probabilities (flash, flex) with the
+    same maths in the open."""
     hidden = []
     for module in _outermost_switchable(model):
         implementation = module.config._attn_implementation
@@ -205,8 +240,11 @@ def _visible_attention(model: nn.Module) -> Iterator[None]:
 
 
 def _outermost_switchable(module: nn.Module) -> Iterator[Any]:
-    """Hugging Face models, also inside a module of somebody else's (Lightning's); each switches the models inside itself."""
-    if hasattr(module, "set_attn_implementation") and hasattr(getattr(module, "config", None), "_attn_implementation"):
+    """Hugging Face models, also inside a module of somebody else's (Lightning's); each switches the
+    models inside itself."""
+    if hasattr(module, "set_attn_implementation") and hasattr(
+        getattr(module, "config", None), "_attn_implementation"
+    ):
         yield module
         return
     for child in module.children():

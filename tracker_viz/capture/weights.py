@@ -1,8 +1,9 @@
 """Weight matrices of a decoder block: which parameter plays which part, and how it is read.
 
-Every matrix is given as ``[out, in]``, as it multiplies a column vector, whatever the model stores: fused projections are
-split, transposed ones turned. ``read`` copies no more than it is asked for: the whole matrix, or a smaller map of it, made on
-its own device. Which parameter is which is found once, in ``projections.py``.
+Every matrix is given as ``[out, in]``, as it multiplies a column vector, whatever the model stores:
+fused projections are split, transposed ones turned. ``read`` copies no more than it is asked for:
+the whole matrix, or a smaller map of it, made on its own device. Which parameter is which is found
+once, in ``projections.py``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from tracker_viz.capture.distributed import Piece, piece_of
 
-# How a matrix becomes smaller. ``sample``: evenly spaced rows and columns; stays linear, so that the change since initialisation can be
-# taken later, and its scores are those of weights. ``mean``, ``rms``: over rectangles, so that every weight counts; rms has no signs.
+# How a matrix becomes smaller. ``sample``: evenly spaced rows and columns; stays linear, so that
+# the change since initialisation can be taken later, and its scores are those of weights. ``mean``,
+# ``rms``: over rectangles, so that every weight counts; rms has no signs.
 Pooling = Literal["sample", "mean", "rms"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
@@ -32,13 +34,16 @@ class Projection:
 
     Attributes:
         block: index of the block.
-        name: ``attn.w_q`` ... ``mlp.w_down``; of a single expert of a mixture ``mlp.experts.3.w_gate``.
+        name: ``attn.w_q`` ... ``mlp.w_down``; of a single expert of a mixture
+            ``mlp.experts.3.w_gate``.
         parameters: names in the model; several are averaged (the experts of a mixture, pooled).
         shape: (out, in).
         transposed: the model stores [in, out].
-        rows: which rows of the stored matrix, turned to [out, in], are this projection's; None: all.
+        rows: which rows of the stored matrix, turned to [out, in], are this projection's; None:
+            all.
         stride: take every ``stride``-th of those rows (fused matrices that alternate row by row).
-        expert: index along the parameter's leading expert axis; None: no such axis, or the mean along it.
+        expert: index along the parameter's leading expert axis; None: no such axis, or the mean
+            along it.
     """
 
     block: int
@@ -55,24 +60,37 @@ class Projection:
         return f"blocks.{self.block}.{self.name}"
 
     def stored(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices into the rows, int64 [out], and into the columns, int64 [in], of the stored matrix, turned to [out, in]."""
+        """Indices into the rows, int64 [out], and into the columns, int64 [in], of the stored
+        matrix, turned to [out, in]."""
         columns = np.arange(self.shape[1])
         if self.rows is None:
             return np.arange(0, self.shape[0] * self.stride, self.stride), columns
-        return np.concatenate([np.arange(first, last, self.stride) for first, last in self.rows]), columns
+        return np.concatenate(
+            [np.arange(first, last, self.stride) for first, last in self.rows]
+        ), columns
 
 
 def read(
-    parameters: Mapping[str, Tensor], projection: Projection, max_shape: tuple[int, int] | None = None, pooling: Pooling = "sample"
+    parameters: Mapping[str, Tensor],
+    projection: Projection,
+    max_shape: tuple[int, int] | None = None,
+    pooling: Pooling = "sample",
 ) -> Tensor:
-    """The matrix, made smaller where it exceeds ``max_shape``: float32 [min(out, limit), min(in, limit)], a copy, on its own device.
+    """The matrix, made smaller where it exceeds ``max_shape``: float32 [min(out, limit), min(in,
+    limit)], a copy, on its own device.
 
-    Of a sharded parameter each process reads its own slice, and what is summed over processes is as small as the result. With one,
-    every process must call this.
+    Of a sharded parameter each process reads its own slice, and what is summed over processes is as
+    small as the result. With one, every process must call this.
     """
-    shape = tuple(min(size, limit) for size, limit in zip(projection.shape, max_shape or projection.shape, strict=True))
+    shape = tuple(
+        min(size, limit)
+        for size, limit in zip(projection.shape, max_shape or projection.shape, strict=True)
+    )
     pooling = "sample" if shape == projection.shape else pooling
-    rows, columns = (_Axis.of(stored, limit, pooling) for stored, limit in zip(projection.stored(), shape, strict=True))
+    rows, columns = (
+        _Axis.of(stored, limit, pooling)
+        for stored, limit in zip(projection.stored(), shape, strict=True)
+    )
     total: Tensor | None = None
     n_pooled = len(projection.parameters) * rows.n_each[:, None] * columns.n_each[None, :]
     for name in projection.parameters:
@@ -89,14 +107,16 @@ def read(
 
 
 def evenly_spaced(size: int, limit: int) -> np.ndarray:
-    """``min(size, limit)`` indices from 0 to size - 1, as evenly spaced as whole numbers can be; the same for every capture of a run."""
+    """``min(size, limit)`` indices from 0 to size - 1, as evenly spaced as whole numbers can be;
+    the same for every capture of a run."""
     count = min(size, limit)
     return (np.arange(count) * size) // count
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Which stored indices are read along one axis, and into which cell of the result each goes, ascending; how many into each cell."""
+    """Which stored indices are read along one axis, and into which cell of the result each goes,
+    ascending; how many into each cell."""
 
     stored: np.ndarray
     cell: np.ndarray
@@ -116,7 +136,8 @@ class _Axis:
 
 
 def part_of(piece: Piece, projection: Projection) -> Tensor:
-    """What this process holds of one projection, in the dtype it is stored in: [out, in], fewer rows or columns where it is sharded.
+    """What this process holds of one projection, in the dtype it is stored in: [out, in], fewer
+    rows or columns where it is sharded.
 
     A view where all stored rows are the projection's. Not for a mean over experts.
     """
@@ -125,8 +146,16 @@ def part_of(piece: Piece, projection: Projection) -> Tensor:
     return part.sum(0) if part.ndim == 3 else part  # of one expert, or of none
 
 
-def _made_of(stored: Tensor, start: tuple[int, ...], projection: Projection, rows: _Axis, columns: _Axis, pooling: Pooling) -> Tensor:
-    """What a slice adds to the result, float32 [row cells, column cells]: sums of its values, or of their squares for ``rms``."""
+def _made_of(
+    stored: Tensor,
+    start: tuple[int, ...],
+    projection: Projection,
+    rows: _Axis,
+    columns: _Axis,
+    pooling: Pooling,
+) -> Tensor:
+    """What a slice adds to the result, float32 [row cells, column cells]: sums of its values, or of
+    their squares for ``rms``."""
     stored, cells = _selected(stored, start, projection, rows, columns)
     # copy=True: training goes on writing into the parameter.
     values = stored.to(torch.float32, copy=True)
@@ -143,7 +172,8 @@ def _made_of(stored: Tensor, start: tuple[int, ...], projection: Projection, row
 def _selected(
     stored: Tensor, start: tuple[int, ...], projection: Projection, rows: _Axis, columns: _Axis
 ) -> tuple[Tensor, tuple[np.ndarray, np.ndarray]]:
-    """Of a slice what is read, [..., out, in], and the cells that its rows and its columns go into."""
+    """Of a slice what is read, [..., out, in], and the cells that its rows and its columns go
+    into."""
     if projection.transposed:
         stored, start = stored.transpose(-2, -1), (*start[:-2], start[-1], start[-2])
     if projection.expert is not None:

@@ -1,7 +1,9 @@
-"""Several runs on one axis: by training step, by tokens seen, or by progress (0 at the start, 1 at each run's own end).
+"""Several runs on one axis: by training step, by tokens seen, or by progress (0 at the start, 1 at
+each run's own end).
 
-``align`` says which capture of each run is shown at each point of time: always a real one, never one in between.
-``trajectories`` gives numbers for matching and distances, where going straight from one capture to the next is what is wanted.
+``align`` says which capture of each run is shown at each point of time: always a real one, never
+one in between. ``trajectories`` gives numbers for matching and distances, where going straight from
+one capture to the next is what is wanted.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class Alignment:
 
     Attributes:
         points: float64 [point], rising: steps, tokens, or progress 0..1.
-        captures: int64 [run, point]: index into the run's captures, the last one at or before the point; ``NOT_YET`` before its first.
+        captures: int64 [run, point]: index into the run's captures, the last one at or before the
+            point; ``NOT_YET`` before its first.
         ended: bool [run, point]: the run was over by then, and its last capture stands still.
     """
 
@@ -53,11 +56,16 @@ def positions(series: ScoreSeries, axis: Axis) -> NDArray[np.float64]:
         return (steps - steps[0]) / max(steps[-1] - steps[0], 1.0)
     tokens = series.tokens_seen
     if len(tokens) != len(steps) or np.isnan(tokens).any():
-        raise ConfigError("a run did not say how many tokens it had seen; align by step or progress, or pass tokens_seen= to step()")
+        raise ConfigError(
+            "a run did not say how many tokens it had seen; align by step or progress, or pass "
+            "tokens_seen= to step()"
+        )
     return tokens
 
 
-def align(runs: Sequence[ComparedRun], *, axis: Axis = "step", n_points: int | None = None) -> Alignment:
+def align(
+    runs: Sequence[ComparedRun], *, axis: Axis = "step", n_points: int | None = None
+) -> Alignment:
     """Put runs side by side on one axis.
 
     Args:
@@ -67,16 +75,23 @@ def align(runs: Sequence[ComparedRun], *, axis: Axis = "step", n_points: int | N
     if n_points is None:
         points = np.unique(np.concatenate(at))
     else:
-        points = np.linspace(min(places[0] for places in at), max(places[-1] for places in at), n_points)
+        points = np.linspace(
+            min(places[0] for places in at), max(places[-1] for places in at), n_points
+        )
     captures = np.stack([np.searchsorted(places, points, side="right") - 1 for places in at])
     ended = np.stack([points > places[-1] for places in at])
     return Alignment(axis, points, captures.astype(np.int64), ended)
 
 
 def trajectories(
-    series: ScoreSeries, scores: Sequence[str], *, axis: Axis = "progress", points: NDArray[np.float64]
+    series: ScoreSeries,
+    scores: Sequence[str],
+    *,
+    axis: Axis = "progress",
+    points: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    """What every head did over time: float32 [block, head, point, score], straight lines between captures, held beyond the ends.
+    """What every head did over time: float32 [block, head, point, score], straight lines between
+    captures, held beyond the ends.
 
     NaN where there is no such head, or where a score was never finite.
     """
@@ -88,5 +103,7 @@ def trajectories(
         for block, head in np.ndindex(n_blocks, n_heads):
             known = np.isfinite(values[:, block, head])
             if known.any():
-                paths[block, head, :, index] = np.interp(points, at[known], values[known, block, head])
+                paths[block, head, :, index] = np.interp(
+                    points, at[known], values[known, block, head]
+                )
     return paths

@@ -1,7 +1,9 @@
-"""Heads of all runs, grouped by what they did over time: the rows, the order and the tree of a seaborn ``clustermap``.
+"""Heads of all runs, grouped by what they did over time: the rows, the order and the tree of a
+seaborn ``clustermap``.
 
 grouped = cluster_heads(runs)
-seaborn.clustermap(grouped.values, row_linkage=grouped.linkage, col_cluster=False, yticklabels=grouped.labels)
+seaborn.clustermap(grouped.values, row_linkage=grouped.linkage, col_cluster=False,
+yticklabels=grouped.labels)
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class HeadClusters:
         labels: of the rows: ``n_heads=8 seed=1 L03H01``.
         runs, heads: run name and (block, head) of each row.
         scores: the scores along the columns, in their order; each takes equally many columns.
-        linkage: float64 [head - 1, 4], as ``scipy.cluster.hierarchy`` makes it (average linkage, Euclidean).
+        linkage: float64 [head - 1, 4], as ``scipy.cluster.hierarchy`` makes it (average linkage,
+            Euclidean).
     """
 
     values: NDArray[np.float32]
@@ -44,9 +47,14 @@ class HeadClusters:
 
 
 def cluster_heads(
-    runs: Sequence[ComparedRun], *, axis: Axis = "progress", scores: Sequence[str] | None = None, n_points: int = 24
+    runs: Sequence[ComparedRun],
+    *,
+    axis: Axis = "progress",
+    scores: Sequence[str] | None = None,
+    n_points: int = 24,
 ) -> HeadClusters:
-    """Group the heads of all runs by their trajectories; of more than ``MAX_CLUSTERED_HEADS`` as many of each run, the most specialised.
+    """Group the heads of all runs by their trajectories; of more than ``MAX_CLUSTERED_HEADS`` as
+    many of each run, the most specialised.
 
     Raises:
         ConfigError: nothing in common to compare.
@@ -57,20 +65,31 @@ def cluster_heads(
     found = behaviours(runs, axis=axis, scores=scores, n_points=n_points)
     if sum(len(behaviour.heads) for behaviour in found) > MAX_CLUSTERED_HEADS:
         n_each = max(1, MAX_CLUSTERED_HEADS // len(runs))
-        found = [_first(behaviour, ranking(run.series), n_each) for behaviour, run in zip(found, runs, strict=True)]
+        found = [
+            _first(behaviour, ranking(run.series), n_each)
+            for behaviour, run in zip(found, runs, strict=True)
+        ]
     n_heads = sum(len(behaviour.heads) for behaviour in found)
     if n_heads < 2:
-        raise ConfigError(f"clustering takes two heads or more; these runs have {n_heads} with scores")
-    common = tuple(name for name in (scores or BEHAVIOUR) if all(name in run.series.heads for run in runs))
+        raise ConfigError(
+            f"clustering takes two heads or more; these runs have {n_heads} with scores"
+        )
+    common = tuple(
+        name for name in (scores or BEHAVIOUR) if all(name in run.series.heads for run in runs)
+    )
     vectors = np.concatenate([behaviour.vectors for behaviour in found])
     # from [head, point, score] to one score after the other, which is how a person reads a row
     values = vectors.reshape(n_heads, n_points, len(common)).transpose(0, 2, 1).reshape(n_heads, -1)
     names = run_labels(runs)
     heads = tuple(head for behaviour in found for head in behaviour.heads)
-    of_run = tuple(run.name for run, behaviour in zip(runs, found, strict=True) for _ in behaviour.heads)
+    of_run = tuple(
+        run.name for run, behaviour in zip(runs, found, strict=True) for _ in behaviour.heads
+    )
     return HeadClusters(
         values=values,
-        labels=tuple(f"{names[run]} {head_name(*head)}" for run, head in zip(of_run, heads, strict=True)),
+        labels=tuple(
+            f"{names[run]} {head_name(*head)}" for run, head in zip(of_run, heads, strict=True)
+        ),
         runs=of_run,
         heads=heads,
         scores=common,
@@ -79,5 +98,12 @@ def cluster_heads(
 
 
 def _first(behaviour: Behaviour, ranked: Sequence[tuple[int, int]], n: int) -> Behaviour:
-    kept = sorted(behaviour.heads.index(head) for head in [head for head in ranked if head in set(behaviour.heads)][:n])
-    return replace(behaviour, heads=tuple(behaviour.heads[index] for index in kept), vectors=behaviour.vectors[kept])
+    kept = sorted(
+        behaviour.heads.index(head)
+        for head in [head for head in ranked if head in set(behaviour.heads)][:n]
+    )
+    return replace(
+        behaviour,
+        heads=tuple(behaviour.heads[index] for index in kept),
+        vectors=behaviour.vectors[kept],
+    )

@@ -15,16 +15,26 @@ Order = Mapping[int, tuple[int | None, ...]]
 
 
 def ranking(series: ScoreSeries) -> tuple[Head, ...]:
-    """All heads of a run, the most specialised first, and of the heads with one role (or none) one in turn, so that all roles are seen."""
+    """All heads of a run, the most specialised first, and of the heads with one role (or none) one
+    in turn, so that all roles are seen."""
     held = head_roles(series)[0][-1]
     # without the index of specialisation a head counts by its highest score of any role
-    scores = [series.heads[name][-1] for name in ("specialisation", *(role.name for role in ROLES)) if name in series.heads]
-    strength = np.nan_to_num(scores[0] if "specialisation" in series.heads else np.nanmax(scores, axis=0), nan=-1.0)
+    scores = [
+        series.heads[name][-1]
+        for name in ("specialisation", *(role.name for role in ROLES))
+        if name in series.heads
+    ]
+    strength = np.nan_to_num(
+        scores[0] if "specialisation" in series.heads else np.nanmax(scores, axis=0), nan=-1.0
+    )
     queues: dict[int, list[Head]] = {}
     for head in sorted(_heads(series), key=lambda head: (-float(strength[head]), head)):
         queues.setdefault(int(held[head]), []).append(head)
     # heads without a role come when all roles had their turn
-    queued = [queues[role] for role in sorted(queues, key=lambda role: (role < 0, -float(strength[queues[role][0]])))]
+    queued = [
+        queues[role]
+        for role in sorted(queues, key=lambda role: (role < 0, -float(strength[queues[role][0]])))
+    ]
     ranked: list[Head] = []
     while any(queued):
         ranked += [queue.pop(0) for queue in queued if queue]
@@ -40,7 +50,8 @@ def order_by_index(series: ScoreSeries) -> Order:
 
 
 def matched_orders(runs: Sequence[ComparedRun]) -> list[Order]:
-    """For each run block -> its heads, each in the column of the first run's head whose behaviour it has; None: it has no such head.
+    """For each run block -> its heads, each in the column of the first run's head whose behaviour
+    it has; None: it has no such head.
 
     Heads that match none stand behind the others.
 
@@ -50,7 +61,10 @@ def matched_orders(runs: Sequence[ComparedRun]) -> list[Order]:
     depths = {run.series.shape[0] for run in runs}
     if len(depths) > 1:
         blocks = " and ".join(map(str, sorted(depths)))
-        raise ConfigError(f"order=matched puts heads side by side within their blocks; these models have {blocks} blocks: use order=index")
+        raise ConfigError(
+            "order=matched puts heads side by side within their blocks; these models have "
+            f"{blocks} blocks: use order=index"
+        )
     found = behaviours(runs)
     orders = [order_by_index(runs[0].series)]
     for run, other in zip(runs[1:], found[1:], strict=True):
@@ -58,7 +72,9 @@ def matched_orders(runs: Sequence[ComparedRun]) -> list[Order]:
         order = {}
         for block, heads in order_by_index(run.series).items():
             beside = [
-                partner[block, head][1] if (block, head) in partner else None for head in orders[0].get(block, ()) if head is not None
+                partner[block, head][1] if (block, head) in partner else None
+                for head in orders[0].get(block, ())
+                if head is not None
             ]
             order[block] = (*beside, *(head for head in heads if head not in beside))
         orders.append(order)

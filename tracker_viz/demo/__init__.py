@@ -1,4 +1,5 @@
-"""The small LLaMA-style model and the data that ``train.py`` trains it on, so that there is something to watch learn.
+"""The small LLaMA-style model and the data that ``train.py`` trains it on, so that there is
+something to watch learn.
 
     model.py       the decoder
     data.py        text and repeated random spans -> batches of tokens

@@ -1,8 +1,10 @@
 """Everything a resumed run needs, in one safetensors file, kept in the run itself.
 
-A checkpoint holds tensors (weights, optimiser state, random states) and a JSON description (step, tokens, config). It lies in the run as
-``checkpoints/step-00000400.safetensors``; ``checkpoints/latest.json`` names the last one and its sha256. The description is sent after
-the tensors, so that a run whose upload was cut off still names a whole checkpoint. ``train.py`` is the only caller.
+A checkpoint holds tensors (weights, optimiser state, random states) and a JSON description (step,
+tokens, config). It lies in the run as ``checkpoints/step-00000400.safetensors``;
+``checkpoints/latest.json`` names the last one and its sha256. The description is sent after the
+tensors, so that a run whose upload was cut off still names a whole checkpoint. ``train.py`` is the
+only caller.
 """
 
 from __future__ import annotations
@@ -63,8 +65,12 @@ class Checkpoint:
 def write(checkpoint: Checkpoint, path: Path) -> None:
     """Write one checkpoint whole or not at all. The tensors are copied out before this returns."""
     description = {"schema": SCHEMA_VERSION, "step": checkpoint.step, "config": checkpoint.config}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    capture_file.write_atomically(safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(description)}), path)
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
+    }
+    capture_file.write_atomically(
+        safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(description)}), path
+    )
 
 
 def read(path: Path) -> Checkpoint:
@@ -77,15 +83,20 @@ def read(path: Path) -> Checkpoint:
         with safetensors.safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA_KEY)
             if text is None:
-                raise ConfigError(f"{path} is a safetensors file, but no checkpoint that train.py wrote")
+                raise ConfigError(
+                    f"{path} is a safetensors file, but no checkpoint that train.py wrote"
+                )
             description = json.loads(text)
             if description["schema"] > SCHEMA_VERSION:
                 raise ConfigError(
-                    f"{path} was written by a newer tracker_viz (checkpoint schema {description['schema']}); upgrade to resume"
+                    f"{path} was written by a newer tracker_viz (checkpoint schema "
+                    f"{description['schema']}); upgrade to resume"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     except safetensors.SafetensorError as error:
-        raise ConfigError(f"{path} is not a whole safetensors file ({error}); resume from an earlier checkpoint") from error
+        raise ConfigError(
+            f"{path} is not a whole safetensors file ({error}); resume from an earlier checkpoint"
+        ) from error
     return Checkpoint(int(description["step"]), tensors, description["config"])
 
 
@@ -99,22 +110,30 @@ def fetch_latest(run: FileStore, directory: Path) -> Checkpoint:
         latest = json.loads(run.get_file(LATEST, directory).read_text())
     except TrackerVizError as error:
         raise ConfigError(
-            f"this run has no checkpoint to resume from ({error}); runs keep them when they are trained with trainer.checkpoint_every > 0"
+            f"this run has no checkpoint to resume from ({error}); runs keep them when they are "
+            "trained with trainer.checkpoint_every > 0"
         ) from error
     name = str(latest["file"])
     if not _FILE_NAME.fullmatch(name):
-        raise ConfigError(f"{LATEST} of the run names {name!r}; a checkpoint is named like 'step-00000400.safetensors'")
+        raise ConfigError(
+            f"{LATEST} of the run names {name!r}; a checkpoint is named like "
+            "'step-00000400.safetensors'"
+        )
     path = run.get_file(f"checkpoints/{name}", directory)
     if _sha256(path) != latest["sha256"]:
-        raise ConfigError(f"checkpoint {name} of the run is not what was uploaded (its sha256 differs from the one in {LATEST})")
+        raise ConfigError(
+            f"checkpoint {name} of the run is not what was uploaded (its sha256 differs from the "
+            f"one in {LATEST})"
+        )
     return read(path)
 
 
 class Uploader:
     """Writes checkpoints into ``directory`` and sends them to every run from a thread of its own.
 
-    Training never waits for a tracker: when one is slow only the newest checkpoint is sent. A run that could not be reached yet, or
-    did not take it, is offered the newest once more at the end; what fails then is reported and stays in ``directory``.
+    Training never waits for a tracker: when one is slow only the newest checkpoint is sent. A run
+    that could not be reached yet, or did not take it, is offered the newest once more at the end;
+    what fails then is reported and stays in ``directory``.
     """
 
     def __init__(self, directory: Path, runs: Callable[[], Iterable[FileStore]]):
@@ -128,37 +147,53 @@ class Uploader:
         self._thread.start()
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """On the disk when this returns, in the runs later. A disk that is full costs the checkpoint, not the training."""
+        """On the disk when this returns, in the runs later. A disk that is full costs the
+        checkpoint, not the training."""
         path = self.directory / "checkpoints" / checkpoint.file_name
         try:
             write(checkpoint, path)
-            latest = json.dumps({"file": path.name, "step": checkpoint.step, "sha256": _sha256(path)}).encode()
-            # one file for us, which the next checkpoint overwrites, and one that lasts until this checkpoint is sent
+            latest = json.dumps(
+                {"file": path.name, "step": checkpoint.step, "sha256": _sha256(path)}
+            ).encode()
+            # one file for us, which the next checkpoint overwrites, and one that lasts until this
+            # checkpoint is sent
             capture_file.write_atomically(latest, self.directory / LATEST)
             capture_file.write_atomically(latest, path.with_suffix(".json"))
         except OSError as error:
-            logger.error("the checkpoint of step %d could not be written to %s (%s); training goes on", checkpoint.step, path, error)
+            logger.error(
+                "the checkpoint of step %d could not be written to %s (%s); training goes on",
+                checkpoint.step,
+                path,
+                error,
+            )
         else:
             self._pending.put(path)
         return path
 
     def close(self, timeout_s: float = 120.0) -> bool:
-        """Wait until all is sent; True when it was, False when ``timeout_s`` ran out first. Repeating it is harmless."""
+        """Wait until all is sent; True when it was, False when ``timeout_s`` ran out first.
+        Repeating it is harmless."""
         self._pending.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            logger.warning("checkpoints are still being uploaded; they lie in %s", self.directory / "checkpoints")
+            logger.warning(
+                "checkpoints are still being uploaded; they lie in %s",
+                self.directory / "checkpoints",
+            )
         return not self._thread.is_alive()
 
     def offer_late(self) -> None:
-        """After ``close``: the newest checkpoint for runs that were reached only since then, as a busy or distant service may be."""
+        """After ``close``: the newest checkpoint for runs that were reached only since then, as a
+        busy or distant service may be."""
         if self._newest is not None and not self._thread.is_alive():
             self._send(self._newest, [run for run in self._runs() if id(run) not in self._offered])
 
     def __enter__(self) -> Uploader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
         # Who interrupts the program does not want to wait for a tracker.
         self.close(0.0 if kind is KeyboardInterrupt else 120.0)
 
@@ -169,7 +204,9 @@ class Uploader:
             while not self._pending.empty():
                 paths.append(self._pending.get())
             last = None in paths
-            self._newest = next((path for path in reversed(paths) if path is not None), self._newest)
+            self._newest = next(
+                (path for path in reversed(paths) if path is not None), self._newest
+            )
             if self._newest is not None:
                 self._send(self._newest, self._runs())
 
@@ -183,7 +220,12 @@ class Uploader:
                 run.put_file(path.with_suffix(".json"), LATEST)
                 self._sent[id(run)] = path
             except Exception as error:  # noqa: BLE001  a tracker's failure, whatever it is, must not end training
-                logger.warning("checkpoint %s could not be uploaded (%s); it lies in %s", path.name, error, path)
+                logger.warning(
+                    "checkpoint %s could not be uploaded (%s); it lies in %s",
+                    path.name,
+                    error,
+                    path,
+                )
 
 
 def _sha256(path: Path) -> str:

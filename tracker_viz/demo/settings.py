@@ -1,4 +1,5 @@
-"""Everything that ``train.py`` can be told, as one checked value. The groups of ``conf/`` fill it."""
+"""Everything that ``train.py`` can be told, as one checked value. The groups of ``conf/`` fill
+it."""
 
 from __future__ import annotations
 
@@ -17,11 +18,19 @@ from tracker_viz.demo.trainer import TrainerConfig
 from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.metrics import ROLES
 
-# What a sweeper can be told to optimise: the last loss, or one of the values that ``metrics.run_summary`` gives
+# What a sweeper can be told to optimise: the last loss, or one of the values that
+# ``metrics.run_summary`` gives
 OUTCOMES = (
     "loss",
-    *(f"specialisation/{role.name}_{value}" for role in ROLES for value in ("max", "heads", "onset_step")),
-    *(f"specialisation/{value}" for value in ("heads_specialised", "share_specialised", "index_mean")),
+    *(
+        f"specialisation/{role.name}_{value}"
+        for role in ROLES
+        for value in ("max", "heads", "onset_step")
+    ),
+    *(
+        f"specialisation/{value}"
+        for value in ("heads_specialised", "share_specialised", "index_mean")
+    ),
 )
 # What a resumed run takes over from its checkpoint, where the command line does not say otherwise
 TRAINED_WITH = ("name", "seed", "model", "data", "trainer", "capture")
@@ -31,7 +40,8 @@ TRAINED_WITH = ("name", "seed", "model", "data", "trainer", "capture")
 class TrainSettings:
     """Attributes are the keys of ``conf/train.yaml``.
 
-    ``capture``, ``layout`` and ``video`` are options of those stations; ``tracker`` is tracker -> its options.
+    ``capture``, ``layout`` and ``video`` are options of those stations; ``tracker`` is tracker ->
+    its options.
     """
 
     name: str
@@ -55,21 +65,33 @@ class TrainSettings:
             raise ConfigError(unknown_name("outcome to optimize", self.optimize, OUTCOMES))
 
     def outcome(self, loss: float, summary: Mapping[str, float]) -> float:
-        """What ``optimize`` names. A role that no head took for good has no onset: it came later than any that came, at infinity."""
-        return loss if self.optimize == "loss" else float(summary.get(self.optimize, math.inf if "_onset_" in self.optimize else math.nan))
+        """What ``optimize`` names. A role that no head took for good has no onset: it came later
+        than any that came, at infinity."""
+        return (
+            loss
+            if self.optimize == "loss"
+            else float(
+                summary.get(self.optimize, math.inf if "_onset_" in self.optimize else math.nan)
+            )
+        )
 
     def trained_with(self) -> dict[str, Any]:
-        """What the run's model, losses and captures depend on, as plain data that means the same in every working directory."""
+        """What the run's model, losses and captures depend on, as plain data that means the same in
+        every working directory."""
         chosen = {key: value for key, value in asdict(self).items() if key in TRAINED_WITH}
         if self.data.path is not None:
             chosen["data"]["path"] = os.path.abspath(os.path.expanduser(self.data.path))
         return chosen
 
 
-def resumed(cfg: DictConfig, trained_with: Mapping[str, Any], overrides: Iterable[str]) -> DictConfig:
-    """``cfg`` with what the checkpoint was trained with, but for what ``overrides`` (the command line's words) say explicitly.
+def resumed(
+    cfg: DictConfig, trained_with: Mapping[str, Any], overrides: Iterable[str]
+) -> DictConfig:
+    """``cfg`` with what the checkpoint was trained with, but for what ``overrides`` (the command
+    line's words) say explicitly.
 
-    ``python train.py resume=... trainer.steps=2000`` so goes on with the same model, data and recipe, for longer.
+    ``python train.py resume=... trainer.steps=2000`` so goes on with the same model, data and
+    recipe, for longer.
     """
     merged = copy.deepcopy(cfg)
     OmegaConf.set_struct(merged, False)

@@ -1,7 +1,7 @@
 """The training loop: model and batches go in, a trained model comes out, and a recorder looks on.
 
-``train.py`` is the only caller. The recipe (AdamW, warm-up, cosine) is the one with which the default model shows the onset of
-induction heads within a thousand steps.
+``train.py`` is the only caller. The recipe (AdamW, warm-up, cosine) is the one with which the
+default model shows the onset of induction heads within a thousand steps.
 """
 
 from __future__ import annotations
@@ -44,12 +44,15 @@ class TrainerConfig:
     Attributes:
         steps: optimiser steps.
         batch_size: sequences a step.
-        learning_rate: its peak, reached after ``warmup_steps`` and then let down along a cosine to ``final_lr_share`` of it.
+        learning_rate: its peak, reached after ``warmup_steps`` and then let down along a cosine to
+            ``final_lr_share`` of it.
         weight_decay: of the matrices; norms have none.
         clip_norm: largest length of the whole gradient.
-        evaluate_rows: rows of held-out text, and as many of unseen spans, that are looked at when a step is captured; 0: never.
+        evaluate_rows: rows of held-out text, and as many of unseen spans, that are looked at when a
+            step is captured; 0: never.
         checkpoint_every: steps between two checkpoints; 0: none at all, and no ``resume=``.
-        device: ``auto`` (a GPU where there is one), or a name that torch knows: ``cpu``, ``cuda:1``, ...
+        device: ``auto`` (a GPU where there is one), or a name that torch knows: ``cpu``,
+            ``cuda:1``, ...
         threads: of torch on the CPU; None leaves them as they are.
     """
 
@@ -72,31 +75,43 @@ class TrainerConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"trainer.{name} must be at least 1; got {getattr(self, name)}")
         if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"trainer.threads is a number of threads, at least 1, or null; got {self.threads}")
+            raise ConfigError(
+                f"trainer.threads is a number of threads, at least 1, or null; got {self.threads}"
+            )
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"trainer.{name} must be a finite number above 0; got {getattr(self, name)}")
+                raise ConfigError(
+                    f"trainer.{name} must be a finite number above 0; got {getattr(self, name)}"
+                )
         for name in ("warmup_steps", "weight_decay", "evaluate_rows", "checkpoint_every"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"trainer.{name} must not be negative; got {getattr(self, name)}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"trainer.{name} must be at least 0 and below 1; got {getattr(self, name)}")
+                raise ConfigError(
+                    f"trainer.{name} must be at least 0 and below 1; got {getattr(self, name)}"
+                )
         if not 0 <= self.final_lr_share <= 1:
-            raise ConfigError(f"trainer.final_lr_share is a share of the learning rate, 0..1; got {self.final_lr_share}")
+            raise ConfigError(
+                "trainer.final_lr_share is a share of the learning rate, 0..1; got "
+                f"{self.final_lr_share}"
+            )
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of the update that follows ``step`` finished ones."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         progress = min(1.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
-        share = self.final_lr_share + (1 - self.final_lr_share) * 0.5 * (1 + math.cos(math.pi * progress))
+        share = self.final_lr_share + (1 - self.final_lr_share) * 0.5 * (
+            1 + math.cos(math.pi * progress)
+        )
         return self.learning_rate * share
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: ``finished``, or interrupted after ``step``. ``loss``: of the last batch; NaN where nothing was left to train."""
+    """How training ended: ``finished``, or interrupted after ``step``. ``loss``: of the last batch;
+    NaN where nothing was left to train."""
 
     finished: bool
     step: int
@@ -121,7 +136,10 @@ class Trainer:
         matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
         vectors = [weight for weight in model.parameters() if weight.ndim < 2]
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
         )
@@ -141,16 +159,23 @@ class Trainer:
         """Train until ``config.steps`` are done or somebody asks to stop (SIGINT, SIGTERM).
 
         Args:
-            recorder: told of every finished step and its loss, and of the held-out losses where ``evaluate_at(step)``.
-            save: called with the training's state and its step: every ``checkpoint_every`` steps, at the end, and when interrupted.
+            recorder: told of every finished step and its loss, and of the held-out losses where
+                ``evaluate_at(step)``.
+            save: called with the training's state and its step: every ``checkpoint_every`` steps,
+                at the end, and when interrupted.
             progress: show a bar on standard error.
 
         Raises:
-            TrainingDivergedError: the loss became NaN or infinite; the weights stay as they were when it did.
+            TrainingDivergedError: the loss became NaN or infinite; the weights stay as they were
+                when it did.
         """
         config = self.config
         metrics = {"loss": math.nan}
-        with stop_on_signal() as stop, _progress_bar(self.step, config.steps, shown=progress) as bar, logging_redirect_tqdm():
+        with (
+            stop_on_signal() as stop,
+            _progress_bar(self.step, config.steps, shown=progress) as bar,
+            logging_redirect_tqdm(),
+        ):
             while self.step < config.steps and not stop.requested:
                 metrics = {"loss": self._train_step()}
                 if config.evaluate_rows and evaluate_at(self.step):
@@ -168,7 +193,8 @@ class Trainer:
         if not math.isfinite(value := loss.item()):
             raise TrainingDivergedError(
                 f"the loss is {value} after {self.step} steps; try a lower trainer.learning_rate "
-                f"(now {self.config.learning_rate:g}) or a longer trainer.warmup_steps (now {self.config.warmup_steps})"
+                f"(now {self.config.learning_rate:g}) or a longer trainer.warmup_steps (now "
+                f"{self.config.warmup_steps})"
             )
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
@@ -181,16 +207,20 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, n_rows: int) -> dict[str, float]:
-        """Loss in nats per token on held-out text, and on the second and later copies of unseen spans (near 0 once it looks back)."""
+        """Loss in nats per token on held-out text, and on the second and later copies of unseen
+        spans (near 0 once it looks back)."""
         self.model.eval()
         text, repeats = (rows.to(self.device) for rows in self.mixture.validation_rows(n_rows))
         text_loss, repeats_loss = (
-            F.cross_entropy(self.model(rows[:, :-1]).transpose(1, 2), rows[:, 1:], reduction="none") for rows in (text, repeats)
+            F.cross_entropy(self.model(rows[:, :-1]).transpose(1, 2), rows[:, 1:], reduction="none")
+            for rows in (text, repeats)
         )
         self.model.train()
         return {
             "validation/loss": text_loss.mean().item(),
-            "validation/second_copy_loss": repeats_loss[second_copies(repeats)[:, 1:]].mean().item(),
+            "validation/second_copy_loss": repeats_loss[second_copies(repeats)[:, 1:]]
+            .mean()
+            .item(),
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -198,7 +228,10 @@ class Trainer:
         state = {"random.data": self.mixture.state(), "random.torch": torch.get_rng_state()}
         for name, weight in self.model.named_parameters():  # tied weights come once
             state[f"model.{name}"] = weight
-            state |= {f"optimizer.{name}.{kind}": tensor for kind, tensor in self.optimizer.state[weight].items()}
+            state |= {
+                f"optimizer.{name}.{kind}": tensor
+                for kind, tensor in self.optimizer.state[weight].items()
+            }
         return state
 
     def load_state(self, checkpoint: Checkpoint) -> None:
@@ -213,13 +246,17 @@ class Trainer:
             there = tuple(state[f"model.{name}"].shape) if name in stored else None
             here = tuple(weights[name].shape) if name in weights else None
             if there != here:
-                raise ConfigError(f"the checkpoint is of another model: {name} is {there} there and {here} here; leave out model overrides")
+                raise ConfigError(
+                    f"the checkpoint is of another model: {name} is {there} there and {here} here; "
+                    "leave out model overrides"
+                )
         for name, weight in weights.items():
             weight.data.copy_(state[f"model.{name}"])
             kinds = ("step", "exp_avg", "exp_avg_sq") if checkpoint.step else ()
             # AdamW counts its steps on the CPU, whatever the weights' device
             self.optimizer.state[weight] = {
-                kind: state[f"optimizer.{name}.{kind}"].to("cpu" if kind == "step" else self.device) for kind in kinds
+                kind: state[f"optimizer.{name}.{kind}"].to("cpu" if kind == "step" else self.device)
+                for kind in kinds
             }
         self.mixture.set_state(state["random.data"])
         torch.set_rng_state(state["random.torch"])
@@ -234,7 +271,8 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into a request to end cleanly; the second one interrupts at once.
+    """Turn the first Ctrl-C or SIGTERM into a request to end cleanly; the second one interrupts at
+    once.
 
     Outside the main thread, where Python delivers no signals, this changes nothing.
     """
@@ -244,11 +282,16 @@ def stop_on_signal() -> Iterator[StopRequest]:
         stop.requested = True
         for each in previous:
             signal.signal(each, signal.default_int_handler)
-        tqdm.write(f"{signal.Signals(number).name}: ending after this step; once more to quit at once", file=sys.stderr)
+        tqdm.write(
+            f"{signal.Signals(number).name}: ending after this step; once more to quit at once",
+            file=sys.stderr,
+        )
 
     previous: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {
+            number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)
+        }
     try:
         yield stop
     finally:
@@ -257,20 +300,24 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 
 def choose_device(name: str, *, job: int = 0) -> torch.device:
-    """The torch device called ``name``; ``auto`` takes turns: job 0 of a sweep the first GPU, job 1 the second, and so on round.
+    """The torch device called ``name``; ``auto`` takes turns: job 0 of a sweep the first GPU, job 1
+    the second, and so on round.
 
     Raises:
         ConfigError: torch does not know it, or this machine does not have it.
     """
     if name == "auto":
-        return torch.device(f"cuda:{job % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
+        return torch.device(
+            f"cuda:{job % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"trainer.device must be auto or a device of this machine (cpu, cuda, cuda:1, ...); got {name!r} ({reason})"
+            "trainer.device must be auto or a device of this machine (cpu, cuda, cuda:1, ...); "
+            f"got {name!r} ({reason})"
         ) from error
     return device
 

@@ -2,7 +2,8 @@
 
     Trainer(logger=WandbLogger(...), callbacks=[TrackerVizCallback()])
 
-The captures go into the run of the trainer's W&B or MLflow logger, which stays the logger's: it is never ended here.
+The captures go into the run of the trainer's W&B or MLflow logger, which stays the logger's: it is
+never ended here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from tracker_viz.errors import ConfigError
 from tracker_viz.pipeline import Watcher, watch
 
 # The same framework goes by two names, and a callback of one is refused by the other's Trainer.
-_name = "pytorch_lightning" if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules else "lightning.pytorch"
+_name = (
+    "pytorch_lightning"
+    if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules
+    else "lightning.pytorch"
+)
 pl: Any = importlib.import_module(_name)
 loggers: Any = importlib.import_module(f"{_name}.loggers")
 
@@ -26,9 +31,11 @@ class TrackerVizCallback(pl.Callback):
     """Captures the model that a Lightning ``Trainer`` trains.
 
     Args:
-        model: name of the LightningModule's attribute that holds the decoder; the whole module by default.
+        model: name of the LightningModule's attribute that holds the decoder; the whole module by
+            default.
         run: as in ``watch``; by default the runs of the trainer's W&B and MLflow loggers.
-        watch_options: everything else that ``watch`` takes (``probe``, ``every``, ``captures``, ...).
+        watch_options: everything else that ``watch`` takes (``probe``, ``every``, ``captures``,
+            ...).
     """
 
     def __init__(self, model: str | None = None, run: Any = None, **watch_options: Any) -> None:
@@ -44,10 +51,17 @@ class TrackerVizCallback(pl.Callback):
         run, tracker_options = (self.run, {}) if self.run else _loggers_runs(trainer)
         tracker_options |= options.pop("tracker_options", {})
         self.watcher = watch(
-            self._decoder(pl_module), run=run, start_step=trainer.global_step, counts_from=1, tracker_options=tracker_options, **options
+            self._decoder(pl_module),
+            run=run,
+            start_step=trainer.global_step,
+            counts_from=1,
+            tracker_options=tracker_options,
+            **options,
         )
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         assert self.watcher is not None, "the Trainer calls on_train_start first"
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if loss is not None and trainer.accumulate_grad_batches > 1:
@@ -66,7 +80,8 @@ class TrackerVizCallback(pl.Callback):
         parts = [name for name, _ in pl_module.named_children()]
         if self.model is not None and self.model not in parts:
             raise ConfigError(
-                f"model= names the part of {type(pl_module).__name__} that is the decoder: one of {parts}; got {self.model!r}"
+                f"model= names the part of {type(pl_module).__name__} that is the decoder: one of "
+                f"{parts}; got {self.model!r}"
             )
         if self.model is None and type(pl_module).forward is pl.LightningModule.forward:
             raise ConfigError(
@@ -88,6 +103,7 @@ def _loggers_runs(trainer: Any) -> tuple[list[Any], dict[str, Any]]:
     if not runs:
         names = [type(logger).__name__ for logger in trainer.loggers] or "none"
         raise ConfigError(
-            f"the Trainer's loggers are {names}; give it a WandbLogger or an MLFlowLogger, or name a run: TrackerVizCallback(run='mlflow')"
+            f"the Trainer's loggers are {names}; give it a WandbLogger or an MLFlowLogger, or name "
+            "a run: TrackerVizCallback(run='mlflow')"
         )
     return runs, tracker_options

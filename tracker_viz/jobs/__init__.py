@@ -1,6 +1,7 @@
 """The command ``tracker-viz``: one Hydra application per job, each in the module of its name.
 
-This package imports none of them before it is asked for: ``tracker-viz --help`` is instant, and rendering never loads torch.
+This package imports none of them before it is asked for: ``tracker-viz --help`` is instant, and
+rendering never loads torch.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def main() -> None:
         return
     job, *rest = words
     if job not in JOBS:
-        sys.exit(f"{unknown_name('command', job, JOBS)}\n'tracker-viz --help' says what each of them does")
+        sys.exit(
+            f"{unknown_name('command', job, JOBS)}\n'tracker-viz --help' says what each of them "
+            "does"
+        )
     sys.argv = [f"tracker-viz {job}", *rest]
     importlib.import_module(f"tracker_viz.jobs.{job}").main()
 
@@ -42,5 +46,6 @@ def usage() -> str:
     jobs = "\n".join(f"  {name:<10}{purpose}" for name, purpose in JOBS.items())
     return (
         f"tracker-viz <command> [key=value ...]\n\n{jobs}\n\n"
-        "'tracker-viz <command> --help' lists its keys; -m runs it for several values: tracker-viz render -m run=mlflow:<id1>,mlflow:<id2>"
+        "'tracker-viz <command> --help' lists its keys; -m runs it for several values: tracker-viz "
+        "render -m run=mlflow:<id1>,mlflow:<id2>"
     )

@@ -1,4 +1,5 @@
-"""Makes a Hydra application of a function, as every command and ``train.py`` are, with errors that say what to type instead.
+"""Makes a Hydra application of a function, as every command and ``train.py`` are, with errors that
+say what to type instead.
 
     @application(config_name="render")
     def main(cfg: DictConfig) -> None:
@@ -23,10 +24,21 @@ from typing import Any, NoReturn, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 from yaml import YAMLError
 
 from tracker_viz.errors import ConfigError, TrackerVizError, unknown_name
@@ -43,17 +55,24 @@ _PLUGINS = {
         "submitit_slurm": "hydra-submitit-launcher",
         "ray": "hydra-ray-launcher",
     },
-    "hydra/sweeper": {"optuna": "hydra-optuna-sweeper", "ax": "hydra-ax-sweeper", "nevergrad": "hydra-nevergrad-sweeper"},
+    "hydra/sweeper": {
+        "optuna": "hydra-optuna-sweeper",
+        "ax": "hydra-ax-sweeper",
+        "nevergrad": "hydra-nevergrad-sweeper",
+    },
 }
 
 Task = Callable[[DictConfig], Any]
 Settings = TypeVar("Settings")
 
 
-def application(*, config_name: str, config_path: str | None = OUR_CONF) -> Callable[[Task], Callable[[], None]]:
+def application(
+    *, config_name: str, config_path: str | None = OUR_CONF
+) -> Callable[[Task], Callable[[], None]]:
     """Like ``hydra.main``, whose ``config_name`` and ``config_path`` these are.
 
-    Errors that a user can mend are printed as one message, without a traceback unless ``HYDRA_FULL_ERROR=1`` asks for it.
+    Errors that a user can mend are printed as one message, without a traceback unless
+    ``HYDRA_FULL_ERROR=1`` asks for it.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -67,12 +86,17 @@ def application(*, config_name: str, config_path: str | None = OUR_CONF) -> Call
                 hydra_config = HydraConfig.get()
                 if hydra_config.mode is not RunMode.RUN or hydra_config.callbacks:
                     raise
-                # Hydra would put all overrides before it. Of several jobs they say which one failed; of one they bury the message.
+                # Hydra would put all overrides before it. Of several jobs they say which one
+                # failed; of one they bury the message.
                 failed.append(error)
 
-        entry = hydra.main(config_path=config_path, config_name=config_name, version_base="1.3")(job)
+        entry = hydra.main(config_path=config_path, config_name=config_name, version_base="1.3")(
+            job
+        )
 
-        @functools.wraps(task)  # Hydra finds config_path relative to the file of the function at the bottom
+        @functools.wraps(
+            task
+        )  # Hydra finds config_path relative to the file of the function at the bottom
         def run() -> None:
             with errors_explained(), _errors_passed_on(), _sigterm_as_ctrl_c():
                 entry()
@@ -86,10 +110,13 @@ def application(*, config_name: str, config_path: str | None = OUR_CONF) -> Call
 
 @contextmanager
 def errors_explained() -> Iterator[None]:
-    """Leaves the program with one message and the error's exit code; with a traceback where it is a bug, or where one was asked for."""
+    """Leaves the program with one message and the error's exit code; with a traceback where it is a
+    bug, or where one was asked for."""
     wants_traceback = os.environ.get(_FULL_ERROR, "0") not in ("", "0")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without ✓ and ─ shows ? in their place
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a terminal without ✓ and ─ shows ? in their place
     try:
         yield
     except KeyboardInterrupt:
@@ -109,16 +136,20 @@ def errors_explained() -> Iterator[None]:
 
 
 def typed(settings: type[Settings], cfg: DictConfig) -> Settings:
-    """``cfg`` as an instance of the dataclass ``settings``: every name and type checked, nested dataclasses made and so validated.
+    """``cfg`` as an instance of the dataclass ``settings``: every name and type checked, nested
+    dataclasses made and so validated.
 
     Raises:
-        ConfigError: a name that ``settings`` does not have, a value that is missing, of another type, or refused by a dataclass.
+        ConfigError: a name that ``settings`` does not have, a value that is missing, of another
+            type, or refused by a dataclass.
     """
     if missing := OmegaConf.missing_keys(cfg):
         # Merging would quietly take the dataclass's default
         raise ConfigError(_no_value(min(missing)))
     try:
-        checked: Any = OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(settings)), cfg))
+        checked: Any = OmegaConf.to_object(
+            OmegaConf.merge(_writable(OmegaConf.structured(settings)), cfg)
+        )
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     assert isinstance(checked, settings)
@@ -138,7 +169,9 @@ def explain(error: Exception) -> str:
     """What is wrong with a command line or a configuration, and what was probably meant."""
     if isinstance(error, OverrideParseException):
         key, _, value = (error.override or "").partition("=")
-        message = f"cannot read the override {error.override!r}: {str(error.message).splitlines()[0]}"
+        message = (
+            f"cannot read the override {error.override!r}: {str(error.message).splitlines()[0]}"
+        )
         if not value or value.startswith(("[", "{")):
             return message
         return f'{message}; with other signs than plain letters, digits and ./:-_ a value stands in quotes: "{override(key, value)}"'
@@ -169,13 +202,23 @@ def _no_value(key: str) -> str:
 
 
 def _own_options(group: str) -> list[str]:
-    """Options of one of our groups. Hydra lists them itself, but not when one of several chosen options is missing."""
+    """Options of one of our groups. Hydra lists them itself, but not when one of several chosen
+    options is missing."""
     folder = resources.files("tracker_viz.conf").joinpath(group)
-    return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")] if folder.is_dir() else []
+    return (
+        [
+            file.name.removesuffix(".yaml")
+            for file in folder.iterdir()
+            if file.name.endswith(".yaml")
+        ]
+        if folder.is_dir()
+        else []
+    )
 
 
 def _reader_is_gone() -> bool:
-    """Whether standard output leads nowhere any more, as after ``| head``; what is still buffered is dropped then."""
+    """Whether standard output leads nowhere any more, as after ``| head``; what is still buffered
+    is dropped then."""
     pipe = select.poll()
     pipe.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in pipe.poll(0)):
@@ -191,7 +234,8 @@ def _leave(message: str, *, code: int) -> NoReturn:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """What a scheduler sends before it kills lets the program end as Ctrl-C does: captures in memory go to the disk, runs are ended.
+    """What a scheduler sends before it kills lets the program end as Ctrl-C does: captures in
+    memory go to the disk, runs are ended.
 
     Outside the main thread, where Python delivers no signals, this changes nothing.
     """

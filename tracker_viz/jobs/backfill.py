@@ -1,4 +1,5 @@
-"""``tracker-viz backfill``: checkpoints that were saved earlier -> captures in a run. The work is ``pipeline.backfill``'s."""
+"""``tracker-viz backfill``: checkpoints that were saved earlier -> captures in a run. The work is
+``pipeline.backfill``'s."""
 
 from __future__ import annotations
 
@@ -40,11 +41,18 @@ class BackfillSettings:
 
 
 def main() -> None:
-    """Entry point. ``model=`` is a plain key here; where Hydra finds train.py's group of that name, it takes it for a choice among its
-    options, so this configuration is stored apart from the groups."""
+    """Entry point. ``model=`` is a plain key here; where Hydra finds train.py's group of that name,
+    it takes it for a choice among its options, so this configuration is stored apart from the
+    groups."""
     conf = Path(str(resources.files("tracker_viz.conf")))
-    for group, name in ((None, "backfill"), ("hydra/help", "job"), ("hydra/job_logging", "console")):
-        ConfigStore.instance().store(name, OmegaConf.load(conf / (group or "") / f"{name}.yaml"), group=group)
+    for group, name in (
+        (None, "backfill"),
+        ("hydra/help", "job"),
+        ("hydra/job_logging", "console"),
+    ):
+        ConfigStore.instance().store(
+            name, OmegaConf.load(conf / (group or "") / f"{name}.yaml"), group=group
+        )
     backfill()
 
 
@@ -62,7 +70,11 @@ def backfill(cfg: DictConfig) -> None:
     )
     print(
         f"Captured {len(done.steps)} checkpoints"
-        + (f", steps {done.steps[0]} to {done.steps[-1]}" if done.steps else ": the run holds all of them")
+        + (
+            f", steps {done.steps[0]} to {done.steps[-1]}"
+            if done.steps
+            else ": the run holds all of them"
+        )
     )
     say_what_is_left(done.report)
     for run in done.runs:
@@ -70,8 +82,9 @@ def backfill(cfg: DictConfig) -> None:
 
 
 def build_model(name: str) -> nn.Module:
-    """The model that ``name`` stands for: a function or class ``package.module.name`` that is called without arguments, or a
-    directory with the ``config.json`` of a Hugging Face model, whose weights stay random until a checkpoint is loaded.
+    """The model that ``name`` stands for: a function or class ``package.module.name`` that is
+    called without arguments, or a directory with the ``config.json`` of a Hugging Face model, whose
+    weights stay random until a checkpoint is loaded.
 
     Raises:
         ConfigError: there is no such function, or it gives no model.
@@ -82,7 +95,10 @@ def build_model(name: str) -> nn.Module:
         try:
             from transformers import AutoConfig, AutoModelForCausalLM
         except ImportError as error:
-            raise MissingDependencyError(f"{name} is a Hugging Face model; install its library with: pip install transformers") from error
+            raise MissingDependencyError(
+                f"{name} is a Hugging Face model; install its library with: pip install "
+                "transformers"
+            ) from error
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
     else:
         module_name, _, function = name.rpartition(".")
@@ -91,11 +107,14 @@ def build_model(name: str) -> nn.Module:
             model = getattr(importlib.import_module(module_name), function)()
         except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise ConfigError(
-                f"model must be a function that needs no arguments, like my_package.build_model, or a directory with a config.json; "
+                "model must be a function that needs no arguments, like my_package.build_model, "
+                "or a directory with a config.json; "
                 f"got {name!r} ({type(error).__name__}: {error})"
             ) from error
         finally:
             sys.path.pop(0)
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model={name} must give a torch.nn.Module; it gave a {type(model).__name__}")
+        raise ConfigError(
+            f"model={name} must give a torch.nn.Module; it gave a {type(model).__name__}"
+        )
     return model

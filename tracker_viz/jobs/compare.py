@@ -1,4 +1,5 @@
-"""``tracker-viz compare``: several runs -> one video, pictures and a table of how they compare. The work is ``pipeline.compare_runs``'s."""
+"""``tracker-viz compare``: several runs -> one video, pictures and a table of how they compare. The
+work is ``pipeline.compare_runs``'s."""
 
 from __future__ import annotations
 
@@ -42,7 +43,10 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         if not isinstance(self.runs, list):
-            raise ConfigError(f"runs is a list, such as runs=[mlflow:<id>,wandb:<entity>/<project>/<id>]; got runs={self.runs}")
+            raise ConfigError(
+                "runs is a list, such as runs=[mlflow:<id>,wandb:<entity>/<project>/<id>]; got "
+                f"runs={self.runs}"
+            )
 
     def tracker_options(self) -> dict[str, dict[str, Any]]:
         """Tracker -> what was said of it; the same for all of its runs.
@@ -55,7 +59,10 @@ class CompareSettings:
         for name, scheme in _TRACKER_OF.items():
             if (value := getattr(self, name)) is not None:
                 if named and scheme not in options:
-                    raise ConfigError(f"{name} is an option of {scheme}, and none of these runs is there: {', '.join(named)}")
+                    raise ConfigError(
+                        f"{name} is an option of {scheme}, and none of these runs is there: "
+                        f"{', '.join(named)}"
+                    )
                 options.setdefault(scheme, {})[name] = value
         return options
 
@@ -83,25 +90,39 @@ def main(cfg: DictConfig) -> None:
     if len(result.rows) > _MOST_ROWS:
         print(f"and {len(result.rows) - _MOST_ROWS:,} more in {result.tables[0]}")
     for each in result.correlations[:_MOST_CORRELATIONS]:
-        print(f"{each.setting} and {each.outcome}: {each.kind} {each.coefficient:+.2f}, p = {each.p_value:.3f} ({each.n_runs} runs)")
+        print(
+            f"{each.setting} and {each.outcome}: {each.kind} {each.coefficient:+.2f}, p = "
+            f"{each.p_value:.3f} ({each.n_runs} runs)"
+        )
     for note in result.notes:
         print(f"Note: {note}")
-    print(f"Made of {len(result.rows)} runs: {result.video} ({result.video.stat().st_size / 1e6:.1f} MB, {result.duration_s:.0f} s)")
+    print(
+        f"Made of {len(result.rows)} runs: {result.video} ({result.video.stat().st_size / 1e6:.1f} "
+        f"MB, {result.duration_s:.0f} s)"
+    )
     print(f"Beside it: {', '.join(path.name for path in (*result.pictures, *result.tables))}")
     if result.url:
         print(f"Watch it in the run: {result.url}")
     if result.in_step:
         print(f"The runs' own videos in step: {result.in_step}")
     if settings.upload and not result.url:
-        print("In no run yet: these runs have none above them that was named. into=<RunRef> puts the results into one.")
+        print(
+            "In no run yet: these runs have none above them that was named. into=<RunRef> puts the "
+            "results into one."
+        )
     if result.url and result.ui_command:
         print(f"  with the UI running: {result.ui_command}")
 
 
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows for a terminal: who, the loss, and of every role that some head took its first onset and how many heads have it."""
+    """The rows for a terminal: who, the loss, and of every role that some head took its first onset
+    and how many heads have it."""
     roles = [name.removeprefix("heads/") for name in rows[0] if name.startswith("heads/")]
-    roles = [role for role in roles if any(row[f"heads/{role}"] or row[f"onset/{role}"] is not None for row in rows)]
+    roles = [
+        role
+        for role in roles
+        if any(row[f"heads/{role}"] or row[f"onset/{role}"] is not None for row in rows)
+    ]
     lines = [["run", "loss", *(role.replace("_", " ") for role in roles)]]
     for row in rows:
         cells = [row["label"], "–" if row["loss"] is None else f"{row['loss']:.3f}"]
@@ -111,9 +132,19 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(cells)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     aligned = [
-        [cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        [
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         for line in lines
     ]
     ruled = [aligned[0], ["─" * width for width in widths], *aligned[1:]]
-    explained = ["", "(heads that have a role at the end, and the step from which the first of them had it)"] if roles else []
+    explained = (
+        [
+            "",
+            "(heads that have a role at the end, and the step from which the first of them had it)",
+        ]
+        if roles
+        else []
+    )
     return "\n".join(["  ".join(line).rstrip() for line in ruled] + explained[1:])

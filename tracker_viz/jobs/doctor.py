@@ -1,6 +1,8 @@
-"""``tracker-viz doctor``: what works on this machine, tried out rather than looked up, and the fix for what does not.
+"""``tracker-viz doctor``: what works on this machine, tried out rather than looked up, and the fix
+for what does not.
 
-Chromium, a GPU and a tracker's server are all things that one can do without; what is missing is told in the order of its weight.
+Chromium, a GPU and a tracker's server are all things that one can do without; what is missing is
+told in the order of its weight.
 """
 
 from __future__ import annotations
@@ -29,7 +31,18 @@ from tracker_viz.jobs.application import application, typed
 from tracker_viz.trackers.pull import default_cache
 from tracker_viz.video import ENCODERS, write_video
 
-PACKAGES = ("torch", "mlflow", "wandb", "hydra-core", "omegaconf", "numpy", "seaborn", "matplotlib", "safetensors", "av")
+PACKAGES = (
+    "torch",
+    "mlflow",
+    "wandb",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "seaborn",
+    "matplotlib",
+    "safetensors",
+    "av",
+)
 PYTHONS = ((3, 11), (3, 14))
 FREE_BYTES = 2 << 30
 OPEN_FILES = 1024
@@ -53,7 +66,8 @@ class DoctorSettings:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was tried. ``note``: it can be done without; ``fail``: something that tracker_viz promises does not work."""
+    """One thing that was tried. ``note``: it can be done without; ``fail``: something that
+    tracker_viz promises does not work."""
 
     outcome: Outcome
     name: str
@@ -85,7 +99,10 @@ def examine(settings: DoctorSettings) -> Iterator[Finding]:
     yield wandb(settings.base_url, settings.timeout_s)
     yield cores()
     yield graphics_card()
-    yield from (free_space(name, path) for name, path in (("disk here", Path.cwd()), ("disk for downloads", default_cache())))
+    yield from (
+        free_space(name, path)
+        for name, path in (("disk here", Path.cwd()), ("disk for downloads", default_cache()))
+    )
     yield open_files()
 
 
@@ -94,7 +111,12 @@ def python() -> Finding:
     first, beyond = (".".join(map(str, bound)) for bound in PYTHONS)
     if PYTHONS[0] <= sys.version_info[:2] < PYTHONS[1]:
         return Finding("ok", "python", f"{version}, tracker_viz {__version__}")
-    return Finding("fail", "python", version, f"use Python {first} or later, below {beyond}: Hydra 1.3 breaks on {beyond}")
+    return Finding(
+        "fail",
+        "python",
+        version,
+        f"use Python {first} or later, below {beyond}: Hydra 1.3 breaks on {beyond}",
+    )
 
 
 def packages() -> Iterator[Finding]:
@@ -104,14 +126,22 @@ def packages() -> Iterator[Finding]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             if package == "av":
-                yield Finding("note", package, "not installed: no H.264 and no lossless video", "pip install 'tracker-viz[hq]'")
+                yield Finding(
+                    "note",
+                    package,
+                    "not installed: no H.264 and no lossless video",
+                    "pip install 'tracker-viz[hq]'",
+                )
             else:
                 yield Finding("fail", package, "not installed", f"pip install {package}")
-    yield Finding("ok", "packages", ", ".join(f"{name} {version}" for name, version in versions.items()))
+    yield Finding(
+        "ok", "packages", ", ".join(f"{name} {version}" for name, version in versions.items())
+    )
 
 
 def encoders() -> Iterator[Finding]:
-    """Each encoder writes a short video, which is read back. OpenCV is what makes them, or reads them; libGL is what it may lack."""
+    """Each encoder writes a short video, which is read back. OpenCV is what makes them, or reads
+    them; libGL is what it may lack."""
     frame = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     for encoder in ENCODERS:
         if encoder == "auto":
@@ -119,17 +149,32 @@ def encoders() -> Iterator[Finding]:
         needed = encoder == "opencv"
         try:
             with tempfile.TemporaryDirectory() as directory:
-                written = write_video(3, lambda index: frame, Path(directory) / "doctor", duration_s=0.1, encoder=encoder)
+                written = write_video(
+                    3,
+                    lambda index: frame,
+                    Path(directory) / "doctor",
+                    duration_s=0.1,
+                    encoder=encoder,
+                )
         except TrackerVizError as error:
-            yield Finding("fail" if needed else "note", f"video: {encoder}", "does not work here", str(error))
+            yield Finding(
+                "fail" if needed else "note", f"video: {encoder}", "does not work here", str(error)
+            )
         else:
-            yield Finding("ok", f"video: {encoder}", f"{written.codec} in {written.path.suffix}, written and read back")
+            yield Finding(
+                "ok",
+                f"video: {encoder}",
+                f"{written.codec} in {written.path.suffix}, written and read back",
+            )
 
 
 def mlflow(tracking_uri: str | None, timeout_s: float) -> Finding:
-    """Whether MLflow could be written to: its server answers, or its database's directory takes files."""
+    """Whether MLflow could be written to: its server answers, or its database's directory takes
+    files."""
     try:
-        address = trackers.connect("mlflow", **({"tracking_uri": tracking_uri} if tracking_uri else {})).options["tracking_uri"]
+        address = trackers.connect(
+            "mlflow", **({"tracking_uri": tracking_uri} if tracking_uri else {})
+        ).options["tracking_uri"]
     except TrackerVizError as error:
         return Finding("note", "mlflow", "cannot be used", str(error))
     if address.startswith("http"):
@@ -140,12 +185,16 @@ def mlflow(tracking_uri: str | None, timeout_s: float) -> Finding:
     if os.access(path if path.exists() else path.parent, os.W_OK):
         return Finding("ok", "mlflow", f"embedded, {address}")
     return Finding(
-        "note", "mlflow", f"{address} cannot be written", "choose another place: MLFLOW_TRACKING_URI=sqlite:////<directory>/mlflow.db"
+        "note",
+        "mlflow",
+        f"{address} cannot be written",
+        "choose another place: MLFLOW_TRACKING_URI=sqlite:////<directory>/mlflow.db",
     )
 
 
 def wandb(base_url: str | None, timeout_s: float) -> Finding:
-    """Whether W&B could be written to: the server that the client would go to answers, and there is a key for it."""
+    """Whether W&B could be written to: the server that the client would go to answers, and there is
+    a key for it."""
     try:
         trackers.connect("wandb", **({"base_url": base_url} if base_url else {}))
     except TrackerVizError as error:
@@ -158,7 +207,9 @@ def wandb(base_url: str | None, timeout_s: float) -> Finding:
         try:
             service.require_credentials()
         except TrackerVizError as error:
-            return Finding("note", "wandb", f"{service.base_url} answers, but cannot be written to", str(error))
+            return Finding(
+                "note", "wandb", f"{service.base_url} answers, but cannot be written to", str(error)
+            )
     return found
 
 
@@ -181,7 +232,10 @@ def cores() -> Finding:
     detail = f"{usable} usable, {load:.1f} busy"
     if load > usable and "GOMP_SPINCOUNT" not in os.environ:
         return Finding(
-            "note", "cores", detail, "on a busy machine GOMP_SPINCOUNT=0 makes CPU training several times faster (train.py sets it)"
+            "note",
+            "cores",
+            detail,
+            "on a busy machine GOMP_SPINCOUNT=0 makes CPU training several times faster (train.py sets it)",
         )
     return Finding("ok", "cores", detail)
 
@@ -190,7 +244,12 @@ def graphics_card() -> Finding:
     try:
         import torch
     except ImportError as error:
-        return Finding("note", "gpu", f"torch cannot be imported ({error}): rendering needs none, capturing does", "pip install torch")
+        return Finding(
+            "note",
+            "gpu",
+            f"torch cannot be imported ({error}): rendering needs none, capturing does",
+            "pip install torch",
+        )
     if torch.cuda.is_available():
         return Finding("ok", "gpu", torch.cuda.get_device_name())
     return Finding("ok", "gpu", "none, and none is needed")
@@ -202,9 +261,19 @@ def free_space(name: str, path: Path) -> Finding:
     free = shutil.disk_usage(path).free
     detail = f"{free / 1e9:.0f} GB free at {path}"
     if not os.access(path, os.W_OK):
-        return Finding("fail", name, f"{path} cannot be written", "start from another directory, or set XDG_CACHE_HOME for downloads")
+        return Finding(
+            "fail",
+            name,
+            f"{path} cannot be written",
+            "start from another directory, or set XDG_CACHE_HOME for downloads",
+        )
     if free < FREE_BYTES:
-        return Finding("note", name, detail, "a hundred captures take up to 1 GB: make room, or set capture.max_mb lower")
+        return Finding(
+            "note",
+            name,
+            detail,
+            "a hundred captures take up to 1 GB: make room, or set capture.max_mb lower",
+        )
     return Finding("ok", name, detail)
 
 
@@ -212,4 +281,6 @@ def open_files() -> Finding:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
         return Finding("note", "open files", f"at most {soft}", f"ulimit -n {OPEN_FILES}")
-    return Finding("ok", "open files", "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft}")
+    return Finding(
+        "ok", "open files", "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft}"
+    )

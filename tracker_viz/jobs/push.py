@@ -1,4 +1,5 @@
-"""``tracker-viz push``: what a crashed or offline run left in its spool -> the run. The work is ``pipeline.push``'s."""
+"""``tracker-viz push``: what a crashed or offline run left in its spool -> the run. The work is
+``pipeline.push``'s."""
 
 from __future__ import annotations
 
@@ -33,7 +34,11 @@ def main(cfg: DictConfig) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        report = pipeline.push(settings.spool, options=settings.tracker, timeout_s=settings.timeout_s, progress=advance)
+        report = pipeline.push(
+            settings.spool, options=settings.tracker, timeout_s=settings.timeout_s, progress=advance
+        )
     say_what_is_left(report)
     if report.command:
-        raise TransientTrackerError("not everything could be uploaded; nothing is lost, try again later")
+        raise TransientTrackerError(
+            "not everything could be uploaded; nothing is lost, try again later"
+        )

@@ -1,4 +1,5 @@
-"""``tracker-viz render``: the captures of a run, or of all runs of a sweep -> the video in the same run. The work is ``pipeline``'s."""
+"""``tracker-viz render``: the captures of a run, or of all runs of a sweep -> the video in the same
+run. The work is ``pipeline``'s."""
 
 from __future__ import annotations
 
@@ -40,12 +41,14 @@ class RenderSettings:
     def __post_init__(self) -> None:
         if bool(self.run) == bool(self.sweep):
             raise ConfigError(
-                f"give run=<RunRef>, or sweep=<RunRef of the parent> for all runs of a sweep; got {'both' if self.run else 'none'}"
+                "give run=<RunRef>, or sweep=<RunRef of the parent> for all runs of a sweep; got "
+                f"{'both' if self.run else 'none'}"
             )
 
 
 def main() -> None:
-    """Entry point. Under ``-m`` a sweep is a job for each of its runs, whatever launches them; its page comes when all of them ended."""
+    """Entry point. Under ``-m`` a sweep is a job for each of its runs, whatever launches them; its
+    page comes when all of them ended."""
     with errors_explained():
         jobs = _jobs_of_sweep(sys.argv[1:])
     if jobs is None:
@@ -63,7 +66,10 @@ def main() -> None:
 def render(cfg: DictConfig) -> None:
     settings = typed(RenderSettings, cfg)
     if "_target_" not in settings.layout:
-        raise ConfigError(f"a layout as YAML begins with the line _target_: tracker_viz.rendering.layout_from; got {settings.layout}")
+        raise ConfigError(
+            "a layout as YAML begins with the line _target_: tracker_viz.rendering.layout_from; "
+            f"got {settings.layout}"
+        )
     options: dict[str, Any] = {
         "layout": instantiate(settings.layout),
         "theme": settings.theme,
@@ -82,7 +88,10 @@ def render(cfg: DictConfig) -> None:
     result = pipeline.render_sweep(ref, tracker_options=trackers, **options)
     say_what_became_of(result)
     if result.failed:
-        raise TrackerVizError(f"{len(result.failed)} of {len(result.failed) + len(result.rendered)} runs could not be rendered")
+        raise TrackerVizError(
+            f"{len(result.failed)} of {len(result.failed) + len(result.rendered)} runs could not "
+            "be rendered"
+        )
 
 
 _OPTIONS = ("tracking_uri", "ui_url", "base_url")
@@ -90,15 +99,24 @@ _OPTIONS = ("tracking_uri", "ui_url", "base_url")
 
 def tracker_options(ref: str, said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Only what was said: an option of another tracker than the run's is refused by its adapter."""
-    return {RunRef.parse(ref).scheme: {name: value for name, value in said.items() if value is not None}}
+    return {
+        RunRef.parse(ref).scheme: {name: value for name, value in said.items() if value is not None}
+    }
 
 
 def _jobs_of_sweep(words: list[str]) -> tuple[list[str], Callable[[], None]] | None:
-    """With ``-m sweep=``: the command line with ``run=<every run of the sweep>`` in its place, and what puts the page; else None."""
+    """With ``-m sweep=``: the command line with ``run=<every run of the sweep>`` in its place, and
+    what puts the page; else None."""
     if not {"-m", "--multirun"} & set(words):
         return None
-    overrides = OverridesParser.create().parse_overrides([word for word in words if "=" in word and not word.startswith("-")])
-    said = {override.key_or_group: override.value() for override in overrides if not override.is_sweep_override()}
+    overrides = OverridesParser.create().parse_overrides(
+        [word for word in words if "=" in word and not word.startswith("-")]
+    )
+    said = {
+        override.key_or_group: override.value()
+        for override in overrides
+        if not override.is_sweep_override()
+    }
     if not said.get("sweep"):
         return None
     sweep = str(said["sweep"])
@@ -110,7 +128,9 @@ def _jobs_of_sweep(words: list[str]) -> tuple[list[str], Callable[[], None]] | N
 
     def put_page() -> None:
         if said.get("upload", True) and (
-            page := pipeline.put_sweep_page(sweep, theme=str(said.get("theme", "dark")), tracker_options=trackers)
+            page := pipeline.put_sweep_page(
+                sweep, theme=str(said.get("theme", "dark")), tracker_options=trackers
+            )
         ):
             print(f"The videos of its runs, in step: {page}")
 

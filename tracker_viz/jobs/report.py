@@ -1,4 +1,5 @@
-"""What a job prints when it is done: where to watch the video, what is left to upload, the command for the next thing."""
+"""What a job prints when it is done: where to watch the video, what is left to upload, the command
+for the next thing."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ def say_where_to_watch(result: RenderResult) -> None:
         if each.notice:
             print(f"{each.path.name}: {each.notice}")
     if result.missing_steps:
-        print(f"Steps that could not be pulled, gaps in the timeline: {', '.join(map(str, result.missing_steps))}")
+        print(
+            "Steps that could not be pulled, gaps in the timeline: "
+            f"{', '.join(map(str, result.missing_steps))}"
+        )
     for upload in first.uploads:
         print(f"Watch it in the run: {upload.url}")
         if upload.ui_command:
@@ -32,13 +36,25 @@ def say_what_became_of(result: SweepResult) -> None:
     for ref, rendered in result.rendered.items():
         first = rendered.pictures[0]
         notices = [picture.notice for picture in rendered.pictures if picture.notice]
-        lacking = [f"{len(rendered.missing_steps)} captures could not be pulled"] if rendered.missing_steps else []
-        print(f"{ref}: {rendered.url or first.path} ({'; '.join([_extent(first), *lacking, *notices])})")
+        lacking = (
+            [f"{len(rendered.missing_steps)} captures could not be pulled"]
+            if rendered.missing_steps
+            else []
+        )
+        print(
+            f"{ref}: {rendered.url or first.path} "
+            f"({'; '.join([_extent(first), *lacking, *notices])})"
+        )
     for ref, why in result.failed.items():
         print(f"{ref} has no video: {why}")
     if result.in_step:
         print(f"The videos of its runs, in step: {result.in_step}")
-    commands = {upload.ui_command for each in result.rendered.values() for upload in each.pictures[0].uploads if upload.ui_command}
+    commands = {
+        upload.ui_command
+        for each in result.rendered.values()
+        for upload in each.pictures[0].uploads
+        if upload.ui_command
+    }
     for command in sorted(commands):
         print(f"  with the UI running: {command}")
 
@@ -49,16 +65,27 @@ def _extent(picture: Picture) -> str:
 
 
 def say_what_is_left(report: Report | None) -> None:
-    """Where captures went, and how to send those that could not be sent; a process that records nothing has no report."""
+    """Where captures went, and how to send those that could not be sent; a process that records
+    nothing has no report."""
     if report is None:
         return
     for delivery in report.deliveries:
-        state = "all of them" if delivery.complete else f"{delivery.left} still to go ({delivery.error or 'no answer in time'})"
+        state = (
+            "all of them"
+            if delivery.complete
+            else f"{delivery.left} still to go ({delivery.error or 'no answer in time'})"
+        )
         print(f"Captures in {delivery.ref or delivery.name}: {delivery.sent}, {state}")
         if delivery.damaged:
-            print(f"Steps of which no whole capture is left, neither there nor here: {', '.join(map(str, delivery.damaged))}")
+            print(
+                "Steps of which no whole capture is left, neither there nor here: "
+                f"{', '.join(map(str, delivery.damaged))}"
+            )
     if report.lost:
-        print(f"Steps whose captures could not be written to the disk: {', '.join(map(str, report.lost))}")
+        print(
+            "Steps whose captures could not be written to the disk: "
+            f"{', '.join(map(str, report.lost))}"
+        )
     if report.command:
         print(f"To upload what is left:\n  {report.command}")
 
@@ -67,4 +94,11 @@ def resume_command(run: Run) -> str:
     """What goes on with the training of ``run``, from any directory."""
     scheme = run.ref.scheme
     options = [override(f"tracker.{scheme}.{key}", value) for key, value in run.environment.items()]
-    return shlex.join([sys.executable, sys.argv[0], override("resume", run.ref), *([f"tracker={scheme}", *options] if options else [])])
+    return shlex.join(
+        [
+            sys.executable,
+            sys.argv[0],
+            override("resume", run.ref),
+            *([f"tracker={scheme}", *options] if options else []),
+        ]
+    )

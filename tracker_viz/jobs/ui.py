@@ -1,4 +1,5 @@
-"""``tracker-viz ui``: the link to a run's video, and the tracker's UI where nothing serves it yet. Runs until it is stopped."""
+"""``tracker-viz ui``: the link to a run's video, and the tracker's UI where nothing serves it yet.
+Runs until it is stopped."""
 
 from __future__ import annotations
 
@@ -54,14 +55,21 @@ def main(cfg: DictConfig) -> None:
     artifact = settings.artifact
     if artifact and lacks(run, artifact):
         # W&B has videos on the run's page, and not among its files
-        print(f"{ref} has no {artifact} among its files: here is its page. If no video is there yet, this makes one, from any directory:")
+        print(
+            f"{ref} has no {artifact} among its files: here is its page. If no video is there yet, "
+            "this makes one, from any directory:"
+        )
         print(f"  {pipeline.render_command(run)}", flush=True)
         artifact = None
     if run.ui_command is None:
         print(run.url(artifact))
         return
     address = f"http://127.0.0.1:{settings.port}"
-    serve(run.ui_command, settings.port, ready=trackers.open_run(ref, **options | {"ui_url": address}).url(artifact))
+    serve(
+        run.ui_command,
+        settings.port,
+        ready=trackers.open_run(ref, **options | {"ui_url": address}).url(artifact),
+    )
 
 
 def lacks(run: Run, artifact: str) -> bool:
@@ -75,7 +83,8 @@ def lacks(run: Run, artifact: str) -> bool:
 
 
 def last_trained(directory: Path) -> tuple[RunRef, dict[str, str]]:
-    """The run that was trained last from ``directory``, and the options of its tracker, as its spool remembers them.
+    """The run that was trained last from ``directory``, and the options of its tracker, as its
+    spool remembers them.
 
     Raises:
         ConfigError: nothing was trained there, or into no tracker.
@@ -85,11 +94,15 @@ def last_trained(directory: Path) -> tuple[RunRef, dict[str, str]]:
         for addressee in Spool(described.parent).addressees():
             if addressee.ref:
                 return addressee.ref, dict(addressee.options)
-    raise ConfigError(f"no run was trained from {directory}; name one: tracker-viz ui run=mlflow:<run_id> tracking_uri=...")
+    raise ConfigError(
+        f"no run was trained from {directory}; name one: tracker-viz ui run=mlflow:<run_id> "
+        "tracking_uri=..."
+    )
 
 
 def serve(command: str, port: int, *, ready: str) -> None:
-    """Run the UI that ``command`` starts, print ``ready`` when it answers, and stay until it ends or Ctrl-C.
+    """Run the UI that ``command`` starts, print ``ready`` when it answers, and stay until it ends
+    or Ctrl-C.
 
     Raises:
         ConfigError: the port is taken.
@@ -101,7 +114,9 @@ def serve(command: str, port: int, *, ready: str) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ConfigError(f"port {port} cannot be used ({error.strerror}); choose another: port={port + 1}") from error
+            raise ConfigError(
+                f"port {port} cannot be used ({error.strerror}); choose another: port={port + 1}"
+            ) from error
     program, *words = shlex.split(command)
     print(f"Starting: {command} --port {port}", flush=True)
     with subprocess.Popen(
@@ -123,7 +138,10 @@ def _wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + STARTING_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise TrackerError(f"the UI ended at once, with exit code {server.returncode}; run the command above to see why")
+            raise TrackerError(
+                f"the UI ended at once, with exit code {server.returncode}; run the command above "
+                "to see why"
+            )
         try:
             urllib.request.urlopen(address, timeout=2).close()
         except urllib.error.HTTPError:

@@ -1,11 +1,23 @@
-"""Scores that say what a head does and what a weight matrix has become. Pure functions over numpy arrays.
+"""Scores that say what a head does and what a weight matrix has become. Pure functions over numpy
+arrays.
 
-``Scorer`` (or ``score``) turns a Capture into the same Capture with scores; it is what the spool's writer thread runs.
+``Scorer`` (or ``score``) turns a Capture into the same Capture with scores; it is what the spool's
+writer thread runs.
 """
 
 from tracker_viz.metrics.head_scores import HEAD_SCORES, HeadScore
 from tracker_viz.metrics.probe import ProbeRow, probe_rows, uniform_attention
-from tracker_viz.metrics.roles import NO_ROLE, ROLES, Onset, Role, first_onsets, head_roles, margin, onsets, role_states
+from tracker_viz.metrics.roles import (
+    NO_ROLE,
+    ROLES,
+    Onset,
+    Role,
+    first_onsets,
+    head_roles,
+    margin,
+    onsets,
+    role_states,
+)
 from tracker_viz.metrics.scorer import Scorer, score
 from tracker_viz.metrics.series import ScoreSeries, score_series
 from tracker_viz.metrics.summary import chart_metrics, head_name, head_table, run_summary, run_tags

@@ -1,7 +1,8 @@
 """Which scores every head gets, on which rows of the probe, and all of them over a capture.
 
-One block and one row of the probe at a time: a row of all heads of a block fits the processor's cache, which is what makes 32 x 32 heads
-cheap. ``HeadScore.uniform`` is the same measure, of uniform causal attention: a baseline that cannot drift from its score.
+One block and one row of the probe at a time: a row of all heads of a block fits the processor's
+cache, which is what makes 32 x 32 heads cheap. ``HeadScore.uniform`` is the same measure, of
+uniform causal attention: a baseline that cannot drift from its score.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from tracker_viz.metrics.probe import ProbeRow, uniform_attention
 
 PATTERN_NAME = re.compile(r"blocks\.(\d+)\.attn\.pattern")
 
-# A capture of this many attention weights (1,024 heads, 128 positions, 4 rows) is scored by two threads: a model with so many
-# heads trains on an accelerator, and leaves its processor's cores free. numpy lets go of the GIL in all that takes time here.
+# A capture of this many attention weights (1,024 heads, 128 positions, 4 rows) is scored by two
+# threads: a model with so many heads trains on an accelerator, and leaves its processor's cores
+# free. numpy lets go of the GIL in all that takes time here.
 MANY_ENTRIES, MANY_ENTRIES_THREADS = 1 << 26, 2
 
 
@@ -34,7 +36,8 @@ class HeadScore:
 
     Attributes:
         measure: (attention [..., query, key] of one row, that row) -> [...].
-        rows: the probe rows that it is the mean over. A score whose rows the probe lacks is left out of the capture.
+        rows: the probe rows that it is the mean over. A score whose rows the probe lacks is left
+            out of the capture.
         unit: ``share`` (0..1), ``bits`` or ``tokens``.
     """
 
@@ -48,8 +51,12 @@ class HeadScore:
         return [row for row in rows if self.rows in ("all", row.kind)]
 
     def uniform(self, rows: Sequence[ProbeRow]) -> float:
-        """The score of uniform causal attention on this probe: what no specialisation at all looks like. NaN without such rows."""
-        values = [float(self.measure(_two_uniform_heads(row.length), row)[0]) for row in self.measured_on(rows)]
+        """The score of uniform causal attention on this probe: what no specialisation at all looks
+        like. NaN without such rows."""
+        values = [
+            float(self.measure(_two_uniform_heads(row.length), row)[0])
+            for row in self.measured_on(rows)
+        ]
         return float(np.mean(values)) if values else float("nan")
 
 
@@ -69,8 +76,8 @@ HEAD_SCORES: Mapping[str, HeadScore] = {
         HeadScore("duplicate_token", _of_copies(measures.duplicate_token), "repeated", "share"),
         HeadScore("current_token", _of_row(measures.current_token), "all", "share"),
         HeadScore("sink", _of_row(measures.sink), "all", "share"),
-        # by kind of row as well: a head may look one token back in text and not among random tokens, or rest on the first token in
-        # repeats alone
+        # by kind of row as well: a head may look one token back in text and not among random
+        # tokens, or rest on the first token in repeats alone
         HeadScore("previous_token_repeated", _of_row(measures.previous_token), "repeated", "share"),
         HeadScore("sink_repeated", _of_row(measures.sink), "repeated", "share"),
         HeadScore("sink_text", _of_row(measures.sink), "text", "share"),
@@ -86,8 +93,11 @@ HEAD_SCORES: Mapping[str, HeadScore] = {
 
 @lru_cache
 def uniform_scores(rows: tuple[ProbeRow, ...]) -> dict[str, float]:
-    """Score -> its value for uniform causal attention on this probe, for every score that the probe has rows for."""
-    return {name: score.uniform(rows) for name, score in HEAD_SCORES.items() if score.measured_on(rows)}
+    """Score -> its value for uniform causal attention on this probe, for every score that the probe
+    has rows for."""
+    return {
+        name: score.uniform(rows) for name, score in HEAD_SCORES.items() if score.measured_on(rows)
+    }
 
 
 def head_scores(
@@ -99,15 +109,20 @@ def head_scores(
 ) -> dict[str, Floats]:
     """Every score of every head that the probe has rows for: name -> float32 [block, head].
 
-    A score is the mean over the rows of its kind. NaN where there is no such block or head, and where a head's attention is not finite.
+    A score is the mean over the rows of its kind. NaN where there is no such block or head, and
+    where a head's attention is not finite.
 
     Args:
-        patterns: block -> float16 or float32 [probe, head, query, key]; ``key`` may have one more column than ``query``: a learned sink.
+        patterns: block -> float16 or float32 [probe, head, query, key]; ``key`` may have one more
+            column than ``query``: a learned sink.
         rows: what each probe row is.
         n_blocks: number of blocks of the model, also those without attention.
         heads: block -> which heads its pattern holds, where it does not hold all.
     """
-    places = {block: list((heads or {}).get(block, range(pattern.shape[1]))) for block, pattern in patterns.items()}
+    places = {
+        block: list((heads or {}).get(block, range(pattern.shape[1])))
+        for block, pattern in patterns.items()
+    }
     n_heads = max((max(place) + 1 for place in places.values()), default=0)
     due = [score for score in HEAD_SCORES.values() if score.measured_on(rows)]
     scores = {score.name: np.full((n_blocks, n_heads), np.nan, np.float32) for score in due}
@@ -120,14 +135,18 @@ def head_scores(
     return scores
 
 
-def _each(work: Callable[[NDArray[Any]], dict[str, Floats]], patterns: Sequence[NDArray[Any]]) -> list[dict[str, Floats]]:
+def _each(
+    work: Callable[[NDArray[Any]], dict[str, Floats]], patterns: Sequence[NDArray[Any]]
+) -> list[dict[str, Floats]]:
     if sum(pattern.size for pattern in patterns) < MANY_ENTRIES:
         return [work(pattern) for pattern in patterns]
     with ThreadPoolExecutor(MANY_ENTRIES_THREADS, thread_name_prefix="tracker_viz-scores") as pool:
         return list(pool.map(work, patterns))
 
 
-def _block_scores(pattern: NDArray[Any], rows: Sequence[ProbeRow], due: Sequence[HeadScore]) -> dict[str, Floats]:
+def _block_scores(
+    pattern: NDArray[Any], rows: Sequence[ProbeRow], due: Sequence[HeadScore]
+) -> dict[str, Floats]:
     totals = {score.name: np.zeros(pattern.shape[1], np.float64) for score in due}
     measured_on = {score.name: score.measured_on(rows) for score in due}
     for attention, row in zip(pattern, rows, strict=True):
@@ -135,30 +154,43 @@ def _block_scores(pattern: NDArray[Any], rows: Sequence[ProbeRow], due: Sequence
         for score in due:
             if row in measured_on[score.name]:
                 totals[score.name] += score.measure(positions, row)
-    return {name: (total / len(measured_on[name])).astype(np.float32) for name, total in totals.items()}
+    return {
+        name: (total / len(measured_on[name])).astype(np.float32) for name, total in totals.items()
+    }
 
 
-def _check_pattern(block: int, pattern: NDArray[Any], rows: Sequence[ProbeRow], n_blocks: int) -> None:
+def _check_pattern(
+    block: int, pattern: NDArray[Any], rows: Sequence[ProbeRow], n_blocks: int
+) -> None:
     name = f"blocks.{block}.attn.pattern"
     if block >= n_blocks:
         raise CaptureError(f"{name} is there, but the capture's model has {n_blocks} blocks")
     length = rows[0].length if rows else 0
-    if pattern.ndim != 4 or pattern.shape[0] != len(rows) or pattern.shape[2] != length or pattern.shape[3] not in (length, length + 1):
+    if (
+        pattern.ndim != 4
+        or pattern.shape[0] != len(rows)
+        or pattern.shape[2] != length
+        or pattern.shape[3] not in (length, length + 1)
+    ):
         raise ProbeError(
-            f"{name} must be [probe {len(rows)}, head, query {length}, key {length}] as Capture.probe says; got {list(pattern.shape)} "
+            f"{name} must be [probe {len(rows)}, head, query {length}, key {length}] as "
+            f"Capture.probe says; got {list(pattern.shape)} "
             "(scores are taken before a capture is cut to its budget)"
         )
 
 
 def _causal_float32(attention: NDArray[Any]) -> Floats:
-    """The positions' part of [head, query, key] in float32: without a learned sink column, which is no position."""
+    """The positions' part of [head, query, key] in float32: without a learned sink column, which is
+    no position."""
     n_queries = attention.shape[-2]
     if attention.dtype == np.float32:
         return attention[..., :n_queries]
     positions = np.zeros((*attention.shape[:-1], n_queries), np.float32)
     for band in np.array_split(np.arange(n_queries), measures.N_BANDS):
         if band.size:
-            positions[..., band[0] : band[-1] + 1, : band[-1] + 1] = attention[..., band[0] : band[-1] + 1, : band[-1] + 1]
+            positions[..., band[0] : band[-1] + 1, : band[-1] + 1] = attention[
+                ..., band[0] : band[-1] + 1, : band[-1] + 1
+            ]
     return positions
 
 

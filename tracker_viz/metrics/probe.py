@@ -1,6 +1,8 @@
-"""What the scores need to know of the probe batch: which row repeats what, and what unspecialised attention looks like.
+"""What the scores need to know of the probe batch: which row repeats what, and what unspecialised
+attention looks like.
 
-In: ``Capture.probe``, as the recorder wrote it. Out: one ``ProbeRow`` per row of the batch. Called by ``heads``.
+In: ``Capture.probe``, as the recorder wrote it. Out: one ``ProbeRow`` per row of the batch. Called
+by ``heads``.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from tracker_viz.errors import ProbeError
 
 RowKind = Literal["repeated", "text"]
 
-# Queries 0 and 1 are left out of most scores: the first token can attend to itself only, and for the second one
-# "the previous token" and "the first token" are the same key.
+# Queries 0 and 1 are left out of most scores: the first token can attend to itself only, and for
+# the second one "the previous token" and "the first token" are the same key.
 FIRST_QUERY = 2
 
 
@@ -29,7 +31,8 @@ class ProbeRow:
         kind: ``repeated`` (copies of the same random tokens) or ``text`` (anything else).
         length: number of positions.
         period: number of tokens in one copy; 0 in a text row.
-        start: position where the first copy begins (1 after a beginning-of-sequence token); 0 in a text row.
+        start: position where the first copy begins (1 after a beginning-of-sequence token); 0 in a
+            text row.
     """
 
     kind: RowKind
@@ -44,7 +47,8 @@ class ProbeRow:
             raise ProbeError(f"a probe row is of kind 'repeated' or 'text'; got {self.kind!r}")
         if self.period < 1 or self.start < 0 or self.start + self.period >= self.length:
             raise ProbeError(
-                "a repeated row needs the beginning of a second copy: 1 <= period < length - start; "
+                "a repeated row needs the beginning of a second copy: 1 <= period < length - "
+                "start; "
                 f"got period {self.period}, start {self.start}, length {self.length}"
             )
 
@@ -66,11 +70,15 @@ def probe_rows(probe: Mapping[str, Any]) -> tuple[ProbeRow, ...]:
         )
     except (KeyError, TypeError) as error:
         raise ProbeError(
-            "scoring heads needs Capture.probe = {'length': T, 'rows': [...]} with rows like {'kind': 'repeated', 'period': p, 'start': s} "
+            "scoring heads needs Capture.probe = {'length': T, 'rows': [...]} with rows like "
+            "{'kind': 'repeated', 'period': p, 'start': s} "
             f"or {{'kind': 'text'}}; got {dict(probe)!r} ({error!r})"
         ) from error
 
 
 def uniform_attention(length: int) -> NDArray[np.float32]:
-    """Attention that knows nothing but causality: float32 [query, key], ``A[i, j] = 1 / (i + 1)`` for ``j <= i``."""
-    return np.tril(np.broadcast_to(1.0 / np.arange(1, length + 1, dtype=np.float32)[:, None], (length, length)))
+    """Attention that knows nothing but causality: float32 [query, key], ``A[i, j] = 1 / (i + 1)``
+    for ``j <= i``."""
+    return np.tril(
+        np.broadcast_to(1.0 / np.arange(1, length + 1, dtype=np.float32)[:, None], (length, length))
+    )

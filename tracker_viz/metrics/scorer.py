@@ -1,7 +1,9 @@
-"""Capture in, the same capture with its scores out. Runs in the spool's writer thread, beside training, on whole captures.
+"""Capture in, the same capture with its scores out. Runs in the spool's writer thread, beside
+training, on whole captures.
 
-Adds arrays ``scores.head.<name>`` float32 (block, head) and ``scores.weight.<name>`` float32 (block, projection), a few scalars that
-trackers draw as native charts (``summary.chart_metrics``), and ``model["uniform_scores"]``: what each score is of uniform attention.
+Adds arrays ``scores.head.<name>`` float32 (block, head) and ``scores.weight.<name>`` float32
+(block, projection), a few scalars that trackers draw as native charts (``summary.chart_metrics``),
+and ``model["uniform_scores"]``: what each score is of uniform attention.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from tracker_viz.metrics.summary import chart_metrics
 from tracker_viz.metrics.weight_scores import WEIGHT_NAME, Matrices, Weight, weight_scores
 from tracker_viz.types import Capture
 
-# What the recorder adds to a weight matrix for its scores alone: it is left out of the scored capture.
+# What the recorder adds to a weight matrix for its scores alone: it is left out of the scored
+# capture.
 _FOR_SCORES = (".norms", ".peak", ".spread")
 
 
@@ -31,14 +34,23 @@ _FOR_SCORES = (".norms", ".peak", ".spread")
 Sampled = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-def score(capture: Capture, *, first: Matrices | None = None, previous: Matrices | None = None, sampled: Sampled | None = None) -> Capture:
-    """The capture with the scores that its arrays and its probe allow; what it holds already stays as it is, but for what the recorder
-    measured for the scores alone (``<weight>.norms``, ``.peak``, ``.spread``), which is used up.
+def score(
+    capture: Capture,
+    *,
+    first: Matrices | None = None,
+    previous: Matrices | None = None,
+    sampled: Sampled | None = None,
+) -> Capture:
+    """The capture with the scores that its arrays and its probe allow; what it holds already stays
+    as it is, but for what the recorder measured for the scores alone (``<weight>.norms``,
+    ``.peak``, ``.spread``), which is used up.
 
-    No head scores without attention patterns or with a probe of fewer than three positions, no weight scores without matrices.
+    No head scores without attention patterns or with a probe of fewer than three positions, no
+    weight scores without matrices.
 
     Args:
-        first, previous: weight matrices of the run's first and of the last capture (``weights_of``), for the scores of change.
+        first, previous: weight matrices of the run's first and of the last capture
+            (``weights_of``), for the scores of change.
         sampled: how those of ``first`` were made smaller than this capture's.
 
     Raises:
@@ -47,51 +59,78 @@ def score(capture: Capture, *, first: Matrices | None = None, previous: Matrices
     """
     patterns, weights = patterns_of(capture), _weights(capture, sampled)
     n_blocks = _n_blocks(capture, {*patterns, *(block for block, _ in weights)})
-    arrays = {name: array for name, array in capture.arrays.items() if not name.endswith(_FOR_SCORES)}
+    arrays = {
+        name: array for name, array in capture.arrays.items() if not name.endswith(_FOR_SCORES)
+    }
     axes, labels = dict(capture.axes), dict(capture.labels)
     model = dict(capture.model)
     of_heads: dict[str, NDArray[np.float32]] = {}
     if patterns and int(capture.probe.get("length", 0)) > FIRST_QUERY:
-        heads = {block: kept for block in patterns if (kept := kept_heads(capture, block)) is not None}
+        heads = {
+            block: kept for block in patterns if (kept := kept_heads(capture, block)) is not None
+        }
         rows = probe_rows(capture.probe)
         of_heads = head_scores(patterns, rows, n_blocks=n_blocks, heads=heads)
         # kept with the scores, because the patterns and their probe may be cut afterwards
         model["uniform_scores"] = dict(uniform_scores(rows))
     of_weights: dict[str, NDArray[np.float32]] = {}
     if weights:
-        of_weights, labels["projection"] = weight_scores(weights, n_blocks=n_blocks, first=first, previous=previous)
-    for family, scores, column in (("head", of_heads, "head"), ("weight", of_weights, "projection")):
+        of_weights, labels["projection"] = weight_scores(
+            weights, n_blocks=n_blocks, first=first, previous=previous
+        )
+    for family, scores, column in (
+        ("head", of_heads, "head"),
+        ("weight", of_weights, "projection"),
+    ):
         arrays |= {f"scores.{family}.{name}": values for name, values in scores.items()}
         axes |= {f"scores.{family}.{name}": ("block", column) for name in scores}
-    metrics = {**capture.metrics, **chart_metrics(of_heads, of_weights, labels.get("projection", ()))}
-    return dataclasses.replace(capture, arrays=arrays, axes=axes, labels=labels, metrics=metrics, model=model)
+    metrics = {
+        **capture.metrics,
+        **chart_metrics(of_heads, of_weights, labels.get("projection", ())),
+    }
+    return dataclasses.replace(
+        capture, arrays=arrays, axes=axes, labels=labels, metrics=metrics, model=model
+    )
 
 
 class Scorer:
-    """``score`` for the captures of one run, in order of their steps: remembers the weights of the first and the last one, and all scores.
+    """``score`` for the captures of one run, in order of their steps: remembers the weights of the
+    first and the last one, and all scores.
 
-    Called by one thread at a time. Holds two captures' weight matrices, as the recorder made them, and the scores of every capture: about
-    5 MB for 100 captures of 1,024 heads.
+    Called by one thread at a time. Holds two captures' weight matrices, as the recorder made them,
+    and the scores of every capture: about 5 MB for 100 captures of 1,024 heads.
 
     Args:
-        first: the run's first capture, where a run is resumed: distances are measured from its weight matrices. Without it the
-            first capture that is scored counts as the first.
-        sampled: how its matrices were made smaller for its file than those of the captures to come; None: they were not.
-        earlier: scored captures from before the run was resumed, of which only the scores are used, so that ``series`` is whole.
+        first: the run's first capture, where a run is resumed: distances are measured from its
+            weight matrices. Without it the first capture that is scored counts as the first.
+        sampled: how its matrices were made smaller for its file than those of the captures to come;
+            None: they were not.
+        earlier: scored captures from before the run was resumed, of which only the scores are used,
+            so that ``series`` is whole.
     """
 
-    def __init__(self, first: Capture | None = None, *, sampled: Sampled | None = None, earlier: Iterable[Capture] = ()) -> None:
+    def __init__(
+        self,
+        first: Capture | None = None,
+        *,
+        sampled: Sampled | None = None,
+        earlier: Iterable[Capture] = (),
+    ) -> None:
         self._first: Matrices | None = None if first is None else weights_of(first)
         self._sampled = sampled
         self._previous: Matrices = {}
-        self._scored = {capture.step: scores_only(capture) for capture in (*earlier, *([first] if first else []))}
+        self._scored = {
+            capture.step: scores_only(capture)
+            for capture in (*earlier, *([first] if first else []))
+        }
 
     def __call__(self, capture: Capture) -> Capture:
         weights = weights_of(capture)
         if self._first is None:
             self._first = weights
         in_order = all(step < capture.step for step in self._scored)
-        # Without a last capture the update ratio is NaN, not left out: pictures show what every capture of a run has.
+        # Without a last capture the update ratio is NaN, not left out: pictures show what every
+        # capture of a run has.
         previous = self._previous if in_order else {}
         with one_blas_thread():
             scored = score(capture, first=self._first, previous=previous, sampled=self._sampled)
@@ -100,7 +139,8 @@ class Scorer:
         return scored
 
     def series(self) -> ScoreSeries:
-        """The scores of every capture so far, from which ``run_summary`` and ``head_table`` are made when the run ends."""
+        """The scores of every capture so far, from which ``run_summary`` and ``head_table`` are
+        made when the run ends."""
         return score_series(self._scored.values())
 
 
@@ -115,7 +155,8 @@ def patterns_of(capture: Capture) -> dict[int, NDArray[Any]]:
 
 
 def weights_of(capture: Capture) -> dict[tuple[int, str], NDArray[Any]]:
-    """(block, projection) -> weight matrix [out, in], of every ``blocks.<i>.attn.w_*`` and ``blocks.<i>.mlp.w_*``."""
+    """(block, projection) -> weight matrix [out, in], of every ``blocks.<i>.attn.w_*`` and
+    ``blocks.<i>.mlp.w_*``."""
     weights = {}
     for name, array in capture.arrays.items():
         if match := WEIGHT_NAME.fullmatch(name):
@@ -128,15 +169,21 @@ def _weights(capture: Capture, sampled: Sampled | None) -> dict[tuple[int, str],
     pooling = capture.model.get("pooling", {})
     weights = {}
     for (block, projection), stored in weights_of(capture).items():
-        norms, peaks, spread = (capture.arrays.get(f"blocks.{block}.{projection}{what}") for what in _FOR_SCORES)
-        how = next((how for pattern, how in pooling.items() if fnmatch.fnmatchcase(projection, pattern)), "sample")
+        norms, peaks, spread = (
+            capture.arrays.get(f"blocks.{block}.{projection}{what}") for what in _FOR_SCORES
+        )
+        how = next(
+            (how for pattern, how in pooling.items() if fnmatch.fnmatchcase(projection, pattern)),
+            "sample",
+        )
         as_first = None if sampled is None else sampled(stored)
         weights[block, projection] = Weight(stored, norms, how != "sample", as_first, peaks, spread)
     return weights
 
 
 def kept_heads(capture: Capture, block: int) -> tuple[int, ...] | None:
-    """Which heads the block's pattern still holds; None where it holds all. Labels are head numbers, alone or after a letter."""
+    """Which heads the block's pattern still holds; None where it holds all. Labels are head
+    numbers, alone or after a letter."""
     labels = capture.labels.get(f"blocks.{block}.head")
     return None if labels is None else tuple(int(label.lstrip("Hh")) for label in labels)
 
@@ -144,7 +191,10 @@ def kept_heads(capture: Capture, block: int) -> tuple[int, ...] | None:
 def _check_axes(capture: Capture, name: str, axes: tuple[str, ...]) -> None:
     found = capture.axes.get(name, axes)
     if found != axes or capture.arrays[name].ndim != len(axes):
-        raise CaptureError(f"{name} must have the axes {axes} to be scored; it has {found} and shape {capture.arrays[name].shape}")
+        raise CaptureError(
+            f"{name} must have the axes {axes} to be scored; it has {found} and shape "
+            f"{capture.arrays[name].shape}"
+        )
 
 
 def _n_blocks(capture: Capture, blocks: set[int]) -> int:

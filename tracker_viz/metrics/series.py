@@ -1,7 +1,8 @@
 """Scores of a whole run, stacked over its captures: small enough to hold in memory for any run.
 
-In: scored captures (or captures read with nothing but their ``scores.*`` arrays). Out: one ``ScoreSeries``, from which roles,
-onsets and the run's summary are taken, and which a comparison of runs starts from.
+In: scored captures (or captures read with nothing but their ``scores.*`` arrays). Out: one
+``ScoreSeries``, from which roles, onsets and the run's summary are taken, and which a comparison of
+runs starts from.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class ScoreSeries:
 
     Attributes:
         steps: int64 [capture], rising.
-        heads: score -> float32 [capture, block, head]; NaN where a capture lacks the score, or the model the head.
+        heads: score -> float32 [capture, block, head]; NaN where a capture lacks the score, or the
+            model the head.
         weights: score -> float32 [capture, block, projection].
         projections: names along the last axis of ``weights``.
         uniform: score -> its value for uniform causal attention on the run's probe.
@@ -51,10 +53,13 @@ class ScoreSeries:
 
 
 def score_series(captures: Iterable[Capture]) -> ScoreSeries:
-    """Stack the scores of scored captures, in any order; of two captures of one step the later one counts."""
+    """Stack the scores of scored captures, in any order; of two captures of one step the later one
+    counts."""
     by_step = {capture.step: scores_only(capture) for capture in captures}
     ordered = [by_step[step] for step in sorted(by_step)]
-    projections = max((capture.labels.get("projection", ()) for capture in ordered), key=len, default=())
+    projections = max(
+        (capture.labels.get("projection", ()) for capture in ordered), key=len, default=()
+    )
     uniform: dict[str, float] = {}
     for capture in ordered:
         uniform |= capture.model.get("uniform_scores", {})
@@ -64,7 +69,10 @@ def score_series(captures: Iterable[Capture]) -> ScoreSeries:
         weights=_stacked(ordered, WEIGHT_PREFIX),
         projections=projections,
         uniform=uniform,
-        tokens_seen=np.array([np.nan if capture.tokens_seen is None else capture.tokens_seen for capture in ordered], np.float64),
+        tokens_seen=np.array(
+            [np.nan if capture.tokens_seen is None else capture.tokens_seen for capture in ordered],
+            np.float64,
+        ),
         metrics={
             name: np.array([capture.metrics.get(name, np.nan) for capture in ordered], np.float64)
             for name in dict.fromkeys(name for capture in ordered for name in capture.metrics)
@@ -74,7 +82,11 @@ def score_series(captures: Iterable[Capture]) -> ScoreSeries:
 
 def scores_only(capture: Capture) -> Capture:
     """What a series needs of a capture, so that captures can stream through without being held."""
-    arrays = {name: array for name, array in capture.arrays.items() if name.startswith((HEAD_PREFIX, WEIGHT_PREFIX))}
+    arrays = {
+        name: array
+        for name, array in capture.arrays.items()
+        if name.startswith((HEAD_PREFIX, WEIGHT_PREFIX))
+    }
     return Capture(
         capture.step,
         arrays,
@@ -86,10 +98,16 @@ def scores_only(capture: Capture) -> Capture:
 
 
 def _stacked(captures: list[Capture], prefix: str) -> dict[str, Floats]:
-    names = dict.fromkeys(name for capture in captures for name in capture.arrays if name.startswith(prefix))
+    names = dict.fromkeys(
+        name for capture in captures for name in capture.arrays if name.startswith(prefix)
+    )
     stacked = {}
     for name in names:
-        found = {index: capture.arrays[name] for index, capture in enumerate(captures) if name in capture.arrays}
+        found = {
+            index: capture.arrays[name]
+            for index, capture in enumerate(captures)
+            if name in capture.arrays
+        }
         shape = tuple(np.max([array.shape for array in found.values()], axis=0))
         stacked[name.removeprefix(prefix)] = np.full((len(captures), *shape), np.nan, np.float32)
         for index, array in found.items():

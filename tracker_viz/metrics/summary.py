@@ -1,14 +1,18 @@
-"""Scores -> what trackers show natively: a few scalars per capture, and one summary and one table per run.
+"""Scores -> what trackers show natively: a few scalars per capture, and one summary and one table
+per run.
 
-``chart_metrics`` is called by ``scorer`` for every capture. Thousands of metric keys break both trackers' chart pages, so the number of
-keys is bounded whatever the model's size. Both draw one group of charts per prefix, MLflow up to the last slash:
+``chart_metrics`` is called by ``scorer`` for every capture. Thousands of metric keys break both
+trackers' chart pages, so the number of keys is bounded whatever the model's size. Both draw one
+group of charts per prefix, MLflow up to the last slash:
 
 * ``attn/<score>_max`` or ``_mean``: over all heads;
-* ``attn/sink_share``: share of heads whose sink exceeds 0.3 on a sequence, mean over the probe's kinds of sequence (the metric of Gu et
-  al. 2024, where there is one of each);
-* ``attn/<score>/block_03``: the strongest head of a block, for the scores in ``CHARTED_BY_BLOCK``, up to 64 blocks;
+* ``attn/sink_share``: share of heads whose sink exceeds 0.3 on a sequence, mean over the probe's
+  kinds of sequence (the metric of Gu et al. 2024, where there is one of each);
+* ``attn/<score>/block_03``: the strongest head of a block, for the scores in ``CHARTED_BY_BLOCK``,
+  up to 64 blocks;
 * ``attn/<score>/L03H01``: every head, for the same scores, up to 64 heads;
-* ``weights/<score>/attn_w_q``: one projection's mean over the blocks, for the scores in ``CHARTED_WEIGHTS``.
+* ``weights/<score>/attn_w_q``: one projection's mean over the blocks, for the scores in
+  ``CHARTED_WEIGHTS``.
 """
 
 from __future__ import annotations
@@ -45,8 +49,11 @@ MAX_CHARTED_PROJECTIONS = 12
 SINK_THRESHOLD = 0.3
 
 
-def chart_metrics(heads: Mapping[str, Floats], weights: Mapping[str, Floats], projections: Sequence[str]) -> dict[str, float]:
-    """Scalars of one capture: name -> value; at most about 450 names. NaN where no head is finite; without a finite matrix there is none.
+def chart_metrics(
+    heads: Mapping[str, Floats], weights: Mapping[str, Floats], projections: Sequence[str]
+) -> dict[str, float]:
+    """Scalars of one capture: name -> value; at most about 450 names. NaN where no head is finite;
+    without a finite matrix there is none.
 
     Args:
         heads: score -> [block, head]. weights: score -> [block, projection].
@@ -54,9 +61,13 @@ def chart_metrics(heads: Mapping[str, Floats], weights: Mapping[str, Floats], pr
     metrics: dict[str, float] = {}
     for name, reduction in CHARTED_OVERALL.items():
         if name in heads:
-            metrics[f"attn/{name}_{reduction}"] = _finite(np.max if reduction == "max" else np.mean, heads[name])
+            metrics[f"attn/{name}_{reduction}"] = _finite(
+                np.max if reduction == "max" else np.mean, heads[name]
+            )
     if sinks := [heads[name] for name in ("sink_repeated", "sink_text") if name in heads]:
-        metrics["attn/sink_share"] = _finite(np.mean, np.where(np.isfinite(sinks), np.stack(sinks) > SINK_THRESHOLD, np.nan))
+        metrics["attn/sink_share"] = _finite(
+            np.mean, np.where(np.isfinite(sinks), np.stack(sinks) > SINK_THRESHOLD, np.nan)
+        )
     for name in CHARTED_BY_BLOCK:
         metrics |= _by_block_and_head(name, heads[name]) if name in heads else {}
     if len(projections) <= MAX_CHARTED_PROJECTIONS:
@@ -64,7 +75,9 @@ def chart_metrics(heads: Mapping[str, Floats], weights: Mapping[str, Floats], pr
             for index, projection in enumerate(projections if name in weights else ()):
                 if np.isfinite(weights[name][:, index]).any():
                     # a dot in a name means a level of nesting to W&B
-                    metrics[f"weights/{name}/{projection.replace('.', '_')}"] = _finite(np.mean, weights[name][:, index])
+                    metrics[f"weights/{name}/{projection.replace('.', '_')}"] = _finite(
+                        np.mean, weights[name][:, index]
+                    )
     return metrics
 
 
@@ -72,10 +85,12 @@ def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[st
     """What a tracker's table of runs sorts a sweep by; all names begin with ``specialisation/``.
 
     * ``<role>_max``: the highest score that any head reached at any capture;
-    * ``<role>_heads``: heads that have the role at the last capture (of several at once the one with the greatest margin), and
-      ``heads_specialised`` those that have any;
-    * ``<role>_onset_step``: the earliest step at which one of those heads took the role and kept it; absent where none did;
-    * ``share_specialised``: of all heads; ``index_mean``: mean specialisation score of all heads at the last capture.
+    * ``<role>_heads``: heads that have the role at the last capture (of several at once the one
+      with the greatest margin), and ``heads_specialised`` those that have any;
+    * ``<role>_onset_step``: the earliest step at which one of those heads took the role and kept
+      it; absent where none did;
+    * ``share_specialised``: of all heads; ``index_mean``: mean specialisation score of all heads at
+      the last capture.
 
     Empty without captures or head scores.
     """
@@ -84,7 +99,9 @@ def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[st
     values: dict[str, float | int] = {}
     final = head_roles(series, roles)[0][-1]
     found = first_onsets(series, roles)
-    n_heads = int(np.isfinite(np.stack([scores[-1] for scores in series.heads.values()])).any(0).sum())
+    n_heads = int(
+        np.isfinite(np.stack([scores[-1] for scores in series.heads.values()])).any(0).sum()
+    )
     for index, role in enumerate(roles):
         if role.name not in series.heads:
             continue
@@ -102,7 +119,8 @@ def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[st
 
 
 def run_tags(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[str, str]:
-    """Text to find runs by: ``specialisation/roles``, those that heads have at the last capture: ``previous_token, induction``; ``none``.
+    """Text to find runs by: ``specialisation/roles``, those that heads have at the last capture:
+    ``previous_token, induction``; ``none``.
 
     Empty without captures or head scores.
     """
@@ -113,16 +131,23 @@ def run_tags(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[str, 
     return {"specialisation/roles": ", ".join(held) or "none"}
 
 
-def head_table(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> list[dict[str, str | float | int | None]]:
+def head_table(
+    series: ScoreSeries, roles: tuple[Role, ...] = ROLES
+) -> list[dict[str, str | float | int | None]]:
     """One row per head, in order of block and head.
 
-    Columns: ``head`` (``L03H01``), ``block``, ``index``, ``role`` at the last capture (None: none), its ``margin`` above uniform
-    attention (0..1), ``onset_step`` of that role (None: none that lasted), then every score at the last capture (None: not measured).
+    Columns: ``head`` (``L03H01``), ``block``, ``index``, ``role`` at the last capture (None: none),
+    its ``margin`` above uniform attention (0..1), ``onset_step`` of that role (None: none that
+    lasted), then every score at the last capture (None: not measured).
     """
     if not series.n_captures or not series.heads:
         return []
     final_roles, margins = (values[-1] for values in head_roles(series, roles))
-    steps = {(onset.block, onset.head, onset.role): onset.step for onset in onsets(series, roles) if onset.until is None}
+    steps = {
+        (onset.block, onset.head, onset.role): onset.step
+        for onset in onsets(series, roles)
+        if onset.until is None
+    }
     rows: list[dict[str, str | float | int | None]] = []
     for block, head in np.ndindex(series.shape):
         scores = {name: _or_none(values[-1, block, head]) for name, values in series.heads.items()}
@@ -152,7 +177,10 @@ def _by_block_and_head(name: str, scores: Floats) -> dict[str, float]:
     metrics = {}
     there = ~np.isnan(scores).all(1)
     if scores.shape[0] <= MAX_CHARTED_BLOCKS:
-        metrics = {f"attn/{name}/block_{block:02d}": _finite(np.max, scores[block]) for block in np.flatnonzero(there)}
+        metrics = {
+            f"attn/{name}/block_{block:02d}": _finite(np.max, scores[block])
+            for block in np.flatnonzero(there)
+        }
     if scores.size <= MAX_CHARTED_HEADS:
         heads = map(tuple, np.argwhere(np.isfinite(scores)).tolist())
         metrics |= {f"attn/{name}/{head_name(*head)}": float(scores[head]) for head in heads}

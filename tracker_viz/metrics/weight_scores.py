@@ -1,10 +1,14 @@
 """Which scores every weight matrix gets, and all of them over a capture.
 
-A capture of a big model holds evenly spaced samples of the matrices' rows and columns, not the matrices. What each score is of then:
+A capture of a big model holds evenly spaced samples of the matrices' rows and columns, not the
+matrices. What each score is of then:
 
-* ``spectral_norm`` and ``stable_rank`` are always the whole matrix's: the capture took its norms where it lay.
-* ``kurtosis``, ``gini``, ``distance`` and ``update`` are of the entries; those of a sample estimate those of the whole matrix.
-* ``effective_rank`` and ``power_law_exponent`` need every singular value: NaN of a sample, and of more than ``MAX_SPECTRUM_SIDE`` of them.
+* ``spectral_norm`` and ``stable_rank`` are always the whole matrix's: the capture took its norms
+  where it lay.
+* ``kurtosis``, ``gini``, ``distance`` and ``update`` are of the entries; those of a sample estimate
+  those of the whole matrix.
+* ``effective_rank`` and ``power_law_exponent`` need every singular value: NaN of a sample, and of
+  more than ``MAX_SPECTRUM_SIDE`` of them.
 
 Means over rectangles (``pooling``) are no weights, and only their matrices' norms are scored.
 """
@@ -24,7 +28,8 @@ from tracker_viz.metrics.weights import Doubles, Floats
 
 # also ``mlp.experts.3.w_gate``, one expert of a mixture
 WEIGHT_NAME = re.compile(r"blocks\.(\d+)\.((?:attn|mlp)\.(?:\w+\.)*w_\w+)")
-# Eigenvalues of a 512 x 512 Gram matrix cost 20 ms, five times those of 256 x 256 and a fifth of those of 1024 x 1024.
+# Eigenvalues of a 512 x 512 Gram matrix cost 20 ms, five times those of 256 x 256 and a fifth of
+# those of 1024 x 1024.
 MAX_SPECTRUM_SIDE = 512
 
 Matrices = Mapping[tuple[int, str], NDArray[Any]]
@@ -35,9 +40,10 @@ class WeightScore:
     """One score of a weight matrix.
 
     Attributes:
-        uses: what ``measure`` takes: ``norms`` (Frobenius norm, spectral norm, number of singular values), ``spectrum`` (singular
-            values, descending), ``entries`` (the matrix), ``first`` or ``previous`` (the matrix, and itself at the run's first or at
-            the last scored capture), ``neurons`` (peaks and spread of what the matrix reads on the probe).
+        uses: what ``measure`` takes: ``norms`` (Frobenius norm, spectral norm, number of singular
+            values), ``spectrum`` (singular values, descending), ``entries`` (the matrix), ``first``
+            or ``previous`` (the matrix, and itself at the run's first or at the last scored
+            capture), ``neurons`` (peaks and spread of what the matrix reads on the probe).
         least_singular: a matrix with fewer singular values is too small for it.
     """
 
@@ -53,7 +59,12 @@ WEIGHT_SCORES: Mapping[str, WeightScore] = {
         WeightScore("spectral_norm", measures.spectral_norm, "norms"),
         WeightScore("stable_rank", measures.stable_rank, "norms"),
         WeightScore("effective_rank", measures.effective_rank, "spectrum"),
-        WeightScore("power_law_exponent", measures.power_law_exponent, "spectrum", measures.MIN_POWER_LAW_EIGENVALUES),
+        WeightScore(
+            "power_law_exponent",
+            measures.power_law_exponent,
+            "spectrum",
+            measures.MIN_POWER_LAW_EIGENVALUES,
+        ),
         WeightScore("kurtosis", measures.kurtosis, "entries"),
         WeightScore("gini", measures.gini, "entries"),
         WeightScore("distance", measures.relative_distance, "first"),
@@ -70,11 +81,13 @@ class Weight:
 
     Attributes:
         stored: [out, in]: the matrix, or what was kept of it.
-        norms: (Frobenius norm, spectral norm, out, in) of the whole matrix, float32 [4]; None: ``stored`` is the whole matrix.
+        norms: (Frobenius norm, spectral norm, out, in) of the whole matrix, float32 [4]; None:
+            ``stored`` is the whole matrix.
         pooled: if it was made smaller, ``stored`` holds means over rectangles.
-        as_first: the sample of ``stored`` that is kept of the run's first capture, where that one was made smaller still for its file.
-        peaks, spread: largest magnitude [neuron], and [mean, root mean square] of the magnitudes [2, token], of what the matrix
-            reads on the probe; None but for a down projection.
+        as_first: the sample of ``stored`` that is kept of the run's first capture, where that one
+            was made smaller still for its file.
+        peaks, spread: largest magnitude [neuron], and [mean, root mean square] of the magnitudes
+            [2, token], of what the matrix reads on the probe; None but for a down projection.
     """
 
     stored: NDArray[Any]
@@ -99,40 +112,59 @@ class Weight:
 
 
 def weight_scores(
-    weights: Mapping[tuple[int, str], Weight], *, n_blocks: int, first: Matrices | None = None, previous: Matrices | None = None
+    weights: Mapping[tuple[int, str], Weight],
+    *,
+    n_blocks: int,
+    first: Matrices | None = None,
+    previous: Matrices | None = None,
 ) -> tuple[dict[str, Floats], tuple[str, ...]]:
     """Every score of every matrix: (name -> float32 [block, projection], names of the projections).
 
-    NaN where a block has no such projection, where a matrix is not finite, and where a score has no value. A score that no matrix of this
-    capture could have, whatever its values, is left out.
+    NaN where a block has no such projection, where a matrix is not finite, and where a score has no
+    value. A score that no matrix of this capture could have, whatever its values, is left out.
 
     Args:
         weights: (block, projection such as ``mlp.w_down``) -> what the capture holds of it.
-        first, previous: the matrices as stored at the run's first and at the last capture; ``distance`` and ``update`` are NaN where
-            they lack the matrix or hold it in another shape.
+        first, previous: the matrices as stored at the run's first and at the last capture;
+            ``distance`` and ``update`` are NaN where they lack the matrix or hold it in another
+            shape.
     """
     projections = projection_order(projection for _, projection in weights)
-    due = [score for score in WEIGHT_SCORES.values() if _is_due(score, list(weights.values()), {"first": first, "previous": previous})]
-    scores = {score.name: np.full((n_blocks, len(projections)), np.nan, np.float32) for score in due}
+    due = [
+        score
+        for score in WEIGHT_SCORES.values()
+        if _is_due(score, list(weights.values()), {"first": first, "previous": previous})
+    ]
+    scores = {
+        score.name: np.full((n_blocks, len(projections)), np.nan, np.float32) for score in due
+    }
     for place, weight in weights.items():
         taken = _taken(weight, (first or {}).get(place), (previous or {}).get(place))
         for score in due:
             if score.uses in taken:
-                scores[score.name][place[0], projections.index(place[1])] = score.measure(*taken[score.uses])
+                scores[score.name][place[0], projections.index(place[1])] = score.measure(
+                    *taken[score.uses]
+                )
     return scores, projections
 
 
-def _is_due(score: WeightScore, weights: Sequence[Weight], references: Mapping[str, Matrices | None]) -> bool:
+def _is_due(
+    score: WeightScore, weights: Sequence[Weight], references: Mapping[str, Matrices | None]
+) -> bool:
     if score.uses in references:
         return references[score.uses] is not None
     if score.uses == "neurons":
         return any(weight.peaks is not None for weight in weights)
     if score.uses == "spectrum":
-        return any(weight.has_spectrum and weight.n_singular >= score.least_singular for weight in weights)
+        return any(
+            weight.has_spectrum and weight.n_singular >= score.least_singular for weight in weights
+        )
     return True
 
 
-def _taken(weight: Weight, first: NDArray[Any] | None, previous: NDArray[Any] | None) -> dict[str, tuple[Any, ...]]:
+def _taken(
+    weight: Weight, first: NDArray[Any] | None, previous: NDArray[Any] | None
+) -> dict[str, tuple[Any, ...]]:
     """What there is for the scores to take: ``WeightScore.uses`` -> arguments of its measure."""
     taken: dict[str, tuple[Any, ...]] = {}
     if weight.peaks is not None and weight.spread is not None:
@@ -148,20 +180,44 @@ def _taken(weight: Weight, first: NDArray[Any] | None, previous: NDArray[Any] | 
         taken["norms"] = float(np.linalg.norm(singular)), float(singular[0]), singular.size
     if weight.is_whole or not weight.pooled:
         taken["entries"] = (matrix,)
-        as_first = matrix if weight.as_first is None else weight.as_first.astype(np.float32, copy=False)
+        as_first = (
+            matrix if weight.as_first is None else weight.as_first.astype(np.float32, copy=False)
+        )
         pairs = {"first": (as_first, first), "previous": (matrix, previous)}
-        taken |= {uses: (now, then) for uses, (now, then) in pairs.items() if then is not None and then.shape == now.shape}
+        taken |= {
+            uses: (now, then)
+            for uses, (now, then) in pairs.items()
+            if then is not None and then.shape == now.shape
+        }
     return taken
 
 
 def projection_order(projections: Iterable[str]) -> tuple[str, ...]:
-    """Projections in the order in which a token meets them: q, k, v, o, then gate, up, down; others after them by name."""
-    usual = ["attn.w_q", "attn.w_k", "attn.w_v", "attn.w_qkv", "attn.w_o", "mlp.w_gate", "mlp.w_up", "mlp.w_in", "mlp.w_down", "mlp.w_out"]
-    return tuple(sorted(set(projections), key=lambda name: (usual.index(name) if name in usual else len(usual), name)))
+    """Projections in the order in which a token meets them: q, k, v, o, then gate, up, down; others
+    after them by name."""
+    usual = [
+        "attn.w_q",
+        "attn.w_k",
+        "attn.w_v",
+        "attn.w_qkv",
+        "attn.w_o",
+        "mlp.w_gate",
+        "mlp.w_up",
+        "mlp.w_in",
+        "mlp.w_down",
+        "mlp.w_out",
+    ]
+    return tuple(
+        sorted(
+            set(projections),
+            key=lambda name: (usual.index(name) if name in usual else len(usual), name),
+        )
+    )
 
 
 def singular_values(matrix: Floats) -> Doubles:
-    """Singular values, descending, by the eigenvalues of the smaller Gram matrix: float64 [min(out, in)].
+    """Singular values, descending, by the eigenvalues of the smaller Gram matrix: float64 [min(out,
+    in)].
 
     Values below about 1e-8 of the largest one are rounding.
     """

@@ -1,4 +1,5 @@
-"""Measures of a weight matrix, and of the neurons that it reads: one number each. ``weight_scores`` runs them over captures."""
+"""Measures of a weight matrix, and of the neurons that it reads: one number each. ``weight_scores``
+runs them over captures."""
 
 from __future__ import annotations
 
@@ -11,16 +12,20 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-# An index over 8,192 entries lies within 0.005 of that over all, and sorting them costs a tenth of what the spectrum does.
+# An index over 8,192 entries lies within 0.005 of that over all, and sorting them costs a tenth of
+# what the spectrum does.
 MAX_SORTED_ENTRIES = 1 << 13
 MAX_TAIL_CANDIDATES = 48
-# An exponent is read off 50 eigenvalues or more, the rule of thumb of Clauset, Shalizi & Newman 2009; and a tail is a fifth of all.
+# An exponent is read off 50 eigenvalues or more, the rule of thumb of Clauset, Shalizi & Newman
+# 2009; and a tail is a fifth of all.
 MIN_TAIL, TAIL_SHARE = 50, 5
 MIN_POWER_LAW_EIGENVALUES = MIN_TAIL * TAIL_SHARE
-# Of the layer's root mean square: with ReLU a dead neuron is at 0 exactly; GELU and SiLU leave it at a small negative value.
+# Of the layer's root mean square: with ReLU a dead neuron is at 0 exactly; GELU and SiLU leave it
+# at a small negative value.
 DEAD_BELOW = 0.01
 
-# -- of the norms: of the whole matrix, even where the capture holds a sample of it ---------------------------------------
+# -- of the norms: of the whole matrix, even where the capture holds a sample of it
+# ---------------------------------------
 
 
 def spectral_norm(frobenius: float, spectral: float, n: int) -> float:
@@ -29,21 +34,25 @@ def spectral_norm(frobenius: float, spectral: float, n: int) -> float:
 
 
 def stable_rank(frobenius: float, spectral: float, n: int) -> float:
-    """``|W|_F^2 / s_1^2 = sum s^2 / s_1^2``, over the number ``n`` of singular values: the share of full rank that carries the energy.
+    """``|W|_F^2 / s_1^2 = sum s^2 / s_1^2``, over the number ``n`` of singular values: the share of
+    full rank that carries the energy.
 
-    1/n (one direction) to 1 (all alike); a random matrix of shape m x n has ``max(m, n) / (sqrt(m) + sqrt(n))^2``: 0.25 where square, 0.44
-    where four times as long. NaN for a zero matrix. Source: Rudelson & Vershynin 2007, *Sampling from Large Matrices*.
+    1/n (one direction) to 1 (all alike); a random matrix of shape m x n has ``max(m, n) / (sqrt(m)
+    + sqrt(n))^2``: 0.25 where square, 0.44 where four times as long. NaN for a zero matrix. Source:
+    Rudelson & Vershynin 2007, *Sampling from Large Matrices*.
     """
     return frobenius**2 / spectral**2 / n if spectral > 0 else np.nan
 
 
-# -- of the spectrum: singular values float64 [n], descending ---------------------------------------------------------
+# -- of the spectrum: singular values float64 [n], descending
+# ---------------------------------------------------------
 
 
 def effective_rank(singular: Doubles) -> float:
     """``exp(H(s / sum s))`` over the number of singular values.
 
-    1/n (one direction) to 1 (all alike); 0.80 for a square random matrix, 0.97 for one four times as long; NaN for a zero matrix.
+    1/n (one direction) to 1 (all alike); 0.80 for a square random matrix, 0.97 for one four times
+    as long; NaN for a zero matrix.
     Source: Roy & Vetterli 2007, *The Effective Rank*.
     """
     if not singular[0] > 0:
@@ -53,13 +62,15 @@ def effective_rank(singular: Doubles) -> float:
 
 
 def power_law_exponent(singular: Doubles) -> float:
-    """Exponent ``alpha`` of the tail of the eigenvalue density of ``W^T W``, ``p(x) ~ x^-alpha`` for ``x >= x_min``.
+    """Exponent ``alpha`` of the tail of the eigenvalue density of ``W^T W``, ``p(x) ~ x^-alpha``
+    for ``x >= x_min``.
 
-    1 and up. Maximum likelihood, with ``x_min`` at the least Kolmogorov-Smirnov distance among 48 places (Clauset, Shalizi & Newman
-    2009), as Martin & Mahoney 2021, *Implicit Self-Regularization*, fit it; they find well trained layers at 2..6. An exponent is no
-    proof of a power law: random matrices get one too, 2.5 to 7 depending on their shape, so it says something only beside that of the
-    first capture. Unfit for small matrices: NaN below ``MIN_POWER_LAW_EIGENVALUES`` nonzero eigenvalues; at least a fifth of them form
-    the tail.
+    1 and up. Maximum likelihood, with ``x_min`` at the least Kolmogorov-Smirnov distance among 48
+    places (Clauset, Shalizi & Newman 2009), as Martin & Mahoney 2021, *Implicit
+    Self-Regularization*, fit it; they find well trained layers at 2..6. An exponent is no
+    proof of a power law: random matrices get one too, 2.5 to 7 depending on their shape, so it says
+    something only beside that of the first capture. Unfit for small matrices: NaN below
+    ``MIN_POWER_LAW_EIGENVALUES`` nonzero eigenvalues; at least a fifth of them form the tail.
     """
     eigenvalues = np.sort(singular**2)
     eigenvalues = eigenvalues[eigenvalues > 1e-12 * eigenvalues[-1]]
@@ -67,7 +78,9 @@ def power_law_exponent(singular: Doubles) -> float:
     if n < MIN_POWER_LAW_EIGENVALUES:
         return np.nan
     last = n - n // TAIL_SHARE
-    first = np.unique(np.linspace(0, last, min(last + 1, MAX_TAIL_CANDIDATES)).astype(np.intp))  # where the tail may begin
+    first = np.unique(
+        np.linspace(0, last, min(last + 1, MAX_TAIL_CANDIDATES)).astype(np.intp)
+    )  # where the tail may begin
     n_tail = n - first
     logs = np.log(eigenvalues)
     excess = np.cumsum(logs[::-1])[::-1][first] - n_tail * logs[first]
@@ -75,15 +88,19 @@ def power_law_exponent(singular: Doubles) -> float:
     # for every tail: how far its empirical distribution lies from its own power law, at most
     rank = np.arange(n)[None, :] - first[:, None]
     law = 1 - np.exp(-(alphas[:, None] - 1) * np.maximum(logs[None, :] - logs[first][:, None], 0))
-    gap = np.maximum(np.abs(law - rank / n_tail[:, None]), np.abs(law - (rank + 1) / n_tail[:, None]))
+    gap = np.maximum(
+        np.abs(law - rank / n_tail[:, None]), np.abs(law - (rank + 1) / n_tail[:, None])
+    )
     return float(alphas[np.where(rank >= 0, gap, 0).max(1).argmin()])
 
 
-# -- of the entries: the matrix, float32 [out, in] ------------------------------------------------------------------------
+# -- of the entries: the matrix, float32 [out, in]
+# ------------------------------------------------------------------------
 
 
 def kurtosis(weights: Floats) -> float:
-    """Excess kurtosis of the entries, ``E[(w - mean)^4] / var^2 - 3``: 0 for a normal distribution, above for heavy tails, -2 and up.
+    """Excess kurtosis of the entries, ``E[(w - mean)^4] / var^2 - 3``: 0 for a normal distribution,
+    above for heavy tails, -2 and up.
 
     NaN where all entries are equal. Source: Pearson 1905.
     """
@@ -96,9 +113,11 @@ def kurtosis(weights: Floats) -> float:
 
 
 def gini(weights: Floats) -> float:
-    """Gini index of the magnitudes: 0 (all alike) to 1 (all in one entry); 0.414 for normal noise; NaN for a zero matrix.
+    """Gini index of the magnitudes: 0 (all alike) to 1 (all in one entry); 0.414 for normal noise;
+    NaN for a zero matrix.
 
-    Read off at most 8,192 evenly spaced entries. Source: Hurley & Rickard 2009, *Comparing Measures of Sparsity*.
+    Read off at most 8,192 evenly spaced entries. Source: Hurley & Rickard 2009, *Comparing Measures
+    of Sparsity*.
     """
     stride = -(-weights.size // MAX_SORTED_ENTRIES)
     # a stride that shares a factor with the row length would meet the same few columns in every row
@@ -112,15 +131,17 @@ def gini(weights: Floats) -> float:
     return float(1 - 2 * np.sum(magnitudes * (n - np.arange(1, n + 1) + 0.5)) / (n * total))
 
 
-# -- of the change ------------------------------------------------------------------------------------------------------------
+# -- of the change
+# ------------------------------------------------------------------------------------------------------------
 
 
 def relative_distance(weights: Floats, reference: NDArray[Any]) -> float:
     """``|W - W_ref| / |W_ref|`` (Frobenius). 0 and up; NaN where the reference is zero.
 
-    Against the run's first capture it is the distance from initialisation; against the last capture the update ratio *between
-    captures* (not between optimiser steps: it grows with the gap). A first capture that was read back from its file is in float16, and
-    changes below 3e-4 are lost in it. Source: Nagarajan & Kolter 2019, *Generalization in Deep Networks: The Role of Distance from
+    Against the run's first capture it is the distance from initialisation; against the last capture
+    the update ratio *between captures* (not between optimiser steps: it grows with the gap). A
+    first capture that was read back from its file is in float16, and changes below 3e-4 are lost in
+    it. Source: Nagarajan & Kolter 2019, *Generalization in Deep Networks: The Role of Distance from
     Initialization*, here relative to its length.
     """
     before = reference.astype(np.float32)
@@ -128,16 +149,21 @@ def relative_distance(weights: Floats, reference: NDArray[Any]) -> float:
     return float(np.linalg.norm(weights - before)) / size if size > 0 else np.nan
 
 
-# -- of the neurons: peaks float32 [neuron], spread float32 [2, token] ------------------------------------------------------
+# -- of the neurons: peaks float32 [neuron], spread float32 [2, token]
+# ------------------------------------------------------
 
 
 def dead_share(peaks: Floats, spread: Floats) -> float:
-    """Share of the feed-forward neurons that act on no token of the probe: none reaches ``DEAD_BELOW`` of the layer's root mean square.
+    """Share of the feed-forward neurons that act on no token of the probe: none reaches
+    ``DEAD_BELOW`` of the layer's root mean square.
 
-    0..1; NaN where an activation is not finite. Source: "dead neurons", Voita et al. 2023, *Neurons in Large
-    Language Models: Dead, N-gram, Positional*, who ask for an activation above zero after ReLU; the small threshold makes the same question
-    fit GELU and gated units, which are never at zero. They ask it of a large collection of texts. A probe of a few hundred tokens leaves
-    many a neuron silent that has only nothing to say to it: this is the share that is dead *on the probe*.
+    0..1; NaN where an activation is not finite. Source: "dead neurons", Voita et al. 2023, *Neurons
+    in Large
+    Language Models: Dead, N-gram, Positional*, who ask for an activation above zero after ReLU; the
+    small threshold makes the same question fit GELU and gated units, which are never at zero. They
+    ask it of a large collection of texts. A probe of a few hundred tokens leaves
+    many a neuron silent that has only nothing to say to it: this is the share that is dead *on the
+    probe*.
     """
     root_mean_square = np.sqrt(np.mean(np.square(spread[1], dtype=np.float64)))
     if not np.isfinite(peaks).all() or not np.isfinite(root_mean_square):
@@ -146,12 +172,15 @@ def dead_share(peaks: Floats, spread: Floats) -> float:
 
 
 def active_share(peaks: Floats, spread: Floats) -> float:
-    """Share of the neurons that act on one token: mean over the probe's tokens of ``(mean |a|)^2 / mean a^2``, over the layer's neurons.
+    """Share of the neurons that act on one token: mean over the probe's tokens of ``(mean |a|)^2 /
+    mean a^2``, over the layer's neurons.
 
-    1/n (one neuron does everything) to 1 (all act alike). If some act alike and the others are at zero it is the share of those that
-    act; 2/pi = 0.64 for normally distributed activations, half of it after ReLU. NaN where no token has an activation, and where one is
-    not finite. It needs no threshold, so it is the same question for ReLU, GELU and gated units. Source: "sparseness" of a code, Treves
-    & Rolls 1991, *What Determines the Capacity of Autoassociative Memories in the Brain?*, over neurons as in Vinje & Gallant 2000.
+    1/n (one neuron does everything) to 1 (all act alike). If some act alike and the others are at
+    zero it is the share of those that act; 2/pi = 0.64 for normally distributed activations, half
+    of it after ReLU. NaN where no token has an activation, and where one is not finite. It needs no
+    threshold, so it is the same question for ReLU, GELU and gated units. Source: "sparseness" of a
+    code, Treves & Rolls 1991, *What Determines the Capacity of Autoassociative Memories in the
+    Brain?*, over neurons as in Vinje & Gallant 2000.
     """
     mean, root_mean_square = spread.astype(np.float64)
     if not np.isfinite(spread).all() or not (acting := root_mean_square > 0).any():

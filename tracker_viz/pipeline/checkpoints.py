@@ -34,16 +34,21 @@ def backfill(
     progress: bool = True,
     **recorder_options: Any,
 ) -> Backfilled:
-    """Captures of checkpoints that were saved earlier, into a run; steps that the run holds already are left out.
+    """Captures of checkpoints that were saved earlier, into a run; steps that the run holds already
+    are left out.
 
     Args:
-        checkpoints: glob pattern of safetensors files, ``torch.save`` files or Hugging Face directories, with the step in their names.
+        checkpoints: glob pattern of safetensors files, ``torch.save`` files or Hugging Face
+            directories, with the step in their names.
         model: of the class and configuration that was saved; its weights are overwritten.
-        run, probe, decode, name, spool, tracker_options, max_mb, recorder_options: as ``watch`` takes them.
+        run, probe, decode, name, spool, tracker_options, max_mb, recorder_options: as ``watch``
+            takes them.
 
     Raises:
-        ConfigError: no checkpoint matches, or the step is not in a name; before anything else is done.
-        CaptureError: a checkpoint does not fit the model. What was captured before is kept and uploaded.
+        ConfigError: no checkpoint matches, or the step is not in a name; before anything else is
+            done.
+        CaptureError: a checkpoint does not fit the model. What was captured before is kept and
+            uploaded.
     """
     from tracker_viz.capture import as_probe, find_checkpoints, load_checkpoint
     from tracker_viz.capture import backfill as capture_checkpoints
@@ -51,7 +56,9 @@ def backfill(
     found = find_checkpoints(checkpoints)
     load_checkpoint(model, found[0].path)
     probe = default_probe(model, decode) if probe is None else as_probe(probe, decode=decode)
-    outbox, scores = open_outbox(run, name or "backfill", spool, None, None, tracker_options, max_mb)
+    outbox, scores = open_outbox(
+        run, name or "backfill", spool, None, None, tracker_options, max_mb
+    )
     state: RunState = "failed"
     try:
         left_out = outbox.captured_steps

@@ -1,4 +1,5 @@
-"""Runs -> one video of all of them, pictures and a table of how they compare -> the run above them."""
+"""Runs -> one video of all of them, pictures and a table of how they compare -> the run above
+them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,12 @@ from tracker_viz.comparison import (
 )
 from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.pipeline.compared_runs import HeadOrder, check_probes, chosen_runs
-from tracker_viz.pipeline.comparison_files import NAME, write_charts, write_compared_video, write_tables
+from tracker_viz.pipeline.comparison_files import (
+    NAME,
+    write_charts,
+    write_compared_video,
+    write_tables,
+)
 from tracker_viz.pipeline.drawing import VideoOptions, check_outputs
 from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.pulling import TrackerOptions, open_run
@@ -39,9 +45,11 @@ class CompareResult:
     """A comparison that was made.
 
     Attributes:
-        video, pictures, tables: files on this machine; ``pictures``: the video's last picture, the distances, the heads' clusters.
+        video, pictures, tables: files on this machine; ``pictures``: the video's last picture, the
+            distances, the heads' clusters.
         rows: one per run, see ``comparison.run_table``.
-        correlations: of settings with outcomes, the strongest first; empty for fewer runs than that takes.
+        correlations: of settings with outcomes, the strongest first; empty for fewer runs than that
+            takes.
         notes: what must be known before one compares.
         shown: the runs that the video and the pictures show: all, or some of many.
         url: where the video is watched; None when it was put into no run.
@@ -80,31 +88,38 @@ def compare(
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
 ) -> Path:
-    """Show side by side what the heads of several runs became, and when; the same as ``tracker-viz compare``.
+    """Show side by side what the heads of several runs became, and when; the same as ``tracker-viz
+    compare``.
 
     The runs may be of one tracker or of several.
 
     Args:
-        runs: two or more, in the order in which they stand; in matched order the first one's heads give the columns.
-        sweep: in their place the parent run of a sweep; its runs are sorted by the settings in which they differ.
-        axis: what is shown together: the same ``step``, as many ``tokens`` seen, or the same ``progress`` of each run's own training.
+        runs: two or more, in the order in which they stand; in matched order the first one's heads
+            give the columns.
+        sweep: in their place the parent run of a sweep; its runs are sorted by the settings in
+            which they differ.
+        axis: what is shown together: the same ``step``, as many ``tokens`` seen, or the same
+            ``progress`` of each run's own training.
         order: heads by their ``index``, or ``matched``: below each other those that behaved alike.
         probe: the probe row whose attention is shown, by its label or its index.
-        into: the run that the results are put into; by default the one in which the tracker shows what was made of a sweep (its parent,
-            a run of its group), else none.
-        shown: 2 to 64: so many runs are drawn at most, of more those spread evenly from the lowest loss to the highest. The table and
-            the correlations are of all runs; they need the runs' files of scores only, and no capture.
-        max_gb: of captures that are pulled at most; the video shows fewer points of time rather than exceed it, and says so.
+        into: the run that the results are put into; by default the one in which the tracker shows
+            what was made of a sweep (its parent, a run of its group), else none.
+        shown: 2 to 64: so many runs are drawn at most, of more those spread evenly from the lowest
+            loss to the highest. The table and the correlations are of all runs; they need the runs'
+            files of scores only, and no capture.
+        max_gb: of captures that are pulled at most; the video shows fewer points of time rather
+            than exceed it, and says so.
         theme, video, cache, progress: as of ``render``.
         upload: False leaves the results on this machine only.
-        output: directory for the results here; by default among the downloads of ``into``, else ``compare`` in the working directory.
+        output: directory for the results here; by default among the downloads of ``into``, else
+            ``compare`` in the working directory.
 
     Returns:
         The video's path on this machine.
 
     Raises:
-        ConfigError: an option has no meaning, there are fewer than two runs, a run has no captures, or the runs were captured on
-            different probes.
+        ConfigError: an option has no meaning, there are fewer than two runs, a run has no captures,
+            or the runs were captured on different probes.
         RunNotFoundError, TrackerError: a run cannot be read, or ``into`` cannot be written.
         LayoutError: so many runs do not fit into the picture.
     """
@@ -151,13 +166,28 @@ def compare_runs(
     options = _checked(runs, sweep, axis, order, shown, max_gb, theme, video)
     parent = open_run(sweep, tracker_options) if sweep else None
     named = open_run(into, tracker_options) if into else parent
-    refs = parent.children() if parent else [RunRef.parse(run) if isinstance(run, str) else run for run in runs]
+    refs = (
+        parent.children()
+        if parent
+        else [RunRef.parse(run) if isinstance(run, str) else run for run in runs]
+    )
     if parent and len(refs) < 2:
-        raise ConfigError(f"{parent.ref} has {len(refs)} runs below it; a comparison needs at least two: is it the parent run of a sweep?")
+        raise ConfigError(
+            f"{parent.ref} has {len(refs)} runs below it; a comparison needs at least two: is it "
+            "the parent run of a sweep?"
+        )
     cache = Path(cache) if cache else None
-    directory = Path(output) if output else cache_directory(named.ref, cache) / NAME if named else Path(NAME)
+    directory = (
+        Path(output)
+        if output
+        else cache_directory(named.ref, cache) / NAME
+        if named
+        else Path(NAME)
+    )
     check_outputs(["video"], [video_path(directory / NAME, options.encoder)], options)
-    scored, notes = score_runs(refs, cache=cache, may_lack=bool(parent), tracker_options=tracker_options, progress=progress)
+    scored, notes = score_runs(
+        refs, cache=cache, may_lack=bool(parent), tracker_options=tracker_options, progress=progress
+    )
     compared = [run.compared for run in scored]
     check_runs(compared)
     if parent:
@@ -166,7 +196,9 @@ def compare_runs(
         scored = [by_name[run.name] for run in compared]
     _check_probe(probe, scored[0].rows)
     labels = run_labels(compared)
-    notes += check_probes(scored, labels) + [_by_label(note, labels) for note in comparability_notes(compared)]
+    notes += check_probes(scored, labels) + [
+        _by_label(note, labels) for note in comparability_notes(compared)
+    ]
 
     rows = run_table(compared)
     found_correlations = correlations(compared, rows)
@@ -192,14 +224,19 @@ def compare_runs(
     pictures = (poster, *charts)
     url = in_step = None
     if named and upload:
-        # Asked for as late as possible: some trackers make the run that holds results about a sweep.
+        # Asked for as late as possible: some trackers make the run that holds results about a
+        # sweep.
         named = named if into else named.results_run()
         with _ended(named):
             for path in (*tables, *pictures):
                 named.put_file(path, f"{NAME}/{path.name}")
             named.put_table(rows, NAME)
-            url = named.put_video(made, layout=NAME, last_step=max(int(run.series.steps[-1]) for run in compared))
-            in_step = put_in_step_page(named, [run.run for run in drawn], labels, title=title, theme=theme)
+            url = named.put_video(
+                made, layout=NAME, last_step=max(int(run.series.steps[-1]) for run in compared)
+            )
+            in_step = put_in_step_page(
+                named, [run.run for run in drawn], labels, title=title, theme=theme
+            )
             named.link_inputs([run.run.ref for run in scored])
     return CompareResult(
         video=made,
@@ -217,15 +254,28 @@ def compare_runs(
 
 
 def _checked(
-    runs: Sequence[Any], sweep: Any, axis: str, order: str, shown: int, max_gb: float, theme: str, video: Mapping[str, Any] | None
+    runs: Sequence[Any],
+    sweep: Any,
+    axis: str,
+    order: str,
+    shown: int,
+    max_gb: float,
+    theme: str,
+    video: Mapping[str, Any] | None,
 ) -> VideoOptions:
     """Everything that can be refused before anything is pulled."""
     from tracker_viz.rendering import resolve_theme
 
     if isinstance(runs, str | RunRef):
-        raise ConfigError(f"runs is a list, such as [mlflow:<id>, wandb:<entity>/<project>/<id>]; got {str(runs)!r}")
+        raise ConfigError(
+            "runs is a list, such as [mlflow:<id>, wandb:<entity>/<project>/<id>]; got "
+            f"{str(runs)!r}"
+        )
     if bool(runs) == bool(sweep):
-        raise ConfigError(f"give runs=[<run>, <run>, ...] or sweep=<parent run>, one of them; got {'both' if runs else 'none'}")
+        raise ConfigError(
+            "give runs=[<run>, <run>, ...] or sweep=<parent run>, one of them; got "
+            f"{'both' if runs else 'none'}"
+        )
     if runs and len(runs) < 2:
         raise ConfigError(f"a comparison needs at least two runs; got {len(runs)}")
     if len({str(run) for run in runs}) < len(runs):
@@ -241,19 +291,26 @@ def _checked(
     resolve_theme(theme)
     options = VideoOptions.of(video)
     if options.interpolate or options.title_s:
-        raise ConfigError("a comparison shows real captures only, and has no title card: set video.interpolate=0 and video.title_s=0")
+        raise ConfigError(
+            "a comparison shows real captures only, and has no title card: set video.interpolate=0 "
+            "and video.title_s=0"
+        )
     return options
 
 
 def _check_probe(probe: str | int, rows: Sequence[str]) -> None:
     """``rows``: the labels of the probe's rows, empty where captures do not say them."""
     if rows and probe not in rows and probe not in range(len(rows)):
-        raise ConfigError(f"probe is a row of the probe batch, by its label or its index: {', '.join(rows)}; got {probe!r}")
+        raise ConfigError(
+            f"probe is a row of the probe batch, by its label or its index: {', '.join(rows)}; got "
+            f"{probe!r}"
+        )
 
 
 @contextlib.contextmanager
 def _ended(run: Run) -> Iterator[None]:
-    """End ``run`` if it is ours: made to hold the results. One that was there before stays as it is."""
+    """End ``run`` if it is ours: made to hold the results. One that was there before stays as it
+    is."""
     try:
         yield
     except BaseException:

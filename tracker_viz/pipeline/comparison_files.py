@@ -1,4 +1,5 @@
-"""What a comparison leaves on this machine: tables, the video of all runs, and pictures of how alike they are. Called by ``comparing``."""
+"""What a comparison leaves on this machine: tables, the video of all runs, and pictures of how
+alike they are. Called by ``comparing``."""
 
 from __future__ import annotations
 
@@ -10,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from tracker_viz.comparison import Axis, ComparedRun, Correlation, cluster_heads, distance_matrix, write_table
+from tracker_viz.comparison import (
+    Axis,
+    ComparedRun,
+    Correlation,
+    cluster_heads,
+    distance_matrix,
+    write_table,
+)
 from tracker_viz.errors import MissingDependencyError
 from tracker_viz.metrics import NO_ROLE, ROLES, head_roles
 from tracker_viz.pipeline.compared_runs import HeadOrder, drawn_runs
@@ -21,13 +29,20 @@ from tracker_viz.pipeline.scored_runs import ScoredRun
 NAME = "compare"
 
 
-def write_tables(rows: Sequence[Mapping[str, Any]], found: Sequence[Correlation], directory: Path) -> tuple[Path, ...]:
+def write_tables(
+    rows: Sequence[Mapping[str, Any]], found: Sequence[Correlation], directory: Path
+) -> tuple[Path, ...]:
     directory.mkdir(parents=True, exist_ok=True)
     tables = [write_table(rows, directory / "runs.csv")]
-    with contextlib.suppress(MissingDependencyError):  # the CSV holds the same, and nothing else here needs pyarrow
+    with contextlib.suppress(
+        MissingDependencyError
+    ):  # the CSV holds the same, and nothing else here needs pyarrow
         tables.append(write_table(rows, directory / "runs.parquet"))
     if found:
-        as_rows = [{name: getattr(each, name) for name in Correlation.__dataclass_fields__} for each in found]
+        as_rows = [
+            {name: getattr(each, name) for name in Correlation.__dataclass_fields__}
+            for each in found
+        ]
         tables.append(write_table(as_rows, directory / "correlations.csv"))
     return tuple(tables)
 
@@ -48,15 +63,24 @@ def write_compared_video(
     cache: Path | None,
     progress: bool,
 ) -> tuple[Path, Path, float, list[str]]:
-    """The video, its last picture, how long it lasts, and ``notes`` with what is to be said of what it shows."""
+    """The video, its last picture, how long it lasts, and ``notes`` with what is to be said of what
+    it shows."""
     from tracker_viz.rendering import storyboard
     from tracker_viz.rendering.compared import ComparedRenderer, write_compared_poster
     from tracker_viz.video import video_path, write_video
 
-    drawn, timing, more_notes = drawn_runs(runs, labels, axis=axis, order=order, max_gb=max_gb, cache=cache, progress=progress)
+    drawn, timing, more_notes = drawn_runs(
+        runs, labels, axis=axis, order=order, max_gb=max_gb, cache=cache, progress=progress
+    )
     notes = [*notes, *more_notes]
     rows = runs[0].rows
-    shown = probe if isinstance(probe, str) else rows[probe] if 0 <= probe < len(rows) else f"probe {probe}"
+    shown = (
+        probe
+        if isinstance(probe, str)
+        else rows[probe]
+        if 0 <= probe < len(rows)
+        else f"probe {probe}"
+    )
     subtitle = f"{len(runs)} runs · attention on {shown} tokens · heads {'in matched order' if order == 'matched' else 'by index'}"
     renderer = ComparedRenderer(
         drawn,
@@ -64,7 +88,9 @@ def write_compared_video(
         [role.name for role in ROLES],
         title=title,
         subtitle=subtitle,
-        note=" ".join(re.sub(r" \([^)]*\)", "", note) for note in notes),  # the lists in brackets are for the terminal
+        note=" ".join(
+            re.sub(r" \([^)]*\)", "", note) for note in notes
+        ),  # the lists in brackets are for the terminal
         probe=probe,
         matched=order == "matched",
         size=options.size,
@@ -84,10 +110,17 @@ def write_compared_video(
             progress=advance,
             max_bytes=options.max_mb << 20,
         )
-    return written.path, write_compared_poster(renderer, directory / "poster.png"), written.duration_s, notes
+    return (
+        written.path,
+        write_compared_poster(renderer, directory / "poster.png"),
+        written.duration_s,
+        notes,
+    )
 
 
-def write_charts(runs: Sequence[ComparedRun], labels: Mapping[str, str], directory: Path, theme: str) -> tuple[tuple[Path, ...], list[str]]:
+def write_charts(
+    runs: Sequence[ComparedRun], labels: Mapping[str, str], directory: Path, theme: str
+) -> tuple[tuple[Path, ...], list[str]]:
     """The pictures of distances and of clusters, and what is to be said of them."""
     from tracker_viz.rendering.compared_charts import write_cluster_chart, write_distance_chart
 
@@ -97,7 +130,10 @@ def write_charts(runs: Sequence[ComparedRun], labels: Mapping[str, str], directo
     n_heads = sum(int(np.isfinite(run.series.heads[clusters.scores[0]][-1]).sum()) for run in runs)
     notes = []
     if len(clusters.heads) < n_heads:
-        notes.append(f"heads.png groups {len(clusters.heads):,} of the {n_heads:,} heads, the most specialised of each run.")
+        notes.append(
+            f"heads.png groups {len(clusters.heads):,} of the {n_heads:,} heads, the most "
+            "specialised of each run."
+        )
     charts = (
         write_distance_chart(
             directory / "distances.png",

@@ -1,4 +1,5 @@
-"""Pictures of a run -> the runs that shall show them, with what belongs beside a video: key frames, and the table of heads."""
+"""Pictures of a run -> the runs that shall show them, with what belongs beside a video: key frames,
+and the table of heads."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Where a picture is seen in one run; ``ui_command`` must be running for that, None where a server shows it already."""
+    """Where a picture is seen in one run; ``ui_command`` must be running for that, None where a
+    server shows it already."""
 
     ref: RunRef
     url: str
@@ -40,7 +42,8 @@ class Picture:
         path: where it lies on this machine.
         duration_s: how long it plays; 0 for a still picture and a page.
         moments: of a video, the step of every capture and the second at which it begins.
-        notice: what its viewer should know, such as that it had to be made smaller; empty otherwise.
+        notice: what its viewer should know, such as that it had to be made smaller; empty
+            otherwise.
         uploads: where it is seen.
     """
 
@@ -53,13 +56,20 @@ class Picture:
 
 
 def put_pictures(
-    runs: Sequence[Run], pictures: Sequence[Picture], renderer: Renderer, pulled: Pulled | None, *, n_key_frames: int
+    runs: Sequence[Run],
+    pictures: Sequence[Picture],
+    renderer: Renderer,
+    pulled: Pulled | None,
+    *,
+    n_key_frames: int,
 ) -> list[Picture]:
     """Put ``pictures`` into every run; returns them with the places where they are seen.
 
     Args:
-        renderer: what drew them. A video comes with ``n_key_frames`` still pictures, behind the tracker's own step slider.
-        pulled: all captures of the run, whose table of heads comes with them; None leaves the table as it is.
+        renderer: what drew them. A video comes with ``n_key_frames`` still pictures, behind the
+            tracker's own step slider.
+        pulled: all captures of the run, whose table of heads comes with them; None leaves the table
+            as it is.
 
     Raises:
         TrackerError: some run could not be written; after all the others were.
@@ -71,10 +81,16 @@ def put_pictures(
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
         has_video = any(picture.format == "video" for picture in pictures)
-        key_frames = write_key_frames(renderer, directory, n_key_frames) if has_video and n_key_frames else []
+        key_frames = (
+            write_key_frames(renderer, directory, n_key_frames)
+            if has_video and n_key_frames
+            else []
+        )
         for run in runs:
             try:
-                pictures = [_put(run, picture, layout, last_step, Path(directory)) for picture in pictures]
+                pictures = [
+                    _put(run, picture, layout, last_step, Path(directory)) for picture in pictures
+                ]
                 if key_frames:
                     run.put_key_frames(key_frames, layout)
                 if rows:
@@ -83,14 +99,20 @@ def put_pictures(
                 failed.append(f"{run.ref}: {error}")
     if failed:
         here = ", ".join(str(picture.path) for picture in pictures)
-        raise TrackerError(f"made, but not everywhere where it should be: {here}. Not taken by {'; '.join(failed)}")
+        raise TrackerError(
+            f"made, but not everywhere where it should be: {here}. Not taken by {'; '.join(failed)}"
+        )
     return list(pictures)
 
 
 def head_rows(pulled: Pulled) -> list[dict[str, str | float | int | None]]:
     """The rows of ``metrics.head_table``; none where the captures have no scores of heads."""
     paths = [capture.path for capture in pulled.captures]
-    names = [name for name in capture_file.read_header(paths[-1]).arrays if name.startswith("scores.head.")]
+    names = [
+        name
+        for name in capture_file.read_header(paths[-1]).arrays
+        if name.startswith("scores.head.")
+    ]
     return head_table(score_series(capture_file.read(path, names) for path in paths))
 
 
@@ -107,8 +129,11 @@ def _put(run: Run, picture: Picture, layout: str, last_step: int, directory: Pat
     return replace(picture, uploads=(*picture.uploads, Upload(run.ref, url, run.ui_command)))
 
 
-def _put_head_table(run: Run, rows: Sequence[Mapping[str, str | float | int | None]], directory: Path) -> None:
-    """Every head's role, its onset and its scores: where the tracker shows tables, and as a file for a spreadsheet."""
+def _put_head_table(
+    run: Run, rows: Sequence[Mapping[str, str | float | int | None]], directory: Path
+) -> None:
+    """Every head's role, its onset and its scores: where the tracker shows tables, and as a file
+    for a spreadsheet."""
     table = directory / f"{HEAD_TABLE}.csv"
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

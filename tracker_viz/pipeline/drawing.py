@@ -1,4 +1,5 @@
-"""A run's captures -> frames -> a video, or another picture -> the same run, and others that hold the same. Needs no torch."""
+"""A run's captures -> frames -> a video, or another picture -> the same run, and others that hold
+the same. Needs no torch."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ FORMATS = ("video", "poster", "webp", "gif", "html")
 
 @dataclass(frozen=True, slots=True)
 class RenderResult:
-    """What was made of a run's captures: one picture for each format that was asked for, in that order.
+    """What was made of a run's captures: one picture for each format that was asked for, in that
+    order.
 
     Attributes:
         missing_steps: captured steps that could not be had; the timeline shows them as gaps.
@@ -48,7 +50,8 @@ class RenderResult:
 
     @property
     def url(self) -> str | None:
-        """Where the first picture is watched in the run that was drawn; None when it was not uploaded."""
+        """Where the first picture is watched in the run that was drawn; None when it was not
+        uploaded."""
         return self.pictures[0].uploads[0].url if self.pictures[0].uploads else None
 
 
@@ -67,19 +70,26 @@ def render(
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
 ) -> Path:
-    """Draw a run's captures and put the video into the same run; the same as ``tracker-viz render``. Needs no torch.
+    """Draw a run's captures and put the video into the same run; the same as ``tracker-viz
+    render``. Needs no torch.
 
     Args:
-        also_into: other runs that get the same pictures, such as the one in which a second tracker logged the same training.
-        layout: name of a layout, or one of one's own (``rendering.layout_from`` takes what its YAML says).
+        also_into: other runs that get the same pictures, such as the one in which a second tracker
+            logged the same training.
+        layout: name of a layout, or one of one's own (``rendering.layout_from`` takes what its YAML
+            says).
         theme: ``dark`` or ``light``.
-        video: ``size``, ``encoder``, ``pace``, ``seconds_per_capture``, ``interpolate``, ``title_s``, ``hold_s``, ``workers``, ``max_mb``,
-            ``key_frames``, as in ``conf/video/default.yaml``, whose values hold for what is left out.
-        format: ``video``; ``poster``: a PNG of three moments; ``webp`` or ``gif``: a small animation; ``html``: a page with a step slider
-            and the value under the pointer, that needs no network. Or several of these.
-        steps: (first, last): only the captures between these, None for an open end; the table of heads is left as it is then.
+        video: ``size``, ``encoder``, ``pace``, ``seconds_per_capture``, ``interpolate``,
+            ``title_s``, ``hold_s``, ``workers``, ``max_mb``, ``key_frames``, as in
+            ``conf/video/default.yaml``, whose values hold for what is left out.
+        format: ``video``; ``poster``: a PNG of three moments; ``webp`` or ``gif``: a small
+            animation; ``html``: a page with a step slider and the value under the pointer, that
+            needs no network. Or several of these.
+        steps: (first, last): only the captures between these, None for an open end; the table of
+            heads is left as it is then.
         upload: False leaves what is made on this machine only.
-        output: where it lies here; by default among this run's downloads. A directory, or a file with or without a suffix.
+        output: where it lies here; by default among this run's downloads. A directory, or a file
+            with or without a suffix.
         cache: where downloads are kept; see ``trackers.pull.default_cache``.
         progress: show progress bars.
 
@@ -89,7 +99,8 @@ def render(
     Raises:
         ConfigError: an option has no meaning; before anything is pulled.
         RunNotFoundError: there is no such run.
-        TrackerError: the run cannot be read; or some run could not be written, after all the others were.
+        TrackerError: the run cannot be read; or some run could not be written, after all the others
+            were.
         RenderError: the run has no captures, or not those that the layout shows.
         VideoError: the video cannot be written here.
     """
@@ -142,9 +153,18 @@ def render_run(
     series = Series(pulled.captures, title=opened.info().name, missing_steps=missing)
     renderer = Renderer(series, layout, size=options.size, theme=look)
     with progress_bar("drawing", "frames", shown=progress and "video" in formats) as advance:
-        pictures = [_write(renderer, each, file, options, advance) for each, file in zip(formats, paths, strict=True)]
+        pictures = [
+            _write(renderer, each, file, options, advance)
+            for each, file in zip(formats, paths, strict=True)
+        ]
     if targets:
-        pictures = put_pictures(targets, pictures, renderer, pulled if steps is None else None, n_key_frames=options.key_frames)
+        pictures = put_pictures(
+            targets,
+            pictures,
+            renderer,
+            pulled if steps is None else None,
+            n_key_frames=options.key_frames,
+        )
     return RenderResult(tuple(pictures), len(series), tuple(missing))
 
 
@@ -154,9 +174,15 @@ def checked_formats(format: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: there is none, or one that is unknown.
     """
-    formats = tuple(dict.fromkeys(format)) if isinstance(format, Sequence) and not isinstance(format, str) else (format,)
+    formats = (
+        tuple(dict.fromkeys(format))
+        if isinstance(format, Sequence) and not isinstance(format, str)
+        else (format,)
+    )
     if not formats or formats == (None,):
-        raise ConfigError(f"format= names what is made, at least one of {', '.join(FORMATS)}; got none")
+        raise ConfigError(
+            f"format= names what is made, at least one of {', '.join(FORMATS)}; got none"
+        )
     for each in formats:
         if each not in FORMATS:
             raise ConfigError(unknown_name("format", str(each), FORMATS))
@@ -185,10 +211,19 @@ def check_outputs(formats: Sequence[str], paths: Sequence[Path], options: VideoO
         try:
             tempfile.TemporaryFile(dir=there).close()
         except OSError as error:
-            raise ConfigError(f"output {path} cannot be written: {there}: {error.strerror}; choose another with output=...") from error
+            raise ConfigError(
+                f"output {path} cannot be written: {there}: {error.strerror}; choose another with "
+                "output=..."
+            ) from error
 
 
-def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, advance: Callable[[int, int], None]) -> Picture:
+def _write(
+    renderer: Renderer,
+    format: str,
+    path: Path,
+    options: VideoOptions,
+    advance: Callable[[int, int], None],
+) -> Picture:
     from tracker_viz.rendering import storyboard, write_animation, write_explorer, write_poster
     from tracker_viz.video import write_video
 
@@ -199,7 +234,9 @@ def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, a
         return Picture(format, write_explorer(renderer, path))
     shots = storyboard(renderer.series.steps, **options.pacing())
     if format in ("webp", "gif"):
-        return Picture(format, write_animation(renderer, shots, path), sum(shot.duration_s for shot in shots))
+        return Picture(
+            format, write_animation(renderer, shots, path), sum(shot.duration_s for shot in shots)
+        )
     written = write_video(
         len(shots),
         renderer.film(shots),
@@ -211,7 +248,11 @@ def _write(renderer: Renderer, format: str, path: Path, options: VideoOptions, a
         max_bytes=options.max_mb << 20,
     )
     starts_s = itertools.accumulate((shot.duration_s for shot in shots), initial=0.0)
-    moments = [(renderer.series.steps[shot.index], start_s) for shot, start_s in zip(shots, starts_s, strict=False) if shot.is_capture]
+    moments = [
+        (renderer.series.steps[shot.index], start_s)
+        for shot, start_s in zip(shots, starts_s, strict=False)
+        if shot.is_capture
+    ]
     return Picture(format, written.path, written.duration_s, tuple(moments), written.notice)
 
 
@@ -251,7 +292,9 @@ class VideoOptions:
         from tracker_viz.rendering import picture_size, storyboard
         from tracker_viz.video import video_path
 
-        kinds = dict.fromkeys(_WHOLE, (Integral, "a whole number")) | dict.fromkeys(_SECONDS, (Real, "a number"))
+        kinds = dict.fromkeys(_WHOLE, (Integral, "a whole number")) | dict.fromkeys(
+            _SECONDS, (Real, "a number")
+        )
         for name, (kind, what) in kinds.items():
             value = getattr(self, name)
             if value is None and name in ("seconds_per_capture", "workers"):
@@ -263,18 +306,31 @@ class VideoOptions:
         storyboard([0, 1], **self.pacing())
         video_path("any", self.encoder)
         if self.max_mb < 1:
-            raise ConfigError(f"video.max_mb is the size of the file in MiB, at least 1; got {self.max_mb}")
+            raise ConfigError(
+                f"video.max_mb is the size of the file in MiB, at least 1; got {self.max_mb}"
+            )
         if self.key_frames < 0:
-            raise ConfigError(f"video.key_frames is a number of pictures, 0 for none; got {self.key_frames}")
+            raise ConfigError(
+                f"video.key_frames is a number of pictures, 0 for none; got {self.key_frames}"
+            )
         if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"video.workers is a number of threads, at least 1, or null for all cores; got {self.workers}")
+            raise ConfigError(
+                "video.workers is a number of threads, at least 1, or null for all cores; got "
+                f"{self.workers}"
+            )
 
     def pacing(self) -> dict[str, Any]:
         """What ``rendering.storyboard`` takes."""
-        return {name: getattr(self, name) for name in ("pace", "seconds_per_capture", "interpolate", "title_s", "hold_s")}
+        return {
+            name: getattr(self, name)
+            for name in ("pace", "seconds_per_capture", "interpolate", "title_s", "hold_s")
+        }
 
 
 def render_command(run: Run, *, layout: str | None = None) -> str:
-    """The command that makes the video of ``run`` from any directory: it carries what the environment does not."""
+    """The command that makes the video of ``run`` from any directory: it carries what the
+    environment does not."""
     said = {"run": run.ref, **({"layout": layout} if layout else {}), **run.environment}
-    return shlex.join(["tracker-viz", "render", *(override(key, value) for key, value in said.items())])
+    return shlex.join(
+        ["tracker-viz", "render", *(override(key, value) for key, value in said.items())]
+    )

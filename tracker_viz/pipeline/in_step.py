@@ -1,4 +1,5 @@
-"""The videos of several runs -> a page in the run above them that plays them in step. Nothing is drawn: the videos stay where they are."""
+"""The videos of several runs -> a page in the run above them that plays them in step. Nothing is
+drawn: the videos stay where they are."""
 
 from __future__ import annotations
 
@@ -27,22 +28,31 @@ MAX_PAGE_BYTES = 48 << 20  # MLflow shows no larger ones
 VIDEO_SUFFIXES = (".webm", ".mp4")
 
 
-def put_sweep_page(sweep: RunRef | str, *, theme: str = "dark", tracker_options: TrackerOptions | None = None) -> str | None:
+def put_sweep_page(
+    sweep: RunRef | str, *, theme: str = "dark", tracker_options: TrackerOptions | None = None
+) -> str | None:
     """Put the page into the run above a sweep, once its runs have their videos.
 
     Returns:
-        Where it is seen; None where no two runs have a video of one layout, or the tracker's pages cannot play other runs' files.
+        Where it is seen; None where no two runs have a video of one layout, or the tracker's pages
+        cannot play other runs' files.
     """
     parent = open_run(sweep, tracker_options)
     opened = {str(ref): open_run(ref, tracker_options) for ref in parent.children()}
     if len(opened) < 2:
         return None
-    described = in_order_of_settings([ComparedRun(name, score_series([]), run.info().config) for name, run in opened.items()])
+    described = in_order_of_settings(
+        [ComparedRun(name, score_series([]), run.info().config) for name, run in opened.items()]
+    )
     runs = [opened[run.name] for run in described]
-    return put_in_step_page(parent, runs, run_labels(described), title=parent.info().name, theme=theme)
+    return put_in_step_page(
+        parent, runs, run_labels(described), title=parent.info().name, theme=theme
+    )
 
 
-def put_in_step_page(target: Run, runs: Sequence[Run], labels: Mapping[str, str], *, title: str, theme: str = "dark") -> str | None:
+def put_in_step_page(
+    target: Run, runs: Sequence[Run], labels: Mapping[str, str], *, title: str, theme: str = "dark"
+) -> str | None:
     """Put the page into ``target``; see ``put_sweep_page``.
 
     Args:
@@ -54,7 +64,9 @@ def put_in_step_page(target: Run, runs: Sequence[Run], labels: Mapping[str, str]
     players: dict[str, list[Player]] = {}
     with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
         for number, run in enumerate(runs):
-            for layout, player in _players(target, run, labels[str(run.ref)], Path(directory, str(number))).items():
+            for layout, player in _players(
+                target, run, labels[str(run.ref)], Path(directory, str(number))
+            ).items():
                 players.setdefault(layout, []).append(player)
         shared = {layout: players[layout] for layout in sorted(players) if len(players[layout]) > 1}
         shared = _that_fit(shared)
@@ -71,7 +83,8 @@ def timeline_artifact(layout: str) -> str:
 
 
 def timeline_text(video: str, moments: Sequence[tuple[int, float]]) -> str:
-    """The contents of that file. ``video``: run-relative path; ``moments``: step and second at which each capture begins."""
+    """The contents of that file. ``video``: run-relative path; ``moments``: step and second at
+    which each capture begins."""
     steps, starts_s = zip(*moments, strict=True)
     return json.dumps({"video": video, "steps": steps, "starts_s": starts_s})
 
@@ -89,8 +102,13 @@ def _player(target: Run, run: Run, label: str, video: str, directory: Path) -> P
     from tracker_viz.rendering.in_step_page import Player
 
     try:
-        described: Any = json.loads(run.get_file(timeline_artifact(Path(video).stem), directory).read_bytes())
-        steps, starts_s = tuple(map(int, described["steps"])), tuple(map(float, described["starts_s"]))
+        described: Any = json.loads(
+            run.get_file(timeline_artifact(Path(video).stem), directory).read_bytes()
+        )
+        steps, starts_s = (
+            tuple(map(int, described["steps"])),
+            tuple(map(float, described["starts_s"])),
+        )
         is_of_it = described["video"] == video and len(steps) == len(starts_s) > 0
     except (TrackerError, ValueError, KeyError, TypeError):
         return None  # a video of something else, or made before videos said their steps
@@ -116,5 +134,9 @@ def _that_fit(players: Mapping[str, list[Player]]) -> dict[str, list[Player]]:
             nbytes += more
             fitting[layout] = each
         else:
-            log.warning("the page of videos in step goes without %r: with these videos in it, it would be too large to be shown", layout)
+            log.warning(
+                "the page of videos in step goes without %r: with these videos in it, it would be "
+                "too large to be shown",
+                layout,
+            )
     return fitting

@@ -1,4 +1,5 @@
-"""A run -> its captures, here. What ``render`` and everything else that looks back at a run begins with."""
+"""A run -> its captures, here. What ``render`` and everything else that looks back at a run begins
+with."""
 
 from __future__ import annotations
 
@@ -17,7 +18,11 @@ TrackerOptions = Mapping[str, Mapping[str, Any]]
 
 
 def load_captures(
-    run: RunRef | str, *, names: Sequence[str] | None = None, tracker_options: TrackerOptions | None = None, cache: Path | None = None
+    run: RunRef | str,
+    *,
+    names: Sequence[str] | None = None,
+    tracker_options: TrackerOptions | None = None,
+    cache: Path | None = None,
 ) -> Iterator[Capture]:
     """The captures of a run, ordered by step; one at a time is in memory.
 
@@ -37,8 +42,11 @@ def open_run(run: RunRef | str, tracker_options: TrackerOptions | None) -> Run:
     return trackers.open_run(ref, **(tracker_options or {}).get(ref.scheme, {}))
 
 
-def pulled_captures(run: Run, cache: Path | None, *, progress: bool, steps: Sequence[int | None] | None = None) -> Pulled:
-    """``steps``: (first, last), only the captures from the one step to the other; None at an end leaves it open.
+def pulled_captures(
+    run: Run, cache: Path | None, *, progress: bool, steps: Sequence[int | None] | None = None
+) -> Pulled:
+    """``steps``: (first, last), only the captures from the one step to the other; None at an end
+    leaves it open.
 
     Raises:
         ConfigError: steps are no such pair.
@@ -50,11 +58,24 @@ def pulled_captures(run: Run, cache: Path | None, *, progress: bool, steps: Sequ
 
 
 def _between(run: Run, steps: Sequence[int | None]) -> list[CaptureRef]:
-    if not isinstance(steps, Sequence) or len(steps) != 2 or not all(step is None or isinstance(step, int) for step in steps):
-        raise ConfigError(f"steps is [first, last], each a step or null for an open end; got {steps}")
+    if (
+        not isinstance(steps, Sequence)
+        or len(steps) != 2
+        or not all(step is None or isinstance(step, int) for step in steps)
+    ):
+        raise ConfigError(
+            f"steps is [first, last], each a step or null for an open end; got {steps}"
+        )
     first, last = steps
     there = run.list_captures()
-    chosen = [ref for ref in there if (first is None or ref.step >= first) and (last is None or ref.step <= last)]
+    chosen = [
+        ref
+        for ref in there
+        if (first is None or ref.step >= first) and (last is None or ref.step <= last)
+    ]
     if there and not chosen:
-        raise RenderError(f"{run.ref} has no capture in steps {list(steps)}; its captures go from step {there[0].step} to {there[-1].step}")
+        raise RenderError(
+            f"{run.ref} has no capture in steps {list(steps)}; its captures go from step "
+            f"{there[0].step} to {there[-1].step}"
+        )
     return chosen

@@ -1,4 +1,5 @@
-"""A model that trains -> captures in its run: Recorder, scores, budget, spool and trackers, put together by ``watch``."""
+"""A model that trains -> captures in its run: Recorder, scores, budget, spool and trackers, put
+together by ``watch``."""
 
 from __future__ import annotations
 
@@ -54,31 +55,41 @@ def watch(
     max_stall_s: float = 60.0,
     **recorder_options: Any,
 ) -> Watcher:
-    """Watch a decoder while it trains: captures at scheduled steps go into the run. Call it before the first training step.
+    """Watch a decoder while it trains: captures at scheduled steps go into the run. Call it before
+    the first training step.
 
-    Everything that waiting could not mend raises here, before any training: a model or a probe that cannot be captured, a tracker
-    that refuses. Later on nothing raises into training, and what a tracker does not take stays in the spool, for ``tracker-viz push``.
+    Everything that waiting could not mend raises here, before any training: a model or a probe that
+    cannot be captured, a tracker that refuses. Later on nothing raises into training, and what a
+    tracker does not take stays in the spool, for ``tracker-viz push``.
 
     Args:
-        run: ``"mlflow"``, ``"wandb"`` or ``"local"``: the run that is active in this process (joined, never ended), else a new one. Or an
-            existing run: a ``RunRef`` or its text, a ``wandb.Run``, an MLflow run. Or a list of these, to log into several.
-        probe: token ids [probe, position] whose attention is captured; by default repeated random tokens of the model's vocabulary, on
-            which alone induction and duplicate-token heads show. ``tv.make_probe`` gives a row of these and one of your text.
-        decode: token id -> the text that pictures show, or a tokenizer; ids themselves by default. A ``Probe`` has its own.
-        schedule, every, total_steps, captures: which steps: a ``Schedule``; or every that many steps; or ``captures`` of them, dense at
-            the start, over ``total_steps``; or, without a word, 0, 1, 2, 4, ... 1000 and every 1000 after that. Step 0 and the last always.
+        run: ``"mlflow"``, ``"wandb"`` or ``"local"``: the run that is active in this process
+            (joined, never ended), else a new one. Or an existing run: a ``RunRef`` or its text, a
+            ``wandb.Run``, an MLflow run. Or a list of these, to log into several.
+        probe: token ids [probe, position] whose attention is captured; by default repeated random
+            tokens of the model's vocabulary, on which alone induction and duplicate-token heads
+            show. ``tv.make_probe`` gives a row of these and one of your text.
+        decode: token id -> the text that pictures show, or a tokenizer; ids themselves by default.
+            A ``Probe`` has its own.
+        schedule, every, total_steps, captures: which steps: a ``Schedule``; or every that many
+            steps; or ``captures`` of them, dense at the start, over ``total_steps``; or, without a
+            word, 0, 1, 2, 4, ... 1000 and every 1000 after that. Step 0 and the last always.
         start_step: optimiser steps that were finished before.
         name, config, tags: of a run that is made here.
-        spool: directory where captures wait for the trackers; ``spool/<name>-<time>`` by default. A spool that an earlier process
-            left is gone on with, into the same runs.
-        tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri": ..., "experiment": ...}}``.
+        spool: directory where captures wait for the trackers; ``spool/<name>-<time>`` by default. A
+            spool that an earlier process left is gone on with, into the same runs.
+        tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri": ...,
+            "experiment": ...}}``.
         max_mb: size of one capture in megabytes.
-        keep_captures: keep the spool's copy of what the trackers have confirmed: ``tracker-viz push`` can then mend what a server
-            damages later, and ``local:<spool>`` can be rendered.
-        start_timeout_s: how long this call may wait for trackers that do not answer; their run is made when they do.
-        max_stall_s: how long training may stand still for a disk that takes nothing. Trackers are never waited for while it runs.
-        recorder_options: everything else that ``capture.Recorder`` and ``capture.camera.Camera`` take (``max_overhead``, ``blocks``,
-            ``only_heads``, ``projections``, ``pooling``, ``autocast``, ...).
+        keep_captures: keep the spool's copy of what the trackers have confirmed: ``tracker-viz
+            push`` can then mend what a server damages later, and ``local:<spool>`` can be rendered.
+        start_timeout_s: how long this call may wait for trackers that do not answer; their run is
+            made when they do.
+        max_stall_s: how long training may stand still for a disk that takes nothing. Trackers are
+            never waited for while it runs.
+        recorder_options: everything else that ``capture.Recorder`` and ``capture.camera.Camera``
+            take (``max_overhead``, ``blocks``, ``only_heads``, ``projections``, ``pooling``,
+            ``autocast``, ...).
 
     Raises:
         UnsupportedModelError, ProbeError: the model or the probe cannot be captured.
@@ -91,17 +102,33 @@ def watch(
     schedule = _schedule(schedule, every, total_steps, captures)
     options: dict[str, Any] = {"start_step": start_step, "max_mb": max_mb, **recorder_options}
     if not is_main_process():
-        # Sharded models need every process in the probe pass; only the main one keeps what comes out.
+        # Sharded models need every process in the probe pass; only the main one keeps what comes
+        # out.
         return Watcher(Recorder(model, probe, schedule, _drop, **options), None)
 
-    # The Recorder comes first: a model that it cannot see must leave no run behind. It hands nothing on before the first step.
-    recorder = Recorder(model, probe, schedule, lambda capture: outbox.put(capture), behind_sink=lambda: outbox.writer_s, **options)
-    waiting: dict[str, Any] = {"keep_captures": keep_captures, "start_timeout_s": start_timeout_s, "max_stall_s": max_stall_s}
-    outbox, scores = open_outbox(run, name or "watched", spool, config, tags, tracker_options, max_mb, **waiting)
+    # The Recorder comes first: a model that it cannot see must leave no run behind. It hands
+    # nothing on before the first step.
+    recorder = Recorder(
+        model,
+        probe,
+        schedule,
+        lambda capture: outbox.put(capture),
+        behind_sink=lambda: outbox.writer_s,
+        **options,
+    )
+    waiting: dict[str, Any] = {
+        "keep_captures": keep_captures,
+        "start_timeout_s": start_timeout_s,
+        "max_stall_s": max_stall_s,
+    }
+    outbox, scores = open_outbox(
+        run, name or "watched", spool, config, tags, tracker_options, max_mb, **waiting
+    )
     there = outbox.captured_steps
     if start_step == 0 and any(there):
         log.warning(
-            "captures up to step %d are in the run already, and are not taken again: another training needs a run and a spool of its own",
+            "captures up to step %d are in the run already, and are not taken again: another "
+            "training needs a run and a spool of its own",
             max(there),
         )
     recorder.skip(there)
@@ -109,14 +136,18 @@ def watch(
 
 
 class Watcher:
-    """What ``watch`` returns: tell it of every step, and close it. As a context manager it closes itself.
+    """What ``watch`` returns: tell it of every step, and close it. As a context manager it closes
+    itself.
 
     Attributes:
-        step: ``step(step, tokens_seen=None, **metrics)``: call after each optimiser step with the loop's own counter, from 0 or from 1, and
-            with what the pictures should say (``loss=``). Off due steps this compares two integers, and nothing else.
+        step: ``step(step, tokens_seen=None, **metrics)``: call after each optimiser step with the
+            loop's own counter, from 0 or from 1, and with what the pictures should say (``loss=``).
+            Off due steps this compares two integers, and nothing else.
     """
 
-    def __init__(self, recorder: Recorder, outbox: Outbox | None, scores: Scores | None = None) -> None:
+    def __init__(
+        self, recorder: Recorder, outbox: Outbox | None, scores: Scores | None = None
+    ) -> None:
         self.recorder = recorder
         self.outbox = outbox
         self._scores = scores
@@ -147,14 +178,18 @@ class Watcher:
     def captured_steps(self) -> list[int]:
         return self.recorder.captured_steps
 
-    def close(self, state: RunState = "finished", *, timeout_s: float = 120.0, progress: bool = True) -> Report | None:
-        """Capture the last step, upload what is left, end the runs that were made here. Never raises for a tracker's sake.
+    def close(
+        self, state: RunState = "finished", *, timeout_s: float = 120.0, progress: bool = True
+    ) -> Report | None:
+        """Capture the last step, upload what is left, end the runs that were made here. Never
+        raises for a tracker's sake.
 
         Args:
             timeout_s: how long to wait for the trackers; what is left then stays in the spool.
 
         Returns:
-            What became of the captures; None on processes that record nothing, forks of this one among them.
+            What became of the captures; None on processes that record nothing, forks of this one
+            among them.
         """
         if self.outbox is not None and self.outbox.in_fork:
             return None
@@ -167,17 +202,21 @@ class Watcher:
         return report
 
     def summary(self) -> dict[str, float | int]:
-        """What the trackers' tables of runs say about the captures so far, see ``metrics.run_summary``; empty where nothing is recorded."""
+        """What the trackers' tables of runs say about the captures so far, see
+        ``metrics.run_summary``; empty where nothing is recorded."""
         return run_summary(self._scores.series()) if self._scores else {}
 
     def whole_runs(self) -> list[RunRef]:
         """After ``close``: runs that hold every capture, so that a picture of them is whole.
 
-        Those that everything was delivered to; else the spool, as a ``local:`` run, while it still holds everything itself; else none.
+        Those that everything was delivered to; else the spool, as a ``local:`` run, while it still
+        holds everything itself; else none.
         """
         if self.outbox is None:
             return []
-        undelivered = {delivery.ref for delivery in self.outbox.close().deliveries if not delivery.complete}
+        undelivered = {
+            delivery.ref for delivery in self.outbox.close().deliveries if not delivery.complete
+        }
         delivered = [ref for ref in self.refs if ref not in undelivered]
         if delivered:
             return delivered
@@ -187,7 +226,12 @@ class Watcher:
     def __enter__(self) -> Watcher:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         stopped_by_hand = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.close("finished" if kind is None else "killed" if stopped_by_hand else "failed")
 
@@ -198,7 +242,8 @@ def default_probe(model: nn.Module, decode: Decode | Any | None = None) -> Probe
     size = vocab_size(model)
     if size is None:
         raise ConfigError(
-            "the model does not say how many tokens it knows; tell it: probe=tv.make_probe(vocab_size, context_length), or give token ids "
+            "the model does not say how many tokens it knows; tell it: "
+            "probe=tv.make_probe(vocab_size, context_length), or give token ids "
             "[probe, position] of your own"
         )
     return make_probe(size, context_length(model) or learned_positions(model), decode=decode)
@@ -208,14 +253,20 @@ def _check_names(options: Mapping[str, Any]) -> None:
     from tracker_viz.capture import Recorder
     from tracker_viz.capture.camera import Camera
 
-    taken = [name for function in (watch, Recorder, Camera) for name in inspect.signature(function).parameters]
+    taken = [
+        name
+        for function in (watch, Recorder, Camera)
+        for name in inspect.signature(function).parameters
+    ]
     for name in options:
         if name not in taken:
             own = {"model", "sink", "clock", "behind_sink", "recorder_options", "camera_options"}
             raise ConfigError(unknown_name("option of watch", name, set(taken) - own))
 
 
-def _schedule(schedule: Schedule | None, every: int | None, total_steps: int | None, captures: int) -> Schedule:
+def _schedule(
+    schedule: Schedule | None, every: int | None, total_steps: int | None, captures: int
+) -> Schedule:
     from tracker_viz.capture import Schedule
 
     if schedule is not None:
@@ -224,7 +275,9 @@ def _schedule(schedule: Schedule | None, every: int | None, total_steps: int | N
         return schedule
     if every is not None:
         return Schedule.every(every, total_steps)
-    return Schedule.open_ended() if total_steps is None else Schedule.for_total(total_steps, captures)
+    return (
+        Schedule.open_ended() if total_steps is None else Schedule.for_total(total_steps, captures)
+    )
 
 
 def open_outbox(
@@ -237,10 +290,14 @@ def open_outbox(
     max_mb: float,
     **outbox_options: Any,
 ) -> tuple[Outbox, Scores]:
-    """Where captures go, scored and cut to their size on the way; and all scores so far. ``outbox_options``: as ``Outbox`` takes them."""
+    """Where captures go, scored and cut to their size on the way; and all scores so far.
+    ``outbox_options``: as ``Outbox`` takes them."""
     scores = Scores(max_mb)
     outbox = Outbox(
-        spool or new_directory(Path("spool") / f"{directory_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"),
+        spool
+        or new_directory(
+            Path("spool") / f"{directory_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        ),
         _destinations(run, tracker_options or {}),
         name=name,
         config=config,
@@ -257,20 +314,28 @@ def open_outbox(
     return outbox, scores
 
 
-def close_outbox(outbox: Outbox, state: RunState, scores: Scores, timeout_s: float, progress: bool) -> Report:
+def close_outbox(
+    outbox: Outbox, state: RunState, scores: Scores, timeout_s: float, progress: bool
+) -> Report:
     if outbox.closed:
         return outbox.close()
     outbox.flush(timeout_s)
     try:
         scores.deliver(outbox)
     except Exception:
-        log.exception("the summary and the tables of the run could not be kept in %s; its captures are", outbox.directory)
+        log.exception(
+            "the summary and the tables of the run could not be kept in %s; its captures are",
+            outbox.directory,
+        )
     with progress_bar("uploading", "captures", shown=progress, delay_s=1.0) as advance:
         return outbox.close(state, timeout_s=timeout_s, progress=advance)
 
 
 def _destinations(run: Any, tracker_options: TrackerOptions) -> list[Destination | Run]:
-    return [_destination(each, tracker_options) for each in (run if isinstance(run, list | tuple) else [run])]
+    return [
+        _destination(each, tracker_options)
+        for each in (run if isinstance(run, list | tuple) else [run])
+    ]
 
 
 def _destination(run: Any, tracker_options: TrackerOptions) -> Destination | Run:
@@ -289,7 +354,8 @@ def _drop(capture: Capture) -> None:
 
 
 def new_directory(path: Path) -> Path:
-    """``path``, or ``path-2``, ...: several trainings may start in one second, and each of them needs a spool of its own."""
+    """``path``, or ``path-2``, ...: several trainings may start in one second, and each of them
+    needs a spool of its own."""
     for number in itertools.count(1):
         directory = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
@@ -297,6 +363,8 @@ def new_directory(path: Path) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise ConfigError(f"no spool can be made here: {error}; choose where with spool=") from error
+            raise ConfigError(
+                f"no spool can be made here: {error}; choose where with spool="
+            ) from error
         return directory
     raise AssertionError("the loop returns")

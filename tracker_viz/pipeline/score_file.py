@@ -1,8 +1,10 @@
-"""The scores of all captures of a run in one small file of the run, ``scores/heads.safetensors``. Written when training ends.
+"""The scores of all captures of a run in one small file of the run, ``scores/heads.safetensors``.
+Written when training ends.
 
-A comparison of a thousand runs needs every head's scores and no attention map: with this file it pulls a megabyte of a run where the
-captures would be gigabytes. It is a shortcut, never the truth: each row says of which capture it is, by its hash, and whoever reads it
-takes from the capture itself what is not here, as after a crash, or what is of a capture that was replaced since.
+A comparison of a thousand runs needs every head's scores and no attention map: with this file it
+pulls a megabyte of a run where the captures would be gigabytes. It is a shortcut, never the truth:
+each row says of which capture it is, by its hash, and whoever reads it takes from the capture
+itself what is not here, as after a crash, or what is of a capture that was replaced since.
 """
 
 from __future__ import annotations
@@ -46,27 +48,42 @@ class ScoreFile:
     rows: tuple[str, ...]
 
     def scored(self, wanted: Collection[CaptureRef]) -> Iterator[Capture]:
-        """Those of the ``wanted`` captures that are here, with nothing but what is known of them here."""
+        """Those of the ``wanted`` captures that are here, with nothing but what is known of them
+        here."""
         series = self.series
         for index, ref in enumerate(self.captures):
             if ref in wanted:
                 tokens = series.tokens_seen[index]
                 yield Capture(
                     ref.step,
-                    {f"scores.{_OF_HEAD}{name}": values[index] for name, values in series.heads.items()},
+                    {
+                        f"scores.{_OF_HEAD}{name}": values[index]
+                        for name, values in series.heads.items()
+                    },
                     tokens_seen=int(tokens) if np.isfinite(tokens) else None,
                     metrics={name: float(values[index]) for name, values in series.metrics.items()},
                     model={"uniform_scores": series.uniform},
                 )
 
 
-def score_bytes(series: ScoreSeries, captures: Mapping[int, CaptureRef], probe: Mapping[str, Any], rows: Sequence[str]) -> bytes:
-    """The file's contents. ``captures``: step -> the capture; steps of ``series`` that are not among them are left out."""
+def score_bytes(
+    series: ScoreSeries,
+    captures: Mapping[int, CaptureRef],
+    probe: Mapping[str, Any],
+    rows: Sequence[str],
+) -> bytes:
+    """The file's contents. ``captures``: step -> the capture; steps of ``series`` that are not
+    among them are left out."""
     kept = [index for index, step in enumerate(series.steps.tolist()) if step in captures]
     refs = [captures[int(series.steps[index])] for index in kept]
-    metrics = {name: values[kept] for name, values in series.metrics.items() if not name.startswith(_CHARTS)}
+    metrics = {
+        name: values[kept]
+        for name, values in series.metrics.items()
+        if not name.startswith(_CHARTS)
+    }
     tensors: dict[str, NDArray[Any]] = {
-        f"{_OF_HEAD}{name}": np.ascontiguousarray(values[kept], np.float32) for name, values in series.heads.items()
+        f"{_OF_HEAD}{name}": np.ascontiguousarray(values[kept], np.float32)
+        for name, values in series.heads.items()
     }
     tensors["tokens_seen"] = np.ascontiguousarray(series.tokens_seen[kept], np.float64)
     tensors["metrics"] = np.array([*metrics.values()], np.float64).reshape(len(metrics), len(kept))
@@ -82,19 +99,38 @@ def score_bytes(series: ScoreSeries, captures: Mapping[int, CaptureRef], probe: 
 
 
 def read_score_file(path: Path) -> ScoreFile:
-    """Raises CaptureFileError: it is not such a file, is damaged, or was written by a newer tracker_viz."""
+    """Raises CaptureFileError: it is not such a file, is damaged, or was written by a newer
+    tracker_viz."""
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise CaptureFileError(f"{path} has {path.stat().st_size:,} bytes; a file of scores has at most {MAX_FILE_BYTES:,}")
+        raise CaptureFileError(
+            f"{path} has {path.stat().st_size:,} bytes; a file of scores has at most "
+            f"{MAX_FILE_BYTES:,}"
+        )
     try:
         with safetensors.safe_open(str(path), framework="numpy") as file:
             described = json.loads((file.metadata() or {})[_METADATA_KEY])
             if described["schema"] != SCHEMA_VERSION:
-                raise CaptureFileError(f"{path} has schema {described['schema']}; this tracker_viz reads {SCHEMA_VERSION}")
-            captures = tuple(CaptureRef(step, capture_file_name(step), nbytes, sha) for step, nbytes, sha in described["captures"])
+                raise CaptureFileError(
+                    f"{path} has schema {described['schema']}; this tracker_viz reads "
+                    f"{SCHEMA_VERSION}"
+                )
+            captures = tuple(
+                CaptureRef(step, capture_file_name(step), nbytes, sha)
+                for step, nbytes, sha in described["captures"]
+            )
             n = len(captures)
-            heads = {name.removeprefix(_OF_HEAD): _tensor(file, name, "F32", (n, None, None)) for name in file.keys() if "." in name}  # noqa: SIM118
-            tokens_seen, names = _tensor(file, "tokens_seen", "F64", (n,)), list(map(str, described["metrics"]))
-            metrics = dict(zip(names, _tensor(file, "metrics", "F64", (len(names), n)), strict=True))
+            heads = {
+                name.removeprefix(_OF_HEAD): _tensor(file, name, "F32", (n, None, None))
+                for name in file.keys()  # noqa: SIM118
+                if "." in name
+            }
+            tokens_seen, names = (
+                _tensor(file, "tokens_seen", "F64", (n,)),
+                list(map(str, described["metrics"])),
+            )
+            metrics = dict(
+                zip(names, _tensor(file, "metrics", "F64", (len(names), n)), strict=True)
+            )
             if len({values.shape for values in heads.values()}) > 1:
                 raise ValueError("scores of different shapes")
             series = ScoreSeries(
@@ -104,8 +140,18 @@ def read_score_file(path: Path) -> ScoreFile:
                 tokens_seen=tokens_seen,
                 metrics=metrics,
             )
-            return ScoreFile(captures, series, dict(described["probe"]), tuple(map(str, described["rows"])))
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError, ConfigError) as error:
+            return ScoreFile(
+                captures, series, dict(described["probe"]), tuple(map(str, described["rows"]))
+            )
+    except (
+        safetensors.SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        ConfigError,
+    ) as error:
         raise CaptureFileError(f"{path} is no whole file of scores ({error!r})") from error
 
 
@@ -113,7 +159,9 @@ def _tensor(file: Any, name: str, dtype: str, shape: tuple[int | None, ...]) -> 
     """Checked before it is allocated; None in ``shape``: any size."""
     found = file.get_slice(name)
     size = found.get_shape()
-    fits = len(size) == len(shape) and all(want in (None, have) for want, have in zip(shape, size, strict=True))
+    fits = len(size) == len(shape) and all(
+        want in (None, have) for want, have in zip(shape, size, strict=True)
+    )
     if not fits or found.get_dtype() != dtype:
         raise ValueError(f"{name} must be {dtype} {shape}; it is {found.get_dtype()} {size}")
     return file.get_tensor(name)

@@ -1,6 +1,8 @@
-"""Runs of any trackers -> their scores in memory, which is all that a comparison computes with. Hardly anything is pulled for that.
+"""Runs of any trackers -> their scores in memory, which is all that a comparison computes with.
+Hardly anything is pulled for that.
 
-Scores come from the run's file of them (``score_file``), and from the captures themselves where they are not in it.
+Scores come from the run's file of them (``score_file``), and from the captures themselves where
+they are not in it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from tracker_viz.types import CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
 
-RUNS_AT_ONCE = 8  # what is asked of a service is little each time, and waiting for its answers is most of the work
+# what is asked of a service is little each time, and waiting for its answers is most of the work
+RUNS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ def score_runs(
     """The scores of runs, in their order.
 
     Args:
-        may_lack: leave runs without captures out, as jobs of a sweep that failed early are; else they are an error.
+        may_lack: leave runs without captures out, as jobs of a sweep that failed early are; else
+            they are an error.
 
     Returns:
         The runs, and what is to be said of those left out.
@@ -78,7 +82,8 @@ def score_runs(
                 case info:
                     if not may_lack:
                         raise ConfigError(
-                            f"{info.ref} ({info.name}, {info.state}) has no captures, so there is nothing to compare: leave it out, "
+                            f"{info.ref} ({info.name}, {info.state}) has no captures, so there is "
+                            "nothing to compare: leave it out, "
                             "or upload what waits in its spool (tracker-viz push)"
                         )
                     left_out.append(f"{info.name} ({info.state})")
@@ -91,7 +96,9 @@ def some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _scored(ref: RunRef, cache: Path | None, tracker_options: TrackerOptions | None) -> ScoredRun | RunInfo:
+def _scored(
+    ref: RunRef, cache: Path | None, tracker_options: TrackerOptions | None
+) -> ScoredRun | RunInfo:
     run = open_run(ref, tracker_options)
     info, listed = run.info(), run.list_captures()
     if not listed:
@@ -104,10 +111,17 @@ def _scored(ref: RunRef, cache: Path | None, tracker_options: TrackerOptions | N
     rows = known.rows if known else ()
     for each in pulled.captures:
         header = capture_file.read_header(each.path)
-        captures.append(capture_file.read(each.path, [name for name in header.arrays if name.startswith("scores.head.")]))
+        captures.append(
+            capture_file.read(
+                each.path, [name for name in header.arrays if name.startswith("scores.head.")]
+            )
+        )
         probe, rows = header.probe, header.labels.get("probe", ())
     if not captures:
-        raise TrackerError(f"none of the {len(listed)} captures of {run.ref} could be had: {next(iter(pulled.damaged.values()))}")
+        raise TrackerError(
+            f"none of the {len(listed)} captures of {run.ref} could be had: "
+            f"{next(iter(pulled.damaged.values()))}"
+        )
     series = score_series(captures)
     steps = set(series.steps.tolist())
     return ScoredRun(
@@ -121,7 +135,8 @@ def _scored(ref: RunRef, cache: Path | None, tracker_options: TrackerOptions | N
 
 
 def _score_file(run: Run, cache: Path | None) -> ScoreFile | None:
-    """None where the run has none: it was killed, is still going on, or is of an earlier version."""
+    """None where the run has none: it was killed, is still going on, or is of an earlier
+    version."""
     try:
         return read_score_file(run.get_file(SCORE_FILE, cache_directory(run.ref, cache)))
     except TransientTrackerError:
@@ -129,5 +144,7 @@ def _score_file(run: Run, cache: Path | None) -> ScoreFile | None:
     except TrackerError:
         return None
     except CaptureFileError as error:
-        log.warning("the file of scores of %s is left aside, and its captures are read: %s", run.ref, error)
+        log.warning(
+            "the file of scores of %s is left aside, and its captures are read: %s", run.ref, error
+        )
         return None

@@ -1,4 +1,5 @@
-"""Captures on their way into a run -> the same with their scores, cut to their size; and what is known of all of them at the end."""
+"""Captures on their way into a run -> the same with their scores, cut to their size; and what is
+known of all of them at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ HEAD_TABLE = "head_roles"
 
 
 class Scores:
-    """The scores of one run: of the captures that come by here, and of those from before the run was resumed.
+    """The scores of one run: of the captures that come by here, and of those from before the run
+    was resumed.
 
     Args:
         max_mb: size of one capture.
@@ -39,7 +41,8 @@ class Scores:
         return kept
 
     def resume(self, outbox: Outbox) -> None:
-        """Go on from the run's first capture, from which change is measured, and from the scores of all; what is gone is left out."""
+        """Go on from the run's first capture, from which change is measured, and from the scores of
+        all; what is gone is left out."""
         from tracker_viz.capture.budget import sample
 
         with outbox.nothing_removed():
@@ -55,17 +58,22 @@ class Scores:
         return self._scorer.series()
 
     def deliver(self, outbox: Outbox) -> None:
-        """Give the summary, the table of heads and the file of all scores to the runs, once every capture is written."""
+        """Give the summary, the table of heads and the file of all scores to the runs, once every
+        capture is written."""
         series = self.series()
         outbox.set_summary({**run_summary(series), **run_tags(series)})
         if rows := head_table(series):
             outbox.put_table(rows, HEAD_TABLE)
-            outbox.put_file(score_bytes(series, self._earlier | outbox.written, self._probe, self._rows), SCORE_FILE)
+            outbox.put_file(
+                score_bytes(series, self._earlier | outbox.written, self._probe, self._rows),
+                SCORE_FILE,
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class _Earlier:
-    """Captures from before the run was resumed: all of them with their scores only, the first one whole, and what the last one says."""
+    """Captures from before the run was resumed: all of them with their scores only, the first one
+    whole, and what the last one says."""
 
     refs: list[CaptureRef]
     scored: list[Capture]
@@ -74,7 +82,8 @@ class _Earlier:
 
 
 def _earlier(outbox: Outbox) -> _Earlier | None:
-    """What the spool and the runs have together: a backlog may be on its way from the one to the others at this moment.
+    """What the spool and the runs have together: a backlog may be on its way from the one to the
+    others at this moment.
 
     The runs are asked after the spool, so that what left it before is found in them.
     """
@@ -88,4 +97,6 @@ def _earlier(outbox: Outbox) -> _Earlier | None:
     last = capture_file.read_header(captures[-1].path)
     names = [name for name in last.arrays if name.startswith("scores.")]
     scored = [capture_file.read(capture.path, names) for capture in captures]
-    return _Earlier([capture.ref for capture in captures], scored, capture_file.read(captures[0].path), last)
+    return _Earlier(
+        [capture.ref for capture in captures], scored, capture_file.read(captures[0].path), last
+    )

@@ -1,4 +1,5 @@
-"""All runs of a sweep -> their videos, each in its own run, and the page in the run above them that plays these in step."""
+"""All runs of a sweep -> their videos, each in its own run, and the page in the run above them that
+plays these in step."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class SweepResult:
     Attributes:
         rendered: run -> its pictures.
         failed: run -> why it has none, such as a job that failed before its first capture.
-        in_step: the page in the sweep's run that plays the videos in step; None where there is none, see ``put_sweep_page``.
+        in_step: the page in the sweep's run that plays the videos in step; None where there is
+            none, see ``put_sweep_page``.
     """
 
     rendered: Mapping[RunRef, RenderResult]
@@ -50,13 +52,14 @@ def render_sweep(
 ) -> SweepResult:
     """Render every run of a sweep. A run that cannot be rendered stops no other.
 
-    As many runs are drawn at once as there are cores (``video.workers``), each on one of them and in a process of its own: threads of one
-    process wait for each other where pictures are planned and read back. A script that calls this needs the usual
-    ``if __name__ == "__main__":``.
+    As many runs are drawn at once as there are cores (``video.workers``), each on one of them and
+    in a process of its own: threads of one process wait for each other where pictures are planned
+    and read back. A script that calls this needs the usual ``if __name__ == "__main__":``.
 
     Args:
         sweep: the parent run.
-        output: directory for the pictures here, in which every run has a folder of its own; by default among the runs' downloads.
+        output: directory for the pictures here, in which every run has a folder of its own; by
+            default among the runs' downloads.
         options: everything else that ``render`` takes.
 
     Raises:
@@ -67,18 +70,29 @@ def render_sweep(
     parent = open_run(sweep, tracker_options)
     refs = parent.children()
     if not refs:
-        raise ConfigError(f"{parent.ref} has no runs below it: is it the parent run of a sweep? One run alone is rendered with run=")
+        raise ConfigError(
+            f"{parent.ref} has no runs below it: is it the parent run of a sweep? One run alone is "
+            "rendered with run="
+        )
     chosen = VideoOptions.of(video)
     cores = chosen.workers or usable_cores()
     at_once = min(cores, len(refs))
     each_video = asdict(chosen) | {"workers": cores // at_once}
 
     render_one = partial(
-        render_run, video=each_video, upload=upload, theme=theme, tracker_options=tracker_options, progress=False, **options
+        render_run,
+        video=each_video,
+        upload=upload,
+        theme=theme,
+        tracker_options=tracker_options,
+        progress=False,
+        **options,
     )
     rendered: dict[RunRef, RenderResult] = {}
     failed: dict[RunRef, str] = {}
-    processes = ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    processes = ProcessPoolExecutor(
+        at_once, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+    )
     with progress_bar("rendering", "runs", shown=progress) as advance, processes as pool:
         advance(0, len(refs))
         ref_of = {pool.submit(render_one, ref, output=_directory(output, ref)): ref for ref in refs}
@@ -93,7 +107,8 @@ def render_sweep(
                 advance(done, len(refs))
         except BrokenProcessPool as error:
             raise RenderError(
-                f"a process that drew a run was killed, when {len(rendered)} of {len(refs)} were done. Where memory ran out, draw fewer at "
+                f"a process that drew a run was killed, when {len(rendered)} of {len(refs)} were "
+                "done. Where memory ran out, draw fewer at "
                 "once (video.workers=1), or smaller pictures (video.size=720p)"
             ) from error
         except BaseException:
@@ -102,12 +117,15 @@ def render_sweep(
     return SweepResult(
         {ref: rendered[ref] for ref in refs if ref in rendered},
         {ref: failed[ref] for ref in refs if ref in failed},
-        put_sweep_page(parent.ref, theme=theme, tracker_options=tracker_options) if upload else None,
+        put_sweep_page(parent.ref, theme=theme, tracker_options=tracker_options)
+        if upload
+        else None,
     )
 
 
 def _end_with_parent() -> None:
-    """In a process that draws: it would wait for ever for the next run from a parent that was killed."""
+    """In a process that draws: it would wait for ever for the next run from a parent that was
+    killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

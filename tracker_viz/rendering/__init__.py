@@ -1,4 +1,5 @@
-"""Captures -> pictures. Seaborn draws a grid of heatmaps once; every frame after that is painted, equal to seaborn's to the last pixel.
+"""Captures -> pictures. Seaborn draws a grid of heatmaps once; every frame after that is painted,
+equal to seaborn's to the last pixel.
 
     series = Series(captures, title="my run")
     renderer = Renderer(series, "overview", size="1080p", theme="dark")
@@ -8,12 +9,25 @@ Needs numpy, matplotlib and seaborn; neither torch nor a tracker nor OpenCV.
 """
 
 from tracker_viz.rendering.explorer import write_explorer
-from tracker_viz.rendering.layout import LAYOUTS, Attention, Head, Layout, Scores, Weights, layout_from
+from tracker_viz.rendering.layout import (
+    LAYOUTS,
+    Attention,
+    Head,
+    Layout,
+    Scores,
+    Weights,
+    layout_from,
+)
 from tracker_viz.rendering.planning import SIZES, make_plan, picture_size
 from tracker_viz.rendering.renderer import Renderer, resolve_layout
 from tracker_viz.rendering.scales import NORMS, ColorScale
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.stills import poster_moments, write_animation, write_key_frames, write_poster
+from tracker_viz.rendering.stills import (
+    poster_moments,
+    write_animation,
+    write_key_frames,
+    write_poster,
+)
 from tracker_viz.rendering.storyboard import PACES, Shot, storyboard
 from tracker_viz.rendering.theme import THEMES, Theme
 from tracker_viz.rendering.theme import theme as resolve_theme

@@ -1,4 +1,5 @@
-"""Where everything of a comparison's picture stands: the header with its clock, one tile per run, the timeline of all."""
+"""Where everything of a comparison's picture stands: the header with its clock, one tile per run,
+the timeline of all."""
 
 from __future__ import annotations
 
@@ -8,7 +9,16 @@ from dataclasses import dataclass, replace
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.compared_series import NOT_YET, ComparedSeries, Head, Timing
-from tracker_viz.rendering.compared_tiles import LEAST_NAME, MANY_RUNS, Slot, Tiling, fit_tiles, maps_origin, slots, tile_box
+from tracker_viz.rendering.compared_tiles import (
+    LEAST_NAME,
+    MANY_RUNS,
+    Slot,
+    Tiling,
+    fit_tiles,
+    maps_origin,
+    slots,
+    tile_box,
+)
 from tracker_viz.rendering.compared_timeline import ComparedTimeline, lane_px, place_timeline
 from tracker_viz.rendering.content import Heads, resolve_attention
 from tracker_viz.rendering.draft import Draft
@@ -40,7 +50,8 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Ribbon:
-    """What became of every head over time: one line per head, in the colour of its role, from the axis's first point to its last.
+    """What became of every head over time: one line per head, in the colour of its role, from the
+    axis's first point to its last.
 
     Attributes:
         lines: ((block, head), its line) from top to bottom.
@@ -93,30 +104,52 @@ def make_compared_plan(
     """
     width, height = picture_size(size)
     layout = Layout(NAME, (Attention(probe),), metric=metric)
-    draft, *others = [Draft(layout, run.series, width, height, theme_by_name(theme)) for run in runs]
+    draft, *others = [
+        Draft(layout, run.series, width, height, theme_by_name(theme)) for run in runs
+    ]
     heads = [resolve_attention(each, Attention(probe))[0] for each in (draft, *others)]
     _check_alike(runs, heads)
     colors = run_colors(len(runs), draft.theme)
     top = draft.px(122 if note else 100)
     lanes = [role for role in role_names if any(role in run.onsets for run in runs)]
-    brief = [role for index, role in enumerate(role_names) if role not in lanes and any(bool((run.roles == index).any()) for run in runs)]
+    brief = [
+        role
+        for index, role in enumerate(role_names)
+        if role not in lanes and any(bool((run.roles == index).any()) for run in runs)
+    ]
     if draft.is_narrow:
         lanes, brief = [*lanes, *brief], []
     high = draft.px(128 if len(runs) >= MANY_RUNS else 150) + lane_px(draft, len(runs)) * len(lanes)
-    bars_px = draft.px(70) if draft.is_narrow else 0  # a row of their own, where beside the timeline there is no room
+    bars_px = (
+        draft.px(70) if draft.is_narrow else 0
+    )  # a row of their own, where beside the timeline there is no room
     strip = Box(draft.margin, height - high - bars_px - draft.px(6), width - 2 * draft.margin, high)
     area = Box(draft.margin, top, strip.width, strip.y - draft.px(20) - top)
     widest = [_widest(run, timing, index, metric) for index, run in enumerate(runs)]
     name_px = max(
-        draft.text_width(run.label, _LABEL_PX, bold=True) + _beside_name(draft, wide) for run, wide in zip(runs, widest, strict=True)
+        draft.text_width(run.label, _LABEL_PX, bold=True) + _beside_name(draft, wide)
+        for run, wide in zip(runs, widest, strict=True)
     )
     tiling = fit_tiles(draft, runs, heads[0].length, area, matched=matched, name_px=name_px)
     if not tiling.all_heads:
-        some = f"the {tiling.n_maps} most specialised heads" if tiling.n_maps > 1 else "the most specialised head"
+        some = (
+            f"the {tiling.n_maps} most specialised heads"
+            if tiling.n_maps > 1
+            else "the most specialised head"
+        )
         subtitle += f" · {some} of each run"
     clock = _header(draft, timing, heads[0], title, subtitle, note)
     tiles = tuple(
-        _tile(draft, tiling, index, run, heads[index], tile_box(tiling, index, area), colors[index], widest[index])
+        _tile(
+            draft,
+            tiling,
+            index,
+            run,
+            heads[index],
+            tile_box(tiling, index, area),
+            colors[index],
+            widest[index],
+        )
         for index, run in enumerate(runs)
     )
     # What the maps left free makes the curves higher.
@@ -128,14 +161,21 @@ def make_compared_plan(
     else:
         bars_width = draft.px(330)
         draft.place_bars(Box(strip.right - bars_width, strip.y, bars_width, strip.height))
-        _name_roles(draft, brief, Box(strip.right - bars_width, strip.y, bars_width, strip.height - draft.px(34)))
+        _name_roles(
+            draft,
+            brief,
+            Box(strip.right - bars_width, strip.y, bars_width, strip.height - draft.px(34)),
+        )
         strip = Box(strip.x, strip.y, strip.width - bars_width - draft.px(44), strip.height)
     timeline = place_timeline(draft, runs, timing, lanes, colors, strip)
     return ComparedPlan(draft.plan(), tiling, tiles, clock, timeline, _frame_px(draft, tiling))
 
 
-def numbers_text(run: ComparedSeries, timing: Timing, capture: int, ended: bool, metric: str) -> str:
-    """What stands beside a run: its loss, the step of its capture where the clock shows something else, and whether it is over."""
+def numbers_text(
+    run: ComparedSeries, timing: Timing, capture: int, ended: bool, metric: str
+) -> str:
+    """What stands beside a run: its loss, the step of its capture where the clock shows something
+    else, and whether it is over."""
     if capture == NOT_YET:
         return "not yet"
     parts = []
@@ -166,45 +206,83 @@ def run_colors(n_runs: int, theme: Theme) -> tuple[str, ...]:
     import seaborn
 
     is_dark = sum(rgb(theme.ground)) < 3 * 128
-    palette = seaborn.husl_palette(n_runs, h=0.02, s=0.72 if is_dark else 0.85, l=0.70 if is_dark else 0.48)
-    return tuple("#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in color)) for color in palette)
+    palette = seaborn.husl_palette(
+        n_runs, h=0.02, s=0.72 if is_dark else 0.85, l=0.70 if is_dark else 0.48
+    )
+    return tuple(
+        "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in color)) for color in palette
+    )
 
 
 def _check_alike(runs: Sequence[ComparedSeries], heads: Sequence[Heads]) -> None:
     lengths = {run.label: each.length for run, each in zip(runs, heads, strict=True)}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{label}: {length}" for label, length in lengths.items())
-        raise LayoutError(f"attention maps stand side by side only over probes of one length; these have tokens: {found}")
+        raise LayoutError(
+            "attention maps stand side by side only over probes of one length; these have tokens: "
+            f"{found}"
+        )
 
 
-def _header(draft: Draft, timing: Timing, heads: Heads, title: str, subtitle: str, note: str) -> Numbers:
+def _header(
+    draft: Draft, timing: Timing, heads: Heads, title: str, subtitle: str, note: str
+) -> Numbers:
     """Returns where the clock's number stands."""
     px = draft.px
     widest = max(len(clock_text(timing, point)) for point in range(len(timing.points)))
     clock = Numbers(draft.width - draft.margin, px(58), CLOCK_PX * draft.unit)
-    left = clock.x - widest * text_width("0", clock.size_px, bold=True, mono=True) - px(14) - draft.text_width(timing.axis, 24)
+    left = (
+        clock.x
+        - widest * text_width("0", clock.size_px, bold=True, mono=True)
+        - px(14)
+        - draft.text_width(timing.axis, 24)
+    )
     draft.text(timing.axis, left, clock.baseline, 24)
     draft.text(heads.axes[0], clock.x, px(84), 16, align="right")
     room = left - draft.margin - px(44)
-    draft.text(draft.fitted(title, 34, room, bold=True), draft.margin, px(44), 34, draft.theme.text, bold=True)
+    draft.text(
+        draft.fitted(title, 34, room, bold=True),
+        draft.margin,
+        px(44),
+        34,
+        draft.theme.text,
+        bold=True,
+    )
     draft.text(draft.fitted(subtitle, 19, room), draft.margin, px(74), 19)
     if note:
-        draft.text(draft.fitted(note, 15, draft.width - 2 * draft.margin), draft.margin, px(100), 15)
+        draft.text(
+            draft.fitted(note, 15, draft.width - 2 * draft.margin), draft.margin, px(100), 15
+        )
     return clock
 
 
 def _name_roles(draft: Draft, names: Sequence[str], area: Box) -> None:
-    """Explains, at the foot of ``area``, the colours of roles that have no lane because no head kept them for long."""
+    """Explains, at the foot of ``area``, the colours of roles that have no lane because no head
+    kept them for long."""
     px, line, width = draft.px, draft.px(24), area.width // 2
     for number, name in enumerate(reversed(names)):
         x, y = area.x + (1 - number % 2) * width, area.bottom - line * (number // 2) - line / 2
         color, side = draft.theme.roles.get(name, draft.theme.text), px(11)
         draft.swatches.append(Swatch(Box(x, round(y - side / 2), side, side), color))
-        draft.text(draft.fitted(name.replace("_", " "), 14, width - px(24)), x + px(18), y, 14, color, baseline="center")
+        draft.text(
+            draft.fitted(name.replace("_", " "), 14, width - px(24)),
+            x + px(18),
+            y,
+            14,
+            color,
+            baseline="center",
+        )
 
 
 def _tile(
-    draft: Draft, tiling: Tiling, index: int, run: ComparedSeries, heads: Heads, tile: Box, color: str, widest_numbers: int
+    draft: Draft,
+    tiling: Tiling,
+    index: int,
+    run: ComparedSeries,
+    heads: Heads,
+    tile: Box,
+    color: str,
+    widest_numbers: int,
 ) -> RunTile:
     px = draft.px
     numbers = _name(draft, tiling, run.label, tile, color, widest_numbers)
@@ -216,9 +294,23 @@ def _tile(
         block, head = slot.head
         box = slot.box
         if slot.starts_row and tiling.all_heads:
-            draft.text(f"L{block}", box.x - px(10), box.y + box.height / 2, 15, align="right", baseline="center")
+            draft.text(
+                f"L{block}",
+                box.x - px(10),
+                box.y + box.height / 2,
+                15,
+                align="right",
+                baseline="center",
+            )
         if tiling.captioned and tiling.all_heads:
-            captions.append((f"H{head}", Numbers(box.right - px(3), box.y + px(13), min(11.0 * draft.unit, 0.2 * box.width))))
+            captions.append(
+                (
+                    f"H{head}",
+                    Numbers(
+                        box.right - px(3), box.y + px(13), min(11.0 * draft.unit, 0.2 * box.width)
+                    ),
+                )
+            )
         elif tiling.captioned:
             caption = draft.fitted(f"L{block}H{head}", 13, tiling.map_px + tiling.gap)
             draft.text(caption, box.x, box.y - px(3) - _frame_px(draft, tiling), 13)
@@ -228,15 +320,32 @@ def _tile(
         row, stored = rows.get(block, (0, ()))
         if head in stored:  # else it was not captured: too many heads for the capture's budget
             source = replace(heads.blocks[row][stored.index(head)], pool=tiling.pool)
-            heatmaps.append(Heatmap(f"run {index} · block {block} head {head}", source, box, heads.scale, mask, head=slot.head))
+            heatmaps.append(
+                Heatmap(
+                    f"run {index} · block {block} head {head}",
+                    source,
+                    box,
+                    heads.scale,
+                    mask,
+                    head=slot.head,
+                )
+            )
     if not heatmaps:
-        raise LayoutError(f"none of the heads of run {run.label!r} that would be shown was captured; it has maps of {list(rows)} only")
+        raise LayoutError(
+            f"none of the heads of run {run.label!r} that would be shown was captured; it has maps "
+            f"of {list(rows)} only"
+        )
     draft.heatmaps += heatmaps
-    return RunTile(tuple(heatmaps), numbers, tuple(captions), _ribbon(draft, tiling, run, placed, tile))
+    return RunTile(
+        tuple(heatmaps), numbers, tuple(captions), _ribbon(draft, tiling, run, placed, tile)
+    )
 
 
-def _ribbon(draft: Draft, tiling: Tiling, run: ComparedSeries, placed: Sequence[Slot], tile: Box) -> Ribbon | None:
-    """Right of the maps, where there is room: each block's lines as high as its maps, in the order of the maps."""
+def _ribbon(
+    draft: Draft, tiling: Tiling, run: ComparedSeries, placed: Sequence[Slot], tile: Box
+) -> Ribbon | None:
+    """Right of the maps, where there is room: each block's lines as high as its maps, in the order
+    of the maps."""
     left, right = max(slot.box.right for slot in placed) + tiling.gap + draft.px(16), tile.right
     if not tiling.all_heads or tiling.groups > 1 or right - left < draft.px(110):
         return None
@@ -244,17 +353,29 @@ def _ribbon(draft: Draft, tiling: Tiling, run: ComparedSeries, placed: Sequence[
     for slot in placed:
         n_heads = sum(head is not None for head in run.order[slot.head[0]])
         place = [head for head in run.order[slot.head[0]] if head is not None].index(slot.head[1])
-        top, bottom = (slot.box.y + slot.box.height * edge // n_heads for edge in (place, place + 1))
-        lines.append((slot.head, Box(left, top, right - left, max(1, bottom - top - (1 if bottom - top > 3 else 0)))))
+        top, bottom = (
+            slot.box.y + slot.box.height * edge // n_heads for edge in (place, place + 1)
+        )
+        lines.append(
+            (
+                slot.head,
+                Box(left, top, right - left, max(1, bottom - top - (1 if bottom - top > 3 else 0))),
+            )
+        )
     box = Box(
-        left, min(line.y for _, line in lines), right - left, max(line.bottom for _, line in lines) - min(line.y for _, line in lines)
+        left,
+        min(line.y for _, line in lines),
+        right - left,
+        max(line.bottom for _, line in lines) - min(line.y for _, line in lines),
     )
     draft.swatches += [Swatch(line, draft.theme.panel) for _, line in lines]
     draft.text(draft.fitted("roles over time", 13, box.width), box.x, box.y - draft.px(7), 13)
     return Ribbon(box, tuple(lines))
 
 
-def _name(draft: Draft, tiling: Tiling, label: str, tile: Box, color: str, widest_numbers: int) -> Numbers:
+def _name(
+    draft: Draft, tiling: Tiling, label: str, tile: Box, color: str, widest_numbers: int
+) -> Numbers:
     """The run's name with the swatch of its colour; returns where its numbers stand."""
     px, text = draft.px, draft.theme.text
     x, side = tile.x + px(22), px(13)
@@ -262,30 +383,53 @@ def _name(draft: Draft, tiling: Tiling, label: str, tile: Box, color: str, wides
         baseline = tile.y + px(20)
         draft.swatches.append(Swatch(Box(tile.x, baseline - side, side, side), color))
         room = tile.width - _beside_name(draft, widest_numbers)
-        size = _LABEL_PX * max(LEAST_NAME, min(1.0, 0.97 * room / max(1, draft.text_width(label, _LABEL_PX, bold=True))))
+        size = _LABEL_PX * max(
+            LEAST_NAME,
+            min(1.0, 0.97 * room / max(1, draft.text_width(label, _LABEL_PX, bold=True))),
+        )
         draft.text(draft.fitted(label, size, room, bold=True), x, baseline, size, text, bold=True)
         return Numbers(tile.right, baseline, NUMBERS_PX * draft.unit)
-    tops = maps_origin(draft, tiling, tile)[1], tile.y  # beside the first map, or as high as the tile reaches
+    tops = (
+        maps_origin(draft, tiling, tile)[1],
+        tile.y,
+    )  # beside the first map, or as high as the tile reaches
     for scale, top in itertools.product(_NAME_SCALES, tops):
         size, pitch = _LABEL_PX * scale, round(px(_LINE_PX) * scale)
         lines, n_lines = _wrapped(draft, label, size), max(1, (tile.bottom - top) // pitch - 1)
-        if len(lines) <= n_lines and all(draft.text_width(line, size, bold=True) <= px(_NAME_ROOM) for line in lines):
+        if len(lines) <= n_lines and all(
+            draft.text_width(line, size, bold=True) <= px(_NAME_ROOM) for line in lines
+        ):
             break
-    lines = [*lines[: n_lines - 1], " ".join(lines[n_lines - 1 :])] if len(lines) > n_lines else lines
+    lines = (
+        [*lines[: n_lines - 1], " ".join(lines[n_lines - 1 :])] if len(lines) > n_lines else lines
+    )
     baseline = top + round(px(15) * scale)
     draft.swatches.append(Swatch(Box(tile.x, baseline - round(side * scale), side, side), color))
     for number, line in enumerate(lines):
-        draft.text(draft.fitted(line, size, px(_NAME_ROOM), bold=True), x, baseline + number * pitch, size, text, bold=True)
-    return Numbers(x, baseline + len(lines) * pitch, NUMBERS_PX * draft.unit * scale, from_left=True)
+        draft.text(
+            draft.fitted(line, size, px(_NAME_ROOM), bold=True),
+            x,
+            baseline + number * pitch,
+            size,
+            text,
+            bold=True,
+        )
+    return Numbers(
+        x, baseline + len(lines) * pitch, NUMBERS_PX * draft.unit * scale, from_left=True
+    )
 
 
 def _beside_name(draft: Draft, n_characters: int) -> int:
-    """Pixels that a line with a run's name needs besides: the swatch, and so many characters of numbers."""
-    return draft.px(42) + n_characters * text_width("0", NUMBERS_PX * draft.unit, bold=True, mono=True)
+    """Pixels that a line with a run's name needs besides: the swatch, and so many characters of
+    numbers."""
+    return draft.px(42) + n_characters * text_width(
+        "0", NUMBERS_PX * draft.unit, bold=True, mono=True
+    )
 
 
 def _wrapped(draft: Draft, label: str, size: float) -> list[str]:
-    """``label`` in lines that fit beside a run's maps; a word that is too long has a line to itself."""
+    """``label`` in lines that fit beside a run's maps; a word that is too long has a line to
+    itself."""
     lines = [""]
     for word in label.split(" "):
         longer = f"{lines[-1]} {word}".strip()
@@ -300,7 +444,10 @@ def _widest(run: ComparedSeries, timing: Timing, index: int, metric: str) -> int
     """Characters that the run's numbers may need."""
     ends = bool(timing.ended[index].any())
     starts_late = [NOT_YET] if bool((timing.captures[index] == NOT_YET).any()) else []
-    return max(len(numbers_text(run, timing, capture, ends, metric)) for capture in [*starts_late, *range(len(run.series))])
+    return max(
+        len(numbers_text(run, timing, capture, ends, metric))
+        for capture in [*starts_late, *range(len(run.series))]
+    )
 
 
 def _frame_px(draft: Draft, tiling: Tiling) -> int:

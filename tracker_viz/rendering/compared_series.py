@@ -1,6 +1,8 @@
-"""What a picture of several runs is made of, as plain values: the runs, and which capture of each is shown at which point of time.
+"""What a picture of several runs is made of, as plain values: the runs, and which capture of each
+is shown at which point of time.
 
-The pipeline fills these from the comparison (alignment, matching, roles); rendering only places and paints them.
+The pipeline fills these from the comparison (alignment, matching, roles); rendering only places and
+paints them.
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ class ComparedSeries:
         label: what tells it from the others: ``n_heads=8 seed=1``.
         series: its captures.
         places: float64 [capture]: where each capture lies on the axis, rising.
-        ranking: its heads as (block, head), those worth showing first at the front; a slot is None where it has no head to show there.
-            Shown from the front where not all heads fit.
-        order: block -> its heads from left to right, where all heads are shown; None in the place of a head that is not there.
+        ranking: its heads as (block, head), those worth showing first at the front; a slot is None
+            where it has no head to show there. Shown from the front where not all heads fit.
+        order: block -> its heads from left to right, where all heads are shown; None in the place
+            of a head that is not there.
         roles: int8 [capture, block, head]: index into the comparison's role names, or ``NO_ROLE``.
         onsets: role -> place on the axis at which its first head took the role for good.
     """

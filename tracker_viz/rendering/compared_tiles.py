@@ -1,6 +1,8 @@
-"""Fits the runs of a comparison into a picture: how many stand side by side, and how many heads of each, all of one size.
+"""Fits the runs of a comparison into a picture: how many stand side by side, and how many heads of
+each, all of one size.
 
-Where every head of every run can be shown at a size that still tells something, all are; else each run shows its first few.
+Where every head of every run can be shown at a size that still tells something, all are; else each
+run shows its first few.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ class Tiling:
     """The same for all runs.
 
     Attributes:
-        across, down: tiles side by side and below each other; tile: their size in pixels, gaps left out.
+        across, down: tiles side by side and below each other; tile: their size in pixels, gaps left
+            out.
         beside: a run's name stands at the left of its maps, not above them.
-        all_heads: one row of maps per block, ``groups`` of them side by side; else the first ``rows * columns`` of the ranking.
+        all_heads: one row of maps per block, ``groups`` of them side by side; else the first ``rows
+            * columns`` of the ranking.
         rows, columns: maps below each other, and side by side in one group.
-        captioned: every map says which head it is, because the columns do not: above it, or, where all heads are shown, in its corner, to
-            which attention never looks.
+        captioned: every map says which head it is, because the columns do not: above it, or, where
+            all heads are shown, in its corner, to which attention never looks.
     """
 
     across: int
@@ -56,7 +60,8 @@ class Tiling:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One map of a run: where it stands, and which head it shows; ``row`` and ``column`` count within all groups."""
+    """One map of a run: where it stands, and which head it shows; ``row`` and ``column`` count
+    within all groups."""
 
     box: Box
     head: Head
@@ -64,8 +69,17 @@ class Slot:
     heads_column: bool
 
 
-def fit_tiles(draft: Draft, runs: Sequence[ComparedSeries], length: int, area: Box, *, matched: bool, name_px: int) -> Tiling:
-    """The tiling with the largest maps of all heads, or, where those are too small, of as many heads as stay legible.
+def fit_tiles(
+    draft: Draft,
+    runs: Sequence[ComparedSeries],
+    length: int,
+    area: Box,
+    *,
+    matched: bool,
+    name_px: int,
+) -> Tiling:
+    """The tiling with the largest maps of all heads, or, where those are too small, of as many
+    heads as stay legible.
 
     Args:
         name_px: how wide a tile must be for its run's name and numbers to stand above the maps.
@@ -75,7 +89,14 @@ def fit_tiles(draft: Draft, runs: Sequence[ComparedSeries], length: int, area: B
     """
     n_blocks = max(len(run.order) for run in runs)
     n_heads = max(len(heads) for run in runs for heads in run.order.values())
-    whole = _largest(draft, _sheets_of_all(n_blocks, n_heads, captioned=matched), len(runs), length, area, name_px)
+    whole = _largest(
+        draft,
+        _sheets_of_all(n_blocks, n_heads, captioned=matched),
+        len(runs),
+        length,
+        area,
+        name_px,
+    )
     least = min(_LEAST_PX * draft.unit, 2.0 * length)
     if whole is not None and whole.map_px >= least:
         return whole
@@ -86,13 +107,15 @@ def fit_tiles(draft: Draft, runs: Sequence[ComparedSeries], length: int, area: B
         if n > most:
             continue
         few = _largest(draft, _sheets_of_some(n), len(runs), length, area, name_px)
-        # one head at a good size is worth more than many that cannot be read, four good ones are worth more than one
+        # one head at a good size is worth more than many that cannot be read, four good ones are
+        # worth more than one
         worth = min(1.0, few.map_px / wanted) ** 2.5 * n**0.35 if few else 0.0
         if few and worth > best_worth:
             best, best_worth = few, worth
     if best is None or best.map_px < 8:
         raise LayoutError(
-            f"{len(runs)} runs do not fit into {draft.width}x{draft.height} pixels; choose a larger size (video.size=4k) or fewer runs"
+            f"{len(runs)} runs do not fit into {draft.width}x{draft.height} pixels; choose a "
+            "larger size (video.size=4k) or fewer runs"
         )
     return best
 
@@ -130,7 +153,11 @@ def maps_origin(draft: Draft, tiling: Tiling, tile: Box) -> tuple[int, int]:
 def _places(tiling: Tiling, run: ComparedSeries) -> Iterator[tuple[int, Head]]:
     """(number of the slot, head) for the heads that are there."""
     if not tiling.all_heads:
-        yield from ((number, head) for number, head in enumerate(run.ranking[: tiling.n_maps]) if head is not None)
+        yield from (
+            (number, head)
+            for number, head in enumerate(run.ranking[: tiling.n_maps])
+            if head is not None
+        )
         return
     for position, (block, heads) in enumerate(sorted(run.order.items())):
         for column, head in enumerate(heads):
@@ -152,7 +179,9 @@ def _sheets_of_some(n: int) -> Iterator[Tiling]:
             yield Tiling(1, 1, (0, 0), False, False, n // columns, columns, 1, 0, 1, 0, True)
 
 
-def _largest(draft: Draft, sheets: Iterator[Tiling], n_runs: int, length: int, area: Box, name_px: int) -> Tiling | None:
+def _largest(
+    draft: Draft, sheets: Iterator[Tiling], n_runs: int, length: int, area: Box, name_px: int
+) -> Tiling | None:
     best: Tiling | None = None
     best_worth = 0.0
     across_gap, down_gap = map(draft.px, _GAPS_OF_MANY if n_runs >= MANY_RUNS else _GAPS)
@@ -161,16 +190,37 @@ def _largest(draft: Draft, sheets: Iterator[Tiling], n_runs: int, length: int, a
             down = -(-n_runs // across)
             if -(-n_runs // down) != across:
                 continue
-            tile = (area.width - (across - 1) * across_gap) // across, (area.height - (down - 1) * down_gap) // down
+            tile = (
+                (area.width - (across - 1) * across_gap) // across,
+                (area.height - (down - 1) * down_gap) // down,
+            )
             if min(tile) < 1:
                 continue
             for beside, gap in ((False, 10), (False, 6), (True, 10), (True, 6)):
-                tried = _fitted(draft, replace(sheet, across=across, down=down, tile=tile, beside=beside, gap=draft.even(gap)), length)
+                tried = _fitted(
+                    draft,
+                    replace(
+                        sheet,
+                        across=across,
+                        down=down,
+                        tile=tile,
+                        beside=beside,
+                        gap=draft.even(gap),
+                    ),
+                    length,
+                )
                 # whole rows of tiles, and blocks in one column or in one row, are easier to read
-                worth = tried.map_px * (1.0 if n_runs % across == 0 else 0.94) * (1.0 if 1 in (sheet.groups, sheet.rows) else 0.9)
+                worth = (
+                    tried.map_px
+                    * (1.0 if n_runs % across == 0 else 0.94)
+                    * (1.0 if 1 in (sheet.groups, sheet.rows) else 0.9)
+                )
                 if not beside:
                     # a smaller name is no loss, but one that is cut off tells nothing apart
-                    worth *= min(1.0, tile[0] / name_px) ** 0.25 * min(1.0, tile[0] / (LEAST_NAME * name_px)) ** 2
+                    worth *= (
+                        min(1.0, tile[0] / name_px) ** 0.25
+                        * min(1.0, tile[0] / (LEAST_NAME * name_px)) ** 2
+                    )
                 if worth > best_worth:
                     best, best_worth = tried, worth
     return best
@@ -183,7 +233,9 @@ def _fitted(draft: Draft, tiling: Tiling, length: int) -> Tiling:
     caption = _caption_px(draft, tiling)
     n_columns = tiling.columns * tiling.groups
     wide = (tiling.tile[0] - x - labels + tiling.gap) // n_columns - tiling.gap
-    high = (tiling.tile[1] - y + tiling.gap - (tiling.rows - 1) * caption) // tiling.rows - tiling.gap
+    high = (
+        tiling.tile[1] - y + tiling.gap - (tiling.rows - 1) * caption
+    ) // tiling.rows - tiling.gap
     room = min(wide, high)
     if room < 1:
         return tiling

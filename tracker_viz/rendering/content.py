@@ -1,4 +1,5 @@
-"""Which arrays a layout's panels mean in this run: names resolved, shapes checked, orders and ranges taken from the captures."""
+"""Which arrays a layout's panels mean in this run: names resolved, shapes checked, orders and
+ranges taken from the captures."""
 
 from __future__ import annotations
 
@@ -16,7 +17,14 @@ from tracker_viz.rendering.draft import Draft, Measured
 from tracker_viz.rendering.layout import Attention, Head, Scores, Weights
 from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.sources import HeadMap, Moment, WeightMap, future, order_by_direction, order_by_norm
+from tracker_viz.rendering.sources import (
+    HeadMap,
+    Moment,
+    WeightMap,
+    future,
+    order_by_direction,
+    order_by_norm,
+)
 
 _SIDES = {"out": "output", "in": "input"}
 _MATRIX_ORDER = ("w_q", "w_k", "w_v", "w_o", "w_gate", "w_up", "w_in", "w_down", "w_out")
@@ -24,7 +32,8 @@ _MATRIX_ORDER = ("w_q", "w_k", "w_v", "w_o", "w_gate", "w_up", "w_in", "w_down",
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention of one probe row: ``blocks[i]`` holds the maps of the i-th block, ``indices[i]`` its number and its heads' numbers."""
+    """Attention of one probe row: ``blocks[i]`` holds the maps of the i-th block, ``indices[i]``
+    its number and its heads' numbers."""
 
     title: str
     scale: str
@@ -39,9 +48,14 @@ class Heads:
 
     @property
     def numbers(self) -> tuple[int, ...] | None:
-        """Numbers of the heads by column; None where a column holds different heads of different blocks, because not all were kept."""
+        """Numbers of the heads by column; None where a column holds different heads of different
+        blocks, because not all were kept."""
         longest = max((numbers for _, numbers in self.indices), key=len)
-        return longest if all(numbers == longest[: len(numbers)] for _, numbers in self.indices) else None
+        return (
+            longest
+            if all(numbers == longest[: len(numbers)] for _, numbers in self.indices)
+            else None
+        )
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -54,7 +68,8 @@ class Heads:
 
 @dataclass(frozen=True)
 class Matrices:
-    """Weight matrices of one panel: ``blocks[i]`` maps a kind (``mlp.w_up``) to its array's name."""
+    """Weight matrices of one panel: ``blocks[i]`` maps a kind (``mlp.w_up``) to its array's
+    name."""
 
     panel: Weights
     title: str
@@ -73,7 +88,11 @@ class Matrices:
         names = [_SIDES.get(side, side) for side in self.sides]
         sides, short = (f"{down} ↓ {across} →" for down, across in (names, self.sides))
         order = {"norm": "changed most first", "direction": "by direction of change"}
-        return (*([f"{sides} · {order[self.panel.order]}"] if self.panel.order in order else []), sides, short)
+        return (
+            *([f"{sides} · {order[self.panel.order]}"] if self.panel.order in order else []),
+            sides,
+            short,
+        )
 
 
 def resolve_attention(draft: Draft, panel: Attention | Head) -> list[Heads]:
@@ -99,28 +118,48 @@ def resolve_attention(draft: Draft, panel: Attention | Head) -> list[Heads]:
             for name, info in zip(names, infos, strict=True)
         ]
         title = f"{what[show]} · {label}" if label else what[show]
-        found.append(Heads(title, "attention" if show == "value" else f"attention_{show}", blocks, indices, length, causal))
+        found.append(
+            Heads(
+                title,
+                "attention" if show == "value" else f"attention_{show}",
+                blocks,
+                indices,
+                length,
+                causal,
+            )
+        )
     add_attention_scale(draft, found[0], show)
     return found
 
 
-def _probe_rows(draft: Draft, wanted: str | int | None, shape: tuple[int, ...]) -> list[tuple[int | None, str]]:
+def _probe_rows(
+    draft: Draft, wanted: str | int | None, shape: tuple[int, ...]
+) -> list[tuple[int | None, str]]:
     if len(shape) == 3:
         return [(None, "")]
     labels = draft.series.labels("probe", shape[0])
     titles = [
-        "" if label.isdigit() and len(labels) == 1 else f"probe {label}" if label.isdigit() else f"{label} tokens" for label in labels
+        ""
+        if label.isdigit() and len(labels) == 1
+        else f"probe {label}"
+        if label.isdigit()
+        else f"{label} tokens"
+        for label in labels
     ]
     if wanted is None:
         return list(enumerate(titles))
     row = labels.index(wanted) if isinstance(wanted, str) and wanted in labels else wanted
     if not isinstance(row, int) or not 0 <= row < len(labels):
-        raise LayoutError(f"layout {draft.layout.name!r}: the captures have the probe rows {', '.join(labels)}; got probe={wanted!r}")
+        raise LayoutError(
+            f"layout {draft.layout.name!r}: the captures have the probe rows {', '.join(labels)}; "
+            f"got probe={wanted!r}"
+        )
     return [(row, titles[row])]
 
 
 def _is_causal(series: Series, index: int, names: Sequence[str]) -> bool:
-    """Whether nothing looks into the future: what a mask would hide must be nothing. Judged on the first and the last block."""
+    """Whether nothing looks into the future: what a mask would hide must be nothing. Judged on the
+    first and the last block."""
     for array in series.read(index, {names[0], names[-1]}).values():
         ahead = array[..., np.triu(np.ones(array.shape[-2:], bool), 1)]
         if np.nanmax(ahead, initial=0) > 1e-3:
@@ -129,13 +168,24 @@ def _is_causal(series: Series, index: int, names: Sequence[str]) -> bool:
 
 
 def add_attention_scale(draft: Draft, heads: Heads, show: str) -> None:
-    """Probabilities on a square-root scale 0..1; changes on a log scale over two and a half decades."""
+    """Probabilities on a square-root scale 0..1; changes on a log scale over two and a half
+    decades."""
     if show == "value":
-        probability = {"title": "attention probability", "minimum": 0.0, "maximum": 1.0, "norm": "power", "gamma": 0.5}
+        probability = {
+            "title": "attention probability",
+            "minimum": 0.0,
+            "maximum": 1.0,
+            "norm": "power",
+            "gamma": 0.5,
+        }
         draft.add_scale(heads.scale, "attention", {"cmap": draft.theme.attention, **probability})
     else:
         since = "the previous capture" if show == "step" else f"step {draft.series.steps[0]:,}"
-        draft.add_scale(heads.scale, "attention", Measured("attention", 0.9999, partial(_change_options, draft, since)))
+        draft.add_scale(
+            heads.scale,
+            "attention",
+            Measured("attention", 0.9999, partial(_change_options, draft, since)),
+        )
 
 
 def _change_options(draft: Draft, since: str, reach: Reach) -> dict[str, Any]:
@@ -159,9 +209,12 @@ def resolve_weights(draft: Draft, panel: Weights) -> Matrices:
             if len(series.require(name, layout).shape) == 2:
                 found.setdefault(block_of(name), {})[kind_of(name)] = name
     if not found:
-        have = ", ".join(sorted({kind_of(name) for name in series.names("blocks.*")})[:12]) or "none"
+        have = (
+            ", ".join(sorted({kind_of(name) for name in series.names("blocks.*")})[:12]) or "none"
+        )
         raise LayoutError(
-            f"layout {layout!r} draws matrices named {' or '.join(panel.matrices)}, and the captures hold none; they hold: {have}"
+            f"layout {layout!r} draws matrices named {' or '.join(panel.matrices)}, and the "
+            f"captures hold none; they hold: {have}"
         )
     kinds = sorted({kind for block in found.values() for kind in block}, key=_matrix_rank)
     title = {
@@ -172,29 +225,48 @@ def resolve_weights(draft: Draft, panel: Weights) -> Matrices:
     if panel.reduce == "mean" and panel.show != "value":
         title = f"Signed {title[0].lower()}{title[1:]}"
     sides = series.require(next(iter(next(iter(found.values())).values())), layout).axes
-    return Matrices(panel, title, f"weights_{panel.show}_{panel.reduce}", kinds, [found[block] for block in sorted(found)], sides)
+    return Matrices(
+        panel,
+        title,
+        f"weights_{panel.show}_{panel.reduce}",
+        kinds,
+        [found[block] for block in sorted(found)],
+        sides,
+    )
 
 
 def resolve_scores(draft: Draft, panel: Scores) -> list[str]:
-    """Names of the score arrays that match, in the panel's order; a pattern leaves out what not every capture has."""
+    """Names of the score arrays that match, in the panel's order; a pattern leaves out what not
+    every capture has."""
     series = draft.series
     names = [
         name
         for pattern in panel.names
         for name in series.names(f"scores.{pattern}")
-        if name == f"scores.{pattern}" or (series.arrays[name].missing_at is None and series.arrays[name].reshaped_at is None)
+        if name == f"scores.{pattern}"
+        or (series.arrays[name].missing_at is None and series.arrays[name].reshaped_at is None)
     ]
     if not names:
-        have = ", ".join(name.removeprefix("scores.") for name in draft.series.names("scores.*")[:12])
+        have = ", ".join(
+            name.removeprefix("scores.") for name in draft.series.names("scores.*")[:12]
+        )
         have = have or "no scores at all, which the layouts heads, ffn and changes do without"
         raise LayoutError(
-            f"layout {draft.layout.name!r} draws the scores {', '.join(panel.names)}, and the captures hold none of them; they hold: {have}"
+            f"layout {draft.layout.name!r} draws the scores {', '.join(panel.names)}, and the "
+            f"captures hold none of them; they hold: {have}"
         )
     return list(dict.fromkeys(names))
 
 
-def weight_source(draft: Draft, panel: Weights, name: str, cells: tuple[int, int], ends: tuple[NDArray[Any], NDArray[Any]]) -> WeightMap:
-    """The map of one matrix with its rows and columns in their fixed order; ``ends``: the matrix at the first and the last capture."""
+def weight_source(
+    draft: Draft,
+    panel: Weights,
+    name: str,
+    cells: tuple[int, int],
+    ends: tuple[NDArray[Any], NDArray[Any]],
+) -> WeightMap:
+    """The map of one matrix with its rows and columns in their fixed order; ``ends``: the matrix at
+    the first and the last capture."""
     rows, columns = draft.series.require(name, draft.layout.name).shape
     change = ends[1].astype(np.float32) - ends[0].astype(np.float32)
     if panel.order == "stored":
@@ -206,7 +278,11 @@ def weight_source(draft: Draft, panel: Weights, name: str, cells: tuple[int, int
 
 def add_weight_scale(draft: Draft, matrices: Matrices) -> None:
     """Up to what all but the largest 0.5 % of the cells of any capture stay below."""
-    draft.add_scale(matrices.scale, "weights", Measured("weights", 0.995, partial(_weight_options, draft, matrices.panel)))
+    draft.add_scale(
+        matrices.scale,
+        "weights",
+        Measured("weights", 0.995, partial(_weight_options, draft, matrices.panel)),
+    )
 
 
 def _weight_options(draft: Draft, panel: Weights, reach: Reach) -> dict[str, Any]:
@@ -216,10 +292,20 @@ def _weight_options(draft: Draft, panel: Weights, reach: Reach) -> dict[str, Any
         "value": "weight",
         "step": "weight change since the previous capture",
     }[panel.show]
-    options: dict[str, Any] = {"cmap": draft.theme.magnitude, "maximum": largest, "reached": (0.0, reach.maximum)}
+    options: dict[str, Any] = {
+        "cmap": draft.theme.magnitude,
+        "maximum": largest,
+        "reached": (0.0, reach.maximum),
+    }
     if panel.reduce == "mean":
         both = (-reach.maximum, reach.maximum)
-        return {**options, "title": f"{what} (mean)", "cmap": draft.theme.signed, "minimum": -largest, "reached": both}
+        return {
+            **options,
+            "title": f"{what} (mean)",
+            "cmap": draft.theme.signed,
+            "minimum": -largest,
+            "reached": both,
+        }
     if panel.show == "step":
         return {
             **options,
@@ -230,10 +316,14 @@ def _weight_options(draft: Draft, panel: Weights, reach: Reach) -> dict[str, Any
     return {**options, "title": f"{what} (RMS)", "minimum": 0.0}
 
 
-def most_changed(series: Series, heads: Heads, n: int, roles: Mapping[tuple[int, int], str]) -> list[tuple[int, int]]:
-    """(row, column) of ``n`` heads whose attention changed most from the first to the last capture, of as many roles as there are.
+def most_changed(
+    series: Series, heads: Heads, n: int, roles: Mapping[tuple[int, int], str]
+) -> list[tuple[int, int]]:
+    """(row, column) of ``n`` heads whose attention changed most from the first to the last capture,
+    of as many roles as there are.
 
-    The heads with one role (or with none) queue by their change; one of each queue is taken in turn.
+    The heads with one role (or with none) queue by their change; one of each queue is taken in
+    turn.
     """
     keys = [key for sources in heads.blocks for key in sources[0].needs]
     first, last = (series.read(index, keys) for index in (0, len(series) - 1))
@@ -253,8 +343,11 @@ def most_changed(series: Series, heads: Heads, n: int, roles: Mapping[tuple[int,
 
 
 def head_numbers(series: Series, name: str) -> tuple[int, ...]:
-    """Which heads the attention array ``name`` holds, in its order: all of a block, or those that fitted into a capture."""
-    labels = series.labels(name.removesuffix(".attn.pattern") + ".head", series.arrays[name].shape[-3])
+    """Which heads the attention array ``name`` holds, in its order: all of a block, or those that
+    fitted into a capture."""
+    labels = series.labels(
+        name.removesuffix(".attn.pattern") + ".head", series.arrays[name].shape[-3]
+    )
     return tuple(int(re.sub(r"\D", "", label) or position) for position, label in enumerate(labels))
 
 
@@ -274,9 +367,15 @@ def matrix_title(kind: str) -> str:
     """``mlp.w_gate`` -> ``FFN gate``."""
     station, _, short = kind.rpartition(".")
     name = short.removeprefix("w_")
-    return {"mlp": f"FFN {name}", "attn": f"attention {name}"}.get(station, f"{station} {name}".strip())
+    return {"mlp": f"FFN {name}", "attn": f"attention {name}"}.get(
+        station, f"{station} {name}".strip()
+    )
 
 
 def _matrix_rank(kind: str) -> tuple[int, int, str]:
     short = kind.rsplit(".", 1)[-1]
-    return (int(kind.startswith("mlp")), _MATRIX_ORDER.index(short) if short in _MATRIX_ORDER else len(_MATRIX_ORDER), kind)
+    return (
+        int(kind.startswith("mlp")),
+        _MATRIX_ORDER.index(short) if short in _MATRIX_ORDER else len(_MATRIX_ORDER),
+        kind,
+    )

@@ -10,7 +10,17 @@ from typing import Any
 
 from tracker_viz.rendering.layout import Layout
 from tracker_viz.rendering.measuring import Reach, measure
-from tracker_viz.rendering.plan import Bar, Box, Heatmap, Label, Plan, Readout, Roles, Swatch, Timeline
+from tracker_viz.rendering.plan import (
+    Bar,
+    Box,
+    Heatmap,
+    Label,
+    Plan,
+    Readout,
+    Roles,
+    Swatch,
+    Timeline,
+)
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.template import text_width
@@ -36,7 +46,8 @@ def next_even(pixel: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A colour scale whose ends follow from what is drawn in the whole run: ``options`` makes ColorScale's of the ``quantile``'s Reach."""
+    """A colour scale whose ends follow from what is drawn in the whole run: ``options`` makes
+    ColorScale's of the ``quantile``'s Reach."""
 
     kind: str
     quantile: float
@@ -45,7 +56,8 @@ class Measured:
 
 @dataclass
 class Draft:
-    """``px(n)``: n pixels of a 1080p picture, at this size. Text sizes are given in pixels at 1080p too."""
+    """``px(n)``: n pixels of a 1080p picture, at this size. Text sizes are given in pixels at 1080p
+    too."""
 
     layout: Layout
     series: Series
@@ -94,19 +106,26 @@ class Draft:
         for part in fields(self):
             setattr(self, part.name, getattr(attempt, part.name))
 
-    def text(self, text: str, x: float, y: float, size: float, color: str | None = None, **options: Any) -> None:
+    def text(
+        self, text: str, x: float, y: float, size: float, color: str | None = None, **options: Any
+    ) -> None:
         self.labels.append(Label(text, x, y, size * self.unit, color or self.theme.dim, **options))
 
     def heading(self, title: str, x: float, y: float, room: float, *axes: str) -> None:
-        """Title of a part of the picture, in short where ``room`` asks for it, and behind it the first of ``axes`` for which there is room.
+        """Title of a part of the picture, in short where ``room`` asks for it, and behind it the
+        first of ``axes`` for which there is room.
 
-        ``axes``: what runs down and across the maps below, the most telling first: ``query ↓ key →``.
+        ``axes``: what runs down and across the maps below, the most telling first: ``query ↓ key
+        →``.
         """
         shorter = self.shorter(title)
         widths = [self.text_width(text, HEADING, True) for text in shorter]
         least = self.px(16) + min((self.text_width(text, _AXES) for text in axes), default=0)
-        # What a change is since the colour bar says too: that gives way to the axes, and nothing else does.
-        fits = [text for text, width in zip(shorter[:2], widths, strict=False) if width + least <= room]
+        # What a change is since the colour bar says too: that gives way to the axes, and nothing
+        # else does.
+        fits = [
+            text for text, width in zip(shorter[:2], widths, strict=False) if width + least <= room
+        ]
         fits += [text for text, width in zip(shorter, widths, strict=True) if width <= room]
         title = fits[0] if fits else self.fitted(shorter[-1], HEADING, room, True)
         self.text(title, x, y, HEADING, self.theme.text, bold=True)
@@ -135,20 +154,31 @@ class Draft:
         return text.rstrip(" ·") + "…"
 
     def add_scale(self, key: str, kind: str, defaults: Mapping[str, Any] | Measured) -> None:
-        """A colour scale under ``key``; what the user chose for its ``kind`` wins over the defaults.
+        """A colour scale under ``key``; what the user chose for its ``kind`` wins over the
+        defaults.
 
-        ``defaults``: options of ColorScale, and ``reached``: the least and the greatest value that is drawn, where not the scale's ends.
+        ``defaults``: options of ColorScale, and ``reached``: the least and the greatest value that
+            is drawn, where not the scale's ends.
 
-        What is Measured is read off all captures when the plan is done, because it depends on what is placed.
+        What is Measured is read off all captures when the plan is done, because it depends on what
+        is placed.
         """
         if key in self.scales:
             return
-        self.scales[key] = defaults if isinstance(defaults, Measured) else self._scale(kind, defaults)
+        self.scales[key] = (
+            defaults if isinstance(defaults, Measured) else self._scale(kind, defaults)
+        )
 
     def _scale(self, kind: str, defaults: Mapping[str, Any]) -> ColorScale:
-        options = {**defaults, **self.scale_options.get(kind, {}), "nonfinite": self.theme.nonfinite}
+        options = {
+            **defaults,
+            **self.scale_options.get(kind, {}),
+            "nonfinite": self.theme.nonfinite,
+        }
         lowest, highest = options.pop("reached", (defaults["minimum"], defaults["maximum"]))
-        return ColorScale(**options, clipped=(lowest < options["minimum"], highest > options["maximum"]))
+        return ColorScale(
+            **options, clipped=(lowest < options["minimum"], highest > options["maximum"])
+        )
 
     def _measured_scales(self) -> dict[str, ColorScale]:
         pending = {key: scale for key, scale in self.scales.items() if isinstance(scale, Measured)}
@@ -158,8 +188,14 @@ class Draft:
             if not {"minimum", "maximum"} <= self.scale_options.get(scale.kind, {}).keys()
         }
         found = measure(self.series, wanted)
-        made = {key: self._scale(scale.kind, scale.options(found.get(key, Reach(0.0, 0.0)))) for key, scale in pending.items()}
-        return {key: made[key] if isinstance(scale, Measured) else scale for key, scale in self.scales.items()}
+        made = {
+            key: self._scale(scale.kind, scale.options(found.get(key, Reach(0.0, 0.0))))
+            for key, scale in pending.items()
+        }
+        return {
+            key: made[key] if isinstance(scale, Measured) else scale
+            for key, scale in self.scales.items()
+        }
 
     def place_bars(self, box: Box) -> None:
         """Colour bars for all scales that have none yet, in rows from the top of ``box``."""
@@ -171,11 +207,14 @@ class Draft:
         wide = (box.width - (across - 1) * gap) // max(1, across)
         for index, key in enumerate(keys):
             x, y = box.x + index // down * (wide + gap), box.y + index % down * pitch + self.px(24)
-            self.bars.append(Bar(Box(x, y, min(wide, self.px(460)), self.px(13)), key, 16 * self.unit))
+            self.bars.append(
+                Bar(Box(x, y, min(wide, self.px(460)), self.px(13)), key, 16 * self.unit)
+            )
             self.barred.add(key)
 
     def _fitting(self, scale: ColorScale, bars: Sequence[Bar]) -> ColorScale:
-        """Without what it compares with, which the maps' own title says too, where that would make its bar's title too small."""
+        """Without what it compares with, which the maps' own title says too, where that would make
+        its bar's title too small."""
         titled = [bar for bar in bars if bar.titled]
         if all(text_width(scale.label, _SMALLEST * bar.font_px) <= bar.box.width for bar in titled):
             return scale
@@ -189,7 +228,10 @@ class Draft:
             self.theme,
             self.layout.name,
             tuple(self.heatmaps),
-            {key: self._fitting(scale, [bar for bar in self.bars if bar.scale == key]) for key, scale in scales.items()},
+            {
+                key: self._fitting(scale, [bar for bar in self.bars if bar.scale == key])
+                for key, scale in scales.items()
+            },
             tuple(self.labels),
             tuple(self.swatches),
             tuple(self.bars),

@@ -1,8 +1,10 @@
-"""A run as one HTML page without network: the picture of a Renderer, with a slider over its captures, values under the pointer
-and heads that open large. Works in the sandboxed frame of a tracker's artifact viewer.
+"""A run as one HTML page without network: the picture of a Renderer, with a slider over its
+captures, values under the pointer and heads that open large. Works in the sandboxed frame of a
+tracker's artifact viewer.
 
-The page holds the background once, and for every capture the cells as bytes: positions on their colour scales in 255 steps
-(255 itself is "not finite"), as differences to the capture before, deflated.
+The page holds the background once, and for every capture the cells as bytes: positions on their
+colour scales in 255 steps (255 itself is "not finite"), as differences to the capture before,
+deflated.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ _LEVELS = 255  # 0..254
 
 
 def write_explorer(renderer: Renderer, path: Path | str, *, max_bytes: int = 10 << 20) -> Path:
-    """Write the page. Where it would be larger than ``max_bytes``, captures are left out evenly, and the page says so.
+    """Write the page. Where it would be larger than ``max_bytes``, captures are left out evenly,
+    and the page says so.
 
     Raises:
         RenderError: not even two captures fit, or the file cannot be written.
@@ -46,7 +49,8 @@ def write_explorer(renderer: Renderer, path: Path | str, *, max_bytes: int = 10 
             return write_whole(page, path)
         if len(indices) <= 2:
             raise RenderError(
-                f"{path.name} would have {len(page) / 2**20:.1f} MiB with two captures: choose a layout with fewer maps, or allow more"
+                f"{path.name} would have {len(page) / 2**20:.1f} MiB with two captures: choose a "
+                "layout with fewer maps, or allow more"
             )
         n = max(2, int(len(indices) * max_bytes / len(page) * 0.95))
         indices = np.unique(np.linspace(0, len(renderer) - 1, n).round().astype(int)).tolist()
@@ -58,8 +62,15 @@ def explorer_page(renderer: Renderer, indices: list[int]) -> bytes:
     cells, roles, previous = [], [], None
     for index in indices:
         values = renderer.values(index)
-        coded = np.concatenate([encode(values[heatmap.name], plan.scales[heatmap.scale]).reshape(-1) for heatmap in plan.heatmaps])
-        cells.append((coded - previous if previous is not None else coded).tobytes())  # uint8: wraps, and so does the page
+        coded = np.concatenate(
+            [
+                encode(values[heatmap.name], plan.scales[heatmap.scale]).reshape(-1)
+                for heatmap in plan.heatmaps
+            ]
+        )
+        cells.append(
+            (coded - previous if previous is not None else coded).tobytes()
+        )  # uint8: wraps, and so does the page
         previous = coded
         held = plan.roles.held[index] if plan.roles.held else {}
         roles.append({f"{block}.{head}": role for (block, head), role in held.items()})
@@ -67,7 +78,10 @@ def explorer_page(renderer: Renderer, indices: list[int]) -> bytes:
         "title": series.title,
         "width": plan.width,
         "height": plan.height,
-        "theme": {name: getattr(plan.theme, name) for name in ("ground", "panel", "text", "dim", "faint", "accent", "nonfinite")},
+        "theme": {
+            name: getattr(plan.theme, name)
+            for name in ("ground", "panel", "text", "dim", "faint", "accent", "nonfinite")
+        },
         "roles": {role: plan.theme.roles[role] for role in plan.roles.names},
         "roleLine": plan.roles.line_px,
         "steps": [series.steps[index] for index in indices],
@@ -83,7 +97,9 @@ def explorer_page(renderer: Renderer, indices: list[int]) -> bytes:
         "BACKGROUND": base64.b64encode(png(renderer.background)).decode(),
         "CELLS": base64.b64encode(zlib.compress(b"".join(cells), 9)).decode(),
         # last: a title or a token may read "%CELLS%", and stays what it is
-        "DESCRIPTION": json.dumps(description, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        "DESCRIPTION": json.dumps(description, separators=(",", ":"), allow_nan=False).replace(
+            "<", "\\u003c"
+        ),
     }
     page = PAGE.replace("%TITLE%", _escaped(series.title))
     for name, text in parts.items():
@@ -94,8 +110,12 @@ def explorer_page(renderer: Renderer, indices: list[int]) -> bytes:
 def encode(values: NDArray[np.float16], scale: ColorScale) -> NDArray[np.uint8]:
     """Positions on the colour scale as 0..254; 255 where a value is not finite."""
     finite = np.isfinite(values)
-    positions = np.nan_to_num(np.asarray(scale.mpl_norm()(np.where(finite, values, 0).astype(np.float32)), np.float64))
-    return np.where(finite, np.rint(np.clip(positions, 0, 1) * (_LEVELS - 1)), _NONFINITE).astype(np.uint8)
+    positions = np.nan_to_num(
+        np.asarray(scale.mpl_norm()(np.where(finite, values, 0).astype(np.float32)), np.float64)
+    )
+    return np.where(finite, np.rint(np.clip(positions, 0, 1) * (_LEVELS - 1)), _NONFINITE).astype(
+        np.uint8
+    )
 
 
 def _scale(scale: ColorScale) -> dict[str, Any]:
@@ -115,7 +135,11 @@ def _maps(plan: Plan, series: Series) -> list[dict[str, Any]]:
         source = heatmap.source
         rows, columns = source.shape
         hidden = (
-            None if heatmap.mask is None else base64.b64encode(np.packbits(heatmap.mask.reshape(-1), bitorder="little").tobytes()).decode()
+            None
+            if heatmap.mask is None
+            else base64.b64encode(
+                np.packbits(heatmap.mask.reshape(-1), bitorder="little").tobytes()
+            ).decode()
         )
         box = heatmap.box
         maps.append(
@@ -136,7 +160,8 @@ def _maps(plan: Plan, series: Series) -> list[dict[str, Any]]:
 
 
 def _names(source: Source, series: Series) -> tuple[list[str], list[str]] | None:
-    """What every row and every column is called, where these are blocks and their heads or matrices; None where they are not."""
+    """What every row and every column is called, where these are blocks and their heads or
+    matrices; None where they are not."""
     rows, columns = source.shape
     blocks = [f"block {row}" for row in range(rows)]
     if isinstance(source, ScoreMap):
@@ -144,7 +169,9 @@ def _names(source: Source, series: Series) -> tuple[list[str], list[str]] | None
             return blocks, [f"head {column}" for column in range(columns)]
         return blocks, [matrix_title(kind) for kind in series.labels("projection", columns)]
     if isinstance(source, WeightSummary):
-        kinds = [next(name for name in column if name) for column in zip(*source.names, strict=True)]
+        kinds = [
+            next(name for name in column if name) for column in zip(*source.names, strict=True)
+        ]
         return blocks, [matrix_title(kind_of(name)) for name in kinds]
     if isinstance(source, Mosaic):
         pitch = source.cells + source.gap
@@ -175,7 +202,10 @@ def _timeline(renderer: Renderer, indices: list[int]) -> dict[str, Any] | None:
     if timeline is None:
         return None
     box = timeline.box
-    return {"box": [box.x, box.y, box.width, box.height], "x": [round(timeline.x(renderer.series.steps[index]), 1) for index in indices]}
+    return {
+        "box": [box.x, box.y, box.width, box.height],
+        "x": [round(timeline.x(renderer.series.steps[index]), 1) for index in indices],
+    }
 
 
 def _tokens(renderer: Renderer) -> list[list[str]]:

@@ -1,7 +1,8 @@
-"""Places attention and weight maps in rows, one per block: all maps of a picture have the same height.
+"""Places attention and weight maps in rows, one per block: all maps of a picture have the same
+height.
 
-Where one row for each block would leave the maps small, many blocks are wrapped into groups side by side, and the many maps of few
-blocks into several lines for each block.
+Where one row for each block would leave the maps small, many blocks are wrapped into groups side by
+side, and the many maps of few blocks into several lines for each block.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tracker_viz.rendering.content import Heads, Matrices, add_weight_scale, matrix_title, weight_source
+from tracker_viz.rendering.content import (
+    Heads,
+    Matrices,
+    add_weight_scale,
+    matrix_title,
+    weight_source,
+)
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.plan import Box, Heatmap
 
@@ -20,15 +27,18 @@ LEAST_MAP_PX = 44  # at 1080p; where maps of heads would be smaller, a mosaic wi
 
 
 def least_matrix_px(draft: Draft) -> int:
-    """Where maps of matrices would be smaller, six cells of two pixels, one map of how much each changed tells more."""
+    """Where maps of matrices would be smaller, six cells of two pixels, one map of how much each
+    changed tells more."""
     return max(12, draft.px(12))
 
 
 @dataclass(frozen=True)
 class GridShape:
-    """``groups`` groups of ``rows`` blocks; maps ``map_px`` high, matrices ``wide_px`` wide; attention is pooled by ``pool``.
+    """``groups`` groups of ``rows`` blocks; maps ``map_px`` high, matrices ``wide_px`` wide;
+    attention is pooled by ``pool``.
 
-    The maps of a block stand in ``lines`` lines, with ``caption`` pixels above each map for its name where the columns have none.
+    The maps of a block stand in ``lines`` lines, with ``caption`` pixels above each map for its
+    name where the columns have none.
     """
 
     groups: int
@@ -58,44 +68,65 @@ class GridShape:
         return _per_line(panel, self.lines)
 
     def origin(self, panel: Heads | Matrices, row: int, number: int) -> tuple[int, int]:
-        """(x, y) of a block's map of that number, from the left upper corner of the panel's first one."""
+        """(x, y) of a block's map of that number, from the left upper corner of the panel's first
+        one."""
         wide = self.map_px if isinstance(panel, Heads) else self.wide_px
         line, column = divmod(number, self.columns(panel))
         return column * (wide + self.gap), row * self.block_pitch + line * self.pitch
 
 
-def fit_grid(draft: Draft, heads: Sequence[Heads], matrices: Sequence[Matrices], area: Box, keep_right: int = 0) -> GridShape:
-    """The shape with the largest maps in ``area``, less ``keep_right`` pixels of its width; map_px is 0 when not one pixel a map fits."""
+def fit_grid(
+    draft: Draft,
+    heads: Sequence[Heads],
+    matrices: Sequence[Matrices],
+    area: Box,
+    keep_right: int = 0,
+) -> GridShape:
+    """The shape with the largest maps in ``area``, less ``keep_right`` pixels of its width; map_px
+    is 0 when not one pixel a map fits."""
     panels: list[Heads | Matrices] = [*heads, *matrices]
     n_blocks = max(len(panel.blocks) for panel in panels)
     length = max((group.length for group in heads), default=0)
-    # Beside attention, whose maps are square, weights may be half as wide as they are high, and alone not much less narrow.
+    # Beside attention, whose maps are square, weights may be half as wide as they are high, and
+    # alone not much less narrow.
     narrowest = 0.5 if heads else 0.62
     widest = 1.6 if keep_right else 3.4 if heads else 2.6
     best, best_worth = GridShape(1, n_blocks, 0, 0, 1, 0), 0.0
     for groups, rows, lines in _wrappings(panels, n_blocks):
-        n_heads, n_matrices = (groups * sum(_per_line(panel, lines) for panel in kind) for kind in (heads, matrices))
+        n_heads, n_matrices = (
+            groups * sum(_per_line(panel, lines) for panel in kind) for kind in (heads, matrices)
+        )
         n_gaps = n_heads + n_matrices - groups * len(panels)
         around = _around(draft, groups, len(panels)) + keep_right
-        caption = draft.px(_CAPTION) if lines > 1 or any(group.numbers is None for group in heads) else 0
+        caption = (
+            draft.px(_CAPTION) if lines > 1 or any(group.numbers is None for group in heads) else 0
+        )
         for gap in (draft.even(10), draft.even(6)):
             free = area.width - around - n_gaps * gap
             high = (area.height - (rows * lines - 1) * (gap + caption)) // (rows * lines)
             room = min(int(free / (n_heads + narrowest * n_matrices)), high)
             pool, cell_px = fit_map(length, room) if length and room > 0 else (1, 0)
             map_px = -(-length // pool) * cell_px if length else max(0, room // 2 * 2)
-            wide_px = min((free - n_heads * map_px) // n_matrices, int(widest * map_px)) // 2 * 2 if n_matrices else map_px
+            wide_px = (
+                min((free - n_heads * map_px) // n_matrices, int(widest * map_px)) // 2 * 2
+                if n_matrices
+                else map_px
+            )
             worth = map_px if heads else math.sqrt(map_px * min(map_px, wide_px))
             # Wrapped rows are harder to read, and narrow gaps tell maps apart less well.
             worth *= 0.72 if groups > 1 else 0.8 if lines > 1 else 1.0
             worth *= 1.0 if gap > draft.even(6) or map_px < 56 * draft.unit else 0.93
             if worth > best_worth:
-                best, best_worth = GridShape(groups, rows, map_px, wide_px, pool, gap, lines, caption), worth
+                best, best_worth = (
+                    GridShape(groups, rows, map_px, wide_px, pool, gap, lines, caption),
+                    worth,
+                )
     return best
 
 
 def _wrappings(panels: Sequence[Heads | Matrices], n_blocks: int) -> Iterator[tuple[int, int, int]]:
-    """(groups side by side, blocks in each, lines of a block) of all ways to wrap: into groups, or into lines."""
+    """(groups side by side, blocks in each, lines of a block) of all ways to wrap: into groups, or
+    into lines."""
     for groups in range(1, min(n_blocks, 8) + 1):
         rows = -(-n_blocks // groups)
         if -(-n_blocks // rows) == groups:
@@ -109,15 +140,22 @@ def _per_line(panel: Heads | Matrices, lines: int) -> int:
 
 
 def _around(draft: Draft, groups: int, n_panels: int) -> int:
-    """Pixels of the width that go to the names of blocks, to what keeps the parts apart, and to their beginning at even pixels."""
+    """Pixels of the width that go to the names of blocks, to what keeps the parts apart, and to
+    their beginning at even pixels."""
     n_parts = groups * n_panels
-    return (1 if groups == 1 else n_parts) * _label_width(draft, groups) + (n_parts - 1) * _section_gap(draft) + n_parts
+    return (
+        (1 if groups == 1 else n_parts) * _label_width(draft, groups)
+        + (n_parts - 1) * _section_gap(draft)
+        + n_parts
+    )
 
 
 def fit_map(length: int, room_px: int) -> tuple[int, int]:
-    """(pool, cell_px) of a map of ``length`` x ``length`` entries in ``room_px`` pixels: whole cells, even ones where that costs little.
+    """(pool, cell_px) of a map of ``length`` x ``length`` entries in ``room_px`` pixels: whole
+    cells, even ones where that costs little.
 
-    Chroma in video has half the resolution: cells of an even number of pixels keep their colours exactly.
+    Chroma in video has half the resolution: cells of an even number of pixels keep their colours
+    exactly.
     """
     best, best_worth = (max(1, length), 1), -1.0
     for pooling in range(1, length + 1):
@@ -133,9 +171,15 @@ def fit_map(length: int, room_px: int) -> tuple[int, int]:
 
 
 def place_grid(
-    draft: Draft, heads: Sequence[Heads], matrices: Sequence[Matrices], area: Box, shape: GridShape, keep_right: int = 0
+    draft: Draft,
+    heads: Sequence[Heads],
+    matrices: Sequence[Matrices],
+    area: Box,
+    shape: GridShape,
+    keep_right: int = 0,
 ) -> tuple[int, int]:
-    """Place everything in ``area``, whose last ``keep_right`` pixels stay free. Returns (right, bottom) of what was placed."""
+    """Place everything in ``area``, whose last ``keep_right`` pixels stay free. Returns (right,
+    bottom) of what was placed."""
     panels: list[Heads | Matrices] = [*heads, *matrices]
     n_blocks = max(len(panel.blocks) for panel in panels)
     section, label = _section_gap(draft), _label_width(draft, shape.groups)
@@ -181,15 +225,38 @@ def _row_labels(draft: Draft, blocks: range, x: int, top: int, shape: GridShape)
     for row, block in enumerate(blocks):
         if row % every == 0:
             text = str(block) if draft.is_narrow or shape.groups > 1 else f"block {block}"
-            draft.text(text, x - draft.px(14), top + row * shape.block_pitch + middle, _NAME, align="right", baseline="center")
+            draft.text(
+                text,
+                x - draft.px(14),
+                top + row * shape.block_pitch + middle,
+                _NAME,
+                align="right",
+                baseline="center",
+            )
 
 
-def _column_names(draft: Draft, names: Sequence[str], short: Sequence[str], x: int, top: int, wide: int, pitch: int) -> None:
-    texts = names if all(draft.text_width(name, _NAME) < pitch - draft.px(6) for name in names) else short
-    every = max(1, -(-max(draft.text_width(text, _NAME) for text in texts) // max(1, pitch - draft.px(4))))
+def _column_names(
+    draft: Draft,
+    names: Sequence[str],
+    short: Sequence[str],
+    x: int,
+    top: int,
+    wide: int,
+    pitch: int,
+) -> None:
+    texts = (
+        names
+        if all(draft.text_width(name, _NAME) < pitch - draft.px(6) for name in names)
+        else short
+    )
+    every = max(
+        1, -(-max(draft.text_width(text, _NAME) for text in texts) // max(1, pitch - draft.px(4)))
+    )
     for column, text in enumerate(texts):
         if column % every == 0:
-            draft.text(text, x + column * pitch + wide / 2, top - draft.px(8), _NAME, align="center")
+            draft.text(
+                text, x + column * pitch + wide / 2, top - draft.px(8), _NAME, align="center"
+            )
 
 
 def _caption(draft: Draft, box: Box, name: str, short: str) -> None:
@@ -197,11 +264,21 @@ def _caption(draft: Draft, box: Box, name: str, short: str) -> None:
     draft.text(text, box.x + box.width / 2, box.y - draft.px(8), _NAME, align="center")
 
 
-def _place_heads(draft: Draft, group: Heads, blocks: range, x: int, top: int, shape: GridShape) -> int:
+def _place_heads(
+    draft: Draft, group: Heads, blocks: range, x: int, top: int, shape: GridShape
+) -> int:
     x = 2 * ((x + 1) // 2)
     if not shape.caption and group.numbers:
         names = [f"head {head}" for head in group.numbers]
-        _column_names(draft, names, [str(head) for head in group.numbers], x, top, shape.map_px, shape.map_px + shape.gap)
+        _column_names(
+            draft,
+            names,
+            [str(head) for head in group.numbers],
+            x,
+            top,
+            shape.map_px,
+            shape.map_px + shape.gap,
+        )
     mask = group.mask(-(-group.length // shape.pool))
     for row, position in enumerate(blocks):
         if position >= len(group.blocks):
@@ -212,20 +289,36 @@ def _place_heads(draft: Draft, group: Heads, blocks: range, x: int, top: int, sh
             box = Box(x + right, top + down, shape.map_px, shape.map_px)
             head = numbers[number]
             name = f"{group.title} · block {block} head {head}"
-            draft.heatmaps.append(Heatmap(name, replace(source, pool=shape.pool), box, group.scale, mask, head=(block, head)))
+            draft.heatmaps.append(
+                Heatmap(
+                    name,
+                    replace(source, pool=shape.pool),
+                    box,
+                    group.scale,
+                    mask,
+                    head=(block, head),
+                )
+            )
             if shape.caption:
                 _caption(draft, box, f"head {head}", str(head))
     return x + _panel_width(group, shape)
 
 
-def _place_matrices(draft: Draft, group: Matrices, blocks: range, x: int, top: int, shape: GridShape) -> int:
+def _place_matrices(
+    draft: Draft, group: Matrices, blocks: range, x: int, top: int, shape: GridShape
+) -> int:
     x = 2 * ((x + 1) // 2)
     wide = shape.wide_px
     titles = [matrix_title(kind) for kind in group.kinds]
     short = [kind.rsplit(".", 1)[-1].removeprefix("w_") for kind in group.kinds]
     if shape.lines == 1:
         _column_names(draft, titles, short, x, top, wide, wide + shape.gap)
-    names = [name for position in blocks if position < len(group.blocks) for name in group.blocks[position].values()]
+    names = [
+        name
+        for position in blocks
+        if position < len(group.blocks)
+        for name in group.blocks[position].values()
+    ]
     ends = [draft.series.read(index, names) for index in (0, len(draft.series) - 1)]
     for row, position in enumerate(blocks):
         for number, kind in enumerate(group.kinds):
@@ -244,20 +337,27 @@ def _place_matrices(draft: Draft, group: Matrices, blocks: range, x: int, top: i
 
 
 def fit_matrix(draft: Draft, shape: tuple[int, int], room: Box) -> tuple[Box, tuple[int, int]]:
-    """(box, cells) of a matrix in ``room``: whole cells, as small as still shows, of an even number of pixels where that costs little."""
+    """(box, cells) of a matrix in ``room``: whole cells, as small as still shows, of an even number
+    of pixels where that costs little."""
     # About 32 cells a side: fewer hide structure, more show the noise of single weights.
     least = max(2, 2 * round(min(room.width, room.height) / 32 / 2))
     (rows, high), (columns, wide) = (
-        _fit_side(length, space, least) for length, space in zip(shape, (room.height, room.width), strict=True)
+        _fit_side(length, space, least)
+        for length, space in zip(shape, (room.height, room.width), strict=True)
     )
     return Box(room.x, room.y, columns * wide, rows * high), (rows, columns)
 
 
 def _fit_side(length: int, space: int, least: int) -> tuple[int, int]:
-    """(cells, cell_px) of ``length`` entries in ``space`` pixels: one cell for each, unless fewer ones fill far more of the room."""
+    """(cells, cell_px) of ``length`` entries in ``space`` pixels: one cell for each, unless fewer
+    ones fill far more of the room."""
     smaller = max(least, 2 * (space // length // 2))
     most = min(length, space // smaller)
     if not most:
         return 1, smaller
-    fits = [(min(length, space // cell_px), cell_px) for cell_px in (smaller, smaller + 1, smaller + 2)]
-    return max(fits, key=lambda fit: fit[0] * fit[1] * (fit[0] / most) ** 4 * (0.84 if fit[1] % 2 else 1.0))
+    fits = [
+        (min(length, space // cell_px), cell_px) for cell_px in (smaller, smaller + 1, smaller + 2)
+    ]
+    return max(
+        fits, key=lambda fit: fit[0] * fit[1] * (fit[0] / most) ** 4 * (0.84 if fit[1] % 2 else 1.0)
+    )

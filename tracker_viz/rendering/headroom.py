@@ -1,4 +1,5 @@
-"""Places one head as large as it goes, on every row of the probe, with the tokens along its sides; beside it the scores."""
+"""Places one head as large as it goes, on every row of the probe, with the tokens along its sides;
+beside it the scores."""
 
 from __future__ import annotations
 
@@ -20,14 +21,22 @@ _ABOVE = 60  # at 1080p: what stands above a map that is below another
 
 
 def place_head(draft: Draft, panel: Head, scores: list[str], area: Box) -> int:
-    """The head on each row of the probe, the panel's own row first: side by side, or below each other where that makes them larger.
+    """The head on each row of the probe, the panel's own row first: side by side, or below each
+    other where that makes them larger.
 
     Returns the bottom of what was placed.
     """
     px = draft.px
     shown = resolve_attention(draft, panel)[0]
-    others = resolve_attention(draft, replace(panel, probe=None)) if shown.blocks[0][0].probe is not None else []
-    rows = [shown, *(heads for heads in others if heads.blocks[0][0].probe != shown.blocks[0][0].probe)]
+    others = (
+        resolve_attention(draft, replace(panel, probe=None))
+        if shown.blocks[0][0].probe is not None
+        else []
+    )
+    rows = [
+        shown,
+        *(heads for heads in others if heads.blocks[0][0].probe != shown.blocks[0][0].probe),
+    ]
     row, column = _chosen(draft, panel, shown)
     tokens = [_tokens(draft, heads.blocks[row][column].probe or 0, heads.length) for heads in rows]
     places = _score_places(draft, shown.columns) if scores else [(0, 0)]
@@ -35,22 +44,36 @@ def place_head(draft: Draft, panel: Head, scores: list[str], area: Box) -> int:
     label = chosen.label
     x, y, bottom, right = area.x, area.y + px(8), area.y, area.x
     for number, (heads, texts) in enumerate(zip(rows, tokens, strict=True)):
-        box = _place_map(draft, heads, row, column, texts, chosen, x + label, y, is_first=number == 0)
+        box = _place_map(
+            draft, heads, row, column, texts, chosen, x + label, y, is_first=number == 0
+        )
         right, bottom = max(right, box.right + px(36)), box.bottom
-        x, y = (box.right + px(36), y) if chosen.is_row else (area.x, box.bottom + label + px(_ABOVE))
+        x, y = (
+            (box.right + px(36), y) if chosen.is_row else (area.x, box.bottom + label + px(_ABOVE))
+        )
     if chosen.score_width:
-        place_scores(draft, scores, Box(right + px(14), area.y + px(8), area.right - right - px(14), bottom - area.y - px(8)))
+        place_scores(
+            draft,
+            scores,
+            Box(
+                right + px(14), area.y + px(8), area.right - right - px(14), bottom - area.y - px(8)
+            ),
+        )
     elif scores:
-        cards = Box(area.x, bottom + label + px(62), area.width, area.bottom - bottom - label - px(70))
+        cards = Box(
+            area.x, bottom + label + px(62), area.width, area.bottom - bottom - label - px(70)
+        )
         return place_cards(draft, score_cards(draft, scores), cards)
     return bottom + label
 
 
 @dataclass(frozen=True)
 class _Arrangement:
-    """Maps of ``side`` pixels, in a row or else below each other; ``score_width`` of the picture's width goes to scores at the right.
+    """Maps of ``side`` pixels, in a row or else below each other; ``score_width`` of the picture's
+    width goes to scores at the right.
 
-    Tokens of ``token_size`` stand along the sides, neighbours in ``token_columns`` columns, which need ``label`` pixels.
+    Tokens of ``token_size`` stand along the sides, neighbours in ``token_columns`` columns, which
+    need ``label`` pixels.
     """
 
     side: int
@@ -66,23 +89,42 @@ class _Arrangement:
 
 
 def _arrange(
-    draft: Draft, n: int, length: int, tokens: Sequence[Sequence[str]], places: Sequence[tuple[int, int]], area: Box
+    draft: Draft,
+    n: int,
+    length: int,
+    tokens: Sequence[Sequence[str]],
+    places: Sequence[tuple[int, int]],
+    area: Box,
 ) -> _Arrangement:
-    """The arrangement of ``n`` maps, with the tokens in the first of the ways that names all of them and costs the maps little."""
+    """The arrangement of ``n`` maps, with the tokens in the first of the ways that names all of
+    them and costs the maps little."""
     found = []
     for size, columns in _TOKENS:
-        label = max(_offsets(draft, each, size, columns)[-1] for each in tokens) + draft.px(3) if any(tokens) else draft.px(24)
-        found.append(_Arrangement(*_fit_maps(draft, n, length, label, places, area), label, size, columns))
+        label = (
+            max(_offsets(draft, each, size, columns)[-1] for each in tokens) + draft.px(3)
+            if any(tokens)
+            else draft.px(24)
+        )
+        found.append(
+            _Arrangement(*_fit_maps(draft, n, length, label, places, area), label, size, columns)
+        )
     whole = [each for each in found if each.names_every_token(length, draft.unit)]
-    return next((each for each in whole if each.side >= 0.9 * max(other.side for other in whole)), found[0])
+    return next(
+        (each for each in whole if each.side >= 0.9 * max(other.side for other in whole)), found[0]
+    )
 
 
 def _offsets(draft: Draft, tokens: Sequence[str], size: float, columns: int) -> list[int]:
-    """How far from the map tokens begin that take turns in ``columns`` columns, the first one first; and at last where all of them end.
+    """How far from the map tokens begin that take turns in ``columns`` columns, the first one
+    first; and at last where all of them end.
 
-    The column of narrow tokens stands next to the map, so that one wide token does not push all others away.
+    The column of narrow tokens stands next to the map, so that one wide token does not push all
+    others away.
     """
-    widest = [max((draft.text_width(token, size) for token in tokens[first::columns]), default=0) for first in range(columns)]
+    widest = [
+        max((draft.text_width(token, size) for token in tokens[first::columns]), default=0)
+        for first in range(columns)
+    ]
     offsets, away = [0] * columns, draft.px(7)
     for column in sorted(range(columns), key=lambda column: widest[column]):
         offsets[column] = away
@@ -91,7 +133,8 @@ def _offsets(draft: Draft, tokens: Sequence[str], size: float, columns: int) -> 
 
 
 def _score_places(draft: Draft, n_heads: int) -> list[tuple[int, int]]:
-    """(width, height) that scores may take: at the right, or in a narrow picture below, always where two of their maps are too wide."""
+    """(width, height) that scores may take: at the right, or in a narrow picture below, always
+    where two of their maps are too wide."""
     px = draft.px
     right, below = (px(310), 0), (0, px(270))
     if not draft.is_narrow:
@@ -99,7 +142,9 @@ def _score_places(draft: Draft, n_heads: int) -> list[tuple[int, int]]:
     return [right, below] if 2 * (n_heads + px(61)) <= right[0] else [below]
 
 
-def _fit_maps(draft: Draft, n: int, length: int, label: int, places: Sequence[tuple[int, int]], area: Box) -> tuple[int, int, bool]:
+def _fit_maps(
+    draft: Draft, n: int, length: int, label: int, places: Sequence[tuple[int, int]], area: Box
+) -> tuple[int, int, bool]:
     """(side, score_width, is_row) with the largest maps."""
     px = draft.px
     found: list[tuple[int, int, bool]] = []
@@ -115,7 +160,16 @@ def _fit_maps(draft: Draft, n: int, length: int, label: int, places: Sequence[tu
 
 
 def _place_map(
-    draft: Draft, heads: Heads, row: int, column: int, tokens: list[str], chosen: _Arrangement, x: int, y: int, *, is_first: bool
+    draft: Draft,
+    heads: Heads,
+    row: int,
+    column: int,
+    tokens: list[str],
+    chosen: _Arrangement,
+    x: int,
+    y: int,
+    *,
+    is_first: bool,
 ) -> Box:
     pool, cell_px = fit_map(heads.length, chosen.side)
     cells = -(-heads.length // pool)
@@ -127,25 +181,43 @@ def _place_map(
     draft.heading(title, box.x, box.y - draft.px(32), box.width, *heads.axes)
     source = replace(heads.blocks[row][column], pool=pool)
     place = (block, numbers[column])
-    draft.heatmaps.append(Heatmap(f"{name} · {kind}", source, box, heads.scale, heads.mask(cells), head=place))
+    draft.heatmaps.append(
+        Heatmap(f"{name} · {kind}", source, box, heads.scale, heads.mask(cells), head=place)
+    )
     _token_labels(draft, tokens, chosen, box, pool, cell_px)
     return box
 
 
 def _chosen(draft: Draft, panel: Head, heads: Heads) -> tuple[int, int]:
-    """(row, column) of the head: of those that were asked for, one with a role first (induction before others), then by its change."""
+    """(row, column) of the head: of those that were asked for, one with a role first (induction
+    before others), then by its change."""
     roles = draft.roles.held[-1] if draft.roles.held else {}
 
     def named(place: tuple[int, int]) -> tuple[int, int]:
         block, numbers = heads.indices[place[0]]
         return block, numbers[place[1]]
 
-    asked = [place for place in most_changed(draft.series, heads, sum(map(len, heads.blocks)), {}) if panel.shows(*named(place))]
+    asked = [
+        place
+        for place in most_changed(draft.series, heads, sum(map(len, heads.blocks)), {})
+        if panel.shows(*named(place))
+    ]
     if not asked:
-        have = "; ".join(f"block {block}: heads {', '.join(map(str, numbers))}" for block, numbers in heads.indices[:4])
-        wanted = " ".join(f"{kind} {number}" for kind, number in (("block", panel.block), ("head", panel.head)) if number is not None)
-        raise LayoutError(f"layout {draft.layout.name!r}: the captures hold no {wanted}; they hold {have} ...")
-    return min(asked, key=lambda place: (roles.get(named(place)) != "induction", named(place) not in roles))
+        have = "; ".join(
+            f"block {block}: heads {', '.join(map(str, numbers))}"
+            for block, numbers in heads.indices[:4]
+        )
+        wanted = " ".join(
+            f"{kind} {number}"
+            for kind, number in (("block", panel.block), ("head", panel.head))
+            if number is not None
+        )
+        raise LayoutError(
+            f"layout {draft.layout.name!r}: the captures hold no {wanted}; they hold {have} ..."
+        )
+    return min(
+        asked, key=lambda place: (roles.get(named(place)) != "induction", named(place) not in roles)
+    )
 
 
 def _tokens(draft: Draft, probe: int, length: int) -> list[str]:
@@ -162,12 +234,23 @@ def _visible(token: str) -> str:
     return token if len(token) <= 9 else token[:8] + "…"
 
 
-def _token_labels(draft: Draft, tokens: list[str], chosen: _Arrangement, box: Box, pool: int, cell_px: int) -> None:
+def _token_labels(
+    draft: Draft, tokens: list[str], chosen: _Arrangement, box: Box, pool: int, cell_px: int
+) -> None:
     size, columns = chosen.token_size, chosen.token_columns
     every = max(1, -(-round(0.95 * size * draft.unit) * pool // (columns * cell_px)))
     offsets = _offsets(draft, tokens[::every], size, columns)
     for position in range(0, len(tokens), every):
         middle = (position // pool + 0.5) * cell_px if pool > 1 else (position + 0.5) * cell_px
         away = offsets[position // every % columns]
-        draft.text(tokens[position], box.x - away, box.y + middle, size, align="right", baseline="center")
-        draft.text(tokens[position], box.x + middle + 0.36 * size * draft.unit, box.bottom + away, size, align="right", rotation=90)
+        draft.text(
+            tokens[position], box.x - away, box.y + middle, size, align="right", baseline="center"
+        )
+        draft.text(
+            tokens[position],
+            box.x + middle + 0.36 * size * draft.unit,
+            box.bottom + away,
+            size,
+            align="right",
+            rotation=90,
+        )

@@ -1,6 +1,8 @@
-"""A page that plays the videos of several runs in step: one slider of training steps for all. Plain HTML and JavaScript, nothing fetched.
+"""A page that plays the videos of several runs in step: one slider of training steps for all. Plain
+HTML and JavaScript, nothing fetched.
 
-Every video has a timeline of its own, because runs have other schedules; so each one comes with the step of each of its pictures.
+Every video has a timeline of its own, because runs have other schedules; so each one comes with the
+step of each of its pictures.
 """
 
 from __future__ import annotations
@@ -31,10 +33,18 @@ class Player:
 
 
 def in_step_page(title: str, videos: Mapping[str, Sequence[Player]], *, theme: str = "dark") -> str:
-    """The page's HTML. ``videos``: layout -> the runs' videos of it; the first layout is shown, or ``overview`` where it is among them."""
+    """The page's HTML. ``videos``: layout -> the runs' videos of it; the first layout is shown, or
+    ``overview`` where it is among them."""
     colors = resolved_theme(theme)
-    described = {"title": title, "videos": {layout: [asdict(player) for player in players] for layout, players in videos.items()}}
-    page = _PAGE.replace("%TITLE%", html.escape(title).replace("%", "&#37;"))  # a title may read "%DESCRIPTION%"
+    described = {
+        "title": title,
+        "videos": {
+            layout: [asdict(player) for player in players] for layout, players in videos.items()
+        },
+    }
+    page = _PAGE.replace(
+        "%TITLE%", html.escape(title).replace("%", "&#37;")
+    )  # a title may read "%DESCRIPTION%"
     for name in ("ground", "panel", "text", "dim", "faint", "accent"):
         page = page.replace(f"%{name.upper()}%", getattr(colors, name))
     # "</script>" inside the description would end it

@@ -1,4 +1,5 @@
-"""Text and dots onto pixels, with soft edges: what changes from frame to frame and is no cell of a heatmap."""
+"""Text and dots onto pixels, with soft edges: what changes from frame to frame and is no cell of a
+heatmap."""
 
 from __future__ import annotations
 
@@ -19,10 +20,13 @@ def glyph(character: str, size_px: float) -> tuple[NDArray[np.float32], int]:
 def opaque_glyph(
     character: str, size_px: float, color: tuple[int, int, int], ground: tuple[int, int, int]
 ) -> tuple[NDArray[np.uint8], int]:
-    """What ``blend`` makes of a glyph on a plain ground, uint8 [height, width, 3], and its baseline: numbers change in every frame."""
+    """What ``blend`` makes of a glyph on a plain ground, uint8 [height, width, 3], and its
+    baseline: numbers change in every frame."""
     coverage, baseline = glyph(character, size_px)
     inked = np.flatnonzero(coverage.any(axis=1))
-    top, end = (int(inked[0]), int(inked[-1]) + 1) if len(inked) else (0, 1)  # no taller than its ink: labels stand close below
+    top, end = (
+        (int(inked[0]), int(inked[-1]) + 1) if len(inked) else (0, 1)
+    )  # no taller than its ink: labels stand close below
     coverage, baseline = coverage[top:end], baseline - top
     pixels = np.full((*coverage.shape, 3), ground, np.uint8)
     blend(pixels, coverage, 0, 0, color)
@@ -35,13 +39,26 @@ def line_of_text(text: str, size_px: float) -> tuple[NDArray[np.float32], int]:
     return text_coverage(text, size_px, bold=True)
 
 
-def blend(pixels: NDArray[np.uint8], coverage: NDArray[np.float32], x: int, y: int, color: tuple[int, int, int]) -> None:
+def blend(
+    pixels: NDArray[np.uint8],
+    coverage: NDArray[np.float32],
+    x: int,
+    y: int,
+    color: tuple[int, int, int],
+) -> None:
     view = pixels[max(0, y) : y + coverage.shape[0], x : x + coverage.shape[1]]
     alpha = coverage[coverage.shape[0] - view.shape[0] :, : view.shape[1], None]
     view[...] = np.rint(view + alpha * (np.array(color, np.float32) - view)).astype(np.uint8)
 
 
-def paint_dot(pixels: NDArray[np.uint8], x: float, y: float, radius: float, rim: tuple[int, int, int], fill: tuple[int, int, int]) -> None:
+def paint_dot(
+    pixels: NDArray[np.uint8],
+    x: float,
+    y: float,
+    radius: float,
+    rim: tuple[int, int, int],
+    fill: tuple[int, int, int],
+) -> None:
     reach = int(radius) + 2
     left, top = round(x) - reach, round(y) - reach
     rows, columns = np.ogrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1]

@@ -1,6 +1,8 @@
-"""What a picture shows, declared: a Layout is a few panels with their options, writable in YAML, and knows nothing of pixels.
+"""What a picture shows, declared: a Layout is a few panels with their options, writable in YAML,
+and knows nothing of pixels.
 
-Each of these checks itself, whether Python or YAML makes it: what is wrong is known before anything is trained, pulled or drawn.
+Each of these checks itself, whether Python or YAML makes it: what is wrong is known before anything
+is trained, pulled or drawn.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from tracker_viz.rendering.sources import Reduce, Show
 
 SortedBy = Literal["norm", "direction", "stored"]
 USUAL_METRIC = "loss"
-# What trackers take as a name of files, see trackers.base.checked_artifact, which this station does not know.
+# What trackers take as a name of files, see trackers.base.checked_artifact, which this station does
+# not know.
 _NAME = re.compile(r"(?!captures$)[A-Za-z0-9_]([A-Za-z0-9_.+=, -]*[A-Za-z0-9_+=,-])?")
 
 
@@ -26,8 +29,10 @@ class Attention:
 
     Attributes:
         probe: the probe row by its label or its index; None shows all of them, side by side.
-        show: the probabilities, or their absolute change since the previous capture (``step``) or the first (``change``).
-        zooms: how many heads are shown large beside the mosaic that a model with many heads becomes; None: as many as fit well.
+        show: the probabilities, or their absolute change since the previous capture (``step``) or
+            the first (``change``).
+        zooms: how many heads are shown large beside the mosaic that a model with many heads
+            becomes; None: as many as fit well.
     """
 
     probe: str | int | None = 0
@@ -37,7 +42,9 @@ class Attention:
     def __post_init__(self) -> None:
         _check_probe(self)
         _check_choice(self, "show", get_args(Show))
-        _check_whole(self, "zooms", "how many heads are shown large", least=1, null="as many as fit well")
+        _check_whole(
+            self, "zooms", "how many heads are shown large", least=1, null="as many as fit well"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +53,13 @@ class Weights:
 
     Attributes:
         matrices: names after ``blocks.<i>.``, as shell-style patterns.
-        show: the weights themselves, or their change since the first (``change``) or the previous capture (``step``).
-        order: how rows and columns are sorted, once for the whole video: by how much they changed until the last capture
-            (``norm``), by the direction in which they did (``direction``), or not at all (``stored``).
-        reduce: how the entries that share a cell are put together: signed ``mean``, or size (``rms``).
+        show: the weights themselves, or their change since the first (``change``) or the previous
+            capture (``step``).
+        order: how rows and columns are sorted, once for the whole video: by how much they changed
+            until the last capture (``norm``), by the direction in which they did (``direction``),
+            or not at all (``stored``).
+        reduce: how the entries that share a cell are put together: signed ``mean``, or size
+            (``rms``).
     """
 
     matrices: tuple[str, ...] = ("mlp.w_*",)
@@ -69,11 +79,16 @@ class Scores:
     """Scores of every head, or of every weight matrix, as small maps [block, head].
 
     Attributes:
-        names: after ``scores.``, e.g. ``head.induction``; patterns are allowed; names that the captures lack are left out,
-            but one at least must be there.
+        names: after ``scores.``, e.g. ``head.induction``; patterns are allowed; names that the
+            captures lack are left out, but one at least must be there.
     """
 
-    names: tuple[str, ...] = ("head.previous_token", "head.induction", "head.sink", "head.specialisation")
+    names: tuple[str, ...] = (
+        "head.previous_token",
+        "head.induction",
+        "head.sink",
+        "head.specialisation",
+    )
 
     def __post_init__(self) -> None:
         _check_names(self, "names", "head.induction")
@@ -84,7 +99,8 @@ class Head:
     """One head as large as it goes, with the probe's tokens along its sides.
 
     Attributes:
-        block, head: which one; None: of all that there are the induction head that changed most, else the head that did.
+        block, head: which one; None: of all that there are the induction head that changed most,
+            else the head that did.
         probe: the probe row by its label or its index; the others are shown beside it.
     """
 
@@ -102,7 +118,12 @@ class Head:
 
 
 Panel = Attention | Weights | Scores | Head
-PANELS: dict[str, type[Panel]] = {"attention": Attention, "weights": Weights, "scores": Scores, "head": Head}
+PANELS: dict[str, type[Panel]] = {
+    "attention": Attention,
+    "weights": Weights,
+    "scores": Scores,
+    "head": Head,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +134,10 @@ class Layout:
         name: of the video in the run, too: plain letters, digits, spaces and ``_.+=,-``.
         panels: from left to right; or a Head, which has the picture to itself but for Scores.
         timeline: whether the run's timeline lies below them.
-        metric: the curve on the timeline, and the second number of the header; one that the run's captures hold.
-        scales: changes to colour scales: ``attention``, ``weights``, ``score`` -> options of ColorScale
-            (cmap, norm, minimum, maximum, gamma, linear_within, title).
+        metric: the curve on the timeline, and the second number of the header; one that the run's
+            captures hold.
+        scales: changes to colour scales: ``attention``, ``weights``, ``score`` -> options of
+            ColorScale (cmap, norm, minimum, maximum, gamma, linear_within, title).
 
     Raises:
         LayoutError: one of these is of another type, or has no meaning; a panel raises it itself.
@@ -130,17 +152,35 @@ class Layout:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise LayoutError(f"a layout's name names files: plain letters, digits, spaces and _.+=,- like 'mine'; got {self.name!r}")
-        if not _is_list(self.panels) or not self.panels or not all(isinstance(panel, Panel) for panel in self.panels):
-            raise LayoutError(f"layout {self.name!r} needs panels: a list of Attention, Weights, Scores or Head; got {self.panels!r}")
+            raise LayoutError(
+                "a layout's name names files: plain letters, digits, spaces and _.+=,- like "
+                f"'mine'; got {self.name!r}"
+            )
+        if (
+            not _is_list(self.panels)
+            or not self.panels
+            or not all(isinstance(panel, Panel) for panel in self.panels)
+        ):
+            raise LayoutError(
+                f"layout {self.name!r} needs panels: a list of Attention, Weights, Scores or Head; "
+                f"got {self.panels!r}"
+            )
         object.__setattr__(self, "panels", tuple(self.panels))
         heads = [panel for panel in self.panels if isinstance(panel, Head)]
         if heads and [panel for panel in self.panels if not isinstance(panel, Scores)] != heads[:1]:
-            raise LayoutError(f"layout {self.name!r}: one Head has the picture to itself, but for Scores; got {self.panels!r}")
+            raise LayoutError(
+                f"layout {self.name!r}: one Head has the picture to itself, but for Scores; got "
+                f"{self.panels!r}"
+            )
         if not isinstance(self.timeline, bool):
-            raise LayoutError(f"layout {self.name!r}: timeline is true or false; got {self.timeline!r}")
+            raise LayoutError(
+                f"layout {self.name!r}: timeline is true or false; got {self.timeline!r}"
+            )
         if not isinstance(self.metric, str) or not self.metric:
-            raise LayoutError(f"layout {self.name!r}: metric is the name of a metric that was logged, like 'loss'; got {self.metric!r}")
+            raise LayoutError(
+                f"layout {self.name!r}: metric is the name of a metric that was logged, like "
+                f"'loss'; got {self.metric!r}"
+            )
         check_scale_options(self.scales)
 
 
@@ -152,23 +192,33 @@ def layout_from(
     scales: Mapping[str, Mapping[str, Any]] | None = None,
     **misspelt: Any,
 ) -> Layout:
-    """A Layout from plain values, as YAML has them: each panel is a mapping whose ``panel`` says which kind it is.
+    """A Layout from plain values, as YAML has them: each panel is a mapping whose ``panel`` says
+    which kind it is.
 
     Raises:
         LayoutError: a kind of panel, or one of its options, does not exist, or has no meaning.
         ConfigError: an option of a colour scale has no meaning.
     """
     for option in misspelt:
-        raise LayoutError(f"layout {name!r}: {unknown_name('option of a layout', option, [each.name for each in fields(Layout)])}")
+        raise LayoutError(
+            f"layout {name!r}: "
+            f"{unknown_name('option of a layout', option, [each.name for each in fields(Layout)])}"
+        )
     if not _is_list(panels):
-        raise LayoutError(f"layout {name!r}: panels is a list of mappings with 'panel: {' | '.join(PANELS)}'; got {_plain(panels)!r}")
+        raise LayoutError(
+            f"layout {name!r}: panels is a list of mappings with 'panel: {' | '.join(PANELS)}'; "
+            f"got {_plain(panels)!r}"
+        )
     made = [_panel(name, number, _plain(options)) for number, options in enumerate(panels)]
     return Layout(name, tuple(made), timeline, metric, {} if scales is None else _plain(scales))
 
 
 def _panel(layout: str, number: int, options: Any) -> Panel:
     if not isinstance(options, Mapping) or "panel" not in options:
-        raise LayoutError(f"panel {number} of layout {layout!r} is a mapping with 'panel: {' | '.join(PANELS)}'; got {options!r}")
+        raise LayoutError(
+            f"panel {number} of layout {layout!r} is a mapping with 'panel: {' | '.join(PANELS)}'; "
+            f"got {options!r}"
+        )
     kind = str(options["panel"])
     if kind not in PANELS:
         raise LayoutError(f"layout {layout!r}: {unknown_name('panel', kind, PANELS)}")
@@ -176,7 +226,9 @@ def _panel(layout: str, number: int, options: Any) -> Panel:
     chosen = {str(option): value for option, value in options.items() if option != "panel"}
     for option in chosen:
         if option not in known:
-            raise LayoutError(f"layout {layout!r}: {unknown_name(f'option of the panel {kind!r}', option, known)}")
+            raise LayoutError(
+                f"layout {layout!r}: {unknown_name(f'option of the panel {kind!r}', option, known)}"
+            )
     try:
         return PANELS[kind](**chosen)
     except LayoutError as error:
@@ -206,20 +258,40 @@ def _check_choice(panel: Panel, option: str, legal: Iterable[str]) -> None:
 
 def _check_whole(panel: Panel, option: str, what: str, *, least: int, null: str) -> None:
     value = getattr(panel, option)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-        raise LayoutError(f"{_of(panel, option)} is {what}, a whole number from {least}, or null for {null}; got {value!r}")
+    if value is not None and (
+        not isinstance(value, int) or isinstance(value, bool) or value < least
+    ):
+        raise LayoutError(
+            f"{_of(panel, option)} is {what}, a whole number from {least}, or null for {null}; got "
+            f"{value!r}"
+        )
 
 
 def _check_probe(panel: Attention | Head) -> None:
     value = panel.probe
-    if isinstance(value, bool) or not isinstance(value, str | int | None) or value == "" or (isinstance(value, int) and value < 0):
-        raise LayoutError(f"{_of(panel, 'probe')} is a row of the probe by its label or its index from 0, or null for all; got {value!r}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, str | int | None)
+        or value == ""
+        or (isinstance(value, int) and value < 0)
+    ):
+        raise LayoutError(
+            f"{_of(panel, 'probe')} is a row of the probe by its label or its index from 0, or "
+            f"null for all; got {value!r}"
+        )
 
 
 def _check_names(panel: Weights | Scores, option: str, example: str) -> None:
     value = getattr(panel, option)
-    if not _is_list(value) or not value or not all(isinstance(name, str) and name for name in value):
-        raise LayoutError(f"{_of(panel, option)} is a list of names or patterns, at least one, like [{example!r}]; got {value!r}")
+    if (
+        not _is_list(value)
+        or not value
+        or not all(isinstance(name, str) and name for name in value)
+    ):
+        raise LayoutError(
+            f"{_of(panel, option)} is a list of names or patterns, at least one, like "
+            f"[{example!r}]; got {value!r}"
+        )
     object.__setattr__(panel, option, tuple(value))
 
 
@@ -233,7 +305,13 @@ LAYOUTS: dict[str, Layout] = {
         Layout("overview", (Attention(), Weights(_FFN), Scores(_HEAD_SCORES))),
         Layout("heads", (Attention(probe=None),)),
         Layout("ffn", (Weights(_FFN), Weights(_FFN, order="direction", reduce="mean"))),
-        Layout("weights", (Weights(("attn.w_*", "mlp.w_*")), Scores(("weight.distance*", "weight.stable_rank", "weight.kurtosis")))),
+        Layout(
+            "weights",
+            (
+                Weights(("attn.w_*", "mlp.w_*")),
+                Scores(("weight.distance*", "weight.stable_rank", "weight.kurtosis")),
+            ),
+        ),
         Layout("scores", (Scores(("head.*", "weight.*")),)),
         Layout("changes", (Attention(show="step"), Weights(_FFN, show="step"))),
         Layout("head", (Head(), Scores(_HEAD_SCORES))),

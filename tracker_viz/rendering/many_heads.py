@@ -1,6 +1,8 @@
-"""Places a model with too many heads for a map of each: mosaics of all, the heads that changed most, scores, and a summary of the weights.
+"""Places a model with too many heads for a map of each: mosaics of all, the heads that changed
+most, scores, and a summary of the weights.
 
-Which arrangement fills a picture depends on its shape and on the model's: a few are tried, and the one that fills it best is taken.
+Which arrangement fills a picture depends on its shape and on the model's: a few are tried, and the
+one that fills it best is taken.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ _COLUMN = 150  # at 1080p: a summary of the weights that stands between mosaics 
 
 @dataclass(frozen=True)
 class _Parts:
-    """``summary``: of the weights, where the layout shows any; ``ranked``: (row, column) of the heads, the most telling first."""
+    """``summary``: of the weights, where the layout shows any; ``ranked``: (row, column) of the
+    heads, the most telling first."""
 
     heads: Sequence[Heads]
     summary: Card | None
@@ -46,7 +49,12 @@ class _Parts:
 
 
 def place_many_heads(
-    draft: Draft, heads: Sequence[Heads], matrices: Sequence[Matrices], scores: Sequence[Card], n_zooms: int | None, area: Box
+    draft: Draft,
+    heads: Sequence[Heads],
+    matrices: Sequence[Matrices],
+    scores: Sequence[Card],
+    n_zooms: int | None,
+    area: Box,
 ) -> int:
     """Fill ``area``; titles stand above it. Returns the bottom of the lowest part.
 
@@ -55,7 +63,9 @@ def place_many_heads(
     """
     held = draft.roles.held[-1] if draft.roles.held else {}
     ranked = most_changed(draft.series, heads[0], n_zooms or MOST_ZOOMS, held)
-    parts = _Parts(heads, weight_card(draft, matrices[0]) if matrices else None, scores, ranked, n_zooms)
+    parts = _Parts(
+        heads, weight_card(draft, matrices[0]) if matrices else None, scores, ranked, n_zooms
+    )
     trials: list[tuple[Draft, int]] = []
     refused: LayoutError | None = None
     for arrange in _arrangements(draft, parts):
@@ -71,16 +81,29 @@ def place_many_heads(
     draft.adopt(best)
     for card in [*scores, *([parts.summary] if parts.summary else [])]:
         if not any(heatmap.source is card.source for heatmap in draft.heatmaps):
-            log.warning("layout %s: no room for the map of %s at %dx%d", draft.layout.name, card.title, draft.width, draft.height)
-    draft.scales = {key: scale for key, scale in draft.scales.items() if any(heatmap.scale == key for heatmap in draft.heatmaps)}
+            log.warning(
+                "layout %s: no room for the map of %s at %dx%d",
+                draft.layout.name,
+                card.title,
+                draft.width,
+                draft.height,
+            )
+    draft.scales = {
+        key: scale
+        for key, scale in draft.scales.items()
+        if any(heatmap.scale == key for heatmap in draft.heatmaps)
+    }
     return bottom
 
 
 def _worth(draft: Draft) -> float:
-    """How well the picture is filled: roots of the pixels, so that mosaics, zooms and cards all get some; a title that is cut costs."""
+    """How well the picture is filled: roots of the pixels, so that mosaics, zooms and cards all get
+    some; a title that is cut costs."""
     pixels: dict[str, int] = {}
     for heatmap in draft.heatmaps:
-        kind = "mosaic" if isinstance(heatmap.source, Mosaic) else "zoom" if heatmap.head else "card"
+        kind = (
+            "mosaic" if isinstance(heatmap.source, Mosaic) else "zoom" if heatmap.head else "card"
+        )
         pixels[kind] = pixels.get(kind, 0) + heatmap.box.width * heatmap.box.height
     cut = any(label.text.endswith("…") for label in draft.labels)
     return sum(math.sqrt(each) for each in pixels.values()) * (0.8 if cut else 1.0)
@@ -95,21 +118,40 @@ def _arrangements(draft: Draft, parts: _Parts) -> list[_Arrange]:
         shares = (0.56,) if n_mosaics == 1 else (0.76, 0.84)
         return [partial(_in_columns, share=share) for share in shares]
     columns: list[_Arrange] = [partial(_in_columns, share=share) for share in (0.45, 0.58, 0.72)]
-    return [*columns, _cards_below, partial(_in_rows, most_groups=1), partial(_in_rows, most_groups=8)]
+    return [
+        *columns,
+        _cards_below,
+        partial(_in_rows, most_groups=1),
+        partial(_in_rows, most_groups=8),
+    ]
 
 
 def _in_columns(draft: Draft, parts: _Parts, area: Box, *, share: float) -> int:
-    """Mosaics at the left, as high as there is room; at the right the zooms, and below them scores and weights."""
+    """Mosaics at the left, as high as there is room; at the right the zooms, and below them scores
+    and weights."""
     px = draft.px
-    mosaics, cards = _mosaics(draft, parts, Box(area.x, area.y, int(area.width * share), area.height))
+    mosaics, cards = _mosaics(
+        draft, parts, Box(area.x, area.y, int(area.width * share), area.height)
+    )
     right = Box(mosaics.right + px(40), area.y, area.right - mosaics.right - px(40), area.height)
-    bars = 0 if draft.is_narrow else px(_BARS)  # in a narrow picture they stand in a row of their own
-    below = max(row_height(draft, cards) + px(TITLES) + bars, int(right.height * 0.43)) if cards else bars + px(20)
+    bars = (
+        0 if draft.is_narrow else px(_BARS)
+    )  # in a narrow picture they stand in a row of their own
+    below = (
+        max(row_height(draft, cards) + px(TITLES) + bars, int(right.height * 0.43))
+        if cards
+        else bars + px(20)
+    )
     zooms = Box(right.x, right.y, right.width, max(right.height - below, right.height // 4))
     y = place_zooms(draft, parts.heads[0], parts.ranked, parts.n_zooms, zooms) + px(TITLES)
     while cards:
         try:
-            place_cards(draft, cards, Box(right.x, y, right.width, right.bottom - y - bars - px(4)), own_bars=False)
+            place_cards(
+                draft,
+                cards,
+                Box(right.x, y, right.width, right.bottom - y - bars - px(4)),
+                own_bars=False,
+            )
             break
         except LayoutError:
             if draft.is_narrow:  # where another arrangement may have the room
@@ -121,12 +163,15 @@ def _in_columns(draft: Draft, parts: _Parts, area: Box, *, share: float) -> int:
 
 
 def _cards_below(draft: Draft, parts: _Parts, area: Box) -> int:
-    """Mosaics at the left and zooms at the right; below both, in the whole width, scores and weights."""
+    """Mosaics at the left and zooms at the right; below both, in the whole width, scores and
+    weights."""
     below = _row_below(draft, parts)
     high = area.height - below
     mosaics, cards = _mosaics(draft, parts, Box(area.x, area.y, int(0.58 * area.width), high))
     x = mosaics.right + draft.px(40)
-    bottom = place_zooms(draft, parts.heads[0], parts.ranked, parts.n_zooms, Box(x, area.y, area.right - x, high))
+    bottom = place_zooms(
+        draft, parts.heads[0], parts.ranked, parts.n_zooms, Box(x, area.y, area.right - x, high)
+    )
     return place_below(draft, cards, max(bottom, mosaics.bottom), area)
 
 
@@ -135,15 +180,26 @@ def _in_rows(draft: Draft, parts: _Parts, area: Box, *, most_groups: int) -> int
     px = draft.px
     high = area.height - _row_below(draft, parts)
     beside = px(_COLUMN + 40) if parts.summary and parts.scores and len(parts.heads) == 1 else 0
-    mosaics, cards = _mosaics(draft, parts, Box(area.x, area.y, area.width - beside, int(0.72 * high)), most_groups)
+    mosaics, cards = _mosaics(
+        draft, parts, Box(area.x, area.y, area.width - beside, int(0.72 * high)), most_groups
+    )
     y = next_even(mosaics.bottom + px(TITLES))
-    bottom = place_zooms(draft, parts.heads[0], parts.ranked, parts.n_zooms, Box(area.x, y, area.width, area.y + high - y))
+    bottom = place_zooms(
+        draft,
+        parts.heads[0],
+        parts.ranked,
+        parts.n_zooms,
+        Box(area.x, y, area.width, area.y + high - y),
+    )
     return place_below(draft, cards, bottom, area)
 
 
-def _mosaics(draft: Draft, parts: _Parts, area: Box, most_groups: int = 8) -> tuple[Box, list[Card]]:
-    """A mosaic for each row of the probe, and beside it the weights: in the same rows where it has one for each block, else in a column
-    where no scores follow. Returns the box of all these, by the weights wider than ``area`` may be, and the cards that are left.
+def _mosaics(
+    draft: Draft, parts: _Parts, area: Box, most_groups: int = 8
+) -> tuple[Box, list[Card]]:
+    """A mosaic for each row of the probe, and beside it the weights: in the same rows where it has
+    one for each block, else in a column where no scores follow. Returns the box of all these, by
+    the weights wider than ``area`` may be, and the cards that are left.
     """
     px, summary = draft.px, parts.summary
     beside = len(parts.heads) == 1 and summary is not None
@@ -152,18 +208,33 @@ def _mosaics(draft: Draft, parts: _Parts, area: Box, most_groups: int = 8) -> tu
     x = bottom = 0
     for number, group in enumerate(parts.heads):
         left = x + px(40) if number else area.x
-        room = (area.width - column - px(40)) // len(parts.heads) if draft.is_narrow else area.width // len(parts.heads)
-        mosaic = place_mosaic(draft, group, Box(left, area.y, room, area.height - foot), most_groups)
+        room = (
+            (area.width - column - px(40)) // len(parts.heads)
+            if draft.is_narrow
+            else area.width // len(parts.heads)
+        )
+        mosaic = place_mosaic(
+            draft, group, Box(left, area.y, room, area.height - foot), most_groups
+        )
         x, bottom = mosaic.right, max(bottom, mosaic.bottom)
     if beside and summary and len(draft.heatmaps) == 1:
-        return Box(area.x, area.y, place_beside(draft, summary, mosaic) - area.x, bottom + foot - area.y), list(parts.scores)
+        return Box(
+            area.x, area.y, place_beside(draft, summary, mosaic) - area.x, bottom + foot - area.y
+        ), list(parts.scores)
     if beside and summary and not parts.scores:
         x = place_column(draft, summary, Box(x + px(28), area.y, px(_COLUMN), area.height))
         return Box(area.x, area.y, x - area.x, area.height), []
-    return Box(area.x, area.y, x - area.x, bottom - area.y), [*parts.scores, *([summary] if summary else [])]
+    return Box(area.x, area.y, x - area.x, bottom - area.y), [
+        *parts.scores,
+        *([summary] if summary else []),
+    ]
 
 
 def _row_below(draft: Draft, parts: _Parts) -> int:
-    """Pixels that the scores need below everything, and the weights where these can not stand beside a mosaic."""
-    cards = [*parts.scores, *([parts.summary] if parts.summary and (parts.scores or len(parts.heads) > 1) else [])]
+    """Pixels that the scores need below everything, and the weights where these can not stand
+    beside a mosaic."""
+    cards = [
+        *parts.scores,
+        *([parts.summary] if parts.summary and (parts.scores or len(parts.heads) > 1) else []),
+    ]
     return row_height(draft, cards, draft.px(100)) + draft.px(TITLES) if cards else 0

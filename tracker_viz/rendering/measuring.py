@@ -1,4 +1,5 @@
-"""How large what is drawn becomes over a whole run: colour scales follow from every capture, each read once for all of them."""
+"""How large what is drawn becomes over a whole run: colour scales follow from every capture, each
+read once for all of them."""
 
 from __future__ import annotations
 
@@ -21,17 +22,22 @@ _MOST_THREADS = 8  # each holds two captures
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Of the magnitudes that some boxes show: ``quantile``, the largest that any capture has, and ``maximum`` over all captures.
+    """Of the magnitudes that some boxes show: ``quantile``, the largest that any capture has, and
+    ``maximum`` over all captures.
 
-    Of any one capture, no more than the quantile's share lies beyond ``quantile``. Both are 0 where nothing is finite.
+    Of any one capture, no more than the quantile's share lies beyond ``quantile``. Both are 0 where
+    nothing is finite.
     """
 
     quantile: float
     maximum: float
 
 
-def measure(series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]]) -> dict[str, Reach]:
-    """Key -> Reach of the boxes under that key, whose quantile (0..1) stands before them; exact, over every capture.
+def measure(
+    series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]]
+) -> dict[str, Reach]:
+    """Key -> Reach of the boxes under that key, whose quantile (0..1) stands before them; exact,
+    over every capture.
 
     Cells that a mask hides, and what is not finite, do not count.
     """
@@ -42,10 +48,17 @@ def measure(series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]
     spans = [range(start, end) for start, end in itertools.pairwise(cuts)]
     with ThreadPoolExecutor(n_threads, thread_name_prefix="measure") as pool:
         parts = list(pool.map(lambda span: _measure_span(series, wanted, span), spans))
-    return {key: Reach(max(part[key].quantile for part in parts), max(part[key].maximum for part in parts)) for key in wanted}
+    return {
+        key: Reach(
+            max(part[key].quantile for part in parts), max(part[key].maximum for part in parts)
+        )
+        for key in wanted
+    }
 
 
-def _measure_span(series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]], span: range) -> dict[str, Reach]:
+def _measure_span(
+    series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]], span: range
+) -> dict[str, Reach]:
     boxes = [heatmap for _, heatmaps in wanted.values() for heatmap in heatmaps]
     keys = {key: None for heatmap in boxes for key in heatmap.source.needs}
     compares = {heatmap.source.compares for heatmap in boxes}
@@ -56,7 +69,11 @@ def _measure_span(series: Series, wanted: Mapping[str, tuple[float, Sequence[Hea
         arrays = series.read(index, keys)
         moment = Moment(arrays, first, previous)
         for key, (quantile, heatmaps) in wanted.items():
-            shown = np.concatenate([_shown(heatmap, moment) for heatmap in heatmaps]) if heatmaps else np.zeros(0, np.float32)
+            shown = (
+                np.concatenate([_shown(heatmap, moment) for heatmap in heatmaps])
+                if heatmaps
+                else np.zeros(0, np.float32)
+            )
             reached[key] = _reach(shown, quantile, reached[key])
         previous = arrays
     return reached
@@ -73,7 +90,8 @@ def _reach(shown: NDArray[np.float32], quantile: float, before: Reach) -> Reach:
     if not shown.size:
         return before
     maximum = max(before.maximum, float(shown.max()))
-    # Counting is ten times faster than finding a quantile: with fewer values beyond than its share, it cannot be larger.
+    # Counting is ten times faster than finding a quantile: with fewer values beyond than its share,
+    # it cannot be larger.
     n_beyond = np.count_nonzero(shown > before.quantile)
     if n_beyond < math.floor((1.0 - quantile) * (shown.size - 1)):
         return Reach(before.quantile, maximum)

@@ -1,4 +1,5 @@
-"""Values -> pixels: cells by a table of colours, and the canvas on which a thread paints one frame after the other."""
+"""Values -> pixels: cells by a table of colours, and the canvas on which a thread paints one frame
+after the other."""
 
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ _WIDEST = 16  # pixels: the table of wider cells would no longer stay in the pro
 
 
 class ColorTable:
-    """The colour of every float16 on one scale, and at the end that of a cell which a mask hides: ``colors``, uint8 [65537, 3]."""
+    """The colour of every float16 on one scale, and at the end that of a cell which a mask hides:
+    ``colors``, uint8 [65537, 3]."""
 
     def __init__(self, scale: ColorScale, hidden: str) -> None:
         self.colors = np.concatenate([scale.table(), np.array([rgb(hidden)], np.uint8)])
         self._wide: dict[int, NDArray[np.uint8]] = {}
 
     def row_of_cells(self, places: NDArray[np.intp], across: int) -> NDArray[np.uint8]:
-        """uint8 [rows, columns * across, 3]: the pixels of cells ``across`` pixels wide; ``places``: [rows, columns] into ``colors``."""
+        """uint8 [rows, columns * across, 3]: the pixels of cells ``across`` pixels wide;
+        ``places``: [rows, columns] into ``colors``."""
         if across > _WIDEST:
             return self.colors.take(places, axis=0).repeat(across, axis=1)
         wide = self._wide.get(across)
@@ -36,8 +39,15 @@ def color_tables(plan: Plan) -> dict[str, ColorTable]:
     return {key: ColorTable(scale, plan.theme.panel) for key, scale in plan.scales.items()}
 
 
-def paint(pixels: NDArray[np.uint8], heatmap: Heatmap, cell_map: CellMap, table: ColorTable, values: NDArray[np.float16]) -> None:
-    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colours of ``values`` (float16 [rows, columns])."""
+def paint(
+    pixels: NDArray[np.uint8],
+    heatmap: Heatmap,
+    cell_map: CellMap,
+    table: ColorTable,
+    values: NDArray[np.float16],
+) -> None:
+    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colours of ``values`` (float16
+    [rows, columns])."""
     box = heatmap.box
     places = np.ascontiguousarray(values).view(np.uint16).astype(np.intp)
     if heatmap.mask is not None:
@@ -54,7 +64,12 @@ def paint(pixels: NDArray[np.uint8], heatmap: Heatmap, cell_map: CellMap, table:
 
 def frame_around(box: Box, line_px: int) -> tuple[tuple[slice, slice], ...]:
     """Rows and columns of the four sides of a frame around ``box``, one pixel away from it."""
-    left, right, top, bottom = box.x - line_px - 1, box.right + line_px + 1, box.y - line_px - 1, box.bottom + line_px + 1
+    left, right, top, bottom = (
+        box.x - line_px - 1,
+        box.right + line_px + 1,
+        box.y - line_px - 1,
+        box.bottom + line_px + 1,
+    )
     return (
         (slice(top, top + line_px), slice(left, right)),
         (slice(bottom - line_px, bottom), slice(left, right)),
@@ -64,9 +79,11 @@ def frame_around(box: Box, line_px: int) -> tuple[tuple[slice, slice], ...]:
 
 
 class Canvas:
-    """Pixels for one frame after the other, uint8 [height, width, 3], and what of the last frame still stands on them.
+    """Pixels for one frame after the other, uint8 [height, width, 3], and what of the last frame
+    still stands on them.
 
-    Every frame paints over all cells of its maps; the rest of the background need not be copied again.
+    Every frame paints over all cells of its maps; the rest of the background need not be copied
+    again.
 
     Attributes:
         framed: heatmap name -> the role in whose colour it is framed.

@@ -1,4 +1,5 @@
-"""What stands where in a picture, in whole pixels. A Plan is made by a Layout; the template, the painter and the explorer read it."""
+"""What stands where in a picture, in whole pixels. A Plan is made by a Layout; the template, the
+painter and the explorer read it."""
 
 from __future__ import annotations
 
@@ -39,9 +40,11 @@ class Heatmap:
     Attributes:
         name: says what it is, uniquely: ``block 0 · head 3``.
         scale: key of its ColorScale in the plan.
-        mask: bool [rows, columns], True where a cell shows the panel instead of a value; the same in every frame.
+        mask: bool [rows, columns], True where a cell shows the panel instead of a value; the same
+            in every frame.
         line_px, line_color: lines between the cells, as seaborn's ``linewidths`` and ``linecolor``.
-        head: (block, head) when it shows one head, so that it can be framed in the colour of the head's role.
+        head: (block, head) when it shows one head, so that it can be framed in the colour of the
+            head's role.
     """
 
     name: str
@@ -90,7 +93,8 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """A number that changes with the capture, from ``x`` on to the right, in digits of equal width so that it does not jump.
+    """A number that changes with the capture, from ``x`` on to the right, in digits of equal width
+    so that it does not jump.
 
     Attributes:
         quantity: ``step``, ``tokens``, or the name of a metric.
@@ -120,8 +124,10 @@ class Timeline:
     """The run along x, and a playhead on it.
 
     Attributes:
-        box: the curve's own area; its left and right edge are the run's ``first_step`` and ``last_step``.
-        curve: float64 [point, (x, y)]: the metric in pixels of the picture; empty where the run has none.
+        box: the curve's own area; its left and right edge are the run's ``first_step`` and
+            ``last_step``.
+        curve: float64 [point, (x, y)]: the metric in pixels of the picture; empty where the run has
+            none.
     """
 
     box: Box
@@ -132,7 +138,9 @@ class Timeline:
 
     def x(self, step: float) -> float:
         """Pixel column of a step."""
-        return self.box.x + (self.box.width - 1) * (step - self.first_step) / max(1, self.last_step - self.first_step)
+        return self.box.x + (self.box.width - 1) * (step - self.first_step) / max(
+            1, self.last_step - self.first_step
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +149,8 @@ class Roles:
 
     Attributes:
         names: roles that the captures score.
-        held: for every capture, (block, head) -> its role, of the heads that have one; as ``metrics.head_roles`` says.
+        held: for every capture, (block, head) -> its role, of the heads that have one; as
+            ``metrics.head_roles`` says.
     """
 
     names: tuple[str, ...] = ()
@@ -169,5 +178,6 @@ class Plan:
 
     @property
     def unit(self) -> float:
-        """Pixels of this picture for one of a 1080p picture: what lines and texts are measured in."""
+        """Pixels of this picture for one of a 1080p picture: what lines and texts are measured
+        in."""
         return min(self.height / 1080, self.width / 1280)

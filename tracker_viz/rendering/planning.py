@@ -1,4 +1,5 @@
-"""Layout + Series -> Plan: which array fills which box, in whole pixels. Reads headers, the scores, and some captures for the scales."""
+"""Layout + Series -> Plan: which array fills which box, in whole pixels. Reads headers, the scores,
+and some captures for the scales."""
 
 from __future__ import annotations
 
@@ -8,7 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from tracker_viz.errors import ConfigError, LayoutError, unknown_name
-from tracker_viz.rendering.content import Heads, Matrices, resolve_attention, resolve_scores, resolve_weights
+from tracker_viz.rendering.content import (
+    Heads,
+    Matrices,
+    resolve_attention,
+    resolve_scores,
+    resolve_weights,
+)
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.furniture import find_roles, header, role_legend, timeline
 from tracker_viz.rendering.grid import LEAST_MAP_PX, fit_grid, least_matrix_px, place_grid
@@ -28,7 +35,8 @@ SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160), "square
 
 
 def picture_size(size: str | Sequence[int]) -> tuple[int, int]:
-    """(width, height) in pixels of ``1080p``, ``4k``, ..., ``1600x900`` or a pair; even, as video needs.
+    """(width, height) in pixels of ``1080p``, ``4k``, ..., ``1600x900`` or a pair; even, as video
+    needs.
 
     Raises:
         ConfigError: no size has this name, or it is odd, too small or too large.
@@ -42,7 +50,10 @@ def picture_size(size: str | Sequence[int]) -> tuple[int, int]:
         size = (int(pixels[1]), int(pixels[2]))
     width, height = (int(length) for length in size)
     if not (640 <= width <= 7680 and 360 <= height <= 7680) or width % 2 or height % 2:
-        raise ConfigError(f"a picture is 640..7680 pixels wide, 360..7680 high, and both are even; got {width}x{height}")
+        raise ConfigError(
+            "a picture is 640..7680 pixels wide, 360..7680 high, and both are even; got "
+            f"{width}x{height}"
+        )
     return width, height
 
 
@@ -63,13 +74,21 @@ def make_plan(
     width, height = picture_size(size)
     check_scale_options(chosen := scales or {})
     _check_metric(layout, series)
-    options = {kind: {**layout.scales.get(kind, {}), **chosen.get(kind, {})} for kind in {*layout.scales, *chosen}}
+    options = {
+        kind: {**layout.scales.get(kind, {}), **chosen.get(kind, {})}
+        for kind in {*layout.scales, *chosen}
+    }
     draft = Draft(layout, series, width, height, theme_by_name(theme), options)
     roles, onsets = find_roles(series, draft.theme.roles)
     draft.roles = roles
     top = header(draft)
     bottom = _panels(draft, top)
-    strip = Box(draft.margin, bottom + draft.px(16), width - 2 * draft.margin, height - draft.px(4) - bottom - draft.px(16))
+    strip = Box(
+        draft.margin,
+        bottom + draft.px(16),
+        width - 2 * draft.margin,
+        height - draft.px(4) - bottom - draft.px(16),
+    )
     if draft.scales.keys() - draft.barred and draft.is_narrow:
         draft.place_bars(Box(strip.x, strip.y, strip.width, draft.px(58)))
         strip = Box(strip.x, strip.y + draft.px(_BARS), strip.width, strip.height - draft.px(_BARS))
@@ -91,25 +110,48 @@ def _check_metric(layout: Layout, series: Series) -> None:
     known = {name for metrics in series.metrics for name in metrics}
     if layout.metric != USUAL_METRIC and layout.metric not in known:
         have = unknown_name("metric", layout.metric, known) if known else "they hold none"
-        raise LayoutError(f"layout {layout.name!r} shows the metric {layout.metric!r}, which no capture holds: {have}")
+        raise LayoutError(
+            f"layout {layout.name!r} shows the metric {layout.metric!r}, which no capture holds: "
+            f"{have}"
+        )
 
 
 def _frame_px(draft: Draft) -> int:
     """How thick the frames around heads are: none covers a part of its neighbour's."""
     boxes = [heatmap.box for heatmap in draft.heatmaps if heatmap.head]
-    gaps = [other.x - one.right for one in boxes for other in boxes if other.x >= one.right and other.y == one.y]
+    gaps = [
+        other.x - one.right
+        for one in boxes
+        for other in boxes
+        if other.x >= one.right and other.y == one.y
+    ]
     return max(1, min([draft.px(3), *(gap // 2 - 1 for gap in gaps)]))
 
 
 def _panels(draft: Draft, top: int) -> int:
     """Place the panels below ``top``; returns where they end."""
     layout, px, margin = draft.layout, draft.px, draft.margin
-    scores = [name for panel in layout.panels if isinstance(panel, Scores) for name in resolve_scores(draft, panel)]
-    heads = [heads for panel in layout.panels if isinstance(panel, Attention) for heads in resolve_attention(draft, panel)]
-    matrices = [resolve_weights(draft, panel) for panel in layout.panels if isinstance(panel, Weights)]
+    scores = [
+        name
+        for panel in layout.panels
+        if isinstance(panel, Scores)
+        for name in resolve_scores(draft, panel)
+    ]
+    heads = [
+        heads
+        for panel in layout.panels
+        if isinstance(panel, Attention)
+        for heads in resolve_attention(draft, panel)
+    ]
+    matrices = [
+        resolve_weights(draft, panel) for panel in layout.panels if isinstance(panel, Weights)
+    ]
     large = next((panel for panel in layout.panels if isinstance(panel, Head)), None)
     area_top = 2 * ((top + px(52) + 1) // 2)
-    least = px((142 if layout.timeline else 16) + (_BARS if draft.is_narrow else 0 if layout.timeline else 64))
+    least = px(
+        (142 if layout.timeline else 16)
+        + (_BARS if draft.is_narrow else 0 if layout.timeline else 64)
+    )
     area = Box(margin, area_top, draft.width - 2 * margin, draft.height - least - area_top)
     if large:
         return place_head(draft, large, scores, area)
@@ -118,23 +160,35 @@ def _panels(draft: Draft, top: int) -> int:
     return _maps(draft, heads, matrices, scores, area)
 
 
-def _maps(draft: Draft, heads: list[Heads], matrices: list[Matrices], scores: list[str], area: Box) -> int:
+def _maps(
+    draft: Draft, heads: list[Heads], matrices: list[Matrices], scores: list[str], area: Box
+) -> int:
     px = draft.px
-    zooms = next((panel.zooms for panel in draft.layout.panels if isinstance(panel, Attention)), None)
+    zooms = next(
+        (panel.zooms for panel in draft.layout.panels if isinstance(panel, Attention)), None
+    )
     if draft.is_narrow:
-        return place_portrait(draft, heads, matrices, score_cards(draft, scores) if scores else [], zooms, area)
+        return place_portrait(
+            draft, heads, matrices, score_cards(draft, scores) if scores else [], zooms, area
+        )
     panels: list[Heads | Matrices] = [*heads, *matrices]
     n_blocks = max(len(panel.blocks) for panel in panels)
-    is_long = len(scores) * px(3 * n_blocks + 80) > area.height - px(150)  # maps of so many blocks stand beside each other
+    is_long = len(scores) * px(3 * n_blocks + 80) > area.height - px(
+        150
+    )  # maps of so many blocks stand beside each other
     side_width = px(min(520, 150 * len(scores)) if is_long else 294) if scores else 0
     shape = fit_grid(draft, heads, matrices, area, side_width)
     if heads and shape.map_px < LEAST_MAP_PX * draft.unit:
         return place_many_heads(draft, heads, matrices, score_cards(draft, scores), zooms, area)
     if shape.map_px < least_matrix_px(draft):
-        return place_cards(draft, [weight_card(draft, matrices[0]), *score_cards(draft, scores)], area)
+        return place_cards(
+            draft, [weight_card(draft, matrices[0]), *score_cards(draft, scores)], area
+        )
     right, bottom = place_grid(draft, heads, matrices, area, shape, side_width)
     if scores:
         x = right + px(44)
-        bottom = max(bottom, area.y + min(area.height, px(620)))  # one or two blocks are no reason to squeeze the scores
+        bottom = max(
+            bottom, area.y + min(area.height, px(620))
+        )  # one or two blocks are no reason to squeeze the scores
         place_scores(draft, scores, Box(x, area.y, area.right - x, bottom - area.y))
     return bottom

@@ -1,7 +1,9 @@
-"""Capture -> Frame: looks values up in the colour tables and copies them to where seaborn would have drawn them.
+"""Capture -> Frame: looks values up in the colour tables and copies them to where seaborn would
+have drawn them.
 
-Seaborn draws once, when a Renderer is made. A frame is that background, the cells, the numbers of the header and the
-playhead, painted with numpy alone; threads may ask for frames at once, and the same index gives the same bits.
+Seaborn draws once, when a Renderer is made. A frame is that background, the cells, the numbers of
+the header and the playhead, painted with numpy alone; threads may ask for frames at once, and the
+same index gives the same bits.
 """
 
 from __future__ import annotations
@@ -55,13 +57,20 @@ class Renderer:
         scales: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.series = series
-        self.plan: Plan = make_plan(resolve_layout(layout), series, size=size, theme=theme, scales=scales)
+        self.plan: Plan = make_plan(
+            resolve_layout(layout), series, size=size, theme=theme, scales=scales
+        )
         self._template = make_template(self.plan)
-        self._needed = list(dict.fromkeys(key for heatmap in self.plan.heatmaps for key in heatmap.source.needs))
+        self._needed = list(
+            dict.fromkeys(key for heatmap in self.plan.heatmaps for key in heatmap.source.needs)
+        )
         self._first_needed = _compared(self.plan, "first")
         self._previous_needed = _compared(self.plan, "previous")
         # As float32, because converting it again for every frame takes longer than subtracting it.
-        self._first = {name: array.astype(np.float32) for name, array in series.read(0, self._first_needed).items()}
+        self._first = {
+            name: array.astype(np.float32)
+            for name, array in series.read(0, self._first_needed).items()
+        }
         self._tables = color_tables(self.plan)
         self._lock = threading.Lock()
         self._title_pixels: NDArray[np.uint8] | None = None
@@ -81,12 +90,19 @@ class Renderer:
         return self.between(index, 0.0)
 
     def between(self, index: int, part: float) -> Frame:
-        """A picture ``part`` (0..1) of the way from capture ``index`` to the next, marked as interpolated unless ``part`` is 0.
+        """A picture ``part`` (0..1) of the way from capture ``index`` to the next, marked as
+        interpolated unless ``part`` is 0.
 
         Maps are interpolated linearly; scores, numbers and roles stay those of capture ``index``.
         """
-        if not 0 <= index < len(self.series) or not 0.0 <= part < 1.0 or (part > 0 and index + 1 >= len(self.series)):
-            raise RenderError(f"the run has the captures 0..{len(self.series) - 1}; got {index} + {part}")
+        if (
+            not 0 <= index < len(self.series)
+            or not 0.0 <= part < 1.0
+            or (part > 0 and index + 1 >= len(self.series))
+        ):
+            raise RenderError(
+                f"the run has the captures 0..{len(self.series) - 1}; got {index} + {part}"
+            )
         return self._draw(Canvas(self._template.background), index, self.values(index, part), part)
 
     def draw(self, shot: Shot) -> Frame:
@@ -94,9 +110,11 @@ class Renderer:
         return self.film([shot])(0)
 
     def film(self, shots: Sequence[Shot]) -> Callable[[int], Frame]:
-        """Index -> the picture of that shot, as a video's writer asks for them: a thread's Frame holds until it asks for its next.
+        """Index -> the picture of that shot, as a video's writer asks for them: a thread's Frame
+        holds until it asks for its next.
 
-        Each thread draws on a canvas of its own, and remembers two captures, between which there may be several pictures.
+        Each thread draws on a canvas of its own, and remembers two captures, between which there
+        may be several pictures.
         """
         mine = threading.local()
 
@@ -105,19 +123,32 @@ class Renderer:
             if shot.kind == "title":
                 return Frame(self.series.steps[shot.index], self._title().copy())
             if not hasattr(mine, "canvas"):
-                mine.canvas, mine.drawn = Canvas(self._template.background), lru_cache(maxsize=2)(self._drawn)
-            return self._draw(mine.canvas, shot.index, self._blended(mine.drawn, shot.index, shot.part), shot.part)
+                mine.canvas, mine.drawn = (
+                    Canvas(self._template.background),
+                    lru_cache(maxsize=2)(self._drawn),
+                )
+            return self._draw(
+                mine.canvas, shot.index, self._blended(mine.drawn, shot.index, shot.part), shot.part
+            )
 
         return frame_at
 
-    def _draw(self, canvas: Canvas, index: int, values: Mapping[str, NDArray[np.float16]], part: float) -> Frame:
+    def _draw(
+        self, canvas: Canvas, index: int, values: Mapping[str, NDArray[np.float16]], part: float
+    ) -> Frame:
         if self.redraws_fully:
             canvas = Canvas(seaborn_pixels(self.plan, values))
         else:
             canvas.clear()
             for heatmap in self.plan.heatmaps:
                 cell_map = self._template.cell_maps[heatmap.name]
-                paint(canvas.pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name])
+                paint(
+                    canvas.pixels,
+                    heatmap,
+                    cell_map,
+                    self._tables[heatmap.scale],
+                    values[heatmap.name],
+                )
         self._paint_roles(canvas, index)
         self._paint_timeline(canvas, index, part)
         self._paint_readouts(canvas, index)
@@ -127,11 +158,14 @@ class Renderer:
 
     @property
     def background(self) -> NDArray[np.uint8]:
-        """uint8 [height, width, 3]: what is the same in every frame, left of the playhead as if all had been played."""
+        """uint8 [height, width, 3]: what is the same in every frame, left of the playhead as if all
+        had been played."""
         pixels = self._template.background.copy()
         if self.plan.timeline:
             box = self.plan.timeline.box
-            pixels[box.y : box.bottom, box.x : box.right] = self._template.played[box.y : box.bottom, box.x : box.right]
+            pixels[box.y : box.bottom, box.x : box.right] = self._template.played[
+                box.y : box.bottom, box.x : box.right
+            ]
         return pixels
 
     def _title(self) -> NDArray[np.uint8]:
@@ -143,23 +177,36 @@ class Renderer:
             return self._title_pixels
 
     def values(self, index: int, part: float = 0.0) -> dict[str, NDArray[np.float16]]:
-        """Heatmap name -> float16 [rows, columns], what its box shows, in the units of its colour scale."""
+        """Heatmap name -> float16 [rows, columns], what its box shows, in the units of its colour
+        scale."""
         return self._blended(self._drawn, index, part)
 
-    def _blended(self, drawn: Callable[[int], dict[str, NDArray[np.float16]]], index: int, part: float) -> dict[str, NDArray[np.float16]]:
+    def _blended(
+        self, drawn: Callable[[int], dict[str, NDArray[np.float16]]], index: int, part: float
+    ) -> dict[str, NDArray[np.float16]]:
         if part == 0.0:
             return drawn(index)
         here, there = dict(drawn(index)), drawn(index + 1)
         for heatmap in self.plan.heatmaps:
             if heatmap.source.blends:
-                now, then = here[heatmap.name].astype(np.float32), there[heatmap.name].astype(np.float32)
+                now, then = (
+                    here[heatmap.name].astype(np.float32),
+                    there[heatmap.name].astype(np.float32),
+                )
                 here[heatmap.name] = (now + np.float32(part) * (then - now)).astype(np.float16)
         return here
 
     def _drawn(self, index: int) -> dict[str, NDArray[np.float16]]:
-        previous = self.series.read(max(0, index - 1), self._previous_needed) if self._previous_needed else {}
+        previous = (
+            self.series.read(max(0, index - 1), self._previous_needed)
+            if self._previous_needed
+            else {}
+        )
         moment = Moment(self.series.read(index, self._needed), self._first, previous)
-        return {heatmap.name: self.plan.scales[heatmap.scale].drawn(heatmap.source.values(moment)) for heatmap in self.plan.heatmaps}
+        return {
+            heatmap.name: self.plan.scales[heatmap.scale].drawn(heatmap.source.values(moment))
+            for heatmap in self.plan.heatmaps
+        }
 
     def _paint_roles(self, canvas: Canvas, index: int) -> None:
         roles = self.plan.roles.held[index] if self.plan.roles.held else {}
@@ -169,7 +216,9 @@ class Renderer:
                 continue
             canvas.framed[heatmap.name] = role
             for place in frame_around(heatmap.box, self.plan.roles.line_px):
-                canvas.pixels[place] = rgb(self.plan.theme.roles[role]) if role else canvas.background[place]
+                canvas.pixels[place] = (
+                    rgb(self.plan.theme.roles[role]) if role else canvas.background[place]
+                )
 
     def _paint_timeline(self, canvas: Canvas, index: int, part: float) -> None:
         timeline = self.plan.timeline
@@ -184,12 +233,18 @@ class Renderer:
         before = box.x if canvas.playhead is None else canvas.playhead
         canvas.playhead = x
         # Only between the playhead that stands there and the new one does the strip change.
-        rows, left, right = slice(max(0, box.y - reach), box.bottom + reach), max(0, min(before, x) - reach), max(before, x) + reach
+        rows, left, right = (
+            slice(max(0, box.y - reach), box.bottom + reach),
+            max(0, min(before, x) - reach),
+            max(before, x) + reach,
+        )
         pixels[rows, left:right] = canvas.background[rows, left:right]
         played = slice(box.y, box.bottom), slice(max(box.x, left), x)
         pixels[played] = self._template.played[played]
         half = max(1, round(self.plan.unit))
-        pixels[box.y : box.bottom, max(box.x, x - half) : min(box.right, x + half + 1)] = rgb(self.plan.theme.text)
+        pixels[box.y : box.bottom, max(box.x, x - half) : min(box.right, x + half + 1)] = rgb(
+            self.plan.theme.text
+        )
         if len(timeline.curve):
             y = float(np.interp(x, timeline.curve[:, 0], timeline.curve[:, 1]))
             paint_dot(pixels, x, y, radius, rgb(self.plan.theme.text), rgb(self.plan.theme.accent))
@@ -201,7 +256,9 @@ class Renderer:
                 sprite, baseline = opaque_glyph(character, readout.size_px, color, ground)
                 y = readout.baseline - baseline
                 cut = sprite[max(0, -y) :]
-                canvas.at(slice(max(0, y), max(0, y) + len(cut)), slice(x, x + sprite.shape[1]))[...] = cut
+                canvas.at(slice(max(0, y), max(0, y) + len(cut)), slice(x, x + sprite.shape[1]))[
+                    ...
+                ] = cut
                 x += sprite.shape[1]
 
     def _readout(self, readout: Readout, index: int) -> str:
@@ -216,7 +273,9 @@ class Renderer:
         if mark:
             coverage, baseline = line_of_text(mark.text, mark.size_px)
             x, y = round(mark.x) - coverage.shape[1], round(mark.y) - baseline
-            canvas.at(slice(max(0, y), y + coverage.shape[0]), slice(max(0, x), x + coverage.shape[1]))
+            canvas.at(
+                slice(max(0, y), y + coverage.shape[0]), slice(max(0, x), x + coverage.shape[1])
+            )
             blend(canvas.pixels, coverage, x, y, rgb(mark.color))
 
 
@@ -234,4 +293,11 @@ def resolve_layout(layout: str | Layout) -> Layout:
 
 
 def _compared(plan: Plan, which: str) -> list[ArrayKey]:
-    return list(dict.fromkeys(key for heatmap in plan.heatmaps if heatmap.source.compares == which for key in heatmap.source.needs))
+    return list(
+        dict.fromkeys(
+            key
+            for heatmap in plan.heatmaps
+            if heatmap.source.compares == which
+            for key in heatmap.source.needs
+        )
+    )

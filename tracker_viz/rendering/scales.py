@@ -1,7 +1,8 @@
 """Values to colours: one ColorScale per kind of array, fixed for the whole video.
 
-A scale is a matplotlib norm and colour map as numbers and names. Because captures hold float16, a scale is also a table
-of 65,536 colours, one per bit pattern: looking a value up there gives exactly the colour that matplotlib would draw.
+A scale is a matplotlib norm and colour map as numbers and names. Because captures hold float16, a
+scale is also a table of 65,536 colours, one per bit pattern: looking a value up there gives exactly
+the colour that matplotlib would draw.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ SCALE_KINDS = ("attention", "weights", "score")
 _NUMBERS = ("minimum", "maximum", "gamma", "linear_within")
 _CHOSEN = ("title", "cmap", "norm", *_NUMBERS)
 
-# float16 is coarse below 2**-14 and ends at 65504: values are drawn in units of a power of two that brings them in between.
+# float16 is coarse below 2**-14 and ends at 65504: values are drawn in units of a power of two that
+# brings them in between.
 _LARGEST_DRAWN = 2.0**14
 _SMALLEST_DRAWN = 2.0**-4
 
@@ -38,8 +40,9 @@ class ColorScale:
         title: what the values are, with the unit.
         cmap: a seaborn or matplotlib colour map by name.
         minimum, maximum: values at the colour map's ends; values beyond them take the end's colour.
-        norm: ``linear``, ``log`` (minimum > 0), ``symlog`` (linear within +-``linear_within``), ``power`` (exponent ``gamma``),
-            or ``centred`` (linear on both sides of 0, each to its own end).
+        norm: ``linear``, ``log`` (minimum > 0), ``symlog`` (linear within +-``linear_within``),
+            ``power`` (exponent ``gamma``), or ``centred`` (linear on both sides of 0, each to its
+            own end).
         clipped: (below, above): whether values beyond that end exist, for the colour bar to say so.
     """
 
@@ -56,31 +59,54 @@ class ColorScale:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ConfigError(unknown_name("norm", str(self.norm), NORMS))
-        if not (math.isfinite(self.minimum) and math.isfinite(self.maximum) and self.minimum < self.maximum):
-            raise ConfigError(f"a colour scale goes from a number to a larger one; got {self.minimum} to {self.maximum} for {self.title!r}")
+        if not (
+            math.isfinite(self.minimum)
+            and math.isfinite(self.maximum)
+            and self.minimum < self.maximum
+        ):
+            raise ConfigError(
+                f"a colour scale goes from a number to a larger one; got {self.minimum} to "
+                f"{self.maximum} for {self.title!r}"
+            )
         if self.norm == "log" and self.minimum <= 0:
-            raise ConfigError(f"a log scale starts above 0; got {self.minimum} for {self.title!r}: use norm=symlog, or give a minimum")
+            raise ConfigError(
+                f"a log scale starts above 0; got {self.minimum} for {self.title!r}: use "
+                "norm=symlog, or give a minimum"
+            )
         if self.norm == "symlog" and self.linear_within <= 0:
-            raise ConfigError(f"a symlog scale needs linear_within > 0; got {self.linear_within} for {self.title!r}")
+            raise ConfigError(
+                f"a symlog scale needs linear_within > 0; got {self.linear_within} for "
+                f"{self.title!r}"
+            )
         if self.norm == "centred" and not self.minimum < 0 < self.maximum:
-            raise ConfigError(f"a centred scale has 0 between its ends; got {self.minimum} to {self.maximum} for {self.title!r}")
+            raise ConfigError(
+                f"a centred scale has 0 between its ends; got {self.minimum} to {self.maximum} for "
+                f"{self.title!r}"
+            )
 
     @property
     def label(self) -> str:
-        """What the colour bar says: the title, and how the values are spread where that is not evenly."""
-        spread = {"power": "√" if self.gamma == 0.5 else f"power {self.gamma:g}", "log": "log", "symlog": "symlog"}.get(self.norm)
+        """What the colour bar says: the title, and how the values are spread where that is not
+        evenly."""
+        spread = {
+            "power": "√" if self.gamma == 0.5 else f"power {self.gamma:g}",
+            "log": "log",
+            "symlog": "symlog",
+        }.get(self.norm)
         return f"{self.title} · {spread} scale" if spread else self.title
 
     @property
     def unit(self) -> float:
-        """A power of two; what is drawn is ``value / unit`` as float16. 1.0 unless the values are very small or very large."""
+        """A power of two; what is drawn is ``value / unit`` as float16. 1.0 unless the values are
+        very small or very large."""
         largest = max(abs(self.minimum), abs(self.maximum))
         if _SMALLEST_DRAWN <= largest <= _LARGEST_DRAWN:
             return 1.0
         return 2.0 ** math.floor(math.log2(largest))
 
     def drawn(self, values: NDArray[Any]) -> NDArray[np.float16]:
-        """``values`` in the scale's unit as float16, the only precision that is ever drawn; infinities become NaN."""
+        """``values`` in the scale's unit as float16, the only precision that is ever drawn;
+        infinities become NaN."""
         unit = self.unit
         if values.dtype == np.float16 and unit == 1.0:
             return values
@@ -89,8 +115,11 @@ class ColorScale:
             drawn = scaled.astype(np.float16)
             if np.isfinite(drawn).all():
                 return drawn
-            # Beyond float16's range is far beyond the scale's end; it must keep that end's colour and not turn into "infinite".
-            return np.where(np.isfinite(scaled), np.clip(scaled, -65504.0, 65504.0), np.nan).astype(np.float16)
+            # Beyond float16's range is far beyond the scale's end; it must keep that end's colour
+            # and not turn into "infinite".
+            return np.where(np.isfinite(scaled), np.clip(scaled, -65504.0, 65504.0), np.nan).astype(
+                np.float16
+            )
 
     def mpl_norm(self) -> Any:
         """The matplotlib norm of drawn (not raw) values; clips."""
@@ -103,11 +132,15 @@ class ColorScale:
             case "log":
                 return colors.LogNorm(low, high, clip=True)
             case "symlog":
-                return colors.SymLogNorm(self.linear_within / self.unit, vmin=low, vmax=high, base=10, clip=True)
+                return colors.SymLogNorm(
+                    self.linear_within / self.unit, vmin=low, vmax=high, base=10, clip=True
+                )
             case "power":
                 return colors.PowerNorm(self.gamma, low, high, clip=True)
             case "centred":
-                return colors.TwoSlopeNorm(0.0, low, high)  # has no clip: beyond its ends the map's end colours follow
+                return colors.TwoSlopeNorm(
+                    0.0, low, high
+                )  # has no clip: beyond its ends the map's end colours follow
 
     def mpl_cmap(self) -> Any:
         """The matplotlib colour map; values that are masked stay transparent."""
@@ -118,7 +151,8 @@ class ColorScale:
         return np.asarray(self.mpl_norm()(np.asarray(values, np.float64) / self.unit), np.float64)
 
     def table(self) -> NDArray[np.uint8]:
-        """uint8 [65536, 3]: RGB of the float16 value with each bit pattern; NaN and infinities are ``nonfinite``."""
+        """uint8 [65536, 3]: RGB of the float16 value with each bit pattern; NaN and infinities are
+        ``nonfinite``."""
         return _table(self)
 
 
@@ -128,28 +162,38 @@ def _table(scale: ColorScale) -> NDArray[np.uint8]:
     finite = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         rgba = scale.mpl_cmap()(scale.mpl_norm()(np.ma.masked_array(values, ~finite)))
-    table = np.floor(rgba[:, :3] * 255.0 + 0.5).astype(np.uint8)  # Agg rounds; cmap(bytes=True) truncates
+    table = np.floor(rgba[:, :3] * 255.0 + 0.5).astype(
+        np.uint8
+    )  # Agg rounds; cmap(bytes=True) truncates
     table[~finite] = rgb(scale.nonfinite)
     table.flags.writeable = False
     return table
 
 
 def check_scale_options(scales: Mapping[str, Mapping[str, Any]]) -> None:
-    """Look at changes to colour scales, one of ``SCALE_KINDS`` -> options of ColorScale, before the values that they will show are known.
+    """Look at changes to colour scales, one of ``SCALE_KINDS`` -> options of ColorScale, before the
+    values that they will show are known.
 
     Raises:
         ConfigError: a kind or an option does not exist, or an option has no meaning.
     """
     if not isinstance(scales, Mapping):
-        raise ConfigError(f"scales is a mapping, like {{attention: {{cmap: viridis}}}}; got {scales!r}")
+        raise ConfigError(
+            f"scales is a mapping, like {{attention: {{cmap: viridis}}}}; got {scales!r}"
+        )
     for kind, options in scales.items():
         if kind not in SCALE_KINDS:
             raise ConfigError(unknown_name("colour scale", str(kind), SCALE_KINDS))
         if not isinstance(options, Mapping):
-            raise ConfigError(f"the colour scale {kind!r} is a mapping of options, like {{cmap: viridis}}; got {options!r}")
+            raise ConfigError(
+                f"the colour scale {kind!r} is a mapping of options, like {{cmap: viridis}}; got "
+                f"{options!r}"
+            )
         for option, value in options.items():
             if option not in _CHOSEN:
-                raise ConfigError(unknown_name(f"option of the colour scale {kind!r}", str(option), _CHOSEN))
+                raise ConfigError(
+                    unknown_name(f"option of the colour scale {kind!r}", str(option), _CHOSEN)
+                )
             _check_scale_option(kind, option, value)
         if {"minimum", "maximum"} <= options.keys():
             ColorScale(**{"title": kind, "cmap": "mako", **options})  # that each fits the others
@@ -188,15 +232,21 @@ def _unknown_colormap(name: str, known: list[str]) -> str:
     import difflib
 
     lower = {known_name.lower(): known_name for known_name in known}
-    near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), list(lower), n=4, cutoff=0.5)]
+    near = [
+        lower[match]
+        for match in difflib.get_close_matches(str(name).lower(), list(lower), n=4, cutoff=0.5)
+    ]
     hint = (
-        f"did you mean {' or '.join(map(repr, near))}?" if near else "some that fit: mako, rocket, viridis, magma, cividis, icefire, vlag."
+        f"did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else "some that fit: mako, rocket, viridis, magma, cividis, icefire, vlag."
     )
     return f"unknown colour map {name!r}; {hint} Any of seaborn's and matplotlib's names works"
 
 
 def bar_ticks(scale: ColorScale, width_em: float = 20.0) -> list[tuple[float, str]]:
-    """(position 0..1, text) of the ticks of a scale's colour bar: its two ends, and between them what keeps apart.
+    """(position 0..1, text) of the ticks of a scale's colour bar: its two ends, and between them
+    what keeps apart.
 
     ``width_em``: how wide the bar is, in font sizes of the ticks' texts.
     """
@@ -208,17 +258,24 @@ def bar_ticks(scale: ColorScale, width_em: float = 20.0) -> list[tuple[float, st
     elif scale.norm == "power" and low == 0:
         inner = [high * part for part in (0.25, 0.5, 0.05, 0.1)]
     elif scale.norm == "log":
-        inner = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+        inner = [
+            10.0**power
+            for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+        ]
     else:
         inner = [low + (high - low) * 0.5]
     below, above = scale.clipped
     ticks: list[tuple[float, str]] = []
     spans: list[tuple[float, float]] = []
     for value in [*ends, *inner]:
-        text = ("≤" if below and value == low else "≥" if above and value == high else "") + short_number(value)
+        text = (
+            "≤" if below and value == low else "≥" if above and value == high else ""
+        ) + short_number(value)
         position = float(np.clip(scale.positions(np.array([value]))[0], 0.0, 1.0))
         wide = 0.64 * len(text)
-        left = position * width_em - (0.0 if position < 0.02 else wide if position > 0.98 else wide / 2)
+        left = position * width_em - (
+            0.0 if position < 0.02 else wide if position > 0.98 else wide / 2
+        )
         if all(left > end + 0.5 or left + wide < start - 0.5 for start, end in spans):
             spans.append((left, left + wide))
             ticks.append((position, text))

@@ -1,4 +1,5 @@
-"""Places small maps [block, head] or [block, matrix]: scores, and summaries of the weights; each with its title, as large as fits."""
+"""Places small maps [block, head] or [block, matrix]: scores, and summaries of the weights; each
+with its title, as large as fits."""
 
 from __future__ import annotations
 
@@ -19,16 +20,30 @@ from tracker_viz.rendering.scales import bar_ticks
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
 
 _SMALL = 16.0
-_TITLES = ((19.0, 1, 1.0), (16.0, 1, 0.95), (19.0, 2, 0.9), (16.0, 2, 0.85), (14.0, 2, 0.8), (14.0, 3, 0.7), (12.0, 2, 0.6), (12.0, 3, 0.5))
+_TITLES = (
+    (19.0, 1, 1.0),
+    (16.0, 1, 0.95),
+    (19.0, 2, 0.9),
+    (16.0, 2, 0.85),
+    (14.0, 2, 0.8),
+    (14.0, 3, 0.7),
+    (12.0, 2, 0.6),
+    (12.0, 3, 0.5),
+)
 """Sizes of titles, their lines, and what a shape with such ones is worth: the first in which all titles fit is taken."""
 _CUT_WORTH = 0.1
 _AFTER_TITLE = 8  # at 1080p: between it and the next one
-_TELLING = {"head.distance": "distance looked back", "weight.distance": "distance from start", "weight.update": "update since last"}
+_TELLING = {
+    "head.distance": "distance looked back",
+    "weight.distance": "distance from start",
+    "weight.update": "update since last",
+}
 
 
 @dataclass(frozen=True)
 class Card:
-    """One small map. ``columns``: names of its columns, empty for heads; ``role``: whose colour stands before the title."""
+    """One small map. ``columns``: names of its columns, empty for heads; ``role``: whose colour
+    stands before the title."""
 
     title: str
     source: Source
@@ -39,18 +54,29 @@ class Card:
 
 
 def score_cards(draft: Draft, names: Sequence[str]) -> list[Card]:
-    """Cards of score arrays: heads before matrices, roles first. Scores within 0..1 share one colour scale; each other has its own."""
+    """Cards of score arrays: heads before matrices, roles first. Scores within 0..1 share one
+    colour scale; each other has its own."""
     cards = []
     first, last = (draft.series.read(index, names) for index in (0, len(draft.series) - 1))
     for name in names:
-        title = _TELLING.get(name.removeprefix("scores."), name.rsplit(".", 1)[-1].replace("_", " "))
+        title = _TELLING.get(
+            name.removeprefix("scores."), name.rsplit(".", 1)[-1].replace("_", " ")
+        )
         rows, columns = draft.series.require(name, draft.layout.name).shape
         absent = np.isnan(first[name]) & np.isnan(last[name])  # no such head, or no such matrix
         role = name.removeprefix("scores.head.")
-        labels = () if name.startswith("scores.head.") else draft.series.labels("projection", columns)
+        labels = (
+            () if name.startswith("scores.head.") else draft.series.labels("projection", columns)
+        )
         mark = role if role in draft.roles.names else ""
-        cards.append(Card(title, ScoreMap(name, (rows, columns)), _scale_of(draft, name), labels, mark, absent))
-    return sorted(cards, key=lambda card: (bool(card.columns), card.scale != "score", not card.role))
+        cards.append(
+            Card(
+                title, ScoreMap(name, (rows, columns)), _scale_of(draft, name), labels, mark, absent
+            )
+        )
+    return sorted(
+        cards, key=lambda card: (bool(card.columns), card.scale != "score", not card.role)
+    )
 
 
 def weight_card(draft: Draft, matrices: Matrices) -> Card:
@@ -58,7 +84,11 @@ def weight_card(draft: Draft, matrices: Matrices) -> Card:
     names = tuple(tuple(block.get(kind) for kind in matrices.kinds) for block in matrices.blocks)
     show = matrices.panel.show
     title = "weight size" if show == "value" else "weight change"
-    since = {"value": "", "change": f" since step {draft.series.steps[0]:,}", "step": " since the previous capture"}[show]
+    since = {
+        "value": "",
+        "change": f" since step {draft.series.steps[0]:,}",
+        "step": " since the previous capture",
+    }[show]
 
     def options(reach: Reach) -> dict[str, Any]:
         return {
@@ -71,11 +101,14 @@ def weight_card(draft: Draft, matrices: Matrices) -> Card:
 
     draft.add_scale("weights_summary", "weights", Measured("weights", 1.0, options))
     absent = np.array([[name is None for name in row] for row in names])
-    return Card(title, WeightSummary(names, show), "weights_summary", tuple(matrices.kinds), mask=absent)
+    return Card(
+        title, WeightSummary(names, show), "weights_summary", tuple(matrices.kinds), mask=absent
+    )
 
 
 def place_scores(draft: Draft, names: Sequence[str], box: Box) -> None:
-    """Score maps in a column at the side of the picture, and below them the colour bars of the whole picture."""
+    """Score maps in a column at the side of the picture, and below them the colour bars of the
+    whole picture."""
     cards = score_cards(draft, names)
     shared = sum(1 for key in draft.scales if key == "score" or not key.startswith("scores."))
     bars = shared * draft.px(64)
@@ -84,19 +117,23 @@ def place_scores(draft: Draft, names: Sequence[str], box: Box) -> None:
 
 
 def place_beside(draft: Draft, card: Card, mosaic: Box) -> int:
-    """The card at the right of a mosaic whose rows are blocks, in the same rows. Returns its right edge."""
+    """The card at the right of a mosaic whose rows are blocks, in the same rows. Returns its right
+    edge."""
     rows, columns = card.source.shape
     x, cell_y = 2 * ((mosaic.right + draft.px(28)) // 2), -(-mosaic.height // rows)
     cell_x = _beside_cell_x(draft, card)
     origin = Box(x, mosaic.y, cell_x * columns, cell_y * rows)
     draft.heading("Weights", x, mosaic.y - draft.px(32), origin.width + draft.px(36))
     _name_columns(draft, card, origin)
-    draft.heatmaps.append(Heatmap(f"weights · {card.title}", card.source, origin, card.scale, card.mask))
+    draft.heatmaps.append(
+        Heatmap(f"weights · {card.title}", card.source, origin, card.scale, card.mask)
+    )
     return origin.right
 
 
 def place_column(draft: Draft, card: Card, box: Box) -> int:
-    """The card by itself, as high as ``box``, with its own numbers of blocks. Returns its right edge."""
+    """The card by itself, as high as ``box``, with its own numbers of blocks. Returns its right
+    edge."""
     place_cards(draft, [card], box, own_bars=False)
     return draft.heatmaps[-1].box.right
 
@@ -113,10 +150,15 @@ def _beside_cell_x(draft: Draft, card: Card) -> int:
 def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, own_bars: bool = True) -> int:
     """Fill ``box`` with the cards; a title stands above it. Returns the bottom of the lowest one.
 
-    ``own_bars``: a card whose colour scale is its own has its colour bar below it, instead of among those of the picture.
+    ``own_bars``: a card whose colour scale is its own has its colour bar below it, instead of among
+    those of the picture.
     """
     scales = [card.scale for card in cards]
-    own = {scale for scale in scales if own_bars and scales.count(scale) == 1 and scale not in ("score", *draft.barred)}
+    own = {
+        scale
+        for scale in scales
+        if own_bars and scales.count(scale) == 1 and scale not in ("score", *draft.barred)
+    }
     shape = _fit(draft, cards, box, own)
     columns = {"matrix" if card.columns else "head" for card in cards}
     draft.heading(
@@ -130,19 +172,35 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, own_bars: bool
     for row, foot in enumerate(shape.feet):
         top = bottom + (shape.gap if row else 0)
         for column, card in enumerate(cards[row * shape.across : (row + 1) * shape.across]):
-            origin = _place_one(draft, card, Box(box.x + column * shape.wide, top, shape.wide, 0), shape)
+            origin = _place_one(
+                draft, card, Box(box.x + column * shape.wide, top, shape.wide, 0), shape
+            )
             if card.scale in own:
                 draft.barred.add(card.scale)
-                below = origin.bottom + _names_height(draft, card, _column_px(card, origin)) + draft.px(8)
-                wide = max(origin.width, min(shape.wide - shape.label - draft.px(16), draft.px(110)))
+                below = (
+                    origin.bottom
+                    + _names_height(draft, card, _column_px(card, origin))
+                    + draft.px(8)
+                )
+                wide = max(
+                    origin.width, min(shape.wide - shape.label - draft.px(16), draft.px(110))
+                )
                 bar = Box(min(origin.x, box.right - wide), below, wide, draft.px(9))
-                draft.bars.append(Bar(bar, card.scale, _bar_font(draft, card, bar.width) * draft.unit, titled=False))
+                draft.bars.append(
+                    Bar(
+                        bar,
+                        card.scale,
+                        _bar_font(draft, card, bar.width) * draft.unit,
+                        titled=False,
+                    )
+                )
             bottom = max(bottom, origin.bottom + foot)
     return bottom
 
 
 def place_below(draft: Draft, cards: Sequence[Card], above: int, area: Box) -> int:
-    """The cards, if there are any, in ``area`` below what ends at ``above``. Returns the bottom of the lowest part."""
+    """The cards, if there are any, in ``area`` below what ends at ``above``. Returns the bottom of
+    the lowest part."""
     if not cards:
         return above
     y = next_even(above + draft.px(TITLES))
@@ -155,21 +213,33 @@ def _bar_font(draft: Draft, card: Card, bar_px: int) -> float:
     scale, sizes = draft.scales[card.scale], (_SMALL, 14.0, 12.2)
     if isinstance(scale, Measured):
         return _SMALL
-    return next((size for size in sizes if bar_ticks(scale, bar_px / (0.9 * size * draft.unit))[-1][0] == 1.0), sizes[-1])
+    return next(
+        (
+            size
+            for size in sizes
+            if bar_ticks(scale, bar_px / (0.9 * size * draft.unit))[-1][0] == 1.0
+        ),
+        sizes[-1],
+    )
 
 
 def row_height(draft: Draft, cards: Sequence[Card], map_px: int = 0) -> int:
-    """Pixels that one row of cards needs whose maps are about ``map_px`` high, with names and colour bars below them."""
+    """Pixels that one row of cards needs whose maps are about ``map_px`` high, with names and
+    colour bars below them."""
     rows = max(card.source.shape[0] for card in cards)
-    foot = max(_names_height(draft, card, 1) for card in cards) + draft.px(38 if any(card.scale != "score" for card in cards) else 0)
+    foot = max(_names_height(draft, card, 1) for card in cards) + draft.px(
+        38 if any(card.scale != "score" for card in cards) else 0
+    )
     return rows * max(2, map_px // rows) + _head_room(draft, 2) + foot + draft.px(4)
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """How the maps stand: ``across`` in a row, each ``wide`` apart and as wide as ``columns`` cells of ``cell_x`` x ``cell_y`` pixels.
+    """How the maps stand: ``across`` in a row, each ``wide`` apart and as wide as ``columns`` cells
+    of ``cell_x`` x ``cell_y`` pixels.
 
-    ``feet``: for each row of maps, how much its names and colour bars need below them; ``gap``: between two rows.
+    ``feet``: for each row of maps, how much its names and colour bars need below them; ``gap``:
+        between two rows.
     ``title``: font size and number of lines.
     """
 
@@ -192,17 +262,22 @@ def _fit(draft: Draft, cards: Sequence[Card], box: Box, own: Collection[str]) ->
     for across in range(1, len(cards) + 1):
         down = -(-len(cards) // across)
         wide = (box.width + gap) // across
-        size, lines, title_worth = _title_form(draft, cards, wide - label - gap + draft.px(_AFTER_TITLE))
+        size, lines, title_worth = _title_form(
+            draft, cards, wide - label - gap + draft.px(_AFTER_TITLE)
+        )
         head_room = _head_room(draft, lines)
         cell_x, cell_y = (wide - gap - label) // columns, max(1, box.height // (down * rows))
         feet: list[int] = []
         for _ in range(2):  # names of columns need more room where narrower cells turn them
             needed = [
-                _names_height(draft, card, _cell_x(card, columns, cell_x, cell_y)) + (draft.px(38) if card.scale in own else 0)
+                _names_height(draft, card, _cell_x(card, columns, cell_x, cell_y))
+                + (draft.px(38) if card.scale in own else 0)
                 for card in cards
             ]
             feet = [max(needed[row * across : (row + 1) * across]) for row in range(down)]
-            cell_y = (box.height - sum(feet) - down * head_room - (down - 1) * between) // (down * rows)
+            cell_y = (box.height - sum(feet) - down * head_room - (down - 1) * between) // (
+                down * rows
+            )
             cell_x, cell_y = min(cell_x, (3 if rows <= 24 else 6) * cell_y), min(cell_y, 2 * cell_x)
             cell_x, cell_y = (px // 2 * 2 if px > 5 else px for px in (cell_x, cell_y))
         worth = min(cell_x, 2 * cell_y) * min(cell_y, 2 * cell_x) * title_worth
@@ -211,18 +286,30 @@ def _fit(draft: Draft, cards: Sequence[Card], box: Box, own: Collection[str]) ->
             spread = min(max(between, spare // max(1, down - 1)), draft.px(44))
             titles = max(_title_width(draft, card, size, lines) for card in cards)
             narrowest = label + max(cell_x * columns + gap, titles)
-            best = _Shape(across, columns, label, cell_x, cell_y, min(wide, narrowest + draft.px(60)), tuple(feet), spread, (size, lines))
+            best = _Shape(
+                across,
+                columns,
+                label,
+                cell_x,
+                cell_y,
+                min(wide, narrowest + draft.px(60)),
+                tuple(feet),
+                spread,
+                (size, lines),
+            )
             best_worth = worth
     if best is None:
         raise LayoutError(
-            f"layout {draft.layout.name!r}: {len(cards)} score maps of {rows} x {columns} do not fit into "
+            f"layout {draft.layout.name!r}: {len(cards)} score maps of {rows} x {columns} do not "
+            "fit into "
             f"{box.width} x {box.height} pixels; name fewer scores, or choose a larger size"
         )
     return best
 
 
 def _cell_x(card: Card, columns: int, cell_x: int, cell_y: int) -> int:
-    """A card of fewer columns than the others is as wide as they are, unless its cells would become stripes."""
+    """A card of fewer columns than the others is as wide as they are, unless its cells would become
+    stripes."""
     return max(1, min(cell_x * columns // card.source.shape[1], 9 * cell_y))
 
 
@@ -245,7 +332,10 @@ def _title_width(draft: Draft, card: Card, size: float, lines: int) -> int:
 def _title_lines(draft: Draft, card: Card, size: float, lines: int) -> list[str]:
     words = card.title.split()
     cuts = itertools.combinations(range(1, len(words)), min(lines, len(words)) - 1)
-    breaks = [[" ".join(words[start:end]) for start, end in itertools.pairwise([0, *cut, len(words)])] for cut in cuts]
+    breaks = [
+        [" ".join(words[start:end]) for start, end in itertools.pairwise([0, *cut, len(words)])]
+        for cut in cuts
+    ]
     return min(breaks, key=lambda each: max(draft.text_width(line, size) for line in each))
 
 
@@ -268,7 +358,9 @@ def _names_height(draft: Draft, card: Card, cell_x: int) -> int:
 def _turned(draft: Draft, card: Card, cell_x: int) -> bool:
     """Whether the names of two columns side by side are too wide for them."""
     widths = [draft.text_width(name, _SMALL) for name in _short(card)]
-    return any((one + other) / 2 + draft.px(4) > cell_x for one, other in itertools.pairwise(widths))
+    return any(
+        (one + other) / 2 + draft.px(4) > cell_x for one, other in itertools.pairwise(widths)
+    )
 
 
 def _short(card: Card) -> list[str]:
@@ -285,16 +377,38 @@ def _place_one(draft: Draft, card: Card, room: Box, shape: _Shape) -> Box:
     origin = Box(x, y, cell_x * columns, shape.cell_y * rows)
     text_x = origin.x
     if card.role:
-        draft.swatches.append(Swatch(Box(origin.x, room.y + head_room - px(24), px(14), px(14)), draft.theme.roles[card.role]))
+        draft.swatches.append(
+            Swatch(
+                Box(origin.x, room.y + head_room - px(24), px(14), px(14)),
+                draft.theme.roles[card.role],
+            )
+        )
         text_x += px(22)
     for above, line in enumerate(reversed(_title_lines(draft, card, size, n_lines))):
         baseline = room.y + head_room - px(10 + 20 * above)
         draft.text(draft.fitted(line, size, room.right - text_x - px(4)), text_x, baseline, size)
-    every = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 1 << 30) if n * shape.cell_y >= px(18) or n > rows)
+    every = next(
+        n for n in (1, 2, 4, 8, 16, 32, 64, 128, 1 << 30) if n * shape.cell_y >= px(18) or n > rows
+    )
     for row in range(0, rows, every):
-        draft.text(str(row), origin.x - px(6), origin.y + (row + 0.5) * shape.cell_y, _SMALL, align="right", baseline="center")
+        draft.text(
+            str(row),
+            origin.x - px(6),
+            origin.y + (row + 0.5) * shape.cell_y,
+            _SMALL,
+            align="right",
+            baseline="center",
+        )
     _name_columns(draft, card, origin)
-    draft.heatmaps.append(Heatmap(f"{'weights' if card.columns else 'score'} · {card.title}", card.source, origin, card.scale, card.mask))
+    draft.heatmaps.append(
+        Heatmap(
+            f"{'weights' if card.columns else 'score'} · {card.title}",
+            card.source,
+            origin,
+            card.scale,
+            card.mask,
+        )
+    )
     return origin
 
 
@@ -305,19 +419,40 @@ def _name_columns(draft: Draft, card: Card, origin: Box) -> None:
     for column, name in list(enumerate(_short(card)))[::every]:
         middle = origin.x + (column + 0.5) * cell_x
         if turned:
-            draft.text(name, middle + draft.px(5), origin.bottom + draft.px(6), _SMALL, align="right", rotation=90)
+            draft.text(
+                name,
+                middle + draft.px(5),
+                origin.bottom + draft.px(6),
+                _SMALL,
+                align="right",
+                rotation=90,
+            )
         else:
             draft.text(name, middle, origin.bottom + draft.px(17), _SMALL, align="center")
 
 
 def _scale_of(draft: Draft, name: str) -> str:
     info = draft.series.require(name, draft.layout.name)
-    # Of weights, what stays small on a scale up to 1 would be black throughout; heads are compared across scores, so they share it.
+    # Of weights, what stays small on a scale up to 1 would be black throughout; heads are compared
+    # across scores, so they share it.
     is_faint = name.startswith("scores.weight.") and 1e-6 < info.maximum < 0.5
     if not (info.minimum < -1e-3 or info.maximum > 1.001 or is_faint):
-        draft.add_scale("score", "score", {"title": "score", "cmap": draft.theme.score, "minimum": 0.0, "maximum": 1.0})
+        draft.add_scale(
+            "score",
+            "score",
+            {"title": "score", "cmap": draft.theme.score, "minimum": 0.0, "maximum": 1.0},
+        )
         return "score"
     low = min(0.0, info.minimum)
     title = name.rsplit(".", 1)[-1].replace("_", " ")
-    draft.add_scale(name, "score", {"title": title, "cmap": draft.theme.score, "minimum": low, "maximum": max(info.maximum, low + 1e-6)})
+    draft.add_scale(
+        name,
+        "score",
+        {
+            "title": title,
+            "cmap": draft.theme.score,
+            "minimum": low,
+            "maximum": max(info.maximum, low + 1e-6),
+        },
+    )
     return name

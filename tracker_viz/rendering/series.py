@@ -1,6 +1,8 @@
-"""An ordered run of capture files on disk: what a layout is planned from, and where the renderer reads arrays on demand.
+"""An ordered run of capture files on disk: what a layout is planned from, and where the renderer
+reads arrays on demand.
 
-Headers are read once and folded together, so that memory does not grow with the size of the captures.
+Headers are read once and folded together, so that memory does not grow with the size of the
+captures.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class RunArray:
 
     Attributes:
         minimum, maximum: over all finite entries of all captures; NaN when there are none.
-        missing_at, reshaped_at: first step that lacks it, or that has it in another shape; None where none does.
+        missing_at, reshaped_at: first step that lacks it, or that has it in another shape; None
+            where none does.
     """
 
     shape: tuple[int, ...]
@@ -43,23 +46,42 @@ class Series:
 
     Args:
         captures: files that lie on this machine; sorted here. One is enough.
-        title, subtitle: what the header of every frame says; left empty, the subtitle describes the model.
-        missing_steps: steps that are known to have been captured but could not be had; marked on the timeline.
+        title, subtitle: what the header of every frame says; left empty, the subtitle describes the
+            model.
+        missing_steps: steps that are known to have been captured but could not be had; marked on
+            the timeline.
 
     Raises:
         RenderError: no capture at all, or two of the same step.
         CaptureFileError: a file is damaged.
     """
 
-    def __init__(self, captures: Sequence[CapturePath], title: str = "", subtitle: str = "", *, missing_steps: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        captures: Sequence[CapturePath],
+        title: str = "",
+        subtitle: str = "",
+        *,
+        missing_steps: Sequence[int] = (),
+    ) -> None:
         if not captures:
-            raise RenderError("there is no capture to draw: the run has none yet, or they are still in its spool (tracker-viz push)")
+            raise RenderError(
+                "there is no capture to draw: the run has none yet, or they are still in its spool "
+                "(tracker-viz push)"
+            )
         ordered = sorted(captures, key=lambda capture: capture.ref.step)
         self.paths: tuple[Path, ...] = tuple(Path(capture.path) for capture in ordered)
         self.steps: tuple[int, ...] = tuple(capture.ref.step for capture in ordered)
-        repeated = {step for step in self.steps if self.steps.count(step) > 1} if len(set(self.steps)) < len(self.steps) else set()
+        repeated = (
+            {step for step in self.steps if self.steps.count(step) > 1}
+            if len(set(self.steps)) < len(self.steps)
+            else set()
+        )
         if repeated:
-            raise RenderError(f"two captures of the same step were given: {sorted(repeated)[:5]}; leave one of each out")
+            raise RenderError(
+                f"two captures of the same step were given: {sorted(repeated)[:5]}; leave one of "
+                "each out"
+            )
         self.missing_steps: tuple[int, ...] = tuple(sorted(set(missing_steps) - set(self.steps)))
         self.metrics: list[Mapping[str, float]] = []
         self.tokens_seen: list[int | None] = []
@@ -67,12 +89,17 @@ class Series:
         for index, path in enumerate(self.paths):
             header = capture_file.read_header(path)
             if header.step != self.steps[index]:
-                raise RenderError(f"{path.name} says inside that it is step {header.step}; its name and its content must agree")
+                raise RenderError(
+                    f"{path.name} says inside that it is step {header.step}; its name and its "
+                    "content must agree"
+                )
             if index == 0:
                 self.first = header
             self._add(header)
             self.last = header
-        self.title = " ".join((title or str(self.last.model.get("name", "run"))).split())  # on one line
+        self.title = " ".join(
+            (title or str(self.last.model.get("name", "run"))).split()
+        )  # on one line
         self.subtitle = subtitle or describe_model(self.last.model)
 
     def __len__(self) -> int:
@@ -89,27 +116,35 @@ class Series:
             LayoutError: it is not there, not in every capture, or not always of the same shape.
         """
         if name not in self.arrays:
-            raise LayoutError(f"layout {layout!r} needs an array that the captures do not hold: {unknown_name('array', name, self.arrays)}")
+            raise LayoutError(
+                f"layout {layout!r} needs an array that the captures do not hold: "
+                f"{unknown_name('array', name, self.arrays)}"
+            )
         array = self.arrays[name]
         if array.missing_at is not None:
             raise LayoutError(
-                f"layout {layout!r} needs {name!r} in every capture, and step {array.missing_at} lacks it; "
+                f"layout {layout!r} needs {name!r} in every capture, and step {array.missing_at} "
+                "lacks it; "
                 "choose another layout, or leave out the captures that were made with other options"
             )
         if array.reshaped_at is not None:
             step, shape = array.reshaped_at
             raise LayoutError(
-                f"{name!r} has shape {array.shape} at step {self.first.step} and {shape} at step {step}: one video shows one shape; "
-                f"render the captures before and from step {step} apart (steps=[null,{step - 1}] and steps=[{step},null])"
+                f"{name!r} has shape {array.shape} at step {self.first.step} and {shape} at step "
+                f"{step}: one video shows one shape; "
+                f"render the captures before and from step {step} apart (steps=[null,{step - 1}] "
+                f"and steps=[{step},null])"
             )
         return array
 
     def read(self, index: int, keys: Iterable[ArrayKey]) -> dict[ArrayKey, NDArray[Any]]:
-        """Arrays, or rows of arrays, of the capture at ``index`` (0 is the first), as ``capture_file.read_arrays`` says."""
+        """Arrays, or rows of arrays, of the capture at ``index`` (0 is the first), as
+        ``capture_file.read_arrays`` says."""
         return capture_file.read_arrays(self.paths[index], keys)
 
     def capture(self, index: int, names: Iterable[str]) -> Capture:
-        """The capture at ``index`` with all that it says of itself, and of its arrays those called ``names``."""
+        """The capture at ``index`` with all that it says of itself, and of its arrays those called
+        ``names``."""
         return capture_file.read(self.paths[index], names)
 
     def metric(self, name: str) -> NDArray[np.float64]:
@@ -132,7 +167,9 @@ class Series:
             seen = self.arrays.get(name)
             if seen is None:
                 missing_at = None if is_first else self.steps[0]
-                self.arrays[name] = RunArray(info.shape, info.axes, info.minimum, info.maximum, missing_at=missing_at)
+                self.arrays[name] = RunArray(
+                    info.shape, info.axes, info.minimum, info.maximum, missing_at=missing_at
+                )
                 continue
             reshaped_at = seen.reshaped_at
             if reshaped_at is None and info.shape != seen.shape:
@@ -146,10 +183,13 @@ class Series:
 
 
 def describe_model(model: Mapping[str, Any]) -> str:
-    """``llama · 4 blocks × 4 heads · 0.87 M parameters`` from what a capture says of its model; empty when it says nothing."""
+    """``llama · 4 blocks × 4 heads · 0.87 M parameters`` from what a capture says of its model;
+    empty when it says nothing."""
     parts = [str(model["name"])] if model.get("name") else []
     if model.get("n_blocks") and model.get("n_heads"):
-        parts.append(f"{_counted(model['n_blocks'], 'block')} × {_counted(model['n_heads'], 'head')}")
+        parts.append(
+            f"{_counted(model['n_blocks'], 'block')} × {_counted(model['n_heads'], 'head')}"
+        )
     if model.get("n_parameters"):
         parts.append(f"{si_number(float(model['n_parameters']))} parameters")
     return " · ".join(parts)
@@ -161,7 +201,12 @@ def _counted(n: int, what: str) -> str:
 
 def si_number(value: float) -> str:
     """Three digits and a unit: ``950``, ``1.02 k``, ``16.4 M``, ``7.24 B``."""
-    for limit, divisor, unit in ((999.5e3, 1e3, " k"), (999.5e6, 1e6, " M"), (999.5e9, 1e9, " B"), (math.inf, 1e12, " T")):
+    for limit, divisor, unit in (
+        (999.5e3, 1e3, " k"),
+        (999.5e6, 1e6, " M"),
+        (999.5e9, 1e9, " B"),
+        (math.inf, 1e12, " T"),
+    ):
         if abs(value) < 999.5:
             return f"{value:.0f}"
         if abs(value) < limit:

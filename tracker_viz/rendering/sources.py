@@ -1,6 +1,8 @@
-"""Which numbers a box shows: pure functions from captures to a matrix, as small frozen values that a plan holds.
+"""Which numbers a box shows: pure functions from captures to a matrix, as small frozen values that
+a plan holds.
 
-Every source names the arrays it reads and turns a Moment into a matrix [rows, columns]; NaN and infinities pass through.
+Every source names the arrays it reads and turns a Moment into a matrix [rows, columns]; NaN and
+infinities pass through.
 """
 
 from __future__ import annotations
@@ -19,12 +21,17 @@ Show = Literal["change", "value", "step"]
 Reduce = Literal["mean", "rms"]
 Order = tuple[NDArray[np.intp], NDArray[np.intp]]  # indices of rows, of columns
 
-_COMPARES: Mapping[Show, Literal["first", "previous"] | None] = {"value": None, "change": "first", "step": "previous"}
+_COMPARES: Mapping[Show, Literal["first", "previous"] | None] = {
+    "value": None,
+    "change": "first",
+    "step": "previous",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What can be drawn at one capture: its arrays, and those of the run's first and of the previous capture where a source asks."""
+    """What can be drawn at one capture: its arrays, and those of the run's first and of the
+    previous capture where a source asks."""
 
     arrays: Mapping[ArrayKey, NDArray[Any]]
     first: Mapping[ArrayKey, NDArray[Any]]
@@ -35,8 +42,10 @@ class Source(Protocol):
     """Where a box's values come from.
 
     Attributes:
-        needs: what is read from the capture: names of arrays, or (name, row) for one row of an array's first axis.
-        compares: "first" or "previous" when the same arrays of that capture are read too, else None.
+        needs: what is read from the capture: names of arrays, or (name, row) for one row of an
+            array's first axis.
+        compares: "first" or "previous" when the same arrays of that capture are read too, else
+            None.
         blends: whether values between two captures may be interpolated; scores never are.
     """
 
@@ -53,9 +62,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HeadMap:
-    """Attention of one head, float16 [query, key] in 0..1, each cell the maximum of ``pool`` x ``pool`` entries.
+    """Attention of one head, float16 [query, key] in 0..1, each cell the maximum of ``pool`` x
+    ``pool`` entries.
 
-    ``show="step"`` and ``"change"``: the absolute difference to the previous and to the first capture, as float32.
+    ``show="step"`` and ``"change"``: the absolute difference to the previous and to the first
+    capture, as float32.
     """
 
     name: str
@@ -98,9 +109,11 @@ class HeadMap:
 
 @dataclass(frozen=True, slots=True)
 class WeightMap:
-    """One weight matrix, float32 [rows, columns], pooled to ``shape``: its value, or its change since the first or previous capture.
+    """One weight matrix, float32 [rows, columns], pooled to ``shape``: its value, or its change
+    since the first or previous capture.
 
-    Rows and columns stand in one fixed order for the whole video: ``order``, the index of each in the matrix.
+    Rows and columns stand in one fixed order for the whole video: ``order``, the index of each in
+    the matrix.
     """
 
     name: str
@@ -129,7 +142,8 @@ class WeightMap:
 
 @dataclass(frozen=True, slots=True)
 class WeightSummary:
-    """How large each matrix is, or how much it changed, float32 [block, matrix]: RMS of its entries; NaN where there is none."""
+    """How large each matrix is, or how much it changed, float32 [block, matrix]: RMS of its
+    entries; NaN where there is none."""
 
     names: tuple[tuple[str | None, ...], ...]
     show: Show = "change"
@@ -157,14 +171,17 @@ class WeightSummary:
                 with np.errstate(invalid="ignore", over="ignore"):
                     entries = moment.arrays[name].astype(np.float32)
                     if self.show != "value":
-                        entries -= (moment.first if self.show == "change" else moment.previous)[name]
+                        entries -= (moment.first if self.show == "change" else moment.previous)[
+                            name
+                        ]
                     matrix[row, column] = np.sqrt(np.mean(np.square(entries)))
         return matrix
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreMap:
-    """One score of every head or weight matrix: [block, head] or [block, projection]; NaN where there is none."""
+    """One score of every head or weight matrix: [block, head] or [block, projection]; NaN where
+    there is none."""
 
     name: str
     shape: tuple[int, int]
@@ -182,7 +199,8 @@ class ScoreMap:
 
 @dataclass(frozen=True, slots=True)
 class Mosaic:
-    """Many heads as one matrix: maps of equal size in a grid, ``gap`` cells apart. ``maps[row][column]`` is None where there is no head."""
+    """Many heads as one matrix: maps of equal size in a grid, ``gap`` cells apart.
+    ``maps[row][column]`` is None where there is no head."""
 
     maps: tuple[tuple[HeadMap | None, ...], ...]
     gap: int = 1
@@ -192,7 +210,11 @@ class Mosaic:
 
     @property
     def needs(self) -> tuple[ArrayKey, ...]:
-        return tuple(dict.fromkeys(key for row in self.maps for source in row if source for key in source.needs))
+        return tuple(
+            dict.fromkeys(
+                key for row in self.maps for source in row if source for key in source.needs
+            )
+        )
 
     @property
     def compares(self) -> Literal["first", "previous"] | None:
@@ -225,29 +247,34 @@ class Mosaic:
         return matrix
 
     def mask(self) -> NDArray[np.bool_]:
-        """bool [rows, columns]: cells that show nothing: gaps, absent heads, and the future of every head."""
+        """bool [rows, columns]: cells that show nothing: gaps, absent heads, and the future of
+        every head."""
         pitch = self.cells + self.gap
         mask = np.ones(self.shape, bool)
         for row, sources in enumerate(self.maps):
             for column, source in enumerate(sources):
                 if source:
-                    mask[row * pitch : row * pitch + self.cells, column * pitch : column * pitch + self.cells] = self.causal & future(
-                        self.cells
-                    )
+                    mask[
+                        row * pitch : row * pitch + self.cells,
+                        column * pitch : column * pitch + self.cells,
+                    ] = self.causal & future(self.cells)
         return mask
 
 
 def future(cells: int) -> NDArray[np.bool_]:
-    """bool [query, key]: True where a causal head can not look. A pooled cell is future only when all of its entries are."""
+    """bool [query, key]: True where a causal head can not look. A pooled cell is future only when
+    all of its entries are."""
     return np.triu(np.ones((cells, cells), bool), 1)
 
 
 def max_pool(pattern: NDArray[Any], size: int) -> NDArray[Any]:
-    """Maximum of every ``size`` x ``size`` window of [..., query, key]; the last windows may be smaller. NaN wins over every number."""
+    """Maximum of every ``size`` x ``size`` window of [..., query, key]; the last windows may be
+    smaller. NaN wins over every number."""
     if size == 1:
         return pattern
     if pattern.dtype == np.float16:
-        # numpy compares float16 by converting each entry. The bit patterns of probabilities, as integers, order the same way.
+        # numpy compares float16 by converting each entry. The bit patterns of probabilities, as
+        # integers, order the same way.
         bits = np.ascontiguousarray(pattern).view(np.int16)
         if bits.min(initial=0) < 0:  # a sign bit: negative values, -0.0 or a NaN with its sign set
             return max_pool(pattern.astype(np.float32), size).astype(np.float16)
@@ -256,8 +283,8 @@ def max_pool(pattern: NDArray[Any], size: int) -> NDArray[Any]:
 
 
 def _max_of_rows(pattern: NDArray[Any], size: int) -> NDArray[Any]:
-    """Maximum of every ``size`` rows of [..., row, column]: of the first rows of all windows, then of the second, ten times as fast
-    as numpy's reduceat, which goes from entry to entry."""
+    """Maximum of every ``size`` rows of [..., row, column]: of the first rows of all windows, then
+    of the second, ten times as fast as numpy's reduceat, which goes from entry to entry."""
     largest = pattern[..., ::size, :].copy()
     for offset in range(1, min(size, pattern.shape[-2])):
         rows = pattern[..., offset::size, :]
@@ -266,15 +293,19 @@ def _max_of_rows(pattern: NDArray[Any], size: int) -> NDArray[Any]:
     return largest
 
 
-def pool(matrix: NDArray[np.float32], shape: tuple[int, int], reduce: Reduce, order: Order) -> NDArray[np.float32]:
-    """Put rows and columns of a matrix in order, and reduce it to ``shape`` (at most its own) over windows as even as can be."""
+def pool(
+    matrix: NDArray[np.float32], shape: tuple[int, int], reduce: Reduce, order: Order
+) -> NDArray[np.float32]:
+    """Put rows and columns of a matrix in order, and reduce it to ``shape`` (at most its own) over
+    windows as even as can be."""
     in_rows, in_columns = order
     if matrix.shape == shape:
         ordered = matrix.take(in_rows, axis=0).take(in_columns, axis=1)
         return np.abs(ordered) if reduce == "rms" else ordered
     rows, columns = _windows(matrix.shape[0], shape[0]), _windows(matrix.shape[1], shape[1])
     entries = np.square(matrix) if reduce == "rms" else matrix
-    # The first rows of all windows, then the second ones, ...: ten times as fast as numpy's reduceat, which adds rows entry by entry.
+    # The first rows of all windows, then the second ones, ...: ten times as fast as numpy's
+    # reduceat, which adds rows entry by entry.
     sums = entries.take(in_rows[rows.starts], axis=0)
     for windows, more in rows.further:
         sums[windows] += entries.take(in_rows[more], axis=0)
@@ -285,7 +316,8 @@ def pool(matrix: NDArray[np.float32], shape: tuple[int, int], reduce: Reduce, or
 
 @dataclass(frozen=True, slots=True)
 class _Windows:
-    """``further[k]``: which windows have more than k + 1 entries, and where these lie. ``sizes``: float32."""
+    """``further[k]``: which windows have more than k + 1 entries, and where these lie. ``sizes``:
+    float32."""
 
     starts: NDArray[np.intp]
     sizes: NDArray[np.float32]
@@ -298,7 +330,10 @@ def _windows(length: int, cells: int) -> _Windows:
     starts = np.arange(cells) * length // cells
     sizes = np.diff(starts, append=length)
     longer = [np.flatnonzero(sizes > k) for k in range(1, int(sizes.max()))]
-    further = tuple((slice(None) if len(each) == cells else each, starts[each] + k) for k, each in enumerate(longer, 1))
+    further = tuple(
+        (slice(None) if len(each) == cells else each, starts[each] + k)
+        for k, each in enumerate(longer, 1)
+    )
     return _Windows(starts, sizes.astype(np.float32), further)
 
 
@@ -309,9 +344,11 @@ def order_by_norm(change: NDArray[Any]) -> Order:
 
 
 def order_by_direction(change: NDArray[Any], iterations: int = 30) -> Order:
-    """Rows and columns of ``change`` [rows, columns] by their entry in its first singular vectors (power iteration).
+    """Rows and columns of ``change`` [rows, columns] by their entry in its first singular vectors
+    (power iteration).
 
-    Rows that changed in the same direction come to stand together, so that signed averages do not cancel.
+    Rows that changed in the same direction come to stand together, so that signed averages do not
+    cancel.
     """
     matrix = _finite(change)
     right = np.square(matrix).sum(0) + 1e-30
@@ -326,5 +363,6 @@ def order_by_direction(change: NDArray[Any], iterations: int = 30) -> Order:
 
 
 def _finite(change: NDArray[Any]) -> NDArray[np.float64]:
-    """An entry that is not finite counts as unchanged when rows are sorted; where it is drawn it stays visible."""
+    """An entry that is not finite counts as unchanged when rows are sorted; where it is drawn it
+    stays visible."""
     return np.nan_to_num(change.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)

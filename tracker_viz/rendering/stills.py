@@ -1,4 +1,5 @@
-"""Pictures beside the video: a title card, a poster of three moments, key frames, and an animated GIF or WebP small enough for a README."""
+"""Pictures beside the video: a title card, a poster of three moments, key frames, and an animated
+GIF or WebP small enough for a README."""
 
 from __future__ import annotations
 
@@ -19,12 +20,21 @@ from tracker_viz.rendering.storyboard import Shot
 from tracker_viz.rendering.theme import Theme, rgb
 
 _KEY_FRAME_WIDTH = 1920
-# (width in pixels, WebP quality, most pictures): tried in this order, until the file is small enough.
-_ATTEMPTS = ((960, 75, 120), (800, 55, 120), (720, 50, 120), (640, 45, 80), (560, 40, 60), (480, 35, 40))
+# (width in pixels, WebP quality, most pictures): tried in this order, until the file is small
+# enough.
+_ATTEMPTS = (
+    (960, 75, 120),
+    (800, 55, 120),
+    (720, 50, 120),
+    (640, 45, 80),
+    (560, 40, 60),
+    (480, 35, 40),
+)
 
 
 def poster_moments(renderer: Renderer) -> tuple[int, ...]:
-    """Indices of the first capture, of the one after most onsets (the middle one where there are none), and of the last."""
+    """Indices of the first capture, of the one after most onsets (the middle one where there are
+    none), and of the last."""
     last = len(renderer) - 1
     onsets = renderer.plan.timeline.onsets if renderer.plan.timeline else ()
     middle = max((onset.index for onset in onsets if 0 < onset.index < last), default=last // 2)
@@ -32,16 +42,21 @@ def poster_moments(renderer: Renderer) -> tuple[int, ...]:
 
 
 def write_poster(renderer: Renderer, path: Path | str) -> Path:
-    """A PNG of three moments below each other, whole or not at all. Returns its path, which ends in ``.png``."""
+    """A PNG of three moments below each other, whole or not at all. Returns its path, which ends in
+    ``.png``."""
     path = with_suffix(path, (".png",))
     pictures = [renderer.frame(index).pixels for index in poster_moments(renderer)]
     return write_whole(png(np.concatenate(pictures)), path)
 
 
-def write_key_frames(renderer: Renderer, directory: Path | str, n: int = 12) -> list[tuple[int, Path]]:
-    """PNGs of ``n`` captures spread evenly over the run, the first and the last among them, for a tracker's own step slider.
+def write_key_frames(
+    renderer: Renderer, directory: Path | str, n: int = 12
+) -> list[tuple[int, Path]]:
+    """PNGs of ``n`` captures spread evenly over the run, the first and the last among them, for a
+    tracker's own step slider.
 
-    Wider than 1080p they are reduced by a whole number, so that cells stay sharp in a panel and the files stay small.
+    Wider than 1080p they are reduced by a whole number, so that cells stay sharp in a panel and the
+    files stay small.
 
     Returns:
         (step, path) in the order of the steps; of every capture where there are no more than ``n``.
@@ -51,19 +66,27 @@ def write_key_frames(renderer: Renderer, directory: Path | str, n: int = 12) -> 
     last = len(renderer) - 1
     reduce_by = -(-renderer.plan.width // _KEY_FRAME_WIDTH)
     written = []
-    for index in np.unique(np.linspace(last if n == 1 else 0, last, min(n, last + 1)).round().astype(int)).tolist():
+    for index in np.unique(
+        np.linspace(last if n == 1 else 0, last, min(n, last + 1)).round().astype(int)
+    ).tolist():
         picture = Image.fromarray(renderer.frame(index).pixels)
         if reduce_by > 1:
             picture = picture.reduce(reduce_by)
         step = renderer.series.steps[index]
-        written.append((step, write_whole(png(np.asarray(picture)), Path(directory) / f"step_{step:08d}.png")))
+        written.append(
+            (step, write_whole(png(np.asarray(picture)), Path(directory) / f"step_{step:08d}.png"))
+        )
     return written
 
 
-def write_animation(renderer: Renderer, shots: Sequence[Shot], path: Path | str, *, max_bytes: int = 4 << 20) -> Path:
-    """An animated GIF or WebP, after the path's suffix, that loops; as large as ``max_bytes`` allows, at most 960 pixels wide.
+def write_animation(
+    renderer: Renderer, shots: Sequence[Shot], path: Path | str, *, max_bytes: int = 4 << 20
+) -> Path:
+    """An animated GIF or WebP, after the path's suffix, that loops; as large as ``max_bytes``
+    allows, at most 960 pixels wide.
 
-    Pictures are left out evenly where there are more than 120 or they need too much; those that stay are shown for longer.
+    Pictures are left out evenly where there are more than 120 or they need too much; those that
+    stay are shown for longer.
 
     Raises:
         RenderError: it cannot be made small enough.
@@ -75,23 +98,34 @@ def write_animation(renderer: Renderer, shots: Sequence[Shot], path: Path | str,
         kept = _thinned(shots, most)
         size = (width, 2 * round(width * renderer.plan.height / renderer.plan.width / 2))
         for shot in kept:
-            if shot not in drawn:  # kept no larger than the first attempt needs: a thousand whole frames would be gigabytes
+            if (
+                shot not in drawn
+                # kept no larger than the first attempt needs: a thousand whole frames would be
+                # gigabytes
+            ):
                 picture = Image.fromarray(renderer.draw(shot).pixels)
-                drawn[shot] = picture.resize((_ATTEMPTS[0][0], 2 * round(_ATTEMPTS[0][0] * size[1] / size[0] / 2)), Image.Resampling.BOX)
+                drawn[shot] = picture.resize(
+                    (_ATTEMPTS[0][0], 2 * round(_ATTEMPTS[0][0] * size[1] / size[0] / 2)),
+                    Image.Resampling.BOX,
+                )
         pictures = [drawn[shot].resize(size, Image.Resampling.BOX) for shot in kept]
         durations_ms = [max(20, round(1000 * shot.duration_s)) for shot in kept]
-        contents = _animated(pictures, durations_ms, path.suffix.lower(), quality, renderer.plan.theme)
+        contents = _animated(
+            pictures, durations_ms, path.suffix.lower(), quality, renderer.plan.theme
+        )
         if len(contents) <= max_bytes:
             return write_whole(contents, path)
         smallest = len(contents)
     raise RenderError(
-        f"{path.name} would have {smallest / 2**20:.1f} MiB at its smallest and may have {max_bytes / 2**20:.1f}: "
+        f"{path.name} would have {smallest / 2**20:.1f} MiB at its smallest and may have "
+        f"{max_bytes / 2**20:.1f}: "
         "use fewer captures, .webp in place of .gif, or allow more"
     )
 
 
 def title_card(renderer: Renderer) -> NDArray[np.uint8]:
-    """uint8 [height, width, 3]: the run, its model, what is shown, and what the roles' colours mean, over the darkened first picture."""
+    """uint8 [height, width, 3]: the run, its model, what is shown, and what the roles' colours
+    mean, over the darkened first picture."""
     from tracker_viz.rendering.template import fitted_px, seaborn_pixels, text_width
 
     plan, series, theme = renderer.plan, renderer.series, renderer.plan.theme
@@ -99,16 +133,44 @@ def title_card(renderer: Renderer) -> NDArray[np.uint8]:
     left, y = round(120 * unit), round(plan.height * 0.36)
     room = plan.width - 2 * left
 
-    lines = [series.subtitle, f"{len(series)} captures · step {series.steps[0]:,} to {series.steps[-1]:,} · layout {plan.layout}"]
-    labels = [Label(series.title, left, y, fitted_px(series.title, 84 * unit, room, bold=True), theme.text, bold=True)]
+    lines = [
+        series.subtitle,
+        f"{len(series)} captures · step {series.steps[0]:,} to {series.steps[-1]:,} · layout {plan.layout}",
+    ]
+    labels = [
+        Label(
+            series.title,
+            left,
+            y,
+            fitted_px(series.title, 84 * unit, room, bold=True),
+            theme.text,
+            bold=True,
+        )
+    ]
     for number, line in enumerate(lines):
-        labels.append(Label(line, left, y + (70 + 46 * number) * unit, fitted_px(line, 30 * unit, room), theme.dim))
+        labels.append(
+            Label(
+                line,
+                left,
+                y + (70 + 46 * number) * unit,
+                fitted_px(line, 30 * unit, room),
+                theme.dim,
+            )
+        )
     swatches, x = [], left
     for role in plan.roles.names:
-        swatches.append(Swatch(Box(x, round(y + 176 * unit), round(22 * unit), round(22 * unit)), theme.roles[role]))
-        labels.append(Label(role.replace("_", " "), x + 34 * unit, y + 195 * unit, 26 * unit, theme.text))
+        swatches.append(
+            Swatch(
+                Box(x, round(y + 176 * unit), round(22 * unit), round(22 * unit)), theme.roles[role]
+            )
+        )
+        labels.append(
+            Label(role.replace("_", " "), x + 34 * unit, y + 195 * unit, 26 * unit, theme.text)
+        )
         x += round(34 * unit) + text_width(role.replace("_", " "), 26 * unit) + round(44 * unit)
-    card = seaborn_pixels(Plan(plan.width, plan.height, theme, "title", (), {}, tuple(labels), tuple(swatches)), {})
+    card = seaborn_pixels(
+        Plan(plan.width, plan.height, theme, "title", (), {}, tuple(labels), tuple(swatches)), {}
+    )
     ground = np.array(rgb(theme.ground), np.float32)
     faint = np.rint(ground + (renderer.frame(0).pixels - ground) * 0.10).astype(np.uint8)
     is_card = (card != ground.astype(np.uint8)).any(2)
@@ -119,36 +181,66 @@ def _thinned(shots: Sequence[Shot], most: int) -> list[Shot]:
     starts = np.unique(np.linspace(0, len(shots) - 1, most).round().astype(int))
     ends = [*starts[1:], len(shots)]
     return [
-        Shot(shots[start].index, shots[start].part, sum(shot.duration_s for shot in shots[start:end]), shots[start].kind)
+        Shot(
+            shots[start].index,
+            shots[start].part,
+            sum(shot.duration_s for shot in shots[start:end]),
+            shots[start].kind,
+        )
         for start, end in zip(starts, ends, strict=True)
     ]
 
 
-def _animated(pictures: Sequence[Image.Image], durations_ms: Sequence[int], suffix: str, quality: int, theme: Theme) -> bytes:
+def _animated(
+    pictures: Sequence[Image.Image],
+    durations_ms: Sequence[int],
+    suffix: str,
+    quality: int,
+    theme: Theme,
+) -> bytes:
     contents = io.BytesIO()
     if suffix == ".gif":
         palette = _palette(pictures, theme)
-        pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+        pictures = [
+            picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures
+        ]
         options: dict[str, Any] = {"format": "GIF", "optimize": False}
     else:
         options = {"format": "WEBP", "quality": quality, "method": 3}
-    pictures[0].save(contents, save_all=True, append_images=pictures[1:], duration=list(durations_ms), loop=0, **options)
+    pictures[0].save(
+        contents,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=list(durations_ms),
+        loop=0,
+        **options,
+    )
     return contents.getvalue()
 
 
 def _palette(pictures: Sequence[Image.Image], theme: Theme) -> Image.Image:
-    """One palette of 256 for all pictures, without dither: cells stay flat, and colours mean the same throughout.
+    """One palette of 256 for all pictures, without dither: cells stay flat, and colours mean the
+    same throughout.
 
-    Roles keep their colours, also where a thin frame is half ground: among millions of pixels of maps they would find no place.
+    Roles keep their colours, also where a thin frame is half ground: among millions of pixels of
+    maps they would find no place.
     """
     ground = np.array(rgb(theme.ground))
-    meant = [ground + (np.array(rgb(color)) - ground) * part for color in theme.roles.values() for part in (1.0, 0.8, 0.6, 0.4)]
-    meant += [np.array(rgb(color)) for color in (theme.ground, theme.panel, theme.text, theme.nonfinite)]
+    meant = [
+        ground + (np.array(rgb(color)) - ground) * part
+        for color in theme.roles.values()
+        for part in (1.0, 0.8, 0.6, 0.4)
+    ]
+    meant += [
+        np.array(rgb(color)) for color in (theme.ground, theme.panel, theme.text, theme.nonfinite)
+    ]
     sample = Image.new("RGB", (pictures[0].width, pictures[0].height * 3))
     for row, index in enumerate((0, len(pictures) // 2, len(pictures) - 1)):
         sample.paste(pictures[index], (0, row * pictures[0].height))
     n_free = 256 - len(meant)
-    free = (sample.quantize(n_free, method=Image.Quantize.MEDIANCUT).getpalette() or [])[: 3 * n_free]
+    free = (sample.quantize(n_free, method=Image.Quantize.MEDIANCUT).getpalette() or [])[
+        : 3 * n_free
+    ]
     palette = Image.new("P", (1, 1))
     palette.putpalette([*np.rint(np.concatenate(meant)).astype(int).tolist(), *free])
     return palette

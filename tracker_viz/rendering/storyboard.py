@@ -1,4 +1,5 @@
-"""In which order, and for how long, the pictures of a run are shown. Arithmetic on steps; the pipeline hands the result to the video."""
+"""In which order, and for how long, the pictures of a run are shown. Arithmetic on steps; the
+pipeline hands the result to the video."""
 
 from __future__ import annotations
 
@@ -20,9 +21,11 @@ _WANTED_S = 24.0  # how long a video lasts when nobody says how long a capture s
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One picture: capture ``index``, or ``part`` (0..1) of the way to the next one, shown for ``duration_s``.
+    """One picture: capture ``index``, or ``part`` (0..1) of the way to the next one, shown for
+    ``duration_s``.
 
-    ``kind``: ``title`` (the title card), ``capture``, ``interpolated``, or ``end`` (the last picture, held).
+    ``kind``: ``title`` (the title card), ``capture``, ``interpolated``, or ``end`` (the last
+    picture, held).
     """
 
     index: int
@@ -48,9 +51,10 @@ def storyboard(
     """The shots of a run whose captures were taken at ``steps`` (rising).
 
     Args:
-        pace: every capture stays equally long (``capture``), or as long as training took to the next one (``step``), or as the
-            logarithm of that (``log``). The whole lasts the same.
-        seconds_per_capture: mean time that a capture stays; None: so that the whole lasts about 24 s, within 1/30 to 0.5 s.
+        pace: every capture stays equally long (``capture``), or as long as training took to the
+            next one (``step``), or as the logarithm of that (``log``). The whole lasts the same.
+        seconds_per_capture: mean time that a capture stays; None: so that the whole lasts about 24
+            s, within 1/30 to 0.5 s.
         interpolate: how many pictures to blend between two captures; they are marked as such.
         title_s: how long a title card is shown first; 0 for none.
         hold_s: how long the last picture stays.
@@ -58,8 +62,13 @@ def storyboard(
     if pace not in PACES:
         raise ConfigError(unknown_name("pace", str(pace), PACES))
     if interpolate < 0 or title_s < 0 or hold_s < 0:
-        raise ConfigError(f"interpolate, title_s and hold_s are not negative; got {interpolate}, {title_s}, {hold_s}")
-    if seconds_per_capture is not None and not (math.isfinite(seconds_per_capture) and seconds_per_capture > 0):
+        raise ConfigError(
+            f"interpolate, title_s and hold_s are not negative; got {interpolate}, {title_s}, "
+            f"{hold_s}"
+        )
+    if seconds_per_capture is not None and not (
+        math.isfinite(seconds_per_capture) and seconds_per_capture > 0
+    ):
         raise ConfigError(f"seconds_per_capture is a positive number; got {seconds_per_capture}")
     gaps = len(steps) - 1
     mean_s = seconds_per_capture or min(0.5, max(SHORTEST_S, _WANTED_S / max(1, gaps)))
@@ -69,7 +78,10 @@ def storyboard(
         n_between = min(interpolate, max(0, int(stay_s / SHORTEST_S + 1e-9) - 1))
         each_s = max(SHORTEST_S, stay_s / (n_between + 1))
         shots.append(Shot(index, 0.0, each_s))
-        shots += [Shot(index, number / (n_between + 1), each_s, "interpolated") for number in range(1, n_between + 1)]
+        shots += [
+            Shot(index, number / (n_between + 1), each_s, "interpolated")
+            for number in range(1, n_between + 1)
+        ]
     return (*shots, Shot(len(steps) - 1, 0.0, max(hold_s, mean_s), "end"))
 
 

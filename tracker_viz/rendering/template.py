@@ -1,8 +1,10 @@
-"""Seaborn draws a plan: once, to learn which pixel belongs to which cell, or in full, which is what the painter must equal.
+"""Seaborn draws a plan: once, to learn which pixel belongs to which cell, or in full, which is what
+the painter must equal.
 
-The painter fills cells without seaborn. To know where they are, every cell is drawn twice in a colour that is a code: its
-number, and that number's complement. A pixel whose two colours complement each other belongs to that cell; one that is equal
-in both is background; anything else is blended (a title over a map, say), and its box is left to a full redraw.
+The painter fills cells without seaborn. To know where they are, every cell is drawn twice in a
+colour that is a code: its number, and that number's complement. A pixel whose two colours
+complement each other belongs to that cell; one that is equal in both is background; anything else
+is blended (a title over a map, say), and its box is left to a full redraw.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class CellMap:
 
     Attributes:
         cells: int32 [height, width], row * columns + column; -1 where the pixel never changes.
-        replication: (pixels per row, pixels per column) when every cell is the same whole block of pixels, else None.
+        replication: (pixels per row, pixels per column) when every cell is the same whole block of
+            pixels, else None.
         blended: some pixel mixes a cell with something else: painting cannot be exact.
     """
 
@@ -43,7 +46,8 @@ class CellMap:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """``background``: uint8 [height, width, 3] without any cell; ``cell_maps``: heatmap name -> CellMap;
+    """``background``: uint8 [height, width, 3] without any cell; ``cell_maps``: heatmap name ->
+    CellMap;
     ``played``: the background with the timeline's curve bright, as it is left of the playhead."""
 
     background: NDArray[np.uint8]
@@ -59,7 +63,10 @@ def make_template(plan: Plan) -> Template:
         offsets[heatmap.name] = offset
         offset += heatmap.source.shape[0] * heatmap.source.shape[1]
     if offset >= 1 << 24:
-        raise LayoutError(f"{offset:,} cells in one picture; at most {(1 << 24) - 1:,} can be told apart: pool more, or show fewer heads")
+        raise LayoutError(
+            f"{offset:,} cells in one picture; at most {(1 << 24) - 1:,} can be told apart: pool "
+            "more, or show fewer heads"
+        )
     with MPL_LOCK, fixed_style():
         figure, meshes = _build(plan, {})
         codes = _draw_codes(figure, meshes, offsets, 0)
@@ -74,7 +81,9 @@ def make_template(plan: Plan) -> Template:
         box = heatmap.box
         view = (slice(box.y, box.bottom), slice(box.x, box.right))
         rows, columns = heatmap.source.shape
-        cells = np.where(is_cell[view], numbers[view].astype(np.int64) - offsets[heatmap.name], -1).astype(np.int32)
+        cells = np.where(
+            is_cell[view], numbers[view].astype(np.int64) - offsets[heatmap.name], -1
+        ).astype(np.int32)
         strange = ~is_cell[view] & ~equal[view] | (cells >= rows * columns) | (cells < -1)
         cell_maps[heatmap.name] = CellMap(cells, _replication(cells, heatmap), bool(strange.any()))
         background[view][is_cell[view]] = 0
@@ -83,18 +92,25 @@ def make_template(plan: Plan) -> Template:
         outside[heatmap.box.y : heatmap.box.bottom, heatmap.box.x : heatmap.box.right] = False
     if outside.any():
         y, x = np.argwhere(outside)[0]
-        raise LayoutError(f"layout {plan.layout!r}: a map reaches beyond its box at pixel ({x}, {y}); boxes must lie inside the picture")
+        raise LayoutError(
+            f"layout {plan.layout!r}: a map reaches beyond its box at pixel ({x}, {y}); boxes must "
+            "lie inside the picture"
+        )
     return Template(background, played, cell_maps)
 
 
 def seaborn_pixels(plan: Plan, values: Mapping[str, NDArray[np.float16]]) -> NDArray[np.uint8]:
-    """The plan drawn from nothing by seaborn with these values: uint8 [height, width, 3]. Slow; the measure of the painter."""
+    """The plan drawn from nothing by seaborn with these values: uint8 [height, width, 3]. Slow; the
+    measure of the painter."""
     with MPL_LOCK, fixed_style():
         return _pixels(_build(plan, values)[0])
 
 
-def text_coverage(text: str, size_px: float, *, bold: bool = False, mono: bool = False) -> tuple[NDArray[np.float32], int]:
-    """How much of each pixel a text covers, float32 [height, width] in 0..1, and the row of its baseline.
+def text_coverage(
+    text: str, size_px: float, *, bold: bool = False, mono: bool = False
+) -> tuple[NDArray[np.float32], int]:
+    """How much of each pixel a text covers, float32 [height, width] in 0..1, and the row of its
+    baseline.
 
     Width is the text's advance, so that pieces set side by side stand as in one string.
     """
@@ -103,12 +119,25 @@ def text_coverage(text: str, size_px: float, *, bold: bool = False, mono: bool =
     from matplotlib.font_manager import FontProperties
 
     with MPL_LOCK, fixed_style():
-        font = FontProperties(family=font_families(mono=mono), size=size_px * _POINTS, weight="bold" if bold else "normal")
+        font = FontProperties(
+            family=font_families(mono=mono),
+            size=size_px * _POINTS,
+            weight="bold" if bold else "normal",
+        )
         width = text_width(text, size_px, bold=bold, mono=mono)
         height, below = round(size_px * 1.5), round(size_px * 0.4)
         figure = Figure((max(width, 1) / DPI, height / DPI), dpi=DPI, facecolor="black")
         FigureCanvasAgg(figure)
-        figure.text(0, below / height, text, color="white", fontproperties=font, ha="left", va="baseline", parse_math=False)
+        figure.text(
+            0,
+            below / height,
+            text,
+            color="white",
+            fontproperties=font,
+            ha="left",
+            va="baseline",
+            parse_math=False,
+        )
         return _pixels(figure)[..., 0].astype(np.float32) / 255.0, height - below
 
 
@@ -120,25 +149,34 @@ def text_width(text: str, size_px: float, *, bold: bool = False, mono: bool = Fa
 
     with MPL_LOCK, fixed_style():
         say_what_has_no_glyph(text)
-        font = FontProperties(family=font_families(mono=mono), size=size_px * _POINTS, weight="bold" if bold else "normal")
+        font = FontProperties(
+            family=font_families(mono=mono),
+            size=size_px * _POINTS,
+            weight="bold" if bold else "normal",
+        )
         width, _, _ = RendererAgg(4, 4, DPI).get_text_width_height_descent(text, font, ismath=False)
     return round(width)
 
 
 def fitted_px(text: str, size_px: float, room: float, *, bold: bool = False) -> float:
-    """The size, ``size_px`` or smaller, in which a text is no wider than ``room`` pixels: letters are as wide as whole pixels allow."""
+    """The size, ``size_px`` or smaller, in which a text is no wider than ``room`` pixels: letters
+    are as wide as whole pixels allow."""
     while (width := text_width(text, size_px, bold=bold)) > room and size_px > 1.0:
         size_px = min(size_px - 0.125, size_px * room / width)
     return size_px
 
 
-def _build(plan: Plan, values: Mapping[str, Any] | None, *, played: bool = False) -> tuple[Any, dict[str, Any]]:
-    """A figure of the plan. ``values``: heatmap name -> values; missing ones are zeros; None leaves the heatmaps out."""
+def _build(
+    plan: Plan, values: Mapping[str, Any] | None, *, played: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """A figure of the plan. ``values``: heatmap name -> values; missing ones are zeros; None leaves
+    the heatmaps out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     class QuietFigure(Figure):
-        """sns.heatmap draws the whole figure after each box, to turn tick labels that overlap; there are none here."""
+        """sns.heatmap draws the whole figure after each box, to turn tick labels that overlap;
+        there are none here."""
 
         building = True
 
@@ -148,14 +186,22 @@ def _build(plan: Plan, values: Mapping[str, Any] | None, *, played: bool = False
             else:
                 super().draw(renderer)
 
-    figure = QuietFigure((plan.width / DPI, plan.height / DPI), dpi=DPI, facecolor=plan.theme.ground)
+    figure = QuietFigure(
+        (plan.width / DPI, plan.height / DPI), dpi=DPI, facecolor=plan.theme.ground
+    )
     FigureCanvasAgg(figure)
     ground = figure.add_axes((0, 0, 1, 1), zorder=-1)
     ground.set(xlim=(0, plan.width), ylim=(plan.height, 0))
     ground.axis("off")
     for swatch in plan.swatches:
         box = swatch.box
-        ground.fill([box.x, box.right, box.right, box.x], [box.y, box.y, box.bottom, box.bottom], color=swatch.color, lw=0, aa=False)
+        ground.fill(
+            [box.x, box.right, box.right, box.x],
+            [box.y, box.y, box.bottom, box.bottom],
+            color=swatch.color,
+            lw=0,
+            aa=False,
+        )
     if plan.timeline:
         _draw_timeline(ground, plan, plan.timeline, played)
     for label in plan.labels:
@@ -170,17 +216,32 @@ def _build(plan: Plan, values: Mapping[str, Any] | None, *, played: bool = False
     return figure, meshes
 
 
-def _draw_heatmap(figure: Any, plan: Plan, heatmap: Heatmap, values: NDArray[np.float16] | None) -> Any:
+def _draw_heatmap(
+    figure: Any, plan: Plan, heatmap: Heatmap, values: NDArray[np.float16] | None
+) -> Any:
     import seaborn
     from matplotlib.colors import ListedColormap
 
     box, scale = heatmap.box, plan.scales[heatmap.scale]
     axes = figure.add_axes(
-        (box.x / plan.width, 1 - box.bottom / plan.height, box.width / plan.width, box.height / plan.height), facecolor=plan.theme.panel
+        (
+            box.x / plan.width,
+            1 - box.bottom / plan.height,
+            box.width / plan.width,
+            box.height / plan.height,
+        ),
+        facecolor=plan.theme.panel,
     )
     if values is None:
         values = np.full(heatmap.source.shape, scale.minimum / scale.unit, np.float16)
-    options: dict[str, Any] = {"ax": axes, "cbar": False, "xticklabels": False, "yticklabels": False, "vmin": 0, "vmax": 1}
+    options: dict[str, Any] = {
+        "ax": axes,
+        "cbar": False,
+        "xticklabels": False,
+        "yticklabels": False,
+        "vmin": 0,
+        "vmax": 1,
+    }
     if heatmap.line_px:
         options |= {"linewidths": heatmap.line_px * _POINTS, "linecolor": heatmap.line_color}
     # float32, because matplotlib norms compute in the precision that they are given
@@ -193,12 +254,16 @@ def _draw_heatmap(figure: Any, plan: Plan, heatmap: Heatmap, values: NDArray[np.
     if heatmap.mask is not None:
         broken &= ~heatmap.mask
     if broken.any():
-        seaborn.heatmap(np.zeros(shown.shape), mask=~broken, cmap=ListedColormap([scale.nonfinite]), **options)
+        seaborn.heatmap(
+            np.zeros(shown.shape), mask=~broken, cmap=ListedColormap([scale.nonfinite]), **options
+        )
     axes.set(xticks=[], yticks=[])
     return mesh
 
 
-def _draw_codes(figure: Any, meshes: Mapping[str, Any], offsets: Mapping[str, int], xor: int) -> NDArray[np.uint8]:
+def _draw_codes(
+    figure: Any, meshes: Mapping[str, Any], offsets: Mapping[str, int], xor: int
+) -> NDArray[np.uint8]:
     for name, mesh in meshes.items():
         values = np.ma.masked_invalid(mesh.get_array()) if mesh.get_array() is not None else None
         if values is not None:
@@ -207,7 +272,12 @@ def _draw_codes(figure: Any, meshes: Mapping[str, Any], offsets: Mapping[str, in
             mesh.tracker_viz_shown = shown
         shown = mesh.tracker_viz_shown
         codes = (np.arange(offsets[name], offsets[name] + shown.size) ^ xor).astype(np.uint32)
-        rgba = np.stack([codes >> 16 & 255, codes >> 8 & 255, codes & 255, np.full_like(codes, 255)], 1) / 255.0
+        rgba = (
+            np.stack(
+                [codes >> 16 & 255, codes >> 8 & 255, codes & 255, np.full_like(codes, 255)], 1
+            )
+            / 255.0
+        )
         rgba[~shown] = 0.0
         mesh.set_facecolor(rgba)
     return _pixels(figure)
@@ -230,7 +300,11 @@ def _replication(cells: NDArray[np.int32], heatmap: Heatmap) -> tuple[int, int] 
     if heatmap.mask is not None:
         expected[heatmap.mask] = -1
     down, across = height // rows, width // columns
-    return (down, across) if np.array_equal(cells, expected.repeat(down, 0).repeat(across, 1)) else None
+    return (
+        (down, across)
+        if np.array_equal(cells, expected.repeat(down, 0).repeat(across, 1))
+        else None
+    )
 
 
 def _draw_label(ground: Any, label: Label) -> None:
@@ -252,26 +326,65 @@ def _draw_label(ground: Any, label: Label) -> None:
 
 def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
     box, scale = bar.box, plan.scales[bar.scale]
-    axes = figure.add_axes((box.x / plan.width, 1 - box.bottom / plan.height, box.width / plan.width, box.height / plan.height))
-    axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=scale.mpl_cmap(), vmin=0, vmax=1, interpolation="nearest")
+    axes = figure.add_axes(
+        (
+            box.x / plan.width,
+            1 - box.bottom / plan.height,
+            box.width / plan.width,
+            box.height / plan.height,
+        )
+    )
+    axes.imshow(
+        np.linspace(0, 1, 256)[None],
+        aspect="auto",
+        cmap=scale.mpl_cmap(),
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
     axes.axis("off")
     size = bar.font_px
     if bar.titled:
         title_px = fitted_px(scale.label, size, box.width)
-        _draw_label(ground, Label(scale.label, box.x, box.y - size * 0.55, title_px, plan.theme.dim))
+        _draw_label(
+            ground, Label(scale.label, box.x, box.y - size * 0.55, title_px, plan.theme.dim)
+        )
     for position, text in bar_ticks(scale, box.width / (size * 0.9)):
         align = "left" if position < 0.02 else "right" if position > 0.98 else "center"
         x = box.x + position * box.width
-        ground.plot([x, x], [box.bottom, box.bottom + 0.25 * size], color=plan.theme.dim, lw=_POINTS, solid_capstyle="butt")
-        _draw_label(ground, Label(text, x, box.bottom + size * 1.25, size * 0.9, plan.theme.dim, align=align))  # type: ignore[arg-type]
+        ground.plot(
+            [x, x],
+            [box.bottom, box.bottom + 0.25 * size],
+            color=plan.theme.dim,
+            lw=_POINTS,
+            solid_capstyle="butt",
+        )
+        _draw_label(
+            ground,
+            Label(text, x, box.bottom + size * 1.25, size * 0.9, plan.theme.dim, align=align),  # type: ignore[arg-type]
+        )
 
 
 def _draw_timeline(ground: Any, plan: Plan, timeline: Timeline, played: bool) -> None:
     box, theme = timeline.box, plan.theme
-    ground.fill([box.x, box.right, box.right, box.x], [box.y, box.y, box.bottom, box.bottom], color=theme.panel, lw=0, aa=False, zorder=0)
+    ground.fill(
+        [box.x, box.right, box.right, box.x],
+        [box.y, box.y, box.bottom, box.bottom],
+        color=theme.panel,
+        lw=0,
+        aa=False,
+        zorder=0,
+    )
     if len(timeline.curve):
         x, y = timeline.curve.T
         color = theme.accent if played else theme.dim
         if played:
             ground.fill_between(x, y, box.bottom, color=theme.accent, alpha=0.14, lw=0, zorder=1)
-        ground.plot(x, y, color=color, lw=(3.0 if played else 2.0) * plan.unit * _POINTS, alpha=1.0 if played else 0.6, zorder=2)
+        ground.plot(
+            x,
+            y,
+            color=color,
+            lw=(3.0 if played else 2.0) * plan.unit * _POINTS,
+            alpha=1.0 if played else 0.6,
+            zorder=2,
+        )

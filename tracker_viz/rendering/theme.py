@@ -1,4 +1,5 @@
-"""The colours and fonts of a picture. Chosen by name or made by the user; read by every other module of rendering."""
+"""The colours and fonts of a picture. Chosen by name or made by the user; read by every other
+module of rendering."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from typing import Any
 
 from tracker_viz.errors import ConfigError, unknown_name
 
-# What a head does. Hues as of Okabe and Ito (2008), their lightness spread until colour-blind eyes tell every two apart as well; a test
-# holds that. The accent has no hue, so that the loss is not taken for a role.
+# What a head does. Hues as of Okabe and Ito (2008), their lightness spread until colour-blind eyes
+# tell every two apart as well; a test holds that. The accent has no hue, so that the loss is not
+# taken for a role.
 _ROLE_COLORS = {
     "previous_token": "#4ad1ff",
     "induction": "#f7a21b",
@@ -29,11 +31,35 @@ _ROLE_COLORS_LIGHT = {
     "sink": "#009f6b",
 }
 
-# Families with letters that DejaVu lacks, as Linux, macOS and Windows have them. Emoji in colour are none: matplotlib draws outlines only.
+# Families with letters that DejaVu lacks, as Linux, macOS and Windows have them. Emoji in colour
+# are none: matplotlib draws outlines only.
 _OTHER_SCRIPTS = (
-    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
-    *("PingFang SC", "Hiragino Sans GB", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
-    *("Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Symbola", "Segoe UI Emoji", "Arial Unicode MS"),
+    *(
+        "Noto Sans CJK SC",
+        "Noto Sans CJK JP",
+        "Source Han Sans SC",
+        "WenQuanYi Zen Hei",
+        "WenQuanYi Micro Hei",
+        "Droid Sans Fallback",
+    ),
+    *(
+        "PingFang SC",
+        "Hiragino Sans GB",
+        "Hiragino Sans",
+        "Apple SD Gothic Neo",
+        "Microsoft YaHei",
+        "Yu Gothic",
+        "Malgun Gothic",
+    ),
+    *(
+        "Noto Sans Arabic",
+        "Noto Sans Devanagari",
+        "Noto Sans Thai",
+        "Noto Emoji",
+        "Symbola",
+        "Segoe UI Emoji",
+        "Arial Unicode MS",
+    ),
 )
 
 log = logging.getLogger(__name__)
@@ -48,7 +74,8 @@ class Theme:
         text, dim, faint: titles and numbers; labels; lines of a grid.
         accent: the loss curve and the playhead's dot.
         nonfinite: cells that are NaN or infinite.
-        attention, signed, magnitude, score: colour maps by name: 0..1 probabilities; values around 0; sizes from 0 up; 0..1 scores.
+        attention, signed, magnitude, score: colour maps by name: 0..1 probabilities; values around
+            0; sizes from 0 up; 0..1 scores.
         roles: colour of each role that a head can have.
     """
 
@@ -100,20 +127,30 @@ def theme(name: str | Theme) -> Theme:
 
 @contextmanager
 def fixed_style() -> Iterator[None]:
-    """Matplotlib as it ships, whatever a matplotlibrc or a style of the user says: the same input gives the same pixels."""
+    """Matplotlib as it ships, whatever a matplotlibrc or a style of the user says: the same input
+    gives the same pixels."""
     import matplotlib
 
-    left_out = ("backend", "interactive", "text.hinting_factor")  # not ours to set; deprecated in matplotlib 3.11
-    style: dict[str, Any] = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in left_out}
+    left_out = (
+        "backend",
+        "interactive",
+        "text.hinting_factor",
+    )  # not ours to set; deprecated in matplotlib 3.11
+    style: dict[str, Any] = {
+        key: value for key, value in matplotlib.rcParamsDefault.items() if key not in left_out
+    }
     style |= {"font.family": font_families(), "figure.dpi": 100.0, "text.hinting": "force_autohint"}
     with matplotlib.rc_context(style), warnings.catch_warnings():  # type: ignore[arg-type]
-        warnings.filterwarnings("ignore", r"Glyph \d+ ")  # once for each letter and drawing; say_what_has_no_glyph says it once
+        warnings.filterwarnings(
+            "ignore", r"Glyph \d+ "
+        )  # once for each letter and drawing; say_what_has_no_glyph says it once
         yield
 
 
 @cache
 def font_families(*, mono: bool = False) -> list[str]:
-    """DejaVu, which comes with matplotlib and is asked first, so that what it can write looks the same everywhere; then what is here."""
+    """DejaVu, which comes with matplotlib and is asked first, so that what it can write looks the
+    same everywhere; then what is here."""
     from matplotlib.font_manager import fontManager, weight_dict
 
     here = []  # matplotlib warns of each family that is not
@@ -122,18 +159,25 @@ def font_families(*, mono: bool = False) -> list[str]:
             here.append(family)
             weights = {weight_dict.get(str(face.weight), face.weight) for face in faces}
             # It would warn of each text in a weight that the family lacks, too.
-            fontManager.ttflist += [replace(faces[0], weight=weight) for weight in (400, 700) if weight not in weights]
+            fontManager.ttflist += [
+                replace(faces[0], weight=weight) for weight in (400, 700) if weight not in weights
+            ]
     return ["DejaVu Sans Mono" if mono else "DejaVu Sans", *here]
 
 
 def say_what_has_no_glyph(text: str) -> None:
-    """A warning, one for all texts of a process, where letters of ``text`` are in no font here and boxes stand in their place."""
+    """A warning, one for all texts of a process, where letters of ``text`` are in no font here and
+    boxes stand in their place."""
     if text.isascii() or _said_once.cache_info().currsize:
         return
     from matplotlib.font_manager import findfont, get_font
 
     fonts = [get_font(findfont(family)) for family in font_families()]
-    if missing := [letter for letter in dict.fromkeys(text) if not any(font.get_char_index(ord(letter)) for font in fonts)]:
+    if missing := [
+        letter
+        for letter in dict.fromkeys(text)
+        if not any(font.get_char_index(ord(letter)) for font in fonts)
+    ]:
         _said_once("".join(missing))
 
 
@@ -142,8 +186,10 @@ def _said_once(letters: str) -> None:
     import matplotlib
 
     log.warning(
-        "no font here has %s: boxes stand for such letters. On Debian and Ubuntu fonts-noto-cjk (Chinese, Japanese, Korean), "
-        "fonts-symbola (emoji) and fonts-noto-core (others) have them; after installing delete %s/fontlist*.json, "
+        "no font here has %s: boxes stand for such letters. On Debian and Ubuntu fonts-noto-cjk "
+        "(Chinese, Japanese, Korean), "
+        "fonts-symbola (emoji) and fonts-noto-core (others) have them; after installing delete "
+        "%s/fontlist*.json, "
         "in which matplotlib keeps the fonts that it found",
         letters,
         matplotlib.get_cachedir(),

@@ -1,4 +1,5 @@
-"""Experiment trackers behind one protocol. ``connect``, ``open_run`` and ``join`` are all that other stations call.
+"""Experiment trackers behind one protocol. ``connect``, ``open_run`` and ``join`` are all that
+other stations call.
 
 An adapter's SDK is imported by its own module only, and that module only when it is asked for.
 """
@@ -22,7 +23,8 @@ _ADAPTERS = {
 
 
 def connect(scheme: str, **options: Any) -> Tracker:
-    """The tracker called ``scheme``, with its adapter's own options (``tracking_uri=`` for MLflow, ``base_url=`` for W&B, ...).
+    """The tracker called ``scheme``, with its adapter's own options (``tracking_uri=`` for MLflow,
+    ``base_url=`` for W&B, ...).
 
     Raises:
         ConfigError: there is no such tracker, or it does not take these options.
@@ -35,13 +37,16 @@ def connect(scheme: str, **options: Any) -> Tracker:
         adapter = getattr(importlib.import_module(module_name), class_name)
     except ImportError as error:
         raise MissingDependencyError(
-            f"tracker {scheme!r} needs a package that is not installed ({error}); install it with: {install}"
+            f"tracker {scheme!r} needs a package that is not installed ({error}); install it with: "
+            f"{install}"
         ) from error
     known = inspect.signature(adapter).parameters
     for name in options:
         if name not in known:
             raise ConfigError(unknown_name(f"option of tracker {scheme!r}", name, known))
-    tracker: Tracker = adapter(**{name: value for name, value in options.items() if value is not None})
+    tracker: Tracker = adapter(
+        **{name: value for name, value in options.items() if value is not None}
+    )
     return tracker
 
 
@@ -56,12 +61,16 @@ def open_run(ref: RunRef | str, **options: Any) -> Run:
 
 
 def join(live: Any, **options: Any) -> Run:
-    """The run behind an object of a tracker's own client: a ``wandb.Run``, an MLflow run. It is joined and never ended by us.
+    """The run behind an object of a tracker's own client: a ``wandb.Run``, an MLflow run. It is
+    joined and never ended by us.
 
     Raises:
         ConfigError: no tracker's client makes such objects.
     """
     package = type(live).__module__.partition(".")[0]
     if package not in _ADAPTERS:
-        raise ConfigError(f"a run is a name, a RunRef, a wandb.Run or an MLflow run; got {type(live).__module__}.{type(live).__qualname__}")
+        raise ConfigError(
+            "a run is a name, a RunRef, a wandb.Run or an MLflow run; got "
+            f"{type(live).__module__}.{type(live).__qualname__}"
+        )
     return connect(package, **options).join(live)

@@ -1,4 +1,5 @@
-"""Calls that wait for a service, several at once. Used where many captures, or many runs, are asked for."""
+"""Calls that wait for a service, several at once. Used where many captures, or many runs, are asked
+for."""
 
 from __future__ import annotations
 
@@ -13,11 +14,13 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def at_once(calls: Sequence[Callable[[], Result]], n_threads: int) -> Iterator[list[Future[Result]]]:
+def at_once(
+    calls: Sequence[Callable[[], Result]], n_threads: int
+) -> Iterator[list[Future[Result]]]:
     """The calls' futures, in their order; calls that have not begun when the block ends never do.
 
-    Unlike those of a ``ThreadPoolExecutor``, the threads are waited for neither then nor when the program ends: a server that hangs
-    would hold up whoever presses Ctrl-C for minutes.
+    Unlike those of a ``ThreadPoolExecutor``, the threads are waited for neither then nor when the
+    program ends: a server that hangs would hold up whoever presses Ctrl-C for minutes.
     """
     futures: list[Future[Result]] = [Future() for _ in calls]
     waiting = deque(zip(calls, futures, strict=True))

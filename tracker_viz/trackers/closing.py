@@ -1,4 +1,5 @@
-"""The end of a spool's uploaders: they get a bounded time for what is left, and what became of it is said. For the outbox and ``push``."""
+"""The end of a spool's uploaders: they get a bounded time for what is left, and what became of it
+is said. For the outbox and ``push``."""
 
 from __future__ import annotations
 
@@ -45,8 +46,9 @@ def close_all(
     lost: tuple[int, ...] = (),
     patience_s: float | None = None,
 ) -> Report:
-    """Let every uploader finish until ``deadline``; with ``patience_s`` each delivered capture moves the deadline on, and what is on its
-    way has the time that its bytes take over a slow line."""
+    """Let every uploader finish until ``deadline``; with ``patience_s`` each delivered capture
+    moves the deadline on, and what is on its way has the time that its bytes take over a slow
+    line."""
     for uploader in uploaders:
         uploader.close(state, deadline=deadline)
     delivered, moved = -1, time.monotonic()
@@ -75,7 +77,9 @@ def close_all(
         report = Report(report.deliveries, lost, spool.push_command)
         for delivery in unfinished:
             what = f"{delivery.left} captures have" if delivery.left else "the end of the run has"
-            log.warning("%s not reached %s (%s)", what, delivery.name, delivery.error or "out of time")
+            log.warning(
+                "%s not reached %s (%s)", what, delivery.name, delivery.error or "out of time"
+            )
         log.warning("they are kept in %s; finish with: %s", spool.directory, spool.push_command)
     else:
         spool.make_room()

@@ -1,12 +1,14 @@
-"""The index of a run's captures: one small file per capture, whose *name* says its size and sha256. Pure functions.
+"""The index of a run's captures: one small file per capture, whose *name* says its size and sha256.
+Pure functions.
 
-A tracker's own listing says neither hash nor whether an upload ended, so the adapters that store plain files keep this index:
+A tracker's own listing says neither hash nor whether an upload ended, so the adapters that store
+plain files keep this index:
 
     captures/step-00000100.safetensors
     captures/index/step-00000100.1048576.<sha256>.json      {"step": 100, "time": 1700000000.0, ...}
 
-Everything that a listing needs is in the names: a thousand captures are listed with two calls and no download. A folder that
-was copied from one store to another stays readable.
+Everything that a listing needs is in the names: a thousand captures are listed with two calls and
+no download. A folder that was copied from one store to another stays readable.
 """
 
 from __future__ import annotations
@@ -34,11 +36,23 @@ def entry_name(ref: CaptureRef) -> str:
 
 def entry_text(ref: CaptureRef, time: float) -> str:
     """Contents of an index entry. ``time``: seconds since 1970 at which the capture was taken."""
-    return json.dumps({"step": ref.step, "file": ref.file_name, "nbytes": ref.nbytes, "sha256": ref.sha256, "time": time}) + "\n"
+    return (
+        json.dumps(
+            {
+                "step": ref.step,
+                "file": ref.file_name,
+                "nbytes": ref.nbytes,
+                "sha256": ref.sha256,
+                "time": time,
+            }
+        )
+        + "\n"
+    )
 
 
 def parse_entry(name: str) -> CaptureRef | None:
-    """What an entry's name says; None for a name that is not an entry's, and for a size that no capture has."""
+    """What an entry's name says; None for a name that is not an entry's, and for a size that no
+    capture has."""
     match = _ENTRY.fullmatch(name)
     if not match or int(match[2]) > MAX_FILE_BYTES:
         return None
@@ -51,20 +65,26 @@ def parse_entry(name: str) -> CaptureRef | None:
 
 
 def refs_by_step(
-    entry_names: Iterable[str], nbytes: Mapping[str, int | None], newest: Callable[[list[CaptureRef]], CaptureRef]
+    entry_names: Iterable[str],
+    nbytes: Mapping[str, int | None],
+    newest: Callable[[list[CaptureRef]], CaptureRef],
 ) -> list[CaptureRef]:
     """Captures ordered by step, each step once.
 
     Args:
         entry_names: names in the index folder; what is no entry is ignored.
-        nbytes: file name -> size of the capture files that are there; None where the store does not say.
-        newest: chooses among entries of one step that a size cannot tell apart (two writers, or a replaced capture).
+        nbytes: file name -> size of the capture files that are there; None where the store does not
+            say.
+        newest: chooses among entries of one step that a size cannot tell apart (two writers, or a
+            replaced capture).
     """
     entries: dict[int, list[CaptureRef]] = defaultdict(list)
     for ref in filter(None, map(parse_entry, entry_names)):
         entries[ref.step].append(ref)
     chosen = []
     for step in sorted(entries):
-        fitting = [ref for ref in entries[step] if nbytes.get(ref.file_name) in (None, ref.nbytes)] or entries[step]
+        fitting = [
+            ref for ref in entries[step] if nbytes.get(ref.file_name) in (None, ref.nbytes)
+        ] or entries[step]
         chosen.append(fitting[0] if len(fitting) == 1 else newest(fitting))
     return chosen

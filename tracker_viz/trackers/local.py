@@ -1,4 +1,5 @@
-"""A directory as a tracker: the same tree as in an MLflow run, on a disk. Needs no package and no server.
+"""A directory as a tracker: the same tree as in an MLflow run, on a disk. Needs no package and no
+server.
 
     <run>/run.json                                  name, config, state, tags
     <run>/captures/step-00000100.safetensors        and captures/index/, see index.py
@@ -6,8 +7,8 @@
     <run>/heads.webm  videos/heads/step_00000100.webm
     <run>/tables/head_roles.csv  key_frames/heads/step_00000100.png  inputs.json
 
-Every file is written to a temporary name, synced and renamed, so that a kill leaves whole files only. The spool's directory
-is such a run too.
+Every file is written to a temporary name, synced and renamed, so that a kill leaves whole files
+only. The spool's directory is such a run too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tracker_viz.capture_file import file_ref, write_atomically, written_atomically
-from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError, TrackerError, TransientTrackerError
+from tracker_viz.errors import (
+    CaptureFileError,
+    ConfigError,
+    RunNotFoundError,
+    TrackerError,
+    TransientTrackerError,
+)
 from tracker_viz.trackers import index
 from tracker_viz.trackers.base import (
     Cell,
@@ -77,13 +84,16 @@ class LocalTracker:
                 number += 1
             else:
                 break
-        return LocalRun.create(directory, name=name, config=config, tags=tags, parent=parent, key=key)
+        return LocalRun.create(
+            directory, name=name, config=config, tags=tags, parent=parent, key=key
+        )
 
     def open_run(self, ref: RunRef, *, ours: bool = False) -> LocalRun:
         directory = Path(ref.path).absolute()
         if not (directory / "run.json").is_file() and not (directory / index.CAPTURES).is_dir():
             raise RunNotFoundError(
-                f"{ref} is no run: expected a directory with run.json or captures/ in it, at {directory}; "
+                f"{ref} is no run: expected a directory with run.json or captures/ in it, at "
+                f"{directory}; "
                 "run='local' makes a new one, in the directory that spool= names"
             )
         return LocalRun(directory, ours=ours)
@@ -92,7 +102,9 @@ class LocalTracker:
         return None
 
     def join(self, live: Any) -> LocalRun:
-        raise ConfigError(f"a local run is named by 'local:<directory>'; got {type(live).__qualname__}")
+        raise ConfigError(
+            f"a local run is named by 'local:<directory>'; got {type(live).__qualname__}"
+        )
 
     def _made_with(self, key: str) -> Path | None:
         for path in self._directory.glob("*/run.json"):
@@ -124,7 +136,8 @@ class LocalRun:
         key: str | None = None,
         more: Mapping[str, Any] | None = None,
     ) -> LocalRun:
-        """Write ``run.json`` and with it make ``directory`` a run. ``more``: what the spool notes beside it."""
+        """Write ``run.json`` and with it make ``directory`` a run. ``more``: what the spool notes
+        beside it."""
         described = {
             "schema": SCHEMA_VERSION,
             "name": name,
@@ -162,7 +175,8 @@ class LocalRun:
         )
 
     def description(self) -> dict[str, Any]:
-        """``run.json``; empty for a directory that only holds captures (a copy of a tracker's artifacts)."""
+        """``run.json``; empty for a directory that only holds captures (a copy of a tracker's
+        artifacts)."""
         path = self.directory / "run.json"
         return read_json(path) if path.is_file() else {}
 
@@ -171,20 +185,26 @@ class LocalRun:
         write_json(self.description() | changes, self.directory / "run.json")
 
     def url(self, artifact: str | None = None) -> str:
-        return (self.directory / checked_artifact(artifact) if artifact else self.directory).as_uri()
+        return (
+            self.directory / checked_artifact(artifact) if artifact else self.directory
+        ).as_uri()
 
-    # -- writing --------------------------------------------------------------------------------------------
+    # -- writing
+    # --------------------------------------------------------------------------------------------
 
     def put_captures(self, captures: Sequence[CapturePath]) -> None:
         for capture in captures:
             try:
                 self.write_entry(capture.ref, time.time())
             except OSError as error:
-                raise TransientTrackerError(f"cannot write to {self.directory} ({error}); is the disk full or away?") from error
+                raise TransientTrackerError(
+                    f"cannot write to {self.directory} ({error}); is the disk full or away?"
+                ) from error
             copy_atomically(capture.path, self.directory / index.CAPTURES / capture.ref.file_name)
 
     def write_entry(self, ref: CaptureRef, taken: float) -> None:
-        """Announce a capture *before* its file is renamed into place: no file is ever without its size and hash.
+        """Announce a capture *before* its file is renamed into place: no file is ever without its
+        size and hash.
 
         An entry without its file is not listed, so a kill between the two leaves nothing behind.
         """
@@ -193,7 +213,10 @@ class LocalRun:
             write_atomically(index.entry_text(ref, taken).encode(), entries / index.entry_name(ref))
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
-        lines = [json.dumps({"step": point.step, "time": point.time or time.time(), **point.values}) for point in points]
+        lines = [
+            json.dumps({"step": point.step, "time": point.time or time.time(), **point.values})
+            for point in points
+        ]
         append_lines(lines, self.directory / "metrics.jsonl")
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
@@ -232,7 +255,11 @@ class LocalRun:
         """Relative, so that a sweep's whole directory can be moved."""
         if ref.scheme != "local":
             return None
-        return urllib.parse.quote(Path(os.path.relpath(Path(ref.path) / checked_artifact(artifact), self.directory)).as_posix())
+        return urllib.parse.quote(
+            Path(
+                os.path.relpath(Path(ref.path) / checked_artifact(artifact), self.directory)
+            ).as_posix()
+        )
 
     def guards_files(self, ref: RunRef, artifact: str) -> bool:
         return False
@@ -244,7 +271,8 @@ class LocalRun:
         if self._ours and self.description().get("state") != state:
             self.describe(state=state, ended=time.time())
 
-    # -- reading --------------------------------------------------------------------------------------------
+    # -- reading
+    # --------------------------------------------------------------------------------------------
 
     def list_captures(self) -> list[CaptureRef]:
         return self._listed(self._capture_nbytes())
@@ -272,7 +300,9 @@ class LocalRun:
 
     def children(self) -> list[RunRef]:
         found = []
-        for path in sorted({*self.directory.glob("*/run.json"), *self.directory.parent.glob("*/run.json")}):
+        for path in sorted(
+            {*self.directory.glob("*/run.json"), *self.directory.parent.glob("*/run.json")}
+        ):
             parent = read_json(path).get("parent")
             if parent and Path(RunRef.parse(parent).path).absolute() == self.directory:
                 found.append(RunRef("local", str(path.parent)))
@@ -305,24 +335,33 @@ class LocalRun:
         try:
             if (actual := file_ref(path, refs[0].step)) in refs:
                 return actual
-            return max(refs, key=lambda ref: (self.directory / index.INDEX / index.entry_name(ref)).stat().st_mtime)
+            return max(
+                refs,
+                key=lambda ref: (
+                    (self.directory / index.INDEX / index.entry_name(ref)).stat().st_mtime
+                ),
+            )
         except OSError:
             return refs[-1]  # it was delivered at this moment, whichever it was
 
 
 def directory_name(name: str) -> str:
-    """A run's name as a directory may be called on any disk, with room for a number or a time behind it."""
+    """A run's name as a directory may be called on any disk, with room for a number or a time
+    behind it."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:MAX_NAME_CHARACTERS] or "run"
 
 
 def check_file(path: Path, ref: CaptureRef, *, where: object = None) -> None:
-    """Hold a file against its ref. ``where``: what a message shall name instead of a path that will be gone.
+    """Hold a file against its ref. ``where``: what a message shall name instead of a path that will
+    be gone.
 
     Raises:
         CaptureFileError: it is not there, is a link, or has another size or sha256.
     """
     where = where or path
-    gone = CaptureFileError(f"capture {ref.file_name} is listed, but its file is not there ({where}); {REPAIR}")
+    gone = CaptureFileError(
+        f"capture {ref.file_name} is listed, but its file is not there ({where}); {REPAIR}"
+    )
     if path.is_symlink() or not path.is_file():
         raise gone
     try:
@@ -331,9 +370,15 @@ def check_file(path: Path, ref: CaptureRef, *, where: object = None) -> None:
     except FileNotFoundError as error:
         raise gone from error  # another process delivered it at this moment
     if nbytes != ref.nbytes:
-        raise CaptureFileError(f"capture {ref.file_name} has {nbytes:,} bytes where {ref.nbytes:,} were written ({where}); {REPAIR}")
+        raise CaptureFileError(
+            f"capture {ref.file_name} has {nbytes:,} bytes where {ref.nbytes:,} were written "
+            f"({where}); {REPAIR}"
+        )
     if sha256 != ref.sha256:
-        raise CaptureFileError(f"capture {ref.file_name} has another sha256 than when it was written ({where}); {REPAIR}")
+        raise CaptureFileError(
+            f"capture {ref.file_name} has another sha256 than when it was written ({where}); "
+            f"{REPAIR}"
+        )
 
 
 REPAIR = "'tracker-viz push spool=<directory>' mends it while the spool still has that step"
@@ -345,11 +390,14 @@ def copy_atomically(source: Path, target: Path) -> None:
         with written_atomically(target) as copy, source.open("rb") as original:
             shutil.copyfileobj(original, copy, 1 << 20)
     except OSError as error:
-        raise TransientTrackerError(f"cannot write {target} ({error}); is the disk full or away?") from error
+        raise TransientTrackerError(
+            f"cannot write {target} ({error}); is the disk full or away?"
+        ) from error
 
 
 def append_lines(lines: Sequence[str], path: Path) -> None:
-    """Add whole lines to a file and sync it; a last line that a kill left torn is closed off first."""
+    """Add whole lines to a file and sync it; a last line that a kill left torn is closed off
+    first."""
     text = "".join(line + "\n" for line in lines).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
@@ -384,6 +432,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """One JSON object, whole or not at all; what JSON has no form for (paths, dtypes) is written as text."""
+    """One JSON object, whole or not at all; what JSON has no form for (paths, dtypes) is written as
+    text."""
     text = json.dumps(values, indent=2, sort_keys=True, default=str)
     write_atomically((text + "\n").encode(), path)

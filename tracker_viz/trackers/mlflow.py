@@ -1,6 +1,8 @@
-"""MLflow as a tracker: the embedded SQLite store, any server, any artifact store that its client knows.
+"""MLflow as a tracker: the embedded SQLite store, any server, any artifact store that its client
+knows.
 
-Only the client interface with explicit run ids is used: the fluent one would set a finished run to running and rewrite its end.
+Only the client interface with explicit run ids is used: the fluent one would set a finished run to
+running and rewrite its end.
 """
 
 from __future__ import annotations
@@ -15,10 +17,22 @@ from mlflow.entities import ViewType
 from mlflow.tracking.context.registry import resolve_tags
 
 from tracker_viz import __version__
-from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError, TrackerVizError, TransientTrackerError
+from tracker_viz.errors import (
+    ConfigError,
+    RunNotFoundError,
+    TrackerError,
+    TrackerVizError,
+    TransientTrackerError,
+)
 from tracker_viz.trackers import mlflow_service
 from tracker_viz.trackers.mlflow_errors import mlflow_errors
-from tracker_viz.trackers.mlflow_run import MAX_TAG_CHARACTERS, PARENT_TAG, MlflowRun, existing_run, legal_name
+from tracker_viz.trackers.mlflow_run import (
+    MAX_TAG_CHARACTERS,
+    PARENT_TAG,
+    MlflowRun,
+    existing_run,
+    legal_name,
+)
 from tracker_viz.trackers.secrets import without_userinfo
 from tracker_viz.types import RunRef
 
@@ -31,23 +45,36 @@ class MlflowTracker:
     """One MLflow service.
 
     Args:
-        tracking_uri: as MLflow has it; None takes what MLflow itself is set to, else ``mlflow.db`` where the program was started.
-        experiment: name for new runs, made when it is not there; None: ``MLFLOW_EXPERIMENT_NAME``, ``MLFLOW_EXPERIMENT_ID``,
-            ``mlflow.set_experiment``, else MLflow's own ``Default``.
+        tracking_uri: as MLflow has it; None takes what MLflow itself is set to, else ``mlflow.db``
+            where the program was started.
+        experiment: name for new runs, made when it is not there; None: ``MLFLOW_EXPERIMENT_NAME``,
+            ``MLFLOW_EXPERIMENT_ID``, ``mlflow.set_experiment``, else MLflow's own ``Default``.
         ui_url: address of the UI where it differs from the tracking URI, behind a proxy.
 
     Raises:
-        ConfigError: the URI names a store that MLflow gave up, or none at all; ``ui_url`` is no address of a web page.
+        ConfigError: the URI names a store that MLflow gave up, or none at all; ``ui_url`` is no
+            address of a web page.
     """
 
-    def __init__(self, tracking_uri: str | None = None, experiment: str | None = None, ui_url: str | None = None) -> None:
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment: str | None = None,
+        ui_url: str | None = None,
+    ) -> None:
         self._told_uri = mlflow_service.absolute_uri(tracking_uri) if tracking_uri else None
-        self._uri, self._experiment, self._experiment_id = mlflow_service.service_and_experiment(tracking_uri, experiment)
+        self._uri, self._experiment, self._experiment_id = mlflow_service.service_and_experiment(
+            tracking_uri, experiment
+        )
         self._ui_url = mlflow_service.checked_ui_url(ui_url)
 
     @property
     def options(self) -> Mapping[str, str]:
-        told = {"tracking_uri": without_userinfo(self._uri), "experiment": self._experiment, "ui_url": self._ui_url}
+        told = {
+            "tracking_uri": without_userinfo(self._uri),
+            "experiment": self._experiment,
+            "ui_url": self._ui_url,
+        }
         return {name: value for name, value in told.items() if value is not None}
 
     def create_run(
@@ -63,14 +90,27 @@ class MlflowTracker:
         mlflow_service.initialise_embedded(self._uri, self._experiment)
         client = mlflow_service.client(self._uri)
         with mlflow_errors(self._uri, "create a run"):
-            experiment_id = self._experiment_id or _ensure_experiment(client, self._experiment or "Default")
+            experiment_id = self._experiment_id or _ensure_experiment(
+                client, self._experiment or "Default"
+            )
             made = _find_by_key(client, experiment_id, key)
             if made is None:
-                ours = {"tracker_viz.version": __version__, _KEY_TAG: key, PARENT_TAG: parent and parent.path}
-                told = {legal_name(tag): str(value)[:MAX_TAG_CHARACTERS] for tag, value in (tags or {}).items()}
+                ours = {
+                    "tracker_viz.version": __version__,
+                    _KEY_TAG: key,
+                    PARENT_TAG: parent and parent.path,
+                }
+                told = {
+                    legal_name(tag): str(value)[:MAX_TAG_CHARACTERS]
+                    for tag, value in (tags or {}).items()
+                }
                 # What MLflow finds out about the program may name a git remote with its password.
                 found = {tag: without_userinfo(value) for tag, value in resolve_tags(told).items()}
-                made = client.create_run(experiment_id, run_name=name, tags=found | {tag: value for tag, value in ours.items() if value})
+                made = client.create_run(
+                    experiment_id,
+                    run_name=name,
+                    tags=found | {tag: value for tag, value in ours.items() if value},
+                )
         run = MlflowRun(client, self._uri, made, ours=True, ui_url=self._ui_url)
         try:
             run.log_config(config)
@@ -86,10 +126,19 @@ class MlflowTracker:
         mlflow_service.ensure_reachable(self._uri)
         database = mlflow_service.database_path(self._uri)
         if database and not database.is_file():
-            raise RunNotFoundError(f"{ref} cannot be found: there is no database {database}; say where it is with tracking_uri=...")
+            raise RunNotFoundError(
+                f"{ref} cannot be found: there is no database {database}; say where it is with "
+                "tracking_uri=..."
+            )
         mlflow_service.initialise_embedded(self._uri, None)
         client = mlflow_service.client(self._uri)
-        return MlflowRun(client, self._uri, existing_run(client, self._uri, ref.path), ours=ours, ui_url=self._ui_url)
+        return MlflowRun(
+            client,
+            self._uri,
+            existing_run(client, self._uri, ref.path),
+            ours=ours,
+            ui_url=self._ui_url,
+        )
 
     def active_run(self) -> MlflowRun | None:
         active = mlflow.active_run()
@@ -98,14 +147,18 @@ class MlflowTracker:
         fluent = mlflow_service.absolute_uri(mlflow.get_tracking_uri())
         if self._told_uri not in (None, fluent):
             log.warning(
-                "the active MLflow run is in %s, not in %s: it is not joined", *map(without_userinfo, (fluent, str(self._told_uri)))
+                "the active MLflow run is in %s, not in %s: it is not joined",
+                *map(without_userinfo, (fluent, str(self._told_uri))),
             )
             return None
         return self._joined(active)
 
     def join(self, live: Any) -> MlflowRun:
         if not isinstance(live, mlflow.entities.Run):
-            raise ConfigError(f"an MLflow run is an mlflow.entities.Run, as mlflow.start_run() gives; got {type(live).__qualname__}")
+            raise ConfigError(
+                "an MLflow run is an mlflow.entities.Run, as mlflow.start_run() gives; got "
+                f"{type(live).__qualname__}"
+            )
         return self._joined(live)
 
     def _joined(self, live: mlflow.entities.Run) -> MlflowRun:
@@ -127,16 +180,21 @@ def _ensure_experiment(client: mlflow.MlflowClient, name: str) -> str:
                 raise
     if found.lifecycle_stage == "deleted":
         raise TrackerError(
-            f"the experiment {name!r} was deleted; choose another with experiment=..., or restore it: "
+            f"the experiment {name!r} was deleted; choose another with experiment=..., or restore "
+            "it: "
             f"mlflow experiments restore --experiment-id {found.experiment_id}"
         )
     return str(found.experiment_id)
 
 
-def _find_by_key(client: mlflow.MlflowClient, experiment_id: str, key: str | None) -> mlflow.entities.Run | None:
+def _find_by_key(
+    client: mlflow.MlflowClient, experiment_id: str, key: str | None
+) -> mlflow.entities.Run | None:
     if key is None:
         return None
     if not re.fullmatch(r"[0-9a-f]{32}", key):
         raise ConfigError(f"a run's key is 32 hexadecimal digits; got {key!r}")
-    found = client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", ViewType.ACTIVE_ONLY, max_results=1)
+    found = client.search_runs(
+        [experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", ViewType.ACTIVE_ONLY, max_results=1
+    )
     return found[0] if found else None

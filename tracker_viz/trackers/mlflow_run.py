@@ -1,7 +1,8 @@
-"""One run of MLflow, written to and read back through ``MlflowClient`` with its id. Made by ``mlflow.py``.
+"""One run of MLflow, written to and read back through ``MlflowClient`` with its id. Made by
+``mlflow.py``.
 
-Captures lie under ``captures/`` with our own index beside them (``index.py``): a client that dies half-way through an upload
-leaves a cut file that the server lists like any other.
+Captures lie under ``captures/`` with our own index beside them (``index.py``): a client that dies
+half-way through an upload leaves a cut file that the server lists like any other.
 """
 
 from __future__ import annotations
@@ -64,7 +65,15 @@ class MlflowRun:
     chunk = ChunkPolicy(captures=16, nbytes=128 << 20, seconds=1.0)
     online = True
 
-    def __init__(self, client: mlflow.MlflowClient, uri: str, run: mlflow.entities.Run, *, ours: bool, ui_url: str | None) -> None:
+    def __init__(
+        self,
+        client: mlflow.MlflowClient,
+        uri: str,
+        run: mlflow.entities.Run,
+        *,
+        ours: bool,
+        ui_url: str | None,
+    ) -> None:
         self._client = client
         self._uri = uri
         self._run_id: str = run.info.run_id
@@ -80,7 +89,9 @@ class MlflowRun:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        return {"tracking_uri": without_userinfo(self._uri)} | ({"ui_url": self._ui_url} if self._ui_url else {})
+        return {"tracking_uri": without_userinfo(self._uri)} | (
+            {"ui_url": self._ui_url} if self._ui_url else {}
+        )
 
     def info(self) -> RunInfo:
         run = existing_run(self._client, self._uri, self._run_id)
@@ -96,16 +107,23 @@ class MlflowRun:
     def url(self, artifact: str | None = None) -> str:
         """For a store without a server this is the address that ``ui_command`` would serve."""
         base = mlflow_service.ui_base(self._uri, self._ui_url)
-        return mlflow_service.run_link(base, self._experiment_id, self._run_id, checked_artifact(artifact) if artifact else None)
+        return mlflow_service.run_link(
+            base,
+            self._experiment_id,
+            self._run_id,
+            checked_artifact(artifact) if artifact else None,
+        )
 
     @property
     def ui_command(self) -> str | None:
         return mlflow_service.ui_command(self._uri, self._ui_url)
 
-    # -- writing --------------------------------------------------------------------------------------------
+    # -- writing
+    # --------------------------------------------------------------------------------------------
 
     def ensure_store(self) -> None:
-        """Find out before any training whether the artifact store can be had: its client's package, its credentials, its bucket.
+        """Find out before any training whether the artifact store can be had: its client's package,
+        its credentials, its bucket.
 
         Raises:
             MissingDependencyError, TrackerError: it cannot.
@@ -116,7 +134,10 @@ class MlflowRun:
         """Parameters can never be changed in MLflow, so those that the run has are left alone."""
         with self._service("log the config"):
             there = self._client.get_run(self._run_id).data.params
-            params = {legal_name(name): str(value)[:MAX_PARAM_CHARACTERS] for name, value in flatten(config).items()}
+            params = {
+                legal_name(name): str(value)[:MAX_PARAM_CHARACTERS]
+                for name, value in flatten(config).items()
+            }
             new = [Param(name, value) for name, value in params.items() if name not in there]
             for batch in _batches(new, MAX_PARAMS_A_CALL):
                 self._client.log_batch(self._run_id, params=batch)
@@ -136,7 +157,12 @@ class MlflowRun:
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
         # A metric that is sent again with the same time is the same row to MLflow.
         metrics = [
-            Metric(legal_name(name), float(value), round((time.time() if point.time is None else point.time) * 1000), point.step)
+            Metric(
+                legal_name(name),
+                float(value),
+                round((time.time() if point.time is None else point.time) * 1000),
+                point.step,
+            )
             for point in points
             for name, value in point.values.items()
         ]
@@ -149,10 +175,26 @@ class MlflowRun:
         with self._service("set the summary"):
             there = self._client.get_run(self._run_id).data
             now_ms = round(time.time() * 1000)
-            numbers = {legal_name(name): float(value) for name, value in values.items() if not isinstance(value, str)}
-            texts = {legal_name(name): value[:MAX_TAG_CHARACTERS] for name, value in values.items() if isinstance(value, str)}
-            changed = [Metric(name, value, now_ms, 0) for name, value in numbers.items() if there.metrics.get(name) != value]
-            tags = [RunTag(name, value) for name, value in texts.items() if there.tags.get(name) != value]
+            numbers = {
+                legal_name(name): float(value)
+                for name, value in values.items()
+                if not isinstance(value, str)
+            }
+            texts = {
+                legal_name(name): value[:MAX_TAG_CHARACTERS]
+                for name, value in values.items()
+                if isinstance(value, str)
+            }
+            changed = [
+                Metric(name, value, now_ms, 0)
+                for name, value in numbers.items()
+                if there.metrics.get(name) != value
+            ]
+            tags = [
+                RunTag(name, value)
+                for name, value in texts.items()
+                if there.tags.get(name) != value
+            ]
             for metrics in _batches(changed, MAX_METRICS_A_CALL):
                 self._client.log_batch(self._run_id, metrics=metrics)
             for batch in _batches(tags, MAX_PARAMS_A_CALL):
@@ -191,14 +233,19 @@ class MlflowRun:
         self._refresh_note()
 
     def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
-        """As the UI itself fetches files; a page in its sandbox may play them, of whichever run, but not fetch them."""
+        """As the UI itself fetches files; a page in its sandbox may play them, of whichever run,
+        but not fetch them."""
         if ref.scheme != "mlflow":
             return None
         base = mlflow_service.ui_base(self._uri, self._ui_url)
-        return urllib.parse.urlsplit(base).path.rstrip("/") + _file_address(ref, checked_artifact(artifact))
+        return urllib.parse.urlsplit(base).path.rstrip("/") + _file_address(
+            ref, checked_artifact(artifact)
+        )
 
     def guards_files(self, ref: RunRef, artifact: str) -> bool:
-        return mlflow_service.is_guarded(self._uri, self._ui_url, _file_address(ref, checked_artifact(artifact)))
+        return mlflow_service.is_guarded(
+            self._uri, self._ui_url, _file_address(ref, checked_artifact(artifact))
+        )
 
     def results_run(self) -> MlflowRun:
         return self
@@ -213,12 +260,17 @@ class MlflowRun:
                     self._client.set_terminated(self._run_id, status)
 
     def set_note(self, markdown: str) -> bool:
-        """Show ``markdown`` on the run's overview page, unless somebody wrote or edited the note there; returns whether it is shown."""
+        """Show ``markdown`` on the run's overview page, unless somebody wrote or edited the note
+        there; returns whether it is shown."""
         with self._service("write the run's note"):
             there = self._client.get_run(self._run_id).data.tags.get(mlflow_note.TAG)
             if there and not mlflow_note.is_ours(there):
                 return False
-            self._client.set_tag(self._run_id, mlflow_note.TAG, mlflow_note.signed(markdown[: MAX_TAG_CHARACTERS - 100]))
+            self._client.set_tag(
+                self._run_id,
+                mlflow_note.TAG,
+                mlflow_note.signed(markdown[: MAX_TAG_CHARACTERS - 100]),
+            )
         return True
 
     def _refresh_note(self) -> None:
@@ -226,10 +278,21 @@ class MlflowRun:
         while True:
             with self._service("list what the note shows"):
                 files = self._files.names("")
-                table = self._files.read(mlflow_note.HEAD_TABLE).decode() if mlflow_note.HEAD_TABLE in files else None
+                table = (
+                    self._files.read(mlflow_note.HEAD_TABLE).decode()
+                    if mlflow_note.HEAD_TABLE in files
+                    else None
+                )
                 inputs = self._inputs()
-            note = mlflow_note.run_note(files, run_id=self._run_id, link=self._relative_link, head_table=table, inputs=inputs)
-            # Another process that draws the same run may have put a picture and its note here since the files were listed.
+            note = mlflow_note.run_note(
+                files,
+                run_id=self._run_id,
+                link=self._relative_link,
+                head_table=table,
+                inputs=inputs,
+            )
+            # Another process that draws the same run may have put a picture and its note here since
+            # the files were listed.
             if note == written or not self.set_note(note):
                 return
             written = note
@@ -246,7 +309,8 @@ class MlflowRun:
         """Works wherever somebody has the UI."""
         return mlflow_service.run_link("", self._experiment_id, self._run_id, artifact).lstrip("/")
 
-    # -- reading --------------------------------------------------------------------------------------------
+    # -- reading
+    # --------------------------------------------------------------------------------------------
 
     def list_captures(self) -> list[CaptureRef]:
         return self._listed()[0]
@@ -271,7 +335,9 @@ class MlflowRun:
                     check_file(part, ref, where=self.ref)
                     part.replace(target)
             except NoSuchFileError as error:
-                raise CaptureFileError(f"capture {ref.file_name} is listed, but its file is gone ({error}); {REPAIR}") from None
+                raise CaptureFileError(
+                    f"capture {ref.file_name} is listed, but its file is gone ({error}); {REPAIR}"
+                ) from None
         return target
 
     def list_files(self) -> list[str]:
@@ -316,7 +382,9 @@ class MlflowRun:
     def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
         def written(ref: CaptureRef) -> float:
             try:
-                return float(json.loads(self._files.read(f"{index.INDEX}/{index.entry_name(ref)}"))["time"])
+                return float(
+                    json.loads(self._files.read(f"{index.INDEX}/{index.entry_name(ref)}"))["time"]
+                )
             except (ValueError, KeyError, TypeError):
                 return 0.0
 
@@ -324,7 +392,8 @@ class MlflowRun:
 
     @contextmanager
     def _service(self, doing: str) -> Iterator[None]:
-        """A conversation with the service, after a sign of life when the last one was a while ago."""
+        """A conversation with the service, after a sign of life when the last one was a while
+        ago."""
         if time.monotonic() - self._spoken > PROBE_AFTER_S:
             mlflow_service.ensure_reachable(self._uri)
         with mlflow_errors(self._uri, doing):
@@ -338,15 +407,22 @@ def existing_run(client: mlflow.MlflowClient, uri: str, run_id: str) -> mlflow.e
             run = client.get_run(run_id)
     except RunNotFoundError as error:
         raise RunNotFoundError(
-            f"mlflow:{run_id} is not in {without_userinfo(uri)}; is that the right service (tracking_uri=...)? ({error})"
+            f"mlflow:{run_id} is not in {without_userinfo(uri)}; is that the right service "
+            f"(tracking_uri=...)? ({error})"
         ) from None
     if run.info.lifecycle_stage == "deleted":
         with mlflow_errors(uri, f"open run {run_id}"):
             experiment = client.get_experiment(run.info.experiment_id)
         if experiment.lifecycle_stage == "deleted":
             undone = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-            raise RunNotFoundError(f"mlflow:{run_id} was deleted with its experiment {experiment.name!r}; bring both back with: {undone}")
-        raise RunNotFoundError(f"mlflow:{run_id} was deleted; bring it back with: mlflow runs restore --run-id {run_id}")
+            raise RunNotFoundError(
+                f"mlflow:{run_id} was deleted with its experiment {experiment.name!r}; bring both "
+                f"back with: {undone}"
+            )
+        raise RunNotFoundError(
+            f"mlflow:{run_id} was deleted; bring it back with: mlflow runs restore --run-id "
+            f"{run_id}"
+        )
     return run
 
 
@@ -356,7 +432,8 @@ def _file_address(ref: RunRef, artifact: str) -> str:
 
 
 def legal_name(name: str) -> str:
-    """A name as MLflow takes it for parameters, metrics and tags: letters, digits and ``_-. :/``, a plain relative path."""
+    """A name as MLflow takes it for parameters, metrics and tags: letters, digits and ``_-. :/``, a
+    plain relative path."""
     name = re.sub(r"[^\w.\- :/]", "_", str(name))[:MAX_NAME_CHARACTERS]
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     return "/".join(parts) or "_"

@@ -1,7 +1,8 @@
-"""Where an MLflow service is, whether it is there, and where people see what it holds. Used by the adapter only; imports the SDK.
+"""Where an MLflow service is, whether it is there, and where people see what it holds. Used by the
+adapter only; imports the SDK.
 
-A service is a tracking URI: ``http(s)://`` for a server, ``sqlite:////absolute/mlflow.db`` for the embedded store,
-``postgresql://`` and its like for a database used directly, ``databricks``.
+A service is a tracking URI: ``http(s)://`` for a server, ``sqlite:////absolute/mlflow.db`` for the
+embedded store, ``postgresql://`` and its like for a database used directly, ``databricks``.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ _WORKFLOW = "?workflowType=machine_learning"
 EMBEDDED_UI = "http://127.0.0.1:5000"
 
 _FILE_STORE_HINT = (
-    "MLflow's file store ({uri}) is no longer written to by MLflow itself; use a database: tracking_uri=sqlite:////absolute/mlflow.db, "
-    "or bring the old runs along with: mlflow migrate-filestore --source <directory> --target sqlite:////absolute/mlflow.db"
+    "MLflow's file store ({uri}) is no longer written to by MLflow itself; use a database: "
+    "tracking_uri=sqlite:////absolute/mlflow.db, "
+    "or bring the old runs along with: mlflow migrate-filestore --source <directory> --target "
+    "sqlite:////absolute/mlflow.db"
 )
 _initialised: set[str] = set()
 _initialising = threading.Lock()
@@ -44,8 +47,11 @@ _UI_VARIABLE = "TRACKER_VIZ_MLFLOW_UI_URL"
 _NO_LINKS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 
 
-def service_and_experiment(tracking_uri: str | None, experiment: str | None) -> tuple[str, str | None, str | None]:
-    """Where new runs go: the service's address, and the experiment's name or, where only that is known, its id."""
+def service_and_experiment(
+    tracking_uri: str | None, experiment: str | None
+) -> tuple[str, str | None, str | None]:
+    """Where new runs go: the service's address, and the experiment's name or, where only that is
+    known, its id."""
     uri = absolute_uri(tracking_uri or default_uri())
     if tracking_uri and uri == without_userinfo(uri):
         uri = _with_credentials_of_environment(uri)
@@ -57,7 +63,8 @@ def service_and_experiment(tracking_uri: str | None, experiment: str | None) -> 
 
 
 def default_uri() -> str:
-    """What MLflow itself is set to (``mlflow.set_tracking_uri``, ``MLFLOW_TRACKING_URI``), else ``mlflow.db`` where the program was
+    """What MLflow itself is set to (``mlflow.set_tracking_uri``, ``MLFLOW_TRACKING_URI``), else
+    ``mlflow.db`` where the program was
     started: Hydra may change every job's directory, and each would get a database of its own."""
     if mlflow.tracking.is_tracking_uri_set():
         return str(mlflow.get_tracking_uri())
@@ -71,7 +78,8 @@ def default_uri() -> str:
 
 
 def _with_credentials_of_environment(uri: str) -> str:
-    """An address is noted without its password; the environment may name the same service with it."""
+    """An address is noted without its password; the environment may name the same service with
+    it."""
     told = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     return told if told and without_userinfo(told) == uri else uri
 
@@ -87,15 +95,28 @@ def absolute_uri(uri: str) -> str:
     if scheme == "sqlite":
         path = uri.removeprefix("sqlite:///")
         if path == uri or path.startswith(":memory:") or not path:
-            raise ConfigError(f"an SQLite store is named like sqlite:////absolute/mlflow.db; got {uri!r}")
+            raise ConfigError(
+                f"an SQLite store is named like sqlite:////absolute/mlflow.db; got {uri!r}"
+            )
         return f"sqlite:///{Path(path).expanduser().absolute()}"
     if scheme in {"file", ""} and not uri.startswith("databricks"):
         raise ConfigError(_FILE_STORE_HINT.format(uri=uri or "an empty path"))
-    known = {"http", "https", "databricks", "databricks-uc", "uc", *DATABASE_ENGINES, *_plugin_schemes()}
-    if (scheme and scheme.partition("+")[0] not in known) or (scheme in {"http", "https"} and not urlsplit(uri).hostname):
+    known = {
+        "http",
+        "https",
+        "databricks",
+        "databricks-uc",
+        "uc",
+        *DATABASE_ENGINES,
+        *_plugin_schemes(),
+    }
+    if (scheme and scheme.partition("+")[0] not in known) or (
+        scheme in {"http", "https"} and not urlsplit(uri).hostname
+    ):
         plugins = "".join(f", {name}://..." for name in sorted(_plugin_schemes()))
         raise ConfigError(
-            "a tracking URI looks like http://mlflow.mylab.org, https://..., sqlite:////absolute/mlflow.db, postgresql://..., mysql://..., "
+            "a tracking URI looks like http://mlflow.mylab.org, https://..., "
+            "sqlite:////absolute/mlflow.db, postgresql://..., mysql://..., "
             f"mssql://..., databricks{plugins}; got {without_userinfo(uri)!r}"
         )
     return uri.rstrip("/")
@@ -112,7 +133,8 @@ def database_path(uri: str) -> Path | None:
 
 
 def ensure_reachable(uri: str) -> None:
-    """Ask a server for a sign of life, so that a dead one costs seconds. MLflow's own retries would take minutes over it.
+    """Ask a server for a sign of life, so that a dead one costs seconds. MLflow's own retries would
+    take minutes over it.
 
     Raises:
         TransientTrackerError: nothing answers there now.
@@ -122,14 +144,23 @@ def ensure_reachable(uri: str) -> None:
         return
     with mlflow_errors(uri, "reach the server"):
         response = http_request(
-            get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=PROBE_TIMEOUT_S, raise_on_status=False
+            get_default_host_creds(uri),
+            "/health",
+            "GET",
+            max_retries=0,
+            timeout=PROBE_TIMEOUT_S,
+            raise_on_status=False,
         )
         if response.status_code in {502, 503, 504}:
-            raise TransientTrackerError(f"{without_userinfo(uri)} answers HTTP {response.status_code}: the server behind it is not up")
+            raise TransientTrackerError(
+                f"{without_userinfo(uri)} answers HTTP {response.status_code}: the server behind "
+                "it is not up"
+            )
 
 
 def is_guarded(uri: str, ui_url: str | None, address: str) -> bool:
-    """Whether the UI refuses what lies at ``address`` to strangers, or leads them to a page that asks who they are.
+    """Whether the UI refuses what lies at ``address`` to strangers, or leads them to a page that
+    asks who they are.
 
     Raises:
         TransientTrackerError: nothing answers there now.
@@ -141,13 +172,24 @@ def is_guarded(uri: str, ui_url: str | None, address: str) -> bool:
     stranger.username = stranger.password = stranger.token = stranger.auth = None
     stranger.aws_sigv4 = False
     with mlflow_errors(base, "ask for a file as a stranger"):
-        response = http_request(stranger, address, "GET", max_retries=0, timeout=PROBE_TIMEOUT_S, raise_on_status=False, stream=True)
+        response = http_request(
+            stranger,
+            address,
+            "GET",
+            max_retries=0,
+            timeout=PROBE_TIMEOUT_S,
+            raise_on_status=False,
+            stream=True,
+        )
         response.close()
-    return response.status_code != 200 or response.headers.get("Content-Type", "").startswith("text/html")
+    return response.status_code != 200 or response.headers.get("Content-Type", "").startswith(
+        "text/html"
+    )
 
 
 def initialise_embedded(uri: str, experiment: str | None) -> None:
-    """Make the database file and the experiment under a lock: MLflow's own first use fails when two processes race for it.
+    """Make the database file and the experiment under a lock: MLflow's own first use fails when two
+    processes race for it.
 
     Artifacts then lie in ``mlruns`` beside the database, whatever directory a process runs in.
     """
@@ -175,7 +217,8 @@ def client(uri: str) -> MlflowClient:
 
 @contextmanager
 def no_printed_links() -> Iterator[None]:
-    """MLflow's client prints a run's link when it ends one: without the UI's prefix, and with the password of an address."""
+    """MLflow's client prints a run's link when it ends one: without the UI's prefix, and with the
+    password of an address."""
     with _printing:
         before = os.environ.get(_NO_LINKS)
         os.environ[_NO_LINKS] = "true"
@@ -187,11 +230,13 @@ def no_printed_links() -> Iterator[None]:
                 os.environ[_NO_LINKS] = before
 
 
-# -- links ------------------------------------------------------------------------------------------------------
+# -- links
+# ------------------------------------------------------------------------------------------------------
 
 
 def checked_ui_url(ui_url: str | None) -> str | None:
-    """What an adapter was told, which goes before the environment; both are looked at, for they come from people.
+    """What an adapter was told, which goes before the environment; both are looked at, for they
+    come from people.
 
     Raises:
         ConfigError: no link can be made of one of them.
@@ -199,14 +244,17 @@ def checked_ui_url(ui_url: str | None) -> str | None:
     for name, told in (("ui_url", ui_url), (_UI_VARIABLE, os.environ.get(_UI_VARIABLE))):
         if told and not re.match(r"https?://[^/]", told):
             raise ConfigError(
-                f"{name} must look like 'https://mlflow.mylab.org' or 'http://127.0.0.1:5000'; got {without_userinfo(told)!r}"
+                f"{name} must look like 'https://mlflow.mylab.org' or 'http://127.0.0.1:5000'; got "
+                f"{without_userinfo(told)!r}"
             )
     return ui_url
 
 
 def ui_base(uri: str, ui_url: str | None) -> str:
-    """Address of the UI, without a slash at its end: the tracking URI itself, a server's ``--static-prefix`` included. A proxy may show
-    the UI elsewhere, which no client can find out: ``ui_url`` or ``TRACKER_VIZ_MLFLOW_UI_URL`` tells."""
+    """Address of the UI, without a slash at its end: the tracking URI itself, a server's
+    ``--static-prefix`` included. A proxy may show
+    the UI elsewhere, which no client can find out: ``ui_url`` or ``TRACKER_VIZ_MLFLOW_UI_URL``
+        tells."""
     told = ui_url or os.environ.get(_UI_VARIABLE)
     if told:
         return without_userinfo(told).rstrip("/")
@@ -221,6 +269,7 @@ def ui_command(uri: str, ui_url: str | None) -> str | None:
 
 
 def run_link(base: str, experiment_id: str, run_id: str, artifact: str | None) -> str:
-    """``<base>/#/experiments/<id>/runs/<id>``, or its page of artifacts with the file open. MLflow shows its GenAI side unless told."""
+    """``<base>/#/experiments/<id>/runs/<id>``, or its page of artifacts with the file open. MLflow
+    shows its GenAI side unless told."""
     page = f"{base}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
     return f"{page}/artifacts/{quote(artifact)}{_WORKFLOW}" if artifact else page + _WORKFLOW

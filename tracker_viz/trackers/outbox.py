@@ -1,9 +1,11 @@
-"""Captures from the training thread -> the spool -> every destination. ``Outbox.put`` is the Recorder's sink.
+"""Captures from the training thread -> the spool -> every destination. ``Outbox.put`` is the
+Recorder's sink.
 
-    training thread ──put──▶ queue ──writer thread──▶ spool (on disk) ──one uploader thread per destination──▶ trackers
+    training thread ──put──▶ queue ──writer thread──▶ spool (on disk) ──one uploader thread per
+    destination──▶ trackers
 
-The training thread never waits for a tracker, and for our own disk ``max_stall_s`` at most. ``push`` finishes, from another
-process, what a killed or offline one left in its spool.
+The training thread never waits for a tracker, and for our own disk ``max_stall_s`` at most.
+``push`` finishes, from another process, what a killed or offline one left in its spool.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class Destination:
     Attributes:
         scheme: ``mlflow``, ``wandb`` or ``local``.
         options: the adapter's own (``tracking_uri``, ``experiment``, ``project``, ...).
-        ref: the run to join; None makes one, or joins the one that the user's own code has open when ``join_active``.
+        ref: the run to join; None makes one, or joins the one that the user's own code has open
+            when ``join_active``.
         ours: the run is ours to end; None says so of a run that we make, and of no other.
         parent: the sweep's run above a run that we make.
     """
@@ -60,20 +63,25 @@ class Outbox:
 
     Args:
         directory: the spool; one that an earlier process left is gone on with, into the same runs.
-        destinations: trackers, or runs that are open already (joined, never ended). ``local`` without a directory of its own
-            is the spool itself, which then keeps its captures; so is an empty list.
+        destinations: trackers, or runs that are open already (joined, never ended). ``local``
+            without a directory of its own is the spool itself, which then keeps its captures; so is
+            an empty list.
         name, config, tags: for runs that are made here.
-        prepare: turns a raw capture into the one that is kept (scores, then the budget's cuts); runs on the writer thread.
-        keep_captures: keep capture files in the spool after every destination has confirmed them. They would let ``push`` repair
-            a server's damage and ``local:<spool>`` render without a network, for a second copy of every byte; a sweep of long
-            runs fills a training machine's disk that way, which costs more than either is worth, so the default is to drop
-            what is confirmed. Without any destination everything is kept.
-        start_timeout_s: how long to wait here for trackers that neither answer nor refuse; they are reached later.
+        prepare: turns a raw capture into the one that is kept (scores, then the budget's cuts);
+            runs on the writer thread.
+        keep_captures: keep capture files in the spool after every destination has confirmed them.
+            They would let ``push`` repair a server's damage and ``local:<spool>`` render without a
+            network, for a second copy of every byte; a sweep of long runs fills a training
+            machine's disk that way, which costs more than either is worth, so the default is to
+            drop what is confirmed. Without any destination everything is kept.
+        start_timeout_s: how long to wait here for trackers that neither answer nor refuse; they are
+            reached later.
         max_stall_s: how long ``put`` may wait for the disk before that capture is given up.
         queue_captures: captures in memory that wait for the writer.
 
     Raises:
-        ConfigError, MissingDependencyError, RunNotFoundError, TrackerError: what waiting cannot mend, before any training.
+        ConfigError, MissingDependencyError, RunNotFoundError, TrackerError: what waiting cannot
+            mend, before any training.
         RunActiveError: another process works in this spool.
     """
 
@@ -99,7 +107,8 @@ class Outbox:
         self._uploaders: list[Uploader] = []
         self._lock = self._spool.take("training", wait_s=start_timeout_s)
         try:
-            # Only now: of two processes that start at once, the second must not write over what the first has noted.
+            # Only now: of two processes that start at once, the second must not write over what the
+            # first has noted.
             self._spool.create(name=name, config=config or {}, tags=tags or {})
             if keep_captures:
                 self._spool.keep_captures()
@@ -107,19 +116,28 @@ class Outbox:
             self._uploaders = self._uploaders_to(destinations)
             self._start_uploaders(start_timeout_s)
             self._spool.note_state("running")
-            self._writer = SpoolWriter(self._spool, prepare, self._announce, max_stall_s=max_stall_s, queue_captures=queue_captures)
+            self._writer = SpoolWriter(
+                self._spool,
+                prepare,
+                self._announce,
+                max_stall_s=max_stall_s,
+                queue_captures=queue_captures,
+            )
         except BaseException:
             self._abandon()
             raise
         self._at_exit = _drain_at_exit(weakref.ref(self))
 
-    # -- while training -------------------------------------------------------------------------------------
+    # -- while training
+    # -------------------------------------------------------------------------------------
 
     def put(self, capture: Capture) -> None:
-        """Take one capture over; returns in microseconds unless the disk is far behind. Its arrays must not change afterwards."""
+        """Take one capture over; returns in microseconds unless the disk is far behind. Its arrays
+        must not change afterwards."""
         if self.in_fork:
             raise ConfigError(
-                f"captures are taken by the process that opened the spool ({self._pid}); this is a fork of it ({os.getpid()})"
+                f"captures are taken by the process that opened the spool ({self._pid}); this is a "
+                f"fork of it ({os.getpid()})"
             )
         self._writer.put(capture)
 
@@ -132,19 +150,24 @@ class Outbox:
         self._spool.put_table(rows, name)
 
     def put_file(self, contents: bytes, artifact: str) -> None:
-        """A final file for the runs, under the path that it has there; sent by ``close``, or by ``push``."""
+        """A final file for the runs, under the path that it has there; sent by ``close``, or by
+        ``push``."""
         self._spool.put_file(contents, artifact)
 
     @property
     def written(self) -> dict[int, CaptureRef]:
-        """Step -> its capture, of those that this process put and that lay in the spool once; whole after ``flush``."""
+        """Step -> its capture, of those that this process put and that lay in the spool once; whole
+        after ``flush``."""
         return dict(self._written)
 
     @property
     def captured_steps(self) -> frozenset[int]:
-        """Steps that need no capture: they are in the spool, or in all of the runs that are joined."""
+        """Steps that need no capture: they are in the spool, or in all of the runs that are
+        joined."""
         there = [uploader.steps_there for uploader in self._uploaders]
-        return self._spool.known_steps() | (frozenset.intersection(*there) if there else frozenset())
+        return self._spool.known_steps() | (
+            frozenset.intersection(*there) if there else frozenset()
+        )
 
     @property
     def writer_s(self) -> float:
@@ -153,7 +176,8 @@ class Outbox:
 
     @property
     def in_fork(self) -> bool:
-        """Whether this is a fork of the process that opened the spool: it has neither the threads nor the spool."""
+        """Whether this is a fork of the process that opened the spool: it has neither the threads
+        nor the spool."""
         return os.getpid() != self._pid
 
     @property
@@ -172,8 +196,11 @@ class Outbox:
 
     @property
     def runs(self) -> list[Run]:
-        """The destinations' runs that were reached so far; the spool itself where it is one of them, or the only one."""
-        return [uploader.run for uploader in self._uploaders if uploader.run] + [self._spool.run] * self._is_destination
+        """The destinations' runs that were reached so far; the spool itself where it is one of
+        them, or the only one."""
+        return [uploader.run for uploader in self._uploaders if uploader.run] + [
+            self._spool.run
+        ] * self._is_destination
 
     def nothing_removed(self) -> AbstractContextManager[Any]:
         """As ``Spool.nothing_removed``."""
@@ -192,18 +219,25 @@ class Outbox:
         for uploader in self._uploaders:
             uploader.add(ref)
 
-    # -- the end --------------------------------------------------------------------------------------------
+    # -- the end
+    # --------------------------------------------------------------------------------------------
 
     def close(
-        self, state: RunState = "finished", *, timeout_s: float = 120.0, progress: Callable[[int, int], None] | None = None
+        self,
+        state: RunState = "finished",
+        *,
+        timeout_s: float = 120.0,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Report:
-        """Write and upload what is left, end the runs that are ours, and say what could not be done. Repeating it is harmless.
+        """Write and upload what is left, end the runs that are ours, and say what could not be
+        done. Repeating it is harmless.
 
         In a fork, which may leave a ``with`` block that it never entered, this does nothing.
 
         Args:
             timeout_s: how long to wait for the trackers; what is left then stays in the spool.
-            progress: called now and then with (captures delivered, captures in all), over all destinations.
+            progress: called now and then with (captures delivered, captures in all), over all
+                destinations.
         """
         if self._report:
             return self._report
@@ -216,12 +250,26 @@ class Outbox:
             try:
                 self._spool.note_state(state)
             except OSError as error:
-                log.error("that the run is %s could not be noted in %s: %s", state, self.directory, error)
-            self._report = close_all(self._spool, self._uploaders, state, deadline, progress, lost=lost)
+                log.error(
+                    "that the run is %s could not be noted in %s: %s", state, self.directory, error
+                )
+            self._report = close_all(
+                self._spool, self._uploaders, state, deadline, progress, lost=lost
+            )
         finally:
-            if self._report is None:  # somebody would not wait (a second Ctrl-C), and what is left is for push
-                self._report = Report(tuple(uploader.delivery() for uploader in self._uploaders), lost, self._spool.push_command)
-                log.warning("the end was not waited for; what is not uploaded is kept in %s: %s", self.directory, self._report.command)
+            if (
+                self._report is None
+            ):  # somebody would not wait (a second Ctrl-C), and what is left is for push
+                self._report = Report(
+                    tuple(uploader.delivery() for uploader in self._uploaders),
+                    lost,
+                    self._spool.push_command,
+                )
+                log.warning(
+                    "the end was not waited for; what is not uploaded is kept in %s: %s",
+                    self.directory,
+                    self._report.command,
+                )
             self._lock.release()
             atexit.unregister(self._at_exit)
         return self._report
@@ -229,11 +277,14 @@ class Outbox:
     def __enter__(self) -> Outbox:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
         stopped_by_hand = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.close("finished" if kind is None else "killed" if stopped_by_hand else "failed")
 
-    # -- starting -------------------------------------------------------------------------------------------
+    # -- starting
+    # -------------------------------------------------------------------------------------------
 
     def _uploaders_to(self, destinations: Sequence[Destination | Run]) -> list[Uploader]:
         names: Counter[str] = Counter()
@@ -259,7 +310,8 @@ class Outbox:
             uploader.wait_settled(max(0.0, deadline - time.monotonic()))
 
     def _abandon(self) -> None:
-        """After a start that failed: a run that one tracker made a moment ago must not look as if it were going on."""
+        """After a start that failed: a run that one tracker made a moment ago must not look as if
+        it were going on."""
         try:
             for uploader in self._uploaders:
                 uploader.close("failed", deadline=time.monotonic() + REFUSED_PATIENCE_S)
@@ -272,29 +324,45 @@ class Outbox:
 
     def _is_spool(self, destination: Destination | Run, run: Run | None) -> bool:
         if isinstance(destination, Destination) and destination.scheme == "local" and run is None:
-            wanted = destination.ref.path if destination.ref else destination.options.get("directory")
+            wanted = (
+                destination.ref.path if destination.ref else destination.options.get("directory")
+            )
             return wanted is None or Path(wanted).absolute() == self._spool.directory
         return run is not None and run.ref == self._spool.run.ref
 
 
 def _reach(destination: Destination | Run) -> tuple[Tracker | None, Run | None]:
-    """A destination's tracker, and the run where one is open already. On the caller's thread: an SDK's active run is its thread's."""
+    """A destination's tracker, and the run where one is open already. On the caller's thread: an
+    SDK's active run is its thread's."""
     if not isinstance(destination, Destination):
         return None, destination
-    if destination.scheme == "local" and not destination.options.get("directory") and destination.ref is None:
+    if (
+        destination.scheme == "local"
+        and not destination.options.get("directory")
+        and destination.ref is None
+    ):
         return None, None
     tracker = connect(destination.scheme, **destination.options)
     active = tracker.active_run() if destination.ref is None and destination.join_active else None
     return tracker, active
 
 
-def _addressee(name: str, destination: Destination | Run, tracker: Tracker | None, run: Run | None) -> Addressee:
+def _addressee(
+    name: str, destination: Destination | Run, tracker: Tracker | None, run: Run | None
+) -> Addressee:
     if run is not None:
         return Addressee(name, run.ref.scheme, dict(run.environment), run.ref, ours=False)
     assert isinstance(destination, Destination)
     assert tracker is not None
     ours = destination.ref is None if destination.ours is None else destination.ours
-    return Addressee(name, destination.scheme, dict(tracker.options), destination.ref, ours=ours, parent=destination.parent)
+    return Addressee(
+        name,
+        destination.scheme,
+        dict(tracker.options),
+        destination.ref,
+        ours=ours,
+        parent=destination.parent,
+    )
 
 
 def _drain_at_exit(outbox: weakref.ref[Outbox]) -> Callable[[], None]:
@@ -305,7 +373,11 @@ def _drain_at_exit(outbox: weakref.ref[Outbox]) -> Callable[[], None]:
         if left is None or left.closed or left.in_fork:
             return
         left._writer.stop(left._max_stall_s)
-        log.warning("training ended without close(); what is not uploaded is kept in %s: %s", left.directory, left._spool.push_command)
+        log.warning(
+            "training ended without close(); what is not uploaded is kept in %s: %s",
+            left.directory,
+            left._spool.push_command,
+        )
 
     atexit.register(drain)
     return drain

@@ -1,7 +1,9 @@
-"""A run's captures -> checked files on this machine, several at once. Called by the pipeline before anything is drawn.
+"""A run's captures -> checked files on this machine, several at once. Called by the pipeline before
+anything is drawn.
 
-What lies here already is not fetched again, so an interrupted pull goes on where it stopped. A capture that the service holds
-damaged is named and left out: the rest can still be drawn, with a gap that is seen.
+What lies here already is not fetched again, so an interrupted pull goes on where it stopped. A
+capture that the service holds damaged is named and left out: the rest can still be drawn, with a
+gap that is seen.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ TORN_AFTER_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """Captures that lie here now, ordered by step, and those that came damaged with what was wrong."""
+    """Captures that lie here now, ordered by step, and those that came damaged with what was
+    wrong."""
 
     captures: tuple[CapturePath, ...]
     damaged: Mapping[CaptureRef, CaptureFileError]
@@ -48,18 +51,22 @@ def pull(
 
     Args:
         refs: which of those that it lists, ordered by step; all of them when None.
-        cache: where downloads are kept; ``default_cache()`` when None. A store that lies on this machine is read in place.
+        cache: where downloads are kept; ``default_cache()`` when None. A store that lies on this
+            machine is read in place.
         progress: called with (captures done, captures in all).
 
     Raises:
-        TrackerError: the run cannot be read, also when asked a few times. What was fetched until then stays for the next try.
+        TrackerError: the run cannot be read, also when asked a few times. What was fetched until
+            then stays for the next try.
     """
     directory = cache_directory(run.ref, cache)
     refs = run.list_captures() if refs is None else refs
     captures: list[CapturePath] = []
     damaged: dict[CaptureRef, CaptureFileError] = {}
     _remove_torn(directory)
-    with at_once([partial(_fetch, run, ref, directory) for ref in refs], DOWNLOADS_IN_FLIGHT) as fetched:
+    with at_once(
+        [partial(_fetch, run, ref, directory) for ref in refs], DOWNLOADS_IN_FLIGHT
+    ) as fetched:
         for done, (ref, future) in enumerate(zip(refs, fetched, strict=True), start=1):
             try:
                 captures.append(CapturePath(ref, future.result()))
@@ -76,13 +83,19 @@ def _fetch(run: Run, ref: CaptureRef, directory: Path) -> Path:
         try:
             return run.fetch(ref, directory)
         except TransientTrackerError as error:
-            log.info("capture of step %d did not come (%s); asking again in %g s", ref.step, error, pause_s)
+            log.info(
+                "capture of step %d did not come (%s); asking again in %g s",
+                ref.step,
+                error,
+                pause_s,
+            )
             time.sleep(pause_s)
     return run.fetch(ref, directory)
 
 
 def _remove_torn(directory: Path) -> None:
-    """Remove what killed downloads and drawings left half done. Other processes may be at work in here, but not on one file for a day."""
+    """Remove what killed downloads and drawings left half done. Other processes may be at work in
+    here, but not on one file for a day."""
     for torn in directory.rglob(".*.partial"):
         with contextlib.suppress(OSError):  # somebody else removed it, or has to
             if time.time() - torn.stat().st_mtime > TORN_AFTER_S:
@@ -99,5 +112,8 @@ def default_cache() -> Path:
 
 def cache_directory(ref: RunRef, cache: Path | None = None) -> Path:
     """Where downloads of one run are kept; different runs never share a directory."""
-    parts = [re.sub(r"[^A-Za-z0-9_-]", lambda match: f"%{ord(match[0]):02x}", part) for part in ref.path.split("/")]
+    parts = [
+        re.sub(r"[^A-Za-z0-9_-]", lambda match: f"%{ord(match[0]):02x}", part)
+        for part in ref.path.split("/")
+    ]
     return (cache or default_cache()).joinpath(ref.scheme, *(part or "%" for part in parts))

@@ -1,4 +1,5 @@
-"""A spool that a crashed or offline process left -> its destinations. ``tracker-viz push`` is this."""
+"""A spool that a crashed or offline process left -> its destinations. ``tracker-viz push`` is
+this."""
 
 from __future__ import annotations
 
@@ -24,14 +25,17 @@ def push(
     patience_s: float = PATIENCE_S,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Upload what a crashed or offline process left in its spool, and end its runs. Safe to repeat, and to run twice at once.
+    """Upload what a crashed or offline process left in its spool, and end its runs. Safe to repeat,
+    and to run twice at once.
 
     Args:
         directory: the spool.
-        options: scheme -> options that the spool does not hold, or that changed since (a new address, ...).
+        options: scheme -> options that the spool does not hold, or that changed since (a new
+            address, ...).
         timeout_s: give up after this long; None: as long as anything moves.
         patience_s: give up when nothing was delivered for this long.
-        progress: called now and then with (captures delivered, captures in all), over all destinations.
+        progress: called now and then with (captures delivered, captures in all), over all
+            destinations.
 
     Raises:
         ConfigError: the directory is no spool, or ``timeout_s`` no time that can be waited.
@@ -42,12 +46,17 @@ def push(
         checked_wait(timeout_s)
     spool = Spool(directory)
     if not spool.exists():
-        raise ConfigError(f"spool must be a directory with a run.json that training wrote; got {spool.directory}")
+        raise ConfigError(
+            f"spool must be a directory with a run.json that training wrote; got {spool.directory}"
+        )
     # The journals are read once the lock is held: another push may just have finished the work.
     with spool.held("push", wait_s=timeout_s or 24 * 3600):
         uploaders = []
         for addressee in spool.addressees():
-            tracker = connect(addressee.scheme, **{**addressee.options, **(options or {}).get(addressee.scheme, {})})
+            tracker = connect(
+                addressee.scheme,
+                **{**addressee.options, **(options or {}).get(addressee.scheme, {})},
+            )
             uploaders.append(Uploader(spool, addressee, tracker))
         # Whoever trained holds the lock until the end: a spool still marked as running was killed.
         state = spool.run.info().state
@@ -55,4 +64,11 @@ def push(
         for uploader in uploaders:
             uploader.start()
         deadline = time.monotonic() + (timeout_s if timeout_s is not None else patience_s)
-        return close_all(spool, uploaders, state, deadline, progress, patience_s=None if timeout_s is not None else patience_s)
+        return close_all(
+            spool,
+            uploaders,
+            state,
+            deadline,
+            progress,
+            patience_s=None if timeout_s is not None else patience_s,
+        )

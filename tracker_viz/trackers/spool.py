@@ -1,13 +1,13 @@
 """The spool: the local directory that holds every capture until each tracker has it.
 
-It is a local run (``local.py``: captures with their index, metrics, summary) plus what an upload needs to go on in another
-process, after a kill at any instant:
+It is a local run (``local.py``: captures with their index, metrics, summary) plus what an upload
+needs to go on in another process, after a kill at any instant:
 
-    run.json          also "destinations": where the captures go, which run there is ours, never a secret; "files": final ones for them
-    .tables/          final tables, as the trackers shall show them
-    sent/mlflow.jsonl what that destination has confirmed, one line per call
-    .lock             held by the training process, or by the one push that is at work
-    .reserve          disk space for what an upload notes here: a disk that captures filled becomes free by uploading them
+    run.json          also "destinations": where the captures go, which run there is ours, never a
+    secret; "files": final ones for them .tables/          final tables, as the trackers shall show
+    them sent/mlflow.jsonl what that destination has confirmed, one line per call .lock
+    held by the training process, or by the one push that is at work .reserve          disk space
+    for what an upload notes here: a disk that captures filled becomes free by uploading them
 
 Written by the outbox and by ``push``; nothing here talks to a tracker.
 """
@@ -63,23 +63,32 @@ class Addressee:
     key: str = field(default_factory=lambda: uuid4().hex)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"ref": self.ref and str(self.ref), "parent": self.parent and str(self.parent)}
+        return asdict(self) | {
+            "ref": self.ref and str(self.ref),
+            "parent": self.parent and str(self.parent),
+        }
 
     @classmethod
     def from_json(cls, described: Mapping[str, Any]) -> Addressee:
-        refs = {name: RunRef.parse(described[name]) if described.get(name) else None for name in ("ref", "parent")}
+        refs = {
+            name: RunRef.parse(described[name]) if described.get(name) else None
+            for name in ("ref", "parent")
+        }
         return cls(**(dict(described) | refs))
 
 
 class Journal:
-    """What one destination has confirmed: lines appended and synced, so that a kill loses at most the line being written."""
+    """What one destination has confirmed: lines appended and synced, so that a kill loses at most
+    the line being written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.captures: dict[str, CaptureRef] = {}
         self.metrics: set[str] = set()
         for line in read_lines(path):
-            self.captures |= {ref.file_name: ref for ref in map(_ref_from_json, line.get("captures", ()))}
+            self.captures |= {
+                ref.file_name: ref for ref in map(_ref_from_json, line.get("captures", ()))
+            }
             self.metrics |= set(line.get("metrics", ()))
 
     def note_captures(self, refs: Sequence[CaptureRef]) -> None:
@@ -108,7 +117,8 @@ class Journal:
 
 
 class Spool:
-    """The directory. One process at a time works in it, see ``held``; its threads share this object."""
+    """The directory. One process at a time works in it, see ``held``; its threads share this
+    object."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory).absolute()
@@ -119,11 +129,18 @@ class Spool:
         self._removal = threading.Lock()
 
     def create(self, *, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Make the directory a spool; one that is a spool already keeps its name, config and tags. For who has taken it."""
+        """Make the directory a spool; one that is a spool already keeps its name, config and tags.
+        For who has taken it."""
         if not self.exists():
-            # What goes from here into the trackers' parameters and onto the disk is free of passwords.
-            config, tags = without_secrets(config), {name: str(value) for name, value in without_secrets(tags).items()}
-            LocalRun.create(self.directory, name=name, config=config, tags=tags, more={"destinations": []})
+            # What goes from here into the trackers' parameters and onto the disk is free of
+            # passwords.
+            config, tags = (
+                without_secrets(config),
+                {name: str(value) for name, value in without_secrets(tags).items()},
+            )
+            LocalRun.create(
+                self.directory, name=name, config=config, tags=tags, more={"destinations": []}
+            )
 
     def exists(self) -> bool:
         return (self.directory / "run.json").is_file()
@@ -167,11 +184,19 @@ class Spool:
                 deadline_s -= 0.2
                 other = read_json(holder) if holder.is_file() else {}
                 if other.get("role") != "push" or deadline_s <= 0:
-                    here = (other.get("pid"), other.get("host")) == (os.getpid(), socket.gethostname())
+                    here = (other.get("pid"), other.get("host")) == (
+                        os.getpid(),
+                        socket.gethostname(),
+                    )
                     raise RunActiveError(
-                        f"the spool {self.directory} is in use by process {other.get('pid', '?')} on {other.get('host', '?')} "
+                        f"the spool {self.directory} is in use by process {other.get('pid', '?')} "
+                        f"on {other.get('host', '?')} "
                         f"({other.get('role', 'unknown')}), which uploads by itself; "
-                        + ("that is this one: close what watch() returned, first" if here else "wait until it ends")
+                        + (
+                            "that is this one: close what watch() returned, first"
+                            if here
+                            else "wait until it ends"
+                        )
                     ) from None
             else:
                 if role == "push":
@@ -180,20 +205,25 @@ class Spool:
                 return lock
 
     def make_room(self) -> None:
-        """Let go of the disk space that is held back, so that on a full disk it can be noted what was uploaded, and then be deleted."""
+        """Let go of the disk space that is held back, so that on a full disk it can be noted what
+        was uploaded, and then be deleted."""
         self._reserve.unlink(missing_ok=True)
 
-    # -- captures -------------------------------------------------------------------------------------------
+    # -- captures
+    # -------------------------------------------------------------------------------------------
 
     def write(self, capture: Capture, *, taken: float) -> CaptureRef:
-        """Write one capture with its index entry; on the disk when this returns. ``taken``: seconds since 1970.
+        """Write one capture with its index entry; on the disk when this returns. ``taken``: seconds
+        since 1970.
 
         Raises:
             CaptureFileError: its arrays are of a kind that a capture file does not hold.
             OSError: the disk is full or away.
         """
         contents = capture_file.to_bytes(capture)
-        ref = CaptureRef(capture.step, capture.file_name, len(contents), hashlib.sha256(contents).hexdigest())
+        ref = CaptureRef(
+            capture.step, capture.file_name, len(contents), hashlib.sha256(contents).hexdigest()
+        )
         self.run.write_entry(ref, taken)
         capture_file.write_atomically(contents, self.path(ref))
         self.run.log_metrics([MetricPoint(capture.step, capture.metrics, taken)])
@@ -205,25 +235,38 @@ class Spool:
     def capture_paths(self, refs: Sequence[CaptureRef]) -> list[CapturePath]:
         return [CapturePath(ref, self.path(ref)) for ref in refs]
 
-    def metric_point(self, ref: CaptureRef, *, without: frozenset[str] = frozenset()) -> MetricPoint:
+    def metric_point(
+        self, ref: CaptureRef, *, without: frozenset[str] = frozenset()
+    ) -> MetricPoint:
         """A capture's metrics, from its header, with the time at which it was taken."""
         metrics = capture_file.read_header(self.path(ref)).metrics
         entry = read_json(self.directory / index.INDEX / index.entry_name(ref))
-        return MetricPoint(ref.step, {name: value for name, value in metrics.items() if name not in without}, float(entry["time"]))
+        return MetricPoint(
+            ref.step,
+            {name: value for name, value in metrics.items() if name not in without},
+            float(entry["time"]),
+        )
 
     def known_steps(self) -> frozenset[int]:
         """Steps that are here, or were here until every destination had them."""
-        # What is here comes first: a capture that is delivered meanwhile is in the journals by then, which uploaders add to.
+        # What is here comes first: a capture that is delivered meanwhile is in the journals by
+        # then, which uploaders add to.
         here = frozenset(ref.step for ref in self.run.list_captures())
-        sent = [name for addressee in self.addressees() for name in list(self.journal(addressee.name).captures)]
+        sent = [
+            name
+            for addressee in self.addressees()
+            for name in list(self.journal(addressee.name).captures)
+        ]
         return here | frozenset(map(capture_step, sent))
 
     def nothing_removed(self) -> AbstractContextManager[Any]:
-        """While this is entered, what lies here stays here, for whoever lists it and then reads it. Deliveries wait for the end of it."""
+        """While this is entered, what lies here stays here, for whoever lists it and then reads it.
+        Deliveries wait for the end of it."""
         return self._removal
 
     def remove_delivered(self, refs: Sequence[CaptureRef]) -> None:
-        """Delete the captures that every destination has confirmed, metrics included; none where they are to be kept here too."""
+        """Delete the captures that every destination has confirmed, metrics included; none where
+        they are to be kept here too."""
         with self._removal, self._guard:
             if self.run.description().get("keep_captures"):
                 return
@@ -238,13 +281,18 @@ class Spool:
         with self._guard:
             self.run.describe(keep_captures=True)
 
-    # -- destinations ---------------------------------------------------------------------------------------
+    # -- destinations
+    # ---------------------------------------------------------------------------------------
 
     def addressees(self) -> list[Addressee]:
-        return [Addressee.from_json(described) for described in self.run.description().get("destinations", [])]
+        return [
+            Addressee.from_json(described)
+            for described in self.run.description().get("destinations", [])
+        ]
 
     def address(self, wanted: Addressee) -> Addressee:
-        """Note a destination, or find the one that an earlier process noted; ``wanted.name`` says which.
+        """Note a destination, or find the one that an earlier process noted; ``wanted.name`` says
+        which.
 
         Raises:
             ConfigError: the spool belongs to another run there.
@@ -254,12 +302,15 @@ class Spool:
             noted = known.get(wanted.name)
             if noted and noted.ref and wanted.ref not in (None, noted.ref):
                 raise ConfigError(
-                    f"the spool {self.directory} belongs to {noted.ref}; to record into {wanted.ref}, give it another directory"
+                    f"the spool {self.directory} belongs to {noted.ref}; to record into "
+                    f"{wanted.ref}, give it another directory"
                 )
             if not self._reserve.exists():
                 capture_file.write_atomically(os.urandom(RESERVE_BYTES), self._reserve)
             if noted:
-                wanted = replace(noted, options=wanted.options or noted.options, ref=noted.ref or wanted.ref)
+                wanted = replace(
+                    noted, options=wanted.options or noted.options, ref=noted.ref or wanted.ref
+                )
             known[wanted.name] = wanted
             self.run.describe(destinations=[addressee.to_json() for addressee in known.values()])
             return wanted
@@ -267,21 +318,29 @@ class Spool:
     def note_run(self, name: str, ref: RunRef) -> Addressee:
         """Remember the run that was created for a destination."""
         with self._guard:
-            known = [replace(addressee, ref=ref) if addressee.name == name else addressee for addressee in self.addressees()]
+            known = [
+                replace(addressee, ref=ref) if addressee.name == name else addressee
+                for addressee in self.addressees()
+            ]
             self.run.describe(destinations=[addressee.to_json() for addressee in known])
         return next(addressee for addressee in known if addressee.name == name)
 
     def journal(self, name: str) -> Journal:
         if name not in self._journals:
             if not re.fullmatch(r"[a-z0-9-]+", name):
-                raise ConfigError(f"{self.directory / 'run.json'} names a destination {name!r}; expected letters, digits and '-'")
+                raise ConfigError(
+                    f"{self.directory / 'run.json'} names a destination {name!r}; expected "
+                    "letters, digits and '-'"
+                )
             self._journals[name] = Journal(self.directory / "sent" / f"{name}.jsonl")
         return self._journals[name]
 
-    # -- what the training loop said ------------------------------------------------------------------------
+    # -- what the training loop said
+    # ------------------------------------------------------------------------
 
     def note_loop_metrics(self, names: frozenset[str]) -> None:
-        """Names that the training loop passed in: a run that is not ours gets them from its own logger already."""
+        """Names that the training loop passed in: a run that is not ours gets them from its own
+        logger already."""
         with self._guard:
             self.run.describe(loop_metrics=sorted(names | self.loop_metrics()))
 
@@ -299,11 +358,16 @@ class Spool:
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> None:
         """Keep a final table for the trackers. The spool's own CSV of it knows no types."""
         self.run.put_table(rows, name)
-        write_json({"rows": [dict(row) for row in rows]}, self.directory / ".tables" / f"{name}.json")
+        write_json(
+            {"rows": [dict(row) for row in rows]}, self.directory / ".tables" / f"{name}.json"
+        )
 
     def tables(self) -> dict[str, list[dict[str, Cell]]]:
         """Name -> rows."""
-        return {path.stem: read_json(path)["rows"] for path in sorted((self.directory / ".tables").glob("*.json"))}
+        return {
+            path.stem: read_json(path)["rows"]
+            for path in sorted((self.directory / ".tables").glob("*.json"))
+        }
 
     def put_file(self, contents: bytes, artifact: str) -> None:
         """Keep a final file for the trackers."""
@@ -313,7 +377,10 @@ class Spool:
 
     def files(self) -> dict[str, Path]:
         """Run-relative path -> where the file lies here."""
-        return {artifact: self.directory / checked_artifact(artifact) for artifact in self.run.description().get("files", ())}
+        return {
+            artifact: self.directory / checked_artifact(artifact)
+            for artifact in self.run.description().get("files", ())
+        }
 
     @property
     def push_command(self) -> str:
@@ -322,4 +389,9 @@ class Spool:
 
 
 def _ref_from_json(described: Mapping[str, Any]) -> CaptureRef:
-    return CaptureRef(int(described["step"]), str(described["file_name"]), int(described["nbytes"]), str(described["sha256"]))
+    return CaptureRef(
+        int(described["step"]),
+        str(described["file_name"]),
+        int(described["nbytes"]),
+        str(described["sha256"]),
+    )

@@ -1,4 +1,5 @@
-"""How a job of a sweep knows the run above it: one environment variable, set by ``integrations.hydra.SweepCallback``, read by ``watch``."""
+"""How a job of a sweep knows the run above it: one environment variable, set by
+``integrations.hydra.SweepCallback``, read by ``watch``."""
 
 from __future__ import annotations
 

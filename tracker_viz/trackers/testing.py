@@ -1,4 +1,5 @@
-"""The contract that every tracker keeps, as tests to subclass. Shipped, so that a third party's adapter can be held to it.
+"""The contract that every tracker keeps, as tests to subclass. Shipped, so that a third party's
+adapter can be held to it.
 
     class TestMyTracker(TrackerContract):
         @pytest.fixture
@@ -9,9 +10,8 @@
         def reader(self, tracker):          # the same service, as another machine would reach it
             return MyTracker(...)
 
-        def stored_metrics(self, ref): ...  # what the service itself shows, seen without the adapter
-        def stored_summary(self, ref): ...
-        def truncate(self, ref, capture): ...
+        def stored_metrics(self, ref): ...  # what the service itself shows, seen without the
+        adapter def stored_summary(self, ref): ... def truncate(self, ref, capture): ...
 
 Needs pytest. Imported by tests only.
 """
@@ -48,8 +48,11 @@ HOSTILE_PATHS = [
 ]
 
 
-def make_capture(step: int, *, seed: int = 0, size: int = 8, metrics: Mapping[str, float] | None = None) -> Capture:
-    """A small capture whose contents depend on ``step`` and ``seed`` only. ``size``: side of its attention maps."""
+def make_capture(
+    step: int, *, seed: int = 0, size: int = 8, metrics: Mapping[str, float] | None = None
+) -> Capture:
+    """A small capture whose contents depend on ``step`` and ``seed`` only. ``size``: side of its
+    attention maps."""
     rng = np.random.default_rng([seed, step])
     scores = rng.normal(size=(1, 2, size, size))
     scores[..., ~np.tri(size, dtype=bool)] = -np.inf
@@ -59,12 +62,16 @@ def make_capture(step: int, *, seed: int = 0, size: int = 8, metrics: Mapping[st
         arrays={"blocks.0.attn.pattern": attention.astype(np.float16)},
         axes={"blocks.0.attn.pattern": ("probe", "head", "query", "key")},
         tokens_seen=step * 64,
-        metrics={"loss": 4.0 / (1 + step), "attn/induction_max": step / 1000} if metrics is None else metrics,
+        metrics={"loss": 4.0 / (1 + step), "attn/induction_max": step / 1000}
+        if metrics is None
+        else metrics,
         model={"name": "tiny", "n_blocks": 1, "n_heads": 2},
     )
 
 
-def write_captures(steps: range | list[int], directory: Path, *, seed: int = 0, size: int = 8) -> list[CapturePath]:
+def write_captures(
+    steps: range | list[int], directory: Path, *, seed: int = 0, size: int = 8
+) -> list[CapturePath]:
     """Capture files in ``directory``, as the spool would hand them to a tracker."""
     captures = []
     for step in steps:
@@ -83,7 +90,9 @@ class TrackerContract:
 
     @pytest.fixture
     def reader(self) -> Tracker:
-        raise NotImplementedError("the same service, reached by a fresh adapter as if from another machine")
+        raise NotImplementedError(
+            "the same service, reached by a fresh adapter as if from another machine"
+        )
 
     def stored_metrics(self, ref: RunRef) -> dict[str, dict[int, float]]:
         """metric name -> step -> value as the service itself has them."""
@@ -105,15 +114,21 @@ class TrackerContract:
         """The name under which the service's charts have our metric ``name``."""
         return name
 
-    # -- fixtures built on those ----------------------------------------------------------------------------
+    # -- fixtures built on those
+    # ----------------------------------------------------------------------------
 
     @pytest.fixture
     def start(self, tracker: Tracker) -> Iterator[Callable[..., Run]]:
-        """Create a run; all of them are ended afterwards, which is harmless for those that ended already."""
+        """Create a run; all of them are ended afterwards, which is harmless for those that ended
+        already."""
         made: list[Run] = []
 
         def create(**options: Any) -> Run:
-            made.append(tracker.create_run(**{"name": "contract", "config": {"lr": 0.1, "model": {"n_heads": 2}}} | options))
+            made.append(
+                tracker.create_run(
+                    **{"name": "contract", "config": {"lr": 0.1, "model": {"n_heads": 2}}} | options
+                )
+            )
             return made[-1]
 
         yield create
@@ -128,9 +143,12 @@ class TrackerContract:
     def captures(self, tmp_path: Path) -> list[CapturePath]:
         return write_captures([0, 1, 2, 4, 100], tmp_path / "source")
 
-    # -- runs -----------------------------------------------------------------------------------------------
+    # -- runs
+    # -----------------------------------------------------------------------------------------------
 
-    def test_a_created_run_can_be_opened_elsewhere_by_its_reference(self, run: Run, reader: Tracker) -> None:
+    def test_a_created_run_can_be_opened_elsewhere_by_its_reference(
+        self, run: Run, reader: Tracker
+    ) -> None:
         info = reader.open_run(RunRef.parse(str(run.ref))).info()
         assert info.ref == run.ref
         assert info.name == "contract"
@@ -139,7 +157,10 @@ class TrackerContract:
 
     def test_the_config_comes_back_flat(self, run: Run, reader: Tracker) -> None:
         config = reader.open_run(run.ref).info().config
-        assert {name: str(config[name]) for name in ("lr", "model.n_heads")} == {"lr": "0.1", "model.n_heads": "2"}
+        assert {name: str(config[name]) for name in ("lr", "model.n_heads")} == {
+            "lr": "0.1",
+            "model.n_heads": "2",
+        }
 
     @pytest.mark.parametrize("state", ["finished", "failed"])
     def test_finishing_sets_the_state(self, run: Run, reader: Tracker, state: str) -> None:
@@ -150,7 +171,9 @@ class TrackerContract:
         reader.open_run(run.ref).finish("failed")
         assert reader.open_run(run.ref).info().state == "running"
 
-    def test_a_run_of_ours_is_finished_by_a_later_process(self, start: Callable[..., Run], reader: Tracker) -> None:
+    def test_a_run_of_ours_is_finished_by_a_later_process(
+        self, start: Callable[..., Run], reader: Tracker
+    ) -> None:
         run = start()
         reader.open_run(run.ref, ours=True).finish("failed")
         assert reader.open_run(run.ref).info().state == "failed"
@@ -159,39 +182,61 @@ class TrackerContract:
         with pytest.raises(RunNotFoundError):
             reader.open_run(self.missing_ref()).info()
 
-    def test_creating_again_with_the_same_key_returns_the_same_run(self, start: Callable[..., Run], reader: Tracker) -> None:
+    def test_creating_again_with_the_same_key_returns_the_same_run(
+        self, start: Callable[..., Run], reader: Tracker
+    ) -> None:
         key = uuid4().hex
         first = start(key=key)
-        again = reader.create_run(name="contract", config={"lr": 0.1, "model": {"n_heads": 2}}, key=key)
+        again = reader.create_run(
+            name="contract", config={"lr": 0.1, "model": {"n_heads": 2}}, key=key
+        )
         assert again.ref == first.ref
         assert start(key=uuid4().hex).ref != first.ref
 
-    def test_children_are_found_by_their_parent(self, start: Callable[..., Run], reader: Tracker) -> None:
+    def test_children_are_found_by_their_parent(
+        self, start: Callable[..., Run], reader: Tracker
+    ) -> None:
         parent = start()
         children = [start(parent=parent.ref) for _ in range(2)]
-        assert sorted(map(str, reader.open_run(parent.ref).children())) == sorted(str(child.ref) for child in children)
+        assert sorted(map(str, reader.open_run(parent.ref).children())) == sorted(
+            str(child.ref) for child in children
+        )
         assert reader.open_run(children[0].ref).info().parent == parent.ref
         assert reader.open_run(children[0].ref).children() == []
 
-    def test_options_and_environment_hold_text_that_json_can_carry(self, run: Run, tracker: Tracker) -> None:
+    def test_options_and_environment_hold_text_that_json_can_carry(
+        self, run: Run, tracker: Tracker
+    ) -> None:
         for mapping in (tracker.options, run.environment):
             assert json.loads(json.dumps(dict(mapping))) == dict(mapping)
 
     def test_links_lead_to_the_run_and_to_a_file_in_it(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "note.txt").write_text("here")
         assert "://" in run.url()
-        assert run.put_file(tmp_path / "note.txt", "notes/note.txt") == run.url("notes/note.txt") != run.url()
+        assert (
+            run.put_file(tmp_path / "note.txt", "notes/note.txt")
+            == run.url("notes/note.txt")
+            != run.url()
+        )
 
-    # -- captures -------------------------------------------------------------------------------------------
+    # -- captures
+    # -------------------------------------------------------------------------------------------
 
-    def test_captures_come_back_byte_for_byte(self, run: Run, reader: Tracker, captures: list[CapturePath], tmp_path: Path) -> None:
+    def test_captures_come_back_byte_for_byte(
+        self, run: Run, reader: Tracker, captures: list[CapturePath], tmp_path: Path
+    ) -> None:
         run.put_captures(captures)
         elsewhere = reader.open_run(run.ref)
         assert elsewhere.list_captures() == [capture.ref for capture in captures]
         for capture in captures:
-            assert elsewhere.fetch(capture.ref, tmp_path / "pulled").read_bytes() == capture.path.read_bytes()
+            assert (
+                elsewhere.fetch(capture.ref, tmp_path / "pulled").read_bytes()
+                == capture.path.read_bytes()
+            )
 
-    def test_captures_are_listed_by_step_whatever_their_order(self, run: Run, reader: Tracker, captures: list[CapturePath]) -> None:
+    def test_captures_are_listed_by_step_whatever_their_order(
+        self, run: Run, reader: Tracker, captures: list[CapturePath]
+    ) -> None:
         run.put_captures(captures[3:])
         run.put_captures(captures[:3][::-1])
         assert [ref.step for ref in reader.open_run(run.ref).list_captures()] == [0, 1, 2, 4, 100]
@@ -199,7 +244,9 @@ class TrackerContract:
     def test_a_run_without_captures_lists_none(self, run: Run, reader: Tracker) -> None:
         assert reader.open_run(run.ref).list_captures() == []
 
-    def test_putting_the_same_captures_again_changes_nothing(self, run: Run, reader: Tracker, captures: list[CapturePath]) -> None:
+    def test_putting_the_same_captures_again_changes_nothing(
+        self, run: Run, reader: Tracker, captures: list[CapturePath]
+    ) -> None:
         run.put_captures(captures[:3])
         run.put_captures(captures[1:])
         run.put_captures(captures)
@@ -213,9 +260,14 @@ class TrackerContract:
         run.put_captures(replaced)
         elsewhere = reader.open_run(run.ref)
         assert elsewhere.list_captures() == [captures[0].ref, replaced[0].ref]
-        assert elsewhere.fetch(replaced[0].ref, tmp_path / "pulled").read_bytes() == replaced[0].path.read_bytes()
+        assert (
+            elsewhere.fetch(replaced[0].ref, tmp_path / "pulled").read_bytes()
+            == replaced[0].path.read_bytes()
+        )
 
-    def test_what_is_missing_is_named(self, run: Run, reader: Tracker, captures: list[CapturePath]) -> None:
+    def test_what_is_missing_is_named(
+        self, run: Run, reader: Tracker, captures: list[CapturePath]
+    ) -> None:
         refs = [capture.ref for capture in captures]
         assert run.missing(refs) == refs
         run.put_captures(captures[:2])
@@ -233,7 +285,10 @@ class TrackerContract:
         assert first.stat().st_mtime_ns == made
         if first.is_relative_to(tmp_path / "pulled"):
             first.write_bytes(b"\0" * ref.nbytes)
-            assert elsewhere.fetch(ref, tmp_path / "pulled").read_bytes() == captures[0].path.read_bytes()
+            assert (
+                elsewhere.fetch(ref, tmp_path / "pulled").read_bytes()
+                == captures[0].path.read_bytes()
+            )
 
     def test_captures_are_fetched_by_several_threads_at_once(
         self, run: Run, reader: Tracker, captures: list[CapturePath], tmp_path: Path
@@ -241,8 +296,14 @@ class TrackerContract:
         run.put_captures(captures)
         elsewhere = reader.open_run(run.ref)
         with ThreadPoolExecutor(4) as pool:
-            paths = list(pool.map(lambda capture: elsewhere.fetch(capture.ref, tmp_path / "pulled"), captures * 2))
-        assert [path.read_bytes() for path in paths] == [capture.path.read_bytes() for capture in captures * 2]
+            paths = list(
+                pool.map(
+                    lambda capture: elsewhere.fetch(capture.ref, tmp_path / "pulled"), captures * 2
+                )
+            )
+        assert [path.read_bytes() for path in paths] == [
+            capture.path.read_bytes() for capture in captures * 2
+        ]
 
     def test_a_capture_that_was_cut_short_on_the_server_is_found_out(
         self, run: Run, reader: Tracker, captures: list[CapturePath], tmp_path: Path
@@ -254,10 +315,18 @@ class TrackerContract:
         with pytest.raises(CaptureFileError, match=captures[2].ref.file_name):
             elsewhere.fetch(captures[2].ref, tmp_path / "pulled")
         run.put_captures([captures[2]])
-        assert elsewhere.fetch(captures[2].ref, tmp_path / "pulled").read_bytes() == captures[2].path.read_bytes()
+        assert (
+            elsewhere.fetch(captures[2].ref, tmp_path / "pulled").read_bytes()
+            == captures[2].path.read_bytes()
+        )
 
-    def test_two_writers_of_one_run_do_not_lose_each_others_captures(self, run: Run, tracker: Tracker, tmp_path: Path) -> None:
-        halves = [write_captures(list(range(first, 12, 2)), tmp_path / f"writer-{first}") for first in (0, 1)]
+    def test_two_writers_of_one_run_do_not_lose_each_others_captures(
+        self, run: Run, tracker: Tracker, tmp_path: Path
+    ) -> None:
+        halves = [
+            write_captures(list(range(first, 12, 2)), tmp_path / f"writer-{first}")
+            for first in (0, 1)
+        ]
         together = threading.Barrier(2)
 
         def write(half: list[CapturePath]) -> None:
@@ -269,16 +338,24 @@ class TrackerContract:
             list(pool.map(write, halves))
         assert [ref.step for ref in run.list_captures()] == list(range(12))
 
-    # -- metrics, summary, files, videos --------------------------------------------------------------------
+    # -- metrics, summary, files, videos
+    # --------------------------------------------------------------------
 
     def test_metrics_reach_the_native_charts_at_their_training_step(self, run: Run) -> None:
-        points = [MetricPoint(step, {"loss": 1 / (1 + step), "attn/induction_max": step / 8}, time=1.7e9 + step) for step in (0, 4, 2)]
+        points = [
+            MetricPoint(
+                step, {"loss": 1 / (1 + step), "attn/induction_max": step / 8}, time=1.7e9 + step
+            )
+            for step in (0, 4, 2)
+        ]
         run.log_metrics(points[:1])
         run.log_metrics(points[1:])
         run.finish("finished")
         stored = self.stored_metrics(run.ref)
         assert stored[self.metric_key("loss")] == pytest.approx({0: 1.0, 4: 0.2, 2: 1 / 3})
-        assert stored[self.metric_key("attn/induction_max")] == pytest.approx({0: 0.0, 4: 0.5, 2: 0.25})
+        assert stored[self.metric_key("attn/induction_max")] == pytest.approx(
+            {0: 0.0, 4: 0.5, 2: 0.25}
+        )
 
     def test_the_summary_is_overwritten_by_name(self, run: Run) -> None:
         run.set_summary({"best_head": "L0H1", "induction": 0.5})
@@ -287,7 +364,9 @@ class TrackerContract:
         stored = self.stored_summary(run.ref)
         assert (str(stored["best_head"]), float(stored["induction"])) == ("L0H1", 0.75)
 
-    def test_files_come_back_as_they_were_put_last(self, run: Run, reader: Tracker, tmp_path: Path) -> None:
+    def test_files_come_back_as_they_were_put_last(
+        self, run: Run, reader: Tracker, tmp_path: Path
+    ) -> None:
         report = tmp_path / "report.html"
         for text in ("first", "second"):
             report.write_text(text)
@@ -303,7 +382,9 @@ class TrackerContract:
             run.get_file("reports/nothing.html", tmp_path / "back")
 
     @pytest.mark.parametrize("artifact", HOSTILE_PATHS)
-    def test_only_plain_relative_paths_are_written_or_read(self, run: Run, tmp_path: Path, artifact: str) -> None:
+    def test_only_plain_relative_paths_are_written_or_read(
+        self, run: Run, tmp_path: Path, artifact: str
+    ) -> None:
         (tmp_path / "file.txt").write_text("harmless")
         with pytest.raises(ConfigError):
             run.put_file(tmp_path / "file.txt", artifact)
@@ -326,11 +407,14 @@ class TrackerContract:
             link = reader.open_run(run.ref).put_video(video, layout="heads", last_step=100)
             assert "://" in link
         assert reader.open_run(run.ref).info() == before
-        assert {name: metrics[name] for name in metrics} == {name: self.stored_metrics(run.ref)[name] for name in metrics}
+        assert {name: metrics[name] for name in metrics} == {
+            name: self.stored_metrics(run.ref)[name] for name in metrics
+        }
         assert float(self.stored_summary(run.ref)["induction"]) == 0.5
         self.check_video(run.ref, video)
 
-    # -- tables, key frames, inputs -------------------------------------------------------------------------
+    # -- tables, key frames, inputs
+    # -------------------------------------------------------------------------
 
     def stored_table(self, ref: RunRef, name: str) -> list[dict[str, Any]]:
         """The rows that the service itself shows of a table."""
@@ -344,7 +428,9 @@ class TrackerContract:
         """The runs that the service names as those from which this one was made."""
         raise NotImplementedError
 
-    def write_frames(self, steps: list[int], directory: Path, *, shade: int = 0) -> list[tuple[int, Path]]:
+    def write_frames(
+        self, steps: list[int], directory: Path, *, shade: int = 0
+    ) -> list[tuple[int, Path]]:
         """Small PNGs, another for every step and shade."""
         from PIL import Image
 
@@ -356,12 +442,16 @@ class TrackerContract:
         return frames
 
     def shown_shades(self, ref: RunRef) -> dict[int, list[tuple[int, ...]]]:
-        """Step -> colour of each picture of the layout ``heads``; some services store a PNG of their own."""
+        """Step -> colour of each picture of the layout ``heads``; some services store a PNG of
+        their own."""
         from PIL import Image
 
         stored = self.stored_key_frames(ref, "heads")
         return {
-            step: [tuple(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))[0, 0].tolist()) for picture in pictures]
+            step: [
+                tuple(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))[0, 0].tolist())
+                for picture in pictures
+            ]
             for step, pictures in stored.items()
         }
 
@@ -379,25 +469,36 @@ class TrackerContract:
         assert reader.open_run(run.ref).info() == before
 
     def test_a_number_that_is_none_leaves_its_cell_empty(self, run: Run) -> None:
-        run.put_table([{"head": "L00H00", "score": float("nan")}, {"head": "L00H01", "score": 0.5}], "head_roles")
+        run.put_table(
+            [{"head": "L00H00", "score": float("nan")}, {"head": "L00H01", "score": 0.5}],
+            "head_roles",
+        )
         run.finish("finished")
         assert [row["score"] for row in self.stored_table(run.ref, "head_roles")] == [None, 0.5]
 
-    @pytest.mark.parametrize("rows", [[], [{"head": "a"}, {"head": "b", "score": 1.0}]], ids=["no rows", "other columns"])
+    @pytest.mark.parametrize(
+        "rows", [[], [{"head": "a"}, {"head": "b", "score": 1.0}]], ids=["no rows", "other columns"]
+    )
     def test_what_is_no_table_is_refused(self, run: Run, rows: list[dict[str, Any]]) -> None:
         with pytest.raises(ConfigError, match=r"at least one row|the same columns"):
             run.put_table(rows, "head_roles")
 
-    def test_key_frames_stand_at_their_steps_and_putting_them_again_doubles_none(self, run: Run, reader: Tracker, tmp_path: Path) -> None:
+    def test_key_frames_stand_at_their_steps_and_putting_them_again_doubles_none(
+        self, run: Run, reader: Tracker, tmp_path: Path
+    ) -> None:
         run.finish("finished")
         before = reader.open_run(run.ref).info()
         frames = self.write_frames([0, 10, 40], tmp_path / "frames")
         for steps in ([0, 10], [0, 10, 40], [0, 10, 40]):
-            assert "://" in reader.open_run(run.ref).put_key_frames([frame for frame in frames if frame[0] in steps], "heads")
+            assert "://" in reader.open_run(run.ref).put_key_frames(
+                [frame for frame in frames if frame[0] in steps], "heads"
+            )
         assert self.shown_shades(run.ref) == {0: [(0, 0, 0)], 10: [(10, 0, 0)], 40: [(40, 0, 0)]}
         assert reader.open_run(run.ref).info() == before
 
-    def test_a_key_frame_that_changed_is_shown_in_place_of_the_earlier_one(self, run: Run, reader: Tracker, tmp_path: Path) -> None:
+    def test_a_key_frame_that_changed_is_shown_in_place_of_the_earlier_one(
+        self, run: Run, reader: Tracker, tmp_path: Path
+    ) -> None:
         run.finish("finished")
         frames = self.write_frames([0, 10], tmp_path / "frames")
         changed = self.write_frames([10], tmp_path / "changed", shade=200)
@@ -421,7 +522,9 @@ class TrackerContract:
         assert sorted(self.stored_inputs(made.ref)) == sorted(map(str, refs))
         assert reader.open_run(made.ref).info().state == "finished"
 
-    def test_results_of_a_sweep_have_one_place(self, start: Callable[..., Run], reader: Tracker, tmp_path: Path) -> None:
+    def test_results_of_a_sweep_have_one_place(
+        self, start: Callable[..., Run], reader: Tracker, tmp_path: Path
+    ) -> None:
         parent = start()
         start(parent=parent.ref).finish("finished")
         parent.finish("finished")
@@ -433,7 +536,11 @@ class TrackerContract:
             refs.append(results.ref)
         assert refs[0] == refs[1]
         assert self.stored_table(refs[0], "compare") == list(self.ROWS)
-        assert reader.open_run(parent.ref).info().state == reader.open_run(refs[0]).info().state == "finished"
+        assert (
+            reader.open_run(parent.ref).info().state
+            == reader.open_run(refs[0]).info().state
+            == "finished"
+        )
 
     def check_video(self, ref: RunRef, video: Path) -> None:
         """Hold what the service plays against ``video``, put as layout ``heads``, last step 100."""

@@ -1,7 +1,9 @@
-"""Brings one destination up to date with the spool, on a thread of its own. Started by the outbox and by ``push``.
+"""Brings one destination up to date with the spool, on a thread of its own. Started by the outbox
+and by ``push``.
 
-The order of every delivery: the captures go up, the journal notes them, their metrics go up, the journal notes those, and only
-then may the spool drop the files. A kill between any two of these repeats a call that is safe to repeat.
+The order of every delivery: the captures go up, the journal notes them, their metrics go up, the
+journal notes those, and only then may the spool drop the files. A kill between any two of these
+repeats a call that is safe to repeat.
 """
 
 from __future__ import annotations
@@ -15,7 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tracker_viz.errors import CaptureFileError, TrackerError, TrackerVizError, TransientTrackerError
+from tracker_viz.errors import (
+    CaptureFileError,
+    TrackerError,
+    TrackerVizError,
+    TransientTrackerError,
+)
 from tracker_viz.trackers.base import Run, RunState, Tracker
 from tracker_viz.trackers.local import check_file
 from tracker_viz.trackers.spool import Addressee, Spool
@@ -58,7 +65,8 @@ class _PatienceEnded(Exception):
 
 
 class Uploader:
-    """One destination's thread and its state. All of the public methods may be called from any thread."""
+    """One destination's thread and its state. All of the public methods may be called from any
+    thread."""
 
     def __init__(
         self,
@@ -89,13 +97,16 @@ class Uploader:
         self._left_to_itself = False
         self._at_work = threading.Lock()
         self._dismissed = False
-        self._thread = threading.Thread(target=self._work, name=f"tracker_viz-upload-{self.name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._work, name=f"tracker_viz-upload-{self.name}", daemon=True
+        )
 
     def start(self) -> None:
         self._thread.start()
 
     def wait_settled(self, timeout_s: float) -> None:
-        """Until the destination was reached, refused us or turned out to be away; raises what refused us."""
+        """Until the destination was reached, refused us or turned out to be away; raises what
+        refused us."""
         self._left_to_itself = not self._settled.wait(timeout_s)
         if self.failure:
             raise self.failure
@@ -107,7 +118,8 @@ class Uploader:
             self._changed.notify_all()
 
     def close(self, state: RunState, *, deadline: float) -> None:
-        """Send what is left and end the run; give up at ``deadline`` (of ``time.monotonic``). Does not wait, see ``join``."""
+        """Send what is left and end the run; give up at ``deadline`` (of ``time.monotonic``). Does
+        not wait, see ``join``."""
         with self._changed:
             self._closing, self._deadline = state, deadline
             self._changed.notify_all()
@@ -119,7 +131,8 @@ class Uploader:
         return not self._thread.is_alive()
 
     def dismiss(self) -> None:
-        """From the return on the thread changes nothing in the spool, whatever its tracker still answers. Before the spool is let go of.
+        """From the return on the thread changes nothing in the spool, whatever its tracker still
+        answers. Before the spool is let go of.
 
         A request that hung may come back long after its time, when another process has the spool.
         """
@@ -134,9 +147,12 @@ class Uploader:
             if self._deferred and error is None:
                 error = f"{self.name} works offline in this process"
         url = self.run.url() if self.run else None
-        return Delivery(self.name, self._addressee.ref, url, len(self._journal.captures), left, damaged, error)
+        return Delivery(
+            self.name, self._addressee.ref, url, len(self._journal.captures), left, damaged, error
+        )
 
-    # -- the thread -----------------------------------------------------------------------------------------
+    # -- the thread
+    # -----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         try:
@@ -153,7 +169,8 @@ class Uploader:
         except TrackerVizError as error:
             self._fail(error)
         except BaseException as error:
-            # An adapter let something through that is not ours: training and the other destinations must not feel it.
+            # An adapter let something through that is not ours: training and the other destinations
+            # must not feel it.
             log.exception("uploading to %s stopped", self.name)
             self._fail(error if isinstance(error, Exception) else TrackerError(repr(error)))
         finally:
@@ -206,7 +223,9 @@ class Uploader:
             self.steps_there = frozenset(ref.step for ref in run.list_captures())
             missing = set(run.missing([*here, *gone]))
             with self._in_spool():
-                self._journal.note_captures([ref for ref in here if ref not in missing and not self._journal.has(ref)])
+                self._journal.note_captures(
+                    [ref for ref in here if ref not in missing and not self._journal.has(ref)]
+                )
                 self._journal.forget([ref for ref in here if ref in missing])
             self._doubtful = False
         left = [ref for ref in here if ref in missing or not self._journal.has_all_of(ref)]
@@ -215,10 +234,15 @@ class Uploader:
             for ref in left:
                 self._pending.setdefault(ref, time.monotonic())
         for step in self._damaged:
-            log.warning("%s holds the capture of step %d damaged, and the spool no longer has it", self.name, step)
+            log.warning(
+                "%s holds the capture of step %d damaged, and the spool no longer has it",
+                self.name,
+                step,
+            )
 
     def _next_chunk(self, run: Run) -> list[CaptureRef]:
-        """Wait until the tracker's chunk is full or its oldest capture has waited long enough; empty when all is done."""
+        """Wait until the tracker's chunk is full or its oldest capture has waited long enough;
+        empty when all is done."""
         policy = run.chunk
         with self._changed:
             while True:
@@ -235,7 +259,11 @@ class Uploader:
                         break
                 if self._closing is not None:
                     return chunk
-                full = bool(chunk) and (len(chunk) >= policy.captures or len(chunk) < len(self._pending) or nbytes >= policy.nbytes)
+                full = bool(chunk) and (
+                    len(chunk) >= policy.captures
+                    or len(chunk) < len(self._pending)
+                    or nbytes >= policy.nbytes
+                )
                 waited_s = time.monotonic() - self._pending[chunk[0]] if chunk else 0.0
                 if full or (chunk and waited_s >= policy.seconds):
                     return chunk
@@ -248,7 +276,11 @@ class Uploader:
         # A run that is not ours has the loop's own metrics already, from the user's logger.
         without = frozenset() if self._addressee.ours else self._spool.loop_metrics()
         names = [ref.file_name for ref in whole if ref.file_name not in self._journal.metrics]
-        points = [self._spool.metric_point(ref, without=without) for ref in whole if ref.file_name in names]
+        points = [
+            self._spool.metric_point(ref, without=without)
+            for ref in whole
+            if ref.file_name in names
+        ]
         points = [point for point in points if point.values]
         if points:
             run.log_metrics(points)
@@ -256,7 +288,9 @@ class Uploader:
             self._journal.note_metrics(names)
             self._spool.remove_delivered(whole)
             with self._changed:
-                self._damaged = tuple(sorted({*self._damaged, *(ref.step for ref in chunk if ref not in whole)}))
+                self._damaged = tuple(
+                    sorted({*self._damaged, *(ref.step for ref in chunk if ref not in whole)})
+                )
                 for ref in chunk:
                     self._pending.pop(ref, None)
                 if not run.online:
@@ -285,7 +319,9 @@ class Uploader:
         try:
             check_file(self._spool.path(ref), ref)
         except CaptureFileError as error:
-            log.error("the capture of step %d cannot be uploaded to %s: %s", ref.step, self.name, error)
+            log.error(
+                "the capture of step %d cannot be uploaded to %s: %s", ref.step, self.name, error
+            )
             return False
         return True
 
@@ -302,7 +338,8 @@ class Uploader:
         self._retried(lambda: run.finish(state))
 
     def _retried(self, call: Callable[[], Result]) -> Result:
-        """The one place where anything is retried, longer and longer apart: what the adapter calls transient, and our own disk's errors.
+        """The one place where anything is retried, longer and longer apart: what the adapter calls
+        transient, and our own disk's errors.
 
         A full disk becomes free by uploading, so that must not end with it.
         """
@@ -319,8 +356,17 @@ class Uploader:
                     with self._in_spool():
                         self._spool.make_room()
                 if self._trouble is None:
-                    away = self.name if isinstance(error, TransientTrackerError) else "the spool's disk"
-                    log.warning("%s is away (%s); captures wait in %s and go up when it is back", away, error, self._spool.directory)
+                    away = (
+                        self.name
+                        if isinstance(error, TransientTrackerError)
+                        else "the spool's disk"
+                    )
+                    log.warning(
+                        "%s is away (%s); captures wait in %s and go up when it is back",
+                        away,
+                        error,
+                        self._spool.directory,
+                    )
                 with self._changed:
                     self._trouble = str(error)
                 self._settled.set()
@@ -330,7 +376,10 @@ class Uploader:
                     wait_s = pause_s * random.uniform(0.75, 1.25)
                     if self._deadline is not None and time.monotonic() + wait_s >= self._deadline:
                         raise _PatienceEnded from error
-                    self._changed.wait_for(lambda: self._closing is not None and not was_closing, wait_s)  # noqa: B023
+                    self._changed.wait_for(
+                        lambda: self._closing is not None and not was_closing,  # noqa: B023
+                        wait_s,
+                    )
                 pause_s = min(2 * pause_s, LONGEST_RETRY_S)
             else:
                 if self._trouble is not None:

@@ -1,4 +1,5 @@
-"""The W&B service as one adapter reaches it: address, credentials, the public API, and its errors as ours.
+"""The W&B service as one adapter reaches it: address, credentials, the public API, and its errors
+as ours.
 
 Used by the other ``wandb_*`` modules only.
 """
@@ -21,37 +22,63 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError, TrackerVizError, TransientTrackerError
+from tracker_viz.errors import (
+    ConfigError,
+    RunNotFoundError,
+    TrackerError,
+    TrackerVizError,
+    TransientTrackerError,
+)
 from tracker_viz.trackers.secrets import without_userinfo
 from tracker_viz.types import RunRef
 
-DEFAULT_ENTITY = "_"  # in a RunRef: whoever the credentials belong to; all that an offline run knows
+DEFAULT_ENTITY = (
+    "_"  # in a RunRef: whoever the credentials belong to; all that an offline run knows
+)
 OWN_CONFIG = "tracker_viz"  # what a run's config holds for us
 API_TIMEOUT_S = 20
 
 _REFUSED_STATUS = {400, 401, 402, 403, 404, 409, 410, 413, 422}
-# The last two: the client's service process is gone, at the end of the program or because somebody killed it.
-AWAY = (WandbApiFailedError, requests.RequestException, TimeoutError, ConnectionError, HandleAbandonedError, MailboxClosedError)
-_NO_SUCH_RUN = re.compile(r"could not find (run|project)|run .* does not exist|project .* not found", re.IGNORECASE)
+# The last two: the client's service process is gone, at the end of the program or because somebody
+# killed it.
+AWAY = (
+    WandbApiFailedError,
+    requests.RequestException,
+    TimeoutError,
+    ConnectionError,
+    HandleAbandonedError,
+    MailboxClosedError,
+)
+_NO_SUCH_RUN = re.compile(
+    r"could not find (run|project)|run .* does not exist|project .* not found", re.IGNORECASE
+)
 
 
 class WandbService:
     """One W&B server, reached with the user's own credentials. Making one touches no network.
 
     Args:
-        base_url: the server's address; None takes ``WANDB_BASE_URL`` or the client's own configuration.
+        base_url: the server's address; None takes ``WANDB_BASE_URL`` or the client's own
+            configuration.
     """
 
     def __init__(self, base_url: str | None) -> None:
         if base_url is not None and not re.match(r"https?://[^/]+", base_url):
-            raise ConfigError(f"base_url must look like {_default_url()!r} or 'http://wandb.mylab.org'; got {base_url!r}")
+            raise ConfigError(
+                f"base_url must look like {_default_url()!r} or 'http://wandb.mylab.org'; got "
+                f"{base_url!r}"
+            )
         self._asked_url = base_url.rstrip("/") if base_url else None
         self._api: wandb.Api | None = None
         self._lock = threading.Lock()
 
     @property
     def base_url(self) -> str:
-        return self._asked_url or os.environ.get("WANDB_BASE_URL") or str(wandb.setup().settings.base_url)
+        return (
+            self._asked_url
+            or os.environ.get("WANDB_BASE_URL")
+            or str(wandb.setup().settings.base_url)
+        )
 
     @property
     def app_url(self) -> str:
@@ -60,9 +87,14 @@ class WandbService:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What another process needs to reach the same server; empty for the public cloud, unless this machine is set to another server."""
+        """What another process needs to reach the same server; empty for the public cloud, unless
+        this machine is set to another server."""
         unasked = WandbService(None).base_url
-        return {} if self.base_url == unasked == _default_url() else {"base_url": without_userinfo(self.base_url)}
+        return (
+            {}
+            if self.base_url == unasked == _default_url()
+            else {"base_url": without_userinfo(self.base_url)}
+        )
 
     @property
     def mode(self) -> str:
@@ -71,10 +103,12 @@ class WandbService:
         return {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
 
     def require_online(self, ref: RunRef) -> None:
-        """Raises TransientTrackerError: the environment says that nothing is to be written to the server now."""
+        """Raises TransientTrackerError: the environment says that nothing is to be written to the
+        server now."""
         if self.mode != "online":
             raise TransientTrackerError(
-                f"WANDB_MODE={self.mode} keeps this process from {ref}; unset it where W&B can be reached and try again"
+                f"WANDB_MODE={self.mode} keeps this process from {ref}; unset it where W&B can be "
+                "reached and try again"
             )
 
     def require_credentials(self) -> None:
@@ -84,10 +118,15 @@ class WandbService:
             TrackerError: there is no key and no token for this server.
         """
         with translated(self.base_url):
-            found = wbauth.authenticate_session(host=self.base_url, source="tracker_viz", prompt=False, update_session=False)
+            found = wbauth.authenticate_session(
+                host=self.base_url, source="tracker_viz", prompt=False, update_session=False
+            )
         # For a server that it has no key for, the client may name one that it uses elsewhere.
         if not found or not found.host.is_same_url(self.base_url):
-            raise TrackerError(f"no W&B credentials for {self.base_url}: run 'wandb login --host={self.base_url}', or set WANDB_API_KEY")
+            raise TrackerError(
+                f"no W&B credentials for {self.base_url}: run 'wandb login "
+                f"--host={self.base_url}', or set WANDB_API_KEY"
+            )
 
     def api(self) -> wandb.Api:
         """The client's public API, made once it is needed."""
@@ -99,7 +138,8 @@ class WandbService:
     def check(self) -> None:
         """Ask the server whether it is there and takes the credentials.
 
-        ``wandb.init`` would do so too, but after a failure its service process holds the run's id for good.
+        ``wandb.init`` would do so too, but after a failure its service process holds the run's id
+        for good.
         """
         with self._lock:
             self._api = self._connected()
@@ -140,9 +180,12 @@ def _default_url() -> str:
 
 @contextmanager
 def their_login_kept() -> Iterator[None]:
-    """Around an ``init``: it moves the whole process to the server that it is given, and the user's own next run would go there too."""
+    """Around an ``init``: it moves the whole process to the server that it is given, and the user's
+    own next run would go there too."""
     settings = wandb.setup().settings
-    theirs = {name: getattr(settings, name) for name in ("base_url", "api_key", "identity_token_file")}
+    theirs = {
+        name: getattr(settings, name) for name in ("base_url", "api_key", "identity_token_file")
+    }
     try:
         yield
     finally:
@@ -154,7 +197,8 @@ def their_login_kept() -> Iterator[None]:
 
 @contextmanager
 def translated(base_url: str, ref: RunRef | None = None) -> Iterator[None]:
-    """The client's errors as ours. Where the server did not answer, or failed itself, the same call may work later."""
+    """The client's errors as ours. Where the server did not answer, or failed itself, the same call
+    may work later."""
     try:
         yield
     except TrackerVizError:
@@ -166,20 +210,29 @@ def translated(base_url: str, ref: RunRef | None = None) -> Iterator[None]:
 def _as_ours(error: Exception, base_url: str, ref: RunRef | None) -> TrackerError:
     what = f"W&B at {base_url}"
     status = _status(error)
-    if ref is not None and (_NO_SUCH_RUN.search(str(error)) or (isinstance(error, ValueError) and status == 404)):
+    if ref is not None and (
+        _NO_SUCH_RUN.search(str(error)) or (isinstance(error, ValueError) and status == 404)
+    ):
         return RunNotFoundError(
-            f"{ref} is not at {base_url} ({_brief(error)}). A run that was trained offline gets there by 'wandb sync <its directory>' first"
+            f"{ref} is not at {base_url} ({_brief(error)}). A run that was trained offline gets "
+            "there by 'wandb sync <its directory>' first"
         )
     if isinstance(error, AuthenticationError):
-        # The client says the same of a server that is away and of a key that it refuses; only an answer tells them apart.
+        # The client says the same of a server that is away and of a key that it refuses; only an
+        # answer tells them apart.
         if status in {401, 403} or "invalid credentials" in str(error):
             return TrackerError(
-                f"{what} refused the credentials ({_brief(error)}); log in again: 'wandb login --relogin --host={base_url}'"
+                f"{what} refused the credentials ({_brief(error)}); log in again: 'wandb login "
+                f"--relogin --host={base_url}'"
             )
         return TransientTrackerError(f"{what} is away ({_brief(error)})")
     if isinstance(error, ServerResponseError):
-        # What ``check`` all but rules out: the server went away between its answer and the run's start.
-        return TransientTrackerError(f"{what}: {_brief(error)}, in a start that failed; a new process can go on ('tracker-viz push')")
+        # What ``check`` all but rules out: the server went away between its answer and the run's
+        # start.
+        return TransientTrackerError(
+            f"{what}: {_brief(error)}, in a start that failed; a new process can go on "
+            "('tracker-viz push')"
+        )
     if isinstance(error, UsageError):
         return TrackerError(f"{what}: {_brief(error)}")
     if status in _REFUSED_STATUS:
@@ -190,7 +243,8 @@ def _as_ours(error: Exception, base_url: str, ref: RunRef | None) -> TrackerErro
 
 
 def _status(error: BaseException | None) -> int | None:
-    """HTTP status of the server's answer, if it answered: the client keeps it on one of the chained errors."""
+    """HTTP status of the server's answer, if it answered: the client keeps it on one of the chained
+    errors."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         response = getattr(error, "response", None)

@@ -1,6 +1,8 @@
-"""Runs that a result was made of -> used artifacts of the run that holds it, so that W&B's lineage graph leads from one to the other.
+"""Runs that a result was made of -> used artifacts of the run that holds it, so that W&B's lineage
+graph leads from one to the other.
 
-A run that this service does not have (of MLflow, of a directory) goes into the config as text, ``tracker_viz.inputs``.
+A run that this service does not have (of MLflow, of a directory) goes into the config as text,
+``tracker_viz.inputs``.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ from tracker_viz.trackers.wandb_store import capture_versions
 from tracker_viz.types import RunRef
 
 INPUTS = "inputs"
-AT_ONCE = 8  # requests: a training that lasted for days has hundreds of versions, each a link of its own
+AT_ONCE = (
+    8  # requests: a training that lasted for days has hundreds of versions, each a link of its own
+)
 
 
 def link(service: WandbService, ref: RunRef, inputs: Sequence[RunRef]) -> None:
-    """Note ``inputs`` in the run ``ref``, which may be finished: a link moves no state, and what is linked already is left alone.
+    """Note ``inputs`` in the run ``ref``, which may be finished: a link moves no state, and what is
+    linked already is left alone.
 
     Raises:
         RunActiveError: another process writes the run, and an input has to go into its config.
@@ -35,7 +40,11 @@ def link(service: WandbService, ref: RunRef, inputs: Sequence[RunRef]) -> None:
     for each in inputs:
         if each.scheme == "wandb":
             with suppress(RunNotFoundError):  # one of another server
-                wanted |= {str(artifact.id): artifact for artifact in capture_versions(service, each)} if each != ref else {}
+                wanted |= (
+                    {str(artifact.id): artifact for artifact in capture_versions(service, each)}
+                    if each != ref
+                    else {}
+                )
                 continue
         elsewhere.append(each)
     _use(service, ref, wanted)
@@ -51,7 +60,9 @@ def _use(service: WandbService, ref: RunRef, wanted: dict[str, wandb.Artifact]) 
     with translated(service.base_url, ref), ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(run.use_artifact, (wanted[artifact_id] for artifact_id in missing)))
     if left := missing - _used(service, ref):
-        raise TransientTrackerError(f"{ref} does not show {len(left)} of {len(wanted)} artifacts as used")
+        raise TransientTrackerError(
+            f"{ref} does not show {len(left)} of {len(wanted)} artifacts as used"
+        )
 
 
 def _used(service: WandbService, ref: RunRef) -> set[str]:

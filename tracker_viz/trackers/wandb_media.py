@@ -1,13 +1,14 @@
-"""What people look at in a W&B run: the keys of videos, pages, pictures, tables and key frames, and the client's object for each.
+"""What people look at in a W&B run: the keys of videos, pages, pictures, tables and key frames, and
+the client's object for each.
 
-W&B makes one panel per key, for all runs together. So keys hold no run id and no time, and each kind has keys of its own: in a panel
-whose key carries two kinds of media, W&B shows neither well.
+W&B makes one panel per key, for all runs together. So keys hold no run id and no time, and each
+kind has keys of its own: in a panel whose key carries two kinds of media, W&B shows neither well.
 
-    video       tracker_viz/heads                 every time it is made again a new version, in order of ``tracker_viz/render``
-    page        tracker_viz/heads_html            the file's path in the run, and its suffix
-    picture     tracker_viz/compare/poster_png
-    table       tracker_viz/tables/head_roles
-    key frames  tracker_viz/frames/heads          one picture per training step, in order of ``tracker_viz/step``
+    video       tracker_viz/heads                 every time it is made again a new version, in
+    order of ``tracker_viz/render`` page        tracker_viz/heads_html            the file's path in
+    the run, and its suffix picture     tracker_viz/compare/poster_png table
+    tracker_viz/tables/head_roles key frames  tracker_viz/frames/heads          one picture per
+    training step, in order of ``tracker_viz/step``
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from tracker_viz.trackers.base import Cell, checked_artifact, checked_columns
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".gif", ".ogg")
 
-# Suffix -> the client's class for it. Image and Video take a path's bytes as they are; only arrays would be encoded.
+# Suffix -> the client's class for it. Image and Video take a path's bytes as they are; only arrays
+# would be encoded.
 _PANELS: Mapping[str, Callable[[str], Any]] = {
     ".html": lambda path: wandb.Html(path, inject=False),
     ".png": wandb.Image,
@@ -75,8 +77,8 @@ def video_media(video: Path) -> wandb.Video:
 def table_media(rows: Sequence[Mapping[str, Cell]], name: str) -> wandb.Table:
     """Raises ConfigError as ``put_table`` does.
 
-    W&B's columns have one type, and its tables are JSON: in a column that holds texts and numbers all become texts, and a number that
-    is none (NaN, infinite) leaves its cell empty.
+    W&B's columns have one type, and its tables are JSON: in a column that holds texts and numbers
+    all become texts, and a number that is none (NaN, infinite) leaves its cell empty.
     """
     columns = checked_columns(rows, name)
     cells = [_of_one_type([row[column] for row in rows]) for column in columns]
@@ -84,12 +86,15 @@ def table_media(rows: Sequence[Mapping[str, Cell]], name: str) -> wandb.Table:
 
 
 def table_artifact(table: wandb.Table) -> wandb.Artifact:
-    """The one that the client made of a table when it was logged, and from which the panel reads."""
+    """The one that the client made of a table when it was logged, and from which the panel
+    reads."""
     return table._artifact_target.artifact  # type: ignore[union-attr]
 
 
 def _of_one_type(column: Sequence[Cell]) -> list[Cell]:
-    finite: list[Cell] = [None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in column]
+    finite: list[Cell] = [
+        None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in column
+    ]
     if any(isinstance(cell, str) for cell in finite):
         return [None if cell is None else str(cell) for cell in finite]
     return finite

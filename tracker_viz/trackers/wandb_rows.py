@@ -1,10 +1,13 @@
-"""Rows of a W&B run's history: how scalars and media get there without disturbing whoever else logs to the run.
+"""Rows of a W&B run's history: how scalars and media get there without disturbing whoever else logs
+to the run.
 
-A W&B run has one step counter, and a row below it is dropped in silence. So no row here says a step: the training step is a value of
-the row, named ``tracker_viz/step``, and ``define_metric`` makes it the charts' axis.
+A W&B run has one step counter, and a row below it is dropped in silence. So no row here says a
+step: the training step is a value of the row, named ``tracker_viz/step``, and ``define_metric``
+makes it the charts' axis.
 
-In a run of the user's own, even a committed row would move their counter, and if their loop logs with ``step=``, rows of theirs would
-be lost. ``JoinedRows`` therefore adds values to the rows that their loop writes.
+In a run of the user's own, even a committed row would move their counter, and if their loop logs
+with ``step=``, rows of theirs would be lost. ``JoinedRows`` therefore adds values to the rows that
+their loop writes.
 """
 
 from __future__ import annotations
@@ -37,13 +40,18 @@ class Rows(Protocol):
     def add(self, points: Sequence[MetricPoint]) -> None: ...
 
     def add_media(self, key: str, media: Any) -> None:
-        """One row with a medium that is made again now and then: the newest is last in its panel."""
+        """One row with a medium that is made again now and then: the newest is last in its
+        panel."""
         ...
 
-    def add_frames(self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]) -> None:
-        """Those that ``changed``, each in a row of its own, so that the panel's slider goes through training.
+    def add_frames(
+        self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]
+    ) -> None:
+        """Those that ``changed``, each in a row of its own, so that the panel's slider goes through
+        training.
 
-        Where that would move somebody's counter, all ``frames`` in one row, which the panel shows as a gallery.
+        Where that would move somebody's counter, all ``frames`` in one row, which the panel shows
+        as a gallery.
         """
         ...
 
@@ -56,8 +64,10 @@ class OwnRows:
     """A run that only we write to.
 
     Args:
-        every_metric: the run is ours altogether, so that one rule can give all of its metrics their axis.
-        counted: the loop that wrote the run said its steps. It may go on some day, and would lose as many rows as we add.
+        every_metric: the run is ours altogether, so that one rule can give all of its metrics their
+            axis.
+        counted: the loop that wrote the run said its steps. It may go on some day, and would lose
+            as many rows as we add.
     """
 
     def __init__(self, sdk_run: Any, *, every_metric: bool, counted: bool = False) -> None:
@@ -75,7 +85,9 @@ class OwnRows:
     def add_media(self, key: str, media: Any) -> None:
         self._run.log(media_row(self._run, key, media))
 
-    def add_frames(self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]) -> None:
+    def add_frames(
+        self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]
+    ) -> None:
         if self._counted:
             log_gallery(self._run, key, frames, commit=True)
         else:
@@ -97,9 +109,10 @@ class OwnRows:
 class JoinedRows:
     """A run whose own loop logs to it, with ``step=`` or without.
 
-    Where the loop leaves the counter to W&B (as Lightning and the HF Trainer do), a row of ours among theirs does no harm. Where it
-    counts itself, each of our points waits for a row of theirs and travels in it; what still waits in the end goes together into the
-    last row, so that the charts have the final values, and the captures have them all.
+    Where the loop leaves the counter to W&B (as Lightning and the HF Trainer do), a row of ours
+    among theirs does no harm. Where it counts itself, each of our points waits for a row of theirs
+    and travels in it; what still waits in the end goes together into the last row, so that the
+    charts have the final values, and the captures have them all.
     """
 
     def __init__(self, sdk_run: Any) -> None:
@@ -119,10 +132,13 @@ class JoinedRows:
         self._enqueue([{**point.values, STEP: point.step} for point in points])
 
     def add_media(self, key: str, media: Any) -> None:
-        # Into the row that their loop is at: a video need not wait its turn, and must not wait until its file is gone.
+        # Into the row that their loop is at: a video need not wait its turn, and must not wait
+        # until its file is gone.
         self._run.log(media_row(self._run, key, media), commit=False)
 
-    def add_frames(self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]) -> None:
+    def add_frames(
+        self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]
+    ) -> None:
         if loop_leaves_counting_to_wandb(self._run):
             log_frames(self._run, key, {frame: frames[frame] for frame in changed})
         else:
@@ -139,7 +155,9 @@ class JoinedRows:
         with self._changed:
             self._waiting.extend(rows)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="tracker_viz-rows", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._work, name="tracker_viz-rows", daemon=True
+                )
                 self._thread.start()
             self._changed.notify_all()
 
@@ -148,11 +166,17 @@ class JoinedRows:
             self._pace()
             self._share_the_last_row()
         except wandb.Error as error:
-            log.info("the run was ended by its own loop; %d points of ours are not in its charts (%s)", len(self._waiting), error)
+            log.info(
+                "the run was ended by its own loop; %d points of ours are not in its charts (%s)",
+                len(self._waiting),
+                error,
+            )
 
     def _pace(self) -> None:
         """Until closed, and as long after it as points can go without waiting."""
-        used_step: int | None = None  # the newest row of theirs that may carry a point of ours already
+        used_step: int | None = (
+            None  # the newest row of theirs that may carry a point of ours already
+        )
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -162,7 +186,9 @@ class JoinedRows:
                 self._run.log(self._waiting[0])
             elif self._run.step != used_step and self._run.step > 0:
                 self._run.log(self._waiting[0], commit=False)
-                used_step = self._run.step  # read after it, because their loop may have gone on to another row meanwhile
+                used_step = (
+                    self._run.step
+                )  # read after it, because their loop may have gone on to another row meanwhile
             else:
                 with self._changed:
                     if self._changed.wait_for(lambda: self._closed, POLL_S):
@@ -179,18 +205,23 @@ class JoinedRows:
             together |= row
         self._run.log(together, commit=False)
         if len(self._waiting) > 1:
-            log.info("%d points share the last row of the run's charts; the captures have them all", len(self._waiting))
+            log.info(
+                "%d points share the last row of the run's charts; the captures have them all",
+                len(self._waiting),
+            )
 
 
 def define_metrics(sdk_run: Any, names: Mapping[str, float], defined: set[str]) -> None:
-    """Give metrics that are new the training step as their axis, and leave the loop's own ones alone."""
+    """Give metrics that are new the training step as their axis, and leave the loop's own ones
+    alone."""
     for name in sorted(set(names) - defined):
         sdk_run.define_metric(name, step_metric=STEP)
         defined.add(name)
 
 
 def loop_leaves_counting_to_wandb(sdk_run: Any) -> bool:
-    """Whether the run's own loop logs, and never says a step. Unsure is no: then no row of ours may move the counter."""
+    """Whether the run's own loop logs, and never says a step. Unsure is no: then no row of ours may
+    move the counter."""
     # The client notes it for its own statistics; there is no public way to ask.
     feature = getattr(getattr(sdk_run, "_telemetry_obj", None), "feature", None)
     said_a_step = getattr(feature, "set_step_log", True)
@@ -198,7 +229,8 @@ def loop_leaves_counting_to_wandb(sdk_run: Any) -> bool:
 
 
 def media_row(sdk_run: Any, key: str, media: Any) -> dict[str, Any]:
-    """A row with one medium. Each time it is made again the count goes up, so that the newest is last in its panel."""
+    """A row with one medium. Each time it is made again the count goes up, so that the newest is
+    last in its panel."""
     sdk_run.define_metric(RENDER, hidden=True)
     sdk_run.define_metric(key, step_metric=RENDER)
     return {key: media, RENDER: int(sdk_run.summary.get(RENDER) or 0) + 1}
@@ -214,7 +246,10 @@ def log_frames(sdk_run: Any, key: str, frames: Mapping[Frame, Path]) -> None:
 def log_gallery(sdk_run: Any, key: str, frames: Mapping[Frame, Path], *, commit: bool) -> None:
     """Raises ConfigError: there are more than a gallery holds."""
     if len(frames) > wandb.Image.MAX_ITEMS:
-        raise ConfigError(f"in a run whose loop counts its own steps W&B shows {wandb.Image.MAX_ITEMS} key frames; got {len(frames)}")
+        raise ConfigError(
+            f"in a run whose loop counts its own steps W&B shows {wandb.Image.MAX_ITEMS} key "
+            f"frames; got {len(frames)}"
+        )
     _define_frames(sdk_run, key)
     pictures = [frame_media(frame, picture) for frame, picture in frames.items()]
     sdk_run.log({key: pictures, STEP: max(frame.step for frame in frames)}, commit=commit)
@@ -227,7 +262,9 @@ def _define_frames(sdk_run: Any, key: str) -> None:
 
 
 def _note(sdk_run: Any, key: str, frames: Mapping[Frame, Path]) -> None:
-    _logged.setdefault(sdk_run, {}).setdefault(key, {}).update({frame.step: frame for frame in frames})
+    _logged.setdefault(sdk_run, {}).setdefault(key, {}).update(
+        {frame.step: frame for frame in frames}
+    )
 
 
 def logged_frames(sdk_run: Any, key: str) -> list[Frame]:

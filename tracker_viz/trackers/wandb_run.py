@@ -1,4 +1,5 @@
-"""One W&B run: what of it is written and read, by way of the session that is open or opened for it, and of the public API."""
+"""One W&B run: what of it is written and read, by way of the session that is open or opened for it,
+and of the public API."""
 
 from __future__ import annotations
 
@@ -15,7 +16,15 @@ from urllib.parse import quote
 from tracker_viz.errors import RunActiveError, RunNotFoundError, TrackerError, TransientTrackerError
 from tracker_viz.trackers import wandb_lineage
 from tracker_viz.trackers import wandb_session as session
-from tracker_viz.trackers.base import Cell, ChunkPolicy, MetricPoint, RunInfo, RunState, checked_artifact, flatten
+from tracker_viz.trackers.base import (
+    Cell,
+    ChunkPolicy,
+    MetricPoint,
+    RunInfo,
+    RunState,
+    checked_artifact,
+    flatten,
+)
 from tracker_viz.trackers.wandb_client import OWN_CONFIG, WandbService, translated
 from tracker_viz.trackers.wandb_frames import await_frames, read_frames, shown_frames
 from tracker_viz.trackers.wandb_media import (
@@ -53,17 +62,27 @@ class WandbRun:
     """One run. Methods may be called from several threads at once.
 
     Args:
-        sdk_run: the client's object while this process writes the run; None for one that is read, or resumed when written.
+        sdk_run: the client's object while this process writes the run; None for one that is read,
+            or resumed when written.
         ours: tracker_viz made the run.
         joined: it is the user's own; their loop logs to it too.
     """
 
-    # A version costs about ten requests, one after the other, however many files it has: in a backlog the more the better. While
-    # training goes on it is the seconds that count, for they are what a preview has to wait.
+    # A version costs about ten requests, one after the other, however many files it has: in a
+    # backlog the more the better. While training goes on it is the seconds that count, for they are
+    # what a preview has to wait.
     chunk = ChunkPolicy(captures=100, nbytes=256 << 20, seconds=30.0)
     ui_command = None
 
-    def __init__(self, service: WandbService, ref: RunRef, *, sdk_run: Any = None, ours: bool = False, joined: bool = False) -> None:
+    def __init__(
+        self,
+        service: WandbService,
+        ref: RunRef,
+        *,
+        sdk_run: Any = None,
+        ours: bool = False,
+        joined: bool = False,
+    ) -> None:
         self._service, self._ref = service, ref
         self._sdk_run, self._ours, self._joined = sdk_run, ours, joined
         self._offline = sdk_run is not None and session.is_offline(sdk_run)
@@ -79,7 +98,8 @@ class WandbRun:
 
     @property
     def online(self) -> bool:
-        """False: captures stay in the spool until ``push``; everything else goes into W&B's own offline log, for ``wandb sync``."""
+        """False: captures stay in the spool until ``push``; everything else goes into W&B's own
+        offline log, for ``wandb sync``."""
         return not self._offline
 
     @property
@@ -89,7 +109,9 @@ class WandbRun:
     def info(self) -> RunInfo:
         if self._offline:
             state: RunState = "finished" if session.is_finished(self._sdk_run) else "running"
-            return self._info(self._sdk_run.name or self._sdk_run.id, state, dict(self._sdk_run.config))
+            return self._info(
+                self._sdk_run.name or self._sdk_run.id, state, dict(self._sdk_run.config)
+            )
         run = self._service.fetch_run(self._ref)
         return self._info(str(run.name), _STATES.get(run.state, "running"), run.config)
 
@@ -104,12 +126,14 @@ class WandbRun:
         page = f"{self._service.app_url}/{entity}/{project}/runs/{run_id}"
         return f"{page}/files/{quote(checked_artifact(artifact))}" if artifact is not None else page
 
-    # -- writing --------------------------------------------------------------------------------------------
+    # -- writing
+    # --------------------------------------------------------------------------------------------
 
     def put_captures(self, captures: Sequence[CapturePath]) -> None:
         if self._offline:
             raise TransientTrackerError(
-                f"{self._ref} is offline: 'wandb sync {self._sync_directory}', then 'tracker-viz push spool=<directory>'"
+                f"{self._ref} is offline: 'wandb sync {self._sync_directory}', then 'tracker-viz "
+                "push spool=<directory>'"
             )
         if not captures:
             return
@@ -125,7 +149,8 @@ class WandbRun:
             sdk_run.summary.update(dict(values))
 
     def put_file(self, file: Path, artifact: str) -> str:
-        """Into the run's Files tab; what W&B can show (a page, a picture) also into a panel. Needs no resuming but for the panel."""
+        """Into the run's Files tab; what W&B can show (a page, a picture) also into a panel. Needs
+        no resuming but for the panel."""
         link = self.url(artifact)
         with tempfile.TemporaryDirectory(prefix="tracker_viz-") as folder:
             named = Path(folder) / artifact
@@ -144,16 +169,23 @@ class WandbRun:
                 try:
                     self._show(file_key(artifact), panel_media(named))
                 except RunActiveError as error:
-                    log.warning("%s is among the files of the run; its panel it gets when it is put again (%s)", artifact, error)
+                    log.warning(
+                        "%s is among the files of the run; its panel it gets when it is put again "
+                        "(%s)",
+                        artifact,
+                        error,
+                    )
         return link
 
     def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
-        """As media under ``tracker_viz/<layout>``; a video made again is a new version on the same key."""
+        """As media under ``tracker_viz/<layout>``; a video made again is a new version on the same
+        key."""
         self._show(video_key(layout), video_media(video))
         return self.url()
 
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
-        """In a panel, and for queries over many runs as the artifact that the client makes of every table."""
+        """In a panel, and for queries over many runs as the artifact that the client makes of every
+        table."""
         table = table_media(rows, name)
         with self._writing() as (_, shown):
             with translated(self._service.base_url, self._ref):
@@ -167,9 +199,11 @@ class WandbRun:
             rows.add_media(key, media)
 
     def put_key_frames(self, frames: Sequence[tuple[int, Path]], layout: str) -> str:
-        """A picture per training step, on which the panel's slider can be set by its metric ``tracker_viz/step``.
+        """A picture per training step, on which the panel's slider can be set by its metric
+        ``tracker_viz/step``.
 
-        Rows cannot be taken back: a picture that the run shows at its step already is left out, one that changed becomes a further row.
+        Rows cannot be taken back: a picture that the run shows at its step already is left out, one
+        that changed becomes a further row.
         """
         key, read, sdk_run = frames_key(layout), read_frames(frames), self._current()
         shown = [] if self._offline else list(shown_frames(self._service, self._ref, key))
@@ -183,20 +217,25 @@ class WandbRun:
         return self.url()
 
     def link_inputs(self, refs: Sequence[RunRef]) -> None:
-        """As used artifacts, which need no resuming; runs that this service does not have are named in the config."""
+        """As used artifacts, which need no resuming; runs that this service does not have are named
+        in the config."""
         if self._offline:
-            raise TransientTrackerError(f"{self._ref} is offline, and W&B links runs on the server only")
+            raise TransientTrackerError(
+                f"{self._ref} is offline, and W&B links runs on the server only"
+            )
         wandb_lineage.link(self._service, self._ref, refs)
 
     def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
-        """W&B's panels show the runs of a group side by side themselves, and a page in one reaches no other run's files."""
+        """W&B's panels show the runs of a group side by side themselves, and a page in one reaches
+        no other run's files."""
         return None
 
     def guards_files(self, ref: RunRef, artifact: str) -> bool:
         return True
 
     def results_run(self) -> WandbRun:
-        """A run of job type ``compare`` in the sweep's group, where W&B shows it beside the sweep's runs; this one stands outside."""
+        """A run of job type ``compare`` in the sweep's group, where W&B shows it beside the sweep's
+        runs; this one stands outside."""
         self._service.require_online(self._ref)
         entity, project, run_id = self._ref.path.split("/")
         ref = RunRef("wandb", f"{entity}/{project}/{run_id}-{RESULTS}")
@@ -242,9 +281,14 @@ class WandbRun:
             session.end(self._service, self._sdk_run, state)
         except TransientTrackerError as error:
             command = f"wandb sync --include-online {self._sync_directory}"
-            raise TrackerError(f"not all of the run's charts reached W&B ({error}); they are kept, and go up with: {command}") from error
+            raise TrackerError(
+                f"not all of the run's charts reached W&B ({error}); they are kept, and go up "
+                f"with: {command}"
+            ) from error
         if self._offline:
-            log.info("trained offline; where W&B can be reached: wandb sync %s", self._sync_directory)
+            log.info(
+                "trained offline; where W&B can be reached: wandb sync %s", self._sync_directory
+            )
 
     @property
     def _sync_directory(self) -> Path:
@@ -258,7 +302,8 @@ class WandbRun:
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[Any, Rows]]:
-        """The run, open for writing: the one that is open anyhow; ours again, until ``finish``; or somebody's, for a moment.
+        """The run, open for writing: the one that is open anyhow; ours again, until ``finish``; or
+        somebody's, for a moment.
 
         Raises:
             RunActiveError: another process is writing it.
@@ -270,15 +315,21 @@ class WandbRun:
                 sdk_run, self._joined, self._rows = self._resumed.sdk_run, False, None
             if sdk_run is not None and (self._sdk_run is not sdk_run or self._rows is None):
                 self._sdk_run = sdk_run
-                self._rows = JoinedRows(sdk_run) if self._joined else OwnRows(sdk_run, every_metric=True)
+                self._rows = (
+                    JoinedRows(sdk_run) if self._joined else OwnRows(sdk_run, every_metric=True)
+                )
             rows = self._rows
         if sdk_run is not None and rows is not None:
             yield sdk_run, rows
             return
         with session.visit(self._service, self._ref) as visited:
-            yield visited.sdk_run, OwnRows(visited.sdk_run, every_metric=False, counted=visited.before.counted)
+            yield (
+                visited.sdk_run,
+                OwnRows(visited.sdk_run, every_metric=False, counted=visited.before.counted),
+            )
 
-    # -- reading --------------------------------------------------------------------------------------------
+    # -- reading
+    # --------------------------------------------------------------------------------------------
 
     def list_captures(self) -> list[CaptureRef]:
         return [] if self._offline else self._store.list()
@@ -294,7 +345,9 @@ class WandbRun:
         """Of the Files tab; videos are media, and lie in a folder of the client's own."""
         run = self._service.fetch_run(self._ref)
         with translated(self._service.base_url, self._ref):
-            return sorted(file.name for file in run.files(per_page=LISTED_AT_ONCE) if "/" not in file.name)
+            return sorted(
+                file.name for file in run.files(per_page=LISTED_AT_ONCE) if "/" not in file.name
+            )
 
     def get_file(self, artifact: str, directory: Path) -> Path:
         checked_artifact(artifact)
@@ -318,4 +371,8 @@ class WandbRun:
         api = self._service.api()
         with translated(self._service.base_url, self._ref):
             runs = list(api.runs(f"{entity}/{project}", filters={"group": run_id}))
-        return [RunRef("wandb", f"{entity}/{project}/{run.id}") for run in runs if run.job_type != RESULTS and run.id != run_id]
+        return [
+            RunRef("wandb", f"{entity}/{project}/{run.id}")
+            for run in runs
+            if run.job_type != RESULTS and run.id != run_id
+        ]

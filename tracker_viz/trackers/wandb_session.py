@@ -1,7 +1,9 @@
-"""Opening W&B runs for writing: a new one, our own again, or somebody's finished run for a moment and left as it was.
+"""Opening W&B runs for writing: a new one, our own again, or somebody's finished run for a moment
+and left as it was.
 
-W&B allows one writer of a run and has no call that adds to a finished one: the run has to be resumed. Resuming overwrites more than
-it adds, so a visit notes what the run looked like, resumes quietly, and afterwards puts back what the client changed on its own.
+W&B allows one writer of a run and has no call that adds to a finished one: the run has to be
+resumed. Resuming overwrites more than it adds, so a visit notes what the run looked like, resumes
+quietly, and afterwards puts back what the client changed on its own.
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ import wandb
 
 from tracker_viz.errors import RunActiveError
 from tracker_viz.trackers.base import RunState
-from tracker_viz.trackers.wandb_client import DEFAULT_ENTITY, WandbService, their_login_kept, translated
+from tracker_viz.trackers.wandb_client import (
+    DEFAULT_ENTITY,
+    WandbService,
+    their_login_kept,
+    translated,
+)
 from tracker_viz.trackers.wandb_snapshot import EXIT_CODES, Snapshot, comparable
 from tracker_viz.types import RunRef
 
@@ -29,9 +36,20 @@ FINISH_TIMEOUT_S = 30.0
 # W&B marks a run as crashed when it heard nothing of it for about this long.
 CRASHED_AFTER = "about five minutes"
 
-# No wandb call may run on the training thread, and capturing the console would wrap every print there.
-_OURS: dict[str, Any] = {"silent": True, "console": "off", "reinit": "create_new", "save_code": False, "x_save_requirements": False}
-_BOUNDED: dict[str, Any] = {"init_timeout": INIT_TIMEOUT_S, "finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
+# No wandb call may run on the training thread, and capturing the console would wrap every print
+# there.
+_OURS: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "reinit": "create_new",
+    "save_code": False,
+    "x_save_requirements": False,
+}
+_BOUNDED: dict[str, Any] = {
+    "init_timeout": INIT_TIMEOUT_S,
+    "finish_timeout": FINISH_TIMEOUT_S,
+    "finish_timeout_raises": True,
+}
 _QUIET: dict[str, Any] = {
     "x_disable_meta": True,
     "x_disable_stats": True,
@@ -45,12 +63,15 @@ _visits: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
 
 def live_run(ref: RunRef) -> Any:
-    """The client's own object for a run that this process is writing, ours or the user's; None when it writes none such."""
+    """The client's own object for a run that this process is writing, ours or the user's; None when
+    it writes none such."""
     entity, _, rest = ref.path.partition("/")
     for sdk_run in (*_live.values(), wandb.run):
         if sdk_run is not None and not is_finished(sdk_run):
             its_entity, _, its_rest = ref_of(sdk_run).path.partition("/")
-            if rest == its_rest and (DEFAULT_ENTITY in (entity, its_entity) or entity == its_entity):
+            if rest == its_rest and (
+                DEFAULT_ENTITY in (entity, its_entity) or entity == its_entity
+            ):
                 return sdk_run
     return None
 
@@ -69,12 +90,14 @@ def is_offline(sdk_run: Any) -> bool:
 
 
 def ref_of(sdk_run: Any) -> RunRef:
-    """Reference of a run of the client. Offline it may not know whose it is: the entity then stays open."""
+    """Reference of a run of the client. Offline it may not know whose it is: the entity then stays
+    open."""
     return RunRef("wandb", f"{sdk_run.entity or DEFAULT_ENTITY}/{sdk_run.project}/{sdk_run.id}")
 
 
 def start(service: WandbService, *, settings: Mapping[str, Any], **identity: Any) -> Any:
-    """A run of ours, new or (``resume="allow"``) made under the same id before; written until ``end``."""
+    """A run of ours, new or (``resume="allow"``) made under the same id before; written until
+    ``end``."""
     chosen: dict[str, Any] = {"base_url": service.base_url, **_OURS, **_BOUNDED, **settings}
     with translated(service.base_url), their_login_kept():
         sdk_run = wandb.init(**identity, settings=wandb.Settings(**chosen))
@@ -83,7 +106,8 @@ def start(service: WandbService, *, settings: Mapping[str, Any], **identity: Any
 
 
 def end(service: WandbService, sdk_run: Any, state: RunState) -> None:
-    """Finish a run of ours. What did not go up within ``FINISH_TIMEOUT_S`` stays on the disk for ``wandb sync``."""
+    """Finish a run of ours. What did not go up within ``FINISH_TIMEOUT_S`` stays on the disk for
+    ``wandb sync``."""
     _live.pop(ref_of(sdk_run).path, None)
     with translated(service.base_url):
         sdk_run.finish(exit_code=EXIT_CODES[state])
@@ -102,7 +126,9 @@ class Resumed:
         _live.pop(ref.path, None)
         with translated(service.base_url, ref):
             logged = comparable(dict(self.sdk_run.summary))
-            self.sdk_run.finish(exit_code=self.before.exit_code or 0 if exit_code is None else exit_code)
+            self.sdk_run.finish(
+                exit_code=self.before.exit_code or 0 if exit_code is None else exit_code
+            )
         self.before.restore(service, ref, logged, clock=keep_clock)
 
 
@@ -110,7 +136,8 @@ def resume(service: WandbService, ref: RunRef, *, ours: bool, ends: bool) -> Res
     """Take up writing a run that no process writes, as quietly as the client can.
 
     Args:
-        ours: tracker_viz made the run and its maker is known to be gone, whatever the server still believes.
+        ours: tracker_viz made the run and its maker is known to be gone, whatever the server still
+            believes.
         ends: the caller will say in which state the run ends; else it keeps the one it has.
 
     Raises:
@@ -124,7 +151,8 @@ def resume(service: WandbService, ref: RunRef, *, ours: bool, ends: bool) -> Res
         require_unwritten(run, ref)
     entity, project, run_id = ref.path.split("/")
     program = (run.metadata or {}).get("program")
-    # A crashed run has no exit code: without a last word from us, W&B finds it silent, and crashed, again.
+    # A crashed run has no exit code: without a last word from us, W&B finds it silent, and crashed,
+    # again.
     says_how_it_ends = ends or before.exit_code is not None
     settings: dict[str, Any] = {
         "mode": "online",
@@ -141,7 +169,8 @@ def resume(service: WandbService, ref: RunRef, *, ours: bool, ends: bool) -> Res
             project=project,
             id=run_id,
             resume="must",
-            # Said again, lest the environment of this process (WANDB_NAME, WANDB_RUN_GROUP, ...) rename the run.
+            # Said again, lest the environment of this process (WANDB_NAME, WANDB_RUN_GROUP, ...)
+            # rename the run.
             name=before.name,
             group=before.group,
             job_type=before.job_type,
@@ -157,14 +186,16 @@ def require_unwritten(run: Any, ref: RunRef) -> None:
     """Raises RunActiveError: another process writes the run, as far as the server knows."""
     if run.state == "running":
         raise RunActiveError(
-            f"{ref} is still running in another process, and W&B takes one writer only. If that process is dead, W&B marks the run as "
+            f"{ref} is still running in another process, and W&B takes one writer only. If that "
+            "process is dead, W&B marks the run as "
             f"crashed {CRASHED_AFTER} after its last sign of life: try again then"
         )
 
 
 @contextmanager
 def visit(service: WandbService, ref: RunRef) -> Iterator[Resumed]:
-    """Resume a run for a moment, and leave it as it was but for what the caller logs. Raises as ``resume`` does."""
+    """Resume a run for a moment, and leave it as it was but for what the caller logs. Raises as
+    ``resume`` does."""
     with alone(ref):
         resumed = resume(service, ref, ours=False, ends=False)
         try:

@@ -1,4 +1,5 @@
-"""What a W&B run was like before it was resumed for a moment, and how that is put back once the service shows what was logged."""
+"""What a W&B run was like before it was resumed for a moment, and how that is put back once the
+service shows what was logged."""
 
 from __future__ import annotations
 
@@ -26,8 +27,10 @@ class Snapshot:
 
     Attributes:
         state: W&B's own word: running, finished, failed, crashed, killed, ...
-        internal: the config's hidden part: definitions of metrics (which make charts use the training step), versions, machine.
-        clock: the summary's own entries of time, by which the table of runs shows how long training took.
+        internal: the config's hidden part: definitions of metrics (which make charts use the
+            training step), versions, machine.
+        clock: the summary's own entries of time, by which the table of runs shows how long training
+            took.
         media: key -> sha256 of what the summary shows of ours.
     """
 
@@ -51,7 +54,9 @@ class Snapshot:
             name=str(run.name),
             config=dict(run.config),
             internal=dict(run.rawconfig.get("_wandb") or {}),
-            clock={key: summary[key] for key in ("_runtime", "_timestamp", "_wandb") if key in summary},
+            clock={
+                key: summary[key] for key in ("_runtime", "_timestamp", "_wandb") if key in summary
+            },
             media={key: value["sha256"] for key, value in _media(summary).items()},
             group=run.group,
             job_type=run.job_type,
@@ -65,22 +70,39 @@ class Snapshot:
 
     @property
     def counted(self) -> bool:
-        """Whether the loop that wrote the run said its steps, as the client's own statistics in the config tell. Unsure is yes."""
+        """Whether the loop that wrote the run said its steps, as the client's own statistics in the
+        config tell. Unsure is yes."""
         features = (self.internal.get("t") or {}).get("3")
-        return features is None or Feature.DESCRIPTOR.fields_by_name["set_step_log"].number in features
+        return (
+            features is None or Feature.DESCRIPTOR.fields_by_name["set_step_log"].number in features
+        )
 
-    def restore(self, service: WandbService, ref: RunRef, logged: Mapping[str, Any], *, clock: bool) -> None:
-        """Put back what the client changed by resuming; new definitions of metrics are added to the old ones.
+    def restore(
+        self, service: WandbService, ref: RunRef, logged: Mapping[str, Any], *, clock: bool
+    ) -> None:
+        """Put back what the client changed by resuming; new definitions of metrics are added to the
+        old ones.
 
-        The public API writes a run's whole summary back with its config. So first the service must show all that was ``logged``,
-        videos with their sha256, which is also the proof that they are there.
+        The public API writes a run's whole summary back with its config. So first the service must
+        show all that was ``logged``, videos with their sha256, which is also the proof that they
+        are there.
         """
         run = _settled(service, ref, logged)
         with translated(service.base_url, ref):
             now = _media(run.summary_metrics)
-            require_stored(run, {new["path"]: new["size"] for key, new in now.items() if new["sha256"] != self.media.get(key)})
+            require_stored(
+                run,
+                {
+                    new["path"]: new["size"]
+                    for key, new in now.items()
+                    if new["sha256"] != self.media.get(key)
+                },
+            )
         after = Snapshot.of(run)
-        internal = {**self.internal, "m": merged_definitions(self.internal.get("m") or [], after.internal.get("m") or [])}
+        internal = {
+            **self.internal,
+            "m": merged_definitions(self.internal.get("m") or [], after.internal.get("m") or []),
+        }
         with translated(service.base_url, ref):
             ours = {OWN_CONFIG: after.config[OWN_CONFIG]} if OWN_CONFIG in after.config else {}
             config = {**self.config, **ours}
@@ -107,12 +129,15 @@ def _settled(service: WandbService, ref: RunRef, logged: Mapping[str, Any]) -> A
         if not behind:
             return run
         if time.monotonic() > deadline:
-            raise TransientTrackerError(f"{ref} does not show {', '.join(behind)} as logged, {VISIBLE_S:.0f} s later")
+            raise TransientTrackerError(
+                f"{ref} does not show {', '.join(behind)} as logged, {VISIBLE_S:.0f} s later"
+            )
         time.sleep(0.5)
 
 
 def require_stored(run: Any, sizes: Mapping[str, int]) -> None:
-    """Hold the run's files against path -> bytes: a row of the history arrives even where its file was lost on the way.
+    """Hold the run's files against path -> bytes: a row of the history arrives even where its file
+    was lost on the way.
 
     Raises:
         TransientTrackerError: a file is not there, or has another size.
@@ -121,13 +146,18 @@ def require_stored(run: Any, sizes: Mapping[str, int]) -> None:
         stored = {file.name: file.size for file in run.files(list(sizes), per_page=LISTED_AT_ONCE)}
         if lost := sorted(path for path, nbytes in sizes.items() if stored.get(path) != nbytes):
             raise TransientTrackerError(
-                f"run {run.id} names {', '.join(lost)} and does not hold {'it' if len(lost) == 1 else 'them'} whole"
+                f"run {run.id} names {', '.join(lost)} and does not hold "
+                f"{'it' if len(lost) == 1 else 'them'} whole"
             )
 
 
 def _media(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Of a summary the single files that it shows under keys of ours."""
-    return {key: value for key, value in summary.items() if key.startswith("tracker_viz/") and hasattr(value, "get") and "path" in value}
+    return {
+        key: value
+        for key, value in summary.items()
+        if key.startswith("tracker_viz/") and hasattr(value, "get") and "path" in value
+    }
 
 
 def comparable(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,10 +170,14 @@ def comparable(summary: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def merged_definitions(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The config's metric definitions: all of ``old`` as they are, then those of ``new`` that are not among them.
+def merged_definitions(
+    old: list[dict[str, Any]], new: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The config's metric definitions: all of ``old`` as they are, then those of ``new`` that are
+    not among them.
 
-    A definition is a protobuf message as JSON: ``"1"`` name, ``"2"`` glob, ``"5"`` the 1-based place of its step metric *in the list*.
+    A definition is a protobuf message as JSON: ``"1"`` name, ``"2"`` glob, ``"5"`` the 1-based
+    place of its step metric *in the list*.
     """
 
     def name(definition: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -151,9 +185,13 @@ def merged_definitions(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> 
 
     known = {name(definition): place for place, definition in enumerate(old, start=1)}
     added = [definition for definition in new if name(definition) not in known]
-    places = known | {name(definition): place for place, definition in enumerate(added, start=len(old) + 1)}
+    places = known | {
+        name(definition): place for place, definition in enumerate(added, start=len(old) + 1)
+    }
     merged = list(old)
     for definition in added:
         step_metric = definition.get("5")
-        merged.append(definition | ({"5": places[name(new[step_metric - 1])]} if step_metric else {}))
+        merged.append(
+            definition | ({"5": places[name(new[step_metric - 1])]} if step_metric else {})
+        )
     return merged

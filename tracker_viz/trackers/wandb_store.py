@@ -1,8 +1,11 @@
-"""Captures as W&B artifacts: what a version's metadata says, the way up, which version holds which capture, and the way back.
+"""Captures as W&B artifacts: what a version's metadata says, the way up, which version holds which
+capture, and the way back.
 
-A chunk of captures is one version of the collection ``captures-<run id>``, type ``tracker-viz-capture``. The collection is the run's
-own, the step is in every file's name: W&B's digest covers paths and contents only, and must never take two steps for one.
-The metadata carries each file's size and sha256 as one text, one line a file, so that a run is listed without a download.
+A chunk of captures is one version of the collection ``captures-<run id>``, type
+``tracker-viz-capture``. The collection is the run's own, the step is in every file's name: W&B's
+digest covers paths and contents only, and must never take two steps for one. The metadata carries
+each file's size and sha256 as one text, one line a file, so that a run is listed without a
+download.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ _METADATA_KEY = "captures"
 
 
 def capture_artifact(run_id: str, captures: Sequence[CapturePath]) -> wandb.Artifact:
-    """One version that is still to be logged. Its files are read from where they lie, and not copied into the user's cache."""
+    """One version that is still to be logged. Its files are read from where they lie, and not
+    copied into the user's cache."""
     artifact = wandb.Artifact(
         f"captures-{run_id}",
         type=ARTIFACT_TYPE,
@@ -46,7 +50,12 @@ def capture_artifact(run_id: str, captures: Sequence[CapturePath]) -> wandb.Arti
         metadata={_METADATA_KEY: to_text([capture.ref for capture in captures])},
     )
     for capture in captures:
-        artifact.add_file(str(capture.path.absolute()), name=capture.ref.file_name, policy="immutable", skip_cache=True)
+        artifact.add_file(
+            str(capture.path.absolute()),
+            name=capture.ref.file_name,
+            policy="immutable",
+            skip_cache=True,
+        )
     return artifact
 
 
@@ -67,7 +76,9 @@ def from_text(text: Any) -> list[CaptureRef]:
             case [name, nbytes, sha256] if nbytes.isdecimal() and int(nbytes) <= MAX_FILE_BYTES:
                 refs.append(CaptureRef(capture_step(name), name, int(nbytes), sha256))
             case _:
-                raise ConfigError(f"a capture is listed as '<file name> <bytes> <sha256>'; got {line[:200]!r}")
+                raise ConfigError(
+                    f"a capture is listed as '<file name> <bytes> <sha256>'; got {line[:200]!r}"
+                )
     return refs
 
 
@@ -82,7 +93,8 @@ class CaptureUploads:
     def put(self, sdk_run: Any, captures: Sequence[CapturePath]) -> None:
         """See ``base.Run.put_captures``; ``sdk_run`` is the client's run, open for writing."""
         chunk = frozenset(capture.ref for capture in captures)
-        # What an earlier call gave up waiting for is still under way: a second copy would only stand behind it in the queue.
+        # What an earlier call gave up waiting for is still under way: a second copy would only
+        # stand behind it in the queue.
         artifact = self._under_way.get((sdk_run, chunk))
         if artifact is None:
             artifact = capture_artifact(self._ref.path.rpartition("/")[2], captures)
@@ -97,15 +109,20 @@ class CaptureUploads:
         try:
             artifact.wait(timeout=int(UPLOAD_S + nbytes / UPLOAD_BYTES_PER_S))
         except (WaitTimeoutError, *AWAY) as error:
-            raise TransientTrackerError(f"W&B at {self._service.base_url} has not confirmed {artifact.name} yet") from error
+            raise TransientTrackerError(
+                f"W&B at {self._service.base_url} has not confirmed {artifact.name} yet"
+            ) from error
         except ValueError as error:
             # The client gave up on it: the next call starts afresh.
-            self._under_way = {key: other for key, other in self._under_way.items() if other is not artifact}
+            self._under_way = {
+                key: other for key, other in self._under_way.items() if other is not artifact
+            }
             raise upload_error(error, artifact.name, self._service.base_url) from error
 
 
 def upload_error(error: ValueError, what: str, base_url: str) -> TrackerError:
-    """What the client says of an upload that failed for good: a refusal by the service, or an outage that outlasted its patience."""
+    """What the client says of an upload that failed for good: a refusal by the service, or an
+    outage that outlasted its patience."""
     status = re.search(r"\berror (\d{3})\b", str(error))
     text = " ".join(str(error).split())[:300]
     if status and status[1].startswith("4") and status[1] not in {"408", "429"}:
@@ -148,7 +165,8 @@ class CaptureStore:
             try:
                 self._download(ref, folder)
             except (CaptureFileError, TransientTrackerError):
-                # Links are signed and run out in a long pull, and a damaged capture may have been put again since it was listed.
+                # Links are signed and run out in a long pull, and a damaged capture may have been
+                # put again since it was listed.
                 self._forget(ref)
                 self._download(ref, folder)
             (folder / ref.file_name).replace(target)
@@ -159,7 +177,10 @@ class CaptureStore:
     def _download(self, ref: CaptureRef, folder: Path) -> None:
         file = self._file(ref)
         if file.size != ref.nbytes:
-            raise CaptureFileError(f"capture {ref.file_name} has {file.size:,} bytes in {self._ref} where {ref.nbytes:,} were written")
+            raise CaptureFileError(
+                f"capture {ref.file_name} has {file.size:,} bytes in {self._ref} where "
+                f"{ref.nbytes:,} were written"
+            )
         with translated(self._service.base_url, self._ref):
             file.download(root=str(folder), replace=True).close()
         check_file(folder / ref.file_name, ref)
@@ -171,12 +192,17 @@ class CaptureStore:
         with self._lock:
             artifact = self._versions.get(ref)
             if artifact is None:
-                raise CaptureFileError(f"{self._ref} does not hold {ref.file_name} with sha256 {ref.sha256}; list its captures again")
+                raise CaptureFileError(
+                    f"{self._ref} does not hold {ref.file_name} with sha256 {ref.sha256}; list its "
+                    "captures again"
+                )
             lock = self._locks.setdefault(artifact.id, threading.Lock())
         with lock:
             if artifact.id not in self._files:
                 with translated(self._service.base_url, self._ref):
-                    self._files[artifact.id] = {file.name: file for file in artifact.files(per_page=LISTED_AT_ONCE)}
+                    self._files[artifact.id] = {
+                        file.name: file for file in artifact.files(per_page=LISTED_AT_ONCE)
+                    }
             files = self._files[artifact.id]
         if ref.file_name not in files:
             raise CaptureFileError(f"{artifact.name} lists {ref.file_name} and does not hold it")
@@ -193,7 +219,11 @@ def capture_versions(service: WandbService, ref: RunRef) -> list[wandb.Artifact]
     """Versions of captures that a run put out and the service has whole, oldest first."""
     run = service.fetch_run(ref)
     with translated(service.base_url, ref):
-        logged = [artifact for artifact in run.logged_artifacts(per_page=LISTED_AT_ONCE) if artifact.type == ARTIFACT_TYPE]
+        logged = [
+            artifact
+            for artifact in run.logged_artifacts(per_page=LISTED_AT_ONCE)
+            if artifact.type == ARTIFACT_TYPE
+        ]
     whole = [artifact for artifact in logged if artifact.state == "COMMITTED"]
     return sorted(whole, key=lambda artifact: int(artifact.version.removeprefix("v")))
 

@@ -2,8 +2,8 @@
 
     training thread ──put──▶ queue ──writer thread: prepare, write, fsync──▶ spool
 
-The training thread only ever waits for our own disk, and that for ``max_stall_s`` at most: after it, captures are given up without
-a wait until the disk takes one again.
+The training thread only ever waits for our own disk, and that for ``max_stall_s`` at most: after
+it, captures are given up without a wait until the disk takes one again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class SpoolWriter:
     """The queue and its thread.
 
     Args:
-        prepare: turns a raw capture into the one that is kept; runs on the writer thread. None: it is kept as it came.
+        prepare: turns a raw capture into the one that is kept; runs on the writer thread. None: it
+            is kept as it came.
         written: called on the writer thread with every capture that lies in the spool now.
         max_stall_s: how long ``put`` may wait for a disk that takes nothing.
         queue_captures: captures in memory that wait for the writer.
@@ -62,19 +63,29 @@ class SpoolWriter:
         self._prepare_failed = False
         self._disk_failed = False
         self._loop_metrics: frozenset[str] = frozenset()
-        self._thread = threading.Thread(target=self._write_all, name="tracker_viz-writer", daemon=True)
+        self._thread = threading.Thread(
+            target=self._write_all, name="tracker_viz-writer", daemon=True
+        )
         self._thread.start()
 
     def put(self, capture: Capture) -> None:
         """Take one capture over; returns in microseconds unless the disk is far behind."""
         with self._changed:
             if self._stopping:
-                raise ConfigError(f"the outbox of {self._spool.directory} is closed; step {capture.step} came too late")
+                raise ConfigError(
+                    f"the outbox of {self._spool.directory} is closed; step {capture.step} came "
+                    "too late"
+                )
             # A disk that hangs is waited for once, not at every capture.
             wait_s = 0.0 if self._stuck else self._max_stall_s
-            self._stuck = not self._changed.wait_for(lambda: len(self._queue) < self._queue_captures, wait_s)
+            self._stuck = not self._changed.wait_for(
+                lambda: len(self._queue) < self._queue_captures, wait_s
+            )
             if self._stuck:
-                self._lose(capture.step, f"the disk of {self._spool.directory} took no capture for {self._max_stall_s:g} s")
+                self._lose(
+                    capture.step,
+                    f"the disk of {self._spool.directory} took no capture for {self._max_stall_s:g} s",
+                )
                 return
             self._queue.append((capture, time.time()))
             self._n_unwritten += 1
@@ -86,7 +97,8 @@ class SpoolWriter:
             return self._changed.wait_for(lambda: self._n_unwritten == 0, timeout_s)
 
     def stop(self, timeout_s: float) -> None:
-        """Put everything on the disk and end the thread; what does not lie there after ``timeout_s`` is given up."""
+        """Put everything on the disk and end the thread; what does not lie there after
+        ``timeout_s`` is given up."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -98,7 +110,8 @@ class SpoolWriter:
         for step in given_up:
             self._lose(step, f"it was not written within {timeout_s:.0f} s")
 
-    # -- the thread -----------------------------------------------------------------------------------------
+    # -- the thread
+    # -----------------------------------------------------------------------------------------
 
     def _write_all(self) -> None:
         while True:
@@ -111,7 +124,9 @@ class SpoolWriter:
                 self._changed.notify_all()
             try:
                 self._write(capture, taken)
-            except BaseException as error:  # a panic in an extension is no Exception, and a thread that ended would write nothing more
+            # a panic in an extension is no Exception, and a thread that ended would write nothing
+            # more
+            except BaseException as error:
                 log.exception("the capture of step %d could not be written", capture.step)
                 self._lose(capture.step, repr(error))
             finally:
@@ -133,12 +148,17 @@ class SpoolWriter:
             return self._prepare(raw)
         except BaseException:
             if not self._prepare_failed:
-                log.exception("captures cannot be scored and cut to their budget, first at step %d; they are kept as they came", raw.step)
+                log.exception(
+                    "captures cannot be scored and cut to their budget, first at step %d; they are "
+                    "kept as they came",
+                    raw.step,
+                )
             self._prepare_failed = True
             return raw
 
     def _written(self, capture: Capture, raw: Capture, taken: float) -> CaptureRef | None:
-        """Write to the spool, trying again while the disk is full or away; after a failure of that kind only once a capture."""
+        """Write to the spool, trying again while the disk is full or away; after a failure of that
+        kind only once a capture."""
         for pause_s in (*DISK_RETRIES_S, None):
             if self._given_up:
                 return None
@@ -148,7 +168,11 @@ class SpoolWriter:
             except CaptureFileError:
                 if capture is raw:
                     raise
-                log.exception("what was made of the capture of step %d cannot be stored; it is kept as it came", raw.step)
+                log.exception(
+                    "what was made of the capture of step %d cannot be stored; it is kept as it "
+                    "came",
+                    raw.step,
+                )
                 return self._written(raw, raw, taken)
             except OSError as error:
                 if self._disk_failed or pause_s is None:
@@ -156,7 +180,11 @@ class SpoolWriter:
                     self._lose(capture.step, f"{self._spool.directory} cannot be written: {error}")
                     return None
                 if pause_s == DISK_RETRIES_S[0]:
-                    log.warning("the spool %s cannot be written (%s); trying again", self._spool.directory, error)
+                    log.warning(
+                        "the spool %s cannot be written (%s); trying again",
+                        self._spool.directory,
+                        error,
+                    )
                 time.sleep(pause_s)
             else:
                 self._disk_failed = False

@@ -1,4 +1,5 @@
-"""Frames -> one file that a browser plays: written whole or not at all, and read back before it gets its name.
+"""Frames -> one file that a browser plays: written whole or not at all, and read back before it
+gets its name.
 
     info = write_video(len(shots), renderer.film(shots), "videos/overview", duration_s=durations)
 
@@ -8,4 +9,12 @@ Knows nothing of captures or layouts, only of pixels.
 from tracker_viz.video.encoders import ENCODERS, EncoderName, encoder
 from tracker_viz.video.writer import TICKS_PER_SECOND, VideoInfo, video_path, write_video
 
-__all__ = ["ENCODERS", "TICKS_PER_SECOND", "EncoderName", "VideoInfo", "encoder", "video_path", "write_video"]
+__all__ = [
+    "ENCODERS",
+    "TICKS_PER_SECOND",
+    "EncoderName",
+    "VideoInfo",
+    "encoder",
+    "video_path",
+    "write_video",
+]

@@ -1,4 +1,5 @@
-"""The encoders by name, behind one small protocol: open a segment, write pixels, join segments in true time."""
+"""The encoders by name, behind one small protocol: open a segment, write pixels, join segments in
+true time."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from tracker_viz.errors import ConfigError, unknown_name
 EncoderName = Literal["auto", "opencv", "h264", "lossless"]
 ENCODERS: tuple[EncoderName, ...] = get_args(EncoderName)
 
-# All times are multiples of this: players take 60 as the frame rate, and a frame that stays is one that they do not get anew.
+# All times are multiples of this: players take 60 as the frame rate, and a frame that stays is one
+# that they do not get anew.
 TICKS_PER_SECOND = 60
 
 
@@ -44,8 +46,11 @@ class Encoder(Protocol):
     exact: bool
 
     def open(self, path: Path, size: tuple[int, int]) -> Segment: ...
-    def join(self, segments: Sequence[Path], path: Path, ticks: Sequence[int], size: tuple[int, int]) -> None:
-        """Put all frames into one file without encoding again; frame i begins at ``ticks[i]`` / TICKS_PER_SECOND seconds.
+    def join(
+        self, segments: Sequence[Path], path: Path, ticks: Sequence[int], size: tuple[int, int]
+    ) -> None:
+        """Put all frames into one file without encoding again; frame i begins at ``ticks[i]`` /
+        TICKS_PER_SECOND seconds.
 
         The first frame of every segment is a key frame.
         """
@@ -80,4 +85,6 @@ def suffix_of(name: EncoderName) -> str:
 def disk_state(directory: Path) -> str:
     """What an error message says of the disk, because encoders do not say why they stop."""
     free = shutil.disk_usage(directory).free
-    return f"{directory} has {free / 1e6:,.0f} MB free" + ("; the disk is full" if free < 50e6 else "")
+    return f"{directory} has {free / 1e6:,.0f} MB free" + (
+        "; the disk is full" if free < 50e6 else ""
+    )

@@ -25,35 +25,54 @@ class OpenCV:
     codecs: tuple[str, ...] = (_VP80,)
     suffix = ".webm"
     exact = False
-    segment_suffix = ".avi"  # every container will do for a segment; OpenCV writes a warning for each WebM that it opens
+    # every container will do for a segment; OpenCV writes a warning for each WebM that it opens
+    segment_suffix = ".avi"
 
     def __init__(self) -> None:
         self._cv2 = cv2 = import_cv2()
         if not hasattr(cv2, "VIDEOWRITER_PROP_PTS"):
             raise EncoderUnavailableError(
-                f"OpenCV {cv2.__version__} cannot say when a frame begins, and 4.11 can: pip install --upgrade opencv-python, or "
+                f"OpenCV {cv2.__version__} cannot say when a frame begins, and 4.11 can: pip "
+                "install --upgrade opencv-python, or "
                 "opencv-python-headless where that is installed"
             )
 
     def open(self, path: Path, size: tuple[int, int]) -> _OpenCVSegment:
         cv2 = self._cv2
-        # At one frame a second libvpx uses its realtime mode, three times as fast at the same quality; join() sets the true times.
-        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*_VP80), 1.0, size)
+        # At one frame a second libvpx uses its realtime mode, three times as fast at the same
+        # quality; join() sets the true times.
+        writer = cv2.VideoWriter(
+            str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*_VP80), 1.0, size
+        )
         if not writer.isOpened():
             raise EncoderUnavailableError(
-                f"OpenCV {cv2.__version__} cannot write VP8 here; the wheels of opencv-python and opencv-python-headless can: "
-                "pip install --force-reinstall opencv-python-headless, or use encoder=h264 (pip install 'tracker-viz[hq]')"
+                f"OpenCV {cv2.__version__} cannot write VP8 here; the wheels of opencv-python and "
+                "opencv-python-headless can: "
+                "pip install --force-reinstall opencv-python-headless, or use encoder=h264 (pip "
+                "install 'tracker-viz[hq]')"
             )
         return _OpenCVSegment(writer, cv2, path)
 
-    def join(self, segments: Sequence[Path], path: Path, ticks: Sequence[int], size: tuple[int, int]) -> None:
+    def join(
+        self, segments: Sequence[Path], path: Path, ticks: Sequence[int], size: tuple[int, int]
+    ) -> None:
         cv2 = self._cv2
-        # Without KEY_INTERVAL OpenCV flags every packet as a key frame, and browsers then seek into garbage.
+        # Without KEY_INTERVAL OpenCV flags every packet as a key frame, and browsers then seek into
+        # garbage.
         options = [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1, cv2.VIDEOWRITER_PROP_KEY_INTERVAL, 1 << 30]
         with _quiet_stderr():
-            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*_VP80), float(TICKS_PER_SECOND), size, options)
+            writer = cv2.VideoWriter(
+                str(path),
+                cv2.CAP_FFMPEG,
+                cv2.VideoWriter_fourcc(*_VP80),
+                float(TICKS_PER_SECOND),
+                size,
+                options,
+            )
         if not writer.isOpened():
-            raise VideoError(f"cannot write {path.name} in {path.parent}: {disk_state(path.parent)}")
+            raise VideoError(
+                f"cannot write {path.name} in {path.parent}: {disk_state(path.parent)}"
+            )
         try:
             n_packets = 0
             for segment in segments:
@@ -63,8 +82,12 @@ class OpenCV:
                     if not found:
                         break
                     if n_packets == len(ticks):
-                        raise VideoError(f"the encoder made more frames than the {len(ticks)} it was given")
-                    is_key = not packet.ravel()[0] & 1  # RFC 6386, section 9.1: the lowest bit of a key frame's first byte is 0
+                        raise VideoError(
+                            f"the encoder made more frames than the {len(ticks)} it was given"
+                        )
+                    is_key = (
+                        not packet.ravel()[0] & 1
+                    )  # RFC 6386, section 9.1: the lowest bit of a key frame's first byte is 0
                     writer.set(cv2.VIDEOWRITER_PROP_KEY_FLAG, int(is_key))
                     writer.set(cv2.VIDEOWRITER_PROP_PTS, ticks[n_packets])
                     writer.write(packet)
@@ -73,7 +96,9 @@ class OpenCV:
         finally:
             writer.release()
         if n_packets != len(ticks):
-            raise VideoError(f"the encoder made {n_packets} frames of {len(ticks)}: {disk_state(path.parent)}")
+            raise VideoError(
+                f"the encoder made {n_packets} frames of {len(ticks)}: {disk_state(path.parent)}"
+            )
 
 
 class _OpenCVSegment:
@@ -90,18 +115,23 @@ class _OpenCVSegment:
             _check_whole(self._path)
 
     def write(self, pixels: NDArray[np.uint8]) -> None:
-        # Into the same memory each time: getting new memory for every picture takes longer than the conversion.
+        # Into the same memory each time: getting new memory for every picture takes longer than the
+        # conversion.
         self._bgr = self._cv2.cvtColor(pixels, self._cv2.COLOR_RGB2BGR, dst=self._bgr)
         self._writer.write(self._bgr)
 
 
 def _check_whole(segment: Path) -> None:
-    """OpenCV does not say when a write fails. An AVI's header learns how long the file is when all of it is written."""
+    """OpenCV does not say when a write fails. An AVI's header learns how long the file is when all
+    of it is written."""
     with segment.open("rb") as file:
         header = file.read(8)
     nbytes = segment.stat().st_size
     if header[:4] != b"RIFF" or int.from_bytes(header[4:], "little") + 8 != nbytes:
-        raise VideoError(f"a part of the video was cut short after {nbytes / 1e6:,.1f} MB: {disk_state(segment.parent)}")
+        raise VideoError(
+            f"a part of the video was cut short after {nbytes / 1e6:,.1f} MB: "
+            f"{disk_state(segment.parent)}"
+        )
 
 
 def import_cv2() -> Any:
@@ -120,15 +150,18 @@ def import_cv2() -> Any:
 def _opencv_advice(error: ImportError) -> str:
     if "libGL" in str(error) or "libxcb" in str(error) or ".so" in str(error):
         return (
-            f"OpenCV is installed but a system library is missing ({error}). On Debian or Ubuntu: apt-get install libgl1 libxcb1. "
-            "Without root: pip uninstall -y opencv-python && pip install opencv-python-headless, which is the same without windows"
+            f"OpenCV is installed but a system library is missing ({error}). On Debian or Ubuntu: "
+            "apt-get install libgl1 libxcb1. "
+            "Without root: pip uninstall -y opencv-python && pip install opencv-python-headless, "
+            "which is the same without windows"
         )
     return f"OpenCV makes the video and cannot be imported ({error}): pip install opencv-python-headless"
 
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """OpenCV prints to the process's stderr that WebM has no four-letter tag for VP8, which is so and does not matter."""
+    """OpenCV prints to the process's stderr that WebM has no four-letter tag for VP8, which is so
+    and does not matter."""
     sys.stderr.flush()
     saved = os.dup(2)
     try:

@@ -1,6 +1,7 @@
 """H.264 in MP4, and pixel-exact VP9 in WebM, by PyAV: the extra ``tracker-viz[hq]``.
 
-B-frames and look-ahead are off: one picture in, one packet out, so that segments join without a thought for their order.
+B-frames and look-ahead are off: one picture in, one packet out, so that segments join without a
+thought for their order.
 """
 
 from __future__ import annotations
@@ -21,14 +22,22 @@ _TICK = Fraction(1, TICKS_PER_SECOND)
 
 
 def h264() -> PyAV:
-    """H.264 that every browser plays, Safari too; visually lossless at this quality, chroma at half resolution."""
+    """H.264 that every browser plays, Safari too; visually lossless at this quality, chroma at half
+    resolution."""
     options = {"preset": "veryfast", "crf": "16", "bf": "0", "rc-lookahead": "0", "threads": "1"}
     return PyAV("h264", ("avc1", "h264"), ".mp4", "libx264", "yuv420p", options, exact=False)
 
 
 def lossless() -> PyAV:
     """VP9 in RGB: every pixel comes back as it was drawn."""
-    options = {"lossless": "1", "cpu-used": "8", "deadline": "realtime", "lag-in-frames": "0", "auto-alt-ref": "0", "threads": "1"}
+    options = {
+        "lossless": "1",
+        "cpu-used": "8",
+        "deadline": "realtime",
+        "lag-in-frames": "0",
+        "auto-alt-ref": "0",
+        "threads": "1",
+    }
     return PyAV("lossless", ("VP90", "vp09"), ".webm", "libvpx-vp9", "gbrp", options, exact=True)
 
 
@@ -36,29 +45,50 @@ class PyAV:
     """One of FFmpeg's encoders."""
 
     def __init__(
-        self, name: str, codecs: tuple[str, ...], suffix: str, codec: str, pixel_format: str, options: Mapping[str, str], *, exact: bool
+        self,
+        name: str,
+        codecs: tuple[str, ...],
+        suffix: str,
+        codec: str,
+        pixel_format: str,
+        options: Mapping[str, str],
+        *,
+        exact: bool,
     ) -> None:
         try:
             import av
         except ImportError as error:
-            raise MissingDependencyError(f"encoder {name!r} needs PyAV ({error}): pip install 'tracker-viz[hq]'") from error
+            raise MissingDependencyError(
+                f"encoder {name!r} needs PyAV ({error}): pip install 'tracker-viz[hq]'"
+            ) from error
         if codec not in av.codecs_available:
             raise EncoderUnavailableError(
-                f"encoder {name!r} needs {codec}, which this build of PyAV ({av.__version__}) lacks: "
+                f"encoder {name!r} needs {codec}, which this build of PyAV ({av.__version__}) "
+                "lacks: "
                 "pip install --force-reinstall --only-binary=:all: av, or use encoder=opencv"
             )
         self._av = av
-        self.name, self.codecs, self.suffix, self.segment_suffix, self.exact = name, codecs, suffix, suffix, exact
+        self.name, self.codecs, self.suffix, self.segment_suffix, self.exact = (
+            name,
+            codecs,
+            suffix,
+            suffix,
+            exact,
+        )
         self._codec, self._pixel_format, self._options = codec, pixel_format, dict(options)
 
     def open(self, path: Path, size: tuple[int, int]) -> _Segment:
         return _Segment(self._av, path, size, self._codec, self._pixel_format, self._options)
 
-    def join(self, segments: Sequence[Path], path: Path, ticks: Sequence[int], size: tuple[int, int]) -> None:
+    def join(
+        self, segments: Sequence[Path], path: Path, ticks: Sequence[int], size: tuple[int, int]
+    ) -> None:
         av = self._av
         n_packets = 0
         try:
-            with av.open(str(path), "w", options={"movflags": "+faststart"} if self.suffix == ".mp4" else {}) as joined:
+            with av.open(
+                str(path), "w", options={"movflags": "+faststart"} if self.suffix == ".mp4" else {}
+            ) as joined:
                 stream = None
                 for segment in segments:
                     with av.open(str(segment)) as source:
@@ -67,26 +97,47 @@ class PyAV:
                             if packet.size == 0:
                                 continue
                             if n_packets == len(ticks):
-                                raise VideoError(f"the encoder made more frames than the {len(ticks)} it was given")
-                            end = ticks[n_packets + 1] if n_packets + 1 < len(ticks) else ticks[n_packets] + 1
+                                raise VideoError(
+                                    f"the encoder made more frames than the {len(ticks)} it was "
+                                    "given"
+                                )
+                            end = (
+                                ticks[n_packets + 1]
+                                if n_packets + 1 < len(ticks)
+                                else ticks[n_packets] + 1
+                            )
                             packet.stream, packet.time_base = stream, _TICK
                             packet.pts = packet.dts = ticks[n_packets]
                             packet.duration = end - ticks[n_packets]
                             joined.mux(packet)
                             n_packets += 1
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"cannot write {path.name}: {error}; {disk_state(path.parent)}") from error
+            raise VideoError(
+                f"cannot write {path.name}: {error}; {disk_state(path.parent)}"
+            ) from error
         if n_packets != len(ticks):
-            raise VideoError(f"the encoder made {n_packets} frames of {len(ticks)}; {disk_state(path.parent)}")
+            raise VideoError(
+                f"the encoder made {n_packets} frames of {len(ticks)}; {disk_state(path.parent)}"
+            )
 
 
 class _Segment:
-    def __init__(self, av: Any, path: Path, size: tuple[int, int], codec: str, pixel_format: str, options: dict[str, str]) -> None:
+    def __init__(
+        self,
+        av: Any,
+        path: Path,
+        size: tuple[int, int],
+        codec: str,
+        pixel_format: str,
+        options: dict[str, str],
+    ) -> None:
         self._av, self._path, self._pixel_format, self._n_frames = av, path, pixel_format, 0
         try:
             self._container = av.open(str(path), "w")
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"cannot write {path.name}: {error}; {disk_state(path.parent)}") from error
+            raise VideoError(
+                f"cannot write {path.name}: {error}; {disk_state(path.parent)}"
+            ) from error
         self._stream = self._container.add_stream(codec, rate=TICKS_PER_SECOND, options=options)
         self._stream.width, self._stream.height = size
         self._stream.pix_fmt = pixel_format
@@ -109,12 +160,20 @@ class _Segment:
                 self._container.close()
             except (self._av.FFmpegError, OSError) as failure:
                 if not failed:
-                    raise VideoError(f"cannot write {self._path.name}: {failure}; {disk_state(self._path.parent)}") from failure
+                    raise VideoError(
+                        f"cannot write {self._path.name}: {failure}; "
+                        f"{disk_state(self._path.parent)}"
+                    ) from failure
 
     def write(self, pixels: NDArray[np.uint8]) -> None:
         frame = self._av.VideoFrame.from_ndarray(pixels, format="rgb24")
         if self._pixel_format == "yuv420p":
-            frame = frame.reformat(format="yuv420p", src_colorspace="ITU709", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame = frame.reformat(
+                format="yuv420p",
+                src_colorspace="ITU709",
+                dst_colorspace="ITU709",
+                dst_color_range="MPEG",
+            )
         frame.pts, frame.time_base = self._n_frames, _TICK
         self._n_frames += 1
         self._mux(frame)
@@ -124,4 +183,6 @@ class _Segment:
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
         except (self._av.FFmpegError, OSError) as error:
-            raise VideoError(f"cannot write {self._path.name}: {error}; {disk_state(self._path.parent)}") from error
+            raise VideoError(
+                f"cannot write {self._path.name}: {error}; {disk_state(self._path.parent)}"
+            ) from error

@@ -1,6 +1,8 @@
-"""write_video: worker threads draw and encode a segment each; these are joined, read back, and renamed into place.
+"""write_video: worker threads draw and encode a segment each; these are joined, read back, and
+renamed into place.
 
-One drawn picture is one encoded frame: how long it stays lies in the timestamps, so a slow video costs no more than a fast one.
+One drawn picture is one encoded frame: how long it stays lies in the timestamps, so a slow video
+costs no more than a fast one.
 """
 
 from __future__ import annotations
@@ -24,12 +26,21 @@ from numpy.typing import NDArray
 from tracker_viz.cores import usable_cores
 from tracker_viz.errors import ConfigError, VideoError
 from tracker_viz.types import Frame
-from tracker_viz.video.encoders import TICKS_PER_SECOND, Encoder, EncoderName, disk_state, encoder, suffix_of
+from tracker_viz.video.encoders import (
+    TICKS_PER_SECOND,
+    Encoder,
+    EncoderName,
+    disk_state,
+    encoder,
+    suffix_of,
+)
 from tracker_viz.video.opencv import import_cv2
 
-# Every segment starts with a key frame, so this is also how far apart a player finds points to seek to.
+# Every segment starts with a key frame, so this is also how far apart a player finds points to seek
+# to.
 _SEGMENT_FRAMES = 48
-# More threads that draw would only take turns at Python's lock, three times as slowly; the encoders work without it.
+# More threads that draw would only take turns at Python's lock, three times as slowly; the encoders
+# work without it.
 _DRAWN_AT_ONCE = 3
 _SMALLEST_SCALE = 0.3  # below this a picture says nothing any more
 _VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".avi", ".mov", ".m4v", ".ogv")
@@ -42,9 +53,11 @@ class VideoInfo:
     """What was written, as it was read back.
 
     Attributes:
-        n_frames: pictures that were drawn. The file holds one more: the last one again, which marks when it ends.
+        n_frames: pictures that were drawn. The file holds one more: the last one again, which marks
+            when it ends.
         codec: as the container names it, e.g. ``VP80``.
-        notice: what the viewer should know, such as that it had to be made smaller; empty otherwise.
+        notice: what the viewer should know, such as that it had to be made smaller; empty
+            otherwise.
     """
 
     path: Path
@@ -72,20 +85,22 @@ def write_video(
     """Draw and encode ``n_frames`` pictures.
 
     Args:
-        frame_at: index -> Frame, or uint8 [height, width, 3] RGB; called from up to three threads at once. The pixels may
-            change when the same thread asks for its next picture.
-        path: where the video shall lie; without a suffix it gets the encoder's (``.webm``, ``.mp4``).
+        frame_at: index -> Frame, or uint8 [height, width, 3] RGB; called from up to three threads
+            at once. The pixels may change when the same thread asks for its next picture.
+        path: where the video shall lie; without a suffix it gets the encoder's (``.webm``,
+            ``.mp4``).
         duration_s: how long every picture stays, or one number for each; at least 1/60 s.
-        encoder: ``opencv`` (VP8), ``h264`` or ``lossless`` (VP9; both need PyAV). ``auto`` is h264 for a path that
-            ends in ``.mp4``, else opencv.
+        encoder: ``opencv`` (VP8), ``h264`` or ``lossless`` (VP9; both need PyAV). ``auto`` is h264
+            for a path that ends in ``.mp4``, else opencv.
         workers: threads; all cores by default.
         progress: called with (pictures done, n_frames), from one thread at a time.
-        max_bytes: a video that becomes larger is made again in a smaller size, and says so in its ``notice``.
+        max_bytes: a video that becomes larger is made again in a smaller size, and says so in its
+            ``notice``.
 
     Raises:
         ConfigError: an argument has no meaning.
-        VideoError: it could not be written, did not read back as it was meant, or cannot be made to fit ``max_bytes``.
-            Nothing is left under ``path`` then.
+        VideoError: it could not be written, did not read back as it was meant, or cannot be made to
+            fit ``max_bytes``. Nothing is left under ``path`` then.
         MissingDependencyError: OpenCV, or PyAV where it was asked for, cannot be imported here.
     """
     path = video_path(path, encoder)
@@ -111,7 +126,9 @@ def write_video(
         os.replace(joined, path)
         return info
     except OSError as error:
-        raise VideoError(f"the video cannot be written to {path}: {error}; {disk_state(path.parent)}") from error
+        raise VideoError(
+            f"the video cannot be written to {path}: {error}; {disk_state(path.parent)}"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -126,17 +143,30 @@ def video_path(path: Path | str, encoder: EncoderName = "auto") -> Path:
     if path.suffix.lower() == suffix or (encoder == "auto" and path.suffix.lower() == ".mp4"):
         return path
     if path.suffix.lower() in _VIDEO_SUFFIXES:
-        raise ConfigError(f"encoder {encoder!r} writes {suffix} files; got {path.name!r}: leave the suffix out, or choose another encoder")
+        raise ConfigError(
+            f"encoder {encoder!r} writes {suffix} files; got {path.name!r}: leave the suffix out, "
+            "or choose another encoder"
+        )
     return path.with_name(path.name + suffix)
 
 
 def timestamps(n_frames: int, duration_s: float | Sequence[float]) -> list[int]:
-    """When each frame of the file begins, in ticks: one for each picture, and one tick before the end."""
-    durations = np.full(n_frames, float(duration_s)) if isinstance(duration_s, int | float) else np.asarray(duration_s, np.float64)
+    """When each frame of the file begins, in ticks: one for each picture, and one tick before the
+    end."""
+    durations = (
+        np.full(n_frames, float(duration_s))
+        if isinstance(duration_s, int | float)
+        else np.asarray(duration_s, np.float64)
+    )
     if durations.shape != (n_frames,):
-        raise ConfigError(f"durations are one number, or one for each of the {n_frames} pictures; got {durations.shape}")
+        raise ConfigError(
+            f"durations are one number, or one for each of the {n_frames} pictures; got "
+            f"{durations.shape}"
+        )
     if not np.isfinite(durations).all() or durations.min() * TICKS_PER_SECOND < 1 - 1e-6:
-        raise ConfigError(f"a picture stays for at least 1/{TICKS_PER_SECOND} s; got {durations.min():g} s")
+        raise ConfigError(
+            f"a picture stays for at least 1/{TICKS_PER_SECOND} s; got {durations.min():g} s"
+        )
     ends = np.rint(np.cumsum(durations) * TICKS_PER_SECOND).astype(int)
     starts = np.concatenate([[0], ends[:-1]])
     if (np.diff(starts) < 1).any():  # rounding can bring two of the shortest together
@@ -148,17 +178,26 @@ def _chosen(path: Path, name: EncoderName) -> Encoder:
     return encoder("h264" if name == "auto" and path.suffix.lower() == ".mp4" else name)
 
 
-def _smaller(chosen: Encoder, scale: float, nbytes: int, max_bytes: int, size: tuple[int, int]) -> tuple[float, str]:
+def _smaller(
+    chosen: Encoder, scale: float, nbytes: int, max_bytes: int, size: tuple[int, int]
+) -> tuple[float, str]:
     too_large = f"{nbytes / 2**20:.1f} MiB, and at most {max_bytes / 2**20:.1f} are allowed"
     if chosen.exact:
-        raise VideoError(f"the lossless video has {too_large}: use encoder=opencv or h264, a smaller size, or fewer captures")
+        raise VideoError(
+            f"the lossless video has {too_large}: use encoder=opencv or h264, a smaller size, or "
+            "fewer captures"
+        )
     smaller = scale * min(0.9, 0.92 * math.sqrt(max_bytes / nbytes))
     if smaller < _SMALLEST_SCALE:
-        raise VideoError(f"the video has {too_large} even at {size[0]}x{size[1]}: choose fewer captures, or allow more")
+        raise VideoError(
+            f"the video has {too_large} even at {size[0]}x{size[1]}: choose fewer captures, or "
+            "allow more"
+        )
     return smaller, f"it had {too_large}, so it was made again at {smaller:.0%} of its size"
 
 
-# Segments: each worker draws and encodes its own; the encoders leave the other threads running meanwhile.
+# Segments: each worker draws and encodes its own; the encoders leave the other threads running
+# meanwhile.
 
 
 class _Pictures:
@@ -171,7 +210,12 @@ class _Pictures:
         progress: Callable[[int, int], None] | None,
         scale: float,
     ) -> None:
-        self.n_frames, self._frame_at, self._progress, self._scale = n_frames, frame_at, progress, scale
+        self.n_frames, self._frame_at, self._progress, self._scale = (
+            n_frames,
+            frame_at,
+            progress,
+            scale,
+        )
         self._lock = threading.Lock()
         self._drawing = threading.Semaphore(_DRAWN_AT_ONCE)
         self._done = 0
@@ -187,7 +231,10 @@ class _Pictures:
         with self._drawing:
             pixels = self._checked(index)
         if (pixels.shape[1], pixels.shape[0]) != self.size:
-            raise VideoError(f"every picture of a video has one size; picture 0 is {self.size}, picture {index} is {pixels.shape[1::-1]}")
+            raise VideoError(
+                f"every picture of a video has one size; picture 0 is {self.size}, picture {index} "
+                f"is {pixels.shape[1::-1]}"
+            )
         return pixels
 
     def count(self) -> None:
@@ -199,15 +246,24 @@ class _Pictures:
     def _checked(self, index: int) -> NDArray[np.uint8]:
         frame = self._frame_at(index)
         pixels = frame.pixels if isinstance(frame, Frame) else np.asarray(frame)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.shape[0] % 2 or pixels.shape[1] % 2:
+        if (
+            pixels.dtype != np.uint8
+            or pixels.ndim != 3
+            or pixels.shape[2] != 3
+            or pixels.shape[0] % 2
+            or pixels.shape[1] % 2
+        ):
             raise VideoError(
-                f"a picture is uint8 [height, width, 3] with an even height and width; picture {index} is {pixels.dtype} {pixels.shape}"
+                "a picture is uint8 [height, width, 3] with an even height and width; picture "
+                f"{index} is {pixels.dtype} {pixels.shape}"
             )
         if self._scale == 1.0:
             return np.ascontiguousarray(pixels)
         cv2 = import_cv2()
         height, width = (max(2, 2 * round(length * self._scale / 2)) for length in pixels.shape[:2])
-        return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        return np.asarray(
+            cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8
+        )
 
 
 def _encode_segments(pictures: _Pictures, chosen: Encoder, work: Path, workers: int) -> list[Path]:
@@ -220,16 +276,22 @@ def _encode_segments(pictures: _Pictures, chosen: Encoder, work: Path, workers: 
     spans = [range(start, end) for start, end in itertools.pairwise(cuts)]
     paths = [work / f"segment-{number:05d}{chosen.segment_suffix}" for number in range(n_segments)]
     with ThreadPoolExecutor(workers, thread_name_prefix="video") as pool:
-        futures = [pool.submit(_encode_segment, pictures, chosen, span, path) for span, path in zip(spans, paths, strict=True)]
+        futures = [
+            pool.submit(_encode_segment, pictures, chosen, span, path)
+            for span, path in zip(spans, paths, strict=True)
+        ]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            # Reached early when a segment fails or somebody presses Ctrl-C: the others must not draw on for minutes.
+            # Reached early when a segment fails or somebody presses Ctrl-C: the others must not
+            # draw on for minutes.
             if not all(future.done() and not future.exception() for future in futures):
                 pictures.stop.set()
                 for future in futures:
                     future.cancel()
-    failed = [future.exception() for future in futures if not future.cancelled() and future.exception()]
+    failed = [
+        future.exception() for future in futures if not future.cancelled() and future.exception()
+    ]
     if failed:
         raise failed[0]  # type: ignore[misc]
     return paths
@@ -260,15 +322,25 @@ def _work_directory(path: Path) -> Path:
         # Beside the target, so that the last step is a rename within one file system.
         return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
     except OSError as error:
-        raise VideoError(f"the video cannot be written to {path.parent}: {error}; choose another output") from error
+        raise VideoError(
+            f"the video cannot be written to {path.parent}: {error}; choose another output"
+        ) from error
 
 
 def _read_back(
-    written: Path, segments: Sequence[Path], path: Path, ticks: Sequence[int], size: tuple[int, int], chosen: Encoder, notice: str
+    written: Path,
+    segments: Sequence[Path],
+    path: Path,
+    ticks: Sequence[int],
+    size: tuple[int, int],
+    chosen: Encoder,
+    notice: str,
 ) -> VideoInfo:
-    """What the joined file holds: the packets that the encoders made, to the bit, each at its time; and its first picture, decoded.
+    """What the joined file holds: the packets that the encoders made, to the bit, each at its time;
+    and its first picture, decoded.
 
-    Decoding all of them would take a fifth of the encoder's own time, and would not see that a last packet was cut short.
+    Decoding all of them would take a fifth of the encoder's own time, and would not see that a last
+    packet was cut short.
     """
     cv2 = import_cv2()
     reader = cv2.VideoCapture(str(written), cv2.CAP_FFMPEG)
@@ -281,20 +353,29 @@ def _read_back(
     times_s = [time_s for time_s, _ in packets]
     if len(times_s) != len(ticks) or found_size != size or codec not in chosen.codecs:
         raise VideoError(
-            f"{path.name} should hold {len(ticks)} {chosen.codecs[0]} frames of {size}; it reads back as {len(times_s)} {codec} frames "
+            f"{path.name} should hold {len(ticks)} {chosen.codecs[0]} frames of {size}; it reads "
+            f"back as {len(times_s)} {codec} frames "
             f"of {found_size}; {disk_state(written.parent)}"
         )
     made = [checksum for segment in segments for _, checksum in _packets(segment)]
     wrong = sum(here != there for (_, here), there in zip(packets, made, strict=True))
     if wrong:
-        raise VideoError(f"{path.name} reads back with {wrong} frames that are not what was encoded; {disk_state(written.parent)}")
-    off = max(abs(time_s - tick / TICKS_PER_SECOND) for time_s, tick in zip(times_s, ticks, strict=True))
+        raise VideoError(
+            f"{path.name} reads back with {wrong} frames that are not what was encoded; "
+            f"{disk_state(written.parent)}"
+        )
+    off = max(
+        abs(time_s - tick / TICKS_PER_SECOND) for time_s, tick in zip(times_s, ticks, strict=True)
+    )
     if off > 0.002:
         raise VideoError(
-            f"{path.name} has a frame {off:.3f} s away from its time; please report this with OpenCV's version ({cv2.__version__})"
+            f"{path.name} has a frame {off:.3f} s away from its time; please report this with "
+            f"OpenCV's version ({cv2.__version__})"
         )
     duration_s = (ticks[-1] + 1) / TICKS_PER_SECOND
-    return VideoInfo(path, len(ticks) - 1, *size, duration_s, written.stat().st_size, codec, chosen.name, notice)
+    return VideoInfo(
+        path, len(ticks) - 1, *size, duration_s, written.stat().st_size, codec, chosen.name, notice
+    )
 
 
 def _packets(video: Path) -> list[tuple[float, int]]:

@@ -13,15 +13,27 @@ class ArtifactOperations(Operations):
     # -- writing -----------------------------------------------------------------------------------
 
     def on_ArtifactType(self, variables: Variables) -> Any:
-        versions = self.state.collection(variables["entity"], variables["project"], variables["name"].split(":")[0])
-        return {"project": {"artifact": {"artifactType": {"name": versions[0].type}} if versions else None}}
+        versions = self.state.collection(
+            variables["entity"], variables["project"], variables["name"].split(":")[0]
+        )
+        return {
+            "project": {
+                "artifact": {"artifactType": {"name": versions[0].type}} if versions else None
+            }
+        }
 
     def on_CreateArtifact(self, variables: Variables) -> Any:
         """The same digest in the same collection is the same version."""
         asked = variables["input"]
-        entity, project, collection = asked["entityName"], asked["projectName"], asked["artifactCollectionName"]
+        entity, project, collection = (
+            asked["entityName"],
+            asked["projectName"],
+            asked["artifactCollectionName"],
+        )
         versions = self.state.collection(entity, project, collection)
-        artifact = next((version for version in versions if version.digest == asked["digest"]), None)
+        artifact = next(
+            (version for version in versions if version.digest == asked["digest"]), None
+        )
         if artifact is None:
             artifact = Artifact(
                 id=self.state.new_id("artifact"),
@@ -36,7 +48,11 @@ class ArtifactOperations(Operations):
             )
             self.state.artifacts[artifact.id] = artifact
         latest = {"id": versions[-1].id} if versions else None
-        created = {"id": artifact.id, "state": artifact.state, "artifactSequence": {"latestArtifact": latest}}
+        created = {
+            "id": artifact.id,
+            "state": artifact.state,
+            "artifactSequence": {"latestArtifact": latest},
+        }
         return {"createArtifact": {"artifact": created}}
 
     def on_CreateArtifactManifest(self, variables: Variables) -> Any:
@@ -45,7 +61,11 @@ class ArtifactOperations(Operations):
         file: dict[str, Any] = {"id": f"{artifact.manifest_id}-file"}
         if variables["includeUpload"]:
             file |= {"uploadUrl": self._url("manifest", artifact.id), "uploadHeaders": []}
-        return {"createArtifactManifest": {"artifactManifest": {"id": artifact.manifest_id, "file": file}}}
+        return {
+            "createArtifactManifest": {
+                "artifactManifest": {"id": artifact.manifest_id, "file": file}
+            }
+        }
 
     def on_CreateArtifactFiles(self, variables: Variables) -> Any:
         edges = []
@@ -53,8 +73,15 @@ class ArtifactOperations(Operations):
             artifact_id, digest = spec["artifactID"], spec["md5"]
             path = f"{artifact_id}/{base64.b64decode(digest).hex()}"
             known = digest in self.state.artifacts[artifact_id].contents
-            node = {"storagePath": path, "uploadUrl": None if known else self._url("artifact-file", artifact_id, digest)}
-            node |= {"uploadHeaders": [], "uploadMultipartUrls": None, "artifact": {"id": artifact_id}}
+            node = {
+                "storagePath": path,
+                "uploadUrl": None if known else self._url("artifact-file", artifact_id, digest),
+            }
+            node |= {
+                "uploadHeaders": [],
+                "uploadMultipartUrls": None,
+                "artifact": {"id": artifact_id},
+            }
             edges.append({"node": node})
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
@@ -64,17 +91,30 @@ class ArtifactOperations(Operations):
         return {"commitArtifact": {"artifact": {"id": artifact.id, "digest": artifact.digest}}}
 
     def on_UseArtifact(self, variables: Variables) -> Any:
-        """``wandb-core`` gives one ``input``, the public API (``record_artifact_use``) a variable for each of its fields."""
+        """``wandb-core`` gives one ``input``, the public API (``record_artifact_use``) a variable
+        for each of its fields."""
         asked = variables.get("input") or variables
         artifact = self.state.artifacts[asked["artifactID"]]
         whose = (asked.get("artifactEntityName"), asked.get("artifactProjectName"))
-        if artifact.state != "COMMITTED" or whose not in ((artifact.entity, artifact.project), (None, None)):
-            raise ValueError(f"{artifact.collection}, {artifact.state}, of {artifact.entity}/{artifact.project}, is used as one of {whose}")
-        used_in = self.state.runs[f"{asked['entityName']}/{asked['projectName']}/{asked['runName']}"]
+        if artifact.state != "COMMITTED" or whose not in (
+            (artifact.entity, artifact.project),
+            (None, None),
+        ):
+            raise ValueError(
+                f"{artifact.collection}, {artifact.state}, of "
+                f"{artifact.entity}/{artifact.project}, is used as one of {whose}"
+            )
+        used_in = self.state.runs[
+            f"{asked['entityName']}/{asked['projectName']}/{asked['runName']}"
+        ]
         if artifact.id not in used_in.input_artifacts:
             used_in.input_artifacts.append(artifact.id)
         plain = ("id", "digest", "description", "state", "createdAt", "metadata")
-        return {"useArtifact": {"artifact": {key: self._artifact_fields(artifact)[key] for key in plain}}}
+        return {
+            "useArtifact": {
+                "artifact": {key: self._artifact_fields(artifact)[key] for key in plain}
+            }
+        }
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -92,10 +132,22 @@ class ArtifactOperations(Operations):
         artifacts = [self.state.artifacts[artifact_id] for artifact_id in artifact_ids]
         page, page_info = one_page(artifacts, variables.get("cursor"), variables.get("perPage"))
         edges = [{"node": self._artifact_fields(artifact)} for _, artifact in page]
-        return {"project": {"run": {"artifacts": {"totalCount": len(artifacts), "pageInfo": page_info, "edges": edges}}}}
+        return {
+            "project": {
+                "run": {
+                    "artifacts": {
+                        "totalCount": len(artifacts),
+                        "pageInfo": page_info,
+                        "edges": edges,
+                    }
+                }
+            }
+        }
 
     def on_ArtifactMembershipFiles(self, variables: Variables) -> Any:
-        artifact = self._version(variables["entity"], variables["project"], variables["collection"], variables["alias"])
+        artifact = self._version(
+            variables["entity"], variables["project"], variables["collection"], variables["alias"]
+        )
         wanted = variables.get("fileNames")
         paths = [path for path in sorted(artifact.entries) if not wanted or path in wanted]
         page, page_info = one_page(paths, variables.get("cursor"), variables.get("perPage"))
@@ -115,16 +167,31 @@ class ArtifactOperations(Operations):
         )
 
     def _artifact_fields(self, artifact: Artifact) -> dict[str, Any]:
-        project = {"id": "project-1", "internalId": "1", "name": artifact.project, "entity": {"name": artifact.entity}}
+        project = {
+            "id": "project-1",
+            "internalId": "1",
+            "name": artifact.project,
+            "entity": {"name": artifact.entity},
+        }
         aliases = [
             {"__typename": "ArtifactAlias", "id": f"{artifact.id}-{alias}", "alias": alias}
-            | {"artifactCollection": {"__typename": "ArtifactSequence", "name": artifact.collection, "project": project}}
+            | {
+                "artifactCollection": {
+                    "__typename": "ArtifactSequence",
+                    "name": artifact.collection,
+                    "project": project,
+                }
+            }
             for alias in artifact.aliases
         ]
         return {
             "__typename": "Artifact",
             "id": artifact.id,
-            "artifactSequence": {"__typename": "ArtifactSequence", "name": artifact.collection, "project": project},
+            "artifactSequence": {
+                "__typename": "ArtifactSequence",
+                "name": artifact.collection,
+                "project": project,
+            },
             "versionIndex": artifact.version,
             "artifactType": {"name": artifact.type},
             "description": None,
@@ -146,5 +213,18 @@ class ArtifactOperations(Operations):
     def _file_fields(self, artifact: Artifact, path: str) -> dict[str, Any]:
         entry = artifact.entries[path]
         url = self._url("artifact-file", artifact.id, entry["digest"])
-        node = {"__typename": "File", "id": f"{artifact.id}/{path}", "name": path, "url": url, "directUrl": url, "sizeBytes": entry["size"]}
-        return node | {"storagePath": path, "mimetype": None, "updatedAt": None, "digest": entry["digest"], "md5": entry["digest"]}
+        node = {
+            "__typename": "File",
+            "id": f"{artifact.id}/{path}",
+            "name": path,
+            "url": url,
+            "directUrl": url,
+            "sizeBytes": entry["size"],
+        }
+        return node | {
+            "storagePath": path,
+            "mimetype": None,
+            "updatedAt": None,
+            "digest": entry["digest"],
+            "md5": entry["digest"],
+        }

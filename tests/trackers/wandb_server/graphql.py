@@ -1,12 +1,16 @@
-"""The GraphQL operations that the client is known to send, by name. Any other is refused, and so is a variable that nothing here reads.
+"""The GraphQL operations that the client is known to send, by name. Any other is refused, and so is
+a variable that nothing here reads.
 
-Taken from the client's own source (``wandb/apis/public``, ``wandb/sdk/artifacts/_gqlutils.py``, the documents in ``wandb-core``): names of
-operations and variables, which fields of an answer it reads, that equal digests are one version (it asks whether a version is committed
-already), that a sampled page is asked for with as many samples as it has steps, ``group`` and ``jobType`` among what runs are filtered by.
+Taken from the client's own source (``wandb/apis/public``, ``wandb/sdk/artifacts/_gqlutils.py``, the
+documents in ``wandb-core``): names of operations and variables, which fields of an answer it reads,
+that equal digests are one version (it asks whether a version is committed already), that a sampled
+page is asked for with as many samples as it has steps, ``group`` and ``jobType`` among what runs
+are filtered by.
 
-Only assumed of the service: that a config and a summary which are sent whole replace the old ones; that one use of an artifact is one
-however often it is noted, and moves nothing else of the run; that rows and files show at once; that a run is crashed after five silent
-minutes; that ids of runs may be chosen. ``test_wandb_live.py`` asks the real one.
+Only assumed of the service: that a config and a summary which are sent whole replace the old ones;
+that one use of an artifact is one however often it is noted, and moves nothing else of the run;
+that rows and files show at once; that a run is crashed after five silent minutes; that ids of runs
+may be chosen. ``test_wandb_live.py`` asks the real one.
 """
 
 from __future__ import annotations
@@ -24,9 +28,18 @@ FEATURES = (
     "ARTIFACT_COLLECTION_MEMBERSHIP_FILES",
     "USE_ARTIFACT_WITH_ENTITY_AND_PROJECT_INFORMATION",
 )
-# What the client says besides, and nothing here depends on: the artifact's id tells the rest, runs stand in order of their making, ...
+# What the client says besides, and nothing here depends on: the artifact's id tells the rest, runs
+# stand in order of their making, ...
 UNUSED = {
-    "CreateArtifactManifest": {"baseArtifactID", "digest", "entityName", "manifestType", "name", "projectName", "runName"},
+    "CreateArtifactManifest": {
+        "baseArtifactID",
+        "digest",
+        "entityName",
+        "manifestType",
+        "name",
+        "projectName",
+        "runName",
+    },
     "OrganizationCoreWeaveOrganizationID": {"entityName"},
     "RunParquetHistory": {"liveKeys"},
     "UseArtifact": {"usedAs"},
@@ -49,17 +62,27 @@ class GraphQL(RunOperations, ArtifactOperations):
             raise LookupError(f"the stand-in does not know {sorted(unknown)} of {operation!r}")
         return answer
 
-    # -- who and what ---------------------------------------------------------------------------------------
+    # -- who and what
+    # ---------------------------------------------------------------------------------------
 
     def on_Viewer(self, _: Variables) -> Any:
         teams = {"edges": [{"node": {"name": self.entity}}]}
-        viewer = {"id": "user-1", "entity": self.entity, "username": self.entity, "email": "", "flags": "{}", "teams": teams}
+        viewer = {
+            "id": "user-1",
+            "entity": self.entity,
+            "username": self.entity,
+            "email": "",
+            "flags": "{}",
+            "teams": teams,
+        }
         return {"viewer": viewer}
 
     on_GetDefaultEntity = on_Viewer
 
     def on_ServerFeaturesQuery(self, _: Variables) -> Any:
-        return {"serverInfo": {"features": [{"name": name, "isEnabled": True} for name in FEATURES]}}
+        return {
+            "serverInfo": {"features": [{"name": name, "isEnabled": True} for name in FEATURES]}
+        }
 
     def on_OrganizationCoreWeaveOrganizationID(self, _: Variables) -> Any:
         return {"entity": {"organization": None}}

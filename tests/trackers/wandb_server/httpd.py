@@ -1,4 +1,5 @@
-"""The stand-in over HTTP: POST /graphql, POST /files/<run>/file_stream, PUT and GET of stored bytes."""
+"""The stand-in over HTTP: POST /graphql, POST /files/<run>/file_stream, PUT and GET of stored
+bytes."""
 
 from __future__ import annotations
 
@@ -42,14 +43,17 @@ class Request:
 
 
 class WandbServer:
-    """Owns the state and, between ``start`` and ``stop``, a listening socket on one and the same port."""
+    """Owns the state and, between ``start`` and ``stop``, a listening socket on one and the same
+    port."""
 
     def __init__(self, *, delay_s: float = 0.0) -> None:
         self.state = State()
         self.entity = ENTITY
         self.delay_s = delay_s
         self.slow: dict[str, float] = {}  # what is asked -> its own delay in seconds
-        self.awaited: Counter[str] = Counter()  # what is asked -> answered only once so many of it were in flight together
+        self.awaited: Counter[str] = (
+            Counter()
+        )  # what is asked -> answered only once so many of it were in flight together
         self.pages_behind = 0  # that many pages of history are empty, as where rows show late
         self.loses = ""  # the suffix of run files that are taken in and never stored
         self.requests: list[Request] = []
@@ -62,16 +66,20 @@ class WandbServer:
         self._port = self._held.getsockname()[1]
         self._http: _HTTPServer | None = None
 
-    # -- life -----------------------------------------------------------------------------------------------------
+    # -- life
+    # -----------------------------------------------------------------------------------------------------
 
     def start(self) -> WandbServer:
         assert self._http is None, "the server runs already"
         self._http = _HTTPServer(("127.0.0.1", self._port), self)
-        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True, name="wandb-server").start()
+        threading.Thread(
+            target=self._http.serve_forever, args=(0.05,), daemon=True, name="wandb-server"
+        ).start()
         return self
 
     def stop(self) -> None:
-        """Gone as after a power cut: the port refuses, open connections break. What is stored stays."""
+        """Gone as after a power cut: the port refuses, open connections break. What is stored
+        stays."""
         http, self._http = self._http, None
         if http:
             http.shutdown()
@@ -85,15 +93,18 @@ class WandbServer:
         self.stop()
         self._held.close()
 
-    # -- for its clients --------------------------------------------------------------------------------------------
+    # -- for its clients
+    # --------------------------------------------------------------------------------------------
 
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
     def environment(self, directory: Path) -> dict[str, str]:
-        """Variables with which a client reaches this server, keeps its files in ``directory``, and can reach nothing else."""
-        nowhere = "http://127.0.0.1:9"  # the discard port: a request that would leave this machine fails at once
+        """Variables with which a client reaches this server, keeps its files in ``directory``, and
+        can reach nothing else."""
+        # the discard port: a request that would leave this machine fails at once
+        nowhere = "http://127.0.0.1:9"
         return {
             "WANDB_BASE_URL": self.base_url,
             "WANDB_API_KEY": API_KEY,
@@ -113,7 +124,8 @@ class WandbServer:
             "no_proxy": "127.0.0.1,localhost",
         }
 
-    # -- what it holds ------------------------------------------------------------------------------------------------
+    # -- what it holds
+    # ------------------------------------------------------------------------------------------------
 
     def run(self, path: str) -> Run:
         return self.state.runs[path]
@@ -124,7 +136,10 @@ class WandbServer:
 
     def artifacts(self, run: str, type: str | None = None) -> list[Artifact]:
         """Committed versions that ``run`` (entity/project/id) put out, in order."""
-        outputs = [self.state.artifacts[artifact_id] for artifact_id in self.state.runs[run].output_artifacts]
+        outputs = [
+            self.state.artifacts[artifact_id]
+            for artifact_id in self.state.runs[run].output_artifacts
+        ]
         return [artifact for artifact in outputs if type in (None, artifact.type)]
 
     def counts(self) -> Counter[str]:
@@ -157,7 +172,8 @@ class _HTTPServer(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up in the middle is no news here; anything else is a fault of the stand-in, and must be seen."""
+        """A client that hangs up in the middle is no news here; anything else is a fault of the
+        stand-in, and must be seen."""
         if not isinstance(sys.exc_info()[1], OSError):
             self.owner.refused.append(traceback.format_exc())
 
@@ -173,10 +189,20 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/graphql":
             asked = json.loads(body)
             operation = asked.get("operationName") or _OPERATION.search(asked["query"])[1]  # type: ignore[index]
-            self._answer(operation, len(body), lambda owner: {"data": owner.graphql.answer(operation, asked.get("variables") or {})})
+            self._answer(
+                operation,
+                len(body),
+                lambda owner: {
+                    "data": owner.graphql.answer(operation, asked.get("variables") or {})
+                },
+            )
         elif match := re.fullmatch(r"/files/([^/]+)/([^/]+)/([^/]+)/file_stream", self.path):
             run = "/".join(map(unquote, match.groups()))
-            self._answer("file_stream", len(body), lambda owner: self._file_stream(owner.state, run, json.loads(body)))
+            self._answer(
+                "file_stream",
+                len(body),
+                lambda owner: self._file_stream(owner.state, run, json.loads(body)),
+            )
         else:
             self._refuse(f"POST {self.path}")
 
@@ -192,12 +218,17 @@ class _Handler(BaseHTTPRequestHandler):
         kind, *names = self._stored()
         self._answer(f"GET {kind}", 0, lambda owner: self._load(owner.state, kind, names))
 
-    # -- parts of an answer ---------------------------------------------------------------------------------------
+    # -- parts of an answer
+    # ---------------------------------------------------------------------------------------
 
     def _stored(self) -> list[str]:
-        return [unquote(part) for part in self.path.removeprefix("/storage/").split("?")[0].split("/")]
+        return [
+            unquote(part) for part in self.path.removeprefix("/storage/").split("?")[0].split("/")
+        ]
 
-    def _store(self, owner: WandbServer, kind: str, names: list[str], body: bytes) -> dict[str, Any]:
+    def _store(
+        self, owner: WandbServer, kind: str, names: list[str], body: bytes
+    ) -> dict[str, Any]:
         state = owner.state
         with state.lock:
             if kind == "run-file":
@@ -236,15 +267,20 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.server.owner
         if (
             not what.startswith(("GET ", "PUT "))
-            and f"api:{API_KEY}" != base64.b64decode(self.headers.get("Authorization", "")[6:]).decode()
+            and f"api:{API_KEY}"
+            != base64.b64decode(self.headers.get("Authorization", "")[6:]).decode()
         ):
-            self._send(401, b'{"errors": [{"message": "user is not logged in"}]}', "application/json")
+            self._send(
+                401, b'{"errors": [{"message": "user is not logged in"}]}', "application/json"
+            )
             return
         with owner.flight:
             owner.in_flight[what] += 1
             owner.most_in_flight[what] = max(owner.most_in_flight[what], owner.in_flight[what])
             owner.flight.notify_all()
-            owner.flight.wait_for(lambda: owner.most_in_flight[what] >= owner.awaited[what], AWAITED_S)
+            owner.flight.wait_for(
+                lambda: owner.most_in_flight[what] >= owner.awaited[what], AWAITED_S
+            )
         if delay_s := owner.slow.get(what, owner.delay_s):
             time.sleep(delay_s)
         with owner.flight:
@@ -252,9 +288,13 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = work(owner)
         except Exception as error:  # noqa: BLE001 (a stand-in that guesses wrong must say where)
-            self._refuse(f"{what}: {error if type(error) is LookupError else traceback.format_exc()}")
+            self._refuse(
+                f"{what}: {error if type(error) is LookupError else traceback.format_exc()}"
+            )
             return
-        owner.requests.append(Request(what, time.time(), nbytes or (len(answer) if isinstance(answer, bytes) else 0)))
+        owner.requests.append(
+            Request(what, time.time(), nbytes or (len(answer) if isinstance(answer, bytes) else 0))
+        )
         if isinstance(answer, bytes):
             self._send(200, answer, "application/octet-stream")
         else:

@@ -15,7 +15,8 @@ from wandb_server.state import Run
 
 class RunOperations(Operations):
     def on_UpsertBucket(self, variables: Variables) -> Any:
-        """Training's client names the run; the public API, which changes a run from outside, gives its id."""
+        """Training's client names the run; the public API, which changes a run from outside, gives
+        its id."""
         names = [variables.get(name) for name in ("entity", "project", "name")]
         if run_id := variables.get("id"):
             run = next(run for run in self.state.runs.values() if self._run_id(run) == run_id)
@@ -30,10 +31,30 @@ class RunOperations(Operations):
         if variables.get("summaryMetrics"):
             run.summary = json.loads(variables["summaryMetrics"])
         # The client calls it displayName, its public API display_name.
-        run.display_name = variables.get("displayName") or variables.get("display_name") or run.display_name or run.name
-        plain = ("groupName", "jobType", "tags", "notes", "description", "host", "program", "repo", "commit", "sweep")
+        run.display_name = (
+            variables.get("displayName")
+            or variables.get("display_name")
+            or run.display_name
+            or run.name
+        )
+        plain = (
+            "groupName",
+            "jobType",
+            "tags",
+            "notes",
+            "description",
+            "host",
+            "program",
+            "repo",
+            "commit",
+            "sweep",
+        )
         run.attributes |= {key: variables[key] for key in plain if variables.get(key) is not None}
-        project = {"id": "project-1", "name": run.project, "entity": {"id": "entity-1", "name": run.entity}}
+        project = {
+            "id": "project-1",
+            "name": run.project,
+            "entity": {"id": "entity-1", "name": run.entity},
+        }
         bucket = {
             "id": self._run_id(run),
             "name": run.name,
@@ -47,9 +68,17 @@ class RunOperations(Operations):
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
     def on_RunResumeStatus(self, variables: Variables) -> Any:
-        entity, project = variables.get("entity") or self.entity, variables.get("project") or "uncategorized"
+        entity, project = (
+            variables.get("entity") or self.entity,
+            variables.get("project") or "uncategorized",
+        )
         run = self.state.runs.get(f"{entity}/{project}/{variables['name']}")
-        model = {"id": "project-1", "name": project, "entity": {"id": "entity-1", "name": entity}, "bucket": None}
+        model = {
+            "id": "project-1",
+            "name": project,
+            "entity": {"id": "entity-1", "name": entity},
+            "bucket": None,
+        }
         if run:
             tail = [line for _, line in sorted(run.lines["wandb-history.jsonl"].items())][-1:]
             events = [line for _, line in sorted(run.lines["wandb-events.jsonl"].items())][-1:]
@@ -66,7 +95,9 @@ class RunOperations(Operations):
                 "config": json.dumps(run.config),
                 "tags": run.attributes.get("tags") or [],
                 "notes": run.attributes.get("notes"),
-                "wandbConfig": json.dumps({"t": ((run.config.get("_wandb") or {}).get("value") or {}).get("t", {})}),
+                "wandbConfig": json.dumps(
+                    {"t": ((run.config.get("_wandb") or {}).get("value") or {}).get("t", {})}
+                ),
             }
         return {"model": model}
 
@@ -87,7 +118,9 @@ class RunOperations(Operations):
         page, page_info = one_page(runs, variables.get("cursor"), variables.get("perPage"))
         edges = [{"node": self._run_fields(run), "cursor": str(index)} for index, run in page]
         found = {"edges": edges, "pageInfo": page_info}
-        return {"project": {"internalId": "1", "runCount": len(runs), "readOnly": False, "runs": found}}
+        return {
+            "project": {"internalId": "1", "runCount": len(runs), "readOnly": False, "runs": found}
+        }
 
     def on_RunState(self, variables: Variables) -> Any:
         run = self._run(variables, "name" if "name" in variables else "run")
@@ -95,7 +128,10 @@ class RunOperations(Operations):
 
     def on_CreateRunFiles(self, variables: Variables) -> Any:
         run = self._run(variables, "run")
-        files = [{"name": name, "uploadUrl": self._url("run-file", run.path, name)} for name in variables["files"]]
+        files = [
+            {"name": name, "uploadUrl": self._url("run-file", run.path, name)}
+            for name in variables["files"]
+        ]
         return {"createRunFiles": {"runID": self._run_id(run), "uploadHeaders": [], "files": files}}
 
     def on_MarkRunFilesUploaded(self, variables: Variables) -> Any:
@@ -106,39 +142,71 @@ class RunOperations(Operations):
         run = self._run(variables, "name")
         wanted = variables.get("fileNames")
         if variables.get("pattern") or variables.get("upload"):
-            raise LookupError("the stand-in does not know patterns of names, nor addresses for uploads")
+            raise LookupError(
+                "the stand-in does not know patterns of names, nor addresses for uploads"
+            )
         names = [name for name in sorted(run.files) if not wanted or name in wanted]
         page, page_info = one_page(names, variables.get("fileCursor"), variables.get("fileLimit"))
         edges = []
         for index, name in page:
             url = self._url("run-file", run.path, name)
-            node = {"id": name, "name": name, "url": url, "directUrl": url, "sizeBytes": str(len(run.files[name]))}
+            node = {
+                "id": name,
+                "name": name,
+                "url": url,
+                "directUrl": url,
+                "sizeBytes": str(len(run.files[name])),
+            }
             node |= {"mimetype": mimetypes.guess_type(name)[0], "updatedAt": None, "md5": None}
             edges.append({"node": node, "cursor": str(index)})
         files = {"edges": edges, "pageInfo": page_info}
         return {"project": {"internalId": "1", "run": {"fileCount": len(names), "files": files}}}
 
     def on_RunHistoryKeys(self, variables: Variables) -> Any:
-        return {"project": {"run": {"historyKeys": self._history_keys(self._run(variables, "name"))}}}
+        return {
+            "project": {"run": {"historyKeys": self._history_keys(self._run(variables, "name"))}}
+        }
 
     def on_RunParquetHistory(self, variables: Variables) -> Any:
         run = self._run(variables, "runName")
-        return {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": run.history}}}}
+        return {
+            "project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": run.history}}}
+        }
 
     def on_HistoryPage(self, variables: Variables) -> Any:
-        rows = [row for row in self._run(variables, "run").history if variables["minStep"] <= row["_step"] < variables["maxStep"]]
-        return {"project": {"run": {"history": [json.dumps(row) for row in rows[: variables["pageSize"]]]}}}
+        rows = [
+            row
+            for row in self._run(variables, "run").history
+            if variables["minStep"] <= row["_step"] < variables["maxStep"]
+        ]
+        return {
+            "project": {
+                "run": {"history": [json.dumps(row) for row in rows[: variables["pageSize"]]]}
+            }
+        }
 
     def on_SampledHistoryPage(self, variables: Variables) -> Any:
-        """Rows that have all of the keys. The client asks for as many samples as there are steps, so that none is left out."""
+        """Rows that have all of the keys. The client asks for as many samples as there are steps,
+        so that none is left out."""
         spec = json.loads(variables["spec"])
-        if spec.keys() - {"keys", "minStep", "maxStep", "samples"} or spec["samples"] <= spec["maxStep"] - spec["minStep"]:
+        if (
+            spec.keys() - {"keys", "minStep", "maxStep", "samples"}
+            or spec["samples"] <= spec["maxStep"] - spec["minStep"]
+        ):
             raise LookupError(f"the stand-in does not know how to sample {spec}")
-        rows = [row for row in self._run(variables, "run").history if spec["minStep"] <= row["_step"] <= spec["maxStep"]]
+        rows = [
+            row
+            for row in self._run(variables, "run").history
+            if spec["minStep"] <= row["_step"] <= spec["maxStep"]
+        ]
         if self.server.pages_behind:
             self.server.pages_behind -= 1
             rows = []
-        found = [{key: row[key] for key in spec["keys"]} for row in rows if all(key in row for key in spec["keys"])]
+        found = [
+            {key: row[key] for key in spec["keys"]}
+            for row in rows
+            if all(key in row for key in spec["keys"])
+        ]
         return {"project": {"run": {"sampledHistory": [found]}}}
 
     def _run_id(self, run: Run) -> str:
@@ -176,7 +244,10 @@ class RunOperations(Operations):
         for row in rows:
             for key in row:
                 counts[key] = counts.get(key, 0) + 1
-        keys = {key: {"typeCounts": [{"type": "number", "count": count}], "monotonic": False} for key, count in counts.items()}
+        keys = {
+            key: {"typeCounts": [{"type": "number", "count": count}], "monotonic": False}
+            for key, count in counts.items()
+        }
         return {"sets": [], "keys": keys, "lastStep": rows[-1]["_step"] if rows else -1}
 
 
@@ -195,7 +266,12 @@ def _flatten(filters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _attribute(run: Run, key: str) -> Any:
-    known = {"group": "groupName", "groupName": "groupName", "jobType": "jobType", "job_type": "jobType"}
+    known = {
+        "group": "groupName",
+        "groupName": "groupName",
+        "jobType": "jobType",
+        "job_type": "jobType",
+    }
     if key not in known:
         raise LookupError(f"the stand-in does not know the filter key {key!r}")
     return run.attributes.get(known[key])

@@ -1,4 +1,5 @@
-"""What the service holds: runs with their files and history, artifacts with their versions. Survives an outage of the server."""
+"""What the service holds: runs with their files and history, artifacts with their versions.
+Survives an outage of the server."""
 
 from __future__ import annotations
 
@@ -25,13 +26,19 @@ class Run:
     display_name: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
-    attributes: dict[str, Any] = field(default_factory=dict)  # groupName, jobType, tags, notes, host, program, ...
+    attributes: dict[str, Any] = field(
+        default_factory=dict
+    )  # groupName, jobType, tags, notes, host, program, ...
     last_state: str = "running"
     exit_code: int | None = None
-    lines: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))  # stream -> line number -> line
+    lines: dict[str, dict[int, str]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )  # stream -> line number -> line
     files: dict[str, bytes] = field(default_factory=dict)
     output_artifacts: list[str] = field(default_factory=list)
-    input_artifacts: list[str] = field(default_factory=list)  # each once, in order of their first use
+    input_artifacts: list[str] = field(
+        default_factory=list
+    )  # each once, in order of their first use
 
     @property
     def path(self) -> str:
@@ -86,7 +93,11 @@ class Artifact:
     @property
     def files(self) -> dict[str, bytes]:
         """Path -> bytes, of those whose bytes have arrived."""
-        return {path: self.contents[entry["digest"]] for path, entry in self.entries.items() if entry["digest"] in self.contents}
+        return {
+            path: self.contents[entry["digest"]]
+            for path, entry in self.entries.items()
+            if entry["digest"] in self.contents
+        }
 
     @property
     def size(self) -> int:
@@ -110,7 +121,8 @@ class State:
         versions = [
             artifact
             for artifact in self.artifacts.values()
-            if (artifact.entity, artifact.project, artifact.collection) == (entity, project, name) and artifact.state == "COMMITTED"
+            if (artifact.entity, artifact.project, artifact.collection) == (entity, project, name)
+            and artifact.state == "COMMITTED"
         ]
         return sorted(versions, key=lambda artifact: artifact.version)
 
@@ -120,13 +132,20 @@ class State:
             return
         missing = set(artifact.entries) - set(artifact.files)
         if missing:
-            raise ValueError(f"artifact {artifact.collection} is committed without the bytes of {sorted(missing)}")
+            raise ValueError(
+                f"artifact {artifact.collection} is committed without the bytes of "
+                f"{sorted(missing)}"
+            )
         versions = self.collection(artifact.entity, artifact.project, artifact.collection)
         for older in versions:
-            older.aliases = [alias for alias in older.aliases if alias not in {*artifact.aliases, "latest"}]
+            older.aliases = [
+                alias for alias in older.aliases if alias not in {*artifact.aliases, "latest"}
+            ]
         artifact.version = len(versions)
         artifact.state = "COMMITTED"
-        artifact.aliases = [*artifact.aliases, "latest"] if "latest" not in artifact.aliases else artifact.aliases
+        artifact.aliases = (
+            [*artifact.aliases, "latest"] if "latest" not in artifact.aliases else artifact.aliases
+        )
         self.runs[artifact.run].output_artifacts.append(artifact.id)
 
     def file_stream(self, run: Run, posted: dict[str, Any]) -> None:
