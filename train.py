@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tracker_viz import RunRef, pipeline, trackers
 from tracker_viz.capture import make_probe
+from tracker_viz.delivery.outbox import Destination
 from tracker_viz.demo import data
 from tracker_viz.demo.checkpoint import Checkpoint, Uploader, fetch_latest
 from tracker_viz.demo.model import Decoder
@@ -36,7 +37,6 @@ from tracker_viz.demo.trainer import Trainer
 from tracker_viz.jobs.application import application, typed
 from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
 from tracker_viz.rendering import resolve_theme
-from tracker_viz.trackers.outbox import Destination
 
 
 @application(config_path="conf", config_name="train")

@@ -37,7 +37,7 @@ from tracker_viz.cores import usable_cores
 from tracker_viz.metrics import Scorer, ScoreSeries
 from tracker_viz.pipeline import compare_runs, render_run, render_sweep
 from tracker_viz.pipeline.score_file import SCORE_FILE, score_bytes
-from tracker_viz.trackers import index
+from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.local import LocalRun, LocalTracker
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
@@ -236,13 +236,13 @@ def _runs(directory: Path, refs: list[CaptureRef], n_runs: int) -> None:
         run = LocalRun.create(
             directory / f"run-{number}", name=f"run {number}", config=config, parent=parent.ref
         )
-        (run.directory / index.INDEX).mkdir(parents=True)
+        (run.directory / capture_index.INDEX).mkdir(parents=True)
         for ref in refs:
             os.link(
                 directory.parent / "captures" / ref.file_name,
-                run.directory / index.CAPTURES / ref.file_name,
+                run.directory / capture_index.CAPTURES / ref.file_name,
             )
-            (run.directory / index.INDEX / index.entry_name(ref)).touch()
+            (run.directory / capture_index.INDEX / capture_index.entry_name(ref)).touch()
         path = run.directory / SCORE_FILE
         path.parent.mkdir()
         path.write_bytes(

@@ -35,10 +35,10 @@ from mlflow_server import QUIET, MlflowServer  # noqa: E402
 from slow_link import SlowLink  # noqa: E402
 
 from tracker_viz import capture_file  # noqa: E402
+from tracker_viz.delivery.outbox import Destination, Outbox  # noqa: E402
 from tracker_viz.trackers import pull as pulling  # noqa: E402
-from tracker_viz.trackers.mlflow import MlflowTracker  # noqa: E402
-from tracker_viz.trackers.outbox import Destination, Outbox  # noqa: E402
-from tracker_viz.trackers.pull import pull  # noqa: E402
+from tracker_viz.trackers.download import pull  # noqa: E402
+from tracker_viz.trackers.mlflow.tracker import MlflowTracker  # noqa: E402
 from tracker_viz.types import Capture  # noqa: E402
 
 HERE = Path(__file__).parent

@@ -110,7 +110,7 @@ def make_captures(n_captures: int, nbytes: int) -> list:
 def through_outbox(captures: list, spool: Path) -> tuple[float, float, list[float]]:
     """Seconds until all is confirmed, those after the last capture, and what each put took of the
     training thread."""
-    from tracker_viz.trackers.outbox import Destination, Outbox
+    from tracker_viz.delivery.outbox import Destination, Outbox
 
     outbox = Outbox(spool, [Destination("wandb")], name="benchmark", queue_captures=len(captures))
     put_s = []
@@ -156,7 +156,7 @@ def in_chunks(directory: Path) -> float:
     """Seconds of uploading files that lie there already, a chunk after the other, with the run's
     start and end."""
     from tracker_viz import capture_file
-    from tracker_viz.trackers.wandb import WandbTracker
+    from tracker_viz.trackers.wandb.tracker import WandbTracker
     from tracker_viz.types import CapturePath, capture_step
 
     paths = sorted(directory.iterdir())

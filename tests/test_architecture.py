@@ -18,10 +18,11 @@ PACKAGE = Path(tracker_viz.__file__).parent
 LAYERS = [
     ["jobs", "integrations"],
     ["pipeline"],
-    ["capture", "trackers", "rendering", "video", "comparison", "demo"],
+    ["capture", "delivery", "rendering", "video", "comparison", "demo"],
+    ["trackers"],
     ["capture_file", "metrics"],
-    ["types"],
-    ["errors", "cores", "overrides"],
+    ["files", "types"],
+    ["errors", "cores", "commands"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

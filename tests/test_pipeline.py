@@ -22,6 +22,7 @@ from torch import nn
 
 import tracker_viz as tv
 from tracker_viz import capture_file
+from tracker_viz.delivery.outbox import Outbox
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import (
     CaptureError,
@@ -37,7 +38,6 @@ from tracker_viz.errors import (
 from tracker_viz.pipeline import VideoOptions, compare_runs, render_command, render_run
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.local import LocalRun
-from tracker_viz.trackers.outbox import Outbox
 from tracker_viz.types import capture_step
 
 SMALL = {"size": "640x360", "hold_s": 0.5}
@@ -288,9 +288,7 @@ def test_a_model_without_a_configuration_can_be_watched_in_two_lines():
 
 
 def test_runs_that_begin_in_the_same_second_have_a_spool_each(monkeypatch):
-    monkeypatch.setattr(
-        "tracker_viz.pipeline.recording.time.strftime", lambda form: "20260101-000000"
-    )
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
     refs = []
     for number in range(2):
         with (
@@ -523,7 +521,7 @@ def test_a_tracker_that_never_answers_leaves_the_spool_to_be_drawn():
 
 def test_a_server_that_hangs_is_waited_for_at_the_start_as_long_as_chosen(monkeypatch):
     monkeypatch.setattr(
-        "tracker_viz.trackers.mlflow_service.PROBE_TIMEOUT_S", 3600.0
+        "tracker_viz.trackers.mlflow.service.PROBE_TIMEOUT_S", 3600.0
     )  # so that nothing else ends the wait
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         address = {"mlflow": {"tracking_uri": f"http://127.0.0.1:{hanging.getsockname()[1]}"}}
@@ -630,7 +628,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_pulled(
     watched, tmp_path, monkeypatch, format
 ):
     monkeypatch.setattr(
-        "tracker_viz.pipeline.drawing.pulled_captures",
+        sys.modules["tracker_viz.pipeline.render"],
+        "pulled_captures",
         lambda *given, **options: pytest.fail("pulled"),
     )
     (tmp_path / "file").write_text("")
@@ -649,7 +648,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_pulled(
 
 def test_an_encoder_that_is_not_there_is_told_before_anything_is_pulled(watched, monkeypatch):
     monkeypatch.setattr(
-        "tracker_viz.pipeline.drawing.pulled_captures",
+        sys.modules["tracker_viz.pipeline.render"],
+        "pulled_captures",
         lambda *given, **options: pytest.fail("pulled"),
     )
     monkeypatch.setitem(sys.modules, "av", None)
@@ -690,7 +690,8 @@ def test_what_no_picture_can_have_is_refused_before_anything_is_pulled(
     watched, monkeypatch, options, message
 ):
     monkeypatch.setattr(
-        "tracker_viz.pipeline.drawing.pulled_captures",
+        sys.modules["tracker_viz.pipeline.render"],
+        "pulled_captures",
         lambda *given, **options: pytest.fail("pulled"),
     )
     with pytest.raises(ConfigError, match=message):

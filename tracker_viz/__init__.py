@@ -21,7 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tracker_viz.capture import Schedule, make_probe
-    from tracker_viz.pipeline import backfill, compare, load_captures, push, render, watch
+    from tracker_viz.delivery.push import push
+    from tracker_viz.pipeline.backfill import backfill
+    from tracker_viz.pipeline.compare import compare
+    from tracker_viz.pipeline.load import load_captures
+    from tracker_viz.pipeline.render import render
+    from tracker_viz.pipeline.watch import watch
     from tracker_viz.types import Capture, CaptureRef, Frame, RunRef
 
 __version__ = "0.1.0"

@@ -12,13 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -26,6 +24,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureFileError, SchemaError
+from tracker_viz.files import write_atomically
 from tracker_viz.types import QUANTILES, ArrayInfo, Capture, CaptureHeader, CaptureRef
 
 ArrayKey = str | tuple[str, int]
@@ -96,38 +95,6 @@ def to_bytes(capture: Capture) -> bytes:
     return safetensors.numpy.save(arrays, {_METADATA_KEY: text})
 
 
-def write_atomically(contents: bytes, path: Path) -> None:
-    """Put ``contents`` at ``path`` whole or not at all, and on the disk before this returns."""
-    with written_atomically(path) as file:
-        file.write(contents)
-
-
-@contextmanager
-def written_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that is at ``path``, whole and on the disk, after the block; nothing is
-    there where the block raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The leading dot and the suffix keep a file that a kill left half-written out of every listing
-    # of captures.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    # The rename itself is durable only once the directory is.
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
 def read_header(path: Path) -> CaptureHeader:
     """Everything but the arrays' values.
 
@@ -193,6 +160,39 @@ def file_ref(path: Path, step: int) -> CaptureRef:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return CaptureRef(step, path.name, path.stat().st_size, sha256)
+
+
+REPAIR = "'tracker-viz push spool=<directory>' mends it while the spool still has that step"
+
+
+def check_file(path: Path, ref: CaptureRef, *, where: object = None) -> None:
+    """Hold a file against its ref. ``where``: what a message shall name instead of a path that will
+    be gone.
+
+    Raises:
+        CaptureFileError: it is not there, is a link, or has another size or sha256.
+    """
+    where = where or path
+    gone = CaptureFileError(
+        f"capture {ref.file_name} is listed, but its file is not there ({where}); {REPAIR}"
+    )
+    if path.is_symlink() or not path.is_file():
+        raise gone
+    try:
+        nbytes = path.stat().st_size
+        sha256 = file_ref(path, ref.step).sha256 if nbytes == ref.nbytes else None
+    except FileNotFoundError as error:
+        raise gone from error  # another process delivered it at this moment
+    if nbytes != ref.nbytes:
+        raise CaptureFileError(
+            f"capture {ref.file_name} has {nbytes:,} bytes where {ref.nbytes:,} were written "
+            f"({where}); {REPAIR}"
+        )
+    if sha256 != ref.sha256:
+        raise CaptureFileError(
+            f"capture {ref.file_name} has another sha256 than when it was written ({where}); "
+            f"{REPAIR}"
+        )
 
 
 @contextmanager

@@ -24,7 +24,6 @@ A message says what was expected, what came, and how to mend it.
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable
 
 
@@ -90,19 +89,6 @@ class EncoderUnavailableError(VideoError):
 
 class MissingDependencyError(TrackerVizError, ImportError):
     """An optional package or a system library is missing; the message names the install line."""
-
-
-def checked_wait(timeout_s: float) -> float:
-    """Seconds that can be waited.
-
-    Raises:
-        ConfigError: they are none, or have no end; None is what says so where that is meant.
-    """
-    if not 0 < timeout_s < math.inf:
-        raise ConfigError(
-            f"timeout_s must be a finite number of seconds above 0; got {timeout_s:g}"
-        )
-    return timeout_s
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -12,9 +12,9 @@ import sys
 import torch
 import transformers
 
-from tracker_viz.capture.anatomy import describe
-from tracker_viz.capture.blocks import discover
-from tracker_viz.capture.untouched import untouched
+from tracker_viz.capture.discover.blocks import discover
+from tracker_viz.capture.discover.model_info import describe
+from tracker_viz.capture.isolation import untouched
 from tracker_viz.errors import UnsupportedModelError
 
 N_ROWS, LENGTH = 2, 16

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from tracker_viz.capture.blocks import discover
-from tracker_viz.capture.untouched import untouched
+from tracker_viz.capture.discover.blocks import discover
+from tracker_viz.capture.isolation import untouched
 
 D, H, T, N, VOCAB = 32, 4, 16, 2, 96
 DK = D // H

@@ -18,7 +18,7 @@ from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import ConfigError
 from tracker_viz.pipeline import compare_runs
 from tracker_viz.trackers.local import LocalTracker
-from tracker_viz.trackers.mlflow import MlflowTracker
+from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 
 SMALL = ("video.size=960x540", "video.hold_s=0.2", "video.seconds_per_capture=0.1")
 SMALL_VIDEO = {"size": "960x540", "hold_s": 0.2, "seconds_per_capture": 0.1}

@@ -11,8 +11,8 @@ import cv2
 import pytest
 
 from tracker_viz import __version__, trackers
+from tracker_viz.delivery.outbox import Destination, Outbox
 from tracker_viz.jobs import JOBS
-from tracker_viz.trackers.outbox import Destination, Outbox
 from tracker_viz.trackers.testing import make_capture
 from tracker_viz.types import RunRef
 

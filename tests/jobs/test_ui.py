@@ -9,10 +9,10 @@ import socket
 import pytest
 from own_port import own_port
 
+from tracker_viz.delivery.outbox import Destination, Outbox
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.jobs.ui import last_trained, serve
 from tracker_viz.trackers.local import LocalTracker
-from tracker_viz.trackers.outbox import Destination, Outbox
 
 # A UI that ends by itself once it was looked at
 SERVER = """

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformer_lens import head_detector
 
-from tracker_viz.metrics import heads
+from tracker_viz.metrics import head_measures
 
 PERIOD, START, COPIES = 8, 1, 3
 T = START + COPIES * PERIOD
@@ -34,11 +34,14 @@ def theirs(attention, pattern):
 
 
 def ours(name, attention):
-    copies = {"induction": heads.induction, "duplicate_token": heads.duplicate_token}
+    copies = {
+        "induction": head_measures.induction,
+        "duplicate_token": head_measures.duplicate_token,
+    }
     return (
         copies[name](attention, period=PERIOD, start=START)
         if name in copies
-        else heads.previous_token(attention)
+        else head_measures.previous_token(attention)
     )
 
 
@@ -70,4 +73,4 @@ def test_a_perfect_induction_head_gets_half_from_the_detector_and_all_from_ours(
     assert theirs(
         attention, head_detector.get_induction_head_detection_pattern(tokens)
     ) == pytest.approx(0.49, abs=0.005)
-    assert heads.induction(attention, period=32, start=1) == pytest.approx(1)
+    assert head_measures.induction(attention, period=32, start=1) == pytest.approx(1)

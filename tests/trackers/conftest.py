@@ -8,9 +8,9 @@ import threading
 import pytest
 import requests
 
-from tracker_viz.trackers import uploader
-from tracker_viz.trackers.mlflow import MlflowTracker
-from tracker_viz.trackers.outbox import Destination
+from tracker_viz.delivery import uploader
+from tracker_viz.delivery.outbox import Destination
+from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tracker_viz.trackers.outbox import Outbox
+from tracker_viz.delivery.outbox import Outbox
 
 
 def until_met(outbox: Outbox) -> None:

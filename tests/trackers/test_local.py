@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError
+from tracker_viz.files import append_lines, read_lines
 from tracker_viz.trackers import connect, open_run
-from tracker_viz.trackers.local import LocalTracker, append_lines, read_lines
+from tracker_viz.trackers.local import LocalTracker
 from tracker_viz.trackers.testing import TrackerContract, write_captures
 from tracker_viz.types import RunRef
 

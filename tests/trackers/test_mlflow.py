@@ -15,9 +15,10 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow_contract import FilesInADirectory
 
 from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError
-from tracker_viz.trackers import connect, index, mlflow_run
+from tracker_viz.trackers import capture_index, connect
 from tracker_viz.trackers.base import MetricPoint
-from tracker_viz.trackers.mlflow import MlflowTracker
+from tracker_viz.trackers.mlflow import run
+from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.trackers.testing import write_captures
 from tracker_viz.types import CaptureRef, RunRef
 
@@ -138,7 +139,7 @@ def test_looking_for_a_run_in_the_wrong_directory_makes_no_database(tmp_path):
 def test_four_processes_that_use_a_new_store_first_all_succeed(tmp_path):
     program = """
     import sys
-    from tracker_viz.trackers.mlflow import MlflowTracker
+    from tracker_viz.trackers.mlflow.tracker import MlflowTracker
     tracker = MlflowTracker(sys.argv[1], "e")
     print("ready", flush=True)
     sys.stdin.readline()
@@ -260,7 +261,7 @@ def test_a_finished_run_keeps_its_times_whatever_is_added(embedded, tmp_path):
 
 
 def test_children_are_found_over_more_than_one_page(embedded, monkeypatch):
-    monkeypatch.setattr(mlflow_run, "RUNS_A_PAGE", 2)
+    monkeypatch.setattr(run, "RUNS_A_PAGE", 2)
     tracker = MlflowTracker(embedded, "sweep")
     parent = tracker.create_run(name="parent", config={})
     children = [
@@ -283,7 +284,9 @@ def test_a_thousand_captures_are_listed_at_once_from_a_server(mlflow_server, tmp
     ]
     for ref in refs:
         (captures / ref.file_name).write_bytes(b"abc")
-        (captures / "index" / index.entry_name(ref)).write_text(index.entry_text(ref, 1.0))
+        (captures / "index" / capture_index.entry_name(ref)).write_text(
+            capture_index.entry_text(ref, 1.0)
+        )
     assert [ref.step for ref in run.list_captures()] == list(range(1001))
     assert run.missing(refs) == []
     run.finish("finished")

@@ -16,13 +16,13 @@ from mlflow import MlflowClient
 from outages import until_met
 
 from tracker_viz import capture_file
+from tracker_viz.delivery.outbox import Destination, Outbox
+from tracker_viz.delivery.push import push
 from tracker_viz.errors import CaptureFileError, RunNotFoundError, TrackerError
-from tracker_viz.trackers.mlflow import MlflowTracker
-from tracker_viz.trackers.mlflow_run import MlflowRun
-from tracker_viz.trackers.mlflow_store import ArtifactStore
-from tracker_viz.trackers.outbox import Destination, Outbox
-from tracker_viz.trackers.pull import cache_directory, pull
-from tracker_viz.trackers.push import push
+from tracker_viz.trackers.download import cache_directory, pull
+from tracker_viz.trackers.mlflow.artifacts import ArtifactStore
+from tracker_viz.trackers.mlflow.run import MlflowRun
+from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.trackers.testing import make_capture, write_captures
 from tracker_viz.types import RunRef
 
@@ -291,7 +291,7 @@ def test_an_address_without_an_mlflow_server_is_refused_before_training(spool, t
 
 TRAINING = """
     import sys
-    from tracker_viz.trackers.outbox import Destination, Outbox
+    from tracker_viz.delivery.outbox import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
 
     outbox = Outbox(sys.argv[1], [Destination("mlflow", {"tracking_uri": sys.argv[2], "experiment": "faults"})], name=sys.argv[3])
@@ -345,7 +345,7 @@ def test_a_kill_between_making_the_run_and_noting_it_leaves_one_run(
 
 WRITER = """
     import sys
-    from tracker_viz.trackers.outbox import Destination, Outbox
+    from tracker_viz.delivery.outbox import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
     from tracker_viz.types import RunRef
 
@@ -445,8 +445,8 @@ PULLING = """
     import sys, time
     from pathlib import Path
     from tracker_viz.trackers import open_run
-    from tracker_viz.trackers.mlflow_run import MlflowRun
-    from tracker_viz.trackers.pull import pull
+    from tracker_viz.trackers.mlflow.run import MlflowRun
+    from tracker_viz.trackers.download import pull
 
     fetch = MlflowRun.fetch
     # However late it is killed, half of them have not come

@@ -13,10 +13,10 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from tracker_viz.delivery.outbox import Destination, Outbox
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers import join
-from tracker_viz.trackers.mlflow import MlflowTracker
-from tracker_viz.trackers.outbox import Destination, Outbox
+from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.trackers.testing import make_capture
 from tracker_viz.types import RunRef
 
@@ -86,7 +86,7 @@ FOREIGN_APPLICATION = """
 
 OUR_APPLICATION = """
     import hydra
-    from tracker_viz.trackers.mlflow import MlflowTracker
+    from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 
     @hydra.main(version_base=None, config_path=None, config_name=None)
     def main(config):

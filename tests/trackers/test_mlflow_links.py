@@ -5,8 +5,8 @@ from __future__ import annotations
 from mlflow import MlflowClient
 
 from tracker_viz.trackers import connect
-from tracker_viz.trackers.mlflow import MlflowTracker
-from tracker_viz.trackers.mlflow_run import MlflowRun
+from tracker_viz.trackers.mlflow.run import MlflowRun
+from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 
 
 def stored(run):

@@ -19,6 +19,8 @@ from outages import until_met
 from slow_link import SlowLink
 
 from tracker_viz import capture_file
+from tracker_viz.delivery.outbox import Destination, Outbox
+from tracker_viz.delivery.push import push
 from tracker_viz.errors import (
     CaptureFileError,
     MissingDependencyError,
@@ -26,10 +28,8 @@ from tracker_viz.errors import (
     TransientTrackerError,
 )
 from tracker_viz.trackers import connect
-from tracker_viz.trackers.mlflow import MlflowTracker
-from tracker_viz.trackers.outbox import Destination, Outbox
-from tracker_viz.trackers.pull import pull
-from tracker_viz.trackers.push import push
+from tracker_viz.trackers.download import pull
+from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.trackers.testing import make_capture, write_captures
 from tracker_viz.types import RunRef
 
@@ -217,7 +217,7 @@ def test_a_file_that_was_cut_in_the_store_is_named_left_out_and_mended_by_push(
 
 TRAINING = """
     import sys
-    from tracker_viz.trackers.outbox import Destination, Outbox
+    from tracker_viz.delivery.outbox import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
 
     outbox = Outbox(sys.argv[1], [Destination("mlflow", {"tracking_uri": sys.argv[2], "experiment": "halves"})], name="halves")

@@ -22,13 +22,13 @@ from own_port import own_port
 from PIL import Image
 
 from tracker_viz import capture_file
+from tracker_viz.delivery.outbox import Destination, Outbox
 from tracker_viz.errors import TrackerError
 from tracker_viz.pipeline.in_step import put_in_step_page, timeline_artifact, timeline_text
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.base import MetricPoint
-from tracker_viz.trackers.mlflow import MlflowTracker
-from tracker_viz.trackers.outbox import Destination, Outbox
-from tracker_viz.trackers.pull import pull
+from tracker_viz.trackers.download import pull
+from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.trackers.testing import make_capture, write_captures
 from tracker_viz.video import write_video
 

@@ -19,17 +19,17 @@ import wandb
 from wandb_server import WandbServer
 from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F401
 
+from tracker_viz.delivery.outbox import Destination, Outbox
 from tracker_viz.errors import ConfigError, RunActiveError, TrackerError, TransientTrackerError
-from tracker_viz.trackers import wandb_session
 from tracker_viz.trackers.base import MetricPoint
-from tracker_viz.trackers.outbox import Destination, Outbox
-from tracker_viz.trackers.pull import pull
+from tracker_viz.trackers.download import pull
 from tracker_viz.trackers.testing import TrackerContract, make_capture, write_captures
-from tracker_viz.trackers.wandb import WandbTracker
-from tracker_viz.trackers.wandb_client import WandbService
-from tracker_viz.trackers.wandb_run import WandbRun
-from tracker_viz.trackers.wandb_snapshot import merged_definitions
-from tracker_viz.trackers.wandb_store import from_text
+from tracker_viz.trackers.wandb import session
+from tracker_viz.trackers.wandb.artifacts import from_text
+from tracker_viz.trackers.wandb.run import WandbRun
+from tracker_viz.trackers.wandb.service import WandbService
+from tracker_viz.trackers.wandb.snapshot import merged_definitions
+from tracker_viz.trackers.wandb.tracker import WandbTracker
 from tracker_viz.types import CaptureRef, RunRef
 
 
@@ -364,7 +364,7 @@ def test_all_but_captures_is_logged_offline_and_arrives_by_wandb_sync(
 def test_charts_that_did_not_arrive_are_named_with_the_command_that_brings_them(
     wandb_server, monkeypatch
 ):
-    monkeypatch.setitem(wandb_session._BOUNDED, "finish_timeout", 1.0)
+    monkeypatch.setitem(session._BOUNDED, "finish_timeout", 1.0)
     with WandbServer() as other:
         run = WandbTracker(base_url=other.base_url).create_run(name="cut off", config={})
         run.log_metrics([MetricPoint(0, {"loss": 2.0})])
@@ -420,7 +420,7 @@ def test_without_a_key_nobody_is_asked_for_one(wandb_server, monkeypatch):
 
 
 def test_a_server_that_is_away_is_told_from_a_refusal(wandb_server, monkeypatch):
-    monkeypatch.setattr("tracker_viz.trackers.wandb_client.API_TIMEOUT_S", 1)
+    monkeypatch.setattr("tracker_viz.trackers.wandb.service.API_TIMEOUT_S", 1)
     with WandbServer() as away:
         away.stop()
         with pytest.raises(TransientTrackerError, match="is away"):
@@ -439,7 +439,7 @@ def test_a_run_on_another_server_does_not_move_the_users_own_runs_there(wandb_se
 
 
 def test_a_server_that_goes_away_is_waited_for(wandb_server, monkeypatch):
-    monkeypatch.setattr("tracker_viz.trackers.wandb_client.API_TIMEOUT_S", 5)
+    monkeypatch.setattr("tracker_viz.trackers.wandb.service.API_TIMEOUT_S", 5)
     path = train(wandb_server, steps=1).path
     with WandbServer() as other:
         other.state = other.graphql.state = (

@@ -25,11 +25,11 @@ from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 from wandb_server.httpd import API_KEY
 
 from tracker_viz import capture_file
+from tracker_viz.delivery.push import push
+from tracker_viz.trackers.download import pull
 from tracker_viz.trackers.local import LocalRun
-from tracker_viz.trackers.pull import pull
-from tracker_viz.trackers.push import push
 from tracker_viz.trackers.testing import make_capture
-from tracker_viz.trackers.wandb import WandbTracker
+from tracker_viz.trackers.wandb.tracker import WandbTracker
 from tracker_viz.types import RunRef
 
 N_STEPS = 8
@@ -37,12 +37,13 @@ N_STEPS = 8
 TRAINING = """
     import json, logging, sys, time
     import numpy as np
-    from tracker_viz.trackers import wandb_client, wandb_store
-    from tracker_viz.trackers.outbox import Destination, Outbox
+    from tracker_viz.trackers.wandb import artifacts as wandb_artifacts
+    from tracker_viz.trackers.wandb import service as wandb_service
+    from tracker_viz.delivery.outbox import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
 
     spool, n_steps, pause_s, timeout_s, start_s, finish_s, *more = sys.argv[1:]
-    wandb_client.API_TIMEOUT_S = wandb_store.UPLOAD_S = 2
+    wandb_service.API_TIMEOUT_S = wandb_artifacts.UPLOAD_S = 2
     logging.basicConfig(level=logging.INFO)
     wandb = Destination("wandb", {"settings": {"finish_timeout": float(finish_s)}})
     mlflow = [Destination("mlflow", {"tracking_uri": uri}) for uri in more]

@@ -40,7 +40,7 @@ def tracker(request):
     """An API key in the environment is no wish to have runs made in one's account."""
     if "live" not in request.config.getoption("-m"):
         pytest.skip("makes runs in a real account: ask for it with -m live")
-    from tracker_viz.trackers.wandb import WandbTracker
+    from tracker_viz.trackers.wandb.tracker import WandbTracker
 
     return WandbTracker(project=os.environ.get("WANDB_PROJECT", "tracker_viz-live"))
 

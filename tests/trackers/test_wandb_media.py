@@ -13,8 +13,8 @@ import wandb
 from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F401
 
 from tracker_viz.errors import ConfigError, TrackerError, TransientTrackerError
-from tracker_viz.trackers import wandb_snapshot
-from tracker_viz.trackers.wandb import WandbTracker
+from tracker_viz.trackers.wandb import snapshot
+from tracker_viz.trackers.wandb.tracker import WandbTracker
 from tracker_viz.types import RunRef
 
 TABLE, FRAMES = "tracker_viz/tables/head_roles", "tracker_viz/frames/heads"
@@ -305,7 +305,7 @@ def test_key_frames_that_cannot_be_are_refused_before_anything_is_sent(
 def test_media_that_were_lost_on_the_way_are_missed_and_can_be_put_again(
     wandb_server, frames, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(wandb_snapshot, "VISIBLE_S", 1.0)
+    monkeypatch.setattr(snapshot, "VISIBLE_S", 1.0)
     theirs = train(wandb_server, counted=False)
     (tmp_path / "heads.webm").write_bytes(b"\x1aE\xdf\xa3 video")
     for suffix, put in {

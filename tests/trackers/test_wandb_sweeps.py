@@ -20,7 +20,7 @@ from tracker_viz.errors import RunActiveError, TransientTrackerError
 from tracker_viz.pipeline import compare_runs, render_sweep
 from tracker_viz.trackers.sweep import PARENTS
 from tracker_viz.trackers.testing import write_captures
-from tracker_viz.trackers.wandb import WandbTracker
+from tracker_viz.trackers.wandb.tracker import WandbTracker
 from tracker_viz.types import RunRef
 
 SMALL = {"size": "960x540", "hold_s": 0.2, "seconds_per_capture": 0.1}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tracker_viz.capture.backfill import backfill, find_checkpoints, load_checkpoint
 from tracker_viz.capture.budget import fit
+from tracker_viz.capture.checkpoints import capture_checkpoints, find_checkpoints, load_checkpoint
+from tracker_viz.capture.discover.limits import context_length, learned_positions, vocab_size
 from tracker_viz.capture.distributed import is_main_process
-from tracker_viz.capture.limits import context_length, learned_positions, vocab_size
 from tracker_viz.capture.probe import Decode, Probe, as_probe, make_probe
 from tracker_viz.capture.recorder import Recorder
 from tracker_viz.capture.schedule import Schedule
@@ -16,7 +16,7 @@ __all__ = [
     "Recorder",
     "Schedule",
     "as_probe",
-    "backfill",
+    "capture_checkpoints",
     "context_length",
     "find_checkpoints",
     "fit",

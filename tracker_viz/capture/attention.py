@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
-from tracker_viz.capture.evidence import Evidence, is_matrix_product
+from tracker_viz.capture.discover.evidence import ParameterTrace, is_matrix_product
 from tracker_viz.capture.probabilities import (
     attention_probabilities,
     flash_probabilities,
@@ -152,7 +152,7 @@ class AttentionWatch(TorchFunctionMode):
         shape: Sequence[int],
         keep: Callable[[AttentionCall], None],
         *,
-        evidence: Evidence | None = None,
+        evidence: ParameterTrace | None = None,
         vocabulary: int | None = None,
     ) -> None:
         super().__init__()

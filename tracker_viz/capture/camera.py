@@ -21,14 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture import distributed, options
-from tracker_viz.capture.anatomy import Anatomy, describe, matrices_of, summary
-from tracker_viz.capture.blocks import attend, discover
 from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side, weights_share
-from tracker_viz.capture.limits import check_parameters, context_length
-from tracker_viz.capture.neurons import NeuronWatch, down_layers, linear_layers
-from tracker_viz.capture.norms import krylov, norms
-from tracker_viz.capture.probe import Probe, check_probe
-from tracker_viz.capture.untouched import (
+from tracker_viz.capture.discover.blocks import attend, discover
+from tracker_viz.capture.discover.limits import check_parameters, context_length
+from tracker_viz.capture.discover.model_info import ModelStructure, describe, matrices_of, summary
+from tracker_viz.capture.isolation import (
     Forward,
     buffers_written,
     copy_of_buffers,
@@ -36,6 +33,9 @@ from tracker_viz.capture.untouched import (
     model_device,
     untouched,
 )
+from tracker_viz.capture.neurons import NeuronWatch, down_layers, linear_layers
+from tracker_viz.capture.norms import krylov, norms
+from tracker_viz.capture.probe import Probe, check_probe
 from tracker_viz.capture.weights import POOLINGS, Pooling, Projection, read
 from tracker_viz.errors import CaptureError, ConfigError
 from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE
@@ -111,7 +111,7 @@ class Camera:
                 f"{forward!r}"
             )
         # What ``explore`` finds out.
-        self._anatomy: Anatomy
+        self._anatomy: ModelStructure
         self._projections: list[Projection]
         self._signature: tuple[tuple[str, tuple[int, ...]], ...]
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.capture_file import write_atomically
 from tracker_viz.comparison.runs import ComparedRun, check_runs, differing_settings, run_labels
 from tracker_viz.errors import ConfigError, MissingDependencyError
+from tracker_viz.files import write_atomically
 from tracker_viz.metrics import ROLES, Role, run_summary
 
 Row = Mapping[str, Any]

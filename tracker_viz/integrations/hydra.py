@@ -30,11 +30,11 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from tracker_viz import capture_file, trackers
+from tracker_viz.commands import override
 from tracker_viz.errors import TrackerVizError
-from tracker_viz.overrides import override
 from tracker_viz.pipeline import put_sweep_page
 from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.secrets import shown_override
+from tracker_viz.trackers.redaction import shown_override
 from tracker_viz.trackers.sweep import PARENTS
 
 log = logging.getLogger(__name__)

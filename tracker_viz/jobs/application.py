@@ -41,8 +41,8 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
+from tracker_viz.commands import override
 from tracker_viz.errors import ConfigError, TrackerVizError, unknown_name
-from tracker_viz.overrides import override
 
 OUR_CONF = "pkg://tracker_viz.conf"
 _FULL_ERROR = "HYDRA_FULL_ERROR"

@@ -26,9 +26,10 @@ from omegaconf import DictConfig
 
 from tracker_viz import __version__, trackers
 from tracker_viz.cores import usable_cores
-from tracker_viz.errors import TrackerVizError, checked_wait
+from tracker_viz.delivery import checked_wait
+from tracker_viz.errors import TrackerVizError
 from tracker_viz.jobs.application import application, typed
-from tracker_viz.trackers.pull import default_cache
+from tracker_viz.trackers.download import default_cache
 from tracker_viz.video import ENCODERS, write_video
 
 PACKAGES = (
@@ -199,7 +200,7 @@ def wandb(base_url: str | None, timeout_s: float) -> Finding:
         trackers.connect("wandb", **({"base_url": base_url} if base_url else {}))
     except TrackerVizError as error:
         return Finding("note", "wandb", "cannot be used", str(error))
-    from tracker_viz.trackers.wandb_client import WandbService
+    from tracker_viz.trackers.wandb.service import WandbService
 
     service = WandbService(base_url)
     found = server("wandb", service.base_url, timeout_s)

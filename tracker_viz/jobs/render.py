@@ -13,10 +13,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tracker_viz import pipeline
+from tracker_viz.commands import override
 from tracker_viz.errors import ConfigError, TrackerVizError
 from tracker_viz.jobs.application import application, errors_explained, typed
 from tracker_viz.jobs.report import say_what_became_of, say_where_to_watch
-from tracker_viz.overrides import override
 from tracker_viz.types import RunRef
 
 

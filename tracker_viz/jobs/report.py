@@ -6,10 +6,10 @@ from __future__ import annotations
 import shlex
 import sys
 
-from tracker_viz.overrides import override
+from tracker_viz.commands import override
+from tracker_viz.delivery.report import Report
 from tracker_viz.pipeline import Picture, RenderResult, SweepResult
 from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.closing import Report
 
 
 def say_where_to_watch(result: RenderResult) -> None:

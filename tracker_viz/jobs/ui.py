@@ -18,10 +18,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from tracker_viz import pipeline, trackers
+from tracker_viz.delivery.spool import Spool
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.jobs.application import application, typed
 from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.spool import Spool
 from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ writer thread runs.
 """
 
 from tracker_viz.metrics.head_scores import HEAD_SCORES, HeadScore
-from tracker_viz.metrics.probe import ProbeRow, probe_rows, uniform_attention
+from tracker_viz.metrics.probe_rows import ProbeRow, probe_rows, uniform_attention
 from tracker_viz.metrics.roles import (
     NO_ROLE,
     ROLES,

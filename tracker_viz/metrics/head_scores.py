@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureError, ProbeError
-from tracker_viz.metrics import heads as measures
-from tracker_viz.metrics.heads import Floats
-from tracker_viz.metrics.probe import ProbeRow, uniform_attention
+from tracker_viz.metrics import head_measures as measures
+from tracker_viz.metrics.head_measures import Floats
+from tracker_viz.metrics.probe_rows import ProbeRow, uniform_attention
 
 PATTERN_NAME = re.compile(r"blocks\.(\d+)\.attn\.pattern")
 

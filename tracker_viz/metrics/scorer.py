@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tracker_viz.errors import CaptureError
 from tracker_viz.metrics.blas import one_blas_thread
 from tracker_viz.metrics.head_scores import PATTERN_NAME, head_scores, uniform_scores
-from tracker_viz.metrics.probe import FIRST_QUERY, probe_rows
+from tracker_viz.metrics.probe_rows import FIRST_QUERY, probe_rows
 from tracker_viz.metrics.series import ScoreSeries, score_series, scores_only
 from tracker_viz.metrics.summary import chart_metrics
 from tracker_viz.metrics.weight_scores import WEIGHT_NAME, Matrices, Weight, weight_scores

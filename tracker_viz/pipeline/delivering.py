@@ -16,7 +16,7 @@ from tracker_viz.metrics import head_table, score_series
 from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
 from tracker_viz.pipeline.scoring import HEAD_TABLE
 from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.pull import Pulled
+from tracker_viz.trackers.download import Pulled
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tracker_viz.comparison import ComparedRun, in_order_of_settings, run_labels
 from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import score_series
-from tracker_viz.pipeline.pulling import TrackerOptions, open_run
+from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.trackers.base import Run
 from tracker_viz.types import RunRef
 

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from tracker_viz import capture_file
+from tracker_viz.delivery.outbox import Outbox
 from tracker_viz.metrics import Scorer, ScoreSeries, head_table, run_summary, run_tags
 from tracker_viz.pipeline.score_file import SCORE_FILE, score_bytes
-from tracker_viz.trackers.outbox import Outbox
-from tracker_viz.trackers.pull import pull
+from tracker_viz.trackers.download import pull
 from tracker_viz.types import Capture, CaptureHeader, CapturePath, CaptureRef
 
 HEAD_TABLE = "head_roles"
@@ -45,7 +45,7 @@ class Scores:
         all; what is gone is left out."""
         from tracker_viz.capture.budget import sample
 
-        with outbox.nothing_removed():
+        with outbox.hold_captures():
             found = _earlier(outbox)
         if found:
             side = found.first.model.get("cut", {}).get("weight_side")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tracker_viz.capture_file import write_atomically
 from tracker_viz.errors import ConfigError, RenderError
+from tracker_viz.files import write_atomically
 from tracker_viz.rendering.plan import Box, Label, Plan, Swatch
 from tracker_viz.rendering.renderer import Renderer
 from tracker_viz.rendering.storyboard import Shot

@@ -2,7 +2,7 @@
 server.
 
     <run>/run.json                                  name, config, state, tags
-    <run>/captures/step-00000100.safetensors        and captures/index/, see index.py
+    <run>/captures/step-00000100.safetensors        and captures/index/, see capture_index.py
     <run>/metrics.jsonl  summary.json
     <run>/heads.webm  videos/heads/step_00000100.webm
     <run>/tables/head_roles.csv  key_frames/heads/step_00000100.png  inputs.json
@@ -19,22 +19,21 @@ import io
 import json
 import os
 import re
-import shutil
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from tracker_viz.capture_file import file_ref, write_atomically, written_atomically
+from tracker_viz.capture_file import check_file, file_ref
 from tracker_viz.errors import (
-    CaptureFileError,
     ConfigError,
     RunNotFoundError,
     TrackerError,
     TransientTrackerError,
 )
-from tracker_viz.trackers import index
+from tracker_viz.files import append_lines, copy_atomically, read_json, write_atomically, write_json
+from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import (
     Cell,
     ChunkPolicy,
@@ -90,7 +89,10 @@ class LocalTracker:
 
     def open_run(self, ref: RunRef, *, ours: bool = False) -> LocalRun:
         directory = Path(ref.path).absolute()
-        if not (directory / "run.json").is_file() and not (directory / index.CAPTURES).is_dir():
+        if (
+            not (directory / "run.json").is_file()
+            and not (directory / capture_index.CAPTURES).is_dir()
+        ):
             raise RunNotFoundError(
                 f"{ref} is no run: expected a directory with run.json or captures/ in it, at "
                 f"{directory}; "
@@ -200,7 +202,9 @@ class LocalRun:
                 raise TransientTrackerError(
                     f"cannot write to {self.directory} ({error}); is the disk full or away?"
                 ) from error
-            copy_atomically(capture.path, self.directory / index.CAPTURES / capture.ref.file_name)
+            copy_atomically(
+                capture.path, self.directory / capture_index.CAPTURES / capture.ref.file_name
+            )
 
     def write_entry(self, ref: CaptureRef, taken: float) -> None:
         """Announce a capture *before* its file is renamed into place: no file is ever without its
@@ -208,9 +212,12 @@ class LocalRun:
 
         An entry without its file is not listed, so a kill between the two leaves nothing behind.
         """
-        entries = self.directory / index.INDEX
-        if not (entries / index.entry_name(ref)).exists():
-            write_atomically(index.entry_text(ref, taken).encode(), entries / index.entry_name(ref))
+        entries = self.directory / capture_index.INDEX
+        if not (entries / capture_index.entry_name(ref)).exists():
+            write_atomically(
+                capture_index.entry_text(ref, taken).encode(),
+                entries / capture_index.entry_name(ref),
+            )
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
         lines = [
@@ -283,7 +290,7 @@ class LocalRun:
         return [ref for ref in refs if ref not in whole]
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
-        path = self.directory / index.CAPTURES / ref.file_name
+        path = self.directory / capture_index.CAPTURES / ref.file_name
         check_file(path, ref)
         return path
 
@@ -310,15 +317,15 @@ class LocalRun:
 
     def _listed(self, nbytes: Mapping[str, int]) -> list[CaptureRef]:
         # Files are looked at before entries, which are there before their files and go after them.
-        refs = index.refs_by_step(self._entry_names(), nbytes, self._newest)
+        refs = capture_index.refs_by_step(self._entry_names(), nbytes, self._newest)
         return [ref for ref in refs if ref.file_name in nbytes]
 
     def _entry_names(self) -> list[str]:
-        entries = self.directory / index.INDEX
+        entries = self.directory / capture_index.INDEX
         return os.listdir(entries) if entries.is_dir() else []
 
     def _capture_nbytes(self) -> dict[str, int]:
-        captures = self.directory / index.CAPTURES
+        captures = self.directory / capture_index.CAPTURES
         if not captures.is_dir():
             return {}
         nbytes = {}
@@ -331,14 +338,16 @@ class LocalRun:
         return nbytes
 
     def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
-        path = self.directory / index.CAPTURES / refs[0].file_name
+        path = self.directory / capture_index.CAPTURES / refs[0].file_name
         try:
             if (actual := file_ref(path, refs[0].step)) in refs:
                 return actual
             return max(
                 refs,
                 key=lambda ref: (
-                    (self.directory / index.INDEX / index.entry_name(ref)).stat().st_mtime
+                    (self.directory / capture_index.INDEX / capture_index.entry_name(ref))
+                    .stat()
+                    .st_mtime
                 ),
             )
         except OSError:
@@ -349,90 +358,3 @@ def directory_name(name: str) -> str:
     """A run's name as a directory may be called on any disk, with room for a number or a time
     behind it."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:MAX_NAME_CHARACTERS] or "run"
-
-
-def check_file(path: Path, ref: CaptureRef, *, where: object = None) -> None:
-    """Hold a file against its ref. ``where``: what a message shall name instead of a path that will
-    be gone.
-
-    Raises:
-        CaptureFileError: it is not there, is a link, or has another size or sha256.
-    """
-    where = where or path
-    gone = CaptureFileError(
-        f"capture {ref.file_name} is listed, but its file is not there ({where}); {REPAIR}"
-    )
-    if path.is_symlink() or not path.is_file():
-        raise gone
-    try:
-        nbytes = path.stat().st_size
-        sha256 = file_ref(path, ref.step).sha256 if nbytes == ref.nbytes else None
-    except FileNotFoundError as error:
-        raise gone from error  # another process delivered it at this moment
-    if nbytes != ref.nbytes:
-        raise CaptureFileError(
-            f"capture {ref.file_name} has {nbytes:,} bytes where {ref.nbytes:,} were written "
-            f"({where}); {REPAIR}"
-        )
-    if sha256 != ref.sha256:
-        raise CaptureFileError(
-            f"capture {ref.file_name} has another sha256 than when it was written ({where}); "
-            f"{REPAIR}"
-        )
-
-
-REPAIR = "'tracker-viz push spool=<directory>' mends it while the spool still has that step"
-
-
-def copy_atomically(source: Path, target: Path) -> None:
-    """Copy so that ``target`` is whole, and on the disk, or not there."""
-    try:
-        with written_atomically(target) as copy, source.open("rb") as original:
-            shutil.copyfileobj(original, copy, 1 << 20)
-    except OSError as error:
-        raise TransientTrackerError(
-            f"cannot write {target} ({error}); is the disk full or away?"
-        ) from error
-
-
-def append_lines(lines: Sequence[str], path: Path) -> None:
-    """Add whole lines to a file and sync it; a last line that a kill left torn is closed off
-    first."""
-    text = "".join(line + "\n" for line in lines).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-            text = b"\n" + text
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON objects of a file of lines; a torn line (a kill in the middle of it) is skipped."""
-    objects = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            objects.append(found)
-    return objects
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrackerError(f"{path} cannot be read ({error}); expected a JSON object") from error
-    if not isinstance(found, dict):
-        raise TrackerError(f"{path} must hold a JSON object; it holds {type(found).__name__}")
-    return found
-
-
-def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """One JSON object, whole or not at all; what JSON has no form for (paths, dtypes) is written as
-    text."""
-    text = json.dumps(values, indent=2, sort_keys=True, default=str)
-    write_atomically((text + "\n").encode(), path)

@@ -1,0 +1,197 @@
+"""No password, key or token is printed, logged, or put where others read it: the spool, parameters,
+tags, the note, files of the run."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from bearer_proxy import BearerProxy
+from mlflow import MlflowClient
+
+from tracker_viz.delivery.outbox import Destination, Outbox
+from tracker_viz.delivery.push import push
+from tracker_viz.errors import TrackerError
+from tracker_viz.trackers import open_run
+from tracker_viz.trackers.download import pull
+from tracker_viz.trackers.mlflow.tracker import MlflowTracker
+from tracker_viz.trackers.redaction import shown_override, without_secrets, without_userinfo
+from tracker_viz.trackers.testing import make_capture
+
+TOKEN = "t0ken-of-the-team"
+SECRET = "s3cret"
+
+
+def stored(run):
+    return MlflowClient(run.environment["tracking_uri"]).get_run(run.ref.path)
+
+
+def contents(directory):
+    """Everything in the files of a directory, their names included."""
+    return "".join(
+        f"{path}\n{path.read_bytes().decode(errors='replace')}"
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    )
+
+
+@pytest.fixture
+def gateway(mlflow_server):
+    with BearerProxy(mlflow_server.port, TOKEN) as proxy:
+        yield proxy
+
+
+def test_a_token_opens_the_server_and_leaves_no_trace(
+    gateway, mlflow_server, tmp_path, monkeypatch, caplog, capfd
+):
+    caplog.set_level(0)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", TOKEN)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    destination = Destination("mlflow", {"tracking_uri": gateway.uri, "experiment": "token"})
+    with Outbox(
+        tmp_path / "spool", [destination], name="with a token", keep_captures=True
+    ) as outbox:
+        outbox.put(make_capture(0))
+        outbox.set_summary({"best_head": "L0H1"})
+        outbox.put_table([{"head": "L00H00", "score": 0.5}], "head_roles")
+    report = push(tmp_path / "spool")
+    assert report.complete
+    run = open_run(outbox.refs[0], **outbox.runs[0].environment)
+    (tmp_path / "a.webm").write_bytes(b"video")
+    links = [run.put_video(tmp_path / "a.webm", layout="heads", last_step=0), run.url()]
+    assert len(pull(run, tmp_path / "cache").captures) == 1
+    printed = capfd.readouterr()
+    kept = (
+        contents(tmp_path)
+        + contents(mlflow_server.stored(run.ref.path))
+        + str(MlflowClient(gateway.uri).get_run(run.ref.path))
+    )
+    assert "best_head" in kept
+    assert TOKEN not in kept + caplog.text + printed.out + printed.err + str(links) + str(
+        report
+    ) + str(run.environment)
+
+
+def test_a_token_that_is_refused_is_not_shown_even_where_the_server_says_it(
+    gateway, tmp_path, monkeypatch, caplog, capfd
+):
+    caplog.set_level(0)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken-that-expired")
+    with pytest.raises(TrackerError, match="MLFLOW_TRACKING_TOKEN") as caught:
+        Outbox(tmp_path / "spool", [Destination("mlflow", {"tracking_uri": gateway.uri})], name="a")
+    printed = capfd.readouterr()
+    assert (
+        "t0ken-that-expired"
+        not in str(caught.value) + contents(tmp_path) + caplog.text + printed.out + printed.err
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("lr=0.1", "lr=0.1"),
+        ("+db.password=s3cret", "+db.password=***"),
+        ("++hf_token='s3cret'", "++hf_token=***"),
+        ("+db={user: me, password: s3cret}", "+db={user: me, password: ***}"),
+        (
+            "+db={user:me,aws_secret_access_key:'s3,cret'}",
+            "+db={user:me,aws_secret_access_key:***}",
+        ),
+        (
+            "+stores=[{uri: 'http://me:s3cret@host/x', n_tokens: 5}]",
+            "+stores=[{uri: 'http://host/x', n_tokens: 5}]",
+        ),
+        ("~trainer", "~trainer"),
+    ],
+)
+def test_overrides_are_shown_without_their_secrets(override, shown):
+    assert shown_override(override) == shown
+
+
+def test_configurations_lose_their_secrets_however_deep_they_lie():
+    config = {
+        "a": [{"api_key": SECRET}, "x://me:s3cret@host"],
+        "credentials": {"user": "me", "key": SECRET},
+        "password": 123456,
+    }
+    assert without_secrets(config) == {
+        "a": [{"api_key": "***"}, "x://host"],
+        "credentials": {"user": "***", "key": "***"},
+        "password": "***",
+    }
+    assert without_secrets({"n_tokens": 5, "token": None, "use_token": True}) == {
+        "n_tokens": 5,
+        "token": None,
+        "use_token": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "https://me:s3cret@host/x",
+        "postgresql://me:s3@cret@host/x",
+        "see 'http://s3cret@host' there",
+    ],
+)
+def test_addresses_lose_their_passwords(told):
+    shown = without_userinfo(told)
+    assert "cret" not in shown
+    assert "://host" in shown
+
+
+def test_the_address_of_a_git_remote_is_tagged_without_its_password(embedded, monkeypatch):
+    from tracker_viz.trackers.mlflow import tracker as adapter
+
+    monkeypatch.setattr(
+        adapter,
+        "resolve_tags",
+        lambda tags: tags | {"mlflow.source.git.repoURL": "https://me:s3cret@git.example/repo"},
+    )
+    run = MlflowTracker(embedded, "contract").create_run(name="a", config={})
+    assert stored(run).data.tags["mlflow.source.git.repoURL"] == "https://git.example/repo"
+    run.finish("finished")
+
+
+def test_no_secret_is_stored_or_shown(tmp_path, embedded, caplog):
+    config = {
+        "wandb": {"api_key": "s3cret"},
+        "db": "postgresql://me:s3cret@host/db",
+        "n_tokens": 5,
+        "tokens": 6,
+    }
+    destination = Destination("mlflow", {"tracking_uri": embedded, "experiment": "contract"})
+    with Outbox(tmp_path / "spool", [destination], name="a", config=config) as outbox:
+        pass
+    params = stored(outbox.runs[0]).data.params
+    assert params == {
+        "wandb.api_key": "***",
+        "db": "postgresql://host/db",
+        "n_tokens": "5",
+        "tokens": "6",
+    }
+    assert "s3cret" not in (tmp_path / "spool/run.json").read_text() + caplog.text
+
+
+def test_a_password_in_the_address_stays_in_memory(tmp_path, caplog, capsys):
+    secret = Destination(
+        "mlflow", {"tracking_uri": "http://me:s3cret@127.0.0.1:9", "experiment": "e"}
+    )
+    outbox = Outbox(tmp_path / "spool", [secret], name="a", start_timeout_s=5)
+    report = outbox.close(timeout_s=0.1)
+    printed = capsys.readouterr()
+    everything = (
+        (tmp_path / "spool/run.json").read_text()
+        + caplog.text
+        + printed.out
+        + printed.err
+        + str(report)
+    )
+    assert "127.0.0.1:9" in everything
+    assert "s3cret" not in everything
+
+
+def test_an_address_without_its_password_finds_it_in_the_environment(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:s3cret@mlflow.example")
+    assert MlflowTracker("https://mlflow.example")._uri == "https://me:s3cret@mlflow.example"
+    assert MlflowTracker("https://other.example")._uri == "https://other.example"

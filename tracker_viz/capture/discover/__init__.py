@@ -1,0 +1,1 @@
+"""Find a model's decoder blocks, projections and size."""

@@ -1,0 +1,343 @@
+"""A model and a probe -> its ``ModelStructure``, by one watched pass: its decoder blocks, where each
+attends, and its projections.
+
+Called once by the Recorder, before training (and again if the model changes). Nothing is looked up
+by model name: blocks are the numbered modules in which attention was seen to happen, and parameters
+are told apart by name and shape.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from tracker_viz.capture.attention import AttentionCall, AttentionWatch, ModuleStack
+from tracker_viz.capture.discover.evidence import ParameterTrace
+from tracker_viz.capture.discover.model_info import ModelStructure, Site, first_of
+from tracker_viz.capture.discover.projections import find_projections
+from tracker_viz.capture.isolation import Forward, default_forward
+from tracker_viz.capture.weights import Projection
+from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
+
+_NUMBERED = re.compile(r"(.*?)(\d+)$")
+# Attention is kept whole until it is scored, on the device and then in memory: more than this is no
+# picture any more.
+MAX_ATTENTION_BYTES = 2 << 30
+
+
+def discover(
+    model: nn.Module,
+    input_ids: Tensor,
+    *,
+    forward: Forward = default_forward,
+    blocks: str | Sequence[str] | None = None,
+    projections: Mapping[str, str] | None = None,
+    max_experts: int = 4,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[ModelStructure, list[Tensor]]:
+    """Run the probe once, inside ``untouched``, and say what was seen.
+
+    Args:
+        input_ids: int64 [probe, position], on the model's device.
+        dtype: of the attention that is returned; it is worked out in float32.
+        blocks: names of the modules that are the decoder's blocks, or a pattern such as
+            ``decoder.layers.*``; found by itself if None.
+        projections: where each is, by hand: its name -> its parameter's name within a block; found
+            by themselves if None.
+
+    Returns:
+        The anatomy, and the attention of every block, float [probe, head, query, key] (an empty
+        tensor where it does not attend).
+
+    Raises:
+        UnsupportedModelError: no attention was seen; says where to look.
+        ProbeError: the pass failed on the probe.
+    """
+    evidence = ParameterTrace(input_ids.shape[0], input_ids.shape[1], dict(model.named_modules()))
+    calls, watch, widths = _watched_pass(model, input_ids, forward, evidence, dtype)
+    rejected = watch.rejected
+    if not calls:
+        raise UnsupportedModelError(_nothing_seen(model, rejected))
+    names = _named_blocks(model, blocks) if blocks is not None else _numbered_blocks(model, calls)
+    per_block, elsewhere = _by_block(calls, names)
+    if not any(per_block):
+        raise ConfigError(
+            f"none of the blocks {list(names)} attends; attention was seen in "
+            f"{sorted({call.module for call in calls})}"
+        )
+    if blocks is None:
+        rejected += [
+            f"attention in {call.module or 'the model itself'}, outside of these blocks"
+            for call in elsewhere
+        ]
+    d_model = widths.get(names[0]) or widths[""]
+    n_heads = tuple(sum(call.pattern.shape[1] for call in block_calls) for block_calls in per_block)
+    found = [
+        find_projections(
+            model.get_submodule(name),
+            index=index,
+            prefix=name,
+            attention=[
+                call.module.removeprefix(name).strip(".")
+                for call in per_block[index]
+                if call.module.startswith(name)
+            ],
+            attends=n_heads[index] > 0,
+            d_model=d_model,
+            evidence=evidence,
+            max_experts=max_experts,
+            named=projections,
+        )
+        for index, name in enumerate(names)
+    ]
+    all_found = [projection for of_block in found for projection in of_block]
+    anatomy = ModelStructure(
+        blocks=tuple(names),
+        sites=tuple(tuple(call.site for call in block_calls) for block_calls in per_block),
+        n_heads=n_heads,
+        n_kv_heads=tuple(map(_kv_heads, per_block, n_heads, found)),
+        d_model=d_model,
+        projections=tuple(all_found),
+        sources=tuple(sorted({call.source for block_calls in per_block for call in block_calls})),
+        error=max((call.error for call in calls if call.error is not None), default=None),
+        watched=frozenset(name for call in calls for name in call.modules),
+        vocabulary=watch.vocabulary,
+        left_out=tuple(dict.fromkeys(rejected)),
+    )
+    return anatomy, [_heads_of(block_calls) for block_calls in per_block]
+
+
+def attend(
+    model: nn.Module,
+    input_ids: Tensor,
+    anatomy: ModelStructure,
+    *,
+    forward: Forward = default_forward,
+    dtype: torch.dtype = torch.float32,
+) -> list[Tensor]:
+    """Run the probe again, inside ``untouched``: the attention of every block, as ``discover`` gave
+    it.
+
+    Raises:
+        CaptureError: the calls are not those that were discovered: the model was changed.
+    """
+    expected = {site for sites in anatomy.sites for site in sites}
+    seen: dict[Site, AttentionCall] = {}
+
+    def keep(call: AttentionCall) -> None:
+        if call.site in expected:
+            seen[call.site] = replace(call, pattern=call.pattern.to(dtype))
+
+    stack = ModuleStack()
+    watch = AttentionWatch(stack, input_ids.shape, keep, vocabulary=anatomy.vocabulary)
+    followed = [(name, module) for name, module in model.named_modules() if name in anatomy.watched]
+    with stack.following(followed), watch:
+        forward(model, input_ids)
+    missing = expected - set(seen)
+    if missing:
+        where = sorted({site[0][-1] if site[0] else "the model itself" for site in missing})
+        raise CaptureError(f"no attention was seen this time in {', '.join(where)}")
+    return [_heads_of([seen[site] for site in sites]) for sites in anatomy.sites]
+
+
+def _watched_pass(
+    model: nn.Module,
+    input_ids: Tensor,
+    forward: Forward,
+    evidence: ParameterTrace,
+    dtype: torch.dtype,
+) -> tuple[list[AttentionCall], AttentionWatch, dict[str, int]]:
+    calls: list[AttentionCall] = []
+    stack = ModuleStack()
+
+    def keep(call: AttentionCall) -> None:
+        calls.append(replace(call, pattern=call.pattern.to(dtype)))
+        if sum(call.pattern.nbytes for call in calls) > MAX_ATTENTION_BYTES:
+            raise ProbeError(
+                f"the attention of a probe of {input_ids.shape[0]} rows of {input_ids.shape[1]} "
+                "tokens takes more than "
+                f"{MAX_ATTENTION_BYTES >> 30} GiB a capture; give it fewer rows, or fewer tokens "
+                "(128 show what heads do)"
+            )
+
+    watch = AttentionWatch(stack, input_ids.shape, keep, evidence=evidence)
+    try:
+        with (
+            stack.following([(name, module) for name, module in model.named_modules() if name]),
+            watch,
+        ):
+            forward(model, input_ids)
+    except CaptureError:
+        raise
+    except Exception as error:
+        rows, length = input_ids.shape
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ProbeError(
+            f"the model's forward pass failed on the probe of {rows} rows of {length} tokens: "
+            f"{what}. "
+            "If the model is called in another way than model(input_ids), pass forward=lambda "
+            "model, input_ids: ...; if the probe is "
+            "longer than the model's context, cut it; if it only runs under autocast, pass "
+            "autocast=torch.bfloat16"
+        ) from error
+    return calls, watch, {"": watch.embedding[1] if watch.embedding else 0, **stack.widths}
+
+
+def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[str]:
+    """The outermost numbered modules in which attention happened, and their numbered siblings that
+    do not attend."""
+    containers: dict[str, int] = {}
+    for call in calls:
+        prefix = next(filter(None, map(_outermost_numbered, call.modules)), None)
+        if prefix is not None:
+            containers[prefix] = containers.get(prefix, 0) + 1
+    if not containers:
+        parents = dict.fromkeys(call.module.rpartition(".")[0] or call.module for call in calls)
+        return list(parents)
+    stem = max(containers, key=lambda prefix: containers[prefix])
+    attending = {name for call in calls for name in call.modules}
+    siblings = [  # in an nn.Sequential of everything the embedding and the head are numbered too
+        name
+        for name, module in model.named_modules()
+        if _outermost_numbered(name) == stem
+        and _is_numbered_child(name, stem)
+        and (name in attending or any(module.children()))
+    ]
+    return sorted(siblings, key=lambda name: int(_NUMBERED.fullmatch(name)[2]))  # type: ignore[index]
+
+
+def _by_block(
+    calls: Sequence[AttentionCall], names: Sequence[str]
+) -> tuple[list[list[AttentionCall]], list[AttentionCall]]:
+    """The calls of every block, and those of none. A block that is run again is shown as it ran
+    first."""
+    per_block: list[list[AttentionCall]] = [[] for _ in names]
+    elsewhere = []
+    for call in calls:
+        name = next((name for name in names if name == "" or name in call.modules), None)
+        if name is None:
+            elsewhere.append(call)
+        elif name == "" or call.entries[call.modules.index(name)] == 1:
+            per_block[names.index(name)].append(call)
+    return [_each_once(block_calls) for block_calls in per_block], elsewhere
+
+
+def _outermost_numbered(name: str) -> str | None:
+    """``model.layers.3.attn`` -> ``model.layers.``; ``layer_3.attn`` -> ``layer_``; None without a
+    number."""
+    parts = name.split(".")
+    for position, part in enumerate(parts):
+        match = _NUMBERED.fullmatch(part)
+        if match:
+            return ".".join([*parts[:position], match[1]])
+    return None
+
+
+def _is_numbered_child(name: str, stem: str) -> bool:
+    return name.startswith(stem) and name[len(stem) :].isdigit()
+
+
+def _named_blocks(model: nn.Module, blocks: str | Sequence[str]) -> list[str]:
+    known = [name for name, _ in model.named_modules() if name]
+    if isinstance(blocks, str):
+        depth = blocks.count(".")
+        chosen = [
+            name for name in known if name.count(".") == depth and fnmatch.fnmatchcase(name, blocks)
+        ]
+    elif isinstance(blocks, Sequence) and all(isinstance(name, str) for name in blocks):
+        chosen = [name for name in blocks if name in known]
+        if len(chosen) < len(blocks):
+            raise ConfigError(
+                f"blocks={sorted(set(blocks) - set(known))} are no modules of the model; it has "
+                f"{_first_names(known)}"
+            )
+    else:
+        raise ConfigError(
+            f"blocks are names of modules, or a pattern like 'model.layers.*'; got {blocks!r} "
+            "(only_blocks= chooses among them by number)"
+        )
+    if not chosen:
+        raise ConfigError(
+            f"blocks={blocks!r} matches no module of the model; it has {_first_names(known)}"
+        )
+    return chosen
+
+
+def _first_names(names: Sequence[str]) -> str:
+    """The outermost ones, where a block would be looked for."""
+    return ", ".join(sorted(names, key=lambda name: name.count("."))[:20]) + (
+        " ..." if len(names) > 20 else ""
+    )
+
+
+def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
+    """Leave out what shows the same map again: one attention applied to two halves of its
+    values."""
+    kept: list[AttentionCall] = []
+    for call in calls:
+        if not any(
+            call.module == other.module
+            and call.pattern.shape == other.pattern.shape
+            and torch.equal(call.pattern, other.pattern)
+            for other in kept
+        ):
+            kept.append(call)
+    return kept
+
+
+def _kv_heads(
+    calls: Sequence[AttentionCall], n_heads: int, projections: Sequence[Projection]
+) -> int:
+    """Keys may be repeated before they reach the attention function: the weights then tell how many
+    there are."""
+    if not n_heads:
+        return 0
+    out = {projection.name: projection.shape[0] for projection in projections}
+    if {"attn.w_q", "attn.w_k"} <= set(out):
+        head_dim = out["attn.w_q"] // n_heads
+        if head_dim and out["attn.w_k"] % head_dim == 0 and out["attn.w_k"] // head_dim <= n_heads:
+            return out["attn.w_k"] // head_dim
+    return sum(call.n_kv_heads or call.pattern.shape[1] for call in calls)
+
+
+def _heads_of(calls: Sequence[AttentionCall]) -> Tensor:
+    if not calls:
+        return torch.empty(0)
+    return (
+        calls[0].pattern if len(calls) == 1 else torch.cat([call.pattern for call in calls], dim=1)
+    )
+
+
+def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
+    suspects = [
+        name
+        for name, module in model.named_modules()
+        if re.fullmatch(
+            r"(self_?|linear_?)?(attn|attention|mixer|mamba|rwkv)",
+            name.rpartition(".")[2],
+            re.IGNORECASE,
+        )
+        and not isinstance(module, nn.Linear)
+    ]
+    parts = [f"no attention over the probe was seen in {type(model).__name__}"]
+    if suspects:
+        parts.append(
+            f"its modules {', '.join(suspects[:3])}{', ...' if len(suspects) > 3 else ''} use a "
+            "kernel that hides its probabilities, "
+            "or none"
+        )
+    if rejected:
+        parts.append(f"seen and left out: {first_of(list(dict.fromkeys(rejected)))}")
+    parts.append(
+        "what can be captured is scaled_dot_product_attention, softmax over [.., query, key], "
+        "nn.MultiheadAttention, flex_attention and "
+        "flash_attn: "
+        "switch the model to one of these (attn_implementation='sdpa'), at least for the probe: "
+        "forward=lambda model, input_ids: ..."
+    )
+    return "; ".join(parts)

@@ -1,0 +1,169 @@
+"""What a watched pass tells about a model's parameters, beyond their names: how each is multiplied,
+and where fused ones split.
+
+Filled by ``AttentionWatch`` during the one exploring pass, read by
+``projections.find_projections``. Everything here is observed, not looked up: a parameter that is
+seen as ``x @ W`` is stored [in, out]; rows of a fused projection whose outputs turn up, bit for
+bit, as the values of the attention are its value rows; outputs that go through the activation are
+the gate.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# function -> position of the weight among its arguments
+_WEIGHT_ARGUMENT = {
+    F.linear: 1,
+    torch.matmul: 1,
+    Tensor.matmul: 1,
+    Tensor.__matmul__: 1,
+    torch.mm: 1,
+    Tensor.mm: 1,
+    torch.bmm: 1,
+    Tensor.bmm: 1,
+    torch.addmm: 2,
+    Tensor.addmm: 2,
+    torch.baddbmm: 2,
+    **{
+        getattr(module, name): 1
+        for module, name in ((F, "grouped_mm"), (torch, "_grouped_mm"))
+        if hasattr(module, name)
+    },
+}
+_ACTIVATIONS = {
+    F.silu,
+    F.gelu,
+    F.relu,
+    F.sigmoid,
+    torch.sigmoid,
+    Tensor.sigmoid,
+    torch.tanh,
+    Tensor.tanh,
+    F.mish,
+    F.relu6,
+    F.hardswish,
+}
+_MATRIX_PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
+# Outputs of so many latest products are kept to be recognised: a block's q, k, v or gate, up lie
+# close together.
+_KEPT_OUTPUTS = 8
+
+
+@dataclass(slots=True)
+class ParameterTrace:
+    """Observations by parameter name.
+
+    Attributes:
+        transposed: stored [in, out].
+        value_rows: rows of [out, in] that make the attention's values, ascending.
+        gate_rows: rows of [out, in] that go through the activation, ascending.
+    """
+
+    n_rows: int
+    length: int
+    modules: Mapping[str, nn.Module]
+    transposed: dict[str, bool] = field(default_factory=dict)
+    value_rows: dict[str, np.ndarray] = field(default_factory=dict)
+    gate_rows: dict[str, np.ndarray] = field(default_factory=dict)
+    _outputs: deque[tuple[str, Tensor]] = field(default_factory=lambda: deque(maxlen=_KEPT_OUTPUTS))
+
+    def saw(self, func: Any, args: Sequence[Any], output: Any, running: Sequence[str]) -> None:
+        """Any torch function that was called with ``args`` while the modules ``running`` were."""
+        position = _WEIGHT_ARGUMENT.get(func)
+        if position is not None and len(args) > position and isinstance(output, Tensor):
+            self._saw_product(func, args[position], output, running)
+        elif func in _ACTIVATIONS and args and isinstance(args[0], Tensor):
+            self._saw_activation(args[0])
+
+    def saw_values(self, value: Tensor) -> None:
+        """The values an attention mixes: [..., key, channel], probe rows first."""
+        if value.numel() % (self.n_rows * self.length) or value.shape[-2] != self.length:
+            return
+        channels = (
+            value.detach()
+            .reshape(self.n_rows, -1, *value.shape[-2:])[0]
+            .transpose(-2, -1)
+            .reshape(-1, self.length)
+        )
+        for name, output in reversed(self._outputs):
+            if output.numel() != self.n_rows * self.length * output.shape[-1] or not _rows_first(
+                output, self.n_rows, self.length
+            ):
+                continue
+            rows = _find(channels, output.detach().reshape(self.n_rows, self.length, -1)[0].t())
+            if rows is not None:
+                self.value_rows[name] = rows
+                return
+
+    def _saw_product(self, func: Any, weight: Any, output: Tensor, running: Sequence[str]) -> None:
+        if not isinstance(weight, Tensor) or weight.ndim < 2:
+            return
+        found = self._parameter(weight, running)
+        if found is None:
+            return
+        name, parameter = found
+        as_out_in = weight if func is F.linear else weight.transpose(-2, -1)
+        self.transposed[name] = as_out_in.stride(-1) != parameter.stride(-1)
+        self._outputs.append((name, output))
+
+    def _saw_activation(self, entering: Tensor) -> None:
+        width = entering.shape[-1]
+        for name, output in reversed(self._outputs):
+            if (
+                output.shape[-1] == 2 * width
+                and output.numel() == 2 * entering.numel()
+                and name not in self.gate_rows
+            ):
+                rows = _find(
+                    entering.detach().reshape(-1, width).t(),
+                    output.detach().reshape(-1, 2 * width).t(),
+                )
+                if rows is not None:
+                    self.gate_rows[name] = rows
+                return
+
+    def _parameter(self, weight: Tensor, running: Sequence[str]) -> tuple[str, Tensor] | None:
+        # By memory, in the modules that are running: a sharded model puts its gathered parameters
+        # there for the time of the call.
+        try:
+            pointer = weight.untyped_storage().data_ptr()
+            for module in running[-2:]:
+                for name, parameter in self.modules[module].named_parameters(recurse=False):
+                    if parameter.untyped_storage().data_ptr() == pointer and parameter.ndim >= 2:
+                        return f"{module}.{name}".strip("."), parameter
+        except (RuntimeError, NotImplementedError):  # tensors without storage of their own
+            pass
+        return None
+
+
+def is_matrix_product(func: Any) -> bool:
+    """``left @ right``, under one of its names."""
+    return func in _MATRIX_PRODUCTS
+
+
+def _rows_first(output: Tensor, n_rows: int, length: int) -> bool:
+    return output.ndim == 2 or tuple(output.shape[:2]) == (n_rows, length)
+
+
+def _find(wanted: Tensor, among: Tensor) -> np.ndarray | None:
+    """Indices of the rows of ``among`` that equal, bit for bit, the rows of ``wanted``; None unless
+    each is found exactly once."""
+    if wanted.dtype != among.dtype:
+        return None
+    keys = [row.tobytes() for row in among.float().cpu().contiguous().numpy()]
+    index = {key: position for position, key in enumerate(keys)}
+    if len(index) < len(keys):
+        return None  # equal rows (weights that start at zero) prove nothing
+    found = {index.get(row.tobytes()) for row in wanted.float().cpu().contiguous().numpy()}
+    if None in found:
+        return None
+    return np.array(sorted(found), dtype=np.int64)  # type: ignore[type-var]

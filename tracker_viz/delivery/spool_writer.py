@@ -1,0 +1,202 @@
+"""Captures from the training thread -> the spool, on a thread of its own. The outbox's first half.
+
+    training thread ──put──▶ queue ──writer thread: prepare, write, fsync──▶ spool
+
+The training thread only ever waits for our own disk, and that for ``max_stall_s`` at most: after
+it, captures are given up without a wait until the disk takes one again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from tracker_viz.delivery.spool import Spool
+from tracker_viz.errors import CaptureFileError, ConfigError
+from tracker_viz.types import Capture, CaptureRef
+
+log = logging.getLogger(__name__)
+
+DISK_RETRIES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+class SpoolWriter:
+    """The queue and its thread.
+
+    Args:
+        prepare: turns a raw capture into the one that is kept; runs on the writer thread. None: it
+            is kept as it came.
+        written: called on the writer thread with every capture that lies in the spool now.
+        max_stall_s: how long ``put`` may wait for a disk that takes nothing.
+        queue_captures: captures in memory that wait for the writer.
+
+    Attributes:
+        lost: steps that could not be written, and are gone.
+        busy_s: processor seconds that preparing and writing took so far.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        prepare: Callable[[Capture], Capture] | None,
+        written: Callable[[CaptureRef], None],
+        *,
+        max_stall_s: float,
+        queue_captures: int,
+    ) -> None:
+        self.lost: list[int] = []
+        self.busy_s = 0.0
+        self._spool = spool
+        self._prepare = prepare
+        self._report_written = written
+        self._max_stall_s = max_stall_s
+        self._queue_captures = queue_captures
+        self._queue: deque[tuple[Capture, float]] = deque()
+        self._changed = threading.Condition()
+        self._n_unwritten = 0
+        self._in_hand: list[int] = []
+        self._stopping = self._given_up = False
+        self._stuck = False
+        self._prepare_failed = False
+        self._disk_failed = False
+        self._loop_metrics: frozenset[str] = frozenset()
+        self._thread = threading.Thread(
+            target=self._write_all, name="tracker_viz-writer", daemon=True
+        )
+        self._thread.start()
+
+    def put(self, capture: Capture) -> None:
+        """Take one capture over; returns in microseconds unless the disk is far behind."""
+        with self._changed:
+            if self._stopping:
+                raise ConfigError(
+                    f"the outbox of {self._spool.directory} is closed; step {capture.step} came "
+                    "too late"
+                )
+            # A disk that hangs is waited for once, not at every capture.
+            wait_s = 0.0 if self._stuck else self._max_stall_s
+            self._stuck = not self._changed.wait_for(
+                lambda: len(self._queue) < self._queue_captures, wait_s
+            )
+            if self._stuck:
+                self._lose(
+                    capture.step,
+                    f"the disk of {self._spool.directory} took no capture for {self._max_stall_s:g} s",
+                )
+                return
+            self._queue.append((capture, time.time()))
+            self._n_unwritten += 1
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float | None) -> bool:
+        """Wait until everything that was put lies in the spool, on the disk; whether it does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._n_unwritten == 0, timeout_s)
+
+    def stop(self, timeout_s: float) -> None:
+        """Put everything on the disk and end the thread; what does not lie there after
+        ``timeout_s`` is given up."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(timeout_s)
+        with self._changed:
+            given_up = [*self._in_hand, *(capture.step for capture, _ in self._queue)]
+            self._queue.clear()
+            self._given_up = bool(given_up)
+        for step in given_up:
+            self._lose(step, f"it was not written within {timeout_s:.0f} s")
+
+    # -- the thread
+    # -----------------------------------------------------------------------------------------
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._stopping)
+                if not self._queue:
+                    return
+                capture, taken = self._queue.popleft()
+                self._in_hand = [capture.step]
+                self._changed.notify_all()
+            try:
+                self._write(capture, taken)
+            # a panic in an extension is no Exception, and a thread that ended would write nothing
+            # more
+            except BaseException as error:
+                log.exception("the capture of step %d could not be written", capture.step)
+                self._lose(capture.step, repr(error))
+            finally:
+                with self._changed:
+                    self.busy_s = time.thread_time()
+                    self._in_hand = []
+                    self._n_unwritten -= 1
+                    self._changed.notify_all()
+
+    def _write(self, raw: Capture, taken: float) -> None:
+        ref = self._written(self._prepared(raw), raw, taken)
+        if ref:
+            self._report_written(ref)
+
+    def _prepared(self, raw: Capture) -> Capture:
+        if self._prepare is None:
+            return raw
+        try:
+            return self._prepare(raw)
+        except BaseException:
+            if not self._prepare_failed:
+                log.exception(
+                    "captures cannot be scored and cut to their budget, first at step %d; they are "
+                    "kept as they came",
+                    raw.step,
+                )
+            self._prepare_failed = True
+            return raw
+
+    def _written(self, capture: Capture, raw: Capture, taken: float) -> CaptureRef | None:
+        """Write to the spool, trying again while the disk is full or away; after a failure of that
+        kind only once a capture."""
+        for pause_s in (*DISK_RETRIES_S, None):
+            if self._given_up:
+                return None
+            try:
+                self._note_loop_metrics(raw)
+                ref = self._spool.write(capture, taken=taken)
+            except CaptureFileError:
+                if capture is raw:
+                    raise
+                log.exception(
+                    "what was made of the capture of step %d cannot be stored; it is kept as it "
+                    "came",
+                    raw.step,
+                )
+                return self._written(raw, raw, taken)
+            except OSError as error:
+                if self._disk_failed or pause_s is None:
+                    self._disk_failed = True
+                    self._lose(capture.step, f"{self._spool.directory} cannot be written: {error}")
+                    return None
+                if pause_s == DISK_RETRIES_S[0]:
+                    log.warning(
+                        "the spool %s cannot be written (%s); trying again",
+                        self._spool.directory,
+                        error,
+                    )
+                time.sleep(pause_s)
+            else:
+                self._disk_failed = False
+                return ref
+        raise AssertionError("the loop returns")
+
+    def _note_loop_metrics(self, raw: Capture) -> None:
+        new_names = frozenset(raw.metrics) - self._loop_metrics
+        if new_names:
+            self._spool.note_loop_metrics(new_names)
+            self._loop_metrics |= new_names
+
+    def _lose(self, step: int, why: str) -> None:
+        self.lost.append(step)
+        log.error("the capture of step %d is lost: %s", step, why)

@@ -1,0 +1,100 @@
+"""File operations that a kill, a full disk or a reader beside the writer cannot break."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tracker_viz.errors import TrackerError, TransientTrackerError
+
+
+def write_atomically(contents: bytes, path: Path) -> None:
+    """Put ``contents`` at ``path`` whole or not at all, and on the disk before this returns."""
+    with written_atomically(path) as file:
+        file.write(contents)
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that is at ``path``, whole and on the disk, after the block; nothing is
+    there where the block raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The leading dot and the suffix keep a file that a kill left half-written out of every listing
+    # of captures.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    # The rename itself is durable only once the directory is.
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copy so that ``target`` is whole, and on the disk, or not there."""
+    try:
+        with written_atomically(target) as copy, source.open("rb") as original:
+            shutil.copyfileobj(original, copy, 1 << 20)
+    except OSError as error:
+        raise TransientTrackerError(
+            f"cannot write {target} ({error}); is the disk full or away?"
+        ) from error
+
+
+def append_lines(lines: Sequence[str], path: Path) -> None:
+    """Add whole lines to a file and sync it; a last line that a kill left torn is closed off
+    first."""
+    text = "".join(line + "\n" for line in lines).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            text = b"\n" + text
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON objects of a file of lines; a torn line (a kill in the middle of it) is skipped."""
+    objects = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            objects.append(found)
+    return objects
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrackerError(f"{path} cannot be read ({error}); expected a JSON object") from error
+    if not isinstance(found, dict):
+        raise TrackerError(f"{path} must hold a JSON object; it holds {type(found).__name__}")
+    return found
+
+
+def write_json(values: Mapping[str, Any], path: Path) -> None:
+    """One JSON object, whole or not at all; what JSON has no form for (paths, dtypes) is written as
+    text."""
+    text = json.dumps(values, indent=2, sort_keys=True, default=str)
+    write_atomically((text + "\n").encode(), path)

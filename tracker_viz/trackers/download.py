@@ -1,0 +1,159 @@
+"""A run's captures -> checked files on this machine, several at once. Called by the pipeline before
+anything is drawn.
+
+What lies here already is not fetched again, so an interrupted pull goes on where it stopped. A
+capture that the service holds damaged is named and left out: the rest can still be drawn, with a
+gap that is seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from tracker_viz.errors import CaptureFileError, TransientTrackerError
+from tracker_viz.trackers.base import Run
+from tracker_viz.types import CapturePath, CaptureRef, RunRef
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+DOWNLOADS_IN_FLIGHT = 8
+RETRIES_S = (0.5, 2.0)
+TORN_AFTER_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """Captures that lie here now, ordered by step, and those that came damaged with what was
+    wrong."""
+
+    captures: tuple[CapturePath, ...]
+    damaged: Mapping[CaptureRef, CaptureFileError]
+
+
+def pull(
+    run: Run,
+    cache: Path | None = None,
+    *,
+    refs: Sequence[CaptureRef] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pulled:
+    """Bring captures of ``run`` here.
+
+    Args:
+        refs: which of those that it lists, ordered by step; all of them when None.
+        cache: where downloads are kept; ``default_cache()`` when None. A store that lies on this
+            machine is read in place.
+        progress: called with (captures done, captures in all).
+
+    Raises:
+        TrackerError: the run cannot be read, also when asked a few times. What was fetched until
+            then stays for the next try.
+    """
+    directory = cache_directory(run.ref, cache)
+    refs = run.list_captures() if refs is None else refs
+    captures: list[CapturePath] = []
+    damaged: dict[CaptureRef, CaptureFileError] = {}
+    _remove_torn(directory)
+    with at_once(
+        [partial(_fetch, run, ref, directory) for ref in refs], DOWNLOADS_IN_FLIGHT
+    ) as fetched:
+        for done, (ref, future) in enumerate(zip(refs, fetched, strict=True), start=1):
+            try:
+                captures.append(CapturePath(ref, future.result()))
+            except CaptureFileError as error:
+                log.warning("capture of step %d is left out: %s", ref.step, error)
+                damaged[ref] = error
+            if progress:
+                progress(done, len(refs))
+    return Pulled(tuple(captures), damaged)
+
+
+def _fetch(run: Run, ref: CaptureRef, directory: Path) -> Path:
+    for pause_s in RETRIES_S:
+        try:
+            return run.fetch(ref, directory)
+        except TransientTrackerError as error:
+            log.info(
+                "capture of step %d did not come (%s); asking again in %g s",
+                ref.step,
+                error,
+                pause_s,
+            )
+            time.sleep(pause_s)
+    return run.fetch(ref, directory)
+
+
+def _remove_torn(directory: Path) -> None:
+    """Remove what killed downloads and drawings left half done. Other processes may be at work in
+    here, but not on one file for a day."""
+    for torn in directory.rglob(".*.partial"):
+        with contextlib.suppress(OSError):  # somebody else removed it, or has to
+            if time.time() - torn.stat().st_mtime > TORN_AFTER_S:
+                shutil.rmtree(torn)
+
+
+def default_cache() -> Path:
+    """``$TRACKER_VIZ_CACHE``, else ``tracker_viz`` in the user's cache directory."""
+    named = os.environ.get("TRACKER_VIZ_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracker_viz"
+
+
+def cache_directory(ref: RunRef, cache: Path | None = None) -> Path:
+    """Where downloads of one run are kept; different runs never share a directory."""
+    parts = [
+        re.sub(r"[^A-Za-z0-9_-]", lambda match: f"%{ord(match[0]):02x}", part)
+        for part in ref.path.split("/")
+    ]
+    return (cache or default_cache()).joinpath(ref.scheme, *(part or "%" for part in parts))
+
+
+@contextmanager
+def at_once(
+    calls: Sequence[Callable[[], Result]], n_threads: int
+) -> Iterator[list[Future[Result]]]:
+    """The calls' futures, in their order; calls that have not begun when the block ends never do.
+
+    Unlike those of a ``ThreadPoolExecutor``, the threads are waited for neither then nor when the
+    program ends: a server that hangs would hold up whoever presses Ctrl-C for minutes.
+    """
+    futures: list[Future[Result]] = [Future() for _ in calls]
+    waiting = deque(zip(calls, futures, strict=True))
+    for _ in range(min(n_threads, len(calls))):
+        threading.Thread(target=_work, args=(waiting,), name="tracker_viz-ask", daemon=True).start()
+    try:
+        yield futures
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _work(waiting: deque[tuple[Callable[[], Result], Future[Result]]]) -> None:
+    while waiting:
+        try:
+            call, future = waiting.popleft()
+        except IndexError:
+            return  # another thread was faster
+        if future.set_running_or_notify_cancel():
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001  the caller gets it
+                future.set_exception(error)
+            else:
+                future.set_result(result)

@@ -1,0 +1,67 @@
+"""Tables and key frames, stored so that MLflow's run page shows them as a table and behind a step
+slider. Called by ``MlflowRun``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import posixpath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from tracker_viz.trackers.base import Cell, checked_artifact, checked_columns
+from tracker_viz.trackers.mlflow.artifacts import ArtifactStore
+
+_TABLES_TAG = "mlflow.loggedArtifacts"
+
+
+def put_table(
+    client: MlflowClient,
+    files: ArtifactStore,
+    run_id: str,
+    rows: Sequence[Mapping[str, Cell]],
+    artifact: str,
+) -> None:
+    """As ``MlflowClient.log_table`` has it, which would add rows to those of a table that is
+    there."""
+    cells = [
+        [
+            None if isinstance(cell, float) and not math.isfinite(cell) else cell
+            for cell in row.values()
+        ]
+        for row in rows
+    ]
+    files.put_bytes(
+        json.dumps({"columns": checked_columns(rows, artifact), "data": cells}).encode(), artifact
+    )
+    tagged = json.loads(client.get_run(run_id).data.tags.get(_TABLES_TAG, "[]"))
+    entry = {"path": artifact, "type": "table"}
+    if entry not in tagged:
+        client.set_tag(run_id, _TABLES_TAG, json.dumps([*tagged, entry]))
+
+
+def put_key_frames(
+    client: MlflowClient,
+    files: ArtifactStore,
+    run_id: str,
+    frames: Sequence[tuple[int, Path]],
+    layout: str,
+) -> None:
+    """As images of the key ``layout``. MLflow keeps every image that it was ever given and shows
+    the newest of a step."""
+    from PIL import Image
+
+    noted = checked_artifact(f"videos/{layout}/key_frames.json")
+    there = json.loads(files.read(noted)) if noted in files.names(posixpath.dirname(noted)) else {}
+    digests = {
+        str(step): hashlib.sha256(picture.read_bytes()).hexdigest() for step, picture in frames
+    }
+    for step, picture in frames:
+        if there.get(str(step)) != digests[str(step)]:
+            with Image.open(picture) as opened:
+                client.log_image(run_id, opened, key=layout, step=step)
+    if not there.items() >= digests.items():
+        files.put_bytes(json.dumps(there | digests).encode(), noted)

@@ -1,0 +1,445 @@
+"""One run of MLflow, written to and read back through ``MlflowClient`` with its id. Made by
+``mlflow.py``.
+
+Captures lie under ``captures/`` with our own index beside them (``capture_index.py``): a client that dies
+half-way through an upload leaves a cut file that the server lists like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+
+from tracker_viz.capture_file import REPAIR, check_file
+from tracker_viz.errors import CaptureFileError, RunNotFoundError
+from tracker_viz.files import copy_atomically
+from tracker_viz.trackers import capture_index
+from tracker_viz.trackers.base import (
+    Cell,
+    ChunkPolicy,
+    MetricPoint,
+    RunInfo,
+    RunState,
+    checked_artifact,
+    checked_columns,
+    flatten,
+    video_artifacts,
+)
+from tracker_viz.trackers.mlflow import media, note, service
+from tracker_viz.trackers.mlflow.artifacts import ArtifactStore, NoSuchFileError
+from tracker_viz.trackers.mlflow.errors import mlflow_errors
+from tracker_viz.trackers.redaction import without_userinfo
+from tracker_viz.types import CapturePath, CaptureRef, RunRef
+
+MAX_METRICS_A_CALL = 1000
+MAX_PARAMS_A_CALL = 100
+MAX_PARAM_CHARACTERS = 6000
+MAX_TAG_CHARACTERS = 8000
+MAX_NAME_CHARACTERS = 250
+RUNS_A_PAGE = 1000
+PROBE_AFTER_S = 2.0
+PARENT_TAG = "mlflow.parentRunId"
+
+_INPUTS_TAG = "tracker_viz.inputs"
+_INPUTS = "compare/inputs.json"
+_STATES: dict[str, RunState] = {
+    "RUNNING": "running",
+    "SCHEDULED": "running",
+    "FINISHED": "finished",
+    "FAILED": "failed",
+    "KILLED": "killed",
+}
+
+
+class MlflowRun:
+    """One run. ``ours``: tracker_viz made it, so ``finish`` ends it."""
+
+    chunk = ChunkPolicy(captures=16, nbytes=128 << 20, seconds=1.0)
+    online = True
+
+    def __init__(
+        self,
+        client: mlflow.MlflowClient,
+        uri: str,
+        run: mlflow.entities.Run,
+        *,
+        ours: bool,
+        ui_url: str | None,
+    ) -> None:
+        self._client = client
+        self._uri = uri
+        self._run_id: str = run.info.run_id
+        self._experiment_id: str = run.info.experiment_id
+        self._files = ArtifactStore(uri, run.info.artifact_uri, self.ref, self._service)
+        self._ours = ours
+        self._ui_url = ui_url
+        self._spoken = time.monotonic()
+
+    @property
+    def ref(self) -> RunRef:
+        return RunRef("mlflow", self._run_id)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"tracking_uri": without_userinfo(self._uri)} | (
+            {"ui_url": self._ui_url} if self._ui_url else {}
+        )
+
+    def info(self) -> RunInfo:
+        run = existing_run(self._client, self._uri, self._run_id)
+        parent = run.data.tags.get(PARENT_TAG)
+        return RunInfo(
+            ref=self.ref,
+            name=run.info.run_name or self._run_id,
+            state=_STATES.get(run.info.status, "finished"),
+            config=dict(run.data.params),
+            parent=RunRef("mlflow", parent) if parent else None,
+        )
+
+    def url(self, artifact: str | None = None) -> str:
+        """For a store without a server this is the address that ``ui_command`` would serve."""
+        base = service.ui_base(self._uri, self._ui_url)
+        return service.run_link(
+            base,
+            self._experiment_id,
+            self._run_id,
+            checked_artifact(artifact) if artifact else None,
+        )
+
+    @property
+    def ui_command(self) -> str | None:
+        return service.ui_command(self._uri, self._ui_url)
+
+    # -- writing
+    # --------------------------------------------------------------------------------------------
+
+    def ensure_store(self) -> None:
+        """Find out before any training whether the artifact store can be had: its client's package,
+        its credentials, its bucket.
+
+        Raises:
+            MissingDependencyError, TrackerError: it cannot.
+        """
+        self._listed()
+
+    def log_config(self, config: Mapping[str, Any]) -> None:
+        """Parameters can never be changed in MLflow, so those that the run has are left alone."""
+        with self._service("log the config"):
+            there = self._client.get_run(self._run_id).data.params
+            params = {
+                legal_name(name): str(value)[:MAX_PARAM_CHARACTERS]
+                for name, value in flatten(config).items()
+            }
+            new = [Param(name, value) for name, value in params.items() if name not in there]
+            for batch in _batches(new, MAX_PARAMS_A_CALL):
+                self._client.log_batch(self._run_id, params=batch)
+
+    def put_captures(self, captures: Sequence[CapturePath]) -> None:
+        with self._service("store captures"):
+            # MLflow takes artifacts for a deleted run without a word, and nobody would find them.
+            existing_run(self._client, self._uri, self._run_id)
+            for capture in captures:
+                self._files.put(capture.path, f"{capture_index.CAPTURES}/{capture.ref.file_name}")
+                with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+                    # The entry comes last: what is listed was stored whole.
+                    entry = Path(directory, capture_index.entry_name(capture.ref))
+                    entry.write_text(capture_index.entry_text(capture.ref, time.time()))
+                    self._files.put(entry, f"{capture_index.INDEX}/{entry.name}")
+
+    def log_metrics(self, points: Sequence[MetricPoint]) -> None:
+        # A metric that is sent again with the same time is the same row to MLflow.
+        metrics = [
+            Metric(
+                legal_name(name),
+                float(value),
+                round((time.time() if point.time is None else point.time) * 1000),
+                point.step,
+            )
+            for point in points
+            for name, value in point.values.items()
+        ]
+        with self._service("log metrics"):
+            for batch in _batches(metrics, MAX_METRICS_A_CALL):
+                self._client.log_batch(self._run_id, metrics=batch)
+
+    def set_summary(self, values: Mapping[str, float | int | str]) -> None:
+        """Numbers become metrics, by which MLflow's table sorts; text becomes tags."""
+        with self._service("set the summary"):
+            there = self._client.get_run(self._run_id).data
+            now_ms = round(time.time() * 1000)
+            numbers = {
+                legal_name(name): float(value)
+                for name, value in values.items()
+                if not isinstance(value, str)
+            }
+            texts = {
+                legal_name(name): value[:MAX_TAG_CHARACTERS]
+                for name, value in values.items()
+                if isinstance(value, str)
+            }
+            changed = [
+                Metric(name, value, now_ms, 0)
+                for name, value in numbers.items()
+                if there.metrics.get(name) != value
+            ]
+            tags = [
+                RunTag(name, value)
+                for name, value in texts.items()
+                if there.tags.get(name) != value
+            ]
+            for metrics in _batches(changed, MAX_METRICS_A_CALL):
+                self._client.log_batch(self._run_id, metrics=metrics)
+            for batch in _batches(tags, MAX_PARAMS_A_CALL):
+                self._client.log_batch(self._run_id, tags=batch)
+
+    def put_file(self, file: Path, artifact: str) -> str:
+        with self._service(f"store {checked_artifact(artifact)}"):
+            self._files.put(file, artifact)
+        if note.is_noted(artifact):
+            self._refresh_note()
+        return self.url(artifact)
+
+    def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
+        stable, stepped = video_artifacts(layout, last_step, video.suffix)
+        self.put_file(video, stepped)
+        return self.put_file(video, stable)
+
+    def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
+        checked_columns(rows, name)
+        artifact = checked_artifact(f"tables/{name}.json")
+        with self._service(f"store the table {name}"):
+            media.put_table(self._client, self._files, self._run_id, rows, artifact)
+        return self.url(artifact)
+
+    def put_key_frames(self, frames: Sequence[tuple[int, Path]], layout: str) -> str:
+        with self._service(f"store the key frames of {layout}"):
+            media.put_key_frames(self._client, self._files, self._run_id, frames, layout)
+        return self.url()
+
+    def link_inputs(self, refs: Sequence[RunRef]) -> None:
+        """As a file, as a tag that can be searched for, and as links in the run's note."""
+        texts = list(map(str, refs))
+        with self._service("link what this was made of"):
+            self._files.put_bytes(json.dumps(texts).encode(), _INPUTS)
+            self._client.set_tag(self._run_id, _INPUTS_TAG, json.dumps(texts)[:MAX_TAG_CHARACTERS])
+        self._refresh_note()
+
+    def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
+        """As the UI itself fetches files; a page in its sandbox may play them, of whichever run,
+        but not fetch them."""
+        if ref.scheme != "mlflow":
+            return None
+        base = service.ui_base(self._uri, self._ui_url)
+        return urllib.parse.urlsplit(base).path.rstrip("/") + _file_address(
+            ref, checked_artifact(artifact)
+        )
+
+    def guards_files(self, ref: RunRef, artifact: str) -> bool:
+        return service.is_guarded(
+            self._uri, self._ui_url, _file_address(ref, checked_artifact(artifact))
+        )
+
+    def results_run(self) -> MlflowRun:
+        return self
+
+    def finish(self, state: RunState) -> None:
+        if not self._ours:
+            return
+        status = next(name for name, ours in _STATES.items() if ours == state)
+        with self._service("end the run"):
+            if self._client.get_run(self._run_id).info.status != status:
+                with service.no_printed_links():
+                    self._client.set_terminated(self._run_id, status)
+
+    def set_note(self, markdown: str) -> bool:
+        """Show ``markdown`` on the run's overview page, unless somebody wrote or edited the note
+        there; returns whether it is shown."""
+        with self._service("write the run's note"):
+            there = self._client.get_run(self._run_id).data.tags.get(note.TAG)
+            if there and not note.is_ours(there):
+                return False
+            self._client.set_tag(
+                self._run_id,
+                note.TAG,
+                note.signed(markdown[: MAX_TAG_CHARACTERS - 100]),
+            )
+        return True
+
+    def _refresh_note(self) -> None:
+        written: str | None = None
+        while True:
+            with self._service("list what the note shows"):
+                files = self._files.names("")
+                table = (
+                    self._files.read(note.HEAD_TABLE).decode() if note.HEAD_TABLE in files else None
+                )
+                inputs = self._inputs()
+            text = note.run_note(
+                files,
+                run_id=self._run_id,
+                link=self._relative_link,
+                head_table=table,
+                inputs=inputs,
+            )
+            # Another process that draws the same run may have put a picture and its note here since
+            # the files were listed.
+            if text == written or not self.set_note(text):
+                return
+            written = text
+
+    def _inputs(self) -> list[RunRef]:
+        if _INPUTS_TAG not in self._client.get_run(self._run_id).data.tags:
+            return []
+        try:
+            return [RunRef.parse(text) for text in json.loads(self._files.read(_INPUTS))]
+        except NoSuchFileError:
+            return []  # somebody removed it, which must not keep a video out of the run
+
+    def _relative_link(self, artifact: str) -> str:
+        """Works wherever somebody has the UI."""
+        return service.run_link("", self._experiment_id, self._run_id, artifact).lstrip("/")
+
+    # -- reading
+    # --------------------------------------------------------------------------------------------
+
+    def list_captures(self) -> list[CaptureRef]:
+        return self._listed()[0]
+
+    def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
+        listed, nbytes = self._listed()
+        whole = {ref for ref in listed if nbytes.get(ref.file_name, -1) in (None, ref.nbytes)}
+        return [ref for ref in refs if ref not in whole]
+
+    def fetch(self, ref: CaptureRef, directory: Path) -> Path:
+        artifact = f"{capture_index.CAPTURES}/{ref.file_name}"
+        here = self._files.in_place(artifact)
+        if here is not None:
+            check_file(here, ref)
+            return here
+        target = directory / ref.file_name
+        try:
+            check_file(target, ref)
+        except CaptureFileError:
+            try:
+                with self._files.downloaded(artifact, directory) as part:
+                    check_file(part, ref, where=self.ref)
+                    part.replace(target)
+            except NoSuchFileError as error:
+                raise CaptureFileError(
+                    f"capture {ref.file_name} is listed, but its file is gone ({error}); {REPAIR}"
+                ) from None
+        return target
+
+    def list_files(self) -> list[str]:
+        with self._service("list files"):
+            return sorted(self._files.sizes(""))
+
+    def get_file(self, artifact: str, directory: Path) -> Path:
+        target = directory / checked_artifact(artifact)
+        here = self._files.in_place(artifact)
+        if here is not None:
+            if not here.is_file():
+                raise NoSuchFileError(f"{self.ref} has no file {artifact!r}")
+            copy_atomically(here, target)
+            return target
+        with self._files.downloaded(artifact, target.parent) as part:
+            part.replace(target)
+        return target
+
+    def children(self) -> list[RunRef]:
+        found: list[RunRef] = []
+        token = None
+        with self._service("find the runs of this sweep"):
+            while True:
+                page = self._client.search_runs(
+                    [self._experiment_id],
+                    f"tags.`{PARENT_TAG}` = '{self._run_id}'",
+                    max_results=RUNS_A_PAGE,
+                    order_by=["attributes.start_time ASC"],
+                    page_token=token,
+                )
+                found += [RunRef("mlflow", run.info.run_id) for run in page]
+                token = page.token
+                if not token:
+                    return found
+
+    def _listed(self) -> tuple[list[CaptureRef], dict[str, int | None]]:
+        with self._service("list captures"):
+            files = self._files.sizes(capture_index.CAPTURES)
+            entries = list(self._files.sizes(capture_index.INDEX))
+        return capture_index.refs_by_step(entries, files, self._newest), files
+
+    def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
+        def written(ref: CaptureRef) -> float:
+            try:
+                return float(
+                    json.loads(
+                        self._files.read(f"{capture_index.INDEX}/{capture_index.entry_name(ref)}")
+                    )["time"]
+                )
+            except (ValueError, KeyError, TypeError):
+                return 0.0
+
+        return max(refs, key=written)
+
+    @contextmanager
+    def _service(self, doing: str) -> Iterator[None]:
+        """A conversation with the service, after a sign of life when the last one was a while
+        ago."""
+        if time.monotonic() - self._spoken > PROBE_AFTER_S:
+            service.ensure_reachable(self._uri)
+        with mlflow_errors(self._uri, doing):
+            yield
+        self._spoken = time.monotonic()
+
+
+def existing_run(client: mlflow.MlflowClient, uri: str, run_id: str) -> mlflow.entities.Run:
+    try:
+        with mlflow_errors(uri, f"open run {run_id}"):
+            run = client.get_run(run_id)
+    except RunNotFoundError as error:
+        raise RunNotFoundError(
+            f"mlflow:{run_id} is not in {without_userinfo(uri)}; is that the right service "
+            f"(tracking_uri=...)? ({error})"
+        ) from None
+    if run.info.lifecycle_stage == "deleted":
+        with mlflow_errors(uri, f"open run {run_id}"):
+            experiment = client.get_experiment(run.info.experiment_id)
+        if experiment.lifecycle_stage == "deleted":
+            undone = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            raise RunNotFoundError(
+                f"mlflow:{run_id} was deleted with its experiment {experiment.name!r}; bring both "
+                f"back with: {undone}"
+            )
+        raise RunNotFoundError(
+            f"mlflow:{run_id} was deleted; bring it back with: mlflow runs restore --run-id "
+            f"{run_id}"
+        )
+    return run
+
+
+def _file_address(ref: RunRef, artifact: str) -> str:
+    """Where the UI itself fetches a file, below its own address."""
+    return f"/get-artifact?{urllib.parse.urlencode({'path': artifact, 'run_uuid': ref.path})}"
+
+
+def legal_name(name: str) -> str:
+    """A name as MLflow takes it for parameters, metrics and tags: letters, digits and ``_-. :/``, a
+    plain relative path."""
+    name = re.sub(r"[^\w.\- :/]", "_", str(name))[:MAX_NAME_CHARACTERS]
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return "/".join(parts) or "_"
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    return (items[first : first + size] for first in range(0, len(items), size))

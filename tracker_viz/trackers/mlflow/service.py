@@ -1,0 +1,275 @@
+"""Where an MLflow service is, whether it is there, and where people see what it holds. Used by the
+adapter only; imports the SDK.
+
+A service is a tracking URI: ``http(s)://`` for a server, ``sqlite:////absolute/mlflow.db`` for the
+embedded store, ``postgresql://`` and its like for a database used directly, ``databricks``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shlex
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import filelock
+import mlflow
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.tracking import MlflowClient
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+
+from tracker_viz.errors import ConfigError, TransientTrackerError
+from tracker_viz.trackers.mlflow.errors import mlflow_errors
+from tracker_viz.trackers.redaction import without_userinfo
+
+PROBE_TIMEOUT_S = 5.0
+INIT_LOCK_TIMEOUT_S = 120.0
+_WORKFLOW = "?workflowType=machine_learning"
+EMBEDDED_UI = "http://127.0.0.1:5000"
+
+_FILE_STORE_HINT = (
+    "MLflow's file store ({uri}) is no longer written to by MLflow itself; use a database: "
+    "tracking_uri=sqlite:////absolute/mlflow.db, "
+    "or bring the old runs along with: mlflow migrate-filestore --source <directory> --target "
+    "sqlite:////absolute/mlflow.db"
+)
+_initialised: set[str] = set()
+_initialising = threading.Lock()
+_printing = threading.Lock()
+_UI_VARIABLE = "TRACKER_VIZ_MLFLOW_UI_URL"
+_NO_LINKS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+
+
+def service_and_experiment(
+    tracking_uri: str | None, experiment: str | None
+) -> tuple[str, str | None, str | None]:
+    """Where new runs go: the service's address, and the experiment's name or, where only that is
+    known, its id."""
+    uri = absolute_uri(tracking_uri or default_uri())
+    if tracking_uri and uri == without_userinfo(uri):
+        uri = _with_credentials_of_environment(uri)
+    if experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        return uri, experiment or os.environ["MLFLOW_EXPERIMENT_NAME"], None
+    # mlflow.set_experiment() sets this variable too, so it covers the fluent interface.
+    experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    return uri, None if experiment_id else "Default", experiment_id
+
+
+def default_uri() -> str:
+    """What MLflow itself is set to (``mlflow.set_tracking_uri``, ``MLFLOW_TRACKING_URI``), else
+    ``mlflow.db`` where the program was
+    started: Hydra may change every job's directory, and each would get a database of its own."""
+    if mlflow.tracking.is_tracking_uri_set():
+        return str(mlflow.get_tracking_uri())
+    start = Path.cwd()
+    if "hydra.core.hydra_config" in sys.modules:
+        from hydra.core.hydra_config import HydraConfig
+
+        if HydraConfig.initialized():
+            start = Path(HydraConfig.get().runtime.cwd)
+    return f"sqlite:///{start / 'mlflow.db'}"
+
+
+def _with_credentials_of_environment(uri: str) -> str:
+    """An address is noted without its password; the environment may name the same service with
+    it."""
+    told = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    return told if told and without_userinfo(told) == uri else uri
+
+
+def absolute_uri(uri: str) -> str:
+    """The same service, named so that it is the same from every directory.
+
+    Raises:
+        ConfigError: no tracking URI, or one of a store that MLflow gave up.
+    """
+    uri = str(uri).strip()
+    scheme = urlsplit(uri).scheme.lower()
+    if scheme == "sqlite":
+        path = uri.removeprefix("sqlite:///")
+        if path == uri or path.startswith(":memory:") or not path:
+            raise ConfigError(
+                f"an SQLite store is named like sqlite:////absolute/mlflow.db; got {uri!r}"
+            )
+        return f"sqlite:///{Path(path).expanduser().absolute()}"
+    if scheme in {"file", ""} and not uri.startswith("databricks"):
+        raise ConfigError(_FILE_STORE_HINT.format(uri=uri or "an empty path"))
+    known = {
+        "http",
+        "https",
+        "databricks",
+        "databricks-uc",
+        "uc",
+        *DATABASE_ENGINES,
+        *_plugin_schemes(),
+    }
+    if (scheme and scheme.partition("+")[0] not in known) or (
+        scheme in {"http", "https"} and not urlsplit(uri).hostname
+    ):
+        plugins = "".join(f", {name}://..." for name in sorted(_plugin_schemes()))
+        raise ConfigError(
+            "a tracking URI looks like http://mlflow.mylab.org, https://..., "
+            "sqlite:////absolute/mlflow.db, postgresql://..., mysql://..., "
+            f"mssql://..., databricks{plugins}; got {without_userinfo(uri)!r}"
+        )
+    return uri.rstrip("/")
+
+
+def _plugin_schemes() -> set[str]:
+    """What other packages teach MLflow to take."""
+    return {entry.name for entry in importlib.metadata.entry_points(group="mlflow.tracking_store")}
+
+
+def database_path(uri: str) -> Path | None:
+    """The embedded store's file; None for any other store."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def ensure_reachable(uri: str) -> None:
+    """Ask a server for a sign of life, so that a dead one costs seconds. MLflow's own retries would
+    take minutes over it.
+
+    Raises:
+        TransientTrackerError: nothing answers there now.
+        TrackerError: what answers cannot be talked to (a certificate that is not trusted).
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    with mlflow_errors(uri, "reach the server"):
+        response = http_request(
+            get_default_host_creds(uri),
+            "/health",
+            "GET",
+            max_retries=0,
+            timeout=PROBE_TIMEOUT_S,
+            raise_on_status=False,
+        )
+        if response.status_code in {502, 503, 504}:
+            raise TransientTrackerError(
+                f"{without_userinfo(uri)} answers HTTP {response.status_code}: the server behind "
+                "it is not up"
+            )
+
+
+def is_guarded(uri: str, ui_url: str | None, address: str) -> bool:
+    """Whether the UI refuses what lies at ``address`` to strangers, or leads them to a page that
+    asks who they are.
+
+    Raises:
+        TransientTrackerError: nothing answers there now.
+    """
+    base = ui_base(uri, ui_url)
+    if base == EMBEDDED_UI:
+        return False  # not up yet, and it knows no log-in
+    stranger = get_default_host_creds(base)
+    stranger.username = stranger.password = stranger.token = stranger.auth = None
+    stranger.aws_sigv4 = False
+    with mlflow_errors(base, "ask for a file as a stranger"):
+        response = http_request(
+            stranger,
+            address,
+            "GET",
+            max_retries=0,
+            timeout=PROBE_TIMEOUT_S,
+            raise_on_status=False,
+            stream=True,
+        )
+        response.close()
+    return response.status_code != 200 or response.headers.get("Content-Type", "").startswith(
+        "text/html"
+    )
+
+
+def initialise_embedded(uri: str, experiment: str | None) -> None:
+    """Make the database file and the experiment under a lock: MLflow's own first use fails when two
+    processes race for it.
+
+    Artifacts then lie in ``mlruns`` beside the database, whatever directory a process runs in.
+    """
+    path = database_path(uri)
+    if path is None:
+        return
+    with _initialising:
+        if f"{uri} {experiment}" in _initialised:
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        with mlflow_errors(uri, "open the database"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(f"{path}.init.lock", timeout=INIT_LOCK_TIMEOUT_S):
+                store = SqlAlchemyStore(uri, (path.parent / "mlruns").as_uri())
+                if experiment is not None and store.get_experiment_by_name(experiment) is None:
+                    store.create_experiment(experiment)
+        _initialised.add(f"{uri} {experiment}")
+
+
+def client(uri: str) -> MlflowClient:
+    with mlflow_errors(uri, "reach the service"):
+        return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def no_printed_links() -> Iterator[None]:
+    """MLflow's client prints a run's link when it ends one: without the UI's prefix, and with the
+    password of an address."""
+    with _printing:
+        before = os.environ.get(_NO_LINKS)
+        os.environ[_NO_LINKS] = "true"
+        try:
+            yield
+        finally:
+            os.environ.pop(_NO_LINKS)
+            if before is not None:
+                os.environ[_NO_LINKS] = before
+
+
+# -- links
+# ------------------------------------------------------------------------------------------------------
+
+
+def checked_ui_url(ui_url: str | None) -> str | None:
+    """What an adapter was told, which goes before the environment; both are looked at, for they
+    come from people.
+
+    Raises:
+        ConfigError: no link can be made of one of them.
+    """
+    for name, told in (("ui_url", ui_url), (_UI_VARIABLE, os.environ.get(_UI_VARIABLE))):
+        if told and not re.match(r"https?://[^/]", told):
+            raise ConfigError(
+                f"{name} must look like 'https://mlflow.mylab.org' or 'http://127.0.0.1:5000'; got "
+                f"{without_userinfo(told)!r}"
+            )
+    return ui_url
+
+
+def ui_base(uri: str, ui_url: str | None) -> str:
+    """Address of the UI, without a slash at its end: the tracking URI itself, a server's
+    ``--static-prefix`` included. A proxy may show
+    the UI elsewhere, which no client can find out: ``ui_url`` or ``TRACKER_VIZ_MLFLOW_UI_URL``
+        tells."""
+    told = ui_url or os.environ.get(_UI_VARIABLE)
+    if told:
+        return without_userinfo(told).rstrip("/")
+    return without_userinfo(uri) if uri.startswith("http") else EMBEDDED_UI
+
+
+def ui_command(uri: str, ui_url: str | None) -> str | None:
+    """What shows a store that no server shows yet."""
+    if uri.startswith(("http", "databricks")) or ui_url or os.environ.get(_UI_VARIABLE):
+        return None
+    return f"mlflow ui --backend-store-uri {shlex.quote(without_userinfo(uri))}"
+
+
+def run_link(base: str, experiment_id: str, run_id: str, artifact: str | None) -> str:
+    """``<base>/#/experiments/<id>/runs/<id>``, or its page of artifacts with the file open. MLflow
+    shows its GenAI side unless told."""
+    page = f"{base}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
+    return f"{page}/artifacts/{quote(artifact)}{_WORKFLOW}" if artifact else page + _WORKFLOW

@@ -1,0 +1,200 @@
+"""MLflow as a tracker: the embedded SQLite store, any server, any artifact store that its client
+knows.
+
+Only the client interface with explicit run ids is used: the fluent one would set a finished run to
+running and rewrite its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import mlflow
+from mlflow.entities import ViewType
+from mlflow.tracking.context.registry import resolve_tags
+
+from tracker_viz import __version__
+from tracker_viz.errors import (
+    ConfigError,
+    RunNotFoundError,
+    TrackerError,
+    TrackerVizError,
+    TransientTrackerError,
+)
+from tracker_viz.trackers.mlflow import service
+from tracker_viz.trackers.mlflow.errors import mlflow_errors
+from tracker_viz.trackers.mlflow.run import (
+    MAX_TAG_CHARACTERS,
+    PARENT_TAG,
+    MlflowRun,
+    existing_run,
+    legal_name,
+)
+from tracker_viz.trackers.redaction import without_userinfo
+from tracker_viz.types import RunRef
+
+log = logging.getLogger(__name__)
+
+_KEY_TAG = "tracker_viz.key"
+
+
+class MlflowTracker:
+    """One MLflow service.
+
+    Args:
+        tracking_uri: as MLflow has it; None takes what MLflow itself is set to, else ``mlflow.db``
+            where the program was started.
+        experiment: name for new runs, made when it is not there; None: ``MLFLOW_EXPERIMENT_NAME``,
+            ``MLFLOW_EXPERIMENT_ID``, ``mlflow.set_experiment``, else MLflow's own ``Default``.
+        ui_url: address of the UI where it differs from the tracking URI, behind a proxy.
+
+    Raises:
+        ConfigError: the URI names a store that MLflow gave up, or none at all; ``ui_url`` is no
+            address of a web page.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment: str | None = None,
+        ui_url: str | None = None,
+    ) -> None:
+        self._told_uri = service.absolute_uri(tracking_uri) if tracking_uri else None
+        self._uri, self._experiment, self._experiment_id = service.service_and_experiment(
+            tracking_uri, experiment
+        )
+        self._ui_url = service.checked_ui_url(ui_url)
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        told = {
+            "tracking_uri": without_userinfo(self._uri),
+            "experiment": self._experiment,
+            "ui_url": self._ui_url,
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+    def create_run(
+        self,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+        parent: RunRef | None = None,
+        key: str | None = None,
+    ) -> MlflowRun:
+        service.ensure_reachable(self._uri)
+        service.initialise_embedded(self._uri, self._experiment)
+        client = service.client(self._uri)
+        with mlflow_errors(self._uri, "create a run"):
+            experiment_id = self._experiment_id or _ensure_experiment(
+                client, self._experiment or "Default"
+            )
+            made = _find_by_key(client, experiment_id, key)
+            if made is None:
+                ours = {
+                    "tracker_viz.version": __version__,
+                    _KEY_TAG: key,
+                    PARENT_TAG: parent and parent.path,
+                }
+                told = {
+                    legal_name(tag): str(value)[:MAX_TAG_CHARACTERS]
+                    for tag, value in (tags or {}).items()
+                }
+                # What MLflow finds out about the program may name a git remote with its password.
+                found = {tag: without_userinfo(value) for tag, value in resolve_tags(told).items()}
+                made = client.create_run(
+                    experiment_id,
+                    run_name=name,
+                    tags=found | {tag: value for tag, value in ours.items() if value},
+                )
+        run = MlflowRun(client, self._uri, made, ours=True, ui_url=self._ui_url)
+        try:
+            run.log_config(config)
+            run.ensure_store()
+        except TransientTrackerError:
+            raise
+        except TrackerVizError:
+            run.finish("failed")
+            raise
+        return run
+
+    def open_run(self, ref: RunRef, *, ours: bool = False) -> MlflowRun:
+        service.ensure_reachable(self._uri)
+        database = service.database_path(self._uri)
+        if database and not database.is_file():
+            raise RunNotFoundError(
+                f"{ref} cannot be found: there is no database {database}; say where it is with "
+                "tracking_uri=..."
+            )
+        service.initialise_embedded(self._uri, None)
+        client = service.client(self._uri)
+        return MlflowRun(
+            client,
+            self._uri,
+            existing_run(client, self._uri, ref.path),
+            ours=ours,
+            ui_url=self._ui_url,
+        )
+
+    def active_run(self) -> MlflowRun | None:
+        active = mlflow.active_run()
+        if active is None:
+            return None
+        fluent = service.absolute_uri(mlflow.get_tracking_uri())
+        if self._told_uri not in (None, fluent):
+            log.warning(
+                "the active MLflow run is in %s, not in %s: it is not joined",
+                *map(without_userinfo, (fluent, str(self._told_uri))),
+            )
+            return None
+        return self._joined(active)
+
+    def join(self, live: Any) -> MlflowRun:
+        if not isinstance(live, mlflow.entities.Run):
+            raise ConfigError(
+                "an MLflow run is an mlflow.entities.Run, as mlflow.start_run() gives; got "
+                f"{type(live).__qualname__}"
+            )
+        return self._joined(live)
+
+    def _joined(self, live: mlflow.entities.Run) -> MlflowRun:
+        # The run's object does not know its service; the fluent interface, which made it, does.
+        uri = self._told_uri or service.absolute_uri(mlflow.get_tracking_uri())
+        client = service.client(uri)
+        return MlflowRun(client, uri, live, ours=False, ui_url=self._ui_url)
+
+
+def _ensure_experiment(client: mlflow.MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except mlflow.exceptions.MlflowException:
+            # Another process made it between the two calls.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise TrackerError(
+            f"the experiment {name!r} was deleted; choose another with experiment=..., or restore "
+            "it: "
+            f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+    return str(found.experiment_id)
+
+
+def _find_by_key(
+    client: mlflow.MlflowClient, experiment_id: str, key: str | None
+) -> mlflow.entities.Run | None:
+    if key is None:
+        return None
+    if not re.fullmatch(r"[0-9a-f]{32}", key):
+        raise ConfigError(f"a run's key is 32 hexadecimal digits; got {key!r}")
+    found = client.search_runs(
+        [experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", ViewType.ACTIVE_ONLY, max_results=1
+    )
+    return found[0] if found else None

@@ -1,0 +1,238 @@
+"""Captures as W&B artifacts: what a version's metadata says, the way up, which version holds which
+capture, and the way back.
+
+A chunk of captures is one version of the collection ``captures-<run id>``, type
+``tracker-viz-capture``. The collection is the run's own, the step is in every file's name: W&B's
+digest covers paths and contents only, and must never take two steps for one. The metadata carries
+each file's size and sha256 as one text, one line a file, so that a run is listed without a
+download.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+from wandb.sdk.artifacts.exceptions import WaitTimeoutError
+
+from tracker_viz.capture_file import MAX_FILE_BYTES
+from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError, TransientTrackerError
+from tracker_viz.capture_file import check_file
+from tracker_viz.trackers.wandb.service import AWAY, WandbService, translated
+from tracker_viz.types import CapturePath, CaptureRef, RunRef, capture_step
+
+log = logging.getLogger(__name__)
+
+ARTIFACT_TYPE = "tracker-viz-capture"
+LISTED_AT_ONCE = 100
+
+# Patience with one upload: a fixed part, and what its bytes take over a slow line.
+UPLOAD_S = 60.0
+UPLOAD_BYTES_PER_S = 250_000
+
+_METADATA_KEY = "captures"
+
+
+def capture_artifact(run_id: str, captures: Sequence[CapturePath]) -> wandb.Artifact:
+    """One version that is still to be logged. Its files are read from where they lie, and not
+    copied into the user's cache."""
+    artifact = wandb.Artifact(
+        f"captures-{run_id}",
+        type=ARTIFACT_TYPE,
+        description="tracker_viz captures; see them with 'tracker-viz render'",
+        metadata={_METADATA_KEY: to_text([capture.ref for capture in captures])},
+    )
+    for capture in captures:
+        artifact.add_file(
+            str(capture.path.absolute()),
+            name=capture.ref.file_name,
+            policy="immutable",
+            skip_cache=True,
+        )
+    return artifact
+
+
+def to_text(refs: Iterable[CaptureRef]) -> str:
+    """``step-00000100.safetensors 1048576 <sha256>``, a line each."""
+    return "\n".join(f"{ref.file_name} {ref.nbytes} {ref.sha256}" for ref in refs)
+
+
+def from_text(text: Any) -> list[CaptureRef]:
+    """Inverse of ``to_text``, for text that came from a server.
+
+    Raises:
+        ConfigError: a line is not of that form, or names what is no capture.
+    """
+    refs = []
+    for line in str(text).splitlines():
+        match line.split(" "):
+            case [name, nbytes, sha256] if nbytes.isdecimal() and int(nbytes) <= MAX_FILE_BYTES:
+                refs.append(CaptureRef(capture_step(name), name, int(nbytes), sha256))
+            case _:
+                raise ConfigError(
+                    f"a capture is listed as '<file name> <bytes> <sha256>'; got {line[:200]!r}"
+                )
+    return refs
+
+
+class CaptureUploads:
+    """Captures on their way into one run."""
+
+    def __init__(self, service: WandbService, ref: RunRef) -> None:
+        self._service = service
+        self._ref = ref
+        self._under_way: dict[tuple[Any, frozenset[CaptureRef]], wandb.Artifact] = {}
+
+    def put(self, sdk_run: Any, captures: Sequence[CapturePath]) -> None:
+        """See ``base.Run.put_captures``; ``sdk_run`` is the client's run, open for writing."""
+        chunk = frozenset(capture.ref for capture in captures)
+        # What an earlier call gave up waiting for is still under way: a second copy would only
+        # stand behind it in the queue.
+        artifact = self._under_way.get((sdk_run, chunk))
+        if artifact is None:
+            artifact = capture_artifact(self._ref.path.rpartition("/")[2], captures)
+            with translated(self._service.base_url, self._ref):
+                sdk_run.log_artifact(artifact)
+            self._under_way[sdk_run, chunk] = artifact
+        self.wait(artifact, sum(ref.nbytes for ref in chunk))
+        del self._under_way[sdk_run, chunk]
+
+    def wait(self, artifact: wandb.Artifact, nbytes: int = 0) -> None:
+        """Until the service has committed the version: nothing counts as uploaded before."""
+        try:
+            artifact.wait(timeout=int(UPLOAD_S + nbytes / UPLOAD_BYTES_PER_S))
+        except (WaitTimeoutError, *AWAY) as error:
+            raise TransientTrackerError(
+                f"W&B at {self._service.base_url} has not confirmed {artifact.name} yet"
+            ) from error
+        except ValueError as error:
+            # The client gave up on it: the next call starts afresh.
+            self._under_way = {
+                key: other for key, other in self._under_way.items() if other is not artifact
+            }
+            raise upload_error(error, artifact.name, self._service.base_url) from error
+
+
+def upload_error(error: ValueError, what: str, base_url: str) -> TrackerError:
+    """What the client says of an upload that failed for good: a refusal by the service, or an
+    outage that outlasted its patience."""
+    status = re.search(r"\berror (\d{3})\b", str(error))
+    text = " ".join(str(error).split())[:300]
+    if status and status[1].startswith("4") and status[1] not in {"408", "429"}:
+        return TrackerError(f"W&B at {base_url} refused {what}: {text}")
+    return TransientTrackerError(f"W&B at {base_url} did not take {what}: {text}")
+
+
+class CaptureStore:
+    """One run's captures on the server. Methods may be called from several threads at once."""
+
+    def __init__(self, service: WandbService, ref: RunRef) -> None:
+        self._service = service
+        self._ref = ref
+        self._versions: dict[CaptureRef, Any] = {}
+        self._files: dict[str, dict[str, Any]] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def list(self) -> list[CaptureRef]:
+        """Ordered by step, each step once: of several the one that was put last."""
+        holders: dict[int, tuple[CaptureRef, Any]] = {}
+        for artifact in capture_versions(self._service, self._ref):
+            holders |= {ref.step: (ref, artifact) for ref in _refs(artifact)}
+        with self._lock:
+            self._versions |= dict(holders.values())
+        return [holders[step][0] for step in sorted(holders)]
+
+    def fetch(self, ref: CaptureRef, directory: Path) -> Path:
+        """See ``base.Run.fetch``."""
+        target = directory / ref.file_name
+        try:
+            check_file(target, ref)
+        except CaptureFileError:
+            pass  # not here yet, or not whole
+        else:
+            return target
+        directory.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=directory, prefix=".", suffix=".partial"))
+        try:
+            try:
+                self._download(ref, folder)
+            except (CaptureFileError, TransientTrackerError):
+                # Links are signed and run out in a long pull, and a damaged capture may have been
+                # put again since it was listed.
+                self._forget(ref)
+                self._download(ref, folder)
+            (folder / ref.file_name).replace(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return target
+
+    def _download(self, ref: CaptureRef, folder: Path) -> None:
+        file = self._file(ref)
+        if file.size != ref.nbytes:
+            raise CaptureFileError(
+                f"capture {ref.file_name} has {file.size:,} bytes in {self._ref} where "
+                f"{ref.nbytes:,} were written"
+            )
+        with translated(self._service.base_url, self._ref):
+            file.download(root=str(folder), replace=True).close()
+        check_file(folder / ref.file_name, ref)
+
+    def _file(self, ref: CaptureRef) -> Any:
+        """The server's file, by one listing for all files of its version."""
+        if ref not in self._versions:
+            self.list()
+        with self._lock:
+            artifact = self._versions.get(ref)
+            if artifact is None:
+                raise CaptureFileError(
+                    f"{self._ref} does not hold {ref.file_name} with sha256 {ref.sha256}; list its "
+                    "captures again"
+                )
+            lock = self._locks.setdefault(artifact.id, threading.Lock())
+        with lock:
+            if artifact.id not in self._files:
+                with translated(self._service.base_url, self._ref):
+                    self._files[artifact.id] = {
+                        file.name: file for file in artifact.files(per_page=LISTED_AT_ONCE)
+                    }
+            files = self._files[artifact.id]
+        if ref.file_name not in files:
+            raise CaptureFileError(f"{artifact.name} lists {ref.file_name} and does not hold it")
+        return files[ref.file_name]
+
+    def _forget(self, ref: CaptureRef) -> None:
+        with self._lock:
+            artifact = self._versions.pop(ref, None)
+            if artifact is not None:
+                self._files.pop(artifact.id, None)
+
+
+def capture_versions(service: WandbService, ref: RunRef) -> list[wandb.Artifact]:
+    """Versions of captures that a run put out and the service has whole, oldest first."""
+    run = service.fetch_run(ref)
+    with translated(service.base_url, ref):
+        logged = [
+            artifact
+            for artifact in run.logged_artifacts(per_page=LISTED_AT_ONCE)
+            if artifact.type == ARTIFACT_TYPE
+        ]
+    whole = [artifact for artifact in logged if artifact.state == "COMMITTED"]
+    return sorted(whole, key=lambda artifact: int(artifact.version.removeprefix("v")))
+
+
+def _refs(artifact: Any) -> list[CaptureRef]:
+    """What one version says that it holds; nothing for one that somebody else wrote."""
+    metadata: Mapping[str, Any] = artifact.metadata
+    try:
+        return from_text(metadata[_METADATA_KEY])
+    except (KeyError, ConfigError) as error:
+        log.warning("%s is left out: its metadata lists no captures (%s)", artifact.name, error)
+        return []

@@ -1,0 +1,111 @@
+"""Key frames: pictures of a few training steps in one panel of a W&B run, and which of them the run
+shows already.
+
+Each is a row of the history with its training step beside it. Rows cannot be taken back, so a
+picture is logged only where the run does not show the same one at its step, and what was logged is
+waited for: a repeat has to see it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from tracker_viz.errors import ConfigError, TransientTrackerError
+from tracker_viz.trackers.wandb.service import WandbService, translated
+from tracker_viz.trackers.wandb.snapshot import LISTED_AT_ONCE, VISIBLE_S
+from tracker_viz.types import RunRef
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A picture of one training step.
+
+    Attributes:
+        digest: the start of its sha256, as the client puts it into the name of the file that it
+            stores.
+    """
+
+    step: int
+    digest: str
+    nbytes: int
+
+
+def read_frames(frames: Sequence[tuple[int, Path]]) -> dict[Frame, Path]:
+    """Ordered by step.
+
+    Raises:
+        ConfigError: there are none, or a step has two.
+    """
+    steps = sorted(step for step, _ in frames)
+    if not steps or len(set(steps)) < len(steps):
+        raise ConfigError(
+            f"key frames are at least one picture, and one for a step; got steps {steps}"
+        )
+    contents = {step: picture.read_bytes() for step, picture in frames}
+    by_step = dict(frames)
+    return {
+        Frame(step, hashlib.sha256(contents[step]).hexdigest()[:20], len(contents[step])): by_step[
+            step
+        ]
+        for step in steps
+    }
+
+
+def frame_media(frame: Frame, picture: Path) -> wandb.Image:
+    return wandb.Image(str(picture), caption=f"step {frame.step}")
+
+
+def shown_frames(service: WandbService, ref: RunRef, key: str) -> set[Frame]:
+    """Those that the run's history has last for their steps, as far as the service holds their
+    files."""
+    run = service.fetch_run(ref)
+    if key not in run.summary_metrics:
+        return set()
+    paths: dict[int, str] = {}
+    with translated(service.base_url, ref):
+        for row in run.scan_history(keys=[key], use_cache=False):
+            paths |= _paths_in(row[key])
+        sizes = {
+            file.name: file.size
+            for file in run.files(list(paths.values()), per_page=LISTED_AT_ONCE)
+        }
+    # The client names them <key>_<row>_<digest>.png.
+    return {
+        Frame(step, Path(path).stem.rpartition("_")[2], sizes.get(path, 0))
+        for step, path in paths.items()
+    }
+
+
+def await_frames(service: WandbService, ref: RunRef, key: str, frames: Collection[Frame]) -> None:
+    """Until the run shows ``frames``.
+
+    Raises:
+        TransientTrackerError: it does not within ``VISIBLE_S``.
+    """
+    deadline = time.monotonic() + VISIBLE_S
+    while behind := set(frames) - shown_frames(service, ref, key):
+        if time.monotonic() > deadline:
+            steps = sorted(frame.step for frame in behind)
+            raise TransientTrackerError(
+                f"{ref} does not hold the key frames of steps {steps} as logged, {VISIBLE_S:.0f} s "
+                "later"
+            )
+        time.sleep(0.5)
+
+
+def _paths_in(value: Mapping[str, Any]) -> dict[int, str]:
+    """Of one row, which holds one picture, or several as a gallery."""
+    if value["_type"] == "images/separated":
+        return dict(zip(map(_step, value["captions"]), value["filenames"], strict=True))
+    return {_step(value["caption"]): value["path"]}
+
+
+def _step(caption: str) -> int:
+    return int(caption.removeprefix("step "))

@@ -1,0 +1,378 @@
+"""One W&B run: what of it is written and read, by way of the session that is open or opened for it,
+and of the public API."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tracker_viz.errors import RunActiveError, RunNotFoundError, TrackerError, TransientTrackerError
+from tracker_viz.trackers.wandb import lineage
+from tracker_viz.trackers.wandb import session
+from tracker_viz.trackers.base import (
+    Cell,
+    ChunkPolicy,
+    MetricPoint,
+    RunInfo,
+    RunState,
+    checked_artifact,
+    flatten,
+)
+from tracker_viz.trackers.wandb.service import OWN_CONFIG, WandbService, translated
+from tracker_viz.trackers.wandb.key_frames import await_frames, read_frames, shown_frames
+from tracker_viz.trackers.wandb.media import (
+    file_key,
+    frames_key,
+    has_panel,
+    panel_media,
+    table_artifact,
+    table_key,
+    table_media,
+    video_key,
+    video_media,
+)
+from tracker_viz.trackers.wandb.history import JoinedRows, OwnRows, Rows, logged_frames
+from tracker_viz.trackers.wandb.snapshot import EXIT_CODES, LISTED_AT_ONCE
+from tracker_viz.trackers.wandb.artifacts import CaptureStore, CaptureUploads
+from tracker_viz.types import CapturePath, CaptureRef, RunRef
+
+log = logging.getLogger(__name__)
+
+JOB_TYPE = "trial"  # of a sweep's runs
+RESULTS = "compare"  # job type of the run that holds what was made of a sweep
+
+# W&B's word -> ours. A run that fell silent (crashed) was killed, as far as anyone can tell.
+_STATES: Mapping[str, RunState] = {
+    "finished": "finished",
+    "failed": "failed",
+    "killed": "killed",
+    "crashed": "killed",
+    "preempted": "killed",
+}
+
+
+class WandbRun:
+    """One run. Methods may be called from several threads at once.
+
+    Args:
+        sdk_run: the client's object while this process writes the run; None for one that is read,
+            or resumed when written.
+        ours: tracker_viz made the run.
+        joined: it is the user's own; their loop logs to it too.
+    """
+
+    # A version costs about ten requests, one after the other, however many files it has: in a
+    # backlog the more the better. While training goes on it is the seconds that count, for they are
+    # what a preview has to wait.
+    chunk = ChunkPolicy(captures=100, nbytes=256 << 20, seconds=30.0)
+    ui_command = None
+
+    def __init__(
+        self,
+        service: WandbService,
+        ref: RunRef,
+        *,
+        sdk_run: Any = None,
+        ours: bool = False,
+        joined: bool = False,
+    ) -> None:
+        self._service, self._ref = service, ref
+        self._sdk_run, self._ours, self._joined = sdk_run, ours, joined
+        self._offline = sdk_run is not None and session.is_offline(sdk_run)
+        self._resumed: session.Resumed | None = None
+        self._rows: Rows | None = None
+        self._store = CaptureStore(service, ref)
+        self._uploads = CaptureUploads(service, ref)
+        self._lock = threading.RLock()
+
+    @property
+    def ref(self) -> RunRef:
+        return self._ref
+
+    @property
+    def online(self) -> bool:
+        """False: captures stay in the spool until ``push``; everything else goes into W&B's own
+        offline log, for ``wandb sync``."""
+        return not self._offline
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return self._service.environment
+
+    def info(self) -> RunInfo:
+        if self._offline:
+            state: RunState = "finished" if session.is_finished(self._sdk_run) else "running"
+            return self._info(
+                self._sdk_run.name or self._sdk_run.id, state, dict(self._sdk_run.config)
+            )
+        run = self._service.fetch_run(self._ref)
+        return self._info(str(run.name), _STATES.get(run.state, "running"), run.config)
+
+    def _info(self, name: str, state: RunState, config: Mapping[str, Any]) -> RunInfo:
+        noted = config.get(OWN_CONFIG) or {}
+        parent = noted.get("parent")
+        plain = flatten({key: value for key, value in config.items() if key != OWN_CONFIG})
+        return RunInfo(self._ref, name, state, plain, RunRef.parse(parent) if parent else None)
+
+    def url(self, artifact: str | None = None) -> str:
+        entity, project, run_id = map(quote, self._ref.path.split("/"))
+        page = f"{self._service.app_url}/{entity}/{project}/runs/{run_id}"
+        return f"{page}/files/{quote(checked_artifact(artifact))}" if artifact is not None else page
+
+    # -- writing
+    # --------------------------------------------------------------------------------------------
+
+    def put_captures(self, captures: Sequence[CapturePath]) -> None:
+        if self._offline:
+            raise TransientTrackerError(
+                f"{self._ref} is offline: 'wandb sync {self._sync_directory}', then 'tracker-viz "
+                "push spool=<directory>'"
+            )
+        if not captures:
+            return
+        with self._writing() as (sdk_run, _):
+            self._uploads.put(sdk_run, captures)
+
+    def log_metrics(self, points: Sequence[MetricPoint]) -> None:
+        with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
+            rows.add(points)
+
+    def set_summary(self, values: Mapping[str, float | int | str]) -> None:
+        with self._writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
+            sdk_run.summary.update(dict(values))
+
+    def put_file(self, file: Path, artifact: str) -> str:
+        """Into the run's Files tab; what W&B can show (a page, a picture) also into a panel. Needs
+        no resuming but for the panel."""
+        link = self.url(artifact)
+        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as folder:
+            named = Path(folder) / artifact
+            named.parent.mkdir(parents=True, exist_ok=True)
+            named.symlink_to(file.absolute())
+            if self._offline:
+                kept = Path(self._sdk_run.dir) / artifact
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(named, kept)
+                self._sdk_run.save(str(kept), base_path=self._sdk_run.dir, policy="now", glob=False)
+            else:
+                run = self._service.fetch_run(self._ref)
+                with translated(self._service.base_url, self._ref):
+                    run.upload_file(str(named), root=folder)
+            if has_panel(artifact):
+                try:
+                    self._show(file_key(artifact), panel_media(named))
+                except RunActiveError as error:
+                    log.warning(
+                        "%s is among the files of the run; its panel it gets when it is put again "
+                        "(%s)",
+                        artifact,
+                        error,
+                    )
+        return link
+
+    def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
+        """As media under ``tracker_viz/<layout>``; a video made again is a new version on the same
+        key."""
+        self._show(video_key(layout), video_media(video))
+        return self.url()
+
+    def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
+        """In a panel, and for queries over many runs as the artifact that the client makes of every
+        table."""
+        table = table_media(rows, name)
+        with self._writing() as (_, shown):
+            with translated(self._service.base_url, self._ref):
+                shown.add_media(table_key(name), table)
+            if not self._offline:
+                self._uploads.wait(table_artifact(table))
+        return self.url()
+
+    def _show(self, key: str, media: Any) -> None:
+        with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
+            rows.add_media(key, media)
+
+    def put_key_frames(self, frames: Sequence[tuple[int, Path]], layout: str) -> str:
+        """A picture per training step, on which the panel's slider can be set by its metric
+        ``tracker_viz/step``.
+
+        Rows cannot be taken back: a picture that the run shows at its step already is left out, one
+        that changed becomes a further row.
+        """
+        key, read, sdk_run = frames_key(layout), read_frames(frames), self._current()
+        shown = [] if self._offline else list(shown_frames(self._service, self._ref, key))
+        shown += logged_frames(sdk_run, key) if sdk_run else []  # later than what the service shows
+        last = {frame.step: frame for frame in shown}
+        if changed := [frame for frame in read if last.get(frame.step) != frame]:
+            with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
+                rows.add_frames(key, read, changed)
+            if self._current() is None:
+                await_frames(self._service, self._ref, key, changed)
+        return self.url()
+
+    def link_inputs(self, refs: Sequence[RunRef]) -> None:
+        """As used artifacts, which need no resuming; runs that this service does not have are named
+        in the config."""
+        if self._offline:
+            raise TransientTrackerError(
+                f"{self._ref} is offline, and W&B links runs on the server only"
+            )
+        lineage.link(self._service, self._ref, refs)
+
+    def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
+        """W&B's panels show the runs of a group side by side themselves, and a page in one reaches
+        no other run's files."""
+        return None
+
+    def guards_files(self, ref: RunRef, artifact: str) -> bool:
+        return True
+
+    def results_run(self) -> WandbRun:
+        """A run of job type ``compare`` in the sweep's group, where W&B shows it beside the sweep's
+        runs; this one stands outside."""
+        self._service.require_online(self._ref)
+        entity, project, run_id = self._ref.path.split("/")
+        ref = RunRef("wandb", f"{entity}/{project}/{run_id}-{RESULTS}")
+        if live := session.live_run(ref):
+            return WandbRun(self._service, ref, sdk_run=live, ours=True)
+        try:
+            session.require_unwritten(self._service.fetch_run(ref), ref)
+        except RunNotFoundError:
+            sdk_run = session.start(
+                self._service,
+                settings={},
+                entity=entity,
+                project=project,
+                id=f"{run_id}-{RESULTS}",
+                name=f"{RESULTS} {self.info().name}",
+                config={OWN_CONFIG: {"parent": str(self._ref)}},
+                group=run_id,
+                job_type=RESULTS,
+                mode="online",
+            )
+            return WandbRun(self._service, ref, sdk_run=sdk_run, ours=True)
+        return WandbRun(self._service, ref, ours=True)
+
+    def finish(self, state: RunState) -> None:
+        with self._lock:
+            rows, self._rows = self._rows, None
+            if rows:
+                rows.close()
+            if not self._ours:
+                return
+            self._ours = False
+            if self._resumed:
+                self._resumed.end(self._service, exit_code=EXIT_CODES[state], keep_clock=False)
+            elif self._sdk_run is None:
+                if self.info().state != state:
+                    resumed = session.resume(self._service, self._ref, ours=True, ends=True)
+                    resumed.end(self._service, exit_code=EXIT_CODES[state], keep_clock=True)
+            elif not session.is_finished(self._sdk_run):
+                self._end(state)
+
+    def _end(self, state: RunState) -> None:
+        try:
+            session.end(self._service, self._sdk_run, state)
+        except TransientTrackerError as error:
+            command = f"wandb sync --include-online {self._sync_directory}"
+            raise TrackerError(
+                f"not all of the run's charts reached W&B ({error}); they are kept, and go up "
+                f"with: {command}"
+            ) from error
+        if self._offline:
+            log.info(
+                "trained offline; where W&B can be reached: wandb sync %s", self._sync_directory
+            )
+
+    @property
+    def _sync_directory(self) -> Path:
+        return Path(self._sdk_run.dir).parent
+
+    def _current(self) -> Any:
+        """The client's object if this process is writing the run, through us or otherwise."""
+        if self._sdk_run is not None and not session.is_finished(self._sdk_run):
+            return self._sdk_run
+        return session.live_run(self._ref)
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Any, Rows]]:
+        """The run, open for writing: the one that is open anyhow; ours again, until ``finish``; or
+        somebody's, for a moment.
+
+        Raises:
+            RunActiveError: another process is writing it.
+        """
+        with self._lock:
+            sdk_run = self._current()
+            if sdk_run is None and self._ours:
+                self._resumed = session.resume(self._service, self._ref, ours=True, ends=True)
+                sdk_run, self._joined, self._rows = self._resumed.sdk_run, False, None
+            if sdk_run is not None and (self._sdk_run is not sdk_run or self._rows is None):
+                self._sdk_run = sdk_run
+                self._rows = (
+                    JoinedRows(sdk_run) if self._joined else OwnRows(sdk_run, every_metric=True)
+                )
+            rows = self._rows
+        if sdk_run is not None and rows is not None:
+            yield sdk_run, rows
+            return
+        with session.visit(self._service, self._ref) as visited:
+            yield (
+                visited.sdk_run,
+                OwnRows(visited.sdk_run, every_metric=False, counted=visited.before.counted),
+            )
+
+    # -- reading
+    # --------------------------------------------------------------------------------------------
+
+    def list_captures(self) -> list[CaptureRef]:
+        return [] if self._offline else self._store.list()
+
+    def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
+        held = set(self.list_captures())
+        return [ref for ref in refs if ref not in held]
+
+    def fetch(self, ref: CaptureRef, directory: Path) -> Path:
+        return self._store.fetch(ref, directory)
+
+    def list_files(self) -> list[str]:
+        """Of the Files tab; videos are media, and lie in a folder of the client's own."""
+        run = self._service.fetch_run(self._ref)
+        with translated(self._service.base_url, self._ref):
+            return sorted(
+                file.name for file in run.files(per_page=LISTED_AT_ONCE) if "/" not in file.name
+            )
+
+    def get_file(self, artifact: str, directory: Path) -> Path:
+        checked_artifact(artifact)
+        target = directory / artifact
+        run = self._service.fetch_run(self._ref)
+        with translated(self._service.base_url, self._ref):
+            found = [file for file in run.files([artifact]) if file.name == artifact]
+            if not found:
+                raise TrackerError(f"{self._ref} has no file {artifact!r}")
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=directory, prefix=".") as folder:
+                found[0].download(root=folder, replace=True).close()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (Path(folder) / artifact).replace(target)
+        return target
+
+    def children(self) -> list[RunRef]:
+        if self._offline:
+            return []
+        entity, project, run_id = self._ref.path.split("/")
+        api = self._service.api()
+        with translated(self._service.base_url, self._ref):
+            runs = list(api.runs(f"{entity}/{project}", filters={"group": run_id}))
+        return [
+            RunRef("wandb", f"{entity}/{project}/{run.id}")
+            for run in runs
+            if run.job_type != RESULTS and run.id != run_id
+        ]

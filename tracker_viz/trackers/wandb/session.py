@@ -1,0 +1,209 @@
+"""Opening W&B runs for writing: a new one, our own again, or somebody's finished run for a moment
+and left as it was.
+
+W&B allows one writer of a run and has no call that adds to a finished one: the run has to be
+resumed. Resuming overwrites more than it adds, so a visit notes what the run looked like, resumes
+quietly, and afterwards puts back what the client changed on its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import wandb
+
+from tracker_viz.errors import RunActiveError
+from tracker_viz.trackers.base import RunState
+from tracker_viz.trackers.wandb.service import (
+    DEFAULT_ENTITY,
+    WandbService,
+    their_login_kept,
+    translated,
+)
+from tracker_viz.trackers.wandb.snapshot import EXIT_CODES, Snapshot, comparable
+from tracker_viz.types import RunRef
+
+log = logging.getLogger(__name__)
+
+INIT_TIMEOUT_S = 90.0
+FINISH_TIMEOUT_S = 30.0
+# W&B marks a run as crashed when it heard nothing of it for about this long.
+CRASHED_AFTER = "about five minutes"
+
+# No wandb call may run on the training thread, and capturing the console would wrap every print
+# there.
+_OURS: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "reinit": "create_new",
+    "save_code": False,
+    "x_save_requirements": False,
+}
+_BOUNDED: dict[str, Any] = {
+    "init_timeout": INIT_TIMEOUT_S,
+    "finish_timeout": FINISH_TIMEOUT_S,
+    "finish_timeout_raises": True,
+}
+_QUIET: dict[str, Any] = {
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_disable_machine_info": True,
+    "disable_git": True,
+    "ignore_globs": ("config.yaml", "output.log", "requirements.txt", "wandb-metadata.json"),
+}
+
+_live: dict[str, Any] = {}
+_visits: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+
+
+def live_run(ref: RunRef) -> Any:
+    """The client's own object for a run that this process is writing, ours or the user's; None when
+    it writes none such."""
+    entity, _, rest = ref.path.partition("/")
+    for sdk_run in (*_live.values(), wandb.run):
+        if sdk_run is not None and not is_finished(sdk_run):
+            its_entity, _, its_rest = ref_of(sdk_run).path.partition("/")
+            if rest == its_rest and (
+                DEFAULT_ENTITY in (entity, its_entity) or entity == its_entity
+            ):
+                return sdk_run
+    return None
+
+
+def is_ours(sdk_run: Any) -> bool:
+    """Whether it was opened here, and not by the user's own code."""
+    return any(sdk_run is ours for ours in _live.values())
+
+
+def is_finished(sdk_run: Any) -> bool:
+    return bool(getattr(sdk_run, "_is_finished", False))
+
+
+def is_offline(sdk_run: Any) -> bool:
+    return bool(sdk_run.offline)
+
+
+def ref_of(sdk_run: Any) -> RunRef:
+    """Reference of a run of the client. Offline it may not know whose it is: the entity then stays
+    open."""
+    return RunRef("wandb", f"{sdk_run.entity or DEFAULT_ENTITY}/{sdk_run.project}/{sdk_run.id}")
+
+
+def start(service: WandbService, *, settings: Mapping[str, Any], **identity: Any) -> Any:
+    """A run of ours, new or (``resume="allow"``) made under the same id before; written until
+    ``end``."""
+    chosen: dict[str, Any] = {"base_url": service.base_url, **_OURS, **_BOUNDED, **settings}
+    with translated(service.base_url), their_login_kept():
+        sdk_run = wandb.init(**identity, settings=wandb.Settings(**chosen))
+    _live[ref_of(sdk_run).path] = sdk_run
+    return sdk_run
+
+
+def end(service: WandbService, sdk_run: Any, state: RunState) -> None:
+    """Finish a run of ours. What did not go up within ``FINISH_TIMEOUT_S`` stays on the disk for
+    ``wandb sync``."""
+    _live.pop(ref_of(sdk_run).path, None)
+    with translated(service.base_url):
+        sdk_run.finish(exit_code=EXIT_CODES[state])
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A run that is written again, and what it was like before."""
+
+    sdk_run: Any
+    before: Snapshot
+
+    def end(self, service: WandbService, *, exit_code: int | None = None, keep_clock: bool) -> None:
+        """Finish and put back. ``exit_code`` None leaves the run's state to the one it had."""
+        ref = ref_of(self.sdk_run)
+        _live.pop(ref.path, None)
+        with translated(service.base_url, ref):
+            logged = comparable(dict(self.sdk_run.summary))
+            self.sdk_run.finish(
+                exit_code=self.before.exit_code or 0 if exit_code is None else exit_code
+            )
+        self.before.restore(service, ref, logged, clock=keep_clock)
+
+
+def resume(service: WandbService, ref: RunRef, *, ours: bool, ends: bool) -> Resumed:
+    """Take up writing a run that no process writes, as quietly as the client can.
+
+    Args:
+        ours: tracker_viz made the run and its maker is known to be gone, whatever the server still
+            believes.
+        ends: the caller will say in which state the run ends; else it keeps the one it has.
+
+    Raises:
+        RunActiveError: another process is writing it.
+        TransientTrackerError: the environment says ``WANDB_MODE=offline``.
+    """
+    service.require_online(ref)
+    run = service.fetch_run(ref)
+    before = Snapshot.of(run)
+    if not ours:
+        require_unwritten(run, ref)
+    entity, project, run_id = ref.path.split("/")
+    program = (run.metadata or {}).get("program")
+    # A crashed run has no exit code: without a last word from us, W&B finds it silent, and crashed,
+    # again.
+    says_how_it_ends = ends or before.exit_code is not None
+    settings: dict[str, Any] = {
+        "mode": "online",
+        "base_url": service.base_url,
+        "x_update_finish_state": says_how_it_ends,
+        **({"program": program} if program else {}),
+        **_OURS,
+        **_BOUNDED,
+        **_QUIET,
+    }
+    with translated(service.base_url, ref), their_login_kept():
+        sdk_run = wandb.init(
+            entity=entity,
+            project=project,
+            id=run_id,
+            resume="must",
+            # Said again, lest the environment of this process (WANDB_NAME, WANDB_RUN_GROUP, ...)
+            # rename the run.
+            name=before.name,
+            group=before.group,
+            job_type=before.job_type,
+            tags=before.tags,
+            notes=before.notes,
+            settings=wandb.Settings(**settings),
+        )
+    _live[ref.path] = sdk_run
+    return Resumed(sdk_run, before)
+
+
+def require_unwritten(run: Any, ref: RunRef) -> None:
+    """Raises RunActiveError: another process writes the run, as far as the server knows."""
+    if run.state == "running":
+        raise RunActiveError(
+            f"{ref} is still running in another process, and W&B takes one writer only. If that "
+            "process is dead, W&B marks the run as "
+            f"crashed {CRASHED_AFTER} after its last sign of life: try again then"
+        )
+
+
+@contextmanager
+def visit(service: WandbService, ref: RunRef) -> Iterator[Resumed]:
+    """Resume a run for a moment, and leave it as it was but for what the caller logs. Raises as
+    ``resume`` does."""
+    with alone(ref):
+        resumed = resume(service, ref, ours=False, ends=False)
+        try:
+            yield resumed
+        finally:
+            resumed.end(service, keep_clock=True)
+
+
+def alone(ref: RunRef) -> threading.RLock:
+    """Held while this process changes a run that it does not write otherwise."""
+    return _visits[ref.path]

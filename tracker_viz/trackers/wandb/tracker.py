@@ -1,0 +1,197 @@
+"""Weights & Biases behind the tracker protocols, through its real client.
+
+    captures   versions of the artifact ``captures-<run id>``, many steps in one: artifacts.py
+    metrics    the run's history, with ``tracker_viz/step`` as the charts' axis: history.py
+    videos     media under ``tracker_viz/<layout>``, and pictures, pages, tables: media.py
+    files      the run's Files tab, under the path they were put as
+    sweeps     group = the parent's run id, job type ``trial``; results about a sweep are one run
+               of job type ``compare`` in its group
+    inputs     used artifacts: lineage.py
+
+The run of a training is made here, or is the user's own ``wandb.run``, which is never ended and
+whose step counter never moves. A finished run is resumed for a moment and left as it was:
+session.py. Nothing here runs on the training thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import wandb
+
+from tracker_viz.errors import ConfigError, TrackerError
+from tracker_viz.trackers.wandb import session
+from tracker_viz.trackers.redaction import without_secrets
+from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY, OWN_CONFIG, WandbService
+from tracker_viz.trackers.wandb.run import JOB_TYPE, WandbRun
+from tracker_viz.types import RunRef
+
+DEFAULT_PROJECT = "tracker_viz"
+TAG_CHARACTERS = 64  # W&B takes no longer tag
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[^/\s:]+")
+
+
+class WandbTracker:
+    """One W&B server and the project that new runs go to.
+
+    Args:
+        project: for runs that are made here; None is that of the sweep's run above a run, for a
+            group lies in one project, else ``WANDB_PROJECT``, else ``tracker_viz``.
+        entity: whose project; None is the account's own.
+        base_url: the server; None takes ``WANDB_BASE_URL`` or the client's configuration.
+        settings: more ``wandb.Settings`` for runs that are made here, ``{"console": "wrap",
+            "x_disable_stats": True}``.
+    """
+
+    def __init__(
+        self,
+        project: str | None = None,
+        entity: str | None = None,
+        base_url: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        for name, value in (("project", project), ("entity", entity)):
+            if value is not None and not _NAME.fullmatch(value):
+                raise ConfigError(
+                    f"{name} must be a W&B name without '/', ':' or spaces; got {value!r}"
+                )
+        self._project, self._entity = project, entity
+        self._settings = dict(settings or {})
+        if unknown := self._settings.keys() - wandb.Settings.model_fields.keys():
+            raise ConfigError(
+                f"settings must be fields of wandb.Settings; got {', '.join(sorted(unknown))}"
+            )
+        self._service = WandbService(base_url)
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        chosen = {
+            "project": self._project or os.environ.get("WANDB_PROJECT"),
+            "entity": self._entity,
+        }
+        return {name: value for name, value in chosen.items() if value} | self._service.environment
+
+    def create_run(
+        self,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+        parent: RunRef | None = None,
+        key: str | None = None,
+    ) -> WandbRun:
+        mode = self._service.mode
+        if mode == "disabled":
+            raise TrackerError(
+                "WANDB_MODE=disabled makes W&B forget everything; unset it, or choose "
+                "tracker=local or tracker=mlflow"
+            )
+        run_id = key[:12] if key else secrets.token_hex(4)
+        entity, project = self._home(parent)
+        if live := session.live_run(
+            RunRef("wandb", f"{entity or DEFAULT_ENTITY}/{project}/{run_id}")
+        ):
+            return WandbRun(self._service, session.ref_of(live), sdk_run=live, ours=True)
+        if mode == "online":
+            self._service.check()
+        noted = {"tags": dict(tags or {}), **({"parent": str(parent)} if parent else {})}
+        sdk_run = session.start(
+            self._service,
+            settings=self._settings,
+            entity=entity,
+            project=project,
+            id=run_id,
+            resume="allow" if mode == "online" else None,
+            name=name,
+            config={**without_secrets(config), OWN_CONFIG: noted},
+            tags=[tag for tag in map(_tag, (tags or {}).items()) if len(tag) <= TAG_CHARACTERS],
+            mode=mode,
+            group=parent.path.rpartition("/")[2] if parent else None,
+            job_type=JOB_TYPE if parent else None,
+        )
+        return WandbRun(self._service, session.ref_of(sdk_run), sdk_run=sdk_run, ours=True)
+
+    def _home(self, parent: RunRef | None) -> tuple[str | None, str]:
+        """Entity and project of a new run."""
+        if parent is None or parent.scheme != "wandb":
+            return self._entity, self._project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
+        entity, project, _ = parent.path.split("/")
+        if self._project in (None, project):
+            return self._entity or (None if entity == DEFAULT_ENTITY else entity), project
+        log.warning(
+            "%s is the run of a sweep in another project than %r: W&B does not show the sweep's "
+            "runs together",
+            parent,
+            self._project,
+        )
+        return self._entity, self._project
+
+    def open_run(self, ref: RunRef, *, ours: bool = False) -> WandbRun:
+        if ref.scheme != "wandb":
+            raise ConfigError(
+                f"a W&B run must look like 'wandb:<entity>/<project>/<run_id>'; got '{ref}'"
+            )
+        if live := session.live_run(ref):
+            return WandbRun(
+                self._service,
+                session.ref_of(live),
+                sdk_run=live,
+                ours=ours,
+                joined=not session.is_ours(live),
+            )
+        if ours and self._service.mode == "offline":
+            # Training goes on without a server: a further offline log under the same id, which
+            # `wandb sync` adds to the first.
+            entity, project, run_id = ref.path.split("/")
+            identity = {
+                "entity": None if entity == DEFAULT_ENTITY else entity,
+                "project": project,
+                "id": run_id,
+                "resume": "allow",
+            }
+            sdk_run = session.start(
+                self._service, settings=self._settings, mode="offline", **identity
+            )
+            return WandbRun(self._service, session.ref_of(sdk_run), sdk_run=sdk_run, ours=True)
+        self._service.fetch_run(ref)
+        return WandbRun(self._service, self._service.resolved(ref), ours=ours)
+
+    def active_run(self) -> WandbRun | None:
+        active = wandb.run
+        return (
+            None
+            if active is None or active.disabled or session.is_finished(active)
+            else self.join(active)
+        )
+
+    def join(self, live: Any) -> WandbRun:
+        if not isinstance(live, wandb.Run):
+            raise ConfigError(
+                "a W&B run is joined by its wandb.Run; got "
+                f"{type(live).__module__}.{type(live).__qualname__}"
+            )
+        if session.is_finished(live):
+            raise ConfigError(
+                f"the W&B run {live.id} is finished; give its reference instead: "
+                f"{session.ref_of(live)}"
+            )
+        return WandbRun(
+            WandbService(live.settings.base_url),
+            session.ref_of(live),
+            sdk_run=live,
+            ours=False,
+            joined=True,
+        )
+
+
+def _tag(item: tuple[str, str]) -> str:
+    name, value = item
+    return f"{name}:{value}" if value else name
