@@ -21,7 +21,7 @@ LAYERS = [
     ["capture", "delivery", "rendering", "video", "comparison", "demo"],
     ["trackers"],
     ["capture_file", "metrics"],
-    ["files", "types"],
+    ["files", "types", "options"],
     ["errors", "cores", "commands"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -67,6 +67,7 @@ def test_importing_the_package_loads_nothing_heavy():
         "seaborn",
         "matplotlib",
         "hydra",
+        "pydantic",
         "numpy",
         "transformers",
     ]
