@@ -34,9 +34,8 @@ import numpy as np
 
 from tracker_viz import capture_file, trackers
 from tracker_viz.cores import usable_cores
-from tracker_viz.metrics import Scorer, ScoreSeries
+from tracker_viz.metrics import SCORE_FILE, Scorer, ScoreSeries, score_bytes
 from tracker_viz.pipeline import compare_runs, render_run, render_sweep
-from tracker_viz.pipeline.score_file import SCORE_FILE, score_bytes
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.local import LocalRun, LocalTracker
 from tracker_viz.types import CapturePath, CaptureRef, RunRef

@@ -18,9 +18,8 @@ from tracker_viz import capture_file
 from tracker_viz.delivery.push import push
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import CaptureFileError
-from tracker_viz.metrics import score_series
+from tracker_viz.metrics import SCORE_FILE, read_score_file, score_bytes, score_series
 from tracker_viz.pipeline import compare_runs
-from tracker_viz.pipeline.score_file import SCORE_FILE, read_score_file, score_bytes
 from tracker_viz.trackers.local import LocalRun, LocalTracker
 from tracker_viz.types import Capture, CapturePath, CaptureRef
 

@@ -18,6 +18,7 @@ from tracker_viz.metrics.roles import (
     onsets,
     role_states,
 )
+from tracker_viz.metrics.score_file import SCORE_FILE, ScoreFile, read_score_file, score_bytes
 from tracker_viz.metrics.scorer import Scorer, score
 from tracker_viz.metrics.series import ScoreSeries, score_series
 from tracker_viz.metrics.summary import chart_metrics, head_name, head_table, run_summary, run_tags
@@ -27,11 +28,13 @@ __all__ = [
     "HEAD_SCORES",
     "NO_ROLE",
     "ROLES",
+    "SCORE_FILE",
     "WEIGHT_SCORES",
     "HeadScore",
     "Onset",
     "ProbeRow",
     "Role",
+    "ScoreFile",
     "ScoreSeries",
     "Scorer",
     "WeightScore",
@@ -43,10 +46,12 @@ __all__ = [
     "margin",
     "onsets",
     "probe_rows",
+    "read_score_file",
     "role_states",
     "run_summary",
     "run_tags",
     "score",
+    "score_bytes",
     "score_series",
     "uniform_attention",
 ]

@@ -9,8 +9,15 @@ from typing import Any
 
 from tracker_viz import capture_file
 from tracker_viz.delivery.outbox import Outbox
-from tracker_viz.metrics import Scorer, ScoreSeries, head_table, run_summary, run_tags
-from tracker_viz.pipeline.score_file import SCORE_FILE, score_bytes
+from tracker_viz.metrics import (
+    SCORE_FILE,
+    Scorer,
+    ScoreSeries,
+    head_table,
+    run_summary,
+    run_tags,
+    score_bytes,
+)
 from tracker_viz.trackers.download import pull
 from tracker_viz.types import Capture, CaptureHeader, CapturePath, CaptureRef
 

@@ -21,7 +21,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureFileError, ConfigError
-from tracker_viz.metrics import ScoreSeries
+from tracker_viz.metrics.series import ScoreSeries
 from tracker_viz.types import Capture, CaptureRef, capture_file_name
 
 SCORE_FILE = "scores/heads.safetensors"
