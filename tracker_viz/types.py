@@ -20,10 +20,15 @@ from tracker_viz.errors import ConfigError
 Scheme = Literal["mlflow", "wandb", "local"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
+# What the trackers' own clients take. W&B forbids only what has a meaning in an address, so its
+# projects and run ids may hold spaces, dots, '=' and any script.
+_WANDB_ENTITY = r"[^/\\#?%:\s]+"
+_WANDB_PROJECT = r"[^/\\#?%:]{1,128}"
+_WANDB_RUN_ID = r"(?!\s)[^/:;,#?']+(?<!\s)"
 _REF_FORMS = {
-    "mlflow": (re.compile(r"[A-Za-z0-9_-]{1,128}"), "mlflow:<run_id>"),
+    "mlflow": (re.compile(r"[\w-]{1,256}"), "mlflow:<run_id>"),
     "wandb": (
-        re.compile(r"[^/\s:]+/[^/\s:]+/[A-Za-z0-9_-]{1,128}"),
+        re.compile(f"{_WANDB_ENTITY}/{_WANDB_PROJECT}/{_WANDB_RUN_ID}"),
         "wandb:<entity>/<project>/<run_id>",
     ),
     "local": (re.compile(r".+", re.DOTALL), "local:<directory>"),

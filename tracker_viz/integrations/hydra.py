@@ -103,7 +103,7 @@ class SweepCallback(Callback):
             note.is_file()
             and OmegaConf.select(config, "hydra.job.num", throw_on_missing=False) is not None
         ):
-            os.environ[PARENTS] = " ".join(json.loads(note.read_text()))
+            os.environ[PARENTS] = note.read_text()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         os.environ.pop(PARENTS, None)

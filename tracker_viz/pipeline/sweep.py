@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,6 +21,7 @@ from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.render import RenderResult, VideoOptions, render_run
+from tracker_viz.trackers.download import folder_name
 from tracker_viz.types import RunRef
 
 
@@ -140,6 +142,8 @@ def _directory(output: str | Path | None, ref: RunRef) -> Path | None:
     """A folder for each run below ``output``."""
     if output is None:
         return None
-    directory = Path(output) / ref.path.rstrip("/").rpartition("/")[2]
+    name = ref.path.rstrip("/").rpartition("/")[2]
+    plain = re.fullmatch(r"\w[\w.-]*", name)
+    directory = Path(output) / (name if plain else folder_name(name))
     directory.mkdir(parents=True, exist_ok=True)
     return directory

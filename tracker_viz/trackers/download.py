@@ -9,6 +9,7 @@ gap that is seen.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 DOWNLOADS_IN_FLIGHT = 8
 RETRIES_S = (0.5, 2.0)
 TORN_AFTER_S = 86_400.0
+MAX_FOLDER_CHARACTERS = 200  # disks take 255 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +118,18 @@ def default_cache() -> Path:
 
 
 def cache_directory(ref: RunRef, cache: Path | None = None) -> Path:
-    """Where downloads of one run are kept; different runs never share a directory."""
-    parts = [
-        re.sub(r"[^A-Za-z0-9_-]", lambda match: f"%{ord(match[0]):02x}", part)
-        for part in ref.path.split("/")
-    ]
-    return (cache or default_cache()).joinpath(ref.scheme, *(part or "%" for part in parts))
+    """Return where downloads of one run are kept; different runs never share a directory."""
+    folders = map(folder_name, ref.path.split("/"))
+    return (cache or default_cache()).joinpath(ref.scheme, *folders)
+
+
+def folder_name(part: str) -> str:
+    """Spell one part of a reference so that any disk takes it, and no two parts become one."""
+    name = re.sub(r"[^A-Za-z0-9_-]", lambda match: f"%{ord(match[0]):02x}", part) or "%"
+    if len(name) <= MAX_FOLDER_CHARACTERS:
+        return name
+    digest = hashlib.sha256(part.encode()).hexdigest()[:16]
+    return f"{name[: MAX_FOLDER_CHARACTERS - 17]}%{digest}"
 
 
 @contextmanager

@@ -1,8 +1,11 @@
-"""How a job of a sweep knows the run above it: one environment variable, set by
-``integrations.hydra.SweepCallback``, read by ``watch``."""
+"""Tell the jobs of a sweep which run is above them, in one environment variable.
+
+``integrations.hydra.SweepCallback`` sets it, ``watch`` reads it.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 
 from tracker_viz.types import RunRef
@@ -11,6 +14,12 @@ PARENTS = "TRACKER_VIZ_PARENT_RUNS"
 
 
 def parent_runs() -> dict[str, RunRef]:
-    """Tracker -> the run above this job's; empty outside a sweep."""
-    refs = [RunRef.parse(text) for text in os.environ.get(PARENTS, "").split()]
+    """Return tracker -> the run above this job's; empty outside a sweep.
+
+    The variable is a JSON list of references, because a W&B project may hold spaces; a plain list
+    with spaces between them is read too.
+    """
+    text = os.environ.get(PARENTS, "").strip()
+    texts = json.loads(text) if text.startswith("[") else text.split()
+    refs = map(RunRef.parse, texts)
     return {ref.scheme: ref for ref in refs}

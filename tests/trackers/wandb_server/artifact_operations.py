@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 from wandb_server.operations import Operations, Variables, one_page
 from wandb_server.state import Artifact
+
+LEGAL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 class ArtifactOperations(Operations):
@@ -25,6 +28,10 @@ class ArtifactOperations(Operations):
     def on_CreateArtifact(self, variables: Variables) -> Any:
         """The same digest in the same collection is the same version."""
         asked = variables["input"]
+        if not LEGAL_NAME.fullmatch(asked["artifactCollectionName"]):
+            raise LookupError(
+                f"the service takes no artifact called {asked['artifactCollectionName']!r}"
+            )
         entity, project, collection = (
             asked["entityName"],
             asked["projectName"],

@@ -10,6 +10,7 @@ download.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import shutil
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 ARTIFACT_TYPE = "tracker-viz-capture"
 LISTED_AT_ONCE = 100
+MAX_NAME_CHARACTERS = 128
 
 # Patience with one upload: a fixed part, and what its bytes take over a slow line.
 UPLOAD_S = 60.0
@@ -44,7 +46,7 @@ def capture_artifact(run_id: str, captures: Sequence[CapturePath]) -> wandb.Arti
     """One version that is still to be logged. Its files are read from where they lie, and not
     copied into the user's cache."""
     artifact = wandb.Artifact(
-        f"captures-{run_id}",
+        legal_name("captures-", run_id),
         type=ARTIFACT_TYPE,
         description="tracker_viz captures; see them with 'tracker-viz render'",
         metadata={_METADATA_KEY: to_text([capture.ref for capture in captures])},
@@ -57,6 +59,23 @@ def capture_artifact(run_id: str, captures: Sequence[CapturePath]) -> wandb.Arti
             skip_cache=True,
         )
     return artifact
+
+
+def legal_name(prefix: str, run_id: str, suffix: str = "") -> str:
+    """Return the name of something that belongs to one run, as W&B takes it for artifacts.
+
+    Artifact names have at most 128 letters, digits, ``_``, ``-`` and ``.``; run ids may hold nearly
+    anything. An id that fits stays as it is, any other is abbreviated and gets its hash, so that
+    two runs never share a name.
+    """
+    name = f"{prefix}{run_id}{suffix}"
+    if re.fullmatch(r"[A-Za-z0-9_.-]+", name) and len(name) <= MAX_NAME_CHARACTERS:
+        return name
+
+    digest = hashlib.sha256(run_id.encode()).hexdigest()[:16]
+    room = MAX_NAME_CHARACTERS - len(f"{prefix}-{digest}{suffix}")
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", run_id)[:room]
+    return f"{prefix}{readable}-{digest}{suffix}"
 
 
 def to_text(refs: Iterable[CaptureRef]) -> str:

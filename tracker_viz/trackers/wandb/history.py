@@ -25,6 +25,7 @@ import wandb
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers.base import MetricPoint
 from tracker_viz.trackers.wandb.key_frames import Frame, frame_media
+from tracker_viz.trackers.wandb.service import AWAY
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class JoinedRows:
         try:
             self._pace()
             self._share_the_last_row()
-        except wandb.Error as error:
+        except (wandb.Error, *AWAY) as error:
             log.info(
                 "the run was ended by its own loop; %d points of ours are not in its charts (%s)",
                 len(self._waiting),

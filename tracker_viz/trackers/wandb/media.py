@@ -22,6 +22,10 @@ import wandb
 
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers.base import Cell, checked_artifact, checked_columns
+from tracker_viz.trackers.wandb.artifacts import MAX_NAME_CHARACTERS, legal_name
+
+TABLE_TYPE = "tracker-viz-table"
+_HASH_CHARACTERS = 7  # that the client puts behind a name from which it had to drop a character
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".gif", ".ogg")
 
@@ -85,9 +89,23 @@ def table_media(rows: Sequence[Mapping[str, Cell]], name: str) -> wandb.Table:
     return wandb.Table(columns=list(columns), data=[list(row) for row in zip(*cells, strict=True)])
 
 
+def store_table(sdk_run: Any, table: wandb.Table, key: str) -> None:
+    """Store a table that is about to be logged under ``key``, where the client cannot.
+
+    The client makes an artifact ``run-<id>-<key>`` of every table that it logs, and fails where
+    that name is too long. A table that is in an artifact already is left alone.
+    """
+    if len(f"run-{sdk_run.id}-{key}") + _HASH_CHARACTERS <= MAX_NAME_CHARACTERS:
+        return
+    suffix = "-" + key.rpartition("/")[2]
+    artifact = wandb.Artifact(legal_name("table-", sdk_run.id, suffix), type=TABLE_TYPE)
+    artifact.add(table, key)
+    sdk_run.log_artifact(artifact)
+    table.bind_to_run(sdk_run, key, sdk_run.step)
+
+
 def table_artifact(table: wandb.Table) -> wandb.Artifact:
-    """The one that the client made of a table when it was logged, and from which the panel
-    reads."""
+    """Return the artifact that holds a table that was logged, and from which its panel reads."""
     return table._artifact_target.artifact  # type: ignore[union-attr]
 
 

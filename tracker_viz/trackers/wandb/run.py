@@ -32,6 +32,7 @@ from tracker_viz.trackers.wandb.media import (
     frames_key,
     has_panel,
     panel_media,
+    store_table,
     table_artifact,
     table_key,
     table_media,
@@ -40,7 +41,7 @@ from tracker_viz.trackers.wandb.media import (
 )
 from tracker_viz.trackers.wandb.history import JoinedRows, OwnRows, Rows, logged_frames
 from tracker_viz.trackers.wandb.snapshot import EXIT_CODES, LISTED_AT_ONCE
-from tracker_viz.trackers.wandb.artifacts import CaptureStore, CaptureUploads
+from tracker_viz.trackers.wandb.artifacts import CaptureStore, CaptureUploads, legal_name
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
@@ -184,11 +185,11 @@ class WandbRun:
         return self.url()
 
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
-        """In a panel, and for queries over many runs as the artifact that the client makes of every
-        table."""
+        """Show the table in a panel; for queries over many runs it is an artifact too."""
         table = table_media(rows, name)
-        with self._writing() as (_, shown):
+        with self._writing() as (sdk_run, shown):
             with translated(self._service.base_url, self._ref):
+                store_table(sdk_run, table, table_key(name))
                 shown.add_media(table_key(name), table)
             if not self._offline:
                 self._uploads.wait(table_artifact(table))
@@ -238,7 +239,8 @@ class WandbRun:
         runs; this one stands outside."""
         self._service.require_online(self._ref)
         entity, project, run_id = self._ref.path.split("/")
-        ref = RunRef("wandb", f"{entity}/{project}/{run_id}-{RESULTS}")
+        results_id = legal_name("", run_id, f"-{RESULTS}")
+        ref = RunRef("wandb", f"{entity}/{project}/{results_id}")
         if live := session.live_run(ref):
             return WandbRun(self._service, ref, sdk_run=live, ours=True)
         try:
@@ -249,7 +251,7 @@ class WandbRun:
                 settings={},
                 entity=entity,
                 project=project,
-                id=f"{run_id}-{RESULTS}",
+                id=results_id,
                 name=f"{RESULTS} {self.info().name}",
                 config={OWN_CONFIG: {"parent": str(self._ref)}},
                 group=run_id,

@@ -36,7 +36,8 @@ TAG_CHARACTERS = 64  # W&B takes no longer tag
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[^/\s:]+")
+# As the client itself takes them.
+_NAME = re.compile(r"[^/\\#?%:]{1,128}")
 
 
 class WandbTracker:
@@ -61,7 +62,7 @@ class WandbTracker:
         for name, value in (("project", project), ("entity", entity)):
             if value is not None and not _NAME.fullmatch(value):
                 raise ConfigError(
-                    f"{name} must be a W&B name without '/', ':' or spaces; got {value!r}"
+                    f"{name} must be at most 128 characters without any of /\\#?%:; got {value!r}"
                 )
         self._project, self._entity = project, entity
         self._settings = dict(settings or {})
