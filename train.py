@@ -30,7 +30,7 @@ from tracker_viz import RunRef, pipeline, trackers
 from tracker_viz.capture import make_probe
 from tracker_viz.delivery.outbox import Destination
 from tracker_viz.demo import data
-from tracker_viz.demo.checkpoint import Checkpoint, Uploader, fetch_latest
+from tracker_viz.demo.checkpoint import Checkpoint, CheckpointUploader, fetch_latest
 from tracker_viz.demo.model import Decoder
 from tracker_viz.demo.settings import TrainSettings, resumed
 from tracker_viz.demo.trainer import Trainer
@@ -96,7 +96,7 @@ def main(cfg: DictConfig) -> float:
         spool=spool,
         **settings.capture,
     )
-    with watcher, Uploader(spool, lambda: watcher.runs) as checkpoints:
+    with watcher, CheckpointUploader(spool, lambda: watcher.runs) as checkpoints:
         try:
             outcome = trainer.fit(
                 watcher,

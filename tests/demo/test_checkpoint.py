@@ -10,7 +10,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from tracker_viz.demo.checkpoint import LATEST, Checkpoint, Uploader, fetch_latest, read, write
+from tracker_viz.demo.checkpoint import (
+    LATEST,
+    Checkpoint,
+    CheckpointUploader,
+    fetch_latest,
+    read,
+    write,
+)
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.trackers.local import LocalTracker
 from tracker_viz.types import RunRef
@@ -45,7 +52,7 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path):
 
 
 def test_what_was_saved_last_is_what_a_run_gives_back(tmp_path, run):
-    uploader = Uploader(tmp_path / "spool", lambda: [run])
+    uploader = CheckpointUploader(tmp_path / "spool", lambda: [run])
     uploader.save(checkpoint(40))
     uploader.save(checkpoint(80))
     assert uploader.close()
@@ -64,7 +71,7 @@ def test_saving_does_not_wait_for_a_slow_tracker_and_sends_only_the_newest_then(
             sent.append(artifact)
             return run.put_file(file, artifact)
 
-    uploader = Uploader(tmp_path / "spool", lambda: [Slow()])
+    uploader = CheckpointUploader(tmp_path / "spool", lambda: [Slow()])
     uploader.save(checkpoint(10))
     assert sending.wait(60)
     for step in (20, 30, 40):
@@ -83,7 +90,7 @@ def test_a_tracker_that_fails_is_reported_and_the_others_get_theirs(tmp_path, ru
         def put_file(self, file, artifact):
             raise ConnectionError("no route to host")
 
-    uploader = Uploader(tmp_path / "spool", lambda: [Broken(), run])
+    uploader = CheckpointUploader(tmp_path / "spool", lambda: [Broken(), run])
     path = uploader.save(checkpoint())
     assert uploader.close()
     assert "could not be uploaded (no route to host)" in caplog.text
@@ -100,7 +107,7 @@ def test_a_run_that_is_reached_after_the_last_checkpoint_gets_it_at_the_end(tmp_
         finally:
             looked.set()
 
-    uploader = Uploader(tmp_path / "spool", runs)
+    uploader = CheckpointUploader(tmp_path / "spool", runs)
     uploader.save(checkpoint())
     assert looked.wait(60)
     reached.append(run)
@@ -119,7 +126,7 @@ def test_a_run_that_is_reached_only_while_the_runs_are_closed_gets_the_last_chec
             raise ConnectionError("no route to host")
 
     reached = [Broken()]
-    uploader = Uploader(tmp_path / "spool", lambda: reached)
+    uploader = CheckpointUploader(tmp_path / "spool", lambda: reached)
     uploader.save(checkpoint())
     assert uploader.close()
     n_asked = len(asked)
@@ -137,7 +144,7 @@ def test_an_upload_that_breaks_off_leaves_the_last_whole_checkpoint_named(tmp_pa
             return run.put_file(file, artifact)
 
     for step in (40, 80):
-        uploader = Uploader(tmp_path / "spool", lambda: [Breaking()])
+        uploader = CheckpointUploader(tmp_path / "spool", lambda: [Breaking()])
         uploader.save(checkpoint(step))
         uploader.close()
     assert fetch_latest(run, tmp_path / "elsewhere").step == 40
@@ -145,7 +152,7 @@ def test_an_upload_that_breaks_off_leaves_the_last_whole_checkpoint_named(tmp_pa
 
 def test_a_disk_that_takes_nothing_costs_the_checkpoint_only(tmp_path, run, caplog):
     (tmp_path / "spool").write_text("a file where the directory should be")
-    uploader = Uploader(tmp_path / "spool", lambda: [run])
+    uploader = CheckpointUploader(tmp_path / "spool", lambda: [run])
     uploader.save(checkpoint())
     assert uploader.close()
     assert "the checkpoint of step 40 could not be written" in caplog.text
@@ -158,7 +165,7 @@ def test_closing_gives_up_on_a_tracker_that_never_answers(tmp_path, caplog):
         def put_file(self, file, artifact):
             never.wait(60)
 
-    uploader = Uploader(tmp_path / "spool", lambda: [Hanging()])
+    uploader = CheckpointUploader(tmp_path / "spool", lambda: [Hanging()])
     uploader.save(checkpoint())
     with caplog.at_level(logging.WARNING):
         assert not uploader.close(timeout_s=0.1)
@@ -168,7 +175,7 @@ def test_closing_gives_up_on_a_tracker_that_never_answers(tmp_path, caplog):
 
 def test_the_spool_itself_can_be_resumed_from(tmp_path):
     directory = LocalTracker(tmp_path).create_run(name="spool", config={}).directory
-    uploader = Uploader(directory, list)
+    uploader = CheckpointUploader(directory, list)
     uploader.save(checkpoint())
     uploader.close()
     assert (
@@ -187,7 +194,7 @@ def test_a_run_without_a_checkpoint_says_how_runs_get_one(tmp_path, run):
 
 
 def test_a_checkpoint_that_changed_on_its_way_is_refused(tmp_path, run):
-    uploader = Uploader(tmp_path / "spool", lambda: [run])
+    uploader = CheckpointUploader(tmp_path / "spool", lambda: [run])
     uploader.save(checkpoint())
     uploader.close()
     write(checkpoint(41), run.directory / "checkpoints" / "step-00000040.safetensors")

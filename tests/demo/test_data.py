@@ -3,8 +3,6 @@ do."""
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -151,7 +149,7 @@ def test_a_folder_is_read_in_the_order_of_its_names_without_hidden_files(tmp_pat
     [
         (
             lambda folder: folder / "nowhere.txt",
-            "is no file, no folder, and a glob that matches nothing",
+            "is neither a file nor a folder, and as a glob it matches nothing",
         ),
         (
             lambda folder: folder,
@@ -190,15 +188,15 @@ def test_a_text_of_exactly_one_sequence_is_enough(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"repeat_share": 1.5}, "data.repeat_share is a share of the sequences, 0..1; got 1.5"),
-        ({"validation_share": 0.0}, "data.validation_share"),
-        ({"min_period": 20, "max_period": 10}, "2 <= min_period <= max_period <= 64"),
-        ({"max_period": 65}, "2 <= min_period <= max_period <= 64"),
+        ({"repeat_share": 1.5}, "data.repeat_share must be a number from 0 to 1; got 1.5"),
+        ({"validation_share": 0.0}, "data.validation_share must be a number above 0 and below 1"),
+        ({"min_period": 20, "max_period": 10}, "data.min_period=20 must be at most data.max_per"),
+        ({"max_period": 65}, "data.max_period must be a whole number from 2 to 64; got 65"),
     ],
 )
 def test_impossible_mixtures_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        dataclasses.replace(DataConfig(), **changes)
+        DataConfig(**changes)
 
 
 def test_spans_that_never_repeat_within_the_context_are_refused(book):

@@ -136,10 +136,10 @@ def test_a_sequence_beyond_the_context_is_refused(tokens):
             {"n_kv_heads": 3},
             r"n_heads=4 must be a multiple of model.n_kv_heads=3; n_kv_heads that fit: 1, 2, 4",
         ),
-        ({"n_kv_heads": 0}, r"n_kv_heads must be greater than 0, or null"),
-        ({"n_blocks": 0}, r"model.n_blocks must be greater than 0; got 0"),
-        ({"d_ffn": -1}, r"model.d_ffn must be greater than 0; got -1"),
-        ({"init_std": float("nan")}, r"model.init_std must be greater than 0; got nan"),
+        ({"n_kv_heads": 0}, r"n_kv_heads must be a whole number of at least 1 or null; got 0"),
+        ({"n_blocks": 0}, r"model.n_blocks must be a whole number of at least 1; got 0"),
+        ({"d_ffn": -1}, r"model.d_ffn must be a whole number of at least 1; got -1"),
+        ({"init_std": float("nan")}, r"model.init_std must be a number above 0; got nan"),
     ],
 )
 def test_an_impossible_shape_says_what_would_fit(changes, message):

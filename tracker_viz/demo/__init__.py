@@ -1,10 +1,10 @@
-"""The small LLaMA-style model and the data that ``train.py`` trains it on, so that there is
-something to watch learn.
+"""A small LLaMA-style decoder, its data and its training loop, for ``train.py``.
 
     model.py       the decoder
     data.py        text and repeated random spans -> batches of tokens
     trainer.py     the training loop
     checkpoint.py  everything a resumed run needs, in one safetensors file
+    settings.py    every option of train.py, checked
 
-Nothing else in the package knows of it: your own model and loop take its place.
+Nothing else in the package imports it: your own model and loop take its place.
 """

@@ -1,10 +1,9 @@
-"""Everything a resumed run needs, in one safetensors file, kept in the run itself.
+"""Store everything that a resumed run needs in one safetensors file, and keep it in the run.
 
-A checkpoint holds tensors (weights, optimiser state, random states) and a JSON description (step,
-tokens, config). It lies in the run as ``checkpoints/step-00000400.safetensors``;
-``checkpoints/latest.json`` names the last one and its sha256. The description is sent after the
-tensors, so that a run whose upload was cut off still names a whole checkpoint. ``train.py`` is the
-only caller.
+A checkpoint holds tensors (weights, optimizer state, random states) and a JSON description (step,
+config). In the run it is ``checkpoints/step-00000400.safetensors``; ``checkpoints/latest.json``
+names the last one and its sha256. That file is sent after the tensors, so that a run whose upload
+was cut off still names a whole checkpoint. ``train.py`` is the only caller.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError, TrackerVizError
+from tracker_viz.files import write_atomically
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 LATEST = "checkpoints/latest.json"
@@ -48,9 +47,9 @@ class Checkpoint:
     """A training run between two steps.
 
     Attributes:
-        step: optimiser steps finished.
+        step: optimizer steps finished.
         tensors: name -> tensor, as the trainer named them.
-        config: the run's configuration as plain data: what a resumed run goes on with.
+        config: the run's configuration as plain data, for a resumed run.
     """
 
     step: int
@@ -63,21 +62,20 @@ class Checkpoint:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Write one checkpoint whole or not at all. The tensors are copied out before this returns."""
+    """Write one checkpoint, whole or not at all. The tensors may change when this returns."""
     description = {"schema": SCHEMA_VERSION, "step": checkpoint.step, "config": checkpoint.config}
+    metadata = {_METADATA_KEY: json.dumps(description)}
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
     }
-    capture_file.write_atomically(
-        safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(description)}), path
-    )
+    write_atomically(safetensors.torch.save(tensors, metadata), path)
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a checkpoint; tensors come to the CPU.
+    """Read a checkpoint, its tensors on the CPU.
 
     Raises:
-        ConfigError: not a checkpoint of this program, or of a newer one.
+        ConfigError: the file is no checkpoint of this program, or one of a newer version.
     """
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
@@ -92,7 +90,8 @@ def read(path: Path) -> Checkpoint:
                     f"{path} was written by a newer tracker_viz (checkpoint schema "
                     f"{description['schema']}); upgrade to resume"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
         raise ConfigError(
             f"{path} is not a whole safetensors file ({error}); resume from an earlier checkpoint"
@@ -101,16 +100,16 @@ def read(path: Path) -> Checkpoint:
 
 
 def fetch_latest(run: FileStore, directory: Path) -> Checkpoint:
-    """The last checkpoint that ``run`` holds whole, brought into ``directory``.
+    """Return the last whole checkpoint of ``run``, downloaded into ``directory``.
 
     Raises:
-        ConfigError: the run has none, or it is damaged.
+        ConfigError: the run has no checkpoint, or it is damaged.
     """
     try:
         latest = json.loads(run.get_file(LATEST, directory).read_text())
     except TrackerVizError as error:
         raise ConfigError(
-            f"this run has no checkpoint to resume from ({error}); runs keep them when they are "
+            f"this run has no checkpoint to resume from ({error}); runs have them when they are "
             "trained with trainer.checkpoint_every > 0"
         ) from error
     name = str(latest["file"])
@@ -128,26 +127,27 @@ def fetch_latest(run: FileStore, directory: Path) -> Checkpoint:
     return read(path)
 
 
-class Uploader:
-    """Writes checkpoints into ``directory`` and sends them to every run from a thread of its own.
+class CheckpointUploader:
+    """Write checkpoints into ``directory`` and send them to every run from a thread of its own.
 
-    Training never waits for a tracker: when one is slow only the newest checkpoint is sent. A run
+    Training never waits for a tracker: when one is slow, only the newest checkpoint is sent. A run
     that could not be reached yet, or did not take it, is offered the newest once more at the end;
-    what fails then is reported and stays in ``directory``.
+    what fails then is logged and stays in ``directory``.
     """
 
     def __init__(self, directory: Path, runs: Callable[[], Iterable[FileStore]]):
         self.directory = directory
         self._runs = runs
         self._pending: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
-        self._sent: dict[int, Path] = {}  # id of a run -> the newest checkpoint that it took
-        self._offered: set[int] = set()  # ids of runs
+        # Runs go by their id() here: two of one reference may be different services.
+        self._sent: dict[int, Path] = {}
+        self._offered: set[int] = set()
         self._newest: Path | None = None
         self._thread = threading.Thread(target=self._send_all, name="checkpoints", daemon=True)
         self._thread.start()
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """On the disk when this returns, in the runs later. A disk that is full costs the
+        """Write a checkpoint to the disk and queue it for the runs. A full disk costs the
         checkpoint, not the training."""
         path = self.directory / "checkpoints" / checkpoint.file_name
         try:
@@ -155,13 +155,13 @@ class Uploader:
             latest = json.dumps(
                 {"file": path.name, "step": checkpoint.step, "sha256": _sha256(path)}
             ).encode()
-            # one file for us, which the next checkpoint overwrites, and one that lasts until this
-            # checkpoint is sent
-            capture_file.write_atomically(latest, self.directory / LATEST)
-            capture_file.write_atomically(latest, path.with_suffix(".json"))
+            # The next checkpoint overwrites the first file; the second lasts until this checkpoint
+            # is sent.
+            write_atomically(latest, self.directory / LATEST)
+            write_atomically(latest, path.with_suffix(".json"))
         except OSError as error:
-            logger.error(
-                "the checkpoint of step %d could not be written to %s (%s); training goes on",
+            log.error(
+                "the checkpoint of step %d could not be written to %s (%s); training continues",
                 checkpoint.step,
                 path,
                 error,
@@ -171,42 +171,45 @@ class Uploader:
         return path
 
     def close(self, timeout_s: float = 120.0) -> bool:
-        """Wait until all is sent; True when it was, False when ``timeout_s`` ran out first.
-        Repeating it is harmless."""
+        """Wait until everything is sent, and return whether it was within ``timeout_s``. Repeating
+        it is harmless."""
         self._pending.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            logger.warning(
-                "checkpoints are still being uploaded; they lie in %s",
+            log.warning(
+                "checkpoints are still being uploaded; they are kept in %s",
                 self.directory / "checkpoints",
             )
         return not self._thread.is_alive()
 
     def offer_late(self) -> None:
-        """After ``close``: the newest checkpoint for runs that were reached only since then, as a
-        busy or distant service may be."""
+        """Send the newest checkpoint, after ``close``, to runs that were reached only since then,
+        for example because their service was busy."""
         if self._newest is not None and not self._thread.is_alive():
-            self._send(self._newest, [run for run in self._runs() if id(run) not in self._offered])
+            late = [run for run in self._runs() if id(run) not in self._offered]
+            self._send(self._newest, late)
 
-    def __enter__(self) -> Uploader:
+    def __enter__(self) -> CheckpointUploader:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
     ) -> None:
-        # Who interrupts the program does not want to wait for a tracker.
+        # A user who interrupts the program does not want to wait for a tracker.
         self.close(0.0 if kind is KeyboardInterrupt else 120.0)
 
     def _send_all(self) -> None:
-        last = False
-        while not last:
-            paths = [self._pending.get()]
+        is_last = False
+        while not is_last:
+            # Skip to the newest checkpoint of those that arrived during the last upload.
+            waiting = [self._pending.get()]
             while not self._pending.empty():
-                paths.append(self._pending.get())
-            last = None in paths
-            self._newest = next(
-                (path for path in reversed(paths) if path is not None), self._newest
-            )
+                waiting.append(self._pending.get())
+            for path in waiting:
+                if path is None:
+                    is_last = True
+                else:
+                    self._newest = path
             if self._newest is not None:
                 self._send(self._newest, self._runs())
 
@@ -219,9 +222,10 @@ class Uploader:
                 run.put_file(path, f"checkpoints/{path.name}")
                 run.put_file(path.with_suffix(".json"), LATEST)
                 self._sent[id(run)] = path
-            except Exception as error:  # noqa: BLE001  a tracker's failure, whatever it is, must not end training
-                logger.warning(
-                    "checkpoint %s could not be uploaded (%s); it lies in %s",
+            # Whatever a tracker's failure is, it must not end training.
+            except Exception as error:  # noqa: BLE001
+                log.warning(
+                    "checkpoint %s could not be uploaded (%s); it is kept in %s",
                     path.name,
                     error,
                     path,

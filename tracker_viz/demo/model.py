@@ -1,8 +1,8 @@
-"""A small LLaMA-style decoder in plain PyTorch: RMSNorm, rotary positions, grouped-query attention,
-SwiGLU.
+"""A small LLaMA-style decoder in plain PyTorch: RMSNorm, rotary positions, grouped-query attention
+and SwiGLU.
 
-Tokens go in, logits come out. Module names follow the LLaMA checkpoints that everybody knows
-(``q_proj``, ``gate_proj``, ...).
+Tokens go in, logits come out. Module names are those of LLaMA checkpoints (``q_proj``,
+``gate_proj``, ...).
 
 Sources: Touvron et al. 2023 (arXiv:2302.13971) for the block, Ainslie et al. 2023
 (arXiv:2305.13245) for grouped queries.
@@ -11,61 +11,58 @@ Sources: Touvron et al. 2023 (arXiv:2302.13971) for the block, Ainslie et al. 20
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tracker_viz.errors import ConfigError
+from tracker_viz.options import Options
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Shape of the decoder. Two configs with equal fields make models that can exchange their
-    weights.
+class ModelConfig(Options):
+    """The group ``model``: the shape of the decoder. Models with equal configs can exchange
+    weights."""
 
-    Attributes:
-        context_length: longest sequence, in tokens.
-        n_kv_heads: key/value heads, each shared by ``n_heads / n_kv_heads`` query heads; None: one
-            for every query head.
-        d_ffn: inner width of the feed-forward layers.
-        rope_base: wavelength base of the rotary positions; the slowest pair of dimensions turns
-            once in about 2π * base tokens.
-        tie_embeddings: use the embedding matrix for the output projection too.
-        init_std: standard deviation of the initial weights; projections back into the residual
-            stream get ``init_std / sqrt(2 n_blocks)``.
-    """
+    group_name = "model"
 
-    n_blocks: int = 4
-    n_heads: int = 4
-    n_kv_heads: int | None = None
-    d_model: int = 128
-    d_ffn: int = 352
-    context_length: int = 64
-    vocab_size: int = 257
-    rope_base: float = 10_000.0
+    n_blocks: int = Field(4, ge=1)
+    """Decoder blocks."""
+
+    n_heads: int = Field(4, ge=1)
+    """Query heads of a block."""
+
+    n_kv_heads: Annotated[int, Field(ge=1)] | None = None
+    """Key/value heads, each shared by n_heads / n_kv_heads query heads; null: one for every query
+    head."""
+
+    d_model: int = Field(128, ge=1)
+    """Width of the residual stream."""
+
+    d_ffn: int = Field(352, ge=1)
+    """Inner width of the feed-forward layers."""
+
+    context_length: int = Field(64, ge=1)
+    """Longest sequence, in tokens."""
+
+    vocab_size: int = Field(257, ge=1)
+    """Number of different tokens."""
+
+    rope_base: float = Field(10_000.0, gt=0)
+    """Wavelength base of the rotary positions: the slowest pair of dimensions turns once in about
+    2π * base tokens."""
+
     tie_embeddings: bool = False
-    init_std: float = 0.02
+    """Use the embedding matrix as output projection too."""
 
-    def __post_init__(self) -> None:
-        for name in (
-            "n_blocks",
-            "n_heads",
-            "d_model",
-            "d_ffn",
-            "context_length",
-            "vocab_size",
-            "rope_base",
-            "init_std",
-        ):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"model.{name} must be greater than 0; got {getattr(self, name)}")
-        if self.n_kv_heads is not None and self.n_kv_heads <= 0:
-            raise ConfigError(
-                "model.n_kv_heads must be greater than 0, or null for one per query head; got "
-                f"{self.n_kv_heads}"
-            )
+    init_std: float = Field(0.02, gt=0)
+    """Standard deviation of the initial weights; projections back into the residual stream get
+    init_std / sqrt(2 n_blocks)."""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
         if self.d_model % self.n_heads:
             near = [n for n in _divisors(self.d_model) if self.d_model // n % 2 == 0]
             raise ConfigError(
@@ -75,15 +72,16 @@ class ModelConfig:
         if self.head_dim % 2:
             raise ConfigError(
                 "rotary positions turn pairs of dimensions, so d_model / n_heads must be even; "
-                f"got {self.d_model} / {self.n_heads} "
-                f"= {self.head_dim}: try model.d_model={2 * self.d_model}"
+                f"got {self.d_model} / {self.n_heads} = {self.head_dim}: try "
+                f"model.d_model={2 * self.d_model}"
             )
         if self.n_heads % self.kv_heads:
             raise ConfigError(
                 f"model.n_heads={self.n_heads} must be a multiple of "
-                f"model.n_kv_heads={self.kv_heads}; "
-                f"n_kv_heads that fit: {', '.join(map(str, _divisors(self.n_heads)))}"
+                f"model.n_kv_heads={self.kv_heads}; n_kv_heads that fit: "
+                f"{', '.join(map(str, _divisors(self.n_heads)))}"
             )
+        return self
 
     @property
     def head_dim(self) -> int:
@@ -116,7 +114,7 @@ class Decoder(nn.Module):
         self._init_weights()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the next token at every position.
+        """Return the logits of the next token at every position.
 
         Args:
             tokens: int64 [batch, position], position <= context_length.
@@ -137,20 +135,17 @@ class Decoder(nn.Module):
         return logits.float()
 
     def _init_weights(self) -> None:
-        config = self.config
-        into_residual = config.init_std / math.sqrt(2 * config.n_blocks)
+        std = self.config.init_std
+        std_into_residual = std / math.sqrt(2 * self.config.n_blocks)
         for name, weight in self.named_parameters():
-            if weight.ndim == 2:
-                std = (
-                    into_residual
-                    if name.endswith(("o_proj.weight", "down_proj.weight"))
-                    else config.init_std
-                )
-                nn.init.normal_(weight, std=std)
+            if weight.ndim < 2:
+                continue
+            into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            nn.init.normal_(weight, std=std_into_residual if into_residual else std)
 
 
 class Block(nn.Module):
-    """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
+    """Compute ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -169,41 +164,31 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.n_heads, self.kv_heads, self.head_dim = (
-            config.n_heads,
-            config.kv_heads,
-            config.head_dim,
-        )
+        self.n_heads = config.n_heads
+        self.kv_heads = config.kv_heads
+        self.head_dim = config.head_dim
         self.q_proj = nn.Linear(config.d_model, self.n_heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(config.d_model, self.kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(config.d_model, self.kv_heads * self.head_dim, bias=False)
         self.o_proj = nn.Linear(self.n_heads * self.head_dim, config.d_model, bias=False)
 
     def forward(self, stream: Tensor, rope: Tensor) -> Tensor:
-        batch, n_positions, _ = stream.shape
-        query, key, value = (
-            projection(stream)
-            .view(batch, n_positions, heads, self.head_dim)
-            .transpose(1, 2)  # [batch, head, position, head_dim]
-            for projection, heads in (
-                (self.q_proj, self.n_heads),
-                (self.k_proj, self.kv_heads),
-                (self.v_proj, self.kv_heads),
-            )
-        )
+        query = rotate(self._heads(self.q_proj(stream)), rope)
+        key = rotate(self._heads(self.k_proj(stream)), rope)
+        value = self._heads(self.v_proj(stream))
         mixed = F.scaled_dot_product_attention(
-            rotate(query, rope),
-            rotate(key, rope),
-            value,
-            is_causal=True,
-            enable_gqa=self.kv_heads < self.n_heads,
+            query, key, value, is_causal=True, enable_gqa=self.kv_heads < self.n_heads
         )
-        output: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, n_positions, -1))
+        output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return output
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        """[batch, position, head * head_dim] -> [batch, head, position, head_dim]"""
+        return projected.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
-    """SwiGLU, ``down(silu(gate(x)) * up(x))`` (Shazeer 2020, arXiv:2002.05202)."""
+    """SwiGLU: ``down(silu(gate(x)) * up(x))`` (Shazeer 2020, arXiv:2002.05202)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -217,16 +202,16 @@ class FeedForward(nn.Module):
 
 
 def rotary_table(n_positions: int, head_dim: int, base: float) -> Tensor:
-    """Cosine and sine of every position's angles: float32 [2, position, head_dim / 2] (Su et al.
-    2021, arXiv:2104.09864, eq. 15)."""
+    """Return cosine and sine of every position's angles: float32 [2, position, head_dim / 2] (Su et
+    al. 2021, arXiv:2104.09864, eq. 15)."""
     frequency = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angle = torch.outer(torch.arange(n_positions, dtype=torch.float64), frequency)
     return torch.stack([angle.cos(), angle.sin()]).float()
 
 
 def rotate(heads: Tensor, rope: Tensor) -> Tensor:
-    """Turn each pair (i, i + head_dim/2) of ``heads`` [..., position, head_dim] by its position's
-    angle; lengths are kept."""
+    """Rotate each pair (i, i + head_dim/2) of ``heads`` [..., position, head_dim] by the angle of
+    its position; lengths stay the same."""
     cos, sin = rope.to(heads.dtype)
     first, second = heads.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

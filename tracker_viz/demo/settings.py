@@ -1,101 +1,116 @@
-"""Everything that ``train.py`` can be told, as one checked value. The groups of ``conf/`` fill
-it."""
+"""Every option of ``train.py`` as one checked value, filled from the groups of ``conf/``."""
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import field_validator
 
 from tracker_viz.demo.data import DataConfig
 from tracker_viz.demo.model import ModelConfig
 from tracker_viz.demo.trainer import TrainerConfig
 from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.metrics import ROLES
+from tracker_viz.options import Options
 
-# What a sweeper can be told to optimise: the last loss, or one of the values that
-# ``metrics.run_summary`` gives
+_OF_A_ROLE = ("max", "heads", "onset_step")
+_OF_THE_RUN = ("heads_specialised", "share_specialised", "index_mean")
+
+# What a sweeper can optimize: the last loss, or a value that ``metrics.run_summary`` returns.
 OUTCOMES = (
     "loss",
-    *(
-        f"specialisation/{role.name}_{value}"
-        for role in ROLES
-        for value in ("max", "heads", "onset_step")
-    ),
-    *(
-        f"specialisation/{value}"
-        for value in ("heads_specialised", "share_specialised", "index_mean")
-    ),
+    *(f"specialisation/{role.name}_{value}" for role in ROLES for value in _OF_A_ROLE),
+    *(f"specialisation/{value}" for value in _OF_THE_RUN),
 )
-# What a resumed run takes over from its checkpoint, where the command line does not say otherwise
+# What a resumed run takes from its checkpoint, unless the command line says otherwise.
 TRAINED_WITH = ("name", "seed", "model", "data", "trainer", "capture")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """Attributes are the keys of ``conf/train.yaml``.
+class TrainSettings(Options):
+    """The keys of ``conf/train.yaml``.
 
-    ``capture``, ``layout`` and ``video`` are options of those stations; ``tracker`` is tracker ->
-    its options.
+    ``capture``, ``layout`` and ``video`` are checked by the stations that take them; ``tracker`` is
+    tracker -> its options.
     """
 
     name: str
-    seed: int
-    render: bool
-    resume: str | None
-    spool: str | None
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    capture: dict[str, Any] = field(default_factory=dict)
-    tracker: dict[str, Any] = field(default_factory=dict)
-    layout: dict[str, Any] = field(default_factory=dict)
-    video: dict[str, Any] = field(default_factory=dict)
-    theme: str = "dark"
-    format: Any = "video"
-    optimize: str = "loss"
+    """Name of the run, in the tracker and in the pictures."""
 
-    def __post_init__(self) -> None:
-        if self.optimize not in OUTCOMES:
-            raise ConfigError(unknown_name("outcome to optimize", self.optimize, OUTCOMES))
+    seed: int
+    """Seed of the weights and of the order of the batches."""
+
+    render: bool
+    """Make the pictures when training ends; false leaves them for tracker-viz render."""
+
+    resume: str | None
+    """Continue from the last checkpoint of this run, into this run."""
+
+    spool: str | None
+    """Directory where captures wait for the tracker; null: a new one in the job's directory."""
+
+    model: ModelConfig
+    data: DataConfig
+    trainer: TrainerConfig
+    capture: dict[str, Any]
+    tracker: dict[str, Any]
+    layout: dict[str, Any]
+    video: dict[str, Any]
+
+    theme: Literal["dark", "light"] = "dark"
+    """Colors of the pictures."""
+
+    format: Any = "video"
+    """What to make: video, poster, webp, gif or html; or a list of these."""
+
+    optimize: str = "loss"
+    """What a sweeper such as Optuna gets from each job: loss, or a value of the run's summary such
+    as specialisation/induction_max."""
+
+    @field_validator("optimize")
+    @classmethod
+    def _check_outcome(cls, optimize: str) -> str:
+        if optimize not in OUTCOMES:
+            raise ConfigError(unknown_name("outcome to optimize", optimize, OUTCOMES))
+        return optimize
 
     def outcome(self, loss: float, summary: Mapping[str, float]) -> float:
-        """What ``optimize`` names. A role that no head took for good has no onset: it came later
-        than any that came, at infinity."""
-        return (
-            loss
-            if self.optimize == "loss"
-            else float(
-                summary.get(self.optimize, math.inf if "_onset_" in self.optimize else math.nan)
-            )
-        )
+        """Return the value that ``optimize`` names. The onset of a role that no head took is
+        infinite: later than any other."""
+        if self.optimize == "loss":
+            return loss
+        missing = math.inf if "_onset_" in self.optimize else math.nan
+        return float(summary.get(self.optimize, missing))
 
     def trained_with(self) -> dict[str, Any]:
-        """What the run's model, losses and captures depend on, as plain data that means the same in
-        every working directory."""
-        chosen = {key: value for key, value in asdict(self).items() if key in TRAINED_WITH}
+        """Return what the run's model, losses and captures depend on, as plain data that means the
+        same in every working directory."""
+        chosen = self.model_dump(include=set(TRAINED_WITH))
         if self.data.path is not None:
             chosen["data"]["path"] = os.path.abspath(os.path.expanduser(self.data.path))
-        return chosen
+        # As a checkpoint gives it back: lists, not tuples.
+        plain: dict[str, Any] = json.loads(json.dumps(chosen))
+        return plain
 
 
 def resumed(
     cfg: DictConfig, trained_with: Mapping[str, Any], overrides: Iterable[str]
 ) -> DictConfig:
-    """``cfg`` with what the checkpoint was trained with, but for what ``overrides`` (the command
-    line's words) say explicitly.
+    """Return ``cfg`` with the settings of a checkpoint, except those that ``overrides`` (the words
+    of the command line) set explicitly.
 
-    ``python train.py resume=... trainer.steps=2000`` so goes on with the same model, data and
-    recipe, for longer.
+    So ``python train.py resume=... trainer.steps=2000`` trains the same model with the same data
+    and recipe for longer.
     """
     merged = copy.deepcopy(cfg)
     OmegaConf.set_struct(merged, False)
     merged.merge_with({key: trained_with[key] for key in TRAINED_WITH if key in trained_with})
+
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~").partition("@")[0].replace("/", ".")
         if key.partition(".")[0] in TRAINED_WITH:

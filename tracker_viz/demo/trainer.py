@@ -1,7 +1,7 @@
-"""The training loop: model and batches go in, a trained model comes out, and a recorder looks on.
+"""Train the demo's model on its data, and report every step to a recorder.
 
-``train.py`` is the only caller. The recipe (AdamW, warm-up, cosine) is the one with which the
-default model shows the onset of induction heads within a thousand steps.
+``train.py`` is the only caller. With this recipe (AdamW, warm-up, cosine) induction heads appear in
+the default model within a thousand steps.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -25,93 +26,84 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from tracker_viz.demo.checkpoint import Checkpoint
 from tracker_viz.demo.data import Mixture, second_copies
 from tracker_viz.errors import ConfigError, TrackerVizError
+from tracker_viz.options import Options
+
+BAR = "{percentage:3.0f}% |{bar:24}| step {n_fmt}/{total_fmt} · {desc} · {remaining} left"
 
 
 class TrainingDivergedError(TrackerVizError):
-    """The loss is no longer a number; what was captured until then is kept."""
+    """The loss is no longer a number; what was captured before is kept."""
 
 
 class Recorder(Protocol):
-    """What the loop tells of each finished step."""
+    """The part of ``Watcher`` that the loop calls after each step."""
 
     def step(self, step: int, tokens_seen: int | None = None, **metrics: float) -> Any: ...
 
 
-@dataclass(frozen=True)
-class TrainerConfig:
-    """The recipe.
+class TrainerConfig(Options):
+    """The group ``trainer``: the recipe."""
 
-    Attributes:
-        steps: optimiser steps.
-        batch_size: sequences a step.
-        learning_rate: its peak, reached after ``warmup_steps`` and then let down along a cosine to
-            ``final_lr_share`` of it.
-        weight_decay: of the matrices; norms have none.
-        clip_norm: largest length of the whole gradient.
-        evaluate_rows: rows of held-out text, and as many of unseen spans, that are looked at when a
-            step is captured; 0: never.
-        checkpoint_every: steps between two checkpoints; 0: none at all, and no ``resume=``.
-        device: ``auto`` (a GPU where there is one), or a name that torch knows: ``cpu``,
-            ``cuda:1``, ...
-        threads: of torch on the CPU; None leaves them as they are.
-    """
+    group_name = "trainer"
 
-    steps: int = 1000
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    warmup_steps: int = 50
-    final_lr_share: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.999
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
-    evaluate_rows: int = 16
-    checkpoint_every: int = 400
+    steps: int = Field(1000, ge=1)
+    """Optimizer steps."""
+
+    batch_size: int = Field(16, ge=1)
+    """Sequences in a step."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak of the learning rate, reached after warmup_steps; 0.003 stalls."""
+
+    warmup_steps: int = Field(50, ge=0)
+    """Steps in which the learning rate rises to its peak."""
+
+    final_lr_share: float = Field(0.1, ge=0, le=1)
+    """The cosine ends at this share of the peak."""
+
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Of AdamW."""
+
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Of AdamW."""
+
+    weight_decay: float = Field(0.1, ge=0)
+    """Weight decay of the matrices; norms have none."""
+
+    clip_norm: float = Field(1.0, gt=0)
+    """Largest norm of the whole gradient."""
+
+    evaluate_rows: int = Field(16, ge=0)
+    """Held-out rows of text, and as many of unseen spans, to evaluate when a step is captured; 0:
+    never."""
+
+    checkpoint_every: int = Field(400, ge=0)
+    """Steps between two checkpoints; 0: no checkpoints, and no resume=."""
+
     device: str = "auto"
-    threads: int | None = None
+    """auto (a GPU if there is one; the jobs of a sweep take turns on several), or a name that torch
+    knows: cpu, cuda, cuda:1, ..."""
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"trainer.{name} must be at least 1; got {getattr(self, name)}")
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(
-                f"trainer.threads is a number of threads, at least 1, or null; got {self.threads}"
-            )
-        for name in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(
-                    f"trainer.{name} must be a finite number above 0; got {getattr(self, name)}"
-                )
-        for name in ("warmup_steps", "weight_decay", "evaluate_rows", "checkpoint_every"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"trainer.{name} must not be negative; got {getattr(self, name)}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(
-                    f"trainer.{name} must be at least 0 and below 1; got {getattr(self, name)}"
-                )
-        if not 0 <= self.final_lr_share <= 1:
-            raise ConfigError(
-                "trainer.final_lr_share is a share of the learning rate, 0..1; got "
-                f"{self.final_lr_share}"
-            )
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Threads of torch on the CPU; null: all cores that the job may use."""
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of the update that follows ``step`` finished ones."""
+        """Return the learning rate of the update that follows ``step`` finished ones."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         progress = min(1.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
-        share = self.final_lr_share + (1 - self.final_lr_share) * 0.5 * (
-            1 + math.cos(math.pi * progress)
-        )
-        return self.learning_rate * share
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate * (self.final_lr_share + (1 - self.final_lr_share) * cosine)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: ``finished``, or interrupted after ``step``. ``loss``: of the last batch;
-    NaN where nothing was left to train."""
+    """How training ended.
+
+    Attributes:
+        finished: False: interrupted after ``step``.
+        loss: of the last batch; NaN where nothing was left to train.
+    """
 
     finished: bool
     step: int
@@ -119,7 +111,7 @@ class Outcome:
 
 
 class Trainer:
-    """Model, optimiser and batches, standing between two steps.
+    """Model, optimizer and batches between two steps.
 
     Args:
         job: number of this job in its sweep, by which ``device=auto`` chooses among several GPUs.
@@ -133,6 +125,7 @@ class Trainer:
         self.model = model.to(self.device)
         self.mixture = mixture
         self.step = 0
+
         matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
         vectors = [weight for weight in model.parameters() if weight.ndim < 2]
         self.optimizer = torch.optim.AdamW(
@@ -156,18 +149,18 @@ class Trainer:
         evaluate_at: Callable[[int], bool] = lambda step: False,
         progress: bool = True,
     ) -> Outcome:
-        """Train until ``config.steps`` are done or somebody asks to stop (SIGINT, SIGTERM).
+        """Train until ``config.steps`` are done or a signal asks to stop (SIGINT, SIGTERM).
 
         Args:
-            recorder: told of every finished step and its loss, and of the held-out losses where
+            recorder: gets every finished step and its loss, and the held-out losses where
                 ``evaluate_at(step)``.
-            save: called with the training's state and its step: every ``checkpoint_every`` steps,
-                at the end, and when interrupted.
-            progress: show a bar on standard error.
+            save: called with the state and its step: every ``checkpoint_every`` steps, at the end,
+                and when interrupted.
+            progress: show a progress bar on standard error.
 
         Raises:
             TrainingDivergedError: the loss became NaN or infinite; the weights stay as they were
-                when it did.
+                then.
         """
         config = self.config
         metrics = {"loss": math.nan}
@@ -181,21 +174,26 @@ class Trainer:
                 if config.evaluate_rows and evaluate_at(self.step):
                     metrics |= self.evaluate(config.evaluate_rows)
                 recorder.step(self.step, self.step * self.tokens_per_step, **metrics)
-                _show(bar, self.step, metrics, self.tokens_per_step)
-                ending = self.step == config.steps or stop.requested
-                if config.checkpoint_every and (ending or self.step % config.checkpoint_every == 0):
+                _show(bar, self.step, metrics["loss"], self.tokens_per_step)
+
+                is_last = self.step == config.steps or stop.requested
+                if config.checkpoint_every and (
+                    is_last or self.step % config.checkpoint_every == 0
+                ):
                     save(self.state(), self.step)
         return Outcome(self.step >= config.steps, self.step, metrics["loss"])
 
     def _train_step(self) -> float:
         inputs, targets = (tokens.to(self.device) for tokens in self.mixture.batch())
         loss = F.cross_entropy(self.model(inputs).flatten(0, 1), targets.flatten())
-        if not math.isfinite(value := loss.item()):
+        value = loss.item()
+        if not math.isfinite(value):
             raise TrainingDivergedError(
                 f"the loss is {value} after {self.step} steps; try a lower trainer.learning_rate "
                 f"(now {self.config.learning_rate:g}) or a longer trainer.warmup_steps (now "
                 f"{self.config.warmup_steps})"
             )
+
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         for group in self.optimizer.param_groups:
@@ -207,57 +205,51 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, n_rows: int) -> dict[str, float]:
-        """Loss in nats per token on held-out text, and on the second and later copies of unseen
-        spans (near 0 once it looks back)."""
-        self.model.eval()
+        """Return the loss in nats per token on held-out text, and on the second and later copies of
+        unseen spans (near 0 once the model looks back)."""
         text, repeats = (rows.to(self.device) for rows in self.mixture.validation_rows(n_rows))
-        text_loss, repeats_loss = (
-            F.cross_entropy(self.model(rows[:, :-1]).transpose(1, 2), rows[:, 1:], reduction="none")
-            for rows in (text, repeats)
-        )
+        self.model.eval()
+        text_loss = self._losses(text).mean()
+        copied_loss = self._losses(repeats)[second_copies(repeats)[:, 1:]].mean()
         self.model.train()
         return {
-            "validation/loss": text_loss.mean().item(),
-            "validation/second_copy_loss": repeats_loss[second_copies(repeats)[:, 1:]]
-            .mean()
-            .item(),
+            "validation/loss": text_loss.item(),
+            "validation/second_copy_loss": copied_loss.item(),
         }
 
+    def _losses(self, rows: Tensor) -> Tensor:
+        """Return the loss at every position: float32 [row, token - 1]."""
+        logits = self.model(rows[:, :-1]).transpose(1, 2)
+        return F.cross_entropy(logits, rows[:, 1:], reduction="none")
+
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that the next step depends on, by name."""
+        """Return every tensor that the next step depends on, by name."""
         state = {"random.data": self.mixture.state(), "random.torch": torch.get_rng_state()}
-        for name, weight in self.model.named_parameters():  # tied weights come once
+        # named_parameters gives tied weights once.
+        for name, weight in self.model.named_parameters():
             state[f"model.{name}"] = weight
-            state |= {
-                f"optimizer.{name}.{kind}": tensor
-                for kind, tensor in self.optimizer.state[weight].items()
-            }
+            for kind, tensor in self.optimizer.state[weight].items():
+                state[f"optimizer.{name}.{kind}"] = tensor
         return state
 
     def load_state(self, checkpoint: Checkpoint) -> None:
-        """Go on from ``checkpoint``.
+        """Continue from ``checkpoint``.
 
         Raises:
             ConfigError: it is of a model of another shape.
         """
         state, weights = checkpoint.tensors, dict(self.model.named_parameters())
-        stored = {name.removeprefix("model.") for name in state if name.startswith("model.")}
-        for name in sorted(stored | weights.keys()):
-            there = tuple(state[f"model.{name}"].shape) if name in stored else None
-            here = tuple(weights[name].shape) if name in weights else None
-            if there != here:
-                raise ConfigError(
-                    f"the checkpoint is of another model: {name} is {there} there and {here} here; "
-                    "leave out model overrides"
-                )
+        _check_shapes(state, weights)
         for name, weight in weights.items():
             weight.data.copy_(state[f"model.{name}"])
-            kinds = ("step", "exp_avg", "exp_avg_sq") if checkpoint.step else ()
-            # AdamW counts its steps on the CPU, whatever the weights' device
-            self.optimizer.state[weight] = {
-                kind: state[f"optimizer.{name}.{kind}"].to("cpu" if kind == "step" else self.device)
-                for kind in kinds
-            }
+            # AdamW has no state before its first step, and counts its steps on the CPU.
+            self.optimizer.state[weight] = {}
+            if checkpoint.step:
+                self.optimizer.state[weight] = {
+                    "step": state[f"optimizer.{name}.step"].to("cpu"),
+                    "exp_avg": state[f"optimizer.{name}.exp_avg"].to(self.device),
+                    "exp_avg_sq": state[f"optimizer.{name}.exp_avg_sq"].to(self.device),
+                }
         self.mixture.set_state(state["random.data"])
         torch.set_rng_state(state["random.torch"])
         self.step = checkpoint.step
@@ -277,21 +269,18 @@ def stop_on_signal() -> Iterator[StopRequest]:
     Outside the main thread, where Python delivers no signals, this changes nothing.
     """
     stop = StopRequest()
+    previous: dict[signal.Signals, Any] = {}
 
     def ask(number: int, _frame: FrameType | None) -> None:
         stop.requested = True
         for each in previous:
             signal.signal(each, signal.default_int_handler)
-        tqdm.write(
-            f"{signal.Signals(number).name}: ending after this step; once more to quit at once",
-            file=sys.stderr,
-        )
+        name = signal.Signals(number).name
+        tqdm.write(f"{name}: ending after this step; once more to quit at once", file=sys.stderr)
 
-    previous: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        previous = {
-            number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, ask)
     try:
         yield stop
     finally:
@@ -300,16 +289,16 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 
 def choose_device(name: str, *, job: int = 0) -> torch.device:
-    """The torch device called ``name``; ``auto`` takes turns: job 0 of a sweep the first GPU, job 1
-    the second, and so on round.
+    """Return the torch device called ``name``. ``auto`` gives job 0 of a sweep the first GPU, job 1
+    the second, and so on in turn.
 
     Raises:
-        ConfigError: torch does not know it, or this machine does not have it.
+        ConfigError: torch does not know the device, or this machine does not have it.
     """
+    if name == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
     if name == "auto":
-        return torch.device(
-            f"cuda:{job % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-        )
+        return torch.device(f"cuda:{job % torch.cuda.device_count()}")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -322,21 +311,39 @@ def choose_device(name: str, *, job: int = 0) -> torch.device:
     return device
 
 
+def _check_shapes(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    stored = {}
+    for name, tensor in state.items():
+        if name.startswith("model."):
+            stored[name.removeprefix("model.")] = tuple(tensor.shape)
+    present = {name: tuple(weight.shape) for name, weight in weights.items()}
+
+    for name in sorted(stored.keys() | present.keys()):
+        there, here = stored.get(name), present.get(name)
+        if there != here:
+            raise ConfigError(
+                f"the checkpoint is of another model: {name} is {there} there and {here} here; "
+                "leave out model overrides"
+            )
+
+
 def _progress_bar(start: int, steps: int, *, shown: bool) -> tqdm[Any]:
+    # A log file should get a line now and then, not ten a second.
+    interval_s = 0.2 if sys.stderr.isatty() else 15.0
     return tqdm(
         desc="the first step",
         initial=start,
         total=steps,
         disable=not shown,
-        # a log file wants a line now and then, not ten a second
-        mininterval=0.2 if sys.stderr.isatty() else 15.0,
-        bar_format="{percentage:3.0f}% |{bar:24}| step {n_fmt}/{total_fmt} · {desc} · {remaining} left",
+        mininterval=interval_s,
+        bar_format=BAR,
     )
 
 
-def _show(bar: tqdm[Any], step: int, metrics: Mapping[str, float], tokens_per_step: int) -> None:
-    words = [f"loss {metrics['loss']:.3f}"]
-    if rate := bar.format_dict["rate"]:
+def _show(bar: tqdm[Any], step: int, loss: float, tokens_per_step: int) -> None:
+    words = [f"loss {loss:.3f}"]
+    rate = bar.format_dict["rate"]
+    if rate:
         words.append(f"{rate * tokens_per_step:,.0f} tokens/s")
     bar.set_description_str(" · ".join(words), refresh=False)
     bar.update(step - bar.n)

@@ -43,6 +43,7 @@ from yaml import YAMLError
 
 from tracker_viz.commands import override
 from tracker_viz.errors import ConfigError, TrackerVizError, unknown_name
+from tracker_viz.options import Options
 
 OUR_CONF = "pkg://tracker_viz.conf"
 _FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -136,8 +137,8 @@ def errors_explained() -> Iterator[None]:
 
 
 def typed(settings: type[Settings], cfg: DictConfig) -> Settings:
-    """``cfg`` as an instance of the dataclass ``settings``: every name and type checked, nested
-    dataclasses made and so validated.
+    """Return ``cfg`` as ``settings``, a class of ``Options`` or a dataclass: every name and type
+    checked, nested ones too.
 
     Raises:
         ConfigError: a name that ``settings`` does not have, a value that is missing, of another
@@ -146,6 +147,9 @@ def typed(settings: type[Settings], cfg: DictConfig) -> Settings:
     if missing := OmegaConf.missing_keys(cfg):
         # Merging would quietly take the dataclass's default
         raise ConfigError(_no_value(min(missing)))
+    if issubclass(settings, Options):
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+        return settings.of(plain)
     try:
         checked: Any = OmegaConf.to_object(
             OmegaConf.merge(_writable(OmegaConf.structured(settings)), cfg)

@@ -1,0 +1,112 @@
+"""The user's process may be set up in any way: watching, rendering and comparing work in it all the
+same, and leave its settings as they were."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Trains two decoders with captures, makes the pictures of one, and compares both. ``before`` and
+# ``after`` run before our package is imported and when the models exist.
+PROGRAM = """
+import os, sys
+BEFORE
+import torch
+import tracker_viz as tv
+from tracker_viz.demo.model import Decoder, ModelConfig
+
+shape = ModelConfig(n_blocks=2, n_heads=2, d_model=16, d_ffn=32, context_length=32, vocab_size=64)
+
+def train(seed, model):
+    generator = torch.Generator().manual_seed(seed)
+    spool = f"spool-{seed}"
+    with tv.watch(model, run="local", every=1, max_overhead=1.0, spool=spool) as watcher:
+        for step in range(3):
+            tokens = torch.randint(64, (2, 16), generator=generator, device="cpu")
+            loss = model(tokens).logsumexp(-1).mean()
+            loss.backward()
+            watcher.step(step, loss=loss)
+            IN_STEP
+    return watcher.ref
+
+def main():
+    models = [Decoder(shape), Decoder(shape)]
+    AFTER
+    runs = [train(seed, model) for seed, model in enumerate(models)]
+    captures = list(tv.load_captures(runs[0]))
+    assert [capture.step for capture in captures] == [0, 1, 2, 3], captures
+    video = {"size": "720p", "seconds_per_capture": 0.1, "hold_s": 0.1, "workers": 2}
+    tv.render(runs[0], format=["video", "poster", "html"], video=video, progress=False)
+    tv.compare(runs, video=video, output=os.path.join(START, "compare"), progress=False)
+    print("done")
+
+START = os.getcwd()
+if __name__ == "__main__":
+    main()
+"""
+
+NUMPY_RAISES = "import numpy; numpy.seterr(all='raise')"
+NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+NO_DISPLAY = {"MPLBACKEND": "TkAgg", "DISPLAY": ""}
+ASCII = {
+    "LC_ALL": "C",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONUTF8": "0",
+    "PYTHONIOENCODING": "ascii",
+}
+WARNINGS_RAISE = {"PYTHONWARNINGS": "error"}
+STYLED = (
+    "import matplotlib; matplotlib.rcParams.update({'text.usetex': True, 'figure.dpi': 30,"
+    " 'axes.formatter.use_locale': True, 'font.size': 40, 'interactive': True})"
+)
+
+
+def run_program(cwd, *, before="", after="", in_step="pass", environment=None):
+    text = PROGRAM.replace("BEFORE", before).replace("AFTER", after or "pass")
+    program = cwd / "program.py"
+    program.write_text(text.replace("IN_STEP", in_step), encoding="utf-8")
+    own = {"OMP_NUM_THREADS": "1", "TRACKER_VIZ_CACHE": str(cwd / "cache")}
+    return subprocess.run(
+        [sys.executable, str(program)],
+        cwd=cwd,
+        env=os.environ | own | (environment or {}),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=500,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"before": NUMPY_RAISES}, id="numpy raises"),
+        pytest.param({"environment": WARNINGS_RAISE}, id="warnings are errors"),
+        pytest.param({"environment": NOTEBOOK}, id="a notebook's backend"),
+        pytest.param({"environment": NO_DISPLAY}, id="a backend for windows, and no display"),
+        pytest.param({"after": "torch.set_default_dtype(torch.float64)"}, id="double by default"),
+        pytest.param({"after": "torch.set_default_dtype(torch.float16)"}, id="half by default"),
+        pytest.param({"after": "torch.set_default_device('meta')"}, id="another default device"),
+        pytest.param({"environment": ASCII}, id="an ASCII locale"),
+        pytest.param({"before": STYLED}, id="a style of the user's own"),
+        pytest.param(
+            {"in_step": "os.makedirs('away', exist_ok=True); os.chdir('away')"}, id="chdir"
+        ),
+    ],
+)
+def test_a_process_can_be_set_up_in_any_way(tmp_path, settings):
+    done = run_program(tmp_path, **settings)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["done"]), done.stderr
+
+
+def test_all_settings_may_come_together(tmp_path):
+    done = run_program(
+        tmp_path,
+        before=f"{NUMPY_RAISES}; {STYLED}",
+        after="torch.set_default_dtype(torch.float64); torch.set_default_device('meta')",
+        environment=NOTEBOOK | ASCII | WARNINGS_RAISE,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["done"]), done.stderr
