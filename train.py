@@ -23,7 +23,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from tracker_viz import RunRef, pipeline, trackers
@@ -36,7 +35,7 @@ from tracker_viz.demo.settings import TrainSettings, resumed
 from tracker_viz.demo.trainer import Trainer
 from tracker_viz.jobs.application import application, typed
 from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
-from tracker_viz.rendering import resolve_theme
+from tracker_viz.rendering import resolve_layout
 
 
 @application(config_path="conf", config_name="train")
@@ -54,10 +53,12 @@ def main(cfg: DictConfig) -> float:
             TrainSettings, resumed(cfg, start.config, HydraConfig.get().overrides.task)
         )
     # Made before training, so that what is wrong with them is known before training.
-    layout = instantiate(settings.layout)
-    resolve_theme(settings.theme)
-    pipeline.VideoOptions.of(settings.video)
-    pipeline.checked_formats(settings.format)
+    layout = resolve_layout(settings.layout)
+    pipeline.PictureOptions(
+        theme=settings.theme,
+        format=settings.format,
+        video=pipeline.VideoOptions.of(settings.video),
+    )
 
     torch.manual_seed(settings.seed)
     mixture = data.Mixture(
@@ -120,7 +121,7 @@ def main(cfg: DictConfig) -> float:
             print(f"To go on training:\n  {resume_command(trained)}")
     if settings.render and (whole := watcher.whole_runs()):
         say_where_to_watch(
-            pipeline.render_run(
+            pipeline.render(
                 whole[0],
                 also_into=whole[1:],
                 layout=layout,

@@ -35,7 +35,7 @@ import numpy as np
 from tracker_viz import capture_file, trackers
 from tracker_viz.cores import usable_cores
 from tracker_viz.metrics import SCORE_FILE, Scorer, ScoreSeries, score_bytes
-from tracker_viz.pipeline import compare_runs, render_run, render_sweep
+from tracker_viz.pipeline import compare_runs, render, render_sweep
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.local import LocalRun, LocalTracker
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
@@ -86,12 +86,12 @@ def rendering(
         made.put_captures(captures)
         made.finish("finished")
     common = {"tracker_options": options, "progress": False, "cache": directory / "cache"}
-    one = lambda: render_run(parent.children()[0], video={"workers": 1}, **common)  # noqa: E731
+    one = lambda: render(parent.children()[0], video={"workers": 1}, **common)  # noqa: E731
     one()
     cores = usable_cores()
     alone, whole, jobs = [], [], []
     with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-        as_jobs = partial(render_run, video={"workers": 1}, **common)
+        as_jobs = partial(render, video={"workers": 1}, **common)
         list(pool.map(as_jobs, parent.children()[:cores]))  # everything is imported
         for _ in range(
             rounds

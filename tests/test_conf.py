@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from tracker_viz import pipeline, trackers
@@ -22,7 +21,7 @@ from tracker_viz.demo.settings import OUTCOMES, TrainSettings, resumed
 from tracker_viz.errors import ConfigError
 from tracker_viz.jobs.application import explain, typed
 from tracker_viz.metrics import ROLES, ScoreSeries, run_summary
-from tracker_viz.rendering import Layout
+from tracker_viz.rendering import Layout, resolve_layout
 
 CONF = Path(str(resources.files("tracker_viz.conf")))
 GROUPS = ("model", "data", "trainer", "capture", "tracker", "layout", "video", "experiment")
@@ -52,7 +51,7 @@ def test_every_group_has_options():
 )
 def test_every_option_composes_and_makes_what_it_stands_for(group, option):
     settings = settings_of(f"{group}={option}")
-    assert isinstance(instantiate(settings.layout), Layout)
+    assert isinstance(resolve_layout(settings.layout), Layout)
     pipeline.VideoOptions(**settings.video)
     for scheme, options in settings.tracker.items():
         trackers.connect(scheme, **options)

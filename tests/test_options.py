@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, field_validator
 
-from tracker_viz.errors import ConfigError, LayoutError
+from tracker_viz.errors import ConfigError
 from tracker_viz.options import LegalValues, OptionHelp, Options, option_help
 
 
@@ -31,6 +31,7 @@ class FilmOptions(Options):
     workers: Annotated[int, Field(ge=1)] | None = None
     names: tuple[str, ...] = ("head.*",)
     size: Annotated[str, LegalValues("1080p | 1600x900")] = "1080p"
+    ends: tuple[int, int] | None = None
     upload: bool = True
     tracker: dict[str, Any] = Field(default_factory=dict)
 
@@ -43,7 +44,6 @@ class FilmOptions(Options):
 
 
 class Named(Options):
-    error_type = LayoutError
     name: str
 
 
@@ -59,6 +59,8 @@ class Named(Options):
         ({"workers": "x"}, "film.workers must be a whole number of at least 1 or null; got 'x'"),
         ({"names": "head.sink"}, "film.names must be a list, each a text; got 'head.sink'"),
         ({"names": [3]}, "film.names must be a list, each a text; got [3]"),
+        ({"ends": [1]}, "film.ends must be a list, each a whole number or null; got [1]"),
+        ({"ends": 5}, "film.ends must be a list, each a whole number or null; got 5"),
         ({"upload": "maybe"}, "film.upload must be true or false; got 'maybe'"),
         ({"tracker": "mlflow"}, "film.tracker must be a mapping; got 'mlflow'"),
         ({"size": "big"}, "film.size is 1080p or like 1600x900; got 'big'"),
@@ -84,9 +86,9 @@ def test_a_wrong_option_says_in_one_line_what_was_expected_and_what_came(options
 
 
 def test_a_misspelt_name_is_reported_before_the_one_that_is_missing_for_it():
-    with pytest.raises(LayoutError, match="unknown option 'nmae'; did you mean 'name'"):
+    with pytest.raises(ConfigError, match="unknown option 'nmae'; did you mean 'name'"):
         Named(nmae="mine")
-    with pytest.raises(LayoutError, match=r"name has no value yet; give it one: name=\.\.\."):
+    with pytest.raises(ConfigError, match=r"name has no value yet; give it one: name=\.\.\."):
         Named()
 
 
@@ -119,6 +121,7 @@ def test_the_help_of_an_option_is_its_declaration():
         "film.workers": ("null", "a whole number of at least 1 or null"),
         "film.names": ("[head.*]", "a list, each a text"),
         "film.size": ("1080p", "1080p | 1600x900"),
+        "film.ends": ("null", "a list, each a whole number or null"),
         "film.upload": ("true", "true or false"),
         "film.tracker": ("{}", "a mapping"),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -35,7 +36,7 @@ from tracker_viz.errors import (
     TransientTrackerError,
     UnsupportedModelError,
 )
-from tracker_viz.pipeline import VideoOptions, compare_runs, render_command, render_run
+from tracker_viz.pipeline import PictureOptions, VideoOptions, compare_runs, render, render_command
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.types import capture_step
@@ -130,7 +131,7 @@ def test_chosen_arrays_are_loaded_alone(watched):
 
 
 def test_the_video_lands_in_the_same_run(watched):
-    result = render_run(watched.ref, video=SMALL, progress=False)
+    result = render(watched.ref, video=SMALL, progress=False)
     run_directory = Path(watched.ref.path)
     assert result.path.read_bytes() == (run_directory / "overview.webm").read_bytes()
     assert (run_directory / "videos/overview/step_00000006.webm").exists()
@@ -139,11 +140,12 @@ def test_the_video_lands_in_the_same_run(watched):
 
 
 def test_a_video_that_is_not_uploaded_lies_where_it_was_asked_for(watched, tmp_path):
-    path = tv.render(
+    made = tv.render(
         str(watched.ref), video=SMALL, upload=False, output=tmp_path / "here.webm", progress=False
     )
-    assert path == tmp_path / "here.webm"
-    assert path.stat().st_size > 1000
+    assert made.path == tmp_path / "here.webm"
+    assert os.stat(made).st_size > 1000, "the result is a path itself"
+    assert str(made) == str(made.path)
     assert not (Path(watched.ref.path) / "overview.webm").exists()
 
 
@@ -165,7 +167,7 @@ def test_rendering_loads_neither_torch_nor_a_trackers_sdk(watched):
 def test_a_damaged_capture_leaves_a_gap_and_not_a_failure(watched):
     damaged = Path(watched.ref.path) / "captures/step-00000004.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    result = render_run(watched.ref, video=SMALL, upload=False, progress=False)
+    result = render(watched.ref, video=SMALL, upload=False, progress=False)
     assert (result.n_captures, result.missing_steps) == (3, (4,))
 
 
@@ -189,11 +191,11 @@ def test_a_damaged_capture_is_marked_in_the_picture(watched, tmp_path):
         output=tmp_path / "gone.png",
         progress=False,
     )
-    assert damaged.read_bytes() != gone.read_bytes()
+    assert damaged.path.read_bytes() != gone.path.read_bytes()
 
 
 def test_a_video_that_is_larger_than_allowed_is_made_smaller_and_says_so(watched):
-    (picture,) = render_run(
+    (picture,) = render(
         watched.ref,
         video={"size": "4k", "interpolate": 3, "max_mb": 1},
         upload=False,
@@ -362,7 +364,7 @@ def test_several_runs_get_the_same_captures(tmp_path):
     ],
 )
 def test_other_formats_land_in_the_run_beside_the_video(watched, format, name, begins):
-    result = render_run(watched.ref, layout="heads", format=format, video=SMALL, progress=False)
+    result = render(watched.ref, layout="heads", format=format, video=SMALL, progress=False)
     stored = Path(watched.ref.path) / name
     assert stored.read_bytes() == result.path.read_bytes()
     assert stored.read_bytes()[: len(begins)].lower() == begins.lower()
@@ -372,7 +374,7 @@ def test_a_part_of_a_run_is_drawn_alone_and_leaves_the_table_of_heads(watched):
     table = Path(watched.ref.path) / "tables"
     before = {path.name: path.read_bytes() for path in table.rglob("*") if path.is_file()}
     last = max(capture.step for capture in tv.load_captures(watched.ref))
-    result = render_run(watched.ref, steps=(2, None), video=SMALL, progress=False)
+    result = render(watched.ref, steps=(2, None), video=SMALL, progress=False)
     assert (
         result.n_captures == sum(capture.step >= 2 for capture in tv.load_captures(watched.ref)) < 4
     )
@@ -381,15 +383,15 @@ def test_a_part_of_a_run_is_drawn_alone_and_leaves_the_table_of_heads(watched):
         RenderError,
         match=rf"no capture in steps \[{last + 1}, None\]; its captures go from step 0 to {last}",
     ):
-        render_run(watched.ref, steps=(last + 1, None), video=SMALL, progress=False)
-    with pytest.raises(ConfigError, match=r"steps is \[first, last\]"):
-        render_run(watched.ref, steps=(5,), video=SMALL, progress=False)
+        render(watched.ref, steps=(last + 1, None), video=SMALL, progress=False)
+    with pytest.raises(ConfigError, match=r"steps must be \[first, last\]"):
+        render(watched.ref, steps=(5,), video=SMALL, progress=False)
     with pytest.raises(ConfigError, match="got 5"):
-        render_run(watched.ref, steps=5, video=SMALL, progress=False)
+        render(watched.ref, steps=5, video=SMALL, progress=False)
 
 
 def test_several_formats_are_made_of_one_pull_under_one_name(watched, tmp_path):
-    result = render_run(
+    result = render(
         watched.ref,
         format=["video", "poster"],
         video=SMALL,
@@ -413,7 +415,7 @@ def second(tmp_path):
 
 
 def test_one_drawing_goes_into_several_runs(watched, second):
-    result = render_run(watched.ref, also_into=[second.ref], video=SMALL, progress=False)
+    result = render(watched.ref, also_into=[second.ref], video=SMALL, progress=False)
     assert [upload.ref for upload in result.pictures[0].uploads] == [watched.ref, second.ref]
     for name in ("overview.webm", "head_roles.csv"):
         assert (Path(second.ref.path) / name).read_bytes() == (
@@ -424,7 +426,7 @@ def test_one_drawing_goes_into_several_runs(watched, second):
 def test_a_run_that_takes_no_picture_keeps_it_from_no_other(watched, second, tmp_path):
     (Path(watched.ref.path) / "overview.webm" / "in the way").mkdir(parents=True)
     with pytest.raises(TrackerError, match=r"here\.webm\. Not taken by local:.*overview\.webm"):
-        render_run(
+        render(
             watched.ref,
             also_into=[second.ref],
             video=SMALL,
@@ -448,7 +450,7 @@ def test_the_table_of_heads_is_there_when_training_ends(watched):
 
 
 def test_the_table_of_heads_lies_beside_the_video(watched):
-    render_run(watched.ref, video=SMALL, progress=False)
+    render(watched.ref, video=SMALL, progress=False)
     lines = (Path(watched.ref.path) / "head_roles.csv").read_text().splitlines()
     assert lines[0].startswith("head,block,index,role,margin,onset_step,")
     assert [line.split(",")[0] for line in lines[1:]] == ["L00H00", "L00H01", "L01H00", "L01H01"]
@@ -457,7 +459,7 @@ def test_the_table_of_heads_lies_beside_the_video(watched):
 
 @pytest.mark.parametrize(("n", "steps"), [(12, [0, 2, 4, 6]), (2, [0, 6]), (0, [])])
 def test_key_frames_lie_beside_the_video_at_their_steps(watched, n, steps):
-    render_run(watched.ref, video=SMALL | {"key_frames": n}, progress=False)
+    render(watched.ref, video=SMALL | {"key_frames": n}, progress=False)
     found = sorted((Path(watched.ref.path) / "key_frames/overview").glob("*.png"))
     assert [path.name for path in found] == [f"step_{step:08d}.png" for step in steps]
 
@@ -468,7 +470,7 @@ def test_key_frames_lie_beside_the_video_at_their_steps(watched, n, steps):
 )
 def test_an_unknown_format_is_refused_with_the_near_one(watched, format, message):
     with pytest.raises(ConfigError, match=message):
-        render_run(watched.ref, format=format, progress=False)
+        render(watched.ref, format=format, progress=False)
 
 
 @pytest.mark.parametrize("steps", [range(6), range(1, 7)], ids=["from 0", "from 1"])
@@ -516,7 +518,7 @@ def test_a_tracker_that_never_answers_leaves_the_spool_to_be_drawn():
     assert report.command.startswith("tracker-viz push spool=")
     (whole,) = watcher.whole_runs()
     assert whole.scheme == "local"
-    assert render_run(whole, video=SMALL, progress=False).n_captures == 4
+    assert render(whole, video=SMALL, progress=False).n_captures == 4
 
 
 def test_a_server_that_hangs_is_waited_for_at_the_start_as_long_as_chosen(monkeypatch):
@@ -620,7 +622,7 @@ def test_schedule_and_every_together_are_refused():
 def test_a_run_without_captures_says_so(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises((RenderError, RunNotFoundError)):
-        render_run(f"local:{tmp_path / 'empty'}", progress=False)
+        render(f"local:{tmp_path / 'empty'}", progress=False)
 
 
 @pytest.mark.parametrize("format", ["video", "poster", "html"])
@@ -666,10 +668,16 @@ def test_an_encoder_that_is_not_there_is_told_before_anything_is_pulled(watched,
         ({"max_mb": 0}, "at least 1"),
         ({"workers": 0}, "at least 1"),
         ({"hold_s": -1.0}, "hold_s"),
-        ({"hold_s": float("nan")}, "video.hold_s is a number; got nan"),
-        ({"interpolate": "two"}, "video.interpolate is a whole number; got 'two'"),
-        ({"workers": 1.5}, "video.workers is a whole number; got 1.5"),
-        ({"seconds_per_capture": "x"}, "video.seconds_per_capture is a number; got 'x'"),
+        ({"hold_s": float("nan")}, "video.hold_s must be a number of at least 0; got nan"),
+        (
+            {"interpolate": "two"},
+            "video.interpolate must be a whole number of at least 0; got 'two'",
+        ),
+        ({"workers": 1.5}, "video.workers must be a whole number of at least 1 or null; got 1.5"),
+        (
+            {"seconds_per_capture": "x"},
+            "video.seconds_per_capture must be a number above 0 or null; got 'x'",
+        ),
         ({"fps": 30}, "unknown option of video 'fps'; known: encoder"),
     ],
 )
@@ -682,7 +690,7 @@ def test_impossible_video_options_are_refused_before_anything_is_pulled(option, 
     ("options", "message"),
     [
         ({"theme": "blue"}, "unknown theme 'blue'"),
-        ({"format": None}, "format= names what is made, at least one of video, .*; got none"),
+        ({"format": None}, "format names what is made, at least one of video, .*; got none"),
         ({"format": 3}, "unknown format '3'"),
     ],
 )
@@ -810,6 +818,18 @@ def test_a_last_capture_that_is_interrupted_does_not_leave_the_run_open(tmp_path
     assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 4]
 
 
-@pytest.mark.parametrize(("public", "full"), [(tv.render, render_run), (tv.compare, compare_runs)])
-def test_what_gives_a_path_takes_what_gives_all_results(public, full):
-    assert inspect.signature(public).parameters == inspect.signature(full).parameters
+def test_what_gives_a_path_takes_what_gives_all_results():
+    taken = inspect.signature(tv.compare).parameters
+    assert taken == inspect.signature(compare_runs).parameters
+
+
+def test_render_takes_every_option_of_pictures_with_its_default():
+    given = inspect.signature(tv.render).parameters
+    options = PictureOptions(
+        format=given["format"].default, video=VideoOptions.of(given["video"].default)
+    )
+    assert options == PictureOptions()
+    for name, field in PictureOptions.model_fields.items():
+        assert name in given
+        if name not in ("format", "video"):
+            assert given[name].default == field.default, name

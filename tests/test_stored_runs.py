@@ -32,7 +32,7 @@ from wandb_server.state import Artifact, Run
 
 import tracker_viz as tv
 from tracker_viz import capture_file, trackers
-from tracker_viz.pipeline import compare_runs, render_run
+from tracker_viz.pipeline import compare_runs, render
 
 STORED = Path(__file__).with_name("stored")
 VERSIONS = sorted(path.name for path in STORED.iterdir() if (path / "expected.json").is_file())
@@ -258,7 +258,7 @@ def test_a_stored_run_is_drawn(corpus: Corpus, part: str, tmp_path: Path):
 def test_the_video_of_a_stored_run_is_made_again_in_the_run(corpus: Corpus):
     run = corpus.directory / "local"
     table = read_rows(run / "head_roles.csv")
-    result = render_run(corpus.refs["local"], layout="scores", video=tiny_run.VIDEO, progress=False)
+    result = render(corpus.refs["local"], layout="scores", video=tiny_run.VIDEO, progress=False)
     assert (result.n_captures, result.missing_steps) == (6, ())
     assert (run / "scores.webm").read_bytes() == result.path.read_bytes()
     assert (run / "videos/scores/step_00000800.webm").is_file()

@@ -59,7 +59,6 @@ class Options(BaseModel):
     Attributes:
         group_name: what messages put before an option's name, ``video`` in ``video.size``; empty
             for the options of a command itself.
-        error_type: the class of the errors that a wrong option raises.
     """
 
     model_config = ConfigDict(
@@ -71,19 +70,18 @@ class Options(BaseModel):
     )
 
     group_name: ClassVar[str] = ""
-    error_type: ClassVar[type[TrackerVizError]] = ConfigError
 
     def __init__(self, **values: Any) -> None:
         """Check ``values`` and fill in the defaults.
 
         Raises:
             ConfigError: an option does not exist, is missing or has an impossible value; of several
-                mistakes the first. A class that sets ``error_type`` raises that instead.
+                mistakes the first.
         """
         try:
             super().__init__(**values)
         except ValidationError as failed:
-            raise self.error_type(_explain(type(self), values, failed)) from failed
+            raise ConfigError(_explain(type(self), values, failed)) from failed
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | Self | None) -> Self:
@@ -93,7 +91,7 @@ class Options(BaseModel):
         if values is None:
             return cls()
         if not isinstance(values, Mapping):
-            raise cls.error_type(
+            raise ConfigError(
                 f"{cls.group_name or 'options'} must be a mapping of options to values; got "
                 f"{values!r}"
             )
@@ -229,7 +227,7 @@ def _explain(options: type[Options], values: Mapping[str, Any], failed: Validati
     if first["type"] == "extra_forbidden":
         kind = f"option of {options.group_name}" if options.group_name else "option"
         return unknown_name(kind, name, options.model_fields)
-    if first["type"] == "missing":
+    if first["type"] == "missing" and len(first["loc"]) == 1:
         return f"{path} has no value yet; give it one: {path}=..."
 
     field, value = options.model_fields[name], values.get(name)

@@ -16,7 +16,7 @@ from torch import nn
 import tracker_viz as tv
 from tracker_viz import trackers
 from tracker_viz.demo.model import Decoder, ModelConfig
-from tracker_viz.pipeline import RenderResult, put_sweep_page, render_run
+from tracker_viz.pipeline import RenderResult, put_sweep_page, render
 from tracker_viz.types import RunRef
 
 pytestmark = pytest.mark.chromium
@@ -76,7 +76,7 @@ def rendered(mlflow_server, tmp_path_factory) -> list[tuple[RunRef, RenderResult
                 loss.backward()
                 optimizer.step()
                 watcher.step(step, loss=loss)
-        result = render_run(
+        result = render(
             watcher.ref,
             video={"size": "720p", "hold_s": 1.0},
             cache=directory / "cache",
@@ -150,7 +150,7 @@ def test_the_runs_overview_shows_the_animation_and_says_what_became_of_the_heads
 ):
     ref, result = rendered[1]
     base = result.url.split("/#/")[0]
-    render_run(
+    render(
         ref,
         format="gif",
         video={"size": "640x360"},
@@ -189,7 +189,7 @@ def test_the_runs_overview_shows_the_animation_and_says_what_became_of_the_heads
 def test_the_explorer_page_runs_in_the_artifact_viewers_sandbox(rendered, page, tmp_path):
     ref, result = rendered[1]
     base = result.url.split("/#/")[0]
-    explorer = render_run(
+    explorer = render(
         ref,
         format="html",
         video={"size": "640x360"},

@@ -151,7 +151,6 @@ def test_a_sweeper_optimises_a_score_of_the_heads(tmp_path):
 
 FOREIGN = """
 import hydra, torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 import tracker_viz as tv
 
@@ -168,7 +167,7 @@ def main(cfg):
             watcher.step(step, loss=1.0)
             if cfg.x == 2:
                 raise RuntimeError("this job fails")
-    tv.render(watcher.ref, layout=instantiate(cfg.layout), video=plain["video"], tracker_options=plain["tracker"], progress=False)
+    tv.render(watcher.ref, layout=plain["layout"], video=plain["video"], tracker_options=plain["tracker"], progress=False)
 
 main()
 """

@@ -213,7 +213,7 @@ def test_in_matched_order_every_map_says_whose_it_is_where_attention_never_looks
     assert n_captions == sum(len(tile.heatmaps) for tile in renderer.tiles)
     area, draft = (
         Box(36, 100, 1848, 700),
-        Draft(Layout("compare", (Attention(),)), runs[0].series, 1920, 1080, THEME),
+        Draft(Layout(name="compare", panels=(Attention(),)), runs[0].series, 1920, 1080, THEME),
     )
     some = dataclasses.replace(
         runs[0],
@@ -261,7 +261,7 @@ def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(
         ranking=tuple(itertools.product(range(blocks), range(heads))),
         order={block: tuple(range(heads)) for block in range(blocks)},
     )
-    draft = Draft(Layout("compare", (Attention(),)), some.series, 1920, 1080, THEME)
+    draft = Draft(Layout(name="compare", panels=(Attention(),)), some.series, 1920, 1080, THEME)
     area = Box(36, 100, 1848, 700)
     tiling = fit_tiles(draft, [some] * n_runs, 64, area, matched=matched, name_px=240)
     tiles = [tile_box(tiling, index, area) for index in range(n_runs)]
@@ -297,7 +297,7 @@ def test_the_colour_bar_and_the_axes_are_there_in_every_size(runs, size):
 
 
 def test_few_runs_show_all_heads_and_many_their_first_ones(runs):
-    draft = Draft(Layout("compare", (Attention(),)), runs[0].series, 1920, 1080, THEME)
+    draft = Draft(Layout(name="compare", panels=(Attention(),)), runs[0].series, 1920, 1080, THEME)
     area = Box(36, 100, 1848, 700)
     some = dataclasses.replace(
         runs[0],
@@ -327,6 +327,6 @@ def test_the_names_of_64_runs_are_not_cut_off(runs):
 
 
 def test_too_many_runs_for_the_size_are_refused(runs):
-    draft = Draft(Layout("compare", (Attention(),)), runs[0].series, 640, 360, THEME)
+    draft = Draft(Layout(name="compare", panels=(Attention(),)), runs[0].series, 640, 360, THEME)
     with pytest.raises(LayoutError, match="64 runs do not fit into 640x360"):
         fit_tiles(draft, [runs[0]] * 64, 24, Box(12, 40, 616, 40), matched=False, name_px=240)

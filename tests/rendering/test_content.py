@@ -33,7 +33,7 @@ def series_of(synthetic, tmp_path):
 
 
 def draft_of(series, *panels, theme="dark"):
-    return Draft(Layout("mine", panels), series, 1920, 1080, THEMES[theme])
+    return Draft(Layout(name="mine", panels=panels), series, 1920, 1080, THEMES[theme])
 
 
 def attention_of(rng, blocks=(0,), heads=2, probes=None):
@@ -73,7 +73,7 @@ def test_columns_are_named_by_the_heads_that_were_kept_and_each_map_by_its_own_w
         series = series_of(
             arrays, arrays, labels={"blocks.0.head": ("3", "7"), "blocks.1.head": ("3", second)}
         )
-        plan = make_plan(Layout("mine", (Attention(),)), series)
+        plan = make_plan(Layout(name="mine", panels=(Attention(),)), series)
         assert (
             sorted(label.text for label in plan.labels if label.text.startswith("head ")) == names
         )
@@ -176,7 +176,7 @@ def test_matrices_come_in_the_order_of_the_computation_and_only_matrices_do(seri
     arrays |= {"blocks.9.mlp.w_bias": np.ones(4, np.float32)}
     axes = {name: ("out", "in") for name, array in arrays.items() if array.ndim == 2}
     series = series_of(arrays, arrays, axes=axes)
-    panel = Weights(("mlp.w_*", "attn.w_*"), order="stored")
+    panel = Weights(matrices=("mlp.w_*", "attn.w_*"), order="stored")
     matrices = content.resolve_weights(draft_of(series, panel), panel)
     assert matrices.kinds == [
         "attn.w_q",
@@ -196,7 +196,7 @@ def test_matrices_come_in_the_order_of_the_computation_and_only_matrices_do(seri
         LayoutError,
         match=r"named attn\.k or moe\.\*, .* they hold: attn\.w_o, attn\.w_q, mlp\.w_bias",
     ):
-        content.resolve_weights(draft_of(series, panel), Weights(("attn.k", "moe.*")))
+        content.resolve_weights(draft_of(series, panel), Weights(matrices=("attn.k", "moe.*")))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_weight_scale_reaches_to_the_largest_change_and_is_signed_where_entrie
         ("change", "rms", "linear", 0.0, change), ("change", "mean", "linear", -1.0, change), ("step", "rms", "log", 10**-1.5, step),
     ):  # fmt: skip
         (scale,) = make_plan(
-            Layout("mine", (Weights(show=show, reduce=reduce),)), series_of(*runs)
+            Layout(name="mine", panels=(Weights(show=show, reduce=reduce),)), series_of(*runs)
         ).scales.values()
         largest = max(np.quantile(others, 0.995), np.quantile(earlier, 0.995))
         assert scale.maximum == pytest.approx(largest, rel=1e-3)
@@ -274,7 +274,7 @@ def test_attention_has_a_scale_from_0_to_1_and_its_changes_two_and_a_half_decade
         np.quantile(np.abs(run[names[0]] - runs[0][names[0]])[:, seen], 0.9999) for run in runs
     ]
     (scale,) = make_plan(
-        Layout("mine", (Attention(show="change"),)), series_of(*runs)
+        Layout(name="mine", panels=(Attention(show="change"),)), series_of(*runs)
     ).scales.values()
     assert (scale.norm, scale.title) == ("log", "attention change since step 0")
     assert (scale.minimum, scale.maximum) == (
@@ -282,7 +282,9 @@ def test_attention_has_a_scale_from_0_to_1_and_its_changes_two_and_a_half_decade
         pytest.approx(max(change), rel=1e-3),
     )
     assert scale.clipped[0], "no change at all lies below every logarithm"
-    (scale,) = make_plan(Layout("mine", (Attention(),)), series_of(*runs)).scales.values()
+    (scale,) = make_plan(
+        Layout(name="mine", panels=(Attention(),)), series_of(*runs)
+    ).scales.values()
     assert (scale.minimum, scale.maximum, scale.norm, scale.gamma, scale.clipped) == (
         0.0,
         1.0,
@@ -299,25 +301,25 @@ def test_a_pattern_of_scores_leaves_out_what_not_every_capture_has(series_of):
     last = {f"scores.head.{name}": one if name == "wide" else whole for name in names}
     series = series_of(first, last)
     draft = draft_of(series, Scores())
-    assert content.resolve_scores(draft, Scores(("head.*", "head.a"))) == [
+    assert content.resolve_scores(draft, Scores(names=("head.*", "head.a"))) == [
         "scores.head.a",
         "scores.head.b",
     ]
-    assert content.resolve_scores(draft, Scores(("head.b", "head.*"))) == [
+    assert content.resolve_scores(draft, Scores(names=("head.b", "head.*"))) == [
         "scores.head.b",
         "scores.head.a",
     ]
-    assert content.resolve_scores(draft, Scores(("head.late",))) == ["scores.head.late"], (
+    assert content.resolve_scores(draft, Scores(names=("head.late",))) == ["scores.head.late"], (
         "asked for by name: refused when it is drawn"
     )
     with pytest.raises(LayoutError, match=r"head\.no, .* they hold: head\.a, head\.b"):
-        content.resolve_scores(draft, Scores(("head.no",)))
+        content.resolve_scores(draft, Scores(names=("head.no",)))
     bare = {"blocks.0.mlp.w_up": whole}
     with pytest.raises(
         LayoutError,
         match="they hold: no scores at all, which the layouts heads, ffn and changes do without",
     ):
-        content.resolve_scores(draft_of(series_of(bare, bare), Scores()), Scores(("head.*",)))
+        content.resolve_scores(draft_of(series_of(bare, bare), Scores()), Scores(names=("head.*",)))
 
 
 def test_a_block_without_a_number_is_refused(series_of):

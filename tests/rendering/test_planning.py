@@ -327,7 +327,9 @@ def test_the_title_of_a_bar_says_less_before_it_becomes_small(series_of):
     labels = {
         len(panels): {
             scale.label
-            for scale in make_plan(Layout("mine", panels), series_of("4x4")).scales.values()
+            for scale in make_plan(
+                Layout(name="mine", panels=panels), series_of("4x4")
+            ).scales.values()
         }
         for panels in ((weights,), (Attention(), weights, Scores()))
     }
@@ -405,7 +407,9 @@ def test_very_many_blocks_fit_into_the_smallest_picture_that_is_hardly_wider_tha
 
 def test_scores_that_find_no_room_beside_many_heads_are_named(series_of, caplog):
     plan = make_plan(
-        Layout("mine", (Attention(), Scores(("head.*",)))), series_of("32x32"), size="640x360"
+        Layout(name="mine", panels=(Attention(), Scores(names=("head.*",)))),
+        series_of("32x32"),
+        size="640x360",
     )
     shown = {
         heatmap.name.removeprefix("score · ")
@@ -439,7 +443,7 @@ def test_zooms_are_all_named_in_one_form(series_of, name, size):
 
 def test_captions_of_many_zooms_stand_apart(series_of):
     plan = make_plan(
-        Layout("mine", (Attention(zooms=24), Weights(), Scores())),
+        Layout(name="mine", panels=(Attention(zooms=24), Weights(), Scores())),
         series_of("126x8"),
         size="square",
     )

@@ -19,7 +19,7 @@ from tracker_viz.rendering import (
     LAYOUTS,
     THEMES,
     Attention,
-    Head,
+    LargeHead,
     Layout,
     Renderer,
     Series,
@@ -447,13 +447,13 @@ def test_options_without_a_meaning_are_errors_that_help(series, options, says):
     [
         ("overveiw", "did you mean 'overview'"),
         ({"name": "mine"}, "unknown layout"),
-        (Layout("mine", (Attention(probe="texts"),)), "repeated, text"),
+        (Layout(name="mine", panels=(Attention(probe="texts"),)), "repeated, text"),
         (
-            Layout("mine", (Head(block=9, head=1),)),
+            Layout(name="mine", panels=(LargeHead(block=9, head=1),)),
             "no block 9 head 1; they hold block 0: heads 0, 1, 2",
         ),
-        (Layout("mine", (Head(head=7),)), "no head 7;"),
-        (Layout("mine", (Weights(("moe.*",)),)), "mlp.w_down"),
+        (Layout(name="mine", panels=(LargeHead(head=7),)), "no head 7;"),
+        (Layout(name="mine", panels=(Weights(matrices=("moe.*",)),)), "mlp.w_down"),
     ],
 )
 def test_layouts_that_ask_for_what_is_not_there_are_errors_that_help(series, layout, says):
@@ -463,7 +463,9 @@ def test_layouts_that_ask_for_what_is_not_there_are_errors_that_help(series, lay
 
 def test_the_large_head_is_an_induction_head_unless_another_is_named(series):
     def shown(**chosen):
-        plan = Renderer(series, Layout("mine", (Head(**chosen),)), size="720p").plan
+        plan = Renderer(
+            series, Layout(name="mine", panels=(LargeHead(**chosen),)), size="720p"
+        ).plan
         heads = {heatmap.head for heatmap in plan.heatmaps}
         assert len(plan.heatmaps) == 2, "one map for each row of the probe"
         assert len(heads) == 1

@@ -403,7 +403,9 @@ def test_a_page_without_a_timeline_roles_or_tokens_is_whole(synthetic, tmp_path)
         dataclasses.replace(capture, probe={}, metrics={}, tokens_seen=None) for capture in captures
     ]
     series = Series([synthetic.write_capture(tmp_path, capture) for capture in bare])
-    renderer = Renderer(series, Layout("bare", (Weights(),), timeline=False), size="720p")
+    renderer = Renderer(
+        series, Layout(name="bare", panels=(Weights(),), timeline=False), size="720p"
+    )
     description, _, _ = page_parts(write_explorer(renderer, tmp_path / "page"))
     assert (description["timeline"], description["tokens"]) == (None, [])
     assert {shown["hidden"] for shown in description["maps"]} == {None}

@@ -86,7 +86,7 @@ def draw_into(refs: list[tv.RunRef], options: dict[str, Any], format: Any = "vid
     tv.render(
         refs[0],
         also_into=refs[1:],
-        layout=Layout("scores", (Scores(("head.induction",)),), timeline=False),
+        layout=Layout(name="scores", panels=(Scores(names=("head.induction",)),), timeline=False),
         format=format,
         video={**VIDEO, "encoder": "h264", "key_frames": 1},
         tracker_options=options,

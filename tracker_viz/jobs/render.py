@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tracker_viz import pipeline
@@ -17,6 +16,7 @@ from tracker_viz.commands import override
 from tracker_viz.errors import ConfigError, TrackerVizError
 from tracker_viz.jobs.application import application, errors_explained, typed
 from tracker_viz.jobs.report import say_what_became_of, say_where_to_watch
+from tracker_viz.rendering import resolve_layout
 from tracker_viz.types import RunRef
 
 
@@ -65,13 +65,8 @@ def main() -> None:
 @application(config_name="render")
 def render(cfg: DictConfig) -> None:
     settings = typed(RenderSettings, cfg)
-    if "_target_" not in settings.layout:
-        raise ConfigError(
-            "a layout as YAML begins with the line _target_: tracker_viz.rendering.layout_from; "
-            f"got {settings.layout}"
-        )
     options: dict[str, Any] = {
-        "layout": instantiate(settings.layout),
+        "layout": resolve_layout(settings.layout),
         "theme": settings.theme,
         "format": settings.format,
         "steps": settings.steps,
@@ -83,7 +78,7 @@ def render(cfg: DictConfig) -> None:
     ref = str(settings.run or settings.sweep)
     trackers = tracker_options(ref, {name: getattr(settings, name) for name in _OPTIONS})
     if settings.run:
-        say_where_to_watch(pipeline.render_run(settings.run, tracker_options=trackers, **options))
+        say_where_to_watch(pipeline.render(settings.run, tracker_options=trackers, **options))
         return
     result = pipeline.render_sweep(ref, tracker_options=trackers, **options)
     say_what_became_of(result)

@@ -19,16 +19,9 @@ from tracker_viz.pipeline.compare import CompareResult, compare, compare_runs
 from tracker_viz.pipeline.delivering import Picture, Upload
 from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.load import TrackerOptions, load_captures, open_run, pulled_captures
+from tracker_viz.pipeline.options import FORMATS, PictureOptions, VideoOptions
 from tracker_viz.pipeline.progress import progress_bar
-from tracker_viz.pipeline.render import (
-    FORMATS,
-    RenderResult,
-    VideoOptions,
-    checked_formats,
-    render,
-    render_command,
-    render_run,
-)
+from tracker_viz.pipeline.render import RenderResult, render, render_command
 from tracker_viz.pipeline.sweep import SweepResult, render_sweep
 from tracker_viz.pipeline.watch import Watcher, new_directory, watch
 
@@ -37,6 +30,7 @@ __all__ = [
     "Backfilled",
     "CompareResult",
     "Picture",
+    "PictureOptions",
     "RenderResult",
     "SweepResult",
     "TrackerOptions",
@@ -44,7 +38,6 @@ __all__ = [
     "VideoOptions",
     "Watcher",
     "backfill",
-    "checked_formats",
     "compare",
     "compare_runs",
     "load_captures",
@@ -56,7 +49,6 @@ __all__ = [
     "put_sweep_page",
     "render",
     "render_command",
-    "render_run",
     "render_sweep",
     "watch",
 ]

@@ -30,7 +30,8 @@ from tracker_viz.pipeline.comparison_files import (
 )
 from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.load import TrackerOptions, open_run
-from tracker_viz.pipeline.render import VideoOptions, check_outputs
+from tracker_viz.pipeline.options import VideoOptions
+from tracker_viz.pipeline.render import check_outputs
 from tracker_viz.pipeline.scored_runs import score_runs
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.download import cache_directory

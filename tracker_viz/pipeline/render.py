@@ -1,22 +1,21 @@
-"""A run's captures -> frames -> a video, or another picture -> the same run, and others that hold
-the same. Needs no torch."""
+"""``tv.render``: draw a run's captures and put the video, or other pictures, into the same run.
+Needs no torch."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from numbers import Integral, Real
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tracker_viz.commands import override
-from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.errors import ConfigError
 from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.load import TrackerOptions, open_run, pulled_captures
+from tracker_viz.pipeline.options import Format, PictureOptions, ThemeName, VideoOptions
 from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.download import cache_directory
@@ -24,19 +23,16 @@ from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
     from tracker_viz.rendering import Layout, Renderer
-    from tracker_viz.rendering.storyboard import Pace
-    from tracker_viz.video import EncoderName
-
-FORMATS = ("video", "poster", "webp", "gif", "html")
 
 
 @dataclass(frozen=True, slots=True)
 class RenderResult:
-    """What was made of a run's captures: one picture for each format that was asked for, in that
-    order.
+    """The pictures that were made of a run's captures. A path itself: the first picture's.
 
     Attributes:
-        missing_steps: captured steps that could not be had; the timeline shows them as gaps.
+        pictures: one for each format, in the order in which they were asked for.
+        n_captures: how many captures they show.
+        missing_steps: captured steps that could not be pulled, gaps in the timeline.
     """
 
     pictures: tuple[Picture, ...]
@@ -45,89 +41,30 @@ class RenderResult:
 
     @property
     def path(self) -> Path:
-        """Where the first picture lies on this machine."""
+        """The first picture's file on this machine."""
         return self.pictures[0].path
 
     @property
     def url(self) -> str | None:
-        """Where the first picture is watched in the run that was drawn; None when it was not
-        uploaded."""
-        return self.pictures[0].uploads[0].url if self.pictures[0].uploads else None
+        """Where the first picture is seen in its run; None where nothing was uploaded."""
+        uploads = self.pictures[0].uploads
+        return uploads[0].url if uploads else None
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 def render(
     run: RunRef | str,
     *,
     also_into: Sequence[RunRef | str] = (),
-    layout: str | Layout = "overview",
-    theme: str = "dark",
-    video: Mapping[str, Any] | None = None,
-    format: str | Sequence[str] = "video",
-    steps: Sequence[int | None] | None = None,
-    upload: bool = True,
-    output: str | Path | None = None,
-    cache: str | Path | None = None,
-    tracker_options: TrackerOptions | None = None,
-    progress: bool = True,
-) -> Path:
-    """Draw a run's captures and put the video into the same run; the same as ``tracker-viz
-    render``. Needs no torch.
-
-    Args:
-        also_into: other runs that get the same pictures, such as the one in which a second tracker
-            logged the same training.
-        layout: name of a layout, or one of one's own (``rendering.layout_from`` takes what its YAML
-            says).
-        theme: ``dark`` or ``light``.
-        video: ``size``, ``encoder``, ``pace``, ``seconds_per_capture``, ``interpolate``,
-            ``title_s``, ``hold_s``, ``workers``, ``max_mb``, ``key_frames``, as in
-            ``conf/video/default.yaml``, whose values hold for what is left out.
-        format: ``video``; ``poster``: a PNG of three moments; ``webp`` or ``gif``: a small
-            animation; ``html``: a page with a step slider and the value under the pointer, that
-            needs no network. Or several of these.
-        steps: (first, last): only the captures between these, None for an open end; the table of
-            heads is left as it is then.
-        upload: False leaves what is made on this machine only.
-        output: where it lies here; by default among this run's downloads. A directory, or a file
-            with or without a suffix.
-        cache: where downloads are kept; see ``trackers.pull.default_cache``.
-        progress: show progress bars.
-
-    Returns:
-        The video's path on this machine; of several formats the first one's.
-
-    Raises:
-        ConfigError: an option has no meaning; before anything is pulled.
-        RunNotFoundError: there is no such run.
-        TrackerError: the run cannot be read; or some run could not be written, after all the others
-            were.
-        RenderError: the run has no captures, or not those that the layout shows.
-        VideoError: the video cannot be written here.
-    """
-    return render_run(
-        run,
-        also_into=also_into,
-        layout=layout,
-        theme=theme,
-        video=video,
-        format=format,
-        steps=steps,
-        upload=upload,
-        output=output,
-        cache=cache,
-        tracker_options=tracker_options,
-        progress=progress,
-    ).path
-
-
-def render_run(
-    run: RunRef | str,
-    *,
-    also_into: Sequence[RunRef | str] = (),
-    layout: str | Layout = "overview",
-    theme: str = "dark",
-    video: Mapping[str, Any] | None = None,
-    format: str | Sequence[str] = "video",
+    layout: str | Path | Mapping[str, Any] | Layout = "overview",
+    theme: ThemeName = "dark",
+    video: VideoOptions | Mapping[str, Any] | None = None,
+    format: Format | Sequence[Format] = "video",
     steps: Sequence[int | None] | None = None,
     upload: bool = True,
     output: str | Path | None = None,
@@ -135,67 +72,88 @@ def render_run(
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
 ) -> RenderResult:
-    """As ``render``, which see, with all that came of it."""
-    from tracker_viz.rendering import Renderer, Series, resolve_layout, resolve_theme
+    """Draw a run's captures and put the video into the same run, as ``tracker-viz render`` does.
 
-    layout, look = resolve_layout(layout), resolve_theme(theme)
-    options = VideoOptions.of(video)
-    formats = checked_formats(format)
+    Args:
+        run: the run's reference, like ``mlflow:<run_id>``.
+        also_into: other runs that get the same pictures, such as the one in which a second tracker
+            logged the same training.
+        layout: a layout's name, the path of its YAML file, its content as a mapping, or a
+            ``rendering.Layout``.
+        theme, format, steps, upload, output, cache: see ``PictureOptions``.
+        video: see ``VideoOptions``; a mapping of some of them, or all.
+        tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri":
+            ...}}``.
+        progress: show progress on standard error.
+
+    Returns:
+        What was made. It is path-like: ``open(tv.render(run), "rb")`` opens the first picture.
+
+    Raises:
+        ConfigError: an option has an impossible value; before anything is pulled.
+        RunNotFoundError: there is no such run.
+        TrackerError: the run cannot be read; or some run could not be written, after all the others
+            were.
+        RenderError: the run has no captures, or not those that the layout shows.
+        VideoError: the video cannot be written here.
+    """
+    from tracker_viz.rendering import Renderer, Series, resolve_layout
+
+    drawn = resolve_layout(layout)
+    options = PictureOptions(
+        theme=theme,
+        format=format,
+        steps=steps,
+        upload=upload,
+        output=output,
+        cache=cache,
+        video=VideoOptions.of(video),
+    )
     opened = open_run(run, tracker_options)
-    targets = [opened, *(open_run(each, tracker_options) for each in also_into)] if upload else []
-    cache = Path(cache) if cache else None
-    path = Path(output) if output else cache_directory(opened.ref, cache) / "videos" / layout.name
-    path = path / layout.name if path.is_dir() else path
-    paths = [_path_of(each, path, options, alone=len(formats) == 1) for each in formats]
-    check_outputs(formats, paths, options)
-    pulled = pulled_captures(opened, cache, progress=progress, steps=steps)
+    targets = [opened, *(open_run(each, tracker_options) for each in also_into)]
+    cache_root = None if options.cache is None else Path(options.cache)
+    paths = _output_paths(options, cache_directory(opened.ref, cache_root), drawn.name)
+    check_outputs(options.format, paths, options.video)
+
+    pulled = pulled_captures(opened, cache_root, progress=progress, steps=options.steps)
     missing = sorted(ref.step for ref in pulled.damaged)
     series = Series(pulled.captures, title=opened.info().name, missing_steps=missing)
-    renderer = Renderer(series, layout, size=options.size, theme=look)
-    with progress_bar("drawing", "frames", shown=progress and "video" in formats) as advance:
+    renderer = Renderer(series, drawn, size=options.video.size, theme=options.theme)
+    draws_video = "video" in options.format
+    with progress_bar("drawing", "frames", shown=progress and draws_video) as advance:
         pictures = [
-            _write(renderer, each, file, options, advance)
-            for each, file in zip(formats, paths, strict=True)
+            _write(renderer, each, path, options.video, advance)
+            for each, path in zip(options.format, paths, strict=True)
         ]
-    if targets:
+    if options.upload:
         pictures = put_pictures(
             targets,
             pictures,
             renderer,
-            pulled if steps is None else None,
-            n_key_frames=options.key_frames,
+            # Of a part of the run the table of heads would be wrong.
+            pulled if options.steps is None else None,
+            n_key_frames=options.video.key_frames,
         )
     return RenderResult(tuple(pictures), len(series), tuple(missing))
 
 
-def checked_formats(format: str | Sequence[str]) -> tuple[str, ...]:
-    """One or several names of ``FORMATS``, each once.
-
-    Raises:
-        ConfigError: there is none, or one that is unknown.
-    """
-    formats = (
-        tuple(dict.fromkeys(format))
-        if isinstance(format, Sequence) and not isinstance(format, str)
-        else (format,)
-    )
-    if not formats or formats == (None,):
-        raise ConfigError(
-            f"format= names what is made, at least one of {', '.join(FORMATS)}; got none"
-        )
-    for each in formats:
-        if each not in FORMATS:
-            raise ConfigError(unknown_name("format", str(each), FORMATS))
-    return formats
+def _output_paths(options: PictureOptions, downloads: Path, name: str) -> list[Path]:
+    path = downloads / "videos" / name if options.output is None else Path(options.output)
+    if path.is_dir():
+        path = path / name
+    if len(options.format) > 1:
+        path = path.with_suffix("")  # one name for all, each with its own suffix
+    return [_with_suffix(each, path, options.video) for each in options.format]
 
 
-def _path_of(format: str, path: Path, options: VideoOptions, *, alone: bool) -> Path:
+def _with_suffix(format: Format, path: Path, options: VideoOptions) -> Path:
     from tracker_viz.video import video_path
 
-    path = path if alone else path.with_suffix("")  # one name for all, each with its own suffix
     if format == "video":
         return video_path(path, options.encoder)
-    return path if path.suffix or format not in ("webp", "gif") else path.with_suffix(f".{format}")
+    if format in ("webp", "gif") and not path.suffix:
+        return path.with_suffix(f".{format}")
+    return path
 
 
 def check_outputs(formats: Sequence[str], paths: Sequence[Path], options: VideoOptions) -> None:
@@ -254,77 +212,6 @@ def _write(
         if shot.is_capture
     ]
     return Picture(format, written.path, written.duration_s, tuple(moments), written.notice)
-
-
-_WHOLE = ("interpolate", "workers", "max_mb", "key_frames")
-_SECONDS = ("seconds_per_capture", "title_s", "hold_s")
-
-
-@dataclass(frozen=True, slots=True)
-class VideoOptions:
-    """The group ``video`` of ``conf/``, where each option is explained."""
-
-    size: Any = "1080p"
-    encoder: EncoderName = "auto"
-    pace: Pace = "capture"
-    seconds_per_capture: float | None = None
-    interpolate: int = 0
-    title_s: float = 0.0
-    hold_s: float = 3.0
-    workers: int | None = None
-    max_mb: int = 50
-    key_frames: int = 12
-
-    @classmethod
-    def of(cls, video: Mapping[str, Any] | None) -> Self:
-        """Those that ``video`` says, and the defaults of the others.
-
-        Raises:
-            ConfigError: there is no such option, or one has no meaning.
-        """
-        known = [field.name for field in fields(cls)]
-        for name in video or {}:
-            if name not in known:
-                raise ConfigError(unknown_name("option of video", str(name), known))
-        return cls(**(video or {}))
-
-    def __post_init__(self) -> None:
-        from tracker_viz.rendering import picture_size, storyboard
-        from tracker_viz.video import video_path
-
-        kinds = dict.fromkeys(_WHOLE, (Integral, "a whole number")) | dict.fromkeys(
-            _SECONDS, (Real, "a number")
-        )
-        for name, (kind, what) in kinds.items():
-            value = getattr(self, name)
-            if value is None and name in ("seconds_per_capture", "workers"):
-                continue
-            if not isinstance(value, kind) or not math.isfinite(value):
-                raise ConfigError(f"video.{name} is {what}; got {value!r}")
-        # What each of these refuses, it refuses here, before anything is trained or pulled.
-        picture_size(self.size)
-        storyboard([0, 1], **self.pacing())
-        video_path("any", self.encoder)
-        if self.max_mb < 1:
-            raise ConfigError(
-                f"video.max_mb is the size of the file in MiB, at least 1; got {self.max_mb}"
-            )
-        if self.key_frames < 0:
-            raise ConfigError(
-                f"video.key_frames is a number of pictures, 0 for none; got {self.key_frames}"
-            )
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(
-                "video.workers is a number of threads, at least 1, or null for all cores; got "
-                f"{self.workers}"
-            )
-
-    def pacing(self) -> dict[str, Any]:
-        """What ``rendering.storyboard`` takes."""
-        return {
-            name: getattr(self, name)
-            for name in ("pace", "seconds_per_capture", "interpolate", "title_s", "hold_s")
-        }
 
 
 def render_command(run: Run, *, layout: str | None = None) -> str:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from tracker_viz.cores import usable_cores
 from tracker_viz.errors import ConfigError, RenderError, TrackerVizError
 from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.load import TrackerOptions, open_run
+from tracker_viz.pipeline.options import ThemeName, VideoOptions
 from tracker_viz.pipeline.progress import progress_bar
-from tracker_viz.pipeline.render import RenderResult, VideoOptions, render_run
+from tracker_viz.pipeline.render import RenderResult, render
 from tracker_viz.trackers.download import folder_name
 from tracker_viz.types import RunRef
 
@@ -44,10 +45,10 @@ class SweepResult:
 def render_sweep(
     sweep: RunRef | str,
     *,
-    video: Mapping[str, Any] | None = None,
+    video: VideoOptions | Mapping[str, Any] | None = None,
     upload: bool = True,
     output: str | Path | None = None,
-    theme: str = "dark",
+    theme: ThemeName = "dark",
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
     **options: Any,
@@ -79,10 +80,10 @@ def render_sweep(
     chosen = VideoOptions.of(video)
     cores = chosen.workers or usable_cores()
     at_once = min(cores, len(refs))
-    each_video = asdict(chosen) | {"workers": cores // at_once}
+    each_video = chosen.model_copy(update={"workers": cores // at_once})
 
     render_one = partial(
-        render_run,
+        render,
         video=each_video,
         upload=upload,
         theme=theme,

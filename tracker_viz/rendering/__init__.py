@@ -12,14 +12,14 @@ from tracker_viz.rendering.explorer import write_explorer
 from tracker_viz.rendering.layout import (
     LAYOUTS,
     Attention,
-    Head,
+    LargeHead,
     Layout,
     Scores,
     Weights,
-    layout_from,
+    resolve_layout,
 )
 from tracker_viz.rendering.planning import SIZES, make_plan, picture_size
-from tracker_viz.rendering.renderer import Renderer, resolve_layout
+from tracker_viz.rendering.renderer import Renderer
 from tracker_viz.rendering.scales import NORMS, ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.stills import (
@@ -40,7 +40,7 @@ __all__ = [
     "THEMES",
     "Attention",
     "ColorScale",
-    "Head",
+    "LargeHead",
     "Layout",
     "Renderer",
     "Scores",
@@ -48,7 +48,6 @@ __all__ = [
     "Shot",
     "Theme",
     "Weights",
-    "layout_from",
     "make_plan",
     "picture_size",
     "poster_moments",

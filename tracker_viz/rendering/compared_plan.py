@@ -103,11 +103,11 @@ def make_compared_plan(
         LayoutError: the captures lack what is drawn, or are not alike enough to stand side by side.
     """
     width, height = picture_size(size)
-    layout = Layout(NAME, (Attention(probe),), metric=metric)
+    layout = Layout(name=NAME, panels=(Attention(probe=probe),), metric=metric)
     draft, *others = [
         Draft(layout, run.series, width, height, theme_by_name(theme)) for run in runs
     ]
-    heads = [resolve_attention(each, Attention(probe))[0] for each in (draft, *others)]
+    heads = [resolve_attention(each, Attention(probe=probe))[0] for each in (draft, *others)]
     _check_alike(runs, heads)
     colors = run_colors(len(runs), draft.theme)
     top = draft.px(122 if note else 100)

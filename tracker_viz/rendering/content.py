@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.draft import Draft, Measured
-from tracker_viz.rendering.layout import Attention, Head, Scores, Weights
+from tracker_viz.rendering.layout import Attention, LargeHead, Scores, Weights
 from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import (
@@ -95,7 +95,7 @@ class Matrices:
         )
 
 
-def resolve_attention(draft: Draft, panel: Attention | Head) -> list[Heads]:
+def resolve_attention(draft: Draft, panel: Attention | LargeHead) -> list[Heads]:
     """One Heads for every probe row that the panel shows."""
     series, layout = draft.series, draft.layout.name
     names = sorted(series.names("blocks.*.attn.pattern"), key=block_of)

@@ -10,7 +10,7 @@ from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.content import Heads, most_changed, resolve_attention
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.grid import fit_map
-from tracker_viz.rendering.layout import Head
+from tracker_viz.rendering.layout import LargeHead
 from tracker_viz.rendering.plan import Box, Heatmap
 from tracker_viz.rendering.scoreboard import place_cards, place_scores, score_cards
 
@@ -20,7 +20,7 @@ Where not all tokens have room in any, some are left out of the first."""
 _ABOVE = 60  # at 1080p: what stands above a map that is below another
 
 
-def place_head(draft: Draft, panel: Head, scores: list[str], area: Box) -> int:
+def place_head(draft: Draft, panel: LargeHead, scores: list[str], area: Box) -> int:
     """The head on each row of the probe, the panel's own row first: side by side, or below each
     other where that makes them larger.
 
@@ -29,7 +29,7 @@ def place_head(draft: Draft, panel: Head, scores: list[str], area: Box) -> int:
     px = draft.px
     shown = resolve_attention(draft, panel)[0]
     others = (
-        resolve_attention(draft, replace(panel, probe=None))
+        resolve_attention(draft, panel.model_copy(update={"probe": None}))
         if shown.blocks[0][0].probe is not None
         else []
     )
@@ -188,7 +188,7 @@ def _place_map(
     return box
 
 
-def _chosen(draft: Draft, panel: Head, heads: Heads) -> tuple[int, int]:
+def _chosen(draft: Draft, panel: LargeHead, heads: Heads) -> tuple[int, int]:
     """(row, column) of the head: of those that were asked for, one with a role first (induction
     before others), then by its change."""
     roles = draft.roles.held[-1] if draft.roles.held else {}

@@ -20,7 +20,7 @@ from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.furniture import find_roles, header, role_legend, timeline
 from tracker_viz.rendering.grid import LEAST_MAP_PX, fit_grid, least_matrix_px, place_grid
 from tracker_viz.rendering.headroom import place_head
-from tracker_viz.rendering.layout import USUAL_METRIC, Attention, Head, Layout, Scores, Weights
+from tracker_viz.rendering.layout import USUAL_METRIC, Attention, LargeHead, Layout, Scores, Weights
 from tracker_viz.rendering.many_heads import place_many_heads
 from tracker_viz.rendering.plan import Box, Plan
 from tracker_viz.rendering.portrait import place_portrait
@@ -146,7 +146,7 @@ def _panels(draft: Draft, top: int) -> int:
     matrices = [
         resolve_weights(draft, panel) for panel in layout.panels if isinstance(panel, Weights)
     ]
-    large = next((panel for panel in layout.panels if isinstance(panel, Head)), None)
+    large = next((panel for panel in layout.panels if isinstance(panel, LargeHead)), None)
     area_top = 2 * ((top + px(52) + 1) // 2)
     least = px(
         (142 if layout.timeline else 16)

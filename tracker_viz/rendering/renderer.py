@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.capture_file import ArrayKey
-from tracker_viz.errors import LayoutError, RenderError, unknown_name
+from tracker_viz.errors import RenderError
 from tracker_viz.rendering.furniture import format_metric
 from tracker_viz.rendering.ink import blend, line_of_text, opaque_glyph, paint_dot
-from tracker_viz.rendering.layout import LAYOUTS, Layout
+from tracker_viz.rendering.layout import Layout, resolve_layout
 from tracker_viz.rendering.painting import Canvas, color_tables, frame_around, paint
 from tracker_viz.rendering.plan import Plan, Readout
 from tracker_viz.rendering.planning import make_plan
@@ -37,7 +37,7 @@ class Renderer:
 
     Args:
         series: the run.
-        layout: a Layout, or the name of one of ``LAYOUTS``.
+        layout: a Layout, or what ``resolve_layout`` takes.
         size: ``1080p``, ``720p``, ``4k``, ``square``, ``1600x900`` or (width, height).
         theme: ``dark``, ``light`` or a Theme.
         scales: changes to colour scales, see ``Layout.scales``; they win over the layout's own.
@@ -277,19 +277,6 @@ class Renderer:
                 slice(max(0, y), y + coverage.shape[0]), slice(max(0, x), x + coverage.shape[1])
             )
             blend(canvas.pixels, coverage, x, y, rgb(mark.color))
-
-
-def resolve_layout(layout: str | Layout) -> Layout:
-    """A Layout by its name; a Layout is returned as it is.
-
-    Raises:
-        LayoutError: no layout has this name.
-    """
-    if isinstance(layout, Layout):
-        return layout
-    if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise LayoutError(unknown_name("layout", str(layout), LAYOUTS))
-    return LAYOUTS[layout]
 
 
 def _compared(plan: Plan, which: str) -> list[ArrayKey]:

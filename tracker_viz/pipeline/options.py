@@ -1,0 +1,129 @@
+"""The options of pictures and videos, as ``render``, ``compare``, ``train.py`` and their YAML take
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict, get_args
+
+from pydantic import Field, field_validator
+
+from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.options import LegalValues, Options
+from tracker_viz.rendering import SIZES, picture_size
+from tracker_viz.rendering.storyboard import Pace
+from tracker_viz.video import EncoderName
+
+Format = Literal["video", "poster", "webp", "gif", "html"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+ThemeName = Literal["dark", "light"]
+
+
+class Pacing(TypedDict):
+    """What ``rendering.storyboard`` takes."""
+
+    pace: Pace
+    seconds_per_capture: float | None
+    interpolate: int
+    title_s: float
+    hold_s: float
+
+
+class VideoOptions(Options):
+    """The group ``video``: the look of a video and how it is made."""
+
+    group_name = "video"
+
+    size: Annotated[str | tuple[int, int], LegalValues(f"{' | '.join(SIZES)} | 1600x900")] = "1080p"
+    """Size of the pictures in pixels."""
+
+    encoder: EncoderName = "auto"
+    """opencv writes VP8 (.webm), h264 H.264 (.mp4), lossless VP9 (.webm); h264 and lossless need
+    pip install 'tracker-viz[hq]'. auto is opencv, or h264 for an output that ends in .mp4."""
+
+    pace: Pace = "capture"
+    """How long each capture is shown: all equally (capture), as training went (step), or the early
+    steps longer (log)."""
+
+    seconds_per_capture: float | None = Field(None, gt=0)
+    """Mean time for which a capture is shown; null: about 24 seconds in all."""
+
+    interpolate: int = Field(0, ge=0)
+    """Blended pictures between two captures, marked as interpolated."""
+
+    title_s: float = Field(0.0, ge=0)
+    """How long a title card is shown first; 0: none."""
+
+    hold_s: float = Field(3.0, ge=0)
+    """How long the last picture is held."""
+
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Threads that draw and encode; null: all cores."""
+
+    max_mb: int = Field(50, ge=1)
+    """Largest size of the file in MiB; a larger video is made again in a smaller size. MLflow shows
+    no file above 50."""
+
+    key_frames: int = Field(12, ge=0)
+    """Still pictures beside the video, for the tracker's own step slider; 0: none."""
+
+    @field_validator("size")
+    @classmethod
+    def _check_size(cls, size: str | tuple[int, int]) -> str | tuple[int, int]:
+        picture_size(size)
+        return size
+
+    def pacing(self) -> Pacing:
+        return {
+            "pace": self.pace,
+            "seconds_per_capture": self.seconds_per_capture,
+            "interpolate": self.interpolate,
+            "title_s": self.title_s,
+            "hold_s": self.hold_s,
+        }
+
+
+class PictureOptions(Options):
+    """What is made of a run's captures, and where it is put; the layout comes beside these."""
+
+    theme: ThemeName = "dark"
+    """Colors of the pictures."""
+
+    format: Annotated[
+        tuple[Format, ...], LegalValues(f"{' | '.join(FORMATS)}, or a list of these")
+    ] = ("video",)
+    """What is made: a video, a poster (PNG of three moments), a small animation (webp, gif), or a
+    page with a step slider (html)."""
+
+    steps: Annotated[
+        tuple[int | None, int | None] | None,
+        LegalValues("[first, last], each a step or null for an open end"),
+    ] = None
+    """Only the captures between these steps; null: all."""
+
+    upload: bool = True
+    """Whether the pictures are put into the run; false: only make the files."""
+
+    output: str | Path | None = None
+    """File or directory for the pictures, for a sweep a directory; null: beside the downloaded
+    captures."""
+
+    cache: str | Path | None = None
+    """Directory for downloads; null: TRACKER_VIZ_CACHE, else the user's cache directory."""
+
+    video: VideoOptions = VideoOptions()
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _each_format_once(cls, format: Any) -> Any:
+        listed = isinstance(format, Sequence) and not isinstance(format, str)
+        formats = tuple(dict.fromkeys(format)) if listed else (format,)
+        if not formats or formats == (None,):
+            raise ConfigError(
+                f"format names what is made, at least one of {', '.join(FORMATS)}; got none"
+            )
+        for each in formats:
+            if each not in FORMATS:
+                raise ConfigError(unknown_name("format", str(each), FORMATS))
+        return formats
