@@ -33,6 +33,9 @@ _REF_FORMS = {
     ),
     "local": (re.compile(r".+", re.DOTALL), "local:<directory>"),
 }
+# (block, head): one attention head of a model.
+HeadId = tuple[int, int]
+
 _CAPTURE_NAME = re.compile(r"step-(\d{8,12})\.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""One row per run, to CSV and Parquet, and which settings go with which onsets."""
+"""Rows per run, per setting and per test, to CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ import sys
 
 import numpy as np
 import pytest
-from scipy.stats import rankdata, spearmanr
 
-from tracker_viz.comparison import ComparedRun, correlations, run_table, table_csv, write_table
+from tracker_viz.comparison import (
+    ComparedRun,
+    correlation_table,
+    correlations,
+    group_table,
+    run_table,
+    setting_groups,
+    table_csv,
+    write_table,
+)
 from tracker_viz.errors import ConfigError, MissingDependencyError
 from tracker_viz.metrics import ScoreSeries
 
@@ -55,6 +63,7 @@ def test_every_run_has_a_row_with_settings_loss_onsets_and_heads():
         "captures": 20,
         "loss": pytest.approx(1.01),
         "onset/induction": 300,
+        "onset_after/induction": 250,
         "heads/induction": 1,
         "heads_specialised": 1,
         "share_specialised": 1 / 8,
@@ -63,6 +72,7 @@ def test_every_run_has_a_row_with_settings_loss_onsets_and_heads():
     }
     assert list(rows[1]) == list(rows[0])
     assert rows[1]["onset/induction"] is None
+    assert rows[1]["onset_after/induction"] >= 850, "until when it was watched"
     assert rows[1]["heads/induction"] == 0
 
 
@@ -91,93 +101,28 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         write_table([{"run": "a"}], tmp_path / "runs.parquet")
 
 
-def test_a_setting_that_moves_the_onset_is_found_first():
+def test_a_setting_has_one_row_with_its_seeds_taken_together():
+    rows = group_table(setting_groups(sweep()))
+    assert [row["setting"] for row in rows] == ["n_heads=4", "n_heads=8", "n_heads=16"]
+    first = rows[0]
+    assert first["model.n_heads"] == 4
+    assert (first["runs"], first["formed/induction"]) == (4, 4)
+    assert first["onset_first/induction"] == 100
+    assert first["onset_last/induction"] == 250
+    assert first["onset_median/induction"] == 150
+    assert first["onset_median_low/induction"] is None, "four runs bound no median"
+    assert first["loss_sd"] > 0
+    assert len({tuple(row) for row in rows}) == 1
+
+
+def test_every_test_has_a_row(tmp_path):
     runs = sweep()
     found = correlations(runs, run_table(runs))
-    assert {(each.setting, each.outcome) for each in found} >= {
-        ("model.n_heads", "onset/induction"),
-        ("seed", "onset/induction"),
-        ("seed", "loss"),
-    }
-    strongest = {(each.setting, each.outcome): each for each in found}
-    heads = strongest["model.n_heads", "onset/induction"]
-    assert heads.coefficient > 0.8
-    assert heads.p_value < 0.01
-    assert heads.n_runs == 12
-    assert heads.kind == "spearman"
-    assert strongest["seed", "loss"].coefficient == pytest.approx(1)
-
-
-def test_chance_gives_no_small_p_value_more_often_than_it_says():
-    runs = [make_run(seed, 4, onset=300) for seed in range(8)]
-    outcomes = np.random.default_rng(0).integers(1, 15, size=(100, 8))
-    rows = [
-        {"seed": seed} | {f"onset/{trial}": outcomes[trial, seed].item() for trial in range(100)}
-        for seed in range(8)
-    ]
-    p_values = np.array([each.p_value for each in correlations(runs, rows)])
-    assert p_values.size == 100
-    for level in (0.1, 0.25, 0.5):
-        assert np.mean(p_values < level) == pytest.approx(level, abs=0.12)
-
-
-def test_a_setting_in_words_is_correlated_by_groups():
-    runs = [
-        make_run(seed, 4, onset=200 if seed < 4 else 600, optimizer="adam" if seed < 4 else "sgd")
-        for seed in range(8)
-    ]
-    found = {(each.setting, each.outcome): each for each in correlations(runs, run_table(runs))}
-    assert found["optimizer", "onset/induction"].kind == "eta"
-    assert found["optimizer", "onset/induction"].coefficient == pytest.approx(1)
-    assert found["optimizer", "loss"].coefficient < 1
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_coefficients_are_scipys_and_those_of_the_definition(seed):
-    """Ties among the settings and the outcomes; some runs without an outcome."""
-    rng = np.random.default_rng(seed)
-    runs = [make_run(number, 4, onset=300, optimizer="adam") for number in range(20)]
-    settings = [
-        {"seed": int(rng.integers(5)), "optimizer": str(rng.choice(["adam", "sgd", "lion"]))}
-        for _ in runs
-    ]
-    runs = [
-        ComparedRun(run.name, run.series, setting)
-        for run, setting in zip(runs, settings, strict=True)
-    ]
-    onsets = [int(step) if step < 8 else None for step in rng.integers(0, 10, 20)]
-    rows = [
-        {**setting, "onset/induction": onset}
-        for setting, onset in zip(settings, onsets, strict=True)
-    ]
-    found = {each.setting: each for each in correlations(runs, rows)}
-    known = [index for index, onset in enumerate(onsets) if onset is not None]
-    assert {each.n_runs for each in found.values()} == {len(known)}
-    seeds, outcomes = (
-        [settings[index]["seed"] for index in known],
-        [onsets[index] for index in known],
-    )
-    ours, scipys = found["seed"], spearmanr(seeds, outcomes)
-    assert (ours.kind, ours.coefficient) == ("spearman", pytest.approx(scipys.statistic))
-    assert ours.p_value == pytest.approx(scipys.pvalue, abs=0.03)
-    ranks = rankdata(outcomes)
-    groups = [
-        ranks[[settings[index]["optimizer"] == name for index in known]]
-        for name in ("adam", "sgd", "lion")
-    ]
-    between = sum(len(group) * (group.mean() - ranks.mean()) ** 2 for group in groups if len(group))
-    assert found["optimizer"].coefficient == pytest.approx(
-        np.sqrt(between / ((ranks - ranks.mean()) ** 2).sum())
-    )
-
-
-def test_few_runs_and_runs_without_an_onset_are_not_correlated():
-    few = sweep()[:5]
-    assert correlations(few, run_table(few)) == []
-    runs = [make_run(seed, 4, onset=300 + 50 * seed if seed < 5 else None) for seed in range(8)]
-    assert not any(
-        each.outcome == "onset/induction" for each in correlations(runs, run_table(runs))
-    ), "five onsets are too few"
+    rows = correlation_table(found)
+    assert [row["setting"] for row in rows] == ["model.n_heads"] * 2
+    assert {row["n_tests"] for row in rows} == {2}
+    back = list(csv.DictReader(write_table(rows, tmp_path / "correlations.csv").open()))
+    assert [row["outcome"] for row in back] == [each.outcome for each in found]
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "runs.parquet"])

@@ -8,9 +8,10 @@ import pytest
 from scipy.cluster.hierarchy import fcluster
 
 from tracker_viz.comparison import (
-    BEHAVIOUR,
+    BEHAVIOR,
     ComparedRun,
-    behaviours,
+    behaviors,
+    chance_distance,
     cluster_heads,
     clustering,
     distance,
@@ -18,22 +19,19 @@ from tracker_viz.comparison import (
     match_heads,
     matched_orders,
     ranking,
-    shuffled_distance,
 )
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import ScoreSeries
 
 STEPS = np.arange(0, 1000, 25)
-UNIFORM = {**dict.fromkeys(BEHAVIOUR, 0.05), "entropy": 1.0}
+UNIFORM = {**dict.fromkeys(BEHAVIOR, 0.05), "entropy": 1.0}
 
 
 def learning_run(name, *, shape=(3, 4), seed=0, steps=STEPS, noise=0.01, roles=None):
     """Heads that take roles along sigmoids. ``roles``: (block, head) -> (score, onset step); the
     same ones for every seed by default."""
     rng = np.random.default_rng(seed)
-    heads = {
-        score: np.full((len(steps), *shape), UNIFORM[score], np.float32) for score in BEHAVIOUR
-    }
+    heads = {score: np.full((len(steps), *shape), UNIFORM[score], np.float32) for score in BEHAVIOR}
     roles = roles or {
         (0, 1): ("previous_token", 300),
         (1, 2): ("induction", 500),
@@ -66,7 +64,7 @@ def permuted(run, name, seed=0):
 def test_permuted_heads_are_matched_back(seed):
     run = learning_run("a", seed=seed)
     other, order = permuted(run, "b", seed)
-    a, b = behaviours([run, other])
+    a, b = behaviors([run, other])
     matching = match_heads(a, b)
     assert len(matching.pairs) == 12
     for (block, head), (other_block, other_head), difference in matching.pairs:
@@ -75,7 +73,7 @@ def test_permuted_heads_are_matched_back(seed):
         assert difference == 0
 
 
-def test_matched_order_lines_up_the_same_behaviour():
+def test_matched_order_lines_up_the_same_behavior():
     run = learning_run("a")
     other, order = permuted(run, "b")
     lined_up = matched_orders([run, other])[1]
@@ -96,7 +94,7 @@ def test_heads_without_a_partner_stand_last():
 def test_heads_that_do_the_same_in_other_places_are_found_within_the_model_only():
     a = learning_run("a", roles={(0, 0): ("induction", 400)}, noise=0)
     b = learning_run("b", roles={(2, 3): ("induction", 400)}, noise=0)
-    first, second = behaviours([a, b])
+    first, second = behaviors([a, b])
     assert match_heads(first, second, scope="model").partner()[0, 0] == (2, 3)
     assert match_heads(first, second, scope="block").partner()[0, 0][0] == 0
     assert distance(first, second, scope="model") == pytest.approx(0, abs=1e-6)
@@ -119,56 +117,111 @@ def test_two_seeds_lie_between_zero_and_the_shuffled_baseline():
     assert matrix.shuffled[0, 1] > 0.05
 
 
-def test_matching_never_does_worse_than_chance():
-    for seed in range(5):
-        rng = np.random.default_rng(seed)
-        runs = []
-        for name in "ab":
-            heads = {score: rng.random((10, 2, 5)).astype(np.float32) for score in BEHAVIOUR}
-            runs.append(ComparedRun(name, ScoreSeries(np.arange(10), heads, uniform=UNIFORM)))
-        a, b = behaviours(runs)
-        for scope in ("block", "model"):
-            assert distance(a, b, scope=scope) <= shuffled_distance(a, b, scope=scope)
-        assert distance(a, b, scope="model") <= distance(a, b, scope="block") + 1e-6
+def random_run(name, n_heads, *, seed, n_blocks=3):
+    """Heads that take random roles at random steps: nothing in common with another seed."""
+    rng = np.random.default_rng(seed)
+    steps = np.arange(0, 200, 10)
+    heads = {}
+    for score in BEHAVIOR:
+        onset = rng.integers(30, 150, (n_blocks, n_heads))
+        top = rng.uniform(0, 0.9, (n_blocks, n_heads))
+        heads[score] = (0.02 + top * (steps[:, None, None] >= onset)).astype(np.float32)
+    return ComparedRun(name, ScoreSeries(steps, heads, uniform=UNIFORM))
 
 
-def test_the_baseline_does_not_depend_on_which_run_comes_first():
-    """Heads beyond the fourth do what no other does, so that it matters which of them are left
-    without a partner."""
-    small, large = learning_run("a", noise=0), learning_run("b", shape=(3, 8), noise=0)
-    for values in (
-        small.series.heads["current_token"],
-        large.series.heads["current_token"][..., 4:],
-    ):
-        values[:] = 0.9
-    a, b = behaviours([small, large])
-    assert shuffled_distance(a, b) == pytest.approx(shuffled_distance(b, a))
+@pytest.mark.parametrize("n_heads", [4, 8, 16, 32])
+def test_unrelated_heads_are_at_chance_however_many_there_are(n_heads):
+    shares = []
+    for seed in range(0, 24, 4):
+        runs = [random_run(str(index), n_heads, seed=seed + index) for index in range(4)]
+        matrix = distance_matrix(runs, n_shuffles=30)
+        shares += (matrix.overall / matrix.shuffled)[np.triu_indices(4, 1)].tolist()
+    assert np.mean(shares) == pytest.approx(1.0, abs=0.03)
 
 
-@pytest.mark.parametrize("scope", ["block", "model"])
-def test_the_baseline_is_the_mean_over_random_partners(scope):
-    rng = np.random.default_rng(0)
-    runs = []
-    for name, n_heads in (("a", 3), ("b", 5)):
-        heads = {score: rng.random((6, 2, n_heads)).astype(np.float32) for score in BEHAVIOUR}
-        runs.append(ComparedRun(name, ScoreSeries(np.arange(6), heads, uniform=UNIFORM)))
-    a, b = behaviours(runs)
-    draws = []
-    for _ in range(1000):
-        costs = []
-        for block in ([0], [1]) if scope == "block" else ([0, 1],):
-            rows = [index for index, head in enumerate(a.heads) if head[0] in block]
-            columns = rng.permutation(
-                [index for index, head in enumerate(b.heads) if head[0] in block]
-            )
-            partners, left = columns[: len(rows)], columns[len(rows) :]
-            costs += [
-                np.sqrt(np.mean((a.vectors[row] - b.vectors[column]) ** 2))
-                for row, column in zip(rows, partners, strict=True)
-            ]
-            costs += [np.sqrt(np.mean((b.vectors[column] - b.uniform) ** 2)) for column in left]
-        draws.append(np.mean(costs))
-    assert shuffled_distance(a, b, scope=scope) == pytest.approx(np.mean(draws), rel=0.01)
+def test_percentiles_of_unrelated_runs_are_spread_evenly_and_those_of_alike_runs_are_low():
+    percentiles = []
+    for seed in range(0, 40, 2):
+        runs = [random_run("a", 6, seed=seed), random_run("b", 6, seed=seed + 1)]
+        percentiles.append(distance_matrix(runs, n_shuffles=60).percentile[0, 1])
+    assert 0.3 < np.mean(percentiles) < 0.7
+    assert np.min(percentiles) < 0.3
+    assert np.max(percentiles) > 0.7
+    alike = distance_matrix([learning_run("a", seed=1), learning_run("b", seed=2)])
+    assert alike.percentile[0, 1] < 0.02
+    assert alike.n_shuffles == 200
+
+
+def test_chance_does_not_depend_on_which_run_comes_first_and_is_the_same_each_time():
+    runs = [random_run("small", 4, seed=0), random_run("large", 7, seed=1)]
+    a, b = behaviors(runs)
+    assert distance(a, b) == pytest.approx(distance(b, a))
+    forward, backward = chance_distance(a, b), chance_distance(b, a)
+    assert forward.mean == pytest.approx(backward.mean, rel=0.03)
+    np.testing.assert_array_equal(forward.distances, chance_distance(a, b).distances)
+
+
+def test_heads_that_all_stayed_uniform_are_at_distance_zero_and_chance_has_no_share():
+    idle = [learning_run(name, roles={(0, 0): ("sink", 5000)}, noise=0) for name in "ab"]
+    matrix = distance_matrix(idle)
+    assert matrix.overall[0, 1] == matrix.shuffled[0, 1] == 0
+
+
+def erased(run, heads, name="erased"):
+    """The run, with some heads that never became anything."""
+    scores = {score: values.copy() for score, values in run.series.heads.items()}
+    for score, values in scores.items():
+        for block, head in heads:
+            values[:, block, head] = UNIFORM[score]
+    return ComparedRun(name, ScoreSeries(run.series.steps, scores, uniform=UNIFORM))
+
+
+def test_erasing_all_induction_heads_is_no_less_than_the_difference_of_two_seeds():
+    """Seeds: the same roles in other heads of the block, taken earlier or later, and among many
+    heads that each differ a little."""
+    roles = {
+        (0, 1): ("previous_token", 300),
+        (1, 2): ("induction", 500),
+        (1, 3): ("induction", 520),
+        (2, 0): ("sink", 200),
+    }
+    other = {
+        (0, 0): ("previous_token", 350),
+        (1, 1): ("induction", 590),
+        (1, 0): ("induction", 610),
+        (2, 2): ("sink", 240),
+    }
+    run = learning_run("a", shape=(3, 8), roles=roles, noise=0.03)
+    seed = learning_run("b", shape=(3, 8), roles=other, noise=0.03, seed=5)
+    matrix = distance_matrix([run, seed, erased(run, [(1, 2), (1, 3)])])
+    assert matrix.overall[0, 2] > 1.3 * matrix.overall[0, 1]
+
+
+@pytest.mark.parametrize("end", [12, 20, 39])
+def test_the_same_run_stopped_early_is_at_distance_zero_and_no_head_is_matched_wrongly(end):
+    run = random_run("whole", 6, seed=3)
+    scores = {name: values[:end] for name, values in run.series.heads.items()}
+    stopped = ComparedRun("stopped", ScoreSeries(run.series.steps[:end], scores, uniform=UNIFORM))
+    whole_and_other = [run, permuted(stopped, "stopped")[0], random_run("other", 6, seed=4)]
+    matrix = distance_matrix(whole_and_other)
+    assert matrix.axis == "step"
+    assert matrix.overall[0, 1] == 0
+    assert matrix.percentile[0, 1] <= 1 / 200
+
+    a, b = behaviors([run, stopped])
+    assert all(first == second for first, second, _ in match_heads(a, b).pairs)
+    order = matched_orders([run, stopped])[1]
+    assert all(heads == tuple(range(6)) for heads in order.values())
+
+
+def test_a_run_that_was_killed_early_shortens_no_comparison_of_the_others():
+    long = [learning_run("a", seed=1), learning_run("b", seed=2)]
+    killed = learning_run("killed", seed=3, steps=STEPS[:4])
+    alone, beside = distance_matrix(long), distance_matrix([*long, killed])
+    assert beside.overall[0, 1] == alone.overall[0, 1]
+    grouped = cluster_heads([*long, killed])
+    assert grouped.left_out == ("killed",)
+    assert set(grouped.runs) == {"a", "b"}
 
 
 def test_a_difference_in_one_block_shows_at_its_depth_alone():
@@ -181,7 +234,7 @@ def test_a_difference_in_one_block_shows_at_its_depth_alone():
     matrix = distance_matrix([learning_run("a", noise=0), learning_run("b", roles=other, noise=0)])
     assert matrix.by_depth[[0, 2], 0, 1] == pytest.approx(0, abs=1e-6)
     assert matrix.by_depth[1, 0, 1] > 0.05
-    assert matrix.overall[0, 1] == pytest.approx(matrix.by_depth[:, 0, 1].mean())
+    assert 0 < matrix.overall[0, 1] < matrix.by_depth[1, 0, 1]
 
 
 def test_the_more_two_runs_differ_the_greater_their_distance():
@@ -212,7 +265,7 @@ def test_different_schedules_change_little():
     sparse = learning_run(
         "sparse", steps=np.unique((975 * (np.arange(30) / 29) ** 1.5).astype(int)), noise=0
     )
-    a, b = behaviours([dense, sparse])
+    a, b = behaviors([dense, sparse])
     assert distance(a, b) < 0.01
 
 
@@ -220,7 +273,7 @@ def test_on_the_axis_of_steps_runs_are_compared_over_the_steps_that_both_have():
     long = learning_run("long", noise=0.0)
     half = learning_run("half", noise=0.0, steps=STEPS[: len(STEPS) // 2])
     by_step, by_progress = (
-        [each for *_, each in match_heads(*behaviours([long, half], axis=axis)).pairs]
+        [each for *_, each in match_heads(*behaviors([long, half], axis=axis)).pairs]
         for axis in ("step", "progress")
     )
     assert max(by_step) == pytest.approx(0, abs=1e-6)
@@ -232,7 +285,7 @@ def test_extra_heads_count_by_what_they_became():
     idle, busy = learning_run("b", shape=(3, 8), noise=0), learning_run("c", shape=(3, 8), noise=0)
     for block in range(3):
         busy.series.heads["current_token"][:, block, 4:] = 0.9
-    a, b, c = behaviours([small, idle, busy])
+    a, b, c = behaviors([small, idle, busy])
     assert len(match_heads(a, b).left_b) == 12
     assert match_heads(a, b).left_a == ()
     assert distance(a, b) == pytest.approx(0, abs=1e-6), "heads that became nothing add nothing"
@@ -253,7 +306,7 @@ def test_models_of_other_depth_are_compared_at_the_same_relative_depth():
         roles={(1, 0): ("previous_token", 300), (3, 1): ("induction", 500)},
         noise=0,
     )
-    a, b = behaviours([shallow, deep])
+    a, b = behaviors([shallow, deep])
     partner = match_heads(a, b).partner()
     assert partner[0, 0] == (1, 0)
     assert partner[1, 1] == (3, 1)
@@ -266,7 +319,7 @@ def test_missing_heads_take_no_part():
     run = learning_run("a")
     for values in run.series.heads.values():
         values[:, 0, 3] = np.nan
-    (a, b) = behaviours([run, learning_run("b")])
+    (a, b) = behaviors([run, learning_run("b")])
     assert (0, 3) not in a.heads
     assert len(a.heads) == 11
     assert len(match_heads(a, b).left_b) == 1
@@ -279,19 +332,19 @@ def test_runs_without_a_score_or_a_stretch_in_common_are_refused():
         ScoreSeries(STEPS, {"divergence": run.series.heads["sink"]}, uniform={"divergence": 0.0}),
     )
     with pytest.raises(ConfigError, match="b: divergence"):
-        behaviours([run, other])
+        behaviors([run, other])
     with pytest.raises(ConfigError, match="needs the scores sink, kurtosis in every run"):
-        behaviours([run, learning_run("b")], scores=("sink", "kurtosis"))
+        behaviors([run, learning_run("b")], scores=("sink", "kurtosis"))
     with pytest.raises(ConfigError, match="no step in common"):
-        behaviours([run, learning_run("late", steps=STEPS + 5000)], axis="step")
+        behaviors([run, learning_run("late", steps=STEPS + 5000)], axis="step")
     with pytest.raises(ConfigError, match="within a 'block' or within the 'model'; got 'layer'"):
-        match_heads(*behaviours([run, learning_run("b")]), scope="layer")
+        match_heads(*behaviors([run, learning_run("b")]), scope="layer")
 
 
 def test_clusters_put_heads_of_one_kind_side_by_side_across_runs():
     runs = [learning_run("a", seed=1), permuted(learning_run("b", seed=2), "b", 3)[0]]
     grouped = cluster_heads(runs)
-    assert grouped.values.shape == (24, len(BEHAVIOUR) * 24)
+    assert grouped.values.shape == (24, len(BEHAVIOR) * 24)
     groups = fcluster(grouped.linkage, 5, criterion="maxclust")
     of_induction = [
         groups[index]

@@ -1,9 +1,10 @@
-"""How runs compare: which run's heads became what, when, and how alike the runs are. Pure functions
-over score series in memory.
+"""How runs compare: which run's heads became what, when, how alike the runs are, and what of that a
+sweep's settings explain. Pure functions over score series in memory.
 
 ``ComparedRun``s go in; alignments (which capture of which run belongs side by side), matchings,
-distances, clusters and tables come out. Nothing here reads a tracker or draws. scipy is imported by
-what computes with it, not with this package: training imports the latter.
+distances, clusters, statistics, tables and sentences come out. Nothing here reads a tracker or
+draws. scipy is imported by what computes with it, not with this package: training imports the
+latter.
 """
 
 from tracker_viz.comparison.align import (
@@ -12,17 +13,34 @@ from tracker_viz.comparison.align import (
     Alignment,
     Axis,
     align,
+    comparable_axis,
     positions,
     trajectories,
 )
 from tracker_viz.comparison.clustering import HeadClusters, cluster_heads
 from tracker_viz.comparison.distance import (
+    Chance,
     DistanceMatrix,
+    chance_distance,
     distance,
     distance_matrix,
-    shuffled_distance,
 )
-from tracker_viz.comparison.matching import BEHAVIOUR, Behaviour, Matching, behaviours, match_heads
+from tracker_viz.comparison.experiment import (
+    Correlation,
+    SettingGroup,
+    correlations,
+    setting_groups,
+    settings_of,
+)
+from tracker_viz.comparison.findings import (
+    axis_note,
+    distance_sentence,
+    group_sentences,
+    short_runs_note,
+    strongest_sentence,
+)
+from tracker_viz.comparison.matching import BEHAVIOR, Behavior, Matching, behaviors, match_heads
+from tracker_viz.comparison.onsets import RoleOnset, role_onsets
 from tracker_viz.comparison.ordering import (
     Order,
     head_beside,
@@ -31,16 +49,20 @@ from tracker_viz.comparison.ordering import (
     ranking,
 )
 from tracker_viz.comparison.runs import (
+    NAME_SEPARATOR,
     ComparedRun,
     check_runs,
     comparability_notes,
     differing_settings,
+    first_few,
     in_order_of_settings,
     run_labels,
+    run_title,
 )
+from tracker_viz.comparison.statistics import OnsetTimes, Spread
 from tracker_viz.comparison.table import (
-    Correlation,
-    correlations,
+    correlation_table,
+    group_table,
     run_table,
     table_csv,
     write_table,
@@ -48,26 +70,40 @@ from tracker_viz.comparison.table import (
 
 __all__ = [
     "AXES",
-    "BEHAVIOUR",
+    "BEHAVIOR",
+    "NAME_SEPARATOR",
     "NOT_YET",
     "Alignment",
     "Axis",
-    "Behaviour",
+    "Behavior",
+    "Chance",
     "ComparedRun",
     "Correlation",
     "DistanceMatrix",
     "HeadClusters",
     "Matching",
+    "OnsetTimes",
     "Order",
+    "RoleOnset",
+    "SettingGroup",
+    "Spread",
     "align",
-    "behaviours",
+    "axis_note",
+    "behaviors",
+    "chance_distance",
     "check_runs",
     "cluster_heads",
     "comparability_notes",
+    "comparable_axis",
+    "correlation_table",
     "correlations",
     "differing_settings",
     "distance",
     "distance_matrix",
+    "distance_sentence",
+    "first_few",
+    "group_sentences",
+    "group_table",
     "head_beside",
     "in_order_of_settings",
     "match_heads",
@@ -75,9 +111,14 @@ __all__ = [
     "order_by_index",
     "positions",
     "ranking",
+    "role_onsets",
     "run_labels",
     "run_table",
-    "shuffled_distance",
+    "run_title",
+    "setting_groups",
+    "settings_of",
+    "short_runs_note",
+    "strongest_sentence",
     "table_csv",
     "trajectories",
     "write_table",

@@ -1,9 +1,9 @@
-"""Several runs on one axis: by training step, by tokens seen, or by progress (0 at the start, 1 at
-each run's own end).
+"""Several runs on one axis: training steps, tokens seen, or progress (0 at the start, 1 at each
+run's own end).
 
-``align`` says which capture of each run is shown at each point of time: always a real one, never
-one in between. ``trajectories`` gives numbers for matching and distances, where going straight from
-one capture to the next is what is wanted.
+``align`` chooses which capture of each run is shown at each point of time: always a real one, never
+one in between. ``shared_stretch`` and ``trajectories`` give the numbers for matching and distances,
+where going straight from one capture to the next is what is wanted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from tracker_viz.metrics import ScoreSeries
 Axis = Literal["step", "tokens", "progress"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 NOT_YET = -1
+# Padding and a shorter last batch change the tokens per step a little, in runs of the same batches.
+_SAME_BATCHES = 0.05
+# Runs are compared at the captures they have in common where these are this many, and this share
+# of those that the run with fewer captures has.
+_MIN_COMMON = 8
+_MIN_COMMON_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +47,26 @@ class Alignment:
     ended: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The part of an axis on which several runs can be compared.
+
+    Attributes:
+        points: float64 [point], evenly spaced from the first to the last place that all runs have.
+        captures: for each run the indices of the captures that count: those that all runs have at
+            the same places, or all of its own where too few are in common.
+    """
+
+    axis: Axis
+    points: NDArray[np.float64]
+    captures: tuple[NDArray[np.int64], ...]
+
+
 def positions(series: ScoreSeries, axis: Axis) -> NDArray[np.float64]:
-    """Where each capture of a run lies on ``axis``: float64 [capture], rising.
+    """Return the place of each capture on ``axis``: float64 [capture], rising.
 
     Raises:
-        ConfigError: unknown axis, or ``tokens`` of a run that did not count them.
+        ConfigError: an unknown axis, or ``tokens`` of a run that did not count them.
     """
     if axis not in AXES:
         raise ConfigError(unknown_name("axis", axis, AXES))
@@ -54,13 +75,29 @@ def positions(series: ScoreSeries, axis: Axis) -> NDArray[np.float64]:
         return steps
     if axis == "progress":
         return (steps - steps[0]) / max(steps[-1] - steps[0], 1.0)
-    tokens = series.tokens_seen
-    if len(tokens) != len(steps) or np.isnan(tokens).any():
+    if not _counted_tokens(series):
         raise ConfigError(
-            "a run did not say how many tokens it had seen; align by step or progress, or pass "
+            "a run did not record how many tokens it had seen; align by step or progress, or pass "
             "tokens_seen= to step()"
         )
-    return tokens
+    return series.tokens_seen
+
+
+def comparable_axis(runs: Sequence[ComparedRun]) -> Axis:
+    """Return the axis on which runs are at the same point of their training.
+
+    Steps; tokens where the runs counted them and take different numbers per step; progress only
+    where the runs have no step in common.
+    """
+    axis: Axis = "step"
+    if all(_counted_tokens(run.series) for run in runs):
+        rates = [_tokens_per_step(run.series) for run in runs if run.series.n_captures > 1]
+        if rates and max(rates) - min(rates) > _SAME_BATCHES * max(rates):
+            axis = "tokens"
+
+    places = [positions(run.series, axis) for run in runs]
+    overlap = max(each[0] for each in places) <= min(each[-1] for each in places)
+    return axis if overlap else "progress"
 
 
 def align(
@@ -69,41 +106,101 @@ def align(
     """Put runs side by side on one axis.
 
     Args:
-        n_points: so many evenly spaced points; None: every point at which any run has a capture.
+        n_points: how many evenly spaced points; None: every point at which any run has a capture.
     """
-    at = [positions(run.series, axis) for run in runs]
+    places = [positions(run.series, axis) for run in runs]
     if n_points is None:
-        points = np.unique(np.concatenate(at))
+        points = np.unique(np.concatenate(places))
     else:
-        points = np.linspace(
-            min(places[0] for places in at), max(places[-1] for places in at), n_points
-        )
-    captures = np.stack([np.searchsorted(places, points, side="right") - 1 for places in at])
-    ended = np.stack([points > places[-1] for places in at])
+        first, last = min(each[0] for each in places), max(each[-1] for each in places)
+        points = np.linspace(first, last, n_points)
+    captures = np.stack([np.searchsorted(each, points, side="right") - 1 for each in places])
+    ended = np.stack([points > each[-1] for each in places])
     return Alignment(axis, points, captures.astype(np.int64), ended)
+
+
+def shared_stretch(runs: Sequence[ComparedRun], *, axis: Axis, n_points: int) -> Stretch:
+    """Return the part of an axis that all runs have.
+
+    A run that was stopped early is compared up to there. Where enough captures stand at the same
+    places, only these count, so that a difference in schedule makes no difference in behavior.
+
+    Raises:
+        ConfigError: the runs have no part of the axis in common.
+    """
+    places = [positions(run.series, axis) for run in runs]
+    first, last = max(each[0] for each in places), min(each[-1] for each in places)
+    if first > last:
+        raise ConfigError(
+            f"the runs have no {axis} in common: one begins at {first:g}, another ends at "
+            f"{last:g}; align by progress"
+        )
+
+    common = places[0]
+    for each in places[1:]:
+        common = np.intersect1d(common, each)
+    n_fewest = min(np.count_nonzero((each >= first) & (each <= last)) for each in places)
+    if len(common) >= max(_MIN_COMMON, _MIN_COMMON_SHARE * n_fewest):
+        first, last = common[0], common[-1]
+        captures = tuple(np.flatnonzero(np.isin(each, common)) for each in places)
+    else:
+        captures = tuple(np.arange(len(each)) for each in places)
+    return Stretch(axis, np.linspace(first, last, n_points), captures)
 
 
 def trajectories(
     series: ScoreSeries,
     scores: Sequence[str],
     *,
-    axis: Axis = "progress",
+    axis: Axis,
     points: NDArray[np.float64],
+    captures: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
-    """What every head did over time: float32 [block, head, point, score], straight lines between
-    captures, held beyond the ends.
+    """Return what every head did over time: float32 [block, head, point, score], straight lines
+    between captures, held beyond the ends.
 
     NaN where there is no such head, or where a score was never finite.
+
+    Args:
+        captures: indices of the captures that count; None: all.
     """
-    at = positions(series, axis)
-    n_blocks, n_heads = series.shape
-    paths = np.full((n_blocks, n_heads, len(points), len(scores)), np.nan, np.float32)
-    for index, name in enumerate(scores):
-        values = series.heads[name]
-        for block, head in np.ndindex(n_blocks, n_heads):
-            known = np.isfinite(values[:, block, head])
-            if known.any():
-                paths[block, head, :, index] = np.interp(
-                    points, at[known], values[known, block, head]
-                )
-    return paths
+    chosen = np.arange(series.n_captures) if captures is None else captures
+    places = positions(series, axis)[chosen]
+    paths = []
+    for name in scores:
+        values = series.heads[name][chosen]
+        finite = np.isfinite(values)
+        path = _interpolated(places, values, points)
+        path[:, ~finite.any(0)] = np.nan
+
+        # Straight lines go over a gap, which heads that were always measured do not have.
+        has_gaps = finite.any(0) & ~finite.all(0)
+        for block, head in np.argwhere(has_gaps):
+            known = finite[:, block, head]
+            path[:, block, head] = np.interp(points, places[known], values[known, block, head])
+        paths.append(path)
+    return np.stack(paths, axis=-1).transpose(1, 2, 0, 3)
+
+
+def _interpolated(
+    places: NDArray[np.float64], values: NDArray[np.float32], points: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return ``values`` [place, ...] at ``points``, for all heads at once: float32 [point, ...]."""
+    after = np.clip(np.searchsorted(places, points), 1, max(len(places) - 1, 1))
+    before, after = after - 1, np.minimum(after, len(places) - 1)
+    span = places[after] - places[before]
+    shares = np.clip((points - places[before]) / np.where(span > 0, span, 1.0), 0.0, 1.0)
+    share = shares.astype(np.float32)[:, None, None]
+    with np.errstate(invalid="ignore"):
+        return values[before] + share * (values[after] - values[before])
+
+
+def _counted_tokens(series: ScoreSeries) -> bool:
+    tokens = series.tokens_seen
+    return len(tokens) == series.n_captures and bool(np.isfinite(tokens).all())
+
+
+def _tokens_per_step(series: ScoreSeries) -> float:
+    """Return the mean between the first and the last capture."""
+    tokens = series.tokens_seen
+    return float(tokens[-1] - tokens[0]) / float(series.steps[-1] - series.steps[0])

@@ -1,9 +1,8 @@
-"""Heads of all runs, grouped by what they did over time: the rows, the order and the tree of a
+"""Groups the heads of all runs by what they did over time: the rows, the order and the tree of a
 seaborn ``clustermap``.
 
-grouped = cluster_heads(runs)
-seaborn.clustermap(grouped.values, row_linkage=grouped.linkage, col_cluster=False,
-yticklabels=grouped.labels)
+    grouped = cluster_heads(runs)
+    seaborn.clustermap(grouped.values, row_linkage=grouped.linkage, yticklabels=grouped.labels)
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.comparison.align import Axis
-from tracker_viz.comparison.matching import BEHAVIOUR, Behaviour, behaviours
+from tracker_viz.comparison.align import Axis, comparable_axis, positions
+from tracker_viz.comparison.matching import Behavior, behaviors, common_scores
 from tracker_viz.comparison.ordering import ranking
 from tracker_viz.comparison.runs import ComparedRun, check_runs, run_labels
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import head_name
+from tracker_viz.types import HeadId
 
-# More rows than this are no picture any more, and the tree of n heads costs n^2 numbers.
+# With more rows the picture cannot be read, and the tree of n heads costs n^2 numbers.
 MAX_CLUSTERED_HEADS = 1024
 
 
@@ -36,25 +36,31 @@ class HeadClusters:
         scores: the scores along the columns, in their order; each takes equally many columns.
         linkage: float64 [head - 1, 4], as ``scipy.cluster.hierarchy`` makes it (average linkage,
             Euclidean).
+        left_out: names of runs that ended too early to be compared over the others' training.
     """
 
     values: NDArray[np.float32]
     labels: tuple[str, ...]
     runs: tuple[str, ...]
-    heads: tuple[tuple[int, int], ...]
+    heads: tuple[HeadId, ...]
     scores: tuple[str, ...]
     linkage: NDArray[np.float64]
+    left_out: tuple[str, ...] = ()
 
 
 def cluster_heads(
     runs: Sequence[ComparedRun],
     *,
-    axis: Axis = "progress",
+    axis: Axis | None = None,
     scores: Sequence[str] | None = None,
     n_points: int = 24,
 ) -> HeadClusters:
-    """Group the heads of all runs by their trajectories; of more than ``MAX_CLUSTERED_HEADS`` as
-    many of each run, the most specialised.
+    """Group the heads of all runs by their trajectories, over the stretch that the runs share.
+
+    Of more than ``MAX_CLUSTERED_HEADS`` as many of each run are taken, the most specialized.
+
+    Args:
+        axis: None: ``comparable_axis`` of the runs.
 
     Raises:
         ConfigError: nothing in common to compare.
@@ -62,48 +68,67 @@ def cluster_heads(
     from scipy.cluster.hierarchy import linkage
 
     check_runs(runs)
-    found = behaviours(runs, axis=axis, scores=scores, n_points=n_points)
-    if sum(len(behaviour.heads) for behaviour in found) > MAX_CLUSTERED_HEADS:
-        n_each = max(1, MAX_CLUSTERED_HEADS // len(runs))
+    axis = axis or comparable_axis(runs)
+    kept = long_enough(runs, axis)
+    names = common_scores(kept, scores)
+    found = behaviors(kept, axis=axis, scores=names, n_points=n_points)
+    if sum(len(run.heads) for run in found) > MAX_CLUSTERED_HEADS:
+        n_each = max(1, MAX_CLUSTERED_HEADS // len(kept))
         found = [
-            _first(behaviour, ranking(run.series), n_each)
-            for behaviour, run in zip(found, runs, strict=True)
+            _first_ranked(behavior, ranking(run.series), n_each)
+            for behavior, run in zip(found, kept, strict=True)
         ]
-    n_heads = sum(len(behaviour.heads) for behaviour in found)
-    if n_heads < 2:
+    rows = [
+        (run.name, head)
+        for run, behavior in zip(kept, found, strict=True)
+        for head in behavior.heads
+    ]
+    if len(rows) < 2:
         raise ConfigError(
-            f"clustering takes two heads or more; these runs have {n_heads} with scores"
+            f"clustering takes two heads or more; these runs have {len(rows)} with scores"
         )
-    common = tuple(
-        name for name in (scores or BEHAVIOUR) if all(name in run.series.heads for run in runs)
-    )
-    vectors = np.concatenate([behaviour.vectors for behaviour in found])
-    # from [head, point, score] to one score after the other, which is how a person reads a row
-    values = vectors.reshape(n_heads, n_points, len(common)).transpose(0, 2, 1).reshape(n_heads, -1)
-    names = run_labels(runs)
-    heads = tuple(head for behaviour in found for head in behaviour.heads)
-    of_run = tuple(
-        run.name for run, behaviour in zip(runs, found, strict=True) for _ in behaviour.heads
-    )
+
+    vectors = np.concatenate([behavior.vectors for behavior in found])
+    # A person reads one score after the other, not one point of time after the other.
+    by_point = vectors.reshape(len(rows), n_points, len(names))
+    values = by_point.transpose(0, 2, 1).reshape(len(rows), -1)
+    labels = run_labels(runs, short=True)
     return HeadClusters(
         values=values,
-        labels=tuple(
-            f"{names[run]} {head_name(*head)}" for run, head in zip(of_run, heads, strict=True)
-        ),
-        runs=of_run,
-        heads=heads,
-        scores=common,
+        labels=tuple(f"{labels[run]} {head_name(*head)}" for run, head in rows),
+        runs=tuple(run for run, _ in rows),
+        heads=tuple(head for _, head in rows),
+        scores=names,
         linkage=linkage(values, method="average", metric="euclidean"),
+        left_out=tuple(run.name for run in runs if run.name not in {each.name for each in kept}),
     )
 
 
-def _first(behaviour: Behaviour, ranked: Sequence[tuple[int, int]], n: int) -> Behaviour:
-    kept = sorted(
-        behaviour.heads.index(head)
-        for head in [head for head in ranked if head in set(behaviour.heads)][:n]
-    )
+def long_enough(runs: Sequence[ComparedRun], axis: Axis) -> list[ComparedRun]:
+    """Return the runs to compare over one stretch: those for which number of runs times length of
+    the stretch is greatest, so that one run which was killed early does not cut all others short.
+
+    At least two, whatever their lengths.
+    """
+    ends = np.array([positions(run.series, axis)[-1] for run in runs])
+    lengths = ends - min(positions(run.series, axis)[0] for run in runs)
+    longest_first = np.sort(lengths)[::-1]
+    coverage = longest_first * np.arange(1, len(runs) + 1)
+    # Of equal coverages the one with more runs
+    n_kept = max(2, len(runs) - int(np.argmax(coverage[::-1])))
+    return [
+        run
+        for run, length in zip(runs, lengths, strict=True)
+        if length >= longest_first[n_kept - 1]
+    ]
+
+
+def _first_ranked(behavior: Behavior, ranked: Sequence[HeadId], n: int) -> Behavior:
+    index = {head: row for row, head in enumerate(behavior.heads)}
+    first = [head for head in ranked if head in index][:n]
+    kept = sorted(index[head] for head in first)
     return replace(
-        behaviour,
-        heads=tuple(behaviour.heads[index] for index in kept),
-        vectors=behaviour.vectors[kept],
+        behavior,
+        heads=tuple(behavior.heads[row] for row in kept),
+        vectors=behavior.vectors[kept],
     )

@@ -1,132 +1,248 @@
-"""How alike two runs' heads became: one number per pair of runs, with what it would be if the
-matching meant nothing.
+"""How alike the heads of two runs became: one number per pair of runs, beside what chance gives.
 
-**Specialisation distance** of runs A and B: heads are matched by behaviour (``matching``); the
-distance is the mean, over all heads of the run that has more of them, of the root mean square
-difference between a head's score trajectory and its partner's. A head without a partner counts by
-its difference from uniform attention: from having specialised in nothing.
+**Specialization distance** of runs A and B: heads are matched by behavior (``matching``). The
+distance is the root mean square of the differences within the pairs, each pair weighted by its
+stakes: how far the stronger of its two heads is from uniform attention. A head without a partner
+counts as paired with uniform attention. So heads that became nothing count for nothing, and a run
+that lost its induction heads is far from the one that has them, however alike their other heads.
 
-0 on identical runs, and on a run whose heads are permuted within their blocks; at most 1.
-``shuffled`` is what is to be expected of random partners instead of matched ones: the value of a
-matching that means nothing. Two runs are alike where the distance lies well below it.
+0 for identical runs, and for a run whose heads are permuted within their blocks; at most 1.
+
+**Chance** is the same distance, matched again, after the heads of both runs were shuffled over
+blocks and runs: what is left when neither block nor run means anything. A minimum over pairings is
+compared with minima over pairings, so unrelated heads are at 1.00 of it however many there are. The
+**percentile** is the share of shuffles with a distance at most as large: near 0 for runs that are
+more alike than chance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.comparison.align import Axis
+from tracker_viz.comparison.align import Axis, comparable_axis, shared_stretch
 from tracker_viz.comparison.matching import (
-    Behaviour,
+    N_POINTS,
+    Behavior,
     Scope,
-    behaviours,
+    assign,
+    behavior,
+    common_scores,
+    depth_members,
     differences,
     groups,
-    match_heads,
+    padded,
+    stakes,
 )
 from tracker_viz.comparison.runs import ComparedRun, check_runs
+
+N_SHUFFLES = 200
+_LEAST_SHUFFLES = 20
+# Blocks that are matched in all shuffles of a comparison: about a quarter of a minute.
+_MOST_ASSIGNMENTS = 300_000
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """Distances of two runs whose heads were shuffled over blocks and runs.
+
+    Attributes:
+        distances: float64 [shuffle].
+    """
+
+    distances: NDArray[np.float64]
+
+    @property
+    def mean(self) -> float:
+        return float(self.distances.mean()) if self.distances.size else float("nan")
+
+    def percentile(self, distance: float) -> float:
+        """Return the share of shuffles with a distance at most as large, 0..1."""
+        if not self.distances.size:
+            return float("nan")
+        # Rounding must not put a distance beside its equals.
+        return float(np.mean(self.distances <= distance + 1e-9))
 
 
 @dataclass(frozen=True, slots=True)
 class DistanceMatrix:
-    """Specialisation distances between runs.
+    """Specialization distances between runs.
 
     Attributes:
         names: of the runs, along both axes of every matrix.
+        axis: what the runs were aligned by, each pair over the stretch that both have.
         overall: float64 [run, run]; symmetric, 0 on the diagonal.
         by_depth: float64 [depth, run, run]: of the blocks alone (where depths differ: of the blocks
             at the same relative depth).
-        shuffled: float64 [run, run]: expected distance with partners drawn at random; on the
-            diagonal that of a run from itself.
+        shuffled: float64 [run, run]: chance, the mean distance of shuffled heads; on the diagonal
+            that of a run from itself.
+        percentile: float64 [run, run]: share of the shuffles with a distance at most as large,
+            0..1.
+        n_shuffles: of each pair.
     """
 
     names: tuple[str, ...]
+    axis: Axis
     overall: NDArray[np.float64]
     by_depth: NDArray[np.float64]
     shuffled: NDArray[np.float64]
+    percentile: NDArray[np.float64]
+    n_shuffles: int
+
+    def between_seeds(self, settings: Mapping[str, object]) -> NDArray[np.bool_]:
+        """Return which pairs are two runs of one setting: bool [run, run], False on the diagonal.
+
+        Args:
+            settings: run name -> its setting without seeds, as ``experiment.settings_of`` gives it.
+        """
+        keys = [settings[name] for name in self.names]
+        same = np.array([[first == second for second in keys] for first in keys])
+        return same & ~np.eye(len(keys), dtype=bool)
 
 
-def distance(a: Behaviour, b: Behaviour, *, scope: Scope = "block") -> float:
-    """Specialisation distance of two runs, 0..1, as the module's docstring defines it; NaN where
-    neither has heads."""
-    matching = match_heads(a, b, scope=scope)
-    unpaired = _from_uniform(a, [a.heads.index(head) for head in matching.left_a]) + _from_uniform(
-        b, [b.heads.index(head) for head in matching.left_b]
-    )
-    return _mean([cost for _, _, cost in matching.pairs] + unpaired)
-
-
-def shuffled_distance(a: Behaviour, b: Behaviour, *, scope: Scope = "block") -> float:
-    """Expected distance with partners drawn at random from those that matching could have chosen:
-    the baseline, 0..1.
-
-    Exact: every pair of heads is as likely as any other, and so is every head to be left without a
-    partner.
-    """
-    total, n_heads = 0.0, 0
+def distance(a: Behavior, b: Behavior, *, scope: Scope = "block") -> float:
+    """Return the specialization distance of two runs, 0..1, as the module's docstring defines it;
+    NaN where neither has heads."""
+    total = np.zeros(2)
+    strength_a, strength_b = a.strength, b.strength
     for rows, columns in groups(a, b, scope):
-        n_pairs, more = min(len(rows), len(columns)), max(len(rows), len(columns))
-        if n_pairs:
-            total += n_pairs * float(differences(a.vectors[rows], b.vectors[columns]).mean())
-        for behaviour, members in ((a, rows), (b, columns)):
-            total += (
-                (len(members) - n_pairs) * _mean(_from_uniform(behaviour, members))
-                if len(members) > n_pairs
-                else 0.0
-            )
-        n_heads += more
-    return total / n_heads if n_heads else float("nan")
+        apart = differences(a.vectors[rows], b.vectors[columns])
+        total += _weighted_sum(apart, strength_a[rows], strength_b[columns])
+    return _ratio(total, n_heads=len(a.heads) + len(b.heads))
+
+
+def chance_distance(
+    a: Behavior,
+    b: Behavior,
+    *,
+    scope: Scope = "block",
+    n_shuffles: int = N_SHUFFLES,
+    seed: int = 0,
+) -> Chance:
+    """Return the distances of the two runs' heads, shuffled over blocks and runs and matched again.
+
+    Every block of every run keeps its number of heads. The same seed gives the same shuffles.
+    """
+    n_heads = len(a.heads) + len(b.heads)
+    if not n_heads:
+        return Chance(np.zeros(0))
+    pool = np.concatenate([a.vectors, b.vectors])
+    apart = _pool_differences(pool)
+    strength = np.concatenate([a.strength, b.strength])
+    places = [
+        (rows, [len(a.heads) + column for column in columns])
+        for rows, columns in groups(a, b, scope)
+    ]
+
+    rng = np.random.default_rng(seed)
+    distances = np.zeros(n_shuffles)
+    for index in range(n_shuffles):
+        order = rng.permutation(n_heads)
+        total = np.zeros(2)
+        for rows, columns in places:
+            first, second = order[rows], order[columns]
+            total += _weighted_sum(apart[np.ix_(first, second)], strength[first], strength[second])
+        distances[index] = _ratio(total, n_heads=n_heads)
+    return Chance(distances)
 
 
 def distance_matrix(
-    runs: Sequence[ComparedRun], *, axis: Axis = "progress", scope: Scope = "block"
+    runs: Sequence[ComparedRun],
+    *,
+    axis: Axis | None = None,
+    scope: Scope = "block",
+    n_shuffles: int | None = None,
 ) -> DistanceMatrix:
-    """Distances of all pairs of runs, overall and by depth, beside the baseline.
+    """Return the distances of all pairs of runs, overall and by depth, beside chance.
+
+    Args:
+        axis: None: ``comparable_axis`` of the runs. Each pair is compared over the stretch that
+            both have, so that one run which was killed early does not shorten the others.
+        n_shuffles: of each pair; None: ``N_SHUFFLES``, fewer where there are very many pairs.
 
     Raises:
         ConfigError: fewer than two runs, or runs that have no scores or no stretch of the axis in
             common.
     """
     check_runs(runs)
-    found = behaviours(runs, axis=axis)
-    n_depths = min(behaviour.n_blocks for behaviour in found)
-    overall, shuffled = np.zeros((len(runs), len(runs))), np.zeros((len(runs), len(runs)))
-    by_depth = np.zeros((n_depths, len(runs), len(runs)))
-    for first, a in enumerate(found):
-        for second, b in enumerate(found[first:], first):
-            pair = [first, second], [second, first]
-            overall[pair] = distance(a, b, scope=scope)
-            shuffled[pair] = shuffled_distance(a, b, scope=scope)
-            for depth in range(n_depths):
-                by_depth[depth][pair] = distance(
-                    at_depth(a, depth, n_depths), at_depth(b, depth, n_depths), scope="model"
-                )
-    return DistanceMatrix(tuple(run.name for run in runs), overall, by_depth, shuffled)
+    axis = axis or comparable_axis(runs)
+    scores = common_scores(runs)
+    n_runs, n_depths = len(runs), min(run.series.shape[0] for run in runs)
+    pairs = list(combinations_with_replacement(range(n_runs), 2))
+    if n_shuffles is None:
+        affordable = _MOST_ASSIGNMENTS // (len(pairs) * n_depths)
+        n_shuffles = int(np.clip(affordable, _LEAST_SHUFFLES, N_SHUFFLES))
 
-
-def at_depth(behaviour: Behaviour, depth: int, n_depths: int) -> Behaviour:
-    """The heads of the blocks at one of ``n_depths`` relative depths."""
-    chosen = [
-        index
-        for index, (block, _) in enumerate(behaviour.heads)
-        if block * n_depths // behaviour.n_blocks == depth
-    ]
-    return Behaviour(
-        tuple(behaviour.heads[index] for index in chosen),
-        behaviour.vectors[chosen],
-        behaviour.uniform,
-        behaviour.n_blocks,
+    overall, shuffled = np.zeros((n_runs, n_runs)), np.zeros((n_runs, n_runs))
+    percentile = np.zeros((n_runs, n_runs))
+    by_depth = np.zeros((n_depths, n_runs, n_runs))
+    for first, second in pairs:
+        a, b = _pair(runs[first], runs[second], axis, scores)
+        both = [first, second], [second, first]
+        chance = chance_distance(a, b, scope=scope, n_shuffles=n_shuffles)
+        overall[both] = distance(a, b, scope=scope)
+        shuffled[both] = chance.mean
+        percentile[both] = chance.percentile(overall[first, second])
+        for depth in range(n_depths):
+            by_depth[depth][both] = distance(
+                at_depth(a, depth, n_depths), at_depth(b, depth, n_depths), scope="model"
+            )
+    return DistanceMatrix(
+        names=tuple(run.name for run in runs),
+        axis=axis,
+        overall=overall,
+        by_depth=by_depth,
+        shuffled=shuffled,
+        percentile=percentile,
+        n_shuffles=n_shuffles,
     )
 
 
-def _from_uniform(behaviour: Behaviour, heads: Sequence[int]) -> list[float]:
-    vectors = behaviour.vectors[list(heads)]
-    return np.sqrt(np.square(vectors - behaviour.uniform).mean(-1)).tolist()
+def at_depth(run: Behavior, depth: int, n_depths: int) -> Behavior:
+    """Return the heads of the blocks at one of ``n_depths`` relative depths."""
+    chosen = depth_members(run, n_depths)[depth]
+    return Behavior(
+        heads=tuple(run.heads[index] for index in chosen),
+        vectors=run.vectors[chosen],
+        uniform=run.uniform,
+        n_blocks=run.n_blocks,
+    )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
+def _pair(
+    a: ComparedRun, b: ComparedRun, axis: Axis, scores: Sequence[str]
+) -> tuple[Behavior, Behavior]:
+    stretch = shared_stretch([a, b], axis=axis, n_points=N_POINTS)
+    return behavior(a, 0, stretch, scores), behavior(b, 1, stretch, scores)
+
+
+def _weighted_sum(
+    apart: NDArray[np.float32], strength_a: NDArray[np.float32], strength_b: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Return (sum of stakes * squared difference, sum of stakes) over the matched pairs of one
+    group."""
+    pairs = assign(apart, strength_a, strength_b)
+    full = padded(apart, strength_a, strength_b)
+    weights = stakes(strength_a, strength_b, len(full))
+    matched = tuple(np.array(pairs, np.int64).reshape(-1, 2).T)
+    return np.array([(weights * full**2)[matched].sum(), weights[matched].sum()], np.float64)
+
+
+def _ratio(total: NDArray[np.float64], *, n_heads: int) -> float:
+    """Return the weighted root mean square; 0 where all heads of both runs are uniform."""
+    if not n_heads:
+        return float("nan")
+    return float(np.sqrt(total[0] / total[1])) if total[1] > 0 else 0.0
+
+
+def _pool_differences(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ``differences`` of all heads from all: by products, as fast as the thousands of heads
+    of large models need, and accurate to 1e-6."""
+    precise = vectors.astype(np.float64)
+    square = np.einsum("ij,ij->i", precise, precise)
+    squares = square[:, None] + square[None] - 2 * (precise @ precise.T)
+    return np.sqrt(np.maximum(squares, 0) / vectors.shape[1]).astype(np.float32)

@@ -1,9 +1,8 @@
-"""Which head of one run does what which head of another run does: matched by behaviour over time,
-not by index.
+"""Pairs the heads of two runs that did the same, by their behavior over time, not by their index.
 
 The order of the heads within a block means nothing: another seed permutes it. What a head *did*
 (its scores over the whole training) is compared with what every head of the other run did, and the
-pairing with the least total difference is taken.
+pairing with the least squared differences in all is taken.
 """
 
 from __future__ import annotations
@@ -15,34 +14,45 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.comparison.align import Axis, positions, trajectories
+from tracker_viz.comparison.align import (
+    Axis,
+    Stretch,
+    comparable_axis,
+    shared_stretch,
+    trajectories,
+)
 from tracker_viz.comparison.runs import ComparedRun
 from tracker_viz.errors import ConfigError
+from tracker_viz.types import HeadId
 
 Scope = Literal["block", "model"]
-Head = tuple[int, int]
 
-# What a head looks at; all 0..1, so that no score outweighs another. Spread scores follow from
+# What a head looks at; all 0..1, so that no score outweighs another. Other scores follow from
 # these, and would count them twice.
-BEHAVIOUR = ("previous_token", "induction", "duplicate_token", "current_token", "sink", "entropy")
+BEHAVIOR = ("previous_token", "induction", "duplicate_token", "current_token", "sink", "entropy")
 N_POINTS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Behaviour:
+class Behavior:
     """A run's heads as vectors.
 
     Attributes:
         heads: (block, head) of each row.
         vectors: float32 [head, point * score]: its trajectory.
-        uniform: float32 [point * score]: what uniform attention would have as its trajectory.
+        uniform: float32 [point * score]: the trajectory of uniform attention.
         n_blocks: of the run's model.
     """
 
-    heads: tuple[Head, ...]
+    heads: tuple[HeadId, ...]
     vectors: NDArray[np.float32]
     uniform: NDArray[np.float32]
     n_blocks: int
+
+    @property
+    def strength(self) -> NDArray[np.float32]:
+        """How far each head is from uniform attention, 0..1: how much it has specialized."""
+        return differences(self.vectors, self.uniform[None])[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,80 +60,100 @@ class Matching:
     """Heads of run A paired with heads of run B.
 
     Attributes:
-        pairs: (head of A, head of B, their difference), in the order of A's heads.
-        left_a, left_b: heads that found no partner, because the other run has fewer.
+        pairs: (head of A, head of B, their difference 0..1), in the order of A's heads.
+        left_a, left_b: heads without a partner, because the other run has fewer.
     """
 
-    pairs: tuple[tuple[Head, Head, float], ...]
-    left_a: tuple[Head, ...]
-    left_b: tuple[Head, ...]
+    pairs: tuple[tuple[HeadId, HeadId, float], ...]
+    left_a: tuple[HeadId, ...]
+    left_b: tuple[HeadId, ...]
 
-    def partner(self) -> dict[Head, Head]:
-        """Head of A -> its partner in B."""
+    def partner(self) -> dict[HeadId, HeadId]:
+        """Return head of A -> its partner in B."""
         return {a: b for a, b, _ in self.pairs}
 
 
-def behaviours(
+def behaviors(
     runs: Sequence[ComparedRun],
     *,
-    axis: Axis = "progress",
+    axis: Axis | None = None,
     scores: Sequence[str] | None = None,
     n_points: int = N_POINTS,
-) -> list[Behaviour]:
-    """Every run's heads as vectors that can be compared.
+) -> list[Behavior]:
+    """Return every run's heads as vectors that can be compared, over the stretch that all runs
+    have.
 
     Args:
-        axis: on ``step`` or ``tokens`` only the stretch that all runs have is compared.
-        scores: by default those of ``BEHAVIOUR`` that every run has.
+        axis: None: ``comparable_axis`` of the runs.
+        scores: None: those of ``BEHAVIOR`` that every run has.
 
     Raises:
         ConfigError: the runs have no score or no stretch of the axis in common.
     """
-    common = [
-        name for name in (scores or BEHAVIOUR) if all(name in run.series.heads for run in runs)
-    ]
+    names = common_scores(runs, scores)
+    stretch = shared_stretch(runs, axis=axis or comparable_axis(runs), n_points=n_points)
+    return [behavior(run, index, stretch, names) for index, run in enumerate(runs)]
+
+
+def common_scores(
+    runs: Sequence[ComparedRun], scores: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Return the scores that heads are compared by: ``scores``, or those of ``BEHAVIOR`` that
+    every run has.
+
+    Raises:
+        ConfigError: a run lacks one of ``scores``, or the runs share none.
+    """
+    wanted = scores or BEHAVIOR
+    common = tuple(name for name in wanted if all(name in run.series.heads for run in runs))
     if not common or (scores is not None and len(common) < len(scores)):
-        have = "; ".join(
+        found = "; ".join(
             f"{run.name}: {', '.join(sorted(run.series.heads)) or 'none'}" for run in runs
         )
         raise ConfigError(
-            f"comparing needs the scores {', '.join(scores or BEHAVIOUR)} in every run (or some of "
-            f"these); found {have}"
+            f"comparing needs the scores {', '.join(wanted)} in every run (or some of these); "
+            f"found {found}"
         )
-    at = [positions(run.series, axis) for run in runs]
-    first, last = max(places[0] for places in at), min(places[-1] for places in at)
-    if first > last:
-        raise ConfigError(
-            f"the runs have no {axis} in common: one begins at {first:g}, another ends at "
-            f"{last:g}; align by progress"
-        )
-    points = np.linspace(first, last, n_points)
-    found = []
-    for run in runs:
-        paths = trajectories(run.series, common, axis=axis, points=points)
-        present = np.isfinite(paths).all((2, 3))
-        uniform = np.tile(
-            np.array([run.series.uniform.get(name, np.nan) for name in common], np.float32),
-            n_points,
-        )
-        heads = tuple((int(block), int(head)) for block, head in np.argwhere(present))
-        found.append(
-            Behaviour(heads, paths[present].reshape(len(heads), -1), uniform, run.series.shape[0])
-        )
-    return found
+    return common
+
+
+def behavior(run: ComparedRun, index: int, stretch: Stretch, scores: Sequence[str]) -> Behavior:
+    """Return one run's heads as vectors. ``index``: of the run among those of ``stretch``."""
+    series = run.series
+    paths = trajectories(
+        series,
+        scores,
+        axis=stretch.axis,
+        points=stretch.points,
+        captures=stretch.captures[index],
+    )
+    present = np.isfinite(paths).all((2, 3))
+    heads = tuple((int(block), int(head)) for block, head in np.argwhere(present))
+    n_points = len(stretch.points)
+    uniform = np.array([_uniform(run, name) for name in scores], np.float32)
+    return Behavior(
+        heads=heads,
+        vectors=paths[present].reshape(len(heads), n_points * len(scores)),
+        uniform=np.tile(uniform, n_points),
+        n_blocks=series.shape[0],
+    )
 
 
 def differences(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Root mean square difference of every vector of ``a`` [n, d] from every one of ``b`` [m, d]:
-    float32 [n, m], 0..1 for scores 0..1."""
-    squares = (
-        np.stack([np.square(b - row).mean(-1) for row in a]) if len(a) else np.zeros((0, len(b)))
-    )
-    return np.sqrt(squares).astype(np.float32)
+    """Return the root mean square difference of every vector of ``a`` [n, d] from every one of
+    ``b`` [m, d]: float32 [n, m], 0..1 for scores 0..1, exactly 0 for equal vectors."""
+    from scipy.spatial.distance import cdist
+
+    if not len(a) or not len(b):
+        return np.zeros((len(a), len(b)), np.float32)
+    return (cdist(a, b) / np.sqrt(a.shape[1])).astype(np.float32)
 
 
-def match_heads(a: Behaviour, b: Behaviour, *, scope: Scope = "block") -> Matching:
-    """Pair the heads of two runs so that the total difference is least.
+def match_heads(a: Behavior, b: Behavior, *, scope: Scope = "block") -> Matching:
+    """Pair the heads of two runs so that the sum of their squared differences is least.
+
+    A pair counts by what is at stake in it (``stakes``), and a head without a partner as one that
+    is paired with uniform attention: what the other run has there instead is nothing.
 
     Args:
         scope: ``block``: a head may only be paired within its own block, or, in models of different
@@ -132,37 +162,89 @@ def match_heads(a: Behaviour, b: Behaviour, *, scope: Scope = "block") -> Matchi
     Raises:
         ConfigError: an unknown scope.
     """
-    from scipy.optimize import linear_sum_assignment
-
     if scope not in ("block", "model"):
         raise ConfigError(
             f"heads are matched within a 'block' or within the 'model'; got {scope!r}"
         )
-    pairs: list[tuple[Head, Head, float]] = []
+    pairs: list[tuple[HeadId, HeadId, float]] = []
+    strength_a, strength_b = a.strength, b.strength
     for rows, columns in groups(a, b, scope):
-        cost = differences(a.vectors[rows], b.vectors[columns])
-        for row, column in zip(*linear_sum_assignment(cost), strict=True):
-            pairs.append((a.heads[rows[row]], b.heads[columns[column]], float(cost[row, column])))
-    taken_a, taken_b = {head for head, _, _ in pairs}, {head for _, head, _ in pairs}
+        apart = differences(a.vectors[rows], b.vectors[columns])
+        for row, column in assign(apart, strength_a[rows], strength_b[columns]):
+            if row < len(rows) and column < len(columns):
+                difference = float(apart[row, column])
+                pairs.append((a.heads[rows[row]], b.heads[columns[column]], difference))
+
+    paired_a, paired_b = {head for head, _, _ in pairs}, {head for _, head, _ in pairs}
     return Matching(
         tuple(sorted(pairs)),
-        tuple(head for head in a.heads if head not in taken_a),
-        tuple(head for head in b.heads if head not in taken_b),
+        tuple(head for head in a.heads if head not in paired_a),
+        tuple(head for head in b.heads if head not in paired_b),
     )
 
 
-def groups(a: Behaviour, b: Behaviour, scope: Scope) -> list[tuple[list[int], list[int]]]:
-    """Indices of the heads of A and of B that may be paired with each other."""
+def assign(
+    apart: NDArray[np.float32], strength_a: NDArray[np.float32], strength_b: NDArray[np.float32]
+) -> list[tuple[int, int]]:
+    """Return (row, column) of the pairs with the least squared differences in all, weighted by
+    ``stakes``.
+
+    An index beyond the run's heads means uniform attention: that head has no partner.
+
+    Args:
+        apart: float32 [head of A, head of B]: their differences.
+        strength_a, strength_b: float32 [head]: how far each is from uniform attention.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    full = padded(apart, strength_a, strength_b)
+    cost = full**2 * stakes(strength_a, strength_b, len(full))
+    return list(zip(*map(np.ndarray.tolist, linear_sum_assignment(cost)), strict=True))
+
+
+def padded(
+    apart: NDArray[np.float32], strength_a: NDArray[np.float32], strength_b: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return differences [n, n], n being the greater number of heads: the run that has fewer is
+    filled up with uniform attention."""
+    n = max(apart.shape)
+    full = np.zeros((n, n), np.float32)
+    full[: apart.shape[0], : apart.shape[1]] = apart
+    full[: apart.shape[0], apart.shape[1] :] = strength_a[:, None]
+    full[apart.shape[0] :, : apart.shape[1]] = strength_b[None]
+    return full
+
+
+def stakes(
+    strength_a: NDArray[np.float32], strength_b: NDArray[np.float32], n: int
+) -> NDArray[np.float32]:
+    """Return what is at stake in every pair [n, n]: how specialized the stronger of its heads is.
+
+    Pairs of heads that became nothing say nothing about two runs, however many they are.
+    """
+    filled_a, filled_b = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    filled_a[: len(strength_a)], filled_b[: len(strength_b)] = strength_a, strength_b
+    return np.maximum.outer(filled_a, filled_b)
+
+
+def groups(a: Behavior, b: Behavior, scope: Scope) -> list[tuple[list[int], list[int]]]:
+    """Return the indices of the heads of A and of B that may be paired with each other."""
     if scope == "model":
         return [(list(range(len(a.heads))), list(range(len(b.heads))))]
     n_depths = min(a.n_blocks, b.n_blocks)
-    depth_a, depth_b = (
-        [block * n_depths // run.n_blocks for block, _ in run.heads] for run in (a, b)
-    )
-    return [
-        (
-            [index for index, depth in enumerate(depth_a) if depth == wanted],
-            [index for index, depth in enumerate(depth_b) if depth == wanted],
-        )
-        for wanted in range(n_depths)
-    ]
+    members_a, members_b = depth_members(a, n_depths), depth_members(b, n_depths)
+    return list(zip(members_a, members_b, strict=True))
+
+
+def depth_members(run: Behavior, n_depths: int) -> list[list[int]]:
+    """Return for each of ``n_depths`` relative depths the indices of the heads there."""
+    members: list[list[int]] = [[] for _ in range(n_depths)]
+    for index, (block, _) in enumerate(run.heads):
+        members[block * n_depths // run.n_blocks].append(index)
+    return members
+
+
+def _uniform(run: ComparedRun, score: str) -> float:
+    """Return a score of uniform attention; runs from before it was stored have its limit for long
+    probes."""
+    return run.series.uniform.get(score, 1.0 if score == "entropy" else 0.0)

@@ -1,59 +1,61 @@
-"""Which heads of a run come first, and where each stands beside the heads of another run."""
+"""Which heads of a run come first, and which head of another run stands beside each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tracker_viz.comparison.matching import Head, behaviours, match_heads
+from tracker_viz.comparison.align import Axis, comparable_axis
+from tracker_viz.comparison.matching import behaviors, match_heads
 from tracker_viz.comparison.runs import ComparedRun
 from tracker_viz.errors import ConfigError
-from tracker_viz.metrics import ROLES, ScoreSeries, head_roles
+from tracker_viz.metrics import NO_ROLE, ROLES, ScoreSeries, head_roles
+from tracker_viz.types import HeadId
 
+# Block -> its heads from left to right; None: an empty column.
 Order = Mapping[int, tuple[int | None, ...]]
 
 
-def ranking(series: ScoreSeries) -> tuple[Head, ...]:
-    """All heads of a run, the most specialised first, and of the heads with one role (or none) one
-    in turn, so that all roles are seen."""
+def ranking(series: ScoreSeries) -> tuple[HeadId, ...]:
+    """Return all heads of a run, the most specialized first.
+
+    Heads with different roles (or none) take turns, so that the first few show all roles.
+    """
     held = head_roles(series)[0][-1]
-    # without the index of specialisation a head counts by its highest score of any role
-    scores = [
-        series.heads[name][-1]
-        for name in ("specialisation", *(role.name for role in ROLES))
-        if name in series.heads
-    ]
-    strength = np.nan_to_num(
-        scores[0] if "specialisation" in series.heads else np.nanmax(scores, axis=0), nan=-1.0
-    )
-    queues: dict[int, list[Head]] = {}
-    for head in sorted(_heads(series), key=lambda head: (-float(strength[head]), head)):
+    strength = _strength(series)
+    queues: dict[int, list[HeadId]] = {}
+    for head in sorted(_present_heads(series), key=lambda head: (-float(strength[head]), head)):
         queues.setdefault(int(held[head]), []).append(head)
-    # heads without a role come when all roles had their turn
-    queued = [
-        queues[role]
-        for role in sorted(queues, key=lambda role: (role < 0, -float(strength[queues[role][0]])))
-    ]
-    ranked: list[Head] = []
-    while any(queued):
-        ranked += [queue.pop(0) for queue in queued if queue]
+
+    def place(role: int) -> tuple[bool, float]:
+        return role == NO_ROLE, -float(strength[queues[role][0]])
+
+    in_turn = [queues[role] for role in sorted(queues, key=place)]
+    ranked: list[HeadId] = []
+    while any(in_turn):
+        ranked += [queue.pop(0) for queue in in_turn if queue]
     return tuple(ranked)
 
 
 def order_by_index(series: ScoreSeries) -> Order:
-    """Block -> its heads."""
+    """Return block -> its heads, by their index."""
     order: dict[int, tuple[int | None, ...]] = {}
-    for block, head in _heads(series):
+    for block, head in _present_heads(series):
         order[block] = (*order.get(block, ()), head)
     return order
 
 
-def matched_orders(runs: Sequence[ComparedRun]) -> list[Order]:
-    """For each run block -> its heads, each in the column of the first run's head whose behaviour
-    it has; None: it has no such head.
+def matched_orders(runs: Sequence[ComparedRun], *, axis: Axis | None = None) -> list[Order]:
+    """Return for each run block -> its heads, each in the column of the first run's head that
+    behaved alike; None: the run has no such head.
 
     Heads that match none stand behind the others.
+
+    Args:
+        axis: None: ``comparable_axis`` of the runs. Each run is compared with the first over the
+            stretch that both have.
 
     Raises:
         ConfigError: the models differ in depth.
@@ -65,31 +67,43 @@ def matched_orders(runs: Sequence[ComparedRun]) -> list[Order]:
             "order=matched puts heads side by side within their blocks; these models have "
             f"{blocks} blocks: use order=index"
         )
-    found = behaviours(runs)
-    orders = [order_by_index(runs[0].series)]
-    for run, other in zip(runs[1:], found[1:], strict=True):
-        partner = match_heads(found[0], other, scope="block").partner()
-        order = {}
+    axis = axis or comparable_axis(runs)
+    reference = order_by_index(runs[0].series)
+    orders = [reference]
+    for run in runs[1:]:
+        first, other = behaviors([runs[0], run], axis=axis)
+        partner = match_heads(first, other, scope="block").partner()
+        order: dict[int, tuple[int | None, ...]] = {}
         for block, heads in order_by_index(run.series).items():
-            beside = [
-                partner[block, head][1] if (block, head) in partner else None
-                for head in orders[0].get(block, ())
-                if head is not None
-            ]
+            beside: list[int | None] = []
+            for head in reference.get(block, ()):
+                found = partner.get((block, head)) if head is not None else None
+                beside.append(found[1] if found else None)
             order[block] = (*beside, *(head for head in heads if head not in beside))
         orders.append(order)
     return orders
 
 
-def head_beside(head: Head, reference: Order, other: Order) -> Head | None:
-    """The head of another run that stands in the column of the reference's ``head``."""
+def head_beside(head: HeadId, reference: Order, other: Order) -> HeadId | None:
+    """Return the head of another run that stands in the column of the reference's ``head``."""
     block, number = head
     column = reference[block].index(number)
-    partner = other[block][column] if column < len(other.get(block, ())) else None
+    columns = other.get(block, ())
+    partner = columns[column] if column < len(columns) else None
     return None if partner is None else (block, partner)
 
 
-def _heads(series: ScoreSeries) -> list[Head]:
-    """The heads that have a score at the last capture."""
-    there = np.isfinite(np.stack([scores[-1] for scores in series.heads.values()])).any(0)
-    return [(int(block), int(head)) for block, head in np.argwhere(there)]
+def _strength(series: ScoreSeries) -> NDArray[np.float32]:
+    """Return how specialized each head is at the end: float32 [block, head], -1 where unknown."""
+    if "specialisation" in series.heads:
+        strength = series.heads["specialisation"][-1]
+    else:
+        scores = [series.heads[role.name][-1] for role in ROLES if role.name in series.heads]
+        strength = np.fmax.reduce(scores)
+    return np.nan_to_num(strength, nan=-1.0)
+
+
+def _present_heads(series: ScoreSeries) -> list[HeadId]:
+    """Return the heads that have a score at the last capture."""
+    scores = np.stack([values[-1] for values in series.heads.values()])
+    return [(int(block), int(head)) for block, head in np.argwhere(np.isfinite(scores).any(0))]

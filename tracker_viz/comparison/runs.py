@@ -1,5 +1,5 @@
-"""The runs that are compared: what each is called, and what keeps their comparison from being
-exact."""
+"""The runs of a comparison: what they are called, which settings tell them apart, and what limits
+how far they can be compared."""
 
 from __future__ import annotations
 
@@ -13,9 +13,34 @@ import numpy as np
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import ScoreSeries
 
+# Between a run's name and the settings in which it differs: "demo · n_heads=8 seed=1".
+NAME_SEPARATOR = " · "
 _MOST_NAMED = 3
-# Never a setting of the training, though trackers store them beside the settings.
+# Trackers store these beside the settings of the training.
 _NOT_SETTINGS = ("hydra.", "tracker.", "tracker_viz", "mlflow.", "_wandb")
+# Configurations also hold where a run writes and what it is called. These differ in every run of a
+# sweep and cause nothing, so they neither name a run nor make it a setting of its own.
+_BOOKKEEPING = frozenset(
+    [
+        "cache_dir",
+        "checkpoint_dir",
+        "ckpt_dir",
+        "exp_name",
+        "experiment_name",
+        "hub_model_id",
+        "job_id",
+        "log_dir",
+        "logging_dir",
+        "output_dir",
+        "run_dir",
+        "run_id",
+        "run_name",
+        "save_dir",
+        "work_dir",
+    ]
+)
+_BOOKKEEPING_AT_TOP = frozenset(("id", "name", "notes", "resume", "spool", "tags"))
+_SEEDS = frozenset(("seed", "seeds", "replicate", "replica", "rng"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,82 +51,132 @@ class ComparedRun:
         name: unique among the runs that are compared, as a tracker reference is.
         series: its scores.
         config: its settings as the tracker has them, nested or with dotted names.
-        state: ``finished``, ``failed``, ... as the tracker says.
+        state: ``finished``, ``failed``, ... as the tracker reports it.
+        title: what the tracker calls the run; empty where that is unknown.
     """
 
     name: str
     series: ScoreSeries
     config: Mapping[str, Any] = field(default_factory=dict)
     state: str = "finished"
+    title: str = ""
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"model": {"n_heads": 4}}`` -> ``{"model.n_heads": 4}``; numbers that a tracker stored as
-    text are numbers again."""
+    """Flatten nested settings: ``{"model": {"n_heads": 4}}`` -> ``{"model.n_heads": 4}``.
+
+    Numbers and truth values that a tracker stored as text become values again.
+    """
     flat: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             flat |= flat_config(value, f"{name}.")
         else:
-            flat[name] = _number_again(value)
+            flat[name] = _from_text(value)
     return flat
 
 
+def is_seed(setting: str) -> bool:
+    """Return whether a setting only draws other random numbers: ``seed``, ``data.random_seed``,
+    ``seed.data``, ``seed_everything``.
+
+    Runs that differ in nothing else are replicates of one experiment.
+    """
+    *parents, last = setting.lower().split(".")
+    words = last.split("_")
+    return bool(_SEEDS & {*parents, words[-1]}) or last == "seed_everything"
+
+
 def differing_settings(runs: Sequence[ComparedRun]) -> dict[str, dict[str, Any]]:
-    """Run name -> the settings in which the runs are not all alike, in alphabetical order; None
+    """Return for each run name the settings in which the runs differ, in alphabetical order; None
     where a run has no such setting."""
-    flat = {run.name: flat_config(run.config) for run in runs}
-    names = sorted(
-        {name for config in flat.values() for name in config if not name.startswith(_NOT_SETTINGS)}
-    )
-    differing = [
-        name for name in names if len({repr(config.get(name)) for config in flat.values()}) > 1
-    ]
-    return {run: {name: config.get(name) for name in differing} for run, config in flat.items()}
+    configs = {run.name: flat_config(run.config) for run in runs}
+    names = {name for config in configs.values() for name in config if _is_setting(name)}
+
+    differing = []
+    for name in sorted(names):
+        values = {repr(config.get(name)) for config in configs.values()}
+        if len(values) > 1:
+            differing.append(name)
+    return {run: {name: config.get(name) for name in differing} for run, config in configs.items()}
 
 
-def run_labels(runs: Sequence[ComparedRun]) -> dict[str, str]:
-    """Run name -> short label: the settings in which it differs (``n_heads=8 seed=1``), its name
-    where that tells nothing apart."""
+def settings_label(settings: Mapping[str, Any]) -> str:
+    """Return settings as one line, seeds last: ``n_heads=4 seed=0``.
+
+    Only the last part of a dotted name is written, unless two settings share it.
+    """
+    short_names = Counter(_short_name(name) for name in settings)
+    parts = []
+    for name in sorted(settings, key=lambda name: (is_seed(name), name)):
+        short = _short_name(name)
+        shown = short if short_names[short] == 1 else name
+        parts.append(f"{shown}={_short_value(settings[name])}")
+    return " ".join(parts)
+
+
+def run_title(name: str, settings: Mapping[str, Any]) -> str:
+    """Return what one run of a sweep is called: ``demo · n_heads=4 seed=0``.
+
+    Args:
+        name: what all runs of the sweep are called.
+        settings: those in which the run differs from the others.
+    """
+    label = settings_label(settings)
+    return NAME_SEPARATOR.join(part for part in (name, label) if part)
+
+
+def run_labels(runs: Sequence[ComparedRun], *, short: bool = False) -> dict[str, str]:
+    """Return for each run name a unique label: ``demo · n_heads=4 seed=0``.
+
+    Args:
+        short: leave the tracker's name of the run out where the settings alone tell the runs apart,
+            as in a picture whose heading says it: ``n_heads=4 seed=0``.
+    """
     settings = differing_settings(runs)
-    last_parts = [name.rpartition(".")[2] for name in next(iter(settings.values()), {})]
-    labels = {}
-    for run, values in settings.items():
-        parts = []
-        for name, value in values.items():
-            short = name.rpartition(".")[2]
-            parts.append(f"{short if last_parts.count(short) == 1 else name}={_short(value)}")
-        labels[run] = " ".join(parts)
-    counts = list(labels.values())
-    return {
-        run: label if label and counts.count(label) == 1 else f"{label} {run}".strip()
-        for run, label in labels.items()
+    by_settings = {run.name: settings_label(settings[run.name]) for run in runs}
+    # The tracker's name may hold the settings already; which ones differ depends on the runs.
+    by_title = {
+        run.name: run_title(run.title.partition(NAME_SEPARATOR)[0], settings[run.name])
+        for run in runs
     }
+    candidates = [by_settings, by_title] if short else [by_title, by_settings]
+    for labels in candidates:
+        if all(labels.values()) and len(set(labels.values())) == len(runs):
+            return labels
+
+    repeated = Counter(by_title.values())
+    labels = {}
+    for run in runs:
+        label = by_title[run.name]
+        is_unique = label and repeated[label] == 1
+        labels[run.name] = label if is_unique else f"{label} {run.name}".strip()
+    return labels
 
 
 def in_order_of_settings(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """Runs of a sweep, sorted by the settings in which they differ, numbers by size."""
+    """Return the runs of a sweep sorted by the settings in which they differ, numbers by size."""
     settings = differing_settings(runs)
-
-    def place(run: ComparedRun) -> list[tuple[int, float, str]]:
-        values = settings[run.name].values()
-        return [
-            (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
-            for value in values
-        ]
-
-    return sorted(runs, key=place)
+    return sorted(runs, key=lambda run: [_sort_key(value) for value in settings[run.name].values()])
 
 
 def check_runs(runs: Sequence[ComparedRun]) -> None:
-    """Raises ConfigError: fewer than two runs, a name twice, or a run without scored captures."""
+    """Check that runs can be compared.
+
+    Raises:
+        ConfigError: fewer than two runs, a name twice, or a run without scored captures.
+    """
     if len(runs) < 2:
         raise ConfigError(f"a comparison needs at least two runs; got {len(runs)}")
-    names = [run.name for run in runs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"every run may be given once; got {', '.join(twice)} more than once")
-    if empty := [run.name for run in runs if not run.series.n_captures or not run.series.heads]:
+
+    counts = Counter(run.name for run in runs)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
+    if repeated:
+        raise ConfigError(f"every run may be given once; got {', '.join(repeated)} more than once")
+
+    empty = [run.name for run in runs if not run.series.n_captures or not run.series.heads]
+    if empty:
         raise ConfigError(
             f"no scored captures in {', '.join(empty)}: leave them out, or capture and score them "
             "first"
@@ -109,45 +184,75 @@ def check_runs(runs: Sequence[ComparedRun]) -> None:
 
 
 def comparability_notes(runs: Sequence[ComparedRun]) -> list[str]:
-    """What a reader must know before he compares: different shapes, schedules, lengths, probes,
-    runs that did not finish."""
+    """Return what a reader must know before comparing: differences in shapes, schedules, lengths
+    and probes, and runs that did not finish."""
     notes = []
-    shapes = {run.name: run.series.shape for run in runs}
-    if len(set(shapes.values())) > 1:
-        counts = Counter(shapes.values())
+    shapes = Counter(run.series.shape for run in runs)
+    if len(shapes) > 1:
         sizes = ", ".join(
-            f"{blocks} x {heads} in {n} run{'s' if n > 1 else ''}"
-            for (blocks, heads), n in sorted(counts.items())
+            f"{blocks} x {heads} in {count} run{'s' if count > 1 else ''}"
+            for (blocks, heads), count in sorted(shapes.items())
         )
         notes.append(
             f"The models differ in blocks x heads ({sizes}); blocks are compared at the same "
             "relative depth."
         )
-    if len({tuple(run.series.steps.tolist()) for run in runs}) > 1:
+
+    schedules = {tuple(run.series.steps.tolist()) for run in runs}
+    if len(schedules) > 1:
         notes.append(
             "The runs were captured at different steps; every point of time shows the last capture "
             "before it."
         )
-    lengths = {int(run.series.steps[-1]) for run in runs}
-    if len(lengths) > 1:
-        notes.append(f"The runs end at different steps ({min(lengths):,} to {max(lengths):,}).")
-    shared = set.intersection(*(set(run.series.uniform) for run in runs))
-    if any(
-        np.ptp([run.series.uniform[name] for run in runs]) > 0.01 for name in shared - {"distance"}
-    ):
+    ends = {int(run.series.steps[-1]) for run in runs}
+    if len(ends) > 1:
+        notes.append(f"The runs end at different steps ({min(ends):,} to {max(ends):,}).")
+
+    if _probes_differ(runs):
         notes.append(
             "The probes differ: uniform attention scores differently on them, and so may the same "
             "head."
         )
     unfinished = [f"{run.name} ({run.state})" for run in runs if run.state != "finished"]
     if unfinished:
-        more = f" and {len(unfinished) - _MOST_NAMED} more" if len(unfinished) > _MOST_NAMED else ""
-        notes.append(f"Not finished: {', '.join(unfinished[:_MOST_NAMED])}{more}.")
+        notes.append(f"Not finished: {first_few(unfinished)}.")
     return notes
 
 
-def _number_again(value: Any) -> Any:
-    """MLflow keeps every parameter as text."""
+def first_few(names: Sequence[str], most: int = _MOST_NAMED) -> str:
+    """Return the first names and how many follow: ``a, b, c and 4 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _probes_differ(runs: Sequence[ComparedRun]) -> bool:
+    """Return whether uniform attention scores differently on the runs' probes."""
+    shared = set.intersection(*(set(run.series.uniform) for run in runs))
+    # Distances are in tokens, not in 0..1.
+    shared.discard("distance")
+    return any(np.ptp([run.series.uniform[name] for run in runs]) > 0.01 for name in shared)
+
+
+def _is_setting(name: str) -> bool:
+    is_bookkeeping = _short_name(name) in _BOOKKEEPING or name in _BOOKKEEPING_AT_TOP
+    return not is_bookkeeping and not name.startswith(_NOT_SETTINGS)
+
+
+def _short_name(setting: str) -> str:
+    return setting.rpartition(".")[2]
+
+
+def _short_value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
+
+
+def _sort_key(value: Any) -> tuple[int, float, str]:
+    is_number = isinstance(value, int | float)
+    return (0, float(value), "") if is_number else (1, 0.0, str(value))
+
+
+def _from_text(value: Any) -> Any:
+    """Return the value that MLflow, which keeps every parameter as text, was given."""
     if not isinstance(value, str):
         return value
     for kind in (int, float):
@@ -156,7 +261,3 @@ def _number_again(value: Any) -> Any:
         except ValueError:
             continue
     return {"True": True, "False": False, "None": None}.get(value, value)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())  # on one line

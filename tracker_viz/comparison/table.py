@@ -1,124 +1,89 @@
-"""One row per run: its settings, its loss, and what its heads became and when; and which settings
-go with which outcome."""
+"""The numbers of a comparison as tables: one row per run, one per setting, one per test; and how
+they are written as CSV and Parquet."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tracker_viz.comparison.experiment import Correlation, SettingGroup, final_loss
+from tracker_viz.comparison.onsets import role_onsets
 from tracker_viz.comparison.runs import ComparedRun, check_runs, differing_settings, run_labels
 from tracker_viz.errors import ConfigError, MissingDependencyError
 from tracker_viz.files import write_atomically
 from tracker_viz.metrics import ROLES, Role, run_summary
 
 Row = Mapping[str, Any]
-# With fewer runs than this any pairing of two lists looks like a relation.
-MIN_RUNS_TO_CORRELATE = 6
-N_PERMUTATIONS = 10_000
-MAX_PERMUTED = 2_000_000  # values: of a thousand runs fewer permutations, which tell as much
-_OUTCOME_PREFIXES = ("onset/", "heads/", "max/")
-_OUTCOMES = ("loss", "heads_specialised", "share_specialised", "index_mean")
-
-
-@dataclass(frozen=True, slots=True)
-class Correlation:
-    """How far one setting and one outcome go together over the runs of a sweep. No proof that one
-    causes the other.
-
-    Attributes:
-        coefficient: Spearman's rank correlation, -1..1, of a setting that is a number; else the
-            correlation ratio eta, 0..1, between the setting's values (how much of the spread of the
-            outcome's ranks lies between them).
-        kind: ``spearman`` or ``eta``.
-        p_value: share of random reassignments of the outcomes that give a coefficient at least as
-            far from 0. Of m correlations about m / 20 lie below 0.05 by chance alone.
-        n_runs: runs that have both values.
-    """
-
-    setting: str
-    outcome: str
-    coefficient: float
-    kind: str
-    p_value: float
-    n_runs: int
+_OVERALL = ("heads_specialised", "share_specialised", "index_mean")
 
 
 def run_table(runs: Sequence[ComparedRun], roles: tuple[Role, ...] = ROLES) -> list[dict[str, Any]]:
-    """Rows for a CSV, a Parquet file or a tracker's table; every row has the same columns, None
+    """Return one row per run, for a file or a tracker's table; every row has the same columns, None
     where there is no value.
 
     Columns: ``run``, ``label``, ``state``, one per setting in which the runs differ (its dotted
     name), ``steps``, ``captures``, ``loss`` (at the last capture that has one), ``onset/<role>``
-    (step of the first head that took the role for good), ``heads/<role>`` and ``heads_specialised``
-    (at the last capture), ``share_specialised``, ``index_mean``, ``max/<role>`` (highest score of
-    any head).
+    (step of the first capture with the role), ``onset_after/<role>`` (step of the last capture
+    without it; of a run that did not form it the last at which that could have been seen),
+    ``heads/<role>`` and ``heads_specialised`` (at the last capture), ``share_specialised``,
+    ``index_mean``, ``max/<role>`` (highest score of any head).
     """
     check_runs(runs)
     settings, labels = differing_settings(runs), run_labels(runs)
     names = [role.name for role in roles if any(role.name in run.series.heads for run in runs)]
-    rows = []
-    for run in runs:
-        summary = {
-            name.removeprefix("specialisation/"): value
-            for name, value in run_summary(run.series, roles).items()
+    return [
+        {
+            "run": run.name,
+            "label": labels[run.name],
+            "state": run.state,
+            **settings[run.name],
+            "steps": int(run.series.steps[-1]),
+            "captures": run.series.n_captures,
+            "loss": final_loss(run),
+            **_onset_columns(run, names, roles),
+            **_summary_columns(run, names, roles),
         }
-        losses = run.series.metrics.get("loss", np.zeros(0))
-        known = losses[np.isfinite(losses)]
-        rows.append(
-            {
-                "run": run.name,
-                "label": labels[run.name],
-                "state": run.state,
-                **settings[run.name],
-                "steps": int(run.series.steps[-1]),
-                "captures": run.series.n_captures,
-                "loss": float(known[-1]) if known.size else None,
-                **{f"onset/{name}": summary.get(f"{name}_onset_step") for name in names},
-                **{f"heads/{name}": summary.get(f"{name}_heads") for name in names},
-                **{
-                    name: summary.get(name)
-                    for name in ("heads_specialised", "share_specialised", "index_mean")
-                },
-                **{f"max/{name}": summary.get(f"{name}_max") for name in names},
-            }
-        )
+        for run in runs
+    ]
+
+
+def group_table(groups: Sequence[SettingGroup]) -> list[dict[str, Any]]:
+    """Return one row per setting, its seeds taken together; None where there is no value.
+
+    Columns: ``setting``, one per setting in which the groups differ, ``runs``, ``loss`` and
+    ``loss_sd`` (mean and standard deviation over the runs), and for each role ``formed/<role>``
+    (number of runs), ``onset_median/<role>`` (Kaplan-Meier), ``onset_median_low/<role>`` and
+    ``onset_median_high/<role>`` (95 % interval), ``onset_first/<role>``, ``onset_last/<role>``.
+    """
+    roles = list(dict.fromkeys(role for group in groups for role in group.onsets))
+    rows = []
+    for group in groups:
+        row: dict[str, Any] = {"setting": group.label, **group.settings, "runs": len(group.runs)}
+        row["loss"] = group.loss.mean if group.loss else None
+        row["loss_sd"] = group.loss.sd if group.loss else None
+        for role in roles:
+            times = group.onsets.get(role)
+            row[f"formed/{role}"] = times.n_formed if times else None
+            row[f"onset_median/{role}"] = times.median if times else None
+            row[f"onset_median_low/{role}"] = times.median_low if times else None
+            row[f"onset_median_high/{role}"] = times.median_high if times else None
+            row[f"onset_first/{role}"] = times.first if times else None
+            row[f"onset_last/{role}"] = times.last if times else None
+        rows.append(row)
     return rows
 
 
-def correlations(
-    runs: Sequence[ComparedRun], rows: Sequence[Row], *, seed: int = 0
-) -> list[Correlation]:
-    """Every setting that varies against every outcome that does, the strongest first; empty with
-    too few runs.
-
-    Only runs that have both values count, and a pair is left out where those are fewer than
-    ``MIN_RUNS_TO_CORRELATE``: a run that never took a role has no onset, and putting a number in
-    its place would invent one.
-    """
-    settings = next(iter(differing_settings(runs).values()), {})
-    outcomes = (
-        [name for name in rows[0] if name in _OUTCOMES or name.startswith(_OUTCOME_PREFIXES)]
-        if rows
-        else []
-    )
-    found = [
-        _correlation(rows, setting, outcome, seed) for setting in settings for outcome in outcomes
-    ]
-    return sorted(
-        (each for each in found if each is not None),
-        key=lambda each: (each.p_value, -abs(each.coefficient), each.setting, each.outcome),
-    )
+def correlation_table(found: Sequence[Correlation]) -> list[dict[str, Any]]:
+    """Return one row per test, with the fields of ``Correlation`` as columns."""
+    return [asdict(each) | {"same_as": ", ".join(each.same_as)} for each in found]
 
 
 def table_csv(rows: Sequence[Row]) -> str:
-    """Rows as CSV text: a header line, then one line per row; None is an empty cell."""
+    """Return rows as CSV text: a header line, then one line per row; None is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -144,10 +109,39 @@ def write_table(rows: Sequence[Row], path: Path) -> Path:
         raise MissingDependencyError(
             "a Parquet table needs pyarrow; install it with: pip install pyarrow (or write .csv)"
         ) from error
-    columns = {name: _one_type([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+
+    names = list(rows[0]) if rows else []
+    columns = {name: _one_type([row[name] for row in rows]) for name in names}
     contents = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.table(columns), contents)
     return _write_whole(contents.getvalue().to_pybytes(), path)
+
+
+def _onset_columns(
+    run: ComparedRun, names: Sequence[str], roles: tuple[Role, ...]
+) -> dict[str, int | None]:
+    """Return ``onset/<role>`` and ``onset_after/<role>`` in steps, for the roles ``names``."""
+    found = role_onsets(run.series, axis="step", roles=roles)
+    columns: dict[str, int | None] = {}
+    for name in names:
+        onset = found.get(name)
+        columns[f"onset/{name}"] = _whole(onset.at) if onset else None
+        columns[f"onset_after/{name}"] = _whole(onset.after) if onset else None
+    return columns
+
+
+def _summary_columns(
+    run: ComparedRun, names: Sequence[str], roles: tuple[Role, ...]
+) -> dict[str, float | int | None]:
+    summary = run_summary(run.series, roles)
+    columns = {f"heads/{name}": summary.get(f"specialisation/{name}_heads") for name in names}
+    columns |= {name: summary.get(f"specialisation/{name}") for name in _OVERALL}
+    columns |= {f"max/{name}": summary.get(f"specialisation/{name}_max") for name in names}
+    return columns
+
+
+def _whole(step: float | None) -> int | None:
+    return None if step is None else int(step)
 
 
 def _write_whole(contents: bytes, path: Path) -> Path:
@@ -160,72 +154,9 @@ def _write_whole(contents: bytes, path: Path) -> Path:
     return path
 
 
-def _correlation(rows: Sequence[Row], setting: str, outcome: str, seed: int) -> Correlation | None:
-    pairs = [
-        (row[setting], row[outcome])
-        for row in rows
-        if row[setting] is not None and row[outcome] is not None
-    ]
-    if len(pairs) < MIN_RUNS_TO_CORRELATE:
-        return None
-    values, outcomes = (
-        [value for value, _ in pairs],
-        _ranks(np.array([result for _, result in pairs], np.float64)),
-    )
-    if len({repr(value) for value in values}) < 2 or np.ptp(outcomes) == 0:
-        return None
-    numeric = all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values
-    )
-    statistic = (
-        _spearman(np.array(values, np.float64))
-        if numeric
-        else _eta([repr(value) for value in values])
-    )
-    generator = np.random.default_rng(seed)
-    n_permutations = min(N_PERMUTATIONS, max(1000, MAX_PERMUTED // len(pairs)))
-    shuffled = generator.permuted(np.tile(outcomes, (n_permutations, 1)), axis=1)
-    coefficient = float(statistic(outcomes[None])[0])
-    as_far = np.count_nonzero(np.abs(statistic(shuffled)) >= abs(coefficient) - 1e-12)
-    p_value = (as_far + 1) / (n_permutations + 1)
-    return Correlation(
-        setting, outcome, coefficient, "spearman" if numeric else "eta", p_value, len(pairs)
-    )
-
-
-def _spearman(values: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    ranks = _ranks(values) - _ranks(values).mean()
-
-    def of(outcomes: NDArray[np.float64]) -> NDArray[np.float64]:
-        centred = outcomes - outcomes.mean(-1, keepdims=True)
-        return np.asarray(centred @ ranks / np.sqrt((centred**2).sum(-1) * (ranks**2).sum()))
-
-    return of
-
-
-def _eta(values: Sequence[str]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    members = np.array(
-        [[value == kind for value in values] for kind in sorted(set(values))], np.float64
-    )
-
-    def of(outcomes: NDArray[np.float64]) -> NDArray[np.float64]:
-        centred = outcomes - outcomes.mean(-1, keepdims=True)
-        between = ((centred @ members.T) ** 2 / members.sum(-1)).sum(-1)
-        return np.asarray(np.sqrt(between / (centred**2).sum(-1)))
-
-    return of
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks 1..n; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
-
-
 def _one_type(values: list[Any]) -> list[Any]:
-    """A Parquet column holds one type: a setting that is a number here and a word there becomes
-    text."""
+    """Return a Parquet column, which holds one type: a setting that is a number here and a word
+    there becomes text."""
     kinds = {type(value) for value in values if value is not None}
     if len(kinds) <= 1 or kinds <= {int, float}:
         return values

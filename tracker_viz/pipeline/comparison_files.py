@@ -16,6 +16,7 @@ from tracker_viz.comparison import (
     ComparedRun,
     Correlation,
     cluster_heads,
+    correlation_table,
     distance_matrix,
     write_table,
 )
@@ -39,11 +40,7 @@ def write_tables(
     ):  # the CSV holds the same, and nothing else here needs pyarrow
         tables.append(write_table(rows, directory / "runs.parquet"))
     if found:
-        as_rows = [
-            {name: getattr(each, name) for name in Correlation.__dataclass_fields__}
-            for each in found
-        ]
-        tables.append(write_table(as_rows, directory / "correlations.csv"))
+        tables.append(write_table(correlation_table(found), directory / "correlations.csv"))
     return tuple(tables)
 
 

@@ -1,0 +1,317 @@
+"""Statistics of a sweep's runs: when a role was formed in how many replicates, and one corrected
+test of which settings go with which outcomes.
+
+Every function takes and gives plain numbers. A run that ended without a role is *censored*: it
+counts as later than its end, not as missing and not as never. scipy is imported when something is
+computed: training imports this package, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.comparison.onsets import RoleOnset
+
+Floats = NDArray[np.float64]
+N_PERMUTATIONS = 10_000
+# Values that are permuted at once: of a thousand runs fewer permutations, which say as much.
+_MOST_PERMUTED = 2_000_000
+_LEAST_PERMUTATIONS = 1000
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class OnsetTimes:
+    """When replicates formed a role, on the axis of the comparison.
+
+    Attributes:
+        n_runs, n_formed: how many there are, and how many of them formed it.
+        n_near_line: of those that formed it, how many are near the line.
+        median: Kaplan-Meier estimate of when half of the runs have formed it; None where fewer
+            than half did.
+        median_low, median_high: 95 % interval of the median, from order statistics; None where it
+            has no limit, as with fewer than six runs or many without the role.
+        first, last: the earliest and the latest onset; None where no run formed it.
+        watched_until: where the last run without it ended; None where all formed it.
+    """
+
+    n_runs: int
+    n_formed: int
+    n_near_line: int
+    median: float | None
+    median_low: float | None
+    median_high: float | None
+    first: float | None
+    last: float | None
+    watched_until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A mean over runs with their standard deviation; ``sd`` None for a single run."""
+
+    n: int
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """What may have an effect: one value per run.
+
+    Attributes:
+        values: float64 [run]: ranks of a setting that is a number, else the number of its level;
+            NaN where the run has no such setting.
+        is_number: whether the order of the values means something.
+    """
+
+    values: Floats
+    is_number: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tests:
+    """One permutation test of every factor against every outcome.
+
+    Attributes:
+        coefficients: float64 [factor, outcome]: rank correlation -1..1 of a number, else the
+            correlation ratio 0..1 between the levels; NaN where it was not tested.
+        n_runs: int64 [factor, outcome]: runs that have both values.
+        p_alone: float64 [factor, outcome]: share of the permutations with a coefficient at least as
+            far from 0.
+        p_corrected: float64 [factor, outcome]: share of the permutations in which *any* of the
+            tests comes out with so small a weighted ``p_alone``: right for whichever test is looked
+            at because it is the strongest.
+        n_tests: how many there were.
+    """
+
+    coefficients: Floats
+    n_runs: NDArray[np.int64]
+    p_alone: Floats
+    p_corrected: Floats
+    n_tests: int
+
+
+def onset_times(onsets: Sequence[RoleOnset]) -> OnsetTimes:
+    """Summarize when replicates formed a role."""
+    from scipy.stats import CensoredData, ecdf
+
+    formed = np.array([onset.at for onset in onsets if onset.at is not None])
+    without = np.array([onset.earliest for onset in onsets if not onset.formed])
+    median = None
+    if formed.size:
+        survival = ecdf(CensoredData(uncensored=formed, right=without)).sf
+        half = np.flatnonzero(survival.probabilities <= 0.5 + 1e-9)
+        median = float(survival.quantiles[half[0]]) if half.size else None
+    low, high = _median_interval(formed, without)
+    return OnsetTimes(
+        n_runs=len(onsets),
+        n_formed=formed.size,
+        n_near_line=sum(onset.near_line for onset in onsets if onset.formed),
+        median=median,
+        median_low=low,
+        median_high=high,
+        first=float(formed.min()) if formed.size else None,
+        last=float(formed.max()) if formed.size else None,
+        watched_until=float(without.max()) if without.size else None,
+    )
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Return mean and standard deviation over runs; None without values."""
+    if not len(values):
+        return None
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Spread(len(values), float(np.mean(values)), sd)
+
+
+def censored_ranks(onsets: Sequence[RoleOnset]) -> Floats:
+    """Return Gehan's scores of onsets, float64 [run]: how many runs were certainly earlier, minus
+    how many were certainly later (Gehan, *Biometrika* 52, 1965).
+
+    Without censoring and overlapping intervals these are the ranks, but for scale and origin. A
+    run that was killed early is certainly later than few, and counts for little.
+    """
+    earliest = np.array([onset.earliest for onset in onsets])
+    latest = np.array([onset.latest for onset in onsets])
+    is_earlier = latest[:, None] <= earliest[None]
+    return (is_earlier.sum(0) - is_earlier.sum(1)).astype(np.float64)
+
+
+def ranks(values: Sequence[float | None]) -> Floats:
+    """Return ranks 1..n, float64; equal values share the mean of theirs; NaN for None."""
+    from scipy.stats import rankdata
+
+    numbers = np.array([np.nan if value is None else value for value in values], np.float64)
+    return np.asarray(rankdata(numbers, nan_policy="omit"), np.float64)
+
+
+def permutation_tests(
+    factors: Sequence[Factor],
+    outcomes: Sequence[Floats],
+    *,
+    min_runs: int,
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Tests:
+    """Test every factor against every outcome, corrected for their number (minP, Westfall and
+    Young 1993).
+
+    The outcomes of whole runs are reassigned to the runs' settings at random, all outcomes
+    together, so that the correction knows how far the outcomes depend on each other.
+
+    Args:
+        outcomes: float64 [run] each: ranks or scores; NaN where a run has none.
+        weights: of the outcomes: what share of the error rate each gets (weighted p-values,
+            Genovese et al., *Biometrika* 93, 2006); None: the same for all.
+        min_runs: a pair of factor and outcome that fewer runs have is not tested.
+    """
+    shape = (len(factors), len(outcomes))
+    n_runs = np.zeros(shape, np.int64)
+    coefficients, p_alone = np.full(shape, np.nan), np.full(shape, np.nan)
+    p_corrected = np.full(shape, np.nan)
+    if not factors or not outcomes:
+        return Tests(coefficients, n_runs, p_alone, p_corrected, 0)
+
+    results = np.stack(outcomes)
+    orders = _orders(results.shape[1], seed)
+    shares = np.ones(len(outcomes)) if weights is None else np.array(weights)
+    tested, p_values = [], []
+    for index, factor in enumerate(factors):
+        n_runs[index] = (np.isfinite(factor.values) & np.isfinite(results)).sum(1)
+        found = _coefficients(factor, results, orders)
+        for outcome in np.flatnonzero((n_runs[index] >= min_runs) & np.isfinite(found[0])):
+            coefficients[index, outcome] = found[0, outcome]
+            tested.append((index, int(outcome)))
+            p_values.append(_p_values(np.abs(found[:, outcome])))
+    if not tested:
+        return Tests(coefficients, n_runs, p_alone, p_corrected, 0)
+
+    weighted = [p / shares[outcome] for (_, outcome), p in zip(tested, p_values, strict=True)]
+    smallest = np.min(weighted, axis=0)
+    for test, p_value, at_weight in zip(tested, p_values, weighted, strict=True):
+        p_alone[test] = p_value[0]
+        p_corrected[test] = np.mean(smallest <= at_weight[0] * (1 + 1e-9))
+    return Tests(coefficients, n_runs, p_alone, p_corrected, len(tested))
+
+
+def correlation_interval(coefficient: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a rank correlation over ``n`` > 3 runs (Fisher's z with the
+    variance of Bonett and Wright, *Psychometrika* 65, 2000)."""
+    from scipy.stats import norm
+
+    bounded = np.clip(coefficient, -1 + 1e-9, 1 - 1e-9)
+    error = np.sqrt((1 + bounded**2 / 2) / (n - 3)) * norm.ppf((1 + _CONFIDENCE) / 2)
+    low, high = np.tanh(np.arctanh(bounded) + np.array([-error, error]))
+    return float(low), float(high)
+
+
+def correlation_ratio_interval(coefficient: float, n: int, n_levels: int) -> tuple[float, float]:
+    """Return the 95 % interval of a correlation ratio between ``n_levels`` groups of ``n`` runs, by
+    inverting the noncentral F distribution (Steiger, *Psychological Methods* 9, 2004)."""
+    from scipy.special import fdtr, ncfdtrinc
+
+    between, within = n_levels - 1, n - n_levels
+    if coefficient >= 1 - 1e-9 or within < 1:
+        return float(coefficient), 1.0
+    f_value = (coefficient**2 / between) / ((1 - coefficient**2) / within)
+    limits = []
+    for probability in ((1 + _CONFIDENCE) / 2, (1 - _CONFIDENCE) / 2):
+        # Even without any effect so small a ratio is rarer than that: there is no lower limit.
+        if fdtr(between, within, f_value) <= probability:
+            limits.append(0.0)
+            continue
+        noncentrality = float(ncfdtrinc(between, within, probability, f_value))
+        limits.append(float(np.sqrt(noncentrality / (noncentrality + n))))
+    return limits[0], limits[1]
+
+
+def _median_interval(formed: Floats, without: Floats) -> tuple[float | None, float | None]:
+    """Return the 95 % interval of the median from order statistics, exact for any distribution.
+
+    Censored runs count as formed at once for the lower limit, and as never for the upper one.
+    """
+    from scipy.stats import binom
+
+    n = formed.size + without.size
+    order = int(binom.ppf((1 - _CONFIDENCE) / 2, n, 0.5))
+    if order < 1:
+        return None, None
+    low = float(np.sort(np.concatenate([formed, without]))[order - 1])
+    high = float(np.sort(np.concatenate([formed, np.full(without.size, np.inf)]))[n - order])
+    return low, high if np.isfinite(high) else None
+
+
+def _orders(n_runs: int, seed: int) -> NDArray[np.int64]:
+    """Return permutations of the runs, int64 [permutation, run]; the first is the order itself."""
+    n = max(_LEAST_PERMUTATIONS, min(N_PERMUTATIONS, _MOST_PERMUTED // n_runs))
+    runs = np.tile(np.arange(n_runs), (n, 1))
+    return np.concatenate([runs[:1], np.random.default_rng(seed).permuted(runs, axis=1)])
+
+
+def _coefficients(factor: Factor, results: Floats, orders: NDArray[np.int64]) -> Floats:
+    """Return the coefficients in every order of the factor's values: float64 [order, outcome]; NaN
+    where one of the two does not vary."""
+    has_result = np.isfinite(results)
+    centered = np.where(has_result, results - np.nanmean(results, axis=1, keepdims=True), 0.0)
+    values = factor.values[orders]
+    squares = np.isfinite(values) @ (centered**2).T.astype(np.float64)
+    sums = np.isfinite(values) @ centered.T
+    counts = np.isfinite(values).astype(np.float64) @ has_result.T
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = squares - sums**2 / counts
+        if factor.is_number:
+            found = _correlation(values, centered, has_result, counts, sums, total)
+        else:
+            found = _ratio(values, centered, has_result, counts, sums, total)
+        return np.where(total > 1e-9 * squares, found, np.nan)
+
+
+def _correlation(
+    values: Floats,
+    centered: Floats,
+    has_result: NDArray[np.bool_],
+    counts: Floats,
+    sums: Floats,
+    total: Floats,
+) -> Floats:
+    """Pearson's correlation of ``values`` [order, run] with the outcomes, over the runs that have
+    both: float64 [order, outcome]."""
+    numbers = np.nan_to_num(values - np.nanmean(values))
+    value_sums = numbers @ has_result.T
+    value_total = numbers**2 @ has_result.T - value_sums**2 / counts
+    together = numbers @ centered.T - value_sums * sums / counts
+    found = together / np.sqrt(value_total * total)
+    return np.where(value_total > 1e-9, np.clip(found, -1.0, 1.0), np.nan)
+
+
+def _ratio(
+    values: Floats,
+    centered: Floats,
+    has_result: NDArray[np.bool_],
+    counts: Floats,
+    sums: Floats,
+    total: Floats,
+) -> Floats:
+    """Correlation ratio between the levels in ``values`` [order, run], over the runs that have
+    both: float64 [order, outcome]."""
+    between = -(sums**2) / counts
+    for level in np.unique(values[0][np.isfinite(values[0])]):
+        members = (values == level).astype(np.float64)
+        n_members = members @ has_result.T
+        between += np.where(n_members > 0, (members @ centered.T) ** 2 / n_members, 0.0)
+    return np.sqrt(np.clip(between / total, 0.0, 1.0))
+
+
+def _p_values(strengths: Floats) -> Floats:
+    """Return for every order the share of all orders that are at least as strong: float64
+    [order]."""
+    # Equal coefficients differ by rounding. One that is not defined shows no effect.
+    rounded = np.round(np.nan_to_num(strengths), 9)
+    weaker = np.searchsorted(np.sort(rounded), rounded, side="left")
+    return (len(rounded) - weaker) / len(rounded)
