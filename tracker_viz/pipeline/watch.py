@@ -22,6 +22,7 @@ from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.scoring import Scores
 from tracker_viz.trackers.base import Run, RunState
 from tracker_viz.trackers.local import directory_name
+from tracker_viz.trackers.run_config import as_config, as_name, as_tags
 from tracker_viz.trackers.sweep import parent_runs
 from tracker_viz.types import SCHEMES, Capture, RunRef
 
@@ -45,8 +46,8 @@ def watch(
     captures: int = 100,
     start_step: int = 0,
     name: str | None = None,
-    config: Mapping[str, Any] | None = None,
-    tags: Mapping[str, str] | None = None,
+    config: Any = None,
+    tags: Any = None,
     spool: str | Path | None = None,
     tracker_options: TrackerOptions | None = None,
     max_mb: float = 10.0,
@@ -75,7 +76,9 @@ def watch(
             steps; or ``captures`` of them, dense at the start, over ``total_steps``; or, without a
             word, 0, 1, 2, 4, ... 1000 and every 1000 after that. Step 0 and the last always.
         start_step: optimiser steps that were finished before.
-        name, config, tags: of a run that is made here.
+        name, config, tags: of a run that is made here. ``config`` is what you train with, in any
+            form (dict, ``argparse.Namespace``, dataclass, Hugging Face, OmegaConf, ...), ``tags`` a
+            mapping, a list or a text.
         spool: directory where captures wait for the trackers; ``spool/<name>-<time>`` by default. A
             spool that an earlier process left is gone on with, into the same runs.
         tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri": ...,
@@ -284,8 +287,8 @@ def open_outbox(
     run: Any,
     name: str,
     spool: str | Path | None,
-    config: Mapping[str, Any] | None,
-    tags: Mapping[str, str] | None,
+    config: Any,
+    tags: Any,
     tracker_options: TrackerOptions | None,
     max_mb: float,
     **outbox_options: Any,
@@ -299,9 +302,9 @@ def open_outbox(
             Path("spool") / f"{directory_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
         ),
         _destinations(run, tracker_options or {}),
-        name=name,
-        config=config,
-        tags=tags,
+        name=as_name(name),
+        config=as_config(config),
+        tags=as_tags(tags),
         prepare=scores.prepare,
         **outbox_options,
     )

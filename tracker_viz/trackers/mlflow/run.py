@@ -136,10 +136,10 @@ class MlflowRun:
         """Parameters can never be changed in MLflow, so those that the run has are left alone."""
         with self._service("log the config"):
             there = self._client.get_run(self._run_id).data.params
-            params = {
-                legal_name(name): str(value)[:MAX_PARAM_CHARACTERS]
-                for name, value in flatten(config).items()
-            }
+            params: dict[str, str] = {}
+            for name, value in flatten(config).items():
+                # Two names may become one, of which the first keeps its value.
+                params.setdefault(legal_name(name), str(value)[:MAX_PARAM_CHARACTERS])
             new = [Param(name, value) for name, value in params.items() if name not in there]
             for batch in _batches(new, MAX_PARAMS_A_CALL):
                 self._client.log_batch(self._run_id, params=batch)
@@ -438,7 +438,8 @@ def legal_name(name: str) -> str:
     plain relative path."""
     name = re.sub(r"[^\w.\- :/]", "_", str(name))[:MAX_NAME_CHARACTERS]
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-    return "/".join(parts) or "_"
+    name = "/".join(parts)
+    return name if name.strip() else "_"
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

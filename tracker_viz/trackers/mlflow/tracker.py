@@ -34,6 +34,7 @@ from tracker_viz.trackers.mlflow.run import (
     legal_name,
 )
 from tracker_viz.trackers.redaction import without_userinfo
+from tracker_viz.trackers.run_config import as_name
 from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class MlflowTracker:
                 found = {tag: without_userinfo(value) for tag, value in resolve_tags(told).items()}
                 made = client.create_run(
                     experiment_id,
-                    run_name=name,
+                    run_name=as_name(name),
                     tags=found | {tag: value for tag, value in ours.items() if value},
                 )
         run = MlflowRun(client, self._uri, made, ours=True, ui_url=self._ui_url)

@@ -29,10 +29,12 @@ from tracker_viz.trackers.wandb import session
 from tracker_viz.trackers.redaction import without_secrets
 from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY, OWN_CONFIG, WandbService
 from tracker_viz.trackers.wandb.run import JOB_TYPE, WandbRun
+from tracker_viz.trackers.run_config import as_name
 from tracker_viz.types import RunRef
 
 DEFAULT_PROJECT = "tracker_viz"
 TAG_CHARACTERS = 64  # W&B takes no longer tag
+NAME_CHARACTERS = 128
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +113,7 @@ class WandbTracker:
             project=project,
             id=run_id,
             resume="allow" if mode == "online" else None,
-            name=name,
+            name=as_name(name, NAME_CHARACTERS),
             config={**without_secrets(config), OWN_CONFIG: noted},
             tags=[tag for tag in map(_tag, (tags or {}).items()) if len(tag) <= TAG_CHARACTERS],
             mode=mode,
