@@ -8,6 +8,7 @@ equal to seaborn's to the last pixel.
 Needs numpy, matplotlib and seaborn; neither torch nor a tracker nor OpenCV.
 """
 
+from tracker_viz.rendering.backend import load_matplotlib
 from tracker_viz.rendering.explorer import write_explorer
 from tracker_viz.rendering.layout import (
     LAYOUTS,
@@ -31,6 +32,8 @@ from tracker_viz.rendering.stills import (
 from tracker_viz.rendering.storyboard import PACES, Shot, storyboard
 from tracker_viz.rendering.theme import THEMES, Theme
 from tracker_viz.rendering.theme import theme as resolve_theme
+
+load_matplotlib()
 
 __all__ = [
     "LAYOUTS",

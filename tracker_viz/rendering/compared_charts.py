@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,6 @@ def write_cluster_chart(
     """
     import pandas
     import seaborn
-    from matplotlib import pyplot
     from matplotlib.patches import Patch
 
     chosen = theme_by_name(theme)
@@ -194,78 +194,101 @@ def write_cluster_chart(
         ]
     index = range(n_heads)
     with _drawing(chosen):
-        with pyplot.ioff():  # seaborn's clustermap makes its own figure
+        with _figures_without_backend():
             grid = seaborn.clustermap(
                 pandas.DataFrame(values, index=index), row_linkage=linkage, col_cluster=False, cmap=chosen.attention, vmin=0, vmax=1,
                 row_colors=pandas.DataFrame(strips, index=index), xticklabels=False, yticklabels=list(labels) if named else False,
                 figsize=(width, height), tree_kws={"colors": chosen.dim, "linewidths": 0.9}, rasterized=False,
             )  # fmt: skip
         figure = grid.figure
-        try:
-            name_in = 0.2 + (0.078 * max(map(len, labels)) if named else 0.0)
-            strip_in = 0.24 * len(strips)
-            legend_in = 0.4 + 0.085 * max(12, *map(len, order))
-            left, bottom, top = 2.1, 0.35, height - 1.45
-            right = width - legend_in - name_in - 0.25
+        name_in = 0.2 + (0.078 * max(map(len, labels)) if named else 0.0)
+        strip_in = 0.24 * len(strips)
+        legend_in = 0.4 + 0.085 * max(12, *map(len, order))
+        left, bottom, top = 2.1, 0.35, height - 1.45
+        right = width - legend_in - name_in - 0.25
 
-            def place(axes: Any, x: float, y: float, wide: float, high: float) -> None:
-                axes.set_position((x / width, y / height, wide / width, high / height))
+        def place(axes: Any, x: float, y: float, wide: float, high: float) -> None:
+            axes.set_position((x / width, y / height, wide / width, high / height))
 
-            place(grid.ax_row_dendrogram, 0.3, bottom, left - 0.35, top - bottom)
-            place(grid.ax_row_colors, left, bottom, strip_in, top - bottom)
-            place(
-                grid.ax_heatmap,
-                left + strip_in + 0.06,
-                bottom,
-                right - left - strip_in,
-                top - bottom,
-            )
-            place(grid.ax_cbar, width - legend_in, height - 1.75, min(1.6, legend_in - 0.35), 0.13)
-            grid.ax_col_dendrogram.set_visible(False)
-            grid.ax_row_colors.set(xticks=[])
-            _score_titles(grid.ax_heatmap, scores, values.shape[1], chosen)
-            grid.ax_heatmap.tick_params(
-                axis="y", labelsize=7.5, colors=chosen.dim, length=0, rotation=0
-            )
-            _horizontal_bar(grid, chosen)
+        place(grid.ax_row_dendrogram, 0.3, bottom, left - 0.35, top - bottom)
+        place(grid.ax_row_colors, left, bottom, strip_in, top - bottom)
+        place(
+            grid.ax_heatmap,
+            left + strip_in + 0.06,
+            bottom,
+            right - left - strip_in,
+            top - bottom,
+        )
+        place(grid.ax_cbar, width - legend_in, height - 1.75, min(1.6, legend_in - 0.35), 0.13)
+        grid.ax_col_dendrogram.set_visible(False)
+        grid.ax_row_colors.set(xticks=[])
+        _score_titles(grid.ax_heatmap, scores, values.shape[1], chosen)
+        grid.ax_heatmap.tick_params(
+            axis="y", labelsize=7.5, colors=chosen.dim, length=0, rotation=0
+        )
+        _horizontal_bar(grid, chosen)
+        _legend(
+            figure,
+            (width - legend_in) / width,
+            (height - 2.35) / height,
+            [Patch(color=colors[run]) for run in order],
+            order,
+            "run",
+            chosen,
+        )
+        if roles is not None and (found := [role for role in chosen.roles if role in roles]):
+            patches = [Patch(color=chosen.roles[role]) for role in found]
+            high = 2.35 + 0.19 * (min(len(order), 40) + 3)
             _legend(
                 figure,
                 (width - legend_in) / width,
-                (height - 2.35) / height,
-                [Patch(color=colors[run]) for run in order],
-                order,
-                "run",
+                (height - high) / height,
+                patches,
+                [role.replace("_", " ") for role in found],
+                "role at the end",
                 chosen,
             )
-            if roles is not None and (found := [role for role in chosen.roles if role in roles]):
-                patches = [Patch(color=chosen.roles[role]) for role in found]
-                high = 2.35 + 0.19 * (min(len(order), 40) + 3)
-                _legend(
-                    figure,
-                    (width - legend_in) / width,
-                    (height - high) / height,
-                    patches,
-                    [role.replace("_", " ") for role in found],
-                    "role at the end",
-                    chosen,
-                )
-            title = f"{n_heads:,} heads of {len(order)} runs, grouped by what they did over the training"
-            figure.text(
-                0.3 / width,
-                1 - 0.42 / height,
-                title,
-                fontsize=17,
-                color=chosen.text,
-                fontweight="bold",
-                va="center",
-            )
-            caption = "A row is a head, a band of columns one score from the start of training to its end. Rows that join early behaved alike."
-            figure.text(
-                0.3 / width, 1 - 0.74 / height, caption, fontsize=10, color=chosen.dim, va="center"
-            )
-            return _written(figure, path)
-        finally:
-            pyplot.close(figure)
+        title = (
+            f"{n_heads:,} heads of {len(order)} runs, grouped by what they did over the training"
+        )
+        figure.text(
+            0.3 / width,
+            1 - 0.42 / height,
+            title,
+            fontsize=17,
+            color=chosen.text,
+            fontweight="bold",
+            va="center",
+        )
+        caption = "A row is a head, a band of columns one score from the start of training to its end. Rows that join early behaved alike."
+        figure.text(
+            0.3 / width, 1 - 0.74 / height, caption, fontsize=10, color=chosen.dim, va="center"
+        )
+        return _written(figure, path)
+
+
+@contextmanager
+def _figures_without_backend() -> Iterator[None]:
+    """Let seaborn's clustermap make its figure without pyplot, whose backend may need a display or a
+    package that is not here. Call it with ``MPL_LOCK`` held."""
+    from matplotlib import pyplot
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from seaborn import matrix, utils
+
+    made: list[Figure] = []
+
+    def figure(**options: Any) -> Figure:
+        made.append(Figure(**options))
+        FigureCanvasAgg(made[-1])
+        return made[-1]
+
+    stand_in = SimpleNamespace(figure=figure, gcf=lambda: made[-1], setp=pyplot.setp)
+    matrix.plt, utils.plt = stand_in, stand_in
+    try:
+        yield
+    finally:
+        matrix.plt, utils.plt = pyplot, pyplot
 
 
 @contextmanager

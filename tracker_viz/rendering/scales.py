@@ -110,7 +110,7 @@ class ColorScale:
         unit = self.unit
         if values.dtype == np.float16 and unit == 1.0:
             return values
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             scaled = np.asarray(values, np.float32) / np.float32(unit)
             drawn = scaled.astype(np.float16)
             if np.isfinite(drawn).all():

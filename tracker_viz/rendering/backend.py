@@ -1,0 +1,26 @@
+"""Load matplotlib whatever backend the environment names. Nothing here is drawn through a backend.
+
+``MPLBACKEND`` may name one that this environment lacks: a notebook hands its own on to every
+command that is started from it, and matplotlib then refuses to load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+
+def load_matplotlib() -> None:
+    """Import matplotlib, with the backend of ``MPLBACKEND`` where it can be had."""
+    if "matplotlib" in sys.modules:
+        return
+    wanted = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if wanted is not None:
+            os.environ["MPLBACKEND"] = wanted
+    if wanted:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = wanted
