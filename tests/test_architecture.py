@@ -22,6 +22,7 @@ LAYERS = [
     ["trackers"],
     ["capture_file", "metrics"],
     ["files", "types", "options"],
+    ["plugins"],
     ["errors", "cores", "commands"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tracker_viz.errors import ConfigError
+from tracker_viz.trackers import open_run
 from tracker_viz.types import Capture, CaptureRef, RunRef, capture_file_name, capture_step
 
 
@@ -38,6 +39,19 @@ def test_run_reference_prints_as_it_was_written(text):
 def test_what_is_no_run_reference_is_refused(text):
     with pytest.raises(ConfigError, match="must look like"):
         RunRef.parse(text)
+
+
+def test_a_stored_reference_may_name_a_tracker_that_is_not_installed_here():
+    ref = RunRef.from_stored("elsewhere:some/run")
+    assert (ref.scheme, ref.path, str(ref)) == ("elsewhere", "some/run", "elsewhere:some/run")
+    with pytest.raises(ConfigError, match="unknown tracker 'elsewhere'"):
+        open_run(ref)
+
+
+@pytest.mark.parametrize("text", ["nope", "", ":", "mlflow:", "a b:c", "../x:y", "wandb:me/abc"])
+def test_what_is_stored_as_a_reference_has_the_form_of_one(text):
+    with pytest.raises(ConfigError, match="must look like"):
+        RunRef.from_stored(text)
 
 
 def test_capture_names_sort_by_step():

@@ -3,18 +3,20 @@
     TrackerVizError
     ├── ConfigError (ValueError)          an option, name or reference that a user gave is wrong
     ├── CaptureError                      a model or a probe that cannot be captured
-    │   ├── UnsupportedModelError         no attention seen, a fused kernel, parameters on the meta
-    device, ... │   └── ProbeError (ValueError)       probe too long, token ids outside the
-    vocabulary, ... ├── CaptureFileError                  a capture file is damaged or holds what it
-    must not │   └── SchemaError                   it was written by a newer tracker_viz ├──
-    TrackerError                      a tracker refused something; asking again would not help │
-    ├── TransientTrackerError         it may work later: the only error that is retried │   ├──
-    RunNotFoundError              no such run, or it was deleted │   └── RunActiveError
-    the run is still being written by another process ├── RenderError                       captures
-    cannot be drawn as asked │   └── LayoutError (ValueError)      the layout names arrays or
-    options that are not there ├── VideoError                        the encoder failed, or what it
-    wrote did not read back │   └── EncoderUnavailableError       this machine cannot encode that
-    └── MissingDependencyError (ImportError)   names the install line that mends it
+    │   ├── UnsupportedModelError         no attention seen, a fused kernel, a meta device, ...
+    │   └── ProbeError (ValueError)       probe too long, token ids outside the vocabulary, ...
+    ├── CaptureFileError                  a capture file is damaged or holds what it must not
+    │   └── SchemaError                   it was written by a newer tracker_viz
+    ├── TrackerError                      a tracker refused something; asking again will not help
+    │   ├── TransientTrackerError         it may work later: the only error that is retried
+    │   ├── RunNotFoundError              no such run, or it was deleted
+    │   ├── RunActiveError                the run is still being written by another process
+    │   └── NoSuchFileError               the run has no such file
+    ├── RenderError                       captures cannot be drawn as asked
+    │   └── LayoutError (ValueError)      the layout names arrays or options that are not there
+    ├── VideoError                        the encoder failed, or what it wrote did not read back
+    │   └── EncoderUnavailableError       this machine cannot encode that
+    └── MissingDependencyError (ImportError)   names the install line
 
 The demo adds one of its own, ``demo.trainer.TrainingDivergedError``.
 
@@ -69,6 +71,10 @@ class RunNotFoundError(TrackerError):
 
 class RunActiveError(TrackerError):
     """The run is still being written by another process, and joining it would disturb that."""
+
+
+class NoSuchFileError(TrackerError):
+    """The run has no file of that name."""
 
 
 class RenderError(TrackerVizError):

@@ -10,72 +10,78 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz import plugins
 from tracker_viz.errors import ConfigError
 
-Scheme = Literal["mlflow", "wandb", "local"]
-SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
-
-# What the trackers' own clients take. W&B forbids only what has a meaning in an address, so its
-# projects and run ids may hold spaces, dots, '=' and any script.
-_WANDB_ENTITY = r"[^/\\#?%:\s]+"
-_WANDB_PROJECT = r"[^/\\#?%:]{1,128}"
-_WANDB_RUN_ID = r"(?!\s)[^/:;,#?']+(?<!\s)"
-_REF_FORMS = {
-    "mlflow": (re.compile(r"[\w-]{1,256}"), "mlflow:<run_id>"),
-    "wandb": (
-        re.compile(f"{_WANDB_ENTITY}/{_WANDB_PROJECT}/{_WANDB_RUN_ID}"),
-        "wandb:<entity>/<project>/<run_id>",
-    ),
-    "local": (re.compile(r".+", re.DOTALL), "local:<directory>"),
-}
 # (block, head): one attention head of a model.
 HeadId = tuple[int, int]
 
+_SCHEME = re.compile(r"[a-z][a-z0-9_]*")
 _CAPTURE_NAME = re.compile(r"step-(\d{8,12})\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class RunRef:
-    """Names one run of one tracker; ``str(ref)`` and ``RunRef.parse`` are each other's inverse.
+    """One run of one tracker, by name; ``str(ref)`` and ``RunRef.parse`` are inverses.
 
-    Where the tracker itself lives (a server's address) is not part of the name: it comes from the
+    Where the tracker itself is (a server's address) is not part of the name: it comes from the
     tracker's own environment variables or from an option.
+
+    Attributes:
+        scheme: the tracker, one of ``plugins.schemes()``. A run may store the name of a run of a
+            tracker that is not installed here: it can be shown, but not opened.
+        path: the run in it, in the form that the tracker's class declares.
     """
 
-    scheme: Scheme
+    scheme: str
     path: str
 
     def __post_init__(self) -> None:
-        if self.scheme not in _REF_FORMS:
+        if not _SCHEME.fullmatch(self.scheme) or not self.path:
+            raise ConfigError(f"a run must look like one of {_forms()}; got {str(self)!r}")
+        if self.scheme not in plugins.schemes():
+            return
+
+        tracker = plugins.tracker_class(self.scheme)
+        if not re.fullmatch(tracker.reference_pattern, self.path, re.DOTALL):
             raise ConfigError(
-                f"a run reference starts with one of {', '.join(SCHEMES)}; got {self.scheme!r}"
-            )
-        pattern, form = _REF_FORMS[self.scheme]
-        if not pattern.fullmatch(self.path):
-            raise ConfigError(
-                f"a {self.scheme} run must look like '{form}'; got '{self.scheme}:{self.path}'"
+                f"a {self.scheme} run must look like '{tracker.reference_form}'; got '{self}'"
             )
 
     @classmethod
     def parse(cls, text: str) -> RunRef:
-        """Read ``mlflow:<run_id>``, ``wandb:<entity>/<project>/<run_id>`` or ``local:<directory>``.
+        """Read a reference that a user typed, such as ``mlflow:<run_id>``,
+        ``wandb:<entity>/<project>/<run_id>`` or ``local:<directory>``.
 
         Raises:
-            ConfigError: the text has none of these forms.
+            ConfigError: the text has none of the installed trackers' forms.
         """
-        scheme, colon, path = str(text).strip().partition(":")
-        if not colon or scheme not in _REF_FORMS:
-            forms = ", ".join(form for _, form in _REF_FORMS.values())
-            raise ConfigError(f"a run must look like one of {forms}; got {text!r}")
-        return cls(scheme, path)  # type: ignore[arg-type]
+        scheme, _, path = str(text).strip().partition(":")
+        if not path or scheme not in plugins.schemes():
+            raise ConfigError(f"a run must look like one of {_forms()}; got {text!r}")
+        return cls(scheme, path)
+
+    @classmethod
+    def from_stored(cls, text: str) -> RunRef:
+        """Read a reference that a run or a spool has stored; its tracker need not be installed.
+
+        Raises:
+            ConfigError: the text is no reference.
+        """
+        scheme, _, path = text.partition(":")
+        return cls(scheme, path)
 
     def __str__(self) -> str:
         return f"{self.scheme}:{self.path}"
+
+
+def _forms() -> str:
+    return ", ".join(tracker.reference_form for tracker in plugins.tracker_classes().values())
 
 
 @dataclass(frozen=True, slots=True)

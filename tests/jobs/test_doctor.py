@@ -38,6 +38,14 @@ def nobody_home():
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
+def mlflow(tracking_uri):
+    return doctor.tracker("mlflow", {"tracking_uri": tracking_uri, "base_url": None}, 60.0)
+
+
+def wandb_at(base_url):
+    return doctor.tracker("wandb", {"tracking_uri": None, "base_url": base_url}, 60.0)
+
+
 def test_the_doctor_examines_this_machine_and_finds_it_fit(tracker_viz, nobody_home):
     result = tracker_viz("doctor", f"base_url={nobody_home}")
     assert result.code == 0, result.out
@@ -77,21 +85,21 @@ def test_a_missing_package_is_named_with_its_install_line(monkeypatch):
 
 
 def test_a_server_is_asked_whether_it_answers(web, nobody_home):
-    assert doctor.mlflow(web, 60.0) == doctor.Finding("ok", "mlflow", f"{web} answers")
-    away = doctor.mlflow(nobody_home, 60.0)
+    assert mlflow(web) == doctor.Finding("ok", "mlflow", f"{web} answers")
+    away = mlflow(nobody_home)
     assert away.outcome == "note"
     assert "tracker-viz push" in away.fix
 
 
 def test_a_database_that_is_no_file_is_not_looked_for_on_the_disk():
     uri = "postgresql://db.example/mlflow"
-    assert doctor.mlflow(uri, 60.0) == doctor.Finding(
-        "note", "mlflow", f"{uri} is not tried here", doctor.UNTRIED
-    )
+    finding = mlflow(uri)
+    assert (finding.outcome, finding.detail) == ("note", f"{uri} is not tried here")
+    assert "mlflow experiments search" in finding.fix
 
 
 def test_an_address_that_mlflow_does_not_take_is_told_with_those_that_it_takes():
-    finding = doctor.mlflow("foo://x", 60.0)
+    finding = mlflow("foo://x")
     assert (finding.outcome, finding.detail) == ("note", "cannot be used")
     assert "sqlite:////" in finding.fix
 
@@ -107,26 +115,24 @@ def test_a_time_that_cannot_be_waited_for_is_refused(tracker_viz, timeout_s):
 def test_wandb_is_looked_for_where_the_client_would(monkeypatch, nobody_home):
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     monkeypatch.setenv("https_proxy", nobody_home)
-    assert doctor.wandb(None, 60.0).detail.startswith(
-        f"{wandb.Settings().base_url} does not answer"
-    )
+    assert wandb_at(None).detail.startswith(f"{wandb.Settings().base_url} does not answer")
 
 
 def test_wandb_needs_a_key_for_its_server(web, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
-    keyless = doctor.wandb(web, 60.0)
+    keyless = wandb_at(web)
     assert (keyless.outcome, keyless.detail) == ("note", f"{web} answers, but cannot be written to")
     assert f"wandb login --host={web}" in keyless.fix
     (tmp_path / ".netrc").write_text(
         f"machine {web.removeprefix('http://')} login user password {40 * '0'}"
     )
     (tmp_path / ".netrc").chmod(0o600)
-    assert doctor.wandb(web, 60.0).outcome == "ok"
+    assert wandb_at(web).outcome == "ok"
     (tmp_path / ".netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", 40 * "0")
-    assert doctor.wandb(web, 60.0).outcome == "ok"
+    assert wandb_at(web).outcome == "ok"
 
 
 def test_a_disk_that_is_nearly_full_is_told(tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ class StoredDestination:
     @classmethod
     def from_json(cls, described: Mapping[str, Any]) -> StoredDestination:
         refs = {
-            name: RunRef.parse(described[name]) if described.get(name) else None
+            name: RunRef.from_stored(described[name]) if described.get(name) else None
             for name in ("ref", "parent")
         }
         return cls(**(dict(described) | refs))
@@ -330,7 +330,7 @@ class Spool:
 
     def journal(self, name: str) -> Journal:
         if name not in self._journals:
-            if not re.fullmatch(r"[a-z0-9-]+", name):
+            if not re.fullmatch(r"[a-z0-9_-]+", name):
                 raise ConfigError(
                     f"{self.directory / 'run.json'} names a destination {name!r}; expected "
                     "letters, digits and '-'"

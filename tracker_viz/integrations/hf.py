@@ -12,12 +12,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from tracker_viz import trackers
 from tracker_viz.errors import ConfigError
 from tracker_viz.pipeline import Watcher, watch
 
 EARLIER_TIMEOUT_S = 15.0
-
-_TRACKERS = ("wandb", "mlflow")
 
 
 class TrackerVizCallback(TrainerCallback):
@@ -100,7 +99,7 @@ class TrackerVizCallback(TrainerCallback):
 
 def _reported_to(args: TrainingArguments) -> list[str]:
     wanted = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
-    reported = [name for name in _TRACKERS if name in wanted]
+    reported = trackers.reported_to(wanted)
     if not reported:
         raise ConfigError(
             f"the Trainer reports to {wanted or 'nothing'}; "

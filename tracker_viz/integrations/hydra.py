@@ -76,9 +76,9 @@ class SweepCallback(Callback):
         overrides = "\n".join(map(shown_override, config.hydra.overrides.task))
         self._options = {scheme: options or {} for scheme, options in (chosen or {}).items()}
         for scheme, options in self._options.items():
-            if scheme == "local":
-                continue  # the sweep's directory is all the parent that local runs need
             try:
+                if not trackers.tracker_class(scheme).has_sweeps:
+                    continue
                 made = trackers.connect(scheme, **options).create_run(
                     name=self.name,
                     config={"overrides": overrides},

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from tracker_viz import trackers
 from tracker_viz.errors import ConfigError
 from tracker_viz.pipeline import Watcher, watch
 
@@ -24,7 +25,6 @@ _name = (
     else "lightning.pytorch"
 )
 pl: Any = importlib.import_module(_name)
-loggers: Any = importlib.import_module(f"{_name}.loggers")
 
 
 class TrackerVizCallback(pl.Callback):
@@ -95,11 +95,10 @@ def _loggers_runs(trainer: Any) -> tuple[list[Any], dict[str, Any]]:
     runs: list[Any] = []
     tracker_options: dict[str, Any] = {}
     for logger in trainer.loggers:
-        if isinstance(logger, loggers.WandbLogger):
-            runs.append(logger.experiment)
-        elif isinstance(logger, loggers.MLFlowLogger):
-            runs.append(f"mlflow:{logger.run_id}")
-            tracker_options["mlflow"] = {"tracking_uri": logger._tracking_uri}
+        if found := trackers.run_of_logger(logger):
+            scheme, behind = found
+            runs.append(behind.run)
+            tracker_options[scheme] = behind.options
     if not runs:
         names = [type(logger).__name__ for logger in trainer.loggers] or "none"
         raise ConfigError(

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from tracker_viz import pipeline
+from tracker_viz import pipeline, trackers
 from tracker_viz.errors import ConfigError, MissingDependencyError
 from tracker_viz.jobs.application import application, typed
 from tracker_viz.jobs.report import say_what_is_left
-from tracker_viz.types import SCHEMES, RunRef
+from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ class BackfillSettings:
     tracker: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.run not in SCHEMES:
+        if self.run not in trackers.schemes():
             RunRef.parse(self.run)
 
 

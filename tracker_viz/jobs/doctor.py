@@ -13,10 +13,7 @@ import resource
 import shutil
 import sys
 import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,7 +44,6 @@ PACKAGES = (
 PYTHONS = ((3, 11), (3, 14))
 FREE_BYTES = 2 << 30
 OPEN_FILES = 1024
-UNTRIED = "MLFLOW_TRACKING_URI=... mlflow experiments search  says whether it answers"
 
 Outcome = Literal["ok", "note", "fail"]
 _SIGNS: dict[Outcome, str] = {"ok": "✓", "note": "·", "fail": "✗"}
@@ -96,8 +92,7 @@ def examine(settings: DoctorSettings) -> Iterator[Finding]:
     yield python()
     yield from packages()
     yield from encoders()
-    yield mlflow(settings.tracking_uri, settings.timeout_s)
-    yield wandb(settings.base_url, settings.timeout_s)
+    yield from tracker_findings(settings)
     yield cores()
     yield graphics_card()
     yield from (
@@ -169,62 +164,24 @@ def encoders() -> Iterator[Finding]:
             )
 
 
-def mlflow(tracking_uri: str | None, timeout_s: float) -> Finding:
-    """Whether MLflow could be written to: its server answers, or its database's directory takes
-    files."""
+def tracker_findings(settings: DoctorSettings) -> Iterator[Finding]:
+    """Whether each installed tracker could be written to."""
+    addresses = {"tracking_uri": settings.tracking_uri, "base_url": settings.base_url}
+    for scheme in trackers.schemes():
+        if scheme != "local":
+            yield tracker(scheme, addresses, settings.timeout_s)
+
+
+def tracker(scheme: str, addresses: Mapping[str, str | None], timeout_s: float) -> Finding:
+    """Whether one tracker could be written to. ``addresses``: option -> value; those that it does
+    not take are ignored."""
     try:
-        address = trackers.connect(
-            "mlflow", **({"tracking_uri": tracking_uri} if tracking_uri else {})
-        ).options["tracking_uri"]
+        known = trackers.tracker_class(scheme).option_names()
+        options = {name: value for name, value in addresses.items() if name in known}
+        found = trackers.connect(scheme, **options).health(timeout_s)
     except TrackerVizError as error:
-        return Finding("note", "mlflow", "cannot be used", str(error))
-    if address.startswith("http"):
-        return server("mlflow", address, timeout_s)
-    if not address.startswith("sqlite:///"):
-        return Finding("note", "mlflow", f"{address} is not tried here", UNTRIED)
-    path = Path(address.removeprefix("sqlite:///"))
-    if os.access(path if path.exists() else path.parent, os.W_OK):
-        return Finding("ok", "mlflow", f"embedded, {address}")
-    return Finding(
-        "note",
-        "mlflow",
-        f"{address} cannot be written",
-        "choose another place: MLFLOW_TRACKING_URI=sqlite:////<directory>/mlflow.db",
-    )
-
-
-def wandb(base_url: str | None, timeout_s: float) -> Finding:
-    """Whether W&B could be written to: the server that the client would go to answers, and there is
-    a key for it."""
-    try:
-        trackers.connect("wandb", **({"base_url": base_url} if base_url else {}))
-    except TrackerVizError as error:
-        return Finding("note", "wandb", "cannot be used", str(error))
-    from tracker_viz.trackers.wandb.service import WandbService
-
-    service = WandbService(base_url)
-    found = server("wandb", service.base_url, timeout_s)
-    if found.outcome == "ok":
-        try:
-            service.require_credentials()
-        except TrackerVizError as error:
-            return Finding(
-                "note", "wandb", f"{service.base_url} answers, but cannot be written to", str(error)
-            )
-    return found
-
-
-def server(name: str, address: str, timeout_s: float) -> Finding:
-    host = urllib.parse.urlparse(address).hostname or ""
-    try:
-        urllib.request.urlopen(address, timeout=timeout_s).close()
-    except urllib.error.HTTPError:
-        pass  # it answers; that it wants to know who asks is fine
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        fix = f"check the address and the network; without it, captures wait in the spool for 'tracker-viz push' ({host})"
-        return Finding("note", name, f"{address} does not answer ({reason})", fix)
-    return Finding("ok", name, f"{address} answers")
+        return Finding("note", scheme, "cannot be used", str(error))
+    return Finding("ok" if found.usable else "note", scheme, found.detail, found.fix)
 
 
 def cores() -> Finding:

@@ -24,7 +24,7 @@ from tracker_viz.trackers.base import Run, RunState
 from tracker_viz.trackers.local import directory_name
 from tracker_viz.trackers.run_config import as_config, as_name, as_tags
 from tracker_viz.trackers.sweep import parent_runs
-from tracker_viz.types import SCHEMES, Capture, RunRef
+from tracker_viz.types import Capture, RunRef
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -342,14 +342,14 @@ def _destinations(run: Any, tracker_options: TrackerOptions) -> list[Destination
 
 
 def _destination(run: Any, tracker_options: TrackerOptions) -> Destination | Run:
-    if isinstance(run, str) and run in SCHEMES:
+    if isinstance(run, str) and run in trackers.schemes():
         return Destination(run, tracker_options.get(run, {}), parent=parent_runs().get(run))
     if isinstance(run, str | RunRef):
         ref = RunRef.parse(run) if isinstance(run, str) else run
         return Destination(ref.scheme, tracker_options.get(ref.scheme, {}), ref=ref)
-    if isinstance(run, Destination) or hasattr(run, "put_captures"):
+    if isinstance(run, Destination | Run):
         return run
-    return trackers.join(run, **tracker_options.get(type(run).__module__.partition(".")[0], {}))
+    return trackers.join(run, **tracker_options.get(trackers.scheme_of(run), {}))
 
 
 def _drop(capture: Capture) -> None:

@@ -1,9 +1,47 @@
-"""Experiment trackers behind one protocol: the interface, the registry and the adapters.
+"""Experiment trackers behind one interface: its base classes, the registry and the adapters.
 
-An adapter's SDK is imported by its own module only, and that module only when it is asked for.
+An adapter's SDK is imported only when the tracker is reached.
 """
 
-from tracker_viz.trackers.base import Run, Tracker
-from tracker_viz.trackers.registry import connect, join, open_run
+from tracker_viz.plugins import schemes, tracker_class
+from tracker_viz.trackers.base import (
+    Cell,
+    ChunkPolicy,
+    Health,
+    LoggerRun,
+    MetricPoint,
+    Run,
+    RunInfo,
+    RunState,
+    Tracker,
+)
+from tracker_viz.trackers.file_run import FileRun
+from tracker_viz.trackers.registry import (
+    connect,
+    join,
+    open_run,
+    reported_to,
+    run_of_logger,
+    scheme_of,
+)
 
-__all__ = ["Run", "Tracker", "connect", "join", "open_run"]
+__all__ = [
+    "Cell",
+    "ChunkPolicy",
+    "FileRun",
+    "Health",
+    "LoggerRun",
+    "MetricPoint",
+    "Run",
+    "RunInfo",
+    "RunState",
+    "Tracker",
+    "connect",
+    "join",
+    "open_run",
+    "reported_to",
+    "run_of_logger",
+    "scheme_of",
+    "schemes",
+    "tracker_class",
+]

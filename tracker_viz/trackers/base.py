@@ -1,10 +1,14 @@
-"""What an experiment tracker must do for us: the protocols ``Tracker`` (the service) and ``Run``
-(one run in it).
+"""Define what a tracker does for us: ``Tracker`` (the service) and ``Run`` (one run in it), the
+base classes of adapters.
 
-Adapters: ``local.py``, ``mlflow.py``, ``wandb.py``; ``testing.py`` ships the contract suite that
-each of them passes, and that a third party's adapter subclasses. Every method may block and may
-raise; nothing here is ever called on the training thread: the spool's uploader calls the writing
-half, the pipeline the reading half.
+Ours are ``local.py``, ``mlflow/`` and ``wandb/``; other distributions add theirs by an entry point
+(``tracker_viz.plugins``). ``testing.py`` ships the contract suite that every adapter passes. An
+adapter of a tracker that stores plain files subclasses ``FileRun`` (``file_run.py``) and is about a
+hundred lines: ``examples/trackio_tracker`` is one.
+
+Every method may block and may raise, and none is called on the training thread (except the three
+that look for a live run): the spool's uploaders call the writing half, the pipeline the reading
+half.
 
 Errors: ``TransientTrackerError`` where the same call may succeed later (the uploader retries
 exactly these), any other ``TrackerError`` where it cannot. No SDK object and no SDK exception
@@ -13,13 +17,22 @@ crosses this edge.
 
 from __future__ import annotations
 
+import csv
+import inspect
+import io
+import json
 import re
+import tempfile
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
-from tracker_viz.errors import ConfigError
+from tracker_viz.errors import ConfigError, TrackerError
+from tracker_viz.files import read_json
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 RunState = Literal["running", "finished", "failed", "killed"]
@@ -48,7 +61,7 @@ class ChunkPolicy:
 
     Attributes:
         captures: number of captures.
-        nbytes: their bytes together; one capture that is bigger goes alone.
+        nbytes: their total size; a single capture that is bigger goes alone.
         seconds: how long the oldest of them has waited.
     """
 
@@ -59,11 +72,11 @@ class ChunkPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What a picture's header and a comparison say about a run.
+    """What the header of a picture and a comparison show about a run.
 
     Attributes:
-        config: flat, names joined by dots (``model.n_heads``). A tracker that keeps text only gives
-            text.
+        config: flat, names joined by dots (``model.n_heads``). A tracker that stores only text
+            gives text.
         parent: the sweep's run above this one.
     """
 
@@ -74,136 +87,196 @@ class RunInfo:
     parent: RunRef | None = None
 
 
-class Run(Protocol):
-    """One run of a tracker, existing or just made."""
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a tracker could be written to, as ``tracker-viz doctor`` prints it.
+
+    Attributes:
+        fix: what to do where it is not usable.
+    """
+
+    usable: bool
+    detail: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggerRun:
+    """The run behind another framework's logger.
+
+    Attributes:
+        run: as ``watch(run=...)`` takes it: a reference or the tracker's own live object.
+        options: options with which this process reaches the tracker.
+    """
+
+    run: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Run(ABC):
+    """One run of a tracker, existing or just created.
+
+    Methods with a body are defaults for a simple tracker: what it cannot show natively is stored as
+    a file of the run. An adapter overrides those that its tracker does better.
+    """
 
     @property
+    @abstractmethod
     def ref(self) -> RunRef: ...
+
+    @abstractmethod
+    def info(self) -> RunInfo: ...
+
+    @abstractmethod
+    def url(self, artifact: str | None = None) -> str:
+        """Return where a person sees the run, or one of its files (a path as ``put_file`` took it),
+        in the tracker's own UI."""
 
     @property
     def chunk(self) -> ChunkPolicy:
-        """How many captures the uploader gathers before it calls ``put_captures``."""
-        ...
+        """How many captures the uploader collects before it calls ``put_captures``."""
+        return ChunkPolicy()
 
     @property
     def online(self) -> bool:
-        """False: no capture can be delivered from this process, as where W&B is set to work
-        offline. They wait for ``push``.
+        """False: this process cannot deliver captures, for example because W&B works offline. They
+        wait for ``push``.
 
-        Metrics, summary and the end of the run are taken nevertheless.
+        Metrics, the summary and the end of the run are taken nevertheless.
         """
-        ...
+        return True
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What another process needs besides ``ref`` to reach this run, as option -> value
-        (``tracking_uri``, ``base_url``).
-
-        Never a secret. The command that training prints carries these.
-        """
-        ...
-
-    def info(self) -> RunInfo: ...
-
-    def url(self, artifact: str | None = None) -> str:
-        """Where a person sees the run, or one of its files (a path as ``put_file`` took it), in the
-        tracker's own UI."""
-        ...
+        """Options that another process needs besides ``ref`` to reach this run (``tracking_uri``,
+        ``base_url``); never a secret. The commands that training prints carry them."""
+        return {}
 
     @property
     def ui_command(self) -> str | None:
         """The command that must be running for ``url`` to open; None where a server shows it
         already."""
-        ...
+        return None
 
-    # -- writing, while training and after it
-    # ---------------------------------------------------------------
+    # -- writing, while training and afterwards ----------------------------------------------------
 
+    @abstractmethod
     def put_captures(self, captures: Sequence[CapturePath]) -> None:
         """Store captures; when this returns the service has every one of them. Safe to repeat.
 
-        A capture of a step that the run holds already replaces it.
+        A capture of a step that the run already has replaces it.
         """
-        ...
 
+    @abstractmethod
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
         """Add points to the run's native charts, whose horizontal axis is the training step."""
-        ...
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
-        """Set final values by which the tracker's own table of runs can sort and filter.
-        Overwrites."""
-        ...
+        """Set final values by which the tracker's own table of runs can sort and filter. Overwrites
+        values of the same name.
 
+        Default: the file ``summary.json``; the tracker's table of runs does not show it.
+        """
+        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+            known: dict[str, Any] = {}
+            if SUMMARY in self.list_files():
+                known = read_json(self.get_file(SUMMARY, Path(directory)))
+            self._put_text(json.dumps(known | dict(values), indent=2, sort_keys=True), SUMMARY)
+
+    @abstractmethod
     def put_file(self, file: Path, artifact: str) -> str:
-        """Store any file under the run-relative path ``artifact`` (``reports/heads.html``); returns
-        its UI link. Overwrites.
+        """Store any file under the run-relative path ``artifact`` (``reports/heads.html``) and
+        return its UI link. Overwrites.
 
         Raises:
-            ConfigError: the path is not a plain relative one, or lies under ``captures/``; see
+            ConfigError: the path is not a plain relative one, or is below ``captures/``; see
                 ``checked_artifact``.
         """
-        ...
 
     def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
         """Store a video where this tracker's UI plays it, under a name that is the same in every
-        run; returns its UI link.
+        run, and return its UI link.
 
         Works on a finished run and leaves its state, times, config and history as they are.
+
+        Default: the two files of ``video_artifacts``.
 
         Raises:
             RunActiveError: another process still writes to the run and this tracker allows one
                 writer only.
         """
-        ...
+        stable, stepped = video_artifacts(layout, last_step, video.suffix)
+        self.put_file(video, stepped)
+        return self.put_file(video, stable)
 
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
         """Store a table where this tracker's UI shows it as one, under a name that is the same in
-        every run; returns its link. Overwrites.
+        every run, and return its link. Overwrites.
 
         Works on a finished run, like ``put_video``; so do the next two.
+
+        Default: the file ``tables/<name>.csv``.
 
         Raises:
             ConfigError: there are no rows, or they differ in their columns.
         """
-        ...
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, checked_columns(rows, name))
+        writer.writeheader()
+        writer.writerows(rows)
+        return self._put_text(text.getvalue(), f"tables/{name}.csv")
 
     def put_key_frames(self, frames: Sequence[tuple[int, Path]], layout: str) -> str:
         """Store pictures, (training step, PNG), behind the tracker's own step slider, under a name
-        that is the same in every run.
+        that is the same in every run, and return the UI link.
 
         Safe to repeat: what the run shows already is not stored again, and a picture that changed
-        takes the place of the earlier one. Returns the UI link.
+        takes the place of the earlier one.
+
+        Default: the files ``key_frames/<layout>/step_00000100.png``.
         """
-        ...
+        for step, picture in frames:
+            self.put_file(picture, f"key_frames/{layout}/step_{step:08d}.png")
+        return self.url(checked_artifact(f"key_frames/{layout}"))
 
     def link_inputs(self, refs: Sequence[RunRef]) -> None:
-        """Say in the tracker that what this run holds was made of these runs' captures; they may be
-        of other trackers. Safe to repeat."""
-        ...
+        """Record in the tracker that this run's results were made from these runs' captures; they
+        may be runs of other trackers. Safe to repeat.
+
+        Default: the file ``inputs.json``.
+        """
+        self._put_text(json.dumps({"inputs": list(map(str, refs))}, indent=2), INPUTS)
 
     def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
-        """The address under which a page among this run's files plays a file of the run ``ref``;
-        None where that cannot be.
+        """Return the address under which a page among this run's files plays a file of the run
+        ``ref``, relative to the address of the page itself; None where that cannot be.
 
-        Relative to the address at which the page itself is shown.
+        Default: None; such a page has to contain what it plays.
         """
-        ...
+        return None
 
     def guards_files(self, ref: RunRef, artifact: str) -> bool:
-        """Whether the UI gives that file only to who is logged in. To a page in a viewer's sandbox
-        browsers give no log-in, so what such a page plays must be part of it."""
-        ...
+        """Return whether the UI gives that file only to who is logged in. Browsers give no log-in
+        to a page in a viewer's sandbox, so what such a page plays must be part of it."""
+        return True
 
     def results_run(self) -> Run:
-        """The run that holds what was made of the sweep below this one: this one itself, unless the
-        tracker shows it elsewhere.
+        """Return the run that holds results about the sweep below this one, the same one every
+        time: this run itself, unless the tracker shows them elsewhere.
 
         Where a sweep is a group of runs without a parent among them (W&B), it is one run in that
-        group, the same one every time.
+        group.
         """
-        ...
+        return self
 
+    def set_parent(self, parent: RunRef) -> None:
+        """Make this run part of the sweep below ``parent``. Safe to repeat.
+
+        For runs that the user's own code created: ``create_run`` takes the parent of ours.
+        """
+        raise TrackerError(_no_sweeps(self.ref))
+
+    @abstractmethod
     def finish(self, state: RunState) -> None:
         """End a run that is ours: created, or opened with ``ours=True``. One that was only joined
         or opened is left as it is.
@@ -211,30 +284,30 @@ class Run(Protocol):
         After this the run's local resources are released; reading from it still works, and
         finishing it again with the same state changes nothing.
         """
-        ...
 
-    # -- reading back
-    # ---------------------------------------------------------------------------------------
+    # -- reading back ------------------------------------------------------------------------------
 
+    @abstractmethod
     def list_captures(self) -> list[CaptureRef]:
-        """Captures that the run was given whole, ordered by step, each step once.
+        """Return the captures that were stored whole, ordered by step, each step once.
 
-        One that was damaged on the server afterwards is still listed: ``fetch`` finds it out, so
-        that its gap is seen.
+        One that was damaged on the server afterwards is still listed: ``fetch`` finds out, so that
+        the gap is seen.
         """
-        ...
 
     def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
-        """Those of ``refs`` that the service lacks, or holds with another size or hash, as far as
-        it can tell without a download.
+        """Return those of ``refs`` that the service lacks, or has with another size or hash, as far
+        as it can tell without a download.
 
         The uploader asks before it repeats anything, and ``push`` repairs what is named here.
         """
-        ...
+        there = set(self.list_captures())
+        return [ref for ref in refs if ref not in there]
 
+    @abstractmethod
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
-        """A local file with exactly the bytes of ``ref``: where the store lies already, or
-        downloaded into ``directory``.
+        """Return a local file with exactly the bytes of ``ref``: the store's own where it is on
+        this machine, else downloaded into ``directory``.
 
         May be called from several threads at once. A file that is already in ``directory`` and
         matches is not fetched again.
@@ -242,36 +315,84 @@ class Run(Protocol):
         Raises:
             CaptureFileError: what the service sent does not match the ref's size or sha256.
         """
-        ...
 
+    @abstractmethod
     def list_files(self) -> list[str]:
-        """Names of the files that ``put_file`` and ``put_video`` stored at the root of the run,
-        where its tracker keeps them there."""
-        ...
+        """Return the names of the files that ``put_file`` and ``put_video`` stored at the root of
+        the run, where the tracker keeps them there."""
 
+    @abstractmethod
     def get_file(self, artifact: str, directory: Path) -> Path:
-        """Bring back a file that ``put_file`` stored, into ``directory``.
+        """Copy a file that ``put_file`` stored into ``directory`` and return its path there.
 
         Raises:
             TrackerError: the run has no such file.
         """
-        ...
 
     def children(self) -> list[RunRef]:
-        """Runs of the sweep of which this run is the parent; empty when it is none."""
-        ...
+        """Return the runs of the sweep whose parent this run is, wherever the tracker keeps them;
+        empty when it is no parent.
+
+        Raises:
+            TrackerError: this tracker has no sweeps (``Tracker.has_sweeps``), which is the default.
+        """
+        raise TrackerError(_no_sweeps(self.ref))
+
+    def _put_text(self, text: str, artifact: str) -> str:
+        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+            file = Path(directory) / Path(checked_artifact(artifact)).name
+            file.write_text(text, encoding="utf-8", newline="")
+            return self.put_file(file, artifact)
 
 
-class Tracker(Protocol):
-    """One tracking service, reached with the options its adapter was made with. Making one touches
-    no network."""
+class Tracker(ABC):
+    """One tracking service, reached with the options of its adapter: the keyword parameters of the
+    class. Creating an instance touches no network.
+
+    The class attributes describe the tracker to code that has no instance. So the module of the
+    class must not import the SDK at its top; its ``__init__`` may.
+    """
+
+    scheme: ClassVar[str]
+    """First word of its references, and the name of its entry point."""
+
+    reference_pattern: ClassVar[str]
+    """Regular expression for what follows ``<scheme>:`` in a reference, as a whole."""
+
+    reference_form: ClassVar[str]
+    """The same for people: ``mlflow:<run_id>``."""
+
+    install: ClassVar[str] = ""
+    """Command that installs the SDK, shown where it is missing."""
+
+    client: ClassVar[str] = ""
+    """Top-level package of the SDK, whose live run objects ``join`` takes. It is imported before an
+    instance is made, so that a missing one is reported with ``install``. Empty: there is none."""
+
+    live_run: ClassVar[str] = ""
+    """What such an object is called in a message: ``a wandb.Run``."""
+
+    report_to: ClassVar[str] = ""
+    """Its name in Hugging Face's ``TrainingArguments(report_to=...)``. Empty: the Trainer does not
+    know it."""
+
+    lightning_loggers: ClassVar[tuple[str, ...]] = ()
+    """Class names of the Lightning loggers that write into it."""
+
+    has_sweeps: ClassVar[bool] = False
+    """Whether a run can be the parent of others: ``create_run(parent=...)``, ``Run.children``."""
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        return tuple(inspect.signature(cls).parameters)
 
     @property
     def options(self) -> Mapping[str, str]:
         """Options with which another process reaches the same service; absolute paths, never a
         secret."""
-        ...
+        return {}
 
+    @abstractmethod
     def create_run(
         self,
         *,
@@ -281,42 +402,86 @@ class Tracker(Protocol):
         parent: RunRef | None = None,
         key: str | None = None,
     ) -> Run:
-        """Make a new run, state running.
+        """Create a run in the state running.
 
         Args:
             config: may be nested; logged as the tracker's own parameters.
-            parent: the sweep's run above it.
+            parent: the sweep's run above it; only where ``has_sweeps``.
             key: 32 hexadecimal digits. When a run was created with the same key already (its maker
                 was killed before it could note the run), that run is returned instead of a second
                 one.
         """
-        ...
 
+    @abstractmethod
     def open_run(self, ref: RunRef, *, ours: bool = False) -> Run:
-        """An existing run. ``ours``: tracker_viz created it in an earlier process, so ``finish``
-        ends it.
+        """Open an existing run. ``ours``: tracker_viz created it in an earlier process, so
+        ``finish`` ends it.
 
         Raises:
             RunNotFoundError: there is none, or it was deleted.
         """
-        ...
 
     def active_run(self) -> Run | None:
-        """The run that the user's own code has open in this process, to be joined and never ended
-        by us; None without one.
+        """Return the run that the user's own code has open in this process, which is joined and
+        never ended by us; or None.
 
         Called on the user's own thread.
         """
-        ...
+        return None
 
     def join(self, live: Any) -> Run:
-        """The run behind an object of the tracker's own client (``wandb.Run``,
+        """Return the run behind an object of the tracker's own client (``wandb.Run``,
         ``mlflow.entities.Run``), joined as above.
 
         Raises:
             ConfigError: this is no such object.
         """
-        ...
+        raise ConfigError(
+            f"a {self.scheme} run is named by '{self.reference_form}'; got "
+            f"{type(live).__module__}.{type(live).__qualname__}"
+        )
+
+    @classmethod
+    def run_of_logger(cls, logger: Any) -> LoggerRun:
+        """Return the run behind a Lightning logger whose class is in ``lightning_loggers``."""
+        raise NotImplementedError(
+            f"{cls.__name__} names lightning_loggers, so it must say their run"
+        )
+
+    def health(self, timeout_s: float) -> Health:
+        """Try whether the service could be written to, for ``tracker-viz doctor``. Writes nothing.
+
+        Args:
+            timeout_s: how long a server may take to answer.
+        """
+        return Health(True, "installed")
+
+
+def server_health(address: str, timeout_s: float) -> Health:
+    """Ask a web server for anything; one that wants to know who asks does answer."""
+    try:
+        urllib.request.urlopen(address, timeout=timeout_s).close()
+    except urllib.error.HTTPError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return Health(False, f"{address} does not answer ({reason})", _NO_ANSWER)
+    return Health(True, f"{address} answers")
+
+
+_NO_ANSWER = (
+    "check the address and the network; without it, captures wait in the spool for "
+    "'tracker-viz push'"
+)
+SUMMARY = "summary.json"
+INPUTS = "inputs.json"
+
+
+def _no_sweeps(ref: RunRef) -> str:
+    return (
+        f"{ref} is a run of a tracker without sweeps: nothing is above or below it; name the runs "
+        "one by one, runs=[...]"
+    )
 
 
 _ARTIFACT_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=, -]*")

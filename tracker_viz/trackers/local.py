@@ -14,8 +14,6 @@ only. The spool's directory is such a run too.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import os
 import re
@@ -26,33 +24,30 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tracker_viz.capture_file import check_file, file_ref
-from tracker_viz.errors import (
-    ConfigError,
-    RunNotFoundError,
-    TrackerError,
-    TransientTrackerError,
-)
+from tracker_viz.errors import NoSuchFileError, RunNotFoundError, TransientTrackerError
 from tracker_viz.files import append_lines, copy_atomically, read_json, write_atomically, write_json
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import (
-    Cell,
-    ChunkPolicy,
     MetricPoint,
     RunInfo,
     RunState,
+    Tracker,
     checked_artifact,
-    checked_columns,
     flatten,
-    video_artifacts,
 )
+from tracker_viz.trackers.file_run import FileRun
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 SCHEMA_VERSION = 1
 MAX_NAME_CHARACTERS = 120  # of the 255 that most disks take, of the 143 of an encrypted home
 
 
-class LocalTracker:
+class LocalTracker(Tracker):
     """Runs are directories; new ones are made under ``directory``."""
+
+    scheme = "local"
+    reference_pattern = r".+"
+    reference_form = "local:<directory>"
 
     def __init__(self, directory: str | Path = "runs") -> None:
         self._directory = Path(directory).absolute()
@@ -100,14 +95,6 @@ class LocalTracker:
             )
         return LocalRun(directory, ours=ours)
 
-    def active_run(self) -> None:
-        return None
-
-    def join(self, live: Any) -> LocalRun:
-        raise ConfigError(
-            f"a local run is named by 'local:<directory>'; got {type(live).__qualname__}"
-        )
-
     def _made_with(self, key: str) -> Path | None:
         for path in self._directory.glob("*/run.json"):
             if read_json(path).get("key") == key:
@@ -115,12 +102,8 @@ class LocalTracker:
         return None
 
 
-class LocalRun:
+class LocalRun(FileRun):
     """One directory. ``ours``: tracker_viz made the run, so ``finish`` ends it."""
-
-    chunk = ChunkPolicy(captures=1)
-    ui_command = None
-    online = True
 
     def __init__(self, directory: Path, *, ours: bool = False) -> None:
         self.directory = directory.absolute()
@@ -158,10 +141,6 @@ class LocalRun:
     def ref(self) -> RunRef:
         return RunRef("local", str(self.directory))
 
-    @property
-    def environment(self) -> Mapping[str, str]:
-        return {}
-
     def info(self) -> RunInfo:
         described = self.description()
         state: RunState = "finished"
@@ -173,7 +152,7 @@ class LocalRun:
             name=str(described.get("name") or self.directory.name),
             state=state,
             config=flatten(described.get("config") or {}),
-            parent=RunRef.parse(parent) if parent else None,
+            parent=RunRef.from_stored(parent) if parent else None,
         )
 
     def description(self) -> dict[str, Any]:
@@ -230,33 +209,24 @@ class LocalRun:
         path = self.directory / "summary.json"
         write_json((read_json(path) if path.is_file() else {}) | dict(values), path)
 
-    def put_file(self, file: Path, artifact: str) -> str:
-        copy_atomically(file, self.directory / checked_artifact(artifact))
-        return self.url(artifact)
+    def store(self, file: Path, artifact: str) -> None:
+        copy_atomically(file, self.directory / artifact)
 
-    def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
-        stable, stepped = video_artifacts(layout, last_step, video.suffix)
-        self.put_file(video, stepped)
-        return self.put_file(video, stable)
+    def load(self, artifact: str, target: Path) -> None:
+        path = self.directory / artifact
+        if not path.is_file() or not path.resolve().is_relative_to(self.directory.resolve()):
+            raise NoSuchFileError(f"{self.ref} has no file {artifact!r}")
+        copy_atomically(path, target)
 
-    def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
-        columns = checked_columns(rows, name)
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-        artifact = checked_artifact(f"tables/{name}.csv")
-        write_atomically(text.getvalue().encode(), self.directory / artifact)
-        return self.url(artifact)
-
-    def put_key_frames(self, frames: Sequence[tuple[int, Path]], layout: str) -> str:
-        folder = checked_artifact(f"key_frames/{layout}")
-        for step, picture in frames:
-            self.put_file(picture, f"{folder}/step_{step:08d}.png")
-        return self.url(folder)
-
-    def link_inputs(self, refs: Sequence[RunRef]) -> None:
-        write_json({"inputs": list(map(str, refs))}, self.directory / "inputs.json")
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        nbytes: dict[str, int | None] = {}
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.directory / folder) as found:
+            for file in found:
+                # Training may rename or deliver it at this moment.
+                with contextlib.suppress(FileNotFoundError):
+                    if file.is_file(follow_symlinks=False):
+                        nbytes[file.name] = file.stat().st_size
+        return nbytes
 
     def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
         """Relative, so that a sweep's whole directory can be moved."""
@@ -271,9 +241,6 @@ class LocalRun:
     def guards_files(self, ref: RunRef, artifact: str) -> bool:
         return False
 
-    def results_run(self) -> LocalRun:
-        return self
-
     def finish(self, state: RunState) -> None:
         if self._ours and self.description().get("state") != state:
             self.describe(state=state, ended=time.time())
@@ -281,29 +248,10 @@ class LocalRun:
     # -- reading
     # --------------------------------------------------------------------------------------------
 
-    def list_captures(self) -> list[CaptureRef]:
-        return self._listed(self._capture_nbytes())
-
-    def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
-        nbytes = self._capture_nbytes()
-        whole = {ref for ref in self._listed(nbytes) if nbytes[ref.file_name] == ref.nbytes}
-        return [ref for ref in refs if ref not in whole]
-
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
         path = self.directory / capture_index.CAPTURES / ref.file_name
         check_file(path, ref)
         return path
-
-    def list_files(self) -> list[str]:
-        return sorted(path.name for path in self.directory.iterdir() if path.is_file())
-
-    def get_file(self, artifact: str, directory: Path) -> Path:
-        path = self.directory / checked_artifact(artifact)
-        if not path.is_file() or not path.resolve().is_relative_to(self.directory.resolve()):
-            raise TrackerError(f"{self.ref} has no file {artifact!r}")
-        target = directory / artifact
-        copy_atomically(path, target)
-        return target
 
     def children(self) -> list[RunRef]:
         found = []
@@ -311,31 +259,13 @@ class LocalRun:
             {*self.directory.glob("*/run.json"), *self.directory.parent.glob("*/run.json")}
         ):
             parent = read_json(path).get("parent")
-            if parent and Path(RunRef.parse(parent).path).absolute() == self.directory:
+            if parent and Path(RunRef.from_stored(parent).path).absolute() == self.directory:
                 found.append(RunRef("local", str(path.parent)))
         return found
 
-    def _listed(self, nbytes: Mapping[str, int]) -> list[CaptureRef]:
-        # Files are looked at before entries, which are there before their files and go after them.
-        refs = capture_index.refs_by_step(self._entry_names(), nbytes, self._newest)
-        return [ref for ref in refs if ref.file_name in nbytes]
-
-    def _entry_names(self) -> list[str]:
-        entries = self.directory / capture_index.INDEX
-        return os.listdir(entries) if entries.is_dir() else []
-
-    def _capture_nbytes(self) -> dict[str, int]:
-        captures = self.directory / capture_index.CAPTURES
-        if not captures.is_dir():
-            return {}
-        nbytes = {}
-        with os.scandir(captures) as found:
-            for file in found:
-                # Training may rename or deliver it at this moment.
-                with contextlib.suppress(FileNotFoundError):
-                    if file.is_file(follow_symlinks=False):
-                        nbytes[file.name] = file.stat().st_size
-        return nbytes
+    def _listed(self, nbytes: Mapping[str, int | None]) -> list[CaptureRef]:
+        # An entry is there before its file, and goes after it: without a file there is no capture.
+        return [ref for ref in super()._listed(nbytes) if ref.file_name in nbytes]
 
     def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
         path = self.directory / capture_index.CAPTURES / refs[0].file_name

@@ -1,57 +1,45 @@
-"""Experiment trackers behind one protocol. ``connect``, ``open_run`` and ``join`` are all that
-other stations call.
-
-An adapter's SDK is imported by its own module only, and that module only when it is asked for.
-"""
+"""Reach a tracker by its scheme, a run by its reference, and a live run by its object or logger."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
+from collections.abc import Sequence
 from typing import Any
 
+from tracker_viz import plugins
 from tracker_viz.errors import ConfigError, MissingDependencyError, unknown_name
-from tracker_viz.trackers.base import Run, Tracker
+from tracker_viz.trackers.base import LoggerRun, Run, Tracker
 from tracker_viz.types import RunRef
-
-# scheme -> (module, class, what installs its SDK)
-_ADAPTERS = {
-    "mlflow": ("tracker_viz.trackers.mlflow.tracker", "MlflowTracker", "pip install mlflow"),
-    "wandb": ("tracker_viz.trackers.wandb.tracker", "WandbTracker", "pip install 'wandb>=0.31'"),
-    "local": ("tracker_viz.trackers.local", "LocalTracker", ""),
-}
 
 
 def connect(scheme: str, **options: Any) -> Tracker:
-    """The tracker called ``scheme``, with its adapter's own options (``tracking_uri=`` for MLflow,
-    ``base_url=`` for W&B, ...).
+    """Return the tracker called ``scheme``, with its adapter's own options (``tracking_uri=`` for
+    MLflow, ``base_url=`` for W&B, ...).
 
     Raises:
         ConfigError: there is no such tracker, or it does not take these options.
         MissingDependencyError: its SDK is not installed.
     """
-    if scheme not in _ADAPTERS:
-        raise ConfigError(unknown_name("tracker", scheme, _ADAPTERS))
-    module_name, class_name, install = _ADAPTERS[scheme]
-    try:
-        adapter = getattr(importlib.import_module(module_name), class_name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"tracker {scheme!r} needs a package that is not installed ({error}); install it with: "
-            f"{install}"
-        ) from error
-    known = inspect.signature(adapter).parameters
+    tracker_class: type[Tracker] = plugins.tracker_class(scheme)
+    known = tracker_class.option_names()
     for name in options:
         if name not in known:
             raise ConfigError(unknown_name(f"option of tracker {scheme!r}", name, known))
-    tracker: Tracker = adapter(
-        **{name: value for name, value in options.items() if value is not None}
-    )
-    return tracker
+
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        if tracker_class.client:
+            importlib.import_module(tracker_class.client)
+        return tracker_class(**given)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"tracker {scheme!r} needs a package that is not installed ({error}); install it with: "
+            f"{tracker_class.install}"
+        ) from error
 
 
 def open_run(ref: RunRef | str, **options: Any) -> Run:
-    """An existing run by its reference.
+    """Open an existing run by its reference.
 
     Raises:
         RunNotFoundError: there is none.
@@ -61,16 +49,49 @@ def open_run(ref: RunRef | str, **options: Any) -> Run:
 
 
 def join(live: Any, **options: Any) -> Run:
-    """The run behind an object of a tracker's own client: a ``wandb.Run``, an MLflow run. It is
-    joined and never ended by us.
+    """Return the run behind an object of a tracker's own client: a ``wandb.Run``, an MLflow run. It
+    is joined and never ended by us.
+
+    Args:
+        options: of the tracker that ``scheme_of(live)`` names.
 
     Raises:
         ConfigError: no tracker's client makes such objects.
     """
-    package = type(live).__module__.partition(".")[0]
-    if package not in _ADAPTERS:
-        raise ConfigError(
-            "a run is a name, a RunRef, a wandb.Run or an MLflow run; got "
-            f"{type(live).__module__}.{type(live).__qualname__}"
-        )
-    return connect(package, **options).join(live)
+    return connect(scheme_of(live), **options).join(live)
+
+
+def scheme_of(live: Any) -> str:
+    """Return the scheme of the tracker whose client the object ``live`` comes from.
+
+    Raises:
+        ConfigError: no tracker's client makes such objects.
+    """
+    packages = {each.__module__.partition(".")[0] for each in type(live).__mro__}
+    classes = plugins.tracker_classes()
+    for scheme, tracker in classes.items():
+        if tracker.client and tracker.client in packages:
+            return scheme
+
+    known = [tracker.live_run for tracker in classes.values() if tracker.live_run]
+    raise ConfigError(
+        f"a run is a name, a RunRef, {' or '.join(known)}; got "
+        f"{type(live).__module__}.{type(live).__qualname__}"
+    )
+
+
+def reported_to(report_to: Sequence[str]) -> list[str]:
+    """Return the schemes of the trackers among the names of a Hugging Face Trainer's
+    ``report_to``, in their order."""
+    names = {tracker.report_to: scheme for scheme, tracker in plugins.tracker_classes().items()}
+    return [names[name] for name in report_to if name and name in names]
+
+
+def run_of_logger(logger: Any) -> tuple[str, LoggerRun] | None:
+    """Return the scheme of the tracker that a Lightning logger writes into, and its run; None for a
+    logger of no tracker."""
+    names = {each.__name__ for each in type(logger).__mro__}
+    for scheme, tracker in plugins.tracker_classes().items():
+        if names.intersection(tracker.lightning_loggers):
+            return scheme, tracker.run_of_logger(logger)
+    return None

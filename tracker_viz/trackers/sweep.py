@@ -21,5 +21,5 @@ def parent_runs() -> dict[str, RunRef]:
     """
     text = os.environ.get(PARENTS, "").strip()
     texts = json.loads(text) if text.startswith("[") else text.split()
-    refs = map(RunRef.parse, texts)
+    refs = map(RunRef.from_stored, texts)
     return {ref.scheme: ref for ref in refs}

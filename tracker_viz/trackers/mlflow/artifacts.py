@@ -19,14 +19,10 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from tracker_viz.errors import TrackerError
+from tracker_viz.errors import NoSuchFileError, TrackerError
 from tracker_viz.files import copy_atomically, write_atomically
 from tracker_viz.trackers.mlflow.errors import artifact_errors, http_status
 from tracker_viz.types import RunRef
-
-
-class NoSuchFileError(TrackerError):
-    """The run has no such file."""
 
 
 class ArtifactStore:

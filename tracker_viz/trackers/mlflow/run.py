@@ -21,22 +21,22 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 
 from tracker_viz.capture_file import REPAIR, check_file
-from tracker_viz.errors import CaptureFileError, RunNotFoundError
+from tracker_viz.errors import CaptureFileError, NoSuchFileError, RunNotFoundError
 from tracker_viz.files import copy_atomically
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import (
     Cell,
     ChunkPolicy,
     MetricPoint,
+    Run,
     RunInfo,
     RunState,
     checked_artifact,
     checked_columns,
     flatten,
-    video_artifacts,
 )
 from tracker_viz.trackers.mlflow import media, note, service
-from tracker_viz.trackers.mlflow.artifacts import ArtifactStore, NoSuchFileError
+from tracker_viz.trackers.mlflow.artifacts import ArtifactStore
 from tracker_viz.trackers.mlflow.errors import mlflow_errors
 from tracker_viz.trackers.redaction import without_userinfo
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
@@ -61,11 +61,10 @@ _STATES: dict[str, RunState] = {
 }
 
 
-class MlflowRun:
+class MlflowRun(Run):
     """One run. ``ours``: tracker_viz made it, so ``finish`` ends it."""
 
     chunk = ChunkPolicy(captures=16, nbytes=128 << 20, seconds=1.0)
-    online = True
 
     def __init__(
         self,
@@ -209,11 +208,6 @@ class MlflowRun:
             self._refresh_note()
         return self.url(artifact)
 
-    def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
-        stable, stepped = video_artifacts(layout, last_step, video.suffix)
-        self.put_file(video, stepped)
-        return self.put_file(video, stable)
-
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
         checked_columns(rows, name)
         artifact = checked_artifact(f"tables/{name}.json")
@@ -249,8 +243,9 @@ class MlflowRun:
             self._uri, self._ui_url, _file_address(ref, checked_artifact(artifact))
         )
 
-    def results_run(self) -> MlflowRun:
-        return self
+    def set_parent(self, parent: RunRef) -> None:
+        with self._service("note the sweep above the run"):
+            self._client.set_tag(self._run_id, PARENT_TAG, parent.path)
 
     def finish(self, state: RunState) -> None:
         if not self._ours:
@@ -301,7 +296,7 @@ class MlflowRun:
         if _INPUTS_TAG not in self._client.get_run(self._run_id).data.tags:
             return []
         try:
-            return [RunRef.parse(text) for text in json.loads(self._files.read(_INPUTS))]
+            return [RunRef.from_stored(text) for text in json.loads(self._files.read(_INPUTS))]
         except NoSuchFileError:
             return []  # somebody removed it, which must not keep a video out of the run
 

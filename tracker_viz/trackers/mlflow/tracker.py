@@ -2,19 +2,18 @@
 knows.
 
 Only the client interface with explicit run ids is used: the fluent one would set a finished run to
-running and rewrite its end.
+running and rewrite its end. This module loads MLflow only when a tracker is made, see
+``trackers.base.Tracker``.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import mlflow
-from mlflow.entities import ViewType
-from mlflow.tracking.context.registry import resolve_tags
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tracker_viz import __version__
 from tracker_viz.errors import (
@@ -24,25 +23,24 @@ from tracker_viz.errors import (
     TrackerVizError,
     TransientTrackerError,
 )
-from tracker_viz.trackers.mlflow import service
-from tracker_viz.trackers.mlflow.errors import mlflow_errors
-from tracker_viz.trackers.mlflow.run import (
-    MAX_TAG_CHARACTERS,
-    PARENT_TAG,
-    MlflowRun,
-    existing_run,
-    legal_name,
-)
+from tracker_viz.trackers.base import Health, LoggerRun, Tracker, server_health
 from tracker_viz.trackers.redaction import without_userinfo
 from tracker_viz.trackers.run_config import as_name
 from tracker_viz.types import RunRef
 
+if TYPE_CHECKING:
+    import mlflow
+
+    from tracker_viz.trackers.mlflow.run import MlflowRun
+
 log = logging.getLogger(__name__)
 
 _KEY_TAG = "tracker_viz.key"
+_UNTRIED = "MLFLOW_TRACKING_URI=... mlflow experiments search  says whether it answers"
+_ELSEWHERE = "choose another place: MLFLOW_TRACKING_URI=sqlite:////<directory>/mlflow.db"
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """One MLflow service.
 
     Args:
@@ -57,12 +55,24 @@ class MlflowTracker:
             address of a web page.
     """
 
+    scheme = "mlflow"
+    reference_pattern = r"[\w-]{1,256}"
+    reference_form = "mlflow:<run_id>"
+    install = "pip install mlflow"
+    client = "mlflow"
+    live_run = "an MLflow run"
+    report_to = "mlflow"
+    lightning_loggers = ("MLFlowLogger",)
+    has_sweeps = True
+
     def __init__(
         self,
         tracking_uri: str | None = None,
         experiment: str | None = None,
         ui_url: str | None = None,
     ) -> None:
+        from tracker_viz.trackers.mlflow import service
+
         self._told_uri = service.absolute_uri(tracking_uri) if tracking_uri else None
         self._uri, self._experiment, self._experiment_id = service.service_and_experiment(
             tracking_uri, experiment
@@ -87,6 +97,17 @@ class MlflowTracker:
         parent: RunRef | None = None,
         key: str | None = None,
     ) -> MlflowRun:
+        from mlflow.tracking.context.registry import resolve_tags
+
+        from tracker_viz.trackers.mlflow import service
+        from tracker_viz.trackers.mlflow.errors import mlflow_errors
+        from tracker_viz.trackers.mlflow.run import (
+            MAX_TAG_CHARACTERS,
+            PARENT_TAG,
+            MlflowRun,
+            legal_name,
+        )
+
         service.ensure_reachable(self._uri)
         service.initialise_embedded(self._uri, self._experiment)
         client = service.client(self._uri)
@@ -124,6 +145,9 @@ class MlflowTracker:
         return run
 
     def open_run(self, ref: RunRef, *, ours: bool = False) -> MlflowRun:
+        from tracker_viz.trackers.mlflow import service
+        from tracker_viz.trackers.mlflow.run import MlflowRun, existing_run
+
         service.ensure_reachable(self._uri)
         database = service.database_path(self._uri)
         if database and not database.is_file():
@@ -142,6 +166,10 @@ class MlflowTracker:
         )
 
     def active_run(self) -> MlflowRun | None:
+        import mlflow
+
+        from tracker_viz.trackers.mlflow import service
+
         active = mlflow.active_run()
         if active is None:
             return None
@@ -155,6 +183,8 @@ class MlflowTracker:
         return self._joined(active)
 
     def join(self, live: Any) -> MlflowRun:
+        import mlflow
+
         if not isinstance(live, mlflow.entities.Run):
             raise ConfigError(
                 "an MLflow run is an mlflow.entities.Run, as mlflow.start_run() gives; got "
@@ -162,7 +192,30 @@ class MlflowTracker:
             )
         return self._joined(live)
 
+    @classmethod
+    def run_of_logger(cls, logger: Any) -> LoggerRun:
+        ref = RunRef("mlflow", logger.run_id)
+        return LoggerRun(ref, {"tracking_uri": logger._tracking_uri})
+
+    def health(self, timeout_s: float) -> Health:
+        """Whether its server answers, or the directory of its database takes files."""
+        address = without_userinfo(self._uri)
+        if address.startswith("http"):
+            return server_health(address, timeout_s)
+        if not address.startswith("sqlite:///"):
+            return Health(False, f"{address} is not tried here", _UNTRIED)
+
+        database = Path(address.removeprefix("sqlite:///"))
+        if os.access(database if database.exists() else database.parent, os.W_OK):
+            return Health(True, f"embedded, {address}")
+        return Health(False, f"{address} cannot be written", _ELSEWHERE)
+
     def _joined(self, live: mlflow.entities.Run) -> MlflowRun:
+        import mlflow
+
+        from tracker_viz.trackers.mlflow import service
+        from tracker_viz.trackers.mlflow.run import MlflowRun
+
         # The run's object does not know its service; the fluent interface, which made it, does.
         uri = self._told_uri or service.absolute_uri(mlflow.get_tracking_uri())
         client = service.client(uri)
@@ -170,11 +223,13 @@ class MlflowTracker:
 
 
 def _ensure_experiment(client: mlflow.MlflowClient, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
             return str(client.create_experiment(name))
-        except mlflow.exceptions.MlflowException:
+        except MlflowException:
             # Another process made it between the two calls.
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -191,6 +246,8 @@ def _ensure_experiment(client: mlflow.MlflowClient, name: str) -> str:
 def _find_by_key(
     client: mlflow.MlflowClient, experiment_id: str, key: str | None
 ) -> mlflow.entities.Run | None:
+    from mlflow.entities import ViewType
+
     if key is None:
         return None
     if not re.fullmatch(r"[0-9a-f]{32}", key):

@@ -20,6 +20,7 @@ from tracker_viz.trackers.base import (
     Cell,
     ChunkPolicy,
     MetricPoint,
+    Run,
     RunInfo,
     RunState,
     checked_artifact,
@@ -59,7 +60,7 @@ _STATES: Mapping[str, RunState] = {
 }
 
 
-class WandbRun:
+class WandbRun(Run):
     """One run. Methods may be called from several threads at once.
 
     Args:
@@ -73,7 +74,6 @@ class WandbRun:
     # backlog the more the better. While training goes on it is the seconds that count, for they are
     # what a preview has to wait.
     chunk = ChunkPolicy(captures=100, nbytes=256 << 20, seconds=30.0)
-    ui_command = None
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class WandbRun:
         noted = config.get(OWN_CONFIG) or {}
         parent = noted.get("parent")
         plain = flatten({key: value for key, value in config.items() if key != OWN_CONFIG})
-        return RunInfo(self._ref, name, state, plain, RunRef.parse(parent) if parent else None)
+        return RunInfo(self._ref, name, state, plain, RunRef.from_stored(parent) if parent else None)
 
     def url(self, artifact: str | None = None) -> str:
         entity, project, run_id = map(quote, self._ref.path.split("/"))
@@ -335,10 +335,6 @@ class WandbRun:
 
     def list_captures(self) -> list[CaptureRef]:
         return [] if self._offline else self._store.list()
-
-    def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
-        held = set(self.list_captures())
-        return [ref for ref in refs if ref not in held]
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
         return self._store.fetch(ref, directory)

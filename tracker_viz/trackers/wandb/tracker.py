@@ -11,6 +11,8 @@
 The run of a training is made here, or is the user's own ``wandb.run``, which is never ended and
 whose step counter never moves. A finished run is resumed for a moment and left as it was:
 session.py. Nothing here runs on the training thread.
+
+This module loads the client only when a tracker is made, see ``trackers.base.Tracker``.
 """
 
 from __future__ import annotations
@@ -20,17 +22,16 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import wandb
-
-from tracker_viz.errors import ConfigError, TrackerError
-from tracker_viz.trackers.wandb import session
+from tracker_viz.errors import ConfigError, TrackerError, TrackerVizError
+from tracker_viz.trackers.base import Health, LoggerRun, Tracker, server_health
 from tracker_viz.trackers.redaction import without_secrets
-from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY, OWN_CONFIG, WandbService
-from tracker_viz.trackers.wandb.run import JOB_TYPE, WandbRun
 from tracker_viz.trackers.run_config import as_name
 from tracker_viz.types import RunRef
+
+if TYPE_CHECKING:
+    from tracker_viz.trackers.wandb.run import WandbRun
 
 DEFAULT_PROJECT = "tracker_viz"
 TAG_CHARACTERS = 64  # W&B takes no longer tag
@@ -42,7 +43,14 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"[^/\\#?%:]{1,128}")
 
 
-class WandbTracker:
+# W&B forbids only what has a meaning in an address, so its projects and run ids may contain spaces,
+# dots, '=' and any script.
+_ENTITY = r"[^/\\#?%:\s]+"
+_PROJECT = r"[^/\\#?%:]{1,128}"
+_RUN_ID = r"(?!\s)[^/:;,#?']+(?<!\s)"
+
+
+class WandbTracker(Tracker):
     """One W&B server and the project that new runs go to.
 
     Args:
@@ -54,6 +62,16 @@ class WandbTracker:
             "x_disable_stats": True}``.
     """
 
+    scheme = "wandb"
+    reference_pattern = f"{_ENTITY}/{_PROJECT}/{_RUN_ID}"
+    reference_form = "wandb:<entity>/<project>/<run_id>"
+    install = "pip install 'wandb>=0.31'"
+    client = "wandb"
+    live_run = "a wandb.Run"
+    report_to = "wandb"
+    lightning_loggers = ("WandbLogger",)
+    has_sweeps = True
+
     def __init__(
         self,
         project: str | None = None,
@@ -61,6 +79,10 @@ class WandbTracker:
         base_url: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
+        import wandb
+
+        from tracker_viz.trackers.wandb.service import WandbService
+
         for name, value in (("project", project), ("entity", entity)):
             if value is not None and not _NAME.fullmatch(value):
                 raise ConfigError(
@@ -91,6 +113,10 @@ class WandbTracker:
         parent: RunRef | None = None,
         key: str | None = None,
     ) -> WandbRun:
+        from tracker_viz.trackers.wandb import session
+        from tracker_viz.trackers.wandb.run import JOB_TYPE, WandbRun
+        from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY, OWN_CONFIG
+
         mode = self._service.mode
         if mode == "disabled":
             raise TrackerError(
@@ -124,6 +150,8 @@ class WandbTracker:
 
     def _home(self, parent: RunRef | None) -> tuple[str | None, str]:
         """Entity and project of a new run."""
+        from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY
+
         if parent is None or parent.scheme != "wandb":
             return self._entity, self._project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
         entity, project, _ = parent.path.split("/")
@@ -138,6 +166,10 @@ class WandbTracker:
         return self._entity, self._project
 
     def open_run(self, ref: RunRef, *, ours: bool = False) -> WandbRun:
+        from tracker_viz.trackers.wandb import session
+        from tracker_viz.trackers.wandb.run import WandbRun
+        from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY
+
         if ref.scheme != "wandb":
             raise ConfigError(
                 f"a W&B run must look like 'wandb:<entity>/<project>/<run_id>'; got '{ref}'"
@@ -168,6 +200,10 @@ class WandbTracker:
         return WandbRun(self._service, self._service.resolved(ref), ours=ours)
 
     def active_run(self) -> WandbRun | None:
+        import wandb
+
+        from tracker_viz.trackers.wandb import session
+
         active = wandb.run
         return (
             None
@@ -176,6 +212,12 @@ class WandbTracker:
         )
 
     def join(self, live: Any) -> WandbRun:
+        import wandb
+
+        from tracker_viz.trackers.wandb import session
+        from tracker_viz.trackers.wandb.run import WandbRun
+        from tracker_viz.trackers.wandb.service import WandbService
+
         if not isinstance(live, wandb.Run):
             raise ConfigError(
                 "a W&B run is joined by its wandb.Run; got "
@@ -193,6 +235,22 @@ class WandbTracker:
             ours=False,
             joined=True,
         )
+
+    @classmethod
+    def run_of_logger(cls, logger: Any) -> LoggerRun:
+        return LoggerRun(logger.experiment)
+
+    def health(self, timeout_s: float) -> Health:
+        """Whether the server answers to which the client would go, and there is a key for it."""
+        address = self._service.base_url
+        found = server_health(address, timeout_s)
+        if not found.usable:
+            return found
+        try:
+            self._service.require_credentials()
+        except TrackerVizError as error:
+            return Health(False, f"{address} answers, but cannot be written to", str(error))
+        return found
 
 
 def _tag(item: tuple[str, str]) -> str:

@@ -1,0 +1,119 @@
+"""A run of a tracker that stores plain files: captures and their index (``capture_index.py``) on
+top of three operations that the adapter supplies. Base class of small adapters."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tracker_viz.capture_file import REPAIR, check_file
+from tracker_viz.errors import CaptureFileError, NoSuchFileError
+from tracker_viz.trackers import capture_index
+from tracker_viz.trackers.base import Run, checked_artifact
+from tracker_viz.types import CapturePath, CaptureRef
+
+
+class FileRun(Run):
+    """An adapter implements ``store``, ``load`` and ``sizes``, and of ``Run`` the members ``ref``,
+    ``info``, ``url``, ``log_metrics`` and ``finish``."""
+
+    @abstractmethod
+    def store(self, file: Path, artifact: str) -> None:
+        """Store a copy of ``file`` under the run-relative path ``artifact``, whole or not at all.
+        Overwrites."""
+
+    @abstractmethod
+    def load(self, artifact: str, target: Path) -> None:
+        """Write the stored file ``artifact`` to ``target``, whose directory exists.
+
+        Raises:
+            NoSuchFileError: the run has none.
+        """
+
+    @abstractmethod
+    def sizes(self, folder: str) -> Mapping[str, int | None]:
+        """Return the name and the size in bytes of every file directly in ``folder`` (``""`` is the
+        root of the run); None for a size that the store does not know."""
+
+    def put_captures(self, captures: Sequence[CapturePath]) -> None:
+        for capture in captures:
+            self.store(capture.path, f"{capture_index.CAPTURES}/{capture.ref.file_name}")
+            # The entry comes last: what is listed was stored whole.
+            with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+                entry = Path(directory, capture_index.entry_name(capture.ref))
+                entry.write_text(capture_index.entry_text(capture.ref, time.time()))
+                self.store(entry, f"{capture_index.INDEX}/{entry.name}")
+
+    def list_captures(self) -> list[CaptureRef]:
+        return self._listed(self.sizes(capture_index.CAPTURES))
+
+    def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
+        nbytes = self.sizes(capture_index.CAPTURES)
+        whole = {
+            ref
+            for ref in self._listed(nbytes)
+            if nbytes.get(ref.file_name, -1) in (None, ref.nbytes)
+        }
+        return [ref for ref in refs if ref not in whole]
+
+    def fetch(self, ref: CaptureRef, directory: Path) -> Path:
+        target = directory / ref.file_name
+        try:
+            check_file(target, ref)
+        except CaptureFileError:
+            self._download(ref, target)
+        return target
+
+    def put_file(self, file: Path, artifact: str) -> str:
+        self.store(file, checked_artifact(artifact))
+        return self.url(artifact)
+
+    def get_file(self, artifact: str, directory: Path) -> Path:
+        target = directory / checked_artifact(artifact)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
+            part = Path(folder) / target.name
+            self.load(artifact, part)
+            part.replace(target)
+        return target
+
+    def list_files(self) -> list[str]:
+        return sorted(self.sizes(""))
+
+    def _download(self, ref: CaptureRef, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A directory of its own: several threads may fetch the same capture.
+        with tempfile.TemporaryDirectory(
+            dir=target.parent, prefix=".", suffix=".partial"
+        ) as folder:
+            part = Path(folder) / ref.file_name
+            try:
+                self.load(f"{capture_index.CAPTURES}/{ref.file_name}", part)
+            except NoSuchFileError as error:
+                raise CaptureFileError(
+                    f"capture {ref.file_name} is listed, but its file is gone ({error}); {REPAIR}"
+                ) from error
+            check_file(part, ref, where=self.ref)
+            part.replace(target)
+
+    def _listed(self, nbytes: Mapping[str, int | None]) -> list[CaptureRef]:
+        return capture_index.refs_by_step(self.sizes(capture_index.INDEX), nbytes, self._newest)
+
+    def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
+        return max(refs, key=self._stored_at)
+
+    def _stored_at(self, ref: CaptureRef) -> float:
+        """When the entry of a capture was written, in seconds since 1970; 0 where it cannot be
+        read."""
+        name = capture_index.entry_name(ref)
+        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+            entry = Path(directory) / name
+            self.load(f"{capture_index.INDEX}/{name}", entry)
+            try:
+                return float(json.loads(entry.read_text())["time"])
+            except (ValueError, KeyError, TypeError):
+                return 0.0
