@@ -119,7 +119,7 @@ def check_tables_of_runs(client, server, with_induction, without):
 
 
 def check_charts_and_table_of_heads(client, server, refs):
-    for name in ("attn/induction_max", "attn/induction/block_00", "attn/induction/L00H01"):
+    for name in ("attn/induction_max", "attn/induction/block_00"):
         history = {
             point.step: point.value
             for point in client.get_metric_history(refs["mlflow"].path, name)

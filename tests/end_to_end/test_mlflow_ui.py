@@ -242,11 +242,11 @@ def test_charts_come_in_a_few_groups_of_their_own(rendered, page):
             "attn/induction",
             "attn/previous_token",
             "specialisation",
-            "weights/distance",
+            "weights",
         } <= set(groups)
-        assert len(groups) <= 12, (
-            "what all heads do, three scores by head, six by projection, the summary, and what has "
-            "no prefix"
+        assert len(groups) <= 6, (
+            "what all heads do, two scores by block, the weights, the summary, and what has no "
+            "prefix"
         )
 
     comes_true(page, they_are_few)

@@ -102,16 +102,15 @@ def test_an_induction_head_shows_in_array_and_charts():
     assert scored.metrics["attn/induction_max"] == pytest.approx(1)
     assert scored.metrics["attn/induction/block_02"] == pytest.approx(1)
     assert scored.metrics["attn/induction/block_00"] < 0.2
-    assert scored.metrics["attn/induction/L02H01"] == pytest.approx(1)
+    assert scored.metrics["attn/induction/top_2"] < 0.2
     assert 0 <= scored.metrics["attn/sink_share"] <= 1
-    assert "weights/stable_rank/mlp_w_down" in scored.metrics
+    assert "weights/stable_rank_mlp" in scored.metrics
 
 
 def test_a_big_model_gets_few_charts():
     names = set(score(make_capture(n_blocks=17, n_heads=4)).metrics)
-    assert "attn/induction/block_16" in names
-    assert not any("H01" in name for name in names), "68 heads are too many for a chart each"
-    assert len(names) < 100
+    assert "attn/induction/blocks_15_16" in names
+    assert len(names) < 30
 
 
 def test_scorer_measures_change_from_the_first_and_from_the_last_capture():
@@ -121,12 +120,12 @@ def test_scorer_measures_change_from_the_first_and_from_the_last_capture():
     assert np.isnan(start.arrays["scores.weight.update"]).all(), (
         "there, so that pictures of the run can show it"
     )
-    assert not any(name.startswith("weights/update/") for name in start.metrics)
+    assert start.metrics["weights/distance_attn"] == 0
     scorer(make_capture(10, weight=2.0))
     last = scorer(make_capture(20, weight=3.0))
     assert last.arrays["scores.weight.distance"] == pytest.approx(2.0)
     assert last.arrays["scores.weight.update"] == pytest.approx(0.5)
-    assert last.metrics["weights/distance/attn_w_q"] == pytest.approx(2.0)
+    assert last.metrics["weights/distance_attn"] == pytest.approx(2.0)
 
 
 def test_resumed_run_measures_from_its_very_first_capture():
@@ -205,7 +204,7 @@ def test_blocks_without_attention_are_nan_rows():
     }
     scored = score(dataclasses.replace(capture, arrays=arrays))
     assert np.isnan(scored.arrays["scores.head.sink"][1]).all()
-    assert "attn/sink/block_01" not in scored.metrics
+    assert "attn/induction/block_01" not in scored.metrics
 
 
 def test_heads_cut_to_a_budget_are_scored_at_their_own_index():

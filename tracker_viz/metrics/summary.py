@@ -1,18 +1,19 @@
-"""Scores -> what trackers show natively: a few scalars per capture, and one summary and one table
-per run.
+"""Turn scores into what trackers show natively: a few scalars per capture, and one summary and one
+table per run.
 
-``chart_metrics`` is called by ``scorer`` for every capture. Thousands of metric keys break both
-trackers' chart pages, so the number of keys is bounded whatever the model's size. Both draw one
-group of charts per prefix, MLflow up to the last slash:
+``chart_metrics`` is called by ``scorer`` for every capture. Both trackers draw one chart per name
+and one group of charts per prefix, so there are about twenty names whatever the model's size; the
+scores of all heads and all matrices are in the run's file of scores.
 
 * ``attn/<score>_max`` or ``_mean``: over all heads;
 * ``attn/sink_share``: share of heads whose sink exceeds 0.3 on a sequence, mean over the probe's
   kinds of sequence (the metric of Gu et al. 2024, where there is one of each);
-* ``attn/<score>/block_03``: the strongest head of a block, for the scores in ``CHARTED_BY_BLOCK``,
-  up to 64 blocks;
-* ``attn/<score>/L03H01``: every head, for the same scores, up to 64 heads;
-* ``weights/<score>/attn_w_q``: one projection's mean over the blocks, for the scores in
-  ``CHARTED_WEIGHTS``.
+* ``attn/<score>/block_03``: the strongest head of a block, for the scores in ``CHARTED_BY_BLOCK``;
+  in a deeper model ``attn/<score>/blocks_08_15``, of several blocks together;
+* ``attn/<score>/top_2`` and ``top_3``: the second and the third strongest head of all, for the
+  scores in ``CHARTED_BY_RANK``;
+* ``weights/<score>_attn`` and ``_mlp``: mean over the matrices of that part of all blocks, for the
+  scores in ``CHARTED_WEIGHTS``.
 """
 
 from __future__ import annotations
@@ -35,49 +36,48 @@ CHARTED_OVERALL = {
     "duplicate_token": "max",
     "current_token": "max",
     "sink": "max",
-    "specialisation": "max",
     "entropy": "mean",
-    "confidence": "mean",
-    "distance": "mean",
-    "divergence": "mean",
 }
-CHARTED_BY_BLOCK = ("previous_token", "induction", "sink")
-CHARTED_WEIGHTS = ("stable_rank", "distance", "update", "kurtosis", "dead_share", "active_share")
-MAX_CHARTED_BLOCKS = 64
-MAX_CHARTED_HEADS = 64
-MAX_CHARTED_PROJECTIONS = 12
+CHARTED_BY_BLOCK = ("induction", "previous_token")
+CHARTED_WEIGHTS = ("distance", "stable_rank", "dead_share")
+MAX_CHARTED_GROUPS = 4  # of blocks
+CHARTED_BY_RANK = ("induction",)
+CHARTED_RANKS = (2, 3)
+MAX_CHARTED_PARTS = 3  # of a block that have weights: attn, mlp
 SINK_THRESHOLD = 0.3
 
 
 def chart_metrics(
     heads: Mapping[str, Floats], weights: Mapping[str, Floats], projections: Sequence[str]
 ) -> dict[str, float]:
-    """Scalars of one capture: name -> value; at most about 450 names. NaN where no head is finite;
-    without a finite matrix there is none.
+    """Return the scalars of one capture: name -> value, about twenty names.
+
+    NaN where no head is finite; of a matrix that was not measured there is none.
 
     Args:
         heads: score -> [block, head]. weights: score -> [block, projection].
+        projections: name of each projection: ``attn.w_q``.
     """
     metrics: dict[str, float] = {}
     for name, reduction in CHARTED_OVERALL.items():
         if name in heads:
-            metrics[f"attn/{name}_{reduction}"] = _finite(
-                np.max if reduction == "max" else np.mean, heads[name]
-            )
-    if sinks := [heads[name] for name in ("sink_repeated", "sink_text") if name in heads]:
-        metrics["attn/sink_share"] = _finite(
-            np.mean, np.where(np.isfinite(sinks), np.stack(sinks) > SINK_THRESHOLD, np.nan)
-        )
+            reduce = np.max if reduction == "max" else np.mean
+            metrics[f"attn/{name}_{reduction}"] = _finite(reduce, heads[name])
+
+    sinks = [heads[name] for name in ("sink_repeated", "sink_text") if name in heads]
+    if sinks:
+        exceeds = np.where(np.isfinite(sinks), np.stack(sinks) > SINK_THRESHOLD, np.nan)
+        metrics["attn/sink_share"] = _finite(np.mean, exceeds)
+
     for name in CHARTED_BY_BLOCK:
-        metrics |= _by_block_and_head(name, heads[name]) if name in heads else {}
-    if len(projections) <= MAX_CHARTED_PROJECTIONS:
-        for name in CHARTED_WEIGHTS:
-            for index, projection in enumerate(projections if name in weights else ()):
-                if np.isfinite(weights[name][:, index]).any():
-                    # a dot in a name means a level of nesting to W&B
-                    metrics[f"weights/{name}/{projection.replace('.', '_')}"] = _finite(
-                        np.mean, weights[name][:, index]
-                    )
+        if name in heads:
+            metrics |= _by_block(name, heads[name])
+    for name in CHARTED_BY_RANK:
+        if name in heads:
+            metrics |= _by_rank(name, heads[name])
+    for name in CHARTED_WEIGHTS:
+        if name in weights:
+            metrics |= _by_part(name, weights[name], projections)
     return metrics
 
 
@@ -173,17 +173,40 @@ def head_name(block: int, head: int) -> str:
     return f"L{block:02d}H{head:02d}"
 
 
-def _by_block_and_head(name: str, scores: Floats) -> dict[str, float]:
+def _by_block(name: str, scores: Floats) -> dict[str, float]:
+    """The strongest head of each group of blocks. Groups depend on the number of blocks only, so
+    that a chart means the same at every step."""
+    n_blocks = len(scores)
+    n_each = -(-n_blocks // MAX_CHARTED_GROUPS)
     metrics = {}
-    there = ~np.isnan(scores).all(1)
-    if scores.shape[0] <= MAX_CHARTED_BLOCKS:
-        metrics = {
-            f"attn/{name}/block_{block:02d}": _finite(np.max, scores[block])
-            for block in np.flatnonzero(there)
-        }
-    if scores.size <= MAX_CHARTED_HEADS:
-        heads = map(tuple, np.argwhere(np.isfinite(scores)).tolist())
-        metrics |= {f"attn/{name}/{head_name(*head)}": float(scores[head]) for head in heads}
+    for first in range(0, n_blocks, n_each):
+        last = min(first + n_each, n_blocks) - 1
+        group = scores[first : last + 1]
+        if np.isnan(group).all():
+            continue
+        label = f"block_{first:02d}" if first == last else f"blocks_{first:02d}_{last:02d}"
+        metrics[f"attn/{name}/{label}"] = _finite(np.max, group)
+    return metrics
+
+
+def _by_rank(name: str, scores: Floats) -> dict[str, float]:
+    """The next strongest heads of all: how many heads share what the strongest does."""
+    finite = np.sort(scores[np.isfinite(scores)])
+    ranks = [rank for rank in CHARTED_RANKS if rank <= finite.size]
+    return {f"attn/{name}/top_{rank}": float(finite[-rank]) for rank in ranks}
+
+
+def _by_part(name: str, scores: Floats, projections: Sequence[str]) -> dict[str, float]:
+    """The mean over each part of a block: attention, feed-forward."""
+    columns: dict[str, list[int]] = {}
+    for index, projection in enumerate(projections):
+        columns.setdefault(projection.partition(".")[0], []).append(index)
+
+    metrics = {}
+    for part in list(columns)[:MAX_CHARTED_PARTS]:
+        measured = scores[:, columns[part]]
+        if np.isfinite(measured).any():
+            metrics[f"weights/{name}_{part}"] = _finite(np.mean, measured)
     return metrics
 
 
