@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tracker_viz.commands import override
 from tracker_viz.errors import ConfigError
 from tracker_viz.pipeline.delivering import Picture, put_pictures
@@ -57,6 +59,7 @@ class RenderResult:
         return str(self.path)
 
 
+@np.errstate(all="ignore")  # the user's process may turn float errors into exceptions
 def render(
     run: RunRef | str,
     *,

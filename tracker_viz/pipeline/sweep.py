@@ -1,5 +1,4 @@
-"""All runs of a sweep -> their videos, each in its own run, and the page in the run above them that
-plays these in step."""
+"""Render every run of a sweep, and put a page into its parent run that plays the videos in step."""
 
 from __future__ import annotations
 
@@ -7,8 +6,8 @@ import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -28,13 +27,13 @@ from tracker_viz.types import RunRef
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What became of a sweep's runs, in their order.
+    """What became of the runs of a sweep, in their order.
 
     Attributes:
         rendered: run -> its pictures.
-        failed: run -> why it has none, such as a job that failed before its first capture.
-        in_step: the page in the sweep's run that plays the videos in step; None where there is
-            none, see ``put_sweep_page``.
+        failed: run -> why it has none, for example because its job failed before its first capture.
+        in_step: the page in the parent run that plays the videos in step; None where there is none,
+            see ``put_sweep_page``.
     """
 
     rendered: Mapping[RunRef, RenderResult]
@@ -55,80 +54,102 @@ def render_sweep(
 ) -> SweepResult:
     """Render every run of a sweep. A run that cannot be rendered stops no other.
 
-    As many runs are drawn at once as there are cores (``video.workers``), each on one of them and
-    in a process of its own: threads of one process wait for each other where pictures are planned
-    and read back. A script that calls this needs the usual ``if __name__ == "__main__":``.
+    As many runs are drawn at once as there are cores (``video.workers``), each in a process of its
+    own: threads of one process wait for each other while pictures are planned and read back. A
+    script that calls this needs the usual ``if __name__ == "__main__":``.
 
     Args:
         sweep: the parent run.
-        output: directory for the pictures here, in which every run has a folder of its own; by
-            default among the runs' downloads.
+        output: directory for the pictures on this machine, with a folder for every run; by default
+            among the runs' downloads.
         options: everything else that ``render`` takes.
 
     Raises:
-        ConfigError: an option has no meaning, or there are no runs below ``sweep``.
-        RenderError: a process was killed, as for want of memory.
+        ConfigError: an option is wrong, or there are no runs below ``sweep``.
+        RenderError: a process was killed, for example because memory ran out.
         RunNotFoundError, TrackerError: the sweep cannot be read, or its page cannot be written.
     """
     parent = open_run(sweep, tracker_options)
     refs = parent.children()
     if not refs:
         raise ConfigError(
-            f"{parent.ref} has no runs below it: is it the parent run of a sweep? One run alone is "
-            "rendered with run="
+            f"{parent.ref} has no runs below it; give the parent run of a sweep, or render one run "
+            "with run="
         )
+
     chosen = VideoOptions.of(video)
     cores = chosen.workers or usable_cores()
-    at_once = min(cores, len(refs))
-    each_video = chosen.model_copy(update={"workers": cores // at_once})
-
+    n_processes = min(cores, len(refs))
     render_one = partial(
         render,
-        video=each_video,
+        video=chosen.model_copy(update={"workers": cores // n_processes}),
         upload=upload,
         theme=theme,
         tracker_options=tracker_options,
         progress=False,
         **options,
     )
+    outputs = {ref: _directory(output, ref) for ref in refs}
+    with progress_bar("rendering", "runs", shown=progress) as advance:
+        outcomes = _render_all(render_one, outputs, n_processes, advance)
+
     rendered: dict[RunRef, RenderResult] = {}
     failed: dict[RunRef, str] = {}
-    processes = ProcessPoolExecutor(
-        at_once, multiprocessing.get_context("spawn"), initializer=_end_with_parent
-    )
-    with progress_bar("rendering", "runs", shown=progress) as advance, processes as pool:
-        advance(0, len(refs))
-        ref_of = {pool.submit(render_one, ref, output=_directory(output, ref)): ref for ref in refs}
+    for ref in refs:
+        outcome = outcomes[ref]
+        if isinstance(outcome, TrackerVizError):
+            failed[ref] = str(outcome)
+        else:
+            rendered[ref] = outcome
+
+    page = None
+    if upload:
+        page = put_sweep_page(parent.ref, theme=theme, tracker_options=tracker_options)
+    return SweepResult(rendered, failed, page)
+
+
+def _render_all(
+    render_one: Callable[..., RenderResult],
+    outputs: Mapping[RunRef, Path | None],
+    n_processes: int,
+    advance: Callable[[int, int], None],
+) -> dict[RunRef, RenderResult | TrackerVizError]:
+    """Render each run to its output, ``n_processes`` at a time, and return its result or error."""
+    outcomes: dict[RunRef, RenderResult | TrackerVizError] = {}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_processes, spawn, initializer=_end_with_parent) as pool:
+        ref_of = {}
+        for ref, output in outputs.items():
+            ref_of[pool.submit(render_one, ref, output=output)] = ref
+        advance(0, len(ref_of))
         try:
-            for done, future in enumerate(as_completed(ref_of), start=1):
-                try:
-                    rendered[ref_of[future]] = future.result()
-                except ConfigError:
-                    raise  # it would be the same with every run
-                except TrackerVizError as error:
-                    failed[ref_of[future]] = str(error)
-                advance(done, len(refs))
+            for future in as_completed(ref_of):
+                outcomes[ref_of[future]] = _outcome(future)
+                advance(len(outcomes), len(ref_of))
         except BrokenProcessPool as error:
             raise RenderError(
-                f"a process that drew a run was killed, when {len(rendered)} of {len(refs)} were "
-                "done. Where memory ran out, draw fewer at "
-                "once (video.workers=1), or smaller pictures (video.size=720p)"
+                f"a process that drew a run was killed when {len(outcomes)} of {len(ref_of)} were "
+                "done. If memory ran out, draw fewer at once (video.workers=1), or smaller "
+                "pictures (video.size=720p)"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return SweepResult(
-        {ref: rendered[ref] for ref in refs if ref in rendered},
-        {ref: failed[ref] for ref in refs if ref in failed},
-        put_sweep_page(parent.ref, theme=theme, tracker_options=tracker_options)
-        if upload
-        else None,
-    )
+    return outcomes
+
+
+def _outcome(future: Future[RenderResult]) -> RenderResult | TrackerVizError:
+    try:
+        return future.result()
+    except ConfigError:
+        # Every run would fail with it.
+        raise
+    except TrackerVizError as error:
+        return error
 
 
 def _end_with_parent() -> None:
-    """In a process that draws: it would wait for ever for the next run from a parent that was
-    killed."""
+    """End this drawing process when its parent is killed; it would wait for the next run forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -140,7 +161,7 @@ def _end_with_parent() -> None:
 
 
 def _directory(output: str | Path | None, ref: RunRef) -> Path | None:
-    """A folder for each run below ``output``."""
+    """Return the run's own folder below ``output``, created."""
     if output is None:
         return None
     name = ref.path.rstrip("/").rpartition("/")[2]

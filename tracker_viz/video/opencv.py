@@ -162,7 +162,8 @@ def _opencv_advice(error: ImportError) -> str:
 def _quiet_stderr() -> Iterator[None]:
     """OpenCV prints to the process's stderr that WebM has no four-letter tag for VP8, which is so
     and does not matter."""
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     saved = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:
