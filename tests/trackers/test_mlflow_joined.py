@@ -3,6 +3,7 @@ are made in."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from tracker_viz.delivery.outbox import Destination, Outbox
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers import join
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
+from tracker_viz.trackers.sweep import JOB, PARENTS, Parent, SweepJob, note_parents, noted_parents
 from tracker_viz.trackers.testing import make_capture
 from tracker_viz.types import RunRef
 
@@ -155,3 +157,73 @@ def test_fluent_runs_of_a_foreign_hydra_application_carry_its_overrides_job_and_
 
 def test_runs_that_we_make_under_hydra_carry_them_too_and_share_one_database(tmp_path, embedded):
     assert multirun(OUR_APPLICATION, tmp_path, embedded) == TAGGED
+
+
+def deliver(spool, *destinations):
+    with Outbox(spool, destinations or [Destination("mlflow")], name="ignored") as outbox:
+        outbox.put(make_capture(0))
+    return outbox.refs
+
+
+@pytest.fixture
+def sweep(fluent, embedded, monkeypatch):
+    """The parent run of the sweep that this process is a job of."""
+    parent = MlflowTracker(embedded, "sweeps").create_run(name="sweep", config={})
+    monkeypatch.setenv(PARENTS, json.dumps([str(parent.ref)]))
+    return parent
+
+
+def test_runs_of_theirs_become_children_of_the_sweep_in_whatever_experiment(
+    fluent, sweep, tmp_path
+):
+    found = []
+    for number, experiment in enumerate(["here", "there"]):
+        fluent.set_experiment(experiment)
+        with fluent.start_run():
+            found += deliver(tmp_path / f"spool-{number}")
+    with fluent.start_run() as third:
+        pass
+    found += deliver(
+        tmp_path / "spool-2", Destination("mlflow", ref=RunRef("mlflow", third.info.run_id))
+    )
+    assert sweep.children() == found
+    assert {MlflowTracker().open_run(ref).info().parent for ref in found} == {sweep.ref}
+
+
+def test_the_users_own_nesting_stays_and_the_sweep_finds_the_run(fluent, sweep, tmp_path):
+    with fluent.start_run() as outer, fluent.start_run(nested=True) as inner:
+        (ref,) = deliver(tmp_path / "spool")
+    assert sweep.children() == [ref]
+    tags = MlflowClient().get_run(inner.info.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == outer.info.run_id
+
+
+def test_without_a_named_parent_the_first_job_creates_one_for_all(fluent, tmp_path, monkeypatch):
+    monkeypatch.setenv(JOB, SweepJob(str(tmp_path), "ablation", "seed=0,1").to_text())
+    fluent.set_experiment("theirs")
+    found = []
+    for number in range(2):
+        with fluent.start_run():
+            found += deliver(tmp_path / f"spool-{number}")
+    found += deliver(tmp_path / "spool-2", Destination("mlflow", {"experiment": "ours"}))
+    (noted,) = noted_parents(tmp_path)
+    parent = MlflowTracker().open_run(noted.ref)
+    assert parent.children() == found
+    assert parent.info().name == "ablation"
+    assert parent.info().config == {"overrides": "seed=0,1"}
+    assert (
+        stored(parent).info.experiment_id
+        == stored(join(fluent.get_run(found[0].path))).info.experiment_id
+    )
+
+
+def test_a_parent_in_another_service_is_none_of_theirs(fluent, tmp_path, monkeypatch):
+    other = MlflowTracker(f"sqlite:///{tmp_path}/other.db")
+    above = other.create_run(name="sweep", config={})
+    job = SweepJob(str(tmp_path), "ablation")
+    monkeypatch.setenv(JOB, job.to_text())
+    note_parents([Parent(above.ref, other.options)], tmp_path)
+    with fluent.start_run():
+        found = deliver(tmp_path / "spool")
+    _, made = noted_parents(tmp_path)
+    assert MlflowTracker().open_run(made.ref).children() == found

@@ -3,6 +3,7 @@ and never disturbed or ended."""
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from tracker_viz.delivery.outbox import Destination, Outbox
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers import join
 from tracker_viz.trackers.base import MetricPoint
+from tracker_viz.trackers.sweep import JOB, PARENTS, SweepJob, noted_parents
 from tracker_viz.trackers.testing import make_capture, write_captures
 from tracker_viz.trackers.wandb.history import POLL_S
 from tracker_viz.trackers.wandb.tracker import WandbTracker
@@ -302,3 +304,48 @@ def scored(capture):
     import dataclasses
 
     return dataclasses.replace(capture, metrics={**capture.metrics, "score": capture.step / 10})
+
+
+def test_a_run_of_theirs_becomes_part_of_the_sweep_that_its_job_is_of(
+    wandb_server, theirs, monkeypatch, tmp_path
+):
+    parent = WandbTracker(project="theirs").create_run(name="sweep", config={})
+    monkeypatch.setenv(PARENTS, json.dumps([str(parent.ref)]))
+    with Outbox(tmp_path / "spool", [Destination("wandb")], name="ignored") as outbox:
+        outbox.put(make_capture(0))
+    theirs.finish()
+    assert parent.children() == outbox.refs
+    assert WandbTracker().open_run(outbox.refs[0]).info().parent == parent.ref
+    assert stored(wandb_server, theirs).attributes["groupName"] == parent.ref.path.split("/")[2]
+    parent.finish("finished")
+
+
+def test_a_group_that_the_users_code_chose_stays_and_the_sweep_finds_the_run(
+    wandb_server, monkeypatch, tmp_path
+):
+    theirs = wandb.init(project="theirs", group="their group", tags=["baseline"])
+    parent = WandbTracker(project="theirs").create_run(name="sweep", config={})
+    monkeypatch.setenv(PARENTS, json.dumps([str(parent.ref)]))
+    with Outbox(tmp_path / "spool", [Destination("wandb")], name="ignored") as outbox:
+        outbox.put(make_capture(0))
+    theirs.finish()
+    assert parent.children() == outbox.refs
+    there = stored(wandb_server, theirs).attributes
+    assert there["groupName"] == "their group"
+    assert there["tags"][0] == "baseline"
+    parent.finish("finished")
+
+
+def test_a_sweep_without_a_parent_in_the_runs_project_gets_one_there(
+    wandb_server, theirs, monkeypatch, tmp_path
+):
+    elsewhere = WandbTracker(project="elsewhere").create_run(name="sweep", config={})
+    monkeypatch.setenv(PARENTS, json.dumps([str(elsewhere.ref)]))
+    monkeypatch.setenv(JOB, SweepJob(str(tmp_path), "ablation", "seed=0,1").to_text())
+    with Outbox(tmp_path / "spool", [Destination("wandb")], name="ignored") as outbox:
+        outbox.put(make_capture(0))
+    theirs.finish()
+    (noted,) = noted_parents(tmp_path)
+    parent = WandbTracker().open_run(noted.ref)
+    assert (parent.info().name, parent.children()) == ("ablation", outbox.refs)
+    elsewhere.finish("finished")

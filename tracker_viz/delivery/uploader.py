@@ -25,7 +25,9 @@ from tracker_viz.errors import (
     TrackerVizError,
     TransientTrackerError,
 )
+from tracker_viz.trackers import connect, tracker_class
 from tracker_viz.trackers.base import Run, RunState, Tracker
+from tracker_viz.trackers.sweep import is_in_sweep, parent_run
 from tracker_viz.types import CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
@@ -158,6 +160,7 @@ class Uploader:
         try:
             run = self._retried(self._open)
             self.run = run
+            self._retried(lambda: self._join_sweep(run))
             self._retried(lambda: self._compare(run))
             self._settled.set()
             while chunk := self._next_chunk(run):
@@ -203,16 +206,33 @@ class Uploader:
         if self._addressee.ref:
             return self._tracker.open_run(self._addressee.ref, ours=self._addressee.ours)
         described = self._spool.run.description()
+        parent = self._addressee.parent or parent_run(self._tracker)
         run = self._tracker.create_run(
             name=described["name"],
             config=described["config"],
             tags=described["tags"],
-            parent=self._addressee.parent,
+            parent=parent,
             key=self._addressee.key,
         )
         with self._in_spool():
             self._addressee = self._spool.note_run(self.name, run.ref)
         return run
+
+    def _join_sweep(self, run: Run) -> None:
+        """Put a run that the user's own code made below the run of the sweep that this job is of.
+        Without it the captures are still worth delivering."""
+        if self._addressee.ours or not is_in_sweep():
+            return
+        if not tracker_class(run.ref.scheme).has_sweeps:
+            return
+        try:
+            parent = parent_run(connect(run.ref.scheme, **run.sibling_options()))
+            if parent is not None and parent != run.ref:
+                run.set_parent(parent)
+        except TransientTrackerError:
+            raise
+        except TrackerVizError as error:
+            log.warning("%s is not put below the sweep's run: %s", run.ref, error)
 
     def _compare(self, run: Run) -> None:
         """Hold the spool and the journal against what the destination says it has."""

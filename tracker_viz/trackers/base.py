@@ -269,10 +269,16 @@ class Run(ABC):
         """
         return self
 
+    def sibling_options(self) -> Mapping[str, Any]:
+        """Return the options of a tracker that creates runs beside this one: on the same service,
+        in the same experiment or project. Only where ``Tracker.has_sweeps``."""
+        raise TrackerError(_no_sweeps(self.ref))
+
     def set_parent(self, parent: RunRef) -> None:
         """Make this run part of the sweep below ``parent``. Safe to repeat.
 
-        For runs that the user's own code created: ``create_run`` takes the parent of ours.
+        For runs that the user's own code created: ``create_run`` takes the parent of ours. A parent
+        or group that the user's code gave the run stays.
         """
         raise TrackerError(_no_sweeps(self.ref))
 
@@ -412,6 +418,11 @@ class Tracker(ABC):
                 one.
         """
 
+    def keeps_below(self, parent: RunRef, options: Mapping[str, str]) -> bool:
+        """Return whether runs that this tracker creates can be children of ``parent``, which is
+        reached with ``options``."""
+        return parent.scheme == self.scheme
+
     @abstractmethod
     def open_run(self, ref: RunRef, *, ours: bool = False) -> Run:
         """Open an existing run. ``ours``: tracker_viz created it in an earlier process, so
@@ -447,6 +458,18 @@ class Tracker(ABC):
         raise NotImplementedError(
             f"{cls.__name__} names lightning_loggers, so it must say their run"
         )
+
+    @classmethod
+    def options_of_logger(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of this tracker that a Lightning logger with these constructor
+        arguments writes with; None for those that it leaves open."""
+        return {}
+
+    @classmethod
+    def switched_off(cls) -> str | None:
+        """Return the setting by which the user keeps this tracker from recording anything, such as
+        ``WANDB_MODE=disabled``; or None."""
+        return None
 
     def health(self, timeout_s: float) -> Health:
         """Try whether the service could be written to, for ``tracker-viz doctor``. Writes nothing.

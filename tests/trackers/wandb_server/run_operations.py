@@ -113,7 +113,7 @@ class RunOperations(Operations):
             run
             for run in self.state.runs.values()
             if (run.entity, run.project) == (variables["entity"], variables["project"])
-            and all(_attribute(run, key) == value for key, value in wanted.items())
+            and all(_fits(run, key, value) for key, value in wanted.items())
         ]
         page, page_info = one_page(runs, variables.get("cursor"), variables.get("perPage"))
         edges = [{"node": self._run_fields(run), "cursor": str(index)} for index, run in page]
@@ -258,20 +258,26 @@ def _flatten(filters: Mapping[str, Any]) -> dict[str, Any]:
         if key == "$and":
             for item in value:
                 plain |= _flatten(item)
-        elif key.startswith("$") or isinstance(value, dict):
+        elif key.startswith("$") or (isinstance(value, dict) and value.keys() != {"$in"}):
             raise LookupError(f"the stand-in does not know the filter {key!r}: {value!r}")
         else:
             plain[key] = value
     return plain
 
 
-def _attribute(run: Run, key: str) -> Any:
+def _fits(run: Run, key: str, wanted: Any) -> bool:
+    """As in MongoDB: a list fits what is in it, and ``$in`` any of its values."""
     known = {
         "group": "groupName",
         "groupName": "groupName",
         "jobType": "jobType",
         "job_type": "jobType",
+        "sweep": "sweep",
+        "tags": "tags",
     }
     if key not in known:
         raise LookupError(f"the stand-in does not know the filter key {key!r}")
-    return run.attributes.get(known[key])
+    value = run.attributes.get(known[key])
+    values = value if isinstance(value, list) else [value]
+    choices = wanted["$in"] if isinstance(wanted, dict) else [wanted]
+    return any(choice in values for choice in choices)

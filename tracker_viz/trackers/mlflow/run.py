@@ -48,8 +48,10 @@ MAX_TAG_CHARACTERS = 8000
 MAX_NAME_CHARACTERS = 250
 RUNS_A_PAGE = 1000
 PROBE_AFTER_S = 2.0
+EXPERIMENTS_A_PAGE = 200
 PARENT_TAG = "mlflow.parentRunId"
 
+_SWEEP_TAG = "tracker_viz.parentRunId"
 _INPUTS_TAG = "tracker_viz.inputs"
 _INPUTS = "compare/inputs.json"
 _STATES: dict[str, RunState] = {
@@ -96,7 +98,7 @@ class MlflowRun(Run):
 
     def info(self) -> RunInfo:
         run = existing_run(self._client, self._uri, self._run_id)
-        parent = run.data.tags.get(PARENT_TAG)
+        parent = run.data.tags.get(_SWEEP_TAG) or run.data.tags.get(PARENT_TAG)
         return RunInfo(
             ref=self.ref,
             name=run.info.run_name or self._run_id,
@@ -243,9 +245,18 @@ class MlflowRun(Run):
             self._uri, self._ui_url, _file_address(ref, checked_artifact(artifact))
         )
 
+    def sibling_options(self) -> Mapping[str, Any]:
+        with self._service("find the run's experiment"):
+            experiment = self._client.get_experiment(self._experiment_id).name
+        return {"tracking_uri": self._uri, "experiment": experiment, "ui_url": self._ui_url}
+
     def set_parent(self, parent: RunRef) -> None:
         with self._service("note the sweep above the run"):
-            self._client.set_tag(self._run_id, PARENT_TAG, parent.path)
+            tags = self._client.get_run(self._run_id).data.tags
+            theirs = tags.get(PARENT_TAG, parent.path)
+            # MLflow shows one parent of a run; the user's own nesting is what they look for.
+            tag = PARENT_TAG if theirs == parent.path else _SWEEP_TAG
+            self._client.set_tag(self._run_id, tag, parent.path)
 
     def finish(self, state: RunState) -> None:
         if not self._ours:
@@ -352,21 +363,38 @@ class MlflowRun(Run):
         return target
 
     def children(self) -> list[RunRef]:
-        found: list[RunRef] = []
-        token = None
         with self._service("find the runs of this sweep"):
-            while True:
-                page = self._client.search_runs(
-                    [self._experiment_id],
-                    f"tags.`{PARENT_TAG}` = '{self._run_id}'",
-                    max_results=RUNS_A_PAGE,
-                    order_by=["attributes.start_time ASC"],
-                    page_token=token,
-                )
-                found += [RunRef("mlflow", run.info.run_id) for run in page]
-                token = page.token
-                if not token:
-                    return found
+            found: dict[str, int] = {}
+            for experiment_ids in self._experiments():
+                for tag in (PARENT_TAG, _SWEEP_TAG):
+                    found |= self._tagged(experiment_ids, tag)
+        return [RunRef("mlflow", run_id) for run_id in sorted(found, key=lambda key: found[key])]
+
+    def _experiments(self) -> Iterator[list[str]]:
+        """Yield the ids of all experiments in pages: jobs may record into any of them."""
+        token = None
+        while True:
+            page = self._client.search_experiments(max_results=EXPERIMENTS_A_PAGE, page_token=token)
+            yield [experiment.experiment_id for experiment in page]
+            token = page.token
+            if not token:
+                return
+
+    def _tagged(self, experiment_ids: list[str], tag: str) -> dict[str, int]:
+        """Return run id -> start time, of the runs whose ``tag`` names this run."""
+        found: dict[str, int] = {}
+        token = None
+        while True:
+            page = self._client.search_runs(
+                experiment_ids,
+                f"tags.`{tag}` = '{self._run_id}'",
+                max_results=RUNS_A_PAGE,
+                page_token=token,
+            )
+            found |= {run.info.run_id: run.info.start_time for run in page}
+            token = page.token
+            if not token:
+                return found
 
     def _listed(self) -> tuple[list[CaptureRef], dict[str, int | None]]:
         with self._service("list captures"):

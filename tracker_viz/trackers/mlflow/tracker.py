@@ -144,6 +144,10 @@ class MlflowTracker(Tracker):
             raise
         return run
 
+    def keeps_below(self, parent: RunRef, options: Mapping[str, str]) -> bool:
+        there = options.get("tracking_uri", self.options["tracking_uri"])
+        return parent.scheme == "mlflow" and there == self.options["tracking_uri"]
+
     def open_run(self, ref: RunRef, *, ours: bool = False) -> MlflowRun:
         from tracker_viz.trackers.mlflow import service
         from tracker_viz.trackers.mlflow.run import MlflowRun, existing_run
@@ -196,6 +200,14 @@ class MlflowTracker(Tracker):
     def run_of_logger(cls, logger: Any) -> LoggerRun:
         ref = RunRef("mlflow", logger.run_id)
         return LoggerRun(ref, {"tracking_uri": logger._tracking_uri})
+
+    @classmethod
+    def options_of_logger(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        # Without an address the logger writes files into save_dir, a store that MLflow gave up.
+        return {
+            "tracking_uri": arguments.get("tracking_uri"),
+            "experiment": arguments.get("experiment_name", "lightning_logs"),
+        }
 
     def health(self, timeout_s: float) -> Health:
         """Whether its server answers, or the directory of its database takes files."""

@@ -26,7 +26,12 @@ from tracker_viz.trackers.base import (
     checked_artifact,
     flatten,
 )
-from tracker_viz.trackers.wandb.service import OWN_CONFIG, WandbService, translated
+from tracker_viz.trackers.wandb.service import (
+    DEFAULT_ENTITY,
+    OWN_CONFIG,
+    WandbService,
+    translated,
+)
 from tracker_viz.trackers.wandb.key_frames import await_frames, read_frames, shown_frames
 from tracker_viz.trackers.wandb.media import (
     file_key,
@@ -261,6 +266,20 @@ class WandbRun(Run):
             return WandbRun(self._service, ref, sdk_run=sdk_run, ours=True)
         return WandbRun(self._service, ref, ours=True)
 
+    def sibling_options(self) -> Mapping[str, Any]:
+        entity, project, _ = self._ref.path.split("/")
+        known = None if entity == DEFAULT_ENTITY else entity
+        return {"project": project, "entity": known, "base_url": self._service.base_url}
+
+    def set_parent(self, parent: RunRef) -> None:
+        """Put the run into the sweep's group; one that the user's code put into another group gets
+        a tag. Both work offline too."""
+        parent_id = parent.path.rpartition("/")[2]
+        with self._writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
+            session.add_to_group(sdk_run, parent_id, otherwise=_sweep_tag(parent_id))
+            noted = {**(sdk_run.config.get(OWN_CONFIG) or {}), "parent": str(parent)}
+            sdk_run.config.update({OWN_CONFIG: noted}, allow_val_change=True)
+
     def finish(self, state: RunState) -> None:
         with self._lock:
             rows, self._rows = self._rows, None
@@ -367,10 +386,15 @@ class WandbRun(Run):
             return []
         entity, project, run_id = self._ref.path.split("/")
         api = self._service.api()
+        runs: dict[str, Any] = {}
         with translated(self._service.base_url, self._ref):
-            runs = list(api.runs(f"{entity}/{project}", filters={"group": run_id}))
-        return [
-            RunRef("wandb", f"{entity}/{project}/{run.id}")
-            for run in runs
-            if run.job_type != RESULTS and run.id != run_id
-        ]
+            for filters in ({"group": run_id}, {"tags": {"$in": [_sweep_tag(run_id)]}}):
+                for run in api.runs(f"{entity}/{project}", filters=filters):
+                    runs[run.id] = run
+
+        trials = [run.id for run in runs.values() if run.job_type != RESULTS and run.id != run_id]
+        return [RunRef("wandb", f"{entity}/{project}/{trial}") for trial in trials]
+
+
+def _sweep_tag(parent_id: str) -> str:
+    return f"sweep:{parent_id}"[:session.TAG_CHARACTERS]

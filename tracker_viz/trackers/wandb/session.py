@@ -32,6 +32,7 @@ from tracker_viz.types import RunRef
 log = logging.getLogger(__name__)
 
 INIT_TIMEOUT_S = 90.0
+TAG_CHARACTERS = 64  # W&B takes no longer tag
 FINISH_TIMEOUT_S = 30.0
 # W&B marks a run as crashed when it heard nothing of it for about this long.
 CRASHED_AFTER = "about five minutes"
@@ -74,6 +75,21 @@ def live_run(ref: RunRef) -> Any:
             ):
                 return sdk_run
     return None
+
+
+def add_to_group(sdk_run: Any, group: str, *, otherwise: str) -> None:
+    """Put a run that is being written into ``group``; where the user chose another group, give it
+    the tag ``otherwise``.
+
+    The client takes a group at a run's start only, but it sends its settings anew with every change
+    of the tags.
+    """
+    tags = tuple(sdk_run.tags or ())
+    if sdk_run.group in ("", group):
+        sdk_run._settings.run_group = group
+    else:
+        tags = tuple(dict.fromkeys((*tags, otherwise)))
+    sdk_run.tags = tags
 
 
 def is_ours(sdk_run: Any) -> bool:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from tracker_viz.trackers.wandb.run import WandbRun
 
 DEFAULT_PROJECT = "tracker_viz"
-TAG_CHARACTERS = 64  # W&B takes no longer tag
 NAME_CHARACTERS = 128
 
 log = logging.getLogger(__name__)
@@ -141,7 +140,11 @@ class WandbTracker(Tracker):
             resume="allow" if mode == "online" else None,
             name=as_name(name, NAME_CHARACTERS),
             config={**without_secrets(config), OWN_CONFIG: noted},
-            tags=[tag for tag in map(_tag, (tags or {}).items()) if len(tag) <= TAG_CHARACTERS],
+            tags=[
+                tag
+                for tag in map(_tag, (tags or {}).items())
+                if len(tag) <= session.TAG_CHARACTERS
+            ],
             mode=mode,
             group=parent.path.rpartition("/")[2] if parent else None,
             job_type=JOB_TYPE if parent else None,
@@ -164,6 +167,17 @@ class WandbTracker(Tracker):
             self._project,
         )
         return self._entity, self._project
+
+    def keeps_below(self, parent: RunRef, options: Mapping[str, str]) -> bool:
+        """Return whether the parent is in this tracker's project: a group of W&B is in one."""
+        from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY
+
+        here = self.options.get("base_url")
+        if parent.scheme != "wandb" or options.get("base_url", here) != here:
+            return False
+        entity, project, _ = parent.path.split("/")
+        same_entity = self._entity in (None, entity) or entity == DEFAULT_ENTITY
+        return same_entity and self._project in (None, project)
 
     def open_run(self, ref: RunRef, *, ours: bool = False) -> WandbRun:
         from tracker_viz.trackers.wandb import session
@@ -239,6 +253,19 @@ class WandbTracker(Tracker):
     @classmethod
     def run_of_logger(cls, logger: Any) -> LoggerRun:
         return LoggerRun(logger.experiment)
+
+    @classmethod
+    def options_of_logger(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        # The logger's own default is WANDB_PROJECT, then this name.
+        project = os.environ.get("WANDB_PROJECT", "lightning_logs")
+        return {
+            "project": arguments.get("project", project),
+            "entity": arguments.get("entity"),
+        }
+
+    @classmethod
+    def switched_off(cls) -> str | None:
+        return "WANDB_MODE=disabled" if os.environ.get("WANDB_MODE") == "disabled" else None
 
     def health(self, timeout_s: float) -> Health:
         """Whether the server answers to which the client would go, and there is a key for it."""
