@@ -23,7 +23,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from tracker_viz import RunRef, pipeline, trackers
 from tracker_viz.capture import make_probe
@@ -31,16 +31,14 @@ from tracker_viz.delivery.outbox import Destination
 from tracker_viz.demo import data
 from tracker_viz.demo.checkpoint import Checkpoint, CheckpointUploader, fetch_latest
 from tracker_viz.demo.model import Decoder
-from tracker_viz.demo.settings import TrainSettings, resumed
 from tracker_viz.demo.trainer import Trainer
-from tracker_viz.jobs.application import application, typed
+from tracker_viz.jobs.application import application
 from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
-from tracker_viz.rendering import resolve_layout
+from tracker_viz.jobs.train_settings import TrainSettings, resumed
 
 
-@application(config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> float:
-    settings = typed(TrainSettings, cfg)
+@application(TrainSettings, name="train", config_path="conf")
+def main(settings: TrainSettings) -> float:
     start = None
     runs: list[str | Destination] = list(settings.tracker)
     if settings.resume:
@@ -49,16 +47,7 @@ def main(cfg: DictConfig) -> float:
         runs = [Destination(run.scheme, options, ref=run, ours=True)]
         with tempfile.TemporaryDirectory() as directory:
             start = fetch_latest(trackers.open_run(run, **options), Path(directory))
-        settings = typed(
-            TrainSettings, resumed(cfg, start.config, HydraConfig.get().overrides.task)
-        )
-    # Made before training, so that what is wrong with them is known before training.
-    layout = resolve_layout(settings.layout)
-    pipeline.PictureOptions(
-        theme=settings.theme,
-        format=settings.format,
-        video=pipeline.VideoOptions.of(settings.video),
-    )
+        settings = resumed(settings, start.config, HydraConfig.get().overrides.task)
 
     torch.manual_seed(settings.seed)
     mixture = data.Mixture(
@@ -124,7 +113,7 @@ def main(cfg: DictConfig) -> float:
             pipeline.render(
                 whole[0],
                 also_into=whole[1:],
-                layout=layout,
+                layout=settings.layout,
                 theme=settings.theme,
                 format=settings.format,
                 video=settings.video,

@@ -23,7 +23,7 @@ LAYERS = [
     ["capture_file", "metrics"],
     ["files", "types", "options"],
     ["plugins"],
-    ["errors", "cores", "commands"],
+    ["errors", "cores", "commands", "progress"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

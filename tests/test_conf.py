@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -14,14 +15,15 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from tracker_viz import pipeline, trackers
+from tracker_viz import trackers
 from tracker_viz.capture import Schedule
-from tracker_viz.demo.data import DataConfig
-from tracker_viz.demo.settings import OUTCOMES, TrainSettings, resumed
 from tracker_viz.errors import ConfigError
-from tracker_viz.jobs.application import explain, typed
+from tracker_viz.jobs.config import typed
+from tracker_viz.jobs.explain import explain
+from tracker_viz.jobs.help import help_text
+from tracker_viz.jobs.train_settings import OUTCOMES, TrainSettings, resumed
 from tracker_viz.metrics import ROLES, ScoreSeries, run_summary
-from tracker_viz.rendering import Layout, resolve_layout
+from tracker_viz.rendering import LAYOUTS
 
 CONF = Path(str(resources.files("tracker_viz.conf")))
 GROUPS = ("model", "data", "trainer", "capture", "tracker", "layout", "video", "experiment")
@@ -51,8 +53,7 @@ def test_every_group_has_options():
 )
 def test_every_option_composes_and_makes_what_it_stands_for(group, option):
     settings = settings_of(f"{group}={option}")
-    assert isinstance(resolve_layout(settings.layout), Layout)
-    pipeline.VideoOptions(**settings.video)
+    assert settings.layout in LAYOUTS.values()
     for scheme, options in settings.tracker.items():
         trackers.connect(scheme, **options)
     if settings.capture["every"] is None:
@@ -65,13 +66,25 @@ def test_several_trackers_are_chosen_at_once():
     assert set(settings_of().tracker) == {"mlflow"}
 
 
-def test_defaults_in_yaml_and_in_the_dataclasses_agree():
-    """Two places say them, for the reader of each; they must not drift apart."""
+def test_the_yaml_of_train_has_every_declared_default():
+    """Hydra overrides only what YAML holds, and ``--help`` prints what is declared."""
     settings = settings_of()
-    assert settings.model == type(settings.model)()
-    assert settings.data == DataConfig()
-    assert settings.trainer == type(settings.trainer)()
-    assert pipeline.VideoOptions(**settings.video) == pipeline.VideoOptions()
+    for name, field in TrainSettings.model_fields.items():
+        if not field.is_required() and name != "spool":
+            assert getattr(settings, name) == field.default, name
+    for group in ("model", "data", "trainer", "video"):
+        chosen = getattr(settings, group)
+        assert chosen == type(chosen)(), group
+
+
+def test_train_is_helped_with_the_same_words_as_the_jobs(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    text = help_text("python train.py", TrainSettings)
+    for group in GROUPS:
+        assert re.search(rf"^{group}=|^Options of {group}:", text, re.MULTILINE), group
+    assert "trainer.steps=1000" in text
+    assert "Optimizer steps. [a whole number of at least 1]" in text
+    assert "induction heads appear between steps 450" in text
 
 
 def test_an_experiment_overrides_groups_and_is_overridden_by_the_command_line():
@@ -150,11 +163,8 @@ def test_text_data_needs_a_path():
 
 def test_a_resumed_run_keeps_what_it_was_trained_with_but_for_the_command_line():
     trained = settings_of("experiment=smoke", "seed=5", "data.repeat_share=0.5").trained_with()
-    cfg = compose("train", ["trainer.steps=77", "spool=spool"])
-    settings = typed(
-        TrainSettings,
-        resumed(cfg, trained, ["trainer.steps=77", "resume=local:x", "tracker=local"]),
-    )
+    words = ["trainer.steps=77", "resume=local:x", "tracker=local"]
+    settings = resumed(settings_of("trainer.steps=77"), trained, words)
     assert (settings.name, settings.seed, settings.model.n_blocks, settings.data.repeat_share) == (
         "smoke",
         5,
@@ -166,8 +176,7 @@ def test_a_resumed_run_keeps_what_it_was_trained_with_but_for_the_command_line()
 
 def test_a_resumed_run_can_be_given_another_group():
     trained = settings_of("experiment=smoke").trained_with()
-    cfg = compose("train", ["trainer=default", "spool=spool"])
-    settings = typed(TrainSettings, resumed(cfg, trained, ["trainer=default"]))
+    settings = resumed(settings_of("trainer=default"), trained, ["trainer=default"])
     assert (settings.trainer.steps, settings.model.n_blocks) == (1000, 2)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.jobs.application import application
+from tracker_viz.jobs.doctor import DoctorSettings
 
 CALLBACK = """
 from pathlib import Path
@@ -26,13 +27,13 @@ class Notes(Callback):
 
 @pytest.fixture
 def call(monkeypatch, tmp_path):
-    """Run ``task`` as an application on the smallest of our configs; returns its exit code."""
+    """Run ``task`` as an application with the smallest of our settings; returns its exit code."""
     monkeypatch.chdir(tmp_path)
 
     def run(task, *words):
         monkeypatch.setattr(sys, "argv", ["app", *words])
         try:
-            application(config_name="doctor")(task)()
+            application(DoctorSettings, name="doctor")(task)()
         except SystemExit as left:
             return left.code
         return 0
@@ -41,16 +42,16 @@ def call(monkeypatch, tmp_path):
 
 
 def raising(error):
-    def task(cfg):
+    def task(settings):
         raise error
 
     return task
 
 
-def test_the_task_gets_its_config(call):
-    seen = {}
-    assert call(lambda cfg: seen.update(cfg), "timeout_s=9") == 0
-    assert seen["timeout_s"] == 9
+def test_the_task_gets_its_settings(call):
+    seen = []
+    assert call(seen.append, "timeout_s=9") == 0
+    assert seen == [DoctorSettings(timeout_s=9)]
 
 
 @pytest.mark.parametrize(
@@ -68,14 +69,16 @@ def test_errors_that_a_user_can_mend_are_one_message(call, capsys, error, code):
     assert "Traceback" not in printed
 
 
-def test_the_message_stands_alone_but_of_several_jobs_hydra_says_which_one_failed(call, capsys):
+def test_the_message_stands_alone_and_of_several_jobs_says_which_one_failed(call, capsys):
     assert call(raising(ConfigError("give it a name"))) == 2
     assert capsys.readouterr().err == "give it a name\n"
     assert call(raising(ConfigError("give it a name")), "-m", "timeout_s=1,2") == 2
-    assert "Error executing job with overrides: ['timeout_s=1']" in capsys.readouterr().err
+    assert capsys.readouterr().err == "timeout_s=1: give it a name\n"
+    assert call(raising(TrackerError("no\nanswer")), "-m", "timeout_s=1,2") == 1
+    assert capsys.readouterr().err == "timeout_s=1: no answer\n"
 
 
-def test_a_callback_of_hydra_learns_that_the_job_failed(call, tmp_path, monkeypatch):
+def test_a_callback_of_hydra_learns_that_the_job_failed(call, capsys, tmp_path, monkeypatch):
     (tmp_path / "callback_of_application.py").write_text(CALLBACK)
     monkeypatch.syspath_prepend(tmp_path)
     assert (
@@ -86,15 +89,17 @@ def test_a_callback_of_hydra_learns_that_the_job_failed(call, tmp_path, monkeypa
         == 2
     )
     assert (tmp_path / "status").read_text() == "FAILED"
+    assert capsys.readouterr().err == "x\n"
 
 
 def test_a_scheduler_that_ends_the_program_lets_it_put_things_in_order(tmp_path):
     program = """
     import sys, time
     from tracker_viz.jobs.application import application
+    from tracker_viz.jobs.doctor import DoctorSettings
 
-    @application(config_name="doctor")
-    def main(cfg):
+    @application(DoctorSettings, name="doctor")
+    def main(settings):
         try:
             print("at work", flush=True)
             time.sleep(60)
@@ -121,11 +126,20 @@ def test_a_traceback_comes_when_it_is_asked_for(call, monkeypatch):
 
 def test_a_bug_keeps_its_traceback(call):
     with pytest.raises(ZeroDivisionError):
-        call(lambda cfg: 1 / 0)
+        call(lambda settings: 1 / 0)
+
+
+def printing(text):
+    """A program whose only job prints ``text``."""
+    return (
+        "from tracker_viz.jobs.application import application\n"
+        "from tracker_viz.jobs.doctor import DoctorSettings\n"
+        f"application(DoctorSettings, name='doctor')(lambda settings: print({text}))()"
+    )
 
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback():
-    program = "from tracker_viz.jobs.application import application\napplication(config_name='doctor')(lambda cfg: print('x' * 100_000))()"
+    program = printing("'x' * 100_000")
     done = subprocess.run(
         f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} | true",
         shell=True,
@@ -137,7 +151,7 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback():
 
 
 def test_a_terminal_that_cannot_show_every_sign_gets_the_others():
-    program = "from tracker_viz.jobs.application import application\napplication(config_name='doctor')(lambda cfg: print('✓ done'))()"
+    program = printing("'✓ done'")
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONIOENCODING": "ascii"},

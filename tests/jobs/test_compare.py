@@ -194,7 +194,7 @@ def test_the_video_has_one_picture_for_every_point_at_which_any_run_was_captured
         (["runs=[local:a,nonsense]"], "a run must look like one of mlflow:<run_id>"),
         (
             ["runs=local:a"],
-            "runs is a list, such as runs=[mlflow:<id>,wandb:<entity>/<project>/<id>]; got runs=local:a",
+            "runs must be a list, like [mlflow:<id>,wandb:<entity>/<project>/<id>]; got 'local:a'",
         ),
         (
             ["runs=[local:a,local:b]", "base_url=http://x"],

@@ -66,7 +66,7 @@ def test_a_broken_opencv_fails_the_examination_with_its_fix(tracker_viz, monkeyp
         "libGL.so.1; apt-get install libgl1" in result.out
     )
     assert "· video: h264" in result.out
-    assert "1 of these need mending" in result.err
+    assert "1 check failed" in result.err
 
 
 @pytest.mark.parametrize("version", [(3, 10, 9), (3, 14, 0)])
@@ -108,7 +108,7 @@ def test_an_address_that_mlflow_does_not_take_is_told_with_those_that_it_takes()
 def test_a_time_that_cannot_be_waited_for_is_refused(tracker_viz, timeout_s):
     result = tracker_viz("doctor", f"timeout_s={timeout_s}")
     assert result.code == 2
-    assert "timeout_s must be a finite number of seconds above 0; got" in result.err
+    assert "timeout_s must be a number above 0; got" in result.err
     assert result.out == ""
 
 

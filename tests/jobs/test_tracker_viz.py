@@ -4,15 +4,18 @@ nothing lying about."""
 from __future__ import annotations
 
 import importlib
-from importlib import resources
+import re
 from pathlib import Path
 
 import cv2
 import pytest
+import yaml
 
 from tracker_viz import __version__, trackers
 from tracker_viz.delivery.outbox import Destination, Outbox
 from tracker_viz.jobs import JOBS
+from tracker_viz.rendering import LAYOUTS
+from tracker_viz.rendering.layout import PANELS
 from tracker_viz.trackers.testing import make_capture
 from tracker_viz.types import RunRef
 
@@ -43,13 +46,20 @@ def test_the_version_is_the_packages(tracker_viz):
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_every_command_has_a_module_a_config_and_help_of_its_own(tracker_viz, job):
+def test_every_command_has_a_module_and_help_that_explains_each_of_its_keys(
+    tracker_viz, monkeypatch, job
+):
+    monkeypatch.setenv("COLUMNS", "120")
     assert callable(importlib.import_module(f"tracker_viz.jobs.{job}").main)
-    assert resources.files("tracker_viz.conf").joinpath(f"{job}.yaml").is_file()
     result = tracker_viz(job, "--help")
     assert result.code == 0
-    assert f"tracker-viz {job}" in result.out
-    assert "Keys (key=value)" in result.out
+    assert f"tracker-viz {job} " in result.out
+    composed = yaml.safe_load(tracker_viz(job, "--cfg", "job").out)
+    for key, value in composed.items():
+        if not isinstance(value, dict) or not value:
+            (line,) = [line for line in result.out.splitlines() if line.startswith(f"  {key}=")]
+            assert len(line.split(maxsplit=1)) == 2, f"{key} has no meaning"
+    assert "hydra" not in result.out.replace("hydra/launcher", "")
 
 
 def test_render_makes_the_video_in_the_run_and_leaves_nothing_in_the_working_directory(
@@ -80,6 +90,71 @@ def test_a_layout_of_ones_own_is_found_in_the_folder_that_was_named(tracker_viz,
     )
     assert result.code == 0, result.err
     assert Path("mine.png").stat().st_size > 1000
+
+
+def test_the_help_of_render_says_what_each_layout_shows_and_what_a_panel_takes(
+    tracker_viz, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "120")
+    text = tracker_viz("render", "--help").out
+    for name in LAYOUTS:
+        assert re.search(rf"^  {name} +[A-Z]", text, re.MULTILINE), name
+    for name, panel in PANELS.items():
+        section = text[text.index(f"of a panel {name} (") :].split("\n\n")[0]
+        options = set(panel.model_fields) - {"panel"}
+        assert {word.split("=")[0].strip() for word in section.splitlines()} >= options
+    assert "[dark | light]" in text
+    assert "model" not in [line.split("=")[0] for line in text.splitlines()], "a group of train.py"
+
+
+@pytest.mark.parametrize(
+    "place", ["{folder}/mine.yaml", "folder/my own, layout.yml", "~/mine.yaml"]
+)
+def test_a_layout_of_ones_own_is_named_by_its_path(tracker_viz, run, tmp_path, monkeypatch, place):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    typed = place.format(folder=tmp_path)
+    path = Path(typed).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("panels: [{panel: attention, probe: 0}]")
+    result = tracker_viz(
+        "render", f"run={run.ref}", f"layout={typed}", "layout.timeline=false", *QUICK[1:]
+    )
+    assert result.code == 0, result.err
+    assert (run.directory / f"{path.stem}.webm").is_file(), "named like the file"
+
+
+def test_files_are_options_of_every_group_also_among_others_and_with_a_shipped_name(
+    tracker_viz, run
+):
+    Path("heads.yaml").write_text("name: mine\npanels: [{panel: attention}]")
+    Path("quick.yaml").write_text(
+        "defaults: [default]\nsize: 640x360\nseconds_per_capture: 0.1\nhold_s: 0.1\n"
+    )
+    result = tracker_viz(
+        "render", "-m", f"run={run.ref}", "layout=heads,heads.yaml", "video=quick.yaml"
+    )
+    assert result.code == 0, result.err
+    assert {path.name for path in run.directory.glob("*.webm")} == {"heads.webm", "mine.webm"}
+    assert cv2.VideoCapture(str(run.directory / "mine.webm")).get(cv2.CAP_PROP_FRAME_WIDTH) == 640
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "layout=mine.yaml: no such file; layout is one of changes, ffn, head, heads, ov"),
+        ("panels: [{panel: attention", "layout=mine.yaml cannot be read: while parsing a flow"),
+        ("- panel: attention", "layout=mine.yaml must be a mapping of options to values"),
+        ("panel: attention", "unknown option of layout 'panel'; did you mean 'panels'?"),
+        (b"\xff\xfe", "layout=mine.yaml cannot be read: 'utf-8' codec"),
+    ],
+)
+def test_a_file_that_is_no_layout_is_told_in_one_line(tracker_viz, run, text, message):
+    if text is not None:
+        Path("mine.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    result = tracker_viz("render", f"run={run.ref}", "layout=mine.yaml", "upload=false")
+    assert (result.code, message in result.err, len(result.err.splitlines())) == (2, True, 1), (
+        result.err
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +237,7 @@ def test_render_of_several_runs_is_a_multirun(tracker_viz, run):
         (
             ["render", "run=local:/tmp/jürgen"],
             2,
-            """stands in quotes: "run='local:/tmp/jürgen'\"""",
+            """needs quotes: "run='local:/tmp/jürgen'\"""",
         ),
         (["push"], 2, "spool has no value yet"),
         (
@@ -171,7 +246,7 @@ def test_render_of_several_runs_is_a_multirun(tracker_viz, run):
             "spool must be a directory with a run.json that training wrote",
         ),
         (["ui"], 2, "no run was trained from"),
-        (["ui", "port=0"], 2, "port must be a number from 1 to 65535; got 0"),
+        (["ui", "port=0"], 2, "port must be a whole number from 1 to 65535; got 0"),
         (["doctor", "timeout=1"], 2, "unknown option 'timeout'; did you mean 'timeout_s'"),
     ],
 )

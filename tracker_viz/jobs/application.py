@@ -1,9 +1,8 @@
-"""Makes a Hydra application of a function, as every command and ``train.py`` are, with errors that
-say what to type instead.
+"""Makes a Hydra application of a function, as all jobs and ``train.py`` are: with settings that are
+checked, help that says what they mean, and errors that say what to type instead.
 
-    @application(config_name="render")
-    def main(cfg: DictConfig) -> None:
-        settings = typed(RenderSettings, cfg)
+    @application(RenderSettings, name="render")
+    def main(settings: RenderSettings) -> None: ...
 
 Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong, 130 interrupted.
 """
@@ -19,90 +18,68 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import resources
-from typing import Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tracker_viz.commands import override
-from tracker_viz.errors import ConfigError, TrackerVizError, unknown_name
-from tracker_viz.options import Options
+from tracker_viz.errors import ConfigError, TrackerVizError
+from tracker_viz.jobs.config import AnySettings, store_config, typed, with_files_as_options
+from tracker_viz.jobs.explain import explain
+from tracker_viz.jobs.help import help_text
 
 OUR_CONF = "pkg://tracker_viz.conf"
+# A job without groups may use their names as keys, as backfill uses model=.
+_NO_GROUPS = "pkg://tracker_viz.jobs"
 _FULL_ERROR = "HYDRA_FULL_ERROR"
-_MENDABLE = (HydraException, OmegaConfBaseException, TrackerVizError)
-# What brings options of Hydra's own groups that it does not have by itself
-_PLUGINS = {
-    "hydra/launcher": {
-        "joblib": "hydra-joblib-launcher",
-        "submitit_local": "hydra-submitit-launcher",
-        "submitit_slurm": "hydra-submitit-launcher",
-        "ray": "hydra-ray-launcher",
-    },
-    "hydra/sweeper": {
-        "optuna": "hydra-optuna-sweeper",
-        "ax": "hydra-ax-sweeper",
-        "nevergrad": "hydra-nevergrad-sweeper",
-    },
-}
+_WRONG_CONFIG = (HydraException, OmegaConfBaseException, YAMLError, ConfigError)
+# What Hydra writes to standard error before it raises what a job raised.
+_HYDRAS_LINE = "Error executing job with overrides:"
 
-Task = Callable[[DictConfig], Any]
-Settings = TypeVar("Settings")
+Task = Callable[[AnySettings], Any]
 
 
 def application(
-    *, config_name: str, config_path: str | None = OUR_CONF
-) -> Callable[[Task], Callable[[], None]]:
-    """Like ``hydra.main``, whose ``config_name`` and ``config_path`` these are.
+    settings: type[AnySettings], *, name: str, config_path: str | None = None
+) -> Callable[[Callable[[AnySettings], Any]], Callable[[], None]]:
+    """Make a command of a function that takes ``settings``.
 
-    Errors that a user can mend are printed as one message, without a traceback unless
-    ``HYDRA_FULL_ERROR=1`` asks for it.
+    Args:
+        name: of the job and of its primary config.
+        config_path: folder of that config and its groups, as ``hydra.main`` takes it. By default the
+            config is made of ``settings``, and the groups are ours.
     """
 
-    def decorate(task: Task) -> Callable[[], None]:
-        failed: list[Exception] = []
-
+    def decorate(task: Callable[[AnySettings], Any]) -> Callable[[], None]:
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
             try:
-                return task(cfg)
-            except _MENDABLE as error:
-                hydra_config = HydraConfig.get()
-                if hydra_config.mode is not RunMode.RUN or hydra_config.callbacks:
-                    raise
-                # Hydra would put all overrides before it. Of several jobs they say which one
-                # failed; of one they bury the message.
-                failed.append(error)
+                return task(typed(settings, cfg))
+            except (*_WRONG_CONFIG, TrackerVizError) as error:
+                if HydraConfig.get().mode is RunMode.MULTIRUN:
+                    raise _of_one_job(error) from error
+                raise
 
-        entry = hydra.main(config_path=config_path, config_name=config_name, version_base="1.3")(
-            job
-        )
+        path = config_path or (OUR_CONF if settings.groups else _NO_GROUPS)
+        entry = hydra.main(config_path=path, config_name=name, version_base="1.3")(job)
 
-        @functools.wraps(
-            task
-        )  # Hydra finds config_path relative to the file of the function at the bottom
+        # Hydra finds config_path relative to the file of the function at the bottom.
+        @functools.wraps(task)
         def run() -> None:
             with errors_explained(), _errors_passed_on(), _sigterm_as_ctrl_c():
+                if {"--help", "-h"} & set(sys.argv[1:]):
+                    print(help_text(_command(), settings), flush=True)
+                    return
+                if config_path is None:
+                    store_config(name, settings)
+                sys.argv[1:] = with_files_as_options(sys.argv[1:], settings)
                 entry()
-                if failed:
-                    raise failed.pop()
 
         return run
 
@@ -111,13 +88,12 @@ def application(
 
 @contextmanager
 def errors_explained() -> Iterator[None]:
-    """Leaves the program with one message and the error's exit code; with a traceback where it is a
-    bug, or where one was asked for."""
+    """Leave the program with one message and the error's exit code; with a traceback for a bug, or
+    where ``HYDRA_FULL_ERROR=1`` asks for one."""
     wants_traceback = os.environ.get(_FULL_ERROR, "0") not in ("", "0")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # a terminal without ✓ and ─ shows ? in their place
+        # A terminal without ✓ and ─ shows ? in their place.
+        sys.stdout.reconfigure(errors="replace")
     try:
         yield
     except KeyboardInterrupt:
@@ -126,103 +102,37 @@ def errors_explained() -> Iterator[None]:
         if not _reader_is_gone():
             raise
         sys.exit(1)
-    except (HydraException, OmegaConfBaseException, YAMLError, ConfigError) as error:
+    except _WRONG_CONFIG as error:
         if wants_traceback:
             raise
         _leave(explain(error), code=2)
     except TrackerVizError as error:
         if wants_traceback:
             raise
-        _leave(str(error), code=1)
+        _leave(_one_line(error), code=1)
 
 
-def typed(settings: type[Settings], cfg: DictConfig) -> Settings:
-    """Return ``cfg`` as ``settings``, a class of ``Options`` or a dataclass: every name and type
-    checked, nested ones too.
-
-    Raises:
-        ConfigError: a name that ``settings`` does not have, a value that is missing, of another
-            type, or refused by a dataclass.
-    """
-    if missing := OmegaConf.missing_keys(cfg):
-        # Merging would quietly take the dataclass's default
-        raise ConfigError(_no_value(min(missing)))
-    if issubclass(settings, Options):
-        plain: Any = OmegaConf.to_container(cfg, resolve=True)
-        return settings.of(plain)
-    try:
-        checked: Any = OmegaConf.to_object(
-            OmegaConf.merge(_writable(OmegaConf.structured(settings)), cfg)
-        )
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
-    assert isinstance(checked, settings)
-    return checked
+def _of_one_job(error: Exception) -> TrackerVizError:
+    """Return the error of one of several jobs, with the overrides that tell which one it was."""
+    job = " ".join(HydraConfig.get().overrides.task) or f"job {HydraConfig.get().job.num}"
+    if isinstance(error, _WRONG_CONFIG):
+        return ConfigError(f"{job}: {explain(error)}")
+    return TrackerVizError(f"{job}: {_one_line(error)}")
 
 
-def _writable(node: DictConfig) -> DictConfig:
-    """Frozen dataclasses make read-only nodes, which take no values even while merging."""
-    OmegaConf.set_readonly(node, False)
-    for name in node:
-        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
-            _writable(node[name])
-    return node
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
-def explain(error: Exception) -> str:
-    """What is wrong with a command line or a configuration, and what was probably meant."""
-    if isinstance(error, OverrideParseException):
-        key, _, value = (error.override or "").partition("=")
-        message = (
-            f"cannot read the override {error.override!r}: {str(error.message).splitlines()[0]}"
-        )
-        if not value or value.startswith(("[", "{")):
-            return message
-        return f'{message}; with other signs than plain letters, digits and ./:-_ a value stands in quotes: "{override(key, value)}"'
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, TrackerVizError):
-        return str(error.__cause__)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        if package := _PLUGINS.get(group, {}).get(option):
-            return f"{group}={option} comes with a plugin of Hydra that is not installed: pip install {package}"
-        if known := error.options or _own_options(group):
-            return unknown_name(group or "config", option, known)
-    cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
-    if isinstance(cause, MissingMandatoryValue):
-        return _no_value(str(cause.full_key))
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
-        parent, _, key = str(cause.full_key).rpartition(".")
-        known = [name for name in cause.parent_node if parent or name != "hydra"]
-        if not known:
-            return f"{parent} has no options yet; with a + in front an override adds one: '+{cause.full_key}=...'"
-        return unknown_name(f"option of {parent}" if parent else "option", key, known)
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
-    return str(error)
-
-
-def _no_value(key: str) -> str:
-    return f"{key} has no value yet; give it one: {key}=..."
-
-
-def _own_options(group: str) -> list[str]:
-    """Options of one of our groups. Hydra lists them itself, but not when one of several chosen
-    options is missing."""
-    folder = resources.files("tracker_viz.conf").joinpath(group)
-    return (
-        [
-            file.name.removesuffix(".yaml")
-            for file in folder.iterdir()
-            if file.name.endswith(".yaml")
-        ]
-        if folder.is_dir()
-        else []
-    )
+def _command() -> str:
+    """Return what was typed to call this: ``tracker-viz render``, ``python train.py``."""
+    program = sys.argv[0]
+    return f"python {Path(program).name}" if program.endswith(".py") else program
 
 
 def _reader_is_gone() -> bool:
-    """Whether standard output leads nowhere any more, as after ``| head``; what is still buffered
-    is dropped then."""
+    """Return whether standard output leads nowhere any more, as after ``| head``; what is still
+    buffered is dropped then."""
     pipe = select.poll()
     pipe.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in pipe.poll(0)):
@@ -238,8 +148,8 @@ def _leave(message: str, *, code: int) -> NoReturn:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """What a scheduler sends before it kills lets the program end as Ctrl-C does: captures in
-    memory go to the disk, runs are ended.
+    """Let what a scheduler sends before it kills end the program as Ctrl-C does: captures in memory
+    go to the disk, runs are ended.
 
     Outside the main thread, where Python delivers no signals, this changes nothing.
     """
@@ -255,13 +165,32 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _errors_passed_on() -> Iterator[None]:
-    """Hydra prints errors and exits by itself, unless it is told to let them pass."""
+    """Hydra prints errors and exits by itself, unless it is told to raise them; even then it prints
+    a line of its own."""
     before = os.environ.get(_FULL_ERROR)
     os.environ[_FULL_ERROR] = "1"
+    stderr = sys.stderr
+    sys.stderr = _WithoutHydrasLine(stderr)
     try:
         yield
     finally:
+        sys.stderr = stderr
         if before is None:
             del os.environ[_FULL_ERROR]
         else:
             os.environ[_FULL_ERROR] = before
+
+
+class _WithoutHydrasLine:
+    """Standard error without the line that Hydra writes before it raises a job's error."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if text.startswith(_HYDRAS_LINE):
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

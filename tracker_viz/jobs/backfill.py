@@ -1,21 +1,18 @@
-"""``tracker-viz backfill``: checkpoints that were saved earlier -> captures in a run. The work is
-``pipeline.backfill``'s."""
+"""``tracker-viz backfill``: puts captures of checkpoints that were saved earlier into a run."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, field_validator
 
 from tracker_viz import pipeline, trackers
 from tracker_viz.errors import ConfigError, MissingDependencyError
-from tracker_viz.jobs.application import application, typed
+from tracker_viz.jobs.application import application
+from tracker_viz.jobs.config import Settings
 from tracker_viz.jobs.report import say_what_is_left
 from tracker_viz.types import RunRef
 
@@ -23,42 +20,45 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
-class BackfillSettings:
-    """The keys of ``conf/backfill.yaml``."""
+class BackfillSettings(Settings):
+    """Captures from checkpoints that were saved earlier. Steps that the run holds already are left
+    out."""
+
+    usage = ("checkpoints='<glob>' model=<builder> [run=<RunRef>] [key=value ...]",)
 
     checkpoints: str
+    """Glob of safetensors or torch.save files, or of Hugging Face directories, with the step in
+    their names: 'out/checkpoint-*'."""
+
     model: str
+    """What builds the model: a function without arguments, my_package.build_model, or a directory
+    with a config.json."""
+
     run: str = "mlflow"
+    """An existing run, mlflow:<run_id>, or mlflow, wandb, local for a new one."""
+
     name: str = "backfill"
+    """Name of a new run."""
+
     spool: str | None = None
-    max_mb: float = 10.0
-    tracker: dict[str, Any] = field(default_factory=dict)
+    """Directory where captures wait for the tracker; null: spool/<name>-<time>."""
 
-    def __post_init__(self) -> None:
-        if self.run not in trackers.schemes():
-            RunRef.parse(self.run)
+    max_mb: float = Field(10.0, gt=0)
+    """Size of one capture in megabytes."""
 
+    tracker: dict[str, Any] = Field(default_factory=dict)
+    """Options of the tracker: +tracker.mlflow.tracking_uri=http://..."""
 
-def main() -> None:
-    """Entry point. ``model=`` is a plain key here; where Hydra finds train.py's group of that name,
-    it takes it for a choice among its options, so this configuration is stored apart from the
-    groups."""
-    conf = Path(str(resources.files("tracker_viz.conf")))
-    for group, name in (
-        (None, "backfill"),
-        ("hydra/help", "job"),
-        ("hydra/job_logging", "console"),
-    ):
-        ConfigStore.instance().store(
-            name, OmegaConf.load(conf / (group or "") / f"{name}.yaml"), group=group
-        )
-    backfill()
+    @field_validator("run")
+    @classmethod
+    def _check_run(cls, run: str) -> str:
+        if run not in trackers.schemes():
+            RunRef.parse(run)
+        return run
 
 
-@application(config_name="backfill", config_path=None)
-def backfill(cfg: DictConfig) -> None:
-    settings = typed(BackfillSettings, cfg)
+@application(BackfillSettings, name="backfill")
+def main(settings: BackfillSettings) -> None:
     done = pipeline.backfill(
         settings.checkpoints,
         model=build_model(settings.model),
@@ -68,26 +68,22 @@ def backfill(cfg: DictConfig) -> None:
         tracker_options=settings.tracker,
         max_mb=settings.max_mb,
     )
-    print(
-        f"Captured {len(done.steps)} checkpoints"
-        + (
-            f", steps {done.steps[0]} to {done.steps[-1]}"
-            if done.steps
-            else ": the run holds all of them"
-        )
-    )
+    steps = ": the run holds all of them"
+    if done.steps:
+        steps = f", steps {done.steps[0]} to {done.steps[-1]}"
+    print(f"Captured {len(done.steps)} checkpoints{steps}")
     say_what_is_left(done.report)
     for run in done.runs:
         print(f"To make the video of it, from any directory:\n  {pipeline.render_command(run)}")
 
 
 def build_model(name: str) -> nn.Module:
-    """The model that ``name`` stands for: a function or class ``package.module.name`` that is
+    """Return the model that ``name`` stands for: a function or class ``package.module.name`` that is
     called without arguments, or a directory with the ``config.json`` of a Hugging Face model, whose
     weights stay random until a checkpoint is loaded.
 
     Raises:
-        ConfigError: there is no such function, or it gives no model.
+        ConfigError: there is no such function, or it returns no model.
     """
     from torch import nn
 

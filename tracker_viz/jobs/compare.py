@@ -4,14 +4,17 @@ work is ``pipeline.compare_runs``'s."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-from omegaconf import DictConfig
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 from tracker_viz import pipeline
+from tracker_viz.comparison import Axis
 from tracker_viz.errors import ConfigError
-from tracker_viz.jobs.application import application, typed
+from tracker_viz.jobs.application import application
+from tracker_viz.jobs.config import Settings
+from tracker_viz.options import LegalValues
+from tracker_viz.pipeline.compared_runs import HeadOrder
+from tracker_viz.pipeline.options import ThemeName
 from tracker_viz.types import RunRef
 
 # option of the command -> the tracker that it is of
@@ -20,33 +23,69 @@ _MOST_CORRELATIONS = 5
 _MOST_ROWS = 64
 
 
-@dataclass(frozen=True)
-class CompareSettings:
-    """The keys of ``conf/compare.yaml``."""
+class CompareSettings(Settings):
+    """Shows side by side what the heads of several runs became, and when: a video, how far the runs
+    are from each other, all heads grouped by what they did, and a table. Puts them into the sweep's
+    parent run, or the one called into."""
 
-    runs: Any = field(default_factory=list)
+    usage = (
+        "runs=[<RunRef>,<RunRef>,...] [key=value ...]",
+        "sweep=<RunRef of the parent> [key=value ...]",
+    )
+    groups: ClassVar = {"video": "default"}
+
+    runs: Annotated[
+        tuple[str, ...], LegalValues("a list, like [mlflow:<id>,wandb:<entity>/<project>/<id>]")
+    ] = ()
+    """Two or more runs, of one tracker or of several:
+    [mlflow:<run_id>,wandb:<entity>/<project>/<run_id>,local:<directory>]."""
+
     sweep: str | None = None
-    axis: str = "step"
-    order: str = "index"
-    probe: Any = 0
-    shown: int = 64
-    max_gb: float = 50.0
-    into: str | None = None
-    tracking_uri: str | None = None
-    ui_url: str | None = None
-    base_url: str | None = None
-    theme: str = "dark"
-    upload: bool = True
-    output: str | None = None
-    cache: str | None = None
-    video: dict[str, Any] = field(default_factory=dict)
+    """Or all runs of a sweep, by its parent run."""
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.runs, list):
-            raise ConfigError(
-                "runs is a list, such as runs=[mlflow:<id>,wandb:<entity>/<project>/<id>]; got "
-                f"runs={self.runs}"
-            )
+    axis: Axis = "step"
+    """What is shown together: the same step, as many tokens, or the same progress (share) of each
+    run's own training."""
+
+    order: HeadOrder = "index"
+    """Heads by their index, or matched: heads that behaved alike below each other."""
+
+    probe: Annotated[str | int, LegalValues("a row by its label or its index from 0")] = 0
+    """The row of the probe whose attention is shown."""
+
+    shown: int = 64
+    """Most runs that are drawn, 2 to 64; of more runs those spread from the lowest loss to the
+    highest. The table has all."""
+
+    max_gb: float = 50.0
+    """Most gigabytes of captures to pull; the video shows fewer points of time rather than exceed
+    it."""
+
+    into: str | None = None
+    """The run that gets the results; null: the sweep's parent, else none."""
+
+    tracking_uri: str | None = None
+    """Where MLflow is; null: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
+
+    ui_url: str | None = None
+    """Where MLflow's UI is, if it is not at tracking_uri; only links need it."""
+
+    base_url: str | None = None
+    """Where W&B is; null: WANDB_BASE_URL, else what the wandb client is set to."""
+
+    theme: ThemeName = "dark"
+    """Colors of the pictures."""
+
+    upload: bool = True
+    """Whether the results are put into a run; false: only make the files."""
+
+    output: Path | None = None
+    """Directory for the files; null: among the downloads of into, else ./compare."""
+
+    cache: Path | None = None
+    """Directory for downloads; null: TRACKER_VIZ_CACHE, else the user's cache directory."""
+
+    video: pipeline.VideoOptions = pipeline.VideoOptions()
 
     def tracker_options(self) -> dict[str, dict[str, Any]]:
         """Tracker -> what was said of it; the same for all of its runs.
@@ -67,14 +106,13 @@ class CompareSettings:
         return options
 
 
-@application(config_name="compare")
-def main(cfg: DictConfig) -> None:
-    settings = typed(CompareSettings, cfg)
+@application(CompareSettings, name="compare")
+def main(settings: CompareSettings) -> None:
     result = pipeline.compare_runs(
         settings.runs,
         sweep=settings.sweep,
-        axis=settings.axis,  # type: ignore[arg-type]  # checked by compare_runs
-        order=settings.order,  # type: ignore[arg-type]
+        axis=settings.axis,
+        order=settings.order,
         probe=settings.probe,
         shown=settings.shown,
         max_gb=settings.max_gb,

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from omegaconf import DictConfig
+from pydantic import Field
 
 from tracker_viz import __version__, trackers
 from tracker_viz.cores import usable_cores
-from tracker_viz.delivery import checked_wait
 from tracker_viz.errors import TrackerVizError
-from tracker_viz.jobs.application import application, typed
+from tracker_viz.jobs.application import application
+from tracker_viz.jobs.config import Settings
 from tracker_viz.trackers.download import default_cache
 from tracker_viz.video import ENCODERS, write_video
 
@@ -49,16 +49,18 @@ Outcome = Literal["ok", "note", "fail"]
 _SIGNS: dict[Outcome, str] = {"ok": "✓", "note": "·", "fail": "✗"}
 
 
-@dataclass(frozen=True)
-class DoctorSettings:
-    """The keys of ``conf/doctor.yaml``."""
+class DoctorSettings(Settings):
+    """Tries what tracker_viz needs on this machine, and prints the fix for what does not work. Exit
+    code 1: something that is needed does not work."""
 
     tracking_uri: str | None = None
-    base_url: str | None = None
-    timeout_s: float = 3.0
+    """The MLflow to look for; null: the one that training would find."""
 
-    def __post_init__(self) -> None:
-        checked_wait(self.timeout_s)
+    base_url: str | None = None
+    """The W&B to look for; null: the one that training would find."""
+
+    timeout_s: float = Field(3.0, gt=0)
+    """Seconds that a server may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,15 @@ class Finding:
         return f"{line}\n  {'':<20}fix: {self.fix}" if self.fix else line
 
 
-@application(config_name="doctor")
-def main(cfg: DictConfig) -> None:
-    settings = typed(DoctorSettings, cfg)
+@application(DoctorSettings, name="doctor")
+def main(settings: DoctorSettings) -> None:
     failed = 0
     for finding in examine(settings):
         print(finding, flush=True)
         failed += finding.outcome == "fail"
     if failed:
-        raise TrackerVizError(f"{failed} of these need mending")
+        checks = "1 check" if failed == 1 else f"{failed} checks"
+        raise TrackerVizError(f"{checks} failed")
 
 
 def examine(settings: DoctorSettings) -> Iterator[Finding]:

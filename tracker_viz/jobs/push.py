@@ -1,41 +1,43 @@
-"""``tracker-viz push``: what a crashed or offline run left in its spool -> the run. The work is
-``pipeline.push``'s."""
+"""``tracker-viz push``: uploads what a crashed or offline run left in its spool."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig
-from tqdm import tqdm
+from pydantic import Field
 
 from tracker_viz import pipeline
 from tracker_viz.errors import TransientTrackerError
-from tracker_viz.jobs.application import application, typed
+from tracker_viz.jobs.application import application
+from tracker_viz.jobs.config import Settings
 from tracker_viz.jobs.report import say_what_is_left
+from tracker_viz.progress import progress_bar
 
 
-@dataclass(frozen=True)
-class PushSettings:
-    """The keys of ``conf/push.yaml``."""
+class PushSettings(Settings):
+    """Uploads what a crashed or offline run left in its spool, into the same run. Safe to repeat.
+    Exit code 1: something is still left."""
+
+    usage = ("spool=<directory> [key=value ...]",)
 
     spool: str
-    timeout_s: float | None = None
-    tracker: dict[str, Any] = field(default_factory=dict)
+    """The spool: outputs/<day>/<time>/spool, or what watch(spool=) named."""
+
+    timeout_s: float | None = Field(None, gt=0)
+    """Give up after so many seconds; null: as long as anything moves."""
+
+    tracker: dict[str, Any] = Field(default_factory=dict)
+    """Where a tracker is now, if it moved: +tracker.mlflow.tracking_uri=http://..."""
 
 
-@application(config_name="push")
-def main(cfg: DictConfig) -> None:
-    settings = typed(PushSettings, cfg)
-    with tqdm(desc="uploading", unit=" captures", file=sys.stderr, leave=False, delay=0.5) as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+@application(PushSettings, name="push")
+def main(settings: PushSettings) -> None:
+    with progress_bar("uploading", "captures", shown=True, delay_s=0.5) as advance:
         report = pipeline.push(
-            settings.spool, options=settings.tracker, timeout_s=settings.timeout_s, progress=advance
+            settings.spool,
+            options=settings.tracker,
+            timeout_s=settings.timeout_s,
+            progress=advance,
         )
     say_what_is_left(report)
     if report.command:

@@ -1,54 +1,71 @@
-"""``tracker-viz render``: the captures of a run, or of all runs of a sweep -> the video in the same
-run. The work is ``pipeline``'s."""
+"""``tracker-viz render``: draws the captures of a run, or of all runs of a sweep, and puts the
+videos into the same runs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from pydantic import model_validator
 
 from tracker_viz import pipeline
 from tracker_viz.commands import override
 from tracker_viz.errors import ConfigError, TrackerVizError
-from tracker_viz.jobs.application import application, errors_explained, typed
+from tracker_viz.jobs.application import application, errors_explained
+from tracker_viz.jobs.config import Settings
 from tracker_viz.jobs.report import say_what_became_of, say_where_to_watch
-from tracker_viz.rendering import resolve_layout
+from tracker_viz.rendering import Layout
 from tracker_viz.types import RunRef
 
 
-@dataclass(frozen=True)
-class RenderSettings:
-    """The keys of ``conf/render.yaml``."""
+class RenderSettings(Settings, pipeline.PictureOptions):
+    """Pulls a run's captures, draws them, assembles the video and puts it into the same run. Needs
+    neither torch nor a GPU. Of a sweep every run gets its video, and the run above them a page that
+    plays the videos in step."""
+
+    usage = (
+        "run=<RunRef> [layout=<name>] [key=value ...]",
+        "sweep=<RunRef of the parent> [key=value ...]",
+        "-m sweep=<RunRef of the parent> hydra/launcher=<name> [key=value ...]",
+    )
+    groups: ClassVar = {"layout": "overview", "video": "default"}
 
     run: str | None = None
-    sweep: str | None = None
-    tracking_uri: str | None = None
-    ui_url: str | None = None
-    base_url: str | None = None
-    theme: str = "dark"
-    format: Any = "video"
-    steps: Any = None
-    upload: bool = True
-    output: str | None = None
-    cache: str | None = None
-    layout: dict[str, Any] = field(default_factory=dict)
-    video: dict[str, Any] = field(default_factory=dict)
+    """The run: mlflow:<run_id>, wandb:<entity>/<project>/<run_id>, local:<directory>."""
 
-    def __post_init__(self) -> None:
+    sweep: str | None = None
+    """Or all runs of a sweep, by its parent run; with -m each is a job of Hydra's launcher."""
+
+    tracking_uri: str | None = None
+    """Where MLflow is; null: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
+
+    ui_url: str | None = None
+    """Where MLflow's UI is, if it is not at tracking_uri; only links need it."""
+
+    base_url: str | None = None
+    """Where W&B is; null: WANDB_BASE_URL, else what the wandb client is set to."""
+
+    layout: Layout
+
+    @model_validator(mode="after")
+    def _one_run_or_sweep(self) -> Self:
         if bool(self.run) == bool(self.sweep):
+            came = "both" if self.run else "none"
             raise ConfigError(
                 "give run=<RunRef>, or sweep=<RunRef of the parent> for all runs of a sweep; got "
-                f"{'both' if self.run else 'none'}"
+                f"{came}"
             )
+        return self
+
+    def tracker_options(self) -> dict[str, dict[str, Any]]:
+        return tracker_options(str(self.run or self.sweep), self.model_dump(include=set(_OPTIONS)))
 
 
 def main() -> None:
-    """Entry point. Under ``-m`` a sweep is a job for each of its runs, whatever launches them; its
-    page comes when all of them ended."""
+    """Entry point. With ``-m`` each run of a sweep is a job of its own, whatever launches them; the
+    page is made when all of them have ended."""
     with errors_explained():
         jobs = _jobs_of_sweep(sys.argv[1:])
     if jobs is None:
@@ -62,71 +79,55 @@ def main() -> None:
             put_page()
 
 
-@application(config_name="render")
-def render(cfg: DictConfig) -> None:
-    settings = typed(RenderSettings, cfg)
-    options: dict[str, Any] = {
-        "layout": resolve_layout(settings.layout),
-        "theme": settings.theme,
-        "format": settings.format,
-        "steps": settings.steps,
-        "video": settings.video,
-        "upload": settings.upload,
-        "output": settings.output,
-        "cache": settings.cache,
-    }
-    ref = str(settings.run or settings.sweep)
-    trackers = tracker_options(ref, {name: getattr(settings, name) for name in _OPTIONS})
+@application(RenderSettings, name="render")
+def render(settings: RenderSettings) -> None:
+    taken = {name: getattr(settings, name) for name in pipeline.PictureOptions.model_fields}
+    options = taken | {"layout": settings.layout, "tracker_options": settings.tracker_options()}
     if settings.run:
-        say_where_to_watch(pipeline.render(settings.run, tracker_options=trackers, **options))
+        say_where_to_watch(pipeline.render(settings.run, **options))
         return
-    result = pipeline.render_sweep(ref, tracker_options=trackers, **options)
+    result = pipeline.render_sweep(str(settings.sweep), **options)
     say_what_became_of(result)
     if result.failed:
-        raise TrackerVizError(
-            f"{len(result.failed)} of {len(result.failed) + len(result.rendered)} runs could not "
-            "be rendered"
-        )
+        n_runs = len(result.failed) + len(result.rendered)
+        raise TrackerVizError(f"{len(result.failed)} of {n_runs} runs could not be rendered")
 
 
 _OPTIONS = ("tracking_uri", "ui_url", "base_url")
 
 
-def tracker_options(ref: str, said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Only what was said: an option of another tracker than the run's is refused by its adapter."""
-    return {
-        RunRef.parse(ref).scheme: {name: value for name, value in said.items() if value is not None}
-    }
+def tracker_options(ref: str, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return tracker -> the options that were given. The adapter refuses those of another tracker
+    than the run's."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return {RunRef.parse(ref).scheme: chosen}
 
 
 def _jobs_of_sweep(words: list[str]) -> tuple[list[str], Callable[[], None]] | None:
-    """With ``-m sweep=``: the command line with ``run=<every run of the sweep>`` in its place, and
-    what puts the page; else None."""
+    """Return, for ``-m sweep=``, the command line with ``run=<every run of the sweep>`` in its
+    place and the function that puts the page; None for any other command line."""
     if not {"-m", "--multirun"} & set(words):
         return None
     overrides = OverridesParser.create().parse_overrides(
         [word for word in words if "=" in word and not word.startswith("-")]
     )
-    said = {
-        override.key_or_group: override.value()
-        for override in overrides
-        if not override.is_sweep_override()
-    }
-    if not said.get("sweep"):
+    given = {each.key_or_group: each.value() for each in overrides if not each.is_sweep_override()}
+    if not given.get("sweep"):
         return None
-    sweep = str(said["sweep"])
-    trackers = tracker_options(sweep, {name: said.get(name) for name in _OPTIONS})
+    sweep = str(given["sweep"])
+    trackers = tracker_options(sweep, {name: given.get(name) for name in _OPTIONS})
     refs = pipeline.open_run(sweep, trackers).children()
     if not refs:
         raise ConfigError(f"{sweep} has no runs below it: is it the parent run of a sweep?")
-    listed = "run=" + ",".join(override("run", ref).removeprefix("run=") for ref in refs)
+    values = [override("run", ref).removeprefix("run=") for ref in refs]
+    runs = f"run={','.join(values)}"
 
     def put_page() -> None:
-        if said.get("upload", True) and (
-            page := pipeline.put_sweep_page(
-                sweep, theme=str(said.get("theme", "dark")), tracker_options=trackers
-            )
-        ):
+        if not given.get("upload", True):
+            return
+        theme = str(given.get("theme", "dark"))
+        page = pipeline.put_sweep_page(sweep, theme=theme, tracker_options=trackers)
+        if page:
             print(f"The videos of its runs, in step: {page}")
 
-    return [listed if word.startswith("sweep=") else word for word in words], put_page
+    return [runs if word.startswith("sweep=") else word for word in words], put_page

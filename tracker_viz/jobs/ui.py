@@ -12,15 +12,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from pydantic import Field
 
 from tracker_viz import pipeline, trackers
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.errors import ConfigError, TrackerError
-from tracker_viz.jobs.application import application, typed
+from tracker_viz.jobs.application import application
+from tracker_viz.jobs.config import Settings
 from tracker_viz.trackers.base import Run
 from tracker_viz.types import RunRef
 
@@ -31,23 +31,28 @@ SPOOLS = ("outputs/*/*/spool*", "multirun/*/*/*/spool*", "spool/*")
 STARTING_S = 120.0
 
 
-@dataclass(frozen=True)
-class UiSettings:
-    """The keys of ``conf/ui.yaml``."""
+class UiSettings(Settings):
+    """Prints the link to a run's video and, where no server shows it already, starts the tracker's
+    UI."""
+
+    usage = ("[run=<RunRef>] [key=value ...]",)
 
     run: str | None = None
+    """The run; null: the one that was trained last from this directory."""
+
     tracking_uri: str | None = None
-    artifact: str | None = None
-    port: int = 5000
+    """Where its MLflow is; null: as the run's spool says, else MLFLOW_TRACKING_URI, else mlflow.db
+    in the working directory."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.port < 65536:
-            raise ConfigError(f"port must be a number from 1 to 65535; got {self.port}")
+    artifact: str | None = "overview.webm"
+    """File of the run to show; null, or where there is no such file yet: the run's page."""
+
+    port: int = Field(5000, ge=1, le=65535)
+    """Port of the UI that is started."""
 
 
-@application(config_name="ui")
-def main(cfg: DictConfig) -> None:
-    settings = typed(UiSettings, cfg)
+@application(UiSettings, name="ui")
+def main(settings: UiSettings) -> None:
     ref, options = (RunRef.parse(settings.run), {}) if settings.run else last_trained(Path.cwd())
     if settings.tracking_uri:
         options["tracking_uri"] = settings.tracking_uri

@@ -20,7 +20,6 @@ from tracker_viz.pipeline.delivering import Picture, Upload
 from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.load import TrackerOptions, load_captures, open_run, pulled_captures
 from tracker_viz.pipeline.options import FORMATS, PictureOptions, VideoOptions
-from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.render import RenderResult, render, render_command
 from tracker_viz.pipeline.sweep import SweepResult, render_sweep
 from tracker_viz.pipeline.watch import Watcher, new_directory, watch
@@ -43,7 +42,6 @@ __all__ = [
     "load_captures",
     "new_directory",
     "open_run",
-    "progress_bar",
     "pulled_captures",
     "push",
     "put_sweep_page",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tracker_viz.delivery.report import Report
 from tracker_viz.pipeline.load import TrackerOptions
-from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.watch import close_outbox, default_probe, open_outbox
+from tracker_viz.progress import progress_bar
 from tracker_viz.trackers.base import Run, RunState
 
 if TYPE_CHECKING:

@@ -82,7 +82,7 @@ def compare(
     shown: int = MOST_SHOWN,
     max_gb: float = 50.0,
     theme: str = "dark",
-    video: Mapping[str, Any] | None = None,
+    video: VideoOptions | Mapping[str, Any] | None = None,
     upload: bool = True,
     output: str | Path | None = None,
     cache: str | Path | None = None,
@@ -154,7 +154,7 @@ def compare_runs(
     shown: int = MOST_SHOWN,
     max_gb: float = 50.0,
     theme: str = "dark",
-    video: Mapping[str, Any] | None = None,
+    video: VideoOptions | Mapping[str, Any] | None = None,
     upload: bool = True,
     output: str | Path | None = None,
     cache: str | Path | None = None,
@@ -262,7 +262,7 @@ def _checked(
     shown: int,
     max_gb: float,
     theme: str,
-    video: Mapping[str, Any] | None,
+    video: VideoOptions | Mapping[str, Any] | None,
 ) -> VideoOptions:
     """Everything that can be refused before anything is pulled."""
     from tracker_viz.rendering import resolve_theme

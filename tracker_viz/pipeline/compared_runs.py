@@ -28,8 +28,8 @@ from tracker_viz.comparison import (
 )
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import first_onsets, head_roles
-from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.scored_runs import ScoredRun, some
+from tracker_viz.progress import progress_bar
 from tracker_viz.trackers.download import Pulled, pull
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from tracker_viz.errors import MissingDependencyError
 from tracker_viz.metrics import NO_ROLE, ROLES, head_roles
 from tracker_viz.pipeline.compared_runs import HeadOrder, drawn_runs
 from tracker_viz.pipeline.options import VideoOptions
-from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.scored_runs import ScoredRun
+from tracker_viz.progress import progress_bar
 
 NAME = "compare"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tracker_viz import capture_file, trackers
 from tracker_viz.errors import ConfigError, RenderError
-from tracker_viz.pipeline.progress import progress_bar
+from tracker_viz.progress import progress_bar
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.download import Pulled, pull
 from tracker_viz.types import Capture, CaptureRef, RunRef

@@ -18,6 +18,7 @@ from tracker_viz.video import EncoderName
 Format = Literal["video", "poster", "webp", "gif", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 ThemeName = Literal["dark", "light"]
+FORMAT_VALUES = LegalValues(f"{' | '.join(FORMATS)}, or a list of these")
 
 
 class Pacing(TypedDict):
@@ -84,33 +85,15 @@ class VideoOptions(Options):
         }
 
 
-class PictureOptions(Options):
-    """What is made of a run's captures, and where it is put; the layout comes beside these."""
+class Appearance(Options):
+    """What is made of captures, and how it looks; the layout comes beside these."""
 
     theme: ThemeName = "dark"
     """Colors of the pictures."""
 
-    format: Annotated[
-        tuple[Format, ...], LegalValues(f"{' | '.join(FORMATS)}, or a list of these")
-    ] = ("video",)
+    format: Annotated[tuple[Format, ...], FORMAT_VALUES] = ("video",)
     """What is made: a video, a poster (PNG of three moments), a small animation (webp, gif), or a
     page with a step slider (html)."""
-
-    steps: Annotated[
-        tuple[int | None, int | None] | None,
-        LegalValues("[first, last], each a step or null for an open end"),
-    ] = None
-    """Only the captures between these steps; null: all."""
-
-    upload: bool = True
-    """Whether the pictures are put into the run; false: only make the files."""
-
-    output: str | Path | None = None
-    """File or directory for the pictures, for a sweep a directory; null: beside the downloaded
-    captures."""
-
-    cache: str | Path | None = None
-    """Directory for downloads; null: TRACKER_VIZ_CACHE, else the user's cache directory."""
 
     video: VideoOptions = VideoOptions()
 
@@ -127,3 +110,23 @@ class PictureOptions(Options):
             if each not in FORMATS:
                 raise ConfigError(unknown_name("format", str(each), FORMATS))
         return formats
+
+
+class PictureOptions(Appearance):
+    """What ``render`` makes of a run, and where it is put."""
+
+    steps: Annotated[
+        tuple[int | None, int | None] | None,
+        LegalValues("[first, last], each a step or null for an open end"),
+    ] = None
+    """Only the captures between these steps; null: all."""
+
+    upload: bool = True
+    """Whether the pictures are put into the run; false: only make the files."""
+
+    output: Path | None = None
+    """File or directory for the pictures, for a sweep a directory; null: beside the downloaded
+    captures."""
+
+    cache: Path | None = None
+    """Directory for downloads; null: TRACKER_VIZ_CACHE, else the user's cache directory."""

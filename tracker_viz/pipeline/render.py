@@ -18,7 +18,7 @@ from tracker_viz.errors import ConfigError
 from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.load import TrackerOptions, open_run, pulled_captures
 from tracker_viz.pipeline.options import Format, PictureOptions, ThemeName, VideoOptions
-from tracker_viz.pipeline.progress import progress_bar
+from tracker_viz.progress import progress_bar
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.download import cache_directory
 from tracker_viz.types import RunRef
@@ -114,11 +114,10 @@ def render(
     )
     opened = open_run(run, tracker_options)
     targets = [opened, *(open_run(each, tracker_options) for each in also_into)]
-    cache_root = None if options.cache is None else Path(options.cache)
-    paths = _output_paths(options, cache_directory(opened.ref, cache_root), drawn.name)
+    paths = _output_paths(options, cache_directory(opened.ref, options.cache), drawn.name)
     check_outputs(options.format, paths, options.video)
 
-    pulled = pulled_captures(opened, cache_root, progress=progress, steps=options.steps)
+    pulled = pulled_captures(opened, options.cache, progress=progress, steps=options.steps)
     missing = sorted(ref.step for ref in pulled.damaged)
     series = Series(pulled.captures, title=opened.info().name, missing_steps=missing)
     renderer = Renderer(series, drawn, size=options.video.size, theme=options.theme)
@@ -141,7 +140,7 @@ def render(
 
 
 def _output_paths(options: PictureOptions, downloads: Path, name: str) -> list[Path]:
-    path = downloads / "videos" / name if options.output is None else Path(options.output)
+    path = options.output or downloads / "videos" / name
     if path.is_dir():
         path = path / name
     if len(options.format) > 1:

@@ -19,8 +19,8 @@ from tracker_viz.errors import ConfigError, RenderError, TrackerVizError
 from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import ThemeName, VideoOptions
-from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.render import RenderResult, render
+from tracker_viz.progress import progress_bar
 from tracker_viz.trackers.download import folder_name
 from tracker_viz.types import RunRef
 

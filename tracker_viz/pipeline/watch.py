@@ -18,8 +18,8 @@ from tracker_viz.delivery.report import Report
 from tracker_viz.errors import ConfigError, TrackerError, unknown_name
 from tracker_viz.metrics import run_summary
 from tracker_viz.pipeline.load import TrackerOptions
-from tracker_viz.pipeline.progress import progress_bar
 from tracker_viz.pipeline.scoring import Scores
+from tracker_viz.progress import progress_bar
 from tracker_viz.trackers.base import Run, RunState
 from tracker_viz.trackers.local import directory_name
 from tracker_viz.trackers.run_config import as_config, as_name, as_tags

@@ -7,17 +7,18 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar
 
-from omegaconf import DictConfig, OmegaConf
 from pydantic import field_validator
 
 from tracker_viz.demo.data import DataConfig
 from tracker_viz.demo.model import ModelConfig
 from tracker_viz.demo.trainer import TrainerConfig
 from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.jobs.config import Settings
 from tracker_viz.metrics import ROLES
-from tracker_viz.options import Options
+from tracker_viz.pipeline.options import FORMAT_VALUES, Appearance, Format
+from tracker_viz.rendering import Layout
 
 _OF_A_ROLE = ("max", "heads", "onset_step")
 _OF_THE_RUN = ("heads_specialised", "share_specialised", "index_mean")
@@ -32,45 +33,50 @@ OUTCOMES = (
 TRAINED_WITH = ("name", "seed", "model", "data", "trainer", "capture")
 
 
-class TrainSettings(Options):
-    """The keys of ``conf/train.yaml``.
+class TrainSettings(Settings, Appearance):
+    """Trains a small decoder, captures what its blocks look like at chosen steps into the runs of
+    your trackers, and makes the video at the end."""
 
-    ``capture``, ``layout`` and ``video`` are checked by the stations that take them; ``tracker`` is
-    tracker -> its options.
-    """
+    usage = ("[group=option ...] [key=value ...]", "-m seed=0,1,2 model.n_heads=4,8")
+    groups: ClassVar = {
+        "model": "llama",
+        "data": "source",
+        "trainer": "default",
+        "capture": "default",
+        "tracker": "[mlflow]",
+        "layout": "overview",
+        "video": "default",
+        "experiment": "null",
+    }
 
-    name: str
+    name: str = "demo"
     """Name of the run, in the tracker and in the pictures."""
 
-    seed: int
+    seed: int = 0
     """Seed of the weights and of the order of the batches."""
 
-    render: bool
+    render: bool = True
     """Make the pictures when training ends; false leaves them for tracker-viz render."""
 
-    resume: str | None
-    """Continue from the last checkpoint of this run, into this run."""
+    optimize: str = "loss"
+    """What a sweeper such as Optuna gets from each job: loss, or a value of the run's summary such
+    as specialisation/induction_max."""
 
-    spool: str | None
+    resume: str | None = None
+    """Continue from the last checkpoint of this run, into this run: mlflow:<run_id>, ..."""
+
+    spool: str | None = None
     """Directory where captures wait for the tracker; null: a new one in the job's directory."""
+
+    format: Annotated[tuple[Format, ...], FORMAT_VALUES] = ("video", "webp", "html")
+    """What is made when training ends."""
 
     model: ModelConfig
     data: DataConfig
     trainer: TrainerConfig
     capture: dict[str, Any]
     tracker: dict[str, Any]
-    layout: dict[str, Any]
-    video: dict[str, Any]
-
-    theme: Literal["dark", "light"] = "dark"
-    """Colors of the pictures."""
-
-    format: Any = "video"
-    """What to make: video, poster, webp, gif or html; or a list of these."""
-
-    optimize: str = "loss"
-    """What a sweeper such as Optuna gets from each job: loss, or a value of the run's summary such
-    as specialisation/induction_max."""
+    layout: Layout
 
     @field_validator("optimize")
     @classmethod
@@ -99,20 +105,31 @@ class TrainSettings(Options):
 
 
 def resumed(
-    cfg: DictConfig, trained_with: Mapping[str, Any], overrides: Iterable[str]
-) -> DictConfig:
-    """Return ``cfg`` with the settings of a checkpoint, except those that ``overrides`` (the words
-    of the command line) set explicitly.
+    settings: TrainSettings, trained_with: Mapping[str, Any], overrides: Iterable[str]
+) -> TrainSettings:
+    """Return ``settings`` with those of a checkpoint in their place, except what ``overrides`` (the
+    words of the command line) set explicitly.
 
     So ``python train.py resume=... trainer.steps=2000`` trains the same model with the same data
     and recipe for longer.
     """
-    merged = copy.deepcopy(cfg)
-    OmegaConf.set_struct(merged, False)
-    merged.merge_with({key: trained_with[key] for key in TRAINED_WITH if key in trained_with})
+    composed = settings.model_dump()
+    values = copy.deepcopy(composed)
+    for key in TRAINED_WITH:
+        stored = trained_with.get(key, values[key])
+        # Options that were added since the checkpoint keep their defaults.
+        values[key] = values[key] | stored if isinstance(stored, Mapping) else stored
 
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+~").partition("@")[0].replace("/", ".")
-        if key.partition(".")[0] in TRAINED_WITH:
-            OmegaConf.update(merged, key, OmegaConf.select(cfg, key), merge=False)
-    return merged
+        key = override.partition("=")[0].lstrip("+~").partition("@")[0]
+        parents = key.replace("/", ".").split(".")
+        option = parents.pop()
+        if [*parents, option][0] in TRAINED_WITH:
+            _at(values, parents)[option] = _at(composed, parents)[option]
+    return TrainSettings.of(values)
+
+
+def _at(values: dict[str, Any], path: Iterable[str]) -> dict[str, Any]:
+    for key in path:
+        values = values[key]
+    return values

@@ -1,0 +1,101 @@
+"""The text of ``--help``: what a job does, and each of its options with its default, meaning and
+legal values, from their declarations."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Container, Iterable
+
+from tracker_viz.jobs.config import Settings, group_options, group_type
+from tracker_viz.options import OptionHelp, Options, option_help
+from tracker_viz.rendering import Layout
+from tracker_viz.rendering.layout import PANELS
+
+_INDENT = 2
+_TEXT_COLUMN = 34
+_WIDEST = 120
+_ANYTHING = ("a text", "a text or null", "a path or null")
+
+
+def help_text(command: str, settings: type[Settings]) -> str:
+    """Return the help of a job.
+
+    Args:
+        command: what is typed to call it, ``tracker-viz render``.
+    """
+    usage = "\n".join(f"{command} {words}" for words in settings.usage)
+    parts = [usage, _wrapped(_about(settings)), _options("Options", settings, settings.groups)]
+    for group in settings.groups:
+        parts += _group(group, settings)
+    footer = (
+        "key=1,2,3 with -m runs the command for each of several values; --cfg job prints the "
+        "configuration that would run."
+    )
+    return "\n\n".join([*parts, _wrapped(footer)])
+
+
+def _group(group: str, settings: type[Settings]) -> list[str]:
+    """Return the choices that ``group=`` has, and the options of the group."""
+    parts = []
+    choices = group_options(group)
+    if len(choices) > 1:
+        heading = f"{group}={settings.groups[group]}, one of these or the path of a YAML file"
+        parts.append(_section(heading, choices.items()))
+    options = group_type(settings, group)
+    if options is not None:
+        parts.append(_options(f"Options of {group}", options))
+    if options is Layout:
+        for name, panel in PANELS.items():
+            place = f"layout.panels.<index>.<option> of a panel {name}"
+            parts.append(_options(f"{place} ({_about(panel)[:-1]})", panel, ["panel"]))
+    return parts
+
+
+def _about(options: type[Options]) -> str:
+    return " ".join((options.__doc__ or "").split())
+
+
+def _options(heading: str, options: type[Options], left_out: Container[str] = ()) -> str:
+    in_panel = options in PANELS.values()
+    rows = []
+    # A command's own options come before those that it shares with others.
+    for each in sorted(
+        option_help(options), key=lambda each: each.name not in options.__annotations__
+    ):
+        name = each.name.rpartition(".")[2]
+        if name in left_out:
+            continue
+        typed = name if in_panel else each.name
+        # A group's options without a default have their values from the group's choice.
+        required = "..." if not options.group_name else ""
+        typed = "=".join([typed, required if each.default is None else each.default])
+        rows.append((typed, _said(each)))
+    return _section(heading, rows)
+
+
+def _said(option: OptionHelp) -> str:
+    """Return meaning and legal values, as far as these are news."""
+    said = [option.meaning]
+    if option.legal_values not in _ANYTHING:
+        said.append(f"[{option.legal_values}]")
+    return " ".join(said)
+
+
+def _section(heading: str, rows: Iterable[tuple[str, str]]) -> str:
+    lines = [_wrapped(f"{heading}:")]
+    for typed, said in rows:
+        head = " " * _INDENT + typed
+        text = _wrapped(said, indent=_TEXT_COLUMN)
+        if len(head) < _TEXT_COLUMN:
+            # The first line of the text stands beside the option.
+            lines.append(head + text[len(head) :])
+        else:
+            lines += [head, text]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, *, indent: int = 0) -> str:
+    width = min(_WIDEST, shutil.get_terminal_size().columns)
+    margin = " " * indent
+    return textwrap.fill(text, max(60, width), initial_indent=margin, subsequent_indent=margin)
