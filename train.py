@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tracker_viz import RunRef, pipeline, trackers
-from tracker_viz.capture import make_probe
+from tracker_viz.capture import CaptureOptions, make_probe
 from tracker_viz.delivery.outbox import Destination
 from tracker_viz.demo import data
 from tracker_viz.demo.checkpoint import Checkpoint, CheckpointUploader, fetch_latest
@@ -84,7 +84,7 @@ def main(settings: TrainSettings) -> float:
         name=settings.name,
         config=settings.trained_with(),
         spool=spool,
-        **settings.capture,
+        **dict(CaptureOptions.of(settings.capture)),
     )
     with watcher, CheckpointUploader(spool, lambda: watcher.runs) as checkpoints:
         try:
@@ -93,7 +93,7 @@ def main(settings: TrainSettings) -> float:
                 save=lambda state, step: checkpoints.save(
                     Checkpoint(step, state, settings.trained_with())
                 ),
-                evaluate_at=watcher.recorder.schedule.is_due,
+                evaluate_at=watcher.is_due,
             )
             checkpoints.close()  # before the runs are ended
             report = watcher.close("finished" if outcome.finished else "killed")

@@ -32,7 +32,7 @@ import numpy as np
 import psutil
 import torch
 
-from tracker_viz.capture import Recorder, Schedule, fit, make_probe
+from tracker_viz.capture import Schedule, fit, make_probe, record
 from tracker_viz.capture.budget import weight_side
 from tracker_viz.capture.norms import STEPS, krylov
 from tracker_viz.capture.weights import Projection
@@ -88,7 +88,6 @@ def tracker_viz(model: Any, steps: int, every: int, directory: Path) -> Contesta
         tracker_options={"local": {"directory": str(directory / "run")}},
         schedule=Schedule.every(every, steps),
         spool=directory / "spool",
-        max_overhead=math.inf,
     )
     return Contestant(
         lambda step, loss: watcher.step(step, loss=loss),
@@ -283,7 +282,7 @@ def off_due_steps() -> None:
         pass
 
     model = llama(hidden_size=32, intermediate_size=32, num_attention_heads=4, num_hidden_layers=1)
-    recorder = Recorder(
+    recorder = record(
         model, make_probe(VOCAB, 8, period=4), Schedule.every(1 << 40), lambda capture: None
     )
     loss, n_calls = torch.zeros(()), 200_000
@@ -386,12 +385,11 @@ def host_seconds_a_block() -> float:
         model = llama(
             hidden_size=32, intermediate_size=32, num_attention_heads=4, num_hidden_layers=blocks
         )
-        recorder = Recorder(
+        recorder = record(
             model,
             make_probe(VOCAB, 8, period=4),
             Schedule.every(1),
             lambda capture: None,
-            max_overhead=math.inf,
         )
         taken = []
         for step in range(1, 8):
@@ -423,9 +421,7 @@ def measured(size: str, max_mb: float) -> dict[str, float]:
     blocks, heads, _, width, *_ = SIZES[size]
     model = GPT2LMHeadModel(GPT2Config(n_layer=blocks, n_head=heads, n_embd=width))
     probe = make_probe(50257, PROBE_LENGTH, text_ids=range(PROBE_LENGTH))
-    recorder = Recorder(
-        model, probe, Schedule.every(1), lambda capture: None, max_overhead=math.inf, max_mb=max_mb
-    )
+    recorder = record(model, probe, Schedule.every(1), lambda capture: None, max_mb=max_mb)
 
     def forward(step: int) -> None:
         with torch.no_grad():

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import statistics
 import time
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tracker_viz.capture import Recorder, Schedule, make_probe
+from tracker_viz.capture import Schedule, make_probe, record
 from tracker_viz.types import Capture
 
 # As Llama 3.2 1B, and one that any CPU trains at once.
@@ -86,13 +85,12 @@ def train(
     recorder = None
     if capture:
         probe = make_probe(config.vocab_size, min(128, length), text_ids=range(min(128, length)))
-        recorder = Recorder(
+        recorder = record(
             trained,
             probe,
             Schedule.every(every),
             captures.append,
             counts_from=1,
-            max_overhead=math.inf,
         )
     generator = torch.Generator().manual_seed(1)
     graphs = 0

@@ -27,7 +27,7 @@ import numpy as np
 from ablation import without_heads
 from train_demo import TrainedDemo, train_demo
 
-from tracker_viz.capture import Probe, Recorder, Schedule
+from tracker_viz.capture import Probe, Schedule, record
 from tracker_viz.comparison import ComparedRun, distance_matrix
 from tracker_viz.demo.model import Decoder
 from tracker_viz.metrics import Role, Scorer, ScoreSeries, head_name, onsets
@@ -168,13 +168,12 @@ def scores_of(
     model: Decoder, probe: Probe, silenced: list[tuple[int, int]]
 ) -> dict[str, np.ndarray]:
     captures: list[Capture] = []
-    Recorder(
+    record(
         without_heads(model, silenced),
         probe,
         Schedule.every(1),
         captures.append,
-        max_overhead=math.inf,
-    ).capture_now(0)
+    ).close()
     scored = Scorer()(captures[0]).arrays
     return {
         name: scored[f"scores.head.{name}"] for name in ("previous_token_repeated", "induction")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tracker_viz.capture import Probe, Recorder, Schedule, make_probe
+from tracker_viz.capture import Probe, Schedule, make_probe, record
 from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.demo.trainer import Trainer, TrainerConfig
@@ -66,6 +66,6 @@ def train_demo(
             at_onset.append(copy.deepcopy(model))
 
     schedule = Schedule.every(every, total_steps=steps)
-    with Recorder(model, probe, schedule, keep_scores, max_overhead=float("inf")) as recorder:
+    with record(model, probe, schedule, keep_scores) as recorder:
         Trainer(model, mixture, config).fit(recorder, save=lambda state, step: None, progress=False)
     return TrainedDemo(model, mixture, probe, scorer.series(), at_onset[0] if at_onset else None)

@@ -1,5 +1,5 @@
-"""One callback in the Hugging Face Trainer: a small Llama with random weights, trained on bytes,
-watched into MLflow.
+"""Watch a small Llama in the Hugging Face Trainer, by one callback, into MLflow. The model starts from
+random weights and learns bytes.
 
 python examples/huggingface.py          # needs transformers and accelerate, no download
 """
@@ -14,12 +14,11 @@ from tracker_viz.integrations.hf import TrackerVizCallback
 
 
 def rows(length: int = 64) -> list[dict[str, torch.Tensor]]:
-    """The sources of tracker_viz itself, as token ids that are bytes."""
-    text = b"".join(path.read_bytes() for path in sorted(Path(tv.__file__).parent.rglob("*.py")))
-    return [
-        {"input_ids": row, "labels": row}
-        for row in torch.frombuffer(bytearray(text), dtype=torch.uint8).long().split(length)[:-1]
-    ]
+    """Return the sources of tracker_viz itself, as token ids that are bytes."""
+    sources = sorted(Path(tv.__file__).parent.rglob("*.py"))
+    text = bytearray(b"".join(path.read_bytes() for path in sources))
+    ids = torch.frombuffer(text, dtype=torch.uint8).long().split(length)
+    return [{"input_ids": row, "labels": row} for row in ids[:-1]]
 
 
 def main(steps: int = 300) -> None:
@@ -32,9 +31,7 @@ def main(steps: int = 300) -> None:
         num_key_value_heads=2,
         max_position_embeddings=64,
     )
-    callback = TrackerVizCallback(
-        max_overhead=1.0
-    )  # a step of so small a model takes less time than a capture of it
+    callback = TrackerVizCallback()
     Trainer(
         LlamaForCausalLM(config),
         TrainingArguments(
@@ -48,7 +45,7 @@ def main(steps: int = 300) -> None:
         train_dataset=rows(),
         callbacks=[callback],
     ).train()
-    tv.render(callback.watcher.ref)
+    tv.render(callback.watcher)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two lines in a training loop of one's own: a small GPT in plain PyTorch, watched into MLflow.
+"""Watch a small GPT in plain PyTorch, in a training loop of your own, into MLflow.
 
 python examples/own_loop.py
 """
@@ -16,21 +16,19 @@ class Block(nn.Module):
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.attention_norm, self.mlp_norm = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
-        self.qkv, self.out = nn.Linear(d_model, 3 * d_model), nn.Linear(d_model, d_model)
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+        self.mlp_norm = nn.LayerNorm(d_model)
         self.mlp = nn.Sequential(
             nn.Linear(d_model, 4 * d_model), nn.GELU(), nn.Linear(4 * d_model, d_model)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (
-            self.qkv(self.attention_norm(x))
-            .unflatten(-1, (3, self.n_heads, -1))
-            .permute(2, 0, 3, 1, 4)
-        )
-        x = x + self.out(
-            F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
-        )
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.n_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(heads.transpose(1, 2).flatten(2))
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -44,10 +42,8 @@ class GPT(nn.Module):
         n_blocks: int = 2,
     ) -> None:
         super().__init__()
-        self.tokens, self.positions = (
-            nn.Embedding(vocab_size, d_model),
-            nn.Embedding(context, d_model),
-        )
+        self.tokens = nn.Embedding(vocab_size, d_model)
+        self.positions = nn.Embedding(context, d_model)
         self.blocks = nn.ModuleList(Block(d_model, n_heads) for _ in range(n_blocks))
         self.head = nn.Linear(d_model, vocab_size)
 
@@ -63,14 +59,10 @@ def main(steps: int = 300) -> None:
     model = GPT()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     text = torch.tensor(list(Path(__file__).read_bytes())) % 128
-    probe = tv.make_probe(
-        128, 64, text_ids=text, decode=chr
-    )  # repeated random tokens, on which induction shows, and this text
+    # Repeated random tokens, because induction heads only show on repetition, and this text.
+    probe = tv.make_probe(128, 64, text_ids=text, decode=chr)
 
-    # max_overhead: a step of so small a model takes less time than a capture of it
-    with tv.watch(
-        model, probe=probe, run="mlflow", total_steps=steps, max_overhead=1.0
-    ) as recorder:
+    with tv.watch(model, probe=probe, run="mlflow", total_steps=steps) as recorder:
         for step in range(1, steps + 1):
             starts = torch.randint(len(text) - 65, (16,))
             batch = torch.stack([text[start : start + 65] for start in starts])
@@ -80,7 +72,7 @@ def main(steps: int = 300) -> None:
             optimizer.step()
             recorder.step(step, loss=loss)
 
-    tv.render(recorder.ref)
+    tv.render(recorder)
 
 
 if __name__ == "__main__":

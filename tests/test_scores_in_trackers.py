@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 
-from tracker_viz.pipeline.scoring import HEAD_TABLE
-from tracker_viz.pipeline.watch import close_outbox, open_outbox
+from tracker_viz.pipeline.scoring import HEAD_TABLE, Scores
+from tracker_viz.pipeline.watch import close_outbox, destinations_of, open_outbox
 from tracker_viz.types import Capture
 
 T, PERIOD, START, ONSET = 32, 8, 1, 30
@@ -49,17 +49,18 @@ def runs(tmp_path, monkeypatch, wandb_server):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     refs = []
     for specialises in (True, False):
-        outbox, scores = open_outbox(
-            ["mlflow", "wandb"],
-            "scored",
-            f"spool-{specialises}",
-            {},
-            {},
-            {"mlflow": {"tracking_uri": uri}, "wandb": {"project": "scores"}},
-            10,
+        options = {"mlflow": {"tracking_uri": uri}, "wandb": {"project": "scores"}}
+        captures = [capture_at(step, specialises=specialises) for step in STEPS]
+        scores = Scores(max_mb=10)
+        outbox = open_outbox(
+            destinations_of(["mlflow", "wandb"], options),
+            scores,
+            first=captures[0],
+            spool=f"spool-{specialises}",
+            name="scored",
         )
-        for step in STEPS:
-            outbox.put(capture_at(step, specialises=specialises))
+        for capture in captures:
+            outbox.put(capture)
         report = close_outbox(outbox, "finished", scores, 60, progress=False)
         assert all(delivery.complete for delivery in report.deliveries)
         refs.append({ref.scheme: ref for ref in outbox.refs})

@@ -8,7 +8,7 @@ a video in your tracker.
         loss = train_step(batch)
         recorder.step(step, loss=loss)
     recorder.close()
-    tv.render(recorder.ref)
+    tv.render(recorder)
 
 The names below are the public ones. Importing this package loads none of torch, wandb, mlflow, cv2,
 seaborn and hydra: each is imported by the one module that needs it, when that module is first used.

@@ -37,6 +37,10 @@ class ConfigError(TrackerVizError, ValueError):
     """An option, a name or a reference that a user gave is wrong."""
 
 
+class RunTakenError(ConfigError):
+    """The run holds, or is receiving, the captures of another training."""
+
+
 class CaptureError(TrackerVizError):
     """A model or a probe cannot be captured."""
 

@@ -7,7 +7,6 @@ torchrun --nproc_per_node 2 distributed_training.py <output directory>
 from __future__ import annotations
 
 import json
-import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -37,7 +36,7 @@ from plain_decoders import (
     two_layers,
 )
 
-from tracker_viz.capture import Recorder, Schedule, make_probe
+from tracker_viz.capture import CostLimit, Governor, Schedule, make_probe, record
 from tracker_viz.capture.norms import krylov, norms
 from tracker_viz.capture.weights import POOLINGS, Projection, read
 from tracker_viz.errors import UnsupportedModelError
@@ -71,12 +70,8 @@ def train(
     recorder = None
     if capture:
         probe = make_probe(VOCAB, T, text_ids=range(T))
-        recorder = Recorder(
-            trained,
-            probe,
-            Schedule.every(2, STEPS),
-            sink or captures.append,
-            **{"max_overhead": math.inf, **options},
+        recorder = record(
+            trained, probe, Schedule.every(2, STEPS), sink or captures.append, **options
         )
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     losses = []
@@ -144,11 +139,7 @@ def fsdp2_late(capture, **options):
     model = make_model()
     captures = []
     recorder = (
-        Recorder(
-            model, make_probe(VOCAB, T), Schedule.every(2), captures.append, max_overhead=math.inf
-        )
-        if capture
-        else None
+        record(model, make_probe(VOCAB, T), Schedule.every(2), captures.append) if capture else None
     )
     for block in model.blocks:
         fully_shard(block)
@@ -199,22 +190,22 @@ def refusals():
     said = {}
     for name, model in {"alone": alone, "inside FSDP2": inside}.items():
         try:
-            Recorder(model, make_probe(VOCAB, T), Schedule.every(1), print)
+            record(model, make_probe(VOCAB, T), Schedule.every(1), print)
         except UnsupportedModelError as error:
             said[name] = str(error)
     return said
 
 
 def counted_clock(*, capture_s, training_s=3.0):
-    """Seconds as the Recorder reads them: three times before training, then at the beginning and
-    the end of every capture."""
+    """Seconds as the Governor reads them: twice before training, then at the beginning and the end
+    of every capture."""
     now, n_read = 0.0, 0
 
     def clock():
         nonlocal now, n_read
         n_read += 1
-        if n_read > 3:
-            now += capture_s if n_read % 2 else training_s
+        if n_read > 2:
+            now += training_s if n_read % 2 else capture_s
         return now
 
     return clock
@@ -308,10 +299,14 @@ def main(directory):
 
     # Two processes whose clocks disagree must still agree on when to capture, and a full disk on
     # one must not stop the other.
-    _, captures, *_ = fsdp2(
-        True, max_overhead=0.05, clock=counted_clock(capture_s=3.0 if rank == 0 else 1e-6)
-    )
+    clock = counted_clock(capture_s=3.0 if rank == 0 else 1e-6)
+    governor = Governor(Schedule.every(2, STEPS), CostLimit(0.05, free_s=0), clock=clock)
+    _, captures, *_ = fsdp2(True, governor=governor)
     report["disagreeing clocks"] = [capture.step for capture in captures]
+
+    # Only the main process knows what the run held before a resume.
+    _, captures, *_ = fsdp2(True, captured=[0, 4] if rank == 0 else [])
+    report["resumed"] = [capture.step for capture in captures]
 
     def full(_capture):
         raise OSError("disk full")

@@ -10,7 +10,7 @@ import torch
 from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel, two_layers
 
 from tracker_viz import capture_file
-from tracker_viz.capture import Recorder, Schedule, fit, make_probe
+from tracker_viz.capture import Schedule, fit, make_probe, record
 from tracker_viz.capture.budget import sample
 from tracker_viz.capture.weights import Projection, read
 from tracker_viz.errors import ConfigError
@@ -22,12 +22,11 @@ def captured(**options):
     torch.manual_seed(0)
     model = Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()), 3)
     captures = []
-    Recorder(
+    record(
         model,
         make_probe(VOCAB, T, text_ids=range(T)),
         Schedule.every(1),
         captures.append,
-        max_overhead=math.inf,
         **options,
     ).close()
     return captures[0]

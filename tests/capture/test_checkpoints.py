@@ -12,6 +12,7 @@ import torch
 from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel, two_layers
 from torch import nn
 
+from tracker_viz.capture import Camera, as_probe
 from tracker_viz.capture.checkpoints import (
     capture_checkpoints,
     find_checkpoints,
@@ -27,8 +28,11 @@ def tiny(seed=0):
     return Model(lambda _: Residual(FusedAttention(by_kernel, noted=False), two_layers()))
 
 
-def probe():
-    return torch.arange(T)[None] % VOCAB
+def looked_at(model):
+    """The camera that backfill takes captures with."""
+    camera = Camera(model, as_probe(torch.arange(T)[None] % VOCAB))
+    camera.explore(0, None)
+    return camera
 
 
 @pytest.mark.parametrize(
@@ -72,10 +76,8 @@ def test_each_checkpoint_is_captured_as_it_was_saved_and_none_twice(tmp_path):
         safetensors.torch.save_file(
             tiny(seed=step).state_dict(), tmp_path / f"step{step}.safetensors"
         )
-    model, captures = tiny(seed=99), []
-    assert capture_checkpoints(
-        model, find_checkpoints(str(tmp_path / "*")), probe(), captures.append, captured=[10]
-    ) == [0, 20]
+    camera, found = looked_at(tiny(seed=99)), find_checkpoints(str(tmp_path / "*"))
+    captures = list(capture_checkpoints(camera, found, captured=[10]))
     assert [capture.step for capture in captures] == [0, 20]
     for capture in captures:
         saved = tiny(seed=capture.step).blocks[1].attn.c_proj.weight.detach().numpy()
@@ -85,8 +87,8 @@ def test_each_checkpoint_is_captured_as_it_was_saved_and_none_twice(tmp_path):
 def test_captures_come_in_order_whatever_the_run_holds(tmp_path):
     for step in (5, 10, 15):
         torch.save(tiny(seed=step).state_dict(), tmp_path / f"step{step}.pt")
-    captures = []
-    capture_checkpoints(tiny(), find_checkpoints(str(tmp_path / "*")), probe(), captures.append)
+    found = find_checkpoints(str(tmp_path / "*"))
+    captures = capture_checkpoints(looked_at(tiny()), reversed(found))
     assert [capture.step for capture in captures] == [5, 10, 15]
 
 

@@ -23,7 +23,7 @@ from plain_decoders import (
 from test_nothing_changes import make_model, recorder_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tracker_viz.capture import Recorder, Schedule
+from tracker_viz.capture import Schedule, record
 from tracker_viz.errors import ProbeError
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -124,5 +124,5 @@ def test_off_due_steps_nothing_waits_for_the_device():
 def test_a_token_that_the_model_does_not_know_leaves_the_device_fit_for_use(wrong):
     model = plain().cuda()
     with pytest.raises(ProbeError, match=f"token id {wrong}; the model's vocabulary has {VOCAB}"):
-        Recorder(model, [[1, 2, wrong, 3] * (T // 4)], Schedule.every(1), print)
+        record(model, [[1, 2, wrong, 3] * (T // 4)], Schedule.every(1), print)
     assert torch.isfinite(model(torch.zeros(1, T, dtype=torch.int64, device="cuda"))).all()

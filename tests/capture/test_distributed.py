@@ -139,6 +139,10 @@ def test_processes_whose_clocks_disagree_agree_on_when_to_capture(two_processes)
     assert [report["disagreeing clocks"] for report in two_processes[0]] == [[0, 2, 6], []]
 
 
+def test_steps_that_only_the_main_process_knows_to_be_captured_are_left_out_by_all(two_processes):
+    assert [report["resumed"] for report in two_processes[0]] == [[2, 6], []]
+
+
 def test_a_full_disk_on_one_process_stops_neither(two_processes):
     for report in two_processes[0]:
         assert report["full disk"]["with"] == report["fsdp2"]["with"]

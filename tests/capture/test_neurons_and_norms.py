@@ -13,7 +13,7 @@ from hf_decoders import build
 from plain_decoders import VOCAB, D, FusedAttention, Model, Residual, T, by_kernel, two_layers
 from torch import nn
 
-from tracker_viz.capture import Recorder, Schedule, make_probe
+from tracker_viz.capture import Schedule, make_probe, record
 from tracker_viz.capture.norms import krylov, norms
 from tracker_viz.capture.weights import Projection
 from tracker_viz.demo.model import Decoder, ModelConfig
@@ -25,9 +25,7 @@ PROBE = make_probe(VOCAB, T, text_ids=range(T))
 def captured(model, **options):
     """Of the untrained model, and once more after a step."""
     captures = []
-    recorder = Recorder(
-        model, PROBE, Schedule.every(1), captures.append, max_overhead=math.inf, **options
-    )
+    recorder = record(model, PROBE, Schedule.every(1), captures.append, **options)
     recorder.step(1)
     recorder.close()
     return captures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import random
 
 import numpy as np
@@ -25,7 +24,7 @@ from plain_decoders import (
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tracker_viz.capture import Recorder, Schedule, make_probe
+from tracker_viz.capture import Schedule, make_probe, record
 
 
 class Noisy(nn.Module):
@@ -57,8 +56,7 @@ def make_model(attend=by_kernel):
 
 def recorder_of(model, schedule=None, **options):
     captures = []
-    options = {"max_overhead": math.inf, **options}
-    recorder = Recorder(
+    recorder = record(
         model,
         make_probe(VOCAB, T, text_ids=range(T)),
         schedule or Schedule.every(1),
@@ -180,11 +178,11 @@ def test_a_probe_shows_the_same_attention_each_time_even_if_dropout_stays_on_in_
 
 def test_weights_cast_for_the_probe_are_not_found_by_a_training_step_under_the_same_autocast():
     model = make_model()
-    recorder, captures = recorder_of(model, autocast=torch.bfloat16)
+    recorder, _ = recorder_of(model, autocast=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        recorder.capture_now(1)
+        capture = recorder.camera.take(1, None, {})
         model(torch.zeros(1, T, dtype=torch.int64)).sum().backward()
-    assert len(captures) == 1
+    assert "blocks.1.attn.pattern" in capture.arrays
     assert all(
         parameter.grad is not None
         for parameter in model.parameters()
@@ -249,7 +247,7 @@ def test_hooks_and_modes_come_back_when_the_model_raises():
 
     model.blocks[1].inner.attn.attend = broken
     with pytest.raises(RuntimeError, match="out of memory"):
-        recorder.capture_now(1)
+        recorder.camera.take(1, None, {})
     assert hooks_of(model) == before
     assert all(module.training for module in model.modules())
     assert torch.is_grad_enabled()
@@ -257,12 +255,12 @@ def test_hooks_and_modes_come_back_when_the_model_raises():
 
 
 def test_a_training_that_allows_one_attention_kernel_only_is_captured_by_any_and_keeps_its_own():
-    recorder, captures = recorder_of(make_model())
+    recorder, _ = recorder_of(make_model())
     with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):  # which does not take what the probe gives it
-        recorder.capture_now(1)
+        capture = recorder.camera.take(1, None, {})
         assert not torch.backends.cuda.flash_sdp_enabled()
         assert not torch.backends.cuda.math_sdp_enabled()
-    assert len(captures) == 1
+    assert "blocks.1.attn.pattern" in capture.arrays
 
 
 def hooks_of(model):
@@ -392,7 +390,7 @@ def test_flex_attention_is_shown_through_the_same_maths_and_put_back(around):
     model = build("llama")
     model.set_attn_implementation("flex_attention")
     recorder, captures = recorder_of(around(model))
-    assert recorder.model_info["found"]["attention"] == ["scaled_dot_product_attention"]
+    assert recorder.camera.model_info["found"]["attention"] == ["scaled_dot_product_attention"]
     recorder.step(1)
     assert model.config._attn_implementation == "flex_attention"
     reference, shown = recorder_of(build("llama"))

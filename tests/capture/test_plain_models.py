@@ -40,7 +40,7 @@ from plain_decoders import (
 )
 from torch import nn
 
-from tracker_viz.capture import Recorder, Schedule
+from tracker_viz.capture import Schedule, record
 from tracker_viz.errors import ConfigError, ProbeError, UnsupportedModelError
 
 GPT = {"attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o", "mlp.w_in", "mlp.w_out"}
@@ -154,7 +154,7 @@ def test_a_layer_that_blocks_share_is_captured_in_each():
     shared = two_layers()
     model = randomised(lambda: Model(lambda _: Residual(FusedAttention(by_kernel), shared)))
     captures = []
-    Recorder(model, torch.randint(VOCAB, (1, T)), Schedule.every(1), captures.append).close()
+    record(model, torch.randint(VOCAB, (1, T)), Schedule.every(1), captures.append).close()
     assert (
         captures[0].arrays["blocks.0.mlp.w_in"] == captures[0].arrays["blocks.1.mlp.w_in"]
     ).all()
@@ -383,13 +383,13 @@ def test_a_block_whose_kernel_hides_its_probabilities_is_named_and_the_others_ar
         lambda: Model(lambda index: Residual(FusedAttention(kinds[index]), two_layers()))
     )
     with caplog.at_level("INFO", "tracker_viz.capture"):
-        recorder = Recorder(model, torch.randint(VOCAB, (1, T)), Schedule.every(1), print)
-    (left_out,) = recorder.model_info["found"]["left_out"]
+        recorder = record(model, torch.randint(VOCAB, (1, T)), Schedule.every(1), print)
+    (left_out,) = recorder.camera.model_info["found"]["left_out"]
     assert (
         left_out
         == "fused_by_others.attend.default, a kernel that hides its probabilities, in blocks.1.attn"
     )
-    assert recorder.model_info["n_heads"] == [H, 0]
+    assert recorder.camera.model_info["n_heads"] == [H, 0]
     assert "2 blocks (blocks.0 .. 1) (1 of them attend), [4, 0] heads" in caplog.text
     assert f"left out: {left_out}" in caplog.text
 

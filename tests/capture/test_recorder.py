@@ -17,7 +17,7 @@ from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel,
 from torch import nn
 
 from tracker_viz import capture_file
-from tracker_viz.capture import Recorder, Schedule, make_probe
+from tracker_viz.capture import CaptureOptions, CostLimit, Governor, Schedule, make_probe, record
 from tracker_viz.capture.discover.limits import context_length, learned_positions, vocab_size
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 
@@ -33,8 +33,7 @@ def probe():
 
 def recorded(model, schedule, **options):
     captures = []
-    options = {"max_overhead": math.inf, **options}
-    return Recorder(model, probe(), schedule, captures.append, **options), captures
+    return record(model, probe(), schedule, captures.append, **options), captures
 
 
 def train_step(model, optimizer):
@@ -92,7 +91,7 @@ def test_an_error_in_training_closes_the_recorder_and_is_not_hidden():
     captures = []
 
     def broken_training():
-        with Recorder(model, probe(), Schedule.every(10), captures.append) as recorder:
+        with record(model, probe(), Schedule.every(10), captures.append) as recorder:
             train(model, recorder, 3)
             raise ZeroDivisionError
 
@@ -209,12 +208,9 @@ def test_off_due_steps_the_model_is_not_run():
 
 def test_the_governor_leaves_out_due_steps_and_says_so(caplog):
     now = [0.0]
-    recorder, captures = recorded(
-        Clocked(now, 5.0),
-        Schedule.every(1, total_steps=200),
-        max_overhead=0.1,
-        clock=lambda: now[0],
-    )
+    schedule = Schedule.every(1, total_steps=200)
+    governor = Governor(schedule, CostLimit(0.1, free_s=0), clock=lambda: now[0])
+    recorder, captures = recorded(Clocked(now, 5.0), schedule, governor=governor)
     with caplog.at_level(logging.INFO, "tracker_viz.capture"):
         for step in range(1, 201):
             now[0] += 1.0
@@ -222,10 +218,11 @@ def test_the_governor_leaves_out_due_steps_and_says_so(caplog):
         recorder.close()
     assert captures[-1].step == 200
     assert 3 <= len(captures) <= 6
-    assert recorder.overhead <= 0.12
+    assert governor.overhead <= 0.12
     assert caplog.text.count("leaving out") == 1  # once is enough
-    assert f"{len(captures)} captures ({201 - len(captures)} due steps left out): " in caplog.text
-    assert "max_overhead is 10.0 %" in caplog.text
+    left_out = f"{len(captures)} captures ({201 - len(captures)} due steps left out) took "
+    assert left_out in caplog.text
+    assert caplog.text.count("max_overhead is 10 % or free_s=0 s in all, whichever is more") == 2
 
 
 class Clocked(nn.Module):
@@ -252,13 +249,14 @@ def test_what_is_done_behind_the_sink_counts_where_training_keeps_every_core_bus
     monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 1})
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     now, behind_s = [0.0], [0.0]
-    recorder, captures = recorded(
-        Clocked(now, 0.5),
-        Schedule.every(10, total_steps=1000),
-        max_overhead=0.1,
+    schedule = Schedule.every(10, total_steps=1000)
+    governor = Governor(
+        schedule,
+        CostLimit(0.1, free_s=0),
         clock=lambda: now[0],
-        behind_sink=lambda: behind_s[0],
+        background_s=lambda: behind_s[0],
     )
+    recorder, captures = recorded(Clocked(now, 0.5), schedule, governor=governor)
     for step in range(1, 1001):
         now[0] += 1.0
         taken = len(captures)
@@ -266,18 +264,15 @@ def test_what_is_done_behind_the_sink_counts_where_training_keeps_every_core_bus
         behind_s[0] += 2.5 * (len(captures) - taken)
         now[0] += 2.5 * (len(captures) - taken) * counts  # and training takes longer for it
     recorder.close()
-    assert len(captures) == pytest.approx(1000 * 0.1 / 3.0 if counts else 101, abs=4)
-    assert recorder.overhead == pytest.approx(0.1 if counts else 0.05, abs=0.01)
+    assert len(captures) == pytest.approx(1000 * 0.11 / 3.0 if counts else 101, abs=4)
+    assert governor.overhead == pytest.approx(0.1 if counts else 0.05, abs=0.01)
 
 
 def test_time_between_watching_and_training_pays_for_no_capture():
     now = [0.0]
-    recorder, captures = recorded(
-        Clocked(now, 1.0),
-        Schedule.every(1, total_steps=200),
-        max_overhead=0.1,
-        clock=lambda: now[0],
-    )
+    schedule = Schedule.every(1, total_steps=200)
+    governor = Governor(schedule, CostLimit(0.1, free_s=0), clock=lambda: now[0])
+    recorder, captures = recorded(Clocked(now, 1.0), schedule, governor=governor)
     now[0] += 10_000.0  # data are prepared, the model is compiled
     for step in range(1, 201):
         now[0] += 1.0
@@ -287,7 +282,9 @@ def test_time_between_watching_and_training_pays_for_no_capture():
 
 def test_at_the_end_every_capture_is_accounted_for(caplog):
     now = [0.0]
-    recorder, captures = recorded(Clocked(now, 2.0), Schedule.at([10, 90]), clock=lambda: now[0])
+    schedule = Schedule.at([10, 90])
+    governor = Governor(schedule, CostLimit(), clock=lambda: now[0])
+    recorder, captures = recorded(Clocked(now, 2.0), schedule, governor=governor)
     with caplog.at_level(logging.INFO, "tracker_viz.capture"):
         for step in range(1, 100):
             now[0] += 1.0
@@ -295,9 +292,26 @@ def test_at_the_end_every_capture_is_accounted_for(caplog):
         recorder.close()
     assert len(captures) == 4
     assert (
-        "4 captures: 5.8 % of the training time, and 2 s before it for looking at the model"
-        in caplog.text
+        "4 captures took 5.8 % of the wall time, 6 s (max_overhead is 2 % or free_s=30 s in "
+        "all, whichever is more)" in caplog.text
     )
+
+
+def test_steps_that_were_chosen_by_hand_are_kept_and_their_price_is_said_once(caplog):
+    now = [0.0]
+    schedule = Schedule.every(5)
+    governor = Governor(schedule, None, clock=lambda: now[0])
+    recorder, captures = recorded(Clocked(now, 4.0), schedule, governor=governor)
+    with caplog.at_level(logging.INFO, "tracker_viz.capture"):
+        for step in range(1, 101):
+            now[0] += 1.0
+            recorder.step(step)
+        recorder.close()
+    assert [capture.step for capture in captures] == list(range(0, 101, 5))
+    prices = [line for line in caplog.messages if "the steps that you chose are kept" in line]
+    assert len(prices) == 1
+    assert "max_overhead=0.02 would leave out some" in prices[0]
+    assert "21 captures took 45 % of the wall time, 80 s (no limit)" in caplog.text
 
 
 # -- what
@@ -356,8 +370,8 @@ def test_what_was_found_is_said_once(caplog):
 def test_where_no_log_is_set_up_what_was_found_is_printed(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
-        "from test_recorder import Recorder, Schedule, probe, tiny\n"
-        "recorder = Recorder(tiny(), probe(), Schedule.every(1), lambda capture: None)\n"
+        "from test_recorder import Schedule, probe, record, tiny\n"
+        "recorder = record(tiny(), probe(), Schedule.every(1), lambda capture: None)\n"
         "recorder.step(1)\n"
     )
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
@@ -456,7 +470,7 @@ def test_projections_in_the_blocks_that_are_as_wide_as_the_vocabulary_are_comput
     model = Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()))
     model.tokens, model.head = nn.Embedding(n_tokens, 32), nn.Linear(32, n_tokens)
     captures = []
-    recorder = Recorder(model, [list(range(T))], Schedule.every(1), captures.append)
+    recorder = record(model, [list(range(T))], Schedule.every(1), captures.append)
     recorder.step(1)
     for name in captures[0].arrays:
         np.testing.assert_allclose(captures[0].arrays[name], captures[1].arrays[name], atol=1e-3)
@@ -489,22 +503,11 @@ def test_one_failure_does_not_end_recording(caplog):
             raise OSError("disk full")
         captures.append(capture.step)
 
-    recorder = Recorder(model, probe(), Schedule.every(1), sink, max_overhead=math.inf)
+    recorder = record(model, probe(), Schedule.every(1), sink)
     train(model, recorder, 4)
     assert captures == [0, 1, 3, 4]
     assert recorder.captured_steps == [0, 1, 3, 4]
     assert "could not capture step 2" in caplog.text
-
-
-def test_capture_now_raises_and_takes_a_step_once():
-    model = tiny()
-    recorder, captures = recorded(model, Schedule.every(1000))
-    recorder.capture_now(7)
-    recorder.capture_now(7)
-    assert [capture.step for capture in captures] == [7]
-    model.blocks[0].attn.attend = lambda q, k, v: v
-    with pytest.raises(CaptureError, match="no attention was seen this time"):
-        recorder.capture_now(8)
 
 
 def test_layers_added_in_training_are_found(caplog):
@@ -555,7 +558,6 @@ def test_a_metric_that_is_no_number_costs_itself_only(caplog):
             UnsupportedModelError,
             "tokens.weight is on the meta device",
         ),
-        (lambda: recorded("model", Schedule.every(1)), ConfigError, "a torch.nn.Module; got str"),
         (
             lambda: recorded(nn.Identity(), Schedule.every(1)),
             CaptureError,
@@ -567,26 +569,31 @@ def test_a_metric_that_is_no_number_costs_itself_only(caplog):
             "no attention over the probe was seen in Embedding",
         ),
         (
-            lambda: Recorder(
+            lambda: record(
                 tiny(), torch.zeros(1, T + 1, dtype=torch.int64), Schedule.every(1), print
             ),
             ProbeError,
             "failed on the probe",
         ),
         (
-            lambda: Recorder(tiny(), [[1, 2, VOCAB]], Schedule.every(1), print),
+            lambda: record(tiny(), [[1, 2, VOCAB]], Schedule.every(1), print),
             ProbeError,
             f"token id {VOCAB}; the model's vocabulary has {VOCAB}",
         ),
         (
-            lambda: recorded(tiny(), Schedule.every(1), max_overhead=0),
+            lambda: CaptureOptions(max_overhead=0),
             ConfigError,
-            "greater than 0; got 0",
+            "max_overhead must be a number above 0 or null; got 0",
         ),
         (
-            lambda: recorded(tiny(), Schedule.every(1), max_overhead="2%"),
+            lambda: CaptureOptions(max_overhead="2%"),
             ConfigError,
-            "a share of the wall time, like 0.02, .* got '2%'",
+            "max_overhead must be a number above 0 or null; got '2%'",
+        ),
+        (
+            lambda: CaptureOptions(free_s=-1),
+            ConfigError,
+            "free_s must be a number of at least 0; got -1",
         ),
         (
             lambda: recorded(tiny(), Schedule.every(1), counts_from=2),
@@ -594,17 +601,12 @@ def test_a_metric_that_is_no_number_costs_itself_only(caplog):
             "counts_from is 0 or 1",
         ),
         (
-            lambda: recorded(tiny(), 10),
-            ConfigError,
-            r"a Schedule, like Schedule.every\(100\); got 10",
-        ),
-        (
             lambda: recorded(tiny(), Schedule.every(1), start_step=2.5),
             ConfigError,
             "start_step must be a whole number .* got 2.5",
         ),
         (
-            lambda: Recorder(tiny(), "To be or not", Schedule.every(1), print),
+            lambda: record(tiny(), "To be or not", Schedule.every(1), print),
             ProbeError,
             "this is text; give what the model's tokenizer",
         ),
@@ -647,14 +649,14 @@ def test_a_model_may_be_moved_to_another_device_after_it_was_watched():
     model = tiny()
     recorder, _ = recorded(model, Schedule.every(1))
     model.to("meta")  # stands for a GPU
-    assert recorder._camera.device.type == "meta"
+    assert recorder.camera.device.type == "meta"
     recorder.step(1)  # and nothing comes of it, as nothing is there
-    assert recorder._camera._input_ids.device.type == "meta"
+    assert recorder.camera._input_ids.device.type == "meta"
 
 
 def test_a_probe_on_another_device_or_of_another_type_is_brought_along():
     captures = []
-    Recorder(
+    record(
         tiny(), torch.randint(VOCAB, (2, T), dtype=torch.int32), Schedule.every(1), captures.append
     ).close()
     assert captures[0].arrays["blocks.0.attn.pattern"].shape == (2, 4, T, T)
@@ -685,16 +687,18 @@ def test_limits_are_read_from_the_configuration_or_the_embedding():
     ), "it makes no logits of these"
 
 
-def test_a_device_that_ended_the_training_by_its_failure_does_not_hide_it(caplog):
+def failed_device(_device):
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def test_a_device_that_ended_the_training_by_its_failure_does_not_hide_it(caplog, monkeypatch):
     """A failed CUDA device answers every later call, the wait for it before a capture among them,
     with the same error."""
     model = tiny()
     recorder, captures = recorded(model, Schedule.every(4))
     with pytest.raises(RuntimeError, match="out of memory"), recorder:
         train(model, recorder, 2)
-        recorder._settle = lambda: (_ for _ in ()).throw(
-            RuntimeError("CUDA error: device-side assert triggered")
-        )
+        monkeypatch.setattr("tracker_viz.capture.recorder._wait_for", failed_device)
         raise RuntimeError("out of memory")
     assert [capture.step for capture in captures] == [0]
     assert "could not capture the last step, 2" in caplog.text

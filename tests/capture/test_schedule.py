@@ -44,24 +44,19 @@ def test_steps_may_be_listed():
     assert due(Schedule.at([7, 3, 3]), 100) == [0, 3, 7]
 
 
-def test_a_run_of_unknown_length_doubles_its_gaps_up_to_the_period():
-    assert due(Schedule.open_ended(1000), 3000) == [
-        0,
-        1,
-        2,
-        4,
-        8,
-        16,
-        32,
-        64,
-        128,
-        256,
-        512,
-        1000,
-        2000,
-        3000,
-    ]
+def test_a_run_of_unknown_length_begins_dense_and_doubles_its_gaps_up_to_the_period():
+    steps = due(Schedule.open_ended(1000), 20_000)
+    assert steps[:33] == list(range(33))
+    assert steps[32:49] == list(range(32, 65, 2))
+    assert steps[-4:] == [17_000, 18_000, 19_000, 20_000]
+    for before, after in itertools.pairwise(steps):
+        assert after - before <= max(1, min(before / 16, 1000))
     assert due(Schedule.open_ended(1), 3) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("steps", "captures"), [(60, 47), (1000, 112), (16_384, 177)])
+def test_a_run_of_unknown_length_has_enough_captures_for_a_film_wherever_it_ends(steps, captures):
+    assert len(due(Schedule.open_ended(), steps)) == captures
 
 
 def test_asking_from_the_middle_gives_what_asking_from_the_start_gives():

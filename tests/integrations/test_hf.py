@@ -100,7 +100,9 @@ def test_pictures_spell_tokens_as_the_trainers_tokenizer_does(tmp_path, probe):
     callback = TrackerVizCallback(run="local", spool=tmp_path / "spool", probe=probe)
     make_trainer(tmp_path, [], callback, tokenizer=tokenizer).train()
     (row,) = next(iter(tv.load_captures(callback.watcher.ref))).probe["rows"]
-    assert row["tokens"] == [f"w{token}" for token in callback.watcher.recorder.probe.input_ids[0]]
+    assert row["tokens"] == [
+        f"w{token}" for token in callback.watcher.recorder.camera.probe.input_ids[0]
+    ]
 
 
 def test_every_run_that_the_trainer_reports_to_is_logged_into(tmp_path):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tracker_viz.capture import distributed, options
+from tracker_viz.capture import checks, distributed
 from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side, weights_share
 from tracker_viz.capture.discover.blocks import attend, discover
 from tracker_viz.capture.discover.limits import check_parameters, context_length
@@ -36,7 +36,7 @@ from tracker_viz.capture.isolation import (
 from tracker_viz.capture.neurons import NeuronWatch, down_layers, linear_layers
 from tracker_viz.capture.norms import krylov, norms
 from tracker_viz.capture.probe import Probe, check_probe
-from tracker_viz.capture.weights import POOLINGS, Pooling, Projection, read
+from tracker_viz.capture.weights import Pooling, Projection, read
 from tracker_viz.errors import CaptureError, ConfigError
 from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE
 from tracker_viz.types import Capture
@@ -91,20 +91,15 @@ class Camera:
         self.model_info: dict[str, Any] = {}
         self.sharded = distributed.is_sharded(model)
         self.main = distributed.is_main_process()
-        self._max_mb = options.positive("max_mb", max_mb, "the size of a capture in megabytes")
-        self._max_experts = options.whole("max_experts", max_experts, 0)
+        self._max_mb = checks.positive("max_mb", max_mb, "the size of a capture in megabytes")
+        self._max_experts = checks.whole("max_experts", max_experts, 0)
         self._blocks, self._only_blocks, self._only_heads = blocks, only_blocks, only_heads
-        self._wanted, self._named = options.projection_names(projections)
-        self._pooling = dict(pooling) if isinstance(pooling, Mapping) else {"*": pooling}
+        self._wanted, self._named = checks.projection_names(projections)
+        self._pooling = checks.pooling_by_name(pooling)
         self._forward, self._autocast = forward or default_forward, autocast
-        options.numbers("only_blocks", only_blocks)
-        options.heads(only_heads)
-        options.dtype("autocast", autocast)
-        if not all(how in POOLINGS for how in self._pooling.values()):
-            raise ConfigError(
-                f"pooling must be one of {', '.join(POOLINGS)}, or pattern of a name -> one of "
-                f"them; got {pooling!r}"
-            )
+        checks.numbers("only_blocks", only_blocks)
+        checks.heads(only_heads)
+        checks.dtype("autocast", autocast)
         if not callable(self._forward):
             raise ConfigError(
                 "forward is a function that calls the model: lambda model, input_ids: ...; got "
@@ -114,6 +109,12 @@ class Camera:
         self._anatomy: ModelStructure
         self._projections: list[Projection]
         self._signature: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this process runs the probe: a model that is whole on every process is captured
+        by the main one alone."""
+        return self.main or self.sharded
 
     @property
     def device(self) -> torch.device:
@@ -134,7 +135,7 @@ class Camera:
             self._written = buffers_written(self.model, before)
         distributed.put_away(self.model)
         if self.main:
-            _say(summary(self.model_info))
+            say(summary(self.model_info))
         return self._developed(attention, step, tokens_seen, {})
 
     def take(self, step: int, tokens_seen: int | None, metrics: Mapping[str, float]) -> Capture:
@@ -272,7 +273,7 @@ class Camera:
         )
 
 
-def _say(found: str) -> None:
+def say(found: str) -> None:
     """To the log where the user's script has set one up, else to the terminal: it is meant to be
     read once before training."""
     if log.hasHandlers():

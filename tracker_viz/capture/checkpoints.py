@@ -1,27 +1,23 @@
-"""Captures of checkpoints that were saved earlier: files in, Captures into a sink. Called by
-``pipeline.backfill``.
+"""Find saved checkpoints, load them into a model and capture it. Called by ``pipeline.backfill``.
 
 Checkpoints are safetensors files, files of ``torch.save`` (read with ``weights_only=True``: no code
-in them is run), or the directories that Hugging Face writes. The step stands in the name.
+in them is run), or the directories that Hugging Face writes. The step is part of the name.
 """
 
 from __future__ import annotations
 
 import glob
 import json
-import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tracker_viz.capture.recorder import Recorder
-from tracker_viz.capture.schedule import Schedule
+from tracker_viz.capture.camera import Camera
 from tracker_viz.errors import CaptureError, ConfigError
 from tracker_viz.types import Capture
 
@@ -37,24 +33,26 @@ _IN_DIRECTORY = (
 )
 # Where training scripts put the model's weights inside what they save.
 _NESTED = ("state_dict", "model_state_dict", "model", "module", "weights")
+_LONGEST_PREFIX = 3
+_NAMES_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A saved model, and how many optimiser steps it had behind it."""
+    """A saved model. ``step``: optimizer steps that it was trained for."""
 
     step: int
     path: Path
 
 
 def find_checkpoints(pattern: str) -> list[Checkpoint]:
-    """Checkpoints that a glob pattern (``**`` too) matches, by step.
+    """Return the checkpoints that a glob pattern (``**`` too) matches, by step.
 
     Raises:
         ConfigError: none match, one has no number in its name, or two have the same.
     """
-    paths = [Path(path) for path in glob.glob(pattern, recursive=True)]
-    paths = [path for path in paths if path.is_dir() or path.suffix in _SUFFIXES]
+    matches = [Path(path) for path in glob.glob(pattern, recursive=True)]
+    paths = [path for path in matches if path.is_dir() or path.suffix in _SUFFIXES]
     if not paths:
         raise ConfigError(
             f"no checkpoint matches {pattern!r}; expected directories or files ending in "
@@ -73,14 +71,15 @@ def find_checkpoints(pattern: str) -> list[Checkpoint]:
 
 
 def step_of(path: Path) -> int:
-    """``checkpoint-500/model.safetensors``, ``ckpt_step=500.pt``, ``model_500.pt`` -> 500.
+    """Read the step in a name: ``checkpoint-500/model.safetensors``, ``ckpt_step=500.pt``,
+    ``model_500.pt`` -> 500.
 
     Raises:
-        ConfigError: there is no number in the file's name, nor in that of its directory.
+        ConfigError: neither the file's name nor its directory's holds a number.
     """
-    for name in (path.name if path.is_dir() else path.stem, path.parent.name):
-        named = _STEP.findall(name)
-        numbers = named or re.findall(r"\d+", name)
+    own_name = path.name if path.is_dir() else path.stem
+    for name in (own_name, path.parent.name):
+        numbers = _STEP.findall(name) or re.findall(r"\d+", name)
         if numbers:
             return int(numbers[-1])
     raise ConfigError(
@@ -90,81 +89,50 @@ def step_of(path: Path) -> int:
 
 
 def capture_checkpoints(
-    model: nn.Module,
-    checkpoints: Iterable[Checkpoint],
-    probe: Any,
-    sink: Callable[[Capture], None],
-    *,
-    captured: Collection[int] = (),
-    loaded: Callable[[Checkpoint], None] = lambda checkpoint: None,
-    **recorder_options: Any,
-) -> list[int]:
-    """Load one checkpoint after the other into ``model`` and capture it.
+    camera: Camera, checkpoints: Iterable[Checkpoint], *, captured: Collection[int] = ()
+) -> Iterator[Capture]:
+    """Load one checkpoint after the other into the camera's model, by step, and yield its capture.
 
     Args:
-        model: of the class and configuration that was saved; its weights are overwritten.
+        camera: has looked at the model (``explore``), whose weights are overwritten.
         captured: steps that the run holds already; their checkpoints are not even opened.
-        loaded: told of each checkpoint before it is captured.
-        recorder_options: as ``Recorder`` takes them.
-
-    Returns:
-        The steps that were captured now.
 
     Raises:
         CaptureError: a checkpoint does not fit the model.
     """
-    taken: list[int] = []
-    recorder: Recorder | None = None
     for checkpoint in sorted(checkpoints, key=lambda checkpoint: checkpoint.step):
-        if checkpoint.step in captured:
-            continue
-        load_checkpoint(model, checkpoint.path)
-        loaded(checkpoint)
-        if recorder is None:
-            schedule = Schedule.at([checkpoint.step])
-            options = {"max_overhead": math.inf, **recorder_options}
-            recorder = Recorder(
-                model,
-                probe,
-                schedule,
-                sink,
-                start_step=checkpoint.step,
-                captured=captured,
-                **options,
-            )
-        recorder.capture_now(checkpoint.step)
-        taken.append(checkpoint.step)
-    if recorder is not None:
-        recorder.close()
-    return taken
+        if checkpoint.step not in captured:
+            load_checkpoint(camera.model, checkpoint.path)
+            yield camera.take(checkpoint.step, None, {})
 
 
 def load_checkpoint(model: nn.Module, path: Path) -> None:
-    """Put saved weights into the model; wrappers' prefixes (``module.``, ``_orig_mod.``,
-    ``model.``) are looked through.
+    """Put saved weights into the model, without the prefixes of wrappers (``module.``,
+    ``_orig_mod.``, ``model.``).
 
     Raises:
-        CaptureError: the file is none, or its names or shapes are not the model's.
+        CaptureError: it is no checkpoint, or its names or shapes are not the model's.
     """
     saved = _named_like(model, read_weights(path))
     own = model.state_dict()
-    wrong = [
-        f"{name} is {tuple(saved[name].shape)}, the model's {tuple(own[name].shape)}"
-        for name in own
-        if _differs(saved, own, name)
-    ]
-    missing = [name for name in own if name not in saved and not _is_tied(model, name, saved)]
+    missing, wrong = [], []
+    for name, tensor in own.items():
+        if name not in saved:
+            if not _is_tied(model, name, saved):
+                missing.append(name)
+        elif saved[name].shape != tensor.shape:
+            wrong.append(f"{name} is {tuple(saved[name].shape)}, the model's {tuple(tensor.shape)}")
     if wrong or missing:
-        lacks = f"it lacks {_some(missing)}" if missing else f"other shapes: {_some(wrong)}"
+        reason = f"it lacks {_some(missing)}" if missing else f"other shapes: {_some(wrong)}"
         raise CaptureError(
-            f"checkpoint {path} does not fit {type(model).__name__}: {lacks}; it holds "
+            f"checkpoint {path} does not fit {type(model).__name__}: {reason}; it holds "
             f"{_some(list(saved))}"
         )
     model.load_state_dict({name: saved[name] for name in own if name in saved}, strict=False)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint by name, on the CPU.
+    """Return every tensor of a checkpoint by name, on the CPU.
 
     Raises:
         CaptureError: it holds no weights, or something that could run code.
@@ -174,14 +142,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if inside is None:
             raise CaptureError(f"directory {path} holds none of {', '.join(_IN_DIRECTORY)}")
         path = inside
-    if path.suffix == ".json":
-        shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-        return {
-            name: tensor
-            for shard in shards
-            for name, tensor in _read_file(path.parent / Path(shard).name).items()
-        }
-    return _read_file(path)
+    if path.suffix != ".json":
+        return _read_file(path)
+
+    weights: dict[str, Tensor] = {}
+    for shard in sorted(set(json.loads(path.read_text())["weight_map"].values())):
+        weights |= _read_file(path.parent / Path(shard).name)
+    return weights
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -210,39 +177,41 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _named_like(model: nn.Module, saved: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The saved weights under the model's names: without the prefix that makes most of them fit."""
+    """Return the saved weights without the prefix that makes most of them fit the model's names."""
     own = list(model.state_dict())
-    prefixes = sorted({"", *(prefix for name in saved for prefix in _prefixes(name))}, key=len)
-    fitting = {prefix: sum(prefix + name in saved for name in own) for prefix in prefixes}
-    best = max(prefixes, key=lambda prefix: fitting[prefix])
+    prefixes = {""}
+    for name in saved:
+        prefixes |= _prefixes(name)
+
+    def n_fitting(prefix: str) -> int:
+        return sum(prefix + name in saved for name in own)
+
+    # Of several that fit equally well, the shortest.
+    best = max(sorted(prefixes, key=len), key=n_fitting)
     return {
         name.removeprefix(best): tensor for name, tensor in saved.items() if name.startswith(best)
     }
 
 
-def _prefixes(name: str) -> list[str]:
+def _prefixes(name: str) -> set[str]:
     parts = name.split(".")
-    return [".".join(parts[:count]) + "." for count in range(1, min(len(parts), 4))]
-
-
-def _differs(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> bool:
-    return name in saved and saved[name].shape != own[name].shape
+    longest = min(len(parts) - 1, _LONGEST_PREFIX)
+    return {".".join(parts[:count]) + "." for count in range(1, longest + 1)}
 
 
 def _is_tied(model: nn.Module, name: str, saved: Mapping[str, Tensor]) -> bool:
-    """A weight shared with another is saved once, under either name; buffers that are the same in
-    every run may be left out."""
+    """Return whether a weight need not be in a checkpoint: it is shared and saved under its other
+    name, or it is a buffer that is the same in every run."""
     named = dict(model.named_parameters(remove_duplicate=False))
     if name not in named:
         return True
-    return any(
-        other is named[name] and twin in saved for twin, other in named.items() if twin != name
-    )
+    twins = [other for other, weight in named.items() if weight is named[name] and other != name]
+    return any(twin in saved for twin in twins)
 
 
 def _some(names: Sequence[str]) -> str:
-    return (
-        ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        if names
-        else "nothing"
-    )
+    if not names:
+        return "nothing"
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    n_more = len(names) - _NAMES_SHOWN
+    return f"{shown} and {n_more} more" if n_more > 0 else shown

@@ -1,8 +1,8 @@
-"""What capturing must know of wrappers and processes: who records, what lies inside a wrapper, how
-a sharded tensor becomes whole.
+"""Handle wrappers and processes: who records, what a wrapper wraps, and what this process holds of
+a sharded tensor.
 
 Plain and DistributedDataParallel models: only the main process works, on the unwrapped model, and
-no other waits for it except in its own next collective. Sharded models (FSDP2, any DTensor): every
+the others wait for it only in their own next collective. Sharded models (FSDP2, any DTensor): every
 process takes part in the pass and in the gathering, one matrix at a time, and the main process
 keeps the result.
 """
@@ -10,6 +10,7 @@ keeps the result.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,31 +21,38 @@ from tracker_viz.errors import UnsupportedModelError
 
 
 def is_main_process() -> bool:
-    """Rank 0, or the only process. Before the process group is up, the launcher's ``RANK``
-    decides."""
+    """Return whether this is rank 0 or the only process. Before the process group is up, the
+    launcher's ``RANK`` decides."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank() == 0
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, DataParallel and ``torch.compile``."""
-    while True:
-        compiled = getattr(model, "_orig_mod", None)
-        if isinstance(compiled, nn.Module):
-            model = compiled
-        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        else:
-            return model
+    """Return the model inside DistributedDataParallel, DataParallel, ``torch.compile`` and
+    Lightning Fabric's wrapper."""
+    while (inner := _wrapped_module(model)) is not None:
+        model = inner
+    return model
+
+
+def _wrapped_module(model: nn.Module) -> nn.Module | None:
+    compiled = getattr(model, "_orig_mod", None)
+    if isinstance(compiled, nn.Module):
+        return compiled
+    is_parallel = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
+    # By its name: Lightning need not be installed.
+    is_fabric = type(model).__name__ == "_FabricModule"
+    inner = getattr(model, "module", None)
+    return inner if isinstance(inner, nn.Module) and (is_parallel or is_fabric) else None
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Parameters lie in pieces on several processes, so that a forward pass is a collective.
+    """Return whether parameters are split over processes, so that a forward pass is a collective.
 
     Raises:
-        UnsupportedModelError: in pieces that no single process can see through (tensor parallelism,
-            DeepSpeed ZeRO-3, FSDP1).
+        UnsupportedModelError: they are split so that no single process can see a whole layer
+            (tensor parallelism, DeepSpeed ZeRO-3, FSDP1).
     """
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id"):
@@ -52,8 +60,8 @@ def is_sharded(model: nn.Module) -> bool:
                 f"parameter {name} is partitioned by DeepSpeed ZeRO-3, which hides it; use ZeRO-2 "
                 "or PyTorch's FSDP2"
             )
-    in_pieces = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
-    if (in_pieces and not _fully_sharded(model)) or any(map(_cut_twice, model.parameters())):
+    is_split = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    if (is_split and not _fully_sharded(model)) or any(map(_is_split_twice, model.parameters())):
         raise UnsupportedModelError(
             "the model's layers are split over processes (tensor parallelism), so that no process "
             "sees all heads of a block; "
@@ -62,15 +70,14 @@ def is_sharded(model: nn.Module) -> bool:
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise UnsupportedModelError(
             "FSDP1 (FullyShardedDataParallel) flattens the weights away; shard with fully_shard "
-            "(FSDP2) instead, with accelerate by "
-            "fsdp_version: 2 in its configuration"
+            "(FSDP2) instead, with accelerate by fsdp_version: 2 in its configuration"
         )
-    return in_pieces
+    return is_split
 
 
 def put_away(model: nn.Module) -> None:
-    """Let go of parameters that a pass has gathered, so that the next one gathers what the
-    optimiser made of them since."""
+    """Free the parameters that a pass has gathered, so that the next pass gathers what the
+    optimizer made of them since."""
     for module in _fully_sharded(model):
         module.reshard()
 
@@ -83,11 +90,12 @@ def _fully_sharded(model: nn.Module) -> list[Any]:
     ]
 
 
-def _cut_twice(parameter: Tensor) -> bool:
-    """A matrix in pieces along two axes of the mesh: of FSDP, and of tensor parallelism inside it
-    (stacks of experts may be so, too)."""
+def _is_split_twice(parameter: Tensor) -> bool:
+    """Return whether a matrix is split along two axes of the mesh: by FSDP, and by tensor
+    parallelism inside it (stacks of experts may be, too)."""
     placements = getattr(parameter, "placements", ())
-    return parameter.ndim == 2 and sum(not placement.is_replicate() for placement in placements) > 1
+    n_split = sum(not placement.is_replicate() for placement in placements)
+    return parameter.ndim == 2 and n_split > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,7 @@ class Piece:
         values: all of it, or a slice along one axis.
         start: the slice's first index along each axis of the whole.
         group: processes that hold the other slices; None where ``values`` is all.
-        device_type: where those processes talk.
+        device_type: where those processes communicate.
     """
 
     values: Tensor
@@ -107,7 +115,7 @@ class Piece:
     device_type: str = "cpu"
 
     def summed(self, part: Tensor) -> Tensor:
-        """The sum of what every process made of its slice (a collective), on the slice's own
+        """Return the sum of what every process made of its slice (a collective), on the slice's own
         device."""
         if self.group is None:
             return part
@@ -117,8 +125,8 @@ class Piece:
 
 
 def piece_of(tensor: Tensor) -> Piece:
-    """A plain tensor as it is; of a sharded one this process's slice. Otherwise laid out ones are
-    gathered whole (a collective)."""
+    """Return a plain tensor as it is, and this process's slice of a sharded one. Tensors that are
+    split in another way are gathered whole (a collective)."""
     gather = getattr(tensor, "full_tensor", None)
     if gather is None:
         return Piece(tensor, (0,) * tensor.ndim)
@@ -126,18 +134,30 @@ def piece_of(tensor: Tensor) -> Piece:
     sharded = [axis for axis, placement in enumerate(placements) if not placement.is_replicate()]
     if len(sharded) != 1 or type(placements[sharded[0]]).__name__ != "Shard":
         return Piece(gather(), (0,) * tensor.ndim)
+
     (mesh_axis,) = sharded
     axis = placements[mesh_axis].dim % tensor.ndim
-    size, n_slices = tensor.shape[axis], mesh.size(mesh_axis)
-    start = min(
-        size, -(-size // n_slices) * mesh.get_local_rank(mesh_axis)
-    )  # slices as torch.chunk cuts them
-    starts = tuple(start if each == axis else 0 for each in range(tensor.ndim))
-    return Piece(tensor.to_local(), starts, mesh.get_group(mesh_axis), mesh.device_type)  # type: ignore[attr-defined]
+    size = tensor.shape[axis]
+    # Slices as torch.chunk cuts them.
+    longest_slice = -(-size // mesh.size(mesh_axis))
+    starts = [0] * tensor.ndim
+    starts[axis] = min(size, longest_slice * mesh.get_local_rank(mesh_axis))
+    return Piece(tensor.to_local(), tuple(starts), mesh.get_group(mesh_axis), mesh.device_type)  # type: ignore[attr-defined]
 
 
 def agreed(number: int, device: torch.device) -> int:
-    """The main process's ``number``, on every process."""
+    """Return the main process's ``number`` on every process (a collective)."""
     shared = torch.tensor([number], dtype=torch.int64, device=device)
     torch.distributed.broadcast(shared, src=0)
     return int(shared.item())
+
+
+def agreed_steps(steps: Collection[int], device: torch.device) -> list[int]:
+    """Return the main process's ``steps`` on every process, in order (two collectives)."""
+    shared = torch.tensor(sorted(steps), dtype=torch.int64, device=device)
+    n_steps = agreed(len(shared), device)
+    if not is_main_process():
+        shared = torch.empty(n_steps, dtype=torch.int64, device=device)
+    if n_steps:
+        torch.distributed.broadcast(shared, src=0)
+    return shared.tolist()

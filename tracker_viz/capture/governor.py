@@ -1,42 +1,105 @@
-"""Holds what captures cost under a share of the training time, by leaving out due steps evenly.
-Asked by the Recorder.
+"""Keep the cost of captures under a limit, by leaving out due steps evenly. Used by the Recorder.
 
-Only due steps are timed; off them nothing is measured. The first capture, taken before training,
-counts as part of the start. What a capture takes is the training thread's time, and what is done
-for it behind the training thread where that has no core to itself.
+Only captures and the stretches of training between them are timed; off due steps nothing is
+measured. A capture costs the training thread's time, plus the processor time that other threads
+spend on captures (scores, disk, uploads) where training leaves them no core of their own.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from tracker_viz.capture.schedule import Schedule
 from tracker_viz.cores import usable_cores
 
-# What is done behind the training thread may take all the time that there was between two captures.
+DEFAULT_MAX_OVERHEAD = 0.02
+DEFAULT_FREE_S = 30.0
+
+# Background work may use up all the time between two captures, which leaves no training time.
 _LEAST_STEP_S = 1e-6
+# Free seconds are spread over this many doublings of the step number.
+_DOUBLINGS_AHEAD = 6.0
+# A schedule that training cannot pay for is looked ahead this far, not for ever.
+_MOST_LEFT_OUT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CostLimit:
+    """The larger of a share of the wall time and a number of seconds in all.
+
+    Attributes:
+        max_overhead: share of the wall time, above 0; 1 or more: no limit.
+        free_s: seconds that captures may take in any case.
+    """
+
+    max_overhead: float = DEFAULT_MAX_OVERHEAD
+    free_s: float = DEFAULT_FREE_S
+
+    def allowed_s(self, trained_s: float) -> float:
+        """Return how long captures may take beside ``trained_s`` seconds of training alone."""
+        if self.max_overhead >= 1:
+            return math.inf
+        share_s = trained_s * self.max_overhead / (1 - self.max_overhead)
+        return max(share_s, self.free_s)
+
+    def paid_after_s(self, spent_s: float) -> float:
+        """Return after how much training its share alone allows captures of ``spent_s``."""
+        if self.max_overhead >= 1:
+            return 0.0
+        return spent_s * (1 - self.max_overhead) / self.max_overhead
+
+    def __str__(self) -> str:
+        if self.max_overhead >= 1:
+            return "max_overhead is 1: no limit"
+        share = f"max_overhead is {100 * self.max_overhead:.3g} %"
+        return f"{share} or free_s={self.free_s:g} s in all, whichever is more"
 
 
 class Governor:
-    """Decides, after each capture, which due step is the next to be taken.
+    """Times captures and decides, after each one, which due step is the next to be taken.
 
     Args:
-        max_overhead: most of the wall time that captures may take, 0..1; infinity: no limit.
-        free: captures that are allowed whatever they cost, where the length of the training is not
-            known.
+        schedule: which steps are due.
+        limit: what captures may cost; None keeps the schedule whatever it costs.
+        start_step: optimizer steps that were finished before.
+        clock: the wall's time in seconds.
+        background_s: processor seconds that other threads have spent on captures so far.
+
+    Attributes:
+        n_captures: how many were timed.
+        n_left_out: due steps that were left out so far.
+        spent_s: what captures cost so far; the first, taken before training, aside.
+        trained_s: what training alone took so far.
     """
 
-    def __init__(self, schedule: Schedule, max_overhead: float, *, free: int = 5) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        limit: CostLimit | None = None,
+        *,
+        start_step: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+        background_s: Callable[[], float] = float,
+    ) -> None:
         self.schedule = schedule
-        self.max_overhead = max_overhead
+        self.limit = limit
+        self.n_captures = 0
+        self.n_left_out = 0
         self.spent_s = 0.0
         self.trained_s = 0.0
-        self.captures = 0
-        self._steps = 0
-        self._free = free
+        self._clock = clock
+        self._background_s = background_s
+        self._background_seen_s = 0.0
+        self._n_steps = 0
+        self._since_s = clock()
+        self._since_step = start_step
 
     @property
     def overhead(self) -> float:
@@ -44,55 +107,95 @@ class Governor:
         whole_s = self.spent_s + self.trained_s
         return self.spent_s / whole_s if whole_s > 0 else 0.0
 
-    def trained(self, steps: int, seconds: float) -> None:
-        """``steps`` training steps took ``seconds``, captures not included."""
-        self._steps += steps
+    def start(self, step: int) -> None:
+        """Time training from here on, after ``step`` finished steps. What other threads did before
+        (opening runs) is no cost of captures."""
+        self._since_s, self._since_step = self._clock(), step
+        self._background_seen_s = self._background_s()
+
+    @contextmanager
+    def timing(self, step: int, device: torch.device) -> Iterator[None]:
+        """Time the training up to ``step`` finished steps, and the capture inside the block."""
+        started_s = self._clock()
+        background_s = self._take_background_s() if cores_are_busy(device) else 0.0
+        trained_s = max(started_s - self._since_s - background_s, 0.0)
+        self.add_training(step - self._since_step, trained_s)
+        try:
+            yield
+        finally:
+            self._since_s, self._since_step = self._clock(), step
+            self.add_capture(self._since_s - started_s + background_s)
+
+    def add_training(self, steps: int, seconds: float) -> None:
+        """Count ``steps`` training steps that took ``seconds``, captures not included."""
+        self._n_steps += steps
         self.trained_s += seconds
 
-    def captured(self, seconds: float) -> None:
-        self.captures += 1
+    def add_capture(self, seconds: float) -> None:
+        self.n_captures += 1
         self.spent_s += seconds
 
     def next_step(self, step: int) -> tuple[int | None, int]:
-        """After a capture at ``step``: the next step to capture (None: no more), and how many due
-        steps are left out before it."""
+        """Return the next step to capture after a capture at ``step`` (None: no more), and how many
+        due steps are left out before it."""
         due = self.schedule.next_due(step)
-        if due is None or self.spent_s <= 0 or self._steps == 0 or math.isinf(self.max_overhead):
-            return due, 0
-        keep_every = self._keep_every(step)
-        skipped = 0
-        while skipped < keep_every - 1:
+        earliest = self._earliest(step)
+        left_out = 0
+        while due is not None and due < earliest and left_out < _MOST_LEFT_OUT:
             following = self.schedule.next_due(due)
             if following is None:
                 break  # the last due step is always taken
-            due, skipped = following, skipped + 1
-        return due, skipped
+            due, left_out = following, left_out + 1
+        self.n_left_out += left_out
+        return due, left_out
 
-    def _keep_every(self, step: int) -> int:
-        cost_s = self.spent_s / self.captures
-        step_s = max(self.trained_s / self._steps, _LEAST_STEP_S)
-        if self.schedule.total is not None:
-            remaining = sum(1 for due in self.schedule.steps if due > step)
-            allowance_s = self.max_overhead * step_s * self.schedule.total - self.spent_s
-            affordable = allowance_s / cost_s
-            return (
-                max(1, math.ceil(remaining / affordable)) if affordable >= 1 else max(remaining, 1)
-            )
-        # Unknown length: no further capture before the training done by then pays for it.
-        allowance_s = self.max_overhead * self.trained_s + self._free * cost_s
-        if allowance_s >= self.spent_s + cost_s:
-            return 1
-        pays_at = step + math.ceil(
-            (self.spent_s + cost_s - allowance_s) / (self.max_overhead * step_s)
-        )
-        keep, due = 1, self.schedule.next_due(step)
-        while due is not None and due < pays_at and keep < 1000:
-            keep, due = keep + 1, self.schedule.next_due(due)
-        return keep
+    def _take_background_s(self) -> float:
+        """Return what other threads have spent since the last call."""
+        before, self._background_seen_s = self._background_seen_s, self._background_s()
+        return self._background_seen_s - before
+
+    def _earliest(self, step: int) -> float:
+        """Return the step before which no capture is to be taken again."""
+        if self.limit is None or self.spent_s <= 0 or self._n_steps <= 0:
+            return step
+        cost_s = self.spent_s / self.n_captures
+        step_s = max(self.trained_s / self._n_steps, _LEAST_STEP_S)
+        if self.schedule.total is None:
+            return step + self._gap(self.limit, cost_s, step_s)
+        return self._spread_evenly(self.limit, step, self.schedule.total, cost_s, step_s)
+
+    def _spread_evenly(
+        self, limit: CostLimit, step: int, total: int, cost_s: float, step_s: float
+    ) -> float:
+        """Where the end is known, keep every n-th of the steps that are still due."""
+        will_train_s = self.trained_s + step_s * max(total - step, 0)
+        affordable = (limit.allowed_s(will_train_s) - self.spent_s) / cost_s
+        remaining = [due for due in self.schedule.steps if due > step]
+        if not remaining or affordable >= len(remaining):
+            return step
+        if affordable < 1:
+            return remaining[-1]
+        keep_every = math.ceil(len(remaining) / affordable)
+        return remaining[min(keep_every, len(remaining)) - 1]
+
+    def _gap(self, limit: CostLimit, cost_s: float, step_s: float) -> float:
+        """Where the end is not known, return how many steps are to pass before the next capture.
+
+        What is left of ``free_s`` is spread over the next doublings of the step number, to the one
+        from which on the share alone pays. Spent at once, it would leave a long gap after the first
+        steps; spread to the end of a long training, it would leave a short one without a film.
+        """
+        free_captures = (limit.free_s - self.spent_s) / cost_s
+        # From this many steps on the share alone allows more than free_s.
+        pays_from = limit.paid_after_s(limit.free_s) / step_s
+        if free_captures >= 1 and self._n_steps < pays_from:
+            doublings = min(math.log2(pays_from / self._n_steps), _DOUBLINGS_AHEAD)
+            return self._n_steps * (2 ** (doublings / free_captures) - 1)
+        paid_after_s = limit.paid_after_s(self.spent_s + cost_s)
+        return (paid_after_s - self.trained_s) / step_s
 
 
 def cores_are_busy(device: torch.device) -> bool:
-    """Whether whatever else this process does is done on training's time: it computes on as many
-    threads as there are cores."""
+    """Return whether this process has no core to spare for other threads while it trains."""
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     return threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) >= usable_cores()

@@ -1,78 +1,107 @@
-"""What a user chose -> the same, known to be right. Called where a Schedule, a Recorder and a
-Camera begin, before any training.
-
-Raises:
-    ConfigError: from every function here: what was expected, and what came.
-"""
+"""The options of capturing, each declared once: ``watch`` and ``train.py`` take them."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-import torch
+from pydantic import Field, field_validator
 
-from tracker_viz.errors import ConfigError
-from tracker_viz.metrics.weight_scores import WEIGHT_NAME
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    """A whole number of any type that is one (numpy's, a 0-d integer tensor); a float is none."""
-    try:
-        number = operator.index(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
-    return number
+from tracker_viz.capture import checks
+from tracker_viz.capture.budget import DEFAULT_MAX_MB
+from tracker_viz.capture.governor import DEFAULT_FREE_S, DEFAULT_MAX_OVERHEAD, CostLimit
+from tracker_viz.options import LegalValues, Options
 
 
-def positive(name: str, value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ConfigError(f"{name} is {what}, greater than 0; got {value!r}")
-    return value
+class CaptureOptions(Options):
+    """What is captured while training, when, and what it may cost."""
 
+    group_name = "capture"
 
-def projection_names(projections: Any) -> tuple[set[str] | None, dict[str, str] | None]:
-    """Names of the weights to keep (None: all), and where each is, if that was said by hand."""
-    if projections is None:
-        return None, None
-    if (
-        isinstance(projections, str)
-        or not isinstance(projections, Collection)
-        or not all(isinstance(name, str) for name in projections)
-    ):
-        raise ConfigError(
-            "projections is a list of names, like ['mlp.w_in', 'mlp.w_out'], or name -> its "
-            f"parameter within a block; got {projections!r}"
+    captures: int = Field(default=100, ge=2)
+    """About how many captures of the whole training, where its length is known; dense at the start,
+    where the model changes fastest."""
+
+    every: int | None = Field(default=None, ge=1)
+    """Capture every so many steps instead. These steps are kept whatever they cost, unless
+    max_overhead is given, too."""
+
+    max_overhead: float | None = Field(default=None, gt=0, allow_inf_nan=True)
+    """Share of the wall time that captures may take; due steps are left out rather than exceed it.
+    1: no limit. null: 0.02, or no limit where every chooses the steps."""
+
+    free_s: float = Field(default=DEFAULT_FREE_S, ge=0)
+    """Seconds that captures may take in all even where that is more than max_overhead, so that a
+    short training has a film, too."""
+
+    max_mb: float = Field(default=DEFAULT_MAX_MB, gt=0)
+    """Size of one capture, in megabytes."""
+
+    blocks: str | Sequence[str] | None = None
+    """Names of the decoder blocks' modules, or a pattern like model.layers.*; null finds them."""
+
+    only_blocks: Annotated[Any, LegalValues("a list of numbers or null")] = None
+    """Keep these blocks, by number from 0; null: all."""
+
+    only_heads: Annotated[
+        Any, LegalValues("a list of numbers, block -> list of numbers, or null")
+    ] = None
+    """Keep the attention of these heads: [0, 1] of every block, or {3: [0, 7]} of some; null:
+    all."""
+
+    projections: Annotated[
+        Any, LegalValues("a list of names, name -> parameter within a block, or null")
+    ] = None
+    """Keep only these weights, [mlp.w_gate, mlp.w_down], or say where each is, {attn.w_q:
+    mixer.query}; null: all that are found."""
+
+    pooling: Annotated[Any, LegalValues("sample | mean | rms, or name -> one of these")] = "sample"
+    """How weights become smaller: sample keeps evenly spaced rows and columns, mean and rms pool
+    (rms has no signs); or by name, {"mlp.*": rms}."""
+
+    max_experts: int = Field(default=4, ge=0)
+    """Experts of a mixture that are captured one by one, besides their mean."""
+
+    @field_validator("only_blocks")
+    @classmethod
+    def _check_blocks(cls, value: Any) -> Any:
+        checks.numbers("only_blocks", value)
+        return value
+
+    @field_validator("only_heads")
+    @classmethod
+    def _check_heads(cls, value: Any) -> Any:
+        checks.heads(value)
+        return value
+
+    @field_validator("projections")
+    @classmethod
+    def _check_projections(cls, value: Any) -> Any:
+        checks.projection_names(value)
+        return value
+
+    @field_validator("pooling")
+    @classmethod
+    def _check_pooling(cls, value: Any) -> Any:
+        checks.pooling_by_name(value)
+        return value
+
+    def limit(self, *, steps_are_chosen: bool) -> CostLimit | None:
+        """Return what captures may cost; None: whatever the chosen steps cost."""
+        if self.max_overhead is None and steps_are_chosen:
+            return None
+        share = DEFAULT_MAX_OVERHEAD if self.max_overhead is None else self.max_overhead
+        return CostLimit(share, self.free_s)
+
+    def for_camera(self) -> dict[str, Any]:
+        """Return the options that ``Camera`` takes."""
+        names = (
+            "max_mb",
+            "blocks",
+            "only_blocks",
+            "only_heads",
+            "projections",
+            "pooling",
+            "max_experts",
         )
-    if not isinstance(projections, Mapping):
-        return set(projections), None
-    for name, pattern in projections.items():
-        if not WEIGHT_NAME.fullmatch(f"blocks.0.{name}") or not isinstance(pattern, str):
-            raise ConfigError(
-                "projections maps names like 'attn.w_q' or 'mlp.w_in' to parameters' names; got "
-                f"{name!r}: {pattern!r}"
-            )
-    return set(projections), dict(projections)
-
-
-def numbers(name: str, value: Any) -> None:
-    """Numbers of blocks or heads; None: all."""
-    if value is not None and (
-        isinstance(value, str)
-        or not isinstance(value, Collection)
-        or not all(isinstance(each, int) for each in value)
-    ):
-        raise ConfigError(f"{name} is a list of numbers, counted from 0; got {value!r}")
-
-
-def heads(value: Any) -> None:
-    for block, kept in value.items() if isinstance(value, Mapping) else [("", value)]:
-        numbers(f"only_heads{f' of block {block}' if isinstance(value, Mapping) else ''}", kept)
-
-
-def dtype(name: str, value: Any) -> None:
-    if value is not None and not isinstance(value, torch.dtype):
-        raise ConfigError(f"{name} is a torch dtype, like torch.bfloat16; got {value!r}")
+        return {name: getattr(self, name) for name in names}

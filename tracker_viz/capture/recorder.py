@@ -1,15 +1,13 @@
-"""Takes Captures of a model while it trains. ``pipeline.watch`` builds one; the training loop calls
-``step``.
+"""Take captures of a model while it trains: a camera and a schedule in, captures into a sink.
 
-In: a model, a probe, a schedule. Out: on every due step one raw ``Capture`` (see ``camera.py``)
-into ``sink``, which must not block; scoring, cutting to size and writing happen behind it, off the
-training thread.
+``pipeline.watch`` builds a Recorder; the training loop calls ``step``. On every due step one raw
+``Capture`` (see ``camera.py``) goes to the sink, which must not block: scoring, cutting to size and
+writing happen behind it, off the training thread.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -18,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracker_viz.capture import distributed, options
-from tracker_viz.capture.camera import Camera
-from tracker_viz.capture.governor import Governor, cores_are_busy
+from tracker_viz.capture import distributed
+from tracker_viz.capture.camera import Camera, say
+from tracker_viz.capture.checks import whole
+from tracker_viz.capture.governor import CostLimit, Governor
 from tracker_viz.capture.probe import Probe, as_probe
 from tracker_viz.capture.schedule import Schedule
 from tracker_viz.errors import ConfigError
@@ -32,106 +31,74 @@ _NEVER = 1 << 62
 _MAX_FAILURES = 3
 
 
-class Recorder:
-    """Captures ``model`` on the steps of ``schedule``.
+# The arguments of one call of ``step``: a plain tuple, because one is made at every step.
+_Call = tuple[Any, int | None, Mapping[str, Any]]
+_NO_CALL: _Call = (-1, None, {})
 
-    What ``Capture.step`` counts is optimiser steps finished. The untrained model is captured here,
-    at construction, as step ``start_step`` (0); every problem with the model or the probe raises
-    here too. Afterwards ``step(counter)`` is called after each optimiser step with the loop's own
-    counter. A loop may count from 0 (``enumerate``) or from 1: the first call tells which, unless
-    ``counts_from`` says so; it also hands the first capture on, with its metrics. A later failure
-    is logged, never raised.
+
+class Recorder:
+    """Captures what ``camera`` sees on the steps of ``schedule``.
+
+    ``Capture.step`` counts finished optimizer steps. ``step(counter)`` is called after each of them
+    with the loop's own counter. A loop may count from 0 (``enumerate``) or from 1: the first call
+    tells which, unless ``counts_from`` says so. A failure is logged, never raised.
 
     Args:
-        model: any decoder; DistributedDataParallel, FSDP2, ``torch.compile`` wrappers are looked
-            through.
-        probe: a ``Probe``, or token ids [probe, position].
+        camera: has looked at the model already (``explore``), on every process that takes part.
         sink: takes each Capture on the training thread; called on the main process only.
-        start_step: optimiser steps finished before (a resumed run).
+        first: the capture that ``explore`` gave. It waits for the first call of ``step``, whose
+            metrics belong to these very weights.
+        start_step: optimizer steps finished before (a resumed run).
         captured: steps that the run holds already; they are not captured again.
-        counts_from: the loop's counter at the first call after one finished step, less
-            ``start_step``: 0 or 1. Say it (1) where ``step`` may be called with the same number
+        counts_from: the loop's counter at the first call after one finished step, minus
+            ``start_step``: 0 or 1. Give it (1) where ``step`` may be called with the same number
             several times, as under gradient accumulation.
-        max_overhead: most of the wall time that captures may take, 0..1; the schedule is thinned to
-            keep it.
-        behind_sink: processor seconds that were spent on captures behind the sink so far. They
-            count as taken from training where training keeps every core busy, that is on a CPU.
-        camera_options: what is captured, and how (``max_mb``, ``blocks``, ``projections``,
-            ``autocast``, ...): see ``Camera``.
+        governor: times captures and limits their cost; by default it only times them.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        probe: Probe | Any,
+        camera: Camera,
         schedule: Schedule,
         sink: Callable[[Capture], None],
         *,
+        first: Capture | None = None,
         start_step: int = 0,
         captured: Collection[int] = (),
         counts_from: int | None = None,
-        max_overhead: float = 0.02,
-        behind_sink: Callable[[], float] = float,
-        clock: Callable[[], float] = time.perf_counter,
-        **camera_options: Any,
+        governor: Governor | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"what is watched is a torch.nn.Module; got {type(model).__name__}")
-        if not isinstance(schedule, Schedule):
-            raise ConfigError(
-                f"schedule is a Schedule, like Schedule.every(100); got {schedule!r} (every=100 "
-                "makes one)"
-            )
-        if counts_from not in (None, 0, 1):
-            raise ConfigError(f"counts_from is 0 or 1, or None to find out; got {counts_from!r}")
-        options.positive("max_overhead", max_overhead, "a share of the wall time, like 0.02")
-        start_step = options.whole("start_step", start_step, 0)
-        self._next_call: int = (
-            -_NEVER
-        )  # in the loop's own count: the first call always looks closer
-        self._offset = None if counts_from is None else 1 - counts_from
-        self._latest: tuple[int, int | None, Mapping[str, Any]]
-        self.forget_latest()
-        self._start_step = start_step
-        self._clock = clock
+        self.camera = camera
+        self.schedule = schedule
+        self.governor = governor or Governor(schedule, start_step=start_step)
         self._sink = sink
-        self._behind_sink, self._behind_s = behind_sink, 0.0
+        self._counter = _LoopCounter(start_step, counts_from)
+        self._latest = _NO_CALL
+        # In the loop's own count. The first call always looks closer.
+        self._next_call = -_NEVER if camera.takes_part else _NEVER
+        if camera.sharded:
+            # A step that the main process leaves out, no other may wait for.
+            captured = distributed.agreed_steps(captured, camera.device)
         self._captured = set(captured)
         self._held: Capture | None = None
-        self._governor = Governor(schedule, max_overhead)
-        self._failures = 0
-        self._handed_on = self._left_out = 0
-        self._closed = self._went_back = False
-        self.schedule = schedule
-        self.probe = as_probe(probe)
-        self._camera = Camera(distributed.unwrapped(model), self.probe, **camera_options)
-        # Of a model that is whole on every process, only the main one takes captures.
-        self._takes_part = self._camera.main or self._camera.sharded
-        self._since, self._since_step = self._clock(), start_step
-        if self._takes_part:
-            self._explore(start_step)
-        else:
-            self._next_call = _NEVER
-        self._explored_s = self._clock() - self._since
+        self._n_handed_on = 0
+        self._n_failures = 0
+        self._price_was_logged = False
+        self._closed = False
+
+        is_wanted = schedule.is_due(start_step) or not captured
+        if first is not None and is_wanted and start_step not in self._captured:
+            self._captured.add(start_step)
+            # Other processes of a sharded model take part, and keep nothing.
+            self._held = first if camera.main else None
 
     @property
     def captured_steps(self) -> list[int]:
         """Steps that were captured, here and before a resume, in order."""
         return sorted(self._captured)
 
-    @property
-    def model_info(self) -> dict[str, Any]:
-        """What was found in the model, as ``Capture.model`` holds it."""
-        return self._camera.model_info
-
-    @property
-    def overhead(self) -> float:
-        """Share of the training time that captures took so far, 0..1; the first, which is taken
-        before training, aside."""
-        return self._governor.overhead
-
     def step(self, step: int, tokens_seen: int | None = None, **metrics: float | Tensor) -> None:
-        """Call after each optimiser step. Off due steps this compares integers, and nothing else.
+        """Call after each optimizer step. Off due steps this only compares integers.
 
         Args:
             step: the loop's own counter, from 0 or from 1.
@@ -144,36 +111,11 @@ class Recorder:
             if before <= step < self._next_call:
                 return
         except TypeError:
-            pass  # no number at all, which is said where it is looked at
-        self._on_due(step, tokens_seen, metrics, before)
-
-    def skip(self, captured: Collection[int]) -> None:
-        """Leave out steps that the run turned out to hold already; to be called before the first
-        ``step``."""
-        self._captured.update(captured)
-        if self._held is not None and self._held.step in captured:
-            self._held = None
-
-    def capture_now(
-        self, step: int, tokens_seen: int | None = None, **metrics: float | Tensor
-    ) -> None:
-        """Capture the model as it is, as ``step`` finished optimiser steps, unless that step is
-        captured already.
-
-        The capture that was taken at construction, if it is this step's, is handed on at once.
-
-        Raises:
-            CaptureError: it could not be captured.
-        """
-        if self._held is not None and self._held.step == step:
-            self._release(metrics)
-        if step in self._captured or not self._takes_part:
-            return
-        self._deliver(self._camera.take(step, _count(tokens_seen), _numbers(metrics)))
+            pass  # not a number, which the next line reports
+        self._on_due(self._latest, before)
 
     def close(self, *, failed: bool = False) -> None:
-        """Capture the model as it is now, if the last step was not due, and stop. Safe to call
-        twice.
+        """Capture the model as it is now, if the last step was not due, and stop. Safe to repeat.
 
         Args:
             failed: training ended by an error in this process. A sharded model is then left alone:
@@ -184,36 +126,22 @@ class Recorder:
         self._closed = True
         self._release({})
         self._next_call = _NEVER
-        left_alone = (
-            not self._takes_part
-            or (failed and self._camera.sharded)
-            or self._failures >= _MAX_FAILURES
-        )
-        step, tokens_seen, metrics = self._latest
-        self.forget_latest()
-        if step != -1 and not left_alone:
-            done = self._finished(step)
+
+        is_out_of_reach = (failed and self.camera.sharded) or not self.camera.takes_part
+        last, self._latest = self._latest, _NO_CALL
+        if last is not _NO_CALL and not is_out_of_reach and self._n_failures < _MAX_FAILURES:
+            done = self._finished_steps(last[0])
             if done is not None and done not in self._captured:
                 try:
-                    self._capture_timed(done, tokens_seen, metrics)
-                except (
-                    Exception
-                ):  # of a device that ended the training by its failure, as a rule, and fails again
+                    self._capture_timed(done, last)
+                except Exception:
+                    # A device that ended the training by its failure fails again, as a rule.
                     log.exception("could not capture the last step, %d", done)
-        if self._camera.main and self._handed_on:
-            log.info(
-                "%d captures%s: %.2g %% of the training time, and %.2g s before it for looking at "
-                "the model",
-                self._handed_on,
-                f" ({self._left_out} due steps left out)" if self._left_out else "",
-                100 * self._governor.overhead,
-                self._explored_s,
-            )
+        self._log_costs()
 
     def forget_latest(self) -> None:
-        """The model is no longer what the latest call of ``step`` left: ``close`` is not to capture
-        it as that step."""
-        self._latest = (-1, None, {})
+        """Keep ``close`` from capturing the model: it is no longer what the latest step left."""
+        self._latest = _NO_CALL
 
     def __enter__(self) -> Recorder:
         return self
@@ -227,44 +155,46 @@ class Recorder:
         self.close(failed=error is not None)
 
     # -- on due steps
-    # ------------------------------------------------------------------------------------------
 
-    def _on_due(
-        self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any], before: int
-    ) -> None:
-        done = self._finished(step)
-        if done is None or self._offset is None:
+    def _on_due(self, call: _Call, before: Any) -> None:
+        step, _, metrics = call
+        is_first = self._next_call == -_NEVER
+        done = self._finished_steps(step)
+        if done is None:
             return
         if step < before:
-            self._say_went_back(before, step)
+            self._counter.warn_once_that_it_went_back(before, step, self._next_call)
             return
-        self._release(metrics)
-        if self._next_call == -_NEVER:
-            due = self.schedule.next_due(self._since_step)
-            # What the user's script did between ``watch`` and here, data and compilation, is no
-            # training that pays for captures.
-            self._since, self._since_step = self._clock(), done
-        else:
-            due = self._next_call + self._offset
-        if due is not None and done >= due:
-            self._capture_timed(done, tokens_seen, metrics)
-            due, skipped = self._governor.next_step(done)
-            if skipped and self._camera.main:
-                self._say_thinned(skipped, due)
-        if self._failures >= _MAX_FAILURES:
-            due = None
-        if self._camera.sharded:
-            due = distributed.agreed(_NEVER if due is None else due, self._camera.device)
-        self._next_call = _NEVER if due is None or due >= _NEVER else due - self._offset
 
-    def _finished(self, step: Any) -> int | None:
-        """The loop's counter as optimiser steps finished; None where it is no whole number.
+        self._release(metrics)
+        if is_first:
+            due = self.schedule.next_due(self._counter.start_step)
+            # What the user's script did between ``watch`` and here (data, compilation) is no
+            # training that pays for captures.
+            self.governor.start(done)
+        else:
+            due = self._next_call + self._counter.offset
+
+        if due is not None and done >= due:
+            self._capture_timed(done, call)
+            due, n_left_out = self.governor.next_step(done)
+            self._log_price(n_left_out, due)
+
+        if self._n_failures >= _MAX_FAILURES:
+            due = None
+        if self.camera.sharded:
+            due = distributed.agreed(_NEVER if due is None else due, self.camera.device)
+        self._next_call = _NEVER if due is None else min(_NEVER, due - self._counter.offset)
+
+    def _finished_steps(self, step: Any) -> int | None:
+        """Return how many optimizer steps the loop's counter stands for, or None where it is no
+        whole number.
 
         Raises:
-            ConfigError: so it was from the first call on.
+            ConfigError: it was none at the first call.
         """
         try:
-            number = options.whole("step", step, 0)
+            return self._counter.finished(step)
         except ConfigError as error:
             if self._next_call == -_NEVER:
                 raise
@@ -272,101 +202,169 @@ class Recorder:
                 log.error("%s: no more captures are taken in this run", error)
             self._next_call = _NEVER
             return None
-        if self._offset is None:
-            self._offset = 1 if number == self._start_step else 0
-        return number + self._offset
-
-    def _capture_timed(
-        self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]
-    ) -> None:
-        self._settle()
-        behind_s = 0.0
-        if cores_are_busy(self._camera.device):
-            before, self._behind_s = self._behind_s, self._behind_sink()
-            behind_s = self._behind_s - before
-        started = self._clock()
-        self._governor.trained(step - self._since_step, max(started - self._since - behind_s, 0.0))
-        self._try_capture(step, tokens_seen, metrics)
-        self._since, self._since_step = self._clock(), step
-        self._governor.captured(self._since - started + behind_s)
 
     def _release(self, metrics: Mapping[str, Any]) -> None:
-        """Hand on the capture that was taken at construction, with what the first step said of the
-        weights that it began with."""
+        """Hand on the first capture, with the metrics of the first step."""
         if self._held is None:
             return
         held, self._held = self._held, None
         try:
-            self._sink(replace(held, metrics=_numbers(metrics)))
-            self._handed_on += 1
+            self._hand_on(replace(held, metrics=_numbers(metrics)))
         except Exception:
             log.exception("could not hand on the capture of step %d; training goes on", held.step)
 
-    def _try_capture(self, step: int, tokens_seen: int | None, metrics: Mapping[str, Any]) -> None:
-        try:
-            self.capture_now(step, tokens_seen, **metrics)
-            self._failures = 0
-        except Exception:  # training goes on whatever a picture costs
-            self._failures += 1
-            if self._failures == 1:
-                log.exception(
-                    "could not capture step %d; training goes on, and the next due step is tried "
-                    "again",
-                    step,
-                )
-            elif self._failures == _MAX_FAILURES:
-                log.error(
-                    "%d captures in a row failed: no more are taken in this run", _MAX_FAILURES
-                )
+    def _capture_timed(self, step: int, call: _Call) -> None:
+        _wait_for(self.camera.device)
+        with self.governor.timing(step, self.camera.device):
+            try:
+                if step not in self._captured:
+                    self._capture(step, call)
+                self._n_failures = 0
+            except Exception:  # training goes on, whatever happens to a capture
+                self._n_failures += 1
+                if self._n_failures == 1:
+                    log.exception(
+                        "could not capture step %d; training goes on, and the next due step is "
+                        "tried again",
+                        step,
+                    )
+                elif self._n_failures == _MAX_FAILURES:
+                    log.error(
+                        "%d captures in a row failed: no more are taken in this run", _MAX_FAILURES
+                    )
 
-    def _say_thinned(self, skipped: int, due: int | None) -> None:
-        governor = self._governor
-        # Once is enough to act on; how many it were is said at the end.
-        log.log(
-            logging.DEBUG if self._left_out else logging.WARNING,
-            "captures took %.1f %% of the training time so far (%.0f ms each, max_overhead is %.1f %%): "
-            "leaving out %d due steps, the next capture is at step %s; so it goes on while they "
-            "take that long",
-            100 * governor.overhead,
-            1000 * governor.spent_s / governor.captures,
-            100 * governor.max_overhead,
-            skipped,
-            due,
-        )
-        self._left_out += skipped
+    def _capture(self, step: int, call: _Call) -> None:
+        _, tokens_seen, metrics = call
+        capture = self.camera.take(step, _count(tokens_seen), _numbers(metrics))
+        if self.camera.main:
+            self._hand_on(capture)
+        self._captured.add(step)
 
-    def _say_went_back(self, before: int, step: int) -> None:
-        if self._camera.main and not self._went_back:
+    def _hand_on(self, capture: Capture) -> None:
+        self._sink(capture)
+        self._n_handed_on += 1
+
+    # -- what the user reads
+
+    def _log_price(self, n_left_out: int, due: int | None) -> None:
+        """Log once that captures cost more than the limit allows, or more than the usual limit
+        would where there is none."""
+        governor = self.governor
+        over_usual_s = governor.spent_s - CostLimit().allowed_s(governor.trained_s)
+        is_worth_saying = n_left_out > 0 or (governor.limit is None and over_usual_s > 0)
+        if self._price_was_logged or not is_worth_saying or not self.camera.main:
+            return
+        self._price_was_logged = True
+
+        each_ms = 1000 * governor.spent_s / governor.n_captures
+        price = f"captures took {100 * governor.overhead:.1f} % of the wall time ({each_ms:.0f} ms each)"
+        if governor.limit is None:
             log.warning(
-                "step went back from %d to %d: captures are numbered by the optimiser steps of the "
-                "whole training, and the next is taken "
-                "at step %d; give a counter that goes on from epoch to epoch",
+                "%s, and all the steps that you chose are kept; max_overhead=%g would leave out "
+                "some",
+                price,
+                CostLimit().max_overhead,
+            )
+        else:
+            log.warning(
+                "%s; %s: leaving out %d due steps, the next capture is at step %s, and so on while "
+                "they take that long",
+                price,
+                governor.limit,
+                n_left_out,
+                due,
+            )
+
+    def _log_costs(self) -> None:
+        if not self.camera.main or not self._n_handed_on:
+            return
+        governor = self.governor
+        left_out = f" ({governor.n_left_out} due steps left out)" if governor.n_left_out else ""
+        limit = governor.limit or "no limit"
+        say(
+            f"{self._n_handed_on} captures{left_out} took {100 * governor.overhead:.2g} % of the wall "
+            f"time, {governor.spent_s:.2g} s ({limit})"
+        )
+
+
+def record(
+    model: nn.Module,
+    probe: Probe | Any,
+    schedule: Schedule,
+    sink: Callable[[Capture], None],
+    *,
+    start_step: int = 0,
+    captured: Collection[int] = (),
+    counts_from: int | None = None,
+    governor: Governor | None = None,
+    **camera_options: Any,
+) -> Recorder:
+    """Record raw captures into a sink of your own, without a run: look at the model, and return the
+    Recorder. The arguments are those of ``Camera`` and ``Recorder``."""
+    start_step = whole("start_step", start_step, 0)
+    camera = Camera(distributed.unwrapped(model), as_probe(probe), **camera_options)
+    tokens_seen = 0 if start_step == 0 else None
+    first = camera.explore(start_step, tokens_seen) if camera.takes_part else None
+    return Recorder(
+        camera,
+        schedule,
+        sink,
+        first=first,
+        start_step=start_step,
+        captured=captured,
+        counts_from=counts_from,
+        governor=governor,
+    )
+
+
+class _LoopCounter:
+    """Turns a loop's own counter into finished optimizer steps.
+
+    Attributes:
+        offset: what is added to the counter: 1 for a loop that counts from 0, else 0.
+    """
+
+    def __init__(self, start_step: int, counts_from: int | None) -> None:
+        if counts_from not in (None, 0, 1):
+            raise ConfigError(f"counts_from is 0 or 1, or None to find out; got {counts_from!r}")
+        self.start_step = start_step
+        self.offset = 0
+        self._is_known = counts_from is not None
+        self._went_back = False
+        if counts_from == 0:
+            self.offset = 1
+
+    def finished(self, step: Any) -> int:
+        """Return the number of finished steps that ``step`` stands for; the first call tells
+        whether the loop counts from 0 or from 1.
+
+        Raises:
+            ConfigError: it is not a whole number.
+        """
+        number = whole("step", step, 0)
+        if not self._is_known:
+            self._is_known = True
+            self.offset = 1 if number == self.start_step else 0
+        return number + self.offset
+
+    def warn_once_that_it_went_back(self, before: int, step: int, next_call: int) -> None:
+        if not self._went_back and distributed.is_main_process():
+            log.warning(
+                "step went back from %d to %d: captures are numbered by the optimizer steps of the "
+                "whole training, and the next is taken at step %d; give a counter that goes on "
+                "from epoch to epoch",
                 before,
                 step,
-                self._next_call,
+                next_call,
             )
         self._went_back = True
 
-    def _settle(self) -> None:
-        # What the device still has to do belongs to training, not to the capture that would wait
-        # for it.
-        if self._camera.device.type == "cuda":
-            torch.cuda.synchronize(self._camera.device)
 
-    def _explore(self, start_step: int) -> None:
-        first = self._camera.explore(start_step, 0 if start_step == 0 else None)
-        if start_step not in self._captured and (
-            self.schedule.is_due(start_step) or not self._captured
-        ):
-            # It waits for the first call of ``step``, whose loss is that of these very weights.
-            self._held = first if self._camera.main else None
-            self._captured.add(start_step)
-
-    def _deliver(self, capture: Capture) -> None:
-        if self._camera.main:
-            self._sink(capture)
-            self._handed_on += 1
-        self._captured.add(capture.step)
+def _wait_for(device: torch.device) -> None:
+    # What the device still has to do is part of training, not of the capture that would wait for
+    # it.
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _count(tokens_seen: Any) -> int | None:

@@ -1,8 +1,8 @@
-"""Which training steps are captured: plain arithmetic on step numbers, asked by the Recorder.
+"""Choose which training steps are captured: plain arithmetic on step numbers, used by the Recorder.
 
-A step is the number of optimiser steps finished: 0 is the untrained model, ``total`` the trained
-one. A schedule keeps no state, so that a resumed run asks the same schedule and goes on where it
-left off.
+A step is the number of finished optimizer steps: 0 is the untrained model, ``total`` the trained
+one. A schedule keeps no state, so a resumed run asks the same schedule and continues where it left
+off.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tracker_viz.capture.options import whole
+from tracker_viz.capture.checks import whole
 from tracker_viz.errors import ConfigError
+
+# An open-ended schedule takes every step up to this one, then this many captures for every
+# doubling of the step but one: gaps stay between 1/32 and 1/16 of the step.
+_DENSE_STEPS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Explicit steps, then optionally every ``period`` steps for ever.
+    """Explicit steps, then optionally every ``period`` steps without end.
 
     Attributes:
         steps: due steps, ascending, each once; 0 is always among them.
@@ -32,12 +36,12 @@ class Schedule:
 
     @classmethod
     def for_total(cls, total_steps: int, captures: int = 100, *, power: float = 1.5) -> Schedule:
-        """``captures`` steps from 0 to ``total_steps``, dense at the start where a model changes
-        fastest: ``S (i / N) ** power``.
+        """Return ``captures`` steps from 0 to ``total_steps``, dense at the start, where a model
+        changes fastest: ``S (i / N) ** power``.
 
         ``power`` 1.5 spread the change of a small decoder most evenly over the captures (largest
-        change in one gap 3.2 %, against 4 % for equal gaps and 5.6 % for logarithmic ones). Fewer
-        come out where neighbours round to the same step.
+        change in one gap 3.2 %, against 4 % for equal gaps and 5.6 % for logarithmic ones). The
+        result has fewer steps where neighbors round to the same one.
         """
         total_steps, captures = whole("total_steps", total_steps, 1), whole("captures", captures, 2)
         if not power > 0:
@@ -48,7 +52,7 @@ class Schedule:
 
     @classmethod
     def every(cls, period: int, total_steps: int | None = None) -> Schedule:
-        """Step 0, every multiple of ``period``, and the last step."""
+        """Return step 0, every multiple of ``period``, and the last step."""
         period = whole("every", period, 1)
         if total_steps is None:
             return cls((0,), period)
@@ -57,19 +61,28 @@ class Schedule:
 
     @classmethod
     def at(cls, steps: Iterable[int]) -> Schedule:
-        """Exactly these steps, and step 0."""
+        """Return exactly these steps, and step 0."""
         return cls(tuple(sorted({0, *(whole("each of steps", step, 0) for step in steps)})))
 
     @classmethod
     def open_ended(cls, period: int = 1000) -> Schedule:
-        """For a run of unknown length: 0, 1, 2, 4, ... up to ``period``, then every ``period``
-        steps (Biderman et al. 2023, Pythia)."""
+        """Return a schedule for a training of unknown length, dense enough for a film at any end.
+
+        Every step up to 32, every second up to 64, every fourth up to 128, and so on until the gap
+        would exceed ``period``; from there on every multiple of ``period``. With the default these
+        are 49 captures of the first 64 steps, 112 of the first 1,000, and 177 of the first 16,384.
+        """
         period = whole("every", period, 1)
-        powers = [1 << exponent for exponent in range((period - 1).bit_length())]
-        return cls((0, *powers), period)
+        steps = [*range(_DENSE_STEPS)]
+        gap = 1
+        while 2 * gap < period:
+            gap *= 2
+            first = _DENSE_STEPS * gap // 2
+            steps += range(first, 2 * first, gap)
+        return cls(tuple(steps), period)
 
     def next_due(self, after: int) -> int | None:
-        """The first due step greater than ``after``; None when there is none."""
+        """Return the first due step greater than ``after``, or None where there is none."""
         index = bisect.bisect_right(self.steps, after)
         if index < len(self.steps):
             return self.steps[index]

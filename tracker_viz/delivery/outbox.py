@@ -170,9 +170,15 @@ class Outbox:
         )
 
     @property
-    def writer_s(self) -> float:
-        """Processor seconds that scoring and writing took so far, on the writer thread."""
-        return self._writer.busy_s
+    def holds_captures(self) -> bool:
+        """Whether the spool or one of the runs had captures before this process put any."""
+        in_runs = any(uploader.steps_there for uploader in self._uploaders)
+        return in_runs or bool(self._spool.known_steps())
+
+    @property
+    def background_s(self) -> float:
+        """Processor seconds that scoring, writing and uploading took so far, on our threads."""
+        return self._writer.busy_s + sum(uploader.busy_s for uploader in self._uploaders)
 
     @property
     def in_fork(self) -> bool:

@@ -82,6 +82,8 @@ class Uploader:
         self.failure: Exception | None = None
         self.steps_there: frozenset[int] = frozenset()
         self.nbytes_on_their_way = 0
+        # Processor seconds that this thread took so far.
+        self.busy_s = 0.0
         self._spool = spool
         self._addressee = addressee
         self._tracker = tracker
@@ -162,9 +164,11 @@ class Uploader:
             self.run = run
             self._retried(lambda: self._join_sweep(run))
             self._retried(lambda: self._compare(run))
+            self.busy_s = time.thread_time()
             self._settled.set()
             while chunk := self._next_chunk(run):
                 self._retried(lambda: self._deliver(run, chunk))
+                self.busy_s = time.thread_time()
             self._end(run)
         except _PatienceEnded:
             with self._changed:

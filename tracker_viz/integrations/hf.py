@@ -47,7 +47,7 @@ class TrackerVizCallback(TrainerCallback):
         if self.watcher is not None:
             # The Trainer says nothing when training fails, and the model may no longer be what
             # failed.
-            self.watcher.recorder.forget_latest()
+            self.watcher.forget_latest()
             self.watcher.close("failed", timeout_s=EARLIER_TIMEOUT_S)
         tokenizer = (
             processing_class if hasattr(processing_class, "decode") else None
@@ -93,7 +93,7 @@ class TrackerVizCallback(TrainerCallback):
         assert self.watcher is not None, "the Trainer calls on_train_begin first"
         if args.load_best_model_at_end and state.best_global_step != state.global_step:
             # the Trainer has put an earlier step's weights back
-            self.watcher.recorder.forget_latest()
+            self.watcher.forget_latest()
         self.watcher.close()
 
 

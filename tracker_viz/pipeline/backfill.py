@@ -1,23 +1,47 @@
-"""Checkpoints that were saved earlier -> captures in a run."""
+"""Capture checkpoints that were saved earlier, into a run."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracker_viz.delivery.report import Report
 from tracker_viz.pipeline.load import TrackerOptions
-from tracker_viz.pipeline.watch import close_outbox, default_probe, open_outbox
+from tracker_viz.pipeline.scoring import Scores
+from tracker_viz.pipeline.watch import (
+    checked_model,
+    close_outbox,
+    default_probe,
+    destinations_of,
+    open_outbox,
+)
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers.base import Run, RunState
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
-    from tracker_viz.capture import Decode, Probe
+    from tracker_viz.capture import Decode, Forward, Pooling, Probe
+
+CLOSE_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backfilled:
+    """What ``backfill`` did.
+
+    Attributes:
+        steps: steps that were captured now.
+        runs: the runs that they went into.
+        report: what became of them there.
+    """
+
+    steps: tuple[int, ...]
+    runs: tuple[Run, ...]
+    report: Report
 
 
 def backfill(
@@ -31,59 +55,75 @@ def backfill(
     spool: str | Path | None = None,
     tracker_options: TrackerOptions | None = None,
     max_mb: float = 10.0,
+    blocks: str | Sequence[str] | None = None,
+    only_blocks: Collection[int] | None = None,
+    only_heads: Collection[int] | Mapping[int, Collection[int]] | None = None,
+    projections: Collection[str] | Mapping[str, str] | None = None,
+    pooling: Pooling | Mapping[str, Pooling] = "sample",
+    max_experts: int = 4,
+    forward: Forward | None = None,
+    autocast: torch.dtype | None = None,
     progress: bool = True,
-    **recorder_options: Any,
 ) -> Backfilled:
-    """Captures of checkpoints that were saved earlier, into a run; steps that the run holds already
-    are left out.
+    """Capture checkpoints that were saved earlier, into a run. Steps that the run holds already are
+    left out.
 
     Args:
         checkpoints: glob pattern of safetensors files, ``torch.save`` files or Hugging Face
             directories, with the step in their names.
         model: of the class and configuration that was saved; its weights are overwritten.
-        run, probe, decode, name, spool, tracker_options, max_mb, recorder_options: as ``watch``
-            takes them.
+        name: of a run that is made here; ``backfill`` by default.
+        progress: show progress bars.
+
+    The other arguments are those of ``watch``.
 
     Raises:
-        ConfigError: no checkpoint matches, or the step is not in a name; before anything else is
+        ConfigError: no checkpoint matches, or a name has no step in it; before anything else is
             done.
         CaptureError: a checkpoint does not fit the model. What was captured before is kept and
             uploaded.
+        RunTakenError: the run holds the captures of another training.
     """
-    from tracker_viz.capture import as_probe, capture_checkpoints, find_checkpoints, load_checkpoint
+    from tracker_viz.capture import (
+        Camera,
+        CaptureOptions,
+        as_probe,
+        capture_checkpoints,
+        find_checkpoints,
+        load_checkpoint,
+        unwrapped,
+    )
 
+    model = unwrapped(checked_model(model))
+    destinations = destinations_of(run, tracker_options or {})
+    options = CaptureOptions(
+        max_mb=max_mb,
+        blocks=blocks,
+        only_blocks=only_blocks,
+        only_heads=only_heads,
+        projections=projections,
+        pooling=pooling,
+        max_experts=max_experts,
+    )
     found = find_checkpoints(checkpoints)
     load_checkpoint(model, found[0].path)
     probe = default_probe(model, decode) if probe is None else as_probe(probe, decode=decode)
-    outbox, scores = open_outbox(
-        run, name or "backfill", spool, None, None, tracker_options, max_mb
-    )
+
+    camera = Camera(model, probe, forward=forward, autocast=autocast, **options.for_camera())
+    first = camera.explore(found[0].step, None)
+    scores = Scores(options.max_mb)
+    outbox = open_outbox(destinations, scores, first=first, spool=spool, name=name or "backfill")
     state: RunState = "failed"
+    steps: list[int] = []
     try:
-        left_out = outbox.captured_steps
-        n_due = sum(each.step not in left_out for each in found)
+        captured = outbox.captured_steps
+        n_due = sum(each.step not in captured for each in found)
         with progress_bar("capturing", "checkpoints", shown=progress) as advance:
-            loaded = itertools.count(1)
-            steps = capture_checkpoints(
-                model,
-                found,
-                probe,
-                outbox.put,
-                captured=left_out,
-                max_mb=max_mb,
-                loaded=lambda _: advance(next(loaded), n_due),
-                **recorder_options,
-            )
+            for capture in capture_checkpoints(camera, found, captured=captured):
+                outbox.put(capture)
+                steps.append(capture.step)
+                advance(len(steps), n_due)
         state = "finished"
     finally:
-        report = close_outbox(outbox, state, scores, 120.0, progress)
+        report = close_outbox(outbox, state, scores, CLOSE_TIMEOUT_S, progress)
     return Backfilled(tuple(steps), tuple(outbox.runs), report)
-
-
-@dataclass(frozen=True, slots=True)
-class Backfilled:
-    """Which steps were captured now, the runs that they went into, and what became of them."""
-
-    steps: tuple[int, ...]
-    runs: tuple[Run, ...]
-    report: Report

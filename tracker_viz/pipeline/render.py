@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracker_viz.commands import override
-from tracker_viz.errors import ConfigError
+from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.load import TrackerOptions, open_run, pulled_captures
 from tracker_viz.pipeline.options import Format, PictureOptions, ThemeName, VideoOptions
+from tracker_viz.pipeline.watch import Watcher
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.download import cache_directory
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class RenderResult:
     """The pictures that were made of a run's captures. A path itself: the first picture's.
+
+    False, without pictures, for a ``watch`` that recorded nothing: on ranks other than the main
+    one, and with ``enabled=False``.
 
     Attributes:
         pictures: one for each format, in the order in which they were asked for.
@@ -44,24 +48,29 @@ class RenderResult:
     @property
     def path(self) -> Path:
         """The first picture's file on this machine."""
+        if not self.pictures:
+            raise RenderError("there is no picture: this process recorded nothing")
         return self.pictures[0].path
 
     @property
     def url(self) -> str | None:
         """Where the first picture is seen in its run; None where nothing was uploaded."""
-        uploads = self.pictures[0].uploads
+        uploads = self.pictures[0].uploads if self.pictures else ()
         return uploads[0].url if uploads else None
+
+    def __bool__(self) -> bool:
+        return bool(self.pictures)
 
     def __fspath__(self) -> str:
         return str(self.path)
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.path) if self.pictures else "nothing"
 
 
 @np.errstate(all="ignore")  # the user's process may turn float errors into exceptions
 def render(
-    run: RunRef | str,
+    run: RunRef | str | Watcher,
     *,
     also_into: Sequence[RunRef | str] = (),
     layout: str | Path | Mapping[str, Any] | Layout = "overview",
@@ -78,7 +87,9 @@ def render(
     """Draw a run's captures and put the video into the same run, as ``tracker-viz render`` does.
 
     Args:
-        run: the run's reference, like ``mlflow:<run_id>``.
+        run: the run's reference, like ``mlflow:<run_id>``, or what ``watch`` returned: it is closed
+            and drawn into the runs that hold all of its captures, else into its spool. On ranks
+            that recorded nothing, nothing is done.
         also_into: other runs that get the same pictures, such as the one in which a second tracker
             logged the same training.
         layout: a layout's name, the path of its YAML file, its content as a mapping, or a
@@ -86,7 +97,7 @@ def render(
         theme, format, steps, upload, output, cache: see ``PictureOptions``.
         video: see ``VideoOptions``; a mapping of some of them, or all.
         tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri":
-            ...}}``.
+            ...}}``; what ``watch`` returned has its own.
         progress: show progress on standard error.
 
     Returns:
@@ -102,6 +113,12 @@ def render(
     """
     from tracker_viz.rendering import Renderer, Series, resolve_layout
 
+    if isinstance(run, Watcher):
+        holders = run.runs_to_draw()
+        if not holders:
+            return RenderResult((), 0, ())
+        tracker_options = tracker_options or run.tracker_options
+        run, also_into = holders[0], [*holders[1:], *also_into]
     drawn = resolve_layout(layout)
     options = PictureOptions(
         theme=theme,

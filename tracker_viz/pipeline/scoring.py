@@ -1,8 +1,14 @@
-"""Captures on their way into a run -> the same with their scores, cut to their size; and what is
-known of all of them at the end."""
+"""Score raw captures and cut them to size, on their way from the recorder into the spool.
+
+    recorder ──raw capture──▶ outbox's queue ──Scores.score_and_cut──▶ spool ──▶ trackers
+
+The outbox calls ``score_and_cut`` on its writer thread. When training ends, ``deliver`` gives the
+runs what is known of all captures together: summary, table of heads, file of scores.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,91 +25,106 @@ from tracker_viz.metrics import (
     score_bytes,
 )
 from tracker_viz.trackers.download import pull
-from tracker_viz.types import Capture, CaptureHeader, CapturePath, CaptureRef
+from tracker_viz.types import Capture, CaptureHeader, CapturePath, CaptureRef, RunRef
 
 HEAD_TABLE = "head_roles"
 
 
+@dataclass(frozen=True, slots=True)
+class EarlierCaptures:
+    """What a run held before this process joined it.
+
+    Attributes:
+        where: the run that holds the first capture.
+        refs: of every capture, ordered by step.
+        scored: every capture with its scores only.
+        first: the first capture, whole.
+        last: the last one's header.
+    """
+
+    where: RunRef
+    refs: tuple[CaptureRef, ...]
+    scored: tuple[Capture, ...]
+    first: Capture
+    last: CaptureHeader
+
+
 class Scores:
-    """The scores of one run: of the captures that come by here, and of those from before the run
-    was resumed.
+    """Scores of one run: of the captures that pass through, and of those from before a resume.
 
     Args:
-        max_mb: size of one capture.
+        max_mb: size of one capture in megabytes.
     """
 
     def __init__(self, max_mb: float) -> None:
         self._max_mb = max_mb
         self._scorer = Scorer()
-        self._earlier: dict[int, CaptureRef] = {}
-        self._probe: dict[str, Any] = {}
-        self._rows: tuple[str, ...] = ()
+        self._earlier_refs: dict[int, CaptureRef] = {}
+        self._probe: Mapping[str, Any] = {}
+        self._probe_labels: tuple[str, ...] = ()
 
-    def prepare(self, capture: Capture) -> Capture:
-        """What ``Outbox`` does with a capture before it writes it."""
+    def score_and_cut(self, capture: Capture) -> Capture:
+        """Return the capture with its scores, cut to ``max_mb``. The scores come first: they need
+        all of the attention."""
         from tracker_viz.capture import fit
 
         kept = fit(self._scorer(capture), self._max_mb)
-        self._probe, self._rows = dict(kept.probe), kept.labels.get("probe", ())
+        self._probe, self._probe_labels = kept.probe, kept.labels.get("probe", ())
         return kept
 
-    def resume(self, outbox: Outbox) -> None:
-        """Go on from the run's first capture, from which change is measured, and from the scores of
-        all; what is gone is left out."""
+    def resume(self, earlier: EarlierCaptures) -> None:
+        """Continue a run: measure change from its first capture, and keep the scores of all."""
         from tracker_viz.capture.budget import sample
 
-        with outbox.hold_captures():
-            found = _earlier(outbox)
-        if found:
-            side = found.first.model.get("cut", {}).get("weight_side")
-            sampled = None if side is None else partial(sample, side=side)
-            self._scorer = Scorer(found.first, sampled=sampled, earlier=found.scored)
-            self._earlier = {ref.step: ref for ref in found.refs}
-            self._probe, self._rows = dict(found.last.probe), found.last.labels.get("probe", ())
+        side = earlier.first.model.get("cut", {}).get("weight_side")
+        sampled = None if side is None else partial(sample, side=side)
+        self._scorer = Scorer(earlier.first, sampled=sampled, earlier=earlier.scored)
+        self._earlier_refs = {ref.step: ref for ref in earlier.refs}
+        self._probe, self._probe_labels = earlier.last.probe, earlier.last.labels.get("probe", ())
+
+    def like_new(self) -> Scores:
+        """Return the same stage without any captures."""
+        return Scores(self._max_mb)
 
     def series(self) -> ScoreSeries:
         return self._scorer.series()
 
     def deliver(self, outbox: Outbox) -> None:
-        """Give the summary, the table of heads and the file of all scores to the runs, once every
-        capture is written."""
+        """Give the runs the summary, the table of heads and the file of all scores. Call it once
+        every capture is written."""
         series = self.series()
         outbox.set_summary({**run_summary(series), **run_tags(series)})
-        if rows := head_table(series):
+        rows = head_table(series)
+        if rows:
+            refs = self._earlier_refs | outbox.written
             outbox.put_table(rows, HEAD_TABLE)
-            outbox.put_file(
-                score_bytes(series, self._earlier | outbox.written, self._probe, self._rows),
-                SCORE_FILE,
-            )
+            outbox.put_file(score_bytes(series, refs, self._probe, self._probe_labels), SCORE_FILE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Earlier:
-    """Captures from before the run was resumed: all of them with their scores only, the first one
-    whole, and what the last one says."""
+def earlier_captures(outbox: Outbox) -> EarlierCaptures | None:
+    """Read what the spool and the runs hold together, or None where they hold nothing.
 
-    refs: list[CaptureRef]
-    scored: list[Capture]
-    first: Capture
-    last: CaptureHeader
-
-
-def _earlier(outbox: Outbox) -> _Earlier | None:
-    """What the spool and the runs have together: a backlog may be on its way from the one to the
-    others at this moment.
-
-    The runs are asked after the spool, so that what left it before is found in them.
+    A backlog may be on its way from the spool to a run at this moment. The spool is asked first, so
+    that what leaves it is found in the run; captures that are damaged are left out.
     """
     found: dict[int, CapturePath] = {}
-    for run in [outbox.run, *outbox.runs]:
-        refs = [ref for ref in run.list_captures() if ref.step not in found]
-        found |= {capture.ref.step: capture for capture in pull(run, refs=refs).captures}
-    if not found:
-        return None
-    captures = [found[step] for step in sorted(found)]
-    last = capture_file.read_header(captures[-1].path)
-    names = [name for name in last.arrays if name.startswith("scores.")]
-    scored = [capture_file.read(capture.path, names) for capture in captures]
-    return _Earlier(
-        [capture.ref for capture in captures], scored, capture_file.read(captures[0].path), last
-    )
+    holders: dict[int, RunRef] = {}
+    with outbox.hold_captures():
+        for run in [outbox.run, *outbox.runs]:
+            refs = [ref for ref in run.list_captures() if ref.step not in found]
+            for capture in pull(run, refs=refs).captures:
+                found[capture.ref.step] = capture
+                holders[capture.ref.step] = run.ref
+        if not found:
+            return None
+
+        captures = [found[step] for step in sorted(found)]
+        last = capture_file.read_header(captures[-1].path)
+        score_names = [name for name in last.arrays if name.startswith("scores.")]
+        return EarlierCaptures(
+            where=holders[captures[0].ref.step],
+            refs=tuple(capture.ref for capture in captures),
+            scored=tuple(capture_file.read(capture.path, score_names) for capture in captures),
+            first=capture_file.read(captures[0].path),
+            last=last,
+        )

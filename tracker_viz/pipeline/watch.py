@@ -1,13 +1,18 @@
-"""A model that trains -> captures in its run: Recorder, scores, budget, spool and trackers, put
-together by ``watch``."""
+"""Watch a model while it trains: captures at scheduled steps go into its tracker's run.
+
+camera looks ──▶ outbox opens ──▶ recorder is made of both
+training loop ──step──▶ recorder ──▶ outbox, which scores and cuts ──▶ spool ──▶ trackers
+"""
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import logging
+import shutil
+import sys
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +22,7 @@ from tracker_viz.delivery.outbox import Destination, Outbox
 from tracker_viz.delivery.report import Report
 from tracker_viz.errors import ConfigError, TrackerError, unknown_name
 from tracker_viz.metrics import run_summary
+from tracker_viz.pipeline.continuation import check_not_shared, continue_run
 from tracker_viz.pipeline.load import TrackerOptions
 from tracker_viz.pipeline.scoring import Scores
 from tracker_viz.progress import progress_bar
@@ -27,11 +33,18 @@ from tracker_viz.trackers.sweep import parent_runs
 from tracker_viz.types import Capture, RunRef
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
-    from tracker_viz.capture import Decode, Probe, Recorder, Schedule
+    from tracker_viz.capture import Decode, Forward, Pooling, Probe, Recorder, Schedule
+    from tracker_viz.pipeline.render import RenderResult
 
 log = logging.getLogger(__name__)
+
+# Programs that run other people's code: a run is not called after them.
+_LAUNCHERS = ("", "-c", "-m", "ipykernel_launcher", "colab_kernel_launcher", "pytest", "ipython")
+
+_open_outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
 
 
 def watch(
@@ -44,129 +57,209 @@ def watch(
     every: int | None = None,
     total_steps: int | None = None,
     captures: int = 100,
+    max_overhead: float | None = None,
+    free_s: float = 30.0,
     start_step: int = 0,
+    counts_from: int | None = None,
     name: str | None = None,
     config: Any = None,
     tags: Any = None,
     spool: str | Path | None = None,
     tracker_options: TrackerOptions | None = None,
     max_mb: float = 10.0,
+    blocks: str | Sequence[str] | None = None,
+    only_blocks: Collection[int] | None = None,
+    only_heads: Collection[int] | Mapping[int, Collection[int]] | None = None,
+    projections: Collection[str] | Mapping[str, str] | None = None,
+    pooling: Pooling | Mapping[str, Pooling] = "sample",
+    max_experts: int = 4,
+    forward: Forward | None = None,
+    autocast: torch.dtype | None = None,
     keep_captures: bool = False,
     start_timeout_s: float = 15.0,
     max_stall_s: float = 60.0,
-    **recorder_options: Any,
+    enabled: bool = True,
 ) -> Watcher:
     """Watch a decoder while it trains: captures at scheduled steps go into the run. Call it before
-    the first training step.
+    the first training step, on every process.
 
-    Everything that waiting could not mend raises here, before any training: a model or a probe that
+    Everything that waiting could not fix raises here, before any training: a model or a probe that
     cannot be captured, a tracker that refuses. Later on nothing raises into training, and what a
     tracker does not take stays in the spool, for ``tracker-viz push``.
+
+    A run holds the captures of one training. A run that holds some already is continued if the
+    model has the same structure and, where ``start_step`` is 0, the same weights; steps that it
+    holds are not captured again. Another model is refused: give it a run of its own.
 
     Args:
         run: ``"mlflow"``, ``"wandb"`` or ``"local"``: the run that is active in this process
             (joined, never ended), else a new one. Or an existing run: a ``RunRef`` or its text, a
             ``wandb.Run``, an MLflow run. Or a list of these, to log into several.
         probe: token ids [probe, position] whose attention is captured; by default repeated random
-            tokens of the model's vocabulary, on which alone induction and duplicate-token heads
-            show. ``tv.make_probe`` gives a row of these and one of your text.
+            tokens of the model's vocabulary, because induction and duplicate-token heads show only
+            on repetition. ``tv.make_probe`` gives a row of these and one of your text.
         decode: token id -> the text that pictures show, or a tokenizer; ids themselves by default.
             A ``Probe`` has its own.
         schedule, every, total_steps, captures: which steps: a ``Schedule``; or every that many
-            steps; or ``captures`` of them, dense at the start, over ``total_steps``; or, without a
-            word, 0, 1, 2, 4, ... 1000 and every 1000 after that. Step 0 and the last always.
-        start_step: optimiser steps that were finished before.
-        name, config, tags: of a run that is made here. ``config`` is what you train with, in any
-            form (dict, ``argparse.Namespace``, dataclass, Hugging Face, OmegaConf, ...), ``tags`` a
-            mapping, a list or a text.
+            steps; or ``captures`` of them, dense at the start, over ``total_steps``; by default
+            every step up to 32, then ever fewer, and every 1000 in the end. Step 0 and the last
+            always.
+        max_overhead: share of the wall time that captures may take, 0.02 by default; due steps are
+            left out rather than exceed it. 1: no limit. Steps that you chose yourself, with
+            ``schedule=`` or ``every=``, are kept whatever they cost unless you pass this, too.
+        free_s: seconds that captures may take in all even where that is more than
+            ``max_overhead``, so that a short training has a film, too.
+        start_step: optimizer steps that were finished before.
+        counts_from: the loop's counter at the first call of ``step``, minus ``start_step``: 0 or 1;
+            by default that call tells. Pass 1 where the same number may come several times, as
+            under gradient accumulation.
+        name, config, tags: of a run that is made here. The name is the script's by default, or the
+            model's where there is no script. ``config`` is what you train with, in any form (dict,
+            ``argparse.Namespace``, dataclass, Hugging Face, OmegaConf, ...), ``tags`` a mapping, a
+            list or a text.
         spool: directory where captures wait for the trackers; ``spool/<name>-<time>`` by default. A
-            spool that an earlier process left is gone on with, into the same runs.
+            spool that an earlier process left is continued, into the same runs.
         tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri": ...,
             "experiment": ...}}``.
         max_mb: size of one capture in megabytes.
+        blocks: the decoder blocks' module names, or a pattern; found if None.
+        only_blocks: keep these blocks, by number; all if None.
+        only_heads: keep the attention of these heads, by number: of every block, or block -> heads;
+            all if None.
+        projections: keep only weights with these names (``mlp.w_gate``); all that are found if
+            None. A mapping says where each is: ``{"attn.w_q": "mixer.query.weight"}``, parameter
+            names within a block.
+        pooling: how weights become smaller: ``sample``, ``mean`` or ``rms``, or pattern of a name
+            -> one of them (``{"mlp.*": "rms"}``).
+        max_experts: experts of a mixture that are captured one by one, besides their mean.
+        forward: how to call the model on [probe, position] ids; found from its signature by
+            default.
+        autocast: run the probe under autocast to this dtype.
         keep_captures: keep the spool's copy of what the trackers have confirmed: ``tracker-viz
-            push`` can then mend what a server damages later, and ``local:<spool>`` can be rendered.
+            push`` can then repair what a server damages later, and ``local:<spool>`` can be
+            rendered.
         start_timeout_s: how long this call may wait for trackers that do not answer; their run is
             made when they do.
         max_stall_s: how long training may stand still for a disk that takes nothing. Trackers are
             never waited for while it runs.
-        recorder_options: everything else that ``capture.Recorder`` and ``capture.camera.Camera``
-            take (``max_overhead``, ``blocks``, ``only_heads``, ``projections``, ``pooling``,
-            ``autocast``, ...).
+        enabled: False for debug runs: nothing is captured, and what is returned does nothing.
 
     Raises:
         UnsupportedModelError, ProbeError: the model or the probe cannot be captured.
-        ConfigError, MissingDependencyError, RunNotFoundError, TrackerError: a run cannot be had.
+        ConfigError, MissingDependencyError, RunNotFoundError, TrackerError: a run could not be
+            opened.
+        RunTakenError: a run holds, or is receiving, the captures of another training.
     """
-    from tracker_viz.capture import Recorder, as_probe, is_main_process
+    if not enabled:
+        return Watcher()
+    from tracker_viz.capture import (
+        Camera,
+        CaptureOptions,
+        Governor,
+        Recorder,
+        as_probe,
+        unwrapped,
+        whole,
+    )
 
-    _check_names(recorder_options)
+    model = unwrapped(checked_model(model))
+    destinations = destinations_of(run, tracker_options or {})
+    options = CaptureOptions(
+        captures=captures,
+        every=every,
+        max_overhead=max_overhead,
+        free_s=free_s,
+        max_mb=max_mb,
+        blocks=blocks,
+        only_blocks=only_blocks,
+        only_heads=only_heads,
+        projections=projections,
+        pooling=pooling,
+        max_experts=max_experts,
+    )
+    start_step = whole("start_step", start_step, 0)
+    chosen = chosen_schedule(schedule, options.every, total_steps, options.captures)
+    limit = options.limit(steps_are_chosen=schedule is not None or every is not None)
     probe = default_probe(model, decode) if probe is None else as_probe(probe, decode=decode)
-    schedule = _schedule(schedule, every, total_steps, captures)
-    options: dict[str, Any] = {"start_step": start_step, "max_mb": max_mb, **recorder_options}
-    if not is_main_process():
-        # Sharded models need every process in the probe pass; only the main one keeps what comes
-        # out.
-        return Watcher(Recorder(model, probe, schedule, _drop, **options), None)
 
-    # The Recorder comes first: a model that it cannot see must leave no run behind. It hands
-    # nothing on before the first step.
-    recorder = Recorder(
-        model,
-        probe,
-        schedule,
-        lambda capture: outbox.put(capture),
-        behind_sink=lambda: outbox.writer_s,
-        **options,
-    )
-    waiting: dict[str, Any] = {
-        "keep_captures": keep_captures,
-        "start_timeout_s": start_timeout_s,
-        "max_stall_s": max_stall_s,
-    }
-    outbox, scores = open_outbox(
-        run, name or "watched", spool, config, tags, tracker_options, max_mb, **waiting
-    )
-    there = outbox.captured_steps
-    if start_step == 0 and any(there):
-        log.warning(
-            "captures up to step %d are in the run already, and are not taken again: another "
-            "training needs a run and a spool of its own",
-            max(there),
+    # The camera looks first: a model that it cannot see must leave no run behind.
+    camera = Camera(model, probe, forward=forward, autocast=autocast, **options.for_camera())
+    if not camera.takes_part:
+        return Watcher()
+    first = camera.explore(start_step, 0 if start_step == 0 else None)
+
+    # Then the outbox is opened, on the main process: it keeps the captures of all.
+    scores = Scores(options.max_mb)
+    outbox = None
+    if camera.main:
+        outbox = open_outbox(
+            destinations,
+            scores,
+            spool=spool,
+            name=name or default_name(model),
+            config=config,
+            tags=tags,
+            keep_captures=keep_captures,
+            start_timeout_s=start_timeout_s,
+            max_stall_s=max_stall_s,
+            first=first,
         )
-    recorder.skip(there)
-    return Watcher(recorder, outbox, scores)
+
+    # The recorder is made of both.
+    governor = Governor(
+        chosen,
+        limit,
+        start_step=start_step,
+        background_s=(lambda: outbox.background_s) if outbox else float,
+    )
+    recorder = Recorder(
+        camera,
+        chosen,
+        outbox.put if outbox else _discard,
+        first=first,
+        start_step=start_step,
+        captured=outbox.captured_steps if outbox else (),
+        counts_from=counts_from,
+        governor=governor,
+    )
+    return Watcher(recorder, outbox, scores, tracker_options)
 
 
 class Watcher:
-    """What ``watch`` returns: tell it of every step, and close it. As a context manager it closes
-    itself.
+    """What ``watch`` returns: call ``step`` after every optimizer step, and ``close`` at the end.
+    As a context manager it closes itself.
+
+    On processes that record nothing, and with ``enabled=False``, every method does nothing.
 
     Attributes:
-        step: ``step(step, tokens_seen=None, **metrics)``: call after each optimiser step with the
-            loop's own counter, from 0 or from 1, and with what the pictures should say (``loss=``).
-            Off due steps this compares two integers, and nothing else.
+        step: ``step(step, tokens_seen=None, **metrics)``: call after each optimizer step with the
+            loop's own counter, from 0 or from 1, and with what the pictures should show
+            (``loss=``). Off due steps this compares two integers, and nothing else.
+        recorder: takes the captures; None where nothing is recorded.
+        outbox: delivers them; None on processes that only take part in the probe's pass.
     """
 
     def __init__(
-        self, recorder: Recorder, outbox: Outbox | None, scores: Scores | None = None
+        self,
+        recorder: Recorder | None = None,
+        outbox: Outbox | None = None,
+        scores: Scores | None = None,
+        tracker_options: TrackerOptions | None = None,
     ) -> None:
         self.recorder = recorder
         self.outbox = outbox
+        self.tracker_options = tracker_options or {}
         self._scores = scores
         # The bound method itself, so that a step costs no second call.
-        self.step = recorder.step
+        self.step: Callable[..., None] = recorder.step if recorder else _ignore_step
 
     @property
-    def ref(self) -> RunRef:
-        """The first run that is logged into.
-
-        Raises:
-            TrackerError: it could not be reached so far; its captures wait in the spool.
-        """
-        if not self.refs:
-            raise TrackerError("no run could be reached so far; captures wait in the spool")
-        return self.refs[0]
+    def ref(self) -> RunRef | None:
+        """The first run that is logged into; the spool, as a local run, while no tracker could be
+        reached; None where nothing is recorded."""
+        if self.outbox is None:
+            return None
+        return self.refs[0] if self.refs else self.outbox.run.ref
 
     @property
     def refs(self) -> list[RunRef]:
@@ -179,41 +272,59 @@ class Watcher:
 
     @property
     def captured_steps(self) -> list[int]:
-        return self.recorder.captured_steps
+        return self.recorder.captured_steps if self.recorder else []
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the schedule captures after ``step`` finished steps, as long as captures
+        stay within their limit."""
+        return self.recorder is not None and self.recorder.schedule.is_due(step)
+
+    def forget_latest(self) -> None:
+        """Call where the model is no longer what the latest step left: ``close`` then does not
+        capture it as that step."""
+        if self.recorder:
+            self.recorder.forget_latest()
 
     def close(
         self, state: RunState = "finished", *, timeout_s: float = 120.0, progress: bool = True
     ) -> Report | None:
-        """Capture the last step, upload what is left, end the runs that were made here. Never
-        raises for a tracker's sake.
+        """Capture the last step, upload what is left, and end the runs that were made here. A
+        tracker's failure is never raised. Safe to repeat.
 
         Args:
             timeout_s: how long to wait for the trackers; what is left then stays in the spool.
 
         Returns:
-            What became of the captures; None on processes that record nothing, forks of this one
-            among them.
+            What became of the captures; None on processes that record nothing, such as forks of
+            this one.
         """
         if self.outbox is not None and self.outbox.in_fork:
             return None
         report = None
         try:
-            self.recorder.close(failed=state == "failed")
+            if self.recorder:
+                self.recorder.close(failed=state == "failed")
         finally:
             if self.outbox is not None and self._scores is not None:
                 report = close_outbox(self.outbox, state, self._scores, timeout_s, progress)
         return report
 
+    def render(self, **options: Any) -> RenderResult:
+        """Draw the film into the run: ``tv.render(recorder, ...)``, which see."""
+        from tracker_viz.pipeline.render import render
+
+        return render(self, **options)
+
     def summary(self) -> dict[str, float | int]:
-        """What the trackers' tables of runs say about the captures so far, see
+        """Return what the trackers' tables of runs show of the captures so far, see
         ``metrics.run_summary``; empty where nothing is recorded."""
         return run_summary(self._scores.series()) if self._scores else {}
 
     def whole_runs(self) -> list[RunRef]:
-        """After ``close``: runs that hold every capture, so that a picture of them is whole.
+        """Return the runs that hold every capture, after closing; a film of them is complete.
 
-        Those that everything was delivered to; else the spool, as a ``local:`` run, while it still
-        holds everything itself; else none.
+        These are the runs that everything was delivered to, else the spool, as a ``local:`` run,
+        while it holds everything itself, else none.
         """
         if self.outbox is None:
             return []
@@ -226,6 +337,21 @@ class Watcher:
         in_spool = {ref.step for ref in self.outbox.run.list_captures()}
         return [self.outbox.run.ref] if in_spool.issuperset(self.captured_steps) else []
 
+    def runs_to_draw(self) -> list[RunRef]:
+        """Close, and return ``whole_runs``; empty where nothing is recorded, as on other ranks.
+
+        Raises:
+            TrackerError: no place holds every capture; names the commands that finish the work.
+        """
+        report = self.close()
+        whole = self.whole_runs()
+        if self.outbox is not None and report is not None and not whole:
+            raise TrackerError(
+                f"no run holds every capture yet; finish the upload with: {report.command}, then "
+                "draw with: tracker-viz render"
+            )
+        return whole
+
     def __enter__(self) -> Watcher:
         return self
 
@@ -235,86 +361,140 @@ class Watcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        stopped_by_hand = kind is not None and issubclass(kind, KeyboardInterrupt)
-        self.close("finished" if kind is None else "killed" if stopped_by_hand else "failed")
+        if kind is None:
+            self.close("finished")
+        elif issubclass(kind, KeyboardInterrupt):
+            self.close("killed")
+        else:
+            self.close("failed")
+
+
+# -- what ``watch`` and ``backfill`` are made of
+
+
+def checked_model(model: Any) -> nn.Module:
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+    return model
 
 
 def default_probe(model: nn.Module, decode: Decode | Any | None = None) -> Probe:
+    """Return repeated random tokens of the model's vocabulary, as long as its context allows."""
     from tracker_viz.capture import context_length, learned_positions, make_probe, vocab_size
 
     size = vocab_size(model)
     if size is None:
         raise ConfigError(
-            "the model does not say how many tokens it knows; tell it: "
-            "probe=tv.make_probe(vocab_size, context_length), or give token ids "
-            "[probe, position] of your own"
+            "the model does not say how many tokens it knows; pass "
+            "probe=tv.make_probe(vocab_size, context_length), or token ids [probe, position] of "
+            "your own"
         )
     return make_probe(size, context_length(model) or learned_positions(model), decode=decode)
 
 
-def _check_names(options: Mapping[str, Any]) -> None:
-    from tracker_viz.capture import Recorder
-    from tracker_viz.capture.camera import Camera
-
-    taken = [
-        name
-        for function in (watch, Recorder, Camera)
-        for name in inspect.signature(function).parameters
-    ]
-    for name in options:
-        if name not in taken:
-            own = {"model", "sink", "clock", "behind_sink", "recorder_options", "camera_options"}
-            raise ConfigError(unknown_name("option of watch", name, set(taken) - own))
+def default_name(model: nn.Module) -> str:
+    """Return the script's name, or the model's where there is no script."""
+    program = Path(sys.argv[0]) if sys.argv else Path()
+    script = program.parent.name if program.stem == "__main__" else program.stem
+    if script in _LAUNCHERS:
+        return type(model).__name__.removeprefix("FSDP")
+    return script
 
 
-def _schedule(
+def chosen_schedule(
     schedule: Schedule | None, every: int | None, total_steps: int | None, captures: int
 ) -> Schedule:
     from tracker_viz.capture import Schedule
 
-    if schedule is not None:
+    if schedule is None:
         if every is not None:
-            raise ConfigError("give schedule= or every=, not both")
-        return schedule
+            return Schedule.every(every, total_steps)
+        if total_steps is not None:
+            return Schedule.for_total(total_steps, captures)
+        return Schedule.open_ended()
     if every is not None:
-        return Schedule.every(every, total_steps)
-    return (
-        Schedule.open_ended() if total_steps is None else Schedule.for_total(total_steps, captures)
-    )
+        raise ConfigError("pass schedule= or every=, not both")
+    if not isinstance(schedule, Schedule):
+        raise ConfigError(
+            f"schedule must be a Schedule, like Schedule.every(100); got {schedule!r} (every=100 "
+            "makes one)"
+        )
+    return schedule
+
+
+def destinations_of(run: Any, tracker_options: TrackerOptions) -> list[Destination | Run]:
+    """Return where captures go, without reaching for it.
+
+    Raises:
+        ConfigError: ``run`` names no tracker and no run.
+    """
+    runs = run if isinstance(run, list | tuple) else [run]
+    return [_destination(each, tracker_options) for each in runs]
+
+
+def _destination(run: Any, tracker_options: TrackerOptions) -> Destination | Run:
+    if isinstance(run, str) and run in trackers.schemes():
+        return Destination(run, tracker_options.get(run, {}), parent=parent_runs().get(run))
+    if isinstance(run, str) and ":" not in run:
+        raise ConfigError(
+            f"{unknown_name('tracker', run, trackers.schemes())}; an existing run looks like "
+            "mlflow:<run_id>"
+        )
+    if isinstance(run, str | RunRef):
+        ref = RunRef.parse(run) if isinstance(run, str) else run
+        return Destination(ref.scheme, tracker_options.get(ref.scheme, {}), ref=ref)
+    if isinstance(run, Destination | Run):
+        return run
+    return trackers.join(run, **tracker_options.get(trackers.scheme_of(run), {}))
 
 
 def open_outbox(
-    run: Any,
-    name: str,
+    destinations: Sequence[Destination | Run],
+    scores: Scores,
+    *,
+    first: Capture,
     spool: str | Path | None,
-    config: Any,
-    tags: Any,
-    tracker_options: TrackerOptions | None,
-    max_mb: float,
+    name: str,
+    config: Any = None,
+    tags: Any = None,
     **outbox_options: Any,
-) -> tuple[Outbox, Scores]:
-    """Where captures go, scored and cut to their size on the way; and all scores so far.
-    ``outbox_options``: as ``Outbox`` takes them."""
-    scores = Scores(max_mb)
-    outbox = Outbox(
-        spool
-        or new_directory(
-            Path("spool") / f"{directory_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
-        ),
-        _destinations(run, tracker_options or {}),
-        name=as_name(name),
-        config=as_config(config),
-        tags=as_tags(tags),
-        prepare=scores.prepare,
-        **outbox_options,
-    )
+) -> Outbox:
+    """Open the way of the captures: scored and cut by ``scores``, then into the spool and the runs.
+    Runs that hold captures are continued.
+
+    Args:
+        first: the model's first capture, as the camera took it. It is not put into the outbox here.
+
+    Raises:
+        RunTakenError: a run holds, or is receiving, the captures of another training.
+    """
+    name = as_name(name)
+    directory = Path(spool) if spool else new_directory(_default_spool(name))
     try:
-        if outbox.captured_steps:
-            scores.resume(outbox)
+        outbox = Outbox(
+            directory,
+            destinations,
+            name=name,
+            config=as_config(config),
+            tags=as_tags(tags),
+            prepare=scores.score_and_cut,
+            **outbox_options,
+        )
+        try:
+            check_not_shared(outbox, list(_open_outboxes))
+            continue_run(outbox, scores, first)
+        except BaseException:
+            outbox.close("failed")
+            raise
     except BaseException:
-        outbox.close("failed")
+        if spool is None:
+            # Made a moment ago, for captures that never came.
+            shutil.rmtree(directory, ignore_errors=True)
         raise
-    return outbox, scores
+    _open_outboxes.add(outbox)
+    return outbox
 
 
 def close_outbox(
@@ -334,31 +514,9 @@ def close_outbox(
         return outbox.close(state, timeout_s=timeout_s, progress=advance)
 
 
-def _destinations(run: Any, tracker_options: TrackerOptions) -> list[Destination | Run]:
-    return [
-        _destination(each, tracker_options)
-        for each in (run if isinstance(run, list | tuple) else [run])
-    ]
-
-
-def _destination(run: Any, tracker_options: TrackerOptions) -> Destination | Run:
-    if isinstance(run, str) and run in trackers.schemes():
-        return Destination(run, tracker_options.get(run, {}), parent=parent_runs().get(run))
-    if isinstance(run, str | RunRef):
-        ref = RunRef.parse(run) if isinstance(run, str) else run
-        return Destination(ref.scheme, tracker_options.get(ref.scheme, {}), ref=ref)
-    if isinstance(run, Destination | Run):
-        return run
-    return trackers.join(run, **tracker_options.get(trackers.scheme_of(run), {}))
-
-
-def _drop(capture: Capture) -> None:
-    """Sink of the processes that record nothing."""
-
-
 def new_directory(path: Path) -> Path:
-    """``path``, or ``path-2``, ...: several trainings may start in one second, and each of them
-    needs a spool of its own."""
+    """Make ``path``, or ``path-2``, ... where it is taken: several trainings may start in one
+    second, and each needs a spool of its own."""
     for number in itertools.count(1):
         directory = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
@@ -371,3 +529,15 @@ def new_directory(path: Path) -> Path:
             ) from error
         return directory
     raise AssertionError("the loop returns")
+
+
+def _default_spool(name: str) -> Path:
+    return Path("spool") / f"{directory_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _discard(capture: Capture) -> None:
+    """Sink of the processes that record nothing."""
+
+
+def _ignore_step(step: int, tokens_seen: int | None = None, **metrics: Any) -> None:
+    """Stands for ``Recorder.step`` where nothing is recorded."""

@@ -1,0 +1,107 @@
+"""Decide whether a training may record into a run that holds captures already. Called by ``watch``
+and ``backfill`` once the run is reached.
+
+A run holds the captures of one training, because a film shows one model. A training continues a run
+when its model has the same structure and, if it starts at step 0, the same weights as the run's
+capture of step 0: the same training started over. Everything else is another training, which would
+overwrite those captures.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tracker_viz.delivery.outbox import Outbox
+from tracker_viz.errors import RunTakenError
+from tracker_viz.pipeline.scoring import EarlierCaptures, Scores, earlier_captures
+from tracker_viz.types import Capture
+
+log = logging.getLogger(__name__)
+
+_STRUCTURE = ("n_blocks", "n_heads", "d_model")
+_WAY_OUT = (
+    "give this one a run of its own: another spool= if you pass one, a wandb.Run or MLflow run "
+    "made for it, or run='local'"
+)
+
+
+def check_not_shared(outbox: Outbox, others: Sequence[Outbox]) -> None:
+    """Refuse runs that another open ``watch`` of this process records into.
+
+    Raises:
+        RunTakenError: there is one.
+    """
+    for other in others:
+        shared = [ref for ref in outbox.refs if not other.closed and ref in other.refs]
+        if shared:
+            raise RunTakenError(
+                f"{shared[0]} is being recorded by another watch() in this process, and two models "
+                f"would overwrite each other's captures: close that one first, or {_WAY_OUT}"
+            )
+
+
+def continue_run(outbox: Outbox, scores: Scores, first: Capture) -> None:
+    """Continue from what the spool and the runs hold, if they hold anything.
+
+    Args:
+        first: the model's first capture, as the camera took it.
+
+    Raises:
+        RunTakenError: they hold the captures of another training.
+    """
+    earlier = earlier_captures(outbox) if outbox.holds_captures else None
+    if earlier is None:
+        return
+    _check_structure(earlier, first)
+    if first.step == 0:
+        _check_first_weights(earlier, scores.like_new().score_and_cut(first))
+        latest = earlier.refs[-1].step
+        if latest > 0:
+            log.warning(
+                "captures up to step %d are in the run already, and are not taken again: another "
+                "training needs a run and a spool of its own",
+                latest,
+            )
+    scores.resume(earlier)
+
+
+def _check_structure(earlier: EarlierCaptures, first: Capture) -> None:
+    there, here = earlier.first.model, first.model
+    if any(there.get(name, here[name]) != here[name] for name in _STRUCTURE):
+        raise RunTakenError(
+            f"{earlier.where} holds captures of another model, {_described(there)} "
+            f"({_steps(earlier)}); this one is {_described(here)}: {_WAY_OUT}"
+        )
+
+
+def _check_first_weights(earlier: EarlierCaptures, first: Capture) -> None:
+    """Compare the weights at step 0. ``first``: scored and cut, as the run's own capture is."""
+    there = earlier.first
+    if there.step != first.step:
+        return
+    for name, axes in first.axes.items():
+        if axes != ("out", "in") or name not in there.arrays:
+            continue
+        # Arrays of other shapes were cut to another size, which says nothing about the training.
+        ours, theirs = first.arrays[name], there.arrays[name]
+        if ours.shape == theirs.shape and not np.array_equal(ours, theirs, equal_nan=True):
+            raise RunTakenError(
+                f"{earlier.where} holds captures of another training ({_steps(earlier)}), whose "
+                f"{name} began with other values: to continue that one, pass start_step=; else "
+                f"{_WAY_OUT}"
+            )
+
+
+def _described(model: Mapping[str, Any]) -> str:
+    return (
+        f"{model.get('name', 'a model')} with {model.get('n_blocks', '?')} blocks of "
+        f"{model.get('n_heads', '?')} heads, {model.get('d_model', '?')} wide"
+    )
+
+
+def _steps(earlier: EarlierCaptures) -> str:
+    return f"steps {earlier.refs[0].step} to {earlier.refs[-1].step}"
