@@ -35,7 +35,7 @@ import numpy as np
 from tracker_viz import capture_file, trackers
 from tracker_viz.cores import usable_cores
 from tracker_viz.metrics import SCORE_FILE, Scorer, ScoreSeries, score_bytes
-from tracker_viz.pipeline import compare_runs, render, render_sweep
+from tracker_viz.pipeline import compare, render, render_sweep
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.local import LocalRun, LocalTracker
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
@@ -144,9 +144,9 @@ def comparing(
     )
     result: Any = None
 
-    def compare() -> None:
+    def compare_all() -> None:
         nonlocal result
-        result = compare_runs(
+        result = compare(
             sweep=parent.ref,
             shown=shown,
             max_gb=max_gb,
@@ -156,7 +156,7 @@ def comparing(
         )
 
     try:
-        wall, cpu = timed(compare)
+        wall, cpu = timed(compare_all)
     finally:
         LocalRun.fetch, LocalRun.get_file = fetch, get_file  # type: ignore[method-assign]
     return {

@@ -56,7 +56,7 @@ def test_the_videos_of_a_sweep_stand_in_order_of_its_settings_by_relative_links(
     assert page == (parent.directory / "in_step.html").as_uri()
     assert shown(parent) == {
         "overview": [
-            (f"n_heads={n_heads}", runs[n_heads].directory / "overview.webm", [0, n_heads])
+            (f"a job · n_heads={n_heads}", runs[n_heads].directory / "overview.webm", [0, n_heads])
             for n_heads in (4, 8, 16)
         ]
     }
@@ -77,7 +77,10 @@ def test_every_layout_that_two_runs_have_is_on_the_page_and_a_run_without_it_is_
     found = {
         layout: [label for label, _, _ in players] for layout, players in shown(parent).items()
     }
-    assert found == {"heads": ["seed=0", "seed=1", "seed=2"], "overview": ["seed=1", "seed=2"]}
+    assert found == {
+        "heads": [f"a job · seed={seed}" for seed in (0, 1, 2)],
+        "overview": [f"a job · seed={seed}" for seed in (1, 2)],
+    }
 
 
 def test_there_is_no_page_for_fewer_than_two_videos(sweep):
@@ -100,18 +103,33 @@ def test_a_video_that_does_not_say_its_steps_is_left_out(sweep, timeline):
     damaged = add(seed=2)
     Path(damaged.directory / timeline_artifact("overview")).write_text(timeline)
     put_sweep_page(parent.ref)
-    assert [label for label, _, _ in shown(parent)["overview"]] == ["seed=0", "seed=1"]
+    labels = [label for label, _, _ in shown(parent)["overview"]]
+    assert labels == ["a job · seed=0", "a job · seed=1"]
 
 
 def test_names_cannot_break_out_of_the_page(sweep):
     parent, add = sweep
     for seed in (0, 1):
-        add(seed=seed, name=f"</script><img src=x onerror=alert({seed})>")
+        add(seed=seed, data=f"</script><img src=x onerror=alert({seed})>")
     put_sweep_page(parent.ref)
     text = (parent.directory / "in_step.html").read_text()
     assert "<img" not in text
     assert "<title>two &amp; more &lt;seeds&gt;</title>" in text
     assert all("</script><img" in label for label, _, _ in shown(parent)["overview"])
+
+
+def test_what_a_comparison_found_stands_on_the_page_as_text(sweep):
+    parent, add = sweep
+    runs = [add(seed=seed) for seed in (0, 1)]
+    labels = {str(run.ref): f"seed={seed}" for seed, run in enumerate(runs)}
+    finding = "induction formed in 5 of 6 seeds, median step 480 (460 to 633) </script><img>"
+    in_step.put_in_step_page(parent, runs, labels, title="a sweep", findings=[finding])
+    text = (parent.directory / "in_step.html").read_text()
+    (described,) = re.findall(
+        r'<script type="application/json" id="description">(.*)</script>', text
+    )
+    assert json.loads(described)["findings"] == [finding]
+    assert "<img" not in text
 
 
 def test_videos_that_are_guarded_are_part_of_the_page_while_it_stays_small_enough_to_be_shown(

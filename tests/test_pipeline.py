@@ -36,7 +36,13 @@ from tracker_viz.errors import (
     TransientTrackerError,
     UnsupportedModelError,
 )
-from tracker_viz.pipeline import PictureOptions, VideoOptions, compare_runs, render, render_command
+from tracker_viz.pipeline import (
+    ComparisonOptions,
+    PictureOptions,
+    VideoOptions,
+    render,
+    render_command,
+)
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.types import capture_step
@@ -821,9 +827,11 @@ def test_a_last_capture_that_is_interrupted_does_not_leave_the_run_open(tmp_path
     assert [capture.step for capture in tv.load_captures(watcher.ref)] == [0, 4]
 
 
-def test_what_gives_a_path_takes_what_gives_all_results():
-    taken = inspect.signature(tv.compare).parameters
-    assert taken == inspect.signature(compare_runs).parameters
+def test_compare_takes_every_option_of_comparisons_with_its_default():
+    given = inspect.signature(tv.compare).parameters
+    for name, field in ComparisonOptions.model_fields.items():
+        default = given[name].default
+        assert (VideoOptions.of(default) if name == "video" else default) == field.default
 
 
 def test_render_takes_every_option_of_pictures_with_its_default():

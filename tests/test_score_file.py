@@ -19,7 +19,6 @@ from tracker_viz.delivery.push import push
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import CaptureFileError
 from tracker_viz.metrics import SCORE_FILE, read_score_file, score_bytes, score_series
-from tracker_viz.pipeline import compare_runs
 from tracker_viz.trackers.local import LocalRun, LocalTracker
 from tracker_viz.types import Capture, CapturePath, CaptureRef
 
@@ -76,7 +75,7 @@ def fetched(monkeypatch):
 
 
 def compare(runs, tmp_path, **options):
-    return compare_runs(
+    return tv.compare(
         [run.ref for run in runs],
         video=VIDEO,
         upload=False,
@@ -158,7 +157,7 @@ def test_a_damaged_file_is_left_aside(runs, tmp_path, fetched, caplog):
     path.write_bytes(path.read_bytes()[:-100])
     with caplog.at_level(logging.WARNING):
         assert compare(runs, tmp_path).rows == expected
-    assert "is left aside, and its captures are read" in caplog.text
+    assert "captures are read, because the file of scores cannot" in caplog.text
     assert set(fetched["run-2"]) == {0, 2, 4, 6, 8}
 
 
@@ -167,7 +166,7 @@ def test_a_capture_that_cannot_be_had_is_passed_over_and_named(runs, tmp_path):
     (runs[1].directory / "captures" / "step-00000004.safetensors").write_bytes(b"damaged")
     result = compare(runs, tmp_path)
     assert result.rows == whole.rows
-    assert "Captures that could not be had: seed=1 (step 4)." in result.notes
+    assert "Captures that could not be pulled: seed=1 (step 4)." in result.notes
     assert result.duration_s == whole.duration_s
 
 
@@ -175,7 +174,9 @@ def test_of_many_runs_some_are_drawn_and_the_table_has_all(runs, tmp_path, fetch
     more = [*runs, *(train(tmp_path / f"run-{seed}", seed=seed) for seed in (3, 4))]
     fetched.clear()
     result = compare(more, tmp_path, shown=3)
-    assert [row["label"] for row in result.rows] == [f"seed={seed}" for seed in range(5)]
+    assert [row["label"] for row in result.rows] == [
+        f"run {seed} · seed={seed}" for seed in range(5)
+    ]
     assert [ref.path for ref in result.shown] == [
         str(tmp_path / f"run-{seed}") for seed in (0, 2, 4)
     ]  # the loss rises with the seed

@@ -7,14 +7,21 @@ import pytest
 
 from tracker_viz.comparison import (
     ComparedRun,
+    all_runs,
     correlations,
+    distance_matrix,
+    distance_sentence,
     group_sentences,
     run_table,
     setting_groups,
     settings_of,
+    short_runs_note,
     strongest_sentence,
 )
+from tracker_viz.comparison.findings import onset_sentence
+from tracker_viz.comparison.onsets import RoleOnset
 from tracker_viz.comparison.runs import is_seed
+from tracker_viz.comparison.statistics import onset_times
 from tracker_viz.metrics import ScoreSeries
 
 STEPS = np.arange(0, 1001, 10)
@@ -44,6 +51,10 @@ def sweep(onsets=(460, 470, 480, 500, 630, None)):
     ]
 
 
+def sentences(runs, axis="step"):
+    return group_sentences(setting_groups(runs, axis=axis), all_runs(runs, axis=axis), axis)
+
+
 @pytest.mark.parametrize(
     "name", ["seed", "trainer.seed", "data.random_seed", "seed_everything", "seeds.model", "rng"]
 )
@@ -57,7 +68,7 @@ def test_other_names_are_settings(name):
 
 
 def test_a_sentence_counts_the_seeds_and_gives_the_median_and_its_range():
-    (sentence,) = group_sentences(setting_groups(sweep()), "step")
+    (sentence,) = sentences(sweep())
     assert sentence == (
         "all runs: induction formed in 5 of 6 seeds, median step 480 (460 to 630); "
         "loss 1.525 ± 0.019."
@@ -70,7 +81,8 @@ def test_every_setting_has_a_sentence_of_its_own():
         for n_heads, onsets in ((4, (460, 480, 500)), (8, (None, None, 900)))
         for seed, onset in enumerate(onsets)
     ]
-    few, none = group_sentences(setting_groups(runs), "step")
+    together, few, none = sentences(runs)
+    assert together.startswith("all runs: induction formed in 4 of 6 runs, median step 500 (460 to")
     assert few.startswith(
         "n_heads=4: induction formed in 3 of 3 seeds, median step 480 (460 to 500)"
     )
@@ -78,13 +90,13 @@ def test_every_setting_has_a_sentence_of_its_own():
         "n_heads=8: induction formed in 1 of 3 seeds, at step 900, too few for a"
     )
     never = [make_run(str(seed), {"seed": seed}, onset=None) for seed in range(3)]
-    (sentence,) = group_sentences(setting_groups(never), "step")
+    (sentence,) = sentences(never)
     assert sentence == "all runs: loss 1.500 ± 0.000.", "a role that no run formed is not mentioned"
 
 
 def test_runs_that_differ_in_no_known_setting_are_runs_and_not_seeds():
     runs = [make_run("a", {}, onset=400), make_run("b", {}, onset=500)]
-    assert "in 2 of 2 runs" in group_sentences(setting_groups(runs), "step")[0]
+    assert "in 2 of 2 runs" in sentences(runs)[0]
 
 
 def test_places_are_told_on_the_axis_of_the_comparison():
@@ -92,9 +104,47 @@ def test_places_are_told_on_the_axis_of_the_comparison():
         make_run(str(batch), {"batch": batch}, onset=500, tokens_per_step=1000 * batch)
         for batch in (1, 4)
     ]
-    first, second = group_sentences(setting_groups(runs), "tokens")
-    assert "formed at 500k tokens" in first
-    assert "formed at 2M tokens" in second
+    (sentence,) = sentences(runs, "tokens")
+    assert "formed in 2 of 2 runs, median 500k tokens (500k to 2M)" in sentence
+    (sentence,) = sentences(runs, "progress")
+    assert "formed in 2 of 2 runs, median 50 % (50 %)" in sentence
+
+
+def test_settings_without_replicates_are_told_together():
+    runs = [make_run(str(lr), {"lr": lr}, onset=100 * lr) for lr in range(1, 6)]
+    assert len(sentences(runs)) == 1
+    assert "in 5 of 5 runs, median step 300 (100 to 500)" in sentences(runs)[0]
+
+
+def test_onsets_near_the_line_are_said_to_be():
+    near = RoleOnset(90, 100, near_line=True)
+    times = onset_times([near, RoleOnset(190, 200)])
+    sentence = onset_sentence("induction", times, replicates="seeds", axis="step")
+    assert sentence.endswith("(100 to 200), 1 of them near the line")
+    alone = onset_sentence("sink", onset_times([near]), replicates="runs", axis="step")
+    assert alone == "sink formed at step 100, near the line"
+
+
+def test_runs_that_ended_early_are_named():
+    labels, ends = {"a": "seed=0", "b": "seed=1"}, {"a": 1000.0, "b": 460.0}
+    note = short_runs_note(labels, ends, "step")
+    assert note == "Compared only up to where they end: seed=1 (at step 460)."
+    assert short_runs_note(labels, ends | {"b": 900.0}, "step") is None
+
+
+def test_distances_are_said_beside_those_of_seeds_and_of_chance():
+    runs = [
+        make_run(f"{lr}-{seed}", {"lr": lr, "seed": seed}, onset=300 * lr)
+        for lr in (1, 2)
+        for seed in (0, 1)
+    ]
+    sentence = distance_sentence(distance_matrix(runs), settings_of(runs))
+    assert "seeds of one setting 0.000 to 0.000" in sentence
+    assert "different settings" in sentence
+    assert "shuffled heads" in sentence
+    assert "of 6 pairs are more alike than 95 % of 200 shuffles" in sentence
+    alike = distance_matrix(runs).between_seeds(settings_of(runs))
+    assert alike.sum() == 4
 
 
 def test_where_a_run_writes_and_what_it_is_called_is_no_setting():

@@ -16,13 +16,15 @@ from torch import nn
 import tracker_viz as tv
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import ConfigError
-from tracker_viz.pipeline import compare_runs
 from tracker_viz.trackers.local import LocalTracker
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 
 SMALL = ("video.size=960x540", "video.hold_s=0.2", "video.seconds_per_capture=0.1")
 SMALL_VIDEO = {"size": "960x540", "hold_s": 0.2, "seconds_per_capture": 0.1}
-FILES = {"poster.png", "distances.png", "heads.png", "runs.csv", "runs.parquet"}
+FILES = {
+    *("poster.png", "distances.png", "heads.png"),
+    *("runs.csv", "runs.parquet", "settings.csv", "findings.md"),
+}
 
 
 def train(run, *, seed, n_heads=2, steps=6, every=2, length=24, options=None, spool):
@@ -110,9 +112,9 @@ def test_runs_of_two_trackers_are_compared_and_the_result_lands_in_the_run_that_
     assert header.split()[:2] == ["run", "loss"]
     assert set(rule) <= {"─", " "}
     assert [row.split("  ")[0] for row in rows] == [
-        "n_heads=2 seed=0",
-        "n_heads=2 seed=1",
-        "n_heads=4 seed=2",
+        "run 0 · n_heads=2 seed=0",
+        "run 1 · n_heads=2 seed=1",
+        "run 2 · n_heads=4 seed=2",
     ]
     assert (
         "Note: The models differ in blocks x heads (2 x 2 in 2 runs, 2 x 4 in 1 run)" in result.out
@@ -139,7 +141,15 @@ def test_a_sweep_is_compared_in_its_parent_without_the_job_that_failed(tracker_v
     (sweep.directory / "in_step.html").unlink()
     result = tracker_viz("compare", f"sweep={sweep.ref}", "order=matched", "axis=progress", *SMALL)
     assert result.code == 0, result.err
-    assert [line.split("  ")[0] for line in result.out.splitlines()[2:4]] == ["seed=0", "seed=1"]
+    assert [line.split("  ")[0] for line in result.out.splitlines()[2:4]] == [
+        "run 0 · seed=0",
+        "run 1 · seed=1",
+    ]
+    assert "Runs are compared by progress, the share of each run's own training." in result.out
+    assert "No test of the settings: that takes 6 runs, and there are 2." in result.out
+    found = (sweep.directory / "compare" / "findings.md").read_text()
+    assert found.startswith("# a sweep\n\n* all runs: ")
+    assert "Distances of the runs' heads: seeds of one setting " in found
     assert "Left out, without captures: broken (failed)." in result.out
     assert {path.name for path in (sweep.directory / "compare").iterdir()} == FILES
     assert (sweep.directory / "compare.webm").read_bytes() == (
@@ -154,7 +164,8 @@ def test_runs_without_a_run_above_them_are_compared_on_this_machine_only(tracker
     result = tracker_viz("compare", f"runs=[{runs[0]},{runs[1]}]", "axis=tokens", *SMALL)
     assert result.code == 0, result.err
     assert {path.name for path in Path("compare").iterdir()} == FILES | {"compare.webm"}
-    assert "In no run yet" in result.out
+    assert "Not uploaded: pass into=<RunRef>" in result.out
+    assert "Runs are compared by tokens seen" in result.out
     assert not (Path(runs[0].path) / "compare").exists()
 
 
@@ -168,8 +179,10 @@ def test_the_video_has_one_picture_for_every_point_at_which_any_run_was_captured
         "upload": False,
         "output": tmp_path,
     }
-    path = tv.compare([runs[0], runs[2]], **options)
-    video = cv2.VideoCapture(str(path))
+    result = tv.compare([runs[0], runs[2]], **options)
+    assert Path(result) == result.video == tmp_path / "compare.webm"
+    assert result.axis == "step"
+    video = cv2.VideoCapture(str(result))
     n_frames = 0
     while video.grab():
         n_frames += 1
@@ -189,8 +202,11 @@ def test_the_video_has_one_picture_for_every_point_at_which_any_run_was_captured
         (["runs=[local:a,local:b]", "axis=stepp"], "unknown axis 'stepp'"),
         (["runs=[local:a,local:b]", "order=mached"], "did you mean 'matched'"),
         (["runs=[local:a,local:b]", "video.interpolate=2"], "real captures only"),
-        (["runs=[local:a,local:b]", "shown=65"], "shown is a number of runs, 2 to 64; got 65"),
-        (["runs=[local:a,local:b]", "max_gb=0"], "max_gb is a number of gigabytes above 0"),
+        (
+            ["runs=[local:a,local:b]", "shown=65"],
+            "shown must be a whole number from 2 to 64; got 65",
+        ),
+        (["runs=[local:a,local:b]", "max_gb=0"], "max_gb must be a number above 0; got 0"),
         (["runs=[local:a,nonsense]"], "a run must look like one of mlflow:<run_id>"),
         (
             ["runs=local:a"],
@@ -246,4 +262,4 @@ def test_runs_of_different_probes_are_refused_with_what_differs(tracker_viz, run
 
 def test_python_takes_no_single_run_for_a_list(runs):
     with pytest.raises(ConfigError, match="runs is a list"):
-        compare_runs(str(runs[0]))
+        tv.compare(str(runs[0]))

@@ -17,7 +17,7 @@ from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F4
 import tracker_viz as tv
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import RunActiveError, TransientTrackerError
-from tracker_viz.pipeline import compare_runs, render_sweep
+from tracker_viz.pipeline import compare, render_sweep
 from tracker_viz.trackers.sweep import PARENTS
 from tracker_viz.trackers.testing import write_captures
 from tracker_viz.trackers.wandb.tracker import WandbTracker
@@ -210,16 +210,15 @@ def test_a_sweep_is_compared_and_the_results_are_a_run_of_its_group(
         for seed in (0, 1)
         for n_heads in (4, 2)
     ]
-    result = compare_runs(
+    result = compare(
         sweep=sweep.ref,
         video=SMALL,
         output=tmp_path / "out",
         cache=tmp_path / "cache",
         progress=False,
     )
-    assert [row["label"] for row in result.rows] == [
-        f"n_heads={n_heads} seed={seed}" for n_heads in (2, 4) for seed in (0, 1)
-    ]
+    settings = [f"n_heads={n_heads} seed={seed}" for n_heads in (2, 4) for seed in (0, 1)]
+    assert [row["label"].partition(" · ")[2] for row in result.rows] == settings
     made = wandb_server.run(f"{sweep.ref.path}-compare")
     assert (made.attributes["groupName"], made.attributes["jobType"]) == (
         sweep.ref.path.rpartition("/")[2],
@@ -232,7 +231,11 @@ def test_a_sweep_is_compared_and_the_results_are_a_run_of_its_group(
         "compare/distances.png",
         "compare/heads.png",
     } <= set(made.files)
-    assert {"tracker_viz/compare", "tracker_viz/tables/compare"} <= made.summary.keys()
+    assert {
+        "tracker_viz/compare",
+        "tracker_viz/tables/compare",
+        "tracker_viz/tables/compare_settings",
+    } <= made.summary.keys()
     assert set(made.input_artifacts) == captures_of(wandb_server, children)
     assert result.in_step is None
 
@@ -261,7 +264,7 @@ def test_a_run_of_wandb_is_compared_with_one_of_mlflow(wandb_server, tmp_path):
         ),
     ]
     theirs = train(wandb_server)
-    result = compare_runs(
+    result = compare(
         refs, axis="progress", into=f"wandb:{theirs.path}", video=SMALL, output=tmp_path / "out", cache=tmp_path / "cache",
         tracker_options=options, progress=False,
     )  # fmt: skip

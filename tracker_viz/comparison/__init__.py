@@ -28,16 +28,23 @@ from tracker_viz.comparison.distance import (
 from tracker_viz.comparison.experiment import (
     Correlation,
     SettingGroup,
+    all_runs,
     correlations,
+    final_loss,
     setting_groups,
     settings_of,
 )
 from tracker_viz.comparison.findings import (
+    SIGNIFICANT,
     axis_note,
     distance_sentence,
+    findings_text,
+    formed_roles,
     group_sentences,
+    roles_sentence,
     short_runs_note,
     strongest_sentence,
+    times_text,
 )
 from tracker_viz.comparison.matching import BEHAVIOR, Behavior, Matching, behaviors, match_heads
 from tracker_viz.comparison.onsets import RoleOnset, role_onsets
@@ -65,6 +72,7 @@ from tracker_viz.comparison.table import (
     group_table,
     run_table,
     table_csv,
+    write_file,
     write_table,
 )
 
@@ -73,6 +81,7 @@ __all__ = [
     "BEHAVIOR",
     "NAME_SEPARATOR",
     "NOT_YET",
+    "SIGNIFICANT",
     "Alignment",
     "Axis",
     "Behavior",
@@ -88,6 +97,7 @@ __all__ = [
     "SettingGroup",
     "Spread",
     "align",
+    "all_runs",
     "axis_note",
     "behaviors",
     "chance_distance",
@@ -101,7 +111,10 @@ __all__ = [
     "distance",
     "distance_matrix",
     "distance_sentence",
+    "final_loss",
+    "findings_text",
     "first_few",
+    "formed_roles",
     "group_sentences",
     "group_table",
     "head_beside",
@@ -112,6 +125,7 @@ __all__ = [
     "positions",
     "ranking",
     "role_onsets",
+    "roles_sentence",
     "run_labels",
     "run_table",
     "run_title",
@@ -120,6 +134,8 @@ __all__ = [
     "short_runs_note",
     "strongest_sentence",
     "table_csv",
+    "times_text",
     "trajectories",
+    "write_file",
     "write_table",
 ]

@@ -52,9 +52,12 @@ class Chance:
 
     Attributes:
         distances: float64 [shuffle].
+        by_group: float64 [group]: their mean within each group of heads that may be matched: in
+            each block, or in the whole model.
     """
 
     distances: NDArray[np.float64]
+    by_group: NDArray[np.float64]
 
     @property
     def mean(self) -> float:
@@ -80,6 +83,8 @@ class DistanceMatrix:
             at the same relative depth).
         shuffled: float64 [run, run]: chance, the mean distance of shuffled heads; on the diagonal
             that of a run from itself.
+        shuffled_by_depth: float64 [depth, run, run]: the same in the blocks alone; NaN where heads
+            were matched over the whole model.
         percentile: float64 [run, run]: share of the shuffles with a distance at most as large,
             0..1.
         n_shuffles: of each pair.
@@ -90,6 +95,7 @@ class DistanceMatrix:
     overall: NDArray[np.float64]
     by_depth: NDArray[np.float64]
     shuffled: NDArray[np.float64]
+    shuffled_by_depth: NDArray[np.float64]
     percentile: NDArray[np.float64]
     n_shuffles: int
 
@@ -107,12 +113,14 @@ class DistanceMatrix:
 def distance(a: Behavior, b: Behavior, *, scope: Scope = "block") -> float:
     """Return the specialization distance of two runs, 0..1, as the module's docstring defines it;
     NaN where neither has heads."""
+    if not a.heads and not b.heads:
+        return float("nan")
     total = np.zeros(2)
     strength_a, strength_b = a.strength, b.strength
     for rows, columns in groups(a, b, scope):
         apart = differences(a.vectors[rows], b.vectors[columns])
         total += _weighted_sum(apart, strength_a[rows], strength_b[columns])
-    return _ratio(total, n_heads=len(a.heads) + len(b.heads))
+    return float(_ratio(total))
 
 
 def chance_distance(
@@ -129,7 +137,7 @@ def chance_distance(
     """
     n_heads = len(a.heads) + len(b.heads)
     if not n_heads:
-        return Chance(np.zeros(0))
+        return Chance(np.zeros(0), np.zeros(0))
     pool = np.concatenate([a.vectors, b.vectors])
     apart = _pool_differences(pool)
     strength = np.concatenate([a.strength, b.strength])
@@ -139,15 +147,15 @@ def chance_distance(
     ]
 
     rng = np.random.default_rng(seed)
-    distances = np.zeros(n_shuffles)
+    totals = np.zeros((n_shuffles, len(places), 2))
     for index in range(n_shuffles):
         order = rng.permutation(n_heads)
-        total = np.zeros(2)
-        for rows, columns in places:
+        for group, (rows, columns) in enumerate(places):
             first, second = order[rows], order[columns]
-            total += _weighted_sum(apart[np.ix_(first, second)], strength[first], strength[second])
-        distances[index] = _ratio(total, n_heads=n_heads)
-    return Chance(distances)
+            totals[index, group] = _weighted_sum(
+                apart[np.ix_(first, second)], strength[first], strength[second]
+            )
+    return Chance(distances=_ratio(totals.sum(1)), by_group=_ratio(totals.sum(0)))
 
 
 def distance_matrix(
@@ -180,6 +188,7 @@ def distance_matrix(
     overall, shuffled = np.zeros((n_runs, n_runs)), np.zeros((n_runs, n_runs))
     percentile = np.zeros((n_runs, n_runs))
     by_depth = np.zeros((n_depths, n_runs, n_runs))
+    shuffled_by_depth = np.full((n_depths, n_runs, n_runs), np.nan)
     for first, second in pairs:
         a, b = _pair(runs[first], runs[second], axis, scores)
         both = [first, second], [second, first]
@@ -188,6 +197,8 @@ def distance_matrix(
         shuffled[both] = chance.mean
         percentile[both] = chance.percentile(overall[first, second])
         for depth in range(n_depths):
+            if scope == "block":
+                shuffled_by_depth[depth][both] = chance.by_group[depth]
             by_depth[depth][both] = distance(
                 at_depth(a, depth, n_depths), at_depth(b, depth, n_depths), scope="model"
             )
@@ -197,6 +208,7 @@ def distance_matrix(
         overall=overall,
         by_depth=by_depth,
         shuffled=shuffled,
+        shuffled_by_depth=shuffled_by_depth,
         percentile=percentile,
         n_shuffles=n_shuffles,
     )
@@ -232,11 +244,11 @@ def _weighted_sum(
     return np.array([(weights * full**2)[matched].sum(), weights[matched].sum()], np.float64)
 
 
-def _ratio(total: NDArray[np.float64], *, n_heads: int) -> float:
-    """Return the weighted root mean square; 0 where all heads of both runs are uniform."""
-    if not n_heads:
-        return float("nan")
-    return float(np.sqrt(total[0] / total[1])) if total[1] > 0 else 0.0
+def _ratio(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weighted root mean squares of sums [..., 2]: float64 [...]; 0 where all heads of
+    both runs are uniform."""
+    squares, weights = totals[..., 0], totals[..., 1]
+    return np.sqrt(np.where(weights > 0, squares / np.where(weights > 0, weights, 1.0), 0.0))
 
 
 def _pool_differences(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

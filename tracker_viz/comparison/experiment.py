@@ -15,6 +15,7 @@ from tracker_viz.comparison.runs import (
     ComparedRun,
     check_runs,
     differing_settings,
+    in_order_of_settings,
     is_seed,
     settings_label,
 )
@@ -48,8 +49,10 @@ class SettingGroup:
         settings: in which the groups differ, seeds left out; empty where there is one group.
         label: ``n_heads=4``, or ``all runs``.
         runs: names of its runs.
-        differ_in_seed: a seed tells its runs apart; otherwise nothing that is known does.
-        onsets: role -> when these runs formed it.
+        differ_in_seed: its runs differ in seeds and nothing else that is known.
+        onsets: role -> when each of these runs formed it, in their order; a run that does not
+            measure the role is left out.
+        times: role -> the same in numbers.
         loss: of the last captures; None where no run has one.
     """
 
@@ -57,7 +60,8 @@ class SettingGroup:
     label: str
     runs: tuple[str, ...]
     differ_in_seed: bool
-    onsets: Mapping[str, OnsetTimes]
+    onsets: Mapping[str, tuple[RoleOnset, ...]]
+    times: Mapping[str, OnsetTimes]
     loss: Spread | None
 
 
@@ -107,7 +111,7 @@ def settings_of(runs: Sequence[ComparedRun]) -> dict[str, dict[str, Any]]:
 def setting_groups(
     runs: Sequence[ComparedRun], *, axis: Axis | None = None, roles: tuple[Role, ...] = ROLES
 ) -> list[SettingGroup]:
-    """Group runs that differ in nothing but seeds, in the order of their first runs.
+    """Group runs that differ in nothing but seeds, sorted by their settings.
 
     Args:
         axis: of the onsets; None: ``comparable_axis`` of the runs.
@@ -119,9 +123,16 @@ def setting_groups(
     axis = axis or comparable_axis(runs)
     settings = settings_of(runs)
     members: dict[str, list[ComparedRun]] = {}
-    for run in runs:
+    for run in in_order_of_settings(runs):
         members.setdefault(repr(settings[run.name]), []).append(run)
     return [_group(group, settings[group[0].name], axis, roles) for group in members.values()]
+
+
+def all_runs(
+    runs: Sequence[ComparedRun], *, axis: Axis, roles: tuple[Role, ...] = ROLES
+) -> SettingGroup:
+    """Return all runs as one group, whatever their settings."""
+    return _group(runs, {}, axis, roles)
 
 
 def correlations(
@@ -182,20 +193,26 @@ def _group(
     runs: Sequence[ComparedRun], settings: Mapping[str, Any], axis: Axis, roles: tuple[Role, ...]
 ) -> SettingGroup:
     found = [role_onsets(run.series, axis=axis, roles=roles) for run in runs]
-    times = {}
+    onsets = {}
     for role in roles:
-        measured = [onsets[role.name] for onsets in found if role.name in onsets]
+        measured = [each[role.name] for each in found if role.name in each]
         if measured:
-            times[role.name] = onset_times(measured)
+            onsets[role.name] = tuple(measured)
     losses = [loss for run in runs if (loss := final_loss(run)) is not None]
     return SettingGroup(
         settings=settings,
         label=settings_label(settings) or ALL_RUNS,
         runs=tuple(run.name for run in runs),
-        differ_in_seed=len(runs) > 1 and bool(next(iter(differing_settings(runs).values()))),
-        onsets=times,
+        differ_in_seed=_differ_in_seed(runs),
+        onsets=onsets,
+        times={role: onset_times(measured) for role, measured in onsets.items()},
         loss=spread(losses),
     )
+
+
+def _differ_in_seed(runs: Sequence[ComparedRun]) -> bool:
+    names = next(iter(differing_settings(runs).values()))
+    return bool(names) and all(is_seed(name) for name in names)
 
 
 def final_loss(run: ComparedRun) -> float | None:

@@ -48,18 +48,55 @@ def place_text(place: float, axis: Axis) -> str:
     return f"{place:.0f}"
 
 
-def group_sentences(groups: Sequence[SettingGroup], axis: Axis) -> list[str]:
-    """Return one sentence per setting: ``n_heads=4: induction formed in 5 of 6 seeds, median step
-    480 (460 to 633); loss 1.52 ± 0.01.``"""
-    formed = [
-        role
-        for role in groups[0].onsets
-        if any(group.onsets[role].n_formed for group in groups if role in group.onsets)
-    ]
-    sentences = [_group_sentence(group, formed, axis) for group in groups[:MOST_GROUPS]]
+def group_sentences(
+    groups: Sequence[SettingGroup], together: SettingGroup, axis: Axis
+) -> list[str]:
+    """Return one sentence for all runs and one per setting: ``n_heads=4: induction formed in 5 of 6
+    seeds, median step 480 (460 to 633); loss 1.52 ± 0.01.``
+
+    Args:
+        together: all runs as one group.
+    """
+    roles = formed_roles([together])
+    sentences = [_group_sentence(together, roles, axis)]
+    # Of one group, or of settings without replicates, that has said it all.
+    if len(groups) == 1 or all(len(group.runs) == 1 for group in groups):
+        return sentences
+    sentences += [_group_sentence(group, roles, axis) for group in groups[:MOST_GROUPS]]
     if len(groups) > MOST_GROUPS:
         sentences.append(f"{len(groups) - MOST_GROUPS} more settings are in settings.csv.")
     return sentences
+
+
+def formed_roles(groups: Sequence[SettingGroup]) -> list[str]:
+    """Return the roles that any run formed, in the order in which groups have them."""
+    formed: dict[str, None] = {}
+    for group in groups:
+        formed |= {role: None for role, times in group.times.items() if times.n_formed}
+    return list(formed)
+
+
+def roles_sentence(together: SettingGroup, axis: Axis) -> str:
+    """Return when the runs of a group formed each role; empty where none did."""
+    parts = _role_parts(together, formed_roles([together]), axis)
+    return f"{'; '.join(parts)}." if parts else ""
+
+
+def times_text(times: OnsetTimes, axis: Axis) -> str:
+    """Return the shortest form of ``onset_sentence``: ``5 of 6 · 480 (460 to 633)``."""
+    share = f"{times.n_formed} of {times.n_runs}"
+    if times.first is None or times.last is None:
+        return share
+    around = _from_to(times.first, times.last, axis)
+    if times.median is None or times.n_runs == 1:
+        return f"{share} · {around}"
+    return f"{share} · {place_text(times.median, axis)} ({around})"
+
+
+def findings_text(title: str, findings: Sequence[str], notes: Sequence[str]) -> str:
+    """Return findings and notes as Markdown."""
+    lines = [f"# {title}", "", *(f"* {finding}" for finding in findings), ""]
+    return "\n".join([*lines, "Notes:", "", *(f"* {note}" for note in notes), ""])
 
 
 def onset_sentence(role: str, times: OnsetTimes, *, replicates: str, axis: Axis) -> str:
@@ -148,24 +185,34 @@ def short_runs_note(labels: Mapping[str, str], ends: Mapping[str, float], axis: 
 
 
 def _group_sentence(group: SettingGroup, roles: Sequence[str], axis: Axis) -> str:
+    parts = _role_parts(group, roles, axis)
+    if group.loss is not None:
+        parts.append(f"loss {_spread_text(group.loss)}")
+    return f"{group.label}: {'; '.join(parts) or 'no role formed'}."
+
+
+def _role_parts(group: SettingGroup, roles: Sequence[str], axis: Axis) -> list[str]:
     replicates = "seeds" if group.differ_in_seed else "runs"
     parts = []
     for role in roles:
-        if role in group.onsets:
-            parts.append(onset_sentence(role, group.onsets[role], replicates=replicates, axis=axis))
-    if group.loss is not None:
-        parts.append(f"loss {_spread_text(group.loss)}")
-    return f"{group.label}: {'; '.join(parts)}."
+        if role in group.times:
+            times = group.times[role]
+            parts.append(onset_sentence(role, times, replicates=replicates, axis=axis))
+    return parts
 
 
 def _when(first: float, last: float, median: float | None, axis: Axis) -> str:
-    places = [place_text(first, axis), place_text(last, axis)]
-    around = places[0] if places[0] == places[1] else " to ".join(places)
+    around = _from_to(first, last, axis)
     unit = "step " if axis == "step" else ""
     tokens = " tokens" if axis == "tokens" else ""
     if median is None:
         return f"at {unit}{around}{tokens}, too few for a median"
     return f"median {unit}{place_text(median, axis)}{tokens} ({around})"
+
+
+def _from_to(first: float, last: float, axis: Axis) -> str:
+    places = [place_text(first, axis), place_text(last, axis)]
+    return places[0] if places[0] == places[1] else " to ".join(places)
 
 
 def _at(place: float, axis: Axis) -> str:

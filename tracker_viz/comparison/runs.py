@@ -158,7 +158,14 @@ def run_labels(runs: Sequence[ComparedRun], *, short: bool = False) -> dict[str,
 def in_order_of_settings(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Return the runs of a sweep sorted by the settings in which they differ, numbers by size."""
     settings = differing_settings(runs)
-    return sorted(runs, key=lambda run: [_sort_key(value) for value in settings[run.name].values()])
+
+    def place(run: ComparedRun) -> list[tuple[int, float, str]]:
+        by_name = settings[run.name]
+        # The seeds of one setting belong together.
+        names = sorted(by_name, key=lambda name: (is_seed(name), name))
+        return [_sort_key(by_name[name]) for name in names]
+
+    return sorted(runs, key=place)
 
 
 def check_runs(runs: Sequence[ComparedRun]) -> None:

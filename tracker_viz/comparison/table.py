@@ -59,14 +59,14 @@ def group_table(groups: Sequence[SettingGroup]) -> list[dict[str, Any]]:
     (number of runs), ``onset_median/<role>`` (Kaplan-Meier), ``onset_median_low/<role>`` and
     ``onset_median_high/<role>`` (95 % interval), ``onset_first/<role>``, ``onset_last/<role>``.
     """
-    roles = list(dict.fromkeys(role for group in groups for role in group.onsets))
+    roles = list(dict.fromkeys(role for group in groups for role in group.times))
     rows = []
     for group in groups:
         row: dict[str, Any] = {"setting": group.label, **group.settings, "runs": len(group.runs)}
         row["loss"] = group.loss.mean if group.loss else None
         row["loss_sd"] = group.loss.sd if group.loss else None
         for role in roles:
-            times = group.onsets.get(role)
+            times = group.times.get(role)
             row[f"formed/{role}"] = times.n_formed if times else None
             row[f"onset_median/{role}"] = times.median if times else None
             row[f"onset_median_low/{role}"] = times.median_low if times else None
@@ -99,7 +99,7 @@ def write_table(rows: Sequence[Row], path: Path) -> Path:
         MissingDependencyError: Parquet without pyarrow (MLflow brings it).
     """
     if path.suffix == ".csv":
-        return _write_whole(table_csv(rows).encode(), path)
+        return write_file(table_csv(rows).encode(), path)
     if path.suffix != ".parquet":
         raise ConfigError(f"a table is written as .csv or .parquet; got {path.name!r}")
     try:
@@ -114,7 +114,22 @@ def write_table(rows: Sequence[Row], path: Path) -> Path:
     columns = {name: _one_type([row[name] for row in rows]) for name in names}
     contents = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.table(columns), contents)
-    return _write_whole(contents.getvalue().to_pybytes(), path)
+    return write_file(contents.getvalue().to_pybytes(), path)
+
+
+def write_file(contents: bytes, path: Path) -> Path:
+    """Write a result of a comparison, whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        write_atomically(contents, path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error}; choose another place with output=..."
+        ) from error
+    return path
 
 
 def _onset_columns(
@@ -142,16 +157,6 @@ def _summary_columns(
 
 def _whole(step: float | None) -> int | None:
     return None if step is None else int(step)
-
-
-def _write_whole(contents: bytes, path: Path) -> Path:
-    try:
-        write_atomically(contents, path)
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be written: {error}; choose another place with output=..."
-        ) from error
-    return path
 
 
 def _one_type(values: list[Any]) -> list[Any]:

@@ -15,11 +15,11 @@ drawn, a tracker's SDK when that tracker is used.
 
 from tracker_viz.delivery.push import push
 from tracker_viz.pipeline.backfill import Backfilled, backfill
-from tracker_viz.pipeline.compare import CompareResult, compare, compare_runs
+from tracker_viz.pipeline.compare import CompareResult, compare
 from tracker_viz.pipeline.delivering import Picture, Upload
 from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.load import TrackerOptions, load_captures, open_run, pulled_captures
-from tracker_viz.pipeline.options import FORMATS, PictureOptions, VideoOptions
+from tracker_viz.pipeline.options import FORMATS, ComparisonOptions, PictureOptions, VideoOptions
 from tracker_viz.pipeline.render import RenderResult, render, render_command
 from tracker_viz.pipeline.sweep import SweepResult, render_sweep
 from tracker_viz.pipeline.watch import Watcher, new_directory, watch
@@ -28,6 +28,7 @@ __all__ = [
     "FORMATS",
     "Backfilled",
     "CompareResult",
+    "ComparisonOptions",
     "Picture",
     "PictureOptions",
     "RenderResult",
@@ -38,7 +39,6 @@ __all__ = [
     "Watcher",
     "backfill",
     "compare",
-    "compare_runs",
     "load_captures",
     "new_directory",
     "open_run",

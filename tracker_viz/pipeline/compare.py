@@ -1,5 +1,5 @@
-"""Runs -> one video of all of them, pictures and a table of how they compare -> the run above
-them."""
+"""``tv.compare``: what the heads of several runs became, and when, as one video, pictures, tables
+and sentences, put into the run above them."""
 
 from __future__ import annotations
 
@@ -7,62 +7,88 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from tracker_viz.comparison import (
-    AXES,
     Axis,
+    ComparedRun,
     Correlation,
+    SettingGroup,
+    all_runs,
+    axis_note,
     check_runs,
     comparability_notes,
+    comparable_axis,
     correlations,
+    findings_text,
+    group_sentences,
+    group_table,
     in_order_of_settings,
+    positions,
+    roles_sentence,
     run_labels,
     run_table,
+    setting_groups,
+    short_runs_note,
+    strongest_sentence,
+    write_file,
 )
-from tracker_viz.errors import ConfigError, unknown_name
-from tracker_viz.pipeline.compared_runs import HeadOrder, check_probes, chosen_runs
+from tracker_viz.errors import ConfigError
+from tracker_viz.pipeline.compared_runs import check_probes, chosen_runs
 from tracker_viz.pipeline.comparison_files import (
     NAME,
+    Charts,
+    ComparedVideo,
     write_charts,
     write_compared_video,
     write_tables,
 )
 from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.load import TrackerOptions, open_run
-from tracker_viz.pipeline.options import VideoOptions
+from tracker_viz.pipeline.options import (
+    MOST_SHOWN,
+    ComparisonAxis,
+    ComparisonOptions,
+    HeadOrder,
+    ThemeName,
+    VideoOptions,
+)
 from tracker_viz.pipeline.render import check_outputs
-from tracker_viz.pipeline.scored_runs import score_runs
+from tracker_viz.pipeline.scored_runs import ScoredRun, score_runs
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.download import cache_directory
 from tracker_viz.types import RunRef
 
-ORDERS: tuple[HeadOrder, ...] = get_args(HeadOrder)
-MOST_SHOWN = 64
-
 
 @dataclass(frozen=True, slots=True)
 class CompareResult:
-    """A comparison that was made.
+    """A comparison that was made. A path itself: the video's.
 
     Attributes:
         video, pictures, tables: files on this machine; ``pictures``: the video's last picture, the
-            distances, the heads' clusters.
+            onsets, the distances, the heads' clusters; ``tables``: of runs, settings and tests, and
+            the findings as text.
+        axis: what the runs were compared by.
         rows: one per run, see ``comparison.run_table``.
-        correlations: of settings with outcomes, the strongest first; empty for fewer runs than that
-            takes.
+        groups: one per setting, its seeds taken together.
+        correlations: of settings with outcomes, the strongest first; empty with too few runs.
+        findings: what was found, in sentences.
         notes: what must be known before one compares.
         shown: the runs that the video and the pictures show: all, or some of many.
+        duration_s: of the video.
         url: where the video is watched; None when it was put into no run.
-        in_step: the page that plays the runs' own videos in step; None where there is none.
+        in_step: the page that plays the runs' own videos in step, or None.
         ui_command: what must be running for ``url`` to open; None where a server shows it already.
     """
 
     video: Path
     pictures: tuple[Path, ...]
     tables: tuple[Path, ...]
+    axis: Axis
     rows: tuple[Mapping[str, Any], ...]
+    groups: tuple[SettingGroup, ...]
     correlations: tuple[Correlation, ...]
+    findings: tuple[str, ...]
     notes: tuple[str, ...]
     shown: tuple[RunRef, ...]
     duration_s: float
@@ -70,27 +96,44 @@ class CompareResult:
     in_step: str | None
     ui_command: str | None
 
+    def __fspath__(self) -> str:
+        return str(self.video)
+
+    def __str__(self) -> str:
+        return str(self.video)
+
+
+@dataclass(frozen=True, slots=True)
+class _Conclusions:
+    """What the numbers of all runs say, before anything is drawn."""
+
+    rows: list[dict[str, Any]]
+    groups: list[SettingGroup]
+    correlations: list[Correlation]
+    roles: str
+    sentences: list[str]
+
 
 def compare(
     runs: Sequence[RunRef | str] = (),
     *,
     sweep: RunRef | str | None = None,
-    axis: Axis = "step",
+    axis: ComparisonAxis = "auto",
     order: HeadOrder = "index",
     probe: str | int = 0,
     into: RunRef | str | None = None,
     shown: int = MOST_SHOWN,
     max_gb: float = 50.0,
-    theme: str = "dark",
+    theme: ThemeName = "dark",
     video: VideoOptions | Mapping[str, Any] | None = None,
     upload: bool = True,
     output: str | Path | None = None,
     cache: str | Path | None = None,
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
-) -> Path:
-    """Show side by side what the heads of several runs became, and when; the same as ``tracker-viz
-    compare``.
+) -> CompareResult:
+    """Show side by side what the heads of several runs became, and when, as ``tracker-viz compare``
+    does.
 
     The runs may be of one tracker or of several.
 
@@ -99,174 +142,102 @@ def compare(
             give the columns.
         sweep: in their place the parent run of a sweep; its runs are sorted by the settings in
             which they differ.
-        axis: what is shown together: the same ``step``, as many ``tokens`` seen, or the same
-            ``progress`` of each run's own training.
-        order: heads by their ``index``, or ``matched``: below each other those that behaved alike.
-        probe: the probe row whose attention is shown, by its label or its index.
-        into: the run that the results are put into; by default the one in which the tracker shows
-            what was made of a sweep (its parent, a run of its group), else none.
-        shown: 2 to 64: so many runs are drawn at most, of more those spread evenly from the lowest
-            loss to the highest. The table and the correlations are of all runs; they need the runs'
-            files of scores only, and no capture.
-        max_gb: of captures that are pulled at most; the video shows fewer points of time rather
-            than exceed it, and says so.
-        theme, video, cache, progress: as of ``render``.
-        upload: False leaves the results on this machine only.
-        output: directory for the results here; by default among the downloads of ``into``, else
-            ``compare`` in the working directory.
+        into: the run that gets the results; None: the one in which the tracker shows what was made
+            of a sweep (its parent, a run of its group), else none.
+        axis, order, probe, shown, max_gb, theme, upload, output, cache: see ``ComparisonOptions``.
+        video: see ``VideoOptions``; a mapping of some of them, or all.
+        tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri":
+            ...}}``.
+        progress: show progress on standard error.
 
     Returns:
-        The video's path on this machine.
+        What was made. It is path-like: ``open(tv.compare(runs), "rb")`` opens the video.
 
     Raises:
-        ConfigError: an option has no meaning, there are fewer than two runs, a run has no captures,
-            or the runs were captured on different probes.
+        ConfigError: an option has an impossible value, there are fewer than two runs, a run has no
+            captures, or the runs were captured on different probes.
         RunNotFoundError, TrackerError: a run cannot be read, or ``into`` cannot be written.
         LayoutError: so many runs do not fit into the picture.
     """
-    return compare_runs(
-        runs,
-        sweep=sweep,
+    options = ComparisonOptions(
         axis=axis,
         order=order,
         probe=probe,
-        into=into,
         shown=shown,
         max_gb=max_gb,
         theme=theme,
-        video=video,
         upload=upload,
         output=output,
         cache=cache,
-        tracker_options=tracker_options,
-        progress=progress,
-    ).video
-
-
-def compare_runs(
-    runs: Sequence[RunRef | str] = (),
-    *,
-    sweep: RunRef | str | None = None,
-    axis: Axis = "step",
-    order: HeadOrder = "index",
-    probe: str | int = 0,
-    into: RunRef | str | None = None,
-    shown: int = MOST_SHOWN,
-    max_gb: float = 50.0,
-    theme: str = "dark",
-    video: VideoOptions | Mapping[str, Any] | None = None,
-    upload: bool = True,
-    output: str | Path | None = None,
-    cache: str | Path | None = None,
-    tracker_options: TrackerOptions | None = None,
-    progress: bool = True,
-) -> CompareResult:
-    """As ``compare``, which see, with all that came of it."""
-    from tracker_viz.video import video_path
-
-    options = _checked(runs, sweep, axis, order, shown, max_gb, theme, video)
+        video=video,
+    )
+    _check_inputs(runs, sweep)
     parent = open_run(sweep, tracker_options) if sweep else None
-    named = open_run(into, tracker_options) if into else parent
-    refs = (
-        parent.children()
-        if parent
-        else [RunRef.parse(run) if isinstance(run, str) else run for run in runs]
-    )
-    if parent and len(refs) < 2:
-        raise ConfigError(
-            f"{parent.ref} has {len(refs)} runs below it; a comparison needs at least two: is it "
-            "the parent run of a sweep?"
-        )
-    cache = Path(cache) if cache else None
-    directory = (
-        Path(output)
-        if output
-        else cache_directory(named.ref, cache) / NAME
-        if named
-        else Path(NAME)
-    )
-    check_outputs(["video"], [video_path(directory / NAME, options.encoder)], options)
-    scored, notes = score_runs(
-        refs, cache=cache, may_lack=bool(parent), tracker_options=tracker_options, progress=progress
-    )
+    target = open_run(into, tracker_options) if into else parent
+    directory = _directory(options, target)
+    scored, notes = _read_runs(runs, parent, options, tracker_options, progress=progress)
     compared = [run.compared for run in scored]
-    check_runs(compared)
-    if parent:
-        compared = in_order_of_settings(compared)
-        by_name = {run.compared.name: run for run in scored}
-        scored = [by_name[run.name] for run in compared]
-    _check_probe(probe, scored[0].rows)
-    labels = run_labels(compared)
-    notes += check_probes(scored, labels) + [
-        _by_label(note, labels) for note in comparability_notes(compared)
-    ]
-
-    rows = run_table(compared)
-    found_correlations = correlations(compared, rows)
-    tables = write_tables(rows, found_correlations, directory)
-    drawn, more_notes = chosen_runs(scored, shown)
+    chosen_axis = comparable_axis(compared) if options.axis == "auto" else options.axis
+    labels = run_labels(compared, short=True)
+    notes += _notes(scored, labels, chosen_axis)
+    found = _conclude(compared, chosen_axis)
+    drawn, more_notes = chosen_runs(scored, options.shown)
+    notes += more_notes
     title = parent.info().name if parent else f"{len(scored)} runs compared"
-    made, poster, duration_s, notes = write_compared_video(
+    made = write_compared_video(
         drawn,
         labels,
-        title,
-        notes + more_notes,
         directory,
         options,
-        axis=axis,
-        order=order,
-        probe=probe,
-        theme=theme,
-        max_gb=max_gb,
-        cache=cache,
+        axis=chosen_axis,
+        title=title,
+        found=found.roles,
+        notes=notes,
         progress=progress,
     )
-    charts, more_notes = write_charts([run.compared for run in drawn], labels, directory, theme)
-    pictures = (poster, *charts)
+    shown_runs = [run.compared for run in drawn]
+    charts = write_charts(shown_runs, labels, found.groups, directory, options, axis=chosen_axis)
+    how = axis_note(chosen_axis, chosen=options.axis == "auto")
+    notes = [how, *made.notes, *charts.notes]
+    findings = [*found.sentences, charts.finding]
+    tables = write_tables(found.rows, found.groups, found.correlations, directory)
+    text = findings_text(title, findings, notes)
+    tables = (*tables, write_file(text.encode(), directory / "findings.md"))
+
     url = in_step = None
-    if named and upload:
-        # Asked for as late as possible: some trackers make the run that holds results about a
-        # sweep.
-        named = named if into else named.results_run()
-        with _ended(named):
-            for path in (*tables, *pictures):
-                named.put_file(path, f"{NAME}/{path.name}")
-            named.put_table(rows, NAME)
-            url = named.put_video(
-                made, layout=NAME, last_step=max(int(run.series.steps[-1]) for run in compared)
-            )
+    if target and options.upload:
+        # Some trackers make the run that holds results about a sweep: as late as possible.
+        target = target if into else target.results_run()
+        with _ended(target):
+            url = _put_results(target, found, made, charts, tables, scored)
             in_step = put_in_step_page(
-                named, [run.run for run in drawn], labels, title=title, theme=theme
+                target,
+                [run.run for run in drawn],
+                run_labels(compared),
+                title=title,
+                theme=options.theme,
+                findings=findings,
             )
-            named.link_inputs([run.run.ref for run in scored])
     return CompareResult(
-        video=made,
-        pictures=pictures,
+        video=made.path,
+        pictures=(made.poster, *charts.paths),
         tables=tables,
-        rows=tuple(rows),
-        correlations=tuple(found_correlations),
-        notes=(*notes, *more_notes),
+        axis=chosen_axis,
+        rows=tuple(found.rows),
+        groups=tuple(found.groups),
+        correlations=tuple(found.correlations),
+        findings=tuple(findings),
+        notes=tuple(notes),
         shown=tuple(run.run.ref for run in drawn),
-        duration_s=duration_s,
+        duration_s=made.duration_s,
         url=url,
         in_step=in_step,
-        ui_command=named.ui_command if named and url else None,
+        ui_command=target.ui_command if target and url else None,
     )
 
 
-def _checked(
-    runs: Sequence[Any],
-    sweep: Any,
-    axis: str,
-    order: str,
-    shown: int,
-    max_gb: float,
-    theme: str,
-    video: VideoOptions | Mapping[str, Any] | None,
-) -> VideoOptions:
-    """Everything that can be refused before anything is pulled."""
-    from tracker_viz.rendering import resolve_theme
-
+def _check_inputs(runs: Sequence[Any], sweep: Any) -> None:
+    """Refuse what can be refused before anything is read."""
     if isinstance(runs, str | RunRef):
         raise ConfigError(
             "runs is a list, such as [mlflow:<id>, wandb:<entity>/<project>/<id>]; got "
@@ -281,31 +252,103 @@ def _checked(
         raise ConfigError(f"a comparison needs at least two runs; got {len(runs)}")
     if len({str(run) for run in runs}) < len(runs):
         raise ConfigError("every run may be given once; got " + ", ".join(map(str, runs)))
-    if axis not in AXES:
-        raise ConfigError(unknown_name("axis", str(axis), AXES))
-    if order not in ORDERS:
-        raise ConfigError(unknown_name("order", str(order), ORDERS))
-    if not 2 <= shown <= MOST_SHOWN:
-        raise ConfigError(f"shown is a number of runs, 2 to {MOST_SHOWN}; got {shown}")
-    if not max_gb > 0:
-        raise ConfigError(f"max_gb is a number of gigabytes above 0; got {max_gb:g}")
-    resolve_theme(theme)
-    options = VideoOptions.of(video)
-    if options.interpolate or options.title_s:
-        raise ConfigError(
-            "a comparison shows real captures only, and has no title card: set video.interpolate=0 "
-            "and video.title_s=0"
-        )
-    return options
 
 
-def _check_probe(probe: str | int, rows: Sequence[str]) -> None:
-    """``rows``: the labels of the probe's rows, empty where captures do not say them."""
+def _directory(options: ComparisonOptions, target: Run | None) -> Path:
+    """Return where the files go, once it is certain that the video can be written there."""
+    from tracker_viz.video import video_path
+
+    directory = Path(NAME)
+    if options.output is not None:
+        directory = options.output
+    elif target is not None:
+        directory = cache_directory(target.ref, options.cache) / NAME
+    path = video_path(directory / NAME, options.video.encoder)
+    check_outputs(["video"], [path], options.video)
+    return directory
+
+
+def _read_runs(
+    runs: Sequence[RunRef | str],
+    parent: Run | None,
+    options: ComparisonOptions,
+    tracker_options: TrackerOptions | None,
+    *,
+    progress: bool,
+) -> tuple[list[ScoredRun], list[str]]:
+    """Return the runs with their scores, those of a sweep in the order of their settings, and notes
+    on those that are left out."""
+    refs = [RunRef.parse(run) if isinstance(run, str) else run for run in runs]
+    if parent:
+        refs = parent.children()
+        if len(refs) < 2:
+            raise ConfigError(
+                f"{parent.ref} has {len(refs)} runs below it; a comparison needs at least two: is "
+                "it the parent run of a sweep?"
+            )
+    scored, notes = score_runs(
+        refs,
+        cache=options.cache,
+        may_lack=bool(parent),
+        tracker_options=tracker_options,
+        progress=progress,
+    )
+    compared = [run.compared for run in scored]
+    check_runs(compared)
+    if parent:
+        by_name = {run.compared.name: run for run in scored}
+        scored = [by_name[run.name] for run in in_order_of_settings(compared)]
+    _check_probe_row(options.probe, scored[0].rows)
+    return scored, notes
+
+
+def _check_probe_row(probe: str | int, rows: Sequence[str]) -> None:
+    """``rows``: labels of the probe's rows, empty where captures do not hold them."""
     if rows and probe not in rows and probe not in range(len(rows)):
         raise ConfigError(
             f"probe is a row of the probe batch, by its label or its index: {', '.join(rows)}; got "
             f"{probe!r}"
         )
+
+
+def _notes(scored: Sequence[ScoredRun], labels: Mapping[str, str], axis: Axis) -> list[str]:
+    """Return what must be known before one compares."""
+    compared = [run.compared for run in scored]
+    ends = {run.name: float(positions(run.series, axis)[-1]) for run in compared}
+    notes = check_probes(scored, labels)
+    notes += [_by_label(note, labels) for note in comparability_notes(compared)]
+    short = short_runs_note(labels, ends, axis)
+    return [*notes, short] if short else notes
+
+
+def _conclude(compared: Sequence[ComparedRun], axis: Axis) -> _Conclusions:
+    rows = run_table(compared)
+    groups = setting_groups(compared, axis=axis)
+    found = correlations(compared, rows, axis=axis)
+    together = all_runs(compared, axis=axis)
+    sentences = group_sentences(groups, together, axis)
+    sentences.append(strongest_sentence(found, len(compared)))
+    return _Conclusions(rows, groups, found, roles_sentence(together, axis), sentences)
+
+
+def _put_results(
+    target: Run,
+    found: _Conclusions,
+    made: ComparedVideo,
+    charts: Charts,
+    tables: Sequence[Path],
+    scored: Sequence[ScoredRun],
+) -> str:
+    """Put everything into ``target``; return where the video is watched there."""
+    for path in (*tables, made.poster, *charts.paths):
+        target.put_file(path, f"{NAME}/{path.name}")
+    target.put_table(found.rows, NAME)
+    if len(found.groups) > 1:
+        target.put_table(group_table(found.groups), f"{NAME}_settings")
+    last_step = max(int(run.compared.series.steps[-1]) for run in scored)
+    url = target.put_video(made.path, layout=NAME, last_step=last_step)
+    target.link_inputs([run.run.ref for run in scored])
+    return url
 
 
 @contextlib.contextmanager
@@ -321,7 +364,7 @@ def _ended(run: Run) -> Iterator[None]:
 
 
 def _by_label(note: str, labels: Mapping[str, str]) -> str:
-    """A note names runs by their references; a reader knows them by their labels."""
+    """Replace the references in a note by the labels that readers know the runs by."""
     for name, label in labels.items():
         note = note.replace(name, label)
     return note

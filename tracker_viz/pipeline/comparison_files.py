@@ -1,44 +1,84 @@
-"""What a comparison leaves on this machine: tables, the video of all runs, and pictures of how
-alike they are. Called by ``comparing``."""
+"""The files of a comparison on this machine: tables, findings as text, the video of all runs, and
+pictures of when roles were formed and how alike the runs are. Called by ``compare``."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracker_viz.comparison import (
+    SIGNIFICANT,
     Axis,
     ComparedRun,
     Correlation,
+    SettingGroup,
     cluster_heads,
     correlation_table,
     distance_matrix,
+    distance_sentence,
+    first_few,
+    formed_roles,
+    group_table,
+    settings_of,
+    times_text,
     write_table,
 )
 from tracker_viz.errors import MissingDependencyError
 from tracker_viz.metrics import NO_ROLE, ROLES, head_roles
-from tracker_viz.pipeline.compared_runs import HeadOrder, drawn_runs
-from tracker_viz.pipeline.options import VideoOptions
+from tracker_viz.pipeline.compared_runs import drawn_runs
+from tracker_viz.pipeline.options import ComparisonOptions
 from tracker_viz.pipeline.scored_runs import ScoredRun
 from tracker_viz.progress import progress_bar
 
+if TYPE_CHECKING:
+    from tracker_viz.rendering.onset_chart import OnsetRow
+
 NAME = "compare"
+_KEY = (
+    "0: the same heads, in whichever order; 1: unrelated ones; *: more alike than 95 % of shuffles."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedVideo:
+    """The video, its last picture, and notes for the user."""
+
+    path: Path
+    poster: Path
+    duration_s: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Charts:
+    """The pictures of onsets, distances and clusters, the distances in words, and notes for the
+    user."""
+
+    paths: tuple[Path, ...]
+    finding: str
+    notes: tuple[str, ...]
 
 
 def write_tables(
-    rows: Sequence[Mapping[str, Any]], found: Sequence[Correlation], directory: Path
+    rows: Sequence[Mapping[str, Any]],
+    groups: Sequence[SettingGroup],
+    found: Sequence[Correlation],
+    directory: Path,
 ) -> tuple[Path, ...]:
+    """Write the tables of runs, settings and tests."""
     directory.mkdir(parents=True, exist_ok=True)
     tables = [write_table(rows, directory / "runs.csv")]
-    with contextlib.suppress(
-        MissingDependencyError
-    ):  # the CSV holds the same, and nothing else here needs pyarrow
+    # The CSV holds the same, and nothing else here needs pyarrow.
+    with contextlib.suppress(MissingDependencyError):
         tables.append(write_table(rows, directory / "runs.parquet"))
+    tables.append(write_table(group_table(groups), directory / "settings.csv"))
     if found:
         tables.append(write_table(correlation_table(found), directory / "correlations.csv"))
     return tuple(tables)
@@ -47,108 +87,158 @@ def write_tables(
 def write_compared_video(
     runs: Sequence[ScoredRun],
     labels: Mapping[str, str],
-    title: str,
-    notes: Sequence[str],
     directory: Path,
-    options: VideoOptions,
+    options: ComparisonOptions,
     *,
     axis: Axis,
-    order: HeadOrder,
-    probe: str | int,
-    theme: str,
-    max_gb: float,
-    cache: Path | None,
+    title: str,
+    found: str,
+    notes: Sequence[str],
     progress: bool,
-) -> tuple[Path, Path, float, list[str]]:
-    """The video, its last picture, how long it lasts, and ``notes`` with what is to be said of what
-    it shows."""
+) -> ComparedVideo:
+    """Draw the video of all runs.
+
+    Args:
+        found: a sentence that the video shows first.
+        notes: are shown behind it, and come back with those on what the video shows.
+    """
     from tracker_viz.rendering import storyboard
     from tracker_viz.rendering.compared import ComparedRenderer, write_compared_poster
     from tracker_viz.video import video_path, write_video
 
-    drawn, timing, more_notes = drawn_runs(
-        runs, labels, axis=axis, order=order, max_gb=max_gb, cache=cache, progress=progress
-    )
+    drawn, timing, more_notes = drawn_runs(runs, labels, options, axis=axis, progress=progress)
     notes = [*notes, *more_notes]
-    rows = runs[0].rows
-    shown = (
-        probe
-        if isinstance(probe, str)
-        else rows[probe]
-        if 0 <= probe < len(rows)
-        else f"probe {probe}"
-    )
-    subtitle = f"{len(runs)} runs · attention on {shown} tokens · heads {'in matched order' if order == 'matched' else 'by index'}"
+    ordered = "in matched order" if options.order == "matched" else "by index"
+    shown_row = _row_label(options.probe, runs[0].rows)
     renderer = ComparedRenderer(
         drawn,
         timing,
         [role.name for role in ROLES],
         title=title,
-        subtitle=subtitle,
-        note=" ".join(
-            re.sub(r" \([^)]*\)", "", note) for note in notes
-        ),  # the lists in brackets are for the terminal
-        probe=probe,
-        matched=order == "matched",
-        size=options.size,
-        theme=theme,
+        subtitle=f"{len(runs)} runs · attention on {shown_row} tokens · heads {ordered}",
+        # The lists in brackets are for the terminal.
+        note=" ".join([found, *(re.sub(r" \([^)]*\)", "", note) for note in notes)]),
+        probe=options.probe,
+        matched=options.order == "matched",
+        size=options.video.size,
+        theme=options.theme,
     )
     # The pace is that of the longest run's steps, whatever the axis counts.
-    scale = max(float(run.compared.series.steps[-1]) for run in runs) if axis == "progress" else 1.0
-    shots = storyboard((timing.points * scale).tolist(), **options.pacing())
+    longest = max(float(run.compared.series.steps[-1]) for run in runs)
+    scale = longest if axis == "progress" else 1.0
+    shots = storyboard((timing.points * scale).tolist(), **options.video.pacing())
     with progress_bar("drawing", "frames", shown=progress) as advance:
         written = write_video(
             len(shots),
             lambda index: renderer.draw(shots[index]),
-            video_path(directory / NAME, options.encoder),
+            video_path(directory / NAME, options.video.encoder),
             duration_s=[shot.duration_s for shot in shots],
-            encoder=options.encoder,
-            workers=options.workers,
+            encoder=options.video.encoder,
+            workers=options.video.workers,
             progress=advance,
-            max_bytes=options.max_mb << 20,
+            max_bytes=options.video.max_mb << 20,
         )
-    return (
-        written.path,
-        write_compared_poster(renderer, directory / "poster.png"),
-        written.duration_s,
-        notes,
-    )
+    poster = write_compared_poster(renderer, directory / "poster.png")
+    return ComparedVideo(written.path, poster, written.duration_s, tuple(notes))
 
 
 def write_charts(
-    runs: Sequence[ComparedRun], labels: Mapping[str, str], directory: Path, theme: str
-) -> tuple[tuple[Path, ...], list[str]]:
-    """The pictures of distances and of clusters, and what is to be said of them."""
-    from tracker_viz.rendering.compared_charts import write_cluster_chart, write_distance_chart
+    runs: Sequence[ComparedRun],
+    labels: Mapping[str, str],
+    groups: Sequence[SettingGroup],
+    directory: Path,
+    options: ComparisonOptions,
+    *,
+    axis: Axis,
+) -> Charts:
+    """Draw when the roles were formed, how far the runs are from each other, and all heads grouped
+    by what they did.
 
-    distances, clusters = distance_matrix(runs), cluster_heads(runs)
+    Args:
+        groups: of all runs, of which ``runs`` may be a part.
+    """
+    from tracker_viz.rendering.compared_charts import write_cluster_chart
+    from tracker_viz.rendering.distance_chart import write_distance_chart
+    from tracker_viz.rendering.onset_chart import write_onset_chart
+
+    paths, notes = [], []
+    panels = _onset_panels(groups, axis)
+    if panels:
+        paths.append(write_onset_chart(directory / "onsets.png", panels, axis, theme=options.theme))
+
+    distances = distance_matrix(runs, axis=axis)
+    finding = distance_sentence(distances, settings_of(runs))
+    path = write_distance_chart(
+        directory / "distances.png",
+        [labels[name] for name in distances.names],
+        distances.overall,
+        _share(distances.overall, distances.shuffled),
+        _share(distances.by_depth, distances.shuffled_by_depth),
+        distances.percentile < SIGNIFICANT,
+        caption=f"{finding} {_KEY}",
+        theme=options.theme,
+    )
+    paths.append(path)
+
+    clusters = cluster_heads(runs, axis=axis)
     at_end = {run.name: head_roles(run.series)[0][-1] for run in runs}
     roles = [at_end[run][head] for run, head in zip(clusters.runs, clusters.heads, strict=True)]
-    n_heads = sum(int(np.isfinite(run.series.heads[clusters.scores[0]][-1]).sum()) for run in runs)
-    notes = []
+    path = write_cluster_chart(
+        directory / "heads.png",
+        clusters.values,
+        clusters.linkage,
+        clusters.labels,
+        [labels[name] for name in clusters.runs],
+        clusters.scores,
+        roles=[None if role == NO_ROLE else ROLES[role].name for role in roles],
+        theme=options.theme,
+    )
+    paths.append(path)
+
+    kept = [run for run in runs if run.name not in clusters.left_out]
+    if clusters.left_out:
+        ended = first_few([labels[name] for name in clusters.left_out])
+        notes.append(f"heads.png leaves out what ended early: {ended}.")
+    score = clusters.scores[0]
+    n_heads = sum(int(np.isfinite(run.series.heads[score][-1]).sum()) for run in kept)
     if len(clusters.heads) < n_heads:
         notes.append(
             f"heads.png groups {len(clusters.heads):,} of the {n_heads:,} heads, the most "
             "specialised of each run."
         )
-    charts = (
-        write_distance_chart(
-            directory / "distances.png",
-            [labels[name] for name in distances.names],
-            distances.overall,
-            distances.by_depth,
-            distances.shuffled,
-            theme=theme,
-        ),
-        write_cluster_chart(
-            directory / "heads.png",
-            clusters.values,
-            clusters.linkage,
-            clusters.labels,
-            [labels[name] for name in clusters.runs],
-            clusters.scores,
-            roles=[None if role == NO_ROLE else ROLES[role].name for role in roles],
-            theme=theme,
-        ),
-    )
-    return charts, notes
+    return Charts(tuple(paths), finding, tuple(notes))
+
+
+def _onset_panels(groups: Sequence[SettingGroup], axis: Axis) -> dict[str, list[OnsetRow]]:
+    """Return role -> a row for each setting, for the roles that any run formed."""
+    from tracker_viz.rendering.onset_chart import OnsetRow, OnsetSpan
+
+    panels: dict[str, list[OnsetRow]] = {}
+    for role in formed_roles(groups):
+        panels[role] = []
+        for group in groups:
+            if role not in group.times:
+                continue
+            times = group.times[role]
+            spans = [OnsetSpan(each.after, each.at, each.near_line) for each in group.onsets[role]]
+            row = OnsetRow(
+                label=group.label,
+                spans=tuple(spans),
+                median=times.median,
+                low=times.median_low,
+                high=times.median_high,
+                summary=times_text(times, axis),
+            )
+            panels[role].append(row)
+    return panels
+
+
+def _share(distances: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return distances as a share of chance; NaN where chance gives 0."""
+    return np.divide(distances, chance, out=np.full_like(distances, np.nan), where=chance > 0)
+
+
+def _row_label(probe: str | int, rows: Sequence[str]) -> str:
+    if isinstance(probe, str):
+        return probe
+    return rows[probe] if 0 <= probe < len(rows) else f"probe {probe}"

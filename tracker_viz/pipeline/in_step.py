@@ -41,9 +41,7 @@ def put_sweep_page(
     opened = {str(ref): open_run(ref, tracker_options) for ref in parent.children()}
     if len(opened) < 2:
         return None
-    described = in_order_of_settings(
-        [ComparedRun(name, score_series([]), run.info().config) for name, run in opened.items()]
-    )
+    described = in_order_of_settings([_described(run) for run in opened.values()])
     runs = [opened[run.name] for run in described]
     return put_in_step_page(
         parent, runs, run_labels(described), title=parent.info().name, theme=theme
@@ -51,13 +49,20 @@ def put_sweep_page(
 
 
 def put_in_step_page(
-    target: Run, runs: Sequence[Run], labels: Mapping[str, str], *, title: str, theme: str = "dark"
+    target: Run,
+    runs: Sequence[Run],
+    labels: Mapping[str, str],
+    *,
+    title: str,
+    theme: str = "dark",
+    findings: Sequence[str] = (),
 ) -> str | None:
     """Put the page into ``target``; see ``put_sweep_page``.
 
     Args:
         runs: in the order in which they stand on the page.
         labels: run, as text -> what it is called there.
+        findings: sentences above the videos.
     """
     from tracker_viz.rendering.in_step_page import in_step_page
 
@@ -73,8 +78,15 @@ def put_in_step_page(
         if not shared:
             return None
         page = Path(directory) / PAGE
-        page.write_text(in_step_page(title, shared, theme=theme), encoding="utf-8")
+        text = in_step_page(title, shared, theme=theme, findings=findings)
+        page.write_text(text, encoding="utf-8")
         return target.put_file(page, PAGE)
+
+
+def _described(run: Run) -> ComparedRun:
+    """Return a run without scores, of which only the label and the settings are wanted."""
+    info = run.info()
+    return ComparedRun(str(run.ref), score_series([]), info.config, info.state, info.name)
 
 
 def timeline_artifact(layout: str) -> str:

@@ -130,3 +130,58 @@ class PictureOptions(Appearance):
 
     cache: Path | None = None
     """Directory for downloads; null: TRACKER_VIZ_CACHE, else the user's cache directory."""
+
+
+ComparisonAxis = Literal["auto", "step", "tokens", "progress"]
+HeadOrder = Literal["index", "matched"]
+MOST_SHOWN = 64
+
+
+class ComparisonOptions(Options):
+    """What ``compare`` makes of several runs, and where it is put."""
+
+    axis: ComparisonAxis = "auto"
+    """What the runs are compared by, in the video, the distances, the onsets and the order of the
+    heads: training steps, tokens seen, or the progress of each run's own training. auto takes
+    steps; tokens where the runs see different numbers of them per step; progress where they have
+    no step in common."""
+
+    order: HeadOrder = "index"
+    """Heads by their index, or matched: heads that behaved alike below each other."""
+
+    probe: Annotated[str | int, LegalValues("a row by its label or its index from 0")] = 0
+    """The row of the probe whose attention is shown."""
+
+    shown: int = Field(MOST_SHOWN, ge=2, le=MOST_SHOWN)
+    """Most runs that are drawn; of more those spread from the lowest loss to the highest. The
+    tables and the test are of all runs."""
+
+    max_gb: float = Field(50.0, gt=0)
+    """Most gigabytes of captures to pull; the video shows fewer points of time rather than exceed
+    it."""
+
+    theme: ThemeName = "dark"
+    """Colors of the pictures."""
+
+    upload: bool = True
+    """Whether the results are put into a run; false: only make the files."""
+
+    output: Path | None = None
+    """Directory for the files; null: among the downloads of the run that gets the results, else
+    ./compare."""
+
+    cache: Path | None = None
+    """Directory for downloads; null: TRACKER_VIZ_CACHE, else the user's cache directory."""
+
+    video: VideoOptions = VideoOptions()
+
+    @field_validator("video", mode="before")
+    @classmethod
+    def _check_video(cls, video: Any) -> VideoOptions:
+        options = VideoOptions.of(video)
+        if options.interpolate or options.title_s:
+            raise ConfigError(
+                "a comparison shows real captures only, and has no title card: set "
+                "video.interpolate=0 and video.title_s=0"
+            )
+        return options

@@ -1,11 +1,7 @@
-"""Pictures of a comparison's numbers, by seaborn: how far the runs are from each other, and all
-heads grouped by what they did.
+"""Draws all heads of several runs, grouped by what they did, with seaborn's ``clustermap``.
 
-    write_distance_chart(path, labels, overall, by_depth, shuffled)
-    write_cluster_chart(path, values, linkage, labels, runs, scores)
-
-Arrays and names go in, one PNG each comes out; the comparison's own values are turned into these by
-the pipeline.
+Arrays and names go in, one PNG comes out; the comparison's own values are turned into these by the
+pipeline.
 """
 
 from __future__ import annotations
@@ -28,130 +24,7 @@ from tracker_viz.rendering.theme import Theme, fixed_style
 from tracker_viz.rendering.theme import theme as theme_by_name
 
 _DPI = 120
-_MOST_NUMBERED = 12  # runs whose distances are written into the cells
-_MOST_NAMED_RUNS = 64
-_MOST_NAMED_BELOW = (
-    24  # names of more than so many columns run into each other; the rows have the same
-)
 _MOST_NAMED_HEADS = 110
-_MOST_DEPTHS = 8
-
-
-def write_distance_chart(
-    path: Path | str,
-    labels: Sequence[str],
-    overall: NDArray[np.float64],
-    by_depth: NDArray[np.float64],
-    shuffled: NDArray[np.float64],
-    *,
-    theme: str | Theme = "dark",
-) -> Path:
-    """Heatmaps of the distances between runs: overall, as a share of what chance gives, and of each
-    depth alone.
-
-    Args:
-        labels: names of the runs.
-        overall, shuffled: [run, run], 0..1; ``shuffled``: what is to be expected of heads paired at
-            random.
-        by_depth: [depth, run, run].
-    """
-    import seaborn
-    from matplotlib.figure import Figure
-
-    chosen = theme_by_name(theme)
-    n_runs, depths = len(labels), _evenly(len(by_depth), _MOST_DEPTHS)
-    apart = ~np.eye(n_runs, dtype=bool)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        relative = np.where(shuffled > 0, overall / shuffled, np.nan)
-    high = (
-        float(np.nanmax(np.concatenate([overall[apart], by_depth[:, apart].ravel()]), initial=0.0))
-        or 1.0
-    )
-    with _drawing(chosen):
-        side = min(9.0, max(4.2, 0.62 * n_runs + 1.0))
-        name_in = 0.085 * max(map(len, labels)) * (1.0 if n_runs <= 24 else 0.6)
-        small = 1.9 if len(depths) > 1 else 0.0
-        few = n_runs <= _MOST_NAMED_BELOW
-        above, below = 1.45, 0.66 * name_in + 0.35 if few else 0.25
-        width, total = (
-            2 * side + name_in + 2.6,
-            above + side + below + (small + 0.45 if small else 0.0),
-        )
-        figure = Figure((width, total), dpi=_DPI)
-        names = list(labels) if n_runs <= _MOST_NAMED_RUNS else False
-        options: dict[str, Any] = {
-            "square": True,
-            "linewidths": 1.0 if n_runs <= 24 else 0.0,
-            "linecolor": chosen.ground,
-        }
-        font = {"fontsize": 9 if n_runs <= 24 else 6}
-        numbered = {"annot": n_runs <= _MOST_NUMBERED, "annot_kws": {"fontsize": 9}}
-        bottom = total - above - side
-        shares = (
-            (name_in + 0.35, overall, "magma", high, ".3f"),
-            (name_in + 0.35 + side + 1.05, relative, "viridis", 1.0, ".2f"),
-        )
-        titles = ("Specialisation distance", "As a share of chance (heads paired at random)")
-        for (left, matrix, cmap, top, form), title in zip(shares, titles, strict=True):
-            axes = figure.add_axes((left / width, bottom / total, side / width, side / total))
-            bar = figure.add_axes(
-                ((left + side + 0.12) / width, bottom / total, 0.14 / width, side / total)
-            )
-            is_first = matrix is overall
-            seaborn.heatmap(
-                matrix, ax=axes, cbar_ax=bar, cmap=cmap, vmin=0, vmax=top, fmt=form, **options, **numbered,
-                xticklabels=names if few else False, yticklabels=names if is_first else False,
-            )  # fmt: skip
-            _tidy(axes, bar, chosen, font)
-            axes.set_title(
-                title, loc="left", fontsize=12, color=chosen.text, pad=8, fontweight="bold"
-            )
-        figure.text(
-            0.35 / width,
-            1 - 0.42 / total,
-            "How alike the runs' heads became",
-            fontsize=17,
-            color=chosen.text,
-            fontweight="bold",
-            va="center",
-        )
-        figure.text(
-            0.35 / width,
-            1 - 0.72 / total,
-            _caption(overall, shuffled, apart),
-            fontsize=10,
-            color=chosen.dim,
-            va="center",
-        )
-        for number, depth in enumerate(depths if small else ()):
-            pitch = min(small + 0.35, (width - name_in - 0.7) / len(depths))
-            axes = figure.add_axes(
-                (
-                    (name_in + 0.35 + number * pitch) / width,
-                    0.2 / total,
-                    (pitch - 0.3) / width,
-                    (pitch - 0.3) / total,
-                )
-            )
-            seaborn.heatmap(
-                by_depth[depth],
-                ax=axes,
-                cbar=False,
-                cmap="magma",
-                vmin=0,
-                vmax=high,
-                square=True,
-                xticklabels=False,
-                yticklabels=False,
-            )
-            axes.set_title(
-                f"depth {depth + 1} of {len(by_depth)}",
-                loc="left",
-                fontsize=9,
-                color=chosen.dim,
-                pad=4,
-            )
-        return _written(figure, path)
 
 
 def write_cluster_chart(
@@ -193,7 +66,7 @@ def write_cluster_chart(
             chosen.roles.get(role, chosen.faint) if role else chosen.ground for role in roles
         ]
     index = range(n_heads)
-    with _drawing(chosen):
+    with drawing(chosen):
         with _figures_without_backend():
             grid = seaborn.clustermap(
                 pandas.DataFrame(values, index=index), row_linkage=linkage, col_cluster=False, cmap=chosen.attention, vmin=0, vmax=1,
@@ -292,7 +165,8 @@ def _figures_without_backend() -> Iterator[None]:
 
 
 @contextmanager
-def _drawing(theme: Theme) -> Iterator[None]:
+def drawing(theme: Theme) -> Iterator[None]:
+    """Matplotlib in the theme's colors, one figure at a time."""
     import matplotlib
 
     with MPL_LOCK, fixed_style(), matplotlib.rc_context(
@@ -308,37 +182,6 @@ def _drawing(theme: Theme) -> Iterator[None]:
         }
     ):  # fmt: skip
         yield
-
-
-def _tidy(axes: Any, bar: Any, theme: Theme, font: dict[str, Any]) -> None:
-    axes.tick_params(length=0)
-    axes.set_xticklabels(
-        axes.get_xticklabels(),
-        rotation=40,
-        ha="right",
-        rotation_mode="anchor",
-        color=theme.dim,
-        **font,
-    )
-    axes.set_yticklabels(axes.get_yticklabels(), rotation=0, color=theme.dim, **font)
-    bar.tick_params(length=0, labelsize=8, colors=theme.dim)
-    for spine in bar.spines.values():
-        spine.set_visible(False)
-
-
-def _caption(
-    overall: NDArray[np.float64], shuffled: NDArray[np.float64], apart: NDArray[np.bool_]
-) -> str:
-    between, chance = overall[apart], shuffled[apart]
-    if not np.isfinite(between).any():
-        return "No head of one run could be compared with one of another."
-    low, high, mean = np.nanmin(between), np.nanmax(between), np.nanmean(between)
-    found = (
-        f"Between these runs {low:.3f} to {high:.3f}, mean {mean:.3f}"
-        if len(overall) > 2
-        else f"Between these two runs {mean:.3f}"
-    )
-    return f"0: the same heads, in whichever order. {found}; heads paired at random: {np.nanmean(chance):.3f}."
 
 
 def _score_titles(axes: Any, scores: Sequence[str], n_columns: int, theme: Theme) -> None:
@@ -391,10 +234,6 @@ def _legend(
     )  # fmt: skip
     legend.get_title().set_color(theme.text)
     figure.add_artist(legend)
-
-
-def _evenly(n: int, most: int) -> list[int]:
-    return sorted(set(np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()))
 
 
 def _written(figure: Any, path: Path | str) -> Path:

@@ -32,12 +32,24 @@ class Player:
     starts_s: tuple[float, ...]
 
 
-def in_step_page(title: str, videos: Mapping[str, Sequence[Player]], *, theme: str = "dark") -> str:
-    """The page's HTML. ``videos``: layout -> the runs' videos of it; the first layout is shown, or
-    ``overview`` where it is among them."""
+def in_step_page(
+    title: str,
+    videos: Mapping[str, Sequence[Player]],
+    *,
+    theme: str = "dark",
+    findings: Sequence[str] = (),
+) -> str:
+    """Return the page's HTML.
+
+    Args:
+        videos: layout -> the runs' videos of it; the first layout is shown, or ``overview`` where
+            it is among them.
+        findings: sentences above the videos: what a comparison of the runs found.
+    """
     colors = resolved_theme(theme)
     described = {
         "title": title,
+        "findings": list(findings),
         "videos": {
             layout: [asdict(player) for player in players] for layout, players in videos.items()
         },
@@ -75,6 +87,9 @@ _PAGE = r"""<!doctype html>
     #slider { order: 1; flex: 1 0 100%; margin: 2px 0; }
     main { padding: 8px 10px !important; gap: 8px !important; }
   }
+  details { padding: 6px 16px; font-size: 15px; line-height: 1.45; max-width: 80em; }
+  summary { color: %DIM%; cursor: pointer; }
+  ul { margin: 4px 0; padding-left: 1.2em; }
   main { flex: 1; overflow: auto; display: grid; gap: 10px; padding: 10px 16px; align-content: start; }
   figure { margin: 0; }
   figcaption { padding: 2px 2px 4px; font-size: 15px; display: flex; justify-content: space-between; gap: 12px; }
@@ -91,15 +106,21 @@ _PAGE = r"""<!doctype html>
   <label>layout <select id="layout"></select></label>
   <label>columns <select id="columns"></select></label>
 </header>
+<details id="found" open hidden><summary>What was found</summary><ul></ul></details>
 <main></main>
 <script type="application/json" id="description">%DESCRIPTION%</script>
 <script>
 'use strict';
-const { title, videos } = JSON.parse(document.getElementById('description').textContent);
+const { title, findings, videos } = JSON.parse(document.getElementById('description').textContent);
 const ids = ['heading', 'slider', 'play', 'layout', 'columns'];
 const [heading, slider, button, layouts, columns] = ids.map((id) => document.getElementById(id));
 const main = document.querySelector('main');
 heading.textContent = heading.title = title;
+const found = document.getElementById('found');
+found.hidden = !findings.length;
+found.querySelector('ul').replaceChildren(...findings.map((finding) => {
+  return Object.assign(document.createElement('li'), { textContent: finding });
+}));
 // In MLflow's viewer the page is a blob of its own, and only the origin says where the UI is.
 const base = location.protocol === 'file:' ? location.href : location.origin;
 let players = [], steps = [], at = 0, begun = null;
