@@ -47,7 +47,7 @@ def draw_distances(path, labels, distances, *, caption="Seeds of one setting 0.0
     return write_distance_chart(path, labels, *distances, caption=caption)
 
 
-@pytest.mark.parametrize(("n_runs", "n_depths"), [(2, 4), (6, 1), (7, 5), (24, 12), (64, 3)])
+@pytest.mark.parametrize(("n_runs", "n_depths"), [(2, 4), (7, 5), (26, 1)])
 def test_nothing_of_the_distance_picture_is_clipped(tmp_path, n_runs, n_depths):
     labels = [f"learning_rate=0.003 n_heads=8 seed={seed}" for seed in range(n_runs)]
     caption = "A caption that is far longer than any line of the picture. " * 5
@@ -95,8 +95,9 @@ def some_panels(n_roles=2, n_rows=3):
     return dict.fromkeys(roles, rows)
 
 
-@pytest.mark.parametrize(("n_roles", "n_rows"), [(1, 1), (5, 3), (2, 12), (1, 40)])
-@pytest.mark.parametrize("axis", ["step", "tokens", "progress"])
+@pytest.mark.parametrize(
+    ("n_roles", "n_rows", "axis"), [(1, 1, "step"), (5, 3, "tokens"), (1, 40, "progress")]
+)
 def test_nothing_of_the_onset_picture_is_clipped(tmp_path, n_roles, n_rows, axis):
     path = write_onset_chart(tmp_path / "onsets", some_panels(n_roles, n_rows), axis)
     assert path.name == "onsets.png"

@@ -14,10 +14,10 @@ from tracker_viz.jobs.application import application
 from tracker_viz.jobs.config import Settings
 from tracker_viz.options import LegalValues
 from tracker_viz.pipeline import CompareResult, ComparisonOptions
+from tracker_viz.plugins import tracker_classes
 from tracker_viz.types import RunRef
 
-# Option of the command -> the tracker it belongs to.
-_TRACKER_OF = {"tracking_uri": "mlflow", "ui_url": "mlflow", "base_url": "wandb"}
+_TRACKER_OPTIONS = ("tracking_uri", "ui_url", "base_url")
 _MOST_ROWS = 64
 
 
@@ -72,16 +72,21 @@ class CompareSettings(Settings, ComparisonOptions):
         """
         named = [str(ref) for ref in (*self.runs, self.sweep, self.into) if ref]
         options: dict[str, dict[str, Any]] = {RunRef.parse(ref).scheme: {} for ref in named}
-        for name, scheme in _TRACKER_OF.items():
+        for name in _TRACKER_OPTIONS:
             value = getattr(self, name)
             if value is None:
                 continue
-            if named and scheme not in options:
+            takers = [
+                scheme for scheme, each in tracker_classes().items() if name in each.option_names()
+            ]
+            asked = [scheme for scheme in takers if scheme in options]
+            if named and not asked:
                 raise ConfigError(
-                    f"{name} is an option of {scheme}, and none of these runs is there: "
-                    f"{', '.join(named)}"
+                    f"{name} is an option of {' and '.join(takers)}, and none of these runs is "
+                    f"there: {', '.join(named)}"
                 )
-            options.setdefault(scheme, {})[name] = value
+            for scheme in asked:
+                options[scheme][name] = value
         return options
 
 
