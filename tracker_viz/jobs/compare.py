@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import field_validator
-
 from tracker_viz import pipeline
 from tracker_viz.errors import ConfigError
 from tracker_viz.jobs.application import application
@@ -53,16 +51,6 @@ class CompareSettings(Settings, ComparisonOptions):
 
     base_url: str | None = None
     """Where W&B is; null: WANDB_BASE_URL, else what the wandb client is set to."""
-
-    @field_validator("runs", mode="before")
-    @classmethod
-    def _check_list(cls, runs: Any) -> Any:
-        if isinstance(runs, str | RunRef):
-            raise ConfigError(
-                "runs is a list, such as runs=[mlflow:<id>,wandb:<entity>/<project>/<id>]; got "
-                f"runs={runs}"
-            )
-        return runs
 
     def tracker_options(self) -> dict[str, dict[str, Any]]:
         """Return tracker -> its options, the same for all of its runs.
