@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from tracker_viz import trackers
 from tracker_viz.integrations.hydra import SweepCallback
+from tracker_viz.integrations.named_trackers import named_trackers
 from tracker_viz.trackers.sweep import PARENTS, parent_runs
 from tracker_viz.types import RunRef
 
@@ -96,8 +99,6 @@ def test_a_single_run_has_no_parent(application, tmp_path):
 
 
 def test_a_tracker_that_is_away_costs_the_parent_and_not_the_jobs(tmp_path, caplog):
-    from omegaconf import OmegaConf
-
     callback = SweepCallback({"mlflow": {"tracking_uri": "sqlite:////proc/no/such/place.db"}})
     hydra = {
         "runtime": {"cwd": str(tmp_path)},
@@ -107,6 +108,74 @@ def test_a_tracker_that_is_away_costs_the_parent_and_not_the_jobs(tmp_path, capl
     callback.on_multirun_start(OmegaConf.create({"hydra": hydra}))
     assert "the runs of this sweep get no parent in mlflow" in caplog.text
     callback.on_multirun_end(OmegaConf.create({}))
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ("tracker: wandb", {"wandb": {}}),
+        ("tracker: [mlflow, tensorboard]", {"mlflow": {}}),
+        ("tracker: {name: wandb, project: p, mode: online}", {"wandb": {"project": "p"}}),
+        ("tracker: {type: mlflow}", {"mlflow": {}}),
+        (
+            "tracker: {mlflow: {experiment: e}, wandb: null, csv: {dir: x}}",
+            {"mlflow": {"experiment": "e"}, "wandb": {}},
+        ),
+        (
+            "tracker: {_target_: lightning.pytorch.loggers.WandbLogger, project: p}",
+            {"wandb": {"project": "p"}},
+        ),
+        (
+            "p: ${oc.env:NO_SUCH}\nlogger: {many: [{_target_: a.MLFlowLogger, tracking_uri: u, "
+            "experiment_name: e, save_dir: '${p}'}]}",
+            {"mlflow": {"tracking_uri": "u", "experiment": "e"}},
+        ),
+        ("tracker: {_target_: my.Logger, project: p}", {}),
+        ("tracker: {name: baseline}", {}),
+        ("tracker: [3, null]", {}),
+        ("tracker: ???", {}),
+        ("tracker: null", {}),
+        ("tracker: ${nope}", {}),
+        ("x: 1", {}),
+    ],
+)
+def test_the_trackers_are_read_however_an_application_writes_them(config, named):
+    assert named_trackers(OmegaConf.create(config)) == named
+
+
+OWN_RUNS = """
+import hydra, mlflow, torch
+from omegaconf import OmegaConf
+import tracker_viz as tv
+
+@hydra.main(version_base="1.3", config_path=None)
+def main(cfg):
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    model = torch.nn.Sequential(torch.nn.Embedding(16, 8), encoder)
+    mlflow.set_experiment(f"experiment {cfg.x}")
+    with mlflow.start_run():
+        with tv.watch(model, probe=torch.arange(6).repeat(2)[None]) as watcher:
+            watcher.step(0, loss=1.0)
+
+main()
+"""
+
+
+def test_the_one_line_makes_a_sweep_of_an_application_that_names_no_tracker(tmp_path):
+    (tmp_path / "app.py").write_text(OWN_RUNS)
+    line = "+hydra.callbacks.sweep._target_=tracker_viz.integrations.hydra.SweepCallback"
+    done = run_python("app.py", "-m", "+x=0,1", line, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the config names no tracker" in done.stdout
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    (command,) = re.findall(r"tracker-viz compare sweep=(mlflow:\w+)", done.stdout)
+    parent = trackers.open_run(command, tracking_uri=uri)
+    children = [trackers.open_run(ref, tracking_uri=uri) for ref in parent.children()]
+    assert len(children) == 2
+    assert [len(run.list_captures()) for run in children] == [2, 2]
+    assert (parent.info().name, parent.info().state) == ("sweep", "finished")
 
 
 def test_parents_are_read_from_the_environment(monkeypatch):

@@ -1,16 +1,16 @@
-"""Hydra multirun -> one sweep in the trackers: a parent run with every job's run below it. Any
+"""Make a Hydra multirun one sweep in the trackers: a parent run with every job's run below it. Any
 Hydra application, by config only:
 
     hydra:
       callbacks:
         sweep: {_target_: tracker_viz.integrations.hydra.SweepCallback}
 
-The process that starts the multirun makes the parent (an MLflow parent run, a W&B run whose id is
-the group of the others) and notes it in the sweep's directory, which the jobs of every launcher
-share: joblib, submitit on SLURM, Ray. Each job puts it into its environment, where ``watch`` and
-``train.py`` find it. A tracker that cannot be reached costs the parent, never the jobs. When the
-last job has ended, the parent gets a page that plays its runs' videos in step, where the tracker
-can show one.
+The process that starts the multirun creates the parent (an MLflow parent run, a W&B run whose id is
+the group of the others) in the trackers that the config names. Where it names none, the first job
+that records a run creates the parent beside it. Each job finds the sweep in its environment,
+whatever launched it: joblib, submitit on SLURM, Ray. A tracker that cannot be reached costs the
+parent, never the jobs. When the last job has ended, the parent gets a page that plays its runs'
+videos in step, where the tracker can show one.
 """
 
 from __future__ import annotations
@@ -24,18 +24,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from tracker_viz import capture_file, trackers
+from tracker_viz import trackers
 from tracker_viz.commands import override
-from tracker_viz.errors import TrackerVizError
+from tracker_viz.errors import TrackerError, TrackerVizError
+from tracker_viz.files import write_atomically
+from tracker_viz.integrations.named_trackers import named_trackers, plain, read_trackers
 from tracker_viz.pipeline import put_sweep_page
-from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.redaction import shown_override
-from tracker_viz.trackers.sweep import PARENTS
+from tracker_viz.trackers.base import Run, RunState
+from tracker_viz.trackers.redaction import shown_override, without_secrets
+from tracker_viz.trackers.sweep import (
+    JOB,
+    PARENTS,
+    Parent,
+    SweepJob,
+    create_parent,
+    note_parents,
+    noted_parents,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,97 +54,162 @@ NOTE = "tracker_viz_sweep.json"
 
 
 class SweepCallback(Callback):
-    """Makes the parent run of a multirun, tells the jobs of it, and ends it after the last one.
+    """Create the parent run of a multirun, tell the jobs about it, and end it after the last one.
 
     Args:
-        tracker: tracker -> options of its adapter, e.g. ``{"mlflow": {"experiment": "ablation"}}``;
-            by default what the application's own key ``tracker`` holds in this form.
+        tracker: the trackers of the sweep, in a form that ``named_trackers`` reads: ``mlflow``,
+            ``{"mlflow": {"experiment": "ablation"}}``; by default what the application's own config
+            names.
         name: of the parent run.
     """
 
-    def __init__(
-        self, tracker: Mapping[str, Mapping[str, Any]] | None = None, name: str = "sweep"
-    ) -> None:
+    def __init__(self, tracker: Any = None, name: str = "sweep") -> None:
         self.tracker = tracker
         self.name = name
-        self._options: Mapping[str, Mapping[str, Any]] = {}
-        self._parents: list[Run] = []
+        self._job: SweepJob | None = None
+        self._varied: frozenset[str] = frozenset()
+        self._refs: list[str] = []
+        self._parents: list[tuple[Run, dict[str, Any]]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         # Launchers send the callback to the jobs; the parents stay with the process that made them.
         return self.__dict__ | {"_parents": []}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        chosen: Any = (
-            self.tracker if self.tracker is not None else OmegaConf.select(config, "tracker")
-        )
-        chosen = (
-            OmegaConf.to_container(chosen, resolve=True)
-            if isinstance(chosen, DictConfig)
-            else chosen
-        )
         directory = _sweep_directory(config)
-        overrides = "\n".join(map(shown_override, config.hydra.overrides.task))
-        self._options = {scheme: options or {} for scheme, options in (chosen or {}).items()}
-        for scheme, options in self._options.items():
-            try:
-                if not trackers.tracker_class(scheme).has_sweeps:
-                    continue
-                made = trackers.connect(scheme, **options).create_run(
-                    name=self.name,
-                    config={"overrides": overrides},
-                    tags={"tracker_viz.sweep": str(directory)},
-                )
-            except TrackerVizError as error:
-                log.warning("the runs of this sweep get no parent in %s: %s", scheme, error)
-            else:
-                self._parents.append(made)
-                log.info("sweep: %s %s", made.ref, made.url())
-        atexit.register(
-            self._end, "failed"
-        )  # Hydra does not say when a multirun ends with an error
-        note = json.dumps([str(parent.ref) for parent in self._parents]).encode()
-        capture_file.write_atomically(note, directory / NOTE)
+        overrides = list(config.hydra.overrides.task)
+        shown = "\n".join(map(shown_override, overrides))
+        self._job = SweepJob(str(directory), self.name, shown)
+        self._varied = _varied_keys(overrides, plain(config, "hydra"))
+
+        for scheme, options in self._named_trackers(config).items():
+            self._create_parent(scheme, options)
+        self._refs = [str(parent.ref) for parent, _ in self._parents]
+        # Hydra does not say when a multirun ends with an error.
+        atexit.register(self._end, "failed")
+        noted = [Parent(parent.ref, parent.environment) for parent, _ in self._parents]
+        note_parents(noted, directory)
+        write_atomically(json.dumps(self._refs).encode(), directory / NOTE)
 
     def on_job_start(
         self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any
     ) -> None:
-        note = _sweep_directory(config) / NOTE
-        if (
-            note.is_file()
-            and OmegaConf.select(config, "hydra.job.num", throw_on_missing=False) is not None
-        ):
-            os.environ[PARENTS] = note.read_text()
+        if self._job is None:
+            return
+        settings = _settings(config.hydra.overrides.task, self._varied)
+        job = SweepJob(self._job.directory, self._job.name, self._job.overrides, settings)
+        os.environ[JOB] = job.to_text()
+        if self._refs:
+            os.environ[PARENTS] = json.dumps(self._refs)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        os.environ.pop(JOB, None)
         os.environ.pop(PARENTS, None)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         self._end("finished")
 
-    def _end(self, state: Any) -> None:
-        parents, self._parents = self._parents, []
-        atexit.unregister(self._end)
-        for parent in parents:
-            try:
-                if page := put_sweep_page(parent.ref, tracker_options=self._options):
-                    log.info("the videos of its runs, in step: %s", page)
-            except TrackerVizError as error:
-                log.warning("the sweep's run %s got no page of its videos: %s", parent.ref, error)
-            try:
-                parent.finish(state)
-            except TrackerVizError as error:
-                log.warning("the sweep's run %s could not be ended: %s", parent.ref, error)
-            words = [
-                override("sweep", parent.ref),
-                *(override(name, value) for name, value in parent.environment.items()),
-            ]
-            log.info(
-                "to compare its runs, from any directory: tracker-viz compare %s", shlex.join(words)
+    def _named_trackers(self, config: DictConfig) -> dict[str, dict[str, Any]]:
+        chosen = self.tracker
+        if OmegaConf.is_config(chosen):
+            chosen = OmegaConf.to_container(chosen, resolve=True)
+        named = named_trackers(config) if chosen is None else read_trackers(chosen)
+        if not named:
+            log.warning(
+                "%s: the sweep's parent run is created beside the first run that is recorded. To "
+                "choose the tracker, write 'tracker: mlflow' or 'tracker: wandb' beside the "
+                "_target_ of the SweepCallback",
+                "the config names no tracker" if chosen is None else f"no tracker in {chosen!r}",
             )
+        return named
+
+    def _create_parent(self, scheme: str, options: Mapping[str, Any]) -> None:
+        assert self._job is not None, "on_multirun_start describes the sweep first"
+        tracker_class = trackers.tracker_class(scheme)
+        if not tracker_class.has_sweeps:
+            return
+        try:
+            switch = tracker_class.switched_off()
+            if switch:
+                raise TrackerError(f"{switch} switches it off")
+            made = create_parent(trackers.connect(scheme, **options), self._job)
+        except TrackerVizError as error:
+            log.warning("the runs of this sweep get no parent in %s: %s", scheme, error)
+        else:
+            self._parents.append((made, dict(options)))
+            log.info("sweep: %s %s", made.ref, made.url())
+
+    def _end(self, state: RunState) -> None:
+        if self._job is None:
+            return
+        atexit.unregister(self._end)
+        directory = Path(self._job.directory)
+        ours, self._parents, self._job = self._parents, [], None
+        for parent, options in ours:
+            _end_parent(parent, options, state)
+
+        known = {parent.ref for parent, _ in ours}
+        for noted in noted_parents(directory):
+            if noted.ref not in known:
+                _end_noted(noted, state)
+
+
+def _end_noted(noted: Parent, state: RunState) -> None:
+    """End a parent that a job created."""
+    try:
+        tracker = trackers.connect(noted.ref.scheme, **noted.options)
+        parent = tracker.open_run(noted.ref, ours=True)
+    except TrackerVizError as error:
+        log.warning("the sweep's run %s could not be opened: %s", noted.ref, error)
+    else:
+        _end_parent(parent, noted.options, state)
+
+
+def _end_parent(parent: Run, options: Mapping[str, Any], state: RunState) -> None:
+    try:
+        n_runs = len(parent.children())
+        page = put_sweep_page(parent.ref, tracker_options={parent.ref.scheme: options})
+    except TrackerVizError as error:
+        log.warning("the sweep's run %s got no page of its videos: %s", parent.ref, error)
+        n_runs, page = None, None
+    if page:
+        log.info("the videos of its runs, in step: %s", page)
+
+    try:
+        parent.finish(state)
+    except TrackerVizError as error:
+        log.warning("the sweep's run %s could not be ended: %s", parent.ref, error)
+    if n_runs == 0 and parent.online:
+        log.warning(
+            "no run of this sweep is below %s: its jobs recorded none there (watch(), or a callback "
+            "of a Trainer, records them)",
+            parent.ref,
+        )
+        return
+    words = [override("sweep", parent.ref)]
+    words += [override(name, value) for name, value in parent.environment.items()]
+    log.info("to compare its runs, from any directory: tracker-viz compare %s", shlex.join(words))
+
+
+def _varied_keys(overrides: list[str], hydra: Mapping[str, Any] | None) -> frozenset[str]:
+    """Return the dotted names that the sweep sets to several values."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    varied = {each.key_or_group for each in parsed if each.is_sweep_override()}
+    # Sweepers take their space from the config too: hydra.sweeper.params.
+    params = ((hydra or {}).get("sweeper") or {}).get("params") or {}
+    return frozenset(varied | {str(name).lstrip("+~") for name in params})
+
+
+def _settings(overrides: list[str], varied: frozenset[str]) -> dict[str, Any]:
+    """Return what a job's overrides set the varied names to."""
+    settings: dict[str, Any] = {}
+    for each in OverridesParser.create().parse_overrides(list(overrides)):
+        if each.key_or_group in varied and not each.is_delete():
+            settings[each.key_or_group] = each.value()
+    return without_secrets(settings)
 
 
 def _sweep_directory(config: DictConfig) -> Path:
-    """Absolute, and the same for all jobs: with ``hydra.job.chdir`` each of them works in a
-    directory of its own."""
+    """Return the sweep's directory, the same for all jobs: with ``hydra.job.chdir`` each of them
+    works in a directory of its own."""
     return Path(config.hydra.runtime.cwd, config.hydra.sweep.dir)
