@@ -1,0 +1,387 @@
+"""Find what happened in a run: roles taken, the loss falling or jumping, collapse, NaN.
+
+One list of typed events, in the order of their steps, is the story of a run. The film's caption,
+the flags on its timeline, a run's note, the explorer's buttons and a comparison all say it in the
+same words. Every word and figure is taken from measured values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.metrics.roles import ROLES, Onset, Role, onsets
+from tracker_viz.metrics.series import ScoreSeries
+
+Floats = NDArray[np.float64]
+EventKind = Literal["role", "loss_fall", "loss_jump", "collapse", "nonfinite"]
+
+# Heads that take a role within this share of the captures of each other take it together.
+TOGETHER = 1 / 12
+# A phase of the loss: it moves by this share of its whole range within ``TOGETHER`` of the run.
+LEAST_MOVE = 0.15
+# Loss from batch to batch is noisy: a median over this many captures keeps one odd batch out.
+SMOOTHED_OVER = 5
+# A block has collapsed when its heads spread their attention over almost nothing: a mean of the
+# normalized entropy (0..1) that falls below the first value after it was above the second.
+COLLAPSED_BELOW, SOUND_ABOVE = 0.05, 0.2
+
+# What the heads of a role do, as a sentence about several of them.
+ROLE_ACTIONS = {
+    "previous_token": "look at the token before",
+    "induction": "look back to what followed the same token before",
+    "duplicate_token": "look at earlier copies of the same token",
+    "current_token": "look at the token itself",
+    "sink": "rest on the first token",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened in a run.
+
+    Attributes:
+        kind: ``role``: heads took a role; ``loss_fall`` and ``loss_jump``: the loss moved fast;
+            ``collapse``: a block's attention collapsed onto single tokens; ``nonfinite``: NaN or
+            infinity appeared.
+        first_step: last capture without it.
+        last_step: first capture with all of it. Equal to ``first_step`` for one capture.
+        heads: (block, head) of the heads that it is about, the strongest first.
+        role: name of the role; empty for other kinds.
+        metric: name of the scalar that moved; ``loss`` beside a role where the loss moved too.
+        before, after: value of ``metric`` at the first and the last step; NaN without a metric.
+        strength: 0..1, how much of the run's story this is: orders events of different kinds.
+    """
+
+    kind: EventKind
+    first_step: int
+    last_step: int
+    heads: tuple[tuple[int, int], ...] = ()
+    role: str = ""
+    metric: str = ""
+    before: float = float("nan")
+    after: float = float("nan")
+    strength: float = 0.0
+
+    @property
+    def steps_text(self) -> str:
+        """``472–508``, or ``472``."""
+        if self.first_step == self.last_step:
+            return f"{self.first_step:,}"
+        return f"{self.first_step:,}–{self.last_step:,}"
+
+    @property
+    def headline(self) -> str:
+        """The event in two or three words: ``induction``, ``loss falls``."""
+        names = {
+            "role": self.role.replace("_", " "),
+            "loss_fall": f"{self.metric} falls",
+            "loss_jump": f"{self.metric} jumps",
+            "collapse": "attention collapses",
+            "nonfinite": "NaN",
+        }
+        return names[self.kind]
+
+    @property
+    def text(self) -> str:
+        """The event as one sentence without its steps: what happened, to which heads, and the loss.
+
+        ``4 heads of block 1 look back to what followed the same token before (induction); loss
+        3.2 → 1.6``
+        """
+        if self.kind == "role":
+            return self._role_text()
+        if self.kind == "collapse":
+            block = self.heads[0][0]
+            return (
+                f"the attention of block {block} collapses onto single tokens "
+                f"(entropy {self.before:.2f} → {self.after:.2f})"
+            )
+        if self.kind == "nonfinite":
+            return f"{self.metric} is no longer finite"
+        verb = "falls fast" if self.kind == "loss_fall" else "jumps"
+        return f"{self.metric} {verb}: {_figure(self.before)} → {_figure(self.after)}"
+
+    def _role_text(self) -> str:
+        name = self.role.replace("_", " ")
+        action = ROLE_ACTIONS.get(self.role, f"take the role {name}")
+        who = _heads_text(self.heads)
+        if len(self.heads) == 1:
+            action = _singular(action)
+        text = f"{who} {action}"
+        if name not in action:
+            text += f" ({name})"
+        if self.metric:
+            text += f"; {self.metric} {_figure(self.before)} → {_figure(self.after)}"
+        return text
+
+
+def find_events(
+    series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, metric: str = "loss"
+) -> list[Event]:
+    """Return what happened in a run, ordered by step.
+
+    Args:
+        series: the run's scores and scalars.
+        metric: the scalar whose falls and jumps are events, usually the training loss.
+    """
+    if series.n_captures < 2:
+        return []
+
+    moves = _moves(series, metric)
+    found = [_with_loss(event, series, metric) for event in _role_events(series, roles)]
+    # A fall that a role explains is said with the role: one event, not two.
+    found += [move for move in moves if not _explained(move, found)]
+    found += _collapses(series)
+    found += _nonfinite(series, metric)
+    return sorted(found, key=lambda event: (event.first_step, event.last_step, event.kind))
+
+
+def strongest_event(events: Sequence[Event]) -> Event | None:
+    """Return the event that says most about the run: where a poster or a page should start."""
+    return max(events, key=lambda event: event.strength, default=None)
+
+
+def run_sentence(events: Sequence[Event]) -> str:
+    """Say in one sentence what a run became, from its roles; empty where no head took one.
+
+    ``4 induction heads in block 1, 2 previous token heads in blocks 0 and 3``
+    """
+    heads: dict[str, set[tuple[int, int]]] = {}
+    for event in events:
+        if event.kind == "role":
+            heads.setdefault(event.role, set()).update(event.heads)
+    parts = []
+    for role, members in heads.items():
+        name = role.replace("_", " ")
+        noun = "head" if len(members) == 1 else "heads"
+        parts.append(f"{len(members)} {name} {noun} in {_blocks_text(members)}")
+    return ", ".join(parts)
+
+
+# -- roles -------------------------------------------------------------------------------------
+
+
+def _role_events(series: ScoreSeries, roles: tuple[Role, ...]) -> Iterator[Event]:
+    """One event for each time that heads took a role together and kept it to the end."""
+    lasting = [onset for onset in onsets(series, roles) if onset.until is None]
+    index_of = {int(step): index for index, step in enumerate(series.steps)}
+    together = max(1, round(series.n_captures * TOGETHER))
+    for role in roles:
+        own = [onset for onset in lasting if onset.role == role.name]
+        for group in _groups(own, index_of, together):
+            yield _role_event(series, role, group, index_of)
+
+
+def _groups(
+    own: Sequence[Onset], index_of: dict[int, int], together: int
+) -> Iterator[list[Onset]]:
+    """Split onsets, ordered by step, where the next comes more than ``together`` captures later."""
+    group: list[Onset] = []
+    for onset in own:
+        if group and index_of[onset.step] - index_of[group[-1].step] > together:
+            yield group
+            group = []
+        group.append(onset)
+    if group:
+        yield group
+
+
+def _role_event(
+    series: ScoreSeries, role: Role, group: Sequence[Onset], index_of: dict[int, int]
+) -> Event:
+    final = series.heads[role.name][-1]
+    members = {(onset.block, onset.head): float(final[onset.block, onset.head]) for onset in group}
+    by_strength = sorted(members, key=lambda head: (-np.nan_to_num(members[head]), head))
+    first = index_of[group[0].step]
+    return Event(
+        "role",
+        first_step=int(series.steps[max(0, first - 1)]),
+        last_step=group[-1].step,
+        heads=tuple(by_strength),
+        role=role.name,
+        strength=float(np.nan_to_num(members[by_strength[0]])),
+    )
+
+
+def _with_loss(event: Event, series: ScoreSeries, metric: str) -> Event:
+    """Add what the loss did meanwhile, where it moved by a share that can be seen."""
+    values = _smoothed(series.metrics.get(metric, np.zeros(0)))
+    finite = values[np.isfinite(values)]
+    if finite.size < 2 or finite.max() == finite.min():
+        return event
+
+    # A role and the loss it brings down turn together; the loss needs a few captures to arrive.
+    around = max(1, round(series.n_captures * TOGETHER))
+    first = int(np.searchsorted(series.steps, event.first_step))
+    last = int(np.searchsorted(series.steps, event.last_step))
+    before = values[max(0, first - 1)]
+    after = values[min(len(values) - 1, last + around)]
+    if not before - after >= LEAST_MOVE * (finite.max() - finite.min()):
+        return event
+    return replace(event, metric=metric, before=float(before), after=float(after))
+
+
+# -- the loss ----------------------------------------------------------------------------------
+
+
+def _moves(series: ScoreSeries, metric: str) -> list[Event]:
+    """Stretches in which the metric falls or jumps fastest."""
+    values = _smoothed(series.metrics.get(metric, np.zeros(0)))
+    finite = np.isfinite(values)
+    if finite.sum() < SMOOTHED_OVER + 1:
+        return []
+    steps, values = series.steps[finite], values[finite]
+    whole = values.max() - values.min()
+    if not whole > 0:
+        return []
+
+    width = max(2, round(len(values) * TOGETHER))
+    change = values[width:] - values[:-width]
+    found = []
+    for kind, moved in (
+        ("loss_fall", change <= -LEAST_MOVE * whole),
+        ("loss_jump", change >= LEAST_MOVE * whole),
+    ):
+        for first, end in _stretches(moved):
+            first, last = _trimmed(values, first, end - 1 + width)
+            found.append(
+                Event(
+                    kind,  # type: ignore[arg-type]
+                    first_step=int(steps[first]),
+                    last_step=int(steps[last]),
+                    metric=metric,
+                    before=float(values[first]),
+                    after=float(values[last]),
+                    strength=float(min(1.0, abs(values[last] - values[first]) / whole)),
+                )
+            )
+    return found
+
+
+def _trimmed(values: Floats, first: int, last: int) -> tuple[int, int]:
+    """Cut a stretch to where 5 to 95 % of its move happens."""
+    moved = (values[first : last + 1] - values[first]) / ((values[last] - values[first]) or 1.0)
+    inside = np.flatnonzero((moved >= 0.05) & (moved <= 0.95))
+    if not inside.size:
+        return first, last
+    return first + max(0, int(inside[0]) - 1), first + min(last - first, int(inside[-1]) + 1)
+
+
+def _explained(move: Event, role_events: Sequence[Event]) -> bool:
+    """Whether a fall of the loss happens while heads take a role that says the same fall."""
+    return move.kind == "loss_fall" and any(
+        event.metric == move.metric
+        and event.first_step <= move.last_step
+        and event.last_step >= move.first_step
+        for event in role_events
+    )
+
+
+# -- what went wrong ---------------------------------------------------------------------------
+
+
+def _collapses(series: ScoreSeries) -> Iterator[Event]:
+    """Blocks whose mean entropy falls to almost nothing after it was sound, and stays there."""
+    entropy = series.heads.get("entropy")
+    if entropy is None:
+        return
+    for block in range(entropy.shape[1]):
+        heads = np.flatnonzero(np.isfinite(entropy[:, block]).any(0))
+        if not heads.size:
+            continue
+        mean = np.nanmean(entropy[:, block][:, heads].astype(np.float64), axis=1)
+        sound = np.flatnonzero(mean > SOUND_ABOVE)
+        if not sound.size or not mean[-1] < COLLAPSED_BELOW:
+            continue
+        first = int(sound[-1])
+        last = first + int(np.argmax(mean[first:] < COLLAPSED_BELOW))
+        yield Event(
+            "collapse",
+            first_step=int(series.steps[first]),
+            last_step=int(series.steps[last]),
+            heads=tuple((block, int(head)) for head in heads),
+            metric="entropy",
+            before=float(mean[first]),
+            after=float(mean[last]),
+            strength=1.0,
+        )
+
+
+def _nonfinite(series: ScoreSeries, metric: str) -> Iterator[Event]:
+    """The capture from which a scalar or the attention is NaN or infinite to the end."""
+    values = series.metrics.get(metric, np.zeros(0))
+    named = {metric: np.isfinite(values)} if np.isfinite(values).any() else {}
+    for name in ("entropy", "previous_token"):
+        if name in series.heads and np.isfinite(series.heads[name]).any():
+            named["attention"] = np.isfinite(series.heads[name]).any((1, 2))
+            break
+    for name, finite in named.items():
+        if finite[-1]:
+            continue
+        last_finite = int(np.flatnonzero(finite)[-1])
+        yield Event(
+            "nonfinite",
+            first_step=int(series.steps[last_finite]),
+            last_step=int(series.steps[last_finite + 1]),
+            metric=name,
+            strength=1.0,
+        )
+
+
+# -- words and arithmetic ----------------------------------------------------------------------
+
+
+def _smoothed(values: Floats) -> Floats:
+    """Running median over ``SMOOTHED_OVER`` captures; NaN stays where a capture has none."""
+    if len(values) < SMOOTHED_OVER:
+        return values
+    half = SMOOTHED_OVER // 2
+    padded = np.concatenate([values[:1].repeat(half), values, values[-1:].repeat(half)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED_OVER)
+    medians = np.full(len(values), np.nan)
+    known = np.isfinite(windows).any(1)
+    medians[known] = np.nanmedian(np.where(np.isfinite(windows[known]), windows[known], np.nan), 1)
+    return np.where(np.isfinite(values), medians, np.nan)
+
+
+def _stretches(states: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(first, end) of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], states, [False]]).astype(np.int8)))
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
+
+
+def _figure(value: float) -> str:
+    """A loss with the digits that a reader needs: ``3.2``, ``0.04``."""
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def _singular(action: str) -> str:
+    verb, rest = action.split(" ", 1)
+    return f"{verb}s {rest}"
+
+
+def _heads_text(heads: Sequence[tuple[int, int]]) -> str:
+    """``L1H3``, ``4 heads of block 1``, ``5 heads of blocks 1 to 3``."""
+    if len(heads) == 1:
+        block, head = heads[0]
+        return f"L{block}H{head}"
+    return f"{len(heads)} heads of {_blocks_text(heads)}"
+
+
+def _blocks_text(heads: Sequence[tuple[int, int]] | set[tuple[int, int]]) -> str:
+    blocks = sorted({block for block, _ in heads})
+    if len(blocks) == 1:
+        return f"block {blocks[0]}"
+    if len(blocks) == 2:
+        return f"blocks {blocks[0]} and {blocks[1]}"
+    if all(after - before == 1 for before, after in pairwise(blocks)):
+        return f"blocks {blocks[0]} to {blocks[-1]}"
+    if len(blocks) <= 4:
+        return "blocks " + ", ".join(map(str, blocks[:-1])) + f" and {blocks[-1]}"
+    return f"{len(blocks)} blocks"
