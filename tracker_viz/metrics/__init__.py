@@ -5,6 +5,7 @@ arrays.
 writer thread runs.
 """
 
+from tracker_viz.metrics.events import Event, find_events, run_sentence, strongest_event
 from tracker_viz.metrics.head_scores import HEAD_SCORES, HeadScore
 from tracker_viz.metrics.probe_rows import ProbeRow, probe_rows, uniform_attention
 from tracker_viz.metrics.roles import (
@@ -30,6 +31,7 @@ __all__ = [
     "ROLES",
     "SCORE_FILE",
     "WEIGHT_SCORES",
+    "Event",
     "HeadScore",
     "Onset",
     "ProbeRow",
@@ -39,6 +41,7 @@ __all__ = [
     "Scorer",
     "WeightScore",
     "chart_metrics",
+    "find_events",
     "first_onsets",
     "head_name",
     "head_roles",
@@ -48,10 +51,12 @@ __all__ = [
     "probe_rows",
     "read_score_file",
     "role_states",
+    "run_sentence",
     "run_summary",
     "run_tags",
     "score",
     "score_bytes",
     "score_series",
+    "strongest_event",
     "uniform_attention",
 ]

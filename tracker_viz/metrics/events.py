@@ -89,13 +89,21 @@ class Event:
 
     @property
     def text(self) -> str:
-        """The event as one sentence without its steps: what happened, to which heads, and the loss.
+        """The event as one sentence: when and what happened, to which heads, and the loss.
 
-        ``4 heads of block 1 look back to what followed the same token before (induction); loss
-        3.2 → 1.6``
+        ``472–508: 4 heads of block 1 look back to what followed the same token before (induction);
+        loss 3.2 → 1.6``
         """
+        return f"{self.steps_text}: {self._what(named=True)}"
+
+    @property
+    def caption(self) -> str:
+        """The sentence to stand behind the ``headline``, which names the role already."""
+        return self._what(named=False)
+
+    def _what(self, *, named: bool) -> str:
         if self.kind == "role":
-            return self._role_text()
+            return self._role_text(named)
         if self.kind == "collapse":
             block = self.heads[0][0]
             return (
@@ -107,14 +115,14 @@ class Event:
         verb = "falls fast" if self.kind == "loss_fall" else "jumps"
         return f"{self.metric} {verb}: {_figure(self.before)} → {_figure(self.after)}"
 
-    def _role_text(self) -> str:
+    def _role_text(self, named: bool) -> str:
         name = self.role.replace("_", " ")
         action = ROLE_ACTIONS.get(self.role, f"take the role {name}")
         who = _heads_text(self.heads)
         if len(self.heads) == 1:
             action = _singular(action)
         text = f"{who} {action}"
-        if name not in action:
+        if named:
             text += f" ({name})"
         if self.metric:
             text += f"; {self.metric} {_figure(self.before)} → {_figure(self.after)}"

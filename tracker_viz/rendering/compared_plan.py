@@ -22,7 +22,7 @@ from tracker_viz.rendering.compared_tiles import (
 from tracker_viz.rendering.compared_timeline import ComparedTimeline, lane_px, place_timeline
 from tracker_viz.rendering.content import Heads, resolve_attention
 from tracker_viz.rendering.draft import Draft
-from tracker_viz.rendering.furniture import format_metric
+from tracker_viz.rendering.header import format_metric
 from tracker_viz.rendering.layout import Attention, Layout
 from tracker_viz.rendering.plan import Box, Heatmap, Plan, Swatch
 from tracker_viz.rendering.planning import picture_size

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from tracker_viz.rendering.compared_series import ComparedSeries, Timing
 from tracker_viz.rendering.draft import Draft
-from tracker_viz.rendering.furniture import nice_steps
 from tracker_viz.rendering.ink import paint_dot
 from tracker_viz.rendering.plan import Box, Swatch
 from tracker_viz.rendering.scales import short_number
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.template import DPI, MPL_LOCK
 from tracker_viz.rendering.theme import Theme, fixed_style, rgb
+from tracker_viz.rendering.timeline import nice_steps
 
 _MOST_LINES = 8
 _MOST_DOTS = 16  # more dots on the curves hide each other

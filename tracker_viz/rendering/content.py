@@ -292,8 +292,9 @@ def _weight_options(draft: Draft, panel: Weights, reach: Reach) -> dict[str, Any
         "value": "weight",
         "step": "weight change since the previous capture",
     }[panel.show]
+    beside_attention = any(isinstance(each, Attention) for each in draft.layout.panels)
     options: dict[str, Any] = {
-        "cmap": draft.theme.magnitude,
+        "cmap": draft.theme.quiet if beside_attention else draft.theme.magnitude,
         "maximum": largest,
         "reached": (0.0, reach.maximum),
     }

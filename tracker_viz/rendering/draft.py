@@ -13,6 +13,7 @@ from tracker_viz.rendering.measuring import Reach, measure
 from tracker_viz.rendering.plan import (
     Bar,
     Box,
+    Caption,
     Heatmap,
     Label,
     Plan,
@@ -23,12 +24,13 @@ from tracker_viz.rendering.plan import (
 )
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
+from tracker_viz.rendering.story import NO_STORY, Story
 from tracker_viz.rendering.template import text_width
 from tracker_viz.rendering.theme import Theme
 
-HEADING = 24.0  # pixels at 1080p: still to be read where the whole picture is 640 pixels wide
+HEADING = 26.0  # pixels at 1080p: still to be read where the whole picture is 640 pixels wide
 TITLES = 66  # at 1080p: what stands above a row of maps that is below another
-_AXES = 17.0
+_AXES = 20.0
 _SMALLEST = 0.85  # of its size: what the title of a colour bar may shrink to
 _SHORTER = (
     (r" since [^·]*?(?= ·|$)", ""),
@@ -75,6 +77,8 @@ class Draft:
     timeline: Timeline | None = None
     roles: Roles = field(default_factory=Roles)
     mark: Label | None = None
+    caption: Caption | None = None
+    story: Story = NO_STORY
 
     @property
     def unit(self) -> float:
@@ -239,4 +243,6 @@ class Draft:
             self.timeline,
             self.roles,
             self.mark,
+            self.caption,
+            self.story,
         )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tracker_viz.errors import RenderError
 from tracker_viz.rendering.content import block_of, head_numbers, kind_of, matrix_title
 from tracker_viz.rendering.explorer_page import PAGE
-from tracker_viz.rendering.furniture import format_metric
+from tracker_viz.rendering.header import format_metric
 from tracker_viz.rendering.plan import Plan
 from tracker_viz.rendering.renderer import Renderer
 from tracker_viz.rendering.scales import ColorScale, short_number

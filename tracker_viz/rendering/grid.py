@@ -21,7 +21,7 @@ from tracker_viz.rendering.content import (
 from tracker_viz.rendering.draft import Draft
 from tracker_viz.rendering.plan import Box, Heatmap
 
-_NAME = 18.0  # of rows and columns
+_NAME = 20.0  # of rows and columns
 _CAPTION = 20  # at 1080p: a map's own name above it, beside the gap
 LEAST_MAP_PX = 44  # at 1080p; where maps of heads would be smaller, a mosaic with zooms tells more
 
@@ -91,6 +91,8 @@ def fit_grid(
     # alone not much less narrow.
     narrowest = 0.5 if heads else 0.62
     widest = 1.6 if keep_right else 3.4 if heads else 2.6
+    if keep_right and heads and matrices:
+        widest = 0.75  # attention is what the picture is about
     best, best_worth = GridShape(1, n_blocks, 0, 0, 1, 0), 0.0
     for groups, rows, lines in _wrappings(panels, n_blocks):
         n_heads, n_matrices = (
@@ -181,6 +183,7 @@ def place_grid(
     """Place everything in ``area``, whose last ``keep_right`` pixels stay free. Returns (right,
     bottom) of what was placed."""
     panels: list[Heads | Matrices] = [*heads, *matrices]
+    cornered = names_in_corners(draft, heads, shape)
     n_blocks = max(len(panel.blocks) for panel in panels)
     section, label = _section_gap(draft), _label_width(draft, shape.groups)
     widths = [_panel_width(panel, shape) for panel in panels]
@@ -193,17 +196,34 @@ def place_grid(
             blocks = range(group * shape.rows, min(n_blocks, (group + 1) * shape.rows))
             if number == 0 or shape.groups > 1:
                 x += label
-                _row_labels(draft, blocks, x, area.y, shape)
+                if not cornered:
+                    _row_labels(draft, blocks, x, area.y, shape)
             if group == 0:
                 room = shape.groups * (width + section + label) - section // 2 - label
                 if panel is panels[-1] and not keep_right:
                     room = area.right - x
-                draft.heading(panel.title, x, area.y - draft.px(32), room, *panel.axes)
+                if not (cornered and isinstance(panel, Matrices)):
+                    above = draft.px(14 if cornered else 34)
+                    draft.heading(panel.title, x, area.y - above, room, *panel.axes)
             place = _place_heads if isinstance(panel, Heads) else _place_matrices
             x = place(draft, panel, blocks, x, area.y, shape) + section  # type: ignore[arg-type]
     for weights in matrices:
         add_weight_scale(draft, weights)
     return x - section, area.y + shape.height
+
+
+def names_in_corners(draft: Draft, heads: Sequence[Heads], shape: GridShape) -> bool:
+    """Whether every map of a head has room for its name in the corner that attention is masked in.
+
+    It then needs no row of names above it.
+    """
+    if not heads or shape.lines > 1 or not all(group.causal for group in heads):
+        return False
+    longest = max(
+        (f"L{block}H{max(numbers)}" for group in heads for block, numbers in group.indices), key=len
+    )
+    needed = draft.text_width(longest, _NAME) + draft.px(_NAME) + 3 * draft.px(6)
+    return shape.map_px - shape.map_px // 16 > 1.1 * needed
 
 
 def _panel_width(panel: Heads | Matrices, shape: GridShape) -> int:
@@ -268,7 +288,8 @@ def _place_heads(
     draft: Draft, group: Heads, blocks: range, x: int, top: int, shape: GridShape
 ) -> int:
     x = 2 * ((x + 1) // 2)
-    if not shape.caption and group.numbers:
+    cornered = names_in_corners(draft, [group], shape)
+    if not shape.caption and group.numbers and not cornered:
         names = [f"head {head}" for head in group.numbers]
         _column_names(
             draft,
@@ -297,6 +318,7 @@ def _place_heads(
                     group.scale,
                     mask,
                     head=(block, head),
+                    corner=f"L{block}H{head}" if cornered else "",
                 )
             )
             if shape.caption:

@@ -35,8 +35,25 @@ def opaque_glyph(
 
 
 @lru_cache(maxsize=64)
-def line_of_text(text: str, size_px: float) -> tuple[NDArray[np.float32], int]:
-    return text_coverage(text, size_px, bold=True)
+def line_of_text(
+    text: str, size_px: float, *, bold: bool = True
+) -> tuple[NDArray[np.float32], int]:
+    return text_coverage(text, size_px, bold=bold)
+
+
+@lru_cache(maxsize=512)
+def opaque_text(
+    text: str, size_px: float, color: tuple[int, int, int], ground: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """A line of text on a plain ground, uint8 [height, width, 3], no taller than its ink."""
+    coverage, _ = text_coverage(text, size_px)
+    inked = np.flatnonzero(coverage.any(axis=1))
+    if len(inked):
+        coverage = coverage[inked[0] : inked[-1] + 1]
+    pixels = np.full((*coverage.shape, 3), ground, np.uint8)
+    blend(pixels, coverage, 0, 0, color)
+    pixels.flags.writeable = False
+    return pixels
 
 
 def blend(

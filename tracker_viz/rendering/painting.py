@@ -86,13 +86,13 @@ class Canvas:
     again.
 
     Attributes:
-        framed: heatmap name -> the role in whose colour it is framed.
+        borders: heatmap name -> (color of the border around it, whether it blinks).
         playhead: column of the timeline's playhead; None before the first frame.
     """
 
     def __init__(self, background: NDArray[np.uint8]) -> None:
         self.pixels, self.background = background.copy(), background
-        self.framed: dict[str, str | None] = {}
+        self.borders: dict[str, tuple[str | None, bool]] = {}
         self.playhead: int | None = None
         self._written: list[tuple[slice, slice]] = []
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.sources import Source
+from tracker_viz.rendering.story import NO_STORY, Story
 from tracker_viz.rendering.theme import Theme
 
 
@@ -45,6 +46,7 @@ class Heatmap:
         line_px, line_color: lines between the cells, as seaborn's ``linewidths`` and ``linecolor``.
         head: (block, head) when it shows one head, so that it can be framed in the colour of the
             head's role.
+        corner: the head's name, written into the upper right corner, where attention is masked.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Heatmap:
     line_px: float = 0.0
     line_color: str = "#000000"
     head: tuple[int, int] | None = None
+    corner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +112,14 @@ class Readout:
 
 
 @dataclass(frozen=True, slots=True)
-class Onset:
-    """The first capture at which a head does what its role says."""
+class Caption:
+    """Where the sentence of the event that happens is written: one line from ``x``, no wider than
+    ``room`` pixels."""
 
-    role: str
-    index: int
-    step: int
-    block: int
-    head: int
+    x: int
+    baseline: int
+    size_px: float
+    room: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +129,14 @@ class Timeline:
     Attributes:
         box: the curve's own area; its left and right edge are the run's ``first_step`` and
             ``last_step``.
-        curve: float64 [point, (x, y)]: the metric in pixels of the picture; empty where the run has
-            none.
+        curve: float64 [point, (x, y)]: the metric in pixels of the picture; y is NaN where the
+            curve breaks; empty where the run has none.
     """
 
     box: Box
     first_step: int
     last_step: int
     curve: NDArray[np.float64]
-    onsets: tuple[Onset, ...] = ()
 
     def x(self, step: float) -> float:
         """Pixel column of a step."""
@@ -151,11 +153,13 @@ class Roles:
         names: roles that the captures score.
         held: for every capture, (block, head) -> its role, of the heads that have one; as
             ``metrics.head_roles`` says.
+        line_px, blink_px: how thick the borders are, and those of heads that take a role now.
     """
 
     names: tuple[str, ...] = ()
     held: Sequence[Mapping[tuple[int, int], str]] = ()
     line_px: int = 3
+    blink_px: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,8 @@ class Plan:
     timeline: Timeline | None = None
     roles: Roles = field(default_factory=Roles)
     mark: Label | None = None
+    caption: Caption | None = None
+    story: Story = NO_STORY
 
     @property
     def unit(self) -> float:

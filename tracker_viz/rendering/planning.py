@@ -16,19 +16,28 @@ from tracker_viz.rendering.content import (
     resolve_scores,
     resolve_weights,
 )
-from tracker_viz.rendering.draft import Draft
-from tracker_viz.rendering.furniture import find_roles, header, role_legend, timeline
-from tracker_viz.rendering.grid import LEAST_MAP_PX, fit_grid, least_matrix_px, place_grid
+from tracker_viz.rendering.draft import Draft, next_even
+from tracker_viz.rendering.grid import (
+    LEAST_MAP_PX,
+    fit_grid,
+    least_matrix_px,
+    names_in_corners,
+    place_grid,
+)
+from tracker_viz.rendering.header import header, role_legend
 from tracker_viz.rendering.headroom import place_head
 from tracker_viz.rendering.layout import USUAL_METRIC, Attention, LargeHead, Layout, Scores, Weights
 from tracker_viz.rendering.many_heads import place_many_heads
 from tracker_viz.rendering.plan import Box, Plan
 from tracker_viz.rendering.portrait import place_portrait
+from tracker_viz.rendering.role_borders import find_roles
 from tracker_viz.rendering.scales import check_scale_options
 from tracker_viz.rendering.scoreboard import place_cards, place_scores, score_cards, weight_card
 from tracker_viz.rendering.series import Series
+from tracker_viz.rendering.story import tell_story
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
+from tracker_viz.rendering.timeline import timeline
 
 _BARS = 64  # at 1080p: a row of colour bars
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160), "square": (1080, 1080)}
@@ -79,8 +88,8 @@ def make_plan(
         for kind in {*layout.scales, *chosen}
     }
     draft = Draft(layout, series, width, height, theme_by_name(theme), options)
-    roles, onsets = find_roles(series, draft.theme.roles)
-    draft.roles = roles
+    draft.roles = find_roles(series, draft.theme.roles)
+    draft.story = tell_story(series, layout.metric)
     top = header(draft)
     bottom = _panels(draft, top)
     strip = Box(
@@ -97,11 +106,12 @@ def make_plan(
         draft.place_bars(Box(strip.right - bars_width, strip.y, bars_width, strip.height))
         strip = Box(strip.x, strip.y, strip.width - bars_width - draft.px(40), strip.height)
     if any(heatmap.head for heatmap in draft.heatmaps):
-        draft.roles = replace(draft.roles, line_px=_frame_px(draft))
+        line_px, blink_px = _border_px(draft)
+        draft.roles = replace(draft.roles, line_px=line_px, blink_px=blink_px)
         taken = {role for held in draft.roles.held for role in held.values()}
         role_legend(draft, tuple(role for role in draft.roles.names if role in taken))
     if layout.timeline:
-        timeline(draft, strip, onsets)
+        timeline(draft, strip, draft.story.events)
     return draft.plan()
 
 
@@ -116,8 +126,9 @@ def _check_metric(layout: Layout, series: Series) -> None:
         )
 
 
-def _frame_px(draft: Draft) -> int:
-    """How thick the frames around heads are: none covers a part of its neighbour's."""
+def _border_px(draft: Draft) -> tuple[int, int]:
+    """How thick the borders around heads are, at rest and when they blink: none covers a part of
+    its neighbor's."""
     boxes = [heatmap.box for heatmap in draft.heatmaps if heatmap.head]
     gaps = [
         other.x - one.right
@@ -125,7 +136,8 @@ def _frame_px(draft: Draft) -> int:
         for other in boxes
         if other.x >= one.right and other.y == one.y
     ]
-    return max(1, min([draft.px(3), *(gap // 2 - 1 for gap in gaps)]))
+    most = min([draft.px(8), *(gap // 2 - 1 for gap in gaps)])
+    return max(1, min(draft.px(3), most)), max(1, most)
 
 
 def _panels(draft: Draft, top: int) -> int:
@@ -147,9 +159,9 @@ def _panels(draft: Draft, top: int) -> int:
         resolve_weights(draft, panel) for panel in layout.panels if isinstance(panel, Weights)
     ]
     large = next((panel for panel in layout.panels if isinstance(panel, LargeHead)), None)
-    area_top = 2 * ((top + px(52) + 1) // 2)
+    area_top = next_even(top + px(58))
     least = px(
-        (142 if layout.timeline else 16)
+        (118 if layout.timeline else 16)
         + (_BARS if draft.is_narrow else 0 if layout.timeline else 64)
     )
     area = Box(margin, area_top, draft.width - 2 * margin, draft.height - least - area_top)
@@ -176,8 +188,15 @@ def _maps(
     is_long = len(scores) * px(3 * n_blocks + 80) > area.height - px(
         150
     )  # maps of so many blocks stand beside each other
-    side_width = px(min(520, 150 * len(scores)) if is_long else 294) if scores else 0
-    shape = fit_grid(draft, heads, matrices, area, side_width)
+    side_width = px(min(520, 150 * len(scores)) if is_long else 330) if scores else 0
+    # Names in the corners of the maps need no row of their own above them.
+    raised_y = next_even(area.y - px(22))
+    raised = Box(area.x, raised_y, area.width, area.bottom - raised_y)
+    shape = fit_grid(draft, heads, matrices, raised, side_width)
+    if names_in_corners(draft, heads, shape):
+        area = raised
+    else:
+        shape = fit_grid(draft, heads, matrices, area, side_width)
     if heads and shape.map_px < LEAST_MAP_PX * draft.unit:
         return place_many_heads(draft, heads, matrices, score_cards(draft, scores), zooms, area)
     if shape.map_px < least_matrix_px(draft):

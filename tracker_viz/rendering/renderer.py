@@ -18,17 +18,24 @@ from numpy.typing import NDArray
 
 from tracker_viz.capture_file import ArrayKey
 from tracker_viz.errors import RenderError
-from tracker_viz.rendering.furniture import format_metric
-from tracker_viz.rendering.ink import blend, line_of_text, opaque_glyph, paint_dot
+from tracker_viz.rendering.header import format_metric
+from tracker_viz.rendering.ink import (
+    blend,
+    line_of_text,
+    opaque_glyph,
+    opaque_text,
+    paint_dot,
+)
 from tracker_viz.rendering.layout import Layout, resolve_layout
 from tracker_viz.rendering.painting import Canvas, color_tables, frame_around, paint
-from tracker_viz.rendering.plan import Plan, Readout
+from tracker_viz.rendering.plan import Caption, Plan, Readout
 from tracker_viz.rendering.planning import make_plan
 from tracker_viz.rendering.series import Series, si_number
 from tracker_viz.rendering.sources import Moment
 from tracker_viz.rendering.storyboard import Shot
-from tracker_viz.rendering.template import make_template, seaborn_pixels
+from tracker_viz.rendering.template import make_template, seaborn_pixels, text_width
 from tracker_viz.rendering.theme import Theme, rgb
+from tracker_viz.rendering.timeline import event_color
 from tracker_viz.types import Frame
 
 
@@ -103,7 +110,8 @@ class Renderer:
             raise RenderError(
                 f"the run has the captures 0..{len(self.series) - 1}; got {index} + {part}"
             )
-        return self._draw(Canvas(self._template.background), index, self.values(index, part), part)
+        canvas = Canvas(self._template.background)
+        return self._draw(canvas, Shot(index, part, 0.0), self.values(index, part))
 
     def draw(self, shot: Shot) -> Frame:
         """The picture of one entry of a storyboard."""
@@ -127,15 +135,13 @@ class Renderer:
                     Canvas(self._template.background),
                     lru_cache(maxsize=2)(self._drawn),
                 )
-            return self._draw(
-                mine.canvas, shot.index, self._blended(mine.drawn, shot.index, shot.part), shot.part
-            )
+            values = self._blended(mine.drawn, shot.index, shot.part)
+            return self._draw(mine.canvas, shot, values)
 
         return frame_at
 
-    def _draw(
-        self, canvas: Canvas, index: int, values: Mapping[str, NDArray[np.float16]], part: float
-    ) -> Frame:
+    def _draw(self, canvas: Canvas, shot: Shot, values: Mapping[str, NDArray[np.float16]]) -> Frame:
+        index = shot.index
         if self.redraws_fully:
             canvas = Canvas(seaborn_pixels(self.plan, values))
         else:
@@ -149,10 +155,12 @@ class Renderer:
                     self._tables[heatmap.scale],
                     values[heatmap.name],
                 )
-        self._paint_roles(canvas, index)
-        self._paint_timeline(canvas, index, part)
+        self._paint_corners(canvas)
+        self._paint_roles(canvas, shot)
+        self._paint_timeline(canvas, index, shot.part)
         self._paint_readouts(canvas, index)
-        if part > 0:
+        self._paint_caption(canvas, shot)
+        if shot.part > 0:
             self._paint_mark(canvas)
         return Frame(self.series.steps[index], canvas.pixels)
 
@@ -169,7 +177,7 @@ class Renderer:
         return pixels
 
     def _title(self) -> NDArray[np.uint8]:
-        from tracker_viz.rendering.stills import title_card
+        from tracker_viz.rendering.title_card import title_card
 
         with self._lock:
             if self._title_pixels is None:
@@ -208,17 +216,69 @@ class Renderer:
             for heatmap in self.plan.heatmaps
         }
 
-    def _paint_roles(self, canvas: Canvas, index: int) -> None:
-        roles = self.plan.roles.held[index] if self.plan.roles.held else {}
+    def _paint_corners(self, canvas: Canvas) -> None:
+        """Write the heads' names over what attention is masked to."""
+        theme, size_px = self.plan.theme, 20.0 * self.plan.unit
+        pad = max(3, round(6 * self.plan.unit))
         for heatmap in self.plan.heatmaps:
-            role = roles.get(heatmap.head) if heatmap.head else None
-            if role == canvas.framed.get(heatmap.name):
+            if heatmap.corner:
+                name = opaque_text(heatmap.corner, size_px, rgb(theme.dim), rgb(theme.panel))
+                height, width = name.shape[:2]
+                top, right = heatmap.box.y + pad, heatmap.box.right - pad
+                canvas.pixels[top : top + height, right - width : right] = name
+
+    def _paint_roles(self, canvas: Canvas, shot: Shot) -> None:
+        """Draw the borders around heads with a role; those of a blinking event bright and thick."""
+        roles = self.plan.roles.held[shot.index] if self.plan.roles.held else {}
+        event = self.plan.story.events[shot.event] if shot.event is not None else None
+        blinking = event.heads if event and shot.blink else ()
+        for heatmap in self.plan.heatmaps:
+            color = None
+            if heatmap.head in blinking:
+                color = self.plan.theme.text
+            elif heatmap.head in roles:
+                color = self.plan.theme.roles[roles[heatmap.head]]
+            border = color, heatmap.head in blinking
+            before = canvas.borders.get(heatmap.name, (None, False))
+            if heatmap.head is None or border == before:
                 continue
-            canvas.framed[heatmap.name] = role
-            for place in frame_around(heatmap.box, self.plan.roles.line_px):
-                canvas.pixels[place] = (
-                    rgb(self.plan.theme.roles[role]) if role else canvas.background[place]
-                )
+
+            canvas.borders[heatmap.name] = border
+            for place in frame_around(heatmap.box, self.plan.roles.blink_px):
+                canvas.pixels[place] = canvas.background[place]
+            if color:
+                line_px = self.plan.roles.blink_px if border[1] else self.plan.roles.line_px
+                for place in frame_around(heatmap.box, line_px):
+                    canvas.pixels[place] = rgb(color)
+
+    def _paint_caption(self, canvas: Canvas, shot: Shot) -> None:
+        """Write what happens: bright while it does, dim after it, and at the end the whole run."""
+        caption, story, theme = self.plan.caption, self.plan.story, self.plan.theme
+        if caption is None:
+            return
+        if shot.kind == "end" and story.summary:
+            pieces = [(story.summary, True, theme.text)]
+        else:
+            number = shot.event if shot.event is not None else story.current(shot.index)
+            past = story.latest(shot.index) if number is None else None
+            event = next((story.events[each] for each in (number, past) if each is not None), None)
+            if event is None:
+                return
+            color = event_color(event, theme) if past is None else theme.dim
+            text_color = theme.text if past is None else theme.dim
+            headline = f"{event.headline} · {event.steps_text}   "
+            pieces = [(headline, True, color), (event.caption, False, text_color)]
+
+        size_px = _fitting_size(pieces, caption)
+        x = caption.x
+        for text, bold, color in pieces:
+            coverage, baseline = line_of_text(text, size_px, bold=bold)
+            y = caption.baseline - baseline
+            width = min(coverage.shape[1], caption.x + caption.room - x)
+            rows, columns = slice(y, y + coverage.shape[0]), slice(x, x + width)
+            view = canvas.at(rows, columns)
+            blend(view, coverage[:, :width], 0, 0, rgb(color))
+            x += width
 
     def _paint_timeline(self, canvas: Canvas, index: int, part: float) -> None:
         timeline = self.plan.timeline
@@ -246,7 +306,8 @@ class Renderer:
             self.plan.theme.text
         )
         if len(timeline.curve):
-            y = float(np.interp(x, timeline.curve[:, 0], timeline.curve[:, 1]))
+            known = timeline.curve[np.isfinite(timeline.curve[:, 1])]
+            y = float(np.interp(x, known[:, 0], known[:, 1]))
             paint_dot(pixels, x, y, radius, rgb(self.plan.theme.text), rgb(self.plan.theme.accent))
 
     def _paint_readouts(self, canvas: Canvas, index: int) -> None:
@@ -277,6 +338,15 @@ class Renderer:
                 slice(max(0, y), y + coverage.shape[0]), slice(max(0, x), x + coverage.shape[1])
             )
             blend(canvas.pixels, coverage, x, y, rgb(mark.color))
+
+
+def _fitting_size(pieces: Sequence[tuple[str, bool, str]], caption: Caption) -> float:
+    """Return the size in which the pieces fit side by side: the caption's, or down to 3/4 of it."""
+    for part in (1.0, 0.94, 0.88, 0.82, 0.76):
+        size_px = part * caption.size_px
+        if sum(text_width(text, size_px, bold=bold) for text, bold, _ in pieces) <= caption.room:
+            break
+    return size_px
 
 
 def _compared(plan: Plan, which: str) -> list[ArrayKey]:

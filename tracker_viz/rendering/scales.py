@@ -213,6 +213,13 @@ def _check_scale_option(kind: str, option: str, value: object) -> None:
         raise ConfigError(unknown_name("norm", value, NORMS))
 
 
+# Sizes of weights beside attention: the eye goes to attention first, so these stay near the ground.
+QUIET_COLORS = {
+    "tracker_viz.quiet": ("#0b0d12", "#181b26", "#2c2b40", "#4a3d5c", "#735575"),
+    "tracker_viz.quiet_light": ("#ffffff", "#f3eff4", "#e0d8e4", "#c6b8cf", "#a08fb0"),
+}
+
+
 def colormap(name: str) -> Any:
     """A seaborn or matplotlib colour map by name.
 
@@ -220,9 +227,12 @@ def colormap(name: str) -> Any:
         ConfigError: no map has this name; the message lists the near ones.
     """
     import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap
 
     with fixed_style():
         import seaborn  # noqa: F401  registers its own maps with matplotlib
+    if name in QUIET_COLORS:
+        return LinearSegmentedColormap.from_list(name, QUIET_COLORS[name])
     if name not in matplotlib.colormaps:
         raise ConfigError(_unknown_colormap(name, list(matplotlib.colormaps)))
     return matplotlib.colormaps[name]

@@ -19,10 +19,12 @@ from tracker_viz.rendering.plan import Bar, Box, Heatmap, Swatch
 from tracker_viz.rendering.scales import bar_ticks
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
 
-_SMALL = 16.0
+_SMALL = 20.0
 _TITLES = (
-    (19.0, 1, 1.0),
-    (16.0, 1, 0.95),
+    (26.0, 1, 1.0),
+    (22.0, 1, 0.97),
+    (19.0, 1, 0.95),
+    (16.0, 1, 0.92),
     (19.0, 2, 0.9),
     (16.0, 2, 0.85),
     (14.0, 2, 0.8),
@@ -164,7 +166,7 @@ def place_cards(draft: Draft, cards: Sequence[Card], box: Box, *, own_bars: bool
     draft.heading(
         "Scores" if any(isinstance(card.source, ScoreMap) for card in cards) else "Weights",
         box.x,
-        box.y - draft.px(32),
+        box.y - draft.px(14),
         box.width,
         f"block ↓ {' or '.join(sorted(columns))} →",
     )

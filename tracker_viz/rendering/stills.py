@@ -14,7 +14,7 @@ from PIL import Image
 
 from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.files import write_atomically
-from tracker_viz.rendering.plan import Box, Label, Plan, Swatch
+from tracker_viz.metrics import strongest_event
 from tracker_viz.rendering.renderer import Renderer
 from tracker_viz.rendering.storyboard import Shot
 from tracker_viz.rendering.theme import Theme, rgb
@@ -33,11 +33,11 @@ _ATTEMPTS = (
 
 
 def poster_moments(renderer: Renderer) -> tuple[int, ...]:
-    """Indices of the first capture, of the one after most onsets (the middle one where there are
+    """Return the indices of the first capture, of the strongest event (the middle one where there is
     none), and of the last."""
     last = len(renderer) - 1
-    onsets = renderer.plan.timeline.onsets if renderer.plan.timeline else ()
-    middle = max((onset.index for onset in onsets if 0 < onset.index < last), default=last // 2)
+    event = strongest_event(renderer.plan.story.events)
+    middle = renderer.series.steps.index(event.last_step) if event else last // 2
     return tuple(sorted({0, middle, last}))
 
 
@@ -121,60 +121,6 @@ def write_animation(
         f"{max_bytes / 2**20:.1f}: "
         "use fewer captures, .webp in place of .gif, or allow more"
     )
-
-
-def title_card(renderer: Renderer) -> NDArray[np.uint8]:
-    """uint8 [height, width, 3]: the run, its model, what is shown, and what the roles' colours
-    mean, over the darkened first picture."""
-    from tracker_viz.rendering.template import fitted_px, seaborn_pixels, text_width
-
-    plan, series, theme = renderer.plan, renderer.series, renderer.plan.theme
-    unit = plan.unit
-    left, y = round(120 * unit), round(plan.height * 0.36)
-    room = plan.width - 2 * left
-
-    lines = [
-        series.subtitle,
-        f"{len(series)} captures · step {series.steps[0]:,} to {series.steps[-1]:,} · layout {plan.layout}",
-    ]
-    labels = [
-        Label(
-            series.title,
-            left,
-            y,
-            fitted_px(series.title, 84 * unit, room, bold=True),
-            theme.text,
-            bold=True,
-        )
-    ]
-    for number, line in enumerate(lines):
-        labels.append(
-            Label(
-                line,
-                left,
-                y + (70 + 46 * number) * unit,
-                fitted_px(line, 30 * unit, room),
-                theme.dim,
-            )
-        )
-    swatches, x = [], left
-    for role in plan.roles.names:
-        swatches.append(
-            Swatch(
-                Box(x, round(y + 176 * unit), round(22 * unit), round(22 * unit)), theme.roles[role]
-            )
-        )
-        labels.append(
-            Label(role.replace("_", " "), x + 34 * unit, y + 195 * unit, 26 * unit, theme.text)
-        )
-        x += round(34 * unit) + text_width(role.replace("_", " "), 26 * unit) + round(44 * unit)
-    card = seaborn_pixels(
-        Plan(plan.width, plan.height, theme, "title", (), {}, tuple(labels), tuple(swatches)), {}
-    )
-    ground = np.array(rgb(theme.ground), np.float32)
-    faint = np.rint(ground + (renderer.frame(0).pixels - ground) * 0.10).astype(np.uint8)
-    is_card = (card != ground.astype(np.uint8)).any(2)
-    return np.where(is_card[..., None], card, faint)
 
 
 def _thinned(shots: Sequence[Shot], most: int) -> list[Shot]:

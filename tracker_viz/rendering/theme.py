@@ -74,7 +74,7 @@ class Theme:
         text, dim, faint: titles and numbers; labels; lines of a grid.
         accent: the loss curve and the playhead's dot.
         nonfinite: cells that are NaN or infinite.
-        attention, signed, magnitude, score: colour maps by name: 0..1 probabilities; values around
+        attention, signed, magnitude, quiet, score: colour maps by name: 0..1 probabilities; values around
             0; sizes from 0 up; 0..1 scores.
         roles: colour of each role that a head can have.
     """
@@ -89,6 +89,7 @@ class Theme:
     attention: str = "mako"
     signed: str = "icefire"
     magnitude: str = "magma"
+    quiet: str = "tracker_viz.quiet"
     score: str = "rocket"
     roles: Mapping[str, str] = field(default_factory=lambda: dict(_ROLE_COLORS))
 
@@ -106,6 +107,7 @@ THEMES = {
         attention="mako_r",
         signed="vlag",
         magnitude="magma_r",
+        quiet="tracker_viz.quiet_light",
         score="rocket_r",
         roles=_ROLE_COLORS_LIGHT,
     ),

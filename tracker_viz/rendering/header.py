@@ -1,0 +1,129 @@
+"""Place the header: step, loss and tokens, the run's name, and the line of the caption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracker_viz.rendering.draft import Draft
+from tracker_viz.rendering.plan import Box, Caption, Label, Readout, Swatch
+from tracker_viz.rendering.series import si_number
+from tracker_viz.rendering.template import text_width
+
+# Sizes in pixels at 1080p. A tracker shows the film about 700 pixels wide: what must be read there
+# (step, loss, caption, roles) is at least 26 pixels high here, everything else at least 20.
+_NUMBER, _NAME = 48.0, 28.0
+_TITLE, _SUBTITLE = 30.0, 22.0
+_CAPTION = 34.0
+_LEGEND = 22.0
+_MARK = "interpolated"
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """A number of the header: its name, and how many digits it needs over the run."""
+
+    name: str
+    n_chars: int
+
+
+def header(draft: Draft) -> int:
+    """Place the header; return the row where the panels may begin."""
+    draft.caption = _caption(draft)
+    if draft.is_narrow:
+        end = _numbers(draft, draft.px(132))
+        _run_name(draft, draft.margin, draft.px(48), draft.width - 2 * draft.margin, below=True)
+        _mark(draft, max(end, draft.width - draft.margin), draft.px(132))
+        return draft.px(196)
+
+    end = _numbers(draft, draft.px(52))
+    mark_px = draft.text_width(_MARK, _SUBTITLE, bold=True)
+    left = end + mark_px + draft.px(60)
+    _mark(draft, end + draft.px(30) + mark_px, draft.px(52))
+    _run_name(draft, left, draft.px(36), draft.width - draft.margin - left, below=False)
+    return draft.px(112)
+
+
+def role_legend(draft: Draft, roles: Iterable[str]) -> None:
+    """Say what the borders around heads mean: a line with the roles that any head ever has."""
+    px = draft.px
+    names = [(role, role.replace("_", " ")) for role in roles]
+    widths = [px(22) + draft.text_width(text, _LEGEND) + px(24) for _, text in names]
+    y = px(164) if draft.is_narrow else px(68)
+    x = draft.margin if draft.is_narrow else draft.width - draft.margin - sum(widths) + px(24)
+    for (role, text), width in zip(names, widths, strict=True):
+        draft.swatches.append(Swatch(Box(x, y - px(15), px(15), px(15)), draft.theme.roles[role]))
+        draft.text(text, x + px(22), y, _LEGEND)
+        x += width
+
+
+def format_metric(value: float) -> str:
+    """Return a loss as the header says it: ``1.808``; ``–`` where there is none."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+def _quantities(draft: Draft) -> list[_Quantity]:
+    series, metric = draft.series, draft.layout.metric
+    found = [_Quantity("step", len(f"{max(series.steps):,}"))]
+    values = series.metric(metric)
+    if np.isfinite(values).any():
+        found.append(_Quantity(metric, max(len(format_metric(value)) for value in values)))
+    tokens = [count for count in series.tokens_seen if count is not None]
+    if len(tokens) == len(series):
+        found.append(_Quantity("tokens", max(len(si_number(count)) for count in tokens)))
+    return found
+
+
+def _numbers(draft: Draft, baseline: int) -> int:
+    """Place the numbers from the left margin on; return where they end."""
+    digit = text_width("0", _NUMBER * draft.unit, bold=True, mono=True)
+    x = draft.margin
+    for quantity in _quantities(draft):
+        draft.text(quantity.name, x, baseline, _NAME)
+        x += draft.text_width(quantity.name, _NAME) + draft.px(12)
+        size_px = _NUMBER * draft.unit
+        draft.readouts.append(Readout(quantity.name, x, baseline, size_px, quantity.n_chars))
+        x += quantity.n_chars * digit + draft.px(38)
+    return x - draft.px(38)
+
+
+def _run_name(draft: Draft, left: int, baseline: int, room: int, *, below: bool) -> None:
+    """Place the run's name and its model: in one line that ends at the right margin, or below each
+    other at the left."""
+    title, subtitle = draft.series.title, draft.series.subtitle
+    text = draft.theme.text
+    if below:
+        draft.text(
+            draft.fitted(title, _TITLE, room, bold=True), left, baseline, _TITLE, text, bold=True
+        )
+        draft.text(draft.fitted(subtitle, 20, room), left, baseline + draft.px(30), 20)
+        return
+
+    gap = draft.px(16)
+    title = draft.fitted(title, _TITLE, room, bold=True)
+    rest = room - draft.text_width(title, _TITLE, bold=True) - gap
+    right = draft.width - draft.margin
+    if rest > draft.px(160):
+        subtitle = draft.fitted(subtitle, _SUBTITLE, rest)
+        draft.text(subtitle, right, baseline, _SUBTITLE, align="right")
+        right -= draft.text_width(subtitle, _SUBTITLE) + gap
+    draft.text(title, right, baseline, _TITLE, text, bold=True, align="right")
+
+
+def _mark(draft: Draft, right: int, baseline: int) -> None:
+    size_px = _SUBTITLE * draft.unit
+    draft.mark = Label(
+        _MARK, right, baseline, size_px, draft.theme.accent, bold=True, align="right"
+    )
+
+
+def _caption(draft: Draft) -> Caption:
+    baseline = draft.px(188) if draft.is_narrow else draft.px(100)
+    return Caption(draft.margin, baseline, _CAPTION * draft.unit, draft.width - 2 * draft.margin)

@@ -1,0 +1,94 @@
+"""Read a run's story off its captures: its events, and where it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.metrics import ROLES, Event, ScoreSeries, find_events, run_sentence, score_series
+from tracker_viz.rendering.series import Series
+
+# What a head looks at: the scores whose change is the change of the film.
+_BEHAVIOR = (*(role.name for role in ROLES), "entropy")
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What happened in a run.
+
+    Attributes:
+        steps: of the captures.
+        events: in the order of their steps.
+        change: float64 [capture - 1], not negative: how much heads and loss change from each
+            capture to the next.
+        summary: the run in one sentence; empty where nothing can be said.
+    """
+
+    steps: tuple[int, ...] = ()
+    events: tuple[Event, ...] = ()
+    change: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    summary: str = ""
+
+    def current(self, index: int) -> int | None:
+        """Number of the event that happens at the capture at ``index``, the strongest of several;
+        None between events."""
+        step = self.steps[index]
+        now = [
+            number
+            for number, event in enumerate(self.events)
+            if event.first_step < step <= event.last_step
+        ]
+        return max(now, key=lambda number: self.events[number].strength, default=None)
+
+    def latest(self, index: int) -> int | None:
+        """Number of the event that was complete last before the capture at ``index``."""
+        step = self.steps[index]
+        past = [number for number, event in enumerate(self.events) if event.last_step <= step]
+        return max(past, key=lambda number: self.events[number].last_step, default=None)
+
+
+NO_STORY = Story()
+
+
+def tell_story(series: Series, metric: str) -> Story:
+    """Find the events of a run whose captures hold scores; ``metric``: usually ``loss``."""
+    names = [f"scores.head.{name}" for name in _BEHAVIOR]
+    names = [name for name in names if name in series.arrays]
+    scores = score_series(series.capture(index, names) for index in range(len(series)))
+    events = tuple(find_events(scores, metric=metric))
+    return Story(
+        series.steps,
+        events,
+        _change(scores, metric),
+        _summary(series.steps, events, scores, metric),
+    )
+
+
+def _change(scores: ScoreSeries, metric: str) -> NDArray[np.float64]:
+    """Half of it the mean change of the heads' scores, half that of the loss; each sums to 1."""
+    if scores.n_captures < 2:
+        return np.zeros(0)
+    total = np.zeros(scores.n_captures - 1)
+    moved = [np.abs(np.diff(values, axis=0)) for values in scores.heads.values()]
+    if moved:
+        heads = np.nan_to_num(np.stack(moved)).mean((0, 2, 3))
+        total += heads / (heads.sum() or 1.0)
+    loss = np.abs(np.diff(scores.metrics.get(metric, np.zeros(scores.n_captures))))
+    loss = np.nan_to_num(loss, posinf=0.0)
+    return np.asarray(total + loss / (loss.sum() or 1.0))
+
+
+def _summary(
+    steps: Sequence[int], events: Sequence[Event], scores: ScoreSeries, metric: str
+) -> str:
+    """``After 1,000 steps: 4 induction heads in block 1; loss 5.6 → 1.4``."""
+    parts = [run_sentence(events)]
+    values = scores.metrics.get(metric, np.zeros(0))
+    finite = values[np.isfinite(values)]
+    if finite.size > 1:
+        parts.append(f"{metric} {finite[0]:.1f} → {finite[-1]:.3g}")
+    said = "; ".join(part for part in parts if part)
+    return f"After {steps[-1]:,} steps: {said}" if said else ""
