@@ -240,7 +240,9 @@ def test_the_playhead_stands_at_the_captures_step(series, renderer):
     box, white = renderer.plan.timeline.box, rgb(THEMES["dark"].text)
     for index in (0, 3, 5):
         columns = np.flatnonzero(
-            (renderer.frame(index).pixels[box.y + 2, box.x : box.right] == white).all(1)
+            (renderer.frame(index).pixels[box.y + box.height // 2, box.x : box.right] == white).all(
+                1
+            )
         )
         expected = (box.width - 1) * series.steps[index] / series.steps[-1]
         assert abs(columns.mean() - expected) <= 2

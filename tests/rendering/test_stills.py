@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tracker_viz.errors import ConfigError, RenderError
+from tracker_viz.metrics import Event, strongest_event
 from tracker_viz.rendering import (
     THEMES,
     Layout,
@@ -24,6 +25,7 @@ from tracker_viz.rendering import (
     stills,
     storyboard,
     template,
+    title_card,
     write_animation,
     write_explorer,
     write_key_frames,
@@ -31,10 +33,10 @@ from tracker_viz.rendering import (
 )
 from tracker_viz.rendering.explorer import encode, explorer_page
 from tracker_viz.rendering.in_step_page import Player, in_step_page
-from tracker_viz.rendering.plan import Onset
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.sources import HeadMap
+from tracker_viz.rendering.story import Story
 from tracker_viz.rendering.storyboard import Shot
 from tracker_viz.rendering.template import text_width
 from tracker_viz.rendering.theme import rgb
@@ -58,26 +60,17 @@ def test_a_poster_shows_the_first_a_middle_and_the_last_capture(renderer, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("onsets_at", "expected"),
-    [
-        ((), (0, 2, 5)),
-        ((1, 3, 5), (0, 3, 5)),
-        ((5,), (0, 2, 5)),
-        ((0, 1), (0, 1, 5)),
-        ((0, 4), (0, 4, 5)),
-        (None, (0, 2, 5)),
-    ],
+    ("strengths", "expected"),
+    [({}, (0, 2, 5)), ({1: 0.4, 3: 0.9, 5: 0.5}, (0, 3, 5)), ({5: 1.0}, (0, 5))],
 )
-def test_the_middle_of_a_poster_is_when_the_last_head_has_taken_its_role(
-    renderer, onsets_at, expected, monkeypatch
-):
-    timeline = None
-    if onsets_at is not None:
-        timeline = dataclasses.replace(
-            renderer.plan.timeline,
-            onsets=tuple(Onset("sink", index, 0, 0, 0) for index in onsets_at),
-        )
-    monkeypatch.setattr(renderer, "plan", dataclasses.replace(renderer.plan, timeline=timeline))
+def test_the_middle_of_a_poster_is_the_strongest_event(renderer, strengths, expected, monkeypatch):
+    steps = renderer.series.steps
+    events = tuple(
+        Event("role", steps[index - 1], steps[index], role="sink", strength=strength)
+        for index, strength in strengths.items()
+    )
+    plan = dataclasses.replace(renderer.plan, story=Story(steps, events))
+    monkeypatch.setattr(renderer, "plan", plan)
     assert poster_moments(renderer) == expected
 
 
@@ -108,6 +101,7 @@ def test_key_frames_of_a_4k_picture_are_half_as_large_and_keep_their_cells(small
     shown, drawn = np.asarray(Image.open(path)), renderer.frame(5).pixels
     assert shown.shape == (1080, 1920, 3)
     box = renderer.plan.heatmaps[0].box
+    box = dataclasses.replace(box, width=box.width // 4 * 2)  # the head's name is right of it
     assert np.array_equal(
         shown[box.y // 2 : box.bottom // 2, box.x // 2 : box.right // 2],
         drawn[box.y : box.bottom : 2, box.x : box.right : 2],
@@ -197,50 +191,38 @@ def test_files_that_cannot_be_written_leave_nothing(renderer, tmp_path):
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
 @pytest.mark.parametrize("size", ["720p", "square"])
-def test_a_title_card_says_what_is_shown_within_the_picture(small_run, size, theme, monkeypatch):
+def test_a_title_card_says_what_the_run_became_within_the_picture(
+    small_run, size, theme, monkeypatch
+):
     named = {
         "title": "a run whose name somebody gave in a hurry",
-        "subtitle": "meta-llama/Llama-3.1-8B-Instruct-tuned-on-something · 32 blocks × 32 heads · 8.03 B parameters",
+        "subtitle": "meta-llama/Llama-3.1-8B-Instruct-tuned-on-something · 8.03 B parameters",
     }
     renderer = Renderer(Series(small_run, **named), "heads", size=size, theme=theme)
-    drawn, original = [], template.seaborn_pixels
+    drawn, original = [], title_card.seaborn_pixels
     monkeypatch.setattr(
-        template,
+        title_card,
         "seaborn_pixels",
         lambda plan, values: drawn.append(plan) or original(plan, values),
     )
     frame = renderer.draw(storyboard(renderer.series.steps, title_s=2.0)[0])
-    assert frame.step == 0
+    assert frame.step == 1000, "it shows the last capture"
     (card,) = drawn
-    colors = THEMES[theme]
-    roles = [role.replace("_", " ") for role in renderer.plan.roles.names]
-    assert [label.text for label in card.labels] == [
-        *named.values(),
-        "6 captures · step 0 to 1,000 · layout heads",
-        *roles,
-    ]
-    assert [swatch.color for swatch in card.swatches] == [
-        colors.roles[role] for role in renderer.plan.roles.names
-    ]
-    spans = {}
+    texts = [label.text for label in card.labels]
+    assert texts[:3] == ["after training · step 1,000", *named.values()]
+    sentence = renderer.plan.story.summary
+    assert sentence
+    assert sentence in " ".join(texts), "what the run became, in one sentence"
+    roles = dict.fromkeys(event.role for event in renderer.plan.story.events if event.role)
+    assert all(role.replace("_", " ") in texts for role in list(roles)[:2])
     for label in card.labels:
-        right = label.x + text_width(label.text, label.size_px, bold=label.bold)
-        assert 0 < label.x < right <= renderer.plan.width - 40, label
-        spans.setdefault(label.y, []).append((label.x, right))
-    assert [len(across) for across in spans.values()] == [1, 1, 1, len(roles)]
-    places = [
-        place
-        for swatch, span in zip(card.swatches, spans.popitem()[1], strict=True)
-        for place in (swatch.box.x, swatch.box.right, *span)
-    ]
-    assert places == sorted(places), "each colour stands before its role, and apart"
-    ink = (frame.pixels == rgb(colors.text)).all(2)
-    assert ink[round(card.labels[0].y - 30) : round(card.labels[0].y)].any()
-    ground, first = np.array(rgb(colors.ground)), renderer.frame(0).pixels
-    above = slice(0, round(card.labels[0].y - 100))
-    assert np.abs(frame.pixels[above] - (ground + 0.1 * (first[above] - ground))).max() <= 0.51, (
-        "a tenth of the first picture shines through"
-    )
+        assert label.x >= 0
+        assert label.x + text_width(label.text, label.size_px, bold=label.bold) <= card.width
+        assert label.y < card.height
+    # The strongest head is there, large, in the colors of the film.
+    event = strongest_event([each for each in renderer.plan.story.events if each.role])
+    color = rgb(THEMES[theme].roles[event.role])
+    assert (frame.pixels == color).all(2).sum() > 2000
 
 
 def page_parts(path):
@@ -461,7 +443,10 @@ def test_the_page_works_in_a_sandboxed_frame(renderer, page, tmp_path):
         box.height, box.width, 4
     )[..., :3]
     difference = np.abs(
-        shown.astype(int) - renderer.frame(5).pixels[box.y : box.bottom, box.x : box.right]
+        shown.astype(int)
+        - template.seaborn_pixels(renderer.plan, renderer.values(5))[
+            box.y : box.bottom, box.x : box.right
+        ]
     )
     assert difference.max() <= 6, (
         "the page's colours are the video's, to one of 255 steps of the scale"

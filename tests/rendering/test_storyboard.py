@@ -77,7 +77,7 @@ def test_one_capture_is_held():
 
 
 def test_a_title_card_comes_first():
-    assert storyboard(STEPS, title_s=2.0)[0] == Shot(0, 0.0, 2.0, "title")
+    assert storyboard(STEPS, title_s=2.0)[0] == Shot(len(STEPS) - 1, 0.0, 2.0, "title")
 
 
 @pytest.mark.parametrize(

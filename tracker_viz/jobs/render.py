@@ -125,7 +125,7 @@ def _jobs_of_sweep(words: list[str]) -> tuple[list[str], Callable[[], None]] | N
     def put_page() -> None:
         if not given.get("upload", True):
             return
-        theme = str(given.get("theme", "dark"))
+        theme = str(given.get("theme", "light"))
         page = pipeline.put_sweep_page(sweep, theme=theme, tracker_options=trackers)
         if page:
             print(f"The videos of its runs, in step: {page}")

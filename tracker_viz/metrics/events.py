@@ -186,9 +186,7 @@ def _role_events(series: ScoreSeries, roles: tuple[Role, ...]) -> Iterator[Event
             yield _role_event(series, role, group, index_of)
 
 
-def _groups(
-    own: Sequence[Onset], index_of: dict[int, int], together: int
-) -> Iterator[list[Onset]]:
+def _groups(own: Sequence[Onset], index_of: dict[int, int], together: int) -> Iterator[list[Onset]]:
     """Split onsets, ordered by step, where the next comes more than ``together`` captures later."""
     group: list[Onset] = []
     for onset in own:
@@ -327,7 +325,7 @@ def _nonfinite(series: ScoreSeries, metric: str) -> Iterator[Event]:
     named = {metric: np.isfinite(values)} if np.isfinite(values).any() else {}
     for name in ("entropy", "previous_token"):
         if name in series.heads and np.isfinite(series.heads[name]).any():
-            named["attention"] = np.isfinite(series.heads[name]).any((1, 2))
+            named["attention"] = np.asarray(np.isfinite(series.heads[name]).any((1, 2)))
             break
     for name, finite in named.items():
         if finite[-1]:

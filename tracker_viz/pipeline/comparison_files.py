@@ -126,7 +126,9 @@ def write_compared_video(
     # The pace is that of the longest run's steps, whatever the axis counts.
     longest = max(float(run.compared.series.steps[-1]) for run in runs)
     scale = longest if axis == "progress" else 1.0
-    shots = storyboard((timing.points * scale).tolist(), **options.video.pacing())
+    pacing = options.video.pacing()
+    pacing["title_s"] = 0.0  # a comparison has no title card
+    shots = storyboard((timing.points * scale).tolist(), **pacing)
     with progress_bar("drawing", "frames", shown=progress) as advance:
         written = write_video(
             len(shots),

@@ -43,9 +43,9 @@ class VideoOptions(Options):
     """opencv writes VP8 (.webm), h264 H.264 (.mp4), lossless VP9 (.webm); h264 and lossless need
     pip install 'tracker-viz[hq]'. auto is opencv, or h264 for an output that ends in .mp4."""
 
-    pace: Pace = "capture"
-    """How long each capture is shown: all equally (capture), as training went (step), or the early
-    steps longer (log)."""
+    pace: Pace = "story"
+    """How long each capture is shown: longer where something changes, with a rest at each event
+    (story), all equally (capture), as training went (step), or the early steps longer (log)."""
 
     seconds_per_capture: float | None = Field(None, gt=0)
     """Mean time for which a capture is shown; null: about 24 seconds in all."""
@@ -53,8 +53,9 @@ class VideoOptions(Options):
     interpolate: int = Field(0, ge=0)
     """Blended pictures between two captures, marked as interpolated."""
 
-    title_s: float = Field(0.0, ge=0)
-    """How long a title card is shown first; 0: none."""
+    title_s: float = Field(2.0, ge=0)
+    """How long a title card is shown first: what the run became, and how to read a map; 0: none.
+    A comparison has none."""
 
     hold_s: float = Field(3.0, ge=0)
     """How long the last picture is held."""
@@ -88,7 +89,7 @@ class VideoOptions(Options):
 class Appearance(Options):
     """What is made of captures, and how it looks; the layout comes beside these."""
 
-    theme: ThemeName = "dark"
+    theme: ThemeName = "light"
     """Colors of the pictures."""
 
     format: Annotated[tuple[Format, ...], FORMAT_VALUES] = ("video",)
@@ -160,7 +161,7 @@ class ComparisonOptions(Options):
     """Most gigabytes of captures to pull; the video shows fewer points of time rather than exceed
     it."""
 
-    theme: ThemeName = "dark"
+    theme: ThemeName = "light"
     """Colors of the pictures."""
 
     upload: bool = True
@@ -179,9 +180,6 @@ class ComparisonOptions(Options):
     @classmethod
     def _check_video(cls, video: Any) -> VideoOptions:
         options = VideoOptions.of(video)
-        if options.interpolate or options.title_s:
-            raise ConfigError(
-                "a comparison shows real captures only, and has no title card: set "
-                "video.interpolate=0 and video.title_s=0"
-            )
+        if options.interpolate:
+            raise ConfigError("a comparison shows real captures only: set video.interpolate=0")
         return options

@@ -209,7 +209,7 @@ def _write(
         return Picture(format, write_poster(renderer, path))
     if format == "html":
         return Picture(format, write_explorer(renderer, path))
-    shots = storyboard(renderer.series.steps, **options.pacing())
+    shots = storyboard(renderer.series.steps, story=renderer.plan.story, **options.pacing())
     if format in ("webp", "gif"):
         return Picture(
             format, write_animation(renderer, shots, path), sum(shot.duration_s for shot in shots)

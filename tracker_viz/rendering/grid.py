@@ -184,6 +184,7 @@ def place_grid(
     bottom) of what was placed."""
     panels: list[Heads | Matrices] = [*heads, *matrices]
     cornered = names_in_corners(draft, heads, shape)
+    beside = bool(heads) and shape.groups == 1 and not draft.is_narrow
     n_blocks = max(len(panel.blocks) for panel in panels)
     section, label = _section_gap(draft), _label_width(draft, shape.groups)
     widths = [_panel_width(panel, shape) for panel in panels]
@@ -202,7 +203,9 @@ def place_grid(
                 room = shape.groups * (width + section + label) - section // 2 - label
                 if panel is panels[-1] and not keep_right:
                     room = area.right - x
-                if not (cornered and isinstance(panel, Matrices)):
+                if beside and isinstance(panel, Matrices):
+                    _title_beside(draft, panel, x, area.y, shape.height)
+                else:
                     above = draft.px(14 if cornered else 34)
                     draft.heading(panel.title, x, area.y - above, room, *panel.axes)
             place = _place_heads if isinstance(panel, Heads) else _place_matrices
@@ -217,13 +220,23 @@ def names_in_corners(draft: Draft, heads: Sequence[Heads], shape: GridShape) -> 
 
     It then needs no row of names above it.
     """
-    if not heads or shape.lines > 1 or not all(group.causal for group in heads):
+    if draft.is_narrow or not heads or shape.lines > 1 or not all(group.causal for group in heads):
         return False
     longest = max(
         (f"L{block}H{max(numbers)}" for group in heads for block, numbers in group.indices), key=len
     )
     needed = draft.text_width(longest, _NAME) + draft.px(_NAME) + 3 * draft.px(6)
     return shape.map_px - shape.map_px // 16 > 1.1 * needed
+
+
+def _title_beside(draft: Draft, panel: Matrices, x: int, top: int, height: int) -> None:
+    """Write a panel's title up its left side, where the row above it holds names of columns."""
+    for text in (f"{panel.title} · {panel.axes[-1]}", *draft.shorter(panel.title)):
+        wide = draft.text_width(text, _NAME)
+        if wide <= height:
+            end = top + (height - wide) / 2
+            draft.text(text, x - draft.px(12), end, _NAME, align="right", rotation=90)
+            return
 
 
 def _panel_width(panel: Heads | Matrices, shape: GridShape) -> int:

@@ -16,7 +16,7 @@ from tracker_viz.rendering.template import text_width
 # Sizes in pixels at 1080p. A tracker shows the film about 700 pixels wide: what must be read there
 # (step, loss, caption, roles) is at least 26 pixels high here, everything else at least 20.
 _NUMBER, _NAME = 48.0, 28.0
-_TITLE, _SUBTITLE = 30.0, 22.0
+_TITLE, _SUBTITLE = 36.0, 22.0
 _CAPTION = 34.0
 _LEGEND = 22.0
 _MARK = "interpolated"
@@ -34,15 +34,15 @@ def header(draft: Draft) -> int:
     """Place the header; return the row where the panels may begin."""
     draft.caption = _caption(draft)
     if draft.is_narrow:
-        end = _numbers(draft, draft.px(132))
-        _run_name(draft, draft.margin, draft.px(48), draft.width - 2 * draft.margin, below=True)
-        _mark(draft, max(end, draft.width - draft.margin), draft.px(132))
-        return draft.px(196)
+        end = _numbers(draft, draft.px(120))
+        _run_name(draft, draft.margin, draft.px(44), draft.width - 2 * draft.margin, below=True)
+        _mark(draft, max(end, draft.width - draft.margin), draft.px(120))
+        return draft.px(178)
 
     end = _numbers(draft, draft.px(52))
     mark_px = draft.text_width(_MARK, _SUBTITLE, bold=True)
-    left = end + mark_px + draft.px(60)
-    _mark(draft, end + draft.px(30) + mark_px, draft.px(52))
+    left = end + mark_px + draft.px(120)
+    _mark(draft, end + draft.px(84) + mark_px, draft.px(52))
     _run_name(draft, left, draft.px(36), draft.width - draft.margin - left, below=False)
     return draft.px(112)
 
@@ -52,8 +52,8 @@ def role_legend(draft: Draft, roles: Iterable[str]) -> None:
     px = draft.px
     names = [(role, role.replace("_", " ")) for role in roles]
     widths = [px(22) + draft.text_width(text, _LEGEND) + px(24) for _, text in names]
-    y = px(164) if draft.is_narrow else px(68)
-    x = draft.margin if draft.is_narrow else draft.width - draft.margin - sum(widths) + px(24)
+    y = px(72) if draft.is_narrow else px(68)
+    x = draft.width - draft.margin - sum(widths) + px(24)
     for (role, text), width in zip(names, widths, strict=True):
         draft.swatches.append(Swatch(Box(x, y - px(15), px(15), px(15)), draft.theme.roles[role]))
         draft.text(text, x + px(22), y, _LEGEND)
@@ -106,14 +106,14 @@ def _run_name(draft: Draft, left: int, baseline: int, room: int, *, below: bool)
         draft.text(draft.fitted(subtitle, 20, room), left, baseline + draft.px(30), 20)
         return
 
-    gap = draft.px(16)
+    gap, right = draft.px(16), draft.width - draft.margin
     title = draft.fitted(title, _TITLE, room, bold=True)
     rest = room - draft.text_width(title, _TITLE, bold=True) - gap
-    right = draft.width - draft.margin
-    if rest > draft.px(160):
-        subtitle = draft.fitted(subtitle, _SUBTITLE, rest)
-        draft.text(subtitle, right, baseline, _SUBTITLE, align="right")
-        right -= draft.text_width(subtitle, _SUBTITLE) + gap
+    for size in (_SUBTITLE, 20.0):
+        if draft.text_width(subtitle, size) <= rest:  # else the title card alone says it
+            draft.text(subtitle, right, baseline, size, align="right")
+            right -= draft.text_width(subtitle, size) + gap
+            break
     draft.text(title, right, baseline, _TITLE, text, bold=True, align="right")
 
 
@@ -125,5 +125,5 @@ def _mark(draft: Draft, right: int, baseline: int) -> None:
 
 
 def _caption(draft: Draft) -> Caption:
-    baseline = draft.px(188) if draft.is_narrow else draft.px(100)
+    baseline = draft.px(164) if draft.is_narrow else draft.px(100)
     return Caption(draft.margin, baseline, _CAPTION * draft.unit, draft.width - 2 * draft.margin)

@@ -155,7 +155,7 @@ class Renderer:
                     self._tables[heatmap.scale],
                     values[heatmap.name],
                 )
-        self._paint_corners(canvas)
+        paint_corners(canvas.pixels, self.plan)
         self._paint_roles(canvas, shot)
         self._paint_timeline(canvas, index, shot.part)
         self._paint_readouts(canvas, index)
@@ -216,23 +216,14 @@ class Renderer:
             for heatmap in self.plan.heatmaps
         }
 
-    def _paint_corners(self, canvas: Canvas) -> None:
-        """Write the heads' names over what attention is masked to."""
-        theme, size_px = self.plan.theme, 20.0 * self.plan.unit
-        pad = max(3, round(6 * self.plan.unit))
-        for heatmap in self.plan.heatmaps:
-            if heatmap.corner:
-                name = opaque_text(heatmap.corner, size_px, rgb(theme.dim), rgb(theme.panel))
-                height, width = name.shape[:2]
-                top, right = heatmap.box.y + pad, heatmap.box.right - pad
-                canvas.pixels[top : top + height, right - width : right] = name
-
     def _paint_roles(self, canvas: Canvas, shot: Shot) -> None:
         """Draw the borders around heads with a role; those of a blinking event bright and thick."""
         roles = self.plan.roles.held[shot.index] if self.plan.roles.held else {}
         event = self.plan.story.events[shot.event] if shot.event is not None else None
         blinking = event.heads if event and shot.blink else ()
         for heatmap in self.plan.heatmaps:
+            if heatmap.head is None:
+                continue
             color = None
             if heatmap.head in blinking:
                 color = self.plan.theme.text
@@ -240,7 +231,7 @@ class Renderer:
                 color = self.plan.theme.roles[roles[heatmap.head]]
             border = color, heatmap.head in blinking
             before = canvas.borders.get(heatmap.name, (None, False))
-            if heatmap.head is None or border == before:
+            if border == before:
                 continue
 
             canvas.borders[heatmap.name] = border
@@ -338,6 +329,18 @@ class Renderer:
                 slice(max(0, y), y + coverage.shape[0]), slice(max(0, x), x + coverage.shape[1])
             )
             blend(canvas.pixels, coverage, x, y, rgb(mark.color))
+
+
+def paint_corners(pixels: NDArray[np.uint8], plan: Plan) -> None:
+    """Write the heads' names into the corners of their maps, where attention is masked."""
+    theme, size_px = plan.theme, 20.0 * plan.unit
+    pad = max(3, round(6 * plan.unit))
+    for heatmap in plan.heatmaps:
+        if heatmap.corner:
+            name = opaque_text(heatmap.corner, size_px, rgb(theme.dim), rgb(theme.panel))
+            height, width = name.shape[:2]
+            top, right = heatmap.box.y + pad, heatmap.box.right - pad
+            pixels[top : top + height, right - width : right] = name
 
 
 def _fitting_size(pieces: Sequence[tuple[str, bool, str]], caption: Caption) -> float:

@@ -354,7 +354,7 @@ def _names_height(draft: Draft, card: Card, cell_x: int) -> int:
     if not card.columns:
         return 0
     widest = max(draft.text_width(name, _SMALL) for name in _short(card))
-    return widest + draft.px(8) if _turned(draft, card, cell_x) else draft.px(22)
+    return widest + draft.px(10) if _turned(draft, card, cell_x) else draft.px(22)
 
 
 def _turned(draft: Draft, card: Card, cell_x: int) -> bool:
@@ -390,7 +390,7 @@ def _place_one(draft: Draft, card: Card, room: Box, shape: _Shape) -> Box:
         baseline = room.y + head_room - px(10 + 20 * above)
         draft.text(draft.fitted(line, size, room.right - text_x - px(4)), text_x, baseline, size)
     every = next(
-        n for n in (1, 2, 4, 8, 16, 32, 64, 128, 1 << 30) if n * shape.cell_y >= px(18) or n > rows
+        n for n in (1, 2, 4, 8, 16, 32, 64, 128, 1 << 30) if n * shape.cell_y >= px(25) or n > rows
     )
     for row in range(0, rows, every):
         draft.text(
@@ -423,7 +423,7 @@ def _name_columns(draft: Draft, card: Card, origin: Box) -> None:
         if turned:
             draft.text(
                 name,
-                middle + draft.px(5),
+                middle + draft.px(4),
                 origin.bottom + draft.px(6),
                 _SMALL,
                 align="right",

@@ -156,8 +156,9 @@ def _flags(draft: Draft, line: Timeline, events: Sequence[Event]) -> None:
 
     All flags are written in the longest form in which all of them fit.
     """
+    taken: set[int] = set()
     for event in events:
-        _mark_event(draft, line, event)
+        _mark_event(draft, line, event, taken)
     flags: list[_Flag] = []
     for form in (_long_form, _middle_form, _short_form):
         flags = [_flag(draft, line, event, form(event)) for event in events]
@@ -170,14 +171,17 @@ def _flags(draft: Draft, line: Timeline, events: Sequence[Event]) -> None:
         draft.text(flag.text, flag.x, line.box.y - draft.px(10), _FLAG, color)
 
 
-def _mark_event(draft: Draft, line: Timeline, event: Event) -> None:
+def _mark_event(draft: Draft, line: Timeline, event: Event, taken: set[int]) -> None:
     """A line over the whole height at the step at which the event is complete, and a bar along the
-    top from its first step on."""
+    top from its first step on. Events of one step stand side by side."""
     box, color = line.box, event_color(event, draft.theme)
     first, last = round(line.x(event.first_step)), round(line.x(event.last_step))
     wide = draft.px(3)
     draft.swatches.append(Swatch(Box(first, box.y, max(wide, last - first), wide), color))
     left = min(last, box.right - wide)
+    while left in taken:
+        left += wide if left + 2 * wide <= box.right else -len(taken) * wide
+    taken.add(left)
     draft.swatches.append(Swatch(Box(left, box.y, wide, box.height), color))
 
 
