@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from tracker_viz.errors import ConfigError
+from tracker_viz.metrics import Event
 from tracker_viz.rendering import storyboard
+from tracker_viz.rendering.story import Story
 from tracker_viz.rendering.storyboard import Shot
 
 STEPS = [0, 10, 30, 100, 1000]
@@ -92,3 +94,35 @@ def test_a_title_card_comes_first():
 def test_options_without_a_meaning_are_errors(options):
     with pytest.raises(ConfigError):
         storyboard(STEPS, **options)
+
+
+def story_of(events=(), change=(1, 1, 1, 1)):
+    return Story(tuple(STEPS), tuple(events), np.array(change, float))
+
+
+def test_a_story_gives_half_of_the_time_to_where_something_changes():
+    story = story_of(change=(0, 0, 9, 0))
+    stays = [shot.duration_s for shot in storyboard(STEPS, story=story, hold_s=0)[:4]]
+    assert stays[2] == pytest.approx(sum(stays) * (0.5 / 4 + 0.5))
+    assert stays[0] == stays[1] == stays[3] == pytest.approx(sum(stays) * 0.5 / 4)
+
+
+def test_an_event_rests_at_the_capture_that_completes_it_and_its_heads_blink():
+    event = Event("role", STEPS[1], STEPS[2], ((0, 0),), "sink", strength=1.0)
+    shots = storyboard(STEPS, story=story_of([event]))
+    rests = [shot for shot in shots if shot.event == 0]
+    assert {shot.index for shot in rests} == {2}
+    assert sum(shot.duration_s for shot in rests) == pytest.approx(2.2)
+    assert {shot.blink for shot in rests} == {True, False}
+    assert [shot.index for shot in shots] == sorted(shot.index for shot in shots)
+
+
+def test_a_story_without_scores_shows_every_capture_equally_long():
+    assert storyboard(STEPS, pace="story") == storyboard(STEPS, pace="capture")
+
+
+def test_events_that_end_with_the_run_rest_too():
+    event = Event("loss_fall", STEPS[0], STEPS[-1], metric="loss", before=2.0, after=1.0)
+    shots = storyboard(STEPS, story=story_of([event]))
+    assert shots[-2].event == 0
+    assert shots[-1].kind == "end"

@@ -25,8 +25,10 @@ EventKind = Literal["role", "loss_fall", "loss_jump", "collapse", "nonfinite"]
 TOGETHER = 1 / 12
 # A phase of the loss: it moves by this share of its whole range within ``TOGETHER`` of the run.
 LEAST_MOVE = 0.15
-# Loss from batch to batch is noisy: a median over this many captures keeps one odd batch out.
+# Loss from batch to batch is noisy: a median over this many captures keeps one odd batch out, and
+# a move counts only where it is this many times the noise.
 SMOOTHED_OVER = 5
+TIMES_NOISE = 4.0
 # A block has collapsed when its heads spread their attention over almost nothing: a mean of the
 # normalized entropy (0..1) that falls below the first value after it was above the second.
 COLLAPSED_BELOW, SOUND_ABOVE = 0.05, 0.2
@@ -238,7 +240,8 @@ def _with_loss(event: Event, series: ScoreSeries, metric: str) -> Event:
 
 def _moves(series: ScoreSeries, metric: str) -> list[Event]:
     """Stretches in which the metric falls or jumps fastest."""
-    values = _smoothed(series.metrics.get(metric, np.zeros(0)))
+    raw = series.metrics.get(metric, np.zeros(0))
+    values = _smoothed(raw)
     finite = np.isfinite(values)
     if finite.sum() < SMOOTHED_OVER + 1:
         return []
@@ -247,12 +250,15 @@ def _moves(series: ScoreSeries, metric: str) -> list[Event]:
     if not whole > 0:
         return []
 
+    # Standard deviation of independent noise, from the median of its absolute differences.
+    noise = 1.4826 / np.sqrt(2) * float(np.median(np.abs(np.diff(raw[finite]))))
+    least = max(LEAST_MOVE * whole, TIMES_NOISE * noise)
     width = max(2, round(len(values) * TOGETHER))
     change = values[width:] - values[:-width]
     found = []
     for kind, moved in (
-        ("loss_fall", change <= -LEAST_MOVE * whole),
-        ("loss_jump", change >= LEAST_MOVE * whole),
+        ("loss_fall", change <= -least),
+        ("loss_jump", change >= least),
     ):
         for first, end in _stretches(moved):
             first, last = _trimmed(values, first, end - 1 + width)

@@ -225,12 +225,12 @@ def _write(
         max_bytes=options.max_mb << 20,
     )
     starts_s = itertools.accumulate((shot.duration_s for shot in shots), initial=0.0)
-    moments = [
-        (renderer.series.steps[shot.index], start_s)
-        for shot, start_s in zip(shots, starts_s, strict=False)
-        if shot.is_capture
-    ]
-    return Picture(format, written.path, written.duration_s, tuple(moments), written.notice)
+    moments: dict[int, float] = {}
+    for shot, start_s in zip(shots, starts_s, strict=False):
+        if shot.is_capture:
+            # A capture that rests at an event is several shots; it begins with the first.
+            moments.setdefault(renderer.series.steps[shot.index], start_s)
+    return Picture(format, written.path, written.duration_s, tuple(moments.items()), written.notice)
 
 
 def render_command(run: Run, *, layout: str | None = None) -> str:

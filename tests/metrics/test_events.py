@@ -1,0 +1,105 @@
+"""The events of a run: what is one, when, whose, and in which words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tracker_viz.metrics import Event, ScoreSeries, find_events, run_sentence, strongest_event
+
+N = 40
+STEPS = np.arange(N) * 10
+
+
+def rising(at, top=0.9, low=0.05):
+    """A score that is low before capture ``at`` and high from then on."""
+    return np.where(np.arange(N) < at, low, top).astype(np.float32)
+
+
+def series_of(loss=None, **scores):
+    """Two blocks of two heads; ``scores`` maps a score to {(block, head): values over time}."""
+    heads = {}
+    for name, found in scores.items():
+        heads[name] = np.full((N, 2, 2), 0.5 if name == "entropy" else 0.05, np.float32)
+        for (block, head), values in found.items():
+            heads[name][:, block, head] = values
+    metrics = {} if loss is None else {"loss": np.asarray(loss, np.float64)}
+    return ScoreSeries(STEPS, heads, uniform=dict.fromkeys(heads, 0.05), metrics=metrics)
+
+
+def test_heads_that_take_a_role_together_are_one_event_led_by_the_strongest():
+    series = series_of(induction={(1, 0): rising(20, top=0.6), (1, 1): rising(21, top=0.9)})
+    (event,) = find_events(series)
+    assert (event.kind, event.role, event.heads) == ("role", "induction", ((1, 1), (1, 0)))
+    assert event.first_step < 200 <= event.last_step == 210
+    assert event.text.startswith(f"{event.first_step}–210: 2 heads of block 1 look back to what")
+    assert event.text.endswith("(induction)")
+
+
+def test_heads_that_take_a_role_at_different_times_are_two_events():
+    series = series_of(previous_token={(0, 0): rising(10), (1, 1): rising(30)})
+    first, second = find_events(series)
+    assert (first.heads, second.heads) == (((0, 0),), ((1, 1),))
+    assert "L0H0 looks at the token before" in first.text
+    assert run_sentence([first, second]) == "2 previous token heads in blocks 0 and 1"
+
+
+def test_a_role_that_brings_the_loss_down_says_so_and_the_fall_is_no_event_of_its_own():
+    loss = np.where(np.arange(N) < 20, 3.2, 1.6)
+    (event,) = find_events(series_of(loss, induction={(1, 1): rising(20)}))
+    assert event.text.endswith("; loss 3.2 → 1.6")
+
+
+def test_a_loss_that_falls_alone_and_one_that_jumps_are_events_with_their_figures():
+    falling = np.concatenate([np.linspace(5, 2, 6), np.full(N - 6, 2.0)])
+    (fall,) = find_events(series_of(falling, induction={}))
+    assert (fall.kind, round(fall.before), round(fall.after)) == ("loss_fall", 5, 2)
+    assert fall.first_step < fall.last_step <= 60
+
+    jumping = np.concatenate([np.full(30, 2.0), np.full(N - 30, 4.0)])
+    (jump,) = find_events(series_of(jumping, induction={}))
+    assert (jump.kind, jump.first_step <= 300 <= jump.last_step) == ("loss_jump", True)
+    assert jump.caption == "loss jumps: 2.0 → 4.0"
+
+
+def test_noise_of_single_batches_is_no_event():
+    loss = 2 + 0.02 * np.random.default_rng(0).standard_normal(N)
+    loss[13] = 9.0
+    kinds = {event.kind for event in find_events(series_of(loss, induction={}))}
+    assert "loss_fall" not in kinds
+    assert "loss_jump" not in kinds
+
+
+def test_a_block_that_collapses_and_a_loss_that_is_no_longer_finite_are_told():
+    flat = {(0, 0): rising(25, 0.01, 0.6), (0, 1): rising(25, 0.01, 0.6)}
+    (collapse,) = find_events(series_of(entropy=flat))
+    assert (collapse.kind, collapse.heads) == ("collapse", ((0, 0), (0, 1)))
+    assert "block 0" in collapse.text
+    assert "0.60 → 0.01" in collapse.text
+
+    loss = np.where(np.arange(N) < 30, 2.0, np.nan)
+    (broken,) = find_events(series_of(loss, induction={}))
+    assert (broken.kind, broken.first_step, broken.last_step) == ("nonfinite", 290, 300)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_run_of_one_capture_or_none_has_no_events(n):
+    series = ScoreSeries(STEPS[:n], {"induction": np.ones((n, 1, 1), np.float32)})
+    assert find_events(series) == []
+    assert strongest_event([]) is None
+
+
+def test_events_come_in_the_order_of_their_steps_and_the_strongest_is_found():
+    series = series_of(
+        previous_token={(0, 0): rising(10, top=0.5)}, induction={(1, 1): rising(30, top=0.95)}
+    )
+    events = find_events(series)
+    assert [event.role for event in events] == ["previous_token", "induction"]
+    assert strongest_event(events).role == "induction"
+
+
+def test_every_kind_of_event_has_a_headline_and_a_sentence():
+    for kind in ("role", "loss_fall", "loss_jump", "collapse", "nonfinite"):
+        event = Event(kind, 10, 20, ((0, 1),), "sink", "loss", 1.0, 0.5)
+        assert event.headline
+        assert event.text.startswith("10–20: ")
