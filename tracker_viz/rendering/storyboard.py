@@ -92,7 +92,7 @@ def storyboard(
     gaps = len(steps) - 1
     mean_s = seconds_per_capture or min(0.5, max(SHORTEST_S, _WANTED_S / max(1, gaps)))
     shots = [Shot(gaps, 0.0, title_s, "title")] if title_s else []
-    stays_s = _stays(np.asarray(steps, np.float64), pace, story) * mean_s
+    stays_s = (_stays(np.asarray(steps, np.float64), pace, story) * mean_s).tolist()
     for index, stay_s in enumerate(stays_s):
         if pace == "story":
             shots += _rests(index, steps, story)
