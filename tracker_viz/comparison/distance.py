@@ -29,14 +29,12 @@ from tracker_viz.comparison.matching import (
     N_POINTS,
     Behavior,
     Scope,
-    assign,
     behavior,
+    best_pairs,
     common_scores,
-    depth_members,
     differences,
     groups,
-    padded,
-    stakes,
+    pairing_costs,
 )
 from tracker_viz.comparison.runs import ComparedRun, check_runs
 
@@ -52,12 +50,12 @@ class Chance:
 
     Attributes:
         distances: float64 [shuffle].
-        by_group: float64 [group]: their mean within each group of heads that may be matched: in
-            each block, or in the whole model.
+        totals: float64 [group, 2]: over all shuffles, of each group of heads that may be matched
+            (each block, or the whole model) the sum of stakes * squared difference, and of stakes.
     """
 
     distances: NDArray[np.float64]
-    by_group: NDArray[np.float64]
+    totals: NDArray[np.float64]
 
     @property
     def mean(self) -> float:
@@ -80,11 +78,10 @@ class DistanceMatrix:
         axis: what the runs were aligned by, each pair over the stretch that both have.
         overall: float64 [run, run]; symmetric, 0 on the diagonal.
         by_depth: float64 [depth, run, run]: of the blocks alone (where depths differ: of the blocks
-            at the same relative depth).
+            at the same relative depth); NaN where heads were matched over the whole model.
         shuffled: float64 [run, run]: chance, the mean distance of shuffled heads; on the diagonal
             that of a run from itself.
-        shuffled_by_depth: float64 [depth, run, run]: the same in the blocks alone; NaN where heads
-            were matched over the whole model.
+        shuffled_by_depth: float64 [depth, run, run]: chance in the blocks alone.
         percentile: float64 [run, run]: share of the shuffles with a distance at most as large,
             0..1.
         n_shuffles: of each pair.
@@ -115,12 +112,7 @@ def distance(a: Behavior, b: Behavior, *, scope: Scope = "block") -> float:
     NaN where neither has heads."""
     if not a.heads and not b.heads:
         return float("nan")
-    total = np.zeros(2)
-    strength_a, strength_b = a.strength, b.strength
-    for rows, columns in groups(a, b, scope):
-        apart = differences(a.vectors[rows], b.vectors[columns])
-        total += _weighted_sum(apart, strength_a[rows], strength_b[columns])
-    return float(_ratio(total))
+    return float(_distances(_totals(a, b, scope).sum(0)))
 
 
 def chance_distance(
@@ -135,27 +127,30 @@ def chance_distance(
 
     Every block of every run keeps its number of heads. The same seed gives the same shuffles.
     """
-    n_heads = len(a.heads) + len(b.heads)
+    n_a, n_heads = len(a.heads), len(a.heads) + len(b.heads)
     if not n_heads:
-        return Chance(np.zeros(0), np.zeros(0))
-    pool = np.concatenate([a.vectors, b.vectors])
-    apart = _pool_differences(pool)
-    strength = np.concatenate([a.strength, b.strength])
+        return Chance(np.zeros(0), np.zeros((0, 2)))
+    uniform = (a.uniform + b.uniform) / 2
+    pool = np.concatenate([a.vectors, b.vectors, uniform[None]])
+    weights, costs = _pool_costs(pool)
     places = [
-        (rows, [len(a.heads) + column for column in columns])
+        (_filled_up(rows, len(columns), n_heads), _filled_up(columns, len(rows), n_heads, n_a))
         for rows, columns in groups(a, b, scope)
     ]
 
     rng = np.random.default_rng(seed)
+    order = np.arange(n_heads + 1)
     totals = np.zeros((n_shuffles, len(places), 2))
-    for index in range(n_shuffles):
-        order = rng.permutation(n_heads)
+    for shuffle in range(n_shuffles):
+        # Uniform attention stays where it is: at the end.
+        order[:n_heads] = rng.permutation(n_heads)
         for group, (rows, columns) in enumerate(places):
             first, second = order[rows], order[columns]
-            totals[index, group] = _weighted_sum(
-                apart[np.ix_(first, second)], strength[first], strength[second]
-            )
-    return Chance(distances=_ratio(totals.sum(1)), by_group=_ratio(totals.sum(0)))
+            chosen = costs[first[:, None], second]
+            paired = best_pairs(chosen)
+            totals[shuffle, group, 0] = chosen[paired].sum()
+            totals[shuffle, group, 1] = weights[first[paired[0]], second[paired[1]]].sum()
+    return Chance(distances=_distances(totals.sum(1)), totals=totals.sum(0))
 
 
 def distance_matrix(
@@ -187,21 +182,19 @@ def distance_matrix(
 
     overall, shuffled = np.zeros((n_runs, n_runs)), np.zeros((n_runs, n_runs))
     percentile = np.zeros((n_runs, n_runs))
-    by_depth = np.zeros((n_depths, n_runs, n_runs))
-    shuffled_by_depth = np.full((n_depths, n_runs, n_runs), np.nan)
+    by_depth = np.full((n_depths, n_runs, n_runs), np.nan)
+    shuffled_by_depth = by_depth.copy()
     for first, second in pairs:
         a, b = _pair(runs[first], runs[second], axis, scores)
         both = [first, second], [second, first]
+        totals = _totals(a, b, scope)
         chance = chance_distance(a, b, scope=scope, n_shuffles=n_shuffles)
-        overall[both] = distance(a, b, scope=scope)
+        overall[both] = _distances(totals.sum(0)) if a.heads or b.heads else np.nan
         shuffled[both] = chance.mean
         percentile[both] = chance.percentile(overall[first, second])
-        for depth in range(n_depths):
-            if scope == "block":
-                shuffled_by_depth[depth][both] = chance.by_group[depth]
-            by_depth[depth][both] = distance(
-                at_depth(a, depth, n_depths), at_depth(b, depth, n_depths), scope="model"
-            )
+        if scope == "block":
+            by_depth[:, *both] = _at_depths(totals, n_depths)[:, None]
+            shuffled_by_depth[:, *both] = _at_depths(chance.totals, n_depths)[:, None]
     return DistanceMatrix(
         names=tuple(run.name for run in runs),
         axis=axis,
@@ -214,17 +207,6 @@ def distance_matrix(
     )
 
 
-def at_depth(run: Behavior, depth: int, n_depths: int) -> Behavior:
-    """Return the heads of the blocks at one of ``n_depths`` relative depths."""
-    chosen = depth_members(run, n_depths)[depth]
-    return Behavior(
-        heads=tuple(run.heads[index] for index in chosen),
-        vectors=run.vectors[chosen],
-        uniform=run.uniform,
-        n_blocks=run.n_blocks,
-    )
-
-
 def _pair(
     a: ComparedRun, b: ComparedRun, axis: Axis, scores: Sequence[str]
 ) -> tuple[Behavior, Behavior]:
@@ -232,29 +214,52 @@ def _pair(
     return behavior(a, 0, stretch, scores), behavior(b, 1, stretch, scores)
 
 
-def _weighted_sum(
-    apart: NDArray[np.float32], strength_a: NDArray[np.float32], strength_b: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Return (sum of stakes * squared difference, sum of stakes) over the matched pairs of one
-    group."""
-    pairs = assign(apart, strength_a, strength_b)
-    full = padded(apart, strength_a, strength_b)
-    weights = stakes(strength_a, strength_b, len(full))
-    matched = tuple(np.array(pairs, np.int64).reshape(-1, 2).T)
-    return np.array([(weights * full**2)[matched].sum(), weights[matched].sum()], np.float64)
+def _totals(a: Behavior, b: Behavior, scope: Scope) -> NDArray[np.float64]:
+    """Return the sum of stakes * squared difference and the sum of stakes over the matched pairs of
+    each group: float64 [group, 2]."""
+    totals = []
+    for rows, columns in groups(a, b, scope):
+        apart, weights = pairing_costs(a, b, rows, columns)
+        costs = apart**2 * weights
+        paired = best_pairs(costs)
+        totals.append((costs[paired].sum(), weights[paired].sum()))
+    return np.array(totals, np.float64)
 
 
-def _ratio(totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the weighted root mean squares of sums [..., 2]: float64 [...]; 0 where all heads of
+def _at_depths(totals: NDArray[np.float64], n_depths: int) -> NDArray[np.float64]:
+    """Return the distances at relative depths, each of one block or of several: float64 [depth]."""
+    sums = np.zeros((n_depths, 2))
+    for group, total in enumerate(totals):
+        sums[group * n_depths // len(totals)] += total
+    return _distances(sums)
+
+
+def _distances(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weighted root mean squares of totals [..., 2]: float64 [...]; 0 where all heads of
     both runs are uniform."""
     squares, weights = totals[..., 0], totals[..., 1]
     return np.sqrt(np.where(weights > 0, squares / np.where(weights > 0, weights, 1.0), 0.0))
 
 
-def _pool_differences(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return ``differences`` of all heads from all: by products, as fast as the thousands of heads
-    of large models need, and accurate to 1e-6."""
-    precise = vectors.astype(np.float64)
-    square = np.einsum("ij,ij->i", precise, precise)
-    squares = square[:, None] + square[None] - 2 * (precise @ precise.T)
-    return np.sqrt(np.maximum(squares, 0) / vectors.shape[1]).astype(np.float32)
+def _pool_costs(
+    pool: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what is at stake between all heads, the last of which is uniform attention, and that
+    times their squared difference.
+
+    By products, as fast as the thousands of heads of large models need.
+    """
+    strength = differences(pool, pool[-1:])[:, 0]
+    weights = np.maximum.outer(strength, strength)
+    square = np.einsum("ij,ij->i", pool, pool)
+    squares = square[:, None] + square[None] - 2 * (pool @ pool.T)
+    return weights, np.maximum(squares, 0) / pool.shape[1] * weights
+
+
+def _filled_up(
+    members: Sequence[int], n_least: int, uniform: int, offset: int = 0
+) -> NDArray[np.int64]:
+    """Return the indices of a block's heads in the pool, filled up with that of uniform attention
+    to the number of the other run's heads."""
+    missing = [uniform] * max(n_least - len(members), 0)
+    return np.array([*(offset + member for member in members), *missing], np.int64)

@@ -54,6 +54,12 @@ class Behavior:
         """How far each head is from uniform attention, 0..1: how much it has specialized."""
         return differences(self.vectors, self.uniform[None])[:, 0]
 
+    def filled_up(self, rows: Sequence[int], n: int) -> NDArray[np.float32]:
+        """Return the vectors of some heads, filled up with uniform attention: float32 [n, point *
+        score]."""
+        missing = np.repeat(self.uniform[None], n - len(rows), axis=0)
+        return np.concatenate([self.vectors[list(rows)], missing])
+
 
 @dataclass(frozen=True, slots=True)
 class Matching:
@@ -152,8 +158,8 @@ def differences(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.fl
 def match_heads(a: Behavior, b: Behavior, *, scope: Scope = "block") -> Matching:
     """Pair the heads of two runs so that the sum of their squared differences is least.
 
-    A pair counts by what is at stake in it (``stakes``), and a head without a partner as one that
-    is paired with uniform attention: what the other run has there instead is nothing.
+    A pair counts by what is at stake in it (``pairing_costs``), and a head without a partner as one
+    that is paired with uniform attention: what the other run has there instead is nothing.
 
     Args:
         scope: ``block``: a head may only be paired within its own block, or, in models of different
@@ -167,10 +173,10 @@ def match_heads(a: Behavior, b: Behavior, *, scope: Scope = "block") -> Matching
             f"heads are matched within a 'block' or within the 'model'; got {scope!r}"
         )
     pairs: list[tuple[HeadId, HeadId, float]] = []
-    strength_a, strength_b = a.strength, b.strength
     for rows, columns in groups(a, b, scope):
-        apart = differences(a.vectors[rows], b.vectors[columns])
-        for row, column in assign(apart, strength_a[rows], strength_b[columns]):
+        apart, weights = pairing_costs(a, b, rows, columns)
+        for row, column in zip(*best_pairs(apart**2 * weights), strict=True):
+            # An index beyond the run's heads is uniform attention.
             if row < len(rows) and column < len(columns):
                 difference = float(apart[row, column])
                 pairs.append((a.heads[rows[row]], b.heads[columns[column]], difference))
@@ -183,48 +189,29 @@ def match_heads(a: Behavior, b: Behavior, *, scope: Scope = "block") -> Matching
     )
 
 
-def assign(
-    apart: NDArray[np.float32], strength_a: NDArray[np.float32], strength_b: NDArray[np.float32]
-) -> list[tuple[int, int]]:
-    """Return (row, column) of the pairs with the least squared differences in all, weighted by
-    ``stakes``.
+def pairing_costs(
+    a: Behavior, b: Behavior, rows: Sequence[int], columns: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return how far every head of A is from every head of B, and what is at stake in the pair:
+    both float32 [n, n], n being the greater number of heads; the run with fewer is filled up with
+    uniform attention.
 
-    An index beyond the run's heads means uniform attention: that head has no partner.
-
-    Args:
-        apart: float32 [head of A, head of B]: their differences.
-        strength_a, strength_b: float32 [head]: how far each is from uniform attention.
+    At stake is how specialized the stronger of the two is. Pairs of heads that became nothing say
+    nothing about two runs, however many they are.
     """
+    n = max(len(rows), len(columns))
+    heads_a, heads_b = a.filled_up(rows, n), b.filled_up(columns, n)
+    strength_a = differences(heads_a, a.uniform[None])[:, 0]
+    strength_b = differences(heads_b, b.uniform[None])[:, 0]
+    return differences(heads_a, heads_b), np.maximum.outer(strength_a, strength_b)
+
+
+def best_pairs(costs: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows and the columns of the pairs whose costs [n, n] are least in all."""
     from scipy.optimize import linear_sum_assignment
 
-    full = padded(apart, strength_a, strength_b)
-    cost = full**2 * stakes(strength_a, strength_b, len(full))
-    return list(zip(*map(np.ndarray.tolist, linear_sum_assignment(cost)), strict=True))
-
-
-def padded(
-    apart: NDArray[np.float32], strength_a: NDArray[np.float32], strength_b: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return differences [n, n], n being the greater number of heads: the run that has fewer is
-    filled up with uniform attention."""
-    n = max(apart.shape)
-    full = np.zeros((n, n), np.float32)
-    full[: apart.shape[0], : apart.shape[1]] = apart
-    full[: apart.shape[0], apart.shape[1] :] = strength_a[:, None]
-    full[apart.shape[0] :, : apart.shape[1]] = strength_b[None]
-    return full
-
-
-def stakes(
-    strength_a: NDArray[np.float32], strength_b: NDArray[np.float32], n: int
-) -> NDArray[np.float32]:
-    """Return what is at stake in every pair [n, n]: how specialized the stronger of its heads is.
-
-    Pairs of heads that became nothing say nothing about two runs, however many they are.
-    """
-    filled_a, filled_b = np.zeros(n, np.float32), np.zeros(n, np.float32)
-    filled_a[: len(strength_a)], filled_b[: len(strength_b)] = strength_a, strength_b
-    return np.maximum.outer(filled_a, filled_b)
+    rows, columns = linear_sum_assignment(costs)
+    return rows, columns
 
 
 def groups(a: Behavior, b: Behavior, scope: Scope) -> list[tuple[list[int], list[int]]]:

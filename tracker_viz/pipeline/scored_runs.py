@@ -1,5 +1,5 @@
-"""Read the scores of runs of any trackers into memory, which is all that a comparison computes with.
-Hardly anything is pulled for that.
+"""Read the scores of runs into memory, which is all that a comparison computes with. Hardly
+anything is pulled for that.
 
 Scores come from the run's file of them (``metrics.score_file``), and from the captures themselves
 where they are not in it.
