@@ -59,7 +59,11 @@ def write_cluster_chart(
     named = n_heads <= _MOST_NAMED_HEADS
     row_in = 0.15 if named else max(0.018, min(0.05, 11.0 / n_heads))
     body = max(4.5, row_in * n_heads)
-    width, height = 15.0, body + 1.9
+    name_in = 0.2 + (0.078 * max(map(len, labels)) if named else 0.0)
+    legend_in = 0.4 + 0.1 * max(14, *map(len, order))
+    # Narrow, so that its letters can be read where a tracker shows it 700 pixels wide.
+    width = np.ceil(_DPI * max(11.0, 8.2 + legend_in + name_in)) / _DPI
+    height = np.ceil(_DPI * (body + 2.25)) / _DPI
     strips = {"run": [colors[run] for run in runs]}
     if roles is not None:
         strips["role"] = [
@@ -74,10 +78,8 @@ def write_cluster_chart(
                 figsize=(width, height), tree_kws={"colors": chosen.dim, "linewidths": 0.9}, rasterized=False,
             )  # fmt: skip
         figure = grid.figure
-        name_in = 0.2 + (0.078 * max(map(len, labels)) if named else 0.0)
         strip_in = 0.24 * len(strips)
-        legend_in = 0.4 + 0.085 * max(12, *map(len, order))
-        left, bottom, top = 2.1, 0.35, height - 1.45
+        left, bottom, top = 1.7, 0.35, height - 1.8
         right = width - legend_in - name_in - 0.25
 
         def place(axes: Any, x: float, y: float, wide: float, high: float) -> None:
@@ -92,7 +94,7 @@ def write_cluster_chart(
             right - left - strip_in,
             top - bottom,
         )
-        place(grid.ax_cbar, width - legend_in, height - 1.75, min(1.6, legend_in - 0.35), 0.13)
+        place(grid.ax_cbar, width - legend_in, height - 2.1, min(1.6, legend_in - 0.35), 0.13)
         grid.ax_col_dendrogram.set_visible(False)
         grid.ax_row_colors.set(xticks=[])
         _score_titles(grid.ax_heatmap, scores, values.shape[1], chosen)
@@ -103,7 +105,7 @@ def write_cluster_chart(
         _legend(
             figure,
             (width - legend_in) / width,
-            (height - 2.35) / height,
+            (height - 2.7) / height,
             [Patch(color=colors[run]) for run in order],
             order,
             "run",
@@ -111,7 +113,7 @@ def write_cluster_chart(
         )
         if roles is not None and (found := [role for role in chosen.roles if role in roles]):
             patches = [Patch(color=chosen.roles[role]) for role in found]
-            high = 2.35 + 0.19 * (min(len(order), 40) + 3)
+            high = 2.7 + 0.215 * (min(len(order), 40) + 3)
             _legend(
                 figure,
                 (width - legend_in) / width,
@@ -133,9 +135,18 @@ def write_cluster_chart(
             fontweight="bold",
             va="center",
         )
-        caption = "A row is a head, a band of columns one score from the start of training to its end. Rows that join early behaved alike."
+        caption = (
+            "A row is a head, a band of columns one score from the start of training to its end.\n"
+            "Rows that join early behaved alike."
+        )
         figure.text(
-            0.3 / width, 1 - 0.74 / height, caption, fontsize=10, color=chosen.dim, va="center"
+            0.3 / width,
+            1 - 0.7 / height,
+            caption,
+            fontsize=11,
+            color=chosen.dim,
+            va="top",
+            linespacing=1.35,
         )
         return _written(figure, path)
 
@@ -190,10 +201,10 @@ def _score_titles(axes: Any, scores: Sequence[str], n_columns: int, theme: Theme
         axes.text(
             (number + 0.5) * wide,
             -0.012 * axes.get_ylim()[0],
-            textwrap.fill(score.replace("_", " "), 14),
+            textwrap.fill(score.replace("_", " "), 10),
             ha="center",
             va="bottom",
-            fontsize=10,
+            fontsize=11.5,
             color=theme.text,
         )
         if number:
@@ -208,8 +219,8 @@ def _horizontal_bar(grid: Any, theme: Theme) -> None:
     grid.figure.colorbar(
         grid.ax_heatmap.collections[0], cax=axes, orientation="horizontal", ticks=[0, 0.5, 1]
     )
-    axes.tick_params(length=0, labelsize=9, colors=theme.dim)
-    axes.set_title("score", fontsize=10, color=theme.text, loc="left", pad=5)
+    axes.tick_params(length=0, labelsize=10.5, colors=theme.dim)
+    axes.set_title("score", fontsize=11.5, color=theme.text, loc="left", pad=5)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -229,7 +240,7 @@ def _legend(
     more = [f"and {len(names) - shown} more"] if len(names) > shown else []
     patches, names = [*patches[:shown], *(Patch(alpha=0) for _ in more)], [*names[:shown], *more]
     legend = figure.legend(
-        patches, names, loc="upper left", bbox_to_anchor=(x - 0.004, y), fontsize=9, title=title, title_fontsize=10, frameon=False,
+        patches, names, loc="upper left", bbox_to_anchor=(x - 0.004, y), fontsize=10.5, title=title, title_fontsize=11.5, frameon=False,
         labelcolor=theme.dim, handlelength=0.9, handleheight=0.9, borderpad=0, borderaxespad=0, labelspacing=0.35, alignment="left",
     )  # fmt: skip
     legend.get_title().set_color(theme.text)

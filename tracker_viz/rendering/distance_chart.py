@@ -247,7 +247,9 @@ def _name_in(labels: Sequence[str]) -> float:
 
 
 def _wrapped(caption: str, width: float) -> str:
-    return textwrap.fill(caption, int((width - 2 * _MARGIN_IN) * _LETTERS_IN_CAPTION))
+    # A number and its sign stay on one line.
+    unbroken = caption.replace(" %", "\u00a0%")
+    return textwrap.fill(unbroken, int((width - 2 * _MARGIN_IN) * _LETTERS_IN_CAPTION))
 
 
 def _evenly(n: int, most: int) -> list[int]:
