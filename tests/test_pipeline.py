@@ -206,7 +206,7 @@ def test_a_damaged_capture_is_marked_in_the_picture(watched, tmp_path):
 def test_a_video_that_is_larger_than_allowed_is_made_smaller_and_says_so(watched):
     (picture,) = render(
         watched.ref,
-        theme="dark",
+        layout="weights",  # all of whose cells change
         video={"size": "4k", "interpolate": 3, "max_mb": 1},
         upload=False,
         progress=False,
