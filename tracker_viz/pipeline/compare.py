@@ -124,7 +124,7 @@ def compare(
     into: RunRef | str | None = None,
     shown: int = MOST_SHOWN,
     max_gb: float = 50.0,
-    theme: ThemeName = "dark",
+    theme: ThemeName = "light",
     video: VideoOptions | Mapping[str, Any] | None = None,
     upload: bool = True,
     output: str | Path | None = None,

@@ -74,7 +74,7 @@ def render(
     *,
     also_into: Sequence[RunRef | str] = (),
     layout: str | Path | Mapping[str, Any] | Layout = "overview",
-    theme: ThemeName = "dark",
+    theme: ThemeName = "light",
     video: VideoOptions | Mapping[str, Any] | None = None,
     format: Format | Sequence[Format] = "video",
     steps: Sequence[int | None] | None = None,
