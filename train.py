@@ -34,7 +34,7 @@ from tracker_viz.demo.model import Decoder
 from tracker_viz.demo.trainer import Trainer
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
-from tracker_viz.jobs.train_settings import TrainSettings, resumed
+from tracker_viz.jobs.train_settings import TRAINED_WITH, TrainSettings, resumed
 
 
 @application(TrainSettings, name="train", config_path="conf")
@@ -82,7 +82,7 @@ def main(settings: TrainSettings) -> float:
         start_step=trainer.step,
         counts_from=1,
         name=settings.name,
-        config=settings.trained_with(),
+        config={name: getattr(settings, name) for name in TRAINED_WITH},
         spool=spool,
         **dict(CaptureOptions.of(settings.capture)),
     )

@@ -19,6 +19,7 @@ def no_settings_from_outside(monkeypatch):
         "MLFLOW_TRACKING_URI",
         "MLFLOW_EXPERIMENT_NAME",
         "MLFLOW_EXPERIMENT_ID",
+        "MLFLOW_RUN_ID",
         "TRACKER_VIZ_MLFLOW_UI_URL",
     ):
         monkeypatch.delenv(name, raising=False)

@@ -62,12 +62,10 @@ class MlflowContract(TrackerContract):
 
     def stored_inputs(self, ref):
         data = self.client.get_run(ref.path).data
-        inputs = json.loads(data.tags["tracker_viz.inputs"])
+        inputs = json.loads(data.tags["mlflow.tracker_viz.inputs"])
         assert json.loads(self.files(ref, "compare")["inputs.json"]) == inputs
         for each in map(RunRef.parse, inputs):
-            shown = (
-                f"[{each.path[:8]}](#/runs/{each.path})" if each.scheme == "mlflow" else f"`{each}`"
-            )
+            shown = f"](#/runs/{each.path})" if each.scheme == "mlflow" else f"`{each}`"
             assert shown in data.tags["mlflow.note.content"]
         return inputs
 

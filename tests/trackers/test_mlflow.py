@@ -3,11 +3,13 @@ MLflow's own."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from mlflow import MlflowClient
@@ -19,6 +21,7 @@ from tracker_viz.trackers import capture_index, connect
 from tracker_viz.trackers.base import MetricPoint
 from tracker_viz.trackers.mlflow import run
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
+from tracker_viz.trackers.run_config import RunConfig
 from tracker_viz.trackers.testing import write_captures
 from tracker_viz.types import CaptureRef, RunRef
 
@@ -330,3 +333,50 @@ def test_a_server_whose_artifacts_are_a_directory_elsewhere_is_refused_before_tr
             attempt()
     assert not Path("/nowhere").exists()
     client.set_terminated(made.info.run_id)
+
+
+def test_parameters_are_what_was_chosen_and_the_whole_configuration_is_a_file(embedded, tmp_path):
+    config = RunConfig(
+        {"seed": 1, "path": None, "tags": [], "model": {"d": 8, "eps": 1e-5}}, ["model.eps"]
+    )
+    run = MlflowTracker(embedded, "contract").create_run(name="a", config=config)
+    run.finish("finished")
+    stored = MlflowClient(embedded).get_run(run.ref.path).data
+    assert stored.params == {"seed": "1", "model.d": "8"}
+    whole = run.get_file("config.json", tmp_path)
+    assert json.loads(whole.read_text()) == config
+    assert run.info().config == {
+        "seed": "1",
+        "path": "None",
+        "tags": "[]",
+        "model.d": "8",
+        "model.eps": "1e-05",
+    }
+
+
+def test_tags_that_only_we_read_are_not_in_sight(embedded):
+    key = uuid4().hex
+    run = MlflowTracker(embedded, "contract").create_run(name="a", config={"a": 1}, key=key)
+    run.link_inputs([run.ref])
+    seen = MlflowClient(embedded).get_run(run.ref.path).data.tags
+    assert {name for name in seen if not name.startswith("mlflow.")} == {"tracker_viz.version"}
+    again = MlflowTracker(embedded, "contract").create_run(name="a", config={}, key=key)
+    assert again.ref == run.ref
+    run.finish("finished")
+
+
+def test_a_run_that_an_earlier_version_made_with_the_same_key_is_found(embedded):
+    key = uuid4().hex
+    run = MlflowTracker(embedded, "contract").create_run(name="a", config={})
+    MlflowClient(embedded).set_tag(run.ref.path, "tracker_viz.key", key)
+    again = MlflowTracker(embedded, "contract").create_run(name="a", config={}, key=key)
+    assert again.ref == run.ref
+    run.finish("finished")
+
+
+def test_the_loss_is_the_first_chart_of_the_page(run, embedded):
+    run.log_metrics([MetricPoint(3, {"loss": 0.5, "attn/induction_max": 0.1})])
+    names = MlflowClient(embedded).get_run(run.ref.path).data.metrics
+    assert names.keys() >= {"loss", "_training/loss"}
+    groups = sorted(name.rpartition("/")[0] for name in names if "/" in name)
+    assert groups[0] == "_training"

@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 from tracker_viz.trackers import connect
 from tracker_viz.trackers.mlflow.run import MlflowRun
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
+from tracker_viz.types import RunRef
 
 
 def stored(run):
@@ -50,8 +51,10 @@ def test_the_runs_note_lists_its_videos_and_never_overwrites_a_persons(run, tmp_
     for layout in ("heads", "overview"):
         run.put_video(tmp_path / "a.webm", layout=layout, last_step=7)
     note = stored(run).data.tags["mlflow.note.content"]
-    for layout in ("heads", "overview"):
-        assert f"[{layout}](#{run.url(f'{layout}.webm').partition('#')[2]})" in note
+    heads, overview = (run.url(f"{name}.webm").partition("#")[2] for name in ("heads", "overview"))
+    assert note.startswith(
+        f"**[▶ Watch this model learn: overview](#{overview})** · [heads](#{heads})"
+    )
     client.set_tag(run.ref.path, "mlflow.note.content", note + "my own remark")
     run.put_video(tmp_path / "a.webm", layout="mlp", last_step=7)
     assert stored(run).data.tags["mlflow.note.content"] == note + "my own remark"
@@ -75,45 +78,75 @@ def test_of_two_that_draw_a_run_at_once_the_note_lists_both_pictures(
     monkeypatch.setattr(MlflowRun, "set_note", late)
     run.put_video(tmp_path / "a.webm", layout="heads", last_step=7)
     note = stored(run).data.tags["mlflow.note.content"]
-    assert "[ffn]" in note
-    assert "[heads]" in note
+    assert "ffn](#" in note
+    assert "heads](#" in note
 
 
 def test_the_note_shows_the_animation_and_the_heads_that_took_a_role(run, tmp_path):
     (tmp_path / "heads.webp").write_bytes(b"RIFF")
     (tmp_path / "heads.html").write_text("<p>")
     (tmp_path / "table.csv").write_text(
-        "head,role,onset_step,margin\nL00H00,,,\nL00H01,previous_token,320,0.41\nL01H02,induction,560,0.87\n"
+        "head,role,onset_after,onset_step,margin\nL00H00,,,,\nL00H01,previous_token,,320,0.41\n"
+        "L01H01,induction,,,0.5\nL01H02,induction,480,560,0.87\n"
     )
     run.put_file(tmp_path / "heads.webp", "heads.webp")
     run.put_file(tmp_path / "heads.html", "heads.html")
     run.put_file(tmp_path / "table.csv", "head_roles.csv")
     run.put_file(tmp_path / "heads.html", "elsewhere/not-noted.html")
-    title, table, picture = stored(run).data.tags["mlflow.note.content"].split("\n\n", 2)
-    assert "page to explore [heads](#/experiments/" in title
+    note = stored(run).data.tags["mlflow.note.content"]
+    title, sentences, picture, table = note.split("\n\n", 3)
+    assert title.startswith("[explore heads](#/experiments/")
     assert "[every head's scores](#/experiments/" in title
-    assert table.index("| L01H02 | induction | 560 | 0.87 |") < table.index(
-        "| L00H01 | previous token | 320 | 0.41 |"
-    )
+    assert sentences.splitlines() == [
+        "**Induction**: 2 heads. The strongest, L01H02 (0.87 above chance), "
+        "took the role between steps 480 and 560.  ",
+        "**Previous token**: L00H01 (0.41 above chance) took the role by step 320.",
+    ]
+    assert picture == f"![heads](get-artifact?path=heads.webp&run_uuid={run.ref.path})"
+    rows = table.replace("&emsp;", "").splitlines()
+    assert rows[2:5] == [
+        "| L01H02 | induction | 560 | 0.87 |",
+        "| L01H01 | induction |  | 0.50 |",
+        "| L00H01 | previous token | 320 | 0.41 |",
+    ]
     assert "L00H00" not in table
-    assert picture.startswith(f"![heads](get-artifact?path=heads.webp&run_uuid={run.ref.path})")
-    assert "not-noted" not in title + picture
+    assert "not-noted" not in note
+
+
+def test_the_note_of_a_sweeps_run_shows_the_poster_and_the_runs_by_their_labels(run, tmp_path):
+    (tmp_path / "poster.png").write_bytes(b"PNG")
+    (tmp_path / "a.webm").write_bytes(b"video")
+    (tmp_path / "runs.csv").write_text(
+        "run,label,loss,onset/induction,onset/sink,heads_specialised\n"
+        "mlflow:aa,seed=0 | x,1.23456,480,,7\nwandb:me/p/b,seed=1,1.5,,,0\n"
+    )
+    run.put_file(tmp_path / "runs.csv", "compare/runs.csv")
+    run.put_file(tmp_path / "poster.png", "compare/poster.png")
+    run.put_video(tmp_path / "a.webm", layout="compare", last_step=7)
+    run.link_inputs([RunRef("mlflow", "aa"), RunRef("wandb", "me/p/b")])
+    title, table, picture = stored(run).data.tags["mlflow.note.content"].split("\n\n", 2)
+    assert title.startswith("**[▶ Watch 2 models learn: compare](#/experiments/")
+    assert picture.startswith("![poster](get-artifact?path=compare/poster.png&run_uuid=")
+    assert table.replace("&emsp;", "").splitlines()[:4] == [
+        "| run | loss | heads with a role | induction since step |",
+        "| --- | --- | --- | --- |",
+        "| [seed=0 / x](#/runs/aa) | 1.23 | 7 | 480 |",
+        "| `seed=1` | 1.5 | 0 | never |",
+    ]
 
 
 def test_what_people_broke_in_tags_and_files_breaks_no_upload(run, tmp_path):
     run.link_inputs([run.ref])
     MlflowClient(run.environment["tracking_uri"]).set_tag(
-        run.ref.path, "tracker_viz.inputs", "edited by hand"
+        run.ref.path, "mlflow.tracker_viz.inputs", "edited by hand"
     )
     (tmp_path / "a.webm").write_bytes(b"video")
     run.put_video(tmp_path / "a.webm", layout="heads", last_step=7)
     note = stored(run).data.tags["mlflow.note.content"]
-    assert note.startswith("**While these models trained** (tracker_viz): video [heads](")
-    assert f"Made of the captures of [{run.ref.path[:8]}](#/runs/{run.ref.path})." in note
+    assert note.startswith("**[▶ Watch this model learn: heads](")
+    assert f"Made from the captures of [a](#/runs/{run.ref.path})." in note
     run._files.in_place("compare/inputs.json").unlink()
     run.put_video(tmp_path / "a.webm", layout="overview", last_step=7)
-    assert (
-        stored(run)
-        .data.tags["mlflow.note.content"]
-        .startswith("**While this model trained** (tracker_viz): video [heads](")
-    )
+    note = stored(run).data.tags["mlflow.note.content"]
+    assert note.startswith("**[▶ Watch this model learn: overview](")
+    assert "captures of" not in note

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from mlflow import MlflowClient
 from omegaconf import MISSING, OmegaConf
 from transformers import LlamaConfig, TrainingArguments
 from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 
+from tracker_viz.jobs.train_settings import TrainSettings
 from tracker_viz.trackers.local import LocalTracker
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.trackers.redaction import without_secrets
@@ -280,3 +282,20 @@ def test_two_names_that_become_one_keep_the_first_value(embedded):
     run = MlflowTracker(embedded, "odd").create_run(name="a", config={"lr?": 1, "lr*": 2})
     assert MlflowClient(embedded).get_run(run.ref.path).data.params["lr_"] == "1"
     run.finish("finished")
+
+
+def test_values_that_are_declared_defaults_are_told_apart():
+    config = as_config({"args": Args(lr=0.5), "model": LlamaConfig(hidden_size=64), "seed": 0})
+    assert "args.layers" in config.at_default
+    assert "model.rms_norm_eps" in config.at_default
+    assert not {"args.lr", "model.hidden_size", "seed"} & config.at_default
+    assert as_config(Args()).at_default == {"lr", "layers"}
+    assert as_config({"lr": 1}).at_default == set()
+    assert as_config(TrainSettings.model_construct(theme="dark", seed=0)).at_default >= {"theme"}
+
+
+def test_what_was_typed_on_hydras_command_line_is_never_a_default(monkeypatch):
+    typed = OmegaConf.create({"overrides": {"task": ["args.lr=0.001", "+seed=1"]}})
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: typed)
+    assert as_config({"args": Args(), "seed": 1}).at_default == {"args.layers"}

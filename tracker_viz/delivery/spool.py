@@ -38,6 +38,7 @@ from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import Cell, MetricPoint, RunState, checked_artifact
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.redaction import without_secrets
+from tracker_viz.trackers.run_config import RunConfig
 from tracker_viz.types import Capture, CapturePath, CaptureRef, RunRef, capture_step
 
 RESERVE_BYTES = 1 << 17
@@ -135,13 +136,14 @@ class Spool:
         if not self.exists():
             # What goes from here into the trackers' parameters and onto the disk is free of
             # passwords.
+            more: dict[str, Any] = {"destinations": []}
+            if isinstance(config, RunConfig) and config.at_default:
+                more["at_default"] = sorted(config.at_default)
             config, tags = (
                 without_secrets(config),
                 {name: str(value) for name, value in without_secrets(tags).items()},
             )
-            LocalRun.create(
-                self.directory, name=name, config=config, tags=tags, more={"destinations": []}
-            )
+            LocalRun.create(self.directory, name=name, config=config, tags=tags, more=more)
 
     def exists(self) -> bool:
         return (self.directory / "run.json").is_file()

@@ -27,6 +27,7 @@ from tracker_viz.errors import (
 )
 from tracker_viz.trackers import connect, tracker_class
 from tracker_viz.trackers.base import Run, RunState, Tracker
+from tracker_viz.trackers.run_config import RunConfig
 from tracker_viz.trackers.sweep import is_in_sweep, parent_run
 from tracker_viz.types import CaptureRef, RunRef
 
@@ -213,13 +214,15 @@ class Uploader:
         parent = self._addressee.parent or parent_run(self._tracker)
         run = self._tracker.create_run(
             name=described["name"],
-            config=described["config"],
+            config=RunConfig(described["config"], described.get("at_default", ())),
             tags=described["tags"],
             parent=parent,
             key=self._addressee.key,
         )
         with self._in_spool():
             self._addressee = self._spool.note_run(self.name, run.ref)
+        if run.resumed:
+            self._existed = self._doubtful = True
         return run
 
     def _join_sweep(self, run: Run) -> None:

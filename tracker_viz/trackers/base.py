@@ -153,6 +153,12 @@ class Run(ABC):
         return {}
 
     @property
+    def resumed(self) -> bool:
+        """Whether ``create_run`` took up a run that was there before, because the tracker's
+        environment names it. The uploader then looks at what it holds."""
+        return False
+
+    @property
     def ui_command(self) -> str | None:
         """The command that must be running for ``url`` to open; None where a server shows it
         already."""
@@ -408,7 +414,8 @@ class Tracker(ABC):
         parent: RunRef | None = None,
         key: str | None = None,
     ) -> Run:
-        """Create a run in the state running.
+        """Create a run in the state running, or take up the one that the tracker's own environment
+        names for new runs (``Run.resumed``).
 
         Args:
             config: may be nested; logged as the tracker's own parameters.

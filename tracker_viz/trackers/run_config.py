@@ -7,13 +7,14 @@ a wish to log something must not end a training.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import itertools
 import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from numbers import Integral, Real
 from typing import Any
 
@@ -27,7 +28,20 @@ _LOOP = "(contains itself)"
 _DEEP = "(nested too deeply)"
 
 
-def as_config(config: Any) -> dict[str, Any]:
+class RunConfig(dict[str, Any]):
+    """A configuration as plain values.
+
+    Attributes:
+        at_default: dotted names of values that are a declared default (of a dataclass, a pydantic or
+            a Hugging Face class) and that nobody typed on Hydra's command line.
+    """
+
+    def __init__(self, values: Mapping[str, Any], at_default: Iterable[str] = ()) -> None:
+        super().__init__(values)
+        self.at_default = frozenset(at_default)
+
+
+def as_config(config: Any) -> RunConfig:
     """Return a configuration as nested dicts with text keys, lists, texts, numbers, booleans and None.
 
     Takes what people train with: mappings of any kind, ``argparse.Namespace``, dataclasses and their
@@ -37,9 +51,16 @@ def as_config(config: Any) -> dict[str, Any]:
     its text. What contains itself is cut there.
     """
     if config is None:
-        return {}
+        return RunConfig({})
     plain = _plain(config, ())
-    return plain if isinstance(plain, dict) else {_WHOLE: plain}
+    if not isinstance(plain, dict):
+        return RunConfig({_WHOLE: plain})
+    try:
+        typed = _hydra_overrides()
+        untouched = [name for name in _at_default(config) if not _is_within(name, typed)]
+    except Exception:  # noqa: BLE001  a class of somebody else's that cannot say its defaults
+        untouched = []
+    return RunConfig(plain, untouched)
 
 
 def as_tags(tags: Any) -> dict[str, str]:
@@ -265,3 +286,56 @@ def _from_omegaconf(node: Any, within: tuple[int, ...]) -> Any:
     if isinstance(node, ListConfig):
         return [resolved(index) for index in range(min(len(node), MAX_ENTRIES))]
     return {_key(name): resolved(name) for name in itertools.islice(node, MAX_ENTRIES)}
+
+
+# -- defaults ------------------------------------------------------------------------------------
+
+
+def _at_default(value: Any, prefix: str = "", depth: int = 0) -> Iterator[str]:
+    """Yield the dotted names of values that equal the default that their class declares."""
+    defaults = _declared_defaults(value)
+    items = None if depth > MAX_DEPTH or _is_omegaconf(value) else _items(value)
+    for name, inner in itertools.islice(items or (), MAX_ENTRIES):
+        dotted = f"{prefix}{_key(name)}"
+        if name in defaults and _is_same(inner, defaults[name]):
+            yield dotted
+        elif _scalar(inner) is None:
+            yield from _at_default(inner, f"{dotted}.", depth + 1)
+
+
+def _declared_defaults(value: Any) -> dict[str, Any]:
+    """Return field -> default, of the fields that have one."""
+    if isinstance(value, type):
+        return {}
+    if hasattr(type(value), "model_fields"):
+        fields = type(value).model_fields
+        return {
+            name: field.get_default(call_default_factory=True) for name, field in fields.items()
+        }
+    if not dataclasses.is_dataclass(value):
+        return {}
+    defaults = {}
+    for field in dataclasses.fields(value):
+        if field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            defaults[field.name] = field.default_factory()
+    return defaults
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    return bool(_plain(value, ()) == _plain(default, ()))
+
+
+def _hydra_overrides() -> list[str]:
+    """Return the dotted names that were typed on the command line of this Hydra job, or swept."""
+    hydra = sys.modules.get("hydra.core.hydra_config")
+    if hydra is None or not hydra.HydraConfig.initialized():
+        return []
+    words = hydra.HydraConfig.get().overrides.task
+    names = [word.partition("=")[0].lstrip("+~").partition("@")[0] for word in words]
+    return [name.replace("/", ".") for name in names]
+
+
+def _is_within(name: str, typed: Iterable[str]) -> bool:
+    return any(f"{name}.".startswith(f"{each}.") for each in typed)

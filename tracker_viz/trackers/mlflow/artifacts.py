@@ -24,6 +24,8 @@ from tracker_viz.files import copy_atomically, write_atomically
 from tracker_viz.trackers.mlflow.errors import artifact_errors, http_status
 from tracker_viz.types import RunRef
 
+MAX_READ_BYTES = 256 << 20
+
 
 class ArtifactStore:
     """Files of ``ref`` by their run-relative paths.
@@ -71,22 +73,31 @@ class ArtifactStore:
             write_atomically(contents, file)
             self.put(file, artifact)
 
-    def read(self, artifact: str) -> bytes:
-        """The contents of a small file.
+    def read(self, artifact: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
+        """Return the contents of a small file.
 
         Raises:
             NoSuchFileError: the run has none of that name.
+            TrackerError: it is bigger than ``max_bytes``.
         """
         here = self.in_place(artifact)
         if here is not None:
             if not here.is_file():
                 raise NoSuchFileError(f"{self._ref} has no file {artifact!r}")
-            return here.read_bytes()
+            return self._contents(here, artifact, max_bytes)
         with (
             tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory,
             self.downloaded(artifact, Path(directory)) as part,
         ):
-            return part.read_bytes()
+            return self._contents(part, artifact, max_bytes)
+
+    def _contents(self, file: Path, artifact: str, max_bytes: int) -> bytes:
+        nbytes = file.stat().st_size
+        if nbytes > max_bytes:
+            raise TrackerError(
+                f"{artifact} of {self._ref} has {nbytes:,} bytes; at most {max_bytes:,} are read"
+            )
+        return file.read_bytes()
 
     def sizes(self, folder: str) -> dict[str, int | None]:
         """Name -> bytes of the files that lie in a folder; None where the store does not say how

@@ -1,9 +1,9 @@
-"""The Markdown that MLflow shows on a run's overview page: links, who among the heads became what,
-and an animation.
+"""Write the Markdown that MLflow shows on a run's overview page: the way to the film, what was
+learned, and pictures.
 
-MLflow renders links, tables and images there, and strips everything that could play a video. It
-folds a note to a height of five lines until somebody opens it, so the links are one line, the heads
-with the clearest roles follow, and the picture comes last.
+MLflow renders links, tables and images there and strips everything that could play a video. It
+folds a note to a height of five lines until somebody opens it. So the first line is the link, one
+sentence for each role follows, and pictures and tables come last.
 """
 
 from __future__ import annotations
@@ -12,32 +12,42 @@ import csv
 import hashlib
 import posixpath
 import urllib.parse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from tracker_viz.types import RunRef
 
 TAG = "mlflow.note.content"
 HEAD_TABLE = "head_roles.csv"
+COMPARED = "compare"  # folder of what a comparison stored, and the stem of its video
+COMPARED_TABLE = f"{COMPARED}/runs.csv"
+COMPARED_POSTER = f"{COMPARED}/poster.png"
 MAX_HEADS = 16
-MAX_INPUTS = 64
+MAX_RUNS = 20
+MAX_COMPARED_ROLES = 3
 
 _ANIMATIONS = (".webp", ".gif")
 _VIDEOS = (".webm", ".mp4")
 _PAGES = (".html",)
+_FIRST_VIDEOS = (COMPARED, "overview")
 _SIGNATURE = "\n<!-- tracker_viz "
+# Showdown, which renders the note, draws tables without any space between their columns.
+_GAP = "&emsp;"
+
+Row = Mapping[str, str]
 
 
 def is_noted(artifact: str) -> bool:
-    """Whether a file at the run's root changes what the note says."""
-    return artifact == HEAD_TABLE or (
-        "/" not in artifact and posixpath.splitext(artifact)[1] in (*_ANIMATIONS, *_VIDEOS, *_PAGES)
-    )
+    """Tell whether a file changes what the note says."""
+    suffix = posixpath.splitext(artifact)[1]
+    at_root = "/" not in artifact and suffix in (*_ANIMATIONS, *_VIDEOS, *_PAGES)
+    return at_root or artifact in (HEAD_TABLE, COMPARED_TABLE, COMPARED_POSTER)
 
 
 def signed(markdown: str) -> str:
-    """A note that can be told from one that a person wrote or edited: a comment at its end, which
-    no page shows, has its digest."""
-    return f"{markdown}{_SIGNATURE}{hashlib.sha256(markdown.encode()).hexdigest()[:16]} -->"
+    """Mark a note as ours: a comment at its end, which no page shows, has its digest. One that a
+    person wrote or edited has none, or another."""
+    digest = hashlib.sha256(markdown.encode()).hexdigest()[:16]
+    return f"{markdown}{_SIGNATURE}{digest} -->"
 
 
 def is_ours(note: str) -> bool:
@@ -45,67 +55,179 @@ def is_ours(note: str) -> bool:
 
 
 def run_note(
-    files: Iterable[str],
+    files: Collection[str],
     *,
     run_id: str,
     link: Callable[[str], str],
-    head_table: str | None,
-    inputs: Sequence[RunRef] = (),
+    head_table: str | None = None,
+    compared: str | None = None,
+    inputs: Mapping[RunRef, str] | None = None,
 ) -> str:
-    """The note of a run with these ``files`` at its root.
+    """Return the note of a run that has these ``files``.
 
     Args:
-        link: a file's address in the UI, relative to where the UI is.
-        head_table: contents of the run's ``head_roles.csv``, as the pipeline writes it.
-        inputs: the runs that all this was made of, where they are others.
+        files: run-relative paths.
+        link: returns a file's address in the UI, relative to where the UI is.
+        head_table, compared: contents of the run's ``head_roles.csv`` and ``compare/runs.csv``.
+        inputs: the runs whose captures all this was made from, where they are others, with their
+            names.
     """
-    noted = sorted(file for file in files if is_noted(file))
-    links = [
-        f"{kind} {' '.join(f'[{_stem(file)}]({link(file)})' for file in found)}"
-        for kind, suffixes in {"video": _VIDEOS, "page to explore": _PAGES}.items()
-        if (found := [file for file in noted if file.endswith(suffixes)])
-    ]
+    runs = _rows(compared)
+    heads = _rows(head_table)
+    parts = [_links(files, link, n_compared=len(runs) or len(inputs or {}))]
     if head_table is not None:
+        parts.append(_sentences(heads))
+    if runs:
+        parts.append(_compared_table(runs))
+    parts += [_image(file, run_id) for file in sorted(files) if _is_picture(file)]
+    if inputs and not runs:
+        parts.append(f"Made from the captures of {_run_links(inputs)}.")
+    if head_table is not None:
+        parts.append(_head_table(heads))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+# -- the first line ------------------------------------------------------------------------------
+
+
+def _links(files: Iterable[str], link: Callable[[str], str], *, n_compared: int) -> str:
+    at_root = sorted(file for file in files if "/" not in file)
+    videos = sorted(_ending(at_root, _VIDEOS), key=_is_later)
+    links = []
+    if videos:
+        whom = f"{n_compared} models" if n_compared > 1 else "this model"
+        watch = f"▶ Watch {whom} learn: {_stem(videos[0])}"
+        links.append(f"**[{watch}]({link(videos[0])})**")
+        links += [_named_link(file, link) for file in videos[1:]]
+    links += [f"[explore {_stem(file)}]({link(file)})" for file in _ending(at_root, _PAGES)]
+    if HEAD_TABLE in at_root:
         links.append(f"[every head's scores]({link(HEAD_TABLE)})")
-    parts = [
-        f"**While {'these models' if inputs else 'this model'} trained** (tracker_viz): {' · '.join(links)}".removesuffix(
-            ": "
-        )
-    ]
-    if head_table is not None:
-        parts.append(_heads(head_table))
-    if inputs:
-        more = f" and {len(inputs) - MAX_INPUTS} more" if len(inputs) > MAX_INPUTS else ""
-        parts.append(
-            f"Made of the captures of {', '.join(map(_run_link, inputs[:MAX_INPUTS]))}{more}."
-        )
-    parts += [
-        f"![{_stem(file)}](get-artifact?path={urllib.parse.quote(file)}&run_uuid={run_id})"
-        for file in noted
-        if file.endswith(_ANIMATIONS)
-    ]
-    return "\n\n".join(parts) + "\n"
+    return " · ".join(links)
 
 
-def _heads(table: str) -> str:
-    rows = list(csv.DictReader(table.splitlines()))
-    specialised = [row for row in rows if row["role"]]
-    if not specialised:
-        return f"None of the {len(rows)} heads has taken a role."
-    lines = ["| head | role | since step | margin over chance |", "|---|---|---:|---:|"]
-    ordered = sorted(specialised, key=lambda row: -float(row["margin"] or 0))
-    for row in ordered[:MAX_HEADS]:
-        lines.append(
-            f"| {row['head']} | {row['role'].replace('_', ' ')} | {row['onset_step'] or ''} | "
-            f"{float(row['margin'] or 0):.2f} |"
-        )
-    more = len(specialised) - MAX_HEADS
-    return "\n".join(lines) + (f"\n\n... and {more} more of {len(rows)} heads." if more > 0 else "")
+def _ending(files: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
+    return [file for file in files if file.endswith(suffixes)]
 
 
-def _run_link(ref: RunRef) -> str:
-    return f"[{ref.path[:8]}](#/runs/{ref.path})" if ref.scheme == "mlflow" else f"`{ref}`"
+def _is_later(video: str) -> bool:
+    return _stem(video) not in _FIRST_VIDEOS
+
+
+def _named_link(file: str, link: Callable[[str], str]) -> str:
+    return f"[{_stem(file)}]({link(file)})"
 
 
 def _stem(file: str) -> str:
-    return posixpath.splitext(file)[0]
+    return posixpath.splitext(posixpath.basename(file))[0]
+
+
+# -- what was learned ----------------------------------------------------------------------------
+
+
+def _rows(table: str | None) -> list[Row]:
+    return list(csv.DictReader((table or "").splitlines()))
+
+
+def _margin(row: Row) -> float:
+    return float(row["margin"] or 0)
+
+
+def _by_margin(heads: Iterable[Row]) -> list[Row]:
+    """Heads that have a role, the clearest first."""
+    return sorted((row for row in heads if row["role"]), key=_margin, reverse=True)
+
+
+def _sentences(heads: Sequence[Row]) -> str:
+    """One line for each role that heads have, that of the clearest head first."""
+    by_role: dict[str, list[Row]] = {}
+    for row in _by_margin(heads):
+        by_role.setdefault(row["role"], []).append(row)
+    if not by_role:
+        return f"None of the {len(heads)} heads has taken a role."
+    # Two spaces at its end make a line of its own.
+    return "  \n".join(_sentence(role, rows) for role, rows in by_role.items())
+
+
+def _sentence(role: str, rows: Sequence[Row]) -> str:
+    name = role.replace("_", " ").capitalize()
+    clearest = f"{rows[0]['head']} ({_margin(rows[0]):.2f} above chance)"
+    onset = _onset(rows[0])
+    if len(rows) == 1:
+        return f"**{name}**: {clearest} {onset}."
+    return f"**{name}**: {len(rows)} heads. The strongest, {clearest}, {onset}."
+
+
+def _onset(row: Row) -> str:
+    step, after = row.get("onset_step"), row.get("onset_after")
+    if not step:
+        return "has the role at the end, without an onset that lasted"
+    when = f"between steps {after} and {step}" if after else f"by step {step}"
+    return f"took the role {when}"
+
+
+def _head_table(heads: Sequence[Row]) -> str:
+    specialized = _by_margin(heads)
+    if not specialized:
+        return ""
+    cells = [
+        (row["head"], row["role"].replace("_", " "), row["onset_step"], f"{_margin(row):.2f}")
+        for row in specialized[:MAX_HEADS]
+    ]
+    table = _table(("head", "role", "since step", "above chance"), cells)
+    more = len(specialized) - MAX_HEADS
+    return table + (f"\n\n... and {more} more of {len(heads)} heads." if more > 0 else "")
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[f"{cell}{_GAP}" for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# -- comparisons ---------------------------------------------------------------------------------
+
+
+def _compared_table(runs: Sequence[Row]) -> str:
+    """The runs by their labels, with the figures that a comparison is about."""
+    onsets = [name for name in runs[0] if name.startswith("onset/")]
+    reached = [name for name in onsets if any(row[name] for row in runs)]
+    shown = reached[:MAX_COMPARED_ROLES]
+    roles = [name.removeprefix("onset/").replace("_", " ") for name in shown]
+    columns = ("run", "loss", "heads with a role", *(f"{role} since step" for role in roles))
+    cells = [
+        (
+            _run_link(RunRef.from_stored(row["run"]), row["label"]),
+            _rounded(row.get("loss")),
+            row["heads_specialised"],
+            *(row[name] or "never" for name in shown),
+        )
+        for row in runs[:MAX_RUNS]
+    ]
+    more = len(runs) - MAX_RUNS
+    return _table(columns, cells) + (f"\n\n... and {more} more runs." if more > 0 else "")
+
+
+def _rounded(number: str | None) -> str:
+    return f"{float(number):.3g}" if number else ""
+
+
+def _run_links(inputs: Mapping[RunRef, str]) -> str:
+    links = [_run_link(ref, name) for ref, name in list(inputs.items())[:MAX_RUNS]]
+    more = len(inputs) - MAX_RUNS
+    return ", ".join(links) + (f" and {more} more" if more > 0 else "")
+
+
+def _run_link(ref: RunRef, name: str) -> str:
+    text = name.replace("|", "/").replace("[", "(").replace("]", ")") or str(ref)
+    return f"[{text}](#/runs/{ref.path})" if ref.scheme == "mlflow" else f"`{text}`"
+
+
+# -- pictures ------------------------------------------------------------------------------------
+
+
+def _is_picture(file: str) -> bool:
+    return file == COMPARED_POSTER or ("/" not in file and file.endswith(_ANIMATIONS))
+
+
+def _image(file: str, run_id: str) -> str:
+    return f"![{_stem(file)}](get-artifact?path={urllib.parse.quote(file)}&run_uuid={run_id})"

@@ -8,17 +8,19 @@ half-way through an upload leaves a cut file that the server lists like any othe
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
 from tracker_viz.capture_file import REPAIR, check_file
 from tracker_viz.errors import CaptureFileError, NoSuchFileError, RunNotFoundError
@@ -41,6 +43,8 @@ from tracker_viz.trackers.mlflow.errors import mlflow_errors
 from tracker_viz.trackers.redaction import without_userinfo
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
+log = logging.getLogger(__name__)
+
 MAX_METRICS_A_CALL = 1000
 MAX_PARAMS_A_CALL = 100
 MAX_PARAM_CHARACTERS = 6000
@@ -51,9 +55,20 @@ PROBE_AFTER_S = 2.0
 EXPERIMENTS_A_PAGE = 200
 PARENT_TAG = "mlflow.parentRunId"
 
-_SWEEP_TAG = "tracker_viz.parentRunId"
-_INPUTS_TAG = "tracker_viz.inputs"
+# The UI shows no tag whose name begins with "mlflow.": so it hides what only we read.
+KEY_TAG = "mlflow.tracker_viz.key"
+_INPUTS_TAG = "mlflow.tracker_viz.inputs"
+_CONFIG_TAG = "mlflow.tracker_viz.config"
+_SWEEP_TAG = "mlflow.tracker_viz.parentRunId"
+# Where runs of version 0.1.0 have them.
+OLD_KEY_TAG = "tracker_viz.key"
+_OLD_INPUTS_TAG = "tracker_viz.inputs"
+
 _INPUTS = "compare/inputs.json"
+_CONFIG = "config.json"
+MAX_CONFIG_BYTES = 64 << 20
+# Charts without a prefix come last on MLflow's page, so the loss gets one that sorts first.
+_FIRST_CHART = "_training/loss"
 _STATES: dict[str, RunState] = {
     "RUNNING": "running",
     "SCHEDULED": "running",
@@ -85,10 +100,16 @@ class MlflowRun(Run):
         self._ours = ours
         self._ui_url = ui_url
         self._spoken = time.monotonic()
+        self._names: dict[RunRef, str] = {}
+        self._resumed = False
 
     @property
     def ref(self) -> RunRef:
         return RunRef("mlflow", self._run_id)
+
+    @property
+    def resumed(self) -> bool:
+        return self._resumed
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -103,7 +124,7 @@ class MlflowRun(Run):
             ref=self.ref,
             name=run.info.run_name or self._run_id,
             state=_STATES.get(run.info.status, "finished"),
-            config=dict(run.data.params),
+            config=self._stored_config(run) | dict(run.data.params),
             parent=RunRef("mlflow", parent) if parent else None,
         )
 
@@ -134,16 +155,40 @@ class MlflowRun(Run):
         self._listed()
 
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Parameters can never be changed in MLflow, so those that the run has are left alone."""
+        """Show as parameters what was chosen, and store the whole configuration as a file.
+
+        MLflow lists all parameters above every picture, so values that are nothing or a default
+        stay out of sight. A parameter can never be changed: those that the run has are left alone.
+        """
+        at_default: Collection[str] = getattr(config, "at_default", frozenset())
+        chosen = {
+            name: value
+            for name, value in flatten(config).items()
+            if name not in at_default and value not in (None, "", [], {})
+        }
         with self._service("log the config"):
             there = self._client.get_run(self._run_id).data.params
-            params: dict[str, str] = {}
-            for name, value in flatten(config).items():
-                # Two names may become one, of which the first keeps its value.
-                params.setdefault(legal_name(name), str(value)[:MAX_PARAM_CHARACTERS])
-            new = [Param(name, value) for name, value in params.items() if name not in there]
+            new = [
+                Param(name, value)
+                for name, value in _as_params(chosen).items()
+                if name not in there
+            ]
             for batch in _batches(new, MAX_PARAMS_A_CALL):
                 self._client.log_batch(self._run_id, params=batch)
+            if config:
+                self._files.put_bytes(json.dumps(dict(config), indent=2).encode(), _CONFIG)
+                self._client.set_tag(self._run_id, _CONFIG_TAG, _CONFIG)
+
+    def _stored_config(self, run: mlflow.entities.Run) -> dict[str, str]:
+        """The whole configuration as parameters would have it; empty for a run that has none."""
+        if run.data.tags.get(_CONFIG_TAG) != _CONFIG:
+            return {}
+        try:
+            config = json.loads(self._files.read(_CONFIG, max_bytes=MAX_CONFIG_BYTES))
+            return _as_params(flatten(config))
+        except (NoSuchFileError, ValueError, AttributeError, RecursionError) as error:
+            log.warning("%s of %s is left out: %s", _CONFIG, self.ref, error)
+            return {}
 
     def put_captures(self, captures: Sequence[CapturePath]) -> None:
         with self._service("store captures"):
@@ -158,17 +203,17 @@ class MlflowRun(Run):
                     self._files.put(entry, f"{capture_index.INDEX}/{entry.name}")
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
-        # A metric that is sent again with the same time is the same row to MLflow.
-        metrics = [
-            Metric(
-                legal_name(name),
-                float(value),
-                round((time.time() if point.time is None else point.time) * 1000),
-                point.step,
-            )
-            for point in points
-            for name, value in point.values.items()
-        ]
+        metrics: list[Metric] = []
+        for point in points:
+            # A metric that is sent again with the same time is the same row to MLflow.
+            time_ms = round((time.time() if point.time is None else point.time) * 1000)
+            values = dict(point.values)
+            if "loss" in values:
+                values[_FIRST_CHART] = values["loss"]
+            metrics += [
+                Metric(legal_name(name), float(value), time_ms, point.step)
+                for name, value in values.items()
+            ]
         with self._service("log metrics"):
             for batch in _batches(metrics, MAX_METRICS_A_CALL):
                 self._client.log_batch(self._run_id, metrics=batch)
@@ -258,6 +303,12 @@ class MlflowRun(Run):
             tag = PARENT_TAG if theirs == parent.path else _SWEEP_TAG
             self._client.set_tag(self._run_id, tag, parent.path)
 
+    def restart(self) -> None:
+        """Show the run as running again, for a process that goes on with it."""
+        with self._service("restart the run"):
+            self._client.update_run(self._run_id, status="RUNNING")
+        self._resumed = True
+
     def finish(self, state: RunState) -> None:
         if not self._ours:
             return
@@ -285,31 +336,46 @@ class MlflowRun(Run):
         written: str | None = None
         while True:
             with self._service("list what the note shows"):
-                files = self._files.names("")
-                table = (
-                    self._files.read(note.HEAD_TABLE).decode() if note.HEAD_TABLE in files else None
+                files = [*self._files.names(""), *self._files.names(note.COMPARED)]
+                text = note.run_note(
+                    files,
+                    run_id=self._run_id,
+                    link=self._relative_link,
+                    head_table=self._text_of(note.HEAD_TABLE, files),
+                    compared=self._text_of(note.COMPARED_TABLE, files),
+                    inputs=self._inputs(),
                 )
-                inputs = self._inputs()
-            text = note.run_note(
-                files,
-                run_id=self._run_id,
-                link=self._relative_link,
-                head_table=table,
-                inputs=inputs,
-            )
             # Another process that draws the same run may have put a picture and its note here since
             # the files were listed.
             if text == written or not self.set_note(text):
                 return
             written = text
 
-    def _inputs(self) -> list[RunRef]:
-        if _INPUTS_TAG not in self._client.get_run(self._run_id).data.tags:
-            return []
+    def _text_of(self, artifact: str, files: Collection[str]) -> str | None:
+        return self._files.read(artifact).decode() if artifact in files else None
+
+    def _inputs(self) -> dict[RunRef, str]:
+        """The runs whose captures this one was made from, and their names."""
+        tags = self._client.get_run(self._run_id).data.tags
+        if not {_INPUTS_TAG, _OLD_INPUTS_TAG} & tags.keys():
+            return {}
         try:
-            return [RunRef.from_stored(text) for text in json.loads(self._files.read(_INPUTS))]
+            texts = json.loads(self._files.read(_INPUTS))
         except NoSuchFileError:
-            return []  # somebody removed it, which must not keep a video out of the run
+            return {}  # somebody removed it, which must not keep a video out of the run
+        refs = list(map(RunRef.from_stored, texts))
+        names = {ref: self._name_of(ref) for ref in refs[: note.MAX_RUNS]}
+        return {ref: names.get(ref, str(ref)) for ref in refs}
+
+    def _name_of(self, ref: RunRef) -> str:
+        if ref.scheme != self.ref.scheme:
+            return str(ref)
+        if ref not in self._names:
+            try:
+                self._names[ref] = self._client.get_run(ref.path).info.run_name or ref.path
+            except MlflowException:
+                self._names[ref] = ref.path[:8]  # of another service, or gone for good
+        return self._names[ref]
 
     def _relative_link(self, artifact: str) -> str:
         """Works wherever somebody has the UI."""
@@ -463,6 +529,15 @@ def legal_name(name: str) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     name = "/".join(parts)
     return name if name.strip() else "_"
+
+
+def _as_params(flat: Mapping[str, Any]) -> dict[str, str]:
+    """Names and values as MLflow takes them. Two names may become one: the first keeps its
+    value."""
+    params: dict[str, str] = {}
+    for name, value in flat.items():
+        params.setdefault(legal_name(name), str(value)[:MAX_PARAM_CHARACTERS])
+    return params
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KEY_TAG = "tracker_viz.key"
+RUN_ID_VARIABLE = "MLFLOW_RUN_ID"
 _UNTRIED = "MLFLOW_TRACKING_URI=... mlflow experiments search  says whether it answers"
 _ELSEWHERE = "choose another place: MLFLOW_TRACKING_URI=sqlite:////<directory>/mlflow.db"
 
@@ -49,6 +49,9 @@ class MlflowTracker(Tracker):
         experiment: name for new runs, made when it is not there; None: ``MLFLOW_EXPERIMENT_NAME``,
             ``MLFLOW_EXPERIMENT_ID``, ``mlflow.set_experiment``, else MLflow's own ``Default``.
         ui_url: address of the UI where it differs from the tracking URI, behind a proxy.
+        run_id: an existing run that ``create_run`` takes up, unless it is asked for a run of a
+            sweep; None: ``MLFLOW_RUN_ID``. As with ``mlflow.start_run``, the variable counts for
+            the first run of a process.
 
     Raises:
         ConfigError: the URI names a store that MLflow gave up, or none at all; ``ui_url`` is no
@@ -70,6 +73,7 @@ class MlflowTracker(Tracker):
         tracking_uri: str | None = None,
         experiment: str | None = None,
         ui_url: str | None = None,
+        run_id: str | None = None,
     ) -> None:
         from tracker_viz.trackers.mlflow import service
 
@@ -78,6 +82,7 @@ class MlflowTracker(Tracker):
             tracking_uri, experiment
         )
         self._ui_url = service.checked_ui_url(ui_url)
+        self._run_id = run_id or os.environ.get(RUN_ID_VARIABLE) or None
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -85,6 +90,7 @@ class MlflowTracker(Tracker):
             "tracking_uri": without_userinfo(self._uri),
             "experiment": self._experiment,
             "ui_url": self._ui_url,
+            "run_id": self._run_id,
         }
         return {name: value for name, value in told.items() if value is not None}
 
@@ -102,6 +108,7 @@ class MlflowTracker(Tracker):
         from tracker_viz.trackers.mlflow import service
         from tracker_viz.trackers.mlflow.errors import mlflow_errors
         from tracker_viz.trackers.mlflow.run import (
+            KEY_TAG,
             MAX_TAG_CHARACTERS,
             PARENT_TAG,
             MlflowRun,
@@ -109,6 +116,8 @@ class MlflowTracker(Tracker):
         )
 
         service.ensure_reachable(self._uri)
+        if self._run_id and parent is None:
+            return self._resumed(self._run_id, config)
         service.initialise_embedded(self._uri, self._experiment)
         client = service.client(self._uri)
         with mlflow_errors(self._uri, "create a run"):
@@ -119,7 +128,7 @@ class MlflowTracker(Tracker):
             if made is None:
                 ours = {
                     "tracker_viz.version": __version__,
-                    _KEY_TAG: key,
+                    KEY_TAG: key,
                     PARENT_TAG: parent and parent.path,
                 }
                 told = {
@@ -147,6 +156,18 @@ class MlflowTracker(Tracker):
     def keeps_below(self, parent: RunRef, options: Mapping[str, str]) -> bool:
         there = options.get("tracking_uri", self.options["tracking_uri"])
         return parent.scheme == "mlflow" and there == self.options["tracking_uri"]
+
+    def _resumed(self, run_id: str, config: Mapping[str, Any]) -> MlflowRun:
+        """Take up a run as ``mlflow.start_run`` does: it is shown as running again."""
+        from tracker_viz.trackers.mlflow.errors import mlflow_errors
+
+        run = self.open_run(RunRef("mlflow", run_id), ours=True)
+        with mlflow_errors(self._uri, f"take up run {run_id}"):
+            run.restart()
+        run.log_config(config)
+        if os.environ.get(RUN_ID_VARIABLE) == run_id:
+            del os.environ[RUN_ID_VARIABLE]
+        return run
 
     def open_run(self, ref: RunRef, *, ours: bool = False) -> MlflowRun:
         from tracker_viz.trackers.mlflow import service
@@ -260,11 +281,15 @@ def _find_by_key(
 ) -> mlflow.entities.Run | None:
     from mlflow.entities import ViewType
 
+    from tracker_viz.trackers.mlflow.run import KEY_TAG, OLD_KEY_TAG
+
     if key is None:
         return None
     if not re.fullmatch(r"[0-9a-f]{32}", key):
         raise ConfigError(f"a run's key is 32 hexadecimal digits; got {key!r}")
-    found = client.search_runs(
-        [experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", ViewType.ACTIVE_ONLY, max_results=1
-    )
-    return found[0] if found else None
+    for tag in (KEY_TAG, OLD_KEY_TAG):
+        wanted = f"tags.`{tag}` = '{key}'"
+        found = client.search_runs([experiment_id], wanted, ViewType.ACTIVE_ONLY, max_results=1)
+        if found:
+            return found[0]
+    return None

@@ -109,6 +109,10 @@ class WandbRun(Run):
         return not self._offline
 
     @property
+    def resumed(self) -> bool:
+        return self._sdk_run is not None and bool(self._sdk_run.resumed)
+
+    @property
     def environment(self) -> Mapping[str, str]:
         return self._service.environment
 

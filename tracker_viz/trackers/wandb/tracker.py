@@ -59,6 +59,10 @@ class WandbTracker(Tracker):
         base_url: the server; None takes ``WANDB_BASE_URL`` or the client's configuration.
         settings: more ``wandb.Settings`` for runs that are made here, ``{"console": "wrap",
             "x_disable_stats": True}``.
+        run_id: id of the run that ``create_run`` makes, unless it is asked for a run of a sweep;
+            None: ``WANDB_RUN_ID``, else a new one.
+        resume: what becomes of a run that has this id already: ``allow``, ``must``, ``never`` or
+            ``auto``, as for ``wandb.init``; None: ``WANDB_RESUME``.
     """
 
     scheme = "wandb"
@@ -77,6 +81,8 @@ class WandbTracker(Tracker):
         entity: str | None = None,
         base_url: str | None = None,
         settings: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        resume: str | None = None,
     ) -> None:
         import wandb
 
@@ -94,12 +100,16 @@ class WandbTracker(Tracker):
                 f"settings must be fields of wandb.Settings; got {', '.join(sorted(unknown))}"
             )
         self._service = WandbService(base_url)
+        self._run_id = run_id or os.environ.get("WANDB_RUN_ID") or None
+        self._resume = resume or os.environ.get("WANDB_RESUME") or None
 
     @property
     def options(self) -> Mapping[str, str]:
         chosen = {
             "project": self._project or os.environ.get("WANDB_PROJECT"),
             "entity": self._entity,
+            "run_id": self._run_id,
+            "resume": self._resume,
         }
         return {name: value for name, value in chosen.items() if value} | self._service.environment
 
@@ -122,12 +132,14 @@ class WandbTracker(Tracker):
                 "WANDB_MODE=disabled makes W&B forget everything; unset it, or choose "
                 "tracker=local or tracker=mlflow"
             )
-        run_id = key[:12] if key else secrets.token_hex(4)
+        identity = self._identity(parent, key, mode)
         entity, project = self._home(parent)
-        if live := session.live_run(
-            RunRef("wandb", f"{entity or DEFAULT_ENTITY}/{project}/{run_id}")
-        ):
-            return WandbRun(self._service, session.ref_of(live), sdk_run=live, ours=True)
+        if run_id := identity["id"]:
+            ref = RunRef("wandb", f"{entity or DEFAULT_ENTITY}/{project}/{run_id}")
+            if live := session.live_run(ref):
+                ours = session.is_ours(live)
+                ref = session.ref_of(live)
+                return WandbRun(self._service, ref, sdk_run=live, ours=ours, joined=not ours)
         if mode == "online":
             self._service.check()
         noted = {"tags": dict(tags or {}), **({"parent": str(parent)} if parent else {})}
@@ -136,8 +148,7 @@ class WandbTracker(Tracker):
             settings=self._settings,
             entity=entity,
             project=project,
-            id=run_id,
-            resume="allow" if mode == "online" else None,
+            **identity,
             name=as_name(name, NAME_CHARACTERS),
             config={**without_secrets(config), OWN_CONFIG: noted},
             tags=[
@@ -150,6 +161,20 @@ class WandbTracker(Tracker):
             job_type=JOB_TYPE if parent else None,
         )
         return WandbRun(self._service, session.ref_of(sdk_run), sdk_run=sdk_run, ours=True)
+
+    def _identity(self, parent: RunRef | None, key: str | None, mode: str) -> dict[str, Any]:
+        """Return the id of a new run, and whether it may be one that is there already, as
+        ``wandb.init`` takes both."""
+        named = self._run_id if parent is None else None
+        if mode != "online":
+            return {"id": named or _new_id(key), "resume": None}
+        if named:
+            # As the client has it: without a word about resuming, the run starts over.
+            return {"id": named, "resume": self._resume}
+        if self._resume == "auto" and parent is None:
+            return {"id": None, "resume": "auto"}  # the client keeps the id in a file
+        # The same key means the same run: its maker may have been killed before it noted it.
+        return {"id": _new_id(key), "resume": "allow"}
 
     def _home(self, parent: RunRef | None) -> tuple[str | None, str]:
         """Entity and project of a new run."""
@@ -278,6 +303,10 @@ class WandbTracker(Tracker):
         except TrackerVizError as error:
             return Health(False, f"{address} answers, but cannot be written to", str(error))
         return found
+
+
+def _new_id(key: str | None) -> str:
+    return key[:12] if key else secrets.token_hex(4)
 
 
 def _tag(item: tuple[str, str]) -> str:
