@@ -9,7 +9,7 @@ import pytest
 
 from tracker_viz import capture_file
 from tracker_viz.errors import CaptureError
-from tracker_viz.metrics import HEAD_SCORES, WEIGHT_SCORES, Scorer, score
+from tracker_viz.metrics import HEAD_SCORES, WEIGHT_SCORES, Scorer, charted, score
 from tracker_viz.types import Capture
 
 T, PERIOD, START = 40, 9, 1
@@ -102,13 +102,14 @@ def test_an_induction_head_shows_in_array_and_charts():
     assert scored.metrics["attn/induction_max"] == pytest.approx(1)
     assert scored.metrics["attn/induction/block_02"] == pytest.approx(1)
     assert scored.metrics["attn/induction/block_00"] < 0.2
+    assert scored.metrics["attn/induction/L02H01"] == pytest.approx(1)
     assert scored.metrics["attn/induction/top_2"] < 0.2
     assert 0 <= scored.metrics["attn/sink_share"] <= 1
-    assert "weights/stable_rank_mlp" in scored.metrics
+    assert "weights/stable_rank/mlp_w_down" in scored.metrics
 
 
 def test_a_big_model_gets_few_charts():
-    names = set(score(make_capture(n_blocks=17, n_heads=4)).metrics)
+    names = set(charted(score(make_capture(n_blocks=17, n_heads=4)).metrics))
     assert "attn/induction/blocks_15_16" in names
     assert len(names) < 30
 
@@ -120,12 +121,12 @@ def test_scorer_measures_change_from_the_first_and_from_the_last_capture():
     assert np.isnan(start.arrays["scores.weight.update"]).all(), (
         "there, so that pictures of the run can show it"
     )
-    assert start.metrics["weights/distance_attn"] == 0
+    assert not any(name.startswith("weights/update") for name in start.metrics)
     scorer(make_capture(10, weight=2.0))
     last = scorer(make_capture(20, weight=3.0))
     assert last.arrays["scores.weight.distance"] == pytest.approx(2.0)
     assert last.arrays["scores.weight.update"] == pytest.approx(0.5)
-    assert last.metrics["weights/distance_attn"] == pytest.approx(2.0)
+    assert last.metrics["weights/distance/attn_w_q"] == pytest.approx(2.0)
 
 
 def test_resumed_run_measures_from_its_very_first_capture():

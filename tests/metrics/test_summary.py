@@ -10,6 +10,7 @@ from tracker_viz.metrics import (
     Scorer,
     ScoreSeries,
     chart_metrics,
+    charted,
     head_table,
     run_summary,
     run_tags,
@@ -143,6 +144,70 @@ def test_a_run_without_captures_or_scores_has_an_empty_summary():
         assert head_table(series) == []
 
 
+def test_number_of_charts_is_bounded_for_any_model():
+    for n_blocks, n_heads in ((4, 4), (8, 8), (64, 1), (64, 64), (128, 128)):
+        heads = {
+            name: np.random.default_rng(0).random((n_blocks, n_heads))
+            for name in ("previous_token", "induction", "sink", "entropy")
+        }
+        projections = (
+            [f"mlp.experts.{index}.w_up" for index in range(40)]
+            if n_blocks > 64
+            else ["attn.w_q", "mlp.w_down"]
+        )
+        weights = {"stable_rank": np.ones((n_blocks, len(projections)))}
+        assert len(chart_metrics(heads, weights, projections)) <= 500
+    assert not any("/block_" in name for name in chart_metrics(heads, weights, projections)), (
+        "128 blocks are too many for a chart each"
+    )
+
+
+def test_charts_show_the_strongest_head_of_every_block_and_each_head_where_they_are_few():
+    scores = np.random.default_rng(1).random((8, 8)).astype(np.float32)
+    scores[2, 3], scores[5] = np.nan, np.nan
+    charts = chart_metrics({"induction": scores}, {}, ())
+    assert charts.pop("attn/induction_max") == np.nanmax(scores)
+    blocks = {
+        f"attn/induction/block_{block:02d}": np.nanmax(scores[block])
+        for block in range(8)
+        if block != 5
+    }
+    groups = {
+        f"attn/induction/blocks_{b:02d}_{b + 1:02d}": np.nanmax(scores[b : b + 2])
+        for b in (0, 2, 4, 6)
+    }
+    in_order = np.sort(scores[np.isfinite(scores)])
+    ranks = {f"attn/induction/top_{rank}": in_order[-rank] for rank in (2, 3)}
+    heads = {
+        f"attn/induction/L{b:02d}H{h:02d}": scores[b, h]
+        for b, h in np.ndindex(8, 8)
+        if b != 5 and (b, h) != (2, 3)
+    }
+    assert charts == blocks | groups | ranks | heads
+    few_blocks, many_blocks, few_heads = (
+        chart_metrics({"sink": np.ones(shape)}, {}, ()) for shape in ((64, 2), (65, 2), (1, 64))
+    )
+    assert sum("/block_" in name for name in few_blocks) == 64
+    assert not any("/block_" in name for name in many_blocks)
+    assert sum("/L00H" in name for name in few_heads) == 64
+    assert not any("/L00H" in name for name in few_blocks), "128 heads are too many"
+
+
+def test_neurons_are_charted_of_the_projection_that_reads_them_alone():
+    weights = {
+        "dead_share": np.array([[np.nan, 0.25], [np.nan, 0.75]], np.float32),
+        "kurtosis": np.ones((2, 2), np.float32),
+    }
+    charts = chart_metrics({}, weights, ("mlp.w_up", "mlp.w_down"))
+    assert charts == {
+        "weights/dead_share/mlp_w_down": 0.5,
+        "weights/dead_share_mlp": 0.5,
+        "weights/kurtosis_mlp": 1,
+        "weights/kurtosis/mlp_w_up": 1,
+        "weights/kurtosis/mlp_w_down": 1,
+    }
+
+
 @pytest.mark.parametrize(
     ("n_blocks", "n_heads"), [(1, 1), (4, 4), (5, 8), (12, 12), (61, 128), (128, 1)]
 )
@@ -154,7 +219,7 @@ def test_there_are_about_twenty_charts_for_any_model(n_blocks, n_heads):
     projections = ["attn.w_q", *(f"mlp.experts.{index}.w_up" for index in range(40))]
     measures = ("stable_rank", "distance", "update", "kurtosis", "dead_share", "active_share")
     weights = {name: rng.random((n_blocks, len(projections))) for name in measures}
-    charts = chart_metrics(heads, weights, projections)
+    charts = charted(chart_metrics(heads, weights, projections))
     assert 12 <= len(charts) <= 28
     assert len({name.rpartition("/")[0] for name in charts}) <= 4
 
@@ -162,7 +227,7 @@ def test_there_are_about_twenty_charts_for_any_model(n_blocks, n_heads):
 def test_charts_show_the_strongest_head_of_every_block_and_the_next_ones_of_all():
     scores = np.random.default_rng(1).random((4, 8)).astype(np.float32)
     scores[2, 3], scores[1] = np.nan, np.nan
-    charts = chart_metrics({"induction": scores}, {}, ())
+    charts = charted(chart_metrics({"induction": scores}, {}, ()))
     in_order = np.sort(scores[np.isfinite(scores)])
     assert charts == {
         "attn/induction_max": in_order[-1],
@@ -179,12 +244,13 @@ def test_blocks_of_a_deep_model_share_charts_that_mean_the_same_at_every_step():
     names = [
         f"attn/induction/blocks_{a:02d}_{b:02d}" for a, b in ((0, 3), (4, 7), (8, 11), (12, 13))
     ]
-    charts = chart_metrics({"induction": scores}, {}, ())
+    charts = charted(chart_metrics({"induction": scores}, {}, ()))
     assert [charts[name] for name in names] == [
         scores[a:b].max() for a, b in ((0, 4), (4, 8), (8, 12), (12, 14))
     ]
     scores[4:8] = np.nan
-    assert sorted(chart_metrics({"induction": scores}, {}, ())) == sorted({*charts} - {names[1]})
+    later = charted(chart_metrics({"induction": scores}, {}, ()))
+    assert sorted(later) == sorted({*charts} - {names[1]})
 
 
 def test_weights_are_charted_by_part_of_the_block_where_they_are_measured():
@@ -192,11 +258,17 @@ def test_weights_are_charted_by_part_of_the_block_where_they_are_measured():
         "dead_share": np.array([[np.nan, np.nan, 0.25], [np.nan, np.nan, 0.75]], np.float32),
         "distance": np.array([[1, 2, 3], [1, 2, 3]], np.float32),
     }
-    assert chart_metrics({}, weights, ("attn.w_q", "mlp.w_up", "mlp.w_down")) == {
+    charts = charted(chart_metrics({}, weights, ("attn.w_q", "mlp.w_up", "mlp.w_down")))
+    assert charts == {
         "weights/dead_share_mlp": 0.5,
         "weights/distance_attn": 1,
         "weights/distance_mlp": 2.5,
     }
+
+
+def test_what_the_training_loop_logged_is_charted_whatever_its_name():
+    theirs = {"loss": 1.0, "eval/loss": 2.0, "attn": 3.0, "lr": 4.0}
+    assert charted(theirs | {"attn/confidence_mean": 0.5, "attn/sink/L00H01": 0.5}) == theirs
 
 
 def test_sink_share_counts_heads_above_gus_threshold():

@@ -34,6 +34,7 @@ from tracker_viz import capture_file
 from tracker_viz.commands import override
 from tracker_viz.errors import ConfigError, RunActiveError
 from tracker_viz.files import append_lines, read_json, read_lines, write_json
+from tracker_viz.metrics import charted
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import Cell, MetricPoint, RunState, checked_artifact
 from tracker_viz.trackers.local import LocalRun
@@ -241,8 +242,12 @@ class Spool:
     def metric_point(
         self, ref: CaptureRef, *, without: frozenset[str] = frozenset()
     ) -> MetricPoint:
-        """A capture's metrics, from its header, with the time at which it was taken."""
-        metrics = capture_file.read_header(self.path(ref)).metrics
+        """Return what trackers chart of a capture, with the time at which it was taken.
+
+        Args:
+            without: names to leave out.
+        """
+        metrics = charted(capture_file.read_header(self.path(ref)).metrics)
         entry = read_json(self.directory / capture_index.INDEX / capture_index.entry_name(ref))
         return MetricPoint(
             ref.step,

@@ -22,7 +22,14 @@ from tracker_viz.metrics.roles import (
 from tracker_viz.metrics.score_file import SCORE_FILE, ScoreFile, read_score_file, score_bytes
 from tracker_viz.metrics.scorer import Scorer, score
 from tracker_viz.metrics.series import ScoreSeries, score_series
-from tracker_viz.metrics.summary import chart_metrics, head_name, head_table, run_summary, run_tags
+from tracker_viz.metrics.summary import (
+    chart_metrics,
+    charted,
+    head_name,
+    head_table,
+    run_summary,
+    run_tags,
+)
 from tracker_viz.metrics.weight_scores import WEIGHT_SCORES, WeightScore
 
 __all__ = [
@@ -41,6 +48,7 @@ __all__ = [
     "Scorer",
     "WeightScore",
     "chart_metrics",
+    "charted",
     "find_events",
     "first_onsets",
     "head_name",

@@ -1,23 +1,26 @@
-"""Turn scores into what trackers show natively: a few scalars per capture, and one summary and one
+"""Turn scores into scalars of a capture, those of them that trackers chart, and one summary and one
 table per run.
 
-``chart_metrics`` is called by ``scorer`` for every capture. Both trackers draw one chart per name
-and one group of charts per prefix, so there are about twenty names whatever the model's size; the
-scores of all heads and all matrices are in the run's file of scores.
+``chart_metrics`` is called by ``scorer`` for every capture, which keeps all of them:
 
 * ``attn/<score>_max`` or ``_mean``: over all heads;
 * ``attn/sink_share``: share of heads whose sink exceeds 0.3 on a sequence, mean over the probe's
   kinds of sequence (the metric of Gu et al. 2024, where there is one of each);
-* ``attn/<score>/block_03``: the strongest head of a block, for the scores in ``CHARTED_BY_BLOCK``;
-  in a deeper model ``attn/<score>/blocks_08_15``, of several blocks together;
-* ``attn/<score>/top_2`` and ``top_3``: the second and the third strongest head of all, for the
-  scores in ``CHARTED_BY_RANK``;
-* ``weights/<score>_attn`` and ``_mlp``: mean over the matrices of that part of all blocks, for the
-  scores in ``CHARTED_WEIGHTS``.
+* ``attn/<score>/block_03``: the strongest head of a block, and ``attn/<score>/blocks_08_15`` of
+  several together, for the scores in ``BY_BLOCK``;
+* ``attn/<score>/top_2`` and ``top_3``: the second and the third strongest head of all, for the same
+  scores;
+* ``attn/<score>/L03H01``: every head, for the same scores, up to 64 heads;
+* ``weights/<score>/attn_w_q``: one projection's mean over the blocks, and ``weights/<score>_attn``
+  that of a part of the block, for the scores in ``OF_WEIGHTS``.
+
+Trackers draw one chart for each name and one group of charts for each prefix. ``charted`` picks the
+twenty or so that they get, whatever the model's size.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,27 +33,41 @@ from tracker_viz.metrics.series import ScoreSeries
 Floats = NDArray[np.float32]
 
 # score -> how its values over all heads become one number
-CHARTED_OVERALL = {
+OVERALL = {
     "previous_token": "max",
     "induction": "max",
     "duplicate_token": "max",
     "current_token": "max",
     "sink": "max",
+    "specialisation": "max",
     "entropy": "mean",
+    "confidence": "mean",
+    "distance": "mean",
+    "divergence": "mean",
 }
-CHARTED_BY_BLOCK = ("induction", "previous_token")
-CHARTED_WEIGHTS = ("distance", "stable_rank", "dead_share")
-MAX_CHARTED_GROUPS = 4  # of blocks
-CHARTED_BY_RANK = ("induction",)
-CHARTED_RANKS = (2, 3)
-MAX_CHARTED_PARTS = 3  # of a block that have weights: attn, mlp
+BY_BLOCK = ("previous_token", "induction", "sink")
+OF_WEIGHTS = ("stable_rank", "distance", "update", "kurtosis", "dead_share", "active_share")
+RANKS = (2, 3)
+MAX_BLOCKS = 64
+MAX_HEADS = 64
+MAX_PROJECTIONS = 12
+MAX_GROUPS = 4  # of blocks
+MAX_PARTS = 3  # of a block that have weights: attn, mlp
 SINK_THRESHOLD = 0.3
+
+_COMPUTED = re.compile(r"(attn|weights)/")
+_CHARTED = re.compile(
+    r"attn/(previous_token|induction|duplicate_token|current_token|sink)_max"
+    r"|attn/entropy_mean|attn/sink_share"
+    r"|attn/(previous_token|induction)/blocks?_[0-9_]+|attn/induction/top_[0-9]"
+    r"|weights/(distance|stable_rank|dead_share)_\w+"
+)
 
 
 def chart_metrics(
     heads: Mapping[str, Floats], weights: Mapping[str, Floats], projections: Sequence[str]
 ) -> dict[str, float]:
-    """Return the scalars of one capture: name -> value, about twenty names.
+    """Return the scalars of one capture: name -> value; at most about 500 names.
 
     NaN where no head is finite; of a matrix that was not measured there is none.
 
@@ -59,7 +76,7 @@ def chart_metrics(
         projections: name of each projection: ``attn.w_q``.
     """
     metrics: dict[str, float] = {}
-    for name, reduction in CHARTED_OVERALL.items():
+    for name, reduction in OVERALL.items():
         if name in heads:
             reduce = np.max if reduction == "max" else np.mean
             metrics[f"attn/{name}_{reduction}"] = _finite(reduce, heads[name])
@@ -69,16 +86,29 @@ def chart_metrics(
         exceeds = np.where(np.isfinite(sinks), np.stack(sinks) > SINK_THRESHOLD, np.nan)
         metrics["attn/sink_share"] = _finite(np.mean, exceeds)
 
-    for name in CHARTED_BY_BLOCK:
+    for name in BY_BLOCK:
         if name in heads:
-            metrics |= _by_block(name, heads[name])
-    for name in CHARTED_BY_RANK:
-        if name in heads:
-            metrics |= _by_rank(name, heads[name])
-    for name in CHARTED_WEIGHTS:
+            metrics |= _by_block(name, heads[name]) | _by_rank(name, heads[name])
+            metrics |= _by_head(name, heads[name])
+    for name in OF_WEIGHTS:
         if name in weights:
             metrics |= _by_part(name, weights[name], projections)
+            metrics |= _by_projection(name, weights[name], projections)
     return metrics
+
+
+def charted(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of a capture that trackers draw: what the training loop logged, and about
+    twenty of those that ``chart_metrics`` computed."""
+    is_deep = any("/blocks_" in name for name in metrics)
+    shown = {}
+    for name, value in metrics.items():
+        if _COMPUTED.match(name):
+            is_single_block = is_deep and "/block_" in name
+            if is_single_block or not _CHARTED.fullmatch(name):
+                continue
+        shown[name] = value
+    return shown
 
 
 def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[str, float | int]:
@@ -174,26 +204,37 @@ def head_name(block: int, head: int) -> str:
 
 
 def _by_block(name: str, scores: Floats) -> dict[str, float]:
-    """The strongest head of each group of blocks. Groups depend on the number of blocks only, so
-    that a chart means the same at every step."""
+    """The strongest head of each block, and where there are many, of each group of blocks. Groups
+    depend on the number of blocks only, so that a chart means the same at every step."""
     n_blocks = len(scores)
-    n_each = -(-n_blocks // MAX_CHARTED_GROUPS)
+    n_each = -(-n_blocks // MAX_GROUPS)
     metrics = {}
-    for first in range(0, n_blocks, n_each):
-        last = min(first + n_each, n_blocks) - 1
-        group = scores[first : last + 1]
-        if np.isnan(group).all():
-            continue
-        label = f"block_{first:02d}" if first == last else f"blocks_{first:02d}_{last:02d}"
-        metrics[f"attn/{name}/{label}"] = _finite(np.max, group)
+    if n_blocks <= MAX_BLOCKS:
+        for block in np.flatnonzero(~np.isnan(scores).all(1)):
+            metrics[f"attn/{name}/block_{block:02d}"] = _finite(np.max, scores[block])
+    if n_each > 1:
+        for first in range(0, n_blocks, n_each):
+            last = min(first + n_each, n_blocks) - 1
+            group = scores[first : last + 1]
+            if not np.isnan(group).all():
+                metrics[f"attn/{name}/blocks_{first:02d}_{last:02d}"] = _finite(np.max, group)
     return metrics
 
 
 def _by_rank(name: str, scores: Floats) -> dict[str, float]:
     """The next strongest heads of all: how many heads share what the strongest does."""
     finite = np.sort(scores[np.isfinite(scores)])
-    ranks = [rank for rank in CHARTED_RANKS if rank <= finite.size]
+    ranks = [rank for rank in RANKS if rank <= finite.size]
     return {f"attn/{name}/top_{rank}": float(finite[-rank]) for rank in ranks}
+
+
+def _by_head(name: str, scores: Floats) -> dict[str, float]:
+    if scores.size > MAX_HEADS:
+        return {}
+    heads = np.argwhere(np.isfinite(scores)).tolist()
+    return {
+        f"attn/{name}/{head_name(block, head)}": float(scores[block, head]) for block, head in heads
+    }
 
 
 def _by_part(name: str, scores: Floats, projections: Sequence[str]) -> dict[str, float]:
@@ -203,10 +244,22 @@ def _by_part(name: str, scores: Floats, projections: Sequence[str]) -> dict[str,
         columns.setdefault(projection.partition(".")[0], []).append(index)
 
     metrics = {}
-    for part in list(columns)[:MAX_CHARTED_PARTS]:
+    for part in list(columns)[:MAX_PARTS]:
         measured = scores[:, columns[part]]
         if np.isfinite(measured).any():
             metrics[f"weights/{name}_{part}"] = _finite(np.mean, measured)
+    return metrics
+
+
+def _by_projection(name: str, scores: Floats, projections: Sequence[str]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    if len(projections) > MAX_PROJECTIONS:
+        return metrics
+    for index, projection in enumerate(projections):
+        if np.isfinite(scores[:, index]).any():
+            # a dot in a name means a level of nesting to W&B
+            label = projection.replace(".", "_")
+            metrics[f"weights/{name}/{label}"] = _finite(np.mean, scores[:, index])
     return metrics
 
 
