@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.utils.workspace_context import set_workspace
 from mlflow_server import MlflowServer
 from outages import until_met
 from own_port import own_port
@@ -23,7 +24,7 @@ from PIL import Image
 
 from tracker_viz import capture_file
 from tracker_viz.delivery.outbox import Destination, Outbox
-from tracker_viz.errors import TrackerError
+from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError
 from tracker_viz.pipeline.in_step import put_in_step_page, timeline_artifact, timeline_text
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.base import MetricPoint
@@ -425,3 +426,47 @@ def test_a_database_that_crashes_behind_the_server_and_one_that_is_used_directly
     assert PASSWORD not in "".join(
         path.read_text() for path in (tmp_path / "spool").rglob("*.json*")
     )
+
+
+# -- workspaces ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory):
+    """A server that several teams share, each in a workspace of its own."""
+    server = MlflowServer(tmp_path_factory.mktemp("shared"), "--enable-workspaces").start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_WORKSPACE", raising=False)
+        MlflowClient(server.uri).create_workspace("team-a")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def no_workspace_is_left(monkeypatch):
+    monkeypatch.delenv("MLFLOW_WORKSPACE", raising=False)
+    yield
+    set_workspace(None)
+
+
+def test_a_run_in_a_workspace_is_found_in_it_alone(shared_server, no_workspace_is_left, tmp_path):
+    options = {"tracking_uri": shared_server.uri, "experiment": "e", "workspace": "team-a"}
+    with Outbox(tmp_path / "spool", [Destination("mlflow", options)], name="a") as outbox:
+        for step in range(2):
+            outbox.put(make_capture(step))
+    (ref,), (run,) = outbox.refs, outbox.runs
+    assert outbox.close().command is None
+    assert run.environment == {"tracking_uri": shared_server.uri, "workspace": "team-a"}
+    assert run.url().endswith("?workflowType=machine_learning&workspace=team-a")
+
+    set_workspace(None)
+    with pytest.raises(RunNotFoundError):
+        MlflowTracker(shared_server.uri).open_run(ref)
+    # What a printed command carries
+    again = open_run(ref, **run.environment)
+    assert len(pull(again, tmp_path / "cache").captures) == 2
+
+
+def test_a_name_that_no_workspace_can_have_is_refused(no_workspace_is_left, embedded):
+    with pytest.raises(ConfigError, match="workspace must be"):
+        MlflowTracker(embedded, workspace="Team A!")

@@ -15,7 +15,7 @@ from tracker_viz.pipeline import CompareResult, ComparisonOptions
 from tracker_viz.plugins import tracker_classes
 from tracker_viz.types import RunRef
 
-_TRACKER_OPTIONS = ("tracking_uri", "ui_url", "base_url")
+_TRACKER_OPTIONS = ("tracking_uri", "ui_url", "workspace", "base_url")
 _MOST_ROWS = 64
 
 
@@ -48,6 +48,9 @@ class CompareSettings(Settings, ComparisonOptions):
 
     ui_url: str | None = None
     """Where MLflow's UI is, if it is not at tracking_uri; only links need it."""
+
+    workspace: str | None = None
+    """Workspace of an MLflow server that has several; null: MLFLOW_WORKSPACE."""
 
     base_url: str | None = None
     """Where W&B is; null: WANDB_BASE_URL, else what the wandb client is set to."""

@@ -44,6 +44,9 @@ class RenderSettings(Settings, pipeline.PictureOptions):
     ui_url: str | None = None
     """Where MLflow's UI is, if it is not at tracking_uri; only links need it."""
 
+    workspace: str | None = None
+    """Workspace of an MLflow server that has several; null: MLFLOW_WORKSPACE."""
+
     base_url: str | None = None
     """Where W&B is; null: WANDB_BASE_URL, else what the wandb client is set to."""
 
@@ -93,7 +96,7 @@ def render(settings: RenderSettings) -> None:
         raise TrackerVizError(f"{len(result.failed)} of {n_runs} runs could not be rendered")
 
 
-_OPTIONS = ("tracking_uri", "ui_url", "base_url")
+_OPTIONS = ("tracking_uri", "ui_url", "workspace", "base_url")
 
 
 def tracker_options(ref: str, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -102,6 +102,7 @@ class MlflowRun(Run):
         self._spoken = time.monotonic()
         self._names: dict[RunRef, str] = {}
         self._resumed = False
+        self._workspace = service.current_workspace()
 
     @property
     def ref(self) -> RunRef:
@@ -113,9 +114,12 @@ class MlflowRun(Run):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        return {"tracking_uri": without_userinfo(self._uri)} | (
-            {"ui_url": self._ui_url} if self._ui_url else {}
-        )
+        known = {
+            "tracking_uri": without_userinfo(self._uri),
+            "ui_url": self._ui_url,
+            "workspace": self._workspace,
+        }
+        return {name: value for name, value in known.items() if value}
 
     def info(self) -> RunInfo:
         run = existing_run(self._client, self._uri, self._run_id)
@@ -136,6 +140,7 @@ class MlflowRun(Run):
             self._experiment_id,
             self._run_id,
             checked_artifact(artifact) if artifact else None,
+            workspace=self._workspace,
         )
 
     @property
@@ -379,7 +384,10 @@ class MlflowRun(Run):
 
     def _relative_link(self, artifact: str) -> str:
         """Works wherever somebody has the UI."""
-        return service.run_link("", self._experiment_id, self._run_id, artifact).lstrip("/")
+        link = service.run_link(
+            "", self._experiment_id, self._run_id, artifact, workspace=self._workspace
+        )
+        return link.lstrip("/")
 
     # -- reading
     # --------------------------------------------------------------------------------------------

@@ -20,10 +20,12 @@ from urllib.parse import quote, urlsplit
 
 import filelock
 import mlflow
+from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
+from mlflow.utils.workspace_context import get_request_workspace, set_workspace
 
 from tracker_viz.errors import ConfigError, TransientTrackerError
 from tracker_viz.trackers.mlflow.errors import mlflow_errors
@@ -210,6 +212,23 @@ def initialise_embedded(uri: str, experiment: str | None) -> None:
         _initialised.add(f"{uri} {experiment}")
 
 
+def current_workspace() -> str | None:
+    """Return the workspace that MLflow's client is in, on a server that has several."""
+    return get_request_workspace()
+
+
+def enter_workspace(name: str) -> None:
+    """Move this process's client to a workspace, as ``mlflow.set_workspace`` does.
+
+    Raises:
+        ConfigError: no workspace can be called that.
+    """
+    try:
+        set_workspace(name)
+    except MlflowException as error:
+        raise ConfigError(f"workspace must be a workspace's name; got {name!r} ({error})") from None
+
+
 def client(uri: str) -> MlflowClient:
     with mlflow_errors(uri, "reach the service"):
         return MlflowClient(tracking_uri=uri)
@@ -268,8 +287,17 @@ def ui_command(uri: str, ui_url: str | None) -> str | None:
     return f"mlflow ui --backend-store-uri {shlex.quote(without_userinfo(uri))}"
 
 
-def run_link(base: str, experiment_id: str, run_id: str, artifact: str | None) -> str:
+def run_link(
+    base: str,
+    experiment_id: str,
+    run_id: str,
+    artifact: str | None,
+    *,
+    workspace: str | None = None,
+) -> str:
     """``<base>/#/experiments/<id>/runs/<id>``, or its page of artifacts with the file open. MLflow
     shows its GenAI side unless told."""
     page = f"{base}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
-    return f"{page}/artifacts/{quote(artifact)}{_WORKFLOW}" if artifact else page + _WORKFLOW
+    if artifact:
+        page = f"{page}/artifacts/{quote(artifact)}"
+    return page + _WORKFLOW + (f"&workspace={quote(workspace)}" if workspace else "")

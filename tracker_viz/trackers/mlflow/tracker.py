@@ -52,6 +52,8 @@ class MlflowTracker(Tracker):
         run_id: an existing run that ``create_run`` takes up, unless it is asked for a run of a
             sweep; None: ``MLFLOW_RUN_ID``. As with ``mlflow.start_run``, the variable counts for
             the first run of a process.
+        workspace: on a server that has several; None: ``MLFLOW_WORKSPACE``, ``mlflow.set_workspace``.
+            As with these, it counts for the whole process.
 
     Raises:
         ConfigError: the URI names a store that MLflow gave up, or none at all; ``ui_url`` is no
@@ -74,9 +76,13 @@ class MlflowTracker(Tracker):
         experiment: str | None = None,
         ui_url: str | None = None,
         run_id: str | None = None,
+        workspace: str | None = None,
     ) -> None:
         from tracker_viz.trackers.mlflow import service
 
+        if workspace:
+            service.enter_workspace(workspace)
+        self._workspace = service.current_workspace()
         self._told_uri = service.absolute_uri(tracking_uri) if tracking_uri else None
         self._uri, self._experiment, self._experiment_id = service.service_and_experiment(
             tracking_uri, experiment
@@ -91,6 +97,7 @@ class MlflowTracker(Tracker):
             "experiment": self._experiment,
             "ui_url": self._ui_url,
             "run_id": self._run_id,
+            "workspace": self._workspace,
         }
         return {name: value for name, value in told.items() if value is not None}
 
