@@ -18,21 +18,13 @@ from tracker_viz.comparison.align import (
     trajectories,
 )
 from tracker_viz.comparison.clustering import HeadClusters, cluster_heads
+from tracker_viz.comparison.correlation import Correlation, correlations
 from tracker_viz.comparison.distance import (
     Chance,
     DistanceMatrix,
     chance_distance,
     distance,
     distance_matrix,
-)
-from tracker_viz.comparison.experiment import (
-    Correlation,
-    SettingGroup,
-    all_runs,
-    correlations,
-    final_loss,
-    setting_groups,
-    settings_of,
 )
 from tracker_viz.comparison.findings import (
     SIGNIFICANT,
@@ -45,6 +37,13 @@ from tracker_viz.comparison.findings import (
     short_runs_note,
     strongest_sentence,
     times_text,
+)
+from tracker_viz.comparison.groups import (
+    SettingGroup,
+    all_runs,
+    final_loss,
+    setting_groups,
+    settings_of,
 )
 from tracker_viz.comparison.matching import BEHAVIOR, Behavior, Matching, behaviors, match_heads
 from tracker_viz.comparison.onsets import RoleOnset, role_onsets

@@ -8,6 +8,7 @@ where going straight from one capture to the next is what is wanted.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -89,15 +90,9 @@ def comparable_axis(runs: Sequence[ComparedRun]) -> Axis:
     Steps; tokens where the runs counted them and take different numbers per step; progress only
     where the runs have no step in common.
     """
-    axis: Axis = "step"
-    if all(_counted_tokens(run.series) for run in runs):
-        rates = [_tokens_per_step(run.series) for run in runs if run.series.n_captures > 1]
-        if rates and max(rates) - min(rates) > _SAME_BATCHES * max(rates):
-            axis = "tokens"
-
-    places = [positions(run.series, axis) for run in runs]
-    overlap = max(each[0] for each in places) <= min(each[-1] for each in places)
-    return axis if overlap else "progress"
+    axis: Axis = "tokens" if _batches_differ(runs) else "step"
+    first, last = _shared_ends(_all_positions(runs, axis))
+    return axis if first <= last else "progress"
 
 
 def align(
@@ -108,15 +103,16 @@ def align(
     Args:
         n_points: how many evenly spaced points; None: every point at which any run has a capture.
     """
-    places = [positions(run.series, axis) for run in runs]
-    if n_points is None:
-        points = np.unique(np.concatenate(places))
-    else:
-        first, last = min(each[0] for each in places), max(each[-1] for each in places)
-        points = np.linspace(first, last, n_points)
-    captures = np.stack([np.searchsorted(each, points, side="right") - 1 for each in places])
-    ended = np.stack([points > each[-1] for each in places])
-    return Alignment(axis, points, captures.astype(np.int64), ended)
+    places = _all_positions(runs, axis)
+    points = np.unique(np.concatenate(places))
+    if n_points is not None:
+        points = np.linspace(points[0], points[-1], n_points)
+
+    captures, ended = [], []
+    for each in places:
+        captures.append(np.searchsorted(each, points, side="right") - 1)
+        ended.append(points > each[-1])
+    return Alignment(axis, points, np.stack(captures).astype(np.int64), np.stack(ended))
 
 
 def shared_stretch(runs: Sequence[ComparedRun], *, axis: Axis, n_points: int) -> Stretch:
@@ -128,24 +124,26 @@ def shared_stretch(runs: Sequence[ComparedRun], *, axis: Axis, n_points: int) ->
     Raises:
         ConfigError: the runs have no part of the axis in common.
     """
-    places = [positions(run.series, axis) for run in runs]
-    first, last = max(each[0] for each in places), min(each[-1] for each in places)
+    places = _all_positions(runs, axis)
+    first, last = _shared_ends(places)
     if first > last:
         raise ConfigError(
             f"the runs have no {axis} in common: one begins at {first:g}, another ends at "
             f"{last:g}; align by progress"
         )
 
-    common = places[0]
-    for each in places[1:]:
-        common = np.intersect1d(common, each)
+    common = functools.reduce(np.intersect1d, places)
     n_fewest = min(np.count_nonzero((each >= first) & (each <= last)) for each in places)
-    if len(common) >= max(_MIN_COMMON, _MIN_COMMON_SHARE * n_fewest):
+    has_enough = len(common) >= max(_MIN_COMMON, _MIN_COMMON_SHARE * n_fewest)
+    if has_enough:
         first, last = common[0], common[-1]
-        captures = tuple(np.flatnonzero(np.isin(each, common)) for each in places)
-    else:
-        captures = tuple(np.arange(len(each)) for each in places)
-    return Stretch(axis, np.linspace(first, last, n_points), captures)
+
+    captures = []
+    for each in places:
+        # Between the captures that only one run has, the other would have to be guessed.
+        counts = np.isin(each, common) if has_enough else np.ones(len(each), bool)
+        captures.append(np.flatnonzero(counts))
+    return Stretch(axis, np.linspace(first, last, n_points), tuple(captures))
 
 
 def trajectories(
@@ -193,6 +191,29 @@ def _interpolated(
     share = shares.astype(np.float32)[:, None, None]
     with np.errstate(invalid="ignore"):
         return values[before] + share * (values[after] - values[before])
+
+
+def _all_positions(runs: Sequence[ComparedRun], axis: Axis) -> list[NDArray[np.float64]]:
+    return [positions(run.series, axis) for run in runs]
+
+
+def _shared_ends(places: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Return the first and the last place that all runs have; the first is the greater one where
+    they have none."""
+    first = max(float(each[0]) for each in places)
+    last = min(float(each[-1]) for each in places)
+    return first, last
+
+
+def _batches_differ(runs: Sequence[ComparedRun]) -> bool:
+    """Return whether all runs counted tokens, and saw different numbers of them per step."""
+    rates = []
+    for run in runs:
+        if not _counted_tokens(run.series):
+            return False
+        if run.series.n_captures > 1:
+            rates.append(_tokens_per_step(run.series))
+    return bool(rates) and max(rates) - min(rates) > _SAME_BATCHES * max(rates)
 
 
 def _counted_tokens(series: ScoreSeries) -> bool:

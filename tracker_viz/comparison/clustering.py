@@ -72,35 +72,36 @@ def cluster_heads(
     kept = long_enough(runs, axis)
     names = common_scores(kept, scores)
     found = behaviors(kept, axis=axis, scores=names, n_points=n_points)
-    if sum(len(run.heads) for run in found) > MAX_CLUSTERED_HEADS:
-        n_each = max(1, MAX_CLUSTERED_HEADS // len(kept))
-        found = [
-            _first_ranked(behavior, ranking(run.series), n_each)
-            for behavior, run in zip(found, kept, strict=True)
-        ]
-    rows = [
-        (run.name, head)
-        for run, behavior in zip(kept, found, strict=True)
-        for head in behavior.heads
-    ]
-    if len(rows) < 2:
+    if sum(len(behavior.heads) for behavior in found) > MAX_CLUSTERED_HEADS:
+        found = _most_specialized(kept, found)
+
+    labels = run_labels(runs, short=True)
+    of_run: list[str] = []
+    heads: list[HeadId] = []
+    row_labels: list[str] = []
+    for run, behavior in zip(kept, found, strict=True):
+        for head in behavior.heads:
+            of_run.append(run.name)
+            heads.append(head)
+            row_labels.append(f"{labels[run.name]} {head_name(*head)}")
+    if len(heads) < 2:
         raise ConfigError(
-            f"clustering takes two heads or more; these runs have {len(rows)} with scores"
+            f"clustering takes two heads or more; these runs have {len(heads)} with scores"
         )
 
     vectors = np.concatenate([behavior.vectors for behavior in found])
     # A person reads one score after the other, not one point of time after the other.
-    by_point = vectors.reshape(len(rows), n_points, len(names))
-    values = by_point.transpose(0, 2, 1).reshape(len(rows), -1)
-    labels = run_labels(runs, short=True)
+    by_point = vectors.reshape(len(heads), n_points, len(names))
+    values = by_point.transpose(0, 2, 1).reshape(len(heads), -1)
+    kept_names = {run.name for run in kept}
     return HeadClusters(
         values=values,
-        labels=tuple(f"{labels[run]} {head_name(*head)}" for run, head in rows),
-        runs=tuple(run for run, _ in rows),
-        heads=tuple(head for _, head in rows),
+        labels=tuple(row_labels),
+        runs=tuple(of_run),
+        heads=tuple(heads),
         scores=names,
         linkage=linkage(values, method="average", metric="euclidean"),
-        left_out=tuple(run.name for run in runs if run.name not in {each.name for each in kept}),
+        left_out=tuple(run.name for run in runs if run.name not in kept_names),
     )
 
 
@@ -111,16 +112,22 @@ def long_enough(runs: Sequence[ComparedRun], axis: Axis) -> list[ComparedRun]:
     At least two, whatever their lengths.
     """
     ends = np.array([positions(run.series, axis)[-1] for run in runs])
-    lengths = ends - min(positions(run.series, axis)[0] for run in runs)
-    longest_first = np.sort(lengths)[::-1]
+    start = min(positions(run.series, axis)[0] for run in runs)
+    longest_first = np.sort(ends - start)[::-1]
     coverage = longest_first * np.arange(1, len(runs) + 1)
-    # Of equal coverages the one with more runs
+    # Of equal coverages the one with more runs.
     n_kept = max(2, len(runs) - int(np.argmax(coverage[::-1])))
-    return [
-        run
-        for run, length in zip(runs, lengths, strict=True)
-        if length >= longest_first[n_kept - 1]
-    ]
+    least = longest_first[n_kept - 1]
+    return [run for run, end in zip(runs, ends, strict=True) if end - start >= least]
+
+
+def _most_specialized(runs: Sequence[ComparedRun], found: Sequence[Behavior]) -> list[Behavior]:
+    """Return as many heads of each run as the picture has room for."""
+    n_each = max(1, MAX_CLUSTERED_HEADS // len(runs))
+    kept = []
+    for run, behavior in zip(runs, found, strict=True):
+        kept.append(_first_ranked(behavior, ranking(run.series), n_each))
+    return kept
 
 
 def _first_ranked(behavior: Behavior, ranked: Sequence[HeadId], n: int) -> Behavior:

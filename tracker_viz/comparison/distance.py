@@ -100,7 +100,7 @@ class DistanceMatrix:
         """Return which pairs are two runs of one setting: bool [run, run], False on the diagonal.
 
         Args:
-            settings: run name -> its setting without seeds, as ``experiment.settings_of`` gives it.
+            settings: run name -> its setting without seeds, as ``settings_of`` gives it.
         """
         keys = [settings[name] for name in self.names]
         same = np.array([[first == second for second in keys] for first in keys])

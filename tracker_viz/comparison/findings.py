@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.comparison.align import Axis
+from tracker_viz.comparison.correlation import MIN_RUNS_TO_TEST, Correlation
 from tracker_viz.comparison.distance import DistanceMatrix
-from tracker_viz.comparison.experiment import MIN_RUNS_TO_TEST, Correlation, SettingGroup
+from tracker_viz.comparison.groups import SettingGroup
 from tracker_viz.comparison.runs import first_few
 from tracker_viz.comparison.statistics import OnsetTimes, Spread
 

@@ -60,9 +60,9 @@ def matched_orders(runs: Sequence[ComparedRun], *, axis: Axis | None = None) -> 
     Raises:
         ConfigError: the models differ in depth.
     """
-    depths = {run.series.shape[0] for run in runs}
+    depths = sorted({run.series.shape[0] for run in runs})
     if len(depths) > 1:
-        blocks = " and ".join(map(str, sorted(depths)))
+        blocks = " and ".join(map(str, depths))
         raise ConfigError(
             "order=matched puts heads side by side within their blocks; these models have "
             f"{blocks} blocks: use order=index"
@@ -73,14 +73,7 @@ def matched_orders(runs: Sequence[ComparedRun], *, axis: Axis | None = None) -> 
     for run in runs[1:]:
         first, other = behaviors([runs[0], run], axis=axis)
         partner = match_heads(first, other, scope="block").partner()
-        order: dict[int, tuple[int | None, ...]] = {}
-        for block, heads in order_by_index(run.series).items():
-            beside: list[int | None] = []
-            for head in reference.get(block, ()):
-                found = partner.get((block, head)) if head is not None else None
-                beside.append(found[1] if found else None)
-            order[block] = (*beside, *(head for head in heads if head not in beside))
-        orders.append(order)
+        orders.append(_order_beside(reference, order_by_index(run.series), partner))
     return orders
 
 
@@ -91,6 +84,20 @@ def head_beside(head: HeadId, reference: Order, other: Order) -> HeadId | None:
     columns = other.get(block, ())
     partner = columns[column] if column < len(columns) else None
     return None if partner is None else (block, partner)
+
+
+def _order_beside(
+    reference: Order, own: Order, partner: Mapping[HeadId, HeadId]
+) -> dict[int, tuple[int | None, ...]]:
+    """Return a run's heads in the columns of the reference's heads that they are partners of."""
+    order: dict[int, tuple[int | None, ...]] = {}
+    for block, heads in own.items():
+        beside: list[int | None] = []
+        for head in reference.get(block, ()):
+            found = None if head is None else partner.get((block, head))
+            beside.append(None if found is None else found[1])
+        order[block] = (*beside, *(head for head in heads if head not in beside))
+    return order
 
 
 def _strength(series: ScoreSeries) -> NDArray[np.float32]:

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tracker_viz.comparison.experiment import Correlation, SettingGroup, final_loss
+from tracker_viz.comparison.correlation import Correlation
+from tracker_viz.comparison.groups import SettingGroup, final_loss
 from tracker_viz.comparison.onsets import role_onsets
 from tracker_viz.comparison.runs import ComparedRun, check_runs, differing_settings, run_labels
 from tracker_viz.errors import ConfigError, MissingDependencyError
