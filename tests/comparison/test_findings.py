@@ -139,7 +139,7 @@ def test_distances_are_said_beside_those_of_seeds_and_of_chance():
         for seed in (0, 1)
     ]
     sentence = distance_sentence(distance_matrix(runs), settings_of(runs))
-    assert "seeds of one setting 0.000 to 0.000" in sentence
+    assert "runs of one setting 0.000 to 0.000" in sentence
     assert "different settings" in sentence
     assert "shuffled heads" in sentence
     assert "of 6 pairs are more alike than 95 % of 200 shuffles" in sentence

@@ -149,7 +149,7 @@ def test_a_sweep_is_compared_in_its_parent_without_the_job_that_failed(tracker_v
     assert "No test of the settings: that takes 6 runs, and there are 2." in result.out
     found = (sweep.directory / "compare" / "findings.md").read_text()
     assert found.startswith("# a sweep\n\n* all runs: ")
-    assert "Distances of the runs' heads: seeds of one setting " in found
+    assert "Distances of the runs' heads: runs of one setting " in found
     assert "Left out, without captures: broken (failed)." in result.out
     assert {path.name for path in (sweep.directory / "compare").iterdir()} == FILES
     assert (sweep.directory / "compare.webm").read_bytes() == (

@@ -24,17 +24,22 @@ _AXIS_WORDS: Mapping[Axis, str] = {
     "progress": "progress, the share of each run's own training",
 }
 
+# Why an axis other than steps was chosen.
+_REASONS: Mapping[Axis, str] = {
+    "tokens": "they see different numbers of tokens per step",
+    "progress": "they have no step in common",
+}
+_UNITS = (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3))
+
 
 def axis_note(axis: Axis, *, chosen: bool) -> str:
     """Return how the runs were aligned. ``chosen``: by us, because nobody asked for an axis."""
-    reasons = {
-        "step": "the runs have steps in common",
-        "tokens": "the runs see different numbers of tokens per step",
-        "progress": "the runs have no step in common",
-    }
-    why = f", because {reasons[axis]}" if chosen and axis != "step" else ""
-    stretch = "" if axis == "progress" else "; each pair over the stretch that both have"
-    return f"Runs are compared by {_AXIS_WORDS[axis]}{why}{stretch}."
+    note = f"Runs are compared by {_AXIS_WORDS[axis]}"
+    if chosen and axis in _REASONS:
+        note += f", because {_REASONS[axis]}"
+    if axis != "progress":
+        note += "; each pair over the stretch that both have"
+    return f"{note}."
 
 
 def place_text(place: float, axis: Axis) -> str:
@@ -43,7 +48,7 @@ def place_text(place: float, axis: Axis) -> str:
         return f"{place:,.0f}"
     if axis == "progress":
         return f"{place:.0%}".replace("%", " %")
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, size in _UNITS:
         if place >= size:
             return f"{place / size:.3g}{unit}"
     return f"{place:.0f}"
@@ -80,7 +85,9 @@ def formed_roles(groups: Sequence[SettingGroup]) -> list[str]:
 def roles_sentence(together: SettingGroup, axis: Axis) -> str:
     """Return when the runs of a group formed each role; empty where none did."""
     parts = _role_parts(together, formed_roles([together]), axis)
-    return f"{'; '.join(parts)}." if parts else ""
+    if not parts:
+        return ""
+    return f"{'; '.join(parts)}."
 
 
 def times_text(times: OnsetTimes, axis: Axis) -> str:
@@ -109,17 +116,19 @@ def onset_sentence(role: str, times: OnsetTimes, *, replicates: str, axis: Axis)
     """
     name = role.replace("_", " ")
     if times.first is None or times.last is None:
-        return (
-            f"{name} not formed"
-            if times.n_runs == 1
-            else f"{name} formed in none of {times.n_runs} {replicates}"
-        )
+        if times.n_runs == 1:
+            return f"{name} not formed"
+        return f"{name} formed in none of {times.n_runs} {replicates}"
     if times.n_runs == 1:
-        near = ", near the line" if times.n_near_line else ""
-        return f"{name} formed {_at(times.first, axis)}{near}"
-    near = f", {times.n_near_line} of them near the line" if times.n_near_line else ""
-    share = f"{times.n_formed} of {times.n_runs} {replicates}"
-    return f"{name} formed in {share}, {_when(times.first, times.last, times.median, axis)}{near}"
+        sentence = f"{name} formed {_at(times.first, axis)}"
+        near = ", near the line"
+    else:
+        sentence = f"{name} formed in {times.n_formed} of {times.n_runs} {replicates}, "
+        sentence += _when(times.first, times.last, times.median, axis)
+        near = f", {times.n_near_line} of them near the line"
+    if times.n_near_line:
+        sentence += near
+    return sentence
 
 
 def strongest_sentence(found: Sequence[Correlation], n_runs: int) -> str:
@@ -131,19 +140,11 @@ def strongest_sentence(found: Sequence[Correlation], n_runs: int) -> str:
     if not found:
         return "No test of the settings: none of them varies beside the seed."
     strongest = found[0]
-    setting = " = ".join((strongest.setting, *strongest.same_as))
-    sign = "+" if strongest.kind == "spearman" else ""
-    words = (
-        f"{setting} and {strongest.outcome}: {strongest.kind} {strongest.coefficient:{sign}.2f} "
-        f"(95 % {strongest.low:{sign}.2f} to {strongest.high:{sign}.2f}), "
-        f"p = {strongest.p_value:.3g} over {strongest.n_runs} runs"
-    )
-    tests = f"{strongest.n_tests} tests" if strongest.n_tests > 1 else "one test"
+    finding = _correlation_text(strongest)
+    tests = "One test" if strongest.n_tests == 1 else f"Strongest of {strongest.n_tests} tests"
     if strongest.p_value < SIGNIFICANT:
-        return f"Strongest of {tests}: {words}, corrected for all of them."
-    return (
-        f"No setting goes with an outcome beyond chance. Strongest of {tests}: {words}, corrected."
-    )
+        return f"{tests}: {finding}, corrected for all of them."
+    return f"No setting goes with an outcome beyond chance. {tests}: {finding}, corrected."
 
 
 def distance_sentence(distances: DistanceMatrix, settings: Mapping[str, object]) -> str:
@@ -152,20 +153,20 @@ def distance_sentence(distances: DistanceMatrix, settings: Mapping[str, object])
     Args:
         settings: run name -> its setting without seeds.
     """
-    seeds = distances.between_seeds(settings)
-    others = ~seeds & ~np.eye(len(distances.names), dtype=bool)
-    parts = [f"seeds of one setting {_range(distances.overall, seeds)}"] if seeds.any() else []
-    if others.any():
-        name = "different settings" if seeds.any() else "the runs"
-        parts.append(f"{name} {_range(distances.overall, others)}")
-    parts.append(f"shuffled heads {_range(distances.shuffled, seeds | others)}")
-    apart = f"Distances of the runs' heads: {', '.join(parts)}."
+    alike = distances.between_seeds(settings)
+    different = ~alike & ~np.eye(len(distances.names), dtype=bool)
+    parts = []
+    if alike.any():
+        parts.append(f"runs of one setting {_range(distances.overall, alike)}")
+    if different.any():
+        parts.append(f"different settings {_range(distances.overall, different)}")
+    parts.append(f"shuffled heads {_range(distances.shuffled, alike | different)}")
 
-    pairs = np.triu(seeds | others)
-    alike = int((distances.percentile[pairs] < SIGNIFICANT).sum())
+    pairs = np.triu(alike | different)
+    n_rare = int((distances.percentile[pairs] < SIGNIFICANT).sum())
     return (
-        f"{apart} {alike} of {int(pairs.sum())} pairs are more alike than 95 % of "
-        f"{distances.n_shuffles} shuffles of their heads."
+        f"Distances of the runs' heads: {', '.join(parts)}. {n_rare} of {int(pairs.sum())} pairs "
+        f"are more alike than 95 % of {distances.n_shuffles} shuffles of their heads."
     )
 
 
@@ -177,9 +178,10 @@ def short_runs_note(labels: Mapping[str, str], ends: Mapping[str, float], axis: 
         ends: run name -> where it ends on the axis.
     """
     longest = max(ends.values())
-    short = [
-        f"{labels[name]} ({_at(end, axis)})" for name, end in ends.items() if end < longest / 2
-    ]
+    short = []
+    for name, end in ends.items():
+        if end < longest / 2:
+            short.append(f"{labels[name]} ({_at(end, axis)})")
     if not short:
         return None
     return f"Compared only up to where they end: {first_few(short)}."
@@ -202,28 +204,43 @@ def _role_parts(group: SettingGroup, roles: Sequence[str], axis: Axis) -> list[s
     return parts
 
 
+def _correlation_text(found: Correlation) -> str:
+    """Return ``n_heads and loss: spearman +0.62 (95 % +0.21 to +0.85), p = 0.03 over 12 runs``."""
+    setting = " = ".join((found.setting, *found.same_as))
+    # A ratio has no direction, and so no sign.
+    sign = "+" if found.kind == "spearman" else ""
+    interval = f"95 % {found.low:{sign}.2f} to {found.high:{sign}.2f}"
+    return (
+        f"{setting} and {found.outcome}: {found.kind} {found.coefficient:{sign}.2f} ({interval}), "
+        f"p = {found.p_value:.3g} over {found.n_runs} runs"
+    )
+
+
 def _when(first: float, last: float, median: float | None, axis: Axis) -> str:
     around = _from_to(first, last, axis)
-    unit = "step " if axis == "step" else ""
-    tokens = " tokens" if axis == "tokens" else ""
     if median is None:
-        return f"at {unit}{around}{tokens}, too few for a median"
-    return f"median {unit}{place_text(median, axis)}{tokens} ({around})"
+        return f"at {_with_unit(around, axis)}, too few for a median"
+    return f"median {_with_unit(place_text(median, axis), axis)} ({around})"
 
 
 def _from_to(first: float, last: float, axis: Axis) -> str:
-    places = [place_text(first, axis), place_text(last, axis)]
-    return places[0] if places[0] == places[1] else " to ".join(places)
+    # In rounded numbers the two may be the same.
+    places = dict.fromkeys((place_text(first, axis), place_text(last, axis)))
+    return " to ".join(places)
 
 
 def _at(place: float, axis: Axis) -> str:
-    text = place_text(place, axis)
-    words = {"step": f"at step {text}", "tokens": f"at {text} tokens", "progress": f"at {text}"}
-    return words[axis]
+    return f"at {_with_unit(place_text(place, axis), axis)}"
+
+
+def _with_unit(text: str, axis: Axis) -> str:
+    return {"step": f"step {text}", "tokens": f"{text} tokens", "progress": text}[axis]
 
 
 def _spread_text(loss: Spread) -> str:
-    return f"{loss.mean:.3f}" if loss.sd is None else f"{loss.mean:.3f} ± {loss.sd:.3f}"
+    if loss.sd is None:
+        return f"{loss.mean:.3f}"
+    return f"{loss.mean:.3f} ± {loss.sd:.3f}"
 
 
 def _range(matrix: NDArray[np.float64], pairs: NDArray[np.bool_]) -> str:

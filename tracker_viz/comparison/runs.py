@@ -92,14 +92,15 @@ def differing_settings(runs: Sequence[ComparedRun]) -> dict[str, dict[str, Any]]
     """Return for each run name the settings in which the runs differ, in alphabetical order; None
     where a run has no such setting."""
     configs = {run.name: flat_config(run.config) for run in runs}
-    names = {name for config in configs.values() for name in config if _is_setting(name)}
-
-    differing = []
-    for name in sorted(names):
-        values = {repr(config.get(name)) for config in configs.values()}
-        if len(values) > 1:
-            differing.append(name)
-    return {run: {name: config.get(name) for name in differing} for run, config in configs.items()}
+    names: set[str] = set().union(*configs.values())
+    differing: dict[str, dict[str, Any]] = {run: {} for run in configs}
+    for name in sorted(filter(_is_setting, names)):
+        values = {run: config.get(name) for run, config in configs.items()}
+        # Lists and NaN are neither hashable nor equal to themselves; their texts are.
+        if len(set(map(repr, values.values()))) > 1:
+            for run, value in values.items():
+                differing[run][name] = value
+    return differing
 
 
 def settings_label(settings: Mapping[str, Any]) -> str:
@@ -135,24 +136,19 @@ def run_labels(runs: Sequence[ComparedRun], *, short: bool = False) -> dict[str,
             as in a picture whose heading says it: ``n_heads=4 seed=0``.
     """
     settings = differing_settings(runs)
-    by_settings = {run.name: settings_label(settings[run.name]) for run in runs}
-    # The tracker's name may hold the settings already; which ones differ depends on the runs.
-    by_title = {
-        run.name: run_title(run.title.partition(NAME_SEPARATOR)[0], settings[run.name])
-        for run in runs
-    }
+    by_settings, by_title = {}, {}
+    for run in runs:
+        by_settings[run.name] = settings_label(settings[run.name])
+        # The tracker's name may hold settings already; which ones differ depends on the runs.
+        name = run.title.partition(NAME_SEPARATOR)[0]
+        by_title[run.name] = run_title(name, settings[run.name])
     candidates = [by_settings, by_title] if short else [by_title, by_settings]
     for labels in candidates:
         if all(labels.values()) and len(set(labels.values())) == len(runs):
             return labels
 
-    repeated = Counter(by_title.values())
-    labels = {}
-    for run in runs:
-        label = by_title[run.name]
-        is_unique = label and repeated[label] == 1
-        labels[run.name] = label if is_unique else f"{label} {run.name}".strip()
-    return labels
+    counts = Counter(by_title.values())
+    return {run: _unique_label(run, label, counts[label]) for run, label in by_title.items()}
 
 
 def in_order_of_settings(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
@@ -177,12 +173,12 @@ def check_runs(runs: Sequence[ComparedRun]) -> None:
     if len(runs) < 2:
         raise ConfigError(f"a comparison needs at least two runs; got {len(runs)}")
 
-    counts = Counter(run.name for run in runs)
-    repeated = sorted(name for name, count in counts.items() if count > 1)
+    names = [run.name for run in runs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ConfigError(f"every run may be given once; got {', '.join(repeated)} more than once")
 
-    empty = [run.name for run in runs if not run.series.n_captures or not run.series.heads]
+    empty = [run.name for run in runs if not (run.series.n_captures and run.series.heads)]
     if empty:
         raise ConfigError(
             f"no scored captures in {', '.join(empty)}: leave them out, or capture and score them "
@@ -196,13 +192,13 @@ def comparability_notes(runs: Sequence[ComparedRun]) -> list[str]:
     notes = []
     shapes = Counter(run.series.shape for run in runs)
     if len(shapes) > 1:
-        sizes = ", ".join(
-            f"{blocks} x {heads} in {count} run{'s' if count > 1 else ''}"
-            for (blocks, heads), count in sorted(shapes.items())
-        )
+        sizes = []
+        for (blocks, heads), count in sorted(shapes.items()):
+            runs_word = "runs" if count > 1 else "run"
+            sizes.append(f"{blocks} x {heads} in {count} {runs_word}")
         notes.append(
-            f"The models differ in blocks x heads ({sizes}); blocks are compared at the same "
-            "relative depth."
+            f"The models differ in blocks x heads ({', '.join(sizes)}); blocks are compared at the "
+            "same relative depth."
         )
 
     schedules = {tuple(run.series.steps.tolist()) for run in runs}
@@ -230,6 +226,11 @@ def first_few(names: Sequence[str], most: int = _MOST_NAMED) -> str:
     """Return the first names and how many follow: ``a, b, c and 4 more``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def _unique_label(run: str, label: str, count: int) -> str:
+    """Return the label with the run's reference, where it is empty or not the only one."""
+    return label if label and count == 1 else f"{label} {run}".strip()
 
 
 def _probes_differ(runs: Sequence[ComparedRun]) -> bool:

@@ -100,8 +100,9 @@ def onset_times(onsets: Sequence[RoleOnset]) -> OnsetTimes:
     """Summarize when replicates formed a role."""
     from scipy.stats import CensoredData, ecdf
 
-    formed = np.array([onset.at for onset in onsets if onset.at is not None])
-    without = np.array([onset.earliest for onset in onsets if not onset.formed])
+    is_formed = np.array([onset.formed for onset in onsets])
+    formed = np.array([onset.latest for onset in onsets], np.float64)[is_formed]
+    without = np.array([onset.earliest for onset in onsets], np.float64)[~is_formed]
     median = None
     if formed.size:
         survival = ecdf(CensoredData(uncensored=formed, right=without)).sf
@@ -111,13 +112,13 @@ def onset_times(onsets: Sequence[RoleOnset]) -> OnsetTimes:
     return OnsetTimes(
         n_runs=len(onsets),
         n_formed=formed.size,
-        n_near_line=sum(onset.near_line for onset in onsets if onset.formed),
+        n_near_line=sum(onset.near_line and onset.formed for onset in onsets),
         median=median,
         median_low=low,
         median_high=high,
-        first=float(formed.min()) if formed.size else None,
-        last=float(formed.max()) if formed.size else None,
-        watched_until=float(without.max()) if without.size else None,
+        first=_or_none(formed.min(initial=np.inf)),
+        last=_or_none(formed.max(initial=-np.inf)),
+        watched_until=_or_none(without.max(initial=-np.inf)),
     )
 
 
@@ -241,9 +242,13 @@ def _median_interval(formed: Floats, without: Floats) -> tuple[float | None, flo
     order = int(binom.ppf((1 - _CONFIDENCE) / 2, n, 0.5))
     if order < 1:
         return None, None
-    low = float(np.sort(np.concatenate([formed, without]))[order - 1])
-    high = float(np.sort(np.concatenate([formed, np.full(without.size, np.inf)]))[n - order])
-    return low, high if np.isfinite(high) else None
+    soonest = np.sort(np.concatenate([formed, without]))
+    latest = np.sort(np.concatenate([formed, np.full(without.size, np.inf)]))
+    return _or_none(soonest[order - 1]), _or_none(latest[n - order])
+
+
+def _or_none(place: float) -> float | None:
+    return float(place) if np.isfinite(place) else None
 
 
 def _orders(n_runs: int, seed: int) -> NDArray[np.int64]:

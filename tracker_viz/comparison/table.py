@@ -12,13 +12,22 @@ from typing import Any
 
 from tracker_viz.comparison.correlation import Correlation
 from tracker_viz.comparison.groups import SettingGroup, final_loss
-from tracker_viz.comparison.onsets import role_onsets
+from tracker_viz.comparison.onsets import RoleOnset, role_onsets
 from tracker_viz.comparison.runs import ComparedRun, check_runs, differing_settings, run_labels
 from tracker_viz.errors import ConfigError, MissingDependencyError
 from tracker_viz.files import write_atomically
 from tracker_viz.metrics import ROLES, Role, run_summary
 
 Row = Mapping[str, Any]
+# Column of a role in the table of settings -> field of ``OnsetTimes``.
+_TIMES_COLUMNS = {
+    "formed": "n_formed",
+    "onset_median": "median",
+    "onset_median_low": "median_low",
+    "onset_median_high": "median_high",
+    "onset_first": "first",
+    "onset_last": "last",
+}
 _OVERALL = ("heads_specialised", "share_specialised", "index_mean")
 
 
@@ -35,21 +44,20 @@ def run_table(runs: Sequence[ComparedRun], roles: tuple[Role, ...] = ROLES) -> l
     """
     check_runs(runs)
     settings, labels = differing_settings(runs), run_labels(runs)
-    names = [role.name for role in roles if any(role.name in run.series.heads for run in runs)]
-    return [
-        {
-            "run": run.name,
-            "label": labels[run.name],
-            "state": run.state,
-            **settings[run.name],
-            "steps": int(run.series.steps[-1]),
-            "captures": run.series.n_captures,
-            "loss": final_loss(run),
-            **_onset_columns(run, names, roles),
-            **_summary_columns(run, names, roles),
-        }
-        for run in runs
-    ]
+    onsets = [role_onsets(run.series, axis="step", roles=roles) for run in runs]
+    measured: set[str] = set().union(*onsets)
+    names = [role.name for role in roles if role.name in measured]
+    rows = []
+    for run, found in zip(runs, onsets, strict=True):
+        row: dict[str, Any] = {"run": run.name, "label": labels[run.name], "state": run.state}
+        row |= settings[run.name]
+        row["steps"] = int(run.series.steps[-1])
+        row["captures"] = run.series.n_captures
+        row["loss"] = final_loss(run)
+        row |= _onset_columns(found, names)
+        row |= _summary_columns(run, names, roles)
+        rows.append(row)
+    return rows
 
 
 def group_table(groups: Sequence[SettingGroup]) -> list[dict[str, Any]]:
@@ -60,20 +68,19 @@ def group_table(groups: Sequence[SettingGroup]) -> list[dict[str, Any]]:
     (number of runs), ``onset_median/<role>`` (Kaplan-Meier), ``onset_median_low/<role>`` and
     ``onset_median_high/<role>`` (95 % interval), ``onset_first/<role>``, ``onset_last/<role>``.
     """
-    roles = list(dict.fromkeys(role for group in groups for role in group.times))
+    roles: dict[str, None] = {}
+    for group in groups:
+        roles |= dict.fromkeys(group.times)
+
     rows = []
     for group in groups:
         row: dict[str, Any] = {"setting": group.label, **group.settings, "runs": len(group.runs)}
-        row["loss"] = group.loss.mean if group.loss else None
-        row["loss_sd"] = group.loss.sd if group.loss else None
+        row["loss"] = getattr(group.loss, "mean", None)
+        row["loss_sd"] = getattr(group.loss, "sd", None)
         for role in roles:
             times = group.times.get(role)
-            row[f"formed/{role}"] = times.n_formed if times else None
-            row[f"onset_median/{role}"] = times.median if times else None
-            row[f"onset_median_low/{role}"] = times.median_low if times else None
-            row[f"onset_median_high/{role}"] = times.median_high if times else None
-            row[f"onset_first/{role}"] = times.first if times else None
-            row[f"onset_last/{role}"] = times.last if times else None
+            for column, name in _TIMES_COLUMNS.items():
+                row[f"{column}/{role}"] = getattr(times, name, None)
         rows.append(row)
     return rows
 
@@ -111,6 +118,7 @@ def write_table(rows: Sequence[Row], path: Path) -> Path:
             "a Parquet table needs pyarrow; install it with: pip install pyarrow (or write .csv)"
         ) from error
 
+    # A column holds one type: see _one_type.
     names = list(rows[0]) if rows else []
     columns = {name: _one_type([row[name] for row in rows]) for name in names}
     contents = pyarrow.BufferOutputStream()
@@ -133,16 +141,13 @@ def write_file(contents: bytes, path: Path) -> Path:
     return path
 
 
-def _onset_columns(
-    run: ComparedRun, names: Sequence[str], roles: tuple[Role, ...]
-) -> dict[str, int | None]:
+def _onset_columns(found: Mapping[str, RoleOnset], names: Sequence[str]) -> dict[str, int | None]:
     """Return ``onset/<role>`` and ``onset_after/<role>`` in steps, for the roles ``names``."""
-    found = role_onsets(run.series, axis="step", roles=roles)
     columns: dict[str, int | None] = {}
     for name in names:
         onset = found.get(name)
-        columns[f"onset/{name}"] = _whole(onset.at) if onset else None
-        columns[f"onset_after/{name}"] = _whole(onset.after) if onset else None
+        columns[f"onset/{name}"] = _whole(getattr(onset, "at", None))
+        columns[f"onset_after/{name}"] = _whole(getattr(onset, "after", None))
     return columns
 
 
@@ -150,9 +155,13 @@ def _summary_columns(
     run: ComparedRun, names: Sequence[str], roles: tuple[Role, ...]
 ) -> dict[str, float | int | None]:
     summary = run_summary(run.series, roles)
-    columns = {f"heads/{name}": summary.get(f"specialisation/{name}_heads") for name in names}
-    columns |= {name: summary.get(f"specialisation/{name}") for name in _OVERALL}
-    columns |= {f"max/{name}": summary.get(f"specialisation/{name}_max") for name in names}
+    columns: dict[str, float | int | None] = {}
+    for name in names:
+        columns[f"heads/{name}"] = summary.get(f"specialisation/{name}_heads")
+    for name in _OVERALL:
+        columns[name] = summary.get(f"specialisation/{name}")
+    for name in names:
+        columns[f"max/{name}"] = summary.get(f"specialisation/{name}_max")
     return columns
 
 

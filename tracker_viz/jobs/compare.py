@@ -67,9 +67,7 @@ class CompareSettings(Settings, ComparisonOptions):
             value = getattr(self, name)
             if value is None:
                 continue
-            takers = [
-                scheme for scheme, each in tracker_classes().items() if name in each.option_names()
-            ]
+            takers = _trackers_with(name)
             asked = [scheme for scheme in takers if scheme in options]
             if named and not asked:
                 raise ConfigError(
@@ -79,6 +77,12 @@ class CompareSettings(Settings, ComparisonOptions):
             for scheme in asked:
                 options[scheme][name] = value
         return options
+
+
+def _trackers_with(option: str) -> list[str]:
+    """Return the schemes of the trackers that take an option."""
+    trackers = tracker_classes()
+    return [scheme for scheme in trackers if option in trackers[scheme].option_names()]
 
 
 @application(CompareSettings, name="compare")
@@ -106,28 +110,35 @@ def main(settings: CompareSettings) -> None:
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as a terminal shows them: the run, its loss, and for each role that some run
     formed how many heads have it and when the strongest took it."""
-    columns = [name.removeprefix("heads/") for name in rows[0] if name.startswith("heads/")]
-    roles = [
-        role
-        for role in columns
-        if any(row[f"heads/{role}"] or row[f"onset/{role}"] is not None for row in rows)
-    ]
+    roles = []
+    for name in rows[0]:
+        role = name.removeprefix("heads/")
+        if role != name and any(_has_role(row, role) for row in rows):
+            roles.append(role)
+
     lines = [["run", "loss", *(role.replace("_", " ") for role in roles)]]
     for row in rows:
         loss = "–" if row["loss"] is None else f"{row['loss']:.3f}"
         lines.append([row["label"], loss, *(_role_cell(row, role) for role in roles)])
 
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    first, *numbers = widths
-    aligned = []
-    for line in lines:
-        cells = [cell.rjust(width) for cell, width in zip(line[1:], numbers, strict=True)]
-        aligned.append("  ".join([line[0].ljust(first), *cells]).rstrip())
+    aligned = [_aligned(line, widths) for line in lines]
     rule = "  ".join("─" * width for width in widths)
     explained = (
         "(heads that have a role at the end, and the steps between which the strongest took it)"
     )
-    return "\n".join([aligned[0], rule, *aligned[1:], *([explained] if roles else [])])
+    table = [aligned[0], rule, *aligned[1:]]
+    return "\n".join([*table, explained] if roles else table)
+
+
+def _has_role(row: Mapping[str, Any], role: str) -> bool:
+    return bool(row[f"heads/{role}"]) or row[f"onset/{role}"] is not None
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return one line: names at the left, numbers at the right of their columns."""
+    numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+    return "  ".join([cells[0].ljust(widths[0]), *numbers]).rstrip()
 
 
 def _role_cell(row: Mapping[str, Any], role: str) -> str:
