@@ -14,6 +14,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+import wandb
 from torch import nn
 
 import tracker_viz as tv
@@ -275,13 +276,42 @@ def weights_in(ref):
 
 
 def test_a_second_model_is_refused_while_the_first_is_recorded_into_the_run(run):
-    first = tv.watch(make_model(0), run="mlflow", every=2)
+    first = tv.watch(make_model(0), run=run, every=2)
     with pytest.raises(RunTakenError, match=rf"{run} is being recorded by another watch\(\)"):
-        tv.watch(make_model(1), run="mlflow", every=2)
+        tv.watch(make_model(1), run=run, every=2)
     train(first.recorder.camera.model, first, range(4))
     assert first.close(progress=False).complete
     assert len(list(Path("spool").iterdir())) == 1, "the refused one left no spool"
     assert sorted(weights_in(run)) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_two_models_beside_one_active_run_are_recorded_into_a_run_each(
+    tracker, at_once, monkeypatch, caplog
+):
+    """An active run is joined by the first of them; W&B is offline, where no server can be asked."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    active = mlflow.start_run() if tracker == "mlflow" else wandb.init(project="two")
+    try:
+        models = make_model(0), make_model(1)
+        recorders = []
+        for model in models:
+            recorders.append(tv.watch(model, run=tracker, every=2))
+            train(model, recorders[-1], range(4))
+            if not at_once:
+                recorders[-1].close(progress=False)
+        for recorder in recorders:
+            recorder.close(progress=False)
+    finally:
+        mlflow.end_run() if tracker == "mlflow" else active.finish()
+    first, second = (recorder.ref for recorder in recorders)
+    assert first != second
+    assert f"{first} is recorded by another training: a new run is made" in caplog.text
+    for recorder, model in zip(recorders, models, strict=True):
+        (place,) = recorder.whole_runs()
+        last = weights_in(place)[4]
+        assert np.allclose(last, model.blocks[0].mlp.gate_proj.weight.detach(), atol=1e-3)
 
 
 @pytest.mark.parametrize(

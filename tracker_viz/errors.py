@@ -38,7 +38,15 @@ class ConfigError(TrackerVizError, ValueError):
 
 
 class RunTakenError(ConfigError):
-    """The run holds, or is receiving, the captures of another training."""
+    """The run holds, or is receiving, the captures of another training.
+
+    Attributes:
+        ref: the run, a ``RunRef``.
+    """
+
+    def __init__(self, message: str, ref: object) -> None:
+        super().__init__(message)
+        self.ref = ref
 
 
 class CaptureError(TrackerVizError):

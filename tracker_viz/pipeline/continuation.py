@@ -10,7 +10,9 @@ overwrite those captures.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,9 @@ import numpy as np
 from tracker_viz.delivery.outbox import Outbox
 from tracker_viz.errors import RunTakenError
 from tracker_viz.pipeline.scoring import EarlierCaptures, Scores, earlier_captures
-from tracker_viz.types import Capture
+from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.local import LocalRun
+from tracker_viz.types import Capture, RunRef
 
 log = logging.getLogger(__name__)
 
@@ -28,45 +32,53 @@ _WAY_OUT = (
     "made for it, or run='local'"
 )
 
-
-def check_not_shared(outbox: Outbox, others: Sequence[Outbox]) -> None:
-    """Refuse runs that another open ``watch`` of this process records into.
-
-    Raises:
-        RunTakenError: there is one.
-    """
-    for other in others:
-        shared = [ref for ref in outbox.refs if not other.closed and ref in other.refs]
-        if shared:
-            raise RunTakenError(
-                f"{shared[0]} is being recorded by another watch() in this process, and two models "
-                f"would overwrite each other's captures: close that one first, or {_WAY_OUT}"
-            )
+# Runs that this process records or recorded into -> the last outbox that did, and its spool.
+_recorded: dict[RunRef, tuple[weakref.ref[Outbox], Path]] = {}
 
 
 def continue_run(outbox: Outbox, scores: Scores, first: Capture) -> None:
-    """Continue from what the spool and the runs hold, if they hold anything.
+    """Continue from what the spool and the runs hold, if they hold anything, and remember that
+    this process records into them.
 
     Args:
         first: the model's first capture, as the camera took it.
 
     Raises:
-        RunTakenError: they hold the captures of another training.
+        RunTakenError: they hold, or are receiving, the captures of another training.
     """
-    earlier = earlier_captures(outbox) if outbox.holds_captures else None
-    if earlier is None:
-        return
-    _check_structure(earlier, first)
-    if first.step == 0:
-        _check_first_weights(earlier, scores.like_new().score_and_cut(first))
-        latest = earlier.refs[-1].step
-        if latest > 0:
-            log.warning(
-                "captures up to step %d are in the run already, and are not taken again: another "
-                "training needs a run and a spool of its own",
-                latest,
+    spools = _earlier_spools(outbox)
+    if outbox.holds_captures or spools:
+        earlier = earlier_captures(outbox, spools)
+        if earlier is not None:
+            _check_structure(earlier, first)
+            if first.step == 0:
+                _check_first_weights(earlier, scores.like_new().score_and_cut(first))
+                _warn_of_steps(earlier)
+            scores.resume(earlier)
+    for ref in outbox.refs:
+        _recorded[ref] = (weakref.ref(outbox), outbox.directory)
+
+
+def _earlier_spools(outbox: Outbox) -> dict[RunRef, Run]:
+    """Return, for each run, the spool from which this process recorded into it before. What a
+    tracker did not take, as an offline one, is in there only.
+
+    Raises:
+        RunTakenError: it still does.
+    """
+    spools: dict[RunRef, Run] = {}
+    for ref in outbox.refs:
+        last, directory = _recorded.get(ref, (None, outbox.directory))
+        other = last() if last else None
+        if other is not None and not other.closed:
+            raise RunTakenError(
+                f"{ref} is being recorded by another watch() in this process, and two models would "
+                f"overwrite each other's captures: close that one first, or {_WAY_OUT}",
+                ref,
             )
-    scores.resume(earlier)
+        if directory != outbox.directory:
+            spools[ref] = LocalRun(directory)
+    return spools
 
 
 def _check_structure(earlier: EarlierCaptures, first: Capture) -> None:
@@ -74,7 +86,8 @@ def _check_structure(earlier: EarlierCaptures, first: Capture) -> None:
     if any(there.get(name, here[name]) != here[name] for name in _STRUCTURE):
         raise RunTakenError(
             f"{earlier.where} holds captures of another model, {_described(there)} "
-            f"({_steps(earlier)}); this one is {_described(here)}: {_WAY_OUT}"
+            f"({_steps(earlier)}); this one is {_described(here)}: {_WAY_OUT}",
+            earlier.where,
         )
 
 
@@ -92,8 +105,19 @@ def _check_first_weights(earlier: EarlierCaptures, first: Capture) -> None:
             raise RunTakenError(
                 f"{earlier.where} holds captures of another training ({_steps(earlier)}), whose "
                 f"{name} began with other values: to continue that one, pass start_step=; else "
-                f"{_WAY_OUT}"
+                f"{_WAY_OUT}",
+                earlier.where,
             )
+
+
+def _warn_of_steps(earlier: EarlierCaptures) -> None:
+    latest = earlier.refs[-1].step
+    if latest > 0:
+        log.warning(
+            "captures up to step %d are in the run already, and are not taken again: another "
+            "training needs a run and a spool of its own",
+            latest,
+        )
 
 
 def _described(model: Mapping[str, Any]) -> str:

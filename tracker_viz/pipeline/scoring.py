@@ -24,6 +24,7 @@ from tracker_viz.metrics import (
     run_tags,
     score_bytes,
 )
+from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.download import pull
 from tracker_viz.types import Capture, CaptureHeader, CapturePath, CaptureRef, RunRef
 
@@ -101,20 +102,27 @@ class Scores:
             outbox.put_file(score_bytes(series, refs, self._probe, self._probe_labels), SCORE_FILE)
 
 
-def earlier_captures(outbox: Outbox) -> EarlierCaptures | None:
+def earlier_captures(
+    outbox: Outbox, spools: Mapping[RunRef, Run] | None = None
+) -> EarlierCaptures | None:
     """Read what the spool and the runs hold together, or None where they hold nothing.
 
     A backlog may be on its way from the spool to a run at this moment. The spool is asked first, so
     that what leaves it is found in the run; captures that are damaged are left out.
+
+    Args:
+        spools: run -> another spool from which it was recorded.
     """
+    sources: list[tuple[RunRef, Run]] = [(outbox.run.ref, outbox.run), *(spools or {}).items()]
+    sources += [(run.ref, run) for run in outbox.runs if run.online]
     found: dict[int, CapturePath] = {}
     holders: dict[int, RunRef] = {}
     with outbox.hold_captures():
-        for run in [outbox.run, *outbox.runs]:
+        for where, run in sources:
             refs = [ref for ref in run.list_captures() if ref.step not in found]
             for capture in pull(run, refs=refs).captures:
                 found[capture.ref.step] = capture
-                holders[capture.ref.step] = run.ref
+                holders[capture.ref.step] = where
         if not found:
             return None
 

@@ -11,8 +11,8 @@ import logging
 import shutil
 import sys
 import time
-import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from tracker_viz import trackers
 from tracker_viz.delivery.outbox import Destination, Outbox
 from tracker_viz.delivery.report import Report
-from tracker_viz.errors import ConfigError, TrackerError, unknown_name
+from tracker_viz.errors import ConfigError, RunTakenError, TrackerError, unknown_name
 from tracker_viz.metrics import run_summary
-from tracker_viz.pipeline.continuation import check_not_shared, continue_run
+from tracker_viz.pipeline.continuation import continue_run
 from tracker_viz.pipeline.load import TrackerOptions
 from tracker_viz.pipeline.scoring import Scores
 from tracker_viz.progress import progress_bar
@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 
 # Programs that run other people's code: a run is not called after them.
 _LAUNCHERS = ("", "-c", "-m", "ipykernel_launcher", "colab_kernel_launcher", "pytest", "ipython")
-
-_open_outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
 
 
 def watch(
@@ -89,7 +87,8 @@ def watch(
 
     A run holds the captures of one training. A run that holds some already is continued if the
     model has the same structure and, where ``start_step`` is 0, the same weights; steps that it
-    holds are not captured again. Another model is refused: give it a run of its own.
+    holds are not captured again. For another training a new run is made where ``run`` only names a
+    tracker; a run that ``run`` names itself is refused.
 
     Args:
         run: ``"mlflow"``, ``"wandb"`` or ``"local"``: the run that is active in this process
@@ -148,7 +147,8 @@ def watch(
         UnsupportedModelError, ProbeError: the model or the probe cannot be captured.
         ConfigError, MissingDependencyError, RunNotFoundError, TrackerError: a run could not be
             opened.
-        RunTakenError: a run holds, or is receiving, the captures of another training.
+        RunTakenError: a run that ``run`` names, or the spool, holds the captures of another
+            training.
     """
     if not enabled:
         return Watcher()
@@ -468,11 +468,14 @@ def open_outbox(
         first: the model's first capture, as the camera took it. It is not put into the outbox here.
 
     Raises:
-        RunTakenError: a run holds, or is receiving, the captures of another training.
+        RunTakenError: a run that was named, or the spool, belongs to another training. Where the
+            active run of a tracker does, a new one is made.
     """
     name = as_name(name)
     directory = Path(spool) if spool else new_directory(_default_spool(name))
-    try:
+    is_new = not (directory / "run.json").exists()
+
+    def opened(destinations: Sequence[Destination | Run]) -> Outbox:
         outbox = Outbox(
             directory,
             destinations,
@@ -483,18 +486,40 @@ def open_outbox(
             **outbox_options,
         )
         try:
-            check_not_shared(outbox, list(_open_outboxes))
             continue_run(outbox, scores, first)
         except BaseException:
             outbox.close("failed")
             raise
+        return outbox
+
+    try:
+        while True:
+            try:
+                return opened(destinations)
+            except RunTakenError as taken:
+                others = [_not_joining(each, taken.ref) for each in destinations]
+                if others == destinations or not is_new:
+                    raise
+                log.warning("%s is recorded by another training: a new run is made", taken.ref)
+                destinations = others
+                # It names the run that is taken.
+                (directory / "run.json").unlink()
     except BaseException:
         if spool is None:
             # Made a moment ago, for captures that never came.
             shutil.rmtree(directory, ignore_errors=True)
         raise
-    _open_outboxes.add(outbox)
-    return outbox
+
+
+def _not_joining(destination: Destination | Run, taken: object) -> Destination | Run:
+    """Return a destination that makes a run of its own where it would join ``taken``, the run that
+    is active in this process."""
+    if not isinstance(destination, Destination) or destination.ref or not destination.join_active:
+        return destination
+    active = trackers.connect(destination.scheme, **destination.options).active_run()
+    if active is None or active.ref != taken:
+        return destination
+    return replace(destination, join_active=False)
 
 
 def close_outbox(
