@@ -35,7 +35,7 @@ from mlflow_server import QUIET, MlflowServer  # noqa: E402
 from slow_link import SlowLink  # noqa: E402
 
 from tracker_viz import capture_file  # noqa: E402
-from tracker_viz.delivery.outbox import Destination, Outbox  # noqa: E402
+from tracker_viz.delivery import Destination, Outbox  # noqa: E402
 from tracker_viz.trackers import pull as pulling  # noqa: E402
 from tracker_viz.trackers.download import pull  # noqa: E402
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker  # noqa: E402
@@ -94,7 +94,7 @@ def through_the_outbox(uri: str, made: list[Capture], directory: Path) -> dict[s
         for capture in made:
             time.sleep(STEP_S)
             before = time.perf_counter()
-            outbox.put(capture)
+            outbox.submit(capture)
             blocked_s.append(time.perf_counter() - before)
     took = figures(blocked_s, time.perf_counter() - began)
     assert outbox.close().complete
@@ -143,7 +143,7 @@ def many(uri: str, n: int, directory: Path) -> dict[str, float]:
         name="many",
     ) as outbox:
         for capture in captures(n, 16):
-            outbox.put(capture)
+            outbox.submit(capture)
         assert outbox.close(timeout_s=1800).complete
     took["sent_s"] = time.perf_counter() - began
     run = MlflowTracker(uri).open_run(outbox.refs[0])

@@ -110,14 +110,14 @@ def make_captures(n_captures: int, nbytes: int) -> list:
 def through_outbox(captures: list, spool: Path) -> tuple[float, float, list[float]]:
     """Seconds until all is confirmed, those after the last capture, and what each put took of the
     training thread."""
-    from tracker_viz.delivery.outbox import Destination, Outbox
+    from tracker_viz.delivery import Destination, Outbox
 
     outbox = Outbox(spool, [Destination("wandb")], name="benchmark", queue_captures=len(captures))
     put_s = []
     begin = time.perf_counter()
     for capture in captures:
         at = time.perf_counter()
-        outbox.put(capture)
+        outbox.submit(capture)
         put_s.append(time.perf_counter() - at)
         time.sleep(STEP_S)
     outbox.flush()

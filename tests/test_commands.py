@@ -9,7 +9,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tracker_viz.commands import override
-from tracker_viz.delivery.spool import Spool
+from tracker_viz.delivery import Spool
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from torch import nn
 
 import tracker_viz as tv
 from tracker_viz import capture_file
-from tracker_viz.delivery.outbox import Outbox
+from tracker_viz.delivery import Outbox
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import (
     CaptureError,

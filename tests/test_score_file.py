@@ -15,7 +15,7 @@ import torch
 
 import tracker_viz as tv
 from tracker_viz import capture_file
-from tracker_viz.delivery.push import push
+from tracker_viz.delivery import push
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.errors import CaptureFileError
 from tracker_viz.metrics import SCORE_FILE, read_score_file, score_bytes, score_series

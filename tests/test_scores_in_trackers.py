@@ -60,7 +60,7 @@ def runs(tmp_path, monkeypatch, wandb_server):
             name="scored",
         )
         for capture in captures:
-            outbox.put(capture)
+            outbox.submit(capture)
         report = close_outbox(outbox, "finished", scores, 60, progress=False)
         assert all(delivery.complete for delivery in report.deliveries)
         refs.append({ref.scheme: ref for ref in outbox.refs})

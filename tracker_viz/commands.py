@@ -1,20 +1,70 @@
-"""Overrides in commands that are printed to be typed again, with values of any kind. The shell's
-own quotes come around them."""
+"""Every command that is printed to be typed again, from any directory, with values of any kind.
+
+A value is quoted twice: for Hydra's grammar (``override``) and for the shell (``shlex.join``).
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-# What Hydra's grammar takes without quotes; a letter such as ü is not among it, as little as = or a
-# bracket.
+# Hydra takes these without quotes; letters such as ü, = and brackets need them.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+-]+")
+# Options of trackers that our commands have under the same name
+_NAMED = ("tracking_uri", "ui_url", "base_url")
 
 
 def override(key: str, value: object) -> str:
-    """``key=value`` as Hydra reads it: ``spool='/home/jürgen/spool'``."""
+    """Return ``key=value`` as Hydra reads it: ``spool='/home/jürgen/spool'``."""
     text = str(value)
     if _PLAIN.fullmatch(text):
         return f"{key}={text}"
-    # Only before a quotation mark a backslash is more than itself.
+    # A backslash is special only before a quotation mark.
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", text))
     return f"{key}='{escaped}'"
+
+
+def push(spool: Path) -> str:
+    """Upload what is left in a spool."""
+    return shlex.join(["tracker-viz", "push", override("spool", spool)])
+
+
+def render(ref: object, environment: Mapping[str, str], *, layout: str | None = None) -> str:
+    """Make the video of a run. ``environment``: how its tracker is reached, see
+    ``Run.environment``."""
+    words = [override("run", ref)]
+    if layout:
+        words.append(override("layout", layout))
+    return shlex.join(["tracker-viz", "render", *words, *_reached(ref, environment)])
+
+
+def compare_sweep(parent: object, environment: Mapping[str, str]) -> str:
+    """Compare the runs of a sweep. ``environment``: as for ``render``."""
+    words = [override("sweep", parent), *_reached(parent, environment)]
+    return shlex.join(["tracker-viz", "compare", *words])
+
+
+def resume(program: Sequence[str], ref: object, environment: Mapping[str, str]) -> str:
+    """Continue the training of a run. ``program``: the words that start it, such as ``python
+    train.py``."""
+    words = [override("resume", ref)]
+    if environment:
+        scheme = _scheme(ref)
+        words.append(f"tracker={scheme}")
+        for name, value in environment.items():
+            words.append(override(f"tracker.{scheme}.{name}", value))
+    return shlex.join([*program, *words])
+
+
+def _reached(ref: object, environment: Mapping[str, str]) -> list[str]:
+    words = []
+    for name, value in environment.items():
+        key = name if name in _NAMED else f"+tracker.{_scheme(ref)}.{name}"
+        words.append(override(key, value))
+    return words
+
+
+def _scheme(ref: object) -> str:
+    return str(ref).partition(":")[0]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracker_viz.delivery import uploader
-from tracker_viz.delivery.outbox import Destination
+from tracker_viz.delivery import Destination, uploader
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,7 @@ import pytest
 from local_runs import only_run, steps_at
 
 from tracker_viz import capture_file
-from tracker_viz.delivery import spool
-from tracker_viz.delivery.outbox import Destination, Outbox
-from tracker_viz.delivery.push import push
+from tracker_viz.delivery import Destination, Outbox, journal, push
 from tracker_viz.errors import (
     ConfigError,
     MissingDependencyError,
@@ -37,7 +35,7 @@ from tracker_viz.types import RunRef
 def test_every_capture_reaches_the_destination_byte_for_byte(tmp_path, there):
     with Outbox(tmp_path / "spool", [there], name="a", keep_captures=True) as outbox:
         for step in (0, 1, 5):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     (run,) = outbox.runs
     assert steps_at(run) == [0, 1, 5] == steps_at(outbox.run)
     for ref in run.list_captures():
@@ -50,7 +48,7 @@ def test_every_capture_reaches_the_destination_byte_for_byte(tmp_path, there):
 def test_metrics_come_from_the_captures_with_the_time_they_were_taken(tmp_path, there):
     before = time.time()
     with Outbox(tmp_path / "spool", [there], name="a") as outbox:
-        outbox.put(make_capture(3))
+        outbox.submit(make_capture(3))
         outbox.set_summary({"best_head": "L0H1"})
     (line,) = read_lines(outbox.runs[0].directory / "metrics.jsonl")
     assert (line["step"], line["loss"]) == (3, 1.0)
@@ -62,7 +60,7 @@ def test_metrics_come_from_the_captures_with_the_time_they_were_taken(tmp_path, 
 
 def test_delivered_captures_leave_the_spool_and_are_still_known(tmp_path, there):
     with Outbox(tmp_path / "spool", [there], name="a") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     assert steps_at(outbox.run) == []
     assert not list((tmp_path / "spool/captures").glob("**/step-*"))
     assert outbox.captured_steps == {0}
@@ -70,7 +68,7 @@ def test_delivered_captures_leave_the_spool_and_are_still_known(tmp_path, there)
 
 def test_a_spool_that_is_a_destination_itself_keeps_what_the_others_have(tmp_path, there):
     with Outbox(tmp_path / "spool", [there, Destination("local")], name="a") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     assert [ref.path for ref in outbox.refs][1:] == [str(tmp_path / "spool")]
     push(tmp_path / "spool")
     assert steps_at(outbox.runs[0]) == steps_at(outbox.runs[1]) == [0]
@@ -84,7 +82,7 @@ def test_without_destinations_the_spool_is_the_run(tmp_path):
     ):
         with Outbox(tmp_path / "spool", destinations, name="a") as outbox:
             if 0 not in outbox.captured_steps:
-                outbox.put(make_capture(0))
+                outbox.submit(make_capture(0))
         assert outbox.close().complete
         assert outbox.refs == [RunRef("local", str(tmp_path / "spool"))]
         assert steps_at(outbox.run) == [0]
@@ -100,7 +98,7 @@ def test_putting_does_not_wait_for_a_destination_that_hangs(tmp_path, there, mon
     )
     outbox = Outbox(tmp_path / "spool", [there], name="a")
     for step in range(30):
-        outbox.put(make_capture(step))
+        outbox.submit(make_capture(step))
     outbox.flush()
     assert steps_at(outbox.run) == list(range(30))
     assert outbox.close(timeout_s=0.2).deliveries[0].left == 30
@@ -117,7 +115,7 @@ def test_only_transient_errors_are_retried_until_they_pass(tmp_path, there, monk
 
     monkeypatch.setattr(LocalRun, "put_captures", away)
     with Outbox(tmp_path / "spool", [there], name="a") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     assert outbox.close().complete
     assert steps_at(outbox.runs[0]) == [0]
     assert caplog.text.count("is away") == 1
@@ -126,16 +124,16 @@ def test_only_transient_errors_are_retried_until_they_pass(tmp_path, there, monk
 def test_a_disk_that_is_full_for_a_while_does_not_end_uploading_which_frees_it(
     tmp_path, there, monkeypatch, caplog
 ):
-    append_lines, failures = spool.append_lines, iter(range(3))
+    append_lines, failures = journal.append_lines, iter(range(3))
 
     def full_at_first(lines, path):
         if path.parent.name == "sent" and next(failures, None) is not None:
             raise OSError(28, "No space left on device")
         append_lines(lines, path)
 
-    monkeypatch.setattr(spool, "append_lines", full_at_first)
+    monkeypatch.setattr(journal, "append_lines", full_at_first)
     with Outbox(tmp_path / "spool", [there], name="a") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     assert outbox.close().complete
     assert steps_at(outbox.runs[0]) == [0]
     assert steps_at(outbox.run) == [], "what is delivered makes room"
@@ -155,7 +153,7 @@ def test_a_refusal_is_not_retried_is_told_and_leaves_the_captures_for_push(
     with monkeypatch.context() as patch:
         patch.setattr(LocalRun, "put_captures", refuse)
         outbox = Outbox(tmp_path / "spool", [there], name="a")
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
         outbox.flush()
         report = outbox.close(timeout_s=60)
     assert len(tries) == 1
@@ -181,7 +179,7 @@ def test_one_destination_failing_does_not_touch_the_other(tmp_path, monkeypatch)
     ]
     outbox = Outbox(tmp_path / "spool", destinations, name="a")
     for step in range(3):
-        outbox.put(make_capture(step))
+        outbox.submit(make_capture(step))
     report = outbox.close(timeout_s=60)
     assert [delivery.complete for delivery in report.deliveries] == [False, True]
     assert steps_at(only_run(tmp_path / "good")) == [0, 1, 2]
@@ -199,7 +197,7 @@ def test_a_destination_that_is_away_at_the_start_gets_its_run_later(tmp_path, th
     monkeypatch.setattr(LocalTracker, "create_run", away)
     outbox = Outbox(tmp_path / "spool", [there], name="a", config={"lr": 0.1})
     assert outbox.refs == []
-    outbox.put(make_capture(0))
+    outbox.submit(make_capture(0))
     back.set()
     assert outbox.close(timeout_s=60).complete
     assert only_run(tmp_path / "there").info().config == {"lr": 0.1}
@@ -250,7 +248,7 @@ def test_a_joined_run_is_not_ended_and_does_not_get_the_loops_own_metrics_twice(
             name="a",
             prepare=lambda c: replace(c, metrics={**c.metrics, **score}),
         ) as outbox:
-            outbox.put(
+            outbox.submit(
                 make_capture(
                     7 if isinstance(destination, Destination) else 8, metrics={"loss": 2.0}
                 )
@@ -264,11 +262,11 @@ def test_a_joined_run_is_not_ended_and_does_not_get_the_loops_own_metrics_twice(
 
 def test_training_goes_on_in_its_spool_and_says_which_steps_are_there(tmp_path, there):
     with Outbox(tmp_path / "spool", [there], name="a") as outbox:
-        outbox.put(make_capture(0))
-        outbox.put(make_capture(10))
+        outbox.submit(make_capture(0))
+        outbox.submit(make_capture(10))
     with Outbox(tmp_path / "spool", [there], name="ignored now") as again:
         assert again.captured_steps == {0, 10}
-        again.put(make_capture(20))
+        again.submit(make_capture(20))
     assert again.refs == outbox.refs
     assert steps_at(only_run(tmp_path / "there")) == [0, 10, 20]
     assert only_run(tmp_path / "there").info().name == "a"
@@ -276,11 +274,11 @@ def test_training_goes_on_in_its_spool_and_says_which_steps_are_there(tmp_path, 
 
 def test_training_goes_on_in_a_run_from_another_machine(tmp_path, there):
     with Outbox(tmp_path / "spool", [there], name="a") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     (ref,) = outbox.refs
     with Outbox(tmp_path / "elsewhere", [Destination("local", ref=ref)], name="a") as again:
         assert again.captured_steps == {0}
-        again.put(make_capture(5))
+        again.submit(make_capture(5))
     assert steps_at(only_run(tmp_path / "there")) == [0, 5]
 
 
@@ -321,7 +319,7 @@ def test_progress_counts_up_to_everything(tmp_path, there, caplog):
     seen = []
     outbox = Outbox(tmp_path / "spool", [there], name="a")
     for step in range(5):
-        outbox.put(make_capture(step))
+        outbox.submit(make_capture(step))
     outbox.close(progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5)
 
@@ -351,7 +349,7 @@ def test_of_two_that_start_at_once_the_second_leaves_what_the_first_noted(
     second.join(10)
     (outbox,) = opened
     assert len(json.loads((tmp_path / "spool/run.json").read_text())["destinations"]) == 1
-    outbox.put(make_capture(0))
+    outbox.submit(make_capture(0))
     assert outbox.close().complete
     assert steps_at(only_run(tmp_path / "there")) == [0]
 
@@ -368,7 +366,7 @@ def test_captures_can_be_listed_while_they_are_written_and_delivered(tmp_path, t
     with ThreadPoolExecutor(1) as pool:
         looking = pool.submit(look)
         for step in range(100):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
         outbox.close()
         ended.set()
         looking.result()
@@ -381,17 +379,17 @@ def test_captures_can_be_listed_while_they_are_written_and_delivered(tmp_path, t
 
 def test_an_end_that_came_too_late_is_left_to_push_and_told(tmp_path, there, monkeypatch, caplog):
     """Every capture is there, and the run still looks as if it were going on."""
-    note_metrics = spool.Journal.note_metrics
+    note_metrics = journal.Journal.note_metrics
 
-    def noted_just_after_the_deadline(journal, names):
+    def noted_just_after_the_deadline(noted, names):
         (uploader,) = outbox._uploaders
-        while uploader._deadline is None or time.monotonic() < uploader._deadline:
+        while uploader._ending is None or time.monotonic() < uploader._ending.deadline:
             time.sleep(0.001)
-        note_metrics(journal, names)
+        note_metrics(noted, names)
 
-    monkeypatch.setattr(spool.Journal, "note_metrics", noted_just_after_the_deadline)
+    monkeypatch.setattr(journal.Journal, "note_metrics", noted_just_after_the_deadline)
     outbox = Outbox(tmp_path / "spool", [there], name="a")
-    outbox.put(make_capture(0))
+    outbox.submit(make_capture(0))
     outbox.flush()
     report = outbox.close(timeout_s=0.2)
     run = only_run(tmp_path / "there")
@@ -403,17 +401,17 @@ def test_an_end_that_came_too_late_is_left_to_push_and_told(tmp_path, there, mon
 
 
 def test_a_disk_that_captures_filled_becomes_free_by_uploading_them(tmp_path, there, monkeypatch):
-    append_lines = spool.append_lines
+    append_lines = journal.append_lines
 
     def full_to_the_reserve(lines, path):
         if path.parent.name == "sent" and (tmp_path / "spool/.reserve").exists():
             raise OSError(28, "No space left on device")
         append_lines(lines, path)
 
-    monkeypatch.setattr(spool, "append_lines", full_to_the_reserve)
+    monkeypatch.setattr(journal, "append_lines", full_to_the_reserve)
     outbox = Outbox(tmp_path / "spool", [there], name="a")
     assert (tmp_path / "spool/.reserve").stat().st_size > 1 << 16
-    outbox.put(make_capture(0))
+    outbox.submit(make_capture(0))
     assert outbox.close(timeout_s=10).complete
     assert steps_at(outbox.run) == []
 
@@ -422,7 +420,7 @@ def test_a_full_disk_at_the_end_neither_raises_nor_keeps_the_run_from_its_end(
     tmp_path, there, monkeypatch
 ):
     outbox = Outbox(tmp_path / "spool", [there], name="a")
-    outbox.put(make_capture(0))
+    outbox.submit(make_capture(0))
     outbox.flush()
 
     def full(**changes):
@@ -440,7 +438,7 @@ def test_who_would_not_wait_for_the_end_leaves_the_spool_to_push(tmp_path, there
     with monkeypatch.context() as patch:
         patch.setattr(LocalRun, "put_captures", lambda *_: gone.wait(30))
         outbox = Outbox(tmp_path / "spool", [there], name="a")
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
         with pytest.raises(KeyboardInterrupt):
             outbox.close(progress=lambda *_: signal.raise_signal(signal.SIGINT))
         gone.set()
@@ -456,7 +454,7 @@ def test_an_adapter_that_leaves_the_program_costs_its_own_uploads_only(
     with monkeypatch.context() as patch:
         patch.setattr(LocalRun, "finish", lambda *_: sys.exit("an SDK that gives up"))
         outbox = Outbox(tmp_path / "spool", [there], name="a")
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
         report = outbox.close()
     assert "an SDK that gives up" in report.deliveries[0].error
     assert not report.complete

@@ -13,9 +13,8 @@ import pytest
 from local_runs import only_run, steps_at
 
 from tracker_viz import capture_file
+from tracker_viz.delivery import Outbox, push
 from tracker_viz.delivery import report as report_module
-from tracker_viz.delivery.outbox import Outbox
-from tracker_viz.delivery.push import push
 from tracker_viz.errors import ConfigError, TransientTrackerError
 from tracker_viz.files import read_lines
 from tracker_viz.trackers.local import LocalRun, LocalTracker
@@ -30,7 +29,7 @@ def test_a_destination_that_never_comes_is_left_to_push(tmp_path, there, monkeyp
             lambda *_, **__: (_ for _ in ()).throw(TransientTrackerError("connection refused")),
         )
         outbox = Outbox(tmp_path / "spool", [there], name="a")
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
         report = outbox.close("failed", timeout_s=0.3)
         assert (report.deliveries[0].left, report.deliveries[0].ref) == (1, None)
         assert not push(tmp_path / "spool", patience_s=0.3).complete
@@ -69,7 +68,7 @@ def test_final_tables_reach_the_destination_also_when_it_was_away_until_push(
 def test_push_mends_what_the_destination_damaged_while_the_spool_has_it(tmp_path, there, caplog):
     with Outbox(tmp_path / "spool", [there], name="a", keep_captures=True) as outbox:
         for step in range(3):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     run = only_run(tmp_path / "there")
     os.truncate(run.directory / "captures/step-00000001.safetensors", 100)
     assert push(tmp_path / "spool").complete
@@ -95,7 +94,7 @@ def test_push_is_patient_with_many_bytes_on_a_slow_line_and_not_with_a_tracker_t
             lambda *_: (_ for _ in ()).throw(TransientTrackerError("away")),
         )
         outbox = Outbox(tmp_path / "spool", [there], name="a")
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
         outbox.close(timeout_s=0.2)
         monkeypatch.setattr(
             report_module,
@@ -127,8 +126,8 @@ def test_a_damaged_file_in_the_spool_is_not_uploaded(tmp_path, there, monkeypatc
             lambda *_: (_ for _ in ()).throw(TransientTrackerError("away")),
         )
         outbox = Outbox(tmp_path / "spool", [there], name="a")
-        outbox.put(make_capture(0))
-        outbox.put(make_capture(1))
+        outbox.submit(make_capture(0))
+        outbox.submit(make_capture(1))
         outbox.close(timeout_s=0.2)
     os.truncate(tmp_path / "spool/captures/step-00000000.safetensors", 100)
     assert push(tmp_path / "spool").deliveries[0].damaged == (0,)
@@ -138,7 +137,7 @@ def test_a_damaged_file_in_the_spool_is_not_uploaded(tmp_path, there, monkeypatc
 
 TRAINING = """
     import os, sys, time
-    from tracker_viz.delivery.outbox import Destination, Outbox
+    from tracker_viz.delivery import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
     from tracker_viz.trackers.local import LocalRun
 
@@ -146,7 +145,7 @@ TRAINING = """
     LocalRun.put_captures = lambda run, captures: (time.sleep(0.05), put_captures(run, captures))
     outbox = Outbox(sys.argv[1], [Destination("local", {"directory": sys.argv[2]})], name="killed")
     for step in range(int(sys.argv[3])):
-        outbox.put(make_capture(step, size=64))
+        outbox.submit(make_capture(step, size=64))
         outbox.flush()
         print(step, flush=True)
 """
@@ -192,9 +191,7 @@ def test_after_a_kill_push_finishes_exactly_once(tmp_path, n_steps):
 
 def test_two_pushes_at_once_do_the_work_once(tmp_path):
     train_and_kill(tmp_path, 20)
-    program = (
-        "import sys; from tracker_viz.delivery.push import push; print(push(sys.argv[1]).complete)"
-    )
+    program = "import sys; from tracker_viz.delivery import push; print(push(sys.argv[1]).complete)"
     pushes = [
         subprocess.Popen(
             [sys.executable, "-c", program, str(tmp_path / "spool")],
@@ -216,10 +213,10 @@ def test_two_pushes_at_once_do_the_work_once(tmp_path):
 def test_a_worker_that_outlives_its_killed_parent_does_not_hold_the_spool(tmp_path):
     program = """
     import os, sys, time
-    from tracker_viz.delivery.outbox import Outbox
+    from tracker_viz.delivery import Outbox
     from tracker_viz.trackers.testing import make_capture
     outbox = Outbox(sys.argv[1], name="a")
-    outbox.put(make_capture(0))
+    outbox.submit(make_capture(0))
     outbox.flush()
     worker = os.fork()
     if worker:

@@ -14,7 +14,7 @@ import numpy as np
 from local_runs import steps_at
 
 from tracker_viz import capture_file
-from tracker_viz.delivery.outbox import Outbox
+from tracker_viz.delivery import Outbox
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.testing import make_capture
@@ -29,7 +29,7 @@ def test_a_full_queue_waits_for_the_disk_and_loses_nothing(tmp_path):
 
     with Outbox(tmp_path / "spool", name="a", prepare=prepare, queue_captures=2) as outbox:
         putting = threading.Thread(
-            target=lambda: [outbox.put(make_capture(step)) for step in range(6)]
+            target=lambda: [outbox.submit(make_capture(step)) for step in range(6)]
         )
         putting.start()
         putting.join(0.3)
@@ -52,7 +52,7 @@ def test_a_disk_that_takes_nothing_is_waited_for_once_and_what_it_cost_is_told(
         queue_captures=1,
         max_stall_s=0.5,
     )
-    outbox.put(make_capture(0))
+    outbox.submit(make_capture(0))
     assert begun.wait(60)
     changed, waited_at_most_s = outbox._writer._changed, []
     wait_for = changed.wait_for
@@ -65,13 +65,13 @@ def test_a_disk_that_takes_nothing_is_waited_for_once_and_what_it_cost_is_told(
             ],
         )
         for step in range(1, 9):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     assert waited_at_most_s == [0.5, 0.5, 0, 0, 0, 0, 0, 0], (
         "one finds room, one waits, and no other"
     )
     stuck.set()
     outbox.flush()
-    outbox.put(make_capture(9))
+    outbox.submit(make_capture(9))
     report = outbox.close()
     assert report.lost == tuple(range(2, 9))
     assert steps_at(outbox.run) == [0, 1, 9], "a disk that is back is used again"
@@ -91,7 +91,7 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(capture_file, "write_atomically", full_at_first)
     with Outbox(tmp_path / "spool", name="a") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     assert steps_at(outbox.run) == [0]
     assert outbox.close().lost == ()
 
@@ -101,8 +101,8 @@ def test_a_capture_that_cannot_be_prepared_is_kept_raw_and_told_once(tmp_path, c
         raise ZeroDivisionError("a bug in a score")
 
     with Outbox(tmp_path / "spool", name="a", prepare=prepare) as outbox:
-        outbox.put(make_capture(0))
-        outbox.put(make_capture(1))
+        outbox.submit(make_capture(0))
+        outbox.submit(make_capture(1))
     assert steps_at(outbox.run) == [0, 1]
     assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError]
 
@@ -112,7 +112,7 @@ def test_a_capture_that_cannot_be_stored_as_prepared_is_kept_raw(tmp_path):
         return replace(capture, arrays={"bad name!": np.zeros(3, np.float32)})
 
     with Outbox(tmp_path / "spool", name="a", prepare=prepare) as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     assert capture_file.read_header(
         outbox.run.directory / "captures/step-00000000.safetensors"
     ).arrays.keys() == {"blocks.0.attn.pattern"}
@@ -124,23 +124,23 @@ def test_a_fork_must_not_put_captures(tmp_path):
         child = os.fork()
         if child == 0:
             try:
-                outbox.put(capture)
+                outbox.submit(capture)
             except ConfigError:
                 os._exit(42)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
-        outbox.put(make_capture(1))
+        outbox.submit(make_capture(1))
     assert steps_at(outbox.run) == [1]
 
 
 def test_a_program_that_never_closes_leaves_its_captures_on_the_disk(tmp_path):
     program = """
     import sys, time
-    from tracker_viz.delivery.outbox import Outbox
+    from tracker_viz.delivery import Outbox
     from tracker_viz.trackers.testing import make_capture
     outbox = Outbox(sys.argv[1], name="a", prepare=lambda capture: (time.sleep(0.2), capture)[1])
     for step in range(5):
-        outbox.put(make_capture(step))
+        outbox.submit(make_capture(step))
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "spool")],
@@ -165,7 +165,7 @@ def test_a_disk_that_is_full_when_the_loops_metrics_are_new_loses_nothing(tmp_pa
 
     monkeypatch.setattr(LocalRun, "describe", full_at_first)
     with Outbox(tmp_path / "spool", name="a") as outbox:
-        outbox.put(make_capture(0, metrics={"loss": 2.0}))
+        outbox.submit(make_capture(0, metrics={"loss": 2.0}))
     assert outbox.close().lost == ()
     assert steps_at(outbox.run) == [0]
 
@@ -180,8 +180,8 @@ def test_what_is_no_mere_exception_does_not_end_the_writer(tmp_path):
         return capture
 
     with Outbox(tmp_path / "spool", name="a", prepare=prepare) as outbox:
-        outbox.put(make_capture(0))
-        outbox.put(make_capture(1))
+        outbox.submit(make_capture(0))
+        outbox.submit(make_capture(1))
         assert outbox.flush(10)
     assert steps_at(outbox.run) == [0, 1]
 
@@ -194,8 +194,8 @@ def test_a_capture_that_is_not_written_in_time_is_told_and_does_not_come_later(t
         prepare=lambda c: (began.set(), slow.wait(30), c)[2],
         max_stall_s=0.1,
     )
-    outbox.put(make_capture(0))
-    outbox.put(make_capture(1))
+    outbox.submit(make_capture(0))
+    outbox.submit(make_capture(1))
     began.wait(10)
     report = outbox.close(timeout_s=0.1)
     assert report.lost == (0, 1)
@@ -206,7 +206,7 @@ def test_a_capture_that_is_not_written_in_time_is_told_and_does_not_come_later(t
 
 def test_a_fork_that_leaves_the_block_ends_nothing(tmp_path, there):
     with Outbox(tmp_path / "spool", [there], name="a") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
         outbox.flush()
         child = os.fork()
         if child == 0:
@@ -216,6 +216,6 @@ def test_a_fork_that_leaves_the_block_ends_nothing(tmp_path, there):
                 os._exit(0)
         os.waitpid(child, 0)
         assert outbox.run.info().state == "running"
-        outbox.put(make_capture(1))
+        outbox.submit(make_capture(1))
     assert outbox.close().complete
     assert steps_at(outbox.runs[0]) == [0, 1]

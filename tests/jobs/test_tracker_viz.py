@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tracker_viz import __version__, trackers
-from tracker_viz.delivery.outbox import Destination, Outbox
+from tracker_viz.delivery import Destination, Outbox
 from tracker_viz.jobs import JOBS
 from tracker_viz.rendering import LAYOUTS
 from tracker_viz.rendering.layout import PANELS
@@ -266,7 +266,7 @@ def test_push_delivers_what_a_crashed_run_left(tracker_viz, tmp_path):
     in_the_way = tmp_path / "runs" / "crashed" / "captures"
     in_the_way.write_text("a file where the captures' directory will be")
     for step in (0, 5):
-        outbox.put(make_capture(step))
+        outbox.submit(make_capture(step))
     assert not outbox.close("failed", timeout_s=0.1).complete
 
     result = tracker_viz("push", f"spool={tmp_path}/spool", "timeout_s=0.2")

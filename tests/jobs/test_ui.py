@@ -9,7 +9,7 @@ import socket
 import pytest
 from own_port import own_port
 
-from tracker_viz.delivery.outbox import Destination, Outbox
+from tracker_viz.delivery import Destination, Outbox
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.jobs.ui import last_trained, serve
 from tracker_viz.trackers.local import LocalTracker

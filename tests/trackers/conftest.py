@@ -8,8 +8,7 @@ import threading
 import pytest
 import requests
 
-from tracker_viz.delivery import uploader
-from tracker_viz.delivery.outbox import Destination
+from tracker_viz.delivery import Destination, uploader
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 
 

@@ -52,7 +52,7 @@ class MlflowContract(TrackerContract):
         table = json.loads(self.files(ref, "tables")[f"{name}.json"])
         return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
-    def stored_key_frames(self, ref, layout):
+    def stored_key_frames(self, ref, layout, steps):
         stored = {}
         for name, contents in sorted(self.files(ref, "images").items()):
             if name.startswith(f"{layout}+step+") and name.endswith(".png"):

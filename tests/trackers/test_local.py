@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import subprocess
 import sys
@@ -35,43 +33,11 @@ class TestLocalTracker(TrackerContract):
                 stored.setdefault(name, {})[line["step"]] = line[name]
         return stored
 
-    def stored_summary(self, ref):
-        return json.loads((Path(ref.path) / "summary.json").read_text())
-
     def truncate(self, ref, capture):
         os.truncate(Path(ref.path) / "captures" / capture.file_name, capture.nbytes // 2)
 
     def missing_ref(self):
         return RunRef("local", "/nowhere/at/all")
-
-    def check_video(self, ref, video):
-        for name in ("heads.webm", "videos/heads/step_00000100.webm"):
-            assert (Path(ref.path) / name).read_bytes() == video.read_bytes()
-
-    def stored_table(self, ref, name):
-        with (Path(ref.path) / f"tables/{name}.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        # a CSV holds text only, and nothing where there is nothing
-        return [
-            {
-                column: None
-                if text == "nan"
-                else json.loads(text)
-                if text[:1].isdigit()
-                else text or None
-                for column, text in row.items()
-            }
-            for row in rows
-        ]
-
-    def stored_key_frames(self, ref, layout):
-        pictures = (Path(ref.path) / "key_frames" / layout).iterdir()
-        return {
-            int(picture.stem.removeprefix("step_")): [picture.read_bytes()] for picture in pictures
-        }
-
-    def stored_inputs(self, ref):
-        return json.loads((Path(ref.path) / "inputs.json").read_text())["inputs"]
 
 
 def test_runs_of_one_name_get_directories_of_their_own(tmp_path):

@@ -16,8 +16,7 @@ from mlflow import MlflowClient
 from outages import until_met
 
 from tracker_viz import capture_file
-from tracker_viz.delivery.outbox import Destination, Outbox
-from tracker_viz.delivery.push import push
+from tracker_viz.delivery import Destination, Outbox, push
 from tracker_viz.errors import CaptureFileError, RunNotFoundError, TrackerError
 from tracker_viz.trackers.download import cache_directory, pull
 from tracker_viz.trackers.mlflow.artifacts import ArtifactStore
@@ -70,12 +69,12 @@ def test_a_server_that_is_down_at_the_start_gets_everything_when_it_comes(
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     server_link.cut()
     with Outbox(spool, [far], name=spool.name, start_timeout_s=60) as outbox:
-        assert outbox._uploaders[0].delivery().error, (
+        assert outbox._uploaders[0].status().error, (
             "known to be away, not given up on: MLflow's own retries take four minutes"
         )
         assert outbox.refs == []
         for step in range(3):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
         outbox.flush()
         server_link.mend()
     assert outbox.close().complete
@@ -92,17 +91,17 @@ def test_a_server_that_goes_away_in_the_middle_and_comes_back_has_everything_onc
             if step == 9:
                 until_met(outbox)
                 server_link.mend()
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     assert outbox.close().complete
     assert_holds(mlflow_server, spool, range(12))
 
 
 def test_a_server_that_stays_away_is_left_to_push(far, server_link, mlflow_server, spool, caplog):
     outbox = Outbox(spool, [far], name=spool.name)
-    outbox.put(make_capture(0))
+    outbox.submit(make_capture(0))
     outbox.flush()
     server_link.cut()
-    outbox.put(make_capture(1))
+    outbox.submit(make_capture(1))
     report = outbox.close(timeout_s=1.0)
     assert not report.complete
     assert report.command in caplog.text
@@ -117,7 +116,7 @@ def test_a_server_that_was_never_there_gets_its_run_from_push(
 ):
     server_link.cut()
     with Outbox(spool, [far], name=spool.name, config={"lr": 0.1}) as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
         report = outbox.close("failed", timeout_s=0.5)
     assert report.deliveries[0].left == 1
     server_link.mend()
@@ -131,12 +130,12 @@ def test_an_upload_that_broke_half_way_is_never_listed_and_is_repeated(
 ):
     size = 700
     outbox = Outbox(spool, [far], name=spool.name)
-    outbox.put(make_capture(0, size=size))
+    outbox.submit(make_capture(0, size=size))
     outbox.flush()
-    while outbox._uploaders[0].delivery().left:
+    while outbox._uploaders[0].status().left:
         time.sleep(0.02)
     server_link.cut_after_bytes = 500_000
-    outbox.put(make_capture(1, size=size))
+    outbox.submit(make_capture(1, size=size))
     while server_link.cut_after_bytes >= 0:
         time.sleep(0.02)
     server_link.cut_after_bytes = None
@@ -152,7 +151,7 @@ def test_a_file_that_was_cut_on_the_server_is_named_left_out_and_mended_by_push(
 ):
     with Outbox(spool, [far], name=spool.name, keep_captures=True) as outbox:
         for step in range(3):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     os.truncate(
         mlflow_server.stored(outbox.refs[0].path) / "captures/step-00000001.safetensors", 77
     )
@@ -185,7 +184,7 @@ def test_a_run_that_is_deleted_while_training_is_told_and_gets_the_rest_after_it
     outbox = Outbox(spool, [far], name=spool.name)
     run_id = outbox.refs[0].path
     client.delete_run(run_id)
-    outbox.put(make_capture(0))
+    outbox.submit(make_capture(0))
     outbox.flush()
     report = outbox.close(timeout_s=60)
     assert f"mlflow runs restore --run-id {run_id}" in report.deliveries[0].error
@@ -202,7 +201,7 @@ def test_an_experiment_that_is_deleted_while_training_is_told_and_its_run_gets_t
     outbox = Outbox(spool, [far], name=spool.name)
     experiment_id = client.get_run(outbox.refs[0].path).info.experiment_id
     client.delete_experiment(experiment_id)
-    outbox.put(make_capture(0))
+    outbox.submit(make_capture(0))
     report = outbox.close(timeout_s=60)
     assert (
         f"mlflow experiments restore --experiment-id {experiment_id}" in report.deliveries[0].error
@@ -224,7 +223,7 @@ def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(
         server_link.one_way_s = 3600.0
         asking.clear()
         for step in range(30):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
         report = outbox.close(timeout_s=1.0)
     assert asking
     assert threading.current_thread() not in asking
@@ -244,7 +243,7 @@ def test_an_answer_that_comes_after_the_end_changes_nothing_in_the_spool(
     outbox = Outbox(spool, [far], name=spool.name)
     server_link.one_way_s = 3600.0
     for step in range(3):
-        outbox.put(make_capture(step))
+        outbox.submit(make_capture(step))
     assert outbox.close(timeout_s=0.5).deliveries[0].left == 3
     server_link.one_way_s = 0.0
     for thread in threading.enumerate():
@@ -291,13 +290,13 @@ def test_an_address_without_an_mlflow_server_is_refused_before_training(spool, t
 
 TRAINING = """
     import sys
-    from tracker_viz.delivery.outbox import Destination, Outbox
+    from tracker_viz.delivery import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
 
     outbox = Outbox(sys.argv[1], [Destination("mlflow", {"tracking_uri": sys.argv[2], "experiment": "faults"})], name=sys.argv[3])
     print(*outbox.refs, flush=True)
     for step in range(1000):
-        outbox.put(make_capture(step))
+        outbox.submit(make_capture(step))
         outbox.flush()
         print(step, flush=True)
 """
@@ -338,14 +337,14 @@ def test_a_kill_between_making_the_run_and_noting_it_leaves_one_run(
         with pytest.raises(TrackerError):
             Outbox(spool, [far], name=spool.name)
     with Outbox(spool, [far], name=spool.name) as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     assert outbox.close().complete
     assert_holds(mlflow_server, spool, [0])
 
 
 WRITER = """
     import sys
-    from tracker_viz.delivery.outbox import Destination, Outbox
+    from tracker_viz.delivery import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
     from tracker_viz.types import RunRef
 
@@ -354,7 +353,7 @@ WRITER = """
         print("ready", flush=True)
         sys.stdin.readline()
         for step in range(first, 20, 2):
-            outbox.put(make_capture(step, metrics={"attn/induction_max": step / 1000}))
+            outbox.submit(make_capture(step, metrics={"attn/induction_max": step / 1000}))
             outbox.flush()
     sys.exit(not outbox.close().complete)
 """
@@ -393,10 +392,10 @@ def test_two_processes_may_write_to_one_run_at_once(mlflow_server, tmp_path):
 def test_training_resumes_into_the_same_run_and_skips_what_is_there(far, mlflow_server, spool):
     with Outbox(spool, [far], name=spool.name) as outbox:
         for step in (0, 1):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     with Outbox(spool, [far], name=spool.name) as again:
         assert again.captured_steps == {0, 1}
-        again.put(make_capture(2))
+        again.submit(make_capture(2))
     assert again.refs == outbox.refs
     assert_holds(mlflow_server, spool, range(3))
 
@@ -405,14 +404,14 @@ def test_on_another_machine_training_resumes_from_the_reference_alone(
     far, mlflow_server, spool, tmp_path
 ):
     with Outbox(spool, [far], name=spool.name) as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
         outbox.close("failed")
     resumed = Destination(
         "mlflow", {"tracking_uri": mlflow_server.uri}, ref=outbox.refs[0], ours=True
     )
     with Outbox(tmp_path / "elsewhere", [resumed], name="a") as again:
         assert again.captured_steps == {0}
-        again.put(make_capture(1))
+        again.submit(make_capture(1))
     assert_holds(mlflow_server, spool, range(2))
 
 
@@ -428,7 +427,7 @@ def test_uploads_from_one_run_go_in_chunks_and_not_one_call_each(far, spool, mon
     monkeypatch.setattr(MlflowRun, "put_captures", counted)
     with Outbox(spool, [far], name=spool.name) as outbox:
         for step in range(40):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
         outbox.flush()
         all_there.set()
     assert sum(calls) == 40

@@ -14,7 +14,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from tracker_viz.delivery.outbox import Destination, Outbox
+from tracker_viz.delivery import Destination, Outbox
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers import join
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
@@ -40,7 +40,7 @@ def fluent(embedded, monkeypatch):
 def test_an_active_fluent_run_is_joined_and_left_running(fluent, tmp_path, embedded):
     with fluent.start_run() as theirs:
         with Outbox(tmp_path / "spool", [Destination("mlflow")], name="ignored") as outbox:
-            outbox.put(make_capture(0))
+            outbox.submit(make_capture(0))
         assert outbox.refs == [RunRef("mlflow", theirs.info.run_id)]
         assert mlflow.active_run().info.run_id == theirs.info.run_id
         run = join(theirs)
@@ -161,7 +161,7 @@ def test_runs_that_we_make_under_hydra_carry_them_too_and_share_one_database(tmp
 
 def deliver(spool, *destinations):
     with Outbox(spool, destinations or [Destination("mlflow")], name="ignored") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     return outbox.refs
 
 

@@ -19,8 +19,7 @@ from outages import until_met
 from slow_link import SlowLink
 
 from tracker_viz import capture_file
-from tracker_viz.delivery.outbox import Destination, Outbox
-from tracker_viz.delivery.push import push
+from tracker_viz.delivery import Destination, Outbox, push
 from tracker_viz.errors import (
     CaptureFileError,
     MissingDependencyError,
@@ -191,7 +190,7 @@ def test_a_store_that_goes_away_and_comes_back_has_everything(direct, s3, tmp_pa
                 if step == 4:
                     until_met(outbox)
                     link.mend()
-                outbox.put(make_capture(step))
+                outbox.submit(make_capture(step))
         assert outbox.close().complete
         pulled = pull(outbox.runs[0], tmp_path / "cache")
     assert [capture.path.read_bytes() for capture in pulled.captures] == [
@@ -204,7 +203,7 @@ def test_a_file_that_was_cut_in_the_store_is_named_left_out_and_mended_by_push(
 ):
     with Outbox(tmp_path / "spool", [direct], name="damaged", keep_captures=True) as outbox:
         for step in range(3):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     run = outbox.runs[0]
     s3.write(f"direct/{run.ref.path}/artifacts/captures/step-00000001.safetensors", b"half of it")
     pulled = pull(run, tmp_path / "cache")
@@ -217,15 +216,15 @@ def test_a_file_that_was_cut_in_the_store_is_named_left_out_and_mended_by_push(
 
 TRAINING = """
     import sys
-    from tracker_viz.delivery.outbox import Destination, Outbox
+    from tracker_viz.delivery import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
 
     outbox = Outbox(sys.argv[1], [Destination("mlflow", {"tracking_uri": sys.argv[2], "experiment": "halves"})], name="halves")
-    outbox.put(make_capture(0))
-    while not outbox._uploaders[0].delivery().sent:
+    outbox.submit(make_capture(0))
+    while not outbox._uploaders[0].status().sent:
         pass
     print(*outbox.refs, flush=True)
-    outbox.put(make_capture(1, size=2000))
+    outbox.submit(make_capture(1, size=2000))
     outbox.close()
 """
 
@@ -331,7 +330,7 @@ def test_what_the_store_answers_decides_whether_it_is_asked_again(
 
 def test_runs_of_a_bucket_are_opened_from_their_reference_alone(direct, tmp_path):
     with Outbox(tmp_path / "spool", [direct], name="a") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     opened = connect("mlflow", **outbox.runs[0].environment).open_run(
         RunRef.parse(str(outbox.refs[0]))
     )

@@ -23,7 +23,7 @@ from own_port import own_port
 from PIL import Image
 
 from tracker_viz import capture_file
-from tracker_viz.delivery.outbox import Destination, Outbox
+from tracker_viz.delivery import Destination, Outbox
 from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError
 from tracker_viz.pipeline.in_step import put_in_step_page, timeline_artifact, timeline_text
 from tracker_viz.trackers import connect, open_run
@@ -169,7 +169,7 @@ def test_with_log_in_and_ca_everything_works_and_nothing_secret_is_kept(
     destination = Destination("mlflow", {"tracking_uri": logged_in.uri + PREFIX})
     with Outbox(tmp_path / "spool", [destination], name="secured", config={"lr": 0.1}) as outbox:
         for step in range(3):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     (run,) = outbox.runs
     (tmp_path / "a.webm").write_bytes(b"video")
     link = open_run(run.ref, **run.environment).put_video(
@@ -269,7 +269,7 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once(logged_in
                 training = threading.current_thread()
                 assert training not in asking, "it hands over and goes on, whatever the server does"
                 logged_in.start()
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     assert outbox.close().complete
     assert asking - {training}
     (run,) = outbox.runs
@@ -417,7 +417,7 @@ def test_a_database_that_crashes_behind_the_server_and_one_that_is_used_directly
             if step == 6:
                 until_met(outbox)
                 postgres.start()
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     assert outbox.close().complete
     for run in outbox.runs:
         assert [ref.step for ref in run.list_captures()] == list(range(9))
@@ -453,7 +453,7 @@ def test_a_run_in_a_workspace_is_found_in_it_alone(shared_server, no_workspace_i
     options = {"tracking_uri": shared_server.uri, "experiment": "e", "workspace": "team-a"}
     with Outbox(tmp_path / "spool", [Destination("mlflow", options)], name="a") as outbox:
         for step in range(2):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     (ref,), (run,) = outbox.refs, outbox.runs
     assert outbox.close().command is None
     assert run.environment == {"tracking_uri": shared_server.uri, "workspace": "team-a"}

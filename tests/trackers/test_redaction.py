@@ -9,8 +9,7 @@ import pytest
 from bearer_proxy import BearerProxy
 from mlflow import MlflowClient
 
-from tracker_viz.delivery.outbox import Destination, Outbox
-from tracker_viz.delivery.push import push
+from tracker_viz.delivery import Destination, Outbox, push
 from tracker_viz.errors import TrackerError
 from tracker_viz.trackers import open_run
 from tracker_viz.trackers.download import pull
@@ -51,7 +50,7 @@ def test_a_token_opens_the_server_and_leaves_no_trace(
     with Outbox(
         tmp_path / "spool", [destination], name="with a token", keep_captures=True
     ) as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
         outbox.set_summary({"best_head": "L0H1"})
         outbox.put_table([{"head": "L00H00", "score": 0.5}], "head_roles")
     report = push(tmp_path / "spool")

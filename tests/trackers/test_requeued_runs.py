@@ -22,7 +22,7 @@ def train(directory, destination, steps, state="finished"):
     with Outbox(directory, [destination], name="job", config={"lr": 0.1}) as outbox:
         found = sorted(outbox.captured_steps)
         for step in steps:
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
         report = outbox.close(state)
     assert report.command is None, report
     return outbox.refs[0], found
@@ -52,7 +52,7 @@ def test_mlflow_run_id_is_gone_on_with(embedded, mlflow_run, tmp_path, monkeypat
     with Outbox(tmp_path / "second", [destination], name="job") as outbox:
         assert outbox.captured_steps == {0, 1, 2}
         assert status(embedded, ref) == "RUNNING"
-        outbox.put(make_capture(3))
+        outbox.submit(make_capture(3))
     assert outbox.refs == [ref]
     assert status(embedded, ref) == "FINISHED"
     assert steps_of(MlflowTracker(embedded).open_run(ref)) == [0, 1, 2, 3]

@@ -19,7 +19,7 @@ import wandb
 from wandb_server import WandbServer
 from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F401
 
-from tracker_viz.delivery.outbox import Destination, Outbox
+from tracker_viz.delivery import Destination, Outbox
 from tracker_viz.errors import ConfigError, RunActiveError, TrackerError, TransientTrackerError
 from tracker_viz.trackers.base import MetricPoint
 from tracker_viz.trackers.download import pull
@@ -78,7 +78,9 @@ class TestWandbTracker(TrackerContract):
         shown = json.loads(run.files[run.summary[f"tracker_viz/tables/{name}"]["path"]])
         return [dict(zip(shown["columns"], row, strict=True)) for row in shown["data"]]
 
-    def stored_key_frames(self, ref: RunRef, layout: str) -> dict[int, list[bytes]]:
+    def stored_key_frames(
+        self, ref: RunRef, layout: str, steps: list[int]
+    ) -> dict[int, list[bytes]]:
         run, key = self.server.run(ref.path), f"tracker_viz/frames/{layout}"
         stored: dict[int, list[bytes]] = {}
         for row in run.history:
@@ -290,7 +292,7 @@ def test_training_goes_on_in_its_own_run(wandb_server, tracker, tmp_path):
         with Outbox(tmp_path / "spool", [Destination("wandb")], name="own") as outbox:
             known = outbox.captured_steps
             for step in steps:
-                outbox.put(make_capture(step))
+                outbox.submit(make_capture(step))
             outbox.flush()
         assert outbox.runs[0].info().state == "finished"
         return known, outbox.refs[0]

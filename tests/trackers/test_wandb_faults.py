@@ -25,7 +25,7 @@ from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 from wandb_server.httpd import API_KEY
 
 from tracker_viz import capture_file
-from tracker_viz.delivery.push import push
+from tracker_viz.delivery import push
 from tracker_viz.trackers.download import pull
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.testing import make_capture
@@ -39,7 +39,7 @@ TRAINING = """
     import numpy as np
     from tracker_viz.trackers.wandb import artifacts as wandb_artifacts
     from tracker_viz.trackers.wandb import service as wandb_service
-    from tracker_viz.delivery.outbox import Destination, Outbox
+    from tracker_viz.delivery import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
 
     spool, n_steps, pause_s, timeout_s, start_s, finish_s, *more = sys.argv[1:]
@@ -52,7 +52,7 @@ TRAINING = """
     for step in range(int(n_steps)):
         weight -= 0.1 * (weight + rng.normal(scale=0.01))
         capture = make_capture(step, metrics={"loss": weight**2})
-        outbox.put(capture)
+        outbox.submit(capture)
         print("step", step, repr(weight**2), flush=True)
         time.sleep(float(pause_s))
     outbox.flush()

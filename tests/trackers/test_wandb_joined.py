@@ -10,7 +10,7 @@ import pytest
 import wandb
 from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 
-from tracker_viz.delivery.outbox import Destination, Outbox
+from tracker_viz.delivery import Destination, Outbox
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers import join
 from tracker_viz.trackers.base import MetricPoint
@@ -65,7 +65,7 @@ def test_without_a_run_of_theirs_there_is_none_to_join(wandb_server):
 def test_a_joined_run_is_never_ended_and_goes_on_afterwards(wandb_server, theirs):
     with Outbox(theirs.dir + "/../spool", [Destination("wandb")], name="ignored") as outbox:
         for step in range(3):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
     assert str(outbox.refs[0]) == f"wandb:tester/theirs/{theirs.id}"
     assert wandb.run is theirs
     theirs.log({"after": 1})
@@ -222,7 +222,7 @@ def test_a_run_made_by_lightnings_logger_is_joined(wandb_server, tmp_path):
             )
 
         def on_train_batch_end(self, trainer, module, outputs, batch, index):
-            self.outbox.put(make_capture(trainer.global_step))
+            self.outbox.submit(make_capture(trainer.global_step))
 
         def on_train_end(self, trainer, module):
             self.report = self.outbox.close()
@@ -269,7 +269,7 @@ def test_a_run_made_by_the_hf_trainer_is_joined(wandb_server, tmp_path, monkeypa
             )
 
         def on_step_end(self, arguments, state, control, **_):
-            self.outbox.put(make_capture(state.global_step))
+            self.outbox.submit(make_capture(state.global_step))
 
         def on_train_end(self, arguments, state, control, **_):
             self.report = self.outbox.close()
@@ -312,7 +312,7 @@ def test_a_run_of_theirs_becomes_part_of_the_sweep_that_its_job_is_of(
     parent = WandbTracker(project="theirs").create_run(name="sweep", config={})
     monkeypatch.setenv(PARENTS, json.dumps([str(parent.ref)]))
     with Outbox(tmp_path / "spool", [Destination("wandb")], name="ignored") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     theirs.finish()
     assert parent.children() == outbox.refs
     assert WandbTracker().open_run(outbox.refs[0]).info().parent == parent.ref
@@ -327,7 +327,7 @@ def test_a_group_that_the_users_code_chose_stays_and_the_sweep_finds_the_run(
     parent = WandbTracker(project="theirs").create_run(name="sweep", config={})
     monkeypatch.setenv(PARENTS, json.dumps([str(parent.ref)]))
     with Outbox(tmp_path / "spool", [Destination("wandb")], name="ignored") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     theirs.finish()
     assert parent.children() == outbox.refs
     there = stored(wandb_server, theirs).attributes
@@ -343,7 +343,7 @@ def test_a_sweep_without_a_parent_in_the_runs_project_gets_one_there(
     monkeypatch.setenv(PARENTS, json.dumps([str(elsewhere.ref)]))
     monkeypatch.setenv(JOB, SweepJob(str(tmp_path), "ablation", "seed=0,1").to_text())
     with Outbox(tmp_path / "spool", [Destination("wandb")], name="ignored") as outbox:
-        outbox.put(make_capture(0))
+        outbox.submit(make_capture(0))
     theirs.finish()
     (noted,) = noted_parents(tmp_path)
     parent = WandbTracker().open_run(noted.ref)

@@ -8,7 +8,7 @@ import wandb
 from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F401
 
 from tracker_viz import trackers
-from tracker_viz.delivery.outbox import Outbox
+from tracker_viz.delivery import Outbox
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers.download import cache_directory, pull
 from tracker_viz.trackers.sweep import PARENTS, parent_runs
@@ -50,7 +50,7 @@ def test_a_run_of_theirs_is_recorded_and_read_back_whatever_its_name(
     live = their_run(project, run_id)
     with Outbox(tmp_path / "spool", [trackers.join(live)], name="ignored") as outbox:
         for step in range(3):
-            outbox.put(make_capture(step))
+            outbox.submit(make_capture(step))
         outbox.put_table([{"head": "L00H00", "score": 0.5}], "heads")
         outbox.put_file(b"{}", "notes/a.json")
     assert outbox.close().command is None, outbox.close()

@@ -1,20 +1,23 @@
-"""The end of a spool's uploaders: they get a bounded time for what is left, and what became of it
-is said. For the outbox and ``push``."""
+"""End a spool's uploaders in bounded time, and report what became of the captures. For the outbox
+and ``push``."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.delivery.uploader import DeliveryStatus, Uploader
-from tracker_viz.trackers.base import RunState
+from tracker_viz.trackers import RunState
 
 log = logging.getLogger(__name__)
 
 SLOWEST_BYTES_PER_S = 250_000
+POLL_S = 0.05
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Report:
     Attributes:
         deliveries: one per destination.
         lost: steps that could not be written to the disk, and are gone.
-        command: what finishes the upload later; None when nothing is left.
+        command: the command that finishes the upload later; None when nothing is left.
     """
 
     deliveries: tuple[DeliveryStatus, ...]
@@ -41,46 +44,71 @@ def close_all(
     uploaders: Sequence[Uploader],
     state: RunState,
     deadline: float,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
     *,
     lost: tuple[int, ...] = (),
     patience_s: float | None = None,
 ) -> Report:
-    """Let every uploader finish until ``deadline``; with ``patience_s`` each delivered capture
-    moves the deadline on, and what is on its way has the time that its bytes take over a slow
-    line."""
+    """Let every uploader finish.
+
+    Args:
+        deadline: until when (of ``time.monotonic``).
+        progress: called now and then with (captures delivered, captures in all).
+        lost: steps that the writer gave up.
+        patience_s: move the deadline on with each delivered capture, to so many seconds later, and
+            give captures in flight the time that their bytes take over a slow line.
+    """
     for uploader in uploaders:
         uploader.close(state, deadline=deadline)
-    delivered, moved = -1, time.monotonic()
-    waiting = list(uploaders)
     try:
-        while waiting and time.monotonic() < deadline:
-            waiting = [uploader for uploader in waiting if not uploader.join(0.05 / len(waiting))]
-            deliveries = [uploader.delivery() for uploader in uploaders]
-            n_sent = sum(delivery.sent for delivery in deliveries)
-            if progress:
-                progress(n_sent, n_sent + sum(delivery.left for delivery in deliveries))
-            if n_sent != delivered:
-                delivered, moved = n_sent, time.monotonic()
-            if patience_s is not None:
-                on_its_way = max(uploader.nbytes_on_their_way for uploader in uploaders)
-                deadline = moved + patience_s + on_its_way / SLOWEST_BYTES_PER_S
-                for uploader in waiting:
-                    uploader.close(state, deadline=deadline)
+        unfinished = _wait(uploaders, state, deadline, progress, patience_s)
     finally:
         for uploader in uploaders:
             uploader.dismiss()
-    waiting = [uploader for uploader in waiting if not uploader.join(0)]
-    report = Report(tuple(uploader.delivery() for uploader in uploaders), lost, None)
-    unfinished = [delivery for delivery in report.deliveries if not delivery.complete]
-    if unfinished or waiting:
-        report = Report(report.deliveries, lost, spool.push_command)
-        for delivery in unfinished:
-            what = f"{delivery.left} captures have" if delivery.left else "the end of the run has"
-            log.warning(
-                "%s not reached %s (%s)", what, delivery.name, delivery.error or "out of time"
-            )
-        log.warning("they are kept in %s; finish with: %s", spool.directory, spool.push_command)
-    else:
+    unfinished = [uploader for uploader in unfinished if not uploader.join(0)]
+
+    report = Report(tuple(uploader.status() for uploader in uploaders), lost, None)
+    left = [status for status in report.deliveries if not status.complete]
+    if not left and not unfinished:
         spool.make_room()
-    return report
+        return report
+    for status in left:
+        _warn_about(status)
+    log.warning("they are kept in %s; finish with: %s", spool.directory, spool.push_command)
+    return replace(report, command=spool.push_command)
+
+
+def _wait(
+    uploaders: Sequence[Uploader],
+    state: RunState,
+    deadline: float,
+    progress: Progress | None,
+    patience_s: float | None,
+) -> list[Uploader]:
+    """Return the uploaders that were still at work at the deadline."""
+    n_sent_before, moved = -1, time.monotonic()
+    waiting = list(uploaders)
+    while waiting and time.monotonic() < deadline:
+        pause_s = POLL_S / len(waiting)
+        waiting = [uploader for uploader in waiting if not uploader.join(pause_s)]
+
+        statuses = [uploader.status() for uploader in uploaders]
+        n_sent = sum(status.sent for status in statuses)
+        if progress:
+            progress(n_sent, n_sent + sum(status.left for status in statuses))
+        if n_sent != n_sent_before:
+            n_sent_before, moved = n_sent, time.monotonic()
+
+        if patience_s is not None:
+            nbytes = max(uploader.nbytes_in_flight for uploader in uploaders)
+            deadline = moved + patience_s + nbytes / SLOWEST_BYTES_PER_S
+            for uploader in waiting:
+                uploader.close(state, deadline=deadline)
+    return waiting
+
+
+def _warn_about(status: DeliveryStatus) -> None:
+    what = "the end of the run has"
+    if status.left:
+        what = f"{status.left} captures have"
+    log.warning("%s not reached %s (%s)", what, status.name, status.error or "out of time")

@@ -1,9 +1,9 @@
-"""Captures from the training thread -> the spool, on a thread of its own. The outbox's first half.
+"""Captures from the training thread -> the spool, on a thread of its own: the outbox's first half.
 
-    training thread ──put──▶ queue ──writer thread: prepare, write, fsync──▶ spool
+    training thread ──enqueue──▶ queue ──writer thread: prepare, write, fsync──▶ spool
 
-The training thread only ever waits for our own disk, and that for ``max_stall_s`` at most: after
-it, captures are given up without a wait until the disk takes one again.
+The training thread only ever waits for our own disk, and for ``max_stall_s`` at most: after that,
+captures are given up without a wait until the disk takes one again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.errors import CaptureFileError, ConfigError
@@ -23,14 +24,22 @@ log = logging.getLogger(__name__)
 DISK_RETRIES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A raw capture, and when it was taken (seconds since 1970)."""
+
+    capture: Capture
+    taken: float
+
+
 class SpoolWriter:
     """The queue and its thread.
 
     Args:
-        prepare: turns a raw capture into the one that is kept; runs on the writer thread. None: it
-            is kept as it came.
-        written: called on the writer thread with every capture that lies in the spool now.
-        max_stall_s: how long ``put`` may wait for a disk that takes nothing.
+        prepare: turns a raw capture into the one that is kept; runs on the writer thread. None
+            keeps it as it is.
+        written: called on the writer thread with every capture that is now in the spool.
+        max_stall_s: how long ``enqueue`` may wait for a disk that takes nothing.
         queue_captures: captures in memory that wait for the writer.
 
     Attributes:
@@ -54,12 +63,14 @@ class SpoolWriter:
         self._report_written = written
         self._max_stall_s = max_stall_s
         self._queue_captures = queue_captures
-        self._queue: deque[tuple[Capture, float]] = deque()
+        # These are guarded by _changed.
         self._changed = threading.Condition()
-        self._n_unwritten = 0
-        self._in_hand: list[int] = []
-        self._stopping = self._given_up = False
+        self._queue: deque[_Queued] = deque()
+        self._in_hand: _Queued | None = None
+        self._stopping = False
+        self._given_up = False
         self._stuck = False
+        # These belong to the writer thread.
         self._prepare_failed = False
         self._disk_failed = False
         self._loop_metrics: frozenset[str] = frozenset()
@@ -68,8 +79,8 @@ class SpoolWriter:
         )
         self._thread.start()
 
-    def put(self, capture: Capture) -> None:
-        """Take one capture over; returns in microseconds unless the disk is far behind."""
+    def enqueue(self, capture: Capture) -> None:
+        """Take over one capture; returns in microseconds unless the disk is far behind."""
         with self._changed:
             if self._stopping:
                 raise ConfigError(
@@ -84,60 +95,67 @@ class SpoolWriter:
             if self._stuck:
                 self._lose(
                     capture.step,
-                    f"the disk of {self._spool.directory} took no capture for {self._max_stall_s:g} s",
+                    f"the disk of {self._spool.directory} took no capture for "
+                    f"{self._max_stall_s:g} s",
                 )
                 return
-            self._queue.append((capture, time.time()))
-            self._n_unwritten += 1
+            self._queue.append(_Queued(capture, time.time()))
             self._changed.notify_all()
 
     def flush(self, timeout_s: float | None) -> bool:
-        """Wait until everything that was put lies in the spool, on the disk; whether it does."""
+        """Wait until everything that was enqueued is in the spool, on the disk; return whether it
+        is."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._n_unwritten == 0, timeout_s)
+            return self._changed.wait_for(
+                lambda: not self._queue and self._in_hand is None, timeout_s
+            )
 
     def stop(self, timeout_s: float) -> None:
-        """Put everything on the disk and end the thread; what does not lie there after
-        ``timeout_s`` is given up."""
+        """Write everything to the disk and end the thread; what is not written after ``timeout_s``
+        is given up."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(timeout_s)
         with self._changed:
-            given_up = [*self._in_hand, *(capture.step for capture, _ in self._queue)]
+            given_up = [*self._queue]
+            if self._in_hand is not None:
+                given_up.insert(0, self._in_hand)
             self._queue.clear()
             self._given_up = bool(given_up)
-        for step in given_up:
-            self._lose(step, f"it was not written within {timeout_s:.0f} s")
+        for queued in given_up:
+            self._lose(queued.capture.step, f"it was not written within {timeout_s:.0f} s")
 
-    # -- the thread
-    # -----------------------------------------------------------------------------------------
+    # -- the thread --------------------------------------------------------------------------------
 
     def _write_all(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._stopping)
-                if not self._queue:
-                    return
-                capture, taken = self._queue.popleft()
-                self._in_hand = [capture.step]
-                self._changed.notify_all()
+        while queued := self._next():
             try:
-                self._write(capture, taken)
-            # a panic in an extension is no Exception, and a thread that ended would write nothing
-            # more
+                self._write(queued)
+            # A panic in an extension is no Exception, and a thread that ended would write nothing
+            # more.
             except BaseException as error:
-                log.exception("the capture of step %d could not be written", capture.step)
-                self._lose(capture.step, repr(error))
+                step = queued.capture.step
+                log.exception("the capture of step %d could not be written", step)
+                self._lose(step, repr(error))
             finally:
                 with self._changed:
                     self.busy_s = time.thread_time()
-                    self._in_hand = []
-                    self._n_unwritten -= 1
+                    self._in_hand = None
                     self._changed.notify_all()
 
-    def _write(self, raw: Capture, taken: float) -> None:
-        ref = self._written(self._prepared(raw), raw, taken)
+    def _next(self) -> _Queued | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._stopping)
+            if not self._queue:
+                return None
+            self._in_hand = self._queue.popleft()
+            self._changed.notify_all()
+            return self._in_hand
+
+    def _write(self, queued: _Queued) -> None:
+        prepared = self._prepared(queued.capture)
+        ref = self._written(prepared, queued)
         if ref:
             self._report_written(ref)
 
@@ -150,30 +168,30 @@ class SpoolWriter:
             if not self._prepare_failed:
                 log.exception(
                     "captures cannot be scored and cut to their budget, first at step %d; they are "
-                    "kept as they came",
+                    "kept as they were taken",
                     raw.step,
                 )
             self._prepare_failed = True
             return raw
 
-    def _written(self, capture: Capture, raw: Capture, taken: float) -> CaptureRef | None:
-        """Write to the spool, trying again while the disk is full or away; after a failure of that
-        kind only once a capture."""
+    def _written(self, capture: Capture, queued: _Queued) -> CaptureRef | None:
+        """Write to the spool, trying again while the disk is full or away; after a capture was lost
+        that way, later ones are tried once."""
+        raw = queued.capture
         for pause_s in (*DISK_RETRIES_S, None):
             if self._given_up:
                 return None
             try:
                 self._note_loop_metrics(raw)
-                ref = self._spool.write(capture, taken=taken)
+                ref = self._spool.write(capture, taken=queued.taken)
             except CaptureFileError:
                 if capture is raw:
                     raise
                 log.exception(
-                    "what was made of the capture of step %d cannot be stored; it is kept as it "
-                    "came",
+                    "the scored capture of step %d cannot be stored; it is kept as it was taken",
                     raw.step,
                 )
-                return self._written(raw, raw, taken)
+                return self._written(raw, queued)
             except OSError as error:
                 if self._disk_failed or pause_s is None:
                     self._disk_failed = True

@@ -1,9 +1,14 @@
-"""Brings one destination up to date with the spool, on a thread of its own. Started by the outbox
-and by ``push``.
+"""Keep one destination up to date with the spool, on a thread of its own. Started by the outbox and
+by ``push``. ``transfer.py`` makes the calls; here they are timed, retried and ended.
 
-The order of every delivery: the captures go up, the journal notes them, their metrics go up, the
-journal notes those, and only then may the spool drop the files. A kill between any two of these
-repeats a call that is safe to repeat.
+    STARTING ──reached──▶ UPLOADING ──finished──▶ FINISHED
+        │                  │     ▲
+        └────lost──▶ AWAY ◀┘     │
+                      └───back───┘
+
+    any of the three on the left ──refused──▶ FAILED        waiting cannot help
+                                 ──expired──▶ EXPIRED       the deadline passed
+                                 ──dismissed─▶ DISMISSED    the spool belongs to somebody else
 """
 
 from __future__ import annotations
@@ -12,23 +17,18 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from enum import Enum, auto
+from typing import TypeVar
 
-from tracker_viz.capture_file import check_file
-from tracker_viz.delivery.spool import Spool, StoredDestination
-from tracker_viz.errors import (
-    CaptureFileError,
-    TrackerError,
-    TrackerVizError,
-    TransientTrackerError,
-)
-from tracker_viz.trackers import connect, tracker_class
-from tracker_viz.trackers.base import Run, RunState, Tracker
-from tracker_viz.trackers.run_config import RunConfig
-from tracker_viz.trackers.sweep import is_in_sweep, parent_run
+from tracker_viz.delivery.backlog import Backlog
+from tracker_viz.delivery.destinations import StoredDestination
+from tracker_viz.delivery.spool import Spool
+from tracker_viz.delivery.transfer import Transfer
+from tracker_viz.errors import TrackerError, TrackerVizError, TransientTrackerError
+from tracker_viz.trackers import Run, RunState, Tracker
 from tracker_viz.types import CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,22 @@ FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 60.0
 
 Result = TypeVar("Result")
+
+
+class State(Enum):
+    """Where an uploader is. It changes only in the methods of ``Uploader`` that the module's
+    picture names."""
+
+    STARTING = auto()
+    UPLOADING = auto()
+    AWAY = auto()
+    FINISHED = auto()
+    FAILED = auto()
+    EXPIRED = auto()
+    DISMISSED = auto()
+
+
+ACTIVE = frozenset({State.STARTING, State.UPLOADING, State.AWAY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,354 +79,294 @@ class DeliveryStatus:
         return self.left == 0 and self.error is None
 
 
-class _PatienceEnded(Exception):
-    """Internal: whoever waits for this uploader waits no longer."""
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How the run ends, and until when (of ``time.monotonic``) that is tried."""
+
+    state: RunState
+    deadline: float
+
+
+class _Stop(Exception):
+    """Internal: nobody waits for this uploader any longer."""
 
 
 class Uploader:
-    """One destination's thread and its state. All of the public methods may be called from any
-    thread."""
+    """One destination's thread and its state. All public methods may be called from any thread.
+
+    Args:
+        tracker, run, may_replace: see ``Transfer``.
+    """
 
     def __init__(
         self,
         spool: Spool,
-        addressee: StoredDestination,
+        destination: StoredDestination,
         tracker: Tracker | None,
         run: Run | None = None,
+        *,
+        may_replace: bool = False,
     ) -> None:
-        self.name = addressee.name
-        self.run = run
-        self.failure: Exception | None = None
-        self.steps_there: frozenset[int] = frozenset()
-        self.nbytes_on_their_way = 0
-        # Processor seconds that this thread took so far.
-        self.busy_s = 0.0
+        self.name = destination.name
         self._spool = spool
-        self._addressee = addressee
-        self._tracker = tracker
-        self._journal = spool.journal(addressee.name)
-        self._pending: dict[CaptureRef, float] = {}
-        self._deferred: set[CaptureRef] = set()
-        self._damaged: tuple[int, ...] = ()
-        self._trouble: str | None = None
-        self._existed = addressee.ref is not None
-        self._doubtful = self._existed
-        self._closing: RunState | None = None
-        self._deadline: float | None = None
+        self._transfer = Transfer(
+            spool, destination, tracker, run, self._spool_access, may_replace=may_replace
+        )
+        # Processor seconds that the thread took so far
+        self.busy_s = 0.0
+        # Held by the thread while it changes the spool
+        self._in_spool = threading.Lock()
+        # The rest is guarded by _changed.
         self._changed = threading.Condition()
-        self._settled = threading.Event()
-        self._left_to_itself = False
-        self._at_work = threading.Lock()
-        self._dismissed = False
+        self._state = State.STARTING
+        self._error: Exception | None = None
+        self._backlog = Backlog()
+        self._ending: _Ending | None = None
         self._thread = threading.Thread(
             target=self._work, name=f"tracker_viz-upload-{self.name}", daemon=True
         )
 
+    @property
+    def run(self) -> Run | None:
+        """The run, once it was reached."""
+        return self._transfer.run
+
+    @property
+    def steps_before(self) -> frozenset[int]:
+        """Steps that the run had captures of before this process sent any."""
+        return self._transfer.steps_before
+
+    @property
+    def nbytes_in_flight(self) -> int:
+        """Size of what is being sent at this moment."""
+        return self._transfer.nbytes_in_flight
+
     def start(self) -> None:
         self._thread.start()
 
-    def wait_settled(self, timeout_s: float) -> None:
-        """Until the destination was reached, refused us or turned out to be away; raises what
-        refused us."""
-        self._left_to_itself = not self._settled.wait(timeout_s)
-        if self.failure:
-            raise self.failure
+    def wait_started(self, timeout_s: float) -> None:
+        """Wait until the destination was reached, refused us or turned out to be away.
+
+        Raises:
+            TrackerVizError: it refused us.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._state is not State.STARTING, timeout_s)
+            if self._state is State.STARTING:
+                self._state = State.AWAY
+            if self._state is State.FAILED and self._error is not None:
+                raise self._error
 
     def add(self, ref: CaptureRef) -> None:
-        """A capture is in the spool."""
+        """Send a capture that is in the spool now."""
         with self._changed:
-            self._pending.setdefault(ref, time.monotonic())
+            self._backlog.add(ref)
             self._changed.notify_all()
 
     def close(self, state: RunState, *, deadline: float) -> None:
         """Send what is left and end the run; give up at ``deadline`` (of ``time.monotonic``). Does
-        not wait, see ``join``."""
+        not wait, see ``join``. A later call moves the deadline."""
         with self._changed:
-            self._closing, self._deadline = state, deadline
+            self._ending = _Ending(state, deadline)
             self._changed.notify_all()
 
     def join(self, timeout_s: float) -> bool:
-        """Whether the thread has ended, or never began."""
+        """Return whether the thread has ended, or never began."""
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def dismiss(self) -> None:
-        """From the return on the thread changes nothing in the spool, whatever its tracker still
-        answers. Before the spool is let go of.
+        """When this returns, the thread changes nothing in the spool any more, whatever its tracker
+        answers. Call it before the spool is released.
 
-        A request that hung may come back long after its time, when another process has the spool.
+        A request that hung may return long after its time, when another process has the spool.
         """
-        with self._at_work:
-            self._dismissed = True
+        with self._in_spool, self._changed:
+            if self._state in ACTIVE:
+                self._state = State.DISMISSED
 
-    def delivery(self) -> DeliveryStatus:
+    def status(self) -> DeliveryStatus:
         with self._changed:
-            left = len(self._pending) + len(self._deferred)
-            damaged = self._damaged
-            error = str(self.failure) if self.failure else self._trouble
-            if self._deferred and error is None:
+            left = self._backlog.n_left
+            damaged = tuple(sorted(self._backlog.damaged))
+            error = None if self._error is None else str(self._error)
+            if self._backlog.deferred and error is None:
                 error = f"{self.name} works offline in this process"
-        url = self.run.url() if self.run else None
-        return DeliveryStatus(
-            self.name, self._addressee.ref, url, len(self._journal.captures), left, damaged, error
-        )
+        run, ref = self.run, self._transfer.destination.ref
+        url = run.url() if run else None
+        sent = len(self._transfer.journal.captures)
+        return DeliveryStatus(self.name, ref, url, sent, left, damaged, error)
 
-    # -- the thread
-    # -----------------------------------------------------------------------------------------
+    # -- the thread --------------------------------------------------------------------------------
 
     def _work(self) -> None:
         try:
-            run = self._retried(self._open)
-            self.run = run
-            self._retried(lambda: self._join_sweep(run))
+            run = self._retried(self._transfer.open)
+            self._retried(lambda: self._transfer.join_sweep(run))
             self._retried(lambda: self._compare(run))
-            self.busy_s = time.thread_time()
-            self._settled.set()
+            self._reached()
             while chunk := self._next_chunk(run):
-                self._retried(lambda: self._deliver(run, chunk))
                 self.busy_s = time.thread_time()
+                self._retried(lambda: self._send(run, chunk))
             self._end(run)
-        except _PatienceEnded:
-            with self._changed:
-                self._trouble = self._trouble or "out of time"
+            self._finished()
+        except _Stop:
+            self._expired()
         except TrackerVizError as error:
-            self._fail(error)
+            self._refused(error)
         except BaseException as error:
             # An adapter let something through that is not ours: training and the other destinations
             # must not feel it.
             log.exception("uploading to %s stopped", self.name)
-            self._fail(error if isinstance(error, Exception) else TrackerError(repr(error)))
-        finally:
-            self._settled.set()
-
-    @contextmanager
-    def _in_spool(self) -> Iterator[None]:
-        """Around all that changes the spool or the journal."""
-        with self._at_work:
-            if self._dismissed:
-                raise _PatienceEnded
-            yield
-
-    def _fail(self, error: Exception) -> None:
-        if self._dismissed:
-            return
-        with self._changed:
-            self.failure = error
-        # Before that, whoever waits for the start is told by an exception.
-        if self._settled.is_set() or self._left_to_itself:
-            log.error(
-                "uploading to %s stopped: %s. Captures are kept in %s; once that is mended: %s",
-                self.name, error, self._spool.directory, self._spool.push_command,
-            )  # fmt: skip
-
-    def _open(self) -> Run:
-        if self.run:
-            return self.run
-        assert self._tracker is not None
-        if self._addressee.ref:
-            return self._tracker.open_run(self._addressee.ref, ours=self._addressee.ours)
-        described = self._spool.run.description()
-        parent = self._addressee.parent or parent_run(self._tracker)
-        run = self._tracker.create_run(
-            name=described["name"],
-            config=RunConfig(described["config"], described.get("at_default", ())),
-            tags=described["tags"],
-            parent=parent,
-            key=self._addressee.key,
-        )
-        with self._in_spool():
-            self._addressee = self._spool.note_run(self.name, run.ref)
-        if run.resumed:
-            self._existed = self._doubtful = True
-        return run
-
-    def _join_sweep(self, run: Run) -> None:
-        """Put a run that the user's own code made below the run of the sweep that this job is of.
-        Without it the captures are still worth delivering."""
-        if self._addressee.ours or not is_in_sweep():
-            return
-        if not tracker_class(run.ref.scheme).has_sweeps:
-            return
-        try:
-            parent = parent_run(connect(run.ref.scheme, **run.sibling_options()))
-            if parent is not None and parent != run.ref:
-                run.set_parent(parent)
-        except TransientTrackerError:
-            raise
-        except TrackerVizError as error:
-            log.warning("%s is not put below the sweep's run: %s", run.ref, error)
+            self._refused(error if isinstance(error, Exception) else TrackerError(repr(error)))
 
     def _compare(self, run: Run) -> None:
-        """Hold the spool and the journal against what the destination says it has."""
-        here = self._spool.run.list_captures()
-        gone = [ref for ref in self._journal.captures.values() if ref not in set(here)]
-        missing: set[CaptureRef] = set()
-        if self._existed:
-            self.steps_there = frozenset(ref.step for ref in run.list_captures())
-            missing = set(run.missing([*here, *gone]))
-            with self._in_spool():
-                self._journal.note_captures(
-                    [ref for ref in here if ref not in missing and not self._journal.has(ref)]
-                )
-                self._journal.forget([ref for ref in here if ref in missing])
-            self._doubtful = False
-        left = [ref for ref in here if ref in missing or not self._journal.has_all_of(ref)]
+        found = self._transfer.compare(run)
         with self._changed:
-            self._damaged = tuple(sorted(ref.step for ref in gone if ref in missing))
-            for ref in left:
-                self._pending.setdefault(ref, time.monotonic())
-        for step in self._damaged:
-            log.warning(
-                "%s holds the capture of step %d damaged, and the spool no longer has it",
-                self.name,
-                step,
-            )
+            self._backlog.damaged.update(found.damaged)
+            for ref in found.left:
+                self._backlog.add(ref)
 
     def _next_chunk(self, run: Run) -> list[CaptureRef]:
         """Wait until the tracker's chunk is full or its oldest capture has waited long enough;
-        empty when all is done."""
+        return an empty one when all is done."""
         policy = run.chunk
         with self._changed:
             while True:
-                if self._deadline is not None and time.monotonic() >= self._deadline:
-                    raise _PatienceEnded
-                chunk: list[CaptureRef] = []
-                nbytes = 0
-                for ref in self._pending:
-                    if chunk and nbytes + ref.nbytes > policy.nbytes:
-                        break
-                    chunk.append(ref)
-                    nbytes += ref.nbytes
-                    if len(chunk) == policy.captures:
-                        break
-                if self._closing is not None:
+                if self._ending is not None and time.monotonic() >= self._ending.deadline:
+                    raise _Stop
+                chunk = self._backlog.next_chunk(policy)
+                wait_s = self._backlog.due_in_s(chunk, policy)
+                if self._ending is not None or wait_s == 0:
                     return chunk
-                full = bool(chunk) and (
-                    len(chunk) >= policy.captures
-                    or len(chunk) < len(self._pending)
-                    or nbytes >= policy.nbytes
-                )
-                waited_s = time.monotonic() - self._pending[chunk[0]] if chunk else 0.0
-                if full or (chunk and waited_s >= policy.seconds):
-                    return chunk
-                self._changed.wait(policy.seconds - waited_s if chunk else None)
+                self._changed.wait(wait_s)
 
-    def _deliver(self, run: Run, chunk: Sequence[CaptureRef]) -> None:
-        whole = [ref for ref in chunk if self._is_whole(ref)]
-        if run.online:
-            self._put(run, whole)
-        # A run that is not ours has the loop's own metrics already, from the user's logger.
-        without = frozenset() if self._addressee.ours else self._spool.loop_metrics()
-        names = [ref.file_name for ref in whole if ref.file_name not in self._journal.metrics]
-        points = [
-            self._spool.metric_point(ref, without=without)
-            for ref in whole
-            if ref.file_name in names
-        ]
-        points = [point for point in points if point.values]
-        if points:
-            run.log_metrics(points)
-        with self._in_spool():
-            self._journal.note_metrics(names)
-            self._spool.remove_delivered(whole)
-            with self._changed:
-                self._damaged = tuple(
-                    sorted({*self._damaged, *(ref.step for ref in chunk if ref not in whole)})
-                )
-                for ref in chunk:
-                    self._pending.pop(ref, None)
-                if not run.online:
-                    self._deferred.update(whole)
-
-    def _put(self, run: Run, refs: Sequence[CaptureRef]) -> None:
-        refs = [ref for ref in refs if not self._journal.has(ref)]
-        if self._doubtful:
-            # An earlier attempt ended without an answer: some of it may have arrived.
-            missing = set(run.missing(refs))
-            with self._in_spool():
-                self._journal.note_captures([ref for ref in refs if ref not in missing])
-            refs = [ref for ref in refs if ref in missing]
-        self._doubtful = True
-        if refs:
-            self.nbytes_on_their_way = sum(ref.nbytes for ref in refs)
-            try:
-                run.put_captures(self._spool.capture_paths(refs))
-            finally:
-                self.nbytes_on_their_way = 0
-            with self._in_spool():
-                self._journal.note_captures(refs)
-        self._doubtful = False
-
-    def _is_whole(self, ref: CaptureRef) -> bool:
-        try:
-            check_file(self._spool.path(ref), ref)
-        except CaptureFileError as error:
-            log.error(
-                "the capture of step %d cannot be uploaded to %s: %s", ref.step, self.name, error
-            )
-            return False
-        return True
+    def _send(self, run: Run, chunk: list[CaptureRef]) -> None:
+        sent = self._transfer.send(run, chunk)
+        with self._changed:
+            self._backlog.damaged.update(sent.damaged)
+            self._backlog.remove(chunk)
+            if not run.online:
+                self._backlog.deferred.update(sent.whole)
 
     def _end(self, run: Run) -> None:
-        summary: Mapping[str, Any] = self._spool.summary()
-        state = self._closing
-        assert state is not None
-        if summary:
-            self._retried(lambda: run.set_summary(summary))
-        for name, rows in self._spool.tables().items():
-            self._retried(lambda: run.put_table(rows, name))  # noqa: B023
-        for artifact, file in self._spool.files().items():
-            self._retried(lambda: run.put_file(file, artifact))  # noqa: B023
-        self._retried(lambda: run.finish(state))
+        assert self._ending is not None
+        for call in self._transfer.last_calls(run, self._ending.state):
+            self._retried(call)
+
+    @contextmanager
+    def _spool_access(self) -> Iterator[None]:
+        """Around everything that changes the spool or the journal."""
+        with self._in_spool:
+            if self._state is State.DISMISSED:
+                raise _Stop
+            yield
+
+    # -- transitions -------------------------------------------------------------------------------
+
+    def _reached(self) -> None:
+        """STARTING -> UPLOADING."""
+        with self._changed:
+            if self._state is State.STARTING:
+                self._state = State.UPLOADING
+            self._changed.notify_all()
+
+    def _lost(self, error: Exception) -> None:
+        """STARTING, UPLOADING -> AWAY, with a warning the first time."""
+        with self._changed:
+            was_well = self._error is None
+            self._error = error
+            if self._state in ACTIVE:
+                self._state = State.AWAY
+            self._changed.notify_all()
+        if was_well:
+            log.warning(
+                "%s is away (%s); captures wait in %s and go up when it is back",
+                self._place(error),
+                error,
+                self._spool.directory,
+            )
+
+    def _back(self) -> None:
+        """AWAY -> UPLOADING."""
+        with self._changed:
+            error, self._error = self._error, None
+            if self._state is State.AWAY:
+                self._state = State.UPLOADING
+        if error is not None:
+            log.info("%s is back", self._place(error))
+
+    def _finished(self) -> None:
+        """UPLOADING -> FINISHED."""
+        with self._changed:
+            self._state = State.FINISHED
+
+    def _expired(self) -> None:
+        """STARTING, UPLOADING, AWAY -> EXPIRED; one that was dismissed stays so."""
+        with self._changed:
+            self._error = self._error or TrackerError("out of time")
+            if self._state in ACTIVE:
+                self._state = State.EXPIRED
+            self._changed.notify_all()
+
+    def _refused(self, error: Exception) -> None:
+        """STARTING, UPLOADING, AWAY -> FAILED, with an error in the log unless somebody waits for
+        the start, who gets an exception."""
+        with self._changed:
+            before = self._state
+            if before not in ACTIVE:
+                return
+            self._state, self._error = State.FAILED, error
+            self._changed.notify_all()
+        if before is not State.STARTING:
+            log.error(
+                "uploading to %s stopped: %s. Captures are kept in %s; once that is fixed: %s",
+                self.name,
+                error,
+                self._spool.directory,
+                self._spool.push_command,
+            )
+
+    def _place(self, error: Exception) -> str:
+        return self.name if isinstance(error, TransientTrackerError) else "the spool's disk"
+
+    # -- retrying ----------------------------------------------------------------------------------
 
     def _retried(self, call: Callable[[], Result]) -> Result:
-        """The one place where anything is retried, longer and longer apart: what the adapter calls
-        transient, and our own disk's errors.
-
-        A full disk becomes free by uploading, so that must not end with it.
-        """
+        """Repeat a call while it fails in a way that may pass: the one place where anything is
+        retried. These are the adapter's transient errors, and errors of our own disk: a full one
+        becomes free by uploading, so that must not end with it."""
         pause_s = FIRST_RETRY_S
-        away = self.name
         while True:
-            was_closing = self._closing is not None
-            if self._dismissed:
-                raise _PatienceEnded
+            ending = self._ending
+            if self._state is State.DISMISSED:
+                raise _Stop
             try:
                 result = call()
             except (TransientTrackerError, OSError) as error:
                 if not isinstance(error, TransientTrackerError):
-                    with self._in_spool():
+                    with self._spool_access():
                         self._spool.make_room()
-                if self._trouble is None:
-                    away = (
-                        self.name
-                        if isinstance(error, TransientTrackerError)
-                        else "the spool's disk"
-                    )
-                    log.warning(
-                        "%s is away (%s); captures wait in %s and go up when it is back",
-                        away,
-                        error,
-                        self._spool.directory,
-                    )
-                with self._changed:
-                    self._trouble = str(error)
-                self._settled.set()
-                with self._changed:
-                    if self._closing is not None and not was_closing:
-                        pause_s = FIRST_RETRY_S
-                    wait_s = pause_s * random.uniform(0.75, 1.25)
-                    if self._deadline is not None and time.monotonic() + wait_s >= self._deadline:
-                        raise _PatienceEnded from error
-                    self._changed.wait_for(
-                        lambda: self._closing is not None and not was_closing,  # noqa: B023
-                        wait_s,
-                    )
-                pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+                self._lost(error)
+                pause_s = self._pause(pause_s, ending)
             else:
-                if self._trouble is not None:
-                    log.info("%s is back", away)
-                with self._changed:
-                    self._trouble = None
+                self._back()
                 return result
+
+    def _pause(self, pause_s: float, ending: _Ending | None) -> float:
+        """Wait before a call is repeated; return how long to wait the next time. ``ending``: as it
+        was when the call began; a close since then ends the wait.
+
+        Raises:
+            _Stop: the deadline comes first.
+        """
+        with self._changed:
+            just_closed = self._ending is not None and ending is None
+            if just_closed:
+                pause_s = FIRST_RETRY_S
+            wait_s = pause_s * random.uniform(0.75, 1.25)
+            if self._ending is not None and time.monotonic() + wait_s >= self._ending.deadline:
+                raise _Stop
+            self._changed.wait_for(lambda: self._ending is not None and ending is None, wait_s)
+        return min(2 * pause_s, LONGEST_RETRY_S)

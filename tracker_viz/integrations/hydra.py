@@ -19,7 +19,6 @@ import atexit
 import json
 import logging
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from tracker_viz import trackers
-from tracker_viz.commands import override
+from tracker_viz import commands, trackers
 from tracker_viz.errors import TrackerError, TrackerVizError
 from tracker_viz.files import write_atomically
 from tracker_viz.integrations.named_trackers import named_trackers, plain, read_trackers
@@ -186,9 +184,8 @@ def _end_parent(parent: Run, options: Mapping[str, Any], state: RunState) -> Non
             parent.ref,
         )
         return
-    words = [override("sweep", parent.ref)]
-    words += [override(name, value) for name, value in parent.environment.items()]
-    log.info("to compare its runs, from any directory: tracker-viz compare %s", shlex.join(words))
+    command = commands.compare_sweep(parent.ref, parent.environment)
+    log.info("to compare its runs, from any directory: %s", command)
 
 
 def _varied_keys(overrides: list[str], hydra: Mapping[str, Any] | None) -> frozenset[str]:

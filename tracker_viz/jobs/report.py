@@ -3,11 +3,10 @@ for the next thing."""
 
 from __future__ import annotations
 
-import shlex
 import sys
 
-from tracker_viz.commands import override
-from tracker_viz.delivery.report import Report
+from tracker_viz import commands
+from tracker_viz.delivery import Report
 from tracker_viz.pipeline import Picture, RenderResult, SweepResult
 from tracker_viz.trackers.base import Run
 
@@ -91,14 +90,5 @@ def say_what_is_left(report: Report | None) -> None:
 
 
 def resume_command(run: Run) -> str:
-    """What goes on with the training of ``run``, from any directory."""
-    scheme = run.ref.scheme
-    options = [override(f"tracker.{scheme}.{key}", value) for key, value in run.environment.items()]
-    return shlex.join(
-        [
-            sys.executable,
-            sys.argv[0],
-            override("resume", run.ref),
-            *([f"tracker={scheme}", *options] if options else []),
-        ]
-    )
+    """Return the command that continues the training of ``run``, from any directory."""
+    return commands.resume([sys.executable, sys.argv[0]], run.ref, run.environment)

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import Field
 
 from tracker_viz import pipeline, trackers
-from tracker_viz.delivery.spool import Spool
+from tracker_viz.delivery import Spool
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.config import Settings
@@ -96,9 +96,9 @@ def last_trained(directory: Path) -> tuple[RunRef, dict[str, str]]:
     """
     spools = [path for pattern in SPOOLS for path in directory.glob(f"{pattern}/run.json")]
     for described in sorted(spools, key=lambda path: path.stat().st_mtime, reverse=True):
-        for addressee in Spool(described.parent).addressees():
-            if addressee.ref:
-                return addressee.ref, dict(addressee.options)
+        for destination in Spool(described.parent).destinations():
+            if destination.ref:
+                return destination.ref, dict(destination.options)
     raise ConfigError(
         f"no run was trained from {directory}; name one: tracker-viz ui run=mlflow:<run_id> "
         "tracking_uri=..."

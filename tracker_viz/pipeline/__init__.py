@@ -13,7 +13,7 @@ integrations. torch is imported when something is watched, seaborn and OpenCV wh
 drawn, a tracker's SDK when that tracker is used.
 """
 
-from tracker_viz.delivery.push import push
+from tracker_viz.delivery import push
 from tracker_viz.pipeline.backfill import Backfilled, backfill
 from tracker_viz.pipeline.compare import CompareResult, compare
 from tracker_viz.pipeline.delivering import Picture, Upload

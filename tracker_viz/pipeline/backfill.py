@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracker_viz.delivery.report import Report
+from tracker_viz.delivery import Report
 from tracker_viz.pipeline.load import TrackerOptions
 from tracker_viz.pipeline.scoring import Scores
 from tracker_viz.pipeline.watch import (
@@ -120,7 +120,7 @@ def backfill(
         n_due = sum(each.step not in captured for each in found)
         with progress_bar("capturing", "checkpoints", shown=progress) as advance:
             for capture in capture_checkpoints(camera, found, captured=captured):
-                outbox.put(capture)
+                outbox.submit(capture)
                 steps.append(capture.step)
                 advance(len(steps), n_due)
         state = "finished"

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tracker_viz.delivery.outbox import Outbox
+from tracker_viz.delivery import Outbox
 from tracker_viz.errors import RunTakenError
 from tracker_viz.pipeline.scoring import EarlierCaptures, Scores, earlier_captures
 from tracker_viz.trackers.base import Run

@@ -4,7 +4,6 @@ Needs no torch."""
 from __future__ import annotations
 
 import itertools
-import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracker_viz.commands import override
+from tracker_viz import commands
 from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.load import TrackerOptions, open_run, pulled_captures
@@ -234,9 +233,6 @@ def _write(
 
 
 def render_command(run: Run, *, layout: str | None = None) -> str:
-    """The command that makes the video of ``run`` from any directory: it carries what the
+    """Return the command that makes the video of ``run`` from any directory: it carries what the
     environment does not."""
-    said = {"run": run.ref, **({"layout": layout} if layout else {}), **run.environment}
-    return shlex.join(
-        ["tracker-viz", "render", *(override(key, value) for key, value in said.items())]
-    )
+    return commands.render(run.ref, run.environment, layout=layout)

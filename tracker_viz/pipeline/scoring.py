@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from tracker_viz import capture_file
-from tracker_viz.delivery.outbox import Outbox
+from tracker_viz.delivery import Outbox
 from tracker_viz.metrics import (
     SCORE_FILE,
     Scorer,

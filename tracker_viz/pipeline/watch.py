@@ -18,8 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tracker_viz import trackers
-from tracker_viz.delivery.outbox import Destination, Outbox
-from tracker_viz.delivery.report import Report
+from tracker_viz.delivery import Destination, Outbox, Report
 from tracker_viz.errors import ConfigError, RunTakenError, TrackerError, unknown_name
 from tracker_viz.metrics import run_summary
 from tracker_viz.pipeline.continuation import continue_run
@@ -215,7 +214,7 @@ def watch(
     recorder = Recorder(
         camera,
         chosen,
-        outbox.put if outbox else _discard,
+        outbox.submit if outbox else _discard,
         first=first,
         start_step=start_step,
         captured=outbox.captured_steps if outbox else (),

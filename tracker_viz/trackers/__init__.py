@@ -14,6 +14,7 @@ from tracker_viz.trackers.base import (
     RunInfo,
     RunState,
     Tracker,
+    checked_artifact,
 )
 from tracker_viz.trackers.file_run import FileRun
 from tracker_viz.trackers.registry import (
@@ -36,6 +37,7 @@ __all__ = [
     "RunInfo",
     "RunState",
     "Tracker",
+    "checked_artifact",
     "connect",
     "join",
     "open_run",

@@ -48,6 +48,7 @@ class LocalTracker(Tracker):
     scheme = "local"
     reference_pattern = r".+"
     reference_form = "local:<directory>"
+    has_sweeps = True
 
     def __init__(self, directory: str | Path = "runs") -> None:
         self._directory = Path(directory).absolute()
@@ -240,6 +241,10 @@ class LocalRun(FileRun):
 
     def guards_files(self, ref: RunRef, artifact: str) -> bool:
         return False
+
+    def set_parent(self, parent: RunRef) -> None:
+        if self.description().get("parent") is None:
+            self.describe(parent=str(parent))
 
     def finish(self, state: RunState) -> None:
         if self._ours and self.description().get("state") != state:

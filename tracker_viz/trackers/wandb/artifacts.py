@@ -109,7 +109,7 @@ class CaptureUploads:
         self._ref = ref
         self._under_way: dict[tuple[Any, frozenset[CaptureRef]], wandb.Artifact] = {}
 
-    def put(self, sdk_run: Any, captures: Sequence[CapturePath]) -> None:
+    def upload(self, sdk_run: Any, captures: Sequence[CapturePath]) -> None:
         """See ``base.Run.put_captures``; ``sdk_run`` is the client's run, open for writing."""
         chunk = frozenset(capture.ref for capture in captures)
         # What an earlier call gave up waiting for is still under way: a second copy would only

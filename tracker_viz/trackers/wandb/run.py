@@ -148,7 +148,7 @@ class WandbRun(Run):
         if not captures:
             return
         with self._writing() as (sdk_run, _):
-            self._uploads.put(sdk_run, captures)
+            self._uploads.upload(sdk_run, captures)
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
         with self._writing() as (_, rows), translated(self._service.base_url, self._ref):

@@ -1,0 +1,65 @@
+"""What one destination has confirmed, noted in the spool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tracker_viz.files import append_lines, read_lines
+from tracker_viz.types import CaptureRef
+
+
+class Journal:
+    """Lines appended and synced, so that a kill loses at most the line being written.
+
+    Attributes:
+        captures: file name -> the capture that the destination has.
+        metrics: file names of the captures whose metrics it has.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.captures: dict[str, CaptureRef] = {}
+        self.metrics: set[str] = set()
+        for line in read_lines(path):
+            for stored in line.get("captures", ()):
+                ref = _ref_from_json(stored)
+                self.captures[ref.file_name] = ref
+            self.metrics.update(line.get("metrics", ()))
+
+    def note_captures(self, refs: Sequence[CaptureRef]) -> None:
+        if refs:
+            self._append({"captures": [asdict(ref) for ref in refs]})
+            self.captures |= {ref.file_name: ref for ref in refs}
+
+    def note_metrics(self, file_names: Sequence[str]) -> None:
+        if file_names:
+            self._append({"metrics": list(file_names)})
+            self.metrics |= set(file_names)
+
+    def forget(self, refs: Sequence[CaptureRef]) -> None:
+        """Take captures off that the destination turned out to lack: they are sent again."""
+        for ref in refs:
+            self.captures.pop(ref.file_name, None)
+
+    def has(self, ref: CaptureRef) -> bool:
+        return self.captures.get(ref.file_name) == ref
+
+    def has_all_of(self, ref: CaptureRef) -> bool:
+        """Return whether the destination has the capture and its metrics."""
+        return self.has(ref) and ref.file_name in self.metrics
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        append_lines([json.dumps(line)], self._path)
+
+
+def _ref_from_json(stored: Mapping[str, Any]) -> CaptureRef:
+    return CaptureRef(
+        int(stored["step"]),
+        str(stored["file_name"]),
+        int(stored["nbytes"]),
+        str(stored["sha256"]),
+    )

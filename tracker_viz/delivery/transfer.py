@@ -1,0 +1,261 @@
+"""The calls that bring one run up to date with a spool. No thread and no retry: each call may
+block, may raise, and may be repeated.
+
+The order of every delivery: the captures go up, the journal notes them, their metrics go up, the
+journal notes those, and only then may the spool drop the files. A kill between any two of these
+repeats a call that is safe to repeat.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tracker_viz.capture_file import check_file
+from tracker_viz.delivery.destinations import StoredDestination
+from tracker_viz.delivery.spool import Spool
+from tracker_viz.errors import (
+    CaptureFileError,
+    TrackerError,
+    TrackerVizError,
+    TransientTrackerError,
+)
+from tracker_viz.trackers import Run, RunState, Tracker, connect, tracker_class
+from tracker_viz.trackers.run_config import RunConfig
+from tracker_viz.trackers.sweep import is_in_sweep, parent_run
+from tracker_viz.types import CaptureRef
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the spool and a run turned out to have.
+
+    Attributes:
+        left: captures that the run lacks, wholly or their metrics.
+        damaged: steps of which neither has a whole capture.
+    """
+
+    left: tuple[CaptureRef, ...]
+    damaged: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of one chunk.
+
+    Attributes:
+        whole: captures that the run has now, or had to be deferred.
+        damaged: steps whose file in the spool is not whole.
+    """
+
+    whole: tuple[CaptureRef, ...]
+    damaged: tuple[int, ...]
+
+
+class Transfer:
+    """From one spool into one run.
+
+    Args:
+        tracker: opens or creates the run; None where ``run`` is open already.
+        spool_access: entered around everything that changes the spool or the journal; it raises
+            once the spool belongs to somebody else.
+        may_replace: captures that a run which is not ours has already may be replaced, as somebody
+            has looked at them; False trusts only those that the journal has.
+
+    Attributes:
+        run: None until ``open`` has succeeded.
+        steps_before: steps that the run had captures of before this process sent any.
+        nbytes_in_flight: size of what is being sent at this moment.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        destination: StoredDestination,
+        tracker: Tracker | None,
+        run: Run | None,
+        spool_access: Callable[[], AbstractContextManager[Any]],
+        *,
+        may_replace: bool,
+    ) -> None:
+        self.run = run
+        self.destination = destination
+        self.journal = spool.journal(destination.name)
+        self.steps_before: frozenset[int] = frozenset()
+        self.nbytes_in_flight = 0
+        self._spool = spool
+        self._tracker = tracker
+        self._spool_access = spool_access
+        self._may_replace = may_replace
+        self._n_sends = 0
+        self._existed = destination.ref is not None
+        # Whether the run may have more than the journal says
+        self._doubtful = self._existed
+
+    def open(self) -> Run:
+        """Open the run, or create it."""
+        if self.run is None:
+            self.run = self._opened()
+        return self.run
+
+    def compare(self, run: Run) -> Comparison:
+        """Hold the spool and the journal against what the run says it has."""
+        here = self._spool.run.list_captures()
+        gone = [ref for ref in self.journal.captures.values() if ref not in set(here)]
+        missing: set[CaptureRef] = set()
+        if self._existed:
+            self.steps_before = frozenset(ref.step for ref in run.list_captures())
+            missing = set(run.missing([*here, *gone]))
+            arrived = [ref for ref in here if ref not in missing and not self.journal.has(ref)]
+            with self._spool_access():
+                self.journal.note_captures(arrived)
+                self.journal.forget([ref for ref in here if ref in missing])
+            self._doubtful = False
+
+        left = [ref for ref in here if ref in missing or not self.journal.has_all_of(ref)]
+        damaged = sorted(ref.step for ref in gone if ref in missing)
+        for step in damaged:
+            log.warning(
+                "%s has the capture of step %d damaged, and the spool no longer has it",
+                self.destination.name,
+                step,
+            )
+        return Comparison(tuple(left), tuple(damaged))
+
+    def join_sweep(self, run: Run) -> None:
+        """Put a run that the user's own code made below the run of the sweep that this job is of.
+        Without it the captures are still worth delivering."""
+        if self.destination.ours or not (self.destination.parent or is_in_sweep()):
+            return
+        if not tracker_class(run.ref.scheme).has_sweeps:
+            return
+        try:
+            parent = self.destination.parent
+            if parent is None:
+                parent = parent_run(connect(run.ref.scheme, **run.sibling_options()))
+            if parent is not None and parent != run.ref:
+                run.set_parent(parent)
+        except TransientTrackerError:
+            raise
+        except TrackerVizError as error:
+            log.warning("%s is not put below the sweep's run: %s", run.ref, error)
+
+    def send(self, run: Run, chunk: Sequence[CaptureRef]) -> Sent:
+        """Send captures and their metrics. Where the run is offline, the captures stay in the
+        spool.
+
+        Raises:
+            TrackerError: another training records into the run, too.
+        """
+        whole = [ref for ref in chunk if self._is_whole(ref)]
+        if run.online:
+            self._check_only_writer(run, whole)
+            self._put(run, whole)
+        logged = self._log_metrics(run, whole)
+        with self._spool_access():
+            self.journal.note_metrics(logged)
+            self._spool.remove_delivered(whole)
+        damaged = [ref.step for ref in chunk if ref not in whole]
+        return Sent(tuple(whole), tuple(damaged))
+
+    def last_calls(self, run: Run, state: RunState) -> Iterator[Callable[[], object]]:
+        """Yield the calls that end a run, one after the other: summary, tables, files, state."""
+        if run.online:
+            yield partial(self._check_only_writer, run, ())
+        if summary := self._spool.summary():
+            yield partial(run.set_summary, summary)
+        for name, rows in self._spool.tables().items():
+            yield partial(run.put_table, rows, name)
+        for artifact, file in self._spool.files().items():
+            yield partial(run.put_file, file, artifact)
+        yield partial(run.finish, state)
+
+    def _opened(self) -> Run:
+        assert self._tracker is not None
+        if self.destination.ref:
+            return self._tracker.open_run(self.destination.ref, ours=self.destination.ours)
+
+        description = self._spool.run.description()
+        run = self._tracker.create_run(
+            name=description["name"],
+            config=RunConfig(description["config"], description.get("at_default", ())),
+            tags=description["tags"],
+            parent=self.destination.parent or parent_run(self._tracker),
+            key=self.destination.key,
+        )
+        with self._spool_access():
+            self.destination = self._spool.note_run(self.destination.name, run.ref)
+        if run.resumed:
+            # An earlier process may have stored captures in it.
+            self._existed = self._doubtful = True
+        return run
+
+    def _check_only_writer(self, run: Run, refs: Sequence[CaptureRef]) -> None:
+        """Compare what a run that is not ours lists with what we sent and are about to send. Two
+        trainings that record into one run overwrite each other's captures."""
+        # Listing a long run takes time: look at the sends 1, 2, 4, 8, ..., and at the end.
+        self._n_sends += 1
+        created_here = self.destination.ours and not run.resumed
+        if created_here or (refs and self._n_sends.bit_count() > 1):
+            return
+
+        known = {*self.journal.captures.values(), *refs}
+        steps = {ref.step for ref in known}
+        if self._may_replace:
+            steps -= self.steps_before
+        for ref in run.list_captures():
+            if ref.step in steps and ref not in known:
+                raise TrackerError(
+                    f"{run.ref} has a capture of step {ref.step} from another training, and two "
+                    "trainings would overwrite each other's: give this one a run of its own"
+                )
+
+    def _put(self, run: Run, refs: Sequence[CaptureRef]) -> None:
+        refs = [ref for ref in refs if not self.journal.has(ref)]
+        if self._doubtful:
+            # An earlier attempt ended without an answer: some of it may have arrived.
+            missing = set(run.missing(refs))
+            with self._spool_access():
+                self.journal.note_captures([ref for ref in refs if ref not in missing])
+            refs = [ref for ref in refs if ref in missing]
+
+        self._doubtful = True
+        if refs:
+            self.nbytes_in_flight = sum(ref.nbytes for ref in refs)
+            try:
+                run.put_captures(self._spool.capture_paths(refs))
+            finally:
+                self.nbytes_in_flight = 0
+            with self._spool_access():
+                self.journal.note_captures(refs)
+        self._doubtful = False
+
+    def _log_metrics(self, run: Run, refs: Sequence[CaptureRef]) -> list[str]:
+        """Log the metrics of captures that were not logged before; return their file names."""
+        new = [ref for ref in refs if ref.file_name not in self.journal.metrics]
+        # A run that is not ours has the loop's own metrics already, from the user's logger.
+        without = frozenset() if self.destination.ours else self._spool.loop_metrics()
+        points = [self._spool.metric_point(ref, without=without) for ref in new]
+        points = [point for point in points if point.values]
+        if points:
+            run.log_metrics(points)
+        return [ref.file_name for ref in new]
+
+    def _is_whole(self, ref: CaptureRef) -> bool:
+        try:
+            check_file(self._spool.path(ref), ref)
+        except CaptureFileError as error:
+            log.error(
+                "the capture of step %d cannot be uploaded to %s: %s",
+                ref.step,
+                self.destination.name,
+                error,
+            )
+            return False
+        return True
