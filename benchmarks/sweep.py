@@ -1,8 +1,7 @@
-"""What a sweep costs afterwards: rendering all of its runs, and comparing a thousand of them.
+"""Measures what a sweep costs afterwards: rendering all of its runs, and comparing a thousand.
 
-    python benchmarks/sweep.py                                   # both parts; about 7 GB of disk
-    for the second python benchmarks/sweep.py --part render --run mlflow:<id> --tracking-uri
-    sqlite:////path/mlflow.db    # copies of that run
+    python benchmarks/sweep.py               # both parts; about 7 GB of disk for the second
+    python benchmarks/sweep.py --part render --run mlflow:<id> --tracking-uri sqlite:////<path>
 
 render: 16 copies of a run of the demo's size below a parent in a local MLflow, by ``render
 sweep=``, against one of them on one core, turn about in one process. compare: 1,000 runs of 200
@@ -33,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from tracker_viz import capture_file, trackers
+from tracker_viz.comparison import BEHAVIOR
 from tracker_viz.cores import usable_cores
 from tracker_viz.metrics import SCORE_FILE, Scorer, ScoreSeries, score_bytes
 from tracker_viz.pipeline import compare, render, render_sweep
@@ -41,6 +41,7 @@ from tracker_viz.trackers.local import LocalRun, LocalTracker
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 HERE = Path(__file__).resolve().parent
+SCORES = ("specialisation", "confidence", *BEHAVIOR)
 _spec = importlib.util.spec_from_file_location(
     "synthetic_run", HERE.parent / "tests" / "rendering" / "synthetic_run.py"
 )
@@ -64,44 +65,31 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
 def rendering(
     directory: Path, n_runs: int, rounds: int, run: str | None, tracking_uri: str | None
 ) -> dict[str, Any]:
+    """Render copies of one run below a parent, against one of them alone on one core."""
     options = {"mlflow": {"tracking_uri": f"sqlite:///{directory}/mlflow.db"}}
-    if run:
-        ref = RunRef.parse(run)
-        source = trackers.open_run(ref, **({"tracking_uri": tracking_uri} if tracking_uri else {}))
-        captures = [
-            CapturePath(each, source.fetch(each, directory / "source"))
-            for each in source.list_captures()
-        ]
-    else:
-        scorer, captures = Scorer(), []
-        for capture in synthetic_run.captures(
-            100, blocks=4, heads=4, length=64, width=128, hidden=352
-        ):
-            path = directory / "source" / capture.file_name
-            captures.append(CapturePath(capture_file.write(scorer(capture), path), path))
+    captures = _copied(run, tracking_uri, directory) if run else _made_up(directory)
     tracker = trackers.connect("mlflow", **options["mlflow"])
     parent = tracker.create_run(name="copies", config={})
     for number in range(n_runs):
         made = tracker.create_run(name=f"copy {number}", config={"seed": number}, parent=parent.ref)
         made.put_captures(captures)
         made.finish("finished")
+
     common = {"tracker_options": options, "progress": False, "cache": directory / "cache"}
-    one = lambda: render(parent.children()[0], video={"workers": 1}, **common)  # noqa: E731
+    as_job = partial(render, video={"workers": 1}, **common)
+    one = partial(as_job, parent.children()[0])
     one()
     cores = usable_cores()
     alone, whole, jobs = [], [], []
     with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-        as_jobs = partial(render, video={"workers": 1}, **common)
-        list(pool.map(as_jobs, parent.children()[:cores]))  # everything is imported
-        for _ in range(
-            rounds
-        ):  # turn about, so that a busy moment of the machine does not fall on one of them alone
+        list(pool.map(as_job, parent.children()[:cores]))  # everything is imported
+        # Turn about, so that a busy moment of the machine does not fall on one of them alone.
+        for _ in range(rounds):
             alone.append(timed(one))
             whole.append(timed(lambda: render_sweep(parent.ref, **common)))
-            jobs.append(timed(lambda: list(pool.map(as_jobs, parent.children()))))
+            jobs.append(timed(lambda: list(pool.map(as_job, parent.children()))))
             alone.append(timed(one))
-    wall_one, cpu_one = np.median([wall for wall, _ in alone]), np.median([cpu for _, cpu in alone])
-    wall_all, cpu_all = np.median([wall for wall, _ in whole]), np.median([cpu for _, cpu in whole])
+    (wall_one, cpu_one), (wall_all, cpu_all) = np.median(alone, axis=0), np.median(whole, axis=0)
     return {
         "runs": n_runs,
         "captures": len(captures),
@@ -111,11 +99,29 @@ def rendering(
         "one_run_cpu_s": cpu_one,
         "sweep_s": wall_all,
         "sweep_cpu_s": cpu_all,
-        "jobs_s": np.median([wall for wall, _ in jobs]),
+        "jobs_s": np.median(jobs, axis=0)[0],
         "rate_per_core": n_runs / wall_all / cores * wall_one,
         "rate_by_processor_time": n_runs / cpu_all * cpu_one,
         "samples": {"one": alone, "sweep": whole, "jobs": jobs},
     }
+
+
+def _copied(run: str, tracking_uri: str | None, directory: Path) -> list[CapturePath]:
+    """Pull the captures of a run."""
+    source = trackers.open_run(RunRef.parse(run), tracking_uri=tracking_uri)
+    captures = []
+    for each in source.list_captures():
+        captures.append(CapturePath(each, source.fetch(each, directory / "source")))
+    return captures
+
+
+def _made_up(directory: Path) -> list[CapturePath]:
+    """Write captures of the demo's size."""
+    scorer, captures = Scorer(), []
+    for capture in synthetic_run.captures(100, blocks=4, heads=4, length=64, width=128, hidden=352):
+        path = directory / "source" / capture.file_name
+        captures.append(CapturePath(capture_file.write(scorer(capture), path), path))
+    return captures
 
 
 def comparing(
@@ -184,49 +190,23 @@ def _captures(directory: Path, n: int) -> list[CaptureRef]:
     first = next(
         synthetic_run.captures(1, blocks=12, heads=12, length=128, width=352, hidden=352, period=16)
     )
-    return [
-        capture_file.write(
-            dataclasses.replace(first, step=10 * number, metrics={"loss": 4.0 - number / n}),
-            directory / name,
-        )
-        for number in range(n)
-        for name in [dataclasses.replace(first, step=10 * number).file_name]
-    ]
+    refs = []
+    for number in range(n):
+        loss = 4.0 - number / n
+        capture = dataclasses.replace(first, step=10 * number, metrics={"loss": loss})
+        refs.append(capture_file.write(capture, directory / capture.file_name))
+    return refs
 
 
 def _runs(directory: Path, refs: list[CaptureRef], n_runs: int) -> None:
+    """Make runs that share the files of their captures, and have scores and settings of their
+    own."""
     tracker = LocalTracker(directory)
     parent = tracker.create_run(name="sweep", config={})
     steps = np.array([ref.step for ref in refs])
-    header = capture_file.read_header(directory.parent / "captures" / refs[-1].file_name)
-    names = (
-        "previous_token",
-        "induction",
-        "duplicate_token",
-        "current_token",
-        "sink",
-        "entropy",
-        "specialisation",
-        "confidence",
-    )
+    captures = directory.parent / "captures"
+    header = capture_file.read_header(captures / refs[-1].file_name)
     for number in range(n_runs):
-        rng = np.random.default_rng(number)
-        onset, top = (
-            rng.uniform(0.2, 0.9, (12, 12)) * steps[-1],
-            rng.uniform(0, 1, (len(names), 12, 12)) ** 3,
-        )
-        grown = 1 / (1 + np.exp(-(steps[:, None, None] - onset) / (0.03 * steps[-1])))
-        heads = {
-            name: (0.05 + 0.9 * top[each] * grown).astype(np.float32)
-            for each, name in enumerate(names)
-        }
-        series = ScoreSeries(
-            steps,
-            heads,
-            uniform=dict.fromkeys(names, 0.05),
-            tokens_seen=steps * 1000.0,
-            metrics={"loss": 4.0 - rng.uniform(0, 2) * steps / steps[-1]},
-        )
         config = {
             "seed": number % 10,
             "learning_rate": 10.0 ** -(number // 10 % 10),
@@ -237,22 +217,34 @@ def _runs(directory: Path, refs: list[CaptureRef], n_runs: int) -> None:
         )
         (run.directory / capture_index.INDEX).mkdir(parents=True)
         for ref in refs:
-            os.link(
-                directory.parent / "captures" / ref.file_name,
-                run.directory / capture_index.CAPTURES / ref.file_name,
-            )
+            link = run.directory / capture_index.CAPTURES / ref.file_name
+            os.link(captures / ref.file_name, link)
             (run.directory / capture_index.INDEX / capture_index.entry_name(ref)).touch()
         path = run.directory / SCORE_FILE
         path.parent.mkdir()
-        path.write_bytes(
-            score_bytes(
-                series,
-                {ref.step: ref for ref in refs},
-                header.probe,
-                header.labels.get("probe", ()),
-            )
-        )
+        by_step = {ref.step: ref for ref in refs}
+        rows = header.labels.get("probe", ())
+        path.write_bytes(score_bytes(_series(steps, number), by_step, header.probe, rows))
         run.finish("finished")
+
+
+def _series(steps: np.ndarray, seed: int) -> ScoreSeries:
+    """Scores of 12 x 12 heads that grow at random steps."""
+    rng = np.random.default_rng(seed)
+    onset = rng.uniform(0.2, 0.9, (12, 12)) * steps[-1]
+    grown = 1 / (1 + np.exp(-(steps[:, None, None] - onset) / (0.03 * steps[-1])))
+    heads = {}
+    for name in SCORES:
+        top = rng.uniform(0, 1, (12, 12)) ** 3
+        heads[name] = (0.05 + 0.9 * top * grown).astype(np.float32)
+    loss = 4.0 - rng.uniform(0, 2) * steps / steps[-1]
+    return ScoreSeries(
+        steps,
+        heads,
+        uniform=dict.fromkeys(SCORES, 0.05),
+        tokens_seen=steps * 1000.0,
+        metrics={"loss": loss},
+    )
 
 
 REPORT = """# Sweeps: rendering all of their runs, and comparing a thousand
@@ -262,8 +254,10 @@ Written by `python benchmarks/sweep.py`.
 RENDERED = """
 ## `tracker-viz render sweep=`
 
-{runs} copies of a run of the demo ({captures} captures) below a parent in a local MLflow, 1080p, on {cores} cores. The rate of the whole
-sweep for each core, against that of one run alone on one core. The load of the machine was {load:.1f}: more than it has cores means that
+{runs} copies of a run of the demo ({captures} captures) below a parent in a local MLflow, 1080p,
+on {cores} cores. The rate of the whole
+sweep for each core, against that of one run alone on one core. The load of the machine was
+{load:.1f}: more than it has cores means that
 other work took part of them, and the processor time then is the better measure.
 
 | | wall time | processor time |
@@ -273,18 +267,21 @@ other work took part of them, and the processor time then is the better measure.
 | rate for each core, of one run's | **{rate_per_core:.0%}** | {rate_by_processor_time:.0%} |
 | the same runs by {cores} processes that have imported everything already | {jobs_s:.1f} s | |
 
-As many runs are drawn at once as there are cores, each by a process of its own. Their start, once for the whole sweep, is the difference
-to the last row. Threads of one process kept two thirds of the rate: they wait for each other where pictures are planned and read back.
+As many runs are drawn at once as there are cores, each by a process of its own. Their start, once
+for the whole sweep, is the difference
+to the last row. Threads of one process kept two thirds of the rate: they wait for each other
+where pictures are planned and read back.
 """
 COMPARED = """
 ## `tracker-viz compare sweep=` of {runs:,} runs
 
-{runs:,} runs of {captures} captures of {mb_a_capture:.0f} MB, which are {all_tb:.1f} TB; 12 x 12 heads; on one disk, where the captures of
+{runs:,} runs of {captures} captures of {mb_a_capture:.0f} MB, which are {all_tb:.1f} TB; 12 x 12
+heads; on one disk, where the captures of
 a step are one file that is linked into all runs.
 
 | | |
 |---|---|
-| scores pulled, of all runs | {scores_pulled_gb:.2f} GB, all that the cache keeps ({kept_gb:.2f} GB) |
+| scores pulled, of all runs | {scores_pulled_gb:.2f} GB, all that is kept ({kept_gb:.2f} GB) |
 | captures pulled, of the {shown} runs shown | {captures_pulled:,}, {captures_pulled_gb:.1f} GB |
 | wall time, processor time | {wall_s:.0f} s, {cpu_s:.0f} s |
 | peak memory of the process, mapped files included | {peak_gb:.1f} GB |
@@ -294,19 +291,29 @@ What it said: {said}
 
 On paper, for a store behind a network of 1 Gbit/s (0.12 GB/s):
 
-* **All captures**: {all_tb:.1f} TB, {all_hours:.0f} hours, more than a disk holds. This is where comparing by captures breaks, and why
-  every run carries its scores in one file (`scores/heads.safetensors`, {mb_a_run:.1f} MB): the table, the onsets, the correlations, the
-  matching, the distances and the clusters need nothing else. {scores_pulled_gb:.2f} GB are {scores_s:.0f} seconds.
-* **The video** needs attention maps. It shows at most 64 runs, spread from the lowest loss to the highest, and at most 300 points of
-  time. What these need is known before anything is pulled, from the sizes in the listing, and points are left out until it is at most
+* **All captures**: {all_tb:.1f} TB, {all_hours:.0f} hours, more than a disk holds. This is where
+  comparing by captures breaks, and why
+  every run carries its scores in one file (`scores/heads.safetensors`, {mb_a_run:.1f} MB): the
+  table, the onsets, the correlations, the
+  matching, the distances and the clusters need nothing else. {scores_pulled_gb:.2f} GB are
+  {scores_s:.0f} seconds.
+* **The video** needs attention maps. It shows at most 64 runs, spread from the lowest loss to the
+  highest, and at most 300 points of
+  time. What these need is known before anything is pulled, from the sizes in the listing, and
+  points are left out until it is at most
   `max_gb` (50). A downloaded capture is kept, whole and checked against its sha256.
-* **Requests**: four or five a run, so about {requests:,}; at 150 ms each and eight at a time {request_s:.0f} s.
-* **Memory** is that of the scores, {mb_a_run:.1f} MB a run here; a model of 32 x 32 heads has 7 times that, and a thousand such runs need
+* **Requests**: four or five a run, so about {requests:,}; at 150 ms each and eight at a time
+  {request_s:.0f} s.
+* **Memory** is that of the scores, {mb_a_run:.1f} MB a run here; a model of 32 x 32 heads has 7
+  times that, and a thousand such runs need
   a large machine.
 * **Distances** grow with the square of the runs, and are of those shown only.
-* **Runs without the file** (killed, or from before there was one) are read from their captures, all of them: {run_gb:.0f} GB each here.
-* **Parts of captures.** MLflow's server answers ranged requests, so that one block's maps, a tenth of the
-  bytes, could be pulled alone. That is not done: a part cannot be checked against the capture's sha256, and nothing that comes from a
+* **Runs without the file** (killed, or from before there was one) are read from their captures,
+  all of them: {run_gb:.0f} GB each here.
+* **Parts of captures.** MLflow's server answers ranged requests, so that one block's maps, a
+  tenth of the
+  bytes, could be pulled alone. That is not done: a part cannot be checked against the capture's
+  sha256, and nothing that comes from a
   server is believed unchecked.
 """
 

@@ -40,9 +40,17 @@ def train(spool, *, seed, steps=8, close=True, run="local", **options):
     )
     probe = torch.arange(10, 22).repeat(2)[None]
     watcher = tv.watch(
-        model, run=run, probe=probe, every=2, total_steps=steps, name=f"run {seed}", config={"seed": seed}, spool=spool,
-        max_overhead=float("inf"), **options,
-    )  # fmt: skip
+        model,
+        run=run,
+        probe=probe,
+        every=2,
+        total_steps=steps,
+        name=f"run {seed}",
+        config={"seed": seed},
+        spool=spool,
+        max_overhead=float("inf"),
+        **options,
+    )
     for step in range(steps):
         with torch.no_grad():
             for weight in model.parameters():

@@ -136,7 +136,7 @@ def test_a_table_that_cannot_be_written_leaves_nothing_half_done(tmp_path, name,
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
         ConfigError,
-        match=r"runs\.\w+ cannot be written: .*No space left on device; choose another place with output=",
+        match=r"runs\.\w+ cannot be written: .*No space left on device; choose another place",
     ):
         write_table([{"run": "b", "loss": 2.0}], tmp_path / name)
     assert (tmp_path / name).read_bytes() == before

@@ -1,4 +1,4 @@
-"""A sweep is read as an experiment: seeds are replicates, and what is said of it can be defended."""
+"""A sweep is read as an experiment: seeds are replicates, and every sentence can be defended."""
 
 from __future__ import annotations
 

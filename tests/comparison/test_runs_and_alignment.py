@@ -181,7 +181,8 @@ def test_what_keeps_runs_from_comparing_exactly_is_said():
     ):
         assert said in notes
     assert comparability_notes([make_run("a", [0, 10]), make_run("b", [0, 5, 10])]) == [
-        "The runs were captured at different steps; every point of time shows the last capture before it."
+        "The runs were captured at different steps; every point of time shows the last capture "
+        "before it."
     ]
     assert (
         comparability_notes(

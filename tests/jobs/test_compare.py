@@ -45,9 +45,17 @@ def train(run, *, seed, n_heads=2, steps=6, every=2, length=24, options=None, sp
     config = {"seed": seed, "model": {"n_heads": n_heads}}
     probe = torch.arange(10, 10 + length // 2).repeat(2)[None]
     with tv.watch(
-        model, run=run, probe=probe, every=every, total_steps=steps, name=f"run {seed}", config=config, spool=spool,
-        max_overhead=float("inf"), tracker_options=options,
-    ) as watcher:  # fmt: skip
+        model,
+        run=run,
+        probe=probe,
+        every=every,
+        total_steps=steps,
+        name=f"run {seed}",
+        config=config,
+        spool=spool,
+        max_overhead=float("inf"),
+        tracker_options=options,
+    ) as watcher:
         for step in range(steps):
             batch = torch.randint(40, (4, 17), generator=generator)
             loss = nn.functional.cross_entropy(

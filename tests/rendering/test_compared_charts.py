@@ -1,5 +1,5 @@
-"""Pictures of onsets, distances and clusters: nothing is clipped, rows keep their labels, and no figure is left
-open."""
+"""Pictures of onsets, distances and clusters: nothing is clipped, rows keep their labels, and no
+figure is left open."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ pairing with the least squared differences in all is taken.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -113,12 +113,10 @@ def common_scores(
     wanted = scores or BEHAVIOR
     common = tuple(name for name in wanted if all(name in run.series.heads for run in runs))
     if not common or (scores is not None and len(common) < len(scores)):
-        found = "; ".join(
-            f"{run.name}: {', '.join(sorted(run.series.heads)) or 'none'}" for run in runs
-        )
+        found = [f"{run.name}: {', '.join(sorted(run.series.heads)) or 'none'}" for run in runs]
         raise ConfigError(
             f"comparing needs the scores {', '.join(wanted)} in every run (or some of these); "
-            f"found {found}"
+            f"found {'; '.join(found)}"
         )
     return common
 
@@ -134,11 +132,11 @@ def behavior(run: ComparedRun, index: int, stretch: Stretch, scores: Sequence[st
         captures=stretch.captures[index],
     )
     present = np.isfinite(paths).all((2, 3))
-    heads = tuple((int(block), int(head)) for block, head in np.argwhere(present))
+    heads = [(int(block), int(head)) for block, head in np.argwhere(present)]
     n_points = len(stretch.points)
     uniform = np.array([_uniform(run, name) for name in scores], np.float32)
     return Behavior(
-        heads=heads,
+        heads=tuple(heads),
         vectors=paths[present].reshape(len(heads), n_points * len(scores)),
         uniform=np.tile(uniform, n_points),
         n_blocks=series.shape[0],
@@ -181,11 +179,13 @@ def match_heads(a: Behavior, b: Behavior, *, scope: Scope = "block") -> Matching
                 difference = float(apart[row, column])
                 pairs.append((a.heads[rows[row]], b.heads[columns[column]], difference))
 
-    paired_a, paired_b = {head for head, _, _ in pairs}, {head for _, head, _ in pairs}
-    return Matching(
-        tuple(sorted(pairs)),
-        tuple(head for head in a.heads if head not in paired_a),
-        tuple(head for head in b.heads if head not in paired_b),
+    matching = Matching(tuple(sorted(pairs)), (), ())
+    partner = matching.partner()
+    paired_b = set(partner.values())
+    return replace(
+        matching,
+        left_a=tuple(head for head in a.heads if head not in partner),
+        left_b=tuple(head for head in b.heads if head not in paired_b),
     )
 
 

@@ -49,9 +49,8 @@ def chosen_runs(runs: Sequence[ScoredRun], most: int) -> tuple[list[ScoredRun], 
     their own order; and a note where some are left out."""
     if len(runs) <= most:
         return list(runs), []
-    losses = [final_loss(run.compared) for run in runs]
-    # Runs without a loss come last.
-    by_loss = np.argsort([np.nan if loss is None else loss for loss in losses], kind="stable")
+    losses = np.array([final_loss(run.compared) for run in runs], np.float64)
+    by_loss = np.argsort(losses, kind="stable")  # runs without a loss come last
     evenly = np.linspace(0, len(runs) - 1, most).round().astype(int)
     note = (
         f"Shown: {most} of the {len(runs):,} runs, evenly from the lowest loss to the highest; the "
@@ -74,18 +73,23 @@ def check_probes(runs: Sequence[ScoredRun], labels: Mapping[str, str]) -> list[s
     for run in runs:
         by_kind.setdefault(_probe_text(run.probe), []).append(labels[run.compared.name])
     if len(by_kind) > 1:
-        found = "; ".join(f"{kind} in {first_few(members)}" for kind, members in by_kind.items())
+        found = [f"{kind} in {first_few(members)}" for kind, members in by_kind.items()]
         raise ConfigError(
-            f"the runs were captured on different probes ({found}): their attention maps cannot "
-            "stand side by side, and their scores do not measure the same. Compare runs of one "
-            "probe, or capture them again with one probe= (from checkpoints: tracker-viz backfill)"
+            f"the runs were captured on different probes ({'; '.join(found)}): their attention "
+            "maps cannot stand side by side, and their scores do not measure the same. Compare "
+            "runs of one probe, or capture them again with one probe= (from checkpoints: "
+            "tracker-viz backfill)"
         )
-    tokens = {repr([row.get("tokens", ()) for row in run.probe.get("rows", ())]) for run in runs}
-    if len(tokens) == 1:
+    first, *others = [_tokens(run.probe) for run in runs]
+    if all(tokens == first for tokens in others):
         return []
     return [
         "The probes hold different tokens: their maps have the same shape, but not the same words."
     ]
+
+
+def _tokens(probe: Mapping[str, Any]) -> list[list[Any]]:
+    return [list(row.get("tokens", ())) for row in probe.get("rows", ())]
 
 
 def drawn_runs(
@@ -116,18 +120,12 @@ def drawn_runs(
 
     drawn, shown, damaged = [], [], []
     for index, run in enumerate(runs):
-        label, series = labels[run.compared.name], run.compared.series
-        pulled_steps = {each.ref.step for each in pulled[index].captures}
-        have = [place for place, step in enumerate(series.steps) if step in pulled_steps]
-        if not have:
-            raise ConfigError(
-                f"none of the captures of {label} could be pulled: leave it out, or upload what "
-                "waits in its spool (tracker-viz push)"
-            )
+        label = labels[run.compared.name]
+        have = _pulled_captures(run, pulled[index], label)
+        drawn.append(_series(run, pulled[index], have, label, rankings[index], orders[index], axis))
         gone = sorted({*run.damaged, *(ref.step for ref in pulled[index].damaged)})
         if gone:
             damaged.append(f"{label} (step {', '.join(map(str, gone))})")
-        drawn.append(_series(run, pulled[index], have, label, rankings[index], orders[index], axis))
 
         # The last capture that is here, at or before the one that was meant.
         captures = alignment.captures[index]
@@ -136,6 +134,22 @@ def drawn_runs(
     if damaged:
         notes.append(f"Captures that could not be pulled: {first_few(damaged)}.")
     return drawn, Timing(alignment.axis, alignment.points, np.stack(shown), alignment.ended), notes
+
+
+def _pulled_captures(run: ScoredRun, pulled: Pulled, label: str) -> list[int]:
+    """Return which of the run's captures were pulled.
+
+    Raises:
+        ConfigError: none.
+    """
+    steps = [each.ref.step for each in pulled.captures]
+    have = np.flatnonzero(np.isin(run.compared.series.steps, steps)).tolist()
+    if not have:
+        raise ConfigError(
+            f"none of the captures of {label} could be pulled: leave it out, or upload what waits "
+            "in its spool (tracker-viz push)"
+        )
+    return have
 
 
 def _rankings(
@@ -171,7 +185,10 @@ def _series(
     from tracker_viz.rendering.compared_series import ComparedSeries
 
     series = run.compared.series
-    onsets = role_onsets(series, axis=axis)
+    onsets = {}
+    for role, onset in role_onsets(series, axis=axis).items():
+        if onset.at is not None:
+            onsets[role] = onset.at
     return ComparedSeries(
         label=label,
         series=Series(pulled.captures, title=label),
@@ -179,7 +196,7 @@ def _series(
         ranking=tuple(ranked),
         order=heads,
         roles=head_roles(series)[0][have],
-        onsets={role: onset.at for role, onset in onsets.items() if onset.at is not None},
+        onsets=onsets,
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,31 @@ from tracker_viz.rendering.theme import theme as theme_by_name
 
 _DPI = 120
 _MOST_NAMED_HEADS = 110
+_MOST_IN_LEGEND = 40
+_LEGEND_LINE_IN = 0.215
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Inches of the parts of the picture."""
+
+    width: float
+    height: float
+    names: float
+    legend: float
+    strips: float
+
+    @property
+    def top(self) -> float:
+        return self.height - 1.8
+
+    @property
+    def legend_left(self) -> float:
+        return self.width - self.legend
+
+    def box(self, x: float, y: float, width: float, height: float) -> tuple[float, ...]:
+        """Return inches as matplotlib's shares of the figure."""
+        return x / self.width, y / self.height, width / self.width, height / self.height
 
 
 def write_cluster_chart(
@@ -38,8 +64,8 @@ def write_cluster_chart(
     roles: Sequence[str | None] | None = None,
     theme: str | Theme = "dark",
 ) -> Path:
-    """A dendrogram heatmap (``seaborn.clustermap``): one row per head of any run, like ones
-    together, its scores over time along the row.
+    """Draw a dendrogram heatmap: one row per head of any run, like ones together, its scores over
+    time along the row.
 
     Args:
         values: [head, score * point], 0..1, one score after the other.
@@ -50,111 +76,120 @@ def write_cluster_chart(
     """
     import pandas
     import seaborn
-    from matplotlib.patches import Patch
 
     chosen = theme_by_name(theme)
     order = list(dict.fromkeys(runs))
     colors = dict(zip(order, run_colors(len(order), chosen), strict=True))
     n_heads = len(labels)
-    named = n_heads <= _MOST_NAMED_HEADS
-    row_in = 0.15 if named else max(0.018, min(0.05, 11.0 / n_heads))
-    body = max(4.5, row_in * n_heads)
-    name_in = 0.2 + (0.078 * max(map(len, labels)) if named else 0.0)
-    legend_in = 0.4 + 0.1 * max(14, *map(len, order))
-    # Narrow, so that its letters can be read where a tracker shows it 700 pixels wide.
-    width = np.ceil(_DPI * max(11.0, 8.2 + legend_in + name_in)) / _DPI
-    height = np.ceil(_DPI * (body + 2.25)) / _DPI
+    are_named = n_heads <= _MOST_NAMED_HEADS
     strips = {"run": [colors[run] for run in runs]}
     if roles is not None:
-        strips["role"] = [
-            chosen.roles.get(role, chosen.faint) if role else chosen.ground for role in roles
-        ]
+        strips["role"] = [_role_color(role, chosen) for role in roles]
+    sizes = _sizes(labels if are_named else (), n_heads, order, len(strips))
     index = range(n_heads)
     with drawing(chosen):
         with _figures_without_backend():
             grid = seaborn.clustermap(
-                pandas.DataFrame(values, index=index), row_linkage=linkage, col_cluster=False, cmap=chosen.attention, vmin=0, vmax=1,
-                row_colors=pandas.DataFrame(strips, index=index), xticklabels=False, yticklabels=list(labels) if named else False,
-                figsize=(width, height), tree_kws={"colors": chosen.dim, "linewidths": 0.9}, rasterized=False,
-            )  # fmt: skip
-        figure = grid.figure
-        strip_in = 0.24 * len(strips)
-        left, bottom, top = 1.7, 0.35, height - 1.8
-        right = width - legend_in - name_in - 0.25
-
-        def place(axes: Any, x: float, y: float, wide: float, high: float) -> None:
-            axes.set_position((x / width, y / height, wide / width, high / height))
-
-        place(grid.ax_row_dendrogram, 0.3, bottom, left - 0.35, top - bottom)
-        place(grid.ax_row_colors, left, bottom, strip_in, top - bottom)
-        place(
-            grid.ax_heatmap,
-            left + strip_in + 0.06,
-            bottom,
-            right - left - strip_in,
-            top - bottom,
-        )
-        place(grid.ax_cbar, width - legend_in, height - 2.1, min(1.6, legend_in - 0.35), 0.13)
-        grid.ax_col_dendrogram.set_visible(False)
-        grid.ax_row_colors.set(xticks=[])
+                pandas.DataFrame(values, index=index),
+                row_linkage=linkage,
+                col_cluster=False,
+                cmap=chosen.attention,
+                vmin=0,
+                vmax=1,
+                row_colors=pandas.DataFrame(strips, index=index),
+                xticklabels=False,
+                yticklabels=list(labels) if are_named else False,
+                figsize=(sizes.width, sizes.height),
+                tree_kws={"colors": chosen.dim, "linewidths": 0.9},
+                rasterized=False,
+            )
+        _place_parts(grid, sizes)
         _score_titles(grid.ax_heatmap, scores, values.shape[1], chosen)
         grid.ax_heatmap.tick_params(
             axis="y", labelsize=7.5, colors=chosen.dim, length=0, rotation=0
         )
         _horizontal_bar(grid, chosen)
-        _legend(
-            figure,
-            (width - legend_in) / width,
-            (height - 2.7) / height,
-            [Patch(color=colors[run]) for run in order],
-            order,
-            "run",
-            chosen,
-        )
-        if roles is not None and (found := [role for role in chosen.roles if role in roles]):
-            patches = [Patch(color=chosen.roles[role]) for role in found]
-            high = 2.7 + 0.215 * (min(len(order), 40) + 3)
-            _legend(
-                figure,
-                (width - legend_in) / width,
-                (height - high) / height,
-                patches,
-                [role.replace("_", " ") for role in found],
-                "role at the end",
-                chosen,
-            )
-        title = (
-            f"{n_heads:,} heads of {len(order)} runs, grouped by what they did over the training"
-        )
-        figure.text(
-            0.3 / width,
-            1 - 0.42 / height,
-            title,
-            fontsize=17,
-            color=chosen.text,
-            fontweight="bold",
-            va="center",
-        )
-        caption = (
-            "A row is a head, a band of columns one score from the start of training to its end.\n"
-            "Rows that join early behaved alike."
-        )
-        figure.text(
-            0.3 / width,
-            1 - 0.7 / height,
-            caption,
-            fontsize=11,
-            color=chosen.dim,
-            va="top",
-            linespacing=1.35,
-        )
-        return _written(figure, path)
+        _write_legends(grid.figure, sizes, colors, roles or (), chosen)
+        _write_header(grid.figure, sizes, n_heads, len(order), chosen)
+        return _written(grid.figure, path)
+
+
+def _sizes(labels: Sequence[str], n_heads: int, runs: Sequence[str], n_strips: int) -> _Sizes:
+    """Return the sizes of a picture of ``n_heads`` rows, of which ``labels`` are written."""
+    row_in = 0.15 if labels else float(np.clip(11.0 / n_heads, 0.018, 0.05))
+    names = 0.2 + 0.078 * max(map(len, labels), default=0)
+    legend = 0.4 + 0.1 * max(14, *map(len, runs))
+    # Narrow, so that its letters can be read where a tracker shows it 700 pixels wide.
+    width = max(11.0, 8.2 + legend + names)
+    height = max(4.5, row_in * n_heads) + 2.25
+    # Whole pixels: a part of one would be blended with what is behind the picture.
+    whole = [float(np.ceil(_DPI * inches)) / _DPI for inches in (width, height)]
+    return _Sizes(whole[0], whole[1], names, legend, strips=0.24 * n_strips)
+
+
+def _place_parts(grid: Any, sizes: _Sizes) -> None:
+    left, bottom = 1.7, 0.35
+    high = sizes.top - bottom
+    right = sizes.width - sizes.legend - sizes.names - 0.25
+    map_left = left + sizes.strips + 0.06
+    bar_in = min(1.6, sizes.legend - 0.35)
+    grid.ax_row_dendrogram.set_position(sizes.box(0.3, bottom, left - 0.35, high))
+    grid.ax_row_colors.set_position(sizes.box(left, bottom, sizes.strips, high))
+    grid.ax_heatmap.set_position(sizes.box(map_left, bottom, right - map_left + 0.06, high))
+    grid.ax_cbar.set_position(sizes.box(sizes.legend_left, sizes.height - 2.1, bar_in, 0.13))
+    grid.ax_col_dendrogram.set_visible(False)
+    grid.ax_row_colors.set(xticks=[])
+
+
+def _write_legends(
+    figure: Any,
+    sizes: _Sizes,
+    runs: Mapping[str, str],
+    roles: Sequence[str | None],
+    theme: Theme,
+) -> None:
+    """Write what the colors beside the rows mean: runs, and below them the roles that are there."""
+    x, y_in = sizes.legend_left / sizes.width, sizes.height - 2.7
+    _legend(figure, x, y_in / sizes.height, runs, "run", theme)
+    found = {role.replace("_", " "): theme.roles[role] for role in theme.roles if role in roles}
+    if found:
+        y_in -= _LEGEND_LINE_IN * (min(len(runs), _MOST_IN_LEGEND) + 3)
+        _legend(figure, x, y_in / sizes.height, found, "role at the end", theme)
+
+
+def _write_header(figure: Any, sizes: _Sizes, n_heads: int, n_runs: int, theme: Theme) -> None:
+    x = 0.3 / sizes.width
+    figure.text(
+        x,
+        1 - 0.42 / sizes.height,
+        f"{n_heads:,} heads of {n_runs} runs, grouped by what they did over the training",
+        fontsize=17,
+        color=theme.text,
+        fontweight="bold",
+        va="center",
+    )
+    figure.text(
+        x,
+        1 - 0.7 / sizes.height,
+        "A row is a head, a band of columns one score from the start of training to its end.\n"
+        "Rows that join early behaved alike.",
+        fontsize=11,
+        color=theme.dim,
+        va="top",
+        linespacing=1.35,
+    )
+
+
+def _role_color(role: str | None, theme: Theme) -> str:
+    if role is None:
+        return theme.ground
+    return theme.roles.get(role, theme.faint)
 
 
 @contextmanager
 def _figures_without_backend() -> Iterator[None]:
-    """Let seaborn's clustermap make its figure without pyplot, whose backend may need a display or a
-    package that is not here. Call it with ``MPL_LOCK`` held."""
+    """Let seaborn's clustermap make its figure without pyplot, whose backend may need a display or
+    a package that is not here. Call it with ``MPL_LOCK`` held."""
     from matplotlib import pyplot
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -226,23 +261,32 @@ def _horizontal_bar(grid: Any, theme: Theme) -> None:
 
 
 def _legend(
-    figure: Any,
-    x: float,
-    y: float,
-    patches: Sequence[Any],
-    names: Sequence[str],
-    title: str,
-    theme: Theme,
+    figure: Any, x: float, y: float, colors: Mapping[str, str], title: str, theme: Theme
 ) -> None:
     from matplotlib.patches import Patch
 
-    shown = 40
-    more = [f"and {len(names) - shown} more"] if len(names) > shown else []
-    patches, names = [*patches[:shown], *(Patch(alpha=0) for _ in more)], [*names[:shown], *more]
+    names = list(colors)[:_MOST_IN_LEGEND]
+    patches = [Patch(color=colors[name]) for name in names]
+    if len(colors) > len(names):
+        names.append(f"and {len(colors) - len(names)} more")
+        patches.append(Patch(alpha=0))
     legend = figure.legend(
-        patches, names, loc="upper left", bbox_to_anchor=(x - 0.004, y), fontsize=10.5, title=title, title_fontsize=11.5, frameon=False,
-        labelcolor=theme.dim, handlelength=0.9, handleheight=0.9, borderpad=0, borderaxespad=0, labelspacing=0.35, alignment="left",
-    )  # fmt: skip
+        patches,
+        names,
+        loc="upper left",
+        bbox_to_anchor=(x - 0.004, y),
+        fontsize=10.5,
+        title=title,
+        title_fontsize=11.5,
+        frameon=False,
+        labelcolor=theme.dim,
+        handlelength=0.9,
+        handleheight=0.9,
+        borderpad=0,
+        borderaxespad=0,
+        labelspacing=0.35,
+        alignment="left",
+    )
     legend.get_title().set_color(theme.text)
     figure.add_artist(legend)
 
