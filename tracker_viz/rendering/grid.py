@@ -23,7 +23,7 @@ from tracker_viz.rendering.plan import Box, Heatmap
 
 _NAME = 20.0  # of rows and columns
 _CAPTION = 20  # at 1080p: a map's own name above it, beside the gap
-LEAST_MAP_PX = 44  # at 1080p; where maps of heads would be smaller, a mosaic with zooms tells more
+LEAST_MAP_PX = 40  # at 1080p; where maps of heads would be smaller, a mosaic with zooms tells more
 
 
 def least_matrix_px(draft: Draft) -> int:
@@ -153,23 +153,19 @@ def _around(draft: Draft, groups: int, n_panels: int) -> int:
 
 
 def fit_map(length: int, room_px: int) -> tuple[int, int]:
-    """(pool, cell_px) of a map of ``length`` x ``length`` entries in ``room_px`` pixels: whole
-    cells, even ones where that costs little.
+    """Return (pool, cell_px) of a map of ``length`` x ``length`` entries in ``room_px`` pixels.
 
-    Chroma in video has half the resolution: cells of an even number of pixels keep their colours
-    exactly.
+    As many cells as fit with two pixels each: a pattern is lost with its cells, so that more room
+    never gives fewer of them. Cells are whole; larger ones have an even number of pixels, because
+    chroma in video has half the resolution and keeps their colors exactly then.
     """
-    best, best_worth = (max(1, length), 1), -1.0
-    for pooling in range(1, length + 1):
-        cells = -(-length // pooling)
-        for size in (room_px // cells, room_px // cells - 1):
-            if size < 1:
-                continue
-            worth = cells * size * (1.0 if size % 2 == 0 else 0.84 if size > 1 else 0.7)
-            worth *= (cells / length) ** 0.35 * (1.0 if length % pooling == 0 else 0.95)
-            if worth > best_worth:
-                best, best_worth = (pooling, size), worth
-    return best
+    pool = 1
+    while pool < length and 2 * -(-length // pool) > room_px:
+        pool += 1
+    cell_px = max(1, room_px // -(-length // pool)) if length else 1
+    if cell_px >= 7:
+        cell_px -= cell_px % 2
+    return pool, cell_px
 
 
 def place_grid(
@@ -184,7 +180,8 @@ def place_grid(
     bottom) of what was placed."""
     panels: list[Heads | Matrices] = [*heads, *matrices]
     cornered = names_in_corners(draft, heads, shape)
-    beside = bool(heads) and shape.groups == 1 and not draft.is_narrow
+    is_plain = shape.groups == 1 and shape.lines == 1 and not draft.is_narrow
+    beside = bool(heads) and is_plain
     n_blocks = max(len(panel.blocks) for panel in panels)
     section, label = _section_gap(draft), _label_width(draft, shape.groups)
     widths = [_panel_width(panel, shape) for panel in panels]
@@ -220,7 +217,8 @@ def names_in_corners(draft: Draft, heads: Sequence[Heads], shape: GridShape) -> 
 
     It then needs no row of names above it.
     """
-    if draft.is_narrow or not heads or shape.lines > 1 or not all(group.causal for group in heads):
+    is_plain = shape.groups == 1 and shape.lines == 1 and not draft.is_narrow
+    if not is_plain or not heads or not all(group.causal for group in heads):
         return False
     longest = max(
         (f"L{block}H{max(numbers)}" for group in heads for block, numbers in group.indices), key=len
@@ -233,7 +231,7 @@ def _title_beside(draft: Draft, panel: Matrices, x: int, top: int, height: int) 
     """Write a panel's title up its left side, where the row above it holds names of columns."""
     for text in (f"{panel.title} · {panel.axes[-1]}", *draft.shorter(panel.title)):
         wide = draft.text_width(text, _NAME)
-        if wide <= height:
+        if wide <= height - draft.px(36):
             end = top + (height - wide) / 2
             draft.text(text, x - draft.px(12), end, _NAME, align="right", rotation=90)
             return
@@ -287,9 +285,10 @@ def _column_names(
     )
     for column, text in enumerate(texts):
         if column % every == 0:
-            draft.text(
-                text, x + column * pitch + wide / 2, top - draft.px(8), _NAME, align="center"
-            )
+            # The last name stays out of the margin, also where it is wider than its column.
+            end = x + (len(texts) - 1) * pitch + wide + draft.px(5)
+            middle = min(x + column * pitch + wide / 2, end - draft.text_width(text, _NAME) / 2)
+            draft.text(text, middle, top - draft.px(8), _NAME, align="center")
 
 
 def _caption(draft: Draft, box: Box, name: str, short: str) -> None:

@@ -15,7 +15,7 @@ from tracker_viz.rendering.template import text_width
 
 # Sizes in pixels at 1080p. A tracker shows the film about 700 pixels wide: what must be read there
 # (step, loss, caption, roles) is at least 26 pixels high here, everything else at least 20.
-_NUMBER, _NAME = 48.0, 28.0
+_NUMBER, _NAME = 46.0, 27.0
 _TITLE, _SUBTITLE = 36.0, 22.0
 _CAPTION = 34.0
 _LEGEND = 22.0
@@ -34,16 +34,15 @@ def header(draft: Draft) -> int:
     """Place the header; return the row where the panels may begin."""
     draft.caption = _caption(draft)
     if draft.is_narrow:
-        end = _numbers(draft, draft.px(120))
-        _run_name(draft, draft.margin, draft.px(44), draft.width - 2 * draft.margin, below=True)
-        _mark(draft, max(end, draft.width - draft.margin), draft.px(120))
-        return draft.px(178)
+        end = _numbers(draft, draft.px(112))
+        _run_name(draft, draft.margin)
+        _mark(draft, max(end, draft.width - draft.margin), draft.px(112))
+        return draft.px(166)
 
     end = _numbers(draft, draft.px(52))
     mark_px = draft.text_width(_MARK, _SUBTITLE, bold=True)
-    left = end + mark_px + draft.px(120)
-    _mark(draft, end + draft.px(84) + mark_px, draft.px(52))
-    _run_name(draft, left, draft.px(36), draft.width - draft.margin - left, below=False)
+    _mark(draft, end + draft.px(66) + mark_px, draft.px(52))
+    _run_name(draft, end + draft.px(84) + mark_px)
     return draft.px(112)
 
 
@@ -87,34 +86,30 @@ def _numbers(draft: Draft, baseline: int) -> int:
     x = draft.margin
     for quantity in _quantities(draft):
         draft.text(quantity.name, x, baseline, _NAME)
-        x += draft.text_width(quantity.name, _NAME) + draft.px(12)
+        x += draft.text_width(quantity.name, _NAME) + draft.px(9)
         size_px = _NUMBER * draft.unit
         draft.readouts.append(Readout(quantity.name, x, baseline, size_px, quantity.n_chars))
-        x += quantity.n_chars * digit + draft.px(38)
-    return x - draft.px(38)
+        x += quantity.n_chars * digit + draft.px(28)
+    return x - draft.px(28)
 
 
-def _run_name(draft: Draft, left: int, baseline: int, room: int, *, below: bool) -> None:
-    """Place the run's name and its model: in one line that ends at the right margin, or below each
-    other at the left."""
+def _run_name(draft: Draft, left: int) -> None:
+    """Place the run's name, and its model behind it where both fit, to end at the right margin."""
+    baseline, gap = draft.px(36), draft.px(16)
+    right = draft.width - draft.margin
+    room = right - left
     title, subtitle = draft.series.title, draft.series.subtitle
-    text = draft.theme.text
-    if below:
-        draft.text(
-            draft.fitted(title, _TITLE, room, bold=True), left, baseline, _TITLE, text, bold=True
-        )
-        draft.text(draft.fitted(subtitle, 20, room), left, baseline + draft.px(30), 20)
-        return
-
-    gap, right = draft.px(16), draft.width - draft.margin
-    title = draft.fitted(title, _TITLE, room, bold=True)
-    rest = room - draft.text_width(title, _TITLE, bold=True) - gap
+    sizes = (_TITLE, 32.0, 28.0, 25.0, _SUBTITLE)
+    fits = [size for size in sizes if draft.text_width(title, size, bold=True) <= room]
+    title_size = fits[0] if fits else _SUBTITLE
+    title = draft.fitted(title, title_size, room, bold=True)
+    rest = room - draft.text_width(title, title_size, bold=True) - gap
     for size in (_SUBTITLE, 20.0):
         if draft.text_width(subtitle, size) <= rest:  # else the title card alone says it
             draft.text(subtitle, right, baseline, size, align="right")
             right -= draft.text_width(subtitle, size) + gap
             break
-    draft.text(title, right, baseline, _TITLE, text, bold=True, align="right")
+    draft.text(title, right, baseline, title_size, draft.theme.text, bold=True, align="right")
 
 
 def _mark(draft: Draft, right: int, baseline: int) -> None:
@@ -125,5 +120,5 @@ def _mark(draft: Draft, right: int, baseline: int) -> None:
 
 
 def _caption(draft: Draft) -> Caption:
-    baseline = draft.px(164) if draft.is_narrow else draft.px(100)
+    baseline = draft.px(154) if draft.is_narrow else draft.px(100)
     return Caption(draft.margin, baseline, _CAPTION * draft.unit, draft.width - 2 * draft.margin)

@@ -136,6 +136,12 @@ def _border_px(draft: Draft) -> tuple[int, int]:
         for other in boxes
         if other.x >= one.right and other.y == one.y
     ]
+    gaps += [
+        other.y - one.bottom
+        for one in boxes
+        for other in boxes
+        if other.y >= one.bottom and other.x == one.x
+    ]
     most = min([draft.px(8), *(gap // 2 - 1 for gap in gaps)])
     return max(1, min(draft.px(3), most)), max(1, most)
 

@@ -19,7 +19,7 @@ from tracker_viz.rendering.plan import Bar, Box, Heatmap, Swatch
 from tracker_viz.rendering.scales import bar_ticks
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
 
-_SMALL = 20.0
+_SMALL, _COLUMN = 20.0, 16.0
 _TITLES = (
     (26.0, 1, 1.0),
     (22.0, 1, 0.97),
@@ -34,6 +34,7 @@ _TITLES = (
 )
 """Sizes of titles, their lines, and what a shape with such ones is worth: the first in which all titles fit is taken."""
 _CUT_WORTH = 0.1
+_FEW_CARDS = 8
 _AFTER_TITLE = 8  # at 1080p: between it and the next one
 _TELLING = {
     "head.distance": "distance looked back",
@@ -212,9 +213,9 @@ def place_below(draft: Draft, cards: Sequence[Card], above: int, area: Box) -> i
 
 def _bar_font(draft: Draft, card: Card, bar_px: int) -> float:
     """The largest font in which a bar so wide says both its ends."""
-    scale, sizes = draft.scales[card.scale], (_SMALL, 14.0, 12.2)
+    scale, sizes = draft.scales[card.scale], (_COLUMN, 14.0, 12.2)
     if isinstance(scale, Measured):
-        return _SMALL
+        return _COLUMN
     return next(
         (
             size
@@ -259,7 +260,7 @@ class _Shape:
 def _fit(draft: Draft, cards: Sequence[Card], box: Box, own: Collection[str]) -> _Shape:
     gap, between = draft.px(26), draft.px(16)
     rows, columns = (max(card.source.shape[axis] for card in cards) for axis in (0, 1))
-    label = draft.text_width(str(rows - 1), _SMALL) + draft.px(10)
+    label = draft.text_width(str(rows - 1), _number_size(rows)) + draft.px(10)
     best, best_worth = None, 0.0
     for across in range(1, len(cards) + 1):
         down = -(-len(cards) // across)
@@ -317,7 +318,9 @@ def _cell_x(card: Card, columns: int, cell_x: int, cell_y: int) -> int:
 
 def _title_form(draft: Draft, cards: Sequence[Card], room: int) -> tuple[float, int, float]:
     """(font size, lines, worth) of the titles of cards that are ``room`` pixels wide."""
-    for size, lines, worth in _TITLES:
+    # Many cards need their room for cells: titles that are read from afar are for a few.
+    forms = _TITLES if len(cards) <= _FEW_CARDS else _TITLES[2:]
+    for size, lines, worth in forms:
         if all(_title_width(draft, card, size, lines) <= room for card in cards):
             return size, lines, worth
     return (*_TITLES[-1][:2], _CUT_WORTH)
@@ -341,6 +344,11 @@ def _title_lines(draft: Draft, card: Card, size: float, lines: int) -> list[str]
     return min(breaks, key=lambda each: max(draft.text_width(line, size) for line in each))
 
 
+def _number_size(rows: int) -> float:
+    """Size of the numbers of blocks: smaller for very many, whose cells need the room."""
+    return _SMALL if rows <= 48 else 16.0
+
+
 def _head_room(draft: Draft, lines: int) -> int:
     return draft.px(28 + 20 * (lines - 1))
 
@@ -353,13 +361,13 @@ def _names_height(draft: Draft, card: Card, cell_x: int) -> int:
     """Pixels below a map that the names of its columns need."""
     if not card.columns:
         return 0
-    widest = max(draft.text_width(name, _SMALL) for name in _short(card))
-    return widest + draft.px(10) if _turned(draft, card, cell_x) else draft.px(22)
+    widest = max(draft.text_width(name, _COLUMN) for name in _short(card))
+    return widest + draft.px(8) if _turned(draft, card, cell_x) else draft.px(22)
 
 
 def _turned(draft: Draft, card: Card, cell_x: int) -> bool:
     """Whether the names of two columns side by side are too wide for them."""
-    widths = [draft.text_width(name, _SMALL) for name in _short(card)]
+    widths = [draft.text_width(name, _COLUMN) for name in _short(card)]
     return any(
         (one + other) / 2 + draft.px(4) > cell_x for one, other in itertools.pairwise(widths)
     )
@@ -397,7 +405,7 @@ def _place_one(draft: Draft, card: Card, room: Box, shape: _Shape) -> Box:
             str(row),
             origin.x - px(6),
             origin.y + (row + 0.5) * shape.cell_y,
-            _SMALL,
+            _number_size(rows),
             align="right",
             baseline="center",
         )
@@ -417,20 +425,20 @@ def _place_one(draft: Draft, card: Card, room: Box, shape: _Shape) -> Box:
 def _name_columns(draft: Draft, card: Card, origin: Box) -> None:
     cell_x = _column_px(card, origin)
     turned = _turned(draft, card, cell_x)
-    every = max(1, -(-draft.px(_SMALL) // cell_x)) if turned else 1
+    every = max(1, -(-draft.px(_COLUMN) // cell_x)) if turned else 1
     for column, name in list(enumerate(_short(card)))[::every]:
         middle = origin.x + (column + 0.5) * cell_x
         if turned:
             draft.text(
                 name,
-                middle + draft.px(4),
+                middle + draft.px(3),
                 origin.bottom + draft.px(6),
-                _SMALL,
+                _COLUMN,
                 align="right",
                 rotation=90,
             )
         else:
-            draft.text(name, middle, origin.bottom + draft.px(17), _SMALL, align="center")
+            draft.text(name, middle, origin.bottom + draft.px(17), _COLUMN, align="center")
 
 
 def _scale_of(draft: Draft, name: str) -> str:

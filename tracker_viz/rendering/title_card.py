@@ -158,6 +158,8 @@ def _key(page: _Page, roles: Sequence[str], top: int, labels: list[Label]) -> li
     icons = []
     for number, role in enumerate(roles):
         y = top + px(56) + number * (icon + px(22))
+        if y + icon + px(20) > (page.pictures.y if page.is_narrow else page.height):
+            break
         icons.append((role, Box(page.margin, y, icon, icon)))
         shape, meaning = _KEYS[role]
         x = page.margin + icon + px(28)
