@@ -140,10 +140,10 @@ def test_addresses_lose_their_passwords(told):
 
 
 def test_the_address_of_a_git_remote_is_tagged_without_its_password(embedded, monkeypatch):
-    from tracker_viz.trackers.mlflow import tracker as adapter
+    from mlflow.tracking.context import registry
 
     monkeypatch.setattr(
-        adapter,
+        registry,
         "resolve_tags",
         lambda tags: tags | {"mlflow.source.git.repoURL": "https://me:s3cret@git.example/repo"},
     )

@@ -1,7 +1,7 @@
-"""What others may read of a configuration, an address or an override: everything but passwords,
-keys and tokens. Pure functions.
+"""Remove passwords, keys and tokens from configurations, addresses and overrides. Pure functions.
 
-The spool, the adapters and the Hydra callbacks put through here whatever they write, log or print.
+The spool, the adapters and the Hydra callback call these on everything that they write, log or
+print.
 """
 
 from __future__ import annotations
@@ -12,40 +12,47 @@ from typing import Any
 
 _USERINFO = re.compile(r"(?<=://)[^/?#\s'\"]+@")
 _SECRET_NAME = re.compile(
-    r"(^|[._-])((api|access|private|secret)_?key|passw(or)?d|passphrase|pwd|secret|(access|auth|api|bearer)_?token|token|credentials?)$",
+    r"(^|[._-])("
+    r"(api|access|private|secret)_?key|passw(or)?d|passphrase|pwd|secret"
+    r"|(access|auth|api|bearer)_?token|token|credentials?"
+    r")$",
     re.IGNORECASE,
 )
 
 
 def without_userinfo(text: str) -> str:
-    """Text without the ``user:password@`` of any address in it; for whatever is logged, printed or
-    stored."""
+    """Strip credentials (``user:password@``) from URLs in ``text``."""
     return _USERINFO.sub("", text)
 
 
 def is_secret(name: str) -> bool:
-    """Whether what goes by this name is a password, a key or a token: ``api_key``, ``db.password``;
+    """Return whether a name is that of a password, key or token: ``api_key``, ``db.password``, but
     not ``n_tokens``."""
     return bool(_SECRET_NAME.search(name))
 
 
 def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as it may be logged: what is called a password, token or key is starred,
-    addresses lose theirs."""
+    """Return a configuration that may be logged: secrets become ``***``, and URLs lose their
+    credentials."""
     return {name: _shown(value, hidden=is_secret(str(name))) for name, value in config.items()}
 
 
 def _shown(value: Any, *, hidden: bool) -> Any:
+    """``hidden``: the value, or what it is in, has the name of a secret."""
     if isinstance(value, Mapping):
-        return {
-            name: _shown(inner, hidden=hidden or is_secret(str(name)))
-            for name, inner in value.items()
-        }
+        shown = {}
+        for name, inner in value.items():
+            shown[name] = _shown(inner, hidden=hidden or is_secret(str(name)))
+        return shown
     if isinstance(value, list | tuple):
         return [_shown(inner, hidden=hidden) for inner in value]
+
+    # A switch such as ``token: true`` tells nothing.
     if hidden and value is not None and not isinstance(value, bool):
         return "***"
-    return without_userinfo(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return without_userinfo(value)
+    return value
 
 
 _ENTRY = re.compile(
@@ -54,14 +61,15 @@ _ENTRY = re.compile(
 
 
 def shown_override(override: str) -> str:
-    """An override as others may read it: ``+db={user: me, password: ***}``."""
+    """Return an override that may be logged: ``+db={user: me, password: ***}``."""
     name, equals, value = override.partition("=")
     key = name.lstrip("+~")
     shown = without_secrets({key: value})[key]
-    shown = _ENTRY.sub(
-        lambda entry: (
-            f"{entry['name']}{entry['colon']}***" if is_secret(entry["name"]) else entry[0]
-        ),
-        shown,
-    )
+    shown = _ENTRY.sub(_shown_entry, shown)
     return f"{name}{equals}{shown}"
+
+
+def _shown_entry(entry: re.Match[str]) -> str:
+    if is_secret(entry["name"]):
+        return f"{entry['name']}{entry['colon']}***"
+    return entry[0]

@@ -1,7 +1,7 @@
 """Turn a run's configuration, tags and name, in whatever form people keep them, into plain values.
 
-``watch`` calls these functions once, before a run is made: what comes out is what JSON can hold, and
-all that the spool and the adapters ever see. Nothing here raises: an odd value becomes text, because
+``watch`` calls these functions once, before a run is created. They return what JSON can hold, and
+the spool and the adapters see nothing else. Nothing here raises: an odd value becomes text, because
 a wish to log something must not end a training.
 """
 
@@ -32,8 +32,8 @@ class RunConfig(dict[str, Any]):
     """A configuration as plain values.
 
     Attributes:
-        at_default: dotted names of values that are a declared default (of a dataclass, a pydantic or
-            a Hugging Face class) and that nobody typed on Hydra's command line.
+        at_default: dotted names of values that are a declared default (of a dataclass, a pydantic
+            or a Hugging Face class) and that nobody typed on Hydra's command line.
     """
 
     def __init__(self, values: Mapping[str, Any], at_default: Iterable[str] = ()) -> None:
@@ -42,13 +42,14 @@ class RunConfig(dict[str, Any]):
 
 
 def as_config(config: Any) -> RunConfig:
-    """Return a configuration as nested dicts with text keys, lists, texts, numbers, booleans and None.
+    """Return a configuration as nested dicts with text keys, lists, text, numbers, booleans and
+    None.
 
-    Takes what people train with: mappings of any kind, ``argparse.Namespace``, dataclasses and their
+    Takes what people train with: mappings of any kind, ``argparse.Namespace``, dataclasses and the
     like, Hugging Face configurations, OmegaConf with missing values and broken interpolations (kept
-    as they are written), plain objects and classes with attributes. Enumerations become their names,
-    tensors their values where there are few, functions and types their names, and everything else
-    its text. What contains itself is cut there.
+    as they are written), plain objects and classes with attributes. Enumerations become their
+    names, small tensors their values, functions and types their names, and everything else its
+    text. What contains itself is cut there.
     """
     if config is None:
         return RunConfig({})
@@ -87,7 +88,7 @@ def _tag_text(value: Any) -> str:
 
 
 def _plain(value: Any, above: tuple[int, ...]) -> Any:
-    """``above``: identities of the containers that ``value`` is in."""
+    """Convert a value. ``above``: identities of the containers that it is in."""
     try:
         return _converted(value, above)
     except Exception:  # noqa: BLE001  a property, a __str__ or a resolver of somebody else's
@@ -169,7 +170,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _array(value: Any) -> Any:
-    """The numbers of a small array or tensor; of a big one its type, dtype and shape."""
+    """Return the numbers of a small array or tensor; for a big one its type, dtype and shape."""
     n_values = math.prod(value.shape)
     if n_values <= MAX_ARRAY_VALUES:
         return _plain(value.tolist(), ())
@@ -177,7 +178,8 @@ def _array(value: Any) -> Any:
 
 
 def _callable_name(value: Any) -> str:
-    """``torch.nn.functional.gelu``; of an object that can be called its text."""
+    """Return a name such as ``torch.nn.functional.gelu``; for an object that can be called its
+    text."""
     name = getattr(value, "__qualname__", None)
     return f"{value.__module__}.{name}" if isinstance(name, str) else _text(value)
 
@@ -234,8 +236,8 @@ def _described(value: Any) -> Iterable[tuple[Any, Any]] | None:
 
 
 def _is_record(value: Any) -> bool:
-    """Tell whether an object or a class does nothing but hold attributes, as a ``Namespace`` or
-    ``class Config: lr = 0.1`` does."""
+    """Return whether an object or a class does nothing but hold attributes, such as a ``Namespace``
+    or ``class Config: lr = 0.1``."""
     kind = value if isinstance(value, type) else type(value)
     if kind.__module__ == "builtins" or not hasattr(value, "__dict__"):
         return False
@@ -264,7 +266,7 @@ def _attributes(value: Any) -> list[tuple[str, Any]]:
 
 
 def _is_omegaconf(value: Any) -> bool:
-    """Tell without importing it for those who do not use it."""
+    """Return whether a value is OmegaConf's, without importing it for those who do not use it."""
     omegaconf = sys.modules.get("omegaconf")
     return omegaconf is not None and omegaconf.OmegaConf.is_config(value)
 

@@ -1,1 +1,1 @@
-"""MLflow as a tracker."""
+"""The MLflow adapter: ``tracker.py`` is its entry point."""

@@ -1,8 +1,7 @@
-"""The files of one MLflow run, wherever its artifact store is: a directory of this machine, behind
-the server, or with a third party.
+"""Store and read the files of one MLflow run, wherever its artifact store is: in a directory of
+this machine, behind the server, or with a third party such as S3.
 
-``run.py`` says what lies where; here files go in and come out, through MLflow's own client
-for the store.
+``run.py`` decides which files there are. Transfers go through MLflow's own client for the store.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ MAX_READ_BYTES = 256 << 20
 
 
 class ArtifactStore:
-    """Files of ``ref`` by their run-relative paths.
+    """The files of ``ref``, by their run-relative paths.
 
     Args:
         uri: the tracking service.
@@ -100,19 +99,19 @@ class ArtifactStore:
         return file.read_bytes()
 
     def sizes(self, folder: str) -> dict[str, int | None]:
-        """Name -> bytes of the files that lie in a folder; None where the store does not say how
-        many."""
+        """Return file name -> bytes for the files in a folder; None where the store does not know a
+        size."""
         self._local_root()
         with self._store_errors():
             found = self._repository.list_artifacts(folder or None)
         return {posixpath.basename(info.path): info.file_size for info in found if not info.is_dir}
 
     def names(self, folder: str) -> list[str]:
-        """Run-relative paths of the files that lie in a folder."""
+        """Return the run-relative paths of the files in a folder."""
         return [posixpath.join(folder, name) for name in self.sizes(folder)]
 
     def in_place(self, artifact: str) -> Path | None:
-        """Where a file lies when the store is a directory of this machine; None when it must be
+        """Return the path of a file if the store is a directory of this machine; None if it must be
         downloaded.
 
         Raises:
@@ -128,7 +127,7 @@ class ArtifactStore:
 
     @contextmanager
     def downloaded(self, artifact: str, directory: Path) -> Iterator[Path]:
-        """A downloaded file under a temporary name; it is gone after the block unless it was
+        """Download a file under a temporary name, which is deleted after the block unless it was
         moved."""
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".", suffix=".partial") as temporary:
@@ -150,8 +149,8 @@ class ArtifactStore:
             self._repository.log_artifact(str(file), folder or None)
 
     def _store_errors(self) -> AbstractContextManager[None]:
-        """What a store says that the server does not pass on; what the server says itself is
-        translated by the conversation around."""
+        """Translate errors of a store that clients reach directly; those that the server passes on
+        are translated by the conversation around."""
         return (
             nullcontext()
             if self._artifact_uri.startswith("mlflow-artifacts:")
@@ -160,8 +159,7 @@ class ArtifactStore:
 
     @property
     def _repository(self) -> Any:
-        """The store's own client: MlflowClient would ask the server for the run again before every
-        file."""
+        """The store's own client: MlflowClient would ask for the run again before every file."""
         with self._making:
             if self._repository_made is None:
                 self._repository_made = get_artifact_repository(
@@ -170,12 +168,12 @@ class ArtifactStore:
             return self._repository_made
 
     def _local_root(self) -> Path | None:
-        """The run's artifacts when they are a directory of this machine; None when its store is
-        reached through a client.
+        """Return the directory of the run's artifacts if it is on this machine; None if the store
+        is reached through a client.
 
         Raises:
-            TrackerError: they are a directory of the server's machine. MLflow's client would write
-                to the same path here.
+            TrackerError: it is a directory of the server's machine. MLflow's client would write to
+                the same path here.
         """
         if not is_local_uri(self._artifact_uri):
             return None

@@ -1,8 +1,7 @@
-"""What the errors of MLflow's client, and of the artifact stores' own clients, mean for us.
-Imported by the other ``mlflow`` modules.
+"""Translate the errors of MLflow's client and of the artifact stores' clients into ours.
 
-Two services can refuse: the tracking service, and the store that its artifacts lie in (S3, Google
-Cloud, Azure), where a client reaches that by itself.
+Two services can refuse: the tracking service, and the artifact store (S3, Google Cloud, Azure)
+where clients reach it directly.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ _AWAY = re.compile(
 
 @contextmanager
 def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
-    """Give MLflow's and its libraries' errors our names: what may pass by itself, what will not. No
-    password or token survives in them."""
+    """Translate errors of MLflow and its libraries: ``TransientTrackerError`` where a retry may
+    work, another ``TrackerError`` where not. Passwords and tokens are removed."""
     where = without_userinfo(uri)
     try:
         yield
@@ -69,8 +68,8 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
 
 @contextmanager
 def artifact_errors(root: str) -> Iterator[None]:
-    """The same for a store that the client reaches by itself, with a library that is not ours to
-    import: boto3, google-cloud-storage, ...
+    """Translate errors of a store's own client, a library that may not be installed here: boto3,
+    google-cloud-storage, ...
 
     Args:
         root: the store's address, as in ``s3://bucket/path``.
@@ -104,8 +103,8 @@ def artifact_errors(root: str) -> Iterator[None]:
 
 
 def http_status(error: BaseException) -> int:
-    """The HTTP status that an exception of some service's client carries, or what caused it; else
-    500 where it speaks of a lost connection, and 400 where it does not."""
+    """Return the HTTP status that an exception or one of its causes carries. Without one: 500 if it
+    speaks of a lost connection, else 400."""
     cause: BaseException | None = error
     while cause is not None:
         response = getattr(cause, "response", None)
@@ -155,8 +154,8 @@ def _of_the_service(code: str, status: int, text: str, where: str, doing: str) -
 
 
 def _shown(said: object) -> str:
-    """What somebody said, without the secrets of this process: servers, and gateways before them,
-    repeat what they were sent."""
+    """Remove this process's secrets from a message: servers and gateways repeat what they were
+    sent."""
     text = without_userinfo(str(said))
     for secret in filter(None, map(os.environ.get, _SECRETS)):
         text = text.replace(secret, "***")

@@ -1,8 +1,8 @@
-"""What Hydra knows about a job, as tags of the MLflow runs that it makes. Registered as an
+"""Tag the MLflow runs of a Hydra job with its overrides. Registered as an
 ``mlflow.run_context_provider``.
 
-MLflow asks this for every run that starts anywhere, so it must cost nothing where Hydra is not in
-use.
+MLflow asks this for every run that starts anywhere, so it must cost nothing where Hydra is not
+used.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from tracker_viz.trackers.redaction import shown_override
 
 
 class HydraRunContext:
-    """Tags ``hydra.overrides``, ``hydra.job.name`` and, in a sweep, ``hydra.job.num`` and
-    ``hydra.sweep.id``."""
+    """Provides the tags ``hydra.overrides``, ``hydra.job.name`` and, in a sweep, ``hydra.job.num``
+    and ``hydra.sweep.id``."""
 
     def in_context(self) -> bool:
         if "hydra.core.hydra_config" not in sys.modules:

@@ -1,4 +1,4 @@
-"""Tables and key frames, stored so that MLflow's run page shows them as a table and behind a step
+"""Store tables and key frames so that MLflow's run page shows them as a table and behind a step
 slider. Called by ``MlflowRun``."""
 
 from __future__ import annotations
@@ -25,18 +25,12 @@ def put_table(
     rows: Sequence[Mapping[str, Cell]],
     artifact: str,
 ) -> None:
-    """As ``MlflowClient.log_table`` has it, which would add rows to those of a table that is
-    there."""
-    cells = [
-        [
-            None if isinstance(cell, float) and not math.isfinite(cell) else cell
-            for cell in row.values()
-        ]
-        for row in rows
-    ]
-    files.put_bytes(
-        json.dumps({"columns": checked_columns(rows, artifact), "data": cells}).encode(), artifact
-    )
+    """Store a table as ``MlflowClient.log_table`` would, but replace an earlier one: that method
+    adds rows to it."""
+    columns = checked_columns(rows, artifact)
+    cells = [list(map(_json_cell, row.values())) for row in rows]
+    files.put_bytes(json.dumps({"columns": columns, "data": cells}).encode(), artifact)
+
     tagged = json.loads(client.get_run(run_id).data.tags.get(_TABLES_TAG, "[]"))
     entry = {"path": artifact, "type": "table"}
     if entry not in tagged:
@@ -50,8 +44,8 @@ def put_key_frames(
     frames: Sequence[tuple[int, Path]],
     layout: str,
 ) -> None:
-    """As images of the key ``layout``. MLflow keeps every image that it was ever given and shows
-    the newest of a step."""
+    """Log pictures as images with the key ``layout``. MLflow keeps every image that it was ever
+    given and shows the newest of a step."""
     from PIL import Image
 
     noted = checked_artifact(f"videos/{layout}/key_frames.json")
@@ -65,3 +59,10 @@ def put_key_frames(
                 client.log_image(run_id, opened, key=layout, step=step)
     if not there.items() >= digests.items():
         files.put_bytes(json.dumps(there | digests).encode(), noted)
+
+
+def _json_cell(cell: Cell) -> Cell:
+    """JSON has neither NaN nor infinity; such a cell stays empty."""
+    if isinstance(cell, float) and not math.isfinite(cell):
+        return None
+    return cell

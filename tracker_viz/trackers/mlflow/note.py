@@ -24,6 +24,7 @@ COMPARED_POSTER = f"{COMPARED}/poster.png"
 MAX_HEADS = 16
 MAX_RUNS = 20
 MAX_COMPARED_ROLES = 3
+_ONSET = "onset/"  # begins the names of that table's columns of onsets
 
 _ANIMATIONS = (".webp", ".gif")
 _VIDEOS = (".webm", ".mp4")
@@ -93,13 +94,15 @@ def run_note(
 def _links(files: Iterable[str], link: Callable[[str], str], *, n_compared: int) -> str:
     at_root = sorted(file for file in files if "/" not in file)
     videos = sorted(_ending(at_root, _VIDEOS), key=_is_later)
-    links = []
-    if videos:
-        whom = f"{n_compared} models" if n_compared > 1 else "this model"
-        watch = f"▶ Watch {whom} learn: {_stem(videos[0])}"
-        links.append(f"**[{watch}]({link(videos[0])})**")
-        links += [_named_link(file, link) for file in videos[1:]]
-    links += [f"[explore {_stem(file)}]({link(file)})" for file in _ending(at_root, _PAGES)]
+    links: list[str] = []
+    for video in videos:
+        text = f"[{_stem(video)}]({link(video)})"
+        if not links:
+            whom = f"{n_compared} models" if n_compared > 1 else "this model"
+            text = f"**[▶ Watch {whom} learn: {_stem(video)}]({link(video)})**"
+        links.append(text)
+    for page in _ending(at_root, _PAGES):
+        links.append(f"[explore {_stem(page)}]({link(page)})")
     if HEAD_TABLE in at_root:
         links.append(f"[every head's scores]({link(HEAD_TABLE)})")
     return " · ".join(links)
@@ -111,10 +114,6 @@ def _ending(files: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
 
 def _is_later(video: str) -> bool:
     return _stem(video) not in _FIRST_VIDEOS
-
-
-def _named_link(file: str, link: Callable[[str], str]) -> str:
-    return f"[{_stem(file)}]({link(file)})"
 
 
 def _stem(file: str) -> str:
@@ -169,19 +168,27 @@ def _head_table(heads: Sequence[Row]) -> str:
     specialized = _by_margin(heads)
     if not specialized:
         return ""
-    cells = [
-        (row["head"], row["role"].replace("_", " "), row["onset_step"], f"{_margin(row):.2f}")
-        for row in specialized[:MAX_HEADS]
-    ]
+    cells = []
+    for row in specialized[:MAX_HEADS]:
+        role = row["role"].replace("_", " ")
+        cells.append((row["head"], role, row["onset_step"], f"{_margin(row):.2f}"))
     table = _table(("head", "role", "since step", "above chance"), cells)
+
     more = len(specialized) - MAX_HEADS
-    return table + (f"\n\n... and {more} more of {len(heads)} heads." if more > 0 else "")
+    if more > 0:
+        table += f"\n\n... and {more} more of {len(heads)} heads."
+    return table
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[f"{cell}{_GAP}" for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [_table_line(columns), _table_line(["---"] * len(columns))]
+    for row in rows:
+        lines.append(_table_line([f"{cell}{_GAP}" for cell in row]))
+    return "\n".join(lines)
+
+
+def _table_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 # -- comparisons ---------------------------------------------------------------------------------
@@ -189,22 +196,24 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _compared_table(runs: Sequence[Row]) -> str:
     """The runs by their labels, with the figures that a comparison is about."""
-    onsets = [name for name in runs[0] if name.startswith("onset/")]
-    reached = [name for name in onsets if any(row[name] for row in runs)]
-    shown = reached[:MAX_COMPARED_ROLES]
-    roles = [name.removeprefix("onset/").replace("_", " ") for name in shown]
-    columns = ("run", "loss", "heads with a role", *(f"{role} since step" for role in roles))
-    cells = [
-        (
-            _run_link(RunRef.from_stored(row["run"]), row["label"]),
-            _rounded(row.get("loss")),
-            row["heads_specialised"],
-            *(row[name] or "never" for name in shown),
-        )
-        for row in runs[:MAX_RUNS]
-    ]
+    columns = ["run", "loss", "heads with a role"]
+    shown: list[str] = []
+    for name in runs[0]:
+        is_reached = name.startswith(_ONSET) and any(row[name] for row in runs)
+        if is_reached and len(shown) < MAX_COMPARED_ROLES:
+            shown.append(name)
+            columns.append(f"{name.removeprefix(_ONSET).replace('_', ' ')} since step")
+
+    cells = []
+    for row in runs[:MAX_RUNS]:
+        label = _run_link(RunRef.from_stored(row["run"]), row["label"])
+        figures = [_rounded(row.get("loss")), row["heads_specialised"]]
+        onsets = [row[name] or "never" for name in shown]
+        cells.append([label, *figures, *onsets])
+
     more = len(runs) - MAX_RUNS
-    return _table(columns, cells) + (f"\n\n... and {more} more runs." if more > 0 else "")
+    table = _table(columns, cells)
+    return f"{table}\n\n... and {more} more runs." if more > 0 else table
 
 
 def _rounded(number: str | None) -> str:
@@ -212,9 +221,10 @@ def _rounded(number: str | None) -> str:
 
 
 def _run_links(inputs: Mapping[RunRef, str]) -> str:
-    links = [_run_link(ref, name) for ref, name in list(inputs.items())[:MAX_RUNS]]
+    named = list(inputs.items())[:MAX_RUNS]
+    links = ", ".join(_run_link(ref, name) for ref, name in named)
     more = len(inputs) - MAX_RUNS
-    return ", ".join(links) + (f" and {more} more" if more > 0 else "")
+    return f"{links} and {more} more" if more > 0 else links
 
 
 def _run_link(ref: RunRef, name: str) -> str:

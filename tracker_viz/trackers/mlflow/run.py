@@ -1,8 +1,7 @@
-"""One run of MLflow, written to and read back through ``MlflowClient`` with its id. Made by
-``mlflow.py``.
+"""Write and read one MLflow run through ``MlflowClient``, by its id. Created by ``tracker.py``.
 
-Captures lie under ``captures/`` with our own index beside them (``capture_index.py``): a client that dies
-half-way through an upload leaves a cut file that the server lists like any other.
+Captures are under ``captures/``, with our own index beside them (``capture_index.py``): a client
+that dies during an upload leaves a truncated file that the server lists like any other.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ _STATES: dict[str, RunState] = {
 
 
 class MlflowRun(Run):
-    """One run. ``ours``: tracker_viz made it, so ``finish`` ends it."""
+    """One run. ``ours``: tracker_viz created it, so ``finish`` ends it."""
 
     chunk = ChunkPolicy(captures=16, nbytes=128 << 20, seconds=1.0)
 
@@ -133,7 +132,7 @@ class MlflowRun(Run):
         )
 
     def url(self, artifact: str | None = None) -> str:
-        """For a store without a server this is the address that ``ui_command`` would serve."""
+        """Return the link. For a store without a server it opens while ``ui_command`` runs."""
         base = service.ui_base(self._uri, self._ui_url)
         return service.run_link(
             base,
@@ -147,12 +146,11 @@ class MlflowRun(Run):
     def ui_command(self) -> str | None:
         return service.ui_command(self._uri, self._ui_url)
 
-    # -- writing
-    # --------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
 
     def ensure_store(self) -> None:
-        """Find out before any training whether the artifact store can be had: its client's package,
-        its credentials, its bucket.
+        """Check before any training that the artifact store can be used: its client's package, its
+        credentials, its bucket.
 
         Raises:
             MissingDependencyError, TrackerError: it cannot.
@@ -162,8 +160,8 @@ class MlflowRun(Run):
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Show as parameters what was chosen, and store the whole configuration as a file.
 
-        MLflow lists all parameters above every picture, so values that are nothing or a default
-        stay out of sight. A parameter can never be changed: those that the run has are left alone.
+        MLflow lists all parameters above every picture, so empty and default values are left out. A
+        parameter can never be changed: those that the run has are left alone.
         """
         at_default: Collection[str] = getattr(config, "at_default", frozenset())
         chosen = {
@@ -185,7 +183,8 @@ class MlflowRun(Run):
                 self._client.set_tag(self._run_id, _CONFIG_TAG, _CONFIG)
 
     def _stored_config(self, run: mlflow.entities.Run) -> dict[str, str]:
-        """The whole configuration as parameters would have it; empty for a run that has none."""
+        """Return the whole configuration as parameters would have it; empty for a run that has
+        none."""
         if run.data.tags.get(_CONFIG_TAG) != _CONFIG:
             return {}
         try:
@@ -224,7 +223,7 @@ class MlflowRun(Run):
                 self._client.log_batch(self._run_id, metrics=batch)
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
-        """Numbers become metrics, by which MLflow's table sorts; text becomes tags."""
+        """Store numbers as metrics, by which MLflow's table of runs sorts, and text as tags."""
         with self._service("set the summary"):
             there = self._client.get_run(self._run_id).data
             now_ms = round(time.time() * 1000)
@@ -273,7 +272,8 @@ class MlflowRun(Run):
         return self.url()
 
     def link_inputs(self, refs: Sequence[RunRef]) -> None:
-        """As a file, as a tag that can be searched for, and as links in the run's note."""
+        """Store the references in a file, in a tag that can be searched for, and as links in the
+        run's note."""
         texts = list(map(str, refs))
         with self._service("link what this was made of"):
             self._files.put_bytes(json.dumps(texts).encode(), _INPUTS)
@@ -281,8 +281,8 @@ class MlflowRun(Run):
         self._refresh_note()
 
     def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
-        """As the UI itself fetches files; a page in its sandbox may play them, of whichever run,
-        but not fetch them."""
+        """Return the address from which the UI itself loads files. A page in its sandbox may play
+        them, whatever their run, but not fetch them."""
         if ref.scheme != "mlflow":
             return None
         base = service.ui_base(self._uri, self._ui_url)
@@ -309,7 +309,7 @@ class MlflowRun(Run):
             self._client.set_tag(self._run_id, tag, parent.path)
 
     def restart(self) -> None:
-        """Show the run as running again, for a process that goes on with it."""
+        """Show the run as running again, for a process that continues it."""
         with self._service("restart the run"):
             self._client.update_run(self._run_id, status="RUNNING")
         self._resumed = True
@@ -324,8 +324,8 @@ class MlflowRun(Run):
                     self._client.set_terminated(self._run_id, status)
 
     def set_note(self, markdown: str) -> bool:
-        """Show ``markdown`` on the run's overview page, unless somebody wrote or edited the note
-        there; returns whether it is shown."""
+        """Show ``markdown`` on the run's overview page, unless a person wrote or edited the note
+        there. Return whether it is shown."""
         with self._service("write the run's note"):
             there = self._client.get_run(self._run_id).data.tags.get(note.TAG)
             if there and not note.is_ours(there):
@@ -360,7 +360,7 @@ class MlflowRun(Run):
         return self._files.read(artifact).decode() if artifact in files else None
 
     def _inputs(self) -> dict[RunRef, str]:
-        """The runs whose captures this one was made from, and their names."""
+        """Return the runs whose captures this one was made from, with their names."""
         tags = self._client.get_run(self._run_id).data.tags
         if not {_INPUTS_TAG, _OLD_INPUTS_TAG} & tags.keys():
             return {}
@@ -383,14 +383,13 @@ class MlflowRun(Run):
         return self._names[ref]
 
     def _relative_link(self, artifact: str) -> str:
-        """Works wherever somebody has the UI."""
+        """Return a link that works wherever the UI is served."""
         link = service.run_link(
             "", self._experiment_id, self._run_id, artifact, workspace=self._workspace
         )
         return link.lstrip("/")
 
-    # -- reading
-    # --------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def list_captures(self) -> list[CaptureRef]:
         return self._listed()[0]
@@ -491,8 +490,7 @@ class MlflowRun(Run):
 
     @contextmanager
     def _service(self, doing: str) -> Iterator[None]:
-        """A conversation with the service, after a sign of life when the last one was a while
-        ago."""
+        """Talk to the service, after a check that it answers if the last call was a while ago."""
         if time.monotonic() - self._spoken > PROBE_AFTER_S:
             service.ensure_reachable(self._uri)
         with mlflow_errors(self._uri, doing):
@@ -526,13 +524,13 @@ def existing_run(client: mlflow.MlflowClient, uri: str, run_id: str) -> mlflow.e
 
 
 def _file_address(ref: RunRef, artifact: str) -> str:
-    """Where the UI itself fetches a file, below its own address."""
+    """Return the address from which the UI loads a file, below its own."""
     return f"/get-artifact?{urllib.parse.urlencode({'path': artifact, 'run_uuid': ref.path})}"
 
 
 def legal_name(name: str) -> str:
-    """A name as MLflow takes it for parameters, metrics and tags: letters, digits and ``_-. :/``, a
-    plain relative path."""
+    """Return a name as MLflow takes it for parameters, metrics and tags: letters, digits and ``_-.
+    :/``, a plain relative path."""
     name = re.sub(r"[^\w.\- :/]", "_", str(name))[:MAX_NAME_CHARACTERS]
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     name = "/".join(parts)
@@ -540,7 +538,7 @@ def legal_name(name: str) -> str:
 
 
 def _as_params(flat: Mapping[str, Any]) -> dict[str, str]:
-    """Names and values as MLflow takes them. Two names may become one: the first keeps its
+    """Return names and values as MLflow takes them. If two names become one, the first keeps its
     value."""
     params: dict[str, str] = {}
     for name, value in flat.items():

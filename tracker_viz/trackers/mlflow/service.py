@@ -1,8 +1,8 @@
-"""Where an MLflow service is, whether it is there, and where people see what it holds. Used by the
-adapter only; imports the SDK.
+"""Find an MLflow service, check that it answers, and build the links to its UI. Used by the adapter
+only; imports the SDK.
 
 A service is a tracking URI: ``http(s)://`` for a server, ``sqlite:////absolute/mlflow.db`` for the
-embedded store, ``postgresql://`` and its like for a database used directly, ``databricks``.
+embedded store, ``postgresql://`` and the like for a database used directly, ``databricks``.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ _NO_LINKS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 def service_and_experiment(
     tracking_uri: str | None, experiment: str | None
 ) -> tuple[str, str | None, str | None]:
-    """Where new runs go: the service's address, and the experiment's name or, where only that is
-    known, its id."""
+    """Return where new runs go: the service's address, and the experiment's name or, if only that
+    is known, its id."""
     uri = absolute_uri(tracking_uri or default_uri())
     if tracking_uri and uri == without_userinfo(uri):
         uri = _with_credentials_of_environment(uri)
@@ -65,9 +65,11 @@ def service_and_experiment(
 
 
 def default_uri() -> str:
-    """What MLflow itself is set to (``mlflow.set_tracking_uri``, ``MLFLOW_TRACKING_URI``), else
-    ``mlflow.db`` where the program was
-    started: Hydra may change every job's directory, and each would get a database of its own."""
+    """Return the URI that MLflow itself is set to (``mlflow.set_tracking_uri``,
+    ``MLFLOW_TRACKING_URI``), else that of ``mlflow.db`` where the program was started.
+
+    Hydra may change every job's directory, and each would get its own database.
+    """
     if mlflow.tracking.is_tracking_uri_set():
         return str(mlflow.get_tracking_uri())
     start = Path.cwd()
@@ -80,14 +82,13 @@ def default_uri() -> str:
 
 
 def _with_credentials_of_environment(uri: str) -> str:
-    """An address is noted without its password; the environment may name the same service with
-    it."""
+    """Add the password that the environment has for the same service; stored ones have none."""
     told = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     return told if told and without_userinfo(told) == uri else uri
 
 
 def absolute_uri(uri: str) -> str:
-    """The same service, named so that it is the same from every directory.
+    """Return a URI that names the same service from every directory.
 
     Raises:
         ConfigError: no tracking URI, or one of a store that MLflow gave up.
@@ -125,22 +126,22 @@ def absolute_uri(uri: str) -> str:
 
 
 def _plugin_schemes() -> set[str]:
-    """What other packages teach MLflow to take."""
+    """Return the URI schemes that other packages teach MLflow."""
     return {entry.name for entry in importlib.metadata.entry_points(group="mlflow.tracking_store")}
 
 
 def database_path(uri: str) -> Path | None:
-    """The embedded store's file; None for any other store."""
+    """Return the embedded store's file; None for any other store."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def ensure_reachable(uri: str) -> None:
-    """Ask a server for a sign of life, so that a dead one costs seconds. MLflow's own retries would
-    take minutes over it.
+    """Check that a server answers, so that a dead one costs seconds. MLflow's own retries would
+    take minutes.
 
     Raises:
         TransientTrackerError: nothing answers there now.
-        TrackerError: what answers cannot be talked to (a certificate that is not trusted).
+        TrackerError: the connection is refused for good (a certificate that is not trusted).
     """
     if not uri.startswith(("http://", "https://")):
         return
@@ -161,8 +162,8 @@ def ensure_reachable(uri: str) -> None:
 
 
 def is_guarded(uri: str, ui_url: str | None, address: str) -> bool:
-    """Whether the UI refuses what lies at ``address`` to strangers, or leads them to a page that
-    asks who they are.
+    """Return whether the UI refuses the file at ``address`` without a log-in, or redirects to a
+    log-in page.
 
     Raises:
         TransientTrackerError: nothing answers there now.
@@ -190,10 +191,10 @@ def is_guarded(uri: str, ui_url: str | None, address: str) -> bool:
 
 
 def initialise_embedded(uri: str, experiment: str | None) -> None:
-    """Make the database file and the experiment under a lock: MLflow's own first use fails when two
-    processes race for it.
+    """Create the database file and the experiment under a lock, because MLflow's own first use
+    fails when two processes race for it.
 
-    Artifacts then lie in ``mlruns`` beside the database, whatever directory a process runs in.
+    Artifacts go to ``mlruns`` beside the database, whatever directory a process runs in.
     """
     path = database_path(uri)
     if path is None:
@@ -213,7 +214,7 @@ def initialise_embedded(uri: str, experiment: str | None) -> None:
 
 
 def current_workspace() -> str | None:
-    """Return the workspace that MLflow's client is in, on a server that has several."""
+    """Return the workspace that MLflow's client is in; None on a server that has none."""
     return get_request_workspace()
 
 
@@ -221,7 +222,7 @@ def enter_workspace(name: str) -> None:
     """Move this process's client to a workspace, as ``mlflow.set_workspace`` does.
 
     Raises:
-        ConfigError: no workspace can be called that.
+        ConfigError: no workspace can have that name.
     """
     try:
         set_workspace(name)
@@ -236,8 +237,8 @@ def client(uri: str) -> MlflowClient:
 
 @contextmanager
 def no_printed_links() -> Iterator[None]:
-    """MLflow's client prints a run's link when it ends one: without the UI's prefix, and with the
-    password of an address."""
+    """Keep MLflow's client from printing a run's link when it ends one: without the UI's prefix,
+    and with the password in an address."""
     with _printing:
         before = os.environ.get(_NO_LINKS)
         os.environ[_NO_LINKS] = "true"
@@ -249,16 +250,14 @@ def no_printed_links() -> Iterator[None]:
                 os.environ[_NO_LINKS] = before
 
 
-# -- links
-# ------------------------------------------------------------------------------------------------------
+# -- links -----------------------------------------------------------------------------------------
 
 
 def checked_ui_url(ui_url: str | None) -> str | None:
-    """What an adapter was told, which goes before the environment; both are looked at, for they
-    come from people.
+    """Check and return the adapter's ``ui_url``, and check the environment's.
 
     Raises:
-        ConfigError: no link can be made of one of them.
+        ConfigError: one of them is no address of a web page.
     """
     for name, told in (("ui_url", ui_url), (_UI_VARIABLE, os.environ.get(_UI_VARIABLE))):
         if told and not re.match(r"https?://[^/]", told):
@@ -270,10 +269,8 @@ def checked_ui_url(ui_url: str | None) -> str | None:
 
 
 def ui_base(uri: str, ui_url: str | None) -> str:
-    """Address of the UI, without a slash at its end: the tracking URI itself, a server's
-    ``--static-prefix`` included. A proxy may show
-    the UI elsewhere, which no client can find out: ``ui_url`` or ``TRACKER_VIZ_MLFLOW_UI_URL``
-        tells."""
+    """Return the UI's address without a trailing slash: the tracking URI, including a server's
+    ``--static-prefix``, unless ``ui_url`` or ``TRACKER_VIZ_MLFLOW_UI_URL`` names another."""
     told = ui_url or os.environ.get(_UI_VARIABLE)
     if told:
         return without_userinfo(told).rstrip("/")
@@ -281,7 +278,7 @@ def ui_base(uri: str, ui_url: str | None) -> str:
 
 
 def ui_command(uri: str, ui_url: str | None) -> str | None:
-    """What shows a store that no server shows yet."""
+    """Return the command that serves a store which has no server yet; None for others."""
     if uri.startswith(("http", "databricks")) or ui_url or os.environ.get(_UI_VARIABLE):
         return None
     return f"mlflow ui --backend-store-uri {shlex.quote(without_userinfo(uri))}"
@@ -295,8 +292,8 @@ def run_link(
     *,
     workspace: str | None = None,
 ) -> str:
-    """``<base>/#/experiments/<id>/runs/<id>``, or its page of artifacts with the file open. MLflow
-    shows its GenAI side unless told."""
+    """Return ``<base>/#/experiments/<id>/runs/<id>``, or the artifact page with the file open.
+    MLflow shows its GenAI side unless the link says otherwise."""
     page = f"{base}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
     if artifact:
         page = f"{page}/artifacts/{quote(artifact)}"

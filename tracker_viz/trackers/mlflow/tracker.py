@@ -1,8 +1,8 @@
-"""MLflow as a tracker: the embedded SQLite store, any server, any artifact store that its client
+"""Connect to MLflow: the embedded SQLite store, any server, any artifact store that its client
 knows.
 
 Only the client interface with explicit run ids is used: the fluent one would set a finished run to
-running and rewrite its end. This module loads MLflow only when a tracker is made, see
+running and rewrite its end. This module imports MLflow only when a tracker is created, see
 ``trackers.base.Tracker``.
 """
 
@@ -44,16 +44,17 @@ class MlflowTracker(Tracker):
     """One MLflow service.
 
     Args:
-        tracking_uri: as MLflow has it; None takes what MLflow itself is set to, else ``mlflow.db``
+        tracking_uri: as MLflow takes it; None uses what MLflow itself is set to, else ``mlflow.db``
             where the program was started.
-        experiment: name for new runs, made when it is not there; None: ``MLFLOW_EXPERIMENT_NAME``,
-            ``MLFLOW_EXPERIMENT_ID``, ``mlflow.set_experiment``, else MLflow's own ``Default``.
-        ui_url: address of the UI where it differs from the tracking URI, behind a proxy.
-        run_id: an existing run that ``create_run`` takes up, unless it is asked for a run of a
-            sweep; None: ``MLFLOW_RUN_ID``. As with ``mlflow.start_run``, the variable counts for
-            the first run of a process.
-        workspace: on a server that has several; None: ``MLFLOW_WORKSPACE``, ``mlflow.set_workspace``.
-            As with these, it counts for the whole process.
+        experiment: name for new runs, created if it does not exist; None:
+            ``MLFLOW_EXPERIMENT_NAME``, ``MLFLOW_EXPERIMENT_ID``, ``mlflow.set_experiment``, else
+            MLflow's own ``Default``.
+        ui_url: address of the UI if a proxy serves it elsewhere than at the tracking URI.
+        run_id: an existing run that ``create_run`` continues, except for runs of a sweep; None:
+            ``MLFLOW_RUN_ID``. As with ``mlflow.start_run``, the variable counts for the first run
+            of a process.
+        workspace: on a server that has several; None: ``MLFLOW_WORKSPACE``,
+            ``mlflow.set_workspace``. As with these, it counts for the whole process.
 
     Raises:
         ConfigError: the URI names a store that MLflow gave up, or none at all; ``ui_url`` is no
@@ -165,7 +166,7 @@ class MlflowTracker(Tracker):
         return parent.scheme == "mlflow" and there == self.options["tracking_uri"]
 
     def _resumed(self, run_id: str, config: Mapping[str, Any]) -> MlflowRun:
-        """Take up a run as ``mlflow.start_run`` does: it is shown as running again."""
+        """Continue a run as ``mlflow.start_run`` does: it is shown as running again."""
         from tracker_viz.trackers.mlflow.errors import mlflow_errors
 
         run = self.open_run(RunRef("mlflow", run_id), ours=True)
@@ -238,7 +239,7 @@ class MlflowTracker(Tracker):
         }
 
     def health(self, timeout_s: float) -> Health:
-        """Whether its server answers, or the directory of its database takes files."""
+        """Check that the server answers, or that the database's directory can be written."""
         address = without_userinfo(self._uri)
         if address.startswith("http"):
             return server_health(address, timeout_s)

@@ -1,11 +1,10 @@
-"""Captures as W&B artifacts: what a version's metadata says, the way up, which version holds which
-capture, and the way back.
+"""Upload captures as W&B artifacts, list them, and download them.
 
 A chunk of captures is one version of the collection ``captures-<run id>``, type
-``tracker-viz-capture``. The collection is the run's own, the step is in every file's name: W&B's
-digest covers paths and contents only, and must never take two steps for one. The metadata carries
-each file's size and sha256 as one text, one line a file, so that a run is listed without a
-download.
+``tracker-viz-capture``. Each run has its own collection and each file name contains the step,
+because W&B's digest covers paths and contents only and must never take two steps for one. The
+metadata has each file's size and sha256 as one text with a line per file, so that a run is listed
+without a download.
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ from typing import Any
 import wandb
 from wandb.sdk.artifacts.exceptions import WaitTimeoutError
 
-from tracker_viz.capture_file import MAX_FILE_BYTES
+from tracker_viz.capture_file import MAX_FILE_BYTES, check_file
 from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError, TransientTrackerError
-from tracker_viz.capture_file import check_file
 from tracker_viz.trackers.wandb.service import AWAY, WandbService, translated
 from tracker_viz.types import CapturePath, CaptureRef, RunRef, capture_step
 
@@ -43,8 +41,8 @@ _METADATA_KEY = "captures"
 
 
 def capture_artifact(run_id: str, captures: Sequence[CapturePath]) -> wandb.Artifact:
-    """One version that is still to be logged. Its files are read from where they lie, and not
-    copied into the user's cache."""
+    """Return a version that is still to be logged. Its files are read where they are, without a
+    copy in the user's cache."""
     artifact = wandb.Artifact(
         legal_name("captures-", run_id),
         type=ARTIFACT_TYPE,
@@ -79,15 +77,15 @@ def legal_name(prefix: str, run_id: str, suffix: str = "") -> str:
 
 
 def to_text(refs: Iterable[CaptureRef]) -> str:
-    """``step-00000100.safetensors 1048576 <sha256>``, a line each."""
+    """Return lines such as ``step-00000100.safetensors 1048576 <sha256>``."""
     return "\n".join(f"{ref.file_name} {ref.nbytes} {ref.sha256}" for ref in refs)
 
 
 def from_text(text: Any) -> list[CaptureRef]:
-    """Inverse of ``to_text``, for text that came from a server.
+    """Parse what ``to_text`` wrote, in text that came from a server.
 
     Raises:
-        ConfigError: a line is not of that form, or names what is no capture.
+        ConfigError: a line has another form, or does not name a capture.
     """
     refs = []
     for line in str(text).splitlines():
@@ -102,7 +100,7 @@ def from_text(text: Any) -> list[CaptureRef]:
 
 
 class CaptureUploads:
-    """Captures on their way into one run."""
+    """Uploads captures into one run."""
 
     def __init__(self, service: WandbService, ref: RunRef) -> None:
         self._service = service
@@ -110,7 +108,8 @@ class CaptureUploads:
         self._under_way: dict[tuple[Any, frozenset[CaptureRef]], wandb.Artifact] = {}
 
     def upload(self, sdk_run: Any, captures: Sequence[CapturePath]) -> None:
-        """See ``base.Run.put_captures``; ``sdk_run`` is the client's run, open for writing."""
+        """Upload captures, see ``base.Run.put_captures``; ``sdk_run`` is the client's run, open for
+        writing."""
         chunk = frozenset(capture.ref for capture in captures)
         # What an earlier call gave up waiting for is still under way: a second copy would only
         # stand behind it in the queue.
@@ -124,7 +123,7 @@ class CaptureUploads:
         del self._under_way[sdk_run, chunk]
 
     def wait(self, artifact: wandb.Artifact, nbytes: int = 0) -> None:
-        """Until the service has committed the version: nothing counts as uploaded before."""
+        """Wait until the service has committed the version: nothing counts as uploaded before."""
         try:
             artifact.wait(timeout=int(UPLOAD_S + nbytes / UPLOAD_BYTES_PER_S))
         except (WaitTimeoutError, *AWAY) as error:
@@ -140,8 +139,8 @@ class CaptureUploads:
 
 
 def upload_error(error: ValueError, what: str, base_url: str) -> TrackerError:
-    """What the client says of an upload that failed for good: a refusal by the service, or an
-    outage that outlasted its patience."""
+    """Translate the client's message about an upload that failed for good: a refusal by the
+    service, or an outage that outlasted the client's patience."""
     status = re.search(r"\berror (\d{3})\b", str(error))
     text = " ".join(str(error).split())[:300]
     if status and status[1].startswith("4") and status[1] not in {"408", "429"}:
@@ -161,7 +160,7 @@ class CaptureStore:
         self._lock = threading.Lock()
 
     def list(self) -> list[CaptureRef]:
-        """Ordered by step, each step once: of several the one that was put last."""
+        """Return the captures ordered by step, each step once: the one that was stored last."""
         holders: dict[int, tuple[CaptureRef, Any]] = {}
         for artifact in capture_versions(self._service, self._ref):
             holders |= {ref.step: (ref, artifact) for ref in _refs(artifact)}
@@ -170,7 +169,7 @@ class CaptureStore:
         return [holders[step][0] for step in sorted(holders)]
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
-        """See ``base.Run.fetch``."""
+        """Download a capture, see ``base.Run.fetch``."""
         target = directory / ref.file_name
         try:
             check_file(target, ref)
@@ -205,7 +204,7 @@ class CaptureStore:
         check_file(folder / ref.file_name, ref)
 
     def _file(self, ref: CaptureRef) -> Any:
-        """The server's file, by one listing for all files of its version."""
+        """Return the server's file. All files of a version are listed by one request."""
         if ref not in self._versions:
             self.list()
         with self._lock:
@@ -235,7 +234,7 @@ class CaptureStore:
 
 
 def capture_versions(service: WandbService, ref: RunRef) -> list[wandb.Artifact]:
-    """Versions of captures that a run put out and the service has whole, oldest first."""
+    """Return the committed versions of a run's captures, oldest first."""
     run = service.fetch_run(ref)
     with translated(service.base_url, ref):
         logged = [
@@ -248,7 +247,8 @@ def capture_versions(service: WandbService, ref: RunRef) -> list[wandb.Artifact]
 
 
 def _refs(artifact: Any) -> list[CaptureRef]:
-    """What one version says that it holds; nothing for one that somebody else wrote."""
+    """Return the captures that one version's metadata lists; none for a version that somebody else
+    wrote."""
     metadata: Mapping[str, Any] = artifact.metadata
     try:
         return from_text(metadata[_METADATA_KEY])

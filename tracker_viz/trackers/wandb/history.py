@@ -1,7 +1,6 @@
-"""Rows of a W&B run's history: how scalars and media get there without disturbing whoever else logs
-to the run.
+"""Add scalars and media to a W&B run's history without disturbing other code that logs to the run.
 
-A W&B run has one step counter, and a row below it is dropped in silence. So no row here says a
+A W&B run has one step counter, and drops a row below it without an error. So no row here sets a
 step: the training step is a value of the row, named ``tracker_viz/step``, and ``define_metric``
 makes it the charts' axis.
 
@@ -24,7 +23,7 @@ import wandb
 
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers.base import MetricPoint
-from tracker_viz.trackers.wandb.key_frames import Frame, frame_media
+from tracker_viz.trackers.wandb.key_frames import KeyFrame, frame_media
 from tracker_viz.trackers.wandb.service import AWAY
 
 log = logging.getLogger(__name__)
@@ -34,30 +33,30 @@ RENDER = "tracker_viz/render"
 
 POLL_S = 0.2
 
-_logged: WeakKeyDictionary[Any, dict[str, dict[int, Frame]]] = WeakKeyDictionary()
+_logged: WeakKeyDictionary[Any, dict[str, dict[int, KeyFrame]]] = WeakKeyDictionary()
 
 
 class Rows(Protocol):
     def add(self, points: Sequence[MetricPoint]) -> None: ...
 
     def add_media(self, key: str, media: Any) -> None:
-        """One row with a medium that is made again now and then: the newest is last in its
+        """Add a row with a medium that is made again now and then; the newest is last in its
         panel."""
         ...
 
     def add_frames(
-        self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]
+        self, key: str, frames: Mapping[KeyFrame, Path], changed: Collection[KeyFrame]
     ) -> None:
-        """Those that ``changed``, each in a row of its own, so that the panel's slider goes through
-        training.
+        """Add the frames that ``changed``, each in its own row, so that the panel's slider goes
+        through training.
 
-        Where that would move somebody's counter, all ``frames`` in one row, which the panel shows
-        as a gallery.
+        Where that would move the user's counter, add all ``frames`` in one row, which the panel
+        shows as a gallery.
         """
         ...
 
     def close(self) -> None:
-        """Nothing is added any more."""
+        """Stop adding."""
         ...
 
 
@@ -67,8 +66,8 @@ class OwnRows:
     Args:
         every_metric: the run is ours altogether, so that one rule can give all of its metrics their
             axis.
-        counted: the loop that wrote the run said its steps. It may go on some day, and would lose
-            as many rows as we add.
+        counted: the loop that wrote the run set the steps of its rows. It may continue some day,
+            and would lose as many rows as we add.
     """
 
     def __init__(self, sdk_run: Any, *, every_metric: bool, counted: bool = False) -> None:
@@ -87,7 +86,7 @@ class OwnRows:
         self._run.log(media_row(self._run, key, media))
 
     def add_frames(
-        self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]
+        self, key: str, frames: Mapping[KeyFrame, Path], changed: Collection[KeyFrame]
     ) -> None:
         if self._counted:
             log_gallery(self._run, key, frames, commit=True)
@@ -112,8 +111,8 @@ class JoinedRows:
 
     Where the loop leaves the counter to W&B (as Lightning and the HF Trainer do), a row of ours
     among theirs does no harm. Where it counts itself, each of our points waits for a row of theirs
-    and travels in it; what still waits in the end goes together into the last row, so that the
-    charts have the final values, and the captures have them all.
+    and travels in it. Points that still wait at the end share the last row, so that the charts have
+    the final values; the captures have them all.
     """
 
     def __init__(self, sdk_run: Any) -> None:
@@ -138,7 +137,7 @@ class JoinedRows:
         self._run.log(media_row(self._run, key, media), commit=False)
 
     def add_frames(
-        self, key: str, frames: Mapping[Frame, Path], changed: Collection[Frame]
+        self, key: str, frames: Mapping[KeyFrame, Path], changed: Collection[KeyFrame]
     ) -> None:
         if loop_leaves_counting_to_wandb(self._run):
             log_frames(self._run, key, {frame: frames[frame] for frame in changed})
@@ -174,7 +173,7 @@ class JoinedRows:
             )
 
     def _pace(self) -> None:
-        """Until closed, and as long after it as points can go without waiting."""
+        """Log points until closed, and after that as long as none has to wait."""
         used_step: int | None = (
             None  # the newest row of theirs that may carry a point of ours already
         )
@@ -213,16 +212,15 @@ class JoinedRows:
 
 
 def define_metrics(sdk_run: Any, names: Mapping[str, float], defined: set[str]) -> None:
-    """Give metrics that are new the training step as their axis, and leave the loop's own ones
-    alone."""
+    """Make the training step the axis of new metrics, and leave the loop's own metrics alone."""
     for name in sorted(set(names) - defined):
         sdk_run.define_metric(name, step_metric=STEP)
         defined.add(name)
 
 
 def loop_leaves_counting_to_wandb(sdk_run: Any) -> bool:
-    """Whether the run's own loop logs, and never says a step. Unsure is no: then no row of ours may
-    move the counter."""
+    """Return whether the run's own loop logs and never sets a step. Unsure is no: then no row of
+    ours may move the counter."""
     # The client notes it for its own statistics; there is no public way to ask.
     feature = getattr(getattr(sdk_run, "_telemetry_obj", None), "feature", None)
     said_a_step = getattr(feature, "set_step_log", True)
@@ -230,22 +228,26 @@ def loop_leaves_counting_to_wandb(sdk_run: Any) -> bool:
 
 
 def media_row(sdk_run: Any, key: str, media: Any) -> dict[str, Any]:
-    """A row with one medium. Each time it is made again the count goes up, so that the newest is
-    last in its panel."""
+    """Return a row with one medium. A counter goes up each time, so that the newest is last in its
+    panel."""
     sdk_run.define_metric(RENDER, hidden=True)
     sdk_run.define_metric(key, step_metric=RENDER)
     return {key: media, RENDER: int(sdk_run.summary.get(RENDER) or 0) + 1}
 
 
-def log_frames(sdk_run: Any, key: str, frames: Mapping[Frame, Path]) -> None:
+def log_frames(sdk_run: Any, key: str, frames: Mapping[KeyFrame, Path]) -> None:
     _define_frames(sdk_run, key)
     for frame, picture in frames.items():
         sdk_run.log({key: frame_media(frame, picture), STEP: frame.step})
     _note(sdk_run, key, frames)
 
 
-def log_gallery(sdk_run: Any, key: str, frames: Mapping[Frame, Path], *, commit: bool) -> None:
-    """Raises ConfigError: there are more than a gallery holds."""
+def log_gallery(sdk_run: Any, key: str, frames: Mapping[KeyFrame, Path], *, commit: bool) -> None:
+    """Log all frames in one row.
+
+    Raises:
+        ConfigError: there are more than a gallery holds.
+    """
     if len(frames) > wandb.Image.MAX_ITEMS:
         raise ConfigError(
             f"in a run whose loop counts its own steps W&B shows {wandb.Image.MAX_ITEMS} key "
@@ -262,12 +264,13 @@ def _define_frames(sdk_run: Any, key: str) -> None:
     sdk_run.define_metric(key, step_metric=STEP)
 
 
-def _note(sdk_run: Any, key: str, frames: Mapping[Frame, Path]) -> None:
+def _note(sdk_run: Any, key: str, frames: Mapping[KeyFrame, Path]) -> None:
     _logged.setdefault(sdk_run, {}).setdefault(key, {}).update(
         {frame.step: frame for frame in frames}
     )
 
 
-def logged_frames(sdk_run: Any, key: str) -> list[Frame]:
-    """Those that this process logged last for their steps; the server may not show them yet."""
+def logged_frames(sdk_run: Any, key: str) -> list[KeyFrame]:
+    """Return the frames that this process logged last for their steps; the server may not show them
+    yet."""
     return list(_logged.get(sdk_run, {}).get(key, {}).values())

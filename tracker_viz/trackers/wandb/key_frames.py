@@ -1,9 +1,9 @@
-"""Key frames: pictures of a few training steps in one panel of a W&B run, and which of them the run
-shows already.
+"""Find out which key frames (pictures of a few training steps in one panel) a W&B run shows
+already.
 
-Each is a row of the history with its training step beside it. Rows cannot be taken back, so a
-picture is logged only where the run does not show the same one at its step, and what was logged is
-waited for: a repeat has to see it.
+Each is a row of the history with its training step. Rows cannot be removed, so a picture is logged
+only if the run does not show the same one at its step, and then waited for: a repeated call has to
+see it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tracker_viz.types import RunRef
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class KeyFrame:
     """A picture of one training step.
 
     Attributes:
-        digest: the start of its sha256, as the client puts it into the name of the file that it
-            stores.
+        digest: the first characters of its sha256, which the client puts into the name of the
+            stored file.
     """
 
     step: int
@@ -37,8 +37,8 @@ class Frame:
     nbytes: int
 
 
-def read_frames(frames: Sequence[tuple[int, Path]]) -> dict[Frame, Path]:
-    """Ordered by step.
+def read_frames(frames: Sequence[tuple[int, Path]]) -> dict[KeyFrame, Path]:
+    """Read the pictures, ordered by step.
 
     Raises:
         ConfigError: there are none, or a step has two.
@@ -51,19 +51,19 @@ def read_frames(frames: Sequence[tuple[int, Path]]) -> dict[Frame, Path]:
     contents = {step: picture.read_bytes() for step, picture in frames}
     by_step = dict(frames)
     return {
-        Frame(step, hashlib.sha256(contents[step]).hexdigest()[:20], len(contents[step])): by_step[
-            step
-        ]
+        KeyFrame(
+            step, hashlib.sha256(contents[step]).hexdigest()[:20], len(contents[step])
+        ): by_step[step]
         for step in steps
     }
 
 
-def frame_media(frame: Frame, picture: Path) -> wandb.Image:
+def frame_media(frame: KeyFrame, picture: Path) -> wandb.Image:
     return wandb.Image(str(picture), caption=f"step {frame.step}")
 
 
-def shown_frames(service: WandbService, ref: RunRef, key: str) -> set[Frame]:
-    """Those that the run's history has last for their steps, as far as the service holds their
+def shown_frames(service: WandbService, ref: RunRef, key: str) -> set[KeyFrame]:
+    """Return the frames that the run's history has last for their steps, if the service has their
     files."""
     run = service.fetch_run(ref)
     if key not in run.summary_metrics:
@@ -78,13 +78,15 @@ def shown_frames(service: WandbService, ref: RunRef, key: str) -> set[Frame]:
         }
     # The client names them <key>_<row>_<digest>.png.
     return {
-        Frame(step, Path(path).stem.rpartition("_")[2], sizes.get(path, 0))
+        KeyFrame(step, Path(path).stem.rpartition("_")[2], sizes.get(path, 0))
         for step, path in paths.items()
     }
 
 
-def await_frames(service: WandbService, ref: RunRef, key: str, frames: Collection[Frame]) -> None:
-    """Until the run shows ``frames``.
+def await_frames(
+    service: WandbService, ref: RunRef, key: str, frames: Collection[KeyFrame]
+) -> None:
+    """Wait until the run shows ``frames``.
 
     Raises:
         TransientTrackerError: it does not within ``VISIBLE_S``.
@@ -101,7 +103,7 @@ def await_frames(service: WandbService, ref: RunRef, key: str, frames: Collectio
 
 
 def _paths_in(value: Mapping[str, Any]) -> dict[int, str]:
-    """Of one row, which holds one picture, or several as a gallery."""
+    """Return step -> path for one row, which holds one picture, or several as a gallery."""
     if value["_type"] == "images/separated":
         return dict(zip(map(_step, value["captions"]), value["filenames"], strict=True))
     return {_step(value["caption"]): value["path"]}

@@ -1,7 +1,7 @@
-"""Runs that a result was made of -> used artifacts of the run that holds it, so that W&B's lineage
-graph leads from one to the other.
+"""Link the runs that a result was made from to the run that holds it, as used artifacts: W&B's
+lineage graph then leads from one to the other.
 
-A run that this service does not have (of MLflow, of a directory) goes into the config as text,
+A run that is not on this service (of MLflow, in a directory) goes into the config as text,
 ``tracker_viz.inputs``.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 import wandb
 
 from tracker_viz.errors import RunNotFoundError, TransientTrackerError
+from tracker_viz.trackers.wandb.artifacts import capture_versions
 from tracker_viz.trackers.wandb.service import OWN_CONFIG, WandbService, translated
 from tracker_viz.trackers.wandb.session import alone, live_run, require_unwritten
 from tracker_viz.trackers.wandb.snapshot import LISTED_AT_ONCE
-from tracker_viz.trackers.wandb.artifacts import capture_versions
 from tracker_viz.types import RunRef
 
 INPUTS = "inputs"
@@ -28,8 +28,8 @@ AT_ONCE = (
 
 
 def link(service: WandbService, ref: RunRef, inputs: Sequence[RunRef]) -> None:
-    """Note ``inputs`` in the run ``ref``, which may be finished: a link moves no state, and what is
-    linked already is left alone.
+    """Link ``inputs`` to the run ``ref``, which may be finished: a link changes no state. Existing
+    links are left alone.
 
     Raises:
         RunActiveError: another process writes the run, and an input has to go into its config.
@@ -72,7 +72,7 @@ def _used(service: WandbService, ref: RunRef) -> set[str]:
 
 
 def _note(service: WandbService, ref: RunRef, inputs: Sequence[RunRef]) -> None:
-    """Add to the config's list."""
+    """Add references to the config's list."""
     live = live_run(ref)
     with alone(ref), translated(service.base_url, ref):
         run = live or service.fetch_run(ref)

@@ -1,14 +1,14 @@
-"""What people look at in a W&B run: the keys of videos, pages, pictures, tables and key frames, and
-the client's object for each.
+"""Name the media of a W&B run (videos, pages, pictures, tables, key frames) and make the client's
+objects for them.
 
-W&B makes one panel per key, for all runs together. So keys hold no run id and no time, and each
-kind has keys of its own: in a panel whose key carries two kinds of media, W&B shows neither well.
+W&B makes one panel per key for all runs together. So keys contain no run id and no time, and each
+kind has its own keys: W&B shows neither kind well in a panel whose key has two.
 
-    video       tracker_viz/heads                 every time it is made again a new version, in
-    order of ``tracker_viz/render`` page        tracker_viz/heads_html            the file's path in
-    the run, and its suffix picture     tracker_viz/compare/poster_png table
-    tracker_viz/tables/head_roles key frames  tracker_viz/frames/heads          one picture per
-    training step, in order of ``tracker_viz/step``
+    video       tracker_viz/heads                 a new version each time, by tracker_viz/render
+    page        tracker_viz/heads_html            the file's path in the run, and its suffix
+    picture     tracker_viz/compare/poster_png
+    table       tracker_viz/tables/head_roles
+    key frames  tracker_viz/frames/heads          a picture per step, in order of tracker_viz/step
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def video_key(layout: str) -> str:
 
 
 def file_key(artifact: str) -> str:
-    """No dot: in a key it would mean a value inside another."""
+    """Return a key without dots, which in a key mean a value inside another."""
     return f"tracker_viz/{checked_artifact(artifact).replace('.', '_')}"
 
 
@@ -58,17 +58,18 @@ def frames_key(layout: str) -> str:
 
 
 def has_panel(artifact: str) -> bool:
-    """Whether W&B can show such a file, and not only list it."""
+    """Return whether W&B can show such a file, and not only list it."""
     return Path(artifact).suffix in _PANELS
 
 
 def panel_media(file: Path) -> Any:
-    """What shows a file for which ``has_panel`` holds; its bytes are stored as they are."""
+    """Return the object that shows a file for which ``has_panel`` holds; its bytes are stored
+    unchanged."""
     return _PANELS[file.suffix](str(file))
 
 
 def video_media(video: Path) -> wandb.Video:
-    """The file as it is, byte for byte.
+    """Return the video, stored byte for byte.
 
     Raises:
         ConfigError: W&B shows no such files.
@@ -79,10 +80,13 @@ def video_media(video: Path) -> wandb.Video:
 
 
 def table_media(rows: Sequence[Mapping[str, Cell]], name: str) -> wandb.Table:
-    """Raises ConfigError as ``put_table`` does.
+    """Return a table.
 
-    W&B's columns have one type, and its tables are JSON: in a column that holds texts and numbers
-    all become texts, and a number that is none (NaN, infinite) leaves its cell empty.
+    W&B's columns have one type, and its tables are JSON: a column with texts and numbers becomes
+    text, and NaN or infinity an empty cell.
+
+    Raises:
+        ConfigError: as ``put_table``.
     """
     columns = checked_columns(rows, name)
     cells = [_of_one_type([row[column] for row in rows]) for column in columns]

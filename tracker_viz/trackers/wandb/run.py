@@ -1,5 +1,5 @@
-"""One W&B run: what of it is written and read, by way of the session that is open or opened for it,
-and of the public API."""
+"""Write and read one W&B run: through the session that is open or is opened for it, and through the
+public API."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from typing import Any
 from urllib.parse import quote
 
 from tracker_viz.errors import RunActiveError, RunNotFoundError, TrackerError, TransientTrackerError
-from tracker_viz.trackers.wandb import lineage
-from tracker_viz.trackers.wandb import session
 from tracker_viz.trackers.base import (
     Cell,
     ChunkPolicy,
@@ -26,12 +24,9 @@ from tracker_viz.trackers.base import (
     checked_artifact,
     flatten,
 )
-from tracker_viz.trackers.wandb.service import (
-    DEFAULT_ENTITY,
-    OWN_CONFIG,
-    WandbService,
-    translated,
-)
+from tracker_viz.trackers.wandb import lineage, session
+from tracker_viz.trackers.wandb.artifacts import CaptureStore, CaptureUploads, legal_name
+from tracker_viz.trackers.wandb.history import JoinedRows, OwnRows, Rows, logged_frames
 from tracker_viz.trackers.wandb.key_frames import await_frames, read_frames, shown_frames
 from tracker_viz.trackers.wandb.media import (
     file_key,
@@ -45,9 +40,13 @@ from tracker_viz.trackers.wandb.media import (
     video_key,
     video_media,
 )
-from tracker_viz.trackers.wandb.history import JoinedRows, OwnRows, Rows, logged_frames
+from tracker_viz.trackers.wandb.service import (
+    DEFAULT_ENTITY,
+    OWN_CONFIG,
+    WandbService,
+    translated,
+)
 from tracker_viz.trackers.wandb.snapshot import EXIT_CODES, LISTED_AT_ONCE
-from tracker_viz.trackers.wandb.artifacts import CaptureStore, CaptureUploads, legal_name
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
@@ -69,10 +68,10 @@ class WandbRun(Run):
     """One run. Methods may be called from several threads at once.
 
     Args:
-        sdk_run: the client's object while this process writes the run; None for one that is read,
-            or resumed when written.
-        ours: tracker_viz made the run.
-        joined: it is the user's own; their loop logs to it too.
+        sdk_run: the client's object while this process writes the run; None for a run that is read,
+            or resumed for writing.
+        ours: tracker_viz created the run.
+        joined: the run is the user's own, and their loop logs to it, too.
     """
 
     # A version costs about ten requests, one after the other, however many files it has: in a
@@ -129,15 +128,16 @@ class WandbRun(Run):
         noted = config.get(OWN_CONFIG) or {}
         parent = noted.get("parent")
         plain = flatten({key: value for key, value in config.items() if key != OWN_CONFIG})
-        return RunInfo(self._ref, name, state, plain, RunRef.from_stored(parent) if parent else None)
+        return RunInfo(
+            self._ref, name, state, plain, RunRef.from_stored(parent) if parent else None
+        )
 
     def url(self, artifact: str | None = None) -> str:
         entity, project, run_id = map(quote, self._ref.path.split("/"))
         page = f"{self._service.app_url}/{entity}/{project}/runs/{run_id}"
         return f"{page}/files/{quote(checked_artifact(artifact))}" if artifact is not None else page
 
-    # -- writing
-    # --------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
 
     def put_captures(self, captures: Sequence[CapturePath]) -> None:
         if self._offline:
@@ -159,8 +159,8 @@ class WandbRun(Run):
             sdk_run.summary.update(dict(values))
 
     def put_file(self, file: Path, artifact: str) -> str:
-        """Into the run's Files tab; what W&B can show (a page, a picture) also into a panel. Needs
-        no resuming but for the panel."""
+        """Store a file in the run's Files tab, and if W&B can show it (a page, a picture) in a
+        panel. Only the panel needs the run to be resumed."""
         link = self.url(artifact)
         with tempfile.TemporaryDirectory(prefix="tracker_viz-") as folder:
             named = Path(folder) / artifact
@@ -188,8 +188,8 @@ class WandbRun(Run):
         return link
 
     def put_video(self, video: Path, *, layout: str, last_step: int) -> str:
-        """As media under ``tracker_viz/<layout>``; a video made again is a new version on the same
-        key."""
+        """Log the video as media under ``tracker_viz/<layout>``; one that is made again is a new
+        version on the same key."""
         self._show(video_key(layout), video_media(video))
         return self.url()
 
@@ -209,11 +209,11 @@ class WandbRun(Run):
             rows.add_media(key, media)
 
     def put_key_frames(self, frames: Sequence[tuple[int, Path]], layout: str) -> str:
-        """A picture per training step, on which the panel's slider can be set by its metric
+        """Log a picture per training step; the panel's slider can use the metric
         ``tracker_viz/step``.
 
-        Rows cannot be taken back: a picture that the run shows at its step already is left out, one
-        that changed becomes a further row.
+        Rows cannot be removed: a picture that the run shows already is left out, and one that
+        changed becomes another row.
         """
         key, read, sdk_run = frames_key(layout), read_frames(frames), self._current()
         shown = [] if self._offline else list(shown_frames(self._service, self._ref, key))
@@ -227,8 +227,8 @@ class WandbRun(Run):
         return self.url()
 
     def link_inputs(self, refs: Sequence[RunRef]) -> None:
-        """As used artifacts, which need no resuming; runs that this service does not have are named
-        in the config."""
+        """Link runs as used artifacts, which needs no resuming; runs that are not on this service
+        are named in the config."""
         if self._offline:
             raise TransientTrackerError(
                 f"{self._ref} is offline, and W&B links runs on the server only"
@@ -236,16 +236,16 @@ class WandbRun(Run):
         lineage.link(self._service, self._ref, refs)
 
     def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
-        """W&B's panels show the runs of a group side by side themselves, and a page in one reaches
-        no other run's files."""
+        """Return None: W&B's panels show the runs of a group side by side themselves, and a page in
+        one reaches no other run's files."""
         return None
 
     def guards_files(self, ref: RunRef, artifact: str) -> bool:
         return True
 
     def results_run(self) -> WandbRun:
-        """A run of job type ``compare`` in the sweep's group, where W&B shows it beside the sweep's
-        runs; this one stands outside."""
+        """Return a run of job type ``compare`` in the sweep's group, where W&B shows it beside the
+        sweep's runs; this run is not in the group."""
         self._service.require_online(self._ref)
         entity, project, run_id = self._ref.path.split("/")
         results_id = legal_name("", run_id, f"-{RESULTS}")
@@ -320,15 +320,15 @@ class WandbRun(Run):
         return Path(self._sdk_run.dir).parent
 
     def _current(self) -> Any:
-        """The client's object if this process is writing the run, through us or otherwise."""
+        """Return the client's object if this process is writing the run, through us or not."""
         if self._sdk_run is not None and not session.is_finished(self._sdk_run):
             return self._sdk_run
         return session.live_run(self._ref)
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[Any, Rows]]:
-        """The run, open for writing: the one that is open anyhow; ours again, until ``finish``; or
-        somebody's, for a moment.
+        """Open the run for writing: use the open session, resume our own run until ``finish``, or
+        visit another run for a moment.
 
         Raises:
             RunActiveError: another process is writing it.
@@ -353,8 +353,7 @@ class WandbRun(Run):
                 OwnRows(visited.sdk_run, every_metric=False, counted=visited.before.counted),
             )
 
-    # -- reading
-    # --------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def list_captures(self) -> list[CaptureRef]:
         return [] if self._offline else self._store.list()
@@ -363,7 +362,7 @@ class WandbRun(Run):
         return self._store.fetch(ref, directory)
 
     def list_files(self) -> list[str]:
-        """Of the Files tab; videos are media, and lie in a folder of the client's own."""
+        """List the Files tab; videos are media, in a folder of the client's own."""
         run = self._service.fetch_run(self._ref)
         with translated(self._service.base_url, self._ref):
             return sorted(
@@ -401,4 +400,4 @@ class WandbRun(Run):
 
 
 def _sweep_tag(parent_id: str) -> str:
-    return f"sweep:{parent_id}"[:session.TAG_CHARACTERS]
+    return f"sweep:{parent_id}"[: session.TAG_CHARACTERS]

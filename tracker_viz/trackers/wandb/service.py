@@ -1,7 +1,6 @@
-"""The W&B service as one adapter reaches it: address, credentials, the public API, and its errors
-as ours.
+"""Reach one W&B service: address, credentials, the public API; and translate its errors into ours.
 
-Used by the other ``wandb_*`` modules only.
+Used by the other ``wandb`` modules only.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ _NO_SUCH_RUN = re.compile(
 
 
 class WandbService:
-    """One W&B server, reached with the user's own credentials. Making one touches no network.
+    """One W&B server, reached with the user's own credentials. Creating an instance touches no
+    network.
 
     Args:
-        base_url: the server's address; None takes ``WANDB_BASE_URL`` or the client's own
-            configuration.
+        base_url: the server's address; None uses ``WANDB_BASE_URL`` or the client's configuration.
     """
 
     def __init__(self, base_url: str | None) -> None:
@@ -82,7 +81,7 @@ class WandbService:
 
     @property
     def app_url(self) -> str:
-        """Where people look at runs; for the public cloud that is another host than the API's."""
+        """Where people look at runs; the public cloud's differs from the API's address."""
         return str(wandb.Settings(base_url=self.base_url).app_url).rstrip("/")
 
     @property
@@ -98,13 +97,16 @@ class WandbService:
 
     @property
     def mode(self) -> str:
-        """``online``, ``offline`` or ``disabled``, as the user's environment says."""
+        """``online``, ``offline`` or ``disabled``, from the user's environment."""
         mode = os.environ.get("WANDB_MODE") or str(wandb.setup().settings.mode)
         return {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
 
     def require_online(self, ref: RunRef) -> None:
-        """Raises TransientTrackerError: the environment says that nothing is to be written to the
-        server now."""
+        """Check that the environment lets this process write to the server.
+
+        Raises:
+            TransientTrackerError: it does not.
+        """
         if self.mode != "online":
             raise TransientTrackerError(
                 f"WANDB_MODE={self.mode} keeps this process from {ref}; unset it where W&B can be "
@@ -129,16 +131,16 @@ class WandbService:
             )
 
     def api(self) -> wandb.Api:
-        """The client's public API, made once it is needed."""
+        """Return the client's public API, created on first use."""
         with self._lock:
             if self._api is None:
                 self._api = self._connected()
             return self._api
 
     def check(self) -> None:
-        """Ask the server whether it is there and takes the credentials.
+        """Check that the server answers and takes the credentials.
 
-        ``wandb.init`` would do so too, but after a failure its service process holds the run's id
+        ``wandb.init`` would do so, too, but after a failure its service process holds the run's id
         for good.
         """
         with self._lock:
@@ -150,7 +152,7 @@ class WandbService:
             return wandb.Api(overrides={"base_url": self.base_url}, timeout=API_TIMEOUT_S)
 
     def fetch_run(self, ref: RunRef) -> Any:
-        """The run as it is on the server at this moment, a ``wandb.apis.public.Run``.
+        """Return the run as it is on the server now, a ``wandb.apis.public.Run``.
 
         Raises:
             RunNotFoundError: there is none.
@@ -163,7 +165,7 @@ class WandbService:
         return run
 
     def resolved(self, ref: RunRef) -> RunRef:
-        """``ref`` with the account's own name where it leaves the entity open."""
+        """Return ``ref`` with the account's own entity if it leaves the entity open."""
         entity, project, run_id = ref.path.split("/")
         if entity != DEFAULT_ENTITY:
             return ref
@@ -174,14 +176,14 @@ class WandbService:
 
 
 def _default_url() -> str:
-    """The public cloud, which has another address from one release of the client to the next."""
+    """Return the public cloud's address, which changes between releases of the client."""
     return str(wandb.Settings.model_fields["base_url"].default)
 
 
 @contextmanager
 def their_login_kept() -> Iterator[None]:
-    """Around an ``init``: it moves the whole process to the server that it is given, and the user's
-    own next run would go there too."""
+    """Keep the user's log-in around an ``init``, which moves the whole process to the server that
+    it is given: the user's own next run would go there, too."""
     settings = wandb.setup().settings
     theirs = {
         name: getattr(settings, name) for name in ("base_url", "api_key", "identity_token_file")
@@ -197,8 +199,8 @@ def their_login_kept() -> Iterator[None]:
 
 @contextmanager
 def translated(base_url: str, ref: RunRef | None = None) -> Iterator[None]:
-    """The client's errors as ours. Where the server did not answer, or failed itself, the same call
-    may work later."""
+    """Translate the client's errors into ours. If the server did not answer, or failed itself, the
+    same call may work later."""
     try:
         yield
     except TrackerVizError:
@@ -243,8 +245,8 @@ def _as_ours(error: Exception, base_url: str, ref: RunRef | None) -> TrackerErro
 
 
 def _status(error: BaseException | None) -> int | None:
-    """HTTP status of the server's answer, if it answered: the client keeps it on one of the chained
-    errors."""
+    """Return the HTTP status of the server's answer, if it answered: the client keeps it on one of
+    the chained errors."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         response = getattr(error, "response", None)

@@ -1,9 +1,9 @@
-"""Opening W&B runs for writing: a new one, our own again, or somebody's finished run for a moment
-and left as it was.
+"""Open W&B runs for writing: a new one, our own again, or another finished run for a moment, which
+is left as it was.
 
 W&B allows one writer of a run and has no call that adds to a finished one: the run has to be
 resumed. Resuming overwrites more than it adds, so a visit notes what the run looked like, resumes
-quietly, and afterwards puts back what the client changed on its own.
+quietly, and afterwards restores what the client changed on its own.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ _visits: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
 
 def live_run(ref: RunRef) -> Any:
-    """The client's own object for a run that this process is writing, ours or the user's; None when
-    it writes none such."""
+    """Return the client's object of a run that this process is writing, ours or the user's; else
+    None."""
     entity, _, rest = ref.path.partition("/")
     for sdk_run in (*_live.values(), wandb.run):
         if sdk_run is not None and not is_finished(sdk_run):
@@ -93,7 +93,7 @@ def add_to_group(sdk_run: Any, group: str, *, otherwise: str) -> None:
 
 
 def is_ours(sdk_run: Any) -> bool:
-    """Whether it was opened here, and not by the user's own code."""
+    """Return whether the run was opened here, and not by the user's own code."""
     return any(sdk_run is ours for ours in _live.values())
 
 
@@ -106,14 +106,14 @@ def is_offline(sdk_run: Any) -> bool:
 
 
 def ref_of(sdk_run: Any) -> RunRef:
-    """Reference of a run of the client. Offline it may not know whose it is: the entity then stays
+    """Return the reference of a run of the client. Offline the entity may be unknown, and stays
     open."""
     return RunRef("wandb", f"{sdk_run.entity or DEFAULT_ENTITY}/{sdk_run.project}/{sdk_run.id}")
 
 
 def start(service: WandbService, *, settings: Mapping[str, Any], **identity: Any) -> Any:
-    """A run of ours, new or (``resume="allow"``) made under the same id before; written until
-    ``end``."""
+    """Start a run of ours, new or (``resume="allow"``) created under the same id before; it is
+    written until ``end``."""
     chosen: dict[str, Any] = {"base_url": service.base_url, **_OURS, **_BOUNDED, **settings}
     with translated(service.base_url), their_login_kept():
         sdk_run = wandb.init(**identity, settings=wandb.Settings(**chosen))
@@ -122,7 +122,7 @@ def start(service: WandbService, *, settings: Mapping[str, Any], **identity: Any
 
 
 def end(service: WandbService, sdk_run: Any, state: RunState) -> None:
-    """Finish a run of ours. What did not go up within ``FINISH_TIMEOUT_S`` stays on the disk for
+    """Finish a run of ours. What was not uploaded within ``FINISH_TIMEOUT_S`` stays on the disk for
     ``wandb sync``."""
     _live.pop(ref_of(sdk_run).path, None)
     with translated(service.base_url):
@@ -137,7 +137,7 @@ class Resumed:
     before: Snapshot
 
     def end(self, service: WandbService, *, exit_code: int | None = None, keep_clock: bool) -> None:
-        """Finish and put back. ``exit_code`` None leaves the run's state to the one it had."""
+        """Finish and restore. ``exit_code`` None keeps the state that the run had."""
         ref = ref_of(self.sdk_run)
         _live.pop(ref.path, None)
         with translated(service.base_url, ref):
@@ -149,12 +149,12 @@ class Resumed:
 
 
 def resume(service: WandbService, ref: RunRef, *, ours: bool, ends: bool) -> Resumed:
-    """Take up writing a run that no process writes, as quietly as the client can.
+    """Resume a run that no process writes, as quietly as the client can.
 
     Args:
-        ours: tracker_viz made the run and its maker is known to be gone, whatever the server still
-            believes.
-        ends: the caller will say in which state the run ends; else it keeps the one it has.
+        ours: tracker_viz created the run and its maker is known to be gone, whatever the server
+            still believes.
+        ends: the caller will set the run's final state; else it keeps the one it has.
 
     Raises:
         RunActiveError: another process is writing it.
@@ -199,7 +199,11 @@ def resume(service: WandbService, ref: RunRef, *, ours: bool, ends: bool) -> Res
 
 
 def require_unwritten(run: Any, ref: RunRef) -> None:
-    """Raises RunActiveError: another process writes the run, as far as the server knows."""
+    """Check that no other process writes the run, as far as the server knows.
+
+    Raises:
+        RunActiveError: one does.
+    """
     if run.state == "running":
         raise RunActiveError(
             f"{ref} is still running in another process, and W&B takes one writer only. If that "
@@ -210,7 +214,7 @@ def require_unwritten(run: Any, ref: RunRef) -> None:
 
 @contextmanager
 def visit(service: WandbService, ref: RunRef) -> Iterator[Resumed]:
-    """Resume a run for a moment, and leave it as it was but for what the caller logs. Raises as
+    """Resume a run for a moment, and leave it as it was except for what the caller logs. Raises as
     ``resume`` does."""
     with alone(ref):
         resumed = resume(service, ref, ours=False, ends=False)
@@ -221,5 +225,5 @@ def visit(service: WandbService, ref: RunRef) -> Iterator[Resumed]:
 
 
 def alone(ref: RunRef) -> threading.RLock:
-    """Held while this process changes a run that it does not write otherwise."""
+    """Return the lock to hold while this process changes a run that it does not write otherwise."""
     return _visits[ref.path]

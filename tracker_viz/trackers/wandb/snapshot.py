@@ -1,4 +1,4 @@
-"""What a W&B run was like before it was resumed for a moment, and how that is put back once the
+"""Remember what a W&B run was like before it is resumed for a moment, and restore that once the
 service shows what was logged."""
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, run: Any) -> Snapshot:
-        """From a ``wandb.apis.public.Run``."""
+        """Make one from a ``wandb.apis.public.Run``."""
         summary = run.summary_metrics or {}
         return cls(
             state=str(run.state),
@@ -70,8 +70,8 @@ class Snapshot:
 
     @property
     def counted(self) -> bool:
-        """Whether the loop that wrote the run said its steps, as the client's own statistics in the
-        config tell. Unsure is yes."""
+        """Whether the loop that wrote the run set the steps of its rows, according to the client's
+        own statistics in the config. Unsure is yes."""
         features = (self.internal.get("t") or {}).get("3")
         return (
             features is None or Feature.DESCRIPTOR.fields_by_name["set_step_log"].number in features
@@ -80,12 +80,12 @@ class Snapshot:
     def restore(
         self, service: WandbService, ref: RunRef, logged: Mapping[str, Any], *, clock: bool
     ) -> None:
-        """Put back what the client changed by resuming; new definitions of metrics are added to the
+        """Restore what the client changed by resuming; new definitions of metrics are added to the
         old ones.
 
         The public API writes a run's whole summary back with its config. So first the service must
-        show all that was ``logged``, videos with their sha256, which is also the proof that they
-        are there.
+        show all that was ``logged``, videos with their sha256, which also proves that they are
+        there.
         """
         run = _settled(service, ref, logged)
         with translated(service.base_url, ref):
@@ -116,7 +116,7 @@ class Snapshot:
 
 
 def _settled(service: WandbService, ref: RunRef, logged: Mapping[str, Any]) -> Any:
-    """The run once the service shows what was ``logged``.
+    """Return the run once the service shows what was ``logged``.
 
     Raises:
         TransientTrackerError: it does not within ``VISIBLE_S``.
@@ -136,11 +136,11 @@ def _settled(service: WandbService, ref: RunRef, logged: Mapping[str, Any]) -> A
 
 
 def require_stored(run: Any, sizes: Mapping[str, int]) -> None:
-    """Hold the run's files against path -> bytes: a row of the history arrives even where its file
-    was lost on the way.
+    """Compare the run's files with path -> bytes: a row of the history arrives even if its file was
+    lost on the way.
 
     Raises:
-        TransientTrackerError: a file is not there, or has another size.
+        TransientTrackerError: a file is missing, or has another size.
     """
     if sizes:
         stored = {file.name: file.size for file in run.files(list(sizes), per_page=LISTED_AT_ONCE)}
@@ -152,7 +152,7 @@ def require_stored(run: Any, sizes: Mapping[str, int]) -> None:
 
 
 def _media(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Of a summary the single files that it shows under keys of ours."""
+    """Return the single files that a summary shows under keys of ours."""
     return {
         key: value
         for key, value in summary.items()
@@ -161,7 +161,8 @@ def _media(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def comparable(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a summary what reads the same on both sides: numbers, texts, and the sha256 of media."""
+    """Return the parts of a summary that read the same on both sides: numbers, texts, and the
+    sha256 of media."""
     plain = {}
     for key, value in summary.items():
         value = value.get("sha256") if hasattr(value, "get") else value
@@ -173,8 +174,7 @@ def comparable(summary: Mapping[str, Any]) -> dict[str, Any]:
 def merged_definitions(
     old: list[dict[str, Any]], new: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The config's metric definitions: all of ``old`` as they are, then those of ``new`` that are
-    not among them.
+    """Return the config's metric definitions: all of ``old`` unchanged, then the others of ``new``.
 
     A definition is a protobuf message as JSON: ``"1"`` name, ``"2"`` glob, ``"5"`` the 1-based
     place of its step metric *in the list*.

@@ -53,15 +53,15 @@ class WandbTracker(Tracker):
     """One W&B server and the project that new runs go to.
 
     Args:
-        project: for runs that are made here; None is that of the sweep's run above a run, for a
-            group lies in one project, else ``WANDB_PROJECT``, else ``tracker_viz``.
-        entity: whose project; None is the account's own.
-        base_url: the server; None takes ``WANDB_BASE_URL`` or the client's configuration.
-        settings: more ``wandb.Settings`` for runs that are made here, ``{"console": "wrap",
-            "x_disable_stats": True}``.
-        run_id: id of the run that ``create_run`` makes, unless it is asked for a run of a sweep;
-            None: ``WANDB_RUN_ID``, else a new one.
-        resume: what becomes of a run that has this id already: ``allow``, ``must``, ``never`` or
+        project: for new runs; None is that of the sweep's run above a run, because a group is in
+            one project, else ``WANDB_PROJECT``, else ``tracker_viz``.
+        entity: who owns the project; None is the account's own.
+        base_url: the server; None uses ``WANDB_BASE_URL`` or the client's configuration.
+        settings: more ``wandb.Settings`` for new runs, ``{"console": "wrap", "x_disable_stats":
+            True}``.
+        run_id: id of the run that ``create_run`` makes, except for runs of a sweep; None:
+            ``WANDB_RUN_ID``, else a new one.
+        resume: how to treat a run that has this id already: ``allow``, ``must``, ``never`` or
             ``auto``, as for ``wandb.init``; None: ``WANDB_RESUME``.
     """
 
@@ -152,9 +152,7 @@ class WandbTracker(Tracker):
             name=as_name(name, NAME_CHARACTERS),
             config={**without_secrets(config), OWN_CONFIG: noted},
             tags=[
-                tag
-                for tag in map(_tag, (tags or {}).items())
-                if len(tag) <= session.TAG_CHARACTERS
+                tag for tag in map(_tag, (tags or {}).items()) if len(tag) <= session.TAG_CHARACTERS
             ],
             mode=mode,
             group=parent.path.rpartition("/")[2] if parent else None,
@@ -163,8 +161,7 @@ class WandbTracker(Tracker):
         return WandbRun(self._service, session.ref_of(sdk_run), sdk_run=sdk_run, ours=True)
 
     def _identity(self, parent: RunRef | None, key: str | None, mode: str) -> dict[str, Any]:
-        """Return the id of a new run, and whether it may be one that is there already, as
-        ``wandb.init`` takes both."""
+        """Return the id of a new run and how to resume it, as ``wandb.init`` takes both."""
         named = self._run_id if parent is None else None
         if mode != "online":
             return {"id": named or _new_id(key), "resume": None}
@@ -177,7 +174,7 @@ class WandbTracker(Tracker):
         return {"id": _new_id(key), "resume": "allow"}
 
     def _home(self, parent: RunRef | None) -> tuple[str | None, str]:
-        """Entity and project of a new run."""
+        """Return entity and project of a new run."""
         from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY
 
         if parent is None or parent.scheme != "wandb":
@@ -293,7 +290,7 @@ class WandbTracker(Tracker):
         return "WANDB_MODE=disabled" if os.environ.get("WANDB_MODE") == "disabled" else None
 
     def health(self, timeout_s: float) -> Health:
-        """Whether the server answers to which the client would go, and there is a key for it."""
+        """Check that the client's server answers, and that there is a key for it."""
         address = self._service.base_url
         found = server_health(address, timeout_s)
         if not found.usable:
