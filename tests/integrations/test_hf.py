@@ -3,18 +3,20 @@ own."""
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import mlflow
 import pytest
 import torch
 
 import tracker_viz as tv
 from tracker_viz import trackers
-from tracker_viz.errors import ConfigError
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
-from tracker_viz.integrations.hf import TrackerVizCallback, _reported_to  # noqa: E402
+from tracker_viz.integrations.hf import TrackerVizCallback  # noqa: E402
 
 STEPS = 6
 
@@ -31,7 +33,15 @@ def _own_directories(tmp_path, monkeypatch):
 
 
 def make_trainer(
-    tmp_path, report_to, callback, *, save_steps=None, stop_at=None, tokenizer=None, **arguments
+    tmp_path,
+    report_to,
+    callback,
+    *,
+    save_steps=None,
+    stop_at=None,
+    tokenizer=None,
+    batch_size=2,
+    **arguments,
 ):
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -49,7 +59,7 @@ def make_trainer(
     args = transformers.TrainingArguments(
         output_dir=str(tmp_path / "out"),
         max_steps=STEPS,
-        per_device_train_batch_size=2,
+        per_device_train_batch_size=batch_size,
         logging_steps=1,
         save_strategy="steps" if save_steps else "no",
         save_steps=save_steps or 1000,
@@ -105,11 +115,149 @@ def test_pictures_spell_tokens_as_the_trainers_tokenizer_does(tmp_path, probe):
     ]
 
 
-def test_every_run_that_the_trainer_reports_to_is_logged_into(tmp_path):
-    args = transformers.TrainingArguments(
-        output_dir=str(tmp_path), report_to=["tensorboard", "mlflow", "wandb"], use_cpu=True
+def mlflow_runs():
+    """The runs, the first one first."""
+    found = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    return sorted(found, key=lambda run: run.info.start_time)
+
+
+def steps_of(run):
+    return [capture.step for capture in tv.load_captures(f"mlflow:{run.info.run_id}")]
+
+
+def test_a_switch_that_turns_one_tracker_off_leaves_the_other(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    callback = TrackerVizCallback(every=2)
+    make_trainer(tmp_path, ["wandb", "mlflow"], callback).train()
+    (run,) = mlflow_runs()
+    assert [str(ref) for ref in callback.watcher.refs] == [f"mlflow:{run.info.run_id}"]
+    assert caplog.text.count("WANDB_MODE=disabled: captures go to the other trackers only") == 1
+
+
+def test_trackers_that_are_all_switched_off_leave_the_captures_on_this_machine(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    callback = TrackerVizCallback(every=2)
+    make_trainer(tmp_path, ["wandb"], callback).train()
+    assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0, 2, 4, 6]
+    assert callback.watcher.ref.scheme == "local"
+    assert caplog.text.count("WANDB_MODE=disabled: captures stay on this machine") == 1
+
+
+class OutOfMemory(transformers.TrainerCallback):
+    """Fails once at each of the steps."""
+
+    def __init__(self, *steps):
+        self.steps = list(steps)
+
+    def on_step_begin(self, args, state, control, **_):
+        if self.steps and state.global_step == self.steps[0]:
+            self.steps.pop(0)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+class Weights(transformers.TrainerCallback):
+    """Notes step -> a weight, of the latest attempt."""
+
+    def __init__(self):
+        self.at = {}
+
+    def on_train_begin(self, args, state, control, *, model=None, **_):
+        self.at = {0: self._weight(model)}
+
+    def on_step_end(self, args, state, control, *, model=None, **_):
+        self.at[state.global_step] = self._weight(model)
+
+    def _weight(self, model):
+        return model.model.layers[0].self_attn.q_proj.weight.detach().numpy().copy()
+
+
+@pytest.mark.parametrize("options", [{}, {"spool": "spool"}])
+def test_an_attempt_that_ran_out_of_memory_is_replaced_by_the_next(tmp_path, options):
+    callback, weights = TrackerVizCallback(every=1, **options), Weights()
+    trainer = make_trainer(
+        tmp_path,
+        ["mlflow"],
+        callback,
+        batch_size=8,
+        auto_find_batch_size=True,
+        learning_rate=3e-2,
     )
-    assert _reported_to(args) == ["wandb", "mlflow"]
+    trainer.add_callback(OutOfMemory(5, 3))
+    trainer.add_callback(weights)
+    trainer.train()
+    (run,) = mlflow_runs()
+    captures = list(tv.load_captures(f"mlflow:{run.info.run_id}"))
+    assert [capture.step for capture in captures] == list(range(STEPS + 1))
+    for capture in captures:
+        captured = capture.arrays["blocks.0.attn.w_q"]
+        assert captured == pytest.approx(weights.at[capture.step], abs=1e-3)
+
+
+def test_an_attempt_in_a_spool_is_set_aside(tmp_path):
+    callback = TrackerVizCallback(run="local", every=1, spool="spool")
+    trainer = make_trainer(tmp_path, [], callback, auto_find_batch_size=True, learning_rate=3e-2)
+    trainer.add_callback(OutOfMemory(3))
+    trainer.train()
+    directories = [tmp_path / "spool-failed", tmp_path / "spool"]
+    found = [list(tv.load_captures(f"local:{directory}")) for directory in directories]
+    assert [len(captures) for captures in found] == [4, STEPS + 1]
+
+
+def test_every_trial_of_a_search_has_its_captures_beside_its_losses(tmp_path):
+    pytest.importorskip("optuna")
+    callback = TrackerVizCallback(every=3)
+    trainer = make_trainer(tmp_path, ["mlflow"], callback, eval_strategy="steps", eval_steps=3)
+    model = trainer.model
+    trainer.model_init = lambda trial=None: type(model)(model.config)
+    trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2)},
+        backend="optuna",
+        n_trials=3,
+    )
+    runs = mlflow_runs()
+    assert [steps_of(run) for run in runs] == [[0, 3, 6]] * 3
+    assert all("eval_loss" in run.data.metrics for run in runs)
+    rates = [float(run.data.params["learning_rate"]) for run in runs]
+    assert len(set(rates)) == 3
+    assert [run.info.run_name for run in runs[1:]] == [
+        f"trial · learning_rate={rate:g}" for rate in rates[1:]
+    ]
+
+
+def test_training_again_makes_another_run_with_captures_and_losses(tmp_path):
+    callback = TrackerVizCallback(every=3)
+    trainer = make_trainer(tmp_path, ["mlflow"], callback)
+    trainer.train()
+    trainer.train()
+    runs = mlflow_runs()
+    assert [steps_of(run) for run in runs] == [[0, 3, 6]] * 2
+    assert [run.data.metrics["loss"] > 0 for run in runs] == [True, True]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_second_training_in_a_run_of_the_users_is_kept_apart(tmp_path, caplog):
+    callback = TrackerVizCallback(every=3)
+    trainer = make_trainer(tmp_path, ["mlflow"], callback)
+    with mlflow.start_run() as theirs:
+        trainer.train()
+        first = callback.watcher.ref
+        trainer.train()
+    assert str(first) == f"mlflow:{theirs.info.run_id}"
+    assert callback.watcher.ref != first
+    assert [steps_of(run) for run in mlflow_runs()] == [[0, 3, 6]] * 2
+    assert caplog.text.count("recorded in a run of its own") == 1
+
+
+def test_the_callback_can_be_copied_and_sent_after_training_began(tmp_path):
+    callback = TrackerVizCallback(run="local", every=3)
+    make_trainer(tmp_path, [], callback, stop_at=3).train()
+    for twin in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert twin.watcher is None
+        make_trainer(tmp_path, [], twin).train()
+        assert twin.watcher.captured_steps == [0, 3, 6]
+    assert callback.watcher.captured_steps == [0, 3]
 
 
 def test_what_was_captured_before_training_failed_is_kept(tmp_path):
@@ -169,9 +317,12 @@ def test_the_best_weights_that_the_trainer_puts_back_are_not_shown_as_the_last_s
     assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0]
 
 
-def test_a_trainer_that_reports_nowhere_needs_a_run(tmp_path):
-    with pytest.raises(ConfigError, match="report_to"):
-        make_trainer(tmp_path, [], TrackerVizCallback()).train()
+@pytest.mark.parametrize("report_to", ["none", []])
+def test_a_trainer_that_reports_nowhere_is_recorded_on_this_machine(tmp_path, report_to, caplog):
+    callback = TrackerVizCallback(every=3)
+    make_trainer(tmp_path, report_to, callback).train()
+    assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0, 3, 6]
+    assert caplog.text.count("the Trainer reports to no tracker: captures stay") == 1
 
 
 def test_a_trainer_that_reports_nowhere_can_be_given_a_run(tmp_path):

@@ -3,6 +3,9 @@ logger's."""
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import mlflow
 import pytest
 import torch
@@ -15,7 +18,8 @@ from tracker_viz.errors import ConfigError
 
 pl = pytest.importorskip("lightning.pytorch")
 
-from lightning.pytorch.loggers import CSVLogger, MLFlowLogger  # noqa: E402
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger  # noqa: E402
+from lightning.pytorch.tuner import Tuner  # noqa: E402
 
 from tracker_viz.integrations.lightning import TrackerVizCallback  # noqa: E402
 
@@ -137,6 +141,73 @@ def test_the_part_that_is_the_decoder_must_be_named_where_the_module_cannot_be_c
         fit(False, TrackerVizCallback(model=name, run="local"))
 
 
-def test_other_loggers_need_a_run(tmp_path):
-    with pytest.raises(ConfigError, match="CSVLogger"):
-        fit(CSVLogger(tmp_path), TrackerVizCallback(model="decoder"))
+@pytest.mark.parametrize("logger", [False, CSVLogger])
+def test_without_a_tracker_among_the_loggers_captures_stay_on_this_machine(
+    tmp_path, logger, caplog
+):
+    callback = TrackerVizCallback(model="decoder", every=4)
+    fit(logger and logger(tmp_path), callback)
+    assert callback.watcher.ref.scheme == "local"
+    assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0, 4, 8, 12]
+    assert caplog.text.count("hold no captures: they stay on this machine") == 1
+
+
+@pytest.mark.parametrize("switch", ["fast_dev_run", "barebones"])
+def test_a_debug_switch_trains_without_captures(tmp_path, switch, caplog):
+    callback = TrackerVizCallback(model="decoder", every=4)
+    rows = torch.randint(40, (24, 17), generator=torch.Generator().manual_seed(0))
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[callback], max_steps=3, **{switch: True})
+    trainer.fit(Module(), torch.utils.data.DataLoader(rows, batch_size=2))
+    assert trainer.global_step == (1 if switch == "fast_dev_run" else 3)
+    assert callback.watcher is None
+    assert f"{switch}=True: nothing is captured" in caplog.text
+
+
+def test_a_logger_that_is_switched_off_leaves_the_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    kept = MLFlowLogger(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    callback = TrackerVizCallback(model="decoder", every=4)
+    fit([WandbLogger(save_dir=tmp_path), kept], callback)
+    assert [str(ref) for ref in callback.watcher.refs] == [f"mlflow:{kept.run_id}"]
+
+
+def test_searches_before_training_leave_no_captures(tmp_path):
+    callback = TrackerVizCallback(model="decoder", run="local", every=4)
+    rows = torch.randint(40, (24, 17), generator=torch.Generator().manual_seed(0))
+    module, data = Module(), torch.utils.data.DataLoader(rows, batch_size=2)
+    module.lr = 1e-3
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[callback],
+        max_steps=8,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+    )
+    Tuner(trainer).lr_find(module, data, num_training=5)
+    assert callback.watcher is None
+    trainer.fit(module, data)
+    assert callback.watcher.captured_steps == [0, 4, 8]
+
+
+def test_a_second_training_in_the_loggers_run_is_kept_apart(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    logger, options = MLFlowLogger(tracking_uri=uri), {"mlflow": {"tracking_uri": uri}}
+    refs = []
+    for _ in range(2):
+        callback = TrackerVizCallback(model="decoder", every=4)
+        fit(logger, callback)
+        refs.append(callback.watcher.ref)
+    assert str(refs[0]) == f"mlflow:{logger.run_id}"
+    found = [list(tv.load_captures(ref, tracker_options=options)) for ref in refs]
+    assert refs[0] != refs[1]
+    assert [[capture.step for capture in captures] for captures in found] == [[0, 4, 8, 12]] * 2
+
+
+def test_the_callback_can_be_copied_and_sent_after_training_began(tmp_path):
+    callback = TrackerVizCallback(model="decoder", run="local", every=4)
+    fit(False, callback)
+    for twin in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert twin.watcher is None
+        fit(False, twin)
+        assert twin.watcher.captured_steps == [0, 4, 8, 12]

@@ -189,6 +189,12 @@ class Outbox:
         return reached
 
     @property
+    def joined_runs(self) -> list[Run]:
+        """The runs of ``runs`` that the user's own code made."""
+        joined = [uploader for uploader in self._uploaders if not uploader.ours]
+        return [uploader.run for uploader in joined if uploader.run]
+
+    @property
     def refs(self) -> list[RunRef]:
         return [run.ref for run in self.runs]
 

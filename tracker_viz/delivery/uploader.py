@@ -141,6 +141,11 @@ class Uploader:
         """Size of what is being sent at this moment."""
         return self._transfer.nbytes_in_flight
 
+    @property
+    def ours(self) -> bool:
+        """Whether the run is one of ours to end, and not the user's own."""
+        return self._transfer.destination.ours
+
     def start(self) -> None:
         self._thread.start()
 

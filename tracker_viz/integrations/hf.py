@@ -1,38 +1,48 @@
-"""Hugging Face ``Trainer`` -> ``watch``: one callback, nothing else to change.
+"""Record what a Hugging Face ``Trainer`` trains, by one callback.
 
     Trainer(model, args, ..., callbacks=[TrackerVizCallback()])
 
-The captures go into the runs that ``report_to`` opened (W&B, MLflow), which stay the Trainer's:
-they are never ended here.
+The captures go into the runs that ``report_to`` opened (W&B, MLflow, ...), which stay the
+Trainer's: they are never ended here.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tracker_viz import trackers
-from tracker_viz.errors import ConfigError
-from tracker_viz.pipeline import Watcher, watch
+from tracker_viz.comparison import run_title
+from tracker_viz.errors import TrackerError
+from tracker_viz.integrations.recording import Recording
+from tracker_viz.pipeline import Watcher
 
-EARLIER_TIMEOUT_S = 15.0
+log = logging.getLogger(__name__)
 
 
 class TrackerVizCallback(TrainerCallback):
-    """Captures the model that a ``Trainer`` trains.
+    """Capture the model that a ``Trainer`` trains.
 
     Args:
-        run: as in ``watch``; by default the runs of W&B and MLflow that ``report_to`` opened.
+        run: as in ``watch``; by default the runs that ``report_to`` opened. Where it names no
+            tracker that can hold captures, they are kept on this machine.
         watch_options: everything else that ``watch`` takes (``probe``, ``every``, ``captures``,
-            ...). Tokens are spelt by the Trainer's tokenizer, unless ``decode`` says otherwise.
+            ...). Tokens are decoded by the Trainer's tokenizer, unless ``decode`` is given.
     """
 
     def __init__(self, run: Any = None, **watch_options: Any) -> None:
         self.run = run
         self.watch_options = watch_options
-        self.watcher: Watcher | None = None
+        self._recording = Recording()
         self._loss: float | None = None
+
+    @property
+    def watcher(self) -> Watcher | None:
+        """What ``watch`` returned for the latest training; None before the first."""
+        return self._recording.watcher
 
     def on_train_begin(
         self,
@@ -44,26 +54,22 @@ class TrackerVizCallback(TrainerCallback):
         processing_class: Any = None,
         **_: Any,
     ) -> None:
-        if self.watcher is not None:
-            # The Trainer says nothing when training fails, and the model may no longer be what
-            # failed.
-            self.watcher.forget_latest()
-            self.watcher.close("failed", timeout_s=EARLIER_TIMEOUT_S)
-        tokenizer = (
-            processing_class if hasattr(processing_class, "decode") else None
-        )  # it may be an image processor as well
-        options = {
-            "total_steps": state.max_steps,
-            "name": args.run_name,
-            "decode": tokenizer,
-            **self.watch_options,
-        }
-        self.watcher = watch(
-            model,
-            run=self.run or _reported_to(args),
-            start_step=state.global_step,
-            counts_from=1,
-            **options,
+        self._loss = None
+        name = state.trial_name or args.run_name
+        trial = state.trial_params or {}
+        if trial:
+            # The trials of a search differ in these, and in nothing else that a list shows.
+            name = run_title(name or "trial", trial)
+        options = {"total_steps": state.max_steps, "name": name, **self.watch_options}
+        # The processing class may be an image processor as well.
+        if hasattr(processing_class, "decode"):
+            options.setdefault("decode", processing_class)
+
+        run = self.run
+        if run is None:
+            run = _reported_to(args, name, trial) if state.is_world_process_zero else []
+        self._recording.begin(
+            model, run=run, start_step=state.global_step, counts_from=1, **options
         )
 
     def on_log(
@@ -75,13 +81,14 @@ class TrackerVizCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        # The Trainer keeps each step's loss to itself and tells only its mean since the last log.
+        # The Trainer keeps each step's loss to itself, and logs the mean since the last log.
         self._loss = (logs or {}).get("loss", self._loss)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        assert self.watcher is not None, "the Trainer calls on_train_begin first"
+        if self.watcher is None:
+            return
         metrics = {} if self._loss is None else {"loss": self._loss}
         self.watcher.step(
             state.global_step, tokens_seen=state.num_input_tokens_seen or None, **metrics
@@ -90,19 +97,38 @@ class TrackerVizCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        assert self.watcher is not None, "the Trainer calls on_train_begin first"
+        if self.watcher is None:
+            return
         if args.load_best_model_at_end and state.best_global_step != state.global_step:
-            # the Trainer has put an earlier step's weights back
+            # The Trainer has loaded an earlier step's weights.
             self.watcher.forget_latest()
-        self.watcher.close()
+        self._recording.end()
 
 
-def _reported_to(args: TrainingArguments) -> list[str]:
+def _reported_to(args: TrainingArguments, name: str | None, trial: Mapping[str, Any]) -> list[str]:
+    """Return the trackers that the Trainer reports to, each with a run open where it needs one;
+    empty where none of them can hold captures.
+
+    Args:
+        trial: settings of a search's trial.
+    """
     wanted = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
     reported = trackers.reported_to(wanted)
     if not reported:
-        raise ConfigError(
-            f"the Trainer reports to {wanted or 'nothing'}; "
-            "set report_to='wandb' or 'mlflow', or name a run: TrackerVizCallback(run='mlflow')"
+        others = ", ".join(wanted) or "no tracker"
+        log.warning(
+            "the Trainer reports to %s: captures stay on this machine, in the spool; "
+            "tv.render(callback.watcher) draws them, and report_to='mlflow' or 'wandb', or "
+            "TrackerVizCallback(run='mlflow'), puts them into a run",
+            others,
         )
+    for scheme in reported:
+        # After its first training the Trainer's own callback opens no run; the client would, at
+        # the first loss, and split losses and captures over two runs.
+        tracker = trackers.connect(scheme)
+        try:
+            if tracker.active_run() is None:
+                tracker.start_live_run(name, trial)
+        except TrackerError as error:
+            log.warning("captures get a run of their own in %s: %s", scheme, error)
     return reported

@@ -123,11 +123,10 @@ class SweepCallback(Callback):
 
     def _create_parent(self, scheme: str, options: Mapping[str, Any]) -> None:
         assert self._job is not None, "on_multirun_start describes the sweep first"
-        tracker_class = trackers.tracker_class(scheme)
-        if not tracker_class.has_sweeps:
+        if not trackers.tracker_class(scheme).has_sweeps:
             return
         try:
-            switch = tracker_class.switched_off()
+            switch = trackers.switched_off(scheme)
             if switch:
                 raise TrackerError(f"{switch} switches it off")
             made = create_parent(trackers.connect(scheme, **options), self._job)

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tracker_viz import trackers
+from tracker_viz.comparison import run_title
 from tracker_viz.delivery import Destination, Outbox, Report
 from tracker_viz.errors import ConfigError, RunTakenError, TrackerError, unknown_name
 from tracker_viz.metrics import run_summary
@@ -28,7 +29,7 @@ from tracker_viz.progress import progress_bar
 from tracker_viz.trackers.base import Run, RunState
 from tracker_viz.trackers.local import directory_name
 from tracker_viz.trackers.run_config import as_config, as_name, as_tags
-from tracker_viz.trackers.sweep import parent_runs
+from tracker_viz.trackers.sweep import job_settings, parent_runs
 from tracker_viz.types import Capture, RunRef
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def watch(
             destinations,
             scores,
             spool=spool,
-            name=name or default_name(model),
+            name=sweep_run_name(name or default_name(model)),
             config=config,
             tags=tags,
             keep_captures=keep_captures,
@@ -402,6 +403,14 @@ def default_name(model: nn.Module) -> str:
     return script
 
 
+def sweep_run_name(name: str) -> str:
+    """Return ``name`` with the settings of this sweep job, ``demo · n_heads=4 seed=0``: lists of
+    runs show what tells them apart. Outside a sweep it stays as it is."""
+    settings = job_settings()
+    is_told_already = run_title("", settings) in name
+    return name if is_told_already else run_title(name, settings)
+
+
 def chosen_schedule(
     schedule: Schedule | None, every: int | None, total_steps: int | None, captures: int
 ) -> Schedule:
@@ -430,7 +439,33 @@ def destinations_of(run: Any, tracker_options: TrackerOptions) -> list[Destinati
         ConfigError: ``run`` names no tracker and no run.
     """
     runs = run if isinstance(run, list | tuple) else [run]
-    return [_destination(each, tracker_options) for each in runs]
+    switches, found = [], []
+    for each in runs:
+        switch = _switched_off(each)
+        if switch:
+            switches.append(switch)
+        else:
+            found.append(_destination(each, tracker_options))
+    if switches:
+        # A debug switch must not end a training: the other trackers still get the captures.
+        where = "go to the other trackers only"
+        if not found:
+            where = "stay on this machine, in the spool; tv.render(recorder) draws them from there"
+        log.warning("%s: captures %s", ", ".join(switches), where)
+    return found
+
+
+def _switched_off(run: Any) -> str | None:
+    """Return the setting that keeps the run's tracker from recording, or None."""
+    if isinstance(run, Run):
+        return None
+    if isinstance(run, Destination | RunRef):
+        scheme = run.scheme
+    elif isinstance(run, str):
+        scheme = run.partition(":")[0]
+    else:
+        return trackers.switched_off(trackers.scheme_of(run), run)
+    return trackers.switched_off(scheme) if scheme in trackers.schemes() else None
 
 
 def _destination(run: Any, tracker_options: TrackerOptions) -> Destination | Run:

@@ -24,6 +24,7 @@ from tracker_viz.trackers.registry import (
     reported_to,
     run_of_logger,
     scheme_of,
+    switched_off,
 )
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
     "run_of_logger",
     "scheme_of",
     "schemes",
+    "switched_off",
     "tracker_class",
 ]

@@ -288,6 +288,14 @@ class Run(ABC):
         """
         raise TrackerError(_no_sweeps(self.ref))
 
+    def clear_captures(self) -> None:
+        """Remove all captures, so that a training that starts over replaces them.
+
+        Raises:
+            TrackerError: this tracker cannot remove them, which is the default.
+        """
+        raise TrackerError(f"{self.ref.scheme} cannot remove captures")
+
     @abstractmethod
     def finish(self, state: RunState) -> None:
         """End a run that is ours: created, or opened with ``ours=True``. One that was only joined
@@ -473,10 +481,29 @@ class Tracker(ABC):
         return {}
 
     @classmethod
-    def switched_off(cls) -> str | None:
+    def switched_off(cls, live: Any = None) -> str | None:
         """Return the setting by which the user keeps this tracker from recording anything, such as
-        ``WANDB_MODE=disabled``; or None."""
+        ``WANDB_MODE=disabled``; or None.
+
+        Args:
+            live: an object of the tracker's own client, for which alone it may be set.
+        """
         return None
+
+    @classmethod
+    def agent_settings(cls) -> Mapping[str, Any]:
+        """Return the settings that the tracker's own sweep agent chose for this process; empty
+        outside its sweeps."""
+        return {}
+
+    def start_live_run(self, name: str | None, config: Mapping[str, Any]) -> bool:
+        """Start a run by the tracker's client, as the user's code would, where the client starts
+        one by itself at the first value that is logged. Return whether one was started.
+
+        For a Trainer that relies on that: its losses and our captures then share a run. The
+        Trainer ends it.
+        """
+        return False
 
     def health(self, timeout_s: float) -> Health:
         """Try whether the service could be written to, for ``tracker-viz doctor``. Writes nothing.

@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -245,6 +246,9 @@ class LocalRun(FileRun):
     def set_parent(self, parent: RunRef) -> None:
         if self.description().get("parent") is None:
             self.describe(parent=str(parent))
+
+    def clear_captures(self) -> None:
+        shutil.rmtree(self.directory / capture_index.CAPTURES, ignore_errors=True)
 
     def finish(self, state: RunState) -> None:
         if self._ours and self.description().get("state") != state:

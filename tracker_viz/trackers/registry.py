@@ -80,6 +80,17 @@ def scheme_of(live: Any) -> str:
     )
 
 
+def switched_off(scheme: str, live: Any = None) -> str | None:
+    """Return the setting by which the user keeps a tracker from recording anything, such as
+    ``WANDB_MODE=disabled``; or None.
+
+    Args:
+        live: an object of the tracker's client, for which alone it may be set.
+    """
+    tracker: type[Tracker] = plugins.tracker_class(scheme)
+    return tracker.switched_off(live)
+
+
 def reported_to(report_to: Sequence[str]) -> list[str]:
     """Return the schemes of the trackers among the names of a Hugging Face Trainer's
     ``report_to``, in their order."""

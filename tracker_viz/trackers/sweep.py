@@ -17,6 +17,7 @@ from typing import Any
 
 import filelock
 
+from tracker_viz import plugins
 from tracker_viz.errors import TrackerVizError, TransientTrackerError
 from tracker_viz.files import read_json, write_json
 from tracker_viz.trackers.base import Run, Tracker
@@ -62,6 +63,19 @@ def current_job() -> SweepJob | None:
     """Return the sweep job that this process is in, or None."""
     text = os.environ.get(JOB)
     return SweepJob(**json.loads(text)) if text else None
+
+
+def job_settings() -> Mapping[str, Any]:
+    """Return this process's values of what differs among the jobs of its sweep, by dotted name;
+    empty outside a sweep. A tracker's own agent may run the sweep, too."""
+    job = current_job()
+    if job is not None:
+        return job.settings
+    for tracker in plugins.tracker_classes().values():
+        settings: Mapping[str, Any] = tracker.agent_settings()
+        if settings:
+            return settings
+    return {}
 
 
 def is_in_sweep() -> bool:

@@ -331,6 +331,24 @@ class TrackerContract:
         fetched = elsewhere.fetch(replaced[0].ref, tmp_path / "pulled")
         assert fetched.read_bytes() == replaced[0].path.read_bytes()
 
+    def test_a_training_that_starts_over_replaces_the_captures(
+        self, run: Run, reader: Tracker, captures: list[CapturePath], tmp_path: Path
+    ) -> None:
+        """A tracker that cannot remove them says so and keeps them."""
+        run.put_captures(captures[:1])
+        run.put_captures(captures[1:])
+        try:
+            run.clear_captures()
+        except TrackerError:
+            assert len(reader.open_run(run.ref).list_captures()) == len(captures)
+            return
+        assert reader.open_run(run.ref).list_captures() == []
+        again = [captures[0], *write_captures([2], tmp_path / "again", seed=7)]
+        run.put_captures(again)
+        assert reader.open_run(run.ref).list_captures() == [capture.ref for capture in again]
+        run.clear_captures()
+        run.clear_captures()
+
     def test_what_is_missing_is_named(
         self, run: Run, reader: Tracker, captures: list[CapturePath]
     ) -> None:

@@ -97,6 +97,15 @@ class ArtifactOperations(Operations):
         self.state.commit(artifact)
         return {"commitArtifact": {"artifact": {"id": artifact.id, "digest": artifact.digest}}}
 
+    def on_DeleteArtifact(self, variables: Variables) -> Any:
+        """The version stays among what its run put out, and its number is not given again."""
+        asked = variables["input"]
+        artifact = self.state.artifacts[asked["artifactID"]]
+        if artifact.aliases and not asked["deleteAliases"]:
+            raise ValueError(f"{artifact.collection} has the aliases {artifact.aliases}")
+        artifact.state = "DELETED"
+        return {"result": {"artifact": {"id": artifact.id}}}
+
     def on_UseArtifact(self, variables: Variables) -> Any:
         """``wandb-core`` gives one ``input``, the public API (``record_artifact_use``) a variable
         for each of its fields."""

@@ -141,7 +141,12 @@ class State:
             older.aliases = [
                 alias for alias in older.aliases if alias not in {*artifact.aliases, "latest"}
             ]
-        artifact.version = len(versions)
+        deleted = [
+            other
+            for other in self.artifacts.values()
+            if other.state == "DELETED" and other.collection == artifact.collection
+        ]
+        artifact.version = len(versions) + len(deleted)
         artifact.state = "COMMITTED"
         artifact.aliases = (
             [*artifact.aliases, "latest"] if "latest" not in artifact.aliases else artifact.aliases

@@ -7,6 +7,7 @@ this machine, behind the server, or with a third party such as S3.
 from __future__ import annotations
 
 import posixpath
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -109,6 +110,22 @@ class ArtifactStore:
     def names(self, folder: str) -> list[str]:
         """Return the run-relative paths of the files in a folder."""
         return [posixpath.join(folder, name) for name in self.sizes(folder)]
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder with all that is in it, if it is there.
+
+        Raises:
+            TrackerError: the store's client cannot remove files.
+        """
+        root = self._local_root()
+        if root is not None:
+            shutil.rmtree(root / folder, ignore_errors=True)
+            return
+        try:
+            with self._store_errors():
+                self._repository.delete_artifacts(folder)
+        except NotImplementedError as error:
+            raise TrackerError(f"the store {self._artifact_uri} cannot remove files") from error
 
     def in_place(self, artifact: str) -> Path | None:
         """Return the path of a file if the store is a directory of this machine; None if it must be

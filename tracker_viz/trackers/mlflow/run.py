@@ -314,6 +314,10 @@ class MlflowRun(Run):
             self._client.update_run(self._run_id, status="RUNNING")
         self._resumed = True
 
+    def clear_captures(self) -> None:
+        with self._service("remove captures"):
+            self._files.remove(capture_index.CAPTURES)
+
     def finish(self, state: RunState) -> None:
         if not self._ours:
             return

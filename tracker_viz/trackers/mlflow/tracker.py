@@ -230,6 +230,16 @@ class MlflowTracker(Tracker):
         ref = RunRef("mlflow", logger.run_id)
         return LoggerRun(ref, {"tracking_uri": logger._tracking_uri})
 
+    def start_live_run(self, name: str | None, config: Mapping[str, Any]) -> bool:
+        import mlflow
+
+        from tracker_viz.trackers.mlflow.errors import mlflow_errors
+
+        with mlflow_errors(self._uri, "start a run"):
+            mlflow.start_run(run_name=name)
+            mlflow.log_params(dict(config))
+        return True
+
     @classmethod
     def options_of_logger(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         # Without an address the logger writes files into save_dir, a store that MLflow gave up.

@@ -168,6 +168,15 @@ class CaptureStore:
             self._versions |= dict(holders.values())
         return [holders[step][0] for step in sorted(holders)]
 
+    def clear(self) -> None:
+        """Delete every version."""
+        for artifact in capture_versions(self._service, self._ref):
+            with translated(self._service.base_url, self._ref):
+                artifact.delete(delete_aliases=True)
+        with self._lock:
+            self._versions.clear()
+            self._files.clear()
+
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
         """Download a capture, see ``base.Run.fetch``."""
         target = directory / ref.file_name

@@ -284,6 +284,10 @@ class WandbRun(Run):
             noted = {**(sdk_run.config.get(OWN_CONFIG) or {}), "parent": str(parent)}
             sdk_run.config.update({OWN_CONFIG: noted}, allow_val_change=True)
 
+    def clear_captures(self) -> None:
+        if not self._offline:
+            self._store.clear()
+
     def finish(self, state: RunState) -> None:
         with self._lock:
             rows, self._rows = self._rows, None

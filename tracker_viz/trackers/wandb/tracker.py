@@ -21,8 +21,12 @@ import logging
 import os
 import re
 import secrets
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from tracker_viz.errors import ConfigError, TrackerError, TrackerVizError
 from tracker_viz.trackers.base import Health, LoggerRun, Tracker, server_health
@@ -286,8 +290,26 @@ class WandbTracker(Tracker):
         }
 
     @classmethod
-    def switched_off(cls) -> str | None:
-        return "WANDB_MODE=disabled" if os.environ.get("WANDB_MODE") == "disabled" else None
+    def switched_off(cls, live: Any = None) -> str | None:
+        if os.environ.get("WANDB_MODE") == "disabled":
+            return "WANDB_MODE=disabled"
+        # The client is loaded where the user's code has a run open.
+        client = sys.modules.get("wandb")
+        run = live or (client and client.run)
+        return "mode='disabled'" if run is not None and run.disabled else None
+
+    @classmethod
+    def agent_settings(cls) -> Mapping[str, Any]:
+        """Read the parameters that ``wandb agent`` wrote for this process."""
+        path = os.environ.get("WANDB_SWEEP_PARAM_PATH")
+        if not path or not Path(path).is_file():
+            return {}
+        written = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        return {
+            name: described["value"]
+            for name, described in written.items()
+            if isinstance(described, Mapping) and "value" in described
+        }
 
     def health(self, timeout_s: float) -> Health:
         """Check that the client's server answers, and that there is a key for it."""
