@@ -199,13 +199,16 @@ def test_the_explorer_page_runs_in_the_artifact_viewers_sandbox(rendered, page, 
     )
     page.goto(explorer.url)
     frame = page.frame_locator("iframe")
-    slider = frame.locator("#slider")
-    frame.get_by_text("step 0", exact=True).wait_for(timeout=60_000)
-    slider.evaluate(
-        "slider => { slider.value = slider.max; slider.dispatchEvent(new Event('input')); }"
-    )
-    frame.get_by_text("step 16", exact=True).wait_for(timeout=60_000)
+    frame.locator(".tracker-viz[data-ready=yes]").wait_for(timeout=60_000)
+    step = frame.locator(".now b")
+    frame.get_by_role("slider", name="training step").press("Home")
+    assert step.inner_text() == "step 0"
+    frame.get_by_role("slider", name="training step").press("End")
+    assert step.inner_text() == "step 16"
     screenshot(page, "explorer")
+    frame.locator(".tile").first.click()
+    assert "L0H0" in frame.locator(".detail nav h2").inner_text()
+    screenshot(page, "explorer-head")
 
 
 def test_key_frames_stand_behind_a_step_slider(rendered, page):
@@ -285,17 +288,20 @@ def test_the_page_above_a_sweep_plays_its_runs_in_step(rendered, page):
         "() => [...document.querySelectorAll('video')].every(video => video.readyState >= 2)",
         timeout=60_000,
     )
-    moments = dict(rendered[0][1].pictures[0].moments)
+    # Each film takes its time where its own run changes.
+    moments = [dict(result.pictures[0].moments) for _, result in rendered]
     for index, step in ((5, 10), (2, 4), (8, 16)):
         viewer.locator("#slider").fill(str(index))
         viewer.get_by_text(f"step {step}", exact=True).wait_for(timeout=60_000)
 
-        def both_show_it(moment=moments[step]):
+        def both_show_it(step=step):
             seen = frame.evaluate(SEEN)
-            assert [each["label"] for each in seen] == ["seed=0", "seed=1"]
+            assert [each["label"] for each in seen] == ["seed 0 · seed=0", "seed 1 · seed=1"]
             assert [each["error"] for each in seen] == [None, None]
             assert [each["seeking"] for each in seen] == [False, False]
-            assert [each["at"] for each in seen] == pytest.approx([moment] * 2, abs=0.03)
+            assert [each["at"] for each in seen] == pytest.approx(
+                [each[step] for each in moments], abs=0.03
+            )
 
         comes_true(page, both_show_it)
     screenshot(page, "in-step")

@@ -19,7 +19,7 @@ from tracker_viz.trackers.base import Run
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
-    from tracker_viz.rendering.in_step_page import Player
+    from tracker_viz.rendering.export.in_step import Player
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def put_in_step_page(
         labels: run, as text -> what it is called there.
         findings: sentences above the videos.
     """
-    from tracker_viz.rendering.in_step_page import in_step_page
+    from tracker_viz.rendering.export.in_step import in_step_page
 
     players: dict[str, list[Player]] = {}
     with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
@@ -111,7 +111,7 @@ def _players(target: Run, run: Run, label: str, directory: Path) -> dict[str, Pl
 
 
 def _player(target: Run, run: Run, label: str, video: str, directory: Path) -> Player | None:
-    from tracker_viz.rendering.in_step_page import Player
+    from tracker_viz.rendering.export.in_step import Player
 
     try:
         described: Any = json.loads(

@@ -9,7 +9,13 @@ Needs numpy, matplotlib and seaborn; neither torch nor a tracker nor OpenCV.
 """
 
 from tracker_viz.rendering.backend import load_matplotlib
-from tracker_viz.rendering.explorer import write_explorer
+from tracker_viz.rendering.export.explorer import write_explorer
+from tracker_viz.rendering.export.images import (
+    poster_moments,
+    write_animation,
+    write_key_frames,
+    write_poster,
+)
 from tracker_viz.rendering.layout import (
     LAYOUTS,
     Attention,
@@ -23,12 +29,6 @@ from tracker_viz.rendering.planning import SIZES, make_plan, picture_size
 from tracker_viz.rendering.renderer import Renderer
 from tracker_viz.rendering.scales import NORMS, ColorScale
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.stills import (
-    poster_moments,
-    write_animation,
-    write_key_frames,
-    write_poster,
-)
 from tracker_viz.rendering.storyboard import PACES, Shot, storyboard
 from tracker_viz.rendering.theme import THEMES, Theme
 from tracker_viz.rendering.theme import theme as resolve_theme

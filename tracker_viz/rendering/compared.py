@@ -28,10 +28,10 @@ from tracker_viz.rendering.compared_plan import (
     numbers_text,
 )
 from tracker_viz.rendering.compared_series import NO_ROLE, NOT_YET, ComparedSeries, Timing
+from tracker_viz.rendering.export.images import png, with_suffix, write_whole
 from tracker_viz.rendering.ink import blend, glyph, opaque_glyph
 from tracker_viz.rendering.painting import color_tables, frame_around, paint
 from tracker_viz.rendering.sources import Moment
-from tracker_viz.rendering.stills import png, with_suffix, write_whole
 from tracker_viz.rendering.storyboard import Shot
 from tracker_viz.rendering.template import make_template
 from tracker_viz.rendering.theme import Theme, rgb

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.rendering.compared_plan import run_colors
-from tracker_viz.rendering.stills import with_suffix, write_whole
+from tracker_viz.rendering.export.images import with_suffix, write_whole
 from tracker_viz.rendering.template import MPL_LOCK
 from tracker_viz.rendering.theme import Theme, fixed_style
 from tracker_viz.rendering.theme import theme as theme_by_name

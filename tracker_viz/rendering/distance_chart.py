@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.rendering.compared_charts import drawing
-from tracker_viz.rendering.stills import with_suffix, write_whole
+from tracker_viz.rendering.export.images import with_suffix, write_whole
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
 

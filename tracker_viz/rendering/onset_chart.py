@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from tracker_viz.rendering.compared_charts import drawing
+from tracker_viz.rendering.export.images import with_suffix, write_whole
 from tracker_viz.rendering.series import si_number
-from tracker_viz.rendering.stills import with_suffix, write_whole
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
 

@@ -33,8 +33,8 @@ _ATTEMPTS = (
 
 
 def poster_moments(renderer: Renderer) -> tuple[int, ...]:
-    """Return the indices of the first capture, of the strongest event (the middle one where there is
-    none), and of the last."""
+    """Return the indices of the first and the last capture, and of that of the strongest event
+    between them; of the middle one where there is no event."""
     last = len(renderer) - 1
     event = strongest_event(renderer.plan.story.events)
     middle = renderer.series.steps.index(event.last_step) if event else last // 2

@@ -1,0 +1,300 @@
+"""The explorer's page: what it holds is what the frames show, and no word can break out of it."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+import zlib
+
+import numpy as np
+import pytest
+
+from tracker_viz.errors import RenderError
+from tracker_viz.rendering import Layout, Renderer, Series, Weights, write_explorer
+from tracker_viz.rendering.export.explorer import explorer_page
+from tracker_viz.rendering.export.explorer_cells import encode
+from tracker_viz.rendering.export.explorer_parts import page_parts
+from tracker_viz.rendering.scales import ColorScale
+from tracker_viz.rendering.series import si_number
+from tracker_viz.rendering.sources import HeadMap, Moment
+
+
+@pytest.fixture(scope="module")
+def renderer(small_run):
+    return Renderer(Series(small_run, title="<a> & 100% small run"), "overview", size="720p")
+
+
+class Page:
+    """What a page's file holds."""
+
+    def __init__(self, page: bytes) -> None:
+        self.text = page.decode()
+        found = re.search(r'class="description">(.*?)</script>', self.text)
+        self.description = json.loads(found[1])
+        self.maps = self._cells("maps")
+        self.scores = self._cells("scores")
+
+    def _cells(self, kind):
+        """uint8 [capture, cell]"""
+        found = re.findall(rf'<script type="text/plain" class="{kind}">(.*?)</script>', self.text)
+        per_chunk = self.description["perChunk"] if kind == "maps" else 1 << 30
+        captures = []
+        left = len(self.description["steps"])
+        for packed in found:
+            n = min(left, per_chunk)
+            differences = np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8)
+            captures.append(np.cumsum(differences.reshape(n, -1), axis=0, dtype=np.uint8))
+            left -= n
+        return np.concatenate(captures)
+
+    def head(self, block, head, row=0, *, finest=True):
+        """(cells [capture, cell] of one head, the part that it belongs to)"""
+        offset, found = 0, []
+        for part in self.description["maps"]:
+            if part["kind"] != "heads":
+                offset += part["rows"] * part["columns"]
+                continue
+            side = part["side"]
+            size = side * (side + 1) // 2 if part["causal"] else side * side
+            for number, heads in part["heads"]:
+                for each in heads:
+                    if (part["row"], number, each) == (row, block, head):
+                        found.append((self.maps[:, offset : offset + size], part))
+                    offset += size
+        return min(found, key=lambda each: each[1]["pool"]) if finest else found[0]
+
+
+def test_every_head_of_the_page_is_what_the_captures_hold(renderer, small_run):
+    page = Page(explorer_page(renderer, range(6)))
+    assert page.description["steps"] == list(renderer.series.steps)
+    lower = np.tril(np.ones((24, 24), bool))
+    for index in (0, 5):
+        for block in range(2):
+            array = f"blocks.{block}.attn.pattern"
+            attention = renderer.series.read(index, [array])[array][0]
+            for head in range(3):
+                cells, part = page.head(block, head)
+                assert part["pool"] == 1
+                shown = encode(attention[head], renderer.plan.scales["attention"])[lower]
+                assert np.array_equal(cells[index], shown)
+
+
+def test_weights_and_scores_of_the_page_are_those_of_the_frames(renderer):
+    page = Page(explorer_page(renderer, range(6)))
+    plan = renderer.plan
+    for index in (0, 5):
+        values = renderer.values(index)
+
+        def coded(heatmaps, values=values):
+            return [encode(values[each.name], plan.scales[each.scale]).ravel() for each in heatmaps]
+
+        weights = [each for each in plan.heatmaps if each.name.startswith("Weight")]
+        expected = np.concatenate(coded(weights))
+        assert np.array_equal(page.maps[index][-len(expected) :], expected)
+        scores = [each for each in plan.heatmaps if each.name.startswith("score")]
+        expected = np.concatenate(coded(scores))
+        assert np.array_equal(page.scores[index][: len(expected)], expected)
+
+
+def test_the_page_says_who_has_which_role_when(renderer):
+    page = Page(explorer_page(renderer, range(6)))
+    parts = page.description["scores"]
+    assert parts[-1]["kind"] == "roles"
+    names, n_cells = parts[-1]["names"], parts[-1]["rows"] * parts[-1]["columns"]
+    for index, held in enumerate(renderer.plan.roles.held):
+        codes = page.scores[index][-n_cells:].reshape(parts[-1]["rows"], -1)
+        shown = {
+            (int(block), int(head)): names[codes[block, head] - 1]
+            for block, head in np.argwhere(codes)
+        }
+        assert shown == held
+
+
+def test_the_page_says_the_steps_numbers_and_tokens_of_the_run(renderer):
+    indices = [1, 5]
+    page = Page(explorer_page(renderer, indices))
+    shown, series = page.description, renderer.series
+    assert (shown["title"], shown["subtitle"]) == (series.title, series.subtitle)
+    assert (shown["steps"], shown["leftOut"]) == ([series.steps[1], series.steps[5]], 4)
+    assert len(page.maps) == len(page.scores) == 2
+    assert [readout["texts"] for readout in shown["readouts"]] == [
+        [f"{series.metrics[index]['loss']:.3f}" for index in indices],
+        [si_number(series.tokens_seen[index]) for index in indices],
+    ]
+    assert shown["rows"][0]["tokens"] == series.last.probe["rows"][0]["tokens"]
+    assert (shown["rows"][0]["period"], shown["rows"][0]["start"]) == (7, 1)
+    assert "<title>&lt;a&gt; &amp; 100% small run</title>" in page.text
+
+
+def test_the_curve_breaks_where_the_loss_is_not_finite(synthetic, tmp_path):
+    captures = list(
+        synthetic.captures(4, blocks=1, heads=2, length=12, width=12, hidden=16, period=4)
+    )
+    losses = [3.0, float("nan"), float("inf"), 1.0]
+    paths = [
+        synthetic.write_capture(tmp_path, dataclasses.replace(capture, metrics={"loss": loss}))
+        for capture, loss in zip(captures, losses, strict=True)
+    ]
+    page = Page(explorer_page(Renderer(Series(paths), "heads", size="720p"), range(4)))
+    assert page.description["curve"]["values"] == [3.0, None, None, 1.0]
+    assert page.description["readouts"][0]["texts"] == [
+        "3.000",
+        "–",
+        "∞",
+        "1.000",
+    ]
+
+
+def test_events_lead_to_captures_of_the_page_also_where_some_are_left_out(renderer):
+    for indices in (list(range(6)), [0, 2, 5], [0, 5]):
+        page = Page(explorer_page(renderer, indices))
+        steps = page.description["steps"]
+        events = page.description["events"]
+        assert [event["text"] for event in events] == [
+            event.text for event in renderer.plan.story.events
+        ]
+        assert events, "the run has none to lead to"
+        for event in events:
+            assert steps[event["first"]] <= event["firstStep"]
+            assert steps[event["last"]] >= event["lastStep"]
+        assert len(page.description["seconds"]) == len(steps)
+    strongest = max(renderer.plan.story.events, key=lambda event: event.strength)
+    start = page.description["start"]
+    assert page.description["events"][start]["text"] == strongest.text
+
+
+def test_heads_are_at_least_as_fine_as_in_the_picture_and_finer_where_events_are(
+    synthetic, tmp_path
+):
+    captures = synthetic.write_run(
+        tmp_path, 8, blocks=20, heads=20, length=64, width=16, hidden=24, period=9, probes=1
+    )
+    renderer = Renderer(Series(captures), "overview")
+    drawn = {}
+    for heatmap in renderer.plan.heatmaps:
+        if isinstance(heatmap.source, HeadMap):
+            drawn[heatmap.head] = heatmap.source.pool
+    # As if the run had a hundred times as many captures: there is no room for all heads in full.
+    parts = page_parts(renderer, 800)
+    every, telling = parts.maps[0], parts.maps[1]
+    assert every.n_heads == 400
+    assert every.first.pool > telling.first.pool
+    assert 0 < telling.n_heads < 400
+    chosen = {(block.block, head) for block in telling.blocks for head in block.heads}
+    strongest = max(renderer.plan.story.events, key=lambda event: event.strength)
+    assert strongest.heads[0] in chosen
+    # What the page holds of a pooled head are the largest probabilities of each of its cells.
+    name = every.blocks[3].name
+    moment = Moment(renderer.series.read(7, every.needs), {}, {})
+    cells = every.cells(7, moment).reshape(400, -1)[3 * 20 + 5]
+    attention = renderer.series.read(7, [name])[name][0, 5]
+    pool, side = every.first.pool, every.first.shape[0]
+    assert cells[0] == encode(attention[:pool, :pool].max()[None], every.scale)[0]
+    assert len(cells) == side * (side + 1) // 2
+
+
+def test_what_a_head_is_pooled_by_is_told(renderer):
+    part = Page(explorer_page(renderer, [0])).description["maps"][0]
+    assert (part["pool"], part["side"], part["causal"]) == (1, 24, True)
+
+
+def test_every_level_of_a_scale_is_the_scales_value_and_color(renderer):
+    described = Page(explorer_page(renderer, [0])).description["scales"]
+    assert described.keys() == renderer.plan.scales.keys()
+    for key, scale in renderer.plan.scales.items():
+        shown = described[key]
+        colors = np.frombuffer(base64.b64decode(shown["colors"]), np.uint8).reshape(-1, 3)
+        assert (shown["title"], len(shown["values"]), len(colors)) == (scale.label, 255, 255)
+        assert shown["clipped"] == list(scale.clipped)
+        values = np.array([float(text.replace("−", "-")) for text in shown["values"]])
+        assert scale.positions(values) == pytest.approx(np.arange(255) / 254, abs=0.02), (
+            "to the three digits that are shown"
+        )
+        drawn = scale.table()[scale.drawn(values).view(np.uint16)]
+        assert np.abs(drawn.astype(int) - colors).max() <= 16, key
+
+
+def test_values_come_back_from_their_bytes_within_half_a_level():
+    scale = ColorScale("x", "mako", 0.0, 1.0, "power", gamma=0.5)
+    values = np.array([[0.0, 0.01, 0.25, 1.0, np.nan, np.inf]], np.float16)
+    assert encode(values, scale).tolist() == [[0, 25, 127, 254, 255, 255]]
+
+
+def test_the_page_names_the_matrices_of_a_summary_and_the_heads_of_a_score(renderer, synthetic):
+    page = Page(explorer_page(Renderer(renderer.series, "scores", size="1080p"), [0]))
+    parts = {part["title"]: part for part in page.description["scores"] if part["kind"] != "roles"}
+    assert parts["induction"]["columnNames"] is None
+    assert parts["distance from init"]["columnNames"][2:5] == [
+        "attention v",
+        "attention o",
+        "FFN gate",
+    ]
+    assert page.description["maps"] == []
+
+
+def test_heads_that_share_keys_are_told(synthetic, tmp_path):
+    capture = next(
+        synthetic.captures(1, blocks=1, heads=4, length=12, width=12, hidden=16, period=4)
+    )
+    for n_shared, sharing in ((4, 1), (2, 2), (1, 4), (3, 1), ([2, 4], 1), (None, 1)):
+        model = {**capture.model, "n_kv_heads": n_shared}
+        path = synthetic.write_capture(tmp_path, dataclasses.replace(capture, model=model))
+        page = Page(explorer_page(Renderer(Series([path]), "heads", size="720p"), [0]))
+        assert page.description["sharing"] == sharing
+
+
+def test_titles_and_tokens_of_any_kind_stay_text(synthetic, tmp_path):
+    capture = next(
+        synthetic.captures(1, blocks=1, heads=2, length=12, width=12, hidden=16, period=4)
+    )
+    odd = ["</script><script>alert(1)</script>", "%CELLS%", "%TITLE%", "<!--", "&lt;", '"'] * 2
+    capture = dataclasses.replace(
+        capture, probe={"length": 12, "rows": [{"kind": "text", "tokens": odd}] * 2}
+    )
+    renderer = Renderer(
+        Series([synthetic.write_capture(tmp_path, capture)], title=odd[0] + "%CELLS%"),
+        "heads",
+        size="720p",
+    )
+    page = Page(explorer_page(renderer, [0]))
+    assert page.description["title"] == odd[0] + "%CELLS%"
+    assert page.description["rows"][0]["tokens"] == odd
+    assert len(page.maps) == 1
+    # The description, the scores, the maps, and the page's own.
+    assert page.text.count("<script") == page.text.count("</script") == 4
+
+
+def test_a_page_without_a_timeline_roles_or_tokens_is_whole(synthetic, tmp_path):
+    captures = list(
+        synthetic.captures(2, blocks=1, heads=2, length=12, width=12, hidden=16, period=4)
+    )
+    bare = [
+        dataclasses.replace(capture, probe={}, metrics={}, tokens_seen=None) for capture in captures
+    ]
+    series = Series([synthetic.write_capture(tmp_path, capture) for capture in bare])
+    renderer = Renderer(
+        series, Layout(name="bare", panels=(Weights(),), timeline=False), size="720p"
+    )
+    page = Page(explorer_page(renderer, [0, 1]))
+    assert (page.description["curve"], page.description["rows"]) == (None, [])
+    assert page.description["readouts"] == []
+    assert {part["kind"] for part in page.description["maps"]} == {"matrix"}
+
+
+def test_the_page_fetches_nothing(renderer):
+    text = Page(explorer_page(renderer, [0])).text
+    for word in ("http:", "https:", "src=", "href=", "@import", "url(", "fetch(", "localStorage"):
+        assert word not in text
+
+
+def test_a_page_that_would_be_too_large_leaves_captures_out_and_says_so(renderer, tmp_path):
+    whole = write_explorer(renderer, tmp_path / "whole.html").stat().st_size
+    path = write_explorer(renderer, tmp_path / "small.html", max_bytes=whole - 1000)
+    page = Page(path.read_bytes())
+    assert path.stat().st_size < whole
+    assert page.description["leftOut"] == 6 - len(page.description["steps"]) > 0
+    assert page.description["steps"][-1] == renderer.series.steps[-1]
+    with pytest.raises(RenderError, match="two captures"):
+        write_explorer(renderer, tmp_path / "none.html", max_bytes=1000)

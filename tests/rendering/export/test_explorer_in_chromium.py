@@ -1,0 +1,360 @@
+"""The explorer's page in a real Chromium: what a person sees, presses and hears of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tracker_viz.rendering import Renderer, Series, write_explorer
+from tracker_viz.rendering.theme import rgb
+
+pytestmark = pytest.mark.chromium
+
+READY = ".tracker-viz[data-ready=yes]"
+SMALL = {"hidden": 24, "width": 16, "period": 5}
+
+
+@pytest.fixture(scope="module")
+def renderer(small_run):
+    return Renderer(Series(small_run, title="a small run"), "overview", size="720p")
+
+
+@pytest.fixture(scope="module")
+def path(renderer, tmp_path_factory):
+    return write_explorer(renderer, tmp_path_factory.mktemp("page") / "page.html")
+
+
+@pytest.fixture
+def shown(page, path):
+    """The page, opened from a file; nothing on it may fail."""
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(path.as_uri())
+    page.wait_for_selector(READY)
+    yield page
+    assert errors == []
+
+
+def step(page):
+    return page.locator(".now b").inner_text()
+
+
+def go_to(page, index):
+    """Show the capture with this number."""
+    page.locator(".timeline").focus()
+    page.keyboard.press("Home")
+    for _ in range(index):
+        page.keyboard.press("ArrowRight")
+
+
+def test_the_page_works_in_a_sandboxed_frame_and_asks_for_nothing(renderer, path, page):
+    """As MLflow shows it: an origin of its own, scripts only."""
+    errors, requests = [], []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.set_viewport_size({"width": 715, "height": 600})
+    page.set_content(
+        '<body style="margin:0"><iframe sandbox="allow-scripts" '
+        'style="border:0;width:715px;height:600px"></iframe>'
+    )
+    page.on("request", lambda request: requests.append(request.url))
+    page.evaluate(
+        "(text) => { const blob = new Blob([text], {type: 'text/html'});"
+        "document.querySelector('iframe').src = URL.createObjectURL(blob); }",
+        path.read_text(),
+    )
+    frame = page.frame_locator("iframe")
+    frame.locator(READY).wait_for(timeout=60_000)
+    frame.locator(".tile").first.click()
+    assert "L0H0" in frame.locator(".detail nav h2").inner_text()
+    frame.locator(".forward").click()
+    assert [url for url in requests if not url.startswith("blob:")] == []
+    assert errors == []
+
+
+def test_every_head_is_painted_in_the_frames_own_colors(renderer, shown):
+    go_to(shown, 5)
+    values = renderer.values(5)
+    for heatmap in renderer.plan.heatmaps:
+        if heatmap.head is None:
+            continue
+        block, head = heatmap.head
+        pixels = shown.evaluate(
+            "(id) => { const canvas = document.querySelector(`[data-map='${id}'] canvas`);"
+            "return [canvas.width, ...canvas.getContext('2d')"
+            ".getImageData(0, 0, canvas.width, canvas.height).data]; }",
+            f"{block}.{head}",
+        )
+        side = pixels[0]
+        painted = np.array(pixels[1:], np.uint8).reshape(side, side, 4)[..., :3].astype(int)
+        scale = renderer.plan.scales[heatmap.scale]
+        expected = scale.table()[values[heatmap.name].view(np.uint16)].astype(int)
+        expected[heatmap.mask] = rgb(renderer.plan.theme.panel)
+        assert np.abs(painted - expected).max() <= 6, "one of 255 levels of the scale"
+
+
+def test_the_page_opens_at_the_strongest_event_and_its_buttons_lead_to_the_others(renderer, shown):
+    events = renderer.plan.story.events
+    strongest = max(events, key=lambda event: event.strength)
+    assert step(shown) == f"step {strongest.last_step:,}"
+    assert strongest.caption in shown.locator(".caption").inner_text()
+    buttons = shown.locator(".events button")
+    assert buttons.count() == len(events)
+    for number, event in enumerate(events):
+        buttons.nth(number).click()
+        assert step(shown) == f"step {event.last_step:,}"
+        assert event.caption in shown.locator(".caption").inner_text()
+        assert buttons.nth(number).get_attribute("aria-pressed") == "true"
+        turning = shown.locator(".tile.turning")
+        assert turning.count() == len(event.heads)
+
+
+def test_any_head_opens_no_smaller_than_it_was_with_tokens_curves_and_neighbors(renderer, shown):
+    for block, head in ((0, 0), (1, 2)):
+        tile = shown.locator(f"[data-map='{block}.{head}']")
+        small = tile.bounding_box()["width"]
+        tile.click()
+        assert shown.locator(".detail nav h2").inner_text().startswith(f"L{block}H{head}")
+        large = shown.locator(".large canvas").bounding_box()
+        assert large["width"] == pytest.approx(large["height"], abs=1)
+        assert large["width"] >= small
+        tokens = renderer.series.last.probe["rows"][0]["tokens"]
+        named = shown.locator(".large svg text").all_text_contents()
+        assert named.count(tokens[0]) >= 2, "along both sides"
+        assert "copy 1" in named
+        assert shown.locator(".sentence button").all_inner_texts() == tokens
+        assert shown.locator(".curves path").count() >= 5
+        assert "induction" in shown.locator(".curves ul").inner_text()
+        shown.keyboard.press("Escape")
+        assert shown.locator(".detail").count() == 0
+    shown.locator("[data-map='0.2']").click()
+    shown.locator(".turn-forward").click()
+    assert "L1H0" in shown.locator(".detail nav h2").inner_text()
+    shown.keyboard.press("p")
+    shown.keyboard.press("p")
+    assert "L0H1" in shown.locator(".detail nav h2").inner_text()
+
+
+def test_a_head_wears_the_color_of_its_role_at_that_step(renderer, shown):
+    held = renderer.plan.roles.held[5]
+    go_to(shown, 5)
+    for block in range(2):
+        for head in range(3):
+            tile = shown.locator(f"[data-map='{block}.{head}']")
+            role = held.get((block, head))
+            label = f"L{block}H{head}" + (f", {role.replace('_', ' ')}" if role else "")
+            assert tile.get_attribute("aria-label") == label
+            border = tile.evaluate("tile => getComputedStyle(tile).boxShadow")
+            color = "rgb({}, {}, {})".format(*rgb(renderer.plan.theme.roles[role])) if role else ""
+            assert color in border
+    assert held, "no head has a role"
+
+
+def test_a_value_is_read_by_pointing_touching_and_with_the_keys(renderer, shown):
+    tokens = renderer.series.last.probe["rows"][0]["tokens"]
+    shown.locator("[data-map='0.1']").click()
+    canvas = shown.locator(".large canvas")
+    box = canvas.bounding_box()
+    cell = box["width"] / 24
+    canvas.hover(position={"x": 2.5 * cell, "y": 20.5 * cell})
+    said = f'L0H1: "{tokens[20]}" (20) looks at "{tokens[2]}" (2): ≈ '
+    assert shown.locator(".tip").inner_text().startswith(said)
+    assert shown.locator(".reading").inner_text().startswith(said)
+    value = shown.locator(".tip").inner_text()
+    go_to(shown, 0)
+    assert shown.locator(".tip").inner_text() != value, "it is the value of the step that is shown"
+    canvas.focus()
+    shown.keyboard.press("ArrowUp")
+    assert f"({19}) looks at" in shown.locator(".reading").inner_text()
+    canvas.hover(position={"x": 20.5 * cell, "y": 2.5 * cell})
+    assert "cannot look ahead" in shown.locator(".tip").inner_text()
+    shown.locator(".sentence button").nth(7).click()
+    assert f'"{tokens[7]}" (7) looks at' in shown.locator(".reading").inner_text()
+
+
+def test_two_steps_stand_side_by_side(renderer, shown):
+    steps = renderer.series.steps
+    go_to(shown, 4)
+    shown.locator(".pin").click()
+    assert shown.locator(".stage > h3").all_inner_texts() == [
+        f"step {steps[0]:,} · pinned",
+        f"step {steps[4]:,}",
+    ]
+    left, right = (shown.locator(".stage").nth(number).bounding_box() for number in (0, 1))
+    assert left["y"] == right["y"]
+    assert right["x"] >= left["x"] + left["width"]
+    shown.locator(".stage").nth(1).locator("[data-map='1.0']").click()
+    assert shown.locator(".large canvas").count() == 2
+    shown.keyboard.press("Shift+ArrowRight")
+    headings = shown.locator(".large h3").all_inner_texts()
+    assert [heading.split(" · ")[-1] for heading in headings] == [
+        f"step {steps[1]:,}",
+        f"step {steps[4]:,}",
+    ]
+    shown.keyboard.press("c")
+    assert shown.locator(".large canvas").count() == 1
+
+
+def test_space_plays_at_the_chosen_speed_and_loop_begins_again(renderer, shown):
+    steps = renderer.series.steps
+    shown.locator(".speed").select_option("4")
+    go_to(shown, 0)
+    shown.locator("h1").click()
+    shown.keyboard.press("Space")
+    shown.wait_for_function(
+        "last => document.querySelector('.now b').textContent === last", arg=f"step {steps[-1]:,}"
+    )
+    shown.wait_for_function("() => document.querySelector('.play').innerText.includes('play')")
+    shown.locator(".loop").click()
+    shown.keyboard.press("Space")  # Not the button that was clicked: it plays.
+    assert shown.locator(".loop").get_attribute("aria-pressed") == "true"
+    for wanted in (steps[-1], steps[0], steps[1]):
+        shown.wait_for_function(
+            "text => document.querySelector('.now b').textContent === text", arg=f"step {wanted:,}"
+        )
+    shown.keyboard.press("Space")
+    at = step(shown)
+    shown.wait_for_timeout(400)
+    assert step(shown) == at
+
+
+def test_step_head_and_compared_step_are_in_the_address(renderer, shown, path):
+    steps = renderer.series.steps
+    go_to(shown, 3)
+    shown.locator("[data-map='1.1']").click()
+    shown.keyboard.press("c")
+    hash_ = shown.evaluate("location.hash")
+    assert hash_ == f"#step={steps[3]}&head=1.1&with={steps[0]}"
+    shown.goto("about:blank")
+    shown.goto(path.as_uri() + hash_)
+    shown.wait_for_selector(READY)
+    assert step(shown) == f"step {steps[3]:,}"
+    assert "L1H1" in shown.locator(".detail nav h2").inner_text()
+    assert shown.locator(".large canvas").count() == 2
+    for odd in ("#step=nan", "#step=1e99&head=9.9&with=-4", "#head=</script>", "#"):
+        shown.goto("about:blank")
+        shown.goto(path.as_uri() + odd)
+        shown.wait_for_selector(READY)
+
+
+def test_the_keyboard_reaches_everything_and_each_part_says_what_it_is(renderer, shown):
+    slider = shown.get_by_role("slider", name="training step")
+    slider.focus()
+    shown.keyboard.press("End")
+    last = renderer.series.steps[-1]
+    assert slider.get_attribute("aria-valuenow") == "5"
+    assert slider.get_attribute("aria-valuetext").startswith(f"step {last:,}, loss ")
+    shown.keyboard.press("Home")
+    assert step(shown) == "step 0"
+    assert shown.get_by_role("status").count() >= 1
+    # One of the tiles takes Tab, arrow keys go on from there, Enter opens.
+    assert shown.locator(".heads .tile[tabindex='0']").count() == 1
+    shown.locator("[data-map='0.0']").focus()
+    shown.keyboard.press("ArrowDown")
+    shown.keyboard.press("ArrowRight")
+    shown.keyboard.press("Enter")
+    assert "L1H1" in shown.locator(".detail nav h2").inner_text()
+    assert shown.evaluate("document.activeElement.closest('.detail') !== null")
+    shown.keyboard.press("Escape")
+    assert shown.evaluate("document.activeElement.dataset.map") == "1.1"
+    for button in shown.get_by_role("button").all():
+        assert button.get_attribute("aria-label") or button.inner_text().strip()
+
+
+def test_the_page_styles_nothing_around_it_and_leaves_a_notebooks_keys_alone(page, path):
+    page.goto(path.as_uri())
+    page.wait_for_selector(READY)
+    selectors = page.evaluate(
+        "() => [...document.styleSheets[0].cssRules].map(r => r.selectorText)"
+    )
+    assert selectors == [".tracker-viz"]
+    inner = path.read_text().split("<body", 1)[1].split(">", 1)[1].rsplit("</body>", 1)[0]
+    page.goto("about:blank")
+    page.set_content(f"<h1>mine</h1><button class=tile>mine</button>{inner}")
+    page.wait_for_selector(READY)
+    own = page.locator("body > button")
+    assert own.evaluate("each => getComputedStyle(each).position") == "static"
+    assert page.evaluate("getComputedStyle(document.body).margin") == "8px"
+    before = step(page)
+    own.focus()
+    page.keyboard.press("ArrowLeft")
+    assert step(page) == before
+    assert page.url == "about:blank"
+
+
+def test_a_clipped_value_is_at_least_the_scales_end(small_run, page, tmp_path):
+    scales = {"weights": {"maximum": 1e-4}}
+    renderer = Renderer(Series(small_run), "ffn", size="720p", scales=scales)
+    page.goto(write_explorer(renderer, tmp_path / "page.html").as_uri())
+    page.wait_for_selector(READY)
+    go_to(page, 5)
+    page.locator(".matrices .tile").first.hover()
+    assert ": at least 1e−4" in page.locator(".tip").inner_text()
+    page.locator(".matrices .tile").first.click()
+    assert page.locator(".large canvas").count() == 1
+    assert page.locator(".detail nav h2").inner_text() == "FFN gate · block 0"
+
+
+def nan_attention(capture):
+    if capture.step == 0:
+        return capture
+    arrays = dict(capture.arrays)
+    for name, array in capture.arrays.items():
+        if "attn.pattern" in name or name.startswith("scores.head"):
+            arrays[name] = np.full_like(array, np.nan)
+    return dataclasses.replace(capture, arrays=arrays, metrics={"loss": float("nan")})
+
+
+def long_names(capture):
+    row = {**capture.probe["rows"][0], "tokens": ["antidisestablishmentarianism" * 3, "\n\t "] * 10}
+    return dataclasses.replace(
+        capture,
+        probe={**capture.probe, "rows": [row]},
+        model={
+            **capture.model,
+            "name": "an/organisation/and-a-model-with-a-name-without-an-end" * 2,
+        },
+    )
+
+
+RUNS = {
+    "one head": (3, {"blocks": 1, "heads": 1, "length": 12}, None),
+    "one capture": (1, {"blocks": 2, "heads": 3, "length": 20}, None),
+    "nan": (4, {"blocks": 2, "heads": 3, "length": 20}, nan_attention),
+    "long names": (3, {"blocks": 2, "heads": 3, "length": 20, "probes": 1}, long_names),
+    "many heads": (3, {"blocks": 20, "heads": 32, "length": 20, "probes": 1}, None),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("layout", ["overview", "heads", "scores", "head"])
+def test_every_run_is_shown_within_every_width_and_its_heads_open(
+    synthetic, tmp_path, page, name, layout
+):
+    n_captures, options, change = RUNS[name]
+    captures = list(synthetic.captures(n_captures, **SMALL, **options))
+    if change:
+        captures = [change(capture) for capture in captures]
+    paths = [synthetic.write_capture(tmp_path, capture) for capture in captures]
+    renderer = Renderer(Series(paths, title=name * 12), layout, theme="light")
+    path = write_explorer(renderer, tmp_path / "page.html")
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    for width, height in ((1600, 1000), (715, 600), (390, 844), (320, 560)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.goto("about:blank")
+        page.goto(path.as_uri())
+        page.wait_for_selector(READY)
+        if layout != "head":
+            page.locator(".tile, .plot canvas").first.click(position={"x": 2, "y": 2})
+            assert page.locator(".detail nav h2").inner_text().startswith("L0H0")
+        within = "document.documentElement.scrollWidth <= innerWidth"
+        assert page.evaluate(within), f"wider than {width}"
+        shown = page.locator(".large canvas")
+        for number in range(shown.count()):
+            box = shown.nth(number).bounding_box()
+            assert box["width"] >= min(180, 0.5 * width)
+        page.keyboard.press("Escape")
+        assert page.evaluate(within), f"wider than {width}"
+    assert errors == []

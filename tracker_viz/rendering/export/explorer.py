@@ -1,0 +1,212 @@
+"""Write a run as one HTML page without network: every map of a Renderer's picture, at each step.
+
+The page works in the sandboxed frame of a tracker's artifact viewer. It holds the cells of all maps
+as bytes, as differences to the capture before, deflated; ``explorer.html`` draws them, and writes
+every word beside them as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.errors import RenderError
+from tracker_viz.metrics import ROLES, Event, strongest_event
+from tracker_viz.rendering.export.explorer_cells import LEVELS, coded_captures
+from tracker_viz.rendering.export.explorer_parts import PageParts, page_parts
+from tracker_viz.rendering.export.images import with_suffix, write_whole
+from tracker_viz.rendering.header import format_metric
+from tracker_viz.rendering.renderer import Renderer
+from tracker_viz.rendering.scales import ColorScale, bar_ticks, short_number
+from tracker_viz.rendering.series import si_number
+from tracker_viz.rendering.storyboard import storyboard
+from tracker_viz.rendering.timeline import curve_range, event_color
+
+# Captures are deflated in chunks of about this many bytes, so that a page shows its first picture
+# before it has unpacked the others.
+_CHUNK_BYTES = 1 << 20
+_PLACEHOLDER = re.compile(r"%(TITLE|GROUND|DESCRIPTION|CELLS)%")
+
+
+def write_explorer(renderer: Renderer, path: Path | str, *, max_bytes: int = 10 << 20) -> Path:
+    """Write the page. Where it would be larger than ``max_bytes``, captures are left out evenly,
+    and the page says so.
+
+    Raises:
+        RenderError: not even two captures fit, or the file cannot be written.
+    """
+    path = with_suffix(path, (".html",))
+    indices = list(range(len(renderer)))
+    while True:
+        page = explorer_page(renderer, indices)
+        if len(page) <= max_bytes:
+            return write_whole(page, path)
+        if len(indices) <= 2:
+            raise RenderError(
+                f"{path.name} would have {len(page) / 2**20:.1f} MiB with two captures: choose a "
+                "layout with fewer maps, or allow more"
+            )
+        n = max(2, int(len(indices) * max_bytes / len(page) * 0.95))
+        indices = np.unique(np.linspace(0, len(renderer) - 1, n).round().astype(int)).tolist()
+
+
+def explorer_page(renderer: Renderer, indices: Sequence[int]) -> bytes:
+    """Return the page, in UTF-8, with the captures at ``indices`` (rising)."""
+    series, theme = renderer.series, renderer.plan.theme
+    parts = page_parts(renderer, len(indices))
+    maps = coded_captures(series, parts.maps, indices)
+    scores = coded_captures(series, parts.scores, indices)
+    per_chunk = max(1, _CHUNK_BYTES // max(1, maps.shape[1]))
+    chunks = [maps[start : start + per_chunk] for start in range(0, len(indices), per_chunk)]
+    described = _description(renderer, parts, indices) | {"perChunk": per_chunk}
+    texts = {
+        "TITLE": html.escape(series.title),
+        "GROUND": theme.ground,
+        # "</script>" inside the description would end it.
+        "DESCRIPTION": json.dumps(described, separators=(",", ":"), allow_nan=False).replace(
+            "<", "\\u003c"
+        ),
+        "CELLS": "\n".join(
+            [_script("scores", scores), *(_script("maps", each) for each in chunks)]
+        ),
+    }
+    template = files(__package__).joinpath("explorer.html").read_text(encoding="utf-8")
+    # In one pass: a title or a token may read "%CELLS%", and stays what it is.
+    return _PLACEHOLDER.sub(lambda match: texts[match[1]], template).encode()
+
+
+def _script(kind: str, cells: NDArray[np.uint8]) -> str:
+    """Captures as differences to the one before, in an element that the browser does not run."""
+    # uint8: differences wrap, and so does the page's sum of them.
+    differences = np.diff(cells, axis=0, prepend=np.zeros_like(cells[:1]))
+    packed = base64.b64encode(zlib.compress(differences.tobytes(), 6)).decode()
+    return f'<script type="text/plain" class="{kind}">{packed}</script>'
+
+
+def _description(renderer: Renderer, parts: PageParts, indices: Sequence[int]) -> dict[str, Any]:
+    plan, series = renderer.plan, renderer.series
+    kept = np.array(indices)
+    events = plan.story.events
+    strongest = strongest_event(events)
+    colors = ("ground", "panel", "text", "dim", "faint", "accent", "nonfinite")
+    enter = {role.name: role.enter for role in ROLES}
+    return {
+        "title": series.title,
+        "subtitle": series.subtitle,
+        "summary": plan.story.summary,
+        "theme": {name: getattr(plan.theme, name) for name in colors},
+        "roles": {
+            role: {"color": plan.theme.roles[role], "enter": enter[role]}
+            for role in plan.roles.names
+        },
+        "steps": [series.steps[index] for index in indices],
+        "seconds": _seconds(renderer, kept),
+        "leftOut": len(series) - len(indices),
+        "missing": list(series.missing_steps),
+        "readouts": _readouts(renderer, indices),
+        "curve": _curve(renderer),
+        "events": [_event(renderer, event, kept) for event in events],
+        "start": events.index(strongest) if strongest else None,
+        "scales": {key: _scale(scale) for key, scale in parts.scales.items()},
+        "rows": parts.rows,
+        "maps": [part.described() for part in parts.maps],
+        "scores": [part.described() for part in parts.scores],
+        "taken": sorted({role for held in plan.roles.held for role in held.values()}),
+        "telling": [f"{block}.{head}" for block, head in parts.telling],
+        "drawn": parts.drawn_px,
+        "opened": parts.opened,
+        "sharing": parts.sharing,
+    }
+
+
+def _seconds(renderer: Renderer, kept: NDArray[np.intp]) -> list[float]:
+    """How long the film stays at each kept capture, those that were left out after it included."""
+    shots = storyboard(renderer.series.steps, story=renderer.plan.story, hold_s=1.5)
+    places = np.searchsorted(kept, [shot.index for shot in shots], side="right") - 1
+    seconds = np.zeros(len(kept))
+    np.add.at(seconds, np.maximum(places, 0), [shot.duration_s for shot in shots])
+    return [round(float(each), 3) for each in seconds]
+
+
+def _readouts(renderer: Renderer, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """The numbers of the header beside the step."""
+    series = renderer.series
+    found = []
+    for readout in renderer.plan.readouts:
+        name = readout.quantity
+        if name == "step":
+            continue
+        if name == "tokens":
+            texts = [si_number(series.tokens_seen[index] or 0) for index in indices]
+        else:
+            values = series.metric(name)
+            texts = [format_metric(float(values[index])) for index in indices]
+        found.append({"name": name, "texts": texts})
+    return found
+
+
+def _curve(renderer: Renderer) -> dict[str, Any] | None:
+    """The metric over the whole run; None without a timeline."""
+    if renderer.plan.timeline is None:
+        return None
+    series = renderer.series
+    others = ("step", "tokens")
+    shown = [each.quantity for each in renderer.plan.readouts if each.quantity not in others]
+    metric = shown[0] if shown else ""
+    values = series.metric(metric)
+    low, high = curve_range(values)
+    known = math.isfinite(low)
+    return {
+        "name": metric,
+        "steps": list(series.steps),
+        "values": [float(value) if math.isfinite(value) else None for value in values],
+        "low": low if known else 0.0,
+        "high": high if known else 1.0,
+        "ends": [short_number(low), short_number(high)] if known else [],
+    }
+
+
+def _event(renderer: Renderer, event: Event, kept: NDArray[np.intp]) -> dict[str, Any]:
+    """``first``, ``last``: numbers of the page's captures between which it happens."""
+    steps = np.array(renderer.series.steps)[kept]
+    first = int(np.searchsorted(steps, event.first_step, side="right")) - 1
+    last = int(np.searchsorted(steps, event.last_step))
+    return {
+        "headline": event.headline,
+        "steps": event.steps_text,
+        "text": event.text,
+        "caption": event.caption,
+        "firstStep": event.first_step,
+        "lastStep": event.last_step,
+        "first": max(0, first),
+        "last": min(last, len(steps) - 1),
+        "heads": [f"{block}.{head}" for block, head in event.heads],
+        "role": event.role,
+        "color": event_color(event, renderer.plan.theme),
+        "strength": event.strength,
+    }
+
+
+def _scale(scale: ColorScale) -> dict[str, Any]:
+    """Colors and texts of the 255 levels, and the ticks of the color bar."""
+    positions = np.linspace(0, 1, LEVELS)
+    values = np.asarray(scale.mpl_norm().inverse(positions), np.float64) * scale.unit
+    colors = np.floor(scale.mpl_cmap()(positions)[:, :3] * 255 + 0.5).astype(np.uint8)
+    return {
+        "title": scale.label,
+        "colors": base64.b64encode(colors.tobytes()).decode(),
+        "values": [short_number(float(value)) for value in values],
+        "ticks": [[round(position, 4), text] for position, text in bar_ticks(scale)],
+        "clipped": list(scale.clipped),
+    }

@@ -1,0 +1,314 @@
+"""Decide what the explorer's page holds: which maps of a Renderer's picture, and how finely.
+
+The picture has room for each head once, and pools it until it fits. On the page any head can be
+opened, so heads are as fine as the page's size allows, and those that the run's events are about
+are finer still.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tracker_viz.metrics import ROLES
+from tracker_viz.rendering.content import block_of, head_numbers, kind_of, matrix_title
+from tracker_viz.rendering.export.explorer_cells import (
+    Block,
+    HeadsPart,
+    MapPart,
+    Part,
+    RolesPart,
+    head_cells,
+)
+from tracker_viz.rendering.plan import Heatmap, Plan
+from tracker_viz.rendering.renderer import Renderer
+from tracker_viz.rendering.scales import ColorScale
+from tracker_viz.rendering.series import Series
+from tracker_viz.rendering.sources import HeadMap, Mosaic, ScoreMap, WeightMap, WeightSummary
+
+# Bytes of attention in a page before they are deflated: of all heads, and on top of that of the
+# heads that the events are about. Deflated and as text, a byte becomes about 0.7 of one.
+_ALL_HEADS_BYTES, _TELLING_HEADS_BYTES = 7 << 20, 2 << 20
+_SIDES = {"out": "output", "in": "input"}
+_SHOWN = {
+    "value": "Attention",
+    "step": "Attention change since the previous capture",
+    "change": "Attention change since the first capture",
+}
+
+
+@dataclass(frozen=True)
+class PageParts:
+    """What a page holds.
+
+    Attributes:
+        maps: heads and weights; the page unpacks them chunk by chunk.
+        scores: roles, scores and other small maps, which the page holds unpacked as a whole.
+        rows: for each attention row of the page, its title and its tokens.
+        scales: the color scales that these use.
+        telling: (block, head) of the heads to look at first.
+        drawn_px: for each attention row, how wide the picture draws its largest head.
+        opened: ``block.head`` of the head that the whole picture shows; None where there are more.
+        sharing: how many neighboring heads share keys and values; 1 where they do not.
+    """
+
+    maps: list[Part]
+    scores: list[Part]
+    rows: list[dict[str, Any]]
+    scales: dict[str, ColorScale]
+    telling: list[tuple[int, int]]
+    drawn_px: list[int]
+    opened: str | None
+    sharing: int
+
+
+def page_parts(renderer: Renderer, n_captures: int) -> PageParts:
+    """Return the parts of a page with ``n_captures`` captures."""
+    plan, series = renderer.plan, renderer.series
+    scales = dict(plan.scales)
+    maps: list[Part] = []
+    firsts = _attention_rows(plan)
+    rows = [_row(series, _first_head(heatmap), row) for row, heatmap in enumerate(firsts)]
+    for row, heatmap in enumerate(firsts):
+        maps += _heads(renderer, heatmap, row, n_captures * len(firsts))
+    for heatmap in plan.heatmaps:
+        if isinstance(heatmap.source, WeightMap):
+            maps.append(_matrix(plan, heatmap, series))
+    telling = []
+    if firsts:
+        telling = _telling_heads(plan, list(_blocks(series, _first_head(firsts[0]))))
+    return PageParts(
+        maps,
+        _scores(renderer, scales),
+        rows,
+        scales,
+        telling,
+        [_drawn_px(plan, _first_head(heatmap)) for heatmap in firsts],
+        _opened(plan),
+        _sharing(series),
+    )
+
+
+# -- attention ---------------------------------------------------------------------------------
+
+
+def _attention_rows(plan: Plan) -> list[Heatmap]:
+    """One heatmap of attention for each row of the probe, or way to show it, in the picture's
+    order."""
+    found: dict[tuple[object, str], Heatmap] = {}
+    for heatmap in plan.heatmaps:
+        if isinstance(heatmap.source, HeadMap | Mosaic):
+            head = _first_head(heatmap)
+            found.setdefault((head.probe, head.show), heatmap)
+    return list(found.values())
+
+
+def _first_head(heatmap: Heatmap) -> HeadMap:
+    source = heatmap.source
+    if isinstance(source, Mosaic):
+        return next(head for row in source.maps for head in row if head)
+    assert isinstance(source, HeadMap)
+    return source
+
+
+def _row(series: Series, head: HeadMap, number: int) -> dict[str, Any]:
+    """The title of an attention row, and the tokens along its maps."""
+    probe_rows = series.last.probe.get("rows") or []
+    probe = head.probe or 0
+    described = probe_rows[probe] if probe < len(probe_rows) else {}
+    names = series.labels("probe", len(probe_rows)) if probe_rows else ()
+    name = names[probe] if probe < len(names) else ""
+    label = f"probe {name}" if name.isdigit() else f"{name} tokens"
+    is_only_one = name.isdigit() and len(names) == 1
+    return {
+        "title": _SHOWN[head.show] + (f" · {label}" if name and not is_only_one else ""),
+        "tokens": [str(token) for token in described.get("tokens", ())],
+        "period": int(described.get("period") or 0),
+        "start": int(described.get("start") or 0),
+        # The scores of roles are measured on the first row; on another its maps may not show them.
+        "isMeasured": number == 0,
+    }
+
+
+def _heads(renderer: Renderer, heatmap: Heatmap, row: int, n_maps: int) -> Iterator[HeadsPart]:
+    """All heads of one attention row, and once more, finer, those that the run is about."""
+    plan, series = renderer.plan, renderer.series
+    drawn = _first_head(heatmap)
+    is_causal = heatmap.mask is not None
+    blocks = tuple(_blocks(series, drawn))
+    n_heads = sum(len(block.heads) for block in blocks)
+    finest = replace(drawn, pool=1)
+
+    room = _ALL_HEADS_BYTES / (n_heads * n_maps)
+    pooled = _pooled(finest, is_causal, room, coarsest=drawn.pool)
+    shared = row, pooled, heatmap.scale, plan.scales[heatmap.scale], is_causal
+    yield HeadsPart(*shared, blocks)
+    if pooled.pool == 1:
+        return
+
+    # The finest maps that leave room for at least these heads; more heads where they are small.
+    telling = _telling_heads(plan, blocks)
+    room = _TELLING_HEADS_BYTES / (max(1, min(8, len(telling))) * n_maps)
+    finer = _pooled(finest, is_causal, room, coarsest=pooled.pool)
+    most = int(_TELLING_HEADS_BYTES / n_maps / head_cells(finer, is_causal))
+    chosen = set(telling[:most])
+    if chosen and finer.pool < pooled.pool:
+        few = tuple(_only(block, chosen) for block in blocks)
+        yield replace(HeadsPart(*shared, tuple(block for block in few if block.heads)), first=finer)
+
+
+def _pooled(head: HeadMap, is_causal: bool, room: float, *, coarsest: int) -> HeadMap:
+    """Pool the head as little as ``room`` cells allow, and no more than ``coarsest``."""
+    for pool in range(1, coarsest):
+        pooled = replace(head, pool=pool)
+        if head_cells(pooled, is_causal) <= room:
+            return pooled
+    return replace(head, pool=coarsest)
+
+
+def _blocks(series: Series, drawn: HeadMap) -> Iterator[Block]:
+    """Every attention array of the run that can be drawn as ``drawn`` is, by its block."""
+    shape = series.arrays[drawn.name].shape
+    for name in sorted(series.names("blocks.*.attn.pattern"), key=block_of):
+        array = series.arrays[name]
+        is_whole = array.missing_at is None and array.reshaped_at is None
+        alike = len(array.shape) == len(shape) and array.shape[-2:] == shape[-2:]
+        if is_whole and alike:
+            numbers = head_numbers(series, name)
+            yield Block(block_of(name), name, tuple(range(len(numbers))), numbers)
+
+
+def _telling_heads(plan: Plan, blocks: Sequence[Block]) -> list[tuple[int, int]]:
+    """The heads of the events, the strongest event first, and those that the picture enlarges."""
+    known = {(block.block, head) for block in blocks for head in block.heads}
+    events = sorted(plan.story.events, key=lambda event: -event.strength)
+    groups = [event.heads for event in events if event.kind == "role"]
+    groups.append(tuple(heatmap.head for heatmap in plan.heatmaps if heatmap.head))
+    # One head of each event in turn, or the first event would be all that is seen.
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*groups))
+    return [head for head in dict.fromkeys(turns) if head in known]
+
+
+def _only(block: Block, chosen: set[tuple[int, int]]) -> Block:
+    kept = [
+        (position, head)
+        for position, head in zip(block.positions, block.heads, strict=True)
+        if (block.block, head) in chosen
+    ]
+    return replace(
+        block, positions=tuple(at for at, _ in kept), heads=tuple(head for _, head in kept)
+    )
+
+
+def _drawn_px(plan: Plan, head: HeadMap) -> int:
+    """How wide the picture draws the largest map of one head of that attention row."""
+    widths = [0]
+    for heatmap in plan.heatmaps:
+        source = heatmap.source
+        if isinstance(source, HeadMap | Mosaic):
+            first = _first_head(heatmap)
+            if (first.probe, first.show) == (head.probe, head.show):
+                widths.append(heatmap.box.width * first.shape[1] // source.shape[1])
+    return max(widths)
+
+
+def _opened(plan: Plan) -> str | None:
+    heads = {heatmap.head for heatmap in plan.heatmaps if heatmap.head}
+    has_more = any(isinstance(heatmap.source, Mosaic | WeightMap) for heatmap in plan.heatmaps)
+    if len(heads) != 1 or has_more:
+        return None
+    block, head = heads.pop()
+    return f"{block}.{head}"
+
+
+def _sharing(series: Series) -> int:
+    model = series.last.model
+    n_heads, n_shared = model.get("n_heads"), model.get("n_kv_heads")
+    if not isinstance(n_heads, int) or not isinstance(n_shared, int) or n_shared < 1:
+        return 1
+    return n_heads // n_shared if n_heads % n_shared == 0 else 1
+
+
+# -- weights and scores ------------------------------------------------------------------------
+
+
+def _matrix(plan: Plan, heatmap: Heatmap, series: Series) -> MapPart:
+    source = heatmap.source
+    assert isinstance(source, WeightMap)
+    sides = [_SIDES.get(side, side) for side in series.arrays[source.name].axes]
+    words = {
+        "kind": "matrix",
+        "section": heatmap.name.removesuffix(f" · {source.name}"),
+        "title": matrix_title(kind_of(source.name)),
+        "block": block_of(source.name),
+        "axes": " ".join(f"{side} {arrow}" for side, arrow in zip(sides, "↓→", strict=True)),
+    }
+    return MapPart(source, heatmap.scale, plan.scales[heatmap.scale], words)
+
+
+def _scores(renderer: Renderer, scales: dict[str, ColorScale]) -> list[Part]:
+    """The roles, the small maps of the picture, and the roles' scores that it does not show; their
+    scale is added to ``scales``."""
+    plan, series = renderer.plan, renderer.series
+    parts: list[Part] = []
+    drawn: set[object] = set()
+    for heatmap in plan.heatmaps:
+        if isinstance(heatmap.source, ScoreMap | WeightSummary):
+            drawn.update(heatmap.source.needs)
+            words = {**_card_words(heatmap, series), "isShown": True, "hidden": _hidden(heatmap)}
+            scale = plan.scales[heatmap.scale]
+            parts.append(MapPart(heatmap.source, heatmap.scale, scale, words))
+
+    for role in ROLES:
+        name = f"scores.head.{role.name}"
+        array = series.arrays.get(name)
+        if array is None or name in drawn or array.missing_at is not None or array.reshaped_at:
+            continue
+        scale = scales.setdefault("score", ColorScale("score", plan.theme.score, 0.0, 1.0))
+        rows, columns = array.shape
+        words = {"kind": "score", "title": role.name.replace("_", " "), "name": name}
+        words |= {"isShown": False, "columnNames": None}
+        parts.append(MapPart(ScoreMap(name, (rows, columns)), "score", scale, words))
+
+    shape = _grid_of_heads(series)
+    if plan.roles.held and shape:
+        parts.append(RolesPart(tuple(plan.roles.names), plan.roles.held, shape))
+    return parts
+
+
+def _hidden(heatmap: Heatmap) -> str | None:
+    """A bit for each cell, 1 where there is no such head or matrix; None where all are there."""
+    if heatmap.mask is None or not heatmap.mask.any():
+        return None
+    bits = np.packbits(heatmap.mask.reshape(-1), bitorder="little")
+    return base64.b64encode(bits.tobytes()).decode()
+
+
+def _card_words(heatmap: Heatmap, series: Series) -> dict[str, Any]:
+    """``columnNames``: of matrices; None where the columns are heads."""
+    source = heatmap.source
+    title = heatmap.name.split(" · ", 1)[-1]
+    if isinstance(source, WeightSummary):
+        kinds = [
+            next(name for name in column if name) for column in zip(*source.names, strict=True)
+        ]
+        names = [matrix_title(kind_of(name)) for name in kinds]
+        return {"kind": "summary", "title": title, "name": "", "columnNames": names}
+    assert isinstance(source, ScoreMap)
+    if source.name.startswith("scores.head."):
+        return {"kind": "score", "title": title, "name": source.name, "columnNames": None}
+    names = [matrix_title(kind) for kind in series.labels("projection", source.shape[1])]
+    return {"kind": "summary", "title": title, "name": source.name, "columnNames": names}
+
+
+def _grid_of_heads(series: Series) -> tuple[int, int] | None:
+    for role in ROLES:
+        array = series.arrays.get(f"scores.head.{role.name}")
+        if array is not None and array.missing_at is None and not array.reshaped_at:
+            return array.shape[0], array.shape[1]
+    return None
