@@ -192,3 +192,10 @@ def test_the_interval_of_a_ratio_reaches_zero_where_chance_explains_it():
     low, high = correlation_ratio_interval(0.8, 30, 3)
     assert 0.5 < low < 0.8 < high < 0.9
     assert correlation_ratio_interval(1.0, 12, 2) == (1.0, 1.0)
+
+
+def test_an_outcome_that_no_run_has_is_not_tested(recwarn):
+    factor = Factor(np.arange(8.0), is_number=True)
+    tests = permutation_tests([factor], [np.full(8, np.nan), np.arange(8.0)], min_runs=6)
+    assert tests.n_tests == 1
+    assert not recwarn.list

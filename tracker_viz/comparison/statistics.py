@@ -96,6 +96,25 @@ class Tests:
     n_tests: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Sums of the outcomes over the runs that have a value and an outcome.
+
+    Attributes:
+        centered, has_result: float64 [outcome, run]: outcomes without their mean, 0 where a run has
+            none; and 1 where it has one.
+        counts, sums, squares: float64 [order, outcome]: of ``centered``, over these runs.
+        spread: float64 [order, outcome]: sum of the squares around their own mean.
+    """
+
+    centered: Floats
+    has_result: Floats
+    counts: Floats
+    sums: Floats
+    squares: Floats
+    spread: Floats
+
+
 def onset_times(onsets: Sequence[RoleOnset]) -> OnsetTimes:
     """Summarize when replicates formed a role."""
     from scipy.stats import CensoredData, ecdf
@@ -108,6 +127,7 @@ def onset_times(onsets: Sequence[RoleOnset]) -> OnsetTimes:
         survival = ecdf(CensoredData(uncensored=formed, right=without)).sf
         half = np.flatnonzero(survival.probabilities <= 0.5 + 1e-9)
         median = float(survival.quantiles[half[0]]) if half.size else None
+    # scipy has the interval of the curve, which says little for a handful of runs.
     low, high = _median_interval(formed, without)
     return OnsetTimes(
         n_runs=len(onsets),
@@ -181,7 +201,7 @@ def permutation_tests(
     results = np.stack(outcomes)
     orders = _orders(results.shape[1], seed)
     shares = np.ones(len(outcomes)) if weights is None else np.array(weights)
-    tested, p_values = [], []
+    tested, p_values, weighted = [], [], []
     for index, factor in enumerate(factors):
         n_runs[index] = (np.isfinite(factor.values) & np.isfinite(results)).sum(1)
         found = _coefficients(factor, results, orders)
@@ -189,10 +209,11 @@ def permutation_tests(
             coefficients[index, outcome] = found[0, outcome]
             tested.append((index, int(outcome)))
             p_values.append(_p_values(np.abs(found[:, outcome])))
+            weighted.append(p_values[-1] / shares[outcome])
     if not tested:
         return Tests(coefficients, n_runs, p_alone, p_corrected, 0)
 
-    weighted = [p / shares[outcome] for (_, outcome), p in zip(tested, p_values, strict=True)]
+    # In every permutation the strongest of all tests: what chance offers to whoever looks for it.
     smallest = np.min(weighted, axis=0)
     for test, p_value, at_weight in zip(tested, p_values, weighted, strict=True):
         p_alone[test] = p_value[0]
@@ -205,6 +226,7 @@ def correlation_interval(coefficient: float, n: int) -> tuple[float, float]:
     variance of Bonett and Wright, *Psychometrika* 65, 2000)."""
     from scipy.stats import norm
 
+    # A perfect correlation has no finite z.
     bounded = np.clip(coefficient, -1 + 1e-9, 1 - 1e-9)
     error = np.sqrt((1 + bounded**2 / 2) / (n - 3)) * norm.ppf((1 + _CONFIDENCE) / 2)
     low, high = np.tanh(np.arctanh(bounded) + np.array([-error, error]))
@@ -239,6 +261,7 @@ def _median_interval(formed: Floats, without: Floats) -> tuple[float | None, flo
     from scipy.stats import binom
 
     n = formed.size + without.size
+    # The number of runs below the true median is binomial.
     order = int(binom.ppf((1 - _CONFIDENCE) / 2, n, 0.5))
     if order < 1:
         return None, None
@@ -261,56 +284,46 @@ def _orders(n_runs: int, seed: int) -> NDArray[np.int64]:
 def _coefficients(factor: Factor, results: Floats, orders: NDArray[np.int64]) -> Floats:
     """Return the coefficients in every order of the factor's values: float64 [order, outcome]; NaN
     where one of the two does not vary."""
-    has_result = np.isfinite(results)
-    centered = np.where(has_result, results - np.nanmean(results, axis=1, keepdims=True), 0.0)
     values = factor.values[orders]
-    squares = np.isfinite(values) @ (centered**2).T.astype(np.float64)
-    sums = np.isfinite(values) @ centered.T
-    counts = np.isfinite(values).astype(np.float64) @ has_result.T
-
+    sums = _sums(values, results)
     with np.errstate(invalid="ignore", divide="ignore"):
-        total = squares - sums**2 / counts
-        if factor.is_number:
-            found = _correlation(values, centered, has_result, counts, sums, total)
-        else:
-            found = _ratio(values, centered, has_result, counts, sums, total)
-        return np.where(total > 1e-9 * squares, found, np.nan)
+        found = _correlation(values, sums) if factor.is_number else _ratio(values, sums)
+    # Centered sums of an outcome that does not vary are rounding errors.
+    return np.where(sums.spread > 1e-9 * np.maximum(sums.squares, 1.0), found, np.nan)
 
 
-def _correlation(
-    values: Floats,
-    centered: Floats,
-    has_result: NDArray[np.bool_],
-    counts: Floats,
-    sums: Floats,
-    total: Floats,
-) -> Floats:
-    """Pearson's correlation of ``values`` [order, run] with the outcomes, over the runs that have
-    both: float64 [order, outcome]."""
+def _sums(values: Floats, results: Floats) -> _Sums:
+    has_result = np.isfinite(results).astype(np.float64)
+    n_results = np.maximum(has_result.sum(1, keepdims=True), 1.0)
+    means = np.nansum(results, axis=1, keepdims=True) / n_results
+    centered = np.where(has_result > 0, results - means, 0.0)
+    has_value = np.isfinite(values).astype(np.float64)
+    counts, sums = has_value @ has_result.T, has_value @ centered.T
+    squares = has_value @ (centered**2).T
+    spread = squares - sums**2 / np.maximum(counts, 1.0)
+    return _Sums(centered, has_result, counts, sums, squares, spread)
+
+
+def _correlation(values: Floats, over: _Sums) -> Floats:
+    """Return Pearson's correlation of ``values`` [order, run] with the outcomes, over the runs that
+    have both: float64 [order, outcome]."""
     numbers = np.nan_to_num(values - np.nanmean(values))
-    value_sums = numbers @ has_result.T
-    value_total = numbers**2 @ has_result.T - value_sums**2 / counts
-    together = numbers @ centered.T - value_sums * sums / counts
-    found = together / np.sqrt(value_total * total)
-    return np.where(value_total > 1e-9, np.clip(found, -1.0, 1.0), np.nan)
+    value_sums = numbers @ over.has_result.T
+    value_spread = numbers**2 @ over.has_result.T - value_sums**2 / over.counts
+    together = numbers @ over.centered.T - value_sums * over.sums / over.counts
+    found = together / np.sqrt(value_spread * over.spread)
+    return np.where(value_spread > 1e-9, np.clip(found, -1.0, 1.0), np.nan)
 
 
-def _ratio(
-    values: Floats,
-    centered: Floats,
-    has_result: NDArray[np.bool_],
-    counts: Floats,
-    sums: Floats,
-    total: Floats,
-) -> Floats:
-    """Correlation ratio between the levels in ``values`` [order, run], over the runs that have
-    both: float64 [order, outcome]."""
-    between = -(sums**2) / counts
+def _ratio(values: Floats, over: _Sums) -> Floats:
+    """Return the correlation ratio between the levels in ``values`` [order, run], over the runs
+    that have both: float64 [order, outcome]."""
+    between = -(over.sums**2) / over.counts
     for level in np.unique(values[0][np.isfinite(values[0])]):
         members = (values == level).astype(np.float64)
-        n_members = members @ has_result.T
-        between += np.where(n_members > 0, (members @ centered.T) ** 2 / n_members, 0.0)
-    return np.sqrt(np.clip(between / total, 0.0, 1.0))
+        n_members = np.maximum(members @ over.has_result.T, 1.0)
+        between += (members @ over.centered.T) ** 2 / n_members
+    return np.sqrt(np.clip(between / over.spread, 0.0, 1.0))
 
 
 def _p_values(strengths: Floats) -> Floats:
