@@ -9,7 +9,15 @@ from tracker_viz.capture.checkpoints import capture_checkpoints, find_checkpoint
 from tracker_viz.capture.checks import whole
 from tracker_viz.capture.discover.limits import context_length, learned_positions, vocab_size
 from tracker_viz.capture.distributed import is_main_process, unwrapped
-from tracker_viz.capture.governor import CostLimit, Governor
+from tracker_viz.capture.governor import CostLimit, Governor, cores_are_busy
+from tracker_viz.capture.inspection import (
+    VECTOR,
+    InspectedBlock,
+    LeftOut,
+    inspected_blocks,
+    left_out,
+    probe_in_words,
+)
 from tracker_viz.capture.isolation import Forward
 from tracker_viz.capture.options import CaptureOptions
 from tracker_viz.capture.probe import Decode, Probe, as_probe, make_probe
@@ -18,12 +26,15 @@ from tracker_viz.capture.schedule import Schedule
 from tracker_viz.capture.weights import Pooling
 
 __all__ = [
+    "VECTOR",
     "Camera",
     "CaptureOptions",
     "CostLimit",
     "Decode",
     "Forward",
     "Governor",
+    "InspectedBlock",
+    "LeftOut",
     "Pooling",
     "Probe",
     "Recorder",
@@ -31,12 +42,16 @@ __all__ = [
     "as_probe",
     "capture_checkpoints",
     "context_length",
+    "cores_are_busy",
     "find_checkpoints",
     "fit",
+    "inspected_blocks",
     "is_main_process",
     "learned_positions",
+    "left_out",
     "load_checkpoint",
     "make_probe",
+    "probe_in_words",
     "record",
     "unwrapped",
     "vocab_size",

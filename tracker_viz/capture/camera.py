@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import logging
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from tracker_viz.capture import checks, distributed
 from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side, weights_share
 from tracker_viz.capture.discover.blocks import attend, discover
 from tracker_viz.capture.discover.limits import check_parameters, context_length
-from tracker_viz.capture.discover.model_info import ModelStructure, describe, matrices_of, summary
+from tracker_viz.capture.discover.model_info import ModelStructure, describe, matrices_of
 from tracker_viz.capture.isolation import (
     Forward,
     buffers_written,
@@ -117,6 +116,16 @@ class Camera:
         return self.main or self.sharded
 
     @property
+    def structure(self) -> ModelStructure:
+        """What ``explore`` found in the model."""
+        return self._anatomy
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """The weights that are captured, of those that were found."""
+        return tuple(self._projections)
+
+    @property
     def device(self) -> torch.device:
         """Where the model is now: it may be moved after it was first looked at."""
         return model_device(self.model)
@@ -134,8 +143,6 @@ class Camera:
             attention = self._discover()
             self._written = buffers_written(self.model, before)
         distributed.put_away(self.model)
-        if self.main:
-            say(summary(self.model_info))
         return self._developed(attention, step, tokens_seen, {})
 
     def take(self, step: int, tokens_seen: int | None, metrics: Mapping[str, float]) -> Capture:
@@ -271,15 +278,6 @@ class Camera:
             ),
             "sample",
         )
-
-
-def say(found: str) -> None:
-    """To the log where the user's script has set one up, else to the terminal: it is meant to be
-    read once before training."""
-    if log.hasHandlers():
-        log.info("%s", found)
-    else:
-        print(f"tracker_viz: {found}", file=sys.stderr)
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:

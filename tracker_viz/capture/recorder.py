@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture import distributed
-from tracker_viz.capture.camera import Camera, say
+from tracker_viz.capture.camera import Camera
 from tracker_viz.capture.checks import whole
+from tracker_viz.capture.discover.model_info import summary
 from tracker_viz.capture.governor import CostLimit, Governor
+from tracker_viz.capture.notice import say
 from tracker_viz.capture.probe import Probe, as_probe
 from tracker_viz.capture.schedule import Schedule
 from tracker_viz.errors import ConfigError
@@ -91,6 +93,8 @@ class Recorder:
             self._captured.add(start_step)
             # Other processes of a sharded model take part, and keep nothing.
             self._held = first if camera.main else None
+        if camera.main:
+            say(summary(camera.model_info))
 
     @property
     def captured_steps(self) -> list[int]:

@@ -1,6 +1,7 @@
 """The only station that joins the others.
 
-    watch          model ──Recorder──▶ scores, budget ──▶ spool ──▶ every tracker
+    inspect        model ──▶ what watch would capture of it, in words
+    watch          model ──recorder──▶ scores, budget ──▶ spool ──▶ every tracker
     backfill       saved checkpoints ──▶ the same
     load_captures  a run ──▶ Captures
     render         a run ──▶ captures here ──▶ frames ──▶ video ──▶ the same run
@@ -18,6 +19,7 @@ from tracker_viz.pipeline.backfill import Backfilled, backfill
 from tracker_viz.pipeline.compare import CompareResult, compare
 from tracker_viz.pipeline.delivering import Picture, Upload
 from tracker_viz.pipeline.in_step import put_sweep_page
+from tracker_viz.pipeline.inspect import Inspection, inspect
 from tracker_viz.pipeline.load import TrackerOptions, load_captures, open_run, pulled_captures
 from tracker_viz.pipeline.options import FORMATS, ComparisonOptions, PictureOptions, VideoOptions
 from tracker_viz.pipeline.render import RenderResult, render, render_command
@@ -29,6 +31,7 @@ __all__ = [
     "Backfilled",
     "CompareResult",
     "ComparisonOptions",
+    "Inspection",
     "Picture",
     "PictureOptions",
     "RenderResult",
@@ -39,6 +42,7 @@ __all__ = [
     "Watcher",
     "backfill",
     "compare",
+    "inspect",
     "load_captures",
     "new_directory",
     "open_run",

@@ -22,7 +22,7 @@ _FEED_FORWARD_PART = re.compile(
     r"mlp|ffn|feed_?forward|(^|\.)ff(n|$|\.)|moe|expert|_4h|4h_|(^|\.)fc", re.IGNORECASE
 )
 _ATTENTION_PART = re.compile(r"attn|attention|mha|(^|\.)sa($|\.)", re.IGNORECASE)
-_SKIPPED = re.compile(
+SKIPPED_NAMES = re.compile(
     r"lora_|(^|\.)[^.]*(norm|embed|rotary|router|conv)[^.]*$|(^|\.)(ln_?\d?|rel_[^.]*)$",
     re.IGNORECASE,
 )
@@ -134,7 +134,11 @@ def find_projections(
     matrices = _merge_experts(
         list(
             _matrices(
-                block, prefix, d_model, evidence, skipped=_SKIPPED if named is None else _NOTHING
+                block,
+                prefix,
+                d_model,
+                evidence,
+                skipped=SKIPPED_NAMES if named is None else _NOTHING,
             )
         )
     )

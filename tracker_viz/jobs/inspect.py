@@ -1,0 +1,36 @@
+"""``tracker-viz inspect``: tries out what would be captured of a model, before it is trained."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from tracker_viz import pipeline
+from tracker_viz.capture import CaptureOptions
+from tracker_viz.jobs.application import application
+from tracker_viz.jobs.backfill import build_model
+from tracker_viz.jobs.config import Settings
+
+
+class InspectSettings(CaptureOptions, Settings):
+    """Tries out what would be captured of a model: its blocks and weights, what is left out and
+    why, what one capture costs here, and how many to expect. Records nothing."""
+
+    group_name = ""
+    usage = ("model=<builder> [total_steps=<n>] [key=value ...]",)
+
+    model: str
+    """What builds the model: a function without arguments, my_package.build_model, or a directory
+    with a config.json."""
+
+    total_steps: int | None = Field(default=None, ge=1)
+    """Length of the training; null: captures are counted for several lengths."""
+
+    step_s: float | None = Field(default=None, gt=0)
+    """Seconds that one training step takes, to count the captures that their limit leaves; null:
+    as if it left out none."""
+
+
+@application(InspectSettings, name="inspect")
+def main(settings: InspectSettings) -> None:
+    options = settings.model_dump(exclude={"model"})
+    print(pipeline.inspect(build_model(settings.model), **options))

@@ -1,0 +1,330 @@
+"""Try out what ``watch`` would capture of a model, before hours of training: nothing is recorded."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tracker_viz import capture_file
+from tracker_viz.errors import ConfigError
+from tracker_viz.pipeline.scoring import Scores
+from tracker_viz.pipeline.watch import checked_model, chosen_schedule, default_probe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from tracker_viz.capture import (
+        CostLimit,
+        Decode,
+        Forward,
+        InspectedBlock,
+        LeftOut,
+        Pooling,
+        Probe,
+        Schedule,
+    )
+
+# Lengths for which captures are counted where the training's own is not known.
+_LENGTHS = (100, 1_000, 10_000, 100_000)
+_TAKES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureCost:
+    """What one capture takes on this machine.
+
+    Attributes:
+        first_look_s: the first one, before training, which finds out what the model is made of.
+        training_s: each later one, of the training thread.
+        background_s: scoring and writing it, on another thread; uploading is not measured.
+        counted_s: what counts against the limit: both, where training leaves other threads no core.
+        megabytes: of the file.
+    """
+
+    first_look_s: float
+    training_s: float
+    background_s: float
+    counted_s: float
+    megabytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What ``inspect`` found. ``print`` it.
+
+    Attributes:
+        model: as ``Capture.model`` describes it: ``name``, ``n_blocks``, ``d_model``, ...
+        blocks: the decoder blocks with the parameters that are captured.
+        left_out: what no capture shows, and why.
+        probe: the probe batch in words.
+        cut: what is cut to fit ``max_mb``, as ``Capture.model["cut"]`` says it; empty: nothing.
+        cost: what one capture takes here.
+        captures: (training steps, captures) for the length that was passed, or for several lengths.
+        limit: what captures may cost; None: no limit.
+        step_s: seconds a training step, as they were passed; None: captures are counted as if the
+            limit left out none.
+    """
+
+    model: Mapping[str, Any]
+    blocks: tuple[InspectedBlock, ...]
+    left_out: tuple[LeftOut, ...]
+    probe: str
+    cut: Mapping[str, Any]
+    cost: CaptureCost
+    captures: tuple[tuple[int, int], ...]
+    limit: CostLimit | None
+    step_s: float | None
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                *_model_lines(self),
+                *_left_out_lines(self),
+                f"probe: {self.probe}",
+                *_cost_lines(self),
+                *_captures_lines(self),
+            ]
+        )
+
+
+def inspect(
+    model: nn.Module,
+    *,
+    probe: Probe | Tensor | Sequence[Any] | None = None,
+    decode: Decode | Any | None = None,
+    schedule: Schedule | None = None,
+    every: int | None = None,
+    total_steps: int | None = None,
+    captures: int = 100,
+    max_overhead: float | None = None,
+    free_s: float = 30.0,
+    step_s: float | None = None,
+    max_mb: float = 10.0,
+    blocks: str | Sequence[str] | None = None,
+    only_blocks: Collection[int] | None = None,
+    only_heads: Collection[int] | Mapping[int, Collection[int]] | None = None,
+    projections: Collection[str] | Mapping[str, str] | None = None,
+    pooling: Pooling | Mapping[str, Pooling] = "sample",
+    max_experts: int = 4,
+    forward: Forward | None = None,
+    autocast: torch.dtype | None = None,
+) -> Inspection | None:
+    """Try out what ``watch`` would capture of a model, and what that would cost on this machine.
+    Nothing is recorded, and no tracker is reached.
+
+    Args:
+        step_s: seconds that one training step takes, if you know it: the number of captures then
+            says how many the limit leaves.
+
+    The other arguments are those of ``watch``. A sharded model is inspected on every process.
+
+    Returns:
+        What was found; None on processes other than the main one.
+
+    Raises:
+        UnsupportedModelError, ProbeError: the model or the probe cannot be captured.
+        ConfigError: an option has an impossible value.
+    """
+    from tracker_viz.capture import (
+        Camera,
+        CaptureOptions,
+        as_probe,
+        inspected_blocks,
+        left_out,
+        probe_in_words,
+        unwrapped,
+    )
+
+    model = unwrapped(checked_model(model))
+    options = CaptureOptions(
+        captures=captures,
+        every=every,
+        max_overhead=max_overhead,
+        free_s=free_s,
+        max_mb=max_mb,
+        blocks=blocks,
+        only_blocks=only_blocks,
+        only_heads=only_heads,
+        projections=projections,
+        pooling=pooling,
+        max_experts=max_experts,
+    )
+    if step_s is not None and not step_s > 0:
+        raise ConfigError(f"step_s must be a number of seconds above 0; got {step_s!r}")
+    chosen = chosen_schedule(schedule, options.every, total_steps, options.captures)
+    limit = options.limit(steps_are_chosen=schedule is not None or every is not None)
+    probe = default_probe(model, decode) if probe is None else as_probe(probe, decode=decode)
+
+    camera = Camera(model, probe, forward=forward, autocast=autocast, **options.for_camera())
+    if not camera.takes_part:
+        return None
+    cost, kept_model = _measured(camera, options.max_mb)
+    if not camera.main:
+        return None
+    lengths = (chosen.total,) if chosen.total is not None else _LENGTHS
+    return Inspection(
+        model=camera.model_info,
+        blocks=tuple(inspected_blocks(camera)),
+        left_out=tuple(left_out(camera)),
+        probe=probe_in_words(probe),
+        cut=kept_model.get("cut", {}),
+        cost=cost,
+        captures=tuple(
+            (length, _n_captures(chosen, length, limit, cost, step_s)) for length in lengths
+        ),
+        limit=limit,
+        step_s=step_s,
+    )
+
+
+def _measured(camera: Any, max_mb: float) -> tuple[CaptureCost, Mapping[str, Any]]:
+    """Take a few captures and throw them away; returns their cost, and how the kept one describes
+    the model."""
+    from tracker_viz.capture import cores_are_busy
+
+    started_s = time.perf_counter()
+    capture = camera.explore(0, 0)
+    first_look_s = time.perf_counter() - started_s
+    takes_s = []
+    for step in range(1, 1 + _TAKES):
+        started_s = time.perf_counter()
+        capture = camera.take(step, None, {})
+        takes_s.append(time.perf_counter() - started_s)
+
+    if not camera.main:
+        return CaptureCost(first_look_s, min(takes_s), 0.0, min(takes_s), 0.0), {}
+    started_s = time.perf_counter()
+    kept = Scores(max_mb).score_and_cut(capture)
+    contents = capture_file.to_bytes(kept)
+    background_s = time.perf_counter() - started_s
+    counted_s = min(takes_s) + (background_s if cores_are_busy(camera.device) else 0.0)
+    cost = CaptureCost(first_look_s, min(takes_s), background_s, counted_s, len(contents) / 1e6)
+    return cost, kept.model
+
+
+def _n_captures(
+    schedule: Schedule,
+    length: int,
+    limit: CostLimit | None,
+    cost: CaptureCost,
+    step_s: float | None,
+) -> int:
+    """Count the captures of a training of ``length`` steps, step 0 and the last among them; without
+    ``step_s`` as if the limit left out none."""
+    from tracker_viz.capture import Governor
+
+    governor = Governor(schedule, limit)
+    n_captures, step = 1, 0
+    due = schedule.next_due(0)
+    while due is not None and due <= length:
+        if step_s is not None:
+            governor.add_training(due - step, (due - step) * step_s)
+            governor.add_capture(cost.counted_s)
+        n_captures, step = n_captures + 1, due
+        due, _ = governor.next_step(step)
+    return n_captures + (step < length)
+
+
+# -- in words
+
+
+def _model_lines(found: Inspection) -> list[str]:
+    model = found.model
+    lines = [
+        f"{model['name']}: {model['n_parameters'] / 1e6:.3g} M parameters, {model['d_model']} wide, "
+        f"attention by {' and '.join(model['found']['attention'])}"
+    ]
+    alike: list[list[InspectedBlock]] = []
+    for block in found.blocks:
+        is_same = bool(alike) and _layout(alike[-1][0]) == _layout(block)
+        if is_same:
+            alike[-1].append(block)
+        else:
+            alike.append([block])
+    for group in alike:
+        first, last = group[0], group[-1]
+        names = first.name
+        if len(group) > 1:
+            names = f"{first.name} to {last.name.rpartition('.')[2]}"
+        heads = "no attention"
+        if first.n_heads:
+            heads = f"{first.n_heads} heads, {first.n_kv_heads} key/value heads"
+        lines.append(f"{names}: {heads}")
+        width = max(map(len, first.projections), default=0)
+        lines += [f"  {name:<{width}}  {source}" for name, source in first.projections.items()]
+        if not first.projections:
+            lines.append("  no weights")
+    return lines
+
+
+def _layout(block: InspectedBlock) -> tuple[Any, ...]:
+    return block.n_heads, block.n_kv_heads, block.projections
+
+
+def _left_out_lines(found: Inspection) -> list[str]:
+    from tracker_viz.capture import VECTOR
+
+    if not found.left_out:
+        return ["left out: nothing"]
+    n_vectors = 0
+    counted: Counter[str] = Counter()
+    for each in found.left_out:
+        name = _name_in_any_block(each.name, found.blocks) or "attention"
+        shape = f" {' x '.join(map(str, each.shape))}" if each.shape else ""
+        if each.reason == VECTOR:
+            n_vectors += 1
+        else:
+            counted[f"{name}{shape}: {each.reason}"] += 1
+    lines = ["left out:"]
+    for text, count in counted.items():
+        times = f" ({count} of these)" if count > 1 else ""
+        lines.append(f"  {text}{times}")
+    if n_vectors:
+        lines.append(f"  {n_vectors} x {VECTOR}")
+    return lines
+
+
+def _name_in_any_block(name: str, blocks: Sequence[InspectedBlock]) -> str:
+    for block in blocks:
+        if name.startswith(f"{block.name}."):
+            container = block.name.rpartition(".")[0]
+            return f"{container}.*{name.removeprefix(block.name)}".removeprefix(".")
+    return name
+
+
+def _cost_lines(found: Inspection) -> list[str]:
+    cost = found.cost
+    lines = [
+        f"one capture: {cost.megabytes:.3g} MB, {1000 * cost.training_s:.0f} ms of the training "
+        f"thread and {1000 * cost.background_s:.0f} ms beside it; the first look takes "
+        f"{cost.first_look_s:.2g} s"
+    ]
+    if found.cut:
+        kept = ", ".join(f"{name} {value}" for name, value in found.cut.items())
+        lines.append(f"  cut to fit max_mb: {kept}")
+    return lines
+
+
+def _captures_lines(found: Inspection) -> list[str]:
+    counts = ", ".join(f"{n} in {steps:,} steps" for steps, n in found.captures)
+    lines = [f"captures: {counts}"]
+    steps, most = found.captures[-1]
+    each_s, limit = found.cost.counted_s, found.limit
+    if limit is None:
+        lines.append(f"  kept whatever they cost, here {most * each_s:.2g} s in {steps:,} steps")
+    elif limit.max_overhead >= 1 or found.step_s is not None:
+        lines.append(f"  {limit}")
+    elif most * each_s <= limit.free_s:
+        lines.append(f"  {most * each_s:.2g} s in all, within free_s={limit.free_s:g} s")
+    else:
+        needed_ms = 1000 * limit.paid_after_s(most * each_s) / steps
+        lines.append(
+            f"  free_s={limit.free_s:g} s pays for {limit.free_s / each_s:.0f}; {most} take "
+            f"{100 * limit.max_overhead:.3g} % where a step takes {needed_ms:.2g} ms or more, else "
+            "due steps are left out"
+        )
+    return lines
