@@ -3,11 +3,12 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+EXAMPLE := .venv-example
 PORT ?= 5000
 PIP := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check benchmarks clean
+.PHONY: help demo ui test check example benchmarks clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,11 +28,18 @@ check: $(VENV)/.dev ## style, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Trackio needs an older Pillow than .venv has: its environment lies on top of .venv, and has its own.
+example: $(VENV)/.dev ## test examples/trackio_tracker, the tracker of another distribution
+	@test -x $(EXAMPLE)/bin/python || $(BIN)/python -m venv --without-pip $(EXAMPLE)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(EXAMPLE)/lib/python3.11/site-packages/below.pth
+	@$(PIP) --python $(EXAMPLE)/bin/python install --quiet -e . -e examples/trackio_tracker
+	@cd examples/trackio_tracker && ../../$(EXAMPLE)/bin/python -m pytest
+
 benchmarks: $(VENV)/.dev ## measure what the README claims
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
 
 clean: ## remove what set-up and checks made here; runs stay, and spools, which may hold what no tracker has yet
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(EXAMPLE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # opencv-python needs libGL on Linux, which bare server images lack. There the same version without windows takes its place.
 $(VENV)/.user: pyproject.toml constraints.txt

@@ -4,9 +4,9 @@
 entry point in its ``pyproject.toml``, and needs no line in here:
 
     [project.entry-points."tracker_viz.trackers"]
-    trackio = "trackio_tracker:TrackioTracker"
+    mine = "my_tracker:MyTracker"
 
-The key is the scheme, the first word of ``trackio:<project>/<run>``. The class is a subclass of
+The key is the scheme, the first word of ``mine:<run>``. The class is a subclass of
 ``tracker_viz.trackers.Tracker``, and its module must not import the tracker's own SDK: it is loaded
 to read a reference, on machines and in processes that never talk to that tracker.
 """

@@ -15,6 +15,7 @@ from tracker_viz.trackers.base import (
     RunState,
     Tracker,
     checked_artifact,
+    flatten,
 )
 from tracker_viz.trackers.file_run import FileRun
 from tracker_viz.trackers.registry import (
@@ -40,6 +41,7 @@ __all__ = [
     "Tracker",
     "checked_artifact",
     "connect",
+    "flatten",
     "join",
     "open_run",
     "reported_to",

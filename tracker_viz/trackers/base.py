@@ -4,7 +4,7 @@ base classes of adapters.
 Ours are ``local.py``, ``mlflow/`` and ``wandb/``; other distributions add theirs by an entry point
 (``tracker_viz.plugins``). ``testing.py`` ships the contract suite that every adapter passes. An
 adapter of a tracker that stores plain files subclasses ``FileRun`` (``file_run.py``) and is about a
-hundred lines: ``examples/trackio_tracker`` is one.
+hundred lines; the repository's ``examples/`` have one.
 
 Every method may block and may raise, and none is called on the training thread (except the three
 that look for a live run): the spool's uploaders call the writing half, the pipeline the reading
