@@ -161,17 +161,17 @@ def test_the_runs_overview_shows_the_animation_and_says_what_became_of_the_heads
     page.goto(result.url.split("/artifacts/")[0] + "?workflowType=machine_learning")
     image = page.locator("img[src*='get-artifact?path=overview.gif']")
     image.wait_for(timeout=60_000, state="attached")
-    heads = page.get_by_text("of the 4 heads has taken a role").or_(
-        page.get_by_text("margin over chance")
+    learned = page.get_by_text("of the 4 heads has taken a role").or_(
+        page.get_by_text("above chance")
     )
 
     def the_beginning_is_seen_before_the_note_is_unfolded():
         unfold = page.get_by_text("Show more").first.bounding_box()
         assert image.bounding_box()["y"] + image.bounding_box()["height"] > unfold["y"]
         for shown in (
-            page.get_by_role("link", name="overview").first,
+            page.get_by_role("link", name="Watch this model learn: overview"),
             page.get_by_role("link", name="every head's scores"),
-            heads,
+            learned.first,
         ):
             assert shown.bounding_box()["y"] + shown.bounding_box()["height"] < unfold["y"]
 
@@ -247,9 +247,10 @@ def test_charts_come_in_a_few_groups_of_their_own(rendered, page):
             "specialisation",
             "weights",
         } <= set(groups)
-        assert len(groups) <= 6, (
-            "what all heads do, two scores by block, the weights, the summary, and what has no "
-            "prefix"
+        assert groups[0] == "_training", "the loss comes first"
+        assert len(groups) <= 7, (
+            "the loss, what all heads do, two scores by block, the weights, the summary, and "
+            "what has no prefix"
         )
 
     comes_true(page, they_are_few)

@@ -236,7 +236,7 @@ def test_links_notes_and_pages_work_below_the_prefix_for_who_is_logged_in(
             timeout=60_000,
         )
         with context.expect_page() as opened:
-            page.get_by_role("link", name="heads", exact=True).click()
+            page.get_by_role("link", name="Watch this model learn: heads").click()
         opened.value.wait_for_function(
             "() => document.querySelector('video')?.readyState >= 2", timeout=60_000
         )
