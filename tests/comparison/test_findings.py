@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -252,3 +254,15 @@ def test_without_effect_the_first_line_of_a_sweep_is_rarely_significant(n_seeds,
         runs = factorial(n_seeds=n_seeds, rng=rng)
         significant += correlations(runs, run_table(runs))[0].p_value < 0.05
     assert significant <= 7, "5 %, and the chance of 60 sweeps"
+
+
+def test_a_job_that_was_killed_has_no_final_loss():
+    """All jobs of one setting were killed on their way down."""
+    runs = [make_run(f"a{seed}", {"lr": 1, "seed": seed}, loss=1.5) for seed in range(6)]
+    for seed in range(6):
+        killed = make_run(f"b{seed}", {"lr": 2, "seed": seed}, loss=3.0, end=200)
+        runs.append(dataclasses.replace(killed, state="killed"))
+    assert not [each for each in correlations(runs, run_table(runs)) if each.outcome == "loss"]
+    groups = setting_groups(runs)
+    assert (groups[0].loss.mean, groups[1].loss) == (1.5, None)
+    assert run_table(runs)[-1]["loss"] == 3.0, "the table has it all the same"

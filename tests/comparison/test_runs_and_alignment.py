@@ -200,7 +200,7 @@ def test_of_many_runs_that_did_not_finish_the_first_are_named(n, said):
     (note,) = comparability_notes(
         [make_run("done", [0]), *(make_run(f"r{index}", [0], state="failed") for index in range(n))]
     )
-    assert note.startswith("Not finished: r0")
+    assert note.startswith("Not finished, and without a final loss: r0")
     assert note.endswith(said)
 
 

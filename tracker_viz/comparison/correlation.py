@@ -194,7 +194,8 @@ def _outcomes(
 
     Few outcomes, because each costs all others some power: the loss, and the onsets of the roles.
     """
-    outcomes = {"loss": ranks([row["loss"] for row in rows])}
+    losses = [row["loss"] if run.finished else None for run, row in zip(runs, rows, strict=True)]
+    outcomes = {"loss": ranks(losses)}
     found = [role_onsets(run.series, axis=axis, roles=roles) for run in runs]
     # A run without the score says nothing about when: as if it had ended at once.
     unknown = RoleOnset(after=None, at=None)

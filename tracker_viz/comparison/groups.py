@@ -37,7 +37,7 @@ class SettingGroup:
         onsets: role -> when each of these runs formed it, in their order; a run that does not
             measure the role is left out.
         times: role -> the same in numbers.
-        loss: of the last captures; None where no run has one.
+        loss: of the last captures of the runs that finished; None where there is none.
     """
 
     settings: Mapping[str, Any]
@@ -100,7 +100,8 @@ def _group(
         for role, onset in role_onsets(run.series, axis=axis, roles=roles).items():
             onsets[role] = (*onsets.get(role, ()), onset)
         loss = final_loss(run)
-        if loss is not None:
+        # One that was killed has no final loss, only one on the way.
+        if run.finished and loss is not None:
             losses.append(loss)
     return SettingGroup(
         settings=settings,

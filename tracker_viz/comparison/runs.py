@@ -61,6 +61,10 @@ class ComparedRun:
     state: str = "finished"
     title: str = ""
 
+    @property
+    def finished(self) -> bool:
+        return self.state == "finished"
+
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested settings: ``{"model": {"n_heads": 4}}`` -> ``{"model.n_heads": 4}``.
@@ -216,9 +220,9 @@ def comparability_notes(runs: Sequence[ComparedRun]) -> list[str]:
             "The probes differ: uniform attention scores differently on them, and so may the same "
             "head."
         )
-    unfinished = [f"{run.name} ({run.state})" for run in runs if run.state != "finished"]
+    unfinished = [f"{run.name} ({run.state})" for run in runs if not run.finished]
     if unfinished:
-        notes.append(f"Not finished: {first_few(unfinished)}.")
+        notes.append(f"Not finished, and without a final loss: {first_few(unfinished)}.")
     return notes
 
 
