@@ -13,20 +13,22 @@
     │   ├── RunActiveError                the run is still being written by another process
     │   └── NoSuchFileError               the run has no such file
     ├── RenderError                       captures cannot be drawn as asked
-    │   └── LayoutError (ValueError)      the layout names arrays or options that are not there
+    │   └── LayoutError (ValueError)      the layout shows arrays that the captures lack
     ├── VideoError                        the encoder failed, or what it wrote did not read back
     │   └── EncoderUnavailableError       this machine cannot encode that
     └── MissingDependencyError (ImportError)   names the install line
 
 The demo adds one of its own, ``demo.trainer.TrainingDivergedError``.
 
-A message says what was expected, what came, and how to mend it.
+A message says what was expected, what came, and how to fix it.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_LONGEST_LIST = 300  # characters
 
 
 class TrackerVizError(Exception):
@@ -94,7 +96,7 @@ class RenderError(TrackerVizError):
 
 
 class LayoutError(RenderError, ValueError):
-    """A layout names arrays, heads or options that the captures do not have."""
+    """A layout shows arrays or heads that the captures do not have."""
 
 
 class VideoError(TrackerVizError):
@@ -110,8 +112,19 @@ class MissingDependencyError(TrackerVizError, ImportError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Message for a misspelt name: ``unknown layout 'heds'; did you mean 'heads'? Known: ...``."""
+    """Return the message for a misspelt name: ``unknown layout 'heds'; did you mean 'heads'? known:
+    changes, ffn, ...``. Of many known names the first ones and their number are shown."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"unknown {kind} {name!r};{hint} known: {', '.join(known)}"
+    return f"unknown {kind} {name!r};{hint} known: {_shortened(known)}"
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Return the names as a list that still is one line in a terminal."""
+    shown: list[str] = []
+    for name in names:
+        if len(", ".join([*shown, name])) > _LONGEST_LIST:
+            return f"{', '.join(shown)}, ... ({len(names)} in all)"
+        shown.append(name)
+    return ", ".join(shown)

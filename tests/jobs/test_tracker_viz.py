@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import importlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import pytest
 import yaml
 
-from tracker_viz import __version__, trackers
+from tracker_viz import __version__, capture_file, trackers
 from tracker_viz.delivery import Destination, Outbox
 from tracker_viz.jobs import JOBS
 from tracker_viz.rendering import LAYOUTS
 from tracker_viz.rendering.layout import PANELS
-from tracker_viz.trackers.testing import make_capture
-from tracker_viz.types import RunRef
+from tracker_viz.trackers.local import LocalTracker
+from tracker_viz.trackers.testing import make_capture, write_captures
+from tracker_viz.types import CapturePath, RunRef
 
 QUICK = ("layout=heads", "video.size=720p", "video.seconds_per_capture=0.1", "video.hold_s=0.1")
 
@@ -255,6 +257,31 @@ def test_mistakes_end_with_one_helpful_message(tracker_viz, words, code, message
     assert (result.code, message in result.err) == (code, True), result.err
     assert len(result.err.splitlines()) == 1, result.err
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_directory_of_captures_without_their_index_says_so(tracker_viz, tmp_path):
+    captures = tmp_path / "copied" / "captures"
+    write_captures([0, 10], captures)
+    result = tracker_viz("render", f"run=local:{captures}", "upload=false")
+    assert (result.code, "name the directory above" in result.err) == (1, True), result.err
+    result = tracker_viz("render", f"run=local:{captures.parent}", "upload=false")
+    assert result.err == (
+        "there is no capture to draw: its captures/ has 2 files and no index of them; "
+        "captures/index/ belongs to them, copy it too from where they were written\n"
+    )
+
+
+def test_a_misspelt_metric_among_many_is_told_in_a_short_line(tracker_viz, run, tmp_path):
+    made = LocalTracker(tmp_path / "runs").create_run(name="many", config={})
+    metrics = {f"heads/block_{index:03}/specialisation": 0.5 for index in range(110)}
+    taken = replace(make_capture(0), metrics={"loss": 1.0, **metrics})
+    path = tmp_path / taken.file_name
+    made.put_captures([CapturePath(capture_file.write(taken, path), path)])
+    result = tracker_viz("render", f"run={made.ref}", "layout.metric=los", "upload=false")
+    assert result.code == 1
+    assert "did you mean 'loss'?" in result.err
+    assert "... (111 in all)" in result.err
+    assert len(result.err) < 600
 
 
 def test_push_delivers_what_a_crashed_run_left(tracker_viz, tmp_path):

@@ -3,9 +3,11 @@ tags, the note, files of the run."""
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import pytest
+import requests
 from bearer_proxy import BearerProxy
 from mlflow import MlflowClient
 
@@ -14,8 +16,14 @@ from tracker_viz.errors import TrackerError
 from tracker_viz.trackers import open_run
 from tracker_viz.trackers.download import pull
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
-from tracker_viz.trackers.redaction import shown_override, without_secrets, without_userinfo
+from tracker_viz.trackers.redaction import (
+    shown_override,
+    without_retries,
+    without_secrets,
+    without_userinfo,
+)
 from tracker_viz.trackers.testing import make_capture
+from tracker_viz.types import RunRef
 
 TOKEN = "t0ken-of-the-team"
 SECRET = "s3cret"
@@ -194,3 +202,37 @@ def test_an_address_without_its_password_finds_it_in_the_environment(monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:s3cret@mlflow.example")
     assert MlflowTracker("https://mlflow.example")._uri == "https://me:s3cret@mlflow.example"
     assert MlflowTracker("https://other.example")._uri == "https://other.example"
+
+
+@pytest.fixture
+def silent_server():
+    """Takes connections and answers none."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def reason(address, **options):
+    with pytest.raises(requests.RequestException) as caught:
+        requests.get(address, timeout=1.0, **options)
+    return without_retries(f"cannot ask: {caught.value}")
+
+
+def test_of_urllib3s_chain_of_exceptions_the_reason_at_its_end_is_told(silent_server):
+    assert reason("http://127.0.0.1:9/x").endswith("[Errno 111] Connection refused")
+    proxied = reason("http://host.invalid/", proxies={"http": "http://127.0.0.1:9"})
+    assert proxied.startswith("cannot ask: Unable to connect to proxy: ")
+    silent = reason(f"http://{silent_server}/")
+    assert silent == "cannot ask: Read timed out. (read timeout=1.0)"
+    for said in (reason("http://127.0.0.1:9/x"), proxied, silent):
+        assert "ConnectionPool" not in said
+        assert "Caused by" not in said
+    assert without_retries("nothing of the kind") == "nothing of the kind"
+
+
+def test_a_dead_server_is_told_in_one_short_line(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackerError) as caught:
+        MlflowTracker(tracking_uri="http://127.0.0.1:9").open_run(RunRef("mlflow", "a" * 32)).info()
+    assert "http://127.0.0.1:9" in str(caught.value)
+    assert "Connection refused" in str(caught.value)
+    assert len(str(caught.value)) < 200

@@ -1,5 +1,5 @@
-"""A run -> its captures, here. What ``render`` and everything else that looks back at a run begins
-with."""
+"""``tv.load_captures`` and the pulling of captures, with which ``render`` and everything else that
+looks back at a run begins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tracker_viz import capture_file, trackers
-from tracker_viz.errors import ConfigError, RenderError
+from tracker_viz.errors import RenderError
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.download import Pulled, pull
@@ -24,10 +24,12 @@ def load_captures(
     tracker_options: TrackerOptions | None = None,
     cache: Path | None = None,
 ) -> Iterator[Capture]:
-    """The captures of a run, ordered by step; one at a time is in memory.
+    """Yield the captures of a run, ordered by step; one at a time is in memory.
 
     Args:
-        names: only these arrays; all of them when None.
+        names: load only these arrays; None: all.
+        tracker_options: tracker -> options of its adapter.
+        cache: directory for downloads; None: the default one.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -43,39 +45,36 @@ def open_run(run: RunRef | str, tracker_options: TrackerOptions | None) -> Run:
 
 
 def pulled_captures(
-    run: Run, cache: Path | None, *, progress: bool, steps: Sequence[int | None] | None = None
+    run: Run,
+    cache: Path | None,
+    *,
+    progress: bool,
+    steps: tuple[int | None, int | None] | None = None,
 ) -> Pulled:
-    """``steps``: (first, last), only the captures from the one step to the other; None at an end
-    leaves it open.
+    """Bring the captures of a run to this machine.
+
+    Args:
+        steps: (first, last): only the captures between these steps; None at an end leaves it open.
 
     Raises:
-        ConfigError: steps are no such pair.
-        RenderError: the run has captures, but none of these.
+        RenderError: the run has captures, but none between ``steps``.
     """
-    refs = None if steps is None else _between(run, steps)
+    refs = None if steps is None else _between(run, *steps)
     with progress_bar("pulling", "captures", shown=progress, delay_s=0.5) as advance:
         return pull(run, cache, refs=refs, progress=advance)
 
 
-def _between(run: Run, steps: Sequence[int | None]) -> list[CaptureRef]:
-    if (
-        not isinstance(steps, Sequence)
-        or len(steps) != 2
-        or not all(step is None or isinstance(step, int) for step in steps)
-    ):
-        raise ConfigError(
-            f"steps is [first, last], each a step or null for an open end; got {steps}"
-        )
-    first, last = steps
-    there = run.list_captures()
-    chosen = [
-        ref
-        for ref in there
-        if (first is None or ref.step >= first) and (last is None or ref.step <= last)
-    ]
-    if there and not chosen:
+def _between(run: Run, first: int | None, last: int | None) -> list[CaptureRef]:
+    listed = run.list_captures()
+    chosen = []
+    for ref in listed:
+        is_after_start = first is None or ref.step >= first
+        is_before_end = last is None or ref.step <= last
+        if is_after_start and is_before_end:
+            chosen.append(ref)
+    if listed and not chosen:
         raise RenderError(
-            f"{run.ref} has no capture in steps {list(steps)}; its captures go from step "
-            f"{there[0].step} to {there[-1].step}"
+            f"{run.ref} has no capture in steps {[first, last]}; its captures go from step "
+            f"{listed[0].step} to {listed[-1].step}"
         )
     return chosen

@@ -134,6 +134,8 @@ def render(
     check_outputs(options.format, paths, options.video)
 
     pulled = pulled_captures(opened, options.cache, progress=progress, steps=options.steps)
+    if not pulled.captures and not pulled.damaged:
+        raise RenderError(f"there is no capture to draw: {opened.why_no_captures()}")
     missing = sorted(ref.step for ref in pulled.damaged)
     series = Series(pulled.captures, title=opened.info().name, missing_steps=missing)
     renderer = Renderer(series, drawn, size=options.video.size, theme=options.theme)

@@ -336,6 +336,10 @@ class Run(ABC):
             CaptureFileError: what the service sent does not match the ref's size or sha256.
         """
 
+    def why_no_captures(self) -> str:
+        """Return why ``list_captures`` lists none, and what helps."""
+        return "the run has none yet, or they are still in its spool (tracker-viz push)"
+
     @abstractmethod
     def list_files(self) -> list[str]:
         """Return the names of the files that ``put_file`` and ``put_video`` stored at the root of

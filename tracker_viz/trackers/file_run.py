@@ -51,6 +51,15 @@ class FileRun(Run):
     def list_captures(self) -> list[CaptureRef]:
         return self._listed(self.sizes(capture_index.CAPTURES))
 
+    def why_no_captures(self) -> str:
+        files = [name for name in self.sizes(capture_index.CAPTURES) if name.startswith("step-")]
+        if not files or self.sizes(capture_index.INDEX):
+            return super().why_no_captures()
+        return (
+            f"its {capture_index.CAPTURES}/ has {len(files)} files and no index of them; "
+            f"{capture_index.INDEX}/ belongs to them, copy it too from where they were written"
+        )
+
     def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
         nbytes = self.sizes(capture_index.CAPTURES)
         whole = {

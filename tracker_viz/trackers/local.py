@@ -90,6 +90,11 @@ class LocalTracker(Tracker):
             not (directory / "run.json").is_file()
             and not (directory / capture_index.CAPTURES).is_dir()
         ):
+            if any(directory.glob("step-*.safetensors")):
+                raise RunNotFoundError(
+                    f"{ref} is no run but a directory of captures: a run keeps them in captures/, "
+                    "and their index in captures/index/; name the directory above"
+                )
             raise RunNotFoundError(
                 f"{ref} is no run: expected a directory with run.json or captures/ in it, at "
                 f"{directory}; "

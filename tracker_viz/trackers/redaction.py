@@ -11,6 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 _USERINFO = re.compile(r"(?<=://)[^/?#\s'\"]+@")
+_RETRIES = re.compile(
+    r"(API request to \S+ failed with exception )?"
+    r"HTTPS?ConnectionPool\(.*?\): Max retries exceeded with url: \S+ \(Caused by (?P<cause>.*)\)",
+    re.DOTALL,
+)
+_QUOTED = re.compile(r"""\"([^"]*)\"|'([^']*)'""")
+_CONNECTION = re.compile(r"HTTPS?Connection(Pool)?\([^()]*\): ")
 _SECRET_NAME = re.compile(
     r"(^|[._-])("
     r"(api|access|private|secret)_?key|passw(or)?d|passphrase|pwd|secret"
@@ -23,6 +30,17 @@ _SECRET_NAME = re.compile(
 def without_userinfo(text: str) -> str:
     """Strip credentials (``user:password@``) from URLs in ``text``."""
     return _USERINFO.sub("", text)
+
+
+def without_retries(text: str) -> str:
+    """Return the reason at the end of urllib3's chain of exceptions: ``[Errno 111] Connection
+    refused`` of ``HTTPConnectionPool(...): Max retries exceeded with url: ... (Caused by ...)``."""
+    chain = _RETRIES.search(text)
+    if chain is None:
+        return _CONNECTION.sub("", text)
+    quoted = [double or single for double, single in _QUOTED.findall(chain["cause"])]
+    reasons = [_CONNECTION.sub("", each) for each in quoted] or [chain["cause"]]
+    return f"{text[: chain.start()]}{': '.join(reasons)}{text[chain.end() :]}"
 
 
 def is_secret(name: str) -> bool:

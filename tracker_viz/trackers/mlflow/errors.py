@@ -22,7 +22,7 @@ from tracker_viz.errors import (
     TrackerVizError,
     TransientTrackerError,
 )
-from tracker_viz.trackers.redaction import without_userinfo
+from tracker_viz.trackers.redaction import without_retries, without_userinfo
 
 _TRANSIENT_STATUS = {408, 425, 429, 499, 500, 502, 503, 504}
 _SECRETS = (
@@ -126,7 +126,7 @@ def _of_the_service(code: str, status: int, text: str, where: str, doing: str) -
     said = f"cannot {doing} at {where}: {text}"
     if code == "RESOURCE_DOES_NOT_EXIST":
         return RunNotFoundError(said)
-    if "CERTIFICATE_VERIFY_FAILED" in text or "SSLError" in text:
+    if "CERTIFICATE_VERIFY_FAILED" in text or "[SSL" in text:
         return TrackerError(_certificate_message(where, text))
     if status in {401, 403}:
         fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -156,7 +156,7 @@ def _of_the_service(code: str, status: int, text: str, where: str, doing: str) -
 def _shown(said: object) -> str:
     """Remove this process's secrets from a message: servers and gateways repeat what they were
     sent."""
-    text = without_userinfo(str(said))
+    text = without_retries(without_userinfo(str(said)))
     for secret in filter(None, map(os.environ.get, _SECRETS)):
         text = text.replace(secret, "***")
     return text
