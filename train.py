@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tracker_viz import RunRef, pipeline, trackers
-from tracker_viz.capture import CaptureOptions, make_probe
+from tracker_viz.capture import make_probe
 from tracker_viz.delivery.outbox import Destination
 from tracker_viz.demo import data
 from tracker_viz.demo.checkpoint import Checkpoint, CheckpointUploader, fetch_latest
@@ -84,7 +84,7 @@ def main(settings: TrainSettings) -> float:
         name=settings.name,
         config={name: getattr(settings, name) for name in TRAINED_WITH},
         spool=spool,
-        **dict(CaptureOptions.of(settings.capture)),
+        **dict(settings.capture),
     )
     with watcher, CheckpointUploader(spool, lambda: watcher.runs) as checkpoints:
         try:

@@ -56,8 +56,8 @@ def test_every_option_composes_and_makes_what_it_stands_for(group, option):
     assert settings.layout in LAYOUTS.values()
     for scheme, options in settings.tracker.items():
         trackers.connect(scheme, **options)
-    if settings.capture["every"] is None:
-        Schedule.for_total(settings.trainer.steps, settings.capture["captures"])
+    if settings.capture.every is None:
+        Schedule.for_total(settings.trainer.steps, settings.capture.captures)
 
 
 def test_several_trackers_are_chosen_at_once():
@@ -72,7 +72,7 @@ def test_the_yaml_of_train_has_every_declared_default():
     for name, field in TrainSettings.model_fields.items():
         if not field.is_required() and name != "spool":
             assert getattr(settings, name) == field.default, name
-    for group in ("model", "data", "trainer", "video"):
+    for group in ("model", "data", "trainer", "capture", "video"):
         chosen = getattr(settings, group)
         assert chosen == type(chosen)(), group
 
@@ -90,7 +90,7 @@ def test_train_is_helped_with_the_same_words_as_the_jobs(monkeypatch):
 def test_an_experiment_overrides_groups_and_is_overridden_by_the_command_line():
     settings = settings_of("experiment=smoke")
     assert (settings.name, settings.model.n_blocks, settings.trainer.steps) == ("smoke", 2, 30)
-    assert math.isinf(settings.capture["max_overhead"]), (
+    assert math.isinf(settings.capture.max_overhead), (
         "or the governor leaves out captures wherever the machine is busy"
     )
     assert settings_of("experiment=smoke", "trainer.steps=7").trainer.steps == 7

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import field_validator
 
+from tracker_viz.capture import CaptureOptions
 from tracker_viz.demo.data import DataConfig
 from tracker_viz.demo.model import ModelConfig
 from tracker_viz.demo.trainer import TrainerConfig
@@ -74,7 +75,7 @@ class TrainSettings(Settings, Appearance):
     model: ModelConfig
     data: DataConfig
     trainer: TrainerConfig
-    capture: dict[str, Any]
+    capture: CaptureOptions
     tracker: dict[str, Any]
     layout: Layout
 
