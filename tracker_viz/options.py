@@ -172,10 +172,10 @@ def _legal(annotation: Any, constraints: Sequence[Any] = ()) -> str:
         kinds = [part for part in parts if part is not types.NoneType]
         words = [_legal(part, constraints) for part in kinds]
         return " or ".join(words + ["null"] * (len(kinds) < len(parts)))
-    if origin in (tuple, list):
-        return f"a list, each {_legal(parts[0])}"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "a mapping"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"a list, each {_legal(parts[0])}"
     words_of_type = _WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
     return words_of_type + _range(constraints)
 

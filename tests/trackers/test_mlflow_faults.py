@@ -524,9 +524,8 @@ def test_ctrl_c_ends_a_pull_from_a_server_that_hangs(forty, server_link, tmp_pat
         server_link.one_way_s = 0.1
         assert int(process.stdout.readline()) == 1
         server_link.one_way_s = 3600.0
-        time.sleep(1.0)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=300)
     assert "KeyboardInterrupt" in error
     server_link.one_way_s = 0.0
 

@@ -47,6 +47,7 @@ _PLAIN_MESSAGES = {
     "loggers": {"matplotlib": {"level": "WARNING"}},
     "disable_existing_loggers": False,
 }
+_COMMENTED = re.compile(r" +(?P<key>\w+): (?P<default>.*?)( *# (?P<meaning>.*))?")
 _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)\s*$", re.MULTILINE)
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
@@ -126,6 +127,20 @@ def group_options(group: str) -> dict[str, str]:
             said = [line.strip() for line in comments if "@package" not in line]
             options[file.name.removesuffix(".yaml")] = said[0] if said else ""
     return options
+
+
+def commented_options(group: str) -> list[tuple[str, str]]:
+    """Return key=default and meaning of what the files of a group say, for a group that no class
+    declares: trackers, of which others may be plugged in."""
+    rows = []
+    for name in group_options(group):
+        text = resources.files("tracker_viz.conf").joinpath(f"{group}/{name}.yaml").read_text()
+        for line in text.splitlines():
+            option = _COMMENTED.fullmatch(line)
+            if option:
+                key = f"{group}.{name}.{option['key']}"
+                rows.append((f"{key}={option['default']}", option["meaning"] or ""))
+    return rows
 
 
 def with_files_as_options(words: Iterable[str], settings: type[Settings]) -> list[str]:

@@ -7,7 +7,7 @@ import shutil
 import textwrap
 from collections.abc import Container, Iterable
 
-from tracker_viz.jobs.config import Settings, group_options, group_type
+from tracker_viz.jobs.config import Settings, commented_options, group_options, group_type
 from tracker_viz.options import OptionHelp, Options, option_help
 from tracker_viz.rendering import Layout
 from tracker_viz.rendering.layout import PANELS
@@ -45,6 +45,8 @@ def _group(group: str, settings: type[Settings]) -> list[str]:
     options = group_type(settings, group)
     if options is not None:
         parts.append(_options(f"Options of {group}", options))
+    elif group in settings.model_fields:
+        parts.append(_section(f"Options of {group}", commented_options(group)))
     if options is Layout:
         for name, panel in PANELS.items():
             place = f"layout.panels.<index>.<option> of a panel {name}"
