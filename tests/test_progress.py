@@ -15,7 +15,7 @@ WORK = """
 from tracker_viz.progress import progress_bar
 with progress_bar("drawing", "frames", shown=True) as advance:
     for done in range(1, 501):
-        advance(done, 500)
+        advance(done, 500, f"loss {done}")
 """
 
 
@@ -26,8 +26,8 @@ def test_a_log_file_gets_a_plain_line_now_and_then(monkeypatch):
     lines = PlainLines("drawing", "frames", clock=lambda: now_s)
     for done in range(1, 201):
         now_s = done * LINE_EVERY_S / 100
-        lines.advance(done, 200)
-    assert log.getvalue() == "drawing: 100 of 200 frames\ndrawing: 200 of 200 frames\n"
+        lines.advance(done, 200, "loss 3.2" if done > 100 else "")
+    assert log.getvalue() == ("drawing: 100 of 200 frames\ndrawing: 200 of 200 frames, loss 3.2\n")
 
 
 def test_short_work_leaves_a_log_file_alone(monkeypatch):
@@ -47,7 +47,8 @@ def test_no_carriage_return_reaches_a_log_file():
 def test_a_terminal_gets_a_bar():
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
-    with subprocess.Popen([sys.executable, "-c", WORK], stderr=theirs) as worker:
+    environment = os.environ | {"TQDM_MININTERVAL": "0"}
+    with subprocess.Popen([sys.executable, "-c", WORK], stderr=theirs, env=environment) as worker:
         os.close(theirs)
         shown = b""
         try:
@@ -58,6 +59,7 @@ def test_a_terminal_gets_a_bar():
     os.close(ours)
     assert worker.returncode == 0
     assert b"drawing" in shown
+    assert b"loss" in shown
     assert b"\r" in shown
 
 

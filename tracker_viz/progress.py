@@ -7,39 +7,49 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-Advance = Callable[[int, int], None]
+from typing import Any, Protocol
 
 LINE_EVERY_S = 15.0
 
 
+class Advance(Protocol):
+    """Reports (units done, units in all), and how it goes in a few words: ``loss 3.210``."""
+
+    def __call__(self, done: int, total: int, said: str = "", /) -> None: ...
+
+
 @contextmanager
-def progress_bar(verb: str, unit: str, *, shown: bool, delay_s: float = 0.0) -> Iterator[Advance]:
-    """Yield ``advance(done, total)``, to be called from one thread at a time.
+def progress_bar(
+    verb: str, unit: str, *, shown: bool, delay_s: float = 0.0, done: int = 0
+) -> Iterator[Advance]:
+    """Yield the function that reports progress; call it from one thread at a time.
 
     Args:
         verb, unit: what is done and with what: ``drawing``, ``frames``.
         shown: False shows nothing.
         delay_s: work that is done sooner shows no bar.
+        done: units that were done before.
     """
     if not shown:
-        yield lambda done, total: None
+        yield lambda done, total, said="": None
     elif sys.stderr.isatty():
-        with _bar(verb, unit, delay_s) as advance:
+        with _bar(verb, unit, delay_s, done) as advance:
             yield advance
     else:
         yield PlainLines(verb, unit).advance
 
 
 @contextmanager
-def _bar(verb: str, unit: str, delay_s: float) -> Iterator[Advance]:
+def _bar(verb: str, unit: str, delay_s: float, done_before: int) -> Iterator[Advance]:
     from tqdm import tqdm
 
-    options = {"delay": delay_s, "leave": False, "dynamic_ncols": True}
-    with tqdm(desc=verb, unit=f" {unit}", file=sys.stderr, **options) as bar:
+    options: dict[str, Any] = {"delay": delay_s, "leave": False, "dynamic_ncols": True}
+    with tqdm(desc=verb, unit=f" {unit}", initial=done_before, file=sys.stderr, **options) as bar:
 
-        def advance(done: int, total: int) -> None:
+        def advance(done: int, total: int, said: str = "", /) -> None:
             bar.total = total
+            if said:
+                bar.set_postfix_str(said, refresh=False)
             bar.update(done - bar.n)
 
         yield advance
@@ -55,9 +65,10 @@ class PlainLines:
         self._clock = clock
         self._last_line_s = clock()
 
-    def advance(self, done: int, total: int) -> None:
+    def advance(self, done: int, total: int, said: str = "", /) -> None:
         now_s = self._clock()
         if now_s - self._last_line_s < LINE_EVERY_S:
             return
         self._last_line_s = now_s
-        print(f"{self._verb}: {done} of {total} {self._unit}", file=sys.stderr, flush=True)
+        line = f"{self._verb}: {done} of {total} {self._unit}"
+        print(f"{line}, {said}" if said else line, file=sys.stderr, flush=True)

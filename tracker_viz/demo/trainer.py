@@ -27,8 +27,7 @@ from tracker_viz.demo.checkpoint import Checkpoint
 from tracker_viz.demo.data import Mixture, second_copies
 from tracker_viz.errors import ConfigError, TrackerVizError
 from tracker_viz.options import Options
-
-BAR = "{percentage:3.0f}% |{bar:24}| step {n_fmt}/{total_fmt} · {desc} · {remaining} left"
+from tracker_viz.progress import progress_bar
 
 
 class TrainingDivergedError(TrackerVizError):
@@ -156,7 +155,7 @@ class Trainer:
                 ``evaluate_at(step)``.
             save: called with the state and its step: every ``checkpoint_every`` steps, at the end,
                 and when interrupted.
-            progress: show a progress bar on standard error.
+            progress: show progress on standard error.
 
         Raises:
             TrainingDivergedError: the loss became NaN or infinite; the weights stay as they were
@@ -166,7 +165,7 @@ class Trainer:
         metrics = {"loss": math.nan}
         with (
             stop_on_signal() as stop,
-            _progress_bar(self.step, config.steps, shown=progress) as bar,
+            progress_bar("training", "steps", shown=progress, done=self.step) as advance,
             logging_redirect_tqdm(),
         ):
             while self.step < config.steps and not stop.requested:
@@ -174,7 +173,7 @@ class Trainer:
                 if config.evaluate_rows and evaluate_at(self.step):
                     metrics |= self.evaluate(config.evaluate_rows)
                 recorder.step(self.step, self.step * self.tokens_per_step, **metrics)
-                _show(bar, self.step, metrics["loss"], self.tokens_per_step)
+                advance(self.step, config.steps, f"loss {metrics['loss']:.3f}")
 
                 is_last = self.step == config.steps or stop.requested
                 if config.checkpoint_every and (
@@ -325,25 +324,3 @@ def _check_shapes(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
                 f"the checkpoint is of another model: {name} is {there} there and {here} here; "
                 "leave out model overrides"
             )
-
-
-def _progress_bar(start: int, steps: int, *, shown: bool) -> tqdm[Any]:
-    # A log file should get a line now and then, not ten a second.
-    interval_s = 0.2 if sys.stderr.isatty() else 15.0
-    return tqdm(
-        desc="the first step",
-        initial=start,
-        total=steps,
-        disable=not shown,
-        mininterval=interval_s,
-        bar_format=BAR,
-    )
-
-
-def _show(bar: tqdm[Any], step: int, loss: float, tokens_per_step: int) -> None:
-    words = [f"loss {loss:.3f}"]
-    rate = bar.format_dict["rate"]
-    if rate:
-        words.append(f"{rate * tokens_per_step:,.0f} tokens/s")
-    bar.set_description_str(" · ".join(words), refresh=False)
-    bar.update(step - bar.n)
