@@ -12,7 +12,7 @@ import textwrap
 import pytest
 
 from tracker_viz.errors import ConfigError, TrackerError
-from tracker_viz.jobs.application import application
+from tracker_viz.jobs.application import application, without_dashes
 from tracker_viz.jobs.doctor import DoctorSettings
 
 CALLBACK = """
@@ -168,3 +168,18 @@ def test_the_environment_is_left_as_it_was(call, monkeypatch, before):
         monkeypatch.setenv("HYDRA_FULL_ERROR", before)
     call(raising(ConfigError("x")))
     assert os.environ.get("HYDRA_FULL_ERROR") == before
+
+
+@pytest.mark.parametrize(
+    ("word", "read"),
+    [
+        ("--seed=1", "seed=1"),
+        ("--model.n_heads=4", "model.n_heads=4"),
+        ("seed=1", "seed=1"),
+        ("--multirun", "--multirun"),
+        ("--config-dir=conf", "--config-dir=conf"),
+        ("--cfg=job", "--cfg=job"),
+    ],
+)
+def test_settings_may_have_dashes_as_wandb_agent_writes_them(word, read):
+    assert without_dashes(word) == read

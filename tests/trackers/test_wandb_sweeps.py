@@ -102,6 +102,7 @@ def test_a_multirun_is_a_group_of_runs_each_ended_by_its_own_job(wandb_server, t
     ] * 2
     assert {run.state for run in made} == {"finished"}
     assert {run.config["seed"]["value"] for run in jobs} == {0, 1}
+    assert {run.display_name for run in jobs} == {"smoke · seed=0", "smoke · seed=1"}
     assert f"wandb:{parent.path}" in output
 
     sweep = WandbTracker().open_run(RunRef("wandb", parent.path))

@@ -42,6 +42,19 @@ _WRONG_CONFIG = (HydraException, OmegaConfBaseException, YAMLError, ConfigError)
 # What Hydra writes to standard error before it raises what a job raised.
 _HYDRAS_LINE = "Error executing job with overrides:"
 
+_HYDRAS_OPTIONS = frozenset(
+    f"--{name}"
+    for name in (
+        "cfg",
+        "config-dir",
+        "config-name",
+        "config-path",
+        "experimental-rerun",
+        "info",
+        "package",
+    )
+)
+
 Task = Callable[[AnySettings], Any]
 
 
@@ -78,7 +91,8 @@ def application(
                     return
                 if config_path is None:
                     store_config(name, settings)
-                sys.argv[1:] = with_files_as_options(sys.argv[1:], settings)
+                words = list(map(without_dashes, sys.argv[1:]))
+                sys.argv[1:] = with_files_as_options(words, settings)
                 entry()
 
         return run
@@ -110,6 +124,16 @@ def errors_explained() -> Iterator[None]:
         if wants_traceback:
             raise
         _leave(_one_line(error), code=1)
+
+
+def without_dashes(word: str) -> str:
+    """Return ``--key=value`` as the override ``key=value``; Hydra's own options stay as they are.
+
+    This is how ``wandb agent`` passes settings, unless its sweep's command says otherwise.
+    """
+    key = word.partition("=")[0]
+    is_setting = key.startswith("--") and "=" in word and key not in _HYDRAS_OPTIONS
+    return word.removeprefix("--") if is_setting else word
 
 
 def _of_one_job(error: Exception) -> TrackerVizError:

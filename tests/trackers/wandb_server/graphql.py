@@ -20,6 +20,7 @@ from typing import Any
 from wandb_server.artifact_operations import ArtifactOperations
 from wandb_server.operations import Variables
 from wandb_server.run_operations import RunOperations
+from wandb_server.sweep_operations import SweepOperations
 
 FEATURES = (
     "CLIENT_IDS",
@@ -46,7 +47,7 @@ UNUSED = {
 }
 
 
-class GraphQL(RunOperations, ArtifactOperations):
+class GraphQL(RunOperations, ArtifactOperations, SweepOperations):
     """``answer`` gives the ``data`` of one operation."""
 
     def answer(self, operation: str, variables: Variables) -> Any:

@@ -61,7 +61,7 @@ class RunOperations(Operations):
             "displayName": run.display_name,
             "description": None,
             "config": json.dumps(run.config),
-            "sweepName": None,
+            "sweepName": run.attributes.get("sweep"),
             "project": project,
             "historyLineCount": len(run.history),
         }
@@ -220,7 +220,7 @@ class RunOperations(Operations):
             "tags": run.attributes.get("tags") or [],
             "name": run.name,
             "displayName": run.display_name,
-            "sweepName": None,
+            "sweepName": run.attributes.get("sweep"),
             "state": run.state,
             "config": json.dumps(run.config),
             "group": run.attributes.get("groupName"),

@@ -104,6 +104,34 @@ class Artifact:
         return sum(entry["size"] for entry in self.entries.values())
 
 
+@dataclass
+class Sweep:
+    """What agents of W&B's own are told to run.
+
+    Attributes:
+        config: as ``wandb sweep`` takes it: the program, its command.
+        waiting: settings that no agent has had yet.
+    """
+
+    name: str
+    config: dict[str, Any]
+    waiting: list[dict[str, Any]]
+    n_given: int = 0
+
+    def next_command(self) -> dict[str, Any]:
+        if not self.waiting:
+            return {"type": "exit"}
+        self.n_given += 1
+        settings = {name: {"value": value} for name, value in self.waiting.pop(0).items()}
+        run_id = f"{self.name}-run{self.n_given}"
+        return {
+            "type": "run",
+            "run_id": run_id,
+            "program": self.config["program"],
+            "args": settings,
+        }
+
+
 class State:
     """Everything; guarded by one lock, which is re-entrant."""
 
@@ -111,6 +139,7 @@ class State:
         self.lock = threading.RLock()
         self.runs: dict[str, Run] = {}
         self.artifacts: dict[str, Artifact] = {}
+        self.sweeps: dict[str, Sweep] = {}
         self._ids = itertools.count(1)
 
     def new_id(self, kind: str) -> str:

@@ -246,29 +246,7 @@ class WandbRun(Run):
     def results_run(self) -> WandbRun:
         """Return a run of job type ``compare`` in the sweep's group, where W&B shows it beside the
         sweep's runs; this run is not in the group."""
-        self._service.require_online(self._ref)
-        entity, project, run_id = self._ref.path.split("/")
-        results_id = legal_name("", run_id, f"-{RESULTS}")
-        ref = RunRef("wandb", f"{entity}/{project}/{results_id}")
-        if live := session.live_run(ref):
-            return WandbRun(self._service, ref, sdk_run=live, ours=True)
-        try:
-            session.require_unwritten(self._service.fetch_run(ref), ref)
-        except RunNotFoundError:
-            sdk_run = session.start(
-                self._service,
-                settings={},
-                entity=entity,
-                project=project,
-                id=results_id,
-                name=f"{RESULTS} {self.info().name}",
-                config={OWN_CONFIG: {"parent": str(self._ref)}},
-                group=run_id,
-                job_type=RESULTS,
-                mode="online",
-            )
-            return WandbRun(self._service, ref, sdk_run=sdk_run, ours=True)
-        return WandbRun(self._service, ref, ours=True)
+        return results_run(self._service, self._ref, self.info().name)
 
     def sibling_options(self) -> Mapping[str, Any]:
         entity, project, _ = self._ref.path.split("/")
@@ -401,6 +379,38 @@ class WandbRun(Run):
 
         trials = [run.id for run in runs.values() if run.job_type != RESULTS and run.id != run_id]
         return [RunRef("wandb", f"{entity}/{project}/{trial}") for trial in trials]
+
+
+def results_run(service: WandbService, sweep: RunRef, name: str) -> WandbRun:
+    """Return the run of job type ``compare`` in the group of a sweep, created where it is not there
+    yet.
+
+    Args:
+        name: of the sweep.
+    """
+    service.require_online(sweep)
+    entity, project, sweep_id = sweep.path.split("/")
+    results_id = legal_name("", sweep_id, f"-{RESULTS}")
+    ref = RunRef("wandb", f"{entity}/{project}/{results_id}")
+    if live := session.live_run(ref):
+        return WandbRun(service, ref, sdk_run=live, ours=True)
+    try:
+        session.require_unwritten(service.fetch_run(ref), ref)
+    except RunNotFoundError:
+        sdk_run = session.start(
+            service,
+            settings={},
+            entity=entity,
+            project=project,
+            id=results_id,
+            name=f"{RESULTS} {name}",
+            config={OWN_CONFIG: {"parent": str(sweep)}},
+            group=sweep_id,
+            job_type=RESULTS,
+            mode="online",
+        )
+        return WandbRun(service, ref, sdk_run=sdk_run, ours=True)
+    return WandbRun(service, ref, ours=True)
 
 
 def _sweep_tag(parent_id: str) -> str:

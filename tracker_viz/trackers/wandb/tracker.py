@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tracker_viz.errors import ConfigError, TrackerError, TrackerVizError
-from tracker_viz.trackers.base import Health, LoggerRun, Tracker, server_health
+from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError, TrackerVizError
+from tracker_viz.trackers.base import Health, LoggerRun, Run, Tracker, server_health
 from tracker_viz.trackers.redaction import without_secrets
 from tracker_viz.trackers.run_config import as_name
 from tracker_viz.types import RunRef
@@ -205,8 +205,9 @@ class WandbTracker(Tracker):
         same_entity = self._entity in (None, entity) or entity == DEFAULT_ENTITY
         return same_entity and self._project in (None, project)
 
-    def open_run(self, ref: RunRef, *, ours: bool = False) -> WandbRun:
+    def open_run(self, ref: RunRef, *, ours: bool = False) -> Run:
         from tracker_viz.trackers.wandb import session
+        from tracker_viz.trackers.wandb.agent_sweep import find_sweep
         from tracker_viz.trackers.wandb.run import WandbRun
         from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY
 
@@ -236,7 +237,13 @@ class WandbTracker(Tracker):
                 self._service, settings=self._settings, mode="offline", **identity
             )
             return WandbRun(self._service, session.ref_of(sdk_run), sdk_run=sdk_run, ours=True)
-        self._service.fetch_run(ref)
+        try:
+            self._service.fetch_run(ref)
+        except RunNotFoundError:
+            sweep = find_sweep(self._service, ref)
+            if sweep is None:
+                raise
+            return sweep
         return WandbRun(self._service, self._service.resolved(ref), ours=ours)
 
     def active_run(self) -> WandbRun | None:
