@@ -33,7 +33,7 @@ from wandb_server.state import Artifact, Run
 
 import tracker_viz as tv
 from tracker_viz import capture_file, trackers
-from tracker_viz.pipeline import compare_runs, render
+from tracker_viz.pipeline import compare, render
 
 STORED = Path(__file__).with_name("stored")
 VERSIONS = sorted(path.name for path in STORED.iterdir() if (path / "expected.json").is_file())
@@ -291,7 +291,7 @@ def test_stored_scores_stand_in_for_a_capture_that_was_damaged(corpus: Corpus, p
     """Read ``scores/heads.safetensors``: a comparison's table needs nothing else of a run."""
     damage(corpus, part, "step-00000372.safetensors")
     ref, other = corpus.refs[part], corpus.refs["crashed_local"]
-    result = compare_runs(
+    result = compare(
         [ref, other],
         video=tiny_run.VIDEO,
         output="comparison",

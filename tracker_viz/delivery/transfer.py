@@ -104,6 +104,10 @@ class Transfer:
             self.run = self._opened()
         return self.run
 
+    def n_unconfirmed(self) -> int:
+        """Return how many captures of the spool the journal does not have as delivered."""
+        return sum(not self.journal.has(ref) for ref in self._spool.run.list_captures())
+
     def compare(self, run: Run) -> Comparison:
         """Hold the spool and the journal against what the run says it has."""
         here = self._spool.run.list_captures()

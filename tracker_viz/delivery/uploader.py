@@ -121,6 +121,7 @@ class Uploader:
         self._state = State.STARTING
         self._error: Exception | None = None
         self._backlog = Backlog()
+        self._compared = False
         self._ending: _Ending | None = None
         self._thread = threading.Thread(
             target=self._work, name=f"tracker_viz-upload-{self.name}", daemon=True
@@ -194,6 +195,9 @@ class Uploader:
     def status(self) -> DeliveryStatus:
         with self._changed:
             left = self._backlog.n_left
+            if not self._compared:
+                # The run was never asked what it has: all that is not confirmed is left.
+                left = max(left, self._transfer.n_unconfirmed())
             damaged = tuple(sorted(self._backlog.damaged))
             error = None if self._error is None else str(self._error)
             if self._backlog.deferred and error is None:
@@ -229,6 +233,7 @@ class Uploader:
     def _compare(self, run: Run) -> None:
         found = self._transfer.compare(run)
         with self._changed:
+            self._compared = True
             self._backlog.damaged.update(found.damaged)
             for ref in found.left:
                 self._backlog.add(ref)

@@ -505,7 +505,7 @@ def open_outbox(
         RunTakenError: a run that was named, or the spool, belongs to another training. Where the
             active run of a tracker does, a new one is made.
     """
-    name = as_name(name)
+    name = as_name(name, max_characters=1000)
     directory = Path(spool) if spool else new_directory(_default_spool(name))
     is_new = not (directory / "run.json").exists()
 
