@@ -1,4 +1,4 @@
-"""Draws this README's pictures of the demo anew.
+"""Draw the README's pictures of the demo.
 
 python train.py experiment=demo render=false
 python examples/make_pictures.py mlflow:<the run it names>
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tracker_viz.metrics import strongest_event
 from tracker_viz.pipeline import open_run, pulled_captures
 from tracker_viz.rendering import Renderer, Series, storyboard, write_animation
 
@@ -19,19 +20,28 @@ LAYOUTS = ("heads", "ffn", "head", "scores", "changes", "weights")
 
 
 def overview(series: Series, path: Path) -> None:
-    """The overview as an animation that is small enough for a README."""
-    shots = storyboard(series.steps, seconds_per_capture=0.16, hold_s=4.0)
-    write_animation(Renderer(series, "overview"), shots, path, max_bytes=1_500_000)
+    """The film as an animation that is small enough for a README."""
+    renderer = Renderer(series, "overview", theme="light")
+    shots = storyboard(
+        series.steps,
+        story=renderer.plan.story,
+        seconds_per_capture=0.12,
+        title_s=3.0,
+        hold_s=4.0,
+    )
+    write_animation(renderer, shots, path, max_bytes=1_500_000)
 
 
 def layouts(series: Series, path: Path) -> None:
     """The other layouts beside each other, at half of 1080p: the last capture, and of the changes
-    that in which a head found its role."""
+    the one that completes the strongest event."""
     tiles = []
     for name in LAYOUTS:
-        renderer = Renderer(series, name)
-        onsets = renderer.plan.timeline.onsets if renderer.plan.timeline else ()
-        index = onsets[-1].index if name == "changes" and onsets else len(series) - 1
+        renderer = Renderer(series, name, theme="light")
+        event = strongest_event(renderer.plan.story.events)
+        index = len(series) - 1
+        if name == "changes" and event:
+            index = series.steps.index(event.last_step)
         tiles.append(np.asarray(Image.fromarray(renderer.frame(index).pixels).reduce(2)))
     rows = [np.concatenate(tiles[at : at + 2], axis=1) for at in range(0, len(tiles), 2)]
     contents = io.BytesIO()
