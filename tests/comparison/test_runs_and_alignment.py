@@ -16,6 +16,7 @@ from tracker_viz.comparison import (
     in_order_of_settings,
     positions,
     run_labels,
+    run_title,
     trajectories,
 )
 from tracker_viz.comparison.runs import flat_config
@@ -127,6 +128,10 @@ def test_a_label_stands_on_one_line():
         make_run("b", [0], config={"prompt": "one"}),
     ]
     assert run_labels(runs) == {"a": "prompt=one two", "b": "prompt=one"}
+
+
+def test_names_that_a_logger_joined_with_slashes_are_short_too():
+    assert run_title("demo", {"model/n_heads": 4, "seed": 0}) == "demo · n_heads=4 seed=0"
 
 
 def test_numbers_in_labels_are_short():

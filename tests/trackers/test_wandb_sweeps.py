@@ -144,6 +144,54 @@ def test_a_job_that_fails_is_marked_so_and_hides_no_other(wandb_server, tmp_path
     ]  # each one's last state
 
 
+OWN_RUNS = """
+import hydra, torch, wandb
+import tracker_viz as tv
+
+@hydra.main(version_base="1.3", config_path=".", config_name="theirs")
+def main(cfg):
+    torch.manual_seed(cfg.x)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    model = torch.nn.Sequential(torch.nn.Embedding(16, 8), encoder)
+    run = wandb.init(project="theirs", name=f"x={cfg.x}", group="")
+    with tv.watch(model, probe=torch.arange(12)[None], run="wandb", spool="spool") as recorder:
+        recorder.step(0, loss=1.0)
+    run.finish()
+
+main()
+"""
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_runs_that_the_jobs_make_themselves_are_theirs_and_below_the_sweep(
+    wandb_server, tmp_path, launcher
+):
+    """The client hands a run that is open in a process to the next ``wandb.init()`` there."""
+    (tmp_path / "app.py").write_text(OWN_RUNS)
+    (tmp_path / "theirs.yaml").write_text(CONFIG)
+    known = set(wandb_server.state.runs)
+    code, output = multirun(
+        tmp_path / "app.py",
+        "x=0,1",
+        f"hydra/launcher={launcher}",
+        server=wandb_server,
+        directory=tmp_path,
+    )
+    assert code == 0, output
+    made = {
+        run.display_name: run for path, run in wandb_server.state.runs.items() if path not in known
+    }
+    assert {name: run.state for name, run in made.items()} == {
+        "ablation": "finished",
+        "x=0": "finished",
+        "x=1": "finished",
+    }
+    children = WandbTracker().open_run(RunRef("wandb", made["ablation"].path)).children()
+    assert {ref.path for ref in children} == {made["x=0"].path, made["x=1"].path}
+    assert [len(steps(WandbTracker().open_run(ref))) for ref in children] == [2, 2]
+
+
 # -- what is made of a sweep, and of what
 # -----------------------------------------------------------------------
 

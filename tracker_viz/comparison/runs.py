@@ -251,7 +251,8 @@ def _is_setting(name: str) -> bool:
 
 
 def _short_name(setting: str) -> str:
-    return setting.rpartition(".")[2]
+    # Lightning's loggers join names with a slash.
+    return setting.replace("/", ".").rpartition(".")[2]
 
 
 def _short_value(value: Any) -> str:

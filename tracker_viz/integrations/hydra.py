@@ -45,6 +45,7 @@ from tracker_viz.trackers.sweep import (
     note_parents,
     noted_parents,
 )
+from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,12 @@ class SweepCallback(Callback):
         self._job: SweepJob | None = None
         self._varied: frozenset[str] = frozenset()
         self._refs: list[str] = []
-        self._parents: list[tuple[Run, dict[str, Any]]] = []
+        # As they were given, with the password that an address may hold and that is noted nowhere.
+        self._options: dict[RunRef, dict[str, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Launchers send the callback to the jobs; the parents stay with the process that made them.
-        return self.__dict__ | {"_parents": []}
+        # Launchers send the callback to the jobs, which do not end the sweep.
+        return self.__dict__ | {"_options": {}}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         directory = _sweep_directory(config)
@@ -80,12 +82,12 @@ class SweepCallback(Callback):
         self._job = SweepJob(str(directory), self.name, shown)
         self._varied = _varied_keys(overrides, plain(config, "hydra"))
 
+        noted = []
         for scheme, options in self._named_trackers(config).items():
-            self._create_parent(scheme, options)
-        self._refs = [str(parent.ref) for parent, _ in self._parents]
+            noted += self._create_parent(scheme, options)
+        self._refs = [str(parent.ref) for parent in noted]
         # Hydra does not say when a multirun ends with an error.
         atexit.register(self._end, "failed")
-        noted = [Parent(parent.ref, parent.environment) for parent, _ in self._parents]
         note_parents(noted, directory)
         write_atomically(json.dumps(self._refs).encode(), directory / NOTE)
 
@@ -121,10 +123,10 @@ class SweepCallback(Callback):
             )
         return named
 
-    def _create_parent(self, scheme: str, options: Mapping[str, Any]) -> None:
+    def _create_parent(self, scheme: str, options: Mapping[str, Any]) -> list[Parent]:
         assert self._job is not None, "on_multirun_start describes the sweep first"
         if not trackers.tracker_class(scheme).has_sweeps:
-            return
+            return []
         try:
             switch = trackers.switched_off(scheme)
             if switch:
@@ -132,34 +134,28 @@ class SweepCallback(Callback):
             made = create_parent(trackers.connect(scheme, **options), self._job)
         except TrackerVizError as error:
             log.warning("the runs of this sweep get no parent in %s: %s", scheme, error)
-        else:
-            self._parents.append((made, dict(options)))
-            log.info("sweep: %s %s", made.ref, made.url())
+            return []
+        self._options[made.ref] = dict(options)
+        log.info("sweep: %s %s", made.ref, made.url())
+        return [Parent(made.ref, made.environment, made.online)]
 
     def _end(self, state: RunState) -> None:
         if self._job is None:
             return
         atexit.unregister(self._end)
-        directory = Path(self._job.directory)
-        ours, self._parents, self._job = self._parents, [], None
-        for parent, options in ours:
-            _end_parent(parent, options, state)
-
-        known = {parent.ref for parent, _ in ours}
+        directory, self._job = Path(self._job.directory), None
         for noted in noted_parents(directory):
-            if noted.ref not in known:
-                _end_noted(noted, state)
-
-
-def _end_noted(noted: Parent, state: RunState) -> None:
-    """End a parent that a job created."""
-    try:
-        tracker = trackers.connect(noted.ref.scheme, **noted.options)
-        parent = tracker.open_run(noted.ref, ours=True)
-    except TrackerVizError as error:
-        log.warning("the sweep's run %s could not be opened: %s", noted.ref, error)
-    else:
-        _end_parent(parent, noted.options, state)
+            options = self._options.get(noted.ref, noted.options)
+            if not noted.online:
+                _say_how_to_compare(noted.ref, noted.options)
+                continue
+            try:
+                tracker = trackers.connect(noted.ref.scheme, **options)
+                parent = tracker.open_run(noted.ref, ours=True)
+            except TrackerVizError as error:
+                log.warning("the sweep's run %s could not be opened: %s", noted.ref, error)
+            else:
+                _end_parent(parent, options, state)
 
 
 def _end_parent(parent: Run, options: Mapping[str, Any], state: RunState) -> None:
@@ -176,14 +172,18 @@ def _end_parent(parent: Run, options: Mapping[str, Any], state: RunState) -> Non
         parent.finish(state)
     except TrackerVizError as error:
         log.warning("the sweep's run %s could not be ended: %s", parent.ref, error)
-    if n_runs == 0 and parent.online:
+    if n_runs == 0:
         log.warning(
             "no run of this sweep is below %s: its jobs recorded none there (watch(), or a callback "
             "of a Trainer, records them)",
             parent.ref,
         )
         return
-    command = commands.compare_sweep(parent.ref, parent.environment)
+    _say_how_to_compare(parent.ref, parent.environment)
+
+
+def _say_how_to_compare(parent: RunRef, environment: Mapping[str, str]) -> None:
+    command = commands.compare_sweep(parent, environment)
     log.info("to compare its runs, from any directory: %s", command)
 
 

@@ -53,10 +53,15 @@ class SweepJob:
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """A run above the jobs' runs, and the options with which its tracker is reached."""
+    """A run above the jobs' runs, and the options with which its tracker is reached.
+
+    Attributes:
+        online: False: it is in a log on this machine, and cannot be changed from here.
+    """
 
     ref: RunRef
     options: Mapping[str, str]
+    online: bool = True
 
 
 def current_job() -> SweepJob | None:
@@ -126,20 +131,29 @@ def noted_parents(directory: Path) -> list[Parent]:
     if not path.is_file():
         return []
     noted = read_json(path)["parents"]
-    return [Parent(RunRef.from_stored(each["ref"]), each["options"]) for each in noted]
+    return [
+        Parent(RunRef.from_stored(each["ref"]), each["options"], each["online"]) for each in noted
+    ]
 
 
 def note_parents(parents: Sequence[Parent], directory: Path) -> None:
-    noted = [{"ref": str(each.ref), "options": dict(each.options)} for each in parents]
+    noted = [
+        {"ref": str(each.ref), "options": dict(each.options), "online": each.online}
+        for each in parents
+    ]
     write_json({"parents": noted}, directory / PARENTS_FILE)
 
 
 def create_parent(tracker: Tracker, job: SweepJob) -> Run:
-    return tracker.create_run(
+    """Create a sweep's run, and leave it open nowhere: W&B's client would hand a run that is open
+    in a process to the next ``wandb.init()`` of the user's code there."""
+    run = tracker.create_run(
         name=job.name,
         config={"overrides": job.overrides},
         tags={"tracker_viz.sweep": job.directory},
     )
+    run.finish("finished")
+    return run
 
 
 def _noted_or_created(job: SweepJob, tracker: Tracker) -> RunRef:
@@ -153,8 +167,6 @@ def _noted_or_created(job: SweepJob, tracker: Tracker) -> RunRef:
                 return parent.ref
 
         made = create_parent(tracker, job)
-        # Whoever started the sweep ends it; until then no process may hold the run open.
-        made.finish("finished")
-        note_parents([*parents, Parent(made.ref, tracker.options)], directory)
+        note_parents([*parents, Parent(made.ref, tracker.options, made.online)], directory)
         log.info("sweep: %s %s", made.ref, made.url())
         return made.ref
