@@ -73,7 +73,7 @@ def test_every_run_gets_its_video_and_the_run_above_them_the_page(tracker_viz, s
     ]
     assert f"The videos of its runs, in step: {parent.url('in_step.html')}" in result.out
     page = (parent.directory / "in_step.html").read_text()
-    assert all(f'"label": "seed={seed}"' in page for seed in range(3))
+    assert all(f' · seed={seed}"' in page for seed in range(3))
     assert list(Path.cwd().iterdir()) == []
 
 
@@ -123,7 +123,7 @@ def test_a_process_that_is_killed_ends_the_command_and_says_so(sweep, tmp_path):
         drawing[0].kill()
         _, err = render.communicate(timeout=240)
     assert render.returncode == 1
-    assert "a process that drew a run was killed, when 0 of 4 were done" in err
+    assert "a process that drew a run was killed when 0 of 4 were done" in err
     assert "Traceback" not in err
 
 
@@ -166,7 +166,7 @@ def test_a_run_that_is_no_sweep_and_a_wrong_option_are_refused(tracker_viz, swee
     parent, _, _ = sweep
     alone = LocalTracker(tmp_path / "more").create_run(name="alone", config={})
     assert (
-        "has no runs below it: is it the parent run of a sweep?"
+        "has no runs below it; give the parent run of a sweep"
         in tracker_viz("render", f"sweep={alone.ref}").err
     )
     result = tracker_viz("render", f"sweep={alone.ref}", "format=film")

@@ -51,7 +51,7 @@ def role_legend(draft: Draft, roles: Iterable[str]) -> None:
     px = draft.px
     names = [(role, role.replace("_", " ")) for role in roles]
     widths = [px(22) + draft.text_width(text, _LEGEND) + px(24) for _, text in names]
-    y = px(72) if draft.is_narrow else px(68)
+    y = px(66) if draft.is_narrow else px(68)
     x = draft.width - draft.margin - sum(widths) + px(24)
     for (role, text), width in zip(names, widths, strict=True):
         draft.swatches.append(Swatch(Box(x, y - px(15), px(15), px(15)), draft.theme.roles[role]))
