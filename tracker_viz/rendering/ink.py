@@ -25,7 +25,7 @@ def opaque_glyph(
     coverage, baseline = glyph(character, size_px)
     inked = np.flatnonzero(coverage.any(axis=1))
     top, end = (
-        (int(inked[0]), int(inked[-1]) + 1) if len(inked) else (0, 1)
+        (int(inked[0]), int(inked[-1]) + 1) if len(inked) else (0, 0)
     )  # no taller than its ink: labels stand close below
     coverage, baseline = coverage[top:end], baseline - top
     pixels = np.full((*coverage.shape, 3), ground, np.uint8)
