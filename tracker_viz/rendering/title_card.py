@@ -68,10 +68,17 @@ class _Page:
         return self.px(960)
 
     @property
-    def pictures(self) -> Box:
-        """The part of the card that maps, or the last picture, are shown in."""
+    def most_words(self) -> int:
+        """The row above which words and key must end."""
         if self.is_narrow:
-            top = round(0.56 * self.height)
+            return round(0.66 * self.height)
+        return self.height
+
+    def pictures(self, words_end: int) -> Box:
+        """The part of the card that maps, or the last picture, are shown in: beside the words, or
+        below them where the card is narrow."""
+        if self.is_narrow:
+            top = max(round(0.56 * self.height), words_end + self.px(20))
             room = self.width - 2 * self.margin
             return Box(self.margin, top, room, self.height - top - self.margin)
         left = self.margin + self.text_room + self.px(60)
@@ -87,6 +94,8 @@ def title_card(renderer: Renderer) -> Pixels:
     roles = _roles_of(renderer)
     labels, icons_top = _words(renderer, page, with_key=bool(roles))
     icons = _key(page, roles, icons_top, labels)
+    words_end = max([icons_top, *(box.y + box.height for _, box in icons)])
+    area = page.pictures(words_end)
     card = seaborn_pixels(
         Plan(plan.width, plan.height, plan.theme, "title", (), {}, tuple(labels)), {}
     )
@@ -97,9 +106,9 @@ def title_card(renderer: Renderer) -> Pixels:
 
     maps = _strongest_maps(renderer)
     if maps:
-        _paint_heads(card, page, renderer, maps)
+        _paint_heads(card, page, area, renderer, maps)
     else:
-        _paint_last_picture(card, page, renderer)
+        _paint_last_picture(card, page, area, renderer)
     return card
 
 
@@ -158,7 +167,7 @@ def _key(page: _Page, roles: Sequence[str], top: int, labels: list[Label]) -> li
     icons = []
     for number, role in enumerate(roles):
         y = top + px(56) + number * (icon + px(22))
-        if y + icon + px(20) > (page.pictures.y if page.is_narrow else page.height):
+        if y + icon + px(20) > page.most_words:
             break
         icons.append((role, Box(page.margin, y, icon, icon)))
         shape, meaning = _KEYS[role]
@@ -203,10 +212,14 @@ def _strongest_maps(renderer: Renderer) -> list[tuple[Heatmap, str]]:
 
 
 def _paint_heads(
-    card: Pixels, page: _Page, renderer: Renderer, maps: Sequence[tuple[Heatmap, str]]
+    card: Pixels,
+    page: _Page,
+    area: Box,
+    renderer: Renderer,
+    maps: Sequence[tuple[Heatmap, str]],
 ) -> None:
     """Paint the heads that carry the run's roles, large, as they are in the last capture."""
-    area, px, theme = page.pictures, page.px, page.theme
+    px, theme = page.px, page.theme
     values = renderer.values(len(renderer) - 1)
     across = 1 if len(maps) == 1 else 2
     down = -(-len(maps) // across)
@@ -250,9 +263,8 @@ def _paint_map(
         card[place] = rgb(border)
 
 
-def _paint_last_picture(card: Pixels, page: _Page, renderer: Renderer) -> None:
+def _paint_last_picture(card: Pixels, page: _Page, area: Box, renderer: Renderer) -> None:
     """Paint the film's last picture, smaller, where no single head stands for the run."""
-    area = page.pictures
     part = min(area.width / page.width, area.height / page.height)
     size = (round(page.width * part), round(page.height * part))
     last = Image.fromarray(renderer.frame(len(renderer) - 1).pixels)
