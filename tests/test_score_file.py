@@ -107,6 +107,9 @@ def test_it_holds_the_very_scores_that_the_captures_hold(runs):
         np.testing.assert_array_equal(file.series.heads[name], values)
     np.testing.assert_array_equal(file.series.metrics["loss"], expected.metrics["loss"])
     np.testing.assert_array_equal(file.series.tokens_seen, expected.tokens_seen)
+    assert expected.spread == {}, "one row"
+    assert file.series.definitions == expected.definitions == 2
+    assert file.series.n_rows == dict(expected.n_rows)
     assert file.series.uniform == pytest.approx(expected.uniform)
     assert not any(name.startswith("attn/") for name in file.series.metrics)
     assert file.probe["length"] == 24
@@ -209,6 +212,46 @@ def test_it_reaches_a_run_that_was_away_by_push_and_is_whole_again_after_resumin
     assert list(read_score_file(there.directory / SCORE_FILE).captures) == there.list_captures()
 
 
+def scored_capture(step, **scores):
+    arrays = {
+        f"scores.{name}": np.full((1, 2), value, np.float32) for name, value in scores.items()
+    }
+    return Capture(step, arrays, model={"score_rows": {"sink": 5}, "score_definitions": 2})
+
+
+def test_it_keeps_spread_rows_and_version_where_older_readers_see_no_scores(tmp_path):
+    series = score_series(
+        [scored_capture(step, **{"head.sink": 0.5, "head_sd.sink": 0.25}) for step in (1, 2)]
+    )
+    refs = {
+        step: CaptureRef(step, f"step-0000000{step}.safetensors", 9, "0" * 64) for step in (1, 2)
+    }
+    path = tmp_path / "heads.safetensors"
+    path.write_bytes(score_bytes(series, refs, {}, []))
+    read = read_score_file(path)
+    again = score_series(read.scored(set(refs.values())))
+    for found in (read.series, again):
+        np.testing.assert_array_equal(found.spread["sink"], np.full((2, 1, 2), 0.25))
+        assert set(found.heads) == {"sink"}
+        assert found.n_rows == {"sink": 5}
+        assert found.definitions == 2
+    with safetensors.safe_open(str(path), framework="numpy") as file:
+        taken_for_scores = [name for name in file.keys() if "." in name]  # noqa: SIM118
+    assert taken_for_scores == ["head.sink"]
+
+
+def test_a_file_from_before_spread_was_stored_is_of_the_first_definitions(contents, tmp_path):
+    path = tmp_path / "heads.safetensors"
+    path.write_bytes(contents)
+    with safetensors.safe_open(str(path), framework="numpy") as file:
+        described = json.loads(file.metadata()["tracker_viz_scores"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del described["score_rows"], described["score_definitions"]
+    path.write_bytes(safetensors.numpy.save(tensors, {"tracker_viz_scores": json.dumps(described)}))
+    series = read_score_file(path).series
+    assert (series.spread, series.n_rows, series.definitions) == ({}, {}, 1)
+
+
 @pytest.fixture
 def contents():
     capture = Capture(
@@ -244,6 +287,9 @@ HOSTILE = {
     ),
     "scores of another shape": lambda described, tensors: tensors.update(
         {"head.more": np.ones((1, 3, 2), np.float32)}
+    ),
+    "spread of another shape": lambda described, tensors: tensors.update(
+        {"head_sd:sink": np.ones((1, 3, 2), np.float32)}
     ),
     "no scores' axes": lambda described, tensors: tensors.update(
         {"head.sink": np.ones((1, 2), np.float32)}

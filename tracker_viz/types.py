@@ -101,6 +101,8 @@ class Capture:
               and columns where that would be too big.
             * ``scores.head.<score>`` (block, head): one behaviour score of every head; NaN where
               there is no such head.
+            * ``scores.head_sd.<score>`` (block, head): its standard deviation over the probe's
+              rows, where there are two or more.
             * ``scores.weight.<score>`` (block, projection): one score of every weight matrix.
         axes: array name -> names of its axes, as above.
         labels: axis name -> name of each index along it, e.g. ``{"probe": ("repeated", "text"),

@@ -76,11 +76,13 @@ def test_uniform_attention_gives_the_analytic_baselines():
     expected = {
         "previous_token": one_key,
         "current_token": one_key,
-        "previous_token_repeated": one_key,
+        **dict.fromkeys(("previous_token_repeated", "previous_token_text"), one_key),
+        **dict.fromkeys(("current_token_repeated", "current_token_text"), one_key),
+        "learned_sink": 0,
         **dict.fromkeys(("sink", "sink_repeated", "sink_text"), harmonic(T) / T),  # from i = 0 on
         "confidence": one_key,
-        "induction": np.mean(copies),
-        "duplicate_token": np.mean(copies),
+        **dict.fromkeys(("induction", "induction_min"), np.mean(copies)),
+        **dict.fromkeys(("duplicate_token", "duplicate_token_min"), np.mean(copies)),
         "entropy": 1,
         "specialisation": 0,
         "divergence": 0,
@@ -306,7 +308,7 @@ def test_every_head_of_every_block_is_scored_and_missing_ones_are_nan():
     rows = [REPEATED, TEXT]
     patterns = {0: random_heads(rng, (2, 3)), 2: random_heads(rng, (2, 5)).astype(np.float16)}
     scores = head_scores.head_scores(patterns, rows, n_blocks=4)
-    assert set(scores) == set(HEAD_SCORES)
+    assert set(scores) == set(HEAD_SCORES) - {"learned_sink"}
     for name, values in scores.items():
         assert values.shape == (4, 5)
         assert values.dtype == np.float32
@@ -385,9 +387,87 @@ def test_a_learned_sink_column_is_no_position():
             np.testing.assert_allclose(
                 scores[name][0], HEAD_SCORES[name].measure(attention[0], TEXT), rtol=5e-3
             )
+        np.testing.assert_allclose(scores["learned_sink"][0], 0.5, rtol=2e-3)
         assert (scores["confidence"] < 0.5).all(), (
             "half of the attention goes to the sink, which is not a token"
         )
+
+
+def test_a_learned_sink_is_scored_where_a_block_has_one():
+    attention = random_heads(np.random.default_rng(7), (1, 2))
+    with_sink = np.concatenate([attention / 4, np.full((1, 2, T, 1), 0.75, np.float32)], -1)
+    scores = head_scores.head_scores({0: attention, 1: with_sink}, [TEXT], n_blocks=2)
+    np.testing.assert_allclose(scores["learned_sink"], [[np.nan] * 2, [0.75] * 2], rtol=1e-6)
+    assert "learned_sink" not in head_scores.head_scores({0: attention}, [TEXT], n_blocks=1)
+
+
+def test_a_score_has_the_standard_deviation_over_its_rows():
+    rng = np.random.default_rng(12)
+    rows = [REPEATED, TEXT, ProbeRow("repeated", T, 11, 1), ProbeRow("repeated", T, 20, 1)]
+    patterns = {1: random_heads(rng, (4, 3))}
+    measured = head_scores.measure_heads(patterns, rows, n_blocks=2)
+    assert measured.n_rows["previous_token"] == 4
+    assert measured.n_rows["induction"] == measured.n_rows["induction_min"] == 3
+    assert measured.n_rows["sink_text"] == 1
+    assert "sink_text" not in measured.sd
+    assert set(measured.sd) == {name for name, count in measured.n_rows.items() if count > 1}
+    for name in ("previous_token", "previous_token_repeated", "induction", "entropy"):
+        score = HEAD_SCORES[name]
+        of_rows = [
+            score.measure(attention, row)
+            for attention, row in zip(patterns[1], rows, strict=True)
+            if row in score.measured_on(rows)
+        ]
+        np.testing.assert_allclose(measured.scores[name][1], np.mean(of_rows, 0), rtol=1e-6)
+        np.testing.assert_allclose(measured.sd[name][1], np.std(of_rows, 0, ddof=1), rtol=1e-5)
+        assert measured.sd[name].dtype == np.float32
+        assert np.isnan(measured.sd[name][0]).all()
+    np.testing.assert_array_equal(measured.sd["induction_min"], measured.sd["induction"])
+
+
+def test_a_head_that_looks_a_fixed_distance_back_is_no_induction_head_on_other_periods():
+    rows = [REPEATED, ProbeRow("repeated", T, 15, 1), ProbeRow("repeated", T, 15, 1)]
+    fixed = attention_to(lambda i: i - REPEATED.period + 1)
+    inducing = [
+        attention_to(lambda i, p=row.period: i - p + 1 if i >= 1 + p else 0) for row in rows
+    ]
+    pattern = np.stack([np.stack([fixed, head]) for head in inducing])
+    alone = head_scores.head_scores({0: pattern[:1]}, rows[:1], n_blocks=1)
+    assert alone["induction_min"][0, 0] == pytest.approx(1), "one period cannot tell"
+    scores = head_scores.head_scores({0: pattern}, rows, n_blocks=1)
+    assert scores["induction_min"][0, 0] < 0.05
+    assert scores["induction"][0, 0] == pytest.approx(1 / 3, abs=0.05)
+    assert scores["induction_min"][0, 1] == pytest.approx(1)
+
+
+def test_the_least_period_is_the_lowest_mean_and_not_the_lowest_row():
+    rows = [ProbeRow("repeated", T, period, 1) for period in (20, 11, 11, 20)]
+    pattern = random_heads(np.random.default_rng(13), (4, 5))
+    scores = head_scores.head_scores({0: pattern}, rows, n_blocks=1)
+    of_rows = [
+        head_measures.duplicate_token(attention, period=row.period, start=1)
+        for attention, row in zip(pattern, rows, strict=True)
+    ]
+    of_periods = [(of_rows[0] + of_rows[3]) / 2, (of_rows[1] + of_rows[2]) / 2]
+    np.testing.assert_allclose(scores["duplicate_token_min"][0], np.minimum(*of_periods), rtol=1e-5)
+    uniform = {
+        period: HEAD_SCORES["induction"].uniform([rows[i]]) for i, period in ((0, 20), (1, 11))
+    }
+    assert HEAD_SCORES["induction_min"].uniform(rows) == pytest.approx(min(uniform.values()))
+
+
+@pytest.mark.parametrize("period", [1, 2])
+def test_rows_of_a_period_too_short_to_tell_copies_apart_have_no_induction_score(period, caplog):
+    head_scores._say_that_periods_are_short.cache_clear()
+    short = ProbeRow("repeated", 8, period, 0)
+    uniform = np.broadcast_to(uniform_attention(8), (1, 2, 8, 8))
+    for _ in range(2):
+        scores = head_scores.head_scores({0: uniform}, [short], n_blocks=1)
+    assert not {"induction", "induction_min", "duplicate_token"} & set(scores)
+    assert "sink_repeated" in scores
+    assert "induction" not in head_scores.uniform_scores((short,))
+    assert caplog.text.count("there are no induction") == 1
+    assert "a period of at least 3" in caplog.text
 
 
 def test_attention_that_is_not_finite_scores_nan_and_leaves_other_blocks_alone():

@@ -9,7 +9,15 @@ import pytest
 
 from tracker_viz import capture_file
 from tracker_viz.errors import CaptureError
-from tracker_viz.metrics import HEAD_SCORES, WEIGHT_SCORES, Scorer, charted, score
+from tracker_viz.metrics import (
+    HEAD_SCORES,
+    SCORE_DEFINITIONS,
+    WEIGHT_SCORES,
+    Scorer,
+    charted,
+    score,
+    score_series,
+)
 from tracker_viz.types import Capture
 
 T, PERIOD, START = 40, 9, 1
@@ -71,17 +79,47 @@ def test_scored_capture_holds_everything_it_held_and_all_scores():
         "dead_share",
         "active_share",
     }
-    assert added == {f"scores.head.{name}" for name in HEAD_SCORES} | {
-        f"scores.weight.{name}" for name in weight_scores
-    }
+    head_names = set(HEAD_SCORES) - {"learned_sink"}
+    on_both_rows = {name for name in head_names if HEAD_SCORES[name].rows == "all"}
+    assert added == (
+        {f"scores.head.{name}" for name in head_names}
+        | {f"scores.head_sd.{name}" for name in on_both_rows}
+        | {f"scores.weight.{name}" for name in weight_scores}
+    )
     for name in added:
         assert scored.arrays[name].dtype == np.float32
         assert scored.axes[name] == (
-            ("block", "head") if ".head." in name else ("block", "projection")
+            ("block", "head") if "scores.head" in name else ("block", "projection")
         )
     assert scored.arrays["scores.head.sink"].shape == (3, 4)
     assert scored.labels["projection"] == ("attn.w_q", "mlp.w_down")
     assert scored.metrics["loss"] == 2.0
+    assert scored.model["score_definitions"] == SCORE_DEFINITIONS == 2
+    assert scored.model["score_rows"]["sink"] == 2
+    assert scored.model["score_rows"]["induction"] == 1
+
+
+def test_a_series_holds_spread_rows_and_version_of_the_scores():
+    scorer = Scorer()
+    scored = [scorer(make_capture(step, seed=step)) for step in (0, 10)]
+    series = scorer.series()
+    assert series.definitions == 2
+    assert series.n_rows == dict(scored[1].model["score_rows"])
+    np.testing.assert_array_equal(
+        series.spread["entropy"],
+        np.stack([capture.arrays["scores.head_sd.entropy"] for capture in scored]),
+    )
+    assert "induction" not in series.spread, "one row has no spread"
+    assert set(series.heads) == set(HEAD_SCORES) - {"learned_sink"}
+
+
+def test_a_series_is_of_the_oldest_definitions_among_its_captures():
+    old = Capture(0, {"scores.head.sink": np.ones((1, 1), np.float32)})
+    new = score(make_capture(10))
+    series = score_series([old, new])
+    assert series.definitions == 1
+    assert score_series([old]).spread == {}
+    assert score_series([]).definitions == 1
 
 
 def test_scored_capture_is_written_and_read_back(tmp_path):

@@ -6,7 +6,7 @@ writer thread runs.
 """
 
 from tracker_viz.metrics.events import Event, find_events, run_sentence, strongest_event
-from tracker_viz.metrics.head_scores import HEAD_SCORES, HeadScore
+from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS, HeadScore
 from tracker_viz.metrics.probe_rows import ProbeRow, probe_rows, uniform_attention
 from tracker_viz.metrics.roles import (
     NO_ROLE,
@@ -36,6 +36,7 @@ __all__ = [
     "HEAD_SCORES",
     "NO_ROLE",
     "ROLES",
+    "SCORE_DEFINITIONS",
     "SCORE_FILE",
     "WEIGHT_SCORES",
     "Event",

@@ -65,6 +65,20 @@ def sink(attention: Floats) -> Floats:
     return attention[..., 0].mean(-1)
 
 
+def learned_sink(attention: Floats) -> Floats:
+    """Mean attention to a learned sink column: mean over i >= 2 of what stands behind the keys.
+
+    ``attention``: [..., query, key], with one key more than queries; the rest of each row, which is
+    what the other scores are measured on, then sums to less than 1. 0..1; 0 without such a column.
+    It is no position, and ``sink`` does not count it. Source: the learned bias in the softmax's
+    denominator of gpt-oss (OpenAI 2025), after Xiao et al. 2023, *Efficient Streaming Language
+    Models*, section 3.3.
+    """
+    n_queries = attention.shape[-2]
+    behind = attention[..., FIRST_QUERY:, n_queries:].astype(np.float32)
+    return behind.sum(-1).mean(-1)
+
+
 def induction(attention: Floats, *, period: int, start: int) -> Floats:
     """Attention to what followed the current token before: mean over queries in the second and
     later copies of ``sum_k A[i, i - k p + 1]`` over the earlier copies k = 1, 2, ... (p the

@@ -21,6 +21,9 @@ RowKind = Literal["repeated", "text"]
 # Queries 0 and 1 are left out of most scores: the first token can attend to itself only, and for
 # the second one "the previous token" and "the first token" are the same key.
 FIRST_QUERY = 2
+# Below this period "what followed the token last time" is the token itself or one nearby, which
+# unspecialised attention finds, too.
+MIN_PERIOD = 3
 
 
 @dataclass(frozen=True, slots=True)

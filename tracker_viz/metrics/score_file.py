@@ -21,7 +21,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureFileError, ConfigError
-from tracker_viz.metrics.series import ScoreSeries
+from tracker_viz.metrics.series import HEAD_PREFIX, SD_PREFIX, ScoreSeries
 from tracker_viz.types import Capture, CaptureRef, capture_file_name
 
 SCORE_FILE = "scores/heads.safetensors"
@@ -29,6 +29,8 @@ SCHEMA_VERSION = 1
 MAX_FILE_BYTES = 1 << 30
 _METADATA_KEY = "tracker_viz_scores"
 _OF_HEAD = "head."
+# Without a dot: readers from before these were written take names with one for scores.
+_SPREAD = "head_sd:"
 _CHARTS = ("attn/", "weights/")  # of the metrics, what is computed from the scores
 
 
@@ -38,7 +40,7 @@ class ScoreFile:
 
     Attributes:
         captures: of which each row of ``series`` is, in its order.
-        series: the heads' scores, tokens and the training loop's metrics; no scores of weights.
+        series: the heads' scores, their spread, tokens and the training loop's metrics; no scores of weights.
         probe, rows: the probe batch as a capture describes it, and the labels of its rows.
     """
 
@@ -54,15 +56,22 @@ class ScoreFile:
         for index, ref in enumerate(self.captures):
             if ref in wanted:
                 tokens = series.tokens_seen[index]
+                scores = {
+                    f"{HEAD_PREFIX}{name}": values[index] for name, values in series.heads.items()
+                }
+                spread = {
+                    f"{SD_PREFIX}{name}": values[index] for name, values in series.spread.items()
+                }
                 yield Capture(
                     ref.step,
-                    {
-                        f"scores.{_OF_HEAD}{name}": values[index]
-                        for name, values in series.heads.items()
-                    },
+                    scores | spread,
                     tokens_seen=int(tokens) if np.isfinite(tokens) else None,
                     metrics={name: float(values[index]) for name, values in series.metrics.items()},
-                    model={"uniform_scores": series.uniform},
+                    model={
+                        "uniform_scores": series.uniform,
+                        "score_rows": series.n_rows,
+                        "score_definitions": series.definitions,
+                    },
                 )
 
 
@@ -85,6 +94,10 @@ def score_bytes(
         f"{_OF_HEAD}{name}": np.ascontiguousarray(values[kept], np.float32)
         for name, values in series.heads.items()
     }
+    tensors |= {
+        f"{_SPREAD}{name}": np.ascontiguousarray(values[kept], np.float32)
+        for name, values in series.spread.items()
+    }
     tensors["tokens_seen"] = np.ascontiguousarray(series.tokens_seen[kept], np.float64)
     tensors["metrics"] = np.array([*metrics.values()], np.float64).reshape(len(metrics), len(kept))
     described = {
@@ -92,6 +105,8 @@ def score_bytes(
         "captures": [[ref.step, ref.nbytes, ref.sha256] for ref in refs],
         "metrics": list(metrics),
         "uniform": {name: value for name, value in series.uniform.items() if np.isfinite(value)},
+        "score_rows": dict(series.n_rows),
+        "score_definitions": series.definitions,
         "probe": dict(probe),
         "rows": list(rows),
     }
@@ -122,7 +137,12 @@ def read_score_file(path: Path) -> ScoreFile:
             heads = {
                 name.removeprefix(_OF_HEAD): _tensor(file, name, "F32", (n, None, None))
                 for name in file.keys()  # noqa: SIM118
-                if "." in name
+                if name.startswith(_OF_HEAD)
+            }
+            spread = {
+                name.removeprefix(_SPREAD): _tensor(file, name, "F32", (n, None, None))
+                for name in file.keys()  # noqa: SIM118
+                if name.startswith(_SPREAD)
             }
             tokens_seen, names = (
                 _tensor(file, "tokens_seen", "F64", (n,)),
@@ -131,7 +151,8 @@ def read_score_file(path: Path) -> ScoreFile:
             metrics = dict(
                 zip(names, _tensor(file, "metrics", "F64", (len(names), n)), strict=True)
             )
-            if len({values.shape for values in heads.values()}) > 1:
+            shapes = {values.shape for values in (*heads.values(), *spread.values())}
+            if len(shapes) > 1:
                 raise ValueError("scores of different shapes")
             series = ScoreSeries(
                 steps=np.array([ref.step for ref in captures], np.int64),
@@ -139,6 +160,9 @@ def read_score_file(path: Path) -> ScoreFile:
                 uniform={str(name): float(value) for name, value in described["uniform"].items()},
                 tokens_seen=tokens_seen,
                 metrics=metrics,
+                spread=spread,
+                n_rows={str(name): int(n) for name, n in described.get("score_rows", {}).items()},
+                definitions=int(described.get("score_definitions", 1)),
             )
             return ScoreFile(
                 captures, series, dict(described["probe"]), tuple(map(str, described["rows"]))

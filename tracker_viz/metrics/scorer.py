@@ -1,9 +1,11 @@
 """Capture in, the same capture with its scores out. Runs in the spool's writer thread, beside
 training, on whole captures.
 
-Adds arrays ``scores.head.<name>`` float32 (block, head) and ``scores.weight.<name>`` float32
-(block, projection), a few scalars that trackers draw as native charts (``summary.chart_metrics``),
-and ``model["uniform_scores"]``: what each score is of uniform attention.
+Adds arrays ``scores.head.<name>`` float32 (block, head), their standard deviations over the
+probe's rows ``scores.head_sd.<name>``, ``scores.weight.<name>`` float32 (block, projection), and a
+few scalars that trackers draw as native charts (``summary.chart_metrics``). ``model`` then says
+what each score is of uniform attention (``uniform_scores``), on how many rows it was measured
+(``score_rows``) and by which version of the definitions (``score_definitions``).
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureError
 from tracker_viz.metrics.blas import one_blas_thread
-from tracker_viz.metrics.head_scores import PATTERN_NAME, head_scores, uniform_scores
+from tracker_viz.metrics.head_scores import (
+    PATTERN_NAME,
+    SCORE_DEFINITIONS,
+    measure_heads,
+    uniform_scores,
+)
 from tracker_viz.metrics.probe_rows import FIRST_QUERY, probe_rows
 from tracker_viz.metrics.series import ScoreSeries, score_series, scores_only
 from tracker_viz.metrics.summary import chart_metrics
@@ -65,14 +72,18 @@ def score(
     axes, labels = dict(capture.axes), dict(capture.labels)
     model = dict(capture.model)
     of_heads: dict[str, NDArray[np.float32]] = {}
+    spread: dict[str, NDArray[np.float32]] = {}
     if patterns and int(capture.probe.get("length", 0)) > FIRST_QUERY:
         heads = {
             block: kept for block in patterns if (kept := kept_heads(capture, block)) is not None
         }
         rows = probe_rows(capture.probe)
-        of_heads = head_scores(patterns, rows, n_blocks=n_blocks, heads=heads)
+        measured = measure_heads(patterns, rows, n_blocks=n_blocks, heads=heads)
+        of_heads, spread = measured.scores, measured.sd
         # kept with the scores, because the patterns and their probe may be cut afterwards
         model["uniform_scores"] = dict(uniform_scores(rows))
+        model["score_rows"] = measured.n_rows
+        model["score_definitions"] = SCORE_DEFINITIONS
     of_weights: dict[str, NDArray[np.float32]] = {}
     if weights:
         of_weights, labels["projection"] = weight_scores(
@@ -80,6 +91,7 @@ def score(
         )
     for family, scores, column in (
         ("head", of_heads, "head"),
+        ("head_sd", spread, "head"),
         ("weight", of_weights, "projection"),
     ):
         arrays |= {f"scores.{family}.{name}": values for name, values in scores.items()}
@@ -98,7 +110,7 @@ class Scorer:
     first and the last one, and all scores.
 
     Called by one thread at a time. Holds two captures' weight matrices, as the recorder made them,
-    and the scores of every capture: about 5 MB for 100 captures of 1,024 heads.
+    and the scores of every capture: about 15 MB for 100 captures of 1,024 heads.
 
     Args:
         first: the run's first capture, where a run is resumed: distances are measured from its

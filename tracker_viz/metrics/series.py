@@ -17,6 +17,9 @@ from tracker_viz.types import Capture
 
 Floats = NDArray[np.float32]
 HEAD_PREFIX, WEIGHT_PREFIX = "scores.head.", "scores.weight."
+SD_PREFIX = "scores.head_sd."
+# What a capture's ``model`` says of its heads' scores.
+_OF_SCORES = ("uniform_scores", "score_rows", "score_definitions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,12 @@ class ScoreSeries:
         uniform: score -> its value for uniform causal attention on the run's probe.
         tokens_seen: float64 [capture]; NaN where training did not say.
         metrics: scalar -> float64 [capture]; NaN where a capture lacks it.
+        spread: score -> float32 [capture, block, head]: standard deviation over the probe's rows;
+            only of scores that were measured on at least two. Empty for old captures.
+        n_rows: score -> number of the rows that it was measured on, at the last capture that says
+            so. Empty for old captures.
+        definitions: version of the scores' definitions (``head_scores.SCORE_DEFINITIONS``), the
+            lowest of all captures; 1 for captures that hold none.
     """
 
     steps: NDArray[np.int64]
@@ -41,6 +50,9 @@ class ScoreSeries:
     uniform: Mapping[str, float] = field(default_factory=dict)
     tokens_seen: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     metrics: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    spread: Mapping[str, Floats] = field(default_factory=dict)
+    n_rows: Mapping[str, int] = field(default_factory=dict)
+    definitions: int = 1
 
     @property
     def n_captures(self) -> int:
@@ -61,8 +73,11 @@ def score_series(captures: Iterable[Capture]) -> ScoreSeries:
         (capture.labels.get("projection", ()) for capture in ordered), key=len, default=()
     )
     uniform: dict[str, float] = {}
+    n_rows: dict[str, int] = {}
     for capture in ordered:
         uniform |= capture.model.get("uniform_scores", {})
+        n_rows |= capture.model.get("score_rows", {})
+    versions = [int(capture.model.get("score_definitions", 1)) for capture in ordered]
     return ScoreSeries(
         steps=np.array([capture.step for capture in ordered], np.int64),
         heads=_stacked(ordered, HEAD_PREFIX),
@@ -77,6 +92,9 @@ def score_series(captures: Iterable[Capture]) -> ScoreSeries:
             name: np.array([capture.metrics.get(name, np.nan) for capture in ordered], np.float64)
             for name in dict.fromkeys(name for capture in ordered for name in capture.metrics)
         },
+        spread=_stacked(ordered, SD_PREFIX),
+        n_rows=n_rows,
+        definitions=min(versions, default=1),
     )
 
 
@@ -85,15 +103,16 @@ def scores_only(capture: Capture) -> Capture:
     arrays = {
         name: array
         for name, array in capture.arrays.items()
-        if name.startswith((HEAD_PREFIX, WEIGHT_PREFIX))
+        if name.startswith((HEAD_PREFIX, WEIGHT_PREFIX, SD_PREFIX))
     }
+    described = {name: capture.model[name] for name in _OF_SCORES if name in capture.model}
     return Capture(
         capture.step,
         arrays,
         labels={"projection": capture.labels.get("projection", ())},
         tokens_seen=capture.tokens_seen,
         metrics=dict(capture.metrics),
-        model={"uniform_scores": dict(capture.model.get("uniform_scores", {}))},
+        model=described,
     )
 
 

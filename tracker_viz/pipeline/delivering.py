@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tracker_viz import capture_file
 from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import head_table, score_series
+from tracker_viz.metrics.series import HEAD_PREFIX, SD_PREFIX
 from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
 from tracker_viz.pipeline.scoring import HEAD_TABLE
 from tracker_viz.trackers.base import Run
@@ -111,7 +112,7 @@ def head_rows(pulled: Pulled) -> list[dict[str, str | float | int | None]]:
     names = [
         name
         for name in capture_file.read_header(paths[-1]).arrays
-        if name.startswith("scores.head.")
+        if name.startswith((HEAD_PREFIX, SD_PREFIX))
     ]
     return head_table(score_series(capture_file.read(path, names) for path in paths))
 
