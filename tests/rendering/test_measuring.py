@@ -109,7 +109,7 @@ def test_ends_that_are_given_need_no_reading(run, monkeypatch):
         "weights": {"minimum": 1e-3, "maximum": 2.0},
     }
     monkeypatch.setattr(
-        "tracker_viz.rendering.draft.measure",
+        "tracker_viz.rendering.planning.plan_builder.measure",
         lambda series, wanted: {} if not wanted else pytest.fail(f"{wanted}"),
     )
     assert (

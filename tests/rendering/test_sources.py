@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tracker_viz.rendering import LAYOUTS, Series
-from tracker_viz.rendering.planning import make_plan
+from tracker_viz.rendering.planning.make_plan import make_plan
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.sources import (
     HeadMap,

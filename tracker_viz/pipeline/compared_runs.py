@@ -38,7 +38,7 @@ from tracker_viz.trackers.download import Pulled, pull
 from tracker_viz.types import HeadId
 
 if TYPE_CHECKING:
-    from tracker_viz.rendering.compared_series import ComparedSeries, Timing
+    from tracker_viz.rendering.side_by_side.runs import ComparedSeries, Timing
 
 # More points of time than this make no better video, only a longer one to draw.
 MAX_POINTS = 300
@@ -106,7 +106,7 @@ def drawn_runs(
         ConfigError: matched order of models that differ in depth, or a run of which no capture
             could be pulled.
     """
-    from tracker_viz.rendering.compared_series import Timing
+    from tracker_viz.rendering.side_by_side.runs import Timing
 
     compared = [run.compared for run in runs]
     is_matched = options.order == "matched"
@@ -182,7 +182,7 @@ def _series(
         have: which of the run's captures were pulled.
     """
     from tracker_viz.rendering import Series
-    from tracker_viz.rendering.compared_series import ComparedSeries
+    from tracker_viz.rendering.side_by_side.runs import ComparedSeries
 
     series = run.compared.series
     onsets = {}

@@ -25,8 +25,8 @@ from tracker_viz.rendering.layout import (
     Weights,
     resolve_layout,
 )
-from tracker_viz.rendering.planning import SIZES, make_plan, picture_size
-from tracker_viz.rendering.renderer import Renderer
+from tracker_viz.rendering.painting.renderer import Renderer
+from tracker_viz.rendering.planning.make_plan import SIZES, make_plan, picture_size
 from tracker_viz.rendering.scales import NORMS, ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.storyboard import PACES, Shot, storyboard

@@ -9,6 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DPI = 100
+POINTS = 72.0 / DPI
+"""Points in a pixel: matplotlib takes the sizes of lines and fonts in points."""
+
+MPL_LOCK = threading.RLock()
+"""Held while matplotlib draws: its rcParams and its font cache are shared by all threads."""
 
 
 def load_matplotlib() -> None:
@@ -24,3 +36,8 @@ def load_matplotlib() -> None:
     if wanted:
         with contextlib.suppress(ValueError):
             matplotlib.rcParams["backend"] = wanted
+
+
+def figure_pixels(figure: Any) -> NDArray[np.uint8]:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

@@ -16,15 +16,15 @@ from tracker_viz.rendering import (
     Series,
     poster_moments,
     storyboard,
-    title_card,
     write_animation,
     write_key_frames,
     write_poster,
 )
 from tracker_viz.rendering.export import images
+from tracker_viz.rendering.painting import title_card
 from tracker_viz.rendering.story import Story
 from tracker_viz.rendering.storyboard import Shot
-from tracker_viz.rendering.template import text_width
+from tracker_viz.rendering.text import text_width
 from tracker_viz.rendering.theme import rgb
 
 

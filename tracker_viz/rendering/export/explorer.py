@@ -26,12 +26,12 @@ from tracker_viz.metrics import ROLES, Event, strongest_event
 from tracker_viz.rendering.export.explorer_cells import LEVELS, coded_captures
 from tracker_viz.rendering.export.explorer_parts import PageParts, page_parts
 from tracker_viz.rendering.export.images import with_suffix, write_whole
-from tracker_viz.rendering.header import format_metric
-from tracker_viz.rendering.renderer import Renderer
+from tracker_viz.rendering.painting.renderer import Renderer
+from tracker_viz.rendering.planning.header import format_metric
+from tracker_viz.rendering.planning.timeline import curve_range, event_color
 from tracker_viz.rendering.scales import ColorScale, bar_ticks, short_number
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.storyboard import storyboard
-from tracker_viz.rendering.timeline import curve_range, event_color
 
 # Captures are deflated in chunks of about this many bytes, so that a page shows its first picture
 # before it has unpacked the others.

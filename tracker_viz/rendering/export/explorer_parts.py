@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from tracker_viz.metrics import ROLES
-from tracker_viz.rendering.content import block_of, head_numbers, kind_of, matrix_title
 from tracker_viz.rendering.export.explorer_cells import (
     Block,
     HeadsPart,
@@ -25,8 +24,9 @@ from tracker_viz.rendering.export.explorer_cells import (
     RolesPart,
     head_cells,
 )
+from tracker_viz.rendering.painting.renderer import Renderer
 from tracker_viz.rendering.plan import Heatmap, Plan
-from tracker_viz.rendering.renderer import Renderer
+from tracker_viz.rendering.planning.content import block_of, head_numbers, kind_of, matrix_title
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import HeadMap, Mosaic, ScoreMap, WeightMap, WeightSummary

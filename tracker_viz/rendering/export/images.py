@@ -15,7 +15,7 @@ from PIL import Image
 from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.files import write_atomically
 from tracker_viz.metrics import strongest_event
-from tracker_viz.rendering.renderer import Renderer
+from tracker_viz.rendering.painting.renderer import Renderer
 from tracker_viz.rendering.storyboard import Shot
 from tracker_viz.rendering.theme import Theme, rgb
 

@@ -1,0 +1,341 @@
+"""Several runs in one picture: every map shows its own run's capture, runs stand apart, and what
+does not fit is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tracker_viz.errors import LayoutError, RenderError
+from tracker_viz.rendering import Layout, Series, Shot, theme
+from tracker_viz.rendering.layout import Attention
+from tracker_viz.rendering.plan import Box
+from tracker_viz.rendering.planning.plan_builder import PlanBuilder
+from tracker_viz.rendering.side_by_side.renderer import ComparedRenderer, write_compared_poster
+from tracker_viz.rendering.side_by_side.runs import NO_ROLE, NOT_YET, ComparedSeries, Timing
+from tracker_viz.rendering.side_by_side.tiles import fit_tiles, slots, tile_box
+from tracker_viz.rendering.theme import rgb
+
+ROLES = ("previous_token", "induction")
+THEME = theme.theme("dark")
+
+
+def compared(label, captures, *, blocks=2, heads=3, **options):
+    series = Series(captures, title=label)
+    given = {
+        "places": np.array(series.steps, np.float64),
+        "ranking": tuple(itertools.product(range(blocks), range(heads))),
+        "order": {block: tuple(range(heads)) for block in range(blocks)},
+        "roles": np.full((len(series), blocks, heads), NO_ROLE, np.int8),
+    }
+    return ComparedSeries(label, series, **given | options)
+
+
+def side_by_side(runs, axis="step"):
+    points = np.unique(np.concatenate([run.places for run in runs]))
+    captures = np.stack([np.searchsorted(run.places, points, side="right") - 1 for run in runs])
+    return Timing(axis, points, captures, np.stack([points > run.places[-1] for run in runs]))
+
+
+def draw(runs, **options):
+    return ComparedRenderer(
+        runs, side_by_side(runs), ROLES, **{"title": "runs", "size": "960x540"} | options
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(synthetic, tmp_path_factory):
+    """Three runs of 2 x 3 heads; the second has fewer captures, ends earlier, and begins later than
+    the others."""
+    options = {"blocks": 2, "heads": 3, "length": 24, "width": 8, "hidden": 12, "period": 7}
+    made = []
+    for seed, (n_captures, last) in enumerate([(5, 1000), (4, 500), (5, 1000)]):
+        captures = synthetic.write_run(
+            tmp_path_factory.mktemp(f"run{seed}"), n_captures, seed=seed, last_step=last, **options
+        )
+        made.append(compared(f"seed={seed}", captures[1:] if seed == 1 else captures))
+    roles = made[0].roles.copy()
+    roles[2:, 1, 0] = 1
+    made[0] = dataclasses.replace(made[0], roles=roles, onsets={"induction": 300.0})
+    return made
+
+
+@pytest.fixture(scope="module")
+def renderer(runs):
+    return draw(runs)
+
+
+def box_of(pixels, box):
+    return pixels[box.y : box.bottom, box.x : box.right]
+
+
+def within(box, room):
+    return (
+        box.x >= room.x
+        and box.y >= room.y
+        and box.right <= room.right
+        and box.bottom <= room.bottom
+    )
+
+
+def expected(renderer, run, heatmap, capture):
+    """The box as the captures say: each cell in its colour, the future in the panel's."""
+    values = run.series.read(capture, [heatmap.source.name])[heatmap.source.name][
+        0, heatmap.source.head
+    ]
+    colors = renderer.plan.scales["attention"].table()[values.view(np.uint16)]
+    colors[np.triu(np.ones(values.shape, bool), 1)] = rgb(THEME.panel)
+    cell_px = heatmap.box.width // len(values)
+    return colors.repeat(cell_px, 0).repeat(cell_px, 1)
+
+
+def test_every_map_shows_its_own_head_of_its_own_run_at_its_own_capture(renderer, runs):
+    assert renderer.shows_all_heads
+    for point in range(len(renderer)):
+        pixels = renderer.frame(point).pixels
+        for index, (run, tile) in enumerate(zip(runs, renderer.tiles, strict=True)):
+            capture = renderer.timing.captures[index, point]
+            assert [heatmap.head for heatmap in tile.heatmaps] == list(run.ranking)
+            for heatmap in tile.heatmaps:
+                if capture != NOT_YET:
+                    assert np.array_equal(
+                        box_of(pixels, heatmap.box), expected(renderer, run, heatmap, capture)
+                    ), (point, heatmap.name)
+
+
+def test_a_run_that_has_not_begun_shows_nothing_and_one_that_ended_stands_still(renderer):
+    captures = renderer.timing.captures[1]
+    assert captures[0] == NOT_YET
+    assert renderer.timing.ended[1, -1]
+    first, last = renderer.frame(0).pixels, renderer.frame(len(renderer) - 1).pixels
+    before_end = renderer.frame(int(np.flatnonzero(~renderer.timing.ended[1])[-1])).pixels
+    for heatmap in renderer.tiles[1].heatmaps:
+        assert np.array_equal(
+            box_of(first, heatmap.box),
+            np.broadcast_to(rgb(THEME.panel), (heatmap.box.height, heatmap.box.width, 3)),
+        )
+        assert np.array_equal(box_of(last, heatmap.box), box_of(before_end, heatmap.box))
+
+
+def test_the_same_point_gives_the_same_bits_on_one_or_many_threads(renderer, runs):
+    def digest(frames):
+        return hashlib.sha256(b"".join(frame.pixels.tobytes() for frame in frames)).hexdigest()
+
+    alone = digest(map(renderer.frame, range(len(renderer))))
+    with ThreadPoolExecutor(8) as pool:
+        together = digest(pool.map(draw(runs).frame, range(len(renderer))))
+    assert alone == together
+
+
+def test_a_head_is_framed_in_its_roles_colour_from_when_it_has_it(renderer):
+    heatmap = next(heatmap for heatmap in renderer.tiles[0].heatmaps if heatmap.head == (1, 0))
+    has_it = [
+        bool(
+            (
+                renderer.frame(point).pixels[heatmap.box.y + 5, heatmap.box.x - 2]
+                == rgb(THEME.roles["induction"])
+            ).all()
+        )
+        for point in range(len(renderer))
+    ]
+    assert has_it == (renderer.timing.captures[0] >= 2).tolist()
+
+
+@pytest.mark.parametrize("size", ["960x540", "1080x1350"])
+def test_every_colour_of_a_frame_is_named_also_of_a_role_that_no_head_kept_for_long(runs, size):
+    roles = runs[0].roles.copy()
+    roles[1, 0, 0] = 0
+    brief = dataclasses.replace(runs[0], roles=roles)
+    assert "previous_token" not in brief.onsets
+    plan = draw([brief, runs[1]], size=size).plan
+    assert "previous token" in [label.text for label in plan.labels]
+    assert THEME.roles["previous_token"] in [swatch.color for swatch in plan.swatches]
+
+
+def test_the_ribbon_tells_no_more_than_what_was_played(runs):
+    renderer = draw(runs[:2], size="1600x640")
+    ribbon = renderer.tiles[0].ribbon
+    assert ribbon is not None
+    line = dict(ribbon.lines)[1, 0]
+    middle = len(renderer) // 2
+    share = renderer.timing.points[middle] / renderer.timing.points[-1]
+    half_played, played = (
+        box_of(renderer.frame(point).pixels, line)[0] for point in (middle, len(renderer) - 1)
+    )
+    color, panel = rgb(THEME.roles["induction"]), rgb(THEME.panel)
+    assert (half_played[round(share * line.width) + 1 :] == panel).all()
+    first = int(np.flatnonzero((played == color).all(1))[0])
+    assert first == pytest.approx(
+        line.width * renderer.runs[0].places[2] / renderer.timing.points[-1], abs=2
+    )
+
+
+def test_numbers_clock_and_curves_move_with_the_point(renderer):
+    first, second = renderer.frame(1).pixels, renderer.frame(2).pixels
+    changed = (first != second).any(2)
+    clock = renderer._planned.clock
+    assert changed[clock.baseline - 20 : clock.baseline, clock.x - 80 : clock.x].any()
+    timeline = renderer._planned.timeline.box
+    assert box_of(changed, timeline).any()
+
+
+def test_a_slot_without_a_head_stays_empty(runs):
+    order = {0: (2, None, 0), 1: (0, 1, 2)}
+    renderer = draw([runs[0], dataclasses.replace(runs[2], order=order)], matched=True)
+    by_head = [{heatmap.head: heatmap.box for heatmap in tile.heatmaps} for tile in renderer.tiles]
+    assert set(by_head[1]) == {(0, 2), (0, 0), (1, 0), (1, 1), (1, 2)}
+    assert not any("None" in label.text for label in renderer.plan.labels)
+    shift = by_head[1][1, 0].x - by_head[0][1, 0].x
+    assert by_head[1][0, 2].x - shift == by_head[0][0, 0].x
+    assert by_head[1][0, 0].x - shift == by_head[0][0, 2].x
+
+
+def test_in_matched_order_every_map_says_whose_it_is_where_attention_never_looks(runs):
+    renderer = draw(runs, matched=True)
+    assert renderer.shows_all_heads
+    pixels = renderer.frame(len(renderer) - 1).pixels
+    dim, n_captions = rgb(THEME.dim), 0
+    for tile in renderer.tiles:
+        assert [text for text, _ in tile.captions] == [
+            f"H{heatmap.head[1]}" for heatmap in tile.heatmaps
+        ]
+        for heatmap, (_, place) in zip(tile.heatmaps, tile.captions, strict=True):
+            box = heatmap.box
+            assert box.y < place.baseline < box.y + box.height / 2
+            assert box.x + box.width / 2 < place.x < box.right
+            corner = pixels[box.y : place.baseline + 1, box.x + box.width // 2 : box.right]
+            n_captions += bool((np.abs(corner.astype(int) - dim).max(2) < 40).any())
+    assert n_captions == sum(len(tile.heatmaps) for tile in renderer.tiles)
+    area, builder = (
+        Box(36, 100, 1848, 700),
+        PlanBuilder(
+            Layout(name="compare", panels=(Attention(),)), runs[0].series, 1920, 1080, THEME
+        ),
+    )
+    some = dataclasses.replace(
+        runs[0],
+        ranking=tuple(itertools.product(range(4), range(8))),
+        order=dict.fromkeys(range(4), tuple(range(8))),
+    )
+    by_index, matched = (
+        fit_tiles(builder, [some] * 6, 64, area, matched=each, name_px=240)
+        for each in (False, True)
+    )
+    assert by_index.all_heads
+    assert matched.map_px == by_index.map_px, "naming the heads costs no room"
+
+
+def test_pictures_in_between_are_refused(renderer):
+    with pytest.raises(RenderError, match="interpolate=0"):
+        renderer.draw(Shot(0, 0.5, 0.1, "interpolated"))
+    with pytest.raises(RenderError, match=r"points 0\.\."):
+        renderer.frame(len(renderer))
+
+
+def test_maps_of_different_length_are_refused(runs, small_run, synthetic, tmp_path):
+    other = synthetic.write_run(
+        tmp_path, 2, blocks=2, heads=3, length=16, width=8, hidden=12, period=7
+    )
+    with pytest.raises(LayoutError, match=r"probes of one length.*seed=0: 24, other: 16"):
+        draw([runs[0], compared("other", other)])
+
+
+def test_the_poster_is_the_last_picture(renderer, tmp_path):
+    from PIL import Image
+
+    path = write_compared_poster(renderer, tmp_path / "poster")
+    assert path.name == "poster.png"
+    assert np.array_equal(np.asarray(Image.open(path)), renderer.frame(len(renderer) - 1).pixels)
+
+
+@pytest.mark.parametrize("matched", [False, True])
+@pytest.mark.parametrize("n_runs", [2, 3, 6, 7, 16, 24, 33, 64])
+@pytest.mark.parametrize(("blocks", "heads"), [(4, 4), (4, 8), (12, 12)])
+def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(
+    runs, n_runs, blocks, heads, matched
+):
+    some = dataclasses.replace(
+        runs[0],
+        ranking=tuple(itertools.product(range(blocks), range(heads))),
+        order={block: tuple(range(heads)) for block in range(blocks)},
+    )
+    builder = PlanBuilder(
+        Layout(name="compare", panels=(Attention(),)), some.series, 1920, 1080, THEME
+    )
+    area = Box(36, 100, 1848, 700)
+    tiling = fit_tiles(builder, [some] * n_runs, 64, area, matched=matched, name_px=240)
+    tiles = [tile_box(tiling, index, area) for index in range(n_runs)]
+    boxes = [slot.box for tile in tiles for slot in slots(builder, tiling, some, tile)]
+    assert tiling.map_px >= 32
+    assert len(boxes) == n_runs * (blocks * heads if tiling.all_heads else tiling.n_maps)
+    for tile in tiles:
+        assert within(tile, area)
+        for slot in slots(builder, tiling, some, tile):
+            box = slot.box
+            # two pixels for coordinates that were made even
+            assert within(box, Box(tile.x, tile.y, tile.width + 2, tile.height + 2))
+            assert (box.x % 2, box.y % 2) == (0, 0)
+    if tiling.captioned and not tiling.beside:
+        assert (
+            min(box.y for box in boxes) - area.y >= 28 + 18
+        )  # a line for the name of the run, and one for that of the head
+    covered = np.zeros((1080, 1920), np.uint8)
+    for box in boxes:
+        covered[box.y : box.bottom, box.x : box.right] += 1
+    assert covered.max() == 1
+
+
+@pytest.mark.parametrize("size", ["1080p", "square", "1080x1920"])
+def test_the_colour_bar_and_the_axes_are_there_in_every_size(runs, size):
+    plan = draw(runs, size=size).plan
+    (bar,) = plan.bars
+    assert within(
+        Box(bar.box.x, bar.box.y, bar.box.width, bar.box.height + round(24 * plan.unit)),
+        Box(0, 0, plan.width, plan.height),
+    )
+    assert "query ↓ key →" in {label.text for label in plan.labels}
+
+
+def test_few_runs_show_all_heads_and_many_their_first_ones(runs):
+    builder = PlanBuilder(
+        Layout(name="compare", panels=(Attention(),)), runs[0].series, 1920, 1080, THEME
+    )
+    area = Box(36, 100, 1848, 700)
+    some = dataclasses.replace(
+        runs[0],
+        ranking=tuple(itertools.product(range(4), range(4))),
+        order=dict.fromkeys(range(4), (0, 1, 2, 3)),
+    )
+    shown = {
+        n: fit_tiles(builder, [some] * n, 64, area, matched=False, name_px=240)
+        for n in (2, 6, 24, 64)
+    }
+    assert [tiling.all_heads for tiling in shown.values()] == [True, True, False, False]
+    assert shown[2].map_px > shown[6].map_px
+    assert 16 > shown[24].n_maps >= 4
+    assert shown[24].map_px >= 64
+    assert shown[64].map_px >= 32
+
+
+def test_the_names_of_64_runs_are_not_cut_off(runs):
+    many = [
+        dataclasses.replace(runs[index % 2], label=f"learning_rate=0.0001 seed={index}")
+        for index in range(64)
+    ]
+    renderer = draw(many)
+    said = " ".join(label.text for label in renderer.plan.labels)
+    assert all(f"learning_rate=0.0001 seed={index} " in f"{said} " for index in range(64))
+    assert "…" not in said
+
+
+def test_too_many_runs_for_the_size_are_refused(runs):
+    builder = PlanBuilder(
+        Layout(name="compare", panels=(Attention(),)), runs[0].series, 640, 360, THEME
+    )
+    with pytest.raises(LayoutError, match="64 runs do not fit into 640x360"):
+        fit_tiles(builder, [runs[0]] * 64, 24, Box(12, 40, 616, 40), matched=False, name_px=240)

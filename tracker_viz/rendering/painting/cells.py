@@ -1,0 +1,125 @@
+"""Values -> pixels: cells by a table of colours, and the canvas on which a thread paints one frame
+after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.rendering.painting.template import CellMap
+from tracker_viz.rendering.plan import Box, Heatmap, Plan
+from tracker_viz.rendering.scales import ColorScale
+from tracker_viz.rendering.text import blend
+from tracker_viz.rendering.theme import rgb
+
+_HIDDEN = 1 << 16
+_WIDEST = 16  # pixels: the table of wider cells would no longer stay in the processor's caches
+
+
+class ColorTable:
+    """The colour of every float16 on one scale, and at the end that of a cell which a mask hides:
+    ``colors``, uint8 [65537, 3]."""
+
+    def __init__(self, scale: ColorScale, hidden: str) -> None:
+        self.colors = np.concatenate([scale.table(), np.array([rgb(hidden)], np.uint8)])
+        self._wide: dict[int, NDArray[np.uint8]] = {}
+
+    def row_of_cells(self, places: NDArray[np.intp], across: int) -> NDArray[np.uint8]:
+        """uint8 [rows, columns * across, 3]: the pixels of cells ``across`` pixels wide;
+        ``places``: [rows, columns] into ``colors``."""
+        if across > _WIDEST:
+            return self.colors.take(places, axis=0).repeat(across, axis=1)
+        wide = self._wide.get(across)
+        if wide is None:  # threads may make it twice, and both are the same
+            wide = self._wide[across] = np.tile(self.colors, (1, across))
+        return wide.take(places, axis=0).reshape(places.shape[0], -1, 3)
+
+
+def color_tables(plan: Plan) -> dict[str, ColorTable]:
+    """Key of a scale -> its colours."""
+    return {key: ColorTable(scale, plan.theme.panel) for key, scale in plan.scales.items()}
+
+
+def paint(
+    pixels: NDArray[np.uint8],
+    heatmap: Heatmap,
+    cell_map: CellMap,
+    table: ColorTable,
+    values: NDArray[np.float16],
+) -> None:
+    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colours of ``values`` (float16
+    [rows, columns])."""
+    box = heatmap.box
+    places = np.ascontiguousarray(values).view(np.uint16).astype(np.intp)
+    if heatmap.mask is not None:
+        places[heatmap.mask] = _HIDDEN  # a quarter of the time that hiding their colours takes
+    view = pixels[box.y : box.bottom, box.x : box.right]
+    if cell_map.replication is None:
+        shown = cell_map.cells >= 0
+        view[shown] = table.colors.take(places.reshape(-1)[cell_map.cells[shown]], axis=0)
+        return
+    down, across = cell_map.replication
+    rows = table.row_of_cells(places, across)
+    view.reshape(len(rows), down, box.width, 3)[...] = rows[:, None]
+
+
+def frame_around(box: Box, line_px: int) -> tuple[tuple[slice, slice], ...]:
+    """Rows and columns of the four sides of a frame around ``box``, one pixel away from it."""
+    left, right, top, bottom = (
+        box.x - line_px - 1,
+        box.right + line_px + 1,
+        box.y - line_px - 1,
+        box.bottom + line_px + 1,
+    )
+    return (
+        (slice(top, top + line_px), slice(left, right)),
+        (slice(bottom - line_px, bottom), slice(left, right)),
+        (slice(top, bottom), slice(left, left + line_px)),
+        (slice(top, bottom), slice(right - line_px, right)),
+    )
+
+
+class Canvas:
+    """Pixels for one frame after the other, uint8 [height, width, 3], and what of the last frame
+    still stands on them.
+
+    Every frame paints over all cells of its maps; the rest of the background need not be copied
+    again.
+
+    Attributes:
+        borders: heatmap name -> (color of the border around it, whether it blinks).
+        playhead: column of the timeline's playhead; None before the first frame.
+    """
+
+    def __init__(self, background: NDArray[np.uint8]) -> None:
+        self.pixels, self.background = background.copy(), background
+        self.borders: dict[str, tuple[str | None, bool]] = {}
+        self.playhead: int | None = None
+        self._written: list[tuple[slice, slice]] = []
+
+    def at(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
+        """A view of pixels outside the maps, for what is another in every frame."""
+        self._written.append((rows, columns))
+        return self.pixels[rows, columns]
+
+    def clear(self) -> None:
+        """Undo what was painted by ``at``."""
+        for place in self._written:
+            self.pixels[place] = self.background[place]
+        self._written.clear()
+
+
+def paint_dot(
+    pixels: NDArray[np.uint8],
+    x: float,
+    y: float,
+    radius: float,
+    rim: tuple[int, int, int],
+    fill: tuple[int, int, int],
+) -> None:
+    reach = int(radius) + 2
+    left, top = round(x) - reach, round(y) - reach
+    rows, columns = np.ogrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
+    distance = np.hypot(rows - y, columns - x).astype(np.float32)
+    for size, color in ((radius, rim), (radius - 2.0 * radius / 8.0, fill)):
+        blend(pixels, np.clip(size + 0.5 - distance, 0.0, 1.0), left, top, color)

@@ -1,0 +1,321 @@
+"""Seaborn draws a plan: once, to learn which pixel belongs to which cell, or in full, which is what
+the painter must equal.
+
+The painter fills cells without seaborn. To know where they are, every cell is drawn twice in a
+colour that is a code: its number, and that number's complement. A pixel whose two colours
+complement each other belongs to that cell; one that is equal in both is background; anything else
+is blended (a title over a map, say), and its box is left to a full redraw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.errors import LayoutError
+from tracker_viz.rendering.backend import DPI, MPL_LOCK, POINTS, figure_pixels
+from tracker_viz.rendering.plan import Bar, Heatmap, Label, Plan, Timeline
+from tracker_viz.rendering.scales import bar_ticks
+from tracker_viz.rendering.text import fitted_px
+from tracker_viz.rendering.theme import fixed_style, font_families
+
+
+@dataclass(frozen=True, slots=True)
+class CellMap:
+    """Which cell each pixel of a box shows.
+
+    Attributes:
+        cells: int32 [height, width], row * columns + column; -1 where the pixel never changes.
+        replication: (pixels per row, pixels per column) when every cell is the same whole block of
+            pixels, else None.
+        blended: some pixel mixes a cell with something else: painting cannot be exact.
+    """
+
+    cells: NDArray[np.int32]
+    replication: tuple[int, int] | None
+    blended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """``background``: uint8 [height, width, 3] without any cell; ``cell_maps``: heatmap name ->
+    CellMap;
+    ``played``: the background with the timeline's curve bright, as it is left of the playhead."""
+
+    background: NDArray[np.uint8]
+    played: NDArray[np.uint8]
+    cell_maps: Mapping[str, CellMap]
+
+
+def make_template(plan: Plan) -> Template:
+    """Let seaborn draw the plan, and read off where its cells are."""
+    offset = 1
+    offsets = {}
+    for heatmap in plan.heatmaps:
+        offsets[heatmap.name] = offset
+        offset += heatmap.source.shape[0] * heatmap.source.shape[1]
+    if offset >= 1 << 24:
+        raise LayoutError(
+            f"{offset:,} cells in one picture; at most {(1 << 24) - 1:,} can be told apart: pool "
+            "more, or show fewer heads"
+        )
+    with MPL_LOCK, fixed_style():
+        figure, meshes = _build(plan, {})
+        codes = _draw_codes(figure, meshes, offsets, 0)
+        complements = _draw_codes(figure, meshes, offsets, 0xFFFFFF)
+        played = figure_pixels(_build(plan, None, played=True)[0]) if plan.timeline else codes
+    equal = (codes == complements).all(2)
+    numbers = _numbers(codes)
+    is_cell = numbers ^ _numbers(complements) == 0xFFFFFF
+    background = codes.copy()
+    cell_maps = {}
+    for heatmap in plan.heatmaps:
+        box = heatmap.box
+        view = (slice(box.y, box.bottom), slice(box.x, box.right))
+        rows, columns = heatmap.source.shape
+        cells = np.where(
+            is_cell[view], numbers[view].astype(np.int64) - offsets[heatmap.name], -1
+        ).astype(np.int32)
+        strange = ~is_cell[view] & ~equal[view] | (cells >= rows * columns) | (cells < -1)
+        cell_maps[heatmap.name] = CellMap(cells, _replication(cells, heatmap), bool(strange.any()))
+        background[view][is_cell[view]] = 0
+    outside = ~equal
+    for heatmap in plan.heatmaps:
+        outside[heatmap.box.y : heatmap.box.bottom, heatmap.box.x : heatmap.box.right] = False
+    if outside.any():
+        y, x = np.argwhere(outside)[0]
+        raise LayoutError(
+            f"layout {plan.layout!r}: a map reaches beyond its box at pixel ({x}, {y}); boxes must "
+            "lie inside the picture"
+        )
+    return Template(background, played, cell_maps)
+
+
+def seaborn_pixels(plan: Plan, values: Mapping[str, NDArray[np.float16]]) -> NDArray[np.uint8]:
+    """The plan drawn from nothing by seaborn with these values: uint8 [height, width, 3]. Slow; the
+    measure of the painter."""
+    with MPL_LOCK, fixed_style():
+        return figure_pixels(_build(plan, values)[0])
+
+
+def _build(
+    plan: Plan, values: Mapping[str, Any] | None, *, played: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """A figure of the plan. ``values``: heatmap name -> values; missing ones are zeros; None leaves
+    the heatmaps out."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    class QuietFigure(Figure):
+        """sns.heatmap draws the whole figure after each box, to turn tick labels that overlap;
+        there are none here."""
+
+        building = True
+
+        def draw(self, renderer: Any) -> None:
+            if self.building:
+                self.stale = False
+            else:
+                super().draw(renderer)
+
+    figure = QuietFigure(
+        (plan.width / DPI, plan.height / DPI), dpi=DPI, facecolor=plan.theme.ground
+    )
+    FigureCanvasAgg(figure)
+    ground = figure.add_axes((0, 0, 1, 1), zorder=-1)
+    ground.set(xlim=(0, plan.width), ylim=(plan.height, 0))
+    ground.axis("off")
+    for swatch in plan.swatches:
+        box = swatch.box
+        ground.fill(
+            [box.x, box.right, box.right, box.x],
+            [box.y, box.y, box.bottom, box.bottom],
+            color=swatch.color,
+            lw=0,
+            aa=False,
+        )
+    if plan.timeline:
+        _draw_timeline(ground, plan, plan.timeline, played)
+    for label in plan.labels:
+        _draw_label(ground, label)
+    for bar in plan.bars:
+        _draw_bar(figure, ground, plan, bar)
+    meshes = {}
+    if values is not None:
+        for heatmap in plan.heatmaps:
+            meshes[heatmap.name] = _draw_heatmap(figure, plan, heatmap, values.get(heatmap.name))
+    figure.building = False
+    return figure, meshes
+
+
+def _draw_heatmap(
+    figure: Any, plan: Plan, heatmap: Heatmap, values: NDArray[np.float16] | None
+) -> Any:
+    import seaborn
+    from matplotlib.colors import ListedColormap
+
+    box, scale = heatmap.box, plan.scales[heatmap.scale]
+    axes = figure.add_axes(
+        (
+            box.x / plan.width,
+            1 - box.bottom / plan.height,
+            box.width / plan.width,
+            box.height / plan.height,
+        ),
+        facecolor=plan.theme.panel,
+    )
+    if values is None:
+        values = np.full(heatmap.source.shape, scale.minimum / scale.unit, np.float16)
+    options: dict[str, Any] = {
+        "ax": axes,
+        "cbar": False,
+        "xticklabels": False,
+        "yticklabels": False,
+        "vmin": 0,
+        "vmax": 1,
+    }
+    if heatmap.line_px:
+        options |= {"linewidths": heatmap.line_px * POINTS, "linecolor": heatmap.line_color}
+    # float32, because matplotlib norms compute in the precision that they are given
+    shown = values.astype(np.float32)
+    broken = ~np.isfinite(shown)
+    hidden = broken if heatmap.mask is None else broken | heatmap.mask
+    shown[hidden] = scale.minimum / scale.unit
+    seaborn.heatmap(shown, mask=hidden, cmap=scale.mpl_cmap(), norm=scale.mpl_norm(), **options)
+    mesh = axes.collections[0]
+    if heatmap.mask is not None:
+        broken &= ~heatmap.mask
+    if broken.any():
+        seaborn.heatmap(
+            np.zeros(shown.shape), mask=~broken, cmap=ListedColormap([scale.nonfinite]), **options
+        )
+    axes.set(xticks=[], yticks=[])
+    return mesh
+
+
+def _draw_codes(
+    figure: Any, meshes: Mapping[str, Any], offsets: Mapping[str, int], xor: int
+) -> NDArray[np.uint8]:
+    for name, mesh in meshes.items():
+        values = np.ma.masked_invalid(mesh.get_array()) if mesh.get_array() is not None else None
+        if values is not None:
+            shown = ~np.ma.getmaskarray(values).reshape(-1)
+            mesh.set_array(None)
+            mesh.tracker_viz_shown = shown
+        shown = mesh.tracker_viz_shown
+        codes = (np.arange(offsets[name], offsets[name] + shown.size) ^ xor).astype(np.uint32)
+        rgba = (
+            np.stack(
+                [codes >> 16 & 255, codes >> 8 & 255, codes & 255, np.full_like(codes, 255)], 1
+            )
+            / 255.0
+        )
+        rgba[~shown] = 0.0
+        mesh.set_facecolor(rgba)
+    return figure_pixels(figure)
+
+
+def _numbers(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    wide = pixels.astype(np.uint32)
+    return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], np.uint32)
+
+
+def _replication(cells: NDArray[np.int32], heatmap: Heatmap) -> tuple[int, int] | None:
+    rows, columns = heatmap.source.shape
+    height, width = cells.shape
+    expected = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
+    if heatmap.mask is not None:
+        expected[heatmap.mask] = -1
+    down, across = height // rows, width // columns
+    return (
+        (down, across)
+        if np.array_equal(cells, expected.repeat(down, 0).repeat(across, 1))
+        else None
+    )
+
+
+def _draw_label(ground: Any, label: Label) -> None:
+    ground.text(
+        label.x,
+        label.y,
+        label.text,
+        fontsize=label.size_px * POINTS,
+        color=label.color,
+        family=font_families(mono=label.mono),
+        weight="bold" if label.bold else "normal",
+        ha=label.align,
+        va=label.baseline,
+        rotation=label.rotation,
+        rotation_mode="anchor",
+        parse_math=False,
+    )
+
+
+def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
+    box, scale = bar.box, plan.scales[bar.scale]
+    axes = figure.add_axes(
+        (
+            box.x / plan.width,
+            1 - box.bottom / plan.height,
+            box.width / plan.width,
+            box.height / plan.height,
+        )
+    )
+    axes.imshow(
+        np.linspace(0, 1, 256)[None],
+        aspect="auto",
+        cmap=scale.mpl_cmap(),
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    axes.axis("off")
+    size = bar.font_px
+    if bar.titled:
+        title_px = fitted_px(scale.label, size, box.width)
+        _draw_label(
+            ground, Label(scale.label, box.x, box.y - size * 0.55, title_px, plan.theme.dim)
+        )
+    for position, text in bar_ticks(scale, box.width / (size * 0.9)):
+        align = "left" if position < 0.02 else "right" if position > 0.98 else "center"
+        x = box.x + position * box.width
+        ground.plot(
+            [x, x],
+            [box.bottom, box.bottom + 0.25 * size],
+            color=plan.theme.dim,
+            lw=POINTS,
+            solid_capstyle="butt",
+        )
+        _draw_label(
+            ground,
+            Label(text, x, box.bottom + size * 1.25, size * 0.9, plan.theme.dim, align=align),  # type: ignore[arg-type]
+        )
+
+
+def _draw_timeline(ground: Any, plan: Plan, timeline: Timeline, played: bool) -> None:
+    box, theme = timeline.box, plan.theme
+    ground.fill(
+        [box.x, box.right, box.right, box.x],
+        [box.y, box.y, box.bottom, box.bottom],
+        color=theme.panel,
+        lw=0,
+        aa=False,
+        zorder=0,
+    )
+    if len(timeline.curve):
+        x, y = timeline.curve.T
+        color = theme.accent if played else theme.dim
+        if played:
+            ground.fill_between(x, y, box.bottom, color=theme.accent, alpha=0.14, lw=0, zorder=1)
+        ground.plot(
+            x,
+            y,
+            color=color,
+            lw=(3.0 if played else 2.0) * plan.unit * POINTS,
+            alpha=1.0 if played else 0.6,
+            zorder=2,
+        )

@@ -1,0 +1,257 @@
+"""Fits the runs of a comparison into a picture: how many stand side by side, and how many heads of
+each, all of one size.
+
+Where every head of every run can be shown at a size that still tells something, all are; else each
+run shows its first few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from tracker_viz.errors import LayoutError
+from tracker_viz.rendering.plan import Box
+from tracker_viz.rendering.planning.grid import fit_map
+from tracker_viz.rendering.planning.plan_builder import PlanBuilder
+from tracker_viz.rendering.side_by_side.runs import ComparedSeries, Head
+
+_LEAST_PX = 56.0  # at 1080p: smaller maps of all heads tell less than larger ones of some
+_WANTED_PX = 64.0
+_CHOSEN = (24, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)
+_LABEL, _BESIDE, _BLOCK_LABEL, _CAPTION, _COLUMN_LABEL = 28, 236, 34, 18, 20
+_GAPS, _GAPS_OF_MANY = (40, 16), (24, 10)  # across, down
+LEAST_NAME = 0.7  # a run's name may be set so much smaller before it is cut off
+MANY_RUNS = 30  # from here on every line of pixels counts
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """The same for all runs.
+
+    Attributes:
+        across, down: tiles side by side and below each other; tile: their size in pixels, gaps left
+            out.
+        beside: a run's name stands at the left of its maps, not above them.
+        all_heads: one row of maps per block, ``groups`` of them side by side; else the first ``rows
+            * columns`` of the ranking.
+        rows, columns: maps below each other, and side by side in one group.
+        captioned: every map says which head it is, because the columns do not: above it, or, where
+            all heads are shown, in its corner, to which attention never looks.
+    """
+
+    across: int
+    down: int
+    tile: tuple[int, int]
+    beside: bool
+    all_heads: bool
+    rows: int
+    columns: int
+    groups: int
+    map_px: int
+    pool: int
+    gap: int
+    captioned: bool
+
+    @property
+    def n_maps(self) -> int:
+        return self.rows * self.columns * self.groups
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One map of a run: where it stands, and which head it shows; ``row`` and ``column`` count
+    within all groups."""
+
+    box: Box
+    head: Head
+    starts_row: bool
+    heads_column: bool
+
+
+def fit_tiles(
+    builder: PlanBuilder,
+    runs: Sequence[ComparedSeries],
+    length: int,
+    area: Box,
+    *,
+    matched: bool,
+    name_px: int,
+) -> Tiling:
+    """The tiling with the largest maps of all heads, or, where those are too small, of as many
+    heads as stay legible.
+
+    Args:
+        name_px: how wide a tile must be for its run's name and numbers to stand above the maps.
+
+    Raises:
+        LayoutError: not even one head of each run fits.
+    """
+    n_blocks = max(len(run.order) for run in runs)
+    n_heads = max(len(heads) for run in runs for heads in run.order.values())
+    whole = _largest(
+        builder,
+        _sheets_of_all(n_blocks, n_heads, captioned=matched),
+        len(runs),
+        length,
+        area,
+        name_px,
+    )
+    least = min(_LEAST_PX * builder.unit, 2.0 * length)
+    if whole is not None and whole.map_px >= least:
+        return whole
+    best, best_worth = whole, 0.0
+    wanted = min(_WANTED_PX * builder.unit, 2.0 * length)
+    most = max(sum(head is not None for head in run.ranking) for run in runs)
+    for n in _CHOSEN:
+        if n > most:
+            continue
+        few = _largest(builder, _sheets_of_some(n), len(runs), length, area, name_px)
+        # one head at a good size is worth more than many that cannot be read, four good ones are
+        # worth more than one
+        worth = min(1.0, few.map_px / wanted) ** 2.5 * n**0.35 if few else 0.0
+        if few and worth > best_worth:
+            best, best_worth = few, worth
+    if best is None or best.map_px < 8:
+        raise LayoutError(
+            f"{len(runs)} runs do not fit into {builder.width}x{builder.height} pixels; choose a "
+            "larger size (video.size=4k) or fewer runs"
+        )
+    return best
+
+
+def slots(builder: PlanBuilder, tiling: Tiling, run: ComparedSeries, tile: Box) -> Iterator[Slot]:
+    """Where the heads of ``run`` stand in its ``tile``."""
+    x0, y0 = maps_origin(builder, tiling, tile)
+    pitch_y = tiling.map_px + tiling.gap + _caption_px(builder, tiling)
+    pitch_x, group_width = tiling.map_px + tiling.gap, _group_width(builder, tiling)
+    for number, head in _places(tiling, run):
+        group, rest = divmod(number, tiling.rows * tiling.columns)
+        row, column = divmod(rest, tiling.columns)
+        x, y = x0 + group * group_width + column * pitch_x, y0 + row * pitch_y
+        yield Slot(Box(x, y, tiling.map_px, tiling.map_px), head, column == 0, row == 0)
+
+
+def tile_box(tiling: Tiling, index: int, area: Box) -> Box:
+    """Room of the run at ``index``: from left to right, then downwards."""
+    down, across = divmod(index, tiling.across)
+    width, height = tiling.tile
+    pitch_x = (area.width - width) // max(1, tiling.across - 1) if tiling.across > 1 else 0
+    pitch_y = (area.height - height) // max(1, tiling.down - 1) if tiling.down > 1 else 0
+    return Box(area.x + across * pitch_x, area.y + down * pitch_y, width, height)
+
+
+def maps_origin(builder: PlanBuilder, tiling: Tiling, tile: Box) -> tuple[int, int]:
+    """Left upper corner of a tile's first map; even, as video wants it."""
+    left = builder.px(_BESIDE) if tiling.beside else 0
+    left += builder.px(_BLOCK_LABEL) if tiling.all_heads else 0
+    above = 0 if tiling.beside else builder.px(_LABEL)
+    above += _caption_px(builder, tiling) or builder.px(_COLUMN_LABEL)
+    return 2 * ((tile.x + left + 1) // 2), 2 * ((tile.y + above + 1) // 2)
+
+
+def _places(tiling: Tiling, run: ComparedSeries) -> Iterator[tuple[int, Head]]:
+    """(number of the slot, head) for the heads that are there."""
+    if not tiling.all_heads:
+        yield from (
+            (number, head)
+            for number, head in enumerate(run.ranking[: tiling.n_maps])
+            if head is not None
+        )
+        return
+    for position, (block, heads) in enumerate(sorted(run.order.items())):
+        for column, head in enumerate(heads):
+            if head is not None:
+                group, row = divmod(position, tiling.rows)
+                yield (group * tiling.rows + row) * tiling.columns + column, (block, head)
+
+
+def _sheets_of_all(n_blocks: int, n_heads: int, *, captioned: bool) -> Iterator[Tiling]:
+    for groups in range(1, n_blocks + 1):
+        rows = -(-n_blocks // groups)
+        if -(-n_blocks // rows) == groups:
+            yield Tiling(1, 1, (0, 0), False, True, rows, n_heads, groups, 0, 1, 0, captioned)
+
+
+def _sheets_of_some(n: int) -> Iterator[Tiling]:
+    for columns in range(1, n + 1):
+        if n % columns == 0:
+            yield Tiling(1, 1, (0, 0), False, False, n // columns, columns, 1, 0, 1, 0, True)
+
+
+def _largest(
+    builder: PlanBuilder,
+    sheets: Iterator[Tiling],
+    n_runs: int,
+    length: int,
+    area: Box,
+    name_px: int,
+) -> Tiling | None:
+    best: Tiling | None = None
+    best_worth = 0.0
+    across_gap, down_gap = map(builder.px, _GAPS_OF_MANY if n_runs >= MANY_RUNS else _GAPS)
+    for sheet in sheets:
+        for across in range(1, n_runs + 1):
+            down = -(-n_runs // across)
+            if -(-n_runs // down) != across:
+                continue
+            tile = (
+                (area.width - (across - 1) * across_gap) // across,
+                (area.height - (down - 1) * down_gap) // down,
+            )
+            if min(tile) < 1:
+                continue
+            for beside, gap in ((False, 10), (False, 6), (True, 10), (True, 6)):
+                tried = _fitted(
+                    builder,
+                    replace(
+                        sheet,
+                        across=across,
+                        down=down,
+                        tile=tile,
+                        beside=beside,
+                        gap=builder.even(gap),
+                    ),
+                    length,
+                )
+                # whole rows of tiles, and blocks in one column or in one row, are easier to read
+                worth = (
+                    tried.map_px
+                    * (1.0 if n_runs % across == 0 else 0.94)
+                    * (1.0 if 1 in (sheet.groups, sheet.rows) else 0.9)
+                )
+                if not beside:
+                    # a smaller name is no loss, but one that is cut off tells nothing apart
+                    worth *= (
+                        min(1.0, tile[0] / name_px) ** 0.25
+                        * min(1.0, tile[0] / (LEAST_NAME * name_px)) ** 2
+                    )
+                if worth > best_worth:
+                    best, best_worth = tried, worth
+    return best
+
+
+def _fitted(builder: PlanBuilder, tiling: Tiling, length: int) -> Tiling:
+    """``tiling`` with the largest maps that its tile holds; ``map_px`` 0 where none fits."""
+    x, y = maps_origin(builder, tiling, Box(0, 0, 0, 0))
+    labels = (tiling.groups - 1) * builder.px(_BLOCK_LABEL)
+    caption = _caption_px(builder, tiling)
+    n_columns = tiling.columns * tiling.groups
+    wide = (tiling.tile[0] - x - labels + tiling.gap) // n_columns - tiling.gap
+    high = (
+        tiling.tile[1] - y + tiling.gap - (tiling.rows - 1) * caption
+    ) // tiling.rows - tiling.gap
+    room = min(wide, high)
+    if room < 1:
+        return tiling
+    pool, cell_px = fit_map(length, room)
+    return replace(tiling, map_px=-(-length // pool) * cell_px, pool=pool)
+
+
+def _caption_px(builder: PlanBuilder, tiling: Tiling) -> int:
+    """Room above every map for its caption."""
+    return builder.even(_CAPTION) if tiling.captioned and not tiling.all_heads else 0
+
+
+def _group_width(builder: PlanBuilder, tiling: Tiling) -> int:
+    return 2 * ((tiling.columns * (tiling.map_px + tiling.gap) + builder.px(_BLOCK_LABEL) + 1) // 2)
