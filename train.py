@@ -27,11 +27,19 @@ from omegaconf import OmegaConf
 
 from tracker_viz import RunRef, pipeline, trackers
 from tracker_viz.capture import make_probe
-from tracker_viz.delivery.outbox import Destination
-from tracker_viz.demo import data
-from tracker_viz.demo.checkpoint import Checkpoint, CheckpointUploader, fetch_latest
-from tracker_viz.demo.model import Decoder
-from tracker_viz.demo.trainer import Trainer
+from tracker_viz.delivery import Destination
+from tracker_viz.demo import (
+    BOS,
+    SPAN_TOKENS,
+    VOCAB_SIZE,
+    Checkpoint,
+    CheckpointUploader,
+    Decoder,
+    Mixture,
+    Trainer,
+    fetch_latest,
+    token_text,
+)
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
 from tracker_viz.jobs.train_settings import TRAINED_WITH, TrainSettings, resumed
@@ -50,7 +58,7 @@ def main(settings: TrainSettings) -> float:
         settings = resumed(settings, start.config, HydraConfig.get().overrides.task)
 
     torch.manual_seed(settings.seed)
-    mixture = data.Mixture(
+    mixture = Mixture(
         settings.data,
         settings.model.context_length,
         batch_size=settings.trainer.batch_size,
@@ -71,12 +79,12 @@ def main(settings: TrainSettings) -> float:
         run=runs,
         tracker_options=settings.tracker,
         probe=make_probe(
-            data.VOCAB_SIZE,
+            VOCAB_SIZE,
             settings.model.context_length,
             text_ids=mixture.probe_text(),
-            decode=data.token_text,
-            bos_id=data.BOS,
-            token_range=data.SPAN_TOKENS,
+            decode=token_text,
+            bos_id=BOS,
+            token_range=SPAN_TOKENS,
         ),
         total_steps=settings.trainer.steps,
         start_step=trainer.step,

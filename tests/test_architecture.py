@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 import tracker_viz
 
 PACKAGE = Path(tracker_viz.__file__).parent
+REPOSITORY = Path(__file__).parent.parent
 
 # Each layer may import from the layers below it, and from itself; two names in one layer never
 # import each other.
@@ -25,35 +29,186 @@ LAYERS = [
     ["plugins"],
     ["errors", "cores", "commands", "progress"],
 ]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+# The same within a package: of its modules and folders.
+INNER_LAYERS = {
+    "rendering": [
+        ["side_by_side"],
+        ["export"],
+        ["painting"],
+        ["planning"],
+        ["measuring"],
+        ["layout", "plan", "storyboard"],
+        ["scales", "story", "text"],
+        ["backend", "series", "sources", "theme"],
+    ],
+    "capture": [
+        ["checkpoints", "inspection", "options", "recorder"],
+        ["camera", "governor"],
+        ["budget", "neurons", "norms", "schedule"],
+        ["checks", "discover"],
+        ["attention", "weights"],
+        ["distributed", "isolation", "notice", "parameter_trace", "probabilities", "probe"],
+    ],
+    "trackers": [
+        ["mlflow", "wandb"],  # the adapters, which know nothing of each other
+        ["local", "testing"],
+        ["download", "file_run", "registry", "sweep"],
+        ["base", "capture_index", "redaction", "run_config"],
+    ],
+    "delivery": [
+        ["outbox", "push"],
+        ["report"],
+        ["uploader"],
+        ["spool_writer", "transfer"],
+        ["spool"],
+        ["backlog", "destinations", "journal", "spool_lock"],
+    ],
+    "video": [["writer"], ["encoders"], ["opencv", "pyav"], ["protocol"]],
+}
+
+# Third parties import these without a user in here.
+INTERFACE = {"LoggerRun"}
+# Their modules are what users import: a callback, a command.
+WITHOUT_A_FACE = {"integrations", "jobs"}
+
+PRODUCT = sorted(PACKAGE.rglob("*.py"))
 
 
-def imported_stations(path: Path) -> set[str]:
-    stations = set()
+def path_name(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
+
+
+def module_name(path: Path) -> str:
+    """Return the module's name without ``tracker_viz.``; empty for the root and outside."""
+    if PACKAGE not in path.parents:
+        return ""
+    return (
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        .removesuffix("__init__")
+        .strip(".")
+    )
+
+
+MODULES = {module_name(path): path for path in PRODUCT}
+PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py" and name}
+
+
+@cache
+def imports(path: Path) -> frozenset[tuple[str, str]]:
+    """Return (module without ``tracker_viz.``, name) of every import of ours, also within functions
+    and for types only. The name is empty for ``import tracker_viz.module``."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = (
-                [node.module]
-                if node.module != "tracker_viz"
-                else [f"tracker_viz.{alias.name}" for alias in node.names]
-            )
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tracker_viz":
+            module = node.module.removeprefix("tracker_viz").strip(".")
+            found |= {(module, alias.name) for alias in node.names}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        stations |= {name.split(".")[1] for name in names if name.startswith("tracker_viz.")}
-    return stations
+            ours = [alias.name for alias in node.names if alias.name.startswith("tracker_viz.")]
+            found |= {(name.removeprefix("tracker_viz."), "") for name in ours}
+    return frozenset(found)
+
+
+def is_named_in(face: str, name: str) -> bool:
+    """Return whether the module ``face`` imports ``name`` itself, as a face that exports it."""
+    return any(imported == name for _, imported in imports(MODULES[face]))
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return the modules of ours that ``path`` imports."""
+    modules = set()
+    for module, name in imports(path):
+        submodule = f"{module}.{name}".strip(".")
+        is_submodule = submodule in MODULES and not (module and is_named_in(module, name))
+        modules.add(submodule if is_submodule else module)
+    return modules - {"", module_name(path)}
+
+
+def check_layers(layers: list[list[str]], name: str, targets: set[str]) -> None:
+    level = {each: number for number, layer in enumerate(layers) for each in layer}
+    assert name in level, f"new station {name!r}: give it a layer here"
+    for target in targets - {name}:
+        assert level[target] > level[name], f"{name} must not import {target}"
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=path_name)
+def test_imports_point_down(path):
+    station, _, inner = module_name(path).partition(".")
+    if station in {"", "conf"}:
+        return
+    modules = imported_modules(path)
+    check_layers(LAYERS, station, {module.split(".")[0] for module in modules})
+    if inner and station in INNER_LAYERS:
+        neighbors = {module.split(".")[1] for module in modules if module.startswith(f"{station}.")}
+        check_layers(INNER_LAYERS[station], inner.split(".")[0], neighbors)
 
 
 @pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+    "path", [*PRODUCT, REPOSITORY / "train.py", *REPOSITORY.glob("examples/*.py")], ids=path_name
 )
-def test_imports_point_down(path):
-    station = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if station in {"__init__", "__main__", "conf"}:
-        return
-    assert station in LEVEL, f"new station {station!r}: give it a layer here"
-    for target in imported_stations(path) - {station, "__version__"}:
-        assert LEVEL[target] > LEVEL[station], f"{station} must not import {target}"
+def test_packages_are_entered_by_their_faces(path):
+    if path == PACKAGE / "__init__.py":
+        return  # lazy; for mypy it names the functions that are called as their modules
+    others = PACKAGES - WITHOUT_A_FACE - {own_package(path)}
+    for module in imported_modules(path):
+        package, _, inner = module.partition(".")
+        if package in others:
+            assert not inner, f"import it from tracker_viz.{package}, not from {module}"
+
+
+def test_faces_export_what_others_use():
+    used = {
+        (module.removeprefix("tracker_viz."), name) for name, module in tracker_viz._PUBLIC.items()
+    }
+    for folder in ("tracker_viz", "tests", "benchmarks", "examples"):
+        for path in REPOSITORY.joinpath(folder).rglob("*.py"):
+            used |= used_of_faces(path)
+    used |= used_of_faces(REPOSITORY / "train.py")
+    for face in PACKAGES:
+        unused = {name for name in exported_names(face) if (face, name) not in used}
+        assert unused <= INTERFACE, f"nobody outside uses these names of tracker_viz.{face}"
+
+
+def exported_names(face: str) -> list[str]:
+    for node in ast.parse(MODULES[face].read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    return []
+
+
+def used_of_faces(path: Path) -> set[tuple[str, str]]:
+    """Return (face, name) of what ``path`` imports from faces, or reads of them as an attribute."""
+    used = {(module, name) for module, name in imports(path) if module != own_package(path)}
+    whole = {name for module, name in imports(path) if module == "" and name in PACKAGES}
+    if not whole:
+        return used
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in whole:
+            used.add((ast.unparse(node.value), node.attr))
+    return used
+
+
+def own_package(path: Path) -> str:
+    """Return the package of ours that ``path`` is in; empty outside of them."""
+    return path.relative_to(PACKAGE).parts[0] if PACKAGE in path.parents else ""
+
+
+def test_no_import_circle():
+    graph = {name: imported_modules(path) for name, path in MODULES.items() if name}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_contributing_draws_the_layers():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    picture = text.split("imports point down only")[1].split("`import tracker_viz`")[0]
+    drawn = []
+    for line in re.findall(r"^ {4,}(?:└─ )?(.+)$", picture, flags=re.MULTILINE):
+        names = re.split(r"\s{2,}", line)[0]
+        drawn.append([name for name in re.split(r" │ |, ", names) if name != "train.py"])
+    assert drawn == LAYERS
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -3,12 +3,12 @@ nothing."""
 
 from __future__ import annotations
 
-from tracker_viz.capture.budget import fit
+from tracker_viz.capture.budget import fit, sample
 from tracker_viz.capture.camera import Camera
 from tracker_viz.capture.checkpoints import capture_checkpoints, find_checkpoints, load_checkpoint
 from tracker_viz.capture.checks import whole
 from tracker_viz.capture.discover.limits import context_length, learned_positions, vocab_size
-from tracker_viz.capture.distributed import is_main_process, unwrapped
+from tracker_viz.capture.distributed import unwrapped
 from tracker_viz.capture.governor import CostLimit, Governor, cores_are_busy
 from tracker_viz.capture.inspection import (
     VECTOR,
@@ -46,13 +46,13 @@ __all__ = [
     "find_checkpoints",
     "fit",
     "inspected_blocks",
-    "is_main_process",
     "learned_positions",
     "left_out",
     "load_checkpoint",
     "make_probe",
     "probe_in_words",
     "record",
+    "sample",
     "unwrapped",
     "vocab_size",
     "whole",

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
-from tracker_viz.capture.discover.evidence import ParameterTrace, is_matrix_product
+from tracker_viz.capture.parameter_trace import ParameterTrace, is_matrix_product
 from tracker_viz.capture.probabilities import (
     attention_probabilities,
     flash_probabilities,

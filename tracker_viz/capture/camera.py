@@ -37,7 +37,7 @@ from tracker_viz.capture.norms import krylov, norms
 from tracker_viz.capture.probe import Probe, check_probe
 from tracker_viz.capture.weights import Pooling, Projection, read
 from tracker_viz.errors import CaptureError, ConfigError
-from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE
+from tracker_viz.metrics import MAX_SPECTRUM_SIDE
 from tracker_viz.types import Capture
 
 log = logging.getLogger("tracker_viz.capture")

@@ -14,7 +14,7 @@ import torch
 
 from tracker_viz.capture.weights import POOLINGS
 from tracker_viz.errors import ConfigError
-from tracker_viz.metrics.weight_scores import WEIGHT_NAME
+from tracker_viz.metrics import WEIGHT_NAME
 
 
 def whole(name: str, value: Any, least: int) -> int:

@@ -8,7 +8,6 @@ latter.
 """
 
 from tracker_viz.comparison.align import (
-    AXES,
     NOT_YET,
     Alignment,
     Axis,
@@ -17,11 +16,9 @@ from tracker_viz.comparison.align import (
     positions,
     trajectories,
 )
-from tracker_viz.comparison.clustering import HeadClusters, cluster_heads
+from tracker_viz.comparison.clustering import cluster_heads
 from tracker_viz.comparison.correlation import Correlation, correlations
 from tracker_viz.comparison.distance import (
-    Chance,
-    DistanceMatrix,
     chance_distance,
     distance,
     distance_matrix,
@@ -45,8 +42,8 @@ from tracker_viz.comparison.groups import (
     setting_groups,
     settings_of,
 )
-from tracker_viz.comparison.matching import BEHAVIOR, Behavior, Matching, behaviors, match_heads
-from tracker_viz.comparison.onsets import RoleOnset, role_onsets
+from tracker_viz.comparison.matching import BEHAVIOR, behaviors, match_heads
+from tracker_viz.comparison.onsets import role_onsets
 from tracker_viz.comparison.ordering import (
     Order,
     head_beside,
@@ -55,7 +52,6 @@ from tracker_viz.comparison.ordering import (
     ranking,
 )
 from tracker_viz.comparison.runs import (
-    NAME_SEPARATOR,
     ComparedRun,
     check_runs,
     comparability_notes,
@@ -65,7 +61,6 @@ from tracker_viz.comparison.runs import (
     run_labels,
     run_title,
 )
-from tracker_viz.comparison.statistics import OnsetTimes, Spread
 from tracker_viz.comparison.table import (
     correlation_table,
     group_table,
@@ -76,25 +71,15 @@ from tracker_viz.comparison.table import (
 )
 
 __all__ = [
-    "AXES",
     "BEHAVIOR",
-    "NAME_SEPARATOR",
     "NOT_YET",
     "SIGNIFICANT",
     "Alignment",
     "Axis",
-    "Behavior",
-    "Chance",
     "ComparedRun",
     "Correlation",
-    "DistanceMatrix",
-    "HeadClusters",
-    "Matching",
-    "OnsetTimes",
     "Order",
-    "RoleOnset",
     "SettingGroup",
-    "Spread",
     "align",
     "all_runs",
     "axis_note",

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracker_viz.comparison.align import Axis, positions
-from tracker_viz.metrics import ROLES, Role, ScoreSeries, first_onsets
-from tracker_viz.metrics.roles import CONFIRMATIONS
+from tracker_viz.metrics import CONFIRMATIONS, ROLES, Role, ScoreSeries, first_onsets
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,7 @@ from tracker_viz.delivery.spool import Spool
 from tracker_viz.delivery.spool_writer import SpoolWriter
 from tracker_viz.delivery.uploader import Uploader
 from tracker_viz.errors import ConfigError
-from tracker_viz.trackers import Cell, Run, RunState
-from tracker_viz.trackers.local import LocalRun
+from tracker_viz.trackers import Cell, LocalRun, Run, RunState
 from tracker_viz.types import Capture, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)

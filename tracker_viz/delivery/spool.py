@@ -35,10 +35,15 @@ from tracker_viz.delivery.journal import Journal
 from tracker_viz.errors import ConfigError
 from tracker_viz.files import read_json, write_atomically, write_json
 from tracker_viz.metrics import charted
-from tracker_viz.trackers import Cell, MetricPoint, RunState, capture_index, checked_artifact
-from tracker_viz.trackers.local import LocalRun
-from tracker_viz.trackers.redaction import without_secrets
-from tracker_viz.trackers.run_config import RunConfig
+from tracker_viz.trackers import (
+    Cell,
+    LocalRun,
+    MetricPoint,
+    RunConfig,
+    RunState,
+    checked_artifact,
+    without_secrets,
+)
 from tracker_viz.types import Capture, CapturePath, CaptureRef, RunRef, capture_step
 
 RESERVE_BYTES = 1 << 17
@@ -120,7 +125,7 @@ class Spool:
         return ref
 
     def path(self, ref: CaptureRef) -> Path:
-        return self.directory / capture_index.CAPTURES / ref.file_name
+        return self.run.capture_path(ref)
 
     def capture_paths(self, refs: Sequence[CaptureRef]) -> list[CapturePath]:
         return [CapturePath(ref, self.path(ref)) for ref in refs]
@@ -135,7 +140,7 @@ class Spool:
         """
         metrics = charted(capture_file.read_header(self.path(ref)).metrics)
         values = {name: value for name, value in metrics.items() if name not in without}
-        taken = float(read_json(self._entry(ref))["time"])
+        taken = float(read_json(self.run.entry_path(ref))["time"])
         return MetricPoint(ref.step, values, taken)
 
     def known_steps(self) -> frozenset[int]:
@@ -163,15 +168,12 @@ class Spool:
             for ref in refs:
                 if journals and all(journal.has_all_of(ref) for journal in journals):
                     self.path(ref).unlink(missing_ok=True)
-                    self._entry(ref).unlink(missing_ok=True)
+                    self.run.entry_path(ref).unlink(missing_ok=True)
 
     def keep_captures(self) -> None:
         """Keep captures here even when all destinations have them, also in later processes."""
         with self._description:
             self.run.describe(keep_captures=True)
-
-    def _entry(self, ref: CaptureRef) -> Path:
-        return self.directory / capture_index.INDEX / capture_index.entry_name(ref)
 
     # -- destinations ------------------------------------------------------------------------------
 

@@ -24,9 +24,16 @@ from tracker_viz.errors import (
     TrackerVizError,
     TransientTrackerError,
 )
-from tracker_viz.trackers import Run, RunState, Tracker, connect, tracker_class
-from tracker_viz.trackers.run_config import RunConfig
-from tracker_viz.trackers.sweep import is_in_sweep, parent_run
+from tracker_viz.trackers import (
+    Run,
+    RunConfig,
+    RunState,
+    Tracker,
+    connect,
+    is_in_sweep,
+    parent_run,
+    tracker_class,
+)
 from tracker_viz.types import CaptureRef
 
 log = logging.getLogger(__name__)

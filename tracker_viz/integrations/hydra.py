@@ -34,16 +34,18 @@ from tracker_viz.errors import TrackerError, TrackerVizError
 from tracker_viz.files import write_atomically
 from tracker_viz.integrations.named_trackers import named_trackers, plain, read_trackers
 from tracker_viz.pipeline import put_sweep_page
-from tracker_viz.trackers.base import Run, RunState
-from tracker_viz.trackers.redaction import shown_override, without_secrets
-from tracker_viz.trackers.sweep import (
+from tracker_viz.trackers import (
     JOB,
     PARENTS,
     Parent,
+    Run,
+    RunState,
     SweepJob,
     create_parent,
     note_parents,
     noted_parents,
+    shown_override,
+    without_secrets,
 )
 from tracker_viz.types import RunRef
 

@@ -15,7 +15,7 @@ from tracker_viz import trackers
 from tracker_viz.delivery import Destination
 from tracker_viz.errors import RunTakenError, TrackerError, TrackerVizError
 from tracker_viz.pipeline import Watcher, new_directory, watch
-from tracker_viz.trackers.base import Run
+from tracker_viz.trackers import Run
 from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)

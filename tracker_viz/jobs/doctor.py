@@ -26,7 +26,7 @@ from tracker_viz.cores import usable_cores
 from tracker_viz.errors import TrackerVizError
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.config import Settings
-from tracker_viz.trackers.download import default_cache
+from tracker_viz.trackers import default_cache
 from tracker_viz.video import ENCODERS, write_video
 
 PACKAGES = (

@@ -9,8 +9,7 @@ from collections.abc import Container, Iterable
 
 from tracker_viz.jobs.config import Settings, commented_options, group_options, group_type
 from tracker_viz.options import OptionHelp, Options, option_help
-from tracker_viz.rendering import Layout
-from tracker_viz.rendering.layout import PANELS
+from tracker_viz.rendering import PANELS, Layout
 
 _INDENT = 2
 _TEXT_COLUMN = 34

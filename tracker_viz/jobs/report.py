@@ -8,7 +8,7 @@ import sys
 from tracker_viz import commands
 from tracker_viz.delivery import Report
 from tracker_viz.pipeline import Picture, RenderResult, SweepResult
-from tracker_viz.trackers.base import Run
+from tracker_viz.trackers import Run
 
 
 def say_where_to_watch(result: RenderResult) -> None:

@@ -12,13 +12,11 @@ from typing import Annotated, Any, ClassVar
 from pydantic import field_validator
 
 from tracker_viz.capture import CaptureOptions
-from tracker_viz.demo.data import DataConfig
-from tracker_viz.demo.model import ModelConfig
-from tracker_viz.demo.trainer import TrainerConfig
+from tracker_viz.demo import DataConfig, ModelConfig, TrainerConfig
 from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.jobs.config import Settings
 from tracker_viz.metrics import ROLES
-from tracker_viz.pipeline.options import FORMAT_VALUES, Appearance, Format
+from tracker_viz.pipeline import FORMAT_VALUES, Appearance, Format
 from tracker_viz.rendering import Layout
 
 _OF_A_ROLE = ("max", "heads", "onset_step")

@@ -21,7 +21,7 @@ from tracker_viz.delivery import Spool
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.config import Settings
-from tracker_viz.trackers.base import Run
+from tracker_viz.trackers import Run
 from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,10 @@ writer thread runs.
 """
 
 from tracker_viz.metrics.events import Event, find_events, run_sentence, strongest_event
-from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS, HeadScore
-from tracker_viz.metrics.probe_rows import ProbeRow, probe_rows, uniform_attention
+from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
+from tracker_viz.metrics.probe_rows import ProbeRow
 from tracker_viz.metrics.roles import (
+    CONFIRMATIONS,
     NO_ROLE,
     ROLES,
     Onset,
@@ -21,7 +22,7 @@ from tracker_viz.metrics.roles import (
 )
 from tracker_viz.metrics.score_file import SCORE_FILE, ScoreFile, read_score_file, score_bytes
 from tracker_viz.metrics.scorer import Scorer, score
-from tracker_viz.metrics.series import ScoreSeries, score_series
+from tracker_viz.metrics.series import HEAD_PREFIX, SD_PREFIX, ScoreSeries, score_series
 from tracker_viz.metrics.summary import (
     chart_metrics,
     charted,
@@ -30,24 +31,27 @@ from tracker_viz.metrics.summary import (
     run_summary,
     run_tags,
 )
-from tracker_viz.metrics.weight_scores import WEIGHT_SCORES, WeightScore
+from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE, WEIGHT_NAME, WEIGHT_SCORES
 
 __all__ = [
+    "CONFIRMATIONS",
+    "HEAD_PREFIX",
     "HEAD_SCORES",
+    "MAX_SPECTRUM_SIDE",
     "NO_ROLE",
     "ROLES",
     "SCORE_DEFINITIONS",
     "SCORE_FILE",
+    "SD_PREFIX",
+    "WEIGHT_NAME",
     "WEIGHT_SCORES",
     "Event",
-    "HeadScore",
     "Onset",
     "ProbeRow",
     "Role",
     "ScoreFile",
     "ScoreSeries",
     "Scorer",
-    "WeightScore",
     "chart_metrics",
     "charted",
     "find_events",
@@ -57,7 +61,6 @@ __all__ = [
     "head_table",
     "margin",
     "onsets",
-    "probe_rows",
     "read_score_file",
     "role_states",
     "run_sentence",
@@ -67,5 +70,4 @@ __all__ = [
     "score_bytes",
     "score_series",
     "strongest_event",
-    "uniform_attention",
 ]

@@ -15,29 +15,34 @@ drawn, a tracker's SDK when that tracker is used.
 """
 
 from tracker_viz.delivery import push
-from tracker_viz.pipeline.backfill import Backfilled, backfill
+from tracker_viz.pipeline.backfill import backfill
 from tracker_viz.pipeline.compare import CompareResult, compare
-from tracker_viz.pipeline.delivering import Picture, Upload
+from tracker_viz.pipeline.delivering import Picture
 from tracker_viz.pipeline.in_step import put_sweep_page
-from tracker_viz.pipeline.inspect import Inspection, inspect
-from tracker_viz.pipeline.load import TrackerOptions, load_captures, open_run, pulled_captures
-from tracker_viz.pipeline.options import FORMATS, ComparisonOptions, PictureOptions, VideoOptions
+from tracker_viz.pipeline.inspect import inspect
+from tracker_viz.pipeline.load import load_captures, open_run, pulled_captures
+from tracker_viz.pipeline.options import (
+    FORMAT_VALUES,
+    Appearance,
+    ComparisonOptions,
+    Format,
+    PictureOptions,
+    VideoOptions,
+)
 from tracker_viz.pipeline.render import RenderResult, render, render_command
 from tracker_viz.pipeline.sweep import SweepResult, render_sweep
 from tracker_viz.pipeline.watch import Watcher, new_directory, watch
 
 __all__ = [
-    "FORMATS",
-    "Backfilled",
+    "FORMAT_VALUES",
+    "Appearance",
     "CompareResult",
     "ComparisonOptions",
-    "Inspection",
+    "Format",
     "Picture",
     "PictureOptions",
     "RenderResult",
     "SweepResult",
-    "TrackerOptions",
-    "Upload",
     "VideoOptions",
     "Watcher",
     "backfill",

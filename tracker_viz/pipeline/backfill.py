@@ -18,7 +18,7 @@ from tracker_viz.pipeline.watch import (
     open_outbox,
 )
 from tracker_viz.progress import progress_bar
-from tracker_viz.trackers.base import Run, RunState
+from tracker_viz.trackers import Run, RunState
 
 if TYPE_CHECKING:
     import torch

@@ -55,8 +55,7 @@ from tracker_viz.pipeline.options import (
 )
 from tracker_viz.pipeline.render import check_outputs
 from tracker_viz.pipeline.scored_runs import ScoredRun, score_runs
-from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.download import cache_directory
+from tracker_viz.trackers import Run, cache_directory
 from tracker_viz.types import RunRef
 
 

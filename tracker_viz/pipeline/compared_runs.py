@@ -34,11 +34,11 @@ from tracker_viz.metrics import head_roles
 from tracker_viz.pipeline.options import ComparisonOptions
 from tracker_viz.pipeline.scored_runs import ScoredRun
 from tracker_viz.progress import progress_bar
-from tracker_viz.trackers.download import Pulled, pull
+from tracker_viz.trackers import Pulled, pull
 from tracker_viz.types import HeadId
 
 if TYPE_CHECKING:
-    from tracker_viz.rendering.side_by_side.runs import ComparedSeries, Timing
+    from tracker_viz.rendering import ComparedSeries, Timing
 
 # More points of time than this make no better video, only a longer one to draw.
 MAX_POINTS = 300
@@ -106,7 +106,7 @@ def drawn_runs(
         ConfigError: matched order of models that differ in depth, or a run of which no capture
             could be pulled.
     """
-    from tracker_viz.rendering.side_by_side.runs import Timing
+    from tracker_viz.rendering import Timing
 
     compared = [run.compared for run in runs]
     is_matched = options.order == "matched"
@@ -181,8 +181,7 @@ def _series(
     Args:
         have: which of the run's captures were pulled.
     """
-    from tracker_viz.rendering import Series
-    from tracker_viz.rendering.side_by_side.runs import ComparedSeries
+    from tracker_viz.rendering import ComparedSeries, Series
 
     series = run.compared.series
     onsets = {}

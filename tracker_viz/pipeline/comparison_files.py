@@ -38,7 +38,7 @@ from tracker_viz.pipeline.scored_runs import ScoredRun
 from tracker_viz.progress import progress_bar
 
 if TYPE_CHECKING:
-    from tracker_viz.rendering.export.onset_chart import OnsetRow
+    from tracker_viz.rendering import OnsetRow
 
 NAME = "compare"
 _KEY = (
@@ -102,8 +102,7 @@ def write_compared_video(
         found: a sentence that the video shows first.
         notes: are shown behind it, and come back with those on what the video shows.
     """
-    from tracker_viz.rendering import storyboard
-    from tracker_viz.rendering.side_by_side.renderer import ComparedRenderer, write_compared_poster
+    from tracker_viz.rendering import ComparedRenderer, storyboard, write_compared_poster
     from tracker_viz.video import video_path, write_video
 
     drawn, timing, more_notes = drawn_runs(runs, labels, options, axis=axis, progress=progress)
@@ -159,9 +158,7 @@ def write_charts(
     Args:
         groups: of all runs, of which ``runs`` may be a part.
     """
-    from tracker_viz.rendering.export.cluster_chart import write_cluster_chart
-    from tracker_viz.rendering.export.distance_chart import write_distance_chart
-    from tracker_viz.rendering.export.onset_chart import write_onset_chart
+    from tracker_viz.rendering import write_cluster_chart, write_distance_chart, write_onset_chart
 
     paths, notes = [], []
     panels = _onset_panels(groups, axis)
@@ -213,7 +210,7 @@ def write_charts(
 
 def _onset_panels(groups: Sequence[SettingGroup], axis: Axis) -> dict[str, list[OnsetRow]]:
     """Return role -> a row for each setting, for the roles that any run formed."""
-    from tracker_viz.rendering.export.onset_chart import OnsetRow, OnsetSpan
+    from tracker_viz.rendering import OnsetRow, OnsetSpan
 
     panels: dict[str, list[OnsetRow]] = {}
     for role in formed_roles(groups):

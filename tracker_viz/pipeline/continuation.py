@@ -20,8 +20,7 @@ import numpy as np
 from tracker_viz.delivery import Outbox
 from tracker_viz.errors import RunTakenError
 from tracker_viz.pipeline.scoring import EarlierCaptures, Scores, earlier_captures
-from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.local import LocalRun
+from tracker_viz.trackers import LocalRun, Run
 from tracker_viz.types import Capture, RunRef
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 
 from tracker_viz import capture_file
 from tracker_viz.errors import TrackerError
-from tracker_viz.metrics import head_table, score_series
-from tracker_viz.metrics.series import HEAD_PREFIX, SD_PREFIX
+from tracker_viz.metrics import HEAD_PREFIX, SD_PREFIX, head_table, score_series
 from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
 from tracker_viz.pipeline.scoring import HEAD_TABLE
-from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.download import Pulled
+from tracker_viz.trackers import Pulled, Run
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from tracker_viz.comparison import ComparedRun, in_order_of_settings, run_labels
 from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import score_series
 from tracker_viz.pipeline.load import TrackerOptions, open_run
-from tracker_viz.trackers.base import Run
+from tracker_viz.trackers import Run
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
-    from tracker_viz.rendering.export.in_step import Player
+    from tracker_viz.rendering import Player
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def put_in_step_page(
         labels: run, as text -> what it is called there.
         findings: sentences above the videos.
     """
-    from tracker_viz.rendering.export.in_step import in_step_page
+    from tracker_viz.rendering import in_step_page
 
     players: dict[str, list[Player]] = {}
     with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
@@ -111,7 +111,7 @@ def _players(target: Run, run: Run, label: str, directory: Path) -> dict[str, Pl
 
 
 def _player(target: Run, run: Run, label: str, video: str, directory: Path) -> Player | None:
-    from tracker_viz.rendering.export.in_step import Player
+    from tracker_viz.rendering import Player
 
     try:
         described: Any = json.loads(

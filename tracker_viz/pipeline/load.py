@@ -5,16 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from tracker_viz import capture_file, trackers
 from tracker_viz.errors import RenderError
 from tracker_viz.progress import progress_bar
-from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.download import Pulled, pull
+from tracker_viz.trackers import Pulled, Run, pull
 from tracker_viz.types import Capture, CaptureRef, RunRef
 
 TrackerOptions = Mapping[str, Mapping[str, Any]]
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """What ``render`` needs of what ``watch`` returned."""
+
+    tracker_options: TrackerOptions
+
+    def runs_to_draw(self) -> list[RunRef]:
+        """Close, and return the runs that hold every capture."""
 
 
 def load_captures(

@@ -11,8 +11,7 @@ from pydantic import Field, field_validator
 
 from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.options import LegalValues, Options
-from tracker_viz.rendering import SIZES, picture_size
-from tracker_viz.rendering.storyboard import Pace
+from tracker_viz.rendering import SIZES, Pace, picture_size
 from tracker_viz.video import EncoderName
 
 Format = Literal["video", "poster", "webp", "gif", "html"]

@@ -15,12 +15,10 @@ import numpy as np
 from tracker_viz import commands
 from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.pipeline.delivering import Picture, put_pictures
-from tracker_viz.pipeline.load import TrackerOptions, open_run, pulled_captures
+from tracker_viz.pipeline.load import Recorded, TrackerOptions, open_run, pulled_captures
 from tracker_viz.pipeline.options import Format, PictureOptions, ThemeName, VideoOptions
-from tracker_viz.pipeline.watch import Watcher
 from tracker_viz.progress import progress_bar
-from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.download import cache_directory
+from tracker_viz.trackers import Run, cache_directory
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
@@ -69,7 +67,7 @@ class RenderResult:
 
 @np.errstate(all="ignore")  # the user's process may turn float errors into exceptions
 def render(
-    run: RunRef | str | Watcher,
+    run: RunRef | str | Recorded,
     *,
     also_into: Sequence[RunRef | str] = (),
     layout: str | Path | Mapping[str, Any] | Layout = "overview",
@@ -112,7 +110,7 @@ def render(
     """
     from tracker_viz.rendering import Renderer, Series, resolve_layout
 
-    if isinstance(run, Watcher):
+    if isinstance(run, Recorded):
         holders = run.runs_to_draw()
         if not holders:
             return RenderResult((), 0, ())

@@ -20,8 +20,7 @@ from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError, Tran
 from tracker_viz.metrics import SCORE_FILE, ScoreFile, read_score_file, score_series
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.progress import progress_bar
-from tracker_viz.trackers.base import Run, RunInfo
-from tracker_viz.trackers.download import at_once, cache_directory, pull
+from tracker_viz.trackers import Run, RunInfo, at_once, cache_directory, pull
 from tracker_viz.types import Capture, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)

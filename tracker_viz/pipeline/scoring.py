@@ -24,8 +24,7 @@ from tracker_viz.metrics import (
     run_tags,
     score_bytes,
 )
-from tracker_viz.trackers.base import Run
-from tracker_viz.trackers.download import pull
+from tracker_viz.trackers import Run, pull
 from tracker_viz.types import Capture, CaptureHeader, CapturePath, CaptureRef, RunRef
 
 HEAD_TABLE = "head_roles"
@@ -75,7 +74,7 @@ class Scores:
 
     def resume(self, earlier: EarlierCaptures) -> None:
         """Continue a run: measure change from its first capture, and keep the scores of all."""
-        from tracker_viz.capture.budget import sample
+        from tracker_viz.capture import sample
 
         side = earlier.first.model.get("cut", {}).get("weight_side")
         sampled = None if side is None else partial(sample, side=side)

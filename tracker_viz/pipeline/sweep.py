@@ -21,7 +21,7 @@ from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import ThemeName, VideoOptions
 from tracker_viz.pipeline.render import RenderResult, render
 from tracker_viz.progress import progress_bar
-from tracker_viz.trackers.download import folder_name
+from tracker_viz.trackers import folder_name
 from tracker_viz.types import RunRef
 
 

@@ -26,10 +26,16 @@ from tracker_viz.pipeline.continuation import continue_run
 from tracker_viz.pipeline.load import TrackerOptions
 from tracker_viz.pipeline.scoring import Scores
 from tracker_viz.progress import progress_bar
-from tracker_viz.trackers.base import Run, RunState
-from tracker_viz.trackers.local import directory_name
-from tracker_viz.trackers.run_config import as_config, as_name, as_tags
-from tracker_viz.trackers.sweep import job_settings, parent_runs
+from tracker_viz.trackers import (
+    Run,
+    RunState,
+    as_config,
+    as_name,
+    as_tags,
+    directory_name,
+    job_settings,
+    parent_runs,
+)
 from tracker_viz.types import Capture, RunRef
 
 if TYPE_CHECKING:

@@ -9,6 +9,8 @@ Needs numpy, matplotlib and seaborn; neither torch nor a tracker nor OpenCV.
 """
 
 from tracker_viz.rendering.backend import load_matplotlib
+from tracker_viz.rendering.export.cluster_chart import write_cluster_chart
+from tracker_viz.rendering.export.distance_chart import write_distance_chart
 from tracker_viz.rendering.export.explorer import write_explorer
 from tracker_viz.rendering.export.images import (
     poster_moments,
@@ -16,8 +18,11 @@ from tracker_viz.rendering.export.images import (
     write_key_frames,
     write_poster,
 )
+from tracker_viz.rendering.export.in_step import Player, in_step_page
+from tracker_viz.rendering.export.onset_chart import OnsetRow, OnsetSpan, write_onset_chart
 from tracker_viz.rendering.layout import (
     LAYOUTS,
+    PANELS,
     Attention,
     LargeHead,
     Layout,
@@ -27,38 +32,48 @@ from tracker_viz.rendering.layout import (
 )
 from tracker_viz.rendering.painting.renderer import Renderer
 from tracker_viz.rendering.planning.make_plan import SIZES, make_plan, picture_size
-from tracker_viz.rendering.scales import NORMS, ColorScale
+from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.storyboard import PACES, Shot, storyboard
-from tracker_viz.rendering.theme import THEMES, Theme
-from tracker_viz.rendering.theme import theme as resolve_theme
+from tracker_viz.rendering.side_by_side.renderer import ComparedRenderer, write_compared_poster
+from tracker_viz.rendering.side_by_side.runs import ComparedSeries, Timing
+from tracker_viz.rendering.storyboard import Pace, Shot, storyboard
+from tracker_viz.rendering.theme import THEMES
 
 load_matplotlib()
 
 __all__ = [
     "LAYOUTS",
-    "NORMS",
-    "PACES",
+    "PANELS",
     "SIZES",
     "THEMES",
     "Attention",
     "ColorScale",
+    "ComparedRenderer",
+    "ComparedSeries",
     "LargeHead",
     "Layout",
+    "OnsetRow",
+    "OnsetSpan",
+    "Pace",
+    "Player",
     "Renderer",
     "Scores",
     "Series",
     "Shot",
-    "Theme",
+    "Timing",
     "Weights",
+    "in_step_page",
     "make_plan",
     "picture_size",
     "poster_moments",
     "resolve_layout",
-    "resolve_theme",
     "storyboard",
     "write_animation",
+    "write_cluster_chart",
+    "write_compared_poster",
+    "write_distance_chart",
     "write_explorer",
     "write_key_frames",
+    "write_onset_chart",
     "write_poster",
 ]

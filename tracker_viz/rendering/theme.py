@@ -206,3 +206,17 @@ def rgb(color: str) -> tuple[int, int, int]:
         return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
     except ValueError:
         raise ConfigError(f"a theme's colour looks like '#0d1117'; got {color!r}") from None
+
+
+def run_colors(n_runs: int, theme: Theme) -> tuple[str, ...]:
+    """Return one color for each run, as far apart as so many can be, and equally bright."""
+    import seaborn
+
+    is_dark = sum(rgb(theme.ground)) < 3 * 128
+    saturation, lightness = (0.72, 0.70) if is_dark else (0.85, 0.48)
+    palette = seaborn.husl_palette(n_runs, h=0.02, s=saturation, l=lightness)
+    colors = []
+    for color in palette:
+        red, green, blue = (round(255 * part) for part in color)
+        colors.append(f"#{red:02x}{green:02x}{blue:02x}")
+    return tuple(colors)

@@ -116,6 +116,13 @@ class LocalRun(FileRun):
         self.directory = directory.absolute()
         self._ours = ours
 
+    def capture_path(self, ref: CaptureRef) -> Path:
+        return self.directory / capture_index.CAPTURES / ref.file_name
+
+    def entry_path(self, ref: CaptureRef) -> Path:
+        """Return where the capture's entry in the run's index is."""
+        return self.directory / capture_index.INDEX / capture_index.entry_name(ref)
+
     @classmethod
     def create(
         cls,
@@ -188,9 +195,7 @@ class LocalRun(FileRun):
                 raise TransientTrackerError(
                     f"cannot write to {self.directory} ({error}); is the disk full or away?"
                 ) from error
-            copy_atomically(
-                capture.path, self.directory / capture_index.CAPTURES / capture.ref.file_name
-            )
+            copy_atomically(capture.path, self.capture_path(capture.ref))
 
     def write_entry(self, ref: CaptureRef, taken: float) -> None:
         """Announce a capture *before* its file is renamed into place: no file is ever without its
@@ -198,12 +203,9 @@ class LocalRun(FileRun):
 
         An entry without its file is not listed, so a kill between the two leaves nothing behind.
         """
-        entries = self.directory / capture_index.INDEX
-        if not (entries / capture_index.entry_name(ref)).exists():
-            write_atomically(
-                capture_index.entry_text(ref, taken).encode(),
-                entries / capture_index.entry_name(ref),
-            )
+        path = self.entry_path(ref)
+        if not path.exists():
+            write_atomically(capture_index.entry_text(ref, taken).encode(), path)
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
         lines = [
@@ -263,7 +265,7 @@ class LocalRun(FileRun):
     # --------------------------------------------------------------------------------------------
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
-        path = self.directory / capture_index.CAPTURES / ref.file_name
+        path = self.capture_path(ref)
         check_file(path, ref)
         return path
 
@@ -282,18 +284,11 @@ class LocalRun(FileRun):
         return [ref for ref in super()._listed(nbytes) if ref.file_name in nbytes]
 
     def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
-        path = self.directory / capture_index.CAPTURES / refs[0].file_name
+        path = self.capture_path(refs[0])
         try:
             if (actual := file_ref(path, refs[0].step)) in refs:
                 return actual
-            return max(
-                refs,
-                key=lambda ref: (
-                    (self.directory / capture_index.INDEX / capture_index.entry_name(ref))
-                    .stat()
-                    .st_mtime
-                ),
-            )
+            return max(refs, key=lambda ref: self.entry_path(ref).stat().st_mtime)
         except OSError:
             return refs[-1]  # it was delivered at this moment, whichever it was
 

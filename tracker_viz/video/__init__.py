@@ -7,13 +7,11 @@ Knows nothing of captures or layouts, only of pixels.
 """
 
 from tracker_viz.video.encoders import ENCODERS, EncoderName, encoder
-from tracker_viz.video.writer import TICKS_PER_SECOND, VideoInfo, video_path, write_video
+from tracker_viz.video.writer import video_path, write_video
 
 __all__ = [
     "ENCODERS",
-    "TICKS_PER_SECOND",
     "EncoderName",
-    "VideoInfo",
     "encoder",
     "video_path",
     "write_video",

@@ -1,63 +1,18 @@
-"""The encoders by name, behind one small protocol: open a segment, write pixels, join segments in
-true time."""
+"""The encoders by name; each is loaded when it is asked for."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, Protocol, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal, get_args
 
 from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.video.protocol import Encoder
 
 EncoderName = Literal["auto", "opencv", "h264", "lossless"]
 ENCODERS: tuple[EncoderName, ...] = get_args(EncoderName)
 
-# All times are multiples of this: players take 60 as the frame rate, and a frame that stays is one
-# that they do not get anew.
-TICKS_PER_SECOND = 60
-
-
-class Segment(Protocol):
-    """A file that takes pictures one after the other; a context manager that finishes it."""
-
-    def __enter__(self) -> Segment: ...
-    def __exit__(self, *error: object) -> None: ...
-    def write(self, pixels: NDArray[np.uint8]) -> None:
-        """Encode uint8 [height, width, 3] RGB."""
-
-
-class Encoder(Protocol):
-    """One codec in one container.
-
-    Attributes:
-        codecs: what OpenCV may call the codec when it reads the file back.
-        suffix, segment_suffix: of the file, and of the segments that it is joined from.
-        exact: every pixel comes back as it was; then it must not be made smaller to fit a limit.
-    """
-
-    name: str
-    codecs: tuple[str, ...]
-    suffix: str
-    segment_suffix: str
-    exact: bool
-
-    def open(self, path: Path, size: tuple[int, int]) -> Segment: ...
-    def join(
-        self, segments: Sequence[Path], path: Path, ticks: Sequence[int], size: tuple[int, int]
-    ) -> None:
-        """Put all frames into one file without encoding again; frame i begins at ``ticks[i]`` /
-        TICKS_PER_SECOND seconds.
-
-        The first frame of every segment is a key frame.
-        """
-
 
 def encoder(name: str) -> Encoder:
-    """An encoder by its name; ``auto`` is ``opencv``.
+    """Return the encoder with this name; ``auto`` is ``opencv``.
 
     Raises:
         ConfigError: no encoder has this name.
@@ -76,15 +31,7 @@ def encoder(name: str) -> Encoder:
 
 
 def suffix_of(name: EncoderName) -> str:
-    """Suffix of the files that an encoder writes, without loading it."""
+    """Return the suffix of the files that an encoder writes, without loading it."""
     if name not in ENCODERS:
         raise ConfigError(unknown_name("encoder", str(name), ENCODERS))
     return ".mp4" if name == "h264" else ".webm"
-
-
-def disk_state(directory: Path) -> str:
-    """What an error message says of the disk, because encoders do not say why they stop."""
-    free = shutil.disk_usage(directory).free
-    return f"{directory} has {free / 1e6:,.0f} MB free" + (
-        "; the disk is full" if free < 50e6 else ""
-    )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import EncoderUnavailableError, MissingDependencyError, VideoError
-from tracker_viz.video.encoders import TICKS_PER_SECOND, disk_state
+from tracker_viz.video.protocol import TICKS_PER_SECOND, disk_state
 
 _VP80 = "VP80"
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import EncoderUnavailableError, MissingDependencyError, VideoError
-from tracker_viz.video.encoders import TICKS_PER_SECOND, disk_state
+from tracker_viz.video.protocol import TICKS_PER_SECOND, disk_state
 
 _BT709 = 1  # ITU-T H.273: the matrix that browsers take for HD
 _TICK = Fraction(1, TICKS_PER_SECOND)

@@ -26,15 +26,9 @@ from numpy.typing import NDArray
 from tracker_viz.cores import usable_cores
 from tracker_viz.errors import ConfigError, VideoError
 from tracker_viz.types import Frame
-from tracker_viz.video.encoders import (
-    TICKS_PER_SECOND,
-    Encoder,
-    EncoderName,
-    disk_state,
-    encoder,
-    suffix_of,
-)
+from tracker_viz.video.encoders import EncoderName, encoder, suffix_of
 from tracker_viz.video.opencv import import_cv2
+from tracker_viz.video.protocol import TICKS_PER_SECOND, Encoder, disk_state
 
 # Every segment starts with a key frame, so this is also how far apart a player finds points to seek
 # to.

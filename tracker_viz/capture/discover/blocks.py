@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture.attention import AttentionCall, AttentionWatch, ModuleStack
-from tracker_viz.capture.discover.evidence import ParameterTrace
 from tracker_viz.capture.discover.model_info import ModelStructure, Site, first_of
 from tracker_viz.capture.discover.projections import find_projections
 from tracker_viz.capture.isolation import Forward, default_forward
+from tracker_viz.capture.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights import Projection
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor, nn
 
-from tracker_viz.capture.discover.evidence import ParameterTrace
+from tracker_viz.capture.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights import Projection, Ranges
 
 _FEED_FORWARD_PART = re.compile(

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.rendering.backend import MPL_LOCK
 from tracker_viz.rendering.export.images import with_suffix, write_whole
-from tracker_viz.rendering.side_by_side.make_plan import run_colors
-from tracker_viz.rendering.theme import Theme, fixed_style
+from tracker_viz.rendering.theme import Theme, fixed_style, run_colors
 from tracker_viz.rendering.theme import theme as theme_by_name
 
 _DPI = 120

@@ -28,7 +28,7 @@ from tracker_viz.rendering.side_by_side.tiles import (
 )
 from tracker_viz.rendering.side_by_side.timeline import ComparedTimeline, lane_px, place_timeline
 from tracker_viz.rendering.text import text_width
-from tracker_viz.rendering.theme import Theme, rgb
+from tracker_viz.rendering.theme import Theme, run_colors
 from tracker_viz.rendering.theme import theme as theme_by_name
 
 NAME = "compare"
@@ -203,19 +203,6 @@ def clock_text(timing: Timing, point: int) -> str:
             return si_number(place)
         case "progress":
             return f"{place:.0%}"
-
-
-def run_colors(n_runs: int, theme: Theme) -> tuple[str, ...]:
-    """One colour a run, as far apart as so many can be, and equally bright."""
-    import seaborn
-
-    is_dark = sum(rgb(theme.ground)) < 3 * 128
-    palette = seaborn.husl_palette(
-        n_runs, h=0.02, s=0.72 if is_dark else 0.85, l=0.70 if is_dark else 0.48
-    )
-    return tuple(
-        "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in color)) for color in palette
-    )
 
 
 def _check_alike(runs: Sequence[ComparedSeries], heads: Sequence[Heads]) -> None:
