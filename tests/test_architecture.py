@@ -64,6 +64,14 @@ INNER_LAYERS = {
         ["spool"],
         ["backlog", "destinations", "journal", "spool_lock"],
     ],
+    "pipeline": [
+        ["backfill", "compare", "inspect", "sweep", "watch"],
+        ["comparing", "recording"],
+        ["render"],
+        ["delivering"],
+        ["in_step", "scoring"],
+        ["load", "options"],
+    ],
     "video": [["writer"], ["encoders"], ["opencv", "pyav"], ["protocol"]],
 }
 

@@ -11,8 +11,9 @@ import pytest
 from mlflow import MlflowClient
 from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 
+from tracker_viz.pipeline.recording.destinations import destinations_of
+from tracker_viz.pipeline.recording.outbox import close_outbox, open_outbox
 from tracker_viz.pipeline.scoring import HEAD_TABLE, Scores
-from tracker_viz.pipeline.watch import close_outbox, destinations_of, open_outbox
 from tracker_viz.types import Capture
 
 T, PERIOD, START, ONSET = 32, 8, 1, 30

@@ -29,9 +29,11 @@ from tracker_viz.pipeline.options import (
     PictureOptions,
     VideoOptions,
 )
+from tracker_viz.pipeline.recording.outbox import new_directory
+from tracker_viz.pipeline.recording.watcher import Watcher
 from tracker_viz.pipeline.render import RenderResult, render, render_command
 from tracker_viz.pipeline.sweep import SweepResult, render_sweep
-from tracker_viz.pipeline.watch import Watcher, new_directory, watch
+from tracker_viz.pipeline.watch import watch
 
 __all__ = [
     "FORMAT_VALUES",

@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from tracker_viz.delivery import Report
 from tracker_viz.pipeline.load import TrackerOptions
+from tracker_viz.pipeline.recording.arguments import checked_model, chosen_probe
+from tracker_viz.pipeline.recording.destinations import destinations_of
+from tracker_viz.pipeline.recording.outbox import close_outbox, open_outbox
 from tracker_viz.pipeline.scoring import Scores
-from tracker_viz.pipeline.watch import (
-    checked_model,
-    close_outbox,
-    default_probe,
-    destinations_of,
-    open_outbox,
-)
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import Run, RunState
 
@@ -87,7 +83,6 @@ def backfill(
     from tracker_viz.capture import (
         Camera,
         CaptureOptions,
-        as_probe,
         capture_checkpoints,
         find_checkpoints,
         load_checkpoint,
@@ -107,9 +102,9 @@ def backfill(
     )
     found = find_checkpoints(checkpoints)
     load_checkpoint(model, found[0].path)
-    probe = default_probe(model, decode) if probe is None else as_probe(probe, decode=decode)
+    batch = chosen_probe(model, probe, decode)
 
-    camera = Camera(model, probe, forward=forward, autocast=autocast, **options.for_camera())
+    camera = Camera(model, batch, forward=forward, autocast=autocast, **options.for_camera())
     first = camera.explore(found[0].step, None)
     scores = Scores(options.max_mb)
     outbox = open_outbox(destinations, scores, first=first, spool=spool, name=name or "backfill")

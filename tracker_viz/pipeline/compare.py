@@ -34,8 +34,8 @@ from tracker_viz.comparison import (
     write_file,
 )
 from tracker_viz.errors import ConfigError
-from tracker_viz.pipeline.compared_runs import check_probes, chosen_runs
-from tracker_viz.pipeline.comparison_files import (
+from tracker_viz.pipeline.comparing.compared_runs import check_probes, chosen_runs
+from tracker_viz.pipeline.comparing.comparison_files import (
     NAME,
     Charts,
     ComparedVideo,
@@ -43,6 +43,7 @@ from tracker_viz.pipeline.comparison_files import (
     write_compared_video,
     write_tables,
 )
+from tracker_viz.pipeline.comparing.scored_runs import ScoredRun, score_runs
 from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import (
@@ -54,7 +55,6 @@ from tracker_viz.pipeline.options import (
     VideoOptions,
 )
 from tracker_viz.pipeline.render import check_outputs
-from tracker_viz.pipeline.scored_runs import ScoredRun, score_runs
 from tracker_viz.trackers import Run, cache_directory
 from tracker_viz.types import RunRef
 

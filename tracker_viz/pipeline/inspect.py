@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tracker_viz import capture_file
 from tracker_viz.errors import ConfigError
+from tracker_viz.pipeline.recording.arguments import checked_model, chosen_probe, chosen_schedule
 from tracker_viz.pipeline.scoring import Scores
-from tracker_viz.pipeline.watch import checked_model, chosen_schedule, default_probe
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +132,6 @@ def inspect(
     from tracker_viz.capture import (
         Camera,
         CaptureOptions,
-        as_probe,
         inspected_blocks,
         left_out,
         probe_in_words,
@@ -157,9 +156,9 @@ def inspect(
         raise ConfigError(f"step_s must be a number of seconds above 0; got {step_s!r}")
     chosen = chosen_schedule(schedule, options.every, total_steps, options.captures)
     limit = options.limit(steps_are_chosen=schedule is not None or every is not None)
-    probe = default_probe(model, decode) if probe is None else as_probe(probe, decode=decode)
+    batch = chosen_probe(model, probe, decode)
 
-    camera = Camera(model, probe, forward=forward, autocast=autocast, **options.for_camera())
+    camera = Camera(model, batch, forward=forward, autocast=autocast, **options.for_camera())
     if not camera.takes_part:
         return None
     cost, kept_model = _measured(camera, options.max_mb)
@@ -170,7 +169,7 @@ def inspect(
         model=camera.model_info,
         blocks=tuple(inspected_blocks(camera)),
         left_out=tuple(left_out(camera)),
-        probe=probe_in_words(probe),
+        probe=probe_in_words(batch),
         cut=kept_model.get("cut", {}),
         cost=cost,
         captures=tuple(

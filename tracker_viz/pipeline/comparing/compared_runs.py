@@ -31,8 +31,8 @@ from tracker_viz.comparison import (
 )
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import head_roles
+from tracker_viz.pipeline.comparing.scored_runs import ScoredRun
 from tracker_viz.pipeline.options import ComparisonOptions
-from tracker_viz.pipeline.scored_runs import ScoredRun
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import Pulled, pull
 from tracker_viz.types import HeadId

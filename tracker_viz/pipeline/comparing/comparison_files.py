@@ -32,9 +32,9 @@ from tracker_viz.comparison import (
 )
 from tracker_viz.errors import MissingDependencyError
 from tracker_viz.metrics import NO_ROLE, ROLES, head_roles
-from tracker_viz.pipeline.compared_runs import drawn_runs
+from tracker_viz.pipeline.comparing.compared_runs import drawn_runs
+from tracker_viz.pipeline.comparing.scored_runs import ScoredRun
 from tracker_viz.pipeline.options import ComparisonOptions
-from tracker_viz.pipeline.scored_runs import ScoredRun
 from tracker_viz.progress import progress_bar
 
 if TYPE_CHECKING:

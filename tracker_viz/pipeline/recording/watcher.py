@@ -1,0 +1,180 @@
+"""What ``watch`` returns: the user's handle on a training that is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tracker_viz.delivery import Outbox, Report
+from tracker_viz.errors import TrackerError
+from tracker_viz.metrics import run_summary
+from tracker_viz.pipeline.load import TrackerOptions
+from tracker_viz.pipeline.recording.outbox import close_outbox
+from tracker_viz.pipeline.render import RenderResult, render
+from tracker_viz.pipeline.scoring import Scores
+from tracker_viz.trackers import Run, RunState
+from tracker_viz.types import RunRef
+
+if TYPE_CHECKING:
+    from tracker_viz.capture import Recorder
+
+
+class Watcher:
+    """What ``watch`` returns: call ``step`` after every optimizer step, and ``close`` at the end.
+    As a context manager it closes itself.
+
+    On processes that record nothing, and with ``enabled=False``, every method does nothing.
+
+    Attributes:
+        step: ``step(step, tokens_seen=None, **metrics)``: call after each optimizer step with the
+            loop's own counter, from 0 or from 1, and with what the pictures should show
+            (``loss=``). Off due steps this compares two integers, and nothing else.
+        recorder: takes the captures; None where nothing is recorded.
+        outbox: delivers them; None on processes that only take part in the probe's pass.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder | None = None,
+        outbox: Outbox | None = None,
+        scores: Scores | None = None,
+        tracker_options: TrackerOptions | None = None,
+    ) -> None:
+        self.recorder = recorder
+        self.outbox = outbox
+        self.tracker_options = tracker_options or {}
+        self._scores = scores
+        # The bound method itself, so that a step costs no second call.
+        self.step: Callable[..., None] = _ignore_step
+        if recorder is not None:
+            self.step = recorder.step
+
+    @property
+    def ref(self) -> RunRef | None:
+        """The first run that is logged into; the spool, as a local run, while no tracker could be
+        reached; None where nothing is recorded."""
+        if self.outbox is None:
+            return None
+        if self.refs:
+            return self.refs[0]
+        return self.outbox.run.ref
+
+    @property
+    def refs(self) -> list[RunRef]:
+        """The runs that could be reached so far."""
+        if self.outbox is None:
+            return []
+        return self.outbox.refs
+
+    @property
+    def runs(self) -> list[Run]:
+        if self.outbox is None:
+            return []
+        return self.outbox.runs
+
+    @property
+    def captured_steps(self) -> list[int]:
+        if self.recorder is None:
+            return []
+        return self.recorder.captured_steps
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the schedule captures after ``step`` finished steps, as long as captures
+        stay within their limit."""
+        return self.recorder is not None and self.recorder.schedule.is_due(step)
+
+    def forget_latest(self) -> None:
+        """Call where the model is no longer what the latest step left: ``close`` then does not
+        capture it as that step."""
+        if self.recorder:
+            self.recorder.forget_latest()
+
+    def close(
+        self, state: RunState = "finished", *, timeout_s: float = 120.0, progress: bool = True
+    ) -> Report | None:
+        """Capture the last step, upload what is left, and end the runs that were made here. A
+        tracker's failure is never raised. Safe to repeat.
+
+        Args:
+            timeout_s: how long to wait for the trackers; what is left then stays in the spool.
+
+        Returns:
+            What became of the captures; None on processes that record nothing, such as forks of
+            this one.
+        """
+        if self.outbox is not None and self.outbox.in_fork:
+            return None
+        report = None
+        try:
+            if self.recorder:
+                self.recorder.close(failed=state == "failed")
+        finally:
+            if self.outbox is not None and self._scores is not None:
+                report = close_outbox(self.outbox, state, self._scores, timeout_s, progress)
+        return report
+
+    def render(self, **options: Any) -> RenderResult:
+        """Draw the film into the run: ``tv.render(recorder, ...)``, which see."""
+        return render(self, **options)
+
+    def summary(self) -> dict[str, float | int]:
+        """Return what the trackers' tables of runs show of the captures so far, see
+        ``metrics.run_summary``; empty where nothing is recorded."""
+        if self._scores is None:
+            return {}
+        return run_summary(self._scores.series())
+
+    def whole_runs(self) -> list[RunRef]:
+        """Return the runs that hold every capture, after closing; a film of them is complete.
+
+        These are the runs that everything was delivered to, else the spool, as a ``local:`` run,
+        while it holds everything itself, else none.
+        """
+        if self.outbox is None:
+            return []
+        undelivered = {
+            delivery.ref for delivery in self.outbox.close().deliveries if not delivery.complete
+        }
+        delivered = [ref for ref in self.refs if ref not in undelivered]
+        if delivered:
+            return delivered
+        in_spool = {ref.step for ref in self.outbox.run.list_captures()}
+        if in_spool.issuperset(self.captured_steps):
+            return [self.outbox.run.ref]
+        return []
+
+    def runs_to_draw(self) -> list[RunRef]:
+        """Close, and return ``whole_runs``; empty where nothing is recorded, as on other ranks.
+
+        Raises:
+            TrackerError: no place holds every capture; names the commands that finish the work.
+        """
+        report = self.close()
+        whole = self.whole_runs()
+        if self.outbox is not None and report is not None and not whole:
+            raise TrackerError(
+                f"no run holds every capture yet; finish the upload with: {report.command}, then "
+                "draw with: tracker-viz render"
+            )
+        return whole
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close("finished")
+        elif issubclass(kind, KeyboardInterrupt):
+            self.close("killed")
+        else:
+            self.close("failed")
+
+
+def _ignore_step(step: int, tokens_seen: int | None = None, **metrics: Any) -> None:
+    """Stand for ``Recorder.step`` where nothing is recorded."""
