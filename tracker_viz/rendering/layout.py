@@ -51,8 +51,12 @@ class Attention(Options):
     first (change)."""
 
     zooms: Annotated[int, Field(ge=1)] | None = None
-    """How many heads are shown large beside the mosaic of a model with many heads; null: as many as
+    """How many heads are shown large where a model has too many for a map of each; null: as many as
     fit well."""
+
+    many_heads: Literal["roles", "mosaic"] = "roles"
+    """What stands for all heads where they are too many for a map of each: one map of their roles,
+    or a mosaic of all their maps."""
 
 
 class Weights(Options):

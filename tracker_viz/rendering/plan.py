@@ -151,12 +151,17 @@ class Roles:
 
     Attributes:
         names: roles that the captures score.
+        states: int8 [capture, block, head]: index into ``names``, or -1.
+        margins: float32 [capture, block, head]: how far above uniform attention, 0..1, in that role
+            or, without one, in the nearest; NaN where there is no such head.
         held: for every capture, (block, head) -> its role, of the heads that have one; as
             ``metrics.head_roles`` says.
         line_px, blink_px: how thick the borders are, and those of heads that take a role now.
     """
 
     names: tuple[str, ...] = ()
+    states: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0, 0), np.int8))
+    margins: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
     held: Sequence[Mapping[tuple[int, int], str]] = ()
     line_px: int = 3
     blink_px: int = 3

@@ -8,7 +8,7 @@ the colour that matplotlib would draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import ConfigError, unknown_name
-from tracker_viz.rendering.theme import fixed_style, rgb
+from tracker_viz.rendering.theme import Theme, fixed_style, rgb
 
 NormName = Literal["linear", "log", "symlog", "power", "centred"]
 NORMS: tuple[NormName, ...] = get_args(NormName)
@@ -220,6 +220,32 @@ QUIET_COLORS = {
 }
 
 
+ROLE_LEVELS = 32
+"""Shades of a role's color: one for each step of a head's margin."""
+
+_ROLE_MAP = "tracker_viz.roles"
+_FAINTEST, _NEAREST = 0.30, 0.45  # parts of the full color
+
+
+def role_colormap(theme: Theme, roles: Sequence[str]) -> str:
+    """Return the name of a color map of ``(len(roles) + 1) * ROLE_LEVELS`` colors: gray shades for
+    heads without a role, then the shades of each role."""
+    colors = [theme.panel, theme.dim, *(theme.roles[role] for role in roles)]
+    return " ".join([_ROLE_MAP, *colors])
+
+
+def _role_colors(panel: str, gray: str, *roles: str) -> Any:
+    from matplotlib.colors import ListedColormap
+
+    ground = np.array(rgb(panel)) / 255.0
+    part = np.linspace(0.0, 1.0, ROLE_LEVELS)[:, None]
+    shades = [ground + _NEAREST * part * (np.array(rgb(gray)) / 255.0 - ground)]
+    for role in roles:
+        full = np.array(rgb(role)) / 255.0
+        shades.append(ground + (_FAINTEST + (1 - _FAINTEST) * part) * (full - ground))
+    return ListedColormap(np.concatenate(shades), name=_ROLE_MAP)
+
+
 def colormap(name: str) -> Any:
     """A seaborn or matplotlib colour map by name.
 
@@ -233,6 +259,8 @@ def colormap(name: str) -> Any:
         import seaborn  # noqa: F401  registers its own maps with matplotlib
     if name in QUIET_COLORS:
         return LinearSegmentedColormap.from_list(name, QUIET_COLORS[name])
+    if name.startswith(_ROLE_MAP):
+        return _role_colors(*name.split(" ")[1:])
     if name not in matplotlib.colormaps:
         raise ConfigError(_unknown_colormap(name, list(matplotlib.colormaps)))
     return matplotlib.colormaps[name]

@@ -30,12 +30,13 @@ _COMPARES: Mapping[Show, Literal["first", "previous"] | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What can be drawn at one capture: its arrays, and those of the run's first and of the
-    previous capture where a source asks."""
+    """What can be drawn at one capture: its arrays, its index in the run, and the arrays of the
+    run's first and of the previous capture where a source asks."""
 
     arrays: Mapping[ArrayKey, NDArray[Any]]
     first: Mapping[ArrayKey, NDArray[Any]]
     previous: Mapping[ArrayKey, NDArray[Any]]
+    index: int = 0
 
 
 class Source(Protocol):
@@ -195,6 +196,26 @@ class ScoreMap:
 
     def values(self, moment: Moment) -> NDArray[Any]:
         return moment.arrays[self.name]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CodedMap:
+    """Numbers of colors that were found from the whole run: ``codes`` uint16 [capture, row,
+    column]."""
+
+    codes: NDArray[np.uint16]
+
+    needs: tuple[ArrayKey, ...] = ()
+    blends = False
+    compares: Literal["first", "previous"] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.codes.shape[1], self.codes.shape[2]
+
+    def values(self, moment: Moment) -> NDArray[np.float16]:
+        """Codes as float16, which holds whole numbers up to 2,048 exactly."""
+        return self.codes[moment.index].astype(np.float16)
 
 
 @dataclass(frozen=True, slots=True)

@@ -427,18 +427,13 @@ def test_scores_that_find_no_room_beside_many_heads_are_named(series_of, caplog)
 
 @pytest.mark.parametrize("size", ["1080p", "square", "1080x1920"])
 @pytest.mark.parametrize("name", ["overview", "heads", "changes"])
-def test_zooms_are_all_named_in_one_form(series_of, name, size):
+def test_every_zoom_is_named(series_of, name, size):
     for shape in ("32x32", "126x8"):
         plan = make_plan(LAYOUTS[name], series_of(shape), size=size)
-        captions = [
-            label.text
-            for label in plan.labels
-            if re.fullmatch(r"b\d+ h\d+|block \d+ · head \d+", label.text)
-        ]
-        assert (
-            len(captions) == sum(heatmap.name.startswith("zoom") for heatmap in plan.heatmaps) >= 8
-        )
-        assert len({text.startswith("block") for text in captions}) == 1
+        captions = {label.text for label in plan.labels if re.fullmatch(r"L\d+H\d+", label.text)}
+        zooms = [map.head for map in plan.heatmaps if map.name.startswith("zoom")]
+        assert captions == {f"L{block}H{head}" for block, head in zooms}
+        assert len(zooms) >= 8
 
 
 def test_captions_of_many_zooms_stand_apart(series_of):
@@ -447,7 +442,7 @@ def test_captions_of_many_zooms_stand_apart(series_of):
         series_of("126x8"),
         size="square",
     )
-    captions = [(text, box) for text, box, _ in texts_of(plan) if text.startswith("b")]
+    captions = [(text, box) for text, box, _ in texts_of(plan) if text.startswith("L")]
     assert captions
     assert overlaps(captions) == []
 
@@ -486,13 +481,14 @@ def test_every_colour_has_a_bar(series_of):
         )
 
 
-def test_a_thousand_heads_become_one_mosaic_with_zooms_of_different_roles(many_heads_run):
-    series = Series(many_heads_run)
-    plan = make_plan(LAYOUTS["overview"], series)
+@pytest.mark.parametrize("many_heads", ["roles", "mosaic"])
+def test_a_thousand_heads_become_one_map_with_zooms_of_different_roles(many_heads_run, many_heads):
+    panels = (Attention(many_heads=many_heads), Weights(), Scores())
+    plan = make_plan(Layout(name="mine", panels=panels), Series(many_heads_run))
     mosaics = [heatmap for heatmap in plan.heatmaps if "blocks" in heatmap.name]
     zooms = [heatmap for heatmap in plan.heatmaps if heatmap.name.startswith("zoom")]
-    assert len(mosaics) == 1
-    assert len(zooms) == 8
+    assert len(mosaics) == (many_heads == "mosaic")
+    assert len(zooms) >= 8
     held = plan.roles.held[-1]
     assert len({held.get(zoom.head) for zoom in zooms}) >= 4, (
         "zooms of the same role tell nothing new"

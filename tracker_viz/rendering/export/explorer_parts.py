@@ -29,11 +29,19 @@ from tracker_viz.rendering.plan import Heatmap, Plan
 from tracker_viz.rendering.planning.content import block_of, head_numbers, kind_of, matrix_title
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.sources import HeadMap, Mosaic, ScoreMap, WeightMap, WeightSummary
+from tracker_viz.rendering.sources import (
+    CodedMap,
+    HeadMap,
+    Mosaic,
+    ScoreMap,
+    WeightMap,
+    WeightSummary,
+)
 
 # Bytes of attention in a page before they are deflated: of all heads, and on top of that of the
 # heads that the events are about. Deflated and as text, a byte becomes about 0.7 of one.
 _ALL_HEADS_BYTES, _TELLING_HEADS_BYTES = 7 << 20, 2 << 20
+_FEWEST_CELLS = 16  # of a head that the picture does not show
 _SIDES = {"out": "output", "in": "input"}
 _SHOWN = {
     "value": "Attention",
@@ -145,7 +153,11 @@ def _heads(renderer: Renderer, heatmap: Heatmap, row: int, n_maps: int) -> Itera
     finest = replace(drawn, pool=1)
 
     room = _ALL_HEADS_BYTES / (n_heads * n_maps)
-    pooled = _pooled(finest, is_causal, room, coarsest=drawn.pool)
+    coarsest = drawn.pool
+    if any(isinstance(each.source, CodedMap) for each in plan.heatmaps):
+        # The picture shows few of the heads; of the others a pattern must be left.
+        coarsest = max(coarsest, -(-drawn.length // _FEWEST_CELLS))
+    pooled = _pooled(finest, is_causal, room, coarsest=coarsest)
     shared = row, pooled, heatmap.scale, plan.scales[heatmap.scale], is_causal
     yield HeadsPart(*shared, blocks)
     if pooled.pool == 1:

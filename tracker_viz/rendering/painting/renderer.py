@@ -39,6 +39,8 @@ from tracker_viz.rendering.text import blend, line_of_text, opaque_glyph, opaque
 from tracker_viz.rendering.theme import Theme, rgb
 from tracker_viz.types import Frame
 
+_CAPTION_SIZES = (1.0, 0.94, 0.88, 0.82, 0.76)  # parts of the size that was planned
+
 
 class Renderer:
     """Draws the captures of one run in one layout.
@@ -212,7 +214,7 @@ class Renderer:
             if self._previous_needed
             else {}
         )
-        moment = Moment(self.series.read(index, self._needed), self._first, previous)
+        moment = Moment(self.series.read(index, self._needed), self._first, previous, index)
         return {
             heatmap.name: self.plan.scales[heatmap.scale].drawn(heatmap.source.values(moment))
             for heatmap in self.plan.heatmaps
@@ -261,6 +263,11 @@ class Renderer:
             text_color = theme.text if past is None else theme.dim
             headline = f"{event.headline} · {event.steps_text}   "
             pieces = [(headline, True, color), (event.caption, False, text_color)]
+            # The last clauses go before anything is cut off in the middle.
+            clauses = event.caption.split("; ")
+            while len(clauses) > 1 and not _fits(pieces, caption):
+                clauses.pop()
+                pieces[1] = ("; ".join(clauses), False, text_color)
 
         size_px = _fitting_size(pieces, caption)
         x = caption.x
@@ -345,9 +352,16 @@ def paint_corners(pixels: NDArray[np.uint8], plan: Plan) -> None:
             pixels[top : top + height, right - width : right] = name
 
 
+def _fits(pieces: Sequence[tuple[str, bool, str]], caption: Caption) -> bool:
+    """Whether the pieces have room side by side in the smallest size of a caption."""
+    size_px = _CAPTION_SIZES[-1] * caption.size_px
+    widths = [text_width(text, size_px, bold=bold) for text, bold, _ in pieces]
+    return sum(widths) <= caption.room
+
+
 def _fitting_size(pieces: Sequence[tuple[str, bool, str]], caption: Caption) -> float:
     """Return the size in which the pieces fit side by side: the caption's, or down to 3/4 of it."""
-    for part in (1.0, 0.94, 0.88, 0.82, 0.76):
+    for part in _CAPTION_SIZES:
         size_px = part * caption.size_px
         if sum(text_width(text, size_px, bold=bold) for text, bold, _ in pieces) <= caption.room:
             break

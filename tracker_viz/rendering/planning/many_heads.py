@@ -25,10 +25,11 @@ from tracker_viz.rendering.planning.cards import (
     row_height,
     weight_card,
 )
-from tracker_viz.rendering.planning.content import Heads, Matrices, most_changed
+from tracker_viz.rendering.planning.content import Heads, Matrices
 from tracker_viz.rendering.planning.mosaic import MOST_ZOOMS, place_mosaic, place_zooms
 from tracker_viz.rendering.planning.plan_builder import TITLES, PlanBuilder, next_even
-from tracker_viz.rendering.sources import Mosaic
+from tracker_viz.rendering.planning.role_map import place_role_map, shows_role_map, telling_heads
+from tracker_viz.rendering.sources import CodedMap, Mosaic
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,7 @@ def place_many_heads(
     Raises:
         LayoutError: no arrangement has room for all parts.
     """
-    held = builder.roles.held[-1] if builder.roles.held else {}
-    ranked = most_changed(builder.series, heads[0], n_zooms or MOST_ZOOMS, held)
+    ranked = telling_heads(builder, heads[0], n_zooms or MOST_ZOOMS)
     parts = _Parts(
         heads, weight_card(builder, matrices[0]) if matrices else None, scores, ranked, n_zooms
     )
@@ -93,6 +93,7 @@ def place_many_heads(
         for key, scale in builder.scales.items()
         if any(heatmap.scale == key for heatmap in builder.heatmaps)
     }
+    builder.bars = [bar for bar in builder.bars if bar.scale in builder.scales]
     return bottom
 
 
@@ -102,7 +103,11 @@ def _worth(builder: PlanBuilder) -> float:
     pixels: dict[str, int] = {}
     for heatmap in builder.heatmaps:
         kind = (
-            "mosaic" if isinstance(heatmap.source, Mosaic) else "zoom" if heatmap.head else "card"
+            "mosaic"
+            if isinstance(heatmap.source, Mosaic | CodedMap)
+            else "zoom"
+            if heatmap.head
+            else "card"
         )
         pixels[kind] = pixels.get(kind, 0) + heatmap.box.width * heatmap.box.height
     cut = any(label.text.endswith("…") for label in builder.labels)
@@ -115,7 +120,9 @@ _Arrange = Callable[[PlanBuilder, _Parts, Box], int]
 def _arrangements(builder: PlanBuilder, parts: _Parts) -> list[_Arrange]:
     n_mosaics = len(parts.heads)
     if not builder.is_narrow:
-        shares = (0.56,) if n_mosaics == 1 else (0.76, 0.84)
+        shares: tuple[float, ...] = (0.76, 0.84)
+        if n_mosaics == 1 or shows_role_map(builder):
+            shares = (0.50, 0.56)
         return [partial(_in_columns, share=share) for share in shares]
     columns: list[_Arrange] = [partial(_in_columns, share=share) for share in (0.45, 0.58, 0.72)]
     return [
@@ -206,6 +213,10 @@ def _mosaics(
     foot = beside_foot(builder, summary) if beside and summary else 0
     column = px(_COLUMN + 40) if beside and not parts.scores else 0
     x = bottom = 0
+    if shows_role_map(builder):
+        used = place_role_map(builder, Box(area.x, area.y, area.width - column, area.height))
+        cards = [*parts.scores, *([summary] if summary else [])]
+        return used, cards
     for number, group in enumerate(parts.heads):
         left = x + px(40) if number else area.x
         room = (

@@ -14,6 +14,7 @@ from tracker_viz.rendering.sources import Mosaic
 
 _FEWEST_CELLS = 8  # a map of fewer cells a side shows no pattern any more
 FEWEST_ZOOMS, MOST_ZOOMS = 8, 24
+_CAPTION = 20.0
 
 
 def place_mosaic(builder: PlanBuilder, heads: Heads, area: Box, most_groups: int = 8) -> Box:
@@ -126,28 +127,27 @@ def place_zooms(
     px = builder.px
     gap, caption = builder.even(16), px(28)
     fewest, most = (min(n or default, len(ranked)) for default in (FEWEST_ZOOMS, MOST_ZOOMS))
-    narrowest = builder.text_width(f"b{heads.indices[-1][0]} h{heads.columns - 1}", 18) + px(8)
+    widest = f"L{heads.indices[-1][0]}H{heads.columns - 1}"
+    narrowest = builder.text_width(widest, _CAPTION) + px(8)
     n, across, map_px, pool = _fit_zooms(
         range(fewest, most + 1), heads.length, area, gap, caption, narrowest
     )
-    builder.heading("Heads that changed most", area.x, area.y - px(32), area.width, *heads.axes)
+    title = "Heads that changed most"
+    if any(event.kind == "role" for event in builder.story.events):
+        title = "Heads with a role, then those that changed most"
+    builder.heading(title, area.x, area.y - px(32), area.width, *heads.axes)
     down = -(-n // across)
     between = gap + _shared(area.width - across * (map_px + gap) + gap, across - 1, px(90))
     under = gap + _shared(
         area.height - down * (map_px + gap + caption) + gap + caption, down - 1, px(44)
     )
     shown = [(*heads.indices[row], heads.blocks[row], column) for row, column in sorted(ranked[:n])]
-    texts = [f"block {block} · head {numbers[column]}" for block, numbers, _, column in shown]
-    last = across - 1  # whose caption has no neighbour to reach up to, but the end of the area
-    rooms = [map_px if index % across == last else map_px + between - px(8) for index in range(n)]
-    if any(builder.text_width(text, 18) > room for text, room in zip(texts, rooms, strict=True)):
-        texts = [f"b{block} h{numbers[column]}" for block, numbers, _, column in shown]
     mask = heads.mask(-(-heads.length // pool))
     bottom = area.y
     for index, (block, numbers, sources, column) in enumerate(shown):
         x = 2 * ((area.x + 1) // 2) + index % across * (map_px + between)
         y = 2 * ((area.y + 1) // 2) + index // across * (map_px + under + caption) // 2 * 2
-        builder.text(texts[index], x, y - px(8), 18)
+        builder.text(f"L{block}H{numbers[column]}", x, y - px(8), _CAPTION)
         name = f"zoom · block {block} head {numbers[column]}"
         head = (block, numbers[column])
         box = Box(x, y, map_px, map_px)

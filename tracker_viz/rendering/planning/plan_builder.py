@@ -36,6 +36,7 @@ _SHORTER = (
     (r" since [^·]*?(?= ·|$)", ""),
     (r"^block (\d+) · head (\d+)", r"b\1 h\2"),
     (r" tokens$", ""),
+    (r"^Heads with a role, then those that changed most", "Heads with a role first"),
     (r"^Heads that changed most", "Changed most"),
     (r"^Signed weight change", "Signed change"),
     (r"^Weight change", "Change"),

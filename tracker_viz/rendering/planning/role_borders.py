@@ -24,9 +24,9 @@ def find_roles(series: Series, known: Collection[str]) -> Roles:
         return Roles()
     names = [f"scores.head.{role.name}" for role in scored_roles]
     scored = score_series(series.capture(index, names) for index in range(len(series)))
-    states, _ = head_roles(scored, scored_roles)
+    states, margins = head_roles(scored, scored_roles)
     held = []
     for state in states:
         holders = np.argwhere(state != NO_ROLE).tolist()
         held.append({(b, h): scored_roles[state[b, h]].name for b, h in holders})
-    return Roles(tuple(role.name for role in scored_roles), held)
+    return Roles(tuple(role.name for role in scored_roles), states, margins, held)
