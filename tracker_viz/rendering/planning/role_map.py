@@ -52,7 +52,7 @@ def place_role_map(builder: PlanBuilder, area: Box) -> Box:
     has_strip = (area.height - strip_px) // n_blocks >= _LEAST_CELL * builder.unit
     cell_y = max(1, (area.height - has_strip * strip_px) // n_blocks)
     cell_x = max(1, (area.width - label) // n_heads)
-    cell_x, cell_y = min(cell_x, 2 * cell_y), min(cell_y, 2 * cell_x)
+    cell_x, cell_y = min(cell_x, 5 * cell_y), min(cell_y, 2 * cell_x)
     cell_x, cell_y = _painted_px(cell_x), _painted_px(cell_y)
     box = Box(next_even(area.x + label), next_even(area.y), n_heads * cell_x, n_blocks * cell_y)
     codes = role_codes(roles)
