@@ -268,6 +268,13 @@ def contents():
     )
 
 
+def test_it_says_when_roles_were_formed_for_whoever_reads_it_without_us(contents, tmp_path):
+    (tmp_path / "heads.safetensors").write_bytes(contents)
+    with safetensors.safe_open(tmp_path / "heads.safetensors", "numpy") as file:
+        (onsets,) = json.loads(file.metadata()["tracker_viz_scores"])["onsets"]
+    assert (onsets["role"], onsets["onset_step"], onsets["onset_at_0.5"]) == ("sink", None, None)
+
+
 HOSTILE = {
     "a newer schema": lambda described, tensors: described.update(schema=2),
     "a step that is none": lambda described, tensors: described.update(

@@ -300,7 +300,9 @@ def test_stored_scores_stand_in_for_a_capture_that_was_damaged(corpus: Corpus, p
     )
     rows = {row["run"]: row for row in result.rows}
     assert (rows[ref]["captures"], rows[other]["captures"]) == (6, 2)
-    assert (rows[ref]["onset/previous_token"], rows[ref]["onset/induction"]) == (372, 72)
+    # Of the strongest heads. The first head with an induction score of 0.3, at step 72, ends at
+    # 0.63, behind one that has 0.97.
+    assert (rows[ref]["onset/previous_token"], rows[ref]["onset/induction"]) == (372, 202)
     assert rows[ref]["loss"] == pytest.approx(0.8285, abs=1e-4)
     assert (rows[ref]["seed"], rows[other]["seed"]) in ((0, 1), ("0", 1))
     assert any("step 372" in note for note in result.notes)

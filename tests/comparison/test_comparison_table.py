@@ -69,6 +69,7 @@ def test_every_run_has_a_row_with_settings_loss_onsets_and_heads():
         "share_specialised": 1 / 8,
         "index_mean": None,
         "max/induction": pytest.approx(0.9),
+        "onset_curve/induction": " ".join(f"0.{digit}:300" for digit in range(1, 9)) + " 0.9:–",
     }
     assert list(rows[1]) == list(rows[0])
     assert rows[1]["onset/induction"] is None

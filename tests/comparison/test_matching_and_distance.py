@@ -378,11 +378,13 @@ def test_of_more_heads_than_a_picture_holds_the_most_specialised_of_each_run_are
 def compared_run(name, scores):
     """scores: score -> [head] values at the end, 0 at the start."""
     heads = {
-        score: np.stack([np.zeros((1, len(values))), np.tile(values, (1, 1))]).astype(np.float32)
+        score: np.stack([np.zeros((1, len(values))), *[np.tile(values, (1, 1))] * 2]).astype(
+            np.float32
+        )
         for score, values in scores.items()
     }
     return ComparedRun(
-        name, ScoreSeries(np.array([0, 10]), heads, uniform=dict.fromkeys(heads, 0.05))
+        name, ScoreSeries(np.array([0, 10, 20]), heads, uniform=dict.fromkeys(heads, 0.05))
     )
 
 

@@ -31,17 +31,27 @@ def test_heads_that_take_a_role_together_are_one_event_led_by_the_strongest():
     series = series_of(induction={(1, 0): rising(20, top=0.6), (1, 1): rising(21, top=0.9)})
     (event,) = find_events(series)
     assert (event.kind, event.role, event.heads) == ("role", "induction", ((1, 1), (1, 0)))
-    assert event.first_step < 200 <= event.last_step == 210
-    assert event.text.startswith(f"{event.first_step}–210: 2 heads of block 1 look back to what")
+    assert (event.first_step, event.last_step) == (200, 210), "when the strongest took it"
+    assert event.text.startswith("200–210: L1H1 and L1H0 look back to what")
     assert event.text.endswith("(induction)")
 
 
-def test_heads_that_take_a_role_at_different_times_are_two_events():
-    series = series_of(previous_token={(0, 0): rising(10), (1, 1): rising(30)})
-    first, second = find_events(series)
-    assert (first.heads, second.heads) == (((0, 0),), ((1, 1),))
-    assert "L0H0 looks at the token before" in first.text
-    assert run_sentence([first, second]) == "2 previous token heads in blocks 0 and 1"
+def test_a_role_is_one_event_however_late_weaker_heads_take_it():
+    series = series_of(previous_token={(0, 0): rising(10, top=0.9), (1, 1): rising(30, top=0.5)})
+    (event,) = find_events(series)
+    assert (event.heads, event.holders) == (((0, 0),), ((0, 0), (1, 1)))
+    assert "L0H0 looks at the token before (previous token), 2 heads in the end" in event.text
+    assert run_sentence([event]) == "2 previous token heads in blocks 0 and 1"
+
+
+def test_a_role_on_text_is_an_event_of_its_own_and_named_so():
+    series = series_of(
+        previous_token_repeated={(0, 0): rising(10)}, previous_token_text={(1, 1): rising(30)}
+    )
+    repeats, text = find_events(series)
+    assert (repeats.headline, text.headline) == ("previous token", "previous token (text)")
+    assert text.caption == "L1H1 looks at the token before in text"
+    assert run_sentence([text]) == "1 previous token head (text) in block 1"
 
 
 def test_a_role_that_brings_the_loss_down_says_so_and_the_fall_is_no_event_of_its_own():
@@ -96,6 +106,12 @@ def test_events_come_in_the_order_of_their_steps_and_the_strongest_is_found():
     events = find_events(series)
     assert [event.role for event in events] == ["previous_token", "induction"]
     assert strongest_event(events).role == "induction"
+
+
+def test_of_many_roles_a_run_says_how_many_heads_have_each():
+    names = ("previous_token", "induction", "sink_text")
+    events = [Event("role", 0, 10, ((0, 1),), name) for name in names]
+    assert run_sentence(events) == "heads: 1 previous token, 1 induction, 1 sink (text)"
 
 
 def test_every_kind_of_event_has_a_headline_and_a_sentence():

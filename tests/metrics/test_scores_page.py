@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tracker_viz.metrics import HEAD_SCORES, ROLES, WEIGHT_SCORES, ProbeRow
+from tracker_viz.metrics import HEAD_SCORES, ROLES, WEIGHT_SCORES, ProbeRow, roles
 
 PAGE = (Path(__file__).parents[2] / "examples" / "scores.md").read_text()
 # of the demo: 64 tokens, four copies behind a BOS
@@ -41,8 +41,17 @@ def test_every_score_of_weights_is_on_the_page():
     assert set(table("Weights and neurons")) == set(WEIGHT_SCORES)
 
 
-def test_thresholds_of_roles_are_those_on_the_page():
-    assert {(role.enter, role.leave) for role in ROLES} == {(0.3, 0.2)}
-    assert "0.3" in PAGE
-    assert "below 0.2" in PAGE
-    assert all(f"`{role.name}`" in PAGE for role in ROLES)
+def test_every_role_is_on_the_page_with_its_lines_and_its_scores():
+    found = table("Roles")
+    for role in ROLES:
+        cells = found[role.name]
+        assert [float(cells[2]), float(cells[3])] == [role.enter, role.leave]
+        needed = [(role.scores or (role.name,))[0], *([role.also] if role.also else [])]
+        assert re.findall(r"`(\w+)`", cells[1]) == needed
+        assert {"repeated": "repeats", "text": "text"}[role.rows] in cells[1]
+
+
+def test_what_the_page_says_of_evidence_is_so():
+    for value in (roles.EVIDENCE, roles.MOST_PER_CAPTURE, roles.UNKNOWN_ROW_NOISE):
+        assert f"{value:g}" in PAGE
+    assert all(str(threshold) in PAGE for threshold in (0.1, 0.2, 0.9))

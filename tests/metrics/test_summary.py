@@ -42,9 +42,11 @@ def test_summary_says_how_much_when_and_how_many():
             "specialisation/previous_token_max": 0.7,
             "specialisation/previous_token_heads": 1,
             "specialisation/previous_token_onset_step": 200,
+            "specialisation/previous_token_onset_after": 100,
             "specialisation/induction_max": 0.9,
             "specialisation/induction_heads": 1,
             "specialisation/induction_onset_step": 400,
+            "specialisation/induction_onset_after": 300,
             "specialisation/sink_max": 0.25,
             "specialisation/sink_heads": 0,
             "specialisation/heads_specialised": 2,
@@ -101,6 +103,7 @@ def test_a_run_without_any_specialised_head_says_so_and_has_no_onset():
         }
     )
     assert {(row["role"], row["onset_step"]) for row in head_table(series)} == {(None, None)}
+    assert not any(row["near_line"] for row in head_table(series))
 
 
 def test_a_run_whose_training_died_has_what_it_had_been_and_no_roles():
@@ -123,19 +126,27 @@ def test_table_has_a_row_for_every_head_that_exists():
     assert roles["L01H02"] == ("induction", 400)
     assert roles["L00H01"] == ("previous_token", 200)
     assert roles["L00H00"] == (None, None)
-    assert table[-1]["margin"] == pytest.approx((0.9 - 0.05) / 0.95)
+    assert table[-1]["margin"] == 0.895, "(0.9 - 0.05) / 0.95, to three decimals"
+    assert list(table[-1])[:6] == [
+        "head",
+        "role",
+        "onset_after",
+        "onset_step",
+        "margin",
+        "near_line",
+    ]
     assert table[-1]["induction"] == pytest.approx(0.9)
     assert table[-1]["block"] == 1
     assert table[-1]["index"] == 2
 
 
-def test_a_role_taken_again_at_the_very_end_has_no_onset_yet():
+def test_a_role_lost_and_taken_again_in_the_last_capture_is_not_known_yet():
     induction = np.full((N_CAPTURES, 1, 1), 0.9, np.float32)
     induction[5:7] = 0.1
     row = head_table(
         ScoreSeries(np.arange(N_CAPTURES), {"induction": induction}, uniform={"induction": 0.05})
     )[0]
-    assert (row["role"], row["onset_step"]) == ("induction", None)
+    assert (row["role"], row["onset_step"]) == (None, None)
 
 
 def test_a_run_without_captures_or_scores_has_an_empty_summary():

@@ -231,4 +231,4 @@ def _without_step(key: str) -> str:
 
 def _without_role(key: str) -> str:
     """Name no role: which ones heads take, and so have an onset, differs from run to run."""
-    return re.sub(r"specialisation/\w+_onset_step", "specialisation/<role>_onset_step", key)
+    return re.sub(r"specialisation/\w+_onset_(step|after)", r"specialisation/<role>_onset_\1", key)

@@ -14,6 +14,7 @@ from tracker_viz.comparison.distance import DistanceMatrix
 from tracker_viz.comparison.groups import SettingGroup
 from tracker_viz.comparison.runs import first_few
 from tracker_viz.comparison.statistics import OnsetTimes, Spread
+from tracker_viz.metrics import role_label
 
 # Of more settings the table has the others.
 MOST_GROUPS = 8
@@ -114,7 +115,7 @@ def onset_sentence(role: str, times: OnsetTimes, *, replicates: str, axis: Axis)
     Args:
         replicates: what the runs are called: ``seeds`` or ``runs``.
     """
-    name = role.replace("_", " ")
+    name = role_label(role)
     if times.first is None or times.last is None:
         if times.n_runs == 1:
             return f"{name} not formed"

@@ -12,24 +12,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracker_viz.comparison.align import Axis, positions
-from tracker_viz.metrics import CONFIRMATIONS, ROLES, Role, ScoreSeries, first_onsets
+from tracker_viz.metrics import ROLES, Role, ScoreSeries, run_onsets
 
 
 @dataclass(frozen=True, slots=True)
 class RoleOnset:
-    """When one run formed one role.
+    """When one run formed one role: at the onset of its strongest head.
 
     Attributes:
         after: the last capture without the role, None where the first capture had it. Of a run
-            that did not form it: the last capture at which it could have been seen.
+            that did not form it: the last capture up to which that is known.
         at: the first capture with the role; None: the run did not form it before it ended.
         near_line: the strongest head is so close to the threshold that another draw of the probe
             could change the answer.
+        censored: a head rose above the line, and the run ended before that was confirmed.
     """
 
     after: float | None
     at: float | None
     near_line: bool = False
+    censored: bool = False
 
     @property
     def formed(self) -> bool:
@@ -50,19 +52,17 @@ def role_onsets(
     series: ScoreSeries, *, axis: Axis = "step", roles: tuple[Role, ...] = ROLES
 ) -> Mapping[str, RoleOnset]:
     """Return role -> when the run formed it, for every role whose score the run has."""
-    places = positions(series, axis)
-    found = first_onsets(series, roles)
-    # What happens in the last captures is not confirmed by later ones.
-    last_seen = float(places[max(series.n_captures - 1 - CONFIRMATIONS, 0)])
-
+    place_of = dict(zip(series.steps.tolist(), positions(series, axis).tolist(), strict=True))
     onsets = {}
-    for role in roles:
-        if role.name not in series.heads:
-            continue
-        if role.name not in found:
-            onsets[role.name] = RoleOnset(after=last_seen, at=None)
-            continue
-        index = int(np.searchsorted(series.steps, found[role.name].step))
-        before = float(places[index - 1]) if index else None
-        onsets[role.name] = RoleOnset(after=before, at=float(places[index]))
+    for name, onset in run_onsets(series, roles).items():
+        after = onset.after
+        if not onset.formed and after is None:
+            # Nothing is known of it: it counts as watched up to its beginning.
+            after = int(series.steps[0])
+        onsets[name] = RoleOnset(
+            after=None if after is None else place_of[after],
+            at=None if onset.step is None else place_of[onset.step],
+            near_line=onset.near_line,
+            censored=onset.censored,
+        )
     return onsets

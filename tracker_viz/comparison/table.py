@@ -16,7 +16,7 @@ from tracker_viz.comparison.onsets import RoleOnset, role_onsets
 from tracker_viz.comparison.runs import ComparedRun, check_runs, differing_settings, run_labels
 from tracker_viz.errors import ConfigError, MissingDependencyError
 from tracker_viz.files import write_atomically
-from tracker_viz.metrics import ROLES, Role, run_summary
+from tracker_viz.metrics import CURVE_THRESHOLDS, ROLES, Role, onset_table, run_summary
 
 Row = Mapping[str, Any]
 # Column of a role in the table of settings -> field of ``OnsetTimes``.
@@ -40,7 +40,8 @@ def run_table(runs: Sequence[ComparedRun], roles: tuple[Role, ...] = ROLES) -> l
     (step of the first capture with the role), ``onset_after/<role>`` (step of the last capture
     without it; of a run that did not form it the last at which that could have been seen),
     ``heads/<role>`` and ``heads_specialised`` (at the last capture), ``share_specialised``,
-    ``index_mean``, ``max/<role>`` (highest score of any head).
+    ``index_mean``, ``max/<role>`` (highest score of any head), ``onset_curve/<role>`` (the onset at
+    other thresholds: ``0.1:120 0.2:130 ... 0.9:–``).
     """
     check_runs(runs)
     settings, labels = differing_settings(runs), run_labels(runs)
@@ -56,6 +57,7 @@ def run_table(runs: Sequence[ComparedRun], roles: tuple[Role, ...] = ROLES) -> l
         row["loss"] = final_loss(run)
         row |= _onset_columns(found, names)
         row |= _summary_columns(run, names, roles)
+        row |= _curve_columns(run, names, roles)
         rows.append(row)
     return rows
 
@@ -162,6 +164,20 @@ def _summary_columns(
         columns[name] = summary.get(f"specialisation/{name}")
     for name in names:
         columns[f"max/{name}"] = summary.get(f"specialisation/{name}_max")
+    return columns
+
+
+def _curve_columns(
+    run: ComparedRun, names: Sequence[str], roles: tuple[Role, ...]
+) -> dict[str, str | None]:
+    """Return ``onset_curve/<role>``, so that no conclusion hangs on one threshold."""
+    columns: dict[str, str | None] = dict.fromkeys(f"onset_curve/{name}" for name in names)
+    for onsets in onset_table(run.series, roles):
+        words = []
+        for threshold in CURVE_THRESHOLDS:
+            step = onsets[f"onset_at_{threshold}"]
+            words.append(f"{threshold}:{'–' if step is None else step}")
+        columns[f"onset_curve/{onsets['role']}"] = " ".join(words)
     return columns
 
 

@@ -10,6 +10,7 @@ from tracker_viz import pipeline
 from tracker_viz.errors import ConfigError
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.config import Settings
+from tracker_viz.metrics import role_label
 from tracker_viz.options import LegalValues
 from tracker_viz.pipeline import CompareResult, ComparisonOptions
 from tracker_viz.plugins import tracker_classes
@@ -116,7 +117,7 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
         if role != name and any(_has_role(row, role) for row in rows):
             roles.append(role)
 
-    lines = [["run", "loss", *(role.replace("_", " ") for role in roles)]]
+    lines = [["run", "loss", *(role_label(role) for role in roles)]]
     for row in rows:
         loss = "–" if row["loss"] is None else f"{row['loss']:.3f}"
         lines.append([row["label"], loss, *(_role_cell(row, role) for role in roles)])

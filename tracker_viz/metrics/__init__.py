@@ -7,17 +7,28 @@ writer thread runs.
 
 from tracker_viz.metrics.events import Event, find_events, run_sentence, strongest_event
 from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
-from tracker_viz.metrics.probe_rows import ProbeRow
+from tracker_viz.metrics.onsets import (
+    CURVE_THRESHOLDS,
+    Onset,
+    RunOnset,
+    lasting_onsets,
+    onset_curve,
+    onsets,
+    run_onsets,
+)
+from tracker_viz.metrics.probe_rows import ProbeRow, RowKind
 from tracker_viz.metrics.roles import (
-    CONFIRMATIONS,
     NO_ROLE,
     ROLES,
-    Onset,
+    Evidence,
     Role,
-    first_onsets,
+    gather_evidence,
     head_roles,
     margin,
-    onsets,
+    near_line,
+    role_evidence,
+    role_label,
+    role_score_names,
     role_states,
 )
 from tracker_viz.metrics.score_file import SCORE_FILE, ScoreFile, read_score_file, score_bytes
@@ -28,13 +39,14 @@ from tracker_viz.metrics.summary import (
     charted,
     head_name,
     head_table,
+    onset_table,
     run_summary,
     run_tags,
 )
 from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE, WEIGHT_NAME, WEIGHT_SCORES
 
 __all__ = [
-    "CONFIRMATIONS",
+    "CURVE_THRESHOLDS",
     "HEAD_PREFIX",
     "HEAD_SCORES",
     "MAX_SPECTRUM_SIDE",
@@ -46,23 +58,34 @@ __all__ = [
     "WEIGHT_NAME",
     "WEIGHT_SCORES",
     "Event",
+    "Evidence",
     "Onset",
     "ProbeRow",
     "Role",
+    "RowKind",
+    "RunOnset",
     "ScoreFile",
     "ScoreSeries",
     "Scorer",
     "chart_metrics",
     "charted",
     "find_events",
-    "first_onsets",
+    "gather_evidence",
     "head_name",
     "head_roles",
     "head_table",
+    "lasting_onsets",
     "margin",
+    "near_line",
+    "onset_curve",
+    "onset_table",
     "onsets",
     "read_score_file",
+    "role_evidence",
+    "role_label",
+    "role_score_names",
     "role_states",
+    "run_onsets",
     "run_sentence",
     "run_summary",
     "run_tags",

@@ -15,8 +15,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.metrics.roles import ROLES, Onset, Role, onsets
+from tracker_viz.metrics.onsets import lasting_onsets
+from tracker_viz.metrics.roles import ROLES, Role, gather_evidence, role_label
 from tracker_viz.metrics.series import ScoreSeries
+from tracker_viz.types import HeadId
 
 Floats = NDArray[np.float64]
 EventKind = Literal["role", "loss_fall", "loss_jump", "collapse", "nonfinite"]
@@ -33,6 +35,9 @@ TIMES_NOISE = 4.0
 # normalized entropy (0..1) that falls below the first value after it was above the second.
 COLLAPSED_BELOW, SOUND_ABOVE = 0.05, 0.2
 
+# A caption has one line: of more roles than these the numbers of heads must do.
+MOST_ROLES_WITH_BLOCKS = 2
+
 # What the heads of a role do, as a sentence about several of them.
 ROLE_ACTIONS = {
     "previous_token": "look at the token before",
@@ -40,6 +45,9 @@ ROLE_ACTIONS = {
     "duplicate_token": "look at earlier copies of the same token",
     "current_token": "look at the token itself",
     "sink": "rest on the first token",
+    "previous_token_text": "look at the token before in text",
+    "current_token_text": "look at the token itself in text",
+    "sink_text": "rest on the first token of text",
 }
 
 
@@ -53,22 +61,25 @@ class Event:
             infinity appeared.
         first_step: last capture without it.
         last_step: first capture with all of it. Equal to ``first_step`` for one capture.
-        heads: (block, head) of the heads that it is about, the strongest first.
+        heads: (block, head) of the heads that it is about, the strongest first. Of a role: those
+            that take it together with its strongest head.
         role: name of the role; empty for other kinds.
         metric: name of the scalar that moved; ``loss`` beside a role where the loss moved too.
         before, after: value of ``metric`` at the first and the last step; NaN without a metric.
         strength: 0..1, how much of the run's story this is: orders events of different kinds.
+        holders: of a role: all heads that have it in the end.
     """
 
     kind: EventKind
     first_step: int
     last_step: int
-    heads: tuple[tuple[int, int], ...] = ()
+    heads: tuple[HeadId, ...] = ()
     role: str = ""
     metric: str = ""
     before: float = float("nan")
     after: float = float("nan")
     strength: float = 0.0
+    holders: tuple[HeadId, ...] = ()
 
     @property
     def steps_text(self) -> str:
@@ -81,7 +92,7 @@ class Event:
     def headline(self) -> str:
         """The event in two or three words: ``induction``, ``loss falls``."""
         names = {
-            "role": self.role.replace("_", " "),
+            "role": role_label(self.role),
             "loss_fall": f"{self.metric} falls",
             "loss_jump": f"{self.metric} jumps",
             "collapse": "attention collapses",
@@ -93,8 +104,8 @@ class Event:
     def text(self) -> str:
         """The event as one sentence: when and what happened, to which heads, and the loss.
 
-        ``472–508: 4 heads of block 1 look back to what followed the same token before (induction);
-        loss 3.2 → 1.6``
+        ``472–508: L1H3 and 3 more heads look back to what followed the same token before
+        (induction); loss 3.2 → 1.6``
         """
         return f"{self.steps_text}: {self._what(named=True)}"
 
@@ -118,7 +129,7 @@ class Event:
         return f"{self.metric} {verb}: {_figure(self.before)} → {_figure(self.after)}"
 
     def _role_text(self, named: bool) -> str:
-        name = self.role.replace("_", " ")
+        name = role_label(self.role)
         action = ROLE_ACTIONS.get(self.role, f"take the role {name}")
         who = _heads_text(self.heads)
         if len(self.heads) == 1:
@@ -126,6 +137,8 @@ class Event:
         text = f"{who} {action}"
         if named:
             text += f" ({name})"
+        if len(self.holders) > len(self.heads):
+            text += f", {len(self.holders)} heads in the end"
         if self.metric:
             text += f"; {self.metric} {_figure(self.before)} → {_figure(self.after)}"
         return text
@@ -160,17 +173,20 @@ def strongest_event(events: Sequence[Event]) -> Event | None:
 def run_sentence(events: Sequence[Event]) -> str:
     """Say in one sentence what a run became, from its roles; empty where no head took one.
 
-    ``4 induction heads in block 1, 2 previous token heads in blocks 0 and 3``
+    ``4 induction heads in block 1, 2 previous token heads in blocks 0 and 3``; of many roles
+    ``heads: 4 induction, 2 previous token, 2 sink``
     """
     heads: dict[str, set[tuple[int, int]]] = {}
     for event in events:
         if event.kind == "role":
-            heads.setdefault(event.role, set()).update(event.heads)
+            heads.setdefault(event.role, set()).update(event.holders or event.heads)
+    if len(heads) > MOST_ROLES_WITH_BLOCKS:
+        counts = [f"{len(held)} {role_label(role)}" for role, held in heads.items()]
+        return f"heads: {', '.join(counts)}"
     parts = []
     for role, members in heads.items():
-        name = role.replace("_", " ")
         noun = "head" if len(members) == 1 else "heads"
-        parts.append(f"{len(members)} {name} {noun} in {_blocks_text(members)}")
+        parts.append(f"{len(members)} {_of_role(role, noun)} in {_blocks_text(members)}")
     return ", ".join(parts)
 
 
@@ -178,43 +194,24 @@ def run_sentence(events: Sequence[Event]) -> str:
 
 
 def _role_events(series: ScoreSeries, roles: tuple[Role, ...]) -> Iterator[Event]:
-    """One event for each time that heads took a role together and kept it to the end."""
-    lasting = [onset for onset in onsets(series, roles) if onset.until is None]
+    """One event for each role that heads have at the end, when its strongest head took it."""
     index_of = {int(step): index for index, step in enumerate(series.steps)}
     together = max(1, round(series.n_captures * TOGETHER))
-    for role in roles:
-        own = [onset for onset in lasting if onset.role == role.name]
-        for group in _groups(own, index_of, together):
-            yield _role_event(series, role, group, index_of)
-
-
-def _groups(own: Sequence[Onset], index_of: dict[int, int], together: int) -> Iterator[list[Onset]]:
-    """Split onsets, ordered by step, where the next comes more than ``together`` captures later."""
-    group: list[Onset] = []
-    for onset in own:
-        if group and index_of[onset.step] - index_of[group[-1].step] > together:
-            yield group
-            group = []
-        group.append(onset)
-    if group:
-        yield group
-
-
-def _role_event(
-    series: ScoreSeries, role: Role, group: Sequence[Onset], index_of: dict[int, int]
-) -> Event:
-    final = series.heads[role.name][-1]
-    members = {(onset.block, onset.head): float(final[onset.block, onset.head]) for onset in group}
-    by_strength = sorted(members, key=lambda head: (-np.nan_to_num(members[head]), head))
-    first = index_of[group[0].step]
-    return Event(
-        "role",
-        first_step=int(series.steps[max(0, first - 1)]),
-        last_step=group[-1].step,
-        heads=tuple(by_strength),
-        role=role.name,
-        strength=float(np.nan_to_num(members[by_strength[0]])),
-    )
+    evidence = gather_evidence(series, roles)
+    for role, found in lasting_onsets(series, roles, evidence=evidence).items():
+        leader = found[0]
+        at = index_of[leader.step]
+        with_it = [each for each in found if abs(index_of[each.step] - at) <= together]
+        final = evidence[role].scores[(-1, *leader.head_id)]
+        yield Event(
+            "role",
+            first_step=leader.step if leader.after is None else leader.after,
+            last_step=leader.step,
+            heads=tuple(onset.head_id for onset in with_it),
+            role=role,
+            strength=float(np.nan_to_num(final)),
+            holders=tuple(onset.head_id for onset in found),
+        )
 
 
 def _with_loss(event: Event, series: ScoreSeries, metric: str) -> Event:
@@ -373,17 +370,23 @@ def _figure(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
 
 
+def _of_role(role: str, noun: str) -> str:
+    """``induction heads``, ``previous token heads (text)``."""
+    words, opening, rest = role_label(role).partition(" (")
+    return f"{words} {noun}{opening}{rest}"
+
+
 def _singular(action: str) -> str:
     verb, rest = action.split(" ", 1)
     return f"{verb}s {rest}"
 
 
-def _heads_text(heads: Sequence[tuple[int, int]]) -> str:
-    """``L1H3``, ``4 heads of block 1``, ``5 heads of blocks 1 to 3``."""
-    if len(heads) == 1:
-        block, head = heads[0]
-        return f"L{block}H{head}"
-    return f"{len(heads)} heads of {_blocks_text(heads)}"
+def _heads_text(heads: Sequence[HeadId]) -> str:
+    """``L1H3``, ``L1H3 and L1H0``, ``L1H3 and 3 more heads``."""
+    names = [f"L{block}H{head}" for block, head in heads]
+    if len(names) <= 2:
+        return " and ".join(names)
+    return f"{names[0]} and {len(names) - 1} more heads"
 
 
 def _blocks_text(heads: Sequence[tuple[int, int]] | set[tuple[int, int]]) -> str:

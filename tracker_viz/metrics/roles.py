@@ -1,35 +1,58 @@
-"""Which head has become what, and when: scores over a run in, roles and their onsets out.
+"""Which head has become what: scores over a run in, the role of every head at every capture out.
 
-A head takes a role when its score reaches ``enter``, and loses it when the score falls below
-``leave``: the gap between the two (hysteresis) keeps a score that trembles around one threshold
-from making a new onset at every capture.
+A role speaks about one kind of probe row, and is measured on it: among repeats of random tokens, or
+on text. A head takes a role on evidence gathered over captures, not at the first one above the
+line; ``onsets`` says when.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import ConfigError
+from tracker_viz.metrics.probe_rows import RowKind
 from tracker_viz.metrics.series import ScoreSeries
 
 Floats = NDArray[np.float32]
 NO_ROLE = -1
-# A head keeps what it has reached for this many further captures before it counts as an onset: one
-# odd capture makes none.
-CONFIRMATIONS = 2
+# A one-sided CUSUM (Page 1954): each capture adds how many standard deviations it lies beyond the
+# line, the sum never falls below 0, and at ``EVIDENCE`` it decides. A score that truly lies one
+# standard deviation short of the line reaches it in 1 % of runs of 300 captures and in 2 % of 1,000
+# (simulated); one that lies two beyond needs three captures.
+EVIDENCE = 4.5
+# No capture adds more than half of that: one odd capture decides nothing, two clear ones do.
+MOST_PER_CAPTURE = EVIDENCE / 2
+# Scores of a trained head tremble by about this much even where the differences that are at hand
+# happen to be smaller.
+LEAST_NOISE = 0.01
+# What another draw of the probe would change, where the captures do not say it: the spread between
+# single rows of the demo's probe.
+UNKNOWN_ROW_NOISE = 0.03
+NEAR_LINE = 2.0  # standard deviations
+_FEW_CAPTURES = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A role, named after the score that measures it, and the scores at which a head takes it and
-    loses it."""
+    """A role, and the scores at which a head takes it and loses it.
+
+    Attributes:
+        name: of the role; also of its score, where ``scores`` says nothing else.
+        rows: the kind of probe row that it speaks about.
+        scores: names of the score that measures it; the first one that the captures have counts,
+            because older captures lack some.
+        also: a score that must pass as well, where the captures have it.
+        enter, leave: a head takes the role above the one and loses it below the other.
+    """
 
     name: str
+    rows: RowKind = "repeated"
+    scores: tuple[str, ...] = ()
+    also: str = ""
     enter: float = 0.3
     leave: float = 0.2
 
@@ -40,35 +63,103 @@ class Role:
                 f"{self.enter}"
             )
 
+    def score_of(self, series: ScoreSeries) -> str | None:
+        """Return the name of the score that measures this role in a run, or None."""
+        names = self.scores or (self.name,)
+        return next((name for name in names if name in series.heads), None)
 
-# One rule for all: 30 % of a head's attention, which is what Gu et al. 2024 ask of a sink, and six
-# times what uniform attention spends on one key at 64 positions.
+
+# One line for all: 30 % of a head's attention, which is what Gu et al. 2024 ask of a sink, and six
+# times what uniform attention spends on one key at 64 positions. Behind each score that is measured
+# on one kind of row stands the mean over all rows, which is what the oldest captures have.
 ROLES: tuple[Role, ...] = (
-    Role("previous_token"),
-    Role("induction"),
-    Role("duplicate_token"),
-    Role("current_token"),
-    Role("sink"),
+    Role("previous_token", scores=("previous_token_repeated", "previous_token")),
+    Role("induction", also="induction_min"),
+    Role("duplicate_token", also="duplicate_token_min"),
+    Role("current_token", scores=("current_token_repeated", "current_token")),
+    Role("sink", scores=("sink_repeated", "sink")),
+    Role("previous_token_text", "text"),
+    Role("current_token_text", "text"),
+    Role("sink_text", "text"),
 )
 
 
+def role_label(name: str) -> str:
+    """Return a role's name as people read it: ``previous token``, ``previous token (text)``."""
+    behavior, is_of_text, _ = name.partition("_text")
+    words = behavior.replace("_", " ")
+    return f"{words} (text)" if is_of_text else words
+
+
+def role_score_names(roles: tuple[Role, ...] = ROLES) -> tuple[str, ...]:
+    """Return the names of all scores that these roles may be read from."""
+    names: dict[str, None] = {}
+    for role in roles:
+        names |= dict.fromkeys(role.scores or (role.name,))
+        if role.also:
+            names[role.also] = None
+    return tuple(names)
+
+
 @dataclass(frozen=True, slots=True)
-class Onset:
-    """One head took one role.
+class RoleEvidence:
+    """What a run knows about one role.
 
     Attributes:
-        step: of the first capture in which it had the role.
-        until: step of the first capture in which it had lost the role again; None: it had it to the
-            end.
-        score: at ``step``.
+        scores: float32 [capture, block, head]: of several scores that a role needs the lowest.
+        noise: float32, of the same shape: the standard deviation of ``scores``.
+        noise_of_draw: float32 [block, head]: the same at the last capture, for another draw of the
+            probe; assumed where the captures do not hold it.
+        states: bool, of the same shape: whether the head has the role.
+        uniform: the score of uniform attention.
     """
 
-    block: int
-    head: int
-    role: str
-    step: int
-    until: int | None
-    score: float
+    scores: Floats
+    noise: Floats
+    noise_of_draw: Floats
+    states: NDArray[np.bool_]
+    uniform: float
+
+    def with_line(self, role: Role) -> RoleEvidence:
+        """Return the same with the states that the lines of ``role`` give."""
+        return replace(self, states=role_states(self.scores, role, self.noise))
+
+
+Evidence = Mapping[str, RoleEvidence]
+
+
+def gather_evidence(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> Evidence:
+    """Return role -> what a run knows about it, for the roles that its captures measure.
+
+    Whoever asks several things of one run passes this on, because it takes the time.
+    """
+    found: dict[str, RoleEvidence] = {}
+    if not series.n_captures:
+        return found
+    for role in roles:
+        evidence = role_evidence(series, role)
+        if evidence is not None:
+            found[role.name] = evidence
+    return found
+
+
+def role_evidence(series: ScoreSeries, role: Role) -> RoleEvidence | None:
+    """Return what a run knows about a role; None where its captures do not measure it."""
+    score = role.score_of(series)
+    if score is None:
+        return None
+    scores = series.heads[score]
+    if role.also in series.heads:
+        # A NaN of one says nothing against the other.
+        scores = np.fmin(scores, series.heads[role.also])
+    over_time, over_rows = noise_over_time(scores), _noise_over_rows(series, score)
+    noise = np.broadcast_to(over_time, scores.shape)
+    noise_of_draw = np.hypot(over_time, np.float32(UNKNOWN_ROW_NOISE))
+    if over_rows is not None:
+        noise = np.hypot(over_time, np.nan_to_num(over_rows))
+        noise_of_draw = np.where(np.isfinite(over_rows[-1]), noise[-1], noise_of_draw)
+    states = role_states(scores, role, noise)
+    return RoleEvidence(scores, noise, noise_of_draw, states, series.uniform.get(score, 0.0))
 
 
 def margin(score: Floats, uniform: float) -> Floats:
@@ -77,89 +168,135 @@ def margin(score: Floats, uniform: float) -> Floats:
     return (score - np.float32(uniform)) / np.float32(1 - uniform)
 
 
-def role_states(scores: Floats, role: Role) -> NDArray[np.bool_]:
+def noise_over_time(scores: Floats) -> Floats:
+    """Return how much each head's score trembles: float32 [block, head], at least ``LEAST_NOISE``.
+
+    Taken from the sizes of the differences between captures, so that a rise is not counted as
+    noise: from the first differences, which a sudden rise hardly meets, or the second ones, which a
+    steady rise leaves small, whichever are smaller.
+    """
+    estimates = []
+    # Of few captures a rise may take half: there the lower quartile of the differences counts.
+    is_short = len(scores) < _FEW_CAPTURES
+    quantile = 0.25 if is_short else 0.5
+    of_normal = 0.3186 if is_short else 0.6745  # the same quantile of |x|, x standard normal
+    for order, growth in ((1, np.sqrt(2)), (2, np.sqrt(6))):
+        if len(scores) <= order:
+            continue
+        sizes = np.abs(np.diff(scores.astype(np.float64), order, axis=0))
+        estimates.append(_nan_quantile(sizes, quantile) / of_normal / growth)
+    least = np.full(scores.shape[1:], LEAST_NOISE)
+    if not estimates:
+        return least.astype(np.float32)
+    return np.fmax(np.fmin.reduce(estimates), least).astype(np.float32)
+
+
+def role_states(scores: Floats, role: Role, noise: Floats | None = None) -> NDArray[np.bool_]:
     """Whether each head has ``role`` at each capture: bool, of the shape of ``scores`` [capture,
     ...].
 
+    A head has the role from the capture on at which it rose above ``role.enter``, once that and the
+    following captures have gathered ``EVIDENCE``; it loses it in the same way below ``role.leave``.
+
     A NaN changes nothing while a score comes after it: the head keeps its state. Where none comes
     any more the head has no role: its training has died.
+
+    Args:
+        noise: standard deviation of ``scores``; None: as it trembles over time.
     """
+    if noise is None:
+        noise = noise_over_time(scores)
+    deviations = np.broadcast_to(noise, scores.shape).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        above = np.nan_to_num((scores - role.enter) / deviations)
+        below = np.nan_to_num((role.leave - scores) / deviations)
+    measured = np.isfinite(scores)
     states = np.zeros(scores.shape, bool)
     state = np.zeros(scores.shape[1:], bool)
-    with np.errstate(invalid="ignore"):
-        for index, at_step in enumerate(scores):
-            state = np.where(state, ~(at_step < role.leave), at_step >= role.enter)
-            states[index] = state
-    measured_again = np.logical_or.accumulate(np.isfinite(scores)[::-1])[::-1]
+    total = np.zeros(scores.shape[1:])
+    began = np.zeros(scores.shape[1:], np.int64)
+    for index in range(len(scores)):
+        # What speaks for a change: for taking the role, or for losing it.
+        speaks = np.minimum(np.where(state, below[index], above[index]), MOST_PER_CAPTURE)
+        began = np.where((total == 0) & measured[index], index, began)
+        total = np.maximum(total + speaks, 0)
+        states[index] = state
+        changes = total >= EVIDENCE
+        for place in map(tuple, np.argwhere(changes)):
+            states[(slice(began[place], index + 1), *place)] = ~state[place]
+        state = state ^ changes
+        total = np.where(changes, 0, total)
+    measured_again = np.logical_or.accumulate(measured[::-1])[::-1]
     return states & measured_again
 
 
 def head_roles(
-    series: ScoreSeries, roles: tuple[Role, ...] = ROLES
+    series: ScoreSeries,
+    roles: tuple[Role, ...] = ROLES,
+    *,
+    rows: RowKind | None = None,
+    evidence: Evidence | None = None,
 ) -> tuple[NDArray[np.int8], Floats]:
     """The role of every head at every capture: (index into ``roles`` or ``NO_ROLE``, margin), both
     [capture, block, head].
 
     Of several roles at once the one with the greatest margin counts. Without a role the margin is
     that of the nearest one.
+
+    Args:
+        rows: the kind of probe row that the roles speak about; None: a role among repeats counts
+            before any role on text, so that a head which does the same on both has one name.
+        evidence: of the run, where it is known already.
     """
-    present = [(index, role) for index, role in enumerate(roles) if role.name in series.heads]
+    known = gather_evidence(series, roles) if evidence is None else evidence
     shape = (series.n_captures, *series.shape)
-    best, found = np.full(shape, -np.inf, np.float32), np.full(shape, NO_ROLE, np.int8)
-    nearest = np.full(shape, np.nan, np.float32)
-    for index, role in present:
-        margins = margin(series.heads[role.name], series.uniform.get(role.name, 0.0))
-        nearest = np.fmax(nearest, margins)
-        better = role_states(series.heads[role.name], role) & (margins > best)
-        best, found = np.where(better, margins, best), np.where(better, np.int8(index), found)
+    found = np.full(shape, NO_ROLE, np.int8)
+    best, nearest = np.full(shape, -np.inf, np.float32), np.full(shape, np.nan, np.float32)
+    kinds: tuple[RowKind, ...] = (rows,) if rows else ("repeated", "text")
+    for kind in kinds:
+        is_free = found == NO_ROLE
+        for index, role in enumerate(roles):
+            if role.rows != kind or role.name not in known:
+                continue
+            of_role = known[role.name]
+            margins = margin(of_role.scores, of_role.uniform)
+            nearest = np.fmax(nearest, margins)
+            better = is_free & of_role.states & (margins > best)
+            best, found = np.where(better, margins, best), np.where(better, np.int8(index), found)
     return found, np.where(found == NO_ROLE, nearest, best)
 
 
-def onsets(
-    series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, confirmations: int = CONFIRMATIONS
-) -> list[Onset]:
-    """Every time a head took a role and kept it for at least ``confirmations`` further captures,
-    ordered by step, block and head.
+def near_line(evidence: RoleEvidence, role: Role) -> NDArray[np.bool_]:
+    """Whether another draw of the probe, or a few more steps, could change each head's label at the
+    last capture: bool [block, head].
 
-    A head may take a role twice, having lost it between, and may hold several roles. What happens
-    in the run's last ``confirmations`` captures is not known to last, and makes no onset yet.
+    That is so within two standard deviations of ``role.enter``, and between the two lines where the
+    head has the role or came that near to it before.
     """
-    found = []
-    for role in roles:
-        if role.name not in series.heads:
-            continue
-        scores = series.heads[role.name]
-        states = role_states(scores, role)
-        for block, head in np.argwhere(states.any(0)):
-            for first, end in _stretches(states[:, block, head]):
-                if end - first <= confirmations:
-                    continue
-                found.append(
-                    Onset(
-                        int(block),
-                        int(head),
-                        role.name,
-                        step=int(series.steps[first]),
-                        until=int(series.steps[end]) if end < series.n_captures else None,
-                        score=float(scores[first, block, head]),
-                    )
-                )
-    return sorted(found, key=lambda onset: (onset.step, onset.block, onset.head, onset.role))
+    score, slack = evidence.scores[-1], NEAR_LINE * evidence.noise_of_draw
+    with np.errstate(invalid="ignore"):
+        is_close = np.abs(score - role.enter) <= slack
+        is_between = (score >= role.leave - slack) & (score <= role.enter)
+        came_near = np.fmax.reduce(evidence.scores - role.enter) >= -slack
+    return np.asarray(is_close | (is_between & (evidence.states[-1] | came_near)))
 
 
-def first_onsets(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> Mapping[str, Onset]:
-    """role -> the earliest onset of any head that has the role at the run's end, as ``head_roles``
-    says, and kept it since."""
-    final = head_roles(series, roles)[0][-1:]  # none without captures
-    first: dict[str, Onset] = {}
-    for onset in onsets(series, roles):
-        index = final[0, onset.block, onset.head]
-        if onset.until is None and index != NO_ROLE and roles[index].name == onset.role:
-            first.setdefault(onset.role, onset)
-    return MappingProxyType(first)
+def _noise_over_rows(series: ScoreSeries, score: str) -> Floats | None:
+    """Return the standard error of a score's mean over the rows: [capture, block, head]; None where
+    the captures do not say."""
+    n_rows = series.n_rows.get(score, 0)
+    if score not in series.spread or n_rows < 2:
+        return None
+    return series.spread[score] / np.float32(np.sqrt(n_rows))
 
 
-def _stretches(states: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(first, end) of every run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], states, [False]]).astype(np.int8)))
-    return [(int(first), int(end)) for first, end in zip(edges[::2], edges[1::2], strict=True)]
+def _nan_quantile(values: NDArray[np.float64], quantile: float) -> NDArray[np.float64]:
+    """Return the (lower) quantile over captures of what is not NaN; NaN where nothing is.
+
+    numpy's own goes through the heads one by one in Python.
+    """
+    n_known = np.isfinite(values).sum(0)
+    ranked = np.sort(np.where(np.isfinite(values), values, np.inf), axis=0)  # unknown ones last
+    place = np.floor(quantile * np.maximum(n_known - 1, 0)).astype(np.int64)
+    found = np.take_along_axis(ranked, place[None], 0)[0]
+    return np.where(n_known > 0, found, np.nan)

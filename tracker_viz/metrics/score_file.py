@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureFileError, ConfigError
 from tracker_viz.metrics.series import HEAD_PREFIX, SD_PREFIX, ScoreSeries
+from tracker_viz.metrics.summary import onset_table
 from tracker_viz.types import Capture, CaptureRef, capture_file_name
 
 SCORE_FILE = "scores/heads.safetensors"
@@ -109,6 +110,8 @@ def score_bytes(
         "score_definitions": series.definitions,
         "probe": dict(probe),
         "rows": list(rows),
+        # For whoever reads the file without this package; we take them from the scores.
+        "onsets": onset_table(series),
     }
     return safetensors.numpy.save(tensors, {_METADATA_KEY: json.dumps(described, allow_nan=False)})
 

@@ -27,7 +27,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.metrics.roles import NO_ROLE, ROLES, Role, first_onsets, head_roles, onsets
+from tracker_viz.metrics.onsets import onset_curve, onsets, run_onsets
+from tracker_viz.metrics.roles import (
+    NO_ROLE,
+    ROLES,
+    Evidence,
+    Role,
+    gather_evidence,
+    head_roles,
+    near_line,
+)
 from tracker_viz.metrics.series import ScoreSeries
 
 Floats = NDArray[np.float32]
@@ -115,10 +124,10 @@ def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[st
     """What a tracker's table of runs sorts a sweep by; all names begin with ``specialisation/``.
 
     * ``<role>_max``: the highest score that any head reached at any capture;
-    * ``<role>_heads``: heads that have the role at the last capture (of several at once the one
-      with the greatest margin), and ``heads_specialised`` those that have any;
-    * ``<role>_onset_step``: the earliest step at which one of those heads took the role and kept
-      it; absent where none did;
+    * ``<role>_heads``: heads that have the role at the last capture (of several on one kind of
+      probe row the one with the greatest margin), and ``heads_specialised`` those that have any;
+    * ``<role>_onset_step``: step of the first capture in which the strongest of those heads had the
+      role, and ``<role>_onset_after`` that of the capture before; absent where no head has it;
     * ``share_specialised``: of all heads; ``index_mean``: mean specialisation score of all heads at
       the last capture.
 
@@ -127,18 +136,23 @@ def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[st
     if not series.n_captures or not series.heads:
         return {}
     values: dict[str, float | int] = {}
-    final = head_roles(series, roles)[0][-1]
-    found = first_onsets(series, roles)
+    evidence = gather_evidence(series, roles)
+    final = head_roles(series, roles, evidence=evidence)[0][-1]
+    found = run_onsets(series, roles, evidence=evidence)
     n_heads = int(
         np.isfinite(np.stack([scores[-1] for scores in series.heads.values()])).any(0).sum()
     )
     for index, role in enumerate(roles):
-        if role.name not in series.heads:
+        if role.name not in evidence:
             continue
-        values[f"specialisation/{role.name}_max"] = _finite(np.max, series.heads[role.name])
-        values[f"specialisation/{role.name}_heads"] = int((final == index).sum())
-        if role.name in found:
-            values[f"specialisation/{role.name}_onset_step"] = found[role.name].step
+        labels = head_roles(series, roles, rows=role.rows, evidence=evidence)[0][-1]
+        values[f"specialisation/{role.name}_max"] = _finite(np.max, evidence[role.name].scores)
+        values[f"specialisation/{role.name}_heads"] = int((labels == index).sum())
+        onset = found[role.name]
+        if onset.step is not None:
+            values[f"specialisation/{role.name}_onset_step"] = onset.step
+        if onset.step is not None and onset.after is not None:
+            values[f"specialisation/{role.name}_onset_after"] = onset.after
     n_specialised = int((final != NO_ROLE).sum())
     values["specialisation/heads_specialised"] = n_specialised
     if n_heads:
@@ -156,45 +170,82 @@ def run_tags(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[str, 
     """
     if not series.n_captures or not series.heads:
         return {}
-    final = head_roles(series, roles)[0][-1]
-    held = [role.name for index, role in enumerate(roles) if (final == index).any()]
+    found = run_onsets(series, roles)
+    held = [name for name, onset in found.items() if onset.formed]
     return {"specialisation/roles": ", ".join(held) or "none"}
 
 
-def head_table(
-    series: ScoreSeries, roles: tuple[Role, ...] = ROLES
-) -> list[dict[str, str | float | int | None]]:
-    """One row per head, in order of block and head.
+TableRow = dict[str, str | float | int | bool | None]
 
-    Columns: ``head`` (``L03H01``), ``block``, ``index``, ``role`` at the last capture (None: none),
-    its ``margin`` above uniform attention (0..1), ``onset_step`` of that role (None: none that
-    lasted), then every score at the last capture (None: not measured).
+
+def head_table(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> list[TableRow]:
+    """One row per head, in order of block and head; numbers rounded to three decimals.
+
+    Columns: ``head`` (``L03H01``), ``role`` at the last capture (None: none), ``onset_after`` and
+    ``onset_step``: the last capture before it had that role for good and the first one with it
+    (None: it has none, or had it from the first capture), ``margin`` above uniform attention
+    (0..1), ``near_line``: another draw of the probe could change the label, ``also``: further roles
+    that it has, ``block``, ``index``, then every score at the last capture (None: not measured).
     """
     if not series.n_captures or not series.heads:
         return []
-    final_roles, margins = (values[-1] for values in head_roles(series, roles))
-    steps = {
-        (onset.block, onset.head, onset.role): onset.step
-        for onset in onsets(series, roles)
+    evidence = gather_evidence(series, roles)
+    labels, margins = (values[-1] for values in head_roles(series, roles, evidence=evidence))
+    of_head = {
+        (onset.block, onset.head, onset.role): onset
+        for onset in onsets(series, roles, evidence=evidence)
         if onset.until is None
     }
-    rows: list[dict[str, str | float | int | None]] = []
+    is_near = _near_any_line(evidence, roles, series.shape)
+    rows: list[TableRow] = []
     for block, head in np.ndindex(series.shape):
         scores = {name: _or_none(values[-1, block, head]) for name, values in series.heads.items()}
         if all(value is None for value in scores.values()):
             continue
-        role = None if final_roles[block, head] == NO_ROLE else roles[final_roles[block, head]].name
-        rows.append(
-            {
-                "head": head_name(block, head),
-                "block": block,
-                "index": head,
-                "role": role,
-                "margin": _or_none(margins[block, head]),
-                "onset_step": steps.get((block, head, role)) if role else None,
-                **scores,
-            }
-        )
+        role = None if labels[block, head] == NO_ROLE else roles[labels[block, head]].name
+        onset = of_head.get((block, head, role)) if role else None
+        held = [name for name, known in evidence.items() if known.states[-1, block, head]]
+        row: TableRow = {
+            "head": head_name(block, head),
+            "role": role,
+            "onset_after": onset.after if onset else None,
+            "onset_step": onset.step if onset else None,
+            "margin": _or_none(margins[block, head]),
+            "near_line": bool(is_near[block, head]),
+            "also": ", ".join(name for name in held if name != role) or None,
+            "block": block,
+            "index": head,
+        }
+        rows.append({**row, **scores})
+    return rows
+
+
+def onset_table(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> list[TableRow]:
+    """One row per role that the captures measure: when the run formed it, and how much that hangs
+    on the threshold.
+
+    Columns: ``role``, ``head`` (the strongest), ``heads`` (number that have the role),
+    ``onset_after``, ``onset_step`` (None: not formed; then ``onset_after`` is the step up to which
+    that is known), ``near_line``, ``censored``, and ``onset_at_0.1`` to ``onset_at_0.9``: the
+    onset of the strongest head at other thresholds.
+    """
+    evidence = gather_evidence(series, roles)
+    by_name = {role.name: role for role in roles}
+    rows = []
+    for name, onset in run_onsets(series, roles, evidence=evidence).items():
+        role = by_name[name]
+        labels = head_roles(series, roles, rows=role.rows, evidence=evidence)[0][-1]
+        row: TableRow = {
+            "role": name,
+            "head": head_name(*onset.head) if onset.head else None,
+            "heads": int((labels == roles.index(role)).sum()),
+            "onset_after": onset.after,
+            "onset_step": onset.step,
+            "near_line": onset.near_line,
+            "censored": onset.censored,
+        }
+        curve = onset_curve(series, role, head=onset.head, evidence=evidence)
+        rows.append({**row, **{f"onset_at_{level}": step for level, step in curve.items()}})
     return rows
 
 
@@ -269,4 +320,15 @@ def _finite(reduction: Callable[..., Any], values: NDArray[np.floating]) -> floa
 
 
 def _or_none(value: np.floating) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return round(float(value), 3) if np.isfinite(value) else None
+
+
+def _near_any_line(
+    evidence: Evidence, roles: tuple[Role, ...], shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Whether any of a head's labels could be another one: bool [block, head]."""
+    is_near = np.zeros(shape, bool)
+    for role in roles:
+        if role.name in evidence:
+            is_near |= near_line(evidence[role.name], role)
+    return is_near

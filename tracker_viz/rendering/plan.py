@@ -14,6 +14,7 @@ from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.sources import Source
 from tracker_viz.rendering.story import NO_STORY, Story
 from tracker_viz.rendering.theme import Theme
+from tracker_viz.types import HeadId
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Frames around the heads' boxes in the colour of what a head does.
+    """Borders around the heads' boxes in the color of what a head does.
 
     Attributes:
         names: roles that the captures score.
@@ -156,15 +157,45 @@ class Roles:
             or, without one, in the nearest; NaN where there is no such head.
         held: for every capture, (block, head) -> its role, of the heads that have one; as
             ``metrics.head_roles`` says.
+        held_on: kind of probe row -> the same for the roles that speak about this kind.
+        row_kinds: kind of each row of the probe; empty where the captures do not say.
         line_px, blink_px: how thick the borders are, and those of heads that take a role now.
     """
 
     names: tuple[str, ...] = ()
     states: NDArray[np.int8] = field(default_factory=lambda: np.zeros((0, 0, 0), np.int8))
     margins: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
-    held: Sequence[Mapping[tuple[int, int], str]] = ()
+    held: Sequence[Mapping[HeadId, str]] = ()
+    held_on: Mapping[str, Sequence[Mapping[HeadId, str]]] = field(default_factory=dict)
+    row_kinds: tuple[str, ...] = ()
     line_px: int = 3
     blink_px: int = 3
+
+    @property
+    def held_on_first_row(self) -> Sequence[Mapping[HeadId, str]]:
+        """``held``, of the roles that speak about the first row of the probe."""
+        kind = self.row_kinds[0] if self.row_kinds else ""
+        return self.held_on.get(kind, self.held)
+
+    def row_kind(self, heatmap: Heatmap) -> str:
+        """Kind of the probe row whose attention a box shows; empty where nobody knows."""
+        row = getattr(heatmap.source, "probe", None) or 0
+        return self.row_kinds[row] if row < len(self.row_kinds) else ""
+
+    def border(self, heatmap: Heatmap, index: int) -> tuple[str, bool] | None:
+        """Return the role that the border around a box says at a capture, and whether the head has
+        it on the row that the box shows; None without a border.
+
+        On a row where the head has no role, the border says what it does on other rows.
+        """
+        if heatmap.head is None or not self.held:
+            return None
+        anywhere = self.held[index].get(heatmap.head)
+        kind = self.row_kind(heatmap)
+        here = self.held_on[kind][index].get(heatmap.head) if kind in self.held_on else anywhere
+        if here:
+            return here, True
+        return (anywhere, False) if anywhere else None
 
 
 @dataclass(frozen=True, slots=True)

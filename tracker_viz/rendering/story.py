@@ -8,11 +8,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.metrics import ROLES, Event, ScoreSeries, find_events, run_sentence, score_series
+from tracker_viz.metrics import (
+    HEAD_PREFIX,
+    SD_PREFIX,
+    Event,
+    ScoreSeries,
+    find_events,
+    role_score_names,
+    run_sentence,
+    score_series,
+)
 from tracker_viz.rendering.series import Series
 
 # What a head looks at: the scores whose change is the change of the film.
-_BEHAVIOR = (*(role.name for role in ROLES), "entropy")
+_BEHAVIOR = (*role_score_names(), "entropy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ NO_STORY = Story()
 
 def tell_story(series: Series, metric: str) -> Story:
     """Find the events of a run whose captures hold scores; ``metric``: usually ``loss``."""
-    names = [f"scores.head.{name}" for name in _BEHAVIOR]
+    names = [prefix + name for name in _BEHAVIOR for prefix in (HEAD_PREFIX, SD_PREFIX)]
     names = [name for name in names if name in series.arrays]
     scores = score_series(series.capture(index, names) for index in range(len(series)))
     events = tuple(find_events(scores, metric=metric))

@@ -15,13 +15,16 @@ from tracker_viz.errors import ConfigError, unknown_name
 
 # What a head does. Hues as of Okabe and Ito (2008), their lightness spread until colour-blind eyes
 # tell every two apart as well; a test holds that. The accent has no hue, so that the loss is not
-# taken for a role.
+# taken for a role. A role on text has the hue of the same one among repeats, darker or lighter.
 _ROLE_COLORS = {
     "previous_token": "#4ad1ff",
     "induction": "#f7a21b",
     "duplicate_token": "#e13ca2",
     "current_token": "#f6ee9a",
     "sink": "#2c9a5c",
+    "previous_token_text": "#0063de",
+    "current_token_text": "#82780c",
+    "sink_text": "#a0d5a7",
 }
 _ROLE_COLORS_LIGHT = {
     "previous_token": "#3851ee",
@@ -29,6 +32,9 @@ _ROLE_COLORS_LIGHT = {
     "duplicate_token": "#9c1f8c",
     "current_token": "#4b3c19",
     "sink": "#009f6b",
+    "previous_token_text": "#190098",
+    "current_token_text": "#906230",
+    "sink_text": "#245f57",
 }
 
 # Families with letters that DejaVu lacks, as Linux, macOS and Windows have them. Emoji in colour

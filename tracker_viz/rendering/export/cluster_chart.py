@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz.metrics import role_label
 from tracker_viz.rendering.backend import MPL_LOCK
 from tracker_viz.rendering.export.images import with_suffix, write_whole
 from tracker_viz.rendering.theme import Theme, fixed_style, run_colors
@@ -150,7 +151,7 @@ def _write_legends(
     """Write what the colors beside the rows mean: runs, and below them the roles that are there."""
     x, y_in = sizes.legend_left / sizes.width, sizes.height - 2.7
     _legend(figure, x, y_in / sizes.height, runs, "run", theme)
-    found = {role.replace("_", " "): theme.roles[role] for role in theme.roles if role in roles}
+    found = {role_label(role): theme.roles[role] for role in theme.roles if role in roles}
     if found:
         y_in -= _LEGEND_LINE_IN * (min(len(runs), _MOST_IN_LEGEND) + 3)
         _legend(figure, x, y_in / sizes.height, found, "role at the end", theme)

@@ -122,7 +122,7 @@ def _description(renderer: Renderer, parts: PageParts, indices: Sequence[int]) -
         "rows": parts.rows,
         "maps": [part.described() for part in parts.maps],
         "scores": [part.described() for part in parts.scores],
-        "taken": sorted({role for held in plan.roles.held for role in held.values()}),
+        "taken": sorted({role for held in plan.roles.held_on_first_row for role in held.values()}),
         "telling": [f"{block}.{head}" for block, head in parts.telling],
         "drawn": parts.drawn_px,
         "opened": parts.opened,

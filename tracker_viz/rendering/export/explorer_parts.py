@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tracker_viz.metrics import ROLES
+from tracker_viz.metrics import ROLES, role_label
 from tracker_viz.rendering.export.explorer_cells import (
     Block,
     HeadsPart,
@@ -283,13 +283,13 @@ def _scores(renderer: Renderer, scales: dict[str, ColorScale]) -> list[Part]:
             continue
         scale = scales.setdefault("score", ColorScale("score", plan.theme.score, 0.0, 1.0))
         rows, columns = array.shape
-        words = {"kind": "score", "title": role.name.replace("_", " "), "name": name}
+        words = {"kind": "score", "title": role_label(role.name), "name": name}
         words |= {"isShown": False, "columnNames": None}
         parts.append(MapPart(ScoreMap(name, (rows, columns)), "score", scale, words))
 
     shape = _grid_of_heads(series)
     if plan.roles.held and shape:
-        parts.append(RolesPart(tuple(plan.roles.names), plan.roles.held, shape))
+        parts.append(RolesPart(tuple(plan.roles.names), plan.roles.held_on_first_row, shape))
     return parts
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tracker_viz.metrics import role_label
 from tracker_viz.rendering.export.cluster_chart import drawing
 from tracker_viz.rendering.export.images import with_suffix, write_whole
 from tracker_viz.rendering.series import si_number
@@ -148,7 +149,7 @@ def _draw_panel(
 ) -> None:
     axes.set(xlim=(-0.01 * end, 1.02 * end), ylim=(len(rows) - 0.5, -0.5))
     axes.set_title(
-        role.replace("_", " "),
+        role_label(role),
         loc="left",
         fontsize=14,
         fontweight="bold",

@@ -3,6 +3,9 @@ after the other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -79,6 +82,37 @@ def frame_around(box: Box, line_px: int) -> tuple[tuple[slice, slice], ...]:
     )
 
 
+def dashed(sides: tuple[tuple[slice, slice], ...], dash_px: int) -> list[tuple[slice, slice]]:
+    """Cut the sides of a frame into dashes, as far from each other as they are long."""
+    dashes = []
+    for rows, columns in sides:
+        is_flat = columns.stop - columns.start > rows.stop - rows.start
+        along = columns if is_flat else rows
+        for start in range(along.start, along.stop, 2 * dash_px):
+            piece = slice(start, min(start + dash_px, along.stop))
+            dashes.append((rows, piece) if is_flat else (piece, columns))
+    return dashes
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """The border around a box; without a color there is none."""
+
+    color: str = ""
+    line_px: int = 0
+    is_dashed: bool = False
+
+    def places(self, box: Box) -> Sequence[tuple[slice, slice]]:
+        """Rows and columns of its pixels around ``box``."""
+        if not self.color:
+            return ()
+        sides = frame_around(box, self.line_px)
+        return dashed(sides, 3 * self.line_px) if self.is_dashed else sides
+
+
+NO_BORDER = Border()
+
+
 class Canvas:
     """Pixels for one frame after the other, uint8 [height, width, 3], and what of the last frame
     still stands on them.
@@ -87,13 +121,13 @@ class Canvas:
     again.
 
     Attributes:
-        borders: heatmap name -> (color of the border around it, whether it blinks).
+        borders: heatmap name -> the border around it.
         playhead: column of the timeline's playhead; None before the first frame.
     """
 
     def __init__(self, background: NDArray[np.uint8]) -> None:
         self.pixels, self.background = background.copy(), background
-        self.borders: dict[str, tuple[str | None, bool]] = {}
+        self.borders: dict[str, Border] = {}
         self.playhead: int | None = None
         self._written: list[tuple[slice, slice]] = []
 

@@ -20,6 +20,8 @@ from tracker_viz.capture_file import ArrayKey
 from tracker_viz.errors import RenderError
 from tracker_viz.rendering.layout import Layout, resolve_layout
 from tracker_viz.rendering.painting.cells import (
+    NO_BORDER,
+    Border,
     Canvas,
     color_tables,
     frame_around,
@@ -222,29 +224,27 @@ class Renderer:
 
     def _paint_roles(self, canvas: Canvas, shot: Shot) -> None:
         """Draw the borders around heads with a role; those of a blinking event bright and thick."""
-        roles = self.plan.roles.held[shot.index] if self.plan.roles.held else {}
+        roles, theme = self.plan.roles, self.plan.theme
         event = self.plan.story.events[shot.event] if shot.event is not None else None
         blinking = event.heads if event and shot.blink else ()
         for heatmap in self.plan.heatmaps:
             if heatmap.head is None:
                 continue
-            color = None
+            border = NO_BORDER
+            held = roles.border(heatmap, shot.index)
             if heatmap.head in blinking:
-                color = self.plan.theme.text
-            elif heatmap.head in roles:
-                color = self.plan.theme.roles[roles[heatmap.head]]
-            border = color, heatmap.head in blinking
-            before = canvas.borders.get(heatmap.name, (None, False))
-            if border == before:
+                border = Border(theme.text, roles.blink_px, is_dashed=False)
+            elif held:
+                role, is_on_this_row = held
+                border = Border(theme.roles[role], roles.line_px, is_dashed=not is_on_this_row)
+            if border == canvas.borders.get(heatmap.name, NO_BORDER):
                 continue
 
             canvas.borders[heatmap.name] = border
-            for place in frame_around(heatmap.box, self.plan.roles.blink_px):
+            for place in frame_around(heatmap.box, roles.blink_px):
                 canvas.pixels[place] = canvas.background[place]
-            if color:
-                line_px = self.plan.roles.blink_px if border[1] else self.plan.roles.line_px
-                for place in frame_around(heatmap.box, line_px):
-                    canvas.pixels[place] = rgb(color)
+            for place in border.places(heatmap.box):
+                canvas.pixels[place] = rgb(border.color)
 
     def _paint_caption(self, canvas: Canvas, shot: Shot) -> None:
         """Write what happens: bright while it does, dim after it, and at the end the whole run."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tracker_viz.metrics import role_label
 from tracker_viz.rendering.painting.cells import ColorTable, frame_around
 from tracker_viz.rendering.painting.template import seaborn_pixels
 from tracker_viz.rendering.plan import Box, Heatmap, Label, Plan
@@ -178,7 +179,7 @@ def _key(page: _Page, roles: Sequence[str], top: int, labels: list[Label]) -> li
         icons.append((role, Box(page.margin, y, icon, icon)))
         shape, meaning = _KEYS[role]
         x = page.margin + icon + px(28)
-        name = role.replace("_", " ")
+        name = role_label(role)
         labels.append(Label(name, x, y + px(40), 32 * unit, theme.roles[role], bold=True))
         labels.append(Label(f"{shape}: {meaning}", x, y + px(78), _SMALL * unit, theme.text))
     return icons
@@ -243,7 +244,7 @@ def _paint_heads(
         shown = values[heatmap.name]
         _paint_map(card, box, shown, heatmap.mask, scale, theme, theme.roles[role])
         block, head = heatmap.head or (0, 0)
-        name = f"L{block}H{head} · {role.replace('_', ' ')}"
+        name = f"L{block}H{head} · {role_label(role)}"
         text = opaque_text(name, 28 * page.unit, rgb(theme.roles[role]), rgb(theme.ground))
         height, width = text.shape[0], min(text.shape[1], size)
         card[y - px(14) - height : y - px(14), x : x + width] = text[:, :width]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError
+from tracker_viz.metrics import role_label
 from tracker_viz.rendering.measuring import Reach
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Swatch
 from tracker_viz.rendering.planning.content import Matrices
@@ -62,9 +63,7 @@ def score_cards(builder: PlanBuilder, names: Sequence[str]) -> list[Card]:
     cards = []
     first, last = (builder.series.read(index, names) for index in (0, len(builder.series) - 1))
     for name in names:
-        title = _TELLING.get(
-            name.removeprefix("scores."), name.rsplit(".", 1)[-1].replace("_", " ")
-        )
+        title = _TELLING.get(name.removeprefix("scores."), role_label(name.rsplit(".", 1)[-1]))
         rows, columns = builder.series.require(name, builder.layout.name).shape
         absent = np.isnan(first[name]) & np.isnan(last[name])  # no such head, or no such matrix
         role = name.removeprefix("scores.head.")
@@ -465,7 +464,7 @@ def _scale_of(builder: PlanBuilder, name: str) -> str:
         )
         return "score"
     low = min(0.0, info.minimum)
-    title = name.rsplit(".", 1)[-1].replace("_", " ")
+    title = role_label(name.rsplit(".", 1)[-1])
     builder.add_scale(
         name,
         "score",

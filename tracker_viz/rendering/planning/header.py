@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tracker_viz.metrics import role_label
 from tracker_viz.rendering.plan import Box, Caption, Label, Readout, Swatch
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.series import si_number
@@ -20,6 +21,7 @@ _TITLE, _SUBTITLE = 36.0, 22.0
 _CAPTION = 34.0
 _LEGEND = 22.0
 _MARK = "interpolated"
+_DASHED = "on other rows"
 
 
 @dataclass(frozen=True)
@@ -35,30 +37,56 @@ def header(builder: PlanBuilder) -> int:
     builder.caption = _caption(builder)
     if builder.is_narrow:
         end = _numbers(builder, builder.px(112))
+        builder.numbers_end = end
         _run_name(builder, builder.margin)
         _mark(builder, max(end, builder.width - builder.margin), builder.px(112))
         return builder.px(166)
 
     end = _numbers(builder, builder.px(52))
+    builder.numbers_end = end
     mark_px = builder.text_width(_MARK, _SUBTITLE, bold=True)
     _mark(builder, end + builder.px(66) + mark_px, builder.px(52))
     _run_name(builder, end + builder.px(84) + mark_px)
     return builder.px(112)
 
 
-def role_legend(builder: PlanBuilder, roles: Iterable[str]) -> None:
-    """Say what the borders around heads mean: a line with the roles that any head ever has."""
+def role_legend(builder: PlanBuilder, roles: Sequence[str], *, elsewhere: bool = False) -> None:
+    """Say what the borders around heads mean: a line with the roles that any head ever has.
+
+    What has no room is left out from the end: the timeline names the roles as well.
+
+    Args:
+        elsewhere: some borders are dashed: their heads have the role on other rows only.
+    """
     px = builder.px
-    names = [(role, role.replace("_", " ")) for role in roles]
-    widths = [px(22) + builder.text_width(text, _LEGEND) + px(24) for _, text in names]
+    entries = [(_legend_name(role, roles), [builder.theme.roles[role]]) for role in roles]
+    if elsewhere:
+        entries.append((_DASHED, [builder.theme.dim] * 2))
     y = px(66) if builder.is_narrow else px(68)
+    left = builder.margin if builder.is_narrow else builder.numbers_end + px(40)
+    room = builder.width - builder.margin - left
+    widths = [px(22) + builder.text_width(text, _LEGEND) + px(24) for text, _ in entries]
+    while entries and sum(widths) - px(24) > room:
+        entries.pop()
+        widths.pop()
+
     x = builder.width - builder.margin - sum(widths) + px(24)
-    for (role, text), width in zip(names, widths, strict=True):
-        builder.swatches.append(
-            Swatch(Box(x, y - px(15), px(15), px(15)), builder.theme.roles[role])
-        )
+    for (text, colors), width in zip(entries, widths, strict=True):
+        side = px(15) if len(colors) == 1 else px(6)
+        for number, color in enumerate(colors):
+            place = Box(
+                x + number * (px(15) - px(6)), y - px(15) + (px(15) - side) // 2, side, side
+            )
+            builder.swatches.append(Swatch(place, color))
         builder.text(text, x + px(22), y, _LEGEND)
         x += width
+
+
+def _legend_name(role: str, roles: Sequence[str]) -> str:
+    """Of a role on text that follows the same one among repeats: ``on text``."""
+    behavior, of_text, _ = role.partition("_text")
+    before = roles[roles.index(role) - 1]
+    return "on text" if of_text and before == behavior else role_label(role)
 
 
 def format_metric(value: float) -> str:

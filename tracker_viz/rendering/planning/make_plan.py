@@ -31,7 +31,7 @@ from tracker_viz.rendering.planning.large_head import place_head
 from tracker_viz.rendering.planning.many_heads import place_many_heads
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
 from tracker_viz.rendering.planning.portrait import place_portrait
-from tracker_viz.rendering.planning.role_borders import find_roles
+from tracker_viz.rendering.planning.role_borders import by_behavior, find_roles, framed_roles
 from tracker_viz.rendering.planning.timeline import timeline
 from tracker_viz.rendering.scales import check_scale_options
 from tracker_viz.rendering.series import Series
@@ -110,8 +110,9 @@ def make_plan(
     if any(heatmap.head for heatmap in builder.heatmaps):
         line_px, blink_px = _border_px(builder)
         builder.roles = replace(builder.roles, line_px=line_px, blink_px=blink_px)
-        taken = {role for held in builder.roles.held for role in held.values()}
-        role_legend(builder, tuple(role for role in builder.roles.names if role in taken))
+        solid, dashed = framed_roles(builder.roles, builder.heatmaps)
+        shown = by_behavior(role for role in builder.roles.names if role in solid | dashed)
+        role_legend(builder, shown, elsewhere=bool(dashed))
     if layout.timeline:
         timeline(builder, strip, builder.story.events)
     return builder.plan()

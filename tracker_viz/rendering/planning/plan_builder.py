@@ -79,6 +79,7 @@ class PlanBuilder:
     roles: Roles = field(default_factory=Roles)
     mark: Label | None = None
     caption: Caption | None = None
+    numbers_end: int = 0  # where the header's numbers end
     story: Story = NO_STORY
 
     @property

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
-from tracker_viz.metrics import NO_ROLE, ROLES, head_roles, score_series
-from tracker_viz.rendering.plan import Roles
+from tracker_viz.metrics import (
+    HEAD_PREFIX,
+    NO_ROLE,
+    ROLES,
+    SD_PREFIX,
+    Evidence,
+    Role,
+    RowKind,
+    ScoreSeries,
+    gather_evidence,
+    head_roles,
+    role_score_names,
+    score_series,
+)
+from tracker_viz.rendering.plan import Heatmap, Roles
 from tracker_viz.rendering.series import Series
+from tracker_viz.types import HeadId
 
 
 def find_roles(series: Series, known: Collection[str]) -> Roles:
@@ -17,16 +32,68 @@ def find_roles(series: Series, known: Collection[str]) -> Roles:
     Args:
         known: roles that have a color.
     """
-    scored_roles = tuple(
-        role for role in ROLES if role.name in known and f"scores.head.{role.name}" in series.arrays
-    )
-    if not scored_roles:
-        return Roles()
-    names = [f"scores.head.{role.name}" for role in scored_roles]
+    roles = tuple(role for role in ROLES if role.name in known)
+    names = [
+        prefix + name for name in role_score_names(roles) for prefix in (HEAD_PREFIX, SD_PREFIX)
+    ]
+    names = [name for name in names if name in series.arrays]
     scored = score_series(series.capture(index, names) for index in range(len(series)))
-    states, margins = head_roles(scored, scored_roles)
-    held = []
-    for state in states:
-        holders = np.argwhere(state != NO_ROLE).tolist()
-        held.append({(b, h): scored_roles[state[b, h]].name for b, h in holders})
-    return Roles(tuple(role.name for role in scored_roles), states, margins, held)
+    evidence = gather_evidence(scored, roles)
+    if not evidence:
+        return Roles()
+    scored_roles = tuple(role for role in roles if role.name in evidence)
+    kinds: tuple[RowKind, ...] = ("repeated", "text")
+    held = partial(_held, scored, scored_roles, evidence)
+    states, margins = head_roles(scored, scored_roles, evidence=evidence)
+    return Roles(
+        tuple(role.name for role in scored_roles),
+        states,
+        margins,
+        held(None),
+        {kind: held(kind) for kind in kinds},
+        row_kinds(series),
+    )
+
+
+def row_kinds(series: Series) -> tuple[str, ...]:
+    """Return the kind of each row of the probe; empty where the captures do not say."""
+    rows = series.last.probe.get("rows") or ()
+    return tuple(str(row.get("kind", "")) for row in rows)
+
+
+def is_role_of(role: str, kind: str) -> bool:
+    """Return whether a role speaks about a kind of probe row; of an unknown kind every one does."""
+    rows = {each.name: each.rows for each in ROLES}.get(role, kind)
+    return not kind or rows == kind
+
+
+def framed_roles(roles: Roles, heatmaps: Sequence[Heatmap]) -> tuple[set[str], set[str]]:
+    """Return the roles that borders ever say: of heads that have them on the row that is shown, and
+    of heads that have them on another row only."""
+    here: set[str] = set()
+    elsewhere: set[str] = set()
+    for heatmap in heatmaps:
+        for index in range(len(roles.held)):
+            border = roles.border(heatmap, index)
+            if border:
+                role, is_on_this_row = border
+                (here if is_on_this_row else elsewhere).add(role)
+    return here, elsewhere
+
+
+def by_behavior(roles: Iterable[str]) -> list[str]:
+    """Return roles with each one on text behind the same one among repeats."""
+    order = list(dict.fromkeys(role.name.removesuffix("_text") for role in ROLES))
+    return sorted(roles, key=lambda role: (order.index(role.removesuffix("_text")), role))
+
+
+def _held(
+    scored: ScoreSeries, roles: tuple[Role, ...], evidence: Evidence, kind: RowKind | None
+) -> list[Mapping[HeadId, str]]:
+    """Return for every capture (block, head) -> its role on a kind of probe row; None: on any."""
+    labels, _ = head_roles(scored, roles, rows=kind, evidence=evidence)
+    held: list[Mapping[HeadId, str]] = []
+    for at_capture in labels:
+        holders = np.argwhere(at_capture != NO_ROLE).tolist()
+        held.append({(b, h): roles[at_capture[b, h]].name for b, h in holders})
+    return held

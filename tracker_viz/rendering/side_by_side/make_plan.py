@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tracker_viz.errors import LayoutError
+from tracker_viz.metrics import role_label
 from tracker_viz.rendering.layout import Attention, Layout
 from tracker_viz.rendering.plan import Box, Heatmap, Plan, Swatch
 from tracker_viz.rendering.planning.content import Heads, resolve_attention
 from tracker_viz.rendering.planning.header import format_metric
 from tracker_viz.rendering.planning.make_plan import picture_size
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
+from tracker_viz.rendering.planning.role_borders import is_role_of, row_kinds
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.side_by_side.runs import NOT_YET, ComparedSeries, Head, Timing
 from tracker_viz.rendering.side_by_side.tiles import (
@@ -73,7 +75,8 @@ class RunTile:
 
 @dataclass(frozen=True)
 class ComparedPlan:
-    """A Plan, and what the painter needs besides."""
+    """A Plan, and what the painter needs besides; ``row_kind``: of the probe row that is shown, empty
+    where nobody knows."""
 
     plan: Plan
     tiling: Tiling
@@ -81,6 +84,7 @@ class ComparedPlan:
     clock: Numbers
     timeline: ComparedTimeline
     frame_px: int
+    row_kind: str
 
 
 def make_compared_plan(
@@ -142,6 +146,9 @@ def make_compared_plan(
             else "the most specialised head"
         )
         subtitle += f" · {some} of each run"
+    row_kind = _row_kind(runs[0], heads[0])
+    if _has_role_elsewhere(runs, role_names, row_kind):
+        subtitle += " · dashed borders: roles on other rows"
     clock = _header(builder, timing, heads[0], title, subtitle, note)
     tiles = tuple(
         _tile(
@@ -172,7 +179,23 @@ def make_compared_plan(
         )
         strip = Box(strip.x, strip.y, strip.width - bars_width - builder.px(44), strip.height)
     timeline = place_timeline(builder, runs, timing, lanes, colors, strip)
-    return ComparedPlan(builder.plan(), tiling, tiles, clock, timeline, _frame_px(builder, tiling))
+    frame_px = _frame_px(builder, tiling)
+    return ComparedPlan(builder.plan(), tiling, tiles, clock, timeline, frame_px, row_kind)
+
+
+def _row_kind(run: ComparedSeries, heads: Heads) -> str:
+    kinds, row = row_kinds(run.series), heads.blocks[0][0].probe or 0
+    return kinds[row] if row < len(kinds) else ""
+
+
+def _has_role_elsewhere(
+    runs: Sequence[ComparedSeries], role_names: Sequence[str], row_kind: str
+) -> bool:
+    """Whether a head ever has a role that does not speak about the row that is shown."""
+    for index, name in enumerate(role_names):
+        if not is_role_of(name, row_kind) and any(bool((run.roles == index).any()) for run in runs):
+            return True
+    return False
 
 
 def numbers_text(
@@ -259,7 +282,7 @@ def _name_roles(builder: PlanBuilder, names: Sequence[str], area: Box) -> None:
         color, side = builder.theme.roles.get(name, builder.theme.text), px(11)
         builder.swatches.append(Swatch(Box(x, round(y - side / 2), side, side), color))
         builder.text(
-            builder.fitted(name.replace("_", " "), 14, width - px(24)),
+            builder.fitted(role_label(name), 14, width - px(24)),
             x + px(18),
             y,
             14,

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import RenderError
 from tracker_viz.rendering.export.images import png, with_suffix, write_whole
-from tracker_viz.rendering.painting.cells import color_tables, frame_around, paint
+from tracker_viz.rendering.painting.cells import Border, color_tables, paint
 from tracker_viz.rendering.painting.template import make_template
+from tracker_viz.rendering.planning.role_borders import is_role_of
 from tracker_viz.rendering.side_by_side.make_plan import (
     Numbers,
     RunTile,
@@ -104,9 +105,8 @@ class ComparedRenderer:
         self._background[box.y : box.bottom, box.x : box.right] = self._planned.timeline.before
         self._tables = color_tables(self.plan)
         roles = self.plan.theme.roles
-        self._role_colors = np.array(
-            [rgb(roles.get(name, self.plan.theme.text)) for name in self.role_names], np.uint8
-        ).reshape(-1, 3)
+        self._role_colors = [roles.get(name, self.plan.theme.text) for name in self.role_names]
+        self._role_pixels = np.array([*map(rgb, self._role_colors)], np.uint8).reshape(-1, 3)
         self._lock = threading.Lock()
         self._recent: OrderedDict[tuple[int, int], dict[str, NDArray[np.float16]]] = OrderedDict()
 
@@ -184,9 +184,15 @@ class ComparedRenderer:
             paint(pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name])
             assert heatmap.head is not None
             role = int(self.runs[index].roles[capture, heatmap.head[0], heatmap.head[1]])
-            if role != NO_ROLE:
-                for place in frame_around(heatmap.box, self._planned.frame_px):
-                    pixels[place] = self._role_colors[role]
+            if role == NO_ROLE:
+                continue
+            border = Border(
+                self._role_colors[role],
+                self._planned.frame_px,
+                is_dashed=not is_role_of(self.role_names[role], self._planned.row_kind),
+            )
+            for place in border.places(heatmap.box):
+                pixels[place] = rgb(border.color)
 
     def _paint_captions(self, pixels: NDArray[np.uint8], index: int) -> None:
         """In the corner of each map that no attention reaches."""
@@ -216,7 +222,7 @@ class ComparedRenderer:
             view = pixels[line.y : line.bottom, line.x : line.right]
             view[:, live] = rgb(self.plan.theme.faint)
             shown = roles != NO_ROLE
-            view[:, shown] = self._role_colors[roles[shown]]
+            view[:, shown] = self._role_pixels[roles[shown]]
 
     def _values(self, index: int, capture: int) -> dict[str, NDArray[np.float16]]:
         """Heatmap name -> float16 [rows, columns] of one run at one of its captures."""

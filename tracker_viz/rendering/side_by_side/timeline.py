@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz.metrics import role_label
 from tracker_viz.rendering.backend import DPI, MPL_LOCK
 from tracker_viz.rendering.painting.cells import paint_dot
 from tracker_viz.rendering.plan import Box, Swatch
@@ -121,7 +122,7 @@ def place_timeline(
     lane_y = {}
     for number, role in enumerate(role_names):
         lane_y[role] = curves.bottom + px(6) + number * lane + lane / 2
-        text = builder.fitted(role.replace("_", " "), 14, left - px(40))
+        text = builder.fitted(role_label(role), 14, left - px(40))
         builder.text(
             text,
             x,

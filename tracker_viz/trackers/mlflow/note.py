@@ -14,6 +14,7 @@ import posixpath
 import urllib.parse
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from tracker_viz.metrics import role_label
 from tracker_viz.types import RunRef
 
 TAG = "mlflow.note.content"
@@ -148,7 +149,7 @@ def _sentences(heads: Sequence[Row]) -> str:
 
 
 def _sentence(role: str, rows: Sequence[Row]) -> str:
-    name = role.replace("_", " ").capitalize()
+    name = role_label(role).capitalize()
     clearest = f"{rows[0]['head']} ({_margin(rows[0]):.2f} above chance)"
     onset = _onset(rows[0])
     if len(rows) == 1:
@@ -170,7 +171,7 @@ def _head_table(heads: Sequence[Row]) -> str:
         return ""
     cells = []
     for row in specialized[:MAX_HEADS]:
-        role = row["role"].replace("_", " ")
+        role = role_label(row["role"])
         cells.append((row["head"], role, row["onset_step"], f"{_margin(row):.2f}"))
     table = _table(("head", "role", "since step", "above chance"), cells)
 
@@ -202,7 +203,7 @@ def _compared_table(runs: Sequence[Row]) -> str:
         is_reached = name.startswith(_ONSET) and any(row[name] for row in runs)
         if is_reached and len(shown) < MAX_COMPARED_ROLES:
             shown.append(name)
-            columns.append(f"{name.removeprefix(_ONSET).replace('_', ' ')} since step")
+            columns.append(f"{role_label(name.removeprefix(_ONSET))} since step")
 
     cells = []
     for row in runs[:MAX_RUNS]:

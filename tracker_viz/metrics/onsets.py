@@ -1,0 +1,277 @@
+"""When heads took their roles, and when a run formed one: intervals between two captures.
+
+In: the scores of a run. Out: every onset of every head, and for each role that of the head which
+carries it in the end. Summaries, tables, events and comparisons all take their onsets from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.metrics.probe_rows import RowKind
+from tracker_viz.metrics.roles import (
+    ROLES,
+    Evidence,
+    Floats,
+    Role,
+    RoleEvidence,
+    gather_evidence,
+    head_roles,
+    near_line,
+)
+from tracker_viz.metrics.series import ScoreSeries
+from tracker_viz.types import HeadId
+
+# The strongest head is found by its mean over this many last captures, not by a single one.
+STRONGEST_OVER = 3
+CURVE_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Onset:
+    """One head took one role.
+
+    Attributes:
+        step: of the first capture in which it had the role.
+        until: step of the first capture in which it had lost the role again; None: it had it to the
+            end.
+        score: at ``step``.
+        after: step of the last capture before it had the role; None: the first capture had it.
+    """
+
+    block: int
+    head: int
+    role: str
+    step: int
+    until: int | None
+    score: float
+    after: int | None = None
+
+    @property
+    def head_id(self) -> HeadId:
+        return self.block, self.head
+
+
+@dataclass(frozen=True, slots=True)
+class RunOnset:
+    """When a run formed one role: at the onset of the role's strongest head.
+
+    Attributes:
+        head: (block, head), the strongest of those that have the role at the end; of a run that did
+            not form it the one that came nearest. None: no head has a score at the end.
+        after: step of the last capture without the role; None: the first capture had it.
+        step: of the first capture with it; None: the run did not form it.
+        near_line: the head's final score is so close to the line that another draw of the probe
+            could change the answer.
+        censored: the head rose above the line, and the run ended before that was confirmed.
+    """
+
+    role: str
+    head: HeadId | None
+    after: int | None
+    step: int | None
+    near_line: bool = False
+    censored: bool = False
+
+    @property
+    def formed(self) -> bool:
+        return self.step is not None
+
+    @property
+    def not_before(self) -> int | None:
+        """Of a run that did not form the role: the step up to which it is known not to have."""
+        return None if self.formed else self.after
+
+
+def onsets(
+    series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, evidence: Evidence | None = None
+) -> list[Onset]:
+    """Every time a head took a role, ordered by step, block and head.
+
+    A head may take a role twice, having lost it between, and may hold several roles. A head that
+    rose above the line in the run's last capture has no onset yet.
+    """
+    known = gather_evidence(series, roles) if evidence is None else evidence
+    found: list[Onset] = []
+    for role in roles:
+        if role.name in known:
+            found += _onsets_of_role(series, role, known[role.name])
+    return sorted(found, key=lambda onset: (onset.step, onset.block, onset.head, onset.role))
+
+
+def run_onsets(
+    series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, evidence: Evidence | None = None
+) -> Mapping[str, RunOnset]:
+    """Return role -> when the run formed it, for every role that its captures measure."""
+    if not series.n_captures:
+        return MappingProxyType({})
+    known = gather_evidence(series, roles) if evidence is None else evidence
+    labels = _final_labels(series, roles, known)
+    found = {}
+    for index, role in enumerate(roles):
+        if role.name in known:
+            is_labelled = labels[role.rows] == index
+            found[role.name] = _run_onset(series, role, known[role.name], is_labelled)
+    return MappingProxyType(found)
+
+
+def lasting_onsets(
+    series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, evidence: Evidence | None = None
+) -> dict[str, list[Onset]]:
+    """Return role -> the onset of every head that has this role at the end, the strongest head
+    first; roles that no head has are left out.
+
+    Of several roles that a head has on one kind of row the one with the greatest margin counts.
+    """
+    if not series.n_captures:
+        return {}
+    known = gather_evidence(series, roles) if evidence is None else evidence
+    labels = _final_labels(series, roles, known)
+    found = {}
+    for index, role in enumerate(roles):
+        if role.name not in known:
+            continue
+        own = []
+        for onset in _onsets_of_role(series, role, known[role.name]):
+            if onset.until is None and labels[role.rows][onset.head_id] == index:
+                own.append(onset)
+        if own:
+            found[role.name] = _strongest_first(own, _final_strength(known[role.name].scores))
+    return found
+
+
+def onset_curve(
+    series: ScoreSeries,
+    role: Role,
+    *,
+    head: HeadId | None = None,
+    thresholds: Sequence[float] = CURVE_THRESHOLDS,
+    evidence: Evidence | None = None,
+) -> dict[float, int | None]:
+    """Return threshold -> the step at which a head rose above it to stay; None where it did not.
+
+    It shows how much an onset hangs on the line that is drawn at ``role.enter``.
+
+    Args:
+        head: None: the strongest of those that have the role at the end.
+    """
+    known = gather_evidence(series, (role,)) if evidence is None else evidence
+    of_role = known.get(role.name)
+    if of_role is None or not series.n_captures:
+        return dict.fromkeys(thresholds)
+    chosen = head or _strongest(of_role, of_role.states[-1])
+    if chosen is None:
+        return dict.fromkeys(thresholds)
+
+    alone, keeps = _of_head(of_role, chosen), role.leave / role.enter
+    curve: dict[float, int | None] = {}
+    for threshold in thresholds:
+        moved = replace(role, enter=threshold, leave=threshold * keeps)
+        found = _onsets_of_role(series, moved, alone.with_line(moved))
+        is_kept = bool(found) and found[-1].until is None
+        curve[threshold] = found[-1].step if is_kept else None
+    return curve
+
+
+def _final_labels(
+    series: ScoreSeries, roles: tuple[Role, ...], known: Evidence
+) -> dict[RowKind, NDArray[np.int8]]:
+    """Return kind of row -> the label of every head on it at the last capture."""
+    kinds: tuple[RowKind, ...] = ("repeated", "text")
+    return {kind: head_roles(series, roles, rows=kind, evidence=known)[0][-1] for kind in kinds}
+
+
+def _onsets_of_role(series: ScoreSeries, role: Role, evidence: RoleEvidence) -> list[Onset]:
+    found = []
+    for block, head in np.argwhere(evidence.states.any(0)).tolist():
+        for first, end in _stretches(evidence.states[:, block, head]):
+            onset = Onset(
+                block,
+                head,
+                role.name,
+                step=int(series.steps[first]),
+                until=int(series.steps[end]) if end < series.n_captures else None,
+                score=float(evidence.scores[first, block, head]),
+                after=_last_without(series, evidence.scores[:, block, head], first),
+            )
+            found.append(onset)
+    return found
+
+
+def _run_onset(
+    series: ScoreSeries, role: Role, evidence: RoleEvidence, is_labelled: NDArray[np.bool_]
+) -> RunOnset:
+    head = _strongest(evidence, is_labelled)
+    if head is None:
+        finite = np.flatnonzero(np.isfinite(evidence.scores).any((1, 2)))
+        last = int(series.steps[finite[-1]]) if finite.size else None
+        return RunOnset(role.name, None, after=last, step=None)
+
+    is_near = bool(near_line(evidence, role)[head])
+    if is_labelled[head]:
+        onset = _onsets_of_role(series, role, _of_head(evidence, head))[-1]
+        return RunOnset(role.name, head, onset.after, onset.step, is_near)
+
+    # Above the line at the end, and not for long enough: nobody knows yet whether it stays.
+    scores = evidence.scores[(slice(None), *head)]
+    is_above = bool(scores[-1] > role.enter) and not evidence.states[(-1, *head)]
+    after: int | None = int(series.steps[-1])
+    if is_above:
+        below = np.flatnonzero(scores <= role.enter)
+        after = int(series.steps[below[-1]]) if below.size else None
+    return RunOnset(role.name, head, after, None, is_near, is_above)
+
+
+def _last_without(series: ScoreSeries, scores: Floats, first: int) -> int | None:
+    """Return the step of the last capture before ``first`` that measured the head, or None."""
+    before = np.flatnonzero(np.isfinite(scores[:first]))
+    return int(series.steps[before[-1]]) if before.size else None
+
+
+def _strongest(evidence: RoleEvidence, is_holder: NDArray[np.bool_]) -> HeadId | None:
+    """Return the strongest head at the end of those that hold a role, else of all that have a
+    score."""
+    strength = _final_strength(evidence.scores)
+    if is_holder.any():
+        strength = np.where(is_holder, strength, -np.inf)
+    if not strength.size or not np.isfinite(strength).any():
+        return None
+    block, head = np.unravel_index(int(np.argmax(strength)), strength.shape)
+    return int(block), int(head)
+
+
+def _final_strength(scores: Floats) -> NDArray[np.float64]:
+    """Return each head's mean over the last captures: [block, head]; -inf where it has no score at
+    the last one."""
+    recent = scores[-STRONGEST_OVER:].astype(np.float64)
+    known = np.isfinite(recent)
+    mean = np.where(known, recent, 0).sum(0) / np.maximum(known.sum(0), 1)
+    return np.where(known[-1], mean, -np.inf)
+
+
+def _strongest_first(found: Sequence[Onset], strength: NDArray[np.float64]) -> list[Onset]:
+    return sorted(found, key=lambda onset: (-strength[onset.head_id], onset.head_id))
+
+
+def _of_head(evidence: RoleEvidence, head: HeadId) -> RoleEvidence:
+    """Return what is known about one head; its place stays (0, 0)."""
+    block, number = head
+    one = (slice(None), slice(block, block + 1), slice(number, number + 1))
+    return RoleEvidence(
+        evidence.scores[one],
+        evidence.noise[one],
+        evidence.noise_of_draw[one[1:]],
+        evidence.states[one],
+        evidence.uniform,
+    )
+
+
+def _stretches(states: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(first, end) of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], states, [False]]).astype(np.int8)))
+    return [(int(first), int(end)) for first, end in zip(edges[::2], edges[1::2], strict=True)]
