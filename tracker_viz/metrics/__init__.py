@@ -10,7 +10,6 @@ from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
 from tracker_viz.metrics.onsets import (
     CURVE_THRESHOLDS,
     Onset,
-    RunOnset,
     lasting_onsets,
     onset_curve,
     onsets,
@@ -63,7 +62,6 @@ __all__ = [
     "ProbeRow",
     "Role",
     "RowKind",
-    "RunOnset",
     "ScoreFile",
     "ScoreSeries",
     "Scorer",
