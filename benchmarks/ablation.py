@@ -132,8 +132,14 @@ def report(result: dict[str, Any]) -> str:
     lines = [
         "# Ablation: what a model loses without the heads that carry a label",
         "",
-        f"Written by `python benchmarks/ablation.py`: the demo's model (4 blocks x 4 heads), seed {result['seed']},",
-        f"{result['steps']} steps. Loss in nats per token on 64 held-out rows each; later copies are the tokens of repeated random spans",
+        (
+            "Written by `python benchmarks/ablation.py`: the demo's model (4 blocks x 4 heads), "
+            f"seed {result['seed']},"
+        ),
+        (
+            f"{result['steps']} steps. Loss in nats per token on 64 held-out rows each; later "
+            "copies are the tokens of repeated random spans"
+        ),
         "that can be predicted by looking back.",
         "",
         "| silenced | heads | later copies | text |",
@@ -161,7 +167,10 @@ def report(result: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "*Below*: in a block before the first induction head, which is built on it; silencing it silences the same circuit.",
+        (
+            "*Below*: in a block before the first induction head, which is built on it; silencing "
+            "it silences the same circuit."
+        ),
         *(
             f"Silencing the {n_induction} induction heads hurts more than "
             f"{found['hurt less than induction']} of {found['number']} random "

@@ -195,7 +195,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     cells = [
         f"{1000 * step_s:.1f}",
-        f"{1000 * capture_s:.1f} ({1000 * min(made[True].capture_s):.1f} to {1000 * max(made[True].capture_s):.1f})",
+        (
+            f"{1000 * capture_s:.1f} ({1000 * min(made[True].capture_s):.1f} to "
+            f"{1000 * max(made[True].capture_s):.1f})"
+        ),
         f"{capture_s / step_s:.2f}",
         f"{100 * capture_s / step_s * DEFAULT_CAPTURES / DEFAULT_STEPS:.3f} %",
         f"{made[True].mbytes:.1f}",

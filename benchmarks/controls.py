@@ -223,28 +223,48 @@ def verdicts(runs: list[dict[str, Any]]) -> dict[str, bool]:
     return {
         "one layer stays below 0.2": all(run["induction_max"] < ONE_LAYER_LIMIT for run in one),
         "two layers pass 0.5": all(run["induction_max"] > TWO_LAYER_LIMIT for run in two),
-        f"roles: a head is labelled previous token before one is labelled induction ({roles['before']} of {n} seeds, and at the same "
+        "roles: a head is labelled previous token before one is labelled induction "
+        f"({roles['before']} of {n} seeds, and at the same "
         f"capture in {roles['with']})": roles["before"] >= needed,
-        f"the pair: the previous-token head below has 0.3 among random tokens before the induction head has ({own['before']} of {n} seeds, "
+        "the pair: the previous-token head below has 0.3 among random tokens before the "
+        f"induction head has ({own['before']} of {n} seeds, "
         f"and at the same capture in {own['with']})": own["before"] >= needed,
-        f"the model: at its onset, without the heads below, induction is as low as a one-layer model's ({len(built_on)} of {n} seeds)": len(
-            built_on
-        )
-        >= needed,
+        (
+            "the model: at its onset, without the heads below, induction is as low as a one-layer "
+            f"model's ({len(built_on)} of {n} seeds)"
+        ): len(built_on) >= needed,
     }
 
 
 def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
     lines = [
-        "# Controls: what the induction score says of models that can and cannot form induction heads",
+        (
+            "# Controls: what the induction score says of models that can and cannot form "
+            "induction heads"
+        ),
         "",
-        f"Written by `python benchmarks/controls.py`: the demo's recipe, 4 heads a block, {runs[0]['steps']} steps, scored every {EVERY}.",
-        "The onset is the first capture at which a head scores at least 0.3 and keeps 0.2 for two more. *Previous token* is scored",
-        "over the whole probe, text and repeats; *below* is the best head of the blocks before the first induction head, where the",
-        "previous-token head must be that it is built on, scored on the row of repeated random tokens alone, as induction is. Uniform",
+        (
+            "Written by `python benchmarks/controls.py`: the demo's recipe, 4 heads a block, "
+            f"{runs[0]['steps']} steps, scored every {EVERY}."
+        ),
+        (
+            "The onset is the first capture at which a head scores at least 0.3 and keeps 0.2 for "
+            "two more. *Previous token* is scored"
+        ),
+        (
+            "over the whole probe, text and repeats; *below* is the best head of the blocks before "
+            "the first induction head, where the"
+        ),
+        (
+            "previous-token head must be that it is built on, scored on the row of repeated random "
+            "tokens alone, as induction is. Uniform"
+        ),
         "attention scores 0.05 here, for all three.",
         "",
-        "| layers | seed | previous token: max | onset | below: max | reaches 0.3 | induction: max | onset | final loss |",
+        (
+            "| layers | seed | previous token: max | onset | below: max | reaches 0.3 | induction: "
+            "max | onset | final loss |"
+        ),
         "|---|---|---|---|---|---|---|---|---|",
     ]
     own = LEVELS.index(0.3)
@@ -272,7 +292,10 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
     lines += [
         "## Which comes first?",
         "",
-        "In how many seeds the previous-token head below crosses a score before, at the same capture as, and after the induction head",
+        (
+            "In how many seeds the previous-token head below crosses a score before, at the same "
+            "capture as, and after the induction head"
+        ),
         f"({EVERY} steps lie between captures; held for two more, at two thirds of it):",
         "",
         "| score | " + " | ".join(map(str, LEVELS)) + " |",
@@ -290,10 +313,16 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
         )
     lines += [
         "",
-        "And the best induction score with heads of the blocks below silenced: at the very capture at which it first has 0.3, and at the",
+        (
+            "And the best induction score with heads of the blocks below silenced: at the very "
+            "capture at which it first has 0.3, and at the"
+        ),
         "end.",
         "",
-        "| seed | when | previous-token head below | its score | induction | without that head | without another, least | without all |",
+        (
+            "| seed | when | previous-token head below | its score | induction | without that head "
+            "| without another, least | without all |"
+        ),
         "|---|---|---|---|---|---|---|---|",
     ]
     for run in runs:

@@ -249,13 +249,28 @@ def report(result: dict[str, Any]) -> str:
     lines = [
         "# Rendering: how fast a video is drawn and encoded",
         "",
-        f"Written by `python benchmarks/rendering.py`: the overview of 6 x 6 heads at 1080p, {result['frames']} captures,",
-        f"{result['workers']} worker threads on {result['cpus']} cores, load {result['load']:.1f} at the end. Medians of",
-        f"{result['rounds']} rounds, in which the ways take turns (the two slowest run once). Loops that only draw are compared once as",
-        "they are, and once with their pictures written by OpenCV's writer as its documentation has it, because `tracker_viz, end to end`",
+        (
+            "Written by `python benchmarks/rendering.py`: the overview of 6 x 6 heads at 1080p, "
+            f"{result['frames']} captures,"
+        ),
+        (
+            f"{result['workers']} worker threads on {result['cpus']} cores, load "
+            f"{result['load']:.1f} at the end. Medians of"
+        ),
+        (
+            f"{result['rounds']} rounds, in which the ways take turns (the two slowest run once). "
+            "Loops that only draw are compared once as"
+        ),
+        (
+            "they are, and once with their pictures written by OpenCV's writer as its "
+            "documentation has it, because `tracker_viz, end to end`"
+        ),
         "reads, draws and writes.",
         "",
-        "| way | ms a frame | frames/s | CPU ms a frame | end to end is faster by | ... with the video written |",
+        (
+            "| way | ms a frame | frames/s | CPU ms a frame | end to end is faster by | ... with "
+            "the video written |"
+        ),
         "|---|---|---|---|---|---|",
     ]
     for name, times in sorted(seconds.items(), key=lambda item: -statistics.median(item[1])):
@@ -266,13 +281,17 @@ def report(result: dict[str, Any]) -> str:
             f"| {name} | {each * 1000:,.1f} | {1 / each:,.2f} | {cpu[name] * 1000:,.1f} | "
             f"{ratio(name):,.1f} x | {written} |"
         )
-    share = f"**{ratio(ENCODER):.0%}** of the encoder's own speed on the same frames, {cpu[ENCODER] / cpu[OURS]:.0%} by processor time"
+    share = (
+        f"**{ratio(ENCODER):.0%}** of the encoder's own speed on the same frames, "
+        f"{cpu[ENCODER] / cpu[OURS]:.0%} by processor time"
+    )
     lines += ["", f"End to end runs at {share}."]
     if result.get("memory"):
         used = result["memory"]
         lines += [
             "",
-            f"Memory: {used['peak_mb_of_a_tenth']:,.0f} MB at most until {used['tenth']:,} of {used['captures']:,} captures of "
+            f"Memory: {used['peak_mb_of_a_tenth']:,.0f} MB at most until {used['tenth']:,} of "
+            f"{used['captures']:,} captures of "
             f"{used['mb_a_capture']:.0f} MB were drawn, **{used['peak_mb_of_all']:,.0f} MB** until "
             "all were.",
         ]

@@ -207,15 +207,27 @@ def report(
     lines = [
         "# What MLflow costs the training thread",
         "",
-        f"Written by `python benchmarks/trackers.py`: {settings['captures']} captures of {settings['kib']} KiB with 20 metrics each, one",
-        f"every {1000 * STEP_S:.0f} ms. Blocked is what the training thread waits for one capture; uploaded is when the last had arrived.",
+        (
+            f"Written by `python benchmarks/trackers.py`: {settings['captures']} captures of "
+            f"{settings['kib']} KiB with 20 metrics each, one"
+        ),
+        (
+            f"every {1000 * STEP_S:.0f} ms. Blocked is what the training thread waits for one "
+            "capture; uploaded is when the last had arrived."
+        ),
         "",
-        "| store | way | blocked: median | 99 % | in all | uploaded | listed | pulled | pulled again |",
+        (
+            "| store | way | blocked: median | 99 % | in all | uploaded | listed | pulled | pulled "
+            "again |"
+        ),
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for place, by_way in table.items():
         for way, took in by_way.items():
-            blocked = f"{took['blocked_median_ms']:.3f} ms | {took['blocked_p99_ms']:.3f} ms | {took['blocked_total_s']:.3f} s"
+            blocked = (
+                f"{took['blocked_median_ms']:.3f} ms | {took['blocked_p99_ms']:.3f} ms | "
+                f"{took['blocked_total_s']:.3f} s"
+            )
             read = " | ".join(
                 f"{took[name]:.2f} s" if name in took else "–"
                 for name in ("list_s", "pull_s", "pull_again_s")
@@ -238,8 +250,14 @@ def report(
     lines += [
         f"- 99 % of captures block for less than 1 ms, {away}: **{below}**",
         "",
-        f"{settings['many']} captures of 16 KiB, {away}: sent in {sent_s:.1f} s, listed in {listed_s:.2f} s, pulled one at a time in",
-        f"{alone_s:.1f} s, {pulling.DOWNLOADS_IN_FLIGHT} at once in {together_s:.1f} s ({alone_s / together_s:.1f} times faster), and",
+        (
+            f"{settings['many']} captures of 16 KiB, {away}: sent in {sent_s:.1f} s, listed in "
+            f"{listed_s:.2f} s, pulled one at a time in"
+        ),
+        (
+            f"{alone_s:.1f} s, {pulling.DOWNLOADS_IN_FLIGHT} at once in {together_s:.1f} s "
+            f"({alone_s / together_s:.1f} times faster), and"
+        ),
         f"again, all of them being there, in {again_s:.2f} s.",
     ]
     return "\n".join(lines) + "\n"

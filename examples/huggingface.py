@@ -1,5 +1,6 @@
-"""Watch a small Llama in the Hugging Face Trainer, by one callback, into MLflow. The model starts from
-random weights and learns bytes.
+"""Watch a small Llama in the Hugging Face Trainer, by one callback, into MLflow.
+
+The model starts from random weights and learns bytes.
 
 python examples/huggingface.py          # needs transformers and accelerate, no download
 """

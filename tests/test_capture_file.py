@@ -50,8 +50,13 @@ def test_everything_in_a_capture_comes_back(capture, tmp_path):
     capture_file.write(capture, tmp_path / capture.file_name)
     back = capture_file.read(tmp_path / "step-00000120.safetensors")
     assert (back.step, back.tokens_seen, back.axes, back.labels, back.model, back.probe) == (
-        capture.step, capture.tokens_seen, capture.axes, capture.labels, capture.model, capture.probe,
-    )  # fmt: skip
+        capture.step,
+        capture.tokens_seen,
+        capture.axes,
+        capture.labels,
+        capture.model,
+        capture.probe,
+    )
     assert back.metrics["loss"] == 3.25
     assert back.metrics["grad_norm"] == math.inf
     assert math.isnan(back.metrics["undefined"])

@@ -119,7 +119,10 @@ def test_an_experiment_overrides_groups_and_is_overridden_by_the_command_line():
         ("render=maybe", "render must be true or false; got 'maybe'"),
         (
             "model.n_heads=7",
-            "model.d_model=128 must be a multiple of model.n_heads=7; n_heads that fit: 1, 2, 4, 8, 16, 32, 64",
+            (
+                "model.d_model=128 must be a multiple of model.n_heads=7; n_heads that fit: 1, 2, "
+                "4, 8, 16, 32, 64"
+            ),
         ),
         ("trainer.steps=0", "trainer.steps must be a whole number of at least 1; got 0"),
         ("data.repeat_share=2", "data.repeat_share must be a number from 0 to 1; got 2"),

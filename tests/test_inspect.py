@@ -26,7 +26,7 @@ def make_model(**shape):
 
 
 class Fused(nn.Module):
-    """A block whose queries, keys and values are one matrix; with a matrix that nothing explains."""
+    """A block whose queries, keys and values are one matrix; one matrix is unexplained."""
 
     def __init__(self):
         super().__init__()

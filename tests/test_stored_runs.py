@@ -158,7 +158,7 @@ def put_into_mlflow(directory: Path, uri: str) -> str:
 
 
 def put_into_wandb(directory: Path, server: WandbServer) -> str:
-    """Put the run of ``wandb.json`` into the stand-in, with files of the local run; returns its path."""
+    """Put the run of ``wandb.json`` and files of the run into the stand-in; return its path."""
     stored = json.loads((directory / "wandb.json").read_text())
     entity, project, run_id = stored["path"].split("/")
     run = Run(entity, project, run_id, display_name=stored["name"], last_state=stored["state"])

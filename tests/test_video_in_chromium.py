@@ -39,7 +39,8 @@ function shown() {
   g.drawImage(v, 0, 0);
   const pixels = g.getImageData(0, 0, c.width, c.height).data;
   let text = '';
-  for (let i = 0; i < pixels.length; i += 32768) text += String.fromCharCode(...pixels.subarray(i, i + 32768));
+  for (let i = 0; i < pixels.length; i += 32768)
+    text += String.fromCharCode(...pixels.subarray(i, i + 32768));
   return btoa(text);
 }
 async function playToTheEnd() {

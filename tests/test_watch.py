@@ -1,5 +1,5 @@
-"""``tv.watch`` as a training script calls it: on several processes, without a tracker, in a first try,
-and into runs that are somebody else's."""
+"""``tv.watch`` as a training script calls it: on several processes, without a tracker, in a first
+try, and into runs that are somebody else's."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def test_a_second_model_is_refused_while_the_first_is_recorded_into_the_run(run)
 def test_two_models_beside_one_active_run_are_recorded_into_a_run_each(
     tracker, at_once, monkeypatch, caplog
 ):
-    """An active run is joined by the first of them; W&B is offline, where no server can be asked."""
+    """An active run is joined by the first of them; W&B is offline and cannot be asked."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     active = mlflow.start_run() if tracker == "mlflow" else wandb.init(project="two")
     try:

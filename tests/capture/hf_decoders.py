@@ -296,17 +296,19 @@ def table():
     refused = [f"| {model_type} | {refusal(model_type)} |" for model_type in WITHOUT_ATTENTION]
     return f"""# Supported models
 
-Hugging Face decoders of transformers {transformers.__version__}, tiny configurations with random weights (standard deviation 0.25):
-attention compared with each model's own under `attn_implementation="eager"`, **{hits} of {len(lines)} within {TOLERANCE:.0e}** (float32).
-Told to attend eagerly themselves: {eager_hits} of {len(lines)}. Made by `python tests/capture/hf_decoders.py`; the same comparisons are
-part of the test suite.
+Hugging Face decoders of transformers {transformers.__version__}, tiny configurations with random
+weights (standard deviation 0.25): attention compared with each model's own under
+`attn_implementation="eager"`, **{hits} of {len(lines)} within {TOLERANCE:.0e}** (float32). Told to
+attend eagerly themselves: {eager_hits} of {len(lines)}. Made by `python
+tests/capture/hf_decoders.py`; the same comparisons are part of the test suite.
 
 | model type | class | attention seen as | largest difference | weights |
 |---|---|---|---|---|
 {chr(10).join(lines)}
 
-Hybrids (falcon_h1, jamba, lfm2, minimax, qwen3_next, ...) show the blocks that attend, and the weights of all. One known difference is
-Hugging Face's own: Falcon with ALiBi computes other attention under sdpa than under eager; what is shown is what the model used.
+Hybrids (falcon_h1, jamba, lfm2, minimax, qwen3_next, ...) show the blocks that attend, and the
+weights of all. One known difference is Hugging Face's own: Falcon with ALiBi computes other
+attention under sdpa than under eager; what is shown is what the model used.
 
 Models in plain PyTorch, against attention worked out beside them by hand:
 
@@ -314,10 +316,12 @@ Models in plain PyTorch, against attention worked out beside them by hand:
 |---|---|
 {chr(10).join(plain_lines())}
 
-What hides its probabilities: the kernels of flash_attn, flex_attention, and Hugging Face's `flash_attention_2` and the like are run for the
-probe as the same maths in the open. Any other fused kernel (xformers, Triton, linear attention), and weights that are no probabilities
-(sigmoid attention), are refused before training starts where no block attends visibly. Where some do, the others show their weights
-alone, and what was left out is named in the log and in the capture where it could be seen: a torch operator, a product by such weights.
+What hides its probabilities: the kernels of flash_attn, flex_attention, and Hugging Face's
+`flash_attention_2` and the like are run for the probe as the same maths in the open. Any other
+fused kernel (xformers, Triton, linear attention), and weights that are no probabilities (sigmoid
+attention), are refused before training starts where no block attends visibly. Where some do, the
+others show their weights alone, and what was left out is named in the log and in the capture where
+it could be seen: a torch operator, a product by such weights.
 
 Models without any attention are refused before training starts:
 

@@ -33,7 +33,7 @@ def captured(**options):
 
 
 # -- which
-# -----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_only_the_chosen_blocks_are_kept_under_their_own_numbers():
@@ -91,7 +91,10 @@ def test_what_is_chosen_gets_the_whole_budget():
         ),
         (
             {"blocks": [0, 1]},
-            r"blocks are names of modules, .* got \[0, 1\] \(only_blocks= chooses among them by number",
+            (
+                r"blocks are names of modules, .* got \[0, 1\] "
+                r"\(only_blocks= chooses among them by number"
+            ),
         ),
         ({"projections": "attn.w_q"}, "projections is a list of names, .* got 'attn.w_q'"),
         (

@@ -147,7 +147,10 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
     torch.save({**state, "head.weight": torch.zeros(3, 3)}, tmp_path / "step1.pt")
     with pytest.raises(
         CaptureError,
-        match=r"step1.pt does not fit Model: other shapes: head.weight is \(3, 3\), the model's \(96, 32\)",
+        match=(
+            r"step1.pt does not fit Model: other shapes: head.weight is \(3, 3\), the model's "
+            r"\(96, 32\)"
+        ),
     ):
         load_checkpoint(tiny(), tmp_path / "step1.pt")
     del state["head.weight"]

@@ -73,7 +73,7 @@ def losses_of(model, *, capture, compiled=False, steps=6):
 
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize(("make", "compiled"), [(plain, False), (plain, True), (make_model, False)])
-def test_under_bf16_autocast_flash_attention_and_compile_the_loss_curve_and_the_generators_are_the_same_to_the_bit(
+def test_under_bf16_flash_attention_and_compile_loss_and_generators_are_the_same_to_the_bit(
     make, compiled
 ):
     without, with_capture = (

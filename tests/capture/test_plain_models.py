@@ -313,7 +313,10 @@ def by_sigmoid(q, k, v):
 def test_weights_that_are_no_probabilities_are_refused_and_named():
     with pytest.raises(
         UnsupportedModelError,
-        match=r"a product by weights whose rows do not sum to 1, of shape 2x4x16x16 in blocks\.0\.attn",
+        match=(
+            r"a product by weights whose rows do not sum to 1, of shape 2x4x16x16 in "
+            r"blocks\.0\.attn"
+        ),
     ):
         examine(
             randomised(lambda: Model(lambda _: Residual(FusedAttention(by_sigmoid), two_layers())))
@@ -340,7 +343,10 @@ def test_a_hidden_kernel_is_refused_and_its_module_named():
 
     with pytest.raises(
         UnsupportedModelError,
-        match=r"no attention .* was seen in Model; its modules blocks\.0\.attn, blocks\.1\.attn use a kernel",
+        match=(
+            r"no attention .* was seen in Model; its modules blocks\.0\.attn, blocks\.1\.attn "
+            r"use a kernel"
+        ),
     ):
         examine(randomised(lambda: Model(lambda _: Residual(Hidden(None), two_layers()))))
 
@@ -372,7 +378,10 @@ def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 def test_somebody_elses_fused_kernel_is_refused_by_its_name_and_module():
     with pytest.raises(
         UnsupportedModelError,
-        match=r"fused_by_others\.attend\.default, a kernel that hides its probabilities, in blocks\.0\.attn; .* blocks\.1\.",
+        match=(
+            r"fused_by_others\.attend\.default, a kernel that hides its probabilities, in "
+            r"blocks\.0\.attn; .* blocks\.1\."
+        ),
     ):
         examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(fused), two_layers()))))
 
@@ -396,9 +405,18 @@ def test_a_block_whose_kernel_hides_its_probabilities_is_named_and_the_others_ar
 
 @torch.library.custom_op("flash_attn::_flash_attn_forward", mutates_args=())
 def flash_kernel(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout_p: float, softmax_scale: float, causal: bool, window_size_left: int,
-    window_size_right: int, softcap: float, alibi_slopes: torch.Tensor | None, return_softmax: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    dropout_p: float,
+    softmax_scale: float,
+    causal: bool,
+    window_size_left: int,
+    window_size_right: int,
+    softcap: float,
+    alibi_slopes: torch.Tensor | None,
+    return_softmax: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Stands where flash_attn, which needs a GPU to be installed, registers its own kernel, with
     the same arguments."""
     raise RuntimeError("FlashAttention only supports fp16 and bf16 data type")
@@ -502,7 +520,10 @@ def test_a_model_that_is_called_in_another_way_says_how_to_pass_it():
     model = randomised(lambda: Picky(lambda _: Residual(FusedAttention(by_kernel), two_layers())))
     with pytest.raises(
         ProbeError,
-        match=r"missing 1 required positional argument: 'mask'.*pass forward=lambda model, input_ids",
+        match=(
+            r"missing 1 required positional argument: 'mask'.*pass forward=lambda model, "
+            r"input_ids"
+        ),
     ):
         examine(model)
     anatomy, _ = examine(model, forward=lambda model, ids: model(ids, torch.ones(1)))

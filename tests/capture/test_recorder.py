@@ -53,7 +53,7 @@ def train(model, recorder, steps, *, first=1, **extra):
 
 
 # -- when
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -315,7 +315,7 @@ def test_steps_that_were_chosen_by_hand_are_kept_and_their_price_is_said_once(ca
 
 
 # -- what
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_capture_describes_itself():
@@ -421,7 +421,10 @@ def test_projections_may_be_named_by_hand():
     )
     with pytest.raises(
         ConfigError,
-        match=r"projections=\['mlp.w_gate'\] were not found; the model has attn.c_attn.weight, .* mlp.0.weight",
+        match=(
+            r"projections=\['mlp.w_gate'\] were not found; the model has attn.c_attn.weight, "
+            r".* mlp.0.weight"
+        ),
     ):
         recorded(tiny(), Schedule.every(1), projections={"mlp.w_gate": "mlp.gate"})
 
@@ -477,7 +480,7 @@ def test_projections_in_the_blocks_that_are_as_wide_as_the_vocabulary_are_comput
 
 
 # -- trouble
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_failing_capture_never_reaches_training_and_is_logged_once(caplog):

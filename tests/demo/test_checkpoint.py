@@ -115,7 +115,7 @@ def test_a_run_that_is_reached_after_the_last_checkpoint_gets_it_at_the_end(tmp_
     assert fetch_latest(run, tmp_path / "elsewhere").step == 40
 
 
-def test_a_run_that_is_reached_only_while_the_runs_are_closed_gets_the_last_checkpoint_and_no_other_is_asked_again(
+def test_a_run_that_is_reached_only_at_the_close_gets_the_last_checkpoint_and_no_other_is_asked(
     tmp_path, run
 ):
     asked = []

@@ -22,7 +22,10 @@ from tracker_viz.types import RunRef
 pytestmark = pytest.mark.chromium
 
 LOADED = "() => document.querySelector('video')?.readyState >= 2"
-BOTH_LOADED = "() => [...document.querySelectorAll('video')].filter(video => video.readyState >= 2).length == 2"
+BOTH_LOADED = """() => {
+  const videos = [...document.querySelectorAll('video')];
+  return videos.filter(video => video.readyState >= 2).length == 2;
+}"""
 PLAY_AND_SEEK = """
 async () => {
   const video = document.querySelector('video');
@@ -34,7 +37,8 @@ async () => {
   const sought = new Promise(done => video.addEventListener('seeked', done, {once: true}));
   video.currentTime = video.duration / 2;
   await sought;
-  return {at: video.currentTime, duration: video.duration, error: video.error, width: video.videoWidth, height: video.videoHeight};
+  const {currentTime: at, duration, error, videoWidth: width, videoHeight: height} = video;
+  return {at, duration, error, width, height};
 }
 """
 
@@ -43,7 +47,8 @@ PLAY_BOTH = """
 async () => {
   const videos = [...document.querySelectorAll('video')];
   await Promise.all(videos.map(video => { video.muted = true; return video.play(); }));
-  while (videos.some(video => !video.error && video.currentTime < 0.3)) await new Promise(requestAnimationFrame);
+  const isWaiting = video => !video.error && video.currentTime < 0.3;
+  while (videos.some(isWaiting)) await new Promise(requestAnimationFrame);
   return videos.map(video => { video.pause(); return {error: video.error, top: video.offsetTop}; });
 }
 """
@@ -64,9 +69,16 @@ def rendered(mlflow_server, tmp_path_factory) -> list[tuple[RunRef, RenderResult
         )
         optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
         with tv.watch(
-            model, run="mlflow", every=2, total_steps=16, max_overhead=float("inf"), name=f"seed {seed}",
-            config={"seed": seed}, spool=directory / f"spool-{seed}", tracker_options=options,
-        ) as watcher:  # fmt: skip
+            model,
+            run="mlflow",
+            every=2,
+            total_steps=16,
+            max_overhead=float("inf"),
+            name=f"seed {seed}",
+            config={"seed": seed},
+            spool=directory / f"spool-{seed}",
+            tracker_options=options,
+        ) as watcher:
             for step in range(16):
                 batch = torch.randint(40, (4, 17))
                 loss = nn.functional.cross_entropy(
@@ -267,7 +279,8 @@ def test_the_table_of_heads_is_shown_as_a_table(rendered, page):
 SEEN = """
 () => [...document.querySelectorAll('figure')].map(figure => {
   const video = figure.querySelector('video');
-  return {label: figure.querySelector('b').textContent, at: video.currentTime, seeking: video.seeking, error: video.error};
+  const label = figure.querySelector('b').textContent;
+  return {label, at: video.currentTime, seeking: video.seeking, error: video.error};
 })
 """
 

@@ -309,9 +309,17 @@ def test_a_training_that_goes_on_from_a_checkpoint_counts_on(tmp_path):
 def test_the_best_weights_that_the_trainer_puts_back_are_not_shown_as_the_last_step(tmp_path):
     callback = TrackerVizCallback(run="local", every=10, max_overhead=float("inf"))
     trainer = make_trainer(
-        tmp_path, [], callback, save_steps=2, stop_at=5, eval_strategy="steps", eval_steps=2, load_best_model_at_end=True,
-        metric_for_best_model="loss", greater_is_better=True,
-    )  # fmt: skip
+        tmp_path,
+        [],
+        callback,
+        save_steps=2,
+        stop_at=5,
+        eval_strategy="steps",
+        eval_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=True,
+    )
     trainer.train()
     assert trainer.state.best_global_step == 2
     assert [capture.step for capture in tv.load_captures(callback.watcher.ref)] == [0]

@@ -30,7 +30,8 @@ from tracker_viz.trackers.sweep import parent_runs
 @hydra.main(version_base="1.3", config_path=".", config_name="theirs")
 def main(cfg):
     parent = parent_runs().get("mlflow")
-    run = trackers.connect("mlflow", **cfg.tracker.mlflow).create_run(name=f"x={cfg.x}", config={"x": cfg.x}, parent=parent)
+    tracker = trackers.connect("mlflow", **cfg.tracker.mlflow)
+    run = tracker.create_run(name=f"x={cfg.x}", config={"x": cfg.x}, parent=parent)
     run.finish("failed" if cfg.x == 1 else "finished")
     if cfg.x == 1:
         raise RuntimeError("this job fails")
@@ -227,16 +228,19 @@ import tracker_viz as tv
 def main(cfg):
     torch.manual_seed(cfg.x)
     layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
-    model = torch.nn.Sequential(torch.nn.Embedding(16, 8), torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    model = torch.nn.Sequential(torch.nn.Embedding(16, 8), encoder)
     plain = OmegaConf.to_container(cfg, resolve=True)
     probe = torch.arange(6).repeat(2)[None]
-    with tv.watch(model, probe=probe, run=list(plain["tracker"]), tracker_options=plain["tracker"], config={"x": cfg.x},
-                  name=f"x={cfg.x}", total_steps=4, **plain["capture"]) as watcher:
+    options = {"tracker_options": plain["tracker"], "config": {"x": cfg.x}, "name": f"x={cfg.x}"}
+    with tv.watch(model, probe=probe, run=list(plain["tracker"]), total_steps=4, **options,
+                  **plain["capture"]) as watcher:
         for step in range(4):
             watcher.step(step, loss=1.0)
             if cfg.x == 2:
                 raise RuntimeError("this job fails")
-    tv.render(watcher.ref, layout=plain["layout"], video=plain["video"], tracker_options=plain["tracker"], progress=False)
+    tv.render(watcher.ref, layout=plain["layout"], video=plain["video"],
+              tracker_options=plain["tracker"], progress=False)
 
 main()
 """
@@ -258,7 +262,7 @@ hydra:
 """
 
 
-def test_somebody_elses_application_takes_our_groups_and_its_sweep_gets_its_page_though_a_job_failed(
+def test_an_application_of_another_takes_our_groups_and_its_sweep_gets_a_page_though_a_job_failed(
     tmp_path,
 ):
     (tmp_path / "conf").mkdir()

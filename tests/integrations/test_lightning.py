@@ -61,9 +61,14 @@ def fit(logger, callback, *, fail_at=None, ckpt_path=None, **options):
     rows = torch.randint(40, (24, 17), generator=torch.Generator().manual_seed(0))
     options = {"max_epochs": 1, "enable_checkpointing": False, **options}
     trainer = pl.Trainer(
-        accelerator="cpu", logger=logger, callbacks=[callback], enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        accelerator="cpu",
+        logger=logger,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
         **options,
-    )  # fmt: skip
+    )
     trainer.fit(
         Module(fail_at), torch.utils.data.DataLoader(rows, batch_size=2), ckpt_path=ckpt_path
     )

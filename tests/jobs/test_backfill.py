@@ -15,7 +15,8 @@ BUILDER = """
 from tracker_viz.demo.model import Decoder, ModelConfig
 
 def build():
-    return Decoder(ModelConfig(n_blocks=2, n_heads=2, n_kv_heads=2, d_model=16, d_ffn=24, context_length=32, vocab_size=40))
+    return Decoder(ModelConfig(n_blocks=2, n_heads=2, n_kv_heads=2, d_model=16, d_ffn=24,
+                               context_length=32, vocab_size=40))
 """
 
 

@@ -79,7 +79,10 @@ WRONG_TYPES = [
         "weights",
         "matrices",
         "foo",
-        "weights.matrices must be a list of names or patterns, at least one, like ['mlp.w_*']; got 'foo'",
+        (
+            "weights.matrices must be a list of names or patterns, at least one, like ['mlp.w_*']; "
+            "got 'foo'"
+        ),
     ),
     ("weights", "matrices", [3], "must be a list of names or patterns"),
     ("weights", "show", None, "unknown weights.show 'None'"),
@@ -258,7 +261,8 @@ def test_a_metric_that_no_capture_holds_is_told_before_anything_is_drawn(tracker
     )
     assert (result.code, result.err.splitlines()[-1]) == (
         1,
-        "layout 'overview' shows the metric 'los', which no capture holds: unknown metric 'los'; did you mean 'loss'? known: "
+        "layout 'overview' shows the metric 'los', which no capture holds: unknown metric "
+        "'los'; did you mean 'loss'? known: "
         "attn/induction_max, loss",
     )
 

@@ -77,7 +77,8 @@ def test_torchs_threads_are_left_as_they_are():
 import torch, tracker_viz.metrics.blas as blas
 torch.set_num_threads(2)
 with blas.one_blas_thread():
-    print(torch.get_num_threads(), sum("torch" in library["filepath"] for library in blas._numpys_blas().info()))
+    paths = [library["filepath"] for library in blas._numpys_blas().info()]
+    print(torch.get_num_threads(), sum("torch" in path for path in paths))
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

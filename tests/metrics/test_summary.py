@@ -224,8 +224,19 @@ def test_neurons_are_charted_of_the_projection_that_reads_them_alone():
 )
 def test_there_are_about_twenty_charts_for_any_model(n_blocks, n_heads):
     rng = np.random.default_rng(0)
-    scores = ("previous_token", "induction", "duplicate_token", "current_token", "sink",
-              "sink_text", "specialisation", "entropy", "confidence", "distance", "divergence")  # fmt: skip
+    scores = (
+        "previous_token",
+        "induction",
+        "duplicate_token",
+        "current_token",
+        "sink",
+        "sink_text",
+        "specialisation",
+        "entropy",
+        "confidence",
+        "distance",
+        "divergence",
+    )
     heads = {name: rng.random((n_blocks, n_heads)) for name in scores}
     projections = ["attn.w_q", *(f"mlp.experts.{index}.w_up" for index in range(40))]
     measures = ("stable_rank", "distance", "update", "kurtosis", "dead_share", "active_share")

@@ -196,7 +196,7 @@ def test_random_matrices_have_exponents_too(shape):
 
 
 # -- neurons
-# ------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def neurons(activations):
@@ -257,7 +257,7 @@ def test_neurons_that_stay_far_below_zero_are_dead_whatever_the_activation(activ
     assert weight_measures.dead_share(*neurons(activation(before))) == pytest.approx(0.1)
 
 
-def test_a_neuron_is_dead_below_a_hundredth_of_the_layers_root_mean_square_however_many_tokens_there_are():
+def test_a_neuron_is_dead_below_a_hundredth_of_the_layers_rms_however_many_tokens_there_are():
     layer = np.random.default_rng(6).normal(0, 3.0, size=(400, 200))
     layer[:, :40] = 0
     root_mean_square = np.sqrt(np.mean(layer**2))

@@ -179,7 +179,8 @@ def test_the_picture_is_as_it_was_recorded(case: str, runs: Runs, tmp_path: Path
         version = recorded["matplotlib"]
         other = "" if version == matplotlib.__version__ else f" with matplotlib {version}"
         pytest.fail(
-            f"{case!r}: the {' and the '.join(changed)} frame differ from what was recorded{other}. "
+            f"{case!r}: the {' and the '.join(changed)} frame differ from what was "
+            f"recorded{other}. "
             f"Look at {shown}; at the earlier ones by running {Path(__file__).name} in a checkout "
             f"of the commit that recorded them. If the new ones are right: "
             f"python tests/rendering/{Path(__file__).name} <directory> '{case}' --record",

@@ -59,13 +59,25 @@ def test_values_beyond_the_ends_take_the_ends_colours_and_nan_its_own():
     ("scale", "expected"),
     [
         (ColorScale("", "mako", 0.0, 1.0), [(0.0, "0"), (0.5, "0.5"), (1.0, "1")]),
-        (ColorScale("", "mako", 2.0, 4.0, clipped=(True, True)), [(0.0, "≤2"), (0.5, "3"), (1.0, "≥4")]),
+        (
+            ColorScale("", "mako", 2.0, 4.0, clipped=(True, True)),
+            [(0.0, "≤2"), (0.5, "3"), (1.0, "≥4")],
+        ),
         (ColorScale("", "icefire", -1.0, 3.0), [(0.0, "−1"), (0.25, "0"), (1.0, "3")]),
-        (ColorScale("", "icefire", -1.0, 3.0, norm="centred", clipped=(False, True)), [(0.0, "−1"), (0.5, "0"), (1.0, "≥3")]),
-        (ColorScale("", "mako", 0.0, 1.0, norm="power"), [(0.0, "0"), (0.05**0.5, "0.05"), (0.5, "0.25"), (0.5**0.5, "0.5"), (1.0, "1")]),
-        (ColorScale("", "mako", 0.05, 20.0, norm="log"), [(0.0, "0.05"), (0.115689, "0.1"), (0.5, "1"), (0.884311, "10"), (1.0, "20")]),
+        (
+            ColorScale("", "icefire", -1.0, 3.0, norm="centred", clipped=(False, True)),
+            [(0.0, "−1"), (0.5, "0"), (1.0, "≥3")],
+        ),
+        (
+            ColorScale("", "mako", 0.0, 1.0, norm="power"),
+            [(0.0, "0"), (0.05**0.5, "0.05"), (0.5, "0.25"), (0.5**0.5, "0.5"), (1.0, "1")],
+        ),
+        (
+            ColorScale("", "mako", 0.05, 20.0, norm="log"),
+            [(0.0, "0.05"), (0.115689, "0.1"), (0.5, "1"), (0.884311, "10"), (1.0, "20")],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_bar_names_its_ends_and_what_lies_between_where_it_lies(scale, expected):
     found = bar_ticks(scale, 40.0 if scale.norm == "log" else 24.0)
     assert [text for _, text in found] == [text for _, text in expected]
@@ -99,8 +111,9 @@ def test_ticks_stay_on_the_bar_and_apart_however_narrow_it_is():
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.0, "0"), (0.25, "0.25"), (-0.5, "−0.5"), (1 / 3, "0.333"), (1e-3, "0.001"), (9.99e-4, "1e−3"), (-1.23e-5, "−1.2e−5"),
-        (1234.0, "1234"), (9999.0, "9999"), (1e4, "1e4"), (2.5e6, "2.5e6"),
+        (0.0, "0"), (0.25, "0.25"), (-0.5, "−0.5"), (1 / 3, "0.333"), (1e-3, "0.001"),
+        (9.99e-4, "1e−3"), (-1.23e-5, "−1.2e−5"), (1234.0, "1234"),
+        (9999.0, "9999"), (1e4, "1e4"), (2.5e6, "2.5e6"),
     ],
 )  # fmt: skip
 def test_numbers_are_short(value, text):

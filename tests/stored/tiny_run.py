@@ -35,7 +35,7 @@ def make_model(seed: int) -> Decoder:
 
 
 def watch(model: Decoder, steps: int, **options: Any) -> Any:
-    """Return the watcher of a training of ``steps`` steps; ``options`` are those of ``tv.watch``."""
+    """Return the watcher of a training of ``steps`` steps; ``options`` are ``tv.watch``'s."""
     probe = tv.make_probe(VOCAB_SIZE, LENGTH, text_ids=TEXT, bos_id=0)
     # So few milliseconds a step leave captures no share of the time.
     return tv.watch(

@@ -22,8 +22,12 @@ def no_choice(refs):
 def test_an_entrys_name_says_what_its_ref_says():
     assert capture_index.parse_entry(capture_index.entry_name(ref(100, 7))) == ref(100, 7)
     assert json.loads(capture_index.entry_text(ref(100, 7), 1.5)) == {
-        "step": 100, "file": "step-00000100.safetensors", "nbytes": 7, "sha256": "a" * 64, "time": 1.5,
-    }  # fmt: skip
+        "step": 100,
+        "file": "step-00000100.safetensors",
+        "nbytes": 7,
+        "sha256": "a" * 64,
+        "time": 1.5,
+    }
 
 
 @pytest.mark.parametrize(

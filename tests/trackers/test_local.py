@@ -104,7 +104,10 @@ def test_joining_an_object_that_is_no_run_is_refused():
 
 
 def test_a_local_run_needs_no_tracker_package():
-    program = "import sys, tracker_viz.trackers.local; print([m for m in ('mlflow', 'wandb', 'torch') if m in sys.modules])"
+    program = (
+        "import sys, tracker_viz.trackers.local;"
+        "print([name for name in ('mlflow', 'wandb', 'torch') if name in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True

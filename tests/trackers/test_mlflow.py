@@ -173,7 +173,7 @@ def test_four_processes_that_use_a_new_store_first_all_succeed(tmp_path):
 
 
 # -- runs
-# -------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_deleted_run_is_not_opened_nor_written_to(embedded, tmp_path):
@@ -272,7 +272,7 @@ def test_children_are_found_over_more_than_one_page(embedded, monkeypatch):
 
 
 # -- captures
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_thousand_captures_are_listed_at_once_from_a_server(mlflow_server, tmp_path):

@@ -193,7 +193,7 @@ def test_a_run_that_is_deleted_while_training_is_told_and_gets_the_rest_after_it
     assert_holds(mlflow_server, spool, [0])
 
 
-def test_an_experiment_that_is_deleted_while_training_is_told_and_its_run_gets_the_rest_after_its_return(
+def test_an_experiment_deleted_while_training_is_named_and_its_run_gets_the_rest_when_it_is_back(
     far, mlflow_server, spool
 ):
     client = MlflowClient(mlflow_server.uri)
@@ -293,7 +293,8 @@ TRAINING = """
     from tracker_viz.delivery import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
 
-    outbox = Outbox(sys.argv[1], [Destination("mlflow", {"tracking_uri": sys.argv[2], "experiment": "faults"})], name=sys.argv[3])
+    options = {"tracking_uri": sys.argv[2], "experiment": "faults"}
+    outbox = Outbox(sys.argv[1], [Destination("mlflow", options)], name=sys.argv[3])
     print(*outbox.refs, flush=True)
     for step in range(1000):
         outbox.submit(make_capture(step))
@@ -349,7 +350,8 @@ WRITER = """
     from tracker_viz.types import RunRef
 
     first, uri, ref, spool = int(sys.argv[1]), *sys.argv[2:]
-    with Outbox(spool, [Destination("mlflow", {"tracking_uri": uri}, ref=RunRef.parse(ref))], name="writer") as outbox:
+    destination = Destination("mlflow", {"tracking_uri": uri}, ref=RunRef.parse(ref))
+    with Outbox(spool, [destination], name="writer") as outbox:
         print("ready", flush=True)
         sys.stdin.readline()
         for step in range(first, 20, 2):
@@ -438,7 +440,7 @@ def test_uploads_from_one_run_go_in_chunks_and_not_one_call_each(far, spool, mon
 
 
 # -- pulling
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 PULLING = """
     import sys, time
@@ -449,8 +451,14 @@ PULLING = """
 
     fetch = MlflowRun.fetch
     # However late it is killed, half of them have not come
-    MlflowRun.fetch = lambda run, ref, directory: (ref.step < 20 or time.sleep(3600), fetch(run, ref, directory))[1]
-    pull(open_run(sys.argv[1], tracking_uri=sys.argv[2]), Path(sys.argv[3]), progress=lambda done, total: print(done, flush=True))
+    def fetch_slowly(run, ref, directory):
+        if ref.step >= 20:
+            time.sleep(3600)
+        return fetch(run, ref, directory)
+
+    MlflowRun.fetch = fetch_slowly
+    run = open_run(sys.argv[1], tracking_uri=sys.argv[2])
+    pull(run, Path(sys.argv[3]), progress=lambda done, total: print(done, flush=True))
 """
 
 

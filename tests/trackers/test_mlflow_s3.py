@@ -219,7 +219,8 @@ TRAINING = """
     from tracker_viz.delivery import Destination, Outbox
     from tracker_viz.trackers.testing import make_capture
 
-    outbox = Outbox(sys.argv[1], [Destination("mlflow", {"tracking_uri": sys.argv[2], "experiment": "halves"})], name="halves")
+    options = {"tracking_uri": sys.argv[2], "experiment": "halves"}
+    outbox = Outbox(sys.argv[1], [Destination("mlflow", options)], name="halves")
     outbox.submit(make_capture(0))
     while not outbox._uploaders[0].status().sent:
         pass
@@ -229,7 +230,7 @@ TRAINING = """
 """
 
 
-def test_half_a_file_of_a_killed_client_that_the_server_stored_all_the_same_is_not_listed_and_is_repeated(
+def test_half_a_file_of_a_killed_client_that_the_server_stored_is_not_listed_and_is_repeated(
     passing_on, bucket, tmp_path
 ):
     whole, enough = capture_file.to_bytes(make_capture(1, size=2000)), 1_000_000
@@ -306,7 +307,10 @@ def test_what_the_store_answers_decides_whether_it_is_asked_again(
     class Answers(BaseHTTPRequestHandler):
         def do_PUT(self):
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            body = f"<Error><Code>{code}</Code><Message>as told; the key was s3cret-of-the-bucket</Message></Error>".encode()
+            body = (
+                f"<Error><Code>{code}</Code><Message>as told; the key was "
+                "s3cret-of-the-bucket</Message></Error>"
+            ).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -401,7 +401,7 @@ def test_artifacts_that_only_the_server_can_reach_are_refused_before_training(
         )
 
 
-def test_a_database_that_crashes_behind_the_server_and_one_that_is_used_directly_get_everything_once(
+def test_a_database_that_crashes_behind_the_server_or_is_used_directly_gets_everything_once(
     postgres, teams, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,5 @@
-"""Sweeps of W&B's own agent: the real ``wandb agent`` starts our entry points and somebody's script,
-and its sweep is the parent of their runs."""
+"""Sweeps of W&B's own agent: the real ``wandb agent`` starts our entry points and somebody's
+script, and its sweep is the parent of their runs."""
 
 from __future__ import annotations
 

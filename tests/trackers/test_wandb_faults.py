@@ -82,9 +82,13 @@ class Training:
         (directory / "home").mkdir(parents=True, exist_ok=True)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
         self.process = subprocess.Popen(
-            program, env=clean | server.environment(directory) | (environment or {}), cwd=directory, text=True,
-            stdout=subprocess.PIPE, stderr=(directory / "stderr.txt").open("w"),
-        )  # fmt: skip
+            program,
+            env=clean | server.environment(directory) | (environment or {}),
+            cwd=directory,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=(directory / "stderr.txt").open("w"),
+        )
         self.lines: list[str] = []
         self.errors = directory / "stderr.txt"
 
@@ -298,9 +302,12 @@ def test_offline_then_synced_and_pushed_into_one_run(server, at, losses, tmp_pat
     assert "wandb sync" in str(report.deliveries[0].error)
     (directory,) = (tmp_path / "wandb").glob("offline-run-*")
     synced = subprocess.run(
-        [Path(sys.executable).parent / "wandb", "sync", str(directory)], capture_output=True, text=True, cwd=tmp_path,
+        [Path(sys.executable).parent / "wandb", "sync", str(directory)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
         env=os.environ | server.environment(tmp_path),
-    )  # fmt: skip
+    )
     assert synced.returncode == 0, synced.stdout + synced.stderr
     assert push(training.spool).complete
     assert_exactly_once(server)

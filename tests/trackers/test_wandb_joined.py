@@ -234,9 +234,16 @@ def test_a_run_made_by_lightnings_logger_is_joined(wandb_server, tmp_path):
     )
     run, captures = logger.experiment, Captures()
     trainer = Trainer(
-        max_steps=6, logger=logger, callbacks=[captures], log_every_n_steps=1, accelerator="cpu", default_root_dir=tmp_path,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
+        max_steps=6,
+        logger=logger,
+        callbacks=[captures],
+        log_every_n_steps=1,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
     trainer.fit(Model(), torch.utils.data.DataLoader(torch.ones(12, 2), batch_size=2))
     assert captures.report.complete
     assert wandb.run is run
@@ -283,9 +290,15 @@ def test_a_run_made_by_the_hf_trainer_is_joined(wandb_server, tmp_path, monkeypa
         num_attention_heads=2,
     )
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "out"), max_steps=6, logging_steps=2, report_to=["wandb"], use_cpu=True, save_strategy="no",
-        per_device_train_batch_size=1, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "out"),
+        max_steps=6,
+        logging_steps=2,
+        report_to=["wandb"],
+        use_cpu=True,
+        save_strategy="no",
+        per_device_train_batch_size=1,
+        disable_tqdm=True,
+    )
     captures = Captures()
     data = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 8
     Trainer(LlamaForCausalLM(config), arguments, train_dataset=data, callbacks=[captures]).train()

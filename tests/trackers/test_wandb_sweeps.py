@@ -34,8 +34,10 @@ import tracker_viz as tv
 def main(cfg):
     torch.manual_seed(cfg.x)
     layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
-    model = torch.nn.Sequential(torch.nn.Embedding(16, 8), torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
-    with tv.watch(model, probe=torch.arange(12)[None], run="wandb", name=f"x={cfg.x}", spool="spool", every=1) as recorder:
+    encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    model = torch.nn.Sequential(torch.nn.Embedding(16, 8), encoder)
+    options = {"probe": torch.arange(12)[None], "spool": "spool", "every": 1}
+    with tv.watch(model, run="wandb", name=f"x={cfg.x}", **options) as recorder:
         for step in range(4):
             recorder.step(step, loss=1.0)
             if cfg.x == 1 and step == 2:
@@ -240,9 +242,16 @@ def watched(scheme, spool, *, n_heads=2, seed=0, steps=4, every=2, tracker_optio
         )
     )
     with tv.watch(
-        model, run=scheme, probe=torch.arange(10, 22).repeat(2)[None], every=every, total_steps=steps, spool=spool,
-        config={"n_heads": n_heads, "seed": seed}, max_overhead=float("inf"), tracker_options=tracker_options,
-    ) as watcher:  # fmt: skip
+        model,
+        run=scheme,
+        probe=torch.arange(10, 22).repeat(2)[None],
+        every=every,
+        total_steps=steps,
+        spool=spool,
+        config={"n_heads": n_heads, "seed": seed},
+        max_overhead=float("inf"),
+        tracker_options=tracker_options,
+    ) as watcher:
         for step in range(steps):
             watcher.step(step, loss=3.0 - step / 10)
     return watcher.ref
@@ -314,9 +323,15 @@ def test_a_run_of_wandb_is_compared_with_one_of_mlflow(wandb_server, tmp_path):
     ]
     theirs = train(wandb_server)
     result = compare(
-        refs, axis="progress", into=f"wandb:{theirs.path}", video=SMALL, output=tmp_path / "out", cache=tmp_path / "cache",
-        tracker_options=options, progress=False,
-    )  # fmt: skip
+        refs,
+        axis="progress",
+        into=f"wandb:{theirs.path}",
+        video=SMALL,
+        output=tmp_path / "out",
+        cache=tmp_path / "cache",
+        tracker_options=options,
+        progress=False,
+    )
     assert [(row["run"], row["n_heads"], row["steps"]) for row in result.rows] == [
         (str(refs[0]), 2, 6),
         (str(refs[1]), 4, 9),

@@ -329,10 +329,21 @@ class AttentionWatch(TorchFunctionMode):
         return output
 
     def _flash(
-        self, func: Any, query: Tensor, key: Tensor, value: Tensor, dropout_p: float, softmax_scale: float, causal: bool,
-        window_size_left: int = -1, window_size_right: int = -1, softcap: float = 0.0, alibi_slopes: Tensor | None = None, *rest: Any,
+        self,
+        func: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        dropout_p: float,
+        softmax_scale: float,
+        causal: bool,
+        window_size_left: int = -1,
+        window_size_right: int = -1,
+        softcap: float = 0.0,
+        alibi_slopes: Tensor | None = None,
+        *rest: Any,
         **options: Any,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         window = (window_size_left, window_size_right)
         if query.shape[1] != self._length or key.shape[1] != self._length:
             self._reject(str(func), (query.shape[1], key.shape[1]))

@@ -261,7 +261,10 @@ class Recorder:
         self._price_was_logged = True
 
         each_ms = 1000 * governor.spent_s / governor.n_captures
-        price = f"captures took {100 * governor.overhead:.1f} % of the wall time ({each_ms:.0f} ms each)"
+        price = (
+            f"captures took {100 * governor.overhead:.1f} % of the wall time ({each_ms:.0f} "
+            "ms each)"
+        )
         if governor.limit is None:
             log.warning(
                 "%s, and all the steps that you chose are kept; max_overhead=%g would leave out "
@@ -286,7 +289,8 @@ class Recorder:
         left_out = f" ({governor.n_left_out} due steps left out)" if governor.n_left_out else ""
         limit = governor.limit or "no limit"
         say(
-            f"{self._n_handed_on} captures{left_out} took {100 * governor.overhead:.2g} % of the wall "
+            f"{self._n_handed_on} captures{left_out} took {100 * governor.overhead:.2g} % of "
+            "the wall "
             f"time, {governor.spent_s:.2g} s ({limit})"
         )
 

@@ -176,7 +176,8 @@ def _end_parent(parent: Run, options: Mapping[str, Any], state: RunState) -> Non
         log.warning("the sweep's run %s could not be ended: %s", parent.ref, error)
     if n_runs == 0:
         log.warning(
-            "no run of this sweep is below %s: its jobs recorded none there (watch(), or a callback "
+            "no run of this sweep is below %s: its jobs recorded none there (watch(), or a "
+            "callback "
             "of a Trainer, records them)",
             parent.ref,
         )

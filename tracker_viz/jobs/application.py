@@ -65,8 +65,8 @@ def application(
 
     Args:
         name: of the job and of its primary config.
-        config_path: folder of that config and its groups, as ``hydra.main`` takes it. By default the
-            config is made of ``settings``, and the groups are ours.
+        config_path: folder of that config and its groups, as ``hydra.main`` takes it. By default
+            the config is made of ``settings``, and the groups are ours.
     """
 
     def decorate(task: Callable[[AnySettings], Any]) -> Callable[[], None]:

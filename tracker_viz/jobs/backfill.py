@@ -78,9 +78,11 @@ def main(settings: BackfillSettings) -> None:
 
 
 def build_model(name: str) -> nn.Module:
-    """Return the model that ``name`` stands for: a function or class ``package.module.name`` that is
-    called without arguments, or a directory with the ``config.json`` of a Hugging Face model, whose
-    weights stay random until a checkpoint is loaded.
+    """Return the model that ``name`` stands for.
+
+    It is a function or class ``package.module.name`` that is called without arguments, or a
+    directory with the ``config.json`` of a Hugging Face model, whose weights stay random until a
+    checkpoint is loaded.
 
     Raises:
         ConfigError: there is no such function, or it returns no model.

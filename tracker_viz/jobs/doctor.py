@@ -195,7 +195,10 @@ def cores() -> Finding:
             "note",
             "cores",
             detail,
-            "on a busy machine GOMP_SPINCOUNT=0 makes CPU training several times faster (train.py sets it)",
+            (
+                "on a busy machine GOMP_SPINCOUNT=0 makes CPU training several times faster "
+                "(train.py sets it)"
+            ),
         )
     return Finding("ok", "cores", detail)
 

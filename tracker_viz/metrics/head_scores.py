@@ -177,7 +177,7 @@ def head_scores(
     n_blocks: int,
     heads: Mapping[int, Sequence[int]] | None = None,
 ) -> dict[str, Floats]:
-    """Return every score of every head that the probe has rows for: ``measure_heads(...).scores``."""
+    """Return every score of every head for which the probe has rows."""
     return measure_heads(patterns, rows, n_blocks=n_blocks, heads=heads).scores
 
 
@@ -240,7 +240,8 @@ def _due(patterns: Mapping[int, NDArray[Any]], rows: Sequence[ProbeRow]) -> list
 def _say_that_periods_are_short(period: int) -> None:
     """Cached, so that a run says it once."""
     log.warning(
-        "the probe repeats every %d tokens, too few to tell an earlier copy from the tokens nearby: "
+        "the probe repeats every %d tokens, too few to tell an earlier copy from the tokens "
+        "nearby: "
         "there are no induction and duplicate-token scores; give it a period of at least %d "
         "(rows of %d tokens or more)",
         period,

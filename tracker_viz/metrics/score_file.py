@@ -41,7 +41,8 @@ class ScoreFile:
 
     Attributes:
         captures: of which each row of ``series`` is, in its order.
-        series: the heads' scores, their spread, tokens and the training loop's metrics; no scores of weights.
+        series: the heads' scores, their spread, tokens and the training loop's metrics; no scores
+            of weights.
         probe, rows: the probe batch as a capture describes it, and the labels of its rows.
     """
 

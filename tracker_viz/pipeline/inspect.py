@@ -1,4 +1,5 @@
-"""Try out what ``watch`` would capture of a model, before hours of training: nothing is recorded."""
+"""Try out what ``watch`` would capture of a model, before hours of training. Nothing is
+recorded."""
 
 from __future__ import annotations
 
@@ -234,7 +235,8 @@ def _n_captures(
 def _model_lines(found: Inspection) -> list[str]:
     model = found.model
     lines = [
-        f"{model['name']}: {model['n_parameters'] / 1e6:.3g} M parameters, {model['d_model']} wide, "
+        f"{model['name']}: {model['n_parameters'] / 1e6:.3g} M parameters, {model['d_model']} "
+        "wide, "
         f"attention by {' and '.join(model['found']['attention'])}"
     ]
     alike: list[list[InspectedBlock]] = []

@@ -149,7 +149,7 @@ def _outcome(future: Future[RenderResult]) -> RenderResult | TrackerVizError:
 
 
 def _end_with_parent() -> None:
-    """End this drawing process when its parent is killed; it would wait for the next run forever."""
+    """End this drawing process when its parent is killed: it would wait for a run forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

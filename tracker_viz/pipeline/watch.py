@@ -1,4 +1,4 @@
-"""``tv.watch``: watch a model while it trains. Captures at scheduled steps go into its tracker's run.
+"""``tv.watch``: captures of a model that trains, at scheduled steps, go into its tracker's run.
 
 camera looks ──▶ outbox opens ──▶ recorder is made of both
 training loop ──step──▶ recorder ──▶ outbox, which scores and cuts ──▶ spool ──▶ trackers

@@ -80,8 +80,8 @@ class Theme:
         text, dim, faint: titles and numbers; labels; lines of a grid.
         accent: the loss curve and the playhead's dot.
         nonfinite: cells that are NaN or infinite.
-        attention, signed, magnitude, quiet, score: colour maps by name: 0..1 probabilities; values around
-            0; sizes from 0 up; 0..1 scores.
+        attention, signed, magnitude, quiet, score: color maps by name: 0..1 probabilities; values
+            around 0; sizes from 0 up; 0..1 scores.
         roles: colour of each role that a head can have.
     """
 

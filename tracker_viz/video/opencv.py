@@ -155,7 +155,10 @@ def _opencv_advice(error: ImportError) -> str:
             "Without root: pip uninstall -y opencv-python && pip install opencv-python-headless, "
             "which is the same without windows"
         )
-    return f"OpenCV makes the video and cannot be imported ({error}): pip install opencv-python-headless"
+    return (
+        f"OpenCV makes the video and cannot be imported ({error}): pip install "
+        "opencv-python-headless"
+    )
 
 
 @contextmanager

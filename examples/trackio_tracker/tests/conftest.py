@@ -1,5 +1,5 @@
-"""Every test session has a Trackio directory of its own: Trackio reads ``TRACKIO_DIR`` once, when it
-is imported."""
+"""Every test session has a Trackio directory of its own: Trackio reads ``TRACKIO_DIR`` once, when
+it is imported."""
 
 from __future__ import annotations
 

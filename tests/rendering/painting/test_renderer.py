@@ -76,7 +76,8 @@ from tracker_viz.types import CapturePath, CaptureRef, capture_step
 paths = sorted(Path({str(small_run[0].path.parent)!r}).glob("step-*"))
 captures = [CapturePath(CaptureRef(capture_step(p.name), p.name, 1, "0" * 64), p) for p in paths]
 frame = Renderer(Series(captures, title="a small run"), "overview", size="720p").frame(3)
-print(hashlib.sha256(frame.pixels.tobytes()).hexdigest(), [name for name in ("torch", "cv2", "wandb", "mlflow") if name in sys.modules])
+loaded = [name for name in ("torch", "cv2", "wandb", "mlflow") if name in sys.modules]
+print(hashlib.sha256(frame.pixels.tobytes()).hexdigest(), loaded)
 """
     run = subprocess.run(
         [sys.executable, "-c", program],

@@ -252,8 +252,10 @@ def test_a_weight_scale_reaches_to_the_largest_change_and_is_signed_where_entrie
         - runs[0]["blocks.0.mlp.w_up"].astype(np.float32)
     )
     for show, reduce, norm, low, others in (
-        ("change", "rms", "linear", 0.0, change), ("change", "mean", "linear", -1.0, change), ("step", "rms", "log", 10**-1.5, step),
-    ):  # fmt: skip
+        ("change", "rms", "linear", 0.0, change),
+        ("change", "mean", "linear", -1.0, change),
+        ("step", "rms", "log", 10**-1.5, step),
+    ):
         (scale,) = make_plan(
             Layout(name="mine", panels=(Weights(show=show, reduce=reduce),)), series_of(*runs)
         ).scales.values()

@@ -1,4 +1,4 @@
-"""A model and a probe -> its ``ModelStructure``, by one watched pass: its decoder blocks, where each
+"""Find a model's ``ModelStructure`` by one watched pass of a probe: its decoder blocks, where each
 attends, and its projections.
 
 Called once by the Recorder, before training (and again if the model changes). Nothing is looked up

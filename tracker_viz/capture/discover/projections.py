@@ -33,27 +33,48 @@ _EXPERT = re.compile(r"^(?P<before>.*experts?\.)(?P<index>\d+)(?P<after>\..*)$")
 # feed-forward use "proj", "c_proj", "w2", "out" for different things, so each side has its own
 # list. Names as found in some sixty public decoder models.
 _ATTENTION_NAMES = {
-    "qkv": "c_attn qkv qkv_proj wqkv w_qkv query_key_value to_qkv in_proj in_proj_weight att_proj attn_qkv qkv_linear",
+    "qkv": (
+        "c_attn qkv qkv_proj wqkv w_qkv query_key_value to_qkv in_proj in_proj_weight "
+        "att_proj attn_qkv qkv_linear"
+    ),
     "kv": "kv_proj to_kv wkv key_value kv",
-    "w_q": "q q_proj query wq w_q to_q q_lin query_proj c_q q_linear linear_q queries q_proj_weight query_layer",
-    "w_k": "k k_proj key wk w_k to_k k_lin key_proj c_k k_linear linear_k keys k_proj_weight key_layer",
-    "w_v": "v v_proj value wv w_v to_v v_lin value_proj c_v v_linear linear_v values v_proj_weight value_layer",
+    "w_q": (
+        "q q_proj query wq w_q to_q q_lin query_proj c_q q_linear linear_q queries "
+        "q_proj_weight query_layer"
+    ),
+    "w_k": (
+        "k k_proj key wk w_k to_k k_lin key_proj c_k k_linear linear_k keys k_proj_weight key_layer"
+    ),
+    "w_v": (
+        "v v_proj value wv w_v to_v v_lin value_proj c_v v_linear linear_v values "
+        "v_proj_weight value_layer"
+    ),
     # multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): down to a latent (a), up again
     # (b)
     "w_q_a": "q_a_proj wq_a q_down_proj",
     "w_q_b": "q_b_proj wq_b q_up_proj",
     "w_kv_a": "kv_a_proj_with_mqa wkv_a kv_a_proj kv_down_proj",
     "w_kv_b": "kv_b_proj wkv_b kv_up_proj",
-    "w_o": "o o_proj out_proj wo w_o to_out dense c_proj proj out out_lin output output_proj attn_out proj_out linear_out o_linear linear_o"
-    " projection",
+    "w_o": (
+        "o o_proj out_proj wo w_o to_out dense c_proj proj out out_lin output output_proj "
+        "attn_out proj_out linear_out o_linear linear_o projection"
+    ),
 }
 _FEED_FORWARD_NAMES = {
-    "gate_up": "gate_up_proj w12 input_linear gate_up w_gate_up up_gate_proj wi_fused gate_and_up_proj",
+    "gate_up": (
+        "gate_up_proj w12 input_linear gate_up w_gate_up up_gate_proj wi_fused gate_and_up_proj"
+    ),
     "w_gate": "gate_proj gate wi_0 c_fc_0 w_gate linear_gate",
     "w_up": "up_proj wi_1 c_fc_1 w_up w3 v1 up linear_up",
     "w_down": "down_proj w_down down linear_down output_linear",
-    "w_in": "c_fc fc1 dense_h_to_4h fc_in lin1 linear1 w_in fc wi linear_1 w1 dense_in linear_in in proj_1 fc_1",
-    "w_out": "c_proj fc2 dense_4h_to_h fc_out lin2 linear2 w_out wo linear_2 w2 dense_out linear_out out proj proj_2 fc_2",
+    "w_in": (
+        "c_fc fc1 dense_h_to_4h fc_in lin1 linear1 w_in fc wi linear_1 w1 dense_in "
+        "linear_in in proj_1 fc_1"
+    ),
+    "w_out": (
+        "c_proj fc2 dense_4h_to_h fc_out lin2 linear2 w_out wo linear_2 w2 dense_out "
+        "linear_out out proj proj_2 fc_2"
+    ),
 }
 _ATTENTION_ROLE = {name: role for role, names in _ATTENTION_NAMES.items() for name in names.split()}
 _FEED_FORWARD_ROLE = {

@@ -87,7 +87,8 @@ class Renderer:
         self._lock = threading.Lock()
         self._title_pixels: NDArray[np.uint8] | None = None
         self.redraws_fully = any(cell_map.blended for cell_map in self._template.cell_maps.values())
-        """Whether some pixel mixes a map with something else, so that every frame is drawn by seaborn in full: exact, but slow."""
+        """Whether some pixel mixes a map with something else, so that seaborn draws every frame in
+        full: exact, but slow."""
 
     def __len__(self) -> int:
         return len(self.series)

@@ -33,7 +33,8 @@ _TITLES = (
     (12.0, 2, 0.6),
     (12.0, 3, 0.5),
 )
-"""Sizes of titles, their lines, and what a shape with such ones is worth: the first in which all titles fit is taken."""
+"""Sizes of titles, their lines, and what a shape with such ones is worth. The first in which all
+titles fit is taken."""
 _CUT_WORTH = 0.1
 _FEW_CARDS = 8
 _AFTER_TITLE = 8  # at 1080p: between it and the next one

@@ -151,7 +151,8 @@ def _probe_rows(
     row = labels.index(wanted) if isinstance(wanted, str) and wanted in labels else wanted
     if not isinstance(row, int) or not 0 <= row < len(labels):
         raise LayoutError(
-            f"layout {builder.layout.name!r}: the captures have the probe rows {', '.join(labels)}; "
+            f"layout {builder.layout.name!r}: the captures have the probe rows "
+            f"{', '.join(labels)}; "
             f"got probe={wanted!r}"
         )
     return [(row, titles[row])]

@@ -15,8 +15,8 @@ from tracker_viz.rendering.planning.grid import fit_map
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 
 _TOKENS = ((16.0, 1), (14.0, 1), (16.0, 2), (12.0, 1), (14.0, 2), (10.5, 1))
-"""Sizes of tokens, and in how many columns they take turns along a side: the first is taken that costs the maps little.
-Where not all tokens have room in any, some are left out of the first."""
+"""Sizes of tokens, and in how many columns they take turns along a side. The first that costs the
+maps little is taken. Where not all tokens have room in any, some are left out of the first."""
 _ABOVE = 60  # at 1080p: what stands above a map that is below another
 
 
