@@ -2,7 +2,7 @@
 renderer when reading.
 
 The arrays are plain safetensors tensors; everything else is one JSON object under the metadata key
-``tracker_viz``, with minimum, maximum and quantiles of every array, so that a colour scale over a
+``tracker_viz``, with minimum, maximum and quantiles of every array, so that a color scale over a
 whole run needs no array at all. A file is never trusted: dtypes, sizes, the schema and every name
 are checked before anything is allocated.
 """
@@ -56,8 +56,9 @@ def compact(array: NDArray[Any]) -> NDArray[Any]:
     largest = float(max(array.max(initial=0.0), -array.min(initial=0.0)))
     if not math.isfinite(largest):
         largest = float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
-    fits = largest == 0.0 or 1e-3 <= largest <= 65504.0
-    return array.astype(np.float16 if fits else np.float32)
+    if largest == 0.0 or 1e-3 <= largest <= 65504.0:
+        return array.astype(np.float16)
+    return array.astype(np.float32)
 
 
 def write(capture: Capture, path: Path) -> CaptureRef:
@@ -75,10 +76,13 @@ def write(capture: Capture, path: Path) -> CaptureRef:
 
 
 def to_bytes(capture: Capture) -> bytes:
-    """The capture as the bytes of a safetensors file; the same capture gives the same bytes."""
-    arrays = {name: np.ascontiguousarray(capture.arrays[name]) for name in sorted(capture.arrays)}
-    for name, array in arrays.items():
+    """Return the bytes of a safetensors file; the same capture gives the same bytes."""
+    arrays, described = {}, {}
+    for name in sorted(capture.arrays):
+        array = np.ascontiguousarray(capture.arrays[name])
         _check_array(name, array.dtype.name)
+        arrays[name] = array
+        described[name] = _describe(array, capture.axes.get(name))
     metadata = {
         "schema": SCHEMA_VERSION,
         "step": capture.step,
@@ -87,16 +91,14 @@ def to_bytes(capture: Capture) -> bytes:
         "model": dict(capture.model),
         "probe": dict(capture.probe),
         "labels": {axis: list(names) for axis, names in capture.labels.items()},
-        "arrays": {
-            name: _describe(array, capture.axes.get(name)) for name, array in arrays.items()
-        },
+        "arrays": described,
     }
     text = json.dumps(_without_nonfinite(metadata), sort_keys=True, allow_nan=False)
     return safetensors.numpy.save(arrays, {_METADATA_KEY: text})
 
 
 def read_header(path: Path) -> CaptureHeader:
-    """Everything but the arrays' values.
+    """Return everything but the arrays' values.
 
     Raises:
         CaptureFileError: not a capture file, or damaged.
@@ -107,20 +109,21 @@ def read_header(path: Path) -> CaptureHeader:
 
 
 def read(path: Path, names: Iterable[str] | None = None) -> Capture:
-    """One capture, or only its arrays called ``names`` (names that are not there are left out).
+    """Return one capture, or only its arrays called ``names``; names that are not there are left
+    out.
 
     Raises:
         CaptureFileError: not a capture file, or damaged.
         SchemaError: written by a newer tracker_viz.
     """
-    wanted = None if names is None else dict.fromkeys(names)
     with _opened(path) as file:
-        header = _header(file, path, wanted)
-        chosen = (
-            list(header.arrays)
-            if wanted is None
-            else [name for name in wanted if name in header.arrays]
-        )
+        if names is None:
+            header = _header(file, path)
+            chosen = list(header.arrays)
+        else:
+            wanted = dict.fromkeys(names)
+            header = _header(file, path, wanted)
+            chosen = [name for name in wanted if name in header.arrays]
         arrays = {name: file.get_tensor(name) for name in chosen}
     return Capture(
         step=header.step,
@@ -135,8 +138,8 @@ def read(path: Path, names: Iterable[str] | None = None) -> Capture:
 
 
 def read_arrays(path: Path, keys: Iterable[ArrayKey]) -> dict[ArrayKey, NDArray[Any]]:
-    """The arrays of ``read`` alone, of a file whose header was read before: to check that again
-    takes longer than to read small arrays.
+    """Return the arrays alone, of a file whose header was read before: checking that again takes
+    longer than reading small arrays.
 
     Args:
         keys: names, or (name, row) for one row of an array's first axis; those that are not there
@@ -149,25 +152,31 @@ def read_arrays(path: Path, keys: Iterable[ArrayKey]) -> dict[ArrayKey, NDArray[
     with _opened(path) as file:
         stored = set(file.keys())
         for key in keys:
-            name, row = (key, None) if isinstance(key, str) else key
+            if isinstance(key, str):
+                if key in stored:
+                    arrays[key] = file.get_tensor(key)
+                continue
+            name, row = key
             if name in stored:
-                arrays[key] = file.get_tensor(name) if row is None else file.get_slice(name)[row]
+                arrays[key] = file.get_slice(name)[row]
     return arrays
 
 
 def file_ref(path: Path, step: int) -> CaptureRef:
-    """The ref of a capture file that lies on this machine; reads the whole file for its sha256."""
+    """Return the ref of a capture file on this machine; reads all of it for the sha256."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return CaptureRef(step, path.name, path.stat().st_size, sha256)
 
 
-REPAIR = "'tracker-viz push spool=<directory>' mends it while the spool still has that step"
+REPAIR = "'tracker-viz push spool=<directory>' repairs it while the spool still has that step"
 
 
 def check_file(path: Path, ref: CaptureRef, *, where: object = None) -> None:
-    """Hold a file against its ref. ``where``: what a message shall name instead of a path that will
-    be gone.
+    """Compare a file with its ref.
+
+    Args:
+        where: what messages name instead of a path that will be gone.
 
     Raises:
         CaptureFileError: it is not there, is a link, or has another size or sha256.
@@ -179,15 +188,16 @@ def check_file(path: Path, ref: CaptureRef, *, where: object = None) -> None:
     if path.is_symlink() or not path.is_file():
         raise gone
     try:
+        # The size first: it spares hashing a large file.
         nbytes = path.stat().st_size
-        sha256 = file_ref(path, ref.step).sha256 if nbytes == ref.nbytes else None
+        if nbytes != ref.nbytes:
+            raise CaptureFileError(
+                f"capture {ref.file_name} has {nbytes:,} bytes where {ref.nbytes:,} were written "
+                f"({where}); {REPAIR}"
+            )
+        sha256 = file_ref(path, ref.step).sha256
     except FileNotFoundError as error:
         raise gone from error  # another process delivered it at this moment
-    if nbytes != ref.nbytes:
-        raise CaptureFileError(
-            f"capture {ref.file_name} has {nbytes:,} bytes where {ref.nbytes:,} were written "
-            f"({where}); {REPAIR}"
-        )
     if sha256 != ref.sha256:
         raise CaptureFileError(
             f"capture {ref.file_name} has another sha256 than when it was written ({where}); "
@@ -216,8 +226,12 @@ def _opened(path: Path) -> Any:
 
 
 def _header(file: Any, path: Path, names: Collection[str] | None = None) -> CaptureHeader:
-    """``names``: describe these arrays alone, because a model of 80 blocks has 600, and each
-    picture reads some of them."""
+    """Return the checked header.
+
+    Args:
+        names: describe these arrays alone: a model of 80 blocks has 600, and each picture reads
+            some of them.
+    """
     text = (file.metadata() or {}).get(_METADATA_KEY)
     if text is None:
         raise CaptureFileError(
@@ -236,15 +250,18 @@ def _header(file: Any, path: Path, names: Collection[str] | None = None) -> Capt
             raise CaptureFileError(
                 f"{path} describes other arrays than it holds; pull it again, or leave it out"
             )
+        arrays = {}
+        for name in stored:
+            if names is None or name in names:
+                arrays[name] = _array_info(file, name, metadata["arrays"][name])
+        tokens_seen = metadata["tokens_seen"]
+        if tokens_seen is not None:
+            tokens_seen = int(tokens_seen)
         return CaptureHeader(
             step=int(metadata["step"]),
-            arrays={
-                name: _array_info(file, name, metadata["arrays"][name])
-                for name in stored
-                if names is None or name in names
-            },
+            arrays=arrays,
             labels={axis: tuple(map(str, names)) for axis, names in metadata["labels"].items()},
-            tokens_seen=None if metadata["tokens_seen"] is None else int(metadata["tokens_seen"]),
+            tokens_seen=tokens_seen,
             metrics={name: _number(value) for name, value in metadata["metrics"].items()},
             model=dict(metadata["model"]),
             probe=dict(metadata["probe"]),
@@ -293,12 +310,12 @@ def _describe(array: NDArray[Any], axes: tuple[str, ...] | None) -> dict[str, An
             f"an array of shape {array.shape} needs {array.ndim} axis names; got {axes}"
         )
     values, n_up_to = _distribution(array)
-    n_finite = int(n_up_to[-1]) if n_up_to.size else 0
-    ranks = [1, *np.ceil(np.multiply(QUANTILES, n_finite)), n_finite]
-    # The k-th smallest entry is the first value up to which there are k.
-    minimum, *quantiles, maximum = (
-        values[np.searchsorted(n_up_to, ranks)].tolist() if n_finite else (None, None)
-    )
+    n_finite = int(n_up_to[-1:].sum())
+    minimum, quantiles, maximum = None, [], None
+    if n_finite:
+        # The k-th smallest entry is the first value up to which there are k.
+        ranks = [1, *np.ceil(np.multiply(QUANTILES, n_finite)), n_finite]
+        minimum, *quantiles, maximum = values[np.searchsorted(n_up_to, ranks)].tolist()
     return {
         "axes": list(axes),
         "minimum": minimum,
@@ -309,7 +326,7 @@ def _describe(array: NDArray[Any], axes: tuple[str, ...] | None) -> dict[str, An
 
 
 def _distribution(array: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Finite values, rising, and how many entries lie at or below each."""
+    """Return the finite values, rising, and how many entries are at or below each."""
     if array.dtype == np.float16:
         counts = np.bincount(array.reshape(-1).view(np.uint16), minlength=1 << 16)
         return _RISING_VALUES, np.cumsum(counts[_RISING])
@@ -318,13 +335,19 @@ def _distribution(array: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _number(value: Any) -> float:
-    """JSON has no NaN or infinity: they travel as null and as text."""
-    return math.nan if value is None else float(value)
+    """Return a number as it was before ``_without_nonfinite``."""
+    if value is None:
+        return math.nan
+    return float(value)
 
 
 def _without_nonfinite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
+    """Return ``value`` for JSON, which has no NaN and no infinity: null and a text stand for
+    them."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, float) and math.isinf(value):
+        return str(value)
     if isinstance(value, Mapping):
         return {str(key): _without_nonfinite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -130,9 +130,9 @@ def option_help(options: type[Options]) -> list[OptionHelp]:
     """Return the help of every option of a group, in their order of declaration."""
     described = []
     for name, field in options.model_fields.items():
-        default = (
-            None if field.is_required() else as_typed(field.get_default(call_default_factory=True))
-        )
+        default = None
+        if not field.is_required():
+            default = as_typed(field.get_default(call_default_factory=True))
         meaning = " ".join((field.description or "").split())
         described.append(OptionHelp(_path(options, name), default, legal_values(field), meaning))
     return described
@@ -145,8 +145,7 @@ def as_typed(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        items = [f"{key}: {as_typed(item)}" for key, item in value.items()]
-        return "{" + ", ".join(items) + "}"
+        return "{" + ", ".join(f"{key}: {as_typed(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ", ".join(map(as_typed, value)) + "]"
     return str(value)
@@ -181,10 +180,13 @@ def _legal(annotation: Any, constraints: Sequence[Any] = ()) -> str:
 
 
 def _flat(constraints: Sequence[Any]) -> list[Any]:
-    """``Annotated[int, Field(ge=1)]`` keeps its limits one level down."""
+    """Return the limits themselves: ``Annotated[int, Field(ge=1)]`` keeps them one level down."""
     flat: list[Any] = []
     for constraint in constraints:
-        flat += constraint.metadata if isinstance(constraint, FieldInfo) else [constraint]
+        if isinstance(constraint, FieldInfo):
+            flat += constraint.metadata
+        else:
+            flat.append(constraint)
     return flat
 
 
@@ -198,8 +200,9 @@ def _range(constraints: Sequence[Any]) -> str:
     if {"ge", "le"} <= limits.keys():
         return f" from {limits['ge']} to {limits['le']}"
     words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
-    said = [f"{words[name]} {limit}" for name, limit in limits.items()]
-    return f" {' and '.join(said)}" if said else ""
+    if not limits:
+        return ""
+    return " " + " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
 
 
 def _plain(value: Any) -> Any:
@@ -227,7 +230,7 @@ def _explain(options: type[Options], values: Mapping[str, Any], failed: Validati
     name = str(first["loc"][0])
     path = _path(options, name)
     if first["type"] == "extra_forbidden":
-        kind = f"option of {options.group_name}" if options.group_name else "option"
+        kind = f"option of {options.group_name}".removesuffix(" of ")
         return unknown_name(kind, name, options.model_fields)
     if first["type"] == "missing" and len(first["loc"]) == 1:
         return f"{path} has no value yet; give it one: {path}=..."
@@ -243,7 +246,7 @@ def _explain(options: type[Options], values: Mapping[str, Any], failed: Validati
 
 
 def _path(options: type[Options], name: str) -> str:
-    return f"{options.group_name}.{name}" if options.group_name else name
+    return f"{options.group_name}.{name}".removeprefix(".")
 
 
 def _choices(annotation: Any) -> list[str]:
@@ -252,5 +255,6 @@ def _choices(annotation: Any) -> list[str]:
     if origin is Literal:
         return [as_typed(part) for part in parts]
     kinds = [part for part in parts if part is not types.NoneType]
-    is_one_literal = len(kinds) == 1 and get_origin(kinds[0]) is Literal
-    return _choices(kinds[0]) if is_one_literal else []
+    if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
+        return _choices(kinds[0])
+    return []
