@@ -75,8 +75,9 @@ class RunTile:
 
 @dataclass(frozen=True)
 class ComparedPlan:
-    """A Plan, and what the painter needs besides; ``row_kind``: of the probe row that is shown, empty
-    where nobody knows."""
+    """A Plan, and what the painter needs besides.
+
+    ``row_kind``: of the probe row that is shown; empty where it is unknown."""
 
     plan: Plan
     tiling: Tiling
