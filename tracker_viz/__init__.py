@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tracker_viz.pipeline.inspect import inspect
     from tracker_viz.pipeline.load import load_captures
     from tracker_viz.pipeline.render import render
+    from tracker_viz.pipeline.verify import verify
     from tracker_viz.pipeline.watch import watch
     from tracker_viz.types import Capture, CaptureRef, Frame, RunRef
 
@@ -45,6 +46,7 @@ _PUBLIC = {
     "make_probe": "tracker_viz.capture",
     "push": "tracker_viz.pipeline",
     "render": "tracker_viz.pipeline",
+    "verify": "tracker_viz.pipeline",
     "watch": "tracker_viz.pipeline",
 }
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "make_probe",
     "push",
     "render",
+    "verify",
     "watch",
 ]
 

@@ -3,9 +3,16 @@ nothing."""
 
 from __future__ import annotations
 
+from tracker_viz.capture.ablation.losses import Losses, LossMeter
+from tracker_viz.capture.ablation.rows import HeldOutRows, repeated_rows
 from tracker_viz.capture.budget import fit, sample
 from tracker_viz.capture.camera import Camera
-from tracker_viz.capture.checkpoints import capture_checkpoints, find_checkpoints, load_checkpoint
+from tracker_viz.capture.checkpoints import (
+    capture_checkpoints,
+    check_checkpoint,
+    find_checkpoints,
+    load_checkpoint,
+)
 from tracker_viz.capture.checks import whole
 from tracker_viz.capture.discover.limits import context_length, learned_positions, vocab_size
 from tracker_viz.capture.distributed import unwrapped
@@ -33,14 +40,18 @@ __all__ = [
     "Decode",
     "Forward",
     "Governor",
+    "HeldOutRows",
     "InspectedBlock",
     "LeftOut",
+    "LossMeter",
+    "Losses",
     "Pooling",
     "Probe",
     "Recorder",
     "Schedule",
     "as_probe",
     "capture_checkpoints",
+    "check_checkpoint",
     "context_length",
     "cores_are_busy",
     "find_checkpoints",
@@ -52,6 +63,7 @@ __all__ = [
     "make_probe",
     "probe_in_words",
     "record",
+    "repeated_rows",
     "sample",
     "unwrapped",
     "vocab_size",

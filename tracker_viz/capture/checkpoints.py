@@ -1,4 +1,5 @@
-"""Find saved checkpoints, load them into a model and capture it. Called by ``pipeline.backfill``.
+"""Find saved checkpoints, load them into a model and capture it. Called by ``pipeline.backfill``
+and ``pipeline.verify``.
 
 Checkpoints are safetensors files, files of ``torch.save`` (read with ``weights_only=True``: no code
 in them is run), or the directories that Hugging Face writes. The step is part of the name.
@@ -13,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -115,6 +117,26 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     """
     saved = _named_like(model, read_weights(path))
     own = model.state_dict()
+    _check_fit(model, own, saved, path)
+    model.load_state_dict({name: saved[name] for name in own if name in saved}, strict=False)
+
+
+def check_checkpoint(model: nn.Module, path: Path) -> None:
+    """Compare a checkpoint's names and shapes with the model's and load nothing. Of safetensors
+    files only the headers are read.
+
+    Raises:
+        CaptureError: as ``load_checkpoint``.
+    """
+    saved: dict[str, Tensor] = {}
+    for file in _files_of(path):
+        saved |= _shapes_in(file)
+    _check_fit(model, model.state_dict(), _named_like(model, saved), path)
+
+
+def _check_fit(
+    model: nn.Module, own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: Path
+) -> None:
     missing, wrong = [], []
     for name, tensor in own.items():
         if name not in saved:
@@ -128,7 +150,6 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
             f"checkpoint {path} does not fit {type(model).__name__}: {reason}; it holds "
             f"{_some(list(saved))}"
         )
-    model.load_state_dict({name: saved[name] for name in own if name in saved}, strict=False)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -137,18 +158,38 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         CaptureError: it holds no weights, or something that could run code.
     """
+    weights: dict[str, Tensor] = {}
+    for file in _files_of(path):
+        weights |= _read_file(file)
+    return weights
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the files that hold a checkpoint's weights: itself, or those of a directory."""
     if path.is_dir():
         inside = next((path / name for name in _IN_DIRECTORY if (path / name).is_file()), None)
         if inside is None:
             raise CaptureError(f"directory {path} holds none of {', '.join(_IN_DIRECTORY)}")
         path = inside
     if path.suffix != ".json":
-        return _read_file(path)
+        return [path]
+    shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+    return [path.parent / Path(shard).name for shard in shards]
 
-    weights: dict[str, Tensor] = {}
-    for shard in sorted(set(json.loads(path.read_text())["weight_map"].values())):
-        weights |= _read_file(path.parent / Path(shard).name)
-    return weights
+
+def _shapes_in(path: Path) -> dict[str, Tensor]:
+    """Return tensors of the shapes that a file holds, without their values where it says its
+    shapes in a header."""
+    if path.suffix != ".safetensors":
+        return _read_file(path)
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            return {
+                name: torch.empty(file.get_slice(name).get_shape(), device="meta")
+                for name in file.keys()  # noqa: SIM118
+            }
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CaptureError(f"checkpoint {path} is no whole safetensors file ({error})") from error
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

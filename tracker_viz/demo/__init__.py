@@ -4,6 +4,7 @@
     data.py        text and repeated random spans -> batches of tokens
     trainer.py     the training loop
     checkpoint.py  everything a resumed run needs, in one safetensors file
+    rebuilt.py     model, checkpoints and held-out rows of a finished run, for ``pipeline.verify``
 
 Your own model and loop take its place.
 """
@@ -11,7 +12,8 @@ Your own model and loop take its place.
 from tracker_viz.demo.checkpoint import Checkpoint, CheckpointUploader, fetch_latest
 from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture, token_text
 from tracker_viz.demo.model import Decoder, ModelConfig
-from tracker_viz.demo.trainer import Trainer, TrainerConfig
+from tracker_viz.demo.rebuilt import stored_training
+from tracker_viz.demo.trainer import Trainer, TrainerConfig, choose_device
 
 __all__ = [
     "BOS",
@@ -25,6 +27,8 @@ __all__ = [
     "ModelConfig",
     "Trainer",
     "TrainerConfig",
+    "choose_device",
     "fetch_latest",
+    "stored_training",
     "token_text",
 ]

@@ -105,6 +105,15 @@ def fetch_latest(run: FileStore, directory: Path) -> Checkpoint:
     Raises:
         ConfigError: the run has no checkpoint, or it is damaged.
     """
+    return read(download_latest(run, directory))
+
+
+def download_latest(run: FileStore, directory: Path) -> Path:
+    """Return the file of the last whole checkpoint of ``run``, downloaded into ``directory``.
+
+    Raises:
+        ConfigError: the run has no checkpoint, or it is damaged.
+    """
     try:
         latest = json.loads(run.get_file(LATEST, directory).read_text())
     except TrackerVizError as error:
@@ -124,7 +133,7 @@ def fetch_latest(run: FileStore, directory: Path) -> Checkpoint:
             f"checkpoint {name} of the run is not what was uploaded (its sha256 differs from the "
             f"one in {LATEST})"
         )
-    return read(path)
+    return path
 
 
 class CheckpointUploader:

@@ -16,6 +16,7 @@ JOBS = {
     "compare": "show side by side what the heads of several runs became, and when",
     "push": "upload what a crashed or offline run left in its spool",
     "backfill": "captures from checkpoints that were saved earlier",
+    "verify": "ablate the heads that carry a label, and put into the run what holds",
     "inspect": "what would be captured of a model, and what that costs: a dry run",
     "ui": "open the tracker's UI on a run's video",
     "doctor": "what works on this machine, and the fix for what does not",

@@ -42,6 +42,17 @@ from tracker_viz.metrics.summary import (
     run_summary,
     run_tags,
 )
+from tracker_viz.metrics.verdicts import (
+    VERDICT_COLUMNS,
+    AblatedSet,
+    RolePlan,
+    judged_by,
+    labels_at,
+    marked_rows,
+    role_plans,
+    sentences,
+    verdict_rows,
+)
 from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE, WEIGHT_NAME, WEIGHT_SCORES
 
 __all__ = [
@@ -54,13 +65,16 @@ __all__ = [
     "SCORE_DEFINITIONS",
     "SCORE_FILE",
     "SD_PREFIX",
+    "VERDICT_COLUMNS",
     "WEIGHT_NAME",
     "WEIGHT_SCORES",
+    "AblatedSet",
     "Event",
     "Evidence",
     "Onset",
     "ProbeRow",
     "Role",
+    "RolePlan",
     "RowKind",
     "ScoreFile",
     "ScoreSeries",
@@ -72,8 +86,11 @@ __all__ = [
     "head_name",
     "head_roles",
     "head_table",
+    "judged_by",
+    "labels_at",
     "lasting_onsets",
     "margin",
+    "marked_rows",
     "near_line",
     "onset_curve",
     "onset_table",
@@ -81,6 +98,7 @@ __all__ = [
     "read_score_file",
     "role_evidence",
     "role_label",
+    "role_plans",
     "role_score_names",
     "role_states",
     "run_onsets",
@@ -90,5 +108,7 @@ __all__ = [
     "score",
     "score_bytes",
     "score_series",
+    "sentences",
     "strongest_event",
+    "verdict_rows",
 ]

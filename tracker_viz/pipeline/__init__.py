@@ -7,6 +7,7 @@
     render         a run ──▶ captures here ──▶ frames ──▶ video ──▶ the same run
     render_sweep   every run of a sweep ──▶ the same ──▶ a page that plays their videos in step
     compare        several runs ──▶ one video, pictures and a table ──▶ the run above them
+    verify         a run, its checkpoints ──▶ losses without heads ──▶ verdicts ──▶ the same run
     push           a spool ──▶ what its trackers do not have yet
 
 Users call these (as ``tv.watch``, ``tv.render``, ...), and so do ``train.py``, the jobs and the
@@ -27,12 +28,14 @@ from tracker_viz.pipeline.options import (
     ComparisonOptions,
     Format,
     PictureOptions,
+    VerifyOptions,
     VideoOptions,
 )
 from tracker_viz.pipeline.recording.outbox import new_directory
 from tracker_viz.pipeline.recording.watcher import Watcher
 from tracker_viz.pipeline.render import RenderResult, render, render_command
 from tracker_viz.pipeline.sweep import SweepResult, render_sweep
+from tracker_viz.pipeline.verify import VerifyResult, verify
 from tracker_viz.pipeline.watch import watch
 
 __all__ = [
@@ -45,6 +48,8 @@ __all__ = [
     "PictureOptions",
     "RenderResult",
     "SweepResult",
+    "VerifyOptions",
+    "VerifyResult",
     "VideoOptions",
     "Watcher",
     "backfill",
@@ -59,5 +64,6 @@ __all__ = [
     "render",
     "render_command",
     "render_sweep",
+    "verify",
     "watch",
 ]

@@ -3,9 +3,8 @@ and the table of heads."""
 
 from __future__ import annotations
 
-import csv
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from tracker_viz import capture_file
 from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import HEAD_PREFIX, SD_PREFIX, head_table, score_series
 from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
-from tracker_viz.pipeline.scoring import HEAD_TABLE
+from tracker_viz.pipeline.verify_results import put_head_table
 from tracker_viz.trackers import Pulled, Run
 from tracker_viz.types import RunRef
 
@@ -93,7 +92,7 @@ def put_pictures(
                 if key_frames:
                     run.put_key_frames(key_frames, layout)
                 if rows:
-                    _put_head_table(run, rows, Path(directory))
+                    put_head_table(run, rows, last_step)
             except TrackerError as error:
                 failed.append(f"{run.ref}: {error}")
     if failed:
@@ -126,17 +125,3 @@ def _put(run: Run, picture: Picture, layout: str, last_step: int, directory: Pat
     else:
         url = run.put_file(picture.path, f"{layout}{picture.path.suffix}")
     return replace(picture, uploads=(*picture.uploads, Upload(run.ref, url, run.ui_command)))
-
-
-def _put_head_table(
-    run: Run, rows: Sequence[Mapping[str, str | float | int | None]], directory: Path
-) -> None:
-    """Every head's role, its onset and its scores: where the tracker shows tables, and as a file
-    for a spreadsheet."""
-    table = directory / f"{HEAD_TABLE}.csv"
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    run.put_file(table, table.name)
-    run.put_table(rows, HEAD_TABLE)

@@ -132,6 +132,51 @@ class PictureOptions(Appearance):
     """Directory for downloads; null: TRACKER_VIZ_CACHE, else the user's cache directory."""
 
 
+Ablation = Literal["mean", "zero"]
+
+
+class VerifyOptions(Options):
+    """What ``verify`` measures, and where the results are put."""
+
+    steps: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...] | None, LegalValues("a list of steps or null")
+    ] = None
+    """Checkpoints to measure, by step: [400, 1000]; null: the last one."""
+
+    ablation: Ablation = "mean"
+    """What takes the place of a head's output: its mean over all rows of the same kind and all
+    positions, or zero."""
+
+    n_rows: int = Field(32, ge=2)
+    """Held-out rows of each kind."""
+
+    draws: int = Field(20, ge=1)
+    """Random sets of other heads that each role is compared with."""
+
+    seed: int = 0
+    """Seed of these sets, and of random rows."""
+
+    device: str = "auto"
+    """auto (a GPU if there is one), or a name that torch knows: cpu, cuda, cuda:1, ..."""
+
+    upload: bool = True
+    """Whether the results are put into the run; false: only make the files."""
+
+    output: Path | None = None
+    """Directory for the files; null: among the run's downloads."""
+
+    cache: Path | None = None
+    """Directory for downloads and for what was measured; null: TRACKER_VIZ_CACHE, else the user's
+    cache directory."""
+
+    @field_validator("steps")
+    @classmethod
+    def _check_steps(cls, steps: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if steps == ():
+            raise ConfigError("steps names checkpoints to measure, at least one; got none")
+        return steps
+
+
 ComparisonAxis = Literal["auto", "step", "tokens", "progress"]
 HeadOrder = Literal["index", "matched"]
 MOST_SHOWN = 64

@@ -1,0 +1,169 @@
+"""``tracker-viz verify``: takes the heads that carry a label out of a run's checkpoints, and puts
+what the model loses into the run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tracker_viz import pipeline
+from tracker_viz.errors import ConfigError
+from tracker_viz.jobs.application import application
+from tracker_viz.jobs.backfill import build_model
+from tracker_viz.jobs.config import Settings
+from tracker_viz.jobs.render import tracker_options
+from tracker_viz.metrics import role_label
+from tracker_viz.pipeline import VerifyOptions, VerifyResult
+
+# Read when torch loads: OpenMP threads that spin while they wait make a pass on a busy machine ten
+# times slower.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+_TRACKER_OPTIONS = ("tracking_uri", "ui_url", "workspace", "base_url")
+_MOST_HEADS = 32
+
+
+class VerifySettings(Settings, VerifyOptions):
+    """Takes each head, and all heads of each role, out of a run's checkpoints, and measures the
+    loss on held-out rows: on repeated random tokens, first and later copies apart, and on text. A
+    label holds where that costs more than any of several random sets of as many other heads. The
+    table goes into the run, and the table of heads says which labels held. Killed and started
+    again, it goes on."""
+
+    usage = (
+        "run=<RunRef of a run of train.py> [key=value ...]",
+        "run=<RunRef> checkpoints='<glob>' model=<builder> [rows=<function>] [key=value ...]",
+    )
+
+    run: str
+    """The run: mlflow:<run_id>, wandb:<entity>/<project>/<run_id>, local:<directory>."""
+
+    checkpoints: str | None = None
+    """Glob of safetensors or torch.save files, or of Hugging Face directories, with the step in
+    their names: 'out/checkpoint-*'; null: those that train.py stored in the run."""
+
+    model: str | None = None
+    """What builds the model of these checkpoints: a function without arguments,
+    my_package.build_model, or a directory with a config.json."""
+
+    rows: str | None = None
+    """A function without arguments that returns held-out rows, {"repeated": ids, "text": ids}, each
+    [row, token]; null: repeated random tokens, and of a run of train.py its held-out text."""
+
+    tracking_uri: str | None = None
+    """Where MLflow is; null: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
+
+    ui_url: str | None = None
+    """Where MLflow's UI is, if it is not at tracking_uri; only links need it."""
+
+    workspace: str | None = None
+    """Workspace of an MLflow server that has several; null: MLFLOW_WORKSPACE."""
+
+    base_url: str | None = None
+    """Where W&B is; null: WANDB_BASE_URL, else what the wandb client is set to."""
+
+
+@application(VerifySettings, name="verify")
+def main(settings: VerifySettings) -> None:
+    options = {name: getattr(settings, name) for name in VerifyOptions.model_fields}
+    given = settings.model_dump(include=set(_TRACKER_OPTIONS))
+    result = pipeline.verify(
+        settings.run,
+        checkpoints=settings.checkpoints,
+        model=_model(settings),
+        rows=None if settings.rows is None else _called(settings.rows),
+        tracker_options=tracker_options(settings.run, given),
+        **options,
+    )
+    print(report(result))
+    print(f"The whole table: {result.path}")
+    if result.url:
+        print(f"In the run: {result.url}")
+
+
+def _model(settings: VerifySettings) -> Any:
+    if settings.model is None:
+        return None
+    if settings.checkpoints is None:
+        raise ConfigError("model= needs checkpoints=: a model is built with random weights")
+
+    from tracker_viz.demo import choose_device
+
+    return build_model(settings.model).to(choose_device(settings.device))
+
+
+def _called(name: str) -> Any:
+    """Return what the function ``package.module.name`` returns.
+
+    Raises:
+        ConfigError: there is no such function, or it needs arguments.
+    """
+    module_name, _, function = name.rpartition(".")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module_name), function)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            "rows must be a function that needs no arguments, like my_package.held_out_rows; got "
+            f"{name!r} ({type(error).__name__}: {error})"
+        ) from error
+    finally:
+        sys.path.pop(0)
+
+
+def report(result: VerifyResult) -> str:
+    """Return what a person reads: of each checkpoint the sentences, and the heads with a role."""
+    lines: list[str] = []
+    for step, said in result.sentences.items():
+        rows = [row for row in result.rows if row["step"] == step]
+        lines += [f"Step {step:,}", ""]
+        lines += said or ["No head carries a label."]
+        lines += ["", *_table(rows), ""]
+    lines += [f"Note: {note}" for note in result.notes]
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the losses without each role's heads and without single heads: those with a role, and
+    the others that cost most."""
+    model, *others = rows
+    roles = [row for row in others if row["what"] == row["role"]]
+    heads = [row for row in others if row["what"] != row["role"]]
+    heads.sort(key=lambda row: (row["role"] is None, -row["later_copies_change"]))
+
+    kinds = [kind for kind in ("later_copies", "first_copies", "text") if model[kind] is not None]
+    columns = (*(kind.replace("_", " ") for kind in kinds), "others", "at most", "label")
+    lines = [["without", "role", *columns]]
+    for row in [model, *roles, *heads[:_MOST_HEADS]]:
+        name = "nothing" if row is model else row["what"]
+        if row in roles:
+            name = f"all {role_label(row['role'])}"
+        role = "" if row["role"] is None or row in roles else role_label(row["role"])
+        losses = [f"{row[kind]:.3f}" for kind in kinds]
+        lines.append([name, role, *losses, *_others(row, model), row["verdict"] or ""])
+
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [_aligned(line, widths) for line in lines]
+    rule = "  ".join("─" * width for width in widths)
+    more = len(heads) - _MOST_HEADS
+    return [aligned[0], rule, *aligned[1:], *([f"and {more:,} more heads"] if more > 0 else [])]
+
+
+def _others(row: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+    """Return the mean and the largest loss without as many other heads."""
+    if row["others_largest"] is None:
+        return ["", ""]
+    whole = model[row["judged_by"]]
+    return [f"{row['others_loss']:.3f}", f"{whole + row['others_largest']:.3f}"]
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return one line: words at the left, numbers at the right of their columns."""
+    padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+    padded[:2] = [cell.ljust(width) for cell, width in zip(cells[:2], widths[:2], strict=True)]
+    padded[-1] = cells[-1]
+    return "  ".join(padded).rstrip()

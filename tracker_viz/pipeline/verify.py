@@ -1,0 +1,234 @@
+"""``tv.verify``: take the heads that carry a label out of a run's checkpoints, measure what the
+model can no longer predict, and put the verdicts into the run.
+
+    run ──▶ labels                 checkpoints ──▶ model ──▶ losses without each head, each role's
+                                                             heads, and as many others
+    run ◀── table, files, summary, marks in the table of heads ◀──┘
+
+What was measured is kept in a journal on this machine, so that a verification that was killed goes
+on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracker_viz.files import append_lines, read_lines
+from tracker_viz.metrics import AblatedSet, RolePlan, labels_at, role_plans, verdict_rows
+from tracker_viz.pipeline.load import TrackerOptions, open_run
+from tracker_viz.pipeline.options import Ablation, VerifyOptions
+from tracker_viz.pipeline.verify_results import Results, put_results
+from tracker_viz.progress import progress_bar
+from tracker_viz.trackers import cache_directory
+from tracker_viz.types import HeadId, RunRef
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from tracker_viz.capture import Forward, HeldOutRows, Losses, LossMeter
+    from tracker_viz.pipeline.verify_subject import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """What came out of a verification. A path itself: the table's file.
+
+    Attributes:
+        rows: the table, see ``metrics.verdict_rows``, of every checkpoint that was measured.
+        sentences: step -> what became of each role.
+        notes: what a reader should know about the measurement.
+        path: the table on this machine, as CSV; the JSON file is beside it.
+        url: where the table is seen in the run; None where nothing was uploaded.
+    """
+
+    rows: tuple[Mapping[str, str | float | int | None], ...]
+    sentences: Mapping[int, tuple[str, ...]]
+    notes: tuple[str, ...]
+    path: Path
+    url: str | None
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def verify(
+    run: RunRef | str,
+    *,
+    checkpoints: str | None = None,
+    model: nn.Module | None = None,
+    rows: HeldOutRows | Mapping[str, Any] | None = None,
+    steps: Sequence[int] | None = None,
+    ablation: Ablation = "mean",
+    n_rows: int = 32,
+    draws: int = 20,
+    seed: int = 0,
+    device: str = "auto",
+    blocks: str | Sequence[str] | None = None,
+    projections: Mapping[str, str] | None = None,
+    forward: Forward | None = None,
+    autocast: torch.dtype | None = None,
+    upload: bool = True,
+    output: str | Path | None = None,
+    cache: str | Path | None = None,
+    tracker_options: TrackerOptions | None = None,
+    progress: bool = True,
+) -> VerifyResult:
+    """Ablate what a run's labels claim, and put the result into the run, as ``tracker-viz verify``
+    does.
+
+    Args:
+        run: the run's reference. All that is needed of a run of ``train.py`` lies in it.
+        checkpoints: of another run: glob pattern, as ``backfill`` takes it.
+        model: of the class and configuration that was saved; checkpoints overwrite its weights.
+            Without ``checkpoints`` it is measured as it is now, for the run's last capture.
+        rows: held-out rows, ``HeldOutRows`` or {"repeated": ids, "text": ids}, each [row, token].
+            By default repeated random tokens; of a run of ``train.py`` also its held-out text.
+        steps, ablation, n_rows, draws, seed, upload, output, cache: see ``VerifyOptions``.
+        device: see ``VerifyOptions``; a ``model`` that is passed stays where it is.
+        blocks, projections, forward, autocast: as ``watch`` takes them. ``forward`` must return the
+            logits, or what holds them.
+        tracker_options: tracker -> options of its adapter.
+        progress: show progress on standard error.
+
+    Raises:
+        ConfigError: an option is wrong, or the checkpoints do not belong to the run; before
+            anything is measured.
+        CaptureError: a checkpoint does not fit the model, or its heads cannot be taken out.
+        RunNotFoundError, TrackerError: the run cannot be read; or not be written, after the files
+            were written here.
+    """
+    from tracker_viz.pipeline.verify_subject import find_subject
+
+    options = VerifyOptions(
+        steps=steps,
+        ablation=ablation,
+        n_rows=n_rows,
+        draws=draws,
+        seed=seed,
+        device=device,
+        upload=upload,
+        output=output,
+        cache=cache,
+    )
+    opened = open_run(run, tracker_options)
+    directory = cache_directory(opened.ref, options.cache)
+    subject = find_subject(
+        opened,
+        checkpoints=checkpoints,
+        model=model,
+        rows=rows,
+        options=options,
+        blocks=blocks,
+        projections=projections,
+        forward=forward,
+        autocast=autocast,
+        tracker_options=tracker_options,
+    )
+    with progress_bar("ablating", "sets of heads", shown=progress) as advance:
+        table, labels_steps = _measured(subject, options, directory / "verify", advance)
+    results = Results.of(
+        table,
+        labels_steps,
+        settings={
+            "ablation": options.ablation,
+            "rows": subject.rows_description(),
+        },
+    )
+    stored = put_results(opened, results, subject.series, options, directory)
+    return VerifyResult(
+        tuple(stored.results.table),
+        stored.results.sentences,
+        (*subject.notes, *stored.notes),
+        stored.path,
+        stored.url,
+    )
+
+
+def _measured(
+    subject: Subject,
+    options: VerifyOptions,
+    journals: Path,
+    advance: Callable[[int, int, str], None],
+) -> tuple[list[dict[str, Any]], dict[int, int | None]]:
+    """Measure every checkpoint; returns the table, and the step of the labels of each."""
+    plans: dict[int, tuple[RolePlan, ...]] = {}
+    labels: dict[int, dict[HeadId, str | None]] = {}
+    labels_steps: dict[int, int | None] = {}
+    sets: dict[int, list[tuple[HeadId, ...]]] = {}
+    for step in subject.steps:
+        labels[step], labels_steps[step] = labels_at(subject.series, step, subject.meter.n_heads)
+        plans[step] = role_plans(labels[step], draws=options.draws, seed=options.seed)
+        sets[step] = _sets(labels[step], plans[step])
+
+    total = sum(map(len, sets.values()))
+    n_before = 0
+    table: list[dict[str, Any]] = []
+    for step in subject.steps:
+        digest = subject.load(step)
+        journal = journals / f"{_fingerprint(digest, subject, options.ablation)}.jsonl"
+        known = _journal(journal)
+        whole = subject.meter.whole()
+        measured = {}
+        for index, heads in enumerate(sets[step]):
+            if heads not in known:
+                known[heads] = _ablated(subject.meter, heads, whole)
+                append_lines([json.dumps(known[heads].description())], journal)
+            measured[heads] = known[heads]
+            advance(n_before + index + 1, total, f"step {step}")
+        n_before += len(sets[step])
+        table += verdict_rows(step, whole.means(), labels[step], plans[step], measured)
+    return table, labels_steps
+
+
+def _sets(
+    labels: Mapping[HeadId, str | None], plans: Sequence[RolePlan]
+) -> list[tuple[HeadId, ...]]:
+    """Return every set of heads that is taken out, each once: the roles first, because they say
+    most."""
+    sets = [plan.heads for plan in plans]
+    sets += [(head,) for head in sorted(labels)]
+    for plan in plans:
+        sets += plan.sets()
+    return list(dict.fromkeys(sets))
+
+
+def _ablated(meter: LossMeter, heads: tuple[HeadId, ...], whole: Losses) -> AblatedSet:
+    without = meter.without(heads)
+    changes = without.changes_since(whole)
+    return AblatedSet(
+        heads,
+        without.means(),
+        {kind: change for kind, (change, _) in changes.items()},
+        {kind: error for kind, (_, error) in changes.items()},
+    )
+
+
+def _fingerprint(weights: str, subject: Subject, ablation: str) -> str:
+    """Return what tells measurements apart whose numbers could differ."""
+    described = {
+        "weights": weights,
+        "rows": subject.rows_description(),
+        "ablation": ablation,
+        "autocast": str(subject.autocast),
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _journal(path: Path) -> dict[tuple[HeadId, ...], AblatedSet]:
+    known = {}
+    for line in read_lines(path):
+        try:
+            ablated = AblatedSet.of(line)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue
+        known[ablated.heads] = ablated
+    return known
