@@ -40,6 +40,7 @@ from tracker_viz.demo import (
     fetch_latest,
     token_text,
 )
+from tracker_viz.files import user_path
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
 from tracker_viz.jobs.train_settings import TRAINED_WITH, TrainSettings, resumed
@@ -70,7 +71,7 @@ def main(settings: TrainSettings) -> float:
     # Two jobs that start in one second share the directory that Hydra gives them, and must not
     # share this.
     spool = (
-        Path(settings.spool)
+        user_path(settings.spool)
         if settings.spool
         else pipeline.new_directory(Path(HydraConfig.get().runtime.output_dir, "spool"))
     )

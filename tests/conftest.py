@@ -53,6 +53,19 @@ def no_hydra_job_is_left_behind() -> Iterator[None]:
         HydraConfig.instance().cfg = None
 
 
+@pytest.fixture(autouse=True)
+def no_experiment_is_left_behind() -> Iterator[None]:
+    """``mlflow.set_experiment`` counts for the rest of the process, whatever store comes next."""
+    before = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    yield
+    if before is None:
+        os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    else:
+        os.environ["MLFLOW_EXPERIMENT_ID"] = before
+    if "mlflow.tracking.fluent" in sys.modules:
+        sys.modules["mlflow.tracking.fluent"]._active_experiment_id = None
+
+
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """One server for the whole test run; the last test process that used it ends it."""

@@ -11,7 +11,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tracker_viz.errors import TrackerError, TransientTrackerError
+from tracker_viz.errors import ConfigError, TrackerError, TransientTrackerError
+
+
+def user_path(path: str | Path) -> Path:
+    """Return a path that a user typed as an absolute one, with ``~`` as the home directory.
+
+    Raises:
+        ConfigError: it is relative, and the working directory was deleted.
+    """
+    expanded = home_expanded(path)
+    return expanded if expanded.is_absolute() else working_directory() / expanded
+
+
+def home_expanded(path: str | Path) -> Path:
+    # Unlike Path.expanduser, this leaves a ~ of nobody as it is.
+    return Path(os.path.expanduser(path))
+
+
+def working_directory() -> Path:
+    """Return the directory that this process works in.
+
+    Raises:
+        ConfigError: it was deleted.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError(
+            "the directory that this process works in was deleted; change to another one, or pass "
+            "absolute paths (spool=/..., output=/...)"
+        ) from None
 
 
 def write_atomically(contents: bytes, path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import transformers
 from hf_decoders import MODELS, TOLERANCE, WITHOUT_ATTENTION, compare, refusal, row, short
 from test_plain_models import MODELS as PLAIN
 
@@ -17,6 +18,10 @@ LISTED = {
     if line.startswith("| ")
     and (cells := tuple(cell.strip() for cell in line.strip("|").split("|")))
 }
+# The page is of the pinned version: others may attend in another way.
+PAGE_IS_OF_THIS_VERSION = (
+    f"transformers=={transformers.__version__}" in (ROOT / "constraints.txt").read_text().split()
+)
 NEW_PAGE = "run: python tests/capture/hf_decoders.py > examples/supported_models.md"
 
 
@@ -25,8 +30,9 @@ def test_attention_and_weights_of_a_public_architecture(model_type):
     anatomy, model, difference = compare(model_type)
     assert difference <= TOLERANCE
     listed = LISTED[f"`{model_type}`"]
-    assert listed == row(model_type, anatomy, model, listed[3]), NEW_PAGE
     assert float(listed[3]) <= TOLERANCE
+    if PAGE_IS_OF_THIS_VERSION:
+        assert listed == row(model_type, anatomy, model, listed[3]), NEW_PAGE
     assert anatomy.error is None or anatomy.error <= TOLERANCE
     assert anatomy.d_model == 32
     expected = MODELS[model_type][1]

@@ -292,7 +292,7 @@ def test_at_the_end_every_capture_is_accounted_for(caplog):
         recorder.close()
     assert len(captures) == 4
     assert (
-        "4 captures took 5.8 % of the wall time, 6 s (max_overhead is 2 % or free_s=30 s in "
+        "4 captures took 5.8 % of the wall time, 6.0 s (max_overhead is 2 % or free_s=30 s in "
         "all, whichever is more)" in caplog.text
     )
 
@@ -311,7 +311,7 @@ def test_steps_that_were_chosen_by_hand_are_kept_and_their_price_is_said_once(ca
     prices = [line for line in caplog.messages if "the steps that you chose are kept" in line]
     assert len(prices) == 1
     assert "max_overhead=0.02 would leave out some" in prices[0]
-    assert "21 captures took 45 % of the wall time, 80 s (no limit)" in caplog.text
+    assert "21 captures took 45 % of the wall time, 80.0 s (no limit)" in caplog.text
 
 
 # -- what

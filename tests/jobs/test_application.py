@@ -12,7 +12,7 @@ import textwrap
 import pytest
 
 from tracker_viz.errors import ConfigError, TrackerError
-from tracker_viz.jobs.application import application, without_dashes
+from tracker_viz.jobs.application import application, with_home, without_dashes
 from tracker_viz.jobs.doctor import DoctorSettings
 
 CALLBACK = """
@@ -183,3 +183,20 @@ def test_the_environment_is_left_as_it_was(call, monkeypatch, before):
 )
 def test_settings_may_have_dashes_as_wandb_agent_writes_them(word, read):
     assert without_dashes(word) == read
+
+
+@pytest.mark.parametrize(
+    ("word", "read"),
+    [
+        ("spool=~/runs", "spool=/home/me/runs"),
+        ("run=local:~/runs/a", "run=local:/home/me/runs/a"),
+        ("runs=[local:~/a,local:~/b]", "runs=[local:/home/me/a,local:/home/me/b]"),
+        ("checkpoints='~/ck/*.pt'", "checkpoints='/home/me/ck/*.pt'"),
+        ("output=a~/b", "output=a~/b"),
+        ("~trainer", "~trainer"),
+        ("name=~other/x", "name=~other/x"),
+    ],
+)
+def test_the_home_directory_may_be_written_as_a_tilde(word, read, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert with_home(word) == read

@@ -469,6 +469,26 @@ def test_options_that_cannot_be_are_refused_at_once(options, message):
         WandbTracker(**options)
 
 
+def test_wandb_disabled_in_a_directory_switches_it_off(tmp_path):
+    """The command writes a settings file, which the client reads once in a process."""
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+    script = "from tracker_viz import trackers; print(trackers.switched_off('wandb'))"
+
+    def switch(**more):
+        environment_now = environment | {"WANDB_DIR": str(tmp_path)} | more
+        words = [sys.executable, "-c", script]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment_now, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert switch() == "None"
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nmode = disabled\n")
+    assert switch().startswith("'wandb disabled'")
+    assert switch(WANDB_MODE="offline") == "None"
+
+
 def test_disabled_mode_is_refused_with_the_way_out(wandb_server, tracker, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with pytest.raises(TrackerError, match="WANDB_MODE=disabled"):

@@ -289,9 +289,8 @@ class Recorder:
         left_out = f" ({governor.n_left_out} due steps left out)" if governor.n_left_out else ""
         limit = governor.limit or "no limit"
         say(
-            f"{self._n_handed_on} captures{left_out} took {100 * governor.overhead:.2g} % of "
-            "the wall "
-            f"time, {governor.spent_s:.2g} s ({limit})"
+            f"{self._n_handed_on} captures{left_out} took {_percent(governor.overhead)} of the "
+            f"wall time, {governor.spent_s:.1f} s ({limit})"
         )
 
 
@@ -373,6 +372,12 @@ def _wait_for(device: torch.device) -> None:
     # it.
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _percent(share: float) -> str:
+    """Return a share of 0..1 with two digits: ``0.63 %``, ``100 %``."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.2g} %"
 
 
 def _count(tokens_seen: Any) -> int | None:

@@ -27,6 +27,7 @@ from tracker_viz.delivery.spool import Spool
 from tracker_viz.delivery.spool_writer import SpoolWriter
 from tracker_viz.delivery.uploader import Uploader
 from tracker_viz.errors import ConfigError
+from tracker_viz.files import user_path
 from tracker_viz.trackers import Cell, LocalRun, Run, RunState
 from tracker_viz.types import Capture, CaptureRef, RunRef
 
@@ -328,7 +329,7 @@ class Outbox:
         wanted = destination.options.get("directory")
         if destination.ref:
             wanted = destination.ref.path
-        return wanted is None or Path(wanted).absolute() == self._spool.directory
+        return wanted is None or user_path(wanted) == self._spool.directory
 
 
 def _drain_at_exit(outbox: weakref.ref[Outbox]) -> Callable[[], None]:

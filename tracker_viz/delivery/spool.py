@@ -33,7 +33,7 @@ from tracker_viz.delivery import spool_lock
 from tracker_viz.delivery.destinations import StoredDestination
 from tracker_viz.delivery.journal import Journal
 from tracker_viz.errors import ConfigError
-from tracker_viz.files import read_json, write_atomically, write_json
+from tracker_viz.files import read_json, user_path, write_atomically, write_json
 from tracker_viz.metrics import charted
 from tracker_viz.trackers import (
     Cell,
@@ -54,7 +54,7 @@ class Spool:
     object."""
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory).absolute()
+        self.directory = user_path(directory)
         self.run = LocalRun(self.directory, ours=True)
         self._journals: dict[str, Journal] = {}
         self._reserve = self.directory / ".reserve"

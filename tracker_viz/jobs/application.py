@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 import select
 import signal
 import sys
@@ -55,6 +56,8 @@ _HYDRAS_OPTIONS = frozenset(
     )
 )
 
+_HOME = re.compile(r"(?<![^:,\['\"])~(?=/|$)")
+
 Task = Callable[[AnySettings], Any]
 
 
@@ -91,7 +94,7 @@ def application(
                     return
                 if config_path is None:
                     store_config(name, settings)
-                words = list(map(without_dashes, sys.argv[1:]))
+                words = [with_home(without_dashes(word)) for word in sys.argv[1:]]
                 sys.argv[1:] = with_files_as_options(words, settings)
                 entry()
 
@@ -134,6 +137,14 @@ def without_dashes(word: str) -> str:
     key = word.partition("=")[0]
     is_setting = key.startswith("--") and "=" in word and key not in _HYDRAS_OPTIONS
     return word.removeprefix("--") if is_setting else word
+
+
+def with_home(word: str) -> str:
+    """Return ``spool=~/runs`` and ``run=local:~/runs`` with the home directory in place of ``~``,
+    which Hydra's grammar refuses and most shells leave as it is."""
+    home = os.path.expanduser("~")
+    key, _, value = word.partition("=")
+    return word if not value or "'" in home else f"{key}={_HOME.sub(lambda _: home, value)}"
 
 
 def _of_one_job(error: Exception) -> TrackerVizError:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_args
 from pydantic import Field, field_validator
 
 from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.files import home_expanded
 from tracker_viz.options import LegalValues, Options
 from tracker_viz.rendering import SIZES, Pace, picture_size
 from tracker_viz.video import EncoderName
@@ -131,6 +132,11 @@ class PictureOptions(Appearance):
     cache: Path | None = None
     """Directory for downloads; null: TRACKER_VIZ_CACHE, else the user's cache directory."""
 
+    @field_validator("output", "cache")
+    @classmethod
+    def _expand_home(cls, path: Path | None) -> Path | None:
+        return path and home_expanded(path)
+
 
 Ablation = Literal["mean", "zero"]
 
@@ -219,6 +225,11 @@ class ComparisonOptions(Options):
     """Directory for downloads; null: TRACKER_VIZ_CACHE, else the user's cache directory."""
 
     video: VideoOptions = VideoOptions()
+
+    @field_validator("output", "cache")
+    @classmethod
+    def _expand_home(cls, path: Path | None) -> Path | None:
+        return path and home_expanded(path)
 
     @field_validator("video", mode="before")
     @classmethod

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tracker_viz.errors import CaptureFileError, TransientTrackerError
+from tracker_viz.files import home_expanded
 from tracker_viz.trackers.base import Run
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
@@ -113,7 +114,7 @@ def default_cache() -> Path:
     """``$TRACKER_VIZ_CACHE``, else ``tracker_viz`` in the user's cache directory."""
     named = os.environ.get("TRACKER_VIZ_CACHE")
     if named:
-        return Path(named)
+        return home_expanded(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracker_viz"
 
 

@@ -25,8 +25,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tracker_viz.capture_file import check_file, file_ref
-from tracker_viz.errors import NoSuchFileError, RunNotFoundError, TransientTrackerError
-from tracker_viz.files import append_lines, copy_atomically, read_json, write_atomically, write_json
+from tracker_viz.errors import ConfigError, NoSuchFileError, RunNotFoundError, TransientTrackerError
+from tracker_viz.files import (
+    append_lines,
+    copy_atomically,
+    home_expanded,
+    read_json,
+    user_path,
+    write_atomically,
+    write_json,
+)
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import (
     MetricPoint,
@@ -52,7 +60,10 @@ class LocalTracker(Tracker):
     has_sweeps = True
 
     def __init__(self, directory: str | Path = "runs") -> None:
-        self._directory = Path(directory).absolute()
+        self._directory = home_expanded(directory)
+        # Where the working directory is gone, runs can be opened, and none be made.
+        with contextlib.suppress(ConfigError):
+            self._directory = user_path(directory)
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -70,6 +81,7 @@ class LocalTracker(Tracker):
         if key and (made := self._made_with(key)):
             return LocalRun(made, ours=True)
         slug = directory_name(name)
+        self._directory = user_path(self._directory)
         self._directory.mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
@@ -85,7 +97,7 @@ class LocalTracker(Tracker):
         )
 
     def open_run(self, ref: RunRef, *, ours: bool = False) -> LocalRun:
-        directory = Path(ref.path).absolute()
+        directory = user_path(ref.path)
         if (
             not (directory / "run.json").is_file()
             and not (directory / capture_index.CAPTURES).is_dir()
@@ -113,7 +125,7 @@ class LocalRun(FileRun):
     """One directory. ``ours``: tracker_viz made the run, so ``finish`` ends it."""
 
     def __init__(self, directory: Path, *, ours: bool = False) -> None:
-        self.directory = directory.absolute()
+        self.directory = user_path(directory)
         self._ours = ours
 
     def capture_path(self, ref: CaptureRef) -> Path:

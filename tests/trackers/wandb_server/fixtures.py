@@ -55,7 +55,8 @@ def wandb_server(wandb_service: WandbServer) -> Iterator[WandbServer]:
     for told in (wandb_service.slow, wandb_service.awaited, wandb_service.most_in_flight):
         told.clear()
     yield wandb_service
-    assert wandb_service.refused == [], "the client sent what the stand-in does not know"
+    refused = list(wandb_service.refused)
+    assert not refused, f"the client sent what the stand-in does not know: {refused}"
 
 
 def isolate(patch: pytest.MonkeyPatch, server: WandbServer, directory: Path) -> None:

@@ -212,6 +212,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(f"PUT {kind}", len(body), lambda owner: self._store(owner, kind, names, body))
 
     def do_GET(self) -> None:
+        if self.path == "/":  # the web page, by which a server's health is seen
+            self._send(200, b"", "text/html")
+            return
         if not self.path.startswith("/storage/"):
             self._refuse(f"GET {self.path}")
             return

@@ -14,6 +14,7 @@ from typing import Any
 from tracker_viz import trackers
 from tracker_viz.delivery import Destination, Outbox, Report
 from tracker_viz.errors import ConfigError, RunTakenError
+from tracker_viz.files import user_path, working_directory
 from tracker_viz.pipeline.recording.continuation import continue_run
 from tracker_viz.pipeline.scoring import Scores
 from tracker_viz.progress import progress_bar
@@ -47,7 +48,7 @@ def open_outbox(
             active run of a tracker does, a new one is made.
     """
     name = as_name(name, max_characters=1000)
-    directory = Path(spool) if spool else new_directory(_default_spool(name))
+    directory = user_path(spool or new_directory(_default_spool(name)))
 
     def opened(destinations: Destinations) -> Outbox:
         outbox = Outbox(
@@ -139,4 +140,6 @@ def new_directory(path: Path) -> Path:
 
 
 def _default_spool(name: str) -> Path:
-    return Path("spool") / f"{directory_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return (
+        working_directory() / "spool" / f"{directory_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )

@@ -28,6 +28,7 @@ from mlflow.utils.rest_utils import http_request
 from mlflow.utils.workspace_context import get_request_workspace, set_workspace
 
 from tracker_viz.errors import ConfigError, TransientTrackerError
+from tracker_viz.files import user_path, working_directory
 from tracker_viz.trackers.mlflow.errors import mlflow_errors
 from tracker_viz.trackers.redaction import without_userinfo
 
@@ -72,13 +73,13 @@ def default_uri() -> str:
     """
     if mlflow.tracking.is_tracking_uri_set():
         return str(mlflow.get_tracking_uri())
-    start = Path.cwd()
+    start = None
     if "hydra.core.hydra_config" in sys.modules:
         from hydra.core.hydra_config import HydraConfig
 
         if HydraConfig.initialized():
             start = Path(HydraConfig.get().runtime.cwd)
-    return f"sqlite:///{start / 'mlflow.db'}"
+    return f"sqlite:///{(start or working_directory()) / 'mlflow.db'}"
 
 
 def _with_credentials_of_environment(uri: str) -> str:
@@ -101,7 +102,7 @@ def absolute_uri(uri: str) -> str:
             raise ConfigError(
                 f"an SQLite store is named like sqlite:////absolute/mlflow.db; got {uri!r}"
             )
-        return f"sqlite:///{Path(path).expanduser().absolute()}"
+        return f"sqlite:///{user_path(path)}"
     if scheme in {"file", ""} and not uri.startswith("databricks"):
         raise ConfigError(_FILE_STORE_HINT.format(uri=uri or "an empty path"))
     known = {

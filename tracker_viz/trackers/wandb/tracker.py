@@ -21,7 +21,6 @@ import logging
 import os
 import re
 import secrets
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,8 +132,9 @@ class WandbTracker(Tracker):
         mode = self._service.mode
         if mode == "disabled":
             raise TrackerError(
-                "WANDB_MODE=disabled makes W&B forget everything; unset it, or choose "
-                "tracker=local or tracker=mlflow"
+                "WANDB_MODE=disabled makes W&B forget everything; unset it, or record into another "
+                "tracker: run='mlflow' or 'local' in Python, tracker=mlflow or local on the command "
+                "line"
             )
         identity = self._identity(parent, key, mode)
         entity, project = self._home(parent)
@@ -300,10 +300,16 @@ class WandbTracker(Tracker):
     def switched_off(cls, live: Any = None) -> str | None:
         if os.environ.get("WANDB_MODE") == "disabled":
             return "WANDB_MODE=disabled"
-        # The client is loaded where the user's code has a run open.
-        client = sys.modules.get("wandb")
-        run = live or (client and client.run)
-        return "mode='disabled'" if run is not None and run.disabled else None
+        try:
+            import wandb
+        except ImportError:
+            return None  # Connecting says what to install.
+        run = live or wandb.run
+        if run is not None:
+            return "mode='disabled'" if run.disabled else None
+        if "WANDB_MODE" not in os.environ and wandb.setup().settings.mode == "disabled":
+            return "'wandb disabled' (undone by 'wandb enabled')"
+        return None
 
     @classmethod
     def agent_settings(cls) -> Mapping[str, Any]:
