@@ -133,8 +133,7 @@ class WandbTracker(Tracker):
         if mode == "disabled":
             raise TrackerError(
                 "WANDB_MODE=disabled makes W&B forget everything; unset it, or record into another "
-                "tracker: run='mlflow' or 'local' in Python, tracker=mlflow or local on the command "
-                "line"
+                "tracker: run='mlflow' in Python, tracker=mlflow on the command line"
             )
         identity = self._identity(parent, key, mode)
         entity, project = self._home(parent)
