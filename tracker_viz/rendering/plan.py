@@ -101,7 +101,7 @@ class Readout:
     so that it does not jump.
 
     Attributes:
-        quantity: ``step``, ``tokens``, or the name of a metric.
+        quantity: ``step``, ``tokens``, the name of a metric, or that of an array of one score.
         width_chars: characters that the value may need over the whole run.
     """
 

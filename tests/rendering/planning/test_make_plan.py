@@ -28,6 +28,7 @@ from tracker_viz.rendering.planning.grid import fit_map, fit_matrix
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.timeline import timeline
 from tracker_viz.rendering.scales import bar_ticks
+from tracker_viz.rendering.sources import ScoreMap
 from tracker_viz.rendering.text import fitted_px, text_width
 
 SHAPES = {
@@ -423,6 +424,74 @@ def test_scores_that_find_no_room_beside_many_heads_are_named(series_of, caplog)
     assert missed
     assert not missed & shown
     assert len(missed | shown) == len(HEAD_SCORES)
+
+
+def plan_of(synthetic, tmp_path, name, *, size="1080p", model=None, **options):
+    captures = synthetic.captures(2, width=12, hidden=16, **options)
+    written = []
+    for capture in captures:
+        described = {**capture.model, **(model or {})}
+        written.append(synthetic.write_capture(tmp_path, replace(capture, model=described)))
+    return make_plan(LAYOUTS[name], Series(written), size=size)
+
+
+def test_a_pooled_map_says_how_it_is_pooled(series_of):
+    plan = make_plan(LAYOUTS["overview"], series_of("12x12"))
+    pools = {map.source.pool for map in plan.heatmaps if map.head}
+    (pool,) = pools
+    assert pool > 1
+    assert any(f"max of {pool} × {pool}" in label.text for label in plan.labels)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"n_heads": 32}, "3 of 32 heads"),
+        (
+            {"n_heads": 3, "cut": {"positions": 16, "of_positions": 128}},
+            "first 16 of 128 positions",
+        ),
+    ],
+)
+def test_a_heading_says_which_part_of_the_model_is_shown(synthetic, tmp_path, model, words):
+    shape = {"blocks": 1, "heads": 3, "length": 16, "period": 5, "probes": 1}
+    plan = plan_of(synthetic, tmp_path, "heads", model=model, **shape)
+    assert any(words in label.text for label in plan.labels)
+
+
+def test_a_line_joins_heads_that_share_keys_and_values(synthetic, tmp_path):
+    model = {"n_heads": 4, "n_kv_heads": 2}
+    plan = plan_of(
+        synthetic, tmp_path, "heads", model=model, blocks=2, heads=4, length=16, period=5
+    )
+    maps = {map.head: map.box for map in plan.heatmaps if map.name.startswith("Attention · rep")}
+    lines = [swatch.box for swatch in plan.swatches if swatch.box.width > 4 * swatch.box.height]
+    for block in (0, 1):
+        for first in (0, 2):
+            left, right = maps[block, first], maps[block, first + 1]
+            joined = [line for line in lines if (line.x, line.right) == (left.x, right.right)]
+            assert any(0 <= line.y - left.bottom < 20 for line in joined)
+
+
+def test_one_head_alone_has_numbers_for_scores(synthetic, tmp_path):
+    plan = plan_of(synthetic, tmp_path, "overview", blocks=1, heads=1, length=16, period=5)
+    numbers = [each.quantity for each in plan.readouts if each.quantity.startswith("scores.")]
+    assert "scores.head.induction" in numbers
+    assert not [map for map in plan.heatmaps if isinstance(map.source, ScoreMap)]
+
+
+def test_the_copies_of_repeated_tokens_are_bracketed(synthetic, tmp_path):
+    plan = plan_of(synthetic, tmp_path, "head", blocks=1, heads=2, length=30, period=10)
+    repeated = next(map.box for map in plan.heatmaps if "repeated" in map.name)
+    brackets = [
+        swatch.box
+        for swatch in plan.swatches
+        if 0 < repeated.y - swatch.box.y < 12 and swatch.box.width > 40
+    ]
+    assert len(brackets) == 3
+    assert all(abs(box.width - repeated.width / 3) < 8 for box in brackets[:2])
+    texts = {label.text for label in plan.labels}
+    assert {"copy 1", "copy 2", "copy 3"} <= texts
 
 
 @pytest.mark.parametrize("size", ["1080p", "square", "1080x1920"])

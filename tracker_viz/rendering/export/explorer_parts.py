@@ -26,7 +26,13 @@ from tracker_viz.rendering.export.explorer_cells import (
 )
 from tracker_viz.rendering.painting.renderer import Renderer
 from tracker_viz.rendering.plan import Heatmap, Plan
-from tracker_viz.rendering.planning.content import block_of, head_numbers, kind_of, matrix_title
+from tracker_viz.rendering.planning.content import (
+    block_of,
+    head_numbers,
+    heads_that_share,
+    kind_of,
+    matrix_title,
+)
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import (
@@ -98,7 +104,7 @@ def page_parts(renderer: Renderer, n_captures: int) -> PageParts:
         telling,
         [_drawn_px(plan, _first_head(heatmap)) for heatmap in firsts],
         _opened(plan),
-        _sharing(series),
+        heads_that_share(series),
     )
 
 
@@ -236,14 +242,6 @@ def _opened(plan: Plan) -> str | None:
         return None
     block, head = heads.pop()
     return f"{block}.{head}"
-
-
-def _sharing(series: Series) -> int:
-    model = series.last.model
-    n_heads, n_shared = model.get("n_heads"), model.get("n_kv_heads")
-    if not isinstance(n_heads, int) or not isinstance(n_shared, int) or n_shared < 1:
-        return 1
-    return n_heads // n_shared if n_heads % n_shared == 0 else 1
 
 
 # -- weights and scores ------------------------------------------------------------------------

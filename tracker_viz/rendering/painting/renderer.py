@@ -328,6 +328,9 @@ class Renderer:
             return f"{self.series.steps[index]:,}"
         if readout.quantity == "tokens":
             return si_number(self.series.tokens_seen[index] or 0)
+        if readout.quantity.startswith("scores."):
+            score = self.series.read(index, [readout.quantity])[readout.quantity]
+            return format_metric(float(score.flat[0]))
         return format_metric(self.series.metrics[index].get(readout.quantity, float("nan")))
 
     def _paint_mark(self, canvas: Canvas) -> None:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from tracker_viz.errors import LayoutError
 from tracker_viz.metrics import role_label
 from tracker_viz.rendering.measuring import Reach
-from tracker_viz.rendering.plan import Bar, Box, Heatmap, Swatch
+from tracker_viz.rendering.plan import Bar, Box, Heatmap, Readout, Swatch
 from tracker_viz.rendering.planning.content import Matrices
 from tracker_viz.rendering.planning.plan_builder import TITLES, Measured, PlanBuilder, next_even
 from tracker_viz.rendering.scales import bar_ticks
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
+from tracker_viz.rendering.text import text_width
 
 _SMALL, _COLUMN = 20.0, 16.0
 _TITLES = (
@@ -37,6 +38,7 @@ _TITLES = (
 titles fit is taken."""
 _CUT_WORTH = 0.1
 _FEW_CARDS = 8
+_NUMBER_ROW = 40  # at 1080p
 _AFTER_TITLE = 8  # at 1080p: between it and the next one
 _TELLING = {
     "head.distance": "distance looked back",
@@ -118,10 +120,36 @@ def place_scores(builder: PlanBuilder, names: Sequence[str], box: Box) -> None:
     """Score maps in a column at the side of the picture, and below them the colour bars of the
     whole picture."""
     cards = score_cards(builder, names)
+    if all(card.source.shape == (1, 1) for card in cards):
+        _place_numbers(builder, cards, box)
+        builder.scales.pop("score", None)
+        below = box.y + len(cards) * builder.px(_NUMBER_ROW)
+        builder.place_bars(Box(box.x, below, box.width, box.bottom - below))
+        return
     shared = sum(1 for key in builder.scales if key == "score" or not key.startswith("scores."))
     bars = shared * builder.px(64)
     place_cards(builder, cards, Box(box.x, box.y, box.width, box.height - bars - builder.px(10)))
     builder.place_bars(Box(box.x, box.bottom - bars + builder.px(10), box.width, bars))
+
+
+def _place_numbers(builder: PlanBuilder, cards: Sequence[Card], box: Box) -> None:
+    """Write the scores of a model with a single head as numbers: one cell of color says less."""
+    px, size = builder.px, 22.0
+    builder.heading("Scores", box.x, box.y - px(14), box.width)
+    digit = text_width("0", size * builder.unit, bold=True, mono=True)
+    for number, card in enumerate(cards):
+        baseline = box.y + px(28) + number * px(_NUMBER_ROW)
+        x = box.x
+        if card.role:
+            mark = Box(x, baseline - px(15), px(15), px(15))
+            builder.swatches.append(Swatch(mark, builder.theme.roles[card.role]))
+            x += px(22)
+        values = box.right - 6 * digit
+        title = builder.fitted(card.title, size, values - x - px(8))
+        builder.text(title, x, baseline, size)
+        name = card.source.needs[0]
+        assert isinstance(name, str)
+        builder.readouts.append(Readout(name, values, baseline, size * builder.unit, 6))
 
 
 def place_beside(builder: PlanBuilder, card: Card, mosaic: Box) -> int:

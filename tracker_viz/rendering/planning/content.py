@@ -33,7 +33,8 @@ _MATRIX_ORDER = ("w_q", "w_k", "w_v", "w_o", "w_gate", "w_up", "w_in", "w_down",
 @dataclass(frozen=True)
 class Heads:
     """Attention of one probe row: ``blocks[i]`` holds the maps of the i-th block, ``indices[i]``
-    its number and its heads' numbers."""
+    its number and its heads' numbers; ``notes`` say what a viewer must know, the first before
+    the others."""
 
     title: str
     scale: str
@@ -41,6 +42,7 @@ class Heads:
     indices: list[tuple[int, tuple[int, ...]]]
     length: int
     causal: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def columns(self) -> int:
@@ -57,10 +59,22 @@ class Heads:
             else None
         )
 
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """What runs down and across a map, in one breath."""
-        return ("query ↓ key →",)
+    def axes(self, pool: int = 1) -> tuple[str, ...]:
+        """What runs down and across a map, with all notes, and with fewer where there is less
+        room.
+
+        Args:
+            pool: entries of a cell's side; a cell shows the largest of them.
+        """
+        notes = list(self.notes)
+        if pool > 1:
+            notes.insert(0, f"max of {pool} × {pool}")
+        offers = []
+        for n_notes in range(len(notes), -1, -1):
+            offers.append(" · ".join(["query ↓ key →", *notes[:n_notes]]))
+        if pool > 1:
+            offers.insert(-1, notes[0])  # how it is pooled matters more than which side is which
+        return tuple(offers)
 
     def mask(self, cells: int) -> NDArray[np.bool_] | None:
         return future(cells) if self.causal else None
@@ -126,10 +140,42 @@ def resolve_attention(builder: PlanBuilder, panel: Attention | LargeHead) -> lis
                 indices,
                 length,
                 causal,
+                _notes(series, probe, indices),
             )
         )
     add_attention_scale(builder, found[0], show)
     return found
+
+
+def _notes(
+    series: Series, probe: int | None, indices: Sequence[tuple[int, tuple[int, ...]]]
+) -> tuple[str, ...]:
+    """What is shown of a model that is not shown in full, and what its probe repeats."""
+    notes = []
+    model = series.last.model
+    n_heads, n_kept = model.get("n_heads"), max(len(numbers) for _, numbers in indices)
+    if isinstance(n_heads, int) and n_kept < n_heads:
+        notes.append(f"{n_kept} of {n_heads} heads")
+    cut = model.get("cut", {})
+    if cut.get("positions", 0) < cut.get("of_positions", 0):
+        notes.append(f"first {cut['positions']} of {cut['of_positions']} positions")
+    sharing = heads_that_share(series)
+    if sharing > 1:
+        notes.append(f"lines join {sharing} heads with shared keys and values")
+    rows = series.last.probe.get("rows") or []
+    row = rows[probe or 0] if (probe or 0) < len(rows) else {}
+    if row.get("period"):
+        notes.append(f"{row['period']} tokens that repeat")
+    return tuple(notes)
+
+
+def heads_that_share(series: Series) -> int:
+    """How many neighboring heads share keys and values; 1 where they do not."""
+    model = series.last.model
+    n_heads, n_shared = model.get("n_heads"), model.get("n_kv_heads")
+    if not isinstance(n_heads, int) or not isinstance(n_shared, int) or n_shared < 1:
+        return 1
+    return n_heads // n_shared if n_heads % n_shared == 0 else 1
 
 
 def _probe_rows(

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
-from tracker_viz.rendering.plan import Box, Heatmap
+from tracker_viz.rendering.plan import Box, Heatmap, Swatch
 from tracker_viz.rendering.planning.content import (
     Heads,
     Matrices,
     add_weight_scale,
+    heads_that_share,
     matrix_title,
     weight_source,
 )
@@ -208,7 +210,8 @@ def place_grid(
                     _title_beside(builder, panel, x, area.y, shape.height)
                 else:
                     above = builder.px(14 if cornered else 34)
-                    builder.heading(panel.title, x, area.y - above, room, *panel.axes)
+                    axes = panel.axes(shape.pool) if isinstance(panel, Heads) else panel.axes
+                    builder.heading(panel.title, x, area.y - above, room, *axes)
             place = _place_heads if isinstance(panel, Heads) else _place_matrices
             x = place(builder, panel, blocks, x, area.y, shape) + section  # type: ignore[arg-type]
     for weights in matrices:
@@ -318,10 +321,13 @@ def _place_heads(
             shape.map_px + shape.gap,
         )
     mask = group.mask(-(-group.length // shape.pool))
+    sharing = heads_that_share(builder.series)
     for row, position in enumerate(blocks):
         if position >= len(group.blocks):
             continue
         block, numbers = group.indices[position]
+        if sharing > 1 and shape.lines == 1:
+            _join_heads_that_share(builder, group, numbers, sharing, shape, row, Box(x, top, 0, 0))
         for number, source in enumerate(group.blocks[position]):
             right, down = shape.origin(group, row, number)
             box = Box(x + right, top + down, shape.map_px, shape.map_px)
@@ -341,6 +347,29 @@ def _place_heads(
             if shape.caption:
                 _caption(builder, box, f"head {head}", str(head))
     return x + _panel_width(group, shape)
+
+
+def _join_heads_that_share(
+    builder: PlanBuilder,
+    group: Heads,
+    numbers: Sequence[int],
+    sharing: int,
+    shape: GridShape,
+    row: int,
+    origin: Box,
+) -> None:
+    """Draw a line below neighboring heads that read the same keys and values."""
+    line_px = max(2, builder.px(2))
+    for _, columns in groupby(range(len(numbers)), lambda column: numbers[column] // sharing):
+        joined = list(columns)
+        (left, y), (right, _) = (
+            shape.origin(group, row, joined[0]),
+            shape.origin(group, row, joined[-1]),
+        )
+        below = origin.y + y + shape.map_px + shape.gap // 2 - line_px // 2
+        width = right + shape.map_px - left
+        line = Box(origin.x + left, below, width, line_px)
+        builder.swatches.append(Swatch(line, builder.theme.dim))
 
 
 def _place_matrices(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.layout import LargeHead
-from tracker_viz.rendering.plan import Box, Heatmap
+from tracker_viz.rendering.plan import Box, Heatmap, Swatch
 from tracker_viz.rendering.planning.cards import place_cards, place_scores, score_cards
 from tracker_viz.rendering.planning.content import Heads, most_changed, resolve_attention
 from tracker_viz.rendering.planning.grid import fit_map
@@ -182,17 +182,38 @@ def _place_map(
     cells = -(-heads.length // pool)
     box = Box(2 * ((x + 1) // 2), 2 * ((y + 1) // 2), cells * cell_px, cells * cell_px)
     block, numbers = heads.indices[row]
-    name = f"block {block} · head {numbers[column]}"
+    name = f"L{block}H{numbers[column]}"
     kind = heads.title.removeprefix("Attention · ")
     title = f"{name} · {kind}" if is_first else kind[:1].upper() + kind[1:]
-    builder.heading(title, box.x, box.y - builder.px(32), box.width, *heads.axes)
+    builder.heading(title, box.x, box.y - builder.px(38), box.width, *heads.axes(pool))
     source = replace(heads.blocks[row][column], pool=pool)
     place = (block, numbers[column])
     builder.heatmaps.append(
         Heatmap(f"{name} · {kind}", source, box, heads.scale, heads.mask(cells), head=place)
     )
     _token_labels(builder, tokens, chosen, box, pool, cell_px)
+    _name_copies(builder, heads.blocks[row][column].probe or 0, box, heads.length)
     return box
+
+
+def _name_copies(builder: PlanBuilder, probe: int, box: Box, length: int) -> None:
+    """Bracket the copies of repeated tokens along the upper edge of the map, whose right half no
+    attention reaches."""
+    rows = builder.series.last.probe.get("rows") or []
+    row = rows[probe] if probe < len(rows) else {}
+    period, start = int(row.get("period") or 0), int(row.get("start") or 0)
+    if not period:
+        return
+    px = builder.px
+    starts = list(range(start, length, period))
+    for number, first in enumerate(starts, 1):
+        left = box.x + box.width * first // length
+        right = box.x + box.width * min(first + period, length) // length
+        line = Box(left + px(2), box.y - px(9), max(1, right - left - px(4)), max(1, px(3)))
+        builder.swatches.append(Swatch(line, builder.theme.dim))
+        text = f"copy {number}"
+        if builder.text_width(text, 16) <= line.width:
+            builder.text(text, (left + right) / 2, box.y - px(14), 16, align="center")
 
 
 def _chosen(builder: PlanBuilder, panel: LargeHead, heads: Heads) -> tuple[int, int]:

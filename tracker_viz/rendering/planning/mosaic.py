@@ -135,7 +135,7 @@ def place_zooms(
     title = "Heads that changed most"
     if any(event.kind == "role" for event in builder.story.events):
         title = "Heads with a role, then those that changed most"
-    builder.heading(title, area.x, area.y - px(32), area.width, *heads.axes)
+    builder.heading(title, area.x, area.y - px(32), area.width, *heads.axes(pool))
     down = -(-n // across)
     between = gap + _shared(area.width - across * (map_px + gap) + gap, across - 1, px(90))
     under = gap + _shared(

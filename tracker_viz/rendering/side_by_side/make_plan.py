@@ -253,7 +253,7 @@ def _header(
         - builder.text_width(timing.axis, 24)
     )
     builder.text(timing.axis, left, clock.baseline, 24)
-    builder.text(heads.axes[0], clock.x, px(84), 16, align="right")
+    builder.text(heads.axes()[-1], clock.x, px(84), 16, align="right")
     room = left - builder.margin - px(44)
     builder.text(
         builder.fitted(title, 34, room, bold=True),
