@@ -82,10 +82,11 @@ def main(settings: TrainSettings) -> float:
         probe=make_probe(
             VOCAB_SIZE,
             settings.model.context_length,
-            text_ids=mixture.probe_text(),
+            text_ids=mixture.probe_text(1 + settings.capture.score_rows),
             decode=token_text,
             bos_id=BOS,
             token_range=SPAN_TOKENS,
+            score_rows=settings.capture.score_rows,
         ),
         total_steps=settings.trainer.steps,
         start_step=trainer.step,

@@ -138,7 +138,8 @@ def test_it_prints_on_a_page(capsys):
     assert lines[0].startswith("Decoder: ")
     assert "blocks.0 to 2: 4 heads, 2 key/value heads" in lines
     assert "  mlp.w_gate  mlp.gate_proj.weight" in lines
-    assert "probe: 1 x 32 tokens: 4 copies of 8 tokens" in lines
+    in_words = "probe: 1 x 32 tokens: 4 copies of 8 tokens, and 4 rows for the scores alone"
+    assert in_words in lines
     assert [line for line in lines if line.startswith("one capture: ")]
     assert "captures: 26 in 100 steps" in lines
     assert len(lines) < 30

@@ -242,7 +242,7 @@ def test_a_run_that_is_gone_on_with_captures_nothing_twice(watched):
 
 def test_a_run_whose_captures_hold_samples_is_gone_on_with_from_the_same_first_sample():
     model = make_model()
-    small = {"max_mb": 0.08}
+    small = {"max_mb": 0.082}
     with watch(model, **small) as watcher:
         train(model, watcher, range(6))
     with watch(model, start_step=6, total_steps=10, **small) as again:

@@ -419,7 +419,7 @@ def names_today(
         "mlflow": {"tracking_uri": mlflow_uri, "experiment": "stored"},
         "wandb": {"project": "stored", "base_url": wandb_server.base_url},
     }
-    refs = tiny_run.train_into(options, tmp_path / "spool", steps=200)
+    refs = tiny_run.train_into(options, tmp_path / "spool", steps=500)
     tiny_run.draw_into(refs, options, ["video", "poster", "webp", "html"])
     for into in refs:
         tv.compare(

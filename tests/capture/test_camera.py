@@ -10,7 +10,7 @@ import torch
 from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel, two_layers
 
 from tracker_viz import capture_file
-from tracker_viz.capture import Schedule, fit, make_probe, record
+from tracker_viz.capture import Schedule, camera, fit, make_probe, record
 from tracker_viz.capture.budget import sample
 from tracker_viz.capture.weights import Projection, read
 from tracker_viz.errors import ConfigError
@@ -30,6 +30,68 @@ def captured(**options):
         **options,
     ).close()
     return captures[0]
+
+
+# -- hidden rows
+# ------------------------------------------------------------------------------
+
+
+def small_model():
+    torch.manual_seed(0)
+    return Model(lambda _: Residual(FusedAttention(by_kernel), two_layers()), 3)
+
+
+def looked_at(probe, model=None, **options):
+    captures = []
+    recorder = record(model or small_model(), probe, Schedule.every(1), captures.append, **options)
+    recorder.step(1)
+    recorder.close()
+    return captures
+
+
+def test_hidden_rows_are_scored_and_nothing_else_of_a_capture_changes():
+    text = torch.arange(5 * T) * 7 % VOCAB
+    plain = looked_at(make_probe(VOCAB, T, text_ids=text, score_rows=0))
+    whole = looked_at(make_probe(VOCAB, T, text_ids=text, score_rows=3))
+    assert [row.get("hidden", False) for row in whole[1].probe["rows"]] == [False] * 2 + [True] * 6
+    for one, other in zip(plain, whole, strict=True):
+        kept, more = fit(Scorer()(one)), fit(Scorer()(other))
+        assert set(kept.arrays) < set(more.arrays)
+        assert kept.labels["probe"] == more.labels["probe"] == ("repeated", "text")
+        assert kept.probe["rows"] == more.probe["rows"]
+        for name, array in kept.arrays.items():
+            if not name.startswith("scores.head"):
+                np.testing.assert_allclose(more.arrays[name], array, atol=1e-3, err_msg=name)
+        assert more.model["score_rows"]["induction"] == 4
+        assert more.model["score_rows"]["sink_text"] == 4
+        assert more.model["score_rows"]["sink"] == 8
+        scored = more.probe["scored"]
+        assert [row["kind"] for row in scored].count("repeated") == 4
+        assert scored[2]["ids"] == other.probe["rows"][2]["ids"]
+        assert scored[2].keys() == {"kind", "period", "start", "length", "ids"}
+        assert all(row["length"] == T for row in scored)
+
+
+def test_a_large_model_is_scored_on_fewer_hidden_rows(monkeypatch, caplog):
+    entries_a_row = 3 * 4 * T * T
+    monkeypatch.setattr(camera, "MAX_SCORED_ENTRIES", 4.5 * entries_a_row)
+    text = torch.arange(5 * T) % VOCAB
+    captures = looked_at(make_probe(VOCAB, T, text_ids=text, score_rows=3))
+    assert captures[1].arrays["blocks.0.attn.pattern"].shape[0] == 4
+    kinds = [row["kind"] for row in captures[1].probe["rows"]]
+    assert kinds == ["repeated", "text", "repeated", "text"]
+    assert caplog.text.count("heads are scored on 2 of 6 hidden rows") == 1
+
+
+def test_a_forward_that_takes_only_the_users_rows_is_left_alone(caplog):
+    mask = torch.ones(2, T, dtype=torch.int64)
+
+    def forward(model, input_ids):
+        return model(input_ids * mask)
+
+    captures = looked_at(make_probe(VOCAB, T, text_ids=range(T)), forward=forward)
+    assert captures[1].arrays["blocks.0.attn.pattern"].shape[0] == 2
+    assert "does not take more rows than the 2 of the probe" in caplog.text
 
 
 # -- which

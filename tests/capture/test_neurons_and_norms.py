@@ -19,13 +19,13 @@ from tracker_viz.capture.weights import Projection
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.metrics import Scorer
 
-PROBE = make_probe(VOCAB, T, text_ids=range(T))
+PROBE = make_probe(VOCAB, T, text_ids=range(T), score_rows=0)
 
 
-def captured(model, **options):
+def captured(model, probe=PROBE, **options):
     """Of the untrained model, and once more after a step."""
     captures = []
-    recorder = record(model, PROBE, Schedule.every(1), captures.append, **options)
+    recorder = record(model, probe, Schedule.every(1), captures.append, **options)
     recorder.step(1)
     recorder.close()
     return captures
@@ -212,6 +212,21 @@ def test_neurons_that_never_fire_are_counted():
     assert dead[0, column] == pytest.approx(1 - float(firing.float().mean()), abs=1e-6)
     assert dead[1, column] >= 10 / 40
     assert np.isnan(np.delete(dead, column, axis=1)).all(), "only a down projection reads neurons"
+
+
+def test_neurons_are_followed_on_the_rows_that_are_drawn_alone():
+    torch.manual_seed(0)
+    model = Model(lambda _: Residual(FusedAttention(by_kernel, noted=False), two_layers()), 2)
+    of_drawn = captured(model)
+    with_hidden = captured(model, make_probe(VOCAB, T, text_ids=range(3 * T), score_rows=2))
+    for one, other in zip(of_drawn, with_hidden, strict=True):
+        assert len(other.probe["rows"]) == 6
+        for name in ("peak", "spread"):
+            np.testing.assert_allclose(
+                other.arrays[f"blocks.1.mlp.w_out.{name}"],
+                one.arrays[f"blocks.1.mlp.w_out.{name}"],
+                rtol=1e-4,
+            )
 
 
 def test_blocks_that_share_a_layer_are_each_shown_their_own_neurons():

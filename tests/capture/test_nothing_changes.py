@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tracker_viz.capture import Schedule, make_probe, record
+from tracker_viz.capture.probe import DEFAULT_SCORE_ROWS
 
 
 class Noisy(nn.Module):
@@ -323,7 +324,7 @@ def test_a_compiled_model_is_captured_uncompiled_and_never_compiled_again(compil
     assert len(graphs) == before
     assert sum(torch._dynamo.utils.counters["graph_break"].values()) == breaks
     assert [capture.arrays["blocks.1.attn.pattern"].shape for capture in captures] == [
-        (2, 4, T, T)
+        (2 + DEFAULT_SCORE_ROWS, 4, T, T)
     ] * 4
     assert captures[0].model["name"] == "Model"
 
@@ -364,7 +365,8 @@ def test_no_cache_is_made_and_the_configuration_is_as_before():
     )
     recorder, _ = recorder_of(model)
     recorder.step(1)
-    assert seen == [None, None]
+    first_look = [None, None]  # on what is drawn, and on what is scored
+    assert seen == [*first_look, None]
     assert model.config.to_dict() == before
     prompt = torch.tensor([[5, 6, 7]])
     continued = model.generate(prompt, max_new_tokens=4, do_sample=False)

@@ -19,6 +19,7 @@ from torch import nn
 from tracker_viz import capture_file
 from tracker_viz.capture import CaptureOptions, CostLimit, Governor, Schedule, make_probe, record
 from tracker_viz.capture.discover.limits import context_length, learned_positions, vocab_size
+from tracker_viz.capture.probe import DEFAULT_SCORE_ROWS
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 
 
@@ -329,14 +330,14 @@ def test_a_capture_describes_itself():
     assert capture.metrics["grad_norm"] == 2.0
     pattern = capture.arrays["blocks.1.attn.pattern"]
     assert (pattern.shape, pattern.dtype, capture.axes["blocks.1.attn.pattern"]) == (
-        (2, 4, T, T),
+        (2 + DEFAULT_SCORE_ROWS, 4, T, T),
         np.float16,
         ("probe", "head", "query", "key"),
     )
     np.testing.assert_allclose(pattern.astype(np.float32).sum(-1), 1, atol=2e-3)
     assert capture.axes["blocks.0.mlp.w_in"] == ("out", "in")
     assert capture.arrays["blocks.0.mlp.w_in"].shape == (128, 32)
-    assert capture.labels["probe"] == ("repeated", "text")
+    assert capture.labels["probe"][:3] == ("repeated", "text", "repeated 2")
     assert {
         name: capture.model[name]
         for name in ("name", "n_blocks", "n_heads", "n_kv_heads", "d_model", "d_mlp")

@@ -229,6 +229,78 @@ def test_picking_single_tokens_is_the_most_specialised():
     )
 
 
+def windowed(attention, width):
+    """The same heads behind a sliding window: float16, as captures hold it."""
+    inside = np.tril(np.ones((T, T), bool)) & ~np.tril(np.ones((T, T), bool), -width)
+    cut = np.where(inside, attention, 0)
+    return (cut / cut.sum(-1, keepdims=True)).astype(np.float16).astype(np.float32)
+
+
+@pytest.mark.parametrize("width", [2, 8, 32, 60])
+def test_a_sliding_window_is_no_specialisation(width):
+    uniform = windowed(np.broadcast_to(uniform_attention(T), (3, T, T)), width)
+    assert head_measures.window(uniform) == width
+    assert head_measures.entropy(uniform) == pytest.approx(1, abs=1e-3)
+    assert head_measures.specialisation(uniform) == pytest.approx(0, abs=1e-3)
+
+
+def test_heads_behind_a_window_are_measured_by_the_keys_that_they_may_see():
+    rng = np.random.default_rng(20)
+    heads = windowed(random_heads(rng, (4,)), 16)
+    assert head_measures.window(heads) == 16
+    rows = heads[:, FIRST_QUERY:].astype(np.float64)
+    entropy = -(rows * np.log(np.maximum(rows, 1e-300))).sum(-1)
+    expected = (entropy / np.log(np.minimum(np.arange(FIRST_QUERY, T) + 1, 16))).mean(-1)
+    np.testing.assert_allclose(head_measures.entropy(heads), expected, atol=1e-3)
+    sharp = np.stack([*heads[:3], PREVIOUS])
+    assert head_measures.window(sharp) == 16, "its other heads show the window"
+    assert head_measures.specialisation(sharp)[3] > 0.6
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        PREVIOUS[None],
+        CURRENT[None],
+        np.stack([PREVIOUS, attention_to(lambda i: i - 5)]),
+        np.stack([PREVIOUS, INDUCTION]),
+        random_heads(np.random.default_rng(21), (1,), sharpness=6.0).astype(np.float16),
+        np.zeros((2, T, T), np.float32),
+        np.full((2, T, T), np.nan, np.float32),
+    ],
+    ids=["previous", "current", "two sharp", "induction", "half precision", "nothing", "NaN"],
+)
+def test_zeros_of_sharp_heads_are_no_window(heads):
+    assert head_measures.window(heads) is None
+
+
+def test_a_decay_that_underflows_is_no_window():
+    back = np.subtract.outer(np.arange(T), np.arange(T))
+    rng = np.random.default_rng(22)
+    logits = rng.normal(size=(1, T, T)) - 0.5 * back
+    decayed = np.where(back >= 0, np.exp(logits), 0)
+    decayed = (decayed / decayed.sum(-1, keepdims=True)).astype(np.float16)
+    assert decayed[0, -1, 0] == 0
+    assert head_measures.window(decayed.astype(np.float32)) is None
+
+
+def test_one_query_that_is_not_finite_leaves_the_other_heads_their_divergence():
+    attention = random_heads(np.random.default_rng(23), (4,), length=16)
+    whole = head_measures.divergence(attention)
+    broken = attention.copy()
+    broken[1, 9] = np.nan
+    with np.errstate(all="raise"):
+        found = head_measures.divergence(broken)
+    assert np.isnan(found).tolist() == [False, True, False, False]
+    np.testing.assert_allclose(found[[0, 2, 3]], whole[[0, 2, 3]], atol=0.05)
+    without = np.delete(attention, 1, axis=0)
+    broken[1] = np.nan
+    np.testing.assert_allclose(
+        head_measures.divergence(broken)[[0, 2, 3]], head_measures.divergence(without), rtol=1e-5
+    )
+    assert np.isnan(head_measures.divergence(broken[:2])).all(), "no other head is left"
+
+
 def test_divergence_tells_the_odd_head_out():
     attention = np.stack([PREVIOUS, PREVIOUS, PREVIOUS, FIRST])
     scores = head_measures.divergence(attention)
@@ -456,6 +528,18 @@ def test_the_least_period_is_the_lowest_mean_and_not_the_lowest_row():
     assert HEAD_SCORES["induction_min"].uniform(rows) == pytest.approx(min(uniform.values()))
 
 
+@pytest.mark.parametrize("length", range(4, 65))
+def test_uniform_heads_are_no_induction_heads_in_any_context(length):
+    """What ``make_probe`` gives: 4 copies, or 2 of 3 tokens where there is room for no more."""
+    period = max(length // 4, min(3, length // 2))
+    row = ProbeRow("repeated", length, period, 0)
+    uniform = np.broadcast_to(uniform_attention(length), (1, 2, length, length))
+    scores = head_scores.head_scores({0: uniform}, [row], n_blocks=1)
+    assert ("induction" in scores) == (length >= 6)
+    for name in {"induction", "induction_min", "duplicate_token"} & set(scores):
+        assert (scores[name] < 0.28).all(), name
+
+
 @pytest.mark.parametrize("period", [1, 2])
 def test_rows_of_a_period_too_short_to_tell_copies_apart_have_no_induction_score(period, caplog):
     head_scores._say_that_periods_are_short.cache_clear()
@@ -477,6 +561,9 @@ def test_attention_that_is_not_finite_scores_nan_and_leaves_other_blocks_alone()
     with np.errstate(all="raise"):
         scores = head_scores.head_scores(patterns, [REPEATED, TEXT], n_blocks=2)
     assert all(np.isnan(values[0, 1]) for values in scores.values())
+    alone = scores.pop("divergence")
+    assert np.isnan(alone[0]).all(), "nor is there another head to compare the first one with"
+    assert all(np.isfinite(values[0, 0]) for values in scores.values())
     assert all(np.isfinite(values[1]).all() for values in scores.values())
 
 

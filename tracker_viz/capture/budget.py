@@ -51,7 +51,8 @@ def weights_share(max_mb: float) -> float:
 def fit(capture: Capture, max_mb: float = DEFAULT_MAX_MB) -> Capture:
     """The capture as float16, cut until its arrays take at most ``max_mb`` megabytes (10**6 bytes).
 
-    Scores are never cut. Attention goes first, in this order: probe rows beyond the first repeated
+    Scores are never cut, and hidden rows of the probe, which are there for the scores alone, are
+    always dropped. Attention goes first, in this order: probe rows beyond the first repeated
     and the first text one, then all but one row, heads beyond 8 a block, positions beyond 64 (a
     causal map's first rows are whole without the later ones), heads beyond 4, 2, 1, then blocks,
     evenly spaced. Weights become evenly spaced samples. What was left out is said in ``labels``
@@ -59,6 +60,7 @@ def fit(capture: Capture, max_mb: float = DEFAULT_MAX_MB) -> Capture:
     """
     if not max_mb > 0:
         raise ConfigError(f"max_mb must be greater than 0; got {max_mb}")
+    capture = without_hidden_rows(capture)
     patterns = {
         name: array for name, array in capture.arrays.items() if name.endswith(".attn.pattern")
     }
@@ -104,6 +106,23 @@ def fit(capture: Capture, max_mb: float = DEFAULT_MAX_MB) -> Capture:
         probe=probe,
         model={**capture.model, "cut": cut} if cut else capture.model,
     )
+
+
+def without_hidden_rows(capture: Capture) -> Capture:
+    """Return the capture without the attention on rows that are scored and never drawn."""
+    rows = capture.probe.get("rows", ())
+    drawn = [index for index, row in enumerate(rows) if not row.get("hidden")]
+    if len(drawn) == len(rows):
+        return capture
+    arrays = {
+        name: array[drawn] if name.endswith(".attn.pattern") else array
+        for name, array in capture.arrays.items()
+    }
+    labels = dict(capture.labels)
+    if "probe" in labels:
+        labels["probe"] = tuple(labels["probe"][row] for row in drawn)
+    probe = {**capture.probe, "rows": [rows[row] for row in drawn]}
+    return replace(capture, arrays=arrays, labels=labels, probe=probe)
 
 
 def sample(matrix: NDArray[Any], side: int) -> NDArray[Any]:
@@ -172,5 +191,9 @@ def _cut_probe(probe: Mapping[str, Any], rows: Sequence[int], length: int) -> Ma
     described = probe.get("rows")
     if not described:
         return probe
-    cut = [{**described[row], "tokens": list(described[row]["tokens"])[:length]} for row in rows]
-    return {**probe, "length": length, "rows": cut}
+    return {**probe, "length": length, "rows": [_shortened(described[row], length) for row in rows]}
+
+
+def _shortened(row: Mapping[str, Any], length: int) -> dict[str, Any]:
+    per_token = {name: list(row[name])[:length] for name in ("tokens", "ids") if name in row}
+    return {**row, **per_token}

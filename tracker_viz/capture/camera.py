@@ -42,6 +42,11 @@ from tracker_viz.types import Capture
 
 log = logging.getLogger("tracker_viz.capture")
 
+# Attention weights of a capture, over all rows, up to which hidden rows are run: 16 rows of 128
+# tokens for 1,024 heads, 0.5 GB on the device, and some seconds of a core to score. Rows that are
+# drawn are never left out.
+MAX_SCORED_ENTRIES = 1 << 28
+
 
 class Camera:
     """Looks at a model through a probe. ``explore`` once, then ``take``; on every process of a
@@ -106,6 +111,7 @@ class Camera:
             )
         # What ``explore`` finds out.
         self._anatomy: ModelStructure
+        self._input_ids: Tensor
         self._projections: list[Projection]
         self._signature: tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -134,7 +140,6 @@ class Camera:
         """Find out what the model is made of; the first capture, made on the way."""
         check_parameters(self.model)
         check_probe(self.probe, vocab_size=None, context_length=context_length(self.model))
-        self._input_ids = self.probe.input_ids.to(self.device)
         before = copy_of_buffers(self.model)
         self._written: set[str] = set()
         with untouched(
@@ -158,15 +163,9 @@ class Camera:
         }
         with untouched(self.model, autocast=self._autocast, written_buffers=written):
             if _signature(self.model) == self._signature:
-                self._neurons = NeuronWatch(self._input_ids.numel())
+                self._neurons = NeuronWatch(self._input_ids.numel(), self._n_drawn_tokens)
                 with self._neurons.following(down_layers(self.model, self._projections)):
-                    attention = attend(
-                        self.model,
-                        self._input_ids,
-                        self._anatomy,
-                        forward=self._forward,
-                        dtype=torch.float16,
-                    )
+                    attention = self._attend(self._input_ids)
             else:
                 log.warning(
                     "the model has other parameters than before (step %d): looking at it anew", step
@@ -175,18 +174,31 @@ class Camera:
         distributed.put_away(self.model)
         return self._developed(attention, step, tokens_seen, metrics)
 
+    @property
+    def _n_drawn_tokens(self) -> int:
+        return self.probe.n_drawn * self.probe.length
+
+    def _attend(self, input_ids: Tensor) -> list[Tensor]:
+        return attend(
+            self.model, input_ids, self._anatomy, forward=self._forward, dtype=torch.float16
+        )
+
     def _discover(self) -> list[Tensor]:
-        self._neurons = NeuronWatch(self._input_ids.numel())
+        drawn = self.probe.with_score_rows(0)
+        drawn_ids = drawn.input_ids.to(self.device)
+        self._neurons = NeuronWatch(drawn_ids.numel(), self._n_drawn_tokens)
         with self._neurons.following(linear_layers(self.model)):
             self._anatomy, attention = discover(
                 self.model,
-                self._input_ids,
+                drawn_ids,
                 forward=self._forward,
                 blocks=self._blocks,
                 projections=self._named,
                 max_experts=self._max_experts,
                 dtype=torch.float16,
             )
+        attention = self._with_hidden_rows(attention)
+        self._described_probe = self.probe.description()
         known = {projection.name for projection in self._anatomy.projections}
         if self._wanted is not None and not self._wanted <= known:
             there = (
@@ -215,6 +227,48 @@ class Camera:
         if pooled:
             self.model_info["pooling"] = self._pooling
         return attention
+
+    def _with_hidden_rows(self, drawn: list[Tensor]) -> list[Tensor]:
+        """Return the attention of all rows, and leave out of the probe the hidden ones that are too
+        many for this model, or that it does not take.
+
+        Args:
+            drawn: the attention of the rows that are drawn.
+        """
+        per_row = sum(pattern.numel() for pattern in drawn) / self.probe.n_drawn
+        self._leave_out_rows(max(int(MAX_SCORED_ENTRIES / per_row) - self.probe.n_drawn, 0))
+        self._input_ids = self.probe.input_ids.to(self.device)
+        if not self.probe.n_hidden:
+            return drawn
+        try:
+            return self._attend(self._input_ids)
+        except Exception as error:  # noqa: BLE001
+            # A forward of the user's own may be made for just the rows that they gave.
+            log.warning(
+                "the model does not take more rows than the %d of the probe (%s: %s), so heads are "
+                "scored on these alone; score_rows=0 says so beforehand",
+                self.probe.n_drawn,
+                type(error).__name__,
+                error,
+            )
+            self.probe = self.probe.with_score_rows(0)
+            self._input_ids = self.probe.input_ids.to(self.device)
+            return drawn
+
+    def _leave_out_rows(self, most: int) -> None:
+        """Keep at most ``most`` hidden rows, and say so once."""
+        wanted = self.probe.n_hidden
+        if wanted <= most:
+            return
+        self.probe = self.probe.with_hidden(most)
+        if self.main:
+            log.warning(
+                "heads are scored on %d of %d hidden rows of the probe: all of them would be more "
+                "than %d million attention weights a capture; shorter rows are cheaper",
+                self.probe.n_hidden,
+                wanted,
+                MAX_SCORED_ENTRIES // 1_000_000,
+            )
 
     def _developed(
         self,
@@ -266,7 +320,7 @@ class Camera:
             tokens_seen=tokens_seen,
             metrics=metrics,
             model=self.model_info,
-            probe=self.probe.description(),
+            probe=self._described_probe,
         )
 
     def _pooling_of(self, projection: Projection) -> Pooling:

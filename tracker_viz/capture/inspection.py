@@ -83,14 +83,15 @@ def left_out(camera: Camera) -> list[LeftOut]:
 
 def probe_in_words(probe: Probe) -> str:
     rows = []
-    for row in probe.rows:
+    for row in probe.rows[: probe.n_drawn]:
         if row.kind == "repeated" and row.period:
             n_copies = (probe.length - (row.start or 0)) / row.period
             rows.append(f"{n_copies:.3g} copies of {row.period} tokens")
         else:
             shown = " ".join(row.tokens[:_TOKENS_SHOWN])
             rows.append(f"the text {shown!r} ...")
-    return f"{len(rows)} x {probe.length} tokens: {'; '.join(rows)}"
+    beside = f", and {probe.n_hidden} rows for the scores alone" if probe.n_hidden else ""
+    return f"{len(rows)} x {probe.length} tokens: {'; '.join(rows)}{beside}"
 
 
 def _parameters_of(projections: Iterable[Projection]) -> set[str]:

@@ -28,10 +28,12 @@ class NeuronWatch:
         n_tokens: of the probe, rows times positions. A layer that is given another number of
             tokens, as an expert of a mixture is, is not summed up: of a neuron that was not asked
             nobody can say that it is dead.
+        n_counted: of these, from the first on, are summed up: those of the rows that are drawn.
     """
 
-    def __init__(self, n_tokens: int) -> None:
+    def __init__(self, n_tokens: int, n_counted: int) -> None:
         self._n_tokens = n_tokens
+        self._n_counted = n_counted
         self._calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
     @contextmanager
@@ -79,7 +81,7 @@ class NeuronWatch:
             return
         if entering.numel() != self._n_tokens * entering.shape[-1]:
             return
-        neurons = entering.detach().reshape(self._n_tokens, -1)
+        neurons = entering.detach().reshape(self._n_tokens, -1)[: self._n_counted]
         summed_in = torch.promote_types(
             neurons.dtype, torch.float32
         )  # norms that are summed up in it, without a copy of the neurons

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from tracker_viz.capture import checks
 from tracker_viz.capture.budget import DEFAULT_MAX_MB
 from tracker_viz.capture.governor import DEFAULT_FREE_S, DEFAULT_MAX_OVERHEAD, CostLimit
+from tracker_viz.capture.probe import DEFAULT_SCORE_ROWS
 from tracker_viz.options import LegalValues, Options
 
 
@@ -61,6 +62,12 @@ class CaptureOptions(Options):
 
     max_experts: int = Field(default=4, ge=0)
     """Experts of a mixture that are captured one by one, besides their mean."""
+
+    score_rows: int = Field(default=DEFAULT_SCORE_ROWS, ge=0)
+    """Rows of each kind, repeated random tokens and text, that heads are scored on beside those
+    that are drawn: more make scores and onsets steadier, and captures dearer. Token ids of your own
+    get repeated ones; text comes from what tv.make_probe was given. 0: only what is drawn is
+    scored."""
 
     @field_validator("only_blocks")
     @classmethod

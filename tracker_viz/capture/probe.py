@@ -3,8 +3,10 @@ steps and runs.
 
 Two kinds of rows, because they show different things: *repeated* random tokens, where only a head
 that looks back for what followed last time can do better than chance (induction; Olsson et al.
-2022), and *text*. Made once, before training, by ``make_probe`` or out of the user's own token ids
-by ``probe_from_ids``. No global random state is touched.
+2022), and *text*. Behind the rows that are drawn come *hidden* ones of both kinds. Heads are scored
+on them, too, so that a score is no accident of one draw, and no fixed distance passes for
+induction: they repeat with other periods. Made once, before training, by ``make_probe`` or out of
+the user's own token ids by ``probe_from_ids``. No global random state is touched.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ import torch
 from torch import Tensor
 
 from tracker_viz.errors import ProbeError
+from tracker_viz.metrics import MIN_PERIOD
 
 DEFAULT_LENGTH = 128
+DEFAULT_SCORE_ROWS = 4
 
 Decode = Callable[[int], str]
 
@@ -28,24 +32,31 @@ class ProbeRow:
     """What one row of the probe is.
 
     Attributes:
-        tokens: text of every token.
+        tokens: text of every token; empty in a hidden row.
         period, start: in a repeated row, positions ``start``.. hold copies of the same ``period``
             tokens (the last may be cut short).
+        hidden: scored, and never drawn.
     """
 
     kind: Literal["repeated", "text"]
     tokens: tuple[str, ...]
     period: int | None = None
     start: int | None = None
+    hidden: bool = False
 
     def description(self) -> dict[str, Any]:
-        repeated = {"period": self.period, "start": self.start} if self.kind == "repeated" else {}
-        return {"kind": self.kind, **repeated, "tokens": list(self.tokens)}
+        described: dict[str, Any] = {"kind": self.kind}
+        if self.kind == "repeated":
+            described |= {"period": self.period, "start": self.start}
+        if self.hidden:
+            described["hidden"] = True
+        return {**described, "tokens": list(self.tokens)}
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Tokens and what they are. ``input_ids``: int64 [probe, position], on the CPU."""
+    """Tokens and what they are. ``input_ids``: int64 [probe, position], on the CPU; the rows that
+    are drawn come first."""
 
     input_ids: Tensor
     rows: tuple[ProbeRow, ...]
@@ -53,6 +64,15 @@ class Probe:
     @property
     def length(self) -> int:
         return int(self.input_ids.shape[1])
+
+    @property
+    def n_drawn(self) -> int:
+        """Number of rows that are not hidden."""
+        return sum(not row.hidden for row in self.rows)
+
+    @property
+    def n_hidden(self) -> int:
+        return len(self.rows) - self.n_drawn
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -66,7 +86,37 @@ class Probe:
 
     def description(self) -> dict[str, Any]:
         """JSON-like, as ``Capture.probe`` holds it."""
-        return {"length": self.length, "rows": [row.description() for row in self.rows]}
+        rows = [
+            {**row.description(), "ids": ids}
+            for row, ids in zip(self.rows, self.input_ids.tolist(), strict=True)
+        ]
+        return {"length": self.length, "rows": rows}
+
+    def with_score_rows(self, most: int) -> Probe:
+        """Return the probe with at most ``most`` hidden rows of each kind."""
+        hidden = [index for turn, index in self._hidden_by_turn() if turn < most]
+        return self._with_only(hidden)
+
+    def with_hidden(self, most: int) -> Probe:
+        """Return the probe with at most ``most`` hidden rows, of each kind in turn."""
+        in_turn = sorted(self._hidden_by_turn())
+        return self._with_only([index for _, index in in_turn[:most]])
+
+    def _hidden_by_turn(self) -> list[tuple[int, int]]:
+        """Return (how many hidden rows of its kind come before it, its index) of hidden rows."""
+        counts: dict[str, int] = {}
+        found = []
+        for index, row in enumerate(self.rows):
+            if row.hidden:
+                found.append((counts.get(row.kind, 0), index))
+                counts[row.kind] = counts.get(row.kind, 0) + 1
+        return found
+
+    def _with_only(self, hidden: Collection[int]) -> Probe:
+        if len(hidden) == self.n_hidden:
+            return self
+        kept = [*range(self.n_drawn), *sorted(hidden)]
+        return Probe(self.input_ids[kept], tuple(self.rows[index] for index in kept))
 
 
 def make_probe(
@@ -82,14 +132,17 @@ def make_probe(
     period: int | None = None,
     copies: int = 4,
     seed: int = 0,
+    score_rows: int = DEFAULT_SCORE_ROWS,
 ) -> Probe:
-    """One row of repeated random tokens, and one of text where ``text_ids`` is given.
+    """One row of repeated random tokens, and one of text where ``text_ids`` is given; behind them
+    hidden rows of both kinds, for the scores alone.
 
     Args:
         vocab_size: token ids are below this.
         context_length: most tokens that the model takes; None where the model has no limit of its
             own.
-        text_ids: the beginning of a text the model should understand, at least ``length`` tokens.
+        text_ids: a text the model should understand, at least ``length`` tokens. What follows those
+            makes hidden rows of text: give ``(1 + score_rows) * length`` tokens for all of them.
         decode: token id -> text, or a tokenizer; the ids themselves are shown without it.
         bos_id: put before the repeated tokens, as training did; None: nothing is.
         token_range: draw the random tokens from ``first <= id < last``; the whole vocabulary by
@@ -98,8 +151,11 @@ def make_probe(
         length: tokens in a row; ``min(context_length, 128, len(text_ids))`` by default.
         period: distinct random tokens before they repeat. Keep it within what the model was trained
             on: with rotary positions, distances never seen hide induction heads. By default as many
-            as give ``copies`` copies.
+            as give ``copies`` copies, and at least 3 where the row has room for two copies of 3:
+            below that no head can be told to look at an earlier copy. Hidden rows have periods a
+            quarter shorter and longer than the default, and shorter ones than a given ``period``.
         seed: of a private generator; the same arguments give the same probe.
+        score_rows: hidden rows of each kind; 0: none. Each costs about as much as a drawn row.
 
     Raises:
         ProbeError: the arguments do not fit each other or the model.
@@ -111,13 +167,6 @@ def make_probe(
     )
     length = _choose_length(length, context_length, text)
     start = 0 if bos_id is None else 1
-    if period is None:
-        period = max((length - start) // copies, 1)
-    if not 1 <= period <= (length - start) // 2:
-        raise ProbeError(
-            f"the repeated row needs two copies of period={period} tokens (and {start} BOS); it "
-            f"has length={length}"
-        )
     first, last = token_range or (0, vocab_size)
     if not 0 <= first < last <= vocab_size:
         raise ProbeError(f"token_range must lie within 0..{vocab_size}; got {first}..{last}")
@@ -128,16 +177,23 @@ def make_probe(
         dtype=torch.int64,
         device="cpu",
     )
+    period_is_chosen = period is not None
+    longest = (length - start) // 2
+    if period is None:
+        period = max((length - start) // copies, min(MIN_PERIOD, longest, len(allowed)))
+    if not 1 <= period <= longest:
+        raise ProbeError(
+            f"the repeated row needs two copies of period={period} tokens (and {start} BOS); it "
+            f"has length={length}: give a period of at most {longest}, or a length of at least "
+            f"{start + 2 * period}"
+        )
     if len(allowed) < period:
         raise ProbeError(
             f"a period of {period} different tokens needs as many to choose from; token_range "
             f"leaves {len(allowed)}"
         )
-    generator = torch.Generator("cpu").manual_seed(seed)
-    unit = allowed[torch.randperm(len(allowed), generator=generator, device="cpu")[:period]]
-    repeated = unit.repeat(-(-length // period))[: length - start]
-    if bos_id is not None:
-        repeated = torch.cat([torch.tensor([bos_id], device="cpu"), repeated])
+    draw = _Draw(allowed, length, bos_id, torch.Generator("cpu").manual_seed(seed))
+    repeated = draw.repeated(period)
     rows = [repeated] if text is None else [repeated, text[:length]]
     input_ids = torch.stack(rows)
     _check_ids(input_ids, vocab_size)
@@ -145,14 +201,34 @@ def make_probe(
     described = [ProbeRow("repeated", _spelt(repeated, spell), period, start)]
     if text is not None:
         described.append(ProbeRow("text", _spelt(text[:length], spell)))
-    return Probe(input_ids, tuple(described))
+    drawn = Probe(input_ids, tuple(described))
+
+    _check_score_rows(score_rows)
+    hidden = draw.hidden(score_rows, period, only_shorter=period_is_chosen)
+    if text is not None:
+        hidden += _hidden_text(text, length, bos_id, score_rows)
+    probe = _with_hidden(drawn, hidden)
+    _check_ids(probe.input_ids, vocab_size)
+    return probe
 
 
-def probe_from_ids(input_ids: Any, *, decode: Decode | Any | None = None) -> Probe:
+def probe_from_ids(
+    input_ids: Any,
+    *,
+    decode: Decode | Any | None = None,
+    vocab_size: int | None = None,
+    score_rows: int = 0,
+) -> Probe:
     """A probe of the user's own tokens: integers [probe, position] or [position]. Exact repetition
     in a row is found and labelled.
 
     What a tokenizer returns will do too: its ``input_ids`` are taken.
+
+    Args:
+        vocab_size, score_rows: add this many hidden rows of repeated random tokens of a vocabulary
+            of that size; where it is None, or has too few tokens for a repetition, there are none.
+            A first token that all rows share is taken for the beginning of a sequence, and begins
+            them, too.
 
     Raises:
         ProbeError: not integers, or not of that shape.
@@ -200,11 +276,31 @@ def probe_from_ids(input_ids: Any, *, decode: Decode | Any | None = None) -> Pro
             "inputs)"
         )
     spell = speller(decode)
-    return Probe(ids, tuple(_recognised(row, spell) for row in ids))
+    drawn = Probe(ids, tuple(_recognised(row, spell) for row in ids))
+    _check_score_rows(score_rows)
+    if vocab_size is None or not score_rows:
+        return drawn
+
+    bos_id = _shared_first_token(drawn)
+    allowed = torch.arange(vocab_size, device="cpu")
+    allowed = allowed[allowed != bos_id] if bos_id is not None else allowed
+    draw = _Draw(allowed, drawn.length, bos_id, torch.Generator("cpu").manual_seed(0))
+    period = max(draw.room // 4, min(MIN_PERIOD, draw.room // 2))
+    return _with_hidden(drawn, draw.hidden(score_rows, period, only_shorter=False))
 
 
-def as_probe(probe: Probe | Any, *, decode: Decode | Any | None = None) -> Probe:
-    return probe if isinstance(probe, Probe) else probe_from_ids(probe, decode=decode)
+def as_probe(
+    probe: Probe | Any,
+    *,
+    decode: Decode | Any | None = None,
+    vocab_size: int | None = None,
+    score_rows: int | None = None,
+) -> Probe:
+    """Return a probe as it is, but for hidden rows beyond ``score_rows`` of each kind; or the probe
+    of a user's token ids, see ``probe_from_ids``."""
+    if isinstance(probe, Probe):
+        return probe if score_rows is None else probe.with_score_rows(score_rows)
+    return probe_from_ids(probe, decode=decode, vocab_size=vocab_size, score_rows=score_rows or 0)
 
 
 def check_probe(probe: Probe, *, vocab_size: int | None, context_length: int | None) -> None:
@@ -247,6 +343,103 @@ def speller(decode: Decode | Any | None) -> Decode:
     raise ProbeError(
         f"decode must turn one token id into text, or be a tokenizer; got {type(decode).__name__}"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """Draws rows of repeated random tokens.
+
+    Attributes:
+        allowed: int64 [token], to draw from.
+        length: of a row.
+        bos_id: put before the repetition; None: nothing is.
+    """
+
+    allowed: Tensor
+    length: int
+    bos_id: int | None
+    generator: torch.Generator
+
+    @property
+    def start(self) -> int:
+        return 0 if self.bos_id is None else 1
+
+    @property
+    def room(self) -> int:
+        """Positions for the repetition."""
+        return self.length - self.start
+
+    def repeated(self, period: int) -> Tensor:
+        order = torch.randperm(len(self.allowed), generator=self.generator, device="cpu")
+        unit = self.allowed[order[:period]]
+        row = unit.repeat(-(-self.length // period))[: self.room]
+        if self.bos_id is None:
+            return row
+        return torch.cat([torch.tensor([self.bos_id], device="cpu"), row])
+
+    def hidden(
+        self, count: int, period: int, *, only_shorter: bool
+    ) -> list[tuple[Tensor, ProbeRow]]:
+        """Return ``count`` rows that take turns among three periods: two others, then ``period``
+        itself. Several rows share a period, because a score that is the lowest over many periods
+        of one row each would be the lowest of many accidents."""
+        longest = min(self.room // 2, len(self.allowed))
+        others = _other_periods(period, longest, only_shorter=only_shorter)
+        turns = [each for each in (*others, period) if MIN_PERIOD <= each <= longest]
+        rows = []
+        for index in range(count if turns else 0):
+            each = turns[index % len(turns)]
+            rows.append(
+                (self.repeated(each), ProbeRow("repeated", (), each, self.start, hidden=True))
+            )
+        return rows
+
+
+def _other_periods(period: int, longest: int, *, only_shorter: bool) -> list[int]:
+    """Return up to two periods that differ from ``period`` by about a quarter of it."""
+    quarter = max(1, round(period / 4))
+    wanted = [period - quarter, period - 2 * quarter if only_shorter else period + quarter]
+    most = min(longest, period) if only_shorter else longest
+    possible = [each for each in range(MIN_PERIOD, most + 1) if each != period]
+    chosen = [each for each in wanted if each in possible]
+    nearest = sorted(possible, key=lambda each: abs(each - period))
+    return list(dict.fromkeys([*chosen, *nearest]))[:2]
+
+
+def _hidden_text(
+    text: Tensor, length: int, bos_id: int | None, count: int
+) -> list[tuple[Tensor, ProbeRow]]:
+    """Return as many further slices of the text as it has, each behind the BOS where the text
+    begins with it."""
+    first = text[:1] if bos_id is not None and int(text[0]) == bos_id else text[:0]
+    n_new = length - len(first)
+    n_slices = min(count, (len(text) - length) // n_new)
+    slices = text[length : length + n_slices * n_new].reshape(n_slices, n_new)
+    return [(torch.cat([first, each]), ProbeRow("text", (), hidden=True)) for each in slices]
+
+
+def _with_hidden(drawn: Probe, hidden: Sequence[tuple[Tensor, ProbeRow]]) -> Probe:
+    if not hidden:
+        return drawn
+    ids = torch.stack([ids for ids, _ in hidden])
+    rows = tuple(row for _, row in hidden)
+    return Probe(torch.cat([drawn.input_ids, ids]), drawn.rows + rows)
+
+
+def _shared_first_token(probe: Probe) -> int | None:
+    """Return the token that seems to begin every sequence; None where there is none."""
+    first = set(probe.input_ids[:, 0].tolist())
+    is_before_a_repetition = any(row.start == 1 for row in probe.rows)
+    if len(first) == 1 and (len(probe.rows) > 1 or is_before_a_repetition):
+        return int(first.pop())
+    return None
+
+
+def _check_score_rows(score_rows: Any) -> None:
+    if isinstance(score_rows, bool) or not isinstance(score_rows, int) or score_rows < 0:
+        raise ProbeError(
+            f"score_rows is the number of hidden rows of each kind, 0 for none; got {score_rows!r}"
+        )
 
 
 def _choose_length(length: int | None, context_length: int | None, text: Tensor | None) -> int:

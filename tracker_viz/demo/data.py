@@ -123,14 +123,26 @@ class Mixture:
             repeated_spans(n_rows, n_tokens, self.config, generator),
         )
 
-    def probe_text(self) -> Tensor:
-        """Return ``BOS`` and the first lines of the held-out text, int64 [context_length], starting
-        at a line that is not indented."""
-        text = bytes(self.validation_text[: 1 << 16].tolist())
-        last_start = len(text) - self.context_length + 1
+    def probe_text(self, n_rows: int = 1) -> Tensor:
+        """Return ``BOS`` and the first lines of the held-out text, starting at a line that is not
+        indented, and for each further row of a probe another passage of it: int64
+        [context_length + (n_rows - 1) * (context_length - 1)]."""
+        n_bytes = self.context_length - 1
+        passages = [self._passage(0, n_bytes)]
+        for row in range(1, n_rows):
+            passages.append(self._passage(row * len(self.validation_text) // n_rows, n_bytes))
+        return torch.tensor([BOS, *b"".join(passages)])
+
+    def _passage(self, begin: int, n_bytes: int) -> bytes:
+        """Return so many bytes of the held-out text from the first line after ``begin`` on that is
+        not indented; the last ones where the text ends too soon."""
+        text = bytes(self.validation_text[begin : begin + (1 << 16)].tolist())
+        last_start = len(text) - n_bytes
+        if last_start < 0:
+            return bytes(self.validation_text[-n_bytes:].tolist())
         found = re.compile(rb"^(?=\S)", re.MULTILINE).search(text, 1, last_start)
         start = found.start() if found else 0
-        return torch.tensor([BOS, *text[start:]][: self.context_length])
+        return text[start : start + n_bytes]
 
     def state(self) -> Tensor:
         """Return the position in the order, uint8 [n]."""

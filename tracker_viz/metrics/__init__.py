@@ -15,7 +15,7 @@ from tracker_viz.metrics.onsets import (
     onsets,
     run_onsets,
 )
-from tracker_viz.metrics.probe_rows import ProbeRow, RowKind
+from tracker_viz.metrics.probe_rows import MIN_PERIOD, ProbeRow, RowKind
 from tracker_viz.metrics.roles import (
     NO_ROLE,
     ROLES,
@@ -60,6 +60,7 @@ __all__ = [
     "HEAD_PREFIX",
     "HEAD_SCORES",
     "MAX_SPECTRUM_SIDE",
+    "MIN_PERIOD",
     "NO_ROLE",
     "ROLES",
     "SCORE_DEFINITIONS",

@@ -9,7 +9,7 @@ attention, which spreads evenly over all that it may see. ``head_scores`` runs t
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,15 @@ Floats = NDArray[np.float32]
 # Below this a probability is nothing: it keeps log(0) out of the entropies and changes no sum that
 # float32 can hold.
 _TINY = np.float32(1e-30)
+# Stands for the measure of a query that cannot be measured, where the others count: no measure is
+# negative.
+_NOTHING = -1
 # The two Jensen-Shannon scores are means over at most this many queries, evenly spaced and the same
 # at every step: a quarter of the cost at 128 positions, where they lie within 0.05 of the mean over
 # all (a test says so). Up to 34 positions nothing is left out.
 MAX_DIVERGENCE_QUERIES = 32
+# A sliding window is believed where at least so many queries could see farther and do not.
+_LEAST_EVIDENCE = 4
 # Causal attention is zero above the diagonal: cut into this many bands of queries, three eighths of
 # the work falls away.
 N_BANDS = 4
@@ -124,17 +129,16 @@ def distance(attention: Floats) -> Floats:
 
 
 def entropy(attention: Floats) -> Floats:
-    """Normalised entropy: mean over i >= 2 of ``H(A[i]) / log(i + 1)``, rows scaled to sum to 1.
+    """Normalised entropy: mean over i >= 2 of ``H(A[i]) / log(n_i)``, rows scaled to sum to 1.
 
-    0 (one key) to 1 (uniform over all earlier tokens). A head behind a sliding window shorter than
-    the probe cannot reach 1.
-    Source: Clark et al. 2019, *What Does BERT Look At?*, divided by its causal maximum so that
-    positions count alike.
+    ``n_i`` is the number of keys that query i may see: i + 1, or at most a sliding window's, see
+    ``window``. 0 (one key) to 1 (uniform over all that it may see).
+    Source: Clark et al. 2019, *What Does BERT Look At?*, divided by its maximum so that positions
+    count alike.
     """
+    measure = partial(_normalised_entropy, width=window(attention))
     return np.clip(
-        _mean_over_queries(_normalised_entropy, attention, _all_queries(attention.shape[-2])),
-        0.0,
-        1.0,
+        _mean_over_queries(measure, attention, _all_queries(attention.shape[-2])), 0.0, 1.0
     )
 
 
@@ -175,13 +179,14 @@ def positional_share(attention: Floats) -> Floats:
 
 def specialisation(attention: Floats) -> Floats:
     """Jensen-Shannon divergence from uniform causal attention, in bits: mean over i >= 2 of
-    ``JSD(A[i], U[i])``.
+    ``JSD(A[i], U[i])``, U within a sliding window where the heads have one, see ``window``.
 
     0..1: 0 for a head that spreads evenly, 0.87 at 64 positions for one that picks single tokens,
     whichever they are. Rows are scaled to sum to 1. Source: Lin 1991, *Divergence Measures Based on
     the Shannon Entropy*.
     """
-    return _mean_over_queries(_from_uniform, attention, _divergence_queries(attention.shape[-2]))
+    measure = partial(_from_uniform, width=window(attention))
+    return _mean_over_queries(measure, attention, _divergence_queries(attention.shape[-2]))
 
 
 def divergence(attention: Floats) -> Floats:
@@ -189,14 +194,41 @@ def divergence(attention: Floats) -> Floats:
     other heads' A[i])``, in bits.
 
     ``attention``: [..., head, query, key]. 0 (all heads alike, as uniform ones are) to 1 (it
-    attends where no other head does); NaN in a block of one head. Source: Lin 1991; Clark et al.
-    2019, section 6, compare heads by this divergence too, pair by pair.
+    attends where no other head does); NaN in a block of one head. At a query where another head is
+    not finite, that one is left out of the mean; a head that is not finite itself is NaN. Source:
+    Lin 1991; Clark et al. 2019, section 6, compare heads by this divergence too, pair by pair.
     """
     if attention.shape[-3] == 1:
         return np.full(attention.shape[:-2], np.nan, np.float32)
     return _mean_over_queries(
         _from_other_heads, attention, _divergence_queries(attention.shape[-2])
     )
+
+
+def window(attention: Floats) -> int | None:
+    """Return how many keys a sliding window lets a query see, itself included; None where the
+    queries see all that came before.
+
+    ``attention``: [..., query, key] of heads under one mask, those of a block. A mask leaves exact
+    zeros beyond a band of constant width, and softmax leaves none within it. So a window is found
+    where the farthest key that any head attends to is equally far back at every query, and every
+    nearer distance is attended to at most queries. A sharp head alone, whose small probabilities
+    are zeros in float16, does not have that shape.
+    """
+    length = attention.shape[-1]
+    if attention.shape[-2] != length or (attention[..., -1, 0] > 0).any():
+        return None
+    seen = (attention > 0).any(tuple(range(attention.ndim - 2)))
+    attends = seen.any(-1)
+    if not attends.any():
+        return None
+    farthest = np.arange(length) - seen.argmax(-1)
+    width = int(farthest[attends].max()) + 1
+    is_constant = farthest[attends] == np.minimum(np.arange(length), width - 1)[attends]
+    has_every_distance = all(np.diagonal(seen, -back).mean() > 0.5 for back in range(width))
+    n_that_show_it = length - width
+    is_window = width >= 2 and n_that_show_it >= _LEAST_EVIDENCE
+    return width if is_window and is_constant.all() and has_every_distance else None
 
 
 def jensen_shannon(p: Floats, q: Floats) -> Floats:
@@ -248,15 +280,16 @@ def _mean_over_queries(
     """Mean over the queries in ``bands`` of ``measure(rows [..., query, key], their sums [...,
     query], which queries)``.
 
-    Queries that attend to nothing are left out; NaN where all do, or where the attention is not
-    finite.
+    Queries that attend to nothing, or have nothing to be compared with (the measure is -1), are
+    left out; NaN where all are, or where the attention is not finite.
     """
     values, masses = [], []
     for band in bands:
         rows = attention.take(band, axis=-2)[..., : band[-1] + 1]
         masses.append(np.einsum("...k->...", rows))  # a third of what sum(-1) takes
         values.append(measure(rows, np.where(masses[-1] == 0, np.float32(1), masses[-1]), band))
-    return _mean_where(np.concatenate(masses, -1) != 0, np.concatenate(values, -1))
+    measured = np.concatenate(values, -1)
+    return _mean_where((np.concatenate(masses, -1) != 0) & (measured != _NOTHING), measured)
 
 
 def _mean_where(chosen: NDArray[np.bool_], values: Floats) -> Floats:
@@ -264,22 +297,41 @@ def _mean_where(chosen: NDArray[np.bool_], values: Floats) -> Floats:
         return (np.where(chosen, values, 0).sum(-1) / chosen.sum(-1)).astype(np.float32)
 
 
-def _normalised_entropy(rows: Floats, mass: Floats, queries: NDArray[np.intp]) -> Floats:
+def _visible(queries: NDArray[np.intp], width: int | None) -> NDArray[np.intp]:
+    """Return how many keys each query may see."""
+    return queries + 1 if width is None else np.minimum(queries + 1, width)
+
+
+def _normalised_entropy(
+    rows: Floats, mass: Floats, queries: NDArray[np.intp], *, width: int | None
+) -> Floats:
     # H of the rows scaled to sum to 1, without scaling them: log(mass) - sum(x log x) / mass
-    return (np.log(mass) - _x_log_x(rows) / mass) / np.log(queries + 1).astype(np.float32)
+    most = np.log(_visible(queries, width)).astype(np.float32)
+    return (np.log(mass) - _x_log_x(rows) / mass) / most
 
 
-def _from_uniform(rows: Floats, mass: Floats, queries: NDArray[np.intp]) -> Floats:
-    n_visible = (queries + 1).astype(np.float32)[:, None]
-    uniform = np.where(np.arange(rows.shape[-1]) < n_visible, 1 / n_visible, np.float32(0))
+def _from_uniform(
+    rows: Floats, mass: Floats, queries: NDArray[np.intp], *, width: int | None
+) -> Floats:
+    n_visible = _visible(queries, width).astype(np.float32)[:, None]
+    back = queries[:, None] - np.arange(rows.shape[-1])
+    uniform = np.where((back >= 0) & (back < n_visible), 1 / n_visible, np.float32(0))
     return jensen_shannon(rows / mass[..., None], uniform)
 
 
 def _from_other_heads(rows: Floats, mass: Floats, queries: NDArray[np.intp]) -> Floats:
     heads = rows / mass[..., None]
-    return jensen_shannon(
-        heads, (heads.sum(-3, keepdims=True) - heads) / np.float32(rows.shape[-3] - 1)
-    )
+    is_finite = np.isfinite(mass)
+    if is_finite.all():
+        others = (heads.sum(-3, keepdims=True) - heads) / np.float32(rows.shape[-3] - 1)
+        return jensen_shannon(heads, others)
+
+    finite = np.where(is_finite[..., None], heads, np.float32(0))
+    n_others = is_finite.sum(-2, keepdims=True) - is_finite
+    total_of_others = finite.sum(-3, keepdims=True) - finite
+    others = total_of_others / np.maximum(n_others, 1).astype(np.float32)[..., None]
+    divergences = jensen_shannon(heads, others)
+    return np.where(is_finite & (n_others == 0), np.float32(_NOTHING), divergences)
 
 
 def _x_log_x(x: Floats) -> Floats:

@@ -79,6 +79,16 @@ def probe_rows(probe: Mapping[str, Any]) -> tuple[ProbeRow, ...]:
         ) from error
 
 
+def scored_rows(probe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what scores are measured on, JSON-like: of every row of the probe ``kind``,
+    ``length``, ``ids`` where it has them, and ``period`` and ``start`` where it repeats."""
+    names = ("kind", "period", "start", "ids")
+    return [
+        {"length": int(probe["length"])} | {name: row[name] for name in names if name in row}
+        for row in probe["rows"]
+    ]
+
+
 def uniform_attention(length: int) -> NDArray[np.float32]:
     """Attention that knows nothing but causality: float32 [query, key], ``A[i, j] = 1 / (i + 1)``
     for ``j <= i``."""

@@ -5,7 +5,8 @@ Adds arrays ``scores.head.<name>`` float32 (block, head), their standard deviati
 probe's rows ``scores.head_sd.<name>``, ``scores.weight.<name>`` float32 (block, projection), and a
 few scalars that trackers draw as native charts (``summary.chart_metrics``). ``model`` then says
 what each score is of uniform attention (``uniform_scores``), on how many rows it was measured
-(``score_rows``) and by which version of the definitions (``score_definitions``).
+(``score_rows``) and by which version of the definitions (``score_definitions``);
+``probe["scored"]`` describes these rows, of which the hidden ones are dropped afterwards.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tracker_viz.metrics.head_scores import (
     measure_heads,
     uniform_scores,
 )
-from tracker_viz.metrics.probe_rows import FIRST_QUERY, probe_rows
+from tracker_viz.metrics.probe_rows import FIRST_QUERY, probe_rows, scored_rows
 from tracker_viz.metrics.series import ScoreSeries, score_series, scores_only
 from tracker_viz.metrics.summary import chart_metrics
 from tracker_viz.metrics.weight_scores import WEIGHT_NAME, Matrices, Weight, weight_scores
@@ -71,6 +72,7 @@ def score(
     }
     axes, labels = dict(capture.axes), dict(capture.labels)
     model = dict(capture.model)
+    probe = capture.probe
     of_heads: dict[str, NDArray[np.float32]] = {}
     spread: dict[str, NDArray[np.float32]] = {}
     if patterns and int(capture.probe.get("length", 0)) > FIRST_QUERY:
@@ -84,6 +86,7 @@ def score(
         model["uniform_scores"] = dict(uniform_scores(rows))
         model["score_rows"] = measured.n_rows
         model["score_definitions"] = SCORE_DEFINITIONS
+        probe = {**capture.probe, "scored": scored_rows(capture.probe)}
     of_weights: dict[str, NDArray[np.float32]] = {}
     if weights:
         of_weights, labels["projection"] = weight_scores(
@@ -101,7 +104,7 @@ def score(
         **chart_metrics(of_heads, of_weights, labels.get("projection", ())),
     }
     return dataclasses.replace(
-        capture, arrays=arrays, axes=axes, labels=labels, metrics=metrics, model=model
+        capture, arrays=arrays, axes=axes, labels=labels, metrics=metrics, model=model, probe=probe
     )
 
 

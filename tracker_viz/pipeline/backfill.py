@@ -57,6 +57,7 @@ def backfill(
     projections: Collection[str] | Mapping[str, str] | None = None,
     pooling: Pooling | Mapping[str, Pooling] = "sample",
     max_experts: int = 4,
+    score_rows: int = 4,
     forward: Forward | None = None,
     autocast: torch.dtype | None = None,
     progress: bool = True,
@@ -99,10 +100,11 @@ def backfill(
         projections=projections,
         pooling=pooling,
         max_experts=max_experts,
+        score_rows=score_rows,
     )
     found = find_checkpoints(checkpoints)
     load_checkpoint(model, found[0].path)
-    batch = chosen_probe(model, probe, decode)
+    batch = chosen_probe(model, probe, decode, options.score_rows)
 
     camera = Camera(model, batch, forward=forward, autocast=autocast, **options.for_camera())
     first = camera.explore(found[0].step, None)

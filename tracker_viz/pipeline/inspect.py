@@ -111,6 +111,7 @@ def inspect(
     projections: Collection[str] | Mapping[str, str] | None = None,
     pooling: Pooling | Mapping[str, Pooling] = "sample",
     max_experts: int = 4,
+    score_rows: int = 4,
     forward: Forward | None = None,
     autocast: torch.dtype | None = None,
 ) -> Inspection | None:
@@ -152,12 +153,13 @@ def inspect(
         projections=projections,
         pooling=pooling,
         max_experts=max_experts,
+        score_rows=score_rows,
     )
     if step_s is not None and not step_s > 0:
         raise ConfigError(f"step_s must be a number of seconds above 0; got {step_s!r}")
     chosen = chosen_schedule(schedule, options.every, total_steps, options.captures)
     limit = options.limit(steps_are_chosen=schedule is not None or every is not None)
-    batch = chosen_probe(model, probe, decode)
+    batch = chosen_probe(model, probe, decode, options.score_rows)
 
     camera = Camera(model, batch, forward=forward, autocast=autocast, **options.for_camera())
     if not camera.takes_part:

@@ -243,7 +243,7 @@ def _default_rows(
             "the model does not say how many tokens it knows; pass rows={'repeated': ids, 'text': "
             "ids} of your own"
         )
-    length = chosen_probe(model, None, None).length
+    length = chosen_probe(model, None, None, score_rows=0).length
     period, bos_id, notes = length // 4, None, []
     for row in scored.probe.get("rows", ()) if scored else ():
         if row.get("kind") != "repeated":

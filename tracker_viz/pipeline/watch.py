@@ -67,6 +67,7 @@ def watch(
     projections: Collection[str] | Mapping[str, str] | None = None,
     pooling: Pooling | Mapping[str, Pooling] = "sample",
     max_experts: int = 4,
+    score_rows: int = 4,
     forward: Forward | None = None,
     autocast: torch.dtype | None = None,
     keep_captures: bool = False,
@@ -127,6 +128,10 @@ def watch(
         pooling: how weights become smaller: ``sample``, ``mean`` or ``rms``, or pattern of a name
             -> one of them (``{"mlp.*": "rms"}``).
         max_experts: experts of a mixture that are captured one by one, besides their mean.
+        score_rows: hidden rows of each kind that heads are scored on beside the rows of the probe
+            that are drawn, see ``tv.make_probe``. A probe made by it keeps at most so many of its
+            own; token ids get rows of repeated random tokens, where the model tells its vocabulary.
+            0: none.
         forward: how to call the model on [probe, position] ids; found from its signature by
             default.
         autocast: run the probe under autocast to this dtype.
@@ -164,11 +169,12 @@ def watch(
         projections=projections,
         pooling=pooling,
         max_experts=max_experts,
+        score_rows=score_rows,
     )
     start_step = whole("start_step", start_step, 0)
     chosen = chosen_schedule(schedule, options.every, total_steps, options.captures)
     limit = options.limit(steps_are_chosen=schedule is not None or every is not None)
-    batch = chosen_probe(model, probe, decode)
+    batch = chosen_probe(model, probe, decode, options.score_rows)
 
     # The camera looks first: a model that it cannot see must leave no run behind.
     camera = Camera(model, batch, forward=forward, autocast=autocast, **options.for_camera())

@@ -29,10 +29,17 @@ def checked_model(model: Any) -> nn.Module:
 
 
 def chosen_probe(
-    model: nn.Module, probe: Probe | Tensor | Sequence[Any] | None, decode: Decode | Any | None
+    model: nn.Module,
+    probe: Probe | Tensor | Sequence[Any] | None,
+    decode: Decode | Any | None,
+    score_rows: int,
 ) -> Probe:
     """Return the probe that was passed, else repeated random tokens of the model's vocabulary, as
-    long as its context allows."""
+    long as its context allows.
+
+    Args:
+        score_rows: see ``CaptureOptions``.
+    """
     from tracker_viz.capture import (
         as_probe,
         context_length,
@@ -41,16 +48,17 @@ def chosen_probe(
         vocab_size,
     )
 
-    if probe is not None:
-        return as_probe(probe, decode=decode)
     size = vocab_size(model)
+    if probe is not None:
+        return as_probe(probe, decode=decode, vocab_size=size, score_rows=score_rows)
     if size is None:
         raise ConfigError(
             "the model does not say how many tokens it knows; pass "
             "probe=tv.make_probe(vocab_size, context_length), or token ids [probe, position] of "
             "your own"
         )
-    return make_probe(size, context_length(model) or learned_positions(model), decode=decode)
+    length = context_length(model) or learned_positions(model)
+    return make_probe(size, length, decode=decode, score_rows=score_rows)
 
 
 def chosen_schedule(
