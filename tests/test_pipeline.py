@@ -380,7 +380,10 @@ def test_other_formats_land_in_the_run_beside_the_video(watched, format, name, b
     assert stored.read_bytes()[: len(begins)].lower() == begins.lower()
 
 
-def test_a_part_of_a_run_is_drawn_alone_and_leaves_the_table_of_heads(watched):
+def test_a_part_of_a_run_is_drawn_alone_and_leaves_the_whole_runs_film_and_table(watched):
+    whole = render(watched.ref, video=SMALL, progress=False).path
+    film = Path(watched.ref.path) / whole.name
+    film_before = film.read_bytes()
     table = Path(watched.ref.path) / "tables"
     before = {path.name: path.read_bytes() for path in table.rglob("*") if path.is_file()}
     last = max(capture.step for capture in tv.load_captures(watched.ref))
@@ -389,6 +392,9 @@ def test_a_part_of_a_run_is_drawn_alone_and_leaves_the_table_of_heads(watched):
         result.n_captures == sum(capture.step >= 2 for capture in tv.load_captures(watched.ref)) < 4
     )
     assert {path.name: path.read_bytes() for path in table.rglob("*") if path.is_file()} == before
+    assert film.read_bytes() == film_before
+    assert result.path.stem == "overview_steps_2-end"
+    assert (Path(watched.ref.path) / result.path.name).exists()
     with pytest.raises(
         RenderError,
         match=rf"no capture in steps \[{last + 1}, None\]; its captures go from step 0 to {last}",

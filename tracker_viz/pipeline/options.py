@@ -120,7 +120,8 @@ class PictureOptions(Appearance):
         tuple[int | None, int | None] | None,
         LegalValues("[first, last], each a step or null for an open end"),
     ] = None
-    """Only the captures between these steps; null: all."""
+    """Only the captures between these steps, as pictures of their own name beside those of the
+    whole run: overview_steps_100-400; null: all."""
 
     upload: bool = True
     """Whether the pictures are put into the run; false: only make the files."""

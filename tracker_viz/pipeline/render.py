@@ -126,6 +126,8 @@ def render(
         cache=cache,
         video=VideoOptions.of(video),
     )
+    if options.steps is not None:
+        drawn = drawn.model_copy(update={"name": _part_name(drawn.name, options.steps)})
     opened = open_run(run, tracker_options)
     targets = [opened, *(open_run(each, tracker_options) for each in also_into)]
     paths = _output_paths(options, cache_directory(opened.ref, options.cache), drawn.name)
@@ -135,7 +137,10 @@ def render(
     if not pulled.captures and not pulled.damaged:
         raise RenderError(f"there is no capture to draw: {opened.why_no_captures()}")
     missing = sorted(ref.step for ref in pulled.damaged)
-    series = Series(pulled.captures, title=opened.info().name, missing_steps=missing)
+    title = opened.info().name
+    if options.steps is not None and pulled.captures:
+        title += f" · steps {pulled.captures[0].ref.step:,} to {pulled.captures[-1].ref.step:,}"
+    series = Series(pulled.captures, title=title, missing_steps=missing)
     renderer = Renderer(series, drawn, size=options.video.size, theme=options.theme)
     draws_video = "video" in options.format
     with progress_bar("drawing", "frames", shown=progress and draws_video) as advance:
@@ -153,6 +158,12 @@ def render(
             n_key_frames=options.video.key_frames,
         )
     return RenderResult(tuple(pictures), len(series), tuple(missing))
+
+
+def _part_name(layout: str, steps: tuple[int | None, int | None]) -> str:
+    """Return the name of a film of some steps: it must not take the place of the whole run's."""
+    first, last = steps
+    return f"{layout}_steps_{first or 0}-{'end' if last is None else last}"
 
 
 def _output_paths(options: PictureOptions, downloads: Path, name: str) -> list[Path]:
