@@ -11,6 +11,7 @@ from itertools import chain, zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz.metrics import role_label
 from tracker_viz.rendering.layout import Attention
 from tracker_viz.rendering.plan import Box, Heatmap, Roles
 from tracker_viz.rendering.planning.content import Heads, most_changed
@@ -114,7 +115,7 @@ def _place_strip(builder: PlanBuilder, box: Box) -> int:
     """A row for each role: how many heads hold it, over steps, as far as the run was played.
     Return its bottom."""
     px, roles, steps = builder.px, builder.roles, np.array(builder.series.steps)
-    names_px = px(8) + max(builder.text_width(_words(name), _NUMBER) for name in roles.names)
+    names_px = px(8) + max(builder.text_width(role_label(name), _NUMBER) for name in roles.names)
     counts = np.stack([(roles.states == role).sum((1, 2)) for role in range(len(roles.names))], 1)
     digits_px = builder.text_width(f"{counts.max()}", _NUMBER) + px(12)
     room = box.width - names_px - digits_px
@@ -141,7 +142,7 @@ def _place_strip(builder: PlanBuilder, box: Box) -> int:
     for number, name in enumerate(roles.names):
         middle = y + (number + 0.5) * cell_y
         color = builder.theme.roles[name]
-        builder.text(_words(name), box.x, middle, _NUMBER, color, baseline="center")
+        builder.text(role_label(name), box.x, middle, _NUMBER, color, baseline="center")
         total = f"{counts[-1, number]}"
         builder.text(total, area.right + px(10), middle, _NUMBER, baseline="center")
     return area.bottom
@@ -173,7 +174,3 @@ def _painted_px(cell_px: int) -> int:
     if cell_px >= 7:
         return cell_px - cell_px % 2
     return cell_px
-
-
-def _words(role: str) -> str:
-    return role.replace("_", " ")

@@ -1,0 +1,217 @@
+"""How much do labels and onsets hang on the draw of the probe? Trains the demo once and scores it
+with many probes at every capture, each with random tokens and text of its own.
+
+Held to: the step of every role's onset has a standard deviation of at most 10 steps, and two draws
+give at least 95 % of the heads that neither marks as near the line the same label.
+
+    python benchmarks/stability.py           # a few minutes; writes stability.json and stability.md
+    beside this file
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tracker_viz.capture import Probe, Schedule, make_probe, record
+from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture
+from tracker_viz.demo.model import Decoder, ModelConfig
+from tracker_viz.demo.trainer import Trainer, TrainerConfig
+from tracker_viz.metrics import (
+    ROLES,
+    Scorer,
+    ScoreSeries,
+    gather_evidence,
+    head_roles,
+    near_line,
+    role_label,
+    run_onsets,
+)
+from tracker_viz.types import Capture
+
+HERE = Path(__file__).parent
+MOST_SD, LEAST_AGREEMENT = 10.0, 0.95
+KINDS = ("repeated", "text")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--every", type=int, default=5, help="steps from capture to capture")
+    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--score-rows", type=int, default=4, help="hidden rows of each kind")
+    options = parser.parse_args()
+    series = score_draws(
+        seed=options.seed,
+        steps=options.steps,
+        every=options.every,
+        n_draws=options.draws,
+        score_rows=options.score_rows,
+    )
+    result = {**vars(options), **measured(series)}
+    (HERE / "stability.json").write_text(json.dumps(result, indent=1) + "\n")
+    (HERE / "stability.md").write_text(report(result))
+    print(report(result))
+
+
+def score_draws(
+    *, seed: int, steps: int, every: int, n_draws: int, score_rows: int
+) -> list[ScoreSeries]:
+    """Train once, and return the scores that each draw of the probe gives."""
+    torch.manual_seed(seed)
+    config = TrainerConfig(steps=steps, checkpoint_every=0, device="cpu")
+    model = Decoder(ModelConfig(vocab_size=VOCAB_SIZE))
+    length = model.config.context_length
+    mixture = Mixture(DataConfig(), context_length=length, batch_size=config.batch_size, seed=seed)
+    probes = draw_probes(mixture, length, n_draws, score_rows)
+    scorers = [Scorer() for _ in probes]
+
+    def score_each(capture: Capture) -> None:
+        first = 0
+        for probe, scorer in zip(probes, scorers, strict=True):
+            rows = slice(first, first + len(probe.rows))
+            first = rows.stop
+            patterns = {name: array[rows] for name, array in capture.arrays.items()}
+            scorer(Capture(capture.step, patterns, probe=probe.description(), model=capture.model))
+
+    schedule = Schedule.every(every, total_steps=steps)
+    # All draws in one batch: the model runs once per capture.
+    with record(model, joined(probes), schedule, score_each, projections=()) as recorder:
+        Trainer(model, mixture, config).fit(recorder, save=lambda state, step: None, progress=False)
+    return [scorer.series() for scorer in scorers]
+
+
+def draw_probes(mixture: Mixture, length: int, n_draws: int, score_rows: int) -> list[Probe]:
+    """Return probes that share no random token and no text."""
+    each = 1 + score_rows
+    windows = mixture.validation_rows(n_draws * each)[0][:, :length]
+    probes = []
+    for draw in range(n_draws):
+        text = windows[draw * each : (draw + 1) * each].reshape(-1)
+        probe = make_probe(
+            VOCAB_SIZE,
+            length,
+            text_ids=text,
+            bos_id=BOS,
+            token_range=SPAN_TOKENS,
+            seed=draw,
+            score_rows=score_rows,
+        )
+        probes.append(probe)
+    return probes
+
+
+def joined(probes: Sequence[Probe]) -> Probe:
+    """Return one probe with the rows of all, none of them hidden."""
+    rows = [replace(row, hidden=False) for probe in probes for row in probe.rows]
+    return Probe(torch.cat([probe.input_ids for probe in probes]), tuple(rows))
+
+
+def measured(series: Sequence[ScoreSeries]) -> dict[str, Any]:
+    """Return how much the draws differ in their onsets and labels."""
+    steps: dict[str, list[int]] = {}
+    for each in series:
+        for role, onset in run_onsets(each).items():
+            steps.setdefault(role, [])
+            if onset.step is not None:
+                steps[role].append(onset.step)
+    onsets = {}
+    for role, found in steps.items():
+        onsets[role] = {
+            "formed": len(found),
+            "first": min(found, default=None),
+            "last": max(found, default=None),
+            "mean": round(float(np.mean(found)), 1) if found else None,
+            "sd": round(float(np.std(found, ddof=1)), 1) if len(found) > 1 else None,
+        }
+    return {"onsets": onsets, "labels": labels_of(series)}
+
+
+def labels_of(series: Sequence[ScoreSeries]) -> dict[str, float]:
+    """Return how often two draws agree about the final label of a head, on either kind of row."""
+    maps = [(final_labels(each), heads_near_line(each)) for each in series]
+    agree_off, agree_all, is_off, whole = [], [], [], []
+    for (one, near_one), (other, near_other) in itertools.combinations(maps, 2):
+        same = one == other
+        off = ~(near_one | near_other)
+        agree_all.append(same.mean())
+        agree_off.append(same[off].mean())
+        is_off.append(off.mean())
+        whole.append(bool(same[off].all()))
+    return {
+        "agreement off the line": round(float(np.mean(agree_off)), 4),
+        "agreement of all heads": round(float(np.mean(agree_all)), 4),
+        "share of heads near the line": round(float(np.mean([near.mean() for _, near in maps])), 4),
+        "pairs of draws with the same map off the line": round(float(np.mean(whole)), 4),
+        "share of heads off the line in both draws": round(float(np.mean(is_off)), 4),
+    }
+
+
+def final_labels(series: ScoreSeries) -> NDArray[np.int8]:
+    """Return the label of every head on each kind of row: int8 [kind, block, head]."""
+    return np.stack([head_roles(series, rows=kind)[0][-1] for kind in KINDS])
+
+
+def heads_near_line(series: ScoreSeries) -> NDArray[np.bool_]:
+    """Return whether a head is near the line of any role on each kind of row: bool [kind, block,
+    head]."""
+    near = np.zeros((len(KINDS), *series.shape), bool)
+    for name, evidence in gather_evidence(series).items():
+        role = next(role for role in ROLES if role.name == name)
+        near[KINDS.index(role.rows)] |= near_line(evidence, role)
+    return near
+
+
+def report(result: dict[str, Any]) -> str:
+    """Return the result as Markdown."""
+    lines = [
+        "# Stability: what another draw of the probe would change",
+        "",
+        f"Written by `python benchmarks/stability.py`: the demo's model, seed {result['seed']}, {result['steps']} steps, scored every "
+        f"{result['every']} steps",
+        f"by {result['draws']} probes with random tokens and text of their own, each with {result['score_rows']} hidden rows of each kind.",
+        "",
+        "| role | formed | onset: mean step | sd | first | last |",
+        "|---|---|---|---|---|---|",
+    ]
+    for role, onset in result["onsets"].items():
+        cells = [onset[name] for name in ("mean", "sd", "first", "last")]
+        words = ["" if cell is None else f"{cell:g}" for cell in cells]
+        formed = f"{onset['formed']} of {result['draws']}"
+        lines.append(f"| {role_label(role)} | {formed} | {' | '.join(words)} |")
+    lines += ["", "| labels at the end | |", "|---|---|"]
+    lines += [f"| {name} | {share:.1%} |" for name, share in result["labels"].items()]
+    always = [
+        onset["sd"]
+        for onset in result["onsets"].values()
+        if onset["formed"] == result["draws"] and onset["sd"] is not None
+    ]
+    is_stable = max(always, default=0.0) <= MOST_SD
+    agrees = result["labels"]["agreement off the line"] >= LEAST_AGREEMENT
+    lines += [
+        "",
+        f"* {mark(is_stable)} the onset of every role that all draws find has a standard deviation of at most {MOST_SD:g} steps",
+        f"* {mark(agrees)} two draws agree about at least {LEAST_AGREEMENT:.0%} of the heads that are off the line",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def mark(holds: bool) -> str:
+    return "Yes:" if holds else "**No:**"
+
+
+if __name__ == "__main__":
+    main()
