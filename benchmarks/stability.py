@@ -70,27 +70,46 @@ def score_draws(
     *, seed: int, steps: int, every: int, n_draws: int, score_rows: int
 ) -> list[ScoreSeries]:
     """Train once, and return the scores that each draw of the probe gives."""
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     config = TrainerConfig(steps=steps, checkpoint_every=0, device="cpu")
     model = Decoder(ModelConfig(vocab_size=VOCAB_SIZE))
     length = model.config.context_length
     mixture = Mixture(DataConfig(), context_length=length, batch_size=config.batch_size, seed=seed)
     probes = draw_probes(mixture, length, n_draws, score_rows)
-    scorers = [Scorer() for _ in probes]
+    scorer = Scorer()
 
-    def score_each(capture: Capture) -> None:
-        first = 0
-        for probe, scorer in zip(probes, scorers, strict=True):
-            rows = slice(first, first + len(probe.rows))
-            first = rows.stop
-            patterns = {name: array[rows] for name, array in capture.arrays.items()}
-            scorer(Capture(capture.step, patterns, probe=probe.description(), model=capture.model))
+    def score_draws_at_once(capture: Capture) -> None:
+        patterns = {}
+        for name, array in capture.arrays.items():
+            if name.endswith(".attn.pattern"):
+                patterns[name] = draws_as_heads(array, n_draws)
+        scorer(Capture(capture.step, patterns, probe=probes[0].description(), model=capture.model))
 
     schedule = Schedule.every(every, total_steps=steps)
     # All draws in one batch: the model runs once per capture.
-    with record(model, joined(probes), schedule, score_each, projections=()) as recorder:
+    with record(
+        model, joined(probes), schedule, score_draws_at_once, projections=("attn.w_q",)
+    ) as recorder:
         Trainer(model, mixture, config).fit(recorder, save=lambda state, step: None, progress=False)
-    return [scorer.series() for scorer in scorers]
+    return split_by_draw(scorer.series(), n_draws)
+
+
+def draws_as_heads(pattern: NDArray[np.float16], n_draws: int) -> NDArray[np.float16]:
+    """Return [row, draw * head, query, key] of [draw * row, head, query, key]: rows of all draws
+    have the same kinds and periods, and are scored at once."""
+    by_draw = pattern.reshape(n_draws, -1, *pattern.shape[1:]).swapaxes(0, 1)
+    return by_draw.reshape(len(by_draw), -1, *pattern.shape[2:])
+
+
+def split_by_draw(series: ScoreSeries, n_draws: int) -> list[ScoreSeries]:
+    """Return the scores of each draw, with the model's own heads."""
+    found = []
+    for columns in np.split(np.arange(series.shape[1]), n_draws):
+        heads = {name: values[:, :, columns] for name, values in series.heads.items()}
+        spread = {name: values[:, :, columns] for name, values in series.spread.items()}
+        found.append(replace(series, heads=heads, spread=spread))
+    return found
 
 
 def draw_probes(mixture: Mixture, length: int, n_draws: int, score_rows: int) -> list[Probe]:
@@ -179,9 +198,11 @@ def report(result: dict[str, Any]) -> str:
     lines = [
         "# Stability: what another draw of the probe would change",
         "",
-        f"Written by `python benchmarks/stability.py`: the demo's model, seed {result['seed']}, {result['steps']} steps, scored every "
-        f"{result['every']} steps",
-        f"by {result['draws']} probes with random tokens and text of their own, each with {result['score_rows']} hidden rows of each kind.",
+        f"Written by `python benchmarks/stability.py`: the demo's model, seed {result['seed']}, "
+        f"{result['steps']} steps,",
+        f"scored every {result['every']} steps by {result['draws']} probes with random tokens and "
+        "text of their own, each with",
+        f"{result['score_rows']} hidden rows of each kind.",
         "",
         "| role | formed | onset: mean step | sd | first | last |",
         "|---|---|---|---|---|---|",
@@ -202,8 +223,10 @@ def report(result: dict[str, Any]) -> str:
     agrees = result["labels"]["agreement off the line"] >= LEAST_AGREEMENT
     lines += [
         "",
-        f"* {mark(is_stable)} the onset of every role that all draws find has a standard deviation of at most {MOST_SD:g} steps",
-        f"* {mark(agrees)} two draws agree about at least {LEAST_AGREEMENT:.0%} of the heads that are off the line",
+        f"* {mark(is_stable)} the onset of every role that all draws find has a standard deviation "
+        f"of at most {MOST_SD:g} steps",
+        f"* {mark(agrees)} two draws agree about at least {LEAST_AGREEMENT:.0%} of the heads that "
+        "are off the line",
         "",
     ]
     return "\n".join(lines)
