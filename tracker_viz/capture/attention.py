@@ -13,6 +13,7 @@ running (``ModuleStack``).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,9 +158,8 @@ class AttentionWatch(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.rejected: list[str] = []
-        self.embedding: tuple[int, int] | None = (
-            None  # (tokens, width) of the table that the probe's ids went through
-        )
+        # (tokens, width) of the table that the probe's ids went through
+        self.embedding: tuple[int, int] | None = None
         self._stack = stack
         self._n_rows, self._length = shape
         self._keep = keep
@@ -173,11 +173,9 @@ class AttentionWatch(TorchFunctionMode):
     def vocabulary(self) -> int | None:
         """After a pass with ``evidence``, what to give the next: the number of tokens, if all
         projections to as many outputs came last."""
-        return (
-            self.embedding[0]
-            if self.embedding and self._as_wide_as_logits and self._logits_come_last
-            else None
-        )
+        if self.embedding and self._as_wide_as_logits and self._logits_come_last:
+            return self.embedding[0]
+        return None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -191,13 +189,19 @@ class AttentionWatch(TorchFunctionMode):
             return self._flex(func, args, kwargs)
         if isinstance(func, OpOverload | OpOverloadPacket) and str(func).startswith(_FLASH):
             return self._flash(func, *args, **kwargs)
+        return self._other(func, args, kwargs)
+
+    def _other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function that does not attend by itself, and learn from it."""
         operands = (*args, *(kwargs[name] for name in _OPERANDS if name in kwargs))
         if is_matrix_product(func):
             self._matrix_product(*operands[:2])
         if self._evidence is None:
+            # Nobody reads the logits, and they are the largest product of the pass.
             if func is F.linear and operands[1].shape[0] == self._vocabulary:
                 return operands[0].new_zeros(*operands[0].shape[:-1], self._vocabulary)
             return func(*args, **kwargs)
+
         if func is F.embedding:
             self._check_embedding(*operands[:2])
         elif func is F.linear and self.embedding and operands[1].shape[0] == self.embedding[0]:
@@ -225,29 +229,29 @@ class AttentionWatch(TorchFunctionMode):
         if query.shape[-2] != self._length or key.shape[-2] != self._length:
             self._reject("scaled_dot_product_attention", (query.shape[-2], key.shape[-2]))
             return output
-        is_causal = bool(rest[0]) if rest else options.get("is_causal", False)
-        grouped = options.get("enable_gqa", False)
+        is_causal = options.get("is_causal", False)
+        if rest:
+            is_causal = rest[0]
         probabilities = attention_probabilities(
             query,
             key,
             attn_mask,
-            is_causal=is_causal,
+            is_causal=bool(is_causal),
             scale=options.get("scale"),
-            enable_gqa=grouped,
+            enable_gqa=options.get("enable_gqa", False),
         )
         error = self._checked(probabilities, value, output)
-        self._hand_over(
-            "scaled_dot_product_attention",
-            probabilities,
-            key.shape[-3] if key.ndim > 3 else None,
-            error,
-        )
+        # Without a head axis the call does not tell how many key/value heads there are.
+        n_kv_heads = key.shape[-3] if key.ndim > 3 else None
+        self._hand_over("scaled_dot_product_attention", probabilities, n_kv_heads, error)
         return output
 
     def _softmax(self, func: Any, args: Any, kwargs: Any) -> Any:
         output = func(*args, **kwargs)
-        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-        if not isinstance(output, Tensor) or dim not in (-1, output.ndim - 1) or output.ndim < 3:
+        dim = kwargs.get("dim")
+        if dim is None and len(args) > 1:
+            dim = args[1]
+        if not isinstance(output, Tensor) or output.ndim < 3 or dim not in (-1, output.ndim - 1):
             return output
         queries, keys = output.shape[-2:]
         # One more column than keys: an attention sink, whose share belongs to no token.
@@ -261,30 +265,29 @@ class AttentionWatch(TorchFunctionMode):
         return output
 
     def _matrix_product(self, left: Any, right: Any) -> None:
-        if (
-            not isinstance(left, Tensor)
-            or left.ndim < 3
-            or tuple(left.shape[-2:]) != (self._length, self._length)
-        ):
+        if not isinstance(left, Tensor) or left.ndim < 3:
             return
+        if tuple(left.shape[-2:]) != (self._length, self._length):
+            return
+
         here = tuple(self._stack.names)
-        if (
-            self._latest is not None and self._latest[: len(here)] == here
-        ):  # the softmax that made it was seen, here or in a module of its own
+        if self._latest is not None and self._latest[: len(here)] == here:
+            # The softmax that made it was seen, here or in a module of its own.
             if self._evidence is not None:
                 self._evidence.saw_values(right)
-        elif looks_back_only(left) and not bool((left < 0).any()):
-            if rows_sum_to_one(left):
-                self._hand_over("matmul", left)
-            else:
-                self._reject("a product by weights whose rows do not sum to 1,", tuple(left.shape))
+            return
+        if not looks_back_only(left) or bool((left < 0).any()):
+            return
+        if rows_sum_to_one(left):
+            self._hand_over("matmul", left)
+        else:
+            self._reject("a product by weights whose rows do not sum to 1,", tuple(left.shape))
 
     def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
         asked = dict(kwargs, need_weights=True, average_attn_weights=False)
         mask = kwargs.get("attn_mask")
-        if (
-            mask is not None and mask.is_floating_point()
-        ):  # asked for weights, torch takes no mask of another dtype
+        if mask is not None and mask.is_floating_point():
+            # Asked for weights, torch takes no mask of another dtype.
             asked["attn_mask"] = mask.to(args[0].dtype)
         output, weights = func(*args, **asked)
         if tuple(weights.shape[-2:]) == (self._length, self._length):
@@ -293,24 +296,28 @@ class AttentionWatch(TorchFunctionMode):
             self._reject("multi_head_attention", tuple(weights.shape[-2:]))
         if not kwargs.get("need_weights", True):
             return output, None
-        return output, weights.mean(dim=-3) if kwargs.get("average_attn_weights", True) else weights
+        if kwargs.get("average_attn_weights", True):
+            return output, weights.mean(dim=-3)
+        return output, weights
 
     def _check_embedding(self, ids: Tensor, weight: Tensor) -> None:
         # On a GPU an index out of range ends the process's CUDA context: it must be found before
         # the kernel runs.
+        n_entries, width = weight.shape
+        is_of_probe = ids.shape == (self._n_rows, self._length)
         highest = int(ids.max())
-        if highest >= weight.shape[0]:
-            if ids.shape == (self._n_rows, self._length) and weight.shape[0] > self._length:
-                raise ProbeError(
-                    f"the probe holds token id {highest}; the model's vocabulary has "
-                    f"{weight.shape[0]} tokens"
-                )
+        if highest >= n_entries and is_of_probe and n_entries > self._length:
             raise ProbeError(
-                f"the probe has {self._length} tokens a row; {self._here()} holds "
-                f"{weight.shape[0]}: cut the probe to the model's context"
+                f"the probe holds token id {highest}; the model's vocabulary has {n_entries} tokens"
             )
-        if self.embedding is None and ids.shape == (self._n_rows, self._length):
-            self.embedding = (weight.shape[0], weight.shape[1])
+        if highest >= n_entries:
+            # A table of positions.
+            raise ProbeError(
+                f"the probe has {self._length} tokens a row; {self._here()} holds {n_entries}: cut "
+                "the probe to the model's context"
+            )
+        if self.embedding is None and is_of_probe:
+            self.embedding = (n_entries, width)
 
     def _flex(self, func: Any, args: Any, kwargs: Any) -> Any:
         query, key, value, score_mod, block_mask, scale = args[:6]
@@ -318,13 +325,12 @@ class AttentionWatch(TorchFunctionMode):
         if query.shape[-2] != self._length or key.shape[-2] != self._length:
             self._reject("flex_attention", (query.shape[-2], key.shape[-2]))
             return output
-        score_buffers, mask_buffers = (tuple(buffers) for buffers in (args[7], args[8]))
+        score_buffers, mask_buffers = tuple(args[7]), tuple(args[8])
         probabilities = flex_probabilities(
             query, key, score_mod, block_mask[-1], scale, score_buffers, mask_buffers
         )
-        error = self._checked(
-            probabilities, value, output[0] if isinstance(output, tuple) else output
-        )
+        mixed = output[0] if isinstance(output, tuple) else output
+        error = self._checked(probabilities, value, mixed)
         self._hand_over("flex_attention", probabilities, key.shape[-3], error)
         return output
 
@@ -374,40 +380,34 @@ class AttentionWatch(TorchFunctionMode):
         self._hand_over("flash_attn", probabilities, key.shape[2])
         # The kernel takes no float32: the pass goes on with the same maths in the open. What is for
         # the backward pass stays empty.
-        mixed = torch.matmul(
-            probabilities, repeated(value.transpose(1, 2), query.shape[2]).float()
-        ).transpose(1, 2)
-        return mixed.to(query.dtype), *(query.new_empty(0, dtype=torch.float32) for _ in range(3))
+        per_head = repeated(value.transpose(1, 2), query.shape[2]).float()
+        mixed = torch.matmul(probabilities, per_head).transpose(1, 2)
+        nothing = query.new_empty(0, dtype=torch.float32)
+        return mixed.to(query.dtype), nothing, nothing.clone(), nothing.clone()
 
     def _custom(self, name: str, args: Any) -> None:
         """Note a fused kernel of somebody else's that takes what may be queries, keys and values
         (flash_attn, xformers, mamba_ssm)."""
+        if name.startswith("aten."):
+            return
         lengths = {self._length, self._n_rows * self._length}  # rows may be packed into one
-        over_the_probe = [
-            arg.ndim
-            for arg in args
-            if isinstance(arg, Tensor) and arg.ndim >= 3 and lengths & {*arg.shape}
-        ]
-        if (
-            not name.startswith("aten.")
-            and max(map(over_the_probe.count, over_the_probe), default=0) >= 3
-        ):
+        tensors = [arg for arg in args if isinstance(arg, Tensor) and arg.ndim >= 3]
+        n_by_ndim = Counter(tensor.ndim for tensor in tensors if lengths & {*tensor.shape})
+        if max(n_by_ndim.values(), default=0) >= 3:
             self.rejected.append(
                 f"{name}, a kernel that hides its probabilities, in {self._here()}"
             )
 
     def _checked(self, probabilities: Tensor, value: Tensor, output: Tensor) -> float | None:
-        """Largest ``|P V - output|``: whether what is shown is what the model's own kernel used."""
+        """Return the largest ``|P V - output|``: 0 where what is shown is what the model's own
+        kernel used."""
         if self._evidence is None:
             return None
         self._evidence.saw_values(value)
-        per_head = repeated(value, probabilities.shape[-3]) if value.ndim > 3 else value
-        return float(
-            (torch.matmul(probabilities, per_head.float()) - output.float())
-            .abs()
-            .nan_to_num()
-            .max()
-        )
+        if value.ndim > 3:
+            value = repeated(value, probabilities.shape[-3])
+        difference = torch.matmul(probabilities, value.float()) - output.float()
+        return float(difference.abs().nan_to_num().max())
 
     def _hand_over(
         self,
@@ -416,9 +416,9 @@ class AttentionWatch(TorchFunctionMode):
         n_kv_heads: int | None = None,
         error: float | None = None,
     ) -> None:
-        if (
-            pattern.shape[0] if pattern.ndim > 2 else 1
-        ) % self._n_rows:  # its heads would be taken for rows
+        n_leading = pattern.shape[0] if pattern.ndim > 2 else 1
+        if n_leading % self._n_rows:
+            # Its heads would be taken for rows.
             self._reject(
                 f"{source} over another batch than the probe's {self._n_rows} rows,",
                 tuple(pattern.shape),
@@ -430,18 +430,14 @@ class AttentionWatch(TorchFunctionMode):
         self._ordinals[modules] = ordinal + 1
         self._latest = modules
         entries = tuple(self._stack.entries[name] for name in modules)
-        self._keep(
-            AttentionCall(
-                modules, entries, ordinal, source, self._as_probe_axes(pattern), n_kv_heads, error
-            )
-        )
-
-    def _as_probe_axes(self, heads: Tensor) -> Tensor:
-        """[probe * head, a, b] or [probe, (group, member), a, b] -> [probe, head, a, b]."""
-        return heads.detach().reshape(self._n_rows, -1, *heads.shape[-2:])
+        # [probe * head, a, b] or [probe, (group, member), a, b] -> [probe, head, a, b]
+        heads = pattern.detach().reshape(self._n_rows, -1, *pattern.shape[-2:])
+        self._keep(AttentionCall(modules, entries, ordinal, source, heads, n_kv_heads, error))
 
     def _reject(self, what: str, shape: tuple[int, ...]) -> None:
         self.rejected.append(f"{what} of shape {'x'.join(map(str, shape))} in {self._here()}")
 
     def _here(self) -> str:
-        return self._stack.names[-1] if self._stack.names else "the model itself"
+        if not self._stack.names:
+            return "the model itself"
+        return self._stack.names[-1]

@@ -79,7 +79,9 @@ def step_of(path: Path) -> int:
     Raises:
         ConfigError: neither the file's name nor its directory's holds a number.
     """
-    own_name = path.name if path.is_dir() else path.stem
+    own_name = path.stem
+    if path.is_dir():
+        own_name = path.name  # a dot in it is no suffix
     for name in (own_name, path.parent.name):
         numbers = _STEP.findall(name) or re.findall(r"\d+", name)
         if numbers:
@@ -145,7 +147,9 @@ def _check_fit(
         elif saved[name].shape != tensor.shape:
             wrong.append(f"{name} is {tuple(saved[name].shape)}, the model's {tuple(tensor.shape)}")
     if wrong or missing:
-        reason = f"it lacks {_some(missing)}" if missing else f"other shapes: {_some(wrong)}"
+        reason = f"other shapes: {_some(wrong)}"
+        if missing:
+            reason = f"it lacks {_some(missing)}"
         raise CaptureError(
             f"checkpoint {path} does not fit {type(model).__name__}: {reason}; it holds "
             f"{_some(list(saved))}"
@@ -167,10 +171,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _files_of(path: Path) -> list[Path]:
     """Return the files that hold a checkpoint's weights: itself, or those of a directory."""
     if path.is_dir():
-        inside = next((path / name for name in _IN_DIRECTORY if (path / name).is_file()), None)
-        if inside is None:
+        inside = [path / name for name in _IN_DIRECTORY if (path / name).is_file()]
+        if not inside:
             raise CaptureError(f"directory {path} holds none of {', '.join(_IN_DIRECTORY)}")
-        path = inside
+        path = inside[0]
     if path.suffix != ".json":
         return [path]
     shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
@@ -229,9 +233,11 @@ def _named_like(model: nn.Module, saved: dict[str, Tensor]) -> dict[str, Tensor]
 
     # Of several that fit equally well, the shortest.
     best = max(sorted(prefixes, key=len), key=n_fitting)
-    return {
-        name.removeprefix(best): tensor for name, tensor in saved.items() if name.startswith(best)
-    }
+    named = {}
+    for name, tensor in saved.items():
+        if name.startswith(best):
+            named[name.removeprefix(best)] = tensor
+    return named
 
 
 def _prefixes(name: str) -> set[str]:
@@ -255,4 +261,6 @@ def _some(names: Sequence[str]) -> str:
         return "nothing"
     shown = ", ".join(names[:_NAMES_SHOWN])
     n_more = len(names) - _NAMES_SHOWN
-    return f"{shown} and {n_more} more" if n_more > 0 else shown
+    if n_more > 0:
+        shown += f" and {n_more} more"
+    return shown

@@ -40,11 +40,7 @@ def projection_names(projections: Any) -> tuple[set[str] | None, dict[str, str] 
     gave it."""
     if projections is None:
         return None, None
-    if (
-        isinstance(projections, str)
-        or not isinstance(projections, Collection)
-        or not all(isinstance(name, str) for name in projections)
-    ):
+    if not _is_collection_of(str, projections):
         raise ConfigError(
             "projections is a list of names, like ['mlp.w_in', 'mlp.w_out'], or name -> its "
             f"parameter within a block; got {projections!r}"
@@ -61,17 +57,19 @@ def projection_names(projections: Any) -> tuple[set[str] | None, dict[str, str] 
 
 
 def numbers(name: str, value: Any) -> None:
-    """Numbers of blocks or heads; None: all."""
-    if value is not None and (
-        isinstance(value, str)
-        or not isinstance(value, Collection)
-        or not all(isinstance(each, int) for each in value)
-    ):
+    """Check numbers of blocks or heads; None: all."""
+    if value is not None and not _is_collection_of(int, value):
         raise ConfigError(f"{name} is a list of numbers, counted from 0; got {value!r}")
 
 
+def _is_collection_of(kind: type, value: Any) -> bool:
+    if isinstance(value, str) or not isinstance(value, Collection):
+        return False
+    return all(isinstance(each, kind) for each in value)
+
+
 def heads(value: Any) -> None:
-    """Numbers of heads, or block -> numbers of its heads; None: all."""
+    """Check numbers of heads, or block -> numbers of its heads; None: all."""
     if not isinstance(value, Mapping):
         numbers("only_heads", value)
         return
@@ -81,7 +79,9 @@ def heads(value: Any) -> None:
 
 def pooling_by_name(value: Any) -> dict[str, Any]:
     """Return pattern of a name -> how weights of that name become smaller."""
-    by_name = dict(value) if isinstance(value, Mapping) else {"*": value}
+    by_name = {"*": value}
+    if isinstance(value, Mapping):
+        by_name = dict(value)
     if not all(how in POOLINGS for how in by_name.values()):
         raise ConfigError(
             f"pooling must be one of {', '.join(POOLINGS)}, or pattern of a name -> one of them; "

@@ -53,11 +53,8 @@ def inspected_blocks(camera: Camera) -> list[InspectedBlock]:
     structure = camera.structure
     blocks = []
     for index, name in enumerate(structure.blocks):
-        projections = {
-            projection.name: _source(projection, name)
-            for projection in camera.projections
-            if projection.block == index
-        }
+        of_block = [each for each in camera.projections if each.block == index]
+        projections = {each.name: _source(each, name) for each in of_block}
         heads, kv_heads = structure.n_heads[index], structure.n_kv_heads[index]
         blocks.append(InspectedBlock(name, heads, kv_heads, projections))
     return blocks
@@ -111,17 +108,19 @@ def _source(projection: Projection, block: str) -> str:
     if projection.rows is not None and projection.stride > 1:
         parts.append(f"every {projection.stride}. row from {projection.rows[0][0]}")
     elif projection.rows is not None:
-        begin, end = projection.rows[0]
-        more = f" and {len(projection.rows) - 1} more groups" if len(projection.rows) > 1 else ""
-        parts.append(f"rows {begin} to {end - 1}{more}")
+        (begin, end), *more = projection.rows
+        rows = f"rows {begin} to {end - 1}"
+        if more:
+            rows += f" and {len(more)} more groups"
+        parts.append(rows)
     if projection.transposed:
         parts.append("transposed")
     return ", ".join(parts)
 
 
 def _reason(name: str, parameter: Tensor, owner: nn.Module, blocks: Iterable[str]) -> str:
-    block = next((block for block in blocks if name.startswith(f"{block}.")), None)
-    if block is None:
+    around = [block for block in blocks if name.startswith(f"{block}.")]
+    if not around:
         return "outside the blocks"
     if not parameter.is_floating_point():
         return "not floating point"
@@ -132,6 +131,6 @@ def _reason(name: str, parameter: Tensor, owner: nn.Module, blocks: Iterable[str
         return "a convolution"
     if parameter.ndim < 2 or min(parameter.shape[-2:]) < 2:
         return VECTOR
-    if SKIPPED_NAMES.search(name.removeprefix(f"{block}.").removesuffix(".weight")):
+    if SKIPPED_NAMES.search(name.removeprefix(f"{around[0]}.").removesuffix(".weight")):
         return "its name says norm, embedding, router, convolution or LoRA"
     return "not recognized as a projection; projections={'mlp.w_in': '...'} names it"

@@ -66,16 +66,14 @@ def untouched(
         stack.enter_context(torch.no_grad())
         # cache_enabled=False: weights cast here, without gradients, must not be found by a training
         # step under the same autocast.
-        device_type = _device(model).type
-        if torch.amp.is_autocast_available(device_type):
+        kind = model_device(model).type
+        if torch.amp.is_autocast_available(kind):
+            is_asked = autocast is not None
             stack.enter_context(
-                torch.autocast(
-                    device_type, dtype=autocast, enabled=autocast is not None, cache_enabled=False
-                )
+                torch.autocast(kind, dtype=autocast, enabled=is_asked, cache_enabled=False)
             )
-        if {"torch._dynamo", "torch.nn.attention.flex_attention"} & set(
-            sys.modules
-        ):  # without them nothing is compiled, and they load slowly
+        # Without these modules nothing is compiled, and they load slowly.
+        if "torch._dynamo" in sys.modules or "torch.nn.attention.flex_attention" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
@@ -93,37 +91,31 @@ def default_forward(model: nn.Module, input_ids: Tensor) -> Any:
 
 
 def copy_of_buffers(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: buffer.detach().clone()
-        for name, buffer in model.named_buffers()
-        if not buffer.is_meta
-    }
+    copies = {}
+    for name, buffer in model.named_buffers():
+        if not buffer.is_meta:
+            copies[name] = buffer.detach().clone()
+    return copies
 
 
 def buffers_written(model: nn.Module, before: Mapping[str, Tensor]) -> set[str]:
-    """Names of buffers whose values are no longer those of ``before``: counters, caches kept in
-    buffers, running statistics."""
+    """Return the names of buffers whose values are no longer those of ``before``: counters, caches
+    kept in buffers, running statistics."""
     now = dict(model.named_buffers())
-    return {name for name, old in before.items() if name in now and not _same(old, now[name])}
+    return {name for name in before.keys() & now.keys() if not _same(before[name], now[name])}
 
 
 def model_device(model: nn.Module) -> torch.device:
-    return _device(model)
-
-
-def _same(old: Tensor, new: Tensor) -> bool:
-    # Bit patterns, so that NaN equals itself.
-    return (
-        old.shape == new.shape
-        and old.dtype == new.dtype
-        and bool(((old == new) | ((old != old) & (new != new))).all())
-    )
-
-
-def _device(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
+
+
+def _same(old: Tensor, new: Tensor) -> bool:
+    if old.shape != new.shape or old.dtype != new.dtype:
+        return False
+    both_nan = (old != old) & (new != new)
+    return bool(((old == new) | both_nan).all())
 
 
 def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
@@ -190,30 +182,36 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
                 if vars(module).get(name, attributes) is not value:
                     vars(module)[name] = value
                 if contents is not None and not _same_things(value, contents):
-                    value.clear()
-                    (value.extend if isinstance(value, list) else value.update)(contents)
+                    _refill(value, contents)
+
+
+def _refill(collection: Any, contents: Any) -> None:
+    collection.clear()
+    if isinstance(collection, list):
+        collection.extend(contents)
+    else:
+        collection.update(contents)
 
 
 def _same_things(now: Any, before: Any) -> bool:
-    """Collections that hold the same objects: tensors in them cannot be compared."""
+    """Return whether two collections hold the same objects: tensors in them cannot be compared."""
     if isinstance(now, dict):
         now, before = [*now, *now.values()], [*before, *before.values()]
     return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Attributes that are numbers, text, tensors or collections, each with a copy of what a
+    """Return attributes that are numbers, text, tensors or collections, each with a copy of what a
     collection holds; torch's own left out."""
-    return {
-        name: (
-            value,
-            value.copy()
-            if isinstance(value, list | dict | set) and len(value) <= _MOST_ENTRIES
-            else None,
-        )
-        for name, value in vars(module).items()
-        if name not in _TORCHS_OWN and isinstance(value, _PLAIN)
-    }
+    attributes = {}
+    for name, value in vars(module).items():
+        if name in _TORCHS_OWN or not isinstance(value, _PLAIN):
+            continue
+        contents = None
+        if isinstance(value, list | dict | set) and len(value) <= _MOST_ENTRIES:
+            contents = value.copy()
+        attributes[name] = (value, contents)
+    return attributes
 
 
 @contextlib.contextmanager

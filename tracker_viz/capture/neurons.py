@@ -48,7 +48,7 @@ class NeuronWatch:
                 handle.remove()
 
     def activity(self, model: nn.Module, projections: Sequence[Projection]) -> dict[str, Tensor]:
-        """Of every down projection that was seen, on its own device, float32:
+        """Return, for every down projection that was seen, on its own device, float32:
 
         * ``<array name>.peak`` [neuron]: the largest magnitude that the neuron reached on any
           token;
@@ -61,72 +61,54 @@ class NeuronWatch:
             module = _module(model, projection)
             if module is None:
                 continue
-            turn = turns[module] = (
-                turns.get(module, -1) + 1
-            )  # blocks may share a layer: each is shown its own call
+            # Blocks may share a layer: each is shown its own call.
+            turn = turns[module] = turns.get(module, -1) + 1
             calls = self._calls.get(module, [])
             if turn < len(calls):
-                seen[f"{projection.array_name}.peak"], seen[f"{projection.array_name}.spread"] = (
-                    calls[turn]
-                )
+                peak, spread = calls[turn]
+                seen[f"{projection.array_name}.peak"] = peak
+                seen[f"{projection.array_name}.spread"] = spread
         return seen
 
     def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         entering = inputs[0] if inputs else None
-        if (
-            not isinstance(entering, Tensor)
-            or not entering.is_floating_point()
-            or entering.ndim < 2
-        ):
+        if not isinstance(entering, Tensor) or not entering.is_floating_point():
             return
-        if entering.numel() != self._n_tokens * entering.shape[-1]:
+        if entering.ndim < 2 or entering.numel() != self._n_tokens * entering.shape[-1]:
             return
         neurons = entering.detach().reshape(self._n_tokens, -1)[: self._n_counted]
-        summed_in = torch.promote_types(
-            neurons.dtype, torch.float32
-        )  # norms that are summed up in it, without a copy of the neurons
-        mean = torch.linalg.vector_norm(neurons, 1, dim=1, dtype=summed_in) / neurons.shape[1]
-        root_mean_square = (
-            torch.linalg.vector_norm(neurons, 2, dim=1, dtype=summed_in) / neurons.shape[1] ** 0.5
-        )
-        peak = neurons.abs().amax(0)
-        self._calls.setdefault(module, []).append(
-            (peak.float(), torch.stack([mean, root_mean_square]).float())
-        )
+        n_neurons = neurons.shape[1]
+        # Norms that are summed up in at least float32, without a copy of the neurons.
+        summed_in = torch.promote_types(neurons.dtype, torch.float32)
+        mean = torch.linalg.vector_norm(neurons, 1, dim=1, dtype=summed_in) / n_neurons
+        norm = torch.linalg.vector_norm(neurons, 2, dim=1, dtype=summed_in)
+        spread = torch.stack([mean, norm / n_neurons**0.5]).float()
+        peak = neurons.abs().amax(0).float()
+        self._calls.setdefault(module, []).append((peak, spread))
 
 
 def down_layers(model: nn.Module, projections: Sequence[Projection]) -> list[nn.Module]:
-    """The layers whose inputs are neurons, each once."""
-    return list(
-        dict.fromkeys(
-            module
-            for projection in projections
-            if (module := _module(model, projection)) is not None
-        )
-    )
+    """Return the layers whose inputs are neurons, each once."""
+    layers = dict.fromkeys(_module(model, projection) for projection in projections)
+    return [layer for layer in layers if layer is not None]
 
 
 def linear_layers(model: nn.Module) -> list[nn.Module]:
-    """All that may turn out to be one, before a model's projections are known."""
-    return [
-        module
-        for module in model.modules()
-        if isinstance(getattr(module, "weight", None), Tensor) and module.weight.ndim == 2
-    ]
+    """Return all that may turn out to be one, before a model's projections are known."""
+    layers = []
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2:
+            layers.append(module)
+    return layers
 
 
 def _module(model: nn.Module, projection: Projection) -> nn.Module | None:
-    """The layer that a down projection is the weight of; None of other projections, of experts, and
-    of what is no layer of its own."""
-    if (
-        projection.name.rpartition(".")[2] not in _DOWN
-        or ".experts." in projection.name
-        or len(projection.parameters) > 1
-    ):
+    """Return the layer whose weight a down projection is; None for other projections, for experts,
+    and for what is no layer of its own."""
+    parameter, *others = projection.parameters
+    is_down = projection.name.rpartition(".")[2] in _DOWN
+    is_of_experts = ".experts." in projection.name or others
+    if not is_down or is_of_experts or not parameter.endswith(_WEIGHT):
         return None
-    (parameter,) = projection.parameters
-    return (
-        model.get_submodule(parameter.removesuffix(_WEIGHT))
-        if parameter.endswith(_WEIGHT)
-        else None
-    )
+    return model.get_submodule(parameter.removesuffix(_WEIGHT))

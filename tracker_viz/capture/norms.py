@@ -25,12 +25,11 @@ _MULTIPLIED = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 
 def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
-    """What ``norms`` needs of one matrix: float32 [STEPS + 1, STEPS], on its device.
+    """Return what ``norms`` needs of one matrix: float32 [STEPS + 1, STEPS], on its device.
 
-    Lanczos' method (Golub & Kahan 1965) with full reorthogonalisation from a fixed start, so that
-    equal matrices give equal norms. The
-    matrix is not gathered: of a sharded one each process multiplies its own rows (a collective:
-        every process must call).
+    Lanczos' method (Golub & Kahan 1965) with full reorthogonalization from a fixed start, so that
+    equal matrices give equal norms. The matrix is not gathered: of a sharded one each process
+    multiplies its own rows. Collective for sharded parameters: call on every process.
 
     NaN for a mean over experts, which is no matrix of the model, and for numbers too small to
     multiply with (float8).
@@ -42,7 +41,7 @@ def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
     piece = piece_of(stored)
     matrix = part_of(piece, projection)
     if matrix.shape[1] < projection.shape[1]:
-        matrix = matrix.t()  # so that it is rows that lie on different processes
+        matrix = matrix.t()  # so that it is rows that are on different processes
     basis = torch.zeros(STEPS, matrix.shape[1], device=matrix.device)
     # Drawn on the CPU whatever the default device is: the same on every machine.
     start = torch.randn(

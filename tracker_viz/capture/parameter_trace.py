@@ -1,5 +1,5 @@
-"""What a watched pass tells about a model's parameters, beyond their names: how each is multiplied,
-and where fused ones split.
+"""Learn from a watched pass what parameters' names do not tell: how each is multiplied, and where
+fused ones split.
 
 Filled by ``AttentionWatch`` during the one exploring pass, read by
 ``projections.find_projections``. Everything here is observed, not looked up: a parameter that is
@@ -33,12 +33,10 @@ _WEIGHT_ARGUMENT = {
     torch.addmm: 2,
     Tensor.addmm: 2,
     torch.baddbmm: 2,
-    **{
-        getattr(module, name): 1
-        for module, name in ((F, "grouped_mm"), (torch, "_grouped_mm"))
-        if hasattr(module, name)
-    },
 }
+for _module, _name in ((F, "grouped_mm"), (torch, "_grouped_mm")):
+    if hasattr(_module, _name):  # newer versions of torch have it
+        _WEIGHT_ARGUMENT[getattr(_module, _name)] = 1
 _ACTIVATIONS = {
     F.silu,
     F.gelu,
@@ -77,7 +75,7 @@ class ParameterTrace:
     _outputs: deque[tuple[str, Tensor]] = field(default_factory=lambda: deque(maxlen=_KEPT_OUTPUTS))
 
     def saw(self, func: Any, args: Sequence[Any], output: Any, running: Sequence[str]) -> None:
-        """Any torch function that was called with ``args`` while the modules ``running`` were."""
+        """Note a torch function that was called with ``args``, inside the modules ``running``."""
         position = _WEIGHT_ARGUMENT.get(func)
         if position is not None and len(args) > position and isinstance(output, Tensor):
             self._saw_product(func, args[position], output, running)
@@ -85,21 +83,20 @@ class ParameterTrace:
             self._saw_activation(args[0])
 
     def saw_values(self, value: Tensor) -> None:
-        """The values an attention mixes: [..., key, channel], probe rows first."""
-        if value.numel() % (self.n_rows * self.length) or value.shape[-2] != self.length:
+        """Find where the values come from that an attention mixes: [..., key, channel], probe rows
+        first."""
+        n_tokens = self.n_rows * self.length
+        if value.numel() % n_tokens or value.shape[-2] != self.length:
             return
-        channels = (
-            value.detach()
-            .reshape(self.n_rows, -1, *value.shape[-2:])[0]
-            .transpose(-2, -1)
-            .reshape(-1, self.length)
-        )
+        # The first row of the probe is enough to recognize them: [channel, key].
+        first_row = value.detach().reshape(self.n_rows, -1, *value.shape[-2:])[0]
+        channels = first_row.transpose(-2, -1).reshape(-1, self.length)
         for name, output in reversed(self._outputs):
-            if output.numel() != self.n_rows * self.length * output.shape[-1] or not _rows_first(
-                output, self.n_rows, self.length
-            ):
+            is_of_probe = output.numel() == n_tokens * output.shape[-1]
+            if not is_of_probe or not _rows_first(output, self.n_rows, self.length):
                 continue
-            rows = _find(channels, output.detach().reshape(self.n_rows, self.length, -1)[0].t())
+            outputs = output.detach().reshape(self.n_rows, self.length, -1)[0]
+            rows = _find(channels, outputs.t())
             if rows is not None:
                 self.value_rows[name] = rows
                 return
@@ -118,18 +115,17 @@ class ParameterTrace:
     def _saw_activation(self, entering: Tensor) -> None:
         width = entering.shape[-1]
         for name, output in reversed(self._outputs):
-            if (
-                output.shape[-1] == 2 * width
-                and output.numel() == 2 * entering.numel()
-                and name not in self.gate_rows
-            ):
-                rows = _find(
-                    entering.detach().reshape(-1, width).t(),
-                    output.detach().reshape(-1, 2 * width).t(),
-                )
-                if rows is not None:
-                    self.gate_rows[name] = rows
-                return
+            is_twice_as_wide = output.shape[-1] == 2 * width
+            if not is_twice_as_wide or output.numel() != 2 * entering.numel():
+                continue
+            if name in self.gate_rows:
+                continue
+            gates = entering.detach().reshape(-1, width)
+            gates_and_ups = output.detach().reshape(-1, 2 * width)
+            rows = _find(gates.t(), gates_and_ups.t())
+            if rows is not None:
+                self.gate_rows[name] = rows
+            return
 
     def _parameter(self, weight: Tensor, running: Sequence[str]) -> tuple[str, Tensor] | None:
         # By memory, in the modules that are running: a sharded model puts its gathered parameters
@@ -146,7 +142,7 @@ class ParameterTrace:
 
 
 def is_matrix_product(func: Any) -> bool:
-    """``left @ right``, under one of its names."""
+    """Return whether ``func`` is ``left @ right``, under one of its names."""
     return func in _MATRIX_PRODUCTS
 
 
@@ -155,15 +151,21 @@ def _rows_first(output: Tensor, n_rows: int, length: int) -> bool:
 
 
 def _find(wanted: Tensor, among: Tensor) -> np.ndarray | None:
-    """Indices of the rows of ``among`` that equal, bit for bit, the rows of ``wanted``; None unless
-    each is found exactly once."""
+    """Return the indices of the rows of ``among`` that equal, bit for bit, the rows of ``wanted``;
+    None unless each is found exactly once."""
     if wanted.dtype != among.dtype:
         return None
-    keys = [row.tobytes() for row in among.float().cpu().contiguous().numpy()]
-    index = {key: position for position, key in enumerate(keys)}
-    if len(index) < len(keys):
+    rows = _rows_as_bytes(among)
+    index = dict(zip(rows, range(len(rows)), strict=True))
+    if len(index) < len(rows):
         return None  # equal rows (weights that start at zero) prove nothing
-    found = {index.get(row.tobytes()) for row in wanted.float().cpu().contiguous().numpy()}
-    if None in found:
-        return None
-    return np.array(sorted(found), dtype=np.int64)  # type: ignore[type-var]
+    found = set()
+    for row in _rows_as_bytes(wanted):
+        if row not in index:
+            return None
+        found.add(index[row])
+    return np.array(sorted(found), dtype=np.int64)
+
+
+def _rows_as_bytes(matrix: Tensor) -> list[bytes]:
+    return [row.tobytes() for row in matrix.float().cpu().contiguous().numpy()]

@@ -65,9 +65,8 @@ class Projection:
         columns = np.arange(self.shape[1])
         if self.rows is None:
             return np.arange(0, self.shape[0] * self.stride, self.stride), columns
-        return np.concatenate(
-            [np.arange(first, last, self.stride) for first, last in self.rows]
-        ), columns
+        ranges = [np.arange(first, last, self.stride) for first, last in self.rows]
+        return np.concatenate(ranges), columns
 
 
 def read(
@@ -76,21 +75,18 @@ def read(
     max_shape: tuple[int, int] | None = None,
     pooling: Pooling = "sample",
 ) -> Tensor:
-    """The matrix, made smaller where it exceeds ``max_shape``: float32 [min(out, limit), min(in,
-    limit)], a copy, on its own device.
+    """Return the matrix, made smaller where it exceeds ``max_shape``: float32 [min(out, limit),
+    min(in, limit)], a copy, on its own device.
 
     Of a sharded parameter each process reads its own slice, and what is summed over processes is as
-    small as the result. With one, every process must call this.
+    small as the result. Collective for sharded parameters: call on every process.
     """
-    shape = tuple(
-        min(size, limit)
-        for size, limit in zip(projection.shape, max_shape or projection.shape, strict=True)
-    )
-    pooling = "sample" if shape == projection.shape else pooling
-    rows, columns = (
-        _Axis.of(stored, limit, pooling)
-        for stored, limit in zip(projection.stored(), shape, strict=True)
-    )
+    n_rows, n_columns = np.minimum(projection.shape, max_shape or projection.shape).tolist()
+    if (n_rows, n_columns) == projection.shape:
+        pooling = "sample"
+    stored_rows, stored_columns = projection.stored()
+    rows = _Axis.of(stored_rows, n_rows, pooling)
+    columns = _Axis.of(stored_columns, n_columns, pooling)
     total: Tensor | None = None
     n_pooled = len(projection.parameters) * rows.n_each[:, None] * columns.n_each[None, :]
     for name in projection.parameters:
@@ -103,12 +99,14 @@ def read(
         n_pooled = n_pooled * stored.shape[0]
     if n_pooled.max() > 1:
         total = total / torch.from_numpy(n_pooled).to(total)
-    return total.sqrt() if pooling == "rms" else total
+    if pooling == "rms":
+        return total.sqrt()
+    return total
 
 
 def evenly_spaced(size: int, limit: int) -> np.ndarray:
-    """``min(size, limit)`` indices from 0 to size - 1, as evenly spaced as whole numbers can be;
-    the same for every capture of a run."""
+    """Return ``min(size, limit)`` indices from 0 to size - 1, as evenly spaced as whole numbers can
+    be; the same for every capture of a run."""
     count = min(size, limit)
     return (np.arange(count) * size) // count
 
@@ -136,14 +134,18 @@ class _Axis:
 
 
 def part_of(piece: Piece, projection: Projection) -> Tensor:
-    """What this process holds of one projection, in the dtype it is stored in: [out, in], fewer
-    rows or columns where it is sharded.
+    """Return what this process holds of one projection, in the dtype it is stored in: [out, in],
+    fewer rows or columns where it is sharded.
 
     A view where all stored rows are the projection's. Not for a mean over experts.
     """
-    rows, columns = (_Axis.of(stored, len(stored), "sample") for stored in projection.stored())
-    part = _selected(piece.values, piece.start, projection, rows, columns)[0]
-    return part.sum(0) if part.ndim == 3 else part  # of one expert, or of none
+    stored_rows, stored_columns = projection.stored()
+    rows = _Axis.of(stored_rows, len(stored_rows), "sample")
+    columns = _Axis.of(stored_columns, len(stored_columns), "sample")
+    part, _ = _selected(piece.values, piece.start, projection, rows, columns)
+    if part.ndim == 3:
+        part = part.sum(0)  # of one expert, or of none
+    return part
 
 
 def _made_of(
@@ -154,17 +156,20 @@ def _made_of(
     columns: _Axis,
     pooling: Pooling,
 ) -> Tensor:
-    """What a slice adds to the result, float32 [row cells, column cells]: sums of its values, or of
-    their squares for ``rms``."""
+    """Return what a slice adds to the result, float32 [row cells, column cells]: sums of its
+    values, or of their squares for ``rms``."""
     stored, cells = _selected(stored, start, projection, rows, columns)
     # copy=True: training goes on writing into the parameter.
     values = stored.to(torch.float32, copy=True)
-    values = values.square_() if pooling == "rms" else values
-    values = values.sum(dim=0) if values.ndim == 3 else values
+    if pooling == "rms":
+        values.square_()
+    if values.ndim == 3:
+        values = values.sum(dim=0)
     for axis, along, cell in ((-2, rows, cells[0]), (-1, columns, cells[1])):
         n_cells = len(along.n_each)
         if not np.array_equal(cell, np.arange(n_cells)):
-            shape = [n_cells if each == axis else values.shape[each] for each in (-2, -1)]
+            shape = list(values.shape)
+            shape[axis] = n_cells
             values = values.new_zeros(shape).index_add_(axis, _to(values.device, cell), values)
     return values.contiguous()
 
@@ -172,19 +177,22 @@ def _made_of(
 def _selected(
     stored: Tensor, start: tuple[int, ...], projection: Projection, rows: _Axis, columns: _Axis
 ) -> tuple[Tensor, tuple[np.ndarray, np.ndarray]]:
-    """Of a slice what is read, [..., out, in], and the cells that its rows and its columns go
-    into."""
+    """Return what is read of a slice, [..., out, in], and the cells that its rows and its columns
+    go into."""
     if projection.transposed:
         stored, start = stored.transpose(-2, -1), (*start[:-2], start[-1], start[-2])
     if projection.expert is not None:
         first = projection.expert - start[0]
-        stored = stored[max(first, 0) : max(first + 1, 0)]  # of an expert in another slice: nothing
+        # Empty where the expert is in another slice.
+        stored = stored[max(first, 0) : max(first + 1, 0)]
     cells = []
     for axis, along in ((-2, rows), (-1, columns)):
         size = stored.shape[axis]
         index, cell = along.within(start[axis], size)
         cells.append(cell)
-        if len(index) < size or (len(index) and (index[0] != 0 or index[-1] != size - 1)):
+        is_whole = len(index) == size and (size == 0 or (index[0] == 0 and index[-1] == size - 1))
+        if not is_whole:
+            # A copy: the whole axis stays a view.
             stored = stored.index_select(axis, _to(stored.device, index))
     return stored, (cells[0], cells[1])
 

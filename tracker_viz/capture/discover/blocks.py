@@ -9,6 +9,7 @@ are told apart by name and shape.
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,9 @@ from tracker_viz.capture.weights import Projection
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
+_SURELY_ATTENTION = re.compile(
+    r"(self_?|linear_?)?(attn|attention|mixer|mamba|rwkv)", re.IGNORECASE
+)
 # Attention is kept whole until it is scored, on the device and then in memory: more than this is no
 # picture any more.
 MAX_ATTENTION_BYTES = 2 << 30
@@ -40,7 +44,7 @@ def discover(
     max_experts: int = 4,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[ModelStructure, list[Tensor]]:
-    """Run the probe once, inside ``untouched``, and say what was seen.
+    """Run the probe once, inside ``untouched``, and return what was seen.
 
     Args:
         input_ids: int64 [probe, position], on the model's device.
@@ -51,7 +55,7 @@ def discover(
             by themselves if None.
 
     Returns:
-        The anatomy, and the attention of every block, float [probe, head, query, key] (an empty
+        The structure, and the attention of every block, float [probe, head, query, key] (an empty
         tensor where it does not attend).
 
     Raises:
@@ -63,7 +67,10 @@ def discover(
     rejected = watch.rejected
     if not calls:
         raise UnsupportedModelError(_nothing_seen(model, rejected))
-    names = _named_blocks(model, blocks) if blocks is not None else _numbered_blocks(model, calls)
+    if blocks is None:
+        names = _numbered_blocks(model, calls)
+    else:
+        names = _named_blocks(model, blocks)
     per_block, elsewhere = _by_block(calls, names)
     if not any(per_block):
         raise ConfigError(
@@ -71,62 +78,63 @@ def discover(
             f"{sorted({call.module for call in calls})}"
         )
     if blocks is None:
-        rejected += [
-            f"attention in {call.module or 'the model itself'}, outside of these blocks"
-            for call in elsewhere
-        ]
+        for call in elsewhere:
+            where = call.module or "the model itself"
+            rejected.append(f"attention in {where}, outside of these blocks")
+
     d_model = widths.get(names[0]) or widths[""]
-    n_heads = tuple(sum(call.pattern.shape[1] for call in block_calls) for block_calls in per_block)
-    found = [
-        find_projections(
+    n_heads, n_kv_heads = [], []
+    found: list[Projection] = []
+    for index, (name, block_calls) in enumerate(zip(names, per_block, strict=True)):
+        n_heads.append(sum(call.pattern.shape[1] for call in block_calls))
+        inside = [call.module for call in block_calls if call.module.startswith(name)]
+        of_block = find_projections(
             model.get_submodule(name),
             index=index,
             prefix=name,
-            attention=[
-                call.module.removeprefix(name).strip(".")
-                for call in per_block[index]
-                if call.module.startswith(name)
-            ],
-            attends=n_heads[index] > 0,
+            attention=[module.removeprefix(name).strip(".") for module in inside],
+            attends=bool(block_calls),
             d_model=d_model,
             evidence=evidence,
             max_experts=max_experts,
             named=projections,
         )
-        for index, name in enumerate(names)
-    ]
-    all_found = [projection for of_block in found for projection in of_block]
-    anatomy = ModelStructure(
+        n_kv_heads.append(_kv_heads(block_calls, n_heads[index], of_block))
+        found += of_block
+
+    attending = list(itertools.chain(*per_block))
+    errors = [call.error for call in calls if call.error is not None]
+    structure = ModelStructure(
         blocks=tuple(names),
         sites=tuple(tuple(call.site for call in block_calls) for block_calls in per_block),
-        n_heads=n_heads,
-        n_kv_heads=tuple(map(_kv_heads, per_block, n_heads, found)),
+        n_heads=tuple(n_heads),
+        n_kv_heads=tuple(n_kv_heads),
         d_model=d_model,
-        projections=tuple(all_found),
-        sources=tuple(sorted({call.source for block_calls in per_block for call in block_calls})),
-        error=max((call.error for call in calls if call.error is not None), default=None),
-        watched=frozenset(name for call in calls for name in call.modules),
+        projections=tuple(found),
+        sources=tuple(sorted({call.source for call in attending})),
+        error=max(errors, default=None),
+        watched=frozenset(itertools.chain(*(call.modules for call in calls))),
         vocabulary=watch.vocabulary,
         left_out=tuple(dict.fromkeys(rejected)),
     )
-    return anatomy, [_heads_of(block_calls) for block_calls in per_block]
+    return structure, [_heads_of(block_calls) for block_calls in per_block]
 
 
 def attend(
     model: nn.Module,
     input_ids: Tensor,
-    anatomy: ModelStructure,
+    structure: ModelStructure,
     *,
     forward: Forward = default_forward,
     dtype: torch.dtype = torch.float32,
 ) -> list[Tensor]:
-    """Run the probe again, inside ``untouched``: the attention of every block, as ``discover`` gave
-    it.
+    """Run the probe again, inside ``untouched``; return the attention of every block, as
+    ``discover`` did.
 
     Raises:
         CaptureError: the calls are not those that were discovered: the model was changed.
     """
-    expected = {site for sites in anatomy.sites for site in sites}
+    expected = set(itertools.chain(*structure.sites))
     seen: dict[Site, AttentionCall] = {}
 
     def keep(call: AttentionCall) -> None:
@@ -134,15 +142,16 @@ def attend(
             seen[call.site] = replace(call, pattern=call.pattern.to(dtype))
 
     stack = ModuleStack()
-    watch = AttentionWatch(stack, input_ids.shape, keep, vocabulary=anatomy.vocabulary)
-    followed = [(name, module) for name, module in model.named_modules() if name in anatomy.watched]
+    watch = AttentionWatch(stack, input_ids.shape, keep, vocabulary=structure.vocabulary)
+    modules = dict(model.named_modules())
+    followed = [(name, modules[name]) for name in modules if name in structure.watched]
     with stack.following(followed), watch:
         forward(model, input_ids)
     missing = expected - set(seen)
     if missing:
-        where = sorted({site[0][-1] if site[0] else "the model itself" for site in missing})
-        raise CaptureError(f"no attention was seen this time in {', '.join(where)}")
-    return [_heads_of([seen[site] for site in sites]) for sites in anatomy.sites]
+        where = {modules[-1] if modules else "the model itself" for modules, _ in missing}
+        raise CaptureError(f"no attention was seen this time in {', '.join(sorted(where))}")
+    return [_heads_of([seen[site] for site in sites]) for sites in structure.sites]
 
 
 def _watched_pass(
@@ -160,17 +169,14 @@ def _watched_pass(
         if sum(call.pattern.nbytes for call in calls) > MAX_ATTENTION_BYTES:
             raise ProbeError(
                 f"the attention of a probe of {input_ids.shape[0]} rows of {input_ids.shape[1]} "
-                "tokens takes more than "
-                f"{MAX_ATTENTION_BYTES >> 30} GiB a capture; give it fewer rows, or fewer tokens "
-                "(128 show what heads do)"
+                f"tokens takes more than {MAX_ATTENTION_BYTES >> 30} GiB a capture; give it fewer "
+                "rows, or fewer tokens (128 show what heads do)"
             )
 
     watch = AttentionWatch(stack, input_ids.shape, keep, evidence=evidence)
+    followed = [(name, module) for name, module in model.named_modules() if name]
     try:
-        with (
-            stack.following([(name, module) for name, module in model.named_modules() if name]),
-            watch,
-        ):
+        with stack.following(followed), watch:
             forward(model, input_ids)
     except CaptureError:
         raise
@@ -179,18 +185,17 @@ def _watched_pass(
         what = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ProbeError(
             f"the model's forward pass failed on the probe of {rows} rows of {length} tokens: "
-            f"{what}. "
-            "If the model is called in another way than model(input_ids), pass forward=lambda "
-            "model, input_ids: ...; if the probe is "
-            "longer than the model's context, cut it; if it only runs under autocast, pass "
-            "autocast=torch.bfloat16"
+            f"{what}. If the model is called in another way than model(input_ids), pass "
+            "forward=lambda model, input_ids: ...; if the probe is longer than the model's "
+            "context, cut it; if it only runs under autocast, pass autocast=torch.bfloat16"
         ) from error
-    return calls, watch, {"": watch.embedding[1] if watch.embedding else 0, **stack.widths}
+    _, width = watch.embedding or (0, 0)
+    return calls, watch, {"": width, **stack.widths}
 
 
 def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[str]:
-    """The outermost numbered modules in which attention happened, and their numbered siblings that
-    do not attend."""
+    """Return the outermost numbered modules in which attention happened, and their numbered
+    siblings that do not attend."""
     containers: dict[str, int] = {}
     for call in calls:
         prefix = next(filter(None, map(_outermost_numbered, call.modules)), None)
@@ -200,26 +205,27 @@ def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[s
         parents = dict.fromkeys(call.module.rpartition(".")[0] or call.module for call in calls)
         return list(parents)
     stem = max(containers, key=lambda prefix: containers[prefix])
-    attending = {name for call in calls for name in call.modules}
-    siblings = [  # in an nn.Sequential of everything the embedding and the head are numbered too
-        name
-        for name, module in model.named_modules()
-        if _outermost_numbered(name) == stem
-        and _is_numbered_child(name, stem)
-        and (name in attending or any(module.children()))
-    ]
-    return sorted(siblings, key=lambda name: int(_NUMBERED.fullmatch(name)[2]))  # type: ignore[index]
+    attending = set(itertools.chain(*(call.modules for call in calls)))
+    siblings = []
+    for name, module in model.named_modules():
+        if _outermost_numbered(name) != stem or not _is_numbered_child(name, stem):
+            continue
+        # In an nn.Sequential of everything the embedding and the head are numbered too.
+        if name in attending or any(module.children()):
+            siblings.append(name)
+    return sorted(siblings, key=lambda name: int(name.removeprefix(stem)))
 
 
 def _by_block(
     calls: Sequence[AttentionCall], names: Sequence[str]
 ) -> tuple[list[list[AttentionCall]], list[AttentionCall]]:
-    """The calls of every block, and those of none. A block that is run again is shown as it ran
-    first."""
+    """Return the calls of every block, and those of none. A block that is run again is shown as it
+    ran first."""
     per_block: list[list[AttentionCall]] = [[] for _ in names]
     elsewhere = []
     for call in calls:
-        name = next((name for name in names if name == "" or name in call.modules), None)
+        around = [name for name in names if name == "" or name in call.modules]
+        name = around[0] if around else None
         if name is None:
             elsewhere.append(call)
         elif name == "" or call.entries[call.modules.index(name)] == 1:
@@ -228,8 +234,8 @@ def _by_block(
 
 
 def _outermost_numbered(name: str) -> str | None:
-    """``model.layers.3.attn`` -> ``model.layers.``; ``layer_3.attn`` -> ``layer_``; None without a
-    number."""
+    """Return the name up to its first number, ``model.layers.3.attn`` -> ``model.layers.``,
+    ``layer_3.attn`` -> ``layer_``, or None."""
     parts = name.split(".")
     for position, part in enumerate(parts):
         match = _NUMBERED.fullmatch(part)
@@ -246,9 +252,7 @@ def _named_blocks(model: nn.Module, blocks: str | Sequence[str]) -> list[str]:
     known = [name for name, _ in model.named_modules() if name]
     if isinstance(blocks, str):
         depth = blocks.count(".")
-        chosen = [
-            name for name in known if name.count(".") == depth and fnmatch.fnmatchcase(name, blocks)
-        ]
+        chosen = [name for name in fnmatch.filter(known, blocks) if name.count(".") == depth]
     elif isinstance(blocks, Sequence) and all(isinstance(name, str) for name in blocks):
         chosen = [name for name in blocks if name in known]
         if len(chosen) < len(blocks):
@@ -269,10 +273,12 @@ def _named_blocks(model: nn.Module, blocks: str | Sequence[str]) -> list[str]:
 
 
 def _first_names(names: Sequence[str]) -> str:
-    """The outermost ones, where a block would be looked for."""
-    return ", ".join(sorted(names, key=lambda name: name.count("."))[:20]) + (
-        " ..." if len(names) > 20 else ""
-    )
+    """Return the outermost ones, where a block would be looked for."""
+    outermost = sorted(names, key=lambda name: name.count("."))
+    text = ", ".join(outermost[:20])
+    if len(names) > 20:
+        text += " ..."
+    return text
 
 
 def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
@@ -280,12 +286,8 @@ def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
     values."""
     kept: list[AttentionCall] = []
     for call in calls:
-        if not any(
-            call.module == other.module
-            and call.pattern.shape == other.pattern.shape
-            and torch.equal(call.pattern, other.pattern)
-            for other in kept
-        ):
+        of_module = [other.pattern for other in kept if other.module == call.module]
+        if not any(torch.equal(call.pattern, pattern) for pattern in of_module):
             kept.append(call)
     return kept
 
@@ -293,8 +295,8 @@ def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
 def _kv_heads(
     calls: Sequence[AttentionCall], n_heads: int, projections: Sequence[Projection]
 ) -> int:
-    """Keys may be repeated before they reach the attention function: the weights then tell how many
-    there are."""
+    """Count the key/value heads. Keys may be repeated before they reach the attention function: the
+    weights then tell how many there are."""
     if not n_heads:
         return 0
     out = {projection.name: projection.shape[0] for projection in projections}
@@ -308,36 +310,28 @@ def _kv_heads(
 def _heads_of(calls: Sequence[AttentionCall]) -> Tensor:
     if not calls:
         return torch.empty(0)
-    return (
-        calls[0].pattern if len(calls) == 1 else torch.cat([call.pattern for call in calls], dim=1)
-    )
+    if len(calls) == 1:
+        return calls[0].pattern
+    return torch.cat([call.pattern for call in calls], dim=1)
 
 
 def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
-    suspects = [
-        name
-        for name, module in model.named_modules()
-        if re.fullmatch(
-            r"(self_?|linear_?)?(attn|attention|mixer|mamba|rwkv)",
-            name.rpartition(".")[2],
-            re.IGNORECASE,
-        )
-        and not isinstance(module, nn.Linear)
-    ]
+    suspects = []
+    for name, module in model.named_modules():
+        is_attention = _SURELY_ATTENTION.fullmatch(name.rpartition(".")[2])
+        if is_attention and not isinstance(module, nn.Linear):
+            suspects.append(name)
     parts = [f"no attention over the probe was seen in {type(model).__name__}"]
     if suspects:
-        parts.append(
-            f"its modules {', '.join(suspects[:3])}{', ...' if len(suspects) > 3 else ''} use a "
-            "kernel that hides its probabilities, "
-            "or none"
-        )
+        shown = ", ".join(suspects[:3])
+        if len(suspects) > 3:
+            shown += ", ..."
+        parts.append(f"its modules {shown} use a kernel that hides its probabilities, or none")
     if rejected:
         parts.append(f"seen and left out: {first_of(list(dict.fromkeys(rejected)))}")
     parts.append(
         "what can be captured is scaled_dot_product_attention, softmax over [.., query, key], "
-        "nn.MultiheadAttention, flex_attention and "
-        "flash_attn: "
-        "switch the model to one of these (attn_implementation='sdpa'), at least for the probe: "
-        "forward=lambda model, input_ids: ..."
+        "nn.MultiheadAttention, flex_attention and flash_attn: switch the model to one of these "
+        "(attn_implementation='sdpa'), at least for the probe: forward=lambda model, input_ids: ..."
     )
     return "; ".join(parts)

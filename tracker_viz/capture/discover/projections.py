@@ -93,7 +93,9 @@ _WRAPPED = {
     "weight_v",
     "weight_g",
 }
-# Names that say "attention" even where they stand directly in the block.
+_ATTENTION_ORDER = ("w_q", "w_q_a", "w_q_b", "w_k", "w_v", "w_kv_a", "w_kv_b", "w_o")
+_ORDER = (*_ATTENTION_ORDER, "w_gate", "w_up", "w_down", "w_in", "w_out")
+# Names that say "attention" even where they are directly in the block.
 _SURELY_ATTENTION = {name for name, role in _ATTENTION_ROLE.items() if role != "w_o"}
 
 
@@ -103,12 +105,10 @@ class _Matrix:
     parameter: str  # in the model
     shape: tuple[int, ...]  # as [..., out, in]
     transposed: bool
-    alternating: bool = (
-        False  # a fused gate and up take every second row, as the module itself says
-    )
-    experts: list[str] = field(
-        default_factory=list
-    )  # parameters, one per expert, where experts are modules of their own
+    # A fused gate and up take every second row, as the module itself says.
+    alternating: bool = False
+    # Parameters, one per expert, where experts are modules of their own.
+    experts: list[str] = field(default_factory=list)
 
     @property
     def out(self) -> int:
@@ -140,7 +140,7 @@ def find_projections(
     max_experts: int = 4,
     named: Mapping[str, str] | None = None,
 ) -> list[Projection]:
-    """Projections of one block.
+    """Return the projections of one block.
 
     Args:
         prefix: the block's name in the model.
@@ -152,23 +152,11 @@ def find_projections(
         max_experts: so many experts of a mixture are given one by one, evenly spaced, besides the
             mean over all.
     """
-    matrices = _merge_experts(
-        list(
-            _matrices(
-                block,
-                prefix,
-                d_model,
-                evidence,
-                skipped=SKIPPED_NAMES if named is None else _NOTHING,
-            )
-        )
-    )
     if named is not None:
-        return [
-            _whole(matrix, index, name)
-            for name, pattern in named.items()
-            for matrix in _matching(matrices, prefix, pattern)
-        ]
+        every = _matrices(block, prefix, d_model, evidence, skipped=_NOTHING)
+        return _named(_merge_experts(every), index, prefix, named)
+
+    matrices = _merge_experts(_matrices(block, prefix, d_model, evidence, skipped=SKIPPED_NAMES))
     parts = _attention_parts(block, attention)
     attn = [matrix for matrix in matrices if _is_attention(matrix, parts)]
     rest = [matrix for matrix in matrices if matrix not in attn]
@@ -179,44 +167,37 @@ def find_projections(
     rest = [matrix for matrix in rest if matrix.parameter not in taken]
     for part, group in _feed_forward_groups(rest).items():
         found += _feed_forward(group, index, part, d_model, evidence, max_experts)
-    return sorted(
-        {projection.name: projection for projection in reversed(found)}.values(), key=_usual_place
-    )
+    # Of one name the first that was found.
+    by_name = {projection.name: projection for projection in reversed(found)}
+    return sorted(by_name.values(), key=_usual_place)
 
 
-def _matching(matrices: list[_Matrix], prefix: str, pattern: str) -> list[_Matrix]:
-    """The first matrix whose parameter has that name within the block, with or without
+def _named(
+    matrices: list[_Matrix], index: int, prefix: str, named: Mapping[str, str]
+) -> list[Projection]:
+    found = []
+    for name, pattern in named.items():
+        matrix = _first_matching(matrices, prefix, pattern)
+        if matrix is not None:
+            found.append(_whole(matrix, index, name))
+    return found
+
+
+def _first_matching(matrices: list[_Matrix], prefix: str, pattern: str) -> _Matrix | None:
+    """Return the first matrix whose parameter has that name within the block, with or without
     ``.weight``."""
-    found = [
-        m
-        for m in matrices
-        if any(
-            fnmatch.fnmatchcase(name, pattern)
-            for name in (m.path, m.parameter.removeprefix(f"{prefix}."))
-        )
-    ]
-    return found[:1]
+    for matrix in matrices:
+        with_weight = matrix.parameter.removeprefix(f"{prefix}.")
+        if fnmatch.filter((matrix.path, with_weight), pattern):
+            return matrix
+    return None
 
 
 def _usual_place(projection: Projection) -> tuple[str, int, str]:
-    """q, k, v, o; gate, up, down; single experts last."""
+    """Sort key: q, k, v, o; gate, up, down; single experts last."""
     where, _, role = projection.name.rpartition(".")
-    order = (
-        "w_q",
-        "w_q_a",
-        "w_q_b",
-        "w_k",
-        "w_v",
-        "w_kv_a",
-        "w_kv_b",
-        "w_o",
-        "w_gate",
-        "w_up",
-        "w_down",
-        "w_in",
-        "w_out",
-    )
-    return where, order.index(role) if role in order else len(order), role
+    place = _ORDER.index(role) if role in _ORDER else len(_ORDER)
+    return where, place, role
 
 
 def _matrices(
@@ -232,11 +213,9 @@ def _matrices(
             continue
         for name, parameter in module.named_parameters(recurse=False):
             in_block = f"{module_name}.{name}".strip(".")
-            if (
-                parameter.ndim not in (2, 3)
-                or not parameter.is_floating_point()
-                or min(parameter.shape[-2:]) < 2
-            ):
+            if parameter.ndim not in (2, 3) or not parameter.is_floating_point():
+                continue
+            if min(parameter.shape[-2:]) < 2:
                 continue
             if skipped.search(in_block.removesuffix(".weight")) or name.endswith("bias"):
                 continue
@@ -246,7 +225,8 @@ def _matrices(
             if transposed is None:
                 transposed = _is_transposed(module, parameter, path, d_model)
             shape = tuple(parameter.shape)
-            shape = (*shape[:-2], shape[-1], shape[-2]) if transposed else shape
+            if transposed:
+                shape = (*shape[:-2], shape[-1], shape[-2])
             yield _Matrix(
                 path,
                 in_model,
@@ -257,8 +237,8 @@ def _matrices(
 
 
 def _is_transposed(module: nn.Module, parameter: Tensor, path: str, d_model: int) -> bool:
-    """For what the pass did not show: nn.Linear stores [out, in], Hugging Face's Conv1D and some
-    stacks of experts [in, out]."""
+    """Guess where the pass did not show it: nn.Linear stores [out, in], Hugging Face's Conv1D and
+    some stacks of experts [in, out]."""
     if isinstance(module, nn.Linear):
         return False
     said = getattr(module, "is_transposed", None)  # Hugging Face's stacks of experts say it
@@ -275,29 +255,34 @@ def _is_transposed(module: nn.Module, parameter: Tensor, path: str, d_model: int
     return rows == d_model and columns != d_model
 
 
-def _merge_experts(matrices: list[_Matrix]) -> list[_Matrix]:
+def _merge_experts(matrices: Iterable[_Matrix]) -> list[_Matrix]:
+    """Return one matrix for all experts of a mixture that are modules of their own."""
     merged: dict[str, _Matrix] = {}
     for matrix in matrices:
         match = _EXPERT.match(matrix.path)
-        key = match["before"] + match["after"].lstrip(".") if match else matrix.path
-        first = merged.setdefault(key, replace(matrix, path=key))
-        if match:
-            first.experts.append(matrix.parameter)
+        if match is None:
+            merged.setdefault(matrix.path, replace(matrix))
+            continue
+        path = match["before"] + match["after"].lstrip(".")
+        first = merged.setdefault(path, replace(matrix, path=path))
+        first.experts.append(matrix.parameter)
     return list(merged.values())
 
 
 def _attention_parts(block: nn.Module, callers: Sequence[str]) -> tuple[str, ...]:
-    """The calling modules, or those around them that hold matrices (the caller may be a bare
+    """Return the calling modules, or those around them that hold matrices (the caller may be a bare
     ``nn.Softmax``)."""
     parts = set()
     for caller in callers:
-        while caller and not any(
-            parameter.ndim >= 2 for parameter in block.get_submodule(caller).parameters()
-        ):
+        while caller and not _holds_matrices(block.get_submodule(caller)):
             caller = caller.rpartition(".")[0]
         if caller:
             parts.add(caller + ".")
     return tuple(parts)
+
+
+def _holds_matrices(module: nn.Module) -> bool:
+    return any(parameter.ndim >= 2 for parameter in module.parameters())
 
 
 def _is_attention(matrix: _Matrix, parts: tuple[str, ...]) -> bool:
@@ -322,29 +307,24 @@ def _attention(
             by_role.setdefault(_ATTENTION_ROLE.get(matrix.leaf, "unknown"), []).append(matrix)
     unknown = by_role.pop("unknown", [])
     if not by_role and len(unknown) in (2, 4):
-        roles = ("qkv", "w_o") if len(unknown) == 2 else ("w_q", "w_k", "w_v", "w_o")
+        roles = ["w_q", "w_k", "w_v", "w_o"]
+        if len(unknown) == 2:
+            roles = ["qkv", "w_o"]
         by_role = {role: [matrix] for role, matrix in zip(roles, unknown, strict=True)}
-    for (
-        role,
-        group,
-    ) in by_role.items():  # an attention that took no part, such as one to an encoder, is left out
+    for role, group in by_role.items():
+        # An attention that took no part, such as one to an encoder, is left out.
         by_role[role] = [matrix for matrix in group if f"{matrix.path}.".startswith(parts)] or group
-    output = by_role.get("w_o", [None])[-1]
+
+    query_width = {"qkv": d_model, "kv": 0}
+    if "w_o" in by_role:
+        query_width["qkv"] = by_role["w_o"][-1].into
     for role, group in by_role.items():
         for number, matrix in enumerate(group):
-            where = (
-                "attn" if len(group) == 1 else f"attn.{number}"
-            )  # a head, or a stream of attention, in each module
-            if role in ("qkv", "kv"):
-                query_width = 0 if role == "kv" else output.into if output else d_model
-                yield from _split_values(
-                    matrix,
-                    role,
-                    index,
-                    where,
-                    query_width,
-                    evidence.value_rows.get(matrix.parameter),
-                )
+            # Of several, each module is a head, or a stream of attention.
+            where = "attn" if len(group) == 1 else f"attn.{number}"
+            if role in query_width:
+                value_rows = evidence.value_rows.get(matrix.parameter)
+                yield from _split_values(matrix, role, index, where, query_width[role], value_rows)
             else:
                 yield _whole(matrix, index, f"{where}.{role}")
 
@@ -371,36 +351,36 @@ def _split_values(
             return
         value_rows = np.arange(matrix.out - width, matrix.out)
     values = runs(value_rows)
-    group, width = matrix.out // len(values), values[0][1] - values[0][0]
-    starts = [first - number * group for number, (first, _) in enumerate(values)]
-    if (
-        len(set(starts)) > 1
-        or {last - first for first, last in values} != {width}
-        or group * len(values) != matrix.out
-    ):
+    n_groups = len(values)
+    group, rest = divmod(matrix.out, n_groups)
+    value_start, value_end = values[0]
+    width = value_end - value_start
+    expected = [
+        (number * group + value_start, number * group + value_end) for number in range(n_groups)
+    ]
+    if rest or list(values) != expected:
         yield _whole(matrix, index, f"{where}.w_{role}")
         return
-    value_start, query = starts[0], group - 2 * width
-    key_start = value_start - width if value_start + width == group else group - width
+    # Keys come just before the values where these end the group, else at its end.
+    key_start = group - width
+    if value_end == group:
+        key_start = value_start - width
     for name, start, size in (
-        ("w_q", 0, query),
+        ("w_q", 0, group - 2 * width),
         ("w_k", key_start, width),
         ("w_v", value_start, width),
     ):
         if size > 0:
-            rows = tuple(
-                (number * group + start, number * group + start + size)
-                for number in range(len(values))
-            )
+            firsts = range(start, start + n_groups * group, group)
             yield replace(
                 _whole(matrix, index, f"{where}.{name}"),
-                shape=(size * len(values), matrix.into),
-                rows=rows,
+                shape=(size * n_groups, matrix.into),
+                rows=tuple((first, first + size) for first in firsts),
             )
 
 
 def runs(rows: np.ndarray) -> Ranges:
-    """Ascending row numbers as half-open ranges."""
+    """Return ascending row numbers as half-open ranges."""
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(rows, breaks))
 
@@ -408,14 +388,11 @@ def runs(rows: np.ndarray) -> Ranges:
 def _output_beside(
     matrices: list[_Matrix], index: int, found: list[Projection]
 ) -> list[Projection]:
-    """An output projection that stands directly in the block, beside the feed-forward part."""
+    """Return an output projection that is directly in the block, beside the feed-forward part."""
     widths = {projection.shape[0] for projection in found if projection.name == "attn.w_q"}
     for matrix in matrices:
-        if (
-            "." not in matrix.path
-            and _ATTENTION_ROLE.get(matrix.leaf) == "w_o"
-            and matrix.into in widths
-        ):
+        is_output = "." not in matrix.path and _ATTENTION_ROLE.get(matrix.leaf) == "w_o"
+        if is_output and matrix.into in widths:
             return [_whole(matrix, index, "attn.w_o")]
     return []
 
@@ -425,18 +402,16 @@ def _feed_forward_groups(matrices: list[_Matrix]) -> dict[str, list[_Matrix]]:
     for matrix in matrices:
         if _is_attention(matrix, ()):
             continue
-        shared = re.search(r"shared_?(expert|mlp)", matrix.path, re.IGNORECASE)
-        mixture = matrix.experts or len(matrix.shape) == 3
-        groups.setdefault(
-            "mlp.shared" if shared else "mlp" if not mixture else "mlp.experts", []
-        ).append(matrix)
-    if (
-        "mlp.experts" in groups and "mlp" in groups
-    ):  # a dense layer beside the mixture, or its router
-        dense = groups.pop("mlp")
-        groups.setdefault("mlp.shared", []).extend(
-            matrix for matrix in dense if matrix.leaf != "gate"
-        )
+        part = "mlp"
+        if re.search(r"shared_?(expert|mlp)", matrix.path, re.IGNORECASE):
+            part = "mlp.shared"
+        elif matrix.experts or len(matrix.shape) == 3:
+            part = "mlp.experts"
+        groups.setdefault(part, []).append(matrix)
+    if "mlp.experts" in groups and "mlp" in groups:
+        # A dense layer beside the mixture, or its router.
+        dense = [matrix for matrix in groups.pop("mlp") if matrix.leaf != "gate"]
+        groups["mlp.shared"] = groups.get("mlp.shared", []) + dense
     return {part: group for part, group in groups.items() if group}
 
 
@@ -454,44 +429,38 @@ def _feed_forward(
         if role and role not in by_role:
             by_role[role] = matrix
     if not _is_pair(by_role):
-        by_role = _by_shape(
-            [matrix for matrix in matrices if d_model in (matrix.out, matrix.into)], d_model
-        )
+        by_role = _by_shape(matrices, d_model)
     gated = "w_gate" in by_role or "gate_up" in by_role or {"w_in", "w_up"} <= set(by_role)
     if {"w_in", "w_up"} <= set(by_role) and "w_gate" not in by_role:  # LLaMA's w1, w3, w2
         by_role["w_gate"] = by_role.pop("w_in")
-    inner, outer = (
-        by_role.get("w_in", by_role.get("w_up")),
-        by_role.get("w_out", by_role.get("w_down")),
-    )
+    inner = by_role.get("w_in", by_role.get("w_up"))
+    outer = by_role.get("w_out", by_role.get("w_down"))
     if not gated and inner and outer and inner.out == 2 * outer.into:
         by_role = {"gate_up": inner, "w_down": outer}
         gated = True
-    names = {"w_in": "w_up", "w_out": "w_down"} if gated else {"w_up": "w_in", "w_down": "w_out"}
+
+    # With a gate, the other inner matrix is the up projection; without one there is but one.
+    names = {"w_up": "w_in", "w_down": "w_out"}
+    if gated:
+        names = {"w_in": "w_up", "w_out": "w_down"}
     for role, matrix in by_role.items():
         if role == "gate_up":
-            for projection in _split_gate_up(
-                matrix, index, part, evidence.gate_rows.get(matrix.parameter)
-            ):
-                yield from _each_expert(projection, matrix, part, max_experts)
+            gate_rows = evidence.gate_rows.get(matrix.parameter)
+            projections = _split_gate_up(matrix, index, part, gate_rows)
         else:
-            yield from _each_expert(
-                _whole(matrix, index, f"{_pooled(part)}.{names.get(role, role)}"),
-                matrix,
-                part,
-                max_experts,
-            )
+            projections = [_whole(matrix, index, f"{_pooled(part)}.{names.get(role, role)}")]
+        for projection in projections:
+            yield from _each_expert(projection, matrix, max_experts)
 
 
 def _is_pair(by_role: dict[str, _Matrix]) -> bool:
-    return bool({"w_in", "w_up", "gate_up"} & set(by_role)) and bool(
-        {"w_out", "w_down"} & set(by_role)
-    )
+    inner, outer = {"w_in", "w_up", "gate_up"}, {"w_out", "w_down"}
+    return bool(inner & set(by_role)) and bool(outer & set(by_role))
 
 
 def _by_shape(matrices: list[_Matrix], d_model: int) -> dict[str, _Matrix]:
-    """In the order of definition: one or two matrices that read the residual stream, then one that
-    writes it."""
+    """Tell matrices apart by shape and order of definition: one or two that read the residual
+    stream, then one that writes it."""
     writing = [matrix for matrix in matrices if matrix.out == d_model]
     if not writing:
         return {}
@@ -499,40 +468,44 @@ def _by_shape(matrices: list[_Matrix], d_model: int) -> dict[str, _Matrix]:
     reading = [matrix for matrix in matrices if matrix is not last and matrix.into == d_model]
     if len(reading) == 1:
         return {"w_in": reading[0], "w_out": last}
-    return {"w_gate": reading[0], "w_up": reading[1], "w_down": last} if len(reading) == 2 else {}
+    if len(reading) == 2:
+        return {"w_gate": reading[0], "w_up": reading[1], "w_down": last}
+    return {}
 
 
 def _split_gate_up(
     matrix: _Matrix, index: int, part: str, gate_rows: np.ndarray | None
-) -> Iterable[Projection]:
-    """Two halves, or every second row; the gate is what was seen to go through the activation, else
-    the first."""
+) -> list[Projection]:
+    """Split a fused gate and up: two halves, or every second row. The gate is what was seen to go
+    through the activation, else the first."""
     half = matrix.out // 2
-    alternating = matrix.alternating or (
-        gate_rows is not None and half > 1 and int(gate_rows[1] - gate_rows[0]) == 2
-    )
-    gate_first = gate_rows is None or int(gate_rows[0]) == 0
-    for name, first in (("w_gate", gate_first), ("w_up", not gate_first)):
-        if alternating:
-            rows, stride = ((0 if first else 1, matrix.out),), 2
-        else:
-            rows, stride = ((0, half) if first else (half, matrix.out),), 1
-        yield replace(
-            _whole(matrix, index, f"{_pooled(part)}.{name}"),
-            shape=(half, matrix.into),
-            rows=rows,
-            stride=stride,
-        )
+    alternating = matrix.alternating
+    gate_first = True
+    if gate_rows is not None:
+        alternating = alternating or (half > 1 and int(gate_rows[1] - gate_rows[0]) == 2)
+        gate_first = int(gate_rows[0]) == 0
+
+    halves, stride = [(0, half), (half, matrix.out)], 1
+    if alternating:
+        halves, stride = [(0, matrix.out), (1, matrix.out)], 2
+    if not gate_first:
+        halves.reverse()
+    split = []
+    for name, rows in zip(("w_gate", "w_up"), halves, strict=True):
+        whole = _whole(matrix, index, f"{_pooled(part)}.{name}")
+        split.append(replace(whole, shape=(half, matrix.into), rows=(rows,), stride=stride))
+    return split
 
 
-def _each_expert(
-    pooled: Projection, matrix: _Matrix, part: str, max_experts: int
-) -> Iterable[Projection]:
-    """The mean over the experts, and some of them one by one."""
+def _each_expert(pooled: Projection, matrix: _Matrix, max_experts: int) -> Iterable[Projection]:
+    """Yield the mean over the experts, and some of them one by one."""
     yield pooled
-    n_experts = len(matrix.experts) or (matrix.shape[0] if len(matrix.shape) == 3 else 0)
+    n_experts = len(matrix.experts)
+    if not n_experts and len(matrix.shape) == 3:
+        n_experts = matrix.shape[0]
     shown = min(n_experts, max_experts)
-    for expert in (index * n_experts // shown for index in range(shown)):
+    for number in range(shown):
+        expert = number * n_experts // shown
         name = f"mlp.experts.{expert}.{pooled.name.rpartition('.')[2]}"
         if matrix.experts:
             yield replace(pooled, name=name, parameters=(matrix.experts[expert],))
