@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tracker_viz import capture_file
-from tracker_viz.capture.budget import fit, weight_side
+from tracker_viz.capture.budget import Budget, fit, weight_side
 from tracker_viz.errors import ConfigError
 from tracker_viz.types import Capture
 
@@ -76,13 +79,91 @@ def test_the_display_rows_go_last_and_are_named():
 
 
 def test_heads_that_were_left_out_are_known_by_their_labels():
-    made = fit(capture(), 1.5)
+    made = fit(capture(), 0.5)
     heads = [int(name) for name in made.labels["blocks.2.head"]]
-    assert len(heads) == made.arrays["blocks.2.attn.pattern"].shape[1] <= 8
-    length = made.arrays["blocks.2.attn.pattern"].shape[-1]
-    original = capture().arrays["blocks.2.attn.pattern"][0, heads][:, :length, :length]
+    assert len(heads) == made.arrays["blocks.2.attn.pattern"].shape[1] == 7
+    original = capture().arrays["blocks.2.attn.pattern"][0, heads][:, :64, :64]
     assert np.array_equal(made.arrays["blocks.2.attn.pattern"][0], original)
-    assert made.model["cut"]["heads"] == 8
+    assert made.model["cut"]["heads"] == 7
+    assert made.model["cut"]["of"] == {"probe_rows": 3, "heads": 12, "positions": 128, "blocks": 4}
+
+
+def test_positions_go_before_heads():
+    """32 heads at 64 positions take what 8 take at 128."""
+    made = fit(capture(blocks=4, heads=32), 2.2)
+    assert made.arrays["blocks.3.attn.pattern"].shape == (1, 32, 64, 64)
+    assert "blocks.3.head" not in made.labels
+    assert made.model["cut"]["positions"] == 64
+
+
+def with_roles(made, shown, score="induction_min"):
+    """The capture with this score, {(block, head): value}, 0.1 for every other head."""
+    scores = np.full((4, 12), 0.1, np.float32)
+    for place, value in shown.items():
+        scores[place] = value
+    return replace(made, arrays={**made.arrays, f"scores.head.{score}": scores})
+
+
+def kept(made, block=1):
+    return [int(name) for name in made.labels[f"blocks.{block}.head"]]
+
+
+def test_heads_are_chosen_by_their_scores_for_the_whole_run():
+    budget = Budget(0.5)
+    strong = {(1, head): 0.29 - head / 100 for head in (11, 9, 8, 6, 5, 3, 2)}
+    first = budget.fit(with_roles(capture(), strong))
+    assert kept(first) == [2, 3, 5, 6, 8, 9, 11]
+    assert kept(first, block=0) == [0, 1, 2, 3, 4, 5, 6], "all are alike"
+    others = {(1, head): 0.29 for head in (0, 1, 4)}
+    assert kept(budget.fit(with_roles(capture(), others))) == kept(first), "no role yet"
+
+
+def test_a_head_that_takes_a_role_comes_in_for_the_one_that_has_shown_least():
+    budget = Budget(0.5)
+    budget.fit(with_roles(capture(), {(1, head): 0.2 + head / 100 for head in range(7)}))
+    later = budget.fit(with_roles(capture(), {(1, 10): 0.6, (1, 11): 0.31}))
+    assert kept(later) == [2, 3, 4, 5, 6, 10, 11], "0 and 1 had shown least"
+    np.testing.assert_array_equal(
+        later.arrays["blocks.1.attn.pattern"][0, -1],
+        capture().arrays["blocks.1.attn.pattern"][0, 11, :64, :64],
+    )
+    without = budget.fit(with_roles(capture(), {(1, 0): 0.9}))
+    assert kept(without) == [0, 3, 4, 5, 6, 10, 11], "what held a role stays"
+
+
+def test_a_head_never_leaves_while_all_that_are_kept_hold_roles():
+    budget = Budget(0.5)
+    budget.fit(with_roles(capture(), {(1, head): 0.4 for head in range(7)}))
+    later = budget.fit(with_roles(capture(), {(1, 11): 0.9}))
+    assert kept(later) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_sinks_are_no_reason_to_keep_a_head():
+    budget = Budget(0.5)
+    budget.fit(with_roles(capture(), {}))
+    sinks = with_roles(with_roles(capture(), {}), {(1, 11): 0.9}, score="sink_text")
+    assert kept(budget.fit(sinks)) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_resumed_run_keeps_its_heads_and_what_they_have_shown():
+    budget = Budget(0.5)
+    raw = [with_roles(capture(), {(1, 9): 0.5}), with_roles(capture(), {(1, 8): 0.2, (1, 3): 0.2})]
+    made = [budget.fit(each) for each in raw]
+    again = Budget(0.5)
+    again.resume(made[-1].labels, made)
+    later = with_roles(capture(), {(1, 11): 0.4, (1, 10): 0.4})
+    assert kept(again.fit(later)) == kept(budget.fit(later))
+
+
+def test_what_is_left_out_is_said_once(caplog):
+    with caplog.at_level(logging.INFO, "tracker_viz.capture"):
+        budget = Budget(0.5)
+        for _ in range(2):
+            budget.fit(capture())
+        Budget(100).fit(capture())
+    said = "1 of 3 probe rows, 64 of 128 positions, 7 of 12 heads a block; all heads are scored"
+    assert caplog.text.count(said) == 1
+    assert caplog.text.count("to fit max_mb") == 1
 
 
 def test_fewer_positions_leave_rows_that_still_sum_to_one():

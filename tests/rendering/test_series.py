@@ -50,6 +50,23 @@ def test_captures_are_ordered_by_step_whatever_order_they_came_in(series_of):
     assert series.missing_steps == (7, 30), "a step that is there is not missing"
 
 
+@pytest.mark.parametrize("by_row", [False, True])
+def test_attention_is_that_of_the_heads_that_the_last_capture_holds(series_of, by_row):
+    """A head that came in later is NaN before, and no other head takes its place."""
+    name, axis = "blocks.0.attn.pattern", "blocks.0.head"
+
+    def held(step, *heads):
+        maps = np.broadcast_to(np.reshape(heads, (1, -1, 1, 1)), (2, len(heads), 3, 3))
+        return capture(step, labels={axis: tuple(map(str, heads))}, **{name: maps})
+
+    series = series_of(held(0, 1, 4, 6), held(5, 1, 4, 6), held(10, 1, 6, 7))
+    key = (name, 1) if by_row else name
+    shown = [series.read(index, [key])[key][..., 0, 0] for index in range(3)]
+    expected = [[1, 6, NAN], [1, 6, NAN], [1, 6, 7]]
+    for found, wanted in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(found.reshape(-1, 3)[0], wanted)
+
+
 def test_an_arrays_range_is_that_of_all_its_finite_entries(series_of):
     entries = [[0.5, -3.0], [NAN, 0.25], [NAN, INF], [7.0, -INF]]
     array = series_of(

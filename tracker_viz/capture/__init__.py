@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tracker_viz.capture.ablation.losses import Losses, LossMeter
 from tracker_viz.capture.ablation.rows import HeldOutRows, repeated_rows
-from tracker_viz.capture.budget import fit, sample
+from tracker_viz.capture.budget import Budget, fit, sample
 from tracker_viz.capture.camera import Camera
 from tracker_viz.capture.checkpoints import (
     capture_checkpoints,
@@ -34,6 +34,7 @@ from tracker_viz.capture.weights import Pooling
 
 __all__ = [
     "VECTOR",
+    "Budget",
     "Camera",
     "CaptureOptions",
     "CostLimit",

@@ -1,15 +1,16 @@
 """How big a capture may be: what is copied off the device, and what of it is written.
 
-``Recorder`` asks ``weight_side`` before it copies anything; ``fit`` runs later, off the training
-thread and after scoring, and cuts a capture to its size. Both follow from shapes and the budget
-alone, so every capture of a run is cut alike.
+``Recorder`` asks ``weight_side`` before it copies anything; ``Budget.fit`` runs later, off the
+training thread and after scoring, and cuts a capture to its size. How much is kept follows from
+shapes and the budget alone, so every capture of a run is cut alike; which heads, from their scores.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,31 @@ from tracker_viz.capture_file import compact
 from tracker_viz.errors import ConfigError
 from tracker_viz.types import Capture
 
+log = logging.getLogger("tracker_viz.capture")
+
 DEFAULT_MAX_MB = 10.0
+
+# A head that reaches this on one of these scores is kept. Sinks are not among them: in a large
+# model most heads are sinks.
+ROLE_SCORE = 0.3
+ROLE_SCORES = (
+    "induction_min",
+    "duplicate_token_min",
+    "previous_token_repeated",
+    "previous_token_text",
+    "current_token_repeated",
+    "current_token_text",
+)
 
 _BYTES = 2  # float16
 _ATTENTION_SHARE = 0.6
 _HEADER_BYTES = 64 * 1024
 # A weight map of fewer rows and columns than this shows nothing.
 _LEAST_SIDE = 8
+# Fewer positions show no repetition.
+_LEAST_POSITIONS = 64
+_PATTERN, _HEAD_AXIS = ".attn.pattern", ".head"
+_SPECIALISATION = "scores.head.specialisation"
 
 
 def weight_side(shapes: Sequence[tuple[int, int]], nbytes: float) -> int:
@@ -48,64 +67,172 @@ def weights_share(max_mb: float) -> float:
     return (1 - _ATTENTION_SHARE) * (max_mb * 1e6 - _HEADER_BYTES) * 0.9
 
 
-def fit(capture: Capture, max_mb: float = DEFAULT_MAX_MB) -> Capture:
-    """The capture as float16, cut until its arrays take at most ``max_mb`` megabytes (10**6 bytes).
+class Budget:
+    """Cuts the captures of one run to size, all alike. Called by one thread at a time, in the order
+    of their steps.
 
-    Scores are never cut, and hidden rows of the probe, which are there for the scores alone, are
-    always dropped. Attention goes first, in this order: probe rows beyond the first repeated
-    and the first text one, then all but one row, heads beyond 8 a block, positions beyond 64 (a
-    causal map's first rows are whole without the later ones), heads beyond 4, 2, 1, then blocks,
-    evenly spaced. Weights become evenly spaced samples. What was left out is said in ``labels``
-    (``probe``, ``blocks.<i>.head``) and in ``model['cut']``.
+    Where not all heads of a model fit, it keeps the same number of every block, chosen by their
+    scores at the first capture, and keeps them for the whole run. A head that takes a role later
+    (``ROLE_SCORES``) comes in for the one that has shown least, until the heads of a block all hold
+    roles; what has a role never leaves. Which heads a capture holds is in its labels: pictures show
+    a head only from the capture on that has it.
+
+    Args:
+        max_mb: megabytes (10**6 bytes) that the arrays of a capture may take.
     """
-    if not max_mb > 0:
-        raise ConfigError(f"max_mb must be greater than 0; got {max_mb}")
-    capture = without_hidden_rows(capture)
-    patterns = {
-        name: array for name, array in capture.arrays.items() if name.endswith(".attn.pattern")
-    }
-    weights = {
-        name: array
-        for name, array in capture.arrays.items()
-        if capture.axes.get(name) == ("out", "in")
-    }
-    others = {
-        name: array
-        for name, array in capture.arrays.items()
-        if name not in patterns and name not in weights
-    }
-    available = (
-        max_mb * 1e6 - _HEADER_BYTES - sum(array.size * array.itemsize for array in others.values())
-    )
-    weight_bytes = sum(array.size for array in weights.values()) * _BYTES
-    pattern_bytes = sum(array.size for array in patterns.values()) * _BYTES
-    for_patterns = (
-        available if not weights else max(_ATTENTION_SHARE * available, available - weight_bytes)
-    )
-    kept, labels, probe, cut = (
-        _fit_patterns(patterns, capture, for_patterns)
-        if pattern_bytes > for_patterns
-        else (patterns, {}, capture.probe, {})
-    )
-    left = available - sum(array.size for array in kept.values()) * _BYTES
-    side = (
-        weight_side([array.shape for array in weights.values()], left) if weight_bytes > left else 0
-    )
-    if side:
-        cut["weight_side"] = side
-        weights = {name: sample(array, side) for name, array in weights.items()}
-    arrays = {
-        **others,
-        **{name: compact(array) for name, array in (*kept.items(), *weights.items())},
-    }
-    return replace(
-        capture,
-        arrays=arrays,
-        axes={name: axes for name, axes in capture.axes.items() if name in arrays},
-        labels={**capture.labels, **labels},
-        probe=probe,
-        model={**capture.model, "cut": cut} if cut else capture.model,
-    )
+
+    def __init__(self, max_mb: float = DEFAULT_MAX_MB) -> None:
+        if not max_mb > 0:
+            raise ConfigError(f"max_mb must be greater than 0; got {max_mb}")
+        self.max_mb = max_mb
+        # Axis of a block's heads -> label of a kept head -> the most that it has shown so far.
+        self._kept: dict[str, dict[str, float]] = {}
+        self._was_said = False
+
+    def resume(self, labels: Mapping[str, Sequence[str]], scored: Iterable[Capture]) -> None:
+        """Go on with a run.
+
+        Args:
+            labels: of its last capture.
+            scored: its captures so far, of which only the scores are used.
+        """
+        axes = [axis for axis in labels if axis.endswith(_HEAD_AXIS)]
+        self._kept = {axis: dict.fromkeys(labels[axis], 0.0) for axis in axes}
+        for capture in scored:
+            for axis, kept in self._kept.items():
+                shown = _shown_by_heads(axis, list(kept), capture)
+                for label, value in zip(list(kept), shown, strict=True):
+                    kept[label] = max(kept[label], value)
+
+    def fit(self, capture: Capture) -> Capture:
+        """Return the capture as float16, cut until its arrays take at most ``max_mb``.
+
+        Scores are never cut, and hidden rows of the probe, which are there for the scores alone,
+        are always dropped. Attention goes first, in this order: probe rows beyond the first
+        repeated and the first text one, then all but one row, positions beyond 64 (a causal map's
+        first rows are whole without the later ones), then heads, then blocks, evenly spaced.
+        Weights become evenly spaced samples. What was left out is said in ``labels`` (``probe``,
+        ``blocks.<i>.head``), in ``model['cut']``, and once in the log.
+        """
+        capture = without_hidden_rows(capture)
+        patterns = {
+            name: array for name, array in capture.arrays.items() if name.endswith(_PATTERN)
+        }
+        weights = {
+            name: array
+            for name, array in capture.arrays.items()
+            if capture.axes.get(name) == ("out", "in")
+        }
+        others = {
+            name: array
+            for name, array in capture.arrays.items()
+            if name not in patterns and name not in weights
+        }
+        available = self.max_mb * 1e6 - _HEADER_BYTES
+        available -= sum(array.size * array.itemsize for array in others.values())
+        weight_bytes = sum(array.size for array in weights.values()) * _BYTES
+        pattern_bytes = sum(array.size for array in patterns.values()) * _BYTES
+        for_patterns = available
+        if weights:
+            for_patterns = max(_ATTENTION_SHARE * available, available - weight_bytes)
+        kept = patterns
+        labels: dict[str, tuple[str, ...]] = {}
+        probe, cut = capture.probe, dict[str, Any]()
+        if pattern_bytes > for_patterns:
+            kept, labels, probe, cut = self._fit_patterns(patterns, capture, for_patterns)
+
+        left = available - sum(array.size for array in kept.values()) * _BYTES
+        if weight_bytes > left:
+            side = weight_side([array.shape for array in weights.values()], left)
+            cut["weight_side"] = side
+            weights = {name: sample(array, side) for name, array in weights.items()}
+        arrays = {
+            **others,
+            **{name: compact(array) for name, array in (*kept.items(), *weights.items())},
+        }
+        return replace(
+            capture,
+            arrays=arrays,
+            axes={name: axes for name, axes in capture.axes.items() if name in arrays},
+            labels={**capture.labels, **labels},
+            probe=probe,
+            model={**capture.model, "cut": cut} if cut else capture.model,
+        )
+
+    def _fit_patterns(
+        self, patterns: Mapping[str, NDArray[Any]], capture: Capture, nbytes: float
+    ) -> tuple[
+        dict[str, NDArray[Any]], dict[str, tuple[str, ...]], Mapping[str, Any], dict[str, Any]
+    ]:
+        size = _size_that_fits(patterns, capture, nbytes)
+        kept, labels = {}, {}
+        for name in evenly_chosen(list(patterns), size.blocks):
+            array = patterns[name]
+            axis = name.removesuffix(_PATTERN) + _HEAD_AXIS
+            there = capture.labels.get(axis, tuple(map(str, range(array.shape[1]))))
+            chosen = self._chosen_heads(axis, there, size.heads, capture)
+            rows_and_heads = array[np.ix_(np.asarray(size.rows), np.asarray(chosen))]
+            kept[name] = rows_and_heads[:, :, : size.positions, : size.positions]
+            if len(chosen) < len(there) or axis in capture.labels:
+                labels[axis] = tuple(there[index] for index in chosen)
+        if "probe" in capture.labels:
+            labels["probe"] = tuple(capture.labels["probe"][row] for row in size.rows)
+        n_rows, _, length, _ = next(iter(patterns.values())).shape
+        most_heads = max(array.shape[1] for array in patterns.values())
+        cut = {
+            "probe_rows": len(size.rows),
+            "heads": size.heads,
+            "positions": size.positions,
+            "blocks": size.blocks,
+        }
+        whole = {
+            "probe_rows": n_rows,
+            "heads": most_heads,
+            "positions": length,
+            "blocks": len(patterns),
+        }
+        self._say_once(cut, whole)
+        probe = _cut_probe(capture.probe, size.rows, min(size.positions, length))
+        return kept, labels, probe, {**cut, "of": whole}
+
+    def _chosen_heads(
+        self, axis: str, there: Sequence[str], most: int, capture: Capture
+    ) -> list[int]:
+        """Return the indices of the heads to keep of those that are ``there``, in their order."""
+        if len(there) <= most:
+            return list(range(len(there)))
+
+        shown = _shown_by_heads(axis, there, capture)
+        by_label = dict(zip(there, shown, strict=True))
+        kept = self._kept.get(axis, {})
+        if len(kept) != most or not kept.keys() <= set(there):
+            strongest = sorted(range(len(there)), key=lambda index: (-shown[index], index))[:most]
+            kept = {there[index]: 0.0 for index in strongest}
+        kept = {label: max(most_shown, by_label[label]) for label, most_shown in kept.items()}
+        self._kept[axis] = _with_role_holders(kept, by_label)
+        return [index for index, label in enumerate(there) if label in self._kept[axis]]
+
+    def _say_once(self, cut: Mapping[str, int], whole: Mapping[str, int]) -> None:
+        if self._was_said:
+            return
+        self._was_said = True
+        names = {"heads": "heads a block", "probe_rows": "probe rows"}
+        parts = [
+            f"{cut[name]} of {whole[name]} {names.get(name, name)}"
+            for name in ("probe_rows", "positions", "heads", "blocks")
+            if cut[name] < whole[name]
+        ]
+        log.info(
+            "to fit max_mb=%g captures keep the attention of %s; all heads are scored on all of it",
+            self.max_mb,
+            ", ".join(parts),
+        )
+
+
+def fit(capture: Capture, max_mb: float = DEFAULT_MAX_MB) -> Capture:
+    """Return one capture cut to ``max_mb``, as ``Budget.fit`` does. Heads are chosen by this
+    capture alone: for captures of one run use one ``Budget``."""
+    return Budget(max_mb).fit(capture)
 
 
 def without_hidden_rows(capture: Capture) -> Capture:
@@ -131,40 +258,68 @@ def sample(matrix: NDArray[Any], side: int) -> NDArray[Any]:
     return matrix[np.ix_(rows, columns)]
 
 
-def _fit_patterns(
-    patterns: Mapping[str, NDArray[Any]], capture: Capture, nbytes: float
-) -> tuple[dict[str, NDArray[Any]], dict[str, tuple[str, ...]], Mapping[str, Any], dict[str, Any]]:
+def evenly_chosen(names: Sequence[str], most: int) -> list[str]:
+    return [names[index] for index in evenly_spaced(len(names), most)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """What is kept of the attention: which probe rows, and how much of each other axis."""
+
+    rows: tuple[int, ...]
+    heads: int
+    positions: int
+    blocks: int
+
+
+def _size_that_fits(patterns: Mapping[str, NDArray[Any]], capture: Capture, nbytes: float) -> _Size:
     n_rows, _, length, _ = next(iter(patterns.values())).shape
-    display = _display_rows(capture, n_rows)
+    display = tuple(_display_rows(capture, n_rows))
     most_heads = max(array.shape[1] for array in patterns.values())
-    choices: list[tuple[list[int], int, int]] = [
-        (display, most_heads, length),
-        (display[:1], most_heads, length),
-    ]
-    choices += [(display[:1], 8, length)]
-    choices += [(display[:1], heads, 64) for heads in (8, 4, 2, 1)]
-    rows, heads, positions = choices[-1]
-    for rows, heads, positions in choices:
-        if _pattern_bytes(patterns, len(rows), heads, positions) <= nbytes:
+    n_blocks = len(patterns)
+    least_positions = min(length, _LEAST_POSITIONS)
+    for rows, positions in (
+        (display, length),
+        (display[:1], length),
+        (display[:1], least_positions),
+    ):
+        if _pattern_bytes(patterns, len(rows), most_heads, positions) <= nbytes:
+            return _Size(rows, most_heads, positions, n_blocks)
+
+    heads = most_heads
+    while heads > 1 and _pattern_bytes(patterns, 1, heads, least_positions) > nbytes:
+        heads -= 1
+    per_block = _pattern_bytes(patterns, 1, heads, least_positions) / n_blocks
+    blocks = min(n_blocks, max(1, math.floor(nbytes / per_block)))
+    return _Size(display[:1], heads, least_positions, blocks)
+
+
+def _shown_by_heads(axis: str, labels: Sequence[str], capture: Capture) -> list[float]:
+    """Return how much each head shows of a role, 0..1; without any score of one, how far its
+    attention is from even."""
+    block = int(axis.split(".")[1])
+    numbers = [int(label.lstrip("Hh")) for label in labels]
+    of_roles = [f"scores.head.{name}" for name in ROLE_SCORES]
+    names = [name for name in of_roles if name in capture.arrays]
+    names = names or [name for name in (_SPECIALISATION,) if name in capture.arrays]
+    if not names:
+        return [0.0] * len(labels)
+    scores = np.stack([capture.arrays[name][block, numbers] for name in names])
+    return [float(shown) for shown in np.nan_to_num(scores, nan=0.0).max(0)]
+
+
+def _with_role_holders(kept: Mapping[str, float], shown: Mapping[str, float]) -> dict[str, float]:
+    """Return the kept heads, those that have shown least replaced by heads that have come to hold a
+    role; each with the most that it has shown."""
+    kept = dict(kept)
+    waiting = [label for label in shown if label not in kept and shown[label] >= ROLE_SCORE]
+    for label in sorted(waiting, key=lambda label: -shown[label]):
+        least = min(kept, key=lambda label: kept[label])
+        if kept[least] >= ROLE_SCORE:
             break
-    names = list(patterns)
-    per_block = _pattern_bytes(patterns, len(rows), heads, positions) / len(names)
-    names = [
-        names[index] for index in evenly_spaced(len(names), max(1, math.floor(nbytes / per_block)))
-    ]
-    kept, labels = {}, {}
-    for name in names:
-        array = patterns[name]
-        chosen = evenly_spaced(array.shape[1], heads)
-        kept[name] = array[np.ix_(np.asarray(rows), chosen)][:, :, :positions, :positions]
-        axis = name.removesuffix(".attn.pattern") + ".head"
-        if len(chosen) < array.shape[1]:
-            before = capture.labels.get(axis, tuple(map(str, range(array.shape[1]))))
-            labels[axis] = tuple(before[index] for index in chosen)
-    cut = {"probe_rows": len(rows), "heads": heads, "positions": positions, "blocks": len(names)}
-    if "probe" in capture.labels:
-        labels["probe"] = tuple(capture.labels["probe"][row] for row in rows)
-    return kept, labels, _cut_probe(capture.probe, rows, min(positions, length)), cut
+        del kept[least]
+        kept[label] = shown[label]
+    return kept
 
 
 def _display_rows(capture: Capture, n_rows: int) -> list[int]:

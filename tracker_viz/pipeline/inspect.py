@@ -307,7 +307,12 @@ def _cost_lines(found: Inspection) -> list[str]:
         f"{cost.first_look_s:.2g} s"
     ]
     if found.cut:
-        kept = ", ".join(f"{name} {value}" for name, value in found.cut.items())
+        of = found.cut.get("of", {})
+        kept = ", ".join(
+            f"{name} {value} of {of[name]}" if name in of else f"{name} {value}"
+            for name, value in found.cut.items()
+            if name != "of"
+        )
         lines.append(f"  cut to fit max_mb: {kept}")
     return lines
 

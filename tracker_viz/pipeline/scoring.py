@@ -57,7 +57,9 @@ class Scores:
     """
 
     def __init__(self, max_mb: float) -> None:
-        self._max_mb = max_mb
+        from tracker_viz.capture import Budget
+
+        self._budget = Budget(max_mb)
         self._scorer = Scorer()
         self._earlier_refs: dict[int, CaptureRef] = {}
         self._probe: Mapping[str, Any] = {}
@@ -66,9 +68,7 @@ class Scores:
     def score_and_cut(self, capture: Capture) -> Capture:
         """Return the capture with its scores, cut to ``max_mb``. The scores come first: they need
         all of the attention."""
-        from tracker_viz.capture import fit
-
-        kept = fit(self._scorer(capture), self._max_mb)
+        kept = self._budget.fit(self._scorer(capture))
         self._probe, self._probe_labels = kept.probe, kept.labels.get("probe", ())
         return kept
 
@@ -79,12 +79,13 @@ class Scores:
         side = earlier.first.model.get("cut", {}).get("weight_side")
         sampled = None if side is None else partial(sample, side=side)
         self._scorer = Scorer(earlier.first, sampled=sampled, earlier=earlier.scored)
+        self._budget.resume(earlier.last.labels, earlier.scored)
         self._earlier_refs = {ref.step: ref for ref in earlier.refs}
         self._probe, self._probe_labels = earlier.last.probe, earlier.last.labels.get("probe", ())
 
     def like_new(self) -> Scores:
         """Return the same stage without any captures."""
-        return Scores(self._max_mb)
+        return Scores(self._budget.max_mb)
 
     def series(self) -> ScoreSeries:
         return self._scorer.series()

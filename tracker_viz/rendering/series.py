@@ -22,6 +22,8 @@ from tracker_viz.capture_file import ArrayKey
 from tracker_viz.errors import LayoutError, RenderError, unknown_name
 from tracker_viz.types import Capture, CaptureHeader, CapturePath
 
+_PATTERN, _HEAD_AXIS = ".attn.pattern", ".head"
+
 
 @dataclass(frozen=True, slots=True)
 class RunArray:
@@ -86,6 +88,8 @@ class Series:
         self.metrics: list[Mapping[str, float]] = []
         self.tokens_seen: list[int | None] = []
         self.arrays: dict[str, RunArray] = {}
+        # Of each capture: axis of a block's heads -> which it holds, where it does not hold all.
+        self._heads: list[Mapping[str, tuple[str, ...]]] = []
         for index, path in enumerate(self.paths):
             header = capture_file.read_header(path)
             if header.step != self.steps[index]:
@@ -139,8 +143,25 @@ class Series:
 
     def read(self, index: int, keys: Iterable[ArrayKey]) -> dict[ArrayKey, NDArray[Any]]:
         """Arrays, or rows of arrays, of the capture at ``index`` (0 is the first), as
-        ``capture_file.read_arrays`` says."""
-        return capture_file.read_arrays(self.paths[index], keys)
+        ``capture_file.read_arrays`` says.
+
+        Attention stands in the order of the last capture's heads; NaN for a head that this capture
+        does not hold, as before a head of a large model came to be kept.
+        """
+        arrays = capture_file.read_arrays(self.paths[index], keys)
+        return {key: self._in_order(index, key, array) for key, array in arrays.items()}
+
+    def _in_order(self, index: int, key: ArrayKey, array: NDArray[Any]) -> NDArray[Any]:
+        name = key if isinstance(key, str) else key[0]
+        axis = name.removesuffix(_PATTERN) + _HEAD_AXIS
+        held, wanted = self._heads[index].get(axis), self.last.labels.get(axis)
+        if not name.endswith(_PATTERN) or held == wanted or held is None or wanted is None:
+            return array
+        ordered = np.full_like(array, np.nan)
+        for place, label in enumerate(wanted):
+            if label in held:
+                ordered[..., place, :, :] = array[..., held.index(label), :, :]
+        return ordered
 
     def capture(self, index: int, names: Iterable[str]) -> Capture:
         """The capture at ``index`` with all that it says of itself, and of its arrays those called
@@ -160,6 +181,9 @@ class Series:
         is_first = not self.metrics
         self.metrics.append(dict(header.metrics))
         self.tokens_seen.append(header.tokens_seen)
+        heads = {axis: names for axis, names in header.labels.items() if axis.endswith(_HEAD_AXIS)}
+        is_as_before = bool(self._heads) and self._heads[-1] == heads
+        self._heads.append(self._heads[-1] if is_as_before else heads)
         for name in self.arrays.keys() - header.arrays.keys():
             if self.arrays[name].missing_at is None:
                 self.arrays[name] = replace(self.arrays[name], missing_at=header.step)
