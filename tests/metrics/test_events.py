@@ -111,7 +111,7 @@ def test_events_come_in_the_order_of_their_steps_and_the_strongest_is_found():
 def test_of_many_roles_a_run_says_how_many_heads_have_each():
     names = ("previous_token", "induction", "sink_text")
     events = [Event("role", 0, 10, ((0, 1),), name) for name in names]
-    assert run_sentence(events) == "heads: 1 previous token, 1 induction, 1 sink (text)"
+    assert run_sentence(events) == "1 previous token, 1 induction heads; on text 1 sink"
 
 
 def test_every_kind_of_event_has_a_headline_and_a_sentence():

@@ -7,7 +7,7 @@ same words. Every word and figure is taken from measured values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -37,6 +37,7 @@ COLLAPSED_BELOW, SOUND_ABOVE = 0.05, 0.2
 
 # A caption has one line: of more roles than these the numbers of heads must do.
 MOST_ROLES_WITH_BLOCKS = 2
+_ON_TEXT = "_text"  # ends the names of roles that are measured on rows of text
 
 # What the heads of a role do, as a sentence about several of them.
 ROLE_ACTIONS = {
@@ -174,20 +175,33 @@ def run_sentence(events: Sequence[Event]) -> str:
     """Say in one sentence what a run became, from its roles; empty where no head took one.
 
     ``4 induction heads in block 1, 2 previous token heads in blocks 0 and 3``; of many roles
-    ``heads: 4 induction, 2 previous token, 2 sink``
+    ``4 induction, 2 previous token, 2 sink heads; on text 5 previous token``
     """
     heads: dict[str, set[tuple[int, int]]] = {}
     for event in events:
         if event.kind == "role":
             heads.setdefault(event.role, set()).update(event.holders or event.heads)
     if len(heads) > MOST_ROLES_WITH_BLOCKS:
-        counts = [f"{len(held)} {role_label(role)}" for role, held in heads.items()]
-        return f"heads: {', '.join(counts)}"
+        return _counts(heads)
     parts = []
     for role, members in heads.items():
         noun = "head" if len(members) == 1 else "heads"
         parts.append(f"{len(members)} {_of_role(role, noun)} in {_blocks_text(members)}")
     return ", ".join(parts)
+
+
+def _counts(heads: Mapping[str, Collection[HeadId]]) -> str:
+    """Count the heads of each role: those of text rows behind the others."""
+    anywhere: list[str] = []
+    on_text: list[str] = []
+    for role, held in heads.items():
+        behavior = role_label(role.removesuffix(_ON_TEXT))
+        counts = on_text if role.endswith(_ON_TEXT) else anywhere
+        counts.append(f"{len(held)} {behavior}")
+    if not anywhere:
+        return f"on text {', '.join(on_text)} heads"
+    on_other_rows = f"; on text {', '.join(on_text)}" if on_text else ""
+    return f"{', '.join(anywhere)} heads{on_other_rows}"
 
 
 # -- roles -------------------------------------------------------------------------------------

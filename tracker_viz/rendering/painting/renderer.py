@@ -253,7 +253,8 @@ class Renderer:
         if caption is None:
             return
         if shot.kind == "end" and story.summary:
-            pieces = [(story.summary, True, theme.text)]
+            summary = _shortened(story.summary, caption)
+            pieces = [(summary, True, theme.text)]
         else:
             number = shot.event if shot.event is not None else story.current(shot.index)
             past = story.latest(shot.index) if number is None else None
@@ -354,6 +355,14 @@ def paint_corners(pixels: NDArray[np.uint8], plan: Plan) -> None:
             height, width = name.shape[:2]
             top, right = heatmap.box.y + pad, heatmap.box.right - pad
             pixels[top : top + height, right - width : right] = name
+
+
+def _shortened(sentence: str, caption: Caption) -> str:
+    """Leave the last clauses of a bold sentence out, until it has room in one line."""
+    clauses = sentence.split("; ")
+    while len(clauses) > 1 and not _fits([("; ".join(clauses), True, "")], caption):
+        clauses.pop()
+    return "; ".join(clauses)
 
 
 def _fits(pieces: Sequence[tuple[str, bool, str]], caption: Caption) -> bool:
