@@ -243,6 +243,27 @@ def test_the_printed_command_renders_from_another_directory_without_torch(tmp_pa
     assert [path.name for path in elsewhere.iterdir()] == ["cache"]
 
 
+def test_a_run_is_verified_with_nothing_but_its_name(whole, tmp_path):
+    """Its checkpoints, its model and held-out rows of its data are found from the run."""
+    _, run = whole
+    program = (sys.executable, "-c", "from tracker_viz.jobs import main; main()", "verify")
+    words = (f"run={run.ref}", "steps=[50,400]", "n_rows=4", "draws=3")
+    code, output = finish(start(*program, *words, cwd=tmp_path))
+    assert code == 0, output
+    assert output.startswith("Step 50\n")
+    assert "Step 400" in output
+    described = json.loads((run.directory / "verify.json").read_text())
+    assert described["settings"]["rows"]["repeated"] == [4, 33]
+    assert described["settings"]["rows"]["text"] == [4, 33]
+    last = next(row for row in described["table"] if (row["step"], row["what"]) == (400, "model"))
+    captured = capture_file.read_header(run.fetch(run.list_captures()[-1], Path())).metrics
+    assert last["text"] == pytest.approx(captured["validation/loss"], rel=0.1)
+
+    code, output = finish(start(*program, f"run={run.ref}", "steps=[70]", cwd=tmp_path))
+    assert code == 2
+    assert "the run has no checkpoint of step 70; it has the last one, of step 400" in output
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -8,7 +8,8 @@ caused.
 * All heads of a role are compared with random sets of as many other heads. These carry no role
   where there are enough of them, and lie in the same blocks or near them: a head of an early block
   matters more, whatever it does.
-* A single head is compared with every head that carries no role. One that shows nothing alone may
+* A single head is compared, by the role that the table of heads shows, with every head that
+  carries none. One that shows nothing alone may
   be replaced by others of its role. So it is left in as the only one of them: if the loss falls by
   as much as above, its label holds with its set.
 * The loss is that of the tokens that can be copied; for a role on text that of text.
@@ -23,7 +24,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from tracker_viz.metrics.roles import NO_ROLE, ROLES, head_roles, role_label
+from tracker_viz.metrics.probe_rows import RowKind
+from tracker_viz.metrics.roles import NO_ROLE, ROLES, gather_evidence, head_roles, role_label
 from tracker_viz.metrics.series import ScoreSeries
 from tracker_viz.metrics.summary import head_name
 from tracker_viz.types import HeadId
@@ -61,6 +63,8 @@ _TRIES_A_DRAW = 50
 
 Verdict = Literal["holds", "with its set", "no"]
 Cell = str | float | int | None
+# Head -> its roles; of every head of the model.
+Labels = Mapping[HeadId, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,20 +129,17 @@ class RolePlan:
         return [self.heads, *(part for part in parts if part), *self.others]
 
 
-def role_plans(
-    labels: Mapping[HeadId, str | None], *, draws: int, seed: int
-) -> tuple[RolePlan, ...]:
+def role_plans(labels: Labels, *, draws: int, seed: int) -> tuple[RolePlan, ...]:
     """Return a plan for every role that some head has, in the order of ``ROLES``.
 
     Args:
-        labels: of every head of the model.
         draws: random sets for each role; fewer where there are not so many.
     """
     by_role: dict[str, list[HeadId]] = {}
-    for head, role in sorted(labels.items()):
-        if role is not None:
+    for head, roles in sorted(labels.items()):
+        for role in roles:
             by_role.setdefault(role, []).append(head)
-    unlabelled = sorted(head for head, role in labels.items() if role is None)
+    unlabelled = sorted(head for head, roles in labels.items() if not roles)
 
     plans = []
     for role in sorted(by_role, key=_place):
@@ -155,23 +156,31 @@ def role_plans(
 
 def labels_at(
     series: ScoreSeries, step: int, n_heads: Sequence[int]
-) -> tuple[dict[HeadId, str | None], int | None]:
-    """Return the role of every head at the last capture until ``step``, and that capture's step;
+) -> tuple[dict[HeadId, tuple[str, ...]], int | None]:
+    """Return the roles of every head at the last capture until ``step``, and that capture's step;
     no roles and None without such a capture or without scores.
+
+    A head has at most one role of each kind of row. The one that the table of heads shows comes
+    first.
 
     Args:
         n_heads: heads of each of the model's blocks.
     """
-    labels: dict[HeadId, str | None] = {
-        (block, head): None for block, count in enumerate(n_heads) for head in range(count)
+    labels: dict[HeadId, tuple[str, ...]] = {
+        (block, head): () for block, count in enumerate(n_heads) for head in range(count)
     }
     index = int(np.searchsorted(series.steps, step, side="right")) - 1
     if index < 0 or not series.heads:
         return labels, None
-    roles = head_roles(series)[0][index]
-    for block, head in np.argwhere(roles != NO_ROLE).tolist():
-        if (block, head) in labels:
-            labels[block, head] = ROLES[roles[block, head]].name
+    evidence = gather_evidence(series)
+    kinds: tuple[RowKind | None, ...] = (None, "repeated", "text")
+    for kind in kinds:
+        roles = head_roles(series, rows=kind, evidence=evidence)[0][index]
+        for block, head in np.argwhere(roles != NO_ROLE).tolist():
+            name = ROLES[roles[block, head]].name
+            known = labels.get((block, head))
+            if known is not None and name not in known:
+                labels[block, head] = (*known, name)
     return labels, int(series.steps[index])
 
 
@@ -184,7 +193,7 @@ def judged_by(role: str | None) -> str:
 def verdict_rows(
     step: int,
     whole: Mapping[str, float],
-    labels: Mapping[HeadId, str | None],
+    labels: Labels,
     plans: Sequence[RolePlan],
     measured: Mapping[tuple[HeadId, ...], AblatedSet],
 ) -> list[dict[str, Cell]]:
@@ -204,7 +213,7 @@ def verdict_rows(
         whole: kind of token -> loss of the whole model.
         measured: every head alone, and every set of the plans.
     """
-    unlabelled = [measured[(head,)] for head, role in labels.items() if role is None]
+    unlabelled = [measured[(head,)] for head, roles in labels.items() if not roles]
     by_role = {plan.role: plan for plan in plans}
     role_rows = []
     for plan in plans:
@@ -215,7 +224,8 @@ def verdict_rows(
         role_rows.append(row)
 
     head_rows = []
-    for head, role in sorted(labels.items()):
+    for head, roles in sorted(labels.items()):
+        role = next(iter(roles), None)
         others = unlabelled if role is not None else []
         row = _row(step, head_name(*head), role, measured[(head,)], others, whole)
         if role is not None and len(by_role[role].heads) > 1:

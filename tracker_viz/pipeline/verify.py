@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,7 +161,7 @@ def _measured(
 ) -> tuple[list[dict[str, Any]], dict[int, int | None]]:
     """Measure every checkpoint; returns the table, and the step of the labels of each."""
     plans: dict[int, tuple[RolePlan, ...]] = {}
-    labels: dict[int, dict[HeadId, str | None]] = {}
+    labels: dict[int, dict[HeadId, tuple[str, ...]]] = {}
     labels_steps: dict[int, int | None] = {}
     sets: dict[int, list[tuple[HeadId, ...]]] = {}
     for step in subject.steps:
@@ -189,9 +189,7 @@ def _measured(
     return table, labels_steps
 
 
-def _sets(
-    labels: Mapping[HeadId, str | None], plans: Sequence[RolePlan]
-) -> list[tuple[HeadId, ...]]:
+def _sets(labels: Collection[HeadId], plans: Sequence[RolePlan]) -> list[tuple[HeadId, ...]]:
     """Return every set of heads that is taken out, each once: the roles first, because they say
     most."""
     sets = [plan.heads for plan in plans]

@@ -236,37 +236,49 @@ def _as_rows(rows: HeldOutRows | Mapping[str, Any]) -> HeldOutRows:
 def _default_rows(
     model: nn.Module, scored: ScoredRun | None, options: VerifyOptions
 ) -> tuple[HeldOutRows, list[str]]:
-    """Return repeated random tokens like those of the run's probe, but others."""
+    """Return repeated random tokens like those of the run's probe, but others, and the probe's rows
+    of text."""
     size = vocab_size(model)
     if size is None:
         raise ConfigError(
             "the model does not say how many tokens it knows; pass rows={'repeated': ids, 'text': "
             "ids} of your own"
         )
+    probe_rows = scored.probe.get("rows", ()) if scored else ()
+    like = [row for row in probe_rows if row.get("kind") == "repeated"]
     length = chosen_probe(model, None, None, score_rows=0).length
-    period, bos_id, notes = length // 4, None, []
-    for row in scored.probe.get("rows", ()) if scored else ():
-        if row.get("kind") != "repeated":
-            continue
-        period = min(int(row["period"]), (length - 1) // 2)
-        if row.get("start"):
-            bos_id = getattr(getattr(model, "config", None), "bos_token_id", None)
-            if bos_id is None:
-                notes.append(
-                    "The run's probe begins with a token that the model does not name; these rows "
-                    "begin without it (rows= takes your own)."
-                )
-        break
-    period = max(2, period)
+    longest_period = (length - 1) // 2
+    periods = sorted(min(int(row["period"]), longest_period) for row in like) or [length // 4]
+    first_period = max(2, periods[0] // 2) if len(set(periods)) == 1 else periods[0]
+
+    starts_with_bos = any(row.get("start") for row in like)
+    bos_id, token_range, notes = None, None, []
+    ids = [row["ids"] for row in like if row.get("ids")]
+    if ids:
+        bos_id = int(ids[0][0]) if starts_with_bos else None
+        drawn = [token for row in ids for token in row[1 if starts_with_bos else 0 :]]
+        token_range = (min(drawn), max(drawn) + 1)
+    elif starts_with_bos:
+        bos_id = getattr(getattr(model, "config", None), "bos_token_id", None)
+        if bos_id is None:
+            notes.append(
+                "The run's probe begins with a token that neither the run nor the model names; "
+                "these rows begin without it (rows= takes your own)."
+            )
     repeated = repeated_rows(
         size,
         length,
         n_rows=options.n_rows,
-        periods=(max(2, period // 2), period),
+        periods=(first_period, max(first_period, periods[-1])),
         bos_id=bos_id,
+        token_range=token_range,
         seed=options.seed,
     )
-    return HeldOutRows(repeated), notes
+    text = [row["ids"] for row in probe_rows if row.get("kind") == "text" and row.get("ids")]
+    if len(text) < 2:
+        return HeldOutRows(repeated), notes
+    notes.append(f"The {len(text)} rows of text are those of the run's probe.")
+    return HeldOutRows(repeated, torch.tensor(text)), notes
 
 
 def _check_rows(model: nn.Module, rows: HeldOutRows) -> None:

@@ -59,6 +59,7 @@ def repeated_rows(
     n_rows: int,
     periods: tuple[int, int],
     bos_id: int | None = None,
+    token_range: tuple[int, int] | None = None,
     seed: int,
 ) -> Tensor:
     """Return rows of repeated random tokens, int64 [row, length], each with a period and tokens of
@@ -67,6 +68,7 @@ def repeated_rows(
     Args:
         periods: shortest and longest period; they take turns.
         bos_id: begins every row; None: nothing does.
+        token_range: random tokens are ``first <= id < last``; None: the whole vocabulary.
 
     Raises:
         ProbeError: the periods do not fit the length or the vocabulary.
@@ -77,7 +79,12 @@ def repeated_rows(
         period = first + index % (last - first + 1)
         # Seeds far from those of probes, so that no row is one that was looked at.
         drawn = make_probe(
-            vocab_size, length=length, period=period, bos_id=bos_id, seed=10_000 + seed + index
+            vocab_size,
+            length=length,
+            period=period,
+            bos_id=bos_id,
+            token_range=token_range,
+            seed=10_000 + seed + index,
         )
         rows.append(drawn.input_ids[0])
     return torch.stack(rows)

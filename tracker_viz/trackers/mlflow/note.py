@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import posixpath
 import urllib.parse
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from tracker_viz.types import RunRef
 
 TAG = "mlflow.note.content"
 HEAD_TABLE = "head_roles.csv"
+VERIFIED = "verify.json"
 COMPARED = "compare"  # folder of what a comparison stored, and the stem of its video
 COMPARED_TABLE = f"{COMPARED}/runs.csv"
 COMPARED_POSTER = f"{COMPARED}/poster.png"
@@ -42,7 +44,7 @@ def is_noted(artifact: str) -> bool:
     """Tell whether a file changes what the note says."""
     suffix = posixpath.splitext(artifact)[1]
     at_root = "/" not in artifact and suffix in (*_ANIMATIONS, *_VIDEOS, *_PAGES)
-    return at_root or artifact in (HEAD_TABLE, COMPARED_TABLE, COMPARED_POSTER)
+    return at_root or artifact in (HEAD_TABLE, VERIFIED, COMPARED_TABLE, COMPARED_POSTER)
 
 
 def signed(markdown: str) -> str:
@@ -62,6 +64,7 @@ def run_note(
     run_id: str,
     link: Callable[[str], str],
     head_table: str | None = None,
+    verified: str | None = None,
     compared: str | None = None,
     inputs: Mapping[RunRef, str] | None = None,
 ) -> str:
@@ -70,7 +73,8 @@ def run_note(
     Args:
         files: run-relative paths.
         link: returns a file's address in the UI, relative to where the UI is.
-        head_table, compared: contents of the run's ``head_roles.csv`` and ``compare/runs.csv``.
+        head_table, verified, compared: contents of the run's ``head_roles.csv``, ``verify.json``
+            and ``compare/runs.csv``.
         inputs: the runs whose captures all this was made from, where they are others, with their
             names.
     """
@@ -79,6 +83,8 @@ def run_note(
     parts = [_links(files, link, n_compared=len(runs) or len(inputs or {}))]
     if head_table is not None:
         parts.append(_sentences(heads))
+    if verified is not None:
+        parts.append(_verdicts(verified))
     if runs:
         parts.append(_compared_table(runs))
     parts += [_image(file, run_id) for file in sorted(files) if _is_picture(file)]
@@ -163,6 +169,21 @@ def _onset(row: Row) -> str:
         return "has the role at the end, without an onset that lasted"
     when = f"between steps {after} and {step}" if after else f"by step {step}"
     return f"took the role {when}"
+
+
+def _verdicts(verified: str) -> str:
+    """Return what became of each role when its heads were taken out, at the last step that was
+    measured; empty where nothing is said."""
+    try:
+        said = json.loads(verified)["sentences"]
+        last_step = max(said, key=int)
+        sentences = [str(sentence) for sentence in said[last_step]]
+    except (KeyError, TypeError, ValueError):
+        return ""
+    if not sentences:
+        return ""
+    lines = [f"**Heads taken out** at step {last_step}:", *sentences]
+    return "  \n".join(lines)
 
 
 def _head_table(heads: Sequence[Row]) -> str:
