@@ -85,6 +85,7 @@ def repeated_rows(
             bos_id=bos_id,
             token_range=token_range,
             seed=10_000 + seed + index,
+            score_rows=0,
         )
         rows.append(drawn.input_ids[0])
     return torch.stack(rows)
