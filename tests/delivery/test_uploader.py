@@ -9,6 +9,7 @@ import pytest
 from local_runs import only_run, steps_at
 
 from tracker_viz.delivery import Destination, Outbox, push
+from tracker_viz.delivery import outbox as outbox_module
 from tracker_viz.delivery.backlog import Backlog
 from tracker_viz.delivery.uploader import State
 from tracker_viz.errors import TrackerError, TransientTrackerError
@@ -106,6 +107,21 @@ def test_an_uploader_that_hangs_is_dismissed_with_its_captures_left(tmp_path, th
     outbox._uploaders[0].join(60)
     assert state(outbox) is State.DISMISSED, "it ended late, and changed nothing"
     assert not (tmp_path / "spool/sent").exists()
+
+
+def test_a_tracker_that_stays_away_does_not_hold_up_the_end(tmp_path, there, monkeypatch):
+    """Of ten minutes that the end may take, only the patience with one that is away is spent."""
+
+    def away(self, captures):
+        raise TransientTrackerError("nobody answers")
+
+    monkeypatch.setattr(LocalRun, "put_captures", away)
+    monkeypatch.setattr(outbox_module, "AWAY_PATIENCE_S", 0.3)
+    outbox = Outbox(tmp_path / "spool", [there], name="a")
+    outbox.submit(make_capture(0))
+    report = outbox.close(timeout_s=600)
+    assert report.deliveries[0].left == 1
+    assert "tracker-viz push" in report.command
 
 
 def test_a_tracker_that_answers_too_late_for_the_start_is_used_from_then_on(

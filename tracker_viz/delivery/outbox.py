@@ -34,6 +34,8 @@ from tracker_viz.types import Capture, CaptureRef, RunRef
 log = logging.getLogger(__name__)
 
 REFUSED_PATIENCE_S = 5.0
+# A tracker that fails at every call while the run ends is left to push after this.
+AWAY_PATIENCE_S = 20.0
 
 
 class Outbox:
@@ -228,7 +230,8 @@ class Outbox:
         In a fork, which may leave a ``with`` block that it never entered, this does nothing.
 
         Args:
-            timeout_s: how long to wait for the trackers; what is left then stays in the spool.
+            timeout_s: how long to wait for the trackers; what is left then stays in the spool. One
+                that is away is waited for 20 s.
             progress: called now and then with (captures delivered, captures in all), over all
                 destinations.
         """
@@ -242,7 +245,13 @@ class Outbox:
         try:
             self._note_state(state)
             self._report = close_all(
-                self._spool, self._uploaders, state, deadline, progress, lost=lost
+                self._spool,
+                self._uploaders,
+                state,
+                deadline,
+                progress,
+                lost=lost,
+                away_s=AWAY_PATIENCE_S,
             )
         finally:
             if self._report is None:

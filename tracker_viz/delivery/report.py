@@ -48,6 +48,7 @@ def close_all(
     *,
     lost: tuple[int, ...] = (),
     patience_s: float | None = None,
+    away_s: float | None = None,
 ) -> Report:
     """Let every uploader finish.
 
@@ -57,9 +58,10 @@ def close_all(
         lost: steps that the writer gave up.
         patience_s: move the deadline on with each delivered capture, to so many seconds later, and
             give captures in flight the time that their bytes take over a slow line.
+        away_s: give up earlier a tracker whose every call fails for so many seconds.
     """
     for uploader in uploaders:
-        uploader.close(state, deadline=deadline)
+        uploader.close(state, deadline=deadline, away_s=away_s)
     try:
         unfinished = _wait(uploaders, state, deadline, progress, patience_s)
     finally:

@@ -81,10 +81,15 @@ class DeliveryStatus:
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How the run ends, and until when (of ``time.monotonic``) that is tried."""
+    """How the run ends, and until when (of ``time.monotonic``) that is tried.
+
+    Attributes:
+        away_s: how long a tracker is waited for that fails at every call; None: until the deadline.
+    """
 
     state: RunState
     deadline: float
+    away_s: float | None = None
 
 
 class _Stop(Exception):
@@ -169,11 +174,16 @@ class Uploader:
             self._backlog.add(ref)
             self._changed.notify_all()
 
-    def close(self, state: RunState, *, deadline: float) -> None:
-        """Send what is left and end the run; give up at ``deadline`` (of ``time.monotonic``). Does
-        not wait, see ``join``. A later call moves the deadline."""
+    def close(self, state: RunState, *, deadline: float, away_s: float | None = None) -> None:
+        """Send what is left and end the run. Does not wait, see ``join``. A later call moves the
+        deadline.
+
+        Args:
+            deadline: when to give up (of ``time.monotonic``).
+            away_s: give up earlier where every call fails for so many seconds; None: do not.
+        """
         with self._changed:
-            self._ending = _Ending(state, deadline)
+            self._ending = _Ending(state, deadline, away_s)
             self._changed.notify_all()
 
     def join(self, timeout_s: float) -> bool:
@@ -348,6 +358,7 @@ class Uploader:
         retried. These are the adapter's transient errors, and errors of our own disk: a full one
         becomes free by uploading, so that must not end with it."""
         pause_s = FIRST_RETRY_S
+        failing_since = None
         while True:
             ending = self._ending
             if self._state is State.DISMISSED:
@@ -359,14 +370,20 @@ class Uploader:
                     with self._spool_access():
                         self._spool.make_room()
                 self._lost(error)
-                pause_s = self._pause(pause_s, ending)
+                if ending is not None and failing_since is None:
+                    failing_since = time.monotonic()
+                pause_s = self._pause(pause_s, ending, failing_since)
             else:
                 self._back()
                 return result
 
-    def _pause(self, pause_s: float, ending: _Ending | None) -> float:
-        """Wait before a call is repeated; return how long to wait the next time. ``ending``: as it
-        was when the call began; a close since then ends the wait.
+    def _pause(self, pause_s: float, ending: _Ending | None, failing_since: float | None) -> float:
+        """Wait before a call is repeated; return how long to wait the next time.
+
+        Args:
+            ending: as it was when the call began; a close since then ends the wait.
+            failing_since: when (of ``time.monotonic``) the first call failed after the close; None
+                before it.
 
         Raises:
             _Stop: the deadline comes first.
@@ -376,7 +393,16 @@ class Uploader:
             if just_closed:
                 pause_s = FIRST_RETRY_S
             wait_s = pause_s * random.uniform(0.75, 1.25)
-            if self._ending is not None and time.monotonic() + wait_s >= self._ending.deadline:
+            if self._ending is not None and time.monotonic() + wait_s >= self._deadline(
+                failing_since
+            ):
                 raise _Stop
             self._changed.wait_for(lambda: self._ending is not None and ending is None, wait_s)
         return min(2 * pause_s, LONGEST_RETRY_S)
+
+    def _deadline(self, failing_since: float | None) -> float:
+        """Return until when (of ``time.monotonic``) a tracker that is away is waited for."""
+        assert self._ending is not None
+        if failing_since is None or self._ending.away_s is None:
+            return self._ending.deadline
+        return min(self._ending.deadline, failing_since + self._ending.away_s)

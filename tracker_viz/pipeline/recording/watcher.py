@@ -97,7 +97,8 @@ class Watcher:
         tracker's failure is never raised. Safe to repeat.
 
         Args:
-            timeout_s: how long to wait for the trackers; what is left then stays in the spool.
+            timeout_s: how long to wait for the trackers; what is left then stays in the spool. One
+                that is away is waited for 20 s.
 
         Returns:
             What became of the captures; None on processes that record nothing, such as forks of
