@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.rendering.backend import MPL_LOCK
 
 # What a head does. Hues as of Okabe and Ito (2008), their lightness spread until colour-blind eyes
 # tell every two apart as well; a test holds that. The accent has no hue, so that the loss is not
@@ -135,24 +136,46 @@ def theme(name: str | Theme) -> Theme:
 
 @contextmanager
 def fixed_style() -> Iterator[None]:
-    """Matplotlib as it ships, whatever a matplotlibrc or a style of the user says: the same input
-    gives the same pixels."""
+    """Hold matplotlib as it ships, whatever a matplotlibrc or a style of the user says: the same
+    input gives the same pixels. One thread at a time; inside another it changes nothing."""
+    global _is_fixed
     import matplotlib
 
-    left_out = (
-        "backend",
-        "interactive",
-        "text.hinting_factor",
-    )  # not ours to set; deprecated in matplotlib 3.11
+    with MPL_LOCK:
+        if _is_fixed:
+            yield
+            return
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            # As rc_context itself does when it ends: checking 300 values anew takes longer than
+            # measuring a line of text.
+            parameters: Any = matplotlib.rcParams
+            dict.update(parameters, _style())
+            # Once for each letter and drawing; say_what_has_no_glyph says it once.
+            warnings.filterwarnings("ignore", r"Glyph \d+ ")
+            _is_fixed = True
+            try:
+                yield
+            finally:
+                _is_fixed = False
+
+
+_is_fixed = False  # whether some block of fixed_style is entered; under MPL_LOCK
+
+
+@cache
+def _style() -> dict[str, Any]:
+    """Matplotlib's parameters as it ships, and our fonts; checked."""
+    import matplotlib
+
+    # Not ours to set; deprecated in matplotlib 3.11.
+    left_out = ("backend", "interactive", "text.hinting_factor")
     style: dict[str, Any] = {
         key: value for key, value in matplotlib.rcParamsDefault.items() if key not in left_out
     }
-    style |= {"font.family": font_families(), "figure.dpi": 100.0, "text.hinting": "force_autohint"}
-    with matplotlib.rc_context(style), warnings.catch_warnings():  # type: ignore[arg-type]
-        warnings.filterwarnings(
-            "ignore", r"Glyph \d+ "
-        )  # once for each letter and drawing; say_what_has_no_glyph says it once
-        yield
+    style |= {"font.family": font_families(), "figure.dpi": 100.0}
+    style |= {"text.hinting": "force_autohint"}
+    checked: Any = matplotlib.RcParams(style)
+    return dict(checked)
 
 
 @cache
