@@ -40,7 +40,8 @@ INNER_LAYERS = {
         ["measuring"],
         ["layout", "plan", "storyboard"],
         ["scales", "story", "text"],
-        ["backend", "series", "sources", "theme"],
+        ["series", "sources", "theme"],
+        ["backend", "kept"],
     ],
     "capture": [
         ["ablation", "checkpoints", "inspection", "options", "recorder"],

@@ -44,6 +44,14 @@ def working_directory() -> Path:
         ) from None
 
 
+def default_cache() -> Path:
+    """``$TRACKER_VIZ_CACHE``, else ``tracker_viz`` in the user's cache directory."""
+    named = os.environ.get("TRACKER_VIZ_CACHE")
+    if named:
+        return home_expanded(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracker_viz"
+
+
 def write_atomically(contents: bytes, path: Path) -> None:
     """Put ``contents`` at ``path`` whole or not at all, and on the disk before this returns."""
     with written_atomically(path) as file:

@@ -14,6 +14,14 @@ synthetic_run = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(synthetic_run)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """What is kept for the next process is none of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACKER_VIZ_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def synthetic():
     return synthetic_run

@@ -8,6 +8,7 @@ the colour that matplotlib would draw.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.rendering import kept
 from tracker_viz.rendering.theme import Theme, fixed_style, rgb
 
 NormName = Literal["linear", "log", "symlog", "power", "centred"]
@@ -30,6 +32,8 @@ _CHOSEN = ("title", "cmap", "norm", *_NUMBERS)
 # brings them in between.
 _LARGEST_DRAWN = 2.0**14
 _SMALLEST_DRAWN = 2.0**-4
+
+_KIND = "colormap"  # under which kept has seaborn's maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,17 +257,30 @@ def colormap(name: str) -> Any:
         ConfigError: no map has this name; the message lists the near ones.
     """
     import matplotlib
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 
-    with fixed_style():
-        import seaborn  # noqa: F401  registers its own maps with matplotlib
     if name in QUIET_COLORS:
         return LinearSegmentedColormap.from_list(name, QUIET_COLORS[name])
     if name.startswith(_ROLE_MAP):
         return _role_colors(*name.split(" ")[1:])
     if name not in matplotlib.colormaps:
-        raise ConfigError(_unknown_colormap(name, list(matplotlib.colormaps)))
+        remembered = kept.recall(_KIND, name)
+        if remembered is not None:
+            return ListedColormap(remembered["colors"], name)
+        with fixed_style():
+            import seaborn  # noqa: F401  registers its own maps with matplotlib
+        if name not in matplotlib.colormaps:
+            raise ConfigError(_unknown_colormap(name, list(matplotlib.colormaps)))
+    _keep_seaborns(name)
     return matplotlib.colormaps[name]
+
+
+@lru_cache
+def _keep_seaborns(name: str) -> None:
+    """Keep a map that is seaborn's own, so that the next process need not import seaborn for it."""
+    maps = sys.modules.get("seaborn.cm")
+    if hasattr(maps, name) and kept.recall(_KIND, name) is None:
+        kept.keep(_KIND, name, {"colors": np.asarray(getattr(maps, name).colors, np.float64)})
 
 
 def _unknown_colormap(name: str, known: list[str]) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import re
 import shutil
 import threading
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tracker_viz.errors import CaptureFileError, TransientTrackerError
-from tracker_viz.files import home_expanded
+from tracker_viz.files import default_cache
 from tracker_viz.trackers.base import Run
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
@@ -108,14 +107,6 @@ def _remove_torn(directory: Path) -> None:
         with contextlib.suppress(OSError):  # somebody else removed it, or has to
             if time.time() - torn.stat().st_mtime > TORN_AFTER_S:
                 shutil.rmtree(torn)
-
-
-def default_cache() -> Path:
-    """``$TRACKER_VIZ_CACHE``, else ``tracker_viz`` in the user's cache directory."""
-    named = os.environ.get("TRACKER_VIZ_CACHE")
-    if named:
-        return home_expanded(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracker_viz"
 
 
 def cache_directory(ref: RunRef, cache: Path | None = None) -> Path:

@@ -10,18 +10,23 @@ is blended (a title over a map, say), and its box is left to a full redraw.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError
-from tracker_viz.rendering.backend import DPI, MPL_LOCK, POINTS, figure_pixels
-from tracker_viz.rendering.plan import Bar, Heatmap, Label, Plan, Timeline
-from tracker_viz.rendering.scales import bar_ticks
+from tracker_viz.rendering import kept
+from tracker_viz.rendering.backend import DPI, POINTS, figure_pixels
+from tracker_viz.rendering.plan import Bar, Box, Heatmap, Label, Plan, Timeline
+from tracker_viz.rendering.scales import ColorScale, bar_ticks
 from tracker_viz.rendering.text import fitted_px
-from tracker_viz.rendering.theme import fixed_style, font_families
+from tracker_viz.rendering.theme import fixed_style, font_families, rgb
+
+_KIND = "boxes"
+_CURVE = "curve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,59 +57,148 @@ class Template:
 
 
 def make_template(plan: Plan) -> Template:
-    """Let seaborn draw the plan, and read off where its cells are."""
+    """Draw all of the plan but its cells, and find out where seaborn draws these: from what it drew
+    before for boxes of the same places and shapes, else by letting it draw them."""
     offset = 1
-    offsets = {}
     for heatmap in plan.heatmaps:
-        offsets[heatmap.name] = offset
         offset += heatmap.source.shape[0] * heatmap.source.shape[1]
     if offset >= 1 << 24:
         raise LayoutError(
             f"{offset:,} cells in one picture; at most {(1 << 24) - 1:,} can be told apart: pool "
             "more, or show fewer heads"
         )
-    with MPL_LOCK, fixed_style():
-        figure, meshes = _build(plan, {})
+    boxes = _recalled(plan)
+    if boxes is None:
+        boxes = _learned(plan)
+        kept.keep(_KIND, _places(plan), _packed(boxes))
+    background, played = _around_the_maps(plan)
+    for heatmap in plan.heatmaps:  # of the same height in the figure: a later one covers the others
+        for pixels in (background, played):
+            pixels[_view(heatmap.box)] = boxes.pixels[_view(heatmap.box)]
+    return Template(background, played, boxes.cell_maps)
+
+
+def seaborn_pixels(plan: Plan, values: Mapping[str, NDArray[np.float16]]) -> NDArray[np.uint8]:
+    """The plan drawn from nothing by seaborn with these values: uint8 [height, width, 3]. Slow; the
+    measure of the painter."""
+    with fixed_style():
+        return figure_pixels(_build(plan, values)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Boxes:
+    """What seaborn draws into the boxes of a plan, whatever values they show: ``pixels``, uint8
+    [height, width, 3], as the background of a Template has them; black outside of the boxes."""
+
+    pixels: NDArray[np.uint8]
+    cell_maps: Mapping[str, CellMap]
+
+
+def _learned(plan: Plan) -> _Boxes:
+    offset = 1
+    offsets = {}
+    for heatmap in plan.heatmaps:
+        offsets[heatmap.name] = offset
+        offset += heatmap.source.shape[0] * heatmap.source.shape[1]
+    # A color map of matplotlib's own: which one is of no matter where colors are codes.
+    neutral = dict.fromkeys(plan.scales, ColorScale("", "gray", 0.0, 1.0))
+    only_maps = replace(plan, scales=neutral, labels=(), swatches=(), bars=(), timeline=None)
+    with fixed_style():
+        figure, meshes = _build(only_maps, {})
         codes = _draw_codes(figure, meshes, offsets, 0)
         complements = _draw_codes(figure, meshes, offsets, 0xFFFFFF)
-        played = figure_pixels(_build(plan, None, played=True)[0]) if plan.timeline else codes
     equal = (codes == complements).all(2)
     numbers = _numbers(codes)
     is_cell = numbers ^ _numbers(complements) == 0xFFFFFF
-    background = codes.copy()
+    pixels = np.zeros_like(codes)
     cell_maps = {}
+    outside = (codes != rgb(plan.theme.ground)).any(2)
     for heatmap in plan.heatmaps:
-        box = heatmap.box
-        view = (slice(box.y, box.bottom), slice(box.x, box.right))
+        view = _view(heatmap.box)
         rows, columns = heatmap.source.shape
         cells = np.where(
             is_cell[view], numbers[view].astype(np.int64) - offsets[heatmap.name], -1
         ).astype(np.int32)
         strange = ~is_cell[view] & ~equal[view] | (cells >= rows * columns) | (cells < -1)
         cell_maps[heatmap.name] = CellMap(cells, _replication(cells, heatmap), bool(strange.any()))
-        background[view][is_cell[view]] = 0
-    outside = ~equal
-    for heatmap in plan.heatmaps:
-        outside[heatmap.box.y : heatmap.box.bottom, heatmap.box.x : heatmap.box.right] = False
+        pixels[view] = np.where(is_cell[view][..., None], 0, codes[view])
+        outside[view] = False
     if outside.any():
         y, x = np.argwhere(outside)[0]
         raise LayoutError(
             f"layout {plan.layout!r}: a map reaches beyond its box at pixel ({x}, {y}); boxes must "
             "lie inside the picture"
         )
-    return Template(background, played, cell_maps)
+    return _Boxes(pixels, cell_maps)
 
 
-def seaborn_pixels(plan: Plan, values: Mapping[str, NDArray[np.float16]]) -> NDArray[np.uint8]:
-    """The plan drawn from nothing by seaborn with these values: uint8 [height, width, 3]. Slow; the
-    measure of the painter."""
-    with MPL_LOCK, fixed_style():
-        return figure_pixels(_build(plan, values)[0])
+def _places(plan: Plan) -> str:
+    """Return a text that is the same for plans whose boxes seaborn draws alike: a run's name, its
+    values and colors do not count."""
+    boxes = [
+        (
+            heatmap.source.shape,
+            heatmap.box,
+            None if heatmap.mask is None else sha256(heatmap.mask.tobytes()).hexdigest(),
+            heatmap.line_px,
+            heatmap.line_color,
+        )
+        for heatmap in plan.heatmaps
+    ]
+    return repr((plan.width, plan.height, plan.theme.ground, plan.theme.panel, boxes))
 
 
-def _build(
-    plan: Plan, values: Mapping[str, Any] | None, *, played: bool = False
-) -> tuple[Any, dict[str, Any]]:
+def _packed(boxes: _Boxes) -> dict[str, NDArray[Any]]:
+    """As arrays. Cells that are whole blocks of pixels follow from their number and their mask."""
+    cell_maps = list(boxes.cell_maps.values())
+    arrays: dict[str, NDArray[Any]] = {
+        "pixels": boxes.pixels,
+        "blended": np.array([cell_map.blended for cell_map in cell_maps], bool),
+        "replication": np.array(
+            [cell_map.replication or (0, 0) for cell_map in cell_maps], np.int32
+        ).reshape(-1, 2),
+    }
+    for number, cell_map in enumerate(cell_maps):
+        if cell_map.replication is None:
+            arrays[f"cells.{number}"] = cell_map.cells
+    return arrays
+
+
+def _recalled(plan: Plan) -> _Boxes | None:
+    arrays = kept.recall(_KIND, _places(plan))
+    if arrays is None:
+        return None
+    cell_maps = {}
+    for number, heatmap in enumerate(plan.heatmaps):
+        down, across = arrays["replication"][number].tolist()
+        blended = bool(arrays["blended"][number])
+        if down:
+            whole = _whole_cells(heatmap, down, across)
+            cell_maps[heatmap.name] = CellMap(whole, (down, across), blended)
+        else:
+            cell_maps[heatmap.name] = CellMap(arrays[f"cells.{number}"], None, blended)
+    return _Boxes(arrays["pixels"], cell_maps)
+
+
+def _around_the_maps(plan: Plan) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """All but the maps, uint8 [height, width, 3], and the same with the timeline as it is left of
+    the playhead."""
+    with fixed_style():
+        figure, _ = _build(plan, None)
+        background = figure_pixels(figure)
+        played = background.copy()
+        if plan.timeline and len(plan.timeline.curve):
+            view = _view(plan.timeline.box)
+            _brighten_timeline(figure.axes[0], plan, plan.timeline)
+            played[view] = figure_pixels(figure)[view]
+    return background, played
+
+
+def _view(box: Box) -> tuple[slice, slice]:
+    return slice(box.y, box.bottom), slice(box.x, box.right)
+
+
+def _build(plan: Plan, values: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
     """A figure of the plan. ``values``: heatmap name -> values; missing ones are zeros; None leaves
     the heatmaps out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -139,7 +233,7 @@ def _build(
             aa=False,
         )
     if plan.timeline:
-        _draw_timeline(ground, plan, plan.timeline, played)
+        _draw_timeline(ground, plan, plan.timeline)
     for label in plan.labels:
         _draw_label(ground, label)
     for bar in plan.bars:
@@ -227,15 +321,18 @@ def _numbers(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
 def _replication(cells: NDArray[np.int32], heatmap: Heatmap) -> tuple[int, int] | None:
     rows, columns = heatmap.source.shape
     height, width = cells.shape
-    expected = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
-    if heatmap.mask is not None:
-        expected[heatmap.mask] = -1
     down, across = height // rows, width // columns
-    return (
-        (down, across)
-        if np.array_equal(cells, expected.repeat(down, 0).repeat(across, 1))
-        else None
-    )
+    is_whole = np.array_equal(cells, _whole_cells(heatmap, down, across))
+    return (down, across) if is_whole else None
+
+
+def _whole_cells(heatmap: Heatmap, down: int, across: int) -> NDArray[np.int32]:
+    """The cells of a CellMap in which each is a block of ``down`` x ``across`` pixels."""
+    rows, columns = heatmap.source.shape
+    cells = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
+    if heatmap.mask is not None:
+        cells[heatmap.mask] = -1
+    return cells.repeat(down, 0).repeat(across, 1)
 
 
 def _draw_label(ground: Any, label: Label) -> None:
@@ -296,7 +393,7 @@ def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
         )
 
 
-def _draw_timeline(ground: Any, plan: Plan, timeline: Timeline, played: bool) -> None:
+def _draw_timeline(ground: Any, plan: Plan, timeline: Timeline) -> None:
     box, theme = timeline.box, plan.theme
     ground.fill(
         [box.x, box.right, box.right, box.x],
@@ -308,14 +405,15 @@ def _draw_timeline(ground: Any, plan: Plan, timeline: Timeline, played: bool) ->
     )
     if len(timeline.curve):
         x, y = timeline.curve.T
-        color = theme.accent if played else theme.dim
-        if played:
-            ground.fill_between(x, y, box.bottom, color=theme.accent, alpha=0.14, lw=0, zorder=1)
-        ground.plot(
-            x,
-            y,
-            color=color,
-            lw=(3.0 if played else 2.0) * plan.unit * POINTS,
-            alpha=1.0 if played else 0.6,
-            zorder=2,
-        )
+        width = 2.0 * plan.unit * POINTS
+        ground.plot(x, y, color=theme.dim, lw=width, alpha=0.6, zorder=2, gid=_CURVE)
+
+
+def _brighten_timeline(ground: Any, plan: Plan, timeline: Timeline) -> None:
+    """Change a figure's timeline to how it is left of the playhead."""
+    (curve,) = (line for line in ground.lines if line.get_gid() == _CURVE)
+    curve.set(color=plan.theme.accent, lw=3.0 * plan.unit * POINTS, alpha=1.0)
+    x, y = timeline.curve.T
+    ground.fill_between(
+        x, y, timeline.box.bottom, color=plan.theme.accent, alpha=0.14, lw=0, zorder=1
+    )
