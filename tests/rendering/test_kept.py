@@ -26,7 +26,9 @@ from tracker_viz.types import CapturePath, CaptureRef
 from pathlib import Path
 
 paths = sorted(Path(sys.argv[1]).glob("*.safetensors"))
-captures = [CapturePath(CaptureRef(int(path.stem[-8:]), path.name, 1, "0" * 64), path) for path in paths]
+captures = [
+    CapturePath(CaptureRef(int(path.stem[-8:]), path.name, 1, "0" * 64), path) for path in paths
+]
 renderer = Renderer(Series(captures), "overview", size="720p")
 frame = renderer.frame(3).pixels
 table = ColorScale("", "icefire_r", -1.0, 1.0, "centred").table()

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -219,9 +221,21 @@ def _palette(pictures: Sequence[Image.Image], theme: Theme) -> Image.Image:
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    contents = io.BytesIO()
-    Image.fromarray(pixels).save(contents, format="PNG")
-    return contents.getvalue()
+    """A PNG of uint8 [height, width, 3] RGB.
+
+    Written by hand because cells are flat: without the filters that Pillow tries on each row it is
+    as small, in a quarter of the time.
+    """
+    height, width, _ = pixels.shape
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each begins with 0: no filter
+    rows[:, 1:] = pixels.reshape(height, -1)
+    eight_bit_rgb = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", eight_bit_rgb), (b"IDAT", zlib.compress(rows.tobytes(), 3)), (b"IEND", b""))
+    chunks = [
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        for name, part in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def with_suffix(path: Path | str, suffixes: tuple[str, ...]) -> Path:
