@@ -21,7 +21,7 @@ from tracker_viz.rendering.plan import Box, Heatmap, Label, Plan
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import HeadMap
-from tracker_viz.rendering.text import fitted_px, opaque_text, text_width
+from tracker_viz.rendering.text import blend, fitted_px, line_of_text, text_width
 from tracker_viz.rendering.theme import Theme, rgb
 
 Pixels = NDArray[np.uint8]
@@ -245,9 +245,9 @@ def _paint_heads(
         _paint_map(card, box, shown, heatmap.mask, scale, theme, theme.roles[role])
         block, head = heatmap.head or (0, 0)
         name = f"L{block}H{head} · {role_label(role)}"
-        text = opaque_text(name, 28 * page.unit, rgb(theme.roles[role]), rgb(theme.ground))
-        height, width = text.shape[0], min(text.shape[1], size)
-        card[y - px(14) - height : y - px(14), x : x + width] = text[:, :width]
+        coverage, baseline = line_of_text(name, 28 * page.unit, bold=False)
+        coverage = coverage[:, :size]
+        blend(card, coverage, x, y - px(14) - baseline, rgb(theme.roles[role]))
 
 
 def _paint_map(
