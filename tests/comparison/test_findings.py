@@ -127,6 +127,18 @@ def test_onsets_near_the_line_are_said_to_be():
     assert alone == "sink formed at step 100, near the line"
 
 
+def test_runs_that_ended_while_a_head_rose_are_neither_formed_nor_never():
+    """One run stops at the first capture above the line; Kaplan-Meier counts it up to the one
+    before."""
+    runs = [*sweep((460, 470, 480)), make_run("cut", {"seed": 3}, onset=500, end=500)]
+    (sentence,) = sentences(runs)
+    assert "formed in 3 of 4 seeds" in sentence
+    assert "(1 just above the line when they ended)" in sentence
+    (group,) = setting_groups(runs, axis="step")
+    (cut,) = [onset for onset in group.onsets["induction"] if not onset.formed]
+    assert (cut.after, cut.censored) == (490, True)
+
+
 def test_runs_that_ended_early_are_named():
     labels, ends = {"a": "seed=0", "b": "seed=1"}, {"a": 1000.0, "b": 460.0}
     note = short_runs_note(labels, ends, "step")

@@ -77,6 +77,12 @@ def test_onsets_near_the_line_are_counted():
     assert onset_times([near, at(200), not_by(300)]).n_near_line == 1
 
 
+def test_runs_that_ended_while_a_head_rose_are_counted_as_open():
+    open_run = RoleOnset(after=90, at=None, censored=True)
+    times = onset_times([at(200), open_run, not_by(300)])
+    assert (times.n_formed, times.n_censored) == (1, 1)
+
+
 def test_an_onset_is_earlier_only_where_the_captures_can_tell():
     overlapping = [RoleOnset(400, 500), RoleOnset(450, 550), RoleOnset(500, 600)]
     assert censored_ranks(overlapping).tolist() == [-1, 0, 1]

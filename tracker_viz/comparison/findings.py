@@ -118,8 +118,8 @@ def onset_sentence(role: str, times: OnsetTimes, *, replicates: str, axis: Axis)
     name = role_label(role)
     if times.first is None or times.last is None:
         if times.n_runs == 1:
-            return f"{name} not formed"
-        return f"{name} formed in none of {times.n_runs} {replicates}"
+            return f"{name} not formed{_open(times)}"
+        return f"{name} formed in none of {times.n_runs} {replicates}{_open(times)}"
     if times.n_runs == 1:
         sentence = f"{name} formed {_at(times.first, axis)}"
         near = ", near the line"
@@ -129,7 +129,16 @@ def onset_sentence(role: str, times: OnsetTimes, *, replicates: str, axis: Axis)
         near = f", {times.n_near_line} of them near the line"
     if times.n_near_line:
         sentence += near
-    return sentence
+    return sentence + _open(times)
+
+
+def _open(times: OnsetTimes) -> str:
+    """Say of how many runs nobody knows: a head had just risen above the line when they ended."""
+    if not times.n_censored:
+        return ""
+    if times.n_runs == 1:
+        return " (just above the line when it ended)"
+    return f" ({times.n_censored} just above the line when they ended)"
 
 
 def strongest_sentence(found: Sequence[Correlation], n_runs: int) -> str:

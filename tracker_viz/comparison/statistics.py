@@ -31,6 +31,8 @@ class OnsetTimes:
     Attributes:
         n_runs, n_formed: how many there are, and how many of them formed it.
         n_near_line: of those that formed it, how many are near the line.
+        n_censored: of those that did not, in how many a head had risen above the line when they
+            ended.
         median: Kaplan-Meier estimate of when half of the runs have formed it; None where fewer
             than half did.
         median_low, median_high: 95 % interval of the median, from order statistics; None where it
@@ -42,6 +44,7 @@ class OnsetTimes:
     n_runs: int
     n_formed: int
     n_near_line: int
+    n_censored: int
     median: float | None
     median_low: float | None
     median_high: float | None
@@ -133,6 +136,7 @@ def onset_times(onsets: Sequence[RoleOnset]) -> OnsetTimes:
         n_runs=len(onsets),
         n_formed=formed.size,
         n_near_line=sum(onset.near_line and onset.formed for onset in onsets),
+        n_censored=sum(onset.censored for onset in onsets),
         median=median,
         median_low=low,
         median_high=high,
