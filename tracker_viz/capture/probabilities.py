@@ -14,7 +14,8 @@ _CAUSAL_TOLERANCE = 1e-6
 
 
 def looks_back_only(pattern: Tensor) -> bool:
-    """No query gives weight to a later key. NaN passes: a model gone to NaN still shows where."""
+    """Return whether no query gives weight to a later key. NaN passes: a model gone to NaN still
+    shows where."""
     return not bool((pattern.detach().triu(1) > _CAUSAL_TOLERANCE).any())
 
 
@@ -27,7 +28,7 @@ def attention_probabilities(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """What ``scaled_dot_product_attention`` multiplies its values by, in float32.
+    """Return what ``scaled_dot_product_attention`` multiplies its values by, in float32.
 
     Args:
         query: [..., head, query, channel].
@@ -39,22 +40,21 @@ def attention_probabilities(
     """
     if enable_gqa:
         key = repeated(key, query.shape[-3])
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if scale is None:
+        scale = 1 / math.sqrt(query.shape[-1])
     with torch.autocast(query.device.type, enabled=False):
         logits = torch.matmul(query.float() * scale, key.float().transpose(-2, -1))
         if is_causal:
             seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
             logits = logits.masked_fill(~seen, -math.inf)
         if attn_mask is not None:
-            materialize = getattr(
-                attn_mask, "_materialize", None
-            )  # torch.nn.attention.bias.CausalBias
-            mask = materialize(logits.device) if materialize else attn_mask
-            logits = (
-                logits.masked_fill(~mask, -math.inf)
-                if mask.dtype == torch.bool
-                else logits + mask.float()
-            )
+            mask = attn_mask
+            if hasattr(mask, "_materialize"):  # torch.nn.attention.bias.CausalBias
+                mask = mask._materialize(logits.device)
+            if mask.dtype == torch.bool:
+                logits = logits.masked_fill(~mask, -math.inf)
+            else:
+                logits = logits + mask.float()
         masked_rows = (logits == -math.inf).all(dim=-1, keepdim=True)
         return torch.softmax(logits, dim=-1).masked_fill(masked_rows, 0.0)
 
@@ -68,25 +68,23 @@ def flex_probabilities(
     score_buffers: tuple[Any, ...],
     mask_buffers: tuple[Any, ...],
 ) -> Tensor:
-    """What ``flex_attention`` multiplies its values by: float32 [batch, head, query, key].
+    """Return what ``flex_attention`` multiplies its values by: float32 [batch, head, query, key].
 
     ``score_mod(score, batch, head, query, key)`` changes one logit, ``mask_mod(batch, head, query,
     key)`` says whether it counts.
     """
-    # As torch itself reads a table at a place that vmap runs over; whoever calls flex_attention has
-    # loaded it.
+    # As torch itself reads a table at a place that vmap runs over. A model that calls
+    # flex_attention has loaded it.
     from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 
-    logits = torch.matmul(
-        query.float() * scale, repeated(key, query.shape[-3]).float().transpose(-2, -1)
-    )
+    keys = repeated(key, query.shape[-3]).float()
+    logits = torch.matmul(query.float() * scale, keys.transpose(-2, -1))
     places = [torch.arange(size, device=query.device) for size in logits.shape]
     with TransformGetItemToIndex():
         logits = _over_all_places(score_mod, 1, len(score_buffers))(logits, *places, *score_buffers)
         seen = _over_all_places(mask_mod, 0, len(mask_buffers))(*places, *mask_buffers)
-    return torch.softmax(logits.masked_fill(~seen, -math.inf), dim=-1).masked_fill(
-        ~seen.any(dim=-1, keepdim=True), 0.0
-    )
+    probabilities = torch.softmax(logits.masked_fill(~seen, -math.inf), dim=-1)
+    return probabilities.masked_fill(~seen.any(dim=-1, keepdim=True), 0.0)
 
 
 def flash_probabilities(
@@ -99,8 +97,8 @@ def flash_probabilities(
     softcap: float,
     alibi_slopes: Tensor | None,
 ) -> Tensor:
-    """What the flash_attn package's kernels multiply their values by: float32 [batch, head, query,
-    key].
+    """Return what the flash_attn package's kernels multiply their values by: float32 [batch, head,
+    query, key].
 
     Args:
         query, key: [batch, position, head, channel], of equal length.
@@ -108,7 +106,7 @@ def flash_probabilities(
         softcap: bound on the logits by tanh; 0: none.
         alibi_slopes: [head] or [batch, head], of the bias by distance.
     """
-    query, key = (part.transpose(1, 2).float() for part in (query, key))
+    query, key = query.transpose(1, 2).float(), key.transpose(1, 2).float()
     logits = torch.matmul(query * scale, repeated(key, query.shape[1]).transpose(-2, -1))
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
@@ -116,7 +114,9 @@ def flash_probabilities(
     ahead = place[None, :] - place[:, None]
     if alibi_slopes is not None:
         logits = logits - alibi_slopes.float().reshape(-1, logits.shape[1], 1, 1) * ahead.abs()
-    before, after = window[0], 0 if causal else window[1]
+    before, after = window
+    if causal:
+        after = 0
     hidden = (ahead > after) & (after >= 0) | (ahead < -before) & (before >= 0)
     return torch.softmax(logits.masked_fill(hidden, -math.inf), dim=-1)
 
@@ -131,9 +131,13 @@ def _over_all_places(function: Any, n_before: int, n_after: int) -> Any:
 
 
 def rows_sum_to_one(pattern: Tensor) -> bool:
-    """To within 1 %. NaN passes, as it looks back."""
+    """Return whether rows sum to 1 within 1 %. NaN passes, as in ``looks_back_only``."""
     return not bool(((pattern.detach().float().sum(dim=-1) - 1).abs() > 1e-2).any())
 
 
 def repeated(kv: Tensor, n_heads: int) -> Tensor:
-    return kv if kv.shape[-3] == n_heads else kv.repeat_interleave(n_heads // kv.shape[-3], dim=-3)
+    """Return keys or values repeated for every query head of their group."""
+    n_kv_heads = kv.shape[-3]
+    if n_kv_heads == n_heads:
+        return kv
+    return kv.repeat_interleave(n_heads // n_kv_heads, dim=-3)

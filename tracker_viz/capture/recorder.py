@@ -184,11 +184,13 @@ class Recorder:
             due, n_left_out = self.governor.next_step(done)
             self._log_price(n_left_out, due)
 
-        if self._n_failures >= _MAX_FAILURES:
-            due = None
+        if due is None or self._n_failures >= _MAX_FAILURES:
+            due = _NEVER
         if self.camera.sharded:
-            due = distributed.agreed(_NEVER if due is None else due, self.camera.device)
-        self._next_call = _NEVER if due is None else min(_NEVER, due - self._counter.offset)
+            due = distributed.agreed(due, self.camera.device)
+        self._next_call = _NEVER
+        if due < _NEVER:
+            self._next_call = due - self._counter.offset
 
     def _finished_steps(self, step: Any) -> int | None:
         """Return how many optimizer steps the loop's counter stands for, or None where it is no
@@ -286,7 +288,9 @@ class Recorder:
         if not self.camera.main or not self._n_handed_on:
             return
         governor = self.governor
-        left_out = f" ({governor.n_left_out} due steps left out)" if governor.n_left_out else ""
+        left_out = ""
+        if governor.n_left_out:
+            left_out = f" ({governor.n_left_out} due steps left out)"
         limit = governor.limit or "no limit"
         say(
             f"{self._n_handed_on} captures{left_out} took {_percent(governor.overhead)} of the "
@@ -310,8 +314,9 @@ def record(
     Recorder. The arguments are those of ``Camera`` and ``Recorder``."""
     start_step = whole("start_step", start_step, 0)
     camera = Camera(distributed.unwrapped(model), as_probe(probe), **camera_options)
-    tokens_seen = 0 if start_step == 0 else None
-    first = camera.explore(start_step, tokens_seen) if camera.takes_part else None
+    first = None
+    if camera.takes_part:
+        first = camera.explore(start_step, 0 if start_step == 0 else None)
     return Recorder(
         camera,
         schedule,
@@ -351,7 +356,7 @@ class _LoopCounter:
         number = whole("step", step, 0)
         if not self._is_known:
             self._is_known = True
-            self.offset = 1 if number == self.start_step else 0
+            self.offset = int(number == self.start_step)
         return number + self.offset
 
     def warn_once_that_it_went_back(self, before: int, step: int, next_call: int) -> None:
@@ -377,7 +382,9 @@ def _wait_for(device: torch.device) -> None:
 def _percent(share: float) -> str:
     """Return a share of 0..1 with two digits: ``0.63 %``, ``100 %``."""
     percent = 100 * share
-    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.2g} %"
+    if percent >= 9.95:
+        return f"{percent:.0f} %"
+    return f"{percent:.2g} %"
 
 
 def _count(tokens_seen: Any) -> int | None:

@@ -1,9 +1,9 @@
-"""What a model takes, as far as it can be known without running it: its vocabulary, its context,
-parameters with values."""
+"""Find out what a model takes without running it: its vocabulary, its context, and whether its
+parameters have values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -13,7 +13,7 @@ from tracker_viz.errors import CaptureError, UnsupportedModelError
 
 
 def context_length(model: nn.Module) -> int | None:
-    """Most tokens that the model takes, from its configuration; None where that says nothing."""
+    """Return the most tokens that the model takes, from its configuration, or None."""
     return _configured(
         model,
         "max_position_embeddings",
@@ -27,8 +27,8 @@ def context_length(model: nn.Module) -> int | None:
 
 
 def vocab_size(model: nn.Module) -> int | None:
-    """Number of tokens that the model knows: of its configuration, else of its embedding table;
-    None where neither tells.
+    """Return how many tokens the model knows: from its configuration, else from its embedding
+    table, or None.
 
     Of several tables it is the one with as many rows as the last linear layer, which makes the
     logits, has outputs.
@@ -42,15 +42,15 @@ def vocab_size(model: nn.Module) -> int | None:
     tables = _embedding_tables(model)
     if len(tables) == 1:
         return tables[0]
-    n_logits = [module.out_features for module in model.modules() if isinstance(module, nn.Linear)][
-        -1:
-    ]
-    return n_logits[0] if n_logits and n_logits[0] in tables else None
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if linear and linear[-1].out_features in tables:
+        return linear[-1].out_features
+    return None
 
 
 def learned_positions(model: nn.Module) -> int | None:
-    """Positions of the table that a model with two has beside that of its tokens; None without
-    one."""
+    """Return the positions in the table that a model with two has beside that of its tokens, or
+    None."""
     tables, n_tokens = _embedding_tables(model), vocab_size(model)
     if len(tables) != 2 or n_tokens not in tables:
         return None
@@ -63,19 +63,30 @@ def _embedding_tables(model: nn.Module) -> list[int]:
 
 
 def _configured(model: nn.Module, *names: str) -> int | None:
-    """The first of ``names`` that a configuration says: the model's own, or that of a part of it (a
-    LightningModule has a model)."""
+    """Return the first of ``names`` that a configuration has: the model's own, or that of a part of
+    it (a LightningModule has a model)."""
     for module in distributed.unwrapped(model).modules():
-        config: Any = getattr(module, "config", None)
-        text: Any = getattr(config, "get_text_config", None)
-        for source in (config, text() if callable(text) else None):
+        for config in _configurations(module):
             for name in names:
-                value = (
-                    source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
-                )
+                value = _setting(config, name)
                 if isinstance(value, int) and value > 0:
                     return value
     return None
+
+
+def _configurations(module: nn.Module) -> Iterator[Any]:
+    """Yield the module's configuration, then its part about text where it has one."""
+    config: Any = getattr(module, "config", None)
+    yield config
+    text: Any = getattr(config, "get_text_config", None)
+    if callable(text):
+        yield text()
+
+
+def _setting(config: Any, name: str) -> Any:
+    if isinstance(config, Mapping):
+        return config.get(name)
+    return getattr(config, name, None)
 
 
 def check_parameters(model: nn.Module) -> None:

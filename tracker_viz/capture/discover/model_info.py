@@ -1,11 +1,11 @@
-"""What was found in a model, and how that is said: to a person in one line, to whoever reads a
-capture as JSON.
+"""Describe what was found in a model: to a person in one line, in a capture as JSON.
 
 Made by ``blocks.discover``; the ``Camera`` follows it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,68 +56,62 @@ class ModelStructure:
         return max(widths, default=None)
 
 
-def describe(anatomy: ModelStructure, model: nn.Module) -> dict[str, Any]:
-    """JSON-like, as ``Capture.model`` holds it; ``n_heads`` is a list where blocks differ."""
-    attending = [index for index, heads in enumerate(anatomy.n_heads) if heads]
-    kinds: dict[str, int] = {}
-    for projection in anatomy.projections:
-        kinds[projection.name] = kinds.get(projection.name, 0) + 1
+def describe(structure: ModelStructure, model: nn.Module) -> dict[str, Any]:
+    """Return what ``Capture.model`` holds, JSON-like; ``n_heads`` is a list where blocks differ."""
+    found = {
+        "blocks": list(structure.blocks),
+        "attending": [index for index, heads in enumerate(structure.n_heads) if heads],
+        "attention": list(structure.sources),
+        "projections": dict(Counter(projection.name for projection in structure.projections)),
+        "attention_error": structure.error,
+    }
+    if structure.left_out:
+        found["left_out"] = list(structure.left_out)
     return {
-        "name": type(model).__name__.removeprefix(
-            "FSDP"
-        ),  # fully_shard changes the class of what it shards
-        "n_blocks": len(anatomy.blocks),
-        "n_heads": _one_or_all(anatomy.n_heads),
-        "n_kv_heads": _one_or_all(anatomy.n_kv_heads),
-        "d_model": anatomy.d_model,
-        "d_mlp": anatomy.d_mlp,
+        # fully_shard changes the class of what it shards.
+        "name": type(model).__name__.removeprefix("FSDP"),
+        "n_blocks": len(structure.blocks),
+        "n_heads": _one_or_all(structure.n_heads),
+        "n_kv_heads": _one_or_all(structure.n_kv_heads),
+        "d_model": structure.d_model,
+        "d_mlp": structure.d_mlp,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "found": {
-            "blocks": list(anatomy.blocks),
-            "attending": attending,
-            "attention": list(anatomy.sources),
-            "projections": kinds,
-            "attention_error": anatomy.error,
-            **({"left_out": list(anatomy.left_out)} if anatomy.left_out else {}),
-        },
+        "found": found,
     }
 
 
 def matrices_of(model: nn.Module, block: str) -> list[str]:
-    """Names of a block's matrices, within it."""
-    return [
-        name
-        for name, parameter in model.get_submodule(block).named_parameters()
-        if parameter.ndim >= 2
-    ]
+    """Return the names of a block's matrices, within it."""
+    parameters = dict(model.get_submodule(block).named_parameters())
+    return [name for name in parameters if parameters[name].ndim >= 2]
 
 
 def summary(description: dict[str, Any]) -> str:
-    """One line for a person."""
+    """Return one line for a person."""
     found = description["found"]
-    blocks = found["blocks"]
-    where = blocks[0] if len(blocks) == 1 else f"{blocks[0]} .. {blocks[-1].rpartition('.')[2]}"
-    attending = (
-        ""
-        if len(found["attending"]) == len(blocks)
-        else f" ({len(found['attending'])} of them attend)"
-    )
-    projections = (
-        ", ".join(name for name in found["projections"] if ".experts." not in name) or "none"
-    )
-    left_out = f"; left out: {first_of(found['left_out'])}" if "left_out" in found else ""
-    return (
-        f"{description['name']}: {len(blocks)} blocks ({where}){attending}, "
-        f"{description['n_heads']} heads, "
+    first, *others = found["blocks"]
+    blocks = f"{1 + len(others)} blocks ({first})"
+    if others:
+        blocks = f"{1 + len(others)} blocks ({first} .. {others[-1].rpartition('.')[2]})"
+    n_attending = len(found["attending"])
+    if n_attending <= len(others):
+        blocks += f" ({n_attending} of them attend)"
+    weights = [name for name in found["projections"] if ".experts." not in name]
+    line = (
+        f"{description['name']}: {blocks}, {description['n_heads']} heads, "
         f"{description['n_kv_heads']} key/value heads, attention by "
-        f"{' and '.join(found['attention'])}; weights: {projections}{left_out}"
+        f"{' and '.join(found['attention'])}; weights: {', '.join(weights) or 'none'}"
     )
+    if "left_out" in found:
+        line += f"; left out: {first_of(found['left_out'])}"
+    return line
 
 
 def first_of(left_out: Sequence[str]) -> str:
-    return "; ".join(left_out[:3]) + (
-        f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-    )
+    parts = list(left_out[:3])
+    if len(left_out) > 3:
+        parts.append(f"and {len(left_out) - 3} more")
+    return "; ".join(parts)
 
 
 def _one_or_all(counts: Sequence[int]) -> int | list[int]:
