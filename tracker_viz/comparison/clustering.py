@@ -80,10 +80,9 @@ def cluster_heads(
     heads: list[HeadId] = []
     row_labels: list[str] = []
     for run, behavior in zip(kept, found, strict=True):
-        for head in behavior.heads:
-            of_run.append(run.name)
-            heads.append(head)
-            row_labels.append(f"{labels[run.name]} {head_name(*head)}")
+        of_run += [run.name] * len(behavior.heads)
+        heads += behavior.heads
+        row_labels += [f"{labels[run.name]} {head_name(*head)}" for head in behavior.heads]
     if len(heads) < 2:
         raise ConfigError(
             f"clustering takes two heads or more; these runs have {len(heads)} with scores"
@@ -94,6 +93,7 @@ def cluster_heads(
     by_point = vectors.reshape(len(heads), n_points, len(names))
     values = by_point.transpose(0, 2, 1).reshape(len(heads), -1)
     kept_names = {run.name for run in kept}
+    left_out = [run.name for run in runs if run.name not in kept_names]
     return HeadClusters(
         values=values,
         labels=tuple(row_labels),
@@ -101,7 +101,7 @@ def cluster_heads(
         heads=tuple(heads),
         scores=names,
         linkage=linkage(values, method="average", metric="euclidean"),
-        left_out=tuple(run.name for run in runs if run.name not in kept_names),
+        left_out=tuple(left_out),
     )
 
 

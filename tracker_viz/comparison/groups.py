@@ -88,7 +88,9 @@ def final_loss(run: ComparedRun) -> float | None:
     """Return the loss at the last capture that has a finite one."""
     losses = run.series.metrics.get("loss", np.zeros(0))
     known = losses[np.isfinite(losses)]
-    return float(known[-1]) if known.size else None
+    if not known.size:
+        return None
+    return float(known[-1])
 
 
 def _group(

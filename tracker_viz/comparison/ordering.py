@@ -82,7 +82,9 @@ def head_beside(head: HeadId, reference: Order, other: Order) -> HeadId | None:
     block, number = head
     column = reference[block].index(number)
     columns = other.get(block, ())
-    partner = columns[column] if column < len(columns) else None
+    if column >= len(columns):
+        return None
+    partner = columns[column]
     return None if partner is None else (block, partner)
 
 

@@ -128,8 +128,7 @@ def run_title(name: str, settings: Mapping[str, Any]) -> str:
         name: what all runs of the sweep are called.
         settings: those in which the run differs from the others.
     """
-    label = settings_label(settings)
-    return NAME_SEPARATOR.join(part for part in (name, label) if part)
+    return NAME_SEPARATOR.join(filter(None, (name, settings_label(settings))))
 
 
 def run_labels(runs: Sequence[ComparedRun], *, short: bool = False) -> dict[str, str]:
@@ -146,7 +145,9 @@ def run_labels(runs: Sequence[ComparedRun], *, short: bool = False) -> dict[str,
         # The tracker's name may hold settings already; which ones differ depends on the runs.
         name = run.title.partition(NAME_SEPARATOR)[0]
         by_title[run.name] = run_title(name, settings[run.name])
-    candidates = [by_settings, by_title] if short else [by_title, by_settings]
+    candidates = [by_title, by_settings]
+    if short:
+        candidates.reverse()
     for labels in candidates:
         if all(labels.values()) and len(set(labels.values())) == len(runs):
             return labels
@@ -177,8 +178,8 @@ def check_runs(runs: Sequence[ComparedRun]) -> None:
     if len(runs) < 2:
         raise ConfigError(f"a comparison needs at least two runs; got {len(runs)}")
 
-    names = [run.name for run in runs]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    counts = Counter(run.name for run in runs)
+    repeated = sorted(name for name in counts if counts[name] > 1)
     if repeated:
         raise ConfigError(f"every run may be given once; got {', '.join(repeated)} more than once")
 
@@ -236,13 +237,17 @@ def comparability_notes(runs: Sequence[ComparedRun]) -> list[str]:
 
 def first_few(names: Sequence[str], most: int = _MOST_NAMED) -> str:
     """Return the first names and how many follow: ``a, b, c and 4 more``."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    text = ", ".join(names[:most])
+    if len(names) > most:
+        text += f" and {len(names) - most} more"
+    return text
 
 
 def _unique_label(run: str, label: str, count: int) -> str:
     """Return the label with the run's reference, where it is empty or not the only one."""
-    return label if label and count == 1 else f"{label} {run}".strip()
+    if label and count == 1:
+        return label
+    return f"{label} {run}".strip()
 
 
 def _probes_differ(runs: Sequence[ComparedRun]) -> bool:
@@ -264,12 +269,15 @@ def _short_name(setting: str) -> str:
 
 
 def _short_value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
+    if isinstance(value, float):
+        return f"{value:g}"
+    return " ".join(str(value).split())
 
 
 def _sort_key(value: Any) -> tuple[int, float, str]:
-    is_number = isinstance(value, int | float)
-    return (0, float(value), "") if is_number else (1, 0.0, str(value))
+    if isinstance(value, int | float):
+        return 0, float(value), ""
+    return 1, 0.0, str(value)
 
 
 def _from_text(value: Any) -> Any:

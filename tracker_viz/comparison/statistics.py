@@ -129,7 +129,8 @@ def onset_times(onsets: Sequence[RoleOnset]) -> OnsetTimes:
     if formed.size:
         survival = ecdf(CensoredData(uncensored=formed, right=without)).sf
         half = np.flatnonzero(survival.probabilities <= 0.5 + 1e-9)
-        median = float(survival.quantiles[half[0]]) if half.size else None
+        if half.size:
+            median = float(survival.quantiles[half[0]])
     # scipy has the interval of the curve, which says little for a handful of runs.
     low, high = _median_interval(formed, without)
     return OnsetTimes(
@@ -150,7 +151,9 @@ def spread(values: Sequence[float]) -> Spread | None:
     """Return mean and standard deviation over runs; None without values."""
     if not len(values):
         return None
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    sd = None
+    if len(values) > 1:
+        sd = float(np.std(values, ddof=1))
     return Spread(len(values), float(np.mean(values)), sd)
 
 
@@ -275,7 +278,9 @@ def _median_interval(formed: Floats, without: Floats) -> tuple[float | None, flo
 
 
 def _or_none(place: float) -> float | None:
-    return float(place) if np.isfinite(place) else None
+    if not np.isfinite(place):
+        return None
+    return float(place)
 
 
 def _orders(n_runs: int, seed: int) -> NDArray[np.int64]:

@@ -119,17 +119,20 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
     lines = [["run", "loss", *(role_label(role) for role in roles)]]
     for row in rows:
-        loss = "–" if row["loss"] is None else f"{row['loss']:.3f}"
+        loss = "–"
+        if row["loss"] is not None:
+            loss = f"{row['loss']:.3f}"
         lines.append([row["label"], loss, *(_role_cell(row, role) for role in roles)])
 
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = [_aligned(line, widths) for line in lines]
     rule = "  ".join("─" * width for width in widths)
-    explained = (
-        "(heads that have a role at the end, and the steps between which the strongest took it)"
-    )
     table = [aligned[0], rule, *aligned[1:]]
-    return "\n".join([*table, explained] if roles else table)
+    if roles:
+        table.append(
+            "(heads that have a role at the end, and the steps between which the strongest took it)"
+        )
+    return "\n".join(table)
 
 
 def _has_role(row: Mapping[str, Any], role: str) -> bool:
@@ -144,14 +147,13 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _role_cell(row: Mapping[str, Any], role: str) -> str:
     """Return ``4 from 470–480``: how many heads, and the interval of the onset."""
-    heads, onset, after = (
-        row[f"heads/{role}"] or 0,
-        row[f"onset/{role}"],
-        row[f"onset_after/{role}"],
-    )
+    heads = row[f"heads/{role}"] or 0
+    onset, after = row[f"onset/{role}"], row[f"onset_after/{role}"]
     if onset is None:
         return str(heads)
-    return f"{heads} from {onset:,}" if after is None else f"{heads} from {after:,}–{onset:,}"
+    if after is None:
+        return f"{heads} from {onset:,}"
+    return f"{heads} from {after:,}–{onset:,}"
 
 
 def _print_places(result: CompareResult, *, upload: bool) -> None:

@@ -96,9 +96,9 @@ def store_config(name: str, settings: type[Settings]) -> None:
         if key in settings.groups:
             continue
         default = field.get_default(call_default_factory=True)
-        # OmegaConf knows no tuples.
-        value = list(default) if isinstance(default, tuple) else default
-        content[key] = "???" if field.is_required() else value
+        if isinstance(default, tuple):
+            default = list(default)  # OmegaConf knows no tuples
+        content[key] = "???" if field.is_required() else default
 
     store = ConfigStore.instance()
     store.store(name, OmegaConf.create(content))
@@ -123,10 +123,15 @@ def group_options(group: str) -> dict[str, str]:
     options = {}
     for file in sorted(folder.iterdir(), key=lambda each: each.name):
         if file.name.endswith(".yaml"):
-            comments = [line[1:] for line in file.read_text().splitlines() if line.startswith("#")]
-            said = [line.strip() for line in comments if "@package" not in line]
-            options[file.name.removesuffix(".yaml")] = said[0] if said else ""
+            options[file.name.removesuffix(".yaml")] = _first_comment(file.read_text())
     return options
+
+
+def _first_comment(text: str) -> str:
+    for line in text.splitlines():
+        if line.startswith("#") and "@package" not in line:
+            return line[1:].strip()
+    return ""
 
 
 def commented_options(group: str) -> list[tuple[str, str]]:

@@ -60,17 +60,18 @@ def _about(options: type[Options]) -> str:
 def _options(heading: str, options: type[Options], left_out: Container[str] = ()) -> str:
     in_panel = options in PANELS.values()
     rows = []
+    helps = option_help(options)
     # A command's own options come before those that it shares with others.
-    for each in sorted(
-        option_help(options), key=lambda each: each.name not in options.__annotations__
-    ):
+    helps.sort(key=lambda each: each.name not in options.__annotations__)
+    for each in helps:
         name = each.name.rpartition(".")[2]
         if name in left_out:
             continue
-        typed = name if in_panel else each.name
-        # A group's options without a default have their values from the group's choice.
-        required = "..." if not options.group_name else ""
-        typed = "=".join([typed, required if each.default is None else each.default])
+        default = each.default
+        if default is None:
+            # A group's options without a default have their values from the group's choice.
+            default = "" if options.group_name else "..."
+        typed = f"{name if in_panel else each.name}={default}"
         rows.append((typed, _said(each)))
     return _section(heading, rows)
 

@@ -55,10 +55,9 @@ class RenderSettings(Settings, pipeline.PictureOptions):
     @model_validator(mode="after")
     def _one_run_or_sweep(self) -> Self:
         if bool(self.run) == bool(self.sweep):
-            came = "both" if self.run else "none"
             raise ConfigError(
                 "give run=<RunRef>, or sweep=<RunRef of the parent> for all runs of a sweep; got "
-                f"{came}"
+                f"{'both' if self.run else 'none'}"
             )
         return self
 
@@ -111,9 +110,8 @@ def _jobs_of_sweep(words: list[str]) -> tuple[list[str], Callable[[], None]] | N
     place and the function that puts the page; None for any other command line."""
     if not {"-m", "--multirun"} & set(words):
         return None
-    overrides = OverridesParser.create().parse_overrides(
-        [word for word in words if "=" in word and not word.startswith("-")]
-    )
+    assignments = [word for word in words if "=" in word and not word.startswith("-")]
+    overrides = OverridesParser.create().parse_overrides(assignments)
     given = {each.key_or_group: each.value() for each in overrides if not each.is_sweep_override()}
     if not given.get("sweep"):
         return None

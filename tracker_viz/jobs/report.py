@@ -1,5 +1,4 @@
-"""What a job prints when it is done: where to watch the video, what is left to upload, the command
-for the next thing."""
+"""Print what became of a job: where to watch the video, what is left to upload, what is next."""
 
 from __future__ import annotations
 
@@ -15,7 +14,8 @@ def say_where_to_watch(result: RenderResult) -> None:
     first, *others = result.pictures
     print(f"Made of {result.n_captures} captures: {first.path} ({_extent(first)})")
     if others:
-        print(f"Beside it: {', '.join(f'{each.path.name} ({_extent(each)})' for each in others)}")
+        names = [f"{each.path.name} ({_extent(each)})" for each in others]
+        print(f"Beside it: {', '.join(names)}")
     for each in result.pictures:
         if each.notice:
             print(f"{each.path.name}: {each.notice}")
@@ -31,49 +31,40 @@ def say_where_to_watch(result: RenderResult) -> None:
 
 
 def say_what_became_of(result: SweepResult) -> None:
-    """Of a sweep's runs, a line each."""
+    """Print a line for each of a sweep's runs."""
+    commands: set[str] = set()
     for ref, rendered in result.rendered.items():
         first = rendered.pictures[0]
-        notices = [picture.notice for picture in rendered.pictures if picture.notice]
-        lacking = (
-            [f"{len(rendered.missing_steps)} captures could not be pulled"]
-            if rendered.missing_steps
-            else []
-        )
-        print(
-            f"{ref}: {rendered.url or first.path} "
-            f"({'; '.join([_extent(first), *lacking, *notices])})"
-        )
+        details = [_extent(first)]
+        if rendered.missing_steps:
+            details.append(f"{len(rendered.missing_steps)} captures could not be pulled")
+        details += [picture.notice for picture in rendered.pictures if picture.notice]
+        print(f"{ref}: {rendered.url or first.path} ({'; '.join(details)})")
+        commands |= {upload.ui_command for upload in first.uploads if upload.ui_command}
     for ref, why in result.failed.items():
         print(f"{ref} has no video: {why}")
     if result.in_step:
         print(f"The videos of its runs, in step: {result.in_step}")
-    commands = {
-        upload.ui_command
-        for each in result.rendered.values()
-        for upload in each.pictures[0].uploads
-        if upload.ui_command
-    }
     for command in sorted(commands):
         print(f"  with the UI running: {command}")
 
 
 def _extent(picture: Picture) -> str:
-    plays = f", {picture.duration_s:.0f} s" if picture.duration_s else ""
-    return f"{picture.path.stat().st_size / 1e6:.1f} MB{plays}"
+    extent = f"{picture.path.stat().st_size / 1e6:.1f} MB"
+    if picture.duration_s:
+        extent += f", {picture.duration_s:.0f} s"
+    return extent
 
 
 def say_what_is_left(report: Report | None) -> None:
-    """Where captures went, and how to send those that could not be sent; a process that records
-    nothing has no report."""
+    """Print where captures went, and how to send those that could not be sent; a process that
+    records nothing has no report."""
     if report is None:
         return
     for delivery in report.deliveries:
-        state = (
-            "all of them"
-            if delivery.complete
-            else f"{delivery.left} still to go ({delivery.error or 'no answer in time'})"
-        )
+        state = "all of them"
+        if not delivery.complete:
+            state = f"{delivery.left} still to go ({delivery.error or 'no answer in time'})"
         print(f"Captures in {delivery.ref or delivery.name}: {delivery.sent}, {state}")
         if delivery.damaged:
             print(

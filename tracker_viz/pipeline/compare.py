@@ -171,18 +171,25 @@ def compare(
         video=video,
     )
     _check_inputs(runs, sweep)
-    parent = open_run(sweep, tracker_options) if sweep else None
-    target = open_run(into, tracker_options) if into else parent
+    parent = target = None
+    if sweep:
+        parent = target = open_run(sweep, tracker_options)
+    if into:
+        target = open_run(into, tracker_options)
     directory = _directory(options, target)
     scored, notes = _read_runs(runs, parent, options, tracker_options, progress=progress)
     compared = [run.compared for run in scored]
-    chosen_axis = comparable_axis(compared) if options.axis == "auto" else options.axis
+    chosen_axis = options.axis
+    if chosen_axis == "auto":
+        chosen_axis = comparable_axis(compared)
     labels = run_labels(compared, short=True)
     notes += _notes(scored, labels, chosen_axis)
     found = _conclude(compared, chosen_axis)
     drawn, more_notes = chosen_runs(scored, options.shown)
     notes += more_notes
-    title = parent.info().name if parent else f"{len(scored)} runs compared"
+    title = f"{len(scored)} runs compared"
+    if parent:
+        title = parent.info().name
     made = write_compared_video(
         drawn,
         labels,
@@ -203,10 +210,11 @@ def compare(
     text = findings_text(title, findings, notes)
     tables = (*tables, write_file(text.encode(), directory / "findings.md"))
 
-    url = in_step = None
+    url = in_step = ui_command = None
     if target and options.upload:
-        # Some trackers make the run that holds results about a sweep: as late as possible.
-        target = target if into else target.results_run()
+        if not into:
+            # Some trackers make the run that holds results about a sweep: as late as possible.
+            target = target.results_run()
         with _ended(target):
             url = _put_results(target, found, made, charts, tables, scored)
             in_step = put_in_step_page(
@@ -217,6 +225,7 @@ def compare(
                 theme=options.theme,
                 findings=findings,
             )
+        ui_command = target.ui_command
     return CompareResult(
         video=made.path,
         pictures=(made.poster, *charts.paths),
@@ -231,7 +240,7 @@ def compare(
         duration_s=made.duration_s,
         url=url,
         in_step=in_step,
-        ui_command=target.ui_command if target and url else None,
+        ui_command=ui_command,
     )
 
 
@@ -317,7 +326,9 @@ def _notes(scored: Sequence[ScoredRun], labels: Mapping[str, str], axis: Axis) -
     notes = check_probes(scored, labels)
     notes += [_by_label(note, labels) for note in comparability_notes(compared)]
     short = short_runs_note(labels, ends, axis)
-    return [*notes, short] if short else notes
+    if short:
+        notes.append(short)
+    return notes
 
 
 def _conclude(compared: Sequence[ComparedRun], axis: Axis) -> _Conclusions:

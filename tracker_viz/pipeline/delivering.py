@@ -1,5 +1,5 @@
-"""Pictures of a run -> the runs that shall show them, with what belongs beside a video: key frames,
-and the table of heads."""
+"""Put pictures into the runs that show them, with what belongs beside a video: key frames, and the
+table of heads."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Picture:
     """A video, or another picture of a run.
 
     Attributes:
-        format: one of ``drawing.FORMATS``.
-        path: where it lies on this machine.
+        format: one of ``options.FORMATS``.
+        path: the file on this machine.
         duration_s: how long it plays; 0 for a still picture and a page.
         moments: of a video, the step of every capture and the second at which it begins.
         notice: what its viewer should know, such as that it had to be made smaller; empty
@@ -61,7 +61,7 @@ def put_pictures(
     *,
     n_key_frames: int,
 ) -> list[Picture]:
-    """Put ``pictures`` into every run; returns them with the places where they are seen.
+    """Put ``pictures`` into every run; return them with the places where they are seen.
 
     Args:
         renderer: what drew them. A video comes with ``n_key_frames`` still pictures, behind the
@@ -76,19 +76,16 @@ def put_pictures(
 
     layout, last_step = renderer.plan.layout, renderer.series.steps[-1]
     rows = head_rows(pulled) if pulled else []
+    has_video = any(picture.format == "video" for picture in pictures)
+    key_frames: Sequence[tuple[int, Path]] = []
     failed: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-        has_video = any(picture.format == "video" for picture in pictures)
-        key_frames = (
-            write_key_frames(renderer, directory, n_key_frames)
-            if has_video and n_key_frames
-            else []
-        )
+    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as name:
+        directory = Path(name)
+        if has_video and n_key_frames:
+            key_frames = write_key_frames(renderer, directory, n_key_frames)
         for run in runs:
             try:
-                pictures = [
-                    _put(run, picture, layout, last_step, Path(directory)) for picture in pictures
-                ]
+                pictures = [_put(run, each, layout, last_step, directory) for each in pictures]
                 if key_frames:
                     run.put_key_frames(key_frames, layout)
                 if rows:
@@ -104,13 +101,11 @@ def put_pictures(
 
 
 def head_rows(pulled: Pulled) -> list[dict[str, str | float | int | None]]:
-    """The rows of ``metrics.head_table``; none where the captures have no scores of heads."""
+    """Return the rows of ``metrics.head_table``; none where the captures have no scores of
+    heads."""
     paths = [capture.path for capture in pulled.captures]
-    names = [
-        name
-        for name in capture_file.read_header(paths[-1]).arrays
-        if name.startswith((HEAD_PREFIX, SD_PREFIX))
-    ]
+    arrays = capture_file.read_header(paths[-1]).arrays
+    names = [name for name in arrays if name.startswith((HEAD_PREFIX, SD_PREFIX))]
     return head_table(score_series(capture_file.read(path, names) for path in paths))
 
 

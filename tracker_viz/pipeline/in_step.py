@@ -1,4 +1,4 @@
-"""The videos of several runs -> a page in the run above them that plays them in step. Nothing is
+"""Make a page that plays the videos of several runs in step, in the run above them. Nothing is
 drawn: the videos stay where they are."""
 
 from __future__ import annotations
@@ -69,12 +69,11 @@ def put_in_step_page(
     players: dict[str, list[Player]] = {}
     with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
         for number, run in enumerate(runs):
-            for layout, player in _players(
-                target, run, labels[str(run.ref)], Path(directory, str(number))
-            ).items():
+            own = Path(directory, str(number))
+            for layout, player in _players(target, run, labels[str(run.ref)], own).items():
                 players.setdefault(layout, []).append(player)
-        shared = {layout: players[layout] for layout in sorted(players) if len(players[layout]) > 1}
-        shared = _that_fit(shared)
+        several = [layout for layout in sorted(players) if len(players[layout]) > 1]
+        shared = _that_fit({layout: players[layout] for layout in several})
         if not shared:
             return None
         page = Path(directory) / PAGE
@@ -90,37 +89,42 @@ def _described(run: Run) -> ComparedRun:
 
 
 def timeline_artifact(layout: str) -> str:
-    """Where a run keeps which step its video of ``layout`` shows when."""
+    """Return where a run keeps which step its video of ``layout`` shows when."""
     return f"videos/{layout}/timeline.json"
 
 
 def timeline_text(video: str, moments: Sequence[tuple[int, float]]) -> str:
-    """The contents of that file. ``video``: run-relative path; ``moments``: step and second at
-    which each capture begins."""
+    """Return the contents of that file.
+
+    Args:
+        video: path within the run.
+        moments: step and second at which each capture begins.
+    """
     steps, starts_s = zip(*moments, strict=True)
     return json.dumps({"video": video, "steps": steps, "starts_s": starts_s})
 
 
 def _players(target: Run, run: Run, label: str, directory: Path) -> dict[str, Player]:
-    """Layout -> the run's video of it, of those videos that say their steps."""
+    """Return layout -> the run's video of it, of those videos that say their steps."""
     if target.source_in_page(run.ref, PAGE) is None:
         return {}
-    videos = [name for name in run.list_files() if name.endswith(VIDEO_SUFFIXES)]
-    found = {Path(video).stem: _player(target, run, label, video, directory) for video in videos}
-    return {layout: player for layout, player in found.items() if player}
+    players = {}
+    for video in run.list_files():
+        if video.endswith(VIDEO_SUFFIXES):
+            player = _player(target, run, label, video, directory)
+            if player is not None:
+                players[Path(video).stem] = player
+    return players
 
 
 def _player(target: Run, run: Run, label: str, video: str, directory: Path) -> Player | None:
     from tracker_viz.rendering import Player
 
     try:
-        described: Any = json.loads(
-            run.get_file(timeline_artifact(Path(video).stem), directory).read_bytes()
-        )
-        steps, starts_s = (
-            tuple(map(int, described["steps"])),
-            tuple(map(float, described["starts_s"])),
-        )
+        timeline = run.get_file(timeline_artifact(Path(video).stem), directory)
+        described: Any = json.loads(timeline.read_bytes())
+        steps = tuple(map(int, described["steps"]))
+        starts_s = tuple(map(float, described["starts_s"]))
         is_of_it = described["video"] == video and len(steps) == len(starts_s) > 0
     except (TrackerError, ValueError, KeyError, TypeError):
         return None  # a video of something else, or made before videos said their steps
@@ -133,12 +137,12 @@ def _player(target: Run, run: Run, label: str, video: str, directory: Path) -> P
 
 
 def _embedded(video: Path) -> str:
-    """The video itself as an address."""
+    """Return the video itself as an address."""
     return f"data:video/{video.suffix[1:]};base64,{base64.b64encode(video.read_bytes()).decode()}"
 
 
 def _that_fit(players: Mapping[str, list[Player]]) -> dict[str, list[Player]]:
-    """Layouts whose videos, where they are part of the page, leave it small enough to be shown."""
+    """Return the layouts whose videos, where they are part of the page, leave it small enough."""
     fitting, nbytes = {}, 0
     for layout, each in players.items():
         more = sum(len(player.source) for player in each)

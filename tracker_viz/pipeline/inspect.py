@@ -203,7 +203,9 @@ def _measured(camera: Any, max_mb: float) -> tuple[CaptureCost, Mapping[str, Any
     kept = Scores(max_mb).score_and_cut(capture)
     contents = capture_file.to_bytes(kept)
     background_s = time.perf_counter() - started_s
-    counted_s = min(takes_s) + (background_s if cores_are_busy(camera.device) else 0.0)
+    counted_s = min(takes_s)
+    if cores_are_busy(camera.device):
+        counted_s += background_s
     cost = CaptureCost(first_look_s, min(takes_s), background_s, counted_s, len(contents) / 1e6)
     return cost, kept.model
 
@@ -238,8 +240,7 @@ def _model_lines(found: Inspection) -> list[str]:
     model = found.model
     lines = [
         f"{model['name']}: {model['n_parameters'] / 1e6:.3g} M parameters, {model['d_model']} "
-        "wide, "
-        f"attention by {' and '.join(model['found']['attention'])}"
+        f"wide, attention by {' and '.join(model['found']['attention'])}"
     ]
     alike: list[list[InspectedBlock]] = []
     for block in found.blocks:
@@ -276,16 +277,17 @@ def _left_out_lines(found: Inspection) -> list[str]:
     n_vectors = 0
     counted: Counter[str] = Counter()
     for each in found.left_out:
-        name = _name_in_any_block(each.name, found.blocks) or "attention"
-        shape = f" {' x '.join(map(str, each.shape))}" if each.shape else ""
         if each.reason == VECTOR:
             n_vectors += 1
-        else:
-            counted[f"{name}{shape}: {each.reason}"] += 1
+            continue
+        name = _name_in_any_block(each.name, found.blocks) or "attention"
+        shape = " x ".join(map(str, each.shape))
+        counted[f"{name} {shape}".rstrip() + f": {each.reason}"] += 1
     lines = ["left out:"]
     for text, count in counted.items():
-        times = f" ({count} of these)" if count > 1 else ""
-        lines.append(f"  {text}{times}")
+        if count > 1:
+            text += f" ({count} of these)"
+        lines.append(f"  {text}")
     if n_vectors:
         lines.append(f"  {n_vectors} x {VECTOR}")
     return lines

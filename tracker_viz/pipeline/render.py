@@ -149,13 +149,10 @@ def render(
             for each, path in zip(options.format, paths, strict=True)
         ]
     if options.upload:
+        # Of a part of the run the table of heads would be wrong.
+        whole = pulled if options.steps is None else None
         pictures = put_pictures(
-            targets,
-            pictures,
-            renderer,
-            # Of a part of the run the table of heads would be wrong.
-            pulled if options.steps is None else None,
-            n_key_frames=options.video.key_frames,
+            targets, pictures, renderer, whole, n_key_frames=options.video.key_frames
         )
     return RenderResult(tuple(pictures), len(series), tuple(missing))
 

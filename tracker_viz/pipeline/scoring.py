@@ -77,7 +77,9 @@ class Scores:
         from tracker_viz.capture import sample
 
         side = earlier.first.model.get("cut", {}).get("weight_side")
-        sampled = None if side is None else partial(sample, side=side)
+        sampled = None
+        if side is not None:
+            sampled = partial(sample, side=side)
         self._scorer = Scorer(earlier.first, sampled=sampled, earlier=earlier.scored)
         self._budget.resume(earlier.last.labels, earlier.scored)
         self._earlier_refs = {ref.step: ref for ref in earlier.refs}

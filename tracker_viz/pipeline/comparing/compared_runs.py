@@ -267,5 +267,7 @@ def _probe_text(probe: Mapping[str, Any]) -> str:
     rows = []
     for row in probe.get("rows", ()):
         kind = str(row.get("kind", "unknown"))
-        rows.append(f"{kind} (period {row['period']})" if row.get("period") else kind)
+        if row.get("period"):
+            kind += f" (period {row['period']})"
+        rows.append(kind)
     return f"{probe.get('length', 'unknown')} tokens: {', '.join(rows) or 'rows unknown'}"

@@ -181,7 +181,10 @@ def write_charts(
 
     clusters = cluster_heads(runs, axis=axis)
     at_end = {run.name: head_roles(run.series)[0][-1] for run in runs}
-    roles = [at_end[run][head] for run, head in zip(clusters.runs, clusters.heads, strict=True)]
+    roles: list[str | None] = []
+    for name, head in zip(clusters.runs, clusters.heads, strict=True):
+        role = at_end[name][head]
+        roles.append(None if role == NO_ROLE else ROLES[role].name)
     path = write_cluster_chart(
         directory / "heads.png",
         clusters.values,
@@ -189,7 +192,7 @@ def write_charts(
         clusters.labels,
         [labels[name] for name in clusters.runs],
         clusters.scores,
-        roles=[None if role == NO_ROLE else ROLES[role].name for role in roles],
+        roles=roles,
         theme=options.theme,
     )
     paths.append(path)
@@ -240,4 +243,6 @@ def _share(distances: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArr
 def _row_label(probe: str | int, rows: Sequence[str]) -> str:
     if isinstance(probe, str):
         return probe
-    return rows[probe] if 0 <= probe < len(rows) else f"probe {probe}"
+    if 0 <= probe < len(rows):
+        return rows[probe]
+    return f"probe {probe}"

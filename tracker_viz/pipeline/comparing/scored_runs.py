@@ -82,8 +82,9 @@ def score_runs(
                         "(tracker-viz push)"
                     )
             advance(done, len(refs))
-    notes = [f"Left out, without captures: {first_few(left_out)}."] if left_out else []
-    return found, notes
+    if not left_out:
+        return found, []
+    return found, [f"Left out, without captures: {first_few(left_out)}."]
 
 
 def _scored(
@@ -94,10 +95,13 @@ def _scored(
     info, listed = run.info(), run.list_captures()
     if not listed:
         return info
+    captures: list[Capture] = []
+    probe: Mapping[str, Any] = {}
+    rows: tuple[str, ...] = ()
     known = _score_file(run, cache)
-    captures = list(known.scored(set(listed))) if known else []
-    probe: Mapping[str, Any] = known.probe if known else {}
-    rows = known.rows if known else ()
+    if known is not None:
+        captures += known.scored(set(listed))
+        probe, rows = known.probe, known.rows
 
     there = {capture.step for capture in captures}
     pulled = pull(run, cache, refs=[each for each in listed if each.step not in there])
