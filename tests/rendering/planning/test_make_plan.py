@@ -448,7 +448,7 @@ def test_a_pooled_map_says_how_it_is_pooled(series_of):
     [
         ({"n_heads": 32}, "3 of 32 heads"),
         (
-            {"n_heads": 3, "cut": {"positions": 16, "of_positions": 128}},
+            {"n_heads": 3, "cut": {"positions": 16, "of": {"positions": 128}}},
             "first 16 of 128 positions",
         ),
     ],

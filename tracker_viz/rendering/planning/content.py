@@ -157,8 +157,9 @@ def _notes(
     if isinstance(n_heads, int) and n_kept < n_heads:
         notes.append(f"{n_kept} of {n_heads} heads")
     cut = model.get("cut", {})
-    if cut.get("positions", 0) < cut.get("of_positions", 0):
-        notes.append(f"first {cut['positions']} of {cut['of_positions']} positions")
+    n_positions = cut.get("of", {}).get("positions", 0)
+    if cut.get("positions", 0) < n_positions:
+        notes.append(f"first {cut['positions']} of {n_positions} positions")
     sharing = heads_that_share(series)
     if sharing > 1:
         notes.append(f"lines join {sharing} heads with shared keys and values")
