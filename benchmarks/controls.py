@@ -16,15 +16,17 @@ must and must not show it.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation import without_heads
+import torch
 from train_demo import TrainedDemo, train_demo
 
 from tracker_viz.capture import Probe, Schedule, record
@@ -351,6 +353,17 @@ def cell(value: Any) -> str:
         if isinstance(value, list)
         else str(value)
     )
+
+
+def without_heads(model: Decoder, silenced: Sequence[tuple[int, int]]) -> Decoder:
+    """A copy of the model in which these (block, head) add nothing to the residual stream."""
+    model = copy.deepcopy(model)
+    width = model.config.head_dim
+    with torch.no_grad():
+        for block, head in silenced:
+            own = slice(head * width, (head + 1) * width)
+            model.blocks[block].attn.o_proj.weight[:, own] = 0  # type: ignore[union-attr, index]
+    return model
 
 
 if __name__ == "__main__":

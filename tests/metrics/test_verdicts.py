@@ -229,6 +229,15 @@ def test_the_table_of_heads_is_marked_by_the_loss_of_each_role(plans):
     ]
 
 
+def test_the_columns_of_the_stored_table_keep_their_names():
+    assert (
+        *("step", "what", "role", "heads", "n_heads", "later_copies", "first_copies", "text"),
+        *("later_copies_change", "first_copies_change", "text_change", "judged_by"),
+        *("change_error", "others_loss", "others_change", "others_sd", "others_largest"),
+        *("n_others", "others_are", "rescue", "verdict"),
+    ) == VERDICT_COLUMNS
+
+
 def test_a_measurement_survives_the_journal():
     measured = ablated([(0, 1), (2, 3)], later_copies=0.1234567890123, text=-0.5, error=1e-9)
     assert AblatedSet.of(json.loads(json.dumps(measured.description()))) == measured

@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import induction_model
 import pytest
+
+import tracker_viz as tv
+from tracker_viz.jobs.verify import report
 
 ROWS = """
 import torch
@@ -89,3 +93,21 @@ def test_what_is_wrong_is_told_in_one_line(recorded, tracker_viz, words, message
     assert result.returncode == 2
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_table_without_labels_has_no_columns_for_them(recorded):
+    model = induction_model.build()
+    result = tv.verify(
+        recorded.ref,
+        checkpoints=recorded.checkpoints,
+        model=model,
+        steps=[2],
+        n_rows=4,
+        progress=False,
+    )
+    lines = report(result).splitlines()
+    assert lines[:3] == ["Step 2", "", "No head carries a label."]
+    assert lines[4].split() == ["without", "later", "copies", "first", "copies"]
+    assert {line.split()[0] for line in lines[7:15]} == {
+        f"L{block:02d}H{head:02d}" for block in range(2) for head in range(4)
+    }

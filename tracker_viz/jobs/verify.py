@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,18 +136,24 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     heads.sort(key=lambda row: (row["role"] is None, -row["later_copies_change"]))
 
     kinds = [kind for kind in ("later_copies", "first_copies", "text") if model[kind] is not None]
-    columns = (*(kind.replace("_", " ") for kind in kinds), "others", "at most", "label")
-    lines = [["without", "role", *columns]]
+    lines = [["without", *(kind.replace("_", " ") for kind in kinds)]]
+    if roles:
+        lines[0][1:1] = ["role"]
+        lines[0] += ["others", "at most", "label"]
     for row in [model, *roles, *heads[:_MOST_HEADS]]:
         name = "nothing" if row is model else row["what"]
         if row in roles:
             name = f"all {role_label(row['role'])}"
         role = "" if row["role"] is None or row in roles else role_label(row["role"])
         losses = [f"{row[kind]:.3f}" for kind in kinds]
-        lines.append([name, role, *losses, *_others(row, model), row["verdict"] or ""])
+        if roles:
+            lines.append([name, role, *losses, *_others(row, model), row["verdict"] or ""])
+        else:
+            lines.append([name, *losses])
 
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = [_aligned(line, widths) for line in lines]
+    words = {0, 1, len(widths) - 1} if roles else {0}
+    aligned = [_aligned(line, widths, words) for line in lines]
     rule = "  ".join("─" * width for width in widths)
     more = len(heads) - _MOST_HEADS
     return [aligned[0], rule, *aligned[1:], *([f"and {more:,} more heads"] if more > 0 else [])]
@@ -161,9 +167,9 @@ def _others(row: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
     return [f"{row['others_loss']:.3f}", f"{whole + row['others_largest']:.3f}"]
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+def _aligned(cells: Sequence[str], widths: Sequence[int], words: Container[int]) -> str:
     """Return one line: words at the left, numbers at the right of their columns."""
-    padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-    padded[:2] = [cell.ljust(width) for cell, width in zip(cells[:2], widths[:2], strict=True)]
-    padded[-1] = cells[-1]
+    padded = []
+    for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        padded.append(cell.ljust(width) if column in words else cell.rjust(width))
     return "  ".join(padded).rstrip()
