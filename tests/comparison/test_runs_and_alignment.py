@@ -124,6 +124,27 @@ def test_what_a_tracker_adds_is_no_setting(name):
     assert differing_settings(runs) == {"1": {"trackers": 1}, "2": {"trackers": 2}}
 
 
+def test_what_a_configuration_holds_twice_or_follows_from_a_setting_is_named_once():
+    """As the public template for Lightning and Hydra logs it."""
+    runs = [
+        make_run(
+            str(n_heads),
+            [0],
+            config={
+                "model/n_heads": n_heads,
+                "n_heads": n_heads,
+                "model/params/total": 9000 * n_heads,
+                "model/params/trainable": 9000 * n_heads,
+                "n_params": 9000 * n_heads,
+                "hyperparameters": n_heads - 1,
+            },
+        )
+        for n_heads in (2, 4)
+    ]
+    settings = differing_settings(runs)
+    assert settings["4"] == {"hyperparameters": 3, "n_heads": 4}
+
+
 def test_a_label_stands_on_one_line():
     runs = [
         make_run("a", [0], config={"prompt": "one\ntwo"}),

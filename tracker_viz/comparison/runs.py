@@ -3,6 +3,7 @@ how far they can be compared."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,10 @@ _BOOKKEEPING = frozenset(
     ]
 )
 _BOOKKEEPING_AT_TOP = frozenset(("id", "name", "notes", "resume", "spool", "tags"))
+# How many parameters a model has follows from its settings: model/params/total.
+_PARAMETER_COUNT = re.compile(
+    r"(^|[./_])(params|parameters)([./_](total|trainable|non_trainable))?$", re.IGNORECASE
+)
 _SEEDS = frozenset(("seed", "seeds", "replicate", "replica", "rng"))
 
 
@@ -98,13 +103,19 @@ def differing_settings(runs: Sequence[ComparedRun]) -> dict[str, dict[str, Any]]
     configs = {run.name: flat_config(run.config) for run in runs}
     names: set[str] = set().union(*configs.values())
     differing: dict[str, dict[str, Any]] = {run: {} for run in configs}
-    for name in sorted(filter(_is_setting, names)):
+    seen: set[tuple[str, ...]] = set()
+    # The shorter name first: a configuration may hold a setting twice, once for its logger.
+    for name in sorted(filter(_is_setting, names), key=lambda name: (len(name), name)):
         values = {run: config.get(name) for run, config in configs.items()}
         # Lists and NaN are neither hashable nor equal to themselves; their texts are.
-        if len(set(map(repr, values.values()))) > 1:
-            for run, value in values.items():
-                differing[run][name] = value
-    return differing
+        texts = tuple(map(repr, values.values()))
+        told = (_short_name(name), *texts)
+        if len(set(texts)) == 1 or told in seen:
+            continue
+        seen.add(told)
+        for run, value in values.items():
+            differing[run][name] = value
+    return {run: dict(sorted(settings.items())) for run, settings in differing.items()}
 
 
 def settings_label(settings: Mapping[str, Any]) -> str:
@@ -260,7 +271,8 @@ def _probes_differ(runs: Sequence[ComparedRun]) -> bool:
 
 def _is_setting(name: str) -> bool:
     is_bookkeeping = _short_name(name) in _BOOKKEEPING or name in _BOOKKEEPING_AT_TOP
-    return not is_bookkeeping and not name.startswith(_NOT_SETTINGS)
+    is_outcome = _PARAMETER_COUNT.search(name) is not None
+    return not is_bookkeeping and not is_outcome and not name.startswith(_NOT_SETTINGS)
 
 
 def _short_name(setting: str) -> str:
