@@ -24,6 +24,7 @@ from tracker_viz.errors import (
     TrackerVizError,
     TransientTrackerError,
 )
+from tracker_viz.metrics import shown_summary
 from tracker_viz.trackers import (
     Run,
     RunConfig,
@@ -180,7 +181,7 @@ class Transfer:
         if run.online:
             yield partial(self._check_only_writer, run, ())
         if summary := self._spool.summary():
-            yield partial(run.set_summary, summary)
+            yield partial(run.set_summary, shown_summary(summary))
         for name, rows in self._spool.tables().items():
             yield partial(run.put_table, rows, name)
         for artifact, file in self._spool.files().items():

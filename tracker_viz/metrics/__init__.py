@@ -41,6 +41,7 @@ from tracker_viz.metrics.summary import (
     onset_table,
     run_summary,
     run_tags,
+    shown_summary,
 )
 from tracker_viz.metrics.verdicts import (
     VERDICT_COLUMNS,
@@ -110,6 +111,7 @@ __all__ = [
     "score_bytes",
     "score_series",
     "sentences",
+    "shown_summary",
     "strongest_event",
     "verdict_rows",
 ]

@@ -15,7 +15,7 @@ table per run.
   that of a part of the block, for the scores in ``OF_WEIGHTS``.
 
 Trackers draw one chart for each name and one group of charts for each prefix. ``charted`` picks the
-twenty or so that they get, whatever the model's size.
+fifteen or so that they get, whatever the model's size, and ``shown_summary`` the values of a summary.
 """
 
 from __future__ import annotations
@@ -66,11 +66,12 @@ SINK_THRESHOLD = 0.3
 
 _COMPUTED = re.compile(r"(attn|weights)/")
 _CHARTED = re.compile(
-    r"attn/(previous_token|induction|duplicate_token|current_token|sink)_max"
-    r"|attn/entropy_mean|attn/sink_share"
-    r"|attn/(previous_token|induction)/blocks?_[0-9_]+|attn/induction/top_[0-9]"
-    r"|weights/(distance|stable_rank|dead_share)_\w+"
+    r"attn/(previous_token|induction|sink)_max|attn/entropy_mean|attn/sink_share"
+    r"|attn/(previous_token|induction)/blocks?_[0-9_]+|attn/induction/top_2"
+    r"|weights/(distance|dead_share)_\w+"
 )
+# Roles that every run is asked about; others only where a head has them.
+_ALWAYS_SHOWN = frozenset(("previous_token", "induction"))
 
 
 def chart_metrics(
@@ -108,7 +109,7 @@ def chart_metrics(
 
 def charted(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics of a capture that trackers draw: what the training loop logged, and about
-    twenty of those that ``chart_metrics`` computed."""
+    fifteen of those that ``chart_metrics`` computed."""
     is_deep = any("/blocks_" in name for name in metrics)
     shown = {}
     for name, value in metrics.items():
@@ -117,6 +118,19 @@ def charted(metrics: Mapping[str, float]) -> dict[str, float]:
             if is_single_block or not _CHARTED.fullmatch(name):
                 continue
         shown[name] = value
+    return shown
+
+
+def shown_summary(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a summary that trackers get: each is one more column, and in MLflow one
+    more chart. Left out are roles that no head has, and the captures before onsets."""
+    shown = {}
+    for name, value in values.items():
+        role = re.sub(r"^specialisation/|_(max|heads)$", "", name)
+        n_heads = values.get(f"specialisation/{role}_heads")
+        is_of_no_head = n_heads == 0 and role not in _ALWAYS_SHOWN
+        if not is_of_no_head and not name.endswith("_onset_after"):
+            shown[name] = value
     return shown
 
 
