@@ -15,7 +15,7 @@ table per run.
   that of a part of the block, for the scores in ``OF_WEIGHTS``.
 
 Trackers draw one chart for each name and one group of charts for each prefix. ``charted`` picks the
-fifteen or so that they get, whatever the model's size, and ``shown_summary`` the values of a summary.
+fifteen or so that they get, whatever the model's size, and ``shown_summary`` values of a summary.
 """
 
 from __future__ import annotations
