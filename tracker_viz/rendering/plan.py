@@ -34,6 +34,11 @@ class Box:
     def bottom(self) -> int:
         return self.y + self.height
 
+    @property
+    def area(self) -> tuple[slice, slice]:
+        """Its rows and columns: ``pixels[box.area]``."""
+        return slice(self.y, self.bottom), slice(self.x, self.right)
+
 
 @dataclass(frozen=True, slots=True)
 class Heatmap:

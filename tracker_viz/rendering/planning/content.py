@@ -1,5 +1,5 @@
-"""Which arrays a layout's panels mean in this run: names resolved, shapes checked, orders and
-ranges taken from the captures."""
+"""Find the arrays that a layout's panels mean in this run: names are resolved, shapes checked,
+orders and ranges taken from the captures."""
 
 from __future__ import annotations
 
@@ -27,14 +27,20 @@ from tracker_viz.rendering.sources import (
 )
 
 _SIDES = {"out": "output", "in": "input"}
+_ORDERS = {"norm": "changed most first", "direction": "by direction of change"}
+# In the order of the computation.
 _MATRIX_ORDER = ("w_q", "w_k", "w_v", "w_o", "w_gate", "w_up", "w_in", "w_down", "w_out")
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention of one probe row: ``blocks[i]`` holds the maps of the i-th block, ``indices[i]``
-    its number and its heads' numbers; ``notes`` say what a viewer must know, the first before
-    the others."""
+    """Attention of one probe row.
+
+    Attributes:
+        blocks: for each block the maps of its heads.
+        indices: for each block its number and the numbers of its heads.
+        notes: what a viewer must know, the most important first.
+    """
 
     title: str
     scale: str
@@ -53,15 +59,13 @@ class Heads:
         """Numbers of the heads by column; None where a column holds different heads of different
         blocks, because not all were kept."""
         longest = max((numbers for _, numbers in self.indices), key=len)
-        return (
-            longest
-            if all(numbers == longest[: len(numbers)] for _, numbers in self.indices)
-            else None
-        )
+        if any(numbers != longest[: len(numbers)] for _, numbers in self.indices):
+            return None
+        return longest
 
     def axes(self, pool: int = 1) -> tuple[str, ...]:
-        """What runs down and across a map, with all notes, and with fewer where there is less
-        room.
+        """Return what runs down and across a map, with all notes, and with fewer where there is
+        less room.
 
         Args:
             pool: entries of a cell's side; a cell shows the largest of them.
@@ -82,8 +86,8 @@ class Heads:
 
 @dataclass(frozen=True)
 class Matrices:
-    """Weight matrices of one panel: ``blocks[i]`` maps a kind (``mlp.w_up``) to its array's
-    name."""
+    """Weight matrices of one panel: ``blocks[i]`` maps a kind (``mlp.w_up``) to the name of its
+    array."""
 
     panel: Weights
     title: str
@@ -98,51 +102,44 @@ class Matrices:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """What runs down and across a map, with the order in which it does, and without."""
-        names = [_SIDES.get(side, side) for side in self.sides]
-        sides, short = (f"{down} ↓ {across} →" for down, across in (names, self.sides))
-        order = {"norm": "changed most first", "direction": "by direction of change"}
-        return (
-            *([f"{sides} · {order[self.panel.order]}"] if self.panel.order in order else []),
-            sides,
-            short,
-        )
+        """What runs down and across a map: with the order in which it does, without, and in
+        short."""
+        down, across = (_SIDES.get(side, side) for side in self.sides)
+        whole = f"{down} ↓ {across} →"
+        short = f"{self.sides[0]} ↓ {self.sides[1]} →"
+        if self.panel.order not in _ORDERS:
+            return whole, short
+        return f"{whole} · {_ORDERS[self.panel.order]}", whole, short
 
 
 def resolve_attention(builder: PlanBuilder, panel: Attention | LargeHead) -> list[Heads]:
-    """One Heads for every probe row that the panel shows."""
+    """Return one Heads for every probe row that the panel shows."""
     series, layout = builder.series, builder.layout.name
     names = sorted(series.names("blocks.*.attn.pattern"), key=block_of)
     if not names:
         series.require("blocks.0.attn.pattern", layout)
-    infos = [series.require(name, layout) for name in names]
-    length = infos[0].shape[-1]
+    shapes = [series.require(name, layout).shape for name in names]
+    length = shapes[0][-1]
     indices = [(block_of(name), head_numbers(series, name)) for name in names]
     show = panel.show if isinstance(panel, Attention) else "value"
-    what = {
+    shown = {
         "value": "Attention",
         "step": "Attention · change since the previous capture",
         "change": f"Attention · change since step {series.steps[0]:,}",
-    }
+    }[show]
+    scale = "attention" if show == "value" else f"attention_{show}"
     causal = all(_is_causal(series, index, names) for index in {0, len(series) - 1})
     found = []
-    for probe, label in _probe_rows(builder, panel.probe, infos[0].shape):
-        blocks = [
-            [HeadMap(name, probe, head, length, show=show) for head in range(info.shape[-3])]
-            for name, info in zip(names, infos, strict=True)
-        ]
-        title = f"{what[show]} · {label}" if label else what[show]
-        found.append(
-            Heads(
-                title,
-                "attention" if show == "value" else f"attention_{show}",
-                blocks,
-                indices,
-                length,
-                causal,
-                _notes(series, probe, indices),
+    for probe, label in _probe_rows(builder, panel.probe, shapes[0]):
+        blocks = []
+        for name, shape in zip(names, shapes, strict=True):
+            n_heads = shape[-3]
+            blocks.append(
+                [HeadMap(name, probe, head, length, show=show) for head in range(n_heads)]
             )
-        )
+        title = f"{shown} · {label}" if label else shown
+        notes = _notes(series, probe, indices)
+        found.append(Heads(title, scale, blocks, indices, length, causal, notes))
     add_attention_scale(builder, found[0], show)
     return found
 
@@ -150,7 +147,7 @@ def resolve_attention(builder: PlanBuilder, panel: Attention | LargeHead) -> lis
 def _notes(
     series: Series, probe: int | None, indices: Sequence[tuple[int, tuple[int, ...]]]
 ) -> tuple[str, ...]:
-    """What is shown of a model that is not shown in full, and what its probe repeats."""
+    """Return what is shown of a model that is not shown in full, and what its probe repeats."""
     notes = []
     model = series.last.model
     n_heads, n_kept = model.get("n_heads"), max(len(numbers) for _, numbers in indices)
@@ -163,51 +160,63 @@ def _notes(
     sharing = heads_that_share(series)
     if sharing > 1:
         notes.append(f"lines join {sharing} heads with shared keys and values")
-    rows = series.last.probe.get("rows") or []
-    row = rows[probe or 0] if (probe or 0) < len(rows) else {}
+    row = probe_row(series, probe or 0)
     if row.get("period"):
         notes.append(f"{row['period']} tokens that repeat")
     return tuple(notes)
 
 
+def probe_row(series: Series, number: int) -> Mapping[str, Any]:
+    """Return what the captures say about a row of the probe; empty where they say nothing."""
+    rows = series.last.probe.get("rows") or []
+    if number >= len(rows):
+        return {}
+    row: Mapping[str, Any] = rows[number]
+    return row
+
+
 def heads_that_share(series: Series) -> int:
-    """How many neighboring heads share keys and values; 1 where they do not."""
+    """Return how many neighboring heads share keys and values; 1 where they do not."""
     model = series.last.model
     n_heads, n_shared = model.get("n_heads"), model.get("n_kv_heads")
     if not isinstance(n_heads, int) or not isinstance(n_shared, int) or n_shared < 1:
         return 1
-    return n_heads // n_shared if n_heads % n_shared == 0 else 1
+    if n_heads % n_shared:
+        return 1
+    return n_heads // n_shared
 
 
 def _probe_rows(
     builder: PlanBuilder, wanted: str | int | None, shape: tuple[int, ...]
 ) -> list[tuple[int | None, str]]:
+    """Return (index, title) of the probe rows that are wanted, all if ``wanted`` is None; the index
+    is None where the array has no axis of rows."""
     if len(shape) == 3:
         return [(None, "")]
     labels = builder.series.labels("probe", shape[0])
-    titles = [
-        ""
-        if label.isdigit() and len(labels) == 1
-        else f"probe {label}"
-        if label.isdigit()
-        else f"{label} tokens"
-        for label in labels
-    ]
+    titles = [_row_title(label, len(labels)) for label in labels]
     if wanted is None:
         return list(enumerate(titles))
-    row = labels.index(wanted) if isinstance(wanted, str) and wanted in labels else wanted
+    row = wanted
+    if isinstance(wanted, str) and wanted in labels:
+        row = labels.index(wanted)
     if not isinstance(row, int) or not 0 <= row < len(labels):
         raise LayoutError(
             f"layout {builder.layout.name!r}: the captures have the probe rows "
-            f"{', '.join(labels)}; "
-            f"got probe={wanted!r}"
+            f"{', '.join(labels)}; got probe={wanted!r}"
         )
     return [(row, titles[row])]
 
 
+def _row_title(label: str, n_rows: int) -> str:
+    if not label.isdigit():
+        return f"{label} tokens"
+    return f"probe {label}" if n_rows > 1 else ""
+
+
 def _is_causal(series: Series, index: int, names: Sequence[str]) -> bool:
-    """Whether nothing looks into the future: what a mask would hide must be nothing. Judged on the
-    first and the last block."""
+    """Whether nothing looks into the future, so that a mask hides nothing; judged on the first and
+    the last block."""
     for array in series.read(index, {names[0], names[-1]}).values():
         ahead = array[..., np.triu(np.ones(array.shape[-2:], bool), 1)]
         if np.nanmax(ahead, initial=0) > 1e-3:
@@ -216,26 +225,22 @@ def _is_causal(series: Series, index: int, names: Sequence[str]) -> bool:
 
 
 def add_attention_scale(builder: PlanBuilder, heads: Heads, show: str) -> None:
-    """Probabilities on a square-root scale 0..1; changes on a log scale over two and a half
-    decades."""
-    if show == "value":
-        probability = {
-            "title": "attention probability",
-            "minimum": 0.0,
-            "maximum": 1.0,
-            "norm": "power",
-            "gamma": 0.5,
-        }
-        builder.add_scale(
-            heads.scale, "attention", {"cmap": builder.theme.attention, **probability}
-        )
-    else:
+    """Add the scale of attention: probabilities on a square-root scale 0..1, changes on a log scale
+    over two and a half decades."""
+    if show != "value":
         since = "the previous capture" if show == "step" else f"step {builder.series.steps[0]:,}"
-        builder.add_scale(
-            heads.scale,
-            "attention",
-            Measured("attention", 0.9999, partial(_change_options, builder, since)),
-        )
+        options = partial(_change_options, builder, since)
+        builder.add_scale(heads.scale, "attention", Measured("attention", 0.9999, options))
+        return
+    probability = {
+        "title": "attention probability",
+        "cmap": builder.theme.attention,
+        "minimum": 0.0,
+        "maximum": 1.0,
+        "norm": "power",
+        "gamma": 0.5,
+    }
+    builder.add_scale(heads.scale, "attention", probability)
 
 
 def _change_options(builder: PlanBuilder, since: str, reach: Reach) -> dict[str, Any]:
@@ -251,22 +256,23 @@ def _change_options(builder: PlanBuilder, since: str, reach: Reach) -> dict[str,
 
 
 def resolve_weights(builder: PlanBuilder, panel: Weights) -> Matrices:
-    """The matrices that match the panel's patterns, in the order of the computation."""
+    """Return the matrices that match the panel's patterns, in the order of the computation."""
     series, layout = builder.series, builder.layout.name
     found: dict[int, dict[str, str]] = {}
+    sides: tuple[str, ...] = ()
     for pattern in panel.matrices:
         for name in series.names(f"blocks.*.{pattern}"):
-            if len(series.require(name, layout).shape) == 2:
+            array = series.require(name, layout)
+            if len(array.shape) == 2:
                 found.setdefault(block_of(name), {})[kind_of(name)] = name
+                sides = sides or array.axes
     if not found:
-        have = (
-            ", ".join(sorted({kind_of(name) for name in series.names("blocks.*")})[:12]) or "none"
-        )
+        have = sorted({kind_of(name) for name in series.names("blocks.*")})[:12]
         raise LayoutError(
             f"layout {layout!r} draws matrices named {' or '.join(panel.matrices)}, and the "
-            f"captures hold none; they hold: {have}"
+            f"captures hold none; they hold: {', '.join(have) or 'none'}"
         )
-    kinds = sorted({kind for block in found.values() for kind in block}, key=_matrix_rank)
+    kinds = sorted(set[str]().union(*found.values()), key=_matrix_rank)
     title = {
         "change": f"Weight change since step {series.steps[0]:,}",
         "value": "Weights",
@@ -274,38 +280,33 @@ def resolve_weights(builder: PlanBuilder, panel: Weights) -> Matrices:
     }[panel.show]
     if panel.reduce == "mean" and panel.show != "value":
         title = f"Signed {title[0].lower()}{title[1:]}"
-    sides = series.require(next(iter(next(iter(found.values())).values())), layout).axes
-    return Matrices(
-        panel,
-        title,
-        f"weights_{panel.show}_{panel.reduce}",
-        kinds,
-        [found[block] for block in sorted(found)],
-        sides,
-    )
+    scale = f"weights_{panel.show}_{panel.reduce}"
+    blocks = [found[block] for block in sorted(found)]
+    return Matrices(panel, title, scale, kinds, blocks, sides)
 
 
 def resolve_scores(builder: PlanBuilder, panel: Scores) -> list[str]:
-    """Names of the score arrays that match, in the panel's order; a pattern leaves out what not
-    every capture has."""
-    series = builder.series
-    names = [
-        name
-        for pattern in panel.names
-        for name in series.names(f"scores.{pattern}")
-        if name == f"scores.{pattern}"
-        or (series.arrays[name].missing_at is None and series.arrays[name].reshaped_at is None)
-    ]
-    if not names:
-        have = ", ".join(
-            name.removeprefix("scores.") for name in builder.series.names("scores.*")[:12]
-        )
-        have = have or "no scores at all, which the layouts heads, ffn and changes do without"
-        raise LayoutError(
-            f"layout {builder.layout.name!r} draws the scores {', '.join(panel.names)}, and the "
-            f"captures hold none of them; they hold: {have}"
-        )
-    return list(dict.fromkeys(names))
+    """Return the names of the score arrays that match, in the panel's order."""
+    names: dict[str, None] = {}  # each once, in order
+    for pattern in panel.names:
+        for name in builder.series.names(f"scores.{pattern}"):
+            # A pattern leaves out the scores that not every capture has.
+            if name == f"scores.{pattern}" or _is_in_all_captures(builder.series, name):
+                names[name] = None
+    if names:
+        return list(names)
+    found = builder.series.names("scores.*")[:12]
+    have = ", ".join(name.removeprefix("scores.") for name in found)
+    have = have or "no scores at all, which the layouts heads, ffn and changes do without"
+    raise LayoutError(
+        f"layout {builder.layout.name!r} draws the scores {', '.join(panel.names)}, and the "
+        f"captures hold none of them; they hold: {have}"
+    )
+
+
+def _is_in_all_captures(series: Series, name: str) -> bool:
+    array = series.arrays[name]
+    return array.missing_at is None and array.reshaped_at is None
 
 
 def weight_source(
@@ -315,95 +316,104 @@ def weight_source(
     cells: tuple[int, int],
     ends: tuple[NDArray[Any], NDArray[Any]],
 ) -> WeightMap:
-    """The map of one matrix with its rows and columns in their fixed order; ``ends``: the matrix at
-    the first and the last capture."""
+    """Return the map of one matrix, with its rows and columns in their fixed order.
+
+    ``ends``: the matrix at the first and at the last capture.
+    """
     rows, columns = builder.series.require(name, builder.layout.name).shape
     change = ends[1].astype(np.float32) - ends[0].astype(np.float32)
-    if panel.order == "stored":
-        order = (np.arange(rows), np.arange(columns))
+    if panel.order == "norm":
+        order = order_by_norm(change)
+    elif panel.order == "direction":
+        order = order_by_direction(change)
     else:
-        order = (order_by_norm if panel.order == "norm" else order_by_direction)(change)
+        order = (np.arange(rows), np.arange(columns))
     return WeightMap(name, cells, order, panel.show, panel.reduce)
 
 
 def add_weight_scale(builder: PlanBuilder, matrices: Matrices) -> None:
-    """Up to what all but the largest 0.5 % of the cells of any capture stay below."""
-    builder.add_scale(
-        matrices.scale,
-        "weights",
-        Measured("weights", 0.995, partial(_weight_options, builder, matrices.panel)),
-    )
+    """Add the scale of weights: up to the value below which all but the largest 0.5 % of the cells
+    of any capture stay."""
+    options = partial(_weight_options, builder, matrices.panel)
+    builder.add_scale(matrices.scale, "weights", Measured("weights", 0.995, options))
 
 
 def _weight_options(builder: PlanBuilder, panel: Weights, reach: Reach) -> dict[str, Any]:
     largest = reach.quantile or 1.0
-    what = {
+    shown = {
         "change": f"weight change since step {builder.series.steps[0]:,}",
         "value": "weight",
         "step": "weight change since the previous capture",
     }[panel.show]
+    if panel.reduce == "mean":
+        return {
+            "title": f"{shown} (mean)",
+            "cmap": builder.theme.signed,
+            "minimum": -largest,
+            "maximum": largest,
+            "reached": (-reach.maximum, reach.maximum),
+        }
     beside_attention = any(isinstance(each, Attention) for each in builder.layout.panels)
     options: dict[str, Any] = {
+        "title": f"{shown} (RMS)",
         "cmap": builder.theme.quiet if beside_attention else builder.theme.magnitude,
+        "minimum": 0.0,
         "maximum": largest,
         "reached": (0.0, reach.maximum),
     }
-    if panel.reduce == "mean":
-        both = (-reach.maximum, reach.maximum)
-        return {
-            **options,
-            "title": f"{what} (mean)",
-            "cmap": builder.theme.signed,
-            "minimum": -largest,
-            "reached": both,
-        }
     if panel.show == "step":
-        return {
-            **options,
-            "title": f"{what} (RMS)",
-            "minimum": largest * 10**-1.5,
-            "norm": "log",
-        }
-    return {**options, "title": f"{what} (RMS)", "minimum": 0.0}
+        options |= {"minimum": largest * 10**-1.5, "norm": "log"}
+    return options
 
 
 def most_changed(
     series: Series, heads: Heads, n: int, roles: Mapping[tuple[int, int], str]
 ) -> list[tuple[int, int]]:
-    """(row, column) of ``n`` heads whose attention changed most from the first to the last capture,
-    of as many roles as there are.
+    """Return (row, column) of ``n`` heads whose attention changed most from the first to the last
+    capture, of as many roles as there are.
 
     The heads with one role (or with none) queue by their change; one of each queue is taken in
     turn.
     """
-    keys = [key for sources in heads.blocks for key in sources[0].needs]
-    first, last = (series.read(index, keys) for index in (0, len(series) - 1))
-    change: dict[tuple[int, int], float] = {}
-    for row, sources in enumerate(heads.blocks):
-        for column, source in enumerate(sources):
-            value = replace(source, show="change").values(Moment(last, first, {}))
-            change[row, column] = float(np.square(np.nan_to_num(value, nan=0.0, posinf=0.0)).sum())
+    change = _changes(series, heads)
     queues: dict[str, list[tuple[int, int]]] = {}
-    for place in sorted(change, key=lambda place: (-change[place], place)):
-        block, numbers = heads.indices[place[0]]
-        queues.setdefault(roles.get((block, numbers[place[1]]), ""), []).append(place)
+    for row, column in sorted(change, key=lambda place: (-change[place], place)):
+        block, numbers = heads.indices[row]
+        role = roles.get((block, numbers[column]), "")
+        queues.setdefault(role, []).append((row, column))
     chosen: list[tuple[int, int]] = []
     while len(chosen) < min(n, len(change)):
         chosen += [queue.pop(0) for queue in queues.values() if queue]
     return chosen[:n]
 
 
+def _changes(series: Series, heads: Heads) -> dict[tuple[int, int], float]:
+    """Return how much the attention of each head changed over the run, by (row, column)."""
+    keys = [key for sources in heads.blocks for key in sources[0].needs]
+    first, last = (series.read(index, keys) for index in (0, len(series) - 1))
+    moment = Moment(last, first, {})
+    change: dict[tuple[int, int], float] = {}
+    for row, sources in enumerate(heads.blocks):
+        for column, source in enumerate(sources):
+            value = replace(source, show="change").values(moment)
+            change[row, column] = float(np.square(np.nan_to_num(value, nan=0.0, posinf=0.0)).sum())
+    return change
+
+
 def head_numbers(series: Series, name: str) -> tuple[int, ...]:
-    """Which heads the attention array ``name`` holds, in its order: all of a block, or those that
-    fitted into a capture."""
-    labels = series.labels(
-        name.removesuffix(".attn.pattern") + ".head", series.arrays[name].shape[-3]
-    )
-    return tuple(int(re.sub(r"\D", "", label) or position) for position, label in enumerate(labels))
+    """Return the numbers of the heads in the attention array ``name``, in its order: all of a
+    block, or those that fitted into a capture."""
+    axis = name.removesuffix(".attn.pattern") + ".head"
+    labels = series.labels(axis, series.arrays[name].shape[-3])
+    numbers = []
+    for position, label in enumerate(labels):
+        digits = re.sub(r"\D", "", label)
+        numbers.append(int(digits or position))
+    return tuple(numbers)
 
 
 def block_of(name: str) -> int:
-    """Number of the block that an array belongs to."""
+    """Return the number of the block that an array belongs to."""
     match = re.match(r"blocks\.(\d+)\.", name)
     if not match:
         raise LayoutError(f"arrays of a block are named 'blocks.<i>.<what>'; got {name!r}")
@@ -414,19 +424,20 @@ def kind_of(name: str) -> str:
     return name.split(".", 2)[2]
 
 
+def short_kind(kind: str) -> str:
+    """``mlp.w_gate`` -> ``gate``."""
+    return kind.rsplit(".", 1)[-1].removeprefix("w_")
+
+
 def matrix_title(kind: str) -> str:
     """``mlp.w_gate`` -> ``FFN gate``."""
-    station, _, short = kind.rpartition(".")
-    name = short.removeprefix("w_")
-    return {"mlp": f"FFN {name}", "attn": f"attention {name}"}.get(
-        station, f"{station} {name}".strip()
-    )
+    station = kind.rpartition(".")[0]
+    station = {"mlp": "FFN", "attn": "attention"}.get(station, station)
+    return f"{station} {short_kind(kind)}".strip()
 
 
-def _matrix_rank(kind: str) -> tuple[int, int, str]:
-    short = kind.rsplit(".", 1)[-1]
-    return (
-        int(kind.startswith("mlp")),
-        _MATRIX_ORDER.index(short) if short in _MATRIX_ORDER else len(_MATRIX_ORDER),
-        kind,
-    )
+def _matrix_rank(kind: str) -> tuple[bool, int, str]:
+    """Return what sorts matrices: attention before FFN, then as they are computed."""
+    name = kind.rsplit(".", 1)[-1]
+    place = _MATRIX_ORDER.index(name) if name in _MATRIX_ORDER else len(_MATRIX_ORDER)
+    return kind.startswith("mlp"), place, kind

@@ -1,4 +1,4 @@
-"""Places one head as large as it goes, on every row of the probe, with the tokens along its sides;
+"""Place one head as large as it goes, on every row of the probe, with the tokens along its sides;
 beside it the scores."""
 
 from __future__ import annotations
@@ -10,72 +10,101 @@ from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.layout import LargeHead
 from tracker_viz.rendering.plan import Box, Heatmap, Swatch
 from tracker_viz.rendering.planning.cards import place_cards, place_scores, score_cards
-from tracker_viz.rendering.planning.content import Heads, most_changed, resolve_attention
+from tracker_viz.rendering.planning.content import (
+    Heads,
+    most_changed,
+    probe_row,
+    resolve_attention,
+)
 from tracker_viz.rendering.planning.grid import fit_map
-from tracker_viz.rendering.planning.plan_builder import PlanBuilder
+from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
 
 _TOKENS = ((16.0, 1), (14.0, 1), (16.0, 2), (12.0, 1), (14.0, 2), (10.5, 1))
 """Sizes of tokens, and in how many columns they take turns along a side. The first that costs the
-maps little is taken. Where not all tokens have room in any, some are left out of the first."""
-_ABOVE = 60  # at 1080p: what stands above a map that is below another
+maps little is taken. Where no way has room for all tokens, some are left out of the first."""
+_ABOVE = 60  # at 1080p: above a map that is below another
+_LONGEST_TOKEN = 9  # characters
 
 
 def place_head(builder: PlanBuilder, panel: LargeHead, scores: list[str], area: Box) -> int:
-    """The head on each row of the probe, the panel's own row first: side by side, or below each
-    other where that makes them larger.
+    """Place the head on each row of the probe, the panel's own row first: side by side, or below
+    each other where that makes them larger.
 
-    Returns the bottom of what was placed.
+    Return the bottom of what was placed.
     """
     px = builder.px
-    shown = resolve_attention(builder, panel)[0]
-    others = (
-        resolve_attention(builder, panel.model_copy(update={"probe": None}))
-        if shown.blocks[0][0].probe is not None
-        else []
-    )
-    rows = [
-        shown,
-        *(heads for heads in others if heads.blocks[0][0].probe != shown.blocks[0][0].probe),
-    ]
-    row, column = _chosen(builder, panel, shown)
-    tokens = [
-        _tokens(builder, heads.blocks[row][column].probe or 0, heads.length) for heads in rows
-    ]
-    places = _score_places(builder, shown.columns) if scores else [(0, 0)]
-    chosen = _arrange(builder, len(rows), shown.length, tokens, places, area)
-    label = chosen.label
-    x, y, bottom, right = area.x, area.y + px(8), area.y, area.x
-    for number, (heads, texts) in enumerate(zip(rows, tokens, strict=True)):
-        box = _place_map(
-            builder, heads, row, column, texts, chosen, x + label, y, is_first=number == 0
-        )
-        right, bottom = max(right, box.right + px(36)), box.bottom
-        x, y = (
-            (box.right + px(36), y) if chosen.is_row else (area.x, box.bottom + label + px(_ABOVE))
-        )
+    rows = _probe_rows(builder, panel)
+    place = _chosen(builder, panel, rows[0])
+    tokens = [_tokens(builder, _probe(heads), heads.length) for heads in rows]
+    places = _score_places(builder, rows[0].columns) if scores else [(0, 0)]
+    chosen = _arrange(builder, len(rows), rows[0].length, tokens, places, area)
+    x, y, right = area.x, area.y + px(8), area.x
+    for heads, texts in zip(rows, tokens, strict=True):
+        title = _title(heads, place, is_first=heads is rows[0])
+        corner = Box(x + chosen.label, y, 0, 0)
+        box = _place_map(builder, heads, place, title, texts, chosen, corner)
+        right = max(right, box.right + px(36))
+        if chosen.is_row:
+            x = box.right + px(36)
+        else:
+            y = box.bottom + chosen.label + px(_ABOVE)
+    bottom = box.bottom + chosen.label
+    if not scores:
+        return bottom
     if chosen.score_width:
-        place_scores(
-            builder,
-            scores,
-            Box(
-                right + px(14), area.y + px(8), area.right - right - px(14), bottom - area.y - px(8)
-            ),
-        )
-    elif scores:
-        cards = Box(
-            area.x, bottom + label + px(62), area.width, area.bottom - bottom - label - px(70)
-        )
-        return place_cards(builder, score_cards(builder, scores), cards)
-    return bottom + label
+        x, y = right + px(14), area.y + px(8)
+        place_scores(builder, scores, Box(x, y, area.right - x, box.bottom - y))
+        return bottom
+    room = Box(area.x, bottom + px(62), area.width, area.bottom - bottom - px(70))
+    return place_cards(builder, score_cards(builder, scores), room)
+
+
+def _probe_rows(builder: PlanBuilder, panel: LargeHead) -> list[Heads]:
+    """Return the attention of the panel's own row of the probe, then that of the others."""
+    shown = resolve_attention(builder, panel)[0]
+    if shown.blocks[0][0].probe is None:  # the captures hold one row only
+        return [shown]
+    every = resolve_attention(builder, panel.model_copy(update={"probe": None}))
+    return [shown, *(heads for heads in every if _probe(heads) != _probe(shown))]
+
+
+def _probe(heads: Heads) -> int:
+    return heads.blocks[0][0].probe or 0
+
+
+def _title(heads: Heads, place: tuple[int, int], *, is_first: bool) -> str:
+    kind = _kind(heads)
+    if is_first:
+        return f"{_name(heads, place)} · {kind}"
+    return kind[:1].upper() + kind[1:]
+
+
+def _kind(heads: Heads) -> str:
+    return heads.title.removeprefix("Attention · ")
+
+
+def _name(heads: Heads, place: tuple[int, int]) -> str:
+    block, head = _numbers(heads, place)
+    return f"L{block}H{head}"
+
+
+def _numbers(heads: Heads, place: tuple[int, int]) -> tuple[int, int]:
+    """Return (block, head) of the head at (row, column)."""
+    row, column = place
+    block, numbers = heads.indices[row]
+    return block, numbers[column]
 
 
 @dataclass(frozen=True)
 class _Arrangement:
-    """Maps of ``side`` pixels, in a row or else below each other; ``score_width`` of the picture's
-    width goes to scores at the right.
+    """How the maps stand.
 
-    Tokens of ``token_size`` stand along the sides, neighbours in ``token_columns`` columns, which
-    need ``label`` pixels.
+    Attributes:
+        side: of each map, in pixels.
+        score_width: pixels of the picture's width that go to scores at the right.
+        is_row: maps side by side instead of below each other.
+        label: pixels that the tokens along a side need.
+        token_size, token_columns: font size, and how many columns neighboring tokens take turns in.
     """
 
     side: int
@@ -98,35 +127,34 @@ def _arrange(
     places: Sequence[tuple[int, int]],
     area: Box,
 ) -> _Arrangement:
-    """The arrangement of ``n`` maps, with the tokens in the first of the ways that names all of
-    them and costs the maps little."""
+    """Return the arrangement of ``n`` maps, with the tokens in the first of the ways that names all
+    of them and costs the maps little."""
     found = []
     for size, columns in _TOKENS:
-        label = (
-            max(_offsets(builder, each, size, columns)[-1] for each in tokens) + builder.px(3)
-            if any(tokens)
-            else builder.px(24)
-        )
-        found.append(
-            _Arrangement(*_fit_maps(builder, n, length, label, places, area), label, size, columns)
-        )
+        label = builder.px(24)
+        if any(tokens):
+            ends = [_offsets(builder, each, size, columns)[-1] for each in tokens]
+            label = max(ends) + builder.px(3)
+        fitted = _fit_maps(builder, n, length, label, places, area)
+        found.append(_Arrangement(*fitted, label, size, columns))
     whole = [each for each in found if each.names_every_token(length, builder.unit)]
-    return next(
-        (each for each in whole if each.side >= 0.9 * max(other.side for other in whole)), found[0]
-    )
+    for each in whole:
+        if each.side >= 0.9 * max(other.side for other in whole):
+            return each
+    return found[0]
 
 
 def _offsets(builder: PlanBuilder, tokens: Sequence[str], size: float, columns: int) -> list[int]:
-    """How far from the map tokens begin that take turns in ``columns`` columns, the first one
-    first; and at last where all of them end.
+    """Return how far from the map tokens begin that take turns in ``columns`` columns, the first
+    one first; and at last where all of them end.
 
     The column of narrow tokens stands next to the map, so that one wide token does not push all
     others away.
     """
-    widest = [
-        max((builder.text_width(token, size) for token in tokens[first::columns]), default=0)
-        for first in range(columns)
-    ]
+    widest = []
+    for first in range(columns):
+        widths = [builder.text_width(token, size) for token in tokens[first::columns]]
+        widest.append(max(widths, default=0))
     offsets, away = [0] * columns, builder.px(7)
     for column in sorted(range(columns), key=lambda column: widest[column]):
         offsets[column] = away
@@ -135,13 +163,15 @@ def _offsets(builder: PlanBuilder, tokens: Sequence[str], size: float, columns: 
 
 
 def _score_places(builder: PlanBuilder, n_heads: int) -> list[tuple[int, int]]:
-    """(width, height) that scores may take: at the right, or in a narrow picture below, always
-    where two of their maps are too wide."""
+    """Return (width, height) that scores may take: at the right, or in a narrow picture below,
+    always where two of their maps are too wide."""
     px = builder.px
     right, below = (px(310), 0), (0, px(270))
     if not builder.is_narrow:
         return [right]
-    return [right, below] if 2 * (n_heads + px(61)) <= right[0] else [below]
+    if 2 * (n_heads + px(61)) <= px(310):
+        return [right, below]
+    return [below]
 
 
 def _fit_maps(
@@ -152,15 +182,14 @@ def _fit_maps(
     places: Sequence[tuple[int, int]],
     area: Box,
 ) -> tuple[int, int, bool]:
-    """(side, score_width, is_row) with the largest maps."""
+    """Return (side, score_width, is_row) with the largest maps."""
     px = builder.px
     found: list[tuple[int, int, bool]] = []
     for score_width, score_height in places:
         width, height = area.width - score_width, area.height - score_height - px(8)
-        for is_row, room in (
-            (True, min(width // n - label - px(36), height - label)),
-            (False, min(width - label - px(36), (height - (n - 1) * px(_ABOVE)) // n - label)),
-        ):
+        in_row = min(width // n - label - px(36), height - label)
+        in_column = min(width - label - px(36), (height - (n - 1) * px(_ABOVE)) // n - label)
+        for is_row, room in ((True, in_row), (False, in_column)):
             pool, cell_px = fit_map(length, max(2, room))
             found.append((-(-length // pool) * cell_px, score_width, is_row))
     return max(found)
@@ -169,44 +198,36 @@ def _fit_maps(
 def _place_map(
     builder: PlanBuilder,
     heads: Heads,
-    row: int,
-    column: int,
+    place: tuple[int, int],
+    title: str,
     tokens: list[str],
     chosen: _Arrangement,
-    x: int,
-    y: int,
-    *,
-    is_first: bool,
+    corner: Box,
 ) -> Box:
+    """Place one map with its left upper corner at ``corner``, and the tokens along its sides."""
+    row, column = place
     pool, cell_px = fit_map(heads.length, chosen.side)
     cells = -(-heads.length // pool)
-    box = Box(2 * ((x + 1) // 2), 2 * ((y + 1) // 2), cells * cell_px, cells * cell_px)
-    block, numbers = heads.indices[row]
-    name = f"L{block}H{numbers[column]}"
-    kind = heads.title.removeprefix("Attention · ")
-    title = f"{name} · {kind}" if is_first else kind[:1].upper() + kind[1:]
+    box = Box(next_even(corner.x), next_even(corner.y), cells * cell_px, cells * cell_px)
     builder.heading(title, box.x, box.y - builder.px(38), box.width, *heads.axes(pool))
     source = replace(heads.blocks[row][column], pool=pool)
-    place = (block, numbers[column])
-    builder.heatmaps.append(
-        Heatmap(f"{name} · {kind}", source, box, heads.scale, heads.mask(cells), head=place)
-    )
+    name = f"{_name(heads, place)} · {_kind(heads)}"
+    head = _numbers(heads, place)
+    builder.heatmaps.append(Heatmap(name, source, box, heads.scale, heads.mask(cells), head=head))
     _token_labels(builder, tokens, chosen, box, pool, cell_px)
-    _name_copies(builder, heads.blocks[row][column].probe or 0, box, heads.length)
+    _name_copies(builder, _probe(heads), box, heads.length)
     return box
 
 
 def _name_copies(builder: PlanBuilder, probe: int, box: Box, length: int) -> None:
     """Bracket the copies of repeated tokens along the upper edge of the map, whose right half no
     attention reaches."""
-    rows = builder.series.last.probe.get("rows") or []
-    row = rows[probe] if probe < len(rows) else {}
+    row = probe_row(builder.series, probe)
     period, start = int(row.get("period") or 0), int(row.get("start") or 0)
     if not period:
         return
     px = builder.px
-    starts = list(range(start, length, period))
-    for number, first in enumerate(starts, 1):
+    for number, first in enumerate(range(start, length, period), 1):
         left = box.x + box.width * first // length
         right = box.x + box.width * min(first + period, length) // length
         line = Box(left + px(2), box.y - px(9), max(1, right - left - px(4)), max(1, px(3)))
@@ -217,68 +238,73 @@ def _name_copies(builder: PlanBuilder, probe: int, box: Box, length: int) -> Non
 
 
 def _chosen(builder: PlanBuilder, panel: LargeHead, heads: Heads) -> tuple[int, int]:
-    """(row, column) of the head: of those that were asked for, one with a role first (induction
-    before others), then by its change."""
+    """Return (row, column) of the head: of those that were asked for, one with a role first
+    (induction before others), then the one that changed most."""
     roles = builder.roles.held[-1] if builder.roles.held else {}
-
-    def named(place: tuple[int, int]) -> tuple[int, int]:
-        block, numbers = heads.indices[place[0]]
-        return block, numbers[place[1]]
-
+    n_heads = sum(map(len, heads.blocks))
     asked = [
         place
-        for place in most_changed(builder.series, heads, sum(map(len, heads.blocks)), {})
-        if panel.shows(*named(place))
+        for place in most_changed(builder.series, heads, n_heads, {})
+        if panel.shows(*_numbers(heads, place))
     ]
     if not asked:
-        have = "; ".join(
-            f"block {block}: heads {', '.join(map(str, numbers))}"
-            for block, numbers in heads.indices[:4]
-        )
-        wanted = " ".join(
-            f"{kind} {number}"
-            for kind, number in (("block", panel.block), ("head", panel.head))
-            if number is not None
-        )
         raise LayoutError(
-            f"layout {builder.layout.name!r}: the captures hold no {wanted}; they hold {have} ..."
+            f"layout {builder.layout.name!r}: the captures hold no {_wanted(panel)}; they hold "
+            f"{_described(heads)} ..."
         )
-    return min(
-        asked, key=lambda place: (roles.get(named(place)) != "induction", named(place) not in roles)
-    )
+
+    def rank(place: tuple[int, int]) -> tuple[bool, bool]:
+        role = roles.get(_numbers(heads, place))
+        return role != "induction", role is None
+
+    return min(asked, key=rank)
+
+
+def _wanted(panel: LargeHead) -> str:
+    texts = []
+    if panel.block is not None:
+        texts.append(f"block {panel.block}")
+    if panel.head is not None:
+        texts.append(f"head {panel.head}")
+    return " ".join(texts)
+
+
+def _described(heads: Heads) -> str:
+    texts = []
+    for block, numbers in heads.indices[:4]:
+        texts.append(f"block {block}: heads {', '.join(map(str, numbers))}")
+    return "; ".join(texts)
 
 
 def _tokens(builder: PlanBuilder, probe: int, length: int) -> list[str]:
-    rows = builder.series.last.probe.get("rows") or []
-    if probe >= len(rows) or len(rows[probe].get("tokens", ())) < length:
+    """Return the first ``length`` tokens of a row of the probe; none where it has fewer."""
+    tokens = probe_row(builder.series, probe).get("tokens", ())
+    if len(tokens) < length:
         return []
-    return [_visible(str(token)) for token in rows[probe]["tokens"][:length]]
+    return [_visible(str(token)) for token in tokens[:length]]
 
 
 def _visible(token: str) -> str:
+    """Write blanks as signs, and cut long tokens."""
     for blank, sign in (("\n", "⏎"), ("\t", "⇥"), (" ", "␣")):
         token = token.replace(blank, sign)
     token = "".join(character if character.isprintable() else "·" for character in token)
-    return token if len(token) <= 9 else token[:8] + "…"
+    if len(token) > _LONGEST_TOKEN:
+        return token[: _LONGEST_TOKEN - 1] + "…"
+    return token
 
 
 def _token_labels(
     builder: PlanBuilder, tokens: list[str], chosen: _Arrangement, box: Box, pool: int, cell_px: int
 ) -> None:
+    """Write the tokens left of the map and, turned, below it."""
     size, columns = chosen.token_size, chosen.token_columns
     every = max(1, -(-round(0.95 * size * builder.unit) * pool // (columns * cell_px)))
     offsets = _offsets(builder, tokens[::every], size, columns)
     for position in range(0, len(tokens), every):
-        middle = (position // pool + 0.5) * cell_px if pool > 1 else (position + 0.5) * cell_px
+        token = tokens[position]
+        middle = (position // pool + 0.5) * cell_px
         away = offsets[position // every % columns]
-        builder.text(
-            tokens[position], box.x - away, box.y + middle, size, align="right", baseline="center"
-        )
-        builder.text(
-            tokens[position],
-            box.x + middle + 0.36 * size * builder.unit,
-            box.bottom + away,
-            size,
-            align="right",
-            rotation=90,
-        )
+        builder.text_left_of(box.x - away, token, box.y + middle, size)
+        x = box.x + middle + 0.36 * size * builder.unit
+        builder.text(token, x, box.bottom + away, size, align="right", rotation=90)

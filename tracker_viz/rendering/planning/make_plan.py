@@ -1,5 +1,7 @@
-"""Layout + Series -> Plan: which array fills which box, in whole pixels. Reads headers, the scores,
-and some captures for the scales."""
+"""Make a Plan of a Layout and a Series: which array fills which box, in whole pixels.
+
+Reads headers, the scores, and some captures for the scales.
+"""
 
 from __future__ import annotations
 
@@ -39,16 +41,16 @@ from tracker_viz.rendering.story import tell_story
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
 
-_BARS = 64  # at 1080p: a row of colour bars
+_BARS = 64  # at 1080p: a row of color bars
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160), "square": (1080, 1080)}
 
 
 def picture_size(size: str | Sequence[int]) -> tuple[int, int]:
-    """(width, height) in pixels of ``1080p``, ``4k``, ..., ``1600x900`` or a pair; even, as video
-    needs.
+    """Return (width, height) in pixels of ``1080p``, ``4k``, ..., ``1600x900`` or a pair.
 
     Raises:
-        ConfigError: no size has this name, or it is odd, too small or too large.
+        ConfigError: no size has this name, or it is odd (which video cannot be), too small or too
+            large.
     """
     if isinstance(size, str):
         pixels = re.fullmatch(r"(\d+)x(\d+)", size)
@@ -58,7 +60,8 @@ def picture_size(size: str | Sequence[int]) -> tuple[int, int]:
             raise ConfigError(unknown_name("size", size, SIZES) + "; or pixels, like 1600x900")
         size = (int(pixels[1]), int(pixels[2]))
     width, height = (int(length) for length in size)
-    if not (640 <= width <= 7680 and 360 <= height <= 7680) or width % 2 or height % 2:
+    fits = 640 <= width <= 7680 and 360 <= height <= 7680
+    if not fits or width % 2 or height % 2:
         raise ConfigError(
             "a picture is 640..7680 pixels wide, 360..7680 high, and both are even; got "
             f"{width}x{height}"
@@ -80,46 +83,67 @@ def make_plan(
         LayoutError: the captures lack what the layout shows, or it does not fit.
         ConfigError: an option has no meaning.
     """
-    width, height = picture_size(size)
-    check_scale_options(chosen := scales or {})
     _check_metric(layout, series)
-    options = {
-        kind: {**layout.scales.get(kind, {}), **chosen.get(kind, {})}
-        for kind in {*layout.scales, *chosen}
-    }
-    builder = PlanBuilder(layout, series, width, height, theme_by_name(theme), options)
+    options = _scale_options(layout, scales or {})
+    builder = PlanBuilder(layout, series, *picture_size(size), theme_by_name(theme), options)
     builder.roles = find_roles(series, builder.theme.roles)
     builder.story = tell_story(series, layout.metric)
     top = header(builder)
     bottom = _panels(builder, top)
-    strip = Box(
-        builder.margin,
-        bottom + builder.px(16),
-        width - 2 * builder.margin,
-        height - builder.px(4) - bottom - builder.px(16),
-    )
-    if builder.scales.keys() - builder.barred and builder.is_narrow:
-        builder.place_bars(Box(strip.x, strip.y, strip.width, builder.px(58)))
-        strip = Box(
-            strip.x, strip.y + builder.px(_BARS), strip.width, strip.height - builder.px(_BARS)
-        )
-    elif builder.scales.keys() - builder.barred:
-        bars_width = builder.px(420 if len(builder.scales.keys() - builder.barred) <= 2 else 480)
-        builder.place_bars(Box(strip.right - bars_width, strip.y, bars_width, strip.height))
-        strip = Box(strip.x, strip.y, strip.width - bars_width - builder.px(40), strip.height)
-    if any(heatmap.head for heatmap in builder.heatmaps):
-        line_px, blink_px = _border_px(builder)
-        builder.roles = replace(builder.roles, line_px=line_px, blink_px=blink_px)
-        solid, dashed = framed_roles(builder.roles, builder.heatmaps)
-        shown = by_behavior(role for role in builder.roles.names if role in solid | dashed)
-        role_legend(builder, shown, elsewhere=bool(dashed))
+    strip = _place_bars(builder, _below(builder, bottom))
+    _say_roles(builder)
     if layout.timeline:
         timeline(builder, strip, builder.story.events)
     return builder.plan()
 
 
+def _scale_options(
+    layout: Layout, chosen: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return what is asked of each kind of scale; ``chosen`` wins over the layout's own."""
+    check_scale_options(chosen)
+    options = {}
+    for kind in {*layout.scales, *chosen}:
+        options[kind] = {**layout.scales.get(kind, {}), **chosen.get(kind, {})}
+    return options
+
+
+def _below(builder: PlanBuilder, bottom: int) -> Box:
+    """Return the strip of the picture below its panels."""
+    y = bottom + builder.px(16)
+    width = builder.width - 2 * builder.margin
+    return Box(builder.margin, y, width, builder.height - builder.px(4) - y)
+
+
+def _place_bars(builder: PlanBuilder, strip: Box) -> Box:
+    """Place the color bars that stand nowhere yet in the strip: above the timeline, or in a wide
+    picture at its right. Return the rest of the strip."""
+    px = builder.px
+    n_bars = len(builder.scales.keys() - builder.barred)
+    if not n_bars:
+        return strip
+    if builder.is_narrow:
+        builder.place_bars(Box(strip.x, strip.y, strip.width, px(58)))
+        return Box(strip.x, strip.y + px(_BARS), strip.width, strip.height - px(_BARS))
+    width = px(420 if n_bars <= 2 else 480)
+    builder.place_bars(Box(strip.right - width, strip.y, width, strip.height))
+    return Box(strip.x, strip.y, strip.width - width - px(40), strip.height)
+
+
+def _say_roles(builder: PlanBuilder) -> None:
+    """Decide how thick the borders around heads are, and say in the header what they mean."""
+    if not any(heatmap.head for heatmap in builder.heatmaps):
+        return
+    line_px, blink_px = _border_px(builder)
+    builder.roles = replace(builder.roles, line_px=line_px, blink_px=blink_px)
+    solid, dashed = framed_roles(builder.roles, builder.heatmaps)
+    shown = by_behavior(role for role in builder.roles.names if role in solid | dashed)
+    role_legend(builder, shown, elsewhere=bool(dashed))
+
+
 def _check_metric(layout: Layout, series: Series) -> None:
-    """A run without a loss has an empty timeline; another metric was asked for by name."""
+    """Check that a metric is there which was asked for by name; without a loss, the timeline stays
+    empty."""
     known = {name for metrics in series.metrics for name in metrics}
     if layout.metric != USUAL_METRIC and layout.metric not in known:
         have = unknown_name("metric", layout.metric, known) if known else "they hold none"
@@ -130,74 +154,61 @@ def _check_metric(layout: Layout, series: Series) -> None:
 
 
 def _border_px(builder: PlanBuilder) -> tuple[int, int]:
-    """How thick the borders around heads are, at rest and when they blink: none covers a part of
-    its neighbor's."""
+    """Return how thick the borders around heads are, at rest and when they blink: none covers a
+    part of its neighbor's."""
     boxes = [heatmap.box for heatmap in builder.heatmaps if heatmap.head]
-    gaps = [
-        other.x - one.right
-        for one in boxes
-        for other in boxes
-        if other.x >= one.right and other.y == one.y
-    ]
-    gaps += [
-        other.y - one.bottom
-        for one in boxes
-        for other in boxes
-        if other.y >= one.bottom and other.x == one.x
-    ]
-    most = min([builder.px(8), *(gap // 2 - 1 for gap in gaps)])
+    most = builder.px(8)
+    for one in boxes:
+        for other in boxes:
+            if other.y == one.y and other.x >= one.right:
+                most = min(most, (other.x - one.right) // 2 - 1)
+            if other.x == one.x and other.y >= one.bottom:
+                most = min(most, (other.y - one.bottom) // 2 - 1)
     return max(1, min(builder.px(3), most)), max(1, most)
 
 
 def _panels(builder: PlanBuilder, top: int) -> int:
-    """Place the panels below ``top``; returns where they end."""
-    layout, px, margin = builder.layout, builder.px, builder.margin
-    scores = [
-        name
-        for panel in layout.panels
-        if isinstance(panel, Scores)
-        for name in resolve_scores(builder, panel)
-    ]
-    heads = [
-        heads
-        for panel in layout.panels
-        if isinstance(panel, Attention)
-        for heads in resolve_attention(builder, panel)
-    ]
-    matrices = [
-        resolve_weights(builder, panel) for panel in layout.panels if isinstance(panel, Weights)
-    ]
-    large = next((panel for panel in layout.panels if isinstance(panel, LargeHead)), None)
-    area_top = next_even(top + px(58))
-    least = px(
-        (118 if layout.timeline else 16)
-        + (_BARS if builder.is_narrow else 0 if layout.timeline else 64)
-    )
-    area = Box(margin, area_top, builder.width - 2 * margin, builder.height - least - area_top)
-    if large:
-        return place_head(builder, large, scores, area)
+    """Place the panels below ``top``; return where they end."""
+    scores: list[str] = []
+    heads: list[Heads] = []
+    matrices: list[Matrices] = []
+    for panel in builder.layout.panels:
+        match panel:
+            case Scores():
+                scores += resolve_scores(builder, panel)
+            case Attention():
+                heads += resolve_attention(builder, panel)
+            case Weights():
+                matrices.append(resolve_weights(builder, panel))
+    y = next_even(top + builder.px(58))
+    width = builder.width - 2 * builder.margin
+    area = Box(builder.margin, y, width, builder.height - _room_below(builder) - y)
+    for panel in builder.layout.panels:
+        if isinstance(panel, LargeHead):
+            return place_head(builder, panel, scores, area)
     if not heads and not matrices:
         return place_cards(builder, score_cards(builder, scores), area)
     return _maps(builder, heads, matrices, scores, area)
 
 
+def _room_below(builder: PlanBuilder) -> int:
+    """Return the pixels that the timeline and the color bars need at least."""
+    if builder.is_narrow:
+        return builder.px((118 if builder.layout.timeline else 16) + _BARS)
+    return builder.px(118 if builder.layout.timeline else 16 + _BARS)
+
+
 def _maps(
     builder: PlanBuilder, heads: list[Heads], matrices: list[Matrices], scores: list[str], area: Box
 ) -> int:
+    """Place maps and beside them scores, in the first of these ways that keeps the maps large: a
+    grid of all, mosaics, one summary of all matrices. Return the bottom."""
     px = builder.px
-    zooms = next(
-        (panel.zooms for panel in builder.layout.panels if isinstance(panel, Attention)), None
-    )
+    zooms = _zooms(builder.layout)
     if builder.is_narrow:
-        return place_portrait(
-            builder, heads, matrices, score_cards(builder, scores) if scores else [], zooms, area
-        )
-    panels: list[Heads | Matrices] = [*heads, *matrices]
-    n_blocks = max(len(panel.blocks) for panel in panels)
-    is_long = len(scores) * px(3 * n_blocks + 80) > area.height - px(
-        150
-    )  # maps of so many blocks stand beside each other
-    side_width = px(min(520, 150 * len(scores)) if is_long else 330) if scores else 0
+        cards = score_cards(builder, scores) if scores else []
+        return place_portrait(builder, heads, matrices, cards, zooms, area)
+    side_width = _side_width(builder, [*heads, *matrices], scores, area)
     # Names in the corners of the maps need no row of their own above them.
     raised_y = next_even(area.y - px(22))
     raised = Box(area.x, raised_y, area.width, area.bottom - raised_y)
@@ -209,14 +220,31 @@ def _maps(
     if heads and shape.map_px < LEAST_MAP_PX * builder.unit:
         return place_many_heads(builder, heads, matrices, score_cards(builder, scores), zooms, area)
     if shape.map_px < least_matrix_px(builder):
-        return place_cards(
-            builder, [weight_card(builder, matrices[0]), *score_cards(builder, scores)], area
-        )
+        cards = [weight_card(builder, matrices[0]), *score_cards(builder, scores)]
+        return place_cards(builder, cards, area)
     right, bottom = place_grid(builder, heads, matrices, area, shape, side_width)
     if scores:
         x = right + px(44)
-        bottom = max(
-            bottom, area.y + min(area.height, px(620))
-        )  # one or two blocks are no reason to squeeze the scores
+        # One or two blocks are no reason to squeeze the scores.
+        bottom = max(bottom, area.y + min(area.height, px(620)))
         place_scores(builder, scores, Box(x, area.y, area.right - x, bottom - area.y))
     return bottom
+
+
+def _zooms(layout: Layout) -> int | None:
+    for panel in layout.panels:
+        if isinstance(panel, Attention):
+            return panel.zooms
+    return None
+
+
+def _side_width(
+    builder: PlanBuilder, panels: Sequence[Heads | Matrices], scores: list[str], area: Box
+) -> int:
+    """Return the pixels at the right that scores need; their maps of many blocks stand beside each
+    other."""
+    if not scores:
+        return 0
+    n_blocks = max(len(panel.blocks) for panel in panels)
+    is_long = len(scores) * builder.px(3 * n_blocks + 80) > area.height - builder.px(150)
+    return builder.px(min(520, 150 * len(scores)) if is_long else 330)

@@ -1,4 +1,4 @@
-"""Places a model with too many heads for a map of each: mosaics of all, the heads that changed
+"""Place a model with too many heads for a map of each: mosaics of all, the heads that changed
 most, scores, and a summary of the weights.
 
 Which arrangement fills a picture depends on its shape and on the model's: a few are tried, and the
@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from tracker_viz.errors import LayoutError
-from tracker_viz.rendering.plan import Box
+from tracker_viz.rendering.plan import Box, Heatmap
 from tracker_viz.rendering.planning.cards import (
     Card,
     beside_foot,
@@ -33,20 +33,29 @@ from tracker_viz.rendering.sources import CodedMap, Mosaic
 
 log = logging.getLogger(__name__)
 
-_BARS = 64  # at 1080p: a row of colour bars
+_BARS = 64  # at 1080p: a row of color bars
 _COLUMN = 150  # at 1080p: a summary of the weights that stands between mosaics and zooms
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """``summary``: of the weights, where the layout shows any; ``ranked``: (row, column) of the
-    heads, the most telling first."""
+    """Everything that has to be placed.
+
+    Attributes:
+        summary: of the weights, where the layout shows any.
+        ranked: (row, column) of the heads, the most telling first.
+    """
 
     heads: Sequence[Heads]
     summary: Card | None
     scores: Sequence[Card]
     ranked: Sequence[tuple[int, int]]
     n_zooms: int | None
+
+    @property
+    def cards(self) -> list[Card]:
+        """Scores, and behind them the summary of the weights."""
+        return [*self.scores, self.summary] if self.summary else [*self.scores]
 
 
 def place_many_heads(
@@ -57,15 +66,14 @@ def place_many_heads(
     n_zooms: int | None,
     area: Box,
 ) -> int:
-    """Fill ``area``; titles stand above it. Returns the bottom of the lowest part.
+    """Fill ``area``, under titles above it; return the bottom of the lowest part.
 
     Raises:
         LayoutError: no arrangement has room for all parts.
     """
     ranked = telling_heads(builder, heads[0], n_zooms or MOST_ZOOMS)
-    parts = _Parts(
-        heads, weight_card(builder, matrices[0]) if matrices else None, scores, ranked, n_zooms
-    )
+    summary = weight_card(builder, matrices[0]) if matrices else None
+    parts = _Parts(heads, summary, scores, ranked, n_zooms)
     trials: list[tuple[PlanBuilder, int]] = []
     refused: LayoutError | None = None
     for arrange in _arrangements(builder, parts):
@@ -79,8 +87,17 @@ def place_many_heads(
         raise refused
     best, bottom = max(trials, key=lambda trial: _worth(trial[0]))
     builder.adopt(best)
-    for card in [*scores, *([parts.summary] if parts.summary else [])]:
-        if not any(heatmap.source is card.source for heatmap in builder.heatmaps):
+    _warn_of_missing(builder, parts.cards)
+    used = {heatmap.scale for heatmap in builder.heatmaps}
+    builder.scales = {key: scale for key, scale in builder.scales.items() if key in used}
+    builder.bars = [bar for bar in builder.bars if bar.scale in builder.scales]
+    return bottom
+
+
+def _warn_of_missing(builder: PlanBuilder, cards: Sequence[Card]) -> None:
+    placed = [heatmap.source for heatmap in builder.heatmaps]
+    for card in cards:
+        if not any(source is card.source for source in placed):
             log.warning(
                 "layout %s: no room for the map of %s at %dx%d",
                 builder.layout.name,
@@ -88,164 +105,145 @@ def place_many_heads(
                 builder.width,
                 builder.height,
             )
-    builder.scales = {
-        key: scale
-        for key, scale in builder.scales.items()
-        if any(heatmap.scale == key for heatmap in builder.heatmaps)
-    }
-    builder.bars = [bar for bar in builder.bars if bar.scale in builder.scales]
-    return bottom
 
 
 def _worth(builder: PlanBuilder) -> float:
-    """How well the picture is filled: roots of the pixels, so that mosaics, zooms and cards all get
-    some; a title that is cut costs."""
+    """Return how well the picture is filled: roots of the pixels, so that mosaics, zooms and cards
+    all get some; a title that is cut costs."""
     pixels: dict[str, int] = {}
     for heatmap in builder.heatmaps:
-        kind = (
-            "mosaic"
-            if isinstance(heatmap.source, Mosaic | CodedMap)
-            else "zoom"
-            if heatmap.head
-            else "card"
-        )
+        kind = _kind(heatmap)
         pixels[kind] = pixels.get(kind, 0) + heatmap.box.width * heatmap.box.height
-    cut = any(label.text.endswith("…") for label in builder.labels)
-    return sum(math.sqrt(each) for each in pixels.values()) * (0.8 if cut else 1.0)
+    filled = sum(math.sqrt(each) for each in pixels.values())
+    if any(label.text.endswith("…") for label in builder.labels):
+        return filled * 0.8
+    return filled
+
+
+def _kind(heatmap: Heatmap) -> str:
+    if isinstance(heatmap.source, Mosaic | CodedMap):
+        return "mosaic"
+    return "zoom" if heatmap.head else "card"
 
 
 _Arrange = Callable[[PlanBuilder, _Parts, Box], int]
 
 
 def _arrangements(builder: PlanBuilder, parts: _Parts) -> list[_Arrange]:
-    n_mosaics = len(parts.heads)
-    if not builder.is_narrow:
-        shares: tuple[float, ...] = (0.76, 0.84)
-        if n_mosaics == 1 or shows_role_map(builder):
-            shares = (0.50, 0.56)
-        return [partial(_in_columns, share=share) for share in shares]
-    columns: list[_Arrange] = [partial(_in_columns, share=share) for share in (0.45, 0.58, 0.72)]
-    return [
-        *columns,
-        _cards_below,
-        partial(_in_rows, most_groups=1),
-        partial(_in_rows, most_groups=8),
-    ]
+    if builder.is_narrow:
+        return [
+            *(partial(_in_columns, share=share) for share in (0.45, 0.58, 0.72)),
+            _cards_below,
+            partial(_in_rows, most_groups=1),
+            partial(_in_rows, most_groups=8),
+        ]
+    shares = (0.76, 0.84)
+    if len(parts.heads) == 1 or shows_role_map(builder):
+        shares = (0.50, 0.56)
+    return [partial(_in_columns, share=share) for share in shares]
 
 
 def _in_columns(builder: PlanBuilder, parts: _Parts, area: Box, *, share: float) -> int:
-    """Mosaics at the left, as high as there is room; at the right the zooms, and below them scores
-    and weights."""
+    """Place mosaics at the left, as high as there is room; at the right the zooms, and below them
+    scores and weights."""
     px = builder.px
-    mosaics, cards = _mosaics(
-        builder, parts, Box(area.x, area.y, int(area.width * share), area.height)
-    )
-    right = Box(mosaics.right + px(40), area.y, area.right - mosaics.right - px(40), area.height)
-    bars = (
-        0 if builder.is_narrow else px(_BARS)
-    )  # in a narrow picture they stand in a row of their own
-    below = (
-        max(row_height(builder, cards) + px(TITLES) + bars, int(right.height * 0.43))
-        if cards
-        else bars + px(20)
-    )
+    left = Box(area.x, area.y, int(area.width * share), area.height)
+    mosaics, cards = _mosaics(builder, parts, left)
+    x = mosaics.right + px(40)
+    right = Box(x, area.y, area.right - x, area.height)
+    # In a narrow picture the color bars have a row of their own.
+    bars = 0 if builder.is_narrow else px(_BARS)
+    below = bars + px(20)
+    if cards:
+        below = max(row_height(builder, cards) + px(TITLES) + bars, int(right.height * 0.43))
     zooms = Box(right.x, right.y, right.width, max(right.height - below, right.height // 4))
     y = place_zooms(builder, parts.heads[0], parts.ranked, parts.n_zooms, zooms) + px(TITLES)
-    while cards:
-        try:
-            place_cards(
-                builder,
-                cards,
-                Box(right.x, y, right.width, right.bottom - y - bars - px(4)),
-                own_bars=False,
-            )
-            break
-        except LayoutError:
-            if builder.is_narrow:  # where another arrangement may have the room
-                raise
-            cards.pop()
+    room = Box(right.x, y, right.width, right.bottom - y - bars - px(4))
+    _place_cards_that_fit(builder, cards, room)
     if bars:
         builder.place_bars(Box(right.x, right.bottom - bars + px(4), right.width, bars))
     return right.bottom
 
 
+def _place_cards_that_fit(builder: PlanBuilder, cards: list[Card], room: Box) -> None:
+    """Place the cards, in a wide picture without the last ones where not all have room."""
+    while cards:
+        try:
+            place_cards(builder, cards, room, own_bars=False)
+            return
+        except LayoutError:
+            if builder.is_narrow:  # another arrangement may have the room
+                raise
+            cards.pop()
+
+
 def _cards_below(builder: PlanBuilder, parts: _Parts, area: Box) -> int:
-    """Mosaics at the left and zooms at the right; below both, in the whole width, scores and
+    """Place mosaics at the left and zooms at the right; below both, in the whole width, scores and
     weights."""
-    below = _row_below(builder, parts)
-    high = area.height - below
+    high = area.height - _row_below(builder, parts)
     mosaics, cards = _mosaics(builder, parts, Box(area.x, area.y, int(0.58 * area.width), high))
     x = mosaics.right + builder.px(40)
-    bottom = place_zooms(
-        builder, parts.heads[0], parts.ranked, parts.n_zooms, Box(x, area.y, area.right - x, high)
-    )
+    room = Box(x, area.y, area.right - x, high)
+    bottom = place_zooms(builder, parts.heads[0], parts.ranked, parts.n_zooms, room)
     return place_below(builder, cards, max(bottom, mosaics.bottom), area)
 
 
 def _in_rows(builder: PlanBuilder, parts: _Parts, area: Box, *, most_groups: int) -> int:
-    """Mosaics, zooms, and scores and weights, each in the whole width, below each other."""
+    """Place mosaics, zooms, and scores and weights, each in the whole width, below each other."""
     px = builder.px
     high = area.height - _row_below(builder, parts)
     beside = px(_COLUMN + 40) if parts.summary and parts.scores and len(parts.heads) == 1 else 0
-    mosaics, cards = _mosaics(
-        builder, parts, Box(area.x, area.y, area.width - beside, int(0.72 * high)), most_groups
-    )
+    room = Box(area.x, area.y, area.width - beside, int(0.72 * high))
+    mosaics, cards = _mosaics(builder, parts, room, most_groups)
     y = next_even(mosaics.bottom + px(TITLES))
-    bottom = place_zooms(
-        builder,
-        parts.heads[0],
-        parts.ranked,
-        parts.n_zooms,
-        Box(area.x, y, area.width, area.y + high - y),
-    )
+    room = Box(area.x, y, area.width, area.y + high - y)
+    bottom = place_zooms(builder, parts.heads[0], parts.ranked, parts.n_zooms, room)
     return place_below(builder, cards, bottom, area)
 
 
 def _mosaics(
     builder: PlanBuilder, parts: _Parts, area: Box, most_groups: int = 8
 ) -> tuple[Box, list[Card]]:
-    """A mosaic for each row of the probe, and beside it the weights: in the same rows where it has
-    one for each block, else in a column where no scores follow. Returns the box of all these, by
-    the weights wider than ``area`` may be, and the cards that are left.
+    """Place a mosaic for each row of the probe, and beside it the weights: in the same rows where
+    it has one for each block, else in a column where no scores follow.
+
+    Return the box of all these, by the weights wider than ``area`` may be, and the cards that are
+    left.
     """
-    px, summary = builder.px, parts.summary
-    beside = len(parts.heads) == 1 and summary is not None
-    foot = beside_foot(builder, summary) if beside and summary else 0
-    column = px(_COLUMN + 40) if beside and not parts.scores else 0
-    x = bottom = 0
+    px = builder.px
+    summary = parts.summary if len(parts.heads) == 1 else None  # which may stand beside the mosaic
+    foot = beside_foot(builder, summary) if summary else 0
+    column = px(_COLUMN + 40) if summary and not parts.scores else 0
     if shows_role_map(builder):
-        used = place_role_map(builder, Box(area.x, area.y, area.width - column, area.height))
-        cards = [*parts.scores, *([summary] if summary else [])]
-        return used, cards
-    for number, group in enumerate(parts.heads):
-        left = x + px(40) if number else area.x
-        room = (
-            (area.width - column - px(40)) // len(parts.heads)
-            if builder.is_narrow
-            else area.width // len(parts.heads)
-        )
-        mosaic = place_mosaic(
-            builder, group, Box(left, area.y, room, area.height - foot), most_groups
-        )
-        x, bottom = mosaic.right, max(bottom, mosaic.bottom)
-    if beside and summary and len(builder.heatmaps) == 1:
-        return Box(
-            area.x, area.y, place_beside(builder, summary, mosaic) - area.x, bottom + foot - area.y
-        ), list(parts.scores)
-    if beside and summary and not parts.scores:
-        x = place_column(builder, summary, Box(x + px(28), area.y, px(_COLUMN), area.height))
-        return Box(area.x, area.y, x - area.x, area.height), []
-    return Box(area.x, area.y, x - area.x, bottom - area.y), [
-        *parts.scores,
-        *([summary] if summary else []),
-    ]
+        room = Box(area.x, area.y, area.width - column, area.height)
+        return place_role_map(builder, room), parts.cards
+
+    width = area.width
+    if builder.is_narrow:
+        width -= column + px(40)
+    room = Box(area.x, area.y, width // len(parts.heads), area.height - foot)
+    bottom = 0
+    for heads in parts.heads:
+        mosaic = place_mosaic(builder, heads, room, most_groups)
+        bottom = max(bottom, mosaic.bottom)
+        room = replace(room, x=mosaic.right + px(40))
+    if summary and len(builder.heatmaps) == 1:
+        right = place_beside(builder, summary, mosaic)
+        box = Box(area.x, area.y, right - area.x, bottom + foot - area.y)
+        return box, list(parts.scores)
+    if summary and not parts.scores:
+        beside = Box(mosaic.right + px(28), area.y, px(_COLUMN), area.height)
+        right = place_column(builder, summary, beside)
+        return Box(area.x, area.y, right - area.x, area.height), []
+    return Box(area.x, area.y, mosaic.right - area.x, bottom - area.y), parts.cards
 
 
 def _row_below(builder: PlanBuilder, parts: _Parts) -> int:
-    """Pixels that the scores need below everything, and the weights where these can not stand
-    beside a mosaic."""
-    cards = [
-        *parts.scores,
-        *([parts.summary] if parts.summary and (parts.scores or len(parts.heads) > 1) else []),
-    ]
-    return row_height(builder, cards, builder.px(100)) + builder.px(TITLES) if cards else 0
+    """Return the pixels that the scores need below everything, and the weights where these can not
+    stand beside a mosaic."""
+    cards = list(parts.scores)
+    if parts.scores or len(parts.heads) > 1:
+        cards = parts.cards
+    if not cards:
+        return 0
+    return row_height(builder, cards, builder.px(100)) + builder.px(TITLES)

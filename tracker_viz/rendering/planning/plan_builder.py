@@ -47,6 +47,25 @@ def next_even(pixel: int) -> int:
     return 2 * ((pixel + 1) // 2)
 
 
+def whole_cell_px(cell_px: int) -> int:
+    """Round a large cell down to an even number of pixels.
+
+    Chroma in video has half the resolution and keeps the colors of such cells exactly. Small cells
+    would lose too much of their size.
+    """
+    if cell_px >= 7:
+        return cell_px - cell_px % 2
+    return cell_px
+
+
+def number_spacing(cell_px: float, least_px: float) -> int:
+    """Return the smallest power of two that keeps numbers of every so many cells apart."""
+    spacing = 1
+    while spacing * cell_px < least_px:
+        spacing *= 2
+    return spacing
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A colour scale whose ends follow from what is drawn in the whole run: ``options`` makes
@@ -59,8 +78,11 @@ class Measured:
 
 @dataclass
 class PlanBuilder:
-    """``px(n)``: n pixels of a 1080p picture, at this size. Text sizes are given in pixels at 1080p
-    too."""
+    """Collects what stands in a picture, until ``plan`` makes a Plan of it.
+
+    ``px(n)`` turns n pixels of a 1080p picture into those of this size. Sizes of text are given in
+    pixels at 1080p too.
+    """
 
     layout: Layout
     series: Series
@@ -101,7 +123,7 @@ class PlanBuilder:
         return max(2, 2 * round(pixels * self.unit / 2))
 
     def attempt(self) -> PlanBuilder:
-        """The same so far, to try something on that leaves this one as it is."""
+        """Copy this builder, to try something that leaves the original as it is."""
         attempt = copy.copy(self)
         for part in fields(self):
             if isinstance(value := getattr(self, part.name), list | dict | set):
@@ -109,6 +131,7 @@ class PlanBuilder:
         return attempt
 
     def adopt(self, attempt: PlanBuilder) -> None:
+        """Take over everything that was placed in ``attempt``."""
         for part in fields(self):
             setattr(self, part.name, getattr(attempt, part.name))
 
@@ -117,23 +140,39 @@ class PlanBuilder:
     ) -> None:
         self.labels.append(Label(text, x, y, size * self.unit, color or self.theme.dim, **options))
 
+    def text_within(
+        self,
+        room: float,
+        text: str,
+        x: float,
+        y: float,
+        size: float,
+        color: str | None = None,
+        *,
+        bold: bool = False,
+        **options: Any,
+    ) -> None:
+        """Write ``text``, cut with an ellipsis where it is wider than ``room``."""
+        fitted = self.fitted(text, size, room, bold)
+        self.text(fitted, x, y, size, color, bold=bold, **options)
+
+    def text_left_of(
+        self, x: float, text: str, middle: float, size: float, color: str | None = None
+    ) -> None:
+        """Write ``text`` so that it ends at ``x``, at the height of what has its middle there."""
+        self.text(text, x, middle, size, color, align="right", baseline="center")
+
+    def square(self, x: int, y: int, side: int, color: str) -> None:
+        self.swatches.append(Swatch(Box(x, y, side, side), color))
+
     def heading(self, title: str, x: float, y: float, room: float, *axes: str) -> None:
-        """Title of a part of the picture, in short where ``room`` asks for it, and behind it the
-        first of ``axes`` for which there is room.
+        """Write the title of a part of the picture, shortened where ``room`` asks for it, and
+        behind it the first of ``axes`` for which there is room.
 
         ``axes``: what runs down and across the maps below, the most telling first: ``query ↓ key
         →``.
         """
-        shorter = self.shorter(title)
-        widths = [self.text_width(text, HEADING, True) for text in shorter]
-        least = self.px(16) + min((self.text_width(text, _AXES) for text in axes), default=0)
-        # What a change is since the colour bar says too: that gives way to the axes, and nothing
-        # else does.
-        fits = [
-            text for text, width in zip(shorter[:2], widths, strict=False) if width + least <= room
-        ]
-        fits += [text for text, width in zip(shorter, widths, strict=True) if width <= room]
-        title = fits[0] if fits else self.fitted(shorter[-1], HEADING, room, True)
+        title = self._fitting_title(title, room, axes)
         self.text(title, x, y, HEADING, self.theme.text, bold=True)
         x_axes = x + self.text_width(title, HEADING, True) + self.px(16)
         for text in axes:
@@ -141,8 +180,20 @@ class PlanBuilder:
                 self.text(text, x_axes, y, _AXES)
                 break
 
+    def _fitting_title(self, title: str, room: float, axes: Sequence[str]) -> str:
+        shorter = self.shorter(title)
+        axes_px = self.px(16) + min((self.text_width(text, _AXES) for text in axes), default=0)
+        # The color bar says too since when a change is: this alone gives way to the axes.
+        for text in shorter[:2]:
+            if self.text_width(text, HEADING, True) + axes_px <= room:
+                return text
+        for text in shorter:
+            if self.text_width(text, HEADING, True) <= room:
+                return text
+        return self.fitted(shorter[-1], HEADING, room, True)
+
     def shorter(self, title: str) -> list[str]:
-        """A heading, and what may stand in its place where there is less and less room."""
+        """Return a heading, and what may stand in its place where there is less and less room."""
         texts = [title]
         for pattern, short in _SHORTER:
             texts.append(re.sub(pattern, short, texts[-1]))
@@ -152,7 +203,7 @@ class PlanBuilder:
         return text_width(text, size * self.unit, bold=bold)
 
     def fitted(self, text: str, size: float, room: float, bold: bool = False) -> str:
-        """``text``, cut with an ellipsis where it is wider than ``room``."""
+        """Return ``text``, cut with an ellipsis where it is wider than ``room``."""
         if self.text_width(text, size, bold) <= room:
             return text
         while text and self.text_width(text + "…", size, bold) > room:
@@ -160,20 +211,21 @@ class PlanBuilder:
         return text.rstrip(" ·") + "…"
 
     def add_scale(self, key: str, kind: str, defaults: Mapping[str, Any] | Measured) -> None:
-        """A colour scale under ``key``; what the user chose for its ``kind`` wins over the
+        """Add a color scale under ``key``; what the user chose for its ``kind`` wins over the
         defaults.
 
         ``defaults``: options of ColorScale, and ``reached``: the least and the greatest value that
-            is drawn, where not the scale's ends.
+            is drawn, where these are not the scale's ends.
 
-        What is Measured is read off all captures when the plan is done, because it depends on what
+        A Measured scale is read off all captures when the plan is done, because it depends on what
         is placed.
         """
         if key in self.scales:
             return
-        self.scales[key] = (
-            defaults if isinstance(defaults, Measured) else self._scale(kind, defaults)
-        )
+        if isinstance(defaults, Measured):
+            self.scales[key] = defaults
+        else:
+            self.scales[key] = self._scale(kind, defaults)
 
     def _scale(self, kind: str, defaults: Mapping[str, Any]) -> ColorScale:
         options = {
@@ -182,29 +234,32 @@ class PlanBuilder:
             "nonfinite": self.theme.nonfinite,
         }
         lowest, highest = options.pop("reached", (defaults["minimum"], defaults["maximum"]))
-        return ColorScale(
-            **options, clipped=(lowest < options["minimum"], highest > options["maximum"])
-        )
+        clipped = (lowest < options["minimum"], highest > options["maximum"])
+        return ColorScale(**options, clipped=clipped)
 
     def _measured_scales(self) -> dict[str, ColorScale]:
-        pending = {key: scale for key, scale in self.scales.items() if isinstance(scale, Measured)}
-        wanted = {
-            key: (scale.quantile, [heatmap for heatmap in self.heatmaps if heatmap.scale == key])
-            for key, scale in pending.items()
-            if not {"minimum", "maximum"} <= self.scale_options.get(scale.kind, {}).keys()
-        }
+        """Return all scales, those that are Measured with the ends that the captures give them."""
+        wanted = {}
+        for key, scale in self.scales.items():
+            # With both ends from the user, nothing has to be read.
+            if isinstance(scale, Measured) and not self._ends_are_chosen(scale.kind):
+                shown = [heatmap for heatmap in self.heatmaps if heatmap.scale == key]
+                wanted[key] = (scale.quantile, shown)
         found = measure(self.series, wanted)
-        made = {
-            key: self._scale(scale.kind, scale.options(found.get(key, Reach(0.0, 0.0))))
-            for key, scale in pending.items()
-        }
-        return {
-            key: made[key] if isinstance(scale, Measured) else scale
-            for key, scale in self.scales.items()
-        }
+
+        made = {}
+        for key, scale in self.scales.items():
+            if isinstance(scale, Measured):
+                reach = found.get(key, Reach(0.0, 0.0))
+                scale = self._scale(scale.kind, scale.options(reach))
+            made[key] = scale
+        return made
+
+    def _ends_are_chosen(self, kind: str) -> bool:
+        return {"minimum", "maximum"} <= self.scale_options.get(kind, {}).keys()
 
     def place_bars(self, box: Box) -> None:
-        """Colour bars for all scales that have none yet, in rows from the top of ``box``."""
+        """Place color bars for all scales that have none yet, in rows from the top of ``box``."""
         keys = [key for key in self.scales if key not in self.barred]
         down = max(1, min(len(keys), box.height // self.px(58)))
         pitch = min(self.px(64), box.height // down)
@@ -213,18 +268,19 @@ class PlanBuilder:
         wide = (box.width - (across - 1) * gap) // max(1, across)
         for index, key in enumerate(keys):
             x, y = box.x + index // down * (wide + gap), box.y + index % down * pitch + self.px(24)
-            self.bars.append(
-                Bar(Box(x, y, min(wide, self.px(460)), self.px(13)), key, 16 * self.unit)
-            )
+            bar = Box(x, y, min(wide, self.px(460)), self.px(13))
+            self.bars.append(Bar(bar, key, 16 * self.unit))
             self.barred.add(key)
 
-    def _fitting(self, scale: ColorScale, bars: Sequence[Bar]) -> ColorScale:
-        """Without what it compares with, which the maps' own title says too, where that would make
-        its bar's title too small."""
-        titled = [bar for bar in bars if bar.titled]
-        if all(text_width(scale.label, _SMALLEST * bar.font_px) <= bar.box.width for bar in titled):
-            return scale
-        return replace(scale, title=re.sub(r" since [^·(]*?(?= \(|$)", "", scale.title))
+    def _fitting(self, key: str, scale: ColorScale) -> ColorScale:
+        """Shorten the title of a scale that would be too small above one of its bars: the maps'
+        own title says too what they are compared with."""
+        for bar in self.bars:
+            if bar.scale != key or not bar.titled:
+                continue
+            if text_width(scale.label, _SMALLEST * bar.font_px) > bar.box.width:
+                return replace(scale, title=re.sub(r" since [^·(]*?(?= \(|$)", "", scale.title))
+        return scale
 
     def plan(self) -> Plan:
         scales = self._measured_scales()
@@ -234,10 +290,7 @@ class PlanBuilder:
             self.theme,
             self.layout.name,
             tuple(self.heatmaps),
-            {
-                key: self._fitting(scale, [bar for bar in self.bars if bar.scale == key])
-                for key, scale in scales.items()
-            },
+            {key: self._fitting(key, scale) for key, scale in scales.items()},
             tuple(self.labels),
             tuple(self.swatches),
             tuple(self.bars),

@@ -1,4 +1,4 @@
-"""Places the parts of a picture that is hardly wider than high: below each other wherever that
+"""Place the parts of a picture that is hardly wider than high: below each other wherever that
 makes the maps larger."""
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from tracker_viz.rendering.planning.grid import (
 from tracker_viz.rendering.planning.many_heads import place_many_heads
 from tracker_viz.rendering.planning.plan_builder import TITLES, PlanBuilder, next_even
 
+_Split = tuple[Sequence[Heads], Sequence[Matrices]]  # what stands in one row
+
 _WEIGHTS_SHARE = 0.6  # of the height that attention gets: matrices need not be square
 
 
@@ -42,9 +44,11 @@ class _Row:
     def painted(self) -> int:
         """Pixels of all its maps together; a wrapped grid counts less, because it is harder to
         read."""
-        n_heads = sum(len(block) for group in self.heads for block in group.blocks)
-        n_matrices = sum(len(block) for group in self.matrices for block in group.blocks)
-        pixels = self.shape.map_px * (n_heads * self.shape.map_px + n_matrices * self.shape.wide_px)
+        wide = 0
+        panels: list[Heads | Matrices] = [*self.heads, *self.matrices]
+        for panel in panels:
+            wide += self.shape.width_of(panel) * sum(map(len, panel.blocks))
+        pixels = self.shape.map_px * wide
         return pixels if self.shape.groups == 1 else pixels // 2
 
 
@@ -56,23 +60,20 @@ def place_portrait(
     n_zooms: int | None,
     area: Box,
 ) -> int:
-    """Maps, and below them the scores. Returns the bottom of the lowest part."""
+    """Place the maps, and below them the scores; return the bottom of the lowest part."""
     px = builder.px
     below = row_height(builder, cards, px(110)) + px(TITLES) if cards else 0
     maps = Box(area.x, area.y, area.width, area.height - below)
-    rows = max(
-        _arrangements(builder, heads, matrices, maps),
-        key=lambda rows: sum(row.painted for row in rows),
-    )
+    arrangements = _arrangements(builder, heads, matrices, maps)
+    rows = max(arrangements, key=lambda rows: sum(row.painted for row in rows))
     if any(row.heads and row.shape.map_px < LEAST_MAP_PX * builder.unit for row in rows):
         return place_many_heads(builder, heads, matrices, cards, n_zooms, area)
     if any(row.shape.map_px < least_matrix_px(builder) for row in rows):
         return place_cards(builder, [weight_card(builder, matrices[0]), *cards], area)
     y = bottom = area.y
     for row in rows:
-        _, bottom = place_grid(
-            builder, row.heads, row.matrices, Box(area.x, y, area.width, row.height), row.shape
-        )
+        box = Box(area.x, y, area.width, row.height)
+        _, bottom = place_grid(builder, row.heads, row.matrices, box, row.shape)
         y = next_even(bottom + px(TITLES))
     return place_below(builder, cards, bottom, area)
 
@@ -80,35 +81,27 @@ def place_portrait(
 def _arrangements(
     builder: PlanBuilder, heads: Sequence[Heads], matrices: Sequence[Matrices], area: Box
 ) -> list[list[_Row]]:
-    """All panels in one row; attention in one and weights in another; or each panel in a row of its
-    own."""
-    splits: list[list[tuple[Sequence[Heads], Sequence[Matrices]]]] = [[(heads, matrices)]]
+    """Return the ways to split the panels: all in one row; attention in one and weights in another;
+    or each in a row of its own."""
+    splits: list[list[_Split]] = [[(heads, matrices)]]
     if heads and matrices:
         splits.append([(heads, ()), ((), matrices)])
     if len(heads) + len(matrices) > 1:
-        splits.append(
-            [*(((group,), ()) for group in heads), *(((), (group,)) for group in matrices)]
-        )
+        each: list[_Split] = [((group,), ()) for group in heads]
+        splits.append([*each, *(((), (group,)) for group in matrices)])
     return [_fitted(builder, split, area) for split in splits]
 
 
-def _fitted(
-    builder: PlanBuilder, split: Sequence[tuple[Sequence[Heads], Sequence[Matrices]]], area: Box
-) -> list[_Row]:
-    """The rows of one arrangement: attention, always equally high, and weights, which get what it
-    leaves."""
+def _fitted(builder: PlanBuilder, split: Sequence[_Split], area: Box) -> list[_Row]:
+    """Return the rows of one arrangement: attention, always equally high, and weights, which get
+    what it leaves."""
     rows: list[_Row] = []
     free = area.height - (len(split) - 1) * builder.px(TITLES)
     shares = [1.0 if heads else _WEIGHTS_SHARE for heads, _ in split]
     each = free / sum(shares)
     for number, (heads, matrices) in enumerate(split):
         height = max(1, int(each if heads else free / (len(split) - number)))
-        rows.append(
-            _Row(
-                heads,
-                matrices,
-                fit_grid(builder, heads, matrices, Box(area.x, area.y, area.width, height)),
-            )
-        )
+        room = Box(area.x, area.y, area.width, height)
+        rows.append(_Row(heads, matrices, fit_grid(builder, heads, matrices, room)))
         free -= rows[-1].height
     return rows

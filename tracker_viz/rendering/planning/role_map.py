@@ -15,7 +15,12 @@ from tracker_viz.metrics import role_label
 from tracker_viz.rendering.layout import Attention
 from tracker_viz.rendering.plan import Box, Heatmap, Roles
 from tracker_viz.rendering.planning.content import Heads, most_changed
-from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
+from tracker_viz.rendering.planning.plan_builder import (
+    PlanBuilder,
+    next_even,
+    number_spacing,
+    whole_cell_px,
+)
 from tracker_viz.rendering.scales import ROLE_LEVELS, ColorScale, role_colormap
 from tracker_viz.rendering.sources import CodedMap
 
@@ -54,7 +59,7 @@ def place_role_map(builder: PlanBuilder, area: Box) -> Box:
     cell_y = max(1, (area.height - has_strip * strip_px) // n_blocks)
     cell_x = max(1, (area.width - label) // n_heads)
     cell_x, cell_y = min(cell_x, 5 * cell_y), min(cell_y, 2 * cell_x)
-    cell_x, cell_y = _painted_px(cell_x), _painted_px(cell_y)
+    cell_x, cell_y = whole_cell_px(cell_x), whole_cell_px(cell_y)
     box = Box(next_even(area.x + label), next_even(area.y), n_heads * cell_x, n_blocks * cell_y)
     codes = role_codes(roles)
     absent = np.all(np.isnan(roles.margins), axis=0)
@@ -112,8 +117,8 @@ def role_codes(roles: Roles) -> NDArray[np.uint16]:
 
 
 def _place_strip(builder: PlanBuilder, box: Box) -> int:
-    """A row for each role: how many heads hold it, over steps, as far as the run was played.
-    Return its bottom."""
+    """Place a row for each role: how many heads hold it, over steps, as far as the run was played.
+    Return the bottom."""
     px, roles, steps = builder.px, builder.roles, np.array(builder.series.steps)
     names_px = px(8) + max(builder.text_width(role_label(name), _NUMBER) for name in roles.names)
     counts = np.stack([(roles.states == role).sum((1, 2)) for role in range(len(roles.names))], 1)
@@ -150,27 +155,12 @@ def _place_strip(builder: PlanBuilder, box: Box) -> int:
 
 def _number_sides(builder: PlanBuilder, box: Box, n_blocks: int, n_heads: int) -> None:
     px = builder.px
-    every = _spacing(box.height / n_blocks, px(26))
+    every = number_spacing(box.height / n_blocks, px(26))
     for block in range(0, n_blocks, every):
         middle = box.y + (block + 0.5) * box.height / n_blocks
-        side = {"align": "right", "baseline": "center"}
-        builder.text(str(block), box.x - px(8), middle, _NUMBER, **side)
-    every = _spacing(box.width / n_heads, builder.text_width(str(n_heads - 1), _NUMBER) + px(8))
+        builder.text_left_of(box.x - px(8), str(block), middle, _NUMBER)
+    widest = builder.text_width(str(n_heads - 1), _NUMBER)
+    every = number_spacing(box.width / n_heads, widest + px(8))
     for head in range(0, n_heads, every):
         middle = box.x + (head + 0.5) * box.width / n_heads
         builder.text(str(head), middle, box.y - px(7), _NUMBER, align="center")
-
-
-def _spacing(cell_px: float, least_px: float) -> int:
-    """Return the smallest power of two that keeps numbers of every so many cells apart."""
-    spacing = 1
-    while spacing * cell_px < least_px:
-        spacing *= 2
-    return spacing
-
-
-def _painted_px(cell_px: int) -> int:
-    """An even number of pixels where that loses little: chroma has half the resolution."""
-    if cell_px >= 7:
-        return cell_px - cell_px % 2
-    return cell_px
