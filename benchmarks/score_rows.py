@@ -28,7 +28,8 @@ from tracker_viz.capture import Probe, Schedule, fit, make_probe, record
 from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.demo.trainer import Trainer, TrainerConfig
-from tracker_viz.metrics import HEAD_SCORES, Scorer, probe_rows
+from tracker_viz.metrics import HEAD_SCORES, Scorer
+from tracker_viz.metrics.probe_rows import probe_rows
 from tracker_viz.metrics.scorer import patterns_of
 from tracker_viz.types import Capture
 
@@ -51,10 +52,16 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=("cost", "stability"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {"cost_ms": costs(options.repeats), "stability": stability(options.steps)}
-    (HERE / "score_rows.json").write_text(json.dumps(found, indent=1) + "\n")
+    file = HERE / "score_rows.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    if options.only != "stability":
+        found["cost_ms"] = costs(options.repeats)
+    if options.only != "cost":
+        found["stability"] = stability(options.steps)
+    file.write_text(json.dumps(found, indent=1) + "\n")
     (HERE / "score_rows.md").write_text(page(found))
     print(page(found))
 
