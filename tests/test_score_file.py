@@ -107,7 +107,9 @@ def test_it_holds_the_very_scores_that_the_captures_hold(runs):
         np.testing.assert_array_equal(file.series.heads[name], values)
     np.testing.assert_array_equal(file.series.metrics["loss"], expected.metrics["loss"])
     np.testing.assert_array_equal(file.series.tokens_seen, expected.tokens_seen)
-    assert expected.spread == {}, "one row"
+    assert "induction" in expected.spread
+    for name, values in expected.spread.items():
+        np.testing.assert_array_equal(file.series.spread[name], values)
     assert file.series.definitions == expected.definitions == 2
     assert file.series.n_rows == dict(expected.n_rows)
     assert file.series.uniform == pytest.approx(expected.uniform)
@@ -196,6 +198,15 @@ def test_of_many_runs_some_are_drawn_and_the_table_has_all(runs, tmp_path, fetch
         "Shown: 3 of the 5 runs, evenly from the lowest loss to the highest; the table has them "
         "all." in result.notes
     )
+
+
+def test_runs_that_were_scored_in_other_ways_are_told_apart(runs, tmp_path):
+    plain = train(tmp_path / "plain", seed=7, score_rows=0)
+    result = compare([*runs, plain], tmp_path, max_gb=1e-9)
+    (note,) = [note for note in result.notes if "scored in different ways" in note]
+    assert "version 2 of the definitions on 5 repeated rows (periods 6, 9, 12) in" in note
+    assert "on 1 repeated rows (periods 12) in seed=7" in note
+    assert not any("different ways" in note for note in compare(runs, tmp_path).notes)
 
 
 def test_it_reaches_a_run_that_was_away_by_push_and_is_whole_again_after_resuming(tmp_path):

@@ -127,6 +127,8 @@ def test_a_users_rows_get_hidden_ones_where_the_vocabulary_is_known():
     hidden = rows_of(probe, "repeated")
     assert [row.period for row, _ in hidden] == [5, 9, 7]
     assert all(ids[0] == 7 and 7 not in ids[1:] for _, ids in hidden), "a shared first token"
+    repeating = probe_from_ids([*range(12), *range(12)], vocab_size=100, score_rows=3)
+    assert [row.period for row in repeating.rows] == [12, 9, 6, 12], "as it was trained"
     alone = probe_from_ids(ids[:1], vocab_size=100, score_rows=1)
     assert alone.rows[1].start == 0
     assert probe_from_ids([[1, 0, 1]], vocab_size=2, score_rows=4).n_hidden == 0, "too short"

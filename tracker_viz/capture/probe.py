@@ -228,7 +228,8 @@ def probe_from_ids(
         vocab_size, score_rows: add this many hidden rows of repeated random tokens of a vocabulary
             of that size; where it is None, or has too few tokens for a repetition, there are none.
             A first token that all rows share is taken for the beginning of a sequence, and begins
-            them, too.
+            them, too. Their periods are those of ``make_probe``, given that of the first row that
+            repeats.
 
     Raises:
         ProbeError: not integers, or not of that shape.
@@ -285,8 +286,9 @@ def probe_from_ids(
     allowed = torch.arange(vocab_size, device="cpu")
     allowed = allowed[allowed != bos_id] if bos_id is not None else allowed
     draw = _Draw(allowed, drawn.length, bos_id, torch.Generator("cpu").manual_seed(0))
-    period = max(draw.room // 4, min(MIN_PERIOD, draw.room // 2))
-    return _with_hidden(drawn, draw.hidden(score_rows, period, only_shorter=False))
+    given = next((row.period for row in drawn.rows if row.period), None)
+    period = given or max(draw.room // 4, min(MIN_PERIOD, draw.room // 2))
+    return _with_hidden(drawn, draw.hidden(score_rows, period, only_shorter=given is not None))
 
 
 def as_probe(

@@ -60,7 +60,8 @@ def chosen_runs(runs: Sequence[ScoredRun], most: int) -> tuple[list[ScoredRun], 
 
 
 def check_probes(runs: Sequence[ScoredRun], labels: Mapping[str, str]) -> list[str]:
-    """Return a note where the runs' probes hold other tokens.
+    """Return notes where the runs' probes hold other tokens, or their scores were measured in other
+    ways.
 
     Args:
         labels: run name -> what it is called in messages.
@@ -80,12 +81,43 @@ def check_probes(runs: Sequence[ScoredRun], labels: Mapping[str, str]) -> list[s
             "runs of one probe, or capture them again with one probe= (from checkpoints: "
             "tracker-viz backfill)"
         )
+    notes = _notes_on_scoring(runs, labels)
     first, *others = [_tokens(run.probe) for run in runs]
-    if all(tokens == first for tokens in others):
+    if any(tokens != first for tokens in others):
+        notes.append(
+            "The probes hold different tokens: their maps have the same shape, but not the same "
+            "words."
+        )
+    return notes
+
+
+def _notes_on_scoring(runs: Sequence[ScoredRun], labels: Mapping[str, str]) -> list[str]:
+    by_way: dict[str, list[str]] = {}
+    for run in runs:
+        by_way.setdefault(_scoring_text(run), []).append(labels[run.compared.name])
+    if len(by_way) < 2:
         return []
+    ways = [f"{way} in {first_few(members)}" for way, members in by_way.items()]
     return [
-        "The probes hold different tokens: their maps have the same shape, but not the same words."
+        f"Heads were scored in different ways ({'; '.join(ways)}): some of the differences between "
+        "these runs come from that."
     ]
+
+
+def _scoring_text(run: ScoredRun) -> str:
+    """Return how a run's heads were scored: ``version 2 of the definitions on 5 repeated rows
+    (periods 11, 15, 19) and 5 of text``."""
+    rows = run.probe.get("scored") or run.probe.get("rows", ())
+    repeated = [row for row in rows if row.get("kind") == "repeated"]
+    parts = []
+    if repeated:
+        periods = sorted({int(row.get("period") or 0) for row in repeated})
+        named = ", ".join(map(str, periods))
+        parts.append(f"{len(repeated)} repeated rows (periods {named})")
+    if len(rows) > len(repeated):
+        parts.append(f"{len(rows) - len(repeated)} of text")
+    on = " and ".join(parts) or "unknown rows"
+    return f"version {run.compared.series.definitions} of the definitions on {on}"
 
 
 def _tokens(probe: Mapping[str, Any]) -> list[list[Any]]:
