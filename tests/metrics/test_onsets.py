@@ -48,6 +48,16 @@ def test_a_borderline_head_does_not_move_the_onset_between_two_draws_of_the_prob
     assert [draw["induction"].step for draw in draws] == [120, 120]
 
 
+def test_of_heads_that_the_noise_does_not_tell_apart_the_first_one_counts():
+    """Which of two equal heads is the strongest changes from draw to draw of the probe."""
+    for first, second in ((0.60, 0.63), (0.63, 0.60)):
+        series = series_of(induction=[rising(first, 12), rising(second, 5), rising(0.35, 2)])
+        onset = run_onsets(series)["induction"]
+        assert (onset.head, onset.step) == ((0, 1), 50)
+        assert lasting_onsets(series)["induction"][0].head == 1, "it leads the event"
+        assert onset_curve(series, INDUCTION)[0.3] == 50
+
+
 def test_the_strongest_head_at_the_end_counts_not_one_that_was_strongest_once():
     fading = [0.05] * 3 + [0.95] * 10 + [0.4] * 7
     onset = run_onsets(series_of(induction=[fading, rising(0.8, 12)]))["induction"]

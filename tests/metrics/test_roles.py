@@ -220,6 +220,22 @@ def test_a_head_near_the_line_is_marked(scores, is_near):
     assert metrics.near_line(evidence, role).tolist() == [[is_near]]
 
 
+@pytest.mark.parametrize(
+    ("scores", "is_near"),
+    [
+        ({"induction": 0.9, "previous_token": 0.31}, False),
+        ({"induction": 0.31, "previous_token": 0.1}, True),
+        ({"induction": 0.6, "previous_token": 0.61}, True),
+        ({"induction": 0.9, "previous_token": 0.5}, False),
+        ({"induction": 0.9, "sink_text": 0.3}, False),
+    ],
+)
+def test_a_label_is_near_the_line_where_another_role_could_be_it(scores, is_near):
+    series = series_of(**{name: [[value] * 8] for name, value in scores.items()})
+    evidence = metrics.gather_evidence(series)
+    assert metrics.labels_near_line(evidence, rows="repeated").tolist() == [[is_near]]
+
+
 def test_names_of_roles_tell_text_from_repeats():
     names = [metrics.role_label(role.name) for role in metrics.ROLES]
     assert len(set(names)) == len(names)

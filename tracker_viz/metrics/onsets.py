@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.metrics.probe_rows import RowKind
 from tracker_viz.metrics.roles import (
+    NEAR_LINE,
     ROLES,
     Evidence,
     Floats,
@@ -62,8 +63,10 @@ class RunOnset:
     """When a run formed one role: at the onset of the role's strongest head.
 
     Attributes:
-        head: (block, head), the strongest of those that have the role at the end; of a run that did
-            not form it the one that came nearest. None: no head has a score at the end.
+        head: (block, head), the strongest of those that have the role at the end; where another
+            draw of the probe could make others the strongest, the one of them that took it first.
+            Of a run that did not form it the head that came nearest. None: no head has a score at
+            the end.
         after: step of the last capture without the role; None: the first capture had it.
         step: of the first capture with it; None: the run did not form it.
         near_line: the head's final score is so close to the line that another draw of the probe
@@ -123,8 +126,8 @@ def run_onsets(
 def lasting_onsets(
     series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, evidence: Evidence | None = None
 ) -> dict[str, list[Onset]]:
-    """Return role -> the onset of every head that has this role at the end, the strongest head
-    first; roles that no head has are left out.
+    """Return role -> the onset of every head that has this role at the end, the head of the run's
+    onset first, then the strongest; roles that no head has are left out.
 
     Of several roles that a head has on one kind of row the one with the greatest margin counts.
     """
@@ -141,7 +144,9 @@ def lasting_onsets(
             if onset.until is None and labels[role.rows][onset.head_id] == index:
                 own.append(onset)
         if own:
-            found[role.name] = _strongest_first(own, _final_strength(known[role.name].scores))
+            of_role = known[role.name]
+            leader = _leader(of_role, labels[role.rows] == index)
+            found[role.name] = _strongest_first(own, leader, _final_strength(of_role.scores))
     return found
 
 
@@ -158,13 +163,13 @@ def onset_curve(
     It shows how much an onset hangs on the line that is drawn at ``role.enter``.
 
     Args:
-        head: None: the strongest of those that have the role at the end.
+        head: None: the one of the run's onset.
     """
     known = gather_evidence(series, (role,)) if evidence is None else evidence
     of_role = known.get(role.name)
     if of_role is None or not series.n_captures:
         return dict.fromkeys(thresholds)
-    chosen = head or _strongest(of_role, of_role.states[-1])
+    chosen = head or _leader(of_role, of_role.states[-1])
     if chosen is None:
         return dict.fromkeys(thresholds)
 
@@ -206,7 +211,7 @@ def _onsets_of_role(series: ScoreSeries, role: Role, evidence: RoleEvidence) -> 
 def _run_onset(
     series: ScoreSeries, role: Role, evidence: RoleEvidence, is_labelled: NDArray[np.bool_]
 ) -> RunOnset:
-    head = _strongest(evidence, is_labelled)
+    head = _leader(evidence, is_labelled)
     if head is None:
         finite = np.flatnonzero(np.isfinite(evidence.scores).any((1, 2)))
         last = int(series.steps[finite[-1]]) if finite.size else None
@@ -233,6 +238,25 @@ def _last_without(series: ScoreSeries, scores: Floats, first: int) -> int | None
     return int(series.steps[before[-1]]) if before.size else None
 
 
+def _leader(evidence: RoleEvidence, is_holder: NDArray[np.bool_]) -> HeadId | None:
+    """Return the head whose onset is that of the run.
+
+    Heads that the noise does not tell from the strongest one change places with it from draw to
+    draw of the probe; of all these the first to take the role is always the same.
+    """
+    strongest = _strongest(evidence, is_holder)
+    if strongest is None or not is_holder.any():
+        return strongest
+    strength, noise = _final_strength(evidence.scores), evidence.noise_of_draw
+    slack = NEAR_LINE * np.hypot(noise, noise[strongest])
+    is_tied = is_holder & (strength >= strength[strongest] - slack)
+    # How many last captures each head has had the role without a break.
+    lasted = np.cumprod(evidence.states[::-1], axis=0).sum(0)
+    order = np.lexsort((-strength.ravel(), -np.where(is_tied, lasted, -1).ravel()))
+    block, head = np.unravel_index(int(order[0]), strength.shape)
+    return int(block), int(head)
+
+
 def _strongest(evidence: RoleEvidence, is_holder: NDArray[np.bool_]) -> HeadId | None:
     """Return the strongest head at the end of those that hold a role, else of all that have a
     score."""
@@ -254,8 +278,13 @@ def _final_strength(scores: Floats) -> NDArray[np.float64]:
     return np.where(known[-1], mean, -np.inf)
 
 
-def _strongest_first(found: Sequence[Onset], strength: NDArray[np.float64]) -> list[Onset]:
-    return sorted(found, key=lambda onset: (-strength[onset.head_id], onset.head_id))
+def _strongest_first(
+    found: Sequence[Onset], leader: HeadId | None, strength: NDArray[np.float64]
+) -> list[Onset]:
+    return sorted(
+        found,
+        key=lambda onset: (onset.head_id != leader, -strength[onset.head_id], onset.head_id),
+    )
 
 
 def _of_head(evidence: RoleEvidence, head: HeadId) -> RoleEvidence:

@@ -281,6 +281,36 @@ def near_line(evidence: RoleEvidence, role: Role) -> NDArray[np.bool_]:
     return np.asarray(is_close | (is_between & (evidence.states[-1] | came_near)))
 
 
+def labels_near_line(
+    evidence: Evidence, roles: tuple[Role, ...] = ROLES, *, rows: RowKind
+) -> NDArray[np.bool_] | None:
+    """Whether another draw of the probe could change each head's label on a kind of row at the last
+    capture: bool [block, head]; None where no role was measured on it.
+
+    A role near its line changes no label beside one that the head has for certain, by a greater
+    margin. Of two certain roles whose margins the noise does not tell apart either may be the
+    label.
+    """
+    is_near, margins, slacks = [], [], []
+    for role in roles:
+        if role.rows == rows and role.name in evidence:
+            known = evidence[role.name]
+            near = near_line(known, role)
+            is_near.append(near)
+            held = known.states[-1] | near
+            margins.append(np.where(held, margin(known.scores[-1], known.uniform), -np.inf))
+            slacks.append(NEAR_LINE * known.noise_of_draw)
+    if not is_near:
+        return None
+    near, held_margins = np.stack(is_near), np.stack(margins)
+    certain = np.where(near, -np.inf, held_margins)
+    best = certain.max(0)
+    could_lead = near & (held_margins > best)
+    others = np.where(np.arange(len(certain))[:, None, None] == certain.argmax(0), -np.inf, certain)
+    is_tied = np.isfinite(best) & (others.max(0) >= best - np.stack(slacks).max(0))
+    return np.asarray(could_lead.any(0) | is_tied)
+
+
 def _noise_over_rows(series: ScoreSeries, score: str) -> Floats | None:
     """Return the standard error of a score's mean over the rows: [capture, block, head]; None where
     the captures do not say."""

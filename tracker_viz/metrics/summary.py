@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.metrics.onsets import onset_curve, onsets, run_onsets
+from tracker_viz.metrics.probe_rows import RowKind
 from tracker_viz.metrics.roles import (
     NO_ROLE,
     ROLES,
@@ -35,7 +36,7 @@ from tracker_viz.metrics.roles import (
     Role,
     gather_evidence,
     head_roles,
-    near_line,
+    labels_near_line,
 )
 from tracker_viz.metrics.series import ScoreSeries
 
@@ -342,7 +343,9 @@ def _near_any_line(
 ) -> NDArray[np.bool_]:
     """Whether any of a head's labels could be another one: bool [block, head]."""
     is_near = np.zeros(shape, bool)
-    for role in roles:
-        if role.name in evidence:
-            is_near |= near_line(evidence[role.name], role)
+    kinds: tuple[RowKind, ...] = ("repeated", "text")
+    for rows in kinds:
+        near = labels_near_line(evidence, roles, rows=rows)
+        if near is not None:
+            is_near |= near
     return is_near
