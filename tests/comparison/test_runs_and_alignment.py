@@ -3,8 +3,6 @@ which."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -218,14 +216,6 @@ def test_what_keeps_runs_from_comparing_exactly_is_said():
         )
         == []
     )
-
-
-def test_scores_of_two_versions_of_the_definitions_are_not_mixed_in_silence():
-    old, new = make_run("old", [0, 10]), make_run("new", [0, 10])
-    newer = replace(new, series=replace(new.series, definitions=2))
-    (note,) = comparability_notes([old, newer])
-    assert "versions 1 and 2 of the score definitions" in note
-    assert comparability_notes([newer, replace(newer, name="another")]) == []
 
 
 @pytest.mark.parametrize(

@@ -232,14 +232,6 @@ def comparability_notes(runs: Sequence[ComparedRun]) -> list[str]:
             "The probes differ: uniform attention scores differently on them, and so may the same "
             "head."
         )
-    versions = sorted({run.series.definitions for run in runs})
-    if len(versions) > 1:
-        notes.append(
-            f"The runs were scored by versions {' and '.join(map(str, versions))} of the score "
-            "definitions: roles of the earlier one rest on fewer rows, and on no minimum over "
-            "periods. Capture these runs again to compare onsets (from checkpoints: tracker-viz "
-            "backfill)."
-        )
     unfinished = [f"{run.name} ({run.state})" for run in runs if not run.finished]
     if unfinished:
         notes.append(f"Not finished, and without a final loss: {first_few(unfinished)}.")
