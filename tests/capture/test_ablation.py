@@ -140,7 +140,8 @@ def test_the_error_of_a_change_is_that_of_its_mean_over_rows():
     model, held_out = randomized(decoder(n_heads=4)), rows()
     meter = LossMeter(model, held_out)
     whole, without = meter.whole(), meter.without([(0, 0)])
-    change, error = without.changes_since(whole)["text"]
+    change, residuals = without.changes_since(whole)["text"]
+    error = residuals.std(ddof=1) / np.sqrt(len(residuals))
     by_row = (without.sums["text"] - whole.sums["text"]) / (LENGTH - 1)
     assert change == pytest.approx(by_row.mean())
     assert error == pytest.approx(by_row.std(ddof=1) / np.sqrt(len(by_row)))

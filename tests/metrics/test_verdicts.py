@@ -35,7 +35,8 @@ def labels_of(n_blocks, n_heads, **roles):
 def ablated(heads, later_copies=0.0, text=0.0, error=0.0):
     changes = {"later_copies": later_copies, "first_copies": 0.0, "text": text}
     losses = {kind: WHOLE[kind] + change for kind, change in changes.items()}
-    return AblatedSet(tuple(heads), losses, changes, dict.fromkeys(WHOLE, error))
+    # Over two rows a standard error of ``error``.
+    return AblatedSet(tuple(heads), losses, changes, dict.fromkeys(WHOLE, (error, -error)))
 
 
 def judged(labels, plans, **options):
@@ -143,6 +144,18 @@ def test_a_head_beside_the_one_that_does_the_work_does_not_hold(plans):
     assert found["L00H00"]["verdict"] is None
 
 
+def test_what_a_head_rescues_is_measured_row_by_row(plans):
+    """Where both losses err in the same rows, their difference is sure."""
+    for error, verdict in ((1.0, "with its set"), (0.0, "no")):
+        found = judged(
+            INDUCTION,
+            plans,
+            L01H00_L01H01={"later_copies": 3.0, "error": 1.0},
+            L01H00={"later_copies": 2.5, "error": error},
+        )
+        assert found["L01H01"]["verdict"] == verdict
+
+
 def test_a_role_on_text_is_judged_by_the_loss_on_text():
     labels = labels_of(2, 4, previous_token_text=[(0, 0)])
     plans = role_plans(labels, draws=10, seed=0)
@@ -166,7 +179,7 @@ def test_a_role_is_not_judged_by_rows_that_there_are_none_of():
             heads,
             *(
                 {kind: value for kind, value in numbers.items() if kind != "text"}
-                for numbers in (whole.losses, whole.changes, whole.errors)
+                for numbers in (whole.losses, whole.changes, whole.residuals)
             ),
         )
     whole = {kind: value for kind, value in WHOLE.items() if kind != "text"}
@@ -184,8 +197,8 @@ def test_what_is_said_of_a_role_names_both_losses(plans):
     found = judged(INDUCTION, plans, L01H00_L01H01={"later_copies": 4.73})
     assert sentences(list(found.values())) == [
         "Without its 2 induction heads the loss on what can be copied rises 0.03 -> 4.76; without "
-        "as many others it is 0.03 on average and 0.03 at most (10 sets of heads without a role). "
-        "The label holds."
+        "as many others it is 0.03 on average and 0.03 at most (10 sets of heads without a role "
+        "among repeats). The label holds."
     ]
     falls = judged(INDUCTION, plans, L01H00_L01H01={"later_copies": -0.01})
     assert "what can be copied falls 0.03 -> 0.02; " in sentences(list(falls.values()))[0]
@@ -201,6 +214,18 @@ def test_a_head_with_a_role_on_each_kind_of_row_is_in_both_sets():
     }
     found = judged(labels, plans)
     assert found["L01H00"]["role"] == "induction", "the table of heads shows the first"
+
+
+def test_heads_with_a_role_on_text_are_others_for_a_role_among_repeats():
+    labels = labels_of(2, 4, induction=[(1, 0)], sink_text=[(0, 0), (0, 1), (0, 2)])
+    plans = {plan.role: plan for plan in role_plans(labels, draws=99, seed=0)}
+    assert len(plans["induction"].others) == 7
+    assert {head for heads in plans["sink_text"].others for head in heads} == {
+        head for head, roles in labels.items() if "sink_text" not in roles
+    }
+    found = judged(labels, plans.values(), L01H00={"later_copies": 2.0})
+    assert found["L01H00"]["n_others"] == 7
+    assert found["L00H00"]["n_others"] == 5
 
 
 def test_labels_are_those_of_the_last_capture_until_a_step():
@@ -240,4 +265,5 @@ def test_the_columns_of_the_stored_table_keep_their_names():
 
 def test_a_measurement_survives_the_journal():
     measured = ablated([(0, 1), (2, 3)], later_copies=0.1234567890123, text=-0.5, error=1e-9)
+    assert measured.error("text") == pytest.approx(1e-9)
     assert AblatedSet.of(json.loads(json.dumps(measured.description()))) == measured

@@ -62,7 +62,7 @@ def test_labels_hold_where_the_loss_rises_more_than_without_as_many_others(recor
     first, second = result.sentences[LAST_STEP]
     assert first.startswith("Without its previous token head the loss on what can be copied rises ")
     assert "Without its 2 induction heads the loss on what can be copied rises 0.0" in second
-    assert second.endswith("(6 sets of heads without a role). The label holds.")
+    assert second.endswith("(6 sets of heads without a role among repeats). The label holds.")
 
 
 def test_a_head_that_another_one_replaces_holds_with_its_set(recorded):

@@ -133,7 +133,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     model, *others = rows
     roles = [row for row in others if row["what"] == row["role"]]
     heads = [row for row in others if row["what"] != row["role"]]
-    heads.sort(key=lambda row: (row["role"] is None, -row["later_copies_change"]))
+    heads.sort(key=_most_costly_first)
 
     kinds = [kind for kind in ("later_copies", "first_copies", "text") if model[kind] is not None]
     lines = [["without", *(kind.replace("_", " ") for kind in kinds)]]
@@ -157,6 +157,12 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     rule = "  ".join("─" * width for width in widths)
     more = len(heads) - _MOST_HEADS
     return [aligned[0], rule, *aligned[1:], *([f"and {more:,} more heads"] if more > 0 else [])]
+
+
+def _most_costly_first(row: Mapping[str, Any]) -> tuple[bool, float]:
+    """Order heads: those with a role first, by the rise of the loss that they are judged by."""
+    rise = row[f"{row['judged_by']}_change"]
+    return row["role"] is None, -(rise or 0.0)
 
 
 def _others(row: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:

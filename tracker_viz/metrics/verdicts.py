@@ -5,11 +5,11 @@ the words. The rule: heads are taken out, the loss that their role should serve 
 rise, less two standard errors, exceeds .01 nats and the largest rise that as many other heads
 caused.
 
-* All heads of a role are compared with random sets of as many other heads. These carry no role
-  where there are enough of them, and lie in the same blocks or near them: a head of an early block
-  matters more, whatever it does.
+* All heads of a role are compared with random sets of as many other heads. These carry no role on
+  the same kind of row where there are enough of them, and lie in the same blocks or near them: a
+  head of an early block matters more, whatever it does.
 * A single head is compared, by the role that the table of heads shows, with every head that
-  carries none. One that shows nothing alone may
+  carries none on the same kind of row. One that shows nothing alone may
   be replaced by others of its role. So it is left in as the only one of them: if the loss falls by
   as much as above, its label holds with its set.
 * The loss is that of the tokens that can be copied; for a role on text that of text.
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracker_viz.metrics.probe_rows import RowKind
 from tracker_viz.metrics.roles import NO_ROLE, ROLES, gather_evidence, head_roles, role_label
@@ -36,6 +37,7 @@ LOSS_WORDS = {
     "first_copies": "what cannot be copied",
     "text": "text",
 }
+_ON_ROWS = {"later_copies": "among repeats", "text": "on text"}
 STANDARD_ERRORS = 2
 LEAST_RISE = 0.01  # nats; a smaller one may be real and still says nothing of what a head is for
 VERDICT_COLUMNS = (
@@ -74,20 +76,31 @@ class AblatedSet:
     Attributes:
         losses: kind of token -> loss in nats without them.
         changes: kind -> its rise against the whole model.
-        errors: kind -> standard error of that rise.
+        residuals: kind -> what each row adds to that rise beyond its share, [row]; linear, so that
+            those of two sets may be subtracted.
     """
 
     heads: tuple[HeadId, ...]
     losses: Mapping[str, float]
     changes: Mapping[str, float]
-    errors: Mapping[str, float]
+    residuals: Mapping[str, tuple[float, ...]]
+
+    def error(self, kind: str) -> float:
+        """Return the standard error of the rise."""
+        return _standard_error(np.array(self.residuals[kind]))
+
+    def rise_over(self, other: AblatedSet, kind: str) -> tuple[float, float]:
+        """Return by how much the loss without these heads exceeds that without ``other``, and its
+        standard error. Both are of the same rows, so that what a row itself costs cancels."""
+        residuals = np.array(self.residuals[kind]) - np.array(other.residuals[kind])
+        return self.changes[kind] - other.changes[kind], _standard_error(residuals)
 
     def description(self) -> dict[str, Any]:
         return {
             "heads": [list(head) for head in self.heads],
             "losses": dict(self.losses),
             "changes": dict(self.changes),
-            "errors": dict(self.errors),
+            "residuals": {kind: list(values) for kind, values in self.residuals.items()},
         }
 
     @classmethod
@@ -98,11 +111,15 @@ class AblatedSet:
             KeyError, TypeError, ValueError: it is something else.
         """
         heads = tuple((int(block), int(head)) for block, head in description["heads"])
-        numbers = (
+        losses, changes = (
             {str(kind): float(value) for kind, value in description[name].items()}
-            for name in ("losses", "changes", "errors")
+            for name in ("losses", "changes")
         )
-        return cls(heads, *numbers)
+        residuals = {
+            str(kind): tuple(map(float, values))
+            for kind, values in description["residuals"].items()
+        }
+        return cls(heads, losses, changes, residuals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +128,7 @@ class RolePlan:
 
     Attributes:
         others: each of as many heads as the role has; none where there are no others.
-        are_unlabelled: the others carry no role at all.
+        are_unlabelled: the others carry no role on the same kind of row.
     """
 
     role: str
@@ -139,11 +156,11 @@ def role_plans(labels: Labels, *, draws: int, seed: int) -> tuple[RolePlan, ...]
     for head, roles in sorted(labels.items()):
         for role in roles:
             by_role.setdefault(role, []).append(head)
-    unlabelled = sorted(head for head, roles in labels.items() if not roles)
 
     plans = []
     for role in sorted(by_role, key=_place):
         heads = by_role[role]
+        unlabelled = _without_role(labels, judged_by(role))
         pool = unlabelled
         if math.comb(len(unlabelled), len(heads)) < _FEWEST_SETS:
             pool = sorted(set(labels) - set(heads))
@@ -213,7 +230,6 @@ def verdict_rows(
         whole: kind of token -> loss of the whole model.
         measured: every head alone, and every set of the plans.
     """
-    unlabelled = [measured[(head,)] for head, roles in labels.items() if not roles]
     by_role = {plan.role: plan for plan in plans}
     role_rows = []
     for plan in plans:
@@ -226,7 +242,8 @@ def verdict_rows(
     head_rows = []
     for head, roles in sorted(labels.items()):
         role = next(iter(roles), None)
-        others = unlabelled if role is not None else []
+        unlabelled = [] if role is None else _without_role(labels, judged_by(role))
+        others = [measured[(other,)] for other in unlabelled]
         row = _row(step, head_name(*head), role, measured[(head,)], others, whole)
         if role is not None and len(by_role[role].heads) > 1:
             plan = by_role[role]
@@ -265,6 +282,15 @@ def marked_rows(
         }
         marked.append({**row, **mark})
     return marked
+
+
+def _without_role(labels: Labels, kind: str) -> list[HeadId]:
+    """Return the heads that carry no role which is judged by this kind of loss."""
+    found = []
+    for head, roles in sorted(labels.items()):
+        if kind not in map(judged_by, roles):
+            found.append(head)
+    return found
 
 
 def _place(role: str) -> int:
@@ -317,14 +343,15 @@ def _row(
     }
     row |= {each: ablated.losses.get(each) for each in LOSSES}
     row |= {f"{each}_change": ablated.changes.get(each) for each in LOSSES}
-    row |= {"judged_by": kind, "change_error": ablated.errors.get(kind)}
+    error = ablated.error(kind) if kind in ablated.residuals else None
+    row |= {"judged_by": kind, "change_error": error}
     row |= _no_comparison()
-    if not others or kind not in whole:
+    if not others or kind not in whole or error is None:
         return row
 
     changes = np.array([each.changes[kind] for each in others])
     largest = float(changes.max())
-    lower_end = ablated.changes[kind] - STANDARD_ERRORS * ablated.errors[kind]
+    lower_end = ablated.changes[kind] - STANDARD_ERRORS * error
     return row | {
         "others_loss": whole[kind] + float(changes.mean()),
         "others_change": float(changes.mean()),
@@ -336,14 +363,16 @@ def _row(
     }
 
 
+def _standard_error(residuals: NDArray[np.float64]) -> float:
+    return float(residuals.std(ddof=1) / np.sqrt(len(residuals)))
+
+
 def _rescued(row: Mapping[str, Cell], all_out: AblatedSet, left_in: AblatedSet) -> dict[str, Cell]:
     """Return ``rescue`` and the verdict of a head with it."""
     kind = judged_by(str(row["role"]))
     if kind not in all_out.losses:
         return {}
-    rescue = all_out.losses[kind] - left_in.losses[kind]
-    # Both losses are of the same rows, so that their difference errs by less than this.
-    error = all_out.errors[kind] + left_in.errors[kind]
+    rescue, error = all_out.rise_over(left_in, kind)
     verdict, largest = row["verdict"], row["others_largest"]
     if verdict == "no" and isinstance(largest, float):
         is_rescue = rescue - STANDARD_ERRORS * error > max(largest, LEAST_RISE)
@@ -380,6 +409,8 @@ def _sentence(row: Mapping[str, Cell]) -> str:
         return f"{said}; there are no other heads to compare with."
     others = "another head" if n_heads == 1 else "as many others"
     count, whose = row["n_others"], row["others_are"]
+    if whose == "without a role":
+        whose = f"{whose} {_ON_ROWS[kind]}"
     compared = f"{count} heads {whose}" if n_heads == 1 else f"{count} sets of heads {whose}"
     largest = loss - change + float(row["others_largest"] or 0)
     result = "The label holds." if row["verdict"] == "holds" else "The label is not borne out."

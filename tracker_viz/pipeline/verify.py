@@ -206,7 +206,7 @@ def _ablated(meter: LossMeter, heads: tuple[HeadId, ...], whole: Losses) -> Abla
         heads,
         without.means(),
         {kind: change for kind, (change, _) in changes.items()},
-        {kind: error for kind, (_, error) in changes.items()},
+        {kind: tuple(residuals.tolist()) for kind, (_, residuals) in changes.items()},
     )
 
 

@@ -54,21 +54,20 @@ class Losses:
             kind: float(sums.sum() / self.counts[kind].sum()) for kind, sums in self.sums.items()
         }
 
-    def changes_since(self, whole: Losses) -> dict[str, tuple[float, float]]:
-        """Return kind -> (change of the mean, its standard error over rows).
+    def changes_since(self, whole: Losses) -> dict[str, tuple[float, NDArray[np.float64]]]:
+        """Return kind -> (change of the mean, residuals [row]).
 
-        Both losses are of the same rows, so that what a row itself costs cancels. The error is that
-        of a ratio of means (Cochran 1977, eq. 6.13), because rows hold different numbers of tokens.
+        Both losses are of the same rows, so that what a row itself costs cancels. Rows hold
+        different numbers of tokens, and the change is a ratio of means: the standard deviation of
+        these residuals, over the root of the number of rows, is its standard error (Cochran 1977,
+        eq. 6.13).
         """
         changes = {}
         for kind, sums in self.sums.items():
             counts = self.counts[kind]
             row_changes = sums - whole.sums[kind]
-            change = row_changes.sum() / counts.sum()
-            residuals = row_changes - change * counts
-            n_rows = len(counts)
-            error = residuals.std(ddof=1) / (counts.mean() * np.sqrt(n_rows))
-            changes[kind] = float(change), float(error)
+            change = float(row_changes.sum() / counts.sum())
+            changes[kind] = change, (row_changes - change * counts) / counts.mean()
         return changes
 
 
