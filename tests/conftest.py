@@ -3,12 +3,15 @@ processes, and a real Chromium."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -64,6 +67,29 @@ def no_experiment_is_left_behind() -> Iterator[None]:
         os.environ["MLFLOW_EXPERIMENT_ID"] = before
     if "mlflow.tracking.fluent" in sys.modules:
         sys.modules["mlflow.tracking.fluent"]._active_experiment_id = None
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of an MLflow store without runs."""
+    from tracker_viz.trackers.mlflow.service import initialise_embedded
+
+    database = tmp_path_factory.mktemp("empty-mlflow-store") / "mlflow.db"
+    initialise_embedded(f"sqlite:///{database}", "Default")
+    return database
+
+
+@pytest.fixture
+def mlflow_store(empty_mlflow_store: Path, tmp_path: Path) -> str:
+    """The address of an empty store, ``mlflow.db`` in ``tmp_path``: making its tables takes
+    seconds, a copy none."""
+    shutil.copy(empty_mlflow_store, tmp_path / "mlflow.db")
+    places = empty_mlflow_store.parent.as_uri(), tmp_path.as_uri()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute(
+            "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", places
+        )
+    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
 @pytest.fixture(scope="session")

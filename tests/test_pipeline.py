@@ -94,6 +94,7 @@ def watch(model, **options):
             "total_steps": 6,
             "max_overhead": float("inf"),
             "spool": "spool",
+            "start_timeout_s": 600.0,  # a run that is deleted, or listed, must be there
             **options,
         },
     )
@@ -337,10 +338,9 @@ def test_training_that_was_stopped_by_hand_is_marked_so():
     assert watcher.runs[0].info().state == "killed"
 
 
-def test_several_runs_get_the_same_captures(tmp_path):
+def test_several_runs_get_the_same_captures(mlflow_store):
     model = make_model()
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    options = {"mlflow": {"tracking_uri": uri}, "local": {"directory": "runs"}}
+    options = {"mlflow": {"tracking_uri": mlflow_store}, "local": {"directory": "runs"}}
     with watch(model, run=["mlflow", "local"], tracker_options=options) as watcher:
         train(model, watcher, range(6))
     schemes = [ref.scheme for ref in watcher.refs]
@@ -360,7 +360,7 @@ def test_several_runs_get_the_same_captures(tmp_path):
         )
     assert (
         render_command(watcher.runs[0])
-        == f"tracker-viz render run={watcher.refs[0]} tracking_uri={uri}"
+        == f"tracker-viz render run={watcher.refs[0]} tracking_uri={mlflow_store}"
     )
 
 
@@ -560,13 +560,12 @@ def test_after_training_the_runs_that_have_everything_are_drawn(watched):
     assert watched.whole_runs() == [watched.ref]
 
 
-def test_a_run_that_was_deleted_while_it_trained_is_not_drawn(tmp_path):
+def test_a_run_that_was_deleted_while_it_trained_is_not_drawn(mlflow_store):
     model = make_model()
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    options = {"mlflow": {"tracking_uri": uri}, "local": {"directory": "runs"}}
+    options = {"mlflow": {"tracking_uri": mlflow_store}, "local": {"directory": "runs"}}
     watcher = watch(model, run=["mlflow", "local"], tracker_options=options)
     train(model, watcher, range(3))
-    MlflowClient(uri).delete_run(watcher.refs[0].path)
+    MlflowClient(mlflow_store).delete_run(watcher.refs[0].path)
     train(model, watcher, range(3, 6))
     watcher.close(timeout_s=60, progress=False)
     assert [ref.scheme for ref in watcher.whole_runs()] == ["local"]

@@ -28,10 +28,10 @@ SMALL = {"size": "640x360", "hold_s": 0.1, "seconds_per_capture": 0.1}
 
 
 @pytest.fixture(autouse=True)
-def _own_directories(tmp_path, monkeypatch):
+def _own_directories(tmp_path, monkeypatch, mlflow_store):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRACKER_VIZ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
 
 
 def make_model(seed=0, **shape):

@@ -22,10 +22,10 @@ STEPS = 6
 
 
 @pytest.fixture(autouse=True)
-def _own_directories(tmp_path, monkeypatch):
+def _own_directories(tmp_path, monkeypatch, mlflow_store):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRACKER_VIZ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
     yield
     while mlflow.active_run():
         mlflow.end_run()

@@ -25,7 +25,7 @@ from tracker_viz.integrations.lightning import TrackerVizCallback  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def _own_directories(tmp_path, monkeypatch):
+def _own_directories(tmp_path, monkeypatch, mlflow_store):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRACKER_VIZ_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(
