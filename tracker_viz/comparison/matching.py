@@ -111,7 +111,8 @@ def common_scores(
         ConfigError: a run lacks one of ``scores``, or the runs share none.
     """
     wanted = scores or BEHAVIOR
-    common = tuple(name for name in wanted if all(name in run.series.heads for run in runs))
+    in_all = set.intersection(*(set(run.series.heads) for run in runs))
+    common = tuple(name for name in wanted if name in in_all)
     if not common or (scores is not None and len(common) < len(scores)):
         found = [f"{run.name}: {', '.join(sorted(run.series.heads)) or 'none'}" for run in runs]
         raise ConfigError(

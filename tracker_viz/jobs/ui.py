@@ -88,13 +88,15 @@ def lacks(run: Run, artifact: str) -> bool:
 
 
 def last_trained(directory: Path) -> tuple[RunRef, dict[str, str]]:
-    """The run that was trained last from ``directory``, and the options of its tracker, as its
-    spool remembers them.
+    """Return the run that was trained last from ``directory``, and the options of its tracker, as
+    its spool remembers them.
 
     Raises:
         ConfigError: nothing was trained there, or into no tracker.
     """
-    spools = [path for pattern in SPOOLS for path in directory.glob(f"{pattern}/run.json")]
+    spools: list[Path] = []
+    for pattern in SPOOLS:
+        spools += directory.glob(f"{pattern}/run.json")
     for described in sorted(spools, key=lambda path: path.stat().st_mtime, reverse=True):
         for destination in Spool(described.parent).destinations():
             if destination.ref:

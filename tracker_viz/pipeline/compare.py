@@ -113,6 +113,15 @@ class _Conclusions:
     sentences: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where a run shows the results; None each where they were put into no run."""
+
+    url: str | None
+    in_step: str | None
+    ui_command: str | None
+
+
 def compare(
     runs: Sequence[RunRef | str] = (),
     *,
@@ -171,12 +180,11 @@ def compare(
         video=video,
     )
     _check_inputs(runs, sweep)
-    parent = target = None
-    if sweep:
-        parent = target = open_run(sweep, tracker_options)
-    if into:
-        target = open_run(into, tracker_options)
+    parent = open_run(sweep, tracker_options) if sweep else None
+    target = open_run(into, tracker_options) if into else parent
     directory = _directory(options, target)
+
+    # What the numbers of all runs say.
     scored, notes = _read_runs(runs, parent, options, tracker_options, progress=progress)
     compared = [run.compared for run in scored]
     chosen_axis = options.axis
@@ -185,6 +193,8 @@ def compare(
     labels = run_labels(compared, short=True)
     notes += _notes(scored, labels, chosen_axis)
     found = _conclude(compared, chosen_axis)
+
+    # Of many runs the pictures show some.
     drawn, more_notes = chosen_runs(scored, options.shown)
     notes += more_notes
     title = f"{len(scored)} runs compared"
@@ -210,7 +220,7 @@ def compare(
     text = findings_text(title, findings, notes)
     tables = (*tables, write_file(text.encode(), directory / "findings.md"))
 
-    url = in_step = ui_command = None
+    places = _Places(None, None, None)
     if target and options.upload:
         if not into:
             # Some trackers make the run that holds results about a sweep: as late as possible.
@@ -225,12 +235,26 @@ def compare(
                 theme=options.theme,
                 findings=findings,
             )
-        ui_command = target.ui_command
+        places = _Places(url, in_step, target.ui_command)
+    return _result(found, made, charts, tables, drawn, chosen_axis, findings, notes, places)
+
+
+def _result(
+    found: _Conclusions,
+    made: ComparedVideo,
+    charts: Charts,
+    tables: Sequence[Path],
+    drawn: Sequence[ScoredRun],
+    axis: Axis,
+    findings: Sequence[str],
+    notes: Sequence[str],
+    places: _Places,
+) -> CompareResult:
     return CompareResult(
         video=made.path,
         pictures=(made.poster, *charts.paths),
-        tables=tables,
-        axis=chosen_axis,
+        tables=tuple(tables),
+        axis=axis,
         rows=tuple(found.rows),
         groups=tuple(found.groups),
         correlations=tuple(found.correlations),
@@ -238,9 +262,9 @@ def compare(
         notes=tuple(notes),
         shown=tuple(run.run.ref for run in drawn),
         duration_s=made.duration_s,
-        url=url,
-        in_step=in_step,
-        ui_command=ui_command,
+        url=places.url,
+        in_step=places.in_step,
+        ui_command=places.ui_command,
     )
 
 

@@ -33,8 +33,7 @@ class OpenCV:
         if not hasattr(cv2, "VIDEOWRITER_PROP_PTS"):
             raise EncoderUnavailableError(
                 f"OpenCV {cv2.__version__} cannot say when a frame begins, and 4.11 can: pip "
-                "install --upgrade opencv-python, or "
-                "opencv-python-headless where that is installed"
+                "install --upgrade opencv-python, or opencv-python-headless where that is installed"
             )
 
     def open(self, path: Path, size: tuple[int, int]) -> _OpenCVSegment:
@@ -47,9 +46,8 @@ class OpenCV:
         if not writer.isOpened():
             raise EncoderUnavailableError(
                 f"OpenCV {cv2.__version__} cannot write VP8 here; the wheels of opencv-python and "
-                "opencv-python-headless can: "
-                "pip install --force-reinstall opencv-python-headless, or use encoder=h264 (pip "
-                "install 'tracker-viz[hq]')"
+                "opencv-python-headless can: pip install --force-reinstall opencv-python-headless, "
+                "or use encoder=h264 (pip install 'tracker-viz[hq]')"
             )
         return _OpenCVSegment(writer, cv2, path)
 
@@ -85,9 +83,8 @@ class OpenCV:
                         raise VideoError(
                             f"the encoder made more frames than the {len(ticks)} it was given"
                         )
-                    is_key = (
-                        not packet.ravel()[0] & 1
-                    )  # RFC 6386, section 9.1: the lowest bit of a key frame's first byte is 0
+                    # RFC 6386, section 9.1: the lowest bit of a key frame's first byte is 0.
+                    is_key = not packet.ravel()[0] & 1
                     writer.set(cv2.VIDEOWRITER_PROP_KEY_FLAG, int(is_key))
                     writer.set(cv2.VIDEOWRITER_PROP_PTS, ticks[n_packets])
                     writer.write(packet)
@@ -151,9 +148,8 @@ def _opencv_advice(error: ImportError) -> str:
     if "libGL" in str(error) or "libxcb" in str(error) or ".so" in str(error):
         return (
             f"OpenCV is installed but a system library is missing ({error}). On Debian or Ubuntu: "
-            "apt-get install libgl1 libxcb1. "
-            "Without root: pip uninstall -y opencv-python && pip install opencv-python-headless, "
-            "which is the same without windows"
+            "apt-get install libgl1 libxcb1. Without root: pip uninstall -y opencv-python && pip "
+            "install opencv-python-headless, which is the same without windows"
         )
     return (
         f"OpenCV makes the video and cannot be imported ({error}): pip install "

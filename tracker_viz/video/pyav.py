@@ -64,17 +64,12 @@ class PyAV:
         if codec not in av.codecs_available:
             raise EncoderUnavailableError(
                 f"encoder {name!r} needs {codec}, which this build of PyAV ({av.__version__}) "
-                "lacks: "
-                "pip install --force-reinstall --only-binary=:all: av, or use encoder=opencv"
+                "lacks: pip install --force-reinstall --only-binary=:all: av, or use "
+                "encoder=opencv"
             )
         self._av = av
-        self.name, self.codecs, self.suffix, self.segment_suffix, self.exact = (
-            name,
-            codecs,
-            suffix,
-            suffix,
-            exact,
-        )
+        self.name, self.codecs, self.exact = name, codecs, exact
+        self.suffix = self.segment_suffix = suffix
         self._codec, self._pixel_format, self._options = codec, pixel_format, dict(options)
 
     def open(self, path: Path, size: tuple[int, int]) -> _Segment:
@@ -85,10 +80,13 @@ class PyAV:
     ) -> None:
         av = self._av
         n_packets = 0
+        options = {}
+        if self.suffix == ".mp4":
+            options["movflags"] = "+faststart"  # plays before all of it is loaded
+        # The last frame has no next one that would end it.
+        ends = [*ticks[1:], ticks[-1] + 1]
         try:
-            with av.open(
-                str(path), "w", options={"movflags": "+faststart"} if self.suffix == ".mp4" else {}
-            ) as joined:
+            with av.open(str(path), "w", options=options) as joined:
                 stream = None
                 for segment in segments:
                     with av.open(str(segment)) as source:
@@ -101,14 +99,9 @@ class PyAV:
                                     f"the encoder made more frames than the {len(ticks)} it was "
                                     "given"
                                 )
-                            end = (
-                                ticks[n_packets + 1]
-                                if n_packets + 1 < len(ticks)
-                                else ticks[n_packets] + 1
-                            )
                             packet.stream, packet.time_base = stream, _TICK
                             packet.pts = packet.dts = ticks[n_packets]
-                            packet.duration = end - ticks[n_packets]
+                            packet.duration = ends[n_packets] - ticks[n_packets]
                             joined.mux(packet)
                             n_packets += 1
         except (av.FFmpegError, OSError) as error:

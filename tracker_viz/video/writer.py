@@ -240,13 +240,8 @@ class _Pictures:
     def _checked(self, index: int) -> NDArray[np.uint8]:
         frame = self._frame_at(index)
         pixels = frame.pixels if isinstance(frame, Frame) else np.asarray(frame)
-        if (
-            pixels.dtype != np.uint8
-            or pixels.ndim != 3
-            or pixels.shape[2] != 3
-            or pixels.shape[0] % 2
-            or pixels.shape[1] % 2
-        ):
+        is_rgb = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+        if not is_rgb or pixels.shape[0] % 2 or pixels.shape[1] % 2:
             raise VideoError(
                 "a picture is uint8 [height, width, 3] with an even height and width; picture "
                 f"{index} is {pixels.dtype} {pixels.shape}"
@@ -254,10 +249,10 @@ class _Pictures:
         if self._scale == 1.0:
             return np.ascontiguousarray(pixels)
         cv2 = import_cv2()
+        # Encoders take even lengths only.
         height, width = (max(2, 2 * round(length * self._scale / 2)) for length in pixels.shape[:2])
-        return np.asarray(
-            cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8
-        )
+        smaller = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        return np.asarray(smaller, np.uint8)
 
 
 def _encode_segments(pictures: _Pictures, chosen: Encoder, work: Path, workers: int) -> list[Path]:
@@ -270,10 +265,9 @@ def _encode_segments(pictures: _Pictures, chosen: Encoder, work: Path, workers: 
     spans = [range(start, end) for start, end in itertools.pairwise(cuts)]
     paths = [work / f"segment-{number:05d}{chosen.segment_suffix}" for number in range(n_segments)]
     with ThreadPoolExecutor(workers, thread_name_prefix="video") as pool:
-        futures = [
-            pool.submit(_encode_segment, pictures, chosen, span, path)
-            for span, path in zip(spans, paths, strict=True)
-        ]
+        futures = []
+        for span, path in zip(spans, paths, strict=True):
+            futures.append(pool.submit(_encode_segment, pictures, chosen, span, path))
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
@@ -283,11 +277,9 @@ def _encode_segments(pictures: _Pictures, chosen: Encoder, work: Path, workers: 
                 pictures.stop.set()
                 for future in futures:
                     future.cancel()
-    failed = [
-        future.exception() for future in futures if not future.cancelled() and future.exception()
-    ]
-    if failed:
-        raise failed[0]  # type: ignore[misc]
+    for future in futures:
+        if not future.cancelled():
+            future.result()  # raises what went wrong in it
     return paths
 
 
@@ -330,8 +322,8 @@ def _read_back(
     chosen: Encoder,
     notice: str,
 ) -> VideoInfo:
-    """What the joined file holds: the packets that the encoders made, to the bit, each at its time;
-    and its first picture, decoded.
+    """Check that the joined file holds the packets that the encoders made, to the bit, each at its
+    time; and its first picture, decoded. Return what it holds.
 
     Decoding all of them would take a fifth of the encoder's own time, and would not see that a last
     packet was cut short.
@@ -341,17 +333,20 @@ def _read_back(
     found, first = reader.read()
     fourcc = int(reader.get(cv2.CAP_PROP_FOURCC))
     reader.release()
-    codec = "".join(chr(fourcc >> shift & 255) for shift in (0, 8, 16, 24)) if found else "readable"
-    found_size = first.shape[1::-1] if found else None
+    codec, found_size = "readable", None
+    if found:
+        codec = (fourcc & 0xFFFFFFFF).to_bytes(4, "little").decode("latin-1")
+        found_size = first.shape[1::-1]
     packets = _packets(written)
     times_s = [time_s for time_s, _ in packets]
     if len(times_s) != len(ticks) or found_size != size or codec not in chosen.codecs:
         raise VideoError(
             f"{path.name} should hold {len(ticks)} {chosen.codecs[0]} frames of {size}; it reads "
-            f"back as {len(times_s)} {codec} frames "
-            f"of {found_size}; {disk_state(written.parent)}"
+            f"back as {len(times_s)} {codec} frames of {found_size}; {disk_state(written.parent)}"
         )
-    made = [checksum for segment in segments for _, checksum in _packets(segment)]
+    made: list[int] = []
+    for segment in segments:
+        made += [checksum for _, checksum in _packets(segment)]
     wrong = sum(here != there for (_, here), there in zip(packets, made, strict=True))
     if wrong:
         raise VideoError(
@@ -373,7 +368,7 @@ def _read_back(
 
 
 def _packets(video: Path) -> list[tuple[float, int]]:
-    """(when it begins in seconds, checksum of what was encoded) of every frame."""
+    """Return (when it begins in seconds, checksum of what was encoded) of every frame."""
     cv2 = import_cv2()
     reader = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     packets: list[tuple[float, int]] = []

@@ -85,20 +85,19 @@ def discover(
     d_model = widths.get(names[0]) or widths[""]
     n_heads, n_kv_heads = [], []
     found: list[Projection] = []
-    for index, (name, block_calls) in enumerate(zip(names, per_block, strict=True)):
-        n_heads.append(sum(call.pattern.shape[1] for call in block_calls))
-        inside = [call.module for call in block_calls if call.module.startswith(name)]
+    for index, block_calls in enumerate(per_block):
         of_block = find_projections(
-            model.get_submodule(name),
+            model.get_submodule(names[index]),
             index=index,
-            prefix=name,
-            attention=[module.removeprefix(name).strip(".") for module in inside],
+            prefix=names[index],
+            attention=_within(names[index], block_calls),
             attends=bool(block_calls),
             d_model=d_model,
             evidence=evidence,
             max_experts=max_experts,
             named=projections,
         )
+        n_heads.append(sum(call.pattern.shape[1] for call in block_calls))
         n_kv_heads.append(_kv_heads(block_calls, n_heads[index], of_block))
         found += of_block
 
@@ -305,6 +304,12 @@ def _kv_heads(
         if head_dim and out["attn.w_k"] % head_dim == 0 and out["attn.w_k"] // head_dim <= n_heads:
             return out["attn.w_k"] // head_dim
     return sum(call.n_kv_heads or call.pattern.shape[1] for call in calls)
+
+
+def _within(block: str, calls: Sequence[AttentionCall]) -> list[str]:
+    """Return the names, within a block, of the modules that made its attention calls."""
+    inside = [call.module for call in calls if call.module.startswith(block)]
+    return [module.removeprefix(block).strip(".") for module in inside]
 
 
 def _heads_of(calls: Sequence[AttentionCall]) -> Tensor:

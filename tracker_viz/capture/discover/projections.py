@@ -8,6 +8,7 @@ follows.
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -163,7 +164,7 @@ def find_projections(
     found = [*_attention(attn, index, parts, d_model, evidence)]
     if attends and not any(projection.name == "attn.w_o" for projection in found):
         found += _output_beside(rest, index, found)
-    taken = {name for projection in found for name in projection.parameters}
+    taken = set(itertools.chain(*(projection.parameters for projection in found)))
     rest = [matrix for matrix in rest if matrix.parameter not in taken]
     for part, group in _feed_forward_groups(rest).items():
         found += _feed_forward(group, index, part, d_model, evidence, max_experts)

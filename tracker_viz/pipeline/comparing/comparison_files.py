@@ -158,9 +158,9 @@ def write_charts(
     Args:
         groups: of all runs, of which ``runs`` may be a part.
     """
-    from tracker_viz.rendering import write_cluster_chart, write_distance_chart, write_onset_chart
+    from tracker_viz.rendering import write_distance_chart, write_onset_chart
 
-    paths, notes = [], []
+    paths = []
     panels = _onset_panels(groups, axis)
     if panels:
         paths.append(write_onset_chart(directory / "onsets.png", panels, axis, theme=options.theme))
@@ -179,6 +179,20 @@ def write_charts(
     )
     paths.append(path)
 
+    path, notes = _write_clusters(runs, labels, directory, options, axis)
+    return Charts((*paths, path), finding, tuple(notes))
+
+
+def _write_clusters(
+    runs: Sequence[ComparedRun],
+    labels: Mapping[str, str],
+    directory: Path,
+    options: ComparisonOptions,
+    axis: Axis,
+) -> tuple[Path, list[str]]:
+    """Draw all heads grouped by what they did; return notes on those that are left out, too."""
+    from tracker_viz.rendering import write_cluster_chart
+
     clusters = cluster_heads(runs, axis=axis)
     at_end = {run.name: head_roles(run.series)[0][-1] for run in runs}
     roles: list[str | None] = []
@@ -195,8 +209,8 @@ def write_charts(
         roles=roles,
         theme=options.theme,
     )
-    paths.append(path)
 
+    notes = []
     kept = [run for run in runs if run.name not in clusters.left_out]
     if clusters.left_out:
         ended = first_few([labels[name] for name in clusters.left_out])
@@ -208,7 +222,7 @@ def write_charts(
             f"heads.png groups {len(clusters.heads):,} of the {n_heads:,} heads, the most "
             "specialised of each run."
         )
-    return Charts(tuple(paths), finding, tuple(notes))
+    return path, notes
 
 
 def _onset_panels(groups: Sequence[SettingGroup], axis: Axis) -> dict[str, list[OnsetRow]]:
