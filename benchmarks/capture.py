@@ -34,7 +34,9 @@ import torch
 
 from tracker_viz.capture import Schedule, fit, make_probe, record
 from tracker_viz.capture.budget import weight_side
+from tracker_viz.capture.camera import MAX_SCORED_ENTRIES
 from tracker_viz.capture.norms import STEPS, krylov
+from tracker_viz.capture.probe import DEFAULT_SCORE_ROWS
 from tracker_viz.capture.weights import Projection
 from tracker_viz.types import Capture
 
@@ -315,6 +317,7 @@ SIZES = {
     "70B (Llama 2)": (80, 64, 8, 8192, 28672, 3, 68.5e9),
 }
 PROBE_ROWS, PROBE_LENGTH = 2, 128
+HIDDEN_ROWS = 2 * DEFAULT_SCORE_ROWS
 # One H100: weights are read once at 3.35 TB/s (a pass over 256 tokens is bound by memory), 2 FLOP a
 # parameter and token at 400 TFLOP/s at best, and what was captured goes to the CPU at 20 GB/s
 # (page-locked memory).
@@ -332,8 +335,9 @@ def shapes_of(size: str) -> list[tuple[int, int]]:
     return [(width, width), (kv, width), (kv, width), (width, width), *mlp] * blocks
 
 
-def computed(size: str, max_mb: float, host_s: float) -> tuple[float, float, float]:
-    """(megabytes off the device, megabytes stored, milliseconds on one H100), from shapes alone."""
+def computed(size: str, max_mb: float, host_s: float) -> tuple[int, float, float, float]:
+    """(hidden rows, megabytes off the device, megabytes stored, milliseconds on one H100), from
+    shapes alone."""
     blocks, heads, *_, parameters = SIZES[size]
     shapes = shapes_of(size)
     side = weight_side(shapes, max_mb * 1e6)
@@ -350,12 +354,15 @@ def computed(size: str, max_mb: float, host_s: float) -> tuple[float, float, flo
             np.float32(0.5), (min(out, side), min(into, side))
         )
         axes[f"blocks.{index * blocks // len(shapes)}.w.m{index}"] = ("out", "in")
+    entries_a_row = blocks * heads * PROBE_LENGTH**2
+    hidden = min(HIDDEN_ROWS, max(0, MAX_SCORED_ENTRIES // entries_a_row - PROBE_ROWS))
     moved = sum(array.size * array.itemsize for array in arrays.values())
+    moved += hidden * entries_a_row * np.dtype(np.float16).itemsize
     stored = sum(
         array.nbytes
         for array in fit(Capture(step=0, arrays=arrays, axes=axes), max_mb).arrays.values()
     )
-    tokens = PROBE_ROWS * PROBE_LENGTH
+    tokens = (PROBE_ROWS + hidden) * PROBE_LENGTH
     device_s = max(2 * parameters / READ_BYTES_S, 2 * parameters * tokens / FLOP_S)
     n_devices = math.ceil(2 * parameters / FITS_BYTES)
     # Norms of the matrices of which a sample is kept read them twice a step, but for the last; each
@@ -371,7 +378,8 @@ def computed(size: str, max_mb: float, host_s: float) -> tuple[float, float, flo
         if n_devices > 1
         else 0.0
     )
-    return moved / 1e6, stored / 1e6, 1000 * (pass_s + wire_s + moved / COPY_BYTES_S)
+    taken_ms = 1000 * (pass_s + wire_s + moved / COPY_BYTES_S)
+    return hidden, moved / 1e6, stored / 1e6, taken_ms
 
 
 def host_seconds_a_block() -> float:
@@ -420,7 +428,8 @@ def measured(size: str, max_mb: float) -> dict[str, float]:
 
     blocks, heads, _, width, *_ = SIZES[size]
     model = GPT2LMHeadModel(GPT2Config(n_layer=blocks, n_head=heads, n_embd=width))
-    probe = make_probe(50257, PROBE_LENGTH, text_ids=range(PROBE_LENGTH))
+    text = range((1 + DEFAULT_SCORE_ROWS) * PROBE_LENGTH)
+    probe = make_probe(50257, PROBE_LENGTH, text_ids=text)
     recorder = record(model, probe, Schedule.every(1), lambda capture: None, max_mb=max_mb)
 
     def forward(step: int) -> None:
@@ -442,8 +451,12 @@ def sizes(max_mb: float) -> None:
     taken = measured(first, max_mb)
     print("# What one capture costs\n")
     print(
-        f"A probe of {PROBE_ROWS} rows of {PROBE_LENGTH} tokens, `max_mb={max_mb:g}`, made by "
-        "`python benchmarks/capture.py --sizes`.\n"
+        f"A probe of {PROBE_ROWS} rows of {PROBE_LENGTH} tokens and {HIDDEN_ROWS} hidden ones "
+        f"(`score_rows={DEFAULT_SCORE_ROWS}`, fewer in large models), `max_mb={max_mb:g}`, made by"
+    )
+    print(
+        "`python benchmarks/capture.py --sizes`. With other numbers of hidden rows: "
+        "[benchmarks/score_rows.md](../benchmarks/score_rows.md).\n"
     )
     print(
         f"Megabytes follow exactly from shapes. **Measured:** {first}, float32, on a CPU with "
@@ -470,11 +483,11 @@ def sizes(max_mb: float) -> None:
         f"The host needs {1000 * host_s:.1f} ms a block and {1000 * host_seconds_a_norm():.2f} ms "
         "a matrix for its norms (measured here).\n"
     )
-    print("| model | MB off the device | MB stored | ms, computed |")
-    print("|---|---|---|---|")
+    print("| model | hidden rows | MB off the device | MB stored | ms, computed |")
+    print("|---|---|---|---|---|")
     for size in SIZES:
-        moved, stored, estimate_ms = computed(size, max_mb, host_s)
-        print(f"| {size} | {moved:.0f} | {stored:.1f} | {estimate_ms:.0f} |")
+        hidden, moved, stored, estimate_ms = computed(size, max_mb, host_s)
+        print(f"| {size} | {hidden} | {moved:.0f} | {stored:.1f} | {estimate_ms:.0f} |")
     print()
 
 

@@ -111,8 +111,10 @@ class Capture:
         metrics: scalars at this step: ``loss``, what else the loop passed, and summaries of the
             scores.
         model: JSON-like description: ``name``, ``n_blocks``, ``n_heads``, ``n_parameters``, ...
-        probe: JSON-like description of the probe batch: ``kinds``, ``length``, ``period``,
-            ``tokens`` (text of every token).
+        probe: JSON-like description of the probe batch: ``length``, and ``rows`` along the axis
+            ``probe``, each with ``kind``, ``tokens`` (text of every token), ``ids``, and ``period``
+            and ``start`` where it repeats; in captures that were scored also ``scored``: the rows
+            that scores were measured on, hidden ones included, without text.
     """
 
     step: int
