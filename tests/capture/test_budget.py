@@ -70,6 +70,13 @@ def test_a_capture_takes_no_more_than_its_budget(max_mb):
     assert set(made.axes) == set(made.arrays)
 
 
+def test_the_ids_of_scored_rows_count():
+    made = capture()
+    scored = [{"kind": "text", "length": 128, "ids": [100_000 + i for i in range(128)]}] * 200
+    made = fit(replace(made, probe={**made.probe, "scored": scored}), 1)
+    assert 0.5 < stored_mb(made) <= 1
+
+
 def test_the_display_rows_go_last_and_are_named():
     made = fit(capture(), 5)
     assert made.labels["probe"] == ("repeated", "text")

@@ -40,6 +40,7 @@ ROLE_SCORES = (
 _BYTES = 2  # float16
 _ATTENTION_SHARE = 0.6
 _HEADER_BYTES = 64 * 1024
+_BYTES_AN_ID = 8  # as text, with comma and space
 # A weight map of fewer rows and columns than this shows nothing.
 _LEAST_SIDE = 8
 # Fewer positions show no repetition.
@@ -128,7 +129,7 @@ class Budget:
             for name, array in capture.arrays.items()
             if name not in patterns and name not in weights
         }
-        available = self.max_mb * 1e6 - _HEADER_BYTES
+        available = self.max_mb * 1e6 - _HEADER_BYTES - _bytes_of_ids(capture.probe)
         available -= sum(array.size * array.itemsize for array in others.values())
         weight_bytes = sum(array.size for array in weights.values()) * _BYTES
         pattern_bytes = sum(array.size for array in patterns.values()) * _BYTES
@@ -256,6 +257,13 @@ def sample(matrix: NDArray[Any], side: int) -> NDArray[Any]:
     """Evenly spaced rows and columns of a matrix, at most ``side`` of each."""
     rows, columns = (evenly_spaced(size, side) for size in matrix.shape)
     return matrix[np.ix_(rows, columns)]
+
+
+def _bytes_of_ids(probe: Mapping[str, Any]) -> int:
+    """Return about how many bytes a file's header takes for the ids of all rows, drawn and
+    scored."""
+    rows = (*probe.get("rows", ()), *probe.get("scored", ()))
+    return _BYTES_AN_ID * sum(len(row.get("ids", ())) for row in rows)
 
 
 def evenly_chosen(names: Sequence[str], most: int) -> list[str]:
