@@ -468,7 +468,7 @@ def test_the_table_of_heads_is_there_when_training_ends(watched):
 def test_the_table_of_heads_lies_beside_the_video(watched):
     render(watched.ref, video=SMALL, progress=False)
     lines = (Path(watched.ref.path) / "head_roles.csv").read_text().splitlines()
-    assert lines[0].startswith("head,block,index,role,margin,onset_step,")
+    assert lines[0].startswith("head,role,onset_after,onset_step,margin,")
     assert [line.split(",")[0] for line in lines[1:]] == ["L00H00", "L00H01", "L01H00", "L01H01"]
     assert (Path(watched.ref.path) / "tables/head_roles.csv").read_text().splitlines() == lines
 
