@@ -1,5 +1,5 @@
-"""How large what is drawn becomes over a whole run: colour scales follow from every capture, each
-read once for all of them."""
+"""Measure how large the drawn values become over a whole run: color scales follow from every
+capture, each read once for all of them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _MOST_THREADS = 8  # each holds two captures
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Of the magnitudes that some boxes show: ``quantile``, the largest that any capture has, and
+    """Largest magnitudes that some boxes show: ``quantile``, the largest that any capture has, and
     ``maximum`` over all captures.
 
-    Of any one capture, no more than the quantile's share lies beyond ``quantile``. Both are 0 where
+    No more than the quantile's share of any one capture lies beyond ``quantile``. Both are 0 where
     nothing is finite.
     """
 
@@ -36,8 +36,8 @@ class Reach:
 def measure(
     series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]]
 ) -> dict[str, Reach]:
-    """Key -> Reach of the boxes under that key, whose quantile (0..1) stands before them; exact,
-    over every capture.
+    """Return key -> Reach of the boxes under that key, whose quantile (0..1) stands before them;
+    exact, over every capture.
 
     Cells that a mask hides, and what is not finite, do not count.
     """
@@ -48,12 +48,12 @@ def measure(
     spans = [range(start, end) for start, end in itertools.pairwise(cuts)]
     with ThreadPoolExecutor(n_threads, thread_name_prefix="measure") as pool:
         parts = list(pool.map(lambda span: _measure_span(series, wanted, span), spans))
-    return {
-        key: Reach(
-            max(part[key].quantile for part in parts), max(part[key].maximum for part in parts)
-        )
-        for key in wanted
-    }
+    whole = {}
+    for key in wanted:
+        reaches = [part[key] for part in parts]
+        quantile = max(reach.quantile for reach in reaches)
+        whole[key] = Reach(quantile, max(reach.maximum for reach in reaches))
+    return whole
 
 
 def _measure_span(
@@ -69,29 +69,29 @@ def _measure_span(
         arrays = series.read(index, keys)
         moment = Moment(arrays, first, previous)
         for key, (quantile, heatmaps) in wanted.items():
-            shown = (
-                np.concatenate([_shown(heatmap, moment) for heatmap in heatmaps])
-                if heatmaps
-                else np.zeros(0, np.float32)
-            )
-            reached[key] = _reach(shown, quantile, reached[key])
+            if heatmaps:
+                shown = np.concatenate([_shown(heatmap, moment) for heatmap in heatmaps])
+                reached[key] = _reach(shown, quantile, reached[key])
         previous = arrays
     return reached
 
 
 def _shown(heatmap: Heatmap, moment: Moment) -> NDArray[np.float32]:
     values = np.abs(np.asarray(heatmap.source.values(moment), np.float32))
-    return values.reshape(-1) if heatmap.mask is None else values[~heatmap.mask]
+    if heatmap.mask is None:
+        return values.reshape(-1)
+    return values[~heatmap.mask]
 
 
 def _reach(shown: NDArray[np.float32], quantile: float, before: Reach) -> Reach:
     finite = np.isfinite(shown)
-    shown = shown if finite.all() else shown[finite]
+    if not finite.all():
+        shown = shown[finite]
     if not shown.size:
         return before
     maximum = max(before.maximum, float(shown.max()))
-    # Counting is ten times faster than finding a quantile: with fewer values beyond than its share,
-    # it cannot be larger.
+    # Counting is ten times faster than finding a quantile. With fewer values beyond it than its
+    # share, the quantile cannot be larger.
     n_beyond = np.count_nonzero(shown > before.quantile)
     if n_beyond < math.floor((1.0 - quantile) * (shown.size - 1)):
         return Reach(before.quantile, maximum)

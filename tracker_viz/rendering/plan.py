@@ -50,7 +50,7 @@ class Heatmap:
         mask: bool [rows, columns], True where a cell shows the panel instead of a value; the same
             in every frame.
         line_px, line_color: lines between the cells, as seaborn's ``linewidths`` and ``linecolor``.
-        head: (block, head) when it shows one head, so that it can be framed in the colour of the
+        head: (block, head) when it shows one head, so that it can be framed in the color of the
             head's role.
         corner: the head's name, written into the upper right corner, where attention is masked.
     """
@@ -84,7 +84,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Swatch:
-    """A small filled square that explains a colour."""
+    """A small filled square that explains a color."""
 
     box: Box
     color: str
@@ -92,7 +92,7 @@ class Swatch:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A colour bar; its title and tick labels stand above and below ``box``."""
+    """A color bar; its title and tick labels stand above and below ``box``."""
 
     box: Box
     scale: str

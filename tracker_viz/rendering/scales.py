@@ -1,8 +1,8 @@
-"""Values to colours: one ColorScale per kind of array, fixed for the whole video.
+"""Turn values into colors: one ColorScale per kind of array, fixed for the whole video.
 
-A scale is a matplotlib norm and colour map as numbers and names. Because captures hold float16, a
-scale is also a table of 65,536 colours, one per bit pattern: looking a value up there gives exactly
-the colour that matplotlib would draw.
+A scale is a matplotlib norm and color map as numbers and names. Because captures hold float16, a
+scale is also a table of 65,536 colors, one per bit pattern: looking a value up there gives exactly
+the color that matplotlib would draw.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _KIND = "colormap"  # under which kept has seaborn's maps
 
 @dataclass(frozen=True, slots=True)
 class ColorScale:
-    """Which colour a value has.
+    """The color of each value.
 
     Attributes:
         title: what the values are, with the unit.
-        cmap: a seaborn or matplotlib colour map by name.
-        minimum, maximum: values at the colour map's ends; values beyond them take the end's colour.
+        cmap: a seaborn or matplotlib color map by name.
+        minimum, maximum: values at the color map's ends; values beyond them take the end's color.
         norm: ``linear``, ``log`` (minimum > 0), ``symlog`` (linear within +-``linear_within``),
             ``power`` (exponent ``gamma``), or ``centred`` (linear on both sides of 0, each to its
             own end).
-        clipped: (below, above): whether values beyond that end exist, for the colour bar to say so.
+        clipped: (below, above): whether values beyond that end exist; the color bar says so.
     """
 
     title: str
@@ -63,13 +63,9 @@ class ColorScale:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ConfigError(unknown_name("norm", str(self.norm), NORMS))
-        if not (
-            math.isfinite(self.minimum)
-            and math.isfinite(self.maximum)
-            and self.minimum < self.maximum
-        ):
+        if not -math.inf < self.minimum < self.maximum < math.inf:
             raise ConfigError(
-                f"a colour scale goes from a number to a larger one; got {self.minimum} to "
+                f"a color scale goes from a number to a larger one; got {self.minimum} to "
                 f"{self.maximum} for {self.title!r}"
             )
         if self.norm == "log" and self.minimum <= 0:
@@ -90,26 +86,25 @@ class ColorScale:
 
     @property
     def label(self) -> str:
-        """What the colour bar says: the title, and how the values are spread where that is not
-        evenly."""
-        spread = {
-            "power": "√" if self.gamma == 0.5 else f"power {self.gamma:g}",
-            "log": "log",
-            "symlog": "symlog",
-        }.get(self.norm)
-        return f"{self.title} · {spread} scale" if spread else self.title
+        """Title of the color bar, with how the values are spread where that is not evenly."""
+        if self.norm in ("linear", "centred"):
+            return self.title
+        spread: str = self.norm
+        if self.norm == "power":
+            spread = "√" if self.gamma == 0.5 else f"power {self.gamma:g}"
+        return f"{self.title} · {spread} scale"
 
     @property
     def unit(self) -> float:
-        """A power of two; what is drawn is ``value / unit`` as float16. 1.0 unless the values are
-        very small or very large."""
+        """A power of two; drawn is ``value / unit`` as float16. 1.0 unless the values are very
+        small or very large."""
         largest = max(abs(self.minimum), abs(self.maximum))
         if _SMALLEST_DRAWN <= largest <= _LARGEST_DRAWN:
             return 1.0
         return 2.0 ** math.floor(math.log2(largest))
 
     def drawn(self, values: NDArray[Any]) -> NDArray[np.float16]:
-        """``values`` in the scale's unit as float16, the only precision that is ever drawn;
+        """Return ``values`` in the scale's unit as float16, the only precision that is ever drawn;
         infinities become NaN."""
         unit = self.unit
         if values.dtype == np.float16 and unit == 1.0:
@@ -119,14 +114,13 @@ class ColorScale:
             drawn = scaled.astype(np.float16)
             if np.isfinite(drawn).all():
                 return drawn
-            # Beyond float16's range is far beyond the scale's end; it must keep that end's colour
+            # Beyond float16's range is far beyond the scale's end; it must keep that end's color
             # and not turn into "infinite".
-            return np.where(np.isfinite(scaled), np.clip(scaled, -65504.0, 65504.0), np.nan).astype(
-                np.float16
-            )
+            clipped = np.clip(scaled, -65504.0, 65504.0)
+            return np.where(np.isfinite(scaled), clipped, np.nan).astype(np.float16)
 
     def mpl_norm(self) -> Any:
-        """The matplotlib norm of drawn (not raw) values; clips."""
+        """Return the matplotlib norm of drawn (not raw) values; it clips."""
         from matplotlib import colors
 
         low, high = self.minimum / self.unit, self.maximum / self.unit
@@ -136,27 +130,25 @@ class ColorScale:
             case "log":
                 return colors.LogNorm(low, high, clip=True)
             case "symlog":
-                return colors.SymLogNorm(
-                    self.linear_within / self.unit, vmin=low, vmax=high, base=10, clip=True
-                )
+                within = self.linear_within / self.unit
+                return colors.SymLogNorm(within, vmin=low, vmax=high, base=10, clip=True)
             case "power":
                 return colors.PowerNorm(self.gamma, low, high, clip=True)
             case "centred":
-                return colors.TwoSlopeNorm(
-                    0.0, low, high
-                )  # has no clip: beyond its ends the map's end colours follow
+                # It has no clip: beyond its ends the map's end colors follow.
+                return colors.TwoSlopeNorm(0.0, low, high)
 
     def mpl_cmap(self) -> Any:
-        """The matplotlib colour map; values that are masked stay transparent."""
+        """Return the matplotlib color map; values that are masked stay transparent."""
         return colormap(self.cmap)
 
     def positions(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Where on the colour bar the values lie, 0..1."""
+        """Return the places of values on the color bar, 0..1."""
         return np.asarray(self.mpl_norm()(np.asarray(values, np.float64) / self.unit), np.float64)
 
     def table(self) -> NDArray[np.uint8]:
-        """uint8 [65536, 3]: RGB of the float16 value with each bit pattern; NaN and infinities are
-        ``nonfinite``."""
+        """Return the RGB of the float16 value with each bit pattern: uint8 [65536, 3]; NaN and
+        infinities are ``nonfinite``."""
         return _table(self)
 
 
@@ -166,16 +158,15 @@ def _table(scale: ColorScale) -> NDArray[np.uint8]:
     finite = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         rgba = scale.mpl_cmap()(scale.mpl_norm()(np.ma.masked_array(values, ~finite)))
-    table = np.floor(rgba[:, :3] * 255.0 + 0.5).astype(
-        np.uint8
-    )  # Agg rounds; cmap(bytes=True) truncates
+    # Agg rounds; cmap(bytes=True) truncates.
+    table = np.floor(rgba[:, :3] * 255.0 + 0.5).astype(np.uint8)
     table[~finite] = rgb(scale.nonfinite)
     table.flags.writeable = False
     return table
 
 
 def check_scale_options(scales: Mapping[str, Mapping[str, Any]]) -> None:
-    """Look at changes to colour scales, one of ``SCALE_KINDS`` -> options of ColorScale, before the
+    """Check changes to color scales, one of ``SCALE_KINDS`` -> options of ColorScale, before the
     values that they will show are known.
 
     Raises:
@@ -187,16 +178,16 @@ def check_scale_options(scales: Mapping[str, Mapping[str, Any]]) -> None:
         )
     for kind, options in scales.items():
         if kind not in SCALE_KINDS:
-            raise ConfigError(unknown_name("colour scale", str(kind), SCALE_KINDS))
+            raise ConfigError(unknown_name("color scale", str(kind), SCALE_KINDS))
         if not isinstance(options, Mapping):
             raise ConfigError(
-                f"the colour scale {kind!r} is a mapping of options, like {{cmap: viridis}}; got "
+                f"the color scale {kind!r} is a mapping of options, like {{cmap: viridis}}; got "
                 f"{options!r}"
             )
         for option, value in options.items():
             if option not in _CHOSEN:
                 raise ConfigError(
-                    unknown_name(f"option of the colour scale {kind!r}", str(option), _CHOSEN)
+                    unknown_name(f"option of the color scale {kind!r}", str(option), _CHOSEN)
                 )
             _check_scale_option(kind, option, value)
         if {"minimum", "maximum"} <= options.keys():
@@ -206,11 +197,11 @@ def check_scale_options(scales: Mapping[str, Mapping[str, Any]]) -> None:
 def _check_scale_option(kind: str, option: str, value: object) -> None:
     if option in _NUMBERS:
         if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-            raise ConfigError(f"{option} of the colour scale {kind!r} is a number; got {value!r}")
+            raise ConfigError(f"{option} of the color scale {kind!r} is a number; got {value!r}")
         if option in ("gamma", "linear_within") and value <= 0:
-            raise ConfigError(f"{option} of the colour scale {kind!r} is above 0; got {value!r}")
+            raise ConfigError(f"{option} of the color scale {kind!r} is above 0; got {value!r}")
     elif not isinstance(value, str):
-        raise ConfigError(f"{option} of the colour scale {kind!r} is a text; got {value!r}")
+        raise ConfigError(f"{option} of the color scale {kind!r} is a text; got {value!r}")
     elif option == "cmap":
         colormap(value)
     elif option == "norm" and value not in NORMS:
@@ -251,7 +242,7 @@ def _role_colors(panel: str, gray: str, *roles: str) -> Any:
 
 
 def colormap(name: str) -> Any:
-    """A seaborn or matplotlib colour map by name.
+    """Return a seaborn or matplotlib color map by name.
 
     Raises:
         ConfigError: no map has this name; the message lists the near ones.
@@ -287,62 +278,67 @@ def _unknown_colormap(name: str, known: list[str]) -> str:
     import difflib
 
     lower = {known_name.lower(): known_name for known_name in known}
-    near = [
-        lower[match]
-        for match in difflib.get_close_matches(str(name).lower(), list(lower), n=4, cutoff=0.5)
-    ]
-    hint = (
-        f"did you mean {' or '.join(map(repr, near))}?"
-        if near
-        else "some that fit: mako, rocket, viridis, magma, cividis, icefire, vlag."
-    )
-    return f"unknown colour map {name!r}; {hint} Any of seaborn's and matplotlib's names works"
+    near = difflib.get_close_matches(str(name).lower(), list(lower), n=4, cutoff=0.5)
+    hint = "some that fit: mako, rocket, viridis, magma, cividis, icefire, vlag."
+    if near:
+        hint = f"did you mean {' or '.join(repr(lower[match]) for match in near)}?"
+    return f"unknown color map {name!r}; {hint} Any of seaborn's and matplotlib's names works"
 
 
 def bar_ticks(scale: ColorScale, width_em: float = 20.0) -> list[tuple[float, str]]:
-    """(position 0..1, text) of the ticks of a scale's colour bar: its two ends, and between them
-    what keeps apart.
+    """Return (position 0..1, text) of the ticks of a scale's color bar: its two ends, and between
+    them those that keep apart.
 
     ``width_em``: how wide the bar is, in font sizes of the ticks' texts.
     """
-    low, high = scale.minimum, scale.maximum
-    ends = [low, high]
-    inner: list[float]
-    if scale.norm == "centred" or (scale.norm in ("linear", "symlog") and low < 0 < high):
-        inner = [0.0]
-    elif scale.norm == "power" and low == 0:
-        inner = [high * part for part in (0.25, 0.5, 0.05, 0.1)]
-    elif scale.norm == "log":
-        inner = [
-            10.0**power
-            for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-        ]
-    else:
-        inner = [low + (high - low) * 0.5]
-    below, above = scale.clipped
     ticks: list[tuple[float, str]] = []
     spans: list[tuple[float, float]] = []
-    for value in [*ends, *inner]:
-        text = (
-            "≤" if below and value == low else "≥" if above and value == high else ""
-        ) + short_number(value)
+    for value in (scale.minimum, scale.maximum, *_inner_ticks(scale)):
+        text = _tick_text(scale, value)
         position = float(np.clip(scale.positions(np.array([value]))[0], 0.0, 1.0))
         wide = 0.64 * len(text)
-        left = position * width_em - (
-            0.0 if position < 0.02 else wide if position > 0.98 else wide / 2
-        )
+        left = position * width_em - wide / 2
+        if position < 0.02:
+            left = position * width_em
+        elif position > 0.98:
+            left = position * width_em - wide
         if all(left > end + 0.5 or left + wide < start - 0.5 for start, end in spans):
             spans.append((left, left + wide))
             ticks.append((position, text))
     return sorted(ticks)
 
 
+def _inner_ticks(scale: ColorScale) -> list[float]:
+    """Return the values between the ends of a scale, the most wanted first."""
+    low, high = scale.minimum, scale.maximum
+    has_zero = low < 0 < high
+    if scale.norm == "centred" or (scale.norm in ("linear", "symlog") and has_zero):
+        return [0.0]
+    if scale.norm == "power" and low == 0:
+        return [high * part for part in (0.25, 0.5, 0.05, 0.1)]
+    if scale.norm == "log":
+        powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+        return [10.0**power for power in powers]
+    return [low + (high - low) * 0.5]
+
+
+def _tick_text(scale: ColorScale, value: float) -> str:
+    below, above = scale.clipped
+    if below and value == scale.minimum:
+        return "≤" + short_number(value)
+    if above and value == scale.maximum:
+        return "≥" + short_number(value)
+    return short_number(value)
+
+
 def short_number(value: float) -> str:
-    """A number of at most three significant digits as a label: ``0.25``, ``-1.2e-5``, ``0``."""
+    """Write a number with at most three significant digits: ``0.25``, ``-1.2e-5``, ``0``."""
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e4:
         text = f"{value:.3g}"
-        return (f"{value:.0f}" if "e" in text else text).replace("-", "−")
+        if "e" in text:
+            text = f"{value:.0f}"
+        return text.replace("-", "−")
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")

@@ -1,4 +1,4 @@
-"""An ordered run of capture files on disk: what a layout is planned from, and where the renderer
+"""Read an ordered run of capture files: a layout is planned from their headers, and the renderer
 reads arrays on demand.
 
 Headers are read once and folded together, so that memory does not grow with the size of the
@@ -7,6 +7,7 @@ captures.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,11 +75,7 @@ class Series:
         ordered = sorted(captures, key=lambda capture: capture.ref.step)
         self.paths: tuple[Path, ...] = tuple(Path(capture.path) for capture in ordered)
         self.steps: tuple[int, ...] = tuple(capture.ref.step for capture in ordered)
-        repeated = (
-            {step for step in self.steps if self.steps.count(step) > 1}
-            if len(set(self.steps)) < len(self.steps)
-            else set()
-        )
+        repeated = {step for step, after in itertools.pairwise(self.steps) if step == after}
         if repeated:
             raise RenderError(
                 f"two captures of the same step were given: {sorted(repeated)[:5]}; leave one of "
@@ -101,20 +98,19 @@ class Series:
                 self.first = header
             self._add(header)
             self.last = header
-        self.title = " ".join(
-            (title or str(self.last.model.get("name", "run"))).split()
-        )  # on one line
+        title = title or str(self.last.model.get("name", "run"))
+        self.title = " ".join(title.split())  # on one line
         self.subtitle = subtitle or describe_model(self.last.model)
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def names(self, pattern: str) -> list[str]:
-        """Names of the arrays that match a shell-style pattern, such as ``blocks.*.mlp.w_*``."""
+        """Return the names of the arrays that match a pattern, such as ``blocks.*.mlp.w_*``."""
         return [name for name in self.arrays if fnmatchcase(name, pattern)]
 
     def require(self, name: str, layout: str) -> RunArray:
-        """The array ``name``, which ``layout`` draws from every capture.
+        """Return the array ``name``, which ``layout`` draws from every capture.
 
         Raises:
             LayoutError: it is not there, not in every capture, or not always of the same shape.
@@ -142,7 +138,7 @@ class Series:
         return array
 
     def read(self, index: int, keys: Iterable[ArrayKey]) -> dict[ArrayKey, NDArray[Any]]:
-        """Arrays, or rows of arrays, of the capture at ``index`` (0 is the first), as
+        """Return arrays, or rows of arrays, of the capture at ``index`` (0 is the first), as
         ``capture_file.read_arrays`` says.
 
         Attention stands in the order of the last capture's heads; NaN for a head that this capture
@@ -164,18 +160,20 @@ class Series:
         return ordered
 
     def capture(self, index: int, names: Iterable[str]) -> Capture:
-        """The capture at ``index`` with all that it says of itself, and of its arrays those called
-        ``names``."""
+        """Return the capture at ``index`` with the arrays called ``names``, and all else that it
+        holds."""
         return capture_file.read(self.paths[index], names)
 
     def metric(self, name: str) -> NDArray[np.float64]:
-        """float64 [capture]: one metric over the run; NaN where a capture lacks it."""
+        """Return one metric over the run: float64 [capture], NaN where a capture lacks it."""
         return np.array([metrics.get(name, math.nan) for metrics in self.metrics], np.float64)
 
     def labels(self, axis: str, length: int) -> tuple[str, ...]:
-        """Names along an axis; the indices 0.. where the captures name none."""
+        """Return the names along an axis; the indices 0.. where the captures name none."""
         names = self.last.labels.get(axis, ())
-        return names if len(names) == length else tuple(map(str, range(length)))
+        if len(names) == length:
+            return names
+        return tuple(map(str, range(length)))
 
     def _add(self, header: CaptureHeader) -> None:
         is_first = not self.metrics
@@ -207,32 +205,31 @@ class Series:
 
 
 def describe_model(model: Mapping[str, Any]) -> str:
-    """``llama · 4 blocks × 4 heads · 0.87 M parameters`` from what a capture says of its model;
-    empty when it says nothing."""
+    """Describe the model of a capture: ``llama · 4 blocks × 4 heads · 0.87 M parameters``; empty
+    when the capture says nothing about it."""
     parts = [str(model["name"])] if model.get("name") else []
     if model.get("n_blocks") and model.get("n_heads"):
-        parts.append(
-            f"{_counted(model['n_blocks'], 'block')} × {_counted(model['n_heads'], 'head')}"
-        )
+        blocks, heads = _counted(model["n_blocks"], "block"), _counted(model["n_heads"], "head")
+        parts.append(f"{blocks} × {heads}")
     if model.get("n_parameters"):
         parts.append(f"{si_number(float(model['n_parameters']))} parameters")
     return " · ".join(parts)
 
 
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def si_number(value: float) -> str:
-    """Three digits and a unit: ``950``, ``1.02 k``, ``16.4 M``, ``7.24 B``."""
+    """Write three digits and a unit: ``950``, ``1.02 k``, ``16.4 M``, ``7.24 B``."""
+    if abs(value) < 999.5:
+        return f"{value:.0f}"
     for limit, divisor, unit in (
         (999.5e3, 1e3, " k"),
         (999.5e6, 1e6, " M"),
         (999.5e9, 1e9, " B"),
         (math.inf, 1e12, " T"),
     ):
-        if abs(value) < 999.5:
-            return f"{value:.0f}"
         if abs(value) < limit:
             return f"{value / divisor:#.3g}".removesuffix(".") + unit
     return str(value)

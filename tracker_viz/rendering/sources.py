@@ -1,5 +1,5 @@
-"""Which numbers a box shows: pure functions from captures to a matrix, as small frozen values that
-a plan holds.
+"""Say which numbers a box shows: pure functions from captures to a matrix, as small frozen values
+that a plan holds.
 
 Every source names the arrays it reads and turns a Moment into a matrix [rows, columns]; NaN and
 infinities pass through.
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -30,17 +31,21 @@ _COMPARES: Mapping[Show, Literal["first", "previous"] | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What can be drawn at one capture: its arrays, its index in the run, and the arrays of the
-    run's first and of the previous capture where a source asks."""
+    """Everything that can be drawn at one capture: its arrays, its index in the run, and the arrays
+    of the run's first and of the previous capture where a source asks."""
 
     arrays: Mapping[ArrayKey, NDArray[Any]]
     first: Mapping[ArrayKey, NDArray[Any]]
     previous: Mapping[ArrayKey, NDArray[Any]]
     index: int = 0
 
+    def compared(self, show: Show) -> Mapping[ArrayKey, NDArray[Any]]:
+        """Return the arrays of the capture that a change or a step starts from."""
+        return self.first if show == "change" else self.previous
+
 
 class Source(Protocol):
-    """Where a box's values come from.
+    """The origin of a box's values.
 
     Attributes:
         needs: what is read from the capture: names of arrays, or (name, row) for one row of an
@@ -100,11 +105,11 @@ class HeadMap:
         return self.values_of(self.head, moment)
 
     def values_of(self, heads: int | slice, moment: Moment) -> NDArray[Any]:
-        """The values of another head of the same array, or of several, [head, query, key]."""
+        """Return the values of another head of the array, or of several: [head, query, key]."""
         pattern = moment.arrays[self._key][heads]
         if self.show == "value":
             return max_pool(pattern, self.pool)
-        other = (moment.first if self.show == "change" else moment.previous)[self._key][heads]
+        other = moment.compared(self.show)[self._key][heads]
         return max_pool(np.abs(pattern.astype(np.float32) - other.astype(np.float32)), self.pool)
 
 
@@ -137,14 +142,14 @@ class WeightMap:
         matrix = moment.arrays[self.name].astype(np.float32)
         with np.errstate(invalid="ignore", over="ignore"):  # a diverged run is drawn, not warned of
             if self.show != "value":
-                matrix -= (moment.first if self.show == "change" else moment.previous)[self.name]
+                matrix -= moment.compared(self.show)[self.name]
             return pool(matrix, self.shape, self.reduce, self.order)
 
 
 @dataclass(frozen=True, slots=True)
 class WeightSummary:
-    """How large each matrix is, or how much it changed, float32 [block, matrix]: RMS of its
-    entries; NaN where there is none."""
+    """Size of each matrix, or of its change: float32 [block, matrix], RMS of its entries; NaN where
+    there is none."""
 
     names: tuple[tuple[str | None, ...], ...]
     show: Show = "change"
@@ -167,16 +172,17 @@ class WeightSummary:
         matrix = np.full(self.shape, np.nan, np.float32)
         for row, names in enumerate(self.names):
             for column, name in enumerate(names):
-                if not name:
-                    continue
-                with np.errstate(invalid="ignore", over="ignore"):
-                    entries = moment.arrays[name].astype(np.float32)
-                    if self.show != "value":
-                        entries -= (moment.first if self.show == "change" else moment.previous)[
-                            name
-                        ]
-                    matrix[row, column] = np.sqrt(np.mean(np.square(entries)))
+                if name:
+                    matrix[row, column] = self._size_of(name, moment)
         return matrix
+
+    def _size_of(self, name: str, moment: Moment) -> np.float32:
+        with np.errstate(invalid="ignore", over="ignore"):
+            entries = moment.arrays[name].astype(np.float32)
+            if self.show != "value":
+                entries -= moment.compared(self.show)[name]
+            size: np.float32 = np.sqrt(np.mean(np.square(entries)))
+            return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,11 +237,11 @@ class Mosaic:
 
     @property
     def needs(self) -> tuple[ArrayKey, ...]:
-        return tuple(
-            dict.fromkeys(
-                key for row in self.maps for source in row if source for key in source.needs
-            )
-        )
+        needs: dict[ArrayKey, None] = {}  # each once, in order
+        for source in chain.from_iterable(self.maps):
+            if source:
+                needs |= dict.fromkeys(source.needs)
+        return tuple(needs)
 
     @property
     def compares(self) -> Literal["first", "previous"] | None:
@@ -243,7 +249,7 @@ class Mosaic:
 
     @property
     def _one(self) -> HeadMap:
-        return next(source for row in self.maps for source in row if source)
+        return next(filter(None, chain.from_iterable(self.maps)))
 
     @property
     def cells(self) -> int:
@@ -255,42 +261,41 @@ class Mosaic:
         return len(self.maps) * pitch - self.gap, len(self.maps[0]) * pitch - self.gap
 
     def values(self, moment: Moment) -> NDArray[Any]:
-        cells = self.cells
-        pitch = cells + self.gap
         matrix = np.zeros(self.shape, np.float16 if self._one.show == "value" else np.float32)
         for row, sources in enumerate(self.maps):
             # All heads of a block at once: ten times as fast as each by itself.
             maps = next(source for source in sources if source).values_of(slice(None), moment)
             for column, source in enumerate(sources):
                 if source:
-                    y, x = row * pitch, column * pitch
-                    matrix[y : y + cells, x : x + cells] = maps[source.head]
+                    matrix[self._cells_of(row, column)] = maps[source.head]
         return matrix
+
+    def _cells_of(self, row: int, column: int) -> tuple[slice, slice]:
+        """Return the rows and columns of the matrix that one map fills."""
+        y, x = row * (self.cells + self.gap), column * (self.cells + self.gap)
+        return slice(y, y + self.cells), slice(x, x + self.cells)
 
     def mask(self) -> NDArray[np.bool_]:
         """bool [rows, columns]: cells that show nothing: gaps, absent heads, and the future of
         every head."""
-        pitch = self.cells + self.gap
         mask = np.ones(self.shape, bool)
+        hidden = self.causal & future(self.cells)
         for row, sources in enumerate(self.maps):
             for column, source in enumerate(sources):
                 if source:
-                    mask[
-                        row * pitch : row * pitch + self.cells,
-                        column * pitch : column * pitch + self.cells,
-                    ] = self.causal & future(self.cells)
+                    mask[self._cells_of(row, column)] = hidden
         return mask
 
 
 def future(cells: int) -> NDArray[np.bool_]:
-    """bool [query, key]: True where a causal head can not look. A pooled cell is future only when
-    all of its entries are."""
+    """Return bool [query, key]: True where a causal head can not look; a pooled cell is future only
+    when all of its entries are."""
     return np.triu(np.ones((cells, cells), bool), 1)
 
 
 def max_pool(pattern: NDArray[Any], size: int) -> NDArray[Any]:
-    """Maximum of every ``size`` x ``size`` window of [..., query, key]; the last windows may be
-    smaller. NaN wins over every number."""
+    """Return the maximum of every ``size`` x ``size`` window of [..., query, key]; the last windows
+    may be smaller. NaN wins over every number."""
     if size == 1:
         return pattern
     if pattern.dtype == np.float16:
@@ -304,8 +309,11 @@ def max_pool(pattern: NDArray[Any], size: int) -> NDArray[Any]:
 
 
 def _max_of_rows(pattern: NDArray[Any], size: int) -> NDArray[Any]:
-    """Maximum of every ``size`` rows of [..., row, column]: of the first rows of all windows, then
-    of the second, ten times as fast as numpy's reduceat, which goes from entry to entry."""
+    """Return the maximum of every ``size`` rows of [..., row, column].
+
+    Taking the first rows of all windows, then the second ones, is ten times as fast as numpy's
+    reduceat, which goes from entry to entry.
+    """
     largest = pattern[..., ::size, :].copy()
     for offset in range(1, min(size, pattern.shape[-2])):
         rows = pattern[..., offset::size, :]
@@ -337,8 +345,14 @@ def pool(
 
 @dataclass(frozen=True, slots=True)
 class _Windows:
-    """``further[k]``: which windows have more than k + 1 entries, and where these lie. ``sizes``:
-    float32."""
+    """Windows over entries.
+
+    Attributes:
+        starts: first entry of each window.
+        sizes: float32, entries of each window.
+        further: ``further[k]`` tells which windows have more than k + 1 entries, and where the next
+            of these lie.
+    """
 
     starts: NDArray[np.intp]
     sizes: NDArray[np.float32]
@@ -347,26 +361,27 @@ class _Windows:
 
 @lru_cache(maxsize=256)
 def _windows(length: int, cells: int) -> _Windows:
-    """``cells`` windows over ``length`` entries, as even as whole numbers allow."""
+    """Return ``cells`` windows over ``length`` entries, as even as whole numbers allow."""
     starts = np.arange(cells) * length // cells
     sizes = np.diff(starts, append=length)
-    longer = [np.flatnonzero(sizes > k) for k in range(1, int(sizes.max()))]
-    further = tuple(
-        (slice(None) if len(each) == cells else each, starts[each] + k)
-        for k, each in enumerate(longer, 1)
-    )
-    return _Windows(starts, sizes.astype(np.float32), further)
+    further: list[tuple[slice | NDArray[np.intp], NDArray[np.intp]]] = []
+    for k in range(1, int(sizes.max())):
+        longer = np.flatnonzero(sizes > k)
+        # A slice adds to all windows in place; indices would copy them.
+        windows = slice(None) if len(longer) == cells else longer
+        further.append((windows, starts[longer] + k))
+    return _Windows(starts, sizes.astype(np.float32), tuple(further))
 
 
 def order_by_norm(change: NDArray[Any]) -> Order:
-    """Rows and columns of ``change`` [rows, columns], those that changed most first."""
+    """Sort rows and columns of ``change`` [rows, columns], those that changed most first."""
     squares = np.square(_finite(change))
     return np.argsort(-squares.sum(1), kind="stable"), np.argsort(-squares.sum(0), kind="stable")
 
 
 def order_by_direction(change: NDArray[Any], iterations: int = 30) -> Order:
-    """Rows and columns of ``change`` [rows, columns] by their entry in its first singular vectors
-    (power iteration).
+    """Sort rows and columns of ``change`` [rows, columns] by their entry in its first singular
+    vectors (power iteration).
 
     Rows that changed in the same direction come to stand together, so that signed averages do not
     cancel.
@@ -384,6 +399,6 @@ def order_by_direction(change: NDArray[Any], iterations: int = 30) -> Order:
 
 
 def _finite(change: NDArray[Any]) -> NDArray[np.float64]:
-    """An entry that is not finite counts as unchanged when rows are sorted; where it is drawn it
-    stays visible."""
+    """Count entries that are not finite as unchanged, to sort rows; where they are drawn they stay
+    visible."""
     return np.nan_to_num(change.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)

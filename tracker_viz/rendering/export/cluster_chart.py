@@ -1,12 +1,10 @@
-"""Draws all heads of several runs, grouped by what they did, with seaborn's ``clustermap``.
+"""Draw all heads of several runs, grouped by what they did, with seaborn's ``clustermap``.
 
-Arrays and names go in, one PNG comes out; the comparison's own values are turned into these by the
-pipeline.
+Arrays and names go in, one PNG comes out; the pipeline makes them of the comparison's values.
 """
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,15 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.metrics import role_label
-from tracker_viz.rendering.backend import MPL_LOCK
-from tracker_viz.rendering.export.images import with_suffix, write_whole
-from tracker_viz.rendering.theme import Theme, fixed_style, run_colors
+from tracker_viz.rendering.export.chart import (
+    drawing,
+    hide_spines,
+    whole_pixels,
+    write_chart,
+    write_header,
+)
+from tracker_viz.rendering.theme import Theme, run_colors
 from tracker_viz.rendering.theme import theme as theme_by_name
 
-_DPI = 120
 _MOST_NAMED_HEADS = 110
 _MOST_IN_LEGEND = 40
 _LEGEND_LINE_IN = 0.215
+_EXPLAINED = (
+    "A row is a head, a band of columns one score from the start of training to its end.\n"
+    "Rows that join early behaved alike."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ def write_cluster_chart(
         linkage: tree of the rows as ``scipy.cluster.hierarchy`` makes it.
         labels, runs: of the rows: its name, and the run (its label) that it belongs to.
         scores: along the columns.
-        roles: of each row at the end; None for a head without one.
+        roles: what each row does at the end; None for a head without a role.
     """
     import pandas
     import seaborn
@@ -110,8 +116,11 @@ def write_cluster_chart(
         )
         _horizontal_bar(grid, chosen)
         _write_legends(grid.figure, sizes, colors, roles or (), chosen)
-        _write_header(grid.figure, sizes, n_heads, len(order), chosen)
-        return _written(grid.figure, path)
+        title = (
+            f"{n_heads:,} heads of {len(order)} runs, grouped by what they did over the training"
+        )
+        write_header(grid.figure, 0.3, title, _EXPLAINED, chosen, size=17, below_in=0.7)
+        return write_chart(grid.figure, path)
 
 
 def _sizes(labels: Sequence[str], n_heads: int, runs: Sequence[str], n_strips: int) -> _Sizes:
@@ -122,9 +131,8 @@ def _sizes(labels: Sequence[str], n_heads: int, runs: Sequence[str], n_strips: i
     # Narrow, so that its letters can be read where a tracker shows it 700 pixels wide.
     width = max(11.0, 8.2 + legend + names)
     height = max(4.5, row_in * n_heads) + 2.25
-    # Whole pixels: a part of one would be blended with what is behind the picture.
-    whole = [float(np.ceil(_DPI * inches)) / _DPI for inches in (width, height)]
-    return _Sizes(whole[0], whole[1], names, legend, strips=0.24 * n_strips)
+    strips = 0.24 * n_strips
+    return _Sizes(whole_pixels(width), whole_pixels(height), names, legend, strips)
 
 
 def _place_parts(grid: Any, sizes: _Sizes) -> None:
@@ -157,29 +165,6 @@ def _write_legends(
         _legend(figure, x, y_in / sizes.height, found, "role at the end", theme)
 
 
-def _write_header(figure: Any, sizes: _Sizes, n_heads: int, n_runs: int, theme: Theme) -> None:
-    x = 0.3 / sizes.width
-    figure.text(
-        x,
-        1 - 0.42 / sizes.height,
-        f"{n_heads:,} heads of {n_runs} runs, grouped by what they did over the training",
-        fontsize=17,
-        color=theme.text,
-        fontweight="bold",
-        va="center",
-    )
-    figure.text(
-        x,
-        1 - 0.7 / sizes.height,
-        "A row is a head, a band of columns one score from the start of training to its end.\n"
-        "Rows that join early behaved alike.",
-        fontsize=11,
-        color=theme.dim,
-        va="top",
-        linespacing=1.35,
-    )
-
-
 def _role_color(role: str | None, theme: Theme) -> str:
     if role is None:
         return theme.ground
@@ -210,26 +195,6 @@ def _figures_without_backend() -> Iterator[None]:
         matrix.plt, utils.plt = pyplot, pyplot
 
 
-@contextmanager
-def drawing(theme: Theme) -> Iterator[None]:
-    """Matplotlib in the theme's colors, one figure at a time."""
-    import matplotlib
-
-    with MPL_LOCK, fixed_style(), matplotlib.rc_context(
-        {
-            "figure.facecolor": theme.ground,
-            "savefig.facecolor": theme.ground,
-            "axes.facecolor": theme.panel,
-            "text.color": theme.text,
-            "axes.labelcolor": theme.dim,
-            "xtick.color": theme.dim,
-            "ytick.color": theme.dim,
-            "axes.edgecolor": theme.faint,
-        }
-    ):  # fmt: skip
-        yield
-
-
 def _score_titles(axes: Any, scores: Sequence[str], n_columns: int, theme: Theme) -> None:
     wide = n_columns / len(scores)
     for number, score in enumerate(scores):
@@ -248,7 +213,7 @@ def _score_titles(axes: Any, scores: Sequence[str], n_columns: int, theme: Theme
 
 
 def _horizontal_bar(grid: Any, theme: Theme) -> None:
-    """seaborn's colour bar is upright; drawn again lying, where the legend stands."""
+    """Draw the color bar again, flat, where the legend stands: seaborn's is upright."""
     axes = grid.ax_cbar
     axes.clear()
     grid.figure.colorbar(
@@ -256,8 +221,7 @@ def _horizontal_bar(grid: Any, theme: Theme) -> None:
     )
     axes.tick_params(length=0, labelsize=10.5, colors=theme.dim)
     axes.set_title("score", fontsize=11.5, color=theme.text, loc="left", pad=5)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    hide_spines(axes)
 
 
 def _legend(
@@ -289,9 +253,3 @@ def _legend(
     )
     legend.get_title().set_color(theme.text)
     figure.add_artist(legend)
-
-
-def _written(figure: Any, path: Path | str) -> Path:
-    contents = io.BytesIO()
-    figure.savefig(contents, format="png", dpi=_DPI)
-    return write_whole(contents.getvalue(), with_suffix(path, (".png",)))

@@ -1,13 +1,11 @@
-"""Draws how far several runs are from each other: a heatmap of all pairs by seaborn, colored by the
+"""Draw how far several runs are from each other: a heatmap of all pairs by seaborn, colored by the
 share of what chance gives, and the same for each depth alone.
 
-Names and numbers go in, one PNG comes out; the comparison's own values are turned into these by the
-pipeline.
+Names and numbers go in, one PNG comes out; the pipeline makes them of the comparison's values.
 """
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.rendering.export.cluster_chart import drawing
-from tracker_viz.rendering.export.images import with_suffix, write_whole
+from tracker_viz.rendering.export.chart import (
+    CHART_DPI,
+    drawing,
+    hide_spines,
+    whole_pixels,
+    write_chart,
+    write_header,
+)
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
 
-_DPI = 120
 _MOST_NUMBERED = 10  # runs whose distances are written into the cells
 _MOST_NAMED = 64
 _MOST_NAMED_BELOW = 24  # names of more columns run into each other; the rows have the same
 _MOST_DEPTHS = 8
+_TITLE = "How alike the runs' heads became"
 _MARGIN_IN, _BAR_IN = 0.35, 0.95
 _DEPTH_GAP_IN, _DEPTH_TITLE_IN = 0.2, 0.34
+_SHARE_SCALE: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": 1, "square": True}
 _LETTERS_IN_CAPTION = 11.5  # of its size in an inch
 
 
@@ -69,18 +74,19 @@ def write_distance_chart(
     from matplotlib.figure import Figure
 
     chosen = theme_by_name(theme)
-    depths = _evenly(len(shares_by_depth), _MOST_DEPTHS) if len(shares_by_depth) > 1 else []
+    depths = []
+    if len(shares_by_depth) > 1:
+        depths = _evenly(len(shares_by_depth), _MOST_DEPTHS)
     sizes = _sizes(labels, len(depths), caption)
     with drawing(chosen):
-        figure = Figure((sizes.width, sizes.height), dpi=_DPI)
-        _write_header(figure, sizes, caption, chosen)
+        figure = Figure((sizes.width, sizes.height), dpi=CHART_DPI)
+        explained = _wrapped(caption, sizes.width)
+        write_header(figure, _MARGIN_IN, _TITLE, explained, chosen, below_in=0.75)
         _draw_pairs(figure, sizes, labels, distances, shares, are_alike, chosen)
         for number, depth in enumerate(depths):
             title = f"depth {depth + 1} of {len(shares_by_depth)}"
             _draw_depth(figure, sizes, number, shares_by_depth[depth], title, chosen)
-        contents = io.BytesIO()
-        figure.savefig(contents, format="png", dpi=_DPI)
-    return write_whole(contents.getvalue(), with_suffix(path, (".png",)))
+        return write_chart(figure, path)
 
 
 def _sizes(labels: Sequence[str], n_depths: int, caption: str) -> _Sizes:
@@ -101,31 +107,7 @@ def _sizes(labels: Sequence[str], n_depths: int, caption: str) -> _Sizes:
         depth_side = (width - 2 * _MARGIN_IN - (per_row - 1) * _DEPTH_GAP_IN) / per_row
         below += -(-n_depths // per_row) * (depth_side + _DEPTH_TITLE_IN)
     height = header + side + below
-    # Whole pixels: a part of one would be blended with what is behind the picture.
-    whole = [np.ceil(inches * _DPI) / _DPI for inches in (width, height)]
-    return _Sizes(whole[0], whole[1], left, header, side, depth_side)
-
-
-def _write_header(figure: Any, sizes: _Sizes, caption: str, theme: Theme) -> None:
-    x = _MARGIN_IN / sizes.width
-    figure.text(
-        x,
-        1 - 0.42 / sizes.height,
-        "How alike the runs' heads became",
-        fontsize=18,
-        fontweight="bold",
-        color=theme.text,
-        va="center",
-    )
-    figure.text(
-        x,
-        1 - 0.75 / sizes.height,
-        _wrapped(caption, sizes.width),
-        fontsize=11,
-        color=theme.dim,
-        va="top",
-        linespacing=1.35,
-    )
+    return _Sizes(whole_pixels(width), whole_pixels(height), left, header, side, depth_side)
 
 
 def _draw_pairs(
@@ -143,45 +125,31 @@ def _draw_pairs(
     bottom = sizes.height - sizes.header - sizes.side
     axes = figure.add_axes(_box(sizes, sizes.left, bottom, sizes.side, sizes.side))
     bar = figure.add_axes(_box(sizes, sizes.left + sizes.side + 0.12, bottom, 0.16, sizes.side))
+    has_few = n_runs <= _MOST_NAMED_BELOW
     names = list(labels) if n_runs <= _MOST_NAMED else False
+    texts = _cell_texts(distances, shares, are_alike) if n_runs <= _MOST_NUMBERED else False
     seaborn.heatmap(
         shares,
         ax=axes,
         cbar_ax=bar,
-        cmap="viridis",
-        vmin=0,
-        vmax=1,
-        square=True,
-        linewidths=1.0 if n_runs <= _MOST_NAMED_BELOW else 0.0,
+        **_SHARE_SCALE,
+        linewidths=1.0 if has_few else 0.0,
         linecolor=theme.ground,
-        annot=_cell_texts(distances, shares, are_alike) if n_runs <= _MOST_NUMBERED else False,
+        annot=texts,
         fmt="",
         annot_kws={"fontsize": 11, "linespacing": 1.3},
-        xticklabels=names if n_runs <= _MOST_NAMED_BELOW else False,
+        xticklabels=names if has_few else False,
         yticklabels=names,
     )
-    axes.set_title(
-        "Distance as a share of chance",
-        loc="left",
-        fontsize=13,
-        fontweight="bold",
-        color=theme.text,
-        pad=8,
-    )
-    size = 11 if n_runs <= _MOST_NAMED_BELOW else 7
+    bold = {"fontsize": 13, "fontweight": "bold", "color": theme.text}
+    axes.set_title("Distance as a share of chance", loc="left", pad=8, **bold)
     axes.tick_params(length=0)
-    axes.set_yticklabels(axes.get_yticklabels(), rotation=0, color=theme.dim, fontsize=size)
-    axes.set_xticklabels(
-        axes.get_xticklabels(),
-        rotation=40,
-        ha="right",
-        rotation_mode="anchor",
-        color=theme.dim,
-        fontsize=size,
-    )
+    style = {"color": theme.dim, "fontsize": 11 if has_few else 7}
+    axes.set_yticklabels(axes.get_yticklabels(), rotation=0, **style)
+    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticklabels(axes.get_xticklabels(), **turned, **style)
     bar.tick_params(length=0, labelsize=11, colors=theme.dim)
-    for spine in bar.spines.values():
-        spine.set_visible(False)
+    hide_spines(bar)
 
 
 def _draw_depth(
@@ -206,10 +174,7 @@ def _draw_depth(
         shares,
         ax=axes,
         cbar=False,
-        cmap="viridis",
-        vmin=0,
-        vmax=1,
-        square=True,
+        **_SHARE_SCALE,
         xticklabels=False,
         yticklabels=False,
     )
@@ -233,12 +198,8 @@ def _box(
     sizes: _Sizes, left: float, bottom: float, width: float, height: float
 ) -> tuple[float, float, float, float]:
     """Return inches as matplotlib's shares of the figure."""
-    return (
-        left / sizes.width,
-        bottom / sizes.height,
-        width / sizes.width,
-        height / sizes.height,
-    )
+    across, down = sizes.width, sizes.height
+    return left / across, bottom / down, width / across, height / down
 
 
 def _name_in(labels: Sequence[str]) -> float:

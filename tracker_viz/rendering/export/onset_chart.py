@@ -1,4 +1,4 @@
-"""Draws when the runs of each setting formed each role: every run as the interval between two
+"""Draw when the runs of each setting formed each role: every run as the interval between two
 captures, every setting with its median and the median's 95 % interval.
 
 Names and numbers go in, one PNG comes out; the pipeline makes them of the comparison's groups.
@@ -6,7 +6,6 @@ Names and numbers go in, one PNG comes out; the pipeline makes them of the compa
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,18 @@ from typing import Any
 import numpy as np
 
 from tracker_viz.metrics import role_label
-from tracker_viz.rendering.export.cluster_chart import drawing
-from tracker_viz.rendering.export.images import with_suffix, write_whole
+from tracker_viz.rendering.export.chart import (
+    CHART_DPI,
+    drawing,
+    hide_spines,
+    whole_pixels,
+    write_chart,
+    write_header,
+)
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
 
-_DPI = 120
 _WIDTH_IN = 10.0
 _ROW_IN, _TITLE_IN = 0.42, 0.5
 _HEADER_IN, _FOOTER_IN = 1.35, 0.85
@@ -29,6 +33,11 @@ _LEFT_IN, _RIGHT_IN = 0.35, 3.25
 _MOST_ROWS = 12  # settings of one role; of more the table has the others
 _LETTER_IN = 0.095
 _MOST_LETTERS = 24
+_EXPLAINED = (
+    "Dot: one run, with the bar from its last capture without the role. Hollow: near the line."
+    "\nArrow: not formed before the run ended. Tick: median (Kaplan-Meier); band: its 95 % "
+    "interval."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +94,15 @@ def write_onset_chart(
     shown = {role: list(rows[:_MOST_ROWS]) for role, rows in panels.items()}
     n_rows = sum(map(len, shown.values()))
     height = _HEADER_IN + n_rows * _ROW_IN + len(shown) * _TITLE_IN + _FOOTER_IN
-    # Whole pixels: a part of one would be blended with what is behind the picture.
-    height = np.ceil(height * _DPI) / _DPI
+    height = whole_pixels(height)
     letters = max(len(_cut(row.label)) for rows in shown.values() for row in rows)
     left = _LEFT_IN + _LETTER_IN * letters + 0.1
     end = _last_place(shown)
     with drawing(chosen):
-        figure = Figure((_WIDTH_IN, height), dpi=_DPI)
-        _write_header(figure, height, chosen)
+        figure = Figure((_WIDTH_IN, height), dpi=CHART_DPI)
+        write_header(
+            figure, _LEFT_IN, "When the roles were formed", _EXPLAINED, chosen, below_in=0.72
+        )
         top = _HEADER_IN
         for index, (role, rows) in enumerate(shown.items()):
             panel_in = len(rows) * _ROW_IN
@@ -105,87 +115,40 @@ def write_onset_chart(
             axes = figure.add_axes(box)
             color = chosen.roles.get(role, chosen.text)
             _draw_panel(axes, role, rows, end, color, chosen)
-            is_last = index == len(shown) - 1
-            _label_axis(axes, axis, chosen, labeled=is_last)
+            _label_axis(axes, axis, chosen, labeled=index == len(shown) - 1)
             top += _TITLE_IN + panel_in
         left_out = max(len(rows) for rows in panels.values()) - _MOST_ROWS
         if left_out > 0:
             text = f"and {left_out} more settings in settings.csv"
             figure.text(_LEFT_IN / _WIDTH_IN, 0.12 / height, text, color=chosen.dim, fontsize=11)
-        contents = io.BytesIO()
-        figure.savefig(contents, format="png", dpi=_DPI)
-    return write_whole(contents.getvalue(), with_suffix(path, (".png",)))
-
-
-def _write_header(figure: Any, height: float, theme: Theme) -> None:
-    x = _LEFT_IN / _WIDTH_IN
-    figure.text(
-        x,
-        1 - 0.42 / height,
-        "When the roles were formed",
-        fontsize=18,
-        fontweight="bold",
-        color=theme.text,
-        va="center",
-    )
-    explained = (
-        "Dot: one run, with the bar from its last capture without the role. Hollow: near the line."
-        "\nArrow: not formed before the run ended. Tick: median (Kaplan-Meier); band: its 95 % "
-        "interval."
-    )
-    figure.text(
-        x,
-        1 - 0.72 / height,
-        explained,
-        fontsize=11,
-        color=theme.dim,
-        va="top",
-        linespacing=1.35,
-    )
+        return write_chart(figure, path)
 
 
 def _draw_panel(
     axes: Any, role: str, rows: Sequence[OnsetRow], end: float, color: str, theme: Theme
 ) -> None:
     axes.set(xlim=(-0.01 * end, 1.02 * end), ylim=(len(rows) - 0.5, -0.5))
-    axes.set_title(
-        role_label(role),
-        loc="left",
-        fontsize=14,
-        fontweight="bold",
-        color=color,
-        pad=7,
-    )
+    bold = {"fontsize": 14, "fontweight": "bold", "color": color}
+    axes.set_title(role_label(role), loc="left", pad=7, **bold)
+    beside = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 12}
     for index, row in enumerate(rows):
         if index:
             axes.axhline(index - 0.5, color=theme.ground, lw=2)
         _draw_row(axes, row, index, end, color, theme)
-        axes.text(
-            1.025,
-            index,
-            row.summary,
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            fontsize=12,
-            color=theme.text,
-        )
+        axes.text(1.025, index, row.summary, color=theme.text, **beside)
     axes.set_yticks(range(len(rows)), [_cut(row.label) for row in rows])
     axes.tick_params(axis="y", length=0, labelsize=12, colors=theme.text)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    hide_spines(axes)
 
 
 def _draw_row(axes: Any, row: OnsetRow, index: int, end: float, color: str, theme: Theme) -> None:
+    span_y = [index - 0.36, index + 0.36]
     if row.low is not None:
         # An interval without an upper limit reaches beyond the picture.
         high = 1.02 * end if row.high is None else row.high
-        axes.fill_betweenx(
-            [index - 0.36, index + 0.36], row.low, high, color=color, alpha=0.16, lw=0, zorder=1
-        )
+        axes.fill_betweenx(span_y, row.low, high, color=color, alpha=0.16, lw=0, zorder=1)
     if row.median is not None:
-        axes.plot(
-            [row.median] * 2, [index - 0.36, index + 0.36], color=theme.text, lw=2.4, zorder=2
-        )
+        axes.plot([row.median] * 2, span_y, color=theme.text, lw=2.4, zorder=2)
 
     # Runs of one setting lie below each other, so that none hides another.
     offsets = np.linspace(-0.26, 0.26, len(row.spans)) if len(row.spans) > 1 else [0.0]

@@ -1,5 +1,5 @@
-"""Values -> pixels: cells by a table of colours, and the canvas on which a thread paints one frame
-after the other."""
+"""Paint cells by a table of colors, on a canvas that a thread uses for one frame after the
+other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WIDEST = 16  # pixels: the table of wider cells would no longer stay in the pro
 
 
 class ColorTable:
-    """The colour of every float16 on one scale, and at the end that of a cell which a mask hides:
+    """The color of every float16 on one scale, and at the end that of a cell which a mask hides:
     ``colors``, uint8 [65537, 3]."""
 
     def __init__(self, scale: ColorScale, hidden: str) -> None:
@@ -28,8 +28,10 @@ class ColorTable:
         self._wide: dict[int, NDArray[np.uint8]] = {}
 
     def row_of_cells(self, places: NDArray[np.intp], across: int) -> NDArray[np.uint8]:
-        """uint8 [rows, columns * across, 3]: the pixels of cells ``across`` pixels wide;
-        ``places``: [rows, columns] into ``colors``."""
+        """Return the pixels of cells ``across`` pixels wide: uint8 [rows, columns * across, 3].
+
+        ``places``: [rows, columns] into ``colors``.
+        """
         if across > _WIDEST:
             return self.colors.take(places, axis=0).repeat(across, axis=1)
         wide = self._wide.get(across)
@@ -39,7 +41,7 @@ class ColorTable:
 
 
 def color_tables(plan: Plan) -> dict[str, ColorTable]:
-    """Key of a scale -> its colours."""
+    """Return key of a scale -> its colors."""
     return {key: ColorTable(scale, plan.theme.panel) for key, scale in plan.scales.items()}
 
 
@@ -50,13 +52,13 @@ def paint(
     table: ColorTable,
     values: NDArray[np.float16],
 ) -> None:
-    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colours of ``values`` (float16
+    """Fill one box of ``pixels`` (uint8 [height, width, 3]) with the colors of ``values`` (float16
     [rows, columns])."""
     box = heatmap.box
     places = np.ascontiguousarray(values).view(np.uint16).astype(np.intp)
     if heatmap.mask is not None:
-        places[heatmap.mask] = _HIDDEN  # a quarter of the time that hiding their colours takes
-    view = pixels[box.y : box.bottom, box.x : box.right]
+        places[heatmap.mask] = _HIDDEN  # a quarter of the time that hiding their colors takes
+    view = pixels[box.area]
     if cell_map.replication is None:
         shown = cell_map.cells >= 0
         view[shown] = table.colors.take(places.reshape(-1)[cell_map.cells[shown]], axis=0)
@@ -67,13 +69,9 @@ def paint(
 
 
 def frame_around(box: Box, line_px: int) -> tuple[tuple[slice, slice], ...]:
-    """Rows and columns of the four sides of a frame around ``box``, one pixel away from it."""
-    left, right, top, bottom = (
-        box.x - line_px - 1,
-        box.right + line_px + 1,
-        box.y - line_px - 1,
-        box.bottom + line_px + 1,
-    )
+    """Return the rows and columns of the four sides of a frame, one pixel away from ``box``."""
+    left, right = box.x - line_px - 1, box.right + line_px + 1
+    top, bottom = box.y - line_px - 1, box.bottom + line_px + 1
     return (
         (slice(top, top + line_px), slice(left, right)),
         (slice(bottom - line_px, bottom), slice(left, right)),
@@ -151,6 +149,7 @@ def paint_dot(
     rim: tuple[int, int, int],
     fill: tuple[int, int, int],
 ) -> None:
+    """Paint a dot with soft edges, and a rim of another color."""
     reach = int(radius) + 2
     left, top = round(x) - reach, round(y) - reach
     rows, columns = np.ogrid[top : top + 2 * reach + 1, left : left + 2 * reach + 1]

@@ -1,5 +1,5 @@
-"""Capture -> Frame: looks values up in the colour tables and copies them to where seaborn would
-have drawn them.
+"""Draw the frame of a capture: look values up in the color tables, and copy the colors to where
+seaborn would have drawn them.
 
 Seaborn draws once, when a Renderer is made. A frame is that background, the cells, the numbers of
 the header and the playhead, painted with numpy alone; threads may ask for frames at once, and the
@@ -30,7 +30,7 @@ from tracker_viz.rendering.painting.cells import (
 )
 from tracker_viz.rendering.painting.template import make_template, seaborn_pixels
 from tracker_viz.rendering.painting.title_card import title_card
-from tracker_viz.rendering.plan import Caption, Plan, Readout
+from tracker_viz.rendering.plan import Caption, Heatmap, Plan, Readout
 from tracker_viz.rendering.planning.header import format_metric
 from tracker_viz.rendering.planning.make_plan import make_plan
 from tracker_viz.rendering.planning.timeline import event_color
@@ -40,6 +40,8 @@ from tracker_viz.rendering.storyboard import Shot
 from tracker_viz.rendering.text import blend, line_of_text, opaque_glyph, opaque_text, text_width
 from tracker_viz.rendering.theme import Theme, rgb
 from tracker_viz.types import Frame
+
+_Piece = tuple[str, bool, str]  # of a caption: its text, whether it is bold, its color
 
 _CAPTION_SIZES = (1.0, 0.94, 0.88, 0.82, 0.76)  # parts of the size that was planned
 
@@ -52,7 +54,7 @@ class Renderer:
         layout: a Layout, or what ``resolve_layout`` takes.
         size: ``1080p``, ``720p``, ``4k``, ``square``, ``1600x900`` or (width, height).
         theme: ``dark``, ``light`` or a Theme.
-        scales: changes to colour scales, see ``Layout.scales``; they win over the layout's own.
+        scales: changes to color scales, see ``Layout.scales``; they win over the layout's own.
 
     Raises:
         LayoutError: the captures lack what the layout shows.
@@ -73,11 +75,10 @@ class Renderer:
             resolve_layout(layout), series, size=size, theme=theme, scales=scales
         )
         self._template = make_template(self.plan)
-        self._needed = list(
-            dict.fromkeys(key for heatmap in self.plan.heatmaps for key in heatmap.source.needs)
-        )
-        self._first_needed = _compared(self.plan, "first")
-        self._previous_needed = _compared(self.plan, "previous")
+        heatmaps = self.plan.heatmaps
+        self._needed = _needs(heatmaps)
+        self._first_needed = _needs(_compared(heatmaps, "first"))
+        self._previous_needed = _needs(_compared(heatmaps, "previous"))
         # As float32, because converting it again for every frame takes longer than subtracting it.
         self._first = {
             name: array.astype(np.float32)
@@ -99,33 +100,28 @@ class Renderer:
         return self.plan.width, self.plan.height
 
     def frame(self, index: int) -> Frame:
-        """The picture of the capture at ``index``."""
+        """Return the picture of the capture at ``index``."""
         return self.between(index, 0.0)
 
     def between(self, index: int, part: float) -> Frame:
-        """A picture ``part`` (0..1) of the way from capture ``index`` to the next, marked as
+        """Return a picture ``part`` (0..1) of the way from capture ``index`` to the next, marked as
         interpolated unless ``part`` is 0.
 
         Maps are interpolated linearly; scores, numbers and roles stay those of capture ``index``.
         """
-        if (
-            not 0 <= index < len(self.series)
-            or not 0.0 <= part < 1.0
-            or (part > 0 and index + 1 >= len(self.series))
-        ):
-            raise RenderError(
-                f"the run has the captures 0..{len(self.series) - 1}; got {index} + {part}"
-            )
+        last = len(self.series) - 1
+        if not (0 <= index <= last and 0.0 <= part < 1.0 and index + part <= last):
+            raise RenderError(f"the run has the captures 0..{last}; got {index} + {part}")
         canvas = Canvas(self._template.background)
         return self._draw(canvas, Shot(index, part, 0.0), self.values(index, part))
 
     def draw(self, shot: Shot) -> Frame:
-        """The picture of one entry of a storyboard."""
+        """Return the picture of one entry of a storyboard."""
         return self.film([shot])(0)
 
     def film(self, shots: Sequence[Shot]) -> Callable[[int], Frame]:
-        """Index -> the picture of that shot, as a video's writer asks for them: a thread's Frame
-        holds until it asks for its next.
+        """Return index -> the picture of that shot, as a video's writer asks for them: a thread's
+        Frame holds until it asks for its next.
 
         Each thread draws on a canvas of its own, and remembers two captures, between which there
         may be several pictures.
@@ -137,10 +133,8 @@ class Renderer:
             if shot.kind == "title":
                 return Frame(self.series.steps[shot.index], self._title().copy())
             if not hasattr(mine, "canvas"):
-                mine.canvas, mine.drawn = (
-                    Canvas(self._template.background),
-                    lru_cache(maxsize=2)(self._drawn),
-                )
+                mine.canvas = Canvas(self._template.background)
+                mine.drawn = lru_cache(maxsize=2)(self._drawn)
             values = self._blended(mine.drawn, shot.index, shot.part)
             return self._draw(mine.canvas, shot, values)
 
@@ -153,14 +147,9 @@ class Renderer:
         else:
             canvas.clear()
             for heatmap in self.plan.heatmaps:
-                cell_map = self._template.cell_maps[heatmap.name]
-                paint(
-                    canvas.pixels,
-                    heatmap,
-                    cell_map,
-                    self._tables[heatmap.scale],
-                    values[heatmap.name],
-                )
+                name, table = heatmap.name, self._tables[heatmap.scale]
+                cell_map = self._template.cell_maps[name]
+                paint(canvas.pixels, heatmap, cell_map, table, values[name])
         paint_corners(canvas.pixels, self.plan)
         self._paint_roles(canvas, shot)
         self._paint_timeline(canvas, index, shot.part)
@@ -172,14 +161,12 @@ class Renderer:
 
     @property
     def background(self) -> NDArray[np.uint8]:
-        """uint8 [height, width, 3]: what is the same in every frame, left of the playhead as if all
-        had been played."""
+        """What is the same in every frame, with a timeline that was played to its end: uint8
+        [height, width, 3]."""
         pixels = self._template.background.copy()
         if self.plan.timeline:
-            box = self.plan.timeline.box
-            pixels[box.y : box.bottom, box.x : box.right] = self._template.played[
-                box.y : box.bottom, box.x : box.right
-            ]
+            area = self.plan.timeline.box.area
+            pixels[area] = self._template.played[area]
         return pixels
 
     def _title(self) -> NDArray[np.uint8]:
@@ -192,8 +179,8 @@ class Renderer:
             return self._title_pixels
 
     def values(self, index: int, part: float = 0.0) -> dict[str, NDArray[np.float16]]:
-        """Heatmap name -> float16 [rows, columns], what its box shows, in the units of its colour
-        scale."""
+        """Return heatmap name -> float16 [rows, columns]: the values in its box, in units of its
+        color scale."""
         return self._blended(self._drawn, index, part)
 
     def _blended(
@@ -204,24 +191,21 @@ class Renderer:
         here, there = dict(drawn(index)), drawn(index + 1)
         for heatmap in self.plan.heatmaps:
             if heatmap.source.blends:
-                now, then = (
-                    here[heatmap.name].astype(np.float32),
-                    there[heatmap.name].astype(np.float32),
-                )
+                now = here[heatmap.name].astype(np.float32)
+                then = there[heatmap.name].astype(np.float32)
                 here[heatmap.name] = (now + np.float32(part) * (then - now)).astype(np.float16)
         return here
 
     def _drawn(self, index: int) -> dict[str, NDArray[np.float16]]:
-        previous = (
-            self.series.read(max(0, index - 1), self._previous_needed)
-            if self._previous_needed
-            else {}
-        )
+        previous = {}
+        if self._previous_needed:
+            previous = self.series.read(max(0, index - 1), self._previous_needed)
         moment = Moment(self.series.read(index, self._needed), self._first, previous, index)
-        return {
-            heatmap.name: self.plan.scales[heatmap.scale].drawn(heatmap.source.values(moment))
-            for heatmap in self.plan.heatmaps
-        }
+        drawn = {}
+        for heatmap in self.plan.heatmaps:
+            scale = self.plan.scales[heatmap.scale]
+            drawn[heatmap.name] = scale.drawn(heatmap.source.values(moment))
+        return drawn
 
     def _paint_roles(self, canvas: Canvas, shot: Shot) -> None:
         """Draw the borders around heads with a role; those of a blinking event bright and thick."""
@@ -249,38 +233,35 @@ class Renderer:
 
     def _paint_caption(self, canvas: Canvas, shot: Shot) -> None:
         """Write what happens: bright while it does, dim after it, and at the end the whole run."""
-        caption, story, theme = self.plan.caption, self.plan.story, self.plan.theme
+        caption = self.plan.caption
         if caption is None:
             return
-        if shot.kind == "end" and story.summary:
-            summary = _shortened(story.summary, caption)
-            pieces = [(summary, True, theme.text)]
-        else:
-            number = shot.event if shot.event is not None else story.current(shot.index)
-            past = story.latest(shot.index) if number is None else None
-            event = next((story.events[each] for each in (number, past) if each is not None), None)
-            if event is None:
-                return
-            color = event_color(event, theme) if past is None else theme.dim
-            text_color = theme.text if past is None else theme.dim
-            headline = f"{event.headline} · {event.steps_text}   "
-            pieces = [(headline, True, color), (event.caption, False, text_color)]
-            # The last clauses go before anything is cut off in the middle.
-            clauses = event.caption.split("; ")
-            while len(clauses) > 1 and not _fits(pieces, caption):
-                clauses.pop()
-                pieces[1] = ("; ".join(clauses), False, text_color)
-
+        pieces = self._caption_pieces(shot, caption)
         size_px = _fitting_size(pieces, caption)
         x = caption.x
         for text, bold, color in pieces:
             coverage, baseline = line_of_text(text, size_px, bold=bold)
             y = caption.baseline - baseline
             width = min(coverage.shape[1], caption.x + caption.room - x)
-            rows, columns = slice(y, y + coverage.shape[0]), slice(x, x + width)
-            view = canvas.at(rows, columns)
+            view = canvas.at(slice(y, y + coverage.shape[0]), slice(x, x + width))
             blend(view, coverage[:, :width], 0, 0, rgb(color))
             x += width
+
+    def _caption_pieces(self, shot: Shot, caption: Caption) -> list[_Piece]:
+        story, theme = self.plan.story, self.plan.theme
+        if shot.kind == "end" and story.summary:
+            return _shortened(story.summary, True, theme.text, [], caption)
+        number = shot.event if shot.event is not None else story.current(shot.index)
+        is_past = number is None
+        if number is None:
+            number = story.latest(shot.index)
+        if number is None:
+            return []
+        event = story.events[number]
+        color = theme.dim if is_past else event_color(event, theme)
+        text_color = theme.dim if is_past else theme.text
+        headline = (f"{event.headline} · {event.steps_text}   ", True, color)
+        return _shortened(event.caption, False, text_color, [headline], caption)
 
     def _paint_timeline(self, canvas: Canvas, index: int, part: float) -> None:
         timeline = self.plan.timeline
@@ -295,11 +276,8 @@ class Renderer:
         before = box.x if canvas.playhead is None else canvas.playhead
         canvas.playhead = x
         # Only between the playhead that stands there and the new one does the strip change.
-        rows, left, right = (
-            slice(max(0, box.y - reach), box.bottom + reach),
-            max(0, min(before, x) - reach),
-            max(before, x) + reach,
-        )
+        rows = slice(max(0, box.y - reach), box.bottom + reach)
+        left, right = max(0, min(before, x) - reach), max(before, x) + reach
         pixels[rows, left:right] = canvas.background[rows, left:right]
         played = slice(box.y, box.bottom), slice(max(box.x, left), x)
         pixels[played] = self._template.played[played]
@@ -319,9 +297,8 @@ class Renderer:
                 sprite, baseline = opaque_glyph(character, readout.size_px, color, ground)
                 y = readout.baseline - baseline
                 cut = sprite[max(0, -y) :]
-                canvas.at(slice(max(0, y), max(0, y) + len(cut)), slice(x, x + sprite.shape[1]))[
-                    ...
-                ] = cut
+                rows = slice(max(0, y), max(0, y) + len(cut))
+                canvas.at(rows, slice(x, x + sprite.shape[1]))[...] = cut
                 x += sprite.shape[1]
 
     def _readout(self, readout: Readout, index: int) -> str:
@@ -339,9 +316,8 @@ class Renderer:
         if mark:
             coverage, baseline = line_of_text(mark.text, mark.size_px)
             x, y = round(mark.x) - coverage.shape[1], round(mark.y) - baseline
-            canvas.at(
-                slice(max(0, y), y + coverage.shape[0]), slice(max(0, x), x + coverage.shape[1])
-            )
+            rows = slice(max(0, y), y + coverage.shape[0])
+            canvas.at(rows, slice(max(0, x), x + coverage.shape[1]))  # to be cleared
             blend(canvas.pixels, coverage, x, y, rgb(mark.color))
 
 
@@ -357,36 +333,40 @@ def paint_corners(pixels: NDArray[np.uint8], plan: Plan) -> None:
             pixels[top : top + height, right - width : right] = name
 
 
-def _shortened(sentence: str, caption: Caption) -> str:
-    """Leave the last clauses of a bold sentence out, until it has room in one line."""
+def _shortened(
+    sentence: str, bold: bool, color: str, before: Sequence[_Piece], caption: Caption
+) -> list[_Piece]:
+    """Return ``before`` and behind it the sentence, without the last clauses that have no room:
+    these go before anything is cut off in the middle."""
+    smallest_px = _CAPTION_SIZES[-1] * caption.size_px
     clauses = sentence.split("; ")
-    while len(clauses) > 1 and not _fits([("; ".join(clauses), True, "")], caption):
+    while True:
+        pieces = [*before, ("; ".join(clauses), bold, color)]
+        if len(clauses) == 1 or _fits(pieces, smallest_px, caption):
+            return pieces
         clauses.pop()
-    return "; ".join(clauses)
 
 
-def _fits(pieces: Sequence[tuple[str, bool, str]], caption: Caption) -> bool:
-    """Whether the pieces have room side by side in the smallest size of a caption."""
-    size_px = _CAPTION_SIZES[-1] * caption.size_px
+def _fits(pieces: Sequence[_Piece], size_px: float, caption: Caption) -> bool:
+    """Whether the pieces have room side by side in a size."""
     widths = [text_width(text, size_px, bold=bold) for text, bold, _ in pieces]
     return sum(widths) <= caption.room
 
 
-def _fitting_size(pieces: Sequence[tuple[str, bool, str]], caption: Caption) -> float:
+def _fitting_size(pieces: Sequence[_Piece], caption: Caption) -> float:
     """Return the size in which the pieces fit side by side: the caption's, or down to 3/4 of it."""
     for part in _CAPTION_SIZES:
         size_px = part * caption.size_px
-        if sum(text_width(text, size_px, bold=bold) for text, bold, _ in pieces) <= caption.room:
+        if _fits(pieces, size_px, caption):
             break
     return size_px
 
 
-def _compared(plan: Plan, which: str) -> list[ArrayKey]:
-    return list(
-        dict.fromkeys(
-            key
-            for heatmap in plan.heatmaps
-            if heatmap.source.compares == which
-            for key in heatmap.source.needs
-        )
-    )
+def _compared(heatmaps: Sequence[Heatmap], which: str) -> list[Heatmap]:
+    """Return the boxes that compare with the first or with the previous capture."""
+    return [heatmap for heatmap in heatmaps if heatmap.source.compares == which]
+
+
+def _needs(heatmaps: Sequence[Heatmap]) -> list[ArrayKey]:
+    """Return the arrays that some boxes read, each once."""
+    return list(dict.fromkeys(key for heatmap in heatmaps for key in heatmap.source.needs))

@@ -31,7 +31,7 @@ from tracker_viz.rendering.theme import Theme
 HEADING = 26.0  # pixels at 1080p: still to be read where the whole picture is 640 pixels wide
 TITLES = 66  # at 1080p: what stands above a row of maps that is below another
 _AXES = 20.0
-_SMALLEST = 0.85  # of its size: what the title of a colour bar may shrink to
+_SMALLEST = 0.85  # of its size: what the title of a color bar may shrink to
 _SHORTER = (
     (r" since [^·]*?(?= ·|$)", ""),
     (r"^block (\d+) · head (\d+)", r"b\1 h\2"),
@@ -68,7 +68,7 @@ def number_spacing(cell_px: float, least_px: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A colour scale whose ends follow from what is drawn in the whole run: ``options`` makes
+    """A color scale whose ends follow from what is drawn in the whole run: ``options`` makes
     ColorScale's of the ``quantile``'s Reach."""
 
     kind: str
@@ -157,10 +157,17 @@ class PlanBuilder:
         self.text(fitted, x, y, size, color, bold=bold, **options)
 
     def text_left_of(
-        self, x: float, text: str, middle: float, size: float, color: str | None = None
+        self,
+        x: float,
+        text: str,
+        middle: float,
+        size: float,
+        color: str | None = None,
+        *,
+        bold: bool = False,
     ) -> None:
-        """Write ``text`` so that it ends at ``x``, at the height of what has its middle there."""
-        self.text(text, x, middle, size, color, align="right", baseline="center")
+        """Write ``text`` so that it ends at ``x``, with its middle at the height ``middle``."""
+        self.text(text, x, middle, size, color, bold=bold, align="right", baseline="center")
 
     def square(self, x: int, y: int, side: int, color: str) -> None:
         self.swatches.append(Swatch(Box(x, y, side, side), color))

@@ -88,13 +88,12 @@ def _axis_labels(
     x, px = box.x - builder.px(12), builder.px
     name = builder.fitted(builder.layout.metric, _METRIC, x, bold=True)
     middle = box.y + box.height / 2
-    side = {"align": "right", "baseline": "center"}
-    builder.text(name, x, middle, _METRIC, builder.theme.text, bold=True, **side)
+    builder.text_left_of(x, name, middle, _METRIC, builder.theme.text, bold=True)
     if low == top or box.height < px(64):
         return
     above = "≥" if np.nanmax(np.where(np.isfinite(values), values, np.nan)) > top else ""
-    builder.text(above + short_number(top), x, box.y + px(8), _STEPS, **side)
-    builder.text(short_number(low), x, box.bottom - px(8), _STEPS, **side)
+    builder.text_left_of(x, above + short_number(top), box.y + px(8), _STEPS)
+    builder.text_left_of(x, short_number(low), box.bottom - px(8), _STEPS)
 
 
 def _curve(
@@ -114,12 +113,16 @@ def _steps_below(builder: PlanBuilder, line: Timeline) -> None:
     px, box = builder.px, line.box
     for step in nice_steps(line.first_step, line.last_step, max(4, box.width // px(190))):
         x = line.x(step)
-        align = "center"
-        if x < box.x + px(24):
-            align = "left"
-        elif x > box.right - px(40):
-            align = "right"
+        align = edge_aligned(x, box.x + px(24), box.right - px(40))
         builder.text(f"{step:,}", x, box.bottom + px(27), _STEPS, align=align)
+
+
+def edge_aligned(x: float, left: float, right: float) -> str:
+    """Return how a text at ``x`` is aligned: centered, but not before ``left`` or after
+    ``right``, where it would stand out of the axis."""
+    if x < left:
+        return "left"
+    return "right" if x > right else "center"
 
 
 def _capture_ticks(builder: PlanBuilder, line: Timeline) -> None:

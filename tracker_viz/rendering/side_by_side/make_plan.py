@@ -1,5 +1,5 @@
-"""Where everything of a comparison's picture stands: the header with its clock, one tile per run,
-the timeline of all."""
+"""Decide where everything of a comparison's picture stands: the header with its clock, one tile per
+run, the timeline of all."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Ribbon:
-    """What became of every head over time: one line per head, in the colour of its role, from the
+    """The roles of every head over time: one line per head, in the color of its role, from the
     axis's first point to its last.
 
     Attributes:
@@ -65,7 +65,7 @@ class Ribbon:
 
 @dataclass(frozen=True, slots=True)
 class RunTile:
-    """What changes in one run's tile, and ``captions``, which stand within its maps."""
+    """Everything that changes in one run's tile; ``captions`` stand within its maps."""
 
     heatmaps: tuple[Heatmap, ...]
     numbers: Numbers
@@ -77,7 +77,9 @@ class RunTile:
 class ComparedPlan:
     """A Plan, and what the painter needs besides.
 
-    ``row_kind``: of the probe row that is shown; empty where it is unknown."""
+    Attributes:
+        row_kind: kind of the probe row that is shown; empty where it is unknown.
+    """
 
     plan: Plan
     tiling: Tiling
@@ -102,7 +104,7 @@ def make_compared_plan(
     size: str | Sequence[int],
     theme: str | Theme,
 ) -> ComparedPlan:
-    """See ``compared.ComparedRenderer`` for the arguments.
+    """Decide where everything stands; ``ComparedRenderer`` explains the arguments.
 
     Raises:
         LayoutError: the captures lack what is drawn, or are not alike enough to stand side by side.
@@ -115,73 +117,100 @@ def make_compared_plan(
     heads = [resolve_attention(each, Attention(probe=probe))[0] for each in (builder, *others)]
     _check_alike(runs, heads)
     colors = run_colors(len(runs), builder.theme)
+    lanes, brief = _split_roles(builder, runs, role_names)
+    strip = _strip(builder, len(runs), len(lanes))
     top = builder.px(122 if note else 100)
-    lanes = [role for role in role_names if any(role in run.onsets for run in runs)]
-    brief = [
-        role
-        for index, role in enumerate(role_names)
-        if role not in lanes and any(bool((run.roles == index).any()) for run in runs)
-    ]
-    if builder.is_narrow:
-        lanes, brief = [*lanes, *brief], []
-    high = builder.px(128 if len(runs) >= MANY_RUNS else 150) + lane_px(builder, len(runs)) * len(
-        lanes
-    )
-    bars_px = (
-        builder.px(70) if builder.is_narrow else 0
-    )  # a row of their own, where beside the timeline there is no room
-    strip = Box(
-        builder.margin, height - high - bars_px - builder.px(6), width - 2 * builder.margin, high
-    )
     area = Box(builder.margin, top, strip.width, strip.y - builder.px(20) - top)
+
     widest = [_widest(run, timing, index, metric) for index, run in enumerate(runs)]
-    name_px = max(
-        builder.text_width(run.label, _LABEL_PX, bold=True) + _beside_name(builder, wide)
-        for run, wide in zip(runs, widest, strict=True)
-    )
+    name_px = _name_px(builder, runs, widest)
     tiling = fit_tiles(builder, runs, heads[0].length, area, matched=matched, name_px=name_px)
-    if not tiling.all_heads:
-        some = (
-            f"the {tiling.n_maps} most specialised heads"
-            if tiling.n_maps > 1
-            else "the most specialised head"
-        )
-        subtitle += f" · {some} of each run"
     row_kind = _row_kind(runs[0], heads[0])
+    subtitle += _shown_heads(tiling)
     if _has_role_elsewhere(runs, role_names, row_kind):
         subtitle += " · dashed borders: roles on other rows"
     clock = _header(builder, timing, heads[0], title, subtitle, note)
-    tiles = tuple(
-        _tile(
-            builder,
-            tiling,
-            index,
-            run,
-            heads[index],
-            tile_box(tiling, index, area),
-            colors[index],
-            widest[index],
-        )
-        for index, run in enumerate(runs)
-    )
-    # What the maps left free makes the curves higher.
-    bottom = max(heatmap.box.bottom for tile in tiles for heatmap in tile.heatmaps)
-    grown = min(max(0, strip.y - builder.px(24) - bottom), builder.px(110))
-    strip = Box(strip.x, strip.y - grown, strip.width, strip.height + grown)
-    if builder.is_narrow:
-        builder.place_bars(Box(strip.x, strip.bottom + builder.px(6), strip.width, bars_px))
-    else:
-        bars_width = builder.px(330)
-        builder.place_bars(Box(strip.right - bars_width, strip.y, bars_width, strip.height))
-        _name_roles(
-            builder,
-            brief,
-            Box(strip.right - bars_width, strip.y, bars_width, strip.height - builder.px(34)),
-        )
-        strip = Box(strip.x, strip.y, strip.width - bars_width - builder.px(44), strip.height)
+    tiles = []
+    for index, run in enumerate(runs):
+        tile = tile_box(tiling, index, area)
+        numbers = _name(builder, tiling, run.label, tile, colors[index], widest[index])
+        tiles.append(_tile(builder, tiling, index, run, heads[index], tile, numbers))
+
+    strip = _place_bars(builder, _grown(builder, strip, tiles), brief)
     timeline = place_timeline(builder, runs, timing, lanes, colors, strip)
     frame_px = _frame_px(builder, tiling)
-    return ComparedPlan(builder.plan(), tiling, tiles, clock, timeline, frame_px, row_kind)
+    return ComparedPlan(builder.plan(), tiling, tuple(tiles), clock, timeline, frame_px, row_kind)
+
+
+def _split_roles(
+    builder: PlanBuilder, runs: Sequence[ComparedSeries], role_names: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Return the roles that have a lane below the curves, and those that heads only had briefly,
+    which are named beside it."""
+    lanes, brief = [], []
+    for index, role in enumerate(role_names):
+        if any(role in run.onsets for run in runs):
+            lanes.append(role)
+        elif _is_ever_held(runs, index):
+            brief.append(role)
+    if builder.is_narrow:  # nothing has room beside the lanes
+        return [*lanes, *brief], []
+    return lanes, brief
+
+
+def _is_ever_held(runs: Sequence[ComparedSeries], role: int) -> bool:
+    return any(bool((run.roles == role).any()) for run in runs)
+
+
+def _bars_px(builder: PlanBuilder) -> int:
+    """Return the height of the color bars where these stand below the timeline, not beside it."""
+    return builder.px(70) if builder.is_narrow else 0
+
+
+def _strip(builder: PlanBuilder, n_runs: int, n_lanes: int) -> Box:
+    """Return the least room of the timeline, at the foot of the picture."""
+    height = builder.px(128 if n_runs >= MANY_RUNS else 150) + lane_px(builder, n_runs) * n_lanes
+    y = builder.height - height - _bars_px(builder) - builder.px(6)
+    return Box(builder.margin, y, builder.width - 2 * builder.margin, height)
+
+
+def _grown(builder: PlanBuilder, strip: Box, tiles: Sequence[RunTile]) -> Box:
+    """Give the curves what the maps left free."""
+    bottom = max(heatmap.box.bottom for tile in tiles for heatmap in tile.heatmaps)
+    more = min(max(0, strip.y - builder.px(24) - bottom), builder.px(110))
+    return Box(strip.x, strip.y - more, strip.width, strip.height + more)
+
+
+def _place_bars(builder: PlanBuilder, strip: Box, brief: Sequence[str]) -> Box:
+    """Place the color bars below the strip, or at its right above the names of brief roles; return
+    the rest of the strip."""
+    px = builder.px
+    if builder.is_narrow:
+        builder.place_bars(Box(strip.x, strip.bottom + px(6), strip.width, _bars_px(builder)))
+        return strip
+    width = px(330)
+    right = Box(strip.right - width, strip.y, width, strip.height)
+    builder.place_bars(right)
+    _name_roles(builder, brief, replace(right, height=strip.height - px(34)))
+    return replace(strip, width=strip.width - width - px(44))
+
+
+def _name_px(builder: PlanBuilder, runs: Sequence[ComparedSeries], widest: Sequence[int]) -> int:
+    """Return how wide a tile must be for its run's name and numbers to stand in one line."""
+    widths = []
+    for run, n_characters in zip(runs, widest, strict=True):
+        name = builder.text_width(run.label, _LABEL_PX, bold=True)
+        widths.append(name + _beside_name(builder, n_characters))
+    return max(widths)
+
+
+def _shown_heads(tiling: Tiling) -> str:
+    if tiling.all_heads:
+        return ""
+    some = "the most specialised head"
+    if tiling.n_maps > 1:
+        some = f"the {tiling.n_maps} most specialised heads"
+    return f" · {some} of each run"
 
 
 def _row_kind(run: ComparedSeries, heads: Heads) -> str:
@@ -194,7 +223,7 @@ def _has_role_elsewhere(
 ) -> bool:
     """Whether a head ever has a role that does not speak about the row that is shown."""
     for index, name in enumerate(role_names):
-        if not is_role_of(name, row_kind) and any(bool((run.roles == index).any()) for run in runs):
+        if not is_role_of(name, row_kind) and _is_ever_held(runs, index):
             return True
     return False
 
@@ -202,8 +231,8 @@ def _has_role_elsewhere(
 def numbers_text(
     run: ComparedSeries, timing: Timing, capture: int, ended: bool, metric: str
 ) -> str:
-    """What stands beside a run: its loss, the step of its capture where the clock shows something
-    else, and whether it is over."""
+    """Return the numbers beside a run: its loss, the step of its capture where the clock shows
+    something else, and whether it is over."""
     if capture == NOT_YET:
         return "not yet"
     parts = []
@@ -218,7 +247,7 @@ def numbers_text(
 
 
 def clock_text(timing: Timing, point: int) -> str:
-    """The point of time: ``1,000``, ``1.02 M``, ``54%``."""
+    """Write the point of time: ``1,000``, ``1.02 M``, ``54%``."""
     place = float(timing.points[point])
     match timing.axis:
         case "step":
@@ -242,54 +271,33 @@ def _check_alike(runs: Sequence[ComparedSeries], heads: Sequence[Heads]) -> None
 def _header(
     builder: PlanBuilder, timing: Timing, heads: Heads, title: str, subtitle: str, note: str
 ) -> Numbers:
-    """Returns where the clock's number stands."""
+    """Place the header; return where the clock's number stands."""
     px = builder.px
-    widest = max(len(clock_text(timing, point)) for point in range(len(timing.points)))
+    n_digits = max(len(clock_text(timing, point)) for point in range(len(timing.points)))
     clock = Numbers(builder.width - builder.margin, px(58), CLOCK_PX * builder.unit)
-    left = (
-        clock.x
-        - widest * text_width("0", clock.size_px, bold=True, mono=True)
-        - px(14)
-        - builder.text_width(timing.axis, 24)
-    )
+    digits_px = n_digits * text_width("0", clock.size_px, bold=True, mono=True)
+    left = clock.x - digits_px - px(14) - builder.text_width(timing.axis, 24)
     builder.text(timing.axis, left, clock.baseline, 24)
     builder.text(heads.axes()[-1], clock.x, px(84), 16, align="right")
-    room = left - builder.margin - px(44)
-    builder.text(
-        builder.fitted(title, 34, room, bold=True),
-        builder.margin,
-        px(44),
-        34,
-        builder.theme.text,
-        bold=True,
-    )
-    builder.text(builder.fitted(subtitle, 19, room), builder.margin, px(74), 19)
+    x, room = builder.margin, left - builder.margin - px(44)
+    builder.text_within(room, title, x, px(44), 34, builder.theme.text, bold=True)
+    builder.text_within(room, subtitle, x, px(74), 19)
     if note:
-        builder.text(
-            builder.fitted(note, 15, builder.width - 2 * builder.margin),
-            builder.margin,
-            px(100),
-            15,
-        )
+        builder.text_within(builder.width - 2 * x, note, x, px(100), 15)
     return clock
 
 
 def _name_roles(builder: PlanBuilder, names: Sequence[str], area: Box) -> None:
-    """Explains, at the foot of ``area``, the colours of roles that have no lane because no head
-    kept them for long."""
+    """Explain, at the foot of ``area``, the colors of roles that have no lane because no head kept
+    them for long."""
     px, line, width = builder.px, builder.px(24), area.width // 2
     for number, name in enumerate(reversed(names)):
-        x, y = area.x + (1 - number % 2) * width, area.bottom - line * (number // 2) - line / 2
-        color, side = builder.theme.roles.get(name, builder.theme.text), px(11)
-        builder.swatches.append(Swatch(Box(x, round(y - side / 2), side, side), color))
-        builder.text(
-            builder.fitted(role_label(name), 14, width - px(24)),
-            x + px(18),
-            y,
-            14,
-            color,
-            baseline="center",
-        )
+        x = area.x + (1 - number % 2) * width
+        y = area.bottom - line * (number // 2) - line / 2
+        color = builder.theme.roles.get(name, builder.theme.text)
+        builder.square(x, round(y - px(11) / 2), px(11), color)
+        room = width - px(24)
+        builder.text_within(room, role_label(name), x + px(18), y, 14, color, baseline="center")
 
 
 def _tile(
@@ -299,157 +307,134 @@ def _tile(
     run: ComparedSeries,
     heads: Heads,
     tile: Box,
-    color: str,
-    widest_numbers: int,
+    numbers: Numbers,
 ) -> RunTile:
-    px = builder.px
-    numbers = _name(builder, tiling, run.label, tile, color, widest_numbers)
+    """Place the maps of a run, with the names of its blocks and heads."""
     mask = heads.mask(-(-heads.length // tiling.pool))
-    rows = {block: (row, stored) for row, (block, stored) in enumerate(heads.indices)}
-    heatmaps, captions = [], []
+    sources = {}
+    for maps, (block, stored) in zip(heads.blocks, heads.indices, strict=True):
+        for source, head in zip(maps, stored, strict=True):
+            sources[block, head] = replace(source, pool=tiling.pool)
     placed = list(slots(builder, tiling, run, tile))
+    heatmaps, captions = [], []
     for slot in placed:
+        caption = _name_slot(builder, tiling, slot)
+        if caption:
+            captions.append(caption)
+        if slot.head not in sources:  # not captured: too many heads for the capture's budget
+            continue
         block, head = slot.head
-        box = slot.box
-        if slot.starts_row and tiling.all_heads:
-            builder.text(
-                f"L{block}",
-                box.x - px(10),
-                box.y + box.height / 2,
-                15,
-                align="right",
-                baseline="center",
-            )
-        if tiling.captioned and tiling.all_heads:
-            captions.append(
-                (
-                    f"H{head}",
-                    Numbers(
-                        box.right - px(3), box.y + px(13), min(11.0 * builder.unit, 0.2 * box.width)
-                    ),
-                )
-            )
-        elif tiling.captioned:
-            caption = builder.fitted(f"L{block}H{head}", 13, tiling.map_px + tiling.gap)
-            builder.text(caption, box.x, box.y - px(3) - _frame_px(builder, tiling), 13)
-        elif slot.heads_column:
-            caption = f"H{head}" if tiling.map_px >= px(30) else str(head)
-            builder.text(caption, box.x + box.width / 2, box.y - px(7), 13, align="center")
-        row, stored = rows.get(block, (0, ()))
-        if head in stored:  # else it was not captured: too many heads for the capture's budget
-            source = replace(heads.blocks[row][stored.index(head)], pool=tiling.pool)
-            heatmaps.append(
-                Heatmap(
-                    f"run {index} · block {block} head {head}",
-                    source,
-                    box,
-                    heads.scale,
-                    mask,
-                    head=slot.head,
-                )
-            )
+        name = f"run {index} · block {block} head {head}"
+        source = sources[slot.head]
+        heatmaps.append(Heatmap(name, source, slot.box, heads.scale, mask, head=slot.head))
     if not heatmaps:
+        blocks = [block for block, _ in heads.indices]
         raise LayoutError(
             f"none of the heads of run {run.label!r} that would be shown was captured; it has maps "
-            f"of {list(rows)} only"
+            f"of {blocks} only"
         )
     builder.heatmaps += heatmaps
-    return RunTile(
-        tuple(heatmaps), numbers, tuple(captions), _ribbon(builder, tiling, run, placed, tile)
-    )
+    ribbon = _ribbon(builder, tiling, run, placed, tile)
+    return RunTile(tuple(heatmaps), numbers, tuple(captions), ribbon)
+
+
+def _name_slot(builder: PlanBuilder, tiling: Tiling, slot: Slot) -> tuple[str, Numbers] | None:
+    """Write which block and head a map shows; return the caption that is painted into its
+    corner, if there is one."""
+    px, box, (block, head) = builder.px, slot.box, slot.head
+    if slot.starts_row and tiling.all_heads:
+        builder.text_left_of(box.x - px(10), f"L{block}", box.y + box.height / 2, 15)
+    if tiling.captioned and tiling.all_heads:
+        size_px = min(11.0 * builder.unit, 0.2 * box.width)
+        return f"H{head}", Numbers(box.right - px(3), box.y + px(13), size_px)
+    if tiling.captioned:
+        room, y = tiling.map_px + tiling.gap, box.y - px(3) - _frame_px(builder, tiling)
+        builder.text_within(room, f"L{block}H{head}", box.x, y, 13)
+    elif slot.heads_column:
+        caption = f"H{head}" if tiling.map_px >= px(30) else str(head)
+        builder.text(caption, box.x + box.width / 2, box.y - px(7), 13, align="center")
+    return None
 
 
 def _ribbon(
     builder: PlanBuilder, tiling: Tiling, run: ComparedSeries, placed: Sequence[Slot], tile: Box
 ) -> Ribbon | None:
-    """Right of the maps, where there is room: each block's lines as high as its maps, in the order
-    of the maps."""
+    """Place the ribbon right of the maps, where there is room: each block's lines as high as its
+    maps, in the order of the maps."""
     left, right = max(slot.box.right for slot in placed) + tiling.gap + builder.px(16), tile.right
     if not tiling.all_heads or tiling.groups > 1 or right - left < builder.px(110):
         return None
     lines = []
     for slot in placed:
-        n_heads = sum(head is not None for head in run.order[slot.head[0]])
-        place = [head for head in run.order[slot.head[0]] if head is not None].index(slot.head[1])
-        top, bottom = (
-            slot.box.y + slot.box.height * edge // n_heads for edge in (place, place + 1)
-        )
-        lines.append(
-            (
-                slot.head,
-                Box(left, top, right - left, max(1, bottom - top - (1 if bottom - top > 3 else 0))),
-            )
-        )
-    box = Box(
-        left,
-        min(line.y for _, line in lines),
-        right - left,
-        max(line.bottom for _, line in lines) - min(line.y for _, line in lines),
-    )
-    builder.swatches += [Swatch(line, builder.theme.panel) for _, line in lines]
-    builder.text(builder.fitted("roles over time", 13, box.width), box.x, box.y - builder.px(7), 13)
+        block, head = slot.head
+        order = [each for each in run.order[block] if each is not None]
+        place = order.index(head)
+        top = slot.box.y + slot.box.height * place // len(order)
+        bottom = slot.box.y + slot.box.height * (place + 1) // len(order)
+        apart = 1 if bottom - top > 3 else 0
+        line = Box(left, top, right - left, max(1, bottom - top - apart))
+        lines.append((slot.head, line))
+        builder.swatches.append(Swatch(line, builder.theme.panel))
+    top = min(line.y for _, line in lines)
+    bottom = max(line.bottom for _, line in lines)
+    box = Box(left, top, right - left, bottom - top)
+    builder.text_within(box.width, "roles over time", box.x, box.y - builder.px(7), 13)
     return Ribbon(box, tuple(lines))
 
 
 def _name(
     builder: PlanBuilder, tiling: Tiling, label: str, tile: Box, color: str, widest_numbers: int
 ) -> Numbers:
-    """The run's name with the swatch of its colour; returns where its numbers stand."""
-    px, text = builder.px, builder.theme.text
-    x, side = tile.x + px(22), px(13)
-    if not tiling.beside:
-        baseline = tile.y + px(20)
-        builder.swatches.append(Swatch(Box(tile.x, baseline - side, side, side), color))
-        room = tile.width - _beside_name(builder, widest_numbers)
-        size = _LABEL_PX * max(
-            LEAST_NAME,
-            min(1.0, 0.97 * room / max(1, builder.text_width(label, _LABEL_PX, bold=True))),
-        )
-        builder.text(
-            builder.fitted(label, size, room, bold=True), x, baseline, size, text, bold=True
-        )
-        return Numbers(tile.right, baseline, NUMBERS_PX * builder.unit)
-    tops = (
-        maps_origin(builder, tiling, tile)[1],
-        tile.y,
-    )  # beside the first map, or as high as the tile reaches
+    """Write the run's name with the swatch of its color; return where its numbers stand."""
+    if tiling.beside:
+        return _name_beside(builder, tiling, label, tile, color)
+    px = builder.px
+    baseline, side = tile.y + px(20), px(13)
+    builder.square(tile.x, baseline - side, side, color)
+    room = tile.width - _beside_name(builder, widest_numbers)
+    shrunk = 0.97 * room / max(1, builder.text_width(label, _LABEL_PX, bold=True))
+    size = _LABEL_PX * max(LEAST_NAME, min(1.0, shrunk))
+    x, text = tile.x + px(22), builder.theme.text
+    builder.text_within(room, label, x, baseline, size, text, bold=True)
+    return Numbers(tile.right, baseline, NUMBERS_PX * builder.unit)
+
+
+def _name_beside(
+    builder: PlanBuilder, tiling: Tiling, label: str, tile: Box, color: str
+) -> Numbers:
+    """Write the run's name in lines at the left of its maps, smaller before anything is cut off;
+    return where its numbers stand below it."""
+    px = builder.px
+    # Beside the first map, or from the upper end of the tile.
+    tops = (maps_origin(builder, tiling, tile)[1], tile.y)
     for scale, top in itertools.product(_NAME_SCALES, tops):
         size, pitch = _LABEL_PX * scale, round(px(_LINE_PX) * scale)
         lines, n_lines = _wrapped(builder, label, size), max(1, (tile.bottom - top) // pitch - 1)
-        if len(lines) <= n_lines and all(
-            builder.text_width(line, size, bold=True) <= px(_NAME_ROOM) for line in lines
-        ):
+        widest = max(builder.text_width(line, size, bold=True) for line in lines)
+        if len(lines) <= n_lines and widest <= px(_NAME_ROOM):
             break
-    lines = (
-        [*lines[: n_lines - 1], " ".join(lines[n_lines - 1 :])] if len(lines) > n_lines else lines
-    )
-    baseline = top + round(px(15) * scale)
-    builder.swatches.append(Swatch(Box(tile.x, baseline - round(side * scale), side, side), color))
+    if len(lines) > n_lines:
+        lines = [*lines[: n_lines - 1], " ".join(lines[n_lines - 1 :])]
+    baseline, side = top + round(px(15) * scale), px(13)
+    builder.square(tile.x, baseline - round(side * scale), side, color)
+    x, text = tile.x + px(22), builder.theme.text
     for number, line in enumerate(lines):
-        builder.text(
-            builder.fitted(line, size, px(_NAME_ROOM), bold=True),
-            x,
-            baseline + number * pitch,
-            size,
-            text,
-            bold=True,
-        )
-    return Numbers(
-        x, baseline + len(lines) * pitch, NUMBERS_PX * builder.unit * scale, from_left=True
-    )
+        y = baseline + number * pitch
+        builder.text_within(px(_NAME_ROOM), line, x, y, size, text, bold=True)
+    end = baseline + len(lines) * pitch
+    return Numbers(x, end, NUMBERS_PX * builder.unit * scale, from_left=True)
 
 
 def _beside_name(builder: PlanBuilder, n_characters: int) -> int:
-    """Pixels that a line with a run's name needs besides: the swatch, and so many characters of
-    numbers."""
-    return builder.px(42) + n_characters * text_width(
-        "0", NUMBERS_PX * builder.unit, bold=True, mono=True
-    )
+    """Return the pixels that a line with a run's name needs besides: for the swatch, and for so
+    many characters of numbers."""
+    digit = text_width("0", NUMBERS_PX * builder.unit, bold=True, mono=True)
+    return builder.px(42) + n_characters * digit
 
 
 def _wrapped(builder: PlanBuilder, label: str, size: float) -> list[str]:
-    """``label`` in lines that fit beside a run's maps; a word that is too long has a line to
-    itself."""
+    """Break ``label`` into lines that fit beside a run's maps; a word that is too long has a line
+    to itself."""
     lines = [""]
     for word in label.split(" "):
         longer = f"{lines[-1]} {word}".strip()
@@ -461,15 +446,14 @@ def _wrapped(builder: PlanBuilder, label: str, size: float) -> list[str]:
 
 
 def _widest(run: ComparedSeries, timing: Timing, index: int, metric: str) -> int:
-    """Characters that the run's numbers may need."""
+    """Return the characters that the run's numbers may need."""
     ends = bool(timing.ended[index].any())
-    starts_late = [NOT_YET] if bool((timing.captures[index] == NOT_YET).any()) else []
-    return max(
-        len(numbers_text(run, timing, capture, ends, metric))
-        for capture in [*starts_late, *range(len(run.series))]
-    )
+    captures = list(range(len(run.series)))
+    if (timing.captures[index] == NOT_YET).any():
+        captures.append(NOT_YET)
+    return max(len(numbers_text(run, timing, capture, ends, metric)) for capture in captures)
 
 
 def _frame_px(builder: PlanBuilder, tiling: Tiling) -> int:
-    """Thickness of the frame in a role's colour."""
+    """Return how thick the border in a role's color is."""
     return builder.px(3 if tiling.map_px >= builder.px(90) else 2)

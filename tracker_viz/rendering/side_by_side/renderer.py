@@ -1,10 +1,10 @@
-"""Several runs in one picture: their heads side by side at one point of time, on one colour scale,
-above the curves of all of them.
+"""Draw several runs in one picture: their heads side by side at one point of time, on one color
+scale, above the curves of all of them.
 
     renderer = ComparedRenderer(runs, timing, role_names, title="a sweep", size="1080p")
     frame = renderer.frame(3)                                # the picture at timing.points[3]
 
-Drawn as pictures of one run are: seaborn draws once, then cells are painted. Only the arrays of the
+Seaborn draws once, then cells are painted, as for pictures of one run. Only the arrays of the
 blocks that are shown are read, and the maps of a few captures of each run are remembered, so that
 memory grows neither with the captures nor with their number.
 """
@@ -38,8 +38,8 @@ from tracker_viz.rendering.text import blend, glyph, opaque_glyph
 from tracker_viz.rendering.theme import Theme, rgb
 from tracker_viz.types import Frame
 
-# captures of each run whose maps are kept: a run of few captures is not read again for every point
-# of a longer one
+# Captures of each run whose maps are kept: a run of few captures is not read again for every point
+# of a longer one.
 _REMEMBERED = 4
 
 
@@ -51,7 +51,7 @@ class ComparedRenderer:
         runs: in the order in which they stand.
         timing: which of their captures are shown together.
         role_names: what ``ComparedSeries.roles`` are indices of.
-        title, subtitle, note: what every picture says at its top; ``note``: what one must know
+        title, subtitle, note: lines at the top of every picture; ``note``: what one must know
             before one compares.
         probe: the probe row by its label or its index.
         metric: the curve of the timeline, and the number beside each run.
@@ -79,12 +79,8 @@ class ComparedRenderer:
         size: str | Sequence[int] = "1080p",
         theme: str | Theme = "dark",
     ) -> None:
-        self.runs, self.timing, self.role_names, self.metric = (
-            tuple(runs),
-            timing,
-            tuple(role_names),
-            metric,
-        )
+        self.runs, self.timing = tuple(runs), timing
+        self.role_names, self.metric = tuple(role_names), metric
         self._planned = make_compared_plan(
             self.runs,
             timing,
@@ -101,8 +97,7 @@ class ComparedRenderer:
         self.plan = self._planned.plan
         template = make_template(self.plan)
         self._cell_maps, self._background = template.cell_maps, template.background
-        box = self._planned.timeline.box
-        self._background[box.y : box.bottom, box.x : box.right] = self._planned.timeline.before
+        self._background[self._planned.timeline.box.area] = self._planned.timeline.before
         self._tables = color_tables(self.plan)
         roles = self.plan.theme.roles
         self._role_colors = [roles.get(name, self.plan.theme.text) for name in self.role_names]
@@ -125,12 +120,12 @@ class ComparedRenderer:
 
     @property
     def tiles(self) -> tuple[RunTile, ...]:
-        """What is shown of each run."""
+        """The maps, numbers and ribbon of each run."""
         return self._planned.tiles
 
     def frame(self, point: int) -> Frame:
-        """The picture at ``timing.points[point]``; the frame's step is that of the run that is
-        farthest by then."""
+        """Return the picture at ``timing.points[point]``; the frame's step is that of the run that
+        is farthest by then."""
         if not 0 <= point < len(self):
             raise RenderError(f"the comparison has the points 0..{len(self) - 1}; got {point}")
         pixels = self._background.copy()
@@ -139,33 +134,18 @@ class ComparedRenderer:
             self._paint_run(pixels, index, capture)
             self._paint_captions(pixels, index)
             self._paint_ribbon(pixels, index, point)
-            text = numbers_text(
-                self.runs[index],
-                self.timing,
-                capture,
-                bool(self.timing.ended[index, point]),
-                self.metric,
-            )
-            is_live = capture != NOT_YET and not self.timing.ended[index, point]
-            _paint_digits(
-                pixels,
-                text,
-                self.tiles[index].numbers,
-                self.plan.theme.text if is_live else self.plan.theme.dim,
-            )
+            self._paint_numbers(pixels, index, capture, point)
         self._planned.timeline.paint(pixels, point)
-        _paint_digits(
-            pixels, clock_text(self.timing, point), self._planned.clock, self.plan.theme.text
-        )
-        steps = [
-            run.series.steps[capture]
-            for run, capture in zip(self.runs, captures, strict=True)
-            if capture != NOT_YET
-        ]
-        return Frame(max(steps, default=0), pixels)
+        clock = clock_text(self.timing, point)
+        _paint_digits(pixels, clock, self._planned.clock, self.plan.theme.text)
+        step = 0
+        for run, capture in zip(self.runs, captures, strict=True):
+            if capture != NOT_YET:
+                step = max(step, run.series.steps[capture])
+        return Frame(step, pixels)
 
     def draw(self, shot: Shot) -> Frame:
-        """The picture of one entry of a storyboard over ``timing.points``."""
+        """Return the picture of one entry of a storyboard over ``timing.points``."""
         if shot.part or shot.kind == "title":
             raise RenderError(
                 "a comparison shows real captures and no title card: interpolate=0, title_s=0"
@@ -174,13 +154,13 @@ class ComparedRenderer:
 
     def _paint_run(self, pixels: NDArray[np.uint8], index: int, capture: int) -> None:
         panel = rgb(self.plan.theme.panel)
-        values = self._values(index, capture) if capture != NOT_YET else {}
+        if capture == NOT_YET:
+            for heatmap in self.tiles[index].heatmaps:
+                pixels[heatmap.box.area][self._cell_maps[heatmap.name].cells >= 0] = panel
+            return
+        values = self._values(index, capture)
         for heatmap in self.tiles[index].heatmaps:
             cell_map = self._cell_maps[heatmap.name]
-            if capture == NOT_YET:
-                box = heatmap.box
-                pixels[box.y : box.bottom, box.x : box.right][cell_map.cells >= 0] = panel
-                continue
             paint(pixels, heatmap, cell_map, self._tables[heatmap.scale], values[heatmap.name])
             assert heatmap.head is not None
             role = int(self.runs[index].roles[capture, heatmap.head[0], heatmap.head[1]])
@@ -194,8 +174,17 @@ class ComparedRenderer:
             for place in border.places(heatmap.box):
                 pixels[place] = rgb(border.color)
 
+    def _paint_numbers(
+        self, pixels: NDArray[np.uint8], index: int, capture: int, point: int
+    ) -> None:
+        has_ended = bool(self.timing.ended[index, point])
+        text = numbers_text(self.runs[index], self.timing, capture, has_ended, self.metric)
+        is_live = capture != NOT_YET and not has_ended
+        color = self.plan.theme.text if is_live else self.plan.theme.dim
+        _paint_digits(pixels, text, self.tiles[index].numbers, color)
+
     def _paint_captions(self, pixels: NDArray[np.uint8], index: int) -> None:
-        """In the corner of each map that no attention reaches."""
+        """Name each map in its corner, which no attention reaches."""
         color, ground = rgb(self.plan.theme.dim), rgb(self.plan.theme.panel)
         for text, place in self.tiles[index].captions:
             x = place.x
@@ -206,26 +195,26 @@ class ComparedRenderer:
                 pixels[top : top + inked.shape[0], x : x + inked.shape[1]] = inked
 
     def _paint_ribbon(self, pixels: NDArray[np.uint8], index: int, point: int) -> None:
-        """Every head's roles up to now, in their colours; time runs along the ribbon as along the
-        timeline."""
+        """Paint every head's roles up to now, in their colors; time runs along the ribbon as along
+        the timeline."""
         ribbon = self.tiles[index].ribbon
         if ribbon is None:
             return
         box, points = ribbon.box, self.timing.points
-        share = (np.arange(box.width) + 0.5) / box.width
-        at = np.searchsorted(points, points[0] + share * (points[-1] - points[0]), side="right") - 1
-        played = share * (points[-1] - points[0]) <= points[point] - points[0]
+        elapsed = (np.arange(box.width) + 0.5) / box.width * (points[-1] - points[0])
+        at = np.searchsorted(points, points[0] + elapsed, side="right") - 1
+        played = elapsed <= points[point] - points[0]
         captures = self.timing.captures[index, at]
         live = played & (captures != NOT_YET) & ~self.timing.ended[index, at]
         for (block, head), line in ribbon.lines:
             roles = np.where(live, self.runs[index].roles[captures, block, head], NO_ROLE)
-            view = pixels[line.y : line.bottom, line.x : line.right]
+            view = pixels[line.area]
             view[:, live] = rgb(self.plan.theme.faint)
             shown = roles != NO_ROLE
             view[:, shown] = self._role_pixels[roles[shown]]
 
     def _values(self, index: int, capture: int) -> dict[str, NDArray[np.float16]]:
-        """Heatmap name -> float16 [rows, columns] of one run at one of its captures."""
+        """Return heatmap name -> float16 [rows, columns] of one run at one of its captures."""
         with self._lock:
             if (index, capture) in self._recent:
                 self._recent.move_to_end((index, capture))
@@ -233,13 +222,11 @@ class ComparedRenderer:
         heatmaps = self.tiles[index].heatmaps
         keys = {key: None for heatmap in heatmaps for key in heatmap.source.needs}
         moment = Moment(self.runs[index].series.read(capture, keys), {}, {})
-        # copies, so that what is remembered does not hold on to whole arrays
-        values = {
-            heatmap.name: self.plan.scales[heatmap.scale]
-            .drawn(heatmap.source.values(moment))
-            .copy()
-            for heatmap in heatmaps
-        }
+        values = {}
+        for heatmap in heatmaps:
+            drawn = self.plan.scales[heatmap.scale].drawn(heatmap.source.values(moment))
+            # A copy, so that the remembered maps do not hold on to whole arrays.
+            values[heatmap.name] = drawn.copy()
         with self._lock:
             self._recent[index, capture] = values
             while len(self._recent) > _REMEMBERED * len(self.runs):
@@ -248,19 +235,19 @@ class ComparedRenderer:
 
 
 def write_compared_poster(renderer: ComparedRenderer, path: Path | str) -> Path:
-    """A PNG of the comparison's last picture: all curves played, all onsets passed. Returns its
-    path, which ends in ``.png``."""
+    """Write a PNG of the comparison's last picture: all curves played, all onsets passed.
+
+    Return its path, which ends in ``.png``.
+    """
     return write_whole(png(renderer.frame(len(renderer) - 1).pixels), with_suffix(path, (".png",)))
 
 
 def _paint_digits(pixels: NDArray[np.uint8], text: str, numbers: Numbers, color: str) -> None:
-    """``text`` in digits of equal width, so that it does not jump."""
+    """Paint ``text`` in digits of equal width, so that it does not jump."""
     digits = [glyph(character, numbers.size_px) for character in text]
-    x = (
-        numbers.x
-        if numbers.from_left
-        else numbers.x - sum(coverage.shape[1] for coverage, _ in digits)
-    )
+    x = numbers.x
+    if not numbers.from_left:
+        x -= sum(coverage.shape[1] for coverage, _ in digits)
     for coverage, baseline in digits:
         blend(pixels, coverage, x, numbers.baseline - baseline, rgb(color))
         x += coverage.shape[1]

@@ -1,4 +1,4 @@
-"""Fits the runs of a comparison into a picture: how many stand side by side, and how many heads of
+"""Fit the runs of a comparison into a picture: how many stand side by side, and how many heads of
 each, all of one size.
 
 Where every head of every run can be shown at a size that still tells something, all are; else each
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.grid import fit_map
-from tracker_viz.rendering.planning.plan_builder import PlanBuilder
+from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
 from tracker_viz.rendering.side_by_side.runs import ComparedSeries, Head
 
 _LEAST_PX = 56.0  # at 1080p: smaller maps of all heads tell less than larger ones of some
@@ -27,11 +27,11 @@ MANY_RUNS = 30  # from here on every line of pixels counts
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """The same for all runs.
+    """How maps and tiles stand, the same for all runs.
 
     Attributes:
-        across, down: tiles side by side and below each other; tile: their size in pixels, gaps left
-            out.
+        across, down: tiles side by side and below each other.
+        tile: width and height of a tile in pixels, gaps left out.
         beside: a run's name stands at the left of its maps, not above them.
         all_heads: one row of maps per block, ``groups`` of them side by side; else the first ``rows
             * columns`` of the ranking.
@@ -60,8 +60,12 @@ class Tiling:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One map of a run: where it stands, and which head it shows; ``row`` and ``column`` count
-    within all groups."""
+    """One map of a run.
+
+    Attributes:
+        starts_row, heads_column: it stands at the left end of a row, or above all maps of its
+            column, within all groups.
+    """
 
     box: Box
     head: Head
@@ -78,8 +82,8 @@ def fit_tiles(
     matched: bool,
     name_px: int,
 ) -> Tiling:
-    """The tiling with the largest maps of all heads, or, where those are too small, of as many
-    heads as stay legible.
+    """Return the tiling with the largest maps of all heads, or, where those are too small, of as
+    many heads as stay legible.
 
     Args:
         name_px: how wide a tile must be for its run's name and numbers to stand above the maps.
@@ -89,16 +93,9 @@ def fit_tiles(
     """
     n_blocks = max(len(run.order) for run in runs)
     n_heads = max(len(heads) for run in runs for heads in run.order.values())
-    whole = _largest(
-        builder,
-        _sheets_of_all(n_blocks, n_heads, captioned=matched),
-        len(runs),
-        length,
-        area,
-        name_px,
-    )
-    least = min(_LEAST_PX * builder.unit, 2.0 * length)
-    if whole is not None and whole.map_px >= least:
+    sheets = _sheets_of_all(n_blocks, n_heads, captioned=matched)
+    whole = _largest(builder, sheets, len(runs), length, area, name_px)
+    if whole and whole.map_px >= min(_LEAST_PX * builder.unit, 2.0 * length):
         return whole
     best, best_worth = whole, 0.0
     wanted = min(_WANTED_PX * builder.unit, 2.0 * length)
@@ -107,10 +104,12 @@ def fit_tiles(
         if n > most:
             continue
         few = _largest(builder, _sheets_of_some(n), len(runs), length, area, name_px)
-        # one head at a good size is worth more than many that cannot be read, four good ones are
-        # worth more than one
-        worth = min(1.0, few.map_px / wanted) ** 2.5 * n**0.35 if few else 0.0
-        if few and worth > best_worth:
+        if few is None:
+            continue
+        # One head at a good size is worth more than many that cannot be read, four good ones are
+        # worth more than one.
+        worth = min(1.0, few.map_px / wanted) ** 2.5 * n**0.35
+        if worth > best_worth:
             best, best_worth = few, worth
     if best is None or best.map_px < 8:
         raise LayoutError(
@@ -121,7 +120,7 @@ def fit_tiles(
 
 
 def slots(builder: PlanBuilder, tiling: Tiling, run: ComparedSeries, tile: Box) -> Iterator[Slot]:
-    """Where the heads of ``run`` stand in its ``tile``."""
+    """Yield the places of the heads of ``run`` in its ``tile``."""
     x0, y0 = maps_origin(builder, tiling, tile)
     pitch_y = tiling.map_px + tiling.gap + _caption_px(builder, tiling)
     pitch_x, group_width = tiling.map_px + tiling.gap, _group_width(builder, tiling)
@@ -133,37 +132,38 @@ def slots(builder: PlanBuilder, tiling: Tiling, run: ComparedSeries, tile: Box) 
 
 
 def tile_box(tiling: Tiling, index: int, area: Box) -> Box:
-    """Room of the run at ``index``: from left to right, then downwards."""
+    """Return the room of the run at ``index``: from left to right, then downwards."""
     down, across = divmod(index, tiling.across)
     width, height = tiling.tile
-    pitch_x = (area.width - width) // max(1, tiling.across - 1) if tiling.across > 1 else 0
-    pitch_y = (area.height - height) // max(1, tiling.down - 1) if tiling.down > 1 else 0
+    pitch_x = (area.width - width) // max(1, tiling.across - 1)
+    pitch_y = (area.height - height) // max(1, tiling.down - 1)
     return Box(area.x + across * pitch_x, area.y + down * pitch_y, width, height)
 
 
 def maps_origin(builder: PlanBuilder, tiling: Tiling, tile: Box) -> tuple[int, int]:
-    """Left upper corner of a tile's first map; even, as video wants it."""
-    left = builder.px(_BESIDE) if tiling.beside else 0
-    left += builder.px(_BLOCK_LABEL) if tiling.all_heads else 0
-    above = 0 if tiling.beside else builder.px(_LABEL)
-    above += _caption_px(builder, tiling) or builder.px(_COLUMN_LABEL)
-    return 2 * ((tile.x + left + 1) // 2), 2 * ((tile.y + above + 1) // 2)
+    """Return the left upper corner of a tile's first map; even, as video wants it."""
+    x, y = tile.x, tile.y
+    if tiling.beside:
+        x += builder.px(_BESIDE)
+    else:
+        y += builder.px(_LABEL)
+    if tiling.all_heads:
+        x += builder.px(_BLOCK_LABEL)
+    y += _caption_px(builder, tiling) or builder.px(_COLUMN_LABEL)
+    return next_even(x), next_even(y)
 
 
 def _places(tiling: Tiling, run: ComparedSeries) -> Iterator[tuple[int, Head]]:
-    """(number of the slot, head) for the heads that are there."""
+    """Yield (number of the slot, head) for the heads that are there."""
     if not tiling.all_heads:
-        yield from (
-            (number, head)
-            for number, head in enumerate(run.ranking[: tiling.n_maps])
-            if head is not None
-        )
+        for number, head in enumerate(run.ranking[: tiling.n_maps]):
+            if head is not None:
+                yield number, head
         return
     for position, (block, heads) in enumerate(sorted(run.order.items())):
-        for column, head in enumerate(heads):
-            if head is not None:
-                group, row = divmod(position, tiling.rows)
-                yield (group * tiling.rows + row) * tiling.columns + column, (block, head)
+        for column, number_in_block in enumerate(heads):
+            if number_in_block is not None:
+                yield position * tiling.columns + column, (block, number_in_block)
 
 
 def _sheets_of_all(n_blocks: int, n_heads: int, *, captioned: bool) -> Iterator[Tiling]:
@@ -187,60 +187,60 @@ def _largest(
     area: Box,
     name_px: int,
 ) -> Tiling | None:
+    """Return the tiling with the largest maps, of all sheets of maps and all ways to place them."""
     best: Tiling | None = None
     best_worth = 0.0
-    across_gap, down_gap = map(builder.px, _GAPS_OF_MANY if n_runs >= MANY_RUNS else _GAPS)
+    tile_sizes = list(_tile_sizes(builder, n_runs, area))
     for sheet in sheets:
-        for across in range(1, n_runs + 1):
-            down = -(-n_runs // across)
-            if -(-n_runs // down) != across:
-                continue
-            tile = (
-                (area.width - (across - 1) * across_gap) // across,
-                (area.height - (down - 1) * down_gap) // down,
-            )
-            if min(tile) < 1:
-                continue
+        for across, down, tile in tile_sizes:
             for beside, gap in ((False, 10), (False, 6), (True, 10), (True, 6)):
-                tried = _fitted(
-                    builder,
-                    replace(
-                        sheet,
-                        across=across,
-                        down=down,
-                        tile=tile,
-                        beside=beside,
-                        gap=builder.even(gap),
-                    ),
-                    length,
+                tiling = replace(
+                    sheet, across=across, down=down, tile=tile, beside=beside, gap=builder.even(gap)
                 )
-                # whole rows of tiles, and blocks in one column or in one row, are easier to read
-                worth = (
-                    tried.map_px
-                    * (1.0 if n_runs % across == 0 else 0.94)
-                    * (1.0 if 1 in (sheet.groups, sheet.rows) else 0.9)
-                )
-                if not beside:
-                    # a smaller name is no loss, but one that is cut off tells nothing apart
-                    worth *= (
-                        min(1.0, tile[0] / name_px) ** 0.25
-                        * min(1.0, tile[0] / (LEAST_NAME * name_px)) ** 2
-                    )
+                tiling = _fitted(builder, tiling, length)
+                worth = _worth(tiling, n_runs, name_px)
                 if worth > best_worth:
-                    best, best_worth = tried, worth
+                    best, best_worth = tiling, worth
     return best
 
 
+def _tile_sizes(
+    builder: PlanBuilder, n_runs: int, area: Box
+) -> Iterator[tuple[int, int, tuple[int, int]]]:
+    """Yield (tiles across, tiles down, (width, height) of each) of the ways to fill ``area``."""
+    across_gap, down_gap = map(builder.px, _GAPS_OF_MANY if n_runs >= MANY_RUNS else _GAPS)
+    for across in range(1, n_runs + 1):
+        down = -(-n_runs // across)
+        width = (area.width - (across - 1) * across_gap) // across
+        height = (area.height - (down - 1) * down_gap) // down
+        if -(-n_runs // down) == across and min(width, height) >= 1:
+            yield across, down, (width, height)
+
+
+def _worth(tiling: Tiling, n_runs: int, name_px: int) -> float:
+    """Return how well the maps can be read, and told apart by the names of their runs."""
+    worth = float(tiling.map_px)
+    # Whole rows of tiles, and blocks in one column or in one row, are easier to read.
+    if n_runs % tiling.across:
+        worth *= 0.94
+    if 1 not in (tiling.groups, tiling.rows):
+        worth *= 0.9
+    if not tiling.beside:
+        # A smaller name is no loss, but one that is cut off tells nothing apart.
+        width = tiling.tile[0]
+        worth *= min(1.0, width / name_px) ** 0.25 * min(1.0, width / (LEAST_NAME * name_px)) ** 2
+    return worth
+
+
 def _fitted(builder: PlanBuilder, tiling: Tiling, length: int) -> Tiling:
-    """``tiling`` with the largest maps that its tile holds; ``map_px`` 0 where none fits."""
+    """Return ``tiling`` with the largest maps that its tile holds; ``map_px`` 0 where none fits."""
     x, y = maps_origin(builder, tiling, Box(0, 0, 0, 0))
     labels = (tiling.groups - 1) * builder.px(_BLOCK_LABEL)
     caption = _caption_px(builder, tiling)
     n_columns = tiling.columns * tiling.groups
     wide = (tiling.tile[0] - x - labels + tiling.gap) // n_columns - tiling.gap
-    high = (
-        tiling.tile[1] - y + tiling.gap - (tiling.rows - 1) * caption
-    ) // tiling.rows - tiling.gap
+    rows_px = tiling.tile[1] - y + tiling.gap - (tiling.rows - 1) * caption
+    high = rows_px // tiling.rows - tiling.gap
     room = min(wide, high)
     if room < 1:
         return tiling
@@ -249,9 +249,12 @@ def _fitted(builder: PlanBuilder, tiling: Tiling, length: int) -> Tiling:
 
 
 def _caption_px(builder: PlanBuilder, tiling: Tiling) -> int:
-    """Room above every map for its caption."""
-    return builder.even(_CAPTION) if tiling.captioned and not tiling.all_heads else 0
+    """Return the pixels above every map for its caption."""
+    if tiling.captioned and not tiling.all_heads:
+        return builder.even(_CAPTION)
+    return 0
 
 
 def _group_width(builder: PlanBuilder, tiling: Tiling) -> int:
-    return 2 * ((tiling.columns * (tiling.map_px + tiling.gap) + builder.px(_BLOCK_LABEL) + 1) // 2)
+    maps_px = tiling.columns * (tiling.map_px + tiling.gap)
+    return next_even(maps_px + builder.px(_BLOCK_LABEL))

@@ -1,5 +1,5 @@
-"""The timeline of a comparison: every run's curve in its own colour, and below it one lane per role
-with a mark where each run took it."""
+"""Place the timeline of a comparison: every run's curve in its own color, and below it one lane per
+role with a mark where each run took it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from tracker_viz.metrics import role_label
 from tracker_viz.rendering.backend import DPI, MPL_LOCK
 from tracker_viz.rendering.painting.cells import paint_dot
-from tracker_viz.rendering.plan import Box, Swatch
+from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
-from tracker_viz.rendering.planning.timeline import nice_steps
+from tracker_viz.rendering.planning.timeline import edge_aligned, nice_steps
 from tracker_viz.rendering.scales import short_number
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.side_by_side.runs import ComparedSeries, Timing
@@ -27,8 +27,7 @@ _MOST_DOTS = 16  # more dots on the curves hide each other
 
 @dataclass(frozen=True)
 class ComparedTimeline:
-    """What the painter needs: the strip as it is before and after it was played, and where the
-    curves are.
+    """The strip as it is before and after it was played, and where its curves are.
 
     Attributes:
         box: curves and lanes together; ``curves``: the upper part of it.
@@ -49,19 +48,45 @@ class ComparedTimeline:
     unit: float
 
     def paint(self, pixels: NDArray[np.uint8], point: int) -> None:
-        """Brightens what was played, and sets the playhead and its dots."""
-        box = self.box
-        x = round(self.x[point])
+        """Brighten what was played, and set the playhead and its dots."""
+        box, now = self.box, float(self.x[point])
+        x = round(now)
         pixels[box.y : box.bottom, box.x : x] = self.after[:, : x - box.x]
         half = max(1, round(self.unit))
         pixels[box.y : box.bottom, max(box.x, x - half) : min(box.right, x + half + 1)] = rgb(
             self.theme.text
         )
+        if len(self.heights) > _MOST_DOTS:
+            return
         for curve, color in zip(self.heights, self.colors, strict=True):
-            if len(self.heights) <= _MOST_DOTS and len(curve) and curve[0, 0] <= self.x[point] + 1:
-                at = min(float(self.x[point]), float(curve[-1, 0]))
+            if len(curve) and curve[0, 0] <= now + 1:
+                at = min(now, float(curve[-1, 0]))
                 y = float(np.interp(at, curve[:, 0], curve[:, 1]))
                 paint_dot(pixels, at, y, 6.5 * self.unit, rgb(self.theme.ground), rgb(color))
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """The points of time along the width of ``box``."""
+
+    box: Box
+    first: float
+    last: float
+
+    def x(self, place: Any) -> NDArray[np.float64]:
+        """Return the pixel columns of places on the axis."""
+        share = np.asarray(place, np.float64) - self.first
+        return self.box.x + (self.box.width - 1) * share / max(self.last - self.first, 1e-12)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A run takes a role: its middle and its height in pixels."""
+
+    x: float
+    y: float
+    height: float
+    color: str
 
 
 def place_timeline(
@@ -74,112 +99,89 @@ def place_timeline(
 ) -> ComparedTimeline:
     """Write the labels into ``builder``, and draw the strip. ``role_names``: those that have a
     lane."""
-    px, theme, metric = builder.px, builder.theme, builder.layout.metric
+    px = builder.px
     left = px(178) if role_names else px(72)
     lane = lane_px(builder, len(runs))
     lanes = lane * len(role_names) + (px(6) if role_names else 0)
     box = Box(area.x + left, area.y, area.width - left, area.height - px(30))
     curves = Box(box.x, box.y, box.width, box.height - lanes)
-    first, last = float(timing.points[0]), float(timing.points[-1])
+    axis = _Axis(box, float(timing.points[0]), float(timing.points[-1]))
+    lane_y = [curves.bottom + px(6) + n * lane + lane / 2 for n in range(len(role_names))]
 
-    def column(place: Any) -> Any:
-        return box.x + (box.width - 1) * (np.asarray(place, np.float64) - first) / max(
-            last - first, 1e-12
-        )
+    heights = _place_curves(builder, runs, axis, curves)
+    for role, y in zip(role_names, lane_y, strict=True):
+        _name_lane(builder, role, y, area.x, box.x)
+    _axis_labels(builder, timing, axis)
+    marks = _marks(runs, role_names, colors, axis, lane_y, lane)
+    before, after = (
+        _drawn(builder, box, curves, heights, colors, marks, lane_y, played)
+        for played in (False, True)
+    )
+    x = axis.x(timing.points)
+    colors, theme = tuple(colors), builder.theme
+    return ComparedTimeline(box, curves, before, after, x, heights, colors, theme, builder.unit)
 
-    low, high = _range([run.series.metric(metric) for run in runs])
-    heights = []
-    for run in runs:
-        values = run.series.metric(metric)
-        known = np.isfinite(values)
-        pad = 0.10 * curves.height
-        share = (np.clip(values[known], low, high) - low) / (high - low)
-        heights.append(
-            np.stack(
-                [
-                    column(run.places[known]),
-                    curves.bottom - pad - share * (curves.height - 2 * pad),
-                ],
-                1,
-            )
-        )
-    x = box.x - px(14)
-    if any(len(height) for height in heights):
-        builder.text(
-            metric,
-            x,
-            curves.y + curves.height / 2,
-            18,
-            theme.text,
-            bold=True,
-            align="right",
-            baseline="center",
-        )
-        builder.text(short_number(high), x, curves.y + px(11), 14, align="right", baseline="center")
-        builder.text(
-            short_number(low), x, curves.bottom - px(11), 14, align="right", baseline="center"
-        )
-    lane_y = {}
-    for number, role in enumerate(role_names):
-        lane_y[role] = curves.bottom + px(6) + number * lane + lane / 2
-        text = builder.fitted(role_label(role), 14, left - px(40))
-        builder.text(
-            text,
-            x,
-            lane_y[role],
-            14,
-            theme.roles.get(role, theme.text),
-            align="right",
-            baseline="center",
-        )
-        side = px(11)
-        builder.swatches.append(
-            Swatch(
-                Box(area.x, round(lane_y[role] - side / 2), side, side),
-                theme.roles.get(role, theme.text),
-            )
-        )
-    _axis_labels(builder, timing, box, column)
+
+def _place_curves(
+    builder: PlanBuilder, runs: Sequence[ComparedSeries], axis: _Axis, curves: Box
+) -> tuple[NDArray[np.float64], ...]:
+    """Return each run's curve, float64 [capture, (x, y)] in pixels, and write the metric's name and
+    range beside them."""
+    px, metric = builder.px, builder.layout.metric
+    values = [run.series.metric(metric) for run in runs]
+    low, high = _range(values)
+    pad = 0.10 * curves.height
+    found = []
+    for run, metrics in zip(runs, values, strict=True):
+        known = np.isfinite(metrics)
+        share = (np.clip(metrics[known], low, high) - low) / (high - low)
+        y = curves.bottom - pad - share * (curves.height - 2 * pad)
+        found.append(np.stack([axis.x(run.places[known]), y], 1))
+    if any(len(curve) for curve in found):
+        x, middle = curves.x - px(14), curves.y + curves.height / 2
+        builder.text_left_of(x, metric, middle, 18, builder.theme.text, bold=True)
+        builder.text_left_of(x, short_number(high), curves.y + px(11), 14)
+        builder.text_left_of(x, short_number(low), curves.bottom - px(11), 14)
+    return tuple(found)
+
+
+def _name_lane(builder: PlanBuilder, role: str, y: float, left: int, right: int) -> None:
+    px, color = builder.px, builder.theme.roles.get(role, builder.theme.text)
+    text = builder.fitted(role_label(role), 14, right - left - px(40))
+    builder.text_left_of(right - px(14), text, y, 14, color)
+    builder.square(left, round(y - px(11) / 2), px(11), color)
+
+
+def _marks(
+    runs: Sequence[ComparedSeries],
+    role_names: Sequence[str],
+    colors: Sequence[str],
+    axis: _Axis,
+    lane_y: Sequence[float],
+    lane: int,
+) -> list[_Mark]:
+    """Return a mark in a role's lane for each run that took the role."""
     # Few runs have a line of their own in each lane, so that no mark hides another; those of many
     # lie over each other.
     n_lines = len(runs) if len(runs) <= _MOST_LINES else 1
-    high = 0.8 * lane / n_lines
-    marks = [
-        (
-            float(column(run.onsets[role])),
-            lane_y[role] + (index % n_lines - (n_lines - 1) / 2) * high,
-            high,
-            color,
-        )
-        for index, (run, color) in enumerate(zip(runs, colors, strict=True))
-        for role in role_names
-        if role in run.onsets
-    ]
-    before, after = (
-        _drawn(builder, box, curves, heights, colors, marks, [*lane_y.values()], played)
-        for played in (False, True)
-    )
-    return ComparedTimeline(
-        box,
-        curves,
-        before,
-        after,
-        column(timing.points),
-        tuple(heights),
-        tuple(colors),
-        theme,
-        min(builder.height / 1080, builder.width / 1280),
-    )
+    height = 0.8 * lane / n_lines
+    marks = []
+    for index, (run, color) in enumerate(zip(runs, colors, strict=True)):
+        away = (index % n_lines - (n_lines - 1) / 2) * height
+        for role, y in zip(role_names, lane_y, strict=True):
+            if role in run.onsets:
+                marks.append(_Mark(float(axis.x(run.onsets[role])), y + away, height, color))
+    return marks
 
 
 def lane_px(builder: PlanBuilder, n_runs: int) -> int:
-    """Height of one role's lane: few runs have a line of their own in it."""
+    """Return the height of one role's lane: few runs have a line of their own in it."""
     return builder.px(26 if n_runs <= _MOST_LINES else 19)
 
 
 def _range(metrics: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
-    """Lowest and highest value; of a run that diverged, not what would press all other curves
-    flat."""
+    """Return the lowest and the highest value that are shown; those of a run that diverged would
+    press all other curves flat."""
     values = np.concatenate([values[np.isfinite(values)] for values in metrics])
     if not values.size:
         return 0.0, 1.0
@@ -190,23 +192,22 @@ def _range(metrics: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _axis_labels(builder: PlanBuilder, timing: Timing, box: Box, column: Any) -> None:
-    px = builder.px
-    first, last = float(timing.points[0]), float(timing.points[-1])
-    n_labels = max(4, box.width // px(170))
+def _axis_labels(builder: PlanBuilder, timing: Timing, axis: _Axis) -> None:
+    px, box = builder.px, axis.box
+    for place, text in _axis_marks(timing, axis, max(4, box.width // px(170))):
+        x = float(axis.x(place))
+        align = edge_aligned(x, box.x + px(20), box.right - px(30))
+        builder.text(text, x, box.bottom + px(24), 15, align=align)
+
+
+def _axis_marks(timing: Timing, axis: _Axis, n_labels: int) -> list[tuple[float, str]]:
     if timing.axis == "progress":
-        marks = [
-            (part, f"{part:.0%}")
-            for part in np.linspace(0, 1, 11 if n_labels > 8 else 5)
-            if first <= part <= last
-        ]
-    else:
-        text = si_number if timing.axis == "tokens" else (lambda place: f"{place:,.0f}")
-        marks = [(step, text(step)) for step in nice_steps(round(first), round(last), n_labels)]
-    for place, label in marks:
-        at = float(column(place))
-        align = "left" if at < box.x + px(20) else "right" if at > box.right - px(30) else "center"
-        builder.text(label, at, box.bottom + px(24), 15, align=align)
+        parts = np.linspace(0, 1, 11 if n_labels > 8 else 5)
+        return [(part, f"{part:.0%}") for part in parts if axis.first <= part <= axis.last]
+    steps = nice_steps(round(axis.first), round(axis.last), n_labels)
+    if timing.axis == "tokens":
+        return [(step, si_number(step)) for step in steps]
+    return [(step, f"{step:,.0f}") for step in steps]
 
 
 def _drawn(
@@ -215,50 +216,46 @@ def _drawn(
     curves: Box,
     heights: Sequence[NDArray[np.float64]],
     colors: Sequence[str],
-    marks: Sequence[tuple[float, float, float, str]],
+    marks: Sequence[_Mark],
     lanes: Sequence[float],
     played: bool,
 ) -> NDArray[np.uint8]:
-    """uint8 [height, width, 3] of ``box``: the curves and the marks of the lanes."""
+    """Draw the curves and the marks of the lanes; return uint8 [height, width, 3] of ``box``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     theme, points = builder.theme, 72.0 / DPI
+    alpha = 0.95 if played else 0.35
+    width = (2.6 if played else 2.0) * builder.unit * (1.0 if len(heights) <= 12 else 0.7)
+    # Matplotlib cuts to whole pixels instead of rounding: a little more keeps the last one.
+    size = ((box.width + 0.01) / DPI, (box.height + 0.01) / DPI)
     with MPL_LOCK, fixed_style():
-        figure = Figure(
-            ((box.width + 0.01) / DPI, (box.height + 0.01) / DPI), dpi=DPI, facecolor=theme.ground
-        )  # whole pixels are cut, not rounded
+        figure = Figure(size, dpi=DPI, facecolor=theme.ground)
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(box.x, box.right), ylim=(box.bottom, box.y))
         axes.axis("off")
         axes.fill(
-            [curves.x, curves.right, curves.right, curves.x],
-            [curves.y, curves.y, curves.bottom, curves.bottom],
-            color=theme.panel,
-            lw=0,
+            *_corners(curves.x, curves.right, curves.y, curves.bottom), color=theme.panel, lw=0
         )
         for y in lanes:
-            axes.plot(
-                [box.x, box.right], [y, y], color=theme.faint, lw=builder.px(1) * points, zorder=1
-            )
+            line_px = builder.px(1) * points
+            axes.plot([box.x, box.right], [y, y], color=theme.faint, lw=line_px, zorder=1)
         for curve, color in zip(heights, colors, strict=True):
-            width = (2.6 if played else 2.0) * builder.unit * (1.0 if len(heights) <= 12 else 0.7)
-            axes.plot(
-                curve[:, 0],
-                curve[:, 1],
-                color=color,
-                lw=width * points,
-                alpha=0.95 if played else 0.35,
-                zorder=2,
-                solid_joinstyle="round",
-            )
-        for x, y, high, color in marks:
-            half = max(2.5 * builder.unit, min(1.4 * high, 5.0 * builder.unit))
-            corners = (
-                [x - half, x + half, x + half, x - half],
-                [y - high / 2, y - high / 2, y + high / 2, y + high / 2],
-            )
-            axes.fill(*corners, color=color, lw=0, alpha=0.9 if played else 0.35, zorder=3)
+            x, y = curve.T
+            (line,) = axes.plot(x, y, color=color, lw=width * points, alpha=alpha, zorder=2)
+            line.set_solid_joinstyle("round")
+        for mark in marks:
+            half = max(2.5 * builder.unit, min(1.4 * mark.height, 5.0 * builder.unit))
+            top, bottom = mark.y - mark.height / 2, mark.y + mark.height / 2
+            corners = _corners(mark.x - half, mark.x + half, top, bottom)
+            axes.fill(*corners, color=mark.color, lw=0, alpha=0.9 if played else 0.35, zorder=3)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _corners(
+    left: float, right: float, top: float, bottom: float
+) -> tuple[list[float], list[float]]:
+    """Return x and y of the corners of a rectangle."""
+    return [left, right, right, left], [top, top, bottom, bottom]
