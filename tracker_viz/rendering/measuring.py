@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tracker_viz.cores import usable_cores
 from tracker_viz.rendering.plan import Heatmap
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.sources import Moment
+from tracker_viz.rendering.sources import Moment, Source, needs_of
 
 _MOST_THREADS = 8  # each holds two captures
 
@@ -59,11 +59,12 @@ def measure(
 def _measure_span(
     series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]], span: range
 ) -> dict[str, Reach]:
-    boxes = [heatmap for _, heatmaps in wanted.values() for heatmap in heatmaps]
-    keys = {key: None for heatmap in boxes for key in heatmap.source.needs}
-    compares = {heatmap.source.compares for heatmap in boxes}
-    first = series.read(0, keys) if "first" in compares else {}
-    previous = series.read(max(0, span.start - 1), keys) if "previous" in compares else {}
+    sources: list[Source] = []
+    for _, heatmaps in wanted.values():
+        sources += [heatmap.source for heatmap in heatmaps]
+    keys = needs_of(sources)
+    first = series.read(0, needs_of(sources, "first"))
+    previous = series.read(max(0, span.start - 1), needs_of(sources, "previous"))
     reached = dict.fromkeys(wanted, Reach(0.0, 0.0))
     for index in span:
         arrays = series.read(index, keys)

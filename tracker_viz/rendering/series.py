@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -137,15 +137,23 @@ class Series:
             )
         return array
 
-    def read(self, index: int, keys: Iterable[ArrayKey]) -> dict[ArrayKey, NDArray[Any]]:
+    def read(self, index: int, keys: Collection[ArrayKey]) -> dict[ArrayKey, NDArray[Any]]:
         """Return arrays, or rows of arrays, of the capture at ``index`` (0 is the first), as
         ``capture_file.read_arrays`` says.
 
         Attention stands in the order of the last capture's heads; NaN for a head that this capture
         does not hold, as before a head of a large model came to be kept.
         """
+        if not keys:
+            return {}
         arrays = capture_file.read_arrays(self.paths[index], keys)
         return {key: self._in_order(index, key, array) for key, array in arrays.items()}
+
+    def read_ends(
+        self, keys: Collection[ArrayKey]
+    ) -> tuple[dict[ArrayKey, NDArray[Any]], dict[ArrayKey, NDArray[Any]]]:
+        """Return the arrays of the first and of the last capture."""
+        return self.read(0, keys), self.read(len(self) - 1, keys)
 
     def _in_order(self, index: int, key: ArrayKey, array: NDArray[Any]) -> NDArray[Any]:
         name = key if isinstance(key, str) else key[0]

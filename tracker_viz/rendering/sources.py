@@ -7,7 +7,7 @@ infinities pass through.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -64,6 +64,27 @@ class Source(Protocol):
     @property
     def shape(self) -> tuple[int, int]: ...
     def values(self, moment: Moment) -> NDArray[Any]: ...
+
+
+class Reader(Protocol):
+    """Whatever reads arrays of a capture: a Source, or a part of the explorer's page."""
+
+    @property
+    def needs(self) -> tuple[ArrayKey, ...]: ...
+    @property
+    def compares(self) -> Literal["first", "previous"] | None: ...
+
+
+def needs_of(
+    readers: Iterable[Reader], compares: Literal["first", "previous"] | None = None
+) -> list[ArrayKey]:
+    """Return the arrays that some readers need, each once; those of another capture if
+    ``compares`` names it."""
+    needs: dict[ArrayKey, None] = {}
+    for reader in readers:
+        if compares in (None, reader.compares):
+            needs |= dict.fromkeys(reader.needs)
+    return list(needs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,23 +258,19 @@ class Mosaic:
 
     @property
     def needs(self) -> tuple[ArrayKey, ...]:
-        needs: dict[ArrayKey, None] = {}  # each once, in order
-        for source in chain.from_iterable(self.maps):
-            if source:
-                needs |= dict.fromkeys(source.needs)
-        return tuple(needs)
+        return tuple(needs_of(filter(None, chain.from_iterable(self.maps))))
 
     @property
     def compares(self) -> Literal["first", "previous"] | None:
-        return self._one.compares
+        return self.first.compares
 
     @property
-    def _one(self) -> HeadMap:
+    def first(self) -> HeadMap:
         return next(filter(None, chain.from_iterable(self.maps)))
 
     @property
     def cells(self) -> int:
-        return self._one.shape[0]
+        return self.first.shape[0]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -261,7 +278,7 @@ class Mosaic:
         return len(self.maps) * pitch - self.gap, len(self.maps[0]) * pitch - self.gap
 
     def values(self, moment: Moment) -> NDArray[Any]:
-        matrix = np.zeros(self.shape, np.float16 if self._one.show == "value" else np.float32)
+        matrix = np.zeros(self.shape, np.float16 if self.first.show == "value" else np.float32)
         for row, sources in enumerate(self.maps):
             # All heads of a block at once: ten times as fast as each by itself.
             maps = next(source for source in sources if source).values_of(slice(None), moment)

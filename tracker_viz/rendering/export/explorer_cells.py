@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tracker_viz.capture_file import ArrayKey
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.sources import HeadMap, Moment, Source, future
+from tracker_viz.rendering.sources import HeadMap, Moment, Source, future, needs_of
 
 NONFINITE = 255
 LEVELS = 255  # 0..254
@@ -82,7 +82,7 @@ class HeadsPart:
 
     @property
     def needs(self) -> tuple[ArrayKey, ...]:
-        return tuple(key for source in self.sources for key in source.needs)
+        return tuple(needs_of(self.sources))
 
     @property
     def compares(self) -> Literal["first", "previous"] | None:
@@ -182,7 +182,9 @@ class RolesPart:
 def head_cells(source: HeadMap, is_causal: bool) -> int:
     """Return how many cells of one head a page holds."""
     side = source.shape[0]
-    return side * (side + 1) // 2 if is_causal else side * side
+    if is_causal:
+        return side * (side + 1) // 2
+    return side * side
 
 
 def encode(values: NDArray[Any], scale: ColorScale) -> NDArray[np.uint8]:
@@ -206,25 +208,18 @@ def coded_captures(
     series: Series, parts: Sequence[Part], indices: Sequence[int]
 ) -> NDArray[np.uint8]:
     """Return the cells of all parts, one after the other: uint8 [capture, cell]."""
-    needs = _needs(parts)
-    first_needed = _needs([part for part in parts if part.compares == "first"])
-    previous_needed = _needs([part for part in parts if part.compares == "previous"])
-    first = series.read(0, first_needed) if first_needed else {}
+    needs = needs_of(parts)
+    previous_needs = needs_of(parts, "previous")
+    first = series.read(0, needs_of(parts, "first"))
     coded = np.empty((len(indices), sum(part.n_cells for part in parts)), np.uint8)
     for place, index in enumerate(indices):
-        arrays = series.read(index, needs) if needs else {}
-        before = max(0, index - 1)
-        previous = series.read(before, previous_needed) if previous_needed else {}
-        moment = Moment(arrays, first, previous)
+        previous = series.read(max(0, index - 1), previous_needs)
+        moment = Moment(series.read(index, needs), first, previous)
         start = 0
         for part in parts:
             coded[place, start : start + part.n_cells] = part.cells(index, moment)
             start += part.n_cells
     return coded
-
-
-def _needs(parts: Sequence[Part]) -> list[ArrayKey]:
-    return list(dict.fromkeys(key for part in parts for key in part.needs))
 
 
 def _source_of(first: HeadMap, block: Block) -> HeadMap:

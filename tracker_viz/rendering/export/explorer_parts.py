@@ -32,6 +32,8 @@ from tracker_viz.rendering.planning.content import (
     heads_that_share,
     kind_of,
     matrix_title,
+    probe_row,
+    row_title,
 )
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
@@ -112,8 +114,8 @@ def page_parts(renderer: Renderer, n_captures: int) -> PageParts:
 
 
 def _attention_rows(plan: Plan) -> list[Heatmap]:
-    """One heatmap of attention for each row of the probe, or way to show it, in the picture's
-    order."""
+    """Return one heatmap of attention for each row of the probe, or way to show it, in the
+    picture's order."""
     found: dict[tuple[object, str], Heatmap] = {}
     for heatmap in plan.heatmaps:
         if isinstance(heatmap.source, HeadMap | Mosaic):
@@ -125,22 +127,22 @@ def _attention_rows(plan: Plan) -> list[Heatmap]:
 def _first_head(heatmap: Heatmap) -> HeadMap:
     source = heatmap.source
     if isinstance(source, Mosaic):
-        return next(head for row in source.maps for head in row if head)
+        return source.first
     assert isinstance(source, HeadMap)
     return source
 
 
 def _row(series: Series, head: HeadMap, number: int) -> dict[str, Any]:
-    """The title of an attention row, and the tokens along its maps."""
-    probe_rows = series.last.probe.get("rows") or []
+    """Return the title of an attention row, and the tokens along its maps."""
     probe = head.probe or 0
-    described = probe_rows[probe] if probe < len(probe_rows) else {}
-    names = series.labels("probe", len(probe_rows)) if probe_rows else ()
-    name = names[probe] if probe < len(names) else ""
-    label = f"probe {name}" if name.isdigit() else f"{name} tokens"
-    is_only_one = name.isdigit() and len(names) == 1
+    described = probe_row(series, probe)
+    title = _SHOWN[head.show]
+    if described:
+        names = series.labels("probe", len(series.last.probe["rows"]))
+        label = row_title(names[probe], len(names))
+        title = f"{title} · {label}" if label else title
     return {
-        "title": _SHOWN[head.show] + (f" · {label}" if name and not is_only_one else ""),
+        "title": title,
         "tokens": [str(token) for token in described.get("tokens", ())],
         "period": int(described.get("period") or 0),
         "start": int(described.get("start") or 0),
@@ -150,7 +152,7 @@ def _row(series: Series, head: HeadMap, number: int) -> dict[str, Any]:
 
 
 def _heads(renderer: Renderer, heatmap: Heatmap, row: int, n_maps: int) -> Iterator[HeadsPart]:
-    """All heads of one attention row, and once more, finer, those that the run is about."""
+    """Yield all heads of one attention row, and once more, finer, those that the run is about."""
     plan, series = renderer.plan, renderer.series
     drawn = _first_head(heatmap)
     is_causal = heatmap.mask is not None
@@ -190,7 +192,7 @@ def _pooled(head: HeadMap, is_causal: bool, room: float, *, coarsest: int) -> He
 
 
 def _blocks(series: Series, drawn: HeadMap) -> Iterator[Block]:
-    """Every attention array of the run that can be drawn as ``drawn`` is, by its block."""
+    """Yield every attention array of the run that can be drawn as ``drawn`` is, by its block."""
     shape = series.arrays[drawn.name].shape
     for name in sorted(series.names("blocks.*.attn.pattern"), key=block_of):
         array = series.arrays[name]
@@ -202,7 +204,8 @@ def _blocks(series: Series, drawn: HeadMap) -> Iterator[Block]:
 
 
 def _telling_heads(plan: Plan, blocks: Sequence[Block]) -> list[tuple[int, int]]:
-    """The heads of the events, the strongest event first, and those that the picture enlarges."""
+    """Return the heads of the events, the strongest event first, and those that the picture
+    enlarges."""
     known = {(block.block, head) for block in blocks for head in block.heads}
     events = sorted(plan.story.events, key=lambda event: -event.strength)
     groups = [event.heads for event in events if event.kind == "role"]
@@ -213,18 +216,17 @@ def _telling_heads(plan: Plan, blocks: Sequence[Block]) -> list[tuple[int, int]]
 
 
 def _only(block: Block, chosen: set[tuple[int, int]]) -> Block:
-    kept = [
-        (position, head)
-        for position, head in zip(block.positions, block.heads, strict=True)
-        if (block.block, head) in chosen
-    ]
-    return replace(
-        block, positions=tuple(at for at, _ in kept), heads=tuple(head for _, head in kept)
-    )
+    """Return the chosen heads of a block alone."""
+    positions, heads = [], []
+    for position, head in zip(block.positions, block.heads, strict=True):
+        if (block.block, head) in chosen:
+            positions.append(position)
+            heads.append(head)
+    return replace(block, positions=tuple(positions), heads=tuple(heads))
 
 
 def _drawn_px(plan: Plan, head: HeadMap) -> int:
-    """How wide the picture draws the largest map of one head of that attention row."""
+    """Return how wide the picture draws the largest map of one head of that attention row."""
     widths = [0]
     for heatmap in plan.heatmaps:
         source = heatmap.source
@@ -262,8 +264,8 @@ def _matrix(plan: Plan, heatmap: Heatmap, series: Series) -> MapPart:
 
 
 def _scores(renderer: Renderer, scales: dict[str, ColorScale]) -> list[Part]:
-    """The roles, the small maps of the picture, and the roles' scores that it does not show; their
-    scale is added to ``scales``."""
+    """Return roles, small maps of the picture, and the roles' scores that it does not show;
+    their scale is added to ``scales``."""
     plan, series = renderer.plan, renderer.series
     parts: list[Part] = []
     drawn: set[object] = set()
@@ -292,7 +294,7 @@ def _scores(renderer: Renderer, scales: dict[str, ColorScale]) -> list[Part]:
 
 
 def _hidden(heatmap: Heatmap) -> str | None:
-    """A bit for each cell, 1 where there is no such head or matrix; None where all are there."""
+    """Return a bit for each cell, 1 where no such head or matrix is; None if all are there."""
     if heatmap.mask is None or not heatmap.mask.any():
         return None
     bits = np.packbits(heatmap.mask.reshape(-1), bitorder="little")
@@ -300,14 +302,14 @@ def _hidden(heatmap: Heatmap) -> str | None:
 
 
 def _card_words(heatmap: Heatmap, series: Series) -> dict[str, Any]:
-    """``columnNames``: of matrices; None where the columns are heads."""
+    """Return how the page names a card; ``columnNames`` is None where the columns are heads."""
     source = heatmap.source
     title = heatmap.name.split(" · ", 1)[-1]
     if isinstance(source, WeightSummary):
-        kinds = [
-            next(name for name in column if name) for column in zip(*source.names, strict=True)
-        ]
-        names = [matrix_title(kind_of(name)) for name in kinds]
+        names = []
+        for column in zip(*source.names, strict=True):
+            first = next(filter(None, column))  # not every block has every matrix
+            names.append(matrix_title(kind_of(first)))
         return {"kind": "summary", "title": title, "name": "", "columnNames": names}
     assert isinstance(source, ScoreMap)
     if source.name.startswith("scores.head."):

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.capture_file import ArrayKey
 from tracker_viz.errors import RenderError
 from tracker_viz.rendering.layout import Layout, resolve_layout
 from tracker_viz.rendering.painting.cells import (
@@ -30,12 +29,12 @@ from tracker_viz.rendering.painting.cells import (
 )
 from tracker_viz.rendering.painting.template import make_template, seaborn_pixels
 from tracker_viz.rendering.painting.title_card import title_card
-from tracker_viz.rendering.plan import Caption, Heatmap, Plan, Readout
+from tracker_viz.rendering.plan import Caption, Plan, Readout
 from tracker_viz.rendering.planning.header import format_metric
 from tracker_viz.rendering.planning.make_plan import make_plan
 from tracker_viz.rendering.planning.timeline import event_color
 from tracker_viz.rendering.series import Series, si_number
-from tracker_viz.rendering.sources import Moment
+from tracker_viz.rendering.sources import Moment, needs_of
 from tracker_viz.rendering.storyboard import Shot
 from tracker_viz.rendering.text import blend, line_of_text, opaque_glyph, opaque_text, text_width
 from tracker_viz.rendering.theme import Theme, rgb
@@ -75,10 +74,10 @@ class Renderer:
             resolve_layout(layout), series, size=size, theme=theme, scales=scales
         )
         self._template = make_template(self.plan)
-        heatmaps = self.plan.heatmaps
-        self._needed = _needs(heatmaps)
-        self._first_needed = _needs(_compared(heatmaps, "first"))
-        self._previous_needed = _needs(_compared(heatmaps, "previous"))
+        sources = [heatmap.source for heatmap in self.plan.heatmaps]
+        self._needed = needs_of(sources)
+        self._first_needed = needs_of(sources, "first")
+        self._previous_needed = needs_of(sources, "previous")
         # As float32, because converting it again for every frame takes longer than subtracting it.
         self._first = {
             name: array.astype(np.float32)
@@ -197,9 +196,7 @@ class Renderer:
         return here
 
     def _drawn(self, index: int) -> dict[str, NDArray[np.float16]]:
-        previous = {}
-        if self._previous_needed:
-            previous = self.series.read(max(0, index - 1), self._previous_needed)
+        previous = self.series.read(max(0, index - 1), self._previous_needed)
         moment = Moment(self.series.read(index, self._needed), self._first, previous, index)
         drawn = {}
         for heatmap in self.plan.heatmaps:
@@ -360,13 +357,3 @@ def _fitting_size(pieces: Sequence[_Piece], caption: Caption) -> float:
         if _fits(pieces, size_px, caption):
             break
     return size_px
-
-
-def _compared(heatmaps: Sequence[Heatmap], which: str) -> list[Heatmap]:
-    """Return the boxes that compare with the first or with the previous capture."""
-    return [heatmap for heatmap in heatmaps if heatmap.source.compares == which]
-
-
-def _needs(heatmaps: Sequence[Heatmap]) -> list[ArrayKey]:
-    """Return the arrays that some boxes read, each once."""
-    return list(dict.fromkeys(key for heatmap in heatmaps for key in heatmap.source.needs))

@@ -74,7 +74,7 @@ def score_cards(builder: PlanBuilder, names: Sequence[str]) -> list[Card]:
 
     Scores within 0..1 share one color scale; each other has its own.
     """
-    first, last = (builder.series.read(index, names) for index in (0, len(builder.series) - 1))
+    first, last = builder.series.read_ends(names)
     cards = []
     for name in names:
         # Where a score is NaN from first to last, there is no such head, or no such matrix.
@@ -222,9 +222,11 @@ def _scales_of_one_card(builder: PlanBuilder, cards: Sequence[Card]) -> set[str]
 
 
 def _write_heading(builder: PlanBuilder, cards: Sequence[Card], box: Box) -> None:
-    has_scores = any(isinstance(card.source, ScoreMap) for card in cards)
-    title = "Scores" if has_scores else "Weights"
-    columns = {"matrix" if card.columns else "head" for card in cards}
+    title, columns = "Weights", set()
+    for card in cards:
+        columns.add("matrix" if card.columns else "head")
+        if isinstance(card.source, ScoreMap):
+            title = "Scores"
     axes = f"block ↓ {' or '.join(sorted(columns))} →"
     builder.heading(title, box.x, box.y - builder.px(14), box.width, axes)
 
@@ -401,7 +403,7 @@ def _title_form(builder: PlanBuilder, cards: Sequence[Card], room: int) -> tuple
 
 def _title_width(builder: PlanBuilder, card: Card, size: float, lines: int) -> int:
     texts = _title_lines(builder, card, size, lines)
-    widest = max(builder.text_width(line, size) for line in texts)
+    widest = builder.widest(texts, size)
     return builder.px(22 if card.role else 0) + widest + builder.px(_AFTER_TITLE)
 
 
@@ -412,7 +414,7 @@ def _title_lines(builder: PlanBuilder, card: Card, size: float, lines: int) -> l
     for cut in itertools.combinations(range(1, len(words)), min(lines, len(words)) - 1):
         ends = itertools.pairwise([0, *cut, len(words)])
         breaks.append([" ".join(words[start:end]) for start, end in ends])
-    return min(breaks, key=lambda each: max(builder.text_width(line, size) for line in each))
+    return min(breaks, key=lambda lines: builder.widest(lines, size))
 
 
 def _number_size(rows: int) -> float:
@@ -434,7 +436,7 @@ def _names_height(builder: PlanBuilder, card: Card, cell_x: int) -> int:
         return 0
     if not _turned(builder, card, cell_x):
         return builder.px(22)
-    return max(builder.text_width(name, _COLUMN) for name in _short(card)) + builder.px(8)
+    return builder.widest(_short(card), _COLUMN) + builder.px(8)
 
 
 def _turned(builder: PlanBuilder, card: Card, cell_x: int) -> bool:

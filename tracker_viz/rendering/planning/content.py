@@ -194,7 +194,7 @@ def _probe_rows(
     if len(shape) == 3:
         return [(None, "")]
     labels = builder.series.labels("probe", shape[0])
-    titles = [_row_title(label, len(labels)) for label in labels]
+    titles = [row_title(label, len(labels)) for label in labels]
     if wanted is None:
         return list(enumerate(titles))
     row = wanted
@@ -208,7 +208,8 @@ def _probe_rows(
     return [(row, titles[row])]
 
 
-def _row_title(label: str, n_rows: int) -> str:
+def row_title(label: str, n_rows: int) -> str:
+    """Return what a row of the probe is called; empty where the only one has no name."""
     if not label.isdigit():
         return f"{label} tokens"
     return f"probe {label}" if n_rows > 1 else ""
@@ -390,7 +391,7 @@ def most_changed(
 def _changes(series: Series, heads: Heads) -> dict[tuple[int, int], float]:
     """Return how much the attention of each head changed over the run, by (row, column)."""
     keys = [key for sources in heads.blocks for key in sources[0].needs]
-    first, last = (series.read(index, keys) for index in (0, len(series) - 1))
+    first, last = series.read_ends(keys)
     moment = Moment(last, first, {})
     change: dict[tuple[int, int], float] = {}
     for row, sources in enumerate(heads.blocks):

@@ -356,10 +356,8 @@ def _column_names(
     """Write names above columns ``pitch`` pixels apart, all of them short where one is too wide;
     ``box``: the first map."""
     px = builder.px
-    widest = max(builder.text_width(name, _NAME) for name in names)
-    texts = names if widest < pitch - px(6) else short
-    widest = max(builder.text_width(text, _NAME) for text in texts)
-    every = max(1, -(-widest // max(1, pitch - px(4))))
+    texts = names if builder.widest(names, _NAME) < pitch - px(6) else short
+    every = max(1, -(-builder.widest(texts, _NAME) // max(1, pitch - px(4))))
     # The last name stays out of the margin, also where it is wider than its column.
     end = box.x + (len(texts) - 1) * pitch + box.width + px(5)
     for column in range(0, len(texts), every):
@@ -441,9 +439,7 @@ def _place_matrices(
     # Another panel may have more blocks than this one.
     shown = [group.blocks[position] for position in blocks if position < len(group.blocks)]
     names = [name for block in shown for name in block.values()]
-    first_arrays, last_arrays = (
-        builder.series.read(index, names) for index in (0, len(builder.series) - 1)
-    )
+    first_arrays, last_arrays = builder.series.read_ends(names)
     for row, block in enumerate(shown):
         for number, kind in enumerate(group.kinds):
             if kind not in block:

@@ -62,8 +62,9 @@ def role_legend(builder: PlanBuilder, roles: Sequence[str], *, elsewhere: bool =
     entries = [(_legend_name(role, roles), [builder.theme.roles[role]]) for role in roles]
     if elsewhere:
         entries.append((_DASHED, [builder.theme.dim] * 2))
-    y = px(66) if builder.is_narrow else px(68)
-    left = builder.margin if builder.is_narrow else builder.numbers_end + px(40)
+    left, y = builder.numbers_end + px(40), px(68)
+    if builder.is_narrow:
+        left, y = builder.margin, px(66)
     room = builder.width - builder.margin - left
     widths = [px(22) + builder.text_width(text, _LEGEND) + px(24) for text, _ in entries]
     while entries and sum(widths) - px(24) > room:
@@ -83,10 +84,12 @@ def role_legend(builder: PlanBuilder, roles: Sequence[str], *, elsewhere: bool =
 
 
 def _legend_name(role: str, roles: Sequence[str]) -> str:
-    """Of a role on text that follows the same one among repeats: ``on text``."""
+    """Return ``on text`` for a role on text behind the same one on repeats, else its label."""
     behavior, of_text, _ = role.partition("_text")
     before = roles[roles.index(role) - 1]
-    return "on text" if of_text and before == behavior else role_label(role)
+    if of_text and before == behavior:
+        return "on text"
+    return role_label(role)
 
 
 def format_metric(value: float) -> str:
@@ -130,8 +133,9 @@ def _run_name(builder: PlanBuilder, left: int) -> None:
     room = right - left
     title, subtitle = builder.series.title, builder.series.subtitle
     sizes = (_TITLE, 32.0, 28.0, 25.0, _SUBTITLE)
-    fits = [size for size in sizes if builder.text_width(title, size, bold=True) <= room]
-    title_size = fits[0] if fits else _SUBTITLE
+    for title_size in sizes:
+        if builder.text_width(title, title_size, bold=True) <= room:
+            break
     title = builder.fitted(title, title_size, room, bold=True)
     rest = room - builder.text_width(title, title_size, bold=True) - gap
     for size in (_SUBTITLE, 20.0):

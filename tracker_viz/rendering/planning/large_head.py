@@ -151,10 +151,7 @@ def _offsets(builder: PlanBuilder, tokens: Sequence[str], size: float, columns: 
     The column of narrow tokens stands next to the map, so that one wide token does not push all
     others away.
     """
-    widest = []
-    for first in range(columns):
-        widths = [builder.text_width(token, size) for token in tokens[first::columns]]
-        widest.append(max(widths, default=0))
+    widest = [builder.widest(tokens[first::columns], size) for first in range(columns)]
     offsets, away = [0] * columns, builder.px(7)
     for column in sorted(range(columns), key=lambda column: widest[column]):
         offsets[column] = away

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -208,6 +208,10 @@ class PlanBuilder:
 
     def text_width(self, text: str, size: float, bold: bool = False) -> int:
         return text_width(text, size * self.unit, bold=bold)
+
+    def widest(self, texts: Iterable[str], size: float, bold: bool = False) -> int:
+        """Return the width of the widest of some texts; 0 if there are none."""
+        return max((self.text_width(text, size, bold) for text in texts), default=0)
 
     def fitted(self, text: str, size: float, room: float, bold: bool = False) -> str:
         """Return ``text``, cut with an ellipsis where it is wider than ``room``."""

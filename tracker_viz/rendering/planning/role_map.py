@@ -120,7 +120,7 @@ def _place_strip(builder: PlanBuilder, box: Box) -> int:
     """Place a row for each role: how many heads hold it, over steps, as far as the run was played.
     Return the bottom."""
     px, roles, steps = builder.px, builder.roles, np.array(builder.series.steps)
-    names_px = px(8) + max(builder.text_width(role_label(name), _NUMBER) for name in roles.names)
+    names_px = px(8) + builder.widest(map(role_label, roles.names), _NUMBER)
     counts = np.stack([(roles.states == role).sum((1, 2)) for role in range(len(roles.names))], 1)
     digits_px = builder.text_width(f"{counts.max()}", _NUMBER) + px(12)
     room = box.width - names_px - digits_px

@@ -410,8 +410,7 @@ def _name_beside(
     for scale, top in itertools.product(_NAME_SCALES, tops):
         size, pitch = _LABEL_PX * scale, round(px(_LINE_PX) * scale)
         lines, n_lines = _wrapped(builder, label, size), max(1, (tile.bottom - top) // pitch - 1)
-        widest = max(builder.text_width(line, size, bold=True) for line in lines)
-        if len(lines) <= n_lines and widest <= px(_NAME_ROOM):
+        if len(lines) <= n_lines and builder.widest(lines, size, bold=True) <= px(_NAME_ROOM):
             break
     if len(lines) > n_lines:
         lines = [*lines[: n_lines - 1], " ".join(lines[n_lines - 1 :])]

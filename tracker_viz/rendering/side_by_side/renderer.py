@@ -32,7 +32,7 @@ from tracker_viz.rendering.side_by_side.make_plan import (
     numbers_text,
 )
 from tracker_viz.rendering.side_by_side.runs import NO_ROLE, NOT_YET, ComparedSeries, Timing
-from tracker_viz.rendering.sources import Moment
+from tracker_viz.rendering.sources import Moment, needs_of
 from tracker_viz.rendering.storyboard import Shot
 from tracker_viz.rendering.text import blend, glyph, opaque_glyph
 from tracker_viz.rendering.theme import Theme, rgb
@@ -220,7 +220,7 @@ class ComparedRenderer:
                 self._recent.move_to_end((index, capture))
                 return self._recent[index, capture]
         heatmaps = self.tiles[index].heatmaps
-        keys = {key: None for heatmap in heatmaps for key in heatmap.source.needs}
+        keys = needs_of(heatmap.source for heatmap in heatmaps)
         moment = Moment(self.runs[index].series.read(capture, keys), {}, {})
         values = {}
         for heatmap in heatmaps:
