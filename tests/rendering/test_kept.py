@@ -15,6 +15,7 @@ from tracker_viz.rendering.painting import template as templates
 from tracker_viz.rendering.painting.template import make_template
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.scales import ColorScale, colormap
+from tracker_viz.rendering.text import KnownTexts, known_texts
 
 # In a process of its own: this one has imported seaborn.
 PROGRAM = """
@@ -31,8 +32,9 @@ captures = [
 ]
 renderer = Renderer(Series(captures), "overview", size="720p")
 frame = renderer.frame(3).pixels
+loaded = [name for name in ("seaborn", "matplotlib") if name in sys.modules]
 table = ColorScale("", "icefire_r", -1.0, 1.0, "centred").table()
-np.savez(sys.argv[2], frame=frame, table=table, seaborn="seaborn" in sys.modules)
+np.savez(sys.argv[2], frame=frame, table=table, loaded=np.array(loaded, str))
 """
 
 
@@ -65,7 +67,9 @@ def test_a_template_from_the_disk_equals_a_fresh_one(small_run, layout, monkeypa
     fresh = [make_template(each) for each in plans]
     assert any(cell_map.blended for cell_map in fresh[1].cell_maps.values())
 
+    assert kept.fonts(), "matplotlib has no list of fonts here"
     monkeypatch.setattr(templates, "_learned", None)
+    monkeypatch.setattr(templates, "_drawn_around", None)
     for each, expected in zip(plans, fresh, strict=True):
         assert_equal(make_template(each), expected)
 
@@ -86,13 +90,52 @@ def test_where_boxes_lie_and_how_they_look_make_a_template_of_its_own(small_run)
     assert len(keys) == 7
 
 
-def test_the_next_process_draws_the_same_without_seaborn(small_run, tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": ()},
+        {"swatches": ()},
+        {"bars": ()},
+        {"timeline": None},
+        {"width": 1300},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_stands_around_the_maps_is_drawn_anew_where_it_differs(small_run, change):
+    plan = Renderer(Series(small_run), "overview", size="720p").plan
+    assert templates._surroundings(replace(plan, **change)) != templates._surroundings(plan)
+
+
+def test_one_point_of_a_long_curve_makes_a_picture_of_its_own(small_run):
+    plan = Renderer(Series(small_run), "overview", size="720p").plan
+    curve = np.stack([np.linspace(100.0, 900.0, 5000), np.full(5000, 640.0)], 1)
+    other = curve.copy()
+    other[2500, 1] += 0.25
+    one, two = (replace(plan, timeline=replace(plan.timeline, curve=c)) for c in (curve, other))
+    assert templates._surroundings(one) != templates._surroundings(two)
+
+
+def test_texts_are_kept_but_for_letters_that_no_font_here_has(monkeypatch):
+    for text in ("kept · √", "not kept \U0001fffe"):
+        known_texts().add_width((text, 20.0, False, False), 123)
+        known_texts().add_drawing((text, 20.0, True, False), np.full((30, 9), 7, np.uint8))
+    known_texts().keep()
+    again = KnownTexts()
+    assert again.widths["kept · √", 20.0, False, False] == 123
+    assert (again.drawn["kept · √", 20.0, True, False] == 7).all()
+    assert again.drawn["kept · √", 20.0, True, False].shape == (30, 9)
+    assert not [key for key in (*again.widths, *again.drawn) if key[0].startswith("not kept")]
+
+
+def test_the_next_process_draws_the_same_without_seaborn_and_matplotlib(small_run, tmp_path):
     renderer = Renderer(Series(small_run), "overview", size="720p")
+    renderer.frame(3)
+    known_texts().keep()
     colormap("icefire_r")
     directory = small_run[0].path.parent
     subprocess.run([sys.executable, "-c", PROGRAM, directory, tmp_path / "drawn.npz"], check=True)
     drawn = np.load(tmp_path / "drawn.npz")
-    assert not drawn["seaborn"], "seaborn was imported for what is known"
+    assert drawn["loaded"].tolist() == [], "imported for what is known"
     assert np.array_equal(drawn["frame"], renderer.frame(3).pixels)
     assert np.array_equal(drawn["table"], ColorScale("", "icefire_r", -1.0, 1.0, "centred").table())
 

@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracker_viz import capture_file
 from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import HEAD_PREFIX, SD_PREFIX, head_table, score_series
 from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
 from tracker_viz.pipeline.verify_results import put_head_table
-from tracker_viz.trackers import Pulled, Run
+from tracker_viz.trackers import Run
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
-    from tracker_viz.rendering import Renderer
+    from tracker_viz.rendering import Renderer, Series
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,8 @@ def put_pictures(
     runs: Sequence[Run],
     pictures: Sequence[Picture],
     renderer: Renderer,
-    pulled: Pulled | None,
     *,
+    is_whole_run: bool,
     n_key_frames: int,
 ) -> list[Picture]:
     """Put ``pictures`` into every run; return them with the places where they are seen.
@@ -66,8 +65,8 @@ def put_pictures(
     Args:
         renderer: what drew them. A video comes with ``n_key_frames`` still pictures, behind the
             tracker's own step slider.
-        pulled: all captures of the run, whose table of heads comes with them; None leaves the table
-            as it is.
+        is_whole_run: whether it drew all captures of the run, whose table of heads then comes with
+            them; else that stays as it is.
 
     Raises:
         TrackerError: some run could not be written; after all the others were.
@@ -75,7 +74,7 @@ def put_pictures(
     from tracker_viz.rendering import write_key_frames
 
     layout, last_step = renderer.plan.layout, renderer.series.steps[-1]
-    rows = head_rows(pulled) if pulled else []
+    rows = head_rows(renderer.series) if is_whole_run else []
     has_video = any(picture.format == "video" for picture in pictures)
     key_frames: Sequence[tuple[int, Path]] = []
     failed: list[str] = []
@@ -100,13 +99,11 @@ def put_pictures(
     return list(pictures)
 
 
-def head_rows(pulled: Pulled) -> list[dict[str, str | float | int | None]]:
+def head_rows(series: Series) -> list[dict[str, str | float | int | None]]:
     """Return the rows of ``metrics.head_table``; none where the captures have no scores of
     heads."""
-    paths = [capture.path for capture in pulled.captures]
-    arrays = capture_file.read_header(paths[-1]).arrays
-    names = [name for name in arrays if name.startswith((HEAD_PREFIX, SD_PREFIX))]
-    return head_table(score_series(capture_file.read(path, names) for path in paths))
+    names = [name for name in series.last.arrays if name.startswith((HEAD_PREFIX, SD_PREFIX))]
+    return head_table(score_series(series.capture(index, names) for index in range(len(series))))
 
 
 def _put(run: Run, picture: Picture, layout: str, last_step: int, directory: Path) -> Picture:

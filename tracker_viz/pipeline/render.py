@@ -149,10 +149,13 @@ def render(
             for each, path in zip(options.format, paths, strict=True)
         ]
     if options.upload:
-        # Of a part of the run the table of heads would be wrong.
-        whole = pulled if options.steps is None else None
         pictures = put_pictures(
-            targets, pictures, renderer, whole, n_key_frames=options.video.key_frames
+            targets,
+            pictures,
+            renderer,
+            # Of a part of the run the table of heads would be wrong.
+            is_whole_run=options.steps is None,
+            n_key_frames=options.video.key_frames,
         )
     return RenderResult(tuple(pictures), len(series), tuple(missing))
 

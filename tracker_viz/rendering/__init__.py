@@ -8,6 +8,8 @@ equal to seaborn's to the last pixel.
 Needs numpy, matplotlib and seaborn; neither torch nor a tracker nor OpenCV.
 """
 
+import os
+
 from tracker_viz.rendering.backend import load_matplotlib
 from tracker_viz.rendering.export.cluster_chart import write_cluster_chart
 from tracker_viz.rendering.export.distance_chart import write_distance_chart
@@ -39,7 +41,8 @@ from tracker_viz.rendering.side_by_side.runs import ComparedSeries, Timing
 from tracker_viz.rendering.storyboard import Pace, Shot, storyboard
 from tracker_viz.rendering.theme import THEMES
 
-load_matplotlib()
+if "MPLBACKEND" in os.environ:  # else nothing is in the way of importing it where it is used
+    load_matplotlib()
 
 __all__ = [
     "LAYOUTS",

@@ -64,6 +64,23 @@ def keep(kind: str, key: str, arrays: Arrays) -> Arrays:
     return arrays
 
 
+def fonts() -> str | None:
+    """Return a text that is another one when matplotlib may find other fonts: what its own list of
+    them looks like. None where there is no list yet: then no text is kept."""
+    if os.environ.get("MPLCONFIGDIR"):
+        places = [Path(os.environ["MPLCONFIGDIR"])]
+    else:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        places = [caches / "matplotlib", Path.home() / ".matplotlib"]
+    lists = []
+    for place in places:
+        for path in sorted(place.glob("fontlist*.json")):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                lists.append((path.name, status.st_size, status.st_mtime_ns))
+    return repr(lists) if lists else None
+
+
 def _path(kind: str, key: str) -> Path:
     digest = hashlib.sha256(f"{_made_by()}\n{key}".encode()).hexdigest()
     return directory() / f"{kind}-{digest[:40]}.npz"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.rendering import kept
-from tracker_viz.rendering.theme import Theme, fixed_style, rgb
+from tracker_viz.rendering.theme import THEMES, Theme, fixed_style, rgb
 
 NormName = Literal["linear", "log", "symlog", "power", "centred"]
 NORMS: tuple[NormName, ...] = get_args(NormName)
@@ -33,6 +33,12 @@ _CHOSEN = ("title", "cmap", "norm", *_NUMBERS)
 _LARGEST_DRAWN = 2.0**14
 _SMALLEST_DRAWN = 2.0**-4
 
+# Maps whose tables are kept: those of the themes, which nobody makes anew under the same name.
+_LASTING = {
+    name
+    for theme in THEMES.values()
+    for name in (theme.attention, theme.signed, theme.magnitude, theme.quiet, theme.score)
+}
 _KIND = "colormap"  # under which kept has seaborn's maps
 
 
@@ -154,6 +160,18 @@ class ColorScale:
 
 @lru_cache(maxsize=64)
 def _table(scale: ColorScale) -> NDArray[np.uint8]:
+    if scale.cmap not in _LASTING and not scale.cmap.startswith(_ROLE_MAP):
+        return _computed_table(scale)
+    key = repr(scale)
+    remembered = kept.recall("table", key)
+    if remembered is None:
+        remembered = kept.keep("table", key, {"colors": _computed_table(scale)})
+    table: NDArray[np.uint8] = remembered["colors"]
+    table.flags.writeable = False
+    return table
+
+
+def _computed_table(scale: ColorScale) -> NDArray[np.uint8]:
     values = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
     finite = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -85,6 +85,9 @@ class Series:
         self.metrics: list[Mapping[str, float]] = []
         self.tokens_seen: list[int | None] = []
         self.arrays: dict[str, RunArray] = {}
+        # What each capture says of itself, but for its arrays: reading that again takes longer
+        # than reading its scores.
+        self._said: list[CaptureHeader] = []
         # Of each capture: axis of a block's heads -> which it holds, where it does not hold all.
         self._heads: list[Mapping[str, tuple[str, ...]]] = []
         for index, path in enumerate(self.paths):
@@ -170,7 +173,19 @@ class Series:
     def capture(self, index: int, names: Iterable[str]) -> Capture:
         """Return the capture at ``index`` with the arrays called ``names``, and all else that it
         holds."""
-        return capture_file.read(self.paths[index], names)
+        said = self._said[index]
+        found = capture_file.read_arrays(self.paths[index], dict.fromkeys(names))
+        arrays = {name: array for name, array in found.items() if isinstance(name, str)}
+        return Capture(
+            step=said.step,
+            arrays=arrays,
+            axes={name: self.arrays[name].axes for name in arrays},
+            labels=said.labels,
+            tokens_seen=said.tokens_seen,
+            metrics=said.metrics,
+            model=said.model,
+            probe=said.probe,
+        )
 
     def metric(self, name: str) -> NDArray[np.float64]:
         """Return one metric over the run: float64 [capture], NaN where a capture lacks it."""
@@ -185,6 +200,11 @@ class Series:
 
     def _add(self, header: CaptureHeader) -> None:
         is_first = not self.metrics
+        # Most captures of a run say the same of their probe: it is held once.
+        probe = self._said[-1].probe if self._said else header.probe
+        if header.probe == probe:
+            header = replace(header, probe=probe)
+        self._said.append(replace(header, arrays={}))
         self.metrics.append(dict(header.metrics))
         self.tokens_seen.append(header.tokens_seen)
         heads = {axis: names for axis, names in header.labels.items() if axis.endswith(_HEAD_AXIS)}

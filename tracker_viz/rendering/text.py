@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import atexit
+import json
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.rendering.backend import DPI, MPL_LOCK, POINTS, figure_pixels
-from tracker_viz.rendering.theme import fixed_style, font_families, say_what_has_no_glyph
+from tracker_viz.rendering import kept
+from tracker_viz.rendering.backend import DPI, POINTS, figure_pixels
+from tracker_viz.rendering.theme import (
+    fixed_style,
+    font_families,
+    letters_without_glyph,
+    say_what_has_no_glyph,
+)
+
+TextKey = tuple[str, float, bool, bool]
+
+_KIND = "texts"
+_MOST_WIDTHS, _MOST_PIXELS = 5_000, 4 << 20
 
 
 def text_coverage(
@@ -19,18 +32,32 @@ def text_coverage(
 
     Width is the text's advance, so that pieces set side by side stand as in one string.
     """
+    known = known_texts()
+    key = (text, size_px, bold, mono)
+    if key not in known.drawn:
+        known.add_drawing(key, _drawn_text(text, size_px, bold=bold, mono=mono))
+    height, below = _text_height(size_px)
+    return known.drawn[key].astype(np.float32) / 255.0, height - below
+
+
+def _text_height(size_px: float) -> tuple[int, int]:
+    """(pixels that a line of text is high, and of these the ones below its baseline)."""
+    return round(size_px * 1.5), round(size_px * 0.4)
+
+
+def _drawn_text(text: str, size_px: float, *, bold: bool, mono: bool) -> NDArray[np.uint8]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
-    with MPL_LOCK, fixed_style():
+    with fixed_style():
         font = FontProperties(
             family=font_families(mono=mono),
             size=size_px * POINTS,
             weight="bold" if bold else "normal",
         )
         width = text_width(text, size_px, bold=bold, mono=mono)
-        height, below = round(size_px * 1.5), round(size_px * 0.4)
+        height, below = _text_height(size_px)
         figure = Figure((max(width, 1) / DPI, height / DPI), dpi=DPI, facecolor="black")
         FigureCanvasAgg(figure)
         figure.text(
@@ -43,16 +70,24 @@ def text_coverage(
             va="baseline",
             parse_math=False,
         )
-        return figure_pixels(figure)[..., 0].astype(np.float32) / 255.0, height - below
+        return figure_pixels(figure)[..., 0].copy()
 
 
 @lru_cache(maxsize=1 << 14)
 def text_width(text: str, size_px: float, *, bold: bool = False, mono: bool = False) -> int:
     """Pixels that a text is wide."""
+    known = known_texts()
+    key = (text, size_px, bold, mono)
+    if key not in known.widths:
+        known.add_width(key, _measured_width(text, size_px, bold=bold, mono=mono))
+    return known.widths[key]
+
+
+def _measured_width(text: str, size_px: float, *, bold: bool, mono: bool) -> int:
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 
-    with MPL_LOCK, fixed_style():
+    with fixed_style():
         say_what_has_no_glyph(text)
         font = FontProperties(
             family=font_families(mono=mono),
@@ -61,6 +96,73 @@ def text_width(text: str, size_px: float, *, bold: bool = False, mono: bool = Fa
         )
         width, _, _ = RendererAgg(4, 4, DPI).get_text_width_height_descent(text, font, ismath=False)
     return round(width)
+
+
+@cache
+def known_texts() -> KnownTexts:
+    return KnownTexts()
+
+
+class KnownTexts:
+    """Texts that were measured or drawn, in this process or in an earlier one, which kept them when
+    it ended.
+
+    Attributes:
+        widths: (text, size in pixels, bold, mono) -> its width in pixels.
+        drawn: the same -> uint8 [height, width], how much of each pixel it covers.
+    """
+
+    def __init__(self) -> None:
+        self.widths: dict[TextKey, int] = {}
+        self.drawn: dict[TextKey, NDArray[np.uint8]] = {}
+        self._is_new = False
+        fonts = kept.fonts()
+        arrays = kept.recall(_KIND, fonts) if fonts else None
+        if arrays is None:
+            return
+        listed = json.loads(arrays["texts"].tobytes())
+        self.widths = {(*key,): width for *key, width in listed["widths"]}
+        start = 0
+        for *key, height, width in listed["drawn"]:
+            pixels = arrays["pixels"][start : start + height * width]
+            self.drawn[(*key,)] = pixels.reshape(height, width)
+            start += height * width
+
+    def add_width(self, key: TextKey, width: int) -> None:
+        self.widths[key] = width
+        self._keep_at_exit()
+
+    def add_drawing(self, key: TextKey, pixels: NDArray[np.uint8]) -> None:
+        self.drawn[key] = pixels
+        self._keep_at_exit()
+
+    def _keep_at_exit(self) -> None:
+        if not self._is_new:
+            self._is_new = True
+            atexit.register(self.keep)
+
+    def keep(self) -> None:
+        """Write the newest of them to the disk, but for those with letters that are in no font
+        here: whoever draws them is to hear of it again."""
+        fonts = kept.fonts()
+        if fonts is None:
+            return
+        widths = [
+            [*key, width]
+            for key, width in list(self.widths.items())[-_MOST_WIDTHS:]
+            if not letters_without_glyph(key[0])
+        ]
+        drawn, parts, nbytes = [], [], 0
+        for key, pixels in reversed(self.drawn.items()):
+            nbytes += pixels.size
+            if nbytes > _MOST_PIXELS:
+                break
+            if not letters_without_glyph(key[0]):
+                drawn.append([*key, *pixels.shape])
+                parts.append(pixels.reshape(-1))
+        texts = json.dumps({"widths": widths, "drawn": drawn}).encode()
+        pixels = np.concatenate([np.zeros(0, np.uint8), *parts])
+        kept.keep(_KIND, fonts, {"texts": np.frombuffer(texts, np.uint8), "pixels": pixels})
 
 
 def fitted_px(text: str, size_px: float, room: float, *, bold: bool = False) -> float:

@@ -199,17 +199,25 @@ def font_families(*, mono: bool = False) -> list[str]:
 def say_what_has_no_glyph(text: str) -> None:
     """A warning, one for all texts of a process, where letters of ``text`` are in no font here and
     boxes stand in their place."""
-    if text.isascii() or _said_once.cache_info().currsize:
+    if _said_once.cache_info().currsize:
         return
+    if missing := letters_without_glyph(text):
+        _said_once(missing)
+
+
+@cache
+def letters_without_glyph(text: str) -> str:
+    """Letters of ``text`` that are in no font here."""
+    if text.isascii():
+        return ""
     from matplotlib.font_manager import findfont, get_font
 
     fonts = [get_font(findfont(family)) for family in font_families()]
-    if missing := [
+    return "".join(
         letter
         for letter in dict.fromkeys(text)
         if not any(font.get_char_index(ord(letter)) for font in fonts)
-    ]:
-        _said_once("".join(missing))
+    )
 
 
 @cache

@@ -186,11 +186,11 @@ def test_a_title_card_says_what_the_run_became_within_the_picture(
         "subtitle": "meta-llama/Llama-3.1-8B-Instruct-tuned-on-something · 8.03 B parameters",
     }
     renderer = Renderer(Series(small_run, **named), "heads", size=size, theme=theme)
-    drawn, original = [], title_card.seaborn_pixels
+    drawn, original = [], title_card.words_alone
     monkeypatch.setattr(
         title_card,
-        "seaborn_pixels",
-        lambda plan, values: drawn.append(plan) or original(plan, values),
+        "words_alone",
+        lambda plan: drawn.append(plan) or original(plan),
     )
     frame = renderer.draw(storyboard(renderer.series.steps, title_s=2.0)[0])
     assert frame.step == 1000, "it shows the last capture"

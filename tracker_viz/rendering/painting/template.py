@@ -9,8 +9,9 @@ is blended (a title over a map, say), and its box is left to a full redraw.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from typing import Any
 
@@ -23,10 +24,11 @@ from tracker_viz.rendering.backend import DPI, POINTS, figure_pixels
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Label, Plan, Timeline
 from tracker_viz.rendering.scales import ColorScale, bar_ticks
 from tracker_viz.rendering.text import fitted_px
-from tracker_viz.rendering.theme import fixed_style, font_families, rgb
+from tracker_viz.rendering.theme import fixed_style, font_families, letters_without_glyph, rgb
 
 _KIND = "boxes"
 _CURVE = "curve"
+_PAINTED = ("roles", "readouts", "mark", "caption", "story")  # parts of a plan, on each frame anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,11 @@ def seaborn_pixels(plan: Plan, values: Mapping[str, NDArray[np.float16]]) -> NDA
     measure of the painter."""
     with fixed_style():
         return figure_pixels(_build(plan, values)[0])
+
+
+def words_alone(plan: Plan) -> NDArray[np.uint8]:
+    """A plan without maps: uint8 [height, width, 3], writable."""
+    return _around_the_maps(plan)[0].copy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +190,44 @@ def _recalled(plan: Plan) -> _Boxes | None:
 def _around_the_maps(plan: Plan) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """All but the maps, uint8 [height, width, 3], and the same with the timeline as it is left of
     the playhead."""
+    fonts = kept.fonts()
+    key = f"{fonts}\n{_surroundings(plan)}"
+    arrays = kept.recall("around", key) if fonts else None
+    if arrays is None:
+        arrays = _drawn_around(plan)
+        texts = [*(label.text for label in plan.labels), *(s.label for s in plan.scales.values())]
+        if fonts and not letters_without_glyph("".join(texts)):
+            kept.keep("around", key, arrays)
+    played = arrays["background"].copy()
+    if plan.timeline:
+        played[_view(plan.timeline.box)] = arrays["played"]
+    return arrays["background"], played
+
+
+def _drawn_around(plan: Plan) -> dict[str, NDArray[np.uint8]]:
+    """``background``, and ``played``: the timeline's box of the other picture."""
     with fixed_style():
         figure, _ = _build(plan, None)
-        background = figure_pixels(figure)
-        played = background.copy()
-        if plan.timeline and len(plan.timeline.curve):
-            view = _view(plan.timeline.box)
-            _brighten_timeline(figure.axes[0], plan, plan.timeline)
-            played[view] = figure_pixels(figure)[view]
-    return background, played
+        arrays = {"background": figure_pixels(figure)}
+        if plan.timeline:
+            if len(plan.timeline.curve):
+                _brighten_timeline(figure.axes[0], plan, plan.timeline)
+            arrays["played"] = figure_pixels(figure)[_view(plan.timeline.box)]
+    return arrays
+
+
+def _surroundings(plan: Plan) -> str:
+    """Return a text that is the same for plans that look alike but for their maps and for what is
+    painted on each frame."""
+    drawn = {
+        part.name: getattr(plan, part.name)
+        for part in fields(plan)
+        if part.name not in ("heatmaps", "timeline", *_PAINTED)
+    }
+    curve = plan.timeline.curve.tobytes().hex() if plan.timeline else ""
+    box = plan.timeline.box if plan.timeline else None
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):  # arrays in full
+        return repr((drawn, box, curve))
 
 
 def _view(box: Box) -> tuple[slice, slice]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tracker_viz.metrics import role_label
 from tracker_viz.rendering.painting.cells import ColorTable, frame_around
-from tracker_viz.rendering.painting.template import seaborn_pixels
+from tracker_viz.rendering.painting.template import words_alone
 from tracker_viz.rendering.plan import Box, Heatmap, Label, Plan
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
@@ -103,9 +103,8 @@ def title_card(
     icons = _key(page, roles, icons_top, labels)
     words_end = max([icons_top, *(box.y + box.height for _, box in icons)])
     area = page.pictures(words_end)
-    card = seaborn_pixels(
-        Plan(plan.width, plan.height, plan.theme, "title", (), {}, tuple(labels)), {}
-    )
+    words = Plan(plan.width, plan.height, plan.theme, "title", (), {}, tuple(labels))
+    card = words_alone(words)
     for role, box in icons:
         scale = ColorScale("", plan.theme.attention, 0.0, 1.0, norm="power")
         future = ~np.tri(_ICON_CELLS, dtype=bool)
