@@ -23,6 +23,8 @@ import platform
 import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,10 +34,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tracker_viz import capture_file
+from tracker_viz import capture_file, trackers
 from tracker_viz.cores import usable_cores
+from tracker_viz.pipeline import VideoOptions
 from tracker_viz.rendering import Renderer, Series, storyboard
-from tracker_viz.rendering import template as seaborn_template
+from tracker_viz.rendering.painting import template as seaborn_template
+from tracker_viz.rendering.theme import fixed_style
 from tracker_viz.types import CapturePath, CaptureRef
 from tracker_viz.video import write_video
 
@@ -56,6 +60,8 @@ NO_BARS, ORDINARY = (
 ANIMATION = "FuncAnimation + FFMpegWriter, set_array on meshes drawn once"
 _FIRST_STEP = 1_000_000
 WRITER = "OpenCV's VideoWriter, VP8, opened at 24 fps"
+_WHOLE_CAPTURES = 100
+_WITH_PAGE = ("video", "webp", "html")
 
 
 def seaborn_loop(renderer: Renderer, index: int, *, quiet: bool, bars: bool) -> np.ndarray:
@@ -108,7 +114,7 @@ def animation(renderer: Renderer, n_frames: int, directory: Path) -> None:
     """matplotlib's own way to a video, with the meshes of a figure that seaborn drew once."""
     from matplotlib.animation import FFMpegWriter, FuncAnimation
 
-    with seaborn_template.fixed_style():
+    with fixed_style():
         figure, meshes = seaborn_template._build(renderer.plan, renderer.values(0))
 
         def update(index: int) -> list[Any]:
@@ -233,6 +239,56 @@ def memory(captures: list[CapturePath]) -> dict[str, float]:
     }
 
 
+def whole_command(rounds: int, workers: int, directory: Path) -> dict[str, list[float]]:
+    """Way -> seconds of processors, once for each round, of ``tracker-viz render`` as a process of
+    its own, upload included, and of encoding its video's frames alone; of 100 captures of 4 x 4
+    heads at 1080p.
+
+    Cold: nothing is kept from an earlier process on this machine; warm: what the command before
+    kept.
+    """
+    captures = synthetic_run.captures(_WHOLE_CAPTURES, blocks=4, heads=4, length=64, last_step=5000)
+    run = trackers.connect("local", directory=directory).create_run(name="whole", config={})
+    paths = []
+    for capture in captures:
+        path = directory / capture.file_name
+        capture_file.write(capture, path)
+        paths.append(CapturePath(capture_file.file_ref(path, capture.step), path))
+    run.put_captures(paths)
+    run.finish("finished")
+
+    renderer = Renderer(Series(paths, title="whole"), "overview", theme="light")
+    shots = storyboard(renderer.series.steps, story=renderer.plan.story, **VideoOptions().pacing())
+    film = renderer.film(shots)
+    frames = [film(number).pixels.copy() for number in range(len(shots))]  # 6 MB each
+
+    def encode() -> None:
+        write_video(len(frames), frames.__getitem__, directory / "alone", workers=workers)
+
+    def command(formats: tuple[str, ...], cache: Path) -> None:
+        words = [f"run={run.ref}", f"format=[{','.join(formats)}]", f"video.workers={workers}"]
+        program = Path(sys.executable).with_name("tracker-viz")
+        environment = os.environ | {"TRACKER_VIZ_CACHE": str(cache)}
+        subprocess.run(
+            [program, "render", *words], env=environment, check=True, capture_output=True
+        )
+
+    seconds: dict[str, list[float]] = {}
+    for number in range(rounds):
+        cache = directory / f"cache-{number}"
+        ways = {
+            "encoding alone": encode,
+            "cold": lambda cache=cache: command(("video",), cache),
+            "warm": lambda cache=cache: command(("video",), cache),
+            "warm, with webp and html": lambda cache=cache: command(_WITH_PAGE, cache),
+        }
+        for name, work in ways.items():
+            start = cpu_time()
+            work()
+            seconds.setdefault(name, []).append(cpu_time() - start)
+    return seconds
+
+
 def report(result: dict[str, Any]) -> str:
     seconds = result["seconds_a_frame"]
     cpu = {name: statistics.median(times) for name, times in result["cpu_seconds_a_frame"].items()}
@@ -286,6 +342,8 @@ def report(result: dict[str, Any]) -> str:
         f"{cpu[ENCODER] / cpu[OURS]:.0%} by processor time"
     )
     lines += ["", f"End to end runs at {share}."]
+    if result.get("whole"):
+        lines += ["", *whole_lines(result["whole"])]
     if result.get("memory"):
         used = result["memory"]
         lines += [
@@ -296,6 +354,23 @@ def report(result: dict[str, Any]) -> str:
             "all were.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def whole_lines(seconds: dict[str, list[float]]) -> list[str]:
+    """The table of the whole command: against encoding in the same round."""
+    alone = seconds["encoding alone"]
+    lines = [
+        f"`tracker-viz render` of {_WHOLE_CAPTURES} captures, 4 x 4 heads, 1080p, upload included,",
+        "as a process, against encoding its frames alone with as many threads: processor",
+        f"time, medians of {len(alone)} rounds. Cold: nothing was kept by an earlier command.",
+        "",
+        "| | CPU s | times encoding |",
+        "|---|---|---|",
+    ]
+    for name, times in seconds.items():
+        ratio = statistics.median(each / one for each, one in zip(times, alone, strict=True))
+        lines.append(f"| {name} | {statistics.median(times):.2f} | {ratio:.2f} x |")
+    return lines
 
 
 def main() -> None:
@@ -311,6 +386,9 @@ def main() -> None:
         default=0,
         help="captures of 30 MB to render; 0 keeps what rendering.json says of it",
     )
+    parser.add_argument(
+        "--whole", type=int, default=3, help="rounds of the whole command; 0 keeps what is known"
+    )
     options = parser.parse_args()
     written = HERE / "rendering.json"
     result: dict[str, Any] = json.loads(written.read_text()) if written.exists() else {}
@@ -321,6 +399,8 @@ def main() -> None:
             ) as pool:  # a process of its own for each
                 captures = pool.apply(write_many, (options.memory, Path(directory)))
                 result["memory"] = pool.apply(memory, (captures,))
+        if options.whole:
+            result["whole"] = whole_command(options.whole, options.workers, Path(directory))
         if options.rounds:
             seconds, cpu_seconds = speed(
                 options.frames, options.rounds, options.workers, Path(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,9 @@ _spec.loader.exec_module(synthetic_run)
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory):
-    """What is kept for the next process is none of the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACKER_VIZ_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+    """What is kept for the next process is none of the user's, nor is what is kept when this
+    process ends: so this is not undone."""
+    os.environ["TRACKER_VIZ_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

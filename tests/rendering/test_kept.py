@@ -15,7 +15,15 @@ from tracker_viz.rendering.painting import template as templates
 from tracker_viz.rendering.painting.template import make_template
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.scales import ColorScale, colormap
-from tracker_viz.rendering.text import KnownTexts, known_texts
+from tracker_viz.rendering.text import (
+    KnownTexts,
+    glyph,
+    known_texts,
+    line_of_text,
+    opaque_glyph,
+    opaque_text,
+    text_width,
+)
 
 # In a process of its own: this one has imported seaborn.
 PROGRAM = """
@@ -128,6 +136,8 @@ def test_texts_are_kept_but_for_letters_that_no_font_here_has(monkeypatch):
 
 
 def test_the_next_process_draws_the_same_without_seaborn_and_matplotlib(small_run, tmp_path):
+    for remembered in (text_width, glyph, opaque_glyph, opaque_text, line_of_text, known_texts):
+        remembered.cache_clear()
     renderer = Renderer(Series(small_run), "overview", size="720p")
     renderer.frame(3)
     known_texts().keep()

@@ -20,14 +20,17 @@ NEVER_BOLD = "STIXSizeFiveSym"  # comes with it, too
 
 
 @pytest.fixture
-def other_families(monkeypatch):
-    """Look for these families in place of those with the world's scripts."""
+def other_families(monkeypatch, tmp_path_factory):
+    """Look for these families in place of those with the world's scripts; with nothing kept."""
 
     def look_for(*families):
         monkeypatch.setattr(theme, "_OTHER_SCRIPTS", families)
+        monkeypatch.setenv("TRACKER_VIZ_CACHE", str(tmp_path_factory.mktemp("cache")))
         for cached in (
             theme.font_families,
             theme._said_once,
+            theme.letters_without_glyph,
+            text.known_texts,
             text_width,
             text.glyph,
             text.opaque_glyph,
@@ -37,6 +40,7 @@ def other_families(monkeypatch):
     yield look_for
     monkeypatch.undo()
     look_for(*theme._OTHER_SCRIPTS)
+    monkeypatch.undo()
 
 
 @pytest.fixture(autouse=True)

@@ -90,7 +90,7 @@ def _script(kind: str, cells: NDArray[np.uint8]) -> str:
     """Captures as differences to the one before, in an element that the browser does not run."""
     # uint8: differences wrap, and so does the page's sum of them.
     differences = np.diff(cells, axis=0, prepend=np.zeros_like(cells[:1]))
-    packed = base64.b64encode(zlib.compress(differences.tobytes(), 6)).decode()
+    packed = base64.b64encode(zlib.compress(differences.tobytes(), 4)).decode()
     return f'<script type="text/plain" class="{kind}">{packed}</script>'
 
 
