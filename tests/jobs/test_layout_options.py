@@ -75,6 +75,7 @@ WRONG_TYPES = [
     ),
     ("attention", "zooms", "many", "a whole number of at least 1 or null; got 'many'"),
     ("attention", "zooms", True, "a whole number of at least 1 or null; got True"),
+    ("attention", "many_heads", 3, "unknown attention.many_heads '3'; known: mosaic, roles"),
     (
         "weights",
         "matrices",
@@ -157,6 +158,7 @@ WRONG_VALUES = [
         "attention.zooms must be a whole number of at least 1 or null; got -1",
     ),
     ("attention", "zooms", 0, "a whole number of at least 1"),
+    ("attention", "many_heads", "role", "did you mean 'roles'"),
     ("weights", "matrices", [], "at least one"),
     ("weights", "show", "steps", "did you mean 'step'"),
     ("weights", "order", "nrom", "did you mean 'norm'"),
@@ -230,7 +232,7 @@ def typed(value):
         ),
         (
             "name: mine\npanels: [{panel: attention, 3: 4}]",
-            "unknown option of attention '3'; known: panel, probe",
+            "unknown option of attention '3'; known: many_heads, panel, probe",
         ),
         (
             "name: mine\npanels: [{panel: head}, {panel: attention}]",
