@@ -1,4 +1,4 @@
-"""What stands where in a picture, in whole pixels. A Plan is made by a Layout; the template, the
+"""Describe a picture in whole pixels: a Plan is made from a Layout; the template, the
 painter and the explorer read it."""
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Readout:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """Where the sentence of the event that happens is written: one line from ``x``, no wider than
+    """Place of the sentence about the event that happens: one line from ``x``, no wider than
     ``room`` pixels."""
 
     x: int

@@ -179,7 +179,7 @@ class WeightSummary:
 
     @property
     def needs(self) -> tuple[ArrayKey, ...]:
-        return tuple(name for row in self.names for name in row if name)
+        return tuple(filter(None, chain.from_iterable(self.names)))
 
     @property
     def compares(self) -> Literal["first", "previous"] | None:

@@ -32,6 +32,7 @@ from tracker_viz.rendering.planning.timeline import curve_range, event_color
 from tracker_viz.rendering.scales import ColorScale, bar_ticks, short_number
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.storyboard import storyboard
+from tracker_viz.types import HeadId
 
 # Captures are deflated in chunks of about this many bytes, so that a page shows its first picture
 # before it has unpacked the others.
@@ -123,7 +124,7 @@ def _description(renderer: Renderer, parts: PageParts, indices: Sequence[int]) -
         "maps": [part.described() for part in parts.maps],
         "scores": [part.described() for part in parts.scores],
         "taken": sorted({role for held in plan.roles.held_on_first_row for role in held.values()}),
-        "telling": [f"{block}.{head}" for block, head in parts.telling],
+        "telling": _names(parts.telling),
         "drawn": parts.drawn_px,
         "opened": parts.opened,
         "sharing": parts.sharing,
@@ -131,7 +132,7 @@ def _description(renderer: Renderer, parts: PageParts, indices: Sequence[int]) -
 
 
 def _seconds(renderer: Renderer, kept: NDArray[np.intp]) -> list[float]:
-    """How long the film stays at each kept capture, those that were left out after it included."""
+    """Return how long the film stays at each kept capture, with those left out after it."""
     shots = storyboard(renderer.series.steps, story=renderer.plan.story, hold_s=1.5)
     places = np.searchsorted(kept, [shot.index for shot in shots], side="right") - 1
     seconds = np.zeros(len(kept))
@@ -140,7 +141,7 @@ def _seconds(renderer: Renderer, kept: NDArray[np.intp]) -> list[float]:
 
 
 def _readouts(renderer: Renderer, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """The numbers of the header beside the step."""
+    """Return the numbers of the header beside the step."""
     series = renderer.series
     found = []
     for readout in renderer.plan.readouts:
@@ -157,7 +158,7 @@ def _readouts(renderer: Renderer, indices: Sequence[int]) -> list[dict[str, Any]
 
 
 def _curve(renderer: Renderer) -> dict[str, Any] | None:
-    """The metric over the whole run; None without a timeline."""
+    """Return the metric over the whole run; None without a timeline."""
     if renderer.plan.timeline is None:
         return None
     series = renderer.series
@@ -166,19 +167,24 @@ def _curve(renderer: Renderer) -> dict[str, Any] | None:
     metric = shown[0] if shown else ""
     values = series.metric(metric)
     low, high = curve_range(values)
-    known = math.isfinite(low)
+    ends = []
+    if math.isfinite(low):
+        ends = [short_number(low), short_number(high)]
+    else:
+        low, high = 0.0, 1.0
     return {
         "name": metric,
         "steps": list(series.steps),
         "values": [float(value) if math.isfinite(value) else None for value in values],
-        "low": low if known else 0.0,
-        "high": high if known else 1.0,
-        "ends": [short_number(low), short_number(high)] if known else [],
+        "low": low,
+        "high": high,
+        "ends": ends,
     }
 
 
 def _event(renderer: Renderer, event: Event, kept: NDArray[np.intp]) -> dict[str, Any]:
-    """``first``, ``last``: numbers of the page's captures between which it happens."""
+    """Describe an event; ``first`` and ``last`` are numbers of the page's captures between which it
+    happens."""
     steps = np.array(renderer.series.steps)[kept]
     first = int(np.searchsorted(steps, event.first_step, side="right")) - 1
     last = int(np.searchsorted(steps, event.last_step))
@@ -191,15 +197,20 @@ def _event(renderer: Renderer, event: Event, kept: NDArray[np.intp]) -> dict[str
         "lastStep": event.last_step,
         "first": max(0, first),
         "last": min(last, len(steps) - 1),
-        "heads": [f"{block}.{head}" for block, head in event.heads],
+        "heads": _names(event.heads),
         "role": event.role,
         "color": event_color(event, renderer.plan.theme),
         "strength": event.strength,
     }
 
 
+def _names(heads: Sequence[HeadId]) -> list[str]:
+    """Return ``block.head`` of each head."""
+    return [f"{block}.{head}" for block, head in heads]
+
+
 def _scale(scale: ColorScale) -> dict[str, Any]:
-    """Colors and texts of the 255 levels, and the ticks of the color bar."""
+    """Return colors and texts of the 255 levels, and the ticks of the color bar."""
     positions = np.linspace(0, 1, LEVELS)
     values = np.asarray(scale.mpl_norm().inverse(positions), np.float64) * scale.unit
     colors = np.floor(scale.mpl_cmap()(positions)[:, :3] * 255 + 0.5).astype(np.uint8)

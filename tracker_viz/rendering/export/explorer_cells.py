@@ -150,7 +150,7 @@ class MapPart:
 
 @dataclass(frozen=True)
 class RolesPart:
-    """Which role each head has: 0 for none, else one more than the role's place in ``names``.
+    """The role of each head: 0 for none, else one more than the role's place in ``names``.
 
     Attributes:
         held: for each capture, (block, head) -> role.

@@ -60,7 +60,7 @@ _SHOWN = {
 
 @dataclass(frozen=True)
 class PageParts:
-    """What a page holds.
+    """Everything that a page holds.
 
     Attributes:
         maps: heads and weights; the page unpacks them chunk by chunk.

@@ -190,9 +190,12 @@ def _last_place(panels: Mapping[str, Sequence[OnsetRow]]) -> float:
     places = [1e-9]
     for rows in panels.values():
         for row in rows:
-            places += [place for span in row.spans for place in (span.after, span.at) if place]
+            for span in row.spans:
+                places += [span.after or 0.0, span.at or 0.0]
     return max(places)
 
 
 def _cut(label: str) -> str:
-    return label if len(label) <= _MOST_LETTERS else f"{label[: _MOST_LETTERS - 1]}…"
+    if len(label) <= _MOST_LETTERS:
+        return label
+    return f"{label[: _MOST_LETTERS - 1]}…"

@@ -38,7 +38,7 @@ from tracker_viz.rendering.sources import Moment, needs_of
 from tracker_viz.rendering.storyboard import Shot
 from tracker_viz.rendering.text import blend, line_of_text, opaque_glyph, opaque_text, text_width
 from tracker_viz.rendering.theme import Theme, rgb
-from tracker_viz.types import Frame
+from tracker_viz.types import Frame, HeadId
 
 _Piece = tuple[str, bool, str]  # of a caption: its text, whether it is bold, its color
 
@@ -160,8 +160,8 @@ class Renderer:
 
     @property
     def background(self) -> NDArray[np.uint8]:
-        """What is the same in every frame, with a timeline that was played to its end: uint8
-        [height, width, 3]."""
+        """The parts that are the same in every frame, with a timeline that was played to its end:
+        uint8 [height, width, 3]."""
         pixels = self._template.background.copy()
         if self.plan.timeline:
             area = self.plan.timeline.box.area
@@ -207,8 +207,9 @@ class Renderer:
     def _paint_roles(self, canvas: Canvas, shot: Shot) -> None:
         """Draw the borders around heads with a role; those of a blinking event bright and thick."""
         roles, theme = self.plan.roles, self.plan.theme
-        event = self.plan.story.events[shot.event] if shot.event is not None else None
-        blinking = event.heads if event and shot.blink else ()
+        blinking: Sequence[HeadId] = ()
+        if shot.blink and shot.event is not None:
+            blinking = self.plan.story.events[shot.event].heads
         for heatmap in self.plan.heatmaps:
             if heatmap.head is None:
                 continue
@@ -266,7 +267,8 @@ class Renderer:
             return
         box, pixels = timeline.box, canvas.pixels
         last = len(self.series) - 1
-        here, there = (timeline.x(self.series.steps[min(at, last)]) for at in (index, index + 1))
+        here = timeline.x(self.series.steps[index])
+        there = timeline.x(self.series.steps[min(index + 1, last)])
         x = round(here + part * (there - here))
         radius = 8.0 * self.plan.unit
         reach = int(radius) + 3

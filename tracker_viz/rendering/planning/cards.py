@@ -101,7 +101,8 @@ def _score_card(builder: PlanBuilder, name: str, absent: NDArray[np.bool_]) -> C
 def weight_card(builder: PlanBuilder, matrices: Matrices) -> Card:
     """Return a card of how much every matrix changed, for models with too many blocks to show the
     matrices."""
-    names = tuple(tuple(block.get(kind) for kind in matrices.kinds) for block in matrices.blocks)
+    # A row for each block; None where the block has no such matrix.
+    names = tuple(tuple(map(block.get, matrices.kinds)) for block in matrices.blocks)
     show = matrices.panel.show
     title = "weight size" if show == "value" else "weight change"
     since = {
@@ -131,6 +132,7 @@ def place_scores(builder: PlanBuilder, names: Sequence[str], box: Box) -> None:
     cards = score_cards(builder, names)
     if all(card.source.shape == (1, 1) for card in cards):
         _place_numbers(builder, cards, box)
+        # Numbers have no color, so that the scale needs no bar.
         builder.scales.pop("score", None)
         below = box.y + len(cards) * builder.px(_NUMBER_ROW)
         builder.place_bars(Box(box.x, below, box.width, box.bottom - below))
@@ -282,7 +284,7 @@ def row_height(builder: PlanBuilder, cards: Sequence[Card], map_px: int = 0) -> 
 
 @dataclass(frozen=True)
 class _Shape:
-    """How the maps stand.
+    """Sizes and places of the maps.
 
     Attributes:
         across: maps in a row, each ``wide`` pixels from the next.
@@ -345,6 +347,7 @@ def _shape(
     size, lines, title_worth = _title_form(builder, cards, wide - label - gap + px(_AFTER_TITLE))
     head_room = _head_room(builder, lines)
 
+    # As if nothing stood above or below the maps; the loop takes off what does.
     cell_x, cell_y = (wide - gap - label) // columns, max(1, box.height // (down * rows))
     # Twice, because narrower cells turn the names of columns, which then need more room below.
     for _ in range(2):
@@ -352,6 +355,7 @@ def _shape(
         feet = [max(needed[row * across : (row + 1) * across]) for row in range(down)]
         maps_px = box.height - sum(feet) - down * head_room - (down - 1) * between
         cell_y = maps_px // (down * rows)
+        # Cells may be wide, most of all those of many blocks, but not stripes.
         cell_x, cell_y = min(cell_x, (3 if rows <= 24 else 6) * cell_y), min(cell_y, 2 * cell_x)
         cell_x, cell_y = _even_above_5(cell_x), _even_above_5(cell_y)
 

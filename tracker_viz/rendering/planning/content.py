@@ -102,7 +102,7 @@ class Matrices:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """What runs down and across a map: with the order in which it does, without, and in
+        """Names of the sides of a map: with the order of its rows and columns, without, and in
         short."""
         down, across = (_SIDES.get(side, side) for side in self.sides)
         whole = f"{down} ↓ {across} →"

@@ -37,7 +37,7 @@ def least_matrix_px(builder: PlanBuilder) -> int:
 
 @dataclass(frozen=True)
 class GridShape:
-    """How the maps stand in rows and columns.
+    """Sizes and places of the maps, in rows and columns.
 
     Attributes:
         groups, rows: groups of blocks side by side, and blocks in each of them.

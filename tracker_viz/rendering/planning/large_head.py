@@ -97,7 +97,7 @@ def _numbers(heads: Heads, place: tuple[int, int]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Arrangement:
-    """How the maps stand.
+    """Sizes and places of the maps.
 
     Attributes:
         side: of each map, in pixels.

@@ -83,6 +83,7 @@ def make_plan(
         LayoutError: the captures lack what the layout shows, or it does not fit.
         ConfigError: an option has no meaning.
     """
+    # Whatever a user may have got wrong comes first, before any capture is read.
     _check_metric(layout, series)
     options = _scale_options(layout, scales or {})
     builder = PlanBuilder(layout, series, *picture_size(size), theme_by_name(theme), options)

@@ -85,9 +85,11 @@ def place_many_heads(
     if not trials:
         assert refused is not None
         raise refused
+    # The trial that is taken holds everything that was placed before it, too.
     best, bottom = max(trials, key=lambda trial: _worth(trial[0]))
     builder.adopt(best)
     _warn_of_missing(builder, parts.cards)
+    # A card without room leaves its scale behind, whose bar would explain nothing.
     used = {heatmap.scale for heatmap in builder.heatmaps}
     builder.scales = {key: scale for key, scale in builder.scales.items() if key in used}
     builder.bars = [bar for bar in builder.bars if bar.scale in builder.scales]

@@ -70,6 +70,7 @@ def _best_wrapping(
         maps_px = area.width - groups * label - (groups - 1) * builder.px(16)
         room = min(maps_px // (groups * heads.columns), area.height // rows)
         for cell_px in range(1, 9):
+            # One cell of each map is the gap to the next.
             cells = min(heads.length, room // cell_px - 1)
             if cells < 1:
                 continue

@@ -64,12 +64,9 @@ def nice_steps(first: int, last: int, at_most: int) -> list[int]:
     """Return round steps from ``first`` to ``last``, at most ``at_most`` of them."""
     if last == first:
         return [first]
-    spacing = next(
-        base * 10**power
-        for power in range(20)
-        for base in (1, 2, 5)
-        if (last - first) / (base * 10**power) <= at_most - 1
-    )
+    # 1, 2, 5, 10, 20, ...: the first that gives few enough steps.
+    spacings = (base * 10**power for power in range(20) for base in (1, 2, 5))
+    spacing = next(each for each in spacings if (last - first) / each <= at_most - 1)
     return list(range(-(-first // spacing) * spacing, last + 1, spacing))
 
 

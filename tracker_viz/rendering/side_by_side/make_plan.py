@@ -111,6 +111,7 @@ def make_compared_plan(
     """
     width, height = picture_size(size)
     layout = Layout(name=NAME, panels=(Attention(probe=probe),), metric=metric)
+    # One picture is built; the other builders only resolve what their own captures hold.
     builder, *others = [
         PlanBuilder(layout, run.series, width, height, theme_by_name(theme)) for run in runs
     ]

@@ -102,6 +102,7 @@ class ComparedRenderer:
         roles = self.plan.theme.roles
         self._role_colors = [roles.get(name, self.plan.theme.text) for name in self.role_names]
         self._role_pixels = np.array([*map(rgb, self._role_colors)], np.uint8).reshape(-1, 3)
+        # Threads draw points of their own, but share the remembered maps.
         self._lock = threading.Lock()
         self._recent: OrderedDict[tuple[int, int], dict[str, NDArray[np.float16]]] = OrderedDict()
 

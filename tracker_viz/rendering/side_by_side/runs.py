@@ -1,5 +1,5 @@
-"""What a picture of several runs is made of, as plain values: the runs, and which capture of each
-is shown at which point of time.
+"""Plain values that a picture of several runs is made of: the runs, and which capture of each is
+shown at which point of time.
 
 The pipeline fills these from the comparison (alignment, matching, roles); rendering only places and
 paints them.
@@ -48,7 +48,7 @@ class ComparedSeries:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Which capture of each run is shown at each point of time.
+    """The capture of each run that is shown at each point of time.
 
     Attributes:
         points: float64 [point], rising: steps, tokens, or progress 0..1.

@@ -27,7 +27,7 @@ MANY_RUNS = 30  # from here on every line of pixels counts
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How maps and tiles stand, the same for all runs.
+    """Sizes and places of maps and tiles, the same for all runs.
 
     Attributes:
         across, down: tiles side by side and below each other.
@@ -99,7 +99,7 @@ def fit_tiles(
         return whole
     best, best_worth = whole, 0.0
     wanted = min(_WANTED_PX * builder.unit, 2.0 * length)
-    most = max(sum(head is not None for head in run.ranking) for run in runs)
+    most = max(len(run.ranking) - run.ranking.count(None) for run in runs)
     for n in _CHOSEN:
         if n > most:
             continue
