@@ -76,8 +76,6 @@ class Heads:
         offers = []
         for n_notes in range(len(notes), -1, -1):
             offers.append(" · ".join(["query ↓ key →", *notes[:n_notes]]))
-        if pool > 1:
-            offers.insert(-1, notes[0])  # how it is pooled matters more than which side is which
         return tuple(offers)
 
     def mask(self, cells: int) -> NDArray[np.bool_] | None:

@@ -139,7 +139,7 @@ def place_zooms(
     )
     title = "Heads that changed most"
     if any(event.kind == "role" for event in builder.story.events):
-        title = "Heads with a role, then those that changed most"
+        title = "Heads with a role first"
     builder.heading(title, area.x, area.y - px(32), area.width, *heads.axes(pool))
     down = -(-n // across)
     spare = area.width - across * (map_px + gap) + gap

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -179,25 +180,18 @@ class PlanBuilder:
         ``axes``: what runs down and across the maps below, the most telling first: ``query ↓ key
         →``.
         """
-        title = self._fitting_title(title, room, axes)
-        self.text(title, x, y, HEADING, self.theme.text, bold=True)
-        x_axes = x + self.text_width(title, HEADING, True) + self.px(16)
-        for text in axes:
-            if x_axes + self.text_width(text, _AXES) <= x + room:
-                self.text(text, x_axes, y, _AXES)
-                break
+        titles, gap = self.shorter(title), self.px(16)
+        # The title gives way to what is said behind it, as far as it has shorter forms.
+        for behind, shown in itertools.product(axes, titles):
+            title_px = self.text_width(shown, HEADING, True)
+            if title_px + gap + self.text_width(behind, _AXES) <= room:
+                self.text(shown, x, y, HEADING, self.theme.text, bold=True)
+                self.text(behind, x + title_px + gap, y, _AXES)
+                return
 
-    def _fitting_title(self, title: str, room: float, axes: Sequence[str]) -> str:
-        shorter = self.shorter(title)
-        axes_px = self.px(16) + min((self.text_width(text, _AXES) for text in axes), default=0)
-        # The color bar says too since when a change is: this alone gives way to the axes.
-        for text in shorter[:2]:
-            if self.text_width(text, HEADING, True) + axes_px <= room:
-                return text
-        for text in shorter:
-            if self.text_width(text, HEADING, True) <= room:
-                return text
-        return self.fitted(shorter[-1], HEADING, room, True)
+        fitting = (text for text in titles if self.text_width(text, HEADING, True) <= room)
+        shown = next(fitting, "") or self.fitted(titles[-1], HEADING, room, True)
+        self.text(shown, x, y, HEADING, self.theme.text, bold=True)
 
     def shorter(self, title: str) -> list[str]:
         """Return a heading, and what may stand in its place where there is less and less room."""
