@@ -110,10 +110,10 @@ def test_push_is_patient_with_many_bytes_on_a_slow_line(tmp_path, there, monkeyp
     has_time_for_bytes = threading.Event()
     close, put_captures = Uploader.close, LocalRun.put_captures
 
-    def noting_close(uploader, state, *, deadline):
+    def noting_close(uploader, state, *, deadline, **options):
         if deadline > time.monotonic() + bytes_take_s / 2:
             has_time_for_bytes.set()
-        close(uploader, state, deadline=deadline)
+        close(uploader, state, deadline=deadline, **options)
 
     def put_slowly(run, captures):
         # Until push has given these bytes their time; if it never does, it fails.

@@ -247,7 +247,7 @@ def test_an_answer_that_comes_after_the_end_changes_nothing_in_the_spool(
     assert outbox.close(timeout_s=0.5).deliveries[0].left == 3
     server_link.one_way_s = 0.0
     for thread in threading.enumerate():
-        if thread.name.startswith("tracker_viz-upload"):
+        if thread.name == "tracker_viz-upload-mlflow":
             thread.join(60)
             assert not thread.is_alive()
     assert [ref.step for ref in outbox.run.list_captures()] == [0, 1, 2]

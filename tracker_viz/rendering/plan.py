@@ -116,6 +116,11 @@ class Readout:
     size_px: float
     width_chars: int
 
+    @property
+    def is_score(self) -> bool:
+        """Whether it stands among the scores, and not in the header."""
+        return self.quantity.startswith("scores.")
+
 
 @dataclass(frozen=True, slots=True)
 class Caption:

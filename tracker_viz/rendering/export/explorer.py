@@ -146,7 +146,7 @@ def _readouts(renderer: Renderer, indices: Sequence[int]) -> list[dict[str, Any]
     found = []
     for readout in renderer.plan.readouts:
         name = readout.quantity
-        if name == "step":
+        if name == "step" or readout.is_score:
             continue
         if name == "tokens":
             texts = [si_number(series.tokens_seen[index] or 0) for index in indices]
@@ -162,9 +162,10 @@ def _curve(renderer: Renderer) -> dict[str, Any] | None:
     if renderer.plan.timeline is None:
         return None
     series = renderer.series
-    others = ("step", "tokens")
-    shown = [each.quantity for each in renderer.plan.readouts if each.quantity not in others]
-    metric = shown[0] if shown else ""
+    metric = ""
+    for readout in renderer.plan.readouts:
+        if readout.quantity not in ("step", "tokens") and not readout.is_score:
+            metric = readout.quantity
     values = series.metric(metric)
     low, high = curve_range(values)
     ends = []

@@ -305,7 +305,7 @@ class Renderer:
             return f"{self.series.steps[index]:,}"
         if readout.quantity == "tokens":
             return si_number(self.series.tokens_seen[index] or 0)
-        if readout.quantity.startswith("scores."):
+        if readout.is_score:
             score = self.series.read(index, [readout.quantity])[readout.quantity]
             return format_metric(float(score.flat[0]))
         return format_metric(self.series.metrics[index].get(readout.quantity, float("nan")))
