@@ -259,7 +259,7 @@ def test_jobs_that_were_killed_early_look_neither_late_nor_early():
 
 @pytest.mark.parametrize("n_seeds", [2, 5])
 def test_without_effect_the_first_line_of_a_sweep_is_rarely_significant(n_seeds, monkeypatch):
-    monkeypatch.setattr("tracker_viz.comparison.statistics.N_PERMUTATIONS", 1000)
+    monkeypatch.setattr("tracker_viz.comparison.statistics.N_PERMUTATIONS", 400)
     rng = np.random.default_rng(n_seeds)
     significant = 0
     for _ in range(60):
