@@ -35,9 +35,9 @@ import torch
 from tracker_viz.capture import Schedule, fit, make_probe, record
 from tracker_viz.capture.budget import weight_side
 from tracker_viz.capture.camera import MAX_SCORED_ENTRIES
-from tracker_viz.capture.norms import STEPS, krylov
 from tracker_viz.capture.probe import DEFAULT_SCORE_ROWS
-from tracker_viz.capture.weights import Projection
+from tracker_viz.capture.weights.matrices import Projection
+from tracker_viz.capture.weights.norms import STEPS, krylov
 from tracker_viz.types import Capture
 
 VOCAB, BATCH, LENGTH = 4096, 16, 64

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 from tracker_viz.capture.budget import sample, weight_side
-from tracker_viz.capture.norms import krylov, norms
-from tracker_viz.capture.weights import Projection
+from tracker_viz.capture.weights.matrices import Projection
+from tracker_viz.capture.weights.norms import krylov, norms
 from tracker_viz.metrics import HEAD_SCORES, ProbeRow
 from tracker_viz.metrics.head_scores import head_scores
 from tracker_viz.metrics.weight_scores import Weight, weight_scores

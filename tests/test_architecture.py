@@ -46,10 +46,10 @@ INNER_LAYERS = {
     "capture": [
         ["ablation", "checkpoints", "inspection", "options", "recorder"],
         ["camera", "governor"],
-        ["budget", "neurons", "norms", "schedule"],
+        ["budget", "schedule"],
         ["checks", "discover"],
         ["attention", "weights"],
-        ["distributed", "isolation", "notice", "parameter_trace", "probabilities", "probe"],
+        ["distributed", "isolation", "notice", "parameter_trace", "probe"],
     ],
     "trackers": [
         ["mlflow", "wandb"],  # the adapters, which know nothing of each other

@@ -37,8 +37,8 @@ from plain_decoders import (
 )
 
 from tracker_viz.capture import CostLimit, Governor, Schedule, make_probe, record
-from tracker_viz.capture.norms import krylov, norms
-from tracker_viz.capture.weights import POOLINGS, Projection, read
+from tracker_viz.capture.weights.matrices import POOLINGS, Projection, read
+from tracker_viz.capture.weights.norms import krylov, norms
 from tracker_viz.errors import UnsupportedModelError
 
 STEPS = 6

@@ -12,7 +12,7 @@ from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel,
 from tracker_viz import capture_file
 from tracker_viz.capture import Schedule, camera, fit, make_probe, record
 from tracker_viz.capture.budget import sample
-from tracker_viz.capture.weights import Projection, read
+from tracker_viz.capture.weights.matrices import Projection, read
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import Scorer
 

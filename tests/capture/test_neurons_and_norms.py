@@ -14,8 +14,8 @@ from plain_decoders import VOCAB, D, FusedAttention, Model, Residual, T, by_kern
 from torch import nn
 
 from tracker_viz.capture import Schedule, make_probe, record
-from tracker_viz.capture.norms import krylov, norms
-from tracker_viz.capture.weights import Projection
+from tracker_viz.capture.weights.matrices import Projection
+from tracker_viz.capture.weights.norms import krylov, norms
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.metrics import Scorer
 

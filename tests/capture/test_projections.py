@@ -22,7 +22,7 @@ from plain_decoders import (
 )
 from plain_decoders import examine as examine_plain
 
-from tracker_viz.capture.weights import Projection, evenly_spaced, read
+from tracker_viz.capture.weights.matrices import Projection, evenly_spaced, read
 
 H, KV, HD, D, F = 4, 2, 8, 32, 48
 

@@ -30,7 +30,7 @@ from tracker_viz.capture.options import CaptureOptions
 from tracker_viz.capture.probe import Decode, Probe, as_probe, make_probe
 from tracker_viz.capture.recorder import Recorder, record
 from tracker_viz.capture.schedule import Schedule
-from tracker_viz.capture.weights import Pooling
+from tracker_viz.capture.weights.matrices import Pooling
 
 __all__ = [
     "VECTOR",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.capture.weights import evenly_spaced
+from tracker_viz.capture.weights.matrices import evenly_spaced
 from tracker_viz.capture_file import compact
 from tracker_viz.errors import ConfigError
 from tracker_viz.types import Capture

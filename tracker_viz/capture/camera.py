@@ -32,10 +32,10 @@ from tracker_viz.capture.isolation import (
     model_device,
     untouched,
 )
-from tracker_viz.capture.neurons import NeuronWatch, down_layers, linear_layers
-from tracker_viz.capture.norms import krylov, norms
 from tracker_viz.capture.probe import Probe, check_probe
-from tracker_viz.capture.weights import Pooling, Projection, read
+from tracker_viz.capture.weights.matrices import Pooling, Projection, read
+from tracker_viz.capture.weights.neurons import NeuronWatch, down_layers, linear_layers
+from tracker_viz.capture.weights.norms import krylov, norms
 from tracker_viz.errors import CaptureError, ConfigError
 from tracker_viz.metrics import MAX_SPECTRUM_SIDE
 from tracker_viz.types import Capture

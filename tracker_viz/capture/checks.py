@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tracker_viz.capture.weights import POOLINGS
+from tracker_viz.capture.weights.matrices import POOLINGS
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import WEIGHT_NAME
 

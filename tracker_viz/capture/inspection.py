@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tracker_viz.capture.camera import Camera
 from tracker_viz.capture.discover.projections import SKIPPED_NAMES
 from tracker_viz.capture.probe import Probe
-from tracker_viz.capture.weights import Projection
+from tracker_viz.capture.weights.matrices import Projection
 
 VECTOR = "a vector (norm, bias)"
 _TOKENS_SHOWN = 12

@@ -24,7 +24,7 @@ from tracker_viz.capture.discover.blocks import discover
 from tracker_viz.capture.discover.limits import check_parameters
 from tracker_viz.capture.discover.model_info import describe
 from tracker_viz.capture.isolation import Forward, default_forward, model_device, untouched
-from tracker_viz.capture.weights import read
+from tracker_viz.capture.weights.matrices import read
 from tracker_viz.errors import CaptureError, UnsupportedModelError
 from tracker_viz.types import HeadId
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from tracker_viz.capture.discover.model_info import ModelStructure, matrices_of
-from tracker_viz.capture.weights import Projection
+from tracker_viz.capture.weights.matrices import Projection
 from tracker_viz.errors import UnsupportedModelError
 
 # What a layer is called inside the adapter that took its place. The adapter gets the same input,

@@ -17,12 +17,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from tracker_viz.capture.attention import AttentionCall, AttentionWatch, ModuleStack
+from tracker_viz.capture.attention.watch import AttentionCall, AttentionWatch, ModuleStack
 from tracker_viz.capture.discover.model_info import ModelStructure, Site, first_of
 from tracker_viz.capture.discover.projections import find_projections
 from tracker_viz.capture.isolation import Forward, default_forward
 from tracker_viz.capture.parameter_trace import ParameterTrace
-from tracker_viz.capture.weights import Projection
+from tracker_viz.capture.weights.matrices import Projection
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 
 _NUMBERED = re.compile(r"(.*?)(\d+)$")

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from tracker_viz.capture.weights import Projection
+from tracker_viz.capture.weights.matrices import Projection
 
 # Names of the modules that ran at a call of attention, and how many calls the innermost of them had
 # made before.

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from tracker_viz.capture.parameter_trace import ParameterTrace
-from tracker_viz.capture.weights import Projection, Ranges
+from tracker_viz.capture.weights.matrices import Projection, Ranges
 
 _FEED_FORWARD_PART = re.compile(
     r"mlp|ffn|feed_?forward|(^|\.)ff(n|$|\.)|moe|expert|_4h|4h_|(^|\.)fc", re.IGNORECASE

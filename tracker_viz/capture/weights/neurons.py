@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracker_viz.capture.weights import Projection
+from tracker_viz.capture.weights.matrices import Projection
 
 _DOWN = ("w_down", "w_out")
 _WEIGHT = ".weight"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tracker_viz.capture.distributed import piece_of
-from tracker_viz.capture.weights import Projection, part_of
+from tracker_viz.capture.weights.matrices import Projection, part_of
 
 # Two products with the matrix a step. After eight the largest singular value is at most 3 % too
 # small where none stands out (noise), and right to four digits where one does.

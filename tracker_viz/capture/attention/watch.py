@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
-from tracker_viz.capture.parameter_trace import ParameterTrace, is_matrix_product
-from tracker_viz.capture.probabilities import (
+from tracker_viz.capture.attention.probabilities import (
     attention_probabilities,
     flash_probabilities,
     flex_probabilities,
@@ -34,6 +33,7 @@ from tracker_viz.capture.probabilities import (
     repeated,
     rows_sum_to_one,
 )
+from tracker_viz.capture.parameter_trace import ParameterTrace, is_matrix_product
 from tracker_viz.errors import ProbeError
 
 Source = Literal[

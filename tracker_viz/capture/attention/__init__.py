@@ -1,0 +1,1 @@
+"""Read attention probabilities out of whatever attention a model uses."""
