@@ -32,7 +32,7 @@ from train_demo import TrainedDemo, train_demo
 from tracker_viz.capture import Probe, Schedule, record
 from tracker_viz.comparison import ComparedRun, distance_matrix
 from tracker_viz.demo.model import Decoder
-from tracker_viz.metrics import Role, Scorer, ScoreSeries, head_name, onsets
+from tracker_viz.metrics import Role, Scorer, ScoreSeries, head_name, onsets, run_onsets
 from tracker_viz.types import Capture
 
 HERE = Path(__file__).parent
@@ -101,18 +101,18 @@ def observed(demo: TrainedDemo) -> dict[str, Any]:
         f"{name}_max": highest(series, name)
         for name in ("previous_token", "previous_token_repeated", "induction")
     }
-    first = {role: first_onset(series, role, 0.3) for role in ("previous_token", "induction")}
-    seen |= {
-        f"{role}_onset": onset and [onset[0], head_name(*onset[1])] for role, onset in first.items()
-    }
+    formed = run_onsets(series)
+    for role in ("previous_token", "induction"):
+        onset = formed[role]
+        seen[f"{role}_onset"] = None
+        if onset.formed and onset.head:
+            seen[f"{role}_onset"] = [onset.step, head_name(*onset.head)]
     seen["loss_end"] = round(float(series.metrics["loss"][-1]), 3)
-    if first["induction"] is None or first["induction"][1][0] == 0:
+    carrier = formed["induction"].head
+    if not formed["induction"].formed or not carrier or carrier[0] == 0:
         return seen
-    below = first["induction"][1][
-        0
-        # blocks before that of the first induction head: only there can the head be that it is
-        # built on
-    ]
+    # Only in the blocks before the induction head can the head be that it is built on.
+    below = carrier[0]
     for name in ("previous_token", "previous_token_repeated"):
         seen[f"{name}_below_max"] = highest(series, name, below)
         seen[f"{name}_below_at"] = crossings(series, name, below)
@@ -130,8 +130,8 @@ def highest(series: ScoreSeries, name: str, n_blocks: int | None = None) -> floa
 def first_onset(
     series: ScoreSeries, name: str, level: float, n_blocks: int | None = None
 ) -> tuple[int, tuple[int, int]] | None:
-    """(step, head) of the first onset of a role at ``level``, held as a role must be, among the
-    first ``n_blocks`` blocks."""
+    """(step, head) of the first onset of a score at ``level``, by the evidence that a role needs,
+    among the first ``n_blocks`` blocks."""
     found = onsets(series, (Role(name, enter=level, leave=level * 2 / 3),))
     return next(
         (
@@ -250,18 +250,18 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
             f"{runs[0]['steps']} steps, scored every {EVERY}."
         ),
         (
-            "The onset is the first capture at which a head scores at least 0.3 and keeps 0.2 for "
-            "two more. *Previous token* is scored"
+            "The onset is that of the role's strongest head, as the product finds it (roles on "
+            "evidence, `tracker_viz/metrics/onsets.py`),"
         ),
         (
-            "over the whole probe, text and repeats; *below* is the best head of the blocks before "
-            "the first induction head, where the"
+            "scored on repeated random tokens with hidden rows of other periods. *Max* is over the "
+            "whole probe, text and repeats;"
         ),
         (
-            "previous-token head must be that it is built on, scored on the row of repeated random "
-            "tokens alone, as induction is. Uniform"
+            "*below* is the best head of the blocks before the induction head, where the "
+            "previous-token head must be that it is built on,"
         ),
-        "attention scores 0.05 here, for all three.",
+        "on repeats alone. Uniform attention scores 0.05 here, for all three.",
         "",
         (
             "| layers | seed | previous token: max | onset | below: max | reaches 0.3 | induction: "
@@ -298,7 +298,7 @@ def report(runs: list[dict[str, Any]], alike: dict[str, float]) -> str:
             "In how many seeds the previous-token head below crosses a score before, at the same "
             "capture as, and after the induction head"
         ),
-        f"({EVERY} steps lie between captures; held for two more, at two thirds of it):",
+        f"({EVERY} steps lie between captures; by the evidence that a role needs):",
         "",
         "| score | " + " | ".join(map(str, LEVELS)) + " |",
         "|---" * (len(LEVELS) + 1) + "|",
