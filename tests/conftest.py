@@ -35,6 +35,14 @@ CHROMIUM_FLAGS = [
 ]
 
 
+# Whole trainings by train.py: begun last, they would leave one of two workers idle for a minute.
+LONGEST_FILES = ("test_train.py", "test_wandb_agent.py", "test_user_process.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
+
+
 @pytest.fixture(autouse=True)
 def ctrl_c_interrupts() -> Iterator[None]:
     """Make SIGINT interrupt tests and the programs that they start. In the background of a script
