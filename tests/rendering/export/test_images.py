@@ -210,3 +210,12 @@ def test_a_title_card_says_what_the_run_became_within_the_picture(
     event = strongest_event([each for each in renderer.plan.story.events if each.role])
     color = rgb(THEMES[theme].roles[event.role])
     assert (frame.pixels == color).all(2).sum() > 2000
+
+
+@pytest.mark.parametrize(("layout", "shown"), [("heads", [1]), ("overview", [])])
+def test_the_title_card_shows_a_role_on_its_own_row_of_the_probe_alone(small_run, layout, shown):
+    plan = Renderer(Series(small_run), layout).plan
+    event = Event("role", 0, 10, heads=((0, 0),), role="previous_token_text", strength=0.9)
+    told = dataclasses.replace(plan, story=dataclasses.replace(plan.story, events=(event,)))
+    maps = title_card._strongest_maps(told)
+    assert [heatmap.source.probe for heatmap, _ in maps] == shown

@@ -18,11 +18,13 @@ from tracker_viz.metrics import role_label
 from tracker_viz.rendering.painting.cells import ColorTable, frame_around
 from tracker_viz.rendering.painting.template import words_alone
 from tracker_viz.rendering.plan import Box, Heatmap, Label, Plan
+from tracker_viz.rendering.planning.role_borders import is_role_of
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import HeadMap
 from tracker_viz.rendering.text import blend, fitted_px, line_of_text, text_width
 from tracker_viz.rendering.theme import Theme, rgb
+from tracker_viz.types import HeadId
 
 Pixels = NDArray[np.uint8]
 
@@ -200,21 +202,26 @@ def _pattern(role: str) -> NDArray[np.float16]:
 
 def _strongest_maps(plan: Plan) -> list[tuple[Heatmap, str]]:
     """(map, role) of the heads that took roles, the strongest first and each role once before any
-    twice."""
-    shown: dict[tuple[int, int], Heatmap] = {}
+    twice. A map stands only for a role that speaks about its own row of the probe."""
+    first_maps: dict[HeadId, list[Heatmap]] = {}
     for heatmap in plan.heatmaps:
         if heatmap.head and isinstance(heatmap.source, HeadMap):
-            shown.setdefault(heatmap.head, heatmap)
-    events = sorted(plan.story.events, key=lambda event: -event.strength)
-    firsts, others = [], []
-    for event in events:
-        heads = [head for head in event.heads if head in shown and event.role]
-        firsts += [(head, event.role) for head in heads[:1]]
-        others += [(head, event.role) for head in heads[1:]]
-    chosen = dict(reversed([*firsts, *others]))
-    ordered = [(head, chosen[head]) for head, _ in [*firsts, *others] if head in chosen]
-    unique = list(dict.fromkeys(ordered))
-    return [(shown[head], role) for head, role in unique][:_MOST_MAPS]
+            first_maps.setdefault(heatmap.head, []).append(heatmap)
+
+    firsts: list[tuple[Heatmap, str]] = []
+    others: list[tuple[Heatmap, str]] = []
+    for event in sorted(plan.story.events, key=lambda event: -event.strength):
+        found: list[tuple[Heatmap, str]] = []
+        for head in event.heads if event.role else ():
+            maps = first_maps.get(head, [])
+            fitting = [each for each in maps if is_role_of(event.role, plan.roles.row_kind(each))]
+            found += [(each, event.role) for each in fitting[:1]]
+        firsts += found[:1]
+        others += found[1:]
+    chosen: dict[HeadId | None, tuple[Heatmap, str]] = {}
+    for heatmap, role in [*firsts, *others]:
+        chosen.setdefault(heatmap.head, (heatmap, role))
+    return list(chosen.values())[:_MOST_MAPS]
 
 
 def _paint_heads(
