@@ -14,7 +14,7 @@ import transformers
 
 from tracker_viz.capture.discover.blocks import discover
 from tracker_viz.capture.discover.model_info import describe
-from tracker_viz.capture.isolation import untouched
+from tracker_viz.capture.isolation import isolated
 from tracker_viz.errors import UnsupportedModelError
 
 N_ROWS, LENGTH = 2, 16
@@ -232,7 +232,7 @@ def probe_ids():
 
 
 def examine(model):
-    with untouched(model):
+    with isolated(model):
         return discover(model, probe_ids())
 
 
@@ -247,9 +247,9 @@ def own_attention(model_type, options=None):
 
 
 def compare(model_type, options=None, *, eager=False):
-    """(anatomy, model, largest difference) of the model as it comes, or told to attend eagerly."""
+    """(structure, model, largest difference) of the model as it comes, or with eager attention."""
     model = build(model_type, options, eager=eager)
-    anatomy, attention = examine(model)
+    structure, attention = examine(model)
     expected = own_attention(model_type, options)
     seen = [pattern for pattern in attention if pattern.numel()]
     if (
@@ -260,7 +260,7 @@ def compare(model_type, options=None, *, eager=False):
         expected = [torch.cat(expected, dim=1)]
     assert [pattern.shape for pattern in seen] == [pattern.shape for pattern in expected]
     return (
-        anatomy,
+        structure,
         model,
         max(
             float((ours - theirs).abs().max()) for ours, theirs in zip(seen, expected, strict=True)
@@ -272,9 +272,9 @@ def short(name):
     return name.removeprefix("attn.").removeprefix("mlp.").replace("w_", "")
 
 
-def row(model_type, anatomy, model, difference):
+def row(model_type, structure, model, difference):
     """What the table says of a model."""
-    found = describe(anatomy, model)["found"]
+    found = describe(structure, model)["found"]
     weights = " ".join(
         dict.fromkeys(short(name) for name in found["projections"] if ".experts." not in name)
     )
@@ -289,10 +289,12 @@ def table():
     """Markdown."""
     lines, hits, eager_hits = [], 0, 0
     for model_type in sorted(MODELS):
-        anatomy, model, difference = compare(model_type)
+        structure, model, difference = compare(model_type)
         hits += difference <= TOLERANCE
         eager_hits += compare(model_type, eager=True)[2] <= TOLERANCE
-        lines.append("| " + " | ".join(row(model_type, anatomy, model, f"{difference:.0e}")) + " |")
+        lines.append(
+            "| " + " | ".join(row(model_type, structure, model, f"{difference:.0e}")) + " |"
+        )
     refused = [f"| {model_type} | {refusal(model_type)} |" for model_type in WITHOUT_ATTENTION]
     return f"""# Supported models
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from tracker_viz.capture.discover.blocks import discover
-from tracker_viz.capture.isolation import untouched
+from tracker_viz.capture.isolation import isolated
 
 D, H, T, N, VOCAB = 32, 4, 16, 2, 96
 DK = D // H
@@ -342,7 +342,7 @@ class Alone(nn.Module):
 
 def examine(model, ids=None, **options):
     Notes.patterns = []
-    with untouched(model):
+    with isolated(model):
         return discover(
             model,
             ids

@@ -27,25 +27,25 @@ NEW_PAGE = "run: python tests/capture/hf_decoders.py > examples/supported_models
 
 @pytest.mark.parametrize("model_type", sorted(MODELS))
 def test_attention_and_weights_of_a_public_architecture(model_type):
-    anatomy, model, difference = compare(model_type)
+    structure, model, difference = compare(model_type)
     assert difference <= TOLERANCE
     listed = LISTED[f"`{model_type}`"]
     assert float(listed[3]) <= TOLERANCE
     if PAGE_IS_OF_THIS_VERSION:
-        assert listed == row(model_type, anatomy, model, listed[3]), NEW_PAGE
-    assert anatomy.error is None or anatomy.error <= TOLERANCE
-    assert anatomy.d_model == 32
+        assert listed == row(model_type, structure, model, listed[3]), NEW_PAGE
+    assert structure.error is None or structure.error <= TOLERANCE
+    assert structure.d_model == 32
     expected = MODELS[model_type][1]
     if expected is not None:
-        assert {short(p.name) for p in anatomy.projections if ".experts." not in p.name} == set(
+        assert {short(p.name) for p in structure.projections if ".experts." not in p.name} == set(
             expected.split()
         )
 
 
 @pytest.mark.parametrize("model_type", sorted(MODELS))
 def test_attention_of_a_public_architecture_that_attends_eagerly(model_type):
-    anatomy, _, difference = compare(model_type, eager=True)
-    assert anatomy.sources == ("softmax",)
+    structure, _, difference = compare(model_type, eager=True)
+    assert structure.sources == ("softmax",)
     assert difference <= TOLERANCE
 
 

@@ -123,15 +123,15 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_attention_of_a_model_in_plain_pytorch(name):
     make, first_block, projections = MODELS[name]
-    anatomy, attention = examine(randomised(make))
+    structure, attention = examine(randomised(make))
     noted = torch.cat(Notes.patterns, dim=1)
     seen = torch.cat(attention, dim=1)
     assert seen.shape == noted.shape
     assert (seen - noted).abs().max() <= 1e-5
-    assert anatomy.blocks[0] == first_block
-    assert set(anatomy.n_heads) == {H}
-    assert {projection.name for projection in anatomy.projections} == projections
-    assert anatomy.d_model == D
+    assert structure.blocks[0] == first_block
+    assert set(structure.n_heads) == {H}
+    assert {projection.name for projection in structure.projections} == projections
+    assert structure.d_model == D
 
 
 def test_a_mask_of_another_dtype_than_the_model_is_taken_as_its_own_kernel_takes_it():
@@ -144,10 +144,10 @@ def test_a_mask_of_another_dtype_than_the_model_is_taken_as_its_own_kernel_takes
 
 
 def test_keys_shared_by_several_heads_are_counted():
-    anatomy, _ = examine(
+    structure, _ = examine(
         randomised(lambda: Model(lambda _: Residual(GroupedAttention(), two_layers())))
     )
-    assert (anatomy.n_heads, anatomy.n_kv_heads) == ((4, 4), (2, 2))
+    assert (structure.n_heads, structure.n_kv_heads) == ((4, 4), (2, 2))
 
 
 def test_a_layer_that_blocks_share_is_captured_in_each():
@@ -182,10 +182,10 @@ def test_flex_attention_with_biases_and_windows_is_worked_out_from_its_own_funct
             block_mask=near,
         )
 
-    anatomy, attention = examine(
+    structure, attention = examine(
         randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers())))
     )
-    assert anatomy.error <= 1e-5
+    assert structure.error <= 1e-5
     assert not attention[0].triu(1).any()
     assert not attention[0].tril(-5).any()
 
@@ -199,10 +199,10 @@ def test_a_block_that_runs_twice_is_shown_as_it_ran_first():
                     x = block(x)
             return self.head(x)
 
-    anatomy, attention = examine(
+    structure, attention = examine(
         randomised(lambda: Looped(lambda _: Residual(FusedAttention(by_kernel), two_layers())))
     )
-    assert anatomy.n_heads == (H, H)
+    assert structure.n_heads == (H, H)
     torch.testing.assert_close(
         torch.cat(attention, dim=1), torch.cat(Notes.patterns[:2], dim=1), atol=1e-5, rtol=0
     )
@@ -224,10 +224,10 @@ def test_a_module_that_raises_and_is_worked_around_does_not_misname_what_follows
             except RuntimeError:
                 return super().forward(x)
 
-    anatomy, _ = examine(
+    structure, _ = examine(
         randomised(lambda: Model(lambda _: Residual(WithFallback(), two_layers())))
     )
-    assert [site[0][-1] for sites in anatomy.sites for site in sites] == [
+    assert [site[0][-1] for sites in structure.sites for site in sites] == [
         "blocks.0.attn",
         "blocks.1.attn",
     ]
@@ -241,8 +241,8 @@ def test_the_embedding_and_the_head_of_a_sequential_model_are_no_blocks():
             nn.Linear(D, 7),
         )
 
-    anatomy, _ = examine(randomised(make))
-    assert (anatomy.blocks, anatomy.n_heads) == (("1", "2"), (H, H))
+    structure, _ = examine(randomised(make))
+    assert (structure.blocks, structure.n_heads) == (("1", "2"), (H, H))
 
 
 def test_attention_outside_of_the_blocks_is_named():
@@ -257,10 +257,10 @@ def test_attention_outside_of_the_blocks_is_named():
                 x = block(x)
             return self.pooling(x)
 
-    anatomy, _ = examine(randomised(WithPooling))
-    assert anatomy.blocks == ("blocks.0", "blocks.1")
-    assert anatomy.left_out == ("attention in pooling, outside of these blocks",)
-    assert anatomy.sources == ("scaled_dot_product_attention",)
+    structure, _ = examine(randomised(WithPooling))
+    assert structure.blocks == ("blocks.0", "blocks.1")
+    assert structure.left_out == ("attention in pooling, outside of these blocks",)
+    assert structure.sources == ("scaled_dot_product_attention",)
 
 
 def test_blocks_may_be_named_by_hand():
@@ -282,11 +282,11 @@ def test_blocks_may_be_named_by_hand():
             return x
 
     model = randomised(Grouped)
-    anatomy, _ = examine(model, blocks="groups.*.*")
-    assert anatomy.blocks == ("groups.0.0", "groups.0.1", "groups.1.0", "groups.1.1")
-    assert anatomy.n_heads == (H,) * 4
-    anatomy, _ = examine(model, blocks=["groups.1.1"])
-    assert anatomy.blocks == ("groups.1.1",)
+    structure, _ = examine(model, blocks="groups.*.*")
+    assert structure.blocks == ("groups.0.0", "groups.0.1", "groups.1.0", "groups.1.1")
+    assert structure.n_heads == (H,) * 4
+    structure, _ = examine(model, blocks=["groups.1.1"])
+    assert structure.blocks == ("groups.1.1",)
     with pytest.raises(ConfigError, match=r"blocks=\['groups.7'\] are no modules of the model"):
         examine(model, blocks=["groups.7"])
     with pytest.raises(ConfigError, match="matches no module"):
@@ -330,10 +330,10 @@ def test_rows_of_the_probe_that_are_run_one_by_one_are_not_taken_for_heads():
         match="over another batch than the probe's 2 rows, of shape 1x4x16x16 in blocks",
     ):
         examine(model, forward=lambda model, ids: [model(row[None]) for row in ids])
-    anatomy, _ = examine(
+    structure, _ = examine(
         model, torch.zeros(1, T, dtype=torch.int64), forward=lambda model, ids: model(ids[0][None])
     )
-    assert anatomy.n_heads == (H, H)
+    assert structure.n_heads == (H, H)
 
 
 def test_a_hidden_kernel_is_refused_and_its_module_named():
@@ -359,7 +359,7 @@ class OwnFunction(torch.autograd.Function):
 
 
 def test_attention_inside_an_autograd_function_is_seen():
-    anatomy, attention = examine(
+    structure, attention = examine(
         randomised(
             lambda: Model(lambda _: Residual(FusedAttention(OwnFunction.apply), two_layers()))
         )
@@ -367,7 +367,7 @@ def test_attention_inside_an_autograd_function_is_seen():
     torch.testing.assert_close(
         torch.cat(attention, dim=1), torch.cat(Notes.patterns, dim=1), atol=1e-5, rtol=0
     )
-    assert anatomy.left_out == ()
+    assert structure.left_out == ()
 
 
 @torch.library.custom_op("fused_by_others::attend", mutates_args=())
@@ -469,14 +469,14 @@ def test_attention_by_the_flash_attn_package_is_worked_out_in_the_open(options):
         return mixed
 
     expected = []
-    anatomy, attention = examine(
+    structure, attention = examine(
         randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers())))
     )
     torch.testing.assert_close(
         torch.cat(attention, dim=1), torch.cat(expected, dim=1), atol=1e-5, rtol=0
     )
-    assert anatomy.sources == ("flash_attn",)
-    assert {projection.name for projection in anatomy.projections} == GPT
+    assert structure.sources == ("flash_attn",)
+    assert {projection.name for projection in structure.projections} == GPT
 
 
 def test_keys_shared_by_several_heads_of_a_flash_attn_kernel_are_repeated():
@@ -486,13 +486,13 @@ def test_keys_shared_by_several_heads_of_a_flash_attn_kernel_are_repeated():
             reference(q, k)
             return self.wo(merge(FlashFunction.apply(q, k, v, {})))
 
-    anatomy, attention = examine(
+    structure, attention = examine(
         randomised(lambda: Model(lambda _: Residual(Grouped(), two_layers())))
     )
     torch.testing.assert_close(
         torch.cat(attention, dim=1), torch.cat(Notes.patterns, dim=1), atol=1e-5, rtol=0
     )
-    assert anatomy.n_kv_heads == (2, 2)
+    assert structure.n_kv_heads == (2, 2)
 
 
 def test_a_probe_longer_than_the_position_table_is_refused_before_it_is_looked_up():
@@ -526,5 +526,5 @@ def test_a_model_that_is_called_in_another_way_says_how_to_pass_it():
         ),
     ):
         examine(model)
-    anatomy, _ = examine(model, forward=lambda model, ids: model(ids, torch.ones(1)))
-    assert anatomy.n_heads == (H, H)
+    structure, _ = examine(model, forward=lambda model, ids: model(ids, torch.ones(1)))
+    assert structure.n_heads == (H, H)

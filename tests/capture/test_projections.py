@@ -27,10 +27,10 @@ from tracker_viz.capture.weights.matrices import Projection, evenly_spaced, read
 H, KV, HD, D, F = 4, 2, 8, 32, 48
 
 
-def matrices(model, anatomy, block=0):
+def matrices(model, structure, block=0):
     """name -> [out, in] of one block, as it is captured."""
     parameters = dict(model.named_parameters())
-    return {p.name: read(parameters, p) for p in anatomy.projections if p.block == block}
+    return {p.name: read(parameters, p) for p in structure.projections if p.block == block}
 
 
 def interleaved(weight, groups=H):
@@ -126,8 +126,8 @@ FUSED = {
 def test_fused_query_key_value_splits_as_the_model_splits_it(name):
     model_type, options, parameter, own_split = FUSED[name]
     model = build(model_type, options)
-    anatomy, _ = examine_hf(model)
-    found = matrices(model, anatomy)
+    structure, _ = examine_hf(model)
+    found = matrices(model, structure)
     expected = own_split(dict(model.named_parameters())[parameter].detach())
     for part, matrix in zip("qkv", expected, strict=True):
         torch.testing.assert_close(found[f"attn.w_{part}"], matrix, atol=0, rtol=0)
@@ -152,9 +152,9 @@ def test_a_square_matrix_that_is_multiplied_from_the_right_is_seen_to_be_transpo
             return self.c_proj(super().forward(x)) @ self.out_proj
 
     model = randomised(lambda: Model(lambda _: Residual(RightSided(by_kernel), two_layers())))
-    anatomy, _ = examine_plain(model)
+    structure, _ = examine_plain(model)
     by_parameter = {
-        projection.parameters[0]: projection.transposed for projection in anatomy.projections
+        projection.parameters[0]: projection.transposed for projection in structure.projections
     }
     assert by_parameter["blocks.0.attn.out_proj"] is True
     assert by_parameter["blocks.0.attn.c_proj.weight"] is False
@@ -228,8 +228,8 @@ def test_experts_that_are_modules_of_their_own_are_gathered():
             return sum(shares[..., i : i + 1] * expert(x) for i, expert in enumerate(self.experts))
 
     model = randomised(lambda: Model(lambda _: Residual(GroupedAttention(), Mixture())))
-    anatomy, _ = examine_plain(model, max_experts=2)
-    found = matrices(model, anatomy)
+    structure, _ = examine_plain(model, max_experts=2)
+    found = matrices(model, structure)
     experts = model.blocks[0].mlp.experts
     torch.testing.assert_close(
         found["mlp.w_in"], torch.stack([expert[0].weight.detach() for expert in experts]).mean(0)
@@ -271,8 +271,8 @@ def test_a_layer_inside_a_wrapper_keeps_its_part(wrap):
         return attention
 
     model = randomised(lambda: Model(lambda _: Residual(wrapped(), two_layers())))
-    anatomy, _ = examine_plain(model)
-    parts = {p.name: p.parameters[0] for p in anatomy.projections if p.block == 0}
+    structure, _ = examine_plain(model)
+    parts = {p.name: p.parameters[0] for p in structure.projections if p.block == 0}
     assert set(parts) == {"attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o", "mlp.w_in", "mlp.w_out"}
     assert (parts["attn.w_q"].split(".")[3], parts["attn.w_k"].split(".")[3]) == ("wq", "wk")
 

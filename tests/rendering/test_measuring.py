@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tracker_viz.rendering import LAYOUTS, Renderer, Series, make_plan
-from tracker_viz.rendering.measuring import Reach, measure
+from tracker_viz.rendering.measuring import ValueRange, measure
 from tracker_viz.rendering.plan import Box, Heatmap
 from tracker_viz.rendering.sources import Moment, WeightMap
 from tracker_viz.types import Capture
@@ -161,7 +161,7 @@ def test_ends_are_exact_for_any_number_of_cells_and_any_quantile(
             with np.errstate(invalid="ignore"):
                 change = np.abs(arrays[name].astype(np.float32) - before)
             cells.append(change[np.isfinite(change)])
-        expected[key] = Reach(
+        expected[key] = ValueRange(
             max(float(np.quantile(each, quantile)) for each in cells),
             max(float(each.max()) for each in cells),
         )

@@ -1,5 +1,4 @@
-"""What a Capture holds, and how it leaves the device: a model, in the middle of its training -> one
-raw ``Capture`` of it.
+"""Take one raw ``Capture`` of a model in the middle of its training, and bring it off the device.
 
 Attention comes whole, as float16 (its scores need all of it); weights smaller than they are, as
 float32, with the norms of the whole matrix (``<name>.norms``) and what its neurons did on the probe
@@ -29,8 +28,8 @@ from tracker_viz.capture.isolation import (
     buffers_written,
     copy_of_buffers,
     default_forward,
+    isolated,
     model_device,
-    untouched,
 )
 from tracker_viz.capture.probe import Probe, check_probe
 from tracker_viz.capture.weights.matrices import Pooling, Projection, read
@@ -110,7 +109,7 @@ class Camera:
                 f"{forward!r}"
             )
         # What ``explore`` finds out.
-        self._anatomy: ModelStructure
+        self._structure: ModelStructure
         self._input_ids: Tensor
         self._projections: list[Projection]
         self._signature: tuple[tuple[str, tuple[int, ...]], ...]
@@ -124,7 +123,7 @@ class Camera:
     @property
     def structure(self) -> ModelStructure:
         """What ``explore`` found in the model."""
-        return self._anatomy
+        return self._structure
 
     @property
     def projections(self) -> tuple[Projection, ...]:
@@ -142,7 +141,7 @@ class Camera:
         check_probe(self.probe, vocab_size=None, context_length=context_length(self.model))
         before = copy_of_buffers(self.model)
         self._written: set[str] = set()
-        with untouched(
+        with isolated(
             self.model, autocast=self._autocast, written_buffers=dict(self.model.named_buffers())
         ):
             attention = self._discover()
@@ -161,14 +160,15 @@ class Camera:
         written = {
             name: buffer for name, buffer in self.model.named_buffers() if name in self._written
         }
-        with untouched(self.model, autocast=self._autocast, written_buffers=written):
+        with isolated(self.model, autocast=self._autocast, written_buffers=written):
             if _signature(self.model) == self._signature:
                 self._neurons = NeuronWatch(self._input_ids.numel(), self._n_drawn_tokens)
                 with self._neurons.following(down_layers(self.model, self._projections)):
                     attention = self._attend(self._input_ids)
             else:
                 log.warning(
-                    "the model has other parameters than before (step %d): looking at it anew", step
+                    "the model has other parameters than before (step %d): looking at it again",
+                    step,
                 )
                 attention = self._discover()
         distributed.put_away(self.model)
@@ -180,7 +180,7 @@ class Camera:
 
     def _attend(self, input_ids: Tensor) -> list[Tensor]:
         return attend(
-            self.model, input_ids, self._anatomy, forward=self._forward, dtype=torch.float16
+            self.model, input_ids, self._structure, forward=self._forward, dtype=torch.float16
         )
 
     def _discover(self) -> list[Tensor]:
@@ -188,7 +188,7 @@ class Camera:
         drawn_ids = drawn.input_ids.to(self.device)
         self._neurons = NeuronWatch(drawn_ids.numel(), self._n_drawn_tokens)
         with self._neurons.following(linear_layers(self.model)):
-            self._anatomy, attention = discover(
+            self._structure, attention = discover(
                 self.model,
                 drawn_ids,
                 forward=self._forward,
@@ -199,22 +199,22 @@ class Camera:
             )
         attention = self._with_hidden_rows(attention)
         self._described_probe = self.probe.description()
-        known = {projection.name for projection in self._anatomy.projections}
+        known = {projection.name for projection in self._structure.projections}
         if self._wanted is not None and not self._wanted <= known:
             there = (
-                known if self._named is None else matrices_of(self.model, self._anatomy.blocks[0])
+                known if self._named is None else matrices_of(self.model, self._structure.blocks[0])
             )
             raise ConfigError(
                 f"projections={sorted(self._wanted - known)} were not found; the model has "
                 f"{', '.join(sorted(there))}"
             )
-        self._heads = _chosen_heads(self._anatomy.n_heads, self._only_blocks, self._only_heads)
+        self._heads = _chosen_heads(self._structure.n_heads, self._only_blocks, self._only_heads)
         in_blocks = (
-            range(len(self._anatomy.blocks)) if self._only_blocks is None else self._only_blocks
+            range(len(self._structure.blocks)) if self._only_blocks is None else self._only_blocks
         )
         self._projections = [
             p
-            for p in self._anatomy.projections
+            for p in self._structure.projections
             if p.block in in_blocks and (self._wanted is None or p.name in self._wanted)
         ]
         # Pooled maps cannot be made smaller again by leaving out rows: they are made as small as
@@ -223,7 +223,7 @@ class Camera:
         share = weights_share(self._max_mb) if pooled else self._max_mb * 1e6
         self._side = weight_side([projection.shape for projection in self._projections], share)
         self._signature = _signature(self.model)
-        self.model_info = describe(self._anatomy, self.model)
+        self.model_info = describe(self._structure, self.model)
         if pooled:
             self.model_info["pooling"] = self._pooling
         return attention
@@ -301,7 +301,7 @@ class Camera:
                 if max(projection.shape) > self._side or min(projection.shape) > MAX_SPECTRUM_SIDE:
                     on_device[f"{name}.norms"] = krylov(parameters, projection)
         kept = {projection.array_name for projection in self._projections}
-        activity = self._neurons.activity(self.model, self._anatomy.projections)
+        activity = self._neurons.activity(self.model, self._structure.projections)
         on_device |= {
             name: values for name, values in activity.items() if name.rpartition(".")[0] in kept
         }

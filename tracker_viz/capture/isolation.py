@@ -39,7 +39,7 @@ _PLAIN = (type(None), bool, int, float, str, tuple, list, dict, set, Tensor)
 
 
 @contextlib.contextmanager
-def untouched(
+def isolated(
     model: nn.Module,
     *,
     autocast: torch.dtype | None = None,

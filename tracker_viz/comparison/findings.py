@@ -1,5 +1,5 @@
-"""What a comparison found, in sentences: how many runs of each setting formed which role, when, and
-whether any setting goes with an outcome beyond chance."""
+"""Say in sentences what a comparison found: how many runs of each setting formed which role, when,
+and whether any setting goes with an outcome beyond chance."""
 
 from __future__ import annotations
 

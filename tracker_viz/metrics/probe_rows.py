@@ -1,5 +1,5 @@
-"""What the scores need to know of the probe batch: which row repeats what, and what unspecialised
-attention looks like.
+"""Describe the probe batch for the scores: which row repeats what, and what unspecialized attention
+looks like.
 
 In: ``Capture.probe``, as the recorder wrote it. Out: one ``ProbeRow`` per row of the batch. Called
 by ``heads``.

@@ -37,7 +37,7 @@ from tracker_viz.rendering.planning.make_plan import SIZES, make_plan, picture_s
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.side_by_side.renderer import ComparedRenderer, write_compared_poster
-from tracker_viz.rendering.side_by_side.runs import ComparedSeries, Timing
+from tracker_viz.rendering.side_by_side.runs import RunTrack, Timing
 from tracker_viz.rendering.storyboard import Pace, Shot, storyboard
 from tracker_viz.rendering.theme import THEMES
 
@@ -52,7 +52,6 @@ __all__ = [
     "Attention",
     "ColorScale",
     "ComparedRenderer",
-    "ComparedSeries",
     "LargeHead",
     "Layout",
     "OnsetRow",
@@ -60,6 +59,7 @@ __all__ = [
     "Pace",
     "Player",
     "Renderer",
+    "RunTrack",
     "Scores",
     "Series",
     "Shot",

@@ -1,4 +1,4 @@
-"""What matplotlib and seaborn taught, kept on this machine's disk for the next process.
+"""Keep what matplotlib and seaborn taught on this machine's disk, for the next process.
 
     arrays = kept.recall("cells", key) or kept.keep("cells", key, learn())
 

@@ -21,7 +21,7 @@ _MOST_THREADS = 8  # each holds two captures
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class ValueRange:
     """Largest magnitudes that some boxes show: ``quantile``, the largest that any capture has, and
     ``maximum`` over all captures.
 
@@ -35,8 +35,8 @@ class Reach:
 
 def measure(
     series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]]
-) -> dict[str, Reach]:
-    """Return key -> Reach of the boxes under that key, whose quantile (0..1) stands before them;
+) -> dict[str, ValueRange]:
+    """Return key -> range of the boxes under that key, whose quantile (0..1) stands before them;
     exact, over every capture.
 
     Cells that a mask hides, and what is not finite, do not count.
@@ -52,20 +52,20 @@ def measure(
     for key in wanted:
         reaches = [part[key] for part in parts]
         quantile = max(reach.quantile for reach in reaches)
-        whole[key] = Reach(quantile, max(reach.maximum for reach in reaches))
+        whole[key] = ValueRange(quantile, max(reach.maximum for reach in reaches))
     return whole
 
 
 def _measure_span(
     series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]], span: range
-) -> dict[str, Reach]:
+) -> dict[str, ValueRange]:
     sources: list[Source] = []
     for _, heatmaps in wanted.values():
         sources += [heatmap.source for heatmap in heatmaps]
     keys = needs_of(sources)
     first = series.read(0, needs_of(sources, "first"))
     previous = series.read(max(0, span.start - 1), needs_of(sources, "previous"))
-    reached = dict.fromkeys(wanted, Reach(0.0, 0.0))
+    reached = dict.fromkeys(wanted, ValueRange(0.0, 0.0))
     for index in span:
         arrays = series.read(index, keys)
         moment = Moment(arrays, first, previous)
@@ -84,7 +84,7 @@ def _shown(heatmap: Heatmap, moment: Moment) -> NDArray[np.float32]:
     return values[~heatmap.mask]
 
 
-def _reach(shown: NDArray[np.float32], quantile: float, before: Reach) -> Reach:
+def _reach(shown: NDArray[np.float32], quantile: float, before: ValueRange) -> ValueRange:
     finite = np.isfinite(shown)
     if not finite.all():
         shown = shown[finite]
@@ -95,5 +95,5 @@ def _reach(shown: NDArray[np.float32], quantile: float, before: Reach) -> Reach:
     # share, the quantile cannot be larger.
     n_beyond = np.count_nonzero(shown > before.quantile)
     if n_beyond < math.floor((1.0 - quantile) * (shown.size - 1)):
-        return Reach(before.quantile, maximum)
-    return Reach(max(before.quantile, float(np.quantile(shown, quantile))), maximum)
+        return ValueRange(before.quantile, maximum)
+    return ValueRange(max(before.quantile, float(np.quantile(shown, quantile))), maximum)

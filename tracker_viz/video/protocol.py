@@ -1,4 +1,4 @@
-"""What every encoder can do: open a segment, write pixels, join segments in true time."""
+"""The interface of every encoder: open a segment, write pixels, join segments in true time."""
 
 from __future__ import annotations
 

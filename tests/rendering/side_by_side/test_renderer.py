@@ -17,7 +17,7 @@ from tracker_viz.rendering.layout import Attention
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.side_by_side.renderer import ComparedRenderer, write_compared_poster
-from tracker_viz.rendering.side_by_side.runs import NO_ROLE, NOT_YET, ComparedSeries, Timing
+from tracker_viz.rendering.side_by_side.runs import NO_ROLE, NOT_YET, RunTrack, Timing
 from tracker_viz.rendering.side_by_side.tiles import fit_tiles, slots, tile_box
 from tracker_viz.rendering.theme import rgb
 
@@ -33,7 +33,7 @@ def compared(label, captures, *, blocks=2, heads=3, **options):
         "order": {block: tuple(range(heads)) for block in range(blocks)},
         "roles": np.full((len(series), blocks, heads), NO_ROLE, np.int8),
     }
-    return ComparedSeries(label, series, **given | options)
+    return RunTrack(label, series, **given | options)
 
 
 def side_by_side(runs, axis="step"):

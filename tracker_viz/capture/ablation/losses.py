@@ -23,7 +23,7 @@ from tracker_viz.capture.ablation.rows import HeldOutRows, copied_tokens
 from tracker_viz.capture.discover.blocks import discover
 from tracker_viz.capture.discover.limits import check_parameters
 from tracker_viz.capture.discover.model_info import describe
-from tracker_viz.capture.isolation import Forward, default_forward, model_device, untouched
+from tracker_viz.capture.isolation import Forward, default_forward, isolated, model_device
 from tracker_viz.capture.weights.matrices import read
 from tracker_viz.errors import CaptureError, UnsupportedModelError
 from tracker_viz.types import HeadId
@@ -101,7 +101,7 @@ class LossMeter:
     ) -> None:
         check_parameters(model)
         buffers = dict(model.named_buffers())
-        with untouched(model, autocast=autocast, written_buffers=buffers):
+        with isolated(model, autocast=autocast, written_buffers=buffers):
             structure, _ = discover(
                 model,
                 rows.repeated[:1, :-1].to(model_device(model)),
@@ -189,7 +189,7 @@ class LossMeter:
         start = 0
         buffers = dict(self._model.named_buffers())
         with (
-            untouched(self._model, autocast=self._autocast, written_buffers=buffers),
+            isolated(self._model, autocast=self._autocast, written_buffers=buffers),
             self._changing(changes),
         ):
             while start < len(rows):

@@ -44,7 +44,7 @@ def discover(
     max_experts: int = 4,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[ModelStructure, list[Tensor]]:
-    """Run the probe once, inside ``untouched``, and return what was seen.
+    """Run the probe once, inside ``isolated``, and return what was seen.
 
     Args:
         input_ids: int64 [probe, position], on the model's device.
@@ -127,7 +127,7 @@ def attend(
     forward: Forward = default_forward,
     dtype: torch.dtype = torch.float32,
 ) -> list[Tensor]:
-    """Run the probe again, inside ``untouched``; return the attention of every block, as
+    """Run the probe again, inside ``isolated``; return the attention of every block, as
     ``discover`` did.
 
     Raises:

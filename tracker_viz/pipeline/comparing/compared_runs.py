@@ -38,7 +38,7 @@ from tracker_viz.trackers import Pulled, pull
 from tracker_viz.types import HeadId
 
 if TYPE_CHECKING:
-    from tracker_viz.rendering import ComparedSeries, Timing
+    from tracker_viz.rendering import RunTrack, Timing
 
 # More points of time than this make no better video, only a longer one to draw.
 MAX_POINTS = 300
@@ -131,7 +131,7 @@ def drawn_runs(
     *,
     axis: Axis,
     progress: bool,
-) -> tuple[list[ComparedSeries], Timing, list[str]]:
+) -> tuple[list[RunTrack], Timing, list[str]]:
     """Return what a picture of the runs is drawn from, its captures pulled, and notes for the user.
 
     Raises:
@@ -207,20 +207,20 @@ def _series(
     ranked: Sequence[HeadId | None],
     heads: Order,
     axis: Axis,
-) -> ComparedSeries:
+) -> RunTrack:
     """Return one run as it is drawn, with the roles and onsets that all of its captures show.
 
     Args:
         have: which of the run's captures were pulled.
     """
-    from tracker_viz.rendering import ComparedSeries, Series
+    from tracker_viz.rendering import RunTrack, Series
 
     series = run.compared.series
     onsets = {}
     for role, onset in role_onsets(series, axis=axis).items():
         if onset.at is not None:
             onsets[role] = onset.at
-    return ComparedSeries(
+    return RunTrack(
         label=label,
         series=Series(pulled.captures, title=label),
         places=positions(series, axis)[have],

@@ -1,4 +1,4 @@
-"""What ``watch`` returns: the user's handle on a training that is recorded."""
+"""The user's handle on a training that is recorded, as ``watch`` returns it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.layout import Attention, LargeHead, Scores, Weights
-from tracker_viz.rendering.measuring import Reach
+from tracker_viz.rendering.measuring import ValueRange
 from tracker_viz.rendering.planning.plan_builder import Measured, PlanBuilder
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import (
@@ -242,7 +242,7 @@ def add_attention_scale(builder: PlanBuilder, heads: Heads, show: str) -> None:
     builder.add_scale(heads.scale, "attention", probability)
 
 
-def _change_options(builder: PlanBuilder, since: str, reach: Reach) -> dict[str, Any]:
+def _change_options(builder: PlanBuilder, since: str, reach: ValueRange) -> dict[str, Any]:
     largest = reach.quantile or 1.0
     return {
         "title": f"attention change since {since}",
@@ -337,7 +337,7 @@ def add_weight_scale(builder: PlanBuilder, matrices: Matrices) -> None:
     builder.add_scale(matrices.scale, "weights", Measured("weights", 0.995, options))
 
 
-def _weight_options(builder: PlanBuilder, panel: Weights, reach: Reach) -> dict[str, Any]:
+def _weight_options(builder: PlanBuilder, panel: Weights, reach: ValueRange) -> dict[str, Any]:
     largest = reach.quantile or 1.0
     shown = {
         "change": f"weight change since step {builder.series.steps[0]:,}",

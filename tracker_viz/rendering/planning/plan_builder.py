@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from tracker_viz.rendering.layout import Layout
-from tracker_viz.rendering.measuring import Reach, measure
+from tracker_viz.rendering.measuring import ValueRange, measure
 from tracker_viz.rendering.plan import (
     Bar,
     Box,
@@ -70,11 +70,11 @@ def number_spacing(cell_px: float, least_px: float) -> int:
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A color scale whose ends follow from what is drawn in the whole run: ``options`` makes
-    ColorScale's of the ``quantile``'s Reach."""
+    ColorScale's of the ``quantile``'s ValueRange."""
 
     kind: str
     quantile: float
-    options: Callable[[Reach], Mapping[str, Any]]
+    options: Callable[[ValueRange], Mapping[str, Any]]
 
 
 @dataclass
@@ -255,7 +255,7 @@ class PlanBuilder:
         made = {}
         for key, scale in self.scales.items():
             if isinstance(scale, Measured):
-                reach = found.get(key, Reach(0.0, 0.0))
+                reach = found.get(key, ValueRange(0.0, 0.0))
                 scale = self._scale(scale.kind, scale.options(reach))
             made[key] = scale
         return made

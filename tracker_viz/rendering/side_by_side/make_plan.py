@@ -17,7 +17,7 @@ from tracker_viz.rendering.planning.make_plan import picture_size
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.role_borders import is_role_of, row_kinds
 from tracker_viz.rendering.series import si_number
-from tracker_viz.rendering.side_by_side.runs import NOT_YET, ComparedSeries, Head, Timing
+from tracker_viz.rendering.side_by_side.runs import NOT_YET, Head, RunTrack, Timing
 from tracker_viz.rendering.side_by_side.tiles import (
     LEAST_NAME,
     MANY_RUNS,
@@ -64,7 +64,7 @@ class Ribbon:
 
 
 @dataclass(frozen=True, slots=True)
-class RunTile:
+class RunPanel:
     """Everything that changes in one run's tile; ``captions`` stand within its maps."""
 
     heatmaps: tuple[Heatmap, ...]
@@ -83,7 +83,7 @@ class ComparedPlan:
 
     plan: Plan
     tiling: Tiling
-    tiles: tuple[RunTile, ...]
+    tiles: tuple[RunPanel, ...]
     clock: Numbers
     timeline: ComparedTimeline
     frame_px: int
@@ -91,7 +91,7 @@ class ComparedPlan:
 
 
 def make_compared_plan(
-    runs: Sequence[ComparedSeries],
+    runs: Sequence[RunTrack],
     timing: Timing,
     role_names: Sequence[str],
     *,
@@ -144,7 +144,7 @@ def make_compared_plan(
 
 
 def _split_roles(
-    builder: PlanBuilder, runs: Sequence[ComparedSeries], role_names: Sequence[str]
+    builder: PlanBuilder, runs: Sequence[RunTrack], role_names: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Return the roles that have a lane below the curves, and those that heads only had briefly,
     which are named beside it."""
@@ -159,7 +159,7 @@ def _split_roles(
     return lanes, brief
 
 
-def _is_ever_held(runs: Sequence[ComparedSeries], role: int) -> bool:
+def _is_ever_held(runs: Sequence[RunTrack], role: int) -> bool:
     return any(bool((run.roles == role).any()) for run in runs)
 
 
@@ -175,7 +175,7 @@ def _strip(builder: PlanBuilder, n_runs: int, n_lanes: int) -> Box:
     return Box(builder.margin, y, builder.width - 2 * builder.margin, height)
 
 
-def _grown(builder: PlanBuilder, strip: Box, tiles: Sequence[RunTile]) -> Box:
+def _grown(builder: PlanBuilder, strip: Box, tiles: Sequence[RunPanel]) -> Box:
     """Give the curves what the maps left free."""
     bottom = max(heatmap.box.bottom for tile in tiles for heatmap in tile.heatmaps)
     more = min(max(0, strip.y - builder.px(24) - bottom), builder.px(110))
@@ -196,7 +196,7 @@ def _place_bars(builder: PlanBuilder, strip: Box, brief: Sequence[str]) -> Box:
     return replace(strip, width=strip.width - width - px(44))
 
 
-def _name_px(builder: PlanBuilder, runs: Sequence[ComparedSeries], widest: Sequence[int]) -> int:
+def _name_px(builder: PlanBuilder, runs: Sequence[RunTrack], widest: Sequence[int]) -> int:
     """Return how wide a tile must be for its run's name and numbers to stand in one line."""
     widths = []
     for run, n_characters in zip(runs, widest, strict=True):
@@ -214,14 +214,12 @@ def _shown_heads(tiling: Tiling) -> str:
     return f" · {some} of each run"
 
 
-def _row_kind(run: ComparedSeries, heads: Heads) -> str:
+def _row_kind(run: RunTrack, heads: Heads) -> str:
     kinds, row = row_kinds(run.series), heads.blocks[0][0].probe or 0
     return kinds[row] if row < len(kinds) else ""
 
 
-def _has_role_elsewhere(
-    runs: Sequence[ComparedSeries], role_names: Sequence[str], row_kind: str
-) -> bool:
+def _has_role_elsewhere(runs: Sequence[RunTrack], role_names: Sequence[str], row_kind: str) -> bool:
     """Whether a head ever has a role that does not speak about the row that is shown."""
     for index, name in enumerate(role_names):
         if not is_role_of(name, row_kind) and _is_ever_held(runs, index):
@@ -229,9 +227,7 @@ def _has_role_elsewhere(
     return False
 
 
-def numbers_text(
-    run: ComparedSeries, timing: Timing, capture: int, ended: bool, metric: str
-) -> str:
+def numbers_text(run: RunTrack, timing: Timing, capture: int, ended: bool, metric: str) -> str:
     """Return the numbers beside a run: its loss, the step of its capture where the clock shows
     something else, and whether it is over."""
     if capture == NOT_YET:
@@ -259,7 +255,7 @@ def clock_text(timing: Timing, point: int) -> str:
             return f"{place:.0%}"
 
 
-def _check_alike(runs: Sequence[ComparedSeries], heads: Sequence[Heads]) -> None:
+def _check_alike(runs: Sequence[RunTrack], heads: Sequence[Heads]) -> None:
     lengths = {run.label: each.length for run, each in zip(runs, heads, strict=True)}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{label}: {length}" for label, length in lengths.items())
@@ -305,11 +301,11 @@ def _tile(
     builder: PlanBuilder,
     tiling: Tiling,
     index: int,
-    run: ComparedSeries,
+    run: RunTrack,
     heads: Heads,
     tile: Box,
     numbers: Numbers,
-) -> RunTile:
+) -> RunPanel:
     """Place the maps of a run, with the names of its blocks and heads."""
     mask = heads.mask(-(-heads.length // tiling.pool))
     sources = {}
@@ -336,7 +332,7 @@ def _tile(
         )
     builder.heatmaps += heatmaps
     ribbon = _ribbon(builder, tiling, run, placed, tile)
-    return RunTile(tuple(heatmaps), numbers, tuple(captions), ribbon)
+    return RunPanel(tuple(heatmaps), numbers, tuple(captions), ribbon)
 
 
 def _name_slot(builder: PlanBuilder, tiling: Tiling, slot: Slot) -> tuple[str, Numbers] | None:
@@ -358,7 +354,7 @@ def _name_slot(builder: PlanBuilder, tiling: Tiling, slot: Slot) -> tuple[str, N
 
 
 def _ribbon(
-    builder: PlanBuilder, tiling: Tiling, run: ComparedSeries, placed: Sequence[Slot], tile: Box
+    builder: PlanBuilder, tiling: Tiling, run: RunTrack, placed: Sequence[Slot], tile: Box
 ) -> Ribbon | None:
     """Place the ribbon right of the maps, where there is room: each block's lines as high as its
     maps, in the order of the maps."""
@@ -445,7 +441,7 @@ def _wrapped(builder: PlanBuilder, label: str, size: float) -> list[str]:
     return lines
 
 
-def _widest(run: ComparedSeries, timing: Timing, index: int, metric: str) -> int:
+def _widest(run: RunTrack, timing: Timing, index: int, metric: str) -> int:
     """Return the characters that the run's numbers may need."""
     ends = bool(timing.ended[index].any())
     captures = list(range(len(run.series)))

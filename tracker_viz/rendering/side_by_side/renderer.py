@@ -26,12 +26,12 @@ from tracker_viz.rendering.painting.template import make_template
 from tracker_viz.rendering.planning.role_borders import is_role_of
 from tracker_viz.rendering.side_by_side.make_plan import (
     Numbers,
-    RunTile,
+    RunPanel,
     clock_text,
     make_compared_plan,
     numbers_text,
 )
-from tracker_viz.rendering.side_by_side.runs import NO_ROLE, NOT_YET, ComparedSeries, Timing
+from tracker_viz.rendering.side_by_side.runs import NO_ROLE, NOT_YET, RunTrack, Timing
 from tracker_viz.rendering.sources import Moment, needs_of
 from tracker_viz.rendering.storyboard import Shot
 from tracker_viz.rendering.text import blend, glyph, opaque_glyph
@@ -50,7 +50,7 @@ class ComparedRenderer:
     Args:
         runs: in the order in which they stand.
         timing: which of their captures are shown together.
-        role_names: what ``ComparedSeries.roles`` are indices of.
+        role_names: what ``RunTrack.roles`` are indices of.
         title, subtitle, note: lines at the top of every picture; ``note``: what one must know
             before one compares.
         probe: the probe row by its label or its index.
@@ -66,7 +66,7 @@ class ComparedRenderer:
 
     def __init__(
         self,
-        runs: Sequence[ComparedSeries],
+        runs: Sequence[RunTrack],
         timing: Timing,
         role_names: Sequence[str],
         *,
@@ -120,7 +120,7 @@ class ComparedRenderer:
         return self._planned.tiling.all_heads
 
     @property
-    def tiles(self) -> tuple[RunTile, ...]:
+    def tiles(self) -> tuple[RunPanel, ...]:
         """The maps, numbers and ribbon of each run."""
         return self._planned.tiles
 

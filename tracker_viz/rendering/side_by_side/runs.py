@@ -22,7 +22,7 @@ NOT_YET = -1
 
 
 @dataclass(frozen=True, slots=True)
-class ComparedSeries:
+class RunTrack:
     """One run of a comparison.
 
     Attributes:

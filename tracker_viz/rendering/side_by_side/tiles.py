@@ -14,7 +14,7 @@ from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.grid import fit_map
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
-from tracker_viz.rendering.side_by_side.runs import ComparedSeries, Head
+from tracker_viz.rendering.side_by_side.runs import Head, RunTrack
 
 _LEAST_PX = 56.0  # at 1080p: smaller maps of all heads tell less than larger ones of some
 _WANTED_PX = 64.0
@@ -75,7 +75,7 @@ class Slot:
 
 def fit_tiles(
     builder: PlanBuilder,
-    runs: Sequence[ComparedSeries],
+    runs: Sequence[RunTrack],
     length: int,
     area: Box,
     *,
@@ -119,7 +119,7 @@ def fit_tiles(
     return best
 
 
-def slots(builder: PlanBuilder, tiling: Tiling, run: ComparedSeries, tile: Box) -> Iterator[Slot]:
+def slots(builder: PlanBuilder, tiling: Tiling, run: RunTrack, tile: Box) -> Iterator[Slot]:
     """Yield the places of the heads of ``run`` in its ``tile``."""
     x0, y0 = maps_origin(builder, tiling, tile)
     pitch_y = tiling.map_px + tiling.gap + _caption_px(builder, tiling)
@@ -153,7 +153,7 @@ def maps_origin(builder: PlanBuilder, tiling: Tiling, tile: Box) -> tuple[int, i
     return next_even(x), next_even(y)
 
 
-def _places(tiling: Tiling, run: ComparedSeries) -> Iterator[tuple[int, Head]]:
+def _places(tiling: Tiling, run: RunTrack) -> Iterator[tuple[int, Head]]:
     """Yield (number of the slot, head) for the heads that are there."""
     if not tiling.all_heads:
         for number, head in enumerate(run.ranking[: tiling.n_maps]):

@@ -18,7 +18,7 @@ from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.timeline import edge_aligned, nice_steps
 from tracker_viz.rendering.scales import short_number
 from tracker_viz.rendering.series import si_number
-from tracker_viz.rendering.side_by_side.runs import ComparedSeries, Timing
+from tracker_viz.rendering.side_by_side.runs import RunTrack, Timing
 from tracker_viz.rendering.theme import Theme, fixed_style, rgb
 
 _MOST_LINES = 8
@@ -91,7 +91,7 @@ class _Mark:
 
 def place_timeline(
     builder: PlanBuilder,
-    runs: Sequence[ComparedSeries],
+    runs: Sequence[RunTrack],
     timing: Timing,
     role_names: Sequence[str],
     colors: Sequence[str],
@@ -123,7 +123,7 @@ def place_timeline(
 
 
 def _place_curves(
-    builder: PlanBuilder, runs: Sequence[ComparedSeries], axis: _Axis, curves: Box
+    builder: PlanBuilder, runs: Sequence[RunTrack], axis: _Axis, curves: Box
 ) -> tuple[NDArray[np.float64], ...]:
     """Return each run's curve, float64 [capture, (x, y)] in pixels, and write the metric's name and
     range beside them."""
@@ -153,7 +153,7 @@ def _name_lane(builder: PlanBuilder, role: str, y: float, left: int, right: int)
 
 
 def _marks(
-    runs: Sequence[ComparedSeries],
+    runs: Sequence[RunTrack],
     role_names: Sequence[str],
     colors: Sequence[str],
     axis: _Axis,
