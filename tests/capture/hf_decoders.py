@@ -273,7 +273,7 @@ def short(name):
 
 
 def row(model_type, structure, model, difference):
-    """What the table says of a model."""
+    """Return the cells of one model in the table."""
     found = describe(structure, model)["found"]
     weights = " ".join(
         dict.fromkeys(short(name) for name in found["projections"] if ".experts." not in name)

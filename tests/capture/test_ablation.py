@@ -191,7 +191,7 @@ def test_rows_are_cut_into_batches_without_changing_the_result(monkeypatch):
 
 
 class Adapter(nn.Module):
-    """As LoRA puts it around a layer: a second path from the same input."""
+    """Add a second path from the same input, as LoRA does."""
 
     def __init__(self, base_layer):
         super().__init__()

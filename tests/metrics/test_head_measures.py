@@ -530,7 +530,7 @@ def test_the_least_period_is_the_lowest_mean_and_not_the_lowest_row():
 
 @pytest.mark.parametrize("length", range(4, 65))
 def test_uniform_heads_are_no_induction_heads_in_any_context(length):
-    """What ``make_probe`` gives: 4 copies, or 2 of 3 tokens where there is room for no more."""
+    """Repeat as ``make_probe`` does: 4 copies, or 2 of 3 tokens where there is room for no more."""
     period = max(length // 4, min(3, length // 2))
     row = ProbeRow("repeated", length, period, 0)
     uniform = np.broadcast_to(uniform_attention(length), (1, 2, length, length))

@@ -272,7 +272,7 @@ def evenly_chosen(names: Sequence[str], most: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Size:
-    """What is kept of the attention: which probe rows, and how much of each other axis."""
+    """The part of the attention that is kept: which probe rows, and how much of each other axis."""
 
     rows: tuple[int, ...]
     heads: int

@@ -122,7 +122,7 @@ class Camera:
 
     @property
     def structure(self) -> ModelStructure:
-        """What ``explore`` found in the model."""
+        """The structure that ``explore`` found in the model."""
         return self._structure
 
     @property

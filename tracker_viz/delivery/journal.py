@@ -1,4 +1,4 @@
-"""What one destination has confirmed, noted in the spool."""
+"""Note in the spool what one destination has confirmed."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ HEAD_SCORES: Mapping[str, HeadScore] = {
 
 @dataclass(frozen=True, slots=True)
 class HeadScores:
-    """What ``measure_heads`` finds.
+    """Scores of all heads in one capture, as ``measure_heads`` finds them.
 
     Attributes:
         scores: name -> float32 [block, head]. NaN where there is no such block or head, and where a

@@ -87,7 +87,7 @@ class RunOnset:
 
     @property
     def not_before(self) -> int | None:
-        """Of a run that did not form the role: the step up to which it is known not to have."""
+        """The step up to which a run is known not to have formed the role; None if it did."""
         return None if self.formed else self.after
 
 

@@ -103,7 +103,7 @@ def role_score_names(roles: tuple[Role, ...] = ROLES) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class RoleEvidence:
-    """What a run knows about one role.
+    """The evidence of one run for one role.
 
     Attributes:
         scores: float32 [capture, block, head]: of several scores that a role needs the lowest.

@@ -99,7 +99,7 @@ def score_series(captures: Iterable[Capture]) -> ScoreSeries:
 
 
 def scores_only(capture: Capture) -> Capture:
-    """What a series needs of a capture, so that captures can stream through without being held."""
+    """Keep what a series needs of a capture, so that captures can stream through unheld."""
     arrays = {
         name: array
         for name, array in capture.arrays.items()

@@ -71,7 +71,7 @@ Labels = Mapping[HeadId, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class AblatedSet:
-    """What a model loses without some of its heads.
+    """The loss of a model without some of its heads.
 
     Attributes:
         losses: kind of token -> loss in nats without them.

@@ -104,7 +104,7 @@ class CompareResult:
 
 @dataclass(frozen=True, slots=True)
 class _Conclusions:
-    """What the numbers of all runs say, before anything is drawn."""
+    """The conclusions from the numbers of all runs, before anything is drawn."""
 
     rows: list[dict[str, Any]]
     groups: list[SettingGroup]

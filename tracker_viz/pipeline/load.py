@@ -18,7 +18,7 @@ TrackerOptions = Mapping[str, Mapping[str, Any]]
 
 @runtime_checkable
 class Recorded(Protocol):
-    """What ``render`` needs of what ``watch`` returned."""
+    """The part of what ``watch`` returned that ``render`` needs."""
 
     tracker_options: TrackerOptions
 

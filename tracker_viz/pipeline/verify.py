@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What came out of a verification. A path itself: the table's file.
+    """The result of a verification. A path itself: the table's file.
 
     Attributes:
         rows: the table, see ``metrics.verdict_rows``, of every checkpoint that was measured.

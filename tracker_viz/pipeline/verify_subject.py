@@ -44,7 +44,7 @@ _VALUES_OF_EACH = 4096
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is measured.
+    """The run, the model and the rows that are measured.
 
     Attributes:
         meter: measures the model.

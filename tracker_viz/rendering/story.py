@@ -26,7 +26,7 @@ _BEHAVIOR = (*role_score_names(), "entropy")
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What happened in a run.
+    """The events of a run, and how much changed between its captures.
 
     Attributes:
         steps: of the captures.

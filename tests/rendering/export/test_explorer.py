@@ -27,7 +27,7 @@ def renderer(small_run):
 
 
 class Page:
-    """What a page's file holds."""
+    """The contents of a page's file."""
 
     def __init__(self, page: bytes) -> None:
         self.text = page.decode()
