@@ -95,7 +95,7 @@ def words_alone(plan: Plan) -> NDArray[np.uint8]:
 @dataclass(frozen=True, slots=True)
 class _Boxes:
     """The cells that seaborn draws into the boxes of a plan, whatever values they show: ``pixels``,
-    uint8 [height, width, 3], as the background of a Template has them; black outside of the boxes."""
+    uint8 [height, width, 3], as the background of a Template has them; black elsewhere."""
 
     pixels: NDArray[np.uint8]
     cell_maps: Mapping[str, CellMap]
