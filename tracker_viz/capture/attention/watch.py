@@ -14,17 +14,16 @@ running (``ModuleStack``).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
+from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
 from tracker_viz.capture.attention.probabilities import (
     attention_probabilities,
     flash_probabilities,
@@ -35,15 +34,6 @@ from tracker_viz.capture.attention.probabilities import (
 )
 from tracker_viz.capture.parameter_trace import ParameterTrace, is_matrix_product
 from tracker_viz.errors import ProbeError
-
-Source = Literal[
-    "scaled_dot_product_attention",
-    "softmax",
-    "multi_head_attention",
-    "flex_attention",
-    "flash_attn",
-    "matmul",
-]
 
 # As a module calls it, and as an autograd function of somebody's own does.
 _SCALED_DOT_PRODUCT = {
@@ -56,80 +46,6 @@ _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
 # Tensors that may be given by name, in the order in which linear, embedding and the matrix products
 # take them.
 _OPERANDS = ("input", "mat1", "batch1", "other", "mat2", "batch2", "weight")
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionCall:
-    """One call of an attention function during the pass.
-
-    Attributes:
-        modules: names of the modules that were running, outermost first.
-        entries: how often each of them had been entered by then, this time included.
-        ordinal: how many calls the innermost of them had made before.
-        pattern: [probe, head, query, key], on the model's device; rows sum to 1 (below 1 where a
-            sink column takes the rest).
-        n_kv_heads: key/value heads; None where the call does not tell.
-        error: largest ``|P V - output|`` over the call; None where there is nothing to compare.
-    """
-
-    modules: tuple[str, ...]
-    entries: tuple[int, ...]
-    ordinal: int
-    source: Source
-    pattern: Tensor
-    n_kv_heads: int | None = None
-    error: float | None = None
-
-    @property
-    def module(self) -> str:
-        return self.modules[-1] if self.modules else ""
-
-    @property
-    def site(self) -> tuple[tuple[str, ...], int]:
-        return self.modules, self.ordinal
-
-
-class ModuleStack:
-    """Names of the modules whose ``forward`` is running, outermost first. Its hooks come off when
-    the ``with`` ends."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.entries: dict[str, int] = {}
-        self.widths: dict[str, int] = {}  # module -> size of the last axis of what it returned last
-
-    @contextmanager
-    def following(self, modules: Iterable[tuple[str, nn.Module]]) -> Iterator[ModuleStack]:
-        handles = []
-        try:
-            for name, module in modules:
-                handles.append(module.register_forward_pre_hook(self._enter(name)))
-                # always_call: what is left standing after an error inside the model would misname
-                # everything that follows.
-                handles.append(module.register_forward_hook(self._leave(name), always_call=True))
-            yield self
-        finally:
-            for handle in handles:
-                handle.remove()
-            self.names.clear()
-
-    def _enter(self, name: str) -> Callable[..., None]:
-        def enter(_module: nn.Module, _inputs: Any) -> None:
-            self.names.append(name)
-            self.entries[name] = self.entries.get(name, 0) + 1
-
-        return enter
-
-    def _leave(self, name: str) -> Callable[..., None]:
-        def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple | list) and output else output
-            if isinstance(hidden, Tensor) and hidden.ndim:
-                self.widths[name] = hidden.shape[-1]
-            if name in self.names:
-                while self.names.pop() != name:
-                    pass
-
-        return leave
 
 
 class AttentionWatch(TorchFunctionMode):
@@ -411,7 +327,7 @@ class AttentionWatch(TorchFunctionMode):
 
     def _hand_over(
         self,
-        source: Source,
+        source: str,
         pattern: Tensor,
         n_kv_heads: int | None = None,
         error: float | None = None,

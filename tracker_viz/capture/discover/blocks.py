@@ -17,7 +17,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from tracker_viz.capture.attention.watch import AttentionCall, AttentionWatch, ModuleStack
+from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
+from tracker_viz.capture.attention.watch import AttentionWatch
 from tracker_viz.capture.discover.model_info import ModelStructure, Site, first_of
 from tracker_viz.capture.discover.projections import find_projections
 from tracker_viz.capture.isolation import Forward, default_forward
