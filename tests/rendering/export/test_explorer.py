@@ -13,9 +13,9 @@ import pytest
 
 from tracker_viz.errors import RenderError
 from tracker_viz.rendering import Layout, Renderer, Series, Weights, write_explorer
-from tracker_viz.rendering.export.explorer import explorer_page
-from tracker_viz.rendering.export.explorer_cells import encode
-from tracker_viz.rendering.export.explorer_parts import page_parts
+from tracker_viz.rendering.export.explorer.cells import encode
+from tracker_viz.rendering.export.explorer.page import explorer_page
+from tracker_viz.rendering.export.explorer.parts import page_parts
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.sources import HeadMap, Moment

@@ -1,8 +1,8 @@
 """Write a run as one HTML page without network: every map of a Renderer's picture, at each step.
 
 The page works in the sandboxed frame of a tracker's artifact viewer. It holds the cells of all maps
-as bytes, as differences to the capture before, deflated; ``explorer.html`` draws them, and writes
-every word beside them as text.
+as bytes, as differences to the capture before, deflated; the page's own program draws them, and
+writes every word beside them as text.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import RenderError
 from tracker_viz.metrics import ROLES, Event, strongest_event
-from tracker_viz.rendering.export.explorer_cells import LEVELS, coded_captures
-from tracker_viz.rendering.export.explorer_parts import PageParts, page_parts
+from tracker_viz.rendering.export.explorer.cells import LEVELS, coded_captures
+from tracker_viz.rendering.export.explorer.parts import PageParts, page_parts
 from tracker_viz.rendering.export.images import with_suffix, write_whole
 from tracker_viz.rendering.painting.renderer import Renderer
 from tracker_viz.rendering.planning.header import format_metric
@@ -37,7 +37,20 @@ from tracker_viz.types import HeadId
 # Captures are deflated in chunks of about this many bytes, so that a page shows its first picture
 # before it has unpacked the others.
 _CHUNK_BYTES = 1 << 20
-_PLACEHOLDER = re.compile(r"%(TITLE|GROUND|DESCRIPTION|CELLS)%")
+# The page's program: one function's body, in this order.
+_SCRIPTS = (
+    "elements",
+    "cells",
+    "view",
+    "overview",
+    "many_heads",
+    "scores",
+    "plot",
+    "detail",
+    "player",
+    "start",
+)
+_PLACEHOLDER = re.compile(r"%(TITLE|GROUND|STYLE|DESCRIPTION|CELLS|SCRIPT)%")
 
 
 def write_explorer(renderer: Renderer, path: Path | str, *, max_bytes: int = 10 << 20) -> Path:
@@ -74,6 +87,8 @@ def explorer_page(renderer: Renderer, indices: Sequence[int]) -> bytes:
     texts = {
         "TITLE": html.escape(series.title),
         "GROUND": theme.ground,
+        "STYLE": _own_file("explorer.css"),
+        "SCRIPT": "\n".join(_own_file(f"{name}.js") for name in _SCRIPTS),
         # "</script>" inside the description would end it.
         "DESCRIPTION": json.dumps(described, separators=(",", ":"), allow_nan=False).replace(
             "<", "\\u003c"
@@ -82,9 +97,12 @@ def explorer_page(renderer: Renderer, indices: Sequence[int]) -> bytes:
             [_script("scores", scores), *(_script("maps", each) for each in chunks)]
         ),
     }
-    template = files(__package__).joinpath("explorer.html").read_text(encoding="utf-8")
     # In one pass: a title or a token may read "%CELLS%", and stays what it is.
-    return _PLACEHOLDER.sub(lambda match: texts[match[1]], template).encode()
+    return _PLACEHOLDER.sub(lambda match: texts[match[1]], _own_file("explorer.html")).encode()
+
+
+def _own_file(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _script(kind: str, cells: NDArray[np.uint8]) -> str:

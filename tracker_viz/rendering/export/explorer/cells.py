@@ -2,7 +2,7 @@
 
 A page holds parts (the heads of a probe row, one weight matrix, one score map, the roles). A part
 gives the same number of bytes for each capture: positions on its color scale in 255 steps, where
-255 itself is "not finite". Called by ``explorer``, which puts the bytes into the page.
+255 itself is "not finite". Called by ``page``, which puts the bytes into the page.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tracker_viz.metrics import ROLES, role_label
-from tracker_viz.rendering.export.explorer_cells import (
+from tracker_viz.rendering.export.explorer.cells import (
     Block,
     HeadsPart,
     MapPart,

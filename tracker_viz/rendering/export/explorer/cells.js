@@ -1,0 +1,176 @@
+// Cells: bytes of each capture, unpacked when they are needed; where each map's are; and their
+// colors and texts.
+
+function bytesOf(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const binary = atob(text), bytes = new Uint8Array(binary.length);
+  for (let at = 0; at < bytes.length; at++) bytes[at] = binary.charCodeAt(at);
+  return bytes;
+}
+
+/** Unpack one element's captures, each of `size` cells, which are differences to the one before. */
+async function unpack(element, size) {
+  const packed = new Blob([bytesOf(element.textContent)]);
+  element.remove();
+  const stream = packed.stream().pipeThrough(new DecompressionStream('deflate'));
+  const all = new Uint8Array(await new Response(stream).arrayBuffer());
+  for (let at = size; at < all.length; at++) all[at] += all[at - size];
+  const captures = [];
+  for (let at = 0; size && at < all.length; at += size) captures.push(all.subarray(at, at + size));
+  return captures;
+}
+
+const chunks = [...root.querySelectorAll('script.maps')].map((element) => ({ element }));
+const capturesOf = new Array(run.steps.length);  // cells of the maps, by capture, once unpacked
+let scoresOf = [];  // cells of roles and scores, by capture
+
+/** Have the maps of a capture unpacked. */
+function load(index) {
+  const number = Math.floor(index / run.perChunk), chunk = chunks[number];
+  chunk.loading ??= unpack(chunk.element, mapCells).then((captures) => {
+    for (let at = 0; at < Math.min(run.perChunk, run.steps.length - number * run.perChunk); at++)
+      capturesOf[number * run.perChunk + at] = captures[at] ?? new Uint8Array(0);
+  });
+  return chunk.loading;
+}
+
+/** Colors of a scale's levels as the 32 bits of a canvas's pixel. */
+function colorsOf(scale) {
+  const rgb = bytesOf(scale.colors), colors = new Uint32Array(256);
+  for (let level = 0; level < 255; level++)
+    colors[level] = pixel(rgb[3 * level], rgb[3 * level + 1], rgb[3 * level + 2]);
+  colors[255] = pixel(...rgbOf(run.theme.nonfinite));
+  return colors;
+}
+const pixel = (red, green, blue) => (255 << 24 | blue << 16 | green << 8 | red) >>> 0;
+const rgbOf = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+const css = (color) => `rgb(${color & 255} ${color >> 8 & 255} ${color >> 16 & 255})`;
+const isDark = (hex) => rgbOf(hex).reduce((sum, part) => sum + part) < 384;
+
+for (const scale of Object.values(run.scales)) {
+  scale.pixels = colorsOf(scale);
+  scale.numbers = scale.values.map((text) => Number(text.replace('−', '-')));
+}
+const panelPixel = pixel(...rgbOf(run.theme.panel));
+
+/** Black or white, whichever is read on a color. */
+function inkOn(color) {
+  const light = 0.3 * (color & 255) + 0.59 * (color >> 8 & 255) + 0.11 * (color >> 16 & 255);
+  return light > 128 ? '#000' : '#fff';
+}
+
+/** A level as a number of two digits or so. */
+function shortText(scale, level) {
+  const value = scale.numbers[level], largest = Math.abs(scale.numbers[254]);
+  if (Math.abs(value) >= 100 || largest < 0.1) return scale.values[level];
+  return value.toFixed(Math.abs(value) < 9.95 ? 2 : 1).replace(/^(-?)0(?=\.)/, '$1');
+}
+
+/** Say a level as a value: a clipped one is only known to be at least so large. */
+function valueText(scale, level) {
+  if (level === 255) return 'not finite';
+  const [below, above] = scale.clipped;
+  if (level === 254 && above) return `at least ${scale.values[254]}`;
+  if (level === 0 && below) return `at most ${scale.values[0]}`;
+  return `≈ ${scale.values[level]}`;
+}
+
+const headMaps = run.rows.map(() => new Map());  // for each attention row: head -> its map
+const matrices = [];
+let mapCells = 0;
+for (const part of run.maps) {
+  if (part.kind === 'heads') addHeads(part);
+  else {
+    matrices.push(Object.assign(part, { offset: mapCells, id: `m${matrices.length}` }));
+    mapCells += part.rows * part.columns;
+  }
+}
+
+function addHeads(part) {
+  const { side } = part, size = part.causal ? side * (side + 1) / 2 : side * side;
+  for (const [block, numbers] of part.heads) {
+    for (const head of numbers) {
+      const id = `${block}.${head}`, other = headMaps[part.row].get(id);
+      const map = { ...part, id, block, head, rows: side, columns: side, offset: mapCells };
+      if (!other || other.pool > map.pool) headMaps[part.row].set(id, map);
+      if (!other) map.isInMosaic = true; else map.coarse = other.coarse ?? other;
+      mapCells += size;
+    }
+  }
+}
+
+const scores = [];
+let roles = null, scoreCells = 0;
+for (const part of run.scores) {
+  part.offset = scoreCells;
+  scoreCells += part.rows * part.columns;
+  if (part.kind === 'roles') roles = part;
+  else scores.push(part);
+  if (part.hidden) {
+    const bits = bytesOf(part.hidden);
+    part.isHidden = (cell) => bits[cell >> 3] >> (cell & 7) & 1;
+  }
+}
+
+const headScores = scores.filter((part) => part.kind === 'score');
+const blocksOfHeads = blockRows();
+const heads = blocksOfHeads.flatMap(([block, numbers]) => numbers.map((n) => `${block}.${n}`));
+
+/** [[block, [head, ...]], ...] of all heads that the page knows. */
+function blockRows() {
+  if (run.rows.length) return run.maps.find((part) => part.kind === 'heads').heads;
+  const grid = roles ?? headScores[0];
+  if (!grid) return [];
+  const numbers = Array.from({ length: grid.columns }, (_, head) => head);
+  return Array.from({ length: grid.rows }, (_, block) => [block, numbers]);
+}
+
+/** Number of a map's cell among the bytes of a capture; -1 where a causal head cannot look. */
+function cellAt(map, row, column) {
+  if (map.isHidden?.(row * map.columns + column)) return -1;
+  if (!map.causal) return map.offset + row * map.columns + column;
+  return column > row ? -1 : map.offset + row * (row + 1) / 2 + column;
+}
+
+/** Paint a map's cells on a canvas, one pixel for each. */
+function paint(canvas, map, cells) {
+  const pixels = pixelsOf(canvas, map.columns, map.rows);
+  paintCells(pixels, map.columns, 0, map, cells);
+  canvas.getContext('2d').putImageData(canvas.picture, 0, 0);
+}
+
+function pixelsOf(canvas, width, height) {
+  if (!canvas.picture || canvas.width !== width || canvas.height !== height) {
+    canvas.width = width;
+    canvas.height = height;
+    canvas.picture = new ImageData(width, height);
+  }
+  return new Uint32Array(canvas.picture.data.buffer);
+}
+
+/** Put a map into `pixels`, rows of `width`, from the pixel `start` on. */
+function paintCells(pixels, width, start, map, cells) {
+  const colors = run.scales[map.scale].pixels;
+  let cell = map.offset;
+  for (let row = 0; row < map.rows; row++) {
+    const first = start + row * width, end = map.causal ? row + 1 : map.columns;
+    for (let column = 0; column < end; column++) pixels[first + column] = colors[cells[cell++]];
+    for (let column = end; column < map.columns; column++) pixels[first + column] = panelPixel;
+  }
+  if (map.isHidden)
+    for (let at = 0; at < map.rows * map.columns; at++)
+      if (map.isHidden(at)) pixels[start + at] = panelPixel;
+}
+
+/** The role of a head at a capture; null where it has none. */
+function roleOf(id, index) {
+  if (!roles) return null;
+  const [block, head] = id.split('.').map(Number);
+  const code = scoresOf[index][roles.offset + block * roles.columns + head];
+  return code ? roles.names[code - 1] : null;
+}
+
+function scoreLevel(part, id, index) {
+  const [block, head] = id.split('.').map(Number);
+  return scoresOf[index][part.offset + block * part.columns + head];
+}

@@ -1,0 +1,228 @@
+// One head or matrix, large, and its scores over the run.
+
+function detail(id) {
+  const isHead = !id.startsWith('m');
+  const order = isHead ? heads : matrices.map((map) => map.id);
+  const place = order.indexOf(id);
+  const title = make('h2', { tabindex: -1 });
+  const turn = (by) => open(order[(place + by + order.length) % order.length]);
+  const nav = make('nav', { 'aria-label': 'maps' },
+    make('button', { onclick: close, title: 'back to all maps (Esc)' }, '← all'), title,
+    make('button', { onclick: () => turn(-1), title: 'previous (p)', 'aria-label': 'previous', class: 'turn-back' },
+      '‹', make('span', { class: 'word' }, isHead ? ' previous head' : ' previous')),
+    make('button', { onclick: () => turn(1), title: 'next (n)', 'aria-label': 'next', class: 'turn-forward' },
+      make('span', { class: 'word' }, isHead ? 'next head ' : 'next '), '›'));
+  const maps = isHead ? headMaps.map((row) => row.get(id)).filter(Boolean)
+    : [matrices[place]];
+  const two = moments().length > 1 || maps.length > 1;
+  const pictures = make('div', { class: two ? 'pictures two' : 'pictures' });
+  const large = maps.flatMap((map) => moments().map((_, at) => ({ at, ...largeMap(map) })));
+  pictures.append(...large.map((each) => each.element));
+  const side = make('div', { class: 'aside' });
+  const body = make('div', { class: two ? 'body two' : 'body' }, pictures, side);
+  const curves = isHead && headScores.length ? scoreCurves(id) : null;
+  if (curves) side.append(curves.element);
+  // Beside one map there is room for what it says; below each of several otherwise.
+  if (!two) side.append(...large.map((each) => each.words));
+  else large.forEach((each) => each.element.append(each.words));
+  return {
+    element: make('section', { class: 'detail' }, nav, body),
+    turn,
+    placed: () => { large.forEach((each) => each.placed()); curves?.placed(); },
+    leave: () => { large.forEach((each) => each.leave()); curves?.leave(); },
+    paint(indices) {
+      large.forEach((each) => each.paint(indices[each.at], indices.length > 1));
+      curves?.paint(indices);
+      const role = isHead && roleOf(id, state.at);
+      const name = isHead ? headName(id) : `${matrices[place].title} · block ${matrices[place].block}`;
+      title.textContent = name + (role ? ' · ' : '');
+      if (role) title.append(make('span', { style: `color: ${run.roles[role].color}` },
+        roleWords(role)));
+    },
+  };
+}
+
+/** Tokens as they can be told apart: blanks and line ends are seen. */
+function visible(token) {
+  const shown = token.replaceAll('\n', '↵').replaceAll('\t', '⇥').replaceAll(' ', '␣');
+  return shown || '∅';
+}
+
+/** A head or a matrix as large as there is room, and what its cells say. */
+function largeMap(map) {
+  const isHead = map.kind === 'heads';
+  const tokens = isHead ? run.rows[map.row].tokens : [];
+  const { period, start } = isHead ? run.rows[map.row] : {};
+  const heading = make('h3'), reading = make('p', { class: 'reading', role: 'status' });
+  const sentence = make('p', { class: 'sentence', hidden: tokens.length ? null : '' });
+  let index = 0, cell = null;
+  const picture = plot({
+    label: isHead ? headName(map.id) : map.title, rows: map.rows, columns: map.columns,
+    left: tokens.map(visible), bottom: tokens.map(visible), isTurned: true, hasBands: true,
+    isSquare: isHead, tallest: 0.72, least: run.drawn?.[map.row ?? 0], widest: 24,
+    bracket: period ? { period, start, length: tokens.length } : null,
+    paintCanvas: (canvas, at) => paint(canvas, map, capturesOf[at]),
+    describe: (row, column, at) => describe(map, row, column, at),
+    pointed(row, column) { cell = [row, column]; read(); },
+  });
+  const words = tokens.map((token, at) => make('button', { tabindex: at ? -1 : 0,
+    title: `token ${at}: where it looks`, onclick: () => look(at) }, visible(token)));
+  sentence.append(...words);
+
+  function look(token) {
+    const row = Math.min(map.rows - 1, Math.floor(token / map.pool));
+    cell = [row, strongest(row)];
+    picture.mark(...cell);
+    read();
+  }
+
+  /** Column at which a row looks most. */
+  function strongest(row) {
+    let best = 0, most = -1;
+    for (let column = 0; column < map.columns; column++) {
+      const at = cellAt(map, row, column), level = at < 0 ? -1 : capturesOf[index][at];
+      if (level < 255 && level > most) [best, most] = [column, level];
+    }
+    return best;
+  }
+
+  function read() {
+    if (!cell) {
+      reading.textContent = tokens.length
+        ? 'Point at a cell for its value, or press a token to see where it looks.'
+        : 'Point at a cell for its value.';
+      return;
+    }
+    reading.textContent = describe(map, ...cell, index);
+    words.forEach((word, at) => paintWord(word, at));
+  }
+
+  function paintWord(word, token) {
+    const row = cell[0], column = Math.floor(token / map.pool), at = cellAt(map, row, column);
+    word.setAttribute('aria-pressed', Math.floor(token / map.pool) === row);
+    word.classList.toggle('ahead', at < 0);
+    const colors = run.scales[map.scale].pixels;
+    const color = at < 0 ? panelPixel : colors[capturesOf[index][at]];
+    word.style.background = css(color);
+    word.style.color = inkOn(color);
+  }
+
+  sentence.addEventListener('keydown', (event) => {
+    const at = words.indexOf(event.target), by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by === undefined || !words[at + by]) return;
+    event.preventDefault();
+    event.stopPropagation();
+    words[at + by].focus();
+    look(at + by);
+  });
+
+  const title = isHead ? run.rows[map.row].title : map.section;
+  const pooled = map.pool > 1 ? ` · each cell is the largest of ${map.pool} × ${map.pool}` : '';
+  const axes = isHead ? `query ↓ key → · ${HOW_TO_READ}${pooled}` : map.axes;
+  return {
+    element: make('div', { class: 'large' }, heading, make('p', { class: 'dim' }, axes),
+      picture.element, scaleBar(map.scale)),
+    words: make('div', { class: 'words' }, reading, sentence),
+    placed: picture.placed,
+    leave: picture.leave,
+    paint(at, isCompared) {
+      index = at;
+      heading.textContent = isCompared ? `${title} · step ${number(run.steps[at])}` : title;
+      picture.paint(at);
+      const role = isHead && roleOf(map.id, at);
+      picture.ring(role && run.rows[map.row].isMeasured ? run.roles[role].color : '');
+      read();
+    },
+  };
+}
+
+/** What one cell of a head or a matrix says. */
+function describe(map, row, column, index) {
+  const at = cellAt(map, row, column), scale = run.scales[map.scale];
+  const value = at < 0 ? 'nothing here: a token cannot look ahead'
+    : valueText(scale, capturesOf[index][at]);
+  if (map.kind !== 'heads') return `row ${row}, column ${column}: ${value} · ${scale.title}`;
+  const tokens = run.rows[map.row].tokens;
+  const name = (cell) => {
+    const from = cell * map.pool, to = Math.min(from + map.pool, tokens.length || Infinity) - 1;
+    const text = tokens.slice(from, to + 1).map((token) => JSON.stringify(token)).join(' ');
+    return `${text} (${from === to ? from : `${from}–${to}`})`.trim();
+  };
+  return `${headName(map.id)}: ${name(row)} looks at ${name(column)}: ${value}`;
+}
+
+/** The scores of one head over all steps, with the playhead. */
+function scoreCurves(id) {
+  const parts = headScores.filter((part) => part.scale === 'score');
+  const chart = draw('svg', { class: 'chart', 'aria-hidden': 'true' });
+  const list = make('ul');
+  const rows = headScores.map((part) => {
+    const role = roles?.names.find((name) => roleWords(name) === part.title);
+    const color = role ? run.roles[role].color : run.theme.dim;
+    const value = make('b');
+    list.append(make('li', {}, make('i', { class: 'swatch', style: `background: ${color}` }),
+      part.title, value));
+    return { part, color, value, isRole: !!role };
+  });
+  let across = () => 0, heads = [];
+
+  function layOut() {
+    const { clientWidth: width, clientHeight: height } = chart;
+    if (!width) return;
+    const [left, top, bottom] = [26, 8, height - 18], right = width - 6;
+    across = (step) => left + (right - left) * share(step);
+    const up = (value) => bottom - (bottom - top) * clamp(value, 0, 1);
+    chart.replaceChildren();
+    for (const value of [0, 0.5, 1])
+      chart.append(draw('text', { x: left - 5, y: up(value) + 4, 'text-anchor': 'end' },
+        String(value)), draw('path', { d: `M${left} ${up(value)}H${right}`,
+        stroke: run.theme.faint }));
+    const enter = Math.min(...Object.values(run.roles).map((role) => role.enter));
+    if (enter < 1)
+      chart.append(draw('path', { d: `M${left} ${up(enter)}H${right}`, stroke: run.theme.dim,
+        'stroke-dasharray': '3 4' }), draw('text', { x: right, y: up(enter) - 4,
+        'text-anchor': 'end' }, 'a role from here on'));
+    for (const step of [run.steps[0], run.steps[last]])
+      chart.append(draw('text', { x: clamp(across(step), left, right - 4), y: height - 4,
+        'text-anchor': step === run.steps[last] && last ? 'end' : 'start' }, number(step)));
+    for (const { part, color, isRole } of rows) {
+      if (!parts.includes(part)) continue;
+      chart.append(draw('path', { d: line(part, up), fill: 'none', stroke: color,
+        'stroke-width': isRole ? 2.5 : 1.5, 'stroke-dasharray': isRole ? null : '5 3' }));
+    }
+    heads = moments().map(() => draw('path', { stroke: run.theme.text, 'stroke-width': 1.5 }));
+    chart.append(...heads);
+  }
+
+  /** A path that breaks where a score is not finite. */
+  function line(part, up) {
+    let path = '', isDown = false;
+    const { numbers } = run.scales[part.scale];
+    run.steps.forEach((step, index) => {
+      const level = scoreLevel(part, id, index);
+      if (level === 255) { isDown = false; return; }
+      path += `${isDown ? 'L' : 'M'}${across(step).toFixed(1)} ${up(numbers[level]).toFixed(1)}`;
+      isDown = true;
+    });
+    return path;
+  }
+
+  dragAlong(chart, (x) => show(nearest(x, across)));
+  const watcher = new ResizeObserver(() => { layOut(); if (view) paintHeads(moments()); });
+  const paintHeads = (indices) => indices.forEach((index, at) => heads[at]?.setAttribute('d',
+    `M${across(run.steps[index])} 4V${chart.clientHeight - 18}`));
+  const heading = make('h2', {}, 'Scores over the run');
+  return {
+    element: make('section', { class: 'curves section' }, heading, chart, list),
+    placed() { watcher.observe(chart); layOut(); },
+    leave: () => watcher.disconnect(),
+    paint(indices) {
+      paintHeads(indices);
+      for (const { part, value } of rows) {
+        const texts = indices.map((index) =>
+          valueText(run.scales[part.scale], scoreLevel(part, id, index)).replace('≈ ', ''));
+        value.textContent = texts.join(' → ');
+      }
+    },
+  };
+}
