@@ -47,6 +47,7 @@ INNER_LAYERS = {
         ["ablation", "checkpoints", "inspection", "options", "recorder"],
         ["camera", "governor"],
         ["budget", "schedule"],
+        ["routing"],
         ["checks", "discover"],
         ["attention", "weights"],
         ["distributed", "isolation", "notice", "parameter_trace", "probe"],

@@ -104,6 +104,12 @@ class Capture:
             * ``scores.head_sd.<score>`` (block, head): its standard deviation over the probe's
               rows, where there are two or more.
             * ``scores.weight.<score>`` (block, projection): one score of every weight matrix.
+            * ``blocks.<i>.mlp.router`` (probe, token, expert): a router's probabilities in a
+              mixture of experts; beside them, (probe, token, choice), ``.chosen``: the numbers of
+              the experts that each token went to, and ``.weight``: what their outputs were
+              multiplied by.
+            * ``scores.expert.<score>`` (block, expert), ``scores.router.<score>`` (block, router):
+              scores of every expert, and of every router; NaN where there is none.
         axes: array name -> names of its axes, as above.
         labels: axis name -> name of each index along it, e.g. ``{"probe": ("repeated", "text"),
             "projection": (...)}``.

@@ -318,6 +318,18 @@ Models in plain PyTorch, against attention worked out beside them by hand:
 |---|---|
 {chr(10).join(plain_lines())}
 
+## Mixtures
+
+Routers of mixtures of experts, against the logits that each model itself returns, through the
+softmax or the sigmoid that it puts them through; and the weights of the chosen experts, against
+those that its router module returns (–: it returns none that can be compared).
+
+| mixture | routed by | against | largest difference of probabilities | of weights |
+|---|---|---|---|---|
+{chr(10).join(mixtures())}
+
+## Limits
+
 What hides its probabilities: the kernels of flash_attn, flex_attention, and Hugging Face's
 `flash_attention_2` and the like are run for the probe as the same maths in the open. Any other
 fused kernel (xformers, Triton, linear attention), and weights that are no probabilities (sigmoid
@@ -342,6 +354,12 @@ def plain_lines():
         _, attention = examine_plain(randomised(make))
         difference = (torch.cat(attention, dim=1) - torch.cat(Notes.patterns, dim=1)).abs().max()
         yield f"| {name} | {difference:.0e} |"
+
+
+def mixtures():
+    from hf_mixtures import mixture_lines
+
+    return mixture_lines()
 
 
 def refusal(model_type):

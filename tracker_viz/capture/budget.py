@@ -16,6 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tracker_viz.capture.routing.cut import (
+    ROUTER_SHARE,
+    router_bytes,
+    routers_of,
+    shown_of_routers,
+    thinned_routers,
+)
 from tracker_viz.capture.weights.matrices import evenly_spaced
 from tracker_viz.capture_file import compact
 from tracker_viz.errors import ConfigError
@@ -89,6 +96,7 @@ class Budget:
         # Axis of a block's heads -> label of a kept head -> the most that it has shown so far.
         self._kept: dict[str, dict[str, float]] = {}
         self._was_said = False
+        self._routers_were_said = False
 
     def resume(self, labels: Mapping[str, Sequence[str]], scored: Iterable[Capture]) -> None:
         """Go on with a run.
@@ -112,8 +120,10 @@ class Budget:
         are always dropped. Attention goes first, in this order: probe rows beyond the first
         repeated and the first text one, then all but one row, positions beyond 64 (a causal map's
         first rows are whole without the later ones), then heads, then blocks, evenly spaced.
-        Weights become evenly spaced samples. What was left out is said in ``labels`` (``probe``,
-        ``blocks.<i>.head``), in ``model['cut']``, and once in the log.
+        Weights become evenly spaced samples. Routers keep the rows and positions that attention
+        keeps; where they take more than a fifth of the whole, the routers of some blocks are kept,
+        evenly spaced. What was left out is said in ``labels`` (``probe``, ``blocks.<i>.head``), in
+        ``model['cut']``, and once in the log.
         """
         capture = without_hidden_rows(capture)
         patterns = {
@@ -124,25 +134,32 @@ class Budget:
             for name, array in capture.arrays.items()
             if capture.axes.get(name) == ("out", "in")
         }
+        routers = routers_of(capture.arrays)
         others = {
             name: array
             for name, array in capture.arrays.items()
-            if name not in patterns and name not in weights
+            if name not in patterns and name not in weights and name not in routers
         }
         available = self.max_mb * 1e6 - _HEADER_BYTES - _bytes_of_ids(capture.probe)
         available -= sum(array.size * array.itemsize for array in others.values())
+        for_routers = min(ROUTER_SHARE * available, router_bytes(routers))
+        available -= for_routers
         weight_bytes = sum(array.size for array in weights.values()) * _BYTES
         pattern_bytes = sum(array.size for array in patterns.values()) * _BYTES
         for_patterns = available
         if weights:
             for_patterns = max(_ATTENTION_SHARE * available, available - weight_bytes)
-        kept = patterns
+        kept = patterns | routers
         labels: dict[str, tuple[str, ...]] = {}
         probe, cut = capture.probe, dict[str, Any]()
         if pattern_bytes > for_patterns:
             kept, labels, probe, cut = self._fit_patterns(patterns, capture, for_patterns)
+        kept, n_routers, n_routers_there = thinned_routers(kept, for_routers)
+        if n_routers < n_routers_there:
+            cut["router_blocks"] = n_routers
+            self._say_routers_once(n_routers, n_routers_there)
 
-        left = available - sum(array.size for array in kept.values()) * _BYTES
+        left = available + for_routers - sum(array.size for array in kept.values()) * _BYTES
         if weight_bytes > left:
             side = weight_side([array.shape for array in weights.values()], left)
             cut["weight_side"] = side
@@ -178,6 +195,7 @@ class Budget:
                 labels[axis] = tuple(there[index] for index in chosen)
         if "probe" in capture.labels:
             labels["probe"] = tuple(capture.labels["probe"][row] for row in size.rows)
+        kept |= shown_of_routers(capture.arrays, size.rows, size.positions)
         n_rows, _, length, _ = next(iter(patterns.values())).shape
         most_heads = max(array.shape[1] for array in patterns.values())
         cut = {
@@ -229,6 +247,18 @@ class Budget:
             ", ".join(parts),
         )
 
+    def _say_routers_once(self, n_kept: int, n_there: int) -> None:
+        if self._routers_were_said:
+            return
+        self._routers_were_said = True
+        log.info(
+            "to fit max_mb=%g captures keep the routers of %d of %d blocks, token by token; all "
+            "experts are scored on all tokens",
+            self.max_mb,
+            n_kept,
+            n_there,
+        )
+
 
 def fit(capture: Capture, max_mb: float = DEFAULT_MAX_MB) -> Capture:
     """Return one capture cut to ``max_mb``, as ``Budget.fit`` does. Heads are chosen by this
@@ -237,14 +267,15 @@ def fit(capture: Capture, max_mb: float = DEFAULT_MAX_MB) -> Capture:
 
 
 def without_hidden_rows(capture: Capture) -> Capture:
-    """Return the capture without the attention on rows that are scored and never drawn."""
+    """Return the capture without what was seen on rows that are scored and never drawn."""
     rows = capture.probe.get("rows", ())
     drawn = [index for index, row in enumerate(rows) if not row.get("hidden")]
     if len(drawn) == len(rows):
         return capture
+    of_rows = {name for name in capture.arrays if name.endswith(_PATTERN)}
+    of_rows |= routers_of(capture.arrays).keys()
     arrays = {
-        name: array[drawn] if name.endswith(".attn.pattern") else array
-        for name, array in capture.arrays.items()
+        name: array[drawn] if name in of_rows else array for name, array in capture.arrays.items()
     }
     labels = dict(capture.labels)
     if "probe" in labels:

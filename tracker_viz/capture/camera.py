@@ -2,8 +2,9 @@
 
 Attention comes whole, as float16 (its scores need all of it); weights smaller than they are, as
 float32, with the norms of the whole matrix (``<name>.norms``) and what its neurons did on the probe
-(``<name>.peak``, ``<name>.spread``) beside them. The ``Recorder`` says when; scoring, which uses
-those up, and cutting to size come later, off the training thread (``budget.fit``).
+(``<name>.peak``, ``<name>.spread``) beside them; of a mixture of experts what its routers chose.
+The ``Recorder`` says when; scoring, which uses those up, and cutting to size come later, off the
+training thread (``budget.fit``).
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ from tracker_viz.capture.isolation import (
     model_device,
 )
 from tracker_viz.capture.probe import Probe, check_probe
+from tracker_viz.capture.routing.routers import (
+    RouterWatch,
+    Routing,
+    describe_routers,
+    router_arrays,
+    router_modules,
+    routers_by_block,
+)
 from tracker_viz.capture.weights.matrices import Pooling, Projection, read
 from tracker_viz.capture.weights.neurons import NeuronWatch, down_layers, linear_layers
 from tracker_viz.capture.weights.norms import krylov, norms
@@ -113,6 +122,10 @@ class Camera:
         self._input_ids: Tensor
         self._projections: list[Projection]
         self._signature: tuple[tuple[str, tuple[int, ...]], ...]
+        # Modules to follow so that the routers of a mixture are seen.
+        self._router_modules: list[tuple[str, nn.Module]] = []
+        # Block -> its router's decisions in the pass that is being developed.
+        self._routings: dict[int, Routing] = {}
 
     @property
     def takes_part(self) -> bool:
@@ -179,15 +192,24 @@ class Camera:
         return self.probe.n_drawn * self.probe.length
 
     def _attend(self, input_ids: Tensor) -> list[Tensor]:
-        return attend(
-            self.model, input_ids, self._structure, forward=self._forward, dtype=torch.float16
-        )
+        routers = RouterWatch(input_ids.shape, dtype=torch.float16)
+        watching: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self._router_modules:
+            watching = routers.following(self._router_modules)
+        with watching:
+            attention = attend(
+                self.model, input_ids, self._structure, forward=self._forward, dtype=torch.float16
+            )
+        self._routings, _ = routers_by_block(routers.routings(), self._structure)
+        return attention
 
     def _discover(self) -> list[Tensor]:
         drawn = self.probe.with_score_rows(0)
         drawn_ids = drawn.input_ids.to(self.device)
         self._neurons = NeuronWatch(drawn_ids.numel(), self._n_drawn_tokens)
-        with self._neurons.following(linear_layers(self.model)):
+        routers = RouterWatch(drawn_ids.shape, dtype=torch.float16)
+        named = [(name, module) for name, module in self.model.named_modules() if name]
+        with self._neurons.following(linear_layers(self.model)), routers.following(named):
             self._structure, attention = discover(
                 self.model,
                 drawn_ids,
@@ -197,6 +219,9 @@ class Camera:
                 max_experts=self._max_experts,
                 dtype=torch.float16,
             )
+        self._routings, left_out = routers_by_block(routers.routings(), self._structure)
+        self._router_modules = router_modules(self.model, self._routings.values())
+        described_routers = describe_routers(self._routings, left_out)
         attention = self._with_hidden_rows(attention)
         self._described_probe = self.probe.description()
         known = {projection.name for projection in self._structure.projections}
@@ -224,6 +249,7 @@ class Camera:
         self._side = weight_side([projection.shape for projection in self._projections], share)
         self._signature = _signature(self.model)
         self.model_info = describe(self._structure, self.model)
+        self.model_info |= described_routers
         if pooled:
             self.model_info["pooling"] = self._pooling
         return attention
@@ -288,6 +314,11 @@ class Camera:
                     labels[f"blocks.{index}.head"] = tuple(map(str, heads))
                 on_device[f"blocks.{index}.attn.pattern"] = pattern.to(torch.float16)
                 axes[f"blocks.{index}.attn.pattern"] = ("probe", "head", "query", "key")
+        for block, routing in self._routings.items():
+            if self._only_blocks is None or block in self._only_blocks:
+                for name, values, of_axes in router_arrays(block, routing):
+                    on_device[name], axes[name] = values, of_axes
+        self._routings = {}
         parameters = dict(
             self.model.named_parameters(remove_duplicate=False)
         )  # blocks may share a layer

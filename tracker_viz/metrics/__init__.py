@@ -7,6 +7,7 @@ writer thread runs.
 
 from tracker_viz.metrics.events import Event, find_events, run_sentence, strongest_event
 from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
+from tracker_viz.metrics.mixtures.expert_scores import EXPERT_SCORES, ROUTER_SCORES
 from tracker_viz.metrics.onsets import (
     CURVE_THRESHOLDS,
     Onset,
@@ -58,6 +59,8 @@ from tracker_viz.metrics.verdicts import (
 from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE, WEIGHT_NAME, WEIGHT_SCORES
 
 __all__ = [
+    "EXPERT_SCORES",
+    "ROUTER_SCORES",
     "CURVE_THRESHOLDS",
     "HEAD_PREFIX",
     "HEAD_SCORES",

@@ -2,7 +2,8 @@
 training, on whole captures.
 
 Adds arrays ``scores.head.<name>`` float32 (block, head), their standard deviations over the
-probe's rows ``scores.head_sd.<name>``, ``scores.weight.<name>`` float32 (block, projection), and a
+probe's rows ``scores.head_sd.<name>``, ``scores.weight.<name>`` float32 (block, projection), of a
+mixture ``scores.expert.<name>`` (block, expert) and ``scores.router.<name>`` (block, router), and a
 few scalars that trackers draw as native charts (``summary.chart_metrics``). ``model`` then says
 what each score is of uniform attention (``uniform_scores``), on how many rows it was measured
 (``score_rows``) and by which version of the definitions (``score_definitions``);
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,11 @@ from tracker_viz.metrics.head_scores import (
     measure_heads,
     uniform_scores,
 )
+from tracker_viz.metrics.mixtures.expert_measures import Integers
+from tracker_viz.metrics.mixtures.expert_scores import expert_scores, routed_probe
 from tracker_viz.metrics.probe_rows import FIRST_QUERY, probe_rows, scored_rows
-from tracker_viz.metrics.series import ScoreSeries, score_series, scores_only
-from tracker_viz.metrics.summary import chart_metrics
+from tracker_viz.metrics.series import EXPERT_PREFIX, ScoreSeries, score_series, scores_only
+from tracker_viz.metrics.summary import chart_metrics, router_metrics
 from tracker_viz.metrics.weight_scores import WEIGHT_NAME, Matrices, Weight, weight_scores
 from tracker_viz.types import Capture
 
@@ -48,6 +51,7 @@ def score(
     first: Matrices | None = None,
     previous: Matrices | None = None,
     sampled: Sampled | None = None,
+    routed_before: Mapping[int, Integers] | None = None,
 ) -> Capture:
     """The capture with the scores that its arrays and its probe allow; what it holds already stays
     as it is, but for what the recorder measured for the scores alone (``<weight>.norms``,
@@ -60,13 +64,16 @@ def score(
         first, previous: weight matrices of the run's first and of the last capture
             (``weights_of``), for the scores of change.
         sampled: how those of ``first`` were made smaller than this capture's.
+        routed_before: block -> the first expert of every token at the last capture
+            (``first_experts_of``).
 
     Raises:
         ProbeError: the patterns do not fit ``Capture.probe``.
-        CaptureError: a pattern or a weight matrix has not the axes that it must have.
+        CaptureError: a pattern, a weight matrix or a router has not the axes that it must have.
     """
     patterns, weights = patterns_of(capture), _weights(capture, sampled)
-    n_blocks = _n_blocks(capture, {*patterns, *(block for block, _ in weights)})
+    routed = routed_probe(capture, routed_before)
+    n_blocks = _n_blocks(capture, {*patterns, *routed, *(block for block, _ in weights)})
     arrays = {
         name: array for name, array in capture.arrays.items() if not name.endswith(_FOR_SCORES)
     }
@@ -99,9 +106,14 @@ def score(
     ):
         arrays |= {f"scores.{family}.{name}": values for name, values in scores.items()}
         axes |= {f"scores.{family}.{name}": ("block", column) for name in scores}
+    of_experts = expert_scores(routed, n_blocks=n_blocks)
+    arrays |= of_experts
+    for name in of_experts:
+        axes[name] = ("block", "expert" if name.startswith(EXPERT_PREFIX) else "router")
     metrics = {
         **capture.metrics,
         **chart_metrics(of_heads, of_weights, labels.get("projection", ())),
+        **router_metrics(of_experts),
     }
     return dataclasses.replace(
         capture, arrays=arrays, axes=axes, labels=labels, metrics=metrics, model=model, probe=probe
@@ -113,7 +125,8 @@ class Scorer:
     first and the last one, and all scores.
 
     Called by one thread at a time. Holds two captures' weight matrices, as the recorder made them,
-    and the scores of every capture: about 15 MB for 100 captures of 1,024 heads.
+    the last one's choices of experts, and the scores of every capture: about 15 MB for 100 captures
+    of 1,024 heads.
 
     Args:
         first: the run's first capture, where a run is resumed: distances are measured from its
@@ -134,6 +147,7 @@ class Scorer:
         self._first: Matrices | None = None if first is None else weights_of(first)
         self._sampled = sampled
         self._previous: Matrices = {}
+        self._routed_before: dict[int, Integers] = {}
         self._scored = {
             capture.step: scores_only(capture)
             for capture in (*earlier, *([first] if first else []))
@@ -148,8 +162,15 @@ class Scorer:
         # capture of a run has.
         previous = self._previous if in_order else {}
         with one_blas_thread():
-            scored = score(capture, first=self._first, previous=previous, sampled=self._sampled)
+            scored = score(
+                capture,
+                first=self._first,
+                previous=previous,
+                sampled=self._sampled,
+                routed_before=self._routed_before if in_order else None,
+            )
         self._previous = weights
+        self._routed_before = first_experts_of(capture)
         self._scored[capture.step] = scores_only(scored)
         return scored
 
@@ -178,6 +199,12 @@ def weights_of(capture: Capture) -> dict[tuple[int, str], NDArray[Any]]:
             _check_axes(capture, name, ("out", "in"))
             weights[int(match[1]), match[2]] = array
     return dict(sorted(weights.items()))
+
+
+def first_experts_of(capture: Capture) -> dict[int, Integers]:
+    """Block -> the expert with the greatest weight of every token of the probe: int [row,
+    token]."""
+    return {block: of.first for block, of in routed_probe(capture).items()}
 
 
 def _weights(capture: Capture, sampled: Sampled | None) -> dict[tuple[int, str], Weight]:

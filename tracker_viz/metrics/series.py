@@ -17,7 +17,9 @@ from tracker_viz.types import Capture
 
 Floats = NDArray[np.float32]
 HEAD_PREFIX, WEIGHT_PREFIX = "scores.head.", "scores.weight."
+EXPERT_PREFIX, ROUTER_PREFIX = "scores.expert.", "scores.router."
 SD_PREFIX = "scores.head_sd."
+_KEPT = (HEAD_PREFIX, WEIGHT_PREFIX, SD_PREFIX, EXPERT_PREFIX, ROUTER_PREFIX)
 # What a capture's ``model`` says of its heads' scores.
 _OF_SCORES = ("uniform_scores", "score_rows", "score_definitions")
 
@@ -39,6 +41,9 @@ class ScoreSeries:
             only of scores that were measured on at least two. Empty for old captures.
         n_rows: score -> number of the rows that it was measured on, at the last capture that says
             so. Empty for old captures.
+        experts: score -> float32 [capture, block, expert] of a mixture; NaN where a block has no
+            such expert. Empty for models without one.
+        routers: score -> float32 [capture, block, 1].
         definitions: version of the scores' definitions (``head_scores.SCORE_DEFINITIONS``), the
             lowest of all captures; 1 for captures that hold none.
     """
@@ -53,6 +58,8 @@ class ScoreSeries:
     spread: Mapping[str, Floats] = field(default_factory=dict)
     n_rows: Mapping[str, int] = field(default_factory=dict)
     definitions: int = 1
+    experts: Mapping[str, Floats] = field(default_factory=dict)
+    routers: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def n_captures(self) -> int:
@@ -95,16 +102,14 @@ def score_series(captures: Iterable[Capture]) -> ScoreSeries:
         spread=_stacked(ordered, SD_PREFIX),
         n_rows=n_rows,
         definitions=min(versions, default=1),
+        experts=_stacked(ordered, EXPERT_PREFIX),
+        routers=_stacked(ordered, ROUTER_PREFIX),
     )
 
 
 def scores_only(capture: Capture) -> Capture:
     """Keep what a series needs of a capture, so that captures can stream through unheld."""
-    arrays = {
-        name: array
-        for name, array in capture.arrays.items()
-        if name.startswith((HEAD_PREFIX, WEIGHT_PREFIX, SD_PREFIX))
-    }
+    arrays = {name: array for name, array in capture.arrays.items() if name.startswith(_KEPT)}
     described = {name: capture.model[name] for name in _OF_SCORES if name in capture.model}
     return Capture(
         capture.step,

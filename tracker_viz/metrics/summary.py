@@ -12,7 +12,9 @@ table per run.
   scores;
 * ``attn/<score>/L03H01``: every head, for the same scores, up to 64 heads;
 * ``weights/<score>/attn_w_q``: one projection's mean over the blocks, and ``weights/<score>_attn``
-  that of a part of the block, for the scores in ``OF_WEIGHTS``.
+  that of a part of the block, for the scores in ``OF_WEIGHTS``;
+* ``router/<score>_mean``: over the blocks of a mixture that have a router, ``router/<score>_max``
+  the highest of them for the scores in ``WORST_ROUTER``.
 
 Trackers draw one chart for each name and one group of charts for each prefix. ``charted`` picks the
 fifteen or so that they get, whatever the model's size, and ``shown_summary`` values of a summary.
@@ -38,7 +40,7 @@ from tracker_viz.metrics.roles import (
     head_roles,
     labels_near_line,
 )
-from tracker_viz.metrics.series import ScoreSeries
+from tracker_viz.metrics.series import ROUTER_PREFIX, ScoreSeries
 
 Floats = NDArray[np.float32]
 
@@ -57,6 +59,7 @@ OVERALL = {
 }
 BY_BLOCK = ("previous_token", "induction", "sink")
 OF_WEIGHTS = ("stable_rank", "distance", "update", "kurtosis", "dead_share", "active_share")
+WORST_ROUTER = ("dead_share", "imbalance")
 RANKS = (2, 3)
 MAX_BLOCKS = 64
 MAX_HEADS = 64
@@ -65,11 +68,12 @@ MAX_GROUPS = 4  # of blocks
 MAX_PARTS = 3  # of a block that have weights: attn, mlp
 SINK_THRESHOLD = 0.3
 
-_COMPUTED = re.compile(r"(attn|weights)/")
+_COMPUTED = re.compile(r"(attn|weights|router)/")
 _CHARTED = re.compile(
     r"attn/(previous_token|induction|sink)_max|attn/entropy_mean|attn/sink_share"
     r"|attn/(previous_token|induction)/blocks?_[0-9_]+|attn/induction/top_2"
     r"|weights/(distance|dead_share)_\w+"
+    r"|router/(entropy|dead_share|changed)_mean|router/imbalance_max"
 )
 # Roles that every run is asked about; others only where a head has them.
 _ALWAYS_SHOWN = frozenset(("previous_token", "induction"))
@@ -105,6 +109,23 @@ def chart_metrics(
         if name in weights:
             metrics |= _by_part(name, weights[name], projections)
             metrics |= _by_projection(name, weights[name], projections)
+    return metrics
+
+
+def router_metrics(scores: Mapping[str, Floats]) -> dict[str, float]:
+    """Return the scalars of one capture of a mixture: name -> value; empty without routers.
+
+    Args:
+        scores: ``scores.router.<name>`` -> [block, 1]; others are left out.
+    """
+    metrics = {}
+    for full_name, values in scores.items():
+        name = full_name.removeprefix(ROUTER_PREFIX)
+        if name == full_name or not np.isfinite(values).any():
+            continue
+        metrics[f"router/{name}_mean"] = _finite(np.mean, values)
+        if name in WORST_ROUTER:
+            metrics[f"router/{name}_max"] = _finite(np.max, values)
     return metrics
 
 

@@ -102,9 +102,24 @@ def summary(description: dict[str, Any]) -> str:
         f"{description['n_kv_heads']} key/value heads, attention by "
         f"{' and '.join(found['attention'])}; weights: {', '.join(weights) or 'none'}"
     )
+    if "routers" in description:
+        line += _routers(description["routers"])
     if "left_out" in found:
         line += f"; left out: {first_of(found['left_out'])}"
     return line
+
+
+def _routers(described: dict[str, Any]) -> str:
+    parts = []
+    kinds = zip(described["experts"], described["chosen"], described["squashing"], strict=True)
+    for (n_experts, n_chosen, squashing), n_blocks in Counter(kinds).items():
+        blocks = "1 block" if n_blocks == 1 else f"{n_blocks} blocks"
+        parts.append(
+            f"; {blocks} of {n_experts} experts, {n_chosen} for each token, routed by {squashing}"
+        )
+    if "left_out" in described:
+        parts.append(f"; left out: {first_of(described['left_out'])}")
+    return "".join(parts)
 
 
 def first_of(left_out: Sequence[str]) -> str:

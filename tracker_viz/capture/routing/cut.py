@@ -1,0 +1,55 @@
+"""Cut what a capture holds of a mixture's routers to the rows, positions and blocks that are kept.
+Called by ``budget``; scores of experts were taken before, of all of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.capture.weights.matrices import evenly_spaced
+
+Arrays = Mapping[str, NDArray[Any]]
+
+# Of a capture: what routers take at most.
+ROUTER_SHARE = 0.2
+
+_NAME = re.compile(r"(blocks\.\d+)\.mlp\.router(\.chosen|\.weight)?")
+_BYTES = 2  # float16
+
+
+def routers_of(arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """Return those of a capture's arrays that routers gave, each [probe, token, ...]."""
+    return {name: array for name, array in arrays.items() if _NAME.fullmatch(name)}
+
+
+def router_bytes(arrays: Arrays) -> int:
+    return _BYTES * sum(array.size for array in routers_of(arrays).values())
+
+
+def shown_of_routers(
+    arrays: Arrays, rows: Sequence[int], n_positions: int
+) -> dict[str, NDArray[Any]]:
+    """Return the routers of ``arrays`` on some rows of the probe, and on its first positions."""
+    routers = routers_of(arrays)
+    return {name: array[list(rows), :n_positions] for name, array in routers.items()}
+
+
+def thinned_routers(arrays: Arrays, nbytes: float) -> tuple[dict[str, NDArray[Any]], int, int]:
+    """Return ``arrays`` with the routers of so many blocks, evenly spaced, that these fit
+    ``nbytes``; the number of such blocks, and how many there were."""
+    routers = routers_of(arrays)
+    blocks = list(dict.fromkeys(name.partition(".mlp.")[0] for name in routers))
+    n_kept = len(blocks)
+    if router_bytes(routers) > nbytes:
+        n_kept = max(int(nbytes * len(blocks) / router_bytes(routers)), 1)
+    kept = {blocks[index] for index in evenly_spaced(len(blocks), n_kept)} if blocks else set()
+    thinned = {
+        name: np.ascontiguousarray(array) if name in routers else array
+        for name, array in arrays.items()
+        if name not in routers or name.partition(".mlp.")[0] in kept
+    }
+    return thinned, n_kept, len(blocks)

@@ -1,0 +1,1 @@
+"""Scores of a mixture of experts: of every expert, and of every router."""
