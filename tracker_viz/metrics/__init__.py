@@ -59,15 +59,15 @@ from tracker_viz.metrics.verdicts import (
 from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE, WEIGHT_NAME, WEIGHT_SCORES
 
 __all__ = [
-    "EXPERT_SCORES",
-    "ROUTER_SCORES",
     "CURVE_THRESHOLDS",
+    "EXPERT_SCORES",
     "HEAD_PREFIX",
     "HEAD_SCORES",
     "MAX_SPECTRUM_SIDE",
     "MIN_PERIOD",
     "NO_ROLE",
     "ROLES",
+    "ROUTER_SCORES",
     "SCORE_DEFINITIONS",
     "SCORE_FILE",
     "SD_PREFIX",
