@@ -112,7 +112,7 @@ def through_outbox(captures: list, spool: Path) -> tuple[float, float, list[floa
     training thread."""
     from tracker_viz.delivery import Destination, Outbox
 
-    outbox = Outbox(spool, [Destination("wandb")], name="benchmark", queue_captures=len(captures))
+    outbox = Outbox(spool, [Destination("wandb")], name="benchmark")
     put_s = []
     begin = time.perf_counter()
     for capture in captures:

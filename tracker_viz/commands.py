@@ -26,9 +26,12 @@ def override(key: str, value: object) -> str:
     return f"{key}='{escaped}'"
 
 
-def push(spool: Path) -> str:
-    """Upload what is left in a spool."""
-    return shlex.join(["tracker-viz", "push", override("spool", spool)])
+def push(spool: Path, *, into: object = None) -> str:
+    """Upload what is left in a spool; ``into``: another run than its own, or a tracker."""
+    words = ["tracker-viz", "push", override("spool", spool)]
+    if into is not None:
+        words.append(override("into", into))
+    return shlex.join(words)
 
 
 def render(ref: object, environment: Mapping[str, str], *, layout: str | None = None) -> str:

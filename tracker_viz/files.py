@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tracker_viz.errors import ConfigError, TrackerError, TransientTrackerError
+
+TORN = ".partial"
+TORN_AFTER_S = 86_400.0
 
 
 def user_path(path: str | Path) -> Path:
@@ -63,9 +72,7 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that is at ``path``, whole and on the disk, after the block; nothing is
     there where the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The leading dot and the suffix keep a file that a kill left half-written out of every listing
-    # of captures.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=torn_prefix(), suffix=TORN)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -82,6 +89,51 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def torn_prefix() -> str:
+    """Return how the name of a half-written file or directory begins; it ends in ``TORN``.
+
+    The leading dot and the suffix keep what a kill left half-written out of every listing of
+    captures; host and process let ``remove_torn`` see that nobody works on it any more.
+    """
+    return f".{_host()}-{os.getpid()}-"
+
+
+def remove_torn(directory: Path) -> None:
+    """Remove what killed processes left half-written below ``directory``. Others may be at work in
+    there: theirs stays, unless it is a day old."""
+    for torn in directory.rglob(f".*{TORN}"):
+        # Somebody else removed it, or has to.
+        with contextlib.suppress(OSError):
+            if not _is_torn(torn):
+                continue
+            if torn.is_dir():
+                shutil.rmtree(torn)
+            else:
+                torn.unlink()
+
+
+def _is_torn(path: Path) -> bool:
+    named = re.match(r"\.([0-9a-f]{8})-(\d+)-", path.name)
+    if named and named[1] == _host() and not _is_alive(int(named[2])):
+        return True
+    return time.time() - path.stat().st_mtime > TORN_AFTER_S
+
+
+@functools.cache
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # somebody else's
+    return True
 
 
 def copy_atomically(source: Path, target: Path) -> None:

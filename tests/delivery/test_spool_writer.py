@@ -20,14 +20,19 @@ from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.testing import make_capture
 
 
-def test_a_full_queue_waits_for_the_disk_and_loses_nothing(tmp_path):
+def nbytes(capture):
+    return sum(array.nbytes for array in capture.arrays.values())
+
+
+def test_a_full_queue_waits_for_the_disk_and_loses_nothing(tmp_path, caplog):
     slow = threading.Semaphore(0)
 
     def prepare(capture):
         slow.acquire()
         return capture
 
-    with Outbox(tmp_path / "spool", name="a", prepare=prepare, queue_captures=2) as outbox:
+    two = 2 * nbytes(make_capture(0))
+    with Outbox(tmp_path / "spool", name="a", prepare=prepare, queue_bytes=two) as outbox:
         putting = threading.Thread(
             target=lambda: [outbox.submit(make_capture(step)) for step in range(6)]
         )
@@ -39,6 +44,19 @@ def test_a_full_queue_waits_for_the_disk_and_loses_nothing(tmp_path):
         putting.join(60)
     assert steps_at(outbox.run) == list(range(6))
     assert outbox.close().lost == ()
+    assert outbox._writer.n_waits >= 1
+    assert caplog.text.count("training waits at step") == 1, "said once"
+
+
+def test_small_captures_do_not_hold_training_up_by_their_number(tmp_path, caplog):
+    slow = threading.Event()
+    with Outbox(tmp_path / "spool", name="a", prepare=lambda c: (slow.wait(60), c)[1]) as outbox:
+        for step in range(30):
+            outbox.submit(make_capture(step))
+        slow.set()
+    assert steps_at(outbox.run) == list(range(30))
+    assert outbox._writer.n_waits == 0
+    assert "training wait" not in caplog.text
 
 
 def test_a_disk_that_takes_nothing_is_waited_for_once_and_what_it_cost_is_told(
@@ -49,7 +67,7 @@ def test_a_disk_that_takes_nothing_is_waited_for_once_and_what_it_cost_is_told(
         tmp_path / "spool",
         name="a",
         prepare=lambda c: (begun.set(), stuck.wait(60), c)[2],
-        queue_captures=1,
+        queue_bytes=nbytes(make_capture(0)),
         max_stall_s=0.5,
     )
     outbox.submit(make_capture(0))
@@ -66,9 +84,7 @@ def test_a_disk_that_takes_nothing_is_waited_for_once_and_what_it_cost_is_told(
         )
         for step in range(1, 9):
             outbox.submit(make_capture(step))
-    assert waited_at_most_s == [0.5, 0.5, 0, 0, 0, 0, 0, 0], (
-        "one finds room, one waits, and no other"
-    )
+    assert waited_at_most_s == [0.5, 0, 0, 0, 0, 0, 0], "one finds room, one waits, and no other"
     stuck.set()
     outbox.flush()
     outbox.submit(make_capture(9))
@@ -81,7 +97,7 @@ def test_a_disk_that_takes_nothing_is_waited_for_once_and_what_it_cost_is_told(
 def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path, monkeypatch):
     from tracker_viz.delivery import spool_writer
 
-    monkeypatch.setattr(spool_writer, "DISK_RETRIES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(spool_writer, "DISK_RETRY_S", 0.01)
     write_atomically, failures = capture_file.write_atomically, iter([True, True])
 
     def full_at_first(contents, path):
@@ -155,7 +171,7 @@ def test_a_program_that_never_closes_leaves_its_captures_on_the_disk(tmp_path):
 def test_a_disk_that_is_full_when_the_loops_metrics_are_new_loses_nothing(tmp_path, monkeypatch):
     from tracker_viz.delivery import spool_writer
 
-    monkeypatch.setattr(spool_writer, "DISK_RETRIES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(spool_writer, "DISK_RETRY_S", 0.01)
     describe, failures = LocalRun.describe, iter([True, True])
 
     def full_at_first(run, **changes):

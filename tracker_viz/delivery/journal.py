@@ -45,6 +45,14 @@ class Journal:
         for ref in refs:
             self.captures.pop(ref.file_name, None)
 
+    def rewrite(self) -> None:
+        """Write all that is known again, where the file was deleted."""
+        lines = {
+            "captures": [asdict(ref) for ref in self.captures.values()],
+            "metrics": sorted(self.metrics),
+        }
+        self._append(lines)
+
     def has(self, ref: CaptureRef) -> bool:
         return self.captures.get(ref.file_name) == ref
 

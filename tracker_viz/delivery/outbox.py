@@ -24,7 +24,7 @@ from typing import Any
 from tracker_viz.delivery.destinations import Destination, connected
 from tracker_viz.delivery.report import Progress, Report, close_all
 from tracker_viz.delivery.spool import Spool
-from tracker_viz.delivery.spool_writer import SpoolWriter
+from tracker_viz.delivery.spool_writer import QUEUE_BYTES, SpoolWriter
 from tracker_viz.delivery.uploader import Uploader
 from tracker_viz.errors import ConfigError
 from tracker_viz.files import user_path
@@ -57,7 +57,7 @@ class Outbox:
         start_timeout_s: how long to wait here for trackers that neither answer nor refuse; they are
             reached later.
         max_stall_s: how long ``submit`` may wait for the disk before that capture is given up.
-        queue_captures: captures in memory that wait for the writer.
+        queue_bytes: arrays in memory that wait for the writer; when more come, ``submit`` waits.
 
     Raises:
         ConfigError, MissingDependencyError, RunNotFoundError, TrackerError: what waiting cannot
@@ -77,7 +77,7 @@ class Outbox:
         keep_captures: bool = False,
         start_timeout_s: float = 15.0,
         max_stall_s: float = 60.0,
-        queue_captures: int = 8,
+        queue_bytes: int = QUEUE_BYTES,
     ) -> None:
         self._max_stall_s = max_stall_s
         self._report: Report | None = None
@@ -101,7 +101,7 @@ class Outbox:
                 prepare,
                 self._announce,
                 max_stall_s=max_stall_s,
-                queue_captures=queue_captures,
+                queue_bytes=queue_bytes,
             )
         except BaseException:
             self._abandon()

@@ -13,7 +13,8 @@ from tracker_viz.delivery.report import Progress, Report, close_all
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.delivery.uploader import Uploader
 from tracker_viz.errors import ConfigError
-from tracker_viz.trackers import connect
+from tracker_viz.trackers import connect, schemes
+from tracker_viz.types import RunRef
 
 PATIENCE_S = 60.0
 ANOTHER_PUSH_S = 24 * 3600.0
@@ -22,6 +23,7 @@ ANOTHER_PUSH_S = 24 * 3600.0
 def push(
     directory: str | Path,
     *,
+    into: RunRef | str | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     timeout_s: float | None = None,
     patience_s: float = PATIENCE_S,
@@ -32,6 +34,8 @@ def push(
 
     Args:
         directory: the spool.
+        into: a run, or a tracker in which a new one is made, for the captures of a spool whose own
+            run was deleted, or that has none. It takes the place of the run of the same tracker.
         options: tracker -> options that the spool does not have, or that changed since (a new
             address, ...).
         timeout_s: give up after this many seconds; None: as long as anything moves.
@@ -40,18 +44,21 @@ def push(
             destinations.
 
     Raises:
-        ConfigError: the directory is no spool, or ``timeout_s`` is not a time that can be waited.
+        ConfigError: the directory is no spool, or does not say where its captures go, or
+            ``timeout_s`` is not a time that can be waited.
         RunActiveError: its training process is still at work.
         MissingDependencyError: a destination's package is not installed.
     """
     spool = Spool(directory)
     wait_s = ANOTHER_PUSH_S if timeout_s is None else checked_wait(timeout_s)
-    if not spool.exists():
-        raise ConfigError(
-            f"spool must be a directory with a run.json that training wrote; got {spool.directory}"
-        )
+    wanted = None if into is None else _new_destination(into, options or {})
+    _check_spool(spool, wanted)
     # The journals are read with the lock held: another push may just have finished the work.
-    with spool.lock("push", wait_s=wait_s):
+    lock = spool.lock("push", wait_s=wait_s)
+    try:
+        if wanted is not None:
+            spool.create(name=spool.directory.name, config={}, tags={})
+            spool.redirect(wanted)
         uploaders = [_uploader(spool, each, options or {}) for each in spool.destinations()]
         # A training holds the lock until its end: a spool still marked as running was killed.
         state = spool.run.info().state
@@ -69,6 +76,38 @@ def push(
             deadline,
             progress,
             patience_s=patience_s if patient else None,
+        )
+    finally:
+        lock.release()
+
+
+def _new_destination(
+    into: RunRef | str, options: Mapping[str, Mapping[str, Any]]
+) -> StoredDestination:
+    if isinstance(into, str) and into in schemes():
+        return StoredDestination(into, into, dict(options.get(into, {})))
+    ref = RunRef.parse(str(into))
+    return StoredDestination(
+        ref.scheme, ref.scheme, dict(options.get(ref.scheme, {})), ref=ref, ours=False
+    )
+
+
+def _check_spool(spool: Spool, wanted: StoredDestination | None) -> None:
+    """Check that the directory is a spool, and says where its captures go.
+
+    Raises:
+        ConfigError: it is none, or does not.
+    """
+    n_captures = len(spool.run.list_captures())
+    if not spool.exists() and not n_captures:
+        raise ConfigError(
+            f"spool must be a directory with a run.json that training wrote; got {spool.directory}"
+        )
+    if wanted is None and n_captures and "destinations" not in spool.description():
+        raise ConfigError(
+            f"{spool.directory} has {n_captures} captures and does not say where they go: its "
+            "run.json was lost. Send them into a new run with: "
+            f"{spool.push_into_command('mlflow')} (or wandb, or mlflow:<run_id>, ...)"
         )
 
 

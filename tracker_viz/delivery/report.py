@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of the captures.
+    """What became of the captures. ``complete``: every one is where it should be.
 
     Attributes:
         deliveries: one per destination.
@@ -36,7 +36,8 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        return self.command is None and not self.lost
+        damaged = any(delivery.damaged for delivery in self.deliveries)
+        return self.command is None and not self.lost and not damaged
 
 
 def close_all(

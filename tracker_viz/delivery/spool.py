@@ -16,7 +16,9 @@ Written by the outbox and by ``push``; nothing here talks to a tracker.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import re
 import threading
@@ -32,8 +34,8 @@ from tracker_viz import capture_file, commands
 from tracker_viz.delivery import spool_lock
 from tracker_viz.delivery.destinations import StoredDestination
 from tracker_viz.delivery.journal import Journal
-from tracker_viz.errors import ConfigError
-from tracker_viz.files import read_json, user_path, write_atomically, write_json
+from tracker_viz.errors import CaptureFileError, ConfigError
+from tracker_viz.files import read_json, remove_torn, user_path, write_atomically, write_json
 from tracker_viz.metrics import charted
 from tracker_viz.trackers import (
     Cell,
@@ -45,6 +47,8 @@ from tracker_viz.trackers import (
     without_secrets,
 )
 from tracker_viz.types import Capture, CapturePath, CaptureRef, RunRef, capture_step
+
+log = logging.getLogger(__name__)
 
 RESERVE_BYTES = 1 << 17
 
@@ -58,6 +62,9 @@ class Spool:
         self.run = LocalRun(self.directory, ours=True)
         self._journals: dict[str, Journal] = {}
         self._reserve = self.directory / ".reserve"
+        self._lock: filelock.BaseFileLock | None = None
+        # What run.json said last: a spool that is deleted under a training is made again from it
+        self._described: dict[str, Any] = {}
         # Around a change of run.json, which reads the file first
         self._description = threading.Lock()
         # Held while captures are deleted, and by readers that need them to stay
@@ -80,6 +87,37 @@ class Spool:
     def exists(self) -> bool:
         return (self.directory / "run.json").is_file()
 
+    def description(self) -> dict[str, Any]:
+        """Return ``run.json``; as this process read it last, while the directory is away."""
+        self._described = self.run.description() or self._described
+        return self._described
+
+    def check_there(self) -> None:
+        """Check that the directory is there. A disk that is unmounted for a while shows no
+        captures, and that must not be taken for their end.
+
+        Raises:
+            OSError: it is away, or was deleted.
+        """
+        if not self.exists():
+            raise FileNotFoundError(
+                errno.ENOENT, "the spool is not there: unmounted, or deleted", str(self.directory)
+            )
+
+    def remake(self) -> None:
+        """Make a directory that was deleted a spool again, with its destinations and what they have
+        confirmed. Captures that were in it are gone."""
+        with self._description:
+            if self.exists():
+                return
+            write_json(self._described, self.directory / "run.json")
+            for journal in self._journals.values():
+                journal.rewrite()
+        if self._lock is not None:
+            # The file that this process had locked was deleted, too.
+            self._lock.release(force=True)
+            self._lock.acquire(timeout=0)
+
     def lock(self, role: str, *, wait_s: float) -> filelock.BaseFileLock:
         """Become the only process that works in this spool, until ``release()`` of what is
         returned; it is a context manager, too.
@@ -97,9 +135,18 @@ class Spool:
             if role == "push":
                 self.make_room()
             spool_lock.note_holder(self.directory, role)
+            self._clean()
         except OSError as error:
             raise ConfigError(f"{self.directory} cannot be used as a spool: {error}") from error
+        self._lock = lock
         return lock
+
+    def _clean(self) -> None:
+        """Remove what a kill left half done: files without their name, entries without their
+        capture. Call with the lock held, before anything is written."""
+        remove_torn(self.directory)
+        for entry in self.run.entries_without_capture():
+            entry.unlink(missing_ok=True)
 
     def make_room(self) -> None:
         """Free the disk space that is held back, so that on a full disk an upload can be noted, and
@@ -114,8 +161,9 @@ class Spool:
 
         Raises:
             CaptureFileError: its arrays are of a kind that a capture file does not hold.
-            OSError: the disk is full or away.
+            OSError: the disk is full or away, or the directory was deleted.
         """
+        self.check_there()
         contents = capture_file.to_bytes(capture)
         sha256 = hashlib.sha256(contents).hexdigest()
         ref = CaptureRef(capture.step, capture.file_name, len(contents), sha256)
@@ -137,8 +185,16 @@ class Spool:
 
         Args:
             without: names to leave out.
+
+        Raises:
+            OSError: the disk is away.
         """
-        metrics = charted(capture_file.read_header(self.path(ref)).metrics)
+        try:
+            metrics = charted(capture_file.read_header(self.path(ref)).metrics)
+        except CaptureFileError as error:
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from error
+            raise
         values = {name: value for name, value in metrics.items() if name not in without}
         taken = float(read_json(self.run.entry_path(ref))["time"])
         return MetricPoint(ref.step, values, taken)
@@ -162,7 +218,7 @@ class Spool:
         """Delete the captures that every destination has confirmed, metrics included; nothing where
         they are to be kept here too."""
         with self._removal, self._description:
-            if self.run.description().get("keep_captures"):
+            if self.description().get("keep_captures"):
                 return
             journals = [self.journal(destination.name) for destination in self.destinations()]
             for ref in refs:
@@ -173,12 +229,12 @@ class Spool:
     def keep_captures(self) -> None:
         """Keep captures here even when all destinations have them, also in later processes."""
         with self._description:
-            self.run.describe(keep_captures=True)
+            self._describe(keep_captures=True)
 
     # -- destinations ------------------------------------------------------------------------------
 
     def destinations(self) -> list[StoredDestination]:
-        stored = self.run.description().get("destinations", [])
+        stored = self.description().get("destinations", [])
         return [StoredDestination.from_json(each) for each in stored]
 
     def add_destination(self, wanted: StoredDestination) -> StoredDestination:
@@ -214,8 +270,54 @@ class Spool:
             self._store_destinations(known)
         return known[name]
 
+    def redirect(self, wanted: StoredDestination) -> None:
+        """Send the captures to another run than so far: in the place of the destination of the same
+        tracker, or beside the others where there is none. Call with the lock held.
+
+        Raises:
+            ConfigError: several destinations are of that tracker.
+        """
+        with self._description:
+            known = {each.name: each for each in self.destinations()}
+            same = [each for each in known.values() if each.scheme == wanted.scheme]
+            if len(same) > 1:
+                raise ConfigError(
+                    f"{self.directory} has {len(same)} destinations of the tracker "
+                    f"{wanted.scheme!r}; into= can take the place of one only"
+                )
+            if not known:
+                # The spool is the run itself, which keeps what it has.
+                self._describe(keep_captures=True)
+            if same and same[0].ref != wanted.ref:
+                wanted = replace(
+                    wanted, name=same[0].name, options={**same[0].options, **wanted.options}
+                )
+                self._set_aside(wanted.name)
+            if not same or same[0].ref != wanted.ref:
+                self._store_destinations(known | {wanted.name: wanted})
+
+    def _set_aside(self, name: str) -> None:
+        """Begin the journal of a destination anew; what the run so far had is kept beside it."""
+        journal = self.directory / "sent" / f"{name}.jsonl"
+        number = 1
+        while (aside := journal.with_name(f"{name}.{number}.jsonl")).exists():
+            number += 1
+        here = set(self.run.list_captures())
+        n_gone = sum(ref not in here for ref in self.journal(name).captures.values())
+        if n_gone:
+            log.warning("%d captures were in the former run only, and stay there", n_gone)
+        if journal.exists():
+            journal.rename(aside)
+        self._journals.pop(name, None)
+
     def _store_destinations(self, known: Mapping[str, StoredDestination]) -> None:
-        self.run.describe(destinations=[each.to_json() for each in known.values()])
+        self._describe(destinations=[each.to_json() for each in known.values()])
+
+    def _describe(self, **changes: Any) -> None:
+        """Change entries of ``run.json``. Call with ``_description`` held."""
+        self.check_there()
+        self.run.describe(**changes)
+        self.description()
 
     def journal(self, name: str) -> Journal:
         """Return the journal of the destination ``name``; the same object every time."""
@@ -234,14 +336,14 @@ class Spool:
         """Store the names that the training loop passed in: a run that is not ours gets them from
         its own logger already."""
         with self._description:
-            self.run.describe(loop_metrics=sorted(names | self.loop_metrics()))
+            self._describe(loop_metrics=sorted(names | self.loop_metrics()))
 
     def loop_metrics(self) -> frozenset[str]:
-        return frozenset(self.run.description().get("loop_metrics", ()))
+        return frozenset(self.description().get("loop_metrics", ()))
 
     def note_state(self, state: RunState) -> None:
         with self._description:
-            self.run.describe(state=state)
+            self._describe(state=state)
 
     def summary(self) -> dict[str, Any]:
         path = self.directory / "summary.json"
@@ -262,15 +364,19 @@ class Spool:
         """Keep a final file for the trackers."""
         write_atomically(contents, self.directory / checked_artifact(artifact))
         with self._description:
-            known = self.run.description().get("files", ())
-            self.run.describe(files=sorted({*known, artifact}))
+            known = self.description().get("files", ())
+            self._describe(files=sorted({*known, artifact}))
 
     def files(self) -> dict[str, Path]:
         """Return run-relative path -> the file here."""
-        known = self.run.description().get("files", ())
+        known = self.description().get("files", ())
         return {artifact: self.directory / checked_artifact(artifact) for artifact in known}
 
     @property
     def push_command(self) -> str:
         """The command that finishes the upload, from any directory."""
         return commands.push(self.directory)
+
+    def push_into_command(self, into: str) -> str:
+        """The command that sends what is left into another run."""
+        return commands.push(self.directory, into=into)

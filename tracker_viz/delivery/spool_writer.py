@@ -21,15 +21,19 @@ from tracker_viz.types import Capture, CaptureRef
 
 log = logging.getLogger(__name__)
 
-DISK_RETRIES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+QUEUE_BYTES = 1 << 30
+# Short pauses: what a disk takes again must not wait for the end of a long one.
+DISK_RETRY_S = 0.5
+DISK_PATIENCE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Queued:
-    """A raw capture, and when it was taken (seconds since 1970)."""
+    """A raw capture, when it was taken (seconds since 1970), and the size of its arrays."""
 
     capture: Capture
     taken: float
+    nbytes: int
 
 
 class SpoolWriter:
@@ -40,10 +44,11 @@ class SpoolWriter:
             keeps it as it is.
         written: called on the writer thread with every capture that is now in the spool.
         max_stall_s: how long ``enqueue`` may wait for a disk that takes nothing.
-        queue_captures: captures in memory that wait for the writer.
+        queue_bytes: arrays in memory that wait for the writer; a single capture may be bigger.
 
     Attributes:
         lost: steps that could not be written, and are gone.
+        n_waits, waited_s: how often ``enqueue`` waited for the writer, and how long in all.
         busy_s: processor seconds that preparing and writing took so far.
     """
 
@@ -54,18 +59,21 @@ class SpoolWriter:
         written: Callable[[CaptureRef], None],
         *,
         max_stall_s: float,
-        queue_captures: int,
+        queue_bytes: int,
     ) -> None:
         self.lost: list[int] = []
+        self.n_waits = 0
+        self.waited_s = 0.0
         self.busy_s = 0.0
         self._spool = spool
         self._prepare = prepare
         self._report_written = written
         self._max_stall_s = max_stall_s
-        self._queue_captures = queue_captures
+        self._queue_bytes = queue_bytes
         # These are guarded by _changed.
         self._changed = threading.Condition()
         self._queue: deque[_Queued] = deque()
+        self._queued_bytes = 0
         self._in_hand: _Queued | None = None
         self._stopping = False
         self._given_up = False
@@ -87,11 +95,9 @@ class SpoolWriter:
                     f"the outbox of {self._spool.directory} is closed; step {capture.step} came "
                     "too late"
                 )
-            # A disk that hangs is waited for once, not at every capture.
-            wait_s = 0.0 if self._stuck else self._max_stall_s
-            self._stuck = not self._changed.wait_for(
-                lambda: len(self._queue) < self._queue_captures, wait_s
-            )
+            queued = _Queued(capture, time.time(), _nbytes(capture))
+            if not self._has_room(queued):
+                self._wait_for_room(queued)
             if self._stuck:
                 self._lose(
                     capture.step,
@@ -99,7 +105,8 @@ class SpoolWriter:
                     f"{self._max_stall_s:g} s",
                 )
                 return
-            self._queue.append(_Queued(capture, time.time()))
+            self._queue.append(queued)
+            self._queued_bytes += queued.nbytes
             self._changed.notify_all()
 
     def flush(self, timeout_s: float | None) -> bool:
@@ -117,14 +124,44 @@ class SpoolWriter:
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(timeout_s)
+        if self.n_waits > 1:
+            log.warning(
+                "training waited %d times for captures to be written, %.1f s in all",
+                self.n_waits,
+                self.waited_s,
+            )
         with self._changed:
             given_up = [*self._queue]
             if self._in_hand is not None:
                 given_up.insert(0, self._in_hand)
             self._queue.clear()
+            self._queued_bytes = 0
             self._given_up = bool(given_up)
         for queued in given_up:
             self._lose(queued.capture.step, f"it was not written within {timeout_s:.0f} s")
+
+    def _has_room(self, queued: _Queued) -> bool:
+        room = not self._queue or self._queued_bytes + queued.nbytes <= self._queue_bytes
+        if room:
+            self._stuck = False
+        return room
+
+    def _wait_for_room(self, queued: _Queued) -> None:
+        """Hold training up until the writer has caught up; count it, and say so once."""
+        if self.n_waits == 0:
+            log.warning(
+                "training waits at step %d: captures come faster than they are scored and written, "
+                "and %.2f GB of them are in memory; take fewer (every=, captures=) or smaller ones "
+                "(max_mb=)",
+                queued.capture.step,
+                self._queued_bytes / 1e9,
+            )
+        self.n_waits += 1
+        began = time.monotonic()
+        # A disk that hangs is waited for once, not at every capture.
+        wait_s = 0.0 if self._stuck else self._max_stall_s
+        self._stuck = not self._changed.wait_for(lambda: self._has_room(queued), wait_s)
+        self.waited_s += time.monotonic() - began
 
     # -- the thread --------------------------------------------------------------------------------
 
@@ -150,6 +187,7 @@ class SpoolWriter:
             if not self._queue:
                 return None
             self._in_hand = self._queue.popleft()
+            self._queued_bytes -= self._in_hand.nbytes
             self._changed.notify_all()
             return self._in_hand
 
@@ -176,11 +214,10 @@ class SpoolWriter:
 
     def _written(self, capture: Capture, queued: _Queued) -> CaptureRef | None:
         """Write to the spool, trying again while the disk is full or away; after a capture was lost
-        that way, later ones are tried once."""
+        that way, later ones are tried once. A spool that was deleted is made again."""
         raw = queued.capture
-        for pause_s in (*DISK_RETRIES_S, None):
-            if self._given_up:
-                return None
+        deadline = None
+        while not self._given_up:
             try:
                 self._note_loop_metrics(raw)
                 ref = self._spool.write(capture, taken=queued.taken)
@@ -193,21 +230,40 @@ class SpoolWriter:
                 )
                 return self._written(raw, queued)
             except OSError as error:
-                if self._disk_failed or pause_s is None:
+                if deadline is None:
+                    deadline = time.monotonic() + DISK_PATIENCE_S
+                    self._say_that_it_tries_again(error)
+                if not self._disk_failed and time.monotonic() < deadline:
+                    time.sleep(DISK_RETRY_S)
+                elif not self._remade():
                     self._disk_failed = True
                     self._lose(capture.step, f"{self._spool.directory} cannot be written: {error}")
                     return None
-                if pause_s == DISK_RETRIES_S[0]:
-                    log.warning(
-                        "the spool %s cannot be written (%s); trying again",
-                        self._spool.directory,
-                        error,
-                    )
-                time.sleep(pause_s)
             else:
                 self._disk_failed = False
                 return ref
-        raise AssertionError("the loop returns")
+        return None
+
+    def _say_that_it_tries_again(self, error: OSError) -> None:
+        if not self._disk_failed:
+            log.warning(
+                "the spool %s cannot be written (%s); trying again", self._spool.directory, error
+            )
+
+    def _remade(self) -> bool:
+        """Make the spool again if it was deleted, and stayed so; return whether that was done."""
+        try:
+            if self._spool.exists():
+                return False
+            self._spool.remake()
+        except OSError:
+            return False
+        log.error(
+            "the spool %s was deleted, with the captures that were not uploaded yet; it is made "
+            "again for those that come",
+            self._spool.directory,
+        )
+        return True
 
     def _note_loop_metrics(self, raw: Capture) -> None:
         new_names = frozenset(raw.metrics) - self._loop_metrics
@@ -218,3 +274,7 @@ class SpoolWriter:
     def _lose(self, step: int, why: str) -> None:
         self.lost.append(step)
         log.error("the capture of step %d is lost: %s", step, why)
+
+
+def _nbytes(capture: Capture) -> int:
+    return sum(array.nbytes for array in capture.arrays.values())

@@ -113,12 +113,17 @@ class Transfer:
         return self.run
 
     def n_unconfirmed(self) -> int:
-        """Return how many captures of the spool the journal does not have as delivered."""
-        return sum(not self.journal.has(ref) for ref in self._spool.run.list_captures())
+        """Return how many captures of the spool the journal does not have as delivered; 0 while the
+        disk is away."""
+        try:
+            here = self._spool.run.list_captures()
+        except OSError:
+            return 0
+        return sum(not self.journal.has(ref) for ref in here)
 
     def compare(self, run: Run) -> Comparison:
         """Hold the spool and the journal against what the run says it has."""
-        here = self._spool.run.list_captures()
+        here = self._listed()
         gone = [ref for ref in self.journal.captures.values() if ref not in set(here)]
         missing: set[CaptureRef] = set()
         if self._existed:
@@ -131,6 +136,10 @@ class Transfer:
             self._doubtful = False
 
         left = [ref for ref in here if ref in missing or not self.journal.has_all_of(ref)]
+        if delivered := [ref for ref in here if ref not in left]:
+            # A kill came after the journal's last line and before they were deleted.
+            with self._spool_access():
+                self._spool.remove_delivered(delivered)
         damaged = sorted(ref.step for ref in gone if ref in missing)
         for step in damaged:
             log.warning(
@@ -178,6 +187,8 @@ class Transfer:
 
     def last_calls(self, run: Run, state: RunState) -> Iterator[Callable[[], object]]:
         """Yield the calls that end a run, one after the other: summary, tables, files, state."""
+        # An absent spool has no tables and no summary to send, which is no reason to end without.
+        yield self._spool.check_there
         if run.online:
             yield partial(self._check_only_writer, run, ())
         if summary := self._spool.summary():
@@ -193,7 +204,7 @@ class Transfer:
         if self.destination.ref:
             return self._tracker.open_run(self.destination.ref, ours=self.destination.ours)
 
-        description = self._spool.run.description()
+        description = self._spool.description()
         run = self._tracker.create_run(
             name=description["name"],
             config=RunConfig(description["config"], description.get("at_default", ())),
@@ -259,10 +270,28 @@ class Transfer:
             run.log_metrics(points)
         return [ref.file_name for ref in new]
 
+    def _listed(self) -> list[CaptureRef]:
+        """Return the captures of the spool.
+
+        Raises:
+            OSError: it is away.
+        """
+        self._spool.check_there()
+        here = self._spool.run.list_captures()
+        self._spool.check_there()
+        return here
+
     def _is_whole(self, ref: CaptureRef) -> bool:
+        """Return whether the spool has the capture whole.
+
+        Raises:
+            OSError: it is away.
+        """
+        self._spool.check_there()
         try:
             check_file(self._spool.path(ref), ref)
         except CaptureFileError as error:
+            self._spool.check_there()
             log.error(
                 "the capture of step %d cannot be uploaded to %s: %s",
                 ref.step,

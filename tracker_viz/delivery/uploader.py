@@ -13,6 +13,7 @@ by ``push``. ``transfer.py`` makes the calls; here they are timed, retried and e
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -27,7 +28,12 @@ from tracker_viz.delivery.backlog import Backlog
 from tracker_viz.delivery.destinations import StoredDestination
 from tracker_viz.delivery.spool import Spool
 from tracker_viz.delivery.transfer import Transfer
-from tracker_viz.errors import TrackerError, TrackerVizError, TransientTrackerError
+from tracker_viz.errors import (
+    RunNotFoundError,
+    TrackerError,
+    TrackerVizError,
+    TransientTrackerError,
+)
 from tracker_viz.trackers import Run, RunState, Tracker
 from tracker_viz.types import CaptureRef, RunRef
 
@@ -64,6 +70,7 @@ class DeliveryStatus:
         left: captures that wait in the spool for it.
         damaged: steps of which neither it nor the spool has a whole capture.
         error: why something is left, or what failed last; None when all is well.
+        refused: whether the same again would fail for the same reason.
     """
 
     name: str
@@ -73,6 +80,7 @@ class DeliveryStatus:
     left: int
     damaged: tuple[int, ...]
     error: str | None
+    refused: bool = False
 
     @property
     def complete(self) -> bool:
@@ -210,18 +218,20 @@ class Uploader:
                 left = max(left, self._transfer.n_unconfirmed())
             damaged = tuple(sorted(self._backlog.damaged))
             error = None if self._error is None else str(self._error)
+            refused = self._state is State.FAILED
             if self._backlog.deferred and error is None:
                 error = f"{self.name} works offline in this process"
         run, ref = self.run, self._transfer.destination.ref
         url = run.url() if run else None
         sent = len(self._transfer.journal.captures)
-        return DeliveryStatus(self.name, ref, url, sent, left, damaged, error)
+        return DeliveryStatus(self.name, ref, url, sent, left, damaged, error, refused)
 
     # -- the thread --------------------------------------------------------------------------------
 
     def _work(self) -> None:
         try:
             run = self._retried(self._transfer.open)
+            self._retried(run.remove_torn)
             self._retried(lambda: self._transfer.join_sweep(run))
             self._retried(lambda: self._compare(run))
             self._reached()
@@ -281,6 +291,7 @@ class Uploader:
         with self._in_spool:
             if self._state is State.DISMISSED:
                 raise _Stop
+            self._spool.check_there()
             yield
 
     # -- transitions -------------------------------------------------------------------------------
@@ -333,6 +344,10 @@ class Uploader:
     def _refused(self, error: Exception) -> None:
         """STARTING, UPLOADING, AWAY -> FAILED, with an error in the log unless somebody waits for
         the start, who gets an exception."""
+        if isinstance(error, RunNotFoundError) and self._transfer.destination.ref:
+            scheme = self._transfer.destination.scheme
+            command = self._spool.push_into_command(scheme)
+            error = RunNotFoundError(f"{error}. To send what is left into a new run: {command}")
         with self._changed:
             before = self._state
             if before not in ACTIVE:
@@ -367,7 +382,8 @@ class Uploader:
                 result = call()
             except (TransientTrackerError, OSError) as error:
                 if not isinstance(error, TransientTrackerError):
-                    with self._spool_access():
+                    # A disk that is away has no room to make.
+                    with contextlib.suppress(OSError), self._spool_access():
                         self._spool.make_room()
                 self._lost(error)
                 if ending is not None and failing_since is None:

@@ -296,6 +296,13 @@ class Run(ABC):
         """
         raise TrackerError(f"{self.ref.scheme} cannot remove captures")
 
+    def remove_torn(self) -> None:
+        """Remove half-written files that a killed process left where people see them.
+
+        Default: nothing; a service keeps no such files.
+        """
+        return
+
     @abstractmethod
     def finish(self, state: RunState) -> None:
         """End a run that is ours: created, or opened with ``ours=True``. One that was only joined

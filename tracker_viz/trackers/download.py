@@ -8,11 +8,9 @@ gap that is seen.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import re
-import shutil
 import threading
 import time
 from collections import deque
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tracker_viz.errors import CaptureFileError, TransientTrackerError
-from tracker_viz.files import default_cache
+from tracker_viz.files import default_cache, remove_torn
 from tracker_viz.trackers.base import Run
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
@@ -34,7 +32,6 @@ log = logging.getLogger(__name__)
 
 DOWNLOADS_IN_FLIGHT = 8
 RETRIES_S = (0.5, 2.0)
-TORN_AFTER_S = 86_400.0
 MAX_FOLDER_CHARACTERS = 200  # disks take 255 bytes
 
 
@@ -70,7 +67,7 @@ def pull(
     refs = run.list_captures() if refs is None else refs
     captures: list[CapturePath] = []
     damaged: dict[CaptureRef, CaptureFileError] = {}
-    _remove_torn(directory)
+    remove_torn(directory)
     with at_once(
         [partial(_fetch, run, ref, directory) for ref in refs], DOWNLOADS_IN_FLIGHT
     ) as fetched:
@@ -98,15 +95,6 @@ def _fetch(run: Run, ref: CaptureRef, directory: Path) -> Path:
             )
             time.sleep(pause_s)
     return run.fetch(ref, directory)
-
-
-def _remove_torn(directory: Path) -> None:
-    """Remove what killed downloads and drawings left half done. Other processes may be at work in
-    here, but not on one file for a day."""
-    for torn in directory.rglob(".*.partial"):
-        with contextlib.suppress(OSError):  # somebody else removed it, or has to
-            if time.time() - torn.stat().st_mtime > TORN_AFTER_S:
-                shutil.rmtree(torn)
 
 
 def cache_directory(ref: RunRef, cache: Path | None = None) -> Path:

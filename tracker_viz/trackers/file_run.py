@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tracker_viz.capture_file import REPAIR, check_file
 from tracker_viz.errors import CaptureFileError, NoSuchFileError
+from tracker_viz.files import TORN, torn_prefix
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import Run, checked_artifact
 from tracker_viz.types import CapturePath, CaptureRef
@@ -97,7 +98,7 @@ class FileRun(Run):
         target.parent.mkdir(parents=True, exist_ok=True)
         # A directory of its own: several threads may fetch the same capture.
         with tempfile.TemporaryDirectory(
-            dir=target.parent, prefix=".", suffix=".partial"
+            dir=target.parent, prefix=torn_prefix(), suffix=TORN
         ) as folder:
             part = Path(folder) / ref.file_name
             try:

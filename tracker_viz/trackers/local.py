@@ -31,6 +31,7 @@ from tracker_viz.files import (
     copy_atomically,
     home_expanded,
     read_json,
+    remove_torn,
     user_path,
     write_atomically,
     write_json,
@@ -134,6 +135,16 @@ class LocalRun(FileRun):
     def entry_path(self, ref: CaptureRef) -> Path:
         """Return where the capture's entry in the run's index is."""
         return self.directory / capture_index.INDEX / capture_index.entry_name(ref)
+
+    def entries_without_capture(self) -> list[Path]:
+        """Return entries of the index whose capture is not there: a kill came between the two."""
+        there = self.sizes(capture_index.CAPTURES)
+        entries = []
+        for name in self.sizes(capture_index.INDEX):
+            ref = capture_index.parse_entry(name)
+            if ref is not None and ref.file_name not in there:
+                entries.append(self.entry_path(ref))
+        return entries
 
     @classmethod
     def create(
@@ -268,6 +279,9 @@ class LocalRun(FileRun):
 
     def clear_captures(self) -> None:
         shutil.rmtree(self.directory / capture_index.CAPTURES, ignore_errors=True)
+
+    def remove_torn(self) -> None:
+        remove_torn(self.directory)
 
     def finish(self, state: RunState) -> None:
         if self._ours and self.description().get("state") != state:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.cores import usable_cores
 from tracker_viz.errors import ConfigError, VideoError
+from tracker_viz.files import TORN, torn_prefix
 from tracker_viz.types import Frame
 from tracker_viz.video.encoders import EncoderName, encoder, suffix_of
 from tracker_viz.video.opencv import import_cv2
@@ -306,7 +307,7 @@ def _work_directory(path: Path) -> Path:
         if path.is_dir():
             raise VideoError(f"the video's path {path} is a directory; name a file in it")
         # Beside the target, so that the last step is a rename within one file system.
-        return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+        return Path(tempfile.mkdtemp(dir=path.parent, prefix=torn_prefix(), suffix=TORN))
     except OSError as error:
         raise VideoError(
             f"the video cannot be written to {path.parent}: {error}; choose another output"

@@ -20,7 +20,13 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from tracker_viz.errors import NoSuchFileError, TrackerError
-from tracker_viz.files import copy_atomically, write_atomically
+from tracker_viz.files import (
+    TORN,
+    copy_atomically,
+    remove_torn,
+    torn_prefix,
+    write_atomically,
+)
 from tracker_viz.trackers.mlflow.errors import artifact_errors, http_status
 from tracker_viz.types import RunRef
 
@@ -127,6 +133,12 @@ class ArtifactStore:
         except NotImplementedError as error:
             raise TrackerError(f"the store {self._artifact_uri} cannot remove files") from error
 
+    def remove_torn(self) -> None:
+        """Remove half-written files of killed processes, where the store is a directory here."""
+        root = self._local_root()
+        if root is not None:
+            remove_torn(root)
+
     def in_place(self, artifact: str) -> Path | None:
         """Return the path of a file if the store is a directory of this machine; None if it must be
         downloaded.
@@ -147,7 +159,9 @@ class ArtifactStore:
         """Download a file under a temporary name, which is deleted after the block unless it was
         moved."""
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".", suffix=".partial") as temporary:
+        with tempfile.TemporaryDirectory(
+            dir=directory, prefix=torn_prefix(), suffix=TORN
+        ) as temporary:
             part = Path(temporary, posixpath.basename(artifact))
             with self._conversation(f"download {artifact}"):
                 try:

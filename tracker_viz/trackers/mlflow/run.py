@@ -318,6 +318,9 @@ class MlflowRun(Run):
         with self._service("remove captures"):
             self._files.remove(capture_index.CAPTURES)
 
+    def remove_torn(self) -> None:
+        self._files.remove_torn()
+
     def finish(self, state: RunState) -> None:
         if not self._ours:
             return

@@ -24,6 +24,7 @@ from wandb.sdk.artifacts.exceptions import WaitTimeoutError
 
 from tracker_viz.capture_file import MAX_FILE_BYTES, check_file
 from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError, TransientTrackerError
+from tracker_viz.files import TORN, torn_prefix
 from tracker_viz.trackers.wandb.service import AWAY, WandbService, translated
 from tracker_viz.types import CapturePath, CaptureRef, RunRef, capture_step
 
@@ -187,7 +188,7 @@ class CaptureStore:
         else:
             return target
         directory.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=directory, prefix=".", suffix=".partial"))
+        folder = Path(tempfile.mkdtemp(dir=directory, prefix=torn_prefix(), suffix=TORN))
         try:
             try:
                 self._download(ref, folder)
