@@ -51,6 +51,7 @@ INNER_LAYERS = {
         ["checks", "discover"],
         ["attention", "weights"],
         ["distributed", "isolation", "notice", "parameter_trace", "probe"],
+        ["origins"],
     ],
     "trackers": [
         ["mlflow", "wandb"],  # the adapters, which know nothing of each other

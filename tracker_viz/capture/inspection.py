@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tracker_viz.capture.camera import Camera
-from tracker_viz.capture.discover.projections import SKIPPED_NAMES
+from tracker_viz.capture.discover.matrix import SKIPPED_NAMES
 from tracker_viz.capture.probe import Probe
 from tracker_viz.capture.weights.matrices import Projection
 
@@ -133,4 +133,7 @@ def _reason(name: str, parameter: Tensor, owner: nn.Module, blocks: Iterable[str
         return VECTOR
     if SKIPPED_NAMES.search(name.removeprefix(f"{around[0]}.").removesuffix(".weight")):
         return "its name says norm, embedding, router, convolution or LoRA"
-    return "not recognized as a projection; projections={'mlp.w_in': '...'} names it"
+    return (
+        "not recognized as a projection: it was not seen to feed an attention or to be a "
+        "feed-forward part; projections={'mlp.w_in': '...'} names it"
+    )

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tracker_viz.capture.origins import Origins
+
 # function -> position of the weight among its arguments
 _WEIGHT_ARGUMENT = {
     F.linear: 1,
@@ -64,6 +66,7 @@ class ParameterTrace:
         transposed: stored [in, out].
         value_rows: rows of [out, in] that make the attention's values, ascending.
         gate_rows: rows of [out, in] that go through the activation, ascending.
+        origins: which weights tensors of the pass came from.
     """
 
     n_rows: int
@@ -72,7 +75,11 @@ class ParameterTrace:
     transposed: dict[str, bool] = field(default_factory=dict)
     value_rows: dict[str, np.ndarray] = field(default_factory=dict)
     gate_rows: dict[str, np.ndarray] = field(default_factory=dict)
+    origins: Origins = field(init=False)
     _outputs: deque[tuple[str, Tensor]] = field(default_factory=lambda: deque(maxlen=_KEPT_OUTPUTS))
+
+    def __post_init__(self) -> None:
+        self.origins = Origins(self.modules)
 
     def saw(self, func: Any, args: Sequence[Any], output: Any, running: Sequence[str]) -> None:
         """Note a torch function that was called with ``args``, inside the modules ``running``."""
@@ -86,6 +93,8 @@ class ParameterTrace:
         """Find where the values come from that an attention mixes: [..., key, channel], probe rows
         first."""
         n_tokens = self.n_rows * self.length
+        if value.ndim < 2:
+            return
         if value.numel() % n_tokens or value.shape[-2] != self.length:
             return
         # The first row of the probe is enough to recognize them: [channel, key].
@@ -113,6 +122,8 @@ class ParameterTrace:
         self._outputs.append((name, output))
 
     def _saw_activation(self, entering: Tensor) -> None:
+        if not entering.ndim:  # a gate that was learned for all channels
+            return
         width = entering.shape[-1]
         for name, output in reversed(self._outputs):
             is_twice_as_wide = output.shape[-1] == 2 * width

@@ -95,6 +95,12 @@ class AttentionWatch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        output = self._called(func, args, kwargs)
+        if self._evidence is not None:
+            self._evidence.origins.follow(func, args, kwargs, output, self._stack.names)
+        return output
+
+    def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func in _SCALED_DOT_PRODUCT:
             return self._scaled_dot_product(func, *args, **kwargs)
         if func in _SOFTMAX:

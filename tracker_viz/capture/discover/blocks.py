@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
 from tracker_viz.capture.attention.watch import AttentionWatch
 from tracker_viz.capture.discover.model_info import ModelStructure, Site, first_of
-from tracker_viz.capture.discover.projections import find_projections
+from tracker_viz.capture.discover.projections import find_projections, unnamed_matrices
 from tracker_viz.capture.isolation import Forward, default_forward
 from tracker_viz.capture.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.matrices import Projection
@@ -86,6 +86,7 @@ def discover(
     d_model = widths.get(names[0]) or widths[""]
     n_heads, n_kv_heads = [], []
     found: list[Projection] = []
+    unnamed: dict[str, list[int]] = {}
     for index, block_calls in enumerate(per_block):
         of_block = find_projections(
             model.get_submodule(names[index]),
@@ -101,6 +102,14 @@ def discover(
         n_heads.append(sum(call.pattern.shape[1] for call in block_calls))
         n_kv_heads.append(_kv_heads(block_calls, n_heads[index], of_block))
         found += of_block
+        for path in unnamed_matrices(
+            model.get_submodule(names[index]),
+            prefix=names[index],
+            d_model=d_model,
+            evidence=evidence,
+            found=of_block,
+        ):
+            unnamed.setdefault(path, []).append(index)
 
     attending = list(itertools.chain(*per_block))
     errors = [call.error for call in calls if call.error is not None]
@@ -116,6 +125,7 @@ def discover(
         watched=frozenset(itertools.chain(*(call.modules for call in calls))),
         vocabulary=watch.vocabulary,
         left_out=tuple(dict.fromkeys(rejected)),
+        unnamed={path: tuple(blocks) for path, blocks in unnamed.items()},
     )
     return structure, [_heads_of(block_calls) for block_calls in per_block]
 

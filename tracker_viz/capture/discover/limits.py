@@ -38,7 +38,9 @@ def vocab_size(model: nn.Module) -> int | None:
         return configured
     if hasattr(model, "get_input_embeddings"):
         table: Any = model.get_input_embeddings
-        return int(table().num_embeddings)
+        weight = getattr(table(), "weight", None)
+        if weight is not None:  # an embedding of one's own may have no num_embeddings
+            return int(weight.shape[0])
     tables = _embedding_tables(model)
     if len(tables) == 1:
         return tables[0]

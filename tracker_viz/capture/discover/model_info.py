@@ -6,8 +6,8 @@ Made by ``blocks.discover``; the ``Camera`` follows it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -32,6 +32,8 @@ class ModelStructure:
             or could not be told.
         error: largest ``|P V - output|`` of any call that could be checked.
         left_out: what looked like attention and could not be shown, in words, each once.
+        unnamed: matrices of the blocks that no projection shows, path within a block -> numbers of
+            the blocks.
         watched: names of the modules that were running at any call; the others need not be followed
             again.
         vocabulary: number of tokens, where a projection to as many outputs can be left out (see
@@ -49,11 +51,18 @@ class ModelStructure:
     watched: frozenset[str]
     vocabulary: int | None = None
     left_out: tuple[str, ...] = ()
+    unnamed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def d_mlp(self) -> int | None:
         widths = [p.shape[1] for p in self.projections if p.name in ("mlp.w_down", "mlp.w_out")]
         return max(widths, default=None)
+
+    @property
+    def without_feed_forward(self) -> tuple[int, ...]:
+        """Numbers of the blocks in which no feed-forward weights were found."""
+        having = {p.block for p in self.projections if p.name.startswith("mlp.")}
+        return tuple(index for index in range(len(self.blocks)) if index not in having)
 
 
 def describe(structure: ModelStructure, model: nn.Module) -> dict[str, Any]:
@@ -67,6 +76,12 @@ def describe(structure: ModelStructure, model: nn.Module) -> dict[str, Any]:
     }
     if structure.left_out:
         found["left_out"] = list(structure.left_out)
+    if structure.unnamed:
+        found["weights_left_out"] = {
+            path: list(blocks) for path, blocks in structure.unnamed.items()
+        }
+    if structure.without_feed_forward and structure.projections:
+        found["without_feed_forward"] = list(structure.without_feed_forward)
     return {
         # fully_shard changes the class of what it shards.
         "name": type(model).__name__.removeprefix("FSDP"),
@@ -106,6 +121,12 @@ def summary(description: dict[str, Any]) -> str:
         line += _routers(description["routers"])
     if "left_out" in found:
         line += f"; left out: {first_of(found['left_out'])}"
+    n_blocks = len(found["blocks"])
+    if "weights_left_out" in found:
+        line += f"; weights left out: {_unnamed_in_words(found['weights_left_out'], n_blocks)}"
+    if "without_feed_forward" in found:
+        where = _blocks_in_words(found["without_feed_forward"], n_blocks)
+        line += f"; no feed-forward weights in {where}"
     return line
 
 
@@ -120,6 +141,28 @@ def _routers(described: dict[str, Any]) -> str:
     if "left_out" in described:
         parts.append(f"; left out: {first_of(described['left_out'])}")
     return "".join(parts)
+
+
+def _unnamed_in_words(paths: Mapping[str, Sequence[int]], n_blocks: int) -> str:
+    """Return the paths, together where they are of the same blocks."""
+    by_blocks: dict[tuple[int, ...], list[str]] = {}
+    for path, blocks in paths.items():
+        by_blocks.setdefault(tuple(blocks), []).append(path)
+    parts = []
+    for blocks, of_these in by_blocks.items():
+        parts.append(f"{', '.join(of_these)} in {_blocks_in_words(blocks, n_blocks)}")
+    return "; ".join(parts)
+
+
+def _blocks_in_words(blocks: Sequence[int], n_blocks: int) -> str:
+    if len(blocks) == n_blocks:
+        return "every block"
+    if len(blocks) == 1:
+        return f"block {blocks[0]}"
+    shown = ", ".join(map(str, blocks[:8]))
+    if len(blocks) > 8:
+        shown += f" and {len(blocks) - 8} more"
+    return f"blocks {shown}"
 
 
 def first_of(left_out: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ once, in ``projections.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -44,6 +44,8 @@ class Projection:
         stride: take every ``stride``-th of those rows (fused matrices that alternate row by row).
         expert: index along the parameter's leading expert axis; None: no such axis, or the mean
             along it.
+        heads_along: the parameter's leading axis is that of the heads, which are laid side by side
+            along ``out`` or ``in``; None: it has none.
     """
 
     block: int
@@ -54,6 +56,7 @@ class Projection:
     rows: Ranges | None = None
     stride: int = 1
     expert: int | None = None
+    heads_along: Literal["out", "in"] | None = None
 
     @property
     def array_name(self) -> str:
@@ -69,6 +72,26 @@ class Projection:
         return np.concatenate(ranges), columns
 
 
+def laid_flat(
+    parameters: Mapping[str, Tensor], projection: Projection
+) -> tuple[Mapping[str, Tensor], Projection]:
+    """Return a stack [head, ...] as one matrix [out, in], and the projection that reads it; any
+    other projection as it is. Collective for sharded parameters."""
+    if projection.heads_along is None:
+        return parameters, projection
+    (name,) = projection.parameters
+    stack = parameters[name].detach()
+    gather = getattr(stack, "full_tensor", None)
+    if gather is not None:
+        stack = gather()
+    if projection.transposed:
+        stack = stack.transpose(-2, -1)
+    if projection.heads_along == "in":
+        stack = stack.transpose(0, 1)
+    flat = stack.reshape(projection.shape)
+    return {name: flat}, replace(projection, transposed=False, heads_along=None)
+
+
 def read(
     parameters: Mapping[str, Tensor],
     projection: Projection,
@@ -81,6 +104,7 @@ def read(
     Of a sharded parameter each process reads its own slice, and what is summed over processes is as
     small as the result. Collective for sharded parameters: call on every process.
     """
+    parameters, projection = laid_flat(parameters, projection)
     n_rows, n_columns = np.minimum(projection.shape, max_shape or projection.shape).tolist()
     if (n_rows, n_columns) == projection.shape:
         pooling = "sample"

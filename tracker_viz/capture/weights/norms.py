@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tracker_viz.capture.distributed import piece_of
-from tracker_viz.capture.weights.matrices import Projection, part_of
+from tracker_viz.capture.weights.matrices import Projection, laid_flat, part_of
 
 # Two products with the matrix a step. After eight the largest singular value is at most 3 % too
 # small where none stands out (noise), and right to four digits where one does.
@@ -34,6 +34,7 @@ def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
     NaN for a mean over experts, which is no matrix of the model, and for numbers too small to
     multiply with (float8).
     """
+    parameters, projection = laid_flat(parameters, projection)
     stored = parameters[projection.parameters[0]].detach()
     is_mean = len(projection.parameters) > 1 or (stored.ndim == 3 and projection.expert is None)
     if is_mean or stored.dtype not in _MULTIPLIED:
