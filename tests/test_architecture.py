@@ -39,7 +39,7 @@ INNER_LAYERS = {
         ["planning"],
         ["measuring"],
         ["layout", "plan", "storyboard"],
-        ["scales", "story", "text"],
+        ["role_key", "scales", "story", "text"],
         ["series", "sources", "theme"],
         ["backend", "kept"],
     ],

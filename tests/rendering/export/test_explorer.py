@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
 import json
 import re
@@ -12,13 +13,17 @@ import numpy as np
 import pytest
 
 from tracker_viz.errors import RenderError
+from tracker_viz.metrics import ROLES
 from tracker_viz.rendering import Layout, Renderer, Series, Weights, write_explorer
 from tracker_viz.rendering.export.explorer.cells import encode
 from tracker_viz.rendering.export.explorer.page import explorer_page
 from tracker_viz.rendering.export.explorer.parts import page_parts
+from tracker_viz.rendering.plan import Box, Heatmap
+from tracker_viz.rendering.role_key import ROLE_KEYS, role_pattern
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.sources import HeadMap, Moment
+from tracker_viz.rendering.story import NO_STORY
 
 
 @pytest.fixture(scope="module")
@@ -98,18 +103,53 @@ def test_weights_and_scores_of_the_page_are_those_of_the_frames(renderer):
         assert np.array_equal(page.scores[index][: len(expected)], expected)
 
 
-def test_the_page_says_who_has_which_role_when(renderer):
+def test_the_page_says_on_each_row_who_has_which_role_and_who_has_it_elsewhere(renderer):
+    renderer = Renderer(renderer.series, "heads", size="720p")
     page = Page(explorer_page(renderer, range(6)))
-    parts = page.description["scores"]
-    assert parts[-1]["kind"] == "roles"
-    names, n_cells = parts[-1]["names"], parts[-1]["rows"] * parts[-1]["columns"]
-    for index, held in enumerate(renderer.plan.roles.held):
-        codes = page.scores[index][-n_cells:].reshape(parts[-1]["rows"], -1)
-        shown = {
-            (int(block), int(head)): names[codes[block, head] - 1]
-            for block, head in np.argwhere(codes)
-        }
-        assert shown == held
+    parts = [part for part in page.description["scores"] if part["kind"] == "roles"]
+    assert [part["row"] for part in parts] == [0, 1]
+    n_cells = parts[0]["rows"] * parts[0]["columns"]
+    heads = [heatmap for heatmap in renderer.plan.heatmaps if heatmap.head]
+    elsewhere = 0
+    for index in range(6):
+        for row, codes in enumerate(page.scores[index][-2 * n_cells :].reshape(2, 2, 3)):
+            for heatmap in heads:
+                if heatmap.source.probe != row:
+                    continue
+                code, border = codes[heatmap.head], renderer.plan.roles.border(heatmap, index)
+                shown = (parts[row]["names"][code % 128 - 1], code < 128) if code else None
+                assert shown == border
+                elsewhere += code > 128
+    assert elsewhere, "no head has its role on the other row only"
+
+
+def test_every_role_has_a_small_picture_and_words_of_its_own():
+    assert {role.name.removesuffix("_text") for role in ROLES} == ROLE_KEYS.keys()
+    assert len({role_pattern(role).tobytes() for role in ROLE_KEYS}) == len(ROLE_KEYS)
+
+
+def test_a_map_of_a_kind_that_the_page_does_not_know_is_on_it_all_the_same(renderer):
+    @dataclasses.dataclass(frozen=True)
+    class Loads:
+        """The load of four experts, as a layout to come may draw it."""
+
+        needs: tuple = ()
+        compares = None
+        blends = False
+        shape = (1, 4)
+
+        def values(self, moment):
+            return np.array([[0.0, 0.25, 0.5, 1.0]], np.float32)
+
+    panel = Heatmap("expert load · block 0", Loads(), Box(0, 0, 8, 2), "score")
+    changed = copy.copy(renderer)
+    changed.plan = dataclasses.replace(
+        renderer.plan, heatmaps=(*renderer.plan.heatmaps[:1], panel), story=NO_STORY
+    )
+    page = Page(explorer_page(changed, range(2)))
+    (part,) = (each for each in page.description["scores"] if each["kind"] == "panel")
+    assert (part["title"], part["rows"], part["columns"]) == ("expert load · block 0", 1, 4)
+    assert page.scores[0][:4].tolist() == [0, 64, 127, 254]
 
 
 def test_the_page_says_the_steps_numbers_and_tokens_of_the_run(renderer):

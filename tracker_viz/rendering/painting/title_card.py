@@ -19,6 +19,7 @@ from tracker_viz.rendering.painting.cells import ColorTable, frame_around
 from tracker_viz.rendering.painting.template import words_alone
 from tracker_viz.rendering.plan import Box, Heatmap, Label, Plan
 from tracker_viz.rendering.planning.role_borders import is_role_of
+from tracker_viz.rendering.role_key import ICON_CELLS, ROLE_KEYS, role_pattern
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import HeadMap
@@ -29,16 +30,7 @@ from tracker_viz.types import HeadId
 Pixels = NDArray[np.uint8]
 
 _TITLE, _SENTENCE, _SMALL = 76.0, 38.0, 27.0
-_ICON_CELLS, _ICON_PERIOD = 14, 5
 _MOST_MAPS, _MOST_KEYS = 4, 4
-# What a role's map looks like, and what that means, in the words of somebody who sees it first.
-_KEYS = {
-    "previous_token": ("one line below the diagonal", "looks one token back"),
-    "induction": ("parallel stripes", "looks at what came next last time"),
-    "duplicate_token": ("stripes on the copies", "looks at the same token, earlier"),
-    "current_token": ("the diagonal itself", "looks at its own token"),
-    "sink": ("a left column", "rests on the first token"),
-}
 
 
 @dataclass(frozen=True)
@@ -109,8 +101,8 @@ def title_card(
     card = words_alone(words)
     for role, box in icons:
         scale = ColorScale("", plan.theme.attention, 0.0, 1.0, norm="power")
-        future = ~np.tri(_ICON_CELLS, dtype=bool)
-        _paint_map(card, box, _pattern(role), future, scale, plan.theme, plan.theme.roles[role])
+        future = ~np.tri(ICON_CELLS, dtype=bool)
+        _paint_map(card, box, role_pattern(role), future, scale, plan.theme, plan.theme.roles[role])
 
     maps = _strongest_maps(plan)
     if maps:
@@ -125,7 +117,7 @@ def _roles_of(plan: Plan) -> list[str]:
     if not any(isinstance(heatmap.source, HeadMap) for heatmap in plan.heatmaps):
         return []
     events = sorted(plan.story.events, key=lambda event: -event.strength)
-    roles = dict.fromkeys(event.role for event in events if event.role in _KEYS)
+    roles = dict.fromkeys(event.role for event in events if event.role in ROLE_KEYS)
     return list(roles)[:_MOST_KEYS]
 
 
@@ -171,33 +163,19 @@ def _key(page: _Page, roles: Sequence[str], top: int, labels: list[Label]) -> li
     heading = "Each row of a map is a token; it is marked at the tokens it looks at."
     size_px = fitted_px(heading, _SMALL * unit, page.text_room)
     labels.append(Label(heading, page.margin, top + px(24), size_px, theme.dim))
-    icon = _ICON_CELLS * max(2, px(98) // _ICON_CELLS)
+    icon = ICON_CELLS * max(2, px(98) // ICON_CELLS)
     icons = []
     for number, role in enumerate(roles):
         y = top + px(56) + number * (icon + px(22))
         if y + icon + px(20) > page.most_words:
             break
         icons.append((role, Box(page.margin, y, icon, icon)))
-        shape, meaning = _KEYS[role]
+        shape, meaning = ROLE_KEYS[role]
         x = page.margin + icon + px(28)
         name = role_label(role)
         labels.append(Label(name, x, y + px(40), 32 * unit, theme.roles[role], bold=True))
         labels.append(Label(f"{shape}: {meaning}", x, y + px(78), _SMALL * unit, theme.text))
     return icons
-
-
-def _pattern(role: str) -> NDArray[np.float16]:
-    """The map of a head that does nothing but its role, on tokens that repeat."""
-    query, key = np.indices((_ICON_CELLS, _ICON_CELLS))
-    back = query - key
-    patterns = {
-        "previous_token": back == 1,
-        "induction": (back > 0) & (back % _ICON_PERIOD == _ICON_PERIOD - 1),
-        "duplicate_token": (back > 0) & (back % _ICON_PERIOD == 0),
-        "current_token": back == 0,
-        "sink": key == 0,
-    }
-    return patterns[role].astype(np.float16)
 
 
 def _strongest_maps(plan: Plan) -> list[tuple[Heatmap, str]]:

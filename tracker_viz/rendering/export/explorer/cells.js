@@ -66,6 +66,12 @@ function shortText(scale, level) {
   return value.toFixed(Math.abs(value) < 9.95 ? 2 : 1).replace(/^(-?)0(?=\.)/, '$1');
 }
 
+/** Say a score in two digits. */
+function roundedText(scale, level) {
+  const text = valueText(scale, level);
+  return text.startsWith('≈') ? scale.numbers[level].toFixed(2) : text;
+}
+
 /** Say a level as a value: a clipped one is only known to be at least so large. */
 function valueText(scale, level) {
   if (level === 255) return 'not finite';
@@ -100,11 +106,12 @@ function addHeads(part) {
 }
 
 const scores = [];
-let roles = null, scoreCells = 0;
+const bordersOf = [];  // for each attention row: the part with its heads' roles
+let scoreCells = 0;
 for (const part of run.scores) {
   part.offset = scoreCells;
   scoreCells += part.rows * part.columns;
-  if (part.kind === 'roles') roles = part;
+  if (part.kind === 'roles') bordersOf[part.row] = part;
   else scores.push(part);
   if (part.hidden) {
     const bits = bytesOf(part.hidden);
@@ -119,7 +126,7 @@ const heads = blocksOfHeads.flatMap(([block, numbers]) => numbers.map((n) => `${
 /** [[block, [head, ...]], ...] of all heads that the page knows. */
 function blockRows() {
   if (run.rows.length) return run.maps.find((part) => part.kind === 'heads').heads;
-  const grid = roles ?? headScores[0];
+  const grid = bordersOf[0] ?? headScores[0];
   if (!grid) return [];
   const numbers = Array.from({ length: grid.columns }, (_, head) => head);
   return Array.from({ length: grid.rows }, (_, block) => [block, numbers]);
@@ -162,12 +169,39 @@ function paintCells(pixels, width, start, map, cells) {
       if (map.isHidden(at)) pixels[start + at] = panelPixel;
 }
 
-/** The role of a head at a capture; null where it has none. */
-function roleOf(id, index) {
-  if (!roles) return null;
-  const [block, head] = id.split('.').map(Number);
-  const code = scoresOf[index][roles.offset + block * roles.columns + head];
-  return code ? roles.names[code - 1] : null;
+const ELSEWHERE = 128;  // added to the code of a role that a head has on other rows only
+
+/** The role of a head at a capture, and whether it has it on this attention row; or null. */
+function roleOf(id, index, row = 0) {
+  const part = bordersOf[row];
+  if (!part) return null;
+  const code = scoreLevel(part, id, index);
+  if (!code) return null;
+  return { name: part.names[code % ELSEWHERE - 1], isHere: code < ELSEWHERE };
+}
+
+/** A role and where a head has it, as text. */
+function borderWords(role) {
+  if (!role) return '';
+  return roleWords(role.name) + (role.isHere ? '' : ', on other rows');
+}
+
+/** The roles that heads ever have, or that events are about, in the order of the run's. */
+function takenRoles() {
+  const taken = new Set(run.events.map((event) => event.role));
+  for (const { offset, rows, columns, names } of bordersOf)
+    for (const cells of scoresOf)
+      for (let at = offset; at < offset + rows * columns; at++)
+        if (cells[at]) taken.add(names[cells[at] % ELSEWHERE - 1]);
+  return Object.keys(run.roles).filter((name) => taken.has(name));
+}
+
+/** Whether any head has its role on other rows of the probe than an attention row's. */
+function hasDashes(row) {
+  if (!bordersOf[row]) return false;
+  const { offset, rows, columns } = bordersOf[row];
+  return scoresOf.some((cells) =>
+    cells.subarray(offset, offset + rows * columns).some((code) => code > ELSEWHERE));
 }
 
 function scoreLevel(part, id, index) {

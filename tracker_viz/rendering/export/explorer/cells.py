@@ -19,9 +19,11 @@ from tracker_viz.capture_file import ArrayKey
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import HeadMap, Moment, Source, future, needs_of
+from tracker_viz.types import HeadId
 
 NONFINITE = 255
 LEVELS = 255  # 0..254
+ELSEWHERE = 128  # added to a role's code
 
 
 class Part(Protocol):
@@ -150,15 +152,19 @@ class MapPart:
 
 @dataclass(frozen=True)
 class RolesPart:
-    """The role of each head: 0 for none, else one more than the role's place in ``names``.
+    """The role of each head, as the border around its map on one attention row says it: 0 for none,
+    else one more than the role's place in ``names``; plus ``ELSEWHERE`` where the head has it on
+    other rows of the probe only.
 
     Attributes:
-        held: for each capture, (block, head) -> role.
+        row: number of the page's attention row.
+        borders: for each capture, (block, head) -> (role, whether it has it on this row).
         shape: blocks and heads.
     """
 
+    row: int
     names: tuple[str, ...]
-    held: Sequence[Mapping[tuple[int, int], str]]
+    borders: Sequence[Mapping[HeadId, tuple[str, bool]]]
     shape: tuple[int, int]
 
     needs: tuple[ArrayKey, ...] = ()
@@ -170,13 +176,15 @@ class RolesPart:
 
     def cells(self, index: int, moment: Moment) -> NDArray[np.uint8]:
         codes = np.zeros(self.shape, np.uint8)
-        for head, role in self.held[index].items():
-            codes[head] = self.names.index(role) + 1
+        for head, (role, is_here) in self.borders[index].items():
+            code = self.names.index(role) + 1
+            codes[head] = code if is_here else code + ELSEWHERE
         return codes.reshape(-1)
 
     def described(self) -> dict[str, Any]:
         rows, columns = self.shape
-        return {"kind": "roles", "rows": rows, "columns": columns, "names": list(self.names)}
+        names = list(self.names)
+        return {"kind": "roles", "row": self.row, "rows": rows, "columns": columns, "names": names}
 
 
 def head_cells(source: HeadMap, is_causal: bool) -> int:

@@ -12,6 +12,7 @@ function detail(id) {
       '‹', make('span', { class: 'word' }, isHead ? ' previous head' : ' previous')),
     make('button', { onclick: () => turn(1), title: 'next (n)', 'aria-label': 'next', class: 'turn-forward' },
       make('span', { class: 'word' }, isHead ? 'next head ' : 'next '), '›'));
+  const meaning = make('p', { class: 'meaning dim' });
   const maps = isHead ? headMaps.map((row) => row.get(id)).filter(Boolean)
     : [matrices[place]];
   const two = moments().length > 1 || maps.length > 1;
@@ -26,20 +27,29 @@ function detail(id) {
   if (!two) side.append(...large.map((each) => each.words));
   else large.forEach((each) => each.element.append(each.words));
   return {
-    element: make('section', { class: 'detail' }, nav, body),
+    element: make('section', { class: 'detail' }, nav, meaning, body),
     turn,
     placed: () => { large.forEach((each) => each.placed()); curves?.placed(); },
     leave: () => { large.forEach((each) => each.leave()); curves?.leave(); },
     paint(indices) {
       large.forEach((each) => each.paint(indices[each.at], indices.length > 1));
       curves?.paint(indices);
-      const role = isHead && roleOf(id, state.at);
+      const role = isHead ? roleOf(id, state.at) : null;
       const name = isHead ? headName(id) : `${matrices[place].title} · block ${matrices[place].block}`;
       title.textContent = name + (role ? ' · ' : '');
-      if (role) title.append(make('span', { style: `color: ${run.roles[role].color}` },
-        roleWords(role)));
+      if (role) title.append(make('span', { class: 'of-role', style: `--role: ${run.roles[role.name].color}` },
+        borderWords(role)));
+      meaning.textContent = role ? meaningWords(id, role.name) : '';
     },
   };
+}
+
+/** What a role means, and since when the head has it at the step that is shown. */
+function meaningWords(id, role) {
+  let first = state.at;
+  while (first > 0 && roleOf(id, first - 1)?.name === role) first--;
+  const { shape, meaning } = run.roles[role];
+  return `${shape}: ${meaning} · since step ${number(run.steps[first])}`;
 }
 
 /** Tokens as they can be told apart: blanks and line ends are seen. */
@@ -118,7 +128,7 @@ function largeMap(map) {
 
   const title = isHead ? run.rows[map.row].title : map.section;
   const pooled = map.pool > 1 ? ` · each cell is the largest of ${map.pool} × ${map.pool}` : '';
-  const axes = isHead ? `query ↓ key → · ${HOW_TO_READ}${pooled}` : map.axes;
+  const axes = isHead ? `query ↓ key →${pooled}` : map.axes;
   return {
     element: make('div', { class: 'large' }, heading, make('p', { class: 'dim' }, axes),
       picture.element, scaleBar(map.scale)),
@@ -129,8 +139,8 @@ function largeMap(map) {
       index = at;
       heading.textContent = isCompared ? `${title} · step ${number(run.steps[at])}` : title;
       picture.paint(at);
-      const role = isHead && roleOf(map.id, at);
-      picture.ring(role && run.rows[map.row].isMeasured ? run.roles[role].color : '');
+      const role = isHead ? roleOf(map.id, at, map.row) : null;
+      picture.ring(role ? run.roles[role.name].color : '', role?.isHere);
       read();
     },
   };
@@ -157,8 +167,8 @@ function scoreCurves(id) {
   const chart = draw('svg', { class: 'chart', 'aria-hidden': 'true' });
   const list = make('ul');
   const rows = headScores.map((part) => {
-    const role = roles?.names.find((name) => roleWords(name) === part.title);
-    const color = role ? run.roles[role].color : run.theme.dim;
+    const role = Object.values(run.roles).find(({ label }) => label === part.title);
+    const color = role ? role.color : run.theme.dim;
     const value = make('b');
     list.append(make('li', {}, make('i', { class: 'swatch', style: `background: ${color}` }),
       part.title, value));
@@ -180,8 +190,8 @@ function scoreCurves(id) {
     const enter = Math.min(...Object.values(run.roles).map((role) => role.enter));
     if (enter < 1)
       chart.append(draw('path', { d: `M${left} ${up(enter)}H${right}`, stroke: run.theme.dim,
-        'stroke-dasharray': '3 4' }), draw('text', { x: right, y: up(enter) - 4,
-        'text-anchor': 'end' }, 'a role from here on'));
+        'stroke-dasharray': '3 4' }), draw('text', { x: left + 4, y: up(enter) - 5,
+        class: 'on-curves' }, 'a role from here on'));
     for (const step of [run.steps[0], run.steps[last]])
       chart.append(draw('text', { x: clamp(across(step), left, right - 4), y: height - 4,
         'text-anchor': step === run.steps[last] && last ? 'end' : 'start' }, number(step)));
@@ -220,7 +230,7 @@ function scoreCurves(id) {
       paintHeads(indices);
       for (const { part, value } of rows) {
         const texts = indices.map((index) =>
-          valueText(run.scales[part.scale], scoreLevel(part, id, index)).replace('≈ ', ''));
+          roundedText(run.scales[part.scale], scoreLevel(part, id, index)));
         value.textContent = texts.join(' → ');
       }
     },

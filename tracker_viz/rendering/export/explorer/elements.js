@@ -10,7 +10,6 @@ const last = run.steps.length - 1;
 const isAlone = document.body.firstElementChild === root;
 // More heads than this are shown as one map each of roles and of attention.
 const MOST_TILES = 256;
-const HOW_TO_READ = 'each row of a map is a token, marked at the tokens that it looks at';
 const SVG = $('svg').namespaceURI;
 
 /** Make an element; `attributes` that start with "on" are listeners, other children are text. */
@@ -34,4 +33,4 @@ function fill(element, attributes, children) {
 const number = (value) => value.toLocaleString('en');
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 const headName = (id) => `L${id.replace('.', 'H')}`;
-const roleWords = (role) => role.replaceAll('_', ' ').replace(/ text$/, ' (text)');
+const roleWords = (role) => role ? run.roles[role].label : '';

@@ -4,12 +4,11 @@
 function manyHeads(row) {
   const parts = [];
   const element = make('div', { class: 'section' });
-  if (roles && row === 0) {
+  if (bordersOf[0] && row === 0) {
     const map = roleMap();
     parts.push(map);
-    element.append(section('Roles of all heads', 'block ↓ head →',
-      'the brighter, the more of its attention a head spends on its role', roleLegend(),
-      map.element));
+    element.append(section('Roles of all heads', 'block ↓ head →', map.element,
+      make('p', { class: 'hint' }, 'The stronger the color, the higher the score of the role.')));
   }
   const telling = run.telling.filter((id) => headMaps[row].has(id)).slice(0, 12);
   if (telling.length) {
@@ -23,13 +22,14 @@ function manyHeads(row) {
       grid.append(tile.element);
     }
     rove(grid, columns);
-    element.append(section('Heads to look at', '', HOW_TO_READ, grid));
+    const first = headMaps[row].get(telling[0]);
+    element.append(section('Heads to look at', '', grid, readingHint(first, hasDashes(row))));
   }
   const mosaic = mosaicOf(row);
   parts.push(mosaic);
   const scale = run.maps.find((part) => part.kind === 'heads' && part.row === row).scale;
-  element.append(section(`${run.rows[row].title} · all heads`, 'block ↓ head →', '',
-    mosaic.element, scaleBar(scale)));
+  element.append(section(`${run.rows[row].title} · all heads`, 'block ↓ head →', mosaic.element,
+    scaleBar(scale)));
   return {
     element,
     paint: (index) => parts.forEach((part) => part.paint(index)),
@@ -58,9 +58,9 @@ function headPlot(label, paintCanvas, describe) {
 /** Which head has which role: hue says which one, strength how much of its attention it spends. */
 function roleMap() {
   const ground = rgbOf(run.theme.panel);
-  const byRole = Object.fromEntries(roles.names.map((name) =>
-    [name, { rgb: rgbOf(run.roles[name].color), part: headScores.find(({ title }) =>
-      title === roleWords(name)) }]));
+  const byRole = {};
+  for (const [name, { color, label }] of Object.entries(run.roles))
+    byRole[name] = { rgb: rgbOf(color), part: headScores.find(({ title }) => title === label) };
   const paintCanvas = (canvas, index) => {
     const size = 9, width = widestBlock() * size;
     const pixels = pixelsOf(canvas, width, blocksOfHeads.length * size);
@@ -83,7 +83,7 @@ function roleMap() {
 function roleColor(byRole, ground, id, index) {
   const role = roleOf(id, index);
   if (!role) return pixel(...ground);
-  const { rgb, part } = byRole[role];
+  const { rgb, part } = byRole[role.name];
   const level = part ? scoreLevel(part, id, index) : 254;
   const strength = clamp(0.35 + 0.65 * level / 254, 0, 1);
   return pixel(...ground.map((from, at) => Math.round(from + (rgb[at] - from) * strength)));
@@ -94,7 +94,7 @@ function headWords(id, index) {
   const role = roleOf(id, index);
   const lines = headScores.map((part) =>
     `${part.title} ${valueText(run.scales[part.scale], scoreLevel(part, id, index))}`);
-  return [headName(id) + (role ? ` · ${roleWords(role)}` : ''), ...lines].join('\n');
+  return [headName(id) + (role ? ` · ${borderWords(role)}` : ''), ...lines].join('\n');
 }
 
 /** The maps of all heads on one canvas. */

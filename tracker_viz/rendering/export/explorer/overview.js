@@ -30,23 +30,34 @@ function overview() {
   });
 }
 
-/** A part of the page; `axes` and `hint`: how it is read. */
-function section(title, axes, hint, ...children) {
-  const heading = make('h2', {}, `${title} `, make('span', { class: 'dim axes' }, axes), ' ',
-    make('span', { class: 'dim' }, hint));
+/** A part of the page; `axes`: which way blocks and heads go. */
+function section(title, axes, ...children) {
+  const heading = make('h2', {}, `${title} `, make('span', { class: 'axes' }, axes));
   return make('section', { class: 'section' }, heading, ...children);
 }
 
-/** The roles that any head ever has, in their colors. */
-function roleLegend() {
-  const legend = make('div', { class: 'roles' });
-  const taken = new Set(run.events.map((event) => event.role));
-  for (const name of roles?.names ?? []) {
-    if (!run.taken.includes(name) && !taken.has(name)) continue;
-    const swatch = make('i', { class: 'swatch', style: `background: ${run.roles[name].color}` });
-    legend.append(make('span', {}, swatch, roleWords(name)));
+/** What a picture of one kind of head looks like, and what it means: an entry for each. */
+function fillKey() {
+  const taken = run.rows.length ? takenRoles() : [];
+  for (const behavior of new Set(taken.map((name) => run.roles[name].behavior))) {
+    const names = taken.filter((name) => run.roles[name].behavior === behavior);
+    const { color, icon, shape, meaning } = run.roles[names[0]];
+    const picture = draw('svg', { viewBox: '0 0 14 14', 'aria-hidden': 'true' },
+      draw('path', { d: icon, fill: color }));
+    const labels = names.map((name) => make('b', { style: `--role: ${run.roles[name].color}` },
+      name === names[0] ? roleWords(name) : '(text)'));
+    $('.key').append(make('li', { style: `--role: ${color}`, title: `${shape}: ${meaning}` },
+      picture, make('span', {}, ...labels, make('i', {}, meaning))));
   }
-  return legend;
+  $('.key').hidden = !taken.length;
+}
+
+/** How a map of attention is read. */
+function readingHint(map, hasDashes) {
+  const words = ['Each row of a map is a token, marked at the tokens that it looks at.'];
+  if (map.pool > 1) words.push(`Each cell is the largest of ${map.pool} × ${map.pool}.`);
+  if (hasDashes) words.push('Dashed: the head has its role on other rows than this one.');
+  return make('p', { class: 'hint' }, words.join(' '));
 }
 
 /** All heads of one attention row, a tile for each. */
@@ -64,7 +75,6 @@ function headGrid(row) {
       const map = headMaps[row].get(`${block}.${numbers[column]}`);
       if (!map) { grid.append(make('span')); continue; }
       const tile = mapTile(map, headName(map.id));
-      if (!run.rows[row].isMeasured) tile.element.classList.add('elsewhere');
       tiles.push(tile);
       grid.append(tile.element);
     }
@@ -76,9 +86,9 @@ function headGrid(row) {
   }
   rove(grid, columns);
   const first = tiles[0].map;
-  const pooled = first.pool > 1 ? ` · each cell is the largest of ${first.pool} × ${first.pool}` : '';
   return {
-    element: section(run.rows[row].title, 'block ↓ head →', HOW_TO_READ + pooled, roleLegend(), grid, scaleBar(first.scale)),
+    element: section(run.rows[row].title, 'block ↓ head →', grid, scaleBar(first.scale),
+      readingHint(first, hasDashes(row))),
     paint: (index) => tiles.forEach((tile) => tile.paint(index)),
   };
 }
@@ -98,8 +108,20 @@ function mapTile(map, name) {
   const element = make('button', { class: 'tile', 'data-map': map.id, 'aria-label': name,
     style: `--aspect: ${map.columns} / ${map.rows}`, onclick: () => open(map.id) }, canvas);
   if (map.kind === 'heads') element.append(label);
-  let role = '', index = 0;
+  let said = '', index = 0;
   hover(canvas, map, () => index);
+
+  function wear(role) {
+    const text = borderWords(role);
+    if (text === said) return;
+    said = text;
+    element.classList.toggle('has-role', !!role);
+    element.classList.toggle('elsewhere', !!role && !role.isHere);
+    element.style.setProperty('--role', role ? run.roles[role.name].color : 'inherit');
+    element.setAttribute('aria-label', text ? `${name}, ${text}` : name);
+    words.textContent = role?.isHere ? roleWords(role.name) : '';
+  }
+
   return {
     element, map,
     paint(at) {
@@ -107,14 +129,10 @@ function mapTile(map, name) {
       paint(canvas, map, capturesOf[at]);
       if (map.kind !== 'heads') return;
       const event = state.event ?? eventAt(at);
-      element.classList.toggle('turning', at === state.at && !!event?.heads.includes(map.id));
-      const now = roleOf(map.id, at) ?? '';
-      if (now === role) return;
-      role = now;
-      element.classList.toggle('has-role', !!role);
-      element.style.setProperty('--role', role ? run.roles[role].color : 'inherit');
-      element.setAttribute('aria-label', role ? `${name}, ${roleWords(role)}` : name);
-      words.textContent = roleWords(role);
+      const isTurning = at === state.at && !!event?.heads.includes(map.id);
+      element.classList.toggle('turning', isTurning);
+      if (isTurning) element.style.setProperty('--event', event.color);
+      wear(roleOf(map.id, at, map.row));
     },
   };
 }

@@ -22,16 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import RenderError
-from tracker_viz.metrics import ROLES, Event, strongest_event
+from tracker_viz.metrics import ROLES, Event, role_label, strongest_event
 from tracker_viz.rendering.export.explorer.cells import LEVELS, coded_captures
 from tracker_viz.rendering.export.explorer.parts import PageParts, page_parts
 from tracker_viz.rendering.export.images import with_suffix, write_whole
 from tracker_viz.rendering.painting.renderer import Renderer
 from tracker_viz.rendering.planning.header import format_metric
 from tracker_viz.rendering.planning.timeline import curve_range, event_color
+from tracker_viz.rendering.role_key import ROLE_KEYS, role_pattern
 from tracker_viz.rendering.scales import ColorScale, bar_ticks, short_number
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.storyboard import storyboard
+from tracker_viz.rendering.theme import Theme
 from tracker_viz.types import HeadId
 
 # Captures are deflated in chunks of about this many bytes, so that a page shows its first picture
@@ -119,16 +121,12 @@ def _description(renderer: Renderer, parts: PageParts, indices: Sequence[int]) -
     events = plan.story.events
     strongest = strongest_event(events)
     colors = ("ground", "panel", "text", "dim", "faint", "accent", "nonfinite")
-    enter = {role.name: role.enter for role in ROLES}
     return {
         "title": series.title,
         "subtitle": series.subtitle,
         "summary": plan.story.summary,
         "theme": {name: getattr(plan.theme, name) for name in colors},
-        "roles": {
-            role: {"color": plan.theme.roles[role], "enter": enter[role]}
-            for role in plan.roles.names
-        },
+        "roles": {role: _role(role, plan.theme) for role in plan.roles.names},
         "steps": [series.steps[index] for index in indices],
         "seconds": _seconds(renderer, kept),
         "leftOut": len(series) - len(indices),
@@ -141,11 +139,26 @@ def _description(renderer: Renderer, parts: PageParts, indices: Sequence[int]) -
         "rows": parts.rows,
         "maps": [part.described() for part in parts.maps],
         "scores": [part.described() for part in parts.scores],
-        "taken": sorted({role for held in plan.roles.held_on_first_row for role in held.values()}),
         "telling": _names(parts.telling),
         "drawn": parts.drawn_px,
         "opened": parts.opened,
         "sharing": parts.sharing,
+    }
+
+
+def _role(name: str, theme: Theme) -> dict[str, Any]:
+    """Describe a role; ``icon`` is the SVG path of a small picture of its map."""
+    behavior = name.removesuffix("_text")
+    shape, meaning = ROLE_KEYS[behavior]
+    cells = np.argwhere(role_pattern(behavior) > 0).tolist()
+    return {
+        "behavior": behavior,
+        "label": role_label(name),
+        "color": theme.roles[name],
+        "enter": next(role.enter for role in ROLES if role.name == name),
+        "shape": shape,
+        "meaning": meaning,
+        "icon": "".join(f"M{column} {row}h1v1h-1z" for row, column in cells),
     }
 
 

@@ -89,7 +89,7 @@ def page_parts(renderer: Renderer, n_captures: int) -> PageParts:
     scales = dict(plan.scales)
     maps: list[Part] = []
     firsts = _attention_rows(plan)
-    rows = [_row(series, _first_head(heatmap), row) for row, heatmap in enumerate(firsts)]
+    rows = [_row(series, _first_head(heatmap)) for heatmap in firsts]
     for row, heatmap in enumerate(firsts):
         maps += _heads(renderer, heatmap, row, n_captures * len(firsts))
     for heatmap in plan.heatmaps:
@@ -132,7 +132,7 @@ def _first_head(heatmap: Heatmap) -> HeadMap:
     return source
 
 
-def _row(series: Series, head: HeadMap, number: int) -> dict[str, Any]:
+def _row(series: Series, head: HeadMap) -> dict[str, Any]:
     """Return the title of an attention row, and the tokens along its maps."""
     probe = head.probe or 0
     described = probe_row(series, probe)
@@ -146,8 +146,6 @@ def _row(series: Series, head: HeadMap, number: int) -> dict[str, Any]:
         "tokens": [str(token) for token in described.get("tokens", ())],
         "period": int(described.get("period") or 0),
         "start": int(described.get("start") or 0),
-        # The scores of roles are measured on the first row; on another its maps may not show them.
-        "isMeasured": number == 0,
     }
 
 
@@ -270,7 +268,8 @@ def _scores(renderer: Renderer, scales: dict[str, ColorScale]) -> list[Part]:
     parts: list[Part] = []
     drawn: set[object] = set()
     for heatmap in plan.heatmaps:
-        if isinstance(heatmap.source, ScoreMap | WeightSummary):
+        # Heads and matrices have tiles of their own, and the page makes its own map of roles.
+        if not isinstance(heatmap.source, HeadMap | Mosaic | WeightMap | CodedMap):
             drawn.update(heatmap.source.needs)
             words = {**_card_words(heatmap, series), "isShown": True, "hidden": _hidden(heatmap)}
             scale = plan.scales[heatmap.scale]
@@ -287,10 +286,25 @@ def _scores(renderer: Renderer, scales: dict[str, ColorScale]) -> list[Part]:
         words |= {"isShown": False, "columnNames": None}
         parts.append(MapPart(ScoreMap(name, (rows, columns)), "score", scale, words))
 
-    shape = _grid_of_heads(series)
-    if plan.roles.held and shape:
-        parts.append(RolesPart(tuple(plan.roles.names), plan.roles.held_on_first_row, shape))
+    parts += _borders(plan, _grid_of_heads(series))
     return parts
+
+
+def _borders(plan: Plan, shape: tuple[int, int] | None) -> Iterator[RolesPart]:
+    """Yield the borders on each attention row; on the first row of the probe without any."""
+    if not plan.roles.held or shape is None:
+        return
+    probes = [_first_head(heatmap).probe or 0 for heatmap in _attention_rows(plan)] or [0]
+    for row, probe in enumerate(probes):
+        kinds = plan.roles.row_kinds
+        kind = kinds[probe] if probe < len(kinds) else ""
+        borders = []
+        for anywhere, here in zip(
+            plan.roles.held, plan.roles.held_on.get(kind, plan.roles.held), strict=True
+        ):
+            elsewhere = {head: (role, False) for head, role in anywhere.items()}
+            borders.append(elsewhere | {head: (role, True) for head, role in here.items()})
+        yield RolesPart(row, tuple(plan.roles.names), borders, shape)
 
 
 def _hidden(heatmap: Heatmap) -> str | None:
@@ -302,16 +316,18 @@ def _hidden(heatmap: Heatmap) -> str | None:
 
 
 def _card_words(heatmap: Heatmap, series: Series) -> dict[str, Any]:
-    """Return how the page names a card; ``columnNames`` is None where the columns are heads."""
+    """Return how the page names a card; ``columnNames`` is None where the columns are heads, and on
+    a map of a kind that the page does not know, whose rows and columns have numbers only."""
     source = heatmap.source
     title = heatmap.name.split(" · ", 1)[-1]
+    if not isinstance(source, ScoreMap | WeightSummary):
+        return {"kind": "panel", "title": heatmap.name, "name": "", "columnNames": None}
     if isinstance(source, WeightSummary):
         names = []
         for column in zip(*source.names, strict=True):
             first = next(filter(None, column))  # not every block has every matrix
             names.append(matrix_title(kind_of(first)))
         return {"kind": "summary", "title": title, "name": "", "columnNames": names}
-    assert isinstance(source, ScoreMap)
     if source.name.startswith("scores.head."):
         return {"kind": "score", "title": title, "name": source.name, "columnNames": None}
     names = [matrix_title(kind) for kind in series.labels("projection", source.shape[1])]

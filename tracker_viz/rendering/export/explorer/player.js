@@ -129,7 +129,7 @@ function showDock() {
   if (caption.dataset.said !== said + !now) {
     caption.dataset.said = said + !now;
     caption.replaceChildren();
-    if (event) caption.append(make('b', { style: `color: ${now ? event.color : 'inherit'}` },
+    if (event) caption.append(make('b', { class: now ? 'of-role' : null, style: `--role: ${event.color}` },
       `${event.headline} · ${event.steps}`), ` ${event.caption}`);
   }
   eventButtons.forEach((button, place) => {
@@ -182,8 +182,12 @@ function seek(index, event = null) {
   show(index, event);
 }
 
+/** Which head takes a role, or how many do. */
+function headsOf({ role, heads }) {
+  if (!role) return '';
+  return heads.length > 1 ? ` ${heads.length} heads` : ` ${headName(heads[0])}`;
+}
+
 const eventButtons = run.events.map((event) => make('button', { title: event.text,
   style: `--color: ${event.color}`, onclick: () => seek(event.last, event) },
-  `${event.steps} `, make('b', {}, event.headline),
-  event.role ? (event.heads.length > 1 ? ` ${event.heads.length} heads` : ` ${headName(event.heads[0])}`)
-    : ''));
+  `${event.steps} `, make('b', {}, event.headline), headsOf(event)));

@@ -123,21 +123,24 @@ function plot(options) {
       canvas.style.imageRendering = scale < 1 ? 'auto' : 'pixelated';
       if (options.number) printNumbers();
     },
-    ring(color) {
+    ring(color, isHere) {
       ring.hidden = !color;
+      ring.classList.toggle('elsewhere', !isHere);
       element.style.setProperty('--role', color);
     },
   };
 }
 
+const LONGEST_NAME = 120;  // pixels
+
 /** Sizes of a plot in `width` pixels: its cells, where they begin, and what is below them. */
 function placed(options, width) {
   const { rows, columns, left, bottom, bracket } = options;
   const aside = bracket ? 22 : 0;
-  const longest = Math.min(120, 0.22 * width);  // pixels of a name
+  const longest = Math.min(LONGEST_NAME, 0.22 * width);
   const x = Math.min(longest, Math.max(0, ...left.map(textWidth))) + 8 + aside;
-  const turned = Math.min(longest, Math.max(0, ...bottom.map(textWidth)));
-  const below = (options.isTurned ? turned : 14) + 8 + (bracket ? 22 : 0);
+  const turned = Math.min(LONGEST_NAME, Math.max(0, ...bottom.map(textWidth)));
+  const below = (options.isTurned ? turned : 14) + 8 + (bracket ? 26 : 0);
   const room = width - x - 4;
   const tall = options.isSquare ? innerHeight - $('.dock').offsetHeight - below - 70
     : options.tallest * innerHeight - below;
@@ -160,7 +163,7 @@ function whole(size) {
 }
 
 const ruler = make('canvas').getContext('2d');
-ruler.font = '11px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
+ruler.font = '12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
 const textWidth = (text) => ruler.measureText(text).width;
 
 /** Shorten a name to what fits into `room` pixels. */
@@ -177,8 +180,8 @@ function nameSides(svg, options, place) {
   const top = y + rows * cellHeight;
   // Several names may share a cell of a pooled map: these stand at their part of it.
   const down = rows * cellHeight / left.length, across = columns * cellWidth / bottom.length;
-  const rowsApart = Math.max(1, Math.ceil(12 / down));
-  const wanted = isTurned ? 12 : Math.max(0, ...bottom.map(textWidth)) + 8;
+  const rowsApart = Math.max(1, Math.ceil(13 / down));
+  const wanted = isTurned ? 13 : Math.max(0, ...bottom.map(textWidth)) + 8;
   const columnsApart = Math.max(1, Math.ceil(wanted / across));
   svg.replaceChildren();
   left.forEach((name, at) => {
@@ -192,14 +195,14 @@ function nameSides(svg, options, place) {
     const turn = { transform: `translate(${middle} ${top + 6}) rotate(-90)`, 'text-anchor': 'end',
       'dominant-baseline': 'central' };
     const flat = { x: middle, y: top + 14, 'text-anchor': 'middle' };
-    svg.append(draw('text', isTurned ? turn : flat, fitted(name, longest)));
+    svg.append(draw('text', isTurned ? turn : flat, fitted(name, LONGEST_NAME)));
   });
   if (bracket) brackets(svg, bracket, { x, y, top, down, across, bottom: place.below });
 }
 
 /** Say along both sides which tokens are which copy of the repeated ones. */
 function brackets(svg, { start, period, length }, place) {
-  const floor = place.top + place.bottom - 4, wall = 11;
+  const floor = place.top + place.bottom - 8, wall = 11;
   for (let copy = 0; start + copy * period < length; copy++) {
     const from = start + copy * period, to = Math.min(length, from + period);
     const [top, end] = [place.y + from * place.down + 1, place.y + to * place.down - 1];

@@ -2,34 +2,42 @@
 
 function scoreCards() {
   const shown = scores.filter((part) => part.isShown);
-  const groups = [['Scores of heads', 'block ↓ head →', shown.filter((p) => p.kind === 'score')],
-    ['Weights', 'block ↓ matrix →', shown.filter((p) => p.kind !== 'score')]];
-  return groups.filter(([, , parts]) => parts.length).map(([title, axes, parts]) => {
-    const cards = parts.map(scoreCard), isWide = parts[0].columns > 48;
-    const list = make('div', { class: isWide ? 'cards wide' : 'cards' },
-      ...cards.map((card) => card.element));
-    const scales = [...new Set(parts.map((part) => part.scale))];
-    const shared = scales.length === 1 ? [scaleBar(scales[0])] : [];
-    if (!shared.length) cards.forEach((card, at) => card.element.append(scaleBar(parts[at].scale)));
-    return {
-      element: section(title, axes, '', list, ...shared),
-      paint: (index) => cards.forEach((card) => card.paint(index)),
-      leave: () => cards.forEach((card) => card.leave()),
-      placed: () => cards.forEach((card) => card.placed()),
-    };
-  });
+  const groups = [['Scores of heads', 'block ↓ head →', 'score'],
+    ['Weights', 'block ↓ matrix →', 'summary'], ['Further maps', '', 'panel']];
+  return groups.map(([title, axes, kind]) => cardGroup(title, axes,
+    shown.filter((part) => part.kind === kind))).filter(Boolean);
+}
+
+/** Cards of one kind, below them the scale that all of them share; null without any. */
+function cardGroup(title, axes, parts) {
+  if (!parts.length) return null;
+  const cards = parts.map(scoreCard), isWide = parts[0].columns > 48;
+  const list = make('div', { class: isWide ? 'cards wide' : 'cards' },
+    ...cards.map((card) => card.element));
+  const scales = [...new Set(parts.map((part) => part.scale))];
+  const shared = scales.length === 1 ? [scaleBar(scales[0])] : [];
+  if (!shared.length) cards.forEach((card, at) => card.element.append(scaleBar(parts[at].scale)));
+  return {
+    element: section(title, axes, list, ...shared),
+    paint: (index) => cards.forEach((card) => card.paint(index)),
+    leave: () => cards.forEach((card) => card.leave()),
+    placed: () => cards.forEach((card) => card.placed()),
+  };
 }
 
 function scoreCard(part) {
-  const role = roles?.names.find((name) => roleWords(name) === part.title);
-  const color = part.kind === 'score' && role ? run.roles[role].color : null;
+  const role = Object.values(run.roles).find(({ label }) => label === part.title);
+  const color = part.kind === 'score' && role ? role.color : null;
   const swatch = make('i', { class: 'swatch', style: `background: ${color}`,
     hidden: color ? null : '' });
   const names = part.columnNames;
   const isOfHeads = part.kind === 'score';
-  const columnWords = (column) => names ? names[column] : `head ${column}`;
+  const cellWords = (row, column) => {
+    if (isOfHeads) return headName(`${row}.${column}`);
+    return names ? `block ${row}, ${names[column]}` : `row ${row}, column ${column}`;
+  };
   const map = plot({
-    label: part.title, rows: part.rows, columns: part.columns, widest: 44, tallest: 0.4,
+    label: part.title, rows: part.rows, columns: part.columns, widest: 38, tallest: 0.4,
     left: Array.from({ length: part.rows }, (_, block) => String(block)),
     bottom: names ?? Array.from({ length: part.columns }, (_, head) => String(head)),
     isTurned: !!names,
@@ -43,8 +51,7 @@ function scoreCard(part) {
     describe(row, column, index) {
       const cell = cellAt(part, row, column), scale = run.scales[part.scale];
       const value = cell < 0 ? 'nothing here' : valueText(scale, scoresOf[index][cell]);
-      const who = isOfHeads ? headName(`${row}.${column}`) : `block ${row}, ${columnWords(column)}`;
-      return `${who} · ${part.title}: ${value}`;
+      return `${cellWords(row, column)} · ${part.title}: ${value}`;
     },
     press: isOfHeads ? (row, column) => {
       if (heads.includes(`${row}.${column}`)) open(`${row}.${column}`);
@@ -54,33 +61,40 @@ function scoreCard(part) {
   return map;
 }
 
-/** Weight matrices in rows of blocks, one grid for each way to show them. */
+/** Weight matrices, one grid for each way to show them. */
 function matrixGrids() {
-  return [...new Set(matrices.map((map) => map.section))].map((title) => {
-    const maps = matrices.filter((map) => map.section === title);
-    const kinds = [...new Set(maps.map((map) => map.title))];
-    const grid = make('div', { class: 'matrices', role: 'group', 'aria-label': title,
-      style: `--columns: ${kinds.length}` });
-    grid.append(make('span'), ...kinds.map((kind) =>
-      make('span', { class: 'label top-label' }, kind)));
-    const tiles = [];
-    for (const block of [...new Set(maps.map((map) => map.block))]) {
-      grid.append(make('span', { class: 'label' }, String(block)));
-      for (const kind of kinds) {
-        const map = maps.find((each) => each.block === block && each.title === kind);
-        if (!map) { grid.append(make('span')); continue; }
-        const tile = mapTile(map, `${kind}, block ${block}`);
-        tiles.push(tile);
-        grid.append(tile.element);
-      }
+  return [...new Set(matrices.map((map) => map.section))].map((title) =>
+    matrixGrid(title, matrices.filter((map) => map.section === title)));
+}
+
+/** A tile for each matrix: blocks stand beside each other where they are more than the matrices. */
+function matrixGrid(title, maps) {
+  const kinds = [...new Set(maps.map((map) => map.title))];
+  const blocks = [...new Set(maps.map((map) => map.block))];
+  const isWide = blocks.length > kinds.length;
+  const [down, along] = isWide ? [kinds, blocks] : [blocks, kinds];
+  const grid = make('div', { class: 'matrices', role: 'group', 'aria-label': title,
+    style: `--columns: ${along.length}` });
+  grid.append(make('span'), ...along.map((name) =>
+    make('span', { class: 'label top-label' }, String(name))));
+  const tiles = [];
+  for (const left of down) {
+    grid.append(make('span', { class: 'label' }, String(left)));
+    for (const top of along) {
+      const [kind, block] = isWide ? [left, top] : [top, left];
+      const map = maps.find((each) => each.block === block && each.title === kind);
+      if (!map) { grid.append(make('span')); continue; }
+      const tile = mapTile(map, `${kind}, block ${block}`);
+      tiles.push(tile);
+      grid.append(tile.element);
     }
-    rove(grid, kinds.length);
-    return {
-      element: section(title, 'block ↓ matrix →', `each map: ${maps[0].axes}`, grid,
-        scaleBar(maps[0].scale)),
-      paint: (index) => tiles.forEach((tile) => tile.paint(index)),
-    };
-  });
+  }
+  rove(grid, along.length);
+  return {
+    element: section(title, isWide ? 'matrix ↓ block →' : 'block ↓ matrix →', grid,
+      scaleBar(maps[0].scale), make('p', { class: 'hint' }, `Each map: ${maps[0].axes}.`)),
+    paint: (index) => tiles.forEach((tile) => tile.paint(index)),
+  };
 }
 
 function scaleBar(key) {

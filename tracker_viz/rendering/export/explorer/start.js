@@ -66,6 +66,7 @@ function connect() {
   const { theme } = run;
   for (const [name, color] of Object.entries(theme)) root.style.setProperty(`--${name}`, color);
   root.style.setProperty('--scheme', isDark(theme.ground) ? 'dark' : 'light');
+  root.classList.toggle('alone', isAlone);
   $('h1').textContent = run.title;
   $('.model').textContent = run.subtitle;
   const left = run.leftOut ? ` ${number(run.leftOut)} captures are left out, to keep the page small.`
@@ -126,6 +127,7 @@ try {
   const start = run.start === null ? null : run.events[run.start];
   state.at = start ? start.last : last;
   state.open = run.opened;
+  fillKey();
   state.event = start;
   if (isAlone) readHash();
   await load(state.at);
