@@ -95,6 +95,11 @@ class Capture:
             * ``blocks.<i>.attn.pattern`` (probe, head, query, key): attention probabilities, rows
               sum to 1. A block whose heads were cut to fit a budget says which remain in
               ``labels['blocks.<i>.head']``.
+            * ``blocks.<i>.mixer.mixing`` (probe, head, query, key), or (probe, channel, query, key)
+              where every channel mixes in its own way: the matrix by which a token mixer without a
+              softmax mixes its values; of any sign, with rows of any sum. ``labels[
+              'blocks.<i>.mixing_channel']`` and ``mixing_head`` say which are there, where not all
+              are; ``model['found']['mixing']`` says what it is of.
             * ``blocks.<i>.attn.w_q``, ``w_k``, ``w_v``, ``w_o`` (out, in) and
               ``blocks.<i>.mlp.w_gate``, ``w_up``, ``w_down`` (or ``w_in``, ``w_out``): weights as
               they multiply a column vector, ``y = W x``; whole, or an evenly spaced sample of rows

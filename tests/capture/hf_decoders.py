@@ -201,8 +201,8 @@ MODELS = {
     "xglm": ({"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4}, PLAIN),
     "youtu": (MLA, "q_a q_b kv_a kv_b o gate up down"),
 }
-# model type -> a module that its refusal names
-WITHOUT_ATTENTION = {"mamba": r"backbone\.layers\.0\.mixer", "rwkv": r"rwkv\.blocks\.0\.attention"}
+# model type -> options of one whose blocks all mix tokens by a convolution alone
+WITHOUT_ATTENTION = {"lfm2": {"layer_types": ["conv", "conv"]}}
 # Where the class of a configuration computes it from others, it must not be given.
 NOT_TAKEN = {"falcon": {"head_dim"}}
 
@@ -287,6 +287,8 @@ def row(model_type, structure, model, difference):
 
 def table():
     """Markdown."""
+    from hf_mixers import MIXING_TOLERANCE, mixer_lines
+
     lines, hits, eager_hits = [], 0, 0
     for model_type in sorted(MODELS):
         structure, model, difference = compare(model_type)
@@ -308,9 +310,10 @@ tests/capture/hf_decoders.py`; the same comparisons are part of the test suite.
 |---|---|---|---|---|
 {chr(10).join(lines)}
 
-Hybrids (falcon_h1, jamba, lfm2, minimax, qwen3_next, ...) show the blocks that attend, and the
-weights of all. One known difference is Hugging Face's own: Falcon with ALiBi computes other
-attention under sdpa than under eager; what is shown is what the model used.
+Hybrids (falcon_h1, jamba, lfm2, minimax, qwen3_next, ...) show the attention of the blocks that
+attend, the mixing maps of the others where they have any, and the weights of all. One known
+difference is Hugging Face's own: Falcon with ALiBi computes other attention under sdpa than under
+eager; what is shown is what the model used.
 
 Models in plain PyTorch, against attention worked out beside them by hand:
 
@@ -328,16 +331,32 @@ those that its router module returns (–: it returns none that can be compared)
 |---|---|---|---|---|
 {chr(10).join(mixtures())}
 
-## Limits
+## Mixers
+
+Token mixers without a softmax are asked for their matrix: a kernel is linear in its values, so
+called with the identity in their place it returns the *mixing map* by which it mixes tokens. Each
+map is held to the model's own kernel, on values of the test's: **largest |A V - output|**, at most
+{MIXING_TOLERANCE:.0e}. Entries have any sign; rows sum to anything.
+
+| mixer | class | largest difference | what the map is |
+|---|---|---|---|
+{chr(10).join(mixer_lines())}
+
+Lightning attention (minimax) and other linear attention that is written out as a product by its
+weights is taken from there, while it runs over the whole row at once.
+
+## Kernels
 
 What hides its probabilities: the kernels of flash_attn, flex_attention, and Hugging Face's
 `flash_attention_2` and the like are run for the probe as the same maths in the open. Any other
-fused kernel (xformers, Triton, linear attention), and weights that are no probabilities (sigmoid
-attention), are refused before training starts where no block attends visibly. Where some do, the
-others show their weights alone, and what was left out is named in the log and in the capture where
-it could be seen: a torch operator, a product by such weights.
+kernel is asked, as a mixer is: torch operators that take queries, keys and values, by the names of
+their arguments or by their place (`torch.nn.attention.varlen`, flash_attn's packed calls,
+FlashAttention 3), and Python functions (xformers, fla, what `kernels` brings). Where rows are
+probabilities, the answer is attention. A kernel that gives no answer is named in the log and in the
+capture, with the reason; where no block shows anything, the model is refused before training
+starts.
 
-Models without any attention are refused before training starts:
+Models without any attention or mixer that can be asked are refused before training starts:
 
 | model type | message |
 |---|---|
@@ -364,7 +383,7 @@ def mixtures():
 
 def refusal(model_type):
     try:
-        examine(build(model_type, {}))
+        examine(build(model_type, WITHOUT_ATTENTION[model_type]))
     except UnsupportedModelError as refused:
         return str(refused).replace("|", "/")
     raise AssertionError(f"{model_type} was not refused")

@@ -199,3 +199,18 @@ def test_the_side_of_a_weight_sample_uses_the_bytes_it_may():
     side = weight_side(shapes * 32, 10e6)
     assert side**2 * 2 * 7 * 32 <= 10e6 < (side + 1) ** 2 * 2 * 7 * 32
     assert weight_side([(64, 32)], 1e6) >= 64
+
+
+def test_mixing_maps_are_cut_as_attention_is_and_say_which_heads_remain():
+    made = capture()
+    mixing = made.arrays["blocks.3.attn.pattern"].astype(np.float32) - 0.5
+    arrays = {**made.arrays, "blocks.3.mixer.mixing": mixing}
+    del arrays["blocks.3.attn.pattern"]
+    axes = {**made.axes, "blocks.3.mixer.mixing": ("probe", "head", "query", "key")}
+    cut = fit(replace(made, arrays=arrays, axes=axes), 0.5)
+    assert stored_mb(cut) <= 0.5
+    heads = [int(name) for name in cut.labels["blocks.3.mixing_head"]]
+    assert cut.arrays["blocks.3.mixer.mixing"].shape == (1, len(heads), 64, 64)
+    np.testing.assert_allclose(
+        cut.arrays["blocks.3.mixer.mixing"][0], mixing[0, heads, :64, :64], atol=1e-3
+    )

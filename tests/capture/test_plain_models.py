@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from plain_decoders import (
     DK,
     VOCAB,
@@ -306,21 +307,40 @@ def test_attention_that_looks_ahead_is_refused_and_named():
         examine(randomised(lambda: Model(lambda _: Residual(Bidirectional(None), two_layers()))))
 
 
-def by_sigmoid(q, k, v):
-    return torch.sigmoid(q @ k.transpose(-2, -1)).tril() @ v
+def test_weights_that_are_no_probabilities_are_a_mixing_map():
+    class Signed(FusedAttention):
+        def forward(self, x):
+            q, k, v = (split(part, H) for part in self.c_attn(x).split(D, dim=-1))
+            weights = torch.tanh(q @ k.transpose(-2, -1)).tril()
+            expected.append(weights)
+            return self.c_proj(merge(weights @ v))
+
+    expected, maps = [], {}
+    structure, attention = examine(
+        randomised(lambda: Model(lambda _: Residual(Signed(None), two_layers()))), mixing=maps
+    )
+    torch.testing.assert_close(torch.stack([maps[0], maps[1]]), torch.stack(expected))
+    assert structure.n_heads == (0, 0)
+    assert [pattern.numel() for pattern in attention] == [0, 0]
+    assert structure.mixing.notes == ("by matmul", "by matmul")
 
 
-def test_weights_that_are_no_probabilities_are_refused_and_named():
-    with pytest.raises(
-        UnsupportedModelError,
-        match=(
-            r"a product by weights whose rows do not sum to 1, of shape 2x4x16x16 in "
-            r"blocks\.0\.attn"
-        ),
-    ):
-        examine(
-            randomised(lambda: Model(lambda _: Residual(FusedAttention(by_sigmoid), two_layers())))
-        )
+def test_products_of_which_none_alone_mixes_the_tokens_are_named_and_left_out():
+    class TwoSteps(FusedAttention):
+        def forward(self, x):
+            q, k, v = (split(part, H) for part in self.c_attn(x).split(D, dim=-1))
+            weights = torch.tanh(q @ k.transpose(-2, -1)).tril()
+            return self.c_proj(merge(weights @ (weights.sin() @ v)))
+
+    kinds = (TwoSteps, FusedAttention)
+    model = randomised(lambda: Model(lambda index: Residual(kinds[index](by_kernel), two_layers())))
+    structure, _ = examine(model)
+    assert structure.n_heads == (0, H)
+    assert structure.mixing.blocks == ()
+    assert structure.left_out == (
+        "2 products by matrices that are no probabilities in blocks.0.attn, of which none alone is "
+        "how it mixes tokens",
+    )
 
 
 def test_rows_of_the_probe_that_are_run_one_by_one_are_not_taken_for_heads():
@@ -372,15 +392,15 @@ def test_attention_inside_an_autograd_function_is_seen():
 
 @torch.library.custom_op("fused_by_others::attend", mutates_args=())
 def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return by_kernel(q, k, v)
+    return F.normalize(by_kernel(q, k, v), dim=-1)
 
 
 def test_somebody_elses_fused_kernel_is_refused_by_its_name_and_module():
     with pytest.raises(
         UnsupportedModelError,
         match=(
-            r"fused_by_others\.attend\.default, a kernel that hides its probabilities, in "
-            r"blocks\.0\.attn; .* blocks\.1\."
+            r"fused_by_others\.attend, a kernel that hides its probabilities, in "
+            r"blocks\.0\.attn: asked, it is not linear in its values.* blocks\.1\."
         ),
     ):
         examine(randomised(lambda: Model(lambda _: Residual(FusedAttention(fused), two_layers()))))
@@ -394,9 +414,10 @@ def test_a_block_whose_kernel_hides_its_probabilities_is_named_and_the_others_ar
     with caplog.at_level("INFO", "tracker_viz.capture"):
         recorder = record(model, torch.randint(VOCAB, (1, T)), Schedule.every(1), print)
     (left_out,) = recorder.camera.model_info["found"]["left_out"]
-    assert (
-        left_out
-        == "fused_by_others.attend.default, a kernel that hides its probabilities, in blocks.1.attn"
+    assert left_out == (
+        "fused_by_others.attend, a kernel that hides its probabilities, in blocks.1.attn: asked, "
+        "it is not linear in its values, or mixes other tokens than the probe's; its form in plain "
+        "torch can be run for the probe (forward=, watch's option)"
     )
     assert recorder.camera.model_info["n_heads"] == [H, 0]
     assert "2 blocks (blocks.0 .. 1) (1 of them attend), [4, 0] heads" in caplog.text

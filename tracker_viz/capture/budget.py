@@ -52,7 +52,8 @@ _BYTES_AN_ID = 8  # as text, with comma and space
 _LEAST_SIDE = 8
 # Fewer positions show no repetition.
 _LEAST_POSITIONS = 64
-_PATTERN, _HEAD_AXIS = ".attn.pattern", ".head"
+_PATTERN, _MIXING, _HEAD_AXIS = ".attn.pattern", ".mixer.mixing", ".head"
+_MAPS = (_PATTERN, _MIXING)
 _SPECIALISATION = "scores.head.specialisation"
 
 
@@ -117,18 +118,16 @@ class Budget:
         """Return the capture as float16, cut until its arrays take at most ``max_mb``.
 
         Scores are never cut, and hidden rows of the probe, which are there for the scores alone,
-        are always dropped. Attention goes first, in this order: probe rows beyond the first
-        repeated and the first text one, then all but one row, positions beyond 64 (a causal map's
-        first rows are whole without the later ones), then heads, then blocks, evenly spaced.
+        are always dropped. Attention and mixing maps go first, in this order: probe rows beyond the
+        first repeated and the first text one, then all but one row, positions beyond 64 (a causal
+        map's first rows are whole without the later ones), then heads, then blocks, evenly spaced.
         Weights become evenly spaced samples. Routers keep the rows and positions that attention
         keeps; where they take more than a fifth of the whole, the routers of some blocks are kept,
         evenly spaced. What was left out is said in ``labels`` (``probe``, ``blocks.<i>.head``), in
         ``model['cut']``, and once in the log.
         """
         capture = without_hidden_rows(capture)
-        patterns = {
-            name: array for name, array in capture.arrays.items() if name.endswith(_PATTERN)
-        }
+        patterns = {name: array for name, array in capture.arrays.items() if name.endswith(_MAPS)}
         weights = {
             name: array
             for name, array in capture.arrays.items()
@@ -183,14 +182,19 @@ class Budget:
         dict[str, NDArray[Any]], dict[str, tuple[str, ...]], Mapping[str, Any], dict[str, Any]
     ]:
         size = _size_that_fits(patterns, capture, nbytes)
-        kept, labels = {}, {}
+        kept, labels = {}, dict[str, tuple[str, ...]]()
         for name in evenly_chosen(list(patterns), size.blocks):
             array = patterns[name]
+            if name.endswith(_MIXING):
+                spaced = evenly_spaced(array.shape[1], size.heads).tolist()
+                kept[name] = _cut_map(array, size, spaced)
+                if len(spaced) < array.shape[1]:
+                    labels |= _labels_of_cut(name, array, spaced, capture)
+                continue
             axis = name.removesuffix(_PATTERN) + _HEAD_AXIS
             there = capture.labels.get(axis, tuple(map(str, range(array.shape[1]))))
             chosen = self._chosen_heads(axis, there, size.heads, capture)
-            rows_and_heads = array[np.ix_(np.asarray(size.rows), np.asarray(chosen))]
-            kept[name] = rows_and_heads[:, :, : size.positions, : size.positions]
+            kept[name] = _cut_map(array, size, chosen)
             if len(chosen) < len(there) or axis in capture.labels:
                 labels[axis] = tuple(there[index] for index in chosen)
         if "probe" in capture.labels:
@@ -272,7 +276,7 @@ def without_hidden_rows(capture: Capture) -> Capture:
     drawn = [index for index, row in enumerate(rows) if not row.get("hidden")]
     if len(drawn) == len(rows):
         return capture
-    of_rows = {name for name in capture.arrays if name.endswith(_PATTERN)}
+    of_rows = {name for name in capture.arrays if name.endswith(_MAPS)}
     of_rows |= routers_of(capture.arrays).keys()
     arrays = {
         name: array[drawn] if name in of_rows else array for name, array in capture.arrays.items()
@@ -331,6 +335,20 @@ def _size_that_fits(patterns: Mapping[str, NDArray[Any]], capture: Capture, nbyt
     per_block = _pattern_bytes(patterns, 1, heads, least_positions) / n_blocks
     blocks = min(n_blocks, max(1, math.floor(nbytes / per_block)))
     return _Size(display[:1], heads, least_positions, blocks)
+
+
+def _cut_map(array: NDArray[Any], size: _Size, heads: Sequence[int]) -> NDArray[Any]:
+    rows_and_heads = array[np.ix_(np.asarray(size.rows), np.asarray(heads))]
+    return rows_and_heads[:, :, : size.positions, : size.positions]
+
+
+def _labels_of_cut(
+    name: str, array: NDArray[Any], chosen: Sequence[int], capture: Capture
+) -> dict[str, tuple[str, ...]]:
+    """Return which heads, or channels, of a mixing map remain."""
+    axis = f"{name.removesuffix(_MIXING)}.mixing_{capture.axes[name][1]}"
+    there = capture.labels.get(axis, tuple(map(str, range(array.shape[1]))))
+    return {axis: tuple(there[index] for index in chosen)}
 
 
 def _shown_by_heads(axis: str, labels: Sequence[str], capture: Capture) -> list[float]:

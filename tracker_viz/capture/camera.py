@@ -192,14 +192,21 @@ class Camera:
         return self.probe.n_drawn * self.probe.length
 
     def _attend(self, input_ids: Tensor) -> list[Tensor]:
+        mixing: dict[int, Tensor] = {}
         routers = RouterWatch(input_ids.shape, dtype=torch.float16)
         watching: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if self._router_modules:
             watching = routers.following(self._router_modules)
         with watching:
             attention = attend(
-                self.model, input_ids, self._structure, forward=self._forward, dtype=torch.float16
+                self.model,
+                input_ids,
+                self._structure,
+                forward=self._forward,
+                dtype=torch.float16,
+                mixing=mixing,
             )
+        self._mixing = mixing
         self._routings, _ = routers_by_block(routers.routings(), self._structure)
         return attention
 
@@ -208,6 +215,7 @@ class Camera:
         drawn_ids = drawn.input_ids.to(self.device)
         self._neurons = NeuronWatch(drawn_ids.numel(), self._n_drawn_tokens)
         routers = RouterWatch(drawn_ids.shape, dtype=torch.float16)
+        self._mixing = {}
         named = [(name, module) for name, module in self.model.named_modules() if name]
         with self._neurons.following(linear_layers(self.model)), routers.following(named):
             self._structure, attention = discover(
@@ -218,6 +226,7 @@ class Camera:
                 projections=self._named,
                 max_experts=self._max_experts,
                 dtype=torch.float16,
+                mixing=self._mixing,
             )
         self._routings, left_out = routers_by_block(routers.routings(), self._structure)
         self._router_modules = router_modules(self.model, self._routings.values())
@@ -261,7 +270,8 @@ class Camera:
         Args:
             drawn: the attention of the rows that are drawn.
         """
-        per_row = sum(pattern.numel() for pattern in drawn) / self.probe.n_drawn
+        maps = [*drawn, *self._mixing.values()]
+        per_row = sum(each.numel() for each in maps) / self.probe.n_drawn
         self._leave_out_rows(max(int(MAX_SCORED_ENTRIES / per_row) - self.probe.n_drawn, 0))
         self._input_ids = self.probe.input_ids.to(self.device)
         if not self.probe.n_hidden:
@@ -319,6 +329,15 @@ class Camera:
                 for name, values, of_axes in router_arrays(block, routing):
                     on_device[name], axes[name] = values, of_axes
         self._routings = {}
+        in_blocks = range(len(attention)) if self._only_blocks is None else self._only_blocks
+        for index in self._structure.mixing.blocks:
+            if index in in_blocks:
+                name = f"blocks.{index}.mixer.mixing"
+                channels = self._structure.mixing.channels[index]
+                on_device[name] = self._mixing[index]
+                axes[name] = ("probe", "channel" if channels else "head", "query", "key")
+                if channels:
+                    labels[f"blocks.{index}.mixing_channel"] = tuple(map(str, channels))
         parameters = dict(
             self.model.named_parameters(remove_duplicate=False)
         )  # blocks may share a layer
@@ -418,7 +437,7 @@ def _chosen_heads(
                 f"{count} heads count from 0"
             )
         chosen.append(tuple(sorted(set(wanted))) if kept else ())
-    if not any(chosen):
+    if not any(chosen) and any(n_heads):
         raise ConfigError(
             f"only_blocks={only_blocks} and only_heads={only_heads} leave no attention; blocks "
             f"have {list(n_heads)} heads"

@@ -4,8 +4,9 @@
 the probabilities inside ``scaled_dot_product_attention``, flex_attention and flash_attn are
 computed again (in float32), those of a hand-written ``softmax`` are taken as they come, and
 ``multi_head_attention_forward`` is asked for its own; what a matrix product mixes by rows that sum
-to 1 and never look ahead is attention too, however it was made. Nothing in the model is replaced,
-so it need not be known.
+to 1 and never look ahead is attention too, however it was made, and by other rows a mixing map.
+Any other kernel is asked for its matrix (``asking``). Nothing in the model is replaced, so it need
+not be known.
 
 One call gives one ``AttentionCall``; which block it belongs to follows from the modules that were
 running (``ModuleStack``).
@@ -14,7 +15,9 @@ running (``ModuleStack``).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +26,14 @@ from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
-from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
+from tracker_viz.capture.attention.asking import Answer
+from tracker_viz.capture.attention.calls import AttentionCall, Kind, ModuleStack
+from tracker_viz.capture.attention.known_kernels import (
+    Kernel,
+    known_kernel,
+    known_operator,
+    supposed_operator,
+)
 from tracker_viz.capture.attention.probabilities import (
     attention_probabilities,
     flash_probabilities,
@@ -32,6 +42,7 @@ from tracker_viz.capture.attention.probabilities import (
     repeated,
     rows_sum_to_one,
 )
+from tracker_viz.capture.attention.questions import answered
 from tracker_viz.capture.parameter_trace import ParameterTrace, is_matrix_product
 from tracker_viz.errors import ProbeError
 
@@ -42,6 +53,7 @@ _SCALED_DOT_PRODUCT = {
     torch.ops.aten.scaled_dot_product_attention.default,
 }
 _FLASH = ("flash_attn._flash_attn_forward", "flashattn._flash_attn_forward")
+_PRODUCTS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.mul_, Tensor.__imul__}
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
 # Tensors that may be given by name, in the order in which linear, embedding and the matrix products
 # take them.
@@ -61,6 +73,7 @@ class AttentionWatch(TorchFunctionMode):
             None: only look at attention.
         vocabulary: projections to so many outputs are not computed (their result is zeros): nobody
             reads the logits.
+        unanswered: kernels that gave no answer before, and are not asked again.
     """
 
     def __init__(
@@ -71,8 +84,11 @@ class AttentionWatch(TorchFunctionMode):
         *,
         evidence: ParameterTrace | None = None,
         vocabulary: int | None = None,
+        unanswered: Collection[tuple[str, str]] = (),
     ) -> None:
         super().__init__()
+        self.unanswered = {*unanswered}  # (innermost module, kernel)
+        self.answering: set[str] = set()  # names through which functions were called that answered
         self.rejected: list[str] = []
         # (tokens, width) of the table that the probe's ids went through
         self.embedding: tuple[int, int] | None = None
@@ -84,6 +100,10 @@ class AttentionWatch(TorchFunctionMode):
         self._as_wide_as_logits, self._logits_come_last = False, True
         self._ordinals: dict[tuple[str, ...], int] = {}
         self._latest: tuple[str, ...] | None = None  # modules of the latest call
+        self._n_calls = 0
+        self._n_kernels = 0  # Python functions running that may be asked
+        self._is_quiet, self._is_asking = False, False
+        self._pending: tuple[AttentionCall, Tensor] | None = None
 
     @property
     def vocabulary(self) -> int | None:
@@ -93,10 +113,38 @@ class AttentionWatch(TorchFunctionMode):
             return self.embedding[0]
         return None
 
+    def __exit__(self, *error: Any) -> None:
+        self._keep_pending()
+        super().__exit__(*error)
+
+    def take(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """Call a Python function of the model's that may be a kernel, and ask it where nothing
+        inside it was seen to attend (see ``interception``)."""
+        kernel = None if self._is_quiet else known_kernel(function, name)
+        if kernel is None:
+            return function(*args, **kwargs)
+        n_before = self._n_calls
+        self._n_kernels += 1
+        try:
+            # Inside a recurrence written out, products of matrices are its own affair.
+            with self._quietly(kernel.is_known and not kernel.kind.is_softmax):
+                output = function(*args, **kwargs)
+        finally:
+            self._n_kernels -= 1
+        if self._n_calls == n_before:
+            with self._quietly(True, is_asking=True):
+                self._ask(kernel, function, args, kwargs, output)
+            if self._n_calls > n_before:
+                self.answering.add(name)
+        return output
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        output = self._called(func, args, kwargs)
-        if self._evidence is not None:
+        if self._is_quiet:
+            output = func(*args, **kwargs)
+        else:
+            output = self._called(func, args, kwargs)
+        if self._evidence is not None and not self._is_asking:
             self._evidence.origins.follow(func, args, kwargs, output, self._stack.names)
         return output
 
@@ -111,6 +159,12 @@ class AttentionWatch(TorchFunctionMode):
             return self._flex(func, args, kwargs)
         if isinstance(func, OpOverload | OpOverloadPacket) and str(func).startswith(_FLASH):
             return self._flash(func, *args, **kwargs)
+        if isinstance(func, OpOverload | OpOverloadPacket):
+            kernel = known_operator(func) or self._supposed(func, args)
+            if kernel is not None:
+                output = func(*args, **kwargs)
+                self._ask(kernel, func, args, kwargs, output)
+                return output
         return self._other(func, args, kwargs)
 
     def _other(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -118,6 +172,8 @@ class AttentionWatch(TorchFunctionMode):
         operands = (*args, *(kwargs[name] for name in _OPERANDS if name in kwargs))
         if is_matrix_product(func):
             self._matrix_product(*operands[:2])
+        elif func in _PRODUCTS and self._pending is not None and len(args) > 1:
+            self._scale_pending(*args[:2])
         if self._evidence is None:
             # Nobody reads the logits, and they are the largest product of the pass.
             if func is F.linear and operands[1].shape[0] == self._vocabulary:
@@ -128,8 +184,6 @@ class AttentionWatch(TorchFunctionMode):
             self._check_embedding(*operands[:2])
         elif func is F.linear and self.embedding and operands[1].shape[0] == self.embedding[0]:
             self._as_wide_as_logits = True
-        elif isinstance(func, OpOverload | OpOverloadPacket):
-            self._custom(str(func), args)
         output = func(*args, **kwargs)
         self._evidence.saw(func, operands, output, self._stack.names)
         return output
@@ -198,12 +252,12 @@ class AttentionWatch(TorchFunctionMode):
             if self._evidence is not None:
                 self._evidence.saw_values(right)
             return
-        if not looks_back_only(left) or bool((left < 0).any()):
+        if not looks_back_only(left):
             return
-        if rows_sum_to_one(left):
+        if not bool((left < 0).any()) and rows_sum_to_one(left):
             self._hand_over("matmul", left)
-        else:
-            self._reject("a product by weights whose rows do not sum to 1,", tuple(left.shape))
+        elif self._n_kernels == 0 and left.numel() % (self._n_rows * self._length**2) == 0:
+            self._hand_over("matmul", left, kind="mixing")
 
     def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
         asked = dict(kwargs, need_weights=True, average_attn_weights=False)
@@ -253,8 +307,37 @@ class AttentionWatch(TorchFunctionMode):
         )
         mixed = output[0] if isinstance(output, tuple) else output
         error = self._checked(probabilities, value, mixed)
-        self._hand_over("flex_attention", probabilities, key.shape[-3], error)
+        call = self._call_of("flex_attention", probabilities, key.shape[-3], error)
+        if call is not None and args[6].get("OUTPUT_LOGSUMEXP"):
+            # Asked for the sum of its exponentials: the model may put a sink into it afterwards.
+            self._pending = (call, mixed)
+        elif call is not None:
+            self._keep(call)
         return output
+
+    def _scale_pending(self, left: Any, right: Any) -> None:
+        """Take the share of an attention sink off the rows of the latest call, where its output is
+        scaled row by row."""
+        assert self._pending is not None
+        call, mixed = self._pending
+        scaled, factor = (right, left) if _is_row_factor(left) else (left, right)
+        if not isinstance(scaled, Tensor) or not _is_row_factor(factor):
+            return
+        if scaled.untyped_storage().data_ptr() != mixed.untyped_storage().data_ptr():
+            return
+        if scaled.stride() != mixed.stride():
+            factor = factor.transpose(1, 2)
+        shares = factor.detach().float().expand(*call.pattern.shape[:-1], 1)
+        if bool(((shares < 0) | (shares > 1 + 1e-6)).any()):
+            return
+        self._pending = (replace(call, pattern=call.pattern * shares), mixed)
+        self._keep_pending()
+
+    def _keep_pending(self) -> None:
+        if self._pending is not None:
+            call, _ = self._pending
+            self._pending = None
+            self._keep(call)
 
     def _flash(
         self,
@@ -307,18 +390,59 @@ class AttentionWatch(TorchFunctionMode):
         nothing = query.new_empty(0, dtype=torch.float32)
         return mixed.to(query.dtype), nothing, nothing.clone(), nothing.clone()
 
-    def _custom(self, name: str, args: Any) -> None:
-        """Note a fused kernel of somebody else's that takes what may be queries, keys and values
-        (flash_attn, xformers, mamba_ssm)."""
-        if name.startswith("aten."):
-            return
+    def _supposed(self, operator: Any, args: Any) -> Kernel | None:
+        """Take a fused operator of somebody else's whose third large tensor may hold values."""
+        if str(operator).startswith("aten."):
+            return None
         lengths = {self._length, self._n_rows * self._length}  # rows may be packed into one
-        tensors = [arg for arg in args if isinstance(arg, Tensor) and arg.ndim >= 3]
-        n_by_ndim = Counter(tensor.ndim for tensor in tensors if lengths & {*tensor.shape})
-        if max(n_by_ndim.values(), default=0) >= 3:
-            self.rejected.append(
-                f"{name}, a kernel that hides its probabilities, in {self._here()}"
-            )
+        large = []
+        for position, arg in enumerate(args):
+            if isinstance(arg, Tensor) and arg.ndim >= 3 and lengths & {*arg.shape}:
+                large.append((position, arg.ndim))
+        n_by_ndim = Counter(ndim for _, ndim in large)
+        if max(n_by_ndim.values(), default=0) < 3:
+            return None
+        usual = max(n_by_ndim, key=lambda ndim: n_by_ndim[ndim])
+        return supposed_operator(operator, [at for at, ndim in large if ndim == usual][2])
+
+    def _ask(self, kernel: Kernel, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Ask a kernel that was just called for the matrix that it mixes its values by."""
+        here = (self._here(), kernel.name)
+        arguments = kernel.named(args, kwargs)
+        if here in self.unanswered or arguments is None:
+            return
+        answer = answered(kernel, function, arguments, output, (self._n_rows, self._length))
+        if isinstance(answer, Answer) and not looks_back_only(answer.matrix.abs()):
+            answer = "lets tokens look into the future"
+        if isinstance(answer, str):
+            self.unanswered.add(here)
+            if kernel.is_known:
+                self.rejected.append(
+                    f"{kernel.name}, a kernel that hides its probabilities, in {here[0]}: asked, "
+                    f"it {answer}; {kernel.kind.way_round}"
+                )
+            return
+
+        if self._evidence is not None:
+            self._evidence.saw_values(answer.values)
+        self._hand_over(
+            f"{kernel.name} (asked)",
+            answer.matrix,
+            answer.values.shape[1],
+            answer.error,
+            kind=_kind_of(answer, kernel),
+            channels=answer.channels,
+        )
+
+    @contextmanager
+    def _quietly(self, is_quiet: bool, *, is_asking: bool = False) -> Iterator[None]:
+        before = (self._is_quiet, self._is_asking)
+        self._is_quiet |= is_quiet
+        self._is_asking |= is_asking
+        try:
+            yield
+        finally:
+            self._is_quiet, self._is_asking = before
 
     def _checked(self, probabilities: Tensor, value: Tensor, output: Tensor) -> float | None:
         """Return the largest ``|P V - output|``: 0 where what is shown is what the model's own
@@ -337,7 +461,23 @@ class AttentionWatch(TorchFunctionMode):
         pattern: Tensor,
         n_kv_heads: int | None = None,
         error: float | None = None,
+        **options: Any,
     ) -> None:
+        call = self._call_of(source, pattern, n_kv_heads, error, **options)
+        if call is not None:
+            self._keep(call)
+
+    def _call_of(
+        self,
+        source: str,
+        pattern: Tensor,
+        n_kv_heads: int | None = None,
+        error: float | None = None,
+        *,
+        kind: Kind = "attention",
+        channels: tuple[int, ...] = (),
+    ) -> AttentionCall | None:
+        self._keep_pending()
         n_leading = pattern.shape[0] if pattern.ndim > 2 else 1
         if n_leading % self._n_rows:
             # Its heads would be taken for rows.
@@ -345,16 +485,20 @@ class AttentionWatch(TorchFunctionMode):
                 f"{source} over another batch than the probe's {self._n_rows} rows,",
                 tuple(pattern.shape),
             )
-            return
+            return None
+        self._n_calls += 1
         self._logits_come_last = not self._as_wide_as_logits
         modules = tuple(self._stack.names)
         ordinal = self._ordinals.get(modules, 0)
         self._ordinals[modules] = ordinal + 1
-        self._latest = modules
+        if kind == "attention":
+            self._latest = modules
         entries = tuple(self._stack.entries[name] for name in modules)
         # [probe * head, a, b] or [probe, (group, member), a, b] -> [probe, head, a, b]
         heads = pattern.detach().reshape(self._n_rows, -1, *pattern.shape[-2:])
-        self._keep(AttentionCall(modules, entries, ordinal, source, heads, n_kv_heads, error))
+        return AttentionCall(
+            modules, entries, ordinal, source, heads, n_kv_heads, error, kind, channels
+        )
 
     def _reject(self, what: str, shape: tuple[int, ...]) -> None:
         self.rejected.append(f"{what} of shape {'x'.join(map(str, shape))} in {self._here()}")
@@ -363,3 +507,17 @@ class AttentionWatch(TorchFunctionMode):
         if not self._stack.names:
             return "the model itself"
         return self._stack.names[-1]
+
+
+def _kind_of(answer: Answer, kernel: Kernel) -> Kind:
+    matrix = answer.matrix
+    # Channels are too many to be heads, even where their rows are probabilities (RWKV-4).
+    if answer.channels or bool((matrix < 0).any()):
+        return "mixing"
+    if kernel.kind.is_softmax or rows_sum_to_one(matrix):
+        return "attention"
+    return "mixing"
+
+
+def _is_row_factor(factor: Any) -> bool:
+    return isinstance(factor, Tensor) and factor.ndim == 4 and factor.shape[-1] == 1

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
+from tracker_viz.capture.attention.interception import Binding, find_bindings, intercepted
 from tracker_viz.capture.attention.watch import AttentionWatch
+from tracker_viz.capture.discover.mixers import mixing_of, split_by_kind
 from tracker_viz.capture.discover.model_info import ModelStructure, Site, first_of
 from tracker_viz.capture.discover.projections import find_projections, unnamed_matrices
 from tracker_viz.capture.isolation import Forward, default_forward
@@ -44,6 +46,7 @@ def discover(
     projections: Mapping[str, str] | None = None,
     max_experts: int = 4,
     dtype: torch.dtype = torch.float32,
+    mixing: dict[int, Tensor] | None = None,
 ) -> tuple[ModelStructure, list[Tensor]]:
     """Run the probe once, inside ``isolated``, and return what was seen.
 
@@ -54,6 +57,7 @@ def discover(
             ``decoder.layers.*``; found by itself if None.
         projections: where each is, by hand: its name -> its parameter's name within a block; found
             by themselves if None.
+        mixing: filled with the mixing maps: block -> float32 [probe, head or channel, query, key].
 
     Returns:
         The structure, and the attention of every block, float [probe, head, query, key] (an empty
@@ -64,7 +68,8 @@ def discover(
         ProbeError: the pass failed on the probe.
     """
     evidence = ParameterTrace(input_ids.shape[0], input_ids.shape[1], dict(model.named_modules()))
-    calls, watch, widths = _watched_pass(model, input_ids, forward, evidence, dtype)
+    bindings = find_bindings(model)
+    calls, watch, widths = _watched_pass(model, input_ids, forward, evidence, dtype, bindings)
     rejected = watch.rejected
     if not calls:
         raise UnsupportedModelError(_nothing_seen(model, rejected))
@@ -73,7 +78,8 @@ def discover(
     else:
         names = _named_blocks(model, blocks)
     per_block, elsewhere = _by_block(calls, names)
-    if not any(per_block):
+    per_block, mixing_calls = split_by_kind(per_block, rejected)
+    if not any(per_block) and not any(mixing_calls):
         raise ConfigError(
             f"none of the blocks {list(names)} attends; attention was seen in "
             f"{sorted({call.module for call in calls})}"
@@ -126,7 +132,10 @@ def discover(
         vocabulary=watch.vocabulary,
         left_out=tuple(dict.fromkeys(rejected)),
         unnamed={path: tuple(blocks) for path, blocks in unnamed.items()},
+        mixing=mixing_of(model, mixing_calls, watch, bindings),
     )
+    if mixing is not None:
+        mixing.update(_maps_of(mixing_calls))
     return structure, [_heads_of(block_calls) for block_calls in per_block]
 
 
@@ -137,30 +146,41 @@ def attend(
     *,
     forward: Forward = default_forward,
     dtype: torch.dtype = torch.float32,
+    mixing: dict[int, Tensor] | None = None,
 ) -> list[Tensor]:
-    """Run the probe again, inside ``isolated``; return the attention of every block, as
-    ``discover`` did.
+    """Run the probe again, inside ``isolated``; return the attention of every block, and fill
+    ``mixing``, as ``discover`` did.
 
     Raises:
         CaptureError: the calls are not those that were discovered: the model was changed.
     """
-    expected = set(itertools.chain(*structure.sites))
+    mixing_sites = structure.mixing.sites if mixing is not None else ()
+    expected = set(itertools.chain(*structure.sites, *mixing_sites))
     seen: dict[Site, AttentionCall] = {}
 
     def keep(call: AttentionCall) -> None:
         if call.site in expected:
-            seen[call.site] = replace(call, pattern=call.pattern.to(dtype))
+            seen[call.site] = _stored(call, dtype)
 
     stack = ModuleStack()
-    watch = AttentionWatch(stack, input_ids.shape, keep, vocabulary=structure.vocabulary)
+    watch = AttentionWatch(
+        stack,
+        input_ids.shape,
+        keep,
+        vocabulary=structure.vocabulary,
+        unanswered=structure.mixing.unanswered,
+    )
     modules = dict(model.named_modules())
     followed = [(name, modules[name]) for name in modules if name in structure.watched]
-    with stack.following(followed), watch:
+    kernels = intercepted(structure.mixing.bindings, watch.take)
+    with stack.following(followed), kernels, watch:
         forward(model, input_ids)
     missing = expected - set(seen)
     if missing:
         where = {modules[-1] if modules else "the model itself" for modules, _ in missing}
         raise CaptureError(f"no attention was seen this time in {', '.join(sorted(where))}")
+    if mixing is not None:
+        mixing.update(_maps_of([[seen[site] for site in sites] for sites in mixing_sites]))
     return [_heads_of([seen[site] for site in sites]) for sites in structure.sites]
 
 
@@ -170,12 +190,13 @@ def _watched_pass(
     forward: Forward,
     evidence: ParameterTrace,
     dtype: torch.dtype,
+    bindings: Sequence[Binding],
 ) -> tuple[list[AttentionCall], AttentionWatch, dict[str, int]]:
     calls: list[AttentionCall] = []
     stack = ModuleStack()
 
     def keep(call: AttentionCall) -> None:
-        calls.append(replace(call, pattern=call.pattern.to(dtype)))
+        calls.append(_stored(call, dtype))
         if sum(call.pattern.nbytes for call in calls) > MAX_ATTENTION_BYTES:
             raise ProbeError(
                 f"the attention of a probe of {input_ids.shape[0]} rows of {input_ids.shape[1]} "
@@ -186,7 +207,7 @@ def _watched_pass(
     watch = AttentionWatch(stack, input_ids.shape, keep, evidence=evidence)
     followed = [(name, module) for name, module in model.named_modules() if name]
     try:
-        with stack.following(followed), watch:
+        with stack.following(followed), intercepted(bindings, watch.take), watch:
             forward(model, input_ids)
     except CaptureError:
         raise
@@ -331,6 +352,17 @@ def _heads_of(calls: Sequence[AttentionCall]) -> Tensor:
     return torch.cat([call.pattern for call in calls], dim=1)
 
 
+def _maps_of(calls: Sequence[Sequence[AttentionCall]]) -> dict[int, Tensor]:
+    return {index: _heads_of(of_block) for index, of_block in enumerate(calls) if of_block}
+
+
+def _stored(call: AttentionCall, dtype: torch.dtype) -> AttentionCall:
+    """Return the call with its attention in ``dtype``; mixing maps have no bound to fit float16."""
+    if call.kind == "mixing":
+        return replace(call, pattern=call.pattern.float())
+    return replace(call, pattern=call.pattern.to(dtype))
+
+
 def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
     suspects = []
     for name, module in model.named_modules():
@@ -347,7 +379,8 @@ def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
         parts.append(f"seen and left out: {first_of(list(dict.fromkeys(rejected)))}")
     parts.append(
         "what can be captured is scaled_dot_product_attention, softmax over [.., query, key], "
-        "nn.MultiheadAttention, flex_attention and flash_attn: switch the model to one of these "
+        "nn.MultiheadAttention, flex_attention, flash_attn, and functions of queries, keys and "
+        "values that are linear in their values: switch the model to one of these "
         "(attn_implementation='sdpa'), at least for the probe: forward=lambda model, input_ids: ..."
     )
     return "; ".join(parts)

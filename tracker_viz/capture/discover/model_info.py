@@ -12,11 +12,35 @@ from typing import Any
 
 from torch import nn
 
+from tracker_viz.capture.attention.interception import Binding
 from tracker_viz.capture.weights.matrices import Projection
 
 # Names of the modules that ran at a call of attention, and how many calls the innermost of them had
 # made before.
 Site = tuple[tuple[str, ...], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """Blocks that mix tokens by matrices that are no probabilities, and how to see them again.
+
+    Attributes:
+        sites: which calls belong to each block; empty where a block mixes by attention alone.
+        channels: of each block, the channels that its maps show; empty where they show heads.
+        notes: of each block, what its maps are, in words; empty where there are none.
+        bindings: names of Python functions that are asked in each pass.
+        unanswered: (module, kernel) of those that are not asked again.
+    """
+
+    sites: tuple[tuple[Site, ...], ...] = ()
+    channels: tuple[tuple[int, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+    unanswered: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return tuple(index for index, sites in enumerate(self.sites) if sites)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +60,7 @@ class ModelStructure:
             the blocks.
         watched: names of the modules that were running at any call; the others need not be followed
             again.
+        mixing: the token mixers that are no attention.
         vocabulary: number of tokens, where a projection to as many outputs can be left out (see
             ``AttentionWatch``).
     """
@@ -52,6 +77,7 @@ class ModelStructure:
     vocabulary: int | None = None
     left_out: tuple[str, ...] = ()
     unnamed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    mixing: Mixing = field(default_factory=Mixing)
 
     @property
     def d_mlp(self) -> int | None:
@@ -74,6 +100,9 @@ def describe(structure: ModelStructure, model: nn.Module) -> dict[str, Any]:
         "projections": dict(Counter(projection.name for projection in structure.projections)),
         "attention_error": structure.error,
     }
+    if structure.mixing.blocks:
+        mixing = structure.mixing
+        found["mixing"] = {str(index): mixing.notes[index] for index in mixing.blocks}
     if structure.left_out:
         found["left_out"] = list(structure.left_out)
     if structure.unnamed:
@@ -111,11 +140,15 @@ def summary(description: dict[str, Any]) -> str:
     n_attending = len(found["attending"])
     if n_attending <= len(others):
         blocks += f" ({n_attending} of them attend)"
+    by = found["attention"]
+    if "mixing" in found:
+        n_mixing = len(found["mixing"])
+        by = [*by, f"mixing maps of {n_mixing} blocks"]
     weights = [name for name in found["projections"] if ".experts." not in name]
     line = (
         f"{description['name']}: {blocks}, {description['n_heads']} heads, "
         f"{description['n_kv_heads']} key/value heads, attention by "
-        f"{' and '.join(found['attention'])}; weights: {', '.join(weights) or 'none'}"
+        f"{' and '.join(by)}; weights: {', '.join(weights) or 'none'}"
     )
     if "routers" in description:
         line += _routers(description["routers"])

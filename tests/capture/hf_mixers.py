@@ -1,0 +1,159 @@
+"""Token mixers without a softmax of Hugging Face decoders, in tiny: each model's own kernel is
+called on values of the test's, and the map that was captured must do the same to them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+
+import torch
+import transformers
+from hf_decoders import DELTA, HYBRID, MLA, MODELS, MOE, build, probe_ids
+
+from tracker_viz.capture.discover.blocks import attend, discover
+from tracker_viz.capture.isolation import isolated
+
+MIXING_TOLERANCE = 1e-4
+
+SMALL_MAMBA = {
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+}
+MAMBA2 = {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "chunk_size": 8}
+DELTA_KERNEL = "torch_chunk_gated_delta_rule"
+# Arguments that scale the output of a channel afterwards: no part of how it mixes.
+GATES = ("z",)
+ONE_OF_EACH = {"block_types": ["recurrent", "attention"]}
+
+# model type -> (options, the function that mixes, its argument with the values, axis of the
+# channels where each mixes in its own way)
+MIXERS = {
+    "bamba": (
+        SMALL_MAMBA | {"attn_layer_indices": [1], "mamba_n_heads": 8},
+        "mamba2_chunk_scan",
+        "hidden_states",
+        None,
+    ),
+    "falcon_h1": (MODELS["falcon_h1"][0], "mamba2_chunk_scan", "hidden_states", None),
+    "jamba": (MODELS["jamba"][0], "mamba_selective_scan", "hidden_states", 1),
+    "kimi_linear": (
+        MOE | MLA | {"linear_num_heads": 4, "linear_head_dim": 8},
+        "chunk_kimi_delta_attention",
+        "value",
+        None,
+    ),
+    "mamba": ({"state_size": 4}, "mamba_selective_scan", "hidden_states", 1),
+    "mamba2": (MAMBA2, "mamba2_chunk_scan", "hidden_states", None),
+    "olmo_hybrid": ({}, DELTA_KERNEL, "value", None),
+    "qwen3_next": (MOE | HYBRID | DELTA, DELTA_KERNEL, "value", None),
+    "recurrent_gemma": (
+        ONE_OF_EACH | {"lru_width": 32, "attention_window_size": 8},
+        "_rnn_scan",
+        "hidden_states",
+        2,
+    ),
+    "rwkv": ({"attention_hidden_size": 32}, "rwkv_linear_attention", "value", 2),
+}
+
+
+def examine(model):
+    """(structure, attention, mixing maps by block, the same once more)."""
+    maps, again = {}, {}
+    with isolated(model):
+        structure, attention = discover(model, probe_ids(), mixing=maps)
+    with isolated(model):
+        attend(model, probe_ids(), structure, mixing=again)
+    return structure, attention, maps, again
+
+
+def mixed_by_the_model(model_type):
+    """(structure, maps, the same once more, largest difference between a map times values and what
+    the model's own kernel makes of these values)."""
+    options, name, value, channel_axis = MIXERS[model_type]
+    model = build(model_type, options)
+    calls = []
+    with recorded(model, name, calls):
+        structure, _, maps, again = examine(model)
+    own = own_calls(calls, value)
+    differences = []
+    blocks = sorted(maps)
+    for block, (function, arguments) in zip(blocks, own[: len(blocks)], strict=True):
+        values = torch.randn(arguments[value].shape, generator=torch.Generator().manual_seed(3))
+        with torch.no_grad():
+            output = function(
+                **{**arguments, value: values, **dict.fromkeys({*GATES} & {*arguments})}
+            )
+        output = output[0] if isinstance(output, tuple) else output
+        channels = structure.mixing.channels[block]
+        ours = mixed(maps[block], values, channel_axis, channels)
+        theirs = as_heads(output, channel_axis, channels)
+        differences.append(float((ours - theirs).abs().max()))
+    return structure, model, maps, again, max(differences)
+
+
+def own_calls(calls, value):
+    """Leave out what asking calls: with the identity in place of values, or with a gate less."""
+    own = []
+    for function, arguments in calls:
+        values = arguments[value]
+        is_question = set(values.unique().tolist()) <= {0.0, 1.0}
+        is_again = any(values is other[value] for _, other in own)
+        if not is_question and not is_again:
+            own.append((function, arguments))
+    return own
+
+
+def mixed(matrix, values, channel_axis, channels):
+    given = as_heads(values, channel_axis, channels)
+    return matrix @ given.repeat_interleave(matrix.shape[1] // given.shape[1], dim=1)
+
+
+def as_heads(tensor, channel_axis, channels):
+    """[row, position, head, channel] -> [row, head, position, channel]; single channels as
+    heads."""
+    if channel_axis is None:
+        return tensor.transpose(1, 2).float()
+    chosen = tensor.index_select(channel_axis, torch.tensor(channels)).float()
+    if channel_axis == 2:
+        chosen = chosen.transpose(1, 2)
+    return chosen.unsqueeze(-1)
+
+
+@contextlib.contextmanager
+def recorded(model, name, calls):
+    """Note the calls of a function of the model's file, or of a method of its modules."""
+    file = importlib.import_module(type(model).__module__)
+    owners = {type(module) for module in model.modules() if name in vars(type(module))} or {file}
+    (owner,) = owners
+    function = vars(owner)[name]
+    parameters = inspect.signature(function)
+
+    @functools.wraps(function)
+    def note(*args, **kwargs):
+        bound = parameters.bind(*args, **kwargs)
+        arguments = dict(bound.arguments)
+        arguments |= arguments.pop("kwargs", {})
+        calls.append((function, arguments))
+        return function(*args, **kwargs)
+
+    setattr(owner, name, note)
+    try:
+        yield
+    finally:
+        setattr(owner, name, function)
+
+
+def mixer_row(model_type, structure, model, difference):
+    """Return the cells of one model in the table."""
+    notes = list(dict.fromkeys(filter(None, structure.mixing.notes)))
+    return f"{model_type} mixer", type(model).__name__, difference, "; ".join(notes)
+
+
+def mixer_lines():
+    transformers.logging.set_verbosity_error()
+    for model_type in sorted(MIXERS):
+        structure, model, _, _, difference = mixed_by_the_model(model_type)
+        yield "| " + " | ".join(mixer_row(model_type, structure, model, f"{difference:.0e}")) + " |"

@@ -1,0 +1,162 @@
+"""Ask a kernel for its mixing matrix.
+
+Whatever a token mixer does with its queries, keys and gates, its output is linear in its values.
+Called again with the identity in the place of the values, it returns the matrix that it multiplies
+them by, exactly, in pieces of columns as wide as a head. Whether that is so is checked: the matrix
+times the values must be the kernel's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tracker_viz.capture.attention.axes import Axes, possible_axes
+from tracker_viz.capture.attention.probabilities import repeated
+
+# values -> the kernel's output for them, all else being as it was
+Kernel = Callable[[Tensor], Tensor]
+
+# Channels that are kept of a mixer that mixes every channel in its own way.
+N_CHANNELS = 8
+# Largest ``|A V - output|`` over the output's largest entry: far above rounding (TF32 in kernels
+# included), far below what a function shows that is not linear in its values.
+_TOLERANCE = {torch.float32: 3e-3, torch.float64: 1e-6}
+_TOLERANCE_OF_HALF = 3e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A kernel's mixing matrix.
+
+    Attributes:
+        matrix: float32 [row, head, query, key]; channels in place of heads where each has its own.
+        error: largest ``|A V - output|``.
+        values: the values that it mixes, [row, head, key, channel].
+        channels: the channels that ``matrix`` holds; empty where it holds heads.
+    """
+
+    matrix: Tensor
+    error: float
+    values: Tensor
+    channels: tuple[int, ...] = ()
+
+
+def ask(kernel: Kernel, value: Tensor, output: Tensor, n_rows: int, length: int) -> Answer | None:
+    """Return the matrix by which ``kernel`` mixes its values, or None if it does not mix by one.
+
+    Args:
+        kernel: called once more for every ``channels`` tokens of a row.
+        value: what the model gave it, with rows and positions of the probe on axes of their own or
+            packed into one; heads may be shared by those of the output.
+        output: what it returned.
+    """
+    for axes in possible_axes(value.shape, n_rows, length):
+        if not axes.fit(output.shape):
+            continue
+        values = axes.canonical(value).transpose(1, 2).float()
+        mixed = axes.canonical(output).transpose(1, 2).float()
+        if mixed.shape[-1] != values.shape[-1] or mixed.shape[1] % values.shape[1]:
+            continue
+        matrix = _by_columns(kernel, value, axes)
+        error = _difference(torch.matmul(matrix, repeated(values, matrix.shape[1])), mixed)
+        if error <= _tolerated(output):
+            return Answer(matrix, error, values)
+    return None
+
+
+def ask_channels(
+    call: Callable[[Mapping[str, Any]], Tensor],
+    arguments: Mapping[str, Any],
+    output: Tensor,
+    value: str,
+    channel_axes: Mapping[str, int],
+    n_rows: int,
+    length: int,
+) -> Answer | None:
+    """Return the matrices of some channels of a mixer in which no two channels mix alike.
+
+    One call answers for as many columns as it has channels: each channel is asked as ``length``
+    copies of itself, with one column of the identity for each.
+
+    Args:
+        call: the mixer, on named arguments; its output has the axes of the values.
+        arguments: what the model called it with.
+        output: what it returned.
+        value: the name of the values, whose position axis is the one beside rows and channels.
+        channel_axes: name of every argument that differs by channel -> its axis of channels.
+    """
+    axis = channel_axes[value]
+    values = arguments[value]
+    n_channels = values.shape[axis]
+    chosen = _evenly_spaced(n_channels, N_CHANNELS)
+    at_once = max(1, n_channels // length)
+    answers = []
+    for first in range(0, len(chosen), at_once):
+        channels = torch.tensor(chosen[first : first + at_once], device=values.device)
+        asked = dict(arguments)
+        for name, channel_axis in channel_axes.items():
+            if isinstance(arguments.get(name), Tensor):
+                copies = channels.repeat_interleave(length)
+                asked[name] = arguments[name].index_select(channel_axis, copies)
+        columns = torch.eye(length, device=values.device, dtype=values.dtype)
+        columns = columns.repeat(1, len(channels)).expand(n_rows, -1, -1)  # [row, position, column]
+        asked[value] = columns if axis == 2 else columns.transpose(1, 2).contiguous()
+        by_column = call(asked)
+        by_column = by_column if axis == 2 else by_column.transpose(1, 2)
+        answers.append(by_column.unflatten(2, (len(channels), length)).permute(0, 2, 1, 3).float())
+    matrix = torch.cat(answers, dim=1)
+
+    index = torch.tensor(chosen, device=values.device)
+    given = _channels_as_heads(values, axis, index)
+    mixed = _channels_as_heads(output, axis, index)
+    error = _difference(torch.matmul(matrix, given), mixed)
+    if error > _tolerated(output):
+        return None
+    return Answer(matrix, error, given, tuple(chosen))
+
+
+def is_trivial(matrix: Tensor) -> bool:
+    """Return whether a matrix mixes nothing: all zeros, or every token keeps its own."""
+    return not bool(torch.count_nonzero(matrix.tril(-1)))
+
+
+def _by_columns(kernel: Kernel, value: Tensor, axes: Axes) -> Tensor:
+    n_rows, length, n_heads, width = axes.canonical(value).shape
+    columns = []
+    for first in range(0, length, width):
+        n_columns = min(width, length - first)
+        identity = value.new_zeros(n_rows, length, n_heads, width)
+        place = torch.arange(n_columns, device=value.device)
+        identity[:, first + place, :, place] = 1
+        answer = axes.canonical(kernel(axes.original(identity)))
+        columns.append(answer[..., :n_columns].float())
+    return torch.cat(columns, dim=-1).transpose(1, 2)
+
+
+def _channels_as_heads(tensor: Tensor, axis: int, channels: Tensor) -> Tensor:
+    """Return [row, channel, position, 1]."""
+    chosen = tensor.index_select(axis, channels).float()
+    if axis == 2:
+        chosen = chosen.transpose(1, 2)
+    return chosen.unsqueeze(-1)
+
+
+def _evenly_spaced(size: int, most: int) -> list[int]:
+    if size <= most:
+        return list(range(size))
+    return [index * size // most for index in range(most)]
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().nan_to_num().max())
+
+
+def _tolerated(output: Tensor) -> float:
+    relative = _TOLERANCE.get(output.dtype, _TOLERANCE_OF_HALF)
+    largest = float(output.detach().abs().nan_to_num(posinf=0.0).max())
+    return relative * largest + 1e-7

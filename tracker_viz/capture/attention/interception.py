@@ -1,0 +1,174 @@
+"""See a model's calls of plain Python functions during one pass: kernels without a torch operator
+(fla, Triton), and the loops that stand in for them.
+
+The names by which the model's modules reach such a function, in their files, in namespaces those
+import and on themselves, are bound to a dispatcher while the pass runs and put back afterwards,
+whatever happens. Only the thread that runs the pass is dispatched: any other one that calls a
+function meanwhile gets the function.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from tracker_viz.capture.attention.known_kernels import known_kernel
+
+# (function, name it was called by, args, kwargs) -> what the call returns
+Take = Callable[[Callable[..., Any], str, tuple[Any, ...], dict[str, Any]], Any]
+
+# Files of these hold no kernels of a model, or are seen as torch functions.
+_NOT_SEARCHED = ("torch", "numpy", "builtins", "typing", "math", "tracker_viz")
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A name that leads to a function: an attribute of a module's file, of a namespace, of a class
+    or of an ``nn.Module``."""
+
+    owner: Any
+    name: str
+
+    @property
+    def function(self) -> Any:
+        return vars(self.owner).get(self.name)
+
+    def bind(self, function: Any) -> None:
+        # nn.Module has a __setattr__ of its own, and a class no writable __dict__.
+        if isinstance(self.owner, type):
+            setattr(self.owner, self.name, function)
+        else:
+            vars(self.owner)[self.name] = function
+
+
+@dataclass(slots=True)
+class _Bound:
+    original: Any
+    dispatcher: Any
+    n_users: int = 1
+
+
+_lock = threading.Lock()
+_bound: dict[tuple[int, str], _Bound] = {}
+_of_thread = threading.local()
+
+
+def find_bindings(model: nn.Module) -> list[Binding]:
+    """Return the names through which the model's own code may call a function that mixes
+    values."""
+    found = []
+    seen: set[int] = set()
+    for module in model.modules():
+        found += _kernels_in(module)
+        for cls in type(module).__mro__:
+            if id(cls) in seen or _is_not_searched(cls.__module__):
+                continue
+            seen.add(id(cls))
+            found += _kernels_in(cls)
+            file = sys.modules.get(cls.__module__)
+            if file is not None and id(file) not in seen:
+                seen.add(id(file))
+                found += _kernels_in(file)
+                found += _kernels_in_namespaces(file)
+    return list({(id(each.owner), each.name): each for each in found}.values())
+
+
+@contextmanager
+def intercepted(bindings: Iterable[Binding], take: Take) -> Iterator[None]:
+    """Inside, calls that this thread makes through ``bindings`` go to ``take``."""
+    held = []
+    before = getattr(_of_thread, "take", None)
+    try:
+        for binding in bindings:
+            if binding.function is not None:
+                _hold(binding)
+                held.append(binding)
+        _of_thread.take = take
+        yield
+    finally:
+        _of_thread.take = before
+        for binding in held:
+            _release(binding)
+
+
+def _hold(binding: Binding) -> None:
+    with _lock:
+        key = (id(binding.owner), binding.name)
+        if key in _bound:
+            _bound[key].n_users += 1
+            return
+        original = binding.function
+        dispatcher = _dispatcher(original, binding.name)
+        _bound[key] = _Bound(original, dispatcher)
+        binding.bind(dispatcher)
+
+
+def _release(binding: Binding) -> None:
+    with _lock:
+        key = (id(binding.owner), binding.name)
+        bound = _bound[key]
+        bound.n_users -= 1
+        if bound.n_users:
+            return
+        del _bound[key]
+        # Somebody else may have bound the name to something of theirs in the meantime.
+        if binding.function is bound.dispatcher:
+            binding.bind(bound.original)
+
+
+def _dispatcher(original: Any, name: str) -> Any:
+    is_static = isinstance(original, staticmethod)
+    function = original.__func__ if is_static else original
+
+    @functools.wraps(function)
+    def dispatch(*args: Any, **kwargs: Any) -> Any:
+        take = getattr(_of_thread, "take", None)
+        if take is None:
+            return function(*args, **kwargs)
+        return take(function, name, args, kwargs)
+
+    return staticmethod(dispatch) if is_static else dispatch
+
+
+def _kernels_in(owner: Any, *, known_only: bool = False) -> list[Binding]:
+    found = []
+    for name, value in list(vars(owner).items()):
+        function = value.__func__ if isinstance(value, staticmethod) else value
+        if not _may_be_kernel(function):
+            continue
+        kernel = known_kernel(function, name)
+        if kernel is not None and (kernel.is_known or not known_only):
+            found.append(Binding(owner, name))
+    return found
+
+
+def _kernels_in_namespaces(file: types.ModuleType) -> list[Binding]:
+    """Look one step further: ``flash_attn.flash_attn_func`` in a file that imports
+    ``flash_attn``."""
+    found = []
+    for value in list(vars(file).values()):
+        is_file = isinstance(value, types.ModuleType) and not _is_not_searched(value.__name__)
+        if is_file or isinstance(value, types.SimpleNamespace):
+            found += _kernels_in(value, known_only=True)
+    return found
+
+
+def _may_be_kernel(value: Any) -> bool:
+    if isinstance(value, type | nn.Module | types.ModuleType) or not callable(value):
+        return False
+    if not isinstance(value, types.FunctionType | types.BuiltinFunctionType | functools.partial):
+        # A custom operator, or an object that stands for a function.
+        return hasattr(value, "__wrapped__")
+    return not _is_not_searched(getattr(value, "__module__", None) or "")
+
+
+def _is_not_searched(module: str) -> bool:
+    return module.partition(".")[0] in _NOT_SEARCHED

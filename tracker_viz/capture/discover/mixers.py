@@ -1,0 +1,81 @@
+"""Sort the calls of a watched pass into attention and mixing maps, and say what the maps are."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from tracker_viz.capture.attention.calls import AttentionCall
+from tracker_viz.capture.attention.interception import Binding
+from tracker_viz.capture.attention.watch import AttentionWatch
+from tracker_viz.capture.discover.model_info import Mixing
+
+_BlockCalls = list[list[AttentionCall]]
+
+
+def split_by_kind(
+    per_block: Sequence[Sequence[AttentionCall]], rejected: list[str]
+) -> tuple[_BlockCalls, _BlockCalls]:
+    """Return the attention calls and the mixing calls of every block.
+
+    Args:
+        rejected: gets a sentence for products that are left out: where a module multiplies by
+            several matrices that are no probabilities, none of them alone is how it mixes.
+    """
+    attention: _BlockCalls = []
+    mixing: _BlockCalls = []
+    for calls in per_block:
+        attention.append([call for call in calls if call.kind == "attention"])
+        of_block = [call for call in calls if call.kind == "mixing"]
+        n_products = Counter(call.module for call in of_block if call.source == "matmul")
+        several = [module for module, count in n_products.items() if count > 1]
+        for module in several:
+            rejected.append(
+                f"{n_products[module]} products by matrices that are no probabilities in "
+                f"{module or 'the model itself'}, of which none alone is how it mixes tokens"
+            )
+        mixing.append([call for call in of_block if call.module not in several])
+    return attention, mixing
+
+
+def mixing_of(
+    model: nn.Module,
+    mixing_calls: Sequence[Sequence[AttentionCall]],
+    watch: AttentionWatch,
+    bindings: Iterable[Binding],
+) -> Mixing:
+    """Return what a capture needs in order to see the mixers again, and to say what they are."""
+    return Mixing(
+        sites=tuple(tuple(call.site for call in calls) for calls in mixing_calls),
+        channels=tuple(
+            tuple(itertools.chain(*(call.channels for call in calls))) for calls in mixing_calls
+        ),
+        notes=tuple(_note(model, calls) for calls in mixing_calls),
+        bindings=tuple(each for each in bindings if each.name in watch.answering),
+        unanswered=frozenset(watch.unanswered),
+    )
+
+
+def _note(model: nn.Module, calls: Sequence[AttentionCall]) -> str:
+    if not calls:
+        return ""
+    sources = " and ".join(dict.fromkeys(call.source for call in calls))
+    parts = [f"by {sources}"]
+    if any(call.channels for call in calls):
+        parts.append("some of its channels, each of which mixes in its own way")
+    if any(_is_convolved(model, call.module) for call in calls):
+        parts.append("the scan alone: its values pass a convolution first")
+    return "; ".join(parts)
+
+
+def _is_convolved(model: nn.Module, name: str) -> bool:
+    """Return whether the mixer, or the module right around it, holds a convolution."""
+    around = name.rpartition(".")[0]
+    for each in filter(None, (name, around)):
+        children = model.get_submodule(each).children()
+        if any(isinstance(child, nn.Conv1d) for child in children):
+            return True
+    return False
