@@ -33,11 +33,10 @@ LAYERS = [
 # The same within a package: of its modules and folders.
 INNER_LAYERS = {
     "rendering": [
-        ["side_by_side"],
         ["export"],
         ["painting"],
         ["planning"],
-        ["measuring"],
+        ["measuring", "subject"],
         ["layout", "plan", "storyboard"],
         ["role_key", "scales", "story", "text"],
         ["series", "sources", "theme"],

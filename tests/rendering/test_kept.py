@@ -13,7 +13,7 @@ import pytest
 from tracker_viz.rendering import LAYOUTS, Renderer, Series, kept, scales
 from tracker_viz.rendering.painting import template as templates
 from tracker_viz.rendering.painting.template import make_template
-from tracker_viz.rendering.plan import Box
+from tracker_viz.rendering.plan import Box, Curve
 from tracker_viz.rendering.scales import ColorScale, colormap
 from tracker_viz.rendering.text import (
     KnownTexts,
@@ -119,7 +119,10 @@ def test_one_point_of_a_long_curve_makes_a_picture_of_its_own(small_run):
     curve = np.stack([np.linspace(100.0, 900.0, 5000), np.full(5000, 640.0)], 1)
     other = curve.copy()
     other[2500, 1] += 0.25
-    one, two = (replace(plan, timeline=replace(plan.timeline, curve=c)) for c in (curve, other))
+    one, two = (
+        replace(plan, timeline=replace(plan.timeline, curves=(Curve(points, "red", "gray"),)))
+        for points in (curve, other)
+    )
     assert templates._surroundings(one) != templates._surroundings(two)
 
 

@@ -18,6 +18,7 @@ from tracker_viz.rendering.export.images import (
     poster_moments,
     write_animation,
     write_key_frames,
+    write_last_picture,
     write_poster,
 )
 from tracker_viz.rendering.export.in_step import Player, in_step_page
@@ -34,11 +35,11 @@ from tracker_viz.rendering.layout import (
 )
 from tracker_viz.rendering.painting.renderer import Renderer
 from tracker_viz.rendering.planning.make_plan import SIZES, make_plan, picture_size
+from tracker_viz.rendering.planning.role_borders import roles_in, row_kinds
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.side_by_side.renderer import ComparedRenderer, write_compared_poster
-from tracker_viz.rendering.side_by_side.runs import RunTrack, Timing
 from tracker_viz.rendering.storyboard import Pace, Shot, storyboard
+from tracker_viz.rendering.subject import RunTrack, Subject, Timing
 from tracker_viz.rendering.theme import THEMES
 
 if "MPLBACKEND" in os.environ:  # else nothing is in the way of importing it where it is used
@@ -51,7 +52,6 @@ __all__ = [
     "THEMES",
     "Attention",
     "ColorScale",
-    "ComparedRenderer",
     "LargeHead",
     "Layout",
     "OnsetRow",
@@ -63,6 +63,7 @@ __all__ = [
     "Scores",
     "Series",
     "Shot",
+    "Subject",
     "Timing",
     "Weights",
     "in_step_page",
@@ -70,13 +71,15 @@ __all__ = [
     "picture_size",
     "poster_moments",
     "resolve_layout",
+    "roles_in",
+    "row_kinds",
     "storyboard",
     "write_animation",
     "write_cluster_chart",
-    "write_compared_poster",
     "write_distance_chart",
     "write_explorer",
     "write_key_frames",
+    "write_last_picture",
     "write_onset_chart",
     "write_poster",
 ]

@@ -4,7 +4,7 @@ painter and the explorer read it."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -52,7 +52,9 @@ class Heatmap:
         line_px, line_color: lines between the cells, as seaborn's ``linewidths`` and ``linecolor``.
         head: (block, head) when it shows one head, so that it can be framed in the color of the
             head's role.
-        corner: the head's name, written into the upper right corner, where attention is masked.
+        corner: the head's name, written into the upper right corner, where attention is masked,
+            ``corner_px`` high.
+        run: index of the run that it shows.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Heatmap:
     line_color: str = "#000000"
     head: tuple[int, int] | None = None
     corner: str = ""
+    corner_px: float = 0.0
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +106,14 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """A number that changes with the capture, from ``x`` on to the right, in digits of equal width
-    so that it does not jump.
+    """A number that changes with the capture, in digits of equal width so that it does not jump.
 
     Attributes:
-        quantity: ``step``, ``tokens``, the name of a metric, or that of an array of one score.
+        quantity: ``step``, ``tokens``, ``progress``, the name of a metric, that of an array of one
+            score, or ``run``: what is said beside the name of one of several runs.
+        x: where it begins or, aligned to the right, ends.
         width_chars: characters that the value may need over the whole run.
+        run: index of the run whose number it is.
     """
 
     quantity: str
@@ -115,6 +121,8 @@ class Readout:
     baseline: int
     size_px: float
     width_chars: int
+    run: int = 0
+    align: Literal["left", "right"] = "left"
 
     @property
     def is_score(self) -> bool:
@@ -134,26 +142,61 @@ class Caption:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
-    """The run along x, and a playhead on it.
+class Curve:
+    """The metric of one run on the timeline.
 
     Attributes:
-        box: the curve's own area; its left and right edge are the run's ``first_step`` and
-            ``last_step``.
-        curve: float64 [point, (x, y)]: the metric in pixels of the picture; y is NaN where the
-            curve breaks; empty where the run has none.
+        points: float64 [capture, (x, y)] in pixels of the picture; y is NaN where the curve breaks.
+        color: of the part that was played.
+        ahead_color: of the part that was not, drawn faintly.
+    """
+
+    points: NDArray[np.float64]
+    color: str
+    ahead_color: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Time along x, and a playhead on it.
+
+    Attributes:
+        box: its left and right edge are the points of time ``first`` and ``last``.
+        plot: the part of it that holds the curves, above the lanes.
+        curves: of the runs that have the metric.
+        marks: of the lanes; those that were not reached are faint.
     """
 
     box: Box
-    first_step: int
-    last_step: int
-    curve: NDArray[np.float64]
+    plot: Box
+    first: float
+    last: float
+    curves: tuple[Curve, ...] = ()
+    marks: tuple[Swatch, ...] = ()
 
-    def x(self, step: float) -> float:
-        """Pixel column of a step."""
-        return self.box.x + (self.box.width - 1) * (step - self.first_step) / max(
-            1, self.last_step - self.first_step
-        )
+    def x(self, place: float) -> float:
+        """Return the pixel column of a point of time."""
+        share = (self.box.width - 1) * (place - self.first) / ((self.last - self.first) or 1.0)
+        return self.box.x + share
+
+
+@dataclass(frozen=True, slots=True)
+class RibbonLine:
+    """The roles of one head over time: its role at each capture, empty where it has none."""
+
+    head: HeadId
+    box: Box
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ribbon:
+    """The roles of a run's heads over time, in their colors, from the first point of time to the
+    last: one line per head, in the order of its maps."""
+
+    run: int
+    box: Box
+    lines: tuple[RibbonLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +230,20 @@ class Roles:
         kind = self.row_kinds[0] if self.row_kinds else ""
         return self.held_on.get(kind, self.held)
 
+    def at(self, captures: Sequence[int]) -> Roles:
+        """Return the roles at some of the captures only."""
+        if not self.held:
+            return self
+        return replace(
+            self,
+            states=self.states[captures],
+            margins=self.margins[captures],
+            held=[self.held[index] for index in captures],
+            held_on={
+                kind: [held[index] for index in captures] for kind, held in self.held_on.items()
+            },
+        )
+
     def row_kind(self, heatmap: Heatmap) -> str:
         """Kind of the probe row whose attention a box shows; empty where nobody knows."""
         row = getattr(heatmap.source, "probe", None) or 0
@@ -210,7 +267,12 @@ class Roles:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole picture. ``mark`` is what an interpolated frame says of itself."""
+    """A whole picture of one run or of several.
+
+    Attributes:
+        mark: what an interpolated frame says of itself.
+        run_roles: the roles of each run's heads.
+    """
 
     width: int
     height: int
@@ -223,10 +285,16 @@ class Plan:
     bars: tuple[Bar, ...] = ()
     readouts: tuple[Readout, ...] = ()
     timeline: Timeline | None = None
-    roles: Roles = field(default_factory=Roles)
+    run_roles: tuple[Roles, ...] = (Roles(),)
     mark: Label | None = None
     caption: Caption | None = None
     story: Story = NO_STORY
+    ribbons: tuple[Ribbon, ...] = ()
+
+    @property
+    def roles(self) -> Roles:
+        """Return the roles of the first run, which is the only one of most pictures."""
+        return self.run_roles[0]
 
     @property
     def unit(self) -> float:

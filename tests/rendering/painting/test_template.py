@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from tracker_viz.rendering.painting.template import make_template, seaborn_pixels
-from tracker_viz.rendering.plan import Bar, Box, Heatmap, Label, Plan, Swatch, Timeline
+from tracker_viz.rendering.plan import Bar, Box, Curve, Heatmap, Label, Plan, Swatch, Timeline
 from tracker_viz.rendering.scales import ColorScale, bar_ticks
 from tracker_viz.rendering.sources import ScoreMap
 from tracker_viz.rendering.text import text_coverage, text_width
@@ -169,7 +169,8 @@ def test_the_title_of_a_bar_is_no_wider_than_the_bar(size_px):
 
 def test_the_curve_is_bright_where_it_has_been_played():
     curve = np.stack([np.linspace(100, 380, 141), 120 + 30 * np.sin(np.linspace(0, 6, 141))], 1)
-    timeline = Timeline(Box(100, 80, 281, 80), 0, 100, curve)
+    box = Box(100, 80, 281, 80)
+    timeline = Timeline(box, box, 0, 100, (Curve(curve, DARK.accent, DARK.dim),))
     template = make_template(replace(plan(timeline=timeline), width=1920, height=1080))
     middles = [(round(y - 0.5), round(x - 0.5)) for x, y in curve[5:-5]]
     panel, accent = np.array(rgb(DARK.panel)), np.array(rgb(DARK.accent))

@@ -10,6 +10,7 @@ from tracker_viz.rendering import Attention, Layout, Scores, Series, Weights, ma
 from tracker_viz.rendering.planning import content
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.sources import Moment
+from tracker_viz.rendering.subject import one_run
 from tracker_viz.rendering.theme import THEMES
 from tracker_viz.types import Capture
 
@@ -34,7 +35,9 @@ def series_of(synthetic, tmp_path):
 
 
 def builder_of(series, *panels, theme="dark"):
-    return PlanBuilder(Layout(name="mine", panels=panels), series, 1920, 1080, THEMES[theme])
+    return PlanBuilder(
+        Layout(name="mine", panels=panels), one_run(series), 1920, 1080, THEMES[theme]
+    )
 
 
 def attention_of(rng, blocks=(0,), heads=2, probes=None):

@@ -29,6 +29,7 @@ from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.timeline import timeline
 from tracker_viz.rendering.scales import bar_ticks
 from tracker_viz.rendering.sources import ScoreMap
+from tracker_viz.rendering.subject import one_run
 from tracker_viz.rendering.text import fitted_px, text_width
 
 SHAPES = {
@@ -380,7 +381,7 @@ def test_many_heads_of_few_blocks_stand_in_several_lines_each_with_its_name(
 
 
 def test_a_matrix_fills_its_room_and_small_ones_keep_a_cell_for_each_entry(series_of):
-    builder = PlanBuilder(LAYOUTS["ffn"], series_of("4x4"), 1920, 1080, THEMES["dark"])
+    builder = PlanBuilder(LAYOUTS["ffn"], one_run(series_of("4x4")), 1920, 1080, THEMES["dark"])
     box, cells = fit_matrix(builder, (176, 64), Box(0, 0, 236, 88))
     assert box.width >= 0.95 * 236
     assert box.height == 88
@@ -608,7 +609,7 @@ def test_events_that_crowd_stay_in_the_picture(series_of, size):
     series = series_of("4x4")
     steps = series.steps[0], series.steps[1]
     events = [Event("role", *steps, heads=((3, 11),), role=role) for role in THEMES["dark"].roles]
-    builder = PlanBuilder(LAYOUTS["scores"], series, *picture_size(size), THEMES["dark"])
+    builder = PlanBuilder(LAYOUTS["scores"], one_run(series), *picture_size(size), THEMES["dark"])
     timeline(builder, Box(30, builder.height - 130, builder.width // 2, 126), events)
     texts = [
         box

@@ -30,7 +30,6 @@ from tracker_viz.comparison import (
     role_onsets,
 )
 from tracker_viz.errors import ConfigError
-from tracker_viz.metrics import head_roles
 from tracker_viz.pipeline.comparing.scored_runs import ScoredRun
 from tracker_viz.pipeline.options import ComparisonOptions
 from tracker_viz.progress import progress_bar
@@ -213,7 +212,7 @@ def _series(
     Args:
         have: which of the run's captures were pulled.
     """
-    from tracker_viz.rendering import RunTrack, Series
+    from tracker_viz.rendering import RunTrack, Series, roles_in, row_kinds
 
     series = run.compared.series
     onsets = {}
@@ -226,7 +225,7 @@ def _series(
         places=positions(series, axis)[have],
         ranking=tuple(ranked),
         order=heads,
-        roles=head_roles(series)[0][have],
+        roles=roles_in(series, row_kinds(run.probe)).at(have),
         onsets=onsets,
     )
 

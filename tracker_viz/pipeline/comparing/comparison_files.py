@@ -99,29 +99,35 @@ def write_compared_video(
     """Draw the video of all runs.
 
     Args:
-        found: a sentence that the video shows first.
-        notes: are shown behind it, and come back with those on what the video shows.
+        found: a sentence that the video shows.
+        notes: are shown below it, and come back with those on what the video shows.
     """
-    from tracker_viz.rendering import ComparedRenderer, storyboard, write_compared_poster
+    from tracker_viz.rendering import (
+        Attention,
+        Layout,
+        Renderer,
+        Subject,
+        storyboard,
+        write_last_picture,
+    )
     from tracker_viz.video import video_path, write_video
 
     drawn, timing, more_notes = drawn_runs(runs, labels, options, axis=axis, progress=progress)
     notes = [*notes, *more_notes]
     ordered = "in matched order" if options.order == "matched" else "by index"
     shown_row = _row_label(options.probe, runs[0].rows)
-    renderer = ComparedRenderer(
-        drawn,
+    subject = Subject(
+        tuple(drawn),
         timing,
-        [role.name for role in ROLES],
         title=title,
-        subtitle=f"{len(runs)} runs · attention on {shown_row} tokens · heads {ordered}",
+        subtitle=f"attention on {shown_row} tokens · heads {ordered} · {len(runs)} runs",
+        finding=found,
         # The lists in brackets are for the terminal.
-        note=" ".join([found, *(re.sub(r" \([^)]*\)", "", note) for note in notes)]),
-        probe=options.probe,
-        matched=options.order == "matched",
-        size=options.video.size,
-        theme=options.theme,
+        note=" ".join(re.sub(r" \([^)]*\)", "", note) for note in notes),
+        is_matched=options.order == "matched",
     )
+    layout = Layout(name=NAME, panels=(Attention(probe=options.probe),))
+    renderer = Renderer(subject, layout, size=options.video.size, theme=options.theme)
     # The pace is that of the longest run's steps, whatever the axis counts.
     longest = max(float(run.compared.series.steps[-1]) for run in runs)
     scale = longest if axis == "progress" else 1.0
@@ -131,7 +137,7 @@ def write_compared_video(
     with progress_bar("drawing", "frames", shown=progress) as advance:
         written = write_video(
             len(shots),
-            lambda index: renderer.draw(shots[index]),
+            renderer.film(shots),
             video_path(directory / NAME, options.video.encoder),
             duration_s=[shot.duration_s for shot in shots],
             encoder=options.video.encoder,
@@ -139,7 +145,7 @@ def write_compared_video(
             progress=advance,
             max_bytes=options.video.max_mb << 20,
         )
-    poster = write_compared_poster(renderer, directory / "poster.png")
+    poster = write_last_picture(renderer, directory / "poster.png")
     return ComparedVideo(written.path, poster, written.duration_s, tuple(notes))
 
 

@@ -52,6 +52,14 @@ def write_poster(renderer: Renderer, path: Path | str) -> Path:
     return write_whole(png(np.concatenate(pictures)), path)
 
 
+def write_last_picture(renderer: Renderer, path: Path | str) -> Path:
+    """Write a PNG of the last picture: of a comparison, all curves played and all onsets passed.
+
+    Return its path, which ends in ``.png``.
+    """
+    return write_whole(png(renderer.frame(len(renderer) - 1).pixels), with_suffix(path, (".png",)))
+
+
 def write_key_frames(
     renderer: Renderer, directory: Path | str, n: int = 12
 ) -> list[tuple[int, Path]]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.rendering.painting.template import CellMap
 from tracker_viz.rendering.plan import Box, Heatmap, Plan
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.text import blend
@@ -17,6 +16,22 @@ from tracker_viz.rendering.theme import rgb
 
 _HIDDEN = 1 << 16
 _WIDEST = 16  # pixels: the table of wider cells would no longer stay in the processor's caches
+
+
+@dataclass(frozen=True, slots=True)
+class CellMap:
+    """Which cell each pixel of a box shows.
+
+    Attributes:
+        cells: int32 [height, width], row * columns + column; -1 where the pixel never changes.
+        replication: (pixels per row, pixels per column) when every cell is the same whole block of
+            pixels, else None.
+        blended: some pixel mixes a cell with something else: painting cannot be exact.
+    """
+
+    cells: NDArray[np.int32]
+    replication: tuple[int, int] | None
+    blended: bool
 
 
 class ColorTable:

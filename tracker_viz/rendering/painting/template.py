@@ -21,30 +21,16 @@ from numpy.typing import NDArray
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering import kept
 from tracker_viz.rendering.backend import DPI, POINTS, figure_pixels
-from tracker_viz.rendering.plan import Bar, Box, Heatmap, Label, Plan, Timeline
+from tracker_viz.rendering.painting.cells import CellMap
+from tracker_viz.rendering.painting.timeline import brighten_timeline, draw_timeline
+from tracker_viz.rendering.plan import Bar, Box, Heatmap, Label, Plan
 from tracker_viz.rendering.scales import ColorScale, bar_ticks
 from tracker_viz.rendering.text import fitted_px
 from tracker_viz.rendering.theme import fixed_style, font_families, letters_without_glyph, rgb
 
 _KIND = "boxes"
-_CURVE = "curve"
-_PAINTED = ("roles", "readouts", "mark", "caption", "story")  # parts of a plan, on each frame anew
-
-
-@dataclass(frozen=True, slots=True)
-class CellMap:
-    """Which cell each pixel of a box shows.
-
-    Attributes:
-        cells: int32 [height, width], row * columns + column; -1 where the pixel never changes.
-        replication: (pixels per row, pixels per column) when every cell is the same whole block of
-            pixels, else None.
-        blended: some pixel mixes a cell with something else: painting cannot be exact.
-    """
-
-    cells: NDArray[np.int32]
-    replication: tuple[int, int] | None
-    blended: bool
+# parts of a plan that are painted on each frame
+_PAINTED = ("run_roles", "readouts", "mark", "caption", "story", "ribbons")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +196,7 @@ def _drawn_around(plan: Plan) -> dict[str, NDArray[np.uint8]]:
         figure, _ = _build(plan, None)
         arrays = {"background": figure_pixels(figure)}
         if plan.timeline:
-            if len(plan.timeline.curve):
-                _brighten_timeline(figure.axes[0], plan, plan.timeline)
+            brighten_timeline(figure.axes[0], plan, plan.timeline)
             arrays["played"] = figure_pixels(figure)[_view(plan.timeline.box)]
     return arrays
 
@@ -219,15 +204,12 @@ def _drawn_around(plan: Plan) -> dict[str, NDArray[np.uint8]]:
 def _surroundings(plan: Plan) -> str:
     """Return a text that is the same for plans that look alike but for their maps and for what is
     painted on each frame."""
-    drawn = {
-        part.name: getattr(plan, part.name)
-        for part in fields(plan)
-        if part.name not in ("heatmaps", "timeline", *_PAINTED)
-    }
-    curve = plan.timeline.curve.tobytes().hex() if plan.timeline else ""
-    box = plan.timeline.box if plan.timeline else None
+    drawn = {}
+    for part in fields(plan):
+        if part.name not in ("heatmaps", *_PAINTED):
+            drawn[part.name] = getattr(plan, part.name)
     with np.printoptions(threshold=sys.maxsize, floatmode="unique"):  # arrays in full
-        return repr((drawn, box, curve))
+        return repr(drawn)
 
 
 def _view(box: Box) -> tuple[slice, slice]:
@@ -269,7 +251,7 @@ def _build(plan: Plan, values: Mapping[str, Any] | None) -> tuple[Any, dict[str,
             aa=False,
         )
     if plan.timeline:
-        _draw_timeline(ground, plan, plan.timeline)
+        draw_timeline(ground, plan, plan.timeline)
     for label in plan.labels:
         _draw_label(ground, label)
     for bar in plan.bars:
@@ -427,29 +409,3 @@ def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
             ground,
             Label(text, x, box.bottom + size * 1.25, size * 0.9, plan.theme.dim, align=align),  # type: ignore[arg-type]
         )
-
-
-def _draw_timeline(ground: Any, plan: Plan, timeline: Timeline) -> None:
-    box, theme = timeline.box, plan.theme
-    ground.fill(
-        [box.x, box.right, box.right, box.x],
-        [box.y, box.y, box.bottom, box.bottom],
-        color=theme.panel,
-        lw=0,
-        aa=False,
-        zorder=0,
-    )
-    if len(timeline.curve):
-        x, y = timeline.curve.T
-        width = 2.0 * plan.unit * POINTS
-        ground.plot(x, y, color=theme.dim, lw=width, alpha=0.6, zorder=2, gid=_CURVE)
-
-
-def _brighten_timeline(ground: Any, plan: Plan, timeline: Timeline) -> None:
-    """Change a figure's timeline to how it is left of the playhead."""
-    (curve,) = (line for line in ground.lines if line.get_gid() == _CURVE)
-    curve.set(color=plan.theme.accent, lw=3.0 * plan.unit * POINTS, alpha=1.0)
-    x, y = timeline.curve.T
-    ground.fill_between(
-        x, y, timeline.box.bottom, color=plan.theme.accent, alpha=0.14, lw=0, zorder=1
-    )

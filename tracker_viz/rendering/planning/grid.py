@@ -401,6 +401,7 @@ def _place_heads(
                 mask,
                 head=(block, head),
                 corner=f"L{block}H{head}" if cornered else "",
+                corner_px=_NAME * builder.unit,
             )
             builder.heatmaps.append(heatmap)
             if shape.caption:

@@ -1,8 +1,8 @@
-"""Place the header: step, loss and tokens, the run's name, and the line of the caption."""
+"""Place the header: what the clock shows, the names of the run or of the comparison, and the line
+of the caption."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import numpy as np
 from tracker_viz.metrics import role_label
 from tracker_viz.rendering.plan import Box, Caption, Label, Readout, Swatch
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
+from tracker_viz.rendering.planning.readouts import clock_text, format_metric
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.text import text_width
 
@@ -20,6 +21,8 @@ _NUMBER, _NAME = 46.0, 27.0
 _TITLE, _SUBTITLE = 36.0, 22.0
 _CAPTION = 34.0
 _LEGEND = 22.0
+_FINDING_SIZES = (34.0, 31.0, 28.0, 26.0)  # of a comparison's own caption, which never changes
+_NOTE = 20.0
 _MARK = "interpolated"
 _DASHED = "on other rows"
 
@@ -34,20 +37,54 @@ class _Quantity:
 
 def header(builder: PlanBuilder) -> int:
     """Place the header; return the row where the panels may begin."""
-    builder.caption = _caption(builder)
+    px = builder.px
+    numbers_y, caption_y, end = px(52), px(100), px(112)
     if builder.is_narrow:
-        end = _numbers(builder, builder.px(112))
-        builder.numbers_end = end
-        _run_name(builder, builder.margin)
-        _mark(builder, max(end, builder.width - builder.margin), builder.px(112))
-        return builder.px(166)
+        numbers_y, caption_y, end = px(112), px(154), px(166)
+    builder.numbers_end = _numbers(builder, numbers_y)
+    builder.mark = _mark(builder, numbers_y)
+    if builder.subject.is_one_run:
+        room = builder.width - 2 * builder.margin
+        builder.caption = Caption(builder.margin, caption_y, _CAPTION * builder.unit, room)
+        return end
+    return _finding(builder, caption_y, end)
 
-    end = _numbers(builder, builder.px(52))
-    builder.numbers_end = end
-    mark_px = builder.text_width(_MARK, _SUBTITLE, bold=True)
-    _mark(builder, end + builder.px(66) + mark_px, builder.px(52))
-    _run_name(builder, end + builder.px(84) + mark_px)
-    return builder.px(112)
+
+def title(builder: PlanBuilder) -> None:
+    """Place the name of the run or of the comparison to end at the right margin, and behind it as
+    much as fits of what it is."""
+    left = builder.margin
+    if not builder.is_narrow:
+        mark_px = builder.text_width(_MARK, _SUBTITLE, bold=True)
+        left = builder.numbers_end + builder.px(84) + mark_px
+    baseline, gap = builder.px(36), builder.px(16)
+    right = builder.width - builder.margin
+    room = right - left
+    title = builder.subject.title
+    for title_size in (_TITLE, 32.0, 28.0, 25.0, _SUBTITLE):
+        if builder.text_width(title, title_size, bold=True) <= room:
+            break
+    title = builder.fitted(title, title_size, room, bold=True)
+    rest = room - builder.text_width(title, title_size, bold=True) - gap
+    whole = " · ".join([builder.subject.subtitle, *builder.clauses])
+    subtitle, size = builder.shrunk(whole, (_SUBTITLE, 20.0), rest, " · ")
+    if subtitle:  # else the title card alone says it
+        builder.text(subtitle, right, baseline, size, align="right")
+        right -= builder.text_width(subtitle, size) + gap
+    builder.text(title, right, baseline, title_size, builder.theme.text, bold=True, align="right")
+
+
+def _finding(builder: PlanBuilder, baseline: int, end: int) -> int:
+    """Write what came out of a comparison, and below it what one must know before one compares;
+    return the row where the panels may begin."""
+    px, subject = builder.px, builder.subject
+    x, room = builder.margin, builder.width - 2 * builder.margin
+    text, size = builder.shrunk(subject.finding, _FINDING_SIZES, room)
+    builder.text(text, x, baseline, size, builder.theme.text)
+    if not subject.note:
+        return end
+    builder.text_within(room, subject.note, x, baseline + px(30), _NOTE)
+    return end + px(30)
 
 
 def role_legend(builder: PlanBuilder, roles: Sequence[str], *, elsewhere: bool = False) -> None:
@@ -92,18 +129,14 @@ def _legend_name(role: str, roles: Sequence[str]) -> str:
     return role_label(role)
 
 
-def format_metric(value: float) -> str:
-    """Return a loss as the header says it: ``1.808``; ``–`` where there is none."""
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
-
-
 def _quantities(builder: PlanBuilder) -> list[_Quantity]:
-    series, metric = builder.series, builder.layout.metric
-    found = [_Quantity("step", len(f"{max(series.steps):,}"))]
+    """Return the clock and, of one run, its metric and its tokens."""
+    subject, series, metric = builder.subject, builder.series, builder.layout.metric
+    timing = subject.timing
+    clock = max(len(clock_text(timing, point)) for point in range(len(timing.points)))
+    found = [_Quantity(timing.axis, clock)]
+    if not subject.is_one_run:
+        return found
     values = series.metric(metric)
     if np.isfinite(values).any():
         found.append(_Quantity(metric, max(len(format_metric(value)) for value in values)))
@@ -126,35 +159,12 @@ def _numbers(builder: PlanBuilder, baseline: int) -> int:
     return x - builder.px(28)
 
 
-def _run_name(builder: PlanBuilder, left: int) -> None:
-    """Place the run's name, and its model behind it where both fit, to end at the right margin."""
-    baseline, gap = builder.px(36), builder.px(16)
-    right = builder.width - builder.margin
-    room = right - left
-    title, subtitle = builder.series.title, builder.series.subtitle
-    sizes = (_TITLE, 32.0, 28.0, 25.0, _SUBTITLE)
-    for title_size in sizes:
-        if builder.text_width(title, title_size, bold=True) <= room:
-            break
-    title = builder.fitted(title, title_size, room, bold=True)
-    rest = room - builder.text_width(title, title_size, bold=True) - gap
-    for size in (_SUBTITLE, 20.0):
-        if builder.text_width(subtitle, size) <= rest:  # else the title card alone says it
-            builder.text(subtitle, right, baseline, size, align="right")
-            right -= builder.text_width(subtitle, size) + gap
-            break
-    builder.text(title, right, baseline, title_size, builder.theme.text, bold=True, align="right")
-
-
-def _mark(builder: PlanBuilder, right: int, baseline: int) -> None:
-    size_px = _SUBTITLE * builder.unit
-    builder.mark = Label(
-        _MARK, right, baseline, size_px, builder.theme.accent, bold=True, align="right"
-    )
-
-
-def _caption(builder: PlanBuilder) -> Caption:
-    baseline = builder.px(154) if builder.is_narrow else builder.px(100)
-    return Caption(
-        builder.margin, baseline, _CAPTION * builder.unit, builder.width - 2 * builder.margin
-    )
+def _mark(builder: PlanBuilder, baseline: int) -> Label:
+    """Return the place of what an interpolated frame says of itself: behind the numbers or, in a
+    narrow picture, at the right margin."""
+    px, end = builder.px, builder.numbers_end
+    right = end + px(66) + builder.text_width(_MARK, _SUBTITLE, bold=True)
+    if builder.is_narrow:
+        right = max(end, builder.width - builder.margin)
+    size_px, color = _SUBTITLE * builder.unit, builder.theme.accent
+    return Label(_MARK, right, baseline, size_px, color, bold=True, align="right")

@@ -1,4 +1,4 @@
-"""Make a Plan of a Layout and a Series: which array fills which box, in whole pixels.
+"""Make a Plan of a Layout and of one run or several: which array fills which box, in whole pixels.
 
 Reads headers, the scores, and some captures for the scales.
 """
@@ -28,16 +28,18 @@ from tracker_viz.rendering.planning.grid import (
     names_in_corners,
     place_grid,
 )
-from tracker_viz.rendering.planning.header import header, role_legend
+from tracker_viz.rendering.planning.header import header, role_legend, title
 from tracker_viz.rendering.planning.large_head import place_head
 from tracker_viz.rendering.planning.many_heads import place_many_heads
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
 from tracker_viz.rendering.planning.portrait import place_portrait
 from tracker_viz.rendering.planning.role_borders import by_behavior, find_roles, framed_roles
-from tracker_viz.rendering.planning.timeline import timeline
+from tracker_viz.rendering.planning.side_by_side.run_panels import place_runs
+from tracker_viz.rendering.planning.timeline import lane_roles, lanes_px, timeline
 from tracker_viz.rendering.scales import check_scale_options
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.story import tell_story
+from tracker_viz.rendering.subject import Subject, one_run
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
 
@@ -71,7 +73,7 @@ def picture_size(size: str | Sequence[int]) -> tuple[int, int]:
 
 def make_plan(
     layout: Layout,
-    series: Series,
+    shown: Series | Subject,
     *,
     size: str | Sequence[int] = "1080p",
     theme: str | Theme = "dark",
@@ -79,19 +81,27 @@ def make_plan(
 ) -> Plan:
     """Decide where everything stands.
 
+    Args:
+        shown: a run, or several with what each shows at which point of time.
+
     Raises:
         LayoutError: the captures lack what the layout shows, or it does not fit.
         ConfigError: an option has no meaning.
     """
     # Whatever a user may have got wrong comes first, before any capture is read.
-    _check_metric(layout, series)
+    subject = one_run(shown) if isinstance(shown, Series) else shown
+    for run in subject.runs:
+        _check_metric(layout, run.series)
     options = _scale_options(layout, scales or {})
-    builder = PlanBuilder(layout, series, *picture_size(size), theme_by_name(theme), options)
-    builder.roles = find_roles(series, builder.theme.roles)
-    builder.story = tell_story(series, layout.metric)
+    builder = PlanBuilder(layout, subject, *picture_size(size), theme_by_name(theme), options)
+    builder.run_roles = [run.roles for run in subject.runs]
+    if subject.is_one_run:
+        builder.run_roles = [find_roles(builder.series, builder.theme.roles)]
+        builder.story = tell_story(builder.series, layout.metric)
     top = header(builder)
-    bottom = _panels(builder, top)
+    bottom = _panels(builder, top) if subject.is_one_run else _runs(builder, top)
     strip = _place_bars(builder, _below(builder, bottom))
+    title(builder)
     _say_roles(builder)
     if layout.timeline:
         timeline(builder, strip, builder.story.events)
@@ -136,10 +146,12 @@ def _say_roles(builder: PlanBuilder) -> None:
     if not any(heatmap.head for heatmap in builder.heatmaps):
         return
     line_px, blink_px = _border_px(builder)
-    builder.roles = replace(builder.roles, line_px=line_px, blink_px=blink_px)
-    solid, dashed = framed_roles(builder.roles, builder.heatmaps)
-    shown = by_behavior(role for role in builder.roles.names if role in solid | dashed)
-    role_legend(builder, shown, elsewhere=bool(dashed))
+    builder.run_roles = [
+        replace(roles, line_px=line_px, blink_px=blink_px) for roles in builder.run_roles
+    ]
+    solid, dashed = framed_roles(builder.run_roles, builder.heatmaps)
+    unnamed = (solid | dashed) - {*lane_roles(builder.subject)}
+    role_legend(builder, by_behavior(unnamed), elsewhere=bool(dashed))
 
 
 def _check_metric(layout: Layout, series: Series) -> None:
@@ -166,6 +178,24 @@ def _border_px(builder: PlanBuilder) -> tuple[int, int]:
             if other.x == one.x and other.y >= one.bottom:
                 most = min(most, (other.y - one.bottom) // 2 - 1)
     return max(1, min(builder.px(3), most)), max(1, most)
+
+
+def _runs(builder: PlanBuilder, top: int) -> int:
+    """Place several runs below ``top``; return where they end."""
+    panels = [panel for panel in builder.layout.panels if isinstance(panel, Attention)]
+    if len(panels) != 1 or len(builder.layout.panels) != 1:
+        raise LayoutError(
+            f"several runs stand side by side in a layout of one panel of attention; layout "
+            f"{builder.layout.name!r} has {len(builder.layout.panels)} panels"
+        )
+    px = builder.px
+    y = top + px(10)
+    room = px(126 + (_BARS if builder.is_narrow else 0)) + lanes_px(builder)
+    return place_runs(
+        builder,
+        panels[0],
+        Box(builder.margin, y, builder.width - 2 * builder.margin, builder.height - room - y),
+    )
 
 
 def _panels(builder: PlanBuilder, top: int) -> int:

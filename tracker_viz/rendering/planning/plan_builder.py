@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from tracker_viz.rendering.plan import (
     Label,
     Plan,
     Readout,
+    Ribbon,
     Roles,
     Swatch,
     Timeline,
@@ -26,6 +27,7 @@ from tracker_viz.rendering.plan import (
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.story import NO_STORY, Story
+from tracker_viz.rendering.subject import Subject
 from tracker_viz.rendering.text import text_width
 from tracker_viz.rendering.theme import Theme
 
@@ -86,7 +88,7 @@ class PlanBuilder:
     """
 
     layout: Layout
-    series: Series
+    subject: Subject
     width: int
     height: int
     theme: Theme
@@ -99,11 +101,23 @@ class PlanBuilder:
     barred: set[str] = field(default_factory=set)
     readouts: list[Readout] = field(default_factory=list)
     timeline: Timeline | None = None
-    roles: Roles = field(default_factory=Roles)
+    run_roles: list[Roles] = field(default_factory=lambda: [Roles()])
+    ribbons: list[Ribbon] = field(default_factory=list)
     mark: Label | None = None
     caption: Caption | None = None
     numbers_end: int = 0  # where the header's numbers end
+    clauses: list[str] = field(default_factory=list)  # what the subtitle adds, once it is placed
     story: Story = NO_STORY
+
+    @property
+    def series(self) -> Series:
+        """Return the captures of the first run, which is the only one of most pictures."""
+        return self.subject.runs[0].series
+
+    @property
+    def roles(self) -> Roles:
+        """Return the roles of the first run's heads."""
+        return self.run_roles[0]
 
     @property
     def unit(self) -> float:
@@ -215,6 +229,20 @@ class PlanBuilder:
             text = text[:-1]
         return text.rstrip(" ·") + "…"
 
+    def shrunk(
+        self, text: str, sizes: Sequence[float], room: float, between: str = "; "
+    ) -> tuple[str, float]:
+        """Return ``text`` and the first of ``sizes`` in which it fits; without its last clauses
+        where it fits in none. Empty where not even the first clause does."""
+        clauses = text.split(between)
+        while clauses:
+            shown = between.join(clauses)
+            for size in sizes:
+                if self.text_width(shown, size) <= room:
+                    return shown, size
+            clauses.pop()
+        return "", sizes[-1]
+
     def add_scale(self, key: str, kind: str, defaults: Mapping[str, Any] | Measured) -> None:
         """Add a color scale under ``key``; what the user chose for its ``kind`` wins over the
         defaults.
@@ -301,8 +329,9 @@ class PlanBuilder:
             tuple(self.bars),
             tuple(self.readouts),
             self.timeline,
-            self.roles,
+            tuple(self.run_roles),
             self.mark,
             self.caption,
             self.story,
+            tuple(self.ribbons),
         )

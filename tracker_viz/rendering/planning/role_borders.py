@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,18 @@ def find_roles(series: Series, known: Collection[str]) -> Roles:
     ]
     names = [name for name in names if name in series.arrays]
     scored = score_series(series.capture(index, names) for index in range(len(series)))
+    return roles_in(scored, row_kinds(series.last.probe), roles)
+
+
+def roles_in(
+    scored: ScoreSeries, kinds_of_rows: tuple[str, ...], roles: tuple[Role, ...] = ROLES
+) -> Roles:
+    """Return the role of each head at each capture.
+
+    Args:
+        scored: the scores of all of a run's captures.
+        kinds_of_rows: kind of each row of the probe; empty where nobody knows.
+    """
     evidence = gather_evidence(scored, roles)
     if not evidence:
         return Roles()
@@ -51,13 +64,13 @@ def find_roles(series: Series, known: Collection[str]) -> Roles:
         margins,
         held(None),
         {kind: held(kind) for kind in kinds},
-        row_kinds(series),
+        kinds_of_rows,
     )
 
 
-def row_kinds(series: Series) -> tuple[str, ...]:
-    """Return the kind of each row of the probe; empty where the captures do not say."""
-    rows = series.last.probe.get("rows") or ()
+def row_kinds(probe: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the kind of each row of a probe; empty where the captures do not say."""
+    rows = probe.get("rows") or ()
     return tuple(str(row.get("kind", "")) for row in rows)
 
 
@@ -67,12 +80,15 @@ def is_role_of(role: str, kind: str) -> bool:
     return not kind or rows == kind
 
 
-def framed_roles(roles: Roles, heatmaps: Sequence[Heatmap]) -> tuple[set[str], set[str]]:
+def framed_roles(
+    run_roles: Sequence[Roles], heatmaps: Sequence[Heatmap]
+) -> tuple[set[str], set[str]]:
     """Return the roles that borders ever say: of heads that have them on the row that is shown, and
     of heads that have them on another row only."""
     here: set[str] = set()
     elsewhere: set[str] = set()
     for heatmap in heatmaps:
+        roles = run_roles[heatmap.run]
         for index in range(len(roles.held)):
             border = roles.border(heatmap, index)
             if border:

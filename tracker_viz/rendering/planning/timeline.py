@@ -1,42 +1,66 @@
-"""Place the timeline: the run's curve, a tick for each capture, and a flag for each event."""
+"""Place the timeline: the curve of each run, ticks, and a flag for each event; below the curves of
+several runs one lane per role, with a mark where each run took it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.metrics import Event
-from tracker_viz.rendering.plan import Box, Swatch, Timeline
+from tracker_viz.metrics import ROLES, Event, role_label
+from tracker_viz.rendering.plan import Box, Curve, Swatch, Timeline
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.scales import short_number
-from tracker_viz.rendering.series import Series
-from tracker_viz.rendering.theme import Theme
+from tracker_viz.rendering.series import si_number
+from tracker_viz.rendering.subject import RunTrack, Subject
+from tracker_viz.rendering.theme import Theme, run_colors
 
-_FLAG, _STEPS, _METRIC = 24.0, 20.0, 24.0
+_FLAG, _STEPS, _METRIC, _LANE = 24.0, 20.0, 24.0, 20.0
 # A spike this many times as high as the middle 90 % of the curve is cut off, or it flattens them.
 _TALLEST_SPIKE = 3.0
+_MOST_LINES = 8  # runs that have a line of their own in each lane, so that no mark hides another
+_FEW_RUNS = 4  # whose lanes are higher than their names ask for
+_LANES_GAP = 6  # at 1080p, between the curves and the lanes
 
 
 def timeline(builder: PlanBuilder, area: Box, events: Sequence[Event]) -> None:
-    """Place the run along x in ``area``: flags of events above the curve, ticks and steps below."""
-    px, series = builder.px, builder.series
-    label_px = px(_label_room(builder))
-    lane_px = px(34) if events else px(4)
-    high = min(area.height - lane_px - px(32), px(300 if builder.is_narrow else 190))
-    box = Box(area.x + label_px, area.bottom - px(32) - high, area.width - label_px, high)
-    values = series.metric(builder.layout.metric)
-    low, top = curve_range(values)
+    """Place time along x in ``area``: from top to bottom flags of events, the curves, the lanes of
+    several runs, and ticks with their labels."""
+    px = builder.px
+    roles = lane_roles(builder.subject)
+    left = px(_label_room(builder, roles))
+    above, lanes = px(34) if events else px(4), lanes_px(builder)
+    high = min(area.height - above - lanes - px(32), px(300 if builder.is_narrow else 190))
+    plot = Box(area.x + left, area.bottom - px(32) - lanes - high, area.width - left, high)
+    points = builder.subject.timing.points
+    line = Timeline(replace(plot, height=high + lanes), plot, float(points[0]), float(points[-1]))
 
-    _axis_labels(builder, box, values, low, top)
-    curve = _curve(series, values, box, px(8), low, top)
-    line = Timeline(box, series.steps[0], series.steps[-1], curve)
-    _steps_below(builder, line)
-    _capture_ticks(builder, line)
-    builder.timeline = line
+    line = replace(line, curves=_curves(builder, line))
+    _labels_below(builder, line)
+    if builder.subject.is_one_run:
+        _capture_ticks(builder, line)
+    builder.timeline = replace(line, marks=_lanes(builder, line, roles, area.x))
     _flags(builder, line, events)
+
+
+def lane_roles(subject: Subject) -> list[str]:
+    """Return the roles that have a lane: of several runs those that any of them took for good."""
+    if subject.is_one_run:
+        return []
+    taken = {role for run in subject.runs for role in run.onsets}
+    return [role.name for role in ROLES if role.name in taken]
+
+
+def lanes_px(builder: PlanBuilder) -> int:
+    """Return the pixels that the lanes take below the curves."""
+    n_lanes = len(lane_roles(builder.subject))
+    return n_lanes * _lane_px(builder) + builder.px(_LANES_GAP) if n_lanes else 0
+
+
+def _lane_px(builder: PlanBuilder) -> int:
+    return builder.px(28 if len(builder.subject.runs) <= _FEW_RUNS else 24)
 
 
 def event_color(event: Event, theme: Theme) -> str:
@@ -70,48 +94,85 @@ def nice_steps(first: int, last: int, at_most: int) -> list[int]:
     return list(range(-(-first // spacing) * spacing, last + 1, spacing))
 
 
-def _label_room(builder: PlanBuilder) -> float:
-    """Pixels at 1080p left of the curve: for the metric's name and its range."""
+def _label_room(builder: PlanBuilder, roles: Sequence[str]) -> float:
+    """Return the pixels at 1080p left of the curves: for the metric's name and its range, and for
+    the names of the lanes."""
     widest = max(builder.text_width(builder.layout.metric, _METRIC, bold=True), builder.px(64))
-    return min(220.0, widest / builder.unit + 18)
+    if not roles:
+        return min(220.0, widest / builder.unit + 18)
+    lane = builder.widest(map(role_label, roles), _LANE) + builder.px(24)
+    return min(300.0, max(widest, lane) / builder.unit + 18)
+
+
+def _curves(builder: PlanBuilder, line: Timeline) -> tuple[Curve, ...]:
+    """Return the curve of each run that has the metric, and write its name and range beside it."""
+    subject, theme = builder.subject, builder.theme
+    metrics = [run.series.metric(builder.layout.metric) for run in subject.runs]
+    values = np.concatenate(metrics)
+    low, top = curve_range(values)
+    _axis_labels(builder, line.plot, values, low, top)
+    colors = [(theme.accent, theme.dim)]
+    if not subject.is_one_run:
+        colors = [(color, color) for color in run_colors(len(subject.runs), theme)]
+    curves = []
+    for run, metric, (color, ahead) in zip(subject.runs, metrics, colors, strict=True):
+        points = _curve(run, metric, line, builder.px(8), low, top)
+        if len(points):
+            curves.append(Curve(points, color, ahead))
+    return tuple(curves)
 
 
 def _axis_labels(
-    builder: PlanBuilder, box: Box, values: NDArray[np.float64], low: float, top: float
+    builder: PlanBuilder, plot: Box, values: NDArray[np.float64], low: float, top: float
 ) -> None:
-    """Write the metric's name beside the curve, and its range where there is one."""
+    """Write the metric's name beside the curves, and its range where there is one."""
     if not np.isfinite(low):
         return
-    x, px = box.x - builder.px(12), builder.px
+    x, px = plot.x - builder.px(12), builder.px
     name = builder.fitted(builder.layout.metric, _METRIC, x, bold=True)
-    middle = box.y + box.height / 2
+    middle = plot.y + plot.height / 2
     builder.text_left_of(x, name, middle, _METRIC, builder.theme.text, bold=True)
-    if low == top or box.height < px(64):
+    if low == top or plot.height < px(64):
         return
     above = "≥" if np.nanmax(np.where(np.isfinite(values), values, np.nan)) > top else ""
-    builder.text_left_of(x, above + short_number(top), box.y + px(8), _STEPS)
-    builder.text_left_of(x, short_number(low), box.bottom - px(8), _STEPS)
+    builder.text_left_of(x, above + short_number(top), plot.y + px(8), _STEPS)
+    builder.text_left_of(x, short_number(low), plot.bottom - px(8), _STEPS)
 
 
 def _curve(
-    series: Series, values: NDArray[np.float64], box: Box, pad: int, low: float, top: float
+    run: RunTrack,
+    values: NDArray[np.float64],
+    line: Timeline,
+    pad: int,
+    low: float,
+    top: float,
 ) -> NDArray[np.float64]:
     """float64 [point, (x, y)] in pixels of the picture; y is NaN where the curve breaks."""
     if not np.isfinite(values).any():
         return np.zeros((0, 2))
+    plot, whole = line.plot, (line.last - line.first) or 1.0
     shown = np.where(np.isfinite(values), np.clip(values, low, top), np.nan)
-    y = box.bottom - pad - (shown - low) / ((top - low) or 1.0) * (box.height - 2 * pad)
-    steps = np.array(series.steps, np.float64)
-    whole = max(1, series.steps[-1] - series.steps[0])
-    return np.stack([box.x + (box.width - 1) * (steps - series.steps[0]) / whole, y], 1)
+    y = plot.bottom - pad - (shown - low) / ((top - low) or 1.0) * (plot.height - 2 * pad)
+    return np.stack([plot.x + (plot.width - 1) * (run.places - line.first) / whole, y], 1)
 
 
-def _steps_below(builder: PlanBuilder, line: Timeline) -> None:
+def _labels_below(builder: PlanBuilder, line: Timeline) -> None:
     px, box = builder.px, line.box
-    for step in nice_steps(line.first_step, line.last_step, max(4, box.width // px(190))):
-        x = line.x(step)
+    for place, text in _axis_marks(builder.subject, line, max(4, box.width // px(190))):
+        x = line.x(place)
         align = edge_aligned(x, box.x + px(24), box.right - px(40))
-        builder.text(f"{step:,}", x, box.bottom + px(27), _STEPS, align=align)
+        builder.text(text, x, box.bottom + px(27), _STEPS, align=align)
+
+
+def _axis_marks(subject: Subject, line: Timeline, n_labels: int) -> list[tuple[float, str]]:
+    """Return round points of time, at most ``n_labels``, and how they are written."""
+    if subject.timing.axis == "progress":
+        parts = np.linspace(0, 1, 11 if n_labels >= 11 else 5).tolist()
+        return [(part, f"{part:.0%}") for part in parts if line.first <= part <= line.last]
+    steps = nice_steps(round(line.first), round(line.last), n_labels)
+    if subject.timing.axis == "tokens":
+        return [(step, si_number(step)) for step in steps]
+    return [(step, f"{step:,}") for step in steps]
 
 
 def edge_aligned(x: float, left: float, right: float) -> str:
@@ -130,13 +191,48 @@ def _capture_ticks(builder: PlanBuilder, line: Timeline) -> None:
     for column in sorted(columns):
         builder.swatches.append(Swatch(Box(column, box.bottom + px(2), tick, px(5)), theme.dim))
 
-    inside = [step for step in series.missing_steps if line.first_step < step < line.last_step]
+    inside = [step for step in series.missing_steps if line.first < step < line.last]
     for column in sorted({round(line.x(step)) for step in inside}):
         mark = Box(column - 1, box.bottom + px(2), 3, px(5))
         builder.swatches.append(Swatch(mark, theme.nonfinite))
     if inside:
         x = box.x - px(12)
         builder.text("missing", x, box.bottom + px(27), _STEPS, theme.nonfinite, align="right")
+
+
+def _lanes(
+    builder: PlanBuilder, line: Timeline, roles: Sequence[str], left: int
+) -> tuple[Swatch, ...]:
+    """Place a lane per role, its name beside it from ``left`` on; return a mark, in the run's own
+    color, where each run took the role."""
+    px, theme, pitch = builder.px, builder.theme, _lane_px(builder)
+    marks = []
+    for number, role in enumerate(roles):
+        top = line.plot.bottom + px(_LANES_GAP) + number * pitch
+        middle = top + pitch // 2
+        builder.swatches.append(Swatch(Box(line.box.x, middle, line.box.width, px(1)), theme.faint))
+        color = theme.roles.get(role, theme.text)
+        builder.square(left, middle - px(6), px(12), color)
+        name = builder.fitted(role_label(role), _LANE, line.box.x - left - px(32))
+        builder.text_left_of(line.box.x - px(12), name, middle, _LANE, color)
+        marks += _lane_marks(builder, line, role, Box(line.box.x, top, line.box.width, pitch))
+    return tuple(marks)
+
+
+def _lane_marks(builder: PlanBuilder, line: Timeline, role: str, lane: Box) -> list[Swatch]:
+    runs = builder.subject.runs
+    n_lines = len(runs) if len(runs) <= _MOST_LINES else 1
+    high = max(2, (lane.height - builder.px(4)) // n_lines)
+    wide = builder.px(10)
+    marks = []
+    for index, (run, color) in enumerate(
+        zip(runs, run_colors(len(runs), builder.theme), strict=True)
+    ):
+        if role in run.onsets:
+            y = lane.y + (lane.height - n_lines * high) // 2 + index % n_lines * high
+            x = round(line.x(run.onsets[role])) - wide // 2
+            marks.append(Swatch(Box(x, y, wide, high), color))
+    return marks
 
 
 @dataclass

@@ -27,7 +27,7 @@ from tracker_viz.rendering.export.explorer.cells import LEVELS, coded_captures
 from tracker_viz.rendering.export.explorer.parts import PageParts, page_parts
 from tracker_viz.rendering.export.images import with_suffix, write_whole
 from tracker_viz.rendering.painting.renderer import Renderer
-from tracker_viz.rendering.planning.header import format_metric
+from tracker_viz.rendering.planning.readouts import format_metric
 from tracker_viz.rendering.planning.timeline import curve_range, event_color
 from tracker_viz.rendering.role_key import ROLE_KEYS, role_pattern
 from tracker_viz.rendering.scales import ColorScale, bar_ticks, short_number

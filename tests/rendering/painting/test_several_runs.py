@@ -12,16 +12,26 @@ import numpy as np
 import pytest
 
 from tracker_viz.errors import LayoutError, RenderError
-from tracker_viz.rendering import Layout, Series, Shot, theme
-from tracker_viz.rendering.layout import Attention
-from tracker_viz.rendering.plan import Box
+from tracker_viz.rendering import (
+    Attention,
+    Layout,
+    Renderer,
+    RunTrack,
+    Series,
+    Shot,
+    Subject,
+    Timing,
+    picture_size,
+    theme,
+    write_last_picture,
+)
+from tracker_viz.rendering.plan import Box, Roles
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
-from tracker_viz.rendering.side_by_side.renderer import ComparedRenderer, write_compared_poster
-from tracker_viz.rendering.side_by_side.runs import NO_ROLE, NOT_YET, RunTrack, Timing
-from tracker_viz.rendering.side_by_side.tiles import fit_tiles, slots, tile_box
+from tracker_viz.rendering.planning.side_by_side.tiles import fit_tiles, slots, tile_box
+from tracker_viz.rendering.subject import NOT_YET
 from tracker_viz.rendering.theme import rgb
 
-ROLES = ("previous_token", "induction")
+LAYOUT = Layout(name="compare", panels=(Attention(probe=0),))
 THEME = theme.theme("dark")
 
 
@@ -31,9 +41,16 @@ def compared(label, captures, *, blocks=2, heads=3, **options):
         "places": np.array(series.steps, np.float64),
         "ranking": tuple(itertools.product(range(blocks), range(heads))),
         "order": {block: tuple(range(heads)) for block in range(blocks)},
-        "roles": np.full((len(series), blocks, heads), NO_ROLE, np.int8),
     }
     return RunTrack(label, series, **given | options)
+
+
+def with_role(run, role, head, captures):
+    """The run with one more head that has a role at some captures."""
+    held = [dict(each) for each in run.roles.held] or [{} for _ in run.series.steps]
+    for capture in captures:
+        held[capture][head] = role
+    return dataclasses.replace(run, roles=Roles((role,), held=held))
 
 
 def side_by_side(runs, axis="step"):
@@ -42,10 +59,18 @@ def side_by_side(runs, axis="step"):
     return Timing(axis, points, captures, np.stack([points > run.places[-1] for run in runs]))
 
 
-def draw(runs, **options):
-    return ComparedRenderer(
-        runs, side_by_side(runs), ROLES, **{"title": "runs", "size": "960x540"} | options
-    )
+def draw(runs, size="960x540", **options):
+    subject = Subject(tuple(runs), side_by_side(runs), "runs", **options)
+    return Renderer(subject, LAYOUT, size=size)
+
+
+def builder_of(runs, size="1080p", *, matched=False):
+    subject = Subject(tuple(runs), side_by_side(runs[:1]), "runs", is_matched=matched)
+    return PlanBuilder(LAYOUT, subject, *picture_size(size), THEME)
+
+
+def maps_of(renderer, run):
+    return [heatmap for heatmap in renderer.plan.heatmaps if heatmap.run == run]
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +84,8 @@ def runs(synthetic, tmp_path_factory):
             tmp_path_factory.mktemp(f"run{seed}"), n_captures, seed=seed, last_step=last, **options
         )
         made.append(compared(f"seed={seed}", captures[1:] if seed == 1 else captures))
-    roles = made[0].roles.copy()
-    roles[2:, 1, 0] = 1
-    made[0] = dataclasses.replace(made[0], roles=roles, onsets={"induction": 300.0})
-    return made
+    first = with_role(made[0], "induction", (1, 0), range(2, 5))
+    return [dataclasses.replace(first, onsets={"induction": 300.0}), *made[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +118,12 @@ def expected(renderer, run, heatmap, capture):
 
 
 def test_every_map_shows_its_own_head_of_its_own_run_at_its_own_capture(renderer, runs):
-    assert renderer.shows_all_heads
     for point in range(len(renderer)):
         pixels = renderer.frame(point).pixels
-        for index, (run, tile) in enumerate(zip(runs, renderer.tiles, strict=True)):
-            capture = renderer.timing.captures[index, point]
-            assert [heatmap.head for heatmap in tile.heatmaps] == list(run.ranking)
-            for heatmap in tile.heatmaps:
+        for index, run in enumerate(runs):
+            capture = renderer.subject.timing.captures[index, point]
+            assert [heatmap.head for heatmap in maps_of(renderer, index)] == list(run.ranking)
+            for heatmap in maps_of(renderer, index):
                 if capture != NOT_YET:
                     assert np.array_equal(
                         box_of(pixels, heatmap.box), expected(renderer, run, heatmap, capture)
@@ -109,12 +131,12 @@ def test_every_map_shows_its_own_head_of_its_own_run_at_its_own_capture(renderer
 
 
 def test_a_run_that_has_not_begun_shows_nothing_and_one_that_ended_stands_still(renderer):
-    captures = renderer.timing.captures[1]
+    captures = renderer.subject.timing.captures[1]
     assert captures[0] == NOT_YET
-    assert renderer.timing.ended[1, -1]
+    assert renderer.subject.timing.ended[1, -1]
     first, last = renderer.frame(0).pixels, renderer.frame(len(renderer) - 1).pixels
-    before_end = renderer.frame(int(np.flatnonzero(~renderer.timing.ended[1])[-1])).pixels
-    for heatmap in renderer.tiles[1].heatmaps:
+    before_end = renderer.frame(int(np.flatnonzero(~renderer.subject.timing.ended[1])[-1])).pixels
+    for heatmap in maps_of(renderer, 1):
         assert np.array_equal(
             box_of(first, heatmap.box),
             np.broadcast_to(rgb(THEME.panel), (heatmap.box.height, heatmap.box.width, 3)),
@@ -133,7 +155,7 @@ def test_the_same_point_gives_the_same_bits_on_one_or_many_threads(renderer, run
 
 
 def test_a_head_is_framed_in_its_roles_colour_from_when_it_has_it(renderer):
-    heatmap = next(heatmap for heatmap in renderer.tiles[0].heatmaps if heatmap.head == (1, 0))
+    heatmap = next(heatmap for heatmap in maps_of(renderer, 0) if heatmap.head == (1, 0))
     has_it = [
         bool(
             (
@@ -143,14 +165,12 @@ def test_a_head_is_framed_in_its_roles_colour_from_when_it_has_it(renderer):
         )
         for point in range(len(renderer))
     ]
-    assert has_it == (renderer.timing.captures[0] >= 2).tolist()
+    assert has_it == (renderer.subject.timing.captures[0] >= 2).tolist()
 
 
 @pytest.mark.parametrize("size", ["960x540", "1080x1350"])
 def test_every_colour_of_a_frame_is_named_also_of_a_role_that_no_head_kept_for_long(runs, size):
-    roles = runs[0].roles.copy()
-    roles[1, 0, 0] = 0
-    brief = dataclasses.replace(runs[0], roles=roles)
+    brief = with_role(runs[0], "previous_token", (0, 0), [1])
     assert "previous_token" not in brief.onsets
     plan = draw([brief, runs[1]], size=size).plan
     assert "previous token" in [label.text for label in plan.labels]
@@ -159,11 +179,10 @@ def test_every_colour_of_a_frame_is_named_also_of_a_role_that_no_head_kept_for_l
 
 def test_the_ribbon_tells_no_more_than_what_was_played(runs):
     renderer = draw(runs[:2], size="1600x640")
-    ribbon = renderer.tiles[0].ribbon
-    assert ribbon is not None
-    line = dict(ribbon.lines)[1, 0]
+    ribbon = renderer.plan.ribbons[0]
+    (line,) = (line.box for line in ribbon.lines if line.head == (1, 0))
     middle = len(renderer) // 2
-    share = renderer.timing.points[middle] / renderer.timing.points[-1]
+    share = renderer.subject.timing.points[middle] / renderer.subject.timing.points[-1]
     half_played, played = (
         box_of(renderer.frame(point).pixels, line)[0] for point in (middle, len(renderer) - 1)
     )
@@ -171,23 +190,27 @@ def test_the_ribbon_tells_no_more_than_what_was_played(runs):
     assert (half_played[round(share * line.width) + 1 :] == panel).all()
     first = int(np.flatnonzero((played == color).all(1))[0])
     assert first == pytest.approx(
-        line.width * renderer.runs[0].places[2] / renderer.timing.points[-1], abs=2
+        line.width * renderer.subject.runs[0].places[2] / renderer.subject.timing.points[-1], abs=2
     )
 
 
 def test_numbers_clock_and_curves_move_with_the_point(renderer):
     first, second = renderer.frame(1).pixels, renderer.frame(2).pixels
     changed = (first != second).any(2)
-    clock = renderer._planned.clock
-    assert changed[clock.baseline - 20 : clock.baseline, clock.x - 80 : clock.x].any()
-    timeline = renderer._planned.timeline.box
-    assert box_of(changed, timeline).any()
+    clock, *beside_runs = renderer.plan.readouts
+    assert clock.quantity == "step"
+    assert changed[clock.baseline - 20 : clock.baseline, clock.x : clock.x + 80].any()
+    first_run = beside_runs[0]
+    assert (first_run.run, first_run.align) == (0, "right")
+    rows = slice(first_run.baseline - 10, first_run.baseline)
+    assert changed[rows, first_run.x - 30 : first_run.x].any()
+    assert box_of(changed, renderer.plan.timeline.box).any()
 
 
 def test_a_slot_without_a_head_stays_empty(runs):
     order = {0: (2, None, 0), 1: (0, 1, 2)}
-    renderer = draw([runs[0], dataclasses.replace(runs[2], order=order)], matched=True)
-    by_head = [{heatmap.head: heatmap.box for heatmap in tile.heatmaps} for tile in renderer.tiles]
+    renderer = draw([runs[0], dataclasses.replace(runs[2], order=order)], is_matched=True)
+    by_head = [{each.head: each.box for each in maps_of(renderer, index)} for index in (0, 1)]
     assert set(by_head[1]) == {(0, 2), (0, 0), (1, 0), (1, 1), (1, 2)}
     assert not any("None" in label.text for label in renderer.plan.labels)
     shift = by_head[1][1, 0].x - by_head[0][1, 0].x
@@ -196,38 +219,41 @@ def test_a_slot_without_a_head_stays_empty(runs):
 
 
 def test_in_matched_order_every_map_says_whose_it_is_where_attention_never_looks(runs):
-    renderer = draw(runs, matched=True)
-    assert renderer.shows_all_heads
+    renderer = draw(runs, is_matched=True)
     pixels = renderer.frame(len(renderer) - 1).pixels
-    dim, n_captions = rgb(THEME.dim), 0
-    for tile in renderer.tiles:
-        assert [text for text, _ in tile.captions] == [
-            f"H{heatmap.head[1]}" for heatmap in tile.heatmaps
-        ]
-        for heatmap, (_, place) in zip(tile.heatmaps, tile.captions, strict=True):
-            box = heatmap.box
-            assert box.y < place.baseline < box.y + box.height / 2
-            assert box.x + box.width / 2 < place.x < box.right
-            corner = pixels[box.y : place.baseline + 1, box.x + box.width // 2 : box.right]
-            n_captions += bool((np.abs(corner.astype(int) - dim).max(2) < 40).any())
-    assert n_captions == sum(len(tile.heatmaps) for tile in renderer.tiles)
-    area, builder = (
-        Box(36, 100, 1848, 700),
-        PlanBuilder(
-            Layout(name="compare", panels=(Attention(),)), runs[0].series, 1920, 1080, THEME
-        ),
-    )
-    some = dataclasses.replace(
-        runs[0],
-        ranking=tuple(itertools.product(range(4), range(8))),
-        order=dict.fromkeys(range(4), tuple(range(8))),
-    )
+    for heatmap in renderer.plan.heatmaps:
+        assert heatmap.corner == f"H{heatmap.head[1]}"
+        box = heatmap.box
+        shown = box_of(pixels, box).astype(int)
+        words = (np.abs(shown - rgb(THEME.dim)).max(2) < 40) & heatmap_future(heatmap)
+        rows, columns = np.nonzero(words)
+        assert len(rows), heatmap.name
+        assert rows.max() < box.height / 2 < columns.min() + 12
+
+
+def test_naming_the_heads_in_the_corners_costs_no_room(runs):
+    some = with_all_heads(runs[0], 4, 8)
+    area = Box(36, 100, 1848, 700)
     by_index, matched = (
-        fit_tiles(builder, [some] * 6, 64, area, matched=each, name_px=240)
+        fit_tiles(builder_of([some] * 6, matched=each), area, length=64, name_px=240)
         for each in (False, True)
     )
     assert by_index.all_heads
-    assert matched.map_px == by_index.map_px, "naming the heads costs no room"
+    assert matched.map_px == by_index.map_px
+
+
+def heatmap_future(heatmap):
+    """The pixels of a map that attention never reaches."""
+    cell_px = heatmap.box.width // heatmap.mask.shape[0]
+    return heatmap.mask.repeat(cell_px, 0).repeat(cell_px, 1)
+
+
+def with_all_heads(run, blocks, heads):
+    return dataclasses.replace(
+        run,
+        ranking=tuple(itertools.product(range(blocks), range(heads))),
+        order=dict.fromkeys(range(blocks), tuple(range(heads))),
+    )
 
 
 def test_pictures_in_between_are_refused(renderer):
@@ -248,7 +274,7 @@ def test_maps_of_different_length_are_refused(runs, small_run, synthetic, tmp_pa
 def test_the_poster_is_the_last_picture(renderer, tmp_path):
     from PIL import Image
 
-    path = write_compared_poster(renderer, tmp_path / "poster")
+    path = write_last_picture(renderer, tmp_path / "poster")
     assert path.name == "poster.png"
     assert np.array_equal(np.asarray(Image.open(path)), renderer.frame(len(renderer) - 1).pixels)
 
@@ -259,16 +285,10 @@ def test_the_poster_is_the_last_picture(renderer, tmp_path):
 def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(
     runs, n_runs, blocks, heads, matched
 ):
-    some = dataclasses.replace(
-        runs[0],
-        ranking=tuple(itertools.product(range(blocks), range(heads))),
-        order={block: tuple(range(heads)) for block in range(blocks)},
-    )
-    builder = PlanBuilder(
-        Layout(name="compare", panels=(Attention(),)), some.series, 1920, 1080, THEME
-    )
+    some = with_all_heads(runs[0], blocks, heads)
+    builder = builder_of([some] * n_runs, matched=matched)
     area = Box(36, 100, 1848, 700)
-    tiling = fit_tiles(builder, [some] * n_runs, 64, area, matched=matched, name_px=240)
+    tiling = fit_tiles(builder, area, length=64, name_px=240)
     tiles = [tile_box(tiling, index, area) for index in range(n_runs)]
     boxes = [slot.box for tile in tiles for slot in slots(builder, tiling, some, tile)]
     assert tiling.map_px >= 32
@@ -302,19 +322,11 @@ def test_the_colour_bar_and_the_axes_are_there_in_every_size(runs, size):
 
 
 def test_few_runs_show_all_heads_and_many_their_first_ones(runs):
-    builder = PlanBuilder(
-        Layout(name="compare", panels=(Attention(),)), runs[0].series, 1920, 1080, THEME
-    )
     area = Box(36, 100, 1848, 700)
-    some = dataclasses.replace(
-        runs[0],
-        ranking=tuple(itertools.product(range(4), range(4))),
-        order=dict.fromkeys(range(4), (0, 1, 2, 3)),
-    )
-    shown = {
-        n: fit_tiles(builder, [some] * n, 64, area, matched=False, name_px=240)
-        for n in (2, 6, 24, 64)
-    }
+    some = with_all_heads(runs[0], 4, 4)
+    shown = {}
+    for n in (2, 6, 24, 64):
+        shown[n] = fit_tiles(builder_of([some] * n), area, length=64, name_px=240)
     assert [tiling.all_heads for tiling in shown.values()] == [True, True, False, False]
     assert shown[2].map_px > shown[6].map_px
     assert 16 > shown[24].n_maps >= 4
@@ -334,8 +346,6 @@ def test_the_names_of_64_runs_are_not_cut_off(runs):
 
 
 def test_too_many_runs_for_the_size_are_refused(runs):
-    builder = PlanBuilder(
-        Layout(name="compare", panels=(Attention(),)), runs[0].series, 640, 360, THEME
-    )
+    builder = builder_of([runs[0]] * 64, "640x360")
     with pytest.raises(LayoutError, match="64 runs do not fit into 640x360"):
-        fit_tiles(builder, [runs[0]] * 64, 24, Box(12, 40, 616, 40), matched=False, name_px=240)
+        fit_tiles(builder, Box(12, 40, 616, 40), length=24, name_px=240)

@@ -7,20 +7,21 @@ run shows its first few.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.grid import fit_map
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
-from tracker_viz.rendering.side_by_side.runs import Head, RunTrack
+from tracker_viz.rendering.subject import RunTrack
+from tracker_viz.types import HeadId
 
 _LEAST_PX = 56.0  # at 1080p: smaller maps of all heads tell less than larger ones of some
 _WANTED_PX = 64.0
 _CHOSEN = (24, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)
-_LABEL, _BESIDE, _BLOCK_LABEL, _CAPTION, _COLUMN_LABEL = 28, 236, 34, 18, 20
-_GAPS, _GAPS_OF_MANY = (40, 16), (24, 10)  # across, down
+_LABEL, _BESIDE, _BLOCK_LABEL, _CAPTION, _COLUMN_LABEL = 30, 240, 34, 25, 24
+_GAPS, _GAPS_OF_MANY = (40, 12), (24, 8)  # across, down
 LEAST_NAME = 0.7  # a run's name may be set so much smaller before it is cut off
 MANY_RUNS = 30  # from here on every line of pixels counts
 
@@ -68,32 +69,26 @@ class Slot:
     """
 
     box: Box
-    head: Head
+    head: HeadId
     starts_row: bool
     heads_column: bool
 
 
-def fit_tiles(
-    builder: PlanBuilder,
-    runs: Sequence[RunTrack],
-    length: int,
-    area: Box,
-    *,
-    matched: bool,
-    name_px: int,
-) -> Tiling:
+def fit_tiles(builder: PlanBuilder, area: Box, *, length: int, name_px: int) -> Tiling:
     """Return the tiling with the largest maps of all heads, or, where those are too small, of as
     many heads as stay legible.
 
     Args:
+        length: tokens of the probe.
         name_px: how wide a tile must be for its run's name and numbers to stand above the maps.
 
     Raises:
         LayoutError: not even one head of each run fits.
     """
+    runs = builder.subject.runs
     n_blocks = max(len(run.order) for run in runs)
     n_heads = max(len(heads) for run in runs for heads in run.order.values())
-    sheets = _sheets_of_all(n_blocks, n_heads, captioned=matched)
+    sheets = _sheets_of_all(n_blocks, n_heads, captioned=builder.subject.is_matched)
     whole = _largest(builder, sheets, len(runs), length, area, name_px)
     if whole and whole.map_px >= min(_LEAST_PX * builder.unit, 2.0 * length):
         return whole
@@ -153,7 +148,7 @@ def maps_origin(builder: PlanBuilder, tiling: Tiling, tile: Box) -> tuple[int, i
     return next_even(x), next_even(y)
 
 
-def _places(tiling: Tiling, run: RunTrack) -> Iterator[tuple[int, Head]]:
+def _places(tiling: Tiling, run: RunTrack) -> Iterator[tuple[int, HeadId]]:
     """Yield (number of the slot, head) for the heads that are there."""
     if not tiling.all_heads:
         for number, head in enumerate(run.ranking[: tiling.n_maps]):
@@ -225,7 +220,9 @@ def _worth(tiling: Tiling, n_runs: int, name_px: int) -> float:
         worth *= 0.94
     if 1 not in (tiling.groups, tiling.rows):
         worth *= 0.9
-    if not tiling.beside:
+    if tiling.beside:
+        worth *= 0.93  # leaves less room for the roles over time
+    else:
         # A smaller name is no loss, but one that is cut off tells nothing apart.
         width = tiling.tile[0]
         worth *= min(1.0, width / name_px) ** 0.25 * min(1.0, width / (LEAST_NAME * name_px)) ** 2
