@@ -62,22 +62,29 @@ _of_thread = threading.local()
 
 
 def find_bindings(model: nn.Module) -> list[Binding]:
-    """Return the names through which the model's own code may call a function that mixes
-    values."""
-    found = []
-    seen: set[int] = set()
+    """Return the names through which the model's own code may call a function that mixes values:
+    in the files of its modules, in those of the functions that they call from there, and one step
+    further in namespaces."""
+    found: list[Binding] = []
+    files: dict[str, None] = {}
+    classes: set[type] = set()
     for module in model.modules():
         found += _kernels_in(module)
-        for cls in type(module).__mro__:
-            if id(cls) in seen or _is_not_searched(cls.__module__):
-                continue
-            seen.add(id(cls))
+        for value in vars(module).values():
+            if isinstance(value, types.FunctionType):
+                files[value.__module__] = None
+        classes.update(type(module).__mro__)
+    for cls in classes:
+        if not _is_not_searched(cls.__module__):
             found += _kernels_in(cls)
-            file = sys.modules.get(cls.__module__)
-            if file is not None and id(file) not in seen:
-                seen.add(id(file))
-                found += _kernels_in(file)
-                found += _kernels_in_namespaces(file)
+            files[cls.__module__] = None
+    for name in [*files]:
+        files.update(dict.fromkeys(_called_from(name)))
+    for name in files:
+        file = sys.modules.get(name)
+        if file is not None and not _is_not_searched(name):
+            found += _kernels_in(file)
+            found += _kernels_in_namespaces(file)
     return list({(id(each.owner), each.name): each for each in found}.values())
 
 
@@ -148,6 +155,18 @@ def _kernels_in(owner: Any, *, known_only: bool = False) -> list[Binding]:
         if kernel is not None and (kernel.is_known or not known_only):
             found.append(Binding(owner, name))
     return found
+
+
+def _called_from(file: str) -> list[str]:
+    """Return the files of the same package that a file takes functions from."""
+    package = file.partition(".")[0]
+    names = []
+    for value in list(vars(sys.modules.get(file, types)).values()):
+        if isinstance(value, types.FunctionType):
+            other = value.__module__ or ""
+            if other != file and other.partition(".")[0] == package:
+                names.append(other)
+    return names
 
 
 def _kernels_in_namespaces(file: types.ModuleType) -> list[Binding]:

@@ -14,9 +14,7 @@ running (``ModuleStack``).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,14 +24,10 @@ from torch import Tensor
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
+from tracker_viz.capture.attention.asker import KernelAsker
 from tracker_viz.capture.attention.asking import Answer
 from tracker_viz.capture.attention.calls import AttentionCall, Kind, ModuleStack
-from tracker_viz.capture.attention.known_kernels import (
-    Kernel,
-    known_kernel,
-    known_operator,
-    supposed_operator,
-)
+from tracker_viz.capture.attention.known_kernels import Kernel
 from tracker_viz.capture.attention.probabilities import (
     attention_probabilities,
     flash_probabilities,
@@ -42,7 +36,6 @@ from tracker_viz.capture.attention.probabilities import (
     repeated,
     rows_sum_to_one,
 )
-from tracker_viz.capture.attention.questions import answered
 from tracker_viz.capture.parameter_trace import ParameterTrace, is_matrix_product
 from tracker_viz.errors import ProbeError
 
@@ -87,9 +80,10 @@ class AttentionWatch(TorchFunctionMode):
         unanswered: Collection[tuple[str, str]] = (),
     ) -> None:
         super().__init__()
-        self.unanswered = {*unanswered}  # (innermost module, kernel)
-        self.answering: set[str] = set()  # names through which functions were called that answered
-        self.rejected: list[str] = []
+        self.asker = KernelAsker(
+            shape, self._take_answer, lambda: self._n_calls, self._here, unanswered
+        )
+        self.rejected = self.asker.rejected
         # (tokens, width) of the table that the probe's ids went through
         self.embedding: tuple[int, int] | None = None
         self._stack = stack
@@ -101,8 +95,6 @@ class AttentionWatch(TorchFunctionMode):
         self._ordinals: dict[tuple[str, ...], int] = {}
         self._latest: tuple[str, ...] | None = None  # modules of the latest call
         self._n_calls = 0
-        self._n_kernels = 0  # Python functions running that may be asked
-        self._is_quiet, self._is_asking = False, False
         self._pending: tuple[AttentionCall, Tensor] | None = None
 
     @property
@@ -117,34 +109,13 @@ class AttentionWatch(TorchFunctionMode):
         self._keep_pending()
         super().__exit__(*error)
 
-    def take(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
-        """Call a Python function of the model's that may be a kernel, and ask it where nothing
-        inside it was seen to attend (see ``interception``)."""
-        kernel = None if self._is_quiet else known_kernel(function, name)
-        if kernel is None:
-            return function(*args, **kwargs)
-        n_before = self._n_calls
-        self._n_kernels += 1
-        try:
-            # Inside a recurrence written out, products of matrices are its own affair.
-            with self._quietly(kernel.is_known and not kernel.kind.is_softmax):
-                output = function(*args, **kwargs)
-        finally:
-            self._n_kernels -= 1
-        if self._n_calls == n_before:
-            with self._quietly(True, is_asking=True):
-                self._ask(kernel, function, args, kwargs, output)
-            if self._n_calls > n_before:
-                self.answering.add(name)
-        return output
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._is_quiet:
+        if self.asker.is_quiet:
             output = func(*args, **kwargs)
         else:
             output = self._called(func, args, kwargs)
-        if self._evidence is not None and not self._is_asking:
+        if self._evidence is not None and not self.asker.is_asking:
             self._evidence.origins.follow(func, args, kwargs, output, self._stack.names)
         return output
 
@@ -160,11 +131,9 @@ class AttentionWatch(TorchFunctionMode):
         if isinstance(func, OpOverload | OpOverloadPacket) and str(func).startswith(_FLASH):
             return self._flash(func, *args, **kwargs)
         if isinstance(func, OpOverload | OpOverloadPacket):
-            kernel = known_operator(func) or self._supposed(func, args)
-            if kernel is not None:
-                output = func(*args, **kwargs)
-                self._ask(kernel, func, args, kwargs, output)
-                return output
+            output = func(*args, **kwargs)
+            self.asker.ask_operator(func, args, kwargs, output)
+            return output
         return self._other(func, args, kwargs)
 
     def _other(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -256,7 +225,7 @@ class AttentionWatch(TorchFunctionMode):
             return
         if not bool((left < 0).any()) and rows_sum_to_one(left):
             self._hand_over("matmul", left)
-        elif self._n_kernels == 0 and left.numel() % (self._n_rows * self._length**2) == 0:
+        elif not self.asker.is_inside and left.numel() % (self._n_rows * self._length**2) == 0:
             self._hand_over("matmul", left, kind="mixing")
 
     def _multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -390,39 +359,7 @@ class AttentionWatch(TorchFunctionMode):
         nothing = query.new_empty(0, dtype=torch.float32)
         return mixed.to(query.dtype), nothing, nothing.clone(), nothing.clone()
 
-    def _supposed(self, operator: Any, args: Any) -> Kernel | None:
-        """Take a fused operator of somebody else's whose third large tensor may hold values."""
-        if str(operator).startswith("aten."):
-            return None
-        lengths = {self._length, self._n_rows * self._length}  # rows may be packed into one
-        large = []
-        for position, arg in enumerate(args):
-            if isinstance(arg, Tensor) and arg.ndim >= 3 and lengths & {*arg.shape}:
-                large.append((position, arg.ndim))
-        n_by_ndim = Counter(ndim for _, ndim in large)
-        if max(n_by_ndim.values(), default=0) < 3:
-            return None
-        usual = max(n_by_ndim, key=lambda ndim: n_by_ndim[ndim])
-        return supposed_operator(operator, [at for at, ndim in large if ndim == usual][2])
-
-    def _ask(self, kernel: Kernel, function: Any, args: Any, kwargs: Any, output: Any) -> None:
-        """Ask a kernel that was just called for the matrix that it mixes its values by."""
-        here = (self._here(), kernel.name)
-        arguments = kernel.named(args, kwargs)
-        if here in self.unanswered or arguments is None:
-            return
-        answer = answered(kernel, function, arguments, output, (self._n_rows, self._length))
-        if isinstance(answer, Answer) and not looks_back_only(answer.matrix.abs()):
-            answer = "lets tokens look into the future"
-        if isinstance(answer, str):
-            self.unanswered.add(here)
-            if kernel.is_known:
-                self.rejected.append(
-                    f"{kernel.name}, a kernel that hides its probabilities, in {here[0]}: asked, "
-                    f"it {answer}; {kernel.kind.way_round}"
-                )
-            return
-
+    def _take_answer(self, kernel: Kernel, answer: Answer) -> None:
         if self._evidence is not None:
             self._evidence.saw_values(answer.values)
         self._hand_over(
@@ -433,16 +370,6 @@ class AttentionWatch(TorchFunctionMode):
             kind=_kind_of(answer, kernel),
             channels=answer.channels,
         )
-
-    @contextmanager
-    def _quietly(self, is_quiet: bool, *, is_asking: bool = False) -> Iterator[None]:
-        before = (self._is_quiet, self._is_asking)
-        self._is_quiet |= is_quiet
-        self._is_asking |= is_asking
-        try:
-            yield
-        finally:
-            self._is_quiet, self._is_asking = before
 
     def _checked(self, probabilities: Tensor, value: Tensor, output: Tensor) -> float | None:
         """Return the largest ``|P V - output|``: 0 where what is shown is what the model's own

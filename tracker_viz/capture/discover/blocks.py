@@ -172,7 +172,7 @@ def attend(
     )
     modules = dict(model.named_modules())
     followed = [(name, modules[name]) for name in modules if name in structure.watched]
-    kernels = intercepted(structure.mixing.bindings, watch.take)
+    kernels = intercepted(structure.mixing.bindings, watch.asker.call_function)
     with stack.following(followed), kernels, watch:
         forward(model, input_ids)
     missing = expected - set(seen)
@@ -207,7 +207,7 @@ def _watched_pass(
     watch = AttentionWatch(stack, input_ids.shape, keep, evidence=evidence)
     followed = [(name, module) for name, module in model.named_modules() if name]
     try:
-        with stack.following(followed), intercepted(bindings, watch.take), watch:
+        with stack.following(followed), intercepted(bindings, watch.asker.call_function), watch:
             forward(model, input_ids)
     except CaptureError:
         raise

@@ -54,8 +54,8 @@ def mixing_of(
             tuple(itertools.chain(*(call.channels for call in calls))) for calls in mixing_calls
         ),
         notes=tuple(_note(model, calls) for calls in mixing_calls),
-        bindings=tuple(each for each in bindings if each.name in watch.answering),
-        unanswered=frozenset(watch.unanswered),
+        bindings=tuple(each for each in bindings if each.name in watch.asker.answering),
+        unanswered=frozenset(watch.asker.unanswered),
     )
 
 

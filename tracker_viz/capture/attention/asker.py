@@ -1,0 +1,128 @@
+"""Ask the kernels that a pass calls, one by one, and remember which of them answer.
+
+``AttentionWatch`` has one: it sends it the operators that it sees, and ``interception`` sends it
+the Python functions that torch does not see.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from tracker_viz.capture.attention.asking import Answer
+from tracker_viz.capture.attention.known_kernels import (
+    Kernel,
+    known_kernel,
+    known_operator,
+    supposed_operator,
+)
+from tracker_viz.capture.attention.probabilities import looks_back_only
+from tracker_viz.capture.attention.questions import answered
+
+
+class KernelAsker:
+    """Args:
+        shape: of the probe, (rows, tokens a row).
+        take_answer: gets each kernel that answered, and its answer.
+        n_seen: how many calls that mix tokens were seen so far, by whatever way.
+        where: name of the module that is running.
+        unanswered: kernels that gave no answer before, and are not asked again.
+
+    Attributes:
+        unanswered: (innermost module, kernel), with those of this pass.
+        answering: names through which Python functions were called that answered.
+        rejected: sentences about those that should have answered.
+        is_quiet: what torch functions are called now is a kernel's own affair.
+        is_asking: a question is running, so that its tensors are not the model's.
+        is_inside: a Python function is running that may be asked.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        take_answer: Callable[[Kernel, Answer], None],
+        n_seen: Callable[[], int],
+        where: Callable[[], str],
+        unanswered: Collection[tuple[str, str]] = (),
+    ) -> None:
+        self.unanswered = {*unanswered}
+        self.answering: set[str] = set()
+        self.rejected: list[str] = []
+        self.is_quiet, self.is_asking, self.is_inside = False, False, False
+        self._n_rows, self._length = shape
+        self._take_answer, self._n_seen, self._where = take_answer, n_seen, where
+
+    def call_function(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """Call a Python function of the model's that may be a kernel, and ask it where nothing
+        inside it was seen to mix tokens."""
+        kernel = None if self.is_quiet else known_kernel(function, name)
+        if kernel is None:
+            return function(*args, **kwargs)
+        n_before = self._n_seen()
+        # Inside a recurrence that is written out, products of matrices are its own affair.
+        is_recurrence = kernel.is_known and not kernel.kind.is_softmax
+        with self._now(is_inside=True, is_quiet=is_recurrence):
+            output = function(*args, **kwargs)
+        if self._n_seen() == n_before:
+            with self._now(is_quiet=True, is_asking=True):
+                self._ask(kernel, function, args, kwargs, output)
+            if self._n_seen() > n_before:
+                self.answering.add(name)
+        return output
+
+    def ask_operator(self, operator: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Ask a torch operator that was just called, if it may be a kernel. For use where torch
+        functions are out of the watch's sight."""
+        kernel = known_operator(operator) or self._supposed(operator, args)
+        if kernel is not None:
+            self._ask(kernel, operator, args, kwargs, output)
+
+    def _supposed(self, operator: Any, args: Any) -> Kernel | None:
+        """Take a fused operator of somebody else's whose third large tensor may hold values."""
+        if str(operator).startswith("aten."):
+            return None
+        lengths = {self._length, self._n_rows * self._length}  # rows may be packed into one
+        large = []
+        for position, arg in enumerate(args):
+            if isinstance(arg, Tensor) and arg.ndim >= 3 and lengths & {*arg.shape}:
+                large.append((position, arg.ndim))
+        n_by_ndim = Counter(ndim for _, ndim in large)
+        if max(n_by_ndim.values(), default=0) < 3:
+            return None
+        usual = max(n_by_ndim, key=lambda ndim: n_by_ndim[ndim])
+        return supposed_operator(operator, [at for at, ndim in large if ndim == usual][2])
+
+    def _ask(self, kernel: Kernel, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        here = (self._where(), kernel.name)
+        arguments = kernel.named(args, kwargs)
+        if here in self.unanswered or arguments is None:
+            return
+        answer = answered(kernel, function, arguments, output, (self._n_rows, self._length))
+        if isinstance(answer, Answer) and not looks_back_only(answer.matrix.abs()):
+            answer = "lets tokens look into the future"
+        if isinstance(answer, Answer):
+            self._take_answer(kernel, answer)
+            return
+        self.unanswered.add(here)
+        if kernel.is_known:
+            self.rejected.append(
+                f"{kernel.name}, a kernel that hides its probabilities, in {here[0]}: asked, it "
+                f"{answer}; {kernel.kind.way_round}"
+            )
+
+    @contextmanager
+    def _now(
+        self, *, is_inside: bool = False, is_quiet: bool = False, is_asking: bool = False
+    ) -> Iterator[None]:
+        before = (self.is_inside, self.is_quiet, self.is_asking)
+        self.is_inside |= is_inside
+        self.is_quiet |= is_quiet
+        self.is_asking |= is_asking
+        try:
+            yield
+        finally:
+            self.is_inside, self.is_quiet, self.is_asking = before
