@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tracker_viz.capture.attention.watch import ModuleStack
+from tracker_viz.capture.attention.calls import ModuleStack
 from tracker_viz.capture.discover.model_info import ModelStructure
 
 # A wider product is a feed-forward layer or a vocabulary; and up to here a float16 holds every
