@@ -23,6 +23,12 @@ from tracker_viz.comparison.distance import (
     distance,
     distance_matrix,
 )
+from tracker_viz.comparison.experts import (
+    RoutedRun,
+    expert_table,
+    experts_sentence,
+    match_experts,
+)
 from tracker_viz.comparison.findings import (
     SIGNIFICANT,
     axis_note,
@@ -79,6 +85,7 @@ __all__ = [
     "ComparedRun",
     "Correlation",
     "Order",
+    "RoutedRun",
     "SettingGroup",
     "align",
     "all_runs",
@@ -95,6 +102,8 @@ __all__ = [
     "distance",
     "distance_matrix",
     "distance_sentence",
+    "expert_table",
+    "experts_sentence",
     "final_loss",
     "findings_text",
     "first_few",
@@ -103,6 +112,7 @@ __all__ = [
     "group_table",
     "head_beside",
     "in_order_of_settings",
+    "match_experts",
     "match_heads",
     "matched_orders",
     "order_by_index",

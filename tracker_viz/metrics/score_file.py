@@ -32,7 +32,7 @@ _METADATA_KEY = "tracker_viz_scores"
 _OF_HEAD = "head."
 # Without a dot: readers from before these were written take names with one for scores.
 _SPREAD = "head_sd:"
-_CHARTS = ("attn/", "weights/", "router/")  # of the metrics, what is computed from the scores
+_CHARTS = ("attn/", "weights/")  # of the metrics, what is computed from the scores
 
 
 @dataclass(frozen=True, slots=True)

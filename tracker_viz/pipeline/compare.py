@@ -34,6 +34,7 @@ from tracker_viz.comparison import (
     write_file,
 )
 from tracker_viz.errors import ConfigError
+from tracker_viz.pipeline.comparing.compared_experts import compare_experts
 from tracker_viz.pipeline.comparing.compared_runs import check_probes, chosen_runs
 from tracker_viz.pipeline.comparing.comparison_files import (
     NAME,
@@ -213,10 +214,12 @@ def compare(
     )
     shown_runs = [run.compared for run in drawn]
     charts = write_charts(shown_runs, labels, found.groups, directory, options, axis=chosen_axis)
+    experts = compare_experts(drawn, labels, directory, options.cache)
     how = axis_note(chosen_axis, chosen=options.axis == "auto")
-    notes = [how, *made.notes, *charts.notes]
-    findings = [*found.sentences, charts.finding]
+    notes = [how, *made.notes, *charts.notes, *experts.notes]
+    findings = [*found.sentences, charts.finding, *experts.findings]
     tables = write_tables(found.rows, found.groups, found.correlations, directory)
+    tables = (*tables, *experts.paths)
     text = findings_text(title, findings, notes)
     tables = (*tables, write_file(text.encode(), directory / "findings.md"))
 
