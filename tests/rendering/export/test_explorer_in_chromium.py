@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tracker_viz.rendering import Renderer, Series, write_explorer
+from tracker_viz.rendering.role_key import ROLE_KEYS
 from tracker_viz.rendering.theme import rgb
 
 pytestmark = pytest.mark.chromium
@@ -260,6 +261,42 @@ def test_the_keyboard_reaches_everything_and_each_part_says_what_it_is(renderer,
     assert shown.evaluate("document.activeElement.dataset.map") == "1.1"
     for button in shown.get_by_role("button").all():
         assert button.get_attribute("aria-label") or button.inner_text().strip()
+
+
+def test_the_focus_stays_on_the_way_to_the_next_head_and_on_a_tile_that_is_compared(shown):
+    shown.locator("[data-map='0.1']").focus()
+    shown.keyboard.press("c")
+    assert shown.evaluate("document.activeElement.dataset.map") == "0.1"
+    shown.keyboard.press("Enter")
+    shown.locator(".turn-forward").focus()
+    for name in ("L0H2", "L1H0"):
+        shown.keyboard.press("Enter")
+        assert name in shown.locator(".detail nav h2").inner_text()
+        assert shown.evaluate("document.activeElement.className") == "turn-forward"
+
+
+def test_the_key_says_in_pictures_and_words_what_each_role_that_is_seen_means(renderer, shown):
+    behaviors = {
+        role.removesuffix("_text")
+        for held in renderer.plan.roles.held_on_first_row
+        for role in held.values()
+    }
+    entries = shown.locator(".key li")
+    assert entries.count() == len(behaviors) > 1
+    for entry in entries.all():
+        assert entry.locator("path").get_attribute("d")
+        assert any(meaning in entry.inner_text() for _, meaning in ROLE_KEYS.values())
+
+
+def test_numbers_in_cells_are_read_on_light_and_on_dark_ones(renderer, page, tmp_path):
+    dark = Renderer(renderer.series, "scores", size="720p", theme="dark")
+    page.goto(write_explorer(dark, tmp_path / "page.html").as_uri())
+    page.wait_for_selector(READY)
+    numbers = page.locator(".card .numbers text")
+    shown = numbers.evaluate_all(
+        "texts => texts.map(text => [text.textContent, getComputedStyle(text).fill])"
+    )
+    assert {ink for text, ink in shown if text in (".04", ".05")} == {"rgb(255, 255, 255)"}
 
 
 def test_the_page_styles_nothing_around_it_and_leaves_a_notebooks_keys_alone(page, path):

@@ -41,3 +41,22 @@ def test_two_runs_stand_beside_each_other_where_there_is_room(
     assert tops.count(tops[0]) == columns
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.get_by_role("slider", name="training step").get_attribute("aria-valuetext")
+
+
+@pytest.mark.chromium
+def test_it_opens_with_what_the_runs_became_and_plays_in_a_loop_at_the_chosen_speed(page, tmp_path):
+    path = tmp_path / "in_step.html"
+    path.write_text(in_step_page("a sweep", {"overview": players(2)}))
+    page.goto(path.as_uri())
+    step = page.locator("#step")
+    assert step.inner_text() == "step 5"
+    page.get_by_role("combobox", name="speed").select_option("4")
+    page.get_by_role("button", name="loop").click()
+    page.locator("#heading").click()
+    page.keyboard.press("Space")
+    for wanted in ("step 0", "step 5", "step 0"):
+        page.wait_for_function(
+            "text => document.querySelector('#step').textContent === text", arg=wanted
+        )
+    page.keyboard.press("Space")
+    assert "play" in page.locator("#play").inner_text()

@@ -4,21 +4,13 @@ function detail(id) {
   const isHead = !id.startsWith('m');
   const order = isHead ? heads : matrices.map((map) => map.id);
   const place = order.indexOf(id);
-  const title = make('h2', { tabindex: -1 });
   const turn = (by) => open(order[(place + by + order.length) % order.length]);
-  const nav = make('nav', { 'aria-label': 'maps' },
-    make('button', { onclick: close, title: 'back to all maps (Esc)' }, '← all'), title,
-    make('button', { onclick: () => turn(-1), title: 'previous (p)', 'aria-label': 'previous', class: 'turn-back' },
-      '‹', make('span', { class: 'word' }, isHead ? ' previous head' : ' previous')),
-    make('button', { onclick: () => turn(1), title: 'next (n)', 'aria-label': 'next', class: 'turn-forward' },
-      make('span', { class: 'word' }, isHead ? 'next head ' : 'next '), '›'));
-  const meaning = make('p', { class: 'meaning dim' });
-  const maps = isHead ? headMaps.map((row) => row.get(id)).filter(Boolean)
-    : [matrices[place]];
+  const header = detailHeader(id, isHead, turn);
+  const maps = isHead ? headMaps.map((row) => row.get(id)).filter(Boolean) : [matrices[place]];
   const two = moments().length > 1 || maps.length > 1;
-  const pictures = make('div', { class: two ? 'pictures two' : 'pictures' });
   const large = maps.flatMap((map) => moments().map((_, at) => ({ at, ...largeMap(map) })));
-  pictures.append(...large.map((each) => each.element));
+  const pictures = make('div', { class: two ? 'pictures two' : 'pictures' },
+    ...large.map((each) => each.element));
   const side = make('div', { class: 'aside' });
   const body = make('div', { class: two ? 'body two' : 'body' }, pictures, side);
   const curves = isHead && headScores.length ? scoreCurves(id) : null;
@@ -27,19 +19,43 @@ function detail(id) {
   if (!two) side.append(...large.map((each) => each.words));
   else large.forEach((each) => each.element.append(each.words));
   return {
-    element: make('section', { class: 'detail' }, nav, meaning, body),
+    element: make('section', { class: 'detail' }, header.element, header.meaning, body),
     turn,
     placed: () => { large.forEach((each) => each.placed()); curves?.placed(); },
     leave: () => { large.forEach((each) => each.leave()); curves?.leave(); },
     paint(indices) {
+      header.paint();
       large.forEach((each) => each.paint(indices[each.at], indices.length > 1));
       curves?.paint(indices);
+    },
+  };
+}
+
+/** The name of what is opened, the role that a head has, and the ways to the others. */
+function detailHeader(id, isHead, turn) {
+  const title = make('h2', { 'aria-live': 'polite' });
+  const meaning = make('p', { class: 'meaning dim' });
+  const word = isHead ? 'head' : 'matrix';
+  const back = make('button', { class: 'turn-back', title: 'previous (p)',
+    'aria-label': `previous ${word}`, onclick: () => turn(-1) },
+  '‹', make('span', { class: 'word' }, ` previous ${word}`));
+  const forward = make('button', { class: 'turn-forward', title: 'next (n)',
+    'aria-label': `next ${word}`, onclick: () => turn(1) },
+  make('span', { class: 'word' }, `next ${word} `), '›');
+  const all = make('button', { title: 'back to all maps (Esc)', onclick: close }, '← all');
+  const matrix = matrices.find((map) => map.id === id);
+  const name = isHead ? headName(id) : `${matrix.title} · block ${matrix.block}`;
+  return {
+    element: make('nav', { 'aria-label': 'maps' }, all, title, back, forward),
+    meaning,
+    paint() {
       const role = isHead ? roleOf(id, state.at) : null;
-      const name = isHead ? headName(id) : `${matrices[place].title} · block ${matrices[place].block}`;
-      title.textContent = name + (role ? ' · ' : '');
-      if (role) title.append(make('span', { class: 'of-role', style: `--role: ${run.roles[role.name].color}` },
-        borderWords(role)));
       meaning.textContent = role ? meaningWords(id, role.name) : '';
+      // Only what differs is written: a screen reader says it once.
+      if (title.textContent === (role ? `${name} · ${borderWords(role)}` : name)) return;
+      title.textContent = role ? `${name} · ` : name;
+      if (role) title.append(make('span', { class: 'of-role',
+        style: `--role: ${run.roles[role.name].color}` }, borderWords(role)));
     },
   };
 }
@@ -64,7 +80,6 @@ function largeMap(map) {
   const tokens = isHead ? run.rows[map.row].tokens : [];
   const { period, start } = isHead ? run.rows[map.row] : {};
   const heading = make('h3'), reading = make('p', { class: 'reading', role: 'status' });
-  const sentence = make('p', { class: 'sentence', hidden: tokens.length ? null : '' });
   let index = 0, cell = null;
   const picture = plot({
     label: isHead ? headName(map.id) : map.title, rows: map.rows, columns: map.columns,
@@ -75,56 +90,25 @@ function largeMap(map) {
     describe: (row, column, at) => describe(map, row, column, at),
     pointed(row, column) { cell = [row, column]; read(); },
   });
-  const words = tokens.map((token, at) => make('button', { tabindex: at ? -1 : 0,
-    title: `token ${at}: where it looks`, onclick: () => look(at) }, visible(token)));
-  sentence.append(...words);
+  const sentence = tokenSentence(map, tokens, look);
 
+  /** Mark where a token looks most. */
   function look(token) {
     const row = Math.min(map.rows - 1, Math.floor(token / map.pool));
-    cell = [row, strongest(row)];
+    cell = [row, strongest(map, row, capturesOf[index])];
     picture.mark(...cell);
     read();
   }
 
-  /** Column at which a row looks most. */
-  function strongest(row) {
-    let best = 0, most = -1;
-    for (let column = 0; column < map.columns; column++) {
-      const at = cellAt(map, row, column), level = at < 0 ? -1 : capturesOf[index][at];
-      if (level < 255 && level > most) [best, most] = [column, level];
-    }
-    return best;
-  }
-
   function read() {
-    if (!cell) {
-      reading.textContent = tokens.length
-        ? 'Point at a cell for its value, or press a token to see where it looks.'
-        : 'Point at a cell for its value.';
-      return;
+    if (cell) {
+      reading.textContent = describe(map, ...cell, index);
+      sentence.paint(cell[0], capturesOf[index]);
+    } else {
+      const press = tokens.length ? ', or press a token to see where it looks' : '';
+      reading.textContent = `Point at a cell for its value${press}.`;
     }
-    reading.textContent = describe(map, ...cell, index);
-    words.forEach((word, at) => paintWord(word, at));
   }
-
-  function paintWord(word, token) {
-    const row = cell[0], column = Math.floor(token / map.pool), at = cellAt(map, row, column);
-    word.setAttribute('aria-pressed', Math.floor(token / map.pool) === row);
-    word.classList.toggle('ahead', at < 0);
-    const colors = run.scales[map.scale].pixels;
-    const color = at < 0 ? panelPixel : colors[capturesOf[index][at]];
-    word.style.background = css(color);
-    word.style.color = inkOn(color);
-  }
-
-  sentence.addEventListener('keydown', (event) => {
-    const at = words.indexOf(event.target), by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (by === undefined || !words[at + by]) return;
-    event.preventDefault();
-    event.stopPropagation();
-    words[at + by].focus();
-    look(at + by);
-  });
 
   const title = isHead ? run.rows[map.row].title : map.section;
   const pooled = map.pool > 1 ? ` · each cell is the largest of ${map.pool} × ${map.pool}` : '';
@@ -132,7 +116,7 @@ function largeMap(map) {
   return {
     element: make('div', { class: 'large' }, heading, make('p', { class: 'dim' }, axes),
       picture.element, scaleBar(map.scale)),
-    words: make('div', { class: 'words' }, reading, sentence),
+    words: make('div', { class: 'words' }, reading, sentence.element),
     placed: picture.placed,
     leave: picture.leave,
     paint(at, isCompared) {
@@ -143,6 +127,43 @@ function largeMap(map) {
       picture.ring(role ? run.roles[role.name].color : '', role?.isHere);
       read();
     },
+  };
+}
+
+/** Column at which a row of a map looks most. */
+function strongest(map, row, cells) {
+  let best = 0, most = -1;
+  for (let column = 0; column < map.columns; column++) {
+    const at = cellAt(map, row, column), level = at < 0 ? -1 : cells[at];
+    if (level < 255 && level > most) [best, most] = [column, level];
+  }
+  return best;
+}
+
+/** The tokens as text: one that is pressed colors the others by how much it looks at them. */
+function tokenSentence(map, tokens, look) {
+  const words = tokens.map((token, at) => make('button', { tabindex: at ? -1 : 0,
+    title: `token ${at}: where it looks`, onclick: () => look(at) }, visible(token)));
+  const element = make('p', { class: 'sentence', hidden: tokens.length ? null : '' }, ...words);
+  element.addEventListener('keydown', (event) => {
+    const at = words.indexOf(event.target), by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by === undefined || !words[at + by]) return;
+    event.preventDefault();
+    event.stopPropagation();
+    words[at + by].focus();
+    look(at + by);
+  });
+  return {
+    element,
+    /** `row`: of the map, whose tokens look. */
+    paint: (row, cells) => words.forEach((word, token) => {
+      const column = Math.floor(token / map.pool), at = cellAt(map, row, column);
+      const color = at < 0 ? panelPixel : run.scales[map.scale].pixels[cells[at]];
+      word.setAttribute('aria-pressed', column === row);
+      word.classList.toggle('ahead', at < 0);
+      word.style.background = css(color);
+      word.style.color = inkOn(color);
+    }),
   };
 }
 

@@ -63,7 +63,8 @@ function readingHint(map, hasDashes) {
 /** All heads of one attention row, a tile for each. */
 function headGrid(row) {
   const columns = Math.max(...blocksOfHeads.map(([, numbers]) => numbers.length));
-  const grid = make('div', { class: 'heads', role: 'group', 'aria-label': 'heads, in rows of blocks',
+  const grid = make('div', { class: 'heads', role: 'group',
+    'aria-label': 'heads, in rows of blocks',
     style: `--columns: ${columns}; --rows: ${blocksOfHeads.length}` });
   if (columns > 6) grid.classList.add('dense');
   const isRegular = blocksOfHeads.every(([, numbers]) => numbers.every((n, at) => n === at));

@@ -108,8 +108,8 @@ function moveHeads() {
   marks.head.setAttribute('d', `M${x} ${top - 6}V${bottom + 4}`);
   marks.dot.setAttribute('cx', x);
   marks.dot.setAttribute('cy', tail ? tail[1] : top);
-  const pin = state.pin === null ? '' : `M${line.across(run.steps[state.pin])} ${top - 6}V${bottom + 4}`;
-  marks.pin.setAttribute('d', pin);
+  const pinned = state.pin === null ? null : line.across(run.steps[state.pin]);
+  marks.pin.setAttribute('d', pinned === null ? '' : `M${pinned} ${top - 6}V${bottom + 4}`);
 }
 
 function showDock() {
@@ -129,8 +129,9 @@ function showDock() {
   if (caption.dataset.said !== said + !now) {
     caption.dataset.said = said + !now;
     caption.replaceChildren();
-    if (event) caption.append(make('b', { class: now ? 'of-role' : null, style: `--role: ${event.color}` },
-      `${event.headline} · ${event.steps}`), ` ${event.caption}`);
+    if (event) caption.append(make('b', { class: now ? 'of-role' : null,
+      style: `--role: ${event.color}` }, `${event.headline} · ${event.steps}`),
+    ` ${event.caption}`);
   }
   eventButtons.forEach((button, place) => {
     const isNow = run.events[place] === now;

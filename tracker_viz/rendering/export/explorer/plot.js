@@ -16,7 +16,8 @@ function plot(options) {
   const [rowBand, columnBand, cellMark, ring] = ['row', 'column', 'cell', 'ring'].map((name) =>
     make('div', { class: name === 'ring' ? 'ring' : `cursor ${name}`, hidden: '' }));
   const numbers = draw('svg', { class: 'numbers', 'aria-hidden': 'true' });
-  const inner = make('div', { class: 'inner' }, canvas, names, numbers, ring, rowBand, columnBand, cellMark);
+  const inner = make('div', { class: 'inner' }, canvas, names, numbers, ring, rowBand, columnBand,
+    cellMark);
   const element = make('div', { class: 'plot' }, inner);
   let index = 0, place = { cellWidth: 1, cellHeight: 1, x: 0, y: 0 }, cursor = null;
 
@@ -207,8 +208,8 @@ function brackets(svg, { start, period, length }, place) {
     const from = start + copy * period, to = Math.min(length, from + period);
     const [top, end] = [place.y + from * place.down + 1, place.y + to * place.down - 1];
     const [left, right] = [place.x + from * place.across + 1, place.x + to * place.across - 1];
-    svg.append(draw('path', { d: `M${wall + 7} ${top}h-3V${end}h3M${left} ${floor - 8}v3H${right}v-3`,
-      fill: 'none', stroke: run.theme.dim }));
+    const beside = `M${wall + 7} ${top}h-3V${end}h3`, below = `M${left} ${floor - 8}v3H${right}v-3`;
+    svg.append(draw('path', { d: beside + below, fill: 'none', stroke: run.theme.dim }));
     const name = [`copy ${copy + 1}`, String(copy + 1)].find((text) =>
       textWidth(text) < Math.min(end - top, right - left));
     if (name) svg.append(

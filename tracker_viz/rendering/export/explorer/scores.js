@@ -46,7 +46,8 @@ function scoreCard(part) {
       const cell = cellAt(part, row, column), scale = run.scales[part.scale];
       if (cell < 0) return { text: '', color: 'none' };
       const level = scoresOf[index]?.[cell] ?? 0;
-      return { text: level === 255 ? 'NaN' : shortText(scale, level), color: inkOn(scale.pixels[level]) };
+      const text = level === 255 ? 'NaN' : shortText(scale, level);
+      return { text, color: inkOn(scale.pixels[level]) };
     },
     describe(row, column, index) {
       const cell = cellAt(part, row, column), scale = run.scales[part.scale];

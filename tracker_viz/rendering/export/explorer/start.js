@@ -30,7 +30,9 @@ root.addEventListener('pointerdown', (event) => {
   isByPointer = true;
   if (!event.target.closest('canvas')) hideTip();
 }, true);
-root.addEventListener('keydown', (event) => { if (event.key === 'Tab') isByPointer = false; }, true);
+root.addEventListener('keydown', (event) => {
+  if (event.key === 'Tab') isByPointer = false;
+}, true);
 
 function onKey(event) {
   const { target, key } = event;
@@ -48,8 +50,10 @@ function onKey(event) {
   const far = target === timeline ? { Home: 0, End: last, PageUp: state.at - 10,
     PageDown: state.at + 10, ArrowUp: state.at + 1, ArrowDown: state.at - 1 } : {};
   const by = { ArrowLeft: -1, ArrowRight: 1 }[key];
-  if (by && event.shiftKey && state.pin !== null) { state.pin = clamp(state.pin + by, 0, last); seek(state.at); }
-  else if (by) seek(state.at + by);
+  if (by && event.shiftKey && state.pin !== null) {
+    state.pin = clamp(state.pin + by, 0, last);
+    seek(state.at);
+  } else if (by) seek(state.at + by);
   else if (key in far) seek(far[key]);
   else if (key === 'Escape') close();
   else if (key === 'n' || key === 'p') view.turn?.(key === 'n' ? 1 : -1);
@@ -69,8 +73,8 @@ function connect() {
   root.classList.toggle('alone', isAlone);
   $('h1').textContent = run.title;
   $('.model').textContent = run.subtitle;
-  const left = run.leftOut ? ` ${number(run.leftOut)} captures are left out, to keep the page small.`
-    : '';
+  const left = run.leftOut
+    ? ` ${number(run.leftOut)} captures are left out, to keep the page small.` : '';
   $('.summary').textContent = run.summary;
   if (left) $('.summary').append(make('span', { class: 'dim' }, left));
   $('.events').append(...eventButtons);

@@ -43,12 +43,23 @@ function paintView() {
 /** Build the view again: another map is opened, or steps are compared. */
 function rebuild() {
   hideTip();
+  const focused = focusedPart();
   view?.leave?.();
   view = state.open === null ? overview() : detail(state.open);
   $('main').replaceChildren(view.element);
   view.placed?.();
   $('.pin').setAttribute('aria-pressed', state.pin !== null);
   show(state.at, state.event);
+  if (focused) $(focused)?.focus({ preventScroll: true });
+}
+
+/** A selector of the view's part that has the focus, to give it back; null where none has it. */
+function focusedPart() {
+  const { activeElement: element } = document;
+  if (!$('main').contains(element)) return null;
+  if (element.dataset.map) return `[data-map="${element.dataset.map}"]`;
+  if (element.matches('canvas')) return 'main canvas';
+  return element.className ? `main .${element.className}` : 'main nav button';
 }
 
 function open(id) {
@@ -112,7 +123,8 @@ function tip(text, { clientX, clientY, pointerType }) {
   box.textContent = shown;
   const left = clamp(clientX + 14, 6, Math.max(6, innerWidth - box.offsetWidth - 6));
   const below = clientY + away + box.offsetHeight < innerHeight;
-  const top = pointerType === 'touch' || !below ? clientY - away - box.offsetHeight : clientY + away;
+  const isAbove = pointerType === 'touch' || !below;
+  const top = isAbove ? clientY - away - box.offsetHeight : clientY + away;
   box.style.left = `${left}px`;
   box.style.top = `${Math.max(6, top)}px`;
 }
