@@ -50,7 +50,7 @@ INNER_LAYERS = {
         ["checks", "discover"],
         ["attention", "weights"],
         ["distributed", "isolation", "notice", "parameter_trace", "probe"],
-        ["origins"],
+        ["offload", "origins"],
     ],
     "trackers": [
         ["mlflow", "wandb"],  # the adapters, which know nothing of each other

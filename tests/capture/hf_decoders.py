@@ -287,6 +287,7 @@ def row(model_type, structure, model, difference):
 
 def table():
     """Markdown."""
+    import adapted_models  # which takes models from here
     from hf_mixers import MIXING_TOLERANCE, mixer_lines
 
     lines, hits, eager_hits = [], 0, 0
@@ -361,7 +362,8 @@ Models without any attention or mixer that can be asked are refused before train
 | model type | message |
 |---|---|
 {chr(10).join(refused)}
-"""
+
+{adapted_models.section()}"""
 
 
 def plain_lines():

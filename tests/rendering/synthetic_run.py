@@ -24,6 +24,9 @@ PROJECTIONS = (
     "mlp.w_up",
     "mlp.w_down",
 )
+# Weights that a LoRA of rank 4 changes, too: its own matrices are in every capture.
+ADAPTED = ("attn.w_q", "mlp.w_down")
+RANK = 4
 
 
 def captures(
@@ -109,6 +112,13 @@ def _capture(
             weight = first[b, name] + part**0.8 * change[b, name]
             arrays[f"blocks.{b}.{name}"] = weight.astype(np.float16)
             axes[f"blocks.{b}.{name}"] = ("out", "in")
+        for name in ADAPTED:
+            # As many rows and columns as the rank of what changed.
+            arrays[f"blocks.{b}.{name}.lora_a"] = (part * change[b, name][:RANK]).astype(np.float16)
+            arrays[f"blocks.{b}.{name}.lora_b"] = (part * change[b, name][:, :RANK]).astype(
+                np.float16
+            )
+            axes[f"blocks.{b}.{name}.lora_a"] = axes[f"blocks.{b}.{name}.lora_b"] = ("out", "in")
     arrays |= _scores(arrays, blocks, period)
     axes |= {name: ("block", "head") for name in arrays if name.startswith("scores.head.")}
     relative = np.array(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tracker_viz.capture import checks, distributed
 from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side, weights_share
+from tracker_viz.capture.discover.adapters import without_unreadable
 from tracker_viz.capture.discover.blocks import attend, discover
 from tracker_viz.capture.discover.limits import check_parameters, context_length
 from tracker_viz.capture.discover.model_info import ModelStructure, describe, matrices_of
@@ -44,8 +45,9 @@ from tracker_viz.capture.routing.routers import (
 from tracker_viz.capture.weights.matrices import Pooling, Projection, read
 from tracker_viz.capture.weights.neurons import NeuronWatch, down_layers, linear_layers
 from tracker_viz.capture.weights.norms import krylov, norms
+from tracker_viz.capture.weights.stored import StoredWeights
 from tracker_viz.errors import CaptureError, ConfigError
-from tracker_viz.metrics import MAX_SPECTRUM_SIDE
+from tracker_viz.metrics import MAX_SPECTRUM_SIDE, WEIGHT_NAME
 from tracker_viz.types import Capture
 
 log = logging.getLogger("tracker_viz.capture")
@@ -228,6 +230,9 @@ class Camera:
                 dtype=torch.float16,
                 mixing=self._mixing,
             )
+        self._structure, self._readable = without_unreadable(
+            self._structure, self.model, sharded=self.sharded
+        )
         self._routings, left_out = routers_by_block(routers.routings(), self._structure)
         self._router_modules = router_modules(self.model, self._routings.values())
         described_routers = describe_routers(self._routings, left_out)
@@ -338,9 +343,7 @@ class Camera:
                 axes[name] = ("probe", "channel" if channels else "head", "query", "key")
                 if channels:
                     labels[f"blocks.{index}.mixing_channel"] = tuple(map(str, channels))
-        parameters = dict(
-            self.model.named_parameters(remove_duplicate=False)
-        )  # blocks may share a layer
+        parameters = StoredWeights(self.model, self._readable.asked_for)
         with torch.no_grad(), _without_autocast(self.device.type):
             for projection in self._projections:
                 name = projection.array_name
@@ -348,7 +351,9 @@ class Camera:
                     parameters, projection, (self._side, self._side), self._pooling_of(projection)
                 )
                 axes[name] = ("out", "in")
-                if max(projection.shape) > self._side or min(projection.shape) > MAX_SPECTRUM_SIDE:
+                is_scored = WEIGHT_NAME.fullmatch(name) is not None
+                is_large = min(projection.shape) > MAX_SPECTRUM_SIDE
+                if is_scored and (is_large or max(projection.shape) > self._side):
                     on_device[f"{name}.norms"] = krylov(parameters, projection)
         kept = {projection.array_name for projection in self._projections}
         activity = self._neurons.activity(self.model, self._structure.projections)
@@ -446,4 +451,7 @@ def _chosen_heads(
 
 
 def _signature(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
+    # Sorted: an adapter's merging puts a parameter back in another place.
+    return tuple(
+        sorted((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
+    )

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tracker_viz.capture.offload import execution_device
+
 # (model, input_ids int64 [probe, position]) -> anything; what it returns is dropped.
 Forward = Callable[[nn.Module, Tensor], Any]
 
@@ -107,8 +109,9 @@ def buffers_written(model: nn.Module, before: Mapping[str, Tensor]) -> set[str]:
 
 def model_device(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+        if not tensor.is_meta:
+            return tensor.device
+    return execution_device(model) or torch.device("cpu")
 
 
 def _same(old: Tensor, new: Tensor) -> bool:

@@ -134,12 +134,15 @@ class Origins:
     _known: Any = field(default_factory=WeakIdKeyDictionary)
     _first_name: dict[int, str] = field(default_factory=dict)
     _alias: dict[str, str] = field(default_factory=dict)
+    _alive: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         root = self.modules.get("")
         if root is None:
             return
         for name, parameter in root.named_parameters(remove_duplicate=False):
+            # Offloaded ones are replaced during the pass: their ids must not be given again.
+            self._alive.append(parameter)
             self._alias[name] = self._first_name.setdefault(id(parameter), name)
             self._sizes[name] = parameter.numel()
 
@@ -174,6 +177,14 @@ class Origins:
             self._set(made, origin)
             if func is Tensor.__setitem__ or _is_in_place(func):
                 self._set(operands[:1], origin)
+
+    def saw_layer(self, name: str, entering: Tensor, output: Tensor) -> None:
+        """Note a layer that multiplies by the weight ``name`` in a way of its own."""
+        name = self.first_name(name)
+        came_from = self._known.get(entering) or _NOWHERE
+        self.readers.setdefault(name, came_from.weights)
+        self.whole.add(name)
+        self._set([output], Origin(frozenset({name})))
 
     def _of_output(
         self,

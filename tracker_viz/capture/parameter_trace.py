@@ -89,6 +89,13 @@ class ParameterTrace:
         elif func in _ACTIVATIONS and args and isinstance(args[0], Tensor):
             self._saw_activation(args[0])
 
+    def saw_layer(self, name: str, entering: Any, output: Any) -> None:
+        """Note what a layer returned that is no plain product with a parameter: an adapter's, or a
+        quantised one's, whose matrix is read by ``name``."""
+        if isinstance(entering, Tensor) and isinstance(output, Tensor):
+            self._outputs.append((name, output))
+            self.origins.saw_layer(name, entering, output)
+
     def saw_values(self, value: Tensor) -> None:
         """Find where the values come from that an attention mixes: [..., key, channel], probe rows
         first."""

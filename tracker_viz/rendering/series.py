@@ -233,9 +233,11 @@ class Series:
 
 
 def describe_model(model: Mapping[str, Any]) -> str:
-    """Describe the model of a capture: ``llama · 4 blocks × 4 heads · 0.87 M parameters``; empty
-    when the capture says nothing about it."""
-    parts = [str(model["name"])] if model.get("name") else []
+    """Describe the model of a capture: ``llama + LoRA r=8 · 4 blocks × 4 heads · 0.87 M
+    parameters``; empty when the capture says nothing about it."""
+    parts = []
+    if model.get("name"):
+        parts = [" + ".join(map(str, (model["name"], *model.get("adapters", ()))))]
     if model.get("n_blocks") and model.get("n_heads"):
         blocks, heads = _counted(model["n_blocks"], "block"), _counted(model["n_heads"], "head")
         parts.append(f"{blocks} × {heads}")

@@ -25,6 +25,7 @@ from tracker_viz.capture.discover.limits import check_parameters
 from tracker_viz.capture.discover.model_info import describe
 from tracker_viz.capture.isolation import Forward, default_forward, isolated, model_device
 from tracker_viz.capture.weights.matrices import read
+from tracker_viz.capture.weights.stored import StoredWeights
 from tracker_viz.errors import CaptureError, UnsupportedModelError
 from tracker_viz.types import HeadId
 
@@ -154,7 +155,7 @@ class LossMeter:
     def weights(self, name: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Yield name and values, float32 [out, in], of a weight in every block, such as
         ``attn.w_q``."""
-        parameters = dict(self._model.named_parameters(remove_duplicate=False))
+        parameters = StoredWeights(self._model)
         for projection in self._projections:
             if projection.name == name:
                 with torch.no_grad():

@@ -11,15 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
-from torch.nn.utils.parametrize import ParametrizationList
 
 from tracker_viz.capture.discover.model_info import ModelStructure, matrices_of
+from tracker_viz.capture.weights.adapters import owner
 from tracker_viz.capture.weights.matrices import Projection
 from tracker_viz.errors import UnsupportedModelError
-
-# What a layer is called inside the adapter that took its place. The adapter gets the same input,
-# and all of its paths (LoRA's too) must see the replaced heads.
-_INSIDE_ADAPTER = frozenset({"base_layer", "base", "linear", "original", "original_module"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +72,7 @@ def _outputs(model: nn.Module, projection: Projection, n_heads: int) -> HeadOutp
             f"({', '.join(projection.parameters)}) takes {width} numbers, which are no "
             f"{n_heads} heads side by side, so no head can be taken out"
         )
-    name = _owner(model, projection.parameters[0])
+    name = owner(model, projection.parameters[0])
     parent, _, own_name = name.rpartition(".")
     if isinstance(model.get_submodule(parent), nn.MultiheadAttention) and own_name == "out_proj":
         raise UnsupportedModelError(
@@ -85,19 +81,6 @@ def _outputs(model: nn.Module, projection: Projection, n_heads: int) -> HeadOutp
             "projection as a module, like nn.Linear"
         )
     return HeadOutputs(projection.block, name, n_heads, width // n_heads)
-
-
-def _owner(model: nn.Module, parameter: str) -> str:
-    """Return the name of the module that multiplies with a parameter, adapters around it
-    included."""
-    name = parameter.rpartition(".")[0]
-    while name:
-        parent, _, own_name = name.rpartition(".")
-        is_list = isinstance(model.get_submodule(name), ParametrizationList)
-        if not (is_list or own_name in {*_INSIDE_ADAPTER, "parametrizations"}):
-            break
-        name = parent
-    return name
 
 
 def _unknown(model: nn.Module, structure: ModelStructure, block: int) -> str:

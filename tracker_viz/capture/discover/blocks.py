@@ -8,11 +8,13 @@ are told apart by name and shape.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +22,15 @@ from torch import Tensor, nn
 from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
 from tracker_viz.capture.attention.interception import Binding, find_bindings, intercepted
 from tracker_viz.capture.attention.watch import AttentionWatch
+from tracker_viz.capture.discover.adapters import adapter_projections
 from tracker_viz.capture.discover.mixers import mixing_of, split_by_kind
 from tracker_viz.capture.discover.model_info import ModelStructure, Site, first_of
 from tracker_viz.capture.discover.projections import find_projections, unnamed_matrices
 from tracker_viz.capture.isolation import Forward, default_forward
 from tracker_viz.capture.parameter_trace import ParameterTrace
+from tracker_viz.capture.weights.adapters import virtual_tokens
 from tracker_viz.capture.weights.matrices import Projection
+from tracker_viz.capture.weights.stored import names_of_outputs
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
@@ -107,7 +112,7 @@ def discover(
         )
         n_heads.append(sum(call.pattern.shape[1] for call in block_calls))
         n_kv_heads.append(_kv_heads(block_calls, n_heads[index], of_block))
-        found += of_block
+        found += [*of_block, *adapter_projections(model, of_block)]
         for path in unnamed_matrices(
             model.get_submodule(names[index]),
             prefix=names[index],
@@ -207,7 +212,8 @@ def _watched_pass(
     watch = AttentionWatch(stack, input_ids.shape, keep, evidence=evidence)
     followed = [(name, module) for name, module in model.named_modules() if name]
     try:
-        with stack.following(followed), intercepted(bindings, watch.asker.call_function), watch:
+        asked = intercepted(bindings, watch.asker.call_function)
+        with stack.following(followed), asked, _outputs_noted(model, evidence), watch:
             forward(model, input_ids)
     except CaptureError:
         raise
@@ -222,6 +228,26 @@ def _watched_pass(
         ) from error
     _, width = watch.embedding or (0, 0)
     return calls, watch, {"": width, **stack.widths}
+
+
+@contextlib.contextmanager
+def _outputs_noted(model: nn.Module, evidence: ParameterTrace) -> Iterator[None]:
+    """Tell ``evidence`` what the layers with adapters and the quantised ones return."""
+    handles = []
+
+    def first(inputs: tuple[Any, ...]) -> Any:
+        return inputs[0] if inputs else None
+
+    def noting(name: str) -> Callable[..., None]:
+        return lambda _layer, inputs, output: evidence.saw_layer(name, first(inputs), output)
+
+    try:
+        for layer, name in names_of_outputs(model).items():
+            handles.append(layer.register_forward_hook(noting(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[str]:
@@ -364,6 +390,14 @@ def _stored(call: AttentionCall, dtype: torch.dtype) -> AttentionCall:
 
 
 def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:
+    if n_virtual := virtual_tokens(model):
+        return (
+            f"an adapter puts {n_virtual} trained, virtual tokens before every row (prompt or "
+            f"prefix tuning), so {type(model).__name__} attends over more positions than the "
+            "probe has tokens, which no picture of the probe's tokens shows. No weight of a block "
+            "is trained either; forward=lambda model, input_ids: model.get_base_model()(input_ids) "
+            "films the model without these tokens"
+        )
     suspects = []
     for name, module in model.named_modules():
         is_attention = _SURELY_ATTENTION.fullmatch(name.rpartition(".")[2])

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from tracker_viz.capture import distributed
+from tracker_viz.capture.offload import is_offloaded
 from tracker_viz.errors import CaptureError, UnsupportedModelError
 
 
@@ -95,7 +96,7 @@ def check_parameters(model: nn.Module) -> None:
     empty = True
     for name, parameter in model.named_parameters():
         empty = False
-        if parameter.is_meta:
+        if parameter.is_meta and not is_offloaded(model, name):
             raise UnsupportedModelError(
                 f"parameter {name} is on the meta device, so the model has no values yet; "
                 "watch it after its weights are loaded or initialised"

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from tracker_viz.capture.parameter_trace import ParameterTrace
+from tracker_viz.capture.weights.adapters import layers_of
 from tracker_viz.capture.weights.matrices import Projection
+from tracker_viz.capture.weights.packed import named_matrices
 
 SKIPPED_NAMES = re.compile(
     r"lora_|(^|\.)[^.]*(norm|embed|rotary|router|conv)[^.]*$|(^|\.)(ln_?\d?|rel_[^.]*)$",
@@ -74,6 +76,7 @@ FEED_FORWARD_ROLE = {
 # What a layer is called inside the wrapper that took its place.
 _WRAPPED = {
     "base_layer",
+    "original_module",
     "base",
     "linear",
     "original",
@@ -158,10 +161,10 @@ def _each(
     evidence: ParameterTrace,
     skipped: re.Pattern[str],
 ) -> Iterator[Matrix]:
-    for module_name, module in block.named_modules():
+    for module_name, module in layers_of(block):
         if isinstance(module, nn.Embedding | nn.modules.conv._ConvNd):
             continue
-        for name, parameter in module.named_parameters(recurse=False):
+        for name, parameter in named_matrices(module):
             in_block = f"{module_name}.{name}".strip(".")
             if parameter.ndim not in (2, 3) or not parameter.is_floating_point():
                 continue

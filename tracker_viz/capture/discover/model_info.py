@@ -5,6 +5,7 @@ Made by ``blocks.discover``; the ``Camera`` follows it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,11 @@ from typing import Any
 from torch import nn
 
 from tracker_viz.capture.attention.interception import Binding
+from tracker_viz.capture.weights.adapters import inside_wrapper, kinds
 from tracker_viz.capture.weights.matrices import Projection
+
+# Weights that a person is not told of one by one: single experts, adapters' own matrices.
+_BESIDE = re.compile(r"\.(experts|lora_[ab])(\.|$)")
 
 # Names of the modules that ran at a call of attention, and how many calls the innermost of them had
 # made before.
@@ -111,9 +116,8 @@ def describe(structure: ModelStructure, model: nn.Module) -> dict[str, Any]:
         }
     if structure.without_feed_forward and structure.projections:
         found["without_feed_forward"] = list(structure.without_feed_forward)
-    return {
-        # fully_shard changes the class of what it shards.
-        "name": type(model).__name__.removeprefix("FSDP"),
+    description = {
+        "name": model_name(model),
         "n_blocks": len(structure.blocks),
         "n_heads": _one_or_all(structure.n_heads),
         "n_kv_heads": _one_or_all(structure.n_kv_heads),
@@ -122,6 +126,15 @@ def describe(structure: ModelStructure, model: nn.Module) -> dict[str, Any]:
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "found": found,
     }
+    if adapters := kinds(model):
+        description["adapters"] = list(adapters)
+    return description
+
+
+def model_name(model: nn.Module) -> str:
+    """Return the class of a model, or of the model inside an adapter's wrapper."""
+    # fully_shard changes the class of what it shards.
+    return type(inside_wrapper(model)).__name__.removeprefix("FSDP")
 
 
 def matrices_of(model: nn.Module, block: str) -> list[str]:
@@ -144,9 +157,10 @@ def summary(description: dict[str, Any]) -> str:
     if "mixing" in found:
         n_mixing = len(found["mixing"])
         by = [*by, f"mixing maps of {n_mixing} blocks"]
-    weights = [name for name in found["projections"] if ".experts." not in name]
+    weights = [name for name in found["projections"] if not _BESIDE.search(name)]
+    name = " + ".join([description["name"], *description.get("adapters", ())])
     line = (
-        f"{description['name']}: {blocks}, {description['n_heads']} heads, "
+        f"{name}: {blocks}, {description['n_heads']} heads, "
         f"{description['n_kv_heads']} key/value heads, attention by "
         f"{' and '.join(by)}; weights: {', '.join(weights) or 'none'}"
     )

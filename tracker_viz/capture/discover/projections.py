@@ -29,7 +29,9 @@ from tracker_viz.capture.discover.matrix import (
 )
 from tracker_viz.capture.origins import SeenAttention
 from tracker_viz.capture.parameter_trace import ParameterTrace
+from tracker_viz.capture.weights.adapters import layers_of
 from tracker_viz.capture.weights.matrices import Projection
+from tracker_viz.capture.weights.packed import named_matrices
 
 _NOTHING = re.compile(r"(?!)")
 _ATTENTION_ORDER = ("w_q", "w_q_a", "w_q_b", "w_k", "w_v", "w_kv_a", "w_kv_b", "w_o")
@@ -102,10 +104,10 @@ def _seen(
 ) -> Seen:
     origins = evidence.origins
     own = set()
-    for module_name, module in block.named_modules():
+    for module_name, module in layers_of(block):
         if isinstance(module, nn.Embedding):
             continue
-        for name, parameter in module.named_parameters(recurse=False):
+        for name, parameter in named_matrices(module):
             if parameter.ndim >= 2:
                 in_model = f"{prefix}.{module_name}".strip(".")
                 own.add(origins.first_name(f"{in_model}.{name}".strip(".")))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tracker_viz.capture.weights.adapters import owner
 from tracker_viz.capture.weights.matrices import Projection
 
 _DOWN = ("w_down", "w_out")
@@ -111,4 +112,5 @@ def _module(model: nn.Module, projection: Projection) -> nn.Module | None:
     is_of_experts = ".experts." in projection.name or others
     if not is_down or is_of_experts or not parameter.endswith(_WEIGHT):
         return None
-    return model.get_submodule(parameter.removesuffix(_WEIGHT))
+    # An adapter around the layer may scale what enters it.
+    return model.get_submodule(owner(model, parameter))

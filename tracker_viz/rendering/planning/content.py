@@ -29,6 +29,8 @@ from tracker_viz.rendering.sources import (
 _SIDES = {"out": "output", "in": "input"}
 _ORDERS = {"norm": "changed most first", "direction": "by direction of change"}
 # In the order of the computation.
+# An adapter's own matrices, ``attn.w_q.lora_a`` and ``attn.w_q.lora_b``.
+_OF_ADAPTER = ".lora_"
 _MATRIX_ORDER = ("w_q", "w_k", "w_v", "w_o", "w_gate", "w_up", "w_in", "w_down", "w_out")
 
 
@@ -261,10 +263,12 @@ def resolve_weights(builder: PlanBuilder, panel: Weights) -> Matrices:
     sides: tuple[str, ...] = ()
     for pattern in panel.matrices:
         for name in series.names(f"blocks.*.{pattern}"):
+            if _OF_ADAPTER in name and _OF_ADAPTER not in pattern:
+                continue  # attn.w_* means weights, and not an adapter's own matrices beside them
             array = series.require(name, layout)
             if len(array.shape) == 2:
                 found.setdefault(block_of(name), {})[kind_of(name)] = name
-                sides = sides or array.axes
+                sides = sides or _sides_of(name, array.axes)
     if not found:
         have = sorted({kind_of(name) for name in series.names("blocks.*")})[:12]
         raise LayoutError(
@@ -272,16 +276,23 @@ def resolve_weights(builder: PlanBuilder, panel: Weights) -> Matrices:
             f"captures hold none; they hold: {', '.join(have) or 'none'}"
         )
     kinds = sorted(set[str]().union(*found.values()), key=_matrix_rank)
+    what = "Adapter" if all(_OF_ADAPTER in kind for kind in kinds) else "Weight"
     title = {
-        "change": f"Weight change since step {series.steps[0]:,}",
-        "value": "Weights",
-        "step": "Weight change since the previous capture",
+        "change": f"{what} change since step {series.steps[0]:,}",
+        "value": f"{what}s",
+        "step": f"{what} change since the previous capture",
     }[panel.show]
     if panel.reduce == "mean" and panel.show != "value":
         title = f"Signed {title[0].lower()}{title[1:]}"
     scale = f"weights_{panel.show}_{panel.reduce}"
     blocks = [found[block] for block in sorted(found)]
     return Matrices(panel, title, scale, kinds, blocks, sides)
+
+
+def _sides_of(name: str, axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what runs down and across a matrix; one side of an adapter's is its rank."""
+    own = name.partition(_OF_ADAPTER)[2]
+    return {"a": ("rank", "in"), "b": ("out", "rank")}.get(own[:1], axes)
 
 
 def resolve_scores(builder: PlanBuilder, panel: Scores) -> list[str]:
@@ -424,19 +435,20 @@ def kind_of(name: str) -> str:
 
 
 def short_kind(kind: str) -> str:
-    """``mlp.w_gate`` -> ``gate``."""
-    return kind.rsplit(".", 1)[-1].removeprefix("w_")
+    """``mlp.w_gate`` -> ``gate``; ``attn.w_q.lora_a`` -> ``q A``."""
+    of, _, own = kind.partition(_OF_ADAPTER)
+    return f"{of.rsplit('.', 1)[-1].removeprefix('w_')} {own.upper()}".strip()
 
 
 def matrix_title(kind: str) -> str:
-    """``mlp.w_gate`` -> ``FFN gate``."""
-    station = kind.rpartition(".")[0]
+    """``mlp.w_gate`` -> ``FFN gate``; ``attn.w_q.lora_a`` -> ``attention q A``."""
+    station = kind.partition(_OF_ADAPTER)[0].rpartition(".")[0]
     station = {"mlp": "FFN", "attn": "attention"}.get(station, station)
     return f"{station} {short_kind(kind)}".strip()
 
 
 def _matrix_rank(kind: str) -> tuple[bool, int, str]:
     """Return what sorts matrices: attention before FFN, then as they are computed."""
-    name = kind.rsplit(".", 1)[-1]
+    name = kind.partition(_OF_ADAPTER)[0].rsplit(".", 1)[-1]
     place = _MATRIX_ORDER.index(name) if name in _MATRIX_ORDER else len(_MATRIX_ORDER)
     return kind.startswith("mlp"), place, kind
