@@ -288,6 +288,31 @@ def test_killed_while_all_is_well(server, at, tmp_path):
     assert_exactly_once(server, range(len(only_run(server).history)))
 
 
+def test_chart_points_that_only_a_killed_client_had_are_sent_again_and_not_twice(
+    server, at, tmp_path
+):
+    """The client sends rows when it finds time, captures at once: a power cut takes the rows."""
+    hold = {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "600"}
+    training = Training(server, tmp_path, environment=hold)
+    training.until("trained")
+    journal = training.spool / "sent/wandb.jsonl"
+    training.until_it_has(lambda: journal.exists() and "enqueued" in journal.read_text())
+    for process, _ in service_processes(tmp_path):
+        os.kill(int(process), signal.SIGKILL)
+    training.kill()
+    assert only_run(server).history == []
+    assert push(training.spool).complete
+    assert_exactly_once(server)
+    assert push(training.spool).complete
+    assert_exactly_once(server)
+
+    # One that a client had sent, and of which the journal does not know it yet
+    lines = [line for line in journal.read_text().splitlines() if '"metrics"' not in line]
+    journal.write_text("\n".join(lines) + "\n")
+    assert push(training.spool).complete
+    assert_exactly_once(server)
+
+
 def test_offline_then_synced_and_pushed_into_one_run(server, at, losses, tmp_path):
     training = Training(server, tmp_path, environment={"WANDB_MODE": "offline"})
     training.end()

@@ -18,17 +18,21 @@ class Journal:
     Attributes:
         captures: file name -> the capture that the destination has.
         metrics: file names of the captures whose metrics it has.
+        enqueued: those whose metrics the tracker's client took, and the service may lack.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.captures: dict[str, CaptureRef] = {}
         self.metrics: set[str] = set()
+        self.enqueued: set[str] = set()
         for line in read_lines(path):
             for stored in line.get("captures", ()):
                 ref = _ref_from_json(stored)
                 self.captures[ref.file_name] = ref
             self.metrics.update(line.get("metrics", ()))
+            self.enqueued.update(line.get("enqueued", ()))
+        self.enqueued -= self.metrics
 
     def note_captures(self, refs: Sequence[CaptureRef]) -> None:
         if refs:
@@ -39,6 +43,12 @@ class Journal:
         if file_names:
             self._append({"metrics": list(file_names)})
             self.metrics |= set(file_names)
+            self.enqueued -= self.metrics
+
+    def note_enqueued(self, file_names: Sequence[str]) -> None:
+        if file_names:
+            self._append({"enqueued": list(file_names)})
+            self.enqueued |= set(file_names)
 
     def forget(self, refs: Sequence[CaptureRef]) -> None:
         """Take captures off that the destination turned out to lack: they are sent again."""
@@ -50,6 +60,7 @@ class Journal:
         lines = {
             "captures": [asdict(ref) for ref in self.captures.values()],
             "metrics": sorted(self.metrics),
+            "enqueued": sorted(self.enqueued),
         }
         self._append(lines)
 
@@ -57,8 +68,12 @@ class Journal:
         return self.captures.get(ref.file_name) == ref
 
     def has_all_of(self, ref: CaptureRef) -> bool:
-        """Return whether the destination has the capture and its metrics."""
-        return self.has(ref) and ref.file_name in self.metrics
+        """Return whether the destination has the capture, and was given its metrics: those that are
+        only enqueued can be sent again without the file."""
+        return self.has(ref) and self.has_metrics_of(ref)
+
+    def has_metrics_of(self, ref: CaptureRef) -> bool:
+        return ref.file_name in self.metrics or ref.file_name in self.enqueued
 
     def _append(self, line: Mapping[str, Any]) -> None:
         append_lines([json.dumps(line)], self._path)

@@ -35,7 +35,14 @@ from tracker_viz.delivery import spool_lock
 from tracker_viz.delivery.destinations import StoredDestination
 from tracker_viz.delivery.journal import Journal
 from tracker_viz.errors import CaptureFileError, ConfigError
-from tracker_viz.files import read_json, remove_torn, user_path, write_atomically, write_json
+from tracker_viz.files import (
+    read_json,
+    read_lines,
+    remove_torn,
+    user_path,
+    write_atomically,
+    write_json,
+)
 from tracker_viz.metrics import charted
 from tracker_viz.trackers import (
     Cell,
@@ -198,6 +205,18 @@ class Spool:
         values = {name: value for name, value in metrics.items() if name not in without}
         taken = float(read_json(self.run.entry_path(ref))["time"])
         return MetricPoint(ref.step, values, taken)
+
+    def logged_points(self, *, without: frozenset[str] = frozenset()) -> dict[int, MetricPoint]:
+        """Return step -> point, as ``metric_point`` gives it, also of captures that were delivered
+        and are gone here."""
+        points = {}
+        for line in read_lines(self.directory / "metrics.jsonl"):
+            if not {"step", "time"} <= line.keys():
+                continue
+            values = {name: value for name, value in line.items() if name not in ("step", "time")}
+            shown = {name: value for name, value in charted(values).items() if name not in without}
+            points[line["step"]] = MetricPoint(line["step"], shown, line["time"])
+        return points
 
     def known_steps(self) -> frozenset[int]:
         """Return the steps that are here, or were until every destination had them."""

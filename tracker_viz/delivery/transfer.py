@@ -35,7 +35,7 @@ from tracker_viz.trackers import (
     parent_run,
     tracker_class,
 )
-from tracker_viz.types import CaptureRef
+from tracker_viz.types import CaptureRef, capture_file_name, capture_step
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +149,29 @@ class Transfer:
             )
         return Comparison(tuple(left), tuple(damaged))
 
+    def repeat_points(self, run: Run) -> None:
+        """Send chart points again that a process before this one gave to a client, which may have
+        been killed with them. Those that the service shows are not sent twice."""
+        if run.confirms_points or not run.online or not self._existed:
+            return
+        given = set(self.journal.enqueued)
+        given |= {ref.file_name for ref in self._listed() if not self.journal.has_metrics_of(ref)}
+        known = self._spool.logged_points(without=self._names_of_loop())
+        points = [known[step] for step in sorted(map(capture_step, given)) if step in known]
+        if not points:
+            return
+        shown = run.shown_points(points)
+        with self._spool_access():
+            self.journal.note_metrics([capture_file_name(step) for step in sorted(shown)])
+        again = [
+            point
+            for point in points
+            if point.step not in shown and capture_file_name(point.step) in self.journal.enqueued
+        ]
+        if again:
+            log.info("%d chart points are sent again to %s", len(again), self.destination.name)
+            run.log_metrics([point for point in again if point.values])
+
     def join_sweep(self, run: Run) -> None:
         """Put a run that the user's own code made below the run of the sweep that this job is of.
         Without it the captures are still worth delivering."""
@@ -180,7 +203,7 @@ class Transfer:
             self._put(run, whole)
         logged = self._log_metrics(run, whole)
         with self._spool_access():
-            self.journal.note_metrics(logged)
+            self._note_logged(run, logged)
             self._spool.remove_delivered(whole)
         damaged = [ref.step for ref in chunk if ref not in whole]
         return Sent(tuple(whole), tuple(damaged))
@@ -198,6 +221,7 @@ class Transfer:
         for artifact, file in self._spool.files().items():
             yield partial(run.put_file, file, artifact)
         yield partial(run.finish, state)
+        yield partial(self._confirm_points, run)
 
     def _opened(self) -> Run:
         assert self._tracker is not None
@@ -259,16 +283,44 @@ class Transfer:
                 self.journal.note_captures(refs)
         self._doubtful = False
 
+    def _note_logged(self, run: Run, file_names: Sequence[str]) -> None:
+        if run.confirms_points:
+            self.journal.note_metrics(file_names)
+        else:
+            self.journal.note_enqueued(file_names)
+
+    def _confirm_points(self, run: Run) -> None:
+        """Note the points that a client took: it has sent them all where the run was ended here."""
+        waiting = sorted(self.journal.enqueued)
+        if not waiting or not run.online:
+            return
+        if self.destination.ours:
+            with self._spool_access():
+                self.journal.note_metrics(waiting)
+            return
+        log.info(
+            "%d chart points are with the client of %s, which sends them until the run ends; if it "
+            "is killed before: %s",
+            len(waiting),
+            self.destination.name,
+            self._spool.push_command,
+        )
+
     def _log_metrics(self, run: Run, refs: Sequence[CaptureRef]) -> list[str]:
         """Log the metrics of captures that were not logged before; return their file names."""
-        new = [ref for ref in refs if ref.file_name not in self.journal.metrics]
-        # A run that is not ours has the loop's own metrics already, from the user's logger.
-        without = frozenset() if self.destination.ours else self._spool.loop_metrics()
+        new = [ref for ref in refs if not self.journal.has_metrics_of(ref)]
+        without = self._names_of_loop()
         points = [self._spool.metric_point(ref, without=without) for ref in new]
         points = [point for point in points if point.values]
         if points:
             run.log_metrics(points)
         return [ref.file_name for ref in new]
+
+    def _names_of_loop(self) -> frozenset[str]:
+        """Return the metrics that a run which is not ours has already, from the user's logger."""
+        if self.destination.ours:
+            return frozenset()
+        return self._spool.loop_metrics()
 
     def _listed(self) -> list[CaptureRef]:
         """Return the captures of the spool.

@@ -234,6 +234,7 @@ class Uploader:
             self._retried(run.remove_torn)
             self._retried(lambda: self._transfer.join_sweep(run))
             self._retried(lambda: self._compare(run))
+            self._retried(lambda: self._transfer.repeat_points(run))
             self._reached()
             while chunk := self._next_chunk(run):
                 self.busy_s = time.thread_time()

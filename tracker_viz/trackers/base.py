@@ -147,6 +147,13 @@ class Run(ABC):
         return True
 
     @property
+    def confirms_points(self) -> bool:
+        """False: ``log_metrics`` returns when the tracker's client has the points, which a kill may
+        take with it. The uploader then counts them once the run has ended, and the next start or
+        push sends what ``shown_points`` lacks."""
+        return True
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """Options that another process needs besides ``ref`` to reach this run (``tracking_uri``,
         ``base_url``); never a secret. The commands that training prints carry them."""
@@ -176,6 +183,14 @@ class Run(ABC):
     @abstractmethod
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
         """Add points to the run's native charts, whose horizontal axis is the training step."""
+
+    def shown_points(self, points: Sequence[MetricPoint]) -> frozenset[int]:
+        """Return the steps of those points that the service has. Asked only where
+        ``confirms_points`` is false.
+
+        Default: all of them.
+        """
+        return frozenset(point.step for point in points)
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
         """Set final values by which the tracker's own table of runs can sort and filter. Overwrites

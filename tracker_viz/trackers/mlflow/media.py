@@ -34,7 +34,7 @@ def put_table(
     tagged = json.loads(client.get_run(run_id).data.tags.get(_TABLES_TAG, "[]"))
     entry = {"path": artifact, "type": "table"}
     if entry not in tagged:
-        client.set_tag(run_id, _TABLES_TAG, json.dumps([*tagged, entry]))
+        client.set_tag(run_id, _TABLES_TAG, json.dumps([*tagged, entry]), synchronous=True)
 
 
 def put_key_frames(
@@ -56,7 +56,7 @@ def put_key_frames(
     for step, picture in frames:
         if there.get(str(step)) != digests[str(step)]:
             with Image.open(picture) as opened:
-                client.log_image(run_id, opened, key=layout, step=step)
+                client.log_image(run_id, opened, key=layout, step=step, synchronous=True)
     if not there.items() >= digests.items():
         files.put_bytes(json.dumps(there | digests).encode(), noted)
 

@@ -177,10 +177,10 @@ class MlflowRun(Run):
                 if name not in there
             ]
             for batch in _batches(new, MAX_PARAMS_A_CALL):
-                self._client.log_batch(self._run_id, params=batch)
+                self._client.log_batch(self._run_id, params=batch, synchronous=True)
             if config:
                 self._files.put_bytes(json.dumps(dict(config), indent=2).encode(), _CONFIG)
-                self._client.set_tag(self._run_id, _CONFIG_TAG, _CONFIG)
+                self._client.set_tag(self._run_id, _CONFIG_TAG, _CONFIG, synchronous=True)
 
     def _stored_config(self, run: mlflow.entities.Run) -> dict[str, str]:
         """Return the whole configuration as parameters would have it; empty for a run that has
@@ -220,7 +220,7 @@ class MlflowRun(Run):
             ]
         with self._service("log metrics"):
             for batch in _batches(metrics, MAX_METRICS_A_CALL):
-                self._client.log_batch(self._run_id, metrics=batch)
+                self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
         """Store numbers as metrics, by which MLflow's table of runs sorts, and text as tags."""
@@ -248,9 +248,9 @@ class MlflowRun(Run):
                 if there.tags.get(name) != value
             ]
             for metrics in _batches(changed, MAX_METRICS_A_CALL):
-                self._client.log_batch(self._run_id, metrics=metrics)
+                self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
             for batch in _batches(tags, MAX_PARAMS_A_CALL):
-                self._client.log_batch(self._run_id, tags=batch)
+                self._client.log_batch(self._run_id, tags=batch, synchronous=True)
 
     def put_file(self, file: Path, artifact: str) -> str:
         with self._service(f"store {checked_artifact(artifact)}"):
@@ -277,7 +277,9 @@ class MlflowRun(Run):
         texts = list(map(str, refs))
         with self._service("link what this was made of"):
             self._files.put_bytes(json.dumps(texts).encode(), _INPUTS)
-            self._client.set_tag(self._run_id, _INPUTS_TAG, json.dumps(texts)[:MAX_TAG_CHARACTERS])
+            self._client.set_tag(
+                self._run_id, _INPUTS_TAG, json.dumps(texts)[:MAX_TAG_CHARACTERS], synchronous=True
+            )
         self._refresh_note()
 
     def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
@@ -306,7 +308,7 @@ class MlflowRun(Run):
             theirs = tags.get(PARENT_TAG, parent.path)
             # MLflow shows one parent of a run; the user's own nesting is what they look for.
             tag = PARENT_TAG if theirs == parent.path else _SWEEP_TAG
-            self._client.set_tag(self._run_id, tag, parent.path)
+            self._client.set_tag(self._run_id, tag, parent.path, synchronous=True)
 
     def restart(self) -> None:
         """Show the run as running again, for a process that continues it."""
@@ -341,6 +343,7 @@ class MlflowRun(Run):
                 self._run_id,
                 note.TAG,
                 note.signed(markdown[: MAX_TAG_CHARACTERS - 100]),
+                synchronous=True,
             )
         return True
 

@@ -237,7 +237,7 @@ class MlflowTracker(Tracker):
 
         with mlflow_errors(self._uri, "start a run"):
             mlflow.start_run(run_name=name)
-            mlflow.log_params(dict(config))
+            mlflow.log_params(dict(config), synchronous=True)
         return True
 
     @classmethod

@@ -24,7 +24,8 @@ import wandb
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers.base import MetricPoint
 from tracker_viz.trackers.wandb.key_frames import KeyFrame, frame_media
-from tracker_viz.trackers.wandb.service import AWAY
+from tracker_viz.trackers.wandb.service import AWAY, WandbService, translated
+from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)
 
@@ -268,6 +269,21 @@ def _note(sdk_run: Any, key: str, frames: Mapping[KeyFrame, Path]) -> None:
     _logged.setdefault(sdk_run, {}).setdefault(key, {}).update(
         {frame.step: frame for frame in frames}
     )
+
+
+def shown_points(
+    service: WandbService, ref: RunRef, points: Sequence[MetricPoint]
+) -> frozenset[int]:
+    """Return the steps of those points that the service's history has."""
+    run = service.fetch_run(ref)
+    shown: set[int] = set()
+    # Rows of key frames have a step, too: a point is known by one of its own values beside it.
+    names = {min(point.values) for point in points if point.values}
+    with translated(service.base_url, ref):
+        for name in sorted(names):
+            rows = run.scan_history(keys=[STEP, name], use_cache=False)
+            shown.update(int(row[STEP]) for row in rows)
+    return frozenset(shown.intersection(point.step for point in points))
 
 
 def logged_frames(sdk_run: Any, key: str) -> list[KeyFrame]:

@@ -26,7 +26,13 @@ from tracker_viz.trackers.base import (
 )
 from tracker_viz.trackers.wandb import lineage, session
 from tracker_viz.trackers.wandb.artifacts import CaptureStore, CaptureUploads, legal_name
-from tracker_viz.trackers.wandb.history import JoinedRows, OwnRows, Rows, logged_frames
+from tracker_viz.trackers.wandb.history import (
+    JoinedRows,
+    OwnRows,
+    Rows,
+    logged_frames,
+    shown_points,
+)
 from tracker_viz.trackers.wandb.key_frames import await_frames, read_frames, shown_frames
 from tracker_viz.trackers.wandb.media import (
     file_key,
@@ -112,6 +118,10 @@ class WandbRun(Run):
         return self._sdk_run is not None and bool(self._sdk_run.resumed)
 
     @property
+    def confirms_points(self) -> bool:
+        return False  # the client's process sends them when it finds time
+
+    @property
     def environment(self) -> Mapping[str, str]:
         return self._service.environment
 
@@ -153,6 +163,11 @@ class WandbRun(Run):
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
         with self._writing() as (_, rows), translated(self._service.base_url, self._ref):
             rows.add(points)
+
+    def shown_points(self, points: Sequence[MetricPoint]) -> frozenset[int]:
+        if self._offline:
+            return frozenset()
+        return shown_points(self._service, self._ref, points)
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
         with self._writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
