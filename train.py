@@ -43,7 +43,7 @@ from tracker_viz.demo import (
 from tracker_viz.files import user_path
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
-from tracker_viz.jobs.train_settings import TRAINED_WITH, TrainSettings, resumed
+from tracker_viz.jobs.train_settings import TRAINED_WITH, TrainSettings, places, resumed
 
 
 @application(TrainSettings, name="train", config_path="conf")
@@ -117,7 +117,7 @@ def main(settings: TrainSettings) -> float:
     for trained in watcher.runs:
         print(f"To make the video of it, from any directory:\n  {pipeline.render_command(trained)}")
         if not outcome.finished:
-            print(f"To go on training:\n  {resume_command(trained)}")
+            print(f"To go on training:\n  {resume_command(trained, places(settings))}")
     if settings.render and (whole := watcher.whole_runs()):
         say_where_to_watch(
             pipeline.render(

@@ -17,11 +17,12 @@ from omegaconf import OmegaConf
 
 from tracker_viz import trackers
 from tracker_viz.capture import Schedule
+from tracker_viz.commands import option
 from tracker_viz.errors import ConfigError
 from tracker_viz.jobs.config import typed
 from tracker_viz.jobs.explain import explain
 from tracker_viz.jobs.help import help_text
-from tracker_viz.jobs.train_settings import OUTCOMES, TrainSettings, resumed
+from tracker_viz.jobs.train_settings import OUTCOMES, TrainSettings, places, resumed
 from tracker_viz.metrics import ROLES, ScoreSeries, run_summary
 from tracker_viz.rendering import LAYOUTS
 
@@ -183,6 +184,35 @@ def test_a_resumed_run_can_be_given_another_group():
     trained = settings_of("experiment=smoke").trained_with()
     settings = resumed(settings_of("trainer=default"), trained, ["trainer=default"])
     assert (settings.trainer.steps, settings.model.n_blocks) == (1000, 2)
+
+
+def test_a_resumed_run_takes_neither_files_nor_captures_from_its_checkpoint(monkeypatch):
+    monkeypatch.setenv("PLANTED", "secret")
+    trained = settings_of("experiment=smoke").trained_with()
+    trained["name"] = "${oc.env:PLANTED}"
+    trained["data"] |= {"pattern": "**/.*", "of_a_newer_version": 1}
+    trained["capture"] |= {"max_mb": 1e9}
+    settings = resumed(settings_of(), trained, [])
+    assert settings.name == "${oc.env:PLANTED}", "as it is written"
+    assert settings.data.pattern == "**/*"
+    assert settings.capture == settings_of().capture
+    assert "secret" not in str(settings)
+
+    trained["data"]["path"] = "/etc/passwd"
+    with pytest.raises(ConfigError, match=r"text data\.path='/etc/passwd': say which"):
+        resumed(settings_of(), trained, ["trainer.steps=77"])
+    words = ["data=text", "data.path=books"]
+    assert resumed(settings_of(*words), trained, words).data.path == "books"
+    assert resumed(settings_of("data=source"), trained, ["data=source"]).data.path is None
+
+
+def test_the_command_that_resumes_says_what_is_not_taken_from_the_checkpoint(tmp_path):
+    words = ["data=text", f"data.path={tmp_path}", "capture.max_mb=3", "capture.captures=8"]
+    settings = settings_of("experiment=smoke", *words)
+    said = places(settings)
+    assert said["data.path"] == str(tmp_path)
+    again = [option(name, value) for name, value in said.items()]
+    assert resumed(settings_of(*again), settings.trained_with(), again).capture == settings.capture
 
 
 def test_what_was_trained_with_means_the_same_in_another_directory(tmp_path, monkeypatch):

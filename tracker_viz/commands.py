@@ -21,9 +21,34 @@ def override(key: str, value: object) -> str:
     text = str(value)
     if _PLAIN.fullmatch(text):
         return f"{key}={text}"
+    # OmegaConf looks for interpolations in quotes, too: ${ stands for itself after a backslash, and
+    # backslashes before it count in pairs.
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     # A backslash is special only before a quotation mark.
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", text))
     return f"{key}='{escaped}'"
+
+
+def option(key: str, value: object) -> str:
+    """Return ``key=value`` for a value of any kind: ``capture.only_heads={3: [0]}``."""
+    return override(key, value) if isinstance(value, str) else f"{key}={_in_grammar(value)}"
+
+
+def _in_grammar(value: object) -> str:
+    if isinstance(value, Mapping):
+        # Names of a mapping take no quotes, and need a backslash before what ends them.
+        entries = [
+            re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", str(key)) + f": {_in_grammar(each)}"
+            for key, each in value.items()
+        ]
+        return "{" + ", ".join(entries) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_in_grammar, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return override("", value).removeprefix("=")
+    return str(value)
 
 
 def push(spool: Path, *, into: object = None) -> str:
@@ -49,10 +74,19 @@ def compare_sweep(parent: object, environment: Mapping[str, str]) -> str:
     return shlex.join(["tracker-viz", "compare", *words])
 
 
-def resume(program: Sequence[str], ref: object, environment: Mapping[str, str]) -> str:
-    """Continue the training of a run. ``program``: the words that start it, such as ``python
-    train.py``."""
-    words = [override("resume", ref)]
+def resume(
+    program: Sequence[str],
+    ref: object,
+    environment: Mapping[str, str],
+    options: Sequence[str] = (),
+) -> str:
+    """Continue the training of a run.
+
+    Args:
+        program: the words that start it, such as ``python train.py``.
+        options: more words.
+    """
+    words = [override("resume", ref), *options]
     if environment:
         scheme = _scheme(ref)
         words.append(f"tracker={scheme}")

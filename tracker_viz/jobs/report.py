@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from tracker_viz import commands
 from tracker_viz.delivery import Report
@@ -80,6 +82,8 @@ def say_what_is_left(report: Report | None) -> None:
         print(f"To upload what is left:\n  {report.command}")
 
 
-def resume_command(run: Run) -> str:
-    """Return the command that continues the training of ``run``, from any directory."""
-    return commands.resume([sys.executable, sys.argv[0]], run.ref, run.environment)
+def resume_command(run: Run, places: Mapping[str, Any]) -> str:
+    """Return the command that continues the training of ``run``, from any directory; ``places``:
+    options that it has to say again."""
+    words = [commands.option(name, value) for name, value in places.items()]
+    return commands.resume([sys.executable, sys.argv[0]], run.ref, run.environment, words)

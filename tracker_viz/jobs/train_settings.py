@@ -28,8 +28,12 @@ OUTCOMES = (
     *(f"specialisation/{role.name}_{value}" for role in ROLES for value in _OF_A_ROLE),
     *(f"specialisation/{value}" for value in _OF_THE_RUN),
 )
-# What a resumed run takes from its checkpoint, unless the command line says otherwise.
+# What a run's model, losses and captures depend on.
 TRAINED_WITH = ("name", "seed", "model", "data", "trainer", "capture")
+# What a resumed run takes from its checkpoint, unless the command line says otherwise. A checkpoint
+# comes from a server: which files are read here, and what is captured of them, is said here.
+_CONTINUED = ("name", "seed", "model", "data", "trainer")
+_PLACES = {"data": ("path", "pattern")}
 
 
 class TrainSettings(Settings, Appearance):
@@ -110,22 +114,64 @@ def resumed(
     words of the command line) set explicitly.
 
     So ``python train.py resume=... trainer.steps=2000`` trains the same model with the same data
-    and recipe for longer.
+    and recipe for longer. The checkpoint is data from elsewhere: only known options are taken, as
+    they are written, and none that names files or says what to capture.
+
+    Raises:
+        ConfigError: an option has an impossible value, or the training read text that the command
+            line does not name.
     """
     composed = settings.model_dump()
     values = copy.deepcopy(composed)
-    for key in TRAINED_WITH:
+    for key in _CONTINUED:
         stored = trained_with.get(key, values[key])
-        # Options that were added since the checkpoint keep their defaults.
-        values[key] = values[key] | stored if isinstance(stored, Mapping) else stored
+        if isinstance(values[key], Mapping):
+            known = values[key].keys() - _PLACES.get(key, ())
+            stored = {**values[key], **_only(known, stored, key)}
+        values[key] = stored
 
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~").partition("@")[0]
-        parents = key.replace("/", ".").split(".")
-        option = parents.pop()
-        if [*parents, option][0] in TRAINED_WITH:
+    typed = [_words_of(override) for override in overrides]
+    for *parents, option in typed:
+        if [*parents, option][0] in _CONTINUED:
             _at(values, parents)[option] = _at(composed, parents)[option]
+    _check_text(trained_with, typed)
     return TrainSettings.of(values)
+
+
+def places(settings: TrainSettings) -> dict[str, Any]:
+    """Return the options, by name, that ``resumed`` takes from the command line alone, where they
+    are not at their default: a command that resumes this training has to say them."""
+    chosen = settings.trained_with()
+    said = {"data": {name: chosen["data"][name] for name in _PLACES["data"]}}
+    said["capture"] = chosen["capture"]
+    defaults = {"data": DataConfig().model_dump(), "capture": CaptureOptions().model_dump()}
+    return {
+        f"{group}.{name}": value
+        for group, options in said.items()
+        for name, value in options.items()
+        if value != defaults[group][name]
+    }
+
+
+def _only(known: Iterable[str], stored: Any, key: str) -> dict[str, Any]:
+    if not isinstance(stored, Mapping):
+        raise ConfigError(f"the checkpoint's {key} must be a mapping of options; got {stored!r}")
+    return {name: stored[name] for name in known if name in stored}
+
+
+def _check_text(trained_with: Mapping[str, Any], typed: Iterable[list[str]]) -> None:
+    data = trained_with.get("data")
+    path = data.get("path") if isinstance(data, Mapping) else None
+    if path is not None and not any(words in (["data"], ["data", "path"]) for words in typed):
+        raise ConfigError(
+            f"the run was trained on the text data.path={path!r}: say which files to go on with, "
+            "data.path=<file, folder or glob>, or data=source for Python's standard library"
+        )
+
+
+def _words_of(override: str) -> list[str]:
+    key = override.partition("=")[0].lstrip("+~").partition("@")[0]
+    return key.replace("/", ".").split(".")
 
 
 def _at(values: dict[str, Any], path: Iterable[str]) -> dict[str, Any]:
