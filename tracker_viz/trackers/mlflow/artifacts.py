@@ -6,31 +6,48 @@ this machine, behind the server, or with a third party such as S3.
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 import posixpath
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
 from mlflow.utils.uri import is_local_uri
 
+from tracker_viz.capture_file import MAX_FILE_BYTES
 from tracker_viz.errors import NoSuchFileError, TrackerError
 from tracker_viz.files import (
     TORN,
     copy_atomically,
     remove_torn,
     torn_prefix,
+    user_path,
     write_atomically,
 )
+from tracker_viz.trackers.bounded import check_size, write_bounded
 from tracker_viz.trackers.mlflow.errors import artifact_errors, http_status
+from tracker_viz.trackers.redaction import without_userinfo
 from tracker_viz.types import RunRef
 
 MAX_READ_BYTES = 256 << 20
+SHARED_VARIABLE = "TRACKER_VIZ_MLFLOW_ARTIFACTS"
+
+_ON_THE_SERVER = frozenset({"mlflow-artifacts", "http", "https"})
+# Not ftp, whose client has no time-out and sends passwords in the clear.
+_STORES = frozenset(
+    {"s3", "gs", "wasb", "wasbs", "abfs", "abfss", "dbfs", "hdfs", "viewfs", "r2", "b2", "sftp"}
+)
 
 
 class ArtifactStore:
@@ -93,17 +110,16 @@ class ArtifactStore:
             return self._contents(here, artifact, max_bytes)
         with (
             tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory,
-            self.downloaded(artifact, Path(directory)) as part,
+            self.downloaded(artifact, Path(directory), max_bytes=max_bytes) as part,
         ):
             return self._contents(part, artifact, max_bytes)
 
     def _contents(self, file: Path, artifact: str, max_bytes: int) -> bytes:
-        nbytes = file.stat().st_size
-        if nbytes > max_bytes:
-            raise TrackerError(
-                f"{artifact} of {self._ref} has {nbytes:,} bytes; at most {max_bytes:,} are read"
-            )
+        check_size(file.stat().st_size, max_bytes=max_bytes, what=self._what(artifact))
         return file.read_bytes()
+
+    def _what(self, artifact: str) -> str:
+        return f"{artifact} of {self._ref}"
 
     def sizes(self, folder: str) -> dict[str, int | None]:
         """Return file name -> bytes for the files in a folder; None where the store does not know a
@@ -155,9 +171,16 @@ class ArtifactStore:
         return path
 
     @contextmanager
-    def downloaded(self, artifact: str, directory: Path) -> Iterator[Path]:
+    def downloaded(
+        self, artifact: str, directory: Path, *, max_bytes: int = MAX_FILE_BYTES
+    ) -> Iterator[Path]:
         """Download a file under a temporary name, which is deleted after the block unless it was
-        moved."""
+        moved.
+
+        Raises:
+            NoSuchFileError: the run has none of that name.
+            TooManyBytesError: it is bigger than ``max_bytes``.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             dir=directory, prefix=torn_prefix(), suffix=TORN
@@ -166,14 +189,42 @@ class ArtifactStore:
             with self._conversation(f"download {artifact}"):
                 try:
                     with self._store_errors():
-                        # Its public neighbour lists the folder first, draws a progress bar and
-                        # starts a thread pool for every file.
-                        self._repository._download_file(artifact, str(part))
+                        self._download(artifact, part, max_bytes)
                 except Exception as error:
                     if http_status(error) != 404:
                         raise
                     raise NoSuchFileError(f"{self._ref} has no file {artifact!r}") from None
             yield part
+
+    def _download(self, artifact: str, part: Path, max_bytes: int) -> None:
+        repository = self._repository
+        if isinstance(repository, HttpArtifactRepository):
+            self._stream(repository, artifact, part, max_bytes)
+            return
+        folder, name = posixpath.split(artifact)
+        nbytes = self.sizes(folder).get(name)
+        check_size(nbytes or 0, max_bytes=max_bytes, what=self._what(artifact))
+        # Its public neighbour lists the folder first, draws a progress bar and starts a thread pool
+        # for every file.
+        repository._download_file(artifact, str(part))
+
+    def _stream(
+        self, repository: HttpArtifactRepository, artifact: str, part: Path, max_bytes: int
+    ) -> None:
+        """Download from a server that passes artifacts on. MLflow's own way takes whatever comes,
+        and unpacks it."""
+        with http_request(
+            repository._host_creds,
+            f"/{artifact}",
+            "GET",
+            stream=True,
+            extra_headers={"Accept-Encoding": "identity"},
+        ) as response:
+            augmented_raise_for_status(response)
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise TrackerError(f"{self._what(artifact)} came compressed, unasked: not unpacked")
+            read = partial(response.raw.read, decode_content=False)
+            write_bounded(read, part, max_bytes=max_bytes, what=self._what(artifact))
 
     def _upload(self, file: Path, folder: str) -> None:
         with self._store_errors():
@@ -193,29 +244,72 @@ class ArtifactStore:
         """The store's own client: MlflowClient would ask for the run again before every file."""
         with self._making:
             if self._repository_made is None:
+                self._check_origin()
                 self._repository_made = get_artifact_repository(
                     self._artifact_uri, tracking_uri=self._uri
                 )
             return self._repository_made
+
+    def _check_origin(self) -> None:
+        """Check where the service says that the files are: the client sends its log-in there.
+
+        Raises:
+            TrackerError: that is another web server, or a store of a kind that is not used.
+        """
+        if self._local_root() is not None:
+            return
+        place = urlsplit(self._artifact_uri)
+        shown = without_userinfo(self._artifact_uri)
+        if place.scheme in _ON_THE_SERVER:
+            if not self._is_trusted(place):
+                raise TrackerError(
+                    f"{self._ref} says that its files are at {shown}, another server than "
+                    f"{without_userinfo(self._uri)}: nothing is read there, and no log-in is sent. "
+                    f"If that is right: {SHARED_VARIABLE}=<address of that server>"
+                )
+        elif place.scheme not in _STORES | _plugged_in_stores():
+            raise TrackerError(
+                f"{self._ref} says that its files are at {shown}; stores are one of "
+                f"{', '.join(sorted(_STORES | _ON_THE_SERVER))}"
+            )
+
+    def _is_trusted(self, place: SplitResult) -> bool:
+        """Return whether a web server is the tracking server, or one that the user named."""
+        service = urlsplit(self._uri)
+        if place.scheme == "mlflow-artifacts":
+            place = place._replace(scheme=service.scheme, netloc=place.netloc or service.netloc)
+        named = urlsplit(os.environ.get(SHARED_VARIABLE, ""))
+        return _origin(place) in (_origin(service), _origin(named))
 
     def _local_root(self) -> Path | None:
         """Return the directory of the run's artifacts if it is on this machine; None if the store
         is reached through a client.
 
         Raises:
-            TrackerError: it is a directory of the server's machine. MLflow's client would write to
-                the same path here.
+            TrackerError: a server names it. It would be of the server's machine, and MLflow's
+                client would write to whatever path it says here.
         """
         if not is_local_uri(self._artifact_uri):
             return None
         root = Path(local_file_uri_to_path(self._artifact_uri))
-        # <artifact root>/<experiment>/<run>/artifacts are all made on first use; what the root lies
-        # in is there before.
-        above = root.parents[min(3, len(root.parents) - 1)]
-        if self._uri.startswith("http") and not above.is_dir():
-            raise TrackerError(
-                f"{self._ref} keeps its files in the directory {root}, which this machine does not "
-                "have; start that server with "
-                "--serve-artifacts and --artifacts-destination, so that it passes them on"
-            )
-        return root
+        if is_local_uri(self._uri) or not self._uri.startswith(("http", "databricks", "uc")):
+            return root
+        shared = os.environ.get(SHARED_VARIABLE)
+        if shared and root.resolve().is_relative_to(user_path(shared).resolve()):
+            return root
+        raise TrackerError(
+            f"{self._ref} keeps its files in the directory {root}, as a server says; start that "
+            "server with --serve-artifacts and --artifacts-destination, so that it passes them on. "
+            f"If the directory is on a file system that you share with it: {SHARED_VARIABLE}=<its "
+            "artifact root>"
+        )
+
+
+def _origin(address: SplitResult) -> tuple[str, str]:
+    return address.scheme, address.netloc.rpartition("@")[2].lower()
+
+
+def _plugged_in_stores() -> frozenset[str]:
+    """Return the URI schemes that other packages teach MLflow's client."""
+    plugged_in = importlib.metadata.entry_points(group="mlflow.artifact_repository")
+    return frozenset(entry.name for entry in plugged_in)

@@ -36,6 +36,7 @@ from tracker_viz.trackers.base import (
     checked_columns,
     flatten,
 )
+from tracker_viz.trackers.bounded import TooManyBytesError
 from tracker_viz.trackers.mlflow import media, note, service
 from tracker_viz.trackers.mlflow.artifacts import ArtifactStore
 from tracker_viz.trackers.mlflow.errors import mlflow_errors
@@ -421,9 +422,11 @@ class MlflowRun(Run):
             check_file(target, ref)
         except CaptureFileError:
             try:
-                with self._files.downloaded(artifact, directory) as part:
+                with self._files.downloaded(artifact, directory, max_bytes=ref.nbytes) as part:
                     check_file(part, ref, where=self.ref)
                     part.replace(target)
+            except TooManyBytesError as error:
+                raise CaptureFileError(f"{error}, as its index says; {REPAIR}") from None
             except NoSuchFileError as error:
                 raise CaptureFileError(
                     f"capture {ref.file_name} is listed, but its file is gone ({error}); {REPAIR}"
