@@ -3,6 +3,7 @@ tags, the note, files of the run."""
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 
@@ -10,19 +11,23 @@ import pytest
 import requests
 from bearer_proxy import BearerProxy
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from tracker_viz.delivery import Destination, Outbox, push
-from tracker_viz.errors import TrackerError
+from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.trackers import open_run
 from tracker_viz.trackers.download import pull
+from tracker_viz.trackers.mlflow.errors import mlflow_errors
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.trackers.redaction import (
+    is_secret,
     shown_override,
     without_retries,
     without_secrets,
     without_userinfo,
 )
 from tracker_viz.trackers.testing import make_capture
+from tracker_viz.trackers.wandb.service import WandbService
 from tracker_viz.types import RunRef
 
 TOKEN = "t0ken-of-the-team"
@@ -139,12 +144,73 @@ def test_configurations_lose_their_secrets_however_deep_they_lie():
         "https://me:s3cret@host/x",
         "postgresql://me:s3@cret@host/x",
         "see 'http://s3cret@host' there",
+        "https://me:s3cret/x@host/x",
+        "https://me:#s3cret?@host:5000/x",
+        "https://me:s3'cret@host/x",
+        "https://host/x?token=s3cret&n=3",
+        "https://host/x?sv=1&sig=s3cret%3D#top",
+        "postgresql://host/db?password=s3cret",
     ],
 )
 def test_addresses_lose_their_passwords(told):
     shown = without_userinfo(told)
     assert "cret" not in shown
     assert "://host" in shown
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://host:5000/x?email=me@lab.org",
+        "http://host/@me/x",
+        "https://host/x?n_tokens=5&sort_key=loss",
+    ],
+)
+def test_addresses_without_a_password_stay_as_they_are(address):
+    assert without_userinfo(address) == address
+
+
+NAMES = """openai_key Authorization cookie webhook_url slackWebhook db_pass clientSecret tokens
+    OPENAI_API_KEY apiKey AWSSecretAccessKey hf_token aws_secret_access_key"""
+HARMLESS = """key sort_key eos_token special_tokens tokenizer keyboard secretary forward_pass
+    weight_decay tokens_seen token_count monitor_key state_dict_keys"""
+
+
+def test_secrets_are_known_by_the_words_of_their_names():
+    assert [name for name in NAMES.split() if not is_secret(name)] == []
+    assert [name for name in HARMLESS.split() if is_secret(name)] == []
+    config = {"tokens": {"hf": SECRET, "seen": 5}, "n_tokens": 7, "key": "loss"}
+    shown = {"tokens": {"hf": "***", "seen": 5}, "n_tokens": 7, "key": "loss"}
+    assert without_secrets(config) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Bearer s3cret-s3cret",
+        "curl -H 'Authorization: Basic czNjcmV0' http://host",
+        "Cookie: session=s3cret; other=s3cret",
+        "Server=db;Password=s3cret;n=1",
+        "sk-proj-s3crets3crets3cret",
+        "ghp_s3crets3crets3crets3cret",
+        "AKIAS3CRETS3CRETS3CR",
+        "eyJhbGciOiJI.eyJzM2NyZXQi.s3cret-s3cret",
+        "-----BEGIN RSA PRIVATE KEY-----\ns3cret\n-----END RSA PRIVATE KEY-----",
+    ],
+)
+def test_secrets_in_values_go_whatever_the_value_is_called(text):
+    shown = without_secrets({"note": f"before {text}"})["note"]
+    assert shown.startswith("before ")
+    assert "***" in shown
+    assert not {"s3cret", "S3CRET", "czNj"} & set(re.findall("s3cret|S3CRET|czNj", shown))
+
+
+def test_a_password_in_the_address_of_wandb_is_in_no_link():
+    service = WandbService("http://me:s3cret@wandb.mylab.org")
+    assert service.app_url == service.shown_url == "http://wandb.mylab.org"
+    with pytest.raises(ConfigError) as caught:
+        WandbService("me://me:s3cret@wandb.mylab.org")
+    assert "s3cret" not in str(caught.value)
 
 
 def test_the_address_of_a_git_remote_is_tagged_without_its_password(embedded, monkeypatch):
@@ -236,3 +302,10 @@ def test_a_dead_server_is_told_in_one_short_line(monkeypatch):
     assert "http://127.0.0.1:9" in str(caught.value)
     assert "Connection refused" in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+def test_a_full_disk_under_the_database_is_told_on_one_line_without_its_statement():
+    said = "(sqlite3.OperationalError) disk is full\n[SQL: INSERT INTO params VALUES (?)]\n[x: 1]"
+    with pytest.raises(TrackerError) as caught, mlflow_errors("sqlite:////x.db", "log metrics"):
+        raise MlflowException(said)
+    assert str(caught.value).endswith("(sqlite3.OperationalError) disk is full")

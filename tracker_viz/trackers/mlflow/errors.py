@@ -22,7 +22,11 @@ from tracker_viz.errors import (
     TrackerVizError,
     TransientTrackerError,
 )
-from tracker_viz.trackers.redaction import without_retries, without_userinfo
+from tracker_viz.trackers.redaction import (
+    without_credentials,
+    without_retries,
+    without_userinfo,
+)
 
 _TRANSIENT_STATUS = {408, 425, 429, 499, 500, 502, 503, 504}
 _SECRETS = (
@@ -31,6 +35,7 @@ _SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
 )
+_STATEMENT = re.compile(r"\s*\[SQL:.*", re.DOTALL)
 _AWAY = re.compile(
     r"connect|timeout|timed ?out|unavailable|throttl|slow ?down|retries", re.IGNORECASE
 )
@@ -156,7 +161,9 @@ def _of_the_service(code: str, status: int, text: str, where: str, doing: str) -
 def _shown(said: object) -> str:
     """Remove this process's secrets from a message: servers and gateways repeat what they were
     sent."""
-    text = without_retries(without_userinfo(str(said)))
+    # A database says its whole statement, with the values in it, over many lines.
+    text = _STATEMENT.sub("", str(said))
+    text = without_retries(without_credentials(" ".join(text.split())))
     for secret in filter(None, map(os.environ.get, _SECRETS)):
         text = text.replace(secret, "***")
     return text

@@ -129,14 +129,14 @@ class CaptureUploads:
             artifact.wait(timeout=int(UPLOAD_S + nbytes / UPLOAD_BYTES_PER_S))
         except (WaitTimeoutError, *AWAY) as error:
             raise TransientTrackerError(
-                f"W&B at {self._service.base_url} has not confirmed {artifact.name} yet"
+                f"W&B at {self._service.shown_url} has not confirmed {artifact.name} yet"
             ) from error
         except ValueError as error:
             # The client gave up on it: the next call starts afresh.
             self._under_way = {
                 key: other for key, other in self._under_way.items() if other is not artifact
             }
-            raise upload_error(error, artifact.name, self._service.base_url) from error
+            raise upload_error(error, artifact.name, self._service.shown_url) from error
 
 
 def upload_error(error: ValueError, what: str, base_url: str) -> TrackerError:

@@ -28,7 +28,7 @@ from tracker_viz.errors import (
     TrackerVizError,
     TransientTrackerError,
 )
-from tracker_viz.trackers.redaction import without_userinfo
+from tracker_viz.trackers.redaction import without_credentials, without_userinfo
 from tracker_viz.types import RunRef
 
 DEFAULT_ENTITY = (
@@ -65,7 +65,7 @@ class WandbService:
         if base_url is not None and not re.match(r"https?://[^/]+", base_url):
             raise ConfigError(
                 f"base_url must look like {_default_url()!r} or 'http://wandb.mylab.org'; got "
-                f"{base_url!r}"
+                f"{without_userinfo(base_url)!r}"
             )
         self._asked_url = base_url.rstrip("/") if base_url else None
         self._api: wandb.Api | None = None
@@ -82,7 +82,13 @@ class WandbService:
     @property
     def app_url(self) -> str:
         """Where people look at runs; the public cloud's differs from the API's address."""
-        return str(wandb.Settings(base_url=self.base_url).app_url).rstrip("/")
+        address = str(wandb.Settings(base_url=self.base_url).app_url)
+        return without_userinfo(address).rstrip("/")
+
+    @property
+    def shown_url(self) -> str:
+        """The address as messages name it: it may have a password in it."""
+        return without_userinfo(self.base_url)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -126,8 +132,8 @@ class WandbService:
         # For a server that it has no key for, the client may name one that it uses elsewhere.
         if not found or not found.host.is_same_url(self.base_url):
             raise TrackerError(
-                f"no W&B credentials for {self.base_url}: run 'wandb login "
-                f"--host={self.base_url}', or set WANDB_API_KEY"
+                f"no W&B credentials for {self.shown_url}: run 'wandb login "
+                f"--host={self.shown_url}', or set WANDB_API_KEY"
             )
 
     def api(self) -> wandb.Api:
@@ -210,6 +216,7 @@ def translated(base_url: str, ref: RunRef | None = None) -> Iterator[None]:
 
 
 def _as_ours(error: Exception, base_url: str, ref: RunRef | None) -> TrackerError:
+    base_url = without_userinfo(base_url)
     what = f"W&B at {base_url}"
     status = _status(error)
     if ref is not None and (
@@ -259,4 +266,4 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _brief(error: BaseException) -> str:
-    return without_userinfo(" ".join(str(error).split()))[:300] or type(error).__name__
+    return without_credentials(" ".join(str(error).split()))[:300] or type(error).__name__
