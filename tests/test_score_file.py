@@ -170,7 +170,7 @@ def test_a_damaged_file_is_left_aside(runs, tmp_path, fetched, caplog):
     path.write_bytes(path.read_bytes()[:-100])
     with caplog.at_level(logging.WARNING):
         assert compare(runs, tmp_path).rows == expected
-    assert "captures are read, because the file of scores cannot" in caplog.text
+    assert "the score file cannot be read, so the captures are read instead" in caplog.text
     assert set(fetched["run-2"]) == {0, 2, 4, 6, 8}
 
 

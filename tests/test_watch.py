@@ -319,7 +319,7 @@ def test_two_models_beside_one_active_run_are_recorded_into_a_run_each(
         mlflow.end_run() if tracker == "mlflow" else active.finish()
     first, second = (recorder.ref for recorder in recorders)
     assert first != second
-    assert f"{first} is recorded by another training: a new run is made" in caplog.text
+    assert f"{first} is recorded by another training: a new run is created" in caplog.text
     for recorder, model in zip(recorders, models, strict=True):
         (place,) = recorder.whole_runs()
         last = weights_in(place)[4]

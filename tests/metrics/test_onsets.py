@@ -35,7 +35,7 @@ def test_the_onset_of_a_run_is_that_of_its_strongest_head():
     series = series_of(induction=[rising(0.36, 4), rising(0.9, 12), rising(0.6, 14)])
     onset = run_onsets(series)["induction"]
     assert (onset.head, onset.after, onset.step) == ((0, 1), 110, 120)
-    assert (onset.near_line, onset.censored, onset.not_before) == (False, False, None)
+    assert (onset.near_line, onset.censored) == (False, False)
     heads = [each.head for each in lasting_onsets(series)["induction"]]
     assert heads == [1, 2, 0], "the strongest first"
 
@@ -77,19 +77,19 @@ def test_captures_without_a_score_lie_within_the_interval():
 
 def test_a_role_that_was_not_reached_is_known_up_to_the_last_step():
     onset = run_onsets(series_of(induction=[[0.05] * 6, [0.2] * 6]))["induction"]
-    assert (onset.step, onset.not_before, onset.censored) == (None, 50, False)
+    assert (onset.step, onset.after, onset.censored) == (None, 50, False)
     assert onset.head == (0, 1), "the head that came nearest"
 
 
 def test_a_rise_that_the_end_of_the_run_cut_off_is_censored_not_absent():
     onset = run_onsets(series_of(induction=[[0.05] * 8 + [0.9]]))["induction"]
-    assert (onset.step, onset.censored, onset.not_before) == (None, True, 70)
+    assert (onset.step, onset.censored, onset.after) == (None, True, 70)
 
 
 def test_a_run_that_died_is_known_up_to_its_last_score():
     nan = np.nan
     onset = run_onsets(series_of(induction=[[0.05] * 4 + [nan] * 3]))["induction"]
-    assert (onset.head, onset.step, onset.not_before) == (None, None, 30)
+    assert (onset.head, onset.step, onset.after) == (None, None, 30)
 
 
 def test_only_what_the_captures_measure_has_an_answer():

@@ -1,10 +1,9 @@
-"""How runs compare: which run's heads became what, when, how alike the runs are, and what of that a
-sweep's settings explain. Pure functions over score series in memory.
+"""Compare runs: when the heads of each run took their roles, how alike the runs are, and how much
+of that a sweep's settings explain. Pure functions over score series in memory.
 
-``ComparedRun``s go in; alignments (which capture of which run belongs side by side), matchings,
-distances, clusters, statistics, tables and sentences come out. Nothing here reads a tracker or
-draws. scipy is imported by what computes with it, not with this package: training imports the
-latter.
+``ComparedRun``s come in; alignments (which captures belong side by side), matchings, distances,
+clusters, statistics, tables and sentences come out. Nothing here reads a tracker or draws. scipy is
+imported inside the functions that need it, because training imports this package.
 """
 
 from tracker_viz.comparison.align import (

@@ -1,9 +1,9 @@
-"""Several runs on one axis: training steps, tokens seen, or progress (0 at the start, 1 at each
+"""Put several runs on one axis: training steps, tokens seen, or progress (0 at the start, 1 at each
 run's own end).
 
-``align`` chooses which capture of each run is shown at each point of time: always a real one, never
-one in between. ``shared_stretch`` and ``trajectories`` give the numbers for matching and distances,
-where going straight from one capture to the next is what is wanted.
+``align`` chooses the capture of each run that is shown at each point of time: always a real one,
+never one in between. ``shared_stretch`` and ``trajectories`` give the numbers for matching and
+distances, which interpolate linearly between captures.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MIN_COMMON_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """Which capture of each run belongs to each point of time.
+    """The capture of each run at each point of time.
 
     Attributes:
         points: float64 [point], rising: steps, tokens, or progress 0..1.

@@ -1,4 +1,4 @@
-"""Groups the heads of all runs by what they did over time: the rows, the order and the tree of a
+"""Cluster the heads of all runs by what they did over time: the rows, the order and the tree of a
 seaborn ``clustermap``.
 
     grouped = cluster_heads(runs)
@@ -23,6 +23,7 @@ from tracker_viz.types import HeadId
 
 # With more rows the picture cannot be read, and the tree of n heads costs n^2 numbers.
 MAX_CLUSTERED_HEADS = 1024
+_N_POINTS = 24  # of each trajectory; so many columns a score takes in the picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,6 @@ def cluster_heads(
     runs: Sequence[ComparedRun],
     *,
     axis: Axis | None = None,
-    scores: Sequence[str] | None = None,
-    n_points: int = 24,
 ) -> HeadClusters:
     """Group the heads of all runs by their trajectories, over the stretch that the runs share.
 
@@ -70,8 +69,8 @@ def cluster_heads(
     check_runs(runs)
     axis = axis or comparable_axis(runs)
     kept = long_enough(runs, axis)
-    names = common_scores(kept, scores)
-    found = behaviors(kept, axis=axis, scores=names, n_points=n_points)
+    names = common_scores(kept)
+    found = behaviors(kept, axis=axis, scores=names, n_points=_N_POINTS)
     if sum(len(behavior.heads) for behavior in found) > MAX_CLUSTERED_HEADS:
         found = _most_specialized(kept, found)
 
@@ -90,7 +89,7 @@ def cluster_heads(
 
     vectors = np.concatenate([behavior.vectors for behavior in found])
     # A person reads one score after the other, not one point of time after the other.
-    by_point = vectors.reshape(len(heads), n_points, len(names))
+    by_point = vectors.reshape(len(heads), _N_POINTS, len(names))
     values = by_point.transpose(0, 2, 1).reshape(len(heads), -1)
     kept_names = {run.name for run in kept}
     left_out = [run.name for run in runs if run.name not in kept_names]

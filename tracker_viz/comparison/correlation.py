@@ -1,4 +1,4 @@
-"""Tests which settings of a sweep go with which outcomes: all of them in one permutation test, so
+"""Test which settings of a sweep go with which outcomes: all of them in one permutation test, so
 that the strongest of many is not taken for an effect because it is the strongest."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tracker_viz.comparison.statistics import (
     permutation_tests,
     ranks,
 )
-from tracker_viz.metrics import ROLES, Role
+from tracker_viz.metrics import ROLES
 
 Row = Mapping[str, Any]
 # With fewer runs than this no permutation is rare enough to say anything.
@@ -33,7 +33,7 @@ _MAIN_OUTCOMES = ("loss", "onset/induction")
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """How far one setting and one outcome go together over the runs of a sweep. No proof that one
+    """Correlation of one setting with one outcome over the runs of a sweep. No proof that one
     causes the other.
 
     Attributes:
@@ -80,8 +80,6 @@ def correlations(
     rows: Sequence[Row],
     *,
     axis: Axis | None = None,
-    roles: tuple[Role, ...] = ROLES,
-    seed: int = 0,
 ) -> list[Correlation]:
     """Test every setting that varies against the final loss and the onset of every role, the
     strongest first; empty with fewer than ``MIN_RUNS_TO_TEST`` runs.
@@ -91,18 +89,16 @@ def correlations(
     Args:
         rows: of ``run_table``, for the losses.
         axis: of the onsets; None: ``comparable_axis`` of the runs.
-        seed: of the permutations.
     """
     if len(runs) < MIN_RUNS_TO_TEST:
         return []
     settings = _tested_settings(settings_of(runs))
-    outcomes = _outcomes(runs, rows, axis or comparable_axis(runs), roles)
+    outcomes = _outcomes(runs, rows, axis or comparable_axis(runs))
     tests = permutation_tests(
         [setting.factor for setting in settings],
         list(outcomes.values()),
         min_runs=MIN_RUNS_TO_TEST,
         weights=_weights(list(outcomes)),
-        seed=seed,
     )
     found = []
     for row, setting in enumerate(settings):
@@ -187,19 +183,17 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return True
 
 
-def _outcomes(
-    runs: Sequence[ComparedRun], rows: Sequence[Row], axis: Axis, roles: tuple[Role, ...]
-) -> dict[str, Floats]:
+def _outcomes(runs: Sequence[ComparedRun], rows: Sequence[Row], axis: Axis) -> dict[str, Floats]:
     """Return outcome -> its ranks: float64 [run].
 
     Few outcomes, because each costs all others some power: the loss, and the onsets of the roles.
     """
     losses = [row["loss"] if run.finished else None for run, row in zip(runs, rows, strict=True)]
     outcomes = {"loss": ranks(losses)}
-    found = [role_onsets(run.series, axis=axis, roles=roles) for run in runs]
+    found = [role_onsets(run.series, axis=axis) for run in runs]
     # A run without the score says nothing about when: as if it had ended at once.
     unknown = RoleOnset(after=None, at=None)
-    for role in roles:
+    for role in ROLES:
         onsets = [onsets.get(role.name, unknown) for onsets in found]
         if any(onset.formed for onset in onsets):
             outcomes[f"onset/{role.name}"] = censored_ranks(onsets)
@@ -208,7 +202,7 @@ def _outcomes(
 
 def _weights(outcomes: Sequence[str]) -> list[float]:
     """Return each outcome's share of the error rate: a third each for the loss, for induction, and
-    for all other roles together, so that many roles do not hide what people come for."""
+    for all other roles together, so that many roles do not hide the results people look for."""
     n_others = max(len(set(outcomes) - set(_MAIN_OUTCOMES)), 1)
     return [1.0 if outcome in _MAIN_OUTCOMES else 1.0 / n_others for outcome in outcomes]
 

@@ -1,4 +1,4 @@
-"""How alike the heads of two runs became: one number per pair of runs, beside what chance gives.
+"""Measure how alike the heads of two runs became: one number per pair of runs, beside chance.
 
 **Specialization distance** of runs A and B: heads are matched by behavior (``matching``). The
 distance is the root mean square of the differences within the pairs, each pair weighted by its
@@ -121,11 +121,10 @@ def chance_distance(
     *,
     scope: Scope = "block",
     n_shuffles: int = N_SHUFFLES,
-    seed: int = 0,
 ) -> Chance:
     """Return the distances of the two runs' heads, shuffled over blocks and runs and matched again.
 
-    Every block of every run keeps its number of heads. The same seed gives the same shuffles.
+    Every block of every run keeps its number of heads. The shuffles are the same in every call.
     """
     n_a, n_heads = len(a.heads), len(a.heads) + len(b.heads)
     if not n_heads:
@@ -133,19 +132,20 @@ def chance_distance(
     uniform = (a.uniform + b.uniform) / 2
     pool = np.concatenate([a.vectors, b.vectors, uniform[None]])
     weights, costs = _pool_costs(pool)
-    places = [
-        (_filled_up(rows, len(columns), n_heads), _filled_up(columns, len(rows), n_heads, n_a))
-        for rows, columns in groups(a, b, scope)
-    ]
+    places = []
+    for rows, columns in groups(a, b, scope):
+        places_a = _filled_up(rows, len(columns), n_heads)
+        places_b = _filled_up(columns, len(rows), n_heads, n_a)
+        places.append((places_a, places_b))
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     order = np.arange(n_heads + 1)
     totals = np.zeros((n_shuffles, len(places), 2))
     for shuffle in range(n_shuffles):
         # Uniform attention stays where it is: at the end.
         order[:n_heads] = rng.permutation(n_heads)
-        for group, (rows, columns) in enumerate(places):
-            first, second = order[rows], order[columns]
+        for group, (places_a, places_b) in enumerate(places):
+            first, second = order[places_a], order[places_b]
             chosen = costs[first[:, None], second]
             paired = best_pairs(chosen)
             totals[shuffle, group, 0] = chosen[paired].sum()

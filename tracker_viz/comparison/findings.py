@@ -16,7 +16,7 @@ from tracker_viz.comparison.runs import first_few
 from tracker_viz.comparison.statistics import OnsetTimes, Spread
 from tracker_viz.metrics import role_label
 
-# Of more settings the table has the others.
+# More settings than this are listed in the table alone.
 MOST_GROUPS = 8
 SIGNIFICANT = 0.05
 _AXIS_WORDS: Mapping[Axis, str] = {
@@ -34,7 +34,7 @@ _UNITS = (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3))
 
 
 def axis_note(axis: Axis, *, chosen: bool) -> str:
-    """Return how the runs were aligned. ``chosen``: by us, because nobody asked for an axis."""
+    """Return how the runs were aligned. ``chosen``: by us, because no axis was passed."""
     note = f"Runs are compared by {_AXIS_WORDS[axis]}"
     if chosen and axis in _REASONS:
         note += f", because {_REASONS[axis]}"
@@ -66,7 +66,7 @@ def group_sentences(
     """
     roles = formed_roles([together])
     sentences = [_group_sentence(together, roles, axis)]
-    # Of one group, or of settings without replicates, that has said it all.
+    # One group, or settings without replicates: there is nothing more to say.
     if len(groups) == 1 or all(len(group.runs) == 1 for group in groups):
         return sentences
     sentences += [_group_sentence(group, roles, axis) for group in groups[:MOST_GROUPS]]
@@ -79,7 +79,9 @@ def formed_roles(groups: Sequence[SettingGroup]) -> list[str]:
     """Return the roles that any run formed, in the order in which groups have them."""
     formed: dict[str, None] = {}
     for group in groups:
-        formed |= {role: None for role, times in group.times.items() if times.n_formed}
+        for role, times in group.times.items():
+            if times.n_formed:
+                formed[role] = None
     return list(formed)
 
 
@@ -104,8 +106,7 @@ def times_text(times: OnsetTimes, axis: Axis) -> str:
 
 def findings_text(title: str, findings: Sequence[str], notes: Sequence[str]) -> str:
     """Return findings and notes as Markdown."""
-    lines = [f"# {title}", "", *(f"* {finding}" for finding in findings), ""]
-    return "\n".join([*lines, "Notes:", "", *(f"* {note}" for note in notes), ""])
+    return f"# {title}\n\n{_bullets(findings)}\nNotes:\n\n{_bullets(notes)}"
 
 
 def onset_sentence(role: str, times: OnsetTimes, *, replicates: str, axis: Axis) -> str:
@@ -132,8 +133,12 @@ def onset_sentence(role: str, times: OnsetTimes, *, replicates: str, axis: Axis)
     return sentence + _open(times)
 
 
+def _bullets(texts: Sequence[str]) -> str:
+    return "".join(f"* {text}\n" for text in texts)
+
+
 def _open(times: OnsetTimes) -> str:
-    """Say of how many runs nobody knows: a head had just risen above the line when they ended."""
+    """Return the number of runs that ended when a head had just risen above the line."""
     if not times.n_censored:
         return ""
     if times.n_runs == 1:
@@ -142,7 +147,7 @@ def _open(times: OnsetTimes) -> str:
 
 
 def strongest_sentence(found: Sequence[Correlation], n_runs: int) -> str:
-    """Return what the corrected test says of the strongest finding."""
+    """Return the strongest finding with its corrected p-value."""
     if n_runs < MIN_RUNS_TO_TEST:
         return (
             f"No test of the settings: that takes {MIN_RUNS_TO_TEST} runs, and there are {n_runs}."

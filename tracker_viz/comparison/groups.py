@@ -1,5 +1,5 @@
-"""Groups the runs of a sweep by setting, with seeds as replicates: when how many of them formed
-which role, and at which loss they ended."""
+"""Group the runs of a sweep by setting, with seeds as replicates: how many of them formed each
+role, when, and the loss they ended at."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from tracker_viz.comparison.runs import (
     settings_label,
 )
 from tracker_viz.comparison.statistics import OnsetTimes, Spread, onset_times, spread
-from tracker_viz.metrics import ROLES, Role
 
 ALL_RUNS = "all runs"
 
@@ -57,9 +56,7 @@ def settings_of(runs: Sequence[ComparedRun]) -> dict[str, dict[str, Any]]:
     return kept
 
 
-def setting_groups(
-    runs: Sequence[ComparedRun], *, axis: Axis | None = None, roles: tuple[Role, ...] = ROLES
-) -> list[SettingGroup]:
+def setting_groups(runs: Sequence[ComparedRun], *, axis: Axis | None = None) -> list[SettingGroup]:
     """Group runs that differ in nothing but seeds, sorted by their settings.
 
     Args:
@@ -74,14 +71,12 @@ def setting_groups(
     members: dict[str, list[ComparedRun]] = {}
     for run in in_order_of_settings(runs):
         members.setdefault(repr(settings[run.name]), []).append(run)
-    return [_group(group, settings[group[0].name], axis, roles) for group in members.values()]
+    return [_group(group, settings[group[0].name], axis) for group in members.values()]
 
 
-def all_runs(
-    runs: Sequence[ComparedRun], *, axis: Axis, roles: tuple[Role, ...] = ROLES
-) -> SettingGroup:
+def all_runs(runs: Sequence[ComparedRun], *, axis: Axis) -> SettingGroup:
     """Return all runs as one group, whatever their settings."""
-    return _group(runs, {}, axis, roles)
+    return _group(runs, {}, axis)
 
 
 def final_loss(run: ComparedRun) -> float | None:
@@ -93,16 +88,14 @@ def final_loss(run: ComparedRun) -> float | None:
     return float(known[-1])
 
 
-def _group(
-    runs: Sequence[ComparedRun], settings: Mapping[str, Any], axis: Axis, roles: tuple[Role, ...]
-) -> SettingGroup:
+def _group(runs: Sequence[ComparedRun], settings: Mapping[str, Any], axis: Axis) -> SettingGroup:
     onsets: dict[str, tuple[RoleOnset, ...]] = {}
     losses = []
     for run in runs:
-        for role, onset in role_onsets(run.series, axis=axis, roles=roles).items():
+        for role, onset in role_onsets(run.series, axis=axis).items():
             onsets[role] = (*onsets.get(role, ()), onset)
         loss = final_loss(run)
-        # One that was killed has no final loss, only one on the way.
+        # A run that was killed has no final loss, only one on the way.
         if run.finished and loss is not None:
             losses.append(loss)
     return SettingGroup(

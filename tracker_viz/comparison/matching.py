@@ -1,8 +1,8 @@
-"""Pairs the heads of two runs that did the same, by their behavior over time, not by their index.
+"""Pair the heads of two runs that did the same, by their behavior over time, not by their index.
 
-The order of the heads within a block means nothing: another seed permutes it. What a head *did*
-(its scores over the whole training) is compared with what every head of the other run did, and the
-pairing with the least squared differences in all is taken.
+The order of the heads within a block means nothing: another seed permutes it. So the scores of each
+head over the whole training are compared with those of every head of the other run, and the pairing
+with the least sum of squared differences is taken.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tracker_viz.types import HeadId
 
 Scope = Literal["block", "model"]
 
-# What a head looks at; all 0..1, so that no score outweighs another. Other scores follow from
-# these, and would count them twice.
+# All in 0..1, so that no score outweighs another. Other scores follow from these, and would count
+# them twice.
 BEHAVIOR = ("previous_token", "induction", "duplicate_token", "current_token", "sink", "entropy")
 N_POINTS = 64
 
@@ -51,7 +51,7 @@ class Behavior:
 
     @property
     def strength(self) -> NDArray[np.float32]:
-        """How far each head is from uniform attention, 0..1: how much it has specialized."""
+        """Distance of each head from uniform attention, 0..1: how much it has specialized."""
         return differences(self.vectors, self.uniform[None])[:, 0]
 
     def filled_up(self, rows: Sequence[int], n: int) -> NDArray[np.float32]:
@@ -157,8 +157,8 @@ def differences(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.fl
 def match_heads(a: Behavior, b: Behavior, *, scope: Scope = "block") -> Matching:
     """Pair the heads of two runs so that the sum of their squared differences is least.
 
-    A pair counts by what is at stake in it (``pairing_costs``), and a head without a partner as one
-    that is paired with uniform attention: what the other run has there instead is nothing.
+    A pair is weighted by its stakes (``pairing_costs``). A head without a partner counts as paired
+    with uniform attention, because the other run has nothing in its place.
 
     Args:
         scope: ``block``: a head may only be paired within its own block, or, in models of different
@@ -193,12 +193,12 @@ def match_heads(a: Behavior, b: Behavior, *, scope: Scope = "block") -> Matching
 def pairing_costs(
     a: Behavior, b: Behavior, rows: Sequence[int], columns: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return how far every head of A is from every head of B, and what is at stake in the pair:
-    both float32 [n, n], n being the greater number of heads; the run with fewer is filled up with
+    """Return how far every head of A is from every head of B, and the stakes of the pair: both
+    float32 [n, n], n being the greater number of heads; the run with fewer is filled up with
     uniform attention.
 
-    At stake is how specialized the stronger of the two is. Pairs of heads that became nothing say
-    nothing about two runs, however many they are.
+    The stakes are how specialized the stronger of the two is. Pairs of heads that became nothing
+    say nothing about two runs, however many they are.
     """
     n = max(len(rows), len(columns))
     heads_a, heads_b = a.filled_up(rows, n), b.filled_up(columns, n)

@@ -1,8 +1,5 @@
-"""When each run of a comparison formed each role: an interval between two captures, or not before
-the run ended.
-
-Built from the onsets that ``metrics`` finds, placed on the axis of the comparison.
-"""
+"""Put the onsets that ``metrics`` finds on the axis of a comparison: an interval between two
+captures, or not before the run ended."""
 
 from __future__ import annotations
 
@@ -12,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracker_viz.comparison.align import Axis, positions
-from tracker_viz.metrics import ROLES, Role, ScoreSeries, run_onsets
+from tracker_viz.metrics import ScoreSeries, run_onsets
 
 
 @dataclass(frozen=True, slots=True)
 class RoleOnset:
-    """When one run formed one role: at the onset of its strongest head.
+    """One run formed one role: at the onset of its strongest head.
 
     Attributes:
         after: the last capture without the role, None where the first capture had it. Of a run
@@ -48,16 +45,14 @@ class RoleOnset:
         return np.inf if self.at is None else self.at
 
 
-def role_onsets(
-    series: ScoreSeries, *, axis: Axis = "step", roles: tuple[Role, ...] = ROLES
-) -> Mapping[str, RoleOnset]:
+def role_onsets(series: ScoreSeries, *, axis: Axis = "step") -> Mapping[str, RoleOnset]:
     """Return role -> when the run formed it, for every role whose score the run has."""
     place_of = dict(zip(series.steps.tolist(), positions(series, axis).tolist(), strict=True))
     onsets = {}
-    for name, onset in run_onsets(series, roles).items():
+    for name, onset in run_onsets(series).items():
         after = onset.after
         if not onset.formed and after is None:
-            # Nothing is known of it: it counts as watched up to its beginning.
+            # Nothing is known about the run: it counts as watched up to its beginning.
             after = int(series.steps[0])
         onsets[name] = RoleOnset(
             after=None if after is None else place_of[after],

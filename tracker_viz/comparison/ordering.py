@@ -1,4 +1,4 @@
-"""Which heads of a run come first, and which head of another run stands beside each."""
+"""Order the heads of a run, and put the heads of another run beside them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def order_by_index(series: ScoreSeries) -> Order:
 
 def matched_orders(runs: Sequence[ComparedRun], *, axis: Axis | None = None) -> list[Order]:
     """Return for each run block -> its heads, each in the column of the first run's head that
-    behaved alike; None: the run has no such head.
+    behaved like it; None: the run has no such head.
 
     Heads that match none stand behind the others.
 

@@ -1,5 +1,5 @@
-"""The runs of a comparison: what they are called, which settings tell them apart, and what limits
-how far they can be compared."""
+"""Label the runs of a comparison by the settings that differ, and list what limits how far they can
+be compared."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _BOOKKEEPING = frozenset(
     ]
 )
 _BOOKKEEPING_AT_TOP = frozenset(("id", "name", "notes", "resume", "spool", "tags"))
-# How many parameters a model has follows from its settings: model/params/total.
+# A model's number of parameters follows from its settings: model/params/total.
 _PARAMETER_COUNT = re.compile(
     r"(^|[./_])(params|parameters)([./_](total|trainable|non_trainable))?$", re.IGNORECASE
 )
@@ -109,10 +109,10 @@ def differing_settings(runs: Sequence[ComparedRun]) -> dict[str, dict[str, Any]]
         values = {run: config.get(name) for run, config in configs.items()}
         # Lists and NaN are neither hashable nor equal to themselves; their texts are.
         texts = tuple(map(repr, values.values()))
-        told = (_short_name(name), *texts)
-        if len(set(texts)) == 1 or told in seen:
+        setting = (_short_name(name), *texts)
+        if len(set(texts)) == 1 or setting in seen:
             continue
-        seen.add(told)
+        seen.add(setting)
         for run, value in values.items():
             differing[run][name] = value
     return {run: dict(sorted(settings.items())) for run, settings in differing.items()}
@@ -133,10 +133,10 @@ def settings_label(settings: Mapping[str, Any]) -> str:
 
 
 def run_title(name: str, settings: Mapping[str, Any]) -> str:
-    """Return what one run of a sweep is called: ``demo · n_heads=4 seed=0``.
+    """Return the title of one run of a sweep: ``demo · n_heads=4 seed=0``.
 
     Args:
-        name: what all runs of the sweep are called.
+        name: the common name of the sweep's runs.
         settings: those in which the run differs from the others.
     """
     return NAME_SEPARATOR.join(filter(None, (name, settings_label(settings))))
@@ -203,8 +203,8 @@ def check_runs(runs: Sequence[ComparedRun]) -> None:
 
 
 def comparability_notes(runs: Sequence[ComparedRun]) -> list[str]:
-    """Return what a reader must know before comparing: differences in shapes, schedules, lengths
-    and probes, and runs that did not finish."""
+    """Return the caveats of a comparison: differences in shapes, schedules, lengths and probes, and
+    runs that did not finish."""
     notes = []
     shapes = Counter(run.series.shape for run in runs)
     if len(shapes) > 1:
@@ -238,11 +238,11 @@ def comparability_notes(runs: Sequence[ComparedRun]) -> list[str]:
     return notes
 
 
-def first_few(names: Sequence[str], most: int = _MOST_NAMED) -> str:
+def first_few(names: Sequence[str]) -> str:
     """Return the first names and how many follow: ``a, b, c and 4 more``."""
-    text = ", ".join(names[:most])
-    if len(names) > most:
-        text += f" and {len(names) - most} more"
+    text = ", ".join(names[:_MOST_NAMED])
+    if len(names) > _MOST_NAMED:
+        text += f" and {len(names) - _MOST_NAMED} more"
     return text
 
 
@@ -285,7 +285,7 @@ def _sort_key(value: Any) -> tuple[int, float, str]:
 
 
 def _from_text(value: Any) -> Any:
-    """Return the value that MLflow, which keeps every parameter as text, was given."""
+    """Return the value that was logged to MLflow, which keeps every parameter as text."""
     if not isinstance(value, str):
         return value
     for kind in (int, float):

@@ -1,9 +1,9 @@
-"""Statistics of a sweep's runs: when a role was formed in how many replicates, and one corrected
-test of which settings go with which outcomes.
+"""Compute the statistics of a sweep: in how many replicates a role formed, and when, and one
+corrected test of which settings go with which outcomes.
 
-Every function takes and gives plain numbers. A run that ended without a role is *censored*: it
-counts as later than its end, not as missing and not as never. scipy is imported when something is
-computed: training imports this package, too.
+Every function takes and returns plain numbers. A run that ended without a role is *censored*: it
+counts as later than its end, not as missing and not as never. scipy is imported inside the
+functions that need it, because training imports this package.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class OnsetTimes:
-    """When replicates formed a role, on the axis of the comparison.
+    """Onsets of a role over replicates, on the axis of the comparison.
 
     Attributes:
         n_runs, n_formed: how many there are, and how many of them formed it.
@@ -64,7 +64,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """What may have an effect: one value per run.
+    """A setting that may have an effect: one value per run.
 
     Attributes:
         values: float64 [run]: ranks of a setting that is a number, else the number of its level;
@@ -220,7 +220,7 @@ def permutation_tests(
     if not tested:
         return Tests(coefficients, n_runs, p_alone, p_corrected, 0)
 
-    # In every permutation the strongest of all tests: what chance offers to whoever looks for it.
+    # The strongest of all tests in every permutation: what chance offers if you look for the best.
     smallest = np.min(weighted, axis=0)
     for test, p_value, at_weight in zip(tested, p_values, weighted, strict=True):
         p_alone[test] = p_value[0]

@@ -1,5 +1,5 @@
-"""The numbers of a comparison as tables: one row per run, one per setting, one per test; and how
-they are written as CSV and Parquet."""
+"""Build the tables of a comparison (a row per run, per setting, per test), and write them as CSV or
+Parquet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tracker_viz.comparison.onsets import RoleOnset, role_onsets
 from tracker_viz.comparison.runs import ComparedRun, check_runs, differing_settings, run_labels
 from tracker_viz.errors import ConfigError, MissingDependencyError
 from tracker_viz.files import write_atomically
-from tracker_viz.metrics import CURVE_THRESHOLDS, ROLES, Role, onset_table, run_summary
+from tracker_viz.metrics import CURVE_THRESHOLDS, ROLES, onset_table, run_summary
 
 Row = Mapping[str, Any]
 # Column of a role in the table of settings -> field of ``OnsetTimes``.
@@ -31,7 +31,7 @@ _TIMES_COLUMNS = {
 _OVERALL = ("heads_specialised", "share_specialised", "index_mean")
 
 
-def run_table(runs: Sequence[ComparedRun], roles: tuple[Role, ...] = ROLES) -> list[dict[str, Any]]:
+def run_table(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     """Return one row per run, for a file or a tracker's table; every row has the same columns, None
     where there is no value.
 
@@ -45,9 +45,9 @@ def run_table(runs: Sequence[ComparedRun], roles: tuple[Role, ...] = ROLES) -> l
     """
     check_runs(runs)
     settings, labels = differing_settings(runs), run_labels(runs)
-    onsets = [role_onsets(run.series, axis="step", roles=roles) for run in runs]
+    onsets = [role_onsets(run.series, axis="step") for run in runs]
     measured: set[str] = set().union(*onsets)
-    names = [role.name for role in roles if role.name in measured]
+    names = [role.name for role in ROLES if role.name in measured]
     rows = []
     for run, found in zip(runs, onsets, strict=True):
         row: dict[str, Any] = {"run": run.name, "label": labels[run.name], "state": run.state}
@@ -56,8 +56,8 @@ def run_table(runs: Sequence[ComparedRun], roles: tuple[Role, ...] = ROLES) -> l
         row["captures"] = run.series.n_captures
         row["loss"] = final_loss(run)
         row |= _onset_columns(found, names)
-        row |= _summary_columns(run, names, roles)
-        row |= _curve_columns(run, names, roles)
+        row |= _summary_columns(run, names)
+        row |= _curve_columns(run, names)
         rows.append(row)
     return rows
 
@@ -153,10 +153,8 @@ def _onset_columns(found: Mapping[str, RoleOnset], names: Sequence[str]) -> dict
     return columns
 
 
-def _summary_columns(
-    run: ComparedRun, names: Sequence[str], roles: tuple[Role, ...]
-) -> dict[str, float | int | None]:
-    summary = run_summary(run.series, roles)
+def _summary_columns(run: ComparedRun, names: Sequence[str]) -> dict[str, float | int | None]:
+    summary = run_summary(run.series)
     columns: dict[str, float | int | None] = {}
     for name in names:
         columns[f"heads/{name}"] = summary.get(f"specialisation/{name}_heads")
@@ -167,12 +165,10 @@ def _summary_columns(
     return columns
 
 
-def _curve_columns(
-    run: ComparedRun, names: Sequence[str], roles: tuple[Role, ...]
-) -> dict[str, str | None]:
-    """Return ``onset_curve/<role>``, so that no conclusion hangs on one threshold."""
+def _curve_columns(run: ComparedRun, names: Sequence[str]) -> dict[str, str | None]:
+    """Return ``onset_curve/<role>``, so that no conclusion depends on one threshold."""
     columns: dict[str, str | None] = dict.fromkeys(f"onset_curve/{name}" for name in names)
-    for onsets in onset_table(run.series, roles):
+    for onsets in onset_table(run.series):
         words = []
         for threshold in CURVE_THRESHOLDS:
             step = onsets[f"onset_at_{threshold}"]

@@ -1,8 +1,8 @@
-"""Scores that say what a head does and what a weight matrix has become. Pure functions over numpy
+"""Score heads and weight matrices, label roles, find onsets and events: pure functions over numpy
 arrays.
 
-``Scorer`` (or ``score``) turns a Capture into the same Capture with scores; it is what the spool's
-writer thread runs.
+``Scorer`` (or ``score``) turns a Capture into the same Capture with scores; the spool's writer
+thread runs it.
 """
 
 from tracker_viz.metrics.events import Event, find_events, run_sentence, strongest_event

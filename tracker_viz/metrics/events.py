@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.metrics.onsets import lasting_onsets
-from tracker_viz.metrics.roles import ROLES, Role, gather_evidence, role_label
+from tracker_viz.metrics.onsets import lasting_onsets, stretches
+from tracker_viz.metrics.roles import gather_evidence, role_label
 from tracker_viz.metrics.series import ScoreSeries
 from tracker_viz.types import HeadId
 
@@ -35,11 +35,11 @@ TIMES_NOISE = 4.0
 # normalized entropy (0..1) that falls below the first value after it was above the second.
 COLLAPSED_BELOW, SOUND_ABOVE = 0.05, 0.2
 
-# A caption has one line: of more roles than these the numbers of heads must do.
+# A caption has one line: with more roles than this it gives numbers of heads, not their blocks.
 MOST_ROLES_WITH_BLOCKS = 2
 _ON_TEXT = "_text"  # ends the names of roles that are measured on rows of text
 
-# What the heads of a role do, as a sentence about several of them.
+# Verb phrases in the plural; ``_singular`` makes those of one head.
 ROLE_ACTIONS = {
     "previous_token": "look at the token before",
     "induction": "look back to what followed the same token before",
@@ -112,7 +112,7 @@ class Event:
 
     @property
     def caption(self) -> str:
-        """The sentence to stand behind the ``headline``, which names the role already."""
+        """The sentence that follows the ``headline``, which names the role already."""
         return self._what(named=False)
 
     def _what(self, *, named: bool) -> str:
@@ -145,9 +145,7 @@ class Event:
         return text
 
 
-def find_events(
-    series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, metric: str = "loss"
-) -> list[Event]:
+def find_events(series: ScoreSeries, *, metric: str = "loss") -> list[Event]:
     """Return what happened in a run, ordered by step.
 
     Args:
@@ -158,7 +156,7 @@ def find_events(
         return []
 
     moves = _moves(series, metric)
-    found = [_with_loss(event, series, metric) for event in _role_events(series, roles)]
+    found = [_with_loss(event, series, metric) for event in _role_events(series)]
     # A fall that a role explains is said with the role: one event, not two.
     found += [move for move in moves if not _explained(move, found)]
     found += _collapses(series)
@@ -207,12 +205,12 @@ def _counts(heads: Mapping[str, Collection[HeadId]]) -> str:
 # -- roles -------------------------------------------------------------------------------------
 
 
-def _role_events(series: ScoreSeries, roles: tuple[Role, ...]) -> Iterator[Event]:
-    """One event for each role that heads have at the end, when its strongest head took it."""
+def _role_events(series: ScoreSeries) -> Iterator[Event]:
+    """Yield one event for each role that heads have at the end, when its strongest head took it."""
     index_of = {int(step): index for index, step in enumerate(series.steps)}
     together = max(1, round(series.n_captures * TOGETHER))
-    evidence = gather_evidence(series, roles)
-    for role, found in lasting_onsets(series, roles, evidence=evidence).items():
+    evidence = gather_evidence(series)
+    for role, found in lasting_onsets(series, evidence=evidence).items():
         leader = found[0]
         at = index_of[leader.step]
         with_it = [each for each in found if abs(index_of[each.step] - at) <= together]
@@ -250,7 +248,7 @@ def _with_loss(event: Event, series: ScoreSeries, metric: str) -> Event:
 
 
 def _moves(series: ScoreSeries, metric: str) -> list[Event]:
-    """Stretches in which the metric falls or jumps fastest."""
+    """Return the stretches in which the metric falls or jumps fastest."""
     raw = series.metrics.get(metric, np.zeros(0))
     values = _smoothed(raw)
     finite = np.isfinite(values)
@@ -261,7 +259,8 @@ def _moves(series: ScoreSeries, metric: str) -> list[Event]:
     if not whole > 0:
         return []
 
-    # Standard deviation of independent noise, from the median of its absolute differences.
+    # Standard deviation of independent noise, from the median of its absolute differences: 1.4826
+    # turns a median into a deviation, and a difference has the noise of two values.
     noise = 1.4826 / np.sqrt(2) * float(np.median(np.abs(np.diff(raw[finite]))))
     least = max(LEAST_MOVE * whole, TIMES_NOISE * noise)
     width = max(2, round(len(values) * TOGETHER))
@@ -271,7 +270,7 @@ def _moves(series: ScoreSeries, metric: str) -> list[Event]:
         ("loss_fall", change <= -least),
         ("loss_jump", change >= least),
     ):
-        for first, end in _stretches(moved):
+        for first, end in stretches(moved):
             first, last = _trimmed(values, first, end - 1 + width)
             found.append(
                 Event(
@@ -297,20 +296,21 @@ def _trimmed(values: Floats, first: int, last: int) -> tuple[int, int]:
 
 
 def _explained(move: Event, role_events: Sequence[Event]) -> bool:
-    """Whether a fall of the loss happens while heads take a role that says the same fall."""
-    return move.kind == "loss_fall" and any(
-        event.metric == move.metric
-        and event.first_step <= move.last_step
-        and event.last_step >= move.first_step
-        for event in role_events
-    )
+    """Return whether the loss falls while heads take a role, and that event mentions the fall."""
+    if move.kind != "loss_fall":
+        return False
+    for event in role_events:
+        overlaps = event.first_step <= move.last_step and event.last_step >= move.first_step
+        if overlaps and event.metric == move.metric:
+            return True
+    return False
 
 
 # -- what went wrong ---------------------------------------------------------------------------
 
 
 def _collapses(series: ScoreSeries) -> Iterator[Event]:
-    """Blocks whose mean entropy falls to almost nothing after it was sound, and stays there."""
+    """Yield the blocks whose mean entropy was sound, fell to almost nothing, and stayed there."""
     entropy = series.heads.get("entropy")
     if entropy is None:
         return
@@ -337,7 +337,7 @@ def _collapses(series: ScoreSeries) -> Iterator[Event]:
 
 
 def _nonfinite(series: ScoreSeries, metric: str) -> Iterator[Event]:
-    """The capture from which a scalar or the attention is NaN or infinite to the end."""
+    """Yield the capture from which a scalar or the attention is NaN or infinite to the end."""
     values = series.metrics.get(metric, np.zeros(0))
     named = {metric: np.isfinite(values)} if np.isfinite(values).any() else {}
     for name in ("entropy", "previous_token"):
@@ -371,12 +371,6 @@ def _smoothed(values: Floats) -> Floats:
     known = np.isfinite(windows).any(1)
     medians[known] = np.nanmedian(np.where(np.isfinite(windows[known]), windows[known], np.nan), 1)
     return np.where(np.isfinite(values), medians, np.nan)
-
-
-def _stretches(states: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(first, end) of every run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], states, [False]]).astype(np.int8)))
-    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
 def _figure(value: float) -> str:

@@ -2,7 +2,7 @@
 
 Every measure takes ``attention``: float32 [..., query, key] of one probe row, causal, rows summing
 to 1 at most (less where a model has a learned sink column, or an attention that is no softmax), and
-gives [...]: the leading axes are kept, ``head`` last. "Uniform" is what it is of unspecialised
+returns [...]: the leading axes are kept, ``head`` last. "Uniform" is its value for unspecialized
 attention, which spreads evenly over all that it may see. ``head_scores`` runs them over captures.
 """
 
@@ -18,25 +18,23 @@ from tracker_viz.metrics.probe_rows import FIRST_QUERY
 
 Floats = NDArray[np.float32]
 
-# Below this a probability is nothing: it keeps log(0) out of the entropies and changes no sum that
+# Probabilities are raised to this: it keeps log(0) out of the entropies and changes no sum that
 # float32 can hold.
 _TINY = np.float32(1e-30)
-# Stands for the measure of a query that cannot be measured, where the others count: no measure is
-# negative.
+# Marks a query that cannot be measured and is left out of the mean: no measure is negative.
 _NOTHING = -1
 # The two Jensen-Shannon scores are means over at most this many queries, evenly spaced and the same
 # at every step: a quarter of the cost at 128 positions, where they lie within 0.05 of the mean over
 # all (a test says so). Up to 34 positions nothing is left out.
 MAX_DIVERGENCE_QUERIES = 32
-# A sliding window is believed where at least so many queries could see farther and do not.
+# A sliding window is believed where at least this many queries could see farther and do not.
 _LEAST_EVIDENCE = 4
 # Causal attention is zero above the diagonal: cut into this many bands of queries, three eighths of
 # the work falls away.
 N_BANDS = 4
 
 
-# -- where the attention goes
-# ---------------------------------------------------------------------------------------
+# -- where the attention goes ----------------------------------------------------------------------
 
 
 def previous_token(attention: Floats) -> Floats:
@@ -58,8 +56,8 @@ def current_token(attention: Floats) -> Floats:
 
 
 def sink(attention: Floats) -> Floats:
-    """Mean attention to the first position, whatever token stands there: mean of ``A[i, 0]`` over
-    all queries, the first one included.
+    """Mean attention to the first position, whatever its token: mean of ``A[i, 0]`` over all
+    queries, the first one included.
 
     0..1. Uniform: mean of 1/(i+1) over i >= 0, 0.07 at 64 positions; at least 1/T, because the
     first token sees nothing but itself. A learned sink column is no position and is not counted.
@@ -71,7 +69,7 @@ def sink(attention: Floats) -> Floats:
 
 
 def learned_sink(attention: Floats) -> Floats:
-    """Mean attention to a learned sink column: mean over i >= 2 of what stands behind the keys.
+    """Mean attention to a learned sink column: mean over i >= 2 of the column behind the keys.
 
     ``attention``: [..., query, key], with one key more than queries; the rest of each row, which is
     what the other scores are measured on, then sums to less than 1. 0..1; 0 without such a column.
@@ -93,9 +91,8 @@ def induction(attention: Floats, *, period: int, start: int) -> Floats:
     diagonal; with more, all earlier copies count, because a head may follow any of them. Source:
     "prefix matching score", Olsson et al. 2022, *In-context Learning and Induction Heads*.
     TransformerLens's head detector (Nanda & Bloom 2022, error measure "mul") divides by the
-    attention of *all* queries,
-    also of those in the first copy, which have nothing to match: on ``[BOS r r]`` a perfect head
-    gets 0.49 there, and 1 here.
+    attention of *all* queries, also of those in the first copy, which have nothing to match: on
+    ``[BOS r r]`` a perfect head gets 0.49 there, and 1 here.
     """
     return _earlier_copies(attention, period=period, start=start, shift=1)
 
@@ -111,8 +108,8 @@ def duplicate_token(attention: Floats, *, period: int, start: int) -> Floats:
 
 
 def distance(attention: Floats) -> Floats:
-    """How far back a head looks: mean over i >= 2 of ``sum_j A[i, j] (i - j) / sum_j A[i, j]``, in
-    tokens.
+    """Mean distance that a head looks back, in tokens: mean over i >= 2 of ``sum_j A[i, j] (i - j)
+    / sum_j A[i, j]``.
 
     0..T-1. Uniform: mean of i/2. Source: "attention distance", Vig & Belinkov 2019, *Analyzing the
     Structure of Attention*.
@@ -124,19 +121,17 @@ def distance(attention: Floats) -> Floats:
     return _mean_where(mass != 0, queries - weighted_key / np.where(mass == 0, np.float32(1), mass))
 
 
-# -- how the attention is spread
-# --------------------------------------------------------------------------------------
+# -- how the attention is spread -------------------------------------------------------------------
 
 
 def entropy(attention: Floats) -> Floats:
-    """Normalised entropy: mean over i >= 2 of ``H(A[i]) / log(n_i)``, rows scaled to sum to 1.
+    """Normalized entropy: mean over i >= 2 of ``H(A[i]) / log(n_i)``, rows scaled to sum to 1.
 
     ``n_i`` is the number of keys that query i may see: i + 1, or at most a sliding window's, see
-    ``window``. 0 (one key) to 1 (uniform over all that it may see).
-    Source: Clark et al. 2019, *What Does BERT Look At?*, divided by its maximum so that positions
-    count alike.
+    ``window``. 0 (one key) to 1 (uniform over all that it may see). Source: Clark et al. 2019,
+    *What Does BERT Look At?*, divided by its maximum so that positions count alike.
     """
-    measure = partial(_normalised_entropy, width=window(attention))
+    measure = partial(_normalized_entropy, width=window(attention))
     return np.clip(
         _mean_over_queries(measure, attention, _all_queries(attention.shape[-2])), 0.0, 1.0
     )
@@ -157,9 +152,8 @@ def positional_share(attention: Floats) -> Floats:
     """Share of queries (i >= 2) whose strongest key lies at the head's own most frequent distance.
 
     1/(T-2)..1; a head is called positional from 0.9. Uniform: 1/(T-2), each query's strongest key
-    being the first one.
-    Source: "positional heads", Voita et al. 2019, section 5.1, for any distance instead of -1 and
-    +1.
+    being the first one. Source: "positional heads", Voita et al. 2019, section 5.1, for any
+    distance instead of -1 and +1.
     """
     *lead, n_queries, _ = attention.shape
     strongest = attention[..., FIRST_QUERY:, :].argmax(-1)
@@ -190,8 +184,8 @@ def specialisation(attention: Floats) -> Floats:
 
 
 def divergence(attention: Floats) -> Floats:
-    """How unlike the block's other heads a head is: mean over i >= 2 of ``JSD(A_h[i], mean of the
-    other heads' A[i])``, in bits.
+    """Divergence of a head from the block's other heads, in bits: mean over i >= 2 of
+    ``JSD(A_h[i], mean of the other heads' A[i])``.
 
     ``attention``: [..., head, query, key]. 0 (all heads alike, as uniform ones are) to 1 (it
     attends where no other head does); NaN in a block of one head. At a query where another head is
@@ -244,14 +238,13 @@ def _diagonal(attention: Floats, back: int) -> Floats:
 
 
 def _earlier_copies(attention: Floats, *, period: int, start: int, shift: int) -> Floats:
-    """Mean over i >= start + period of the sum over k >= 1 of ``A[i, i - k period + shift]``, as
-    far as i - k period >= start."""
+    """Return the mean over i >= start + period of the sum over k >= 1 of ``A[i, i - k period +
+    shift]``, as far as i - k period >= start."""
     length = attention.shape[-2]
     first = start + period
     total = np.zeros(attention.shape[:-2], np.float32)
     for back in range(period, length - start, period):
-        # queries i = start + back, ...: the copy that lies ``back`` tokens earlier begins at
-        # ``start``
+        # queries i = start + back, ...: the copy ``back`` tokens earlier begins at ``start``
         total += _diagonal(attention, back - shift)[..., start + shift :].sum(-1)
     return total / np.float32(length - first)
 
@@ -277,8 +270,8 @@ def _in_bands(queries: NDArray[np.intp]) -> Queries:
 def _mean_over_queries(
     measure: Callable[[Floats, Floats, NDArray[np.intp]], Floats], attention: Floats, bands: Queries
 ) -> Floats:
-    """Mean over the queries in ``bands`` of ``measure(rows [..., query, key], their sums [...,
-    query], which queries)``.
+    """Return the mean over the queries in ``bands`` of ``measure(rows [..., query, key], their sums
+    [..., query], which queries)``.
 
     Queries that attend to nothing, or have nothing to be compared with (the measure is -1), are
     left out; NaN where all are, or where the attention is not finite.
@@ -302,7 +295,7 @@ def _visible(queries: NDArray[np.intp], width: int | None) -> NDArray[np.intp]:
     return queries + 1 if width is None else np.minimum(queries + 1, width)
 
 
-def _normalised_entropy(
+def _normalized_entropy(
     rows: Floats, mass: Floats, queries: NDArray[np.intp], *, width: int | None
 ) -> Floats:
     # H of the rows scaled to sum to 1, without scaling them: log(mass) - sum(x log x) / mass

@@ -1,7 +1,8 @@
-"""Which scores every head gets, on which rows of the probe, and all of them over a capture.
+"""List the scores that every head gets, each with the rows of the probe it is measured on, and
+compute them for a capture.
 
 One block and one row of the probe at a time: a row of all heads of a block fits the processor's
-cache, which is what makes 32 x 32 heads cheap. ``HeadScore.uniform`` is the same measure, of
+cache, which is what makes 32 x 32 heads cheap. ``HeadScore.uniform`` applies the same measure to
 uniform causal attention: a baseline that cannot drift from its score.
 """
 
@@ -24,8 +25,8 @@ from tracker_viz.metrics.head_measures import Floats
 from tracker_viz.metrics.probe_rows import MIN_PERIOD, ProbeRow, uniform_attention
 
 SCORE_DEFINITIONS = 2
-"""Version of the definitions of the heads' scores; a capture has it as
-``model["score_definitions"]``, and one without it was scored by version 1.
+"""Version of the definitions of the heads' scores. A capture stores it as
+``model["score_definitions"]``; one without it was scored by version 1.
 
 2: Scores come with a standard deviation over the probe's rows, which are more than those that are
 drawn. ``induction`` and ``duplicate_token`` leave out rows with a period below 3. ``entropy`` and
@@ -39,9 +40,9 @@ log = logging.getLogger("tracker_viz.metrics")
 
 PATTERN_NAME = re.compile(r"blocks\.(\d+)\.attn\.pattern")
 
-# A capture of this many attention weights (1,024 heads, 128 positions, 4 rows) is scored by two
-# threads: a model with so many heads trains on an accelerator, and leaves its processor's cores
-# free. numpy lets go of the GIL in all that takes time here.
+# A capture with this many attention weights (1,024 heads, 128 positions, 4 rows) is scored by two
+# threads: a model with so many heads trains on an accelerator, which leaves processor cores free.
+# numpy releases the GIL in all that takes time here.
 MANY_ENTRIES, MANY_ENTRIES_THREADS = 1 << 26, 2
 
 
@@ -82,13 +83,15 @@ class HeadScore:
         return np.min([values[periods == period].mean(0) for period in np.unique(periods)], axis=0)
 
     def uniform(self, rows: Sequence[ProbeRow]) -> float:
-        """The score of uniform causal attention on this probe: what no specialisation at all looks
-        like. NaN without such rows."""
+        """Return the score of uniform causal attention on this probe, the baseline of no
+        specialization; NaN without such rows."""
         measured_on = self.measured_on(rows)
-        values = [
-            float(self.measure(_two_uniform_heads(row.length), row)[0]) for row in measured_on
-        ]
-        return float(self.over_rows(np.array(values), measured_on)) if values else float("nan")
+        if not measured_on:
+            return float("nan")
+        values = []
+        for row in measured_on:
+            values.append(float(self.measure(_two_uniform_heads(row.length), row)[0]))
+        return float(self.over_rows(np.array(values), measured_on))
 
 
 # Cached: scores of one measure have the same function, and a row is measured by it once.
@@ -161,13 +164,13 @@ class HeadScores:
 
 @lru_cache
 def uniform_scores(rows: tuple[ProbeRow, ...]) -> dict[str, float]:
-    """Score -> its value for uniform causal attention on this probe, for every score that the probe
-    has rows for; none for ``learned_sink``, which uniform attention does not have."""
-    return {
-        name: score.uniform(rows)
-        for name, score in HEAD_SCORES.items()
-        if score.measured_on(rows) and not score.of_learned_sink
-    }
+    """Return score -> its value for uniform causal attention on this probe, for every score that
+    the probe has rows for; none for ``learned_sink``, which uniform attention does not have."""
+    values = {}
+    for name, score in HEAD_SCORES.items():
+        if score.measured_on(rows) and not score.of_learned_sink:
+            values[name] = score.uniform(rows)
+    return values
 
 
 def head_scores(
@@ -197,15 +200,13 @@ def measure_heads(
             column than ``query``: a learned sink.
         rows: what each probe row is.
         n_blocks: number of blocks of the model, also those without attention.
-        heads: block -> which heads its pattern holds, where it does not hold all.
+        heads: block -> the heads that its pattern holds, where it does not hold all.
     """
-    places = {
-        block: list((heads or {}).get(block, range(pattern.shape[1])))
-        for block, pattern in patterns.items()
-    }
-    n_heads = max((max(place) + 1 for place in places.values()), default=0)
+    places: dict[int, list[int]] = {}
     for block, pattern in patterns.items():
         _check_pattern(block, pattern, rows, n_blocks)
+        places[block] = list((heads or {}).get(block, range(pattern.shape[1])))
+    n_heads = max((max(place) + 1 for place in places.values()), default=0)
     due = _due(patterns, rows)
     n_rows = {score.name: len(score.measured_on(rows)) for score in due}
     empty = np.full((n_blocks, n_heads), np.nan, np.float32)
@@ -229,21 +230,21 @@ def _due(patterns: Mapping[int, NDArray[Any]], rows: Sequence[ProbeRow]) -> list
     short = {row.period for row in rows if row.kind == "repeated"} - {0}
     if short and max(short) < MIN_PERIOD:
         _say_that_periods_are_short(max(short))
-    return [
-        score
-        for score in HEAD_SCORES.values()
-        if score.measured_on(rows) and (has_learned_sink or not score.of_learned_sink)
-    ]
+    due = []
+    for score in HEAD_SCORES.values():
+        can_be_measured = has_learned_sink or not score.of_learned_sink
+        if can_be_measured and score.measured_on(rows):
+            due.append(score)
+    return due
 
 
 @lru_cache
 def _say_that_periods_are_short(period: int) -> None:
-    """Cached, so that a run says it once."""
+    # Cached, so that a run warns once.
     log.warning(
         "the probe repeats every %d tokens, too few to tell an earlier copy from the tokens "
-        "nearby: "
-        "there are no induction and duplicate-token scores; give it a period of at least %d "
-        "(rows of %d tokens or more)",
+        "nearby: there are no induction and duplicate-token scores; give it a period of at least "
+        "%d (rows of %d tokens or more)",
         period,
         MIN_PERIOD,
         2 * MIN_PERIOD,
@@ -307,17 +308,16 @@ def _check_pattern(
 
 
 def _causal_float32(attention: NDArray[Any]) -> Floats:
-    """The positions' part of [head, query, key] in float32: without a learned sink column, which is
-    no position."""
+    """Return [head, query, key] in float32 without a learned sink column, which is no position."""
     n_queries = attention.shape[-2]
     if attention.dtype == np.float32:
         return attention[..., :n_queries]
     positions = np.zeros((*attention.shape[:-1], n_queries), np.float32)
+    # In bands of queries, so that most of the future, which is zero, is not converted.
     for band in np.array_split(np.arange(n_queries), measures.N_BANDS):
         if band.size:
-            positions[..., band[0] : band[-1] + 1, : band[-1] + 1] = attention[
-                ..., band[0] : band[-1] + 1, : band[-1] + 1
-            ]
+            visible = (..., slice(band[0], band[-1] + 1), slice(band[-1] + 1))
+            positions[visible] = attention[visible]
     return positions
 
 

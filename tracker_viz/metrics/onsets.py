@@ -1,7 +1,7 @@
-"""When heads took their roles, and when a run formed one: intervals between two captures.
+"""Find when heads took their roles, and when a run formed one: intervals between two captures.
 
-In: the scores of a run. Out: every onset of every head, and for each role that of the head which
-carries it in the end. Summaries, tables, events and comparisons all take their onsets from here.
+The scores of a run come in. Every onset of every head comes out, and for each role the onset of the
+head that carries it in the end. Summaries, tables, events and comparisons use these onsets.
 """
 
 from __future__ import annotations
@@ -60,14 +60,15 @@ class Onset:
 
 @dataclass(frozen=True, slots=True)
 class RunOnset:
-    """When a run formed one role: at the onset of the role's strongest head.
+    """One run formed one role: at the onset of the role's strongest head.
 
     Attributes:
         head: (block, head), the strongest of those that have the role at the end; where another
             draw of the probe could make others the strongest, the one of them that took it first.
             Of a run that did not form it the head that came nearest. None: no head has a score at
             the end.
-        after: step of the last capture without the role; None: the first capture had it.
+        after: step of the last capture without the role; None: the first capture had it. Of a run
+            that did not form it the step up to which that is known.
         step: of the first capture with it; None: the run did not form it.
         near_line: the head's final score is so close to the line that another draw of the probe
             could change the answer.
@@ -84,11 +85,6 @@ class RunOnset:
     @property
     def formed(self) -> bool:
         return self.step is not None
-
-    @property
-    def not_before(self) -> int | None:
-        """The step up to which a run is known not to have formed the role; None if it did."""
-        return None if self.formed else self.after
 
 
 def onsets(
@@ -107,16 +103,14 @@ def onsets(
     return sorted(found, key=lambda onset: (onset.step, onset.block, onset.head, onset.role))
 
 
-def run_onsets(
-    series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, evidence: Evidence | None = None
-) -> Mapping[str, RunOnset]:
+def run_onsets(series: ScoreSeries, *, evidence: Evidence | None = None) -> Mapping[str, RunOnset]:
     """Return role -> when the run formed it, for every role that its captures measure."""
     if not series.n_captures:
         return MappingProxyType({})
-    known = gather_evidence(series, roles) if evidence is None else evidence
-    labels = _final_labels(series, roles, known)
+    known = gather_evidence(series) if evidence is None else evidence
+    labels = _final_labels(series, known)
     found = {}
-    for index, role in enumerate(roles):
+    for index, role in enumerate(ROLES):
         if role.name in known:
             is_labelled = labels[role.rows] == index
             found[role.name] = _run_onset(series, role, known[role.name], is_labelled)
@@ -124,7 +118,7 @@ def run_onsets(
 
 
 def lasting_onsets(
-    series: ScoreSeries, roles: tuple[Role, ...] = ROLES, *, evidence: Evidence | None = None
+    series: ScoreSeries, *, evidence: Evidence | None = None
 ) -> dict[str, list[Onset]]:
     """Return role -> the onset of every head that has this role at the end, the head of the run's
     onset first, then the strongest; roles that no head has are left out.
@@ -133,10 +127,10 @@ def lasting_onsets(
     """
     if not series.n_captures:
         return {}
-    known = gather_evidence(series, roles) if evidence is None else evidence
-    labels = _final_labels(series, roles, known)
+    known = gather_evidence(series) if evidence is None else evidence
+    labels = _final_labels(series, known)
     found = {}
-    for index, role in enumerate(roles):
+    for index, role in enumerate(ROLES):
         if role.name not in known:
             continue
         own = []
@@ -155,27 +149,27 @@ def onset_curve(
     role: Role,
     *,
     head: HeadId | None = None,
-    thresholds: Sequence[float] = CURVE_THRESHOLDS,
     evidence: Evidence | None = None,
 ) -> dict[float, int | None]:
-    """Return threshold -> the step at which a head rose above it to stay; None where it did not.
+    """Return, for each of ``CURVE_THRESHOLDS``, the step at which a head rose above it to stay;
+    None where it did not.
 
-    It shows how much an onset hangs on the line that is drawn at ``role.enter``.
+    It shows how much an onset depends on the threshold ``role.enter``.
 
     Args:
         head: None: the one of the run's onset.
     """
     known = gather_evidence(series, (role,)) if evidence is None else evidence
     of_role = known.get(role.name)
+    curve: dict[float, int | None] = dict.fromkeys(CURVE_THRESHOLDS)
     if of_role is None or not series.n_captures:
-        return dict.fromkeys(thresholds)
+        return curve
     chosen = head or _leader(of_role, of_role.states[-1])
     if chosen is None:
-        return dict.fromkeys(thresholds)
+        return curve
 
     alone, keeps = _of_head(of_role, chosen), role.leave / role.enter
-    curve: dict[float, int | None] = {}
-    for threshold in thresholds:
+    for threshold in CURVE_THRESHOLDS:
         moved = replace(role, enter=threshold, leave=threshold * keeps)
         found = _onsets_of_role(series, moved, alone.with_line(moved))
         is_kept = bool(found) and found[-1].until is None
@@ -183,18 +177,16 @@ def onset_curve(
     return curve
 
 
-def _final_labels(
-    series: ScoreSeries, roles: tuple[Role, ...], known: Evidence
-) -> dict[RowKind, NDArray[np.int8]]:
+def _final_labels(series: ScoreSeries, known: Evidence) -> dict[RowKind, NDArray[np.int8]]:
     """Return kind of row -> the label of every head on it at the last capture."""
     kinds: tuple[RowKind, ...] = ("repeated", "text")
-    return {kind: head_roles(series, roles, rows=kind, evidence=known)[0][-1] for kind in kinds}
+    return {kind: head_roles(series, rows=kind, evidence=known)[0][-1] for kind in kinds}
 
 
 def _onsets_of_role(series: ScoreSeries, role: Role, evidence: RoleEvidence) -> list[Onset]:
     found = []
     for block, head in np.argwhere(evidence.states.any(0)).tolist():
-        for first, end in _stretches(evidence.states[:, block, head]):
+        for first, end in stretches(evidence.states[:, block, head]):
             onset = Onset(
                 block,
                 head,
@@ -300,7 +292,7 @@ def _of_head(evidence: RoleEvidence, head: HeadId) -> RoleEvidence:
     )
 
 
-def _stretches(states: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(first, end) of every run of True."""
+def stretches(states: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return (first, one past the last) of every run of True in ``states``, bool [capture]."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], states, [False]]).astype(np.int8)))
-    return [(int(first), int(end)) for first, end in zip(edges[::2], edges[1::2], strict=True)]
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]

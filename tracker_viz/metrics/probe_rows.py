@@ -1,8 +1,7 @@
-"""Describe the probe batch for the scores: which row repeats what, and what unspecialized attention
-looks like.
+"""Describe the probe batch for the scores: the rows that repeat, and uniform attention on them.
 
-In: ``Capture.probe``, as the recorder wrote it. Out: one ``ProbeRow`` per row of the batch. Called
-by ``heads``.
+``Capture.probe`` comes in, as the recorder wrote it; one ``ProbeRow`` per row of the batch comes
+out. Called by ``scorer``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ RowKind = Literal["repeated", "text"]
 # the second one "the previous token" and "the first token" are the same key.
 FIRST_QUERY = 2
 # Below this period "what followed the token last time" is the token itself or one nearby, which
-# unspecialised attention finds, too.
+# unspecialized attention finds, too.
 MIN_PERIOD = 3
 
 
@@ -51,47 +50,43 @@ class ProbeRow:
         if self.period < 1 or self.start < 0 or self.start + self.period >= self.length:
             raise ProbeError(
                 "a repeated row needs the beginning of a second copy: 1 <= period < length - "
-                "start; "
-                f"got period {self.period}, start {self.start}, length {self.length}"
+                f"start; got period {self.period}, start {self.start}, length {self.length}"
             )
 
 
 def probe_rows(probe: Mapping[str, Any]) -> tuple[ProbeRow, ...]:
-    """The rows that ``Capture.probe`` describes, in the order of the ``probe`` axis.
+    """Return the rows that ``Capture.probe`` describes, in the order of the ``probe`` axis.
 
     Raises:
         ProbeError: ``length`` or ``rows`` is missing, or a row does not say what it must.
     """
+    rows = []
     try:
         length = int(probe["length"])
-        rows = probe["rows"]
-        return tuple(
-            ProbeRow(row["kind"], length, int(row["period"]), int(row["start"]))
-            if row["kind"] == "repeated"
-            else ProbeRow(row["kind"], length)
-            for row in rows
-        )
+        for row in probe["rows"]:
+            repeat = (row["period"], row["start"]) if row["kind"] == "repeated" else ()
+            rows.append(ProbeRow(row["kind"], length, *map(int, repeat)))
     except (KeyError, TypeError) as error:
         raise ProbeError(
             "scoring heads needs Capture.probe = {'length': T, 'rows': [...]} with rows like "
             "{'kind': 'repeated', 'period': p, 'start': s} "
             f"or {{'kind': 'text'}}; got {dict(probe)!r} ({error!r})"
         ) from error
+    return tuple(rows)
 
 
 def scored_rows(probe: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what scores are measured on, JSON-like: of every row of the probe ``kind``,
-    ``length``, ``ids`` where it has them, and ``period`` and ``start`` where it repeats."""
-    names = ("kind", "period", "start", "ids")
-    return [
-        {"length": int(probe["length"])} | {name: row[name] for name in names if name in row}
-        for row in probe["rows"]
-    ]
+    """Return the rows that scores are measured on, JSON-like: ``kind``, ``length``, ``ids`` where a
+    row has them, and ``period`` and ``start`` where it repeats."""
+    described = []
+    for row in probe["rows"]:
+        kept = {name: row[name] for name in ("kind", "period", "start", "ids") if name in row}
+        described.append({"length": int(probe["length"])} | kept)
+    return described
 
 
 def uniform_attention(length: int) -> NDArray[np.float32]:
-    """Attention that knows nothing but causality: float32 [query, key], ``A[i, j] = 1 / (i + 1)``
-    for ``j <= i``."""
-    return np.tril(
-        np.broadcast_to(1.0 / np.arange(1, length + 1, dtype=np.float32)[:, None], (length, length))
-    )
+    """Return uniform causal attention: float32 [query, key], ``A[i, j] = 1 / (i + 1)`` for ``j <=
+    i``."""
+    shares = 1.0 / np.arange(1, length + 1, dtype=np.float32)
+    return np.tril(np.broadcast_to(shares[:, None], (length, length)))

@@ -1,8 +1,8 @@
-"""Which head has become what: scores over a run in, the role of every head at every capture out.
+"""Label heads: scores over a run in, the role of every head at every capture out.
 
-A role speaks about one kind of probe row, and is measured on it: among repeats of random tokens, or
-on text. A head takes a role on evidence gathered over captures, not at the first one above the
-line; ``onsets`` says when.
+A role is about one kind of probe row, and is measured on it: repeats of random tokens, or text. A
+head takes a role on evidence gathered over captures, not at the first one above the line;
+``onsets`` says when.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ NO_ROLE = -1
 EVIDENCE = 4.5
 # No capture adds more than half of that: one odd capture decides nothing, two clear ones do.
 MOST_PER_CAPTURE = EVIDENCE / 2
-# Scores of a trained head tremble by about this much even where the differences that are at hand
+# A trained head's scores vary by about this much, even where the few differences between captures
 # happen to be smaller.
 LEAST_NOISE = 0.01
-# What another draw of the probe would change, where the captures do not say it: the spread between
+# Assumed noise of another draw of the probe, for captures that do not store it: the spread between
 # single rows of the demo's probe.
 UNKNOWN_ROW_NOISE = 0.03
 NEAR_LINE = 2.0  # standard deviations
@@ -41,8 +41,8 @@ class Role:
     """A role, and the scores at which a head takes it and loses it.
 
     Attributes:
-        name: of the role; also of its score, where ``scores`` says nothing else.
-        rows: the kind of probe row that it speaks about.
+        name: of the role; also of its score, where ``scores`` is empty.
+        rows: the kind of probe row that it is about.
         scores: names of the score that measures it; the first one that the captures have counts,
             because older captures lack some.
         also: a score that must pass as well, where the captures have it.
@@ -129,9 +129,9 @@ Evidence = Mapping[str, RoleEvidence]
 
 
 def gather_evidence(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> Evidence:
-    """Return role -> what a run knows about it, for the roles that its captures measure.
+    """Return role -> a run's evidence for it, for the roles that its captures measure.
 
-    Whoever asks several things of one run passes this on, because it takes the time.
+    This is the slow part: callers that ask several things about one run pass it along.
     """
     found: dict[str, RoleEvidence] = {}
     if not series.n_captures:
@@ -163,13 +163,13 @@ def role_evidence(series: ScoreSeries, role: Role) -> RoleEvidence | None:
 
 
 def margin(score: Floats, uniform: float) -> Floats:
-    """How far a score lies above that of uniform attention, as a share of the way to 1: 0 for
+    """Return how far a score is above that of uniform attention, as a share of the way to 1: 0 for
     uniform, 1 for a perfect head."""
     return (score - np.float32(uniform)) / np.float32(1 - uniform)
 
 
 def noise_over_time(scores: Floats) -> Floats:
-    """Return how much each head's score trembles: float32 [block, head], at least ``LEAST_NOISE``.
+    """Return how much each head's score varies: float32 [block, head], at least ``LEAST_NOISE``.
 
     Taken from the sizes of the differences between captures, so that a rise is not counted as
     noise: from the first differences, which a sudden rise hardly meets, or the second ones, which a
@@ -192,8 +192,7 @@ def noise_over_time(scores: Floats) -> Floats:
 
 
 def role_states(scores: Floats, role: Role, noise: Floats | None = None) -> NDArray[np.bool_]:
-    """Whether each head has ``role`` at each capture: bool, of the shape of ``scores`` [capture,
-    ...].
+    """Return where each head has ``role``: bool, of the shape of ``scores`` [capture, ...].
 
     A head has the role from the capture on at which it rose above ``role.enter``, once that and the
     following captures have gathered ``EVIDENCE``; it loses it in the same way below ``role.leave``.
@@ -202,7 +201,7 @@ def role_states(scores: Floats, role: Role, noise: Floats | None = None) -> NDAr
     any more the head has no role: its training has died.
 
     Args:
-        noise: standard deviation of ``scores``; None: as it trembles over time.
+        noise: standard deviation of ``scores``; None: estimated from how they vary over time.
     """
     if noise is None:
         noise = noise_over_time(scores)
@@ -216,7 +215,7 @@ def role_states(scores: Floats, role: Role, noise: Floats | None = None) -> NDAr
     total = np.zeros(scores.shape[1:])
     began = np.zeros(scores.shape[1:], np.int64)
     for index in range(len(scores)):
-        # What speaks for a change: for taking the role, or for losing it.
+        # Evidence for a change: for taking the role, or for losing it.
         speaks = np.minimum(np.where(state, below[index], above[index]), MOST_PER_CAPTURE)
         began = np.where((total == 0) & measured[index], index, began)
         total = np.maximum(total + speaks, 0)
@@ -237,14 +236,14 @@ def head_roles(
     rows: RowKind | None = None,
     evidence: Evidence | None = None,
 ) -> tuple[NDArray[np.int8], Floats]:
-    """The role of every head at every capture: (index into ``roles`` or ``NO_ROLE``, margin), both
-    [capture, block, head].
+    """Return the role of every head at every capture: (index into ``roles`` or ``NO_ROLE``,
+    margin), both [capture, block, head].
 
     Of several roles at once the one with the greatest margin counts. Without a role the margin is
     that of the nearest one.
 
     Args:
-        rows: the kind of probe row that the roles speak about; None: a role among repeats counts
+        rows: the kind of probe row that the roles are about; None: a role among repeats counts
             before any role on text, so that a head which does the same on both has one name.
         evidence: of the run, where it is known already.
     """
@@ -267,8 +266,8 @@ def head_roles(
 
 
 def near_line(evidence: RoleEvidence, role: Role) -> NDArray[np.bool_]:
-    """Whether another draw of the probe, or a few more steps, could change each head's label at the
-    last capture: bool [block, head].
+    """Return which heads' labels at the last capture another draw of the probe, or a few more
+    steps, could change: bool [block, head].
 
     That is so within two standard deviations of ``role.enter``, and between the two lines where the
     head has the role or came that near to it before.
@@ -281,18 +280,16 @@ def near_line(evidence: RoleEvidence, role: Role) -> NDArray[np.bool_]:
     return np.asarray(is_close | (is_between & (evidence.states[-1] | came_near)))
 
 
-def labels_near_line(
-    evidence: Evidence, roles: tuple[Role, ...] = ROLES, *, rows: RowKind
-) -> NDArray[np.bool_] | None:
-    """Whether another draw of the probe could change each head's label on a kind of row at the last
-    capture: bool [block, head]; None where no role was measured on it.
+def labels_near_line(evidence: Evidence, *, rows: RowKind) -> NDArray[np.bool_] | None:
+    """Return which heads' labels on a kind of row another draw of the probe could change at the
+    last capture: bool [block, head]; None where no role was measured on it.
 
     A role near its line changes no label beside one that the head has for certain, by a greater
     margin. Of two certain roles whose margins the noise does not tell apart either may be the
     label.
     """
     is_near, margins, slacks = [], [], []
-    for role in roles:
+    for role in ROLES:
         if role.rows == rows and role.name in evidence:
             known = evidence[role.name]
             near = near_line(known, role)

@@ -1,10 +1,10 @@
-"""The scores of all captures of a run in one small file of the run, ``scores/heads.safetensors``.
-Written when training ends.
+"""Write and read ``scores/heads.safetensors``: the scores of all captures of a run in one small
+file, written when training ends.
 
 A comparison of a thousand runs needs every head's scores and no attention map: with this file it
-pulls a megabyte of a run where the captures would be gigabytes. It is a shortcut, never the truth:
-each row says of which capture it is, by its hash, and whoever reads it takes from the capture
-itself what is not here, as after a crash, or what is of a capture that was replaced since.
+downloads a megabyte of a run instead of gigabytes of captures. The file is a shortcut, never the
+truth: each row carries the hash of its capture. Readers get the scores of captures that are missing
+here (after a crash) or were replaced since from the captures themselves.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _METADATA_KEY = "tracker_viz_scores"
 _OF_HEAD = "head."
 # Without a dot: readers from before these were written take names with one for scores.
 _SPREAD = "head_sd:"
-_CHARTS = ("attn/", "weights/")  # of the metrics, what is computed from the scores
+_CHARTS = ("attn/", "weights/")  # metrics that are computed from the scores
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreFile:
-    """What such a file holds.
+    """The contents of a score file.
 
     Attributes:
-        captures: of which each row of ``series`` is, in its order.
+        captures: the capture of each row of ``series``, in its order.
         series: the heads' scores, their spread, tokens and the training loop's metrics; no scores
             of weights.
         probe, rows: the probe batch as a capture describes it, and the labels of its rows.
@@ -52,29 +52,27 @@ class ScoreFile:
     rows: tuple[str, ...]
 
     def scored(self, wanted: Collection[CaptureRef]) -> Iterator[Capture]:
-        """Those of the ``wanted`` captures that are here, with nothing but what is known of them
-        here."""
+        """Yield those of the ``wanted`` captures that are here, with scores and metrics alone."""
         series = self.series
+        model = {
+            "uniform_scores": series.uniform,
+            "score_rows": series.n_rows,
+            "score_definitions": series.definitions,
+        }
         for index, ref in enumerate(self.captures):
-            if ref in wanted:
-                tokens = series.tokens_seen[index]
-                scores = {
-                    f"{HEAD_PREFIX}{name}": values[index] for name, values in series.heads.items()
-                }
-                spread = {
-                    f"{SD_PREFIX}{name}": values[index] for name, values in series.spread.items()
-                }
-                yield Capture(
-                    ref.step,
-                    scores | spread,
-                    tokens_seen=int(tokens) if np.isfinite(tokens) else None,
-                    metrics={name: float(values[index]) for name, values in series.metrics.items()},
-                    model={
-                        "uniform_scores": series.uniform,
-                        "score_rows": series.n_rows,
-                        "score_definitions": series.definitions,
-                    },
-                )
+            if ref not in wanted:
+                continue
+            arrays: dict[str, NDArray[Any]] = {}
+            for prefix, scores in ((HEAD_PREFIX, series.heads), (SD_PREFIX, series.spread)):
+                arrays |= {f"{prefix}{name}": values[index] for name, values in scores.items()}
+            tokens = series.tokens_seen[index]
+            yield Capture(
+                ref.step,
+                arrays,
+                tokens_seen=int(tokens) if np.isfinite(tokens) else None,
+                metrics={name: float(values[index]) for name, values in series.metrics.items()},
+                model=model,
+            )
 
 
 def score_bytes(
@@ -83,23 +81,18 @@ def score_bytes(
     probe: Mapping[str, Any],
     rows: Sequence[str],
 ) -> bytes:
-    """The file's contents. ``captures``: step -> the capture; steps of ``series`` that are not
-    among them are left out."""
+    """Return the file's contents. ``captures``: step -> the capture; steps of ``series`` that are
+    not among them are left out."""
     kept = [index for index, step in enumerate(series.steps.tolist()) if step in captures]
     refs = [captures[int(series.steps[index])] for index in kept]
-    metrics = {
-        name: values[kept]
-        for name, values in series.metrics.items()
-        if not name.startswith(_CHARTS)
-    }
-    tensors: dict[str, NDArray[Any]] = {
-        f"{_OF_HEAD}{name}": np.ascontiguousarray(values[kept], np.float32)
-        for name, values in series.heads.items()
-    }
-    tensors |= {
-        f"{_SPREAD}{name}": np.ascontiguousarray(values[kept], np.float32)
-        for name, values in series.spread.items()
-    }
+    tensors: dict[str, NDArray[Any]] = {}
+    for prefix, scores in ((_OF_HEAD, series.heads), (_SPREAD, series.spread)):
+        for name, values in scores.items():
+            tensors[f"{prefix}{name}"] = np.ascontiguousarray(values[kept], np.float32)
+    metrics = {}
+    for name, scalars in series.metrics.items():
+        if not name.startswith(_CHARTS):
+            metrics[name] = scalars[kept]
     tensors["tokens_seen"] = np.ascontiguousarray(series.tokens_seen[kept], np.float64)
     tensors["metrics"] = np.array([*metrics.values()], np.float64).reshape(len(metrics), len(kept))
     described = {
@@ -111,15 +104,18 @@ def score_bytes(
         "score_definitions": series.definitions,
         "probe": dict(probe),
         "rows": list(rows),
-        # For whoever reads the file without this package; we take them from the scores.
+        # For readers without this package; we compute them from the scores.
         "onsets": onset_table(series),
     }
     return safetensors.numpy.save(tensors, {_METADATA_KEY: json.dumps(described, allow_nan=False)})
 
 
 def read_score_file(path: Path) -> ScoreFile:
-    """Raises CaptureFileError: it is not such a file, is damaged, or was written by a newer
-    tracker_viz."""
+    """Read a score file.
+
+    Raises:
+        CaptureFileError: it is not such a file, is damaged, or was written by a newer tracker_viz.
+    """
     if path.stat().st_size > MAX_FILE_BYTES:
         raise CaptureFileError(
             f"{path} has {path.stat().st_size:,} bytes; a file of scores has at most "
@@ -133,44 +129,12 @@ def read_score_file(path: Path) -> ScoreFile:
                     f"{path} has schema {described['schema']}; this tracker_viz reads "
                     f"{SCHEMA_VERSION}"
                 )
-            captures = tuple(
-                CaptureRef(step, capture_file_name(step), nbytes, sha)
-                for step, nbytes, sha in described["captures"]
-            )
-            n = len(captures)
-            heads = {
-                name.removeprefix(_OF_HEAD): _tensor(file, name, "F32", (n, None, None))
-                for name in file.keys()  # noqa: SIM118
-                if name.startswith(_OF_HEAD)
-            }
-            spread = {
-                name.removeprefix(_SPREAD): _tensor(file, name, "F32", (n, None, None))
-                for name in file.keys()  # noqa: SIM118
-                if name.startswith(_SPREAD)
-            }
-            tokens_seen, names = (
-                _tensor(file, "tokens_seen", "F64", (n,)),
-                list(map(str, described["metrics"])),
-            )
-            metrics = dict(
-                zip(names, _tensor(file, "metrics", "F64", (len(names), n)), strict=True)
-            )
-            shapes = {values.shape for values in (*heads.values(), *spread.values())}
-            if len(shapes) > 1:
-                raise ValueError("scores of different shapes")
-            series = ScoreSeries(
-                steps=np.array([ref.step for ref in captures], np.int64),
-                heads=heads,
-                uniform={str(name): float(value) for name, value in described["uniform"].items()},
-                tokens_seen=tokens_seen,
-                metrics=metrics,
-                spread=spread,
-                n_rows={str(name): int(n) for name, n in described.get("score_rows", {}).items()},
-                definitions=int(described.get("score_definitions", 1)),
-            )
-            return ScoreFile(
-                captures, series, dict(described["probe"]), tuple(map(str, described["rows"]))
-            )
+            captures = []
+            for step, nbytes, sha256 in described["captures"]:
+                captures.append(CaptureRef(step, capture_file_name(step), nbytes, sha256))
+            series = _read_series(file, described, captures)
+            rows = tuple(map(str, described["rows"]))
+            return ScoreFile(tuple(captures), series, dict(described["probe"]), rows)
     except (
         safetensors.SafetensorError,
         KeyError,
@@ -183,8 +147,41 @@ def read_score_file(path: Path) -> ScoreFile:
         raise CaptureFileError(f"{path} is no whole file of scores ({error!r})") from error
 
 
+def _read_series(
+    file: Any, described: Mapping[str, Any], captures: Sequence[CaptureRef]
+) -> ScoreSeries:
+    n = len(captures)
+    heads = _read_scores(file, _OF_HEAD, n)
+    spread = _read_scores(file, _SPREAD, n)
+    shapes = {values.shape for values in (*heads.values(), *spread.values())}
+    if len(shapes) > 1:
+        raise ValueError("scores of different shapes")
+    metric_names = list(map(str, described["metrics"]))
+    metrics = _tensor(file, "metrics", "F64", (len(metric_names), n))
+    return ScoreSeries(
+        steps=np.array([ref.step for ref in captures], np.int64),
+        heads=heads,
+        uniform={str(name): float(value) for name, value in described["uniform"].items()},
+        tokens_seen=_tensor(file, "tokens_seen", "F64", (n,)),
+        metrics=dict(zip(metric_names, metrics, strict=True)),
+        spread=spread,
+        n_rows={str(name): int(n) for name, n in described.get("score_rows", {}).items()},
+        definitions=int(described.get("score_definitions", 1)),
+    )
+
+
+def _read_scores(file: Any, prefix: str, n_captures: int) -> dict[str, Any]:
+    """Return name without ``prefix`` -> float32 [capture, block, head]."""
+    scores = {}
+    for name in file.keys():  # noqa: SIM118
+        if name.startswith(prefix):
+            shape = (n_captures, None, None)
+            scores[name.removeprefix(prefix)] = _tensor(file, name, "F32", shape)
+    return scores
+
+
 def _tensor(file: Any, name: str, dtype: str, shape: tuple[int | None, ...]) -> Any:
-    """Checked before it is allocated; None in ``shape``: any size."""
+    """Read one tensor, checked before it is allocated. None in ``shape``: any size."""
     found = file.get_slice(name)
     size = found.get_shape()
     fits = len(size) == len(shape) and all(

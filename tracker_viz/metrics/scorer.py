@@ -1,13 +1,12 @@
-"""Capture in, the same capture with its scores out. Runs in the spool's writer thread, beside
-training, on whole captures.
+"""Add scores to a capture. Runs in the spool's writer thread, beside training, on whole captures.
 
 Adds arrays ``scores.head.<name>`` float32 (block, head), their standard deviations over the
 probe's rows ``scores.head_sd.<name>``, ``scores.weight.<name>`` float32 (block, projection), of a
 mixture ``scores.expert.<name>`` (block, expert) and ``scores.router.<name>`` (block, router), and a
-few scalars that trackers draw as native charts (``summary.chart_metrics``). ``model`` then says
-what each score is of uniform attention (``uniform_scores``), on how many rows it was measured
-(``score_rows``) and by which version of the definitions (``score_definitions``);
-``probe["scored"]`` describes these rows, of which the hidden ones are dropped afterwards.
+few scalars that trackers draw as native charts (``summary.chart_metrics``). ``model`` then holds
+each score of uniform attention (``uniform_scores``), the number of rows it was measured on
+(``score_rows``) and the version of the definitions (``score_definitions``). ``probe["scored"]``
+describes these rows; the hidden ones are dropped later.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ from tracker_viz.metrics.summary import chart_metrics, router_metrics
 from tracker_viz.metrics.weight_scores import WEIGHT_NAME, Matrices, Weight, weight_scores
 from tracker_viz.types import Capture
 
-# What the recorder adds to a weight matrix for its scores alone: it is left out of the scored
-# capture.
+# Suffixes of the arrays that the recorder adds for the scores alone; the scored capture lacks them.
 _FOR_SCORES = (".norms", ".peak", ".spread")
 
 
@@ -53,9 +51,10 @@ def score(
     sampled: Sampled | None = None,
     routed_before: Mapping[int, Integers] | None = None,
 ) -> Capture:
-    """The capture with the scores that its arrays and its probe allow; what it holds already stays
-    as it is, but for what the recorder measured for the scores alone (``<weight>.norms``,
-    ``.peak``, ``.spread``), which is used up.
+    """Return the capture with the scores that its arrays and its probe allow.
+
+    All else stays as it is, except for the arrays that the recorder measured for the scores alone
+    (``<weight>.norms``, ``.peak``, ``.spread``): these are dropped.
 
     No head scores without attention patterns or with a probe of fewer than three positions, no
     weight scores without matrices.
@@ -69,7 +68,7 @@ def score(
 
     Raises:
         ProbeError: the patterns do not fit ``Capture.probe``.
-        CaptureError: a pattern, a weight matrix or a router has not the axes that it must have.
+        CaptureError: a pattern, a weight matrix or a router has the wrong axes.
     """
     patterns, weights = patterns_of(capture), _weights(capture, sampled)
     routed = routed_probe(capture, routed_before)
@@ -83,13 +82,15 @@ def score(
     of_heads: dict[str, NDArray[np.float32]] = {}
     spread: dict[str, NDArray[np.float32]] = {}
     if patterns and int(capture.probe.get("length", 0)) > FIRST_QUERY:
-        heads = {
-            block: kept for block in patterns if (kept := kept_heads(capture, block)) is not None
-        }
+        heads: dict[int, tuple[int, ...]] = {}
+        for block in patterns:
+            kept = kept_heads(capture, block)
+            if kept is not None:
+                heads[block] = kept
         rows = probe_rows(capture.probe)
         measured = measure_heads(patterns, rows, n_blocks=n_blocks, heads=heads)
         of_heads, spread = measured.scores, measured.sd
-        # kept with the scores, because the patterns and their probe may be cut afterwards
+        # Stored with the scores, because the patterns and their probe may be cut later.
         model["uniform_scores"] = dict(uniform_scores(rows))
         model["score_rows"] = measured.n_rows
         model["score_definitions"] = SCORE_DEFINITIONS
@@ -121,8 +122,8 @@ def score(
 
 
 class Scorer:
-    """``score`` for the captures of one run, in order of their steps: remembers the weights of the
-    first and the last one, and all scores.
+    """Score the captures of one run in the order of their steps: remembers the weights of the first
+    and the last one, and all scores.
 
     Called by one thread at a time. Holds two captures' weight matrices, as the recorder made them,
     the last one's choices of experts, and the scores of every capture: about 15 MB for 100 captures
@@ -175,13 +176,13 @@ class Scorer:
         return scored
 
     def series(self) -> ScoreSeries:
-        """The scores of every capture so far, from which ``run_summary`` and ``head_table`` are
-        made when the run ends."""
+        """Return the scores of every capture so far, from which ``run_summary`` and ``head_table``
+        are made when the run ends."""
         return score_series(self._scored.values())
 
 
 def patterns_of(capture: Capture) -> dict[int, NDArray[Any]]:
-    """Block -> attention probabilities [probe, head, query, key]."""
+    """Return block -> attention probabilities [probe, head, query, key]."""
     patterns = {}
     for name, array in capture.arrays.items():
         if match := PATTERN_NAME.fullmatch(name):
@@ -191,7 +192,7 @@ def patterns_of(capture: Capture) -> dict[int, NDArray[Any]]:
 
 
 def weights_of(capture: Capture) -> dict[tuple[int, str], NDArray[Any]]:
-    """(block, projection) -> weight matrix [out, in], of every ``blocks.<i>.attn.w_*`` and
+    """Return (block, projection) -> weight matrix [out, in], for every ``blocks.<i>.attn.w_*`` and
     ``blocks.<i>.mlp.w_*``."""
     weights = {}
     for name, array in capture.arrays.items():
@@ -211,21 +212,30 @@ def _weights(capture: Capture, sampled: Sampled | None) -> dict[tuple[int, str],
     pooling = capture.model.get("pooling", {})
     weights = {}
     for (block, projection), stored in weights_of(capture).items():
-        norms, peaks, spread = (
-            capture.arrays.get(f"blocks.{block}.{projection}{what}") for what in _FOR_SCORES
+        name = f"blocks.{block}.{projection}"
+        weights[block, projection] = Weight(
+            stored,
+            norms=capture.arrays.get(f"{name}.norms"),
+            pooled=_is_pooled(projection, pooling),
+            as_first=None if sampled is None else sampled(stored),
+            peaks=capture.arrays.get(f"{name}.peak"),
+            spread=capture.arrays.get(f"{name}.spread"),
         )
-        how = next(
-            (how for pattern, how in pooling.items() if fnmatch.fnmatchcase(projection, pattern)),
-            "sample",
-        )
-        as_first = None if sampled is None else sampled(stored)
-        weights[block, projection] = Weight(stored, norms, how != "sample", as_first, peaks, spread)
     return weights
 
 
+def _is_pooled(projection: str, pooling: Mapping[str, str]) -> bool:
+    """Return whether a projection holds means over rectangles, not a sample. ``pooling``: pattern
+    -> how; the first pattern that fits counts."""
+    for pattern, how in pooling.items():
+        if fnmatch.fnmatchcase(projection, pattern):
+            return how != "sample"
+    return False
+
+
 def kept_heads(capture: Capture, block: int) -> tuple[int, ...] | None:
-    """Which heads the block's pattern still holds; None where it holds all. Labels are head
-    numbers, alone or after a letter."""
+    """Return the heads that the block's pattern still holds; None where it holds all. Labels are
+    head numbers, alone or after a letter."""
     labels = capture.labels.get(f"blocks.{block}.head")
     return None if labels is None else tuple(int(label.lstrip("Hh")) for label in labels)
 

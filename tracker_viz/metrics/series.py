@@ -1,14 +1,14 @@
-"""Scores of a whole run, stacked over its captures: small enough to hold in memory for any run.
+"""Stack the scores of a whole run over its captures: small enough to hold in memory for any run.
 
-In: scored captures (or captures read with nothing but their ``scores.*`` arrays). Out: one
-``ScoreSeries``, from which roles, onsets and the run's summary are taken, and which a comparison of
-runs starts from.
+Scored captures come in (or captures read with nothing but their ``scores.*`` arrays). One
+``ScoreSeries`` comes out; roles, onsets, the run's summary and comparisons start from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ HEAD_PREFIX, WEIGHT_PREFIX = "scores.head.", "scores.weight."
 EXPERT_PREFIX, ROUTER_PREFIX = "scores.expert.", "scores.router."
 SD_PREFIX = "scores.head_sd."
 _KEPT = (HEAD_PREFIX, WEIGHT_PREFIX, SD_PREFIX, EXPERT_PREFIX, ROUTER_PREFIX)
-# What a capture's ``model`` says of its heads' scores.
+# The entries of a capture's ``model`` that describe its heads' scores.
 _OF_SCORES = ("uniform_scores", "score_rows", "score_definitions")
 
 
@@ -68,7 +68,8 @@ class ScoreSeries:
     @property
     def shape(self) -> tuple[int, int]:
         """(blocks, most heads in a block); (0, 0) without head scores."""
-        return next(((array.shape[1], array.shape[2]) for array in self.heads.values()), (0, 0))
+        scores = next(iter(self.heads.values()), np.zeros((0, 0, 0)))
+        return scores.shape[1], scores.shape[2]
 
 
 def score_series(captures: Iterable[Capture]) -> ScoreSeries:
@@ -76,29 +77,24 @@ def score_series(captures: Iterable[Capture]) -> ScoreSeries:
     counts."""
     by_step = {capture.step: scores_only(capture) for capture in captures}
     ordered = [by_step[step] for step in sorted(by_step)]
-    projections = max(
-        (capture.labels.get("projection", ()) for capture in ordered), key=len, default=()
-    )
+    projections: tuple[str, ...] = ()
     uniform: dict[str, float] = {}
     n_rows: dict[str, int] = {}
+    tokens_seen, versions = [], []
     for capture in ordered:
+        projections = max(projections, capture.labels.get("projection", ()), key=len)
         uniform |= capture.model.get("uniform_scores", {})
         n_rows |= capture.model.get("score_rows", {})
-    versions = [int(capture.model.get("score_definitions", 1)) for capture in ordered]
+        versions.append(int(capture.model.get("score_definitions", 1)))
+        tokens_seen.append(np.nan if capture.tokens_seen is None else capture.tokens_seen)
     return ScoreSeries(
         steps=np.array([capture.step for capture in ordered], np.int64),
         heads=_stacked(ordered, HEAD_PREFIX),
         weights=_stacked(ordered, WEIGHT_PREFIX),
         projections=projections,
         uniform=uniform,
-        tokens_seen=np.array(
-            [np.nan if capture.tokens_seen is None else capture.tokens_seen for capture in ordered],
-            np.float64,
-        ),
-        metrics={
-            name: np.array([capture.metrics.get(name, np.nan) for capture in ordered], np.float64)
-            for name in dict.fromkeys(name for capture in ordered for name in capture.metrics)
-        },
+        tokens_seen=np.array(tokens_seen, np.float64),
+        metrics=_stacked_metrics(ordered),
         spread=_stacked(ordered, SD_PREFIX),
         n_rows=n_rows,
         definitions=min(versions, default=1),
@@ -122,19 +118,27 @@ def scores_only(capture: Capture) -> Capture:
 
 
 def _stacked(captures: list[Capture], prefix: str) -> dict[str, Floats]:
-    names = dict.fromkeys(
-        name for capture in captures for name in capture.arrays if name.startswith(prefix)
-    )
+    """Return name without ``prefix`` -> its arrays [capture, row, column], padded with NaN."""
+    found: dict[str, dict[int, NDArray[Any]]] = {}
+    for index, capture in enumerate(captures):
+        for name, array in capture.arrays.items():
+            if name.startswith(prefix):
+                found.setdefault(name.removeprefix(prefix), {})[index] = array
+
     stacked = {}
-    for name in names:
-        found = {
-            index: capture.arrays[name]
-            for index, capture in enumerate(captures)
-            if name in capture.arrays
-        }
-        shape = tuple(np.max([array.shape for array in found.values()], axis=0))
-        stacked[name.removeprefix(prefix)] = np.full((len(captures), *shape), np.nan, np.float32)
-        for index, array in found.items():
+    for name, arrays in found.items():
+        shape = tuple(np.max([array.shape for array in arrays.values()], axis=0))
+        stacked[name] = np.full((len(captures), *shape), np.nan, np.float32)
+        for index, array in arrays.items():
             rows, columns = array.shape
-            stacked[name.removeprefix(prefix)][index, :rows, :columns] = array
+            stacked[name][index, :rows, :columns] = array
+    return stacked
+
+
+def _stacked_metrics(captures: list[Capture]) -> dict[str, NDArray[np.float64]]:
+    """Return scalar -> its values [capture], NaN where a capture lacks it."""
+    stacked: dict[str, NDArray[np.float64]] = {}
+    for index, capture in enumerate(captures):
+        for name, value in capture.metrics.items():
+            stacked.setdefault(name, np.full(len(captures), np.nan))[index] = value
     return stacked

@@ -35,7 +35,6 @@ from tracker_viz.metrics.roles import (
     NO_ROLE,
     ROLES,
     Evidence,
-    Role,
     gather_evidence,
     head_roles,
     labels_near_line,
@@ -144,8 +143,8 @@ def charted(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def shown_summary(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a summary that trackers get: each is one more column, and in MLflow one
-    more chart. Left out are roles that no head has, and the captures before onsets."""
+    """Return the values of a summary that trackers get, because each is one more column, and in
+    MLflow one more chart: all but roles that no head has, and the captures before onsets."""
     shown = {}
     for name, value in values.items():
         role = re.sub(r"^specialisation/|_(max|heads)$", "", name)
@@ -156,8 +155,9 @@ def shown_summary(values: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[str, float | int]:
-    """What a tracker's table of runs sorts a sweep by; all names begin with ``specialisation/``.
+def run_summary(series: ScoreSeries) -> dict[str, float | int]:
+    """Return the values that a tracker's table of runs sorts a sweep by; all names begin with
+    ``specialisation/``.
 
     * ``<role>_max``: the highest score that any head reached at any capture;
     * ``<role>_heads``: heads that have the role at the last capture (of several on one kind of
@@ -172,16 +172,15 @@ def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[st
     if not series.n_captures or not series.heads:
         return {}
     values: dict[str, float | int] = {}
-    evidence = gather_evidence(series, roles)
-    final = head_roles(series, roles, evidence=evidence)[0][-1]
-    found = run_onsets(series, roles, evidence=evidence)
-    n_heads = int(
-        np.isfinite(np.stack([scores[-1] for scores in series.heads.values()])).any(0).sum()
-    )
-    for index, role in enumerate(roles):
+    evidence = gather_evidence(series)
+    final = head_roles(series, evidence=evidence)[0][-1]
+    found = run_onsets(series, evidence=evidence)
+    last_scores = np.stack([scores[-1] for scores in series.heads.values()])
+    n_heads = int(np.isfinite(last_scores).any(0).sum())
+    for index, role in enumerate(ROLES):
         if role.name not in evidence:
             continue
-        labels = head_roles(series, roles, rows=role.rows, evidence=evidence)[0][-1]
+        labels = head_roles(series, rows=role.rows, evidence=evidence)[0][-1]
         values[f"specialisation/{role.name}_max"] = _finite(np.max, evidence[role.name].scores)
         values[f"specialisation/{role.name}_heads"] = int((labels == index).sum())
         onset = found[role.name]
@@ -189,24 +188,24 @@ def run_summary(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[st
             values[f"specialisation/{role.name}_onset_step"] = onset.step
         if onset.step is not None and onset.after is not None:
             values[f"specialisation/{role.name}_onset_after"] = onset.after
-    n_specialised = int((final != NO_ROLE).sum())
-    values["specialisation/heads_specialised"] = n_specialised
+    n_specialized = int((final != NO_ROLE).sum())
+    values["specialisation/heads_specialised"] = n_specialized
     if n_heads:
-        values["specialisation/share_specialised"] = n_specialised / n_heads
+        values["specialisation/share_specialised"] = n_specialized / n_heads
     if "specialisation" in series.heads:
         values["specialisation/index_mean"] = _finite(np.mean, series.heads["specialisation"][-1])
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
-def run_tags(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[str, str]:
-    """Text to find runs by: ``specialisation/roles``, those that heads have at the last capture:
-    ``previous_token, induction``; ``none``.
+def run_tags(series: ScoreSeries) -> dict[str, str]:
+    """Return the tags to find runs by: ``specialisation/roles``, the roles that heads have at the
+    last capture: ``previous_token, induction``; ``none``.
 
     Empty without captures or head scores.
     """
     if not series.n_captures or not series.heads:
         return {}
-    found = run_onsets(series, roles)
+    found = run_onsets(series)
     held = [name for name, onset in found.items() if onset.formed]
     return {"specialisation/roles": ", ".join(held) or "none"}
 
@@ -214,8 +213,8 @@ def run_tags(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> dict[str, 
 TableRow = dict[str, str | float | int | bool | None]
 
 
-def head_table(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> list[TableRow]:
-    """One row per head, in order of block and head; numbers rounded to three decimals.
+def head_table(series: ScoreSeries) -> list[TableRow]:
+    """Return one row per head, in order of block and head; numbers rounded to three decimals.
 
     Columns: ``head`` (``L03H01``), ``role`` at the last capture (None: none), ``onset_after`` and
     ``onset_step``: the last capture before it had that role for good and the first one with it
@@ -225,27 +224,26 @@ def head_table(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> list[Tab
     """
     if not series.n_captures or not series.heads:
         return []
-    evidence = gather_evidence(series, roles)
-    labels, margins = (values[-1] for values in head_roles(series, roles, evidence=evidence))
-    of_head = {
-        (onset.block, onset.head, onset.role): onset
-        for onset in onsets(series, roles, evidence=evidence)
-        if onset.until is None
-    }
-    is_near = _near_any_line(evidence, roles, series.shape)
+    evidence = gather_evidence(series)
+    labels, margins = (values[-1] for values in head_roles(series, evidence=evidence))
+    of_head = {}
+    for onset in onsets(series, evidence=evidence):
+        if onset.until is None:
+            of_head[onset.block, onset.head, onset.role] = onset
+    is_near = _near_any_line(evidence, series.shape)
     rows: list[TableRow] = []
     for block, head in np.ndindex(series.shape):
         scores = {name: _or_none(values[-1, block, head]) for name, values in series.heads.items()}
         if all(value is None for value in scores.values()):
             continue
-        role = None if labels[block, head] == NO_ROLE else roles[labels[block, head]].name
-        onset = of_head.get((block, head, role)) if role else None
+        role = None if labels[block, head] == NO_ROLE else ROLES[labels[block, head]].name
+        taken = of_head.get((block, head, role)) if role else None
         held = [name for name, known in evidence.items() if known.states[-1, block, head]]
         row: TableRow = {
             "head": head_name(block, head),
             "role": role,
-            "onset_after": onset.after if onset else None,
-            "onset_step": onset.step if onset else None,
+            "onset_after": taken.after if taken else None,
+            "onset_step": taken.step if taken else None,
             "margin": _or_none(margins[block, head]),
             "near_line": bool(is_near[block, head]),
             "also": ", ".join(name for name in held if name != role) or None,
@@ -256,25 +254,27 @@ def head_table(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> list[Tab
     return rows
 
 
-def onset_table(series: ScoreSeries, roles: tuple[Role, ...] = ROLES) -> list[TableRow]:
-    """One row per role that the captures measure: when the run formed it, and how much that hangs
-    on the threshold.
+def onset_table(series: ScoreSeries) -> list[TableRow]:
+    """Return one row per role that the captures measure: when the run formed it, and how much that
+    depends on the threshold.
 
     Columns: ``role``, ``head`` (the strongest), ``heads`` (number that have the role),
     ``onset_after``, ``onset_step`` (None: not formed; then ``onset_after`` is the step up to which
     that is known), ``near_line``, ``censored``, and ``onset_at_0.1`` to ``onset_at_0.9``: the
     onset of the strongest head at other thresholds.
     """
-    evidence = gather_evidence(series, roles)
-    by_name = {role.name: role for role in roles}
+    evidence = gather_evidence(series)
+    found = run_onsets(series, evidence=evidence)
     rows = []
-    for name, onset in run_onsets(series, roles, evidence=evidence).items():
-        role = by_name[name]
-        labels = head_roles(series, roles, rows=role.rows, evidence=evidence)[0][-1]
+    for index, role in enumerate(ROLES):
+        onset = found.get(role.name)
+        if onset is None:
+            continue
+        labels = head_roles(series, rows=role.rows, evidence=evidence)[0][-1]
         row: TableRow = {
-            "role": name,
+            "role": role.name,
             "head": head_name(*onset.head) if onset.head else None,
-            "heads": int((labels == roles.index(role)).sum()),
+            "heads": int((labels == index).sum()),
             "onset_after": onset.after,
             "onset_step": onset.step,
             "near_line": onset.near_line,
@@ -291,8 +291,9 @@ def head_name(block: int, head: int) -> str:
 
 
 def _by_block(name: str, scores: Floats) -> dict[str, float]:
-    """The strongest head of each block, and where there are many, of each group of blocks. Groups
-    depend on the number of blocks only, so that a chart means the same at every step."""
+    """Return the score of the strongest head of each block, and where there are many, of each group
+    of blocks. Groups depend on the number of blocks only, so that a chart means the same at every
+    step."""
     n_blocks = len(scores)
     n_each = -(-n_blocks // MAX_GROUPS)
     metrics = {}
@@ -309,7 +310,8 @@ def _by_block(name: str, scores: Floats) -> dict[str, float]:
 
 
 def _by_rank(name: str, scores: Floats) -> dict[str, float]:
-    """The next strongest heads of all: how many heads share what the strongest does."""
+    """Return the scores of the next strongest heads of all: they show how many heads share what the
+    strongest does."""
     finite = np.sort(scores[np.isfinite(scores)])
     ranks = [rank for rank in RANKS if rank <= finite.size]
     return {f"attn/{name}/top_{rank}": float(finite[-rank]) for rank in ranks}
@@ -325,7 +327,7 @@ def _by_head(name: str, scores: Floats) -> dict[str, float]:
 
 
 def _by_part(name: str, scores: Floats, projections: Sequence[str]) -> dict[str, float]:
-    """The mean over each part of a block: attention, feed-forward."""
+    """Return the mean over each part of a block: attention, feed-forward."""
     columns: dict[str, list[int]] = {}
     for index, projection in enumerate(projections):
         columns.setdefault(projection.partition(".")[0], []).append(index)
@@ -359,14 +361,12 @@ def _or_none(value: np.floating) -> float | None:
     return round(float(value), 3) if np.isfinite(value) else None
 
 
-def _near_any_line(
-    evidence: Evidence, roles: tuple[Role, ...], shape: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """Whether any of a head's labels could be another one: bool [block, head]."""
+def _near_any_line(evidence: Evidence, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the heads of which any label could be another one: bool [block, head]."""
     is_near = np.zeros(shape, bool)
     kinds: tuple[RowKind, ...] = ("repeated", "text")
     for rows in kinds:
-        near = labels_near_line(evidence, roles, rows=rows)
+        near = labels_near_line(evidence, rows=rows)
         if near is not None:
             is_near |= near
     return is_near

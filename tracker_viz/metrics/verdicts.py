@@ -1,4 +1,4 @@
-"""Decide what holds of the roles' labels, from the losses of a model without these heads.
+"""Decide which of the roles' labels hold, from the losses of a model without these heads.
 
 ``pipeline.verify`` measures; here are the random sets that a role is compared with, the rule, and
 the words. The rule: heads are taken out, the loss that their role should serve rises, and this
@@ -9,9 +9,9 @@ caused.
   the same kind of row where there are enough of them, and lie in the same blocks or near them: a
   head of an early block matters more, whatever it does.
 * A single head is compared, by the role that the table of heads shows, with every head that
-  carries none on the same kind of row. One that shows nothing alone may
-  be replaced by others of its role. So it is left in as the only one of them: if the loss falls by
-  as much as above, its label holds with its set.
+  carries none on the same kind of row. One that shows nothing alone may be replaced by others of
+  its role. So it is left in as the only one of them: if the loss falls by as much as above, its
+  label holds with its set.
 * The loss is that of the tokens that can be copied; for a role on text that of text.
 """
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,6 @@ VERDICT_COLUMNS = (
 _FEWEST_SETS = 5
 _TRIES_A_DRAW = 50
 
-Verdict = Literal["holds", "with its set", "no"]
 Cell = str | float | int | None
 # Head -> its roles; of every head of the model.
 Labels = Mapping[HeadId, tuple[str, ...]]
@@ -111,14 +110,11 @@ class AblatedSet:
             KeyError, TypeError, ValueError: it is something else.
         """
         heads = tuple((int(block), int(head)) for block, head in description["heads"])
-        losses, changes = (
-            {str(kind): float(value) for kind, value in description[name].items()}
-            for name in ("losses", "changes")
-        )
-        residuals = {
-            str(kind): tuple(map(float, values))
-            for kind, values in description["residuals"].items()
-        }
+        losses = {str(kind): float(loss) for kind, loss in description["losses"].items()}
+        changes = {str(kind): float(rise) for kind, rise in description["changes"].items()}
+        residuals = {}
+        for kind, values in description["residuals"].items():
+            residuals[str(kind)] = tuple(map(float, values))
         return cls(heads, losses, changes, residuals)
 
 
@@ -183,9 +179,9 @@ def labels_at(
     Args:
         n_heads: heads of each of the model's blocks.
     """
-    labels: dict[HeadId, tuple[str, ...]] = {
-        (block, head): () for block, count in enumerate(n_heads) for head in range(count)
-    }
+    labels: dict[HeadId, tuple[str, ...]] = {}
+    for block, count in enumerate(n_heads):
+        labels |= {(block, head): () for head in range(count)}
     index = int(np.searchsorted(series.steps, step, side="right")) - 1
     if index < 0 or not series.heads:
         return labels, None
@@ -254,13 +250,13 @@ def verdict_rows(
 
 
 def sentences(rows: Sequence[Mapping[str, Cell]]) -> list[str]:
-    """Return what a table says of each role, a sentence or two for each."""
-    said = []
+    """Return a table's findings, a sentence or two for each role."""
+    found = []
     for row in rows:
-        if row["role"] is None or row["what"] != row["role"]:
-            continue
-        said.append(_sentence(row))
-    return said
+        is_role = row["role"] is not None and row["what"] == row["role"]
+        if is_role:
+            found.append(_sentence(row))
+    return found
 
 
 def marked_rows(
@@ -402,11 +398,11 @@ def _sentence(row: Mapping[str, Cell]) -> str:
     assert isinstance(loss, float)
     assert isinstance(change, float)
     moves = "rises" if change > 0 else "falls"
-    said = (
+    effect = (
         f"Without {heads} the loss on {LOSS_WORDS[kind]} {moves} {loss - change:.2f} -> {loss:.2f}"
     )
     if row["verdict"] is None:
-        return f"{said}; there are no other heads to compare with."
+        return f"{effect}; there are no other heads to compare with."
     others = "another head" if n_heads == 1 else "as many others"
     count, whose = row["n_others"], row["others_are"]
     if whose == "without a role":
@@ -415,6 +411,6 @@ def _sentence(row: Mapping[str, Cell]) -> str:
     largest = loss - change + float(row["others_largest"] or 0)
     result = "The label holds." if row["verdict"] == "holds" else "The label is not borne out."
     return (
-        f"{said}; without {others} it is {row['others_loss']:.2f} on average and {largest:.2f} at "
-        f"most ({compared}). {result}"
+        f"{effect}; without {others} it is {row['others_loss']:.2f} on average and {largest:.2f} "
+        f"at most ({compared}). {result}"
     )

@@ -20,12 +20,11 @@ MAX_TAIL_CANDIDATES = 48
 # 2009; and a tail is a fifth of all.
 MIN_TAIL, TAIL_SHARE = 50, 5
 MIN_POWER_LAW_EIGENVALUES = MIN_TAIL * TAIL_SHARE
-# Of the layer's root mean square: with ReLU a dead neuron is at 0 exactly; GELU and SiLU leave it
-# at a small negative value.
+# As a share of the layer's root mean square: with ReLU a dead neuron is at 0 exactly; GELU and SiLU
+# leave it at a small negative value.
 DEAD_BELOW = 0.01
 
-# -- of the norms: of the whole matrix, even where the capture holds a sample of it
-# ---------------------------------------
+# -- from the norms of the whole matrix, even where the capture holds a sample of it ---------------
 
 
 def spectral_norm(frobenius: float, spectral: float, n: int) -> float:
@@ -44,16 +43,14 @@ def stable_rank(frobenius: float, spectral: float, n: int) -> float:
     return frobenius**2 / spectral**2 / n if spectral > 0 else np.nan
 
 
-# -- of the spectrum: singular values float64 [n], descending
-# ---------------------------------------------------------
+# -- from the spectrum: singular values float64 [n], descending ------------------------------------
 
 
 def effective_rank(singular: Doubles) -> float:
     """``exp(H(s / sum s))`` over the number of singular values.
 
     1/n (one direction) to 1 (all alike); 0.80 for a square random matrix, 0.97 for one four times
-    as long; NaN for a zero matrix.
-    Source: Roy & Vetterli 2007, *The Effective Rank*.
+    as long; NaN for a zero matrix. Source: Roy & Vetterli 2007, *The Effective Rank*.
     """
     if not singular[0] > 0:
         return np.nan
@@ -78,9 +75,8 @@ def power_law_exponent(singular: Doubles) -> float:
     if n < MIN_POWER_LAW_EIGENVALUES:
         return np.nan
     last = n - n // TAIL_SHARE
-    first = np.unique(
-        np.linspace(0, last, min(last + 1, MAX_TAIL_CANDIDATES)).astype(np.intp)
-    )  # where the tail may begin
+    # where the tail may begin
+    first = np.unique(np.linspace(0, last, min(last + 1, MAX_TAIL_CANDIDATES)).astype(np.intp))
     n_tail = n - first
     logs = np.log(eigenvalues)
     excess = np.cumsum(logs[::-1])[::-1][first] - n_tail * logs[first]
@@ -88,14 +84,13 @@ def power_law_exponent(singular: Doubles) -> float:
     # for every tail: how far its empirical distribution lies from its own power law, at most
     rank = np.arange(n)[None, :] - first[:, None]
     law = 1 - np.exp(-(alphas[:, None] - 1) * np.maximum(logs[None, :] - logs[first][:, None], 0))
-    gap = np.maximum(
-        np.abs(law - rank / n_tail[:, None]), np.abs(law - (rank + 1) / n_tail[:, None])
-    )
+    # An empirical distribution is a staircase: it is farthest away below or above a step.
+    below, above = rank / n_tail[:, None], (rank + 1) / n_tail[:, None]
+    gap = np.maximum(np.abs(law - below), np.abs(law - above))
     return float(alphas[np.where(rank >= 0, gap, 0).max(1).argmin()])
 
 
-# -- of the entries: the matrix, float32 [out, in]
-# ------------------------------------------------------------------------
+# -- from the entries: the matrix, float32 [out, in] -----------------------------------------------
 
 
 def kurtosis(weights: Floats) -> float:
@@ -104,12 +99,12 @@ def kurtosis(weights: Floats) -> float:
 
     NaN where all entries are equal. Source: Pearson 1905.
     """
-    centred = weights.astype(np.float64).ravel()
-    centred -= centred.mean()
-    np.square(centred, out=centred)
-    variance = centred.mean()
+    squares = weights.astype(np.float64).ravel()
+    squares -= squares.mean()
+    np.square(squares, out=squares)
+    variance = squares.mean()
     # Not a dot product: BLAS would wake threads for it, which training needs more.
-    return float(np.square(centred).mean() / variance**2 - 3) if variance > 0 else np.nan
+    return float(np.square(squares).mean() / variance**2 - 3) if variance > 0 else np.nan
 
 
 def gini(weights: Floats) -> float:
@@ -131,17 +126,16 @@ def gini(weights: Floats) -> float:
     return float(1 - 2 * np.sum(magnitudes * (n - np.arange(1, n + 1) + 0.5)) / (n * total))
 
 
-# -- of the change
-# --------------------------------------------------------------------------------------------------
+# -- from the change -------------------------------------------------------------------------------
 
 
 def relative_distance(weights: Floats, reference: NDArray[Any]) -> float:
     """``|W - W_ref| / |W_ref|`` (Frobenius). 0 and up; NaN where the reference is zero.
 
-    Against the run's first capture it is the distance from initialisation; against the last capture
-    the update ratio *between captures* (not between optimiser steps: it grows with the gap). A
-    first capture that was read back from its file is in float16, and changes below 3e-4 are lost in
-    it. Source: Nagarajan & Kolter 2019, *Generalization in Deep Networks: The Role of Distance from
+    Against the run's first capture it is the distance from initialization; against the last capture
+    the update ratio *between captures* (not between optimizer steps: it grows with the gap). A
+    first capture that was read back from its file is in float16, which loses changes below 3e-4.
+    Source: Nagarajan & Kolter 2019, *Generalization in Deep Networks: The Role of Distance from
     Initialization*, here relative to its length.
     """
     before = reference.astype(np.float32)
@@ -149,8 +143,7 @@ def relative_distance(weights: Floats, reference: NDArray[Any]) -> float:
     return float(np.linalg.norm(weights - before)) / size if size > 0 else np.nan
 
 
-# -- of the neurons: peaks float32 [neuron], spread float32 [2, token]
-# ------------------------------------------------------
+# -- from the neurons: peaks float32 [neuron], spread float32 [2, token] ---------------------------
 
 
 def dead_share(peaks: Floats, spread: Floats) -> float:
@@ -158,12 +151,10 @@ def dead_share(peaks: Floats, spread: Floats) -> float:
     ``DEAD_BELOW`` of the layer's root mean square.
 
     0..1; NaN where an activation is not finite. Source: "dead neurons", Voita et al. 2023, *Neurons
-    in Large
-    Language Models: Dead, N-gram, Positional*, who ask for an activation above zero after ReLU; the
-    small threshold makes the same question fit GELU and gated units, which are never at zero. They
-    ask it of a large collection of texts. A probe of a few hundred tokens leaves
-    many a neuron silent that has only nothing to say to it: this is the share that is dead *on the
-    probe*.
+    in Large Language Models: Dead, N-gram, Positional*, who ask for an activation above zero after
+    ReLU; the small threshold makes the same question fit GELU and gated units, which are never at
+    zero. They ask it over a large collection of texts. On a probe of a few hundred tokens many
+    neurons are silent that respond to other text: this is the share that is dead *on the probe*.
     """
     root_mean_square = np.sqrt(np.mean(np.square(spread[1], dtype=np.float64)))
     if not np.isfinite(peaks).all() or not np.isfinite(root_mean_square):

@@ -1,16 +1,16 @@
-"""Which scores every weight matrix gets, and all of them over a capture.
+"""List the scores that every weight matrix gets, and compute them for a capture.
 
 A capture of a big model holds evenly spaced samples of the matrices' rows and columns, not the
-matrices. What each score is of then:
+matrices. Then
 
-* ``spectral_norm`` and ``stable_rank`` are always the whole matrix's: the capture took its norms
-  where it lay.
-* ``kurtosis``, ``gini``, ``distance`` and ``update`` are of the entries; those of a sample estimate
-  those of the whole matrix.
-* ``effective_rank`` and ``power_law_exponent`` need every singular value: NaN of a sample, and of
+* ``spectral_norm`` and ``stable_rank`` are still those of the whole matrix: the capture took its
+  norms on the device.
+* ``kurtosis``, ``gini``, ``distance`` and ``update`` come from the entries; those of a sample
+  estimate those of the whole matrix.
+* ``effective_rank`` and ``power_law_exponent`` need every singular value: NaN for a sample, and for
   more than ``MAX_SPECTRUM_SIDE`` of them.
 
-Means over rectangles (``pooling``) are no weights, and only their matrices' norms are scored.
+Means over rectangles (``pooling``) are no weights, so only their matrices' norms are scored.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ WEIGHT_SCORES: Mapping[str, WeightScore] = {
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One weight matrix of a capture, and what the capture knows of it besides.
+    """One weight matrix of a capture, and what else the capture knows about it.
 
     Attributes:
         stored: [out, in]: the matrix, or what was kept of it.
@@ -107,7 +107,7 @@ class Weight:
 
     @property
     def has_spectrum(self) -> bool:
-        """Whether all singular values can be had, at a price that every capture can pay."""
+        """All singular values can be computed, cheaply enough for every capture."""
         return self.is_whole and 0 < self.n_singular <= MAX_SPECTRUM_SIDE
 
 
@@ -118,33 +118,32 @@ def weight_scores(
     first: Matrices | None = None,
     previous: Matrices | None = None,
 ) -> tuple[dict[str, Floats], tuple[str, ...]]:
-    """Every score of every matrix: (name -> float32 [block, projection], names of the projections).
+    """Return every score of every matrix: (name -> float32 [block, projection], names of the
+    projections).
 
     NaN where a block has no such projection, where a matrix is not finite, and where a score has no
     value. A score that no matrix of this capture could have, whatever its values, is left out.
 
     Args:
-        weights: (block, projection such as ``mlp.w_down``) -> what the capture holds of it.
+        weights: (block, projection such as ``mlp.w_down``) -> the matrix.
         first, previous: the matrices as stored at the run's first and at the last capture;
             ``distance`` and ``update`` are NaN where they lack the matrix or hold it in another
             shape.
     """
     projections = projection_order(projection for _, projection in weights)
-    due = [
-        score
-        for score in WEIGHT_SCORES.values()
-        if _is_due(score, list(weights.values()), {"first": first, "previous": previous})
-    ]
-    scores = {
-        score.name: np.full((n_blocks, len(projections)), np.nan, np.float32) for score in due
-    }
-    for place, weight in weights.items():
-        taken = _taken(weight, (first or {}).get(place), (previous or {}).get(place))
+    references = {"first": first, "previous": previous}
+    due, scores = [], {}
+    for score in WEIGHT_SCORES.values():
+        if _is_due(score, list(weights.values()), references):
+            due.append(score)
+            scores[score.name] = np.full((n_blocks, len(projections)), np.nan, np.float32)
+    for (block, projection), weight in weights.items():
+        place = block, projection
+        inputs = _inputs(weight, (first or {}).get(place), (previous or {}).get(place))
         for score in due:
-            if score.uses in taken:
-                scores[score.name][place[0], projections.index(place[1])] = score.measure(
-                    *taken[score.uses]
-                )
+            if score.uses in inputs:
+                value = score.measure(*inputs[score.uses])
+                scores[score.name][block, projections.index(projection)] = value
     return scores, projections
 
 
@@ -156,45 +155,43 @@ def _is_due(
     if score.uses == "neurons":
         return any(weight.peaks is not None for weight in weights)
     if score.uses == "spectrum":
-        return any(
-            weight.has_spectrum and weight.n_singular >= score.least_singular for weight in weights
-        )
+        sizes = [weight.n_singular for weight in weights if weight.has_spectrum]
+        return max(sizes, default=0) >= score.least_singular
     return True
 
 
-def _taken(
+def _inputs(
     weight: Weight, first: NDArray[Any] | None, previous: NDArray[Any] | None
 ) -> dict[str, tuple[Any, ...]]:
-    """What there is for the scores to take: ``WeightScore.uses`` -> arguments of its measure."""
-    taken: dict[str, tuple[Any, ...]] = {}
+    """Return ``WeightScore.uses`` -> the arguments of its measure, where the capture has them."""
+    inputs: dict[str, tuple[Any, ...]] = {}
     if weight.peaks is not None and weight.spread is not None:
-        taken["neurons"] = weight.peaks, weight.spread
+        inputs["neurons"] = weight.peaks, weight.spread
     if weight.norms is not None:
-        taken["norms"] = float(weight.norms[0]), float(weight.norms[1]), weight.n_singular
+        inputs["norms"] = float(weight.norms[0]), float(weight.norms[1]), weight.n_singular
     matrix = weight.stored.astype(np.float32, copy=False)
     if not matrix.size or not np.isfinite(matrix).all():
-        return taken
+        return inputs
     if weight.has_spectrum:
         singular = singular_values(matrix)
-        taken["spectrum"] = (singular,)
-        taken["norms"] = float(np.linalg.norm(singular)), float(singular[0]), singular.size
+        inputs["spectrum"] = (singular,)
+        inputs["norms"] = float(np.linalg.norm(singular)), float(singular[0]), singular.size
     if weight.is_whole or not weight.pooled:
-        taken["entries"] = (matrix,)
-        as_first = (
-            matrix if weight.as_first is None else weight.as_first.astype(np.float32, copy=False)
-        )
-        pairs = {"first": (as_first, first), "previous": (matrix, previous)}
-        taken |= {
-            uses: (now, then)
-            for uses, (now, then) in pairs.items()
-            if then is not None and then.shape == now.shape
-        }
-    return taken
+        inputs["entries"] = (matrix,)
+        as_first = matrix
+        if weight.as_first is not None:
+            as_first = weight.as_first.astype(np.float32, copy=False)
+        # A reference in another shape comes from another sampling: nothing to compare with.
+        if first is not None and first.shape == as_first.shape:
+            inputs["first"] = as_first, first
+        if previous is not None and previous.shape == matrix.shape:
+            inputs["previous"] = matrix, previous
+    return inputs
 
 
 def projection_order(projections: Iterable[str]) -> tuple[str, ...]:
-    """Projections in the order in which a token meets them: q, k, v, o, then gate, up, down; others
-    after them by name."""
+    """Sort projections as a token meets them: q, k, v, o, then gate, up, down; others after them by
+    name."""
     usual = [
         "attn.w_q",
         "attn.w_k",
@@ -207,17 +204,16 @@ def projection_order(projections: Iterable[str]) -> tuple[str, ...]:
         "mlp.w_down",
         "mlp.w_out",
     ]
-    return tuple(
-        sorted(
-            set(projections),
-            key=lambda name: (usual.index(name) if name in usual else len(usual), name),
-        )
-    )
+
+    def place(name: str) -> tuple[int, str]:
+        return usual.index(name) if name in usual else len(usual), name
+
+    return tuple(sorted(set(projections), key=place))
 
 
 def singular_values(matrix: Floats) -> Doubles:
-    """Singular values, descending, by the eigenvalues of the smaller Gram matrix: float64 [min(out,
-    in)].
+    """Return the singular values, descending, by the eigenvalues of the smaller Gram matrix:
+    float64 [min(out, in)].
 
     Values below about 1e-8 of the largest one are rounding.
     """

@@ -1,6 +1,6 @@
-"""The only station that joins the others.
+"""Join the other packages into what users call; no other package does.
 
-    inspect        model ──▶ what watch would capture of it, in words
+    inspect        model ──▶ what watch would capture, in words
     watch          model ──recorder──▶ scores, budget ──▶ spool ──▶ every tracker
     backfill       saved checkpoints ──▶ the same
     load_captures  a run ──▶ Captures
@@ -8,7 +8,7 @@
     render_sweep   every run of a sweep ──▶ the same ──▶ a page that plays their videos in step
     compare        several runs ──▶ one video, pictures and a table ──▶ the run above them
     verify         a run, its checkpoints ──▶ losses without heads ──▶ verdicts ──▶ the same run
-    push           a spool ──▶ what its trackers do not have yet
+    push           a spool ──▶ its trackers
 
 Users call these (as ``tv.watch``, ``tv.render``, ...), and so do ``train.py``, the jobs and the
 integrations. torch is imported when something is watched, seaborn and OpenCV when something is

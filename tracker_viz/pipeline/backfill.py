@@ -27,12 +27,12 @@ CLOSE_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Backfilled:
-    """What ``backfill`` did.
+    """The result of ``backfill``.
 
     Attributes:
         steps: steps that were captured now.
-        runs: the runs that they went into.
-        report: what became of them there.
+        runs: the runs that got them.
+        report: how their delivery went.
     """
 
     steps: tuple[int, ...]
@@ -62,21 +62,20 @@ def backfill(
     autocast: torch.dtype | None = None,
     progress: bool = True,
 ) -> Backfilled:
-    """Capture checkpoints that were saved earlier, into a run. Steps that the run holds already are
-    left out.
+    """Capture checkpoints that were saved earlier into a run, except for steps that it holds
+    already.
 
     Args:
         checkpoints: glob pattern of safetensors files, ``torch.save`` files or Hugging Face
             directories, with the step in their names.
         model: of the class and configuration that was saved; its weights are overwritten.
-        name: of a run that is made here; ``backfill`` by default.
+        name: of a run that is created here; ``backfill`` by default.
         progress: show progress bars.
 
     The other arguments are those of ``watch``.
 
     Raises:
-        ConfigError: no checkpoint matches, or a name has no step in it; before anything else is
-            done.
+        ConfigError: no checkpoint matches, or a name has no step in it; checked first.
         CaptureError: a checkpoint does not fit the model. What was captured before is kept and
             uploaded.
         RunTakenError: the run holds the captures of another training.

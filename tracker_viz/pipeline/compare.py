@@ -1,5 +1,5 @@
-"""``tv.compare``: what the heads of several runs became, and when, as one video, pictures, tables
-and sentences, put into the run above them."""
+"""``tv.compare``: show what the heads of several runs became, and when, as one video, pictures,
+tables and sentences, and put these into the run above them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 from tracker_viz.comparison import (
     Axis,
-    ComparedRun,
     Correlation,
     SettingGroup,
     all_runs,
@@ -68,17 +67,17 @@ class CompareResult:
         video, pictures, tables: files on this machine; ``pictures``: the video's last picture, the
             onsets, the distances, the heads' clusters; ``tables``: of runs, settings and tests, and
             the findings as text.
-        axis: what the runs were compared by.
+        axis: the axis that the runs were compared on.
         rows: one per run, see ``comparison.run_table``.
         groups: one per setting, its seeds taken together.
         correlations: of settings with outcomes, the strongest first; empty with too few runs.
-        findings: what was found, in sentences.
-        notes: what must be known before one compares.
+        findings: the findings in sentences.
+        notes: caveats to read before comparing.
         shown: the runs that the video and the pictures show: all, or some of many.
         duration_s: of the video.
-        url: where the video is watched; None when it was put into no run.
+        url: where to watch the video; None when it was put into no run.
         in_step: the page that plays the runs' own videos in step, or None.
-        ui_command: what must be running for ``url`` to open; None where a server shows it already.
+        ui_command: must be running for ``url`` to open; None where a server shows it already.
     """
 
     video: Path
@@ -105,22 +104,41 @@ class CompareResult:
 
 @dataclass(frozen=True, slots=True)
 class _Conclusions:
-    """The conclusions from the numbers of all runs, before anything is drawn."""
+    """The conclusions from the numbers of all runs, before anything is drawn.
 
+    Attributes:
+        labels: run name -> its label.
+        roles: the sentence on roles that the video shows first.
+    """
+
+    axis: Axis
+    labels: Mapping[str, str]
     rows: list[dict[str, Any]]
     groups: list[SettingGroup]
     correlations: list[Correlation]
     roles: str
     sentences: list[str]
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files of a comparison on this machine, with its findings and notes."""
+
+    video: ComparedVideo
+    charts: Charts
+    tables: tuple[Path, ...]
+    findings: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where a run shows the results; None each where they were put into no run."""
+    """The links to the results in a run; all None where they were put into no run."""
 
-    url: str | None
-    in_step: str | None
-    ui_command: str | None
+    url: str | None = None
+    in_step: str | None = None
+    ui_command: str | None = None
 
 
 def compare(
@@ -147,12 +165,12 @@ def compare(
     The runs may be of one tracker or of several.
 
     Args:
-        runs: two or more, in the order in which they stand; in matched order the first one's heads
-            give the columns.
-        sweep: in their place the parent run of a sweep; its runs are sorted by the settings in
-            which they differ.
-        into: the run that gets the results; None: the one in which the tracker shows what was made
-            of a sweep (its parent, a run of its group), else none.
+        runs: two or more, in the order in which they are shown; in matched order the first one's
+            heads give the columns.
+        sweep: instead of ``runs`` the parent run of a sweep; its runs are sorted by the settings
+            that differ.
+        into: the run that gets the results; None: the run in which the tracker shows results of a
+            sweep (its parent, a run of its group), else none.
         axis, order, probe, shown, max_gb, theme, upload, output, cache: see ``ComparisonOptions``.
         video: see ``VideoOptions``; a mapping of some of them, or all.
         tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri":
@@ -160,7 +178,7 @@ def compare(
         progress: show progress on standard error.
 
     Returns:
-        What was made. It is path-like: ``open(tv.compare(runs), "rb")`` opens the video.
+        The result. It is path-like: ``open(tv.compare(runs), "rb")`` opens the video.
 
     Raises:
         ConfigError: an option has an impossible value, there are fewer than two runs, a run has no
@@ -185,86 +203,32 @@ def compare(
     target = open_run(into, tracker_options) if into else parent
     directory = _directory(options, target)
 
-    # What the numbers of all runs say.
     scored, notes = _read_runs(runs, parent, options, tracker_options, progress=progress)
-    compared = [run.compared for run in scored]
-    chosen_axis = options.axis
-    if chosen_axis == "auto":
-        chosen_axis = comparable_axis(compared)
-    labels = run_labels(compared, short=True)
-    notes += _notes(scored, labels, chosen_axis)
-    found = _conclude(compared, chosen_axis)
+    found = _conclude(scored, options.axis, notes)
+    title = parent.info().name if parent else f"{len(scored)} runs compared"
+    drawn, notes_on_drawn = chosen_runs(scored, options.shown)
+    found.notes.extend(notes_on_drawn)
+    files = _make_files(drawn, found, directory, options, title=title, progress=progress)
 
-    # Of many runs the pictures show some.
-    drawn, more_notes = chosen_runs(scored, options.shown)
-    notes += more_notes
-    title = f"{len(scored)} runs compared"
-    if parent:
-        title = parent.info().name
-    made = write_compared_video(
-        drawn,
-        labels,
-        directory,
-        options,
-        axis=chosen_axis,
-        title=title,
-        found=found.roles,
-        notes=notes,
-        progress=progress,
-    )
-    shown_runs = [run.compared for run in drawn]
-    charts = write_charts(shown_runs, labels, found.groups, directory, options, axis=chosen_axis)
-    experts = compare_experts(drawn, labels, directory, options.cache)
-    how = axis_note(chosen_axis, chosen=options.axis == "auto")
-    notes = [how, *made.notes, *charts.notes, *experts.notes]
-    findings = [*found.sentences, charts.finding, *experts.findings]
-    tables = write_tables(found.rows, found.groups, found.correlations, directory)
-    tables = (*tables, *experts.paths)
-    text = findings_text(title, findings, notes)
-    tables = (*tables, write_file(text.encode(), directory / "findings.md"))
-
-    places = _Places(None, None, None)
+    places = _Places()
     if target and options.upload:
         if not into:
             # Some trackers make the run that holds results about a sweep: as late as possible.
             target = target.results_run()
         with _ended(target):
-            url = _put_results(target, found, made, charts, tables, scored)
-            in_step = put_in_step_page(
-                target,
-                [run.run for run in drawn],
-                run_labels(compared),
-                title=title,
-                theme=options.theme,
-                findings=findings,
-            )
-        places = _Places(url, in_step, target.ui_command)
-    return _result(found, made, charts, tables, drawn, chosen_axis, findings, notes, places)
-
-
-def _result(
-    found: _Conclusions,
-    made: ComparedVideo,
-    charts: Charts,
-    tables: Sequence[Path],
-    drawn: Sequence[ScoredRun],
-    axis: Axis,
-    findings: Sequence[str],
-    notes: Sequence[str],
-    places: _Places,
-) -> CompareResult:
+            places = _put_results(target, found, files, scored, drawn, title, options.theme)
     return CompareResult(
-        video=made.path,
-        pictures=(made.poster, *charts.paths),
-        tables=tuple(tables),
-        axis=axis,
+        video=files.video.path,
+        pictures=(files.video.poster, *files.charts.paths),
+        tables=files.tables,
+        axis=found.axis,
         rows=tuple(found.rows),
         groups=tuple(found.groups),
         correlations=tuple(found.correlations),
-        findings=tuple(findings),
-        notes=tuple(notes),
+        findings=files.findings,
+        notes=files.notes,
         shown=tuple(run.run.ref for run in drawn),
-        duration_s=made.duration_s,
+        duration_s=files.video.duration_s,
         url=places.url,
         in_step=places.in_step,
         ui_command=places.ui_command,
@@ -272,7 +236,7 @@ def _result(
 
 
 def _check_inputs(runs: Sequence[Any], sweep: Any) -> None:
-    """Refuse what can be refused before anything is read."""
+    """Refuse wrong arguments before anything is read."""
     if isinstance(runs, str | RunRef):
         raise ConfigError(
             "runs is a list, such as [mlflow:<id>, wandb:<entity>/<project>/<id>]; got "
@@ -290,7 +254,7 @@ def _check_inputs(runs: Sequence[Any], sweep: Any) -> None:
 
 
 def _directory(options: ComparisonOptions, target: Run | None) -> Path:
-    """Return where the files go, once it is certain that the video can be written there."""
+    """Return the directory of the files, once it is certain that the video can be written there."""
     from tracker_viz.video import video_path
 
     directory = Path(NAME)
@@ -347,7 +311,7 @@ def _check_probe_row(probe: str | int, rows: Sequence[str]) -> None:
 
 
 def _notes(scored: Sequence[ScoredRun], labels: Mapping[str, str], axis: Axis) -> list[str]:
-    """Return what must be known before one compares."""
+    """Return the caveats of the comparison."""
     compared = [run.compared for run in scored]
     ends = {run.name: float(positions(run.series, axis)[-1]) for run in compared}
     notes = check_probes(scored, labels)
@@ -358,40 +322,96 @@ def _notes(scored: Sequence[ScoredRun], labels: Mapping[str, str], axis: Axis) -
     return notes
 
 
-def _conclude(compared: Sequence[ComparedRun], axis: Axis) -> _Conclusions:
+def _conclude(
+    scored: Sequence[ScoredRun], asked_axis: ComparisonAxis, notes: Sequence[str]
+) -> _Conclusions:
+    compared = [run.compared for run in scored]
+    axis = comparable_axis(compared) if asked_axis == "auto" else asked_axis
+    labels = run_labels(compared, short=True)
     rows = run_table(compared)
     groups = setting_groups(compared, axis=axis)
     found = correlations(compared, rows, axis=axis)
     together = all_runs(compared, axis=axis)
     sentences = group_sentences(groups, together, axis)
     sentences.append(strongest_sentence(found, len(compared)))
-    return _Conclusions(rows, groups, found, roles_sentence(together, axis), sentences)
+    return _Conclusions(
+        axis=axis,
+        labels=labels,
+        rows=rows,
+        groups=groups,
+        correlations=found,
+        roles=roles_sentence(together, axis),
+        sentences=sentences,
+        notes=[*notes, *_notes(scored, labels, axis)],
+    )
+
+
+def _make_files(
+    drawn: Sequence[ScoredRun],
+    found: _Conclusions,
+    directory: Path,
+    options: ComparisonOptions,
+    *,
+    title: str,
+    progress: bool,
+) -> _Files:
+    """Draw the runs, and write the video, the pictures, the tables and the findings."""
+    video = write_compared_video(
+        drawn,
+        found.labels,
+        directory,
+        options,
+        axis=found.axis,
+        title=title,
+        found=found.roles,
+        notes=found.notes,
+        progress=progress,
+    )
+    compared = [run.compared for run in drawn]
+    charts = write_charts(compared, found.labels, found.groups, directory, options, axis=found.axis)
+    experts = compare_experts(drawn, found.labels, directory, options.cache)
+    how = axis_note(found.axis, chosen=options.axis == "auto")
+    notes = (how, *video.notes, *charts.notes, *experts.notes)
+    findings = (*found.sentences, charts.finding, *experts.findings)
+    tables = write_tables(found.rows, found.groups, found.correlations, directory)
+    tables = (*tables, *experts.paths)
+    text = findings_text(title, findings, notes)
+    findings_file = write_file(text.encode(), directory / "findings.md")
+    return _Files(video, charts, (*tables, findings_file), findings, notes)
 
 
 def _put_results(
     target: Run,
     found: _Conclusions,
-    made: ComparedVideo,
-    charts: Charts,
-    tables: Sequence[Path],
+    files: _Files,
     scored: Sequence[ScoredRun],
-) -> str:
-    """Put everything into ``target``; return where the video is watched there."""
-    for path in (*tables, made.poster, *charts.paths):
+    drawn: Sequence[ScoredRun],
+    title: str,
+    theme: ThemeName,
+) -> _Places:
+    """Put everything into ``target``, with a page that plays the runs' own videos in step."""
+    for path in (*files.tables, files.video.poster, *files.charts.paths):
         target.put_file(path, f"{NAME}/{path.name}")
     target.put_table(found.rows, NAME)
     if len(found.groups) > 1:
         target.put_table(group_table(found.groups), f"{NAME}_settings")
     last_step = max(int(run.compared.series.steps[-1]) for run in scored)
-    url = target.put_video(made.path, layout=NAME, last_step=last_step)
+    url = target.put_video(files.video.path, layout=NAME, last_step=last_step)
     target.link_inputs([run.run.ref for run in scored])
-    return url
+    in_step = put_in_step_page(
+        target,
+        [run.run for run in drawn],
+        run_labels([run.compared for run in scored]),
+        title=title,
+        theme=theme,
+        findings=files.findings,
+    )
+    return _Places(url, in_step, target.ui_command)
 
 
 @contextlib.contextmanager
 def _ended(run: Run) -> Iterator[None]:
-    """End ``run`` if it is ours: made to hold the results. One that was there before stays as it
-    is."""
+    """End ``run`` if we created it to hold the results. An existing one stays as it is."""
     try:
         yield
     except BaseException:

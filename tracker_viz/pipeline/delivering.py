@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Where a picture is seen in one run; ``ui_command`` must be running for that, None where a
+    """A picture's link in one run. ``ui_command`` must be running for it to open; None where a
     server shows it already."""
 
     ref: RunRef
@@ -37,11 +37,10 @@ class Picture:
     Attributes:
         format: one of ``options.FORMATS``.
         path: the file on this machine.
-        duration_s: how long it plays; 0 for a still picture and a page.
+        duration_s: of a video or an animation; 0 for a still picture and a page.
         moments: of a video, the step of every capture and the second at which it begins.
-        notice: what its viewer should know, such as that it had to be made smaller; empty
-            otherwise.
-        uploads: where it is seen.
+        notice: for the viewer, for example that it had to be made smaller; empty otherwise.
+        uploads: its links, one per run.
     """
 
     format: str
@@ -60,13 +59,12 @@ def put_pictures(
     is_whole_run: bool,
     n_key_frames: int,
 ) -> list[Picture]:
-    """Put ``pictures`` into every run; return them with the places where they are seen.
+    """Put ``pictures`` into every run; return them with their links.
 
     Args:
-        renderer: what drew them. A video comes with ``n_key_frames`` still pictures, behind the
+        renderer: drew them. A video comes with ``n_key_frames`` still pictures, behind the
             tracker's own step slider.
-        is_whole_run: whether it drew all captures of the run, whose table of heads then comes with
-            them; else that stays as it is.
+        is_whole_run: it drew all captures of the run, so the table of heads is written, too.
 
     Raises:
         TrackerError: some run could not be written; after all the others were.
@@ -94,7 +92,7 @@ def put_pictures(
     if failed:
         here = ", ".join(str(picture.path) for picture in pictures)
         raise TrackerError(
-            f"made, but not everywhere where it should be: {here}. Not taken by {'; '.join(failed)}"
+            f"the pictures were made ({here}), but not uploaded to every run: {'; '.join(failed)}"
         )
     return list(pictures)
 

@@ -1,5 +1,5 @@
-"""Make a page that plays the videos of several runs in step, in the run above them. Nothing is
-drawn: the videos stay where they are."""
+"""Make a page that plays the videos of several runs in step, and put it into the run above them.
+Nothing is drawn: the videos stay in their runs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def put_sweep_page(
     """Put the page into the run above a sweep, once its runs have their videos.
 
     Returns:
-        Where it is seen; None where no two runs have a video of one layout, or the tracker's pages
-        cannot play other runs' files.
+        Its link; None where no two runs have a video of one layout, or the tracker's pages cannot
+        play other runs' files.
     """
     parent = open_run(sweep, tracker_options)
     opened = {str(ref): open_run(ref, tracker_options) for ref in parent.children()}
@@ -60,8 +60,8 @@ def put_in_step_page(
     """Put the page into ``target``; see ``put_sweep_page``.
 
     Args:
-        runs: in the order in which they stand on the page.
-        labels: run, as text -> what it is called there.
+        runs: in the order of the page.
+        labels: run reference as text -> its label there.
         findings: sentences above the videos.
     """
     from tracker_viz.rendering import in_step_page
@@ -83,13 +83,13 @@ def put_in_step_page(
 
 
 def _described(run: Run) -> ComparedRun:
-    """Return a run without scores, of which only the label and the settings are wanted."""
+    """Return a run without scores: labels and order need its settings alone."""
     info = run.info()
     return ComparedRun(str(run.ref), score_series([]), info.config, info.state, info.name)
 
 
 def timeline_artifact(layout: str) -> str:
-    """Return where a run keeps which step its video of ``layout`` shows when."""
+    """Return the artifact that lists when a run's video of ``layout`` shows which step."""
     return f"videos/{layout}/timeline.json"
 
 
@@ -105,7 +105,7 @@ def timeline_text(video: str, moments: Sequence[tuple[int, float]]) -> str:
 
 
 def _players(target: Run, run: Run, label: str, directory: Path) -> dict[str, Player]:
-    """Return layout -> the run's video of it, of those videos that say their steps."""
+    """Return layout -> the run's video, for videos with a timeline."""
     if target.source_in_page(run.ref, PAGE) is None:
         return {}
     players = {}
@@ -127,7 +127,7 @@ def _player(target: Run, run: Run, label: str, video: str, directory: Path) -> P
         starts_s = tuple(map(float, described["starts_s"]))
         is_of_it = described["video"] == video and len(steps) == len(starts_s) > 0
     except (TrackerError, ValueError, KeyError, TypeError):
-        return None  # a video of something else, or made before videos said their steps
+        return None  # a video of something else, or made before videos had timelines
     source = target.source_in_page(run.ref, video)
     if not is_of_it or source is None:
         return None
@@ -137,12 +137,12 @@ def _player(target: Run, run: Run, label: str, video: str, directory: Path) -> P
 
 
 def _embedded(video: Path) -> str:
-    """Return the video itself as an address."""
+    """Return the video itself as a data URL."""
     return f"data:video/{video.suffix[1:]};base64,{base64.b64encode(video.read_bytes()).decode()}"
 
 
 def _that_fit(players: Mapping[str, list[Player]]) -> dict[str, list[Player]]:
-    """Return the layouts whose videos, where they are part of the page, leave it small enough."""
+    """Return the layouts whose embedded videos leave the page small enough."""
     fitting, nbytes = {}, 0
     for layout, each in players.items():
         more = sum(len(player.source) for player in each)
@@ -151,8 +151,8 @@ def _that_fit(players: Mapping[str, list[Player]]) -> dict[str, list[Player]]:
             fitting[layout] = each
         else:
             log.warning(
-                "the page of videos in step goes without %r: with these videos in it, it would be "
-                "too large to be shown",
+                "the page of videos in step leaves out %r: with these videos embedded it would be "
+                "too large for the tracker to show",
                 layout,
             )
     return fitting

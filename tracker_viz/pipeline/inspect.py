@@ -1,5 +1,5 @@
-"""Try out what ``watch`` would capture of a model, before hours of training. Nothing is
-recorded."""
+"""``tv.inspect``: try out what ``watch`` would capture of a model, before hours of training.
+Nothing is recorded."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
         Schedule,
     )
 
-# Lengths for which captures are counted where the training's own is not known.
+# Captures are counted for trainings of these lengths where ``total_steps`` is not passed.
 _LENGTHS = (100, 1_000, 10_000, 100_000)
 _TAKES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureCost:
-    """What one capture takes on this machine.
+    """The cost of one capture on this machine.
 
     Attributes:
-        first_look_s: the first one, before training, which finds out what the model is made of.
-        training_s: each later one, of the training thread.
+        first_look_s: the first one, before training, which discovers the model's structure.
+        training_s: each later one, on the training thread.
         background_s: scoring and writing it, on another thread; uploading is not measured.
-        counted_s: what counts against the limit: both, where training leaves other threads no core.
+        counted_s: the part that counts against the limit: both, where training leaves other threads
+            no core.
         megabytes: of the file.
     """
 
@@ -55,17 +56,17 @@ class CaptureCost:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What ``inspect`` found. ``print`` it.
+    """The findings of ``inspect``. ``print`` it.
 
     Attributes:
-        model: as ``Capture.model`` describes it: ``name``, ``n_blocks``, ``d_model``, ...
+        model: as in ``Capture.model``: ``name``, ``n_blocks``, ``d_model``, ...
         blocks: the decoder blocks with the parameters that are captured.
-        left_out: what no capture shows, and why.
+        left_out: parameters that no capture shows, and why.
         probe: the probe batch in words.
-        cut: what is cut to fit ``max_mb``, as ``Capture.model["cut"]`` says it; empty: nothing.
-        cost: what one capture takes here.
+        cut: what is cut to fit ``max_mb``, as in ``Capture.model["cut"]``; empty: nothing.
+        cost: of one capture here.
         captures: (training steps, captures) for the length that was passed, or for several lengths.
-        limit: what captures may cost; None: no limit.
+        limit: on the cost of captures; None: no limit.
         step_s: seconds a training step, as they were passed; None: captures are counted as if the
             limit left out none.
     """
@@ -119,13 +120,13 @@ def inspect(
     Nothing is recorded, and no tracker is reached.
 
     Args:
-        step_s: seconds that one training step takes, if you know it: the number of captures then
-            says how many the limit leaves.
+        step_s: seconds that one training step takes, if you know it: the number of captures is
+            then what the limit leaves.
 
     The other arguments are those of ``watch``. A sharded model is inspected on every process.
 
     Returns:
-        What was found; None on processes other than the main one.
+        The findings; None on processes other than the main one.
 
     Raises:
         UnsupportedModelError, ProbeError: the model or the probe cannot be captured.
@@ -167,7 +168,9 @@ def inspect(
     cost, kept_model = _measured(camera, options.max_mb)
     if not camera.main:
         return None
-    lengths = (chosen.total,) if chosen.total is not None else _LENGTHS
+    counts = []
+    for length in _LENGTHS if chosen.total is None else (chosen.total,):
+        counts.append((length, _n_captures(chosen, length, limit, cost, step_s)))
     return Inspection(
         model=camera.model_info,
         blocks=tuple(inspected_blocks(camera)),
@@ -175,17 +178,15 @@ def inspect(
         probe=probe_in_words(batch),
         cut=kept_model.get("cut", {}),
         cost=cost,
-        captures=tuple(
-            (length, _n_captures(chosen, length, limit, cost, step_s)) for length in lengths
-        ),
+        captures=tuple(counts),
         limit=limit,
         step_s=step_s,
     )
 
 
 def _measured(camera: Any, max_mb: float) -> tuple[CaptureCost, Mapping[str, Any]]:
-    """Take a few captures and throw them away; returns their cost, and how the kept one describes
-    the model."""
+    """Take a few captures and throw them away; return their cost, and the model's description as a
+    capture stores it."""
     from tracker_viz.capture import cores_are_busy
 
     started_s = time.perf_counter()
@@ -233,7 +234,7 @@ def _n_captures(
     return n_captures + (step < length)
 
 
-# -- in words
+# -- in words --------------------------------------------------------------------------------------
 
 
 def _model_lines(found: Inspection) -> list[str]:
@@ -309,13 +310,14 @@ def _cost_lines(found: Inspection) -> list[str]:
         f"{cost.first_look_s:.2g} s"
     ]
     if found.cut:
-        of = found.cut.get("of", {})
-        kept = ", ".join(
-            f"{name} {value} of {of[name]}" if name in of else f"{name} {value}"
-            for name, value in found.cut.items()
-            if name != "of"
-        )
-        lines.append(f"  cut to fit max_mb: {kept}")
+        whole = found.cut.get("of", {})
+        kept = []
+        for name, value in found.cut.items():
+            if name in whole:
+                kept.append(f"{name} {value} of {whole[name]}")
+            elif name != "of":
+                kept.append(f"{name} {value}")
+        lines.append(f"  cut to fit max_mb: {', '.join(kept)}")
     return lines
 
 

@@ -1,5 +1,5 @@
-"""``tv.load_captures`` and the pulling of captures, with which ``render`` and everything else that
-looks back at a run begins."""
+"""``tv.load_captures``, and pulling a run's captures to this machine: the first step of ``render``
+and of everything else that reads a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TrackerOptions = Mapping[str, Mapping[str, Any]]
 
 @runtime_checkable
 class Recorded(Protocol):
-    """The part of what ``watch`` returned that ``render`` needs."""
+    """The part of a ``Watcher`` that ``render`` needs."""
 
     tracker_options: TrackerOptions
 

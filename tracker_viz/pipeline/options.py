@@ -1,5 +1,5 @@
-"""The options of pictures and videos, as ``render``, ``compare``, ``train.py`` and their YAML take
-them."""
+"""Options of ``render``, ``compare``, ``verify``, ``train.py`` and their YAML files: each with its
+default, range and meaning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMAT_VALUES = LegalValues(f"{' | '.join(FORMATS)}, or a list of these")
 
 
 class Pacing(TypedDict):
-    """What ``rendering.storyboard`` takes."""
+    """Keyword arguments of ``rendering.storyboard``."""
 
     pace: Pace
     seconds_per_capture: float | None
@@ -87,7 +87,7 @@ class VideoOptions(Options):
 
 
 class Appearance(Options):
-    """What is made of captures, and how it looks; the layout comes beside these."""
+    """The format and the look of pictures; the layout comes beside these."""
 
     theme: ThemeName = "light"
     """Colors of the pictures."""
@@ -114,7 +114,7 @@ class Appearance(Options):
 
 
 class PictureOptions(Appearance):
-    """What ``render`` makes of a run, and where it is put."""
+    """The pictures that ``render`` makes of a run, and where they are put."""
 
     steps: Annotated[
         tuple[int | None, int | None] | None,
@@ -143,7 +143,7 @@ Ablation = Literal["mean", "zero"]
 
 
 class VerifyOptions(Options):
-    """What ``verify`` measures, and where the results are put."""
+    """The measurements of ``verify``, and where the results are put."""
 
     steps: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...] | None, LegalValues("a list of steps or null")
@@ -190,7 +190,7 @@ MOST_SHOWN = 64
 
 
 class ComparisonOptions(Options):
-    """What ``compare`` makes of several runs, and where it is put."""
+    """The axis and the pictures of ``compare``, and where they are put."""
 
     axis: ComparisonAxis = "auto"
     """What the runs are compared by, in the video, the distances, the onsets and the order of the

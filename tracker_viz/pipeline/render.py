@@ -1,5 +1,5 @@
-"""``tv.render``: draw a run's captures and put the video, or other pictures, into the same run.
-Needs no torch."""
+"""``tv.render``: draw a run's captures and put the video, or other pictures, into the same run,
+without torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.load import Recorded, TrackerOptions, open_run, pulled_captures
 from tracker_viz.pipeline.options import Format, PictureOptions, ThemeName, VideoOptions
 from tracker_viz.progress import progress_bar
-from tracker_viz.trackers import Run, cache_directory
+from tracker_viz.trackers import Pulled, Run, cache_directory
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
-    from tracker_viz.rendering import Layout, Renderer
+    from tracker_viz.rendering import Layout, Renderer, Series
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class RenderResult:
 
     @property
     def url(self) -> str | None:
-        """Where the first picture is seen in its run; None where nothing was uploaded."""
+        """The link of the first picture in its run; None where nothing was uploaded."""
         uploads = self.pictures[0].uploads if self.pictures else ()
         return uploads[0].url if uploads else None
 
@@ -98,7 +98,7 @@ def render(
         progress: show progress on standard error.
 
     Returns:
-        What was made. It is path-like: ``open(tv.render(run), "rb")`` opens the first picture.
+        The result. It is path-like: ``open(tv.render(run), "rb")`` opens the first picture.
 
     Raises:
         ConfigError: an option has an impossible value; before anything is pulled.
@@ -108,7 +108,7 @@ def render(
         RenderError: the run has no captures, or not those that the layout shows.
         VideoError: the video cannot be written here.
     """
-    from tracker_viz.rendering import Renderer, Series, resolve_layout
+    from tracker_viz.rendering import Renderer, resolve_layout
 
     if isinstance(run, Recorded):
         holders = run.runs_to_draw()
@@ -136,28 +136,33 @@ def render(
     pulled = pulled_captures(opened, options.cache, progress=progress, steps=options.steps)
     if not pulled.captures and not pulled.damaged:
         raise RenderError(f"there is no capture to draw: {opened.why_no_captures()}")
-    missing = sorted(ref.step for ref in pulled.damaged)
-    title = opened.info().name
-    if options.steps is not None and pulled.captures:
-        title += f" · steps {pulled.captures[0].ref.step:,} to {pulled.captures[-1].ref.step:,}"
-    series = Series(pulled.captures, title=title, missing_steps=missing)
+    series = _series(pulled, opened.info().name, is_part=options.steps is not None)
     renderer = Renderer(series, drawn, size=options.video.size, theme=options.theme)
     draws_video = "video" in options.format
+    pictures = []
     with progress_bar("drawing", "frames", shown=progress and draws_video) as advance:
-        pictures = [
-            _write(renderer, each, path, options.video, advance)
-            for each, path in zip(options.format, paths, strict=True)
-        ]
+        for each, path in zip(options.format, paths, strict=True):
+            pictures.append(_write(renderer, each, path, options.video, advance))
     if options.upload:
         pictures = put_pictures(
             targets,
             pictures,
             renderer,
-            # Of a part of the run the table of heads would be wrong.
+            # For a part of the run the table of heads would be wrong.
             is_whole_run=options.steps is None,
             n_key_frames=options.video.key_frames,
         )
-    return RenderResult(tuple(pictures), len(series), tuple(missing))
+    return RenderResult(tuple(pictures), len(series), series.missing_steps)
+
+
+def _series(pulled: Pulled, title: str, *, is_part: bool) -> Series:
+    from tracker_viz.rendering import Series
+
+    if is_part and pulled.captures:
+        first, last = pulled.captures[0].ref, pulled.captures[-1].ref
+        title += f" · steps {first.step:,} to {last.step:,}"
+    missing = sorted(ref.step for ref in pulled.damaged)
+    return Series(pulled.captures, title=title, missing_steps=missing)
 
 
 def _part_name(layout: str, steps: tuple[int | None, int | None]) -> str:
@@ -186,7 +191,7 @@ def _with_suffix(format: Format, path: Path, options: VideoOptions) -> Path:
 
 
 def check_outputs(formats: Sequence[str], paths: Sequence[Path], options: VideoOptions) -> None:
-    """Refuse what cannot be written here before captures are pulled and drawn for it."""
+    """Refuse outputs that cannot be written, before captures are pulled and drawn for them."""
     from tracker_viz.video import encoder
 
     if "video" in formats:
@@ -220,21 +225,20 @@ def _write(
     if format == "html":
         return Picture(format, write_explorer(renderer, path))
     shots = storyboard(renderer.series.steps, story=renderer.plan.story, **options.pacing())
+    durations_s = [shot.duration_s for shot in shots]
     if format in ("webp", "gif"):
-        return Picture(
-            format, write_animation(renderer, shots, path), sum(shot.duration_s for shot in shots)
-        )
+        return Picture(format, write_animation(renderer, shots, path), sum(durations_s))
     written = write_video(
         len(shots),
         renderer.film(shots),
         path,
-        duration_s=[shot.duration_s for shot in shots],
+        duration_s=durations_s,
         encoder=options.encoder,
         workers=options.workers,
         progress=advance,
         max_bytes=options.max_mb << 20,
     )
-    starts_s = itertools.accumulate((shot.duration_s for shot in shots), initial=0.0)
+    starts_s = itertools.accumulate(durations_s, initial=0.0)
     moments: dict[int, float] = {}
     for shot, start_s in zip(shots, starts_s, strict=False):
         if shot.is_capture:
@@ -243,7 +247,7 @@ def _write(
     return Picture(format, written.path, written.duration_s, tuple(moments.items()), written.notice)
 
 
-def render_command(run: Run, *, layout: str | None = None) -> str:
-    """Return the command that makes the video of ``run`` from any directory: it carries what the
-    environment does not."""
-    return commands.render(run.ref, run.environment, layout=layout)
+def render_command(run: Run) -> str:
+    """Return the command that makes the video of ``run`` from any directory: it includes the
+    settings that another shell's environment lacks."""
+    return commands.render(run.ref, run.environment)

@@ -3,7 +3,7 @@
     recorder ──raw capture──▶ outbox's queue ──Scores.score_and_cut──▶ spool ──▶ trackers
 
 The outbox calls ``score_and_cut`` on its writer thread. When training ends, ``deliver`` gives the
-runs what is known of all captures together: summary, table of heads, file of scores.
+runs the results over all captures: summary, table of heads, file of scores.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HEAD_TABLE = "head_roles"
 
 @dataclass(frozen=True, slots=True)
 class EarlierCaptures:
-    """What a run held before this process joined it.
+    """The captures that a run held before this process joined it.
 
     Attributes:
         where: the run that holds the first capture.
@@ -107,10 +107,10 @@ class Scores:
 def earlier_captures(
     outbox: Outbox, spools: Mapping[RunRef, Run] | None = None
 ) -> EarlierCaptures | None:
-    """Read what the spool and the runs hold together, or None where they hold nothing.
+    """Read the captures that the spool and the runs hold together; None where they hold none.
 
     A backlog may be on its way from the spool to a run at this moment. The spool is asked first, so
-    that what leaves it is found in the run; captures that are damaged are left out.
+    that a capture which leaves it is found in the run. Damaged captures are left out.
 
     Args:
         spools: run -> another spool from which it was recorded.

@@ -27,13 +27,13 @@ from tracker_viz.types import RunRef
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What became of the runs of a sweep, in their order.
+    """The pictures of a sweep's runs, in the order of the runs.
 
     Attributes:
         rendered: run -> its pictures.
         failed: run -> why it has none, for example because its job failed before its first capture.
-        in_step: the page in the parent run that plays the videos in step; None where there is none,
-            see ``put_sweep_page``.
+        in_step: link of the page in the parent run that plays the videos in step; None where there
+            is none, see ``put_sweep_page``.
     """
 
     rendered: Mapping[RunRef, RenderResult]

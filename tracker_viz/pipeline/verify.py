@@ -5,8 +5,8 @@ model can no longer predict, and put the verdicts into the run.
                                                              heads, and as many others
     run ◀── table, files, summary, marks in the table of heads ◀──┘
 
-What was measured is kept in a journal on this machine, so that a verification that was killed goes
-on where it stopped.
+Measurements are kept in a journal on this machine, so that a verification that was killed continues
+where it stopped.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class VerifyResult:
 
     Attributes:
         rows: the table, see ``metrics.verdict_rows``, of every checkpoint that was measured.
-        sentences: step -> what became of each role.
-        notes: what a reader should know about the measurement.
+        sentences: step -> the verdict on each role.
+        notes: caveats of the measurement.
         path: the table on this machine, as CSV; the JSON file is beside it.
-        url: where the table is seen in the run; None where nothing was uploaded.
+        url: link of the table in the run; None where nothing was uploaded.
     """
 
     rows: tuple[Mapping[str, str | float | int | None], ...]
@@ -86,16 +86,16 @@ def verify(
     does.
 
     Args:
-        run: the run's reference. All that is needed of a run of ``train.py`` lies in it.
-        checkpoints: of another run: glob pattern, as ``backfill`` takes it.
+        run: the run's reference. A run of ``train.py`` needs nothing else.
+        checkpoints: for other runs: glob pattern, as in ``backfill``.
         model: of the class and configuration that was saved; checkpoints overwrite its weights.
             Without ``checkpoints`` it is measured as it is now, for the run's last capture.
         rows: held-out rows, ``HeldOutRows`` or {"repeated": ids, "text": ids}, each [row, token].
-            By default repeated random tokens; of a run of ``train.py`` also its held-out text.
+            By default repeated random tokens, and for a run of ``train.py`` its held-out text.
         steps, ablation, n_rows, draws, seed, upload, output, cache: see ``VerifyOptions``.
         device: see ``VerifyOptions``; a ``model`` that is passed stays where it is.
-        blocks, projections, forward, autocast: as ``watch`` takes them. ``forward`` must return the
-            logits, or what holds them.
+        blocks, projections, forward, autocast: as in ``watch``. ``forward`` must return the logits,
+            or an output that has them.
         tracker_options: tracker -> options of its adapter.
         progress: show progress on standard error.
 
@@ -159,7 +159,7 @@ def _measured(
     journals: Path,
     advance: Callable[[int, int, str], None],
 ) -> tuple[list[dict[str, Any]], dict[int, int | None]]:
-    """Measure every checkpoint; returns the table, and the step of the labels of each."""
+    """Measure every checkpoint; return the table, and step -> step of the labels that were used."""
     plans: dict[int, tuple[RolePlan, ...]] = {}
     labels: dict[int, dict[HeadId, tuple[str, ...]]] = {}
     labels_steps: dict[int, int | None] = {}
@@ -190,8 +190,8 @@ def _measured(
 
 
 def _sets(labels: Collection[HeadId], plans: Sequence[RolePlan]) -> list[tuple[HeadId, ...]]:
-    """Return every set of heads that is taken out, each once: the roles first, because they say
-    most."""
+    """Return every set of heads to take out, each once. Whole roles come first, because an
+    interrupted run should have measured those."""
     sets = [plan.heads for plan in plans]
     sets += [(head,) for head in sorted(labels)]
     for plan in plans:
@@ -211,7 +211,7 @@ def _ablated(meter: LossMeter, heads: tuple[HeadId, ...], whole: Losses) -> Abla
 
 
 def _fingerprint(weights: str, subject: Subject, ablation: str) -> str:
-    """Return what tells measurements apart whose numbers could differ."""
+    """Return the journal's name: equal for measurements whose numbers must be equal."""
     described = {
         "weights": weights,
         "rows": subject.rows_description(),

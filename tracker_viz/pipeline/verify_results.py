@@ -1,10 +1,10 @@
 """Store the results of ``verify`` in a run, and read them back to mark the table of heads.
 
-    verify.json              all of it
+    verify.json              everything
     verify.csv               the table, for a spreadsheet; also as the table ``verified_heads``
     verify/<role>_loss_rise  in the summary, and ``verify/<role>_others_rise``: of the last step
 
-``delivering`` marks the table of heads with it whenever it is written again.
+``delivering`` marks the table of heads with the verdicts whenever it writes that table again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Results:
     Attributes:
         table: see ``metrics.verdict_rows``, ordered by step.
         labels_steps: step -> step of the capture whose labels were judged; None: there were none.
-        settings: what must be the same for results to lie in one table.
+        settings: must be equal for results to share a table.
     """
 
     table: tuple[Row, ...]
@@ -72,7 +72,7 @@ class Results:
 
     @property
     def sentences(self) -> dict[int, tuple[str, ...]]:
-        """Return step -> what became of each role."""
+        """Return step -> the verdict on each role."""
         return {step: tuple(sentences(self._rows_of(step))) for step in sorted(self.labels_steps)}
 
     def with_earlier(self, earlier: Results | None) -> Results:
@@ -86,7 +86,7 @@ class Results:
         )
 
     def summary(self) -> dict[str, float]:
-        """Return what a tracker's table of runs can sort by, of the last step."""
+        """Return the values of the last step that a tracker's table of runs can sort by."""
         values: dict[str, float] = {}
         for row in self._rows_of(max(self.labels_steps)):
             role = row["role"]
@@ -114,7 +114,7 @@ class Results:
             "rule": RULE,
             "settings": dict(self.settings),
             "labels_steps": {str(step): of for step, of in self.labels_steps.items()},
-            "sentences": {str(step): list(said) for step, said in self.sentences.items()},
+            "sentences": {str(step): list(found) for step, found in self.sentences.items()},
             "table": [dict(row) for row in self.table],
         }
 
@@ -124,7 +124,8 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class StoredResults:
-    """Where results were put, together with earlier ones; ``notes`` for the user."""
+    """Results together with earlier ones, the files and links they were put to, and ``notes`` for
+    the user."""
 
     results: Results
     path: Path
@@ -162,7 +163,7 @@ def put_results(
         notes = _mark_heads(run, results, series)
     except TrackerError as error:
         raise type(error)(
-            f"measured, and kept in {path}, but not put into the run: {error}"
+            f"the results are in {path}, but could not be put into the run: {error}"
         ) from error
     return StoredResults(results, path, url, notes)
 
@@ -191,8 +192,8 @@ def stored_results(run: Run) -> Results | None:
 
 
 def put_head_table(run: Run, rows: Sequence[Row], last_step: int) -> None:
-    """Put every head's role, its onset and its scores where the tracker shows tables, and as a file
-    for a spreadsheet. Heads that were verified are marked.
+    """Put every head's role, onset and scores into the run, as a table and as a file for a
+    spreadsheet. Heads that were verified are marked.
 
     Args:
         last_step: of the capture whose labels these are.

@@ -1,5 +1,5 @@
-"""Gather what ``verify`` measures, and make sure that it belongs together: the run with its labels,
-the model with its checkpoints, and held-out rows."""
+"""Gather the inputs of ``verify`` and check that they belong together: the run with its labels, the
+model with its checkpoints, and held-out rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tracker_viz.trackers import Run, cache_directory, pull
 from tracker_viz.types import Capture, CaptureRef
 
 # Checkpoints may be saved in a shorter floating-point format than the captures: their values agree
-# to a hundredth. Those of another training differ by as much as they are.
+# to a hundredth. The weights of another training differ by as much as their own norm.
 _SAME_WEIGHTS = 0.05
 _COMPARED_WEIGHT = "attn.w_q"
 _VALUES_OF_EACH = 4096
@@ -121,22 +121,19 @@ def find_subject(
     scored = scored_runs[0] if scored_runs else None
     notes = [] if scored else [f"The run has no labels: {run.why_no_captures()}."]
 
-    given = None if rows is None else _as_rows(rows)
+    held_out = None if rows is None else _as_rows(rows)
     if model is None:
         model, found, own_rows = _trained_by_train_py(run, options)
-        given = given or own_rows
+        held_out = held_out or own_rows
     else:
         model = unwrapped(checked_model(model))
         found = _chosen(checkpoints, options, scored)
-    _check_steps(run, found, scored)
-    for path in found.values():
-        if path is not None:
-            check_checkpoint(model, path)
-    if given is None:
-        given, more_notes = _default_rows(model, scored, options)
-        notes += more_notes
-    _check_rows(model, given)
-    if given.text is None:
+    _check_checkpoints(run, model, found, scored)
+    if held_out is None:
+        held_out, notes_on_rows = _default_rows(model, scored, options)
+        notes += notes_on_rows
+    _check_rows(model, held_out)
+    if held_out.text is None:
         notes.append("There are no rows of text; pass rows= to measure the loss on text, too.")
 
     first = found[min(found)]
@@ -144,28 +141,20 @@ def find_subject(
         load_checkpoint(model, first)
     meter = LossMeter(
         model,
-        given,
+        held_out,
         ablation=options.ablation,
         blocks=blocks,
         projections=projections,
         forward=forward,
         autocast=autocast,
     )
-    subject = Subject(
-        model=model,
-        meter=meter,
-        rows=given,
-        checkpoints=found,
-        scored=scored,
-        autocast=autocast,
-        notes=tuple(notes),
-    )
+    subject = Subject(model, meter, held_out, found, scored, autocast, tuple(notes))
     if scored is not None:
         _check_model(run, subject, scored, options)
     return subject
 
 
-# -- where model and checkpoints come from
+# -- the model and its checkpoints -----------------------------------------------------------------
 
 
 def _trained_by_train_py(
@@ -214,7 +203,7 @@ def _chosen(
     return {step: there[step] for step in options.steps or (max(there),)}
 
 
-# -- rows
+# -- held-out rows ---------------------------------------------------------------------------------
 
 
 def _as_rows(rows: HeldOutRows | Mapping[str, Any]) -> HeldOutRows:
@@ -225,19 +214,18 @@ def _as_rows(rows: HeldOutRows | Mapping[str, Any]) -> HeldOutRows:
             "rows must be HeldOutRows or {'repeated': ids, 'text': ids}, ids of [row, token]; got "
             f"{sorted(rows) if isinstance(rows, Mapping) else type(rows).__name__}"
         )
-    tensors = {
-        kind: torch.as_tensor(ids, device="cpu").long()
-        for kind, ids in rows.items()
-        if ids is not None
-    }
+    tensors = {}
+    for kind, ids in rows.items():
+        if ids is not None:
+            tensors[kind] = torch.as_tensor(ids, device="cpu").long()
     return HeldOutRows(**tensors)
 
 
 def _default_rows(
     model: nn.Module, scored: ScoredRun | None, options: VerifyOptions
 ) -> tuple[HeldOutRows, list[str]]:
-    """Return repeated random tokens like those of the run's probe, but others, and the probe's rows
-    of text."""
+    """Return repeated random tokens like those of the run's probe, but drawn anew, and the probe's
+    rows of text."""
     size = vocab_size(model)
     if size is None:
         raise ConfigError(
@@ -246,39 +234,58 @@ def _default_rows(
         )
     probe_rows = scored.probe.get("rows", ()) if scored else ()
     like = [row for row in probe_rows if row.get("kind") == "repeated"]
+    text = [row["ids"] for row in probe_rows if row.get("kind") == "text" and row.get("ids")]
     length = chosen_probe(model, None, None, score_rows=0).length
-    longest_period = (length - 1) // 2
-    periods = sorted(min(int(row["period"]), longest_period) for row in like) or [length // 4]
-    first_period = max(2, periods[0] // 2) if len(set(periods)) == 1 else periods[0]
-
-    starts_with_bos = any(row.get("start") for row in like)
-    bos_id, token_range, notes = None, None, []
-    ids = [row["ids"] for row in like if row.get("ids")]
-    if ids:
-        bos_id = int(ids[0][0]) if starts_with_bos else None
-        drawn = [token for row in ids for token in row[1 if starts_with_bos else 0 :]]
-        token_range = (min(drawn), max(drawn) + 1)
-    elif starts_with_bos:
-        bos_id = getattr(getattr(model, "config", None), "bos_token_id", None)
-        if bos_id is None:
-            notes.append(
-                "The run's probe begins with a token that neither the run nor the model names; "
-                "these rows begin without it (rows= takes your own)."
-            )
+    bos_id, token_range, notes = _tokens_like(model, like)
     repeated = repeated_rows(
         size,
         length,
         n_rows=options.n_rows,
-        periods=(first_period, max(first_period, periods[-1])),
+        periods=_periods_like(like, length),
         bos_id=bos_id,
         token_range=token_range,
         seed=options.seed,
     )
-    text = [row["ids"] for row in probe_rows if row.get("kind") == "text" and row.get("ids")]
     if len(text) < 2:
         return HeldOutRows(repeated), notes
     notes.append(f"The {len(text)} rows of text are those of the run's probe.")
     return HeldOutRows(repeated, torch.tensor(text)), notes
+
+
+def _periods_like(rows: Sequence[Mapping[str, Any]], length: int) -> tuple[int, int]:
+    """Return the shortest and the longest period of rows of ``length`` like these repeated ones."""
+    # A second copy must begin within the row.
+    longest = (length - 1) // 2
+    periods = sorted(min(int(row["period"]), longest) for row in rows) or [length // 4]
+    if periods[0] < periods[-1]:
+        return periods[0], periods[-1]
+    # One period alone could be matched by distance: shorter ones are drawn as well.
+    shortest = max(2, periods[0] // 2)
+    return shortest, max(shortest, periods[0])
+
+
+def _tokens_like(
+    model: nn.Module, rows: Sequence[Mapping[str, Any]]
+) -> tuple[int | None, tuple[int, int] | None, list[str]]:
+    """Return the first token and the range of the other tokens of repeated rows, None each where
+    there is none or it is unknown, and notes."""
+    starts_with_bos = any(row.get("start") for row in rows)
+    ids = [row["ids"] for row in rows if row.get("ids")]
+    if ids:
+        first_drawn = 1 if starts_with_bos else 0
+        drawn = np.concatenate([row[first_drawn:] for row in ids])
+        bos_id = int(ids[0][0]) if starts_with_bos else None
+        return bos_id, (int(drawn.min()), int(drawn.max()) + 1), []
+    if not starts_with_bos:
+        return None, None, []
+    bos_id = getattr(getattr(model, "config", None), "bos_token_id", None)
+    if bos_id is not None:
+        return bos_id, None, []
+    note = (
+        "The run's probe begins with a token that neither the run nor the model names; these rows "
+        "begin without it (rows= takes your own)."
+    )
+    return None, None, [note]
 
 
 def _check_rows(model: nn.Module, rows: HeldOutRows) -> None:
@@ -299,12 +306,20 @@ def _check_rows(model: nn.Module, rows: HeldOutRows) -> None:
             )
 
 
-# -- does it belong together?
+# -- do they belong together? ----------------------------------------------------------------------
 
 
-def _check_steps(run: Run, found: Mapping[int, Path | None], scored: ScoredRun | None) -> None:
-    if scored is None:
-        return
+def _check_checkpoints(
+    run: Run, model: nn.Module, found: Mapping[int, Path | None], scored: ScoredRun | None
+) -> None:
+    if scored is not None:
+        _check_steps(run, found, scored)
+    for path in found.values():
+        if path is not None:
+            check_checkpoint(model, path)
+
+
+def _check_steps(run: Run, found: Mapping[int, Path | None], scored: ScoredRun) -> None:
     captured = scored.compared.series.steps
     gaps = np.diff(captured)
     # The last checkpoint may be saved after the last capture, but no whole gap later.
@@ -318,8 +333,8 @@ def _check_steps(run: Run, found: Mapping[int, Path | None], scored: ScoredRun |
 
 
 def _check_model(run: Run, subject: Subject, scored: ScoredRun, options: VerifyOptions) -> None:
-    """Compare the model with what the captures say of theirs, and its weights with those that were
-    captured at the same steps.
+    """Compare the model with the one in the captures, and its weights with those that were captured
+    at the same steps.
 
     Raises:
         ConfigError: they are of another model, or of another training.
@@ -354,7 +369,7 @@ def _pulled(run: Run, ref: CaptureRef, options: VerifyOptions) -> Capture:
 def _check_weights(run: Run, meter: LossMeter, capture: Capture) -> None:
     for name, here in meter.weights(_COMPARED_WEIGHT):
         there = capture.arrays.get(name)
-        # What was made smaller is not compared.
+        # Arrays that were made smaller cannot be compared.
         if there is None or there.shape != here.shape:
             continue
         difference = np.linalg.norm(here - there.astype(np.float32))

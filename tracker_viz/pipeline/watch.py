@@ -1,4 +1,4 @@
-"""``tv.watch``: captures of a model that trains, at scheduled steps, go into its tracker's run.
+"""``tv.watch``: record captures of a model while it trains into its tracker's run.
 
 camera looks ──▶ outbox opens ──▶ recorder is made of both
 training loop ──step──▶ recorder ──▶ outbox, which scores and cuts ──▶ spool ──▶ trackers
@@ -79,13 +79,13 @@ def watch(
     the first training step, on every process.
 
     Everything that waiting could not fix raises here, before any training: a model or a probe that
-    cannot be captured, a tracker that refuses. Later on nothing raises into training, and what a
-    tracker does not take stays in the spool, for ``tracker-viz push``.
+    cannot be captured, a tracker that refuses. Later on nothing raises into training, and captures
+    that a tracker does not take stay in the spool, for ``tracker-viz push``.
 
     A run holds the captures of one training. A run that holds some already is continued if the
     model has the same structure and, where ``start_step`` is 0, the same weights; steps that it
-    holds are not captured again. For another training a new run is made where ``run`` only names a
-    tracker; a run that ``run`` names itself is refused.
+    holds are not captured again. For another training a new run is created where ``run`` only names
+    a tracker; a run that ``run`` names itself is refused.
 
     Args:
         run: ``"mlflow"``, ``"wandb"`` or ``"local"``: the run that is active in this process
@@ -96,10 +96,9 @@ def watch(
             on repetition. ``tv.make_probe`` gives a row of these and one of your text.
         decode: token id -> the text that pictures show, or a tokenizer; ids themselves by default.
             A ``Probe`` has its own.
-        schedule, every, total_steps, captures: which steps: a ``Schedule``; or every that many
-            steps; or ``captures`` of them, dense at the start, over ``total_steps``; by default
-            every step up to 32, then ever fewer, and every 1000 in the end. Step 0 and the last
-            always.
+        schedule, every, total_steps, captures: the steps: a ``Schedule``; or every so many; or
+            ``captures`` of them, dense at the start, over ``total_steps``; by default every step up
+            to 32, then ever fewer, and every 1000 in the end. Step 0 and the last always.
         max_overhead: share of the wall time that captures may take, 0.02 by default; due steps are
             left out rather than exceed it. 1: no limit. Steps that you chose yourself, with
             ``schedule=`` or ``every=``, are kept whatever they cost unless you pass this, too.
@@ -107,12 +106,12 @@ def watch(
             ``max_overhead``, so that a short training has a film, too.
         start_step: optimizer steps that were finished before.
         counts_from: the loop's counter at the first call of ``step``, minus ``start_step``: 0 or 1;
-            by default that call tells. Pass 1 where the same number may come several times, as
-            under gradient accumulation.
-        name, config, tags: of a run that is made here. The name is the script's by default, or the
-            model's where there is no script. ``config`` is what you train with, in any form (dict,
-            ``argparse.Namespace``, dataclass, Hugging Face, OmegaConf, ...), ``tags`` a mapping, a
-            list or a text.
+            by default taken from that call. Pass 1 where the same number may come several times,
+            as under gradient accumulation.
+        name, config, tags: of a run that is created here. The name is the script's by default, or
+            the model's where there is no script. ``config`` holds your training's settings, in any
+            form (dict, ``argparse.Namespace``, dataclass, Hugging Face, OmegaConf, ...), ``tags`` a
+            mapping, a list or a text.
         spool: directory where captures wait for the trackers; ``spool/<name>-<time>`` by default. A
             spool that an earlier process left is continued, into the same runs.
         tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri": ...,
@@ -129,20 +128,20 @@ def watch(
             -> one of them (``{"mlp.*": "rms"}``).
         max_experts: experts of a mixture that are captured one by one, besides their mean.
         score_rows: hidden rows of each kind that heads are scored on beside the rows of the probe
-            that are drawn, see ``tv.make_probe``. A probe made by it keeps at most so many of its
-            own; token ids get rows of repeated random tokens, where the model tells its vocabulary.
-            0: none.
+            that are drawn, see ``tv.make_probe``. A probe made by it keeps at most this many of its
+            own; token ids get rows of repeated random tokens, where the model's vocabulary size is
+            known. 0: none.
         forward: how to call the model on [probe, position] ids; found from its signature by
             default.
         autocast: run the probe under autocast to this dtype.
-        keep_captures: keep the spool's copy of what the trackers have confirmed: ``tracker-viz
+        keep_captures: keep the spool's copy after the trackers confirmed a capture: ``tracker-viz
             push`` can then repair what a server damages later, and ``local:<spool>`` can be
             rendered.
-        start_timeout_s: how long this call may wait for trackers that do not answer; their run is
-            made when they do.
-        max_stall_s: how long training may stand still for a disk that takes nothing. Trackers are
-            never waited for while it runs.
-        enabled: False for debug runs: nothing is captured, and what is returned does nothing.
+        start_timeout_s: longest time that this call waits for trackers that do not answer; their
+            run is created when they do.
+        max_stall_s: longest time that training waits for a disk that takes nothing. It never waits
+            for trackers.
+        enabled: False for debug runs: nothing is captured, and the result does nothing.
 
     Raises:
         UnsupportedModelError, ProbeError: the model or the probe cannot be captured.
@@ -212,7 +211,7 @@ def _recorder(
     start_step: int,
     counts_from: int | None,
 ) -> Recorder:
-    """Return what records into ``outbox``; without one it keeps nothing, as on processes that only
+    """Return a recorder into ``outbox``; without one it keeps nothing, as on processes that only
     take part in the probe's pass."""
     from tracker_viz.capture import Governor, Recorder
 

@@ -1,8 +1,8 @@
-"""Choose what a picture of several runs shows: which runs, which of their captures, and in which
-order their heads; and pull these captures.
+"""Choose the runs, captures and order of heads that a picture of several runs shows, and pull these
+captures.
 
-Of a thousand runs a picture shows some, and of their captures those of at most so many points of
-time: no more is pulled.
+A picture of a thousand runs shows some of them, and captures at a limited number of points of time:
+no more is pulled.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tracker_viz.types import HeadId
 if TYPE_CHECKING:
     from tracker_viz.rendering import RunTrack, Timing
 
-# More points of time than this make no better video, only a longer one to draw.
+# With more points of time than this a video takes longer to draw and looks no better.
 MAX_POINTS = 300
 
 
@@ -63,7 +63,7 @@ def check_probes(runs: Sequence[ScoredRun], labels: Mapping[str, str]) -> list[s
     ways.
 
     Args:
-        labels: run name -> what it is called in messages.
+        labels: run name -> its label in messages.
 
     Raises:
         ConfigError: the probes are of different kinds, so that neither attention maps nor scores
@@ -131,7 +131,7 @@ def drawn_runs(
     axis: Axis,
     progress: bool,
 ) -> tuple[list[RunTrack], Timing, list[str]]:
-    """Return what a picture of the runs is drawn from, its captures pulled, and notes for the user.
+    """Pull the captures of a picture of the runs; return its inputs, and notes for the user.
 
     Raises:
         ConfigError: matched order of models that differ in depth, or a run of which no capture
@@ -158,7 +158,7 @@ def drawn_runs(
         if gone:
             damaged.append(f"{label} (step {', '.join(map(str, gone))})")
 
-        # The last capture that is here, at or before the one that was meant.
+        # The last capture that could be pulled, at or before the one that was chosen.
         captures = alignment.captures[index]
         here = np.searchsorted(have, captures, side="right") - 1
         shown.append(np.where(captures == NOT_YET, NOT_YET, here))
@@ -168,7 +168,7 @@ def drawn_runs(
 
 
 def _pulled_captures(run: ScoredRun, pulled: Pulled, label: str) -> list[int]:
-    """Return which of the run's captures were pulled.
+    """Return the indices of the run's captures that were pulled.
 
     Raises:
         ConfigError: none.
@@ -210,7 +210,7 @@ def _series(
     """Return one run as it is drawn, with the roles and onsets that all of its captures show.
 
     Args:
-        have: which of the run's captures were pulled.
+        have: indices of the run's captures that were pulled.
     """
     from tracker_viz.rendering import RunTrack, Series, roles_in, row_kinds
 
@@ -289,12 +289,12 @@ def _pull(
 def _after(
     before: int, total: int, advance: Callable[[int, int], None]
 ) -> Callable[[int, int], None]:
-    """Return how one run's progress moves the bar of all runs."""
+    """Return a callback by which one run's progress moves the bar of all runs."""
     return lambda done, _: advance(before + done, total)
 
 
 def _probe_text(probe: Mapping[str, Any]) -> str:
-    """Return what a probe consists of: ``64 tokens: repeated (period 15), text``."""
+    """Describe a probe: ``64 tokens: repeated (period 15), text``."""
     rows = []
     for row in probe.get("rows", ()):
         kind = str(row.get("kind", "unknown"))

@@ -1,5 +1,5 @@
-"""The files of a comparison on this machine: tables, findings as text, the video of all runs, and
-pictures of when roles were formed and how alike the runs are. Called by ``compare``."""
+"""Write the files of a comparison on this machine: tables, the video of all runs, and charts of the
+onsets, the distances and the heads' clusters. Called by ``compare``."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     from tracker_viz.rendering import OnsetRow
 
 NAME = "compare"
-_KEY = (
-    "0: the same heads, in whichever order; 1: unrelated ones; *: more alike than 95 % of shuffles."
-)
+_KEY = "0: the same heads, in any order; 1: unrelated ones; *: more alike than 95 % of shuffles."
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def write_compared_video(
 
     Args:
         found: a sentence that the video shows.
-        notes: are shown below it, and come back with those on what the video shows.
+        notes: shown below it, and returned together with those on the drawn captures.
     """
     from tracker_viz.rendering import (
         Attention,
@@ -196,7 +194,7 @@ def _write_clusters(
     options: ComparisonOptions,
     axis: Axis,
 ) -> tuple[Path, list[str]]:
-    """Draw all heads grouped by what they did; return notes on those that are left out, too."""
+    """Draw all heads grouped by what they did; return the file, and notes on heads left out."""
     from tracker_viz.rendering import write_cluster_chart
 
     clusters = cluster_heads(runs, axis=axis)
@@ -220,13 +218,13 @@ def _write_clusters(
     kept = [run for run in runs if run.name not in clusters.left_out]
     if clusters.left_out:
         ended = first_few([labels[name] for name in clusters.left_out])
-        notes.append(f"heads.png leaves out what ended early: {ended}.")
+        notes.append(f"heads.png leaves out runs that ended early: {ended}.")
     score = clusters.scores[0]
     n_heads = sum(int(np.isfinite(run.series.heads[score][-1]).sum()) for run in kept)
     if len(clusters.heads) < n_heads:
         notes.append(
             f"heads.png groups {len(clusters.heads):,} of the {n_heads:,} heads, the most "
-            "specialised of each run."
+            "specialized of each run."
         )
     return path, notes
 

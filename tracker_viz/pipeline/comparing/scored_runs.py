@@ -1,8 +1,8 @@
-"""Read the scores of runs into memory, which is all that a comparison computes with. Hardly
-anything is pulled for that.
+"""Read the scores of runs into memory: a comparison computes with nothing else, so little is
+downloaded.
 
-Scores come from the run's file of them (``metrics.score_file``), and from the captures themselves
-where they are not in it.
+Scores come from the run's score file (``metrics.score_file``); those that are missing there come
+from the captures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tracker_viz.types import Capture, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
 
-# A service is asked little of each run, and waiting for its answers is most of the work.
+# Most of the work is waiting for a service's answers, not computing.
 RUNS_AT_ONCE = 8
 
 
@@ -58,7 +58,7 @@ def score_runs(
     """Return runs with their scores, in the order of ``refs``, and a note on those left out.
 
     Args:
-        may_lack: leave runs without captures out, as jobs of a sweep that failed early are; else
+        may_lack: leave out runs without captures, such as jobs of a sweep that failed early; else
             they are an error.
 
     Raises:
@@ -90,7 +90,7 @@ def score_runs(
 def _scored(
     ref: RunRef, cache: Path | None, tracker_options: TrackerOptions | None
 ) -> ScoredRun | RunInfo:
-    """Return the run with its scores, or what it is where it has no captures."""
+    """Return the run with its scores, or its info where it has no captures."""
     run = open_run(ref, tracker_options)
     info, listed = run.info(), run.list_captures()
     if not listed:
@@ -132,7 +132,7 @@ def _scores_of(path: Path, arrays: Mapping[str, Any]) -> Capture:
 
 
 def _score_file(run: Run, cache: Path | None) -> ScoreFile | None:
-    """Return the run's file of scores, or None: a run that was killed, is still going on or is of
+    """Return the run's score file, or None: a run that was killed, is still going on or comes from
     an earlier version has none."""
     try:
         return read_score_file(run.get_file(SCORE_FILE, cache_directory(run.ref, cache)))
@@ -141,5 +141,9 @@ def _score_file(run: Run, cache: Path | None) -> ScoreFile | None:
     except TrackerError:
         return None
     except CaptureFileError as error:
-        log.warning("%s: captures are read, because the file of scores cannot: %s", run.ref, error)
+        log.warning(
+            "%s: the score file cannot be read, so the captures are read instead: %s",
+            run.ref,
+            error,
+        )
         return None

@@ -92,8 +92,8 @@ def default_name(model: nn.Module) -> str:
 
 
 def sweep_run_name(name: str) -> str:
-    """Return ``name`` with the settings of this sweep job, ``demo · n_heads=4 seed=0``: lists of
-    runs show what tells them apart. Outside a sweep it stays as it is."""
+    """Return ``name`` with the settings of this sweep job, ``demo · n_heads=4 seed=0``, so that
+    lists of runs show how they differ. Outside a sweep it stays as it is."""
     settings = job_settings()
-    is_told_already = run_title("", settings) in name
-    return name if is_told_already else run_title(name, settings)
+    has_settings = run_title("", settings) in name
+    return name if has_settings else run_title(name, settings)

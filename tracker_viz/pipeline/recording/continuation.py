@@ -36,8 +36,8 @@ _recorded: dict[RunRef, tuple[weakref.ref[Outbox], Path]] = {}
 
 
 def continue_run(outbox: Outbox, scores: Scores, first: Capture) -> None:
-    """Continue from what the spool and the runs hold, if they hold anything, and remember that
-    this process records into them.
+    """Continue from the captures that the spool and the runs hold, if any, and remember that this
+    process records into them.
 
     Args:
         first: the model's first capture, as the camera took it.
@@ -59,11 +59,11 @@ def continue_run(outbox: Outbox, scores: Scores, first: Capture) -> None:
 
 
 def _earlier_spools(outbox: Outbox) -> dict[RunRef, Run]:
-    """Return, for each run, the spool from which this process recorded into it before. What a
-    tracker did not take, as an offline one, is in there only.
+    """Return, for each run, the spool from which this process recorded into it before. Captures
+    that its tracker did not take, as while offline, are only there.
 
     Raises:
-        RunTakenError: it still does.
+        RunTakenError: this process still records into a run.
     """
     spools: dict[RunRef, Run] = {}
     for ref in outbox.refs:

@@ -1,4 +1,4 @@
-"""Find out where captures go from what a user passes as ``run``; no tracker is reached yet."""
+"""Turn ``run=``, as users pass it, into destinations of captures; no tracker is reached yet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def destinations_of(run: Any, tracker_options: TrackerOptions) -> list[Destination | Run]:
-    """Return where captures go, without reaching for it.
+    """Return the destinations of captures, without reaching for them.
 
     Raises:
         ConfigError: ``run`` names no tracker and no run.

@@ -1,4 +1,4 @@
-"""Open and close the way of the captures: scored and cut, into the spool and the trackers' runs."""
+"""Open and close the outbox of a training: captures are scored, cut, spooled and uploaded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def open_outbox(
     tags: Any = None,
     **outbox_options: Any,
 ) -> Outbox:
-    """Open the way of the captures: scored and cut by ``scores``, then into the spool and the runs.
+    """Open an outbox whose captures are scored and cut by ``scores``, then spooled and uploaded.
     Runs that hold captures are continued.
 
     Args:
@@ -45,7 +45,7 @@ def open_outbox(
 
     Raises:
         RunTakenError: a run that was named, or the spool, belongs to another training. Where the
-            active run of a tracker does, a new one is made.
+            active run of a tracker does, a new one is created.
     """
     name = as_name(name, max_characters=1000)
     directory = user_path(spool or new_directory(_default_spool(name)))
@@ -71,7 +71,7 @@ def open_outbox(
         return _opened_where_free(opened, destinations, directory)
     except BaseException:
         if spool is None:
-            # Made a moment ago, for captures that never came.
+            # Created a moment ago, for captures that never came.
             shutil.rmtree(directory, ignore_errors=True)
         raise
 
@@ -88,15 +88,15 @@ def _opened_where_free(
             others = [_not_joining(each, taken.ref) for each in destinations]
             if others == destinations or not is_new:
                 raise
-            log.warning("%s is recorded by another training: a new run is made", taken.ref)
+            log.warning("%s is recorded by another training: a new run is created", taken.ref)
             destinations = others
-            # It names the run that is taken.
+            # The file names the run that is taken.
             (directory / "run.json").unlink()
 
 
 def _not_joining(destination: Destination | Run, taken: object) -> Destination | Run:
-    """Return a destination that makes a run of its own where it would join ``taken``, the run that
-    is active in this process."""
+    """Return a destination that creates its own run where it would join ``taken``, the run that is
+    active in this process."""
     if not isinstance(destination, Destination) or destination.ref or not destination.join_active:
         return destination
     active = trackers.connect(destination.scheme, **destination.options).active_run()
@@ -140,6 +140,5 @@ def new_directory(path: Path) -> Path:
 
 
 def _default_spool(name: str) -> Path:
-    return (
-        working_directory() / "spool" / f"{directory_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
+    now = time.strftime("%Y%m%d-%H%M%S")
+    return working_directory() / "spool" / f"{directory_name(name)}-{now}"

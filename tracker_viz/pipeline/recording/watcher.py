@@ -1,4 +1,4 @@
-"""The user's handle on a training that is recorded, as ``watch`` returns it."""
+"""The ``Watcher``: the user's handle on a recorded training, as ``watch`` returns it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """What ``watch`` returns: call ``step`` after every optimizer step, and ``close`` at the end.
-    As a context manager it closes itself.
+    """Handle on a recorded training: call ``step`` after every optimizer step, and ``close`` at the
+    end. As a context manager it closes itself.
 
     On processes that record nothing, and with ``enabled=False``, every method does nothing.
 
     Attributes:
         step: ``step(step, tokens_seen=None, **metrics)``: call after each optimizer step with the
-            loop's own counter, from 0 or from 1, and with what the pictures should show
+            loop's own counter, from 0 or from 1, and with the metrics that pictures should show
             (``loss=``). Off due steps this compares two integers, and nothing else.
         recorder: takes the captures; None where nothing is recorded.
         outbox: delivers them; None on processes that only take part in the probe's pass.
@@ -85,8 +85,8 @@ class Watcher:
         return self.recorder is not None and self.recorder.schedule.is_due(step)
 
     def forget_latest(self) -> None:
-        """Call where the model is no longer what the latest step left: ``close`` then does not
-        capture it as that step."""
+        """Call after changing the model without a step: ``close`` then does not capture it as the
+        latest step."""
         if self.recorder:
             self.recorder.forget_latest()
 
@@ -97,11 +97,11 @@ class Watcher:
         tracker's failure is never raised. Safe to repeat.
 
         Args:
-            timeout_s: how long to wait for the trackers; what is left then stays in the spool. One
-                that is away is waited for 20 s.
+            timeout_s: longest wait for the trackers; the rest then stays in the spool. A tracker
+                that cannot be reached is waited for 20 s.
 
         Returns:
-            What became of the captures; None on processes that record nothing, such as forks of
+            The outcome of the delivery; None on processes that record nothing, such as forks of
             this one.
         """
         if self.outbox is not None and self.outbox.in_fork:
@@ -116,12 +116,12 @@ class Watcher:
         return report
 
     def render(self, **options: Any) -> RenderResult:
-        """Draw the film into the run: ``tv.render(recorder, ...)``, which see."""
+        """Draw the film into the run, see ``tv.render``."""
         return render(self, **options)
 
     def summary(self) -> dict[str, float | int]:
-        """Return what the trackers' tables of runs show of the captures so far, see
-        ``metrics.run_summary``; empty where nothing is recorded."""
+        """Return ``metrics.run_summary`` of the captures so far; empty where nothing is
+        recorded."""
         if self._scores is None:
             return {}
         return run_summary(self._scores.series())
@@ -134,9 +134,10 @@ class Watcher:
         """
         if self.outbox is None:
             return []
-        undelivered = {
-            delivery.ref for delivery in self.outbox.close().deliveries if not delivery.complete
-        }
+        undelivered = set()
+        for delivery in self.outbox.close().deliveries:
+            if not delivery.complete:
+                undelivered.add(delivery.ref)
         delivered = [ref for ref in self.refs if ref not in undelivered]
         if delivered:
             return delivered
@@ -149,7 +150,8 @@ class Watcher:
         """Close, and return ``whole_runs``; empty where nothing is recorded, as on other ranks.
 
         Raises:
-            TrackerError: no place holds every capture; names the commands that finish the work.
+            TrackerError: no run holds every capture; the error gives the commands that finish the
+                upload.
         """
         report = self.close()
         whole = self.whole_runs()
