@@ -5,10 +5,9 @@ the tracker's run.
     python train.py tracker=[mlflow,wandb] model.n_heads=8     into both
     python train.py data=text data.path=~/books                on your own text
     python train.py -m seed=0,1,2 model.n_heads=4,8            a sweep
-    python train.py resume=mlflow:<run_id>                     go on from the last checkpoint, into
-    the same run
+    python train.py resume=mlflow:<run_id>                     continue a run from its checkpoint
 
-Everything it can be told lies in conf/; `python train.py --help` lists it.
+`python train.py --help` lists all options; their defaults are in conf/.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from tracker_viz.demo import (
 )
 from tracker_viz.files import user_path
 from tracker_viz.jobs.application import application
-from tracker_viz.jobs.report import resume_command, say_what_is_left, say_where_to_watch
+from tracker_viz.jobs.report import print_delivery, print_rendered, resume_command
 from tracker_viz.jobs.train_settings import TRAINED_WITH, TrainSettings, places, resumed
 
 
@@ -113,13 +112,13 @@ def main(settings: TrainSettings) -> float:
             watcher.close("killed", timeout_s=5.0)
             raise
 
-    say_what_is_left(report)
+    print_delivery(report)
     for trained in watcher.runs:
         print(f"To make the video of it, from any directory:\n  {pipeline.render_command(trained)}")
         if not outcome.finished:
             print(f"To go on training:\n  {resume_command(trained, places(settings))}")
     if settings.render and (whole := watcher.whole_runs()):
-        say_where_to_watch(
+        print_rendered(
             pipeline.render(
                 whole[0],
                 also_into=whole[1:],

@@ -85,7 +85,7 @@ def test_train_is_helped_with_the_same_words_as_the_jobs(monkeypatch):
         assert re.search(rf"^{group}=|^Options of {group}:", text, re.MULTILINE), group
     assert "trainer.steps=1000" in text
     assert "tracker.mlflow.tracking_uri=null\n" in text
-    assert "Where MLflow is; null: MLFLOW_TRACKING_URI" in text
+    assert "Address of MLflow; null: MLFLOW_TRACKING_URI" in text
     assert "Optimizer steps. [a whole number of at least 1]" in text
     assert "induction heads appear between steps 450" in text
 

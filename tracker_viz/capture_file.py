@@ -1,5 +1,5 @@
-"""Capture <-> one safetensors file. Called by the spool when writing, by the pipeline and the
-renderer when reading.
+"""Write a Capture to one safetensors file and read it back. Called by the spool when writing, by
+the pipeline and the renderer when reading.
 
 The arrays are plain safetensors tensors; everything else is one JSON object under the metadata key
 ``tracker_viz``, with minimum, maximum and quantiles of every array, so that a color scale over a
@@ -125,16 +125,7 @@ def read(path: Path, names: Iterable[str] | None = None) -> Capture:
             header = _header(file, path, wanted)
             chosen = [name for name in wanted if name in header.arrays]
         arrays = {name: file.get_tensor(name) for name in chosen}
-    return Capture(
-        step=header.step,
-        arrays=arrays,
-        axes={name: header.arrays[name].axes for name in chosen},
-        labels=header.labels,
-        tokens_seen=header.tokens_seen,
-        metrics=header.metrics,
-        model=header.model,
-        probe=header.probe,
-    )
+    return header.capture(arrays)
 
 
 def read_arrays(path: Path, keys: Iterable[ArrayKey]) -> dict[ArrayKey, NDArray[Any]]:

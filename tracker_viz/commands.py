@@ -1,4 +1,4 @@
-"""Every command that is printed to be typed again, from any directory, with values of any kind.
+"""Build every command that we print for users to type, from any directory, with values of any kind.
 
 A value is quoted twice: for Hydra's grammar (``override``) and for the shell (``shlex.join``).
 """
@@ -52,7 +52,8 @@ def _in_grammar(value: object) -> str:
 
 
 def push(spool: Path, *, into: object = None) -> str:
-    """Upload what is left in a spool; ``into``: another run than its own, or a tracker."""
+    """Return the command that uploads the captures left in a spool; ``into``: another run than its
+    own, or a tracker."""
     words = ["tracker-viz", "push", override("spool", spool)]
     if into is not None:
         words.append(override("into", into))
@@ -60,8 +61,8 @@ def push(spool: Path, *, into: object = None) -> str:
 
 
 def render(ref: object, environment: Mapping[str, str], *, layout: str | None = None) -> str:
-    """Make the video of a run. ``environment``: how its tracker is reached, see
-    ``Run.environment``."""
+    """Return the command that makes the video of a run. ``environment``: how its tracker is
+    reached, see ``Run.environment``."""
     words = [override("run", ref)]
     if layout:
         words.append(override("layout", layout))
@@ -69,7 +70,7 @@ def render(ref: object, environment: Mapping[str, str], *, layout: str | None = 
 
 
 def compare_sweep(parent: object, environment: Mapping[str, str]) -> str:
-    """Compare the runs of a sweep. ``environment``: as for ``render``."""
+    """Return the command that compares the runs of a sweep. ``environment``: as for ``render``."""
     words = [override("sweep", parent), *_reached(parent, environment)]
     return shlex.join(["tracker-viz", "compare", *words])
 
@@ -80,7 +81,7 @@ def resume(
     environment: Mapping[str, str],
     options: Sequence[str] = (),
 ) -> str:
-    """Continue the training of a run.
+    """Return the command that continues the training of a run.
 
     Args:
         program: the words that start it, such as ``python train.py``.

@@ -1,4 +1,4 @@
-"""Count the processor cores to compute on: a job's or a container's share, not the machine's."""
+"""Count the processor cores that this job or container may use, not those of the machine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may keep busy, at least 1: as SLURM binds it to them, or
-    as a container's quota allows (rounded up)."""
+    """Return the number of cores that this process may keep busy, at least 1: those that SLURM
+    binds it to, or that a container's quota allows (rounded up)."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:

@@ -112,8 +112,8 @@ class MissingDependencyError(TrackerVizError, ImportError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for a misspelt name: ``unknown layout 'heds'; did you mean 'heads'? known:
-    changes, ffn, ...``. Of many known names the first ones and their number are shown."""
+    """Return the message for a misspelled name: ``unknown layout 'heds'; did you mean 'heads'?
+    known: changes, ffn, ...``. Of many known names the first ones and their number are shown."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -121,7 +121,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def _shortened(names: Sequence[str]) -> str:
-    """Return the names as a list that still is one line in a terminal."""
+    """Return the names as a list that fits a line or two in a terminal."""
     shown: list[str] = []
     for name in names:
         if len(", ".join([*shown, name])) > _LONGEST_LIST:

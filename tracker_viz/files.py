@@ -1,4 +1,4 @@
-"""File operations that a kill, a full disk or a reader beside the writer cannot break."""
+"""File operations that survive a kill, a full disk, and a reader beside the writer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def user_path(path: str | Path) -> Path:
 
 
 def home_expanded(path: str | Path) -> Path:
-    # Unlike Path.expanduser, this leaves a ~ of nobody as it is.
+    # Unlike Path.expanduser, this leaves ~name as it is where there is no such user.
     return Path(os.path.expanduser(path))
 
 
@@ -54,7 +54,7 @@ def working_directory() -> Path:
 
 
 def default_cache() -> Path:
-    """``$TRACKER_VIZ_CACHE``, else ``tracker_viz`` in the user's cache directory."""
+    """Return ``$TRACKER_VIZ_CACHE``, else ``tracker_viz`` in the user's cache directory."""
     named = os.environ.get("TRACKER_VIZ_CACHE")
     if named:
         return home_expanded(named)
@@ -69,8 +69,8 @@ def write_atomically(contents: bytes, path: Path) -> None:
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that is at ``path``, whole and on the disk, after the block; nothing is
-    there where the block raises."""
+    """Yield a file to write to. After the block it is at ``path``, whole and on the disk; if the
+    block raises, nothing is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=torn_prefix(), suffix=TORN)
     try:
@@ -137,7 +137,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def copy_atomically(source: Path, target: Path) -> None:
-    """Copy so that ``target`` is whole, and on the disk, or not there."""
+    """Copy so that ``target`` is either whole and on the disk, or not there."""
     try:
         with written_atomically(target) as copy, source.open("rb") as original:
             shutil.copyfileobj(original, copy, 1 << 20)
@@ -148,9 +148,8 @@ def copy_atomically(source: Path, target: Path) -> None:
 
 
 def append_lines(lines: Sequence[str], path: Path) -> None:
-    """Add whole lines to a file and sync it; a last line that a kill left torn is closed off
-    first."""
-    text = "".join(line + "\n" for line in lines).encode()
+    """Add whole lines to a file and sync it; a last line that a kill cut off is ended first."""
+    text = "".join(f"{line}\n" for line in lines).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
@@ -161,9 +160,12 @@ def append_lines(lines: Sequence[str], path: Path) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON objects of a file of lines; a torn line (a kill in the middle of it) is skipped."""
+    """Return the JSON objects of a file of lines, without lines that a kill cut off; none where
+    there is no file."""
+    if not path.is_file():
+        return []
     objects = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines():
         try:
             found = json.loads(line)
         except ValueError:
@@ -184,7 +186,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """One JSON object, whole or not at all; what JSON has no form for (paths, dtypes) is written as
+    """Write one JSON object, whole or not at all; values that JSON lacks (paths, dtypes) become
     text."""
     text = json.dumps(values, indent=2, sort_keys=True, default=str)
     write_atomically((text + "\n").encode(), path)

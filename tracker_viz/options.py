@@ -1,4 +1,4 @@
-"""Typed groups of options: each option is declared once, with its type, range, default and meaning.
+"""Typed groups of options: declare each option once, with its type, range, default and meaning.
 YAML is checked against that declaration, and ``--help`` is printed from it.
 
     class FilmOptions(Options):
@@ -49,8 +49,8 @@ _LONGEST_VALUE = 200
 
 @dataclass(frozen=True, slots=True)
 class LegalValues:
-    """Says what an option takes where its type cannot: ``Annotated[str, LegalValues("1080p | 4k |
-    1600x900")]``."""
+    """The legal values of an option in words, where its type cannot express them:
+    ``Annotated[str, LegalValues("1080p | 4k | 1600x900")]``."""
 
     words: str
 
@@ -59,8 +59,8 @@ class Options(BaseModel):
     """Base class of a group of options. Instances are immutable and were checked when made.
 
     Attributes:
-        group_name: what messages put before an option's name, ``video`` in ``video.size``; empty
-            for the options of a command itself.
+        group_name: prefix of an option's name in messages, ``video`` in ``video.size``; empty for
+            the options of a command itself.
     """
 
     model_config = ConfigDict(
@@ -77,8 +77,8 @@ class Options(BaseModel):
         """Check ``values`` and fill in the defaults.
 
         Raises:
-            ConfigError: an option does not exist, is missing or has an impossible value; of several
-                mistakes the first.
+            ConfigError: an option does not exist, is missing or has an impossible value; the
+                message names the first of several mistakes.
         """
         try:
             super().__init__(**values)
@@ -104,18 +104,18 @@ class Options(BaseModel):
     def _check_plain_value(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
         checked = check(_plain(value))
         if isinstance(value, bool) and not isinstance(checked, bool):
-            # Python and pydantic count with True; nobody who writes workers=true means 1.
+            # To Python and pydantic True is 1, but workers=true is a mistake.
             raise ValueError("a truth value is not a number")
         return checked
 
 
 @dataclass(frozen=True, slots=True)
 class OptionHelp:
-    """What ``--help`` says about one option.
+    """The help of one option.
 
     Attributes:
         name: with its group: ``video.size``.
-        default: as it is typed on a command line; None where a value must be given.
+        default: as it is typed on a command line; None where a value is required.
         legal_values: in words: ``a whole number of at least 1 or null``, ``capture | step | log``.
         meaning: the text under the field, as one line.
     """
@@ -152,7 +152,7 @@ def as_typed(value: Any) -> str:
 
 
 def legal_values(field: FieldInfo) -> str:
-    """Return what an option takes, in words: ``a whole number of at least 1 or null``."""
+    """Return the legal values in words: ``a whole number of at least 1 or null``."""
     return _legal(field.annotation, field.metadata)
 
 
@@ -206,7 +206,7 @@ def _range(constraints: Sequence[Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what YAML, Hydra and numpy give as plain Python: dicts, tuples and numbers."""
+    """Return a value from YAML, Hydra or numpy as plain Python: dicts, tuples and numbers."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
@@ -217,9 +217,9 @@ def _plain(value: Any) -> Any:
 
 
 def _explain(options: type[Options], values: Mapping[str, Any], failed: ValidationError) -> str:
-    """Return one line: what was expected, what came, and what was probably meant."""
+    """Return one line: what was expected, what came, and a suggestion."""
     errors = failed.errors(include_url=False)
-    # A misspelt name explains a missing one, not the other way round.
+    # A misspelled name explains a missing one, not the other way round.
     first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
     refused = first.get("ctx", {}).get("error")
     if isinstance(refused, TrackerVizError):

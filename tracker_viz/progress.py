@@ -1,5 +1,5 @@
-"""Progress of long work on standard error: a bar in a terminal, and a plain line now and then where
-it is a file."""
+"""Show the progress of long work on standard error: a bar in a terminal, a line now and then in a
+log file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LINE_EVERY_S = 15.0
 
 
 class Advance(Protocol):
-    """Reports (units done, units in all), and how it goes in a few words: ``loss 3.210``."""
+    """Reports (units done, units in all), and a few words on the state: ``loss 3.210``."""
 
-    def __call__(self, done: int, total: int, said: str = "", /) -> None: ...
+    def __call__(self, done: int, total: int, state: str = "", /) -> None: ...
 
 
 @contextmanager
@@ -25,13 +25,13 @@ def progress_bar(
     """Yield the function that reports progress; call it from one thread at a time.
 
     Args:
-        verb, unit: what is done and with what: ``drawing``, ``frames``.
+        verb, unit: for example ``drawing``, ``frames``.
         shown: False shows nothing.
-        delay_s: work that is done sooner shows no bar.
+        delay_s: work that ends sooner shows no bar.
         done: units that were done before.
     """
     if not shown:
-        yield lambda done, total, said="": None
+        yield lambda done, total, state="": None
     elif sys.stderr.isatty():
         with _bar(verb, unit, delay_s, done) as advance:
             yield advance
@@ -46,10 +46,10 @@ def _bar(verb: str, unit: str, delay_s: float, done_before: int) -> Iterator[Adv
     options: dict[str, Any] = {"delay": delay_s, "leave": False, "dynamic_ncols": True}
     with tqdm(desc=verb, unit=f" {unit}", initial=done_before, file=sys.stderr, **options) as bar:
 
-        def advance(done: int, total: int, said: str = "", /) -> None:
+        def advance(done: int, total: int, state: str = "", /) -> None:
             bar.total = total
-            if said:
-                bar.set_postfix_str(said, refresh=False)
+            if state:
+                bar.set_postfix_str(state, refresh=False)
             bar.update(done - bar.n)
 
         yield advance
@@ -65,10 +65,10 @@ class PlainLines:
         self._clock = clock
         self._last_line_s = clock()
 
-    def advance(self, done: int, total: int, said: str = "", /) -> None:
+    def advance(self, done: int, total: int, state: str = "", /) -> None:
         now_s = self._clock()
         if now_s - self._last_line_s < LINE_EVERY_S:
             return
         self._last_line_s = now_s
         line = f"{self._verb}: {done} of {total} {self._unit}"
-        print(f"{line}, {said}" if said else line, file=sys.stderr, flush=True)
+        print(f"{line}, {state}" if state else line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The values that travel from station to station. numpy and the standard library only.
+"""The values that all packages pass to each other. They need numpy and the standard library only.
 
 model ──Recorder──▶ Capture ──▶ capture file ──▶ CaptureRef in a run (RunRef) ──▶ Capture ──▶ Frame
 ──▶ video
@@ -27,10 +27,10 @@ _CAPTURE_NAME = re.compile(r"step-(\d{8,12})\.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class RunRef:
-    """One run of one tracker, by name; ``str(ref)`` and ``RunRef.parse`` are inverses.
+    """The name of one run of one tracker; ``str(ref)`` and ``RunRef.parse`` are inverses.
 
-    Where the tracker itself is (a server's address) is not part of the name: it comes from the
-    tracker's own environment variables or from an option.
+    The address of the tracker's server is not part of the name: it comes from the tracker's own
+    environment variables or from an option.
 
     Attributes:
         scheme: the tracker, one of ``plugins.schemes()``. A run may store the name of a run of a
@@ -86,20 +86,20 @@ def _forms() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """One training step's named arrays, and what is needed to read them without the model.
+    """One training step's named arrays, with the metadata to read them without the model.
 
     Attributes:
-        step: optimiser steps finished when this was taken; 0 is the untrained model.
+        step: optimizer steps finished when this was taken; 0 is the untrained model.
         arrays: name -> float16 or float32 array. Names in use, with their axes:
 
             * ``blocks.<i>.attn.pattern`` (probe, head, query, key): attention probabilities, rows
-              sum to 1. A block whose heads were cut to fit a budget says which remain in
-              ``labels['blocks.<i>.head']``.
+              sum to 1. Where heads were cut to fit a budget, ``labels['blocks.<i>.head']`` names
+              those that remain.
             * ``blocks.<i>.mixer.mixing`` (probe, head, query, key), or (probe, channel, query, key)
-              where every channel mixes in its own way: the matrix by which a token mixer without a
-              softmax mixes its values; of any sign, with rows of any sum. ``labels[
-              'blocks.<i>.mixing_channel']`` and ``mixing_head`` say which are there, where not all
-              are; ``model['found']['mixing']`` says what it is of.
+              where every channel mixes on its own: the matrix by which a token mixer without a
+              softmax mixes its values; entries of any sign, rows of any sum. Where not all are
+              kept, ``labels['blocks.<i>.mixing_channel']`` and ``mixing_head`` name those that are;
+              ``model['found']['mixing']`` names the kind of matrix.
             * ``blocks.<i>.attn.w_q``, ``w_k``, ``w_v``, ``w_o`` (out, in) and
               ``blocks.<i>.mlp.w_gate``, ``w_up``, ``w_down`` (or ``w_in``, ``w_out``): weights as
               they multiply a column vector, ``y = W x``; whole, or an evenly spaced sample of rows
@@ -118,8 +118,8 @@ class Capture:
         axes: array name -> names of its axes, as above.
         labels: axis name -> name of each index along it, e.g. ``{"probe": ("repeated", "text"),
             "projection": (...)}``.
-        tokens_seen: training tokens consumed so far; None where the training loop did not say.
-        metrics: scalars at this step: ``loss``, what else the loop passed, and summaries of the
+        tokens_seen: training tokens consumed so far; None where the training loop did not pass it.
+        metrics: scalars at this step: ``loss``, others that the loop passed, and summaries of the
             scores.
         model: JSON-like description: ``name``, ``n_blocks``, ``n_heads``, ``n_parameters``, ...
         probe: JSON-like description of the probe batch: ``length``, and ``rows`` along the axis
@@ -140,19 +140,19 @@ class Capture:
     def __post_init__(self) -> None:
         if self.step < 0:
             raise ConfigError(
-                f"a step counts finished optimiser steps and is never negative; got {self.step}"
+                f"a step counts finished optimizer steps and is never negative; got {self.step}"
             )
 
     @property
     def file_name(self) -> str:
-        """``step-00000100.safetensors``: sorts by step, and tells captures apart where trackers
-        compare names."""
+        """``step-00000100.safetensors``: sorts by step, and differs between captures for trackers
+        that compare names."""
         return capture_file_name(self.step)
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
-    """What a capture file's header says of one array, so that a colour scale over a run reads
+    """Statistics of one array in a capture file's header, so that a color scale over a run reads
     headers only.
 
     Attributes:
@@ -176,8 +176,8 @@ QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 
 @dataclass(frozen=True, slots=True)
 class CaptureHeader:
-    """A Capture without its arrays' values: what a layout, a timeline and a colour scale are
-    planned from."""
+    """A Capture without its arrays' values, enough to plan a layout, a timeline and a color
+    scale."""
 
     step: int
     arrays: Mapping[str, ArrayInfo]
@@ -186,6 +186,19 @@ class CaptureHeader:
     metrics: Mapping[str, float]
     model: Mapping[str, Any]
     probe: Mapping[str, Any]
+
+    def capture(self, arrays: Mapping[str, NDArray[Any]]) -> Capture:
+        """Return the capture with these of its arrays."""
+        return Capture(
+            step=self.step,
+            arrays=arrays,
+            axes={name: self.arrays[name].axes for name in arrays},
+            labels=self.labels,
+            tokens_seen=self.tokens_seen,
+            metrics=self.metrics,
+            model=self.model,
+            probe=self.probe,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +226,7 @@ class CaptureRef:
 
 @dataclass(frozen=True, slots=True)
 class CapturePath:
-    """A capture file that lies on this machine, whole and checked against its ref."""
+    """A capture file on this machine, whole and checked against its ref."""
 
     ref: CaptureRef
     path: Path
@@ -228,12 +241,12 @@ class Frame:
 
 
 def capture_file_name(step: int) -> str:
-    """File name of the capture of ``step``: ``step-00000100.safetensors``."""
+    """Return the file name of the capture of ``step``: ``step-00000100.safetensors``."""
     return f"step-{step:08d}.safetensors"
 
 
 def capture_step(file_name: str) -> int:
-    """Step of a capture file, from its name alone.
+    """Return the step of a capture file, from its name alone.
 
     Raises:
         ConfigError: the name is not a capture's; nothing else may be read from, or written for, a

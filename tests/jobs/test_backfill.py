@@ -60,7 +60,7 @@ def test_the_model_is_built_by_a_function_of_the_working_directory(tracker_viz, 
     [
         ([], "model has no value yet; give it one: model=..."),
         (["model=no_such_module.build"], "model must be a function that needs no arguments"),
-        (["model=os.getcwd"], "model=os.getcwd must give a torch.nn.Module; it gave a str"),
+        (["model=os.getcwd"], "model=os.getcwd must return a torch.nn.Module; it returned a str"),
         (["model=torch.nn.Identity", "run=mlflo"], "a run must look like one of mlflow:<run_id>"),
     ],
 )

@@ -6,7 +6,7 @@
     checkpoint.py  everything a resumed run needs, in one safetensors file
     rebuilt.py     model, checkpoints and held-out rows of a finished run, for ``pipeline.verify``
 
-Your own model and loop take its place.
+Replace it with your own model and loop.
 """
 
 from tracker_viz.demo.checkpoint import Checkpoint, CheckpointUploader, fetch_latest

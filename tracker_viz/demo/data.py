@@ -134,8 +134,8 @@ class Mixture:
         return torch.tensor([BOS, *b"".join(passages)])
 
     def _passage(self, begin: int, n_bytes: int) -> bytes:
-        """Return so many bytes of the held-out text from the first line after ``begin`` on that is
-        not indented; the last ones where the text ends too soon."""
+        """Return ``n_bytes`` of the held-out text from the first line after ``begin`` that is not
+        indented; the last ones where the text ends too soon."""
         text = bytes(self.validation_text[begin : begin + (1 << 16)].tolist())
         last_start = len(text) - n_bytes
         if last_start < 0:

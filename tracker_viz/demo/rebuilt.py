@@ -1,5 +1,5 @@
-"""Rebuild what a finished run of ``train.py`` was made of from what lies in the run: its model, its
-checkpoints and held-out rows. Called by ``pipeline.verify``."""
+"""Rebuild a finished training of ``train.py`` from its run: the model, the checkpoints and held-out
+rows. Called by ``pipeline.verify``."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class StoredTraining:
 def stored_training(
     run: FileStore, steps: Sequence[int] | None, *, n_rows: int, directory: Path
 ) -> StoredTraining:
-    """Download checkpoints of ``run`` into ``directory`` and rebuild what they are of. No global
-    random state changes.
+    """Download checkpoints of ``run`` into ``directory`` and rebuild their model and rows. No
+    global random state changes.
 
     Args:
         steps: of the checkpoints; None: the last one.

@@ -31,7 +31,7 @@ from tracker_viz.progress import progress_bar
 
 
 class TrainingDivergedError(TrackerVizError):
-    """The loss is no longer a number; what was captured before is kept."""
+    """The loss is no longer a number; earlier captures are kept."""
 
 
 class Recorder(Protocol):
@@ -97,7 +97,7 @@ class TrainerConfig(Options):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended.
+    """The end of a training.
 
     Attributes:
         finished: False: interrupted after ``step``.
@@ -235,7 +235,7 @@ class Trainer:
         """Continue from ``checkpoint``.
 
         Raises:
-            ConfigError: it is of a model of another shape.
+            ConfigError: the checkpoint's model has another shape.
         """
         state, weights = checkpoint.tensors, dict(self.model.named_parameters())
         _check_shapes(state, weights)

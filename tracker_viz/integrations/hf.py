@@ -41,7 +41,7 @@ class TrackerVizCallback(TrainerCallback):
 
     @property
     def watcher(self) -> Watcher | None:
-        """What ``watch`` returned for the latest training; None before the first."""
+        """The ``Watcher`` of the latest training; None before the first."""
         return self._recording.watcher
 
     def on_train_begin(

@@ -7,10 +7,10 @@ Hydra application, by config only:
 
 The process that starts the multirun creates the parent (an MLflow parent run, a W&B run whose id is
 the group of the others) in the trackers that the config names. Where it names none, the first job
-that records a run creates the parent beside it. Each job finds the sweep in its environment,
-whatever launched it: joblib, submitit on SLURM, Ray. A tracker that cannot be reached costs the
-parent, never the jobs. When the last job has ended, the parent gets a page that plays its runs'
-videos in step, where the tracker can show one.
+that records a run creates the parent beside it. Each job finds the sweep in its environment, under
+any launcher: joblib, submitit on SLURM, Ray. A tracker that cannot be reached costs the parent,
+never the jobs. When the last job has ended, the parent gets a page that plays its runs' videos in
+step, where the tracker can show one.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class SweepCallback(Callback):
         self._job: SweepJob | None = None
         self._varied: frozenset[str] = frozenset()
         self._refs: list[str] = []
-        # As they were given, with the password that an address may hold and that is noted nowhere.
+        # As they were passed, with passwords in addresses, which are stored nowhere.
         self._options: dict[RunRef, dict[str, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -177,8 +177,7 @@ def _end_parent(parent: Run, options: Mapping[str, Any], state: RunState) -> Non
     if n_runs == 0:
         log.warning(
             "no run of this sweep is below %s: its jobs recorded none there (watch(), or a "
-            "callback "
-            "of a Trainer, records them)",
+            "callback of a Trainer, records them)",
             parent.ref,
         )
         return

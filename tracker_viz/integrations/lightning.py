@@ -51,7 +51,7 @@ class TrackerVizCallback(pl.Callback):
 
     @property
     def watcher(self) -> Watcher | None:
-        """What ``watch`` returned for the latest training; None where nothing is recorded."""
+        """The ``Watcher`` of the latest training; None where nothing is recorded."""
         return self._recording.watcher
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -117,7 +117,7 @@ class TrackerVizCallback(pl.Callback):
 
 
 def _debug_switch(trainer: Any, *, has_run: bool) -> str | None:
-    """Return the switch under which the trainer is not to record anything, or None."""
+    """Return the debug setting that keeps the trainer from recording, or None."""
     if trainer.fast_dev_run:
         return f"fast_dev_run={trainer.fast_dev_run}"
     return "barebones=True" if trainer.barebones and not has_run else None

@@ -1,4 +1,4 @@
-"""Read from somebody else's configuration which trackers it logs to, and with which options.
+"""Find the trackers, with their options, that somebody else's configuration logs to.
 
     tracker: wandb                                        a name
     tracker: [mlflow, wandb]                              several
@@ -6,7 +6,7 @@
     tracker: {name: wandb, project: ablation}             options with a name among them
     logger: {mlflow: {_target_: lightning...MLFlowLogger, experiment_name: ablation}}
 
-``integrations.hydra`` creates a sweep's parent run with what is found here.
+``integrations.hydra`` creates a sweep's parent run in these.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def named_trackers(config: DictConfig) -> TrackerOptions:
 
 
 def read_trackers(chosen: Any) -> TrackerOptions:
-    """Return scheme -> options for one of the forms above; what is no tracker of ours is left
-    out."""
+    """Return scheme -> options for one of the forms above, without trackers that are not
+    installed."""
     if isinstance(chosen, str):
         return {chosen: {}} if chosen in trackers.schemes() else {}
     if isinstance(chosen, list | tuple):

@@ -1,4 +1,4 @@
-"""Watch for somebody's Trainer, whose training a wish to record must never end.
+"""Watch the trainings of somebody's Trainer; a failure to record never ends one.
 
 A Trainer may train several times in one process and in one run of the tracker: after running out of
 memory, for the trials of a search, or because it is called twice. A film shows one training, so an

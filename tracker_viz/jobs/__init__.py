@@ -1,7 +1,7 @@
 """The command ``tracker-viz``: one Hydra application per job, each in the module of its name.
 
-This package imports none of them before it is asked for: ``tracker-viz --help`` is instant, and
-rendering never loads torch.
+Each is imported when it is called: ``tracker-viz --help`` is instant, and rendering never loads
+torch.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from tracker_viz.errors import unknown_name
 JOBS = {
     "render": "pull a run's captures, draw them, and put the video into the same run",
     "compare": "show side by side what the heads of several runs became, and when",
-    "push": "upload what a crashed or offline run left in its spool",
-    "backfill": "captures from checkpoints that were saved earlier",
-    "verify": "ablate the heads that carry a label, and put into the run what holds",
-    "inspect": "what would be captured of a model, and what that costs: a dry run",
+    "push": "upload the captures that a crashed or offline run left in its spool",
+    "backfill": "capture checkpoints that were saved earlier",
+    "verify": "ablate the heads that carry a label, and put the verdicts into the run",
+    "inspect": "a dry run: list what would be captured of a model, and measure the cost",
     "ui": "open the tracker's UI on a run's video",
-    "doctor": "what works on this machine, and the fix for what does not",
+    "doctor": "test what works on this machine, and print the fix for what does not",
 }
 
 
@@ -37,8 +37,7 @@ def main() -> None:
     job, *rest = words
     if job not in JOBS:
         sys.exit(
-            f"{unknown_name('command', job, JOBS)}\n'tracker-viz --help' says what each of them "
-            "does"
+            f"{unknown_name('command', job, JOBS)}\n'tracker-viz --help' describes each of them"
         )
     sys.argv = [f"tracker-viz {job}", *rest]
     importlib.import_module(f"tracker_viz.jobs.{job}").main()

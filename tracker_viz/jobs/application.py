@@ -1,5 +1,5 @@
-"""Makes a Hydra application of a function, as all jobs and ``train.py`` are: with settings that are
-checked, help that says what they mean, and errors that say what to type instead.
+"""Turn a function into a Hydra application, for all jobs and ``train.py``: with checked settings,
+help that explains them, and errors that say what to type instead.
 
     @application(RenderSettings, name="render")
     def main(settings: RenderSettings) -> None: ...
@@ -40,7 +40,7 @@ OUR_CONF = "pkg://tracker_viz.conf"
 _NO_GROUPS = "pkg://tracker_viz.jobs"
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _WRONG_CONFIG = (HydraException, OmegaConfBaseException, YAMLError, ConfigError)
-# What Hydra writes to standard error before it raises what a job raised.
+# Hydra writes this to standard error before it raises a job's error.
 _HYDRAS_LINE = "Error executing job with overrides:"
 
 _HYDRAS_OPTIONS = frozenset(
@@ -58,18 +58,16 @@ _HYDRAS_OPTIONS = frozenset(
 
 _HOME = re.compile(r"(?<![^:,\['\"])~(?=/|$)")
 
-Task = Callable[[AnySettings], Any]
-
 
 def application(
     settings: type[AnySettings], *, name: str, config_path: str | None = None
 ) -> Callable[[Callable[[AnySettings], Any]], Callable[[], None]]:
-    """Make a command of a function that takes ``settings``.
+    """Turn a function that takes ``settings`` into a command.
 
     Args:
         name: of the job and of its primary config.
         config_path: folder of that config and its groups, as ``hydra.main`` takes it. By default
-            the config is made of ``settings``, and the groups are ours.
+            the config comes from ``settings``, and the groups are ours.
     """
 
     def decorate(task: Callable[[AnySettings], Any]) -> Callable[[], None]:
@@ -160,14 +158,14 @@ def _one_line(error: Exception) -> str:
 
 
 def _command() -> str:
-    """Return what was typed to call this: ``tracker-viz render``, ``python train.py``."""
+    """Return the command as the user typed it: ``tracker-viz render``, ``python train.py``."""
     program = sys.argv[0]
     return f"python {Path(program).name}" if program.endswith(".py") else program
 
 
 def _reader_is_gone() -> bool:
-    """Return whether standard output leads nowhere any more, as after ``| head``; what is still
-    buffered is dropped then."""
+    """Return whether the reader of standard output has gone, as after ``| head``; then drop what is
+    still buffered."""
     pipe = select.poll()
     pipe.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in pipe.poll(0)):
@@ -183,8 +181,8 @@ def _leave(message: str, *, code: int) -> NoReturn:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let what a scheduler sends before it kills end the program as Ctrl-C does: captures in memory
-    go to the disk, runs are ended.
+    """Handle SIGTERM, which schedulers send before they kill, like Ctrl-C: captures in memory are
+    written to the disk, runs are ended.
 
     Outside the main thread, where Python delivers no signals, this changes nothing.
     """
@@ -200,8 +198,8 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _errors_passed_on() -> Iterator[None]:
-    """Hydra prints errors and exits by itself, unless it is told to raise them; even then it prints
-    a line of its own."""
+    """Let errors through Hydra, which by default prints them and exits; even when it raises them it
+    prints a line of its own, which is dropped."""
     before = os.environ.get(_FULL_ERROR)
     os.environ[_FULL_ERROR] = "1"
     stderr = sys.stderr

@@ -1,28 +1,22 @@
-"""``tracker-viz backfill``: puts captures of checkpoints that were saved earlier into a run."""
+"""``tracker-viz backfill``: capture checkpoints that were saved earlier into a run."""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, field_validator
 
 from tracker_viz import pipeline, trackers
-from tracker_viz.errors import ConfigError, MissingDependencyError
 from tracker_viz.jobs.application import application
+from tracker_viz.jobs.builders import build_model
 from tracker_viz.jobs.config import Settings
-from tracker_viz.jobs.report import say_what_is_left
+from tracker_viz.jobs.report import print_delivery
 from tracker_viz.types import RunRef
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class BackfillSettings(Settings):
-    """Captures from checkpoints that were saved earlier. Steps that the run holds already are left
-    out."""
+    """Captures checkpoints that were saved earlier into a run, except for steps that it holds
+    already."""
 
     usage = ("checkpoints='<glob>' model=<builder> [run=<RunRef>] [key=value ...]",)
 
@@ -31,7 +25,7 @@ class BackfillSettings(Settings):
     their names: 'out/checkpoint-*'."""
 
     model: str
-    """What builds the model: a function without arguments, my_package.build_model, or a directory
+    """Builder of the model: a function without arguments, my_package.build_model, or a directory
     with a config.json."""
 
     run: str = "mlflow"
@@ -72,47 +66,6 @@ def main(settings: BackfillSettings) -> None:
     if done.steps:
         steps = f", steps {done.steps[0]} to {done.steps[-1]}"
     print(f"Captured {len(done.steps)} checkpoints{steps}")
-    say_what_is_left(done.report)
+    print_delivery(done.report)
     for run in done.runs:
-        print(f"To make the video of it, from any directory:\n  {pipeline.render_command(run)}")
-
-
-def build_model(name: str) -> nn.Module:
-    """Return the model that ``name`` stands for.
-
-    It is a function or class ``package.module.name`` that is called without arguments, or a
-    directory with the ``config.json`` of a Hugging Face model, whose weights stay random until a
-    checkpoint is loaded.
-
-    Raises:
-        ConfigError: there is no such function, or it returns no model.
-    """
-    from torch import nn
-
-    if (Path(name) / "config.json").is_file():
-        try:
-            from transformers import AutoConfig, AutoModelForCausalLM
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"{name} is a Hugging Face model; install its library with: pip install "
-                "transformers"
-            ) from error
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
-    else:
-        module_name, _, function = name.rpartition(".")
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            model = getattr(importlib.import_module(module_name), function)()
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise ConfigError(
-                "model must be a function that needs no arguments, like my_package.build_model, "
-                "or a directory with a config.json; "
-                f"got {name!r} ({type(error).__name__}: {error})"
-            ) from error
-        finally:
-            sys.path.pop(0)
-    if not isinstance(model, nn.Module):
-        raise ConfigError(
-            f"model={name} must give a torch.nn.Module; it gave a {type(model).__name__}"
-        )
-    return model
+        print(f"To make its video, from any directory:\n  {pipeline.render_command(run)}")

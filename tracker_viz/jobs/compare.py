@@ -1,5 +1,5 @@
-"""``tracker-viz compare``: makes one video, pictures, tables and sentences of how several runs
-compare, and puts them into the run above them."""
+"""``tracker-viz compare``: make one video, pictures, tables and sentences that compare several
+runs, and put them into the run above them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Annotated, Any, ClassVar
 from tracker_viz import pipeline
 from tracker_viz.errors import ConfigError
 from tracker_viz.jobs.application import application
-from tracker_viz.jobs.config import Settings
+from tracker_viz.jobs.config import TrackerSettings
+from tracker_viz.jobs.report import aligned_table
 from tracker_viz.metrics import role_label
 from tracker_viz.options import LegalValues
 from tracker_viz.pipeline import CompareResult, ComparisonOptions
 from tracker_viz.plugins import tracker_classes
 from tracker_viz.types import RunRef
 
-_TRACKER_OPTIONS = ("tracking_uri", "ui_url", "workspace", "base_url")
 _MOST_ROWS = 64
 
 
-class CompareSettings(Settings, ComparisonOptions):
+class CompareSettings(TrackerSettings, ComparisonOptions):
     """Shows side by side what the heads of several runs became, and when: a video, the onsets of
     the roles, how far the runs are from each other, all heads grouped by what they did, tables, and
-    what of it the settings explain, in sentences. Puts them into the sweep's parent run, or the one
-    called into."""
+    sentences on how much of it the settings explain. Puts them into the sweep's parent run, or into
+    the run called into."""
 
     usage = (
         "runs=[<RunRef>,<RunRef>,...] [key=value ...]",
@@ -44,18 +44,6 @@ class CompareSettings(Settings, ComparisonOptions):
     into: str | None = None
     """The run that gets the results; null: the sweep's parent, else none."""
 
-    tracking_uri: str | None = None
-    """Where MLflow is; null: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
-
-    ui_url: str | None = None
-    """Where MLflow's UI is, if it is not at tracking_uri; only links need it."""
-
-    workspace: str | None = None
-    """Workspace of an MLflow server that has several; null: MLFLOW_WORKSPACE."""
-
-    base_url: str | None = None
-    """Where W&B is; null: WANDB_BASE_URL, else what the wandb client is set to."""
-
     def tracker_options(self) -> dict[str, dict[str, Any]]:
         """Return tracker -> its options, the same for all of its runs.
 
@@ -64,10 +52,7 @@ class CompareSettings(Settings, ComparisonOptions):
         """
         named = [str(ref) for ref in (*self.runs, self.sweep, self.into) if ref]
         options: dict[str, dict[str, Any]] = {RunRef.parse(ref).scheme: {} for ref in named}
-        for name in _TRACKER_OPTIONS:
-            value = getattr(self, name)
-            if value is None:
-                continue
+        for name, value in self.tracker_addresses().items():
             takers = _trackers_with(name)
             asked = [scheme for scheme in takers if scheme in options]
             if named and not asked:
@@ -109,7 +94,7 @@ def main(settings: CompareSettings) -> None:
 
 
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows as a terminal shows them: the run, its loss, and for each role that some run
+    """Return the rows as a table for a terminal: the run, its loss, and for each role that some run
     formed how many heads have it and when the strongest took it."""
     roles = []
     for name in rows[0]:
@@ -124,10 +109,7 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
             loss = f"{row['loss']:.3f}"
         lines.append([row["label"], loss, *(_role_cell(row, role) for role in roles)])
 
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = [_aligned(line, widths) for line in lines]
-    rule = "  ".join("─" * width for width in widths)
-    table = [aligned[0], rule, *aligned[1:]]
+    table = aligned_table(lines, text_columns={0})
     if roles:
         table.append(
             "(heads that have a role at the end, and the steps between which the strongest took it)"
@@ -137,12 +119,6 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _has_role(row: Mapping[str, Any], role: str) -> bool:
     return bool(row[f"heads/{role}"]) or row[f"onset/{role}"] is not None
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Return one line: names at the left, numbers at the right of their columns."""
-    numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    return "  ".join([cells[0].ljust(widths[0]), *numbers]).rstrip()
 
 
 def _role_cell(row: Mapping[str, Any], role: str) -> str:
@@ -157,7 +133,7 @@ def _role_cell(row: Mapping[str, Any], role: str) -> str:
 
 
 def _print_places(result: CompareResult, *, upload: bool) -> None:
-    """Print where the files are, and where to watch the video."""
+    """Print the files, and the links to the video."""
     size_mb = result.video.stat().st_size / 1e6
     print(
         f"Made of {len(result.rows)} runs: {result.video} ({size_mb:.1f} MB, "

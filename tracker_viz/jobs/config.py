@@ -30,7 +30,7 @@ _HYDRA = {
     "run": {"dir": "."},
     "sweep": {"dir": "${oc.env:TMPDIR,/tmp}/tracker-viz", "subdir": "${hydra.job.num}"},
 }
-# They print messages as they are, on the standard error of the moment.
+# They print messages as they are, to the current standard error.
 _LOGGING = "tracker_viz_job"
 _PLAIN_MESSAGES = {
     "version": 1,
@@ -43,7 +43,7 @@ _PLAIN_MESSAGES = {
         }
     },
     "root": {"level": "INFO", "handlers": ["console"]},
-    # It tells the user of its first start that it made a list of fonts.
+    # matplotlib announces at its first start that it builds a font cache.
     "loggers": {"matplotlib": {"level": "WARNING"}},
     "disable_existing_loggers": False,
 }
@@ -54,11 +54,11 @@ AnySettings = TypeVar("AnySettings", bound="Settings")
 
 
 class Settings(Options):
-    """Base class of what a job can be told: one field per key of its command line. The class's
-    docstring is what ``--help`` says about the job.
+    """Base class of a job's settings: one field per key of its command line. ``--help`` prints the
+    class's docstring.
 
     Attributes:
-        usage: what may follow the command's name, a line for each way to call it.
+        usage: the arguments after the command's name, a line for each way to call it.
         groups: the settings that are groups of options -> the option chosen by default.
     """
 
@@ -69,8 +69,29 @@ class Settings(Options):
     groups: ClassVar[Mapping[str, str]] = {}
 
 
+class TrackerSettings(Settings):
+    """Settings of a job that reads runs: the addresses of their trackers."""
+
+    tracking_uri: str | None = None
+    """Address of MLflow; null: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
+
+    ui_url: str | None = None
+    """Address of MLflow's UI, if it is not at tracking_uri; only links need it."""
+
+    workspace: str | None = None
+    """Workspace of an MLflow server that has several; null: MLFLOW_WORKSPACE."""
+
+    base_url: str | None = None
+    """Address of W&B; null: WANDB_BASE_URL, else the wandb client's own setting."""
+
+    def tracker_addresses(self) -> dict[str, str]:
+        """Return those of the options above that were set."""
+        addresses = self.model_dump(include=set(TrackerSettings.model_fields))
+        return {name: value for name, value in addresses.items() if value is not None}
+
+
 def typed(settings: type[AnySettings], cfg: DictConfig) -> AnySettings:
-    """Return what Hydra composed as checked settings.
+    """Return the configuration that Hydra composed as checked settings.
 
     Raises:
         ConfigError: a key is unknown, has no value yet, or has an impossible one.
@@ -116,7 +137,8 @@ def group_type(settings: type[Settings], group: str) -> type[Options] | None:
 
 
 def group_options(group: str) -> dict[str, str]:
-    """Return the options of a group of ``conf/`` and what their first line says about them."""
+    """Return the options of a group of ``conf/`` with their descriptions, the first comments of
+    their files."""
     folder = resources.files("tracker_viz.conf").joinpath(group)
     if not folder.is_dir():
         return {}
@@ -135,8 +157,8 @@ def _first_comment(text: str) -> str:
 
 
 def commented_options(group: str) -> list[tuple[str, str]]:
-    """Return key=default and meaning of what the files of a group say, for a group that no class
-    declares: trackers, of which others may be plugged in."""
+    """Return (key=default, meaning) of the options in a group's files, for a group that no class
+    declares: trackers, because others may be plugged in."""
     rows = []
     for name in group_options(group):
         text = resources.files("tracker_viz.conf").joinpath(f"{group}/{name}.yaml").read_text()
@@ -149,8 +171,8 @@ def commented_options(group: str) -> list[tuple[str, str]]:
 
 
 def with_files_as_options(words: Iterable[str], settings: type[Settings]) -> list[str]:
-    """Return a command line in which ``layout=<path>.yaml`` chooses an option that Hydra knows: the
-    file's content is stored as one.
+    """Return the command line with ``layout=<path>.yaml`` replaced by an option that Hydra knows:
+    the file's content is stored as one.
 
     Raises:
         ConfigError: there is no such file, or it holds no options.
@@ -199,8 +221,8 @@ def _read(group: str, path: Path) -> tuple[DictConfig, str | None]:
         text = path.read_text(encoding="utf-8")
         node = OmegaConf.create(text)
     except (OSError, UnicodeDecodeError, YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{group}={path} cannot be read: {said}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{group}={path} cannot be read: {reason}") from error
     if not isinstance(node, DictConfig):
         raise ConfigError(f"{group}={path} must be a mapping of options to values")
     if group == "layout":

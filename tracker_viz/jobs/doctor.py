@@ -1,8 +1,6 @@
-"""``tracker-viz doctor``: what works on this machine, tried out rather than looked up, and the fix
-for what does not.
+"""``tracker-viz doctor``: test what works on this machine, and print the fix for what does not.
 
-Chromium, a GPU and a tracker's server are all things that one can do without; what is missing is
-told in the order of its weight.
+Chromium, a GPU and a tracker's server are optional; the most important checks come first.
 """
 
 from __future__ import annotations
@@ -50,7 +48,7 @@ _SIGNS: dict[Outcome, str] = {"ok": "✓", "note": "·", "fail": "✗"}
 
 
 class DoctorSettings(Settings):
-    """Tries what tracker_viz needs on this machine, and prints the fix for what does not work. Exit
+    """Tests what tracker_viz needs on this machine, and prints the fix for what does not work. Exit
     code 1: something that is needed does not work."""
 
     tracking_uri: str | None = None
@@ -65,8 +63,8 @@ class DoctorSettings(Settings):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was tried. ``note``: it can be done without; ``fail``: something that
-    tracker_viz promises does not work."""
+    """The result of one check. ``note``: optional; ``fail``: something that tracker_viz promises
+    does not work."""
 
     outcome: Outcome
     name: str
@@ -90,17 +88,15 @@ def main(settings: DoctorSettings) -> None:
 
 
 def examine(settings: DoctorSettings) -> Iterator[Finding]:
-    """Everything that is looked at, in the order in which it matters."""
+    """Yield the result of every check, the most important first."""
     yield python()
     yield from packages()
     yield from encoders()
     yield from tracker_findings(settings)
     yield cores()
     yield graphics_card()
-    yield from (
-        free_space(name, path)
-        for name, path in (("disk here", Path.cwd()), ("disk for downloads", default_cache()))
-    )
+    yield free_space("disk here", Path.cwd())
+    yield free_space("disk for downloads", default_cache())
     yield open_files()
 
 
@@ -132,14 +128,13 @@ def packages() -> Iterator[Finding]:
                 )
             else:
                 yield Finding("fail", package, "not installed", f"pip install {package}")
-    yield Finding(
-        "ok", "packages", ", ".join(f"{name} {version}" for name, version in versions.items())
-    )
+    found = [f"{name} {version}" for name, version in versions.items()]
+    yield Finding("ok", "packages", ", ".join(found))
 
 
 def encoders() -> Iterator[Finding]:
-    """Each encoder writes a short video, which is read back. OpenCV is what makes them, or reads
-    them; libGL is what it may lack."""
+    """Write a short video with each encoder and read it back. All of them need OpenCV, which may
+    lack libGL."""
     frame = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     for encoder in ENCODERS:
         if encoder == "auto":
@@ -167,7 +162,7 @@ def encoders() -> Iterator[Finding]:
 
 
 def tracker_findings(settings: DoctorSettings) -> Iterator[Finding]:
-    """Whether each installed tracker could be written to."""
+    """Check that each installed tracker could be written to."""
     addresses = {"tracking_uri": settings.tracking_uri, "base_url": settings.base_url}
     for scheme in trackers.schemes():
         if scheme != "local":
@@ -175,8 +170,8 @@ def tracker_findings(settings: DoctorSettings) -> Iterator[Finding]:
 
 
 def tracker(scheme: str, addresses: Mapping[str, str | None], timeout_s: float) -> Finding:
-    """Whether one tracker could be written to. ``addresses``: option -> value; those that it does
-    not take are ignored."""
+    """Check that one tracker could be written to. ``addresses``: option -> value; those that it
+    does not have are ignored."""
     try:
         known = trackers.tracker_class(scheme).option_names()
         options = {name: value for name, value in addresses.items() if name in known}
@@ -195,10 +190,8 @@ def cores() -> Finding:
             "note",
             "cores",
             detail,
-            (
-                "on a busy machine GOMP_SPINCOUNT=0 makes CPU training several times faster "
-                "(train.py sets it)"
-            ),
+            "on a busy machine GOMP_SPINCOUNT=0 makes CPU training several times faster "
+            "(train.py sets it)",
         )
     return Finding("ok", "cores", detail)
 
@@ -242,8 +235,8 @@ def free_space(name: str, path: Path) -> Finding:
 
 def open_files() -> Finding:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
+    if soft == resource.RLIM_INFINITY:
+        return Finding("ok", "open files", "no limit")
+    if soft < OPEN_FILES:
         return Finding("note", "open files", f"at most {soft}", f"ulimit -n {OPEN_FILES}")
-    return Finding(
-        "ok", "open files", "no limit" if soft == resource.RLIM_INFINITY else f"at most {soft}"
-    )
+    return Finding("ok", "open files", f"at most {soft}")

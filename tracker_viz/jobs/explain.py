@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf as one line that says what to type instead."""
+"""Turn errors of Hydra and OmegaConf into one line that says what to type instead."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PLUGINS = {
 
 
 def explain(error: Exception) -> str:
-    """Return what is wrong with a command line or a configuration, and what was probably meant."""
+    """Explain what is wrong with a command line or a configuration, and suggest the right form."""
     if isinstance(error, OverrideParseException):
         return _unreadable_override(error)
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, TrackerVizError):
@@ -64,7 +64,7 @@ def _unreadable_override(error: OverrideParseException) -> str:
     if not value or value.startswith(("[", "{")):
         return message
     return (
-        f"{message}; a value with other signs than plain letters, digits and ./:-_ needs quotes: "
+        f"{message}; a value with characters other than letters, digits and ./:-_ needs quotes: "
         f'"{override(key, value)}"'
     )
 
@@ -83,7 +83,7 @@ def _unknown_choice(error: MissingConfigException, file: str) -> str:
 
 
 def _shipped_options(group: str) -> list[str]:
-    """Hydra lists a group's options itself, but not when one of several chosen ones is missing."""
+    # Hydra lists a group's options itself, but not when one of several chosen ones is missing.
     folder = resources.files("tracker_viz.conf").joinpath(group)
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     return [name.removesuffix(".yaml") for name in names if name.endswith(".yaml")]

@@ -1,5 +1,5 @@
-"""The text of ``--help``: what a job does, and each of its options with its default, meaning and
-legal values, from their declarations."""
+"""Write the text of ``--help`` from the declarations: the job's purpose, and each option with its
+default, meaning and legal values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def help_text(command: str, settings: type[Settings]) -> str:
     """Return the help of a job.
 
     Args:
-        command: what is typed to call it, ``tracker-viz render``.
+        command: as it is typed, ``tracker-viz render``.
     """
     usage = "\n".join(f"{command} {words}" for words in settings.usage)
     parts = [usage, _wrapped(_about(settings)), _options("Options", settings, settings.groups)]
@@ -35,7 +35,7 @@ def help_text(command: str, settings: type[Settings]) -> str:
 
 
 def _group(group: str, settings: type[Settings]) -> list[str]:
-    """Return the choices that ``group=`` has, and the options of the group."""
+    """Return the choices of ``group=``, and the options of the group."""
     parts = []
     choices = group_options(group)
     if len(choices) > 1:
@@ -72,23 +72,22 @@ def _options(heading: str, options: type[Options], left_out: Container[str] = ()
             # A group's options without a default have their values from the group's choice.
             default = "" if options.group_name else "..."
         typed = f"{name if in_panel else each.name}={default}"
-        rows.append((typed, _said(each)))
+        rows.append((typed, _description(each)))
     return _section(heading, rows)
 
 
-def _said(option: OptionHelp) -> str:
-    """Return meaning and legal values, as far as these are news."""
-    said = [option.meaning]
-    if option.legal_values not in _ANYTHING:
-        said.append(f"[{option.legal_values}]")
-    return " ".join(said)
+def _description(option: OptionHelp) -> str:
+    """Return the meaning, and the legal values where not everything is legal."""
+    if option.legal_values in _ANYTHING:
+        return option.meaning
+    return f"{option.meaning} [{option.legal_values}]"
 
 
 def _section(heading: str, rows: Iterable[tuple[str, str]]) -> str:
     lines = [_wrapped(f"{heading}:")]
-    for typed, said in rows:
+    for typed, description in rows:
         head = " " * _INDENT + typed
-        text = _wrapped(said, indent=_TEXT_COLUMN)
+        text = _wrapped(description, indent=_TEXT_COLUMN)
         if len(head) < _TEXT_COLUMN:
             # The first line of the text stands beside the option.
             lines.append(head + text[len(head) :])

@@ -1,4 +1,4 @@
-"""``tracker-viz inspect``: tries out what would be captured of a model, before it is trained."""
+"""``tracker-viz inspect``: try out what would be captured of a model, before it is trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pydantic import Field
 from tracker_viz import pipeline
 from tracker_viz.capture import CaptureOptions
 from tracker_viz.jobs.application import application
-from tracker_viz.jobs.backfill import build_model
+from tracker_viz.jobs.builders import build_model
 from tracker_viz.jobs.config import Settings
 
 
@@ -19,7 +19,7 @@ class InspectSettings(CaptureOptions, Settings):
     usage = ("model=<builder> [total_steps=<n>] [key=value ...]",)
 
     model: str
-    """What builds the model: a function without arguments, my_package.build_model, or a directory
+    """Builder of the model: a function without arguments, my_package.build_model, or a directory
     with a config.json."""
 
     total_steps: int | None = Field(default=None, ge=1)

@@ -1,10 +1,10 @@
-"""``tracker-viz render``: draws the captures of a run, or of all runs of a sweep, and puts the
-videos into the same runs."""
+"""``tracker-viz render``: draw the captures of a run, or of all runs of a sweep, and put the videos
+into the same runs."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,16 +14,16 @@ from tracker_viz import pipeline
 from tracker_viz.commands import override
 from tracker_viz.errors import ConfigError, TrackerVizError
 from tracker_viz.jobs.application import application, errors_explained
-from tracker_viz.jobs.config import Settings
-from tracker_viz.jobs.report import say_what_became_of, say_where_to_watch
+from tracker_viz.jobs.config import TrackerSettings
+from tracker_viz.jobs.report import print_rendered, print_rendered_sweep
 from tracker_viz.rendering import Layout
 from tracker_viz.types import RunRef
 
 
-class RenderSettings(Settings, pipeline.PictureOptions):
+class RenderSettings(TrackerSettings, pipeline.PictureOptions):
     """Pulls a run's captures, draws them, assembles the video and puts it into the same run. Needs
-    neither torch nor a GPU. Of a sweep every run gets its video, and the run above them a page that
-    plays the videos in step."""
+    neither torch nor a GPU. For a sweep every run gets its video, and the run above them a page
+    that plays the videos in step."""
 
     usage = (
         "run=<RunRef> [layout=<name>] [key=value ...]",
@@ -38,18 +38,6 @@ class RenderSettings(Settings, pipeline.PictureOptions):
     sweep: str | None = None
     """Or all runs of a sweep, by its parent run; with -m each is a job of Hydra's launcher."""
 
-    tracking_uri: str | None = None
-    """Where MLflow is; null: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
-
-    ui_url: str | None = None
-    """Where MLflow's UI is, if it is not at tracking_uri; only links need it."""
-
-    workspace: str | None = None
-    """Workspace of an MLflow server that has several; null: MLFLOW_WORKSPACE."""
-
-    base_url: str | None = None
-    """Where W&B is; null: WANDB_BASE_URL, else what the wandb client is set to."""
-
     layout: Layout
 
     @model_validator(mode="after")
@@ -62,12 +50,13 @@ class RenderSettings(Settings, pipeline.PictureOptions):
         return self
 
     def tracker_options(self) -> dict[str, dict[str, Any]]:
-        return tracker_options(str(self.run or self.sweep), self.model_dump(include=set(_OPTIONS)))
+        """Return tracker -> its options. The adapter refuses those of another tracker."""
+        return {RunRef.parse(str(self.run or self.sweep)).scheme: self.tracker_addresses()}
 
 
 def main() -> None:
-    """Entry point. With ``-m`` each run of a sweep is a job of its own, whatever launches them; the
-    page is made when all of them have ended."""
+    """Entry point. With ``-m`` each run of a sweep is a job of its own; the page is made when all
+    of them have ended."""
     with errors_explained():
         jobs = _jobs_of_sweep(sys.argv[1:])
     if jobs is None:
@@ -86,28 +75,18 @@ def render(settings: RenderSettings) -> None:
     taken = {name: getattr(settings, name) for name in pipeline.PictureOptions.model_fields}
     options = taken | {"layout": settings.layout, "tracker_options": settings.tracker_options()}
     if settings.run:
-        say_where_to_watch(pipeline.render(settings.run, **options))
+        print_rendered(pipeline.render(settings.run, **options))
         return
     result = pipeline.render_sweep(str(settings.sweep), **options)
-    say_what_became_of(result)
+    print_rendered_sweep(result)
     if result.failed:
         n_runs = len(result.failed) + len(result.rendered)
         raise TrackerVizError(f"{len(result.failed)} of {n_runs} runs could not be rendered")
 
 
-_OPTIONS = ("tracking_uri", "ui_url", "workspace", "base_url")
-
-
-def tracker_options(ref: str, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return tracker -> the options that were given. The adapter refuses those of another tracker
-    than the run's."""
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return {RunRef.parse(ref).scheme: chosen}
-
-
 def _jobs_of_sweep(words: list[str]) -> tuple[list[str], Callable[[], None]] | None:
     """Return, for ``-m sweep=``, the command line with ``run=<every run of the sweep>`` in its
-    place and the function that puts the page; None for any other command line."""
+    place, and a function that uploads the page; None for any other command line."""
     if not {"-m", "--multirun"} & set(words):
         return None
     assignments = [word for word in words if "=" in word and not word.startswith("-")]
@@ -116,7 +95,11 @@ def _jobs_of_sweep(words: list[str]) -> tuple[list[str], Callable[[], None]] | N
     if not given.get("sweep"):
         return None
     sweep = str(given["sweep"])
-    trackers = tracker_options(sweep, {name: given.get(name) for name in _OPTIONS})
+    addresses = {}
+    for name in TrackerSettings.model_fields:
+        if given.get(name) is not None:
+            addresses[name] = given[name]
+    trackers = {RunRef.parse(sweep).scheme: addresses}
     refs = pipeline.open_run(sweep, trackers).children()
     if not refs:
         raise ConfigError(f"{sweep} has no runs below it: is it the parent run of a sweep?")

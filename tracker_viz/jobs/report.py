@@ -1,9 +1,9 @@
-"""Print what became of a job: where to watch the video, what is left to upload, what is next."""
+"""Print the results of jobs: links to the video, captures left to upload, the next command."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from tracker_viz import commands
@@ -12,7 +12,8 @@ from tracker_viz.pipeline import Picture, RenderResult, SweepResult
 from tracker_viz.trackers import Run
 
 
-def say_where_to_watch(result: RenderResult) -> None:
+def print_rendered(result: RenderResult) -> None:
+    """Print the pictures of a run and the link to the first of them."""
     first, *others = result.pictures
     print(f"Made of {result.n_captures} captures: {first.path} ({_extent(first)})")
     if others:
@@ -32,7 +33,7 @@ def say_where_to_watch(result: RenderResult) -> None:
             print(f"  with the UI running: {upload.ui_command}")
 
 
-def say_what_became_of(result: SweepResult) -> None:
+def print_rendered_sweep(result: SweepResult) -> None:
     """Print a line for each of a sweep's runs."""
     commands: set[str] = set()
     for ref, rendered in result.rendered.items():
@@ -58,9 +59,9 @@ def _extent(picture: Picture) -> str:
     return extent
 
 
-def say_what_is_left(report: Report | None) -> None:
-    """Print where captures went, and how to send those that could not be sent; a process that
-    records nothing has no report."""
+def print_delivery(report: Report | None) -> None:
+    """Print the runs that got the captures, and how to send those that could not be sent; None, as
+    on a process that records nothing, prints nothing."""
     if report is None:
         return
     for delivery in report.deliveries:
@@ -70,7 +71,7 @@ def say_what_is_left(report: Report | None) -> None:
         print(f"Captures in {delivery.ref or delivery.name}: {delivery.sent}, {state}")
         if delivery.damaged:
             print(
-                "Steps of which no whole capture is left, neither there nor here: "
+                "Steps whose captures are damaged both in the run and here: "
                 f"{', '.join(map(str, delivery.damaged))}"
             )
     if report.lost:
@@ -82,8 +83,22 @@ def say_what_is_left(report: Report | None) -> None:
         print(f"To upload what is left:\n  {report.command}")
 
 
+def aligned_table(rows: Sequence[Sequence[str]], *, text_columns: Container[int]) -> list[str]:
+    """Return the lines of a table with a rule below its first row: text columns are aligned to the
+    left, all others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = []
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            cells.append(cell.ljust(width) if column in text_columns else cell.rjust(width))
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return lines
+
+
 def resume_command(run: Run, places: Mapping[str, Any]) -> str:
     """Return the command that continues the training of ``run``, from any directory; ``places``:
-    options that it has to say again."""
+    options that it must repeat."""
     words = [commands.option(name, value) for name, value in places.items()]
     return commands.resume([sys.executable, sys.argv[0]], run.ref, run.environment, words)

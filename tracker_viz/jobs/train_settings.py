@@ -1,4 +1,4 @@
-"""Every option of ``train.py`` as one checked value, filled from the groups of ``conf/``."""
+"""Every option of ``train.py`` as one checked value, from the groups of ``conf/``."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from tracker_viz.rendering import Layout
 _OF_A_ROLE = ("max", "heads", "onset_step")
 _OF_THE_RUN = ("heads_specialised", "share_specialised", "index_mean")
 
-# What a sweeper can optimize: the last loss, or a value that ``metrics.run_summary`` returns.
+# A sweeper can optimize these: the last loss, or a value that ``metrics.run_summary`` returns.
 OUTCOMES = (
     "loss",
     *(f"specialisation/{role.name}_{value}" for role in ROLES for value in _OF_A_ROLE),
     *(f"specialisation/{value}" for value in _OF_THE_RUN),
 )
-# What a run's model, losses and captures depend on.
+# The settings that a run's model, losses and captures depend on.
 TRAINED_WITH = ("name", "seed", "model", "data", "trainer", "capture")
-# What a resumed run takes from its checkpoint, unless the command line says otherwise. A checkpoint
-# comes from a server: which files are read here, and what is captured of them, is said here.
+# A resumed run takes these from its checkpoint, unless the command line sets them. A checkpoint comes
+# from a server, so it never decides which files are read on this machine, or what is captured.
 _CONTINUED = ("name", "seed", "model", "data", "trainer")
 _PLACES = {"data": ("path", "pattern")}
 
 
 class TrainSettings(Settings, Appearance):
-    """Trains a small decoder, captures what its blocks look like at chosen steps into the runs of
-    your trackers, and makes the video at the end."""
+    """Trains a small decoder, captures its blocks at chosen steps into the runs of your trackers,
+    and makes the video at the end."""
 
     usage = ("[group=option ...] [key=value ...]", "-m seed=0,1,2 model.n_heads=4,8")
     groups: ClassVar = {
@@ -62,8 +62,8 @@ class TrainSettings(Settings, Appearance):
     """Make the pictures when training ends; false leaves them for tracker-viz render."""
 
     optimize: str = "loss"
-    """What a sweeper such as Optuna gets from each job: loss, or a value of the run's summary such
-    as specialisation/induction_max."""
+    """Value of each job for a sweeper such as Optuna: loss, or a value of the run's summary such as
+    specialisation/induction_max."""
 
     resume: str | None = None
     """Continue from the last checkpoint of this run, into this run: mlflow:<run_id>, ..."""
@@ -72,7 +72,7 @@ class TrainSettings(Settings, Appearance):
     """Directory where captures wait for the tracker; null: a new one in the job's directory."""
 
     format: Annotated[tuple[Format, ...], FORMAT_VALUES] = ("video", "webp", "html")
-    """What is made when training ends."""
+    """Pictures to make when training ends."""
 
     model: ModelConfig
     data: DataConfig
@@ -97,8 +97,8 @@ class TrainSettings(Settings, Appearance):
         return float(summary.get(self.optimize, missing))
 
     def trained_with(self) -> dict[str, Any]:
-        """Return what the run's model, losses and captures depend on, as plain data that means the
-        same in every working directory."""
+        """Return the settings that the run's model, losses and captures depend on, as plain data
+        that means the same in every working directory."""
         chosen = self.model_dump(include=set(TRAINED_WITH))
         if self.data.path is not None:
             chosen["data"]["path"] = os.path.abspath(os.path.expanduser(self.data.path))

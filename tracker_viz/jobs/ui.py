@@ -1,5 +1,5 @@
-"""``tracker-viz ui``: the link to a run's video, and the tracker's UI where nothing serves it yet.
-Runs until it is stopped."""
+"""``tracker-viz ui``: print the link to a run's video, and run the tracker's UI until Ctrl-C where
+nothing serves it yet."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class UiSettings(Settings):
     """The run; null: the one that was trained last from this directory."""
 
     tracking_uri: str | None = None
-    """Where its MLflow is; null: as the run's spool says, else MLFLOW_TRACKING_URI, else mlflow.db
-    in the working directory."""
+    """Address of its MLflow; null: that in the run's spool, else MLFLOW_TRACKING_URI, else
+    mlflow.db in the working directory."""
 
     artifact: str | None = "overview.webm"
     """File of the run to show; null, or where there is no such file yet: the run's page."""
@@ -78,7 +78,7 @@ def main(settings: UiSettings) -> None:
 
 
 def lacks(run: Run, artifact: str) -> bool:
-    """Whether a link to the file would lead nowhere. Files in folders are not looked for."""
+    """Return whether a link to the file would be broken. Files in folders are not looked for."""
     try:
         return "/" not in artifact and artifact not in run.list_files()
     except TrackerError as error:
@@ -88,8 +88,8 @@ def lacks(run: Run, artifact: str) -> bool:
 
 
 def last_trained(directory: Path) -> tuple[RunRef, dict[str, str]]:
-    """Return the run that was trained last from ``directory``, and the options of its tracker, as
-    its spool remembers them.
+    """Return the run that was trained last from ``directory``, and the options of its tracker, from
+    its spool.
 
     Raises:
         ConfigError: nothing was trained there, or into no tracker.
@@ -152,7 +152,7 @@ def _wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
         try:
             urllib.request.urlopen(address, timeout=2).close()
         except urllib.error.HTTPError:
-            return  # it answers, whatever it says
+            return  # an error page is an answer, too
         except OSError:
             time.sleep(0.3)
         else:

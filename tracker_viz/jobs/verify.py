@@ -1,38 +1,35 @@
-"""``tracker-viz verify``: takes the heads that carry a label out of a run's checkpoints, and puts
-what the model loses into the run."""
+"""``tracker-viz verify``: ablate the heads that carry a label in a run's checkpoints, and put the
+rise of the loss into the run."""
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
-from collections.abc import Container, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tracker_viz import pipeline
 from tracker_viz.errors import ConfigError
 from tracker_viz.jobs.application import application
-from tracker_viz.jobs.backfill import build_model
-from tracker_viz.jobs.config import Settings
-from tracker_viz.jobs.render import tracker_options
+from tracker_viz.jobs.builders import build_model, call
+from tracker_viz.jobs.config import TrackerSettings
+from tracker_viz.jobs.report import aligned_table
 from tracker_viz.metrics import role_label
 from tracker_viz.pipeline import VerifyOptions, VerifyResult
+from tracker_viz.types import RunRef
 
 # Read when torch loads: OpenMP threads that spin while they wait make a pass on a busy machine ten
 # times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
-_TRACKER_OPTIONS = ("tracking_uri", "ui_url", "workspace", "base_url")
 _MOST_HEADS = 32
 
 
-class VerifySettings(Settings, VerifyOptions):
+class VerifySettings(TrackerSettings, VerifyOptions):
     """Takes each head, and all heads of each role, out of a run's checkpoints, and measures the
     loss on held-out rows: on repeated random tokens, first and later copies apart, and on text. A
     label holds where that costs more than any of several random sets of as many other heads. The
-    table goes into the run, and the table of heads says which labels held. Killed and started
-    again, it goes on."""
+    results are put into the run, and the table of heads gets a column with the verdicts. Killed and
+    started again, it continues."""
 
     usage = (
         "run=<RunRef of a run of train.py> [key=value ...]",
@@ -47,36 +44,29 @@ class VerifySettings(Settings, VerifyOptions):
     their names: 'out/checkpoint-*'; null: those that train.py stored in the run."""
 
     model: str | None = None
-    """What builds the model of these checkpoints: a function without arguments,
+    """Builder of the model of these checkpoints: a function without arguments,
     my_package.build_model, or a directory with a config.json."""
 
     rows: str | None = None
     """A function without arguments that returns held-out rows, {"repeated": ids, "text": ids}, each
-    [row, token]; null: repeated random tokens, and of a run of train.py its held-out text."""
-
-    tracking_uri: str | None = None
-    """Where MLflow is; null: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
-
-    ui_url: str | None = None
-    """Where MLflow's UI is, if it is not at tracking_uri; only links need it."""
-
-    workspace: str | None = None
-    """Workspace of an MLflow server that has several; null: MLFLOW_WORKSPACE."""
-
-    base_url: str | None = None
-    """Where W&B is; null: WANDB_BASE_URL, else what the wandb client is set to."""
+    [row, token]; null: repeated random tokens, and for a run of train.py its held-out text."""
 
 
 @application(VerifySettings, name="verify")
 def main(settings: VerifySettings) -> None:
     options = {name: getattr(settings, name) for name in VerifyOptions.model_fields}
-    given = settings.model_dump(include=set(_TRACKER_OPTIONS))
+    rows = None
+    if settings.rows is not None:
+        rows = call(
+            settings.rows,
+            "rows must be a function that needs no arguments, like my_package.held_out_rows",
+        )
     result = pipeline.verify(
         settings.run,
         checkpoints=settings.checkpoints,
         model=_model(settings),
-        rows=None if settings.rows is None else _called(settings.rows),
-        tracker_options=tracker_options(settings.run, given),
+        rows=rows,
+        tracker_options={RunRef.parse(settings.run).scheme: settings.tracker_addresses()},
         **options,
     )
     print(report(result))
@@ -96,32 +86,13 @@ def _model(settings: VerifySettings) -> Any:
     return build_model(settings.model).to(choose_device(settings.device))
 
 
-def _called(name: str) -> Any:
-    """Return what the function ``package.module.name`` returns.
-
-    Raises:
-        ConfigError: there is no such function, or it needs arguments.
-    """
-    module_name, _, function = name.rpartition(".")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return getattr(importlib.import_module(module_name), function)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ConfigError(
-            "rows must be a function that needs no arguments, like my_package.held_out_rows; got "
-            f"{name!r} ({type(error).__name__}: {error})"
-        ) from error
-    finally:
-        sys.path.pop(0)
-
-
 def report(result: VerifyResult) -> str:
-    """Return what a person reads: of each checkpoint the sentences, and the heads with a role."""
+    """Return the result as text: for each checkpoint the sentences, and the heads with a role."""
     lines: list[str] = []
-    for step, said in result.sentences.items():
+    for step, sentences in result.sentences.items():
         rows = [row for row in result.rows if row["step"] == step]
         lines += [f"Step {step:,}", ""]
-        lines += said or ["No head carries a label."]
+        lines += sentences or ["No head carries a label."]
         lines += ["", *_table(rows), ""]
     lines += [f"Note: {note}" for note in result.notes]
     return "\n".join(lines)
@@ -151,12 +122,11 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         else:
             lines.append([name, *losses])
 
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    words = {0, 1, len(widths) - 1} if roles else {0}
-    aligned = [_aligned(line, widths, words) for line in lines]
-    rule = "  ".join("─" * width for width in widths)
-    more = len(heads) - _MOST_HEADS
-    return [aligned[0], rule, *aligned[1:], *([f"and {more:,} more heads"] if more > 0 else [])]
+    text_columns = {0, 1, len(lines[0]) - 1} if roles else {0}
+    table = aligned_table(lines, text_columns=text_columns)
+    if len(heads) > _MOST_HEADS:
+        table.append(f"and {len(heads) - _MOST_HEADS:,} more heads")
+    return table
 
 
 def _most_costly_first(row: Mapping[str, Any]) -> tuple[bool, float]:
@@ -171,11 +141,3 @@ def _others(row: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
         return ["", ""]
     whole = model[row["judged_by"]]
     return [f"{row['others_loss']:.3f}", f"{whole + row['others_largest']:.3f}"]
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int], words: Container[int]) -> str:
-    """Return one line: words at the left, numbers at the right of their columns."""
-    padded = []
-    for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-        padded.append(cell.ljust(width) if column in words else cell.rjust(width))
-    return "  ".join(padded).rstrip()

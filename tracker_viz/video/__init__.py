@@ -1,9 +1,9 @@
-"""Frames -> one file that a browser plays: written whole or not at all, and read back before it
+"""Write frames into one file that a browser plays: whole or not at all, and read back before it
 gets its name.
 
     info = write_video(len(shots), renderer.film(shots), "videos/overview", duration_s=durations)
 
-Knows nothing of captures or layouts, only of pixels.
+Pixels come in; captures and layouts are unknown here.
 """
 
 from tracker_viz.video.encoders import ENCODERS, EncoderName, encoder

@@ -1,4 +1,4 @@
-"""The encoders by name; each is loaded when it is asked for."""
+"""Load an encoder by its name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def encoder(name: str) -> Encoder:
 
     Raises:
         ConfigError: no encoder has this name.
-        MissingDependencyError: what it needs is not installed here.
-        EncoderUnavailableError: what is installed lacks the codec.
+        MissingDependencyError: its package is not installed here.
+        EncoderUnavailableError: the installed package lacks the codec.
     """
     if name not in ENCODERS:
         raise ConfigError(unknown_name("encoder", str(name), ENCODERS))

@@ -1,4 +1,4 @@
-"""VP8 in WebM by OpenCV: the one codec that its wheels can write and browsers play."""
+"""Write VP8 in WebM with OpenCV: the one codec that its wheels write and browsers play."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OpenCV:
     codecs: tuple[str, ...] = (_VP80,)
     suffix = ".webm"
     exact = False
-    # every container will do for a segment; OpenCV writes a warning for each WebM that it opens
+    # Any container will do for a segment; OpenCV prints a warning for each WebM that it opens.
     segment_suffix = ".avi"
 
     def __init__(self) -> None:
@@ -71,31 +71,38 @@ class OpenCV:
             raise VideoError(
                 f"cannot write {path.name} in {path.parent}: {disk_state(path.parent)}"
             )
+        n_packets = 0
         try:
-            n_packets = 0
-            for segment in segments:
-                reader = cv2.VideoCapture(str(segment), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-                while True:
-                    found, packet = reader.read()
-                    if not found:
-                        break
-                    if n_packets == len(ticks):
-                        raise VideoError(
-                            f"the encoder made more frames than the {len(ticks)} it was given"
-                        )
-                    # RFC 6386, section 9.1: the lowest bit of a key frame's first byte is 0.
-                    is_key = not packet.ravel()[0] & 1
-                    writer.set(cv2.VIDEOWRITER_PROP_KEY_FLAG, int(is_key))
-                    writer.set(cv2.VIDEOWRITER_PROP_PTS, ticks[n_packets])
-                    writer.write(packet)
-                    n_packets += 1
-                reader.release()
+            for packet in self._packets(segments):
+                if n_packets == len(ticks):
+                    raise VideoError(
+                        f"the encoder made more frames than the {len(ticks)} it was given"
+                    )
+                # RFC 6386, section 9.1: the lowest bit of a key frame's first byte is 0.
+                is_key = not packet.ravel()[0] & 1
+                writer.set(cv2.VIDEOWRITER_PROP_KEY_FLAG, int(is_key))
+                writer.set(cv2.VIDEOWRITER_PROP_PTS, ticks[n_packets])
+                writer.write(packet)
+                n_packets += 1
         finally:
             writer.release()
         if n_packets != len(ticks):
             raise VideoError(
                 f"the encoder made {n_packets} frames of {len(ticks)}: {disk_state(path.parent)}"
             )
+
+    def _packets(self, segments: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
+        """Yield the encoded frames of the segments, uint8 [1, byte], without decoding them."""
+        cv2 = self._cv2
+        for segment in segments:
+            # Format -1 reads packets instead of pictures.
+            reader = cv2.VideoCapture(str(segment), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+            while True:
+                found, packet = reader.read()
+                if not found:
+                    break
+                yield packet
+            reader.release()
 
 
 class _OpenCVSegment:
@@ -119,8 +126,8 @@ class _OpenCVSegment:
 
 
 def _check_whole(segment: Path) -> None:
-    """OpenCV does not say when a write fails. An AVI's header learns how long the file is when all
-    of it is written."""
+    """Raise for a segment that was cut short, because OpenCV does not report failed writes. An
+    AVI's header gets the file's length when all of it is written."""
     with segment.open("rb") as file:
         header = file.read(8)
     nbytes = segment.stat().st_size
@@ -132,7 +139,7 @@ def _check_whole(segment: Path) -> None:
 
 
 def import_cv2() -> Any:
-    """OpenCV, or an error that says what this machine lacks.
+    """Import OpenCV, or raise an error that says what this machine lacks.
 
     Raises:
         MissingDependencyError: the package or a system library is not there.
@@ -159,8 +166,8 @@ def _opencv_advice(error: ImportError) -> str:
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """OpenCV prints to the process's stderr that WebM has no four-letter tag for VP8, which is so
-    and does not matter."""
+    """Silence the process's stderr: OpenCV prints there that WebM has no four-letter tag for VP8,
+    which does not matter."""
     if sys.stderr is not None:
         sys.stderr.flush()
     saved = os.dup(2)

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# All times are multiples of this: players take 60 as the frame rate, and a frame that stays is one
-# that they do not get anew.
+# All times are multiples of 1/60 s: players assume 60 as the frame rate, and show a frame until the
+# next one comes.
 TICKS_PER_SECOND = 60
 
 
@@ -28,7 +28,7 @@ class Encoder(Protocol):
     """One codec in one container.
 
     Attributes:
-        codecs: what OpenCV may call the codec when it reads the file back.
+        codecs: the names that OpenCV may give the codec when it reads the file back.
         suffix, segment_suffix: of the file, and of the segments that it is joined from.
         exact: every pixel comes back as it was; then it must not be made smaller to fit a limit.
     """

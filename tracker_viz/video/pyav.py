@@ -1,7 +1,6 @@
-"""H.264 in MP4, and pixel-exact VP9 in WebM, by PyAV: the extra ``tracker-viz[hq]``.
+"""Write H.264 in MP4, or pixel-exact VP9 in WebM, with PyAV: the extra ``tracker-viz[hq]``.
 
-B-frames and look-ahead are off: one picture in, one packet out, so that segments join without a
-thought for their order.
+B-frames and look-ahead are off: one picture in, one packet out, so segments are joined in order.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from tracker_viz.errors import EncoderUnavailableError, MissingDependencyError, VideoError
 from tracker_viz.video.protocol import TICKS_PER_SECOND, disk_state
 
-_BT709 = 1  # ITU-T H.273: the matrix that browsers take for HD
+_BT709 = 1  # ITU-T H.273: the color matrix that browsers assume for HD
 _TICK = Fraction(1, TICKS_PER_SECOND)
 
 

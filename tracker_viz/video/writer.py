@@ -1,7 +1,7 @@
-"""write_video: worker threads draw and encode a segment each; these are joined, read back, and
+"""Write a video: worker threads draw and encode a segment each; these are joined, read back, and
 renamed into place.
 
-One drawn picture is one encoded frame: how long it stays lies in the timestamps, so a slow video
+One drawn picture is one encoded frame, and timestamps say how long it is shown, so a slow video
 costs no more than a fast one.
 """
 
@@ -45,14 +45,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What was written, as it was read back.
+    """A video as it was read back.
 
     Attributes:
         n_frames: pictures that were drawn. The file holds one more: the last one again, which marks
             when it ends.
         codec: as the container names it, e.g. ``VP80``.
-        notice: what the viewer should know, such as that it had to be made smaller; empty
-            otherwise.
+        notice: for the viewer, for example that it had to be made smaller; empty otherwise.
     """
 
     path: Path
@@ -82,9 +81,8 @@ def write_video(
     Args:
         frame_at: index -> Frame, or uint8 [height, width, 3] RGB; called from up to three threads
             at once. The pixels may change when the same thread asks for its next picture.
-        path: where the video shall lie; without a suffix it gets the encoder's (``.webm``,
-            ``.mp4``).
-        duration_s: how long every picture stays, or one number for each; at least 1/60 s.
+        path: of the video; without a suffix it gets the encoder's (``.webm``, ``.mp4``).
+        duration_s: of every picture, or one number for each; at least 1/60 s.
         encoder: ``opencv`` (VP8), ``h264`` or ``lossless`` (VP9; both need PyAV). ``auto`` is h264
             for a path that ends in ``.mp4``, else opencv.
         workers: threads; all cores by default.
@@ -94,8 +92,8 @@ def write_video(
 
     Raises:
         ConfigError: an argument has no meaning.
-        VideoError: it could not be written, did not read back as it was meant, or cannot be made to
-            fit ``max_bytes``. Nothing is left under ``path`` then.
+        VideoError: it could not be written, does not read back right, or cannot be made to fit
+            ``max_bytes``. Nothing is left under ``path`` then.
         MissingDependencyError: OpenCV, or PyAV where it was asked for, cannot be imported here.
     """
     path = video_path(path, encoder)
@@ -129,7 +127,7 @@ def write_video(
 
 
 def video_path(path: Path | str, encoder: EncoderName = "auto") -> Path:
-    """``path`` with the suffix of the encoder's container.
+    """Return ``path`` with the suffix of the encoder's container.
 
     Raises:
         ConfigError: it has another video's suffix.
@@ -146,13 +144,11 @@ def video_path(path: Path | str, encoder: EncoderName = "auto") -> Path:
 
 
 def timestamps(n_frames: int, duration_s: float | Sequence[float]) -> list[int]:
-    """When each frame of the file begins, in ticks: one for each picture, and one tick before the
-    end."""
-    durations = (
-        np.full(n_frames, float(duration_s))
-        if isinstance(duration_s, int | float)
-        else np.asarray(duration_s, np.float64)
-    )
+    """Return the tick at which each frame of the file begins: one for each picture, and one tick
+    before the end."""
+    durations = np.asarray(duration_s, np.float64)
+    if not durations.ndim:
+        durations = np.full(n_frames, durations)
     if durations.shape != (n_frames,):
         raise ConfigError(
             f"durations are one number, or one for each of the {n_frames} pictures; got "
@@ -191,8 +187,7 @@ def _smaller(
     return smaller, f"it had {too_large}, so it was made again at {smaller:.0%} of its size"
 
 
-# Segments: each worker draws and encodes its own; the encoders leave the other threads running
-# meanwhile.
+# -- segments: each worker draws and encodes its own; encoders release Python's lock meanwhile -----
 
 
 class _Pictures:
@@ -205,12 +200,10 @@ class _Pictures:
         progress: Callable[[int, int], None] | None,
         scale: float,
     ) -> None:
-        self.n_frames, self._frame_at, self._progress, self._scale = (
-            n_frames,
-            frame_at,
-            progress,
-            scale,
-        )
+        self.n_frames = n_frames
+        self._frame_at = frame_at
+        self._progress = progress
+        self._scale = scale
         self._lock = threading.Lock()
         self._drawing = threading.Semaphore(_DRAWN_AT_ONCE)
         self._done = 0
@@ -298,7 +291,7 @@ def _encode_segment(pictures: _Pictures, chosen: Encoder, span: range, path: Pat
                 pictures.count()
 
 
-# Places, and the check at the end.
+# -- places, and the check at the end --------------------------------------------------------------
 
 
 def _work_directory(path: Path) -> Path:
