@@ -1,4 +1,4 @@
-"""Does a label mean what it says? Takes the labelled heads out of the demo's model and measures
+"""Does a label mean what it says? Takes the labeled heads out of the demo's model and measures
 what it can no longer predict, as ``tracker-viz verify`` does for any run.
 
     python benchmarks/ablation.py                   # trains the demo first: some minutes

@@ -5,7 +5,7 @@ must and must not show it.
   block: Elhage et al. 2021); its induction score must stay below 0.2, while the two-layer model's
   passes 0.5.
 * The previous-token head must come before the induction head that is built on it, in at least 4 of
-  5 seeds. Which comes first can be asked of the roles as they are labelled, or of the pair of heads
+  5 seeds. Which comes first can be asked of the roles as they are labeled, or of the pair of heads
   alone, on the same row of the probe and at the same score; and it can be asked of the model
   instead: silence heads of the blocks below at the very onset, and see what is left of induction.
 
@@ -225,7 +225,7 @@ def verdicts(runs: list[dict[str, Any]]) -> dict[str, bool]:
     return {
         "one layer stays below 0.2": all(run["induction_max"] < ONE_LAYER_LIMIT for run in one),
         "two layers pass 0.5": all(run["induction_max"] > TWO_LAYER_LIMIT for run in two),
-        "roles: a head is labelled previous token before one is labelled induction "
+        "roles: a head is labeled previous token before one is labeled induction "
         f"({roles['before']} of {n} seeds, and at the same "
         f"capture in {roles['with']})": roles["before"] >= needed,
         "the pair: the previous-token head below has 0.3 among random tokens before the "

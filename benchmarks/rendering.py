@@ -54,7 +54,7 @@ OURS, ENCODER = "tracker_viz, end to end", "the encoder alone, frames in memory"
 PAINTED, FULL = "tracker_viz, read and painted, one thread", "tracker_viz, drawn by seaborn in full"
 FAIREST = "seaborn loop, no bars, whole-figure draws suppressed"
 NO_BARS, ORDINARY = (
-    "seaborn loop, no colour bars and tick labels",
+    "seaborn loop, no color bars and tick labels",
     "seaborn loop, as in its documentation",
 )
 ANIMATION = "FuncAnimation + FFMpegWriter, set_array on meshes drawn once"

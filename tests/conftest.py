@@ -80,10 +80,10 @@ def no_experiment_is_left_behind() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def empty_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of an MLflow store without runs."""
-    from tracker_viz.trackers.mlflow.service import initialise_embedded
+    from tracker_viz.trackers.mlflow.service import initialize_embedded
 
     database = tmp_path_factory.mktemp("empty-mlflow-store") / "mlflow.db"
-    initialise_embedded(f"sqlite:///{database}", "Default")
+    initialize_embedded(f"sqlite:///{database}", "Default")
     return database
 
 

@@ -1,5 +1,5 @@
-"""Every option of every group composes and makes what it stands for; what is misspelt or impossible
-says what to type instead."""
+"""Every option of every group composes and makes what it stands for; what is misspelled or
+impossible says what to type instead."""
 
 from __future__ import annotations
 
@@ -137,13 +137,13 @@ def test_an_experiment_overrides_groups_and_is_overridden_by_the_command_line():
         ),
     ],
 )
-def test_what_is_misspelt_or_impossible_says_what_to_type(override, message):
+def test_what_is_misspelled_or_impossible_says_what_to_type(override, message):
     with pytest.raises((ConfigError, HydraException)) as caught:
         settings_of(override)
     assert message in explain(caught.value)
 
 
-def test_every_value_of_a_runs_summary_can_be_optimised():
+def test_every_value_of_a_runs_summary_can_be_optimized():
     names = [role.name for role in ROLES]
     of_one_head = {
         name: np.tile((np.arange(len(names)) == index).astype(np.float32), (3, 1, 1))

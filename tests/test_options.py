@@ -85,7 +85,7 @@ def test_a_wrong_option_says_in_one_line_what_was_expected_and_what_came(options
     assert str(from_yaml.value) == str(caught.value)
 
 
-def test_a_misspelt_name_is_reported_before_the_one_that_is_missing_for_it():
+def test_a_misspelled_name_is_reported_before_the_one_that_is_missing_for_it():
     with pytest.raises(ConfigError, match="unknown option 'nmae'; did you mean 'name'"):
         Named(nmae="mine")
     with pytest.raises(ConfigError, match=r"name has no value yet; give it one: name=\.\.\."):

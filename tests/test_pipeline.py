@@ -721,8 +721,7 @@ def test_what_no_picture_can_have_is_refused_before_anything_is_pulled(
         tv.render(str(watched.ref), upload=False, progress=False, **options)
 
 
-# -- when things go wrong at the end, or at once
-# ----------------------------------------------------------------
+# -- when things go wrong at the end, or at once ---------------------------------------------------
 
 
 def test_where_no_spool_can_be_made_is_said_before_training(tmp_path):

@@ -1,4 +1,4 @@
-"""What the trackers' own tables and charts say of scores: of a run in which a head specialises, and
+"""What the trackers' own tables and charts say of scores: of a run in which a head specializes, and
 of one in which none does."""
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ T, PERIOD, START, ONSET = 32, 8, 1, 30
 STEPS = range(0, 90, 10)
 
 
-def capture_at(step, *, specialises):
+def capture_at(step, *, specializes):
     """One block of two heads that spread evenly; from step 30 on the second may be an induction
     head."""
     pattern = np.tile(np.tri(T) / np.arange(1, T + 1)[:, None], (1, 2, 1, 1)).astype(np.float16)
-    if specialises and step >= ONSET:
+    if specializes and step >= ONSET:
         pattern[0, 1] = 0
         for query in range(T):
             pattern[0, 1, query, query - PERIOD + 1 if query >= START + PERIOD else query] = 1
@@ -49,15 +49,15 @@ def runs(tmp_path, monkeypatch, wandb_server):
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     refs = []
-    for specialises in (True, False):
+    for specializes in (True, False):
         options = {"mlflow": {"tracking_uri": uri}, "wandb": {"project": "scores"}}
-        captures = [capture_at(step, specialises=specialises) for step in STEPS]
+        captures = [capture_at(step, specializes=specializes) for step in STEPS]
         scores = Scores(max_mb=10)
         outbox = open_outbox(
             destinations_of(["mlflow", "wandb"], options),
             scores,
             first=captures[0],
-            spool=f"spool-{specialises}",
+            spool=f"spool-{specializes}",
             name="scored",
         )
         for capture in captures:

@@ -62,7 +62,7 @@ def player(page):
 
 
 def pictures(n_frames, width=320, height=192, cell=8, seed=0):
-    """Cells of random colours, all new in every picture, so that a picture taken for another is far
+    """Cells of random colors, all new in every picture, so that a picture taken for another is far
     off."""
     rng = np.random.default_rng(seed)
     small = rng.integers(40, 216, (n_frames, height // cell, width // cell, 3), np.uint8)

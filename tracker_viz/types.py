@@ -104,7 +104,7 @@ class Capture:
               ``blocks.<i>.mlp.w_gate``, ``w_up``, ``w_down`` (or ``w_in``, ``w_out``): weights as
               they multiply a column vector, ``y = W x``; whole, or an evenly spaced sample of rows
               and columns where that would be too big.
-            * ``scores.head.<score>`` (block, head): one behaviour score of every head; NaN where
+            * ``scores.head.<score>`` (block, head): one behavior score of every head; NaN where
               there is no such head.
             * ``scores.head_sd.<score>`` (block, head): its standard deviation over the probe's
               rows, where there are two or more.

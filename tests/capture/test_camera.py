@@ -32,8 +32,7 @@ def captured(**options):
     return captures[0]
 
 
-# -- hidden rows
-# ------------------------------------------------------------------------------
+# -- hidden rows -----------------------------------------------------------------------------------
 
 
 def small_model():
@@ -94,8 +93,7 @@ def test_a_forward_that_takes_only_the_users_rows_is_left_alone(caplog):
     assert "does not take more rows than the 2 of the probe" in caplog.text
 
 
-# -- which
-# --------------------------------------------------------------------------------------------------
+# -- which -----------------------------------------------------------------------------------------
 
 
 def test_only_the_chosen_blocks_are_kept_under_their_own_numbers():
@@ -108,7 +106,7 @@ def test_only_the_chosen_blocks_are_kept_under_their_own_numbers():
 @pytest.mark.parametrize(
     ("heads", "of_block"), [([3, 1], {0: (1, 3), 1: (1, 3), 2: (1, 3)}), ({1: [2]}, {1: (2,)})]
 )
-def test_only_the_chosen_heads_are_kept_and_labelled_and_scored_in_their_places(heads, of_block):
+def test_only_the_chosen_heads_are_kept_and_labeled_and_scored_in_their_places(heads, of_block):
     whole, chosen = Scorer()(captured()), Scorer()(captured(only_heads=heads))
     for block in range(3):
         name = f"blocks.{block}.attn.pattern"
@@ -180,8 +178,7 @@ def test_what_cannot_be_chosen_is_refused_before_training(options, message):
         captured(**options)
 
 
-# -- how small
-# -------------------------------------------------------------------------------------------------
+# -- how small -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -279,8 +279,7 @@ def hooks_of(model):
     }
 
 
-# -- torch.compile
-# ---------------------------------------------------------------------------------------------
+# -- torch.compile ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -329,8 +328,7 @@ def test_a_compiled_model_is_captured_uncompiled_and_never_compiled_again(compil
     assert captures[0].model["name"] == "Model"
 
 
-# -- Hugging Face
-# ----------------------------------------------------------------------------------------------
+# -- Hugging Face ----------------------------------------------------------------------------------
 
 
 def test_gradient_checkpointing_stays_on_and_the_loss_the_same():

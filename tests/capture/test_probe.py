@@ -172,7 +172,7 @@ def test_exact_repetition_in_a_users_row_is_found(ids, found):
     assert find_repetition(ids) == found
 
 
-def test_a_users_rows_are_labelled_each_by_a_name_of_its_own():
+def test_a_users_rows_are_labeled_each_by_a_name_of_its_own():
     probe = probe_from_ids(torch.tensor([[1, 2, 1, 2], [1, 2, 3, 4], [5, 6, 7, 8]]))
     assert probe.labels == ("repeated", "text", "text 2")
     assert probe.rows[0].period == 2

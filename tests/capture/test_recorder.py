@@ -53,8 +53,7 @@ def train(model, recorder, steps, *, first=1, **extra):
         recorder.step(step, loss=loss, **extra)
 
 
-# -- when
-# --------------------------------------------------------------------------------------------------
+# -- when ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -315,8 +314,7 @@ def test_steps_that_were_chosen_by_hand_are_kept_and_their_price_is_said_once(ca
     assert "21 captures took 45 % of the wall time, 80.0 s (no limit)" in caplog.text
 
 
-# -- what
-# --------------------------------------------------------------------------------------------------
+# -- what ------------------------------------------------------------------------------------------
 
 
 def test_a_capture_describes_itself():
@@ -480,8 +478,7 @@ def test_projections_in_the_blocks_that_are_as_wide_as_the_vocabulary_are_comput
         np.testing.assert_allclose(captures[0].arrays[name], captures[1].arrays[name], atol=1e-3)
 
 
-# -- trouble
-# --------------------------------------------------------------------------------------------------
+# -- trouble ---------------------------------------------------------------------------------------
 
 
 def test_a_failing_capture_never_reaches_training_and_is_logged_once(caplog):
@@ -617,7 +614,7 @@ def test_a_metric_that_is_no_number_costs_itself_only(caplog):
         (
             lambda: recorded(nn.LazyLinear(3), Schedule.every(1)),
             UnsupportedModelError,
-            "weight is not initialised yet",
+            "weight is not initialized yet",
         ),
     ],
 )

@@ -27,7 +27,7 @@ def tokens():
 def make(**changes):
     torch.manual_seed(0)
     model = Decoder(ModelConfig(**SMALL | changes))
-    # Nearly uniform attention, as it is at initialisation, would hide mistakes in it.
+    # Nearly uniform attention, as it is at initialization, would hide mistakes in it.
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     return model

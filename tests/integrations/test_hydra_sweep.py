@@ -189,7 +189,7 @@ def test_parents_are_read_from_the_environment(monkeypatch):
     }
 
 
-def test_a_sweeper_optimises_a_score_of_the_heads(tmp_path):
+def test_a_sweeper_optimizes_a_score_of_the_heads(tmp_path):
     """The real Optuna sweeper; its trials are runs of one sweep like any other's."""
     options = (
         "experiment=smoke",

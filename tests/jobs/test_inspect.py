@@ -26,7 +26,7 @@ def test_a_model_is_inspected_from_the_command_line_and_nothing_is_left(tracker_
     assert [name for name in os.listdir() if name.endswith(".safetensors")] == []
 
 
-def test_a_misspelt_option_is_named_with_the_near_one(tracker_viz):
+def test_a_misspelled_option_is_named_with_the_near_one(tracker_viz):
     result = tracker_viz("inspect", "model=my_model.build", "evry=5")
     assert result.code == 2
     assert "unknown option 'evry'; did you mean 'every'" in result.err

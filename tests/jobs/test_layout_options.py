@@ -240,7 +240,7 @@ def typed(value):
         ),
     ],
 )
-def test_a_layout_of_ones_own_that_is_misspelt_is_told_in_one_line(
+def test_a_layout_of_ones_own_that_is_misspelled_is_told_in_one_line(
     tracker_viz, tmp_path, text, says
 ):
     mine = tmp_path / "conf" / "layout" / "mine.yaml"

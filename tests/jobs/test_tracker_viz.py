@@ -271,7 +271,7 @@ def test_a_directory_of_captures_without_their_index_says_so(tracker_viz, tmp_pa
     )
 
 
-def test_a_misspelt_metric_among_many_is_told_in_a_short_line(tracker_viz, run, tmp_path):
+def test_a_misspelled_metric_among_many_is_told_in_a_short_line(tracker_viz, run, tmp_path):
     made = LocalTracker(tmp_path / "runs").create_run(name="many", config={})
     metrics = {f"heads/block_{index:03}/specialisation": 0.5 for index in range(110)}
     taken = replace(make_capture(0), metrics={"loss": 1.0, **metrics})

@@ -1,4 +1,4 @@
-"""Scores of attention heads: perfect heads score 1, unspecialised ones the analytic baseline, on
+"""Scores of attention heads: perfect heads score 1, unspecialized ones the analytic baseline, on
 any probe."""
 
 from __future__ import annotations

@@ -65,10 +65,10 @@ def test_labels_do_not_come_from_noise_however_many_captures_there_are(sd, n_cap
     rng = np.random.default_rng(n_captures)
     noise = sd * rng.standard_normal((n_captures, 1, 1000))
     role = metrics.ROLES[0]
-    ever_labelled = role_states(role.enter - sd + noise, role).any(0).mean()
-    labelled_above = role_states(role.enter + 2 * sd + noise, role)[-1].mean()
-    assert ever_labelled <= 0.05, "one standard deviation below the line"
-    assert labelled_above >= 0.95, "two standard deviations above it"
+    ever_labeled = role_states(role.enter - sd + noise, role).any(0).mean()
+    labeled_above = role_states(role.enter + 2 * sd + noise, role)[-1].mean()
+    assert ever_labeled <= 0.05, "one standard deviation below the line"
+    assert labeled_above >= 0.95, "two standard deviations above it"
 
 
 def test_noise_below_the_threshold_makes_no_onset():

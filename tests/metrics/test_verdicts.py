@@ -68,7 +68,7 @@ def test_a_role_is_compared_with_different_sets_of_as_many_heads_without_a_role(
         plan for plan in role_plans(labels, draws=20, seed=0) if plan.role == "induction"
     )
     assert induction.heads == ((1, 0), (1, 1), (1, 2))
-    assert induction.are_unlabelled
+    assert induction.are_unlabeled
     assert len(induction.others) == len(set(induction.others)) == 20
     for heads in induction.others:
         assert len(set(heads)) == 3
@@ -89,7 +89,7 @@ def test_other_heads_are_mostly_drawn_near_those_of_the_role():
 def test_where_few_heads_carry_no_role_others_are_drawn_from_all():
     labels = labels_of(2, 2, induction=[(1, 0), (1, 1)], previous_token=[(0, 0)])
     (_, induction) = role_plans(labels, draws=20, seed=0)
-    assert (induction.role, induction.are_unlabelled) == ("induction", False)
+    assert (induction.role, induction.are_unlabeled) == ("induction", False)
     assert induction.others == (((0, 0), (0, 1)),)
     everything = labels_of(1, 2, induction=[(0, 0), (0, 1)])
     (alone,) = role_plans(everything, draws=20, seed=0)

@@ -195,8 +195,7 @@ def test_random_matrices_have_exponents_too(shape):
     assert 2.5 < weight_measures.power_law_exponent(singular_values(noise)) < 7
 
 
-# -- neurons
-# --------------------------------------------------------------------------------------------------
+# -- neurons ---------------------------------------------------------------------------------------
 
 
 def neurons(activations):

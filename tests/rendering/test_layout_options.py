@@ -98,7 +98,7 @@ def test_a_layout_of_ones_own_is_drawn(small_run):
         ([{"panel": "attention", "show": "steps"}], "did you mean 'step'"),
     ],
 )
-def test_a_misspelt_layout_is_an_error_that_helps(panels, says):
+def test_a_misspelled_layout_is_an_error_that_helps(panels, says):
     with pytest.raises(ConfigError, match=says):
         Layout(name="mine", panels=panels)
 

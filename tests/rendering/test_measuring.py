@@ -1,4 +1,4 @@
-"""Colour scales follow from every capture, exactly, whatever the number of threads, and each
+"""Color scales follow from every capture, exactly, whatever the number of threads, and each
 capture is read once for all scales."""
 
 from __future__ import annotations

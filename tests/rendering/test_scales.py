@@ -1,4 +1,4 @@
-"""Colours and ticks of a scale, against matplotlib's norms of the values themselves."""
+"""Colors and ticks of a scale, against matplotlib's norms of the values themselves."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def scales(largest):
 
 
 @pytest.mark.parametrize("largest", [3e-9, 0.04, 0.9, 5.0, 1.6e4, 7e4, 2e12])
-def test_values_of_any_size_have_the_colour_and_the_place_that_matplotlib_gives_them(largest):
+def test_values_of_any_size_have_the_color_and_the_place_that_matplotlib_gives_them(largest):
     for scale, norm in scales(largest):
         values = np.linspace(scale.minimum, scale.maximum, 97)
         assert scale.positions(values) == pytest.approx(norm(values), abs=1e-6)
         found = scale.table()[scale.drawn(values).view(np.uint16)].astype(int)
-        # half a step of float16 may carry a value into the neighbouring one of the map's 256
-        # colours
+        # half a step of float16 may carry a value into the neighboring one of the map's 256
+        # colors
         table = np.floor(
             matplotlib.colormaps[scale.cmap](np.arange(256))[:, :3] * 255 + 0.5
         ).astype(int)
@@ -48,7 +48,7 @@ def test_values_of_any_size_have_the_colour_and_the_place_that_matplotlib_gives_
         assert (near == found).all(2).any(0).all(), scale
 
 
-def test_values_beyond_the_ends_take_the_ends_colours_and_nan_its_own():
+def test_values_beyond_the_ends_take_the_ends_colors_and_nan_its_own():
     for scale, _ in scales(0.5):
         ends = scale.table()[np.array([scale.minimum, scale.maximum], np.float16).view(np.uint16)]
         beyond = scale.table()[scale.drawn(np.array([-6e4, 6e4, np.nan, np.inf])).view(np.uint16)]
@@ -147,6 +147,6 @@ def test_a_scale_without_a_meaning_is_refused(options, says):
         ("qqqq", "some that fit: mako"),
     ],
 )
-def test_an_unknown_colour_map_names_the_near_ones(name, says):
+def test_an_unknown_color_map_names_the_near_ones(name, says):
     with pytest.raises(ConfigError, match=says):
         ColorScale("mine", name, 0.0, 1.0).table()

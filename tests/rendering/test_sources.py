@@ -172,7 +172,7 @@ def test_each_box_of_a_layout_reads_the_probe_row_that_its_name_says(synthetic, 
     )
 
 
-def test_values_beyond_float16_keep_the_colour_of_the_scales_end():
+def test_values_beyond_float16_keep_the_color_of_the_scales_end():
     scale = ColorScale("x", "mako", 0.0, 1.0)
     drawn = scale.drawn(np.array([1e6, -1e6, np.inf, np.nan, 0.25], np.float32))
     assert drawn[:2].tolist() == [65504.0, -65504.0]

@@ -1,4 +1,4 @@
-"""The roles' colours are told apart by everybody, on both grounds, and from the loss curve; a theme
+"""The roles' colors are told apart by everybody, on both grounds, and from the loss curve; a theme
 of one's own is checked."""
 
 from __future__ import annotations
@@ -90,6 +90,6 @@ def test_roles_and_numbers_stand_out_from_the_ground(theme):
     assert min(contrast(theme.text, theme.ground), contrast(theme.dim, theme.ground)) > 4.5
 
 
-def test_a_colour_that_is_none_says_how_one_is_written():
+def test_a_color_that_is_none_says_how_one_is_written():
     with pytest.raises(ConfigError, match="#0d1117"):
         rgb("orange")

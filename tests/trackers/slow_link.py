@@ -1,11 +1,11 @@
-"""A TCP link that is slow, and that can be cut and mended: how tests and benchmarks make a server
+"""A TCP link that is slow, and that can be cut and restored: how tests and benchmarks make a server
 far away, or dead.
 
     with SlowLink(("127.0.0.1", 5000), one_way_s=0.010) as link:       # 20 ms there and back
-        ...  link.uri  link.cut()  link.mend()
+        ...  link.uri  link.cut()  link.restore()
 
 To a client, a cut link is a killed server: its connections are reset and new ones refused, until it
-is mended on the same port.
+is restored on the same port.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SlowLink:
     def uri(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Accept connections."""
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -80,7 +80,7 @@ class SlowLink:
                 end.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> SlowLink:
-        self.mend()
+        self.restore()
         return self
 
     def __exit__(

@@ -56,8 +56,7 @@ def stored(run):
     return MlflowClient(run.environment["tracking_uri"]).get_run(run.ref.path)
 
 
-# -- which service
-# ----------------------------------------------------------------------------------------------
+# -- which service ---------------------------------------------------------------------------------
 
 
 def test_without_settings_the_store_is_a_database_where_the_program_was_started(
@@ -172,8 +171,7 @@ def test_four_processes_that_use_a_new_store_first_all_succeed(tmp_path):
     assert [(run.info.status, run.data.metrics["done"]) for run in runs] == [("FINISHED", 1.0)] * 4
 
 
-# -- runs
-# --------------------------------------------------------------------------------------------------
+# -- runs ------------------------------------------------------------------------------------------
 
 
 def test_a_deleted_run_is_not_opened_nor_written_to(embedded, tmp_path):
@@ -271,8 +269,7 @@ def test_children_are_found_over_more_than_one_page(embedded, monkeypatch):
     assert parent.children() == children
 
 
-# -- captures
-# --------------------------------------------------------------------------------------------------
+# -- captures --------------------------------------------------------------------------------------
 
 
 def test_a_thousand_captures_are_listed_at_once_from_a_server(mlflow_server, tmp_path):

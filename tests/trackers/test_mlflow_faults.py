@@ -76,7 +76,7 @@ def test_a_server_that_is_down_at_the_start_gets_everything_when_it_comes(
         for step in range(3):
             outbox.submit(make_capture(step))
         outbox.flush()
-        server_link.mend()
+        server_link.restore()
     assert outbox.close().complete
     assert_holds(mlflow_server, spool, range(3))
 
@@ -90,7 +90,7 @@ def test_a_server_that_goes_away_in_the_middle_and_comes_back_has_everything_onc
                 server_link.cut()
             if step == 9:
                 until_met(outbox)
-                server_link.mend()
+                server_link.restore()
             outbox.submit(make_capture(step))
     assert outbox.close().complete
     assert_holds(mlflow_server, spool, range(12))
@@ -105,7 +105,7 @@ def test_a_server_that_stays_away_is_left_to_push(far, server_link, mlflow_serve
     report = outbox.close(timeout_s=1.0)
     assert not report.complete
     assert report.command in caplog.text
-    server_link.mend()
+    server_link.restore()
     assert push(spool).complete
     assert push(spool).complete
     assert_holds(mlflow_server, spool, range(2))
@@ -119,7 +119,7 @@ def test_a_server_that_was_never_there_gets_its_run_from_push(
         outbox.submit(make_capture(0))
         report = outbox.close("failed", timeout_s=0.5)
     assert report.deliveries[0].left == 1
-    server_link.mend()
+    server_link.restore()
     assert push(spool).complete
     assert_holds(mlflow_server, spool, [0], state="FAILED")
     assert runs_of(mlflow_server, spool)[0].data.params == {"lr": "0.1"}
@@ -141,7 +141,7 @@ def test_an_upload_that_broke_half_way_is_never_listed_and_is_repeated(
     server_link.cut_after_bytes = None
     seen = MlflowTracker(mlflow_server.uri).open_run(outbox.refs[0])
     assert [ref.step for ref in seen.list_captures()] == [0]
-    server_link.mend()
+    server_link.restore()
     assert outbox.close().complete
     assert_holds(mlflow_server, spool, range(2), size=size)
 
@@ -230,7 +230,7 @@ def test_a_server_that_hangs_holds_neither_training_nor_its_end_up(
     assert report.deliveries[0].left == 30
     server_link.cut()
     server_link.one_way_s = 0.0
-    server_link.mend()
+    server_link.restore()
     assert push(spool).complete
     assert_holds(mlflow_server, spool, range(30))
 
@@ -439,8 +439,7 @@ def test_uploads_from_one_run_go_in_chunks_and_not_one_call_each(far, spool, mon
     )
 
 
-# -- pulling
-# --------------------------------------------------------------------------------------------------
+# -- pulling ---------------------------------------------------------------------------------------
 
 PULLING = """
     import sys, time
@@ -508,7 +507,7 @@ def test_a_pull_outlives_a_server_that_is_away_for_a_moment(forty, server_link, 
     def cut_once(done, total):
         if done == 5:
             server_link.cut()
-            threading.Timer(0.3, server_link.mend).start()
+            threading.Timer(0.3, server_link.restore).start()
 
     pulled = pull(run, tmp_path / "cache", progress=cut_once)
     assert [capture.path.read_bytes() for capture in pulled.captures] == [

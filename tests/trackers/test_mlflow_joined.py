@@ -70,8 +70,7 @@ def test_only_runs_are_joined():
         MlflowTracker().join(mlflow.MlflowClient)
 
 
-# -- Hydra
-# --------------------------------------------------------------------------------------------------
+# -- Hydra -----------------------------------------------------------------------------------------
 
 FOREIGN_APPLICATION = """
     import hydra, mlflow, sys

@@ -33,16 +33,16 @@ def test_links_of_the_embedded_store_say_what_has_to_run(run, embedded):
 
 
 def test_links_follow_the_address_of_the_ui(embedded, monkeypatch):
-    told = connect(
+    linked = connect(
         "mlflow",
         tracking_uri=embedded,
         experiment="contract",
         ui_url="https://u:pw@ml.example/prefix/",
     ).create_run(name="a", config={})
-    assert told.url().startswith("https://ml.example/prefix/#/experiments/")
-    assert told.ui_command is None
+    assert linked.url().startswith("https://ml.example/prefix/#/experiments/")
+    assert linked.ui_command is None
     monkeypatch.setenv("TRACKER_VIZ_MLFLOW_UI_URL", "https://other.example")
-    assert MlflowTracker(embedded).open_run(told.ref).url().startswith("https://other.example/#/")
+    assert MlflowTracker(embedded).open_run(linked.ref).url().startswith("https://other.example/#/")
 
 
 def test_the_runs_note_lists_its_videos_and_never_overwrites_a_persons(run, tmp_path):

@@ -189,7 +189,7 @@ def test_a_store_that_goes_away_and_comes_back_has_everything(direct, s3, tmp_pa
                     link.cut()
                 if step == 4:
                     until_met(outbox)
-                    link.mend()
+                    link.restore()
                 outbox.submit(make_capture(step))
         assert outbox.close().complete
         pulled = pull(outbox.runs[0], tmp_path / "cache")
@@ -262,8 +262,7 @@ def test_half_a_file_of_a_killed_client_that_the_server_stored_is_not_listed_and
     assert [found.step for found in run.list_captures()] == [0, 1]
 
 
-# -- what waiting cannot mend, before any training
-# ----------------------------------------------------------------
+# -- what waiting cannot fix, before any training -------------------------------------------------
 
 
 def test_a_bucket_that_is_not_there_is_refused_before_training(s3, embedded, tmp_path):

@@ -283,8 +283,7 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once(logged_in
     ) == list(range(15))
 
 
-# -- PostgreSQL
-# -------------------------------------------------------------------------------------------------
+# -- PostgreSQL ------------------------------------------------------------------------------------
 
 
 def as_postgres():

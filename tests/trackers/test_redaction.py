@@ -139,7 +139,7 @@ def test_configurations_lose_their_secrets_however_deep_they_lie():
 
 
 @pytest.mark.parametrize(
-    "told",
+    "text",
     [
         "https://me:s3cret@host/x",
         "postgresql://me:s3@cret@host/x",
@@ -152,8 +152,8 @@ def test_configurations_lose_their_secrets_however_deep_they_lie():
         "postgresql://host/db?password=s3cret",
     ],
 )
-def test_addresses_lose_their_passwords(told):
-    shown = without_userinfo(told)
+def test_addresses_lose_their_passwords(text):
+    shown = without_userinfo(text)
     assert "cret" not in shown
     assert "://host" in shown
 

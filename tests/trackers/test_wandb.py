@@ -97,8 +97,7 @@ class TestWandbTracker(TrackerContract):
         return [*used, *run.config["tracker_viz"]["value"]["inputs"]]
 
 
-# -- what is W&B's own
-# ----------------------------------------------------------------------------------------
+# -- what is W&B's own -----------------------------------------------------------------------------
 
 
 @pytest.fixture

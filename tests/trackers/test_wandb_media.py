@@ -31,7 +31,7 @@ def opened(run):
 
 
 def png(path, shade):
-    """One grey pixel, eight bits deep."""
+    """One gray pixel, eight bits deep."""
 
     def chunk(kind, contents):
         return (
@@ -72,8 +72,7 @@ def axis(run, key):
     )
 
 
-# -- tables
-# --------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------
 
 
 def test_a_table_stands_in_a_panel_and_in_an_artifact_and_the_newest_counts(wandb_server):
@@ -148,8 +147,7 @@ def test_cells_that_a_table_of_wandb_cannot_hold_become_text_or_empty(wandb_serv
     ]
 
 
-# -- key frames
-# -------------------------------------------------------------------------------------------------
+# -- key frames ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("maker", ["ours", "theirs"])
@@ -298,8 +296,7 @@ def test_key_frames_that_cannot_be_are_refused_before_anything_is_sent(
     assert len(wandb_server.requests) == sent + opening
 
 
-# -- files that the service lost
-# --------------------------------------------------------------------------------
+# -- files that the service lost -------------------------------------------------------------------
 
 
 def test_media_that_were_lost_on_the_way_are_missed_and_can_be_put_again(
@@ -327,8 +324,7 @@ def test_media_that_were_lost_on_the_way_are_missed_and_can_be_put_again(
     assert theirs.state == "finished"
 
 
-# -- pictures and pages
-# -----------------------------------------------------------------------------------------
+# -- pictures and pages ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

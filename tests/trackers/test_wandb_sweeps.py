@@ -194,8 +194,7 @@ def test_runs_that_the_jobs_make_themselves_are_theirs_and_below_the_sweep(
     assert [len(steps(WandbTracker().open_run(ref))) for ref in children] == [2, 2]
 
 
-# -- what is made of a sweep, and of what
-# -----------------------------------------------------------------------
+# -- what is made of a sweep, and of what ----------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Behaviour scores of attention heads: attention probabilities in, one number per head out.
+"""Behavior scores of attention heads: attention probabilities in, one number per head out.
 
 Every measure takes ``attention``: float32 [..., query, key] of one probe row, causal, rows summing
 to 1 at most (less where a model has a learned sink column, or an attention that is no softmax), and

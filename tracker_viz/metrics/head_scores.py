@@ -48,7 +48,7 @@ MANY_ENTRIES, MANY_ENTRIES_THREADS = 1 << 26, 2
 
 @dataclass(frozen=True, slots=True)
 class HeadScore:
-    """One behaviour score.
+    """One behavior score.
 
     Attributes:
         measure: (attention [..., query, key] of one row, that row) -> [...].

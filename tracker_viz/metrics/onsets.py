@@ -112,8 +112,8 @@ def run_onsets(series: ScoreSeries, *, evidence: Evidence | None = None) -> Mapp
     found = {}
     for index, role in enumerate(ROLES):
         if role.name in known:
-            is_labelled = labels[role.rows] == index
-            found[role.name] = _run_onset(series, role, known[role.name], is_labelled)
+            is_labeled = labels[role.rows] == index
+            found[role.name] = _run_onset(series, role, known[role.name], is_labeled)
     return MappingProxyType(found)
 
 
@@ -201,16 +201,16 @@ def _onsets_of_role(series: ScoreSeries, role: Role, evidence: RoleEvidence) -> 
 
 
 def _run_onset(
-    series: ScoreSeries, role: Role, evidence: RoleEvidence, is_labelled: NDArray[np.bool_]
+    series: ScoreSeries, role: Role, evidence: RoleEvidence, is_labeled: NDArray[np.bool_]
 ) -> RunOnset:
-    head = _leader(evidence, is_labelled)
+    head = _leader(evidence, is_labeled)
     if head is None:
         finite = np.flatnonzero(np.isfinite(evidence.scores).any((1, 2)))
         last = int(series.steps[finite[-1]]) if finite.size else None
         return RunOnset(role.name, None, after=last, step=None)
 
     is_near = bool(near_line(evidence, role)[head])
-    if is_labelled[head]:
+    if is_labeled[head]:
         onset = _onsets_of_role(series, role, _of_head(evidence, head))[-1]
         return RunOnset(role.name, head, onset.after, onset.step, is_near)
 

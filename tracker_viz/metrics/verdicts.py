@@ -124,13 +124,13 @@ class RolePlan:
 
     Attributes:
         others: each of as many heads as the role has; none where there are no others.
-        are_unlabelled: the others carry no role on the same kind of row.
+        are_unlabeled: the others carry no role on the same kind of row.
     """
 
     role: str
     heads: tuple[HeadId, ...]
     others: tuple[tuple[HeadId, ...], ...]
-    are_unlabelled: bool
+    are_unlabeled: bool
 
     def all_but(self, head: HeadId) -> tuple[HeadId, ...]:
         """Return the heads of the role that are taken out when ``head`` is left in."""
@@ -156,14 +156,14 @@ def role_plans(labels: Labels, *, draws: int, seed: int) -> tuple[RolePlan, ...]
     plans = []
     for role in sorted(by_role, key=_place):
         heads = by_role[role]
-        unlabelled = _without_role(labels, judged_by(role))
-        pool = unlabelled
-        if math.comb(len(unlabelled), len(heads)) < _FEWEST_SETS:
+        unlabeled = _without_role(labels, judged_by(role))
+        pool = unlabeled
+        if math.comb(len(unlabeled), len(heads)) < _FEWEST_SETS:
             pool = sorted(set(labels) - set(heads))
         # A generator of its own, so that one role's sets do not depend on the others.
         generator = np.random.default_rng([seed, _place(role)])
         others = _matched_sets(heads, pool, draws, generator)
-        plans.append(RolePlan(role, tuple(heads), others, pool is unlabelled))
+        plans.append(RolePlan(role, tuple(heads), others, pool is unlabeled))
     return tuple(plans)
 
 
@@ -232,14 +232,14 @@ def verdict_rows(
         others = [measured[heads] for heads in plan.others]
         row = _row(step, plan.role, plan.role, measured[plan.heads], others, whole)
         if others:
-            row["others_are"] = "without a role" if plan.are_unlabelled else "of any role"
+            row["others_are"] = "without a role" if plan.are_unlabeled else "of any role"
         role_rows.append(row)
 
     head_rows = []
     for head, roles in sorted(labels.items()):
         role = next(iter(roles), None)
-        unlabelled = [] if role is None else _without_role(labels, judged_by(role))
-        others = [measured[(other,)] for other in unlabelled]
+        unlabeled = [] if role is None else _without_role(labels, judged_by(role))
+        others = [measured[(other,)] for other in unlabeled]
         row = _row(step, head_name(*head), role, measured[(head,)], others, whole)
         if role is not None and len(by_role[role].heads) > 1:
             plan = by_role[role]

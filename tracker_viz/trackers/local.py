@@ -207,8 +207,7 @@ class LocalRun(FileRun):
             self.directory / checked_artifact(artifact) if artifact else self.directory
         ).as_uri()
 
-    # -- writing
-    # --------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
 
     def put_captures(self, captures: Sequence[CapturePath]) -> None:
         for capture in captures:
@@ -287,8 +286,7 @@ class LocalRun(FileRun):
         if self._ours and self.description().get("state") != state:
             self.describe(state=state, ended=time.time())
 
-    # -- reading
-    # --------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:
         path = self.capture_path(ref)

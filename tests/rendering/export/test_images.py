@@ -145,7 +145,7 @@ def test_an_animation_of_too_many_pictures_leaves_some_out_and_lasts_as_long(
     ]
 
 
-def test_a_gif_keeps_the_roles_colours(renderer, tmp_path):
+def test_a_gif_keeps_the_roles_colors(renderer, tmp_path):
     picture = Image.open(
         write_animation(renderer, storyboard(renderer.series.steps), tmp_path / "a.gif")
     )
@@ -216,6 +216,6 @@ def test_a_title_card_says_what_the_run_became_within_the_picture(
 def test_the_title_card_shows_a_role_on_its_own_row_of_the_probe_alone(small_run, layout, shown):
     plan = Renderer(Series(small_run), layout).plan
     event = Event("role", 0, 10, heads=((0, 0),), role="previous_token_text", strength=0.9)
-    told = dataclasses.replace(plan, story=dataclasses.replace(plan.story, events=(event,)))
-    maps = title_card._strongest_maps(told)
+    with_event = dataclasses.replace(plan, story=dataclasses.replace(plan.story, events=(event,)))
+    maps = title_card._strongest_maps(with_event)
     assert [heatmap.source.probe for heatmap, _ in maps] == shown

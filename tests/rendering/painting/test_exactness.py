@@ -109,7 +109,7 @@ def test_painting_equals_seaborn_with_lines_between_the_cells(line_px, box):
     assert differing(plan, {"box": values_of((12, 16), scale)}) == 0
 
 
-def test_every_float16_value_has_the_colour_that_matplotlib_draws():
+def test_every_float16_value_has_the_color_that_matplotlib_draws():
     everything = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256)
     for scale in (SCALES["power"], SCALES["symlog"]):
         plan = replace(one_box((256, 256), Box(20, 10, 256, 228), scale), height=300)

@@ -215,7 +215,7 @@ def test_an_interpolated_frame_says_so_and_no_other_does(renderer):
     assert marked[1] > 40
 
 
-def test_a_head_is_framed_in_the_colour_of_its_role(renderer):
+def test_a_head_is_framed_in_the_color_of_its_role(renderer):
     last = len(renderer) - 1
     held = renderer.plan.roles.held[last]
     assert held, "the made-up run ends with roles"
@@ -397,7 +397,7 @@ def test_nan_and_infinity_are_visible(synthetic, tmp_path):
     )
 
 
-def test_colour_scales_stay_fixed_and_follow_the_options(series):
+def test_color_scales_stay_fixed_and_follow_the_options(series):
     options = {
         "attention": {"cmap": "viridis", "norm": "log", "minimum": 1e-3},
         "weights": {"maximum": 0.5},
@@ -408,11 +408,11 @@ def test_colour_scales_stay_fixed_and_follow_the_options(series):
     assert weights.maximum == 0.5
     assert not weights.clipped[1]
     assert plan.scales["attention"].clipped == (True, False), (
-        "zeros lie below the log scale's end, and its colour bar says so"
+        "zeros lie below the log scale's end, and its color bar says so"
     )
 
 
-def test_a_colour_bar_says_how_its_values_are_spread(series):
+def test_a_color_bar_says_how_its_values_are_spread(series):
     def label(**options):
         return (
             Renderer(series, "heads", size="720p", scales={"attention": options})

@@ -107,7 +107,7 @@ def within(box, room):
 
 
 def expected(renderer, run, heatmap, capture):
-    """The box as the captures say: each cell in its colour, the future in the panel's."""
+    """The box as the captures say: each cell in its color, the future in the panel's."""
     values = run.series.read(capture, [heatmap.source.name])[heatmap.source.name][
         0, heatmap.source.head
     ]
@@ -154,7 +154,7 @@ def test_the_same_point_gives_the_same_bits_on_one_or_many_threads(renderer, run
     assert alone == together
 
 
-def test_a_head_is_framed_in_its_roles_colour_from_when_it_has_it(renderer):
+def test_a_head_is_framed_in_its_roles_color_from_when_it_has_it(renderer):
     heatmap = next(heatmap for heatmap in maps_of(renderer, 0) if heatmap.head == (1, 0))
     has_it = [
         bool(
@@ -169,7 +169,7 @@ def test_a_head_is_framed_in_its_roles_colour_from_when_it_has_it(renderer):
 
 
 @pytest.mark.parametrize("size", ["960x540", "1080x1350"])
-def test_every_colour_of_a_frame_is_named_also_of_a_role_that_no_head_kept_for_long(runs, size):
+def test_every_color_of_a_frame_is_named_also_of_a_role_that_no_head_kept_for_long(runs, size):
     brief = with_role(runs[0], "previous_token", (0, 0), [1])
     assert "previous_token" not in brief.onsets
     plan = draw([brief, runs[1]], size=size).plan
@@ -311,7 +311,7 @@ def test_from_2_to_64_runs_nothing_overlaps_or_leaves_the_picture(
 
 
 @pytest.mark.parametrize("size", ["1080p", "square", "1080x1920"])
-def test_the_colour_bar_and_the_axes_are_there_in_every_size(runs, size):
+def test_the_color_bar_and_the_axes_are_there_in_every_size(runs, size):
     plan = draw(runs, size=size).plan
     (bar,) = plan.bars
     assert within(

@@ -60,7 +60,7 @@ def assert_looks_like(shown, expected):
 
 @pytest.mark.parametrize(("bold", "mono"), KINDS)
 @pytest.mark.parametrize(("align", "anchor"), [("left", "ls"), ("center", "ms"), ("right", "rs")])
-def test_a_label_stands_where_it_is_anchored_in_its_size_weight_and_colour(
+def test_a_label_stands_where_it_is_anchored_in_its_size_weight_and_color(
     bold, mono, align, anchor
 ):
     color = "#ff8800"
@@ -126,13 +126,13 @@ def test_a_swatch_fills_its_box_and_no_pixel_beside_it():
 
 
 @pytest.mark.parametrize("titled", [True, False])
-def test_a_bar_shows_its_colours_its_ticks_and_its_title(titled):
+def test_a_bar_shows_its_colors_its_ticks_and_its_title(titled):
     scale = ColorScale("probability", "viridis", 0.0, 1.0, norm="power")
     bar = Bar(Box(60, 100, 360, 14), "scale", 18, titled)
     drawn = seaborn_pixels(plan(bars=(bar,), scales={"scale": scale}), {})
     colors = np.floor(matplotlib.colormaps["viridis"](np.linspace(0, 1, 360))[:, :3] * 255 + 0.5)
     assert np.abs(drawn[100:114, 60:420].astype(int) - colors).max() <= 4, (
-        "linear in the colours; the ticks say which value each is"
+        "linear in the colors; the ticks say which value each is"
     )
     ticks = bar_ticks(scale, 360 / (18 * 0.9))
     assert len(ticks) >= 4

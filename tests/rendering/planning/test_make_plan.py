@@ -234,7 +234,7 @@ def test_all_is_in_the_picture_and_apart_and_large_enough_to_be_read(series_of, 
     assert overlaps(boxes) == []
     assert overlaps(texts, boxes + swatches) == []
     heads = [(heatmap.name, framed(plan, heatmap.box)) for heatmap in plan.heatmaps if heatmap.head]
-    assert overlaps(heads) == [], "a frame covers its neighbour's"
+    assert overlaps(heads) == [], "a frame covers its neighbor's"
     assert [
         (text, size_px) for text, _, size_px in texts_of(plan) if size_px < 10.5 * plan.unit
     ] == []
@@ -543,7 +543,7 @@ def test_boxes_begin_at_even_pixels_and_hold_whole_cells(series_of, shape, name)
             assert heatmap.box.x % 2 == 0, heatmap.name
 
 
-def test_every_colour_has_a_bar(series_of):
+def test_every_color_has_a_bar(series_of):
     for name in LAYOUTS:
         plan = make_plan(LAYOUTS[name], series_of("4x4"))
         assert {heatmap.scale for heatmap in plan.heatmaps} <= {bar.scale for bar in plan.bars}, (

@@ -52,8 +52,8 @@ def wandb_server(wandb_service: WandbServer) -> Iterator[WandbServer]:
     """The module's server, held against what the test sent it."""
     del wandb_service.refused[:]
     wandb_service.delay_s, wandb_service.loses, wandb_service.pages_behind = 0.0, "", 0
-    for told in (wandb_service.slow, wandb_service.awaited, wandb_service.most_in_flight):
-        told.clear()
+    for kept in (wandb_service.slow, wandb_service.awaited, wandb_service.most_in_flight):
+        kept.clear()
     yield wandb_service
     refused = list(wandb_service.refused)
     assert not refused, f"the client sent what the stand-in does not know: {refused}"

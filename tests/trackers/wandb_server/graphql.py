@@ -63,8 +63,7 @@ class GraphQL(RunOperations, ArtifactOperations, SweepOperations):
             raise LookupError(f"the stand-in does not know {sorted(unknown)} of {operation!r}")
         return answer
 
-    # -- who and what
-    # ---------------------------------------------------------------------------------------
+    # -- who and what ------------------------------------------------------------------------------
 
     def on_Viewer(self, _: Variables) -> Any:
         teams = {"edges": [{"node": {"name": self.entity}}]}

@@ -66,8 +66,7 @@ class WandbServer:
         self._port = self._held.getsockname()[1]
         self._http: _HTTPServer | None = None
 
-    # -- life
-    # ----------------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> WandbServer:
         assert self._http is None, "the server runs already"
@@ -93,8 +92,7 @@ class WandbServer:
         self.stop()
         self._held.close()
 
-    # -- for its clients
-    # --------------------------------------------------------------------------------------------
+    # -- for its clients ---------------------------------------------------------------------------
 
     @property
     def base_url(self) -> str:
@@ -124,8 +122,7 @@ class WandbServer:
             "no_proxy": "127.0.0.1,localhost",
         }
 
-    # -- what it holds
-    # ----------------------------------------------------------------------------------------------
+    # -- what it holds -----------------------------------------------------------------------------
 
     def run(self, path: str) -> Run:
         return self.state.runs[path]
@@ -221,8 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         kind, *names = self._stored()
         self._answer(f"GET {kind}", 0, lambda owner: self._load(owner.state, kind, names))
 
-    # -- parts of an answer
-    # ---------------------------------------------------------------------------------------
+    # -- parts of an answer ------------------------------------------------------------------------
 
     def _stored(self) -> list[str]:
         return [

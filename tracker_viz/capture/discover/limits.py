@@ -99,11 +99,11 @@ def check_parameters(model: nn.Module) -> None:
         if parameter.is_meta and not is_offloaded(model, name):
             raise UnsupportedModelError(
                 f"parameter {name} is on the meta device, so the model has no values yet; "
-                "watch it after its weights are loaded or initialised"
+                "watch it after its weights are loaded or initialized"
             )
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise UnsupportedModelError(
-                f"parameter {name} is not initialised yet (a lazy module); run one batch through "
+                f"parameter {name} is not initialized yet (a lazy module); run one batch through "
                 "the model first"
             )
     if empty:

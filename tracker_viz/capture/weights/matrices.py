@@ -19,7 +19,7 @@ from torch import Tensor
 from tracker_viz.capture.distributed import Piece, piece_of
 
 # How a matrix becomes smaller. ``sample``: evenly spaced rows and columns; stays linear, so that
-# the change since initialisation can be taken later, and its scores are those of weights. ``mean``,
+# the change since initialization can be taken later, and its scores are those of weights. ``mean``,
 # ``rms``: over rectangles, so that every weight counts; rms has no signs.
 Pooling = Literal["sample", "mean", "rms"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)

@@ -43,8 +43,8 @@ _FILE_STORE_HINT = (
     "or bring the old runs along with: mlflow migrate-filestore --source <directory> --target "
     "sqlite:////absolute/mlflow.db"
 )
-_initialised: set[str] = set()
-_initialising = threading.Lock()
+_initialized: set[str] = set()
+_initializing = threading.Lock()
 _printing = threading.Lock()
 _UI_VARIABLE = "TRACKER_VIZ_MLFLOW_UI_URL"
 _NO_LINKS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
@@ -191,7 +191,7 @@ def is_guarded(uri: str, ui_url: str | None, address: str) -> bool:
     )
 
 
-def initialise_embedded(uri: str, experiment: str | None) -> None:
+def initialize_embedded(uri: str, experiment: str | None) -> None:
     """Create the database file and the experiment under a lock, because MLflow's own first use
     fails when two processes race for it.
 
@@ -200,8 +200,8 @@ def initialise_embedded(uri: str, experiment: str | None) -> None:
     path = database_path(uri)
     if path is None:
         return
-    with _initialising:
-        if f"{uri} {experiment}" in _initialised:
+    with _initializing:
+        if f"{uri} {experiment}" in _initialized:
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -211,7 +211,7 @@ def initialise_embedded(uri: str, experiment: str | None) -> None:
                 store = SqlAlchemyStore(uri, (path.parent / "mlruns").as_uri())
                 if experiment is not None and store.get_experiment_by_name(experiment) is None:
                     store.create_experiment(experiment)
-        _initialised.add(f"{uri} {experiment}")
+        _initialized.add(f"{uri} {experiment}")
 
 
 def current_workspace() -> str | None:

@@ -126,7 +126,7 @@ class MlflowTracker(Tracker):
         service.ensure_reachable(self._uri)
         if self._run_id and parent is None:
             return self._resumed(self._run_id, config)
-        service.initialise_embedded(self._uri, self._experiment)
+        service.initialize_embedded(self._uri, self._experiment)
         client = service.client(self._uri)
         with mlflow_errors(self._uri, "create a run"):
             experiment_id = self._experiment_id or _ensure_experiment(
@@ -188,7 +188,7 @@ class MlflowTracker(Tracker):
                 f"{ref} cannot be found: there is no database {database}; say where it is with "
                 "tracking_uri=..."
             )
-        service.initialise_embedded(self._uri, None)
+        service.initialize_embedded(self._uri, None)
         client = service.client(self._uri)
         return MlflowRun(
             client,
