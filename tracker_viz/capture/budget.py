@@ -141,7 +141,8 @@ class Budget:
         }
         available = self.max_mb * 1e6 - _HEADER_BYTES - _bytes_of_ids(capture.probe)
         available -= sum(array.size * array.itemsize for array in others.values())
-        for_routers = min(ROUTER_SHARE * available, router_bytes(routers))
+        # A budget below a capture's own header leaves nothing, not less than nothing.
+        for_routers = min(ROUTER_SHARE * max(available, 0.0), router_bytes(routers))
         available -= for_routers
         weight_bytes = sum(array.size for array in weights.values()) * _BYTES
         pattern_bytes = sum(array.size for array in patterns.values()) * _BYTES
