@@ -56,7 +56,8 @@ INNER_LAYERS = {
         ["mlflow", "wandb"],  # the adapters, which know nothing of each other
         ["local", "testing"],
         ["download", "file_run", "registry", "sweep"],
-        ["base", "bounded", "capture_index", "redaction", "run_config"],
+        ["base"],
+        ["bounded", "capture_index", "redaction", "run_config", "values"],
     ],
     "delivery": [
         ["outbox", "push"],

@@ -10,7 +10,7 @@ import pytest
 from tracker_viz.errors import ConfigError
 from tracker_viz.rendering import Attention, LargeHead, Layout, Scores
 from tracker_viz.rendering.layout import PANELS
-from tracker_viz.trackers.base import checked_artifact
+from tracker_viz.trackers.values import checked_artifact
 
 KINDS = {"layout": Layout, **PANELS}
 PLACES = {  # of each kind: a shipped layout, and where in it an override reaches it

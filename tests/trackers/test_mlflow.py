@@ -18,11 +18,11 @@ from mlflow_contract import FilesInADirectory
 
 from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError
 from tracker_viz.trackers import capture_index, connect
-from tracker_viz.trackers.base import MetricPoint
-from tracker_viz.trackers.mlflow import run
+from tracker_viz.trackers.mlflow import search
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.trackers.run_config import RunConfig
 from tracker_viz.trackers.testing import write_captures
+from tracker_viz.trackers.values import MetricPoint
 from tracker_viz.types import CaptureRef, RunRef
 
 
@@ -259,7 +259,7 @@ def test_a_finished_run_keeps_its_times_whatever_is_added(embedded, tmp_path):
 
 
 def test_children_are_found_over_more_than_one_page(embedded, monkeypatch):
-    monkeypatch.setattr(run, "RUNS_A_PAGE", 2)
+    monkeypatch.setattr(search, "RUNS_A_PAGE", 2)
     tracker = MlflowTracker(embedded, "sweep")
     parent = tracker.create_run(name="parent", config={})
     children = [

@@ -27,10 +27,10 @@ from tracker_viz.delivery import Destination, Outbox
 from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError
 from tracker_viz.pipeline.in_step import put_in_step_page, timeline_artifact, timeline_text
 from tracker_viz.trackers import connect, open_run
-from tracker_viz.trackers.base import MetricPoint
 from tracker_viz.trackers.download import pull
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.trackers.testing import make_capture, write_captures
+from tracker_viz.trackers.values import MetricPoint
 from tracker_viz.video import write_video
 
 PASSWORD = "long-Enough-s3cret"

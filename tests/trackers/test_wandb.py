@@ -21,9 +21,9 @@ from wandb_server.fixtures import train, wandb_server, wandb_service  # noqa: F4
 
 from tracker_viz.delivery import Destination, Outbox
 from tracker_viz.errors import ConfigError, RunActiveError, TrackerError, TransientTrackerError
-from tracker_viz.trackers.base import MetricPoint
 from tracker_viz.trackers.download import pull
 from tracker_viz.trackers.testing import TrackerContract, make_capture, write_captures
+from tracker_viz.trackers.values import MetricPoint
 from tracker_viz.trackers.wandb import session
 from tracker_viz.trackers.wandb.artifacts import from_text
 from tracker_viz.trackers.wandb.run import WandbRun

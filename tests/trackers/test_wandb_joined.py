@@ -13,9 +13,9 @@ from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 from tracker_viz.delivery import Destination, Outbox
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers import join
-from tracker_viz.trackers.base import MetricPoint
 from tracker_viz.trackers.sweep import JOB, PARENTS, SweepJob, noted_parents
 from tracker_viz.trackers.testing import make_capture, write_captures
+from tracker_viz.trackers.values import MetricPoint
 from tracker_viz.trackers.wandb.history import POLL_S
 from tracker_viz.trackers.wandb.tracker import WandbTracker
 

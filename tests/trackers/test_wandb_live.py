@@ -20,8 +20,8 @@ from uuid import uuid4
 import pytest
 from wandb_server import WandbServer
 
-from tracker_viz.trackers.base import MetricPoint
 from tracker_viz.trackers.testing import write_captures
+from tracker_viz.trackers.values import MetricPoint
 from tracker_viz.types import RunRef
 
 TYPE = "tracker-viz-capture"

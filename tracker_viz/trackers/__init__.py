@@ -4,19 +4,7 @@ An adapter's SDK is imported only when the tracker is reached.
 """
 
 from tracker_viz.plugins import schemes, tracker_class
-from tracker_viz.trackers.base import (
-    Cell,
-    ChunkPolicy,
-    Health,
-    LoggerRun,
-    MetricPoint,
-    Run,
-    RunInfo,
-    RunState,
-    Tracker,
-    checked_artifact,
-    flatten,
-)
+from tracker_viz.trackers.base import Run, Tracker
 from tracker_viz.trackers.download import (
     Pulled,
     at_once,
@@ -50,6 +38,17 @@ from tracker_viz.trackers.sweep import (
     noted_parents,
     parent_run,
     parent_runs,
+)
+from tracker_viz.trackers.values import (
+    Cell,
+    ChunkPolicy,
+    Health,
+    LoggerRun,
+    MetricPoint,
+    RunInfo,
+    RunState,
+    checked_artifact,
+    flatten,
 )
 
 __all__ = [

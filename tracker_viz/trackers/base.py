@@ -1,8 +1,7 @@
-"""Define what a tracker does for us: ``Tracker`` (the service) and ``Run`` (one run in it), the
-base classes of adapters.
+"""The base classes of adapters: ``Tracker`` (a service) and ``Run`` (one run in it).
 
 Ours are ``local.py``, ``mlflow/`` and ``wandb/``; other distributions add theirs by an entry point
-(``tracker_viz.plugins``). ``testing.py`` ships the contract suite that every adapter passes. An
+(``tracker_viz.plugins``). ``testing`` ships the contract suite that every adapter passes. An
 adapter of a tracker that stores plain files subclasses ``FileRun`` (``file_run.py``) and is about a
 hundred lines; the repository's ``examples/`` have one.
 
@@ -10,9 +9,9 @@ Every method may block and may raise, and none is called on the training thread 
 that look for a live run): the spool's uploaders call the writing half, the pipeline the reading
 half.
 
-Errors: ``TransientTrackerError`` where the same call may succeed later (the uploader retries
-exactly these), any other ``TrackerError`` where it cannot. No SDK object and no SDK exception
-crosses this edge.
+Adapters raise ``TransientTrackerError`` where the same call may succeed later (the uploader retries
+only these), any other ``TrackerError`` where it cannot. No SDK object and no SDK exception leaves
+an adapter.
 """
 
 from __future__ import annotations
@@ -21,96 +20,31 @@ import csv
 import inspect
 import io
 import json
-import re
 import tempfile
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.files import read_json
+from tracker_viz.trackers.values import (
+    INPUTS,
+    SUMMARY,
+    Cell,
+    ChunkPolicy,
+    Health,
+    LoggerRun,
+    MetricPoint,
+    RunInfo,
+    RunState,
+    checked_artifact,
+    checked_columns,
+    video_artifacts,
+)
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
-
-RunState = Literal["running", "finished", "failed", "killed"]
-Cell = str | float | int | None
-
-
-@dataclass(frozen=True, slots=True)
-class MetricPoint:
-    """Scalars of one training step. Names group by prefix, as in ``attn/induction_max``.
-
-    Attributes:
-        time: seconds since 1970 at which they were measured; None is now. A point that is logged
-            again with the same time is the same point: a tracker that stores times does not show it
-            twice.
-    """
-
-    step: int
-    values: Mapping[str, float]
-    time: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkPolicy:
-    """How much one ``put_captures`` of a tracker should carry: the uploader sends when the first
-    bound is reached.
-
-    Attributes:
-        captures: number of captures.
-        nbytes: their total size; a single capture that is bigger goes alone.
-        seconds: how long the oldest of them has waited.
-    """
-
-    captures: int = 1
-    nbytes: int = 64 << 20
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """What the header of a picture and a comparison show about a run.
-
-    Attributes:
-        config: flat, names joined by dots (``model.n_heads``). A tracker that stores only text
-            gives text.
-        parent: the sweep's run above this one.
-    """
-
-    ref: RunRef
-    name: str
-    state: RunState
-    config: Mapping[str, Any]
-    parent: RunRef | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Whether a tracker could be written to, as ``tracker-viz doctor`` prints it.
-
-    Attributes:
-        fix: what to do where it is not usable.
-    """
-
-    usable: bool
-    detail: str
-    fix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LoggerRun:
-    """The run behind another framework's logger.
-
-    Attributes:
-        run: as ``watch(run=...)`` takes it: a reference or the tracker's own live object.
-        options: options with which this process reaches the tracker.
-    """
-
-    run: Any
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Run(ABC):
@@ -129,12 +63,12 @@ class Run(ABC):
 
     @abstractmethod
     def url(self, artifact: str | None = None) -> str:
-        """Return where a person sees the run, or one of its files (a path as ``put_file`` took it),
-        in the tracker's own UI."""
+        """Return the link to the run, or to one of its files (a path as in ``put_file``), in the
+        tracker's own UI."""
 
     @property
     def chunk(self) -> ChunkPolicy:
-        """How many captures the uploader collects before it calls ``put_captures``."""
+        """The number of captures that the uploader collects before it calls ``put_captures``."""
         return ChunkPolicy()
 
     @property
@@ -161,8 +95,8 @@ class Run(ABC):
 
     @property
     def resumed(self) -> bool:
-        """Whether ``create_run`` took up a run that was there before, because the tracker's
-        environment names it. The uploader then looks at what it holds."""
+        """True: ``create_run`` continued an existing run, because the tracker's environment names
+        it. The uploader then compares its captures."""
         return False
 
     @property
@@ -251,8 +185,8 @@ class Run(ABC):
         """Store pictures, (training step, PNG), behind the tracker's own step slider, under a name
         that is the same in every run, and return the UI link.
 
-        Safe to repeat: what the run shows already is not stored again, and a picture that changed
-        takes the place of the earlier one.
+        Safe to repeat: pictures that the run shows already are not stored again, and one that
+        changed replaces the earlier one.
 
         Default: the files ``key_frames/<layout>/step_00000100.png``.
         """
@@ -269,16 +203,16 @@ class Run(ABC):
         self._put_text(json.dumps({"inputs": list(map(str, refs))}, indent=2), INPUTS)
 
     def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
-        """Return the address under which a page among this run's files plays a file of the run
-        ``ref``, relative to the address of the page itself; None where that cannot be.
+        """Return the URL from which a page among this run's files can play a file of the run
+        ``ref``, relative to the page's own URL; None where it cannot.
 
-        Default: None; such a page has to contain what it plays.
+        Default: None; such a page has to embed the videos.
         """
         return None
 
     def guards_files(self, ref: RunRef, artifact: str) -> bool:
-        """Return whether the UI gives that file only to who is logged in. Browsers give no log-in
-        to a page in a viewer's sandbox, so what such a page plays must be part of it."""
+        """Return whether the UI serves that file to logged-in users only. Browsers send no login
+        from a page in a viewer's sandbox, so such a page must embed the video."""
         return True
 
     def results_run(self) -> Run:
@@ -359,7 +293,7 @@ class Run(ABC):
         """
 
     def why_no_captures(self) -> str:
-        """Return why ``list_captures`` lists none, and what helps."""
+        """Return the reason for an empty ``list_captures``, and the fix."""
         return "the run has none yet, or they are still in its spool (tracker-viz push)"
 
     @abstractmethod
@@ -416,7 +350,7 @@ class Tracker(ABC):
     instance is made, so that a missing one is reported with ``install``. Empty: there is none."""
 
     live_run: ClassVar[str] = ""
-    """What such an object is called in a message: ``a wandb.Run``."""
+    """Name of such an object in messages: ``a wandb.Run``."""
 
     report_to: ClassVar[str] = ""
     """Its name in Hugging Face's ``TrainingArguments(report_to=...)``. Empty: the Trainer does not
@@ -448,15 +382,14 @@ class Tracker(ABC):
         parent: RunRef | None = None,
         key: str | None = None,
     ) -> Run:
-        """Create a run in the state running, or take up the one that the tracker's own environment
+        """Create a run in the state running, or continue the one that the tracker's own environment
         names for new runs (``Run.resumed``).
 
         Args:
             config: may be nested; logged as the tracker's own parameters.
             parent: the sweep's run above it; only where ``has_sweeps``.
-            key: 32 hexadecimal digits. When a run was created with the same key already (its maker
-                was killed before it could note the run), that run is returned instead of a second
-                one.
+            key: 32 hexadecimal digits. If a run was created with the same key already (by a process
+                that was killed before it could store the run's id), that run is returned.
         """
 
     def keeps_below(self, parent: RunRef, options: Mapping[str, str]) -> bool:
@@ -497,7 +430,7 @@ class Tracker(ABC):
     def run_of_logger(cls, logger: Any) -> LoggerRun:
         """Return the run behind a Lightning logger whose class is in ``lightning_loggers``."""
         raise NotImplementedError(
-            f"{cls.__name__} names lightning_loggers, so it must say their run"
+            f"{cls.__name__} has lightning_loggers, so it must define run_of_logger"
         )
 
     @classmethod
@@ -523,8 +456,8 @@ class Tracker(ABC):
         return {}
 
     def start_live_run(self, name: str | None, config: Mapping[str, Any]) -> bool:
-        """Start a run by the tracker's client, as the user's code would, where the client starts
-        one by itself at the first value that is logged. Return whether one was started.
+        """Start a run with the tracker's client, as the user's code would, if the client starts one
+        by itself at the first logged value. Return whether one was started.
 
         For a Trainer that relies on that: its losses and our captures then share a run. The
         Trainer ends it.
@@ -532,16 +465,17 @@ class Tracker(ABC):
         return False
 
     def health(self, timeout_s: float) -> Health:
-        """Try whether the service could be written to, for ``tracker-viz doctor``. Writes nothing.
+        """Check whether the service could be written to, for ``tracker-viz doctor``. Writes
+        nothing.
 
         Args:
-            timeout_s: how long a server may take to answer.
+            timeout_s: longest wait for a server's answer.
         """
         return Health(True, "installed")
 
 
 def server_health(address: str, timeout_s: float) -> Health:
-    """Ask a web server for anything; one that wants to know who asks does answer."""
+    """Check that a web server answers; asking for a login is an answer, too."""
     try:
         urllib.request.urlopen(address, timeout=timeout_s).close()
     except urllib.error.HTTPError:
@@ -556,8 +490,6 @@ _NO_ANSWER = (
     "check the address and the network; without it, captures wait in the spool for "
     "'tracker-viz push'"
 )
-SUMMARY = "summary.json"
-INPUTS = "inputs.json"
 
 
 def _no_sweeps(ref: RunRef) -> str:
@@ -565,68 +497,3 @@ def _no_sweeps(ref: RunRef) -> str:
         f"{ref} is a run of a tracker without sweeps: nothing is above or below it; name the runs "
         "one by one, runs=[...]"
     )
-
-
-_ARTIFACT_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=, -]*")
-
-
-def checked_artifact(artifact: str) -> str:
-    """The run-relative path of a file as it may be written or read; names that came from elsewhere
-    pass through here.
-
-    Raises:
-        ConfigError: it is absolute, climbs (``..``), has hidden or odd parts, or would lie among
-            the captures.
-    """
-    parts = artifact.split("/")
-    if not all(_ARTIFACT_PART.fullmatch(part) and not part.endswith((".", " ")) for part in parts):
-        raise ConfigError(
-            f"a file in a run has a plain relative path like 'reports/heads.html'; got {artifact!r}"
-        )
-    if parts[0] == "captures":
-        raise ConfigError(
-            f"'captures/' holds the captures and their index only; give {artifact!r} another folder"
-        )
-    return artifact
-
-
-def checked_columns(rows: Sequence[Mapping[str, Cell]], name: str) -> list[str]:
-    """The columns of a table.
-
-    Raises:
-        ConfigError: there are no rows, or they differ in their columns.
-    """
-    if not rows:
-        raise ConfigError(f"a table has at least one row; {name!r} has none")
-    columns = list(rows[0])
-    for number, row in enumerate(rows):
-        if list(row) != columns:
-            raise ConfigError(
-                f"all rows of a table have the same columns; in {name!r} row {number} has "
-                f"{list(row)} and the first {columns}"
-            )
-    return columns
-
-
-def video_artifacts(layout: str, last_step: int, suffix: str) -> tuple[str, str]:
-    """Paths of a video in a run: the stable one at the root, the same in every run, and the one
-    that says its last step.
-
-    ``('heads.webm', 'videos/heads/step_00012000.webm')``
-    """
-    checked_artifact(layout)
-    return checked_artifact(f"{layout}{suffix}"), checked_artifact(
-        f"videos/{layout}/step_{last_step:08d}{suffix}"
-    )
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested configuration as dotted names: ``{"model": {"d": 4}}`` becomes ``{"model.d": 4}``;
-    lists stay values."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

@@ -14,7 +14,8 @@ from tracker_viz.capture_file import REPAIR, check_file
 from tracker_viz.errors import CaptureFileError, NoSuchFileError
 from tracker_viz.files import TORN, torn_prefix
 from tracker_viz.trackers import capture_index
-from tracker_viz.trackers.base import Run, checked_artifact
+from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.values import checked_artifact
 from tracker_viz.types import CapturePath, CaptureRef
 
 

@@ -37,15 +37,9 @@ from tracker_viz.files import (
     write_json,
 )
 from tracker_viz.trackers import capture_index
-from tracker_viz.trackers.base import (
-    MetricPoint,
-    RunInfo,
-    RunState,
-    Tracker,
-    checked_artifact,
-    flatten,
-)
+from tracker_viz.trackers.base import Tracker
 from tracker_viz.trackers.file_run import FileRun
+from tracker_viz.trackers.values import MetricPoint, RunInfo, RunState, checked_artifact, flatten
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 SCHEMA_VERSION = 1

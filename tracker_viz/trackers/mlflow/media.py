@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from tracker_viz.trackers.base import Cell, checked_artifact, checked_columns
 from tracker_viz.trackers.mlflow.artifacts import ArtifactStore
+from tracker_viz.trackers.values import Cell, checked_artifact, checked_columns
 
 _TABLES_TAG = "mlflow.loggedArtifacts"
 

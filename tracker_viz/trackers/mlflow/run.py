@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,34 +24,35 @@ from tracker_viz.capture_file import REPAIR, check_file
 from tracker_viz.errors import CaptureFileError, NoSuchFileError, RunNotFoundError
 from tracker_viz.files import copy_atomically
 from tracker_viz.trackers import capture_index
-from tracker_viz.trackers.base import (
+from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.bounded import TooManyBytesError
+from tracker_viz.trackers.mlflow import media, note, search, service
+from tracker_viz.trackers.mlflow.artifacts import ArtifactStore
+from tracker_viz.trackers.mlflow.errors import mlflow_errors
+from tracker_viz.trackers.mlflow.limits import (
+    MAX_METRICS_A_CALL,
+    MAX_PARAMS_A_CALL,
+    MAX_TAG_CHARACTERS,
+    as_params,
+    batches,
+    legal_name,
+)
+from tracker_viz.trackers.redaction import without_userinfo
+from tracker_viz.trackers.values import (
     Cell,
     ChunkPolicy,
     MetricPoint,
-    Run,
     RunInfo,
     RunState,
     checked_artifact,
     checked_columns,
     flatten,
 )
-from tracker_viz.trackers.bounded import TooManyBytesError
-from tracker_viz.trackers.mlflow import media, note, service
-from tracker_viz.trackers.mlflow.artifacts import ArtifactStore
-from tracker_viz.trackers.mlflow.errors import mlflow_errors
-from tracker_viz.trackers.redaction import without_userinfo
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
 
-MAX_METRICS_A_CALL = 1000
-MAX_PARAMS_A_CALL = 100
-MAX_PARAM_CHARACTERS = 6000
-MAX_TAG_CHARACTERS = 8000
-MAX_NAME_CHARACTERS = 250
-RUNS_A_PAGE = 1000
 PROBE_AFTER_S = 2.0
-EXPERIMENTS_A_PAGE = 200
 PARENT_TAG = "mlflow.parentRunId"
 
 # The UI shows no tag whose name begins with "mlflow.": so it hides what only we read.
@@ -165,19 +165,17 @@ class MlflowRun(Run):
         parameter can never be changed: those that the run has are left alone.
         """
         at_default: Collection[str] = getattr(config, "at_default", frozenset())
-        chosen = {
-            name: value
-            for name, value in flatten(config).items()
-            if name not in at_default and value not in (None, "", [], {})
-        }
+        chosen = {}
+        for name, value in flatten(config).items():
+            if name not in at_default and value not in (None, "", [], {}):
+                chosen[name] = value
         with self._service("log the config"):
             there = self._client.get_run(self._run_id).data.params
-            new = [
-                Param(name, value)
-                for name, value in _as_params(chosen).items()
-                if name not in there
-            ]
-            for batch in _batches(new, MAX_PARAMS_A_CALL):
+            new = []
+            for name, value in as_params(chosen).items():
+                if name not in there:
+                    new.append(Param(name, value))
+            for batch in batches(new, MAX_PARAMS_A_CALL):
                 self._client.log_batch(self._run_id, params=batch, synchronous=True)
             if config:
                 self._files.put_bytes(json.dumps(dict(config), indent=2).encode(), _CONFIG)
@@ -190,7 +188,7 @@ class MlflowRun(Run):
             return {}
         try:
             config = json.loads(self._files.read(_CONFIG, max_bytes=MAX_CONFIG_BYTES))
-            return _as_params(flatten(config))
+            return as_params(flatten(config))
         except (NoSuchFileError, ValueError, AttributeError, RecursionError) as error:
             log.warning("%s of %s is left out: %s", _CONFIG, self.ref, error)
             return {}
@@ -215,12 +213,10 @@ class MlflowRun(Run):
             values = dict(point.values)
             if "loss" in values:
                 values[_FIRST_CHART] = values["loss"]
-            metrics += [
-                Metric(legal_name(name), float(value), time_ms, point.step)
-                for name, value in values.items()
-            ]
+            for name, value in values.items():
+                metrics.append(Metric(legal_name(name), float(value), time_ms, point.step))
         with self._service("log metrics"):
-            for batch in _batches(metrics, MAX_METRICS_A_CALL):
+            for batch in batches(metrics, MAX_METRICS_A_CALL):
                 self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
@@ -228,29 +224,23 @@ class MlflowRun(Run):
         with self._service("set the summary"):
             there = self._client.get_run(self._run_id).data
             now_ms = round(time.time() * 1000)
-            numbers = {
-                legal_name(name): float(value)
-                for name, value in values.items()
-                if not isinstance(value, str)
-            }
-            texts = {
-                legal_name(name): value[:MAX_TAG_CHARACTERS]
-                for name, value in values.items()
-                if isinstance(value, str)
-            }
-            changed = [
-                Metric(name, value, now_ms, 0)
-                for name, value in numbers.items()
-                if there.metrics.get(name) != value
-            ]
-            tags = [
-                RunTag(name, value)
-                for name, value in texts.items()
-                if there.tags.get(name) != value
-            ]
-            for metrics in _batches(changed, MAX_METRICS_A_CALL):
+            numbers: dict[str, float] = {}
+            texts: dict[str, str] = {}
+            for name, value in values.items():
+                if isinstance(value, str):
+                    texts[legal_name(name)] = value[:MAX_TAG_CHARACTERS]
+                else:
+                    numbers[legal_name(name)] = float(value)
+            changed, tags = [], []
+            for name, number in numbers.items():
+                if there.metrics.get(name) != number:
+                    changed.append(Metric(name, number, now_ms, 0))
+            for name, text in texts.items():
+                if there.tags.get(name) != text:
+                    tags.append(RunTag(name, text))
+            for metrics in batches(changed, MAX_METRICS_A_CALL):
                 self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
-            for batch in _batches(tags, MAX_PARAMS_A_CALL):
+            for batch in batches(tags, MAX_PARAMS_A_CALL):
                 self._client.log_batch(self._run_id, tags=batch, synchronous=True)
 
     def put_file(self, file: Path, artifact: str) -> str:
@@ -451,37 +441,8 @@ class MlflowRun(Run):
 
     def children(self) -> list[RunRef]:
         with self._service("find the runs of this sweep"):
-            found: dict[str, int] = {}
-            for experiment_ids in self._experiments():
-                for tag in (PARENT_TAG, _SWEEP_TAG):
-                    found |= self._tagged(experiment_ids, tag)
-        return [RunRef("mlflow", run_id) for run_id in sorted(found, key=lambda key: found[key])]
-
-    def _experiments(self) -> Iterator[list[str]]:
-        """Yield the ids of all experiments in pages: jobs may record into any of them."""
-        token = None
-        while True:
-            page = self._client.search_experiments(max_results=EXPERIMENTS_A_PAGE, page_token=token)
-            yield [experiment.experiment_id for experiment in page]
-            token = page.token
-            if not token:
-                return
-
-    def _tagged(self, experiment_ids: list[str], tag: str) -> dict[str, int]:
-        """Return run id -> start time, of the runs whose ``tag`` names this run."""
-        found: dict[str, int] = {}
-        token = None
-        while True:
-            page = self._client.search_runs(
-                experiment_ids,
-                f"tags.`{tag}` = '{self._run_id}'",
-                max_results=RUNS_A_PAGE,
-                page_token=token,
-            )
-            found |= {run.info.run_id: run.info.start_time for run in page}
-            token = page.token
-            if not token:
-                return found
+            children = search.child_runs(self._client, self._run_id, (PARENT_TAG, _SWEEP_TAG))
+        return [RunRef("mlflow", run_id) for run_id in children]
 
     def _listed(self) -> tuple[list[CaptureRef], dict[str, int | None]]:
         with self._service("list captures"):
@@ -492,11 +453,8 @@ class MlflowRun(Run):
     def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
         def written(ref: CaptureRef) -> float:
             try:
-                return float(
-                    json.loads(
-                        self._files.read(f"{capture_index.INDEX}/{capture_index.entry_name(ref)}")
-                    )["time"]
-                )
+                entry = f"{capture_index.INDEX}/{capture_index.entry_name(ref)}"
+                return float(json.loads(self._files.read(entry))["time"])
             except (ValueError, KeyError, TypeError):
                 return 0.0
 
@@ -540,25 +498,3 @@ def existing_run(client: mlflow.MlflowClient, uri: str, run_id: str) -> mlflow.e
 def _file_address(ref: RunRef, artifact: str) -> str:
     """Return the address from which the UI loads a file, below its own."""
     return f"/get-artifact?{urllib.parse.urlencode({'path': artifact, 'run_uuid': ref.path})}"
-
-
-def legal_name(name: str) -> str:
-    """Return a name as MLflow takes it for parameters, metrics and tags: letters, digits and ``_-.
-    :/``, a plain relative path."""
-    name = re.sub(r"[^\w.\- :/]", "_", str(name))[:MAX_NAME_CHARACTERS]
-    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-    name = "/".join(parts)
-    return name if name.strip() else "_"
-
-
-def _as_params(flat: Mapping[str, Any]) -> dict[str, str]:
-    """Return names and values as MLflow takes them. If two names become one, the first keeps its
-    value."""
-    params: dict[str, str] = {}
-    for name, value in flat.items():
-        params.setdefault(legal_name(name), str(value)[:MAX_PARAM_CHARACTERS])
-    return params
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
-    return (items[first : first + size] for first in range(0, len(items), size))

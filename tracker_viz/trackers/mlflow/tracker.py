@@ -23,9 +23,10 @@ from tracker_viz.errors import (
     TrackerVizError,
     TransientTrackerError,
 )
-from tracker_viz.trackers.base import Health, LoggerRun, Tracker, server_health
+from tracker_viz.trackers.base import Tracker, server_health
 from tracker_viz.trackers.redaction import without_userinfo
 from tracker_viz.trackers.run_config import as_name
+from tracker_viz.trackers.values import Health, LoggerRun
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
@@ -111,17 +112,9 @@ class MlflowTracker(Tracker):
         parent: RunRef | None = None,
         key: str | None = None,
     ) -> MlflowRun:
-        from mlflow.tracking.context.registry import resolve_tags
-
         from tracker_viz.trackers.mlflow import service
         from tracker_viz.trackers.mlflow.errors import mlflow_errors
-        from tracker_viz.trackers.mlflow.run import (
-            KEY_TAG,
-            MAX_TAG_CHARACTERS,
-            PARENT_TAG,
-            MlflowRun,
-            legal_name,
-        )
+        from tracker_viz.trackers.mlflow.run import MlflowRun
 
         service.ensure_reachable(self._uri)
         if self._run_id and parent is None:
@@ -134,22 +127,8 @@ class MlflowTracker(Tracker):
             )
             made = _find_by_key(client, experiment_id, key)
             if made is None:
-                ours = {
-                    "tracker_viz.version": __version__,
-                    KEY_TAG: key,
-                    PARENT_TAG: parent and parent.path,
-                }
-                told = {
-                    legal_name(tag): str(value)[:MAX_TAG_CHARACTERS]
-                    for tag, value in (tags or {}).items()
-                }
-                # What MLflow finds out about the program may name a git remote with its password.
-                found = {tag: without_userinfo(value) for tag, value in resolve_tags(told).items()}
-                made = client.create_run(
-                    experiment_id,
-                    run_name=as_name(name),
-                    tags=found | {tag: value for tag, value in ours.items() if value},
-                )
+                all_tags = _tags_of_new_run(tags or {}, parent, key)
+                made = client.create_run(experiment_id, run_name=as_name(name), tags=all_tags)
         run = MlflowRun(client, self._uri, made, ours=True, ui_url=self._ui_url)
         try:
             run.log_config(config)
@@ -271,6 +250,26 @@ class MlflowTracker(Tracker):
         uri = self._told_uri or service.absolute_uri(mlflow.get_tracking_uri())
         client = service.client(uri)
         return MlflowRun(client, uri, live, ours=False, ui_url=self._ui_url)
+
+
+def _tags_of_new_run(
+    tags: Mapping[str, str], parent: RunRef | None, key: str | None
+) -> dict[str, str]:
+    """Return the user's tags, those that MLflow finds out about the program, and ours."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    from tracker_viz.trackers.mlflow.limits import MAX_TAG_CHARACTERS, legal_name
+    from tracker_viz.trackers.mlflow.run import KEY_TAG, PARENT_TAG
+
+    given = {legal_name(tag): str(value)[:MAX_TAG_CHARACTERS] for tag, value in tags.items()}
+    # MLflow's own tags may hold a git remote with its password.
+    found = {tag: without_userinfo(value) for tag, value in resolve_tags(given).items()}
+    found["tracker_viz.version"] = __version__
+    if key:
+        found[KEY_TAG] = key
+    if parent:
+        found[PARENT_TAG] = parent.path
+    return found
 
 
 def _ensure_experiment(client: mlflow.MlflowClient, name: str) -> str:

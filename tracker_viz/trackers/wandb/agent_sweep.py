@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from tracker_viz.errors import TrackerError
-from tracker_viz.trackers.base import MetricPoint, Run, RunInfo, RunState
+from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.values import MetricPoint, RunInfo, RunState
 from tracker_viz.trackers.wandb.run import RESULTS, WandbRun, results_run
 from tracker_viz.trackers.wandb.service import WandbService, translated
 from tracker_viz.types import CapturePath, CaptureRef, RunRef

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import wandb
 
 from tracker_viz.errors import ConfigError
-from tracker_viz.trackers.base import MetricPoint
+from tracker_viz.trackers.values import MetricPoint
 from tracker_viz.trackers.wandb.key_frames import KeyFrame, frame_media
 from tracker_viz.trackers.wandb.service import AWAY, WandbService, translated
 from tracker_viz.types import RunRef

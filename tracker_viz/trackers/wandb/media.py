@@ -21,7 +21,7 @@ from typing import Any
 import wandb
 
 from tracker_viz.errors import ConfigError
-from tracker_viz.trackers.base import Cell, checked_artifact, checked_columns
+from tracker_viz.trackers.values import Cell, checked_artifact, checked_columns
 from tracker_viz.trackers.wandb.artifacts import MAX_NAME_CHARACTERS, legal_name
 
 TABLE_TYPE = "tracker-viz-table"

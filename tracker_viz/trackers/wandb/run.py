@@ -14,11 +14,11 @@ from typing import Any
 from urllib.parse import quote
 
 from tracker_viz.errors import RunActiveError, RunNotFoundError, TrackerError, TransientTrackerError
-from tracker_viz.trackers.base import (
+from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.values import (
     Cell,
     ChunkPolicy,
     MetricPoint,
-    Run,
     RunInfo,
     RunState,
     checked_artifact,

@@ -19,7 +19,7 @@ from typing import Any
 import wandb
 
 from tracker_viz.errors import RunActiveError
-from tracker_viz.trackers.base import RunState
+from tracker_viz.trackers.values import RunState
 from tracker_viz.trackers.wandb.service import (
     DEFAULT_ENTITY,
     WandbService,
