@@ -30,8 +30,8 @@ OUTCOMES = (
 )
 # The settings that a run's model, losses and captures depend on.
 TRAINED_WITH = ("name", "seed", "model", "data", "trainer", "capture")
-# A resumed run takes these from its checkpoint, unless the command line sets them. A checkpoint comes
-# from a server, so it never decides which files are read on this machine, or what is captured.
+# A resumed run takes these from its checkpoint, unless the command line sets them. A checkpoint
+# comes from a server, so it never decides which files are read here, or what is captured.
 _CONTINUED = ("name", "seed", "model", "data", "trainer")
 _PLACES = {"data": ("path", "pattern")}
 
