@@ -312,15 +312,27 @@ tests/capture/hf_decoders.py`; the same comparisons are part of the test suite.
 {chr(10).join(lines)}
 
 Hybrids (falcon_h1, jamba, lfm2, minimax, qwen3_next, ...) show the attention of the blocks that
-attend, the mixing maps of the others where they have any, and the weights of all. One known
-difference is Hugging Face's own: Falcon with ALiBi computes other attention under sdpa than under
-eager; what is shown is what the model used.
+attend, the mixing maps of the others where they have any, and the feed-forward weights of all. A
+weight is named by what it was seen to do: the matrices of a mixer that is no attention have no
+name, and are listed in the log. One known difference is Hugging Face's own: Falcon with ALiBi
+computes other attention under sdpa than under eager; what is shown is what the model used.
 
 Models in plain PyTorch, against attention worked out beside them by hand:
 
 | how it attends | largest difference |
 |---|---|
 {chr(10).join(plain_lines())}
+
+## Containers
+
+Modules as people put them together. Every block has its attention, and the weights of both its
+parts; a list or dict need not be called itself. A model that takes one flat sequence is given the
+probe's rows one after the other: `forward=lambda model, input_ids: [model(row) for row in
+input_ids]` (all rows, or the watch says so).
+
+| how layers are put together | blocks | largest difference |
+|---|---|---|
+{chr(10).join(containers())}
 
 ## Mixtures
 
@@ -375,6 +387,12 @@ def plain_lines():
         _, attention = examine_plain(randomised(make))
         difference = (torch.cat(attention, dim=1) - torch.cat(Notes.patterns, dim=1)).abs().max()
         yield f"| {name} | {difference:.0e} |"
+
+
+def containers():
+    from container_decoders import container_lines
+
+    return container_lines()
 
 
 def mixtures():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import transformers
+from container_decoders import MODELS as CONTAINERS
 from hf_decoders import MODELS, TOLERANCE, WITHOUT_ATTENTION, compare, refusal, row, short
 from test_plain_models import MODELS as PLAIN
 
@@ -63,7 +64,7 @@ def test_the_page_of_supported_models_lists_what_is_tested_and_no_more():
     assert sorted(name.strip("`") for name in LISTED if name.startswith("`")) == sorted(MODELS), (
         NEW_PAGE
     )
-    assert set(PLAIN) <= set(LISTED), NEW_PAGE
+    assert set(PLAIN) | set(CONTAINERS) <= set(LISTED), NEW_PAGE
     assert (
         f"The tests hold {len(MODELS)} Hugging Face architectures"
         in (ROOT / "README.md").read_text()

@@ -343,17 +343,26 @@ def test_products_of_which_none_alone_mixes_the_tokens_are_named_and_left_out():
     )
 
 
+def by_parts(model, ids):
+    for row in ids:
+        x = model.tokens(row[None])
+        for block in model.blocks:
+            x = block(x)
+
+
 def test_rows_of_the_probe_that_are_run_one_by_one_are_not_taken_for_heads():
     model = randomised(lambda: Model(lambda _: Residual(FusedAttention(by_kernel), two_layers())))
+    _, together = examine(model)
+    structure, one_by_one = examine(model, forward=lambda model, ids: [model(r[None]) for r in ids])
+    assert structure.n_heads == (H, H)
+    torch.testing.assert_close(one_by_one, together, atol=1e-6, rtol=0)
+    with pytest.raises(ProbeError, match="forward gave the model 1 of the probe's 2 rows"):
+        examine(model, forward=lambda model, ids: model(ids[0][None]))
     with pytest.raises(
         UnsupportedModelError,
         match="over another batch than the probe's 2 rows, of shape 1x4x16x16 in blocks",
     ):
-        examine(model, forward=lambda model, ids: [model(row[None]) for row in ids])
-    structure, _ = examine(
-        model, torch.zeros(1, T, dtype=torch.int64), forward=lambda model, ids: model(ids[0][None])
-    )
-    assert structure.n_heads == (H, H)
+        examine(model, forward=by_parts)
 
 
 def test_a_hidden_kernel_is_refused_and_its_module_named():

@@ -169,7 +169,11 @@ def _buffers_kept(written: Mapping[str, Tensor]) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for buffer, copy in copies:
-                buffer.copy_(copy)
+                if buffer.is_inference():  # may be written there only
+                    with torch.inference_mode():
+                        buffer.copy_(copy)
+                else:
+                    buffer.copy_(copy)
 
 
 @contextlib.contextmanager

@@ -109,6 +109,15 @@ class AttentionWatch(TorchFunctionMode):
         self._keep_pending()
         super().__exit__(*error)
 
+    def begin_rows(self, n_rows: int) -> None:
+        """Expect so many rows from here on: the model is given the probe in parts."""
+        self._keep_pending()
+        self._n_rows = n_rows
+        self._ordinals.clear()
+        self._stack.entries.clear()
+        if self._evidence is not None:
+            self._evidence.n_rows = n_rows
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.asker.is_quiet:

@@ -9,7 +9,6 @@ are told apart by name and shape.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +22,11 @@ from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
 from tracker_viz.capture.attention.interception import Binding, find_bindings, intercepted
 from tracker_viz.capture.attention.watch import AttentionWatch
 from tracker_viz.capture.discover.adapters import adapter_projections
+from tracker_viz.capture.discover.block_names import Block, found_blocks, named_blocks
 from tracker_viz.capture.discover.mixers import mixing_of, split_by_kind
 from tracker_viz.capture.discover.model_info import ModelStructure, Site, first_of
 from tracker_viz.capture.discover.projections import find_projections, unnamed_matrices
+from tracker_viz.capture.discover.row_loop import RowLoop
 from tracker_viz.capture.isolation import Forward, default_forward
 from tracker_viz.capture.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.adapters import virtual_tokens
@@ -33,7 +34,6 @@ from tracker_viz.capture.weights.matrices import Projection
 from tracker_viz.capture.weights.stored import names_of_outputs
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
 
-_NUMBERED = re.compile(r"(.*?)(\d+)$")
 _SURELY_ATTENTION = re.compile(
     r"(self_?|linear_?)?(attn|attention|mixer|mamba|rwkv)", re.IGNORECASE
 )
@@ -78,15 +78,17 @@ def discover(
     rejected = watch.rejected
     if not calls:
         raise UnsupportedModelError(_nothing_seen(model, rejected))
+    calls = _looking_back(calls, rejected)
     if blocks is None:
-        names = _numbered_blocks(model, calls)
+        chosen = found_blocks(model, [call.modules for call in calls])
     else:
-        names = _named_blocks(model, blocks)
-    per_block, elsewhere = _by_block(calls, names)
+        chosen = named_blocks(model, blocks, [call.modules for call in calls])
+    names = [block.name for block in chosen]
+    per_block, elsewhere = _by_block(calls, chosen)
     per_block, mixing_calls = split_by_kind(per_block, rejected)
     if not any(per_block) and not any(mixing_calls):
         raise ConfigError(
-            f"none of the blocks {list(names)} attends; attention was seen in "
+            f"none of the blocks {names} attends; attention was seen in "
             f"{sorted({call.module for call in calls})}"
         )
     if blocks is None:
@@ -94,13 +96,14 @@ def discover(
             where = call.module or "the model itself"
             rejected.append(f"attention in {where}, outside of these blocks")
 
-    d_model = widths.get(names[0]) or widths[""]
+    d_model = _width(chosen, per_block, widths)
     n_heads, n_kv_heads = [], []
     found: list[Projection] = []
     unnamed: dict[str, list[int]] = {}
     for index, block_calls in enumerate(per_block):
+        modules = _modules_of(model, chosen[index])
         of_block = find_projections(
-            model.get_submodule(names[index]),
+            modules,
             index=index,
             prefix=names[index],
             attention=_within(names[index], block_calls),
@@ -114,7 +117,7 @@ def discover(
         n_kv_heads.append(_kv_heads(block_calls, n_heads[index], of_block))
         found += [*of_block, *adapter_projections(model, of_block)]
         for path in unnamed_matrices(
-            model.get_submodule(names[index]),
+            modules,
             prefix=names[index],
             d_model=d_model,
             evidence=evidence,
@@ -161,11 +164,11 @@ def attend(
     """
     mixing_sites = structure.mixing.sites if mixing is not None else ()
     expected = set(itertools.chain(*structure.sites, *mixing_sites))
-    seen: dict[Site, AttentionCall] = {}
+    seen: dict[Site, list[AttentionCall]] = {}
 
     def keep(call: AttentionCall) -> None:
         if call.site in expected:
-            seen[call.site] = _stored(call, dtype)
+            seen.setdefault(call.site, []).append(_stored(call, dtype))
 
     stack = ModuleStack()
     watch = AttentionWatch(
@@ -175,18 +178,21 @@ def attend(
         vocabulary=structure.vocabulary,
         unanswered=structure.mixing.unanswered,
     )
+    loop = RowLoop(input_ids.shape, watch.begin_rows)
     modules = dict(model.named_modules())
     followed = [(name, modules[name]) for name in modules if name in structure.watched]
     kernels = intercepted(structure.mixing.bindings, watch.asker.call_function)
-    with stack.following(followed), kernels, watch:
+    with stack.following(followed), loop.following(model), kernels, watch:
         forward(model, input_ids)
+    loop.check()
     missing = expected - set(seen)
     if missing:
         where = {modules[-1] if modules else "the model itself" for modules, _ in missing}
         raise CaptureError(f"no attention was seen this time in {', '.join(sorted(where))}")
+    whole = {site: _all_rows(parts) for site, parts in seen.items()}
     if mixing is not None:
-        mixing.update(_maps_of([[seen[site] for site in sites] for sites in mixing_sites]))
-    return [_heads_of([seen[site] for site in sites]) for sites in structure.sites]
+        mixing.update(_maps_of([[whole[site] for site in sites] for sites in mixing_sites]))
+    return [_heads_of([whole[site] for site in sites]) for sites in structure.sites]
 
 
 def _watched_pass(
@@ -210,11 +216,18 @@ def _watched_pass(
             )
 
     watch = AttentionWatch(stack, input_ids.shape, keep, evidence=evidence)
+    loop = RowLoop(input_ids.shape, watch.begin_rows)
     followed = [(name, module) for name, module in model.named_modules() if name]
     try:
-        asked = intercepted(bindings, watch.asker.call_function)
-        with stack.following(followed), asked, _outputs_noted(model, evidence), watch:
+        kernels = intercepted(bindings, watch.asker.call_function)
+        with contextlib.ExitStack() as hooks:
+            hooks.enter_context(stack.following(followed))
+            hooks.enter_context(loop.following(model))
+            hooks.enter_context(kernels)
+            hooks.enter_context(_outputs_noted(model, evidence))
+            hooks.enter_context(watch)
             forward(model, input_ids)
+        loop.check()
     except CaptureError:
         raise
     except Exception as error:
@@ -226,6 +239,11 @@ def _watched_pass(
             "forward=lambda model, input_ids: ...; if the probe is longer than the model's "
             "context, cut it; if it only runs under autocast, pass autocast=torch.bfloat16"
         ) from error
+    if loop.n_rows_seen:
+        by_site: dict[Site, list[AttentionCall]] = {}
+        for call in calls:
+            by_site.setdefault(call.site, []).append(call)
+        calls = [_all_rows(of_site) for of_site in by_site.values()]
     _, width = watch.embedding or (0, 0)
     return calls, watch, {"": width, **stack.widths}
 
@@ -250,92 +268,74 @@ def _outputs_noted(model: nn.Module, evidence: ParameterTrace) -> Iterator[None]
             handle.remove()
 
 
-def _numbered_blocks(model: nn.Module, calls: Sequence[AttentionCall]) -> list[str]:
-    """Return the outermost numbered modules in which attention happened, and their numbered
-    siblings that do not attend."""
-    containers: dict[str, int] = {}
-    for call in calls:
-        prefix = next(filter(None, map(_outermost_numbered, call.modules)), None)
-        if prefix is not None:
-            containers[prefix] = containers.get(prefix, 0) + 1
-    if not containers:
-        parents = dict.fromkeys(call.module.rpartition(".")[0] or call.module for call in calls)
-        return list(parents)
-    stem = max(containers, key=lambda prefix: containers[prefix])
-    attending = set(itertools.chain(*(call.modules for call in calls)))
-    siblings = []
-    for name, module in model.named_modules():
-        if _outermost_numbered(name) != stem or not _is_numbered_child(name, stem):
-            continue
-        # In an nn.Sequential of everything the embedding and the head are numbered too.
-        if name in attending or any(module.children()):
-            siblings.append(name)
-    return sorted(siblings, key=lambda name: int(name.removeprefix(stem)))
+def _all_rows(parts: Sequence[AttentionCall]) -> AttentionCall:
+    """Return the calls of one place, for some rows of the probe each, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    errors = [part.error for part in parts if part.error is not None]
+    pattern = torch.cat([part.pattern for part in parts])
+    return replace(parts[0], pattern=pattern, error=max(errors, default=None))
+
+
+def _looking_back(calls: list[AttentionCall], rejected: list[str]) -> list[AttentionCall]:
+    """Return the calls that look back only, where any does: an encoder beside a decoder, and the
+    decoder's attention to it, look ahead. Name the others in ``rejected``."""
+    attention = [call for call in calls if call.kind == "attention"]
+    ahead = [call for call in attention if not _looks_back(call)]
+    if len(ahead) == len(attention):
+        return calls
+    for call in ahead:
+        rejected.append(f"attention that looks ahead, in {call.module or 'the model itself'}")
+    return [call for call in calls if call not in ahead]
+
+
+def _looks_back(call: AttentionCall) -> bool:
+    # Up to float16's rounding; NaN looks nowhere.
+    return not bool((call.pattern.triu(1) > 1e-3).any())
+
+
+def _width(
+    blocks: Sequence[Block],
+    per_block: Sequence[Sequence[AttentionCall]],
+    widths: Mapping[str, int],
+) -> int:
+    """Return the width of the residual stream: of what the first block returns; of what its
+    attention returns, where the block is a container and never runs; of the embedding."""
+    for block, calls in zip(blocks, per_block, strict=True):
+        if block.name in widths and block.name:
+            return widths[block.name]
+        for call in calls:
+            inside = block.first_inside(call.modules)
+            if inside is not None and inside in widths:
+                return widths[inside]
+    return widths[""]
+
+
+def _modules_of(model: nn.Module, block: Block) -> dict[str, nn.Module]:
+    """Return the block's module, and those beside it, by name in the model."""
+    return {name: model.get_submodule(name) for name in (block.name, *block.beside)}
 
 
 def _by_block(
-    calls: Sequence[AttentionCall], names: Sequence[str]
+    calls: Sequence[AttentionCall], blocks: Sequence[Block]
 ) -> tuple[list[list[AttentionCall]], list[AttentionCall]]:
     """Return the calls of every block, and those of none. A block that is run again is shown as it
     ran first."""
-    per_block: list[list[AttentionCall]] = [[] for _ in names]
+    per_block: list[list[AttentionCall]] = [[] for _ in blocks]
     elsewhere = []
     for call in calls:
-        around = [name for name in names if name == "" or name in call.modules]
-        name = around[0] if around else None
-        if name is None:
+        around = [index for index, block in enumerate(blocks) if _is_around(block, call)]
+        if not around:
             elsewhere.append(call)
-        elif name == "" or call.entries[call.modules.index(name)] == 1:
-            per_block[names.index(name)].append(call)
+            continue
+        inside = blocks[around[0]].first_inside(call.modules)
+        if inside is None or call.entries[call.modules.index(inside)] == 1:
+            per_block[around[0]].append(call)
     return [_each_once(block_calls) for block_calls in per_block], elsewhere
 
 
-def _outermost_numbered(name: str) -> str | None:
-    """Return the name up to its first number, ``model.layers.3.attn`` -> ``model.layers.``,
-    ``layer_3.attn`` -> ``layer_``, or None."""
-    parts = name.split(".")
-    for position, part in enumerate(parts):
-        match = _NUMBERED.fullmatch(part)
-        if match:
-            return ".".join([*parts[:position], match[1]])
-    return None
-
-
-def _is_numbered_child(name: str, stem: str) -> bool:
-    return name.startswith(stem) and name[len(stem) :].isdigit()
-
-
-def _named_blocks(model: nn.Module, blocks: str | Sequence[str]) -> list[str]:
-    known = [name for name, _ in model.named_modules() if name]
-    if isinstance(blocks, str):
-        depth = blocks.count(".")
-        chosen = [name for name in fnmatch.filter(known, blocks) if name.count(".") == depth]
-    elif isinstance(blocks, Sequence) and all(isinstance(name, str) for name in blocks):
-        chosen = [name for name in blocks if name in known]
-        if len(chosen) < len(blocks):
-            raise ConfigError(
-                f"blocks={sorted(set(blocks) - set(known))} are no modules of the model; it has "
-                f"{_first_names(known)}"
-            )
-    else:
-        raise ConfigError(
-            f"blocks are names of modules, or a pattern like 'model.layers.*'; got {blocks!r} "
-            "(only_blocks= chooses among them by number)"
-        )
-    if not chosen:
-        raise ConfigError(
-            f"blocks={blocks!r} matches no module of the model; it has {_first_names(known)}"
-        )
-    return chosen
-
-
-def _first_names(names: Sequence[str]) -> str:
-    """Return the outermost ones, where a block would be looked for."""
-    outermost = sorted(names, key=lambda name: name.count("."))
-    text = ", ".join(outermost[:20])
-    if len(names) > 20:
-        text += " ..."
-    return text
+def _is_around(block: Block, call: AttentionCall) -> bool:
+    return block.name == "" or block.first_inside(call.modules) is not None
 
 
 def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:

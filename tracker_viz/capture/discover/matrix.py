@@ -6,7 +6,7 @@ For ``projections.find_projections``, which finds out what each of them does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ class Matrix:
 
 
 def matrices_in(
-    block: nn.Module,
+    modules: Mapping[str, nn.Module],
     prefix: str,
     d_model: int,
     evidence: ParameterTrace,
@@ -148,10 +148,17 @@ def matrices_in(
     """Return the matrices of a block; one for all experts that are modules of their own.
 
     Args:
+        modules: the block's, by name in the model; what is beside it has paths with its whole name.
         prefix: the block's name in the model.
         skipped: leave out what has such a name.
     """
-    return _merge_experts(_each(block, prefix, d_model, evidence, skipped))
+    found: list[Matrix] = []
+    for name, module in modules.items():
+        matrices = _merge_experts(_each(module, name, d_model, evidence, skipped))
+        if name != prefix:
+            matrices = [replace(each, path=f"{name}.{each.path}".strip(".")) for each in matrices]
+        found += matrices
+    return found
 
 
 def _each(

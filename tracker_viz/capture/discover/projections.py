@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
@@ -39,7 +39,7 @@ _ORDER = (*_ATTENTION_ORDER, "w_gate", "w_up", "w_down", "w_in", "w_out")
 
 
 def find_projections(
-    block: nn.Module,
+    modules: Mapping[str, nn.Module],
     *,
     index: int,
     prefix: str,
@@ -53,6 +53,7 @@ def find_projections(
     """Return the projections of one block.
 
     Args:
+        modules: the block's by name in the model: its own, and what is beside it.
         prefix: the block's name in the model.
         attention: names, within the block, of the modules that made its attention calls.
         attends: attention was seen in this block.
@@ -63,28 +64,30 @@ def find_projections(
             mean over all.
     """
     if named is not None:
-        every = matrices_in(block, prefix, d_model, evidence, skipped=_NOTHING)
+        every = matrices_in(modules, prefix, d_model, evidence, skipped=_NOTHING)
         return _named(every, index, prefix, named)
 
-    matrices = matrices_in(block, prefix, d_model, evidence, skipped=SKIPPED_NAMES)
-    seen = _seen(block, prefix, attention, evidence)
+    matrices = matrices_in(modules, prefix, d_model, evidence, skipped=SKIPPED_NAMES)
+    seen = _seen(modules, prefix, attention, evidence)
     found = unseen_projections(matrices, index)
     if attends:
-        parts = _attention_parts(block, attention)
+        parts = _attention_parts(modules[prefix], attention)
         found = attention_projections(matrices, index, parts, d_model, evidence, seen)
         if not any(projection.name == "attn.w_o" for projection in found):
             found += _output_beside(matrices, index, found)
         matrices = [matrix for matrix in matrices if not _is_inside(matrix, parts)]
     taken = set(itertools.chain(*(projection.parameters for projection in found)))
     rest = [matrix for matrix in matrices if matrix.parameter not in taken]
-    found += feed_forward_projections(block, rest, index, d_model, evidence, seen, max_experts)
+    found += feed_forward_projections(
+        modules[prefix], rest, index, d_model, evidence, seen, max_experts
+    )
     # Of one name the first that was found.
     by_name = {projection.name: projection for projection in reversed(found)}
     return sorted(by_name.values(), key=_usual_place)
 
 
 def unnamed_matrices(
-    block: nn.Module,
+    modules: Mapping[str, nn.Module],
     *,
     prefix: str,
     d_model: int,
@@ -94,26 +97,32 @@ def unnamed_matrices(
     """Return the paths of a block's matrices that none of ``found`` shows; numbers in them are
     ``*``, so that experts are named once."""
     shown = set(itertools.chain(*(projection.parameters for projection in found)))
-    matrices = matrices_in(block, prefix, d_model, evidence, skipped=SKIPPED_NAMES)
+    matrices = matrices_in(modules, prefix, d_model, evidence, skipped=SKIPPED_NAMES)
     paths = [matrix.path for matrix in matrices if not shown & set(matrix.parameters)]
     return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", path) for path in paths))
 
 
 def _seen(
-    block: nn.Module, prefix: str, attention: Sequence[str], evidence: ParameterTrace
+    modules: Mapping[str, nn.Module],
+    prefix: str,
+    attention: Sequence[str],
+    evidence: ParameterTrace,
 ) -> Seen:
     origins = evidence.origins
-    own = set()
-    for module_name, module in layers_of(block):
-        if isinstance(module, nn.Embedding):
-            continue
-        for name, parameter in named_matrices(module):
-            if parameter.ndim >= 2:
-                in_model = f"{prefix}.{module_name}".strip(".")
-                own.add(origins.first_name(f"{in_model}.{name}".strip(".")))
+    own = {origins.first_name(name) for name in _own_parameters(modules)}
     callers = [f"{prefix}.{name}".strip(".") for name in attention]
     attentions = [each for each in origins.attentions if _is_of(each, callers)]
     return Seen(origins, frozenset(own), tuple(attentions))
+
+
+def _own_parameters(modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    for around, block in modules.items():
+        for module_name, module in layers_of(block):
+            if isinstance(module, nn.Embedding):
+                continue
+            for name, parameter in named_matrices(module):
+                if parameter.ndim >= 2:
+                    yield ".".join(filter(None, (around, module_name, name)))
 
 
 def _is_of(seen: SeenAttention, callers: Sequence[str]) -> bool:
