@@ -1,4 +1,4 @@
-"""Does a label mean what it says? Takes the labeled heads out of the demo's model and measures
+"""Test whether labels hold: take the labeled heads out of the demo's model, and measure
 what it can no longer predict, as ``tracker-viz verify`` does for any run.
 
     python benchmarks/ablation.py                   # trains the demo first: some minutes

@@ -1,5 +1,5 @@
-"""What capturing costs the training loop, beside what else people do: wandb.watch(log="all"), and
-output_attentions with torch.save.
+"""Measure what capturing costs the training loop, beside the alternatives: wandb.watch(log="all"),
+and output_attentions with torch.save.
 
     python benchmarks/capture.py            trainings of a small Llama with each of them; prints a
     table python benchmarks/capture.py --sizes    megabytes and milliseconds of one capture for
@@ -198,8 +198,8 @@ def train(make: Any, steps: int, every: int, *, waiting: bool) -> Training:
 
 
 def processor_s(children: dict[psutil.Process, float]) -> float:
-    """Of all threads, and of child processes (W&B's service is one); one that has ended (its
-    monitor) counts as it was last seen."""
+    """Return the processor time of all threads and child processes (W&B's service is one); one that
+    has ended (its monitor) counts as it was last seen."""
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             taken = child.cpu_times()
@@ -277,8 +277,8 @@ def compare(rounds: int, steps: int, every: int) -> None:
 
 
 def off_due_steps() -> None:
-    """What ``Recorder.step`` takes where no capture is due, beside a function that does nothing
-    with the same arguments."""
+    """Measure ``Recorder.step`` where no capture is due, beside a function that does nothing with
+    the same arguments."""
 
     def nothing(step: int, tokens_seen: int | None = None, **metrics: Any) -> None:
         pass
@@ -383,8 +383,8 @@ def computed(size: str, max_mb: float, host_s: float) -> tuple[int, float, float
 
 
 def host_seconds_a_block() -> float:
-    """What a capture takes the training thread a block besides arithmetic: Python and the launching
-    of operations.
+    """Measure the time of a capture per block on the training thread besides arithmetic: Python and
+    the launching of operations.
 
     Taken from a Llama so narrow that nothing else is left, 2 and 18 blocks deep; least of seven.
     """
@@ -410,8 +410,8 @@ def host_seconds_a_block() -> float:
 
 @cache
 def host_seconds_a_norm() -> float:
-    """What the norms of one matrix take the training thread besides arithmetic: those of a matrix
-    of next to none, least of fifty."""
+    """Measure the time of one matrix's norms on the training thread besides arithmetic: those of a
+    tiny matrix, least of fifty."""
     stored, projection = {"w": torch.randn(8, 8)}, Projection(0, "mlp.w_in", ("w",), (8, 8))
     taken = []
     for _ in range(50):

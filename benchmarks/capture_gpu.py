@@ -1,4 +1,4 @@
-"""What a capture costs on a GPU: a Llama of 1.2 billion random parameters under bf16 autocast,
+"""Measure a capture's cost on a GPU: a Llama of 1.2 billion random parameters under bf16 autocast,
 torch.compile and flash attention.
 
     python benchmarks/capture_gpu.py                 on the first GPU; needs about 25 GB of its

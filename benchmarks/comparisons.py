@@ -1,4 +1,4 @@
-"""How far what a comparison says can be trusted, measured on sweeps whose truth is known.
+"""Measure how far a comparison can be trusted, on sweeps whose truth is known.
 
     python benchmarks/comparisons.py                 # about ten minutes on two cores
     python benchmarks/comparisons.py --part seeds    # trains the demo, two seeds

@@ -75,8 +75,8 @@ def write(runs: list[dict[str, Any]], alike: dict[str, float]) -> None:
 
 
 def distances(runs: list[ComparedRun]) -> dict[str, float]:
-    """How alike the seeds' heads became, beside a run and itself, and beside heads that are paired
-    at random."""
+    """Measure how alike the seeds' heads became, beside a run and itself, and beside heads that are
+    paired at random."""
     matrix = distance_matrix(runs)
     pairs = np.triu_indices(len(runs), 1)
     return {
@@ -94,8 +94,8 @@ def distances(runs: list[ComparedRun]) -> dict[str, float]:
 
 
 def observed(demo: TrainedDemo) -> dict[str, Any]:
-    """Of each score its highest value; of each role the first onset that lasted; of an induction
-    head what it was built on."""
+    """Return the highest value of each score, the first lasting onset of each role, and the heads
+    that an induction head was built on."""
     series = demo.series
     seen: dict[str, Any] = {
         f"{name}_max": highest(series, name)

@@ -1,4 +1,4 @@
-"""How fast a video is drawn and encoded, against seaborn's own ways: one process, the same
+"""Measure how fast a video is drawn and encoded, against seaborn's own ways: one process, the same
 captures, 1080p overview of 6x6 heads.
 
     python benchmarks/rendering.py                       # about four minutes; FuncAnimation's row
@@ -294,7 +294,7 @@ def report(result: dict[str, Any]) -> str:
     cpu = {name: statistics.median(times) for name, times in result["cpu_seconds_a_frame"].items()}
 
     def ratio(name: str, extra: list[float] | None = None) -> float:
-        """How many times the frame's time of end to end a way needs: the median over the rounds,
+        """A way's time as a multiple of the frame's time end to end: the median over the rounds,
         each against its own round."""
         extra = extra or [0.0] * len(seconds[name])
         return statistics.median(

@@ -1,5 +1,5 @@
-"""How many hidden rows of the probe are worth their price: what a capture costs with 0, 2, 4 and 8
-of each kind, and how steady the onset of a role is over draws of the probe.
+"""Measure how many hidden rows of the probe are worth their price: the cost of a capture with 0, 2,
+4 and 8 of each kind, and how steady the onset of a role is over draws of the probe.
 
 * Cost: milliseconds of processor time of one capture on the training thread, and of scoring and
   cutting it, for the demo's model and for GPT-2's shape.

@@ -1,5 +1,5 @@
-"""What scoring costs: heads of small and large models, weight matrices as captures hold them; and
-what a sample of a matrix is worth.
+"""Measure the cost of scoring heads of small and large models and the weight matrices of captures,
+and the worth of a sample of a matrix.
 
 Seconds of processor time, which a busy machine stretches least, and of the clock. The largest
 capture is scored by two threads: on two idle cores its clock time is half of its processor time.

@@ -1,5 +1,5 @@
-"""How much do labels and onsets hang on the draw of the probe? Trains the demo once and scores it
-with many probes at every capture, each with random tokens and text of its own.
+"""Measure how much labels and onsets depend on the draw of the probe: train the demo once, and
+score it with many probes at every capture, each with random tokens and text of its own.
 
 Held to: the step of every role's onset has a standard deviation of at most 10 steps, and two draws
 give at least 95 % of the heads that neither marks as near the line the same label.

@@ -1,5 +1,5 @@
-"""What sending captures to MLflow costs the training thread, and how long sending, listing and
-pulling take.
+"""Measure what sending captures to MLflow costs the training thread, and how long sending, listing
+and pulling take.
 
     python benchmarks/trackers.py [--captures 50] [--kib 1024] [--latency-ms 20] [--many 1000]
 
@@ -60,7 +60,7 @@ def captures(n: int, kib: int) -> Iterator[Capture]:
 
 
 def on_the_training_thread(uri: str, made: list[Capture], directory: Path) -> dict[str, float]:
-    """What somebody would write by hand."""
+    """Log as somebody would by hand."""
     client = MlflowClient(uri)
     run = MlflowTracker(uri, "benchmark").create_run(name="by hand", config={})
     blocked_s = []

@@ -1,5 +1,5 @@
-"""What uploading captures to W&B costs, against a stand-in server with a delay on every request.
-Ratios, measured side by side.
+"""Measure the cost of uploading captures to W&B, against a stand-in server with a delay on every
+request. Ratios, measured side by side.
 
     python benchmarks/wandb_upload.py [--captures 200] [--megabytes 1] [--delay-ms 100]
 

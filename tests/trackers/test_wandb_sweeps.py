@@ -26,8 +26,9 @@ from tracker_viz.types import RunRef
 SMALL = {"size": "960x540", "hold_s": 0.2, "seconds_per_capture": 0.1}
 TRAIN = Path(__file__).parents[2] / "train.py"
 
-FAILING = """
-import hydra, torch
+# Somebody's Hydra application; a test fills in what is done with the model.
+SCRIPT = """
+import hydra, torch, wandb
 import tracker_viz as tv
 
 @hydra.main(version_base="1.3", config_path=".", config_name="theirs")
@@ -36,15 +37,28 @@ def main(cfg):
     layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
     encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     model = torch.nn.Sequential(torch.nn.Embedding(16, 8), encoder)
-    options = {"probe": torch.arange(12)[None], "spool": "spool", "every": 1}
-    with tv.watch(model, run="wandb", name=f"x={cfg.x}", **options) as recorder:
+    options = {{"probe": torch.arange(12)[None], "run": "wandb", "spool": "spool"}}
+    {body}
+
+main()
+"""
+FAILING = SCRIPT.format(
+    body="""
+    with tv.watch(model, name=f"x={cfg.x}", every=1, **options) as recorder:
         for step in range(4):
             recorder.step(step, loss=1.0)
             if cfg.x == 1 and step == 2:
                 raise RuntimeError("this job fails")
-
-main()
 """
+)
+OWN_RUNS = SCRIPT.format(
+    body="""
+    run = wandb.init(project="theirs", name=f"x={cfg.x}", group="")
+    with tv.watch(model, **options) as recorder:
+        recorder.step(0, loss=1.0)
+    run.finish()
+"""
+)
 CONFIG = """
 x: 0
 tracker: {wandb: {project: theirs}}
@@ -144,25 +158,6 @@ def test_a_job_that_fails_is_marked_so_and_hides_no_other(wandb_server, tmp_path
         3,
         4,
     ]  # each one's last state
-
-
-OWN_RUNS = """
-import hydra, torch, wandb
-import tracker_viz as tv
-
-@hydra.main(version_base="1.3", config_path=".", config_name="theirs")
-def main(cfg):
-    torch.manual_seed(cfg.x)
-    layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
-    encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    model = torch.nn.Sequential(torch.nn.Embedding(16, 8), encoder)
-    run = wandb.init(project="theirs", name=f"x={cfg.x}", group="")
-    with tv.watch(model, probe=torch.arange(12)[None], run="wandb", spool="spool") as recorder:
-        recorder.step(0, loss=1.0)
-    run.finish()
-
-main()
-"""
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])

@@ -50,7 +50,7 @@ class Correlation:
         p_alone: the same for this test alone, as if nobody had looked at the others.
         n_runs: runs that have both values.
         n_tests: how many tests ``p_value`` is corrected for.
-        same_as: other settings that vary exactly as this one does, and cannot be told from it.
+        same_as: other settings that vary exactly as this one does; the test cannot separate them.
     """
 
     setting: str

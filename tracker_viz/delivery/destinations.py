@@ -1,4 +1,4 @@
-"""Where captures go: as ``watch`` asks for it, connected to its tracker, as the spool stores it."""
+"""Destinations of captures in three forms: wanted by ``watch``, connected, stored in the spool."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class StoredDestination:
 
 @dataclass(frozen=True, slots=True)
 class ConnectedDestination:
-    """What an uploader starts from: a tracker, a run that is open already, or both."""
+    """The input of an uploader: a tracker, a run that is open already, or both."""
 
     asked: Destination
     tracker: Tracker | None

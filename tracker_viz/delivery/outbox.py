@@ -28,7 +28,7 @@ from tracker_viz.delivery.spool_writer import QUEUE_BYTES, SpoolWriter
 from tracker_viz.delivery.uploader import Uploader
 from tracker_viz.errors import ConfigError
 from tracker_viz.files import user_path
-from tracker_viz.trackers import Cell, LocalRun, Run, RunState
+from tracker_viz.trackers import Cell, LocalRun, Run, RunState, state_after
 from tracker_viz.types import Capture, CaptureRef, RunRef
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ AWAY_PATIENCE_S = 20.0
 
 
 class Outbox:
-    """Where a Recorder submits its captures. Close it, or use it as a context manager.
+    """The sink of a Recorder's captures. Close it, or use it as a context manager.
 
     Args:
         directory: the spool; one that an earlier process left is continued, into the same runs.
@@ -152,7 +152,7 @@ class Outbox:
 
     @property
     def holds_captures(self) -> bool:
-        """Whether the spool or one of the runs had captures before this process submitted any."""
+        """True: the spool or one of the runs had captures before this process submitted any."""
         in_runs = any(uploader.steps_before for uploader in self._uploaders)
         return in_runs or bool(self._spool.known_steps())
 
@@ -163,13 +163,13 @@ class Outbox:
 
     @property
     def in_fork(self) -> bool:
-        """Whether this is a fork of the process that opened the spool: it has neither the threads
-        nor the spool."""
+        """True in a fork of the process that opened the spool: a fork has neither the threads nor
+        the spool."""
         return os.getpid() != self._pid
 
     @property
     def closed(self) -> bool:
-        """Whether ``close`` was called: from then on the spool may belong to another process."""
+        """True once ``close`` was called: from then on the spool may belong to another process."""
         return self._report is not None
 
     @property
@@ -267,12 +267,7 @@ class Outbox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
     ) -> None:
-        if kind is None:
-            self.close("finished")
-        elif issubclass(kind, KeyboardInterrupt):
-            self.close("killed")
-        else:
-            self.close("failed")
+        self.close(state_after(kind))
 
     def _note_state(self, state: RunState) -> None:
         try:

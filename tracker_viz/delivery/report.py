@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of the captures. ``complete``: every one is where it should be.
+    """The outcome of a delivery. ``complete``: every capture is where it should be.
 
     Attributes:
         deliveries: one per destination.

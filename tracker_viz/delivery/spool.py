@@ -70,7 +70,7 @@ class Spool:
         self._journals: dict[str, Journal] = {}
         self._reserve = self.directory / ".reserve"
         self._lock: filelock.BaseFileLock | None = None
-        # What run.json said last: a spool that is deleted under a training is made again from it
+        # The last contents of run.json: a spool deleted during training is restored from it
         self._described: dict[str, Any] = {}
         # Around a change of run.json, which reads the file first
         self._description = threading.Lock()
@@ -316,7 +316,7 @@ class Spool:
                 self._store_destinations(known | {wanted.name: wanted})
 
     def _set_aside(self, name: str) -> None:
-        """Begin the journal of a destination anew; what the run so far had is kept beside it."""
+        """Start a new journal for a destination, and keep the old one beside it."""
         journal = self.directory / "sent" / f"{name}.jsonl"
         number = 1
         while (aside := journal.with_name(f"{name}.{number}.jsonl")).exists():

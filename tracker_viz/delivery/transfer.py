@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the spool and a run turned out to have.
+    """Differences between the spool and a run.
 
     Attributes:
         left: captures that the run lacks, wholly or their metrics.
@@ -55,7 +55,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of one chunk.
+    """The outcome of sending one chunk.
 
     Attributes:
         whole: captures that the run has now, or had to be deferred.

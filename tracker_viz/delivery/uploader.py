@@ -46,8 +46,8 @@ Result = TypeVar("Result")
 
 
 class State(Enum):
-    """Where an uploader is. It changes only in the methods of ``Uploader`` that the module's
-    picture names."""
+    """The state of an uploader. It changes only in the methods of ``Uploader`` that the module's
+    diagram names."""
 
     STARTING = auto()
     UPLOADING = auto()
@@ -63,7 +63,7 @@ ACTIVE = frozenset({State.STARTING, State.UPLOADING, State.AWAY})
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStatus:
-    """How far one destination is.
+    """The progress of one destination.
 
     Attributes:
         sent: captures that it has confirmed, in this process or an earlier one.
@@ -89,7 +89,7 @@ class DeliveryStatus:
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How the run ends, and until when (of ``time.monotonic``) that is tried.
+    """The state to end the run in, and until when (of ``time.monotonic``) to try.
 
     Attributes:
         away_s: how long a tracker is waited for that fails at every call; None: until the deadline.
@@ -157,7 +157,7 @@ class Uploader:
 
     @property
     def ours(self) -> bool:
-        """Whether the run is one of ours to end, and not the user's own."""
+        """True: we created the run and end it; False: it is the user's own."""
         return self._transfer.destination.ours
 
     def start(self) -> None:
@@ -201,7 +201,7 @@ class Uploader:
         return not self._thread.is_alive()
 
     def dismiss(self) -> None:
-        """When this returns, the thread changes nothing in the spool any more, whatever its tracker
+        """Make sure that the thread changes nothing in the spool any more, whatever its tracker
         answers. Call it before the spool is released.
 
         A request that hung may return long after its time, when another process has the spool.

@@ -97,7 +97,7 @@ class TrackerVizCallback(pl.Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self.watcher is not None:
-            self.watcher.close("killed" if isinstance(exception, KeyboardInterrupt) else "failed")
+            self.watcher.close(trackers.state_after(type(exception)))
 
     def _decoder(self, pl_module: Any) -> Any:
         parts = [name for name, _ in pl_module.named_children()]

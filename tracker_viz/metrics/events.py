@@ -157,7 +157,7 @@ def find_events(series: ScoreSeries, *, metric: str = "loss") -> list[Event]:
 
     moves = _moves(series, metric)
     found = [_with_loss(event, series, metric) for event in _role_events(series)]
-    # A fall that a role explains is said with the role: one event, not two.
+    # A fall that a role explains is part of the role's event: one event, not two.
     found += [move for move in moves if not _explained(move, found)]
     found += _collapses(series)
     found += _nonfinite(series, metric)

@@ -224,7 +224,7 @@ def _as_rows(rows: HeldOutRows | Mapping[str, Any]) -> HeldOutRows:
 def _default_rows(
     model: nn.Module, scored: ScoredRun | None, options: VerifyOptions
 ) -> tuple[HeldOutRows, list[str]]:
-    """Return repeated random tokens like those of the run's probe, but drawn anew, and the probe's
+    """Return repeated random tokens like those of the run's probe, but drawn again, and the probe's
     rows of text."""
     size = vocab_size(model)
     if size is None:

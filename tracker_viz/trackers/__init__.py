@@ -49,6 +49,7 @@ from tracker_viz.trackers.values import (
     RunState,
     checked_artifact,
     flatten,
+    state_after,
 )
 
 __all__ = [
@@ -95,6 +96,7 @@ __all__ = [
     "scheme_of",
     "schemes",
     "shown_override",
+    "state_after",
     "switched_off",
     "tracker_class",
     "without_secrets",

@@ -51,8 +51,8 @@ def entry_text(ref: CaptureRef, time: float) -> str:
 
 
 def parse_entry(name: str) -> CaptureRef | None:
-    """What an entry's name says; None for a name that is not an entry's, and for a size that no
-    capture has."""
+    """Parse an entry's name; None for a name that is not an entry's, and for a size that no capture
+    has."""
     match = _ENTRY.fullmatch(name)
     if not match or int(match[2]) > MAX_FILE_BYTES:
         return None

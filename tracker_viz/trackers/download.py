@@ -1,9 +1,9 @@
-"""A run's captures -> checked files on this machine, several at once. Called by the pipeline before
+"""Download a run's captures as checked files, several at once. Called by the pipeline before
 anything is drawn.
 
-What lies here already is not fetched again, so an interrupted pull goes on where it stopped. A
-capture that the service holds damaged is named and left out: the rest can still be drawn, with a
-gap that is seen.
+Files that are here already are not fetched again, so an interrupted pull continues where it
+stopped. A capture that is damaged on the service is named and left out: the rest can still be
+drawn, with a visible gap.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ MAX_FOLDER_CHARACTERS = 200  # disks take 255 bytes
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """Captures that lie here now, ordered by step, and those that came damaged with what was
-    wrong."""
+    """Captures that are here now, ordered by step, and damaged ones with their errors."""
 
     captures: tuple[CapturePath, ...]
     damaged: Mapping[CaptureRef, CaptureFileError]
@@ -119,7 +118,7 @@ def at_once(
     """The calls' futures, in their order; calls that have not begun when the block ends never do.
 
     Unlike those of a ``ThreadPoolExecutor``, the threads are waited for neither then nor when the
-    program ends: a server that hangs would hold up whoever presses Ctrl-C for minutes.
+    program ends: a server that hangs would hold up Ctrl-C for minutes.
     """
     futures: list[Future[Result]] = [Future() for _ in calls]
     waiting = deque(zip(calls, futures, strict=True))

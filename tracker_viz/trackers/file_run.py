@@ -118,8 +118,8 @@ class FileRun(Run):
         return max(refs, key=self._stored_at)
 
     def _stored_at(self, ref: CaptureRef) -> float:
-        """When the entry of a capture was written, in seconds since 1970; 0 where it cannot be
-        read."""
+        """Return the time at which a capture's entry was written, in seconds since 1970; 0 where it
+        cannot be read."""
         name = capture_index.entry_name(ref)
         with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
             entry = Path(directory) / name

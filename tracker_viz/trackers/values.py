@@ -21,6 +21,13 @@ SUMMARY = "summary.json"
 INPUTS = "inputs.json"
 
 
+def state_after(error: type[BaseException] | None) -> RunState:
+    """Return the state of a run whose training ended with this error; None: without one."""
+    if error is None:
+        return "finished"
+    return "killed" if issubclass(error, KeyboardInterrupt) else "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class MetricPoint:
     """Scalars of one training step. Names group by prefix, as in ``attn/induction_max``.
@@ -104,8 +111,8 @@ def checked_artifact(artifact: str) -> str:
     outside is checked here.
 
     Raises:
-        ConfigError: it is absolute, climbs (``..``), has hidden or odd parts, or would lie among
-            the captures.
+        ConfigError: it is absolute, climbs (``..``), has hidden or odd parts, or is in the folder
+            of the captures.
     """
     parts = artifact.split("/")
     for part in parts:

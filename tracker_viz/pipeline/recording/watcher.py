@@ -13,7 +13,7 @@ from tracker_viz.pipeline.load import TrackerOptions
 from tracker_viz.pipeline.recording.outbox import close_outbox
 from tracker_viz.pipeline.render import RenderResult, render
 from tracker_viz.pipeline.scoring import Scores
-from tracker_viz.trackers import Run, RunState
+from tracker_viz.trackers import Run, RunState, state_after
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
@@ -171,12 +171,7 @@ class Watcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close("finished")
-        elif issubclass(kind, KeyboardInterrupt):
-            self.close("killed")
-        else:
-            self.close("failed")
+        self.close(state_after(kind))
 
 
 def _ignore_step(step: int, tokens_seen: int | None = None, **metrics: Any) -> None:

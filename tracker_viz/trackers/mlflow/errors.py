@@ -94,16 +94,16 @@ def artifact_errors(root: str) -> Iterator[None]:
         if type(error).__module__ == "builtins":
             raise
         status = http_status(error)
-        said = f"cannot use the artifact store {root}: {type(error).__name__}: {_shown(error)}"
-        if status in {401, 403} or "redentials" in said:
+        message = f"cannot use the artifact store {root}: {type(error).__name__}: {_shown(error)}"
+        if status in {401, 403} or "redentials" in message:
             raise TrackerError(
-                f"{said}. The server leaves its artifacts to the clients, so that store's "
+                f"{message}. The server leaves its artifacts to the clients, so that store's "
                 "credentials must be here "
                 "(S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws; "
                 "MLFLOW_S3_ENDPOINT_URL where it is not Amazon's)"
             ) from None
         raise (TransientTrackerError if status in _TRANSIENT_STATUS else TrackerError)(
-            said
+            message
         ) from None
 
 
@@ -128,9 +128,9 @@ def http_status(error: BaseException) -> int:
 
 def _of_the_service(code: str, status: int, text: str, where: str, doing: str) -> TrackerError:
     text = _shown(text)
-    said = f"cannot {doing} at {where}: {text}"
+    message = f"cannot {doing} at {where}: {text}"
     if code == "RESOURCE_DOES_NOT_EXIST":
-        return RunNotFoundError(said)
+        return RunNotFoundError(message)
     if "CERTIFICATE_VERIFY_FAILED" in text or "[SSL" in text:
         return TrackerError(_certificate_message(where, text))
     if status in {401, 403}:
@@ -141,28 +141,28 @@ def _of_the_service(code: str, status: int, text: str, where: str, doing: str) -
         )
     if code == "ENDPOINT_NOT_FOUND" or (status == 404 and "json" not in text.lower()):
         return TrackerError(
-            f"{said}. Is this the address of an MLflow server, its --static-prefix included?"
+            f"{message}. Is this the address of an MLflow server, its --static-prefix included?"
         )
     if (
         "out-of-date database schema" in text
         or "unable to open database file" in text
         or "readonly database" in text
     ):
-        return TrackerError(said)
+        return TrackerError(message)
     if not where.startswith("http"):
         return (
             TransientTrackerError
             if "OperationalError" in text or "locked" in text
             else TrackerError
-        )(said)
-    return (TransientTrackerError if status in _TRANSIENT_STATUS else TrackerError)(said)
+        )(message)
+    return (TransientTrackerError if status in _TRANSIENT_STATUS else TrackerError)(message)
 
 
-def _shown(said: object) -> str:
+def _shown(message: object) -> str:
     """Remove this process's secrets from a message: servers and gateways repeat what they were
     sent."""
-    # A database says its whole statement, with the values in it, over many lines.
-    text = _STATEMENT.sub("", str(said))
+    # A database's message repeats its whole statement, with the values in it, over many lines.
+    text = _STATEMENT.sub("", str(message))
     text = without_retries(without_credentials(" ".join(text.split())))
     for secret in filter(None, map(os.environ.get, _SECRETS)):
         text = text.replace(secret, "***")

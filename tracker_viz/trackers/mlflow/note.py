@@ -175,9 +175,9 @@ def _verdicts(verified: str) -> str:
     """Return what became of each role when its heads were taken out, at the last step that was
     measured; empty where nothing is said."""
     try:
-        said = json.loads(verified)["sentences"]
-        last_step = max(said, key=int)
-        sentences = [str(sentence) for sentence in said[last_step]]
+        by_step = json.loads(verified)["sentences"]
+        last_step = max(by_step, key=int)
+        sentences = [str(sentence) for sentence in by_step[last_step]]
     except (KeyError, TypeError, ValueError):
         return ""
     if not sentences:

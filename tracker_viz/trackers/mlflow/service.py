@@ -84,8 +84,8 @@ def default_uri() -> str:
 
 def _with_credentials_of_environment(uri: str) -> str:
     """Add the password that the environment has for the same service; stored ones have none."""
-    told = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
-    return told if told and without_userinfo(told) == uri else uri
+    named = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    return named if named and without_userinfo(named) == uri else uri
 
 
 def absolute_uri(uri: str) -> str:
@@ -260,11 +260,11 @@ def checked_ui_url(ui_url: str | None) -> str | None:
     Raises:
         ConfigError: one of them is no address of a web page.
     """
-    for name, told in (("ui_url", ui_url), (_UI_VARIABLE, os.environ.get(_UI_VARIABLE))):
-        if told and not re.match(r"https?://[^/]", told):
+    for name, address in (("ui_url", ui_url), (_UI_VARIABLE, os.environ.get(_UI_VARIABLE))):
+        if address and not re.match(r"https?://[^/]", address):
             raise ConfigError(
                 f"{name} must look like 'https://mlflow.mylab.org' or 'http://127.0.0.1:5000'; got "
-                f"{without_userinfo(told)!r}"
+                f"{without_userinfo(address)!r}"
             )
     return ui_url
 
@@ -272,9 +272,9 @@ def checked_ui_url(ui_url: str | None) -> str | None:
 def ui_base(uri: str, ui_url: str | None) -> str:
     """Return the UI's address without a trailing slash: the tracking URI, including a server's
     ``--static-prefix``, unless ``ui_url`` or ``TRACKER_VIZ_MLFLOW_UI_URL`` names another."""
-    told = ui_url or os.environ.get(_UI_VARIABLE)
-    if told:
-        return without_userinfo(told).rstrip("/")
+    address = ui_url or os.environ.get(_UI_VARIABLE)
+    if address:
+        return without_userinfo(address).rstrip("/")
     return without_userinfo(uri) if uri.startswith("http") else EMBEDDED_UI
 
 

@@ -94,14 +94,14 @@ class MlflowTracker(Tracker):
 
     @property
     def options(self) -> Mapping[str, str]:
-        told = {
+        options = {
             "tracking_uri": without_userinfo(self._uri),
             "experiment": self._experiment,
             "ui_url": self._ui_url,
             "run_id": self._run_id,
             "workspace": self._workspace,
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in options.items() if value is not None}
 
     def create_run(
         self,

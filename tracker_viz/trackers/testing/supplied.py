@@ -1,4 +1,4 @@
-"""What a subclass of the contract supplies, and the fixtures that are built on it."""
+"""The part of the contract that a subclass supplies, and the fixtures that are built on it."""
 
 from __future__ import annotations
 

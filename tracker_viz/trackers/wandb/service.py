@@ -31,9 +31,8 @@ from tracker_viz.errors import (
 from tracker_viz.trackers.redaction import without_credentials, without_userinfo
 from tracker_viz.types import RunRef
 
-DEFAULT_ENTITY = (
-    "_"  # in a RunRef: whoever the credentials belong to; all that an offline run knows
-)
+# In a RunRef: the owner of the credentials. An offline run knows no more.
+DEFAULT_ENTITY = "_"
 OWN_CONFIG = "tracker_viz"  # what a run's config holds for us
 API_TIMEOUT_S = 20
 
@@ -81,7 +80,7 @@ class WandbService:
 
     @property
     def app_url(self) -> str:
-        """Where people look at runs; the public cloud's differs from the API's address."""
+        """URL of the UI; for the public cloud it differs from the API's."""
         address = str(wandb.Settings(base_url=self.base_url).app_url)
         return without_userinfo(address).rstrip("/")
 
@@ -92,8 +91,8 @@ class WandbService:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What another process needs to reach the same server; empty for the public cloud, unless
-        this machine is set to another server."""
+        """Options that another process needs to reach the same server; empty for the public cloud,
+        unless this machine is set to another server."""
         unasked = WandbService(None).base_url
         return (
             {}

@@ -81,8 +81,8 @@ def add_to_group(sdk_run: Any, group: str, *, otherwise: str) -> None:
     """Put a run that is being written into ``group``; where the user chose another group, give it
     the tag ``otherwise``.
 
-    The client takes a group at a run's start only, but it sends its settings anew with every change
-    of the tags.
+    The client takes a group at a run's start only, but it sends its settings again with every
+    change of the tags.
     """
     tags = tuple(sdk_run.tags or ())
     if sdk_run.group in ("", group):

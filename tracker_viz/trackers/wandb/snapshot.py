@@ -23,7 +23,7 @@ EXIT_CODES: Mapping[str, int] = {"finished": 0, "failed": 1, "killed": 255}
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a visit must not change.
+    """The properties of a run that a visit must not change.
 
     Attributes:
         state: W&B's own word: running, finished, failed, crashed, killed, ...
@@ -70,8 +70,8 @@ class Snapshot:
 
     @property
     def counted(self) -> bool:
-        """Whether the loop that wrote the run set the steps of its rows, according to the client's
-        own statistics in the config. Unsure is yes."""
+        """True: the loop that wrote the run set the steps of its rows, according to the client's
+        own statistics in the config; also where that is unknown."""
         features = (self.internal.get("t") or {}).get("3")
         return (
             features is None or Feature.DESCRIPTOR.fields_by_name["set_step_log"].number in features
