@@ -208,11 +208,6 @@ function scoreCurves(id) {
       chart.append(draw('text', { x: left - 5, y: up(value) + 4, 'text-anchor': 'end' },
         String(value)), draw('path', { d: `M${left} ${up(value)}H${right}`,
         stroke: run.theme.faint }));
-    const enter = Math.min(...Object.values(run.roles).map((role) => role.enter));
-    if (enter < 1)
-      chart.append(draw('path', { d: `M${left} ${up(enter)}H${right}`, stroke: run.theme.dim,
-        'stroke-dasharray': '3 4' }), draw('text', { x: left + 4, y: up(enter) - 5,
-        class: 'on-curves' }, 'a role from here on'));
     for (const step of [run.steps[0], run.steps[last]])
       chart.append(draw('text', { x: clamp(across(step), left, right - 4), y: height - 4,
         'text-anchor': step === run.steps[last] && last ? 'end' : 'start' }, number(step)));
@@ -221,6 +216,11 @@ function scoreCurves(id) {
       chart.append(draw('path', { d: line(part, up), fill: 'none', stroke: color,
         'stroke-width': isRole ? 2.5 : 1.5, 'stroke-dasharray': isRole ? null : '5 3' }));
     }
+    const enter = Math.min(...Object.values(run.roles).map((role) => role.enter));
+    if (enter < 1)
+      chart.append(draw('path', { d: `M${left} ${up(enter)}H${right}`, stroke: run.theme.dim,
+        'stroke-dasharray': '3 4' }), draw('text', { x: left + 4, y: up(enter) - 5,
+        class: 'on-curves' }, 'a role from here on'));
     heads = moments().map(() => draw('path', { stroke: run.theme.text, 'stroke-width': 1.5 }));
     chart.append(...heads);
   }

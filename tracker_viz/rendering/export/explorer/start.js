@@ -138,6 +138,7 @@ try {
   showDock();
   measureRoom();
   rebuild();
+  if (state.open !== run.opened) $('.detail')?.scrollIntoView();
   await unpackTheRest();
 } catch (error) {
   failed(error);
