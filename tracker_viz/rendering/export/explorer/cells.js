@@ -125,11 +125,18 @@ const heads = blocksOfHeads.flatMap(([block, numbers]) => numbers.map((n) => `${
 
 /** [[block, [head, ...]], ...] of all heads that the page knows. */
 function blockRows() {
-  if (run.rows.length) return run.maps.find((part) => part.kind === 'heads').heads;
   const grid = bordersOf[0] ?? headScores[0];
-  if (!grid) return [];
-  const numbers = Array.from({ length: grid.columns }, (_, head) => head);
-  return Array.from({ length: grid.rows }, (_, block) => [block, numbers]);
+  if (!run.rows.length && grid) {
+    const numbers = Array.from({ length: grid.columns }, (_, head) => head);
+    return Array.from({ length: grid.rows }, (_, block) => [block, numbers]);
+  }
+  // Blocks may differ in how they mix tokens: each is on the attention rows of its kind only.
+  const blocks = new Map();
+  for (const part of run.maps.filter(({ kind }) => kind === 'heads'))
+    for (const [block, numbers] of part.heads)
+      blocks.set(block, [...new Set([...blocks.get(block) ?? [], ...numbers])]);
+  return [...blocks].sort(([one], [other]) => one - other)
+    .map(([block, numbers]) => [block, numbers.sort((one, other) => one - other)]);
 }
 
 /** Number of a map's cell among the bytes of a capture; -1 where a causal head cannot look. */

@@ -130,12 +130,14 @@ function largeMap(map) {
   };
 }
 
-/** Column at which a row of a map looks most. */
+/** Column at which a row of a map looks most: of signed values, that of the largest. */
 function strongest(map, row, cells) {
   let best = 0, most = -1;
   for (let column = 0; column < map.columns; column++) {
-    const at = cellAt(map, row, column), level = at < 0 ? -1 : cells[at];
-    if (level < 255 && level > most) [best, most] = [column, level];
+    const at = cellAt(map, row, column);
+    if (at < 0 || cells[at] === 255) continue;
+    const size = Math.abs(run.scales[map.scale].numbers[cells[at]]);
+    if (size > most) [best, most] = [column, size];
   }
   return best;
 }

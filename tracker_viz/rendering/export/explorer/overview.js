@@ -62,18 +62,21 @@ function readingHint(map, hasDashes) {
 
 /** All heads of one attention row, a tile for each. */
 function headGrid(row) {
-  const columns = Math.max(...blocksOfHeads.map(([, numbers]) => numbers.length));
+  const maps = headMaps[row];
+  const blocks = blocksOfHeads.filter(([block, numbers]) =>
+    numbers.some((head) => maps.has(`${block}.${head}`)));
+  const columns = Math.max(...blocks.map(([, numbers]) => numbers.length));
   const grid = make('div', { class: 'heads', role: 'group',
     'aria-label': 'heads, in rows of blocks',
-    style: `--columns: ${columns}; --rows: ${blocksOfHeads.length}` });
+    style: `--columns: ${columns}; --rows: ${blocks.length}` });
   if (columns > 6) grid.classList.add('dense');
-  const isRegular = blocksOfHeads.every(([, numbers]) => numbers.every((n, at) => n === at));
+  const isRegular = blocks.every(([, numbers]) => numbers.every((n, at) => n === at));
   if (run.sharing > 1 && isRegular) sharedHeads(grid, columns);
   const tiles = [];
-  for (const [block, numbers] of blocksOfHeads) {
+  for (const [block, numbers] of blocks) {
     grid.append(make('span', { class: 'label' }, String(block)));
     for (let column = 0; column < columns; column++) {
-      const map = headMaps[row].get(`${block}.${numbers[column]}`);
+      const map = maps.get(`${block}.${numbers[column]}`);
       if (!map) { grid.append(make('span')); continue; }
       const tile = mapTile(map, headName(map.id));
       tiles.push(tile);

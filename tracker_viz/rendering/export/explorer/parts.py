@@ -42,6 +42,7 @@ from tracker_viz.rendering.sources import (
     HeadMap,
     Mosaic,
     ScoreMap,
+    Source,
     WeightMap,
     WeightSummary,
 )
@@ -116,12 +117,17 @@ def page_parts(renderer: Renderer, n_captures: int) -> PageParts:
 def _attention_rows(plan: Plan) -> list[Heatmap]:
     """Return one heatmap of attention for each row of the probe, or way to show it, in the
     picture's order."""
-    found: dict[tuple[object, str], Heatmap] = {}
+    found: dict[tuple[object, ...], Heatmap] = {}
     for heatmap in plan.heatmaps:
         if isinstance(heatmap.source, HeadMap | Mosaic):
             head = _first_head(heatmap)
-            found.setdefault((head.probe, head.show), heatmap)
+            found.setdefault(_row_key(head), heatmap)
     return list(found.values())
+
+
+def _row_key(head: HeadMap) -> tuple[object, ...]:
+    """Return what the heads of one attention row have in common."""
+    return kind_of(head.name), head.probe, head.show
 
 
 def _first_head(heatmap: Heatmap) -> HeadMap:
@@ -137,6 +143,8 @@ def _row(series: Series, head: HeadMap) -> dict[str, Any]:
     probe = head.probe or 0
     described = probe_row(series, probe)
     title = _SHOWN[head.show]
+    if kind_of(head.name) != "attn.pattern":
+        title = title.replace("Attention", "Token mixing")
     if described:
         names = series.labels("probe", len(series.last.probe["rows"]))
         label = row_title(names[probe], len(names))
@@ -192,7 +200,7 @@ def _pooled(head: HeadMap, is_causal: bool, room: float, *, coarsest: int) -> He
 def _blocks(series: Series, drawn: HeadMap) -> Iterator[Block]:
     """Yield every attention array of the run that can be drawn as ``drawn`` is, by its block."""
     shape = series.arrays[drawn.name].shape
-    for name in sorted(series.names("blocks.*.attn.pattern"), key=block_of):
+    for name in sorted(series.names(f"blocks.*.{kind_of(drawn.name)}"), key=block_of):
         array = series.arrays[name]
         is_whole = array.missing_at is None and array.reshaped_at is None
         alike = len(array.shape) == len(shape) and array.shape[-2:] == shape[-2:]
@@ -230,7 +238,7 @@ def _drawn_px(plan: Plan, head: HeadMap) -> int:
         source = heatmap.source
         if isinstance(source, HeadMap | Mosaic):
             first = _first_head(heatmap)
-            if (first.probe, first.show) == (head.probe, head.show):
+            if _row_key(first) == _row_key(head):
                 widths.append(heatmap.box.width * first.shape[1] // source.shape[1])
     return max(widths)
 
@@ -316,22 +324,35 @@ def _hidden(heatmap: Heatmap) -> str | None:
 
 
 def _card_words(heatmap: Heatmap, series: Series) -> dict[str, Any]:
-    """Return how the page names a card; ``columnNames`` is None where the columns are heads, and on
-    a map of a kind that the page does not know, whose rows and columns have numbers only."""
+    """Return how the page names a card. ``columnNames`` is None where columns have numbers only:
+    heads, and a map of a kind that the page does not know, unless its columns are tokens."""
     source = heatmap.source
     title = heatmap.name.split(" · ", 1)[-1]
-    if not isinstance(source, ScoreMap | WeightSummary):
-        return {"kind": "panel", "title": heatmap.name, "name": "", "columnNames": None}
     if isinstance(source, WeightSummary):
         names = []
         for column in zip(*source.names, strict=True):
             first = next(filter(None, column))  # not every block has every matrix
             names.append(matrix_title(kind_of(first)))
         return {"kind": "summary", "title": title, "name": "", "columnNames": names}
+    if not isinstance(source, ScoreMap):
+        tokens = _tokens_along(series, source)
+        return {"kind": "panel", "title": heatmap.name, "name": "", "columnNames": tokens}
+    words = {"kind": "panel", "title": title, "name": source.name, "columnNames": None}
     if source.name.startswith("scores.head."):
-        return {"kind": "score", "title": title, "name": source.name, "columnNames": None}
+        return words | {"kind": "score"}
+    if not source.name.startswith("scores.weight."):
+        return words
     names = [matrix_title(kind) for kind in series.labels("projection", source.shape[1])]
-    return {"kind": "summary", "title": title, "name": source.name, "columnNames": names}
+    return words | {"kind": "summary", "columnNames": names}
+
+
+def _tokens_along(series: Series, source: Source) -> list[str] | None:
+    """Return the tokens of the probe's row that a map shows, if its columns are these."""
+    row = getattr(source, "probe", None)
+    if row is None:
+        return None
+    tokens = [str(token) for token in probe_row(series, row).get("tokens", ())]
+    return tokens if len(tokens) == source.shape[1] else None
 
 
 def _grid_of_heads(series: Series) -> tuple[int, int] | None:

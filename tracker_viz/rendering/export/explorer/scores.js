@@ -31,15 +31,17 @@ function scoreCard(part) {
   const swatch = make('i', { class: 'swatch', style: `background: ${color}`,
     hidden: color ? null : '' });
   const names = part.columnNames;
+  const shown = part.kind === 'panel' ? names?.map(visible) : names;
   const isOfHeads = part.kind === 'score';
   const cellWords = (row, column) => {
     if (isOfHeads) return headName(`${row}.${column}`);
-    return names ? `block ${row}, ${names[column]}` : `row ${row}, column ${column}`;
+    if (part.kind === 'summary') return `block ${row}, ${names[column]}`;
+    return `row ${row}, column ${column}${names ? ` ${JSON.stringify(names[column])}` : ''}`;
   };
   const map = plot({
     label: part.title, rows: part.rows, columns: part.columns, widest: 38, tallest: 0.4,
     left: Array.from({ length: part.rows }, (_, block) => String(block)),
-    bottom: names ?? Array.from({ length: part.columns }, (_, head) => String(head)),
+    bottom: shown ?? Array.from({ length: part.columns }, (_, head) => String(head)),
     isTurned: !!names,
     paintCanvas: (canvas, index) => paint(canvas, part, scoresOf[index]),
     number(row, column, index) {
