@@ -50,7 +50,7 @@ INNER_LAYERS = {
         ["checks", "discover"],
         ["attention", "weights"],
         ["distributed", "isolation", "notice", "parameter_trace", "probe"],
-        ["offload", "origins"],
+        ["offload", "origins", "spelling"],
     ],
     "trackers": [
         ["mlflow", "wandb"],  # the adapters, which know nothing of each other

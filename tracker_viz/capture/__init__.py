@@ -14,7 +14,13 @@ from tracker_viz.capture.checkpoints import (
     load_checkpoint,
 )
 from tracker_viz.capture.checks import whole
-from tracker_viz.capture.discover.limits import context_length, learned_positions, vocab_size
+from tracker_viz.capture.discover.limits import (
+    cached_positions,
+    context_length,
+    learned_positions,
+    vocab_size,
+)
+from tracker_viz.capture.discover.model_info import model_name
 from tracker_viz.capture.distributed import unwrapped
 from tracker_viz.capture.governor import CostLimit, Governor, cores_are_busy
 from tracker_viz.capture.inspection import (
@@ -51,6 +57,7 @@ __all__ = [
     "Recorder",
     "Schedule",
     "as_probe",
+    "cached_positions",
     "capture_checkpoints",
     "check_checkpoint",
     "context_length",
@@ -62,6 +69,7 @@ __all__ = [
     "left_out",
     "load_checkpoint",
     "make_probe",
+    "model_name",
     "probe_in_words",
     "record",
     "repeated_rows",

@@ -11,6 +11,7 @@ the user's own token ids by ``probe_from_ids``. No global random state is touche
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,13 +19,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tracker_viz.capture.spelling import Decode, Speller
 from tracker_viz.errors import ProbeError
 from tracker_viz.metrics import MIN_PERIOD
 
 DEFAULT_LENGTH = 128
 DEFAULT_SCORE_ROWS = 4
-
-Decode = Callable[[int], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,8 @@ def make_probe(
             own.
         text_ids: a text the model should understand, at least ``length`` tokens. What follows those
             makes hidden rows of text: give ``(1 + score_rows) * length`` tokens for all of them.
-        decode: token id -> text, or a tokenizer; the ids themselves are shown without it.
+        decode: token id -> text, a tokenizer, or a table; the ids themselves are shown without it
+            (see ``spelling.Speller``).
         bos_id: put before the repeated tokens, as training did; None: nothing is.
         token_range: draw the random tokens from ``first <= id < last``; the whole vocabulary by
             default.
@@ -192,15 +193,16 @@ def make_probe(
             f"a period of {period} different tokens needs as many to choose from; token_range "
             f"leaves {len(allowed)}"
         )
-    draw = _Draw(allowed, length, bos_id, torch.Generator("cpu").manual_seed(seed))
+    spell = Speller(decode)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    draw = _Draw(allowed, length, bos_id, generator, spell.knows)
     repeated = draw.repeated(period)
     rows = [repeated] if text is None else [repeated, text[:length]]
     input_ids = torch.stack(rows)
     _check_ids(input_ids, vocab_size)
-    spell = speller(decode)
-    described = [ProbeRow("repeated", _spelt(repeated, spell), period, start)]
+    described = [ProbeRow("repeated", spell.spelled(repeated.tolist()), period, start)]
     if text is not None:
-        described.append(ProbeRow("text", _spelt(text[:length], spell)))
+        described.append(ProbeRow("text", spell.spelled(text[:length].tolist())))
     drawn = Probe(input_ids, tuple(described))
 
     _check_score_rows(score_rows)
@@ -276,7 +278,7 @@ def probe_from_ids(
             f"token ids are never negative; got {int(ids.min())} (-100 marks ignored labels, not "
             "inputs)"
         )
-    spell = speller(decode)
+    spell = Speller(decode)
     drawn = Probe(ids, tuple(_recognised(row, spell) for row in ids))
     _check_score_rows(score_rows)
     if vocab_size is None or not score_rows:
@@ -285,7 +287,8 @@ def probe_from_ids(
     bos_id = _shared_first_token(drawn)
     allowed = torch.arange(vocab_size, device="cpu")
     allowed = allowed[allowed != bos_id] if bos_id is not None else allowed
-    draw = _Draw(allowed, drawn.length, bos_id, torch.Generator("cpu").manual_seed(0))
+    generator = torch.Generator("cpu").manual_seed(0)
+    draw = _Draw(allowed, drawn.length, bos_id, generator, spell.knows)
     given = next((row.period for row in drawn.rows if row.period), None)
     period = given or max(draw.room // 4, min(MIN_PERIOD, draw.room // 2))
     return _with_hidden(drawn, draw.hidden(score_rows, period, only_shorter=given is not None))
@@ -334,19 +337,6 @@ def find_repetition(ids: Sequence[int]) -> tuple[int, int] | None:
     return None
 
 
-def speller(decode: Decode | Any | None) -> Decode:
-    """Turn a callable, or a tokenizer (anything with ``decode([id])``), into id -> text."""
-    if decode is None:
-        return str
-    if hasattr(decode, "decode"):
-        return lambda token: str(decode.decode([token]))
-    if callable(decode):
-        return lambda token: str(decode(token))
-    raise ProbeError(
-        f"decode must turn one token id into text, or be a tokenizer; got {type(decode).__name__}"
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class _Draw:
     """Draws rows of repeated random tokens.
@@ -355,12 +345,15 @@ class _Draw:
         allowed: int64 [token], to draw from.
         length: of a row.
         bos_id: put before the repetition; None: nothing is.
+        is_known: whether the tokenizer has a token: those that it lacks were never trained, and are
+            drawn only where there are too few others.
     """
 
     allowed: Tensor
     length: int
     bos_id: int | None
     generator: torch.Generator
+    is_known: Callable[[int], bool]
 
     @property
     def start(self) -> int:
@@ -373,11 +366,17 @@ class _Draw:
 
     def repeated(self, period: int) -> Tensor:
         order = torch.randperm(len(self.allowed), generator=self.generator, device="cpu")
-        unit = self.allowed[order[:period]]
+        unit = self._known_first(self.allowed[order], period)
         row = unit.repeat(-(-self.length // period))[: self.room]
         if self.bos_id is None:
             return row
         return torch.cat([torch.tensor([self.bos_id], device="cpu"), row])
+
+    def _known_first(self, tokens: Tensor, count: int) -> Tensor:
+        known = list(itertools.islice(filter(self.is_known, tokens.tolist()), count))
+        if len(known) < count:
+            return tokens[:count]
+        return torch.tensor(known, dtype=torch.int64, device="cpu")
 
     def hidden(
         self, count: int, period: int, *, only_shorter: bool
@@ -475,11 +474,7 @@ def _check_ids(input_ids: Tensor, vocab_size: int) -> None:
         )
 
 
-def _recognised(row: Tensor, spell: Decode) -> ProbeRow:
+def _recognised(row: Tensor, spell: Speller) -> ProbeRow:
     found = find_repetition(row.tolist())
-    tokens = _spelt(row, spell)
+    tokens = spell.spelled(row.tolist())
     return ProbeRow("text", tokens) if found is None else ProbeRow("repeated", tokens, *found)
-
-
-def _spelt(row: Tensor, spell: Decode) -> tuple[str, ...]:
-    return tuple(spell(token) for token in row.tolist())

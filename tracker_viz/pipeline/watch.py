@@ -94,7 +94,8 @@ def watch(
         probe: token ids [probe, position] whose attention is captured; by default repeated random
             tokens of the model's vocabulary, because induction and duplicate-token heads show only
             on repetition. ``tv.make_probe`` gives a row of these and one of your text.
-        decode: token id -> the text that pictures show, or a tokenizer; ids themselves by default.
+        decode: token id -> the text that pictures show, a tokenizer, or a table of texts by id; ids
+            themselves by default, and where there is no text.
             A ``Probe`` has its own.
         schedule, every, total_steps, captures: the steps: a ``Schedule``; or every so many; or
             ``captures`` of them, dense at the start, over ``total_steps``; by default every step up

@@ -3,14 +3,20 @@ parameters have values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tracker_viz.capture import distributed
 from tracker_viz.capture.offload import is_offloaded
 from tracker_viz.errors import CaptureError, UnsupportedModelError
+
+# Names of rotary caches (litgpt, nanochat, Meta's Llama, torchtitan), and of masks (nanoGPT).
+_ROTATIONS = re.compile(r"(^|_)(cos|sin)(_|$)|freqs?_c|rope_cache", re.IGNORECASE)
+_MASK = re.compile(r"(^|_)(bias|mask|tril)$", re.IGNORECASE)
+_LEAST_CACHED = 8
 
 
 def context_length(model: nn.Module) -> int | None:
@@ -29,7 +35,7 @@ def context_length(model: nn.Module) -> int | None:
 
 def vocab_size(model: nn.Module) -> int | None:
     """Return how many tokens the model knows: from its configuration, else from its embedding
-    table, or None.
+    table, else from its head, or None.
 
     Of several tables it is the one with as many rows as the last linear layer, which makes the
     logits, has outputs.
@@ -37,18 +43,29 @@ def vocab_size(model: nn.Module) -> int | None:
     configured = _configured(model, "vocab_size", "padded_vocab_size")
     if configured is not None:
         return configured
-    if hasattr(model, "get_input_embeddings"):
-        table: Any = model.get_input_embeddings
-        weight = getattr(table(), "weight", None)
-        if weight is not None:  # an embedding of one's own may have no num_embeddings
-            return int(weight.shape[0])
+    n_input = _input_embeddings(model)
+    if n_input is not None:
+        return n_input
     tables = _embedding_tables(model)
     if len(tables) == 1:
         return tables[0]
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if linear and linear[-1].out_features in tables:
-        return linear[-1].out_features
+    n_logits = linear[-1].out_features if linear else None
+    # A table that is looked up by hand is no nn.Embedding.
+    if n_logits in (tables or _rows_of_parameters(model, beside=linear)):
+        return n_logits
     return None
+
+
+def cached_positions(model: nn.Module) -> int | None:
+    """Return the fewest positions that a model keeps rotations or a causal mask for, or None. It
+    may take more: some make these anew where they are too short."""
+    lengths = []
+    for module in model.modules():
+        for name, tensor in (*module._buffers.items(), *vars(module).items()):
+            if isinstance(tensor, Tensor) and tensor.ndim >= 2:
+                lengths.append(_length_of_cache(name, tuple(tensor.shape)))
+    return min((length for length in lengths if length >= _LEAST_CACHED), default=None)
 
 
 def learned_positions(model: nn.Module) -> int | None:
@@ -59,6 +76,35 @@ def learned_positions(model: nn.Module) -> int | None:
         return None
     tables.remove(n_tokens)
     return tables[0]
+
+
+def _length_of_cache(name: str, shape: tuple[int, ...]) -> int:
+    """Return the positions that a cache is for, 0 where the name says that it is none."""
+    if _ROTATIONS.search(name):
+        return max(shape[:-1])  # [position, width], with or without axes of rows and heads
+    if _MASK.search(name) and shape[-1] == shape[-2]:
+        return shape[-1]
+    return 0
+
+
+def _input_embeddings(model: Any) -> int | None:
+    """Return the rows of the table that a Hugging Face model says its ids are looked up in."""
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    rows = getattr(table, "num_embeddings", None)
+    weight = getattr(table, "weight", None)
+    if rows is None and isinstance(weight, Tensor) and weight.ndim == 2:
+        rows = weight.shape[0]
+    return rows if isinstance(rows, int) else None
+
+
+def _rows_of_parameters(model: nn.Module, *, beside: Iterable[nn.Linear]) -> set[int]:
+    """Return the rows of all matrices that are not those of linear layers."""
+    linear = {id(layer.weight) for layer in beside}
+    matrices = (each for each in model.parameters() if each.ndim == 2 and id(each) not in linear)
+    return {matrix.shape[0] for matrix in matrices}
 
 
 def _embedding_tables(model: nn.Module) -> list[int]:

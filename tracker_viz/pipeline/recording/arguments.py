@@ -42,6 +42,7 @@ def chosen_probe(
     """
     from tracker_viz.capture import (
         as_probe,
+        cached_positions,
         context_length,
         learned_positions,
         make_probe,
@@ -57,7 +58,7 @@ def chosen_probe(
             "probe=tv.make_probe(vocab_size, context_length), or token ids [probe, position] of "
             "your own"
         )
-    length = context_length(model) or learned_positions(model)
+    length = context_length(model) or learned_positions(model) or cached_positions(model)
     return make_probe(size, length, decode=decode, score_rows=score_rows)
 
 
@@ -84,10 +85,12 @@ def chosen_schedule(
 
 def default_name(model: nn.Module) -> str:
     """Return the script's name, or the model's where there is no script."""
+    from tracker_viz.capture import model_name
+
     program = Path(sys.argv[0]) if sys.argv else Path()
     script = program.parent.name if program.stem == "__main__" else program.stem
     if script in _LAUNCHERS:
-        return type(model).__name__.removeprefix("FSDP")
+        return model_name(model)
     return script
 
 
