@@ -43,6 +43,7 @@ from tracker_viz.pipeline import (
     render,
     render_command,
 )
+from tracker_viz.pipeline.render import film_name
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.types import capture_step
@@ -471,6 +472,19 @@ def test_the_table_of_heads_lies_beside_the_video(watched):
     assert lines[0].startswith("head,role,onset_after,onset_step,margin,")
     assert [line.split(",")[0] for line in lines[1:]] == ["L00H00", "L00H01", "L01H00", "L01H01"]
     assert (Path(watched.ref.path) / "tables/head_roles.csv").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "heads"),
+        ({"theme": "light", "video": VideoOptions(size="720p")}, "heads"),
+        ({"theme": "dark"}, "heads_dark"),
+        ({"theme": "dark", "steps": (None, 40)}, "heads_dark_steps_0-40"),
+    ],
+)
+def test_pictures_that_show_something_else_leave_the_film_of_the_whole_run(options, name):
+    assert film_name("heads", PictureOptions(**options)) == name
 
 
 @pytest.mark.parametrize(("n", "steps"), [(12, [0, 2, 4, 6]), (2, [0, 6]), (0, [])])

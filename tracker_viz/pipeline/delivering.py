@@ -56,6 +56,7 @@ def put_pictures(
     pictures: Sequence[Picture],
     renderer: Renderer,
     *,
+    name: str,
     is_whole_run: bool,
     n_key_frames: int,
 ) -> list[Picture]:
@@ -64,6 +65,7 @@ def put_pictures(
     Args:
         renderer: drew them. A video comes with ``n_key_frames`` still pictures, behind the
             tracker's own step slider.
+        name: under which the run keeps them.
         is_whole_run: it drew all captures of the run, so the table of heads is written, too.
 
     Raises:
@@ -71,20 +73,20 @@ def put_pictures(
     """
     from tracker_viz.rendering import write_key_frames
 
-    layout, last_step = renderer.plan.layout, renderer.series.steps[-1]
+    last_step = renderer.series.steps[-1]
     rows = head_rows(renderer.series) if is_whole_run else []
     has_video = any(picture.format == "video" for picture in pictures)
     key_frames: Sequence[tuple[int, Path]] = []
     failed: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as name:
-        directory = Path(name)
+    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as temporary:
+        directory = Path(temporary)
         if has_video and n_key_frames:
             key_frames = write_key_frames(renderer, directory, n_key_frames)
         for run in runs:
             try:
-                pictures = [_put(run, each, layout, last_step, directory) for each in pictures]
+                pictures = [_put(run, each, name, last_step, directory) for each in pictures]
                 if key_frames:
-                    run.put_key_frames(key_frames, layout)
+                    run.put_key_frames(key_frames, name)
                 if rows:
                     put_head_table(run, rows, last_step)
             except TrackerError as error:
@@ -104,14 +106,14 @@ def head_rows(series: Series) -> list[dict[str, str | float | int | None]]:
     return head_table(score_series(series.capture(index, names) for index in range(len(series))))
 
 
-def _put(run: Run, picture: Picture, layout: str, last_step: int, directory: Path) -> Picture:
+def _put(run: Run, picture: Picture, name: str, last_step: int, directory: Path) -> Picture:
     if picture.format == "video":
-        played = f"{layout}{picture.path.suffix}"
+        played = f"{name}{picture.path.suffix}"
         if run.source_in_page(run.ref, played):
             timeline = directory / "timeline.json"
             timeline.write_text(timeline_text(played, picture.moments))
-            run.put_file(timeline, timeline_artifact(layout))
-        url = run.put_video(picture.path, layout=layout, last_step=last_step)
+            run.put_file(timeline, timeline_artifact(name))
+        url = run.put_video(picture.path, layout=name, last_step=last_step)
     else:
-        url = run.put_file(picture.path, f"{layout}{picture.path.suffix}")
+        url = run.put_file(picture.path, f"{name}{picture.path.suffix}")
     return replace(picture, uploads=(*picture.uploads, Upload(run.ref, url, run.ui_command)))

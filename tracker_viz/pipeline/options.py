@@ -90,7 +90,8 @@ class Appearance(Options):
     """The format and the look of pictures; the layout comes beside these."""
 
     theme: ThemeName = "light"
-    """Colors of the pictures."""
+    """Colors of the pictures. Dark ones have a name of their own beside the light ones:
+    overview_dark."""
 
     format: Annotated[tuple[Format, ...], FORMAT_VALUES] = ("video",)
     """What is made: a video, a poster (PNG of three moments), a small animation (webp, gif), or a

@@ -126,11 +126,10 @@ def render(
         cache=cache,
         video=VideoOptions.of(video),
     )
-    if options.steps is not None:
-        drawn = drawn.model_copy(update={"name": _part_name(drawn.name, options.steps)})
+    name = film_name(drawn.name, options)
     opened = open_run(run, tracker_options)
     targets = [opened, *(open_run(each, tracker_options) for each in also_into)]
-    paths = _output_paths(options, cache_directory(opened.ref, options.cache), drawn.name)
+    paths = _output_paths(options, cache_directory(opened.ref, options.cache), name)
     check_outputs(options.format, paths, options.video)
 
     pulled = pulled_captures(opened, options.cache, progress=progress, steps=options.steps)
@@ -148,6 +147,7 @@ def render(
             targets,
             pictures,
             renderer,
+            name=name,
             # For a part of the run the table of heads would be wrong.
             is_whole_run=options.steps is None,
             n_key_frames=options.video.key_frames,
@@ -165,10 +165,19 @@ def _series(pulled: Pulled, title: str, *, is_part: bool) -> Series:
     return Series(pulled.captures, title=title, missing_steps=missing)
 
 
-def _part_name(layout: str, steps: tuple[int | None, int | None]) -> str:
-    """Return the name of a film of some steps: it must not take the place of the whole run's."""
-    first, last = steps
-    return f"{layout}_steps_{first or 0}-{'end' if last is None else last}"
+def film_name(layout: str, options: PictureOptions) -> str:
+    """Return the name of a run's pictures: that of the layout, and what differs from the default.
+
+    Trackers show pictures of one name side by side, so it is the same in every run; and what shows
+    something else must not take the place of the whole run's film.
+    """
+    name = layout
+    if options.theme != PictureOptions.model_fields["theme"].default:
+        name += f"_{options.theme}"
+    if options.steps is not None:
+        first, last = options.steps
+        name += f"_steps_{first or 0}-{'end' if last is None else last}"
+    return name
 
 
 def _output_paths(options: PictureOptions, downloads: Path, name: str) -> list[Path]:

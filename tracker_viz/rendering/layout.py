@@ -92,9 +92,10 @@ class Scores(Options):
 
     names: Annotated[
         Names, LegalValues("a list of names or patterns, at least one, like ['head.induction']")
-    ] = ("head.previous_token", "head.induction", "head.sink", "head.specialisation")
-    """Which scores; * stands for anything. Those that the captures lack are left out, but one at
-    least must be there."""
+    ] = ("role.previous_token", "role.induction", "role.sink", "head.specialisation")
+    """Which scores; * stands for anything. role.<role> is the score that measures a role, on the
+    kind of probe row that the role speaks about. Those that the captures lack are left out, but one
+    at least must be there."""
 
 
 class LargeHead(Options):

@@ -7,7 +7,9 @@ import pytest
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering import Attention, Layout, Scores, Series, Weights, make_plan
+from tracker_viz.rendering.plan import Roles
 from tracker_viz.rendering.planning import content
+from tracker_viz.rendering.planning.cards import resolve_scores, score_cards
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.sources import Moment
 from tracker_viz.rendering.subject import one_run
@@ -306,27 +308,57 @@ def test_a_pattern_of_scores_leaves_out_what_not_every_capture_has(series_of):
     last = {f"scores.head.{name}": one if name == "wide" else whole for name in names}
     series = series_of(first, last)
     builder = builder_of(series, Scores())
-    assert content.resolve_scores(builder, Scores(names=("head.*", "head.a"))) == [
+    assert resolve_scores(builder, Scores(names=("head.*", "head.a"))) == [
         "scores.head.a",
         "scores.head.b",
     ]
-    assert content.resolve_scores(builder, Scores(names=("head.b", "head.*"))) == [
+    assert resolve_scores(builder, Scores(names=("head.b", "head.*"))) == [
         "scores.head.b",
         "scores.head.a",
     ]
-    assert content.resolve_scores(builder, Scores(names=("head.late",))) == ["scores.head.late"], (
+    assert resolve_scores(builder, Scores(names=("head.late",))) == ["scores.head.late"], (
         "asked for by name: refused when it is drawn"
     )
     with pytest.raises(LayoutError, match=r"head\.no, .* they hold: head\.a, head\.b"):
-        content.resolve_scores(builder, Scores(names=("head.no",)))
+        resolve_scores(builder, Scores(names=("head.no",)))
     bare = {"blocks.0.mlp.w_up": whole}
     with pytest.raises(
         LayoutError,
         match="they hold: no scores at all, which the layouts heads, ffn and changes do without",
     ):
-        content.resolve_scores(
-            builder_of(series_of(bare, bare), Scores()), Scores(names=("head.*",))
-        )
+        resolve_scores(builder_of(series_of(bare, bare), Scores()), Scores(names=("head.*",)))
+
+
+def test_a_role_is_shown_by_the_score_on_the_rows_that_it_speaks_about(series_of):
+    """Its card says which rows these are; the mean over all rows stands for the role only in
+    captures that hold nothing else."""
+    values = np.full((2, 2), 0.5, np.float32)
+    scores = {f"scores.head.{name}": values for name in ("sink", "sink_repeated", "sink_text")}
+    builder = builder_of(series_of(scores, scores), Scores())
+    builder.run_roles = [Roles(("sink", "sink_text"))]
+    names = resolve_scores(builder, Scores(names=("role.sink*", "head.sink")))
+    assert names == ["scores.head.sink_repeated", "scores.head.sink_text", "scores.head.sink"]
+    cards = {card.title: card.role for card in score_cards(builder, names)}
+    assert cards == {"sink (repeats)": "sink", "sink (text)": "sink_text", "sink": ""}
+
+    old = {"scores.head.sink": values}
+    builder = builder_of(series_of(old, old), Scores())
+    builder.run_roles = [Roles(("sink",))]
+    names = resolve_scores(builder, Scores(names=("role.*",)))
+    assert [(card.title, card.role) for card in score_cards(builder, names)] == [("sink", "sink")]
+
+
+@pytest.mark.parametrize("show", ["change", "value"])
+def test_a_scale_whose_ends_the_user_gave_says_what_lies_beyond_them(series_of, show):
+    small, large = np.zeros((4, 4), np.float32), np.full((4, 4), 3.0, np.float32)
+    series = series_of({"blocks.0.mlp.w_up": small}, {"blocks.0.mlp.w_up": large})
+    layout = Layout(name="mine", panels=(Weights(show=show),))
+    clipped = []
+    for maximum in (2.0, 4.0):
+        ends = {"weights": {"minimum": 0.0, "maximum": maximum}}
+        (scale,) = make_plan(layout, series, scales=ends).scales.values()
+        clipped.append(scale.clipped)
+    assert clipped == [(False, True), (False, False)]
 
 
 def test_a_block_without_a_number_is_refused(series_of):

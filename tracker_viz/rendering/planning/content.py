@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import LayoutError
-from tracker_viz.rendering.layout import Attention, LargeHead, Scores, Weights
+from tracker_viz.rendering.layout import Attention, LargeHead, Weights
 from tracker_viz.rendering.measuring import ValueRange
 from tracker_viz.rendering.planning.plan_builder import Measured, PlanBuilder
 from tracker_viz.rendering.series import Series
@@ -293,30 +293,6 @@ def _sides_of(name: str, axes: tuple[str, ...]) -> tuple[str, ...]:
     """Return what runs down and across a matrix; one side of an adapter's is its rank."""
     own = name.partition(_OF_ADAPTER)[2]
     return {"a": ("rank", "in"), "b": ("out", "rank")}.get(own[:1], axes)
-
-
-def resolve_scores(builder: PlanBuilder, panel: Scores) -> list[str]:
-    """Return the names of the score arrays that match, in the panel's order."""
-    names: dict[str, None] = {}  # each once, in order
-    for pattern in panel.names:
-        for name in builder.series.names(f"scores.{pattern}"):
-            # A pattern leaves out the scores that not every capture has.
-            if name == f"scores.{pattern}" or _is_in_all_captures(builder.series, name):
-                names[name] = None
-    if names:
-        return list(names)
-    found = builder.series.names("scores.*")[:12]
-    have = ", ".join(name.removeprefix("scores.") for name in found)
-    have = have or "no scores at all, which the layouts heads, ffn and changes do without"
-    raise LayoutError(
-        f"layout {builder.layout.name!r} draws the scores {', '.join(panel.names)}, and the "
-        f"captures hold none of them; they hold: {have}"
-    )
-
-
-def _is_in_all_captures(series: Series, name: str) -> bool:
-    array = series.arrays[name]
-    return array.missing_at is None and array.reshaped_at is None
 
 
 def weight_source(

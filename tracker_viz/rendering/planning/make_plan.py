@@ -13,12 +13,17 @@ from typing import Any
 from tracker_viz.errors import ConfigError, LayoutError, unknown_name
 from tracker_viz.rendering.layout import USUAL_METRIC, Attention, LargeHead, Layout, Scores, Weights
 from tracker_viz.rendering.plan import Box, Plan
-from tracker_viz.rendering.planning.cards import place_cards, place_scores, score_cards, weight_card
+from tracker_viz.rendering.planning.cards import (
+    place_cards,
+    place_scores,
+    resolve_scores,
+    score_cards,
+    weight_card,
+)
 from tracker_viz.rendering.planning.content import (
     Heads,
     Matrices,
     resolve_attention,
-    resolve_scores,
     resolve_weights,
 )
 from tracker_viz.rendering.planning.grid import (

@@ -271,11 +271,14 @@ class PlanBuilder:
         return ColorScale(**options, clipped=clipped)
 
     def _measured_scales(self) -> dict[str, ColorScale]:
-        """Return all scales, those that are Measured with the ends that the captures give them."""
+        """Return all scales, those that are Measured with the ends that the captures give them.
+
+        Where the user chose both ends the captures are read all the same: the color bar says what
+        lies beyond an end.
+        """
         wanted = {}
         for key, scale in self.scales.items():
-            # With both ends from the user, nothing has to be read.
-            if isinstance(scale, Measured) and not self._ends_are_chosen(scale.kind):
+            if isinstance(scale, Measured):
                 shown = [heatmap for heatmap in self.heatmaps if heatmap.scale == key]
                 wanted[key] = (scale.quantile, shown)
         found = measure(self.series, wanted)
@@ -283,13 +286,9 @@ class PlanBuilder:
         made = {}
         for key, scale in self.scales.items():
             if isinstance(scale, Measured):
-                reach = found.get(key, ValueRange(0.0, 0.0))
-                scale = self._scale(scale.kind, scale.options(reach))
+                scale = self._scale(scale.kind, scale.options(found[key]))
             made[key] = scale
         return made
-
-    def _ends_are_chosen(self, kind: str) -> bool:
-        return {"minimum", "maximum"} <= self.scale_options.get(kind, {}).keys()
 
     def place_bars(self, box: Box) -> None:
         """Place color bars for all scales that have none yet, in rows from the top of ``box``."""

@@ -1,0 +1,27 @@
+"""Cards: small maps [block, head] or [block, matrix], each with its title."""
+
+from tracker_viz.rendering.planning.cards.card import Card, score_cards, weight_card
+from tracker_viz.rendering.planning.cards.place import (
+    beside_foot,
+    place_below,
+    place_beside,
+    place_cards,
+    place_column,
+    place_scores,
+    row_height,
+)
+from tracker_viz.rendering.planning.cards.score_names import resolve_scores
+
+__all__ = [
+    "Card",
+    "beside_foot",
+    "place_below",
+    "place_beside",
+    "place_cards",
+    "place_column",
+    "place_scores",
+    "resolve_scores",
+    "row_height",
+    "score_cards",
+    "weight_card",
+]

@@ -1,0 +1,118 @@
+"""Small maps [block, head] or [block, matrix]: scores, and summaries of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracker_viz.metrics import role_label
+from tracker_viz.rendering.planning.cards.score_names import role_of_score
+from tracker_viz.rendering.planning.content import Matrices
+from tracker_viz.rendering.planning.plan_builder import Measured, PlanBuilder
+from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
+
+_TELLING = {
+    "head.distance": "distance looked back",
+    "weight.distance": "distance from start",
+    "weight.update": "update since last",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """One small map.
+
+    Attributes:
+        columns: names of its columns; empty where these are heads.
+        role: the role whose color stands before the title.
+    """
+
+    title: str
+    source: Source
+    scale: str
+    columns: tuple[str, ...] = ()
+    role: str = ""
+    mask: NDArray[np.bool_] | None = None
+
+
+def score_cards(builder: PlanBuilder, names: Sequence[str]) -> list[Card]:
+    """Return the cards of score arrays: heads before matrices, roles first.
+
+    Scores within 0..1 share one color scale; each other has its own.
+    """
+    first, last = builder.series.read_ends(names)
+    cards = []
+    for name in names:
+        # Where a score is NaN from first to last, there is no such head, or no such matrix.
+        absent = np.isnan(first[name]) & np.isnan(last[name])
+        cards.append(_score_card(builder, name, absent))
+    cards.sort(key=lambda card: (bool(card.columns), card.scale != "score", not card.role))
+    return cards
+
+
+def _score_card(builder: PlanBuilder, name: str, absent: NDArray[np.bool_]) -> Card:
+    rows, columns = builder.series.require(name, builder.layout.name).shape
+    score = name.removeprefix("scores.")
+    title = _TELLING.get(score, _score_title(name.rsplit(".", 1)[-1]))
+    source, scale = ScoreMap(name, (rows, columns)), _scale_of(builder, name)
+    if not score.startswith("head."):
+        labels = builder.series.labels("projection", columns)
+        return Card(title, source, scale, labels, mask=absent)
+    role = role_of_score(builder.series, name)
+    if role not in builder.roles.names:
+        role = ""
+    return Card(title, source, scale, role=role, mask=absent)
+
+
+def _score_title(score: str) -> str:
+    """Return a score's name with the kind of probe row that it was measured on, if it says one:
+    ``previous token (repeats)``, ``previous token (text)``."""
+    behavior, is_of_repeats, _ = score.partition("_repeated")
+    return f"{role_label(behavior)} (repeats)" if is_of_repeats else role_label(score)
+
+
+def weight_card(builder: PlanBuilder, matrices: Matrices) -> Card:
+    """Return a card of how much every matrix changed, for models with too many blocks to show the
+    matrices."""
+    # A row for each block; None where the block has no such matrix.
+    names = tuple(tuple(map(block.get, matrices.kinds)) for block in matrices.blocks)
+    show = matrices.panel.show
+    title = "weight size" if show == "value" else "weight change"
+    since = {
+        "value": "",
+        "change": f" since step {builder.series.steps[0]:,}",
+        "step": " since the previous capture",
+    }[show]
+    options = {"title": f"{title}{since} (RMS)", "cmap": builder.theme.magnitude, "minimum": 0.0}
+    scale = Measured(
+        "weights",
+        1.0,
+        lambda reach: {
+            **options,
+            "maximum": reach.maximum or 1.0,
+            "reached": (0.0, reach.maximum),
+        },
+    )
+    builder.add_scale("weights_summary", "weights", scale)
+    absent = np.array([[name is None for name in row] for row in names])
+    source = WeightSummary(names, show)
+    return Card(title, source, "weights_summary", tuple(matrices.kinds), mask=absent)
+
+
+def _scale_of(builder: PlanBuilder, name: str) -> str:
+    """Add the color scale of a score where it is not there yet; return its key."""
+    info = builder.series.require(name, builder.layout.name)
+    # Weights that stay small would be black throughout on a scale up to 1. Heads are compared
+    # across scores, so these share one scale.
+    is_faint = name.startswith("scores.weight.") and 1e-6 < info.maximum < 0.5
+    key, title, low, high = "score", "score", 0.0, 1.0
+    if info.minimum < -1e-3 or info.maximum > 1.001 or is_faint:
+        key, title = name, role_label(name.rsplit(".", 1)[-1])
+        low = min(0.0, info.minimum)
+        high = max(info.maximum, low + 1e-6)
+    options = {"title": title, "cmap": builder.theme.score, "minimum": low, "maximum": high}
+    builder.add_scale(key, "score", options)
+    return key

@@ -1,0 +1,239 @@
+"""Place cards, each with its title, in a column, in a grid of their own or beside a mosaic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tracker_viz.rendering.plan import Bar, Box, Heatmap, Readout
+from tracker_viz.rendering.planning.cards.card import Card, score_cards
+from tracker_viz.rendering.planning.cards.shape import (
+    COLUMN,
+    OWN_BAR,
+    Shape,
+    cell_width,
+    fit_cards,
+    head_room_px,
+    is_turned,
+    names_px,
+    number_size,
+    short_names,
+    title_lines,
+)
+from tracker_viz.rendering.planning.plan_builder import (
+    TITLES,
+    Measured,
+    PlanBuilder,
+    next_even,
+    number_spacing,
+)
+from tracker_viz.rendering.scales import bar_ticks
+from tracker_viz.rendering.sources import ScoreMap
+from tracker_viz.rendering.text import text_width
+
+_NUMBER_ROW = 40  # at 1080p
+
+
+def place_scores(builder: PlanBuilder, names: Sequence[str], box: Box) -> None:
+    """Place score maps in a column at the side of the picture, and below them the color bars of the
+    whole picture."""
+    cards = score_cards(builder, names)
+    if all(card.source.shape == (1, 1) for card in cards):
+        _place_numbers(builder, cards, box)
+        # Numbers have no color, so that the scale needs no bar.
+        builder.scales.pop("score", None)
+        below = box.y + len(cards) * builder.px(_NUMBER_ROW)
+        builder.place_bars(Box(box.x, below, box.width, box.bottom - below))
+        return
+    shared = [key for key in builder.scales if key == "score" or not key.startswith("scores.")]
+    bars, gap = len(shared) * builder.px(64), builder.px(10)
+    place_cards(builder, cards, Box(box.x, box.y, box.width, box.height - bars - gap))
+    builder.place_bars(Box(box.x, box.bottom - bars + gap, box.width, bars))
+
+
+def _place_numbers(builder: PlanBuilder, cards: Sequence[Card], box: Box) -> None:
+    """Write the scores of a model with a single head as numbers: one cell of color says less."""
+    px, size = builder.px, 22.0
+    builder.heading("Scores", box.x, box.y - px(14), box.width)
+    digit = text_width("0", size * builder.unit, bold=True, mono=True)
+    for number, card in enumerate(cards):
+        baseline = box.y + px(28) + number * px(_NUMBER_ROW)
+        x = box.x
+        if card.role:
+            builder.square(x, baseline - px(15), px(15), builder.theme.roles[card.role])
+            x += px(22)
+        values = box.right - 6 * digit
+        builder.text_within(values - x - px(8), card.title, x, baseline, size)
+        name = card.source.needs[0]
+        assert isinstance(name, str)
+        builder.readouts.append(Readout(name, values, baseline, size * builder.unit, 6))
+
+
+def place_beside(builder: PlanBuilder, card: Card, mosaic: Box) -> int:
+    """Place the card at the right of a mosaic whose rows are blocks, in the same rows; return its
+    right edge."""
+    rows, columns = card.source.shape
+    x, cell_y = 2 * ((mosaic.right + builder.px(28)) // 2), -(-mosaic.height // rows)
+    cell_x = _beside_cell_x(builder, card)
+    box = Box(x, mosaic.y, cell_x * columns, cell_y * rows)
+    builder.heading("Weights", x, mosaic.y - builder.px(32), box.width + builder.px(36))
+    _name_columns(builder, card, box)
+    name = f"weights · {card.title}"
+    builder.heatmaps.append(Heatmap(name, card.source, box, card.scale, card.mask))
+    return box.right
+
+
+def place_column(builder: PlanBuilder, card: Card, box: Box) -> int:
+    """Place the card by itself, as high as ``box``, with its own numbers of blocks.
+
+    Return its right edge.
+    """
+    place_cards(builder, [card], box, own_bars=False)
+    return builder.heatmaps[-1].box.right
+
+
+def beside_foot(builder: PlanBuilder, card: Card) -> int:
+    """Return the pixels that ``place_beside`` needs below the mosaic."""
+    return names_px(builder, card, _beside_cell_x(builder, card)) + builder.px(2)
+
+
+def _beside_cell_x(builder: PlanBuilder, card: Card) -> int:
+    return builder.even(44 if len(card.columns) <= 3 else 28)
+
+
+def place_cards(
+    builder: PlanBuilder, cards: Sequence[Card], box: Box, *, own_bars: bool = True
+) -> int:
+    """Fill ``box`` with the cards, under a title above it; return the bottom of the lowest one.
+
+    ``own_bars``: a card whose color scale is its own has its color bar below it, instead of among
+    those of the picture.
+    """
+    own = _scales_of_one_card(builder, cards) if own_bars else set()
+    shape = fit_cards(builder, cards, box, own)
+    _write_heading(builder, cards, box)
+    top = bottom = box.y
+    for number, card in enumerate(cards):
+        row, column = divmod(number, shape.across)
+        if row and column == 0:
+            top = bottom + shape.gap
+        room = Box(box.x + column * shape.wide, top, shape.wide, 0)
+        origin = _place_one(builder, card, room, shape)
+        if card.scale in own:
+            _place_own_bar(builder, card, origin, shape, box.right)
+        bottom = max(bottom, origin.bottom + shape.feet[row])
+    return bottom
+
+
+def _scales_of_one_card(builder: PlanBuilder, cards: Sequence[Card]) -> set[str]:
+    scales = [card.scale for card in cards]
+    alone = {scale for scale in scales if scales.count(scale) == 1}
+    return alone - {"score", *builder.barred}
+
+
+def _write_heading(builder: PlanBuilder, cards: Sequence[Card], box: Box) -> None:
+    title, columns = "Weights", set()
+    for card in cards:
+        columns.add("matrix" if card.columns else "head")
+        if isinstance(card.source, ScoreMap):
+            title = "Scores"
+    axes = f"block ↓ {' or '.join(sorted(columns))} →"
+    builder.heading(title, box.x, box.y - builder.px(14), box.width, axes)
+
+
+def _place_own_bar(builder: PlanBuilder, card: Card, origin: Box, shape: Shape, right: int) -> None:
+    """Place the color bar of a single card below it, no farther than to ``right``."""
+    px = builder.px
+    builder.barred.add(card.scale)
+    below = origin.bottom + names_px(builder, card, _column_px(card, origin)) + px(8)
+    wide = max(origin.width, min(shape.wide - shape.label - px(16), px(110)))
+    bar = Box(min(origin.x, right - wide), below, wide, px(9))
+    font_px = _bar_font(builder, card, bar.width) * builder.unit
+    builder.bars.append(Bar(bar, card.scale, font_px, titled=False))
+
+
+def place_below(builder: PlanBuilder, cards: Sequence[Card], above: int, area: Box) -> int:
+    """Place the cards, if there are any, in ``area`` below everything that ends at ``above``.
+
+    Return the bottom of the lowest part.
+    """
+    if not cards:
+        return above
+    y = next_even(above + builder.px(TITLES))
+    has_own = any(card.scale.startswith("scores.") for card in cards)
+    room = Box(area.x, y, area.width, area.bottom - y)
+    return place_cards(builder, cards, room, own_bars=has_own)
+
+
+def _bar_font(builder: PlanBuilder, card: Card, bar_px: int) -> float:
+    """Return the largest font in which a bar of that width has room for the numbers at both
+    ends."""
+    scale, sizes = builder.scales[card.scale], (COLUMN, 14.0, 12.2)
+    if isinstance(scale, Measured):
+        return COLUMN
+    for size in sizes:
+        last_position, _ = bar_ticks(scale, bar_px / (0.9 * size * builder.unit))[-1]
+        if last_position == 1.0:
+            return size
+    return sizes[-1]
+
+
+def row_height(builder: PlanBuilder, cards: Sequence[Card], map_px: int = 0) -> int:
+    """Return the pixels that one row of cards needs whose maps are about ``map_px`` high, with
+    names and color bars below them."""
+    rows = max(card.source.shape[0] for card in cards)
+    foot = max(names_px(builder, card, 1) for card in cards)
+    if any(card.scale != "score" for card in cards):
+        foot += builder.px(OWN_BAR)
+    return rows * max(2, map_px // rows) + head_room_px(builder, 2) + foot + builder.px(4)
+
+
+def _column_px(card: Card, origin: Box) -> int:
+    return origin.width // card.source.shape[1]
+
+
+def _place_one(builder: PlanBuilder, card: Card, room: Box, shape: Shape) -> Box:
+    """Place a card and its words at the left upper corner of ``room``; return the box of its
+    map."""
+    px = builder.px
+    rows, columns = card.source.shape
+    cell_x = cell_width(card, shape.columns, shape.cell_x, shape.cell_y)
+    head_bottom = room.y + head_room_px(builder, shape.title[1])
+    x, y = next_even(room.x + shape.label), next_even(head_bottom)
+    box = Box(x, y, cell_x * columns, shape.cell_y * rows)
+    _write_title(builder, card, box.x, head_bottom, room.right, shape.title)
+    for row in range(0, rows, number_spacing(shape.cell_y, px(25))):
+        middle = box.y + (row + 0.5) * shape.cell_y
+        builder.text_left_of(box.x - px(6), str(row), middle, number_size(rows))
+    _name_columns(builder, card, box)
+    name = f"{'weights' if card.columns else 'score'} · {card.title}"
+    builder.heatmaps.append(Heatmap(name, card.source, box, card.scale, card.mask))
+    return box
+
+
+def _write_title(
+    builder: PlanBuilder, card: Card, x: int, bottom: int, right: int, form: tuple[float, int]
+) -> None:
+    """Write a card's title above ``bottom``; ``form``: font size, and number of lines."""
+    px = builder.px
+    size, n_lines = form
+    if card.role:
+        builder.square(x, bottom - px(24), px(14), builder.theme.roles[card.role])
+        x += px(22)
+    lines = title_lines(builder, card, size, n_lines)
+    for above, line in enumerate(reversed(lines)):
+        builder.text_within(right - x - px(4), line, x, bottom - px(10 + 20 * above), size)
+
+
+def _name_columns(builder: PlanBuilder, card: Card, box: Box) -> None:
+    cell_x, px = _column_px(card, box), builder.px
+    names = short_names(card)
+    if not is_turned(builder, card, cell_x):
+        for column, name in enumerate(names):
+            middle = box.x + (column + 0.5) * cell_x
+            builder.text(name, middle, box.bottom + px(17), COLUMN, align="center")
+        return
+    every = max(1, -(-px(COLUMN) // cell_x))
+    for column in range(0, len(names), every):
+        x = box.x + (column + 0.5) * cell_x + px(3)
+        y = box.bottom + px(6)
+        builder.text(names[column], x, y, COLUMN, align="right", rotation=90)

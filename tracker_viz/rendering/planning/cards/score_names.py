@@ -1,0 +1,66 @@
+"""Find the score arrays that a layout's panels mean in this run."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from tracker_viz.errors import LayoutError
+from tracker_viz.metrics import HEAD_PREFIX, ROLES, Role
+from tracker_viz.rendering.layout import Scores
+from tracker_viz.rendering.planning.plan_builder import PlanBuilder
+from tracker_viz.rendering.series import Series
+
+
+def resolve_scores(builder: PlanBuilder, panel: Scores) -> list[str]:
+    """Return the names of the score arrays that match, in the panel's order."""
+    names: dict[str, None] = {}  # each once, in order
+    for pattern in panel.names:
+        kind, _, of_role = pattern.partition(".")
+        if kind == "role":
+            names |= dict.fromkeys(_scores_of_roles(builder.series, of_role))
+            continue
+        for name in builder.series.names(f"scores.{pattern}"):
+            # A pattern leaves out the scores that not every capture has.
+            if name == f"scores.{pattern}" or _is_in_all_captures(builder.series, name):
+                names[name] = None
+    if names:
+        return list(names)
+    found = builder.series.names("scores.*")[:12]
+    have = ", ".join(name.removeprefix("scores.") for name in found)
+    have = have or "no scores at all, which the layouts heads, ffn and changes do without"
+    raise LayoutError(
+        f"layout {builder.layout.name!r} draws the scores {', '.join(panel.names)}, and the "
+        f"captures hold none of them; they hold: {have}"
+    )
+
+
+def _is_in_all_captures(series: Series, name: str) -> bool:
+    array = series.arrays[name]
+    return array.missing_at is None and array.reshaped_at is None
+
+
+def _scores_of_roles(series: Series, pattern: str) -> list[str]:
+    """Return the array that measures each role whose name matches, as ``role_of_score`` says."""
+    found = []
+    for role in ROLES:
+        name = _score_of_role(series, role)
+        if name and fnmatchcase(role.name, pattern):
+            found.append(name)
+    return found
+
+
+def role_of_score(series: Series, name: str) -> str:
+    """Return the role that an array of scores measures in a run, empty if none.
+
+    Where a role speaks about one kind of probe row, that is the score on these rows. The mean over
+    all rows measures it only in captures that hold nothing else.
+    """
+    for role in ROLES:
+        if _score_of_role(series, role) == name:
+            return role.name
+    return ""
+
+
+def _score_of_role(series: Series, role: Role) -> str | None:
+    names = [HEAD_PREFIX + score for score in role.scores or (role.name,)]
+    return next((name for name in names if name in series.arrays), None)
