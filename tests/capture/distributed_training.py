@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -25,14 +26,19 @@ from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain_decoders import (
+    DK,
     VOCAB,
+    D,
     FusedAttention,
     GroupedAttention,
+    H,
     Model,
     Residual,
     SwappedGate,
     T,
     by_kernel,
+    merge,
+    split,
     two_layers,
 )
 
@@ -62,6 +68,7 @@ def train(
     backward=None,
     after_step=None,
     counted=None,
+    same_data=False,
     **options,
 ):
     """(losses, captures of this process). ``counted``: the Traffic that sees the recorder's
@@ -76,9 +83,8 @@ def train(
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     losses = []
     for step in range(1, STEPS + 1):
-        ids = torch.randint(
-            VOCAB, (2, T), generator=torch.Generator().manual_seed(step + 100 * dist.get_rank())
-        )
+        seed = step if same_data else step + 100 * dist.get_rank()
+        ids = torch.randint(VOCAB, (2, T), generator=torch.Generator().manual_seed(seed))
         loss = F.cross_entropy(trained(ids).flatten(0, 1), ids.flatten())
         optimizer.zero_grad()
         (backward or torch.Tensor.backward)(loss)
@@ -181,19 +187,90 @@ def accelerate_fsdp2(capture, **options):
     )
 
 
-def refusals():
-    """What is said of models whose layers are split over the processes, alone and inside FSDP2."""
-    plan = {"blocks.1.mlp.0": ColwiseParallel(), "blocks.1.mlp.2": RowwiseParallel()}
+class OwnHeads(nn.Module):
+    """As many heads as the projections give this process; two key/value heads for four query
+    heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.wq, self.wk, self.wv, self.wo = (
+            nn.Linear(D, width, bias=False) for width in (D, D // 2, D // 2, D)
+        )
+
+    def forward(self, x):
+        q, k, v = (
+            layer(x).unflatten(-1, (-1, DK)).transpose(1, 2)
+            for layer in (self.wq, self.wk, self.wv)
+        )
+        return self.wo(
+            merge(F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True))
+        )
+
+
+def make_own_heads():
+    torch.manual_seed(0)
+    model = Model(lambda _: Residual(OwnHeads(), two_layers()))
+    with torch.no_grad():
+        for block in model.blocks:  # uniform attention would hide heads in a wrong order
+            block.attn.wq.weight.mul_(3)
+            block.attn.wk.weight.mul_(3)
+    return model
+
+
+def heads_whole(capture, **options):
+    """What every process would do by itself: the model that the next two split."""
+    model = make_own_heads()
+    return train(model, model.parameters(), capture=capture, same_data=True, **options)
+
+
+PLAN = {
+    **{f"attn.w{letter}": ColwiseParallel() for letter in "qkv"},
+    "attn.wo": RowwiseParallel(),
+    "mlp.0": ColwiseParallel(),
+    "mlp.2": RowwiseParallel(),
+}
+
+
+def tensor_parallel(capture, *, fsdp=False, **options):
+    """Each process has half of the heads and of the neurons."""
     mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("shards", "layers"))
-    alone, inside = (parallelize_module(make_model(), mesh["layers"], plan) for _ in range(2))
-    fully_shard(inside, mesh=mesh["shards"])
-    said = {}
-    for name, model in {"alone": alone, "inside FSDP2": inside}.items():
-        try:
-            record(model, make_probe(VOCAB, T), Schedule.every(1), print)
-        except UnsupportedModelError as error:
-            said[name] = str(error)
-    return said
+    model = make_own_heads()
+    for block in model.blocks:
+        parallelize_module(block, mesh["layers"], PLAN)
+        if fsdp:
+            fully_shard(block, mesh=mesh["shards"])
+    if fsdp:
+        fully_shard(model, mesh=mesh["shards"])
+    return train(model, model.parameters(), capture=capture, same_data=True, **options)
+
+
+def tensor_parallel_fsdp2(capture, **options):
+    return tensor_parallel(capture, fsdp=True, **options)
+
+
+def refusals():
+    """What is said of layers that are split where the heads cannot be told."""
+    plan = {"blocks.1.attn.c_attn": ColwiseParallel(use_local_output=False)}
+    model = parallelize_module(make_model(), init_device_mesh("cpu", (2,)), plan)
+    model.blocks[1].attn = HiddenOrigin(model.blocks[1].attn)
+    try:
+        record(model, make_probe(VOCAB, T), Schedule.every(1), print)
+    except UnsupportedModelError as error:
+        return str(error)
+    return "nothing"
+
+
+class HiddenOrigin(nn.Module):
+    """Attention whose queries went where no function is seen."""
+
+    def __init__(self, attn):
+        super().__init__()
+        self.attn = attn
+
+    def forward(self, x):
+        q, k, v = (split(part, H) for part in self.attn.c_attn(x).full_tensor().split(D, dim=-1))
+        q = torch.from_numpy(q.numpy().copy())
+        return self.attn.c_proj(merge(by_kernel(q, k, v)))
 
 
 def counted_clock(*, capture_s, training_s=3.0):
@@ -279,11 +356,25 @@ def reads():
     return report
 
 
+KINDS = (
+    ddp,
+    fsdp2,
+    fsdp2_mixed,
+    fsdp2_compiled,
+    fsdp2_late,
+    accelerate,
+    accelerate_fsdp2,
+    heads_whole,
+    tensor_parallel,
+    tensor_parallel_fsdp2,
+)
+
+
 def main(directory):
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     report = {}
-    for kind in (ddp, fsdp2, fsdp2_mixed, fsdp2_compiled, fsdp2_late, accelerate, accelerate_fsdp2):
+    for kind in KINDS:
         without, *_ = kind(False)
         losses, captures, *counts = kind(True)
         report[kind.__name__] = {

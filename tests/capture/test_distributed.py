@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sharded_kinds import CAPTURED, sharded_lines
 from torch import nn
 
 from tracker_viz.capture import distributed
 from tracker_viz.errors import UnsupportedModelError
 
-KINDS = ["ddp", "fsdp2", "fsdp2_mixed", "fsdp2_compiled", "accelerate", "accelerate_fsdp2"]
+KINDS = list(CAPTURED)
 SCRIPT = Path(__file__).with_name("distributed_training.py")
 
 
@@ -86,6 +87,22 @@ def test_a_sharded_model_shows_what_the_whole_model_shows(two_processes, step):
         )
 
 
+@pytest.mark.parametrize("kind", ["tensor_parallel", "tensor_parallel_fsdp2"])
+@pytest.mark.parametrize("step", [0, 6])
+def test_heads_and_neurons_of_all_processes_are_those_of_the_whole_model(two_processes, kind, step):
+    whole, split = (
+        np.load(two_processes[1] / f"{each}-{step}.npz") for each in ("heads_whole", kind)
+    )
+    assert set(whole) == set(split)
+    assert {"blocks.1.attn.pattern", "blocks.1.attn.w_q", "blocks.1.mlp.w_out.peak"} <= set(whole)
+    assert whole["blocks.1.attn.pattern"].shape[1] == 4
+    for name in whole:
+        atol = 1e-3 if name.endswith("pattern") else 1e-4
+        if name.endswith("norms"):
+            atol = 0.02 * float(np.abs(whole[name]).max())
+        np.testing.assert_allclose(split[name], whole[name], atol=atol, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "layout",
     [
@@ -148,11 +165,12 @@ def test_a_full_disk_on_one_process_stops_neither(two_processes):
         assert report["full disk"]["with"] == report["fsdp2"]["with"]
 
 
-@pytest.mark.parametrize("how", ["alone", "inside FSDP2"])
-def test_layers_split_over_processes_are_refused_on_each(two_processes, how):
+def test_split_layers_whose_heads_cannot_be_told_are_refused_on_each_process(two_processes):
     for report in two_processes[0]:
-        assert "split over processes (tensor parallelism)" in report["refused"][how]
-        assert "tracker-viz backfill" in report["refused"][how]
+        assert (
+            "split over processes (tensor parallelism), and which of them has" in report["refused"]
+        )
+        assert "tracker-viz backfill" in report["refused"]
 
 
 def test_parameters_that_deepspeed_hides_are_refused_by_name():
@@ -180,3 +198,10 @@ def test_the_launchers_rank_counts_before_the_process_group_is_up(monkeypatch):
     assert not distributed.is_main_process()
     monkeypatch.setenv("RANK", "0")
     assert distributed.is_main_process()
+
+
+def test_the_page_of_supported_models_lists_the_ways_of_sharding_that_are_tested():
+    page = (Path(__file__).parents[2] / "examples" / "supported_models.md").read_text()
+    assert "\n".join(sharded_lines()) in page, (
+        "run: python tests/capture/hf_decoders.py > examples/supported_models.md"
+    )

@@ -2,9 +2,10 @@
 a sharded tensor.
 
 Plain and DistributedDataParallel models: only the main process works, on the unwrapped model, and
-the others wait for it only in their own next collective. Sharded models (FSDP2, any DTensor): every
-process takes part in the pass and in the gathering, one matrix at a time, and the main process
-keeps the result.
+the others wait for it only in their own next collective. Sharded models (FSDP2, tensor parallelism,
+any DTensor): every process takes part in the pass and in the gathering, one matrix at a time, and
+the main process keeps the result. Under tensor parallelism each process sees its own heads, and
+those are gathered as well.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from tracker_viz.errors import UnsupportedModelError
+
+_FROM_CHECKPOINTS = (
+    "capture it afterwards from checkpoints that were gathered (tracker-viz backfill)"
+)
 
 
 def is_main_process() -> bool:
@@ -52,27 +57,40 @@ def is_sharded(model: nn.Module) -> bool:
 
     Raises:
         UnsupportedModelError: they are split so that no single process can see a whole layer
-            (tensor parallelism, DeepSpeed ZeRO-3, FSDP1).
+            (DeepSpeed ZeRO-3, FSDP1).
     """
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id"):
             raise UnsupportedModelError(
                 f"parameter {name} is partitioned by DeepSpeed ZeRO-3, which hides it; use ZeRO-2 "
-                "or PyTorch's FSDP2"
+                f"or PyTorch's FSDP2, or {_FROM_CHECKPOINTS}"
             )
-    is_split = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
-    if (is_split and not _fully_sharded(model)) or any(map(_is_split_twice, model.parameters())):
-        raise UnsupportedModelError(
-            "the model's layers are split over processes (tensor parallelism), so that no process "
-            "sees all heads of a block; "
-            "capture it afterwards, whole, from its checkpoints: tracker-viz backfill"
-        )
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise UnsupportedModelError(
             "FSDP1 (FullyShardedDataParallel) flattens the weights away; shard with fully_shard "
-            "(FSDP2) instead, with accelerate by fsdp_version: 2 in its configuration"
+            "(FSDP2) instead, with accelerate by fsdp_version: 2 in its configuration, or "
+            f"{_FROM_CHECKPOINTS}"
         )
-    return is_split
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is, or all of a sharded one (a collective)."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def gathered_heads(pattern: Tensor, group: Any) -> Tensor:
+    """Return the heads of all processes of ``group``, in their order (a collective).
+
+    Args:
+        pattern: [probe, head, query, key], of this process's heads.
+    """
+    if group is None:
+        return pattern
+    parts = [torch.empty_like(pattern) for _ in range(torch.distributed.get_world_size(group))]
+    torch.distributed.all_gather(parts, pattern.contiguous(), group=group)
+    return torch.cat(parts, dim=1)
 
 
 def put_away(model: nn.Module) -> None:
@@ -88,14 +106,6 @@ def _fully_sharded(model: nn.Module) -> list[Any]:
         for module in model.modules()
         if callable(getattr(module, "reshard", None)) and hasattr(module, "unshard")
     ]
-
-
-def _is_split_twice(parameter: Tensor) -> bool:
-    """Return whether a matrix is split along two axes of the mesh: by FSDP, and by tensor
-    parallelism inside it (stacks of experts may be, too)."""
-    placements = getattr(parameter, "placements", ())
-    n_split = sum(not placement.is_replicate() for placement in placements)
-    return parameter.ndim == 2 and n_split > 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,8 @@ class Origins:
         readers: weight -> where that comes from which it was multiplied with first.
         activated: weights whose products went into an activation function by themselves.
         whole: weights that were multiplied with whole, not by one of their slices.
+        split_over: weights whose rows different processes multiply with (tensor parallelism) ->
+            their process group.
     """
 
     modules: Mapping[str, nn.Module]
@@ -130,6 +132,7 @@ class Origins:
     readers: dict[str, frozenset[str]] = field(default_factory=dict)
     activated: set[str] = field(default_factory=set)
     whole: set[str] = field(default_factory=set)
+    split_over: dict[str, Any] = field(default_factory=dict)
     _sizes: dict[str, int] = field(default_factory=dict)
     _known: Any = field(default_factory=WeakIdKeyDictionary)
     _first_name: dict[int, str] = field(default_factory=dict)
@@ -260,6 +263,8 @@ class Origins:
 
     def _origin(self, tensor: Tensor, running: Sequence[str]) -> Origin | None:
         known = self._known.get(tensor)
+        if known is None and hasattr(tensor, "_local_tensor"):  # a DTensor made of a plain one
+            known = self._known.get(tensor._local_tensor)
         if known is not None:
             return known
         name = self._first_name.get(id(tensor))
@@ -267,6 +272,9 @@ class Origins:
             name = self._in_running(tensor, running)
         if name is None:
             return None
+        group = group_of_rows(tensor)
+        if group is not None and tensor.ndim > 1:
+            self.split_over[name] = group
         origin = Origin(frozenset({name} if tensor.ndim > 1 else ()), is_weight=True)
         self._known[tensor] = origin
         return origin
@@ -284,11 +292,23 @@ class Origins:
         for tensor in tensors:
             if tensor.is_floating_point():
                 self._known[tensor] = origin
+                local = getattr(tensor, "_local_tensor", None)  # what a DTensor becomes again
+                if local is not None:
+                    self._known[local] = origin
 
     def _names_of(self, origins: Iterable[Origin | None]) -> Iterator[str]:
         for origin in origins:
             if origin is not None and origin.is_weight:
                 yield from origin.weights
+
+
+def group_of_rows(tensor: Tensor) -> Any:
+    """Return the processes over which a DTensor's first axis is split, or None."""
+    placements = getattr(tensor, "placements", ())
+    split = [axis for axis, placement in enumerate(placements) if placement.is_shard(0)]
+    if len(split) != 1:
+        return None
+    return tensor.device_mesh.get_group(split[0])  # type: ignore[attr-defined]
 
 
 def _takes_query_key_value(func: Any) -> bool:

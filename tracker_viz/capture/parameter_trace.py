@@ -120,6 +120,8 @@ class ParameterTrace:
     def _saw_product(self, func: Any, weight: Any, output: Tensor, running: Sequence[str]) -> None:
         if not isinstance(weight, Tensor) or weight.ndim < 2:
             return
+        if hasattr(weight, "full_tensor"):  # each process sees a part of what comes out
+            return
         found = self._parameter(weight, running)
         if found is None:
             return

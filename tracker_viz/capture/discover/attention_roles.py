@@ -93,7 +93,11 @@ def attention_projections(
         for number, matrix in enumerate(group):
             # Of several, each module is a head, or a stream of attention.
             where = "attn" if len(group) == 1 else f"attn.{number}"
-            if role in _SPLIT and len(matrix.shape) == 2:
+            is_split_over = bool(seen.names(matrix) & seen.origins.split_over.keys())
+            if role in _SPLIT and is_split_over:
+                # Each process has rows of its own of all three: how they lie was not seen.
+                found.append(whole(matrix, index, f"{where}.w_{role}"))
+            elif role in _SPLIT and len(matrix.shape) == 2:
                 value_rows = evidence.value_rows.get(matrix.parameter)
                 found += _split_values(
                     matrix, role, index, where, query_width[role], value_rows, key_per_value

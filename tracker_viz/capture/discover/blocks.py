@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tracker_viz.capture import distributed
 from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
 from tracker_viz.capture.attention.interception import Binding, find_bindings, intercepted
 from tracker_viz.capture.attention.watch import AttentionWatch
@@ -27,6 +28,7 @@ from tracker_viz.capture.discover.mixers import mixing_of, split_by_kind
 from tracker_viz.capture.discover.model_info import ModelStructure, Site, first_of
 from tracker_viz.capture.discover.projections import find_projections, unnamed_matrices
 from tracker_viz.capture.discover.row_loop import RowLoop
+from tracker_viz.capture.discover.tensor_parallel import group_of_heads
 from tracker_viz.capture.isolation import Forward, default_forward
 from tracker_viz.capture.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.adapters import virtual_tokens
@@ -100,13 +102,17 @@ def discover(
     n_heads, n_kv_heads = [], []
     found: list[Projection] = []
     unnamed: dict[str, list[int]] = {}
+    head_groups = []
     for index, block_calls in enumerate(per_block):
+        within = _within(names[index], block_calls)
+        head_groups.append(group_of_heads(evidence.origins, names[index], within))
+        block_calls = per_block[index] = _all_heads(block_calls, head_groups[index])
         modules = _modules_of(model, chosen[index])
         of_block = find_projections(
             modules,
             index=index,
             prefix=names[index],
-            attention=_within(names[index], block_calls),
+            attention=within,
             attends=bool(block_calls),
             d_model=d_model,
             evidence=evidence,
@@ -139,6 +145,7 @@ def discover(
         watched=frozenset(itertools.chain(*(call.modules for call in calls))),
         vocabulary=watch.vocabulary,
         left_out=tuple(dict.fromkeys(rejected)),
+        head_groups=tuple(head_groups),
         unnamed={path: tuple(blocks) for path, blocks in unnamed.items()},
         mixing=mixing_of(model, mixing_calls, watch, bindings),
     )
@@ -192,7 +199,11 @@ def attend(
     whole = {site: _all_rows(parts) for site, parts in seen.items()}
     if mixing is not None:
         mixing.update(_maps_of([[whole[site] for site in sites] for sites in mixing_sites]))
-    return [_heads_of([whole[site] for site in sites]) for sites in structure.sites]
+    attention = []
+    for sites, group in zip(structure.sites, structure.head_groups, strict=True):
+        calls = _all_heads([whole[site] for site in sites], group)
+        attention.append(_heads_of(calls))
+    return attention
 
 
 def _watched_pass(
@@ -275,6 +286,17 @@ def _all_rows(parts: Sequence[AttentionCall]) -> AttentionCall:
     errors = [part.error for part in parts if part.error is not None]
     pattern = torch.cat([part.pattern for part in parts])
     return replace(parts[0], pattern=pattern, error=max(errors, default=None))
+
+
+def _all_heads(calls: Sequence[AttentionCall], group: Any) -> list[AttentionCall]:
+    """Return the calls with the heads of all processes of ``group`` (a collective)."""
+    gathered = []
+    for call in calls:
+        pattern = distributed.gathered_heads(distributed.whole_tensor(call.pattern), group)
+        n_times = pattern.shape[1] // call.pattern.shape[1]
+        n_kv_heads = call.n_kv_heads and call.n_kv_heads * n_times
+        gathered.append(replace(call, pattern=pattern, n_kv_heads=n_kv_heads))
+    return gathered
 
 
 def _looking_back(calls: list[AttentionCall], rejected: list[str]) -> list[AttentionCall]:

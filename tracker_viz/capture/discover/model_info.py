@@ -63,6 +63,7 @@ class ModelStructure:
         left_out: what looked like attention and could not be shown, in words, each once.
         unnamed: matrices of the blocks that no projection shows, path within a block -> numbers of
             the blocks.
+        head_groups: of every block, the process group over which its heads are split, or None.
         watched: names of the modules that were running at any call; the others need not be followed
             again.
         mixing: the token mixers that are no attention.
@@ -81,6 +82,7 @@ class ModelStructure:
     watched: frozenset[str]
     vocabulary: int | None = None
     left_out: tuple[str, ...] = ()
+    head_groups: tuple[Any, ...] = ()
     unnamed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     mixing: Mixing = field(default_factory=Mixing)
 

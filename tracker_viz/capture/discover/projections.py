@@ -27,7 +27,7 @@ from tracker_viz.capture.discover.matrix import (
     matrices_in,
     whole,
 )
-from tracker_viz.capture.origins import SeenAttention
+from tracker_viz.capture.origins import Origins, SeenAttention
 from tracker_viz.capture.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.adapters import layers_of
 from tracker_viz.capture.weights.matrices import Projection
@@ -110,9 +110,13 @@ def _seen(
 ) -> Seen:
     origins = evidence.origins
     own = {origins.first_name(name) for name in _own_parameters(modules)}
+    return Seen(origins, frozenset(own), tuple(seen_attentions(origins, prefix, attention)))
+
+
+def seen_attentions(origins: Origins, prefix: str, attention: Sequence[str]) -> list[SeenAttention]:
+    """Return what the pass showed of the attention of a block's modules, by their names in it."""
     callers = [f"{prefix}.{name}".strip(".") for name in attention]
-    attentions = [each for each in origins.attentions if _is_of(each, callers)]
-    return Seen(origins, frozenset(own), tuple(attentions))
+    return [each for each in origins.attentions if _is_of(each, callers)]
 
 
 def _own_parameters(modules: Mapping[str, nn.Module]) -> Iterator[str]:

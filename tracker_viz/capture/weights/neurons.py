@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tracker_viz.capture.distributed import whole_tensor
 from tracker_viz.capture.weights.adapters import owner
 from tracker_viz.capture.weights.matrices import Projection
 
@@ -85,6 +86,8 @@ class NeuronWatch:
         norm = torch.linalg.vector_norm(neurons, 2, dim=1, dtype=summed_in)
         spread = torch.stack([mean, norm / n_neurons**0.5]).float()
         peak = neurons.abs().amax(0).float()
+        # Under tensor parallelism each process has its own neurons (a collective).
+        peak, spread = whole_tensor(peak), whole_tensor(spread)
         self._calls.setdefault(module, []).append((peak, spread))
 
 

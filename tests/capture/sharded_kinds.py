@@ -1,0 +1,30 @@
+"""The ways of sharding on the page of supported models; ``test_distributed.py`` holds the page to
+what it runs."""
+
+from __future__ import annotations
+
+# kind of ``distributed_training.py`` -> (how it is sharded, what is captured)
+CAPTURED = {
+    "ddp": ("DistributedDataParallel", "by the first process alone; the others wait for nothing"),
+    "fsdp2": ("FSDP2 (`fully_shard`)", "as the whole model, map by map"),
+    "fsdp2_mixed": ("FSDP2, gathered in bfloat16", "in the precision of the pass"),
+    "fsdp2_compiled": ("FSDP2, copies of shards, compiled block by block", "uncompiled"),
+    "accelerate": ("accelerate, DDP, bfloat16", "by the first process alone"),
+    "accelerate_fsdp2": ("accelerate, FSDP2", "as FSDP2"),
+    "tensor_parallel": (
+        "tensor parallel (`parallelize_module`, DTensor)",
+        "as the whole model, map by map: the heads and neurons of all processes",
+    ),
+    "tensor_parallel_fsdp2": ("tensor parallel inside FSDP2", "as tensor parallel"),
+}
+REFUSED = {
+    "FSDP1 (`FullyShardedDataParallel`)": "refused: use FSDP2, or `backfill` from checkpoints",
+    "DeepSpeed ZeRO-3": "refused: use ZeRO-2 or FSDP2, or `backfill` from checkpoints",
+    "tensor parallel where heads cannot be told": "refused, or `backfill` from checkpoints",
+}
+
+
+def sharded_lines():
+    """Return the rows of the page's table."""
+    lines = [f"| {how} | {what} |" for how, what in CAPTURED.values()]
+    return lines + [f"| {how} | {what} |" for how, what in REFUSED.items()]
