@@ -1,4 +1,4 @@
-"""How big a capture may be: what is copied off the device, and what of it is written.
+"""Limit the size of a capture: choose what is copied off the device, and what of that is written.
 
 ``Recorder`` asks ``weight_side`` before it copies anything; ``Budget.fit`` runs later, off the
 training thread and after scoring, and cuts a capture to its size. How much is kept follows from
@@ -127,18 +127,17 @@ class Budget:
         ``model['cut']``, and once in the log.
         """
         capture = without_hidden_rows(capture)
-        patterns = {name: array for name, array in capture.arrays.items() if name.endswith(_MAPS)}
-        weights = {
-            name: array
-            for name, array in capture.arrays.items()
-            if capture.axes.get(name) == ("out", "in")
-        }
         routers = routers_of(capture.arrays)
-        others = {
-            name: array
-            for name, array in capture.arrays.items()
-            if name not in patterns and name not in weights and name not in routers
-        }
+        patterns: dict[str, NDArray[Any]] = {}
+        weights: dict[str, NDArray[Any]] = {}
+        others: dict[str, NDArray[Any]] = {}
+        for name, array in capture.arrays.items():
+            if name.endswith(_MAPS):
+                patterns[name] = array
+            elif capture.axes.get(name) == ("out", "in"):
+                weights[name] = array
+            elif name not in routers:
+                others[name] = array
         available = self.max_mb * 1e6 - _HEADER_BYTES - _bytes_of_ids(capture.probe)
         available -= sum(array.size * array.itemsize for array in others.values())
         # A budget below a capture's own header leaves nothing, not less than nothing.
@@ -164,10 +163,7 @@ class Budget:
             side = weight_side([array.shape for array in weights.values()], left)
             cut["weight_side"] = side
             weights = {name: sample(array, side) for name, array in weights.items()}
-        arrays = {
-            **others,
-            **{name: compact(array) for name, array in (*kept.items(), *weights.items())},
-        }
+        arrays = others | {name: compact(array) for name, array in (kept | weights).items()}
         return replace(
             capture,
             arrays=arrays,
@@ -241,11 +237,10 @@ class Budget:
             return
         self._was_said = True
         names = {"heads": "heads a block", "probe_rows": "probe rows"}
-        parts = [
-            f"{cut[name]} of {whole[name]} {names.get(name, name)}"
-            for name in ("probe_rows", "positions", "heads", "blocks")
-            if cut[name] < whole[name]
-        ]
+        parts = []
+        for name in ("probe_rows", "positions", "heads", "blocks"):
+            if cut[name] < whole[name]:
+                parts.append(f"{cut[name]} of {whole[name]} {names.get(name, name)}")
         log.info(
             "to fit max_mb=%g captures keep the attention of %s; all heads are scored on all of it",
             self.max_mb,

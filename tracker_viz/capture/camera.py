@@ -13,6 +13,7 @@ import contextlib
 import fnmatch
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -131,8 +132,8 @@ class Camera:
 
     @property
     def takes_part(self) -> bool:
-        """Whether this process runs the probe: a model that is whole on every process is captured
-        by the main one alone."""
+        """True: this process runs the probe. A model that is whole on every process is captured by
+        the main one alone."""
         return self.main or self.sharded
 
     @property
@@ -147,11 +148,11 @@ class Camera:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is now: it may be moved after it was first looked at."""
+        """The model's current device: it may be moved after ``explore``."""
         return model_device(self.model)
 
     def explore(self, step: int, tokens_seen: int | None) -> Capture:
-        """Find out what the model is made of; the first capture, made on the way."""
+        """Discover the model's structure, and return the first capture, taken on the way."""
         check_parameters(self.model)
         check_probe(self.probe, vocab_size=None, context_length=context_length(self.model))
         before = copy_of_buffers(self.model)
@@ -168,8 +169,8 @@ class Camera:
         if distributed.is_sharded(self.model) != self.sharded:
             raise CaptureError(
                 "the model was sharded over processes after it was first looked at, so the others "
-                "would not come to the probe's pass; "
-                "call watch after fully_shard (accelerator.prepare)"
+                "would not join the probe's pass; call watch after fully_shard "
+                "(accelerator.prepare)"
             )
         self._input_ids = self._input_ids.to(self.device)
         written = {
@@ -238,24 +239,8 @@ class Camera:
         described_routers = describe_routers(self._routings, left_out)
         attention = self._with_hidden_rows(attention)
         self._described_probe = self.probe.description()
-        known = {projection.name for projection in self._structure.projections}
-        if self._wanted is not None and not self._wanted <= known:
-            there = (
-                known if self._named is None else matrices_of(self.model, self._structure.blocks[0])
-            )
-            raise ConfigError(
-                f"projections={sorted(self._wanted - known)} were not found; the model has "
-                f"{', '.join(sorted(there))}"
-            )
         self._heads = _chosen_heads(self._structure.n_heads, self._only_blocks, self._only_heads)
-        in_blocks = (
-            range(len(self._structure.blocks)) if self._only_blocks is None else self._only_blocks
-        )
-        self._projections = [
-            p
-            for p in self._structure.projections
-            if p.block in in_blocks and (self._wanted is None or p.name in self._wanted)
-        ]
+        self._projections = self._chosen_projections()
         # Pooled maps cannot be made smaller again by leaving out rows: they are made as small as
         # they will be kept.
         pooled = any(self._pooling_of(projection) != "sample" for projection in self._projections)
@@ -267,6 +252,26 @@ class Camera:
         if pooled:
             self.model_info["pooling"] = self._pooling
         return attention
+
+    def _chosen_projections(self) -> list[Projection]:
+        known = {projection.name for projection in self._structure.projections}
+        if self._wanted is not None and not self._wanted <= known:
+            there: Collection[str] = known
+            if self._named is not None:
+                there = matrices_of(self.model, self._structure.blocks[0])
+            raise ConfigError(
+                f"projections={sorted(self._wanted - known)} were not found; the model has "
+                f"{', '.join(sorted(there))}"
+            )
+        chosen = []
+        for projection in self._structure.projections:
+            is_wanted = self._wanted is None or projection.name in self._wanted
+            if is_wanted and self._is_kept(projection.block):
+                chosen.append(projection)
+        return chosen
+
+    def _is_kept(self, block: int) -> bool:
+        return self._only_blocks is None or block in self._only_blocks
 
     def _with_hidden_rows(self, drawn: list[Tensor]) -> list[Tensor]:
         """Return the attention of all rows, and leave out of the probe the hidden ones that are too
@@ -318,92 +323,107 @@ class Camera:
         tokens_seen: int | None,
         metrics: Mapping[str, float],
     ) -> Capture:
-        axes: dict[str, tuple[str, ...]] = {}
-        labels: dict[str, tuple[str, ...]] = {"probe": self.probe.labels}
-        on_device: dict[str, Tensor] = {}
-        for index, pattern in enumerate(attention):
-            heads = self._heads[index]
-            if heads:
-                if len(heads) < pattern.shape[1]:
-                    pattern = pattern[:, list(heads)]
-                    labels[f"blocks.{index}.head"] = tuple(map(str, heads))
-                on_device[f"blocks.{index}.attn.pattern"] = pattern.to(torch.float16)
-                axes[f"blocks.{index}.attn.pattern"] = ("probe", "head", "query", "key")
-        for block, routing in self._routings.items():
-            if self._only_blocks is None or block in self._only_blocks:
-                for name, values, of_axes in router_arrays(block, routing):
-                    on_device[name], axes[name] = values, of_axes
-        self._routings = {}
-        in_blocks = range(len(attention)) if self._only_blocks is None else self._only_blocks
-        for index in self._structure.mixing.blocks:
-            if index in in_blocks:
-                name = f"blocks.{index}.mixer.mixing"
-                channels = self._structure.mixing.channels[index]
-                on_device[name] = self._mixing[index]
-                axes[name] = ("probe", "channel" if channels else "head", "query", "key")
-                if channels:
-                    labels[f"blocks.{index}.mixing_channel"] = tuple(map(str, channels))
-        parameters = StoredWeights(self.model, self._readable.asked_for)
-        with torch.no_grad(), _without_autocast(self.device.type):
-            for projection in self._projections:
-                name = projection.array_name
-                on_device[name] = read(
-                    parameters, projection, (self._side, self._side), self._pooling_of(projection)
-                )
-                axes[name] = ("out", "in")
-                is_scored = WEIGHT_NAME.fullmatch(name) is not None
-                is_large = min(projection.shape) > MAX_SPECTRUM_SIDE
-                if is_scored and (is_large or max(projection.shape) > self._side):
-                    on_device[f"{name}.norms"] = krylov(parameters, projection)
-        kept = {projection.array_name for projection in self._projections}
-        activity = self._neurons.activity(self.model, self._structure.projections)
-        on_device |= {
-            name: values for name, values in activity.items() if name.rpartition(".")[0] in kept
-        }
-        arrays = _on_host(on_device) if self.main else {}
-        shapes = {
-            f"{projection.array_name}.norms": projection.shape for projection in self._projections
-        }
-        arrays |= {
-            name: norms(arrays[name], shape) for name, shape in shapes.items() if name in arrays
-        }
+        held = _Arrays(labels={"probe": self.probe.labels})
+        self._add_attention(held, attention)
+        self._add_routers(held)
+        self._add_mixing(held)
+        self._add_weights(held)
+        arrays = _on_host(held.tensors) if self.main else {}
+        for projection in self._projections:
+            name = f"{projection.array_name}.norms"
+            if name in arrays:
+                arrays[name] = norms(arrays[name], projection.shape)
         return Capture(
             step=step,
             arrays=arrays,
-            axes=axes,
-            labels=labels,
+            axes=held.axes,
+            labels=held.labels,
             tokens_seen=tokens_seen,
             metrics=metrics,
             model=self.model_info,
             probe=self._described_probe,
         )
 
+    def _add_attention(self, held: _Arrays, attention: Sequence[Tensor]) -> None:
+        for index, pattern in enumerate(attention):
+            heads = self._heads[index]
+            if not heads:
+                continue
+            if len(heads) < pattern.shape[1]:
+                pattern = pattern[:, list(heads)]
+                held.labels[f"blocks.{index}.head"] = tuple(map(str, heads))
+            name = f"blocks.{index}.attn.pattern"
+            held.tensors[name] = pattern.to(torch.float16)
+            held.axes[name] = ("probe", "head", "query", "key")
+
+    def _add_routers(self, held: _Arrays) -> None:
+        for block, routing in self._routings.items():
+            if self._is_kept(block):
+                for name, values, axes in router_arrays(block, routing):
+                    held.tensors[name], held.axes[name] = values, axes
+        self._routings = {}
+
+    def _add_mixing(self, held: _Arrays) -> None:
+        for index in self._structure.mixing.blocks:
+            if not self._is_kept(index):
+                continue
+            name = f"blocks.{index}.mixer.mixing"
+            channels = self._structure.mixing.channels[index]
+            held.tensors[name] = self._mixing[index]
+            held.axes[name] = ("probe", "channel" if channels else "head", "query", "key")
+            if channels:
+                held.labels[f"blocks.{index}.mixing_channel"] = tuple(map(str, channels))
+
+    def _add_weights(self, held: _Arrays) -> None:
+        """Add weights, and what their scores need besides: norms, and the neurons' activity."""
+        side = self._side, self._side
+        parameters = StoredWeights(self.model, self._readable.asked_for)
+        with torch.no_grad(), _without_autocast(self.device.type):
+            for projection in self._projections:
+                name = projection.array_name
+                held.tensors[name] = read(
+                    parameters, projection, side, self._pooling_of(projection)
+                )
+                held.axes[name] = ("out", "in")
+                is_scored = WEIGHT_NAME.fullmatch(name) is not None
+                is_large = min(projection.shape) > MAX_SPECTRUM_SIDE
+                # Where the capture holds all of a small matrix, its scores follow from that.
+                if is_scored and (is_large or max(projection.shape) > self._side):
+                    held.tensors[f"{name}.norms"] = krylov(parameters, projection)
+        activity = self._neurons.activity(self.model, self._structure.projections)
+        for name, values in activity.items():
+            if name.rpartition(".")[0] in held.tensors:
+                held.tensors[name] = values
+
     def _pooling_of(self, projection: Projection) -> Pooling:
-        return next(
-            (
-                how
-                for pattern, how in self._pooling.items()
-                if fnmatch.fnmatchcase(projection.name, pattern)
-            ),
-            "sample",
-        )
+        for pattern, how in self._pooling.items():
+            if fnmatch.fnmatchcase(projection.name, pattern):
+                return how
+        return "sample"
+
+
+@dataclass(slots=True)
+class _Arrays:
+    """The arrays of a capture while it is put together, still on their device."""
+
+    labels: dict[str, tuple[str, ...]]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
     # ``step`` may be called inside the user's own.
-    return (
-        torch.autocast(device_type, enabled=False)
-        if torch.amp.is_autocast_available(device_type)
-        else contextlib.nullcontext()
-    )
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """The tensors as arrays. From a GPU all copies are queued into page-locked memory, and waited
-    for once."""
-    copies = {
-        name: tensor.to("cpu", non_blocking=tensor.is_cuda) for name, tensor in tensors.items()
-    }
+    """Return the tensors as arrays. From a GPU all copies are queued into page-locked memory, and
+    waited for once."""
+    copies = {}
+    for name, tensor in tensors.items():
+        copies[name] = tensor.to("cpu", non_blocking=tensor.is_cuda)
     for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
         torch.cuda.current_stream(device).synchronize()
     return {name: copy.numpy() for name, copy in copies.items()}

@@ -101,16 +101,16 @@ def put_away(model: nn.Module) -> None:
 
 
 def _fully_sharded(model: nn.Module) -> list[Any]:
-    return [
-        module
-        for module in model.modules()
-        if callable(getattr(module, "reshard", None)) and hasattr(module, "unshard")
-    ]
+    sharded = []
+    for module in model.modules():
+        if callable(getattr(module, "reshard", None)) and hasattr(module, "unshard"):
+            sharded.append(module)
+    return sharded
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What this process holds of a tensor.
+    """The part of a tensor on this process.
 
     Attributes:
         values: all of it, or a slice along one axis.

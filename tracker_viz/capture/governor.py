@@ -167,7 +167,8 @@ class Governor:
     def _spread_evenly(
         self, limit: CostLimit, step: int, total: int, cost_s: float, step_s: float
     ) -> float:
-        """Where the end is known, keep every n-th of the steps that are still due."""
+        """Return the step of the next capture where the end is known: every n-th of the steps that
+        are still due."""
         will_train_s = self.trained_s + step_s * max(total - step, 0)
         affordable = (limit.allowed_s(will_train_s) - self.spent_s) / cost_s
         remaining = [due for due in self.schedule.steps if due > step]
@@ -179,7 +180,7 @@ class Governor:
         return remaining[min(keep_every, len(remaining)) - 1]
 
     def _gap(self, limit: CostLimit, cost_s: float, step_s: float) -> float:
-        """Where the end is not known, return how many steps are to pass before the next capture.
+        """Return the number of steps before the next capture where the end is not known.
 
         What is left of ``free_s`` is spread over the next doublings of the step number, to the one
         from which on the share alone pays. Spent at once, it would leave a long gap after the first

@@ -15,7 +15,7 @@ from tracker_viz.options import LegalValues, Options
 
 
 class CaptureOptions(Options):
-    """What is captured while training, when, and what it may cost."""
+    """The group ``capture``: the contents of captures, their steps, and the limit on their cost."""
 
     group_name = "capture"
 

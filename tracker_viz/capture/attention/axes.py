@@ -1,4 +1,4 @@
-"""Where probe rows, positions, heads and channels are in the tensors that a kernel takes.
+"""Find probe rows, positions, heads and channels among the axes of a kernel's tensors.
 
 Letters name the axes: ``b`` rows, ``s`` positions, ``h`` heads, ``d`` channels; ``p`` rows and
 positions in one (packing), ``m`` rows and heads in one, ``1`` an axis of size one.

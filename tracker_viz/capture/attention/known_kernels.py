@@ -1,4 +1,4 @@
-"""Which argument of a call holds the values that it mixes.
+"""Find the argument of a kernel's call that holds the values it mixes.
 
 Kernels are known by the names of their functions and arguments. Of a function with another name
 that takes keys and values, it is supposed; ``asking.ask`` finds out.

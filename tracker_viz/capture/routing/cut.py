@@ -47,9 +47,10 @@ def thinned_routers(arrays: Arrays, nbytes: float) -> tuple[dict[str, NDArray[An
     if router_bytes(routers) > nbytes:
         n_kept = max(int(nbytes * len(blocks) / router_bytes(routers)), 1)
     kept = {blocks[index] for index in evenly_spaced(len(blocks), n_kept)} if blocks else set()
-    thinned = {
-        name: np.ascontiguousarray(array) if name in routers else array
-        for name, array in arrays.items()
-        if name not in routers or name.partition(".mlp.")[0] in kept
-    }
+    thinned = {}
+    for name, array in arrays.items():
+        if name not in routers:
+            thinned[name] = array
+        elif name.partition(".mlp.")[0] in kept:
+            thinned[name] = np.ascontiguousarray(array)
     return thinned, n_kept, len(blocks)

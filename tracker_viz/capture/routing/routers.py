@@ -346,11 +346,11 @@ def router_modules(model: nn.Module, routings: Iterable[Routing]) -> list[tuple[
     them, and all inside the innermost ones, where the product is."""
     around = {name for routing in routings for name in routing.modules}
     innermost = tuple(f"{routing.modules[-1]}." for routing in routings if routing.modules)
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if name in around or (name and name.startswith(innermost))
-    ]
+    found = []
+    for name, module in model.named_modules():
+        if name in around or (name and name.startswith(innermost)):
+            found.append((name, module))
+    return found
 
 
 def router_arrays(block: int, routing: Routing) -> Iterator[tuple[str, Tensor, tuple[str, ...]]]:

@@ -137,8 +137,8 @@ def evenly_spaced(size: int, limit: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Which stored indices are read along one axis, and into which cell of the result each goes,
-    ascending; how many into each cell."""
+    """The stored indices that are read along one axis, and the cell of the result that each goes
+    to, ascending; the number of indices per cell."""
 
     stored: np.ndarray
     cell: np.ndarray
@@ -152,7 +152,7 @@ class _Axis:
         return cls(stored, cell, np.bincount(cell, minlength=n_cells))
 
     def within(self, start: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of a slice of the stored axis: indices into it, and their cells."""
+        """Return indices into a slice of the stored axis, and their cells."""
         here = (self.stored >= start) & (self.stored < start + size)
         return self.stored[here] - start, self.cell[here]
 

@@ -124,7 +124,7 @@ def name_in_use(model: nn.Module, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Readable:
-    """What came of reading weights once.
+    """The result of reading weights once.
 
     Attributes:
         asked_for: weights whose adapters have another formula than the known ones: their layers
