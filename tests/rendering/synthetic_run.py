@@ -41,6 +41,7 @@ def captures(
     period=16,
     seed=0,
     probes=2,
+    experts=8,
 ):
     """Yield ``n_captures`` Captures from step 0 to ``last_step``; the transition is half way."""
     rng = np.random.default_rng(seed)
@@ -67,7 +68,19 @@ def captures(
         part = index / max(n_captures - 1, 1)
         step = round(last_step * part**1.5)
         yield _capture(
-            step, part, role_of, targets, first, change, onset, top, noise, length, period, probes
+            step,
+            part,
+            role_of,
+            targets,
+            first,
+            change,
+            onset,
+            top,
+            noise,
+            length,
+            period,
+            probes,
+            experts,
         )
 
 
@@ -86,7 +99,7 @@ def write_capture(directory: Path, capture: Capture) -> CapturePath:
 
 
 def _capture(
-    step, part, role_of, targets, first, change, onset, top, noise, length, period, probes
+    step, part, role_of, targets, first, change, onset, top, noise, length, period, probes, experts
 ):
     blocks, heads = role_of.shape
     causal = np.tril(np.ones((length, length)))
@@ -119,7 +132,16 @@ def _capture(
                 np.float16
             )
             axes[f"blocks.{b}.{name}.lora_a"] = axes[f"blocks.{b}.{name}.lora_b"] = ("out", "in")
+        arrays |= _router(b, part, length, period, probes, experts)
     arrays |= _scores(arrays, blocks, period)
+    arrays |= _expert_scores(arrays, blocks)
+    for name in arrays:
+        if name.endswith(".mlp.router"):
+            axes[name] = ("probe", "token", "expert")
+        elif ".mlp.router." in name:
+            axes[name] = ("probe", "token", "choice")
+        elif name.startswith("scores.expert."):
+            axes[name] = ("block", "expert")
     axes |= {name: ("block", "head") for name in arrays if name.startswith("scores.head.")}
     relative = np.array(
         [
@@ -181,6 +203,38 @@ def _scores(arrays, blocks, period):
         "scores.head.current_token": attention[..., i, i].mean(-1),
         "scores.head.sink": attention[..., i, 0].mean(-1),
         "scores.head.specialisation": np.clip(attention.max(-1).mean(-1) * 1.05 - 0.06, 0, 1),
+    }
+
+
+def _router(block, part, length, period, probes, experts, chosen=2):
+    """A router that comes to send each token of the repeats to experts of its own, and of which the
+    last expert dies."""
+    rng = np.random.default_rng(block)
+    of_token = rng.normal(0, 3.0, (length, experts))
+    logits = rng.normal(0, 0.5, (probes, length, experts))
+    logits[0] += part * of_token[np.arange(length) % period]
+    logits[1:] += part * of_token
+    logits[..., -1] -= 6 * part
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    order = np.argsort(-probabilities, axis=-1)[..., :chosen]
+    name = f"blocks.{block}.mlp.router"
+    return {
+        name: probabilities.astype(np.float16),
+        f"{name}.chosen": order.astype(np.float16),
+        f"{name}.weight": np.take_along_axis(probabilities, order, -1).astype(np.float16),
+    }
+
+
+def _expert_scores(arrays, blocks):
+    chosen = [arrays[f"blocks.{b}.mlp.router.chosen"].astype(int) for b in range(blocks)]
+    experts = arrays["blocks.0.mlp.router"].shape[-1]
+    counts = np.array([np.bincount(each.ravel(), minlength=experts) for each in chosen])
+    load = counts * experts / chosen[0].size
+    text = np.array([np.bincount(each[-1].ravel(), minlength=experts) for each in chosen])
+    return {
+        "scores.expert.load": load.astype(np.float32),
+        "scores.expert.text_share": (text / np.maximum(counts, 1)).astype(np.float32),
+        "scores.expert.vocabulary": np.clip(load / load.max(), 0, 1).astype(np.float32),
     }
 
 

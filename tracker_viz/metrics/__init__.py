@@ -34,7 +34,13 @@ from tracker_viz.metrics.roles import (
 )
 from tracker_viz.metrics.score_file import SCORE_FILE, ScoreFile, read_score_file, score_bytes
 from tracker_viz.metrics.scorer import Scorer, score
-from tracker_viz.metrics.series import HEAD_PREFIX, SD_PREFIX, ScoreSeries, score_series
+from tracker_viz.metrics.series import (
+    EXPERT_PREFIX,
+    HEAD_PREFIX,
+    SD_PREFIX,
+    ScoreSeries,
+    score_series,
+)
 from tracker_viz.metrics.summary import (
     chart_metrics,
     charted,
@@ -60,6 +66,7 @@ from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE, WEIGHT_NAME, WE
 
 __all__ = [
     "CURVE_THRESHOLDS",
+    "EXPERT_PREFIX",
     "EXPERT_SCORES",
     "HEAD_PREFIX",
     "HEAD_SCORES",

@@ -119,12 +119,28 @@ class LargeHead(Options):
         return self.block in (None, block) and self.head in (None, head)
 
 
-Panel = Attention | Weights | Scores | LargeHead
+class Experts(Options):
+    """Routers of a mixture of experts: for some blocks a map of every expert on every token."""
+
+    group_name = "experts"
+
+    panel: Literal["experts"] = "experts"
+
+    probe: ProbeRow = None
+    """The row of the probe whose tokens are shown; null shows all rows, side by side."""
+
+    blocks: Annotated[int, Field(ge=1)] | None = None
+    """How many blocks are shown, evenly spaced from the first to the last; null: as many as fit
+    well."""
+
+
+Panel = Attention | Weights | Scores | LargeHead | Experts
 PANELS: dict[str, type[Panel]] = {
     "attention": Attention,
     "weights": Weights,
     "scores": Scores,
     "head": LargeHead,
+    "experts": Experts,
 }
 _PANEL_FORM = f"a list of at least one mapping with 'panel: {' | '.join(PANELS)}'"
 
@@ -139,8 +155,8 @@ class Layout(Options):
     """Names the video in the run."""
 
     panels: Annotated[tuple[Panel, ...], Field(min_length=1), LegalValues(_PANEL_FORM)]
-    """What the picture shows, from left to right. A head has the picture to itself, but for
-    scores."""
+    """What the picture shows, from left to right. A head, and a mixture's experts, have the picture
+    to themselves, but for scores."""
 
     timeline: bool = True
     """Whether the run's timeline is drawn below the panels."""
@@ -189,14 +205,15 @@ class Layout(Options):
 
     @model_validator(mode="after")
     def _check_panels(self) -> Layout:
-        large = [panel for panel in self.panels if isinstance(panel, LargeHead)]
         others = [panel for panel in self.panels if not isinstance(panel, Scores)]
-        if large and others != large[:1]:
-            kinds = ", ".join(panel.panel for panel in self.panels)
-            raise ConfigError(
-                f"layout {self.name!r}: one head has the picture to itself, but for scores; got "
-                f"the panels {kinds}"
-            )
+        for kind, what in ((LargeHead, "one head has"), (Experts, "a mixture has")):
+            large = [panel for panel in self.panels if isinstance(panel, kind)]
+            if large and others != large[:1]:
+                kinds = ", ".join(panel.panel for panel in self.panels)
+                raise ConfigError(
+                    f"layout {self.name!r}: {what} the picture to itself, but for scores; got the "
+                    f"panels {kinds}"
+                )
         return self
 
 

@@ -225,6 +225,35 @@ class ScoreMap:
         return moment.arrays[self.name]
 
 
+@dataclass(frozen=True, slots=True)
+class RouterMap:
+    """Probabilities of one router on one row of the probe: [expert, token], each cell the maximum
+    of ``pool`` neighboring experts."""
+
+    name: str
+    probe: int
+    experts: int
+    tokens: int
+    pool: int = 1
+
+    blends = True
+    compares: Literal["first", "previous"] | None = None
+
+    @property
+    def needs(self) -> tuple[ArrayKey, ...]:
+        return ((self.name, self.probe),)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return -(-self.experts // self.pool), self.tokens
+
+    def values(self, moment: Moment) -> NDArray[Any]:
+        of_experts = moment.arrays[self.name, self.probe].T
+        if self.pool == 1:
+            return of_experts
+        return np.maximum.reduceat(of_experts, np.arange(0, self.experts, self.pool), axis=0)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CodedMap:
     """Numbers of colors that were found from the whole run: ``codes`` uint16 [capture, row,

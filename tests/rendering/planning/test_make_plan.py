@@ -192,7 +192,8 @@ def framed(plan, box):
         *(
             (shape, name, SIZES[(row + 2 * column) % 6])
             for row, shape in enumerate(SHAPES)
-            for column, name in enumerate(LAYOUTS)
+            # The newest layout comes last, so that the others keep their sizes.
+            for column, name in enumerate(sorted(LAYOUTS, key=lambda name: name == "experts"))
         ),
         *((shape, "overview", size) for shape in ("4x4", "32x32") for size in SIZES),
         *(

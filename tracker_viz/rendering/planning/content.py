@@ -130,7 +130,8 @@ def resolve_attention(builder: PlanBuilder, panel: Attention | LargeHead) -> lis
     scale = "attention" if show == "value" else f"attention_{show}"
     causal = all(_is_causal(series, index, names) for index in {0, len(series) - 1})
     found = []
-    for probe, label in _probe_rows(builder, panel.probe, shapes[0]):
+    n_rows = shapes[0][0] if len(shapes[0]) > 3 else None
+    for probe, label in probe_rows(builder, panel.probe, n_rows):
         blocks = []
         for name, shape in zip(names, shapes, strict=True):
             n_heads = shape[-3]
@@ -186,14 +187,18 @@ def heads_that_share(series: Series) -> int:
     return n_heads // n_shared
 
 
-def _probe_rows(
-    builder: PlanBuilder, wanted: str | int | None, shape: tuple[int, ...]
+def probe_rows(
+    builder: PlanBuilder, wanted: str | int | None, n_rows: int | None
 ) -> list[tuple[int | None, str]]:
-    """Return (index, title) of the probe rows that are wanted, all if ``wanted`` is None; the index
-    is None where the array has no axis of rows."""
-    if len(shape) == 3:
+    """Return (index, title) of the probe rows that are wanted, all if ``wanted`` is None.
+
+    Args:
+        n_rows: of the arrays that are shown; None where these have no axis of rows, as the index
+            then is.
+    """
+    if n_rows is None:
         return [(None, "")]
-    labels = builder.series.labels("probe", shape[0])
+    labels = builder.series.labels("probe", n_rows)
     titles = [row_title(label, len(labels)) for label in labels]
     if wanted is None:
         return list(enumerate(titles))

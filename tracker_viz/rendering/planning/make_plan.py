@@ -11,7 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 from tracker_viz.errors import ConfigError, LayoutError, unknown_name
-from tracker_viz.rendering.layout import USUAL_METRIC, Attention, LargeHead, Layout, Scores, Weights
+from tracker_viz.rendering.layout import (
+    USUAL_METRIC,
+    Attention,
+    Experts,
+    LargeHead,
+    Layout,
+    Scores,
+    Weights,
+)
 from tracker_viz.rendering.plan import Box, Plan
 from tracker_viz.rendering.planning.cards import (
     place_cards,
@@ -26,6 +34,7 @@ from tracker_viz.rendering.planning.content import (
     resolve_attention,
     resolve_weights,
 )
+from tracker_viz.rendering.planning.experts import place_experts
 from tracker_viz.rendering.planning.grid import (
     LEAST_MAP_PX,
     fit_grid,
@@ -222,6 +231,8 @@ def _panels(builder: PlanBuilder, top: int) -> int:
     for panel in builder.layout.panels:
         if isinstance(panel, LargeHead):
             return place_head(builder, panel, scores, area)
+        if isinstance(panel, Experts):
+            return place_experts(builder, panel, scores, area)
     if not heads and not matrices:
         return place_cards(builder, score_cards(builder, scores), area)
     return _maps(builder, heads, matrices, scores, area)

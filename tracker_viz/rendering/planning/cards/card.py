@@ -8,13 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.metrics import role_label
+from tracker_viz.metrics import EXPERT_PREFIX, role_label
 from tracker_viz.rendering.planning.cards.score_names import role_of_score
 from tracker_viz.rendering.planning.content import Matrices
 from tracker_viz.rendering.planning.plan_builder import Measured, PlanBuilder
 from tracker_viz.rendering.sources import ScoreMap, Source, WeightSummary
 
+_ROUTER_COLUMN = "router"
 _TELLING = {
+    "expert.load": "load · 1 is even",
+    "expert.text_share": "share of text",
+    "expert.vocabulary": "same token again",
     "head.distance": "distance looked back",
     "weight.distance": "distance from start",
     "weight.update": "update since last",
@@ -26,7 +30,7 @@ class Card:
     """One small map.
 
     Attributes:
-        columns: names of its columns; empty where these are heads.
+        columns: names of its columns; empty where these are heads or experts.
         role: the role whose color stands before the title.
     """
 
@@ -36,6 +40,15 @@ class Card:
     columns: tuple[str, ...] = ()
     role: str = ""
     mask: NDArray[np.bool_] | None = None
+
+    @property
+    def column_kind(self) -> str:
+        """Return what runs across the map: ``head``, ``expert``, ``router`` or ``matrix``."""
+        if isinstance(self.source, ScoreMap) and self.source.name.startswith(EXPERT_PREFIX):
+            return "expert"
+        if self.columns == (_ROUTER_COLUMN,):
+            return "router"
+        return "matrix" if self.columns else "head"
 
 
 def score_cards(builder: PlanBuilder, names: Sequence[str]) -> list[Card]:
@@ -58,6 +71,10 @@ def _score_card(builder: PlanBuilder, name: str, absent: NDArray[np.bool_]) -> C
     score = name.removeprefix("scores.")
     title = _TELLING.get(score, _score_title(name.rsplit(".", 1)[-1]))
     source, scale = ScoreMap(name, (rows, columns)), _scale_of(builder, name)
+    if score.startswith("expert."):
+        return Card(title, source, scale, mask=absent)
+    if score.startswith("router."):
+        return Card(title, source, scale, (_ROUTER_COLUMN,), mask=absent)
     if not score.startswith("head."):
         labels = builder.series.labels("projection", columns)
         return Card(title, source, scale, labels, mask=absent)

@@ -133,7 +133,7 @@ def _scales_of_one_card(builder: PlanBuilder, cards: Sequence[Card]) -> set[str]
 def _write_heading(builder: PlanBuilder, cards: Sequence[Card], box: Box) -> None:
     title, columns = "Weights", set()
     for card in cards:
-        columns.add("matrix" if card.columns else "head")
+        columns.add(card.column_kind)
         if isinstance(card.source, ScoreMap):
             title = "Scores"
     axes = f"block ↓ {' or '.join(sorted(columns))} →"
