@@ -19,6 +19,7 @@ PLACES = {  # of each kind: a shipped layout, and where in it an override reache
     "weights": ("overview", "layout.panels.1"),
     "scores": ("overview", "layout.panels.2"),
     "head": ("head", "layout.panels.0"),
+    "experts": ("experts", "layout.panels.0"),
 }
 WRONG_TYPES = [
     ("layout", "name", 3, "layout.name must be plain letters, digits"),
@@ -104,6 +105,8 @@ WRONG_TYPES = [
         "head.head must be a whole number of at least 0 or null; got 1.5",
     ),
     ("head", "probe", False, "head.probe must be a row of the probe"),
+    ("experts", "probe", 1.5, "experts.probe must be a row of the probe"),
+    ("experts", "blocks", "all", "experts.blocks must be a whole number of at least 1 or null"),
 ]
 WRONG_VALUES = [
     *(
@@ -167,6 +170,8 @@ WRONG_VALUES = [
     ("head", "block", -1, "a whole number of at least 0 or null; got -1"),
     ("head", "head", -1, "a whole number of at least 0 or null; got -1"),
     ("head", "probe", "", "must be a row of the probe by its label"),
+    ("experts", "probe", "", "must be a row of the probe by its label"),
+    ("experts", "blocks", 0, "a whole number of at least 1 or null; got 0"),
 ]
 
 
