@@ -25,6 +25,7 @@ LAYERS = [
     ["capture", "delivery", "rendering", "video", "comparison", "demo"],
     ["trackers"],
     ["capture_file", "metrics"],
+    ["stored"],
     ["files", "types", "options"],
     ["plugins"],
     ["errors", "cores", "commands", "progress"],

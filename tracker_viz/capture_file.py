@@ -23,8 +23,9 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from tracker_viz.errors import CaptureFileError, SchemaError
-from tracker_viz.files import write_atomically
+from tracker_viz.errors import CaptureFileError, SchemaError, TrackerError
+from tracker_viz.files import check_tensor_header, parsed_object, write_atomically
+from tracker_viz.stored import ModelDescription, ProbeDescription, Stored
 from tracker_viz.types import QUANTILES, ArrayInfo, Capture, CaptureHeader, CaptureRef
 
 ArrayKey = str | tuple[str, int]
@@ -34,6 +35,8 @@ MAX_FILE_BYTES = 4 << 30
 MAX_ARRAYS = 100_000
 
 _METADATA_KEY = "tracker_viz"
+# What a damaged or forged description raises while it is read
+_NOT_A_CAPTURES = (KeyError, TypeError, ValueError, AttributeError, OverflowError, TrackerError)
 _ARRAY_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_-]+)*")
 _DTYPES = {"F16": "float16", "F32": "float32"}
 # Every finite float16, rising, and its bit pattern: counting patterns gives exact quantiles without
@@ -204,8 +207,11 @@ def _opened(path: Path) -> Any:
             raise CaptureFileError(
                 f"{path} has {nbytes:,} bytes; a capture file has at most {MAX_FILE_BYTES:,}"
             )
+        check_tensor_header(Path(path))
         with safetensors.safe_open(str(path), framework="numpy") as file:
             yield file
+    except ValueError as error:
+        raise CaptureFileError(f"{error}; pull it again, or leave it out") from error
     except OSError as error:
         raise CaptureFileError(
             f"{path} cannot be read: {error}; pull it again, or leave it out"
@@ -229,7 +235,7 @@ def _header(file: Any, path: Path, names: Collection[str] | None = None) -> Capt
             f"{path} has no {_METADATA_KEY!r} metadata: it is a safetensors file, but not a capture"
         )
     try:
-        metadata = json.loads(text)
+        metadata = parsed_object(text, path)
         schema = int(metadata["schema"])
         if schema > SCHEMA_VERSION:
             raise SchemaError(
@@ -249,19 +255,25 @@ def _header(file: Any, path: Path, names: Collection[str] | None = None) -> Capt
         if tokens_seen is not None:
             tokens_seen = int(tokens_seen)
         return CaptureHeader(
-            step=int(metadata["step"]),
+            step=_step(metadata["step"]),
             arrays=arrays,
             labels={axis: tuple(map(str, names)) for axis, names in metadata["labels"].items()},
             tokens_seen=tokens_seen,
             metrics={name: _number(value) for name, value in metadata["metrics"].items()},
-            model=dict(metadata["model"]),
-            probe=dict(metadata["probe"]),
+            model=_described(ModelDescription, metadata["model"]),
+            probe=_described(ProbeDescription, metadata["probe"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except _NOT_A_CAPTURES as error:
         raise CaptureFileError(
             f"{path} has metadata that is not a capture's ({error!r}); pull it again, or leave it "
             "out"
         ) from error
+
+
+def _described(kind: type[Stored], values: Any) -> dict[str, Any]:
+    """Return a description as it was stored, after a check of what others read in it."""
+    kind.of(values, "its description")
+    return dict(values)
 
 
 def _array_info(file: Any, name: str, described: Mapping[str, Any]) -> ArrayInfo:
@@ -323,6 +335,13 @@ def _distribution(array: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.
         return _RISING_VALUES, np.cumsum(counts[_RISING])
     values = np.sort(array[np.isfinite(array)].astype(np.float64))
     return values, np.arange(1, values.size + 1)
+
+
+def _step(value: Any) -> int:
+    step = int(value)
+    if not 0 <= step < 10**12:
+        raise ValueError(f"step {str(value)[:30]}")
+    return step
 
 
 def _number(value: Any) -> float:

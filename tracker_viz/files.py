@@ -19,6 +19,9 @@ from typing import Any, BinaryIO
 
 from tracker_viz.errors import ConfigError, TrackerError, TransientTrackerError
 
+MAX_JSON_BYTES = 64 << 20
+MAX_LINES_BYTES = 512 << 20
+MAX_HEADER_BYTES = 16 << 20
 TORN = ".partial"
 TORN_AFTER_S = 86_400.0
 
@@ -165,24 +168,80 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     objects = []
-    for line in path.read_bytes().splitlines():
+    for line in _contents(path, MAX_LINES_BYTES).splitlines():
         try:
-            found = json.loads(line)
-        except ValueError:
+            objects.append(parsed_object(line, path))
+        except TrackerError:
             continue
-        if isinstance(found, dict):
-            objects.append(found)
     return objects
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        TransientTrackerError: the disk is away.
+        TrackerError: the file is not there, is too big, or holds something else.
+    """
+    return parsed_object(_contents(path, MAX_JSON_BYTES), path)
+
+
+def _contents(path: Path, max_bytes: int) -> bytes:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        nbytes = path.stat().st_size
+        if nbytes > max_bytes:
+            raise TrackerError(f"{path} has {nbytes:,} bytes; at most {max_bytes:,} are read")
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise TrackerError(f"{path} cannot be read ({error}); expected a JSON object") from error
+    except OSError as error:
+        raise TransientTrackerError(f"{path} cannot be read now ({error})") from error
+
+
+def parsed_json(contents: str | bytes, where: object, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Parse JSON that came from elsewhere.
+
+    Args:
+        where: what messages call it.
+
+    Raises:
+        TrackerError: it is no JSON, is nested too deeply, or has more than ``max_bytes``.
+    """
+    if len(contents) > max_bytes:
+        raise TrackerError(
+            f"{where} has {len(contents):,} bytes of JSON; at most {max_bytes:,} are read"
+        )
+    try:
+        return json.loads(contents)
+    except (ValueError, RecursionError) as error:
+        raise TrackerError(f"{where} cannot be read ({error}); expected JSON") from error
+
+
+def parsed_object(
+    contents: str | bytes, where: object, max_bytes: int = MAX_JSON_BYTES
+) -> dict[str, Any]:
+    """Parse a JSON object; see ``parsed_json``."""
+    found = parsed_json(contents, where, max_bytes)
     if not isinstance(found, dict):
-        raise TrackerError(f"{path} must hold a JSON object; it holds {type(found).__name__}")
+        raise TrackerError(f"{where} must hold a JSON object; it holds {type(found).__name__}")
     return found
+
+
+def check_tensor_header(path: Path) -> None:
+    """Check that the header of a safetensors file is of a size that may be parsed: the library
+    takes twenty times its bytes in memory for it.
+
+    Raises:
+        ValueError: it is not.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        nbytes = int.from_bytes(file.read(8), "little")
+    if nbytes > min(MAX_HEADER_BYTES, path.stat().st_size):
+        raise ValueError(
+            f"{path} says that its header has {nbytes:,} bytes; one has at most "
+            f"{MAX_HEADER_BYTES:,}, and is part of the file"
+        )
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:

@@ -8,7 +8,6 @@ in them is run), or the directories that Hugging Face writes. The step is part o
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture.camera import Camera
-from tracker_viz.errors import CaptureError, ConfigError
+from tracker_viz.errors import CaptureError, ConfigError, TrackerError
+from tracker_viz.files import read_json
+from tracker_viz.stored import ShardIndex
 from tracker_viz.types import Capture
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -177,7 +178,10 @@ def _files_of(path: Path) -> list[Path]:
         path = inside[0]
     if path.suffix != ".json":
         return [path]
-    shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+    try:
+        shards = sorted(set(ShardIndex.of(read_json(path), path).weight_map.values()))
+    except TrackerError as error:
+        raise CaptureError(f"checkpoint {error}") from error
     return [path.parent / Path(shard).name for shard in shards]
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import uuid4
 
+from tracker_viz.stored import DestinationEntry
 from tracker_viz.trackers import Run, Tracker, connect
 from tracker_viz.types import RunRef
 
@@ -49,6 +50,7 @@ class StoredDestination:
         ref: the run; None while it could not be created yet.
         ours: the run is (or will be) created by us, and is ours to end.
         key: makes creating the run repeatable, see ``Tracker.create_run``.
+        unknown: what a newer version noted beside these.
     """
 
     name: str
@@ -58,14 +60,31 @@ class StoredDestination:
     ours: bool = True
     parent: RunRef | None = None
     key: str = field(default_factory=lambda: uuid4().hex)
+    unknown: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"ref": _text(self.ref), "parent": _text(self.parent)}
+        known = asdict(self) | {"ref": _text(self.ref), "parent": _text(self.parent)}
+        del known["unknown"]
+        return {**self.unknown, **known}
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> StoredDestination:
-        refs = {"ref": _ref(stored.get("ref")), "parent": _ref(stored.get("parent"))}
-        return cls(**(dict(stored) | refs))
+    def from_json(cls, stored: Any, where: object) -> StoredDestination:
+        """Read one that ``to_json`` wrote.
+
+        Raises:
+            TrackerError: it is none.
+        """
+        entry = DestinationEntry.of(stored, where)
+        return cls(
+            name=entry.name,
+            scheme=entry.scheme,
+            options=entry.options,
+            ref=_ref(entry.ref),
+            ours=entry.ours,
+            parent=_ref(entry.parent),
+            key=entry.key,
+            unknown=entry.model_extra or {},
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tracker_viz.errors import TrackerError
 from tracker_viz.files import append_lines, read_lines
+from tracker_viz.stored import JournalLine
 from tracker_viz.types import CaptureRef
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -26,12 +31,16 @@ class Journal:
         self.captures: dict[str, CaptureRef] = {}
         self.metrics: set[str] = set()
         self.enqueued: set[str] = set()
-        for line in read_lines(path):
-            for stored in line.get("captures", ()):
-                ref = _ref_from_json(stored)
-                self.captures[ref.file_name] = ref
-            self.metrics.update(line.get("metrics", ()))
-            self.enqueued.update(line.get("enqueued", ()))
+        for found in read_lines(path):
+            try:
+                line = JournalLine.of(found, path)
+            except TrackerError as error:
+                # What it noted is asked of the destination again.
+                log.warning("a line is left out: %s", error)
+                continue
+            self.captures |= {ref.file_name: ref for ref in line.captures}
+            self.metrics.update(line.metrics)
+            self.enqueued.update(line.enqueued)
         self.enqueued -= self.metrics
 
     def note_captures(self, refs: Sequence[CaptureRef]) -> None:
@@ -77,12 +86,3 @@ class Journal:
 
     def _append(self, line: Mapping[str, Any]) -> None:
         append_lines([json.dumps(line)], self._path)
-
-
-def _ref_from_json(stored: Mapping[str, Any]) -> CaptureRef:
-    return CaptureRef(
-        int(stored["step"]),
-        str(stored["file_name"]),
-        int(stored["nbytes"]),
-        str(stored["sha256"]),
-    )

@@ -34,7 +34,7 @@ from tracker_viz import capture_file, commands
 from tracker_viz.delivery import spool_lock
 from tracker_viz.delivery.destinations import StoredDestination
 from tracker_viz.delivery.journal import Journal
-from tracker_viz.errors import CaptureFileError, ConfigError
+from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError
 from tracker_viz.files import (
     read_json,
     read_lines,
@@ -44,6 +44,7 @@ from tracker_viz.files import (
     write_json,
 )
 from tracker_viz.metrics import charted
+from tracker_viz.stored import IndexEntry, MetricsLine, SummaryFile, TableFile
 from tracker_viz.trackers import (
     Cell,
     LocalRun,
@@ -203,19 +204,22 @@ class Spool:
                 raise error.__cause__ from error
             raise
         values = {name: value for name, value in metrics.items() if name not in without}
-        taken = float(read_json(self.run.entry_path(ref))["time"])
+        entry = self.run.entry_path(ref)
+        taken = IndexEntry.of(read_json(entry), entry).time
         return MetricPoint(ref.step, values, taken)
 
     def logged_points(self, *, without: frozenset[str] = frozenset()) -> dict[int, MetricPoint]:
         """Return step -> point, as ``metric_point`` gives it, also of captures that were delivered
         and are gone here."""
+        path = self.directory / "metrics.jsonl"
         points = {}
-        for line in read_lines(self.directory / "metrics.jsonl"):
-            if not {"step", "time"} <= line.keys():
-                continue
-            values = {name: value for name, value in line.items() if name not in ("step", "time")}
-            shown = {name: value for name, value in charted(values).items() if name not in without}
-            points[line["step"]] = MetricPoint(line["step"], shown, line["time"])
+        for found in read_lines(path):
+            try:
+                line = MetricsLine.of(found, path)
+            except TrackerError:
+                continue  # such as one that a full disk cut
+            values = {k: v for k, v in charted(line.values).items() if k not in without}
+            points[line.step] = MetricPoint(line.step, values, line.time)
         return points
 
     def known_steps(self) -> frozenset[int]:
@@ -254,7 +258,8 @@ class Spool:
 
     def destinations(self) -> list[StoredDestination]:
         stored = self.description().get("destinations", [])
-        return [StoredDestination.from_json(each) for each in stored]
+        where = self.directory / "run.json"
+        return [StoredDestination.from_json(each, where) for each in stored]
 
     def add_destination(self, wanted: StoredDestination) -> StoredDestination:
         """Store a destination, or return the one of that name that an earlier process stored.
@@ -366,7 +371,11 @@ class Spool:
 
     def summary(self) -> dict[str, Any]:
         path = self.directory / "summary.json"
-        return read_json(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        stored = read_json(path)
+        SummaryFile.of(stored, path)
+        return stored
 
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> None:
         """Keep a final table for the trackers, with its types, which the run's CSV lacks."""
@@ -377,7 +386,7 @@ class Spool:
     def tables(self) -> dict[str, list[dict[str, Cell]]]:
         """Return name -> rows."""
         files = sorted((self.directory / ".tables").glob("*.json"))
-        return {file.stem: read_json(file)["rows"] for file in files}
+        return {file.stem: list(TableFile.of(read_json(file), file).rows) for file in files}
 
     def put_file(self, contents: bytes, artifact: str) -> None:
         """Keep a final file for the trackers."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import filelock
 
-from tracker_viz.errors import RunActiveError
+from tracker_viz.errors import RunActiveError, TrackerError
 from tracker_viz.files import read_json, write_json
 
 POLL_S = 0.2
@@ -51,7 +51,10 @@ def note_holder(directory: Path, role: str) -> None:
 
 def _holder(directory: Path) -> dict[str, Any]:
     file = directory / ".holder.json"
-    return read_json(file) if file.is_file() else {}
+    try:
+        return read_json(file)
+    except TrackerError:
+        return {}  # not there yet, or a kill cut it
 
 
 def _in_use(directory: Path, holder: dict[str, Any]) -> str:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import queue
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,15 +22,15 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from tracker_viz.errors import ConfigError, TrackerVizError
-from tracker_viz.files import write_atomically
+from tracker_viz.errors import ConfigError, TrackerError, TrackerVizError
+from tracker_viz.files import check_tensor_header, read_json, write_atomically
+from tracker_viz.stored import CheckpointDescription, LatestCheckpoint
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 LATEST = "checkpoints/latest.json"
 _METADATA_KEY = "tracker_viz_checkpoint"
-_FILE_NAME = re.compile(r"step-\d{8,12}\.safetensors")
 
 
 class FileStore(Protocol):
@@ -78,25 +77,25 @@ def read(path: Path) -> Checkpoint:
         ConfigError: the file is no checkpoint of this program, or one of a newer version.
     """
     try:
+        check_tensor_header(path)
         with safetensors.safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA_KEY)
             if text is None:
                 raise ConfigError(
                     f"{path} is a safetensors file, but no checkpoint that train.py wrote"
                 )
-            description = json.loads(text)
-            if description["schema"] > SCHEMA_VERSION:
-                raise ConfigError(
-                    f"{path} was written by a newer tracker_viz (checkpoint schema "
-                    f"{description['schema']}); upgrade to resume"
-                )
+            description = CheckpointDescription.read(text, path)
             names = list(file.keys())
             tensors = {name: file.get_tensor(name) for name in names}
-    except safetensors.SafetensorError as error:
+    except ConfigError:
+        raise
+    except TrackerError as error:
+        raise ConfigError(f"{error}; resume from an earlier checkpoint") from error
+    except (safetensors.SafetensorError, ValueError) as error:
         raise ConfigError(
             f"{path} is not a whole safetensors file ({error}); resume from an earlier checkpoint"
         ) from error
-    return Checkpoint(int(description["step"]), tensors, description["config"])
+    return Checkpoint(description.step, tensors, description.config)
 
 
 def fetch_latest(run: FileStore, directory: Path) -> Checkpoint:
@@ -115,20 +114,22 @@ def download_latest(run: FileStore, directory: Path) -> Path:
         ConfigError: the run has no checkpoint, or it is damaged.
     """
     try:
-        latest = json.loads(run.get_file(LATEST, directory).read_text())
+        stored = read_json(run.get_file(LATEST, directory))
     except TrackerVizError as error:
         raise ConfigError(
             f"this run has no checkpoint to resume from ({error}); runs have them when they are "
             "trained with trainer.checkpoint_every > 0"
         ) from error
-    name = str(latest["file"])
-    if not _FILE_NAME.fullmatch(name):
+    try:
+        latest = LatestCheckpoint.of(stored, f"{LATEST} of the run")
+    except TrackerError as error:
         raise ConfigError(
-            f"{LATEST} of the run names {name!r}; a checkpoint is named like "
-            "'step-00000400.safetensors'"
-        )
+            f"{error}; a checkpoint is named like 'step-00000400.safetensors'; got "
+            f"{stored.get('file')!r:.100}"
+        ) from error
+    name = latest.file
     path = run.get_file(f"checkpoints/{name}", directory)
-    if _sha256(path) != latest["sha256"]:
+    if _sha256(path) != latest.sha256:
         raise ConfigError(
             f"checkpoint {name} of the run is not what was uploaded (its sha256 differs from the "
             f"one in {LATEST})"

@@ -141,6 +141,7 @@ def read_score_file(path: Path) -> ScoreFile:
         TypeError,
         ValueError,
         AttributeError,
+        OverflowError,
         RecursionError,
         ConfigError,
     ) as error:

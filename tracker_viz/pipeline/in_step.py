@@ -9,12 +9,14 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tracker_viz.comparison import ComparedRun, in_order_of_settings, run_labels
 from tracker_viz.errors import TrackerError
+from tracker_viz.files import read_json
 from tracker_viz.metrics import score_series
 from tracker_viz.pipeline.load import TrackerOptions, open_run
+from tracker_viz.stored import TimelineFile
 from tracker_viz.trackers import Run
 from tracker_viz.types import RunRef
 
@@ -122,11 +124,10 @@ def _player(target: Run, run: Run, label: str, video: str, directory: Path) -> P
 
     try:
         timeline = run.get_file(timeline_artifact(Path(video).stem), directory)
-        described: Any = json.loads(timeline.read_bytes())
-        steps = tuple(map(int, described["steps"]))
-        starts_s = tuple(map(float, described["starts_s"]))
-        is_of_it = described["video"] == video and len(steps) == len(starts_s) > 0
-    except (TrackerError, ValueError, KeyError, TypeError):
+        described = TimelineFile.of(read_json(timeline), timeline.name)
+        steps, starts_s = described.steps, described.starts_s
+        is_of_it = described.video == video and len(steps) == len(starts_s) > 0
+    except TrackerError:
         return None  # a video of something else, or made before videos had timelines
     source = target.source_in_page(run.ref, video)
     if not is_of_it or source is None:

@@ -226,7 +226,7 @@ def _journal(path: Path) -> dict[tuple[HeadId, ...], AblatedSet]:
     for line in read_lines(path):
         try:
             ablated = AblatedSet.of(line)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             continue
         known[ablated.heads] = ablated
     return known

@@ -34,6 +34,7 @@ from tracker_viz.trackers import Cell, Run
 log = logging.getLogger(__name__)
 
 JSON_FILE = "verify.json"
+_NOT_RESULTS = (ConfigError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
 CSV_FILE = "verify.csv"
 TABLE = "verified_heads"
 SCHEMA_VERSION = 1
@@ -186,7 +187,7 @@ def stored_results(run: Run) -> Results | None:
             if int(row["step"]) in labels_steps:
                 rows.append({column: row.get(column) for column in VERDICT_COLUMNS})
         return Results.of(rows, labels_steps, stored["settings"])
-    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except _NOT_RESULTS as error:
         log.warning("%s: %s is left out, because it cannot be read (%r)", run.ref, JSON_FILE, error)
         return None
 

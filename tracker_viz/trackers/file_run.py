@@ -3,7 +3,6 @@ top of three operations that the adapter supplies. Base class of small adapters.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from abc import abstractmethod
@@ -11,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tracker_viz.capture_file import REPAIR, check_file
-from tracker_viz.errors import CaptureFileError, NoSuchFileError
-from tracker_viz.files import TORN, torn_prefix
+from tracker_viz.errors import CaptureFileError, NoSuchFileError, TrackerError
+from tracker_viz.files import TORN, read_json, torn_prefix
+from tracker_viz.stored import IndexEntry
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.values import checked_artifact
@@ -125,6 +125,6 @@ class FileRun(Run):
             entry = Path(directory) / name
             self.load(f"{capture_index.INDEX}/{name}", entry)
             try:
-                return float(json.loads(entry.read_text())["time"])
-            except (ValueError, KeyError, TypeError):
+                return IndexEntry.of(read_json(entry), name).time
+            except TrackerError:
                 return 0.0

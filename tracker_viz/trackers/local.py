@@ -36,6 +36,7 @@ from tracker_viz.files import (
     write_atomically,
     write_json,
 )
+from tracker_viz.stored import RunFile
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import Tracker
 from tracker_viz.trackers.file_run import FileRun
@@ -190,7 +191,11 @@ class LocalRun(FileRun):
         """``run.json``; empty for a directory that only holds captures (a copy of a tracker's
         artifacts)."""
         path = self.directory / "run.json"
-        return read_json(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        stored = read_json(path)
+        RunFile.of(stored, path)
+        return stored
 
     def describe(self, **changes: Any) -> None:
         """Change entries of ``run.json``, leaving the others as they are."""
@@ -292,7 +297,7 @@ class LocalRun(FileRun):
         for path in sorted(
             {*self.directory.glob("*/run.json"), *self.directory.parent.glob("*/run.json")}
         ):
-            parent = read_json(path).get("parent")
+            parent = RunFile.of(read_json(path), path).parent
             if parent and Path(RunRef.from_stored(parent).path).absolute() == self.directory:
                 found.append(RunRef("local", str(path.parent)))
         return found

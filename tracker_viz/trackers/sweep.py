@@ -20,6 +20,7 @@ import filelock
 from tracker_viz import plugins
 from tracker_viz.errors import TrackerVizError, TransientTrackerError
 from tracker_viz.files import read_json, write_json
+from tracker_viz.stored import ParentsFile
 from tracker_viz.trackers.base import Run, Tracker
 from tracker_viz.types import RunRef
 
@@ -130,10 +131,8 @@ def noted_parents(directory: Path) -> list[Parent]:
     path = directory / PARENTS_FILE
     if not path.is_file():
         return []
-    noted = read_json(path)["parents"]
-    return [
-        Parent(RunRef.from_stored(each["ref"]), each["options"], each["online"]) for each in noted
-    ]
+    noted = ParentsFile.of(read_json(path), path).parents
+    return [Parent(RunRef.from_stored(each.ref), each.options, each.online) for each in noted]
 
 
 def note_parents(parents: Sequence[Parent], directory: Path) -> None:

@@ -3,15 +3,19 @@ slider. Called by ``MlflowRun``."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 
+from tracker_viz.errors import TrackerError
+from tracker_viz.files import parsed_json, parsed_object
 from tracker_viz.trackers.mlflow.artifacts import ArtifactStore
 from tracker_viz.trackers.values import Cell, checked_artifact, checked_columns
 
@@ -31,7 +35,9 @@ def put_table(
     cells = [list(map(_json_cell, row.values())) for row in rows]
     files.put_bytes(json.dumps({"columns": columns, "data": cells}).encode(), artifact)
 
-    tagged = json.loads(client.get_run(run_id).data.tags.get(_TABLES_TAG, "[]"))
+    tagged = parsed_json(client.get_run(run_id).data.tags.get(_TABLES_TAG, "[]"), _TABLES_TAG)
+    if not isinstance(tagged, list):
+        raise TrackerError(f"the tag {_TABLES_TAG} of {run_id} must be a list; got {tagged!r:.100}")
     entry = {"path": artifact, "type": "table"}
     if entry not in tagged:
         client.set_tag(run_id, _TABLES_TAG, json.dumps([*tagged, entry]), synchronous=True)
@@ -49,7 +55,10 @@ def put_key_frames(
     from PIL import Image
 
     noted = checked_artifact(f"videos/{layout}/key_frames.json")
-    there = json.loads(files.read(noted)) if noted in files.names(posixpath.dirname(noted)) else {}
+    there: dict[str, Any] = {}
+    if noted in files.names(posixpath.dirname(noted)):
+        with contextlib.suppress(TrackerError):  # then all of them are logged again
+            there = parsed_object(files.read(noted), noted)
     digests = {
         str(step): hashlib.sha256(picture.read_bytes()).hexdigest() for step, picture in frames
     }

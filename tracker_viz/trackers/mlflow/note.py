@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
+import logging
 import posixpath
 import urllib.parse
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from tracker_viz.errors import TrackerError
+from tracker_viz.files import parsed_object
 from tracker_viz.metrics import role_label
+from tracker_viz.stored import ComparedRow, HeadRow, Stored
 from tracker_viz.types import RunRef
+
+log = logging.getLogger(__name__)
 
 TAG = "mlflow.note.content"
 HEAD_TABLE = "head_roles.csv"
@@ -78,8 +83,8 @@ def run_note(
         inputs: the runs whose captures all this was made from, where they are others, with their
             names.
     """
-    runs = _rows(compared)
-    heads = _rows(head_table)
+    runs = _rows(compared, ComparedRow)
+    heads = _rows(head_table, HeadRow)
     parts = [_links(files, link, n_compared=len(runs) or len(inputs or {}))]
     if head_table is not None:
         parts.append(_sentences(heads))
@@ -130,8 +135,17 @@ def _stem(file: str) -> str:
 # -- what was learned ----------------------------------------------------------------------------
 
 
-def _rows(table: str | None) -> list[Row]:
-    return list(csv.DictReader((table or "").splitlines()))
+def _rows(table: str | None, kind: type[Stored]) -> list[Row]:
+    """Return the rows of a table; none of one that somebody else put in its place, which must not
+    keep a video out of the run."""
+    try:
+        rows: list[Row] = list(csv.DictReader((table or "").splitlines()))
+        for row in rows:
+            kind.of(row, "the table")
+    except (TrackerError, csv.Error) as error:
+        log.warning("the note goes without a table: %s", error)
+        return []
+    return rows
 
 
 def _margin(row: Row) -> float:
@@ -175,10 +189,10 @@ def _verdicts(verified: str) -> str:
     """Return what became of each role when its heads were taken out, at the last step that was
     measured; empty where nothing is said."""
     try:
-        by_step = json.loads(verified)["sentences"]
+        by_step = parsed_object(verified, "verify.json")["sentences"]
         last_step = max(by_step, key=int)
         sentences = [str(sentence) for sentence in by_step[last_step]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, TrackerError):
         return ""
     if not sentences:
         return ""

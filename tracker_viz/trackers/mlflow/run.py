@@ -21,8 +21,16 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from tracker_viz.capture_file import REPAIR, check_file
-from tracker_viz.errors import CaptureFileError, NoSuchFileError, RunNotFoundError
-from tracker_viz.files import copy_atomically
+from tracker_viz.errors import (
+    CaptureFileError,
+    ConfigError,
+    NoSuchFileError,
+    RunNotFoundError,
+    TrackerError,
+    TransientTrackerError,
+)
+from tracker_viz.files import copy_atomically, parsed_json, parsed_object
+from tracker_viz.stored import IndexEntry
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.bounded import TooManyBytesError
@@ -66,6 +74,7 @@ _OLD_INPUTS_TAG = "tracker_viz.inputs"
 
 _INPUTS = "compare/inputs.json"
 _CONFIG = "config.json"
+MAX_ENTRY_BYTES = 1 << 20
 MAX_CONFIG_BYTES = 64 << 20
 # Charts without a prefix come last on MLflow's page, so the loss gets one that sorts first.
 _FIRST_CHART = "_training/loss"
@@ -187,9 +196,11 @@ class MlflowRun(Run):
         if run.data.tags.get(_CONFIG_TAG) != _CONFIG:
             return {}
         try:
-            config = json.loads(self._files.read(_CONFIG, max_bytes=MAX_CONFIG_BYTES))
-            return as_params(flatten(config))
-        except (NoSuchFileError, ValueError, AttributeError, RecursionError) as error:
+            contents = self._files.read(_CONFIG, max_bytes=MAX_CONFIG_BYTES)
+            return as_params(flatten(parsed_object(contents, _CONFIG)))
+        except TransientTrackerError:
+            raise
+        except (TrackerError, RecursionError) as error:
             log.warning("%s of %s is left out: %s", _CONFIG, self.ref, error)
             return {}
 
@@ -359,7 +370,7 @@ class MlflowRun(Run):
             written = text
 
     def _text_of(self, artifact: str, files: Collection[str]) -> str | None:
-        return self._files.read(artifact).decode() if artifact in files else None
+        return self._files.read(artifact).decode(errors="replace") if artifact in files else None
 
     def _inputs(self) -> dict[RunRef, str]:
         """Return the runs whose captures this one was made from, with their names."""
@@ -367,10 +378,14 @@ class MlflowRun(Run):
         if not {_INPUTS_TAG, _OLD_INPUTS_TAG} & tags.keys():
             return {}
         try:
-            texts = json.loads(self._files.read(_INPUTS))
-        except NoSuchFileError:
-            return {}  # somebody removed it, which must not keep a video out of the run
-        refs = list(map(RunRef.from_stored, texts))
+            texts = parsed_json(self._files.read(_INPUTS), _INPUTS)
+            refs = [RunRef.from_stored(str(text)) for text in texts]
+        except TransientTrackerError:
+            raise
+        except (TrackerError, ConfigError, TypeError) as error:
+            # Somebody removed or changed it, which must not keep a video out of the run.
+            log.warning("%s of %s is left out: %s", _INPUTS, self.ref, error)
+            return {}
         names = {ref: self._name_of(ref) for ref in refs[: note.MAX_RUNS]}
         return {ref: names.get(ref, str(ref)) for ref in refs}
 
@@ -452,10 +467,11 @@ class MlflowRun(Run):
 
     def _newest(self, refs: list[CaptureRef]) -> CaptureRef:
         def written(ref: CaptureRef) -> float:
+            name = f"{capture_index.INDEX}/{capture_index.entry_name(ref)}"
+            contents = self._files.read(name, max_bytes=MAX_ENTRY_BYTES)
             try:
-                entry = f"{capture_index.INDEX}/{capture_index.entry_name(ref)}"
-                return float(json.loads(self._files.read(entry))["time"])
-            except (ValueError, KeyError, TypeError):
+                return IndexEntry.read(contents, name).time
+            except TrackerError:
                 return 0.0
 
         return max(refs, key=written)

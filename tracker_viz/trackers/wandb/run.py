@@ -135,11 +135,11 @@ class WandbRun(Run):
         return self._info(str(run.name), _STATES.get(run.state, "running"), run.config)
 
     def _info(self, name: str, state: RunState, config: Mapping[str, Any]) -> RunInfo:
-        noted = config.get(OWN_CONFIG) or {}
-        parent = noted.get("parent")
+        noted = config.get(OWN_CONFIG)
+        parent = noted.get("parent") if isinstance(noted, Mapping) else None
         plain = flatten({key: value for key, value in config.items() if key != OWN_CONFIG})
         return RunInfo(
-            self._ref, name, state, plain, RunRef.from_stored(parent) if parent else None
+            self._ref, name, state, plain, RunRef.from_stored(str(parent)) if parent else None
         )
 
     def url(self, artifact: str | None = None) -> str:
