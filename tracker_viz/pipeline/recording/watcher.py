@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import run_summary
 from tracker_viz.pipeline.load import TrackerOptions
 from tracker_viz.pipeline.recording.outbox import close_outbox
+from tracker_viz.pipeline.recording.signals import USUAL, FlushOnSignals
 from tracker_viz.pipeline.render import RenderResult, render
 from tracker_viz.pipeline.scoring import Scores
 from tracker_viz.trackers import Run, RunState, state_after
@@ -45,6 +48,7 @@ class Watcher:
         self.outbox = outbox
         self.tracker_options = tracker_options or {}
         self._scores = scores
+        self._signals: FlushOnSignals | None = None
         # The bound method itself, so that a step costs no second call.
         self.step: Callable[..., None] = _ignore_step
         if recorder is not None:
@@ -84,6 +88,37 @@ class Watcher:
         stay within their limit."""
         return self.recorder is not None and self.recorder.schedule.is_due(step)
 
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything that was captured so far is on the disk, in the spool; return
+        whether it is. No tracker is waited for: ``tracker-viz push`` finishes from there.
+
+        Args:
+            timeout_s: how long to wait; None: until it is done.
+        """
+        if self.outbox is None or self.outbox.in_fork:
+            return True
+        return self.outbox.flush(timeout_s)
+
+    def flush_on_signals(self, *signals: signal.Signals, timeout_s: float = 20.0) -> None:
+        """Flush when one of these signals comes, then do what it did before: call your own handler,
+        or end the program. ``close`` takes the handlers away.
+
+        Nothing is installed unless you call this, on the main thread. SLURM sends SIGTERM before it
+        kills, and with ``--signal`` one of your choice before it requeues.
+
+        Args:
+            signals: none given: SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2.
+            timeout_s: how long a handler waits for the disk.
+
+        Raises:
+            ConfigError: this is not the main thread.
+        """
+        if self.outbox is None:
+            return
+        if self._signals is not None:
+            self._signals.remove()
+        self._signals = FlushOnSignals(partial(self.flush, timeout_s), signals or USUAL)
+
     def forget_latest(self) -> None:
         """Call after changing the model without a step: ``close`` then does not capture it as the
         latest step."""
@@ -113,6 +148,8 @@ class Watcher:
         finally:
             if self.outbox is not None and self._scores is not None:
                 report = close_outbox(self.outbox, state, self._scores, timeout_s, progress)
+            if self._signals is not None:
+                self._signals.remove()
         return report
 
     def render(self, **options: Any) -> RenderResult:
