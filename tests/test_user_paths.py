@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import pwd
+from pathlib import Path
+
 import pytest
 import torch
 
 import tracker_viz as tv
+from tracker_viz import files
+from tracker_viz.delivery import Outbox
 from tracker_viz.demo import Decoder, ModelConfig
 from tracker_viz.errors import ConfigError
 
@@ -66,3 +74,68 @@ def test_training_and_rendering_go_on_where_the_working_directory_is_deleted(tmp
     assert recorder.close().complete
     made = tv.render(recorder, format="poster", video=SMALL, progress=False)
     assert made.pictures[0].path.is_file()
+
+
+def refusing(number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("call", ["chmod", "fsync"])
+def test_a_file_system_without_modes_or_synced_directories_takes_files(tmp_path, monkeypatch, call):
+    real = getattr(os, call)
+
+    def some(target, *arguments):
+        is_directory = call == "fsync" and os.path.isdir(f"/proc/self/fd/{target}")
+        if call == "chmod" or is_directory:
+            refusing(errno.EPERM if call == "chmod" else errno.EINVAL)()
+        return real(target, *arguments)
+
+    monkeypatch.setattr(os, call, some)
+    files.write_atomically(b"x", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    monkeypatch.setattr(os, call, refusing(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        files.write_atomically(b"x", tmp_path / "b")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_told_with_the_way_out(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(fcntl, "flock", refusing(number))
+    with pytest.raises(ConfigError, match=r"has no file locks .*spool=/tmp/"):
+        Outbox(tmp_path / "spool", name="a")
+    with (
+        pytest.raises(ConfigError, match="has no file locks"),
+        files.locked(tmp_path / "x.lock", timeout_s=1),
+    ):
+        pass
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch):
+    def nobody(uid):
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "TRACKER_VIZ_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert files.default_cache().name == f"tracker_viz-{os.getuid()}"
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(files.default_cache()) == "/home/me/cache/tracker_viz"
+
+
+@pytest.mark.parametrize("name", ["what?", "50%25"])
+def test_a_directory_that_an_address_of_sqlite_cannot_name_is_refused(tmp_path, monkeypatch, name):
+    pytest.importorskip("mlflow")
+    from tracker_viz.trackers.mlflow import service
+
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("mlflow.tracking.is_tracking_uri_set", lambda: False)
+    for ask in (service.default_uri, lambda: service.absolute_uri("sqlite:///mlflow.db")):
+        with pytest.raises(ConfigError, match=r"because of its \? or %: say another place"):
+            ask()
+    assert service.database_path("sqlite:////x/mlflow.db?timeout=5") == Path("/x/mlflow.db")

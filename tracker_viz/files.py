@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -12,13 +13,19 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
+
 from tracker_viz.errors import ConfigError, TrackerError, TransientTrackerError
 
+# What a file system answers of what it does not have
+_NOT_THERE = frozenset(
+    {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
+)
 MAX_JSON_BYTES = 64 << 20
 MAX_LINES_BYTES = 512 << 20
 MAX_HEADER_BYTES = 16 << 20
@@ -61,7 +68,14 @@ def default_cache() -> Path:
     named = os.environ.get("TRACKER_VIZ_CACHE")
     if named:
         return home_expanded(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracker_viz"
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return home_expanded(named) / "tracker_viz"
+    try:
+        return Path.home() / ".cache" / "tracker_viz"
+    except RuntimeError:
+        # A user id without an entry in passwd and without HOME, as in containers
+        return Path(tempfile.gettempdir(), f"tracker_viz-{os.getuid()}")
 
 
 def write_atomically(contents: bytes, path: Path) -> None:
@@ -81,7 +95,8 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        # Some network file systems let nobody change modes; the file is whole without.
+        _tolerate(lambda: os.chmod(temporary, 0o644))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -89,9 +104,53 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
     # The rename itself is durable only once the directory is.
     directory = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        # Some file systems sync no directories: their renames are as durable as they get.
+        _tolerate(lambda: os.fsync(directory))
     finally:
         os.close(directory)
+
+
+def _tolerate(call: Callable[[], None]) -> None:
+    """Call what a file system may not have; other errors, such as a full disk, are raised."""
+    try:
+        call()
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+
+
+@contextmanager
+def locked(path: Path, *, timeout_s: float) -> Iterator[None]:
+    """Hold a lock between processes.
+
+    Raises:
+        ConfigError: the file system has no locks.
+        filelock.Timeout: another process has it for longer.
+    """
+    lock = filelock.FileLock(path)
+    with locks_explained(path):
+        lock.acquire(timeout=timeout_s)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def locks_explained(path: Path) -> Iterator[None]:
+    """Say what to do where a file system has no locks."""
+    try:
+        yield
+    except (OSError, NotImplementedError) as error:
+        is_timeout = isinstance(error, filelock.Timeout)
+        if is_timeout or (isinstance(error, OSError) and error.errno not in _NOT_THERE):
+            raise
+        raise ConfigError(
+            f"the file system of {path.parent} has no file locks ({error}), which keep two "
+            "processes apart: choose a directory on a local disk (spool=/tmp/..., "
+            "tracking_uri=sqlite:////tmp/.../mlflow.db, hydra.sweep.dir=...), or mount it with "
+            "locks"
+        ) from error
 
 
 def torn_prefix() -> str:

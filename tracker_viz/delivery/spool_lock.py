@@ -11,7 +11,7 @@ from typing import Any
 import filelock
 
 from tracker_viz.errors import RunActiveError, TrackerError
-from tracker_viz.files import read_json, write_json
+from tracker_viz.files import locks_explained, read_json, write_json
 
 POLL_S = 0.2
 
@@ -24,6 +24,7 @@ def acquire(directory: Path, *, wait_s: float) -> filelock.BaseFileLock:
 
     Raises:
         RunActiveError: another process has it.
+        ConfigError: the file system has no locks.
         OSError: the directory cannot be written to.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -33,7 +34,8 @@ def acquire(directory: Path, *, wait_s: float) -> filelock.BaseFileLock:
     while True:
         left_s = max(0.0, deadline - time.monotonic())
         try:
-            lock.acquire(timeout=min(POLL_S, left_s))
+            with locks_explained(directory / ".lock"):
+                lock.acquire(timeout=min(POLL_S, left_s))
         except filelock.Timeout:
             holder = _holder(directory)
             if holder.get("role") != "push" or left_s == 0:

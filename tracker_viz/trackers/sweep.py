@@ -15,11 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from tracker_viz import plugins
 from tracker_viz.errors import TrackerVizError, TransientTrackerError
-from tracker_viz.files import read_json, write_json
+from tracker_viz.files import locked, read_json, write_json
 from tracker_viz.stored import ParentsFile
 from tracker_viz.trackers.base import Run, Tracker
 from tracker_viz.types import RunRef
@@ -159,7 +157,7 @@ def _noted_or_created(job: SweepJob, tracker: Tracker) -> RunRef:
     directory = Path(job.directory)
     directory.mkdir(parents=True, exist_ok=True)
     # Jobs run at the same time, and the first of them creates the parent of all.
-    with filelock.FileLock(directory / f".{PARENTS_FILE}.lock", timeout=LOCK_TIMEOUT_S):
+    with locked(directory / f".{PARENTS_FILE}.lock", timeout_s=LOCK_TIMEOUT_S):
         parents = noted_parents(directory)
         for parent in parents:
             if tracker.keeps_below(parent.ref, parent.options):

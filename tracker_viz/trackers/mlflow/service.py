@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-import filelock
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
@@ -28,7 +27,7 @@ from mlflow.utils.rest_utils import http_request
 from mlflow.utils.workspace_context import get_request_workspace, set_workspace
 
 from tracker_viz.errors import ConfigError, TransientTrackerError
-from tracker_viz.files import user_path, working_directory
+from tracker_viz.files import home_expanded, locked, user_path, working_directory
 from tracker_viz.trackers.mlflow.errors import mlflow_errors
 from tracker_viz.trackers.redaction import without_userinfo
 
@@ -79,7 +78,22 @@ def default_uri() -> str:
 
         if HydraConfig.initialized():
             start = Path(HydraConfig.get().runtime.cwd)
-    return f"sqlite:///{(start or working_directory()) / 'mlflow.db'}"
+    return f"sqlite:///{_named_by_sqlite(start or working_directory()) / 'mlflow.db'}"
+
+
+def _named_by_sqlite(directory: Path) -> Path:
+    """Return a directory that an SQLite address can name.
+
+    Raises:
+        ConfigError: what follows a ? is taken for options there, and % for a letter.
+    """
+    if {"?", "%"}.intersection(str(directory)):
+        raise ConfigError(
+            f"MLflow's address of a database cannot name {directory}, because of its ? or %: say "
+            "another place, tracking_uri=sqlite:////<directory>/mlflow.db, or start in another "
+            "directory"
+        )
+    return directory
 
 
 def _with_credentials_of_environment(uri: str) -> str:
@@ -102,7 +116,10 @@ def absolute_uri(uri: str) -> str:
             raise ConfigError(
                 f"an SQLite store is named like sqlite:////absolute/mlflow.db; got {uri!r}"
             )
-        return f"sqlite:///{user_path(path)}"
+        file, mark, options = path.partition("?")
+        if not home_expanded(file).is_absolute():
+            _named_by_sqlite(working_directory())
+        return f"sqlite:///{user_path(file)}{mark}{options}"
     if scheme in {"file", ""} and not uri.startswith("databricks"):
         raise ConfigError(_FILE_STORE_HINT.format(uri=uri or "an empty path"))
     known = {
@@ -133,7 +150,9 @@ def _plugin_schemes() -> set[str]:
 
 def database_path(uri: str) -> Path | None:
     """Return the embedded store's file; None for any other store."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def ensure_reachable(uri: str) -> None:
@@ -207,7 +226,7 @@ def initialize_embedded(uri: str, experiment: str | None) -> None:
 
         with mlflow_errors(uri, "open the database"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(f"{path}.init.lock", timeout=INIT_LOCK_TIMEOUT_S):
+            with locked(path.with_name(f"{path.name}.init.lock"), timeout_s=INIT_LOCK_TIMEOUT_S):
                 store = SqlAlchemyStore(uri, (path.parent / "mlruns").as_uri())
                 if experiment is not None and store.get_experiment_by_name(experiment) is None:
                     store.create_experiment(experiment)

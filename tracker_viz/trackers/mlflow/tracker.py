@@ -235,7 +235,7 @@ class MlflowTracker(Tracker):
         if not address.startswith("sqlite:///"):
             return Health(False, f"{address} is not tried here", _UNTRIED)
 
-        database = Path(address.removeprefix("sqlite:///"))
+        database = Path(address.removeprefix("sqlite:///").partition("?")[0])
         if os.access(database if database.exists() else database.parent, os.W_OK):
             return Health(True, f"embedded, {address}")
         return Health(False, f"{address} cannot be written", _ELSEWHERE)
