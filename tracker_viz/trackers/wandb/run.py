@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tracker_viz.capture_file import MAX_FILE_BYTES
 from tracker_viz.errors import RunActiveError, RunNotFoundError, TrackerError, TransientTrackerError
+from tracker_viz.files import TORN, torn_prefix
 from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.bounded import check_size
 from tracker_viz.trackers.values import (
     Cell,
     ChunkPolicy,
@@ -374,8 +377,12 @@ class WandbRun(Run):
             found = [file for file in run.files([artifact]) if file.name == artifact]
             if not found:
                 raise TrackerError(f"{self._ref} has no file {artifact!r}")
+            what = f"{artifact} of {self._ref}"
+            check_size(found[0].size, max_bytes=MAX_FILE_BYTES, what=what)
             directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=directory, prefix=".") as folder:
+            with tempfile.TemporaryDirectory(
+                dir=directory, prefix=torn_prefix(), suffix=TORN
+            ) as folder:
                 found[0].download(root=folder, replace=True).close()
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (Path(folder) / artifact).replace(target)
