@@ -14,8 +14,11 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.mark.parametrize("example", ["own_loop", "huggingface"])
-def test_the_example_trains_and_puts_its_video_into_the_run(example, tmp_path):
+@pytest.mark.parametrize(
+    ("example", "video"),
+    [("own_loop", "overview"), ("huggingface", "overview"), ("mixture", "experts")],
+)
+def test_the_example_trains_and_puts_its_video_into_the_run(example, video, tmp_path):
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -36,4 +39,4 @@ def test_the_example_trains_and_puts_its_video_into_the_run(example, tmp_path):
         [experiment.experiment_id for experiment in client.search_experiments()]
     )
     assert run.info.status == "FINISHED"
-    assert "overview.webm" in {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert f"{video}.webm" in {file.path for file in client.list_artifacts(run.info.run_id)}
