@@ -53,9 +53,9 @@ class Containers(nn.Module):
 class Alternating(Containers):
     """x-transformers: [norms, attention, residual], [norms, feed-forward, residual], ..."""
 
-    def __init__(self):
+    def __init__(self, *kinds):
         super().__init__(nn.ModuleList, 0)
-        for part in (attention(), two_layers(), attention(), two_layers()):
+        for part in (make() for make in kinds * 2):
             self.layers.append(nn.ModuleList([nn.ModuleList([nn.LayerNorm(D)]), part]))
 
     def forward(self, ids):
@@ -63,6 +63,22 @@ class Alternating(Containers):
         for (norm,), part in self.layers:
             x = x + part(norm(x))
         return self.head(x)
+
+
+class TalkingHeads(FusedAttention):
+    """Heads are mixed by a convolution inside the module that attends."""
+
+    def __init__(self):
+        super().__init__(AmongHeads())
+
+
+class AmongHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(H, H, 1, bias=False)
+
+    def forward(self, q, k, v):
+        return by_kernel(q, k, self.mix(v))
 
 
 class TwoLists(nn.Module):
@@ -294,7 +310,16 @@ MODELS = {
         None,
         ("layers.0", "layers.1"),
     ),
-    "layers that alternate, as in x-transformers": (Alternating, None, ("layers.0", "layers.2")),
+    "layers that alternate, as in x-transformers": (
+        lambda: Alternating(attention, two_layers),
+        None,
+        ("layers.0", "layers.2"),
+    ),
+    "feed-forward, attention (talking heads), feed-forward": (
+        lambda: Alternating(two_layers, TalkingHeads, two_layers),
+        None,
+        ("layers.1", "layers.4"),
+    ),
     "a list of attentions, a list of feed-forwards": (TwoLists, None, ("attns.0", "attns.1")),
     "lists of lists of blocks": (
         Nested,

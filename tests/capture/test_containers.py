@@ -43,9 +43,16 @@ def test_what_is_beside_a_block_keeps_its_own_number():
     structure, _ = examine(randomised(TwoLists))
     parts = {(p.block, p.name): p.parameters[0] for p in structure.projections}
     assert parts[1, "mlp.w_in"] == "ffs.1.0.weight"
-    structure, _ = examine(randomised(Alternating))
+    structure, _ = examine(randomised(lambda: Alternating(attention, two_layers)))
     parts = {(p.block, p.name): p.parameters[0] for p in structure.projections}
     assert parts[1, "mlp.w_out"] == "layers.3.1.2.weight"
+
+
+def test_a_second_feed_forward_part_of_a_block_is_left_out_and_named():
+    structure, _ = examine(randomised(lambda: Alternating(two_layers, attention, two_layers)))
+    parts = {(p.block, p.name): p.parameters[0] for p in structure.projections}
+    assert parts[1, "mlp.w_in"] == "layers.3.1.0.weight"
+    assert structure.unnamed["layers.*.*.0"] == (0, 1)
 
 
 @pytest.mark.parametrize("blocks", ["attns.*", ["attns.0", "attns.1"]])
@@ -84,6 +91,41 @@ def test_rows_of_a_flat_sequence_are_captured_at_every_step():
     first, second = (capture.arrays["blocks.0.attn.pattern"] for capture in captures)
     assert first.shape == (2, H, T, T)
     assert (first == second).all()
+
+
+def losses_of(name, *, capture):
+    make, forward, _ = MODELS[name]
+    model = randomised(make)
+    forward = forward or (lambda model, ids: [model(ids)])
+    options = {"forward": forward} if forward is row_after_row else {}
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    probe = torch.randint(VOCAB, (2, T), generator=torch.Generator().manual_seed(3))
+    recorder = record(model, probe, Schedule.every(1), [].append, **options) if capture else None
+    losses = []
+    for step in range(1, 4):
+        ids = torch.randint(VOCAB, (2, T), generator=torch.Generator().manual_seed(step))
+        loss = torch.stack([part.float().tanh().mean() for part in forward(model, ids)]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if recorder:
+            recorder.step(step)
+    return losses, [parameter.detach().clone() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nn.ModuleDict as a layer",
+        "a list of attentions, a list of feed-forwards",
+        "one flat sequence, row after row",
+    ],
+)
+def test_capture_changes_nothing_however_the_layers_are_put_together(name):
+    without, with_capture = (losses_of(name, capture=capture) for capture in (False, True))
+    assert with_capture[0] == without[0]
+    assert all(map(torch.equal, with_capture[1], without[1]))
 
 
 def test_a_model_made_under_inference_mode_is_captured():

@@ -146,7 +146,8 @@ def _holder(module: str, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _matrices(module: nn.Module) -> int:
-    return sum(parameter.ndim >= 2 for parameter in module.parameters())
+    # Convolutions over heads (talking heads) have more axes.
+    return sum(parameter.ndim in (2, 3) for parameter in module.parameters())
 
 
 def _stem(name: str) -> str:
@@ -190,16 +191,17 @@ def _alternating(
     siblings: Sequence[str], attending: set[str], modules: Mapping[str, nn.Module]
 ) -> list[Block]:
     """Return a block for each sibling; where they are containers, one for each attending one and
-    those that follow it (x-transformers' list of attention, feed-forward, attention, ...)."""
+    those around it: x-transformers' list of attention, feed-forward, attention, ...; with as many
+    before each attention as are before the first (macaron)."""
     if not all(isinstance(modules[name], _CONTAINERS) for name in siblings):
         return [Block(name) for name in siblings]
-    blocks: list[Block] = []
-    for name in siblings:
-        if name in attending or not blocks:
-            blocks.append(Block(name))
-        else:
-            last = blocks[-1]
-            blocks[-1] = Block(last.name, (*last.beside, name))
+    places = [place for place, name in enumerate(siblings) if name in attending]
+    n_before = places[0]
+    starts = [place - n_before for place in places]
+    blocks = []
+    for place, start, end in zip(places, starts, [*starts[1:], len(siblings)], strict=True):
+        name = siblings[place]
+        blocks.append(Block(name, tuple(each for each in siblings[start:end] if each != name)))
     return blocks
 
 
