@@ -125,6 +125,10 @@ def check(tracker: str, directory: Path) -> None:
     noted = []
     if (directory / "noted").exists():
         noted = [int(line.split()[0]) for line in (directory / "noted").read_text().splitlines()]
+    if not report.deliveries:
+        # The kill came before the spool had its destinations, and so before any capture.
+        (directory / "found").write_text(f"lost {len(noted)}")
+        return
     run = delivered_run(tracker, directory, report.deliveries[0].ref)
     refs = run.list_captures()
     steps = [ref.step for ref in refs]

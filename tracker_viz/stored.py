@@ -22,6 +22,7 @@ from tracker_viz.files import MAX_JSON_BYTES, parsed_object
 from tracker_viz.types import CaptureRef
 
 Step = Annotated[int, Field(ge=0, lt=10**12)]
+CaptureName = Annotated[str, Field(pattern=r"^step-\d{8,12}\.safetensors$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -100,8 +101,8 @@ class JournalLine(Stored):
     """A line of ``sent/<destination>.jsonl``."""
 
     captures: tuple[CaptureRef, ...] = ()
-    metrics: tuple[str, ...] = ()
-    enqueued: tuple[str, ...] = ()
+    metrics: tuple[CaptureName, ...] = ()
+    enqueued: tuple[CaptureName, ...] = ()
 
 
 class MetricsLine(Stored):
