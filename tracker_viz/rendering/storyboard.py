@@ -77,18 +77,7 @@ def storyboard(
         title_s: how long a title card is shown first; 0 for none.
         hold_s: how long the last picture stays.
     """
-    if pace not in PACES:
-        raise ConfigError(unknown_name("pace", str(pace), PACES))
-    if interpolate < 0 or title_s < 0 or hold_s < 0:
-        raise ConfigError(
-            f"interpolate, title_s and hold_s are not negative; got {interpolate}, {title_s}, "
-            f"{hold_s}"
-        )
-    if seconds_per_capture is not None and not (
-        math.isfinite(seconds_per_capture) and seconds_per_capture > 0
-    ):
-        raise ConfigError(f"seconds_per_capture is a positive number; got {seconds_per_capture}")
-
+    _check(pace, seconds_per_capture, interpolate, title_s, hold_s)
     gaps = len(steps) - 1
     mean_s = seconds_per_capture or min(0.5, max(SHORTEST_S, _WANTED_S / max(1, gaps)))
     shots = [Shot(gaps, 0.0, title_s, "title")] if title_s else []
@@ -108,6 +97,22 @@ def storyboard(
     if pace == "story":
         shots += _rests(gaps, steps, story)
     return (*shots, Shot(gaps, 0.0, max(hold_s, mean_s), "end"))
+
+
+def _check(
+    pace: str, seconds_per_capture: float | None, interpolate: int, title_s: float, hold_s: float
+) -> None:
+    if pace not in PACES:
+        raise ConfigError(unknown_name("pace", pace, PACES))
+    if interpolate < 0 or title_s < 0 or hold_s < 0:
+        raise ConfigError(
+            f"interpolate, title_s and hold_s are not negative; got {interpolate}, {title_s}, "
+            f"{hold_s}"
+        )
+    if seconds_per_capture is not None and not (
+        math.isfinite(seconds_per_capture) and seconds_per_capture > 0
+    ):
+        raise ConfigError(f"seconds_per_capture is a positive number; got {seconds_per_capture}")
 
 
 def _stays(steps: NDArray[np.float64], pace: Pace, story: Story) -> NDArray[np.float64]:

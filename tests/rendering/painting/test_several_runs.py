@@ -154,6 +154,27 @@ def test_the_same_point_gives_the_same_bits_on_one_or_many_threads(renderer, run
     assert alone == together
 
 
+def test_a_film_has_the_bits_of_single_frames_also_where_time_jumps(runs):
+    """A canvas is drawn on again and again: dots that stay where a run ended, ribbons and numbers
+    leave nothing behind."""
+    renderer = draw(runs[:2], size="1600x640")
+    assert renderer.plan.ribbons
+    assert renderer.subject.timing.ended[1, -1]
+    last = len(renderer) - 1
+    order = [last - 1, last, 0, last // 2, 1, last]
+    film = renderer.film([Shot(point, 0.0, 0.1) for point in order])
+    for index, point in enumerate(order):
+        assert np.array_equal(film(index).pixels, renderer.frame(point).pixels), (index, point)
+
+
+def test_a_curve_breaks_where_a_run_has_no_loss(runs, monkeypatch):
+    loss = np.array([5.0, 4.0, np.nan, 3.0, 2.5])
+    monkeypatch.setattr(runs[0].series, "metric", lambda _: loss)
+    curves = draw(runs[:2]).plan.timeline.curves
+    assert np.isnan(curves[0].points[:, 1]).tolist() == [False, False, True, False, False]
+    assert np.isfinite(curves[1].points).all()
+
+
 def test_a_head_is_framed_in_its_roles_color_from_when_it_has_it(renderer):
     heatmap = next(heatmap for heatmap in maps_of(renderer, 0) if heatmap.head == (1, 0))
     has_it = [

@@ -80,35 +80,17 @@ def write_cluster_chart(
         scores: along the columns.
         roles: what each row does at the end; None for a head without a role.
     """
-    import pandas
-    import seaborn
-
     chosen = theme_by_name(theme)
     order = list(dict.fromkeys(runs))
     colors = dict(zip(order, run_colors(len(order), chosen), strict=True))
     n_heads = len(labels)
-    are_named = n_heads <= _MOST_NAMED_HEADS
+    named = labels if n_heads <= _MOST_NAMED_HEADS else ()
     strips = {"run": [colors[run] for run in runs]}
     if roles is not None:
         strips["role"] = [_role_color(role, chosen) for role in roles]
-    sizes = _sizes(labels if are_named else (), n_heads, order, len(strips))
-    index = range(n_heads)
+    sizes = _sizes(named, n_heads, order, len(strips))
     with drawing(chosen):
-        with _figures_without_backend():
-            grid = seaborn.clustermap(
-                pandas.DataFrame(values, index=index),
-                row_linkage=linkage,
-                col_cluster=False,
-                cmap=chosen.attention,
-                vmin=0,
-                vmax=1,
-                row_colors=pandas.DataFrame(strips, index=index),
-                xticklabels=False,
-                yticklabels=list(labels) if are_named else False,
-                figsize=(sizes.width, sizes.height),
-                tree_kws={"colors": chosen.dim, "linewidths": 0.9},
-                rasterized=False,
-            )
+        grid = _clustered(values, linkage, strips, named, sizes, chosen)
         _place_parts(grid, sizes)
         _score_titles(grid.ax_heatmap, scores, values.shape[1], chosen)
         grid.ax_heatmap.tick_params(
@@ -121,6 +103,36 @@ def write_cluster_chart(
         )
         write_header(grid.figure, 0.3, title, _EXPLAINED, chosen, size=17, below_in=0.7)
         return write_chart(grid.figure, path)
+
+
+def _clustered(
+    values: NDArray[np.float32],
+    linkage: NDArray[np.float64],
+    strips: Mapping[str, Sequence[str]],
+    labels: Sequence[str],
+    sizes: _Sizes,
+    theme: Theme,
+) -> Any:
+    """Return seaborn's grid of the dendrogram, the strips of colors beside it, and the heatmap."""
+    import pandas
+    import seaborn
+
+    index = range(len(values))
+    with _figures_without_backend():
+        return seaborn.clustermap(
+            pandas.DataFrame(values, index=index),
+            row_linkage=linkage,
+            col_cluster=False,
+            cmap=theme.attention,
+            vmin=0,
+            vmax=1,
+            row_colors=pandas.DataFrame(strips, index=index),
+            xticklabels=False,
+            yticklabels=list(labels) or False,
+            figsize=(sizes.width, sizes.height),
+            tree_kws={"colors": theme.dim, "linewidths": 0.9},
+            rasterized=False,
+        )
 
 
 def _sizes(labels: Sequence[str], n_heads: int, runs: Sequence[str], n_strips: int) -> _Sizes:

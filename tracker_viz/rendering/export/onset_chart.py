@@ -106,17 +106,14 @@ def write_onset_chart(
         top = _HEADER_IN
         for index, (role, rows) in enumerate(shown.items()):
             panel_in = len(rows) * _ROW_IN
-            box = (
-                left / _WIDTH_IN,
-                1 - (top + _TITLE_IN + panel_in) / height,
-                (_WIDTH_IN - left - _RIGHT_IN) / _WIDTH_IN,
-                panel_in / height,
-            )
+            bottom = top + _TITLE_IN + panel_in
+            width = (_WIDTH_IN - left - _RIGHT_IN) / _WIDTH_IN
+            box = (left / _WIDTH_IN, 1 - bottom / height, width, panel_in / height)
             axes = figure.add_axes(box)
             color = chosen.roles.get(role, chosen.text)
             _draw_panel(axes, role, rows, end, color, chosen)
             _label_axis(axes, axis, chosen, labeled=index == len(shown) - 1)
-            top += _TITLE_IN + panel_in
+            top = bottom
         left_out = max(len(rows) for rows in panels.values()) - _MOST_ROWS
         if left_out > 0:
             text = f"and {left_out} more settings in settings.csv"

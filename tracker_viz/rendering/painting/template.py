@@ -22,8 +22,9 @@ from tracker_viz.errors import LayoutError
 from tracker_viz.rendering import kept
 from tracker_viz.rendering.backend import DPI, POINTS, figure_pixels
 from tracker_viz.rendering.painting.cells import CellMap
-from tracker_viz.rendering.painting.timeline import brighten_timeline, draw_timeline
+from tracker_viz.rendering.painting.timeline import brighten_timeline, draw_timeline, fill_box
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Label, Plan
+from tracker_viz.rendering.planning.timeline import edge_aligned
 from tracker_viz.rendering.scales import ColorScale, bar_ticks
 from tracker_viz.rendering.text import fitted_px
 from tracker_viz.rendering.theme import fixed_style, font_families, letters_without_glyph, rgb
@@ -219,37 +220,12 @@ def _view(box: Box) -> tuple[slice, slice]:
 def _build(plan: Plan, values: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
     """A figure of the plan. ``values``: heatmap name -> values; missing ones are zeros; None leaves
     the heatmaps out."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    class QuietFigure(Figure):
-        """sns.heatmap draws the whole figure after each box, to turn tick labels that overlap;
-        there are none here."""
-
-        building = True
-
-        def draw(self, renderer: Any) -> None:
-            if self.building:
-                self.stale = False
-            else:
-                super().draw(renderer)
-
-    figure = QuietFigure(
-        (plan.width / DPI, plan.height / DPI), dpi=DPI, facecolor=plan.theme.ground
-    )
-    FigureCanvasAgg(figure)
+    figure = _quiet_figure(plan)
     ground = figure.add_axes((0, 0, 1, 1), zorder=-1)
     ground.set(xlim=(0, plan.width), ylim=(plan.height, 0))
     ground.axis("off")
     for swatch in plan.swatches:
-        box = swatch.box
-        ground.fill(
-            [box.x, box.right, box.right, box.x],
-            [box.y, box.y, box.bottom, box.bottom],
-            color=swatch.color,
-            lw=0,
-            aa=False,
-        )
+        fill_box(ground, swatch.box, swatch.color)
     if plan.timeline:
         draw_timeline(ground, plan, plan.timeline)
     for label in plan.labels:
@@ -264,6 +240,35 @@ def _build(plan: Plan, values: Mapping[str, Any] | None) -> tuple[Any, dict[str,
     return figure, meshes
 
 
+def _quiet_figure(plan: Plan) -> Any:
+    """Return an empty figure of the plan's size that draws nothing while it is ``building``:
+    sns.heatmap draws the whole figure after each box, to turn tick labels that overlap; there are
+    none here."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    class QuietFigure(Figure):
+        building = True
+
+        def draw(self, renderer: Any) -> None:
+            if self.building:
+                self.stale = False
+            else:
+                super().draw(renderer)
+
+    size = (plan.width / DPI, plan.height / DPI)
+    figure = QuietFigure(size, dpi=DPI, facecolor=plan.theme.ground)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _axes_in(figure: Any, plan: Plan, box: Box, **options: Any) -> Any:
+    """Return new axes that fill a box of the picture; matplotlib counts from the bottom."""
+    left, bottom = box.x / plan.width, 1 - box.bottom / plan.height
+    size = box.width / plan.width, box.height / plan.height
+    return figure.add_axes((left, bottom, *size), **options)
+
+
 def _draw_heatmap(
     figure: Any, plan: Plan, heatmap: Heatmap, values: NDArray[np.float16] | None
 ) -> Any:
@@ -271,15 +276,7 @@ def _draw_heatmap(
     from matplotlib.colors import ListedColormap
 
     box, scale = heatmap.box, plan.scales[heatmap.scale]
-    axes = figure.add_axes(
-        (
-            box.x / plan.width,
-            1 - box.bottom / plan.height,
-            box.width / plan.width,
-            box.height / plan.height,
-        ),
-        facecolor=plan.theme.panel,
-    )
+    axes = _axes_in(figure, plan, box, facecolor=plan.theme.panel)
     if values is None:
         values = np.full(heatmap.source.shape, scale.minimum / scale.unit, np.float16)
     options: dict[str, Any] = {
@@ -372,14 +369,7 @@ def _draw_label(ground: Any, label: Label) -> None:
 
 def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
     box, scale = bar.box, plan.scales[bar.scale]
-    axes = figure.add_axes(
-        (
-            box.x / plan.width,
-            1 - box.bottom / plan.height,
-            box.width / plan.width,
-            box.height / plan.height,
-        )
-    )
+    axes = _axes_in(figure, plan, box)
     axes.imshow(
         np.linspace(0, 1, 256)[None],
         aspect="auto",
@@ -396,7 +386,7 @@ def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
             ground, Label(scale.label, box.x, box.y - size * 0.55, title_px, plan.theme.dim)
         )
     for position, text in bar_ticks(scale, box.width / (size * 0.9)):
-        align = "left" if position < 0.02 else "right" if position > 0.98 else "center"
+        align = edge_aligned(position, 0.02, 0.98)
         x = box.x + position * box.width
         ground.plot(
             [x, x],

@@ -21,8 +21,7 @@ _MOST_DOTS = 16  # more dots on the curves hide each other
 
 def draw_timeline(ground: Any, plan: Plan, timeline: Timeline) -> None:
     """Draw it into matplotlib's axes as it is right of the playhead."""
-    x, y = _corners(timeline.plot)
-    ground.fill(x, y, color=plan.theme.panel, lw=0, aa=False, zorder=0)
+    fill_box(ground, timeline.plot, plan.theme.panel, zorder=0)
     opaque = 0.6 if len(timeline.curves) == 1 else _AHEAD
     width = 2.0 * _thickness(timeline) * plan.unit * POINTS
     for curve in timeline.curves:
@@ -30,8 +29,7 @@ def draw_timeline(ground: Any, plan: Plan, timeline: Timeline) -> None:
         color = curve.ahead_color
         ground.plot(x, y, color=color, lw=width, alpha=opaque, zorder=2, gid=_CURVE)
     for mark in timeline.marks:
-        x, y = _corners(mark.box)
-        ground.fill(x, y, color=mark.color, lw=0, aa=False, alpha=_AHEAD, zorder=3, gid=_MARK)
+        fill_box(ground, mark.box, mark.color, alpha=_AHEAD, zorder=3, gid=_MARK)
 
 
 def brighten_timeline(ground: Any, plan: Plan, timeline: Timeline) -> None:
@@ -103,6 +101,8 @@ def _thickness(timeline: Timeline) -> float:
     return 0.7 if len(timeline.curves) > _MANY_CURVES else 1.0
 
 
-def _corners(box: Box) -> tuple[list[int], list[int]]:
-    """Return x and y of the corners of a rectangle."""
-    return [box.x, box.right, box.right, box.x], [box.y, box.y, box.bottom, box.bottom]
+def fill_box(ground: Any, box: Box, color: str, **options: Any) -> None:
+    """Fill a box in matplotlib's axes, whose units are pixels, with hard edges."""
+    x = [box.x, box.right, box.right, box.x]
+    y = [box.y, box.y, box.bottom, box.bottom]
+    ground.fill(x, y, color=color, lw=0, aa=False, **options)

@@ -44,7 +44,7 @@ def header(builder: PlanBuilder) -> int:
     builder.numbers_end = _numbers(builder, numbers_y)
     builder.mark = _mark(builder, numbers_y)
     if builder.subject.is_one_run:
-        room = builder.width - 2 * builder.margin
+        room = builder.page.width
         builder.caption = Caption(builder.margin, caption_y, _CAPTION * builder.unit, room)
         return end
     return _finding(builder, caption_y, end)
@@ -78,7 +78,7 @@ def _finding(builder: PlanBuilder, baseline: int, end: int) -> int:
     """Write what came out of a comparison, and below it what one must know before one compares;
     return the row where the panels may begin."""
     px, subject = builder.px, builder.subject
-    x, room = builder.margin, builder.width - 2 * builder.margin
+    x, room = builder.margin, builder.page.width
     text, size = builder.shrunk(subject.finding, _FINDING_SIZES, room)
     builder.text(text, x, baseline, size, builder.theme.text)
     if not subject.note:

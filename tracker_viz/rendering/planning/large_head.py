@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.layout import LargeHead
 from tracker_viz.rendering.plan import Box, Heatmap, Swatch
+from tracker_viz.rendering.planning.boxes import bottom_at, left_at, top_at
 from tracker_viz.rendering.planning.cards import place_cards, place_scores, score_cards
 from tracker_viz.rendering.planning.content import (
     Heads,
@@ -52,8 +53,8 @@ def place_head(builder: PlanBuilder, panel: LargeHead, scores: list[str], area: 
     if not scores:
         return bottom
     if chosen.score_width:
-        x, y = right + px(14), area.y + px(8)
-        place_scores(builder, scores, Box(x, y, area.right - x, box.bottom - y))
+        beside = left_at(top_at(area, area.y + px(8)), right + px(14))
+        place_scores(builder, scores, bottom_at(beside, box.bottom))
         return bottom
     room = Box(area.x, bottom + px(62), area.width, area.bottom - bottom - px(70))
     return place_cards(builder, score_cards(builder, scores), room)

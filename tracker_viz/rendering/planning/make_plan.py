@@ -21,6 +21,14 @@ from tracker_viz.rendering.layout import (
     Weights,
 )
 from tracker_viz.rendering.plan import Box, Plan
+from tracker_viz.rendering.planning.boxes import (
+    bottom_at,
+    cut_bottom,
+    cut_right,
+    cut_top,
+    left_at,
+    top_at,
+)
 from tracker_viz.rendering.planning.cards import (
     place_cards,
     place_scores,
@@ -135,9 +143,8 @@ def _scale_options(
 
 def _below(builder: PlanBuilder, bottom: int) -> Box:
     """Return the strip of the picture below its panels."""
-    y = bottom + builder.px(16)
-    width = builder.width - 2 * builder.margin
-    return Box(builder.margin, y, width, builder.height - builder.px(4) - y)
+    strip = top_at(builder.page, bottom + builder.px(16))
+    return bottom_at(strip, builder.height - builder.px(4))
 
 
 def _place_bars(builder: PlanBuilder, strip: Box) -> Box:
@@ -148,11 +155,11 @@ def _place_bars(builder: PlanBuilder, strip: Box) -> Box:
     if not n_bars:
         return strip
     if builder.is_narrow:
-        builder.place_bars(Box(strip.x, strip.y, strip.width, px(58)))
-        return Box(strip.x, strip.y + px(_BARS), strip.width, strip.height - px(_BARS))
-    width = px(420 if n_bars <= 2 else 480)
-    builder.place_bars(Box(strip.right - width, strip.y, width, strip.height))
-    return Box(strip.x, strip.y, strip.width - width - px(40), strip.height)
+        bars, rest = cut_top(strip, px(_BARS))
+    else:
+        rest, bars = cut_right(strip, px(420 if n_bars <= 2 else 480), gap=px(40))
+    builder.place_bars(bars)
+    return rest
 
 
 def _say_roles(builder: PlanBuilder) -> None:
@@ -203,13 +210,9 @@ def _runs(builder: PlanBuilder, top: int) -> int:
             f"{builder.layout.name!r} has {len(builder.layout.panels)} panels"
         )
     px = builder.px
-    y = top + px(10)
-    room = px(126 + (_BARS if builder.is_narrow else 0)) + lanes_px(builder)
-    return place_runs(
-        builder,
-        panels[0],
-        Box(builder.margin, y, builder.width - 2 * builder.margin, builder.height - room - y),
-    )
+    below = px(126 + (_BARS if builder.is_narrow else 0)) + lanes_px(builder)
+    area, _ = cut_bottom(top_at(builder.page, top + px(10)), below)
+    return place_runs(builder, panels[0], area)
 
 
 def _panels(builder: PlanBuilder, top: int) -> int:
@@ -225,9 +228,8 @@ def _panels(builder: PlanBuilder, top: int) -> int:
                 heads += resolve_attention(builder, panel)
             case Weights():
                 matrices.append(resolve_weights(builder, panel))
-    y = next_even(top + builder.px(58))
-    width = builder.width - 2 * builder.margin
-    area = Box(builder.margin, y, width, builder.height - _room_below(builder) - y)
+    area = top_at(builder.page, next_even(top + builder.px(58)))
+    area, _ = cut_bottom(area, _room_below(builder))
     for panel in builder.layout.panels:
         if isinstance(panel, LargeHead):
             return place_head(builder, panel, scores, area)
@@ -257,8 +259,7 @@ def _maps(
         return place_portrait(builder, heads, matrices, cards, zooms, area)
     side_width = _side_width(builder, [*heads, *matrices], scores, area)
     # Names in the corners of the maps need no row of their own above them.
-    raised_y = next_even(area.y - px(22))
-    raised = Box(area.x, raised_y, area.width, area.bottom - raised_y)
+    raised = top_at(area, next_even(area.y - px(22)))
     shape = fit_grid(builder, heads, matrices, raised, side_width)
     if names_in_corners(builder, heads, shape):
         area = raised
@@ -271,10 +272,10 @@ def _maps(
         return place_cards(builder, cards, area)
     right, bottom = place_grid(builder, heads, matrices, area, shape, side_width)
     if scores:
-        x = right + px(44)
         # One or two blocks are no reason to squeeze the scores.
         bottom = max(bottom, area.y + min(area.height, px(620)))
-        place_scores(builder, scores, Box(x, area.y, area.right - x, bottom - area.y))
+        beside = left_at(area, right + px(44))
+        place_scores(builder, scores, bottom_at(beside, bottom))
     return bottom
 
 

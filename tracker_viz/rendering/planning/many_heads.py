@@ -15,6 +15,16 @@ from functools import partial
 
 from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.plan import Box, Heatmap
+from tracker_viz.rendering.planning.boxes import (
+    bottom_at,
+    cut_bottom,
+    cut_left,
+    cut_right,
+    cut_top,
+    left_at,
+    right_at,
+    top_at,
+)
 from tracker_viz.rendering.planning.cards import (
     Card,
     beside_foot,
@@ -149,21 +159,21 @@ def _in_columns(builder: PlanBuilder, parts: _Parts, area: Box, *, share: float)
     """Place mosaics at the left, as high as there is room; at the right the zooms, and below them
     scores and weights."""
     px = builder.px
-    left = Box(area.x, area.y, int(area.width * share), area.height)
+    left, _ = cut_left(area, int(area.width * share))
     mosaics, cards = _mosaics(builder, parts, left)
-    x = mosaics.right + px(40)
-    right = Box(x, area.y, area.right - x, area.height)
+    right = left_at(area, mosaics.right + px(40))
     # In a narrow picture the color bars have a row of their own.
     bars = 0 if builder.is_narrow else px(_BARS)
     below = bars + px(20)
     if cards:
         below = max(row_height(builder, cards) + px(TITLES) + bars, int(right.height * 0.43))
-    zooms = Box(right.x, right.y, right.width, max(right.height - below, right.height // 4))
+    zooms, _ = cut_top(right, max(right.height - below, right.height // 4))
     y = place_zooms(builder, parts.heads[0], parts.ranked, parts.n_zooms, zooms) + px(TITLES)
-    room = Box(right.x, y, right.width, right.bottom - y - bars - px(4))
+    room, _ = cut_bottom(top_at(right, y), bars + px(4))
     _place_cards_that_fit(builder, cards, room)
     if bars:
-        builder.place_bars(Box(right.x, right.bottom - bars + px(4), right.width, bars))
+        _, foot = cut_bottom(right, bars)
+        builder.place_bars(replace(foot, y=foot.y + px(4)))
     return right.bottom
 
 
@@ -182,10 +192,9 @@ def _place_cards_that_fit(builder: PlanBuilder, cards: list[Card], room: Box) ->
 def _cards_below(builder: PlanBuilder, parts: _Parts, area: Box) -> int:
     """Place mosaics at the left and zooms at the right; below both, in the whole width, scores and
     weights."""
-    high = area.height - _row_below(builder, parts)
-    mosaics, cards = _mosaics(builder, parts, Box(area.x, area.y, int(0.58 * area.width), high))
-    x = mosaics.right + builder.px(40)
-    room = Box(x, area.y, area.right - x, high)
+    above, _ = cut_bottom(area, _row_below(builder, parts))
+    mosaics, cards = _mosaics(builder, parts, cut_left(above, int(0.58 * area.width))[0])
+    room = left_at(above, mosaics.right + builder.px(40))
     bottom = place_zooms(builder, parts.heads[0], parts.ranked, parts.n_zooms, room)
     return place_below(builder, cards, max(bottom, mosaics.bottom), area)
 
@@ -193,12 +202,11 @@ def _cards_below(builder: PlanBuilder, parts: _Parts, area: Box) -> int:
 def _in_rows(builder: PlanBuilder, parts: _Parts, area: Box, *, most_groups: int) -> int:
     """Place mosaics, zooms, and scores and weights, each in the whole width, below each other."""
     px = builder.px
-    high = area.height - _row_below(builder, parts)
+    above, _ = cut_bottom(area, _row_below(builder, parts))
     beside = px(_COLUMN + 40) if parts.summary and parts.scores and len(parts.heads) == 1 else 0
-    room = Box(area.x, area.y, area.width - beside, int(0.72 * high))
+    room, _ = cut_right(cut_top(above, int(0.72 * above.height))[0], beside)
     mosaics, cards = _mosaics(builder, parts, room, most_groups)
-    y = next_even(mosaics.bottom + px(TITLES))
-    room = Box(area.x, y, area.width, area.y + high - y)
+    room = top_at(above, next_even(mosaics.bottom + px(TITLES)))
     bottom = place_zooms(builder, parts.heads[0], parts.ranked, parts.n_zooms, room)
     return place_below(builder, cards, bottom, area)
 
@@ -217,8 +225,7 @@ def _mosaics(
     foot = beside_foot(builder, summary) if summary else 0
     column = px(_COLUMN + 40) if summary and not parts.scores else 0
     if shows_role_map(builder):
-        room = Box(area.x, area.y, area.width - column, area.height)
-        return place_role_map(builder, room), parts.cards
+        return place_role_map(builder, cut_right(area, column)[0]), parts.cards
 
     width = area.width
     if builder.is_narrow:
@@ -231,13 +238,12 @@ def _mosaics(
         room = replace(room, x=mosaic.right + px(40))
     if summary and len(builder.heatmaps) == 1:
         right = place_beside(builder, summary, mosaic)
-        box = Box(area.x, area.y, right - area.x, bottom + foot - area.y)
-        return box, list(parts.scores)
+        return right_at(bottom_at(area, bottom + foot), right), list(parts.scores)
     if summary and not parts.scores:
         beside = Box(mosaic.right + px(28), area.y, px(_COLUMN), area.height)
         right = place_column(builder, summary, beside)
-        return Box(area.x, area.y, right - area.x, area.height), []
-    return Box(area.x, area.y, mosaic.right - area.x, bottom - area.y), parts.cards
+        return right_at(area, right), []
+    return right_at(bottom_at(area, bottom), mosaic.right), parts.cards
 
 
 def _row_below(builder: PlanBuilder, parts: _Parts) -> int:

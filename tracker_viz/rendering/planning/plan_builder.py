@@ -131,6 +131,11 @@ class PlanBuilder:
     def margin(self) -> int:
         return self.px(36)
 
+    @property
+    def page(self) -> Box:
+        """Return the picture between its left and its right margin."""
+        return Box(self.margin, 0, self.width - 2 * self.margin, self.height)
+
     def px(self, pixels: float) -> int:
         return max(1, round(pixels * self.unit))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracker_viz.rendering.plan import Box
+from tracker_viz.rendering.planning.boxes import cut_bottom, cut_top, top_at
 from tracker_viz.rendering.planning.cards import (
     Card,
     place_below,
@@ -63,18 +64,18 @@ def place_portrait(
     """Place the maps, and below them the scores; return the bottom of the lowest part."""
     px = builder.px
     below = row_height(builder, cards, px(110)) + px(TITLES) if cards else 0
-    maps = Box(area.x, area.y, area.width, area.height - below)
+    maps, _ = cut_bottom(area, below)
     arrangements = _arrangements(builder, heads, matrices, maps)
     rows = max(arrangements, key=lambda rows: sum(row.painted for row in rows))
     if any(row.heads and row.shape.map_px < LEAST_MAP_PX * builder.unit for row in rows):
         return place_many_heads(builder, heads, matrices, cards, n_zooms, area)
     if any(row.shape.map_px < least_matrix_px(builder) for row in rows):
         return place_cards(builder, [weight_card(builder, matrices[0]), *cards], area)
-    y = bottom = area.y
+    room, bottom = area, area.y
     for row in rows:
-        box = Box(area.x, y, area.width, row.height)
+        box, _ = cut_top(room, row.height)
         _, bottom = place_grid(builder, row.heads, row.matrices, box, row.shape)
-        y = next_even(bottom + px(TITLES))
+        room = top_at(room, next_even(bottom + px(TITLES)))
     return place_below(builder, cards, bottom, area)
 
 
@@ -101,7 +102,7 @@ def _fitted(builder: PlanBuilder, split: Sequence[_Split], area: Box) -> list[_R
     each = free / sum(shares)
     for number, (heads, matrices) in enumerate(split):
         height = max(1, int(each if heads else free / (len(split) - number)))
-        room = Box(area.x, area.y, area.width, height)
+        room, _ = cut_top(area, height)
         rows.append(_Row(heads, matrices, fit_grid(builder, heads, matrices, room)))
         free -= rows[-1].height
     return rows

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.metrics import ROLES, Event, role_label
 from tracker_viz.rendering.plan import Box, Curve, Swatch, Timeline
+from tracker_viz.rendering.planning.boxes import cut_bottom, cut_left, rows, top_at
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.scales import short_number
 from tracker_viz.rendering.series import si_number
@@ -32,10 +33,12 @@ def timeline(builder: PlanBuilder, area: Box, events: Sequence[Event]) -> None:
     roles = lane_roles(builder.subject)
     left = px(_label_room(builder, roles))
     above, lanes = px(34) if events else px(4), lanes_px(builder)
-    high = min(area.height - above - lanes - px(32), px(300 if builder.is_narrow else 190))
-    plot = Box(area.x + left, area.bottom - px(32) - lanes - high, area.width - left, high)
+    _, box = cut_left(cut_bottom(area, px(32))[0], left)
+    plot, _ = cut_bottom(box, lanes)
+    high = min(plot.height - above, px(300 if builder.is_narrow else 190))
+    plot = top_at(plot, plot.bottom - high)
     points = builder.subject.timing.points
-    line = Timeline(replace(plot, height=high + lanes), plot, float(points[0]), float(points[-1]))
+    line = Timeline(top_at(box, plot.y), plot, float(points[0]), float(points[-1]))
 
     line = replace(line, curves=_curves(builder, line))
     _labels_below(builder, line)
@@ -205,17 +208,17 @@ def _lanes(
 ) -> tuple[Swatch, ...]:
     """Place a lane per role, its name beside it from ``left`` on; return a mark, in the run's own
     color, where each run took the role."""
-    px, theme, pitch = builder.px, builder.theme, _lane_px(builder)
+    px, theme, box = builder.px, builder.theme, line.box
+    below = top_at(box, line.plot.bottom + px(_LANES_GAP))
     marks = []
-    for number, role in enumerate(roles):
-        top = line.plot.bottom + px(_LANES_GAP) + number * pitch
-        middle = top + pitch // 2
-        builder.swatches.append(Swatch(Box(line.box.x, middle, line.box.width, px(1)), theme.faint))
+    for role, lane in zip(roles, rows(below, len(roles)), strict=True):
+        middle = lane.y + lane.height // 2
+        builder.swatches.append(Swatch(Box(box.x, middle, box.width, px(1)), theme.faint))
         color = theme.roles.get(role, theme.text)
         builder.square(left, middle - px(6), px(12), color)
-        name = builder.fitted(role_label(role), _LANE, line.box.x - left - px(32))
-        builder.text_left_of(line.box.x - px(12), name, middle, _LANE, color)
-        marks += _lane_marks(builder, line, role, Box(line.box.x, top, line.box.width, pitch))
+        name = builder.fitted(role_label(role), _LANE, box.x - left - px(32))
+        builder.text_left_of(box.x - px(12), name, middle, _LANE, color)
+        marks += _lane_marks(builder, line, role, lane)
     return tuple(marks)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tracker_viz.rendering.plan import Bar, Box, Heatmap, Readout
+from tracker_viz.rendering.planning.boxes import cut_bottom, cut_top, top_at
 from tracker_viz.rendering.planning.cards.card import Card, score_cards
 from tracker_viz.rendering.planning.cards.shape import (
     COLUMN,
@@ -41,13 +43,14 @@ def place_scores(builder: PlanBuilder, names: Sequence[str], box: Box) -> None:
         _place_numbers(builder, cards, box)
         # Numbers have no color, so that the scale needs no bar.
         builder.scales.pop("score", None)
-        below = box.y + len(cards) * builder.px(_NUMBER_ROW)
-        builder.place_bars(Box(box.x, below, box.width, box.bottom - below))
+        _, below = cut_top(box, len(cards) * builder.px(_NUMBER_ROW))
+        builder.place_bars(below)
         return
     shared = [key for key in builder.scales if key == "score" or not key.startswith("scores.")]
     bars, gap = len(shared) * builder.px(64), builder.px(10)
-    place_cards(builder, cards, Box(box.x, box.y, box.width, box.height - bars - gap))
-    builder.place_bars(Box(box.x, box.bottom - bars + gap, box.width, bars))
+    maps, foot = cut_bottom(box, bars - gap, gap=2 * gap)
+    place_cards(builder, cards, maps)
+    builder.place_bars(replace(foot, height=bars))
 
 
 def _place_numbers(builder: PlanBuilder, cards: Sequence[Card], box: Box) -> None:
@@ -160,8 +163,7 @@ def place_below(builder: PlanBuilder, cards: Sequence[Card], above: int, area: B
         return above
     y = next_even(above + builder.px(TITLES))
     has_own = any(card.scale.startswith("scores.") for card in cards)
-    room = Box(area.x, y, area.width, area.bottom - y)
-    return place_cards(builder, cards, room, own_bars=has_own)
+    return place_cards(builder, cards, top_at(area, y), own_bars=has_own)
 
 
 def _bar_font(builder: PlanBuilder, card: Card, bar_px: int) -> float:

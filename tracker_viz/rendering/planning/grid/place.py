@@ -1,0 +1,238 @@
+"""Place attention and weight maps in a grid of rows, one per block, with the names of rows and
+columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from tracker_viz.rendering.plan import Box, Heatmap, Swatch
+from tracker_viz.rendering.planning.content import (
+    Heads,
+    Matrices,
+    add_weight_scale,
+    heads_that_share,
+    matrix_title,
+    short_kind,
+    weight_source,
+)
+from tracker_viz.rendering.planning.grid.fit import (
+    NAME,
+    GridShape,
+    around_px,
+    fit_matrix,
+    is_plain,
+    label_width,
+    names_in_corners,
+    section_gap,
+)
+from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
+
+
+def place_grid(
+    builder: PlanBuilder,
+    heads: Sequence[Heads],
+    matrices: Sequence[Matrices],
+    area: Box,
+    shape: GridShape,
+    keep_right: int = 0,
+) -> tuple[int, int]:
+    """Place everything in ``area``, whose last ``keep_right`` pixels stay free; return (right,
+    bottom) of what was placed."""
+    panels: list[Heads | Matrices] = [*heads, *matrices]
+    cornered = names_in_corners(builder, heads, shape)
+    n_blocks = max(len(panel.blocks) for panel in panels)
+    section, label = section_gap(builder), label_width(builder, shape.groups)
+    if not keep_right:
+        section += _spare_gap(builder, panels, shape, area)
+    x = area.x
+    for panel in panels:
+        for group in range(shape.groups):
+            blocks = shape.blocks(group, n_blocks)
+            if panel is panels[0] or shape.groups > 1:
+                x += label
+                if not cornered:
+                    _row_labels(builder, blocks, x, area.y, shape)
+            if group == 0:
+                width = _panel_width(panel, shape) + section + label
+                room = shape.groups * width - section // 2 - label
+                if panel is panels[-1] and not keep_right:
+                    room = area.right - x
+                _write_title(builder, panel, Box(x, area.y, room, shape.height), shape, heads)
+            x = _place_panel(builder, panel, blocks, x, area.y, shape) + section
+    for weights in matrices:
+        add_weight_scale(builder, weights)
+    return x - section, area.y + shape.height
+
+
+def _spare_gap(
+    builder: PlanBuilder, panels: Sequence[Heads | Matrices], shape: GridShape, area: Box
+) -> int:
+    """Return how much wider the gaps between sections become where nothing stands at the right."""
+    maps_px = shape.groups * sum(_panel_width(panel, shape) for panel in panels)
+    spare = area.width - around_px(builder, shape.groups, len(panels)) - maps_px
+    return min(max(0, spare) // (shape.groups * len(panels)), builder.px(160))
+
+
+def _write_title(
+    builder: PlanBuilder,
+    panel: Heads | Matrices,
+    box: Box,
+    shape: GridShape,
+    heads: Sequence[Heads],
+) -> None:
+    """Write the title of a panel above ``box``, or beside it where the row above it is taken."""
+    if isinstance(panel, Matrices) and heads and is_plain(builder, shape):
+        _title_beside(builder, panel, box)
+        return
+    axes = panel.axes(shape.pool) if isinstance(panel, Heads) else panel.axes
+    above = builder.px(14 if names_in_corners(builder, heads, shape) else 34)
+    builder.heading(panel.title, box.x, box.y - above, box.width, *axes)
+
+
+def _place_panel(
+    builder: PlanBuilder,
+    panel: Heads | Matrices,
+    blocks: range,
+    x: int,
+    top: int,
+    shape: GridShape,
+) -> int:
+    """Place the maps of some blocks from ``x`` on; return where they end."""
+    x = next_even(x)
+    if isinstance(panel, Heads):
+        _place_heads(builder, panel, blocks, x, top, shape)
+    else:
+        _place_matrices(builder, panel, blocks, x, top, shape)
+    return x + _panel_width(panel, shape)
+
+
+def _title_beside(builder: PlanBuilder, panel: Matrices, box: Box) -> None:
+    """Write a panel's title up its left side, where the row above it holds names of columns."""
+    for text in (f"{panel.title} · {panel.axes[-1]}", *builder.shorter(panel.title)):
+        wide = builder.text_width(text, NAME)
+        if wide <= box.height - builder.px(36):
+            end = box.y + (box.height - wide) / 2
+            builder.text(text, box.x - builder.px(12), end, NAME, align="right", rotation=90)
+            return
+
+
+def _panel_width(panel: Heads | Matrices, shape: GridShape) -> int:
+    return shape.columns(panel) * (shape.width_of(panel) + shape.gap) - shape.gap
+
+
+def _row_labels(builder: PlanBuilder, blocks: range, x: int, top: int, shape: GridShape) -> None:
+    every = max(1, -(-builder.px(20) // shape.block_pitch))
+    middle = top + (shape.block_pitch - shape.gap - shape.caption) / 2
+    is_short = builder.is_narrow or shape.groups > 1
+    for row in range(0, len(blocks), every):
+        text = str(blocks[row]) if is_short else f"block {blocks[row]}"
+        builder.text_left_of(x - builder.px(14), text, middle + row * shape.block_pitch, NAME)
+
+
+def _column_names(
+    builder: PlanBuilder, names: Sequence[str], short: Sequence[str], box: Box, pitch: int
+) -> None:
+    """Write names above columns ``pitch`` pixels apart, all of them short where one is too wide;
+    ``box``: the first map."""
+    px = builder.px
+    texts = names if builder.widest(names, NAME) < pitch - px(6) else short
+    every = max(1, -(-builder.widest(texts, NAME) // max(1, pitch - px(4))))
+    # The last name stays out of the margin, also where it is wider than its column.
+    end = box.x + (len(texts) - 1) * pitch + box.width + px(5)
+    for column in range(0, len(texts), every):
+        text = texts[column]
+        last_middle = end - builder.text_width(text, NAME) / 2
+        middle = min(box.x + column * pitch + box.width / 2, last_middle)
+        builder.text(text, middle, box.y - px(8), NAME, align="center")
+
+
+def _caption(builder: PlanBuilder, box: Box, name: str, short: str) -> None:
+    text = name if builder.text_width(name, NAME) <= box.width else short
+    builder.text(text, box.x + box.width / 2, box.y - builder.px(8), NAME, align="center")
+
+
+def _place_heads(
+    builder: PlanBuilder, group: Heads, blocks: range, x: int, top: int, shape: GridShape
+) -> None:
+    cornered = names_in_corners(builder, [group], shape)
+    if not shape.caption and group.numbers and not cornered:
+        names = [f"head {head}" for head in group.numbers]
+        short = [str(head) for head in group.numbers]
+        first = Box(x, top, shape.map_px, shape.map_px)
+        _column_names(builder, names, short, first, shape.map_px + shape.gap)
+    mask = group.mask(-(-group.length // shape.pool))
+    sharing = heads_that_share(builder.series)
+    for row, position in enumerate(blocks):
+        if position >= len(group.blocks):
+            continue
+        block, numbers = group.indices[position]
+        if sharing > 1 and shape.lines == 1:
+            _join_heads_that_share(builder, group, numbers, sharing, shape, row, Box(x, top, 0, 0))
+        for number, source in enumerate(group.blocks[position]):
+            right, down = shape.origin(group, row, number)
+            box = Box(x + right, top + down, shape.map_px, shape.map_px)
+            head = numbers[number]
+            heatmap = Heatmap(
+                f"{group.title} · block {block} head {head}",
+                replace(source, pool=shape.pool),
+                box,
+                group.scale,
+                mask,
+                head=(block, head),
+                corner=f"L{block}H{head}" if cornered else "",
+                corner_px=NAME * builder.unit,
+            )
+            builder.heatmaps.append(heatmap)
+            if shape.caption:
+                _caption(builder, box, f"head {head}", str(head))
+
+
+def _join_heads_that_share(
+    builder: PlanBuilder,
+    group: Heads,
+    numbers: Sequence[int],
+    sharing: int,
+    shape: GridShape,
+    row: int,
+    origin: Box,
+) -> None:
+    """Draw a line below neighboring heads that read the same keys and values."""
+    line_px = max(2, builder.px(2))
+    for _, columns in groupby(range(len(numbers)), lambda column: numbers[column] // sharing):
+        joined = list(columns)
+        left, y = shape.origin(group, row, joined[0])
+        right, _ = shape.origin(group, row, joined[-1])
+        below = origin.y + y + shape.map_px + shape.gap // 2 - line_px // 2
+        width = right + shape.map_px - left
+        line = Box(origin.x + left, below, width, line_px)
+        builder.swatches.append(Swatch(line, builder.theme.dim))
+
+
+def _place_matrices(
+    builder: PlanBuilder, group: Matrices, blocks: range, x: int, top: int, shape: GridShape
+) -> None:
+    titles = [matrix_title(kind) for kind in group.kinds]
+    short = [short_kind(kind) for kind in group.kinds]
+    if shape.lines == 1:
+        first = Box(x, top, shape.wide_px, shape.map_px)
+        _column_names(builder, titles, short, first, shape.wide_px + shape.gap)
+    # Another panel may have more blocks than this one.
+    shown = [group.blocks[position] for position in blocks if position < len(group.blocks)]
+    names = [name for block in shown for name in block.values()]
+    first_arrays, last_arrays = builder.series.read_ends(names)
+    for row, block in enumerate(shown):
+        for number, kind in enumerate(group.kinds):
+            if kind not in block:
+                continue
+            name = block[kind]
+            rows, columns = builder.series.require(name, builder.layout.name).shape
+            right, down = shape.origin(group, row, number)
+            room = Box(x + right, top + down, shape.wide_px, shape.map_px)
+            box, cells = fit_matrix(builder, (rows, columns), room)
+            ends = (first_arrays[name], last_arrays[name])
+            source = weight_source(builder, group.panel, name, cells, ends)
+            builder.heatmaps.append(Heatmap(f"{group.title} · {name}", source, box, group.scale))
+            if shape.lines > 1:
+                _caption(builder, room, titles[number], short[number])
