@@ -37,10 +37,10 @@ def option(key: str, value: object) -> str:
 def _in_grammar(value: object) -> str:
     if isinstance(value, Mapping):
         # Names of a mapping take no quotes, and need a backslash before what ends them.
-        entries = [
-            re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", str(key)) + f": {_in_grammar(each)}"
-            for key, each in value.items()
-        ]
+        entries = []
+        for key, each in value.items():
+            name = re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", str(key))
+            entries.append(f"{name}: {_in_grammar(each)}")
         return "{" + ", ".join(entries) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_in_grammar, value)) + "]"

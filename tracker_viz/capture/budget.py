@@ -274,9 +274,9 @@ def without_hidden_rows(capture: Capture) -> Capture:
         return capture
     of_rows = {name for name in capture.arrays if name.endswith(_MAPS)}
     of_rows |= routers_of(capture.arrays).keys()
-    arrays = {
-        name: array[drawn] if name in of_rows else array for name, array in capture.arrays.items()
-    }
+    arrays = dict(capture.arrays)
+    for name in of_rows:
+        arrays[name] = arrays[name][drawn]
     labels = dict(capture.labels)
     if "probe" in labels:
         labels["probe"] = tuple(labels["probe"][row] for row in drawn)

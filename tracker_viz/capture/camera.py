@@ -173,9 +173,10 @@ class Camera:
                 "(accelerator.prepare)"
             )
         self._input_ids = self._input_ids.to(self.device)
-        written = {
-            name: buffer for name, buffer in self.model.named_buffers() if name in self._written
-        }
+        written = {}
+        for name, buffer in self.model.named_buffers():
+            if name in self._written:
+                written[name] = buffer
         with isolated(self.model, autocast=self._autocast, written_buffers=written):
             if _signature(self.model) == self._signature:
                 self._neurons = NeuronWatch(self._input_ids.numel(), self._n_drawn_tokens)

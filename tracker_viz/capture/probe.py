@@ -86,10 +86,9 @@ class Probe:
 
     def description(self) -> dict[str, Any]:
         """JSON-like, as ``Capture.probe`` holds it."""
-        rows = [
-            {**row.description(), "ids": ids}
-            for row, ids in zip(self.rows, self.input_ids.tolist(), strict=True)
-        ]
+        rows = []
+        for row, ids in zip(self.rows, self.input_ids.tolist(), strict=True):
+            rows.append({**row.description(), "ids": ids})
         return {"length": self.length, "rows": rows}
 
     def with_score_rows(self, most: int) -> Probe:

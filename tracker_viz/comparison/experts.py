@@ -75,9 +75,9 @@ def match_experts(a: RoutedRun, b: RoutedRun, *, seed: int = 0) -> ExpertMatchin
     """
     n_tokens = _n_tokens(a, b)
     n_depths = min(a.n_blocks, b.n_blocks)
-    groups = [
-        (_members(a, depth, n_depths), _members(b, depth, n_depths)) for depth in range(n_depths)
-    ]
+    groups = []
+    for depth in range(n_depths):
+        groups.append((_members(a, depth, n_depths), _members(b, depth, n_depths)))
     groups = [(one, other) for one, other in groups if one and other]
     n_choices = max(_n_choices(a), _n_choices(b))
 

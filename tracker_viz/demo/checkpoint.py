@@ -64,9 +64,9 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     """Write one checkpoint, whole or not at all. The tensors may change when this returns."""
     description = {"schema": SCHEMA_VERSION, "step": checkpoint.step, "config": checkpoint.config}
     metadata = {_METADATA_KEY: json.dumps(description)}
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
-    }
+    tensors = {}
+    for name, tensor in checkpoint.tensors.items():
+        tensors[name] = tensor.detach().cpu().contiguous()
     write_atomically(safetensors.torch.save(tensors, metadata), path)
 
 

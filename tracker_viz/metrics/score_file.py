@@ -185,9 +185,9 @@ def _tensor(file: Any, name: str, dtype: str, shape: tuple[int | None, ...]) -> 
     """Read one tensor, checked before it is allocated. None in ``shape``: any size."""
     found = file.get_slice(name)
     size = found.get_shape()
-    fits = len(size) == len(shape) and all(
-        want in (None, have) for want, have in zip(shape, size, strict=True)
-    )
+    fits = len(size) == len(shape)
+    for wanted, there in zip(shape, size, strict=False):
+        fits = fits and wanted in (None, there)
     if not fits or found.get_dtype() != dtype:
         raise ValueError(f"{name} must be {dtype} {shape}; it is {found.get_dtype()} {size}")
     return file.get_tensor(name)

@@ -73,9 +73,10 @@ def score(
     patterns, weights = patterns_of(capture), _weights(capture, sampled)
     routed = routed_probe(capture, routed_before)
     n_blocks = _n_blocks(capture, {*patterns, *routed, *(block for block, _ in weights)})
-    arrays = {
-        name: array for name, array in capture.arrays.items() if not name.endswith(_FOR_SCORES)
-    }
+    arrays = {}
+    for name, array in capture.arrays.items():
+        if not name.endswith(_FOR_SCORES):
+            arrays[name] = array
     axes, labels = dict(capture.axes), dict(capture.labels)
     model = dict(capture.model)
     probe = capture.probe
@@ -149,10 +150,9 @@ class Scorer:
         self._sampled = sampled
         self._previous: Matrices = {}
         self._routed_before: dict[int, Integers] = {}
-        self._scored = {
-            capture.step: scores_only(capture)
-            for capture in (*earlier, *([first] if first else []))
-        }
+        self._scored = {capture.step: scores_only(capture) for capture in earlier}
+        if first is not None:
+            self._scored[first.step] = scores_only(first)
 
     def __call__(self, capture: Capture) -> Capture:
         weights = weights_of(capture)

@@ -83,8 +83,10 @@ def refs_by_step(
         entries[ref.step].append(ref)
     chosen = []
     for step in sorted(entries):
-        fitting = [
-            ref for ref in entries[step] if nbytes.get(ref.file_name) in (None, ref.nbytes)
-        ] or entries[step]
+        fitting = []
+        for ref in entries[step]:
+            if nbytes.get(ref.file_name) in (None, ref.nbytes):
+                fitting.append(ref)
+        fitting = fitting or entries[step]
         chosen.append(fitting[0] if len(fitting) == 1 else newest(fitting))
     return chosen

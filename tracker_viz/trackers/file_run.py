@@ -64,11 +64,10 @@ class FileRun(Run):
 
     def missing(self, refs: Sequence[CaptureRef]) -> list[CaptureRef]:
         nbytes = self.sizes(capture_index.CAPTURES)
-        whole = {
-            ref
-            for ref in self._listed(nbytes)
-            if nbytes.get(ref.file_name, -1) in (None, ref.nbytes)
-        }
+        whole = set()
+        for listed in self._listed(nbytes):
+            if nbytes.get(listed.file_name, -1) in (None, listed.nbytes):
+                whole.add(listed)
         return [ref for ref in refs if ref not in whole]
 
     def fetch(self, ref: CaptureRef, directory: Path) -> Path:

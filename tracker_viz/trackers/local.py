@@ -229,10 +229,11 @@ class LocalRun(FileRun):
             write_atomically(capture_index.entry_text(ref, taken).encode(), path)
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
-        lines = [
-            json.dumps({"step": point.step, "time": point.time or time.time(), **point.values})
-            for point in points
-        ]
+        lines = []
+        for point in points:
+            lines.append(
+                json.dumps({"step": point.step, "time": point.time or time.time(), **point.values})
+            )
         append_lines(lines, self.directory / "metrics.jsonl")
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:

@@ -258,11 +258,11 @@ def _attributes(value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, type):
         found |= vars(value)
     hidden = (property, classmethod, staticmethod)
-    return [
-        (name, member)
-        for name, member in found.items()
-        if not name.startswith("_") and not isinstance(member, hidden)
-    ]
+    public = []
+    for name, member in found.items():
+        if not name.startswith("_") and not isinstance(member, hidden):
+            public.append((name, member))
+    return public
 
 
 def _is_omegaconf(value: Any) -> bool:

@@ -134,10 +134,9 @@ def noted_parents(directory: Path) -> list[Parent]:
 
 
 def note_parents(parents: Sequence[Parent], directory: Path) -> None:
-    noted = [
-        {"ref": str(each.ref), "options": dict(each.options), "online": each.online}
-        for each in parents
-    ]
+    noted = []
+    for each in parents:
+        noted.append({"ref": str(each.ref), "options": dict(each.options), "online": each.online})
     write_json({"parents": noted}, directory / PARENTS_FILE)
 
 

@@ -283,9 +283,9 @@ def _split_values(
     value_start, value_end = values[0]
     width = value_end - value_start
     key_width = round(width * key_per_value)
-    expected = [
-        (number * group + value_start, number * group + value_end) for number in range(n_groups)
-    ]
+    expected = []
+    for number in range(n_groups):
+        expected.append((number * group + value_start, number * group + value_end))
     if rest or list(values) != expected:
         yield whole(matrix, index, f"{where}.w_{role}")
         return

@@ -127,10 +127,9 @@ class CaptureTests(Supplied):
     def test_two_writers_of_one_run_do_not_lose_each_others_captures(
         self, run: Run, tracker: Tracker, tmp_path: Path
     ) -> None:
-        halves = [
-            write_captures(list(range(first, 12, 2)), tmp_path / f"writer-{first}")
-            for first in (0, 1)
-        ]
+        halves = []
+        for first in (0, 1):
+            halves.append(write_captures(list(range(first, 12, 2)), tmp_path / f"writer-{first}"))
         together = threading.Barrier(2)
 
         def write(half: list[CapturePath]) -> None:

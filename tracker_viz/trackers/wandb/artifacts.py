@@ -247,11 +247,10 @@ def capture_versions(service: WandbService, ref: RunRef) -> list[wandb.Artifact]
     """Return the committed versions of a run's captures, oldest first."""
     run = service.fetch_run(ref)
     with translated(service.base_url, ref):
-        logged = [
-            artifact
-            for artifact in run.logged_artifacts(per_page=LISTED_AT_ONCE)
-            if artifact.type == ARTIFACT_TYPE
-        ]
+        logged = []
+        for artifact in run.logged_artifacts(per_page=LISTED_AT_ONCE):
+            if artifact.type == ARTIFACT_TYPE:
+                logged.append(artifact)
     whole = [artifact for artifact in logged if artifact.state == "COMMITTED"]
     return sorted(whole, key=lambda artifact: int(artifact.version.removeprefix("v")))
 

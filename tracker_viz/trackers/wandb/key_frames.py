@@ -50,12 +50,12 @@ def read_frames(frames: Sequence[tuple[int, Path]]) -> dict[KeyFrame, Path]:
         )
     contents = {step: picture.read_bytes() for step, picture in frames}
     by_step = dict(frames)
-    return {
-        KeyFrame(
-            step, hashlib.sha256(contents[step]).hexdigest()[:20], len(contents[step])
-        ): by_step[step]
-        for step in steps
-    }
+    keyed = {}
+    for step in steps:
+        # The client names a picture's file by the first 20 digits of its hash.
+        digest = hashlib.sha256(contents[step]).hexdigest()[:20]
+        keyed[KeyFrame(step, digest, len(contents[step]))] = by_step[step]
+    return keyed
 
 
 def frame_media(frame: KeyFrame, picture: Path) -> wandb.Image:
@@ -72,15 +72,14 @@ def shown_frames(service: WandbService, ref: RunRef, key: str) -> set[KeyFrame]:
     with translated(service.base_url, ref):
         for row in run.scan_history(keys=[key], use_cache=False):
             paths |= _paths_in(row[key])
-        sizes = {
-            file.name: file.size
-            for file in run.files(list(paths.values()), per_page=LISTED_AT_ONCE)
-        }
+        sizes = {}
+        for file in run.files(list(paths.values()), per_page=LISTED_AT_ONCE):
+            sizes[file.name] = file.size
     # The client names them <key>_<row>_<digest>.png.
-    return {
-        KeyFrame(step, Path(path).stem.rpartition("_")[2], sizes.get(path, 0))
-        for step, path in paths.items()
-    }
+    shown = set()
+    for step, path in paths.items():
+        shown.add(KeyFrame(step, Path(path).stem.rpartition("_")[2], sizes.get(path, 0)))
+    return shown
 
 
 def await_frames(

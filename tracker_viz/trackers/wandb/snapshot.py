@@ -153,11 +153,11 @@ def require_stored(run: Any, sizes: Mapping[str, int]) -> None:
 
 def _media(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the single files that a summary shows under keys of ours."""
-    return {
-        key: value
-        for key, value in summary.items()
-        if key.startswith("tracker_viz/") and hasattr(value, "get") and "path" in value
-    }
+    media = {}
+    for key, value in summary.items():
+        if key.startswith("tracker_viz/") and hasattr(value, "get") and "path" in value:
+            media[key] = value
+    return media
 
 
 def comparable(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -318,11 +318,11 @@ class WandbTracker(Tracker):
         if not path or not Path(path).is_file():
             return {}
         written = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        return {
-            name: described["value"]
-            for name, described in written.items()
-            if isinstance(described, Mapping) and "value" in described
-        }
+        config = {}
+        for name, described in written.items():
+            if isinstance(described, Mapping) and "value" in described:
+                config[name] = described["value"]
+        return config
 
     def health(self, timeout_s: float) -> Health:
         """Check that the client's server answers, and that there is a key for it."""
