@@ -12,7 +12,14 @@ import pytest
 
 from tracker_viz.capture.budget import Budget
 from tracker_viz.errors import CaptureError
-from tracker_viz.metrics import EXPERT_SCORES, ROUTER_SCORES, Scorer, score_series
+from tracker_viz.metrics import (
+    EXPERT_SCORES,
+    ROUTER_SCORES,
+    Scorer,
+    ScoreSeries,
+    find_events,
+    score_series,
+)
 from tracker_viz.metrics.mixtures import expert_measures as measures
 from tracker_viz.types import Capture
 
@@ -181,6 +188,29 @@ def test_a_scored_capture_has_every_score_of_its_routers_and_a_series_stacks_the
         "router/changed_mean",
         "router/imbalance_max",
     }
+
+
+def loads(*of_experts):
+    """A run whose one block has experts of these loads, capture by capture."""
+    load = np.array(of_experts, np.float32).T[:, None]
+    steps = np.arange(len(load)) * 10
+    return ScoreSeries(steps, {}, experts={"load": load})
+
+
+def test_an_expert_that_gets_no_token_to_the_end_is_an_event_with_its_words():
+    (event,) = find_events(loads([1, 1, 1, 1, 1, 1], [1, 2, 1, 0, 0, 0]))
+    assert (event.kind, event.first_step, event.last_step) == ("dead_experts", 20, 30)
+    assert event.headline == "expert dies"
+    assert event.text == "20–30: expert 1 of block 0 gets no token of the probe any more"
+    (both,) = find_events(loads([2, 2, 2, 2, 2], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]))
+    assert both.caption == "2 experts in block 0 get no token of the probe any more"
+
+
+@pytest.mark.parametrize(
+    "load", [[1, 0, 0, 0, 1], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0.05, 0, 0, 0]]
+)
+def test_an_expert_that_comes_back_never_lived_or_is_idle_for_a_while_is_no_event(load):
+    assert find_events(loads([1] * len(load), load)) == []
 
 
 def test_a_router_without_its_choices_is_refused_by_name():

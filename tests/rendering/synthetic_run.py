@@ -207,14 +207,12 @@ def _scores(arrays, blocks, period):
 
 
 def _router(block, part, length, period, probes, experts, chosen=2):
-    """A router that comes to send each token of the repeats to experts of its own, and of which the
-    last expert dies."""
+    """A router that comes to send each token of the repeats to experts of its own."""
     rng = np.random.default_rng(block)
     of_token = rng.normal(0, 3.0, (length, experts))
     logits = rng.normal(0, 0.5, (probes, length, experts))
     logits[0] += part * of_token[np.arange(length) % period]
     logits[1:] += part * of_token
-    logits[..., -1] -= 6 * part
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     order = np.argsort(-probabilities, axis=-1)[..., :chosen]
     name = f"blocks.{block}.mlp.router"

@@ -21,7 +21,7 @@ from tracker_viz.metrics.series import ScoreSeries
 from tracker_viz.types import HeadId
 
 Floats = NDArray[np.float64]
-EventKind = Literal["role", "loss_fall", "loss_jump", "collapse", "nonfinite"]
+EventKind = Literal["role", "loss_fall", "loss_jump", "collapse", "nonfinite", "dead_experts"]
 
 # Heads that take a role within this share of the captures of each other take it together.
 TOGETHER = 1 / 12
@@ -34,6 +34,9 @@ TIMES_NOISE = 4.0
 # A block has collapsed when its heads spread their attention over almost nothing: a mean of the
 # normalized entropy (0..1) that falls below the first value after it was above the second.
 COLLAPSED_BELOW, SOUND_ABOVE = 0.05, 0.2
+# An expert of a mixture is dead that no token of the probe goes to at so many captures, to the end,
+# after it had this part of an even load at one before.
+DEAD_FOR, ALIVE_ABOVE = 3, 0.1
 
 # A caption has one line: with more roles than this it gives numbers of heads, not their blocks.
 MOST_ROLES_WITH_BLOCKS = 2
@@ -59,7 +62,8 @@ class Event:
     Attributes:
         kind: ``role``: heads took a role; ``loss_fall`` and ``loss_jump``: the loss moved fast;
             ``collapse``: a block's attention collapsed onto single tokens; ``nonfinite``: NaN or
-            infinity appeared.
+            infinity appeared; ``dead_experts``: no token of the probe goes to some experts of a
+            mixture any more.
         first_step: last capture without it.
         last_step: first capture with all of it. Equal to ``first_step`` for one capture.
         heads: (block, head) of the heads that it is about, the strongest first. Of a role: those
@@ -69,6 +73,7 @@ class Event:
         before, after: value of ``metric`` at the first and the last step; NaN without a metric.
         strength: 0..1, how much of the run's story this is: orders events of different kinds.
         holders: of a role: all heads that have it in the end.
+        experts: (block, expert) of the experts that it is about.
     """
 
     kind: EventKind
@@ -81,6 +86,7 @@ class Event:
     after: float = float("nan")
     strength: float = 0.0
     holders: tuple[HeadId, ...] = ()
+    experts: tuple[HeadId, ...] = ()
 
     @property
     def steps_text(self) -> str:
@@ -98,6 +104,7 @@ class Event:
             "loss_jump": f"{self.metric} jumps",
             "collapse": "attention collapses",
             "nonfinite": "NaN",
+            "dead_experts": "expert dies" if len(self.experts) == 1 else "experts die",
         }
         return names[self.kind]
 
@@ -126,6 +133,8 @@ class Event:
             )
         if self.kind == "nonfinite":
             return f"{self.metric} is no longer finite"
+        if self.kind == "dead_experts":
+            return _experts_text(self.experts)
         verb = "falls fast" if self.kind == "loss_fall" else "jumps"
         return f"{self.metric} {verb}: {_figure(self.before)} → {_figure(self.after)}"
 
@@ -161,6 +170,7 @@ def find_events(series: ScoreSeries, *, metric: str = "loss") -> list[Event]:
     found += [move for move in moves if not _explained(move, found)]
     found += _collapses(series)
     found += _nonfinite(series, metric)
+    found += _dead_experts(series)
     return sorted(found, key=lambda event: (event.first_step, event.last_step, event.kind))
 
 
@@ -186,6 +196,14 @@ def run_sentence(events: Sequence[Event]) -> str:
         noun = "head" if len(members) == 1 else "heads"
         parts.append(f"{len(members)} {_of_role(role, noun)} in {_blocks_text(members)}")
     return ", ".join(parts)
+
+
+def _experts_text(experts: Sequence[HeadId]) -> str:
+    """Return ``expert 3 of block 1 gets no token of the probe any more``."""
+    if len(experts) == 1:
+        block, expert = experts[0]
+        return f"expert {expert} of block {block} gets no token of the probe any more"
+    return f"{len(experts)} experts in {_blocks_text(experts)} get no token of the probe any more"
 
 
 def _counts(heads: Mapping[str, Collection[HeadId]]) -> str:
@@ -333,6 +351,29 @@ def _collapses(series: ScoreSeries) -> Iterator[Event]:
             before=float(mean[first]),
             after=float(mean[last]),
             strength=1.0,
+        )
+
+
+def _dead_experts(series: ScoreSeries) -> Iterator[Event]:
+    """Yield the captures from which experts, each with some load before, have none to the end."""
+    load = series.experts.get("load")
+    if load is None:
+        return
+    n_experts = int(np.isfinite(load[-1]).sum())
+    by_capture: dict[int, list[HeadId]] = {}
+    for block, expert in np.argwhere(load[-1] == 0):
+        loaded = np.flatnonzero(load[:, block, expert] > 0)
+        if not loaded.size or series.n_captures - loaded[-1] - 1 < DEAD_FOR:
+            continue
+        if np.nanmax(load[:, block, expert]) >= ALIVE_ABOVE:
+            by_capture.setdefault(int(loaded[-1]), []).append((int(block), int(expert)))
+    for last_loaded, experts in by_capture.items():
+        yield Event(
+            "dead_experts",
+            first_step=int(series.steps[last_loaded]),
+            last_step=int(series.steps[last_loaded + 1]),
+            strength=min(0.3 + len(experts) / n_experts, 1.0),
+            experts=tuple(experts),
         )
 
 
