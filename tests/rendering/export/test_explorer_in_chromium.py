@@ -152,6 +152,20 @@ def test_a_head_wears_the_color_of_its_role_at_that_step(renderer, shown):
     assert held, "no head has a role"
 
 
+def test_an_events_heads_are_marked_on_the_rows_that_it_is_about(renderer, page, tmp_path):
+    both = Renderer(renderer.series, "heads", size="720p")
+    page.goto(write_explorer(both, tmp_path / "page.html").as_uri())
+    page.wait_for_selector(READY)
+    (place, event) = next(
+        (place, event) for place, event in enumerate(both.plan.story.events) if event.role
+    )
+    page.locator(".events button").nth(place).click()
+    repeated, text = page.locator(".heads").all()
+    assert repeated.locator(".tile.turning").count() == len(event.heads)
+    assert text.locator(".tile.turning").count() == 0
+    assert text.locator(".tile.elsewhere").count() > 0
+
+
 def test_a_value_is_read_by_pointing_touching_and_with_the_keys(renderer, shown):
     tokens = renderer.series.last.probe["rows"][0]["tokens"]
     shown.locator("[data-map='0.1']").click()

@@ -123,7 +123,8 @@ function mapTile(map, name) {
     element.classList.toggle('elsewhere', !!role && !role.isHere);
     element.style.setProperty('--role', role ? run.roles[role.name].color : 'inherit');
     element.setAttribute('aria-label', text ? `${name}, ${text}` : name);
-    words.textContent = role?.isHere ? roleWords(role.name) : '';
+    // Beside a map of text it needs no saying that the role is one on text.
+    words.textContent = role?.isHere ? roleWords(role.name).replace(' (text)', '') : '';
   }
 
   return {
@@ -133,7 +134,8 @@ function mapTile(map, name) {
       paint(canvas, map, capturesOf[at]);
       if (map.kind !== 'heads') return;
       const event = state.event ?? eventAt(at);
-      const isTurning = at === state.at && !!event?.heads.includes(map.id);
+      const isTurning = at === state.at && !!event?.heads.includes(map.id)
+        && [event.rows, ''].includes(event.rows && run.rows[map.row].kind);
       element.classList.toggle('turning', isTurning);
       if (isTurning) element.style.setProperty('--event', event.color);
       wear(roleOf(map.id, at, map.row));

@@ -231,6 +231,7 @@ def _event(renderer: Renderer, event: Event, kept: NDArray[np.intp]) -> dict[str
         "last": min(last, len(steps) - 1),
         "heads": _names(event.heads),
         "role": event.role,
+        "rows": next((role.rows for role in ROLES if role.name == event.role), ""),
         "color": event_color(event, renderer.plan.theme),
         "strength": event.strength,
     }

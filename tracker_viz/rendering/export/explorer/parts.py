@@ -151,6 +151,7 @@ def _row(series: Series, head: HeadMap) -> dict[str, Any]:
         title = f"{title} · {label}" if label else title
     return {
         "title": title,
+        "kind": str(described.get("kind", "")),
         "tokens": [str(token) for token in described.get("tokens", ())],
         "period": int(described.get("period") or 0),
         "start": int(described.get("start") or 0),

@@ -8,17 +8,19 @@ function scoreCards() {
     shown.filter((part) => part.kind === kind))).filter(Boolean);
 }
 
-/** Cards of one kind, below them the scale that all of them share; null without any. */
+/** Cards of one kind, below them the scales that several of them share; null without any. */
 function cardGroup(title, axes, parts) {
   if (!parts.length) return null;
   const cards = parts.map(scoreCard), isWide = parts[0].columns > 48;
   const list = make('div', { class: isWide ? 'cards wide' : 'cards' },
     ...cards.map((card) => card.element));
-  const scales = [...new Set(parts.map((part) => part.scale))];
-  const shared = scales.length === 1 ? [scaleBar(scales[0])] : [];
-  if (!shared.length) cards.forEach((card, at) => card.element.append(scaleBar(parts[at].scale)));
+  const isAlone = ({ scale }) => parts.filter((part) => part.scale === scale).length === 1;
+  const shared = new Set(parts.filter((part) => !isAlone(part)).map(({ scale }) => scale));
+  parts.forEach((part, at) => {
+    if (isAlone(part)) cards[at].element.append(scaleBar(part.scale));
+  });
   return {
-    element: section(title, axes, list, ...shared),
+    element: section(title, axes, list, ...[...shared].map(scaleBar)),
     paint: (index) => cards.forEach((card) => card.paint(index)),
     leave: () => cards.forEach((card) => card.leave()),
     placed: () => cards.forEach((card) => card.placed()),
