@@ -113,6 +113,19 @@ def test_the_note_shows_the_animation_and_the_heads_that_took_a_role(run, tmp_pa
     assert "not-noted" not in note
 
 
+def test_the_note_tells_the_events_in_the_words_of_the_film(run, tmp_path):
+    texts = ["0–3: loss falls 5.6 → 4.1", "472–508: L1H3 looks back, 4 heads in the end"]
+    (tmp_path / "events.csv").write_text(
+        "first_step,last_step,event,text,heads\n"
+        f'0,3,loss falls,{texts[0]},\n472,508,induction,"{texts[1]}",L1H3\n'
+    )
+    (tmp_path / "heads.csv").write_text("head,role,onset_step,margin\nL01H03,induction,508,0.8\n")
+    run.put_file(tmp_path / "heads.csv", "head_roles.csv")
+    run.put_file(tmp_path / "events.csv", "events.csv")
+    note = stored(run).data.tags["mlflow.note.content"]
+    assert f"\n\n**loss falls** · {texts[0]}  \n**induction** · {texts[1]}\n\n" in note
+
+
 def test_the_note_of_a_sweeps_run_shows_the_poster_and_the_runs_by_their_labels(run, tmp_path):
     (tmp_path / "poster.png").write_bytes(b"PNG")
     (tmp_path / "a.webm").write_bytes(b"video")

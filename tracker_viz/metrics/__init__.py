@@ -5,7 +5,13 @@ arrays.
 thread runs it.
 """
 
-from tracker_viz.metrics.events import Event, find_events, run_sentence, strongest_event
+from tracker_viz.metrics.events import (
+    Event,
+    event_table,
+    find_events,
+    run_sentence,
+    strongest_event,
+)
 from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
 from tracker_viz.metrics.mixtures.expert_scores import EXPERT_SCORES, ROUTER_SCORES
 from tracker_viz.metrics.onsets import (
@@ -94,6 +100,7 @@ __all__ = [
     "Scorer",
     "chart_metrics",
     "charted",
+    "event_table",
     "find_events",
     "gather_evidence",
     "head_name",

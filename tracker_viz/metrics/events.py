@@ -179,6 +179,21 @@ def strongest_event(events: Sequence[Event]) -> Event | None:
     return max(events, key=lambda event: event.strength, default=None)
 
 
+def event_table(events: Sequence[Event]) -> list[dict[str, str | int]]:
+    """Return a row for each event, as trackers show it: ``first_step``, ``last_step``, ``event``
+    (the headline), ``text``, ``heads`` (``L1H3 L1H0``)."""
+    return [
+        {
+            "first_step": event.first_step,
+            "last_step": event.last_step,
+            "event": event.headline,
+            "text": event.text,
+            "heads": " ".join(f"L{block}H{head}" for block, head in event.heads),
+        }
+        for event in events
+    ]
+
+
 def run_sentence(events: Sequence[Event]) -> str:
     """Say in one sentence what a run became, from its roles; empty where no head took one.
 

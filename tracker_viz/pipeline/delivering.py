@@ -1,5 +1,5 @@
 """Put pictures into the runs that show them, with what belongs beside a video: key frames, and the
-table of heads."""
+tables of heads and events."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracker_viz.errors import TrackerError
-from tracker_viz.metrics import HEAD_PREFIX, SD_PREFIX, head_table, score_series
+from tracker_viz.metrics import HEAD_PREFIX, SD_PREFIX, event_table, head_table, score_series
 from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
-from tracker_viz.pipeline.verify_results import put_head_table
+from tracker_viz.pipeline.verify_results import put_head_table, write_csv
 from tracker_viz.trackers import Run
 from tracker_viz.types import RunRef
 
 if TYPE_CHECKING:
     from tracker_viz.rendering import Renderer, Series
+
+EVENT_TABLE = "events"
+STORY = "tracker_viz/story"  # in a run's summary: what it became, in one sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,8 @@ def put_pictures(
         renderer: drew them. A video comes with ``n_key_frames`` still pictures, behind the
             tracker's own step slider.
         name: under which the run keeps them.
-        is_whole_run: it drew all captures of the run, so the table of heads is written, too.
+        is_whole_run: it drew all captures of the run, so the tables of heads and of events are
+            written, too.
 
     Raises:
         TrackerError: some run could not be written; after all the others were.
@@ -89,6 +93,8 @@ def put_pictures(
                     run.put_key_frames(key_frames, name)
                 if rows:
                     put_head_table(run, rows, last_step)
+                if is_whole_run:
+                    _put_story(run, renderer)
             except TrackerError as error:
                 failed.append(f"{run.ref}: {error}")
     if failed:
@@ -97,6 +103,21 @@ def put_pictures(
             f"the pictures were made ({here}), but not uploaded to every run: {'; '.join(failed)}"
         )
     return list(pictures)
+
+
+def _put_story(run: Run, renderer: Renderer) -> None:
+    """Say in the run what the film's captions say: each event in a table, and what it became in
+    the summary."""
+    story = renderer.plan.story
+    rows = event_table(story.events)
+    if rows:
+        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+            table = Path(directory) / f"{EVENT_TABLE}.csv"
+            write_csv(rows, table)
+            run.put_file(table, table.name)
+        run.put_table(rows, EVENT_TABLE)
+    if story.summary:
+        run.set_summary({STORY: story.summary})
 
 
 def head_rows(series: Series) -> list[dict[str, str | float | int | None]]:

@@ -151,7 +151,7 @@ def put_results(
     directory = options.output or downloads / "verify"
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / CSV_FILE
-    _write_csv(results.table, path)
+    write_csv(results.table, path)
     write_json(results.description(), directory / JSON_FILE)
     if not options.upload:
         return StoredResults(results, path, None, ())
@@ -204,7 +204,7 @@ def put_head_table(run: Run, rows: Sequence[Row], last_step: int) -> None:
     rows = marked or rows
     with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
         table = Path(directory) / f"{HEAD_TABLE}.csv"
-        _write_csv(rows, table)
+        write_csv(rows, table)
         run.put_file(table, table.name)
     run.put_table(rows, HEAD_TABLE)
 
@@ -223,7 +223,8 @@ def _mark_heads(run: Run, results: Results, series: ScoreSeries) -> tuple[str, .
     return ()
 
 
-def _write_csv(rows: Sequence[Row], path: Path) -> None:
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows that all have the columns of the first one."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -25,11 +25,13 @@ log = logging.getLogger(__name__)
 
 TAG = "mlflow.note.content"
 HEAD_TABLE = "head_roles.csv"
+EVENT_TABLE = "events.csv"
 VERIFIED = "verify.json"
 COMPARED = "compare"  # folder of what a comparison stored, and the stem of its video
 COMPARED_TABLE = f"{COMPARED}/runs.csv"
 COMPARED_POSTER = f"{COMPARED}/poster.png"
 MAX_HEADS = 16
+MAX_EVENTS = 12
 MAX_RUNS = 20
 MAX_COMPARED_ROLES = 3
 _ONSET = "onset/"  # begins the names of that table's columns of onsets
@@ -49,7 +51,13 @@ def is_noted(artifact: str) -> bool:
     """Tell whether a file changes what the note says."""
     suffix = posixpath.splitext(artifact)[1]
     at_root = "/" not in artifact and suffix in (*_ANIMATIONS, *_VIDEOS, *_PAGES)
-    return at_root or artifact in (HEAD_TABLE, VERIFIED, COMPARED_TABLE, COMPARED_POSTER)
+    return at_root or artifact in (
+        HEAD_TABLE,
+        EVENT_TABLE,
+        VERIFIED,
+        COMPARED_TABLE,
+        COMPARED_POSTER,
+    )
 
 
 def signed(markdown: str) -> str:
@@ -69,6 +77,7 @@ def run_note(
     run_id: str,
     link: Callable[[str], str],
     head_table: str | None = None,
+    event_table: str | None = None,
     verified: str | None = None,
     compared: str | None = None,
     inputs: Mapping[RunRef, str] | None = None,
@@ -78,15 +87,17 @@ def run_note(
     Args:
         files: run-relative paths.
         link: returns a file's address in the UI, relative to where the UI is.
-        head_table, verified, compared: contents of the run's ``head_roles.csv``, ``verify.json``
-            and ``compare/runs.csv``.
+        head_table, event_table, verified, compared: contents of the run's ``head_roles.csv``,
+            ``events.csv``, ``verify.json`` and ``compare/runs.csv``.
         inputs: the runs whose captures all this was made from, where they are others, with their
             names.
     """
     runs = _rows(compared, ComparedRow)
     heads = _rows(head_table, HeadRow)
     parts = [_links(files, link, n_compared=len(runs) or len(inputs or {}))]
-    if head_table is not None:
+    if event_table is not None:
+        parts.append(_events(_rows(event_table)))
+    elif head_table is not None:
         parts.append(_sentences(heads))
     if verified is not None:
         parts.append(_verdicts(verified))
@@ -157,8 +168,18 @@ def _by_margin(heads: Iterable[Row]) -> list[Row]:
     return sorted((row for row in heads if row["role"]), key=_margin, reverse=True)
 
 
+def _events(rows: Sequence[Row]) -> str:
+    """One line for each event, in the words of the film's captions."""
+    lines = [f"**{row['event']}** · {row['text']}" for row in rows[:MAX_EVENTS]]
+    more = len(rows) - MAX_EVENTS
+    if more > 0:
+        lines.append(f"... and {more} more events.")
+    return "  \n".join(lines)
+
+
 def _sentences(heads: Sequence[Row]) -> str:
-    """One line for each role that heads have, that of the clearest head first."""
+    """One line for each role that heads have, that of the clearest head first: the note of a run
+    without a table of events."""
     by_role: dict[str, list[Row]] = {}
     for row in _by_margin(heads):
         by_role.setdefault(row["role"], []).append(row)

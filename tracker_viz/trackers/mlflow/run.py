@@ -359,6 +359,7 @@ class MlflowRun(Run):
                     run_id=self._run_id,
                     link=self._relative_link,
                     head_table=self._text_of(note.HEAD_TABLE, files),
+                    event_table=self._text_of(note.EVENT_TABLE, files),
                     verified=self._text_of(note.VERIFIED, files),
                     compared=self._text_of(note.COMPARED_TABLE, files),
                     inputs=self._inputs(),
