@@ -20,7 +20,7 @@ def test_film_page_table_summary_and_note_tell_a_run_in_the_same_words(small_run
     assert len(texts) > 1
 
     run = LocalTracker(tmp_path).create_run(name="a run", config={})
-    put_pictures([run], [], renderer, is_whole_run=True, n_key_frames=0)
+    put_pictures([run], [], renderer, name="overview", is_whole_run=True, n_key_frames=0)
     table = (run.directory / "events.csv").read_text()
     rows = list(csv.DictReader(table.splitlines()))
     assert [row["text"] for row in rows] == texts
@@ -41,5 +41,5 @@ def test_film_page_table_summary_and_note_tell_a_run_in_the_same_words(small_run
 def test_a_part_of_a_run_does_not_tell_the_runs_story(small_run, tmp_path):
     renderer = Renderer(Series(small_run[:3]), "overview", size="720p")
     run = LocalTracker(tmp_path).create_run(name="a run", config={})
-    put_pictures([run], [], renderer, is_whole_run=False, n_key_frames=0)
+    put_pictures([run], [], renderer, name="overview", is_whole_run=False, n_key_frames=0)
     assert not (run.directory / "events.csv").exists()
