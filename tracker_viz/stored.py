@@ -153,6 +153,13 @@ class HeadRow(Stored):
     onset_after: str = ""
 
 
+class EventRow(Stored):
+    """A row of ``events.csv``, as far as notes read it."""
+
+    event: str
+    text: str
+
+
 class ComparedRow(Stored):
     """A row of ``compare/runs.csv``, as far as notes read it."""
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from tracker_viz.errors import TrackerError
 from tracker_viz.files import parsed_object
 from tracker_viz.metrics import role_label
-from tracker_viz.stored import ComparedRow, HeadRow, Stored
+from tracker_viz.stored import ComparedRow, EventRow, HeadRow, Stored
 from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)
@@ -94,9 +94,10 @@ def run_note(
     """
     runs = _rows(compared, ComparedRow)
     heads = _rows(head_table, HeadRow)
+    events = _rows(event_table, EventRow)
     parts = [_links(files, link, n_compared=len(runs) or len(inputs or {}))]
-    if event_table is not None:
-        parts.append(_events(_rows(event_table)))
+    if events:
+        parts.append(_events(events))
     elif head_table is not None:
         parts.append(_sentences(heads))
     if verified is not None:
