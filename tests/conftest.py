@@ -1,4 +1,4 @@
-"""What tests of several folders share: an MLflow server, started once also when they run in several
+"""Fixtures for several folders: an MLflow server, started once also when tests run in several
 processes, and a real Chromium."""
 
 from __future__ import annotations

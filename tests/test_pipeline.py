@@ -586,7 +586,7 @@ def test_a_run_that_was_deleted_while_it_trained_is_not_drawn(mlflow_store):
 
 
 def save_checkpoints(directory, steps):
-    """What a training script without tracker_viz left behind."""
+    """Save checkpoints as a training script without tracker_viz does."""
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), 0.5)
     for step in range(max(steps) + 1):

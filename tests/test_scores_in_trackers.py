@@ -1,5 +1,5 @@
-"""What the trackers' own tables and charts say of scores: of a run in which a head specializes, and
-of one in which none does."""
+"""The trackers' own tables and charts show scores: of a run in which a head specializes, and of one
+in which none does."""
 
 from __future__ import annotations
 

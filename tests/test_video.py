@@ -1,5 +1,5 @@
-"""What write_video promises: every picture, at its time, in a file that reads back; or an error,
-and no file."""
+"""write_video keeps its promises: every picture, at its time, in a file that reads back; or an
+error, and no file."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def open_video(player, path: Path):
 
 
 def comes_to_show(player, picture, at_least_db):
-    """Whether that picture is on screen. On a busy machine it is painted some time after it was
-    found."""
+    """Return whether that picture is on screen. On a busy machine it is painted some time after it
+    was found."""
     for _ in range(200):
         rgba = base64.b64decode(player.evaluate("() => shown()"))
         if (

@@ -63,7 +63,7 @@ def watched(model, steps=range(4), **options):
 
 
 def run_script(*arguments, processes=1, **options):
-    """What each process of the script reports, by rank."""
+    """Return the report of each process of the script, by rank."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     done = subprocess.run(
         [

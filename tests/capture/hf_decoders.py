@@ -237,7 +237,7 @@ def examine(model):
 
 
 def own_attention(model_type, options=None):
-    """What the model itself returns, one map for each block that attends: [probe, head, query,
+    """Return the model's own attention, one map for each block that attends: [probe, head, query,
     key]."""
     with torch.no_grad():
         output = build(model_type, options, eager=True)(

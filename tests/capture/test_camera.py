@@ -1,4 +1,4 @@
-"""What of a model is captured: chosen blocks and heads, and how weights become smaller."""
+"""Captures hold the chosen blocks and heads, and weights that were made smaller."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).with_name("distributed_training.py")
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """What each of two processes reports, and the directory with the captured arrays."""
+    """Return the reports of two processes, and the directory with the captured arrays."""
     directory = tmp_path_factory.mktemp("distributed")
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""What captures may cost, and which due steps are left out for it."""
+"""The governor leaves due steps out where captures would cost too much."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What is measured where the weights lie: norms of whole matrices, and what the neurons did on the
-probe."""
+"""Norms of whole matrices and the neurons' activity on the probe are measured on the device."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ PROBE = make_probe(VOCAB, T, text_ids=range(T), score_rows=0)
 
 
 def captured(model, probe=PROBE, **options):
-    """Of the untrained model, and once more after a step."""
+    """Return captures of the untrained model, and once more after a step."""
     captures = []
     recorder = record(model, probe, Schedule.every(1), captures.append, **options)
     recorder.step(1)
@@ -143,7 +142,7 @@ def by_hand(entering):
 
 
 def entering(model, layer):
-    """What the layer is given when the model sees the probe."""
+    """Return the layer's input when the model sees the probe."""
     seen = []
     handle = layer.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     with torch.no_grad():

@@ -107,8 +107,8 @@ def test_the_loss_curve_the_weights_the_buffers_and_every_generator_are_the_same
 
 
 class KeepsAttributes(nn.Module):
-    """What many a training script does: losses of its layers in a list, a counter, a cache, all of
-    them plain attributes."""
+    """Keep losses of layers in a list, a counter and a cache as plain attributes, as many training
+    scripts do."""
 
     def __init__(self, inner):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which steps are captured."""
+"""Schedules choose the steps that are captured."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What runs are called, what keeps them from comparing exactly, and which capture stands beside
-which."""
+"""Labels of runs, notes on what limits a comparison, and the captures that are shown side by
+side."""
 
 from __future__ import annotations
 

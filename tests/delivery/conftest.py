@@ -1,4 +1,4 @@
-"""What tests of delivery share: short retries, and a destination that needs no service."""
+"""Fixtures for delivery: short retries, and a destination that needs no service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a killed or offline process left in its spool reaches its destinations, exactly once."""
+"""Captures that a killed or offline process left in its spool reach their destinations once."""
 
 from __future__ import annotations
 

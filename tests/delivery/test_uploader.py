@@ -110,7 +110,7 @@ def test_an_uploader_that_hangs_is_dismissed_with_its_captures_left(tmp_path, th
 
 
 def test_a_tracker_that_stays_away_does_not_hold_up_the_end(tmp_path, there, monkeypatch):
-    """Of ten minutes that the end may take, only the patience with one that is away is spent."""
+    """The end may take ten minutes; a tracker that is away gets only the patience for that."""
 
     def away(self, captures):
         raise TransientTrackerError("nobody answers")

@@ -1,4 +1,4 @@
-"""What a person sees in MLflow's own UI, in a real Chromium, from the links that we print."""
+"""Look at MLflow's own UI, in a real Chromium, from the links that we print."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def logging_as_it_was():
 
 @pytest.fixture(autouse=True)
 def config_store_as_it_was(monkeypatch):
-    """What a job stores in Hydra's is for a process of its own, too."""
+    """Restore Hydra's store: a job's configuration is meant for a process of its own."""
     Plugins.instance()  # they are found once, and store their own
     monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
 

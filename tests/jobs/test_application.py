@@ -1,5 +1,5 @@
-"""What wraps every Hydra application: exit codes, and messages in place of tracebacks unless they
-are asked for."""
+"""Every Hydra application has exit codes, and messages in place of tracebacks unless these are
+asked for."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_a_borderline_head_does_not_move_the_onset_between_two_draws_of_the_prob
 
 
 def test_of_heads_that_the_noise_does_not_tell_apart_the_first_one_counts():
-    """Which of two equal heads is the strongest changes from draw to draw of the probe."""
+    """Two equal heads take turns as the strongest from draw to draw of the probe."""
     for first, second in ((0.60, 0.63), (0.63, 0.60)):
         series = series_of(induction=[rising(first, 12), rising(second, 5), rising(0.35, 2)])
         onset = run_onsets(series)["induction"]

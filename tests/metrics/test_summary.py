@@ -1,4 +1,4 @@
-"""What trackers show of the scores: few chart names, a summary that sorts runs, a table of
+"""Trackers show scores as few chart names, a summary that sorts runs, a table of
 heads."""
 
 from __future__ import annotations

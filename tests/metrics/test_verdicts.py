@@ -1,4 +1,4 @@
-"""What is concluded from losses without heads: the sets that a role is compared with, the rule, and
+"""Conclusions from losses without heads: the sets that a role is compared with, the rule, and
 its words."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What tests of trackers share: nothing of this machine's settings, short retries, and stores that
+"""Fixtures for trackers: nothing of this machine's settings, short retries, and stores that
 are slow to make."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the contract suite asks of MLflow's stores; a subclass says which service, and how its files
-are seen from behind."""
+"""The contract suite for MLflow's stores; a subclass names the service, and reads its files from
+behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of outages share."""
+"""Wait for an outage to be noticed."""
 
 from __future__ import annotations
 

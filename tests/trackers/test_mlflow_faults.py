@@ -1,5 +1,4 @@
-"""What happens to captures when an MLflow server, its files, its runs or the training process
-itself are hurt."""
+"""Captures survive when an MLflow server, its files, its runs or the training process are hurt."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def status(uri, ref):
 
 @pytest.fixture
 def mlflow_run(embedded, tmp_path):
-    """What the first job left, which failed at step 2."""
+    """Return the run of the first job, which failed at step 2."""
     options = {"tracking_uri": embedded, "experiment": "requeued"}
     destination = Destination("mlflow", options)
     ref, found = train(tmp_path / "first", destination, range(3), state="failed")

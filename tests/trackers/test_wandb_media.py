@@ -1,4 +1,4 @@
-"""What people look at in a W&B run besides the video: tables, key frames, pictures and pages, by
+"""W&B shows more than the video in a run: tables, key frames, pictures and pages, by
 the real client against the stand-in."""
 
 from __future__ import annotations

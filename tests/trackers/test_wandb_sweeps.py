@@ -303,7 +303,7 @@ def test_all_runs_of_a_sweep_are_rendered_at_once(wandb_server, tracker, sweep):
 
 
 def test_a_run_of_wandb_is_compared_with_one_of_mlflow(wandb_server, tmp_path):
-    """Of other schedules, lengths and numbers of heads; the results go into a run of W&B that
+    """They differ in schedule, length and number of heads; the results go into a run of W&B that
     somebody else made."""
     options = {
         "mlflow": {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"},

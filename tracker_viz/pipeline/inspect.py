@@ -192,6 +192,7 @@ def _measured(camera: Any, max_mb: float) -> tuple[CaptureCost, Mapping[str, Any
     started_s = time.perf_counter()
     capture = camera.explore(0, 0)
     first_look_s = time.perf_counter() - started_s
+    # The least of a few takes: the first ones warm up allocators and kernels.
     takes_s = []
     for step in range(1, 1 + _TAKES):
         started_s = time.perf_counter()

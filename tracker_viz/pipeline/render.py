@@ -210,6 +210,7 @@ def check_outputs(formats: Sequence[str], paths: Sequence[Path], options: VideoO
             raise ConfigError(f"output {path} is a directory; name a file in it, or another place")
         there = next(folder for folder in path.absolute().parents if folder.exists())
         try:
+            # Writing is the only proof: permissions say nothing on a read-only or network disk.
             tempfile.TemporaryFile(dir=there).close()
         except OSError as error:
             raise ConfigError(

@@ -116,6 +116,7 @@ def _render_all(
 ) -> dict[RunRef, RenderResult | TrackerVizError]:
     """Render each run to its output, ``n_processes`` at a time, and return its result or error."""
     outcomes: dict[RunRef, RenderResult | TrackerVizError] = {}
+    # A fork would copy locks that other threads of this process hold, and wait for them forever.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_processes, spawn, initializer=_end_with_parent) as pool:
         ref_of = {}

@@ -181,6 +181,7 @@ def _measured(
         for index, heads in enumerate(sets[step]):
             if heads not in known:
                 known[heads] = _ablated(subject.meter, heads, whole)
+                # Each measurement at once: a kill loses none of those before it.
                 append_lines([json.dumps(known[heads].description())], journal)
             measured[heads] = known[heads]
             advance(n_before + index + 1, total, f"step {step}")

@@ -147,6 +147,7 @@ def put_results(
         TrackerError: the run could not be written; the files are here.
     """
     if options.upload:
+        # Other checkpoints may have been verified before; their rows stay in the table.
         results = results.with_earlier(stored_results(run))
     directory = options.output or downloads / "verify"
     directory.mkdir(parents=True, exist_ok=True)

@@ -140,7 +140,7 @@ class WandbServer:
         return [artifact for artifact in outputs if type in (None, artifact.type)]
 
     def counts(self) -> Counter[str]:
-        """How often each kind of request was answered."""
+        """The number of answers to each kind of request."""
         return Counter(request.what for request in self.requests)
 
 

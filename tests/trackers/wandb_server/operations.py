@@ -1,4 +1,4 @@
-"""What the operations on runs and on artifacts share: the state, addresses, pages."""
+"""Shared by the operations on runs and on artifacts: the state, addresses, pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service holds: runs with their files and history, artifacts with their versions.
+"""The data of the service: runs with their files and history, artifacts with their versions.
 Survives an outage of the server."""
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Run:
         return [line for _, line in sorted(self.lines["output.log"].items())]
 
     def values(self, key: str) -> list[Any]:
-        """What was logged under ``key``, in order."""
+        """Return the values that were logged under ``key``, in order."""
         return [row[key] for row in self.history if key in row]
 
 
@@ -106,7 +106,7 @@ class Artifact:
 
 @dataclass
 class Sweep:
-    """What agents of W&B's own are told to run.
+    """A sweep that W&B's own agents run.
 
     Attributes:
         config: as ``wandb sweep`` takes it: the program, its command.

@@ -237,6 +237,7 @@ def _affordable(
     first and the last among them; and a note where some are left out."""
     n_all, n_points = len(alignment.points), min(len(alignment.points), MAX_POINTS)
     thinned, gb = _thinned(alignment, n_points, runs)
+    # Captures differ in size, so one step by the ratio may not be enough.
     while gb > max_gb and n_points > 2:
         n_points = max(2, min(n_points - 1, int(n_points * max_gb / gb)))
         thinned, gb = _thinned(alignment, n_points, runs)
