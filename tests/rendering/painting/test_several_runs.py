@@ -364,6 +364,7 @@ def test_the_names_of_64_runs_are_not_cut_off(runs):
     said = " ".join(label.text for label in renderer.plan.labels)
     assert all(f"learning_rate=0.0001 seed={index} " in f"{said} " for index in range(64))
     assert "…" not in said
+    assert "most specialised head of each run" in said or "most specialised heads of" in said
 
 
 def test_too_many_runs_for_the_size_are_refused(runs):

@@ -55,8 +55,10 @@ def title(builder: PlanBuilder) -> None:
     much as fits of what it is."""
     left = builder.margin
     if not builder.is_narrow:
-        mark_px = builder.text_width(_MARK, _SUBTITLE, bold=True)
-        left = builder.numbers_end + builder.px(84) + mark_px
+        left = builder.numbers_end + builder.px(44)
+        if builder.mark:
+            mark_px = builder.text_width(_MARK, _SUBTITLE, bold=True)
+            left = builder.numbers_end + builder.px(84) + mark_px
     baseline, gap = builder.px(36), builder.px(16)
     right = builder.width - builder.margin
     room = right - left
@@ -66,7 +68,7 @@ def title(builder: PlanBuilder) -> None:
             break
     title = builder.fitted(title, title_size, room, bold=True)
     rest = room - builder.text_width(title, title_size, bold=True) - gap
-    whole = " · ".join([builder.subject.subtitle, *builder.clauses])
+    whole = " · ".join([*builder.clauses, builder.subject.subtitle])
     subtitle, size = builder.shrunk(whole, (_SUBTITLE, 20.0), rest, " · ")
     if subtitle:  # else the title card alone says it
         builder.text(subtitle, right, baseline, size, align="right")

@@ -106,7 +106,7 @@ class PlanBuilder:
     mark: Label | None = None
     caption: Caption | None = None
     numbers_end: int = 0  # where the header's numbers end
-    clauses: list[str] = field(default_factory=list)  # what the subtitle adds, once it is placed
+    clauses: list[str] = field(default_factory=list)  # before the subtitle, on what is shown
     story: Story = NO_STORY
 
     @property

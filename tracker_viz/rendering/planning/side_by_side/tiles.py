@@ -19,7 +19,7 @@ from tracker_viz.types import HeadId
 
 _LEAST_PX = 56.0  # at 1080p: smaller maps of all heads tell less than larger ones of some
 _WANTED_PX = 64.0
-_CHOSEN = (24, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)
+_CHOSEN = (48, 40, 32, 24, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)
 _LABEL, _BESIDE, _BLOCK_LABEL, _CAPTION, _COLUMN_LABEL = 30, 240, 34, 25, 24
 _GAPS, _GAPS_OF_MANY = (40, 12), (24, 8)  # across, down
 LEAST_NAME = 0.7  # a run's name may be set so much smaller before it is cut off
