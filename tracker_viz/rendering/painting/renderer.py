@@ -272,6 +272,7 @@ class _RunMaps:
     def __init__(self, subject: Subject, index: int, plan: Plan) -> None:
         self.heatmaps = [heatmap for heatmap in plan.heatmaps if heatmap.run == index]
         self._series, self._scales = subject.runs[index].series, plan.scales
+        self._is_one_of_many = not subject.is_one_run
         sources = [heatmap.source for heatmap in self.heatmaps]
         self._needed = needs_of(sources)
         self._previous_needed = needs_of(sources, "previous")
@@ -285,8 +286,9 @@ class _RunMaps:
         moment = Moment(self._series.read(capture, self._needed), self._first, previous, capture)
         drawn = {}
         for heatmap in self.heatmaps:
-            scale = self._scales[heatmap.scale]
-            drawn[heatmap.name] = scale.drawn(heatmap.source.values(moment))
+            shown = self._scales[heatmap.scale].drawn(heatmap.source.values(moment))
+            # Of many runs, what is remembered must not hold on to whole arrays.
+            drawn[heatmap.name] = shown.copy() if self._is_one_of_many else shown
         return drawn
 
     def blended(self, drawn: Callable[[int], _Values], capture: int, part: float) -> _Values:
