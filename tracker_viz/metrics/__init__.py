@@ -13,6 +13,7 @@ from tracker_viz.metrics.events import (
     strongest_event,
 )
 from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
+from tracker_viz.metrics.mixing_scores import MIXING_SCORES
 from tracker_viz.metrics.mixtures.expert_scores import EXPERT_SCORES, ROUTER_SCORES
 from tracker_viz.metrics.onsets import (
     CURVE_THRESHOLDS,
@@ -78,6 +79,7 @@ __all__ = [
     "HEAD_SCORES",
     "MAX_SPECTRUM_SIDE",
     "MIN_PERIOD",
+    "MIXING_SCORES",
     "NO_ROLE",
     "ROLES",
     "ROUTER_SCORES",

@@ -27,6 +27,7 @@ from tracker_viz.metrics.head_scores import (
     measure_heads,
     uniform_scores,
 )
+from tracker_viz.metrics.mixing_scores import MIXING_NAME, mixing_scores
 from tracker_viz.metrics.mixtures.expert_measures import Integers
 from tracker_viz.metrics.mixtures.expert_scores import expert_scores, routed_probe
 from tracker_viz.metrics.probe_rows import FIRST_QUERY, probe_rows, scored_rows
@@ -72,7 +73,8 @@ def score(
     """
     patterns, weights = patterns_of(capture), _weights(capture, sampled)
     routed = routed_probe(capture, routed_before)
-    n_blocks = _n_blocks(capture, {*patterns, *routed, *(block for block, _ in weights)})
+    mixing = mixing_maps_of(capture)
+    n_blocks = _n_blocks(capture, {*patterns, *mixing, *routed, *(block for block, _ in weights)})
     arrays = {}
     for name, array in capture.arrays.items():
         if not name.endswith(_FOR_SCORES):
@@ -108,6 +110,9 @@ def score(
     ):
         arrays |= {f"scores.{family}.{name}": values for name, values in scores.items()}
         axes |= {f"scores.{family}.{name}": ("block", column) for name in scores}
+    of_mixers = mixing_scores(mixing, n_blocks=n_blocks)
+    arrays |= {f"scores.mixing.{name}": values for name, values in of_mixers.items()}
+    axes |= {f"scores.mixing.{name}": ("block", "mixing_head") for name in of_mixers}
     of_experts = expert_scores(routed, n_blocks=n_blocks)
     arrays |= of_experts
     for name in of_experts:
@@ -189,6 +194,16 @@ def patterns_of(capture: Capture) -> dict[int, NDArray[Any]]:
             _check_axes(capture, name, ("probe", "head", "query", "key"))
             patterns[int(match[1])] = array
     return dict(sorted(patterns.items()))
+
+
+def mixing_maps_of(capture: Capture) -> dict[int, NDArray[Any]]:
+    """Block -> mixing map [probe, head or channel, query, key], of probes with rows to measure."""
+    maps = {}
+    for name, array in capture.arrays.items():
+        match = MIXING_NAME.fullmatch(name)
+        if match and array.ndim == 4 and array.shape[-1] > FIRST_QUERY:
+            maps[int(match[1])] = array
+    return dict(sorted(maps.items()))
 
 
 def weights_of(capture: Capture) -> dict[tuple[int, str], NDArray[Any]]:

@@ -48,7 +48,10 @@ class KernelKind:
 # Argument that differs by channel -> its axis of channels.
 _BY_CHANNEL = ("hidden_states", "u", "delta", "dt")
 _SELECTIVE_SCAN = {**dict.fromkeys(_BY_CHANNEL, 1), **dict.fromkeys(("A", "D", "delta_bias"), 0)}
-_RNN_SCAN = {"hidden_states": 2, "x": 2, "recurrent_gate": 2, "a": 2, "recurrent_states": 1}
+_RNN_SCAN = {
+    **dict.fromkeys(("hidden_states", "x", "recurrent_gate", "a", "g"), 2),
+    **dict.fromkeys(("recurrent_states", "initial_state"), 1),
+}
 _WKV = {"time_decay": 0, "time_first": 0, "key": 2, "value": 2}
 
 _KINDS = (
@@ -79,7 +82,7 @@ _KINDS = (
         channel_axes=_WKV,
     ),
     KernelKind(
-        re.compile(r"_?rnn_scan"),
+        re.compile(r"_?rnn_scan|\w+_hgrn"),
         values=("hidden_states", "x"),
         channel_axes=_RNN_SCAN,
     ),
