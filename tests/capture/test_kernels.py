@@ -189,6 +189,24 @@ def test_xformers_attention_is_asked_by_its_name_and_signature():
     is_shown(lambda: FusedAttention(attend_by_xformers), "memory_efficient_attention (asked)")
 
 
+class SigmoidCore(nn.Module):
+    """A module between projections, as x-transformers has it."""
+
+    def forward(self, q, k, v):
+        return torch.sigmoid(q @ k.mT / math.sqrt(DK)).tril() @ v
+
+
+def test_a_module_that_takes_queries_keys_and_values_is_asked_and_named_by_its_class():
+    maps = {}
+    structure, _ = examine(
+        randomised(lambda: Model(lambda _: Residual(FusedAttention(SigmoidCore()), two_layers()))),
+        mixing=maps,
+    )
+    assert structure.mixing.notes == ("by SigmoidCore.forward (asked)",) * 2
+    assert float(maps[0].min()) >= 0
+    assert float(maps[0].sum(-1).max()) > 1.5
+
+
 def with_sinks(sinks):
     """gpt-oss: a sink for each head takes its share after the kernel, by the kernel's own sum of
     exponentials."""

@@ -24,7 +24,7 @@ from tracker_viz.rendering.theme import THEMES, Theme, fixed_style, rgb
 
 NormName = Literal["linear", "log", "symlog", "power", "centred"]
 NORMS: tuple[NormName, ...] = get_args(NormName)
-SCALE_KINDS = ("attention", "weights", "score")
+SCALE_KINDS = ("attention", "mixing", "weights", "score")
 _NUMBERS = ("minimum", "maximum", "gamma", "linear_within")
 _CHOSEN = ("title", "cmap", "norm", *_NUMBERS)
 

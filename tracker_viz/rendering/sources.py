@@ -92,6 +92,8 @@ class HeadMap:
     """Attention of one head, float16 [query, key] in 0..1, each cell the maximum of ``pool`` x
     ``pool`` entries.
 
+    Of a mixing map, which is signed, a cell has the entry of largest size.
+
     ``show="step"`` and ``"change"``: the absolute difference to the previous and to the first
     capture, as float32.
     """
@@ -129,7 +131,8 @@ class HeadMap:
         """Return the values of another head of the array, or of several: [head, query, key]."""
         pattern = moment.arrays[self._key][heads]
         if self.show == "value":
-            return max_pool(pattern, self.pool)
+            pooled = extreme_pool if self.name.endswith(".mixing") else max_pool
+            return pooled(pattern, self.pool)
         other = moment.compared(self.show)[self._key][heads]
         return max_pool(np.abs(pattern.astype(np.float32) - other.astype(np.float32)), self.pool)
 
@@ -337,6 +340,16 @@ def future(cells: int) -> NDArray[np.bool_]:
     """Return bool [query, key]: True where a causal head can not look; a pooled cell is future only
     when all of its entries are."""
     return np.triu(np.ones((cells, cells), bool), 1)
+
+
+def extreme_pool(mixing: NDArray[Any], size: int) -> NDArray[Any]:
+    """Return the entry of largest size of every ``size`` x ``size`` window of [..., query, key]; of
+    two that are equally large the positive one. NaN wins over every number."""
+    if size == 1:
+        return mixing
+    signed = mixing.astype(np.float32)
+    above, below = max_pool(signed, size), -max_pool(-signed, size)
+    return np.where(below + above < 0, below, above)
 
 
 def max_pool(pattern: NDArray[Any], size: int) -> NDArray[Any]:

@@ -36,12 +36,13 @@ _MATRIX_ORDER = ("w_q", "w_k", "w_v", "w_o", "w_gate", "w_up", "w_in", "w_down",
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention of one probe row.
+    """Attention, or mixing maps, of one probe row.
 
     Attributes:
         blocks: for each block the maps of its heads.
         indices: for each block its number and the numbers of its heads.
         notes: what a viewer must know, the most important first.
+        is_mixing: maps that are no attention, whose heads never have a role.
     """
 
     title: str
@@ -51,10 +52,22 @@ class Heads:
     length: int
     causal: bool
     notes: tuple[str, ...] = ()
+    is_mixing: bool = False
 
     @property
     def columns(self) -> int:
         return max(len(heads) for heads in self.blocks)
+
+    @property
+    def block_numbers(self) -> tuple[int, ...]:
+        return tuple(block for block, _ in self.indices)
+
+    def of(self, numbers: Sequence[int]) -> Heads:
+        """Return the maps of the blocks with these numbers, none of those that are not here."""
+        maps = dict(zip(self.block_numbers, self.blocks, strict=True))
+        heads = dict(self.indices)
+        blocks = [maps.get(number, []) for number in numbers]
+        return replace(self, blocks=blocks, indices=[(n, heads.get(n, ())) for n in numbers])
 
     @property
     def numbers(self) -> tuple[int, ...] | None:
@@ -95,6 +108,13 @@ class Matrices:
     kinds: list[str]
     blocks: list[dict[str, str]]
     sides: tuple[str, ...]
+    block_numbers: tuple[int, ...]
+
+    def of(self, numbers: Sequence[int]) -> Matrices:
+        """Return the matrices of the blocks with these numbers, none of those that are not here."""
+        there = dict(zip(self.block_numbers, self.blocks, strict=True))
+        blocks = [there.get(number, {}) for number in numbers]
+        return replace(self, blocks=blocks, block_numbers=tuple(numbers))
 
     @property
     def columns(self) -> int:
@@ -291,7 +311,7 @@ def resolve_weights(builder: PlanBuilder, panel: Weights) -> Matrices:
         title = f"Signed {title[0].lower()}{title[1:]}"
     scale = f"weights_{panel.show}_{panel.reduce}"
     blocks = [found[block] for block in sorted(found)]
-    return Matrices(panel, title, scale, kinds, blocks, sides)
+    return Matrices(panel, title, scale, kinds, blocks, sides, tuple(sorted(found)))
 
 
 def _sides_of(name: str, axes: tuple[str, ...]) -> tuple[str, ...]:
@@ -392,9 +412,12 @@ def _changes(series: Series, heads: Heads) -> dict[tuple[int, int], float]:
 
 
 def head_numbers(series: Series, name: str) -> tuple[int, ...]:
-    """Return the numbers of the heads in the attention array ``name``, in its order: all of a
-    block, or those that fitted into a capture."""
+    """Return the numbers of the heads (or channels) in the array ``name`` of attention or mixing
+    maps, in its order: all of a block, or those that fitted into a capture."""
     axis = name.removesuffix(".attn.pattern") + ".head"
+    if name.endswith(".mixer.mixing"):
+        kind = series.arrays[name].axes[-3]
+        axis = f"{name.removesuffix('.mixer.mixing')}.mixing_{kind}"
     labels = series.labels(axis, series.arrays[name].shape[-3])
     numbers = []
     for position, label in enumerate(labels):

@@ -53,6 +53,7 @@ from tracker_viz.rendering.planning.grid import (
 from tracker_viz.rendering.planning.header import header, role_legend, title
 from tracker_viz.rendering.planning.large_head import place_head
 from tracker_viz.rendering.planning.many_heads import place_many_heads
+from tracker_viz.rendering.planning.mixing import resolve_mixing
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
 from tracker_viz.rendering.planning.portrait import place_portrait
 from tracker_viz.rendering.planning.role_borders import by_behavior, find_roles, framed_roles
@@ -225,7 +226,7 @@ def _panels(builder: PlanBuilder, top: int) -> int:
             case Scores():
                 scores += resolve_scores(builder, panel)
             case Attention():
-                heads += resolve_attention(builder, panel)
+                heads += _attention_and_mixing(builder, panel)
             case Weights():
                 matrices.append(resolve_weights(builder, panel))
     area = top_at(builder.page, next_even(top + builder.px(58)))
@@ -238,6 +239,14 @@ def _panels(builder: PlanBuilder, top: int) -> int:
     if not heads and not matrices:
         return place_cards(builder, score_cards(builder, scores), area)
     return _maps(builder, heads, matrices, scores, area)
+
+
+def _attention_and_mixing(builder: PlanBuilder, panel: Attention) -> list[Heads]:
+    """Return what shows how blocks mix tokens: attention where they attend, and mixing maps."""
+    mixing = resolve_mixing(builder, panel)
+    if mixing and not builder.series.names("blocks.*.attn.pattern"):
+        return mixing
+    return [*resolve_attention(builder, panel), *mixing]
 
 
 def _room_below(builder: PlanBuilder) -> int:

@@ -225,7 +225,8 @@ def _mosaics(
     foot = beside_foot(builder, summary) if summary else 0
     column = px(_COLUMN + 40) if summary and not parts.scores else 0
     if shows_role_map(builder):
-        return place_role_map(builder, cut_right(area, column)[0]), parts.cards
+        room, _ = cut_right(area, column)
+        return _role_map_and_mixing(builder, parts, room, most_groups), parts.cards
 
     width = area.width
     if builder.is_narrow:
@@ -244,6 +245,19 @@ def _mosaics(
         right = place_column(builder, summary, beside)
         return right_at(area, right), []
     return right_at(bottom_at(area, bottom), mosaic.right), parts.cards
+
+
+def _role_map_and_mixing(builder: PlanBuilder, parts: _Parts, area: Box, most_groups: int) -> Box:
+    """Place the map of roles, and beside it a mosaic of what has none: mixing maps."""
+    mixing = [heads for heads in parts.heads if heads.is_mixing][:1]
+    box = place_role_map(builder, replace(area, width=area.width // (1 + len(mixing))))
+    for heads in mixing:
+        x = box.right + builder.px(40)
+        room = Box(x, area.y, area.right - x, area.height)
+        mosaic = place_mosaic(builder, heads, room, most_groups)
+        bottom = max(box.bottom, mosaic.bottom)
+        box = Box(box.x, box.y, mosaic.right - box.x, bottom - box.y)
+    return box
 
 
 def _row_below(builder: PlanBuilder, parts: _Parts) -> int:

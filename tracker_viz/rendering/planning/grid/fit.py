@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.content import Heads, Matrices
+from tracker_viz.rendering.planning.mixing import aligned
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, whole_cell_px
 
 NAME = 20.0  # of rows and columns
@@ -90,6 +91,7 @@ def fit_grid(
 ) -> GridShape:
     """Return the shape with the largest maps in ``area``, less ``keep_right`` pixels of its width;
     its ``map_px`` is 0 when not one pixel a map fits."""
+    heads, matrices = aligned(heads, matrices)
     panels: list[Heads | Matrices] = [*heads, *matrices]
     n_blocks = max(len(panel.blocks) for panel in panels)
     best, best_worth = GridShape(1, n_blocks, 0, 0, 1, 0), 0.0
@@ -217,7 +219,7 @@ def names_in_corners(builder: PlanBuilder, heads: Sequence[Heads], shape: GridSh
         return False
     names = []
     for group in heads:
-        names += [f"L{block}H{max(numbers)}" for block, numbers in group.indices]
+        names += [f"L{block}H{max(numbers)}" for block, numbers in group.indices if numbers]
     needed = builder.text_width(max(names, key=len), NAME)
     needed += builder.px(NAME) + 3 * builder.px(6)
     return shape.map_px - shape.map_px // 16 > 1.1 * needed

@@ -27,6 +27,7 @@ from tracker_viz.rendering.planning.grid.fit import (
     names_in_corners,
     section_gap,
 )
+from tracker_viz.rendering.planning.mixing import aligned
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
 
 
@@ -40,6 +41,7 @@ def place_grid(
 ) -> tuple[int, int]:
     """Place everything in ``area``, whose last ``keep_right`` pixels stay free; return (right,
     bottom) of what was placed."""
+    heads, matrices = aligned(heads, matrices)
     panels: list[Heads | Matrices] = [*heads, *matrices]
     cornered = names_in_corners(builder, heads, shape)
     n_blocks = max(len(panel.blocks) for panel in panels)
@@ -53,7 +55,8 @@ def place_grid(
             if panel is panels[0] or shape.groups > 1:
                 x += label
                 if not cornered:
-                    _row_labels(builder, blocks, x, area.y, shape)
+                    numbers = [panel.block_numbers[position] for position in blocks]
+                    _row_labels(builder, numbers, x, area.y, shape)
             if group == 0:
                 width = _panel_width(panel, shape) + section + label
                 room = shape.groups * width - section // 2 - label
@@ -122,12 +125,14 @@ def _panel_width(panel: Heads | Matrices, shape: GridShape) -> int:
     return shape.columns(panel) * (shape.width_of(panel) + shape.gap) - shape.gap
 
 
-def _row_labels(builder: PlanBuilder, blocks: range, x: int, top: int, shape: GridShape) -> None:
+def _row_labels(
+    builder: PlanBuilder, numbers: Sequence[int], x: int, top: int, shape: GridShape
+) -> None:
     every = max(1, -(-builder.px(20) // shape.block_pitch))
     middle = top + (shape.block_pitch - shape.gap - shape.caption) / 2
     is_short = builder.is_narrow or shape.groups > 1
-    for row in range(0, len(blocks), every):
-        text = str(blocks[row]) if is_short else f"block {blocks[row]}"
+    for row in range(0, len(numbers), every):
+        text = str(numbers[row]) if is_short else f"block {numbers[row]}"
         builder.text_left_of(x - builder.px(14), text, middle + row * shape.block_pitch, NAME)
 
 
@@ -168,7 +173,7 @@ def _place_heads(
         if position >= len(group.blocks):
             continue
         block, numbers = group.indices[position]
-        if sharing > 1 and shape.lines == 1:
+        if sharing > 1 and shape.lines == 1 and not group.is_mixing:
             _join_heads_that_share(builder, group, numbers, sharing, shape, row, Box(x, top, 0, 0))
         for number, source in enumerate(group.blocks[position]):
             right, down = shape.origin(group, row, number)
@@ -180,7 +185,7 @@ def _place_heads(
                 box,
                 group.scale,
                 mask,
-                head=(block, head),
+                head=None if group.is_mixing else (block, head),
                 corner=f"L{block}H{head}" if cornered else "",
                 corner_px=NAME * builder.unit,
             )
