@@ -442,7 +442,9 @@ def test_one_drawing_goes_into_several_runs(watched, second):
 
 def test_a_run_that_takes_no_picture_keeps_it_from_no_other(watched, second, tmp_path):
     (Path(watched.ref.path) / "overview.webm" / "in the way").mkdir(parents=True)
-    with pytest.raises(TrackerError, match=r"here\.webm\. Not taken by local:.*overview\.webm"):
+    with pytest.raises(
+        TrackerError, match=r"here\.webm\), but not uploaded to every run: local:.*overview\.webm"
+    ):
         render(
             watched.ref,
             also_into=[second.ref],
