@@ -40,3 +40,17 @@ def test_the_example_trains_and_puts_its_video_into_the_run(example, video, tmp_
     )
     assert run.info.status == "FINISHED"
     assert f"{video}.webm" in {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
+def test_the_fine_tune_ranks_the_heads_by_what_lora_changed(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import lora_finetune; lora_finetune.main(steps=4, base_steps=2)"],
+        cwd=tmp_path, env=environment | {"TRACKER_VIZ_CACHE": str(tmp_path / "cache")},
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    _, _, ranking = done.stdout.partition("most changed attention first:\n")
+    heads = [line.split()[0] for line in ranking.splitlines() if line.startswith("  L")]
+    assert sorted(heads) == [f"L{block}H{head}" for block in range(2) for head in range(4)]
+    assert (tmp_path / "lora" / "overview.webm").exists()

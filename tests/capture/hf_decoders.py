@@ -288,7 +288,7 @@ def row(model_type, structure, model, difference):
 def table():
     """Markdown."""
     import adapted_models  # which take models from here
-    import quantised_models
+    import quantized_models
     from hf_mixers import MIXING_TOLERANCE, mixer_lines
 
     lines, hits, eager_hits = [], 0, 0
@@ -386,7 +386,7 @@ Models without any attention or mixer that can be asked are refused before train
 {chr(10).join(refused)}
 
 {adapted_models.section()}
-{quantised_models.section()}"""
+{quantized_models.section()}"""
 
 
 def plain_lines():

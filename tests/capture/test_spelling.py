@@ -52,7 +52,7 @@ DECODERS = {
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_ids_are_spelt_as_people_write_it_and_unknown_ones_are_numbers(name):
+def test_ids_are_spelled_as_people_write_it_and_unknown_ones_are_numbers(name):
     spell = Speller(DECODERS[name])
     assert [spell(token) for token in (0, 7, 63, 64, 95)] == ["w0", "w7", "w63", "64", "95"]
 

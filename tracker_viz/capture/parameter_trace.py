@@ -91,7 +91,7 @@ class ParameterTrace:
 
     def saw_layer(self, name: str, entering: Any, output: Any) -> None:
         """Note what a layer returned that is no plain product with a parameter: an adapter's, or a
-        quantised one's, whose matrix is read by ``name``."""
+        quantized one's, whose matrix is read by ``name``."""
         if isinstance(entering, Tensor) and isinstance(output, Tensor):
             self._outputs.append((name, output))
             self.origins.saw_layer(name, entering, output)

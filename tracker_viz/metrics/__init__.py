@@ -12,6 +12,7 @@ from tracker_viz.metrics.events import (
     run_sentence,
     strongest_event,
 )
+from tracker_viz.metrics.head_changes import head_changes
 from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
 from tracker_viz.metrics.mixing_scores import MIXING_SCORES
 from tracker_viz.metrics.mixtures.expert_scores import EXPERT_SCORES, ROUTER_SCORES
@@ -105,6 +106,7 @@ __all__ = [
     "event_table",
     "find_events",
     "gather_evidence",
+    "head_changes",
     "head_name",
     "head_roles",
     "head_table",

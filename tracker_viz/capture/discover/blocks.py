@@ -261,7 +261,7 @@ def _watched_pass(
 
 @contextlib.contextmanager
 def _outputs_noted(model: nn.Module, evidence: ParameterTrace) -> Iterator[None]:
-    """Tell ``evidence`` what the layers with adapters and the quantised ones return."""
+    """Tell ``evidence`` what the layers with adapters and the quantized ones return."""
     handles = []
 
     def first(inputs: tuple[Any, ...]) -> Any:

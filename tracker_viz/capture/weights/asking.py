@@ -1,6 +1,6 @@
 """Ask a layer for the matrix that it multiplies by, whatever it stores.
 
-A linear layer called with the identity returns its matrix. That holds for packed and quantised
+A linear layer called with the identity returns its matrix. That holds for packed and quantized
 weights, and for adapters of any kind, without a word about their formats. Called by
 ``stored.StoredWeights`` for the layers whose stored tensors are no matrices.
 """
@@ -17,7 +17,7 @@ from tracker_viz.errors import UnsupportedModelError
 _ROWS_AT_ONCE = 1024
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The most that a layer's output may differ from what its matrix gives, as a share of its norm:
-# bfloat16 rounds by 4e-3, and quantised layers may round what enters them to eight bits.
+# bfloat16 rounds by 4e-3, and quantized layers may round what enters them to eight bits.
 _ROUNDING = 3e-2
 
 

@@ -1,7 +1,7 @@
-"""Quantised layers: which ones store something else than the matrix they multiply by, and that
+"""Quantized layers: which ones store something else than the matrix they multiply by, and that
 matrix again.
 
-Told by what a layer stores, not by its library: tensors that know how to dequantise themselves
+Told by what a layer stores, not by its library: tensors that know how to dequantize themselves
 (torchao, optimum-quanto, torch.ao) do so; of every other format (bitsandbytes, HQQ, GPTQ, scaled
 float8) the layer is asked. Called by ``stored.StoredWeights`` and by the search for projections.
 """
@@ -30,13 +30,13 @@ def named_matrices(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from layer.named_parameters(recurse=False)
 
 
-def is_quantised(layer: nn.Module) -> bool:
+def is_quantized(layer: nn.Module) -> bool:
     """Return whether what a layer stores is not what it multiplies by."""
-    return packed_shape(layer) is not None or any(map(dequantises, layer._parameters.values()))
+    return packed_shape(layer) is not None or any(map(dequantizes, layer._parameters.values()))
 
 
-def dequantises(stored: Any) -> bool:
-    """Return whether a tensor is of a quantised type that gives plain numbers by itself."""
+def dequantizes(stored: Any) -> bool:
+    """Return whether a tensor is of a quantized type that gives plain numbers by itself."""
     return isinstance(stored, Tensor) and type(stored).dequantize is not Tensor.dequantize
 
 
@@ -47,7 +47,7 @@ def packed_shape(layer: Any) -> tuple[int, int] | None:
         return None  # the layer inside this adapter does
     stored = getattr(layer, "weight", None)
     if isinstance(stored, Tensor) and stored.is_floating_point():
-        is_scaled = stored.element_size() == 1 and _has_scale(layer) and not dequantises(stored)
+        is_scaled = stored.element_size() == 1 and _has_scale(layer) and not dequantizes(stored)
         if not is_scaled or stored.ndim != 2:
             return None
         return stored.shape[0], stored.shape[1]

@@ -1,7 +1,7 @@
 """The values behind a parameter's name: what a layer multiplies by, wherever and however it is
 stored.
 
-A weight may be quantised, offloaded to the CPU or the disk, replaced (``modules_to_save``),
+A weight may be quantized, offloaded to the CPU or the disk, replaced (``modules_to_save``),
 parametrized, or changed by an adapter. ``StoredWeights`` gives plain tensors for all of them, one
 at a time, as ``matrices.read`` and ``norms.krylov`` take them. Where a layer stores no matrix that
 can be read, it is asked for it; where that fails, ``try_to_read`` says why.
@@ -21,8 +21,8 @@ from tracker_viz.capture.offload import offloaded
 from tracker_viz.capture.weights import adapters
 from tracker_viz.capture.weights.asking import asked, is_right
 from tracker_viz.capture.weights.packed import (
-    dequantises,
-    is_quantised,
+    dequantizes,
+    is_quantized,
     named_matrices,
     packed_shape,
     unpacked,
@@ -76,7 +76,7 @@ class StoredWeights(Mapping[str, Tensor]):
         return changed
 
     def _base(self, name: str) -> Tensor:
-        """Return a weight without the adapters around it, dequantised."""
+        """Return a weight without the adapters around it, dequantized."""
         path = name.rpartition(".")[0]
         if _PARAMETRIZED in f"{path}.":
             parametrized, _, of_layer = path.rpartition(_PARAMETRIZED)
@@ -84,7 +84,7 @@ class StoredWeights(Mapping[str, Tensor]):
         stored: Tensor | None = self._parameters.get(name)
         if stored is not None and stored.is_meta:
             stored = offloaded(self._model, name)
-        if stored is not None and dequantises(stored):
+        if stored is not None and dequantizes(stored):
             return stored.dequantize().detach()
         layer = self._model.get_submodule(path)
         if stored is None or packed_shape(layer) is not None:
@@ -145,7 +145,7 @@ def try_to_read(model: nn.Module, names: Iterable[str]) -> Readable:
     for name in names:
         around = adapters.adapters_around(model, name)
         layer = model.get_submodule(name.rpartition(".")[0])
-        if not around and not is_quantised(layer):
+        if not around and not is_quantized(layer):
             continue
         try:
             values = weights[name]
@@ -178,6 +178,6 @@ def names_of_outputs(model: nn.Module) -> dict[nn.Module, str]:
                 names[around[-1]] = name
             elif (in_use := name_in_use(model, name)) != name:
                 names[model.get_submodule(in_use.rpartition(".")[0])] = name
-            elif is_quantised(layer):
+            elif is_quantized(layer):
                 names[layer] = name
     return names

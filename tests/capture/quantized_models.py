@@ -1,5 +1,5 @@
 """Small models that store their weights in another way than they use them: what
-``test_quantised.py`` tries, and the section of ``examples/supported_models.md`` about them."""
+``test_quantized.py`` tries, and the section of ``examples/supported_models.md`` about them."""
 
 from __future__ import annotations
 
@@ -113,12 +113,12 @@ def section():
         allowed = ROUNDING.get(name, 0)
         assert error_of(name) <= allowed
         lines.append(f"| {name} | {f'within {allowed:.0%}' if allowed else 'equal'} |")
-    return f"""## Quantised and offloaded
+    return f"""## Quantized and offloaded
 
-Maps show the matrix that a layer multiplies by. Quantised tensors that can do so dequantise
+Maps show the matrix that a layer multiplies by. Quantized tensors that can do so dequantize
 themselves; every other layer is called with the identity. Weights of a layer that does not even run
 by itself are left out, and the log and the capture say why; attention is shown all the same.
-Compared with the weights before they were quantised or offloaded (transformers
+Compared with the weights before they were quantized or offloaded (transformers
 {transformers.__version__}, accelerate {accelerate.__version__}):
 
 | how weights are stored | largest difference, as a share of the norm |

@@ -1,4 +1,4 @@
-"""Weights that are stored in another way than they are used: quantised, offloaded, made in
+"""Weights that are stored in another way than they are used: quantized, offloaded, made in
 inference mode."""
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers
 from adapted_models import llama, looked_at, lora, trained
-from quantised_models import ROUNDING, STORED, PackedLinear, WithoutAMatrix, error_of, section
-from quantised_models import with_layers as llama_with
+from quantized_models import ROUNDING, STORED, PackedLinear, WithoutAMatrix, error_of, section
+from quantized_models import with_layers as llama_with
 
 from tracker_viz.capture import Schedule, make_probe, record
 from tracker_viz.errors import UnsupportedModelError
@@ -40,7 +40,7 @@ def test_a_training_captures_it_and_nothing_of_the_model_changes(name):
         assert (first[key] == second[key]).all()
 
 
-def test_the_page_of_supported_models_has_the_section_about_quantised_weights():
+def test_the_page_of_supported_models_has_the_section_about_quantized_weights():
     if set((ROOT / "constraints.txt").read_text().split()) >= PINNED:
         page = ROOT / "examples" / "supported_models.md"
         assert section() in page.read_text(), NEW_PAGE
@@ -58,7 +58,7 @@ def test_weights_that_cannot_be_read_are_left_out_with_the_reason_and_attention_
     assert "WithoutAMatrix does not run by itself: expected a batch of the model's own" in said
 
 
-def test_an_adapter_around_a_quantised_layer_is_added_to_what_it_dequantises_to():
+def test_an_adapter_around_a_quantized_layer_is_added_to_what_it_dequantizes_to():
     """QLoRA: the base in few bits, the adapter in full."""
     model = trained(peft.get_peft_model(llama(), lora(["q_proj"])))
     layer = model.base_model.model.model.layers[0].self_attn.q_proj

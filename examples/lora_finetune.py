@@ -1,0 +1,83 @@
+"""Fine-tune a small decoder with LoRA on a new task, and see what that changed, head by head.
+
+The base learns to continue rows that repeat after 16 tokens; the new rows repeat after 11. What the
+adapters make of the heads is filmed from the base model (step 0) on, and ranked.
+
+pip install peft transformers
+python examples/lora_finetune.py
+"""
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import tracker_viz as tv
+from tracker_viz.metrics import head_changes
+
+BOS, VOCABULARY, LENGTH = 0, 65, 48
+OLD_PERIOD, NEW_PERIOD = 16, 11
+
+
+def batch(period: int, rows: int = 32) -> torch.Tensor:
+    """[BOS] and random tokens that repeat."""
+    unit = torch.stack([torch.randperm(VOCABULARY - 1)[:period] + 1 for _ in range(rows)])
+    repeated = unit.repeat(1, LENGTH // period + 1)[:, : LENGTH - 1]
+    return torch.cat([torch.full((rows, 1), BOS), repeated], dim=1)
+
+
+def train_step(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, period: int
+) -> torch.Tensor:
+    ids = batch(period)
+    labels = ids.clone()
+    labels[:, : period + 1] = -100  # nobody can know the first copy
+    loss = model(input_ids=ids, labels=labels).loss
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def pretrained(steps: int) -> LlamaForCausalLM:
+    """Stands for a base model of your own: LlamaForCausalLM.from_pretrained(...)."""
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+        )
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(1, steps + 1):
+        loss = train_step(model, optimizer, OLD_PERIOD)
+        if step % 50 == 0:
+            print(f"base model, step {step}: loss {loss:.2f}")
+    return model
+
+
+def main(steps: int = 200, base_steps: int = 300) -> None:
+    torch.manual_seed(0)
+    lora = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(pretrained(base_steps), lora)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3)
+    # One row of the new task, and as text one of the old.
+    old_row = batch(OLD_PERIOD, rows=1)[0]
+    probe = tv.make_probe(VOCABULARY, LENGTH, text_ids=old_row, bos_id=BOS, period=NEW_PERIOD)
+
+    with tv.watch(model, probe=probe, run="local", spool="lora", total_steps=steps) as recorder:
+        for step in range(1, steps + 1):
+            loss = train_step(model, optimizer, NEW_PERIOD)
+            recorder.step(step, loss=loss)
+
+    first, *_, last = tv.load_captures("local:lora")
+    print("What fine-tuning changed, head by head, the most changed attention first:")
+    for change in head_changes(first, last):
+        print(f"  {change}")
+    tv.render("local:lora")  # also: layout="weights", "adapters"
+
+
+if __name__ == "__main__":
+    main()

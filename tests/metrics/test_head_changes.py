@@ -1,0 +1,78 @@
+"""Heads ranked by how much their attention changed between two captures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tracker_viz.metrics import head_changes
+from tracker_viz.types import Capture
+
+LENGTH, WIDTH = 8, 4
+LOOKS_BACK = np.eye(LENGTH, k=-1, dtype=np.float16)
+LOOKS_BACK[0, 0] = 1
+LOOKS_AT_ITSELF = np.eye(LENGTH, dtype=np.float16)
+
+
+def capture(step, heads, *, query=None, **options):
+    """One block whose heads attend as given, one row of the probe."""
+    arrays = {"blocks.0.attn.pattern": np.stack(heads)[None].astype(np.float16)}
+    if query is not None:
+        arrays["blocks.0.attn.w_q"] = query.astype(np.float16)
+    axes = {"blocks.0.attn.pattern": ("probe", "head", "query", "key")}
+    return Capture(step, arrays | options.pop("scores", {}), axes=axes, **options)
+
+
+def test_a_head_that_looks_elsewhere_comes_first_and_one_that_stays_last():
+    first = capture(0, [LOOKS_BACK, LOOKS_BACK, LOOKS_BACK])
+    mixed = (LOOKS_BACK + LOOKS_AT_ITSELF) / 2
+    last = capture(9, [LOOKS_BACK, LOOKS_AT_ITSELF, mixed])
+    changes = head_changes(first, last)
+    assert [change.head for change in changes] == [(0, 1), (0, 2), (0, 0)]
+    assert [change.attention for change in changes] == pytest.approx([1, 0.311, 0], abs=1e-3)
+
+
+def test_the_weights_of_a_heads_queries_are_its_own_rows():
+    query = np.arange(1, 17, dtype=np.float16).reshape(4, WIDTH)
+    changed = query.copy()
+    changed[2:] *= 1.5
+    model = {"n_heads": 2}
+    heads = [LOOKS_BACK, LOOKS_BACK]
+    changes = head_changes(
+        capture(0, heads, query=query, model=model), capture(9, heads, query=changed, model=model)
+    )
+    assert [change.query for change in changes] == pytest.approx([0, 0.5])
+
+
+def test_the_score_that_changed_most_is_named_and_a_distance_in_tokens_is_not():
+    def scores(induction, distance):
+        return {
+            "scores.head.induction": np.array([[induction]], np.float32),
+            "scores.head.sink": np.array([[0.5]], np.float32),
+            "scores.head.distance": np.array([[distance]], np.float32),
+        }
+
+    (change,) = head_changes(
+        capture(0, [LOOKS_BACK], scores=scores(0.9, 1)),
+        capture(9, [LOOKS_BACK], scores=scores(0.1, 30)),
+    )
+    assert (change.score, change.before, change.after) == pytest.approx(("induction", 0.9, 0.1))
+    assert str(change) == "L0H0  attention 0.00 bits  induction 0.90 -> 0.10"
+
+
+def test_heads_keep_their_numbers_where_not_all_are_kept_and_broken_ones_come_last():
+    labels = {"blocks.0.head": ("3", "11")}
+    broken = np.full_like(LOOKS_BACK, np.nan)
+    first = capture(0, [LOOKS_BACK, LOOKS_BACK], labels=labels)
+    last = capture(9, [broken, LOOKS_AT_ITSELF], labels=labels)
+    assert [change.head for change in head_changes(first, last)] == [(0, 11), (0, 3)]
+    other = dataclasses.replace(last, labels={"blocks.0.head": ("4", "11")})
+    assert [change.head for change in head_changes(first, other)] == [(0, 11)]
+
+
+def test_captures_of_different_probes_are_refused():
+    shorter = capture(9, [LOOKS_BACK[:4, :4]])
+    with pytest.raises(ValueError, match="different models or probes"):
+        head_changes(capture(0, [LOOKS_BACK]), shorter)
