@@ -129,6 +129,16 @@ class Lecture(nn.Module):
         return self.out_proj(merge(by_kernel(q, k, v)))
 
 
+class InFormOfOthers(Lecture):
+    """Rotary code takes dtype and shape of one from the other, and writes into empty tensors."""
+
+    def forward(self, x):
+        q, k, v = (split(layer(x), H) for layer in (self.W_query, self.W_key, self.W_value))
+        keys = torch.empty_like(q)
+        keys[:] = k.type_as(q).view_as(q).to(q)
+        return self.out_proj(merge(by_kernel(q, keys, v)))
+
+
 class OddGate(nn.Module):
     """xFormers' SwiGLU: w3 goes out, and which of the others is the gate is the code's secret."""
 
@@ -159,6 +169,11 @@ def test_unusual_names_are_no_obstacle_and_what_did_nothing_has_none():
         "mlp.w_down": "mlp.w3.weight",
     }
     assert structure.unnamed == {"attn.unused": (0, 1)}
+
+
+def test_a_tensor_that_lends_its_form_lends_no_values():
+    parts, _ = parts_of(lambda: Residual(InFormOfOthers(), OddGate()))
+    assert (parts["attn.w_q"], parts["attn.w_k"]) == ("attn.W_query.weight", "attn.W_key.weight")
 
 
 def test_what_is_left_out_of_the_pictures_is_named_once_in_the_log():

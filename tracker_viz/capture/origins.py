@@ -158,9 +158,15 @@ class Origins:
     ) -> None:
         """Note a torch function that was called, inside the modules ``running``."""
         made = list(_tensors((output,)))
+        if func is Tensor.__setitem__:  # returns nothing, and writes into the first
+            made = [args[0]]
         if not made:
             return
+        if _makes_new(func):
+            return
         operands = list(_tensors((*args, *kwargs.values())))
+        if _takes_form_of_second(func):
+            operands = operands[:1]
         origins = [self._origin(operand, running) for operand in operands]
         if func is F.multi_head_attention_forward:
             # Its own output projection comes last, and its names tell its parts.
@@ -178,8 +184,9 @@ class Origins:
         origin = self._of_output(func, args, operands, origins, running)
         if origin is not None:
             self._set(made, origin)
-            if func is Tensor.__setitem__ or _is_in_place(func):
+            if _is_in_place(func):
                 self._set(operands[:1], origin)
+                self._written_through(operands[0], origin)
 
     def saw_layer(self, name: str, entering: Tensor, output: Tensor) -> None:
         """Note a layer that multiplies by the weight ``name`` in a way of its own."""
@@ -296,6 +303,17 @@ class Origins:
                 if local is not None:
                     self._known[local] = origin
 
+    def _written_through(self, tensor: Tensor, origin: Origin) -> None:
+        """Note that the tensor of which ``tensor`` is a view was written as well."""
+        if tensor.is_inference() or not tensor._is_view():
+            return
+        base = tensor._base
+        known = self._known.get(base)
+        if known is None:
+            self._known[base] = origin
+        elif not known.is_weight:
+            self._known[base] = _joined([known, origin])
+
     def _names_of(self, origins: Iterable[Origin | None]) -> Iterator[str]:
         for origin in origins:
             if origin is not None and origin.is_weight:
@@ -327,6 +345,18 @@ def _rows_are_second(args: Sequence[Any]) -> bool:
     operands, _, result = equation.replace(" ", "").partition("->")
     _, _, second = operands.partition(",")
     return len(result) >= 2 and result[-2] in second and result[-1] not in second
+
+
+def _makes_new(func: Any) -> bool:
+    """Return whether only the form of an operand is taken, as by ``zeros_like``."""
+    name = getattr(func, "__name__", "")
+    return name.endswith("_like") or name.startswith("new_")
+
+
+def _takes_form_of_second(func: Any) -> bool:
+    """Return whether only the first operand's values are taken, as by ``key.type_as(query)``."""
+    name = getattr(func, "__name__", "")
+    return name == "to" or (name.endswith("_as") and not name.startswith("__"))
 
 
 def _is_in_place(func: Any) -> bool:
