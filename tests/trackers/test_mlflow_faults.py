@@ -490,7 +490,7 @@ def test_a_killed_pull_goes_on_where_it_stopped(
     monkeypatch.setattr(
         ArtifactStore,
         "downloaded",
-        lambda store, *to: (downloads.append(to), downloaded(store, *to))[1],
+        lambda store, *to, **limit: (downloads.append(to), downloaded(store, *to, **limit))[1],
     )
     pulled = pull(MlflowTracker(mlflow_server.uri).open_run(ref), tmp_path / "cache")
     assert [capture.path.read_bytes() for capture in pulled.captures] == [
