@@ -143,7 +143,7 @@ def test_files_are_options_of_every_group_also_among_others_and_with_a_shipped_n
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "layout=mine.yaml: no such file; layout is one of changes, ffn, head, heads, ov"),
+        (None, f"no such file; layout is one of {', '.join(sorted(LAYOUTS))}, or a file"),
         ("panels: [{panel: attention", "layout=mine.yaml cannot be read: while parsing a flow"),
         ("- panel: attention", "layout=mine.yaml must be a mapping of options to values"),
         ("panel: attention", "unknown option of layout 'panel'; did you mean 'panels'?"),
