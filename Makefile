@@ -8,7 +8,7 @@ PORT ?= 5000
 PIP := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check example benchmarks clean
+.PHONY: help demo ui test check docs example benchmarks clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,11 @@ check: $(VENV)/.dev ## style, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs ## build the documentation into build/docs
+	@$(BIN)/python docs/assemble.py build/pages
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
+	@echo "Read it:  build/docs/index.html"
 
 # Trackio needs an older Pillow than .venv has: its environment lies on top of .venv, and has its own.
 example: $(VENV)/.dev ## test examples/trackio_tracker, the tracker of another distribution
@@ -56,6 +61,10 @@ $(VENV)/.user: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.user
 	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.user
+	@$(PIP) install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@
 
 pinned = $(shell sed -n 's/^$(1)==//p' constraints.txt)

@@ -52,8 +52,8 @@ def layouts(series: Series, path: Path) -> None:
 
 
 def patterns(series: Series, path: Path) -> None:
-    """Heads to learn reading from, on the repeated row: before training, the strongest of four roles
-    after it, and one that has no role."""
+    """Heads to learn reading from, on the repeated row: one before training, the strongest of four
+    roles after it, and one without a role."""
     wanted = [*series.names("blocks.*.attn.pattern"), *series.names("scores.head.*")]
     first, last = series.capture(0, wanted), series.capture(len(series) - 1, wanted)
     names = {
