@@ -354,7 +354,7 @@ def test_clusters_put_heads_of_one_kind_side_by_side_across_runs():
     assert len(of_induction) == 2
     assert len(set(of_induction)) == 1
     assert (groups == of_induction[0]).sum() == 2
-    assert grouped.labels[5] == "a L01H01"
+    assert grouped.labels[5] == "a L1H1"
     column = list(grouped.scores).index("induction") * 24 + 23
     induction_at_end = [
         runs["ab".index(run)].series.heads["induction"][-1][head]

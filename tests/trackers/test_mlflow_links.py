@@ -98,18 +98,18 @@ def test_the_note_shows_the_animation_and_the_heads_that_took_a_role(run, tmp_pa
     assert title.startswith("[explore heads](#/experiments/")
     assert "[every head's scores](#/experiments/" in title
     assert sentences.splitlines() == [
-        "**Induction**: 2 heads. The strongest, L01H02 (0.87 above chance), "
+        "**Induction**: 2 heads. The strongest, L1H2 (0.87 above chance), "
         "took the role between steps 480 and 560.  ",
-        "**Previous token**: L00H01 (0.41 above chance) took the role by step 320.",
+        "**Previous token**: L0H1 (0.41 above chance) took the role by step 320.",
     ]
     assert picture == f"![heads](get-artifact?path=heads.webp&run_uuid={run.ref.path})"
     rows = table.replace("&emsp;", "").splitlines()
     assert rows[2:5] == [
-        "| L01H02 | induction | 560 | 0.87 |",
-        "| L01H01 | induction |  | 0.50 |",
-        "| L00H01 | previous token | 320 | 0.41 |",
+        "| L1H2 | induction | 560 | 0.87 |",
+        "| L1H1 | induction |  | 0.50 |",
+        "| L0H1 | previous token | 320 | 0.41 |",
     ]
-    assert "L00H00" not in table
+    assert "L0H0" not in table
     assert "not-noted" not in note
 
 

@@ -77,7 +77,7 @@ def test_a_run_is_verified_with_checkpoints_and_what_builds_their_model(recorded
     assert nothing.startswith("nothing  ")
     assert [line.split("  ")[0] for line in others[:2]] == ["all previous token", "all induction"]
     assert all(line.endswith("  holds") for line in others[:3])
-    assert others[2].startswith("L00H01              previous token  ")
+    assert others[2].startswith("L0H1                previous token  ")
     assert lines[-1] == f"In the run: {recorded.directory.as_uri()}/spool/tables/verified_heads.csv"
 
 
@@ -109,5 +109,5 @@ def test_a_table_without_labels_has_no_columns_for_them(recorded):
     assert lines[:3] == ["Step 2", "", "No head carries a label."]
     assert lines[4].split() == ["without", "later", "copies", "first", "copies"]
     assert {line.split()[0] for line in lines[7:15]} == {
-        f"L{block:02d}H{head:02d}" for block in range(2) for head in range(4)
+        f"L{block}H{head}" for block in range(2) for head in range(4)
     }

@@ -18,7 +18,6 @@ from tracker_viz.comparison.matching import Behavior, behaviors, common_scores
 from tracker_viz.comparison.ordering import ranking
 from tracker_viz.comparison.runs import ComparedRun, check_runs, run_labels
 from tracker_viz.errors import ConfigError
-from tracker_viz.metrics import head_name
 from tracker_viz.types import HeadId
 
 # With more rows the picture cannot be read, and the tree of n heads costs n^2 numbers.
@@ -32,7 +31,7 @@ class HeadClusters:
 
     Attributes:
         values: float32 [head, score * point]: a head's trajectories, one score after the other.
-        labels: of the rows: ``n_heads=8 seed=1 L03H01``.
+        labels: of the rows: ``n_heads=8 seed=1 L3H1``.
         runs, heads: run name and (block, head) of each row.
         scores: the scores along the columns, in their order; each takes equally many columns.
         linkage: float64 [head - 1, 4], as ``scipy.cluster.hierarchy`` makes it (average linkage,
@@ -81,7 +80,7 @@ def cluster_heads(
     for run, behavior in zip(kept, found, strict=True):
         of_run += [run.name] * len(behavior.heads)
         heads += behavior.heads
-        row_labels += [f"{labels[run.name]} {head_name(*head)}" for head in behavior.heads]
+        row_labels += [f"{labels[run.name]} L{head[0]}H{head[1]}" for head in behavior.heads]
     if len(heads) < 2:
         raise ConfigError(
             f"clustering takes two heads or more; these runs have {len(heads)} with scores"

@@ -13,7 +13,7 @@ from tracker_viz.jobs.application import application
 from tracker_viz.jobs.builders import build_model, call
 from tracker_viz.jobs.config import TrackerSettings
 from tracker_viz.jobs.report import aligned_table
-from tracker_viz.metrics import role_label
+from tracker_viz.metrics import role_label, shown_heads
 from tracker_viz.pipeline import VerifyOptions, VerifyResult
 from tracker_viz.types import RunRef
 
@@ -112,7 +112,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         lines[0][1:1] = ["role"]
         lines[0] += ["others", "at most", "label"]
     for row in [model, *roles, *heads[:_MOST_HEADS]]:
-        name = "nothing" if row is model else row["what"]
+        name = "nothing" if row is model else shown_heads(row["what"])
         if row in roles:
             name = f"all {role_label(row['role'])}"
         role = "" if row["role"] is None or row in roles else role_label(row["role"])

@@ -57,6 +57,7 @@ from tracker_viz.metrics.summary import (
     onset_table,
     run_summary,
     run_tags,
+    shown_heads,
     shown_summary,
 )
 from tracker_viz.metrics.verdicts import (
@@ -134,6 +135,7 @@ __all__ = [
     "score_bytes",
     "score_series",
     "sentences",
+    "shown_heads",
     "shown_summary",
     "strongest_event",
     "verdict_rows",

@@ -286,8 +286,13 @@ def onset_table(series: ScoreSeries) -> list[TableRow]:
 
 
 def head_name(block: int, head: int) -> str:
-    """``L03H01``: sorts by block, then head."""
+    """Return a head's name in tables and charts: ``L03H01`` sorts by block, then head."""
     return f"L{block:02d}H{head:02d}"
+
+
+def shown_heads(text: str) -> str:
+    """Return ``text`` with every head's name as pictures show it: ``L3H1`` for ``L03H01``."""
+    return re.sub(r"\bL0*(\d+)H0*(\d+)\b", r"L\1H\2", text)
 
 
 def _by_block(name: str, scores: Floats) -> dict[str, float]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from tracker_viz.errors import TrackerError
 from tracker_viz.files import parsed_object
-from tracker_viz.metrics import role_label
+from tracker_viz.metrics import role_label, shown_heads
 from tracker_viz.stored import ComparedRow, EventRow, HeadRow, Stored
 from tracker_viz.types import RunRef
 
@@ -192,7 +192,7 @@ def _sentences(heads: Sequence[Row]) -> str:
 
 def _sentence(role: str, rows: Sequence[Row]) -> str:
     name = role_label(role).capitalize()
-    clearest = f"{rows[0]['head']} ({_margin(rows[0]):.2f} above chance)"
+    clearest = f"{shown_heads(rows[0]['head'])} ({_margin(rows[0]):.2f} above chance)"
     onset = _onset(rows[0])
     if len(rows) == 1:
         return f"**{name}**: {clearest} {onset}."
@@ -218,7 +218,7 @@ def _verdicts(verified: str) -> str:
         return ""
     if not sentences:
         return ""
-    lines = [f"**Heads taken out** at step {last_step}:", *sentences]
+    lines = [f"**Heads taken out** at step {last_step}:", *map(shown_heads, sentences)]
     return "  \n".join(lines)
 
 
@@ -229,7 +229,7 @@ def _head_table(heads: Sequence[Row]) -> str:
     cells = []
     for row in specialized[:MAX_HEADS]:
         role = role_label(row["role"])
-        cells.append((row["head"], role, row["onset_step"], f"{_margin(row):.2f}"))
+        cells.append((shown_heads(row["head"]), role, row["onset_step"], f"{_margin(row):.2f}"))
     table = _table(("head", "role", "since step", "above chance"), cells)
 
     more = len(specialized) - MAX_HEADS
