@@ -3,7 +3,7 @@ and output_attentions with torch.save.
 
     python benchmarks/capture.py            trainings of a small Llama with each of them; prints a
     table python benchmarks/capture.py --sizes    megabytes and milliseconds of one capture for
-    125M, 1B, 7B and 70B python benchmarks/capture.py --all > examples/capture_cost.md
+    125M, 1B, 7B and 70B python benchmarks/capture.py --all > docs/pages/capture_cost.md
 
 Every round trains from the same seed with each of them, in turn and in one process, twice: as
 people do, for the ratio to the plain training of the same round; and waiting after each record
@@ -456,7 +456,7 @@ def sizes(max_mb: float) -> None:
     )
     print(
         "`python benchmarks/capture.py --sizes`. With other numbers of hidden rows: "
-        "[benchmarks/score_rows.md](../benchmarks/score_rows.md).\n"
+        "[benchmarks/score_rows.md](../../benchmarks/score_rows.md).\n"
     )
     print(
         f"Megabytes follow exactly from shapes. **Measured:** {first}, float32, on a CPU with "

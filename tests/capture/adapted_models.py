@@ -1,5 +1,5 @@
 """Small models with adapters (PEFT), each trained a little: what ``test_adapters.py`` tries, and
-the section of ``examples/supported_models.md`` about them."""
+the section of ``docs/pages/supported_models.md`` about them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 ``output_attentions``).
 
 Random weights; nothing is downloaded. ``python tests/capture/hf_decoders.py >
-examples/supported_models.md`` writes the table.
+docs/pages/supported_models.md`` writes the table.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Small models that store their weights in another way than they use them: what
-``test_quantized.py`` tries, and the section of ``examples/supported_models.md`` about them."""
+``test_quantized.py`` tries, and the section of ``docs/pages/supported_models.md`` about them."""
 
 from __future__ import annotations
 

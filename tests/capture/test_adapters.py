@@ -38,7 +38,7 @@ from tracker_viz.capture.ablation.outputs import find_outputs
 from tracker_viz.errors import UnsupportedModelError
 
 ROOT = Path(__file__).parents[2]
-NEW_PAGE = "run: python tests/capture/hf_decoders.py > examples/supported_models.md"
+NEW_PAGE = "run: python tests/capture/hf_decoders.py > docs/pages/supported_models.md"
 
 
 @pytest.mark.parametrize("name", ADAPTED)
@@ -55,7 +55,7 @@ def test_maps_show_what_a_layer_with_an_adapter_multiplies_by(name):
 
 def test_the_page_of_supported_models_has_the_section_about_adapters():
     if f"peft=={peft.__version__}" in (ROOT / "constraints.txt").read_text().split():
-        page = ROOT / "examples" / "supported_models.md"
+        page = ROOT / "docs" / "pages" / "supported_models.md"
         assert section() in page.read_text(), NEW_PAGE
 
 

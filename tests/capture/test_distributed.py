@@ -201,7 +201,7 @@ def test_the_launchers_rank_counts_before_the_process_group_is_up(monkeypatch):
 
 
 def test_the_page_of_supported_models_lists_the_ways_of_sharding_that_are_tested():
-    page = (Path(__file__).parents[2] / "examples" / "supported_models.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "pages" / "supported_models.md").read_text()
     assert "\n".join(sharded_lines()) in page, (
-        "run: python tests/capture/hf_decoders.py > examples/supported_models.md"
+        "run: python tests/capture/hf_decoders.py > docs/pages/supported_models.md"
     )

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 # first cell -> all cells of the rows of the page's tables
 LISTED = {
     cells[0]: cells
-    for line in (ROOT / "examples" / "supported_models.md").read_text().splitlines()
+    for line in (ROOT / "docs" / "pages" / "supported_models.md").read_text().splitlines()
     if line.startswith("| ")
     and (cells := tuple(cell.strip() for cell in line.strip("|").split("|")))
 }
@@ -23,7 +23,7 @@ LISTED = {
 PAGE_IS_OF_THIS_VERSION = (
     f"transformers=={transformers.__version__}" in (ROOT / "constraints.txt").read_text().split()
 )
-NEW_PAGE = "run: python tests/capture/hf_decoders.py > examples/supported_models.md"
+NEW_PAGE = "run: python tests/capture/hf_decoders.py > docs/pages/supported_models.md"
 
 
 @pytest.mark.parametrize("model_type", sorted(MODELS))

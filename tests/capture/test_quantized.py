@@ -18,7 +18,7 @@ from tracker_viz.capture import Schedule, make_probe, record
 from tracker_viz.errors import UnsupportedModelError
 
 ROOT = Path(__file__).parents[2]
-NEW_PAGE = "run: python tests/capture/hf_decoders.py > examples/supported_models.md"
+NEW_PAGE = "run: python tests/capture/hf_decoders.py > docs/pages/supported_models.md"
 PINNED = {f"transformers=={transformers.__version__}", f"accelerate=={accelerate.__version__}"}
 
 
@@ -42,7 +42,7 @@ def test_a_training_captures_it_and_nothing_of_the_model_changes(name):
 
 def test_the_page_of_supported_models_has_the_section_about_quantized_weights():
     if set((ROOT / "constraints.txt").read_text().split()) >= PINNED:
-        page = ROOT / "examples" / "supported_models.md"
+        page = ROOT / "docs" / "pages" / "supported_models.md"
         assert section() in page.read_text(), NEW_PAGE
 
 

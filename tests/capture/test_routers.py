@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 E, K = 5, 2
 LISTED = {
     cells[0]: cells
-    for line in (ROOT / "examples" / "supported_models.md").read_text().splitlines()
+    for line in (ROOT / "docs" / "pages" / "supported_models.md").read_text().splitlines()
     if line.startswith("| ")
     and (cells := tuple(cell.strip() for cell in line.strip("|").split("|")))
 }
@@ -41,7 +41,7 @@ def test_a_public_mixtures_routers_are_its_own(name):
     assert float(LISTED[name][3]) <= TOLERANCE
     if PAGE_IS_OF_THIS_VERSION:
         assert LISTED[name][:3] == mixture_row(name)[:3], (
-            "run: python tests/capture/hf_decoders.py > examples/supported_models.md"
+            "run: python tests/capture/hf_decoders.py > docs/pages/supported_models.md"
         )
 
 

@@ -23,7 +23,7 @@ from tracker_viz.metrics import (
 from tracker_viz.metrics.mixtures import expert_measures as measures
 from tracker_viz.types import Capture
 
-PAGE = (Path(__file__).parents[2] / "examples" / "scores.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "pages" / "scores.md").read_text()
 ROWS, LENGTH, EXPERTS, K = 4, 24, 6, 2
 IS_TEXT = np.array([False, True, False, True])
 

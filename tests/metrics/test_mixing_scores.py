@@ -11,7 +11,7 @@ import pytest
 from tracker_viz.metrics import MIXING_SCORES, score
 from tracker_viz.types import Capture
 
-PAGE = (Path(__file__).parents[2] / "examples" / "scores.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "pages" / "scores.md").read_text()
 LENGTH = 64
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tracker_viz.metrics import HEAD_SCORES, ROLES, WEIGHT_SCORES, ProbeRow, roles
 
-PAGE = (Path(__file__).parents[2] / "examples" / "scores.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "pages" / "scores.md").read_text()
 # of the demo: 64 tokens, four copies behind a BOS
 PROBE = (ProbeRow("repeated", 64, 15, 1), ProbeRow("text", 64))
 
