@@ -23,6 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 # Marks what comes from more weights than a block has: the residual stream.
 MANY = "@many"
+_ATTENTION = "@attention "
 _MOST_WEIGHTS = 64
 
 _PRODUCTS = {
@@ -120,7 +121,8 @@ class Origins:
     Attributes:
         modules: of the model, by name.
         attentions: in the order in which they happened.
-        readers: weight -> where that comes from which it was multiplied with first.
+        readers: weight -> where that comes from which it was multiplied with first, and the marks
+            of all attentions that it was multiplied with.
         activated: weights whose products went into an activation function by themselves.
         whole: weights that were multiplied with whole, not by one of their slices.
         split_over: weights whose rows different processes multiply with (tensor parallelism) ->
@@ -192,9 +194,14 @@ class Origins:
         """Note a layer that multiplies by the weight ``name`` in a way of its own."""
         name = self.first_name(name)
         came_from = self._known.get(entering) or _NOWHERE
-        self.readers.setdefault(name, came_from.weights)
+        self._note_reader(name, came_from.weights)
         self.whole.add(name)
         self._set([output], Origin(frozenset({name})))
+
+    def _note_reader(self, name: str, came_from: frozenset[str]) -> None:
+        first = self.readers.setdefault(name, came_from)
+        # Blocks that share an output projection have an attention each.
+        self.readers[name] = first | {each for each in came_from if is_attention_mark(each)}
 
     def _of_output(
         self,
@@ -239,7 +246,7 @@ class Origins:
             return came_from  # along positions, channel by channel, where a decoder has one
         if weights:
             for name in of_weights:
-                self.readers.setdefault(name, came_from.weights)
+                self._note_reader(name, came_from.weights)
                 if any(operand.numel() == self._sizes.get(name) for operand, _ in weights):
                     self.whole.add(name)
             return Origin(of_weights)
@@ -262,7 +269,7 @@ class Origins:
         key_per_value: float = 1.0,
     ) -> Origin:
         """Note an attention; return where what it made comes from."""
-        mark = f"@attention {len(self.attentions)}"
+        mark = f"{_ATTENTION}{len(self.attentions)}"
         self.attentions.append(
             SeenAttention(tuple(running), query, key, value, mark, key_per_value)
         )
@@ -318,6 +325,11 @@ class Origins:
         for origin in origins:
             if origin is not None and origin.is_weight:
                 yield from origin.weights
+
+
+def is_attention_mark(name: str) -> bool:
+    """Return whether a name among weights stands for what an attention made."""
+    return name.startswith(_ATTENTION)
 
 
 def group_of_rows(tensor: Tensor) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tracker_viz.capture.discover.matrix import ATTENTION_ROLE, Matrix, whole
-from tracker_viz.capture.origins import Origins, SeenAttention
+from tracker_viz.capture.origins import Origins, SeenAttention, is_attention_mark
 from tracker_viz.capture.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.matrices import Projection, Ranges
 
@@ -198,7 +198,8 @@ def _is_output(matrix: Matrix, seen: Seen) -> bool:
     """Return whether the matrix was the first to multiply what the attention made; a gate of the
     block's own may have come between, the residual stream may not."""
     reads, marks = seen.reads(matrix), {each.mark for each in seen.attentions}
-    return bool(reads & marks) and reads - marks <= seen.own
+    others = {name for name in reads if not is_attention_mark(name)}
+    return bool(reads & marks) and others <= seen.own
 
 
 def _is_per_head(matrix: Matrix, seen: Seen) -> bool:
