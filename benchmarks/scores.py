@@ -30,7 +30,7 @@ from tracker_viz.capture.weights.matrices import Projection
 from tracker_viz.capture.weights.norms import krylov, norms
 from tracker_viz.metrics import HEAD_SCORES, ProbeRow
 from tracker_viz.metrics.head_scores import head_scores
-from tracker_viz.metrics.weight_scores import Weight, weight_scores
+from tracker_viz.metrics.weights.weight_scores import Weight, weight_scores
 
 HERE = Path(__file__).parent
 CORES = 2

@@ -50,8 +50,8 @@ INNER_LAYERS = {
         ["routing"],
         ["checks", "discover"],
         ["attention", "weights"],
-        ["distributed", "isolation", "notice", "parameter_trace", "probe"],
-        ["offload", "origins", "spelling"],
+        ["distributed", "isolation", "notice", "probe", "tracing"],
+        ["offload", "spelling"],
     ],
     "trackers": [
         ["mlflow", "wandb"],  # the adapters, which know nothing of each other

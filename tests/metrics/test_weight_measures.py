@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from tracker_viz.metrics import weight_measures
-from tracker_viz.metrics.weight_scores import (
+from tracker_viz.metrics.weights import weight_measures
+from tracker_viz.metrics.weights.weight_scores import (
     MAX_SPECTRUM_SIDE,
     Weight,
     projection_order,

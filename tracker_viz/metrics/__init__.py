@@ -71,7 +71,7 @@ from tracker_viz.metrics.verdicts import (
     sentences,
     verdict_rows,
 )
-from tracker_viz.metrics.weight_scores import MAX_SPECTRUM_SIDE, WEIGHT_NAME, WEIGHT_SCORES
+from tracker_viz.metrics.weights.weight_scores import MAX_SPECTRUM_SIDE, WEIGHT_NAME, WEIGHT_SCORES
 
 __all__ = [
     "CURVE_THRESHOLDS",

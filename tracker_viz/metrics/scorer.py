@@ -33,7 +33,7 @@ from tracker_viz.metrics.mixtures.expert_scores import expert_scores, routed_pro
 from tracker_viz.metrics.probe_rows import FIRST_QUERY, probe_rows, scored_rows
 from tracker_viz.metrics.series import EXPERT_PREFIX, ScoreSeries, score_series, scores_only
 from tracker_viz.metrics.summary import chart_metrics, router_metrics
-from tracker_viz.metrics.weight_scores import WEIGHT_NAME, Matrices, Weight, weight_scores
+from tracker_viz.metrics.weights.weight_scores import WEIGHT_NAME, Matrices, Weight, weight_scores
 from tracker_viz.types import Capture
 
 # Suffixes of the arrays that the recorder adds for the scores alone; the scored capture lacks them.

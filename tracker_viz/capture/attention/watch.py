@@ -36,7 +36,7 @@ from tracker_viz.capture.attention.probabilities import (
     repeated,
     rows_sum_to_one,
 )
-from tracker_viz.capture.parameter_trace import ParameterTrace, is_matrix_product
+from tracker_viz.capture.tracing.parameter_trace import ParameterTrace, is_matrix_product
 from tracker_viz.errors import ProbeError
 
 # As a module calls it, and as an autograd function of somebody's own does.

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from tracker_viz.capture.discover.projections import find_projections, unnamed_m
 from tracker_viz.capture.discover.row_loop import RowLoop
 from tracker_viz.capture.discover.tensor_parallel import group_of_heads
 from tracker_viz.capture.isolation import Forward, default_forward
-from tracker_viz.capture.parameter_trace import ParameterTrace
+from tracker_viz.capture.tracing.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.adapters import virtual_tokens
 from tracker_viz.capture.weights.matrices import Projection
 from tracker_viz.capture.weights.stored import names_of_outputs
@@ -99,59 +99,98 @@ def discover(
             rejected.append(f"attention in {where}, outside of these blocks")
 
     d_model = _width(chosen, per_block, widths)
-    n_heads, n_kv_heads = [], []
-    found: list[Projection] = []
-    unnamed: dict[str, list[int]] = {}
-    head_groups = []
-    for index, block_calls in enumerate(per_block):
-        within = _within(names[index], block_calls)
-        head_groups.append(group_of_heads(evidence.origins, names[index], within))
-        block_calls = per_block[index] = _all_heads(block_calls, head_groups[index])
-        modules = _modules_of(model, chosen[index])
-        of_block = find_projections(
-            modules,
-            index=index,
-            prefix=names[index],
-            attention=within,
-            attends=bool(block_calls),
-            d_model=d_model,
-            evidence=evidence,
-            max_experts=max_experts,
-            named=projections,
+    found = _Found(d_model, evidence)
+    for index, block in enumerate(chosen):
+        per_block[index] = _search_block(
+            model, block, per_block[index], found, named=projections, max_experts=max_experts
         )
-        n_heads.append(sum(call.pattern.shape[1] for call in block_calls))
-        n_kv_heads.append(_kv_heads(block_calls, n_heads[index], of_block))
-        found += [*of_block, *adapter_projections(model, of_block)]
-        for path in unnamed_matrices(
-            modules,
-            prefix=names[index],
-            d_model=d_model,
-            evidence=evidence,
-            found=of_block,
-        ):
-            unnamed.setdefault(path, []).append(index)
 
     attending = list(itertools.chain(*per_block))
     errors = [call.error for call in calls if call.error is not None]
     structure = ModelStructure(
         blocks=tuple(names),
         sites=tuple(tuple(call.site for call in block_calls) for block_calls in per_block),
-        n_heads=tuple(n_heads),
-        n_kv_heads=tuple(n_kv_heads),
+        n_heads=tuple(found.n_heads),
+        n_kv_heads=tuple(found.n_kv_heads),
         d_model=d_model,
-        projections=tuple(found),
+        projections=tuple(found.projections),
         sources=tuple(sorted({call.source for call in attending})),
         error=max(errors, default=None),
         watched=frozenset(itertools.chain(*(call.modules for call in calls))),
         vocabulary=watch.vocabulary,
         left_out=tuple(dict.fromkeys(rejected)),
-        head_groups=tuple(head_groups),
-        unnamed={path: tuple(blocks) for path, blocks in unnamed.items()},
+        head_groups=tuple(found.head_groups),
+        unnamed={path: tuple(indices) for path, indices in found.unnamed.items()},
         mixing=mixing_of(model, mixing_calls, watch, bindings),
     )
     if mixing is not None:
         mixing.update(_maps_of(mixing_calls))
     return structure, [_heads_of(block_calls) for block_calls in per_block]
+
+
+@dataclass(slots=True)
+class _Found:
+    """Findings of the blocks that were searched so far.
+
+    Attributes:
+        d_model, evidence: of the model and its pass.
+        n_heads, n_kv_heads, head_groups: one of each block.
+        projections: of all blocks, with the matrices of their adapters.
+        unnamed: path of a matrix that has no name within its block -> numbers of the blocks.
+    """
+
+    d_model: int
+    evidence: ParameterTrace
+    n_heads: list[int] = field(default_factory=list)
+    n_kv_heads: list[int] = field(default_factory=list)
+    head_groups: list[Any] = field(default_factory=list)
+    projections: list[Projection] = field(default_factory=list)
+    unnamed: dict[str, list[int]] = field(default_factory=dict)
+
+
+def _search_block(
+    model: nn.Module,
+    block: Block,
+    calls: Sequence[AttentionCall],
+    found: _Found,
+    *,
+    named: Mapping[str, str] | None,
+    max_experts: int,
+) -> list[AttentionCall]:
+    """Add the next block's findings to ``found``; return its calls with the heads of all
+    processes."""
+    index = len(found.n_heads)
+    within = _within(block.name, calls)
+    heads_over = group_of_heads(found.evidence.origins, block.name, within)
+    whole_calls = _all_heads(calls, heads_over)
+    modules = _modules_of(model, block)
+    of_block = find_projections(
+        modules,
+        index=index,
+        prefix=block.name,
+        attention=within,
+        attends=bool(whole_calls),
+        d_model=found.d_model,
+        evidence=found.evidence,
+        max_experts=max_experts,
+        named=named,
+    )
+    n_heads = sum(call.pattern.shape[1] for call in whole_calls)
+    found.n_heads.append(n_heads)
+    found.n_kv_heads.append(_kv_heads(whole_calls, n_heads, of_block))
+    found.head_groups.append(heads_over)
+    found.projections += [*of_block, *adapter_projections(model, of_block)]
+
+    unnamed = unnamed_matrices(
+        modules,
+        prefix=block.name,
+        d_model=found.d_model,
+        evidence=found.evidence,
+        found=of_block,
+    )
+    for path in unnamed:
+        found.unnamed.setdefault(path, []).append(index)
+    return whole_calls
 
 
 def attend(

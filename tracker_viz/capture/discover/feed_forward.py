@@ -21,7 +21,7 @@ from tracker_viz.capture.discover.attention_roles import (
     is_called_feed_forward,
 )
 from tracker_viz.capture.discover.matrix import FEED_FORWARD_ROLE, Matrix, whole
-from tracker_viz.capture.parameter_trace import ParameterTrace
+from tracker_viz.capture.tracing.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.matrices import Projection
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from tracker_viz.capture.parameter_trace import ParameterTrace
+from tracker_viz.capture.tracing.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.adapters import layers_of
 from tracker_viz.capture.weights.matrices import Projection
 from tracker_viz.capture.weights.packed import named_matrices

@@ -27,8 +27,8 @@ from tracker_viz.capture.discover.matrix import (
     matrices_in,
     whole,
 )
-from tracker_viz.capture.origins import Origins, SeenAttention
-from tracker_viz.capture.parameter_trace import ParameterTrace
+from tracker_viz.capture.tracing.origins import Origins, SeenAttention
+from tracker_viz.capture.tracing.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.adapters import layers_of
 from tracker_viz.capture.weights.matrices import Projection
 from tracker_viz.capture.weights.packed import named_matrices

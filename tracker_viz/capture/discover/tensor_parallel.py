@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracker_viz.capture.discover.projections import seen_attentions
-from tracker_viz.capture.origins import Origins
+from tracker_viz.capture.tracing.origins import Origins
 from tracker_viz.errors import UnsupportedModelError
 
 

@@ -23,8 +23,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.metrics import weight_measures as measures
-from tracker_viz.metrics.weight_measures import Doubles, Floats
+from tracker_viz.metrics.weights import weight_measures as measures
+from tracker_viz.metrics.weights.weight_measures import Doubles, Floats
 
 # also ``mlp.experts.3.w_gate``, one expert of a mixture
 WEIGHT_NAME = re.compile(r"blocks\.(\d+)\.((?:attn|mlp)\.(?:\w+\.)*w_\w+)")

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tracker_viz.capture.origins import Origins
+from tracker_viz.capture.tracing.origins import Origins
 
 # function -> position of the weight among its arguments
 _WEIGHT_ARGUMENT = {

@@ -1,0 +1,1 @@
+"""What a watched pass tells about parameters: which of them made a tensor, and what they did."""

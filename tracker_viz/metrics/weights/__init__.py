@@ -1,0 +1,1 @@
+"""Scores of weight matrices and of the neurons between them."""
