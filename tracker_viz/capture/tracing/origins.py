@@ -194,6 +194,8 @@ class Origins:
         """Note a layer that multiplies by the weight ``name`` in a way of its own."""
         name = self.first_name(name)
         came_from = self._known.get(entering) or _NOWHERE
+        # Inside it the weight may have multiplied what the layer made of that.
+        self.readers.pop(name, None)
         self._note_reader(name, came_from.weights)
         self.whole.add(name)
         self._set([output], Origin(frozenset({name})))
@@ -225,7 +227,9 @@ class Origins:
             return _joined(activations)
         if not weights:
             return None
-        looked_up = any(not operand.is_floating_point() for operand in operands)
+        # Rows that token ids choose are activations; entries that are put into a matrix are not.
+        has_indices = any(not operand.is_floating_point() for operand in operands)
+        looked_up = has_indices and func is not Tensor.__setitem__
         return Origin(_names(weights), is_weight=not looked_up)
 
     def _of_product(
