@@ -386,13 +386,11 @@ def _display_rows(capture: Capture, n_rows: int) -> list[int]:
 def _pattern_bytes(
     patterns: Mapping[str, NDArray[Any]], rows: int, heads: int, positions: int
 ) -> int:
-    return (
-        sum(
-            rows * min(array.shape[1], heads) * min(array.shape[2], positions) ** 2
-            for array in patterns.values()
-        )
-        * _BYTES
-    )
+    n_cells = 0
+    for array in patterns.values():
+        _, n_heads, length, _ = array.shape
+        n_cells += rows * min(n_heads, heads) * min(length, positions) ** 2
+    return n_cells * _BYTES
 
 
 def _cut_probe(probe: Mapping[str, Any], rows: Sequence[int], length: int) -> Mapping[str, Any]:

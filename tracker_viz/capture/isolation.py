@@ -29,9 +29,8 @@ from tracker_viz.capture.offload import execution_device
 # (model, input_ids int64 [probe, position]) -> anything; what it returns is dropped.
 Forward = Callable[[nn.Module, Tensor], Any]
 
-_KERNELS: list[Any] = [
-    backend for backend in SDPBackend.__members__.values() if backend is not SDPBackend.ERROR
-]
+_KERNELS: list[Any] = list(SDPBackend.__members__.values())
+_KERNELS.remove(SDPBackend.ERROR)
 
 _TORCHS_OWN = frozenset(vars(nn.Module()))
 # A collection of more is no loss or cache of a pass but data, and would take longer to compare than

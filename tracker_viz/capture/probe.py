@@ -235,14 +235,34 @@ def probe_from_ids(
     Raises:
         ProbeError: not integers, or not of that shape.
     """
-    given = (
-        input_ids["input_ids"]
-        if isinstance(input_ids, Mapping) and "input_ids" in input_ids
-        else input_ids
-    )
-    if isinstance(given, str) or (
-        isinstance(given, Sequence) and any(isinstance(row, str) for row in given)
-    ):
+    ids = _checked_ids(input_ids)
+    spell = Speller(decode)
+    drawn = Probe(ids, tuple(_recognised(row, spell) for row in ids))
+    _check_score_rows(score_rows)
+    if vocab_size is None or not score_rows:
+        return drawn
+
+    bos_id = _shared_first_token(drawn)
+    allowed = torch.arange(vocab_size, device="cpu")
+    if bos_id is not None:
+        allowed = allowed[allowed != bos_id]
+    generator = torch.Generator("cpu").manual_seed(0)
+    draw = _Draw(allowed, drawn.length, bos_id, generator, spell.knows)
+    given = next((row.period for row in drawn.rows if row.period), None)
+    period = given or max(draw.room // 4, min(MIN_PERIOD, draw.room // 2))
+    return _with_hidden(drawn, draw.hidden(score_rows, period, only_shorter=given is not None))
+
+
+def _checked_ids(given: Any) -> Tensor:
+    """Return token ids as int64 [probe, position], a copy on the CPU.
+
+    Raises:
+        ProbeError: not integers, or not of that shape.
+    """
+    if isinstance(given, Mapping) and "input_ids" in given:
+        given = given["input_ids"]  # what a tokenizer returns
+    is_rows = isinstance(given, Sequence)
+    if isinstance(given, str) or (is_rows and any(isinstance(row, str) for row in given)):
         raise ProbeError(
             "a probe holds token ids [probe, position], and this is text; give what the model's "
             "tokenizer makes of it"
@@ -277,20 +297,7 @@ def probe_from_ids(
             f"token ids are never negative; got {int(ids.min())} (-100 marks ignored labels, not "
             "inputs)"
         )
-    spell = Speller(decode)
-    drawn = Probe(ids, tuple(_recognised(row, spell) for row in ids))
-    _check_score_rows(score_rows)
-    if vocab_size is None or not score_rows:
-        return drawn
-
-    bos_id = _shared_first_token(drawn)
-    allowed = torch.arange(vocab_size, device="cpu")
-    allowed = allowed[allowed != bos_id] if bos_id is not None else allowed
-    generator = torch.Generator("cpu").manual_seed(0)
-    draw = _Draw(allowed, drawn.length, bos_id, generator, spell.knows)
-    given = next((row.period for row in drawn.rows if row.period), None)
-    period = given or max(draw.room // 4, min(MIN_PERIOD, draw.room // 2))
-    return _with_hidden(drawn, draw.hidden(score_rows, period, only_shorter=given is not None))
+    return ids
 
 
 def as_probe(

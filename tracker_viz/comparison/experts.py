@@ -176,7 +176,10 @@ def _n_choices(run: RoutedRun) -> int:
 def _members(run: RoutedRun, depth: int, n_depths: int) -> list[ExpertId]:
     """Return the experts of the blocks at one of ``n_depths`` relative depths."""
     blocks = [block for block in run.chosen if block * n_depths // run.n_blocks == depth]
-    return [(block, expert) for block in blocks for expert in range(run.n_experts[block])]
+    experts = []
+    for block in blocks:
+        experts += [(block, expert) for expert in range(run.n_experts[block])]
+    return experts
 
 
 def _tokens_of(run: RoutedRun, members: Sequence[ExpertId], n_tokens: int) -> Floats:

@@ -24,6 +24,7 @@ from tracker_viz.metrics.blas import one_blas_thread
 from tracker_viz.metrics.head_scores import (
     PATTERN_NAME,
     SCORE_DEFINITIONS,
+    HeadScores,
     measure_heads,
     uniform_scores,
 )
@@ -85,16 +86,10 @@ def score(
     of_heads: dict[str, NDArray[np.float32]] = {}
     spread: dict[str, NDArray[np.float32]] = {}
     if patterns and int(capture.probe.get("length", 0)) > FIRST_QUERY:
-        heads: dict[int, tuple[int, ...]] = {}
-        for block in patterns:
-            kept = kept_heads(capture, block)
-            if kept is not None:
-                heads[block] = kept
-        rows = probe_rows(capture.probe)
-        measured = measure_heads(patterns, rows, n_blocks=n_blocks, heads=heads)
+        measured = _measured_heads(capture, patterns, n_blocks)
         of_heads, spread = measured.scores, measured.sd
         # Stored with the scores, because the patterns and their probe may be cut later.
-        model["uniform_scores"] = dict(uniform_scores(rows))
+        model["uniform_scores"] = dict(uniform_scores(probe_rows(capture.probe)))
         model["score_rows"] = measured.n_rows
         model["score_definitions"] = SCORE_DEFINITIONS
         probe = {**capture.probe, "scored": scored_rows(capture.probe)}
@@ -125,6 +120,17 @@ def score(
     return dataclasses.replace(
         capture, arrays=arrays, axes=axes, labels=labels, metrics=metrics, model=model, probe=probe
     )
+
+
+def _measured_heads(
+    capture: Capture, patterns: Mapping[int, NDArray[Any]], n_blocks: int
+) -> HeadScores:
+    heads: dict[int, tuple[int, ...]] = {}
+    for block in patterns:
+        kept = kept_heads(capture, block)
+        if kept is not None:
+            heads[block] = kept
+    return measure_heads(patterns, probe_rows(capture.probe), n_blocks=n_blocks, heads=heads)
 
 
 class Scorer:

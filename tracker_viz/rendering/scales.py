@@ -33,12 +33,11 @@ _CHOSEN = ("title", "cmap", "norm", *_NUMBERS)
 _LARGEST_DRAWN = 2.0**14
 _SMALLEST_DRAWN = 2.0**-4
 
-# Maps whose tables are kept: those of the themes, which nobody makes anew under the same name.
-_LASTING = {
-    name
-    for theme in THEMES.values()
-    for name in (theme.attention, theme.signed, theme.magnitude, theme.quiet, theme.score)
-}
+# Maps whose tables are kept: those of the themes, because nobody registers another one under the
+# same name.
+_LASTING: set[str] = set()
+for _theme in THEMES.values():
+    _LASTING |= {_theme.attention, _theme.signed, _theme.magnitude, _theme.quiet, _theme.score}
 _KIND = "colormap"  # under which kept has seaborn's maps
 
 

@@ -142,16 +142,15 @@ class KnownTexts:
             atexit.register(self.keep)
 
     def keep(self) -> None:
-        """Write the newest of them to the disk, but for those with letters that are in no font
-        here: whoever draws them is to hear of it again."""
+        """Write the newest of them to the disk, except those with letters that are in no font here:
+        the next process has to say so again."""
         fonts = kept.fonts()
         if fonts is None:
             return
-        widths = [
-            [*key, width]
-            for key, width in list(self.widths.items())[-_MOST_WIDTHS:]
-            if not letters_without_glyph(key[0])
-        ]
+        widths = []
+        for key, width in list(self.widths.items())[-_MOST_WIDTHS:]:
+            if not letters_without_glyph(key[0]):
+                widths.append([*key, width])
         drawn, parts, nbytes = [], [], 0
         for key, pixels in reversed(self.drawn.items()):
             nbytes += pixels.size

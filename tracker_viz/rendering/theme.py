@@ -207,17 +207,17 @@ def say_what_has_no_glyph(text: str) -> None:
 
 @cache
 def letters_without_glyph(text: str) -> str:
-    """Letters of ``text`` that are in no font here."""
+    """Return the letters of ``text`` that are in no font here."""
     if text.isascii():
         return ""
     from matplotlib.font_manager import findfont, get_font
 
     fonts = [get_font(findfont(family)) for family in font_families()]
-    return "".join(
-        letter
-        for letter in dict.fromkeys(text)
-        if not any(font.get_char_index(ord(letter)) for font in fonts)
-    )
+    missing = ""
+    for letter in dict.fromkeys(text):
+        if not any(font.get_char_index(ord(letter)) for font in fonts):
+            missing += letter
+    return missing
 
 
 @cache

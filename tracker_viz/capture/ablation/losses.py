@@ -146,9 +146,9 @@ class LossMeter:
             by_block.setdefault(block, []).append(head)
         found = {}
         for kind, rows in self._rows.items():
-            changes = {
-                block: self._replacing(block, chosen, kind) for block, chosen in by_block.items()
-            }
+            changes = {}
+            for block, chosen in by_block.items():
+                changes[block] = self._replacing(block, chosen, kind)
             found[kind] = self._token_losses(rows, changes)
         return self._summed(found)
 
@@ -248,13 +248,12 @@ class LossMeter:
         }
         if "text" in found:
             parts["text"] = (found["text"], torch.ones_like(found["text"], dtype=torch.bool))
-        return Losses(
-            sums={
-                kind: torch.where(counted, losses, 0.0).double().sum(1).numpy()
-                for kind, (losses, counted) in parts.items()
-            },
-            counts={kind: counted.sum(1).numpy() for kind, (_, counted) in parts.items()},
-        )
+
+        sums, counts = {}, {}
+        for kind, (losses, counted) in parts.items():
+            sums[kind] = torch.where(counted, losses, 0.0).double().sum(1).numpy()
+            counts[kind] = counted.sum(1).numpy()
+        return Losses(sums, counts)
 
 
 class _Sum:

@@ -69,10 +69,18 @@ _FEED_FORWARD_NAMES = {
         "linear_out out proj proj_2 fc_2"
     ),
 }
-ATTENTION_ROLE = {name: role for role, names in _ATTENTION_NAMES.items() for name in names.split()}
-FEED_FORWARD_ROLE = {
-    name: role for role, names in _FEED_FORWARD_NAMES.items() for name in names.split()
-}
+
+
+def _by_name(names_of_roles: dict[str, str]) -> dict[str, str]:
+    """Return name -> role."""
+    by_name: dict[str, str] = {}
+    for role, names in names_of_roles.items():
+        by_name |= dict.fromkeys(names.split(), role)
+    return by_name
+
+
+ATTENTION_ROLE = _by_name(_ATTENTION_NAMES)
+FEED_FORWARD_ROLE = _by_name(_FEED_FORWARD_NAMES)
 # What a layer is called inside the wrapper that took its place.
 _WRAPPED = {
     "base_layer",

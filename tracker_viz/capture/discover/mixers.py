@@ -50,13 +50,15 @@ def mixing_of(
     """Return what a capture needs in order to see the mixers again, and to say what they are."""
     return Mixing(
         sites=tuple(tuple(call.site for call in calls) for calls in mixing_calls),
-        channels=tuple(
-            tuple(itertools.chain(*(call.channels for call in calls))) for calls in mixing_calls
-        ),
+        channels=tuple(map(_channels, mixing_calls)),
         notes=tuple(_note(model, calls) for calls in mixing_calls),
         bindings=tuple(each for each in bindings if each.name in watch.asker.answering),
         unanswered=frozenset(watch.asker.unanswered),
     )
+
+
+def _channels(calls: Sequence[AttentionCall]) -> tuple[int, ...]:
+    return tuple(itertools.chain(*(call.channels for call in calls)))
 
 
 def _note(model: nn.Module, calls: Sequence[AttentionCall]) -> str:

@@ -114,10 +114,9 @@ def write_animation(
             if number not in drawn:
                 drawn[number] = _reduced(film(number).pixels, largest)
         size = _animation_size(renderer, width)
-        pictures = [
-            drawn[number].resize(size, Image.Resampling.BOX) if size != largest else drawn[number]
-            for number in kept
-        ]
+        pictures = [drawn[number] for number in kept]
+        if size != largest:
+            pictures = [picture.resize(size, Image.Resampling.BOX) for picture in pictures]
         durations_ms = [max(20, round(1000 * duration_s)) for duration_s in durations_s]
         contents = _animated(
             pictures, durations_ms, path.suffix.lower(), quality, renderer.plan.theme
@@ -155,10 +154,9 @@ def _is_same_picture(one: Shot, other: Shot) -> bool:
 def _thinned(shots: Sequence[Shot], most: int) -> tuple[list[int], list[float]]:
     """The numbers of at most ``most`` shots spread evenly, and how long each stays."""
     starts = np.unique(np.linspace(0, len(shots) - 1, most).round().astype(int)).tolist()
-    durations_s = [
-        sum(shot.duration_s for shot in shots[start:end])
-        for start, end in itertools.pairwise([*starts, len(shots)])
-    ]
+    durations_s = []
+    for start, end in itertools.pairwise([*starts, len(shots)]):
+        durations_s.append(sum(shot.duration_s for shot in shots[start:end]))
     return starts, durations_s
 
 
@@ -204,15 +202,14 @@ def _palette(pictures: Sequence[Image.Image], theme: Theme) -> Image.Image:
     """One palette of 256 for all pictures, without dither: cells stay flat, and colours mean the
     same throughout.
 
-    Roles keep their colours, also where a thin frame is half ground: among millions of pixels of
+    Roles keep their colors, also where a thin frame is half ground: among millions of pixels of
     maps they would find no place.
     """
     ground = np.array(rgb(theme.ground))
-    meant = [
-        ground + (np.array(rgb(color)) - ground) * part
-        for color in theme.roles.values()
-        for part in (1.0, 0.8, 0.6, 0.4)
-    ]
+    meant = []
+    for color in theme.roles.values():
+        for part in (1.0, 0.8, 0.6, 0.4):
+            meant.append(ground + (np.array(rgb(color)) - ground) * part)
     meant += [
         np.array(rgb(color)) for color in (theme.ground, theme.panel, theme.text, theme.nonfinite)
     ]

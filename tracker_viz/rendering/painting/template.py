@@ -129,16 +129,13 @@ def _learned(plan: Plan) -> _Boxes:
 def _places(plan: Plan) -> str:
     """Return a text that is the same for plans whose boxes seaborn draws alike: a run's name, its
     values and colors do not count."""
-    boxes = [
-        (
-            heatmap.source.shape,
-            heatmap.box,
-            None if heatmap.mask is None else sha256(heatmap.mask.tobytes()).hexdigest(),
-            heatmap.line_px,
-            heatmap.line_color,
-        )
-        for heatmap in plan.heatmaps
-    ]
+    boxes = []
+    for heatmap in plan.heatmaps:
+        mask = None
+        if heatmap.mask is not None:
+            mask = sha256(heatmap.mask.tobytes()).hexdigest()
+        shape, box = heatmap.source.shape, heatmap.box
+        boxes.append((shape, box, mask, heatmap.line_px, heatmap.line_color))
     return repr((plan.width, plan.height, plan.theme.ground, plan.theme.panel, boxes))
 
 

@@ -240,11 +240,10 @@ def _chosen(builder: PlanBuilder, panel: LargeHead, heads: Heads) -> tuple[int, 
     (induction before others), then the one that changed most."""
     roles = builder.roles.held[-1] if builder.roles.held else {}
     n_heads = sum(map(len, heads.blocks))
-    asked = [
-        place
-        for place in most_changed(builder.series, heads, n_heads, {})
-        if panel.shows(*_numbers(heads, place))
-    ]
+    asked = []
+    for place in most_changed(builder.series, heads, n_heads, {}):
+        if panel.shows(*_numbers(heads, place)):
+            asked.append(place)
     if not asked:
         raise LayoutError(
             f"layout {builder.layout.name!r}: the captures hold no {_wanted(panel)}; they hold "
