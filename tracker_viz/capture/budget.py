@@ -45,7 +45,9 @@ ROLE_SCORES = (
 )
 
 _BYTES = 2  # float16
+# Attention's share where attention and weights do not both fit.
 _ATTENTION_SHARE = 0.6
+# Set aside for a capture file's JSON header, token ids not included.
 _HEADER_BYTES = 64 * 1024
 _BYTES_AN_ID = 8  # as text, with comma and space
 # A weight map of fewer rows and columns than this shows nothing.
@@ -58,8 +60,8 @@ _SPECIALISATION = "scores.head.specialisation"
 
 
 def weight_side(shapes: Sequence[tuple[int, int]], nbytes: float) -> int:
-    """Most rows, and most columns, that a weight matrix may keep so that all of ``shapes`` together
-    fit ``nbytes`` as float16."""
+    """Return the most rows, and columns, that a matrix may keep so that all of ``shapes`` together
+    fit ``nbytes`` as float16; at least 8, even where that is too much."""
     largest = max((max(shape) for shape in shapes), default=1)
     low, high = _LEAST_SIDE, max(largest, _LEAST_SIDE)
     while low < high:
@@ -72,13 +74,14 @@ def weight_side(shapes: Sequence[tuple[int, int]], nbytes: float) -> int:
 
 
 def weights_share(max_mb: float) -> float:
-    """Bytes that ``fit`` leaves to weights whatever attention asks for, scores aside."""
+    """Return the bytes that ``fit`` leaves to weights however large the attention is."""
+    # 0.9: a tenth is set aside for scores, which do not exist yet.
     return (1 - _ATTENTION_SHARE) * (max_mb * 1e6 - _HEADER_BYTES) * 0.9
 
 
 class Budget:
-    """Cuts the captures of one run to size, all alike. Called by one thread at a time, in the order
-    of their steps.
+    """Cuts the captures of one run to size, all alike. Call it from one thread at a time, in the
+    order of steps.
 
     Where not all heads of a model fit, it keeps the same number of every block, chosen by their
     scores at the first capture, and keeps them for the whole run. A head that takes a role later
@@ -285,7 +288,7 @@ def without_hidden_rows(capture: Capture) -> Capture:
 
 
 def sample(matrix: NDArray[Any], side: int) -> NDArray[Any]:
-    """Evenly spaced rows and columns of a matrix, at most ``side`` of each."""
+    """Return evenly spaced rows and columns of a matrix, at most ``side`` of each."""
     rows, columns = (evenly_spaced(size, side) for size in matrix.shape)
     return matrix[np.ix_(rows, columns)]
 
@@ -298,6 +301,7 @@ def _bytes_of_ids(probe: Mapping[str, Any]) -> int:
 
 
 def evenly_chosen(names: Sequence[str], most: int) -> list[str]:
+    """Return at most ``most`` of the names, evenly spaced, in their order."""
     return [names[index] for index in evenly_spaced(len(names), most)]
 
 
@@ -376,7 +380,7 @@ def _with_role_holders(kept: Mapping[str, float], shown: Mapping[str, float]) ->
 
 
 def _display_rows(capture: Capture, n_rows: int) -> list[int]:
-    """The first repeated row and the first text row: what a picture shows."""
+    """Return the indices of the first repeated row and the first text row, which pictures show."""
     kinds = [row.get("kind") for row in capture.probe.get("rows", ())]
     if len(kinds) != n_rows:
         return list(range(min(n_rows, 2)))

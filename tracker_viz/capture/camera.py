@@ -60,13 +60,13 @@ MAX_SCORED_ENTRIES = 1 << 28
 
 
 class Camera:
-    """Looks at a model through a probe. ``explore`` once, then ``take``; on every process of a
-    sharded model, with nothing in the picture but on the main one.
+    """Takes captures of one model on one probe: call ``explore`` once, then ``take``. For a sharded
+    model call both on every process; only the main process gets arrays.
 
     Args:
-        model: any decoder, out of its wrappers (``distributed.unwrapped``).
+        model: any decoder, without its wrappers (``distributed.unwrapped``).
         max_mb: size of a capture; weights are made smaller to fit before they are copied.
-        blocks: the decoder blocks' module names, or a pattern; found by themselves if None.
+        blocks: module names of the decoder blocks, or a pattern; found automatically if None.
         only_blocks: keep these blocks, by number; all if None.
         only_heads: keep the attention of these heads, by number: of every block, or block -> heads
             (the others keep none); all if None.
@@ -83,7 +83,7 @@ class Camera:
 
     Raises:
         CaptureError, ProbeError, ConfigError: from ``explore``: the model, the probe or an option
-            is not fit for it.
+            cannot be used.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class Camera:
 
     @property
     def takes_part(self) -> bool:
-        """True: this process runs the probe. A model that is whole on every process is captured by
-        the main one alone."""
+        """True if this process runs the probe. A model that is whole on every process is captured
+        by the main one alone."""
         return self.main or self.sharded
 
     @property
@@ -152,7 +152,12 @@ class Camera:
         return model_device(self.model)
 
     def explore(self, step: int, tokens_seen: int | None) -> Capture:
-        """Discover the model's structure, and return the first capture, taken on the way."""
+        """Discover the model's structure, and return the capture that was taken on the way.
+
+        Args:
+            step: finished optimizer steps.
+            tokens_seen: training tokens so far; None if not known.
+        """
         check_parameters(self.model)
         check_probe(self.probe, vocab_size=None, context_length=context_length(self.model))
         before = copy_of_buffers(self.model)
@@ -166,6 +171,12 @@ class Camera:
         return self._developed(attention, step, tokens_seen, {})
 
     def take(self, step: int, tokens_seen: int | None, metrics: Mapping[str, float]) -> Capture:
+        """Run the probe, and return the raw capture of ``step``. A model whose parameters were
+        renamed or reshaped is explored again.
+
+        Raises:
+            CaptureError: the model was sharded since ``explore``, or its attention was not seen.
+        """
         if distributed.is_sharded(self.model) != self.sharded:
             raise CaptureError(
                 "the model was sharded over processes after it was first looked at, so the others "
@@ -242,8 +253,8 @@ class Camera:
         self._described_probe = self.probe.description()
         self._heads = _chosen_heads(self._structure.n_heads, self._only_blocks, self._only_heads)
         self._projections = self._chosen_projections()
-        # Pooled maps cannot be made smaller again by leaving out rows: they are made as small as
-        # they will be kept.
+        # Leaving out rows of a pooled map would lose weights, so ``Budget.fit`` must not cut it
+        # again: pool to the final size here.
         pooled = any(self._pooling_of(projection) != "sample" for projection in self._projections)
         share = weights_share(self._max_mb) if pooled else self._max_mb * 1e6
         self._side = weight_side([projection.shape for projection in self._projections], share)
@@ -413,7 +424,7 @@ class _Arrays:
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
-    # ``step`` may be called inside the user's own.
+    # ``Recorder.step`` may be called inside the user's own autocast.
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()
@@ -435,7 +446,7 @@ def _chosen_heads(
     only_blocks: Collection[int] | None,
     only_heads: Collection[int] | Mapping[int, Collection[int]] | None,
 ) -> list[tuple[int, ...]]:
-    """Heads to keep of every block.
+    """Return the heads to keep of every block.
 
     Raises:
         ConfigError: there is no such block or head, or nothing would be left.

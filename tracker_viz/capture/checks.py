@@ -1,7 +1,6 @@
-"""Checks of what a Schedule, a Recorder and a Camera are given.
+"""Check the arguments of Schedule, Recorder and Camera before training starts.
 
-Every function here raises a ConfigError that says what was expected and what came, before any
-training.
+Every function here raises a ConfigError that says what was expected and what came.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ def whole(name: str, value: Any, least: int) -> int:
 
 
 def positive(name: str, value: Any, what: str) -> float:
+    """Return ``value``, a number above 0; ``what`` says in the error what it is."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ConfigError(f"{name} is {what}, greater than 0; got {value!r}")
     return value
@@ -91,5 +91,6 @@ def pooling_by_name(value: Any) -> dict[str, Any]:
 
 
 def dtype(name: str, value: Any) -> None:
+    """Check that ``value`` is a torch dtype, or None."""
     if value is not None and not isinstance(value, torch.dtype):
         raise ConfigError(f"{name} is a torch dtype, like torch.bfloat16; got {value!r}")

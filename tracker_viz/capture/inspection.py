@@ -50,6 +50,7 @@ class LeftOut:
 
 
 def inspected_blocks(camera: Camera) -> list[InspectedBlock]:
+    """Return every block of the model, with the weights of it that are captured."""
     structure = camera.structure
     blocks = []
     for index, name in enumerate(structure.blocks):
@@ -79,6 +80,7 @@ def left_out(camera: Camera) -> list[LeftOut]:
 
 
 def probe_in_words(probe: Probe) -> str:
+    """Return one line for a person: the rows, their length, and the hidden rows."""
     rows = []
     for row in probe.rows[: probe.n_drawn]:
         if row.kind == "repeated" and row.period:

@@ -1,5 +1,5 @@
-"""Run a forward pass of somebody's model, in the middle of their training, so that nothing of it
-can be told afterwards.
+"""Run a forward pass in the middle of training, and leave no trace of it in the model or the
+process.
 
 What is put back, whatever happens inside: random number generators (torch CPU and the model's
 devices, numpy, Python), the ``training`` flag of every single module, grad mode, autocast, buffers
@@ -26,9 +26,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tracker_viz.capture.offload import execution_device
 
-# (model, input_ids int64 [probe, position]) -> anything; what it returns is dropped.
+# (model, input_ids int64 [probe, position]) -> anything. The camera drops the result; LossMeter
+# takes logits from it.
 Forward = Callable[[nn.Module, Tensor], Any]
 
+# All kernels that torch may choose from; ERROR is a member of the enum and no kernel.
 _KERNELS: list[Any] = list(SDPBackend.__members__.values())
 _KERNELS.remove(SDPBackend.ERROR)
 
@@ -46,8 +48,8 @@ def isolated(
     autocast: torch.dtype | None = None,
     written_buffers: Mapping[str, Tensor] | None = None,
 ) -> Iterator[None]:
-    """Inside, ``model`` may be called: no gradients, evaluation mode, uncompiled, autocast only as
-    asked for here.
+    """Make ``model`` safe to call inside the ``with``: no gradients, evaluation mode, uncompiled,
+    autocast only as asked for here.
 
     Args:
         autocast: run under autocast to this dtype; None: without autocast, in the parameters' own
@@ -92,6 +94,7 @@ def default_forward(model: nn.Module, input_ids: Tensor) -> Any:
 
 
 def copy_of_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of every buffer that has values, for ``buffers_written``."""
     copies = {}
     for name, buffer in model.named_buffers():
         if not buffer.is_meta:
@@ -107,6 +110,8 @@ def buffers_written(model: nn.Module, before: Mapping[str, Tensor]) -> set[str]:
 
 
 def model_device(model: nn.Module) -> torch.device:
+    """Return the device that the model runs on: that of its first parameter or buffer with values,
+    else the one that its weights are loaded to from an offload; the CPU without any."""
     for tensor in (*model.parameters(), *model.buffers()):
         if not tensor.is_meta:
             return tensor.device
@@ -185,6 +190,7 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
             for name in _plain_attributes(module).keys() - attributes.keys():
                 del vars(module)[name]
             for name, (value, contents) in attributes.items():
+                # A deleted attribute gives ``attributes``, which no value is.
                 if vars(module).get(name, attributes) is not value:
                     vars(module)[name] = value
                 if contents is not None and not _same_things(value, contents):
@@ -222,8 +228,8 @@ def _plain_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
 
 @contextlib.contextmanager
 def _visible_attention(model: nn.Module) -> Iterator[None]:
-    """Run Hugging Face models whose attention kernel hides its probabilities (flash, flex) with the
-    same maths in the open."""
+    """Switch Hugging Face models from attention kernels that hide their probabilities (flash, flex)
+    to sdpa or eager, inside the ``with``."""
     hidden = []
     for module in _outermost_switchable(model):
         implementation = module.config._attn_implementation
@@ -244,8 +250,8 @@ def _visible_attention(model: nn.Module) -> Iterator[None]:
 
 
 def _outermost_switchable(module: nn.Module) -> Iterator[Any]:
-    """Hugging Face models, also inside a module of somebody else's (Lightning's); each switches the
-    models inside itself."""
+    """Yield the Hugging Face models, also inside another module (Lightning's). Each switches the
+    models inside itself, so the search stops there."""
     if hasattr(module, "set_attn_implementation") and hasattr(
         getattr(module, "config", None), "_attn_implementation"
     ):

@@ -1,5 +1,5 @@
-"""Tell the user what is read once per training: to the log where the script has set one up, else to
-the terminal."""
+"""Show the user a line that is worth reading once per training: in the log where the script has set
+one up, else on the terminal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ log = logging.getLogger("tracker_viz.capture")
 
 
 def say(message: str) -> None:
+    """Log the message, or print it to stderr where no log handler is set up."""
     if log.hasHandlers():
         log.info("%s", message)
     else:

@@ -29,7 +29,7 @@ DEFAULT_SCORE_ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class ProbeRow:
-    """What one row of the probe is.
+    """Describes one row of the probe.
 
     Attributes:
         tokens: text of every token; empty in a hidden row.
@@ -55,8 +55,10 @@ class ProbeRow:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Tokens and what they are. ``input_ids``: int64 [probe, position], on the CPU; the rows that
-    are drawn come first."""
+    """The tokens of the probe, and a description of each row. The rows that are drawn come first.
+
+    ``input_ids``: int64 [probe, position], on the CPU.
+    """
 
     input_ids: Tensor
     rows: tuple[ProbeRow, ...]
@@ -85,7 +87,7 @@ class Probe:
         return tuple(names)
 
     def description(self) -> dict[str, Any]:
-        """JSON-like, as ``Capture.probe`` holds it."""
+        """Return the probe as ``Capture.probe`` holds it, JSON-like."""
         rows = []
         for row, ids in zip(self.rows, self.input_ids.tolist(), strict=True):
             rows.append({**row.description(), "ids": ids})
@@ -133,8 +135,8 @@ def make_probe(
     seed: int = 0,
     score_rows: int = DEFAULT_SCORE_ROWS,
 ) -> Probe:
-    """One row of repeated random tokens, and one of text where ``text_ids`` is given; behind them
-    hidden rows of both kinds, for the scores alone.
+    """Return a probe with one row of repeated random tokens, and one of text where ``text_ids`` is
+    given; after them hidden rows of both kinds, for the scores alone.
 
     Args:
         vocab_size: token ids are below this.
@@ -220,10 +222,10 @@ def probe_from_ids(
     vocab_size: int | None = None,
     score_rows: int = 0,
 ) -> Probe:
-    """A probe of the user's own tokens: integers [probe, position] or [position]. Exact repetition
-    in a row is found and labelled.
+    """Return a probe of the user's own tokens: integers [probe, position] or [position]. Exact
+    repetition in a row is found and labeled.
 
-    What a tokenizer returns will do too: its ``input_ids`` are taken.
+    A tokenizer's result works, too: its ``input_ids`` are taken.
 
     Args:
         vocab_size, score_rows: add this many hidden rows of repeated random tokens of a vocabulary
@@ -330,8 +332,8 @@ def check_probe(probe: Probe, *, vocab_size: int | None, context_length: int | N
 
 
 def find_repetition(ids: Sequence[int]) -> tuple[int, int] | None:
-    """``(period, start)`` of a row that holds at least two copies of the same two or more tokens
-    from position 0 or 1 on."""
+    """Return ``(period, start)`` of a row that holds at least two copies of the same two or more
+    tokens from position 0 or 1 on, or None."""
     length = len(ids)
     for start in (0, 1):
         for period in range(2, (length - start) // 2 + 1):

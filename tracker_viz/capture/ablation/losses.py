@@ -30,10 +30,10 @@ from tracker_viz.errors import CaptureError, UnsupportedModelError
 from tracker_viz.types import HeadId
 
 Ablation = Literal["mean", "zero"]
-# Logits of one batch take at most so many numbers.
+# Most logits in one batch, [row, position, vocabulary]: 256 MiB as float32.
 _MOST_LOGITS = 1 << 26
 
-# Gets the output projection's input [..., head * d_head] and returns what takes its place.
+# The output projection's input [..., head * d_head] -> its replacement, of the same shape.
 _Change = Callable[[Tensor], Tensor]
 
 
@@ -73,7 +73,7 @@ class Losses:
 
 
 class LossMeter:
-    """Losses of one model on fixed rows.
+    """Measures one model's losses on fixed rows, whole and without some of its heads.
 
     Args:
         blocks, projections: where blocks and weights are, as ``Camera`` takes them.
@@ -125,9 +125,14 @@ class LossMeter:
         self._n_logits: int | None = None
 
     def whole(self) -> Losses:
-        """Measure the whole model, and the mean of every head on the way."""
+        """Measure the whole model, and keep the mean of every head for ``without``.
+
+        Raises:
+            UnsupportedModelError: a block does not call its output projection as a module.
+            CaptureError: the model does not return logits [row, position, vocabulary].
+        """
         if self._n_logits is None:
-            # One row tells the size of the vocabulary, and with it that of every batch.
+            # One row shows the size of the vocabulary, from which the batch size follows.
             self._token_losses(self._rows["repeated"][:1], {})
         found = {}
         for kind, rows in self._rows.items():
@@ -139,8 +144,10 @@ class LossMeter:
         return self._summed(found)
 
     def without(self, heads: Sequence[HeadId]) -> Losses:
-        """Measure the model without these heads. Call ``whole`` first, after weights were
-        loaded."""
+        """Measure the model without these heads.
+
+        Call ``whole`` first, and again after weights change: it finds the means of the heads.
+        """
         by_block: dict[int, list[int]] = {}
         for block, head in heads:
             by_block.setdefault(block, []).append(head)

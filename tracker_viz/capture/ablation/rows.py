@@ -48,6 +48,7 @@ def copied_tokens(rows: Tensor) -> Tensor:
     is_same = rows[:, :, None] == rows[:, None, :]
     is_same_pair = is_same[:, 1:, 1:] & is_same[:, :-1, :-1]
     copied = torch.zeros_like(rows, dtype=torch.bool)
+    # tril(-1): of two equal pairs only the later one is a copy.
     copied[:, 1:] = is_same_pair.tril(-1).any(dim=2)
     return copied
 
@@ -66,8 +67,8 @@ def repeated_rows(
     its own.
 
     Args:
-        periods: shortest and longest period; they take turns.
-        bos_id: begins every row; None: nothing does.
+        periods: shortest and longest period; rows cycle through all from one to the other.
+        bos_id: first token of every row; None: no such token.
         token_range: random tokens are ``first <= id < last``; None: the whole vocabulary.
 
     Raises:
@@ -77,7 +78,7 @@ def repeated_rows(
     rows = []
     for index in range(n_rows):
         period = first + index % (last - first + 1)
-        # Seeds far from those of probes, so that no row is one that was looked at.
+        # Seeds far above those of probes, so that no held-out row is also a probe row.
         drawn = make_probe(
             vocab_size,
             length=length,

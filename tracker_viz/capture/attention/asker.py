@@ -1,7 +1,7 @@
 """Ask the kernels that a pass calls, one by one, and remember which of them answer.
 
-``AttentionWatch`` has one: it sends it the operators that it sees, and ``interception`` sends it
-the Python functions that torch does not see.
+``AttentionWatch`` owns an asker and passes it the torch operators that it sees. ``interception``
+passes it calls of Python functions, which torch does not see.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from tracker_viz.capture.attention.questions import answered
 
 
 class KernelAsker:
-    """Args:
+    """Asks every kernel that a pass calls for its mixing matrix, and remembers the outcome.
+
+    Args:
         shape: of the probe, (rows, tokens a row).
         take_answer: gets each kernel that answered, and its answer.
-        n_seen: how many calls that mix tokens were seen so far, by whatever way.
-        where: name of the module that is running.
+        n_seen: returns how many calls that mix tokens were seen so far, by any means.
+        where: returns the name of the module that is running.
         unanswered: kernels that gave no answer before, and are not asked again.
 
     Attributes:
-        unanswered: (innermost module, kernel), with those of this pass.
+        unanswered: (innermost module, kernel) of kernels without an answer, this pass included.
         answering: names through which Python functions were called that answered.
-        rejected: sentences about those that should have answered.
-        is_quiet: what torch functions are called now is a kernel's own affair.
+        rejected: a sentence for the user about each known kernel that gave no answer.
+        is_quiet: torch functions called now are a kernel's own steps, so nobody looks at them.
         is_asking: a question is running, so that its tensors are not the model's.
         is_inside: a Python function is running that may be asked.
     """
@@ -82,7 +84,10 @@ class KernelAsker:
             self._ask(kernel, operator, args, kwargs, output)
 
     def _supposed(self, operator: Any, args: Any) -> Kernel | None:
-        """Take a fused operator of somebody else's whose third large tensor may hold values."""
+        """Return a third-party operator as a kernel, or None.
+
+        Arguments usually come as query, key, value: the third large tensor is taken for the values.
+        """
         if str(operator).startswith("aten."):
             return None
         lengths = {self._length, self._n_rows * self._length}  # rows may be packed into one

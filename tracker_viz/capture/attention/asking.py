@@ -1,8 +1,8 @@
 """Ask a kernel for its mixing matrix.
 
-Whatever a token mixer does with its queries, keys and gates, its output is linear in its values.
-Called again with the identity in the place of the values, it returns the matrix that it multiplies
-them by, exactly, in pieces of columns as wide as a head. Whether that is so is checked: the matrix
+A token mixer may do anything with its queries, keys and gates, but its output is linear in its
+values. Called again with the identity in place of the values, it returns the exact matrix that it
+multiplies them by, as many columns a call as a head has channels. The answer is checked: the matrix
 times the values must be the kernel's output.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from tracker_viz.capture.attention.axes import Axes, possible_axes
 from tracker_viz.capture.attention.probabilities import repeated
 
-# values -> the kernel's output for them, all else being as it was
+# values -> the kernel's output for them, with all other arguments unchanged
 Kernel = Callable[[Tensor], Tensor]
 
 # Channels that are kept of a mixer that mixes every channel in its own way.
@@ -47,10 +47,10 @@ class Answer:
 
 
 def ask(kernel: Kernel, value: Tensor, output: Tensor, n_rows: int, length: int) -> Answer | None:
-    """Return the matrix by which ``kernel`` mixes its values, or None if it does not mix by one.
+    """Return the matrix that ``kernel`` multiplies its values by, or None if there is none.
 
     Args:
-        kernel: called once more for every ``channels`` tokens of a row.
+        kernel: called once for every ``channels`` columns, ``length / channels`` times in all.
         value: what the model gave it, with rows and positions of the probe on axes of their own or
             packed into one; heads may be shared by those of the output.
         output: what it returned.
@@ -159,4 +159,5 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
 def _tolerated(output: Tensor) -> float:
     relative = _TOLERANCE.get(output.dtype, _TOLERANCE_OF_HALF)
     largest = float(output.detach().abs().nan_to_num(posinf=0.0).max())
+    # 1e-7: some slack for outputs near zero.
     return relative * largest + 1e-7

@@ -24,6 +24,7 @@ class Axes:
     length: int
 
     def fit(self, shape: Sequence[int]) -> bool:
+        """Return whether a tensor of this shape can have these axes."""
         if len(shape) != len(self.letters):
             return False
         return all(map(self._fits, self.letters, shape))
@@ -74,7 +75,7 @@ class Axes:
 
 
 def possible_axes(shape: Sequence[int], n_rows: int, length: int) -> Iterator[Axes]:
-    """Return every reading of a tensor's shape, the most usual first."""
+    """Yield every possible reading of a tensor's shape, the most common first."""
     for letters in _FORMS:
         axes = Axes(letters, n_rows, length)
         if axes.fit(shape):

@@ -24,7 +24,7 @@ class AttentionCall:
     Attributes:
         modules: names of the modules that were running, outermost first.
         entries: how often each of them had been entered by then, this time included.
-        ordinal: how many calls the innermost of them had made before.
+        ordinal: number of calls that the innermost module made before this one.
         source: the function that was seen, or the kernel that was asked.
         pattern: [probe, head, query, key], on the model's device. Of attention, rows sum to 1
             (below 1 where a sink takes the rest). A mixing map is signed, in float32.
@@ -65,12 +65,13 @@ class ModuleStack:
 
     @contextmanager
     def following(self, modules: Iterable[tuple[str, nn.Module]]) -> Iterator[ModuleStack]:
+        """Track these modules, given with their names, inside the ``with``."""
         handles = []
         try:
             for name, module in modules:
                 handles.append(module.register_forward_pre_hook(self._enter(name)))
-                # always_call: what is left standing after an error inside the model would misname
-                # everything that follows.
+                # always_call: a name left on the stack by an error inside the model would
+                # mislabel every later call.
                 handles.append(module.register_forward_hook(self._leave(name), always_call=True))
             yield self
         finally:

@@ -57,6 +57,7 @@ class _Bound:
 
 
 _lock = threading.Lock()
+# Shared by all threads: two passes may intercept the same name at the same time.
 _bound: dict[tuple[int, str], _Bound] = {}
 _of_thread = threading.local()
 
@@ -90,7 +91,7 @@ def find_bindings(model: nn.Module) -> list[Binding]:
 
 @contextmanager
 def intercepted(bindings: Iterable[Binding], take: Take) -> Iterator[None]:
-    """Inside, calls that this thread makes through ``bindings`` go to ``take``."""
+    """Send calls that this thread makes through ``bindings`` to ``take``, inside the ``with``."""
     held = []
     before = getattr(_of_thread, "take", None)
     try:
@@ -161,6 +162,7 @@ def _called_from(file: str) -> list[str]:
     """Return the files of the same package that a file takes functions from."""
     package = file.partition(".")[0]
     names = []
+    # A file that is not loaded is read as ``types``, none of whose functions are in its package.
     for value in list(vars(sys.modules.get(file, types)).values()):
         if isinstance(value, types.FunctionType):
             other = value.__module__ or ""

@@ -1,7 +1,7 @@
 """Find the argument of a kernel's call that holds the values it mixes.
 
-Kernels are known by the names of their functions and arguments. Of a function with another name
-that takes keys and values, it is supposed; ``asking.ask`` finds out.
+Kernels are recognized by the names of their functions and arguments. Any other function that takes
+queries and keys by name may be one, too; ``asking.ask`` checks.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class KernelKind:
             without them.
         channel_axes: where every channel mixes in its own way, each argument that differs by
             channel and its axis of channels. Empty where heads do.
-        is_asked: not where values pass other layers inside, so that there is nothing to ask.
-        way_round: what to do where one cannot be asked.
+        is_asked: False where values pass other layers inside, so that no matrix mixes them.
+        way_round: advice to the user where a kernel of the family cannot be asked.
     """
 
     names: re.Pattern[str]
@@ -101,10 +101,10 @@ class Kernel:
     """A function that mixes values, and how it is called.
 
     Attributes:
-        name: as a person would say it.
+        name: shown to the user.
         parameters: names of its arguments, in order.
         value: the one that holds the values.
-        is_known: whether its family is known; otherwise it only takes keys and values by name.
+        is_known: its family is known; False: only its arguments look like a kernel's.
         written: arguments that it writes into.
     """
 
@@ -198,7 +198,7 @@ def _made(
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # functions of an extension tell nothing
+    except (TypeError, ValueError):  # functions of a C extension have no signature
         return ()
     names = []
     for parameter in signature.parameters.values():

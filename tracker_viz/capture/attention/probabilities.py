@@ -1,5 +1,5 @@
-"""Attention probabilities as plain maths: tensors in, probabilities out. ``AttentionWatch`` calls
-these on what it sees go by."""
+"""Compute attention probabilities from queries and keys, in float32. ``AttentionWatch`` calls these
+functions with the arguments of the calls it sees."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def attention_probabilities(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Return what ``scaled_dot_product_attention`` multiplies its values by, in float32.
+    """Return the probabilities that ``scaled_dot_product_attention`` multiplies its values by
+    (Vaswani et al. 2017, equation 1).
 
     Args:
         query: [..., head, query, channel].
@@ -55,6 +56,7 @@ def attention_probabilities(
                 logits = logits.masked_fill(~mask, -math.inf)
             else:
                 logits = logits + mask.float()
+        # The softmax of a row that masks every key is NaN, where torch's kernels give 0.
         masked_rows = (logits == -math.inf).all(dim=-1, keepdim=True)
         return torch.softmax(logits, dim=-1).masked_fill(masked_rows, 0.0)
 
@@ -68,13 +70,14 @@ def flex_probabilities(
     score_buffers: tuple[Any, ...],
     mask_buffers: tuple[Any, ...],
 ) -> Tensor:
-    """Return what ``flex_attention`` multiplies its values by: float32 [batch, head, query, key].
+    """Return the probabilities inside ``flex_attention``: float32 [batch, head, query, key], rows
+    sum to 1, or are 0 where every key is masked.
 
     ``score_mod(score, batch, head, query, key)`` changes one logit, ``mask_mod(batch, head, query,
     key)`` says whether it counts.
     """
-    # As torch itself reads a table at a place that vmap runs over. A model that calls
-    # flex_attention has loaded it.
+    # Lets a score_mod index a table by position under vmap, as torch's own flex_attention does.
+    # Imported here: a model that calls flex_attention has loaded it already.
     from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 
     keys = repeated(key, query.shape[-3]).float()
@@ -97,14 +100,14 @@ def flash_probabilities(
     softcap: float,
     alibi_slopes: Tensor | None,
 ) -> Tensor:
-    """Return what the flash_attn package's kernels multiply their values by: float32 [batch, head,
-    query, key].
+    """Return the probabilities inside the kernels of the flash_attn package: float32 [batch, head,
+    query, key], rows sum to 1.
 
     Args:
         query, key: [batch, position, head, channel], of equal length.
         window: how many keys before and after its own each query sees; -1: all.
-        softcap: bound on the logits by tanh; 0: none.
-        alibi_slopes: [head] or [batch, head], of the bias by distance.
+        softcap: bound on the logits by tanh (Gemma 2, arXiv:2408.00118); 0: none.
+        alibi_slopes: [head] or [batch, head], bias a position (ALiBi, arXiv:2108.12409).
     """
     query, key = query.transpose(1, 2).float(), key.transpose(1, 2).float()
     logits = torch.matmul(query * scale, repeated(key, query.shape[1]).transpose(-2, -1))
@@ -122,8 +125,10 @@ def flash_probabilities(
 
 
 def _over_all_places(function: Any, n_before: int, n_after: int) -> Any:
-    """Call a function of one (batch, head, query, key) for all of them at once; what comes before
-    is indexed by all four."""
+    """Vectorize a function of one (batch, head, query, key) over all of them.
+
+    The ``n_before`` arguments before these have all four axes; the ``n_after`` buffers have none.
+    """
     for axis in (3, 2, 1, 0):
         which = tuple(0 if axis == place else None for place in range(4))
         function = torch.vmap(function, in_dims=(0,) * n_before + which + (None,) * n_after)

@@ -1,5 +1,5 @@
-"""Put a call of a kernel that was seen into a question for ``asking``, and its answer into words
-where there is none."""
+"""Ask the kernel of one call that was seen for its mixing matrix, or say in words why it has none.
+Called by ``KernelAsker``."""
 
 from __future__ import annotations
 

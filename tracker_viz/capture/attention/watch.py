@@ -1,12 +1,15 @@
-"""Attention probabilities of every head, out of whatever attention a model happens to use.
+"""Read the attention probabilities of every head during a pass, whatever attention the model uses.
 
 ``AttentionWatch`` is active during one forward pass and sees the torch functions that are called:
-the probabilities inside ``scaled_dot_product_attention``, flex_attention and flash_attn are
-computed again (in float32), those of a hand-written ``softmax`` are taken as they come, and
-``multi_head_attention_forward`` is asked for its own; what a matrix product mixes by rows that sum
-to 1 and never look ahead is attention too, however it was made, and by other rows a mixing map.
-Any other kernel is asked for its matrix (``asking``). Nothing in the model is replaced, so it need
-not be known.
+
+* ``scaled_dot_product_attention``, flex_attention, flash_attn: recomputed in float32;
+* a hand-written ``softmax``: taken as it is;
+* ``multi_head_attention_forward``: asked to return its weights;
+* a product with a matrix [query, key] that never looks ahead: attention where its rows are
+  probabilities, however they were made, else a mixing map;
+* any other kernel: asked for its matrix (``asking``).
+
+No module of the model is replaced, so its architecture need not be known.
 
 One call gives one ``AttentionCall``; which block it belongs to follows from the modules that were
 running (``ModuleStack``).
@@ -54,11 +57,11 @@ _OPERANDS = ("input", "mat1", "batch1", "other", "mat2", "batch2", "weight")
 
 
 class AttentionWatch(TorchFunctionMode):
-    """While active, hands an ``AttentionCall`` to ``keep`` for every call that attends over the
-    whole probe.
+    """Hands every call that mixes the tokens of the whole probe to ``keep``, as an
+    ``AttentionCall``, while it is active.
 
     Args:
-        stack: where in the model a call is made.
+        stack: the modules that are running.
         shape: of the probe, (rows, tokens a row).
         keep: takes each call.
         evidence: gathers what the pass tells about the parameters; with it, ``P V`` is also
@@ -177,8 +180,8 @@ class AttentionWatch(TorchFunctionMode):
         *rest: Any,
         **options: Any,
     ) -> Any:
-        # A model that forgets to switch its dropout off in evaluation would make the probe a matter
-        # of chance.
+        # Dropout is 0 here: some models leave theirs on in evaluation, which would make the probe
+        # random.
         output = func(query, key, value, attn_mask, 0.0, *rest, **options)
         if query.shape[-2] != self._length or key.shape[-2] != self._length:
             self._reject("scaled_dot_product_attention", (query.shape[-2], key.shape[-2]))
@@ -361,8 +364,8 @@ class AttentionWatch(TorchFunctionMode):
             alibi_slopes=alibi_slopes,
         )
         self._hand_over("flash_attn", probabilities, key.shape[2])
-        # The kernel takes no float32: the pass goes on with the same maths in the open. What is for
-        # the backward pass stays empty.
+        # The kernel takes no float32, so the pass continues with the same math, done here. The
+        # tensors that only a backward pass needs stay empty.
         per_head = repeated(value.transpose(1, 2), query.shape[2]).float()
         mixed = torch.matmul(probabilities, per_head).transpose(1, 2)
         nothing = query.new_empty(0, dtype=torch.float32)
@@ -381,8 +384,8 @@ class AttentionWatch(TorchFunctionMode):
         )
 
     def _checked(self, probabilities: Tensor, value: Tensor, output: Tensor) -> float | None:
-        """Return the largest ``|P V - output|``: 0 where what is shown is what the model's own
-        kernel used."""
+        """Return the largest ``|P V - output|``, near 0 if these are the probabilities that the
+        model's own kernel used; None without ``evidence``."""
         if self._evidence is None:
             return None
         self._evidence.saw_values(value)

@@ -29,7 +29,7 @@ _SPLIT = ("qkv", "kv")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the pass showed of one block's attention.
+    """Observations of one block's attention in the watched pass.
 
     Attributes:
         origins: of the whole pass.
@@ -42,7 +42,7 @@ class Seen:
     attentions: tuple[SeenAttention, ...]
 
     def reads(self, matrix: Matrix) -> frozenset[str]:
-        """Return where that comes from which the matrix was multiplied with."""
+        """Return the origins of the tensors that the matrix was multiplied with."""
         found: frozenset[str] = frozenset()
         for name in self.names(matrix):
             found |= self.origins.readers.get(name, frozenset())
@@ -61,7 +61,7 @@ class Seen:
 
     @property
     def is_complete(self) -> bool:
-        """Whether matrices of the block were seen to make the queries of all its attention."""
+        """True if the block's own matrices were seen to make the queries of all its attention."""
         return bool(self.attentions) and all(each.query & self.own for each in self.attentions)
 
 
@@ -175,8 +175,8 @@ def _with_output_factors(
     parts: tuple[str, ...],
     seen: Seen,
 ) -> dict[str, list[Matrix]]:
-    """Return the roles with an output projection of two factors as such: the second, in the same
-    module, was multiplied with what the first made, and nothing else."""
+    """Return the roles, with ``w_o`` as ``w_o_a`` and ``w_o_b`` where it has two factors: another
+    matrix of the same module multiplied what the first made, and nothing else."""
     outputs = by_role.get("w_o", [])
     if len(outputs) != 1:
         return by_role

@@ -39,8 +39,8 @@ from tracker_viz.errors import CaptureError, ConfigError, ProbeError, Unsupporte
 _SURELY_ATTENTION = re.compile(
     r"(self_?|linear_?)?(attn|attention|mixer|mamba|rwkv)", re.IGNORECASE
 )
-# Attention is kept whole until it is scored, on the device and then in memory: more than this is no
-# picture any more.
+# Attention is kept whole until it is scored, on the device and then in memory: a probe that needs
+# more than this is refused.
 MAX_ATTENTION_BYTES = 2 << 30
 
 
@@ -61,7 +61,7 @@ def discover(
         input_ids: int64 [probe, position], on the model's device.
         dtype: of the attention that is returned; it is worked out in float32.
         blocks: names of the modules that are the decoder's blocks, or a pattern such as
-            ``decoder.layers.*``; found by itself if None.
+            ``decoder.layers.*``; found automatically if None.
         projections: where each is, by hand: its name -> its parameter's name within a block; found
             by themselves if None.
         mixing: filled with the mixing maps: block -> float32 [probe, head or channel, query, key].
@@ -351,7 +351,7 @@ def _looking_back(calls: list[AttentionCall], rejected: list[str]) -> list[Atten
 
 
 def _looks_back(call: AttentionCall) -> bool:
-    # Up to float16's rounding; NaN looks nowhere.
+    # 1e-3 is above float16's rounding. NaN compares as False, so it passes.
     return not bool((call.pattern.triu(1) > 1e-3).any())
 
 

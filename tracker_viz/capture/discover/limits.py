@@ -16,6 +16,7 @@ from tracker_viz.errors import CaptureError, UnsupportedModelError
 # Names of rotary caches (litgpt, nanochat, Meta's Llama, torchtitan), and of masks (nanoGPT).
 _ROTATIONS = re.compile(r"(^|_)(cos|sin)(_|$)|freqs?_c|rope_cache", re.IGNORECASE)
 _MASK = re.compile(r"(^|_)(bias|mask|tril)$", re.IGNORECASE)
+# A shorter table is no cache of positions.
 _LEAST_CACHED = 8
 
 
@@ -37,8 +38,8 @@ def vocab_size(model: nn.Module) -> int | None:
     """Return how many tokens the model knows: from its configuration, else from its embedding
     table, else from its head, or None.
 
-    Of several tables it is the one with as many rows as the last linear layer, which makes the
-    logits, has outputs.
+    Of several tables, take the one with as many rows as the last linear layer (which makes the
+    logits) has outputs.
     """
     configured = _configured(model, "vocab_size", "padded_vocab_size")
     if configured is not None:
@@ -59,7 +60,7 @@ def vocab_size(model: nn.Module) -> int | None:
 
 def cached_positions(model: nn.Module) -> int | None:
     """Return the fewest positions that a model keeps rotations or a causal mask for, or None. It
-    may take more: some make these anew where they are too short."""
+    may take more: some models rebuild them when they are too short."""
     lengths = []
     for module in model.modules():
         for name, tensor in (*module._buffers.items(), *vars(module).items()):
@@ -139,6 +140,12 @@ def _setting(config: Any, name: str) -> Any:
 
 
 def check_parameters(model: nn.Module) -> None:
+    """Check that the model has parameters, and that all of them have values.
+
+    Raises:
+        UnsupportedModelError: a parameter is on the meta device, or not initialized yet.
+        CaptureError: there are no parameters.
+    """
     empty = True
     for name, parameter in model.named_parameters():
         empty = False

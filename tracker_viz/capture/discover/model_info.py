@@ -50,7 +50,7 @@ class Mixing:
 
 @dataclass(frozen=True, slots=True)
 class ModelStructure:
-    """What was found in a model.
+    """The blocks, heads and projections that were found in a model.
 
     Attributes:
         blocks: module name of every block, in order.

@@ -1,8 +1,7 @@
-"""Which parameter of a decoder block is which projection: by what the pass showed, else by its name
-where that is a usual one, else by its shape and place.
+"""Tell which parameter of a decoder block is which projection: by its use in the watched pass, else
+by its name where that is a common one, else by its shape and place.
 
-Called once per block by ``blocks.discover``; gives ``Projection`` values that ``weights.read``
-follows.
+Called once per block by ``blocks.discover``; returns ``Projection`` values for ``matrices.read``.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from tracker_viz.capture.weights.adapters import layers_of
 from tracker_viz.capture.weights.matrices import Projection
 from tracker_viz.capture.weights.packed import named_matrices
 
+# Matches no name.
 _NOTHING = re.compile(r"(?!)")
 _ATTENTION_ORDER = ("w_q", "w_q_a", "w_q_b", "w_k", "w_v", "w_kv_a", "w_kv_b", "w_o")
 _ORDER = (*_ATTENTION_ORDER, "w_gate", "w_up", "w_down", "w_in", "w_out")
@@ -81,7 +81,7 @@ def find_projections(
     found += feed_forward_projections(
         modules[prefix], rest, index, d_model, evidence, seen, max_experts
     )
-    # Of one name the first that was found.
+    # Where two have the same name, keep the first that was found.
     by_name = {projection.name: projection for projection in reversed(found)}
     return sorted(by_name.values(), key=_usual_place)
 
@@ -163,7 +163,7 @@ def _first_matching(matrices: list[Matrix], prefix: str, pattern: str) -> Matrix
 
 
 def _usual_place(projection: Projection) -> tuple[str, int, str]:
-    """Sort key: q, k, v, o; gate, up, down; single experts last."""
+    """Return a sort key: q, k, v, o; gate, up, down; single experts last."""
     where, _, role = projection.name.rpartition(".")
     place = _ORDER.index(role) if role in _ORDER else len(_ORDER)
     return where, place, role

@@ -14,7 +14,7 @@ from tracker_viz.capture.weights.matrices import evenly_spaced
 
 Arrays = Mapping[str, NDArray[Any]]
 
-# Of a capture: what routers take at most.
+# Routers take at most this share of a capture's bytes.
 ROUTER_SHARE = 0.2
 
 _NAME = re.compile(r"(blocks\.\d+)\.mlp\.router(\.chosen|\.weight)?")
@@ -39,8 +39,11 @@ def shown_of_routers(
 
 
 def thinned_routers(arrays: Arrays, nbytes: float) -> tuple[dict[str, NDArray[Any]], int, int]:
-    """Return ``arrays`` with the routers of so many blocks, evenly spaced, that these fit
-    ``nbytes``; the number of such blocks, and how many there were."""
+    """Keep the routers of evenly spaced blocks, as many as fit ``nbytes`` and at least one.
+
+    Returns:
+        The arrays, the number of blocks whose routers are kept, and the number that had routers.
+    """
     routers = routers_of(arrays)
     blocks = list(dict.fromkeys(name.partition(".mlp.")[0] for name in routers))
     n_kept = len(blocks)

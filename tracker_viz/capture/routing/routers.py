@@ -140,8 +140,8 @@ class RouterWatch(TorchFunctionMode):
             yield self
 
     def routings(self) -> list[Routing]:
-        """Return what was seen, in the order of the calls; of a module that ran again the first
-        time."""
+        """Return the decisions that were seen, in the order of the calls; for a module that ran
+        several times, those of its first run."""
         found = []
         for choice in self._choices:
             is_whole = choice.probabilities is not None and choice.weights is not None
@@ -262,8 +262,8 @@ class RouterWatch(TorchFunctionMode):
         self._choices.append(choice)
 
     def _follow(self, args: Any, kwargs: Any, output: Any) -> None:
-        """Keep what the latest choice was turned into: the last of it that has a number for each
-        chosen expert are the weights."""
+        """Follow the tensors that are made from the latest choice: the last one with a number for
+        each chosen expert holds the weights."""
         choice = self._latest()
         if choice is None or not isinstance(output, Tensor):
             return

@@ -1,1 +1,1 @@
-"""What a watched pass tells about parameters: which of them made a tensor, and what they did."""
+"""Trace through a watched pass which parameters made a tensor, and what each of them did."""

@@ -1,7 +1,7 @@
 """Follow through a watched pass which weight matrices a tensor's values were last multiplied by.
 
-Every torch function of the pass goes through ``Origins.follow``. A product with a weight begins
-anew: its output comes from that weight alone. Anything else passes on where its operands came from.
+Every torch function of the pass goes through ``Origins.follow``. A product with a weight starts
+over: its output comes from that weight alone. Anything else passes on where its operands came from.
 So the query of an attention is seen to come from ``q_proj``, whatever rotates or normalizes it on
 the way, and ``o_proj`` is the weight that is seen to read what the attention made.
 
@@ -102,7 +102,7 @@ class SeenAttention:
     Attributes:
         modules: names of the modules that were running, outermost first.
         query, key, value: the weights that they come from.
-        mark: stands among weights for what the attention made.
+        mark: represents the attention's output in a set of weight names.
         key_per_value: width of a key over that of a value.
     """
 
@@ -121,8 +121,8 @@ class Origins:
     Attributes:
         modules: of the model, by name.
         attentions: in the order in which they happened.
-        readers: weight -> where that comes from which it was multiplied with first, and the marks
-            of all attentions that it was multiplied with.
+        readers: weight -> origins of its first input, and the marks of all attentions whose output
+            it multiplied.
         activated: weights whose products went into an activation function by themselves.
         whole: weights that were multiplied with whole, not by one of their slices.
         split_over: weights whose rows different processes multiply with (tensor parallelism) ->
@@ -136,6 +136,8 @@ class Origins:
     whole: set[str] = field(default_factory=set)
     split_over: dict[str, Any] = field(default_factory=dict)
     _sizes: dict[str, int] = field(default_factory=dict)
+    # tensor -> its Origin. Weak, so that tracing keeps no activation alive; by id, because == on
+    # tensors is elementwise.
     _known: Any = field(default_factory=WeakIdKeyDictionary)
     _first_name: dict[int, str] = field(default_factory=dict)
     _alias: dict[str, str] = field(default_factory=dict)

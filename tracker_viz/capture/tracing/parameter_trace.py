@@ -97,8 +97,8 @@ class ParameterTrace:
             self.origins.saw_layer(name, entering, output)
 
     def saw_values(self, value: Tensor) -> None:
-        """Find where the values come from that an attention mixes: [..., key, channel], probe rows
-        first."""
+        """Find the projection, and the rows of it, that made the values of an attention: [..., key,
+        channel], probe rows first."""
         n_tokens = self.n_rows * self.length
         if value.ndim < 2:
             return

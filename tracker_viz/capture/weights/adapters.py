@@ -238,6 +238,7 @@ def _applied(layer: Any, name: str, base: Tensor, weight: Tensor) -> Tensor | No
     singular = _member(layer, "lora_E", name)
     if singular is not None:
         a = a * singular
+        # 1e-5 as in PEFT's AdaLoRA layer.
         scale = scale / (float(layer.ranknum[name]) + 1e-5)
     change = (b @ a) * scale
     magnitude = _member(layer, "lora_magnitude_vector", name)

@@ -63,7 +63,7 @@ class Projection:
         return f"blocks.{self.block}.{self.name}"
 
     def stored(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices into the rows, int64 [out], and into the columns, int64 [in], of the stored
+        """Return indices into the rows, int64 [out], and the columns, int64 [in], of the stored
         matrix, turned to [out, in]."""
         columns = np.arange(self.shape[1])
         if self.rows is None:

@@ -1,5 +1,5 @@
-"""How strongly the feed-forward neurons act on the probe: what enters each block's down projection,
-summed up on its device.
+"""Measure how strongly the feed-forward neurons act on the probe: sum up the input of each block's
+down projection, on its device.
 
 A neuron is one input of ``mlp.w_down`` (``mlp.w_out`` without a gate): what the nonlinearity, and
 the gate where there is one, made of it. Seen by hooks that live as long as the probe's own pass.
@@ -28,8 +28,8 @@ class NeuronWatch:
 
     Args:
         n_tokens: of the probe, rows times positions. A layer that is given another number of
-            tokens, as an expert of a mixture is, is not summed up: of a neuron that was not asked
-            nobody can say that it is dead.
+            tokens, as an expert of a mixture is, is not summed up: a neuron that saw only some of
+            the tokens cannot be called dead.
         n_counted: of these, from the first on, are summed up: those of the rows that are drawn.
     """
 

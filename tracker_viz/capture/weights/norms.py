@@ -1,5 +1,5 @@
-"""Frobenius and spectral norm of a whole weight matrix, on its own device, where a capture keeps no
-more than a sample of it.
+"""Compute the Frobenius and spectral norm of a whole weight matrix, on its own device, where a
+capture keeps only a sample of it.
 
 The largest singular value of a sample is not the matrix's: a direction that all rows share stands
 out of the noise by the root of their number, so a sample of a tenth of them hides it. Called by
@@ -31,8 +31,8 @@ def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
     equal matrices give equal norms. The matrix is not gathered: of a sharded one each process
     multiplies its own rows. Collective for sharded parameters: call on every process.
 
-    NaN for a mean over experts, which is no matrix of the model, and for numbers too small to
-    multiply with (float8).
+    NaN for a mean over experts, which is no matrix of the model, and for dtypes that torch
+    does not multiply (float8).
     """
     parameters, projection = laid_flat(parameters, projection)
     stored = parameters[projection.parameters[0]].detach()
@@ -50,6 +50,7 @@ def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
     ).to(matrix.device, non_blocking=True)
     images = []
     for step in range(STEPS):
+        # The clamp keeps a matrix of zeros from giving NaN.
         basis[step] = start / start.norm().clamp_min(1e-30)
         image = matrix @ basis[step].to(matrix.dtype)
         images.append(image.float())
@@ -62,8 +63,8 @@ def krylov(parameters: Mapping[str, Tensor], projection: Projection) -> Tensor:
 
 
 def norms(summed: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Frobenius norm, spectral norm and shape of a matrix, float32 [4], from what ``krylov`` summed
-    up; NaN where it is not finite."""
+    """Return Frobenius norm, spectral norm, rows and columns of a matrix, float32 [4], from the
+    result of ``krylov``; both norms are NaN where that is not finite."""
     frobenius = largest = np.nan
     if np.isfinite(summed).all():
         largest = np.sqrt(max(np.linalg.eigvalsh(summed[:-1].astype(np.float64))[-1], 0.0))

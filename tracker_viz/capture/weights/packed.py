@@ -1,9 +1,10 @@
-"""Quantized layers: which ones store something else than the matrix they multiply by, and that
-matrix again.
+"""Recognize quantized layers, which store something other than the matrix they multiply by, and
+recover that matrix.
 
-Told by what a layer stores, not by its library: tensors that know how to dequantize themselves
-(torchao, optimum-quanto, torch.ao) do so; of every other format (bitsandbytes, HQQ, GPTQ, scaled
-float8) the layer is asked. Called by ``stored.StoredWeights`` and by the search for projections.
+A layer is recognized by what it stores, not by its library: tensors that know how to dequantize
+themselves (torchao, optimum-quanto, torch.ao) do so; for every other format (bitsandbytes, HQQ,
+GPTQ, scaled float8) the layer is asked. Called by ``stored.StoredWeights`` and by the search for
+projections.
 """
 
 from __future__ import annotations
