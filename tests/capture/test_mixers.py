@@ -133,3 +133,16 @@ def test_functions_are_put_back_when_the_pass_fails():
     with pytest.raises(ZeroDivisionError), intercepted([Binding(owner, "mix")], print):
         raise ZeroDivisionError
     assert owner.mix is len
+
+
+def test_a_gate_beside_the_queries_is_not_counted_as_heads():
+    """Half of the rows of Qwen3-Next's query projection are a gate."""
+    captures = []
+    model = build("qwen3_next", MIXERS["qwen3_next"][0])
+    record(model, probe_ids(), Schedule.every(1), captures.append).close()
+    n_heads, n_kv_heads = captures[0].model["n_heads"], captures[0].model["n_kv_heads"]
+    attending = [block for block, n in enumerate(n_heads) if n]
+    assert attending
+    for block in attending:
+        assert n_heads[block] == model.config.num_attention_heads
+        assert n_kv_heads[block] == model.config.num_key_value_heads

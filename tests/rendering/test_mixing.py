@@ -26,6 +26,8 @@ def written(folder, step, *, attending=ATTENDING, axis="head"):
         name = f"blocks.{block}.mixer.mixing"
         arrays[name] = np.tril(rng.normal(0, 0.2, (1, 4, T, T))).astype(np.float16)
         axes[name] = ("probe", axis, "query", "key")
+    arrays["scores.mixing.memory"] = np.full((4, 4), 0.5, np.float32)
+    axes["scores.mixing.memory"] = ("block", "mixing_head")
     labels = {"probe": ("repeated",)}
     labels |= {f"blocks.{block}.mixing_{axis}": tuple("0369") for block in MIXING}
     model = {"name": "hybrid", "n_blocks": 4}
@@ -66,6 +68,14 @@ def test_a_model_without_attention_is_drawn_by_its_mixing_maps(tmp_path):
     assert renderer.frame(1).pixels.any()
     names = {heatmap.source.name for heatmap in renderer.plan.heatmaps}
     assert names == {"blocks.0.mixer.mixing", "blocks.2.mixer.mixing"}
+
+
+def test_a_model_that_only_mixes_has_an_overview_of_maps_and_their_scores(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        plan = drawn(tmp_path, "overview", attending=(), axis="channel").plan
+    names = {heatmap.source.name for heatmap in plan.heatmaps}
+    assert {name for name in names if name.startswith("scores.")} == {"scores.mixing.memory"}
+    assert "shows no feed-forward weights: the captures hold none" in caplog.text
 
 
 def test_a_pooled_mixing_map_keeps_the_largest_entry_with_its_sign():

@@ -143,6 +143,9 @@ def test_the_header_says_what_the_model_is_unless_it_is_told(series_of):
     assert (series.title, series.subtitle) == ("mine", "ours")
     assert series_of(capture(0, a=[1])).title == "run"
     assert describe_model({"n_blocks": 1, "n_heads": 1}) == "1 block × 1 head"
+    hybrid = {"n_blocks": 4, "n_heads": [0, 4, 0, 4]}
+    assert describe_model(hybrid) == "4 blocks, 2 with 4 heads"
+    assert describe_model({"n_blocks": 2, "n_heads": [2, 4]}) == "2 blocks × 2 to 4 heads"
     assert describe_model({"n_blocks": 4}) == describe_model({"n_heads": 4}) == "", (
         "half of it says nothing"
     )

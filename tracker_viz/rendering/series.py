@@ -239,11 +239,24 @@ def describe_model(model: Mapping[str, Any]) -> str:
     if model.get("name"):
         parts = [" + ".join(map(str, (model["name"], *model.get("adapters", ()))))]
     if model.get("n_blocks") and model.get("n_heads"):
-        blocks, heads = _counted(model["n_blocks"], "block"), _counted(model["n_heads"], "head")
-        parts.append(f"{blocks} × {heads}")
+        parts.append(_blocks_and_heads(model["n_blocks"], model["n_heads"]))
     if model.get("n_parameters"):
         parts.append(f"{si_number(float(model['n_parameters']))} parameters")
     return " · ".join(parts)
+
+
+def _blocks_and_heads(n_blocks: int, n_heads: int | Sequence[int]) -> str:
+    blocks = _counted(n_blocks, "block")
+    if isinstance(n_heads, int):
+        return f"{blocks} × {_counted(n_heads, 'head')}"
+    attending = [n for n in n_heads if n]
+    fewest, most = min(attending, default=0), max(attending, default=0)
+    heads = _counted(most, "head")
+    if fewest < most:
+        heads = f"{fewest} to {heads}"
+    if len(attending) < n_blocks:
+        return f"{blocks}, {len(attending)} with {heads}"
+    return f"{blocks} × {heads}"
 
 
 def _counted(n: int, noun: str) -> str:

@@ -418,8 +418,11 @@ def _kv_heads(
     if not n_heads:
         return 0
     out = {projection.name: projection.shape[0] for projection in projections}
+    entering = {projection.name: projection.shape[1] for projection in projections}
     if {"attn.w_q", "attn.w_k"} <= set(out):
         head_dim = out["attn.w_q"] // n_heads
+        if out["attn.w_q"] == 2 * entering.get("attn.w_o", 0):
+            head_dim //= 2  # the other half of the queries' rows are a gate (Qwen3-Next)
         if head_dim and out["attn.w_k"] % head_dim == 0 and out["attn.w_k"] // head_dim <= n_heads:
             return out["attn.w_k"] // head_dim
     return sum(call.n_kv_heads or call.pattern.shape[1] for call in calls)

@@ -5,6 +5,7 @@ Reads headers, the scores, and some captures for the scales.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -65,6 +66,8 @@ from tracker_viz.rendering.story import tell_story
 from tracker_viz.rendering.subject import Subject, one_run
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.rendering.theme import theme as theme_by_name
+
+log = logging.getLogger(__name__)
 
 _BARS = 64  # at 1080p: a row of color bars
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160), "square": (1080, 1080)}
@@ -227,6 +230,11 @@ def _panels(builder: PlanBuilder, top: int) -> int:
                 scores += resolve_scores(builder, panel)
             case Attention():
                 heads += _attention_and_mixing(builder, panel)
+            case Weights() if _is_without(builder, panel):
+                log.info(
+                    "layout %r shows no feed-forward weights: the captures hold none",
+                    builder.layout.name,
+                )
             case Weights():
                 matrices.append(resolve_weights(builder, panel))
     area = top_at(builder.page, next_even(top + builder.px(58)))
@@ -239,6 +247,14 @@ def _panels(builder: PlanBuilder, top: int) -> int:
     if not heads and not matrices:
         return place_cards(builder, score_cards(builder, scores), area)
     return _maps(builder, heads, matrices, scores, area)
+
+
+def _is_without(builder: PlanBuilder, panel: Weights) -> bool:
+    """Return whether a panel of feed-forward weights stands beside others, and the model has no
+    feed-forward part, as Mamba has none."""
+    is_feed_forward = all(pattern.startswith("mlp.") for pattern in panel.matrices)
+    has_others = len(builder.layout.panels) > 1
+    return is_feed_forward and has_others and not builder.series.names("blocks.*.mlp.w_*")
 
 
 def _attention_and_mixing(builder: PlanBuilder, panel: Attention) -> list[Heads]:

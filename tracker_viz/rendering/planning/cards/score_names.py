@@ -23,6 +23,9 @@ def resolve_scores(builder: PlanBuilder, panel: Scores) -> list[str]:
             # A pattern leaves out the scores that not every capture has.
             if name == f"scores.{pattern}" or _is_in_all_captures(builder.series, name):
                 names[name] = None
+    if not names and not builder.series.names("scores.head.*"):
+        # A model that attends nowhere, as Mamba, has scores of its mixing maps.
+        names = dict.fromkeys(builder.series.names("scores.mixing.*"))
     if names:
         return list(names)
     found = builder.series.names("scores.*")[:12]
