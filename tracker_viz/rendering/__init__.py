@@ -1,5 +1,5 @@
-"""Captures -> pictures. Seaborn draws a grid of heatmaps once; every frame after that is painted,
-equal to seaborn's to the last pixel.
+"""Draw pictures of a run's captures. Seaborn draws a grid of heatmaps once; every frame after that
+is painted, equal to seaborn's to the last pixel.
 
     series = Series(captures, title="my run")
     renderer = Renderer(series, "overview", size="1080p", theme="dark")
@@ -42,7 +42,8 @@ from tracker_viz.rendering.storyboard import Pace, Shot, storyboard
 from tracker_viz.rendering.subject import RunTrack, Subject, Timing
 from tracker_viz.rendering.theme import THEMES
 
-if "MPLBACKEND" in os.environ:  # else nothing is in the way of importing it where it is used
+# Only where the variable is set: else the import of matplotlib can wait until it is used.
+if "MPLBACKEND" in os.environ:
     load_matplotlib()
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Load matplotlib whatever backend the environment names. Nothing here is drawn through a backend.
+"""Load matplotlib even where the environment names a backend that is missing. Rendering needs none.
 
 ``MPLBACKEND`` may name one that this environment lacks: a notebook hands its own on to every
 command that is started from it, and matplotlib then refuses to load.
@@ -24,7 +24,7 @@ MPL_LOCK = threading.RLock()
 
 
 def load_matplotlib() -> None:
-    """Import matplotlib, with the backend of ``MPLBACKEND`` where it can be had."""
+    """Import matplotlib, and set the backend of ``MPLBACKEND`` if it exists here."""
     if "matplotlib" in sys.modules:
         return
     wanted = os.environ.pop("MPLBACKEND", None)
@@ -39,5 +39,6 @@ def load_matplotlib() -> None:
 
 
 def figure_pixels(figure: Any) -> NDArray[np.uint8]:
+    """Draw a figure that has an Agg canvas: uint8 [height, width, 3] RGB, a copy."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

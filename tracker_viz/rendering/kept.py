@@ -1,9 +1,9 @@
-"""Keep what matplotlib and seaborn taught on this machine's disk, for the next process.
+"""Cache on disk what was learned from matplotlib and seaborn, for the next process.
 
     arrays = kept.recall("cells", key) or kept.keep("cells", key, learn())
 
 Learning takes seconds, most of them to import seaborn. Everything here may be deleted at any time,
-also while it is read; a file that is damaged or was made by other versions is learned anew.
+also while it is read; a file that is damaged or was made by other versions is learned again.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def directory() -> Path:
+    """Return the directory of the cached files, which may not exist yet."""
     return default_cache() / ".drawn"
 
 
@@ -65,8 +66,8 @@ def keep(kind: str, key: str, arrays: Arrays) -> Arrays:
 
 
 def fonts() -> str | None:
-    """Return a text that is another one when matplotlib may find other fonts: what its own list of
-    them looks like. None where there is no list yet: then no text is kept."""
+    """Return a key that changes when matplotlib may find other fonts: the state of its font list.
+    None if it has no list yet; texts are not kept then."""
     if os.environ.get("MPLCONFIGDIR"):
         places = [Path(os.environ["MPLCONFIGDIR"])]
     else:
@@ -88,8 +89,8 @@ def _path(kind: str, key: str) -> Path:
 
 @cache
 def _made_by() -> str:
-    """Return a text that is another one wherever the same key could be drawn differently: versions
-    of what draws, and our own code."""
+    """Return a key that changes when the same plan could be drawn differently: the versions of the
+    libraries that draw, and the hash of our own code."""
     versions = [f"{name} {metadata.version(name)}" for name in _DRAWN_BY]
     code = hashlib.sha256()
     for source in sorted(Path(__file__).parent.rglob("*.py")):

@@ -1,5 +1,5 @@
-"""Layouts: what a picture shows, declared as a few panels with their options, in Python or YAML.
-Knows nothing of pixels.
+"""Declare layouts: the panels of a picture with their options, in Python or YAML. Pixels come later
+(``planning``).
 
 Layouts and panels check themselves when made, so that a mistake is reported before anything is
 trained, pulled or drawn.
@@ -198,7 +198,8 @@ class Layout(Options):
     @model_validator(mode="before")
     @classmethod
     def _drop_target(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Layouts were once made by Hydra's instantiate, and users' YAML may still say so."""
+        """Drop Hydra's ``_target_``: older users' YAML has it from when ``instantiate`` made
+        layouts."""
         if values.get("_target_") == "tracker_viz.rendering.layout_from":
             return {name: value for name, value in values.items() if name != "_target_"}
         return values
@@ -258,7 +259,7 @@ def resolve_layout(layout: str | Path | Mapping[str, Any] | Layout) -> Layout:
     has it.
 
     Raises:
-        ConfigError: there is no such layout or file, or what it says is no layout.
+        ConfigError: there is no such layout or file, or its content is no layout.
     """
     if isinstance(layout, Layout | Mapping):
         return Layout.of(layout)

@@ -1,5 +1,5 @@
-"""Measure how large the drawn values become over a whole run: color scales follow from every
-capture, each read once for all of them."""
+"""Measure how large the drawn values become over a whole run, for the ends of color scales. Each
+capture is read once for all scales."""
 
 from __future__ import annotations
 
@@ -36,10 +36,12 @@ class ValueRange:
 def measure(
     series: Series, wanted: Mapping[str, tuple[float, Sequence[Heatmap]]]
 ) -> dict[str, ValueRange]:
-    """Return key -> range of the boxes under that key, whose quantile (0..1) stands before them;
-    exact, over every capture.
+    """Return the range of values that each group of boxes shows, exact, over every capture.
 
-    Cells that a mask hides, and what is not finite, do not count.
+    Cells that a mask hides, and values that are not finite, do not count.
+
+    Args:
+        wanted: key -> (quantile 0..1, boxes).
     """
     if not wanted:
         return {}

@@ -1,4 +1,4 @@
-"""Describe a picture in whole pixels: a Plan is made from a Layout; the template, the
+"""Describe a picture in whole pixels: ``planning`` makes a Plan from a Layout; the template, the
 painter and the explorer read it."""
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Readout:
 
     @property
     def is_score(self) -> bool:
-        """Whether it stands among the scores, and not in the header."""
+        """True if it is shown among the scores, not in the header."""
         return self.quantity.startswith("scores.")
 
 
@@ -245,7 +245,7 @@ class Roles:
         )
 
     def row_kind(self, heatmap: Heatmap) -> str:
-        """Kind of the probe row whose attention a box shows; empty where nobody knows."""
+        """Return the kind of the probe row whose attention a box shows; empty if unknown."""
         row = getattr(heatmap.source, "probe", None) or 0
         return self.row_kinds[row] if row < len(self.row_kinds) else ""
 
@@ -270,7 +270,7 @@ class Plan:
     """A whole picture of one run or of several.
 
     Attributes:
-        mark: what an interpolated frame says of itself.
+        mark: the words that mark an interpolated frame.
         run_roles: the roles of each run's heads.
     """
 
@@ -298,6 +298,5 @@ class Plan:
 
     @property
     def unit(self) -> float:
-        """Pixels of this picture for one of a 1080p picture: what lines and texts are measured
-        in."""
+        """Pixels of this picture for one pixel of a 1080p picture; the unit of lines and texts."""
         return min(self.height / 1080, self.width / 1280)

@@ -1,5 +1,5 @@
-"""Say in a small picture and a few words what a role's map looks like: the key on the title card
-and on the explorer's page."""
+"""Explain a role by a small picture and a few words: the key on the title card and on the
+explorer's page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ ROLE_KEYS = {
 
 
 def role_pattern(role: str) -> NDArray[np.float16]:
-    """The map of a head that does nothing but its role, on tokens that repeat."""
+    """Return the map of a head that does nothing but its role, on tokens that repeat: float16
+    [query, key], 0 or 1."""
     query, key = np.indices((ICON_CELLS, ICON_CELLS))
     back = query - key
     patterns = {

@@ -43,7 +43,7 @@ _KIND = "colormap"  # under which kept has seaborn's maps
 
 @dataclass(frozen=True, slots=True)
 class ColorScale:
-    """The color of each value.
+    """Maps values to colors, for one kind of array.
 
     Attributes:
         title: what the values are, with the unit.
@@ -91,7 +91,7 @@ class ColorScale:
 
     @property
     def label(self) -> str:
-        """Title of the color bar, with how the values are spread where that is not evenly."""
+        """Title of the color bar, with the name of the norm unless it is linear or centred."""
         if self.norm in ("linear", "centred"):
             return self.title
         spread: str = self.norm
@@ -101,8 +101,8 @@ class ColorScale:
 
     @property
     def unit(self) -> float:
-        """A power of two; drawn is ``value / unit`` as float16. 1.0 unless the values are very
-        small or very large."""
+        """The power of two that values are divided by before they become float16; 1.0 unless they
+        are very small or very large."""
         largest = max(abs(self.minimum), abs(self.maximum))
         if _SMALLEST_DRAWN <= largest <= _LARGEST_DRAWN:
             return 1.0
@@ -119,8 +119,8 @@ class ColorScale:
             drawn = scaled.astype(np.float16)
             if np.isfinite(drawn).all():
                 return drawn
-            # Beyond float16's range is far beyond the scale's end; it must keep that end's color
-            # and not turn into "infinite".
+            # A finite value beyond float16's range must keep the color of the scale's end, and not
+            # become infinite.
             clipped = np.clip(scaled, -65504.0, 65504.0)
             return np.where(np.isfinite(scaled), clipped, np.nan).astype(np.float16)
 
@@ -140,7 +140,8 @@ class ColorScale:
             case "power":
                 return colors.PowerNorm(self.gamma, low, high, clip=True)
             case "centred":
-                # It has no clip: beyond its ends the map's end colors follow.
+                # TwoSlopeNorm has no clip; the color map gives values beyond the ends its end
+                # colors.
                 return colors.TwoSlopeNorm(0.0, low, high)
 
     def mpl_cmap(self) -> Any:
@@ -208,7 +209,8 @@ def check_scale_options(scales: Mapping[str, Mapping[str, Any]]) -> None:
                 )
             _check_scale_option(kind, option, value)
         if {"minimum", "maximum"} <= options.keys():
-            ColorScale(**{"title": kind, "cmap": "mako", **options})  # that each fits the others
+            # Made only for its checks: the options must fit each other, too.
+            ColorScale(**{"title": kind, "cmap": "mako", **options})
 
 
 def _check_scale_option(kind: str, option: str, value: object) -> None:

@@ -51,8 +51,7 @@ class Series:
         captures: files that lie on this machine; sorted here. One is enough.
         title, subtitle: what the header of every frame says; left empty, the subtitle describes the
             model.
-        missing_steps: steps that are known to have been captured but could not be had; marked on
-            the timeline.
+        missing_steps: steps that were captured but could not be read; marked on the timeline.
 
     Raises:
         RenderError: no capture at all, or two of the same step.
@@ -85,10 +84,10 @@ class Series:
         self.metrics: list[Mapping[str, float]] = []
         self.tokens_seen: list[int | None] = []
         self.arrays: dict[str, RunArray] = {}
-        # What each capture says of itself, but for its arrays: reading that again takes longer
-        # than reading its scores.
+        # Headers without their arrays, kept because reading one again takes longer than reading
+        # the scores.
         self._said: list[CaptureHeader] = []
-        # Of each capture: axis of a block's heads -> which it holds, where it does not hold all.
+        # For each capture: axis of a block's heads -> the heads that it holds, if not all.
         self._heads: list[Mapping[str, tuple[str, ...]]] = []
         for index, path in enumerate(self.paths):
             header = capture_file.read_header(path)

@@ -52,7 +52,7 @@ class Source(Protocol):
             array's first axis.
         compares: "first" or "previous" when the same arrays of that capture are read too, else
             None.
-        blends: whether values between two captures may be interpolated; scores never are.
+        blends: values between two captures may be interpolated; False for scores.
     """
 
     @property
@@ -273,7 +273,7 @@ class CodedMap:
         return self.codes.shape[1], self.codes.shape[2]
 
     def values(self, moment: Moment) -> NDArray[np.float16]:
-        """Codes as float16, which holds whole numbers up to 2,048 exactly."""
+        """Return the codes as float16, which holds whole numbers up to 2,048 exactly."""
         return self.codes[moment.index].astype(np.float16)
 
 
@@ -325,8 +325,8 @@ class Mosaic:
         return slice(y, y + self.cells), slice(x, x + self.cells)
 
     def mask(self) -> NDArray[np.bool_]:
-        """bool [rows, columns]: cells that show nothing: gaps, absent heads, and the future of
-        every head."""
+        """Return the cells that show nothing, bool [rows, columns]: gaps, absent heads, and the
+        future of every head."""
         mask = np.ones(self.shape, bool)
         hidden = self.causal & future(self.cells)
         for row, sources in enumerate(self.maps):

@@ -1,4 +1,4 @@
-"""Read a run's story off its captures: its events, and where it changes."""
+"""Find a run's story in its captures: its events, and when it changes."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Story:
     summary: str = ""
 
     def current(self, index: int) -> int | None:
-        """Number of the event that happens at the capture at ``index``, the strongest of several;
-        None between events."""
+        """Return the number of the event that happens at the capture at ``index``, the strongest of
+        several; None between events."""
         step = self.steps[index]
         now = [
             number
@@ -55,7 +55,8 @@ class Story:
         return max(now, key=lambda number: self.events[number].strength, default=None)
 
     def latest(self, index: int) -> int | None:
-        """Number of the event that was complete last before the capture at ``index``."""
+        """Return the number of the event that was completed last, up to the capture at ``index``;
+        None if none was."""
         step = self.steps[index]
         past = [number for number, event in enumerate(self.events) if event.last_step <= step]
         return max(past, key=lambda number: self.events[number].last_step, default=None)
@@ -79,7 +80,8 @@ def tell_story(series: Series, metric: str) -> Story:
 
 
 def _change(scores: ScoreSeries, metric: str) -> NDArray[np.float64]:
-    """Half of it the mean change of the heads' scores, half that of the loss; each sums to 1."""
+    """Return the change to the next capture, float64 [capture - 1]: the mean change of the heads'
+    scores plus that of the loss, each scaled to sum to 1."""
     if scores.n_captures < 2:
         return np.zeros(0)
     total = np.zeros(scores.n_captures - 1)

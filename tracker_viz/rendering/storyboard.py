@@ -50,7 +50,7 @@ class Shot:
 
     @property
     def is_capture(self) -> bool:
-        """Whether this shows a capture as it was taken."""
+        """True if this shows a capture as it was taken, not interpolated and no title card."""
         return self.kind in ("capture", "end")
 
 
@@ -86,7 +86,8 @@ def storyboard(
         if pace == "story":
             shots += _rests(index, steps, story)
 
-        # No picture is shorter than a thirtieth of a second: a player would leave it out.
+        # No picture is shorter than a thirtieth of a second: a player would leave it out. 1e-9 is
+        # for a stay of exactly n of these, which may come out just below.
         n_between = min(interpolate, max(0, int(stay_s / SHORTEST_S + 1e-9) - 1))
         each_s = max(SHORTEST_S, stay_s / (n_between + 1))
         shots.append(Shot(index, 0.0, each_s))
@@ -116,7 +117,8 @@ def _check(
 
 
 def _stays(steps: NDArray[np.float64], pace: Pace, story: Story) -> NDArray[np.float64]:
-    """float64 [capture - 1]: how long each capture but the last stays, relative to the mean."""
+    """Return how long each capture but the last stays, relative to the mean, as float64
+    [capture - 1]."""
     even = np.ones(len(steps) - 1)
     if len(steps) < 2 or pace == "capture":
         return even
@@ -129,7 +131,7 @@ def _stays(steps: NDArray[np.float64], pace: Pace, story: Story) -> NDArray[np.f
 
 
 def _rests(index: int, steps: Sequence[int], story: Story) -> Iterator[Shot]:
-    """Shots that hold the capture at ``index`` for every event that is complete there."""
+    """Yield shots that hold the capture at ``index`` for every event that is complete there."""
     for number, event in enumerate(story.events):
         if event.last_step != steps[index]:
             continue

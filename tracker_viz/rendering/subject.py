@@ -1,5 +1,5 @@
-"""Plain values that a picture is made of: the run, or the runs that are compared, and which capture
-of each is shown at which point of time.
+"""Hold the runs that a picture shows, one or several, and which capture of each is shown at which
+point of time.
 
 For a comparison the pipeline fills these (alignment, matching, roles); rendering only places and
 paints them. One run is a comparison of one: each of its captures is a point of time.

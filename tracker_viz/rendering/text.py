@@ -27,8 +27,8 @@ _MOST_WIDTHS, _MOST_PIXELS = 5_000, 4 << 20
 def text_coverage(
     text: str, size_px: float, *, bold: bool = False, mono: bool = False
 ) -> tuple[NDArray[np.float32], int]:
-    """How much of each pixel a text covers, float32 [height, width] in 0..1, and the row of its
-    baseline.
+    """Return how much of each pixel a text covers, float32 [height, width] in 0..1, and the row of
+    its baseline.
 
     Width is the text's advance, so that pieces set side by side stand as in one string.
     """
@@ -41,7 +41,7 @@ def text_coverage(
 
 
 def _text_height(size_px: float) -> tuple[int, int]:
-    """(pixels that a line of text is high, and of these the ones below its baseline)."""
+    """Return (height of a line of text in pixels, pixels of it below the baseline)."""
     return round(size_px * 1.5), round(size_px * 0.4)
 
 
@@ -75,7 +75,7 @@ def _drawn_text(text: str, size_px: float, *, bold: bool, mono: bool) -> NDArray
 
 @lru_cache(maxsize=1 << 14)
 def text_width(text: str, size_px: float, *, bold: bool = False, mono: bool = False) -> int:
-    """Pixels that a text is wide."""
+    """Return the width of a text in pixels."""
     known = known_texts()
     key = (text, size_px, bold, mono)
     if key not in known.widths:
@@ -165,8 +165,8 @@ class KnownTexts:
 
 
 def fitted_px(text: str, size_px: float, room: float, *, bold: bool = False) -> float:
-    """The size, ``size_px`` or smaller, in which a text is no wider than ``room`` pixels: letters
-    are as wide as whole pixels allow."""
+    """Return the size, at most ``size_px``, at which a text is no wider than ``room`` pixels. Found
+    step by step, because hinting rounds widths to whole pixels."""
     while (width := text_width(text, size_px, bold=bold)) > room and size_px > 1.0:
         size_px = min(size_px - 0.125, size_px * room / width)
     return size_px
@@ -181,8 +181,8 @@ def glyph(character: str, size_px: float) -> tuple[NDArray[np.float32], int]:
 def opaque_glyph(
     character: str, size_px: float, color: tuple[int, int, int], ground: tuple[int, int, int]
 ) -> tuple[NDArray[np.uint8], int]:
-    """What ``blend`` makes of a glyph on a plain ground, uint8 [height, width, 3], and its
-    baseline: numbers change in every frame."""
+    """Return a glyph on a plain ground, uint8 [height, width, 3], and its baseline. Blended once
+    and cached, because numbers change in every frame."""
     coverage, baseline = glyph(character, size_px)
     inked = np.flatnonzero(coverage.any(axis=1))
     top, end = (
@@ -199,6 +199,7 @@ def opaque_glyph(
 def line_of_text(
     text: str, size_px: float, *, bold: bool = True
 ) -> tuple[NDArray[np.float32], int]:
+    """Return ``text_coverage`` of a line that is written in many frames, cached."""
     return text_coverage(text, size_px, bold=bold)
 
 
@@ -206,7 +207,7 @@ def line_of_text(
 def opaque_text(
     text: str, size_px: float, color: tuple[int, int, int], ground: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """A line of text on a plain ground, uint8 [height, width, 3], no taller than its ink."""
+    """Return a line of text on a plain ground, uint8 [height, width, 3], no taller than its ink."""
     coverage, _ = text_coverage(text, size_px)
     inked = np.flatnonzero(coverage.any(axis=1))
     if len(inked):
@@ -224,6 +225,9 @@ def blend(
     y: int,
     color: tuple[int, int, int],
 ) -> None:
+    """Blend a color onto ``pixels``, uint8 [height, width, 3], in place, by ``coverage``, float32
+    [rows, columns] in 0..1, whose left upper corner is at (x, y). What reaches beyond the top or
+    the right side is cut off; ``x`` is not negative."""
     view = pixels[max(0, y) : y + coverage.shape[0], x : x + coverage.shape[1]]
     alpha = coverage[coverage.shape[0] - view.shape[0] :, : view.shape[1], None]
     view[...] = np.rint(view + alpha * (np.array(color, np.float32) - view)).astype(np.uint8)

@@ -1,5 +1,5 @@
-"""The colours and fonts of a picture. Chosen by name or made by the user; read by every other
-module of rendering."""
+"""Define the colors and fonts of pictures. A theme is chosen by name or made by the user; every
+other module of rendering reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.rendering.backend import MPL_LOCK
 
-# What a head does. Hues as of Okabe and Ito (2008), their lightness spread until colour-blind eyes
+# What a head does. Hues as of Okabe and Ito (2008), their lightness spread until color-blind eyes
 # tell every two apart as well; a test holds that. The accent has no hue, so that the loss is not
 # taken for a role. A role on text has the hue of the same one among repeats, darker or lighter.
 _ROLE_COLORS = {
@@ -38,8 +38,8 @@ _ROLE_COLORS_LIGHT = {
     "sink_text": "#245f57",
 }
 
-# Families with letters that DejaVu lacks, as Linux, macOS and Windows have them. Emoji in colour
-# are none: matplotlib draws outlines only.
+# Families with letters that DejaVu lacks, as Linux, macOS and Windows have them. Color
+# emoji are left out: matplotlib draws outlines only.
 _OTHER_SCRIPTS = (
     *(
         "Noto Sans CJK SC",
@@ -74,7 +74,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Colours as ``#rrggbb``.
+    """Colors as ``#rrggbb``.
 
     Attributes:
         ground, panel: behind everything; behind a box, and where attention can not look.
@@ -83,7 +83,7 @@ class Theme:
         nonfinite: cells that are NaN or infinite.
         attention, signed, magnitude, quiet, score: color maps by name: 0..1 probabilities; values
             around 0; sizes from 0 up; 0..1 scores.
-        roles: colour of each role that a head can have.
+        roles: color of each role that a head can have.
     """
 
     ground: str = "#0d1117"
@@ -122,7 +122,7 @@ THEMES = {
 
 
 def theme(name: str | Theme) -> Theme:
-    """A theme by name, ``dark`` or ``light``; a Theme is returned as it is.
+    """Return a theme by name, ``dark`` or ``light``; a Theme is returned as it is.
 
     Raises:
         ConfigError: no theme has this name.
@@ -136,8 +136,8 @@ def theme(name: str | Theme) -> Theme:
 
 @contextmanager
 def fixed_style() -> Iterator[None]:
-    """Hold matplotlib as it ships, whatever a matplotlibrc or a style of the user says: the same
-    input gives the same pixels. One thread at a time; inside another it changes nothing."""
+    """Use matplotlib's defaults inside the ``with``, whatever a matplotlibrc or style of the user
+    says, so that the same input gives the same pixels. One thread at a time; may be nested."""
     global _is_fixed
     import matplotlib
 
@@ -146,8 +146,8 @@ def fixed_style() -> Iterator[None]:
             yield
             return
         with matplotlib.rc_context(), warnings.catch_warnings():
-            # As rc_context itself does when it ends: checking 300 values anew takes longer than
-            # measuring a line of text.
+            # dict.update skips the checks of RcParams, as rc_context does when it ends: checking
+            # 300 values takes longer than measuring a line of text.
             parameters: Any = matplotlib.rcParams
             dict.update(parameters, _style())
             # Once for each letter and drawing; say_what_has_no_glyph says it once.
@@ -159,12 +159,12 @@ def fixed_style() -> Iterator[None]:
                 _is_fixed = False
 
 
-_is_fixed = False  # whether some block of fixed_style is entered; under MPL_LOCK
+_is_fixed = False  # True inside fixed_style; guarded by MPL_LOCK
 
 
 @cache
 def _style() -> dict[str, Any]:
-    """Matplotlib's parameters as it ships, and our fonts; checked."""
+    """Return matplotlib's default parameters with our fonts, checked once."""
     import matplotlib
 
     # Not ours to set; deprecated in matplotlib 3.11.
@@ -180,8 +180,8 @@ def _style() -> dict[str, Any]:
 
 @cache
 def font_families(*, mono: bool = False) -> list[str]:
-    """DejaVu, which comes with matplotlib and is asked first, so that what it can write looks the
-    same everywhere; then what is here."""
+    """Return DejaVu, then the families for other scripts that are installed. DejaVu comes with
+    matplotlib and is first, so that what it can write looks the same everywhere."""
     from matplotlib.font_manager import fontManager, weight_dict
 
     here = []  # matplotlib warns of each family that is not
@@ -197,8 +197,8 @@ def font_families(*, mono: bool = False) -> list[str]:
 
 
 def say_what_has_no_glyph(text: str) -> None:
-    """A warning, one for all texts of a process, where letters of ``text`` are in no font here and
-    boxes stand in their place."""
+    """Warn once in a process if letters of ``text`` are in no font here, so that boxes are drawn
+    for them."""
     if _said_once.cache_info().currsize:
         return
     if missing := letters_without_glyph(text):
@@ -236,7 +236,11 @@ def _said_once(letters: str) -> None:
 
 
 def rgb(color: str) -> tuple[int, int, int]:
-    """``#rrggbb`` as three integers 0..255."""
+    """Return ``#rrggbb`` as three integers 0..255.
+
+    Raises:
+        ConfigError: it has another form.
+    """
     if len(color) != 7 or color[0] != "#":
         raise ConfigError(f"a theme's colour looks like '#0d1117'; got {color!r}")
     try:

@@ -1,4 +1,4 @@
-"""Parts that the charts of a comparison share: the theme in matplotlib, the header, the file.
+"""Share parts among the charts of a comparison: the theme in matplotlib, the header, the file.
 
 Called by ``cluster_chart``, ``distance_chart`` and ``onset_chart``.
 """

@@ -1,6 +1,6 @@
 """Draw all heads of several runs, grouped by what they did, with seaborn's ``clustermap``.
 
-Arrays and names go in, one PNG comes out; the pipeline makes them of the comparison's values.
+Arrays and names go in, one PNG comes out; the pipeline makes the arrays from a comparison.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def write_cluster_chart(
     Args:
         values: [head, score * point], 0..1, one score after the other.
         linkage: tree of the rows as ``scipy.cluster.hierarchy`` makes it.
-        labels, runs: of the rows: its name, and the run (its label) that it belongs to.
-        scores: along the columns.
+        labels, runs: for each row the head's name, and the label of the run it belongs to.
+        scores: names of the scores, in the order of the columns.
         roles: what each row does at the end; None for a head without a role.
     """
     chosen = theme_by_name(theme)

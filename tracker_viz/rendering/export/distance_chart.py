@@ -1,7 +1,7 @@
-"""Draw how far several runs are from each other: a heatmap of all pairs by seaborn, colored by the
-share of what chance gives, and the same for each depth alone.
+"""Draw the distances between several runs: a heatmap of all pairs by seaborn, colored by the share
+of the distance that chance gives, and the same for each depth alone.
 
-Names and numbers go in, one PNG comes out; the pipeline makes them of the comparison's values.
+Names and numbers go in, one PNG comes out; the pipeline makes the numbers from a comparison.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TITLE = "How alike the runs' heads became"
 _MARGIN_IN, _BAR_IN = 0.35, 0.95
 _DEPTH_GAP_IN, _DEPTH_TITLE_IN = 0.2, 0.34
 _SHARE_SCALE: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": 1, "square": True}
-_LETTERS_IN_CAPTION = 11.5  # of its size in an inch
+_LETTERS_IN_CAPTION = 11.5  # letters in an inch of the caption, at its font size
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def write_distance_chart(
             cells; 1 for unrelated runs.
         shares_by_depth: float64 [depth, run, run].
         are_alike: bool [run, run]: pairs that are more alike than nearly all shuffles; marked.
-        caption: what the distances are beside seeds and chance, in words.
+        caption: a sentence that compares the distances with those of seeds and of chance.
     """
     from matplotlib.figure import Figure
 

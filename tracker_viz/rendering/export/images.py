@@ -1,5 +1,5 @@
-"""Pictures beside the video: a title card, a poster of three moments, key frames, and an animated
-GIF or WebP small enough for a README."""
+"""Write the pictures beside a video: a poster of three moments, the last picture, key frames, and
+an animated GIF or WebP small enough for a README."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ def poster_moments(renderer: Renderer) -> tuple[int, ...]:
 
 
 def write_poster(renderer: Renderer, path: Path | str) -> Path:
-    """A PNG of three moments below each other, whole or not at all. Returns its path, which ends in
-    ``.png``."""
+    """Write a PNG of three moments below each other; return its path, which ends in ``.png``."""
     path = with_suffix(path, (".png",))
     pictures = [renderer.frame(index).pixels for index in poster_moments(renderer)]
     return write_whole(png(np.concatenate(pictures)), path)
@@ -63,14 +62,17 @@ def write_last_picture(renderer: Renderer, path: Path | str) -> Path:
 def write_key_frames(
     renderer: Renderer, directory: Path | str, n: int = 12
 ) -> list[tuple[int, Path]]:
-    """PNGs of ``n`` captures spread evenly over the run, the first and the last among them, for a
-    tracker's own step slider.
+    """Write PNGs of ``n`` captures spread evenly over the run, the first and the last among them,
+    for a tracker's own step slider.
 
     Wider than 1080p they are reduced by a whole number, so that cells stay sharp in a panel and the
     files stay small.
 
     Returns:
         (step, path) in the order of the steps; of every capture where there are no more than ``n``.
+
+    Raises:
+        ConfigError: ``n`` is below 1.
     """
     if n < 1:
         raise ConfigError(f"key frames are at least one picture; got {n}")
@@ -93,8 +95,8 @@ def write_key_frames(
 def write_animation(
     renderer: Renderer, shots: Sequence[Shot], path: Path | str, *, max_bytes: int = 4 << 20
 ) -> Path:
-    """An animated GIF or WebP, after the path's suffix, that loops; as large as ``max_bytes``
-    allows, at most 960 pixels wide.
+    """Write a GIF or WebP (by the path's suffix) that loops, as large as ``max_bytes`` allows and
+    at most 960 pixels wide; return its path.
 
     Pictures are left out evenly where there are more than 120 or they need too much; those that
     stay are shown for longer.
@@ -106,7 +108,7 @@ def write_animation(
     film = renderer.film(shots := _without_repeats(shots))
     largest = _animation_size(renderer, _ATTEMPTS[0][0])
     smallest = 0
-    # Kept no larger than the first attempt needs: a thousand whole frames would be gigabytes.
+    # Reduced at once to the size of the first attempt: a thousand whole frames are gigabytes.
     drawn: dict[int, Image.Image] = {}
     for width, quality, most in _ATTEMPTS:
         kept, durations_s = _thinned(shots, most)
@@ -136,8 +138,8 @@ def _animation_size(renderer: Renderer, width: int) -> tuple[int, int]:
 
 
 def _without_repeats(shots: Sequence[Shot]) -> list[Shot]:
-    """Shots of one picture become one, as long as all of them: a capture that rests at an event is
-    several shots, which only differ in what blinks."""
+    """Merge shots of the same picture: a capture that rests at an event is several shots, which
+    differ only in whether the heads' borders blink."""
     merged: list[Shot] = []
     for shot in shots:
         duration_s = shot.duration_s
@@ -152,7 +154,7 @@ def _is_same_picture(one: Shot, other: Shot) -> bool:
 
 
 def _thinned(shots: Sequence[Shot], most: int) -> tuple[list[int], list[float]]:
-    """The numbers of at most ``most`` shots spread evenly, and how long each stays."""
+    """Return the numbers of at most ``most`` shots spread evenly, and the seconds each stays."""
     starts = np.unique(np.linspace(0, len(shots) - 1, most).round().astype(int)).tolist()
     durations_s = []
     for start, end in itertools.pairwise([*starts, len(shots)]):
@@ -161,7 +163,8 @@ def _thinned(shots: Sequence[Shot], most: int) -> tuple[list[int], list[float]]:
 
 
 def _reduced(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
-    """A picture of ``size``; by a whole number in half the time, and the same."""
+    """Return the picture at ``size``. By a whole number, ``reduce`` gives the same in half the
+    time."""
     picture = Image.fromarray(pixels)
     across, rest = divmod(picture.width, size[0])
     if not rest and (size[0] * across, size[1] * across) == picture.size:
@@ -199,11 +202,10 @@ def _animated(
 
 
 def _palette(pictures: Sequence[Image.Image], theme: Theme) -> Image.Image:
-    """One palette of 256 for all pictures, without dither: cells stay flat, and colours mean the
-    same throughout.
+    """Return one palette of 256 colors for all pictures, so that a color means the same in each.
 
-    Roles keep their colors, also where a thin frame is half ground: among millions of pixels of
-    maps they would find no place.
+    The roles' colors, also half blended with the ground as in thin borders, have fixed places: they
+    cover too few pixels for the median cut to keep them.
     """
     ground = np.array(rgb(theme.ground))
     meant = []
@@ -226,7 +228,7 @@ def _palette(pictures: Sequence[Image.Image], theme: Theme) -> Image.Image:
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG of uint8 [height, width, 3] RGB.
+    """Encode uint8 [height, width, 3] RGB as a PNG.
 
     Written by hand because cells are flat: without the filters that Pillow tries on each row it is
     as small, in a quarter of the time.
@@ -244,6 +246,11 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def with_suffix(path: Path | str, suffixes: tuple[str, ...]) -> Path:
+    """Return the path with the first of ``suffixes`` added, unless it ends in one of them.
+
+    Raises:
+        ConfigError: it ends in the suffix of another kind of picture, video or page.
+    """
     path = Path(path)
     if path.suffix.lower() in suffixes:
         return path
@@ -253,7 +260,11 @@ def with_suffix(path: Path | str, suffixes: tuple[str, ...]) -> Path:
 
 
 def write_whole(contents: bytes, path: Path) -> Path:
-    """Put the file there whole or not at all."""
+    """Write the file whole or not at all, and return its path.
+
+    Raises:
+        RenderError: it cannot be written.
+    """
     try:
         write_atomically(contents, path)
     except OSError as error:

@@ -1,7 +1,7 @@
 """Draw when the runs of each setting formed each role: every run as the interval between two
 captures, every setting with its median and the median's 95 % interval.
 
-Names and numbers go in, one PNG comes out; the pipeline makes them of the comparison's groups.
+Names and numbers go in, one PNG comes out; the pipeline makes the numbers from a comparison.
 """
 
 from __future__ import annotations

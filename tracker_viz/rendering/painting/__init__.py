@@ -1,0 +1,1 @@
+"""Draw the frames of a Plan; ``renderer.Renderer`` is the entry point."""

@@ -56,7 +56,7 @@ class ColorTable:
 
 
 def color_tables(plan: Plan) -> dict[str, ColorTable]:
-    """Return key of a scale -> its colors."""
+    """Return the colors of each scale by its key in the plan."""
     return {key: ColorTable(scale, plan.theme.panel) for key, scale in plan.scales.items()}
 
 
@@ -72,7 +72,7 @@ def paint(
     box = heatmap.box
     places = np.ascontiguousarray(values).view(np.uint16).astype(np.intp)
     if heatmap.mask is not None:
-        places[heatmap.mask] = _HIDDEN  # a quarter of the time that hiding their colors takes
+        places[heatmap.mask] = _HIDDEN  # four times as fast as to overwrite their colors
     view = pixels[box.area]
     if cell_map.replication is None:
         shown = cell_map.cells >= 0
@@ -116,7 +116,7 @@ class Border:
     is_dashed: bool = False
 
     def places(self, box: Box) -> Sequence[tuple[slice, slice]]:
-        """Rows and columns of its pixels around ``box``."""
+        """Return rows and columns of its pixels around ``box``."""
         if not self.color:
             return ()
         sides = frame_around(box, self.line_px)
@@ -127,8 +127,8 @@ NO_BORDER = Border()
 
 
 class Canvas:
-    """Pixels for one frame after the other, uint8 [height, width, 3], and what of the last frame
-    still stands on them.
+    """Holds the pixels of one frame after the other, uint8 [height, width, 3], and remembers what
+    the last frame left on them.
 
     Every frame paints over all cells of its maps; the rest of the background need not be copied
     again.
@@ -145,7 +145,7 @@ class Canvas:
         self._written: list[tuple[slice, slice]] = []
 
     def at(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
-        """A view of pixels outside the maps, for what is another in every frame."""
+        """Return a view of pixels outside the maps, to paint what changes with every frame."""
         self._written.append((rows, columns))
         return self.pixels[rows, columns]
 

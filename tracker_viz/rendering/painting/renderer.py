@@ -1,5 +1,5 @@
-"""Draw the frame of a point of time: look values up in the color tables, and copy the colors to
-where seaborn would have drawn them.
+"""Draw the frame of a point of time: look up the colors of its values, and copy them to the pixels
+where seaborn would draw them.
 
 Seaborn draws once, when a Renderer is made. A frame is that background, the cells, the numbers of
 the header and the playhead, painted with numpy alone; threads may ask for frames at once, and the
@@ -87,7 +87,7 @@ class Renderer:
         self._lock = threading.Lock()
         self._title_pixels: NDArray[np.uint8] | None = None
         self.redraws_fully = any(cell_map.blended for cell_map in self._template.cell_maps.values())
-        """Whether some pixel mixes a map with something else, so that seaborn draws every frame in
+        """True if some pixel mixes a map with something else, so that seaborn draws every frame in
         full: exact, but slow."""
 
     def __len__(self) -> int:
@@ -287,7 +287,7 @@ class _RunMaps:
         drawn = {}
         for heatmap in self.heatmaps:
             shown = self._scales[heatmap.scale].drawn(heatmap.source.values(moment))
-            # Of many runs, what is remembered must not hold on to whole arrays.
+            # A copy for many runs: a cached view would keep the whole array in memory.
             drawn[heatmap.name] = shown.copy() if self._is_one_of_many else shown
         return drawn
 

@@ -1,8 +1,8 @@
-"""Seaborn draws a plan: once, to learn which pixel belongs to which cell, or in full, which is what
-the painter must equal.
+"""Let seaborn draw a plan: once, to learn which pixel belongs to which cell, or in full, which is
+the reference that the painter must equal.
 
 The painter fills cells without seaborn. To know where they are, every cell is drawn twice in a
-colour that is a code: its number, and that number's complement. A pixel whose two colours
+color that is a code: its number, and that number's complement. A pixel whose two colors
 complement each other belongs to that cell; one that is equal in both is background; anything else
 is blended (a title over a map, say), and its box is left to a full redraw.
 """
@@ -36,9 +36,13 @@ _PAINTED = ("run_roles", "readouts", "mark", "caption", "story", "ribbons")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """``background``: uint8 [height, width, 3] without any cell; ``cell_maps``: heatmap name ->
-    CellMap;
-    ``played``: the background with the timeline's curve bright, as it is left of the playhead."""
+    """The parts of a picture that stay the same in every frame.
+
+    Attributes:
+        background: uint8 [height, width, 3], without any cell.
+        played: the same with the timeline bright, as it is left of the playhead.
+        cell_maps: heatmap name -> the cell that each of its pixels shows.
+    """
 
     background: NDArray[np.uint8]
     played: NDArray[np.uint8]
@@ -46,8 +50,13 @@ class Template:
 
 
 def make_template(plan: Plan) -> Template:
-    """Draw all of the plan but its cells, and find out where seaborn draws these: from what it drew
-    before for boxes of the same places and shapes, else by letting it draw them."""
+    """Draw all of the plan but its cells, and find out where seaborn draws those: from the cache,
+    if it drew boxes of the same places and shapes before, else by letting it draw them.
+
+    Raises:
+        LayoutError: there are 2**24 cells or more, or a map reaches beyond its box.
+    """
+    # Cells are told apart by 24-bit colors.
     offset = 1
     for heatmap in plan.heatmaps:
         offset += heatmap.source.shape[0] * heatmap.source.shape[1]
@@ -61,21 +70,21 @@ def make_template(plan: Plan) -> Template:
         boxes = _learned(plan)
         kept.keep(_KIND, _places(plan), _packed(boxes))
     background, played = _around_the_maps(plan)
-    for heatmap in plan.heatmaps:  # of the same height in the figure: a later one covers the others
+    for heatmap in plan.heatmaps:  # in order: a later box covers an earlier one, as in the figure
         for pixels in (background, played):
             pixels[_view(heatmap.box)] = boxes.pixels[_view(heatmap.box)]
     return Template(background, played, boxes.cell_maps)
 
 
 def seaborn_pixels(plan: Plan, values: Mapping[str, NDArray[np.float16]]) -> NDArray[np.uint8]:
-    """The plan drawn from nothing by seaborn with these values: uint8 [height, width, 3]. Slow; the
-    measure of the painter."""
+    """Draw the whole plan by seaborn with these values: uint8 [height, width, 3]. Slow; the
+    reference for the painter."""
     with fixed_style():
         return figure_pixels(_build(plan, values)[0])
 
 
 def words_alone(plan: Plan) -> NDArray[np.uint8]:
-    """A plan without maps: uint8 [height, width, 3], writable."""
+    """Draw a plan without its maps: uint8 [height, width, 3], writable."""
     return _around_the_maps(plan)[0].copy()
 
 
@@ -94,7 +103,7 @@ def _learned(plan: Plan) -> _Boxes:
     for heatmap in plan.heatmaps:
         offsets[heatmap.name] = offset
         offset += heatmap.source.shape[0] * heatmap.source.shape[1]
-    # A color map of matplotlib's own: which one is of no matter where colors are codes.
+    # Any color map will do, because codes replace the colors: one of matplotlib's own.
     neutral = dict.fromkeys(plan.scales, ColorScale("", "gray", 0.0, 1.0))
     only_maps = replace(plan, scales=neutral, labels=(), swatches=(), bars=(), timeline=None)
     with fixed_style():
@@ -127,8 +136,8 @@ def _learned(plan: Plan) -> _Boxes:
 
 
 def _places(plan: Plan) -> str:
-    """Return a text that is the same for plans whose boxes seaborn draws alike: a run's name, its
-    values and colors do not count."""
+    """Return a cache key: equal for plans whose boxes seaborn draws alike. A run's name, its values
+    and its colors do not count."""
     boxes = []
     for heatmap in plan.heatmaps:
         mask = None
@@ -140,7 +149,8 @@ def _places(plan: Plan) -> str:
 
 
 def _packed(boxes: _Boxes) -> dict[str, NDArray[Any]]:
-    """As arrays. Cells that are whole blocks of pixels follow from their number and their mask."""
+    """Return the boxes as arrays for the cache. Cells that are whole blocks of pixels are left out:
+    they follow from their number and their mask."""
     cell_maps = list(boxes.cell_maps.values())
     arrays: dict[str, NDArray[Any]] = {
         "pixels": boxes.pixels,
@@ -172,8 +182,8 @@ def _recalled(plan: Plan) -> _Boxes | None:
 
 
 def _around_the_maps(plan: Plan) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """All but the maps, uint8 [height, width, 3], and the same with the timeline as it is left of
-    the playhead."""
+    """Return all but the maps, uint8 [height, width, 3], and the same with the timeline as it is
+    left of the playhead."""
     fonts = kept.fonts()
     key = f"{fonts}\n{_surroundings(plan)}"
     arrays = kept.recall("around", key) if fonts else None
@@ -189,7 +199,7 @@ def _around_the_maps(plan: Plan) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _drawn_around(plan: Plan) -> dict[str, NDArray[np.uint8]]:
-    """``background``, and ``played``: the timeline's box of the other picture."""
+    """Return ``background``, and ``played``: the timeline's box as it is left of the playhead."""
     with fixed_style():
         figure, _ = _build(plan, None)
         arrays = {"background": figure_pixels(figure)}
@@ -200,8 +210,8 @@ def _drawn_around(plan: Plan) -> dict[str, NDArray[np.uint8]]:
 
 
 def _surroundings(plan: Plan) -> str:
-    """Return a text that is the same for plans that look alike but for their maps and for what is
-    painted on each frame."""
+    """Return a cache key: equal for plans that look alike, apart from their maps and from the parts
+    that are painted on each frame."""
     drawn = {}
     for part in fields(plan):
         if part.name not in ("heatmaps", *_PAINTED):
@@ -215,8 +225,11 @@ def _view(box: Box) -> tuple[slice, slice]:
 
 
 def _build(plan: Plan, values: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-    """A figure of the plan. ``values``: heatmap name -> values; missing ones are zeros; None leaves
-    the heatmaps out."""
+    """Return a figure of the plan, and the mesh of each heatmap.
+
+    ``values``: heatmap name -> values; missing ones are the scale's minimum; None leaves the
+    heatmaps out.
+    """
     figure = _quiet_figure(plan)
     ground = figure.add_axes((0, 0, 1, 1), zorder=-1)
     ground.set(xlim=(0, plan.width), ylim=(plan.height, 0))
@@ -339,7 +352,7 @@ def _replication(cells: NDArray[np.int32], heatmap: Heatmap) -> tuple[int, int] 
 
 
 def _whole_cells(heatmap: Heatmap, down: int, across: int) -> NDArray[np.int32]:
-    """The cells of a CellMap in which each is a block of ``down`` x ``across`` pixels."""
+    """Return ``CellMap.cells`` in which each cell is a block of ``down`` x ``across`` pixels."""
     rows, columns = heatmap.source.shape
     cells = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
     if heatmap.mask is not None:

@@ -61,7 +61,7 @@ class _Page:
 
     @property
     def most_words(self) -> int:
-        """The row above which words and key must end."""
+        """The pixel row above which words and key must end."""
         if self.is_narrow:
             return round(0.66 * self.height)
         return self.height
@@ -113,7 +113,7 @@ def title_card(
 
 
 def _roles_of(plan: Plan) -> list[str]:
-    """Roles that heads took, the strongest first; empty where the film shows no head."""
+    """Return roles that heads took, the strongest first; none where the film shows no head."""
     if not any(isinstance(heatmap.source, HeadMap) for heatmap in plan.heatmaps):
         return []
     events = sorted(plan.story.events, key=lambda event: -event.strength)
@@ -122,7 +122,7 @@ def _roles_of(plan: Plan) -> list[str]:
 
 
 def _words(plan: Plan, series: Series, page: _Page, *, with_key: bool) -> tuple[list[Label], int]:
-    """The card's texts, and the row below them."""
+    """Return the card's texts, and the pixel row below them."""
     theme, px = page.theme, page.px
     left, room = page.margin, page.text_room
     y = px(150) if with_key or page.is_narrow else px(330)
@@ -179,8 +179,8 @@ def _key(page: _Page, roles: Sequence[str], top: int, labels: list[Label]) -> li
 
 
 def _strongest_maps(plan: Plan) -> list[tuple[Heatmap, str]]:
-    """(map, role) of the heads that took roles, the strongest first and each role once before any
-    twice. A map stands only for a role that speaks about its own row of the probe."""
+    """Return (map, role) of the heads that took roles, the strongest first and each role once
+    before any twice. A map is only shown for a role that speaks about its own row of the probe."""
     first_maps: dict[HeadId, list[Heatmap]] = {}
     for heatmap in plan.heatmaps:
         if heatmap.head and isinstance(heatmap.source, HeadMap):

@@ -123,7 +123,7 @@ def _shortened(
 
 
 def _fits(pieces: Sequence[_Piece], size_px: float, caption: Caption) -> bool:
-    """Whether the pieces have room side by side in a size."""
+    """Return whether the pieces fit side by side at this size."""
     widths = [text_width(text, size_px, bold=bold) for text, bold, _ in pieces]
     return sum(widths) <= caption.room
 

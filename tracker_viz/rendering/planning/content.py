@@ -28,9 +28,9 @@ from tracker_viz.rendering.sources import (
 
 _SIDES = {"out": "output", "in": "input"}
 _ORDERS = {"norm": "changed most first", "direction": "by direction of change"}
-# In the order of the computation.
 # An adapter's own matrices, ``attn.w_q.lora_a`` and ``attn.w_q.lora_b``.
 _OF_ADAPTER = ".lora_"
+# In the order of the computation.
 _MATRIX_ORDER = ("w_q", "w_k", "w_v", "w_o", "w_gate", "w_up", "w_in", "w_down", "w_out")
 
 
@@ -94,6 +94,7 @@ class Heads:
         return tuple(offers)
 
     def mask(self, cells: int) -> NDArray[np.bool_] | None:
+        """Return the future of a causal map, bool [cells, cells]; None where heads look ahead."""
         return future(cells) if self.causal else None
 
 
@@ -241,10 +242,11 @@ def row_title(label: str, n_rows: int) -> str:
 
 
 def _is_causal(series: Series, index: int, names: Sequence[str]) -> bool:
-    """Whether nothing looks into the future, so that a mask hides nothing; judged on the first and
-    the last block."""
+    """Return whether attention never looks ahead, so that a mask hides nothing. Checks the first
+    and the last block."""
     for array in series.read(index, {names[0], names[-1]}).values():
         ahead = array[..., np.triu(np.ones(array.shape[-2:], bool), 1)]
+        # Above float16's rounding, as the capture itself checks it.
         if np.nanmax(ahead, initial=0) > 1e-3:
             return False
     return True
@@ -435,17 +437,21 @@ def block_of(name: str) -> int:
 
 
 def kind_of(name: str) -> str:
+    """Return an array's name within its block: ``blocks.3.mlp.w_up`` -> ``mlp.w_up``."""
     return name.split(".", 2)[2]
 
 
 def short_kind(kind: str) -> str:
-    """``mlp.w_gate`` -> ``gate``; ``attn.w_q.lora_a`` -> ``q A``."""
+    """Shorten a matrix's kind: ``mlp.w_gate`` -> ``gate``; ``attn.w_q.lora_a`` -> ``q A``."""
     of, _, own = kind.partition(_OF_ADAPTER)
     return f"{of.rsplit('.', 1)[-1].removeprefix('w_')} {own.upper()}".strip()
 
 
 def matrix_title(kind: str) -> str:
-    """``mlp.w_gate`` -> ``FFN gate``; ``attn.w_q.lora_a`` -> ``attention q A``."""
+    """Write a matrix's title: ``mlp.w_gate`` -> ``FFN gate``.
+
+    ``attn.w_q.lora_a`` -> ``attention q A``.
+    """
     station = kind.partition(_OF_ADAPTER)[0].rpartition(".")[0]
     station = {"mlp": "FFN", "attn": "attention"}.get(station, station)
     return f"{station} {short_kind(kind)}".strip()

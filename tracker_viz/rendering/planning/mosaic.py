@@ -1,5 +1,4 @@
-"""Place a model with many heads: one mosaic of all of them, and beside it, large, those that
-changed most, of different roles."""
+"""Place the heads of a model that has many: one mosaic of all of them, and large maps of a few."""
 
 from __future__ import annotations
 

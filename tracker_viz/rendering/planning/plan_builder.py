@@ -1,4 +1,5 @@
-"""A plan in the making: what the modules that place things write into."""
+"""Collect the parts of a picture while it is planned. Every module that places something writes
+into the same ``PlanBuilder``."""
 
 from __future__ import annotations
 
@@ -47,6 +48,7 @@ _SHORTER = (
 
 
 def next_even(pixel: int) -> int:
+    """Round up to an even pixel, where chroma samples of video begin."""
     return 2 * ((pixel + 1) // 2)
 
 
@@ -71,8 +73,13 @@ def number_spacing(cell_px: float, least_px: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A color scale whose ends follow from what is drawn in the whole run: ``options`` makes
-    ColorScale's of the ``quantile``'s ValueRange."""
+    """A color scale whose ends follow from the values that are drawn over the whole run.
+
+    Attributes:
+        kind: one of ``SCALE_KINDS``, by which users change its options.
+        quantile: 0..1, of the values of one capture; see ``measuring.ValueRange``.
+        options: range that was measured -> options of ColorScale.
+    """
 
     kind: str
     quantile: float
@@ -81,7 +88,7 @@ class Measured:
 
 @dataclass
 class PlanBuilder:
-    """Collects what stands in a picture, until ``plan`` makes a Plan of it.
+    """Collects the parts of a picture, until ``plan`` makes a Plan of them.
 
     ``px(n)`` turns n pixels of a 1080p picture into those of this size. Sizes of text are given in
     pixels at 1080p too.
@@ -137,9 +144,11 @@ class PlanBuilder:
         return Box(self.margin, 0, self.width - 2 * self.margin, self.height)
 
     def px(self, pixels: float) -> int:
+        """Turn pixels of a 1080p picture into whole pixels of this one, at least 1."""
         return max(1, round(pixels * self.unit))
 
     def even(self, pixels: float) -> int:
+        """Turn pixels of a 1080p picture into an even number of this one's, at least 2."""
         return max(2, 2 * round(pixels * self.unit / 2))
 
     def attempt(self) -> PlanBuilder:
@@ -220,6 +229,7 @@ class PlanBuilder:
         return texts
 
     def text_width(self, text: str, size: float, bold: bool = False) -> int:
+        """Return the width of a text in pixels of this picture; ``size`` is at 1080p."""
         return text_width(text, size * self.unit, bold=bold)
 
     def widest(self, texts: Iterable[str], size: float, bold: bool = False) -> int:
@@ -320,6 +330,7 @@ class PlanBuilder:
         return scale
 
     def plan(self) -> Plan:
+        """Return the finished plan. Reads every capture if a scale is Measured."""
         scales = self._measured_scales()
         return Plan(
             self.width,

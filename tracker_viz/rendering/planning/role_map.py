@@ -34,7 +34,7 @@ _NEAREST_SHOWN = 0.05
 
 
 def shows_role_map(builder: PlanBuilder) -> bool:
-    """Whether the layout asks for a map of roles, and the captures score any."""
+    """Return whether the layout asks for a map of roles, and the captures score any."""
     panels = [panel for panel in builder.layout.panels if isinstance(panel, Attention)]
     return bool(panels) and panels[0].many_heads == "roles" and len(builder.roles.states) > 0
 
@@ -87,8 +87,8 @@ def place_role_map(builder: PlanBuilder, area: Box) -> Box:
 
 
 def telling_heads(builder: PlanBuilder, heads: Heads, n: int) -> list[tuple[int, int]]:
-    """(row, column) of ``n`` heads to show large: those that the run's events are about, one of
-    each event in turn, then those that changed most."""
+    """Return (row, column) of ``n`` heads to show large: those that the run's events are about, one
+    of each event in turn, then those that changed most."""
     events = sorted(builder.story.events, key=lambda event: -event.strength)
     turns = chain.from_iterable(
         zip_longest(*(event.heads for event in events if event.kind == "role"))

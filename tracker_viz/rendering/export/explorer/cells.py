@@ -23,7 +23,7 @@ from tracker_viz.types import HeadId
 
 NONFINITE = 255
 LEVELS = 255  # 0..254
-ELSEWHERE = 128  # added to a role's code
+ELSEWHERE = 128  # added to a role's code where the head has it on other probe rows only
 
 
 class Part(Protocol):
@@ -79,7 +79,7 @@ class HeadsPart:
 
     @property
     def sources(self) -> list[HeadMap]:
-        """One source for each array."""
+        """One source for each attention array, that is for each block."""
         return [_source_of(self.first, block) for block in self.blocks]
 
     @property
@@ -203,7 +203,7 @@ def encode(values: NDArray[Any], scale: ColorScale) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=64)
 def _levels(scale: ColorScale) -> NDArray[np.uint8]:
-    """uint8 [65536]: the level of the float16 with each bit pattern."""
+    """Return the level of every float16 by its bit pattern: uint8 [65536]."""
     values = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
     finite = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -73,6 +73,7 @@ def write_explorer(renderer: Renderer, path: Path | str, *, max_bytes: int = 10 
                 f"{path.name} would have {len(page) / 2**20:.1f} MiB with two captures: choose a "
                 "layout with fewer maps, or allow more"
             )
+        # 0.95: a margin, because captures do not all deflate alike.
         n = max(2, int(len(indices) * max_bytes / len(page) * 0.95))
         indices = np.unique(np.linspace(0, len(renderer) - 1, n).round().astype(int)).tolist()
 
@@ -108,8 +109,9 @@ def _own_file(name: str) -> str:
 
 
 def _script(kind: str, cells: NDArray[np.uint8]) -> str:
-    """Captures as differences to the one before, in an element that the browser does not run."""
-    # uint8: differences wrap, and so does the page's sum of them.
+    """Return captures, each as its difference to the one before, in an element that does not
+    run."""
+    # Differences of uint8 wrap around, and so do the sums on the page that undo them.
     differences = np.diff(cells, axis=0, prepend=np.zeros_like(cells[:1]))
     packed = base64.b64encode(zlib.compress(differences.tobytes(), 4)).decode()
     return f'<script type="text/plain" class="{kind}">{packed}</script>'

@@ -170,7 +170,7 @@ def _heads(renderer: Renderer, heatmap: Heatmap, row: int, n_maps: int) -> Itera
     room = _ALL_HEADS_BYTES / (n_heads * n_maps)
     coarsest = drawn.pool
     if any(isinstance(each.source, CodedMap) for each in plan.heatmaps):
-        # The picture shows few of the heads; of the others a pattern must be left.
+        # The picture shows few of the heads; the others must stay fine enough to show a pattern.
         coarsest = max(coarsest, -(-drawn.length // _FEWEST_CELLS))
     pooled = _pooled(finest, is_causal, room, coarsest=coarsest)
     shared = row, pooled, heatmap.scale, plan.scales[heatmap.scale], is_causal
@@ -217,7 +217,7 @@ def _telling_heads(plan: Plan, blocks: Sequence[Block]) -> list[tuple[int, int]]
     events = sorted(plan.story.events, key=lambda event: -event.strength)
     groups = [event.heads for event in events if event.kind == "role"]
     groups.append(tuple(heatmap.head for heatmap in plan.heatmaps if heatmap.head))
-    # One head of each event in turn, or the first event would be all that is seen.
+    # One head of each event in turn; else the strongest event would take all the room.
     turns = itertools.chain.from_iterable(itertools.zip_longest(*groups))
     return [head for head in dict.fromkeys(turns) if head in known]
 

@@ -1,4 +1,4 @@
-"""Small maps [block, head] or [block, matrix]: scores, and summaries of the weights."""
+"""Make cards, small maps [block, head] or [block, matrix]: scores, and summaries of the weights."""
 
 from __future__ import annotations
 

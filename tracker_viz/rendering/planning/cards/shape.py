@@ -98,7 +98,7 @@ def _shape(
     size, lines, title_worth = _title_form(builder, cards, wide - label - gap + px(_AFTER_TITLE))
     head_room = head_room_px(builder, lines)
 
-    # As if nothing stood above or below the maps; the loop takes off what does.
+    # First as if there were no names or bars around the maps; the loop subtracts their room.
     cell_x, cell_y = (wide - gap - label) // columns, max(1, box.height // (down * rows))
     # Twice, because narrower cells turn the names of columns, which then need more room below.
     for _ in range(2):
@@ -191,7 +191,8 @@ def names_px(builder: PlanBuilder, card: Card, cell_x: int) -> int:
 
 
 def is_turned(builder: PlanBuilder, card: Card, cell_x: int) -> bool:
-    """Whether the names of two columns side by side are too wide for them."""
+    """Return whether the names of two columns side by side are too wide, so that names are
+    turned."""
     widths = [builder.text_width(name, COLUMN) for name in short_names(card)]
     for one, other in itertools.pairwise(widths):
         if (one + other) / 2 + builder.px(4) > cell_x:

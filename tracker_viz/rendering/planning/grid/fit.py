@@ -206,12 +206,13 @@ def section_gap(builder: PlanBuilder) -> int:
 
 
 def is_plain(builder: PlanBuilder, shape: GridShape) -> bool:
-    """Whether each block has one row of maps, in a wide picture."""
+    """Return whether each block has one row of maps, in a wide picture."""
     return shape.groups == 1 and shape.lines == 1 and not builder.is_narrow
 
 
 def names_in_corners(builder: PlanBuilder, heads: Sequence[Heads], shape: GridShape) -> bool:
-    """Whether every map of a head has room for its name in the corner that attention is masked in.
+    """Return whether each map of a head has room for its name in the corner where attention is
+    masked.
 
     It then needs no row of names above it.
     """

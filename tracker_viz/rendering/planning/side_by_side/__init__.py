@@ -1,0 +1,1 @@
+"""Place several runs side by side in one picture."""
