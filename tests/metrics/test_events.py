@@ -51,13 +51,41 @@ def test_a_role_on_text_is_an_event_of_its_own_and_named_so():
     repeats, text = find_events(series)
     assert (repeats.headline, text.headline) == ("previous token", "previous token (text)")
     assert text.caption == "L1H1 looks at the token before in text"
+    assert text.past_headline == "since 300: previous token (text)"
     assert run_sentence([text]) == "1 previous token head (text) in block 1"
 
 
 def test_a_role_that_brings_the_loss_down_says_so_and_the_fall_is_no_event_of_its_own():
     loss = np.where(np.arange(N) < 20, 3.2, 1.6)
     (event,) = find_events(series_of(loss, induction={(1, 1): rising(20)}))
-    assert event.text.endswith("; loss 3.2 → 1.6")
+    assert event.text.endswith("; loss 3.2 → 1.6 over steps 180–230")
+
+
+def test_a_fall_that_roles_share_is_credited_once_to_the_strongest():
+    loss = np.where(np.arange(N) < 20, 3.2, 1.6)
+    found = find_events(
+        series_of(
+            loss,
+            previous_token={(0, 0): rising(19, top=0.8)},
+            induction={(1, 1): rising(20, top=0.9)},
+        )
+    )
+    assert [(event.role, event.metric) for event in found] == [
+        ("previous_token", ""),
+        ("induction", "loss"),
+    ]
+    assert "loss" not in found[0].text
+
+
+def test_figures_are_values_of_the_steps_that_are_named_and_not_of_odd_batches():
+    loss = np.linspace(5, 2, N) + 0.05 * np.random.default_rng(0).standard_normal(N)
+    loss[15:25] -= np.linspace(0, 2, 10)
+    loss[25:] -= 2
+    loss[18], loss[23] = 9.0, 0.5
+    (role,) = find_events(series_of(loss, induction={(1, 1): rising(20)}))
+    first, last = (int(np.searchsorted(STEPS, step)) for step in role.metric_steps)
+    assert (role.before, role.after) == (loss[first], loss[last])
+    assert not {first, last} & {18, 23}
 
 
 def test_a_loss_that_falls_alone_and_one_that_jumps_are_events_with_their_figures():
@@ -70,6 +98,7 @@ def test_a_loss_that_falls_alone_and_one_that_jumps_are_events_with_their_figure
     (jump,) = find_events(series_of(jumping, induction={}))
     assert (jump.kind, jump.first_step <= 300 <= jump.last_step) == ("loss_jump", True)
     assert jump.caption == "loss jumps: 2.0 → 4.0"
+    assert jump.past_headline == f"last: loss jumps · {jump.steps_text}"
 
 
 def test_noise_of_single_batches_is_no_event():

@@ -160,6 +160,18 @@ def test_of_two_roles_the_one_further_above_uniform_counts():
     )
 
 
+def test_a_head_keeps_its_role_while_noise_explains_that_another_leads():
+    n = 24
+    flicker = 0.5 + 0.02 * (-1.0) ** np.arange(n)
+    series = series_of(previous_token=[[0.5] * n], induction=[flicker])
+    roles = head_roles(series)[0][:, 0, 0]
+    assert len(set(roles.tolist())) == 1
+
+    clear = np.where(np.arange(n) < n // 2, flicker, 0.9)
+    roles = head_roles(series_of(previous_token=[[0.5] * n], induction=[clear]))[0][:, 0, 0]
+    assert roles[-1] == INDUCTION
+
+
 def rising(top, at=3, n=10):
     return [0.05] * at + [top] * (n - at)
 

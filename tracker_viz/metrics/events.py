@@ -70,7 +70,10 @@ class Event:
             that take it together with its strongest head.
         role: name of the role; empty for other kinds.
         metric: name of the scalar that moved; ``loss`` beside a role where the loss moved too.
-        before, after: value of ``metric`` at the first and the last step; NaN without a metric.
+        before, after: value of ``metric`` at the first and the last of ``metric_steps``; NaN
+            without a metric.
+        metric_steps: the captures that ``before`` and ``after`` were taken at; None: those of the
+            event. The loss that falls while heads take a role falls for longer than they need.
         strength: 0..1, how much of the run's story this is: orders events of different kinds.
         holders: of a role: all heads that have it in the end.
         experts: (block, expert) of the experts that it is about.
@@ -87,13 +90,20 @@ class Event:
     strength: float = 0.0
     holders: tuple[HeadId, ...] = ()
     experts: tuple[HeadId, ...] = ()
+    metric_steps: tuple[int, int] | None = None
 
     @property
     def steps_text(self) -> str:
         """``472–508``, or ``472``."""
-        if self.first_step == self.last_step:
-            return f"{self.first_step:,}"
-        return f"{self.first_step:,}–{self.last_step:,}"
+        return _steps_text(self.first_step, self.last_step)
+
+    @property
+    def past_headline(self) -> str:
+        """The headline once the event is over: ``since 508: induction``, for a state that stays to
+        the end, or ``last: loss falls · 3–53``."""
+        if self.kind in ("loss_fall", "loss_jump"):
+            return f"last: {self.headline} · {self.steps_text}"
+        return f"since {self.last_step:,}: {self.headline}"
 
     @property
     def headline(self) -> str:
@@ -113,7 +123,7 @@ class Event:
         """The event as one sentence: when and what happened, to which heads, and the loss.
 
         ``472–508: L1H3 and 3 more heads look back to what followed the same token before
-        (induction); loss 3.2 → 1.6``
+        (induction); loss 3.2 → 1.6 over steps 460–569``
         """
         return f"{self.steps_text}: {self._what(named=True)}"
 
@@ -151,6 +161,8 @@ class Event:
             text += f", {len(self.holders)} heads in the end"
         if self.metric:
             text += f"; {self.metric} {_figure(self.before)} → {_figure(self.after)}"
+        if self.metric_steps:
+            text += f" over steps {_steps_text(*self.metric_steps)}"
         return text
 
 
@@ -165,7 +177,7 @@ def find_events(series: ScoreSeries, *, metric: str = "loss") -> list[Event]:
         return []
 
     moves = _moves(series, metric)
-    found = [_with_loss(event, series, metric) for event in _role_events(series)]
+    found = _each_fall_once([_with_loss(event, series, metric) for event in _role_events(series)])
     # A fall that a role explains is part of the role's event: one event, not two.
     found += [move for move in moves if not _explained(move, found)]
     found += _collapses(series)
@@ -261,20 +273,49 @@ def _role_events(series: ScoreSeries) -> Iterator[Event]:
 
 def _with_loss(event: Event, series: ScoreSeries, metric: str) -> Event:
     """Add what the loss did meanwhile, where it moved by a share that can be seen."""
-    values = _smoothed(series.metrics.get(metric, np.zeros(0)))
+    raw = series.metrics.get(metric, np.zeros(0))
+    values = _smoothed(raw)
     finite = values[np.isfinite(values)]
     if finite.size < 2 or finite.max() == finite.min():
         return event
 
     # A role and the loss it brings down turn together; the loss needs a few captures to arrive.
     around = max(1, round(series.n_captures * TOGETHER))
-    first = int(np.searchsorted(series.steps, event.first_step))
-    last = int(np.searchsorted(series.steps, event.last_step))
-    before = values[max(0, first - 1)]
-    after = values[min(len(values) - 1, last + around)]
-    if not before - after >= LEAST_MOVE * (finite.max() - finite.min()):
+    first = max(0, int(np.searchsorted(series.steps, event.first_step)) - 1)
+    last = min(len(values) - 1, int(np.searchsorted(series.steps, event.last_step)) + around)
+    if not values[first] - values[last] >= LEAST_MOVE * (finite.max() - finite.min()):
         return event
-    return replace(event, metric=metric, before=float(before), after=float(after))
+    first, last = _typical(raw, first, backward=True), _typical(raw, last)
+    return replace(
+        event,
+        metric=metric,
+        before=float(raw[first]),
+        after=float(raw[last]),
+        metric_steps=(int(series.steps[first]), int(series.steps[last])),
+    )
+
+
+def _each_fall_once(role_events: Sequence[Event]) -> list[Event]:
+    """Leave the loss with the strongest, of equals the latest, of the roles whose falls overlap."""
+    credited: list[Event] = []
+    for event in sorted(role_events, key=lambda each: (each.strength, each.last_step))[::-1]:
+        if event.metric_steps and not any(
+            _overlap(event.metric_steps, other.metric_steps) for other in credited
+        ):
+            credited.append(event)
+    return [event if event in credited else _without_loss(event) for event in role_events]
+
+
+def _without_loss(event: Event) -> Event:
+    unknown = float("nan")
+    return replace(event, metric="", before=unknown, after=unknown, metric_steps=None)
+
+
+def _overlap(one: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:
+    """Return whether two stretches of steps share more than an end; None is empty."""
+    if one is None or other is None:
+        return False
+    return one[0] < other[1] and other[0] < one[1]
 
 
 # -- the loss ----------------------------------------------------------------------------------
@@ -292,10 +333,8 @@ def _moves(series: ScoreSeries, metric: str) -> list[Event]:
     if not whole > 0:
         return []
 
-    # Standard deviation of independent noise, from the median of its absolute differences: 1.4826
-    # turns a median into a deviation, and a difference has the noise of two values.
-    noise = 1.4826 / np.sqrt(2) * float(np.median(np.abs(np.diff(raw[finite]))))
-    least = max(LEAST_MOVE * whole, TIMES_NOISE * noise)
+    raw = raw[finite]
+    least = max(LEAST_MOVE * whole, TIMES_NOISE * _noise(raw))
     width = max(2, round(len(values) * TOGETHER))
     change = values[width:] - values[:-width]
     found = []
@@ -305,15 +344,16 @@ def _moves(series: ScoreSeries, metric: str) -> list[Event]:
     ):
         for first, end in stretches(moved):
             first, last = _trimmed(values, first, end - 1 + width)
+            first, last = _typical(raw, first, backward=True), _typical(raw, last)
             found.append(
                 Event(
                     kind,  # type: ignore[arg-type]
                     first_step=int(steps[first]),
                     last_step=int(steps[last]),
                     metric=metric,
-                    before=float(values[first]),
-                    after=float(values[last]),
-                    strength=float(min(1.0, abs(values[last] - values[first]) / whole)),
+                    before=float(raw[first]),
+                    after=float(raw[last]),
+                    strength=float(min(1.0, abs(raw[last] - raw[first]) / whole)),
                 )
             )
     return found
@@ -332,11 +372,8 @@ def _explained(move: Event, role_events: Sequence[Event]) -> bool:
     """Return whether the loss falls while heads take a role, and that event mentions the fall."""
     if move.kind != "loss_fall":
         return False
-    for event in role_events:
-        overlaps = event.first_step <= move.last_step and event.last_step >= move.first_step
-        if overlaps and event.metric == move.metric:
-            return True
-    return False
+    fall = (move.first_step, move.last_step)
+    return any(_overlap(fall, event.metric_steps) for event in role_events)
 
 
 # -- what went wrong ---------------------------------------------------------------------------
@@ -427,6 +464,40 @@ def _smoothed(values: Floats) -> Floats:
     known = np.isfinite(windows).any(1)
     medians[known] = np.nanmedian(np.where(np.isfinite(windows[known]), windows[known], np.nan), 1)
     return np.where(np.isfinite(values), medians, np.nan)
+
+
+def _noise(values: Floats) -> float:
+    """Return the standard deviation of independent noise in finite values.
+
+    1.4826 turns the median of absolute differences into a deviation, and a difference has the noise
+    of two values.
+    """
+    if len(values) < 2:
+        return 0.0
+    return float(1.4826 / np.sqrt(2) * np.median(np.abs(np.diff(values))))
+
+
+def _typical(values: Floats, at: int, *, backward: bool = False) -> int:
+    """Return the capture at or shortly after ``at`` whose own value is the usual one around ``at``.
+
+    A figure of the story is a value that the film's header shows at the step which is named, but
+    not that of an odd batch.
+
+    Args:
+        backward: look before ``at`` instead, so that a stretch only grows.
+    """
+    usual = _smoothed(values)[at]
+    noise = _noise(values[np.isfinite(values)])
+    reach = np.arange(SMOOTHED_OVER // 2 + 1)
+    near = at - reach if backward else at + reach
+    near = near[(near >= 0) & (near < len(values))]
+    off = np.abs(values[near] - usual)
+    is_usual = off <= noise
+    return int(near[np.argmax(is_usual)] if is_usual.any() else near[np.nanargmin(off)])
+
+
+def _steps_text(first: int, last: int) -> str:
+    return f"{first:,}" if first == last else f"{first:,}–{last:,}"
 
 
 def _figure(value: float) -> str:

@@ -7,7 +7,7 @@ head takes a role on evidence gathered over captures, not at the first one above
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -239,8 +239,9 @@ def head_roles(
     """Return the role of every head at every capture: (index into ``roles`` or ``NO_ROLE``,
     margin), both [capture, block, head].
 
-    Of several roles at once the one with the greatest margin counts. Without a role the margin is
-    that of the nearest one.
+    Of several roles at once the one with the greatest margin counts; a head keeps the one that it
+    had as long as noise explains by how much another is ahead. Without a role the margin is that of
+    the nearest one.
 
     Args:
         rows: the kind of probe row that the roles are about; None: a role among repeats counts
@@ -253,16 +254,46 @@ def head_roles(
     best, nearest = np.full(shape, -np.inf, np.float32), np.full(shape, np.nan, np.float32)
     kinds: tuple[RowKind, ...] = (rows,) if rows else ("repeated", "text")
     for kind in kinds:
-        is_free = found == NO_ROLE
-        for index, role in enumerate(roles):
-            if role.rows != kind or role.name not in known:
-                continue
-            of_role = known[role.name]
-            margins = margin(of_role.scores, of_role.uniform)
-            nearest = np.fmax(nearest, margins)
-            better = is_free & of_role.states & (margins > best)
-            best, found = np.where(better, margins, best), np.where(better, np.int8(index), found)
+        of_kind = [
+            (index, known[role.name])
+            for index, role in enumerate(roles)
+            if role.rows == kind and role.name in known
+        ]
+        before = np.full(series.shape, NO_ROLE, np.int8)
+        for capture in range(series.n_captures):
+            label, label_margin = _steady_label(of_kind, capture, before)
+            is_free = found[capture] == NO_ROLE
+            found[capture] = np.where(is_free, label, found[capture])
+            best[capture] = np.where(is_free, label_margin, best[capture])
+            before = label
+        for _, of_role in of_kind:
+            nearest = np.fmax(nearest, margin(of_role.scores, of_role.uniform))
     return found, np.where(found == NO_ROLE, nearest, best)
+
+
+def _steady_label(
+    of_kind: Sequence[tuple[int, RoleEvidence]], capture: int, before: NDArray[np.int8]
+) -> tuple[NDArray[np.int8], Floats]:
+    """Return (label, its margin) at a capture, both [block, head].
+
+    Args:
+        of_kind: (label, evidence) of the roles that the rows speak about.
+        before: the labels at the capture before.
+    """
+    best = np.full(before.shape, -np.inf, np.float32)
+    kept, slack, kept_slack = best.copy(), np.zeros_like(best), np.zeros_like(best)
+    found = np.full(before.shape, NO_ROLE, np.int8)
+    for label, evidence in of_kind:
+        margins = margin(evidence.scores[capture], evidence.uniform)
+        margins = np.where(evidence.states[capture], np.nan_to_num(margins), -np.inf)
+        noise = NEAR_LINE * evidence.noise[capture] / np.float32(1 - evidence.uniform)
+        was = before == label
+        kept, kept_slack = np.where(was, margins, kept), np.where(was, noise, kept_slack)
+        leads = margins > best
+        best, slack = np.where(leads, margins, best), np.where(leads, noise, slack)
+        found = np.where(leads, np.int8(label), found)
+    is_kept = np.isfinite(kept) & (kept + np.hypot(slack, kept_slack) >= best)
+    return np.where(is_kept, before, found), np.where(is_kept, kept, best)
 
 
 def near_line(evidence: RoleEvidence, role: Role) -> NDArray[np.bool_]:

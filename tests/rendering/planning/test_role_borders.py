@@ -91,7 +91,15 @@ def test_the_frame_shows_what_the_plan_says(renderer, row, head):
 
 def test_the_legend_tells_text_and_other_rows(renderer):
     texts = [label.text for label in renderer.plan.labels]
-    assert {"previous token", "on text", "on other rows"} <= set(texts)
+    assert {"previous token", "previous token on text", "dashed: on another row"} <= set(texts)
+
+
+def test_the_legend_heads_roles_that_only_dashes_say_with_their_rows(renderer):
+    repeats_only = Layout(name="mine", panels=(Attention(probe="repeated"),))
+    plan = Renderer(renderer.series, repeats_only, size="720p", theme="dark").plan
+    texts = [label.text for label in plan.labels if "token" in label.text or "dashed" in label.text]
+    assert texts.count("previous token") == 2, "one solid, one behind the heading"
+    assert "dashed, on text:" in texts
 
 
 def test_dashes_stay_within_their_sides():

@@ -78,7 +78,8 @@ def paint_mark(canvas: Canvas, mark: Label) -> None:
 
 
 def paint_caption(canvas: Canvas, plan: Plan, caption: Caption, shot: Shot) -> None:
-    """Write what happens: bright while it does, dim after it, and at the end the whole run."""
+    """Write what happens: bright while it does; after it dim, and as what is past; at the end the
+    whole run."""
     pieces = _caption_pieces(plan, caption, shot)
     size_px = _fitting_size(pieces, caption)
     x = caption.x
@@ -104,8 +105,10 @@ def _caption_pieces(plan: Plan, caption: Caption, shot: Shot) -> list[_Piece]:
     event = story.events[number]
     color = theme.dim if is_past else event_color(event, theme)
     text_color = theme.dim if is_past else theme.text
-    headline = (f"{event.headline} · {event.steps_text}   ", True, color)
-    return _shortened(event.caption, False, text_color, [headline], caption)
+    now = f"{event.headline} · {event.steps_text}"
+    headline = event.past_headline if is_past else now
+    before = [(f"{headline}   ", True, color)]
+    return _shortened(event.caption, False, text_color, before, caption)
 
 
 def _shortened(

@@ -3,28 +3,32 @@ of the caption."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from tracker_viz.metrics import role_label
+from tracker_viz.metrics import ROLES, role_label
 from tracker_viz.rendering.plan import Box, Caption, Label, Readout, Swatch
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.readouts import clock_text, format_metric
+from tracker_viz.rendering.planning.role_borders import by_behavior
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.text import text_width
+from tracker_viz.rendering.theme import Theme
 
 # Sizes in pixels at 1080p. A tracker shows the film about 700 pixels wide: what must be read there
 # (step, loss, caption, roles) is at least 26 pixels high here, everything else at least 20.
 _NUMBER, _NAME = 46.0, 27.0
 _TITLE, _SUBTITLE = 36.0, 22.0
 _CAPTION = 34.0
-_LEGEND = 22.0
+_LEGEND_SIZES = (22.0, 20.0)
 _FINDING_SIZES = (34.0, 31.0, 28.0, 26.0)  # of a comparison's own caption, which never changes
 _NOTE = 20.0
 _MARK = "interpolated"
-_DASHED = "on other rows"
+_ANOTHER_ROW = "dashed: on another row"
+_ROWS = {"text": "on text", "repeated": "on repeats"}
 
 
 @dataclass(frozen=True)
@@ -89,46 +93,98 @@ def _finding(builder: PlanBuilder, baseline: int, end: int) -> int:
     return end + px(30)
 
 
-def role_legend(builder: PlanBuilder, roles: Sequence[str], *, elsewhere: bool = False) -> None:
+@dataclass(frozen=True)
+class _Entry:
+    """One thing that the legend explains; ``mark``: a square, or two dashes of a border."""
+
+    text: str
+    color: str
+    mark: Literal["solid", "dashed", "none"]
+
+
+def role_legend(
+    builder: PlanBuilder, solid: Collection[str], dashed: Collection[str], *, has_dashes: bool
+) -> None:
     """Say what the borders around heads mean: a line with the roles that any head ever has.
 
-    What has no room is left out from the end: the timeline names the roles as well.
+    Roles that have no room are left out from the end: the timeline names them as well.
 
     Args:
-        elsewhere: some borders are dashed: their heads have the role on other rows only.
+        solid: roles that heads have on rows that are shown.
+        dashed: roles that heads have on other rows only.
+        has_dashes: some borders are dashed, of roles that are named elsewhere perhaps.
     """
-    px = builder.px
-    entries = [(_legend_name(role, roles), [builder.theme.roles[role]]) for role in roles]
-    if elsewhere:
-        entries.append((_DASHED, [builder.theme.dim] * 2))
+    px, theme = builder.px, builder.theme
     left, y = builder.numbers_end + px(40), px(68)
     if builder.is_narrow:
         left, y = builder.margin, px(66)
     room = builder.width - builder.margin - left
-    widths = [px(22) + builder.text_width(text, _LEGEND) + px(24) for text, _ in entries]
+    entries = _legend_entries(theme, solid, dashed, has_dashes)
+    for size in _LEGEND_SIZES:
+        widths = [_entry_px(builder, entry, size) for entry in entries]
+        if sum(widths) - px(24) <= room:
+            break
     while entries and sum(widths) - px(24) > room:
+        # What dashes mean is said nowhere else.
+        place = -2 if len(entries) > 1 and entries[-1].text == _ANOTHER_ROW else -1
+        del entries[place], widths[place]
+    if entries and entries[-1].mark == "none":  # a heading with nothing behind it
         entries.pop()
         widths.pop()
 
     x = builder.width - builder.margin - sum(widths) + px(24)
-    for (text, colors), width in zip(entries, widths, strict=True):
-        side = px(15) if len(colors) == 1 else px(6)
-        for number, color in enumerate(colors):
-            place = Box(
-                x + number * (px(15) - px(6)), y - px(15) + (px(15) - side) // 2, side, side
-            )
-            builder.swatches.append(Swatch(place, color))
-        builder.text(text, x + px(22), y, _LEGEND)
+    for entry, width in zip(entries, widths, strict=True):
+        _legend_mark(builder, entry, x, y)
+        mark_px = 0 if entry.mark == "none" else px(22)
+        builder.text(entry.text, x + mark_px, y, size)
         x += width
 
 
-def _legend_name(role: str, roles: Sequence[str]) -> str:
-    """Return ``on text`` for a role on text behind the same one on repeats, else its label."""
-    behavior, of_text, _ = role.partition("_text")
-    before = roles[roles.index(role) - 1]
-    if of_text and before == behavior:
-        return "on text"
-    return role_label(role)
+def _legend_entries(
+    theme: Theme, solid: Collection[str], dashed: Collection[str], has_dashes: bool
+) -> list[_Entry]:
+    """Return a solid entry for each role; where dashed borders say other roles of one kind of row,
+    these stand behind a heading of their own."""
+    kinds = {role.rows for role in ROLES if role.name in dashed}
+    if len(kinds) == 1 and not set(solid) & set(dashed):
+        heading = f"dashed, {_ROWS[kinds.pop()]}:"
+        return [
+            *(_Entry(_on_rows(role), theme.roles[role], "solid") for role in by_behavior(solid)),
+            _Entry(heading, theme.dim, "none"),
+            *(_Entry(_behavior(role), theme.roles[role], "dashed") for role in by_behavior(dashed)),
+        ]
+    roles = by_behavior({*solid, *dashed})
+    entries = [_Entry(_on_rows(role), theme.roles[role], "solid") for role in roles]
+    if has_dashes:
+        entries.append(_Entry(_ANOTHER_ROW, theme.dim, "dashed"))
+    return entries
+
+
+def _entry_px(builder: PlanBuilder, entry: _Entry, size: float) -> int:
+    """Return the width of an entry and of the gap behind it."""
+    if entry.mark == "none":
+        return builder.text_width(entry.text, size) + builder.px(12)
+    return builder.px(22) + builder.text_width(entry.text, size) + builder.px(24)
+
+
+def _legend_mark(builder: PlanBuilder, entry: _Entry, x: int, baseline: int) -> None:
+    px = builder.px
+    if entry.mark == "solid":
+        place = Box(x, baseline - px(15), px(15), px(15))
+        builder.swatches.append(Swatch(place, entry.color))
+    if entry.mark == "dashed":
+        for left in (x, x + px(15) - px(6)):
+            place = Box(left, baseline - px(11), px(6), px(6))
+            builder.swatches.append(Swatch(place, entry.color))
+
+
+def _behavior(role: str) -> str:
+    return role_label(role.removesuffix("_text"))
+
+
+def _on_rows(role: str) -> str:
+    """Return ``previous token`` or ``previous token on text``."""
+    return f"{_behavior(role)} on text" if role.endswith("_text") else role_label(role)
 
 
 def _quantities(builder: PlanBuilder) -> list[_Quantity]:

@@ -57,7 +57,7 @@ from tracker_viz.rendering.planning.many_heads import place_many_heads
 from tracker_viz.rendering.planning.mixing import resolve_mixing
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
 from tracker_viz.rendering.planning.portrait import place_portrait
-from tracker_viz.rendering.planning.role_borders import by_behavior, find_roles, framed_roles
+from tracker_viz.rendering.planning.role_borders import find_roles, framed_roles
 from tracker_viz.rendering.planning.side_by_side.run_panels import place_runs
 from tracker_viz.rendering.planning.timeline import lane_roles, lanes_px, timeline
 from tracker_viz.rendering.scales import check_scale_options
@@ -175,8 +175,8 @@ def _say_roles(builder: PlanBuilder) -> None:
         replace(roles, line_px=line_px, blink_px=blink_px) for roles in builder.run_roles
     ]
     solid, dashed = framed_roles(builder.run_roles, builder.heatmaps)
-    unnamed = (solid | dashed) - {*lane_roles(builder.subject)}
-    role_legend(builder, by_behavior(unnamed), elsewhere=bool(dashed))
+    named = {*lane_roles(builder.subject)}
+    role_legend(builder, solid - named, dashed - named, has_dashes=bool(dashed))
 
 
 def _check_metric(layout: Layout, series: Series) -> None:

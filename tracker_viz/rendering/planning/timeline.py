@@ -19,11 +19,17 @@ from tracker_viz.rendering.subject import RunTrack, Subject
 from tracker_viz.rendering.theme import Theme, run_colors
 
 _FLAG, _STEPS, _METRIC, _LANE = 24.0, 20.0, 24.0, 20.0
+# At 1080p: how high curves are between whose ends the metric's name has room, and how high where
+# the ends alone have.
+_NAME_BETWEEN, _ENDS_ONLY = 64, 24
 # A spike this many times as high as the middle 90 % of the curve is cut off, or it flattens them.
 _TALLEST_SPIKE = 3.0
 _MOST_LINES = 8  # runs that have a line of their own in each lane, so that no mark hides another
 _FEW_RUNS = 4  # whose lanes are higher than their names ask for
 _LANES_GAP = 6  # at 1080p, between the curves and the lanes
+# At 1080p, of the leaders from the words to the flags: their thickness, and the distance from one
+# to the next where they run beside each other.
+_LEADER, _LEADERS_APART = 2, 5
 
 
 def timeline(builder: PlanBuilder, area: Box, events: Sequence[Event]) -> None:
@@ -31,21 +37,33 @@ def timeline(builder: PlanBuilder, area: Box, events: Sequence[Event]) -> None:
     several runs, and ticks with their labels."""
     px = builder.px
     roles = lane_roles(builder.subject)
-    left = px(_label_room(builder, roles))
-    above, lanes = px(34) if events else px(4), lanes_px(builder)
+    lanes = lanes_px(builder)
+    # No higher than this are the curves: whether the ends of their scale stand beside the name.
+    highest = area.height - lanes - px(32) - px(36)
+    left = px(_label_room(builder, roles, is_low=highest < px(_NAME_BETWEEN)))
     _, box = cut_left(cut_bottom(area, px(32))[0], left)
     plot, _ = cut_bottom(box, lanes)
+    points = builder.subject.timing.points
+    line = Timeline(box, plot, float(points[0]), float(points[-1]))
+
+    flags = _placed_flags(builder, line, events)
+    levels = _leader_levels(flags)
+    above = px(36) + px(_LEADERS_APART) * max(levels, default=0) if events else px(4)
     high = min(plot.height - above, px(300 if builder.is_narrow else 190))
     plot = top_at(plot, plot.bottom - high)
-    points = builder.subject.timing.points
-    line = Timeline(top_at(box, plot.y), plot, float(points[0]), float(points[-1]))
+    line = replace(line, box=top_at(box, plot.y), plot=plot)
 
     line = replace(line, curves=_curves(builder, line))
     _labels_below(builder, line)
     if builder.subject.is_one_run:
         _capture_ticks(builder, line)
     builder.timeline = replace(line, marks=_lanes(builder, line, roles, area.x))
-    _flags(builder, line, events)
+    poles = _mark_events(builder, line, events)
+    words_y = plot.bottom - high - above + px(24)
+    for flag, level in zip(flags, levels, strict=True):
+        color = event_color(flag.event, builder.theme)
+        builder.text(flag.text, flag.x, words_y, _FLAG, color)
+        _leader(builder, flag, level, words_y + px(7), line.box.y, poles[flag.number])
 
 
 def lane_roles(subject: Subject) -> list[str]:
@@ -97,14 +115,28 @@ def nice_steps(first: int, last: int, at_most: int) -> list[int]:
     return list(range(-(-first // spacing) * spacing, last + 1, spacing))
 
 
-def _label_room(builder: PlanBuilder, roles: Sequence[str]) -> float:
+def _label_room(builder: PlanBuilder, roles: Sequence[str], *, is_low: bool) -> float:
     """Return the pixels at 1080p left of the curves: for the metric's name and its range, and for
     the names of the lanes."""
     widest = max(builder.text_width(builder.layout.metric, _METRIC, bold=True), builder.px(64))
+    if is_low:
+        widest += builder.widest(_ends(builder), _STEPS) + builder.px(10)
     if not roles:
         return min(220.0, widest / builder.unit + 18)
     lane = builder.widest(map(role_label, roles), _LANE) + builder.px(24)
     return min(300.0, max(widest, lane) / builder.unit + 18)
+
+
+def _ends(builder: PlanBuilder) -> tuple[str, str]:
+    """Return (highest, lowest) value of the curves as they are written; empty where they are one
+    or none."""
+    metrics = [run.series.metric(builder.layout.metric) for run in builder.subject.runs]
+    values = np.concatenate(metrics)
+    low, top = curve_range(values)
+    if not low < top:
+        return "", ""
+    is_cut = float(values[np.isfinite(values)].max()) > top
+    return ("≥" if is_cut else "") + short_number(top), short_number(low)
 
 
 def _curves(builder: PlanBuilder, line: Timeline) -> tuple[Curve, ...]:
@@ -113,7 +145,7 @@ def _curves(builder: PlanBuilder, line: Timeline) -> tuple[Curve, ...]:
     metrics = [run.series.metric(builder.layout.metric) for run in subject.runs]
     values = np.concatenate(metrics)
     low, top = curve_range(values)
-    _axis_labels(builder, line.plot, values, low, top)
+    _axis_labels(builder, line.plot, has_curve=bool(np.isfinite(low)))
     colors = [(theme.accent, theme.dim)]
     if not subject.is_one_run:
         colors = [(color, color) for color in run_colors(len(subject.runs), theme)]
@@ -125,21 +157,24 @@ def _curves(builder: PlanBuilder, line: Timeline) -> tuple[Curve, ...]:
     return tuple(curves)
 
 
-def _axis_labels(
-    builder: PlanBuilder, plot: Box, values: NDArray[np.float64], low: float, top: float
-) -> None:
-    """Write the metric's name beside the curves, and its range where there is one."""
-    if not np.isfinite(low):
+def _axis_labels(builder: PlanBuilder, plot: Box, *, has_curve: bool) -> None:
+    """Write the metric's name beside the curves, and the ends of their scale: above and below the
+    name, between it and low curves, or not at all."""
+    if not has_curve:
         return
     x, px = plot.x - builder.px(12), builder.px
-    name = builder.fitted(builder.layout.metric, _METRIC, x, bold=True)
+    ends = _ends(builder)
     middle = plot.y + plot.height / 2
+    has_ends = all(ends) and plot.height >= px(_ENDS_ONLY)
+    if has_ends:
+        # Beside the lowest curves they stand out above and below, where nothing else is written.
+        apart = max(plot.height / 2 - px(8), px(12))
+        for text, y in zip(ends, (middle - apart, middle + apart), strict=True):
+            builder.text_left_of(x, text, y, _STEPS)
+    if has_ends and plot.height < px(_NAME_BETWEEN):
+        x -= builder.widest(ends, _STEPS) + px(10)
+    name = builder.fitted(builder.layout.metric, _METRIC, x, bold=True)
     builder.text_left_of(x, name, middle, _METRIC, builder.theme.text, bold=True)
-    if low == top or plot.height < px(64):
-        return
-    above = "≥" if np.nanmax(np.where(np.isfinite(values), values, np.nan)) > top else ""
-    builder.text_left_of(x, above + short_number(top), plot.y + px(8), _STEPS)
-    builder.text_left_of(x, short_number(low), plot.bottom - px(8), _STEPS)
 
 
 def _curve(
@@ -243,50 +278,97 @@ class _Flag:
     """The words of one event above the curve; ``x`` and ``wide`` in pixels, as near to the event
     as its neighbors let it stand."""
 
+    number: int
     event: Event
     text: str
     at: float
     wide: int
     x: float = 0.0
 
+    @property
+    def nearest(self) -> float:
+        """Return where below the words their leader begins: as near to the event as they reach."""
+        return min(max(self.at, self.x), self.x + self.wide)
 
-def _flags(builder: PlanBuilder, line: Timeline, events: Sequence[Event]) -> None:
-    """Mark the steps of each event on the curve and write above it what happened.
 
-    All flags are written in the longest form in which all of them fit.
-    """
-    taken: set[int] = set()
-    for event in events:
-        _mark_event(builder, line, event, taken)
+def _placed_flags(builder: PlanBuilder, line: Timeline, events: Sequence[Event]) -> list[_Flag]:
+    """Return the words of the events from left to right, in the longest form in which all of them
+    fit."""
+    gap = builder.px(26)
+    order = sorted(range(len(events)), key=lambda number: events[number].last_step)
     flags: list[_Flag] = []
     for form in (_long_form, _middle_form, _short_form):
-        flags = [_flag(builder, line, event, form(event)) for event in events]
-        if _spread(flags, line.box, builder.px(26)):
-            break
-    else:
-        flags = _most_telling(flags, line.box, builder.px(26))
-    for flag in flags:
-        color = event_color(flag.event, builder.theme)
-        builder.text(flag.text, flag.x, line.box.y - builder.px(10), _FLAG, color)
+        flags = []
+        for number in order:
+            text = form(events[number])
+            wide = builder.text_width(text, _FLAG)
+            at = line.x(events[number].last_step)
+            flags.append(_Flag(number, events[number], text, at, wide))
+        if _spread(flags, line.box, gap):
+            return flags
+    return _most_telling(flags, line.box, gap)
 
 
-def _mark_event(builder: PlanBuilder, line: Timeline, event: Event, taken: set[int]) -> None:
-    """A line over the whole height at the step at which the event is complete, and a bar along the
-    top from its first step on. Events of one step stand side by side."""
-    box, color = line.box, event_color(event, builder.theme)
-    first, last = round(line.x(event.first_step)), round(line.x(event.last_step))
-    wide = builder.px(3)
-    builder.swatches.append(Swatch(Box(first, box.y, max(wide, last - first), wide), color))
-    left = min(last, box.right - wide)
-    while left in taken:
-        left += wide if left + 2 * wide <= box.right else -len(taken) * wide
-    taken.add(left)
-    builder.swatches.append(Swatch(Box(left, box.y, wide, box.height), color))
+def _leader_levels(flags: Sequence[_Flag]) -> list[int]:
+    """Return at which height the leader of each of the words runs to its event, 0 the lowest: so
+    that none crosses another."""
+    levels = [0] * len(flags)
+    # Leaders that run to the left go below those that begin before them; the others the same, seen
+    # in a mirror.
+    for number in range(len(flags) - 1, -1, -1):
+        flag = flags[number]
+        if flag.nearest <= flag.at:
+            continue
+        for later in range(number + 1, len(flags)):
+            if flags[later].nearest > flags[later].at and flags[later].at < flag.nearest:
+                levels[number] = max(levels[number], levels[later] + 1)
+    for number, flag in enumerate(flags):
+        if flag.nearest >= flag.at:
+            continue
+        for earlier in range(number):
+            if flags[earlier].nearest < flags[earlier].at and flags[earlier].at > flag.nearest:
+                levels[number] = max(levels[number], levels[earlier] + 1)
+    return levels
 
 
-def _flag(builder: PlanBuilder, line: Timeline, event: Event, text: str) -> _Flag:
-    middle = (line.x(event.first_step) + line.x(event.last_step)) / 2
-    return _Flag(event, text, middle, builder.text_width(text, _FLAG))
+def _leader(
+    builder: PlanBuilder, flag: _Flag, level: int, top: int, bottom: int, pole: Box
+) -> None:
+    """Draw a line from the words of an event down to its flag."""
+    px = builder.px
+    color, wide = event_color(flag.event, builder.theme), px(_LEADER)
+    begin = round(flag.nearest)
+    y = max(top, bottom - px(_LEADERS_APART) * (level + 1))
+    if flag.nearest == flag.at:
+        begin = pole.x
+    begin = min(max(begin, round(flag.x)), round(flag.x) + flag.wide - wide)
+    left, right = sorted((begin, pole.x))
+    for box in (
+        Box(begin, top, wide, y - top),
+        Box(left, y, right - left + wide, wide),
+        Box(pole.x, y, wide, bottom - y),
+    ):
+        builder.swatches.append(Swatch(box, color))
+
+
+def _mark_events(builder: PlanBuilder, line: Timeline, events: Sequence[Event]) -> list[Box]:
+    """Mark the steps of each event on the curve: a line over the whole height at the step at which
+    the event is complete, and a bar along the top from its first step on. Return the lines; those
+    of one step stand side by side."""
+    taken: set[int] = set()
+    box, wide = line.box, builder.px(3)
+    poles = []
+    for event in events:
+        color = event_color(event, builder.theme)
+        first, last = round(line.x(event.first_step)), round(line.x(event.last_step))
+        builder.swatches.append(Swatch(Box(first, box.y, max(wide, last - first), wide), color))
+        left = min(last, box.right - wide)
+        while left in taken:
+            left += wide if left + 2 * wide <= box.right else -len(taken) * wide
+        taken.add(left)
+        poles.append(Box(left, box.y, wide, box.height))
+        builder.swatches.append(Swatch(poles[-1], color))
+    return poles
 
 
 def _long_form(event: Event) -> str:
@@ -312,16 +394,28 @@ def _who(event: Event) -> str:
 
 
 def _spread(flags: Sequence[_Flag], box: Box, gap: int) -> bool:
-    """Center the flags over their events, then move them apart; return whether all fit."""
-    left = float(box.x)
+    """Center the words over their events, then move them apart, each group as little as it can;
+    return whether all fit."""
+    room = box.width - sum(flag.wide + gap for flag in flags) + gap
+    if room < 0:
+        return False
+
+    # Pool adjacent violators: words that would overlap stand side by side, and the whole group
+    # where the mean of its members would like it.
+    groups: list[list[float]] = []  # mean place of each less what stands before it, its size
+    before = 0.0
     for flag in flags:
-        flag.x = max(left, flag.at - flag.wide / 2)
-        left = flag.x + flag.wide + gap
-    right = float(box.right)
-    for flag in reversed(flags):
-        flag.x = min(flag.x, right - flag.wide)
-        right = flag.x - gap
-    return not flags or flags[0].x >= box.x
+        groups.append([flag.at - flag.wide / 2 - before, 1])
+        before += flag.wide + gap
+        while len(groups) > 1 and groups[-2][0] > groups[-1][0]:
+            (one, n), (other, m) = groups[-2:]
+            groups[-2:] = [[(one * n + other * m) / (n + m), n + m]]
+    places = [place for place, size in groups for _ in range(int(size))]
+    before = 0.0
+    for flag, place in zip(flags, places, strict=True):
+        flag.x = min(max(place, box.x), box.x + room) + before
+        before += flag.wide + gap
+    return True
 
 
 def _most_telling(flags: Sequence[_Flag], box: Box, gap: int) -> list[_Flag]:

@@ -224,6 +224,7 @@ def _event(renderer: Renderer, event: Event, kept: NDArray[np.intp]) -> dict[str
     last = int(np.searchsorted(steps, event.last_step))
     return {
         "headline": event.headline,
+        "pastHeadline": event.past_headline,
         "steps": event.steps_text,
         "text": event.text,
         "caption": event.caption,

@@ -130,7 +130,8 @@ function showDock() {
     caption.dataset.said = said + !now;
     caption.replaceChildren();
     if (event) caption.append(make('b', { class: now ? 'of-role' : null,
-      style: `--role: ${event.color}` }, `${event.headline} · ${event.steps}`),
+      style: `--role: ${event.color}` },
+    now ? `${event.headline} · ${event.steps}` : event.pastHeadline),
     ` ${event.caption}`);
   }
   eventButtons.forEach((button, place) => {

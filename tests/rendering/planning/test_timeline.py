@@ -1,0 +1,87 @@
+"""The timeline: words of events, the leaders from them to their flags, the ends of the scale."""
+
+from __future__ import annotations
+
+import pytest
+
+from tracker_viz.metrics import Event
+from tracker_viz.rendering import LAYOUTS, Series
+from tracker_viz.rendering.plan import Box
+from tracker_viz.rendering.planning.make_plan import picture_size
+from tracker_viz.rendering.planning.plan_builder import PlanBuilder
+from tracker_viz.rendering.planning.timeline import timeline
+from tracker_viz.rendering.subject import one_run
+from tracker_viz.rendering.theme import THEMES
+
+THEME = THEMES["light"]
+FIVE = ("previous_token", "current_token", "induction", "sink", "previous_token_text")
+
+
+def placed(series, size, shares):
+    """Return the builder with a timeline of five roles, taken at shares of the run."""
+    builder = PlanBuilder(LAYOUTS["overview"], one_run(series), *picture_size(size), THEME)
+    first, last = series.steps[0], series.steps[-1]
+    events = [
+        Event("role", first, round(first + share * (last - first)), ((1, 3),), role)
+        for share, role in zip(shares, FIVE, strict=True)
+    ]
+    high = builder.px(110)
+    timeline(builder, Box(30, builder.height - high, builder.width - 60, high), events)
+    return builder
+
+
+def touch(one, other):
+    return (
+        one.x <= other.right
+        and other.x <= one.right
+        and one.y <= other.bottom
+        and other.y <= one.bottom
+    )
+
+
+def shares_pixels(one, other):
+    """Return whether two thin boxes lie on each other or cross."""
+    return (
+        one.x < other.right
+        and other.x < one.right
+        and one.y < other.bottom
+        and other.y < one.bottom
+    )
+
+
+@pytest.mark.parametrize("size", ["1080p", "square", "696x390"])
+@pytest.mark.parametrize(
+    "shares",
+    [(0.2, 0.47, 0.47, 0.49, 0.55), (0.94, 0.95, 0.96, 0.97, 1.0), (0.02, 0.03, 0.04, 0.05, 0.06)],
+    ids=["in the middle", "at the end", "at the start"],
+)
+def test_a_leader_goes_from_the_words_of_an_event_to_its_flag(small_run, size, shares):
+    builder = placed(Series(small_run), size, shares)
+    box = builder.timeline.box
+    leaders = {}
+    for role in FIVE:
+        parts = [swatch.box for swatch in builder.swatches if swatch.color == THEME.roles[role]]
+        label = next((each for each in builder.labels if each.color == THEME.roles[role]), None)
+        pole = next(part for part in parts if part.y == box.y and part.height == box.height)
+        if label is None:
+            continue
+        leader = [part for part in parts if part.y < box.y]
+        wide = builder.text_width(label.text, 24.0)
+        below = min(leader, key=lambda part: part.y)
+        assert label.x - 1 <= below.x <= label.x + wide
+        assert any(part.x == pole.x and part.bottom == box.y for part in leader)
+        assert touch(leader[0], leader[1])
+        assert touch(leader[1], leader[2])
+        leaders[role] = leader
+    assert len(leaders) >= 3
+    for role, leader in leaders.items():
+        others = [part for other in leaders if other != role for part in leaders[other]]
+        assert not [(a, b) for a in leader for b in others if shares_pixels(a, b)], role
+
+
+@pytest.mark.parametrize("size", ["1080p", "square"])
+def test_the_ends_of_the_scale_stand_beside_the_curve(small_run, size):
+    series = Series(small_run)
+    loss = series.metric("loss")
+    texts = {label.text for label in placed(series, size, (0.2, 0.4, 0.5, 0.7, 0.9)).labels}
+    assert {f"{loss.max():.3g}", f"{loss.min():.3g}"} <= texts
