@@ -26,7 +26,7 @@ DEFAULT_FREE_S = 30.0
 _LEAST_STEP_S = 1e-6
 # Free seconds are spread over this many doublings of the step number.
 _DOUBLINGS_AHEAD = 6.0
-# A schedule that training cannot pay for is looked ahead this far, not for ever.
+# Look at most this many due steps ahead, because an open-ended schedule has no last one.
 _MOST_LEFT_OUT = 1000
 
 

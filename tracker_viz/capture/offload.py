@@ -1,7 +1,7 @@
 """Find weights that accelerate keeps on the CPU or on the disk between a layer's calls, where the
 model itself holds meta tensors.
 
-Told by accelerate's hooks, which are attributes of the modules; it is not imported here.
+Found through accelerate's hooks, which are attributes of the modules; it is not imported here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The options of capturing, each declared once: ``watch`` and ``train.py`` take them."""
+"""Declare the options of capturing, each once: ``watch`` and ``train.py`` take them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The probe batch: the fixed tokens whose attention is captured, so that frames are comparable over
-steps and runs.
+"""Make the probe batch: the fixed tokens whose attention is captured, so that frames are comparable
+over steps and runs.
 
 Two kinds of rows, because they show different things: *repeated* random tokens, where only a head
 that looks back for what followed last time can do better than chance (induction; Olsson et al.
@@ -45,6 +45,7 @@ class ProbeRow:
     hidden: bool = False
 
     def description(self) -> dict[str, Any]:
+        """Return the row as ``Capture.probe`` holds it, JSON-like, without its ids."""
         described: dict[str, Any] = {"kind": self.kind}
         if self.kind == "repeated":
             described |= {"period": self.period, "start": self.start}
@@ -373,6 +374,7 @@ class _Draw:
         return self.length - self.start
 
     def repeated(self, period: int) -> Tensor:
+        """Draw one row, int64 [length], of ``period`` different tokens over and over."""
         order = torch.randperm(len(self.allowed), generator=self.generator, device="cpu")
         unit = self._known_first(self.allowed[order], period)
         row = unit.repeat(-(-self.length // period))[: self.room]

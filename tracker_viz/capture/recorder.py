@@ -76,10 +76,10 @@ class Recorder:
         self._sink = sink
         self._counter = _LoopCounter(start_step, counts_from)
         self._latest = _NO_CALL
-        # In the loop's own count. The first call always looks closer.
+        # In the loop's own count. -_NEVER sends the first call of ``step`` to ``_on_due``.
         self._next_call = -_NEVER if camera.takes_part else _NEVER
         if camera.sharded:
-            # A step that the main process leaves out, no other may wait for.
+            # Every process must skip the same steps: a capture is a collective that all must join.
             captured = distributed.agreed_steps(captured, camera.device)
         self._captured = set(captured)
         self._held: Capture | None = None
@@ -139,7 +139,7 @@ class Recorder:
                 try:
                     self._capture_timed(done, last)
                 except Exception:
-                    # A device that ended the training by its failure fails again, as a rule.
+                    # If the device's failure ended the training, this capture usually fails, too.
                     log.exception("could not capture the last step, %d", done)
         self._log_costs()
 
@@ -360,6 +360,7 @@ class _LoopCounter:
         return number + self.offset
 
     def warn_once_that_it_went_back(self, before: int, step: int, next_call: int) -> None:
+        """Warn, at the first such step, that the loop's counter went back."""
         if not self._went_back and distributed.is_main_process():
             log.warning(
                 "step went back from %d to %d: captures are numbered by the optimizer steps of the "

@@ -53,6 +53,7 @@ class Source(Protocol):
         compares: "first" or "previous" when the same arrays of that capture are read too, else
             None.
         blends: values between two captures may be interpolated; False for scores.
+        shape: (rows, columns) of the matrix that ``values`` returns.
     """
 
     @property

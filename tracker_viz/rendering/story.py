@@ -97,7 +97,7 @@ def _change(scores: ScoreSeries, metric: str) -> NDArray[np.float64]:
 def _summary(
     steps: Sequence[int], events: Sequence[Event], scores: ScoreSeries, metric: str
 ) -> str:
-    """``After 1,000 steps: 4 induction heads in block 1; loss 5.6 → 1.4``."""
+    """Sum up the run: ``After 1,000 steps: 4 induction heads in block 1; loss 5.6 → 1.4``."""
     parts = [run_sentence(events)]
     values = scores.metrics.get(metric, np.zeros(0))
     finite = values[np.isfinite(values)]

@@ -242,11 +242,11 @@ def rgb(color: str) -> tuple[int, int, int]:
         ConfigError: it has another form.
     """
     if len(color) != 7 or color[0] != "#":
-        raise ConfigError(f"a theme's colour looks like '#0d1117'; got {color!r}")
+        raise ConfigError(f"a theme's color looks like '#0d1117'; got {color!r}")
     try:
         return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
     except ValueError:
-        raise ConfigError(f"a theme's colour looks like '#0d1117'; got {color!r}") from None
+        raise ConfigError(f"a theme's color looks like '#0d1117'; got {color!r}") from None
 
 
 def run_colors(n_runs: int, theme: Theme) -> tuple[str, ...]:

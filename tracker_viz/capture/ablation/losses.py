@@ -271,6 +271,7 @@ class _Sum:
         self.count = 0
 
     def add(self, side_by_side: Tensor) -> Tensor:
+        """Add [..., head * d_head] to the sum, and return it as it is."""
         flat = side_by_side.detach().flatten(0, -2)
         # float32 on the device, because not every device has float64
         added = flat.float().sum(0).cpu().double()

@@ -1,4 +1,5 @@
-"""Held-out rows of tokens on which losses are measured, and which of their tokens can be copied."""
+"""Make held-out rows of tokens to measure losses on, and find which of their tokens can be
+copied."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ class Binding:
         return vars(self.owner).get(self.name)
 
     def bind(self, function: Any) -> None:
+        """Bind the name to another function."""
         # nn.Module has a __setattr__ of its own, and a class no writable __dict__.
         if isinstance(self.owner, type):
             setattr(self.owner, self.name, function)

@@ -144,8 +144,8 @@ def _seen_roles(matrices: Sequence[Matrix], seen: Seen) -> dict[str, list[Matrix
     latent: dict[str, set[str]] = {}
     for matrix in matrices:
         reads = seen.reads(matrix)
-        # The residual stream comes from outside as well; what is made of this block's matrices
-        # alone is a latent, down to which one went and from which another goes up.
+        # The residual stream comes from outside the block, too. An input made by the block's own
+        # matrices alone is a latent: one matrix goes down to it, another goes up from it.
         if letters[matrix.path] and reads and reads <= seen.own:
             for other in matrices:
                 if seen.names(other) & reads:

@@ -1,8 +1,8 @@
 """Tell which matrices of a block are its feed-forward part: in and out, or gate, up and down; also
 of the experts of a mixture.
 
-A pair is what the pass showed: the one that goes out was multiplied with what came from those that
-go in. Names, then shapes, decide where nothing was seen. Called by
+A pair is found by the watched pass: the input of the one that goes out came from those that go
+in. Names, then shapes, decide where nothing was seen. Called by
 ``projections.find_projections``.
 """
 
@@ -117,8 +117,8 @@ def _projections_of(
 
 
 def _seen_roles(matrices: list[Matrix], d_model: int, seen: Seen) -> dict[str, Matrix]:
-    """Return the first that was multiplied with what one or two others of the group made, and
-    these; empty if none was. What consists of two factors has both, ``_a`` and ``_b``."""
+    """Return the first matrix whose input one or two others of the group made, and those; empty
+    if there is none. What consists of two factors has both, ``_a`` and ``_b``."""
     for outer in matrices:
         if outer.out != d_model:
             continue

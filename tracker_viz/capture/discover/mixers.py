@@ -1,4 +1,4 @@
-"""Sort the calls of a watched pass into attention and mixing maps, and say what the maps are."""
+"""Sort the calls of a watched pass into attention and mixing maps, and describe the maps."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ class RowLoop:
 
     @contextmanager
     def following(self, model: nn.Module) -> Iterator[RowLoop]:
+        """Count the rows that ``forward`` gives the model, inside the ``with``."""
         # Where the model is in a module of somebody else's (Lightning's), forward may call it.
         modules = [model]
         for child in model.children():

@@ -1,4 +1,5 @@
-"""Find out whose heads this process sees: under tensor parallelism each has its own."""
+"""Find the process group over which heads are split: under tensor parallelism each process sees
+only its own."""
 
 from __future__ import annotations
 
@@ -40,4 +41,5 @@ def group_of_heads(origins: Origins, block: str, attention: Sequence[str]) -> An
     return groups[0]
 
 
+# Stands for a group that was not seen; no process group is this object.
 _UNKNOWN = object()

@@ -1,8 +1,8 @@
-"""Adapters around layers (LoRA, DoRA, IA3 and others): which layers have one, and the *effective*
-matrix that such a layer multiplies by.
+"""Find adapters around layers (LoRA, DoRA, IA3 and others), and compute the *effective* matrix that
+such a layer multiplies by.
 
-Adapters are told by their structure, so that PEFT need not be installed. Where their formula is
-known it is worked out in float32, since a small update of a bfloat16 matrix would round away:
+Adapters are recognized by their structure, so that PEFT need not be installed. Where their formula
+is known it is worked out in float32, since a small update of a bfloat16 matrix would round away:
 
 * LoRA: ``W + scale B A`` (Hu et al. 2021, arXiv:2106.09685, equation 3); rank-stabilized LoRA has
   another scale (arXiv:2312.03732); AdaLoRA is ``W + scale B diag(E) A`` (arXiv:2303.10512).

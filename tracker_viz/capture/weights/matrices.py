@@ -1,4 +1,4 @@
-"""Weight matrices of a decoder block: which parameter plays which part, and how it is read.
+"""Read the weight matrices of a decoder block: a ``Projection`` says which parameter it is and how.
 
 Every matrix is given as ``[out, in]``, as it multiplies a column vector, whatever the model stores:
 fused projections are split, transposed ones turned. ``read`` copies no more than it is asked for:

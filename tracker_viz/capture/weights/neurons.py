@@ -40,6 +40,7 @@ class NeuronWatch:
 
     @contextmanager
     def following(self, modules: Iterable[nn.Module]) -> Iterator[NeuronWatch]:
+        """Sum up what enters these layers, inside the ``with``."""
         handles = []
         try:
             for module in modules:
@@ -50,7 +51,7 @@ class NeuronWatch:
                 handle.remove()
 
     def activity(self, model: nn.Module, projections: Sequence[Projection]) -> dict[str, Tensor]:
-        """Return, for every down projection that was seen, on its own device, float32:
+        """Return the activity of every down projection that was seen, float32, on its own device:
 
         * ``<array name>.peak`` [neuron]: the largest magnitude that the neuron reached on any
           token;

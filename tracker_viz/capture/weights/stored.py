@@ -1,4 +1,4 @@
-"""The values behind a parameter's name: what a layer multiplies by, wherever and however it is
+"""Read the matrix that a layer multiplies by from a parameter's name, wherever and however it is
 stored.
 
 A weight may be quantized, offloaded to the CPU or the disk, replaced (``modules_to_save``),

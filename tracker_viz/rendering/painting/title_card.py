@@ -35,7 +35,8 @@ _MOST_MAPS, _MOST_KEYS = 4, 4
 
 @dataclass(frozen=True)
 class _Page:
-    """Where things stand on a card of this size: ``px(n)`` is n pixels of a 1080p picture."""
+    """Sizes and places on a card: ``px(n)`` turns n pixels of a 1080p picture into the card's
+    own."""
 
     width: int
     height: int
@@ -67,8 +68,8 @@ class _Page:
         return self.height
 
     def pictures(self, words_end: int) -> Box:
-        """The part of the card that maps, or the last picture, are shown in: beside the words, or
-        below them where the card is narrow."""
+        """Return the part of the card for maps, or for the last picture: beside the words, or below
+        them where the card is narrow."""
         if self.is_narrow:
             top = max(round(0.56 * self.height), words_end + self.px(20))
             room = self.width - 2 * self.margin

@@ -120,8 +120,8 @@ def _warn_of_missing(builder: PlanBuilder, cards: Sequence[Card]) -> None:
 
 
 def _worth(builder: PlanBuilder) -> float:
-    """Return how well the picture is filled: roots of the pixels, so that mosaics, zooms and cards
-    all get some; a title that is cut costs."""
+    """Return how well the picture is filled: the sum of the roots of the pixels of mosaics, zooms
+    and cards, so that all get some; less if a title is cut. Only for comparing arrangements."""
     pixels: dict[str, int] = {}
     for heatmap in builder.heatmaps:
         kind = _kind(heatmap)

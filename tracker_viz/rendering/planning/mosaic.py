@@ -80,8 +80,8 @@ def _best_wrapping(
 
 
 def _worth(length: int, pool: int, cell_px: int, groups: int) -> float:
-    """Return the size of a map, less where it is hard to see: cells of a few pixels, few cells,
-    wrapped blocks."""
+    """Return the size of a map in pixels, less where it is hard to see: small cells, few cells,
+    wrapped blocks. Only for comparing wrappings of one picture."""
     cells = -(-length // pool)
     small = {1: 0.8, 2: 1.0}.get(cell_px, 0.9)
     worth = (cells + 1) * cell_px * small * (1.0 if groups == 1 else 0.8)

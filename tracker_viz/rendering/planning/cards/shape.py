@@ -58,7 +58,8 @@ class Shape:
 
     @property
     def worth(self) -> float:
-        """Size of the cells; of elongated ones only so much as a square could use."""
+        """Size of the cells in square pixels; elongated ones count at most twice their short
+        side."""
         return min(self.cell_x, 2 * self.cell_y) * min(self.cell_y, 2 * self.cell_x)
 
 

@@ -159,8 +159,8 @@ def _matrix_widths(has_heads: bool, has_matrices: bool, keep_right: int) -> tupl
 
 
 def _worth(builder: PlanBuilder, shape: GridShape, has_heads: bool) -> float:
-    """Return how well maps can be read: their size, less where they are wrapped or close to each
-    other."""
+    """Return how well maps can be read: their size in pixels, less where they are wrapped or close
+    to each other. Only for comparing shapes of one picture."""
     worth = float(shape.map_px)
     if not has_heads:
         worth = math.sqrt(shape.map_px * min(shape.map_px, shape.wide_px))
