@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from tracker_viz.metrics import Scorer, weight_scores
+from tracker_viz.metrics import Scorer
 from tracker_viz.metrics.blas import _numpys_blas, one_blas_thread
+from tracker_viz.metrics.weights import weight_scores
 from tracker_viz.types import Capture
 
 
