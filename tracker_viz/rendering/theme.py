@@ -38,6 +38,9 @@ _ROLE_COLORS_LIGHT = {
     "sink_text": "#245f57",
 }
 
+# Lightness of the runs' curves, in turn.
+_RUN_LIGHTNESS = (0.61, 0.45, 0.28)
+_RUN_LIGHTNESS_DARK = (0.86, 0.70, 0.53)
 # Families with letters that DejaVu lacks, as Linux, macOS and Windows have them. Color
 # emoji are left out: matplotlib draws outlines only.
 _OTHER_SCRIPTS = (
@@ -250,14 +253,22 @@ def rgb(color: str) -> tuple[int, int, int]:
 
 
 def run_colors(n_runs: int, theme: Theme) -> tuple[str, ...]:
-    """Return one color for each run, as far apart as so many can be, and equally bright."""
+    """Return one color for each run, as far apart as so many can be.
+
+    Neighbors differ in lightness as well, because color-blind eyes do not tell all hues apart.
+    """
     import seaborn
 
     is_dark = sum(rgb(theme.ground)) < 3 * 128
-    saturation, lightness = (0.72, 0.70) if is_dark else (0.85, 0.48)
-    palette = seaborn.husl_palette(n_runs, h=0.02, s=saturation, l=lightness)
+    saturation, lightness = 0.85, _RUN_LIGHTNESS
+    if is_dark:
+        saturation, lightness = 0.72, _RUN_LIGHTNESS_DARK
+    by_lightness = {}
+    for each in lightness:
+        by_lightness[each] = seaborn.husl_palette(n_runs, h=0.02, s=saturation, l=each)
     colors = []
-    for color in palette:
+    for run in range(n_runs):
+        color = by_lightness[lightness[run % len(lightness)]][run]
         red, green, blue = (round(255 * part) for part in color)
         colors.append(f"#{red:02x}{green:02x}{blue:02x}")
     return tuple(colors)

@@ -230,8 +230,8 @@ def _paint_heads(
         _paint_map(card, box, shown, heatmap.mask, scale, theme, theme.roles[role])
         block, head = heatmap.head or (0, 0)
         name = f"L{block}H{head} · {role_label(role)}"
-        coverage, baseline = line_of_text(name, 28 * page.unit, bold=False)
-        coverage = coverage[:, :size]
+        name_px = fitted_px(name, 28 * page.unit, size)
+        coverage, baseline = line_of_text(name, name_px, bold=False)
         blend(card, coverage, x, y - px(14) - baseline, rgb(theme.roles[role]))
 
 
