@@ -102,20 +102,12 @@ def test_all_scales_of_a_layout_need_one_reading_of_each_capture(run, monkeypatc
     )
 
 
-def test_ends_that_are_given_need_no_reading(run, monkeypatch):
-    series = Series(run)
-    given = {
-        "attention": {"minimum": 1e-3, "maximum": 1.0},
-        "weights": {"minimum": 1e-3, "maximum": 2.0},
-    }
-    monkeypatch.setattr(
-        "tracker_viz.rendering.planning.plan_builder.measure",
-        lambda series, wanted: {} if not wanted else pytest.fail(f"{wanted}"),
-    )
-    assert (
-        Renderer(series, "changes", size="720p", scales=given).plan.scales["attention_step"].maximum
-        == 1.0
-    )
+def test_ends_that_are_given_stay_and_the_values_beyond_them_are_known(run):
+    given = {"attention": {"minimum": 1e-3, "maximum": 1e-2}}
+    plan = Renderer(Series(run), "changes", size="720p", scales=given).plan
+    scale = plan.scales["attention_step"]
+    assert (scale.minimum, scale.maximum) == (1e-3, 1e-2)
+    assert scale.clipped[1], "the color bar says that values lie beyond its end"
 
 
 def test_a_run_in_which_nothing_changes_can_be_drawn(synthetic, tmp_path):

@@ -111,11 +111,13 @@ def buffers_written(model: nn.Module, before: Mapping[str, Tensor]) -> set[str]:
 
 def model_device(model: nn.Module) -> torch.device:
     """Return the device that the model runs on: that of its first parameter or buffer with values,
-    else the one that its weights are loaded to from an offload; the CPU without any."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    else the one that its weights are loaded to from an offload, else the meta device; the CPU of a
+    model without any."""
+    tensors = [*model.parameters(), *model.buffers()]
+    for tensor in tensors:
         if not tensor.is_meta:
             return tensor.device
-    return execution_device(model) or torch.device("cpu")
+    return execution_device(model) or torch.device("meta" if tensors else "cpu")
 
 
 def _same(old: Tensor, new: Tensor) -> bool:

@@ -192,8 +192,8 @@ def framed(plan, box):
         *(
             (shape, name, SIZES[(row + 2 * column) % 6])
             for row, shape in enumerate(SHAPES)
-            # The newest layout comes last, so that the others keep their sizes.
-            for column, name in enumerate(sorted(LAYOUTS, key=lambda name: name == "experts"))
+            # The newest layouts come last, so that the others keep their sizes.
+            for column, name in enumerate(sorted(LAYOUTS, key=("adapters", "experts").count))
         ),
         *((shape, "overview", size) for shape in ("4x4", "32x32") for size in SIZES),
         *(
@@ -278,7 +278,10 @@ def test_the_axes_of_every_map_are_said(series_of):
         names = [heatmap.name for heatmap in plan.heatmaps]
         if any(heatmap.head for heatmap in plan.heatmaps):
             assert any(text.startswith("query ↓ key →") for text in written), (shape, name)
-        if any("blocks" in each and not each.startswith(("Weight", "Signed")) for each in names):
+        if any(
+            "blocks" in each and not each.startswith(("Weight", "Signed", "Adapter"))
+            for each in names
+        ):
             assert any(text.startswith("block ↓ head →") for text in written), (shape, name)
         if any(each.startswith("score") for each in names):
             assert any(text.startswith("block ↓") for text in written), (shape, name)

@@ -65,7 +65,10 @@ def _place_numbers(builder: PlanBuilder, cards: Sequence[Card], box: Box) -> Non
             builder.square(x, baseline - px(15), px(15), builder.theme.roles[card.role])
             x += px(22)
         values = box.right - 6 * digit
-        builder.text_within(values - x - px(8), card.title, x, baseline, size)
+        title, title_px = builder.shrunk(
+            card.title, (size, 20.0, 18.0), values - x - px(8), between=" ("
+        )
+        builder.text(title, x, baseline, title_px)
         name = card.source.needs[0]
         assert isinstance(name, str)
         builder.readouts.append(Readout(name, values, baseline, size * builder.unit, 6))
@@ -113,6 +116,10 @@ def place_cards(
     """
     own = _scales_of_one_card(builder, cards) if own_bars else set()
     shape = fit_cards(builder, cards, box, own)
+    if shape.is_cut:
+        # The drawn row is one of repeats, which may go unsaid where there is no room.
+        cards = [replace(card, title=card.title.removesuffix(" (repeats)")) for card in cards]
+        shape = fit_cards(builder, cards, box, own)
     _write_heading(builder, cards, box)
     top = bottom = box.y
     for number, card in enumerate(cards):

@@ -44,6 +44,7 @@ class Shape:
         feet: for each row of maps, the pixels below it for names and color bars.
         gap: between two rows.
         title: font size, and number of lines.
+        is_cut: some title does not fit even so.
     """
 
     across: int
@@ -55,6 +56,7 @@ class Shape:
     feet: tuple[int, ...]
     gap: int
     title: tuple[float, int]
+    is_cut: bool
 
     @property
     def worth(self) -> float:
@@ -117,7 +119,8 @@ def _shape(
     narrowest = label + max(cell_x * columns + gap, titles)
     wide = min(wide, narrowest + px(60))
     title = (size, lines)
-    shape = Shape(across, columns, label, cell_x, cell_y, wide, tuple(feet), spread, title)
+    is_cut = title_worth == _CUT_WORTH
+    shape = Shape(across, columns, label, cell_x, cell_y, wide, tuple(feet), spread, title, is_cut)
     return shape, title_worth
 
 
