@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tracker_viz.errors import CaptureFileError, TrackerError
+from tracker_viz.errors import CaptureFileError, TrackerError, TransientTrackerError
 from tracker_viz.trackers.mlflow.artifacts import SHARED_VARIABLE
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.types import CaptureRef, RunRef
@@ -143,6 +143,22 @@ def test_of_a_capture_no_more_is_taken_than_its_index_promised(server, tmp_path)
     with pytest.raises(CaptureFileError, match="at most 848 are read"):
         run.fetch(REF, tmp_path)
     assert server.taken < 32 << 20
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "mlflow-artifacts"])
+def test_a_download_that_breaks_off_may_be_asked_for_again(server, tmp_path, scheme):
+    address = server.uri.replace("http", scheme)
+    server.artifact_uri = f"{address}/api/2.0/mlflow-artifacts/artifacts/0/x/artifacts"
+    server.headers, server.body, server.n_bytes = {"Content-Length": "848"}, b"\0" * 100, 100
+    run = server.open_run()
+    for attempt in (
+        lambda: run.fetch(REF, tmp_path),
+        lambda: run.get_file("overview.webm", tmp_path),
+    ):
+        server.taken = 0
+        with pytest.raises(TransientTrackerError, match="100 bytes read, 748 more expected"):
+            attempt()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import filelock
 import requests
+import urllib3
 from mlflow.exceptions import MlflowException
 
 from tracker_viz.errors import (
@@ -59,7 +60,8 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
     except requests.exceptions.HTTPError as error:
         status = error.response.status_code if error.response is not None else 500
         raise _of_the_service("", status, str(error), where, doing) from None
-    except requests.exceptions.RequestException as error:
+    # requests leaves urllib3's errors as they are where a body is read from ``response.raw``.
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         raise TransientTrackerError(f"cannot {doing} at {where}: {_shown(error)}") from None
     except filelock.Timeout as error:
         raise TransientTrackerError(
