@@ -146,4 +146,4 @@ def test_videos_that_are_guarded_are_part_of_the_page_while_it_stays_small_enoug
     put_sweep_page(parent.ref)
     page = (parent.directory / "in_step.html").read_text()
     assert page.count("data:video/webm;base64,GkXfow==") == 2
-    assert "without 'overview'" in caplog.text
+    assert "leaves out 'overview'" in caplog.text

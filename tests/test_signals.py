@@ -32,6 +32,8 @@ LOOP = """
         sys.exit(3)
 
     outbox = Outbox(sys.argv[1], name="a", prepare=slow)
+    # Under nohup the tests, and so this program, begin with it ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if sys.argv[2] == "theirs":
         signal.signal(signal.SIGUSR1, theirs)
     if sys.argv[2] == "ignored":
