@@ -40,9 +40,13 @@ from tracker_viz.pipeline import (
     ComparisonOptions,
     PictureOptions,
     VideoOptions,
+    compare,
+    put_sweep_page,
     render,
     render_command,
+    render_sweep,
 )
+from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.render import film_name
 from tracker_viz.trackers import connect, open_run
 from tracker_viz.trackers.local import LocalRun
@@ -487,6 +491,14 @@ def test_the_table_of_heads_lies_beside_the_video(watched):
 )
 def test_pictures_that_show_something_else_leave_the_film_of_the_whole_run(options, name):
     assert film_name("heads", PictureOptions(**options)) == name
+
+
+@pytest.mark.parametrize("call", [render, render_sweep, compare, put_sweep_page, put_in_step_page])
+def test_pictures_have_the_theme_of_the_options_where_a_call_names_none(call):
+    """A theme is part of a film's name, so a call with another would make a second film."""
+    default = PictureOptions.model_fields["theme"].default
+    assert ComparisonOptions.model_fields["theme"].default == default
+    assert inspect.signature(call).parameters["theme"].default == default
 
 
 @pytest.mark.parametrize(("n", "steps"), [(12, [0, 2, 4, 6]), (2, [0, 6]), (0, [])])

@@ -47,6 +47,7 @@ from tracker_viz.pipeline.comparing.scored_runs import ScoredRun, score_runs
 from tracker_viz.pipeline.in_step import put_in_step_page
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import (
+    DEFAULT_THEME,
     MOST_SHOWN,
     ComparisonAxis,
     ComparisonOptions,
@@ -151,7 +152,7 @@ def compare(
     into: RunRef | str | None = None,
     shown: int = MOST_SHOWN,
     max_gb: float = 50.0,
-    theme: ThemeName = "light",
+    theme: ThemeName = DEFAULT_THEME,
     video: VideoOptions | Mapping[str, Any] | None = None,
     upload: bool = True,
     output: str | Path | None = None,

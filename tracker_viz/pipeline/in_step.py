@@ -16,6 +16,7 @@ from tracker_viz.errors import TrackerError
 from tracker_viz.files import read_json
 from tracker_viz.metrics import score_series
 from tracker_viz.pipeline.load import TrackerOptions, open_run
+from tracker_viz.pipeline.options import DEFAULT_THEME
 from tracker_viz.stored import TimelineFile
 from tracker_viz.trackers import Run
 from tracker_viz.types import RunRef
@@ -31,7 +32,10 @@ VIDEO_SUFFIXES = (".webm", ".mp4")
 
 
 def put_sweep_page(
-    sweep: RunRef | str, *, theme: str = "dark", tracker_options: TrackerOptions | None = None
+    sweep: RunRef | str,
+    *,
+    theme: str = DEFAULT_THEME,
+    tracker_options: TrackerOptions | None = None,
 ) -> str | None:
     """Put the page into the run above a sweep, once its runs have their videos.
 
@@ -56,7 +60,7 @@ def put_in_step_page(
     labels: Mapping[str, str],
     *,
     title: str,
-    theme: str = "dark",
+    theme: str = DEFAULT_THEME,
     findings: Sequence[str] = (),
 ) -> str | None:
     """Put the page into ``target``; see ``put_sweep_page``.

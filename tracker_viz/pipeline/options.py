@@ -18,6 +18,7 @@ from tracker_viz.video import EncoderName
 Format = Literal["video", "poster", "webp", "gif", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 ThemeName = Literal["dark", "light"]
+DEFAULT_THEME: ThemeName = "light"
 FORMAT_VALUES = LegalValues(f"{' | '.join(FORMATS)}, or a list of these")
 
 
@@ -89,7 +90,7 @@ class VideoOptions(Options):
 class Appearance(Options):
     """The format and the look of pictures; the layout comes beside these."""
 
-    theme: ThemeName = "light"
+    theme: ThemeName = DEFAULT_THEME
     """Colors of the pictures. Dark ones have a name of their own beside the light ones:
     overview_dark."""
 
@@ -213,7 +214,7 @@ class ComparisonOptions(Options):
     """Most gigabytes of captures to pull; the video shows fewer points of time rather than exceed
     it."""
 
-    theme: ThemeName = "light"
+    theme: ThemeName = DEFAULT_THEME
     """Colors of the pictures."""
 
     upload: bool = True

@@ -16,7 +16,13 @@ from tracker_viz import commands
 from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.load import Recorded, TrackerOptions, open_run, pulled_captures
-from tracker_viz.pipeline.options import Format, PictureOptions, ThemeName, VideoOptions
+from tracker_viz.pipeline.options import (
+    DEFAULT_THEME,
+    Format,
+    PictureOptions,
+    ThemeName,
+    VideoOptions,
+)
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import Pulled, Run, cache_directory
 from tracker_viz.types import RunRef
@@ -71,7 +77,7 @@ def render(
     *,
     also_into: Sequence[RunRef | str] = (),
     layout: str | Path | Mapping[str, Any] | Layout = "overview",
-    theme: ThemeName = "light",
+    theme: ThemeName = DEFAULT_THEME,
     video: VideoOptions | Mapping[str, Any] | None = None,
     format: Format | Sequence[Format] = "video",
     steps: Sequence[int | None] | None = None,
@@ -172,7 +178,7 @@ def film_name(layout: str, options: PictureOptions) -> str:
     something else must not take the place of the whole run's film.
     """
     name = layout
-    if options.theme != PictureOptions.model_fields["theme"].default:
+    if options.theme != DEFAULT_THEME:
         name += f"_{options.theme}"
     if options.steps is not None:
         first, last = options.steps

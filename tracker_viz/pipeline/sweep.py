@@ -18,7 +18,7 @@ from tracker_viz.cores import usable_cores
 from tracker_viz.errors import ConfigError, RenderError, TrackerVizError
 from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.load import TrackerOptions, open_run
-from tracker_viz.pipeline.options import ThemeName, VideoOptions
+from tracker_viz.pipeline.options import DEFAULT_THEME, ThemeName, VideoOptions
 from tracker_viz.pipeline.render import RenderResult, render
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import folder_name
@@ -47,7 +47,7 @@ def render_sweep(
     video: VideoOptions | Mapping[str, Any] | None = None,
     upload: bool = True,
     output: str | Path | None = None,
-    theme: ThemeName = "dark",
+    theme: ThemeName = DEFAULT_THEME,
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
     **options: Any,

@@ -56,6 +56,7 @@ class WandbServer:
         )  # what is asked -> answered only once so many of it were in flight together
         self.pages_behind = 0  # that many pages of history are empty, as where rows show late
         self.loses = ""  # the suffix of run files that are taken in and never stored
+        self.cut: set[str] = set()  # what is asked and lost on the way: nobody answers it
         self.requests: list[Request] = []
         self.refused: list[str] = []
         self.in_flight: Counter[str] = Counter()
@@ -272,6 +273,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(
                 401, b'{"errors": [{"message": "user is not logged in"}]}', "application/json"
             )
+            return
+        if what in owner.cut:
+            self.close_connection = True
             return
         with owner.flight:
             owner.in_flight[what] += 1
