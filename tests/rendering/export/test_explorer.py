@@ -274,6 +274,24 @@ def test_the_page_names_the_matrices_of_a_summary_and_the_heads_of_a_score(rende
     assert page.description["maps"] == []
 
 
+def test_the_score_that_measures_a_role_carries_its_color(synthetic, tmp_path):
+    """A role among repeats is measured on these rows, where captures have that score."""
+    files = []
+    for capture in synthetic.captures(2, blocks=2, heads=2, length=16):
+        score = "scores.head.previous_token_repeated"
+        arrays = {**capture.arrays, score: capture.arrays["scores.head.previous_token"]}
+        axes = {**capture.axes, score: ("block", "head")}
+        more = dataclasses.replace(capture, arrays=arrays, axes=axes)
+        files.append(synthetic.write_capture(tmp_path, more))
+    page = Page(explorer_page(Renderer(Series(files), "overview"), [0]))
+    roles = {}
+    for part in page.description["scores"]:
+        if part.get("role"):
+            roles[part["role"]] = part["title"]
+    assert roles["previous_token"] == "previous token (repeats)"
+    assert roles["induction"] == "induction"
+
+
 def test_heads_that_share_keys_are_told(synthetic, tmp_path):
     capture = next(
         synthetic.captures(1, blocks=1, heads=4, length=12, width=12, hidden=16, period=4)

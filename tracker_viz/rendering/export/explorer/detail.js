@@ -190,7 +190,7 @@ function scoreCurves(id) {
   const chart = draw('svg', { class: 'chart', 'aria-hidden': 'true' });
   const list = make('ul');
   const rows = headScores.map((part) => {
-    const role = Object.values(run.roles).find(({ label }) => label === part.title);
+    const role = run.roles[part.role];
     const color = role ? role.color : run.theme.dim;
     const value = make('b');
     list.append(make('li', {}, make('i', { class: 'swatch', style: `background: ${color}` }),

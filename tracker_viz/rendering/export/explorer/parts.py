@@ -26,6 +26,7 @@ from tracker_viz.rendering.export.explorer.cells import (
 )
 from tracker_viz.rendering.painting.renderer import Renderer
 from tracker_viz.rendering.plan import Heatmap, Plan
+from tracker_viz.rendering.planning.cards import role_of_score, score_of_role
 from tracker_viz.rendering.planning.content import (
     block_of,
     head_numbers,
@@ -285,13 +286,15 @@ def _scores(renderer: Renderer, scales: dict[str, ColorScale]) -> list[Part]:
             parts.append(MapPart(heatmap.source, heatmap.scale, scale, words))
 
     for role in ROLES:
-        name = f"scores.head.{role.name}"
-        array = series.arrays.get(name)
-        if array is None or name in drawn or array.missing_at is not None or array.reshaped_at:
+        name = score_of_role(series, role)
+        if name is None or name in drawn:
+            continue
+        array = series.arrays[name]
+        if array.missing_at is not None or array.reshaped_at:
             continue
         scale = scales.setdefault("score", ColorScale("score", plan.theme.score, 0.0, 1.0))
         rows, columns = array.shape
-        words = {"kind": "score", "title": role_label(role.name), "name": name}
+        words = {"kind": "score", "title": role_label(role.name), "name": name, "role": role.name}
         words |= {"isShown": False, "columnNames": None}
         parts.append(MapPart(ScoreMap(name, (rows, columns)), "score", scale, words))
 
@@ -340,7 +343,7 @@ def _card_words(heatmap: Heatmap, series: Series) -> dict[str, Any]:
         return {"kind": "panel", "title": heatmap.name, "name": "", "columnNames": tokens}
     words = {"kind": "panel", "title": title, "name": source.name, "columnNames": None}
     if source.name.startswith("scores.head."):
-        return words | {"kind": "score"}
+        return words | {"kind": "score", "role": role_of_score(series, source.name)}
     if not source.name.startswith("scores.weight."):
         return words
     names = [matrix_title(kind) for kind in series.labels("projection", source.shape[1])]

@@ -28,7 +28,7 @@ function cardGroup(title, axes, parts) {
 }
 
 function scoreCard(part) {
-  const role = Object.values(run.roles).find(({ label }) => label === part.title);
+  const role = run.roles[part.role];
   const color = part.kind === 'score' && role ? role.color : null;
   const swatch = make('i', { class: 'swatch', style: `background: ${color}`,
     hidden: color ? null : '' });

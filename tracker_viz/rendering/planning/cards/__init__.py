@@ -10,7 +10,11 @@ from tracker_viz.rendering.planning.cards.place import (
     place_scores,
     row_height,
 )
-from tracker_viz.rendering.planning.cards.score_names import resolve_scores
+from tracker_viz.rendering.planning.cards.score_names import (
+    resolve_scores,
+    role_of_score,
+    score_of_role,
+)
 
 __all__ = [
     "Card",
@@ -21,7 +25,9 @@ __all__ = [
     "place_column",
     "place_scores",
     "resolve_scores",
+    "role_of_score",
     "row_height",
     "score_cards",
+    "score_of_role",
     "weight_card",
 ]

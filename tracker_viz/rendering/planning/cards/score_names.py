@@ -46,7 +46,7 @@ def _scores_of_roles(series: Series, pattern: str) -> list[str]:
     """Return the array that measures each role whose name matches, as ``role_of_score`` says."""
     found = []
     for role in ROLES:
-        name = _score_of_role(series, role)
+        name = score_of_role(series, role)
         if name and fnmatchcase(role.name, pattern):
             found.append(name)
     return found
@@ -59,11 +59,12 @@ def role_of_score(series: Series, name: str) -> str:
     all rows measures it only in captures that hold nothing else.
     """
     for role in ROLES:
-        if _score_of_role(series, role) == name:
+        if score_of_role(series, role) == name:
             return role.name
     return ""
 
 
-def _score_of_role(series: Series, role: Role) -> str | None:
+def score_of_role(series: Series, role: Role) -> str | None:
+    """Return the name of the array that measures a role in a run; None where it has none."""
     names = [HEAD_PREFIX + score for score in role.scores or (role.name,)]
     return next((name for name in names if name in series.arrays), None)
