@@ -253,7 +253,7 @@ def _is_without(builder: PlanBuilder, panel: Weights) -> bool:
     """Return whether a panel of feed-forward weights stands beside others, and the model has no
     feed-forward part, as Mamba has none."""
     is_feed_forward = all(pattern.startswith("mlp.") for pattern in panel.matrices)
-    has_others = len(builder.layout.panels) > 1
+    has_others = any(not isinstance(other, Weights) for other in builder.layout.panels)
     return is_feed_forward and has_others and not builder.series.names("blocks.*.mlp.w_*")
 
 
