@@ -36,13 +36,13 @@ def blocks(page, language):
 
 
 WITH_PYTHON = sorted(page for page in PAGES.glob("*.md") if any(blocks(page, "python")))
-COMMANDS = [
-    pytest.param(line, id=f"{page.stem}: {line[:60]}")
-    for page in sorted(PAGES.glob("*.md"))
-    for _, code in blocks(page, "bash")
-    for line in code.splitlines()
-    if line.strip()
-]
+
+
+def commands():
+    for page in sorted(PAGES.glob("*.md")):
+        for _, code in blocks(page, "bash"):
+            for line in filter(str.strip, code.splitlines()):
+                yield pytest.param(line, id=f"{page.stem}: {line[:60]}")
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def of_frameworks():
     }
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", commands())
 def test_a_command_of_the_docs_exists_and_takes_these_options(line, tmp_path, monkeypatch, capsys):
     for placeholder, value in PLACEHOLDERS.items():
         line = line.replace(placeholder, value)

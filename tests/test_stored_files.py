@@ -29,7 +29,7 @@ KINDS = [kind for kind in KINDS if issubclass(kind, Stored) and kind is not Stor
 
 
 def refusal(read, *arguments):
-    """What our error says, or None where it is read; any other error fails the test."""
+    """Return our error's words, or None where it is read; any other error fails the test."""
     try:
         read(*arguments)
     except TrackerVizError as error:

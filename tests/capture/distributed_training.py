@@ -188,8 +188,8 @@ def accelerate_fsdp2(capture, **options):
 
 
 class OwnHeads(nn.Module):
-    """As many heads as the projections give this process; two key/value heads for four query
-    heads."""
+    """Takes as many heads as the projections give this process; two key/value heads for four
+    query heads."""
 
     def __init__(self):
         super().__init__()
@@ -218,7 +218,7 @@ def make_own_heads():
 
 
 def heads_whole(capture, **options):
-    """What every process would do by itself: the model that the next two split."""
+    """Train on every process by itself the model that the next two split."""
     model = make_own_heads()
     return train(model, model.parameters(), capture=capture, same_data=True, **options)
 
@@ -249,7 +249,7 @@ def tensor_parallel_fsdp2(capture, **options):
 
 
 def refusals():
-    """What is said of layers that are split where the heads cannot be told."""
+    """Return the error about layers that are split where the heads cannot be told."""
     plan = {"blocks.1.attn.c_attn": ColwiseParallel(use_local_output=False)}
     model = parallelize_module(make_model(), init_device_mesh("cpu", (2,)), plan)
     model.blocks[1].attn = HiddenOrigin(model.blocks[1].attn)

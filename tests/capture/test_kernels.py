@@ -83,7 +83,7 @@ def is_shown(make, source):
 
 @pytest.fixture
 def varlen_on_the_cpu():
-    """What PyTorch registers for GPUs alone, here for the CPU."""
+    """Register for the CPU what PyTorch registers for GPUs alone."""
     with torch.library._scoped_library("torch_attn", "IMPL") as library:
 
         def attend(query, key, value, cu_q, cu_k, max_q, max_k, is_causal=False, *options):
@@ -152,7 +152,7 @@ def flash_attn_3(
 
 
 class FlashFunction(torch.autograd.Function):
-    """As flash_attn_interface calls its kernel; [batch, head, position, channel] here."""
+    """Calls the kernel as flash_attn_interface does; [batch, head, position, channel] here."""
 
     @staticmethod
     def forward(ctx, q, k, v):

@@ -145,12 +145,12 @@ def places(settings: TrainSettings) -> dict[str, Any]:
     said = {"data": {name: chosen["data"][name] for name in _PLACES["data"]}}
     said["capture"] = chosen["capture"]
     defaults = {"data": DataConfig().model_dump(), "capture": CaptureOptions().model_dump()}
-    return {
-        f"{group}.{name}": value
-        for group, options in said.items()
-        for name, value in options.items()
-        if value != defaults[group][name]
-    }
+    changed = {}
+    for group, options in said.items():
+        for name, value in options.items():
+            if value != defaults[group][name]:
+                changed[f"{group}.{name}"] = value
+    return changed
 
 
 def _only(known: Iterable[str], stored: Any, key: str) -> dict[str, Any]:
