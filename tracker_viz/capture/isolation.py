@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import operator
 import random
 import sys
@@ -113,11 +114,12 @@ def model_device(model: nn.Module) -> torch.device:
     """Return the device that the model runs on: that of its first parameter or buffer with values,
     else the one that its weights are loaded to from an offload, else the meta device; the CPU of a
     model without any."""
-    tensors = [*model.parameters(), *model.buffers()]
-    for tensor in tensors:
+    kind = "cpu"
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
         if not tensor.is_meta:
             return tensor.device
-    return execution_device(model) or torch.device("meta" if tensors else "cpu")
+        kind = "meta"
+    return execution_device(model) or torch.device(kind)
 
 
 def _same(old: Tensor, new: Tensor) -> bool:

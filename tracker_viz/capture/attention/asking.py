@@ -72,7 +72,7 @@ def ask(kernel: Kernel, value: Tensor, output: Tensor, n_rows: int, length: int)
 def ask_channels(
     call: Callable[[Mapping[str, Any]], Tensor],
     arguments: Mapping[str, Any],
-    output: Tensor,
+    output: Tensor | None,
     value: str,
     channel_axes: Mapping[str, int],
     n_rows: int,
@@ -86,7 +86,8 @@ def ask_channels(
     Args:
         call: the mixer, on named arguments; its output has the axes of the values.
         arguments: what the model called it with.
-        output: what it returned.
+        output: what it returned; None where that is not known of these arguments. The last call
+            then runs the chosen channels on the model's own values, too.
         value: the name of the values, whose position axis is the one beside rows and channels.
         channel_axes: name of every argument that differs by channel -> its axis of channels.
     """
@@ -94,30 +95,49 @@ def ask_channels(
     values = arguments[value]
     n_channels = values.shape[axis]
     chosen = _evenly_spaced(n_channels, N_CHANNELS)
+    index = torch.tensor(chosen, device=values.device)
     at_once = max(1, n_channels // length)
+    eye = torch.eye(length, device=values.device, dtype=values.dtype)
     answers = []
     for first in range(0, len(chosen), at_once):
-        channels = torch.tensor(chosen[first : first + at_once], device=values.device)
-        asked = dict(arguments)
-        for name, channel_axis in channel_axes.items():
-            if isinstance(arguments.get(name), Tensor):
-                copies = channels.repeat_interleave(length)
-                asked[name] = arguments[name].index_select(channel_axis, copies)
-        columns = torch.eye(length, device=values.device, dtype=values.dtype)
-        columns = columns.repeat(1, len(channels)).expand(n_rows, -1, -1)  # [row, position, column]
-        asked[value] = columns if axis == 2 else columns.transpose(1, 2).contiguous()
-        by_column = call(asked)
-        by_column = by_column if axis == 2 else by_column.transpose(1, 2)
-        answers.append(by_column.unflatten(2, (len(channels), length)).permute(0, 2, 1, 3).float())
-    matrix = torch.cat(answers, dim=1)
+        channels = index[first : first + at_once]
+        copies = channels.repeat_interleave(length)
+        columns = eye.repeat(1, len(channels)).expand(n_rows, -1, -1)  # [row, position, column]
+        given = columns if axis == 2 else columns.transpose(1, 2)
+        is_last = first + at_once >= len(chosen)
+        if output is None and is_last:
+            copies = torch.cat([copies, index])
+            given = torch.cat([given, values.index_select(axis, index)], dim=axis)
+        answer = call(_of_channels(arguments, copies, channel_axes) | {value: given.contiguous()})
+        answers.append(answer.narrow(axis, 0, len(channels) * length))
+        if output is None and is_last:
+            mixed = answer.narrow(axis, len(channels) * length, len(index))
+    if output is not None:
+        mixed = output.index_select(axis, index)
 
-    index = torch.tensor(chosen, device=values.device)
-    given = _channels_as_heads(values, axis, index)
-    mixed = _channels_as_heads(output, axis, index)
-    error = _difference(torch.matmul(matrix, given), mixed)
-    if error > _tolerated(output):
+    matrix = torch.cat([_matrices(answer, axis, length) for answer in answers], dim=1)
+    given = _channels_as_heads(values.index_select(axis, index), axis)
+    error = _difference(torch.matmul(matrix, given), _channels_as_heads(mixed, axis))
+    if error > _tolerated(mixed if output is None else output):
         return None
     return Answer(matrix, error, given, tuple(chosen))
+
+
+def _of_channels(
+    arguments: Mapping[str, Any], channels: Tensor, channel_axes: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return a mixer's arguments for these channels, which may repeat."""
+    chosen = dict(arguments)
+    for name, axis in channel_axes.items():
+        if isinstance(arguments.get(name), Tensor):
+            chosen[name] = arguments[name].index_select(axis, channels)
+    return chosen
+
+
+def _matrices(answer: Tensor, axis: int, length: int) -> Tensor:
+    """Return [row, channel, query, key] of an answer with ``length`` columns a channel."""
+    by_column = answer if axis == 2 else answer.transpose(1, 2)
+    return by_column.unflatten(2, (-1, length)).permute(0, 2, 1, 3).float()
 
 
 def is_trivial(matrix: Tensor) -> bool:
@@ -138,12 +158,10 @@ def _by_columns(kernel: Kernel, value: Tensor, axes: Axes) -> Tensor:
     return torch.cat(columns, dim=-1).transpose(1, 2)
 
 
-def _channels_as_heads(tensor: Tensor, axis: int, channels: Tensor) -> Tensor:
+def _channels_as_heads(tensor: Tensor, axis: int) -> Tensor:
     """Return [row, channel, position, 1]."""
-    chosen = tensor.index_select(axis, channels).float()
-    if axis == 2:
-        chosen = chosen.transpose(1, 2)
-    return chosen.unsqueeze(-1)
+    by_channel = tensor.transpose(1, 2) if axis == 2 else tensor
+    return by_channel.float().unsqueeze(-1)
 
 
 def _evenly_spaced(size: int, most: int) -> list[int]:

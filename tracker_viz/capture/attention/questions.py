@@ -50,14 +50,12 @@ def answered(
         return call({**ungated, kernel.value: values})
 
     try:
-        mixed = call(ungated) if gates else _first_tensor(kernel, arguments, output)
-        if kernel.kind.channel_axes:
-            by_channel = kernel.kind.channel_axes
+        mixed = None if gates else _first_tensor(kernel, arguments, output)
+        by_channel = kernel.kind.channel_axes
+        if by_channel:
             answer = ask_channels(call, ungated, mixed, kernel.value, by_channel, *shape)
         else:
-            answer = ask(
-                lambda values: call({**ungated, kernel.value: values}), value, mixed, *shape
-            )
+            answer = ask(mix, value, mix(value) if mixed is None else mixed, *shape)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - a kernel of somebody else's may fail in any way
