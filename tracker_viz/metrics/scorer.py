@@ -2,8 +2,9 @@
 
 Adds arrays ``scores.head.<name>`` float32 (block, head), their standard deviations over the
 probe's rows ``scores.head_sd.<name>``, ``scores.weight.<name>`` float32 (block, projection), of a
-mixture ``scores.expert.<name>`` (block, expert) and ``scores.router.<name>`` (block, router), and a
-few scalars that trackers draw as native charts (``summary.chart_metrics``). ``model`` then holds
+mixture ``scores.expert.<name>`` (block, expert) and ``scores.router.<name>`` (block, router), how
+heads compose ``scores.composition.<kind>`` (block, head, earlier block, earlier head), and a few
+scalars that trackers draw as native charts (``summary.chart_metrics``). ``model`` then holds
 each score of uniform attention (``uniform_scores``), the number of rows it was measured on
 (``score_rows``) and the version of the definitions (``score_definitions``). ``probe["scored"]``
 describes these rows; the hidden ones are dropped later.
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureError
 from tracker_viz.metrics.blas import one_blas_thread
+from tracker_viz.metrics.circuits.captured import AXES as COMPOSITION_AXES
+from tracker_viz.metrics.circuits.captured import composition_scores
 from tracker_viz.metrics.head_scores import (
     PATTERN_NAME,
     SCORE_DEFINITIONS,
@@ -108,6 +111,9 @@ def score(
     of_mixers = mixing_scores(mixing, n_blocks=n_blocks)
     arrays |= {f"scores.mixing.{name}": values for name, values in of_mixers.items()}
     axes |= {f"scores.mixing.{name}": ("block", "mixing_head") for name in of_mixers}
+    composed = composition_scores(capture, n_blocks)
+    arrays |= composed
+    axes |= dict.fromkeys(composed, COMPOSITION_AXES)
     of_experts = expert_scores(routed, n_blocks=n_blocks)
     arrays |= of_experts
     for name in of_experts:

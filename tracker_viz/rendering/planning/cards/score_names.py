@@ -20,6 +20,8 @@ def resolve_scores(builder: PlanBuilder, panel: Scores) -> list[str]:
             names |= dict.fromkeys(_scores_of_roles(builder.series, of_role))
             continue
         for name in builder.series.names(f"scores.{pattern}"):
+            if len(builder.series.arrays[name].shape) != 2:
+                continue  # composition is of pairs of heads: the layout circuit draws it
             # A pattern leaves out the scores that not every capture has.
             if name == f"scores.{pattern}" or _is_in_all_captures(builder.series, name):
                 names[name] = None

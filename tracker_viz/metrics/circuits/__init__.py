@@ -1,0 +1,1 @@
+"""Score how heads work together, and what they write, instead of where they look."""
