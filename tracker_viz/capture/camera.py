@@ -43,6 +43,9 @@ from tracker_viz.capture.routing.routers import (
     router_modules,
     routers_by_block,
 )
+from tracker_viz.capture.signals.chosen import chosen_signals
+from tracker_viz.capture.signals.probe_pass import ProbePass
+from tracker_viz.capture.signals.signal import SignalArray
 from tracker_viz.capture.weights.matrices import Pooling, Projection, read
 from tracker_viz.capture.weights.neurons import NeuronWatch, down_layers, linear_layers
 from tracker_viz.capture.weights.norms import krylov, norms
@@ -77,6 +80,8 @@ class Camera:
             ``weights.Pooling``), or pattern of a name -> one of them (``{"mlp.*": "rms"}``, the
             others are sampled).
         max_experts: experts of a mixture that are captured one by one, besides their mean.
+        signals: names of what is measured beside attention and weights (``signals.chosen``); those
+            that cost little if None.
         forward: how to call the model on [probe, position] ids; found from its signature by
             default.
         autocast: run the probe under autocast to this dtype.
@@ -98,6 +103,7 @@ class Camera:
         projections: Collection[str] | Mapping[str, str] | None = None,
         pooling: Pooling | Mapping[str, Pooling] = "sample",
         max_experts: int = 4,
+        signals: Collection[str] | None = None,
         forward: Forward | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
@@ -108,6 +114,7 @@ class Camera:
         self.main = distributed.is_main_process()
         self._max_mb = checks.positive("max_mb", max_mb, "the size of a capture in megabytes")
         self._max_experts = checks.whole("max_experts", max_experts, 0)
+        self._wanted_signals = checks.signals(signals)
         self._blocks, self._only_blocks, self._only_heads = blocks, only_blocks, only_heads
         self._wanted, self._named = checks.projection_names(projections)
         self._pooling = checks.pooling_by_name(pooling)
@@ -129,6 +136,9 @@ class Camera:
         self._router_modules: list[tuple[str, nn.Module]] = []
         # Block -> its router's decisions in the pass that is being developed.
         self._routings: dict[int, Routing] = {}
+        # What signals measured in that pass.
+        self._signal_arrays: list[SignalArray] = []
+        self._missing_signals: list[str] = []
 
     @property
     def takes_part(self) -> bool:
@@ -212,15 +222,21 @@ class Camera:
         watching: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if self._router_modules:
             watching = routers.following(self._router_modules)
-        with watching:
+        signals = chosen_signals(self._wanted_signals, self.probe)
+        blocks = list(filter(self._is_kept, range(len(self._structure.blocks))))
+        seen = ProbePass(self._structure, input_ids, signals, blocks)
+        with watching, seen.following(self.model):
             attention = attend(
                 self.model,
                 input_ids,
                 self._structure,
-                forward=self._forward,
+                forward=seen.calling(self._forward),
                 dtype=torch.float16,
                 mixing=mixing,
+                logits=seen.logits,
             )
+        self._signal_arrays = list(seen.arrays())
+        self._missing_signals = seen.missing
         self._mixing = mixing
         self._routings, _ = routers_by_block(routers.routings(), self._structure)
         return attention
@@ -261,6 +277,8 @@ class Camera:
         self._signature = _signature(self.model)
         self.model_info = describe(self._structure, self.model)
         self.model_info |= described_routers
+        if self._missing_signals:
+            self.model_info["missing_signals"] = self._missing_signals
         if pooled:
             self.model_info["pooling"] = self._pooling
         return attention
@@ -297,7 +315,7 @@ class Camera:
         self._leave_out_rows(max(int(MAX_SCORED_ENTRIES / per_row) - self.probe.n_drawn, 0))
         self._input_ids = self.probe.input_ids.to(self.device)
         if not self.probe.n_hidden:
-            return drawn
+            return self._with_signals(drawn)
         try:
             return self._attend(self._input_ids)
         except Exception as error:  # noqa: BLE001
@@ -311,7 +329,12 @@ class Camera:
             )
             self.probe = self.probe.with_score_rows(0)
             self._input_ids = self.probe.input_ids.to(self.device)
-            return drawn
+            return self._with_signals(drawn)
+
+    def _with_signals(self, drawn: list[Tensor]) -> list[Tensor]:
+        """Return the attention of the rows that are drawn, and measure the signals: that takes a
+        pass of its own, because blocks are not known while they are discovered."""
+        return self._attend(self._input_ids) if self._wanted_signals else drawn
 
     def _leave_out_rows(self, most: int) -> None:
         """Keep at most ``most`` hidden rows, and say so once."""
@@ -340,6 +363,9 @@ class Camera:
         self._add_routers(held)
         self._add_mixing(held)
         self._add_weights(held)
+        for measured in self._signal_arrays:
+            held.tensors[measured.name], held.axes[measured.name] = measured.values, measured.axes
+        self._signal_arrays = []
         arrays = _on_host(held.tensors) if self.main else {}
         for projection in self._projections:
             name = f"{projection.array_name}.norms"

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tracker_viz.capture.signals.chosen import DEFAULT_SIGNALS, SIGNALS
 from tracker_viz.capture.weights.matrices import POOLINGS
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import WEIGHT_NAME
@@ -88,6 +89,15 @@ def pooling_by_name(value: Any) -> dict[str, Any]:
             f"got {value!r}"
         )
     return by_name
+
+
+def signals(value: Any) -> tuple[str, ...]:
+    """Return names of signals; None: those that cost little."""
+    if value is None:
+        return DEFAULT_SIGNALS
+    if not _is_collection_of(str, value) or not set(value) <= set(SIGNALS):
+        raise ConfigError(f"signals is a list of {', '.join(SIGNALS)}; got {value!r}")
+    return tuple(value)
 
 
 def dtype(name: str, value: Any) -> None:

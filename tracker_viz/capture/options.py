@@ -69,6 +69,17 @@ class CaptureOptions(Options):
     get repeated ones; text comes from what tv.make_probe was given. 0: only what is drawn is
     scored."""
 
+    signals: Annotated[Any, LegalValues("a list of names, or null")] = None
+    """Measure these in the probe's pass, beside attention and weights: residual (size of the
+    residual stream behind every block, and the share of its largest channels). null: all that cost
+    little, which are these."""
+
+    @field_validator("signals")
+    @classmethod
+    def _check_signals(cls, value: Any) -> Any:
+        checks.signals(value)
+        return value
+
     @field_validator("only_blocks")
     @classmethod
     def _check_blocks(cls, value: Any) -> Any:
@@ -110,5 +121,6 @@ class CaptureOptions(Options):
             "projections",
             "pooling",
             "max_experts",
+            "signals",
         )
         return {name: getattr(self, name) for name in names}

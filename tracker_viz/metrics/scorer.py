@@ -2,12 +2,13 @@
 
 Adds arrays ``scores.head.<name>`` float32 (block, head), their standard deviations over the
 probe's rows ``scores.head_sd.<name>``, ``scores.weight.<name>`` float32 (block, projection), of a
-mixture ``scores.expert.<name>`` (block, expert) and ``scores.router.<name>`` (block, router), how
-heads compose ``scores.composition.<kind>`` (block, head, earlier block, earlier head), and a few
-scalars that trackers draw as native charts (``summary.chart_metrics``). ``model`` then holds
-each score of uniform attention (``uniform_scores``), the number of rows it was measured on
-(``score_rows``) and the version of the definitions (``score_definitions``). ``probe["scored"]``
-describes these rows; the hidden ones are dropped later.
+mixture ``scores.expert.<name>`` (block, expert) and ``scores.router.<name>`` (block, router),
+``scores.stream.<name>`` (block, place), how heads compose ``scores.composition.<kind>`` (block,
+head, earlier block, earlier head), and a few scalars that trackers draw as native charts
+(``summary.chart_metrics``). ``model`` then holds each score of uniform attention
+(``uniform_scores``), the number of rows it was measured on (``score_rows``) and the version of the
+definitions (``score_definitions``). ``probe["scored"]`` describes these rows; the hidden ones are
+dropped later.
 """
 
 from __future__ import annotations
@@ -35,13 +36,20 @@ from tracker_viz.metrics.mixing_scores import MIXING_NAME, mixing_scores
 from tracker_viz.metrics.mixtures.expert_measures import Integers
 from tracker_viz.metrics.mixtures.expert_scores import expert_scores, routed_probe
 from tracker_viz.metrics.probe_rows import FIRST_QUERY, probe_rows, scored_rows
-from tracker_viz.metrics.series import EXPERT_PREFIX, ScoreSeries, score_series, scores_only
+from tracker_viz.metrics.series import (
+    EXPERT_PREFIX,
+    STREAM_PREFIX,
+    ScoreSeries,
+    score_series,
+    scores_only,
+)
+from tracker_viz.metrics.stream_scores import PLACES, stream_scores, streams_of
 from tracker_viz.metrics.summary import chart_metrics, router_metrics
 from tracker_viz.metrics.weights.weight_scores import WEIGHT_NAME, Matrices, Weight, weight_scores
 from tracker_viz.types import Capture
 
 # Suffixes of the arrays that the recorder adds for the scores alone; the scored capture lacks them.
-_FOR_SCORES = (".norms", ".peak", ".spread")
+_FOR_SCORES = (".norms", ".peak", ".spread", ".stream")
 
 
 # A weight matrix as it is stored -> the smaller sample of it that a file holds.
@@ -59,7 +67,7 @@ def score(
     """Return the capture with the scores that its arrays and its probe allow.
 
     All else stays as it is, except for the arrays that the recorder measured for the scores alone
-    (``<weight>.norms``, ``.peak``, ``.spread``): these are dropped.
+    (``<weight>.norms``, ``.peak``, ``.spread``, ``blocks.<i>.stream``): these are dropped.
 
     No head scores without attention patterns or with a probe of fewer than three positions, no
     weight scores without matrices.
@@ -77,8 +85,9 @@ def score(
     """
     patterns, weights = patterns_of(capture), _weights(capture, sampled)
     routed = routed_probe(capture, routed_before)
-    mixing = mixing_maps_of(capture)
-    n_blocks = _n_blocks(capture, {*patterns, *mixing, *routed, *(block for block, _ in weights)})
+    mixing, streams = mixing_maps_of(capture), streams_of(capture)
+    in_weights = {block for block, _ in weights}
+    n_blocks = _n_blocks(capture, {*patterns, *mixing, *routed, *streams, *in_weights})
     arrays = {}
     for name, array in capture.arrays.items():
         if not name.endswith(_FOR_SCORES):
@@ -114,6 +123,11 @@ def score(
     composed = composition_scores(capture, n_blocks)
     arrays |= composed
     axes |= dict.fromkeys(composed, COMPOSITION_AXES)
+    of_streams = stream_scores(streams, n_blocks=n_blocks)
+    arrays |= {f"{STREAM_PREFIX}{name}": values for name, values in of_streams.items()}
+    axes |= {f"{STREAM_PREFIX}{name}": ("block", "place") for name in of_streams}
+    if of_streams:
+        labels["place"] = PLACES
     of_experts = expert_scores(routed, n_blocks=n_blocks)
     arrays |= of_experts
     for name in of_experts:

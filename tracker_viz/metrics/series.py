@@ -18,8 +18,8 @@ from tracker_viz.types import Capture
 Floats = NDArray[np.float32]
 HEAD_PREFIX, WEIGHT_PREFIX = "scores.head.", "scores.weight."
 EXPERT_PREFIX, ROUTER_PREFIX = "scores.expert.", "scores.router."
-SD_PREFIX = "scores.head_sd."
-_KEPT = (HEAD_PREFIX, WEIGHT_PREFIX, SD_PREFIX, EXPERT_PREFIX, ROUTER_PREFIX)
+SD_PREFIX, STREAM_PREFIX = "scores.head_sd.", "scores.stream."
+_KEPT = (HEAD_PREFIX, WEIGHT_PREFIX, SD_PREFIX, EXPERT_PREFIX, ROUTER_PREFIX, STREAM_PREFIX)
 # The entries of a capture's ``model`` that describe its heads' scores.
 _OF_SCORES = ("uniform_scores", "score_rows", "score_definitions")
 
@@ -44,6 +44,8 @@ class ScoreSeries:
         experts: score -> float32 [capture, block, expert] of a mixture; NaN where a block has no
             such expert. Empty for models without one.
         routers: score -> float32 [capture, block, 1].
+        streams: score of the residual stream -> float32 [capture, block, place], see
+            ``stream_scores.PLACES``; empty for captures without it.
         definitions: version of the scores' definitions (``head_scores.SCORE_DEFINITIONS``), the
             lowest of all captures; 1 for captures that hold none.
     """
@@ -60,6 +62,7 @@ class ScoreSeries:
     definitions: int = 1
     experts: Mapping[str, Floats] = field(default_factory=dict)
     routers: Mapping[str, Floats] = field(default_factory=dict)
+    streams: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def n_captures(self) -> int:
@@ -100,6 +103,7 @@ def score_series(captures: Iterable[Capture]) -> ScoreSeries:
         definitions=min(versions, default=1),
         experts=_stacked(ordered, EXPERT_PREFIX),
         routers=_stacked(ordered, ROUTER_PREFIX),
+        streams=_stacked(ordered, STREAM_PREFIX),
     )
 
 

@@ -58,6 +58,7 @@ def backfill(
     pooling: Pooling | Mapping[str, Pooling] = "sample",
     max_experts: int = 4,
     score_rows: int = 4,
+    signals: Collection[str] | None = None,
     forward: Forward | None = None,
     autocast: torch.dtype | None = None,
     progress: bool = True,
@@ -100,6 +101,7 @@ def backfill(
         pooling=pooling,
         max_experts=max_experts,
         score_rows=score_rows,
+        signals=signals,
     )
     found = find_checkpoints(checkpoints)
     load_checkpoint(model, found[0].path)

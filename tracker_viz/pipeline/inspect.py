@@ -113,6 +113,7 @@ def inspect(
     pooling: Pooling | Mapping[str, Pooling] = "sample",
     max_experts: int = 4,
     score_rows: int = 4,
+    signals: Collection[str] | None = None,
     forward: Forward | None = None,
     autocast: torch.dtype | None = None,
 ) -> Inspection | None:
@@ -155,6 +156,7 @@ def inspect(
         pooling=pooling,
         max_experts=max_experts,
         score_rows=score_rows,
+        signals=signals,
     )
     if step_s is not None and not step_s > 0:
         raise ConfigError(f"step_s must be a number of seconds above 0; got {step_s!r}")

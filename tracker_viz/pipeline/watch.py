@@ -68,6 +68,7 @@ def watch(
     pooling: Pooling | Mapping[str, Pooling] = "sample",
     max_experts: int = 4,
     score_rows: int = 4,
+    signals: Collection[str] | None = None,
     forward: Forward | None = None,
     autocast: torch.dtype | None = None,
     keep_captures: bool = False,
@@ -132,6 +133,8 @@ def watch(
             that are drawn, see ``tv.make_probe``. A probe made by it keeps at most this many of its
             own; token ids get rows of repeated random tokens, where the model's vocabulary size is
             known. 0: none.
+        signals: names of what is measured in the probe's pass beside attention, see the option
+            ``capture.signals``; by default those that cost little.
         forward: how to call the model on [probe, position] ids; found from its signature by
             default.
         autocast: run the probe under autocast to this dtype.
@@ -170,6 +173,7 @@ def watch(
         pooling=pooling,
         max_experts=max_experts,
         score_rows=score_rows,
+        signals=signals,
     )
     start_step = whole("start_step", start_step, 0)
     chosen = chosen_schedule(schedule, options.every, total_steps, options.captures)

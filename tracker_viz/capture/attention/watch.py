@@ -55,6 +55,9 @@ _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
 # take them.
 _OPERANDS = ("input", "mat1", "batch1", "other", "mat2", "batch2", "weight")
 
+# (what enters [..., d_model], weight [vocabulary, d_model], bias or None) -> [..., vocabulary]
+Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
 
 class AttentionWatch(TorchFunctionMode):
     """Hands every call that mixes the tokens of the whole probe to ``keep``, as an
@@ -67,8 +70,9 @@ class AttentionWatch(TorchFunctionMode):
         evidence: gathers what the pass tells about the parameters; with it, ``P V`` is also
             compared with what the model's own kernel gave, and indices of embeddings are checked.
             None: only look at attention.
-        vocabulary: projections to so many outputs are not computed (their result is zeros): nobody
-            reads the logits.
+        vocabulary: projections to so many outputs are given to ``logits``; None: they are not.
+        logits: stands for them, see ``ProbePass.logits``; without it their result is zeros, because
+            nobody reads the logits.
         unanswered: kernels that gave no answer before, and are not asked again.
     """
 
@@ -80,6 +84,7 @@ class AttentionWatch(TorchFunctionMode):
         *,
         evidence: ParameterTrace | None = None,
         vocabulary: int | None = None,
+        logits: Logits | None = None,
         unanswered: Collection[tuple[str, str]] = (),
     ) -> None:
         super().__init__()
@@ -93,7 +98,7 @@ class AttentionWatch(TorchFunctionMode):
         self._n_rows, self._length = shape
         self._keep = keep
         self._evidence = evidence
-        self._vocabulary = vocabulary
+        self._vocabulary, self._logits = vocabulary, logits or _no_logits
         self._as_wide_as_logits, self._logits_come_last = False, True
         self._ordinals: dict[tuple[str, ...], int] = {}
         self._latest: tuple[str, ...] | None = None  # modules of the latest call
@@ -156,9 +161,9 @@ class AttentionWatch(TorchFunctionMode):
         elif func in _PRODUCTS and self._pending is not None and len(args) > 1:
             self._scale_pending(*args[:2])
         if self._evidence is None:
-            # Nobody reads the logits, and they are the largest product of the pass.
+            # Logits are the largest product of the pass, and few of them are read.
             if func is F.linear and operands[1].shape[0] == self._vocabulary:
-                return operands[0].new_zeros(*operands[0].shape[:-1], self._vocabulary)
+                return self._logits(operands[0], operands[1], _bias(args, kwargs))
             return func(*args, **kwargs)
 
         if func is F.embedding:
@@ -446,6 +451,15 @@ class AttentionWatch(TorchFunctionMode):
         if not self._stack.names:
             return "the model itself"
         return self._stack.names[-1]
+
+
+def _no_logits(entering: Tensor, weight: Tensor, _bias: Tensor | None) -> Tensor:
+    return entering.new_zeros(*entering.shape[:-1], weight.shape[0])
+
+
+def _bias(args: Any, kwargs: Any) -> Tensor | None:
+    """Return the bias of a call of ``F.linear``."""
+    return args[2] if len(args) > 2 else kwargs.get("bias")
 
 
 def _kind_of(answer: Answer, kernel: Kernel) -> Kind:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tracker_viz.capture import distributed
 from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
 from tracker_viz.capture.attention.interception import Binding, find_bindings, intercepted
-from tracker_viz.capture.attention.watch import AttentionWatch
+from tracker_viz.capture.attention.watch import AttentionWatch, Logits
 from tracker_viz.capture.discover.adapters import adapter_projections
 from tracker_viz.capture.discover.block_names import Block, found_blocks, named_blocks
 from tracker_viz.capture.discover.mixers import mixing_of, split_by_kind
@@ -201,9 +201,13 @@ def attend(
     forward: Forward = default_forward,
     dtype: torch.dtype = torch.float32,
     mixing: dict[int, Tensor] | None = None,
+    logits: Logits | None = None,
 ) -> list[Tensor]:
     """Run the probe again, inside ``isolated``; return the attention of every block, and fill
     ``mixing``, as ``discover`` did.
+
+    Args:
+        logits: computes those that are read (see ``AttentionWatch``); None: nobody reads any.
 
     Raises:
         CaptureError: the calls are not those that were discovered: the model was changed.
@@ -222,6 +226,7 @@ def attend(
         input_ids.shape,
         keep,
         vocabulary=structure.vocabulary,
+        logits=logits,
         unanswered=structure.mixing.unanswered,
     )
     loop = RowLoop(input_ids.shape, watch.begin_rows)

@@ -1,0 +1,21 @@
+"""Make the signals of one pass of the probe, from the names that the user chose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from tracker_viz.capture.probe import Probe
+from tracker_viz.capture.signals.residual import ResidualStream
+from tracker_viz.capture.signals.signal import Signal
+
+_SIGNALS: dict[str, Callable[[Probe], Signal]] = {
+    "residual": lambda _probe: ResidualStream(),
+}
+# Those that a capture holds by default: the cheap ones.
+DEFAULT_SIGNALS = ("residual",)
+SIGNALS = tuple(_SIGNALS)
+
+
+def chosen_signals(names: Collection[str], probe: Probe) -> list[Signal]:
+    """Return new signals for one pass of ``probe``."""
+    return [_SIGNALS[name](probe) for name in SIGNALS if name in names]

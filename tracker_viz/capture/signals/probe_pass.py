@@ -1,0 +1,175 @@
+"""Collect, during one pass of the probe, what signals look at: the residual stream behind every
+block, the projection to the vocabulary, and the logits that the model returns.
+
+``Camera`` makes a ``ProbePass`` for each pass. ``AttentionWatch`` asks it for the logits, because
+they are the largest product of a pass: only rows that a signal reads are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tracker_viz.capture.discover.model_info import ModelStructure
+from tracker_viz.capture.distributed import whole_tensor
+from tracker_viz.capture.isolation import Forward
+from tracker_viz.capture.signals.signal import Signal, SignalArray
+
+
+class ProbePass:
+    """One pass of the probe, as signals see it.
+
+    Args:
+        structure: of the model.
+        input_ids: int64 [probe, position].
+        signals: made for this pass.
+        blocks: numbers of the blocks to look at.
+
+    Attributes:
+        missing: what could not be seen, in words.
+    """
+
+    def __init__(
+        self,
+        structure: ModelStructure,
+        input_ids: Tensor,
+        signals: Sequence[Signal],
+        blocks: Sequence[int],
+    ) -> None:
+        self.missing: list[str] = []
+        self._structure = structure
+        self._n_rows, self._length = input_ids.shape
+        self._highest_id = int(input_ids.max())
+        self._signals = signals
+        self._logit_rows = sorted({row for signal in signals for row in signal.logit_rows})
+        # Rows seen so far: of every block, and of the projection to the vocabulary.
+        self._n_seen = dict.fromkeys(blocks, 0)
+        self._n_unembedded = 0
+        self._output: Any = None
+        # What the model returned for each part of the rows.
+        self._outputs: list[Any] = []
+
+    @contextmanager
+    def following(self, model: nn.Module) -> Iterator[None]:
+        """Look at the blocks of ``model`` inside the ``with``."""
+        handles = []
+        try:
+            if self._signals:
+                for block in self._n_seen:
+                    module = model.get_submodule(self._structure.blocks[block])
+                    handles.append(module.register_forward_hook(self._leaving(block)))
+            if self._logit_rows:
+                handles.append(model.register_forward_hook(self._returning))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def calling(self, forward: Forward) -> Forward:
+        """Return ``forward``, with what it returns noted."""
+
+        def noted(model: nn.Module, input_ids: Tensor) -> Any:
+            self._output = forward(model, input_ids)
+            return self._output
+
+        return noted
+
+    def logits(self, entering: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Stand for ``F.linear`` to the vocabulary: return logits [..., vocabulary] that are zeros
+        but in rows that a signal reads."""
+        logits = entering.new_zeros(*entering.shape[:-1], weight.shape[0])
+        rows = self._as_rows(entering)
+        first_row = self._n_unembedded
+        # A model may project more than once (several tokens ahead): the first time counts.
+        if rows is None or first_row >= self._n_rows:
+            return logits
+        self._n_unembedded += len(rows)
+        for signal in self._signals:
+            signal.saw_unembedding(rows, weight, bias, first_row)
+
+        by_row = self._as_rows(logits)
+        for row in self._logit_rows:
+            if by_row is not None and first_row <= row < first_row + len(rows):
+                by_row[row - first_row] = F.linear(rows[row - first_row], weight, bias)
+        return logits
+
+    def arrays(self) -> Iterable[SignalArray]:
+        """Return what the signals measured, when the pass has ended."""
+        unseen = [block for block, n_rows in self._n_seen.items() if n_rows < self._n_rows]
+        if self._signals and unseen:
+            self.missing.append(f"the residual stream of blocks {unseen}")
+        if self._logit_rows:
+            logits = self._returned_logits()
+            if logits is None:
+                self.missing.append("logits [row, position, vocabulary], which it does not return")
+            else:
+                chosen = {row: logits[row] for row in self._logit_rows}
+                for signal in self._signals:
+                    signal.saw_logits(chosen)
+        self._output, self._outputs = None, []
+        for signal in self._signals:
+            yield from signal.arrays()
+
+    def _leaving(self, block: int) -> Callable[..., None]:
+        def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple | list) and output else output
+            stream = self._as_rows(hidden) if isinstance(hidden, Tensor) else None
+            first_row = self._n_seen[block]
+            # A block that runs again counts as it ran first.
+            if stream is None or first_row >= self._n_rows:
+                return
+            self._n_seen[block] += len(stream)
+            for signal in self._signals:
+                signal.saw_block(block, stream, first_row)
+
+        return leave
+
+    def _returning(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self._outputs.append(output)
+
+    def _as_rows(self, tensor: Tensor) -> Tensor | None:
+        """Return [row, position, channel] as a view, or None where it is nothing of the probe."""
+        tensor = whole_tensor(tensor.detach())
+        n_tokens = self._length
+        if tensor.ndim == 3 and tensor.shape[1] == n_tokens and tensor.shape[0] <= self._n_rows:
+            return tensor
+        if tensor.ndim == 3 and tensor.shape[0] == n_tokens and tensor.shape[1] <= self._n_rows:
+            return tensor.transpose(0, 1)
+        if tensor.ndim != 2 or tensor.shape[0] % n_tokens:
+            return None
+        return tensor.unflatten(0, (-1, n_tokens))  # rows packed into one
+
+    def _returned_logits(self) -> Tensor | None:
+        """Return logits [row, position, vocabulary], or None."""
+        for parts in ([self._output], _as_list(self._output), self._outputs):
+            rows = [self._as_logits(part) for part in parts]
+            found = [each for each in rows if each is not None]
+            if found and sum(map(len, found)) == self._n_rows:
+                return found[0] if len(found) == 1 else torch.cat(found)
+        return None
+
+    def _as_logits(self, output: Any) -> Tensor | None:
+        named = output.get("logits") if isinstance(output, Mapping) else None
+        named = getattr(output, "logits", named)
+        logits = output if named is None else named
+        if named is None and isinstance(output, tuple | list) and output:
+            logits = output[0]
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            return None
+        rows = self._as_rows(logits)
+        if rows is None or rows.shape[-1] <= self._highest_id:
+            return None
+        # A model without a head returns its residual stream, which is no logits.
+        is_stream = rows.shape[-1] == self._structure.d_model
+        if named is None and is_stream and self._structure.vocabulary != self._structure.d_model:
+            return None
+        return rows
+
+
+def _as_list(output: Any) -> list[Any]:
+    return list(output) if isinstance(output, tuple | list) else []
