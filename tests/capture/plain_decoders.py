@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from tracker_viz.capture.discover.blocks import discover
+from tracker_viz.capture.discover.blocks import attend, discover
 from tracker_viz.capture.isolation import isolated
 
 D, H, T, N, VOCAB = 32, 4, 16, 2, 96
@@ -22,6 +22,7 @@ class Notes:
     """Where a model under test writes the attention it should be seen to have."""
 
     patterns: list = []  # noqa: RUF012 - one list for all, emptied by each test
+    largest: list = []  # noqa: RUF012 - of its logits, [batch, head]
 
 
 def reference(query, key):
@@ -34,6 +35,8 @@ def reference(query, key):
     logits = query @ key.swapaxes(-2, -1) / math.sqrt(query.shape[-1])
     weights = np.tril(np.exp(logits - logits.max(-1, keepdims=True)))
     Notes.patterns.append(torch.from_numpy(weights / weights.sum(-1, keepdims=True)).float())
+    seen = np.tril(np.ones(logits.shape[-2:], bool))
+    Notes.largest.append(torch.from_numpy(np.where(seen, logits, -np.inf).max((-2, -1))).float())
 
 
 def split(x, heads):
@@ -350,6 +353,17 @@ def examine(model, ids=None, **options):
             else torch.randint(VOCAB, (N, T), generator=torch.Generator().manual_seed(1)),
             **options,
         )
+
+
+def largest_logits(model, structure):
+    """Return the largest logits that a second pass of an examined model finds, and those it noted,
+    both [row, head of all blocks]."""
+    ids = torch.randint(VOCAB, (N, T), generator=torch.Generator().manual_seed(1))
+    Notes.largest = []
+    found = {}
+    with isolated(model):
+        attend(model, ids, structure, max_logits=found)
+    return torch.cat(list(found.values()), dim=1), torch.cat(Notes.largest, dim=1)
 
 
 def randomised(make):

@@ -19,6 +19,7 @@ from plain_decoders import (
     T,
     by_kernel,
     examine,
+    largest_logits,
     randomised,
     reference,
     split,
@@ -68,9 +69,8 @@ class Packed(nn.Module):
 
 def is_shown(make, source):
     """Check a model's attention against what it noted; return its structure."""
-    structure, attention = examine(
-        randomised(lambda: Model(lambda _: Residual(make(), two_layers())))
-    )
+    model = randomised(lambda: Model(lambda _: Residual(make(), two_layers())))
+    structure, attention = examine(model)
     shown = torch.stack(attention)
     expected = torch.stack(Notes.patterns)
     torch.testing.assert_close(shown, expected, atol=ATOL, rtol=0)
@@ -78,6 +78,8 @@ def is_shown(make, source):
     assert structure.error <= ATOL
     assert structure.mixing.blocks == ()
     assert structure.left_out == ()
+    found, by_hand = largest_logits(model, structure)
+    torch.testing.assert_close(found, by_hand, rtol=1e-5, atol=ATOL)
     return structure
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,7 @@ from plain_decoders import (
     by_large_negative_mask,
     by_softmax,
     examine,
+    largest_logits,
     merge,
     randomised,
     reference,
@@ -40,6 +43,7 @@ from plain_decoders import (
     two_layers,
 )
 from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention_hop
 
 from tracker_viz.capture import Schedule, record
 from tracker_viz.errors import ConfigError, ProbeError, UnsupportedModelError
@@ -120,11 +124,15 @@ MODELS = {
     ),
 }
 
+# Their softmax is written out, and its logits are in no call that is seen.
+WITHOUT_LOGITS = {"exp and sum by hand"}
+
 
 @pytest.mark.parametrize("name", MODELS)
 def test_attention_of_a_model_in_plain_pytorch(name):
     make, first_block, projections = MODELS[name]
-    structure, attention = examine(randomised(make))
+    model = randomised(make)
+    structure, attention = examine(model)
     noted = torch.cat(Notes.patterns, dim=1)
     seen = torch.cat(attention, dim=1)
     assert seen.shape == noted.shape
@@ -133,6 +141,12 @@ def test_attention_of_a_model_in_plain_pytorch(name):
     assert set(structure.n_heads) == {H}
     assert {projection.name for projection in structure.projections} == projections
     assert structure.d_model == D
+
+    found, noted_logits = largest_logits(model, structure)
+    if name in WITHOUT_LOGITS:
+        assert found.isnan().all()
+    else:
+        torch.testing.assert_close(found, noted_logits, rtol=1e-5, atol=1e-5)
 
 
 def test_a_mask_of_another_dtype_than_the_model_is_taken_as_its_own_kernel_takes_it():
@@ -558,3 +572,55 @@ def test_a_model_that_is_called_in_another_way_says_how_to_pass_it():
         examine(model)
     structure, _ = examine(model, forward=lambda model, ids: model(ids, torch.ones(1)))
     assert structure.n_heads == (H, H)
+
+
+def subtracting(q, k, v):
+    """As gpt-oss: the largest logit of every row is taken off before the softmax."""
+    logits = (q @ k.transpose(-2, -1)) / math.sqrt(DK)
+    logits = logits.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("-inf"))
+    return F.softmax(logits - logits.amax(-1, keepdim=True), dim=-1) @ v
+
+
+def test_logits_that_were_shifted_before_the_softmax_are_not_known():
+    model = randomised(lambda: Model(lambda _: Residual(FusedAttention(subtracting), two_layers())))
+    found, _ = largest_logits(model, examine(model)[0])
+    assert found.isnan().all()
+
+
+@pytest.mark.parametrize("attend", [by_kernel, by_softmax], ids=["sdpa", "softmax"])
+def test_an_untrained_model_whose_logits_are_all_zero_has_a_largest_logit_of_zero(attend):
+    model = randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers())))
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.c_attn.weight[: 2 * D] = 0
+            block.attn.c_attn.bias[: 2 * D] = 0
+    found, _ = largest_logits(model, examine(model)[0])
+    assert (found == 0).all()
+
+
+def test_the_largest_logit_is_flex_attentions_own():
+    scores = []
+    mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, T, T, device="cpu")
+
+    def attend(q, k, v):
+        # The API returns these on a GPU alone; the operator beneath works them out anywhere, as
+        # powers of two.
+        out, _, largest = flex_attention_hop(
+            q,
+            k,
+            v,
+            lambda score, _b, head, query, key: score - (query - key) / (head + 2),
+            mask.as_tuple(),
+            DK**-0.5,
+            {},
+            (),
+            (),
+        )
+        scores.append(largest.amax(-1) * math.log(2))
+        return out
+
+    model = randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers())))
+    structure, _ = examine(model)
+    scores.clear()
+    found, _ = largest_logits(model, structure)
+    torch.testing.assert_close(found, torch.cat(scores, dim=1), rtol=1e-6, atol=1e-6)

@@ -68,3 +68,19 @@ def test_blocks_that_are_left_out_have_no_residual_stream():
 def test_nothing_is_measured_where_no_signal_is_chosen():
     capture = captured(small_model(), signals=())[1]
     assert not any(name.endswith(".stream") for name in capture.arrays)
+
+
+def test_the_largest_logit_of_a_head_is_the_largest_over_all_rows_of_the_probe():
+    model = small_model()
+    raw = captured(model)[1]
+    by_hand = raw.arrays["blocks.0.attn.max_logit"]
+    scored = Scorer()(raw)
+    np.testing.assert_array_equal(scored.arrays["scores.head.max_logit"][0], by_hand.max(0))
+    assert by_hand.shape == (len(PROBE.rows), 4)
+    assert not any(name.endswith("attn.max_logit") for name in scored.arrays)
+
+
+def test_heads_that_are_left_out_have_no_largest_logit():
+    scored = Scorer()(captured(small_model(), only_heads={0: [1], 2: [0, 3]})[1])
+    is_known = np.isfinite(scored.arrays["scores.head.max_logit"])
+    assert np.argwhere(is_known).tolist() == [[0, 1], [2, 0], [2, 3]]

@@ -234,6 +234,7 @@ class Camera:
                 dtype=torch.float16,
                 mixing=mixing,
                 logits=seen.logits,
+                max_logits=seen.max_logits,
             )
         self._signal_arrays = list(seen.arrays())
         self._missing_signals = seen.missing
@@ -363,9 +364,7 @@ class Camera:
         self._add_routers(held)
         self._add_mixing(held)
         self._add_weights(held)
-        for measured in self._signal_arrays:
-            held.tensors[measured.name], held.axes[measured.name] = measured.values, measured.axes
-        self._signal_arrays = []
+        self._add_signals(held)
         arrays = _on_host(held.tensors) if self.main else {}
         for projection in self._projections:
             name = f"{projection.array_name}.norms"
@@ -400,6 +399,11 @@ class Camera:
                 for name, values, axes in router_arrays(block, routing):
                     held.tensors[name], held.axes[name] = values, axes
         self._routings = {}
+
+    def _add_signals(self, held: _Arrays) -> None:
+        for measured in self._signal_arrays:
+            held.tensors[measured.name], held.axes[measured.name] = measured.values, measured.axes
+        self._signal_arrays = []
 
     def _add_mixing(self, held: _Arrays) -> None:
         for index in self._structure.mixing.blocks:

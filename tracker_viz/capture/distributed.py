@@ -84,7 +84,7 @@ def gathered_heads(pattern: Tensor, group: Any) -> Tensor:
     """Return the heads of all processes of ``group``, in their order (a collective).
 
     Args:
-        pattern: [probe, head, query, key], of this process's heads.
+        pattern: [probe, head, ...], of this process's heads.
     """
     if group is None:
         return pattern

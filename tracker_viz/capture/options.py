@@ -70,9 +70,9 @@ class CaptureOptions(Options):
     scored."""
 
     signals: Annotated[Any, LegalValues("a list of names, or null")] = None
-    """Measure these in the probe's pass, beside attention and weights: residual (size of the
-    residual stream behind every block, and the share of its largest channels). null: all that cost
-    little, which are these."""
+    """Measure these in the probe's pass, beside attention and weights: max_logit (the largest
+    attention logit of every head), residual (size of the residual stream behind every block, and
+    the share of its largest channels). null: all that cost little, which are these."""
 
     @field_validator("signals")
     @classmethod

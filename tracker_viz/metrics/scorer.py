@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -49,7 +50,8 @@ from tracker_viz.metrics.weights.weight_scores import WEIGHT_NAME, Matrices, Wei
 from tracker_viz.types import Capture
 
 # Suffixes of the arrays that the recorder adds for the scores alone; the scored capture lacks them.
-_FOR_SCORES = (".norms", ".peak", ".spread", ".stream")
+_FOR_SCORES = (".norms", ".peak", ".spread", ".stream", ".max_logit")
+_MAX_LOGIT = re.compile(r"blocks\.(\d+)\.attn\.max_logit")
 
 
 # A weight matrix as it is stored -> the smaller sample of it that a file holds.
@@ -67,7 +69,8 @@ def score(
     """Return the capture with the scores that its arrays and its probe allow.
 
     All else stays as it is, except for the arrays that the recorder measured for the scores alone
-    (``<weight>.norms``, ``.peak``, ``.spread``, ``blocks.<i>.stream``): these are dropped.
+    (``<weight>.norms``, ``.peak``, ``.spread``, ``blocks.<i>.stream``,
+    ``blocks.<i>.attn.max_logit``): these are dropped.
 
     No head scores without attention patterns or with a probe of fewer than three positions, no
     weight scores without matrices.
@@ -99,7 +102,7 @@ def score(
     spread: dict[str, NDArray[np.float32]] = {}
     if patterns and int(capture.probe.get("length", 0)) > FIRST_QUERY:
         measured = _measured_heads(capture, patterns, n_blocks)
-        of_heads, spread = measured.scores, measured.sd
+        of_heads, spread = measured.scores | _max_logits(capture, measured), measured.sd
         # Stored with the scores, because the patterns and their probe may be cut later.
         model["uniform_scores"] = dict(uniform_scores(probe_rows(capture.probe)))
         model["score_rows"] = measured.n_rows
@@ -151,6 +154,23 @@ def _measured_heads(
         if kept is not None:
             heads[block] = kept
     return measure_heads(patterns, probe_rows(capture.probe), n_blocks=n_blocks, heads=heads)
+
+
+def _max_logits(capture: Capture, measured: HeadScores) -> dict[str, NDArray[np.float32]]:
+    """Return the largest logit of every head over all rows of the probe, float32 [block, head], NaN
+    where it is not known; nothing where no block's is there."""
+    of_heads = np.full_like(next(iter(measured.scores.values())), np.nan)
+    is_measured = False
+    for name, of_rows in capture.arrays.items():
+        match = _MAX_LOGIT.fullmatch(name)
+        # Where a block's heads are left out, their logits are, too.
+        if match and f"blocks.{match[1]}.attn.pattern" in capture.arrays:
+            _check_axes(capture, name, ("probe", "head"))
+            block, kept = int(match[1]), kept_heads(capture, int(match[1]))
+            chosen = list(range(of_rows.shape[1]) if kept is None else kept)
+            of_heads[block, chosen] = of_rows[:, chosen].max(0)
+            is_measured = True
+    return {"max_logit": of_heads} if is_measured else {}
 
 
 class Scorer:

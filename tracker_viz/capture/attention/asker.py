@@ -7,7 +7,7 @@ passes it calls of Python functions, which torch does not see.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ class KernelAsker:
 
     Args:
         shape: of the probe, (rows, tokens a row).
-        take_answer: gets each kernel that answered, and its answer.
+        take_answer: gets each kernel that answered, its answer, and the arguments of its call.
         n_seen: returns how many calls that mix tokens were seen so far, by any means.
         where: returns the name of the module that is running.
         unanswered: kernels that gave no answer before, and are not asked again.
@@ -46,7 +46,7 @@ class KernelAsker:
     def __init__(
         self,
         shape: Sequence[int],
-        take_answer: Callable[[Kernel, Answer], None],
+        take_answer: Callable[[Kernel, Answer, Mapping[str, Any]], None],
         n_seen: Callable[[], int],
         where: Callable[[], str],
         unanswered: Collection[tuple[str, str]] = (),
@@ -110,7 +110,7 @@ class KernelAsker:
         if isinstance(answer, Answer) and not looks_back_only(answer.matrix.abs()):
             answer = "lets tokens look into the future"
         if isinstance(answer, Answer):
-            self._take_answer(kernel, answer)
+            self._take_answer(kernel, answer, arguments)
             return
         self.unanswered.add(here)
         if kernel.is_known:

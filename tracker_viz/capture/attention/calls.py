@@ -33,6 +33,8 @@ class AttentionCall:
         kind: what the rows of ``pattern`` are.
         channels: which channels ``pattern`` holds in place of heads, where every channel mixes in
             its own way; empty otherwise.
+        max_logit: float32 [probe, head], the largest number that entered the softmax; None where
+            it is not known.
     """
 
     modules: tuple[str, ...]
@@ -44,6 +46,7 @@ class AttentionCall:
     error: float | None = None
     kind: Kind = "attention"
     channels: tuple[int, ...] = ()
+    max_logit: Tensor | None = None
 
     @property
     def module(self) -> str:

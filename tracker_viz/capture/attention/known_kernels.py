@@ -15,8 +15,8 @@ from typing import Any
 
 from torch._ops import OpOverload, OpOverloadPacket
 
-_QUERIES = ("q", "query", "queries", "query_states", "query_layer", "xq", "r", "receptance")
-_KEYS = ("k", "key", "keys", "key_states", "key_layer", "xk")
+QUERIES = ("q", "query", "queries", "query_states", "query_layer", "xq", "r", "receptance")
+KEYS = ("k", "key", "keys", "key_states", "key_layer", "xk")
 _VALUES = ("v", "value", "values", "value_states", "value_layer", "xv")
 
 
@@ -137,7 +137,7 @@ def known_kernel(function: Callable[..., Any], name: str = "") -> Kernel | None:
         for kind in _KINDS:
             if kind.names.fullmatch(called):
                 return _made(own_name or called, kind, parameters, is_known=True)
-    if set(parameters) & {*_KEYS} and set(parameters) & {*_QUERIES}:
+    if set(parameters) & {*KEYS} and set(parameters) & {*QUERIES}:
         return _made(own_name or name, _SUPPOSED, parameters, is_known=False)
     return None
 
@@ -148,7 +148,7 @@ def known_operator(operator: Any) -> Kernel | None:
     name = _operator_name(operator)
     parameters, written = _arguments(operator)
     lowered = {each.lower() for each in parameters}
-    if not lowered & {*_KEYS} or not lowered & {*_QUERIES}:
+    if not lowered & {*KEYS} or not lowered & {*QUERIES}:
         return None
     own_name = name.rpartition(".")[2]
     kind = next((each for each in _KINDS if each.names.fullmatch(own_name)), _SUPPOSED)

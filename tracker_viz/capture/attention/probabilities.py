@@ -1,5 +1,5 @@
-"""Compute attention probabilities from queries and keys, in float32. ``AttentionWatch`` calls these
-functions with the arguments of the calls it sees."""
+"""Compute attention logits and probabilities from queries and keys, in float32. ``AttentionWatch``
+calls these functions with the arguments of the calls it sees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ def looks_back_only(pattern: Tensor) -> bool:
     return not bool((pattern.detach().triu(1) > _CAUSAL_TOLERANCE).any())
 
 
-def attention_probabilities(
+def softmaxed(logits: Tensor) -> Tensor:
+    """Return probabilities, float32 [..., query, key], of logits in which masked keys are -inf:
+    rows sum to 1, or are 0 where every key is masked."""
+    with torch.autocast(logits.device.type, enabled=False):
+        # The softmax of a row that masks every key is NaN, where torch's kernels give 0.
+        masked_rows = (logits == -math.inf).all(dim=-1, keepdim=True)
+        return torch.softmax(logits, dim=-1).masked_fill(masked_rows, 0.0)
+
+
+def attention_logits(
     query: Tensor,
     key: Tensor,
     attn_mask: Tensor | None = None,
@@ -28,8 +37,8 @@ def attention_probabilities(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Return the probabilities that ``scaled_dot_product_attention`` multiplies its values by
-    (Vaswani et al. 2017, equation 1).
+    """Return the logits inside ``scaled_dot_product_attention``, whose softmax multiplies its
+    values (Vaswani et al. 2017, equation 1).
 
     Args:
         query: [..., head, query, channel].
@@ -37,7 +46,7 @@ def attention_probabilities(
         attn_mask: bool (True attends) or additive, broadcastable to the result.
 
     Returns:
-        float32 [..., head, query, key]; rows sum to 1, or are 0 where every key is masked.
+        float32 [..., head, query, key]; -inf where a key is masked.
     """
     if enable_gqa:
         key = repeated(key, query.shape[-3])
@@ -56,12 +65,10 @@ def attention_probabilities(
                 logits = logits.masked_fill(~mask, -math.inf)
             else:
                 logits = logits + mask.float()
-        # The softmax of a row that masks every key is NaN, where torch's kernels give 0.
-        masked_rows = (logits == -math.inf).all(dim=-1, keepdim=True)
-        return torch.softmax(logits, dim=-1).masked_fill(masked_rows, 0.0)
+        return logits
 
 
-def flex_probabilities(
+def flex_logits(
     query: Tensor,
     key: Tensor,
     score_mod: Any,
@@ -70,8 +77,8 @@ def flex_probabilities(
     score_buffers: tuple[Any, ...],
     mask_buffers: tuple[Any, ...],
 ) -> Tensor:
-    """Return the probabilities inside ``flex_attention``: float32 [batch, head, query, key], rows
-    sum to 1, or are 0 where every key is masked.
+    """Return the logits inside ``flex_attention``: float32 [batch, head, query, key], -inf where a
+    key is masked.
 
     ``score_mod(score, batch, head, query, key)`` changes one logit, ``mask_mod(batch, head, query,
     key)`` says whether it counts.
@@ -86,42 +93,7 @@ def flex_probabilities(
     with TransformGetItemToIndex():
         logits = _over_all_places(score_mod, 1, len(score_buffers))(logits, *places, *score_buffers)
         seen = _over_all_places(mask_mod, 0, len(mask_buffers))(*places, *mask_buffers)
-    probabilities = torch.softmax(logits.masked_fill(~seen, -math.inf), dim=-1)
-    return probabilities.masked_fill(~seen.any(dim=-1, keepdim=True), 0.0)
-
-
-def flash_probabilities(
-    query: Tensor,
-    key: Tensor,
-    scale: float,
-    *,
-    causal: bool,
-    window: tuple[int, int],
-    softcap: float,
-    alibi_slopes: Tensor | None,
-) -> Tensor:
-    """Return the probabilities inside the kernels of the flash_attn package: float32 [batch, head,
-    query, key], rows sum to 1.
-
-    Args:
-        query, key: [batch, position, head, channel], of equal length.
-        window: how many keys before and after its own each query sees; -1: all.
-        softcap: bound on the logits by tanh (Gemma 2, arXiv:2408.00118); 0: none.
-        alibi_slopes: [head] or [batch, head], bias a position (ALiBi, arXiv:2108.12409).
-    """
-    query, key = query.transpose(1, 2).float(), key.transpose(1, 2).float()
-    logits = torch.matmul(query * scale, repeated(key, query.shape[1]).transpose(-2, -1))
-    if softcap:
-        logits = softcap * torch.tanh(logits / softcap)
-    place = torch.arange(logits.shape[-1], device=logits.device)
-    ahead = place[None, :] - place[:, None]
-    if alibi_slopes is not None:
-        logits = logits - alibi_slopes.float().reshape(-1, logits.shape[1], 1, 1) * ahead.abs()
-    before, after = window
-    if causal:
-        after = 0
-    hidden = (ahead > after) & (after >= 0) | (ahead < -before) & (before >= 0)
-    return torch.softmax(logits.masked_fill(hidden, -math.inf), dim=-1)
+    return logits.masked_fill(~seen, -math.inf)
 
 
 def _over_all_places(function: Any, n_before: int, n_after: int) -> Any:

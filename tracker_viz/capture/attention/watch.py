@@ -17,7 +17,7 @@ running (``ModuleStack``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,14 +30,21 @@ from torch.overrides import TorchFunctionMode
 from tracker_viz.capture.attention.asker import KernelAsker
 from tracker_viz.capture.attention.asking import Answer
 from tracker_viz.capture.attention.calls import AttentionCall, Kind, ModuleStack
+from tracker_viz.capture.attention.flash import flash_call
 from tracker_viz.capture.attention.known_kernels import Kernel
+from tracker_viz.capture.attention.max_logits import (
+    largest,
+    largest_of_kernel,
+    largest_of_multi_head,
+    largest_of_softmax,
+)
 from tracker_viz.capture.attention.probabilities import (
-    attention_probabilities,
-    flash_probabilities,
-    flex_probabilities,
+    attention_logits,
+    flex_logits,
     looks_back_only,
     repeated,
     rows_sum_to_one,
+    softmaxed,
 )
 from tracker_viz.capture.tracing.parameter_trace import ParameterTrace, is_matrix_product
 from tracker_viz.errors import ProbeError
@@ -194,7 +201,7 @@ class AttentionWatch(TorchFunctionMode):
         is_causal = options.get("is_causal", False)
         if rest:
             is_causal = rest[0]
-        probabilities = attention_probabilities(
+        logits = attention_logits(
             query,
             key,
             attn_mask,
@@ -202,10 +209,17 @@ class AttentionWatch(TorchFunctionMode):
             scale=options.get("scale"),
             enable_gqa=options.get("enable_gqa", False),
         )
+        probabilities = softmaxed(logits)
         error = self._checked(probabilities, value, output)
         # Without a head axis the call does not tell how many key/value heads there are.
         n_kv_heads = key.shape[-3] if key.ndim > 3 else None
-        self._hand_over("scaled_dot_product_attention", probabilities, n_kv_heads, error)
+        self._hand_over(
+            "scaled_dot_product_attention",
+            probabilities,
+            n_kv_heads,
+            error,
+            max_logit=largest(logits),
+        )
         return output
 
     def _softmax(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -223,7 +237,8 @@ class AttentionWatch(TorchFunctionMode):
         if not looks_back_only(pattern):
             self._reject("softmax that looks into the future", tuple(output.shape))
         else:
-            self._hand_over("softmax", pattern)
+            logits = args[0] if args else kwargs.get("input")
+            self._hand_over("softmax", pattern, max_logit=largest_of_softmax(logits, pattern))
         return output
 
     def _matrix_product(self, left: Any, right: Any) -> None:
@@ -253,7 +268,8 @@ class AttentionWatch(TorchFunctionMode):
             asked["attn_mask"] = mask.to(args[0].dtype)
         output, weights = func(*args, **asked)
         if tuple(weights.shape[-2:]) == (self._length, self._length):
-            self._hand_over("multi_head_attention", weights)
+            max_logit = largest_of_multi_head(args, kwargs, weights)
+            self._hand_over("multi_head_attention", weights, max_logit=max_logit)
         else:
             self._reject("multi_head_attention", tuple(weights.shape[-2:]))
         if not kwargs.get("need_weights", True):
@@ -288,12 +304,15 @@ class AttentionWatch(TorchFunctionMode):
             self._reject("flex_attention", (query.shape[-2], key.shape[-2]))
             return output
         score_buffers, mask_buffers = tuple(args[7]), tuple(args[8])
-        probabilities = flex_probabilities(
+        logits = flex_logits(
             query, key, score_mod, block_mask[-1], scale, score_buffers, mask_buffers
         )
+        probabilities = softmaxed(logits)
         mixed = output[0] if isinstance(output, tuple) else output
         error = self._checked(probabilities, value, mixed)
-        call = self._call_of("flex_attention", probabilities, key.shape[-3], error)
+        call = self._call_of(
+            "flex_attention", probabilities, key.shape[-3], error, max_logit=largest(logits)
+        )
         if call is not None and args[6].get("OUTPUT_LOGSUMEXP"):
             # Asked for the sum of its exponentials: the model may put a sink into it afterwards.
             self._pending = (call, mixed)
@@ -325,67 +344,33 @@ class AttentionWatch(TorchFunctionMode):
             self._pending = None
             self._keep(call)
 
-    def _flash(
-        self,
-        func: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        dropout_p: float,
-        softmax_scale: float,
-        causal: bool,
-        window_size_left: int = -1,
-        window_size_right: int = -1,
-        softcap: float = 0.0,
-        alibi_slopes: Tensor | None = None,
-        *rest: Any,
-        **options: Any,
-    ) -> Any:
-        window = (window_size_left, window_size_right)
-        if query.shape[1] != self._length or key.shape[1] != self._length:
-            self._reject(str(func), (query.shape[1], key.shape[1]))
-            return func(
-                query,
-                key,
-                value,
-                dropout_p,
-                softmax_scale,
-                causal,
-                *window,
-                softcap,
-                alibi_slopes,
-                *rest,
-                **options,
-            )
+    def _flash(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        call = flash_call(*args, **kwargs)
+        if call.query.shape[1] != self._length or call.key.shape[1] != self._length:
+            self._reject(str(func), (call.query.shape[1], call.key.shape[1]))
+            return func(*args, **kwargs)
         if self._evidence is not None:
-            self._evidence.saw_values(value.transpose(1, 2))
-        probabilities = flash_probabilities(
-            query,
-            key,
-            softmax_scale,
-            causal=causal,
-            window=window,
-            softcap=softcap,
-            alibi_slopes=alibi_slopes,
-        )
-        self._hand_over("flash_attn", probabilities, key.shape[2])
-        # The kernel takes no float32, so the pass continues with the same math, done here. The
-        # tensors that only a backward pass needs stay empty.
-        per_head = repeated(value.transpose(1, 2), query.shape[2]).float()
-        mixed = torch.matmul(probabilities, per_head).transpose(1, 2)
-        nothing = query.new_empty(0, dtype=torch.float32)
-        return mixed.to(query.dtype), nothing, nothing.clone(), nothing.clone()
+            self._evidence.saw_values(call.value.transpose(1, 2))
+        logits = call.logits()
+        probabilities = softmaxed(logits)
+        self._hand_over("flash_attn", probabilities, call.key.shape[2], max_logit=largest(logits))
+        return call.outputs(probabilities)
 
-    def _take_answer(self, kernel: Kernel, answer: Answer) -> None:
+    def _take_answer(self, kernel: Kernel, answer: Answer, arguments: Mapping[str, Any]) -> None:
         if self._evidence is not None:
             self._evidence.saw_values(answer.values)
+        kind = _kind_of(answer, kernel)
+        max_logit = None
+        if kind == "attention":
+            max_logit = largest_of_kernel(arguments, answer, self._n_rows, self._length)
         self._hand_over(
             f"{kernel.name} (asked)",
             answer.matrix,
             answer.values.shape[1],
             answer.error,
-            kind=_kind_of(answer, kernel),
+            kind=kind,
             channels=answer.channels,
+            max_logit=max_logit,
         )
 
     def _checked(self, probabilities: Tensor, value: Tensor, output: Tensor) -> float | None:
@@ -420,6 +405,7 @@ class AttentionWatch(TorchFunctionMode):
         *,
         kind: Kind = "attention",
         channels: tuple[int, ...] = (),
+        max_logit: Tensor | None = None,
     ) -> AttentionCall | None:
         self._keep_pending()
         n_leading = pattern.shape[0] if pattern.ndim > 2 else 1
@@ -440,8 +426,10 @@ class AttentionWatch(TorchFunctionMode):
         entries = tuple(self._stack.entries[name] for name in modules)
         # [probe * head, a, b] or [probe, (group, member), a, b] -> [probe, head, a, b]
         heads = pattern.detach().reshape(self._n_rows, -1, *pattern.shape[-2:])
+        if max_logit is not None:
+            max_logit = max_logit.reshape(self._n_rows, -1)
         return AttentionCall(
-            modules, entries, ordinal, source, heads, n_kv_heads, error, kind, channels
+            modules, entries, ordinal, source, heads, n_kv_heads, error, kind, channels, max_logit
         )
 
     def _reject(self, what: str, shape: tuple[int, ...]) -> None:

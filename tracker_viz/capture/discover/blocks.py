@@ -202,11 +202,14 @@ def attend(
     dtype: torch.dtype = torch.float32,
     mixing: dict[int, Tensor] | None = None,
     logits: Logits | None = None,
+    max_logits: dict[int, Tensor] | None = None,
 ) -> list[Tensor]:
     """Run the probe again, inside ``isolated``; return the attention of every block, and fill
     ``mixing``, as ``discover`` did.
 
     Args:
+        max_logits: filled with the largest attention logits: block -> float32 [probe, head], NaN
+            where a head's are not known.
         logits: computes those that are read (see ``AttentionWatch``); None: nobody reads any.
 
     Raises:
@@ -244,9 +247,11 @@ def attend(
     if mixing is not None:
         mixing.update(_maps_of([[whole[site] for site in sites] for sites in mixing_sites]))
     attention = []
-    for sites, group in zip(structure.sites, structure.head_groups, strict=True):
-        calls = _all_heads([whole[site] for site in sites], group)
+    for block, sites in enumerate(structure.sites):
+        calls = _all_heads([whole[site] for site in sites], structure.head_groups[block])
         attention.append(_heads_of(calls))
+        if calls and max_logits is not None:
+            max_logits[block] = torch.cat([_max_logit_of(call) for call in calls], dim=1)
     return attention
 
 
@@ -328,8 +333,12 @@ def _all_rows(parts: Sequence[AttentionCall]) -> AttentionCall:
     if len(parts) == 1:
         return parts[0]
     errors = [part.error for part in parts if part.error is not None]
-    pattern = torch.cat([part.pattern for part in parts])
-    return replace(parts[0], pattern=pattern, error=max(errors, default=None))
+    return replace(
+        parts[0],
+        pattern=torch.cat([part.pattern for part in parts]),
+        max_logit=torch.cat([_max_logit_of(part) for part in parts]),
+        error=max(errors, default=None),
+    )
 
 
 def _all_heads(calls: Sequence[AttentionCall], group: Any) -> list[AttentionCall]:
@@ -339,7 +348,9 @@ def _all_heads(calls: Sequence[AttentionCall], group: Any) -> list[AttentionCall
         pattern = distributed.gathered_heads(distributed.whole_tensor(call.pattern), group)
         n_times = pattern.shape[1] // call.pattern.shape[1]
         n_kv_heads = call.n_kv_heads and call.n_kv_heads * n_times
-        gathered.append(replace(call, pattern=pattern, n_kv_heads=n_kv_heads))
+        max_logit = distributed.whole_tensor(_max_logit_of(call))
+        max_logit = distributed.gathered_heads(max_logit, group)
+        gathered.append(replace(call, pattern=pattern, n_kv_heads=n_kv_heads, max_logit=max_logit))
     return gathered
 
 
@@ -445,6 +456,13 @@ def _heads_of(calls: Sequence[AttentionCall]) -> Tensor:
     if len(calls) == 1:
         return calls[0].pattern
     return torch.cat([call.pattern for call in calls], dim=1)
+
+
+def _max_logit_of(call: AttentionCall) -> Tensor:
+    """Return the call's largest logits, float32 [probe, head]; NaN where they are not known."""
+    if call.max_logit is not None:
+        return call.max_logit
+    return call.pattern.new_full(call.pattern.shape[:2], torch.nan, dtype=torch.float32)
 
 
 def _maps_of(calls: Sequence[Sequence[AttentionCall]]) -> dict[int, Tensor]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from tracker_viz.capture.probe import Probe
+from tracker_viz.capture.signals.max_logits import MaxLogits
 from tracker_viz.capture.signals.residual import ResidualStream
 from tracker_viz.capture.signals.signal import Signal
 
 _SIGNALS: dict[str, Callable[[Probe], Signal]] = {
+    "max_logit": lambda _probe: MaxLogits(),
     "residual": lambda _probe: ResidualStream(),
 }
 # Those that a capture holds by default: the cheap ones.
-DEFAULT_SIGNALS = ("residual",)
+DEFAULT_SIGNALS = ("max_logit", "residual")
 SIGNALS = tuple(_SIGNALS)
 
 

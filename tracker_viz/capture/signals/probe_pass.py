@@ -32,6 +32,8 @@ class ProbePass:
 
     Attributes:
         missing: what could not be seen, in words.
+        max_logits: to be filled during the pass: block -> the largest attention logit of every
+            head, float32 [probe, head].
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ProbePass:
         blocks: Sequence[int],
     ) -> None:
         self.missing: list[str] = []
+        self.max_logits: dict[int, Tensor] = {}
         self._structure = structure
         self._n_rows, self._length = input_ids.shape
         self._highest_id = int(input_ids.max())
@@ -103,6 +106,14 @@ class ProbePass:
         unseen = [block for block, n_rows in self._n_seen.items() if n_rows < self._n_rows]
         if self._signals and unseen:
             self.missing.append(f"the residual stream of blocks {unseen}")
+        unknown = []
+        for block in sorted(self.max_logits.keys() & self._n_seen.keys()):
+            if bool(self.max_logits[block].isnan().all()):
+                unknown.append(block)
+            for signal in self._signals:
+                signal.saw_max_logits(block, self.max_logits[block])
+        if unknown:
+            self.missing.append(f"the largest attention logits of blocks {unknown}")
         if self._logit_rows:
             logits = self._returned_logits()
             if logits is None:

@@ -1,8 +1,9 @@
 """The interface of a signal: what it may look at during the probe's pass, and what it gives.
 
 ``ProbePass`` calls the methods in this order: ``saw_block`` for every block, ``saw_unembedding``,
-then ``saw_logits``. A model that takes the probe's rows one after the other runs through all blocks
-for each part of the rows, so a signal must place what it is given by ``first_row``.
+then, when the pass has ended, ``saw_max_logits`` and ``saw_logits``. A model that takes the probe's
+rows one after the other runs through all blocks for each part of the rows, so a signal must place
+what it is given by ``first_row``.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ class Signal:
             weight: [vocabulary, d_model], whole also where it is sharded at rest.
             bias: [vocabulary], or None.
         """
+
+    def saw_max_logits(self, block: int, max_logits: Tensor) -> None:
+        """Take the largest attention logit of every head of a block, before its softmax: float32
+        [probe, head], NaN where it is not known."""
 
     def saw_logits(self, logits: Mapping[int, Tensor]) -> None:
         """Take what the model returned: row of ``logit_rows`` -> [position, vocabulary], with all
