@@ -27,6 +27,8 @@ PROJECTIONS = (
 # Weights that a LoRA of rank 4 changes, too: its own matrices are in every capture.
 ADAPTED = ("attn.w_q", "mlp.w_down")
 RANK = 4
+# Composition is of pairs of heads: of more heads than these it is left out.
+MOST_COMPOSED = 400
 
 
 def captures(
@@ -135,6 +137,11 @@ def _capture(
         arrays |= _router(b, part, length, period, probes, experts)
     arrays |= _scores(arrays, blocks, period)
     arrays |= _expert_scores(arrays, blocks)
+    composition = {}
+    if blocks * heads <= MOST_COMPOSED:
+        composition = _composition(role_of, grown, arrays["blocks.0.attn.w_q"].shape[1])
+    arrays |= composition
+    axes |= dict.fromkeys(composition, ("block", "head", "earlier_block", "earlier_head"))
     for name in arrays:
         if name.endswith(".mlp.router"):
             axes[name] = ("probe", "token", "expert")
@@ -165,7 +172,13 @@ def _capture(
             "loss": float(5.5 - 2.2 * part**0.5 - 1.9 * induction),
             "attn/induction_max": induction,
         },
-        model={"name": "synthetic", "n_blocks": blocks, "n_heads": heads, "n_parameters": 870_000},
+        model={
+            "name": "synthetic",
+            "n_blocks": blocks,
+            "n_heads": heads,
+            "n_parameters": 870_000,
+            "d_model": arrays["blocks.0.attn.w_q"].shape[1],
+        },
         probe={
             "length": length,
             "rows": [
@@ -234,6 +247,20 @@ def _expert_scores(arrays, blocks):
         "scores.expert.text_share": (text / np.maximum(counts, 1)).astype(np.float32),
         "scores.expert.vocabulary": np.clip(load / load.max(), 0, 1).astype(np.float32),
     }
+
+
+def _composition(role_of, grown, d_model):
+    """Keys of induction heads come to read previous-token heads of earlier blocks."""
+    blocks, heads = role_of.shape
+    noise = np.random.default_rng(7).normal(0, 0.06, (3, blocks, heads, blocks, heads))
+    values = (1 + noise) / np.sqrt(d_model)
+    reads = (role_of == "induction") * grown
+    written = (role_of == "previous_token") * grown
+    values[1] += 0.2 * reads[:, :, None, None] * written
+    later = np.arange(blocks)[:, None] > np.arange(blocks)
+    values[:, ~later[:, None, :, None].repeat(heads, 1).repeat(heads, 3)] = np.nan
+    names = [f"scores.composition.{kind}" for kind in "qkv"]
+    return dict(zip(names, values.astype(np.float16), strict=True))
 
 
 def _roles(blocks, heads, rng):

@@ -5,6 +5,9 @@ arrays.
 thread runs it.
 """
 
+from tracker_viz.metrics.circuits.captured import composition_scores
+from tracker_viz.metrics.circuits.composition import PREFIX as COMPOSITION_PREFIX
+from tracker_viz.metrics.circuits.composition import random_composition
 from tracker_viz.metrics.events import (
     Event,
     event_table,
@@ -74,6 +77,7 @@ from tracker_viz.metrics.verdicts import (
 from tracker_viz.metrics.weights.weight_scores import MAX_SPECTRUM_SIDE, WEIGHT_NAME, WEIGHT_SCORES
 
 __all__ = [
+    "COMPOSITION_PREFIX",
     "CURVE_THRESHOLDS",
     "EXPERT_PREFIX",
     "EXPERT_SCORES",
@@ -104,6 +108,7 @@ __all__ = [
     "Scorer",
     "chart_metrics",
     "charted",
+    "composition_scores",
     "event_table",
     "find_events",
     "gather_evidence",
@@ -121,6 +126,7 @@ __all__ = [
     "onset_curve",
     "onset_table",
     "onsets",
+    "random_composition",
     "read_score_file",
     "role_evidence",
     "role_label",

@@ -134,13 +134,29 @@ class Experts(Options):
     well."""
 
 
-Panel = Attention | Weights | Scores | LargeHead | Experts
+class Circuit(Options):
+    """How heads compose: heads as nodes block by block, and lines to what they read."""
+
+    group_name = "circuit"
+
+    panel: Literal["circuit"] = "circuit"
+
+    composition: Literal["q", "k", "v"] = "k"
+    """Which side of a head reads what earlier heads write: its queries, its keys, or its values.
+    Induction shows on the keys."""
+
+    sources: Annotated[int, Field(ge=1)] = 2
+    """How many earlier heads, those that it reads most at the end, a head has lines to."""
+
+
+Panel = Attention | Weights | Scores | LargeHead | Experts | Circuit
 PANELS: dict[str, type[Panel]] = {
     "attention": Attention,
     "weights": Weights,
     "scores": Scores,
     "head": LargeHead,
     "experts": Experts,
+    "circuit": Circuit,
 }
 _PANEL_FORM = f"a list of at least one mapping with 'panel: {' | '.join(PANELS)}'"
 
@@ -155,8 +171,8 @@ class Layout(Options):
     """Names the video in the run."""
 
     panels: Annotated[tuple[Panel, ...], Field(min_length=1), LegalValues(_PANEL_FORM)]
-    """What the picture shows, from left to right. A head, and a mixture's experts, have the picture
-    to themselves, but for scores."""
+    """What the picture shows, from left to right. A head, a mixture's experts and a circuit have
+    the picture to themselves, but for scores."""
 
     timeline: bool = True
     """Whether the run's timeline is drawn below the panels."""
@@ -207,7 +223,12 @@ class Layout(Options):
     @model_validator(mode="after")
     def _check_panels(self) -> Layout:
         others = [panel for panel in self.panels if not isinstance(panel, Scores)]
-        for kind, what in ((LargeHead, "one head has"), (Experts, "a mixture has")):
+        alone = (
+            (LargeHead, "one head has"),
+            (Experts, "a mixture has"),
+            (Circuit, "a circuit has"),
+        )
+        for kind, what in alone:
             large = [panel for panel in self.panels if isinstance(panel, kind)]
             if large and others != large[:1]:
                 kinds = ", ".join(panel.panel for panel in self.panels)

@@ -200,6 +200,44 @@ class Ribbon:
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """One head of a graph: a disk around (x, y), with the head's name in it where it has room."""
+
+    head: HeadId
+    x: int
+    y: int
+    radius: float
+    name: str = ""
+    name_px: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graph:
+    """Heads as nodes, and what they read of each other as lines.
+
+    Attributes:
+        box: everything that changes with the capture lies in it.
+        edges: for each line the indices of the node that is read, and of the one that reads.
+        values: float32 [capture, edge]: 0 and less is what random matrices give, 1 the most of the
+            whole run; NaN where a line is not known.
+        widest_px: of a line of value 1.
+        listed: place of the names of the strongest lines, ``rows`` of them; none without rows.
+        written: float32 [capture, edge]: the numbers beside these names.
+    """
+
+    box: Box
+    nodes: tuple[Node, ...]
+    edges: tuple[tuple[int, int], ...]
+    values: NDArray[np.float32]
+    widest_px: float
+    listed: Box
+    rows: int
+    row_px: int
+    size_px: float
+    written: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class Roles:
     """Borders around the heads' boxes in the color of what a head does.
 
@@ -290,6 +328,7 @@ class Plan:
     caption: Caption | None = None
     story: Story = NO_STORY
     ribbons: tuple[Ribbon, ...] = ()
+    graph: Graph | None = None
 
     @property
     def roles(self) -> Roles:

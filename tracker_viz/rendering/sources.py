@@ -278,6 +278,25 @@ class CodedMap:
         return self.codes[moment.index].astype(np.float16)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldMap:
+    """Numbers that were taken from all captures when the picture was planned: ``held`` float16
+    [capture, row, column]."""
+
+    held: NDArray[np.float16]
+
+    needs: tuple[ArrayKey, ...] = ()
+    blends = True
+    compares: Literal["first", "previous"] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.held.shape[1], self.held.shape[2]
+
+    def values(self, moment: Moment) -> NDArray[np.float16]:
+        return self.held[moment.index]
+
+
 @dataclass(frozen=True, slots=True)
 class Mosaic:
     """Many heads as one matrix: maps of equal size in a grid, ``gap`` cells apart.

@@ -27,6 +27,7 @@ from tracker_viz.rendering.painting.cells import (
     frame_around,
     paint,
 )
+from tracker_viz.rendering.painting.graph import GraphPainter
 from tracker_viz.rendering.painting.ribbons import paint_ribbon
 from tracker_viz.rendering.painting.template import make_template, seaborn_pixels
 from tracker_viz.rendering.painting.timeline import paint_timeline
@@ -84,6 +85,7 @@ class Renderer:
         self._runs = [
             _RunMaps(self.subject, index, self.plan) for index in range(len(self.subject.runs))
         ]
+        self._graph = GraphPainter(self.plan) if self.plan.graph else None
         self._lock = threading.Lock()
         self._title_pixels: NDArray[np.uint8] | None = None
         self.redraws_fully = any(cell_map.blended for cell_map in self._template.cell_maps.values())
@@ -170,6 +172,8 @@ class Renderer:
                 self._paint_maps(canvas, run, run.blended(of_run, capture, shot.part))
         paint_corners(canvas.pixels, self.plan)
         self._paint_roles(canvas, shot, captures)
+        if self._graph:
+            self._graph.paint(canvas, captures[0], shot.part)
         for ribbon in self.plan.ribbons:
             paint_ribbon(canvas, ribbon, self.subject.timing, shot.index, self.plan.theme)
         self._paint_timeline(canvas, shot)

@@ -15,6 +15,7 @@ from tracker_viz.errors import ConfigError, LayoutError, unknown_name
 from tracker_viz.rendering.layout import (
     USUAL_METRIC,
     Attention,
+    Circuit,
     Experts,
     LargeHead,
     Layout,
@@ -37,6 +38,7 @@ from tracker_viz.rendering.planning.cards import (
     score_cards,
     weight_card,
 )
+from tracker_viz.rendering.planning.circuits.circuit import place_circuit
 from tracker_viz.rendering.planning.content import (
     Heads,
     Matrices,
@@ -244,6 +246,8 @@ def _panels(builder: PlanBuilder, top: int) -> int:
             return place_head(builder, panel, scores, area)
         if isinstance(panel, Experts):
             return place_experts(builder, panel, scores, area)
+        if isinstance(panel, Circuit):
+            return place_circuit(builder, panel, area)
     if not heads and not matrices:
         return place_cards(builder, score_cards(builder, scores), area)
     return _maps(builder, heads, matrices, scores, area)

@@ -16,6 +16,7 @@ from tracker_viz.rendering.plan import (
     Bar,
     Box,
     Caption,
+    Graph,
     Heatmap,
     Label,
     Plan,
@@ -115,6 +116,7 @@ class PlanBuilder:
     numbers_end: int = 0  # where the header's numbers end
     clauses: list[str] = field(default_factory=list)  # before the subtitle, on what is shown
     story: Story = NO_STORY
+    graph: Graph | None = None
 
     @property
     def series(self) -> Series:
@@ -349,4 +351,5 @@ class PlanBuilder:
             self.caption,
             self.story,
             tuple(self.ribbons),
+            self.graph,
         )

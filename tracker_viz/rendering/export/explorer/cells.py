@@ -222,7 +222,7 @@ def coded_captures(
     coded = np.empty((len(indices), sum(part.n_cells for part in parts)), np.uint8)
     for place, index in enumerate(indices):
         previous = series.read(max(0, index - 1), previous_needs)
-        moment = Moment(series.read(index, needs), first, previous)
+        moment = Moment(series.read(index, needs), first, previous, index)
         start = 0
         for part in parts:
             coded[place, start : start + part.n_cells] = part.cells(index, moment)

@@ -1,0 +1,81 @@
+"""The layout ``circuit``: which lines are drawn, from what, and how strong they are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tracker_viz import capture_file
+from tracker_viz.errors import LayoutError
+from tracker_viz.rendering import Renderer, Series, make_plan, resolve_layout
+from tracker_viz.rendering.storyboard import Shot
+
+LAYOUT = resolve_layout("circuit")
+
+
+@pytest.fixture(scope="module")
+def series(small_run):
+    return Series(small_run)
+
+
+def without(synthetic, captures, directory, left_out):
+    """Write the captures again without the arrays whose names begin with one of ``left_out``."""
+    directory.mkdir()
+    written = []
+    for path in captures:
+        capture = capture_file.read(path.path)
+        arrays = {
+            name: array for name, array in capture.arrays.items() if not name.startswith(left_out)
+        }
+        axes = {name: capture.axes[name] for name in arrays if name in capture.axes}
+        written.append(
+            synthetic.write_capture(
+                directory, dataclasses.replace(capture, arrays=arrays, axes=axes)
+            )
+        )
+    return Series(written)
+
+
+def test_every_head_has_lines_to_the_earlier_heads_that_it_reads_most(series):
+    graph = make_plan(LAYOUT, series).graph
+    last = series.read(len(series) - 1, ["scores.composition.k"])["scores.composition.k"]
+    read_by = {}
+    for read, reader in graph.edges:
+        read_by.setdefault(graph.nodes[reader].head, set()).add(graph.nodes[read].head)
+    assert sorted(read_by) == [(1, 0), (1, 1), (1, 2)]
+    for (block, head), read in read_by.items():
+        strongest = np.argsort(-last[block, head, 0].astype(float))[:2]
+        assert read == {(0, int(number)) for number in strongest}
+
+
+def test_chance_is_no_line_and_the_most_of_the_run_the_widest(series):
+    graph = make_plan(LAYOUT, series).graph
+    chance = 1 / np.sqrt(series.last.model["d_model"])
+    assert np.nanmax(graph.values) == pytest.approx(1.0)
+    np.testing.assert_array_equal(graph.values > 0, graph.written > chance)
+
+
+def test_captures_without_composition_are_drawn_from_their_matrices(synthetic, small_run, tmp_path):
+    series = without(synthetic, small_run, tmp_path / "run", ("scores.composition",))
+    graph = make_plan(LAYOUT, series).graph
+    assert np.isfinite(graph.values).all()
+
+
+def test_captures_without_matrices_are_refused_with_the_fix(synthetic, small_run, tmp_path):
+    gone = ("scores.composition", "blocks.0.attn.w", "blocks.1.attn.w")
+    series = without(synthetic, small_run, tmp_path / "run", gone)
+    with pytest.raises(LayoutError, match="max_mb"):
+        make_plan(LAYOUT, series)
+
+
+def test_a_frame_does_not_depend_on_the_frame_before_it(series):
+    renderer = Renderer(series, LAYOUT, size="720p")
+    shots = [Shot(5, 0.0, 0.1), Shot(0, 0.0, 0.1), Shot(2, 0.5, 0.1), Shot(5, 0.0, 0.1)]
+    film = renderer.film(shots)
+    drawn = [film(number).pixels.copy() for number in range(len(shots))]
+    for shot, pixels in zip(shots, drawn, strict=True):
+        np.testing.assert_array_equal(pixels, renderer.draw(shot).pixels)
+    box = renderer.plan.graph.box.area
+    assert (drawn[0][box] != drawn[1][box]).any()
