@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tracker_viz.capture.options import CaptureOptions
+from tracker_viz.jobs.follow import FollowSettings
 from tracker_viz.jobs.render import RenderSettings
 from tracker_viz.options import Options, option_help
 from tracker_viz.pipeline.options import ComparisonOptions, VideoOptions
@@ -24,6 +25,7 @@ GROUPS = {
     "capture": CaptureOptions,
     "video": VideoOptions,
     "render": RenderSettings,
+    "follow": FollowSettings,
     "compare": ComparisonOptions,
     "layout": Layout,
 }

@@ -70,16 +70,16 @@ INNER_LAYERS = {
         ["backlog", "destinations", "journal", "spool_lock"],
     ],
     "pipeline": [
-        ["backfill", "compare", "inspect", "sweep", "verify", "watch"],
+        ["backfill", "compare", "follow", "inspect", "sweep", "verify", "watch"],
         ["verify_subject"],
-        ["comparing", "recording"],
+        ["comparing", "following", "recording"],
         ["render"],
         ["delivering"],
         ["in_step", "verify_results"],
         ["scoring"],
         ["load", "options"],
     ],
-    "video": [["writer"], ["encoders"], ["opencv", "pyav"], ["protocol"]],
+    "video": [["growing"], ["writer"], ["encoders"], ["opencv", "pyav"], ["protocol"]],
 }
 
 # Third parties import these without a user in here.

@@ -4,6 +4,7 @@ error, and no file."""
 from __future__ import annotations
 
 import builtins
+import itertools
 import subprocess
 import sys
 import threading
@@ -19,9 +20,18 @@ from tracker_viz.errors import (
     VideoError,
 )
 from tracker_viz.types import Frame
-from tracker_viz.video import ENCODERS, opencv, video_path, write_video
+from tracker_viz.video import (
+    ENCODERS,
+    append_frames,
+    encoder,
+    join_film,
+    keep_frames,
+    opencv,
+    video_path,
+    write_video,
+)
 from tracker_viz.video.opencv import import_cv2
-from tracker_viz.video.writer import timestamps
+from tracker_viz.video.writer import _packets, timestamps
 
 WIDTH, HEIGHT, CELL = 128, 96, 8
 
@@ -371,3 +381,78 @@ def test_a_missing_pyav_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingDependencyError, match=r"tracker-viz\[hq\]"):
         write_video(1, picture, tmp_path / "v", encoder="h264")
+
+
+# -- a film that grows -----------------------------------------------------------------------------
+
+
+def grown(tmp_path, parts, name, title=None):
+    """Return a body of frames 0, 1, ... that was appended in parts of these lengths, its film, and
+    the packets of every body on the way."""
+    body, n_before, packets = None, 0, []
+    for n_frames in parts:
+        longer = tmp_path / f"body-{n_before}{encoder(name).suffix}"
+        frame_at = [picture(n_before + index) for index in range(n_frames)].__getitem__
+        append_frames(body, n_before, n_frames, frame_at, longer, encoder_name=name, workers=1)
+        body, n_before = longer, n_before + n_frames
+        packets.append([checksum for _, checksum in _packets(body)])
+    durations_s = [0.5] * (title is not None) + [0.1] * n_before
+    film = tmp_path / f"film{encoder(name).suffix}"
+    info = join_film(
+        body,
+        n_before,
+        picture(n_before - 1),
+        film,
+        duration_s=durations_s,
+        title=title,
+        encoder_name=name,
+    )
+    return info, packets
+
+
+@pytest.mark.parametrize("name", ["opencv", "h264", "lossless"])
+def test_appended_frames_follow_those_that_were_there_which_stay_to_the_bit(tmp_path, name):
+    if name != "opencv":
+        pytest.importorskip("av")
+    info, packets = grown(tmp_path, [5, 1, 7], name, title=picture(99))
+    for before, after in itertools.pairwise(packets):
+        assert after[: len(before)] == before
+    seen = read(info.path)
+    assert [index for _, index in seen] == [99, *range(13), 12]
+    starts_s = [0.0, *np.arange(13) * 0.1 + 0.5]
+    assert np.allclose([time_s for time_s, _ in seen[:-1]], starts_s, atol=1 / 60)
+    assert info.duration_s == pytest.approx(1.8, abs=1 / 60)
+
+
+def test_each_part_begins_with_a_key_frame_where_players_can_start(tmp_path):
+    info, _ = grown(tmp_path, [3, 4], "opencv")
+    # RFC 6386, section 9.1: the lowest bit of a key frame's first byte is 0.
+    keys = [not packet.ravel()[0] & 1 for packet in opencv.OpenCV()._packets([info.path])]
+    assert [index for index, is_key in enumerate(keys) if is_key] == [0, 3, 7]
+
+
+def test_a_body_that_is_not_what_it_was_is_refused_and_the_film_stays(tmp_path):
+    info, _ = grown(tmp_path, [4], "opencv")
+    before = info.path.read_bytes()
+    body = tmp_path / "body-0.webm"
+    body.write_bytes(body.read_bytes()[:200])
+    with pytest.raises(VideoError):
+        join_film(body, 4, picture(3), info.path, duration_s=[0.1] * 4)
+    with pytest.raises(VideoError):
+        append_frames(body, 4, 1, picture, tmp_path / "longer.webm")
+    assert info.path.read_bytes() == before
+    assert not (tmp_path / "longer.webm").exists()
+
+
+def test_nothing_to_append_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="at least one frame"):
+        append_frames(None, 0, 0, picture, tmp_path / "body.webm")
+
+
+def test_frames_that_stay_are_those_that_were_named(tmp_path):
+    grown(tmp_path, [5, 6], "opencv")
+    body = tmp_path / "body-5.webm"
+    keep_frames(body, [0, 2, 7, 10], tmp_path / "fewer.webm")
+    assert [index for _, index in read(tmp_path / "fewer.webm")] == [0, 2, 7, 10]
+    with pytest.raises(VideoError, match="no frame 11"):
+        keep_frames(body, [0, 11], tmp_path / "none.webm")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tracker_viz.delivery.push import push
     from tracker_viz.pipeline.backfill import backfill
     from tracker_viz.pipeline.compare import compare
+    from tracker_viz.pipeline.follow import follow
     from tracker_viz.pipeline.inspect import inspect
     from tracker_viz.pipeline.load import load_captures
     from tracker_viz.pipeline.render import render
@@ -41,6 +42,7 @@ _PUBLIC = {
     "Schedule": "tracker_viz.capture",
     "backfill": "tracker_viz.pipeline",
     "compare": "tracker_viz.pipeline",
+    "follow": "tracker_viz.pipeline",
     "inspect": "tracker_viz.pipeline",
     "load_captures": "tracker_viz.pipeline",
     "make_probe": "tracker_viz.capture",
@@ -58,6 +60,7 @@ __all__ = [
     "__version__",
     "backfill",
     "compare",
+    "follow",
     "inspect",
     "load_captures",
     "make_probe",

@@ -143,6 +143,42 @@ class TimelineFile(Stored):
     starts_s: tuple[FiniteFloat, ...]
 
 
+class FollowFile(Stored):
+    """``following.json`` beside a film that grows: what ``follow`` continues from.
+
+    Attributes:
+        made_by: what the frames depend on beside the captures: another value, another film.
+        body: name of the file with the encoded frames; None before the first.
+        drawn: the captures of these frames, in their order.
+        kept: those whose files are here: of the plan.
+        stride: every so manieth capture is drawn.
+        n_seen, seen_step: how many captures were drawn or passed over, and the last of them.
+        ranges: key of a color scale -> its range.
+        widened_step: the first step that is drawn with these ranges.
+        damaged: captured steps that cannot be read.
+        put_at: seconds since 1970 at which the last version was put into the run.
+        put_step: the last step of that version.
+    """
+
+    class Range(Stored):
+        minimum: FiniteFloat
+        maximum: FiniteFloat
+        linear_within: FiniteFloat = 0.0
+
+    made_by: str
+    body: Annotated[str, Field(pattern=r"^body-\d{1,9}\.(webm|mp4)$")] | None = None
+    drawn: tuple[CaptureRef, ...] = ()
+    kept: tuple[CaptureRef, ...] = ()
+    stride: int = Field(1, ge=1)
+    n_seen: int = Field(0, ge=0)
+    seen_step: Step | None = None
+    ranges: dict[str, Range] = {}
+    widened_step: Step | None = None
+    damaged: tuple[Step, ...] = ()
+    put_at: FiniteFloat = 0.0
+    put_step: Step | None = None
+
+
 class HeadRow(Stored):
     """A row of ``head_roles.csv``, as far as notes read it."""
 

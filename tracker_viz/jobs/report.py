@@ -33,6 +33,13 @@ def print_rendered(result: RenderResult) -> None:
             print(f"  with the UI running: {upload.ui_command}")
 
 
+def print_version(result: RenderResult) -> None:
+    """Print one line for a version of a film that goes on."""
+    first = result.pictures[0]
+    place = first.uploads[0].url if first.uploads else first.path
+    print(f"{result.n_captures} captures ({_extent(first)}): {place}", flush=True)
+
+
 def print_rendered_sweep(result: SweepResult) -> None:
     """Print a line for each of a sweep's runs."""
     commands: set[str] = set()

@@ -5,6 +5,7 @@
     backfill       saved checkpoints ──▶ the same
     load_captures  a run ──▶ Captures
     render         a run ──▶ captures here ──▶ frames ──▶ video ──▶ the same run
+    follow         a run that goes on ──▶ frames of what is new ──▶ a longer video ──▶ the same run
     render_sweep   every run of a sweep ──▶ the same ──▶ a page that plays their videos in step
     compare        several runs ──▶ one video, pictures and a table ──▶ the run above them
     verify         a run, its checkpoints ──▶ losses without heads ──▶ verdicts ──▶ the same run
@@ -19,6 +20,7 @@ from tracker_viz.delivery import push
 from tracker_viz.pipeline.backfill import backfill
 from tracker_viz.pipeline.compare import CompareResult, compare
 from tracker_viz.pipeline.delivering import Picture
+from tracker_viz.pipeline.follow import follow
 from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.inspect import inspect
 from tracker_viz.pipeline.load import load_captures, open_run, pulled_captures
@@ -26,6 +28,7 @@ from tracker_viz.pipeline.options import (
     FORMAT_VALUES,
     Appearance,
     ComparisonOptions,
+    FollowOptions,
     Format,
     PictureOptions,
     VerifyOptions,
@@ -43,6 +46,7 @@ __all__ = [
     "Appearance",
     "CompareResult",
     "ComparisonOptions",
+    "FollowOptions",
     "Format",
     "Picture",
     "PictureOptions",
@@ -54,6 +58,7 @@ __all__ = [
     "Watcher",
     "backfill",
     "compare",
+    "follow",
     "inspect",
     "load_captures",
     "new_directory",

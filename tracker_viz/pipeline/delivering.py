@@ -62,6 +62,7 @@ def put_pictures(
     name: str,
     is_whole_run: bool,
     n_key_frames: int,
+    is_live: bool = False,
 ) -> list[Picture]:
     """Put ``pictures`` into every run; return them with their links.
 
@@ -71,6 +72,7 @@ def put_pictures(
         name: under which the run keeps them.
         is_whole_run: it drew all captures of the run, so the tables of heads and of events are
             written, too.
+        is_live: the run goes on, and a later version will take the place of this one.
 
     Raises:
         TrackerError: some run could not be written; after all the others were.
@@ -88,7 +90,10 @@ def put_pictures(
             key_frames = write_key_frames(renderer, directory, n_key_frames)
         for run in runs:
             try:
-                pictures = [_put(run, each, name, last_step, directory) for each in pictures]
+                pictures = [
+                    _put(run, each, name, last_step, directory, is_live=is_live)
+                    for each in pictures
+                ]
                 if key_frames:
                     run.put_key_frames(key_frames, name)
                 if rows:
@@ -127,14 +132,17 @@ def head_rows(series: Series) -> list[dict[str, str | float | int | None]]:
     return head_table(score_series(series.capture(index, names) for index in range(len(series))))
 
 
-def _put(run: Run, picture: Picture, name: str, last_step: int, directory: Path) -> Picture:
+def _put(
+    run: Run, picture: Picture, name: str, last_step: int, directory: Path, *, is_live: bool
+) -> Picture:
     if picture.format == "video":
         played = f"{name}{picture.path.suffix}"
         if run.source_in_page(run.ref, played):
             timeline = directory / "timeline.json"
             timeline.write_text(timeline_text(played, picture.moments))
             run.put_file(timeline, timeline_artifact(name))
-        url = run.put_video(picture.path, layout=name, last_step=last_step)
+        put = run.put_live_video if is_live else run.put_video
+        url = put(picture.path, layout=name, last_step=last_step)
     else:
         url = run.put_file(picture.path, f"{name}{picture.path.suffix}")
     return replace(picture, uploads=(*picture.uploads, Upload(run.ref, url, run.ui_command)))

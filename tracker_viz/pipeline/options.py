@@ -3,6 +3,7 @@ default, range and meaning."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, get_args
@@ -115,15 +116,8 @@ class Appearance(Options):
         return formats
 
 
-class PictureOptions(Appearance):
-    """The pictures that ``render`` makes of a run, and where they are put."""
-
-    steps: Annotated[
-        tuple[int | None, int | None] | None,
-        LegalValues("[first, last], each a step or null for an open end"),
-    ] = None
-    """Only the captures between these steps, as pictures of their own name beside those of the
-    whole run: overview_steps_100-400; null: all."""
+class PlacedPictures(Appearance):
+    """Pictures of a run, and where they are put."""
 
     upload: bool = True
     """Whether the pictures are put into the run; false: only make the files."""
@@ -139,6 +133,70 @@ class PictureOptions(Appearance):
     @classmethod
     def _expand_home(cls, path: Path | None) -> Path | None:
         return path and home_expanded(path)
+
+
+class PictureOptions(PlacedPictures):
+    """The pictures that ``render`` makes of a run, and where they are put."""
+
+    steps: Annotated[
+        tuple[int | None, int | None] | None,
+        LegalValues("[first, last], each a step or null for an open end"),
+    ] = None
+    """Only the captures between these steps, as pictures of their own name beside those of the
+    whole run: overview_steps_100-400; null: all."""
+
+
+class FollowOptions(PlacedPictures):
+    """The pictures that ``follow`` keeps up to date, and how often."""
+
+    format: Annotated[tuple[Format, ...], FORMAT_VALUES] = ("video", "html")
+    """What is kept up to date: the video, and a page with a step slider (html). Other formats are
+    made once the run has ended."""
+
+    every: Annotated[str, LegalValues("a time such as 30s, 15min or 2h")] = "15min"
+    """Shortest time between two versions."""
+
+    min_captures: int = Field(1, ge=1)
+    """Fewest new captures for a new version."""
+
+    poll_s: float = Field(5.0, gt=0)
+    """Seconds between two looks for new captures."""
+
+    give_up: Annotated[str, LegalValues("a time such as 30s, 15min or 2h")] = "24h"
+    """End when no new capture came for so long, as after a training that was killed and whose
+    tracker still calls it running."""
+
+    final: bool = True
+    """Whether the whole run is rendered once it has ended, as render does: that pulls all of its
+    captures."""
+
+    @field_validator("every", "give_up", mode="before")
+    @classmethod
+    def _check_time(cls, text: Any) -> str:
+        seconds_of(str(text))
+        return str(text)
+
+    def pictures(self) -> PictureOptions:
+        """Return the options of ``render`` that make the same pictures."""
+        names = PlacedPictures.model_fields
+        return PictureOptions(**{name: getattr(self, name) for name in names})
+
+
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)?\s*")
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a time such as ``30s``, ``15min`` or ``1.5h``; a number alone is
+    seconds.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise ConfigError(f"a time looks like 30s, 15min or 2h; got {text!r}")
+    return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
 Ablation = Literal["mean", "zero"]

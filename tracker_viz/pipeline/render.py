@@ -135,7 +135,7 @@ def render(
     name = film_name(drawn.name, options)
     opened = open_run(run, tracker_options)
     targets = [opened, *(open_run(each, tracker_options) for each in also_into)]
-    paths = _output_paths(options, cache_directory(opened.ref, options.cache), name)
+    paths = output_paths(options, cache_directory(opened.ref, options.cache), name)
     check_outputs(options.format, paths, options.video)
 
     pulled = pulled_captures(opened, options.cache, progress=progress, steps=options.steps)
@@ -186,7 +186,8 @@ def film_name(layout: str, options: PictureOptions) -> str:
     return name
 
 
-def _output_paths(options: PictureOptions, downloads: Path, name: str) -> list[Path]:
+def output_paths(options: PictureOptions, downloads: Path, name: str) -> list[Path]:
+    """Return the file of each format; ``downloads``: where those go that were given no place."""
     path = options.output or downloads / "videos" / name
     if path.is_dir():
         path = path / name

@@ -37,7 +37,7 @@ from tracker_viz.rendering.painting.renderer import Renderer
 from tracker_viz.rendering.planning.make_plan import SIZES, make_plan, picture_size
 from tracker_viz.rendering.planning.role_borders import roles_in, row_kinds
 from tracker_viz.rendering.scales import ColorScale
-from tracker_viz.rendering.series import Series
+from tracker_viz.rendering.series import Series, describe_model
 from tracker_viz.rendering.storyboard import Pace, Shot, storyboard
 from tracker_viz.rendering.subject import RunTrack, Subject, Timing
 from tracker_viz.rendering.theme import THEMES
@@ -67,6 +67,7 @@ __all__ = [
     "Subject",
     "Timing",
     "Weights",
+    "describe_model",
     "in_step_page",
     "make_plan",
     "picture_size",

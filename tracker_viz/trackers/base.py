@@ -164,6 +164,19 @@ class Run(ABC):
         self.put_file(video, stepped)
         return self.put_file(video, stable)
 
+    def put_live_video(self, video: Path, *, layout: str, last_step: int) -> str:
+        """Store a version of a video that grows while the run goes on, in the place of the version
+        before, and return its UI link. ``put_video`` takes the last one.
+
+        Default: the stable one of the files of ``video_artifacts``, so that versions do not pile
+        up.
+
+        Raises:
+            RunActiveError: as ``put_video``.
+        """
+        stable, _ = video_artifacts(layout, last_step, video.suffix)
+        return self.put_file(video, stable)
+
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
         """Store a table where this tracker's UI shows it as one, under a name that is the same in
         every run, and return its link. Overwrites.

@@ -7,12 +7,16 @@ Pixels come in; captures and layouts are unknown here.
 """
 
 from tracker_viz.video.encoders import ENCODERS, EncoderName, encoder
+from tracker_viz.video.growing import append_frames, join_film, keep_frames
 from tracker_viz.video.writer import video_path, write_video
 
 __all__ = [
     "ENCODERS",
     "EncoderName",
+    "append_frames",
     "encoder",
+    "join_film",
+    "keep_frames",
     "video_path",
     "write_video",
 ]

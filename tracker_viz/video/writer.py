@@ -102,12 +102,13 @@ def write_video(
         raise ConfigError(f"a video has at least one picture; got {n_frames}")
     ticks = timestamps(n_frames, duration_s)
     n_workers = workers or usable_cores()
-    work = _work_directory(path)
+    work = work_directory(path)
     try:
         scale, notice = 1.0, ""
         while True:
-            pictures = _Pictures(n_frames, frame_at, progress, scale)
-            segments = _encode_segments(pictures, chosen, work, n_workers)
+            pictures = Pictures(n_frames, frame_at, progress, scale)
+            # The last picture comes twice: a container has no other way to say how long it stays.
+            segments = encode_segments(pictures, chosen, work, n_workers, n_frames + 1)
             joined = work / path.name
             chosen.join(segments, joined, ticks, pictures.size)
             nbytes = joined.stat().st_size
@@ -115,7 +116,7 @@ def write_video(
                 break
             scale, notice = _smaller(chosen, scale, nbytes, max_bytes, pictures.size)
             log.warning("%s: %s", path.name, notice)
-        info = _read_back(joined, segments, path, ticks, pictures.size, chosen, notice)
+        info = read_back(joined, segments, path, ticks, pictures.size, chosen, notice)
         os.replace(joined, path)
         return info
     except OSError as error:
@@ -190,7 +191,7 @@ def _smaller(
 # -- segments: each worker draws and encodes its own; encoders release Python's lock meanwhile -----
 
 
-class _Pictures:
+class Pictures:
     """Hands out checked pixels, counts them, and learns the video's size from the first."""
 
     def __init__(
@@ -249,9 +250,14 @@ class _Pictures:
         return np.asarray(smaller, np.uint8)
 
 
-def _encode_segments(pictures: _Pictures, chosen: Encoder, work: Path, workers: int) -> list[Path]:
-    # The last picture comes twice: a container has no other way to say how long it stays.
-    n_encoded = pictures.n_frames + 1
+def encode_segments(
+    pictures: Pictures, chosen: Encoder, work: Path, workers: int, n_encoded: int
+) -> list[Path]:
+    """Encode all pictures, in files that begin with a key frame; return these in their order.
+
+    Args:
+        n_encoded: how many frames to encode; beyond the pictures' number the last one again.
+    """
     workers = min(workers, max(1, n_encoded // 4))
     # As many for each worker, so that none draws alone at the end.
     n_segments = workers * math.ceil(n_encoded / _SEGMENT_FRAMES / workers)
@@ -277,7 +283,7 @@ def _encode_segments(pictures: _Pictures, chosen: Encoder, work: Path, workers: 
     return paths
 
 
-def _encode_segment(pictures: _Pictures, chosen: Encoder, span: range, path: Path) -> None:
+def _encode_segment(pictures: Pictures, chosen: Encoder, span: range, path: Path) -> None:
     with chosen.open(path, pictures.size) as segment:
         pixels = None
         for position in span:
@@ -294,7 +300,12 @@ def _encode_segment(pictures: _Pictures, chosen: Encoder, span: range, path: Pat
 # -- places, and the check at the end --------------------------------------------------------------
 
 
-def _work_directory(path: Path) -> Path:
+def work_directory(path: Path) -> Path:
+    """Make a directory beside ``path`` for what a video is made of.
+
+    Raises:
+        VideoError: nothing can be written there.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -307,7 +318,7 @@ def _work_directory(path: Path) -> Path:
         ) from error
 
 
-def _read_back(
+def read_back(
     written: Path,
     segments: Sequence[Path],
     path: Path,

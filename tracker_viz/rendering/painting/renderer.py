@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -40,6 +41,7 @@ from tracker_viz.rendering.painting.words import (
 )
 from tracker_viz.rendering.plan import Heatmap, Plan
 from tracker_viz.rendering.planning.make_plan import make_plan
+from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
 from tracker_viz.rendering.sources import Moment, needs_of
 from tracker_viz.rendering.storyboard import Shot
@@ -47,6 +49,7 @@ from tracker_viz.rendering.subject import NOT_YET, Subject, one_run
 from tracker_viz.rendering.theme import Theme, rgb
 from tracker_viz.types import Frame, HeadId
 
+Scales = Mapping[str, ColorScale]
 _Values = dict[str, NDArray[np.float16]]  # heatmap name -> [rows, columns]
 
 
@@ -60,6 +63,8 @@ class Renderer:
         size: ``1080p``, ``720p``, ``4k``, ``square``, ``1600x900`` or (width, height).
         theme: ``dark``, ``light`` or a Theme.
         scales: changes to color scales, see ``Layout.scales``; they win over the layout's own.
+        hold_scales: the plan's color scales -> those that are drawn: for a film that goes on, whose
+            scales must not follow every capture.
 
     Raises:
         LayoutError: the captures lack what the layout shows, or several runs are not alike enough
@@ -75,10 +80,13 @@ class Renderer:
         size: str | Sequence[int] = "1080p",
         theme: str | Theme = "dark",
         scales: Mapping[str, Mapping[str, Any]] | None = None,
+        hold_scales: Callable[[Scales], Scales] | None = None,
     ) -> None:
         self.subject = one_run(shown) if isinstance(shown, Series) else shown
         chosen = resolve_layout(layout)
         self.plan: Plan = make_plan(chosen, self.subject, size=size, theme=theme, scales=scales)
+        if hold_scales:
+            self.plan = replace(self.plan, scales=hold_scales(self.plan.scales))
         self._metric = chosen.metric
         self._template = make_template(self.plan)
         self._tables = color_tables(self.plan)

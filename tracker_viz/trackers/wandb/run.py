@@ -211,6 +211,9 @@ class WandbRun(Run):
         self._show(video_key(layout), video_media(video))
         return self.url()
 
+    def put_live_video(self, video: Path, *, layout: str, last_step: int) -> str:
+        return self.put_video(video, layout=layout, last_step=last_step)
+
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
         """Show the table in a panel; for queries over many runs it is an artifact too."""
         table = table_media(rows, name)

@@ -1,0 +1,229 @@
+"""``tv.follow``: keep the film of a run up to date while it goes on, on any machine, without
+torch."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import numpy as np
+
+from tracker_viz.errors import ConfigError, RunActiveError, TransientTrackerError
+from tracker_viz.files import locked
+from tracker_viz.pipeline.delivering import Picture, put_pictures
+from tracker_viz.pipeline.following.live_film import AT_ONCE, LiveFilm, Version
+from tracker_viz.pipeline.load import TrackerOptions, open_run
+from tracker_viz.pipeline.options import FollowOptions, PictureOptions, seconds_of
+from tracker_viz.pipeline.render import (
+    RenderResult,
+    check_outputs,
+    film_name,
+    output_paths,
+    render,
+)
+from tracker_viz.trackers import Run, cache_directory
+from tracker_viz.types import CaptureRef, RunRef
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tracker_viz.rendering import Layout
+
+log = logging.getLogger(__name__)
+
+LIVE_FORMATS = ("video", "html")
+# An update that takes longer than this share of the time between two is told, and the next ones
+# come less often: following is to leave most of a machine to others.
+_LARGEST_SHARE = 0.5
+_LONGEST_PAUSE_S = 300.0
+
+
+@np.errstate(all="ignore")  # the user's process may turn float errors into exceptions
+def follow(
+    run: RunRef | str,
+    *,
+    layout: str | Path | Mapping[str, Any] | Layout = "overview",
+    options: FollowOptions | Mapping[str, Any] | None = None,
+    tracker_options: TrackerOptions | None = None,
+    on_version: Callable[[RenderResult], None] | None = None,
+) -> RenderResult:
+    """Draw the captures of a run as they come, until it ends; then render it as a whole.
+
+    Each new version of the film takes the place of the one before in the run. Only new captures
+    are drawn and encoded. Killed and started again, it goes on where it was.
+
+    Args:
+        run: the run's reference, like ``mlflow:<run_id>``.
+        layout: as ``render`` takes it.
+        options: see ``FollowOptions``; a mapping of some of them, or all.
+        tracker_options: tracker -> options of its adapter.
+        on_version: called with each version, when it is where it belongs.
+
+    Returns:
+        The last version: what ``render`` returns, unless ``final`` is off.
+
+    Raises:
+        ConfigError: an option has an impossible value, or another process follows this run here.
+        RunNotFoundError: there is no such run.
+        RunActiveError: the tracker lets no second process write into a run that goes on.
+        TrackerError: the run cannot be read or written, and trying again would not help.
+        LayoutError: the captures lack what the layout shows.
+        VideoError: the video cannot be written here.
+    """
+    from tracker_viz.rendering import resolve_layout
+
+    drawn, chosen = resolve_layout(layout), FollowOptions.of(options)
+    whole = chosen.pictures()
+    opened = open_run(run, tracker_options)
+    name = film_name(drawn.name, whole)
+    downloads = cache_directory(opened.ref, chosen.cache)
+    directory = downloads / "following" / name
+    paths: dict[str, Path] = dict(
+        zip(whole.format, output_paths(whole, downloads, name), strict=True)
+    )
+    check_outputs(chosen.format, list(paths.values()), chosen.video)
+    with _alone(directory):
+        following = _Following(opened, drawn, chosen, directory, paths, name, on_version)
+        result = following.until_end()
+        if not chosen.final:
+            return result
+        pictures = {name: getattr(whole, name) for name in PictureOptions.model_fields}
+        options = {"layout": drawn, "tracker_options": tracker_options, **pictures}
+        result = render(opened.ref, progress=False, **options)
+        shutil.rmtree(directory, ignore_errors=True)
+        return result
+
+
+class _Following:
+    """One run, and when its film was updated last."""
+
+    def __init__(
+        self,
+        run: Run,
+        layout: Layout,
+        options: FollowOptions,
+        directory: Path,
+        paths: Mapping[str, Path],
+        name: str,
+        on_version: Callable[[RenderResult], None] | None,
+    ) -> None:
+        self._run, self._options, self._name = run, options, name
+        live = {each: path for each, path in paths.items() if each in LIVE_FORMATS}
+        self._paths = list(live.values())
+        pictures = options.pictures().model_copy(update={"format": tuple(live)})
+        self._film = LiveFilm(directory, run, layout, pictures, run.info().name)
+        self._on_version = on_version
+        self._result = RenderResult((), 0, ())
+        self._next_s = 0.0  # of time.monotonic: not before this
+        self._was_slow = self._was_away = False
+
+    def until_end(self) -> RenderResult:
+        quiet_since, n_listed = time.monotonic(), -1
+        pause_s = self._options.poll_s
+        while True:
+            try:
+                # The state first: what came before the run ended is listed then.
+                is_running = self._run.info().state == "running"
+                listed = self._run.list_captures()
+                if len(listed) != n_listed:
+                    quiet_since, n_listed = time.monotonic(), len(listed)
+                is_over = not is_running or self._is_quiet(quiet_since)
+                if not (is_over and self._options.final):  # else all of it is rendered at once
+                    self._update(listed, is_over=is_over)
+            except TransientTrackerError as error:
+                self._say_away(error)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                if is_over:
+                    return self._result
+                self._was_away, pause_s = False, self._options.poll_s
+            time.sleep(pause_s)
+
+    def _is_quiet(self, since_s: float) -> bool:
+        if time.monotonic() - since_s < seconds_of(self._options.give_up):
+            return False
+        log.warning(
+            "no new capture for %s: %s counts as ended (give_up=)",
+            self._options.give_up,
+            self._run.ref,
+        )
+        return True
+
+    def _update(self, listed: list[CaptureRef], *, is_over: bool) -> None:
+        """Draw what is new where enough came, and put a version into the run where it is time."""
+        new = self._film.new(listed)
+        now_s = time.monotonic()
+        has_enough = len(new) >= self._options.min_captures
+        is_due = is_over or (now_s >= self._next_s and (has_enough or self._film.has_news))
+        if is_due or len(new) >= AT_ONCE:
+            self._film.draw(new)
+        if is_due and self._film.has_news:
+            self._put(self._film.write(self._paths))
+            self._pace(time.monotonic() - now_s)
+
+    def _put(self, version: Version) -> None:
+        pictures = list(version.pictures)
+        if self._options.upload:
+            try:
+                pictures = self._uploaded(version)
+            except RunActiveError as error:
+                raise RunActiveError(
+                    f"{error} To see a film while it trains: watch(..., preview='15min') in the "
+                    "training, whose own process then uploads it; or upload=false here"
+                ) from error
+        self._film.note_put(version)
+        self._result = RenderResult(tuple(pictures), version.n_captures, ())
+        if self._on_version:
+            self._on_version(self._result)
+
+    def _uploaded(self, version: Version) -> list[Picture]:
+        return put_pictures(
+            [self._run],
+            version.pictures,
+            version.renderer,
+            name=self._name,
+            is_whole_run=True,
+            n_key_frames=0,
+            is_live=True,
+        )
+
+    def _pace(self, took_s: float) -> None:
+        """Set the earliest time of the next version."""
+        every_s = seconds_of(self._options.every)
+        pause_s = every_s
+        if took_s > _LARGEST_SHARE * every_s:
+            pause_s = took_s / _LARGEST_SHARE
+            if every_s and not self._was_slow:
+                self._was_slow = True
+                log.warning(
+                    "this machine is busy: a version took %.0f s, so they come less often than "
+                    "every %s",
+                    took_s,
+                    self._options.every,
+                )
+        self._next_s = time.monotonic() + pause_s - took_s
+
+    def _say_away(self, error: TransientTrackerError) -> None:
+        if not self._was_away:
+            log.warning("%s cannot be reached (%s); asking again", self._run.ref, error)
+        self._was_away = True
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Be the only process that follows this run into ``directory``."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(directory.with_suffix(".lock"), timeout_s=0):
+            yield
+    except filelock.Timeout:
+        raise ConfigError(
+            f"another process on this machine follows the run with this layout ({directory}); "
+            "choose another layout=, or another cache="
+        ) from None
