@@ -8,7 +8,7 @@ PORT ?= 5000
 PIP := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check docs example benchmarks clean
+.PHONY: help demo ui test check docs example release benchmarks clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ example: $(VENV)/.dev ## test examples/trackio_tracker, the tracker of another d
 	@$(PIP) --python $(EXAMPLE)/bin/python install --quiet -e . -e examples/trackio_tracker
 	@cd examples/trackio_tracker && ../../$(EXAMPLE)/bin/python -m pytest
 
+release: $(VENV)/.dev ## build wheel and sdist into dist/, and try the wheel in clean environments
+	@PYTHON=$(PYTHON) .ci/release
+
 benchmarks: $(VENV)/.dev ## measure what the README claims
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
 
@@ -52,7 +55,7 @@ $(VENV)/.user: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing tracker_viz and its pinned dependencies into $(VENV) ..."
 	@$(PIP) install --quiet -c constraints.txt torch==$(call pinned,torch)
-	@$(PIP) install --quiet -c constraints.txt -e .
+	@$(PIP) install --quiet -c constraints.txt -e '.[all]'
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
 	  echo "import cv2 needs a system library that is missing here (Debian, Ubuntu: apt-get install libgl1); using opencv-python-headless instead."; \
 	  $(PIP) install --quiet --force-reinstall --no-deps opencv-python-headless==$(call pinned,opencv-python); \

@@ -52,7 +52,7 @@ INNER_LAYERS = {
         ["discover"],
         ["attention", "weights"],
         ["distributed", "isolation", "notice", "probe", "tracing"],
-        ["offload", "spelling"],
+        ["needs_torch", "offload", "spelling"],
     ],
     "trackers": [
         ["mlflow", "wandb"],  # the adapters, which know nothing of each other

@@ -21,6 +21,7 @@ from tracker_viz.capture import CaptureOptions, CostLimit, Governor, Schedule, m
 from tracker_viz.capture.discover.limits import context_length, learned_positions, vocab_size
 from tracker_viz.capture.probe import DEFAULT_SCORE_ROWS
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
+from tracker_viz.metrics import WEIGHT_NAME
 
 
 def tiny(n_blocks=2):
@@ -390,15 +391,28 @@ def test_where_no_log_is_set_up_what_was_found_is_printed(tmp_path):
     )
 
 
+def weights_of(capture):
+    """Return the names of the weights in a capture, without their blocks."""
+    return {name.split(".", 2)[2] for name in capture.arrays if WEIGHT_NAME.fullmatch(name)}
+
+
 def test_only_the_projections_asked_for_are_captured():
     recorder, captures = recorded(tiny(), Schedule.every(1), projections=["mlp.w_in"])
     recorder.close()
-    assert {name.split(".", 2)[2] for name in captures[0].arrays} == {"attn.pattern", "mlp.w_in"}
+    assert weights_of(captures[0]) == {"mlp.w_in"}
     with pytest.raises(
         ConfigError,
         match=r"projections=\['mlp.w_gate'\] were not found; the model has attn.w_k, attn.w_o",
     ):
         recorded(tiny(), Schedule.every(1), projections=["mlp.w_gate"])
+
+
+def test_projections_can_be_chosen_by_a_pattern_so_that_one_choice_fits_every_model():
+    recorder, captures = recorded(tiny(), Schedule.every(1), projections=["mlp.*"])
+    recorder.close()
+    assert weights_of(captures[0]) == {"mlp.w_in", "mlp.w_out"}
+    with pytest.raises(ConfigError, match=r"projections=\['mpl.\*'\] were not found"):
+        recorded(tiny(), Schedule.every(1), projections=["mpl.*"])
 
 
 def test_projections_may_be_named_by_hand():
@@ -409,8 +423,7 @@ def test_projections_may_be_named_by_hand():
         projections={"attn.w_qkv": "attn.c_attn", "mlp.w_in": "mlp.0.weight"},
     )
     recorder.close()
-    assert {name.split(".", 2)[2] for name in captures[0].arrays} == {
-        "attn.pattern",
+    assert weights_of(captures[0]) == {
         "attn.w_qkv",
         "mlp.w_in",
     }

@@ -216,7 +216,7 @@ def test_what_waiting_cannot_mend_raises_before_training(tmp_path, there, monkey
         Outbox(tmp_path / "spool", [there], name="a")
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.delitem(sys.modules, "tracker_viz.trackers.mlflow.tracker", raising=False)
-    with pytest.raises(MissingDependencyError, match="pip install mlflow"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'tracker-viz\[mlflow\]'"):
         Outbox(tmp_path / "spool", [Destination("mlflow")], name="a")
 
 

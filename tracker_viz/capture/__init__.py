@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import tracker_viz.capture.needs_torch  # noqa: F401  first: says what to install without torch
 from tracker_viz.capture.ablation.losses import Losses, LossMeter
 from tracker_viz.capture.ablation.rows import HeldOutRows, repeated_rows
 from tracker_viz.capture.budget import Budget, fit, sample

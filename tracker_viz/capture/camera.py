@@ -73,9 +73,9 @@ class Camera:
         only_blocks: keep these blocks, by number; all if None.
         only_heads: keep the attention of these heads, by number: of every block, or block -> heads
             (the others keep none); all if None.
-        projections: keep only weights with these names (``mlp.w_gate``); all that are found if
-            None. A mapping says by hand where each is: ``{"attn.w_q": "mixer.query.weight"}``,
-            parameter names within a block.
+        projections: keep only weights with these names or patterns (``mlp.w_gate``, ``mlp.*``); all
+            that are found if None. A mapping says by hand where each is: ``{"attn.w_q":
+            "mixer.query.weight"}``, parameter names within a block.
         pooling: how weights become smaller: ``sample``, ``mean`` or ``rms`` (see
             ``weights.Pooling``), or pattern of a name -> one of them (``{"mlp.*": "rms"}``, the
             others are sampled).
@@ -285,21 +285,21 @@ class Camera:
         return attention
 
     def _chosen_projections(self) -> list[Projection]:
+        kept = [each for each in self._structure.projections if self._is_kept(each.block)]
+        if self._wanted is None:
+            return kept
+
         known = {projection.name for projection in self._structure.projections}
-        if self._wanted is not None and not self._wanted <= known:
+        lacking = {wanted for wanted in self._wanted if not fnmatch.filter(known, wanted)}
+        if lacking:
             there: Collection[str] = known
             if self._named is not None:
                 there = matrices_of(self.model, self._structure.blocks[0])
             raise ConfigError(
-                f"projections={sorted(self._wanted - known)} were not found; the model has "
+                f"projections={sorted(lacking)} were not found; the model has "
                 f"{', '.join(sorted(there))}"
             )
-        chosen = []
-        for projection in self._structure.projections:
-            is_wanted = self._wanted is None or projection.name in self._wanted
-            if is_wanted and self._is_kept(projection.block):
-                chosen.append(projection)
-        return chosen
+        return [each for each in kept if _matches(each.name, self._wanted)]
 
     def _is_kept(self, block: int) -> bool:
         return self._only_blocks is None or block in self._only_blocks
@@ -451,6 +451,10 @@ class _Arrays:
     labels: dict[str, tuple[str, ...]]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:

@@ -53,8 +53,8 @@ class CaptureOptions(Options):
     projections: Annotated[
         Any, LegalValues("a list of names, name -> parameter within a block, or null")
     ] = None
-    """Keep only these weights, [mlp.w_gate, mlp.w_down], or say where each is, {attn.w_q:
-    mixer.query}; null: all that are found."""
+    """Keep only these weights, [attn.w_o, "mlp.*"], or say where each is, {attn.w_q: mixer.query};
+    null: all that are found."""
 
     pooling: Annotated[Any, LegalValues("sample | mean | rms, or name -> one of these")] = "sample"
     """How weights become smaller: sample keeps evenly spaced rows and columns, mean and rms pool

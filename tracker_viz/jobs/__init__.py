@@ -40,8 +40,11 @@ def main() -> None:
         sys.exit(
             f"{unknown_name('command', job, JOBS)}\n'tracker-viz --help' describes each of them"
         )
+    from tracker_viz.jobs.application import errors_explained
+
     sys.argv = [f"tracker-viz {job}", *rest]
-    importlib.import_module(f"tracker_viz.jobs.{job}").main()
+    with errors_explained():
+        importlib.import_module(f"tracker_viz.jobs.{job}").main()
 
 
 def usage() -> str:

@@ -25,6 +25,8 @@ def build_model(name: str) -> nn.Module:
     """
     from torch import nn
 
+    import tracker_viz.capture  # noqa: F401  names the install line where torch is missing
+
     if (Path(name) / "config.json").is_file():
         try:
             from transformers import AutoConfig, AutoModelForCausalLM

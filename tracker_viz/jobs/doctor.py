@@ -39,6 +39,13 @@ PACKAGES = (
     "safetensors",
     "av",
 )
+# package -> the extra that installs it, and what does not work without
+EXTRAS = {
+    "torch": ("torch", "nothing can be captured here; drawing and comparing need none"),
+    "mlflow": ("mlflow", "its runs cannot be reached"),
+    "wandb": ("wandb", "its runs cannot be reached"),
+    "av": ("hq", "no H.264 and no lossless video"),
+}
 PYTHONS = ((3, 11), (3, 14))
 FREE_BYTES = 2 << 30
 OPEN_FILES = 1024
@@ -119,17 +126,17 @@ def packages() -> Iterator[Finding]:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            if package == "av":
-                yield Finding(
-                    "note",
-                    package,
-                    "not installed: no H.264 and no lossless video",
-                    "pip install 'tracker-viz[hq]'",
-                )
-            else:
-                yield Finding("fail", package, "not installed", f"pip install {package}")
+            yield missing(package)
     found = [f"{name} {version}" for name, version in versions.items()]
     yield Finding("ok", "packages", ", ".join(found))
+
+
+def missing(package: str) -> Finding:
+    if package not in EXTRAS:
+        return Finding("fail", package, "not installed", f"pip install {package}")
+    extra, without = EXTRAS[package]
+    fix = f"pip install 'tracker-viz[{extra}]'"
+    return Finding("note", package, f"not installed: {without}", fix)
 
 
 def encoders() -> Iterator[Finding]:
@@ -204,7 +211,7 @@ def graphics_card() -> Finding:
             "note",
             "gpu",
             f"torch cannot be imported ({error}): rendering needs none, capturing does",
-            "pip install torch",
+            "pip install 'tracker-viz[torch]'",
         )
     if torch.cuda.is_available():
         return Finding("ok", "gpu", torch.cuda.get_device_name())

@@ -106,6 +106,7 @@ def verify(
         RunNotFoundError, TrackerError: the run cannot be read; or not be written, after the files
             were written here.
     """
+    import tracker_viz.capture  # noqa: F401  names the install line where torch is missing
     from tracker_viz.pipeline.verify_subject import find_subject
 
     options = VerifyOptions(

@@ -65,7 +65,7 @@ class MlflowTracker(Tracker):
     scheme = "mlflow"
     reference_pattern = r"[\w-]{1,256}"
     reference_form = "mlflow:<run_id>"
-    install = "pip install mlflow"
+    install = "pip install 'tracker-viz[mlflow]'"
     client = "mlflow"
     live_run = "an MLflow run"
     report_to = "mlflow"

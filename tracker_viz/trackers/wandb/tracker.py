@@ -72,7 +72,7 @@ class WandbTracker(Tracker):
     scheme = "wandb"
     reference_pattern = f"{_ENTITY}/{_PROJECT}/{_RUN_ID}"
     reference_form = "wandb:<entity>/<project>/<run_id>"
-    install = "pip install 'wandb>=0.31'"
+    install = "pip install 'tracker-viz[wandb]'"
     client = "wandb"
     live_run = "a wandb.Run"
     report_to = "wandb"

@@ -1,0 +1,15 @@
+"""Say what to install where torch is missing, before anything of this package is imported."""
+
+from __future__ import annotations
+
+from tracker_viz.errors import MissingDependencyError
+
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise MissingDependencyError(
+        "looking into a model needs torch, which is not installed; drawing and comparing do "
+        "without. Install it with: pip install 'tracker-viz[torch]'"
+    ) from error
