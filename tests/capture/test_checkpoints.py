@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from tracker_viz.capture.checkpoints import (
     step_of,
 )
 from tracker_viz.errors import CaptureError, ConfigError
+
+METHODS = {"packed": zipfile.ZIP_DEFLATED, "overlapping": zipfile.ZIP_STORED}
 
 
 def tiny(seed=0):
@@ -168,6 +172,25 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
         pickle.dump({"weight": Harmful()}, file)
     with pytest.raises(CaptureError, match=r"(?s)cannot be read .*; save weights alone"):
         read_weights(tmp_path / "step1.pt")
+
+
+@pytest.mark.parametrize("kind", ["packed", "overlapping"])
+def test_a_small_file_that_holds_far_more_is_refused_before_it_is_unpacked(tmp_path, kind):
+    path, bomb = tmp_path / "step_1.pt", tmp_path / "step_2.pt"
+    torch.save({"w": torch.zeros(1 << 20)}, path)
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(bomb, "w") as file:
+        for entry in whole.infolist():
+            file.writestr(entry.filename, whole.read(entry), METHODS[kind])
+        if kind == "overlapping":
+            again = [copy.copy(entry) for entry in file.filelist for _ in range(8)]
+            for number, entry in enumerate(again):
+                entry.filename = f"archive/data/{number}"
+            file.filelist += again
+    with pytest.raises(
+        CaptureError, match=r"step_2\.pt .*[\d,]+ bytes, and [\d,]+ once it is unpa"
+    ):
+        read_weights(bomb)
+    assert list(read_weights(path)) == ["w"]
 
 
 def test_what_holds_no_weights_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import re
+import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ _IN_DIRECTORY = (
 _NESTED = ("state_dict", "model_state_dict", "model", "module", "weights")
 _LONGEST_PREFIX = 3
 _NAMES_SHOWN = 4
+# ``torch.save`` packs nothing; who zips again what it wrote saves a little.
+_MOST_UNPACKED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        _check_unpacked(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CaptureError(
@@ -223,6 +227,23 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             f"checkpoint {path} holds no weights by name; it has {_some(list(map(str, saved)))}"
         )
     return weights
+
+
+def _check_unpacked(path: Path) -> None:
+    """Check what the directory of a zip file promises, before any of it is read: a packed file of
+    600 KB can hold tensors of 600 MB, and entries that overlap more than that.
+
+    Raises:
+        ValueError: it holds far more than its own bytes.
+        zipfile.BadZipFile: it has no such directory.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # torch.save's older format
+    with zipfile.ZipFile(path) as file:
+        promised = sum(entry.file_size for entry in file.infolist())
+    nbytes = path.stat().st_size
+    if promised > _MOST_UNPACKED * nbytes:
+        raise ValueError(f"it has {nbytes:,} bytes, and {promised:,} once it is unpacked")
 
 
 def _named_like(model: nn.Module, saved: dict[str, Tensor]) -> dict[str, Tensor]:

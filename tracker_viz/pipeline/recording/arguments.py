@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from tracker_viz.capture import Decode, Probe, Schedule
 
 # Programs that run other people's code: a run is not called after them.
-_LAUNCHERS = ("", "-c", "-m", "ipykernel_launcher", "colab_kernel_launcher", "pytest", "ipython")
+_LAUNCHERS = (
+    *("", "-c", "-m", "ipykernel_launcher", "colab_kernel_launcher", "pytest", "ipython"),
+    "_submit",  # submitit's
+)
 
 
 def checked_model(model: Any) -> nn.Module:
@@ -87,6 +90,10 @@ def default_name(model: nn.Module) -> str:
     """Return the script's name, or the model's where there is no script."""
     from tracker_viz.capture import model_name
 
+    # A job of Hydra may run in a process of its launcher's; the job has the script's name.
+    hydra = sys.modules.get("hydra.core.hydra_config")
+    if hydra is not None and hydra.HydraConfig.initialized():
+        return str(hydra.HydraConfig.get().job.name)
     program = Path(sys.argv[0]) if sys.argv else Path()
     script = program.parent.name if program.stem == "__main__" else program.stem
     if script in _LAUNCHERS:

@@ -1,0 +1,287 @@
+"""SIGKILL at random instants: of trainings and pushes, and of what draws a run and compares two."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+import tracker_viz as tv
+from fault_trials.forks import Ended, forked
+from fault_trials.stores import STORES, Store
+from fault_trials.tally import Tallies, Tally
+from fault_trials.training import Noted, found, n_changed, train
+from tracker_viz.delivery import push
+from tracker_viz.rendering import Layout, Scores
+from tracker_viz.trackers import connect
+from tracker_viz.types import RunRef
+
+COLUMNS = [
+    *("trials", "killed in start", "killed in train", "killed in capture", "killed in end"),
+    *("killed in push", "while uploading", "captures", "lost", "doubled", "changed"),
+    *("points lost", "points doubled", "half files", "left in the spool", "unfinished"),
+    *("longest stall, ms", "memory, MB"),
+]
+DRAWN_COLUMNS = ["trials", "killed", "captures", "changed", "half videos", "half files", "failed"]
+# A start takes half of the time, and has no captures yet.
+SHARE_KILLED_AT_THE_START = 0.2
+STEP_S = 0.03
+VIDEO = {"size": "640x360", "seconds_per_capture": 0.05, "hold_s": 0.1, "encoder": "h264"}
+LAYOUT = Layout(name="scores", panels=(Scores(names=("head.induction",)),), timeline=False)
+
+
+@contextmanager
+def started(name: str, directory: Path) -> Iterator[Store]:
+    """Start one of the stores."""
+    place = directory / name
+    place.mkdir(parents=True)
+    store = STORES[name](place)
+    store.start()
+    try:
+        yield store
+    finally:
+        store.stop()
+
+
+def kill_trainings(name: str, n_trials: int, directory: Path) -> None:
+    """Kill trainings and pushes into one store, until its row has so many trials."""
+    tallies = Tallies("kill")
+    tally = tallies.row(name)
+    if tally.counts["trials"] >= n_trials:
+        return
+    with started(name, directory) as store:
+        usual = _usual_times(store, directory / "usual")
+        print(f"{name}: {usual}", flush=True)
+        while tally.counts["trials"] < n_trials:
+            trial = f"trial-{tally.counts['trials']}"
+            place = directory / trial
+            place.mkdir()
+            try:
+                _kill_one(store, trial, place, usual, tally)
+            except Exception:
+                print(f"{name} {trial}: see {place}", flush=True)
+                raise
+            tallies.keep(name, tally)
+            if not any(tally.counts[bad] for bad in ("lost", "doubled", "changed", "half files")):
+                shutil.rmtree(place)
+            print(f"{name} {trial}: {dict(tally.counts)}", flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class UsualTimes:
+    """Seconds that a trial takes when nobody kills it: its start, the rest, and a push."""
+
+    start_s: float
+    rest_s: float
+    push_s: float
+
+
+def _usual_times(store: Store, place: Path) -> UsualTimes:
+    place.mkdir()
+    noted = place / "noted"
+    begun: list[float] = []
+
+    def noticed() -> bool:
+        if not begun and _has_begun(noted):
+            begun.append(time.monotonic())
+        return bool(begun)
+
+    began = time.monotonic()
+    trained = forked(
+        lambda: train(store, "usual", place, step_s=STEP_S),
+        place / "log",
+        kill_after_s=600,
+        since=noticed,
+    )
+    assert not trained.failed, (place / "log").read_text()
+    pushed = forked(lambda: push(place / "spool"), place / "log")
+    start_s = begun[0] - began
+    return UsualTimes(start_s, trained.took_s - start_s, max(0.5, pushed.took_s))
+
+
+def _has_begun(noted: Path) -> bool:
+    """Return whether a training is beyond its start."""
+    return noted.exists() and "stage train" in noted.read_text()
+
+
+def _kill_one(store: Store, trial: str, place: Path, usual: UsualTimes, tally: Tally) -> None:
+    rng = random.Random(f"{store.scheme} {trial}")
+    log, spool = place / "log", place / "spool"
+    if rng.random() < SHARE_KILLED_AT_THE_START:
+        after_s, since = rng.uniform(0.05, usual.start_s), None
+    else:
+        after_s, since = rng.uniform(0.0, usual.rest_s), partial(_has_begun, place / "noted")
+    ended = forked(
+        lambda: train(store, trial, place, step_s=STEP_S), log, kill_after_s=after_s, since=since
+    )
+    noted = Noted.read(place / "noted")
+    tally.counts["trials"] += 1
+    tally.counts[f"killed in {noted.stage}"] += ended.killed
+    tally.counts["while uploading"] += ended.killed and _is_uploading(spool, noted)
+    _note(ended, noted, tally)
+    if not (spool / "run.json").exists():
+        tally.counts["lost"] += len(noted.captures)
+        return
+    pushed = forked(lambda: push(spool), log, kill_after_s=rng.uniform(0.05, usual.push_s))
+    tally.counts["killed in push"] += pushed.killed
+    finished = forked(lambda: finish(store, trial, place), log)
+    assert not finished.failed, log.read_text()[-3000:]
+    tally.counts.update(json.loads((place / "found").read_text()))
+
+
+def finish(store: Store, trial: str, place: Path, **options: Any) -> None:
+    """Push what is left, and write what is wrong with the run into ``found``."""
+    report = push(place / "spool", **options)
+    ref = report.deliveries[0].ref if report.deliveries else None
+    wrong = found(store, trial, place, ref) | {"unfinished": int(not report.complete)}
+    (place / "found").write_text(json.dumps(wrong))
+
+
+def _is_uploading(spool: Path, noted: Noted) -> bool:
+    """Return whether a capture on the disk waited for its upload."""
+    return any((spool / "captures").glob("step-*.safetensors")) and noted.stage != "start"
+
+
+def _note(ended: Ended, noted: Noted, tally: Tally) -> None:
+    tally.largest("longest stall, ms", 1000 * noted.longest_stall_s)
+    tally.largest("memory, MB", ended.peak_mb)
+
+
+# -- what reads a run, and puts results into it ----------------------------------------------------
+
+
+def kill_drawings(name: str, n_trials: int, directory: Path) -> None:
+    """Kill ``render`` and ``compare`` into runs of one store, until their rows have so many."""
+    tallies = Tallies("drawings")
+    doing: dict[str, Callable[[Store, list[RunRef], Path], object]] = {
+        "render": _render,
+        "compare": _compare,
+    }
+    if all(tallies.row(f"{what}, {name}").counts["trials"] >= n_trials for what in doing):
+        return
+    with started(name, directory) as store:
+        refs = [_shown_run(store, directory / trial, trial) for trial in ("first", "second")]
+        for what, work in doing.items():
+            row = f"{what}, {name}"
+            tally = tallies.row(row)
+            if tally.counts["trials"] >= n_trials:
+                continue
+            place = directory / what
+            place.mkdir()
+            usual_s = _whole(work, store, refs, place).took_s
+            while tally.counts["trials"] < n_trials:
+                after_s = random.Random(f"{row} {tally.counts['trials']}").uniform(0.05, usual_s)
+                ended = forked(
+                    lambda work=work, place=place: work(store, refs, place),
+                    place / "log",
+                    kill_after_s=after_s,
+                )
+                tally.counts["trials"] += 1
+                tally.counts["killed"] += ended.killed
+                tally.counts["failed"] += ended.failed
+                tally.counts.update(_checked(store, refs, place))
+                tally.largest("memory, MB", ended.peak_mb)
+                tallies.keep(row, tally)
+                print(f"{row}: {dict(tally.counts)}", flush=True)
+            _whole(work, store, refs, place)
+            tally.counts.update(_checked(store, refs, place, at_the_end=True))
+            tallies.keep(row, tally)
+
+
+def _shown_run(store: Store, place: Path, trial: str) -> RunRef:
+    """Return a finished run with captures."""
+    place.mkdir()
+    ended = forked(lambda: train(store, trial, place), place / "log")
+    assert not ended.failed, (place / "log").read_text()
+    described = json.loads((place / "spool/run.json").read_text())
+    return RunRef.parse(described["destinations"][0]["ref"])
+
+
+def _whole(work: Callable[..., object], store: Store, refs: list[RunRef], place: Path) -> Ended:
+    ended = forked(lambda: work(store, refs, place), place / "log")
+    assert not ended.failed, (place / "log").read_text()[-3000:]
+    return ended
+
+
+def _render(store: Store, refs: list[RunRef], place: Path) -> None:
+    _enter(place)
+    tv.render(
+        refs[0],
+        layout=LAYOUT,
+        video=VIDEO,
+        tracker_options={store.scheme: _reached(store)},
+        progress=False,
+    )
+
+
+def _compare(store: Store, refs: list[RunRef], place: Path) -> None:
+    _enter(place)
+    tv.compare(
+        refs,
+        into=refs[0],
+        video=VIDEO,
+        tracker_options={store.scheme: _reached(store)},
+        progress=False,
+    )
+
+
+def _enter(place: Path) -> None:
+    work = place / "work"
+    work.mkdir(exist_ok=True)
+    os.chdir(work)
+    os.environ["TRACKER_VIZ_CACHE"] = str(place / "cache")
+    os.environ["TMPDIR"] = str(place / "tmp")
+    (place / "tmp").mkdir(exist_ok=True)
+
+
+def _reached(store: Store) -> dict[str, Any]:
+    options = store.options("first")
+    return {} if store.scheme == "local" else options
+
+
+def _checked(
+    store: Store, refs: list[RunRef], place: Path, *, at_the_end: bool = False
+) -> dict[str, int]:
+    ended = forked(lambda: _check(store, refs, place, at_the_end), place / "log")
+    assert not ended.failed, (place / "log").read_text()[-3000:]
+    return json.loads((place / "found").read_text())
+
+
+def _check(store: Store, refs: list[RunRef], place: Path, at_the_end: bool) -> None:
+    """Write what is wrong with the runs that were drawn: captures and videos are whole at every
+    instant, and nothing half-written is left once a drawing has ended."""
+    captures, changed, half_videos = 0, 0, 0
+    for trial, ref in zip(("first", "second"), refs, strict=True):
+        run = connect(store.scheme, **_reached(store)).open_run(ref)
+        noted = Noted.read(place.parent / trial / "noted").captures
+        listed = {each.step: each for each in run.list_captures()}
+        captures += len(noted)
+        changed += len(noted.keys() - listed.keys())
+        changed += n_changed(run, listed, noted, place / f"pulled-{trial}")
+        videos = [file for file in run.list_files() if file.endswith((".mp4", ".webm"))]
+        half_videos += sum(not _plays(run.get_file(file, place / "seen")) for file in videos)
+    half_files = 0
+    if at_the_end:
+        left = [file for part in ("work", "cache") for file in (place / part).rglob("*.partial")]
+        half_files = len(left) + store.torn("first") + store.torn("second")
+    wrong = {"captures": captures, "changed": changed, "half videos": half_videos}
+    (place / "found").write_text(json.dumps(wrong | {"half files": half_files}))
+
+
+def _plays(video: Path) -> bool:
+    film = cv2.VideoCapture(str(video))
+    n_frames = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
+    read = 0
+    while film.read()[0]:
+        read += 1
+    return 0 < read >= n_frames
