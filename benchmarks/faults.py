@@ -27,30 +27,55 @@ from pathlib import Path
 os.environ.update({"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"})
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/trackers"))
 
-from fault_trials import kills
+from fault_trials import disks, kills, networks
 from fault_trials.stores import STORES, LocalStore
 from fault_trials.tally import Tallies, table
 from fault_trials.training import train
+
+SERVICES = [name for name in STORES if name not in ("local", "mlflow")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=["kill", "draw", "table"])
-    parser.add_argument("--trials", type=int, default=40, help="of each row, in the end")
-    parser.add_argument("--store", nargs="+", default=list(STORES), choices=list(STORES))
+    parser.add_argument("kind", choices=["kill", "draw", "disks", "networks", "table"])
+    parser.add_argument("--trials", type=int, default=5, help="of each row, in the end")
+    parser.add_argument("--store", nargs="+", choices=list(STORES))
     options = parser.parse_args()
-    warm_up()
-    for name in options.store:
+    if options.kind != "table":
+        warm_up()
         with tempfile.TemporaryDirectory(prefix="faults-") as directory:
-            place = Path(directory)
-            if options.kind == "kill":
-                kills.kill_trainings(name, options.trials, place)
-            if options.kind == "draw":
-                kills.kill_drawings(name, options.trials, place)
-    print(table(Tallies("kill").rows(), kills.COLUMNS, "store"))
-    print(table(Tallies("drawings").rows(), kills.DRAWN_COLUMNS, "killed"))
+            run(options.kind, options.trials, options.store, Path(directory))
+    print_tables()
+
+
+def run(kind: str, n_trials: int, chosen: list[str] | None, directory: Path) -> None:
+    if kind == "disks":
+        disks.try_disks(n_trials, directory)
+        return
+    trials = {
+        "kill": kills.kill_trainings,
+        "draw": kills.kill_drawings,
+        "networks": networks.try_networks,
+    }[kind]
+    for name in chosen or (SERVICES if kind == "networks" else list(STORES)):
+        place = directory / name
+        place.mkdir()
+        trials(name, n_trials, place)
+    if kind == "networks" and not chosen:
+        networks.try_restarts(n_trials, directory)
+        networks.try_lost_database(n_trials, directory)
+
+
+def print_tables() -> None:
+    for kind, columns in (
+        ("kill", kills.COLUMNS),
+        ("drawings", kills.DRAWN_COLUMNS),
+        ("disks", disks.COLUMNS),
+        ("networks", networks.COLUMNS),
+    ):
+        print(table(Tallies(kind).rows(), columns, kind), end="\n\n")
 
 
 def warm_up() -> None:

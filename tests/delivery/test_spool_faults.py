@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
@@ -201,3 +202,30 @@ def test_half_written_files_of_processes_at_work_stay(tmp_path):
     os.utime(old, (0, 0))
     remove_torn(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([ours, elsewhere])
+
+
+@pytest.mark.parametrize("scheme", ["local", "mlflow"])
+def test_a_run_whose_disk_is_away_for_a_while_gets_its_captures_afterwards(
+    tmp_path, there, mlflow_store, scheme
+):
+    in_mlflow = Destination("mlflow", {"tracking_uri": mlflow_store})
+    outbox = Outbox(tmp_path / "spool", [{"local": there, "mlflow": in_mlflow}[scheme]], name="a")
+    outbox.submit(make_capture(0))
+    wait_until(lambda: outbox._uploaders[0].status().sent == 1)
+    (run,) = outbox.runs
+    if scheme == "local":
+        disk = run.directory
+    else:
+        info = mlflow.MlflowClient(mlflow_store).get_run(run.ref.path).info
+        disk = Path(urlsplit(info.artifact_uri).path)
+    disk.rename(tmp_path / "unmounted")
+    if scheme == "local":
+        disk.mkdir()  # what it was mounted on
+    outbox.submit(make_capture(1))
+    wait_until(lambda: "is not there" in str(outbox._uploaders[0].status().error))
+    if scheme == "local":
+        assert list(disk.iterdir()) == []
+        disk.rmdir()
+    (tmp_path / "unmounted").rename(disk)
+    assert outbox.close().complete
+    assert steps_at(run) == [0, 1]

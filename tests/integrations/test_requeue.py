@@ -12,7 +12,7 @@ from local_runs import only_run, steps_at
 
 from tracker_viz.trackers.local import LocalRun
 
-LOOP = '''
+LOOP = """
 import os
 import time
 from pathlib import Path
@@ -58,7 +58,7 @@ def main(config):
 
 
 main()
-'''
+"""
 
 
 def test_a_requeued_job_goes_on_in_its_run(tmp_path):

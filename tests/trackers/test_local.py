@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError
+from tracker_viz.errors import CaptureFileError, ConfigError, RunNotFoundError, TrackerError
 from tracker_viz.files import append_lines, read_lines
 from tracker_viz.trackers import connect, open_run
-from tracker_viz.trackers.local import LocalTracker
+from tracker_viz.trackers.download import pull
+from tracker_viz.trackers.file_run import FileRun
+from tracker_viz.trackers.local import LocalRun, LocalTracker
 from tracker_viz.trackers.testing import TrackerContract, write_captures
 from tracker_viz.types import RunRef
 
@@ -168,3 +170,18 @@ def test_a_run_name_longer_than_a_file_name_may_be_is_kept_whole_in_the_run(tmp_
     first, second = (LocalTracker(tmp_path).create_run(name=name, config={}) for _ in range(2))
     assert first.ref != second.ref
     assert first.info().name == second.info().name == name
+
+
+class Copied(LocalRun):
+    """A run whose captures have to be brought here first, as from a server."""
+
+    def fetch(self, ref, directory):
+        return FileRun.fetch(self, ref, directory)
+
+
+def test_a_cache_that_takes_nothing_is_said_with_the_way_out(tmp_path):
+    run = LocalTracker(tmp_path / "runs").create_run(name="a", config={})
+    run.put_captures(write_captures([0, 1], tmp_path / "source"))
+    (tmp_path / "file").touch()
+    with pytest.raises(TrackerError, match=r"cannot be kept in .*/file/.*; is the disk .* cache="):
+        pull(Copied(run.directory), tmp_path / "file")

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from tracker_viz.errors import CaptureFileError, TransientTrackerError
+from tracker_viz.errors import CaptureFileError, TrackerError, TransientTrackerError
 from tracker_viz.files import default_cache, remove_torn
 from tracker_viz.trackers.base import Run
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
@@ -59,8 +59,8 @@ def pull(
         progress: called with (captures done, captures in all).
 
     Raises:
-        TrackerError: the run cannot be read, also when asked a few times. What was fetched until
-            then stays for the next try.
+        TrackerError: the run cannot be read, also when asked a few times, or the cache cannot be
+            written. What was fetched until then stays for the next try.
     """
     directory = cache_directory(run.ref, cache)
     refs = run.list_captures() if refs is None else refs
@@ -82,6 +82,16 @@ def pull(
 
 
 def _fetch(run: Run, ref: CaptureRef, directory: Path) -> Path:
+    try:
+        return _fetch_patiently(run, ref, directory)
+    except OSError as error:
+        raise TrackerError(
+            f"downloads of {run.ref} cannot be kept in {directory} ({error}); is the disk full, "
+            "read-only or away? Another directory: cache=... or TRACKER_VIZ_CACHE=..."
+        ) from error
+
+
+def _fetch_patiently(run: Run, ref: CaptureRef, directory: Path) -> Path:
     for pause_s in RETRIES_S:
         try:
             return run.fetch(ref, directory)

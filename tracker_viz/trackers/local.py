@@ -14,6 +14,7 @@ only. The spool's directory is such a run too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -199,6 +200,7 @@ class LocalRun(FileRun):
 
     def describe(self, **changes: Any) -> None:
         """Change entries of ``run.json``, leaving the others as they are."""
+        self._check_there()
         write_json(self.description() | changes, self.directory / "run.json")
 
     def url(self, artifact: str | None = None) -> str:
@@ -211,6 +213,7 @@ class LocalRun(FileRun):
     def put_captures(self, captures: Sequence[CapturePath]) -> None:
         for capture in captures:
             try:
+                self._check_there()
                 self.write_entry(capture.ref, time.time())
             except OSError as error:
                 raise TransientTrackerError(
@@ -229,6 +232,7 @@ class LocalRun(FileRun):
             write_atomically(capture_index.entry_text(ref, taken).encode(), path)
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
+        self._check_there()
         lines = []
         for point in points:
             lines.append(
@@ -237,10 +241,15 @@ class LocalRun(FileRun):
         append_lines(lines, self.directory / "metrics.jsonl")
 
     def set_summary(self, values: Mapping[str, float | int | str]) -> None:
+        self._check_there()
         path = self.directory / "summary.json"
         write_json((read_json(path) if path.is_file() else {}) | dict(values), path)
 
     def store(self, file: Path, artifact: str) -> None:
+        try:
+            self._check_there()
+        except OSError as error:
+            raise TransientTrackerError(str(error)) from error
         copy_atomically(file, self.directory / artifact)
 
     def load(self, artifact: str, target: Path) -> None:
@@ -258,6 +267,19 @@ class LocalRun(FileRun):
                     if file.is_file(follow_symlinks=False):
                         nbytes[file.name] = file.stat().st_size
         return nbytes
+
+    def _check_there(self) -> None:
+        """Check before anything is written that the run is there: where its disk was unmounted, an
+        empty directory would take files that nobody finds again.
+
+        Raises:
+            FileNotFoundError: it is not.
+        """
+        run_file, captures = self.directory / "run.json", self.directory / capture_index.CAPTURES
+        if not run_file.is_file() and not captures.is_dir():
+            raise FileNotFoundError(
+                errno.ENOENT, "the run is not there: unmounted, or deleted", str(self.directory)
+            )
 
     def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
         """Relative, so that a sweep's whole directory can be moved."""

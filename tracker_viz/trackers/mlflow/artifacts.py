@@ -26,7 +26,7 @@ from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
 from mlflow.utils.uri import is_local_uri
 
 from tracker_viz.capture_file import MAX_FILE_BYTES
-from tracker_viz.errors import NoSuchFileError, TrackerError
+from tracker_viz.errors import NoSuchFileError, TrackerError, TransientTrackerError
 from tracker_viz.files import (
     TORN,
     copy_atomically,
@@ -72,13 +72,16 @@ class ArtifactStore:
         self._conversation = conversation
         self._repository_made: Any = None
         self._making = threading.Lock()
+        self._was_there = False
 
     def put(self, file: Path, artifact: str) -> None:
         root = self._local_root()
         if root is not None:
+            self._check_there(root)
             # MLflow's own copy is neither whole at once nor synced, and the spool drops what is
             # stored.
             copy_atomically(file, root / artifact)
+            self._was_there = True
             return
         folder, name = posixpath.split(artifact)
         if file.name == name:
@@ -89,6 +92,18 @@ class ArtifactStore:
             link = Path(directory, name)
             link.symlink_to(file.absolute())
             self._upload(link, folder)
+
+    def _check_there(self, root: Path) -> None:
+        """Check that a directory that this object wrote to is still there: where its disk was
+        unmounted, an empty one would take files that nobody finds again.
+
+        Raises:
+            TransientTrackerError: it is not.
+        """
+        if self._was_there and not root.is_dir():
+            raise TransientTrackerError(
+                f"{root}, with the artifacts of {self._ref}, is not there: unmounted, or deleted"
+            )
 
     def put_bytes(self, contents: bytes, artifact: str) -> None:
         with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
