@@ -115,6 +115,8 @@ class Capture:
               multiplied by.
             * ``scores.expert.<score>`` (block, expert), ``scores.router.<score>`` (block, router):
               scores of every expert, and of every router; NaN where there is none.
+            * ``probe.loss`` (probe, token): loss of predicting each token from those before it, in
+              nats; NaN at the first token, and in rows that were not measured.
             * ``scores.stream.<score>`` (block, place): scores of the residual stream behind every
               block, at the first position of a row and over the others.
         axes: array name -> names of its axes, as above.

@@ -99,7 +99,8 @@ def test_a_forward_that_takes_only_the_users_rows_is_left_alone(caplog):
 def test_only_the_chosen_blocks_are_kept_under_their_own_numbers():
     whole, chosen = captured(), captured(only_blocks=[0, 2])
     assert set(chosen.arrays) == {name for name in whole.arrays if not name.startswith("blocks.1.")}
-    assert all(np.array_equal(array, whole.arrays[name]) for name, array in chosen.arrays.items())
+    for name, array in chosen.arrays.items():
+        np.testing.assert_array_equal(array, whole.arrays[name], err_msg=name)
     assert chosen.model["n_blocks"] == 3
 
 

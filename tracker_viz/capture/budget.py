@@ -26,6 +26,7 @@ from tracker_viz.capture.routing.cut import (
 from tracker_viz.capture.weights.matrices import evenly_spaced
 from tracker_viz.capture_file import compact
 from tracker_viz.errors import ConfigError
+from tracker_viz.metrics import PROBE_LOSS
 from tracker_viz.types import Capture
 
 log = logging.getLogger("tracker_viz.capture")
@@ -139,7 +140,7 @@ class Budget:
                 patterns[name] = array
             elif capture.axes.get(name) == ("out", "in"):
                 weights[name] = array
-            elif name not in routers:
+            elif name not in routers and name != PROBE_LOSS:
                 others[name] = array
         available = self.max_mb * 1e6 - _HEADER_BYTES - _bytes_of_ids(capture.probe)
         available -= sum(array.size * array.itemsize for array in others.values())
@@ -152,6 +153,8 @@ class Budget:
         if weights:
             for_patterns = max(_ATTENTION_SHARE * available, available - weight_bytes)
         kept = patterns | routers
+        if PROBE_LOSS in capture.arrays:
+            kept[PROBE_LOSS] = capture.arrays[PROBE_LOSS]
         labels: dict[str, tuple[str, ...]] = {}
         probe, cut = capture.probe, dict[str, Any]()
         if pattern_bytes > for_patterns:
@@ -200,6 +203,9 @@ class Budget:
         if "probe" in capture.labels:
             labels["probe"] = tuple(capture.labels["probe"][row] for row in size.rows)
         kept |= shown_of_routers(capture.arrays, size.rows, size.positions)
+        if PROBE_LOSS in capture.arrays:
+            losses = capture.arrays[PROBE_LOSS]
+            kept[PROBE_LOSS] = losses[list(size.rows), : size.positions]
         n_rows, _, length, _ = next(iter(patterns.values())).shape
         most_heads = max(array.shape[1] for array in patterns.values())
         cut = {
@@ -277,6 +283,7 @@ def without_hidden_rows(capture: Capture) -> Capture:
         return capture
     of_rows = {name for name in capture.arrays if name.endswith(_MAPS)}
     of_rows |= routers_of(capture.arrays).keys()
+    of_rows |= {PROBE_LOSS} & capture.arrays.keys()
     arrays = dict(capture.arrays)
     for name in of_rows:
         arrays[name] = arrays[name][drawn]

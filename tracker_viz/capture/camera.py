@@ -222,7 +222,7 @@ class Camera:
         watching: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if self._router_modules:
             watching = routers.following(self._router_modules)
-        signals = chosen_signals(self._wanted_signals, self.probe)
+        signals = chosen_signals(self._wanted_signals, self.probe, self._structure)
         blocks = list(filter(self._is_kept, range(len(self._structure.blocks))))
         seen = ProbePass(self._structure, input_ids, signals, blocks)
         with watching, seen.following(self.model):

@@ -71,7 +71,8 @@ class CaptureOptions(Options):
 
     signals: Annotated[Any, LegalValues("a list of names, or null")] = None
     """Measure these in the probe's pass, beside attention and weights: max_logit (the largest
-    attention logit of every head), residual (size of the residual stream behind every block, and
+    attention logit of every head), probe_loss (loss of every token; forms the logits of a few rows,
+    up to a fifth more for the pass), residual (size of the residual stream behind every block, and
     the share of its largest channels). null: all that cost little, which are these."""
 
     @field_validator("signals")

@@ -101,8 +101,15 @@ class Probe:
 
     def with_hidden(self, most: int) -> Probe:
         """Return the probe with at most ``most`` hidden rows, of each kind in turn."""
-        in_turn = sorted(self._hidden_by_turn())
-        return self._with_only([index for _, index in in_turn[:most]])
+        return self._with_only(self._hidden_in_turn(most))
+
+    def rows_with_hidden(self, most: int) -> list[int]:
+        """Return numbers of the rows that are drawn, and of at most ``most`` hidden ones, of each
+        kind in turn; in order."""
+        return [*range(self.n_drawn), *sorted(self._hidden_in_turn(most))]
+
+    def _hidden_in_turn(self, most: int) -> list[int]:
+        return [index for _, index in sorted(self._hidden_by_turn())[:most]]
 
     def _hidden_by_turn(self) -> list[tuple[int, int]]:
         """Return (how many hidden rows of its kind come before it, its index) of hidden rows."""

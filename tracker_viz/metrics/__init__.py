@@ -27,6 +27,7 @@ from tracker_viz.metrics.onsets import (
     onsets,
     run_onsets,
 )
+from tracker_viz.metrics.probe_loss import PROBE_LOSS, PROBE_LOSS_AXES
 from tracker_viz.metrics.probe_rows import MIN_PERIOD, ProbeRow, RowKind
 from tracker_viz.metrics.roles import (
     NO_ROLE,
@@ -87,6 +88,8 @@ __all__ = [
     "MIN_PERIOD",
     "MIXING_SCORES",
     "NO_ROLE",
+    "PROBE_LOSS",
+    "PROBE_LOSS_AXES",
     "ROLES",
     "ROUTER_SCORES",
     "SCORE_DEFINITIONS",

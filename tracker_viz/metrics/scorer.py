@@ -36,6 +36,7 @@ from tracker_viz.metrics.head_scores import (
 from tracker_viz.metrics.mixing_scores import MIXING_NAME, mixing_scores
 from tracker_viz.metrics.mixtures.expert_measures import Integers
 from tracker_viz.metrics.mixtures.expert_scores import expert_scores, routed_probe
+from tracker_viz.metrics.probe_loss import PROBE_LOSS, probe_loss_metrics
 from tracker_viz.metrics.probe_rows import FIRST_QUERY, probe_rows, scored_rows
 from tracker_viz.metrics.series import (
     EXPERT_PREFIX,
@@ -140,6 +141,8 @@ def score(
         **chart_metrics(of_heads, of_weights, labels.get("projection", ())),
         **router_metrics(of_experts),
     }
+    if PROBE_LOSS in arrays:
+        metrics |= probe_loss_metrics(arrays[PROBE_LOSS], probe_rows(capture.probe))
     return dataclasses.replace(
         capture, arrays=arrays, axes=axes, labels=labels, metrics=metrics, model=model, probe=probe
     )

@@ -14,7 +14,8 @@ table per run.
 * ``weights/<score>/attn_w_q``: one projection's mean over the blocks, and ``weights/<score>_attn``
   that of a part of the block, for the scores in ``OF_WEIGHTS``;
 * ``router/<score>_mean``: over the blocks of a mixture that have a router, ``router/<score>_max``
-  the highest of them for the scores in ``WORST_ROUTER``.
+  the highest of them for the scores in ``WORST_ROUTER``;
+* ``probe/<name>``: losses on the probe, see ``probe_loss``.
 
 Trackers draw one chart for each name and one group of charts for each prefix. ``charted`` picks the
 fifteen or so that they get, whatever the model's size, and ``shown_summary`` values of a summary.
@@ -55,6 +56,7 @@ OVERALL = {
     "confidence": "mean",
     "distance": "mean",
     "divergence": "mean",
+    "max_logit": "max",
 }
 BY_BLOCK = ("previous_token", "induction", "sink")
 OF_WEIGHTS = ("stable_rank", "distance", "update", "kurtosis", "dead_share", "active_share")
@@ -67,12 +69,13 @@ MAX_GROUPS = 4  # of blocks
 MAX_PARTS = 3  # of a block that have weights: attn, mlp
 SINK_THRESHOLD = 0.3
 
-_COMPUTED = re.compile(r"(attn|weights|router)/")
+_COMPUTED = re.compile(r"(attn|weights|router|probe)/")
 _CHARTED = re.compile(
-    r"attn/(previous_token|induction|sink)_max|attn/entropy_mean|attn/sink_share"
+    r"attn/(previous_token|induction|sink|max_logit)_max|attn/entropy_mean|attn/sink_share"
     r"|attn/(previous_token|induction)/blocks?_[0-9_]+|attn/induction/top_2"
     r"|weights/(distance|dead_share)_\w+"
     r"|router/(entropy|dead_share|changed)_mean|router/imbalance_max"
+    r"|probe/(loss_later_copies|in_context)"
 )
 # Roles that every run is asked about; others only where a head has them.
 _ALWAYS_SHOWN = frozenset(("previous_token", "induction"))

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from tracker_viz.capture.discover.model_info import ModelStructure
 from tracker_viz.capture.probe import Probe
 from tracker_viz.capture.signals.max_logits import MaxLogits
+from tracker_viz.capture.signals.probe_loss import ProbeLoss
 from tracker_viz.capture.signals.residual import ResidualStream
 from tracker_viz.capture.signals.signal import Signal
 
-_SIGNALS: dict[str, Callable[[Probe], Signal]] = {
-    "max_logit": lambda _probe: MaxLogits(),
-    "residual": lambda _probe: ResidualStream(),
+_SIGNALS: dict[str, Callable[[Probe, ModelStructure], Signal]] = {
+    "max_logit": lambda _probe, _structure: MaxLogits(),
+    "probe_loss": lambda probe, structure: ProbeLoss(probe, structure.vocabulary),
+    "residual": lambda _probe, _structure: ResidualStream(),
 }
 # Those that a capture holds by default: the cheap ones.
-DEFAULT_SIGNALS = ("max_logit", "residual")
+DEFAULT_SIGNALS = ("max_logit", "probe_loss", "residual")
 SIGNALS = tuple(_SIGNALS)
 
 
-def chosen_signals(names: Collection[str], probe: Probe) -> list[Signal]:
+def chosen_signals(names: Collection[str], probe: Probe, structure: ModelStructure) -> list[Signal]:
     """Return new signals for one pass of ``probe``."""
-    return [_SIGNALS[name](probe) for name in SIGNALS if name in names]
+    return [_SIGNALS[name](probe, structure) for name in SIGNALS if name in names]

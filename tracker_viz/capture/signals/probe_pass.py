@@ -53,6 +53,7 @@ class ProbePass:
         # Rows seen so far: of every block, and of the projection to the vocabulary.
         self._n_seen = dict.fromkeys(blocks, 0)
         self._n_unembedded = 0
+        self._leaves_out_logits = False
         self._output: Any = None
         # What the model returned for each part of the rows.
         self._outputs: list[Any] = []
@@ -86,7 +87,10 @@ class ProbePass:
         """Stand for ``F.linear`` to the vocabulary: return logits [..., vocabulary] that are zeros
         but in rows that a signal reads."""
         logits = entering.new_zeros(*entering.shape[:-1], weight.shape[0])
-        rows = self._as_rows(entering)
+        self._leaves_out_logits = True
+        # A vocabulary that is sharded over processes would have to be gathered.
+        is_sharded = any(hasattr(each, "full_tensor") for each in (entering, weight))
+        rows = None if is_sharded else self._as_rows(entering)
         first_row = self._n_unembedded
         # A model may project more than once (several tokens ahead): the first time counts.
         if rows is None or first_row >= self._n_rows:
@@ -96,8 +100,9 @@ class ProbePass:
             signal.saw_unembedding(rows, weight, bias, first_row)
 
         by_row = self._as_rows(logits)
+        assert by_row is not None  # it has the axes of what enters
         for row in self._logit_rows:
-            if by_row is not None and first_row <= row < first_row + len(rows):
+            if first_row <= row < first_row + len(rows):
                 by_row[row - first_row] = F.linear(rows[row - first_row], weight, bias)
         return logits
 
@@ -156,7 +161,10 @@ class ProbePass:
         return tensor.unflatten(0, (-1, n_tokens))  # rows packed into one
 
     def _returned_logits(self) -> Tensor | None:
-        """Return logits [row, position, vocabulary], or None."""
+        """Return logits [row, position, vocabulary], or None where the model returns none, or
+        those of our rows were left out."""
+        if self._leaves_out_logits and self._n_unembedded < self._n_rows:
+            return None
         for parts in ([self._output], _as_list(self._output), self._outputs):
             rows = [self._as_logits(part) for part in parts]
             found = [each for each in rows if each is not None]
@@ -179,7 +187,13 @@ class ProbePass:
         is_stream = rows.shape[-1] == self._structure.d_model
         if named is None and is_stream and self._structure.vocabulary != self._structure.d_model:
             return None
-        return rows
+        return None if _are_probabilities(rows[0]) else rows
+
+
+def _are_probabilities(row: Tensor) -> bool:
+    """Return whether a model has put its logits, [position, vocabulary], through a softmax."""
+    is_one = (row.sum(-1, dtype=torch.float32) - 1).abs() < 1e-2
+    return bool((row >= 0).all() & is_one.all())
 
 
 def _as_list(output: Any) -> list[Any]:
