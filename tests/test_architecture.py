@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import graphlib
 import re
 import subprocess
@@ -224,6 +225,20 @@ def test_contributing_draws_the_layers():
         names = re.split(r"\s{2,}", line)[0]
         drawn.append([name for name in re.split(r" │ |, ", names) if name != "train.py"])
     assert drawn == LAYERS
+
+
+def test_contributing_says_which_promise_each_test_file_holds():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    table = text.split("### Which test holds which promise")[1].split("\n## ")[0]
+    patterns = []
+    folder = ""
+    for word in re.findall(r"`([^`]+)`", table):
+        folder = f"{word.rpartition('/')[0]}/" if "/" in word else folder
+        patterns.append(f"{folder}{word.rpartition('/')[2] or '*'}")
+    files = {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("tests/**/test_*.py")}
+    for pattern in patterns:
+        files -= set(fnmatch.filter(files, pattern))
+    assert not files, "CONTRIBUTING.md: in the table, name which promise these hold"
 
 
 def test_importing_the_package_loads_nothing_heavy():
