@@ -5,6 +5,8 @@ and output_attentions with torch.save.
     table python benchmarks/capture.py --sizes    megabytes and milliseconds of one capture for
     125M, 1B, 7B and 70B python benchmarks/capture.py --all > docs/pages/capture_cost.md
 
+Writes capture.json beside this file, but for ``--sizes``.
+
 Every round trains from the same seed with each of them, in turn and in one process, twice: as
 people do, for the ratio to the plain training of the same round; and waiting after each record
 until all that it set off is done, for its price: what the steps with a record take beyond those
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import statistics
@@ -207,7 +210,8 @@ def processor_s(children: dict[psutil.Process, float]) -> float:
     return time.process_time() + sum(children.values())
 
 
-def compare(rounds: int, steps: int, every: int) -> None:
+def compare(rounds: int, steps: int, every: int) -> dict[str, Any]:
+    """Print the table, and return its figures: contestant -> what a record takes."""
     freely: dict[str, list[Training]] = {name: [] for name in CONTESTANTS}
     waiting: dict[str, list[Training]] = {name: [] for name in CONTESTANTS}
     names = list(CONTESTANTS)
@@ -234,6 +238,7 @@ def compare(rounds: int, steps: int, every: int) -> None:
         f"a record every {every} steps, ratio to plain (range) | MB a record | losses |"
     )
     print("|---|---|---|---|---|---|---|---|")
+    found = {}
     for name in names:
         thread_s, everything_s = (
             statistics.median(
@@ -258,6 +263,11 @@ def compare(rounds: int, steps: int, every: int) -> None:
             else "CHANGED",
         ]
         print("| " + " | ".join(cells) + " |")
+        found[name] = {
+            "of_default_training": everything_s / step_s * DEFAULT_CAPTURES / DEFAULT_STEPS,
+            "thread_ms": 1000 * thread_s,
+            "everything_ms": 1000 * everything_s,
+        }
     print(
         "\nProcessor time. The training thread's is what a training on a GPU waits for; everything "
         "is all threads and child processes,"
@@ -274,11 +284,12 @@ def compare(rounds: int, steps: int, every: int) -> None:
         "here; by default due steps are, rather than that captures take more than 2 % of the "
         "training time (`max_overhead`).\n"
     )
+    return found
 
 
-def off_due_steps() -> None:
+def off_due_steps() -> dict[str, float]:
     """Measure ``Recorder.step`` where no capture is due, beside a function that does nothing with
-    the same arguments."""
+    the same arguments; return the nanoseconds of both."""
 
     def nothing(step: int, tokens_seen: int | None = None, **metrics: Any) -> None:
         pass
@@ -306,6 +317,7 @@ def off_due_steps() -> None:
         "It compares three integers and keeps a reference to the loss: nothing is read from the "
         "device.\n"
     )
+    return {"step_ns": own, "nothing_ns": call}
 
 
 # name -> (blocks, heads, key/value heads, d_model, d_mlp, matrices of the feed-forward part,
@@ -505,8 +517,9 @@ def main() -> None:
     if options.sizes or options.all:
         sizes(options.max_mb)
     if not options.sizes:
-        compare(options.rounds, options.steps, options.every)
-        off_due_steps()
+        found = compare(options.rounds, options.steps, options.every)
+        found["off capture steps"] = off_due_steps()
+        Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ page, and its commands compose with the options they name."""
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -183,3 +184,22 @@ def test_a_command_of_the_docs_exists_and_takes_these_options(line, tmp_path, mo
 def own_layout():
     ((_, code),) = blocks(PAGES / "layouts.md", "yaml")
     return code
+
+
+# -- figures
+
+QUOTED = [
+    ("README.md", r"costs little more than its encoding\*\*: ([\d.]+) times", "render_warm"),
+    ("docs/pages/promises.md", r"takes about ([\d.]+) times the processor time", "render_warm"),
+    ("docs/pages/promises.md", r"and ([\d.]+) times before anything was kept", "render_cold"),
+    ("docs/pages/cost.md", r"takes about ([\d.]+) times the processor time", "render_warm"),
+]
+
+
+@pytest.mark.parametrize(("page", "sentence", "headline"), QUOTED)
+def test_figures_in_the_text_are_those_that_were_measured(page, sentence, headline):
+    [quoted] = re.findall(sentence, (ROOT / page).read_text())
+    headlines = json.loads((ROOT / "benchmarks" / "headlines.json").read_text())
+    assert quoted == headlines[headline]["shown"].removesuffix(" x"), (
+        "python benchmarks/headlines.py says what was measured"
+    )
