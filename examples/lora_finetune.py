@@ -12,7 +12,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import tracker_viz as tv
-from tracker_viz.metrics import head_changes
 
 BOS, VOCABULARY, LENGTH = 0, 65, 48
 OLD_PERIOD, NEW_PERIOD = 16, 11
@@ -72,10 +71,12 @@ def main(steps: int = 200, base_steps: int = 300) -> None:
             loss = train_step(model, optimizer, NEW_PERIOD)
             recorder.step(step, loss=loss)
 
-    first, *_, last = tv.load_captures("local:lora")
+    # Also a command: tracker-viz compare runs=[local:lora] steps=[0,null]
+    changed = tv.compare_steps(["local:lora"], steps=[0, None])
     print("What fine-tuning changed, head by head, the most changed attention first:")
-    for change in head_changes(first, last):
+    for change in changed.heads:
         print(f"  {change}")
+    print(f"Before and after: {changed.picture}")
     tv.render("local:lora")  # also: layout="weights", "adapters"
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tracker_viz.delivery.push import push
     from tracker_viz.pipeline.backfill import backfill
     from tracker_viz.pipeline.compare import compare
+    from tracker_viz.pipeline.comparing.compare_steps import compare_steps
     from tracker_viz.pipeline.follow import follow
     from tracker_viz.pipeline.inspect import inspect
     from tracker_viz.pipeline.load import load_captures
@@ -42,6 +43,7 @@ _PUBLIC = {
     "Schedule": "tracker_viz.capture",
     "backfill": "tracker_viz.pipeline",
     "compare": "tracker_viz.pipeline",
+    "compare_steps": "tracker_viz.pipeline",
     "follow": "tracker_viz.pipeline",
     "inspect": "tracker_viz.pipeline",
     "load_captures": "tracker_viz.pipeline",
@@ -60,6 +62,7 @@ __all__ = [
     "__version__",
     "backfill",
     "compare",
+    "compare_steps",
     "follow",
     "inspect",
     "load_captures",

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tracker_viz.metrics import head_changes
+from tracker_viz.metrics import head_changes, weight_changes
 from tracker_viz.types import Capture
 
 LENGTH, WIDTH = 8, 4
@@ -76,3 +76,33 @@ def test_captures_of_different_probes_are_refused():
     shorter = capture(9, [LOOKS_BACK[:4, :4]])
     with pytest.raises(ValueError, match="different models or probes"):
         head_changes(capture(0, [LOOKS_BACK]), shorter)
+
+
+def test_a_mixing_map_changes_by_its_shares_and_signs_and_not_by_its_scale():
+    maps = np.tril(np.random.default_rng(0).normal(size=(3, LENGTH, LENGTH))).astype(np.float32)
+    name = "blocks.2.mixer.mixing"
+    first = Capture(0, {name: maps[None]}, axes={name: ("probe", "head", "query", "key")})
+    scaled, turned, moved = 7 * maps[0], -maps[1], np.tril(np.roll(maps[2], 1, axis=-1))
+    now = np.stack([scaled, turned, moved])[None]
+    last = Capture(1, {name: now}, axes={name: ("probe", "head", "query", "key")})
+    bits = {change.head: change.attention for change in head_changes(first, last)}
+    assert {change.kind for change in head_changes(first, last)} == {"mixing"}
+    assert bits[2, 0] == pytest.approx(0, abs=1e-5)
+    assert bits[2, 1] == pytest.approx(1)
+    assert 0.1 < bits[2, 2] < 1
+
+
+def test_weights_are_ranked_by_how_far_they_moved_and_broken_ones_come_last():
+    generator = np.random.default_rng(0)
+    first = {f"blocks.{block}.mlp.w_up": generator.normal(size=(6, 4)) for block in range(3)}
+    last = dict(first)
+    last["blocks.1.mlp.w_up"] = 1.5 * first["blocks.1.mlp.w_up"]
+    last["blocks.0.mlp.w_up"] = np.full((6, 4), np.nan)
+    last["blocks.0.mlp.w_up.norms"] = np.zeros(4)
+    before, after = (
+        Capture(step, arrays, axes={name: ("out", "in")[: a.ndim] for name, a in arrays.items()})
+        for step, arrays in enumerate((first, last))
+    )
+    changes = weight_changes(before, after)
+    assert [change.block for change in changes] == [1, 2, 0]
+    assert str(changes[0]) == "L1 mlp.w_up  50.0%"

@@ -1,9 +1,11 @@
 """``tracker-viz compare``: make one video, pictures, tables and sentences that compare several
-runs, and put them into the run above them."""
+runs, and put them into the run above them; or rank what changed between two captures."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from tracker_viz import pipeline
@@ -13,22 +15,26 @@ from tracker_viz.jobs.config import TrackerSettings
 from tracker_viz.jobs.report import aligned_table
 from tracker_viz.metrics import role_label
 from tracker_viz.options import LegalValues
-from tracker_viz.pipeline import CompareResult, ComparisonOptions
+from tracker_viz.pipeline import CompareResult, ComparisonOptions, StepsResult
 from tracker_viz.plugins import tracker_classes
 from tracker_viz.types import RunRef
 
 _MOST_ROWS = 64
+# Heads, and weights, that are printed of a comparison of two captures.
+_MOST_CHANGES = 16
+_OF_WHOLE_RUNS = ("axis", "order", "shown", "max_gb", "video")
 
 
 class CompareSettings(TrackerSettings, ComparisonOptions):
     """Shows side by side what the heads of several runs became, and when: a video, the onsets of
     the roles, how far the runs are from each other, all heads grouped by what they did, tables, and
     sentences on how much of it the settings explain. Puts them into the sweep's parent run, or into
-    the run called into."""
+    the run called into. With steps, ranks what changed between two captures."""
 
     usage = (
         "runs=[<RunRef>,<RunRef>,...] [key=value ...]",
         "sweep=<RunRef of the parent> [key=value ...]",
+        "runs=[<RunRef>] steps=[<first>,<last>] [key=value ...]",
     )
     groups: ClassVar = {"video": "default"}
 
@@ -41,8 +47,15 @@ class CompareSettings(TrackerSettings, ComparisonOptions):
     sweep: str | None = None
     """Or all runs of a sweep, by its parent run."""
 
+    steps: Annotated[
+        tuple[int | None, ...] | None, LegalValues("two captured steps, like [0,1000]")
+    ] = None
+    """What changed between two captures, ranked: two steps of one run, or one of each of two runs
+    (a base model and its fine-tune); null for a run's last one: [0,null]."""
+
     into: str | None = None
-    """The run that gets the results; null: the sweep's parent, else none."""
+    """The run that gets the results; null: the sweep's parent, with steps the one run, else
+    none."""
 
     def tracker_options(self) -> dict[str, dict[str, Any]]:
         """Return tracker -> its options, the same for all of its runs.
@@ -73,6 +86,9 @@ def _trackers_with(option: str) -> list[str]:
 
 @application(CompareSettings, name="compare")
 def main(settings: CompareSettings) -> None:
+    if settings.steps is not None:
+        _compare_steps(settings, settings.steps)
+        return
     options = {name: getattr(settings, name) for name in ComparisonOptions.model_fields}
     result = pipeline.compare(
         settings.runs,
@@ -91,6 +107,72 @@ def main(settings: CompareSettings) -> None:
     for note in result.notes:
         print(f"Note: {note}")
     _print_places(result, upload=settings.upload)
+
+
+def _compare_steps(settings: CompareSettings, steps: Sequence[int | None]) -> None:
+    """Rank what changed between two captures, and print it.
+
+    Raises:
+        ConfigError: options of a comparison of whole runs are set.
+    """
+    defaults = ComparisonOptions()
+    unused = [name for name in _OF_WHOLE_RUNS if getattr(settings, name) != getattr(defaults, name)]
+    if settings.sweep:
+        unused.append("sweep")
+    if unused:
+        raise ConfigError(
+            f"with steps two captures are compared, and {', '.join(unused)} says nothing about "
+            "them; leave it out"
+        )
+    result = pipeline.compare_steps(
+        settings.runs,
+        steps,
+        probe=settings.probe,
+        into=settings.into,
+        theme=settings.theme,
+        upload=settings.upload,
+        output=settings.output,
+        cache=settings.cache,
+        tracker_options=settings.tracker_options(),
+    )
+    print("\n".join(changes_text(result)))
+
+
+def changes_text(result: StepsResult) -> list[str]:
+    """Return the lines for a terminal: heads and weights, the most changed first."""
+    lines = [f"What changed: {result.labels[0]} to {result.labels[1]}"]
+    if result.losses is not None:
+        before, after = result.losses
+        lines.append(f"loss {before:.3f} -> {after:.3f}")
+    head_rows = [["head", "map", "bits", "query weights", "score that moved most"]]
+    for head in result.heads[:_MOST_CHANGES]:
+        block, number = head.head
+        query = f"{head.query:.1%}" if math.isfinite(head.query) else "–"
+        score = "–"
+        if head.score:
+            score = f"{head.score.replace('_', ' ')} {head.before:.2f} -> {head.after:.2f}"
+        row = [f"L{block}H{number}", head.kind, f"{head.attention:.3f}", query, score]
+        head_rows.append(row)
+    lines += ["", *aligned_table(head_rows, text_columns={0, 1, 4})]
+    lines += _and_more(len(result.heads), result.tables[0])
+
+    if result.weights:
+        weight_rows = [["weight", "changed"]]
+        for weight in result.weights[:_MOST_CHANGES]:
+            weight_rows.append([f"L{weight.block} {weight.name}", f"{weight.share:.1%}"])
+        lines += ["", *aligned_table(weight_rows, text_columns={0})]
+        lines += _and_more(len(result.weights), result.tables[1])
+    names = ", ".join(path.name for path in result.tables)
+    lines += ["", f"Picture: {result.picture}", f"Beside it: {names}"]
+    if result.url:
+        lines.append(f"See it in the run: {result.url}")
+    return lines
+
+
+def _and_more(n_rows: int, table: Path) -> list[str]:
+    if n_rows <= _MOST_CHANGES:
+        return []
+    return [f"and {n_rows - _MOST_CHANGES:,} more in {table}"]
 
 
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:

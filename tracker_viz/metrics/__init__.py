@@ -15,7 +15,13 @@ from tracker_viz.metrics.events import (
     run_sentence,
     strongest_event,
 )
-from tracker_viz.metrics.head_changes import head_changes
+from tracker_viz.metrics.head_changes import (
+    HeadChange,
+    WeightChange,
+    head_changes,
+    map_of_head,
+    weight_changes,
+)
 from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
 from tracker_viz.metrics.mixing_scores import MIXING_SCORES
 from tracker_viz.metrics.mixtures.expert_scores import EXPERT_SCORES, ROUTER_SCORES
@@ -101,6 +107,7 @@ __all__ = [
     "AblatedSet",
     "Event",
     "Evidence",
+    "HeadChange",
     "Onset",
     "ProbeRow",
     "Role",
@@ -109,6 +116,7 @@ __all__ = [
     "ScoreFile",
     "ScoreSeries",
     "Scorer",
+    "WeightChange",
     "chart_metrics",
     "charted",
     "composition_scores",
@@ -123,6 +131,7 @@ __all__ = [
     "labels_at",
     "labels_near_line",
     "lasting_onsets",
+    "map_of_head",
     "margin",
     "marked_rows",
     "near_line",
@@ -148,4 +157,5 @@ __all__ = [
     "shown_summary",
     "strongest_event",
     "verdict_rows",
+    "weight_changes",
 ]

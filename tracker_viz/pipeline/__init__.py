@@ -8,6 +8,7 @@
     follow         a run that goes on ──▶ frames of what is new ──▶ a longer video ──▶ the same run
     render_sweep   every run of a sweep ──▶ the same ──▶ a page that plays their videos in step
     compare        several runs ──▶ one video, pictures and a table ──▶ the run above them
+    compare_steps  two captures ──▶ what changed, ranked, and its picture ──▶ the same run
     verify         a run, its checkpoints ──▶ losses without heads ──▶ verdicts ──▶ the same run
     push           a spool ──▶ its trackers
 
@@ -19,6 +20,7 @@ drawn, a tracker's SDK when that tracker is used.
 from tracker_viz.delivery import push
 from tracker_viz.pipeline.backfill import backfill
 from tracker_viz.pipeline.compare import CompareResult, compare
+from tracker_viz.pipeline.comparing.compare_steps import StepsResult, compare_steps
 from tracker_viz.pipeline.delivering import Picture
 from tracker_viz.pipeline.follow import follow
 from tracker_viz.pipeline.in_step import put_sweep_page
@@ -51,6 +53,7 @@ __all__ = [
     "Picture",
     "PictureOptions",
     "RenderResult",
+    "StepsResult",
     "SweepResult",
     "VerifyOptions",
     "VerifyResult",
@@ -58,6 +61,7 @@ __all__ = [
     "Watcher",
     "backfill",
     "compare",
+    "compare_steps",
     "follow",
     "inspect",
     "load_captures",

@@ -11,6 +11,7 @@ Needs numpy, matplotlib and seaborn; neither torch nor a tracker nor OpenCV.
 import os
 
 from tracker_viz.rendering.backend import load_matplotlib
+from tracker_viz.rendering.export.change_chart import ChangedHead, write_change_chart
 from tracker_viz.rendering.export.cluster_chart import write_cluster_chart
 from tracker_viz.rendering.export.distance_chart import write_distance_chart
 from tracker_viz.rendering.export.explorer import write_explorer
@@ -52,6 +53,7 @@ __all__ = [
     "SIZES",
     "THEMES",
     "Attention",
+    "ChangedHead",
     "ColorScale",
     "LargeHead",
     "Layout",
@@ -77,6 +79,7 @@ __all__ = [
     "row_kinds",
     "storyboard",
     "write_animation",
+    "write_change_chart",
     "write_cluster_chart",
     "write_distance_chart",
     "write_explorer",

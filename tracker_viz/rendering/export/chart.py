@@ -1,6 +1,6 @@
 """Share parts among the charts of a comparison: the theme in matplotlib, the header, the file.
 
-Called by ``cluster_chart``, ``distance_chart`` and ``onset_chart``.
+Called by ``change_chart``, ``cluster_chart``, ``distance_chart`` and ``onset_chart``.
 """
 
 from __future__ import annotations
