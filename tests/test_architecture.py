@@ -52,8 +52,8 @@ INNER_LAYERS = {
         ["routing", "signals"],
         ["discover"],
         ["attention", "weights"],
-        ["distributed", "isolation", "notice", "probe", "tracing"],
-        ["needs_torch", "offload", "spelling"],
+        ["isolation", "notice", "probe", "tracing"],
+        ["distributed", "needs_torch", "offload", "spelling"],
     ],
     "trackers": [
         ["mlflow", "wandb"],  # the adapters, which know nothing of each other

@@ -17,7 +17,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
@@ -117,6 +118,21 @@ def fsdp2(capture, **options):
         fully_shard(block)
     fully_shard(model)
     return train(model, model.parameters(), capture=capture, **options)
+
+
+def fsdp1(capture, *, by_block=True, use_orig_params=True, **options):
+    model = FullyShardedDataParallel(
+        make_model(),
+        auto_wrap_policy=ModuleWrapPolicy({Residual}) if by_block else None,
+        use_orig_params=use_orig_params,
+        device_id=torch.device("cpu"),
+    )
+    return train(model, model.parameters(), capture=capture, **options)
+
+
+def fsdp1_flat(capture, **options):
+    """One flat parameter of all blocks, in place of the model's own."""
+    return fsdp1(capture, by_block=False, use_orig_params=False, **options)
 
 
 def fsdp2_mixed(capture, **options):
@@ -359,6 +375,8 @@ def reads():
 KINDS = (
     ddp,
     fsdp2,
+    fsdp1,
+    fsdp1_flat,
     fsdp2_mixed,
     fsdp2_compiled,
     fsdp2_late,
@@ -383,6 +401,7 @@ def main(directory):
             "steps": [capture.step for capture in captures],
             "counts": counts,
             "model": captures[0].model["name"] if captures else None,
+            "n_parameters": captures[0].model["n_parameters"] if captures else None,
         }
         if captures:
             for capture in (captures[0], captures[-1]):

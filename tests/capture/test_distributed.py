@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 from sharded_kinds import CAPTURED, sharded_lines
-from torch import nn
 
 from tracker_viz.capture import distributed
-from tracker_viz.errors import UnsupportedModelError
 
 KINDS = list(CAPTURED)
 SCRIPT = Path(__file__).with_name("distributed_training.py")
@@ -76,11 +74,14 @@ def test_under_ddp_the_other_process_runs_no_probe_and_waits_for_nothing(two_pro
     assert second["ddp"]["counts"] == [6, 0], "no probe, and nothing that the processes do together"
 
 
+@pytest.mark.parametrize("kind", ["fsdp2", "fsdp1", "fsdp1_flat"])
 @pytest.mark.parametrize("step", [0, 6])
-def test_a_sharded_model_shows_what_the_whole_model_shows(two_processes, step):
-    whole, sharded = (np.load(two_processes[1] / f"{kind}-{step}.npz") for kind in ("ddp", "fsdp2"))
+def test_a_sharded_model_shows_what_the_whole_model_shows(two_processes, step, kind):
+    whole, sharded = (np.load(two_processes[1] / f"{each}-{step}.npz") for each in ("ddp", kind))
     assert set(whole) == set(sharded)
     assert "blocks.0.mlp.w_gate" in set(whole)
+    first = two_processes[0][0]
+    assert first[kind]["n_parameters"] == first["ddp"]["n_parameters"]
     for name in whole:
         np.testing.assert_allclose(
             sharded[name], whole[name], atol=1e-3 if name.endswith("pattern") else 1e-5
@@ -171,25 +172,6 @@ def test_split_layers_whose_heads_cannot_be_told_are_refused_on_each_process(two
             "split over processes (tensor parallelism), and which of them has" in report["refused"]
         )
         assert "tracker-viz backfill" in report["refused"]
-
-
-def test_parameters_that_deepspeed_hides_are_refused_by_name():
-    model = nn.Linear(2, 2)
-    model.weight.ds_id = 0
-    with pytest.raises(
-        UnsupportedModelError, match="parameter weight is partitioned by DeepSpeed ZeRO-3"
-    ):
-        distributed.is_sharded(model)
-
-
-def test_fsdp1_is_refused_with_the_way_round():
-    class FullyShardedDataParallel(nn.Linear):  # the real one starts on an accelerator only
-        pass
-
-    with pytest.raises(
-        UnsupportedModelError, match=r"shard with fully_shard .* accelerate by fsdp_version: 2"
-    ):
-        distributed.is_sharded(FullyShardedDataParallel(2, 2))
 
 
 def test_the_launchers_rank_counts_before_the_process_group_is_up(monkeypatch):

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import itertools
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,7 @@ from tracker_viz.capture.routing.routers import (
 from tracker_viz.capture.signals.chosen import chosen_signals
 from tracker_viz.capture.signals.probe_pass import ProbePass
 from tracker_viz.capture.signals.signal import SignalArray
+from tracker_viz.capture.weights.gathering import Gatherer
 from tracker_viz.capture.weights.matrices import Pooling, Projection, read
 from tracker_viz.capture.weights.neurons import NeuronWatch, down_layers, linear_layers
 from tracker_viz.capture.weights.norms import krylov, norms
@@ -418,24 +420,30 @@ class Camera:
 
     def _add_weights(self, held: _Arrays) -> None:
         """Add weights, and what their scores need besides: norms, and the neurons' activity."""
-        side = self._side, self._side
-        parameters = StoredWeights(self.model, self._readable.asked_for)
+        gatherer = Gatherer(self.model)
+        of_blocks = itertools.groupby(self._projections, lambda each: each.block)
         with torch.no_grad(), _without_autocast(self.device.type):
-            for projection in self._projections:
-                name = projection.array_name
-                held.tensors[name] = read(
-                    parameters, projection, side, self._pooling_of(projection)
-                )
-                held.axes[name] = ("out", "in")
-                is_scored = WEIGHT_NAME.fullmatch(name) is not None
-                is_large = min(projection.shape) > MAX_SPECTRUM_SIDE
-                # Where the capture holds all of a small matrix, its scores follow from that.
-                if is_scored and (is_large or max(projection.shape) > self._side):
-                    held.tensors[f"{name}.norms"] = krylov(parameters, projection)
+            for _, of_block in of_blocks:
+                projections = tuple(of_block)
+                with gatherer.of_modules(_modules_of(projections)):
+                    weights = StoredWeights(self.model, self._readable.asked_for)
+                    for projection in projections:
+                        self._add_weight(held, projection, weights)
         activity = self._neurons.activity(self.model, self._structure.projections)
         for name, values in activity.items():
             if name.rpartition(".")[0] in held.tensors:
                 held.tensors[name] = values
+
+    def _add_weight(self, held: _Arrays, projection: Projection, weights: StoredWeights) -> None:
+        name = projection.array_name
+        side = self._side, self._side
+        held.tensors[name] = read(weights, projection, side, self._pooling_of(projection))
+        held.axes[name] = ("out", "in")
+        is_scored = WEIGHT_NAME.fullmatch(name) is not None
+        is_large = min(projection.shape) > MAX_SPECTRUM_SIDE
+        # Where the capture holds all of a small matrix, its scores follow from that.
+        if is_scored and (is_large or max(projection.shape) > self._side):
+            held.tensors[f"{name}.norms"] = krylov(weights, projection)
 
     def _pooling_of(self, projection: Projection) -> Pooling:
         for pattern, how in self._pooling.items():
@@ -455,6 +463,15 @@ class _Arrays:
 
 def _matches(name: str, patterns: Collection[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _modules_of(projections: Iterable[Projection]) -> list[str]:
+    """Return the names of the modules that have these weights, each once."""
+    names: dict[str, None] = {}
+    for projection in projections:
+        for parameter in projection.parameters:
+            names[parameter.rpartition(".")[0]] = None
+    return list(names)
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:

@@ -4,8 +4,8 @@ a sharded tensor.
 Plain and DistributedDataParallel models: only the main process works, on the unwrapped model, and
 the others wait for it only in their own next collective. Sharded models (FSDP2, tensor parallelism,
 any DTensor): every process takes part in the pass and in the gathering, one matrix at a time, and
-the main process keeps the result. Under tensor parallelism each process sees its own heads, and
-those are gathered as well.
+the main process keeps the result; of FSDP1 and ZeRO-3 one block at a time (``weights.gathering``).
+Under tensor parallelism each process sees its own heads, and those are gathered as well.
 """
 
 from __future__ import annotations
@@ -13,16 +13,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-
-from tracker_viz.errors import UnsupportedModelError
-
-_FROM_CHECKPOINTS = (
-    "capture it afterwards from checkpoints that were gathered (tracker-viz backfill)"
-)
 
 
 def is_main_process() -> bool:
@@ -53,25 +47,34 @@ def _wrapped_module(model: nn.Module) -> nn.Module | None:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Return whether parameters are split over processes, so that a forward pass is a collective.
+    """Return whether parameters are split over processes, so that a forward pass is a
+    collective."""
+    is_split = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    return is_split or is_partitioned(model) or bool(fsdp1_units(model))
 
-    Raises:
-        UnsupportedModelError: they are split so that no single process can see a whole layer
-            (DeepSpeed ZeRO-3, FSDP1).
-    """
-    for name, parameter in model.named_parameters():
-        if hasattr(parameter, "ds_id"):
-            raise UnsupportedModelError(
-                f"parameter {name} is partitioned by DeepSpeed ZeRO-3, which hides it; use ZeRO-2 "
-                f"or PyTorch's FSDP2, or {_FROM_CHECKPOINTS}"
-            )
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        raise UnsupportedModelError(
-            "FSDP1 (FullyShardedDataParallel) flattens the weights away; shard with fully_shard "
-            "(FSDP2) instead, with accelerate by fsdp_version: 2 in its configuration, or "
-            f"{_FROM_CHECKPOINTS}"
-        )
-    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+def is_partitioned(model: nn.Module) -> bool:
+    """Return whether DeepSpeed ZeRO-3 keeps the parameters in parts."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def fsdp1_units(model: nn.Module) -> dict[str, Any]:
+    """Return the modules that FSDP1 wraps, by name, outermost first."""
+    return {name: module for name, module in model.named_modules() if is_fsdp1(module)}
+
+
+def wrapped_to_shard(model: nn.Module) -> nn.Module:
+    """Return the model inside FSDP1's or DeepSpeed's wrapper, which passes on what it is given and
+    has to be called in its place."""
+    while is_fsdp1(model) or type(model).__name__ == "DeepSpeedEngine":
+        model = cast(nn.Module, model.module)
+    return model
+
+
+def is_fsdp1(module: nn.Module) -> bool:
+    """Return whether a module is FSDP1's wrapper around another."""
+    # By its name: it need not be loaded.
+    return type(module).__name__ == "FullyShardedDataParallel"
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tracker_viz.capture.distributed import is_fsdp1, wrapped_to_shard
 from tracker_viz.capture.offload import execution_device
 
 # (model, input_ids int64 [probe, position]) -> anything. The camera drops the result; LossMeter
@@ -130,7 +131,9 @@ def _same(old: Tensor, new: Tensor) -> bool:
 
 
 def _forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    forward = inspect.unwrap(model.forward)  # accelerate wraps it and leaves __wrapped__
+    forward = inspect.unwrap(
+        wrapped_to_shard(model).forward
+    )  # accelerate wraps it and leaves __wrapped__
     try:
         return inspect.signature(forward).parameters
     except (TypeError, ValueError):
@@ -186,7 +189,9 @@ def _buffers_kept(written: Mapping[str, Tensor]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    before = [(module, _plain_attributes(module)) for module in model.modules()]
+    # FSDP1 notes in its own wrappers, at their first use, which of them is the root.
+    own = [module for module in model.modules() if not is_fsdp1(module)]
+    before = [(module, _plain_attributes(module)) for module in own]
     try:
         yield
     finally:

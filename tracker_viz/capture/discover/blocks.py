@@ -32,6 +32,7 @@ from tracker_viz.capture.discover.tensor_parallel import group_of_heads
 from tracker_viz.capture.isolation import Forward, default_forward
 from tracker_viz.capture.tracing.parameter_trace import ParameterTrace
 from tracker_viz.capture.weights.adapters import virtual_tokens
+from tracker_viz.capture.weights.gathering import Gatherer
 from tracker_viz.capture.weights.matrices import Projection
 from tracker_viz.capture.weights.stored import names_of_outputs
 from tracker_viz.errors import CaptureError, ConfigError, ProbeError, UnsupportedModelError
@@ -100,10 +101,12 @@ def discover(
 
     d_model = _width(chosen, per_block, widths)
     found = _Found(d_model, evidence)
+    gatherer = Gatherer(model)
     for index, block in enumerate(chosen):
-        per_block[index] = _search_block(
-            model, block, per_block[index], found, named=projections, max_experts=max_experts
-        )
+        with gatherer.of_modules([block.name, *block.beside]):
+            per_block[index] = _search_block(
+                model, block, per_block[index], found, named=projections, max_experts=max_experts
+            )
 
     attending = list(itertools.chain(*per_block))
     errors = [call.error for call in calls if call.error is not None]
@@ -236,7 +239,8 @@ def attend(
     modules = dict(model.named_modules())
     followed = [(name, modules[name]) for name in modules if name in structure.watched]
     kernels = intercepted(structure.mixing.bindings, watch.asker.call_function)
-    with stack.following(followed), loop.following(model), kernels, watch:
+    running = Gatherer(model).while_running()
+    with stack.following(followed), loop.following(model), kernels, running, watch:
         forward(model, input_ids)
     loop.check()
     missing = expected - set(seen)
@@ -285,6 +289,7 @@ def _watched_pass(
             hooks.enter_context(loop.following(model))
             hooks.enter_context(kernels)
             hooks.enter_context(_outputs_noted(model, evidence))
+            hooks.enter_context(Gatherer(model).while_running())
             hooks.enter_context(watch)
             forward(model, input_ids)
         loop.check()

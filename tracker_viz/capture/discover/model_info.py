@@ -14,7 +14,9 @@ from typing import Any
 from torch import nn
 
 from tracker_viz.capture.attention.interception import Binding
+from tracker_viz.capture.distributed import wrapped_to_shard
 from tracker_viz.capture.weights.adapters import inside_wrapper, kinds
+from tracker_viz.capture.weights.gathering import Gatherer
 from tracker_viz.capture.weights.matrices import Projection
 
 # Weights that a person is not told of one by one: single experts, adapters' own matrices.
@@ -125,7 +127,7 @@ def describe(structure: ModelStructure, model: nn.Module) -> dict[str, Any]:
         "n_kv_heads": _one_or_all(structure.n_kv_heads),
         "d_model": structure.d_model,
         "d_mlp": structure.d_mlp,
-        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "n_parameters": Gatherer(model).n_parameters,
         "found": found,
     }
     if adapters := kinds(model):
@@ -135,6 +137,7 @@ def describe(structure: ModelStructure, model: nn.Module) -> dict[str, Any]:
 
 def model_name(model: nn.Module) -> str:
     """Return the class of a model, or of the model inside an adapter's wrapper."""
+    model = wrapped_to_shard(model)
     # fully_shard changes the class of what it shards.
     return type(inside_wrapper(model)).__name__.removeprefix("FSDP")
 

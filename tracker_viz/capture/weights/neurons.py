@@ -103,7 +103,9 @@ def linear_layers(model: nn.Module) -> list[nn.Module]:
     layers = []
     for module in model.modules():
         weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and weight.ndim == 2:
+        # FSDP1 and ZeRO-3 keep a part of it, in another shape.
+        is_layer = isinstance(module, nn.Linear)
+        if is_layer or (isinstance(weight, Tensor) and weight.ndim == 2):
             layers.append(module)
     return layers
 

@@ -48,8 +48,8 @@ class StoredWeights(Mapping[str, Tensor]):
     def __init__(self, model: nn.Module, asked_for: Collection[str] = ()) -> None:
         self._model = model
         self._asked_for = asked_for
-        # Blocks may share a layer.
-        self._parameters = dict(model.named_parameters(remove_duplicate=False))
+        # Blocks may share a layer. nn.Module's own: that of FSDP1's wrapper shortens the names.
+        self._parameters = dict(nn.Module.named_parameters(model, remove_duplicate=False))
         self._latest: tuple[str, Tensor] | None = None
 
     def __getitem__(self, name: str) -> Tensor:
