@@ -422,17 +422,22 @@ class Camera:
         """Add weights, and what their scores need besides: norms, and the neurons' activity."""
         gatherer = Gatherer(self.model)
         of_blocks = itertools.groupby(self._projections, lambda each: each.block)
+        weights = self._stored_weights()
         with torch.no_grad(), _without_autocast(self.device.type):
             for _, of_block in of_blocks:
                 projections = tuple(of_block)
                 with gatherer.of_modules(_modules_of(projections)):
-                    weights = StoredWeights(self.model, self._readable.asked_for)
+                    if gatherer.is_needed:
+                        weights = self._stored_weights()
                     for projection in projections:
                         self._add_weight(held, projection, weights)
         activity = self._neurons.activity(self.model, self._structure.projections)
         for name, values in activity.items():
             if name.rpartition(".")[0] in held.tensors:
                 held.tensors[name] = values
+
+    def _stored_weights(self) -> StoredWeights:
+        return StoredWeights(self.model, self._readable.asked_for)
 
     def _add_weight(self, held: _Arrays, projection: Projection, weights: StoredWeights) -> None:
         name = projection.array_name

@@ -26,6 +26,11 @@ class Gatherer:
         self._is_partitioned = is_partitioned(model)
 
     @property
+    def is_needed(self) -> bool:
+        """The model hides parameters, so that they have to be looked up again once gathered."""
+        return self._is_partitioned or bool(self._units)
+
+    @property
     def n_parameters(self) -> int:
         """How many numbers the parameters of the whole model are."""
         if self._units:
