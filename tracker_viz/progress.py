@@ -1,5 +1,5 @@
-"""Show the progress of long work on standard error: a bar in a terminal, a line now and then in a
-log file."""
+"""Show the progress of long work: a bar in a terminal, one line that changes in a notebook, and a
+line now and then in a log file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from tracker_viz import notebook
+
 LINE_EVERY_S = 15.0
+_NOTEBOOK_EVERY_S = 0.25
 
 
 class Advance(Protocol):
@@ -32,6 +35,12 @@ def progress_bar(
     """
     if not shown:
         yield lambda done, total, state="": None
+    elif notebook.in_notebook():
+        line = NotebookLine(verb, unit, delay_s)
+        try:
+            yield line.advance
+        finally:
+            line.clear()
     elif sys.stderr.isatty():
         with _bar(verb, unit, delay_s, done) as advance:
             yield advance
@@ -53,6 +62,29 @@ def _bar(verb: str, unit: str, delay_s: float, done_before: int) -> Iterator[Adv
             bar.update(done - bar.n)
 
         yield advance
+
+
+class NotebookLine:
+    """Progress in a notebook: one output that changes, and is empty in the end."""
+
+    def __init__(self, verb: str, unit: str, delay_s: float) -> None:
+        self._verb, self._unit = verb, unit
+        self._output = notebook.CellOutput()
+        self._next_s = time.monotonic() + delay_s
+
+    def advance(self, done: int, total: int, state: str = "", /) -> None:
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + _NOTEBOOK_EVERY_S
+        words = f"{self._verb}: {done} of {total} {self._unit}"
+        if state:
+            words += f", {state}"
+        bar = f'<progress value="{done}" max="{max(total, 1)}"></progress>'
+        self._output.show(f"<div>{bar} {notebook.text(words)}</div>", words)
+
+    def clear(self) -> None:
+        self._output.clear()
 
 
 class PlainLines:

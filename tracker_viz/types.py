@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz import plugins
+from tracker_viz import notebook, plugins
 from tracker_viz.errors import ConfigError
 
 # (block, head): one attention head of a model.
@@ -153,6 +153,28 @@ class Capture:
         that compare names."""
         return capture_file_name(self.step)
 
+    def __repr__(self) -> str:
+        return f"Capture({self._brief()})"
+
+    def _brief(self) -> str:
+        """Return ``step=100, 38 arrays, 1.2 MB, loss=3.214``."""
+        megabytes = sum(array.nbytes for array in self.arrays.values()) / 1e6
+        words = f"step={self.step}, {len(self.arrays)} arrays, {megabytes:.1f} MB"
+        if "loss" in self.metrics:
+            words += f", loss={self.metrics['loss']:.3f}"
+        return words
+
+    def _repr_html_(self) -> str:
+        """Show the heads of the probe's first row, and the arrays by name, in a notebook."""
+        shown = ""
+        heads = notebook.heads_maps(self.arrays)
+        if heads is not None:
+            png = notebook.maps_png(heads)
+            shown = notebook.picture(png, "png", "attention of every head; a row is a block")
+        return notebook.box(
+            [notebook.text(self._brief()), shown, notebook.arrays_table(self.arrays, self.axes)]
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
@@ -190,6 +212,9 @@ class CaptureHeader:
     metrics: Mapping[str, float]
     model: Mapping[str, Any]
     probe: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"CaptureHeader(step={self.step}, {len(self.arrays)} arrays)"
 
     def capture(self, arrays: Mapping[str, NDArray[Any]]) -> Capture:
         """Return the capture with these of its arrays."""
@@ -242,6 +267,10 @@ class Frame:
 
     step: int
     pixels: NDArray[np.uint8]
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        return f"Frame(step={self.step}, {width} x {height} pixels)"
 
 
 def capture_file_name(step: int) -> str:

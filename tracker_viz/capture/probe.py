@@ -44,6 +44,12 @@ class ProbeRow:
     start: int | None = None
     hidden: bool = False
 
+    def __repr__(self) -> str:
+        words = f"{self.kind}, {len(self.tokens)} tokens"
+        if self.hidden:
+            words = f"{self.kind}, hidden"
+        return f"ProbeRow({words})"
+
     def description(self) -> dict[str, Any]:
         """Return the row as ``Capture.probe`` holds it, JSON-like, without its ids."""
         described: dict[str, Any] = {"kind": self.kind}
@@ -63,6 +69,10 @@ class Probe:
 
     input_ids: Tensor
     rows: tuple[ProbeRow, ...]
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.labels[: self.n_drawn])
+        return f"Probe({names}: {self.length} tokens; {self.n_hidden} hidden rows)"
 
     @property
     def length(self) -> int:

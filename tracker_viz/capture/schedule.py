@@ -34,6 +34,12 @@ class Schedule:
     period: int | None = None
     total: int | None = None
 
+    def __repr__(self) -> str:
+        words = f"{len(self.steps)} steps from {self.steps[0]} to {self.steps[-1]}"
+        if self.period is not None:
+            words += f", then every {self.period}"
+        return f"Schedule({words})"
+
     @classmethod
     def for_total(cls, total_steps: int, captures: int = 100, *, power: float = 1.5) -> Schedule:
         """Return ``captures`` steps from 0 to ``total_steps``, dense at the start, where a model

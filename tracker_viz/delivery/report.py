@@ -39,6 +39,25 @@ class Report:
         damaged = any(delivery.damaged for delivery in self.deliveries)
         return self.command is None and not self.lost and not damaged
 
+    @property
+    def words(self) -> str:
+        """Say in one line how it went."""
+        if self.complete:
+            return "all captures were delivered"
+        left = sum(delivery.left for delivery in self.deliveries)
+        n_damaged = sum(len(delivery.damaged) for delivery in self.deliveries)
+        parts = [f"{left} captures are left"]
+        if n_damaged:
+            parts.append(f"{n_damaged} are damaged")
+        if self.lost:
+            parts.append(f"{len(self.lost)} could not be written to the disk")
+        if self.command:
+            parts.append(f"finish with: {self.command}")
+        return "; ".join(parts)
+
+    def __repr__(self) -> str:
+        return f"Report({self.words})"
+
 
 def close_all(
     spool: Spool,

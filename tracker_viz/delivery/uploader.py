@@ -86,6 +86,12 @@ class DeliveryStatus:
     def complete(self) -> bool:
         return self.left == 0 and self.error is None
 
+    def __repr__(self) -> str:
+        words = f"{self.name}, {self.sent} captures sent, {self.left} left"
+        if self.damaged:
+            words += f", {len(self.damaged)} damaged"
+        return f"DeliveryStatus({words})"
+
 
 @dataclass(frozen=True, slots=True)
 class _Ending:

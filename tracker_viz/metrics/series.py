@@ -64,6 +64,10 @@ class ScoreSeries:
     routers: Mapping[str, Floats] = field(default_factory=dict)
     streams: Mapping[str, Floats] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        blocks, heads = self.shape
+        return f"ScoreSeries({self.n_captures} captures, {blocks} x {heads} heads)"
+
     @property
     def n_captures(self) -> int:
         return len(self.steps)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracker_viz import notebook
 from tracker_viz.delivery import Report
 from tracker_viz.pipeline.load import TrackerOptions
 from tracker_viz.pipeline.recording.arguments import checked_model, chosen_probe
@@ -38,6 +39,21 @@ class Backfilled:
     steps: tuple[int, ...]
     runs: tuple[Run, ...]
     report: Report
+
+    def __repr__(self) -> str:
+        runs = ", ".join(str(run.ref) for run in self.runs)
+        captures = notebook.count(len(self.steps), "capture")
+        return f"Backfilled({captures} into {runs}; {self.report.words})"
+
+    def _repr_html_(self) -> str:
+        """Say in a notebook what was captured, with links to the runs."""
+        links = [notebook.link(run.url(), str(run.ref)) for run in self.runs]
+        return notebook.box(
+            [
+                notebook.text(f"{notebook.count(len(self.steps), 'capture')}; {self.report.words}"),
+                " · ".join(links),
+            ]
+        )
 
 
 def backfill(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracker_viz import notebook
 from tracker_viz.comparison import (
     Axis,
     Correlation,
@@ -56,8 +57,11 @@ from tracker_viz.pipeline.options import (
     VideoOptions,
 )
 from tracker_viz.pipeline.render import check_outputs
+from tracker_viz.pipeline.showing import picture_markup
 from tracker_viz.trackers import Run, cache_directory
 from tracker_viz.types import RunRef
+
+_MOST_LINES = 20  # of findings, and of notes, in a notebook
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,26 @@ class CompareResult:
 
     def __str__(self) -> str:
         return str(self.video)
+
+    def __repr__(self) -> str:
+        return f"CompareResult({str(self.video)!r}, {len(self.rows)} runs)"
+
+    def _repr_html_(self) -> str:
+        """Show the video, the findings and the caveats in a notebook: at most a megabyte."""
+        in_step = ""
+        if self.in_step:
+            in_step = notebook.link(self.in_step, "the runs' own films, in step")
+        files = ", ".join(path.name for path in (*self.pictures, *self.tables))
+        return notebook.box(
+            [
+                picture_markup(self.video, url=self.url),
+                in_step,
+                notebook.lines(map(notebook.text, self.findings[:_MOST_LINES])),
+                "Before you compare:" if self.notes else "",
+                notebook.lines(map(notebook.text, self.notes[:_MOST_LINES])),
+                f"beside the video: {notebook.text(files)}",
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,9 @@ class Picture:
     notice: str = ""
     uploads: tuple[Upload, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Picture({self.format!r}, {str(self.path)!r}, {len(self.uploads)} uploads)"
+
 
 def put_pictures(
     runs: Sequence[Run],

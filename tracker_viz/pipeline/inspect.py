@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tracker_viz import capture_file
+from tracker_viz import capture_file, notebook
 from tracker_viz.errors import ConfigError
 from tracker_viz.pipeline.recording.arguments import checked_model, chosen_probe, chosen_schedule
 from tracker_viz.pipeline.scoring import Scores
@@ -91,6 +91,15 @@ class Inspection:
                 *_captures_lines(self),
             ]
         )
+
+    def __repr__(self) -> str:
+        name = self.model.get("name", "model")
+        cost = f"{self.cost.megabytes:.1f} MB and {1000 * self.cost.training_s:.0f} ms a capture"
+        return f"Inspection({name}: {len(self.blocks)} blocks, {cost}; print it for all findings)"
+
+    def _repr_html_(self) -> str:
+        """Show the findings in a notebook, as ``print`` does."""
+        return f'<pre style="white-space: pre-wrap">{notebook.text(self)}</pre>'
 
 
 def inspect(

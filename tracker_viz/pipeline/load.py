@@ -3,11 +3,11 @@ and of everything else that reads a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from tracker_viz import capture_file, trackers
+from tracker_viz import capture_file, notebook, trackers
 from tracker_viz.errors import RenderError
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import Pulled, Run, pull
@@ -26,13 +26,45 @@ class Recorded(Protocol):
         """Close, and return the runs that hold every capture."""
 
 
+class Captures(Iterator[Capture]):
+    """The captures of a run, ordered by step. It is read once, from the beginning to the end, and
+    one capture at a time is in memory. Nothing is pulled before the first one is asked for.
+
+    Args:
+        read: opens the run and yields its captures.
+    """
+
+    def __init__(self, run: RunRef | str, read: Callable[[], Iterator[Capture]]) -> None:
+        self._run = run
+        self._read = read
+        self._left: Iterator[Capture] | None = None
+        self._latest: int | None = None
+
+    def __next__(self) -> Capture:
+        if self._left is None:
+            self._left = self._read()
+        capture = next(self._left)
+        self._latest = capture.step
+        return capture
+
+    def __repr__(self) -> str:
+        if self._latest is None:
+            return f"captures of {self._run}, none read yet"
+        return f"captures of {self._run}, read up to step {self._latest}"
+
+    def _repr_html_(self) -> str:
+        """Say in a notebook how to read them; showing reads nothing."""
+        how = "for capture in tv.load_captures(...): capture.step, capture.arrays"
+        return notebook.box([notebook.text(repr(self)), f"<code>{notebook.text(how)}</code>"])
+
+
 def load_captures(
     run: RunRef | str,
     *,
     names: Sequence[str] | None = None,
     tracker_options: TrackerOptions | None = None,
     cache: Path | None = None,
-) -> Iterator[Capture]:
+) -> Captures:
     """Yield the captures of a run, ordered by step; one at a time is in memory.
 
     Args:
@@ -41,11 +73,15 @@ def load_captures(
         cache: directory for downloads; None: the default one.
 
     Raises:
-        RunNotFoundError: there is no such run.
+        RunNotFoundError: there is no such run; when the first capture is asked for.
     """
-    opened = open_run(run, tracker_options)
-    for capture in pulled_captures(opened, cache, progress=False).captures:
-        yield capture_file.read(capture.path, names)
+
+    def read() -> Iterator[Capture]:
+        opened = open_run(run, tracker_options)
+        for capture in pulled_captures(opened, cache, progress=False).captures:
+            yield capture_file.read(capture.path, names)
+
+    return Captures(run, read)
 
 
 def open_run(run: RunRef | str, tracker_options: TrackerOptions | None) -> Run:

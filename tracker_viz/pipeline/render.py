@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracker_viz import commands
+from tracker_viz import commands, notebook
 from tracker_viz.errors import ConfigError, RenderError
 from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.load import Recorded, TrackerOptions, open_run, pulled_captures
@@ -23,6 +23,7 @@ from tracker_viz.pipeline.options import (
     ThemeName,
     VideoOptions,
 )
+from tracker_viz.pipeline.showing import picture_markup
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import Pulled, Run, cache_directory
 from tracker_viz.types import RunRef
@@ -69,6 +70,27 @@ class RenderResult:
 
     def __str__(self) -> str:
         return str(self.path) if self.pictures else "nothing"
+
+    def __repr__(self) -> str:
+        if not self.pictures:
+            return "RenderResult(nothing)"
+        paths = ", ".join(repr(str(picture.path)) for picture in self.pictures)
+        return f"RenderResult({paths}, {notebook.count(self.n_captures, 'capture')})"
+
+    def _repr_html_(self) -> str:
+        """Show the first picture in a notebook, and where the others are: at most a megabyte."""
+        if not self.pictures:
+            return notebook.box(["there is no picture: this process recorded nothing"])
+        first, *others = self.pictures
+        shown = picture_markup(first.path, url=self.url, notice=first.notice)
+        gaps = ""
+        if self.missing_steps:
+            gaps = f"{len(self.missing_steps)} captures could not be pulled"
+        rest = [
+            f"{notebook.text(other.format)}: <code>{notebook.text(other.path)}</code>"
+            for other in others
+        ]
+        return notebook.box([shown, gaps, *rest])
 
 
 @np.errstate(all="ignore")  # the user's process may turn float errors into exceptions

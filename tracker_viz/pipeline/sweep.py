@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tracker_viz import notebook
 from tracker_viz.cores import usable_cores
 from tracker_viz.errors import ConfigError, RenderError, TrackerVizError
 from tracker_viz.pipeline.in_step import put_sweep_page
@@ -23,6 +24,8 @@ from tracker_viz.pipeline.render import RenderResult, render
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import folder_name
 from tracker_viz.types import RunRef
+
+_MOST_LINES = 100  # runs in a notebook's list
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,28 @@ class SweepResult:
     rendered: Mapping[RunRef, RenderResult]
     failed: Mapping[RunRef, str]
     in_step: str | None
+
+    def __repr__(self) -> str:
+        return f"SweepResult({len(self.rendered)} runs rendered, {len(self.failed)} failed)"
+
+    def _repr_html_(self) -> str:
+        """List in a notebook where the films are, and why a run has none."""
+        page = notebook.link(self.in_step, "all films, in step") if self.in_step else ""
+        films = [
+            f"{notebook.text(ref)}: <code>{notebook.text(film)}</code>"
+            for ref, film in self.rendered.items()
+        ]
+        failed = [
+            f"{notebook.text(ref)}: {notebook.text(reason)}" for ref, reason in self.failed.items()
+        ]
+        return notebook.box(
+            [
+                notebook.text(repr(self)),
+                page,
+                notebook.lines(films[:_MOST_LINES]),
+                notebook.lines(failed[:_MOST_LINES]),
+            ]
+        )
 
 
 def render_sweep(

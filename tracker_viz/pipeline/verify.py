@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracker_viz import notebook
 from tracker_viz.files import append_lines, read_lines
 from tracker_viz.metrics import AblatedSet, RolePlan, labels_at, role_plans, verdict_rows
 from tracker_viz.pipeline.load import TrackerOptions, open_run
@@ -58,6 +59,27 @@ class VerifyResult:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def __repr__(self) -> str:
+        steps = ", ".join(map(str, list(self.sentences)[:5]))
+        return f"VerifyResult({str(self.path)!r}, {len(self.rows)} rows, steps {steps})"
+
+    def _repr_html_(self) -> str:
+        """Show the verdicts of the last checkpoint, and the caveats, in a notebook."""
+        last = max(self.sentences, default=None)
+        verdicts = self.sentences[last] if last is not None else ()
+        where = f"<code>{notebook.text(self.path)}</code>"
+        if self.url:
+            where = f"{notebook.link(self.url, 'in the run')} · {where}"
+        head = f"Verdicts at step {last:,}" if last is not None else "No role was verified"
+        return notebook.box(
+            [
+                head,
+                notebook.lines(map(notebook.text, verdicts)),
+                notebook.lines(map(notebook.text, self.notes)),
+                where,
+            ]
+        )
 
 
 def verify(

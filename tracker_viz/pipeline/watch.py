@@ -7,9 +7,11 @@ training loop ──step──▶ recorder ──▶ outbox, which scores and cu
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracker_viz import notebook
 from tracker_viz.delivery import Outbox
 from tracker_viz.pipeline.load import TrackerOptions
 from tracker_viz.pipeline.recording.arguments import (
@@ -21,8 +23,10 @@ from tracker_viz.pipeline.recording.arguments import (
 )
 from tracker_viz.pipeline.recording.destinations import destinations_of
 from tracker_viz.pipeline.recording.outbox import open_outbox
+from tracker_viz.pipeline.recording.run_twice import close_earlier, remember
 from tracker_viz.pipeline.recording.watcher import Watcher
 from tracker_viz.pipeline.scoring import Scores
+from tracker_viz.pipeline.showing import Place, TrainingView
 from tracker_viz.types import Capture
 
 if TYPE_CHECKING:
@@ -187,6 +191,7 @@ def watch(
     first = camera.explore(start_step, 0 if start_step == 0 else None)
 
     # Then the outbox is opened, on the main process: it keeps the captures of all.
+    close_earlier(model)
     scores = Scores(options.max_mb)
     outbox = None
     if camera.main:
@@ -203,8 +208,19 @@ def watch(
             first=first,
         )
 
-    recorder = _recorder(camera, chosen, limit, outbox, first, start_step, counts_from)
-    return Watcher(recorder, outbox, scores, tracker_options)
+    view = None
+    if outbox is not None and notebook.in_notebook():
+        view = TrainingView(partial(_places, outbox))
+    recorder = _recorder(camera, chosen, limit, outbox, view, first, start_step, counts_from)
+    watcher = Watcher(recorder, outbox, scores, tracker_options, view)
+    remember(watcher, model)
+    return watcher
+
+
+def _places(outbox: Outbox) -> list[Place]:
+    """Return the runs that could be reached so far with the address of each; else the spool."""
+    places: list[Place] = [(run.ref, run.url()) for run in outbox.runs]
+    return places or [(outbox.run.ref, outbox.run.url())]
 
 
 def _recorder(
@@ -212,6 +228,7 @@ def _recorder(
     schedule: Schedule,
     limit: CostLimit | None,
     outbox: Outbox | None,
+    view: TrainingView | None,
     first: Capture,
     start_step: int,
     counts_from: int | None,
@@ -224,6 +241,8 @@ def _recorder(
     captured: Collection[int] = ()
     if outbox is not None:
         sink, captured = outbox.submit, outbox.captured_steps
+        if view is not None:
+            sink = view.behind(sink)
 
     def background_s() -> float:
         return 0.0 if outbox is None else outbox.background_s

@@ -8,6 +8,7 @@ Pixels come in; captures and layouts are unknown here.
 
 from tracker_viz.video.encoders import ENCODERS, EncoderName, encoder
 from tracker_viz.video.growing import append_frames, join_film, keep_frames
+from tracker_viz.video.small_copy import small_copy
 from tracker_viz.video.writer import video_path, write_video
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "encoder",
     "join_film",
     "keep_frames",
+    "small_copy",
     "video_path",
     "write_video",
 ]

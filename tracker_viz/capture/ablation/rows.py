@@ -24,6 +24,12 @@ class HeldOutRows:
     repeated: Tensor
     text: Tensor | None = None
 
+    def __repr__(self) -> str:
+        shapes = f"repeated {tuple(self.repeated.shape)}"
+        if self.text is not None:
+            shapes += f", text {tuple(self.text.shape)}"
+        return f"HeldOutRows({shapes})"
+
     def __post_init__(self) -> None:
         for name in ("repeated", "text"):
             rows = getattr(self, name)

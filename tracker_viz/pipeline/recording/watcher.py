@@ -8,6 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from tracker_viz import notebook
 from tracker_viz.delivery import Outbox, Report
 from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import run_summary
@@ -16,6 +17,7 @@ from tracker_viz.pipeline.recording.outbox import close_outbox
 from tracker_viz.pipeline.recording.signals import USUAL, FlushOnSignals
 from tracker_viz.pipeline.render import RenderResult, render
 from tracker_viz.pipeline.scoring import Scores
+from tracker_viz.pipeline.showing import TrainingView
 from tracker_viz.trackers import Run, RunState, state_after
 from tracker_viz.types import RunRef
 
@@ -35,6 +37,8 @@ class Watcher:
             (``loss=``). Off due steps this compares two integers, and nothing else.
         recorder: takes the captures; None where nothing is recorded.
         outbox: delivers them; None on processes that only take part in the probe's pass.
+
+    In a notebook the cell that trains shows the latest capture.
     """
 
     def __init__(
@@ -43,11 +47,13 @@ class Watcher:
         outbox: Outbox | None = None,
         scores: Scores | None = None,
         tracker_options: TrackerOptions | None = None,
+        view: TrainingView | None = None,
     ) -> None:
         self.recorder = recorder
         self.outbox = outbox
         self.tracker_options = tracker_options or {}
         self._scores = scores
+        self._view = view
         self._signals: FlushOnSignals | None = None
         # The bound method itself, so that a step costs no second call.
         self.step: Callable[..., None] = _ignore_step
@@ -150,6 +156,8 @@ class Watcher:
                 report = close_outbox(self.outbox, state, self._scores, timeout_s, progress)
             if self._signals is not None:
                 self._signals.remove()
+        if self._view is not None and report is not None:
+            self._view.closed(report.words)
         return report
 
     def render(self, **options: Any) -> RenderResult:
@@ -198,6 +206,26 @@ class Watcher:
                 "draw with: tracker-viz render"
             )
         return whole
+
+    @property
+    def is_open(self) -> bool:
+        """Whether captures are still taken: nobody called ``close``."""
+        return self.outbox is not None and not self.outbox.closed
+
+    def __repr__(self) -> str:
+        if self.outbox is None:
+            return "Watcher(records nothing in this process)"
+        steps = self.captured_steps
+        words = f"{self.ref}, {notebook.count(len(steps), 'capture')}"
+        if steps:
+            words += f" up to step {steps[-1]:,}"
+        return f"Watcher({words}, {'open' if self.is_open else 'closed'})"
+
+    def _repr_html_(self) -> str:
+        """Show the latest capture in a notebook, with links to the runs."""
+        if self._view is None:
+            return notebook.box([notebook.text(repr(self))])
+        return self._view.markup()
 
     def __enter__(self) -> Watcher:
         return self
