@@ -27,54 +27,65 @@ from pathlib import Path
 os.environ.update({"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"})
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/trackers"))
 
-from fault_trials import disks, kills, networks
+from fault_trials import disks, fuzz, kills, many, networks
 from fault_trials.stores import STORES, LocalStore
 from fault_trials.tally import Tallies, table
 from fault_trials.training import train
 
-SERVICES = [name for name in STORES if name not in ("local", "mlflow")]
+TABLES = {
+    "kill": kills.COLUMNS,
+    "draw": kills.DRAWN_COLUMNS,
+    "disks": disks.COLUMNS,
+    "networks": networks.COLUMNS,
+    "many": many.COLUMNS,
+    "fuzz": fuzz.COLUMNS,
+}
+STORES_OF = {"networks": ["mlflow-server", "wandb"], "many": ["local", "mlflow"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=["kill", "draw", "disks", "networks", "table"])
+    parser.add_argument("kind", choices=[*TABLES, "table"])
     parser.add_argument("--trials", type=int, default=5, help="of each row, in the end")
+    parser.add_argument("--captures", type=int, default=10_000, help="of many")
+    parser.add_argument("--examples", type=int, default=100_000, help="of fuzz, in all")
     parser.add_argument("--store", nargs="+", choices=list(STORES))
     options = parser.parse_args()
     if options.kind != "table":
         warm_up()
         with tempfile.TemporaryDirectory(prefix="faults-") as directory:
-            run(options.kind, options.trials, options.store, Path(directory))
+            run(options, Path(directory))
     print_tables()
 
 
-def run(kind: str, n_trials: int, chosen: list[str] | None, directory: Path) -> None:
+def run(options: argparse.Namespace, directory: Path) -> None:
+    kind, n_trials = options.kind, options.trials
     if kind == "disks":
         disks.try_disks(n_trials, directory)
-        return
-    trials = {
-        "kill": kills.kill_trainings,
-        "draw": kills.kill_drawings,
-        "networks": networks.try_networks,
-    }[kind]
-    for name in chosen or (SERVICES if kind == "networks" else list(STORES)):
-        place = directory / name
-        place.mkdir()
-        trials(name, n_trials, place)
-    if kind == "networks" and not chosen:
+    elif kind == "fuzz":
+        fuzz.fuzz(options.examples, directory)
+    else:
+        for name in options.store or STORES_OF.get(kind, list(STORES)):
+            place = directory / name
+            place.mkdir()
+            match kind:
+                case "kill":
+                    kills.kill_trainings(name, n_trials, place)
+                case "draw":
+                    kills.kill_drawings(name, n_trials, place)
+                case "networks":
+                    networks.try_networks(name, n_trials, place)
+                case "many":
+                    many.try_many(name, options.captures, place)
+    if kind == "networks" and not options.store:
         networks.try_restarts(n_trials, directory)
         networks.try_lost_database(n_trials, directory)
 
 
 def print_tables() -> None:
-    for kind, columns in (
-        ("kill", kills.COLUMNS),
-        ("drawings", kills.DRAWN_COLUMNS),
-        ("disks", disks.COLUMNS),
-        ("networks", networks.COLUMNS),
-    ):
+    for kind, columns in TABLES.items():
         print(table(Tallies(kind).rows(), columns, kind), end="\n\n")
 
 

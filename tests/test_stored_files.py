@@ -16,6 +16,7 @@ from tracker_viz.delivery.journal import Journal
 from tracker_viz.demo import checkpoint
 from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError, TrackerVizError
 from tracker_viz.files import MAX_HEADER_BYTES, read_json, read_lines
+from tracker_viz.metrics.score_file import read_score_file
 from tracker_viz.stored import Stored
 from tracker_viz.trackers.local import LocalRun, LocalTracker
 from tracker_viz.trackers.mlflow.note import run_note
@@ -104,6 +105,8 @@ def test_a_header_too_big_to_parse_is_refused_before_it_is(capture):
     with_header(capture, b"{" + b" " * MAX_HEADER_BYTES + b"}", b"")
     with pytest.raises(CaptureFileError, match="says that its header has"):
         capture_file.read_header(capture)
+    with pytest.raises(CaptureFileError, match="says that its header has"):
+        read_score_file(capture)
     capture.write_bytes(struct.pack("<Q", 1 << 60))
     with pytest.raises(CaptureFileError, match="says that its header has"):
         capture_file.read_header(capture)

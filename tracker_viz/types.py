@@ -43,14 +43,15 @@ class RunRef:
 
     def __post_init__(self) -> None:
         if not _SCHEME.fullmatch(self.scheme) or not self.path:
-            raise ConfigError(f"a run must look like one of {_forms()}; got {str(self)!r}")
+            raise ConfigError(f"a run must look like one of {_forms()}; got {str(self)!r:.200}")
         if self.scheme not in plugins.schemes():
             return
 
         tracker = plugins.tracker_class(self.scheme)
         if not re.fullmatch(tracker.reference_pattern, self.path, re.DOTALL):
             raise ConfigError(
-                f"a {self.scheme} run must look like '{tracker.reference_form}'; got '{self}'"
+                f"a {self.scheme} run must look like '{tracker.reference_form}'; got "
+                f"'{self!s:.200}'"
             )
 
     @classmethod
@@ -287,5 +288,7 @@ def capture_step(file_name: str) -> int:
     """
     match = _CAPTURE_NAME.fullmatch(file_name)
     if not match or capture_file_name(int(match[1])) != file_name:
-        raise ConfigError(f"a capture is named like 'step-00000100.safetensors'; got {file_name!r}")
+        raise ConfigError(
+            f"a capture is named like 'step-00000100.safetensors'; got {file_name!r:.200}"
+        )
     return int(match[1])

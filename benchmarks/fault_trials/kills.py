@@ -162,7 +162,7 @@ def _note(ended: Ended, noted: Noted, tally: Tally) -> None:
 
 def kill_drawings(name: str, n_trials: int, directory: Path) -> None:
     """Kill ``render`` and ``compare`` into runs of one store, until their rows have so many."""
-    tallies = Tallies("drawings")
+    tallies = Tallies("draw")
     doing: dict[str, Callable[[Store, list[RunRef], Path], object]] = {
         "render": _render,
         "compare": _compare,

@@ -21,6 +21,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureFileError, ConfigError
+from tracker_viz.files import check_tensor_header
 from tracker_viz.metrics.series import HEAD_PREFIX, SD_PREFIX, ScoreSeries
 from tracker_viz.metrics.summary import onset_table
 from tracker_viz.types import Capture, CaptureRef, capture_file_name
@@ -116,12 +117,13 @@ def read_score_file(path: Path) -> ScoreFile:
     Raises:
         CaptureFileError: it is not such a file, is damaged, or was written by a newer tracker_viz.
     """
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise CaptureFileError(
-            f"{path} has {path.stat().st_size:,} bytes; a file of scores has at most "
-            f"{MAX_FILE_BYTES:,}"
-        )
     try:
+        nbytes = path.stat().st_size
+        if nbytes > MAX_FILE_BYTES:
+            raise CaptureFileError(
+                f"{path} has {nbytes:,} bytes; a file of scores has at most {MAX_FILE_BYTES:,}"
+            )
+        check_tensor_header(path)
         with safetensors.safe_open(str(path), framework="numpy") as file:
             described = json.loads((file.metadata() or {})[_METADATA_KEY])
             if described["schema"] != SCHEMA_VERSION:
@@ -144,6 +146,7 @@ def read_score_file(path: Path) -> ScoreFile:
         OverflowError,
         RecursionError,
         ConfigError,
+        OSError,
     ) as error:
         raise CaptureFileError(f"{path} is no whole file of scores ({error!r})") from error
 
