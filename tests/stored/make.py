@@ -17,6 +17,8 @@ killed before it could reach MLflow; ``train.py`` leaves a third with a checkpoi
     same_bytes.json       file that is not stored again -> file with the same bytes
     expected.json         what the captures hold
 
+``kinds/`` holds what other kinds of models leave: ``kinds.py`` makes it.
+
 Paths and addresses of the machine became ``/machine``, ``http://mlflow`` and ``http://wandb``.
 A spool's ``.reserve`` (random bytes) is left out.
 """
@@ -155,20 +157,25 @@ def write_expected(target: Path) -> None:
     for name in ("local", "crashed", "demo"):
         paths = sorted((target / name / "captures").glob("*.safetensors"))
         captures = [capture_file.read(path) for path in paths]
-        expected[name] = {
-            "axes": {array: list(captures[0].axes[array]) for array in captures[0].arrays},
-            "labels": {axis: list(names) for axis, names in captures[0].labels.items()},
-            "captures": [
-                {
-                    "step": capture.step,
-                    "tokens_seen": capture.tokens_seen,
-                    "loss": str(capture.metrics["loss"]),
-                    "arrays_sha256": arrays_sha256(capture),
-                }
-                for capture in captures
-            ],
-        }
+        expected[name] = described(captures)
     write_json(expected, target / "expected.json")
+
+
+def described(captures: list[tv.Capture]) -> dict[str, Any]:
+    """Return what captures of one run hold."""
+    return {
+        "axes": {array: list(captures[0].axes[array]) for array in captures[0].arrays},
+        "labels": {axis: list(names) for axis, names in captures[0].labels.items()},
+        "captures": [
+            {
+                "step": capture.step,
+                "tokens_seen": capture.tokens_seen,
+                "loss": str(capture.metrics["loss"]),
+                "arrays_sha256": arrays_sha256(capture),
+            }
+            for capture in captures
+        ],
+    }
 
 
 def arrays_sha256(capture: tv.Capture) -> str:
