@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
-from tracker_viz.metrics import Event, ScoreSeries, find_events, run_sentence, strongest_event
+from tracker_viz.metrics import (
+    Event,
+    RoleEvent,
+    ScoreSeries,
+    find_events,
+    run_sentence,
+    strongest_event,
+)
 
 N = 40
 STEPS = np.arange(N) * 10
@@ -139,12 +148,34 @@ def test_events_come_in_the_order_of_their_steps_and_the_strongest_is_found():
 
 def test_of_many_roles_a_run_says_how_many_heads_have_each():
     names = ("previous_token", "induction", "sink_text")
-    events = [Event("role", 0, 10, ((0, 1),), name) for name in names]
+    events = [RoleEvent(0, 10, ((0, 1),), name) for name in names]
     assert run_sentence(events) == "1 previous token, 1 induction heads; on text 1 sink"
 
 
-def test_every_kind_of_event_has_a_headline_and_a_sentence():
-    for kind in ("role", "loss_fall", "loss_jump", "collapse", "nonfinite"):
-        event = Event(kind, 10, 20, ((0, 1),), "sink", "loss", 1.0, 0.5)
+def kinds_of_events():
+    """All kinds; a class with slots stands for the one without that it was made from."""
+    found = set(Event.__subclasses__())
+    return [kind for kind in found if getattr(sys.modules[kind.__module__], kind.__name__) is kind]
+
+
+def test_every_kind_of_event_has_a_headline_and_a_sentence_of_its_own():
+    kinds = kinds_of_events()
+    assert len({kind.kind for kind in kinds}) == len(kinds) >= 9
+    said = set()
+    for kind in kinds:
+        event = kind(
+            10, 20, ((0, 1),), role="sink", metric="loss", before=1.0, after=0.5, experts=((1, 2),)
+        )
         assert event.headline
         assert event.text.startswith("10–20: ")
+        said.add(event.text)
+    assert len(said) == len(kinds)
+
+
+def test_the_heads_of_a_role_are_counted_once_for_flag_and_sentence():
+    series = series_of(previous_token={(0, 0): rising(10, top=0.9), (1, 1): rising(30, top=0.5)})
+    (event,) = find_events(series)
+    assert event.who == "2 heads"
+    assert run_sentence([event]).startswith("2 previous token heads")
+    (alone,) = find_events(series_of(induction={(1, 1): rising(20)}))
+    assert alone.who == "L1H1"

@@ -243,3 +243,60 @@ def test_every_score_of_mixtures_is_on_the_page():
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     assert [re.match(r"\| `(\w+)`", row)[1] for row in rows] == [*EXPERT_SCORES, *ROUTER_SCORES]
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 6 for row in rows)
+
+
+def routed(n_blocks=2, n_experts=4, **scores):
+    """A run of some captures; each score is given capture by capture, the same in all blocks, of
+    experts for each of them."""
+    experts, routers = {}, {}
+    for name, values in scores.items():
+        values = np.array(values, np.float32)
+        if values.ndim == 1:
+            routers[name] = values[:, None, None].repeat(n_blocks, 1)
+        else:
+            experts[name] = values[:, None].repeat(n_blocks, 1)
+    n_captures = len(values)
+    return ScoreSeries(np.arange(n_captures) * 10, {}, experts=experts, routers=routers)
+
+
+def test_routing_settles_once_tokens_keep_their_expert_to_the_end():
+    nan = math.nan
+    (event,) = find_events(routed(changed=[nan, 0.02, 0.5, 0.6, 0.2, 0.05, nan, 0.04, 0.03]))
+    assert (event.kind, event.first_step, event.last_step) == ("settled_routing", 30, 50)
+    assert event.text == (
+        "30–50: 95% of the tokens keep their first expert from capture to capture (40% before)"
+    )
+    assert event.past_headline == "since 50: routing settles"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [[0.5, 0.05, 0.05], [0.2, 0.05, 0.05, 0.05], [0.5, 0.05, 0.05, 0.05, 0.3], [math.nan] * 5],
+    ids=["too short", "never unsettled", "unsettled in the end", "unknown"],
+)
+def test_routing_that_did_not_settle_for_long_from_unrest_is_no_event(changed):
+    assert find_events(routed(changed=changed)) == []
+
+
+def test_a_router_that_comes_to_use_few_experts_collapses():
+    even, mixed, one = [1, 1, 1, 1], [2, 1, 1, 0.4], [0.04, 3.9, 0.03, 0.03]
+    found = find_events(routed(load=[even, even, mixed, one, one, one]))
+    assert [(event.kind, event.last_step) for event in found] == [("router_collapse", 30)] * 2
+    assert found[0].experts[0] == (0, 1), "the busiest first"
+    assert found[0].caption == (
+        "the router of block 0 sends most tokens to 1 of its experts (3 before)"
+    )
+    assert find_events(routed(load=[even, even, one, one, one, even])) == []
+
+
+def test_experts_that_take_one_kind_of_tokens_are_an_event_for_each_kind():
+    even = [[1, 1, 1, 1]] * 6
+    mixed, special, more = [0.5] * 4, [0.95, 0.5, 0.5, 0.02], [0.96, 0.5, 0.92, 0.02]
+    share = [mixed, mixed, special, special, more, more]
+    text, repeats = find_events(routed(1, load=even, text_share=share))
+    assert (text.headline, text.first_step, text.last_step) == ("expert of text", 10, 20)
+    assert text.caption == "expert 0 of block 0 takes mostly text (96%)"
+    assert repeats.caption == "expert 3 of block 0 takes mostly repeated random tokens (98%)"
+    assert {repeats.who, text.who} == {"L0E0", "L0E3"}
+    idle = [[1, 1, 1, 1]] * 5 + [[0.01, 1, 1, 0.01]]
+    assert find_events(routed(1, load=idle, text_share=share)) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tracker_viz.errors import ConfigError
-from tracker_viz.metrics import Event
+from tracker_viz.metrics import LossFall, RoleEvent
 from tracker_viz.rendering import storyboard
 from tracker_viz.rendering.story import Story
 from tracker_viz.rendering.storyboard import Shot
@@ -108,7 +108,7 @@ def test_a_story_gives_half_of_the_time_to_where_something_changes():
 
 
 def test_an_event_rests_at_the_capture_that_completes_it_and_its_heads_blink():
-    event = Event("role", STEPS[1], STEPS[2], ((0, 0),), "sink", strength=1.0)
+    event = RoleEvent(STEPS[1], STEPS[2], ((0, 0),), "sink", strength=1.0)
     shots = storyboard(STEPS, story=story_of([event]))
     rests = [shot for shot in shots if shot.event == 0]
     assert {shot.index for shot in rests} == {2}
@@ -122,7 +122,7 @@ def test_a_story_without_scores_shows_every_capture_equally_long():
 
 
 def test_events_that_end_with_the_run_rest_too():
-    event = Event("loss_fall", STEPS[0], STEPS[-1], metric="loss", before=2.0, after=1.0)
+    event = LossFall(STEPS[0], STEPS[-1], metric="loss", before=2.0, after=1.0)
     shots = storyboard(STEPS, story=story_of([event]))
     assert shots[-2].event == 0
     assert shots[-1].kind == "end"

@@ -10,6 +10,8 @@ from tracker_viz.metrics.circuits.composition import PREFIX as COMPOSITION_PREFI
 from tracker_viz.metrics.circuits.composition import random_composition
 from tracker_viz.metrics.events import (
     Event,
+    LossFall,
+    RoleEvent,
     event_table,
     find_events,
     run_sentence,
@@ -55,6 +57,7 @@ from tracker_viz.metrics.scorer import Scorer, score
 from tracker_viz.metrics.series import (
     EXPERT_PREFIX,
     HEAD_PREFIX,
+    ROUTER_PREFIX,
     SD_PREFIX,
     ScoreSeries,
     score_series,
@@ -97,6 +100,7 @@ __all__ = [
     "PROBE_LOSS",
     "PROBE_LOSS_AXES",
     "ROLES",
+    "ROUTER_PREFIX",
     "ROUTER_SCORES",
     "SCORE_DEFINITIONS",
     "SCORE_FILE",
@@ -108,9 +112,11 @@ __all__ = [
     "Event",
     "Evidence",
     "HeadChange",
+    "LossFall",
     "Onset",
     "ProbeRow",
     "Role",
+    "RoleEvent",
     "RolePlan",
     "RowKind",
     "ScoreFile",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tracker_viz.metrics import (
     EXPERT_PREFIX,
     HEAD_PREFIX,
+    ROUTER_PREFIX,
     SD_PREFIX,
     Event,
     ScoreSeries,
@@ -23,7 +24,8 @@ from tracker_viz.rendering.series import Series
 
 # What a head looks at: the scores whose change is the change of the film.
 _BEHAVIOR = (*role_score_names(), "entropy")
-_LOAD = f"{EXPERT_PREFIX}load"
+# What the experts of a mixture do.
+_OF_EXPERTS = (f"{EXPERT_PREFIX}load", f"{EXPERT_PREFIX}text_share", f"{ROUTER_PREFIX}changed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ NO_STORY = Story()
 def tell_story(series: Series, metric: str) -> Story:
     """Find the events of a run whose captures hold scores; ``metric``: usually ``loss``."""
     names = [prefix + name for name in _BEHAVIOR for prefix in (HEAD_PREFIX, SD_PREFIX)]
-    names = [name for name in [*names, _LOAD] if name in series.arrays]
+    names = [name for name in [*names, *_OF_EXPERTS] if name in series.arrays]
     scores = score_series(series.capture(index, names) for index in range(len(series)))
     events = tuple(find_events(scores, metric=metric))
     return Story(

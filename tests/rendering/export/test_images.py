@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tracker_viz.errors import ConfigError, RenderError
-from tracker_viz.metrics import Event, strongest_event
+from tracker_viz.metrics import RoleEvent, strongest_event
 from tracker_viz.rendering import (
     THEMES,
     Renderer,
@@ -52,7 +52,7 @@ def test_a_poster_shows_the_first_a_middle_and_the_last_capture(renderer, tmp_pa
 def test_the_middle_of_a_poster_is_the_strongest_event(renderer, strengths, expected, monkeypatch):
     steps = renderer.series.steps
     events = tuple(
-        Event("role", steps[index - 1], steps[index], role="sink", strength=strength)
+        RoleEvent(steps[index - 1], steps[index], role="sink", strength=strength)
         for index, strength in strengths.items()
     )
     plan = dataclasses.replace(renderer.plan, story=Story(steps, events))
@@ -215,7 +215,7 @@ def test_a_title_card_says_what_the_run_became_within_the_picture(
 @pytest.mark.parametrize(("layout", "shown"), [("heads", [1]), ("overview", [])])
 def test_the_title_card_shows_a_role_on_its_own_row_of_the_probe_alone(small_run, layout, shown):
     plan = Renderer(Series(small_run), layout).plan
-    event = Event("role", 0, 10, heads=((0, 0),), role="previous_token_text", strength=0.9)
+    event = RoleEvent(0, 10, heads=((0, 0),), role="previous_token_text", strength=0.9)
     with_event = dataclasses.replace(plan, story=dataclasses.replace(plan.story, events=(event,)))
     maps = title_card._strongest_maps(with_event)
     assert [heatmap.source.probe for heatmap, _ in maps] == shown

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tracker_viz.metrics import HEAD_SCORES, WEIGHT_SCORES, Event
+from tracker_viz.metrics import HEAD_SCORES, WEIGHT_SCORES, RoleEvent
 from tracker_viz.rendering import (
     LAYOUTS,
     THEMES,
@@ -612,7 +612,7 @@ def test_sizes_have_names_and_pixels():
 def test_events_that_crowd_stay_in_the_picture(series_of, size):
     series = series_of("4x4")
     steps = series.steps[0], series.steps[1]
-    events = [Event("role", *steps, heads=((3, 11),), role=role) for role in THEMES["dark"].roles]
+    events = [RoleEvent(*steps, heads=((3, 11),), role=role) for role in THEMES["dark"].roles]
     builder = PlanBuilder(LAYOUTS["scores"], one_run(series), *picture_size(size), THEMES["dark"])
     timeline(builder, Box(30, builder.height - 130, builder.width // 2, 126), events)
     texts = [

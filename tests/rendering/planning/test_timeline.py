@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tracker_viz.metrics import Event
+from tracker_viz.metrics import RoleEvent
 from tracker_viz.rendering import LAYOUTS, Series
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.make_plan import picture_size
@@ -24,7 +24,7 @@ def placed(series, size, shares):
     builder = PlanBuilder(LAYOUTS["overview"], one_run(series), *picture_size(size), THEME)
     first, last = series.steps[0], series.steps[-1]
     events = [
-        Event("role", first, round(first + share * (last - first)), ((1, 3),), role)
+        RoleEvent(first, round(first + share * (last - first)), ((1, 3),), role)
         for share, role in zip(shares, FIVE, strict=True)
     ]
     high = builder.px(110)

@@ -137,7 +137,7 @@ def place_zooms(
         range(fewest, most + 1), heads.length, area, gap, caption, narrowest
     )
     title = "Heads that changed most"
-    if any(event.kind == "role" for event in builder.story.events):
+    if any(event.role for event in builder.story.events):
         title = "Heads with a role first"
     builder.heading(title, area.x, area.y - px(32), area.width, *heads.axes(pool))
     down = -(-n // across)

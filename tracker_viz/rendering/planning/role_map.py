@@ -90,9 +90,7 @@ def telling_heads(builder: PlanBuilder, heads: Heads, n: int) -> list[tuple[int,
     """Return (row, column) of ``n`` heads to show large: those that the run's events are about, one
     of each event in turn, then those that changed most."""
     events = sorted(builder.story.events, key=lambda event: -event.strength)
-    turns = chain.from_iterable(
-        zip_longest(*(event.heads for event in events if event.kind == "role"))
-    )
+    turns = chain.from_iterable(zip_longest(*(event.heads for event in events if event.role)))
     places = {}
     for row, (block, numbers) in enumerate(heads.indices):
         for column, number in enumerate(numbers):

@@ -85,10 +85,10 @@ def _lane_px(builder: PlanBuilder) -> int:
 
 
 def event_color(event: Event, theme: Theme) -> str:
-    """The role's color, white for the loss, and the color of what is not finite for trouble."""
-    if event.kind == "role":
+    """The role's color, that of text for what changes, and that of NaN for trouble."""
+    if event.tone == "role":
         return theme.roles.get(event.role, theme.text)
-    return theme.text if event.kind in ("loss_fall", "loss_jump") else theme.nonfinite
+    return theme.text if event.tone == "change" else theme.nonfinite
 
 
 def curve_range(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -384,13 +384,8 @@ def _short_form(event: Event) -> str:
 
 
 def _who(event: Event) -> str:
-    """``: L1H3``, ``: 4 heads``, or nothing for an event that is not about heads."""
-    if not event.heads or event.kind != "role":
-        return ""
-    if len(event.heads) > 1:
-        return f": {len(event.heads)} heads"
-    block, head = event.heads[0]
-    return f": L{block}H{head}"
+    """``: L1H3``, ``: 4 heads``, or nothing for an event of the whole run."""
+    return f": {event.who}" if event.who else ""
 
 
 def _spread(flags: Sequence[_Flag], box: Box, gap: int) -> bool:

@@ -216,7 +216,7 @@ def _telling_heads(plan: Plan, blocks: Sequence[Block]) -> list[tuple[int, int]]
     enlarges."""
     known = {(block.block, head) for block in blocks for head in block.heads}
     events = sorted(plan.story.events, key=lambda event: -event.strength)
-    groups = [event.heads for event in events if event.kind == "role"]
+    groups = [event.heads for event in events if event.role]
     groups.append(tuple(heatmap.head for heatmap in plan.heatmaps if heatmap.head))
     # One head of each event in turn; else the strongest event would take all the room.
     turns = itertools.chain.from_iterable(itertools.zip_longest(*groups))
