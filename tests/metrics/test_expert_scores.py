@@ -18,6 +18,7 @@ from tracker_viz.metrics import (
     Scorer,
     ScoreSeries,
     find_events,
+    run_sentence,
     score_series,
 )
 from tracker_viz.metrics.mixtures import expert_measures as measures
@@ -297,6 +298,7 @@ def test_experts_that_take_one_kind_of_tokens_are_an_event_for_each_kind():
     assert (text.headline, text.first_step, text.last_step) == ("expert of text", 10, 20)
     assert text.caption == "expert 0 of block 0 takes mostly text (96%)"
     assert repeats.caption == "expert 3 of block 0 takes mostly repeated random tokens (98%)"
+    assert run_sentence([text, repeats]) == "experts: 1 of text, 1 of repeats"
     assert {repeats.who, text.who} == {"L0E0", "L0E3"}
     idle = [[1, 1, 1, 1]] * 5 + [[0.01, 1, 1, 0.01]]
     assert find_events(routed(1, load=idle, text_share=share)) == []

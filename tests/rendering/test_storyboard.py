@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from tracker_viz.errors import ConfigError
-from tracker_viz.metrics import LossFall, RoleEvent
+from tracker_viz.metrics import DeadExperts, LossFall, RoleEvent
 from tracker_viz.rendering import storyboard
 from tracker_viz.rendering.story import Story
 from tracker_viz.rendering.storyboard import Shot
@@ -115,6 +117,17 @@ def test_an_event_rests_at_the_capture_that_completes_it_and_its_heads_blink():
     assert sum(shot.duration_s for shot in rests) == pytest.approx(2.2)
     assert {shot.blink for shot in rests} == {True, False}
     assert [shot.index for shot in shots] == sorted(shot.index for shot in shots)
+
+
+def test_a_film_of_heads_does_not_rest_at_events_of_experts_and_tells_heads_first():
+    heads = RoleEvent(STEPS[1], STEPS[2], ((0, 0),), "sink", strength=0.4)
+    experts = DeadExperts(STEPS[1], STEPS[2], experts=((0, 3),), strength=0.9)
+    story = story_of([heads, experts])
+    assert {shot.event for shot in storyboard(STEPS, story=story)} == {None, 0}
+    assert story.current(2) == story.latest(3) == 0
+    of_experts = dataclasses.replace(story, about="experts")
+    assert {shot.event for shot in storyboard(STEPS, story=of_experts)} == {None, 1}
+    assert of_experts.current(2) == of_experts.latest(3) == 1
 
 
 def test_a_story_without_scores_shows_every_capture_equally_long():

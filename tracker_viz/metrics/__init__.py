@@ -9,6 +9,7 @@ from tracker_viz.metrics.circuits.captured import composition_scores
 from tracker_viz.metrics.circuits.composition import PREFIX as COMPOSITION_PREFIX
 from tracker_viz.metrics.circuits.composition import random_composition
 from tracker_viz.metrics.events import (
+    DeadExperts,
     Event,
     LossFall,
     RoleEvent,
@@ -109,6 +110,7 @@ __all__ = [
     "WEIGHT_NAME",
     "WEIGHT_SCORES",
     "AblatedSet",
+    "DeadExperts",
     "Event",
     "Evidence",
     "HeadChange",

@@ -92,10 +92,10 @@ class Scores(Options):
 
     names: Annotated[
         Names, LegalValues("a list of names or patterns, at least one, like ['head.induction']")
-    ] = ("role.previous_token", "role.induction", "role.sink", "head.specialisation")
+    ] = ("role.held", "head.specialisation")
     """Which scores; * stands for anything. role.<role> is the score that measures a role, on the
-    kind of probe row that the role speaks about. Those that the captures lack are left out, but one
-    at least must be there."""
+    kind of probe row that the role speaks about, role.held the scores of the three roles that heads
+    of the run hold. Those that the captures lack are left out, but one at least must be there."""
 
 
 class LargeHead(Options):

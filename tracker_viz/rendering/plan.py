@@ -110,7 +110,8 @@ class Readout:
 
     Attributes:
         quantity: ``step``, ``tokens``, ``progress``, the name of a metric, that of an array of one
-            score, or ``run``: what is said beside the name of one of several runs.
+            score, ``holders.<role>``: how many heads hold a role, or ``run``: what is said beside
+            the name of one of several runs.
         x: where it begins or, aligned to the right, ends.
         width_chars: characters that the value may need over the whole run.
         run: index of the run whose number it is.
@@ -129,16 +130,28 @@ class Readout:
         """True if it is shown among the scores, not in the header."""
         return self.quantity.startswith("scores.")
 
+    @property
+    def role(self) -> str:
+        """The role whose holders it counts; empty for other quantities."""
+        _, is_count, role = self.quantity.partition("holders.")
+        return role if is_count else ""
+
+    @property
+    def is_in_header(self) -> bool:
+        """True if it is one of the numbers beside the clock."""
+        return not self.is_score and not self.role and self.quantity != "run"
+
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """Place of the sentence about the event that happens: one line from ``x``, no wider than
-    ``room`` pixels."""
+    """Place of the sentence about the event that happens: up to ``n_lines`` lines from ``x``, the
+    first at ``baseline``, none wider than ``room`` pixels."""
 
     x: int
     baseline: int
     size_px: float
     room: int
+    n_lines: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +262,7 @@ class Roles:
         held: for every capture, (block, head) -> its role, of the heads that have one; as
             ``metrics.head_roles`` says.
         held_on: kind of probe row -> the same for the roles that speak about this kind.
+        n_holders: int64 [capture, role]: heads that hold each role on the rows that it is about.
         row_kinds: kind of each row of the probe; empty where the captures do not say.
         line_px, blink_px: how thick the borders are, and those of heads that take a role now.
     """
@@ -258,6 +272,7 @@ class Roles:
     margins: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
     held: Sequence[Mapping[HeadId, str]] = ()
     held_on: Mapping[str, Sequence[Mapping[HeadId, str]]] = field(default_factory=dict)
+    n_holders: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     row_kinds: tuple[str, ...] = ()
     line_px: int = 3
     blink_px: int = 3
@@ -276,6 +291,7 @@ class Roles:
             self,
             states=self.states[captures],
             margins=self.margins[captures],
+            n_holders=self.n_holders[captures],
             held=[self.held[index] for index in captures],
             held_on={
                 kind: [held[index] for index in captures] for kind, held in self.held_on.items()

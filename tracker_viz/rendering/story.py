@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +39,14 @@ class Story:
         change: float64 [capture - 1], not negative: how much heads and loss change from each
             capture to the next.
         summary: the run in one sentence; empty where nothing can be said.
+        about: what the picture shows; its events are told before those of the other.
     """
 
     steps: tuple[int, ...] = ()
     events: tuple[Event, ...] = ()
     change: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     summary: str = ""
+    about: Literal["heads", "experts"] = "heads"
 
     def current(self, index: int) -> int | None:
         """Return the number of the event that happens at the capture at ``index``, the strongest of
@@ -54,21 +57,41 @@ class Story:
             for number, event in enumerate(self.events)
             if event.first_step < step <= event.last_step
         ]
-        return max(now, key=lambda number: self.events[number].strength, default=None)
+        return max(
+            now,
+            key=lambda number: (self.is_shown(number), self.events[number].strength),
+            default=None,
+        )
 
     def latest(self, index: int) -> int | None:
         """Return the number of the event that was completed last, up to the capture at ``index``;
         None if none was."""
         step = self.steps[index]
         past = [number for number, event in enumerate(self.events) if event.last_step <= step]
-        return max(past, key=lambda number: self.events[number].last_step, default=None)
+        return max(
+            past,
+            key=lambda number: (self.is_shown(number), self.events[number].last_step),
+            default=None,
+        )
+
+    def is_shown(self, number: int) -> bool:
+        """Return whether the picture shows what an event is about."""
+        event = self.events[number]
+        return not (event.experts if self.about == "heads" else event.heads)
 
 
 NO_STORY = Story()
 
 
-def tell_story(series: Series, metric: str) -> Story:
-    """Find the events of a run whose captures hold scores; ``metric``: usually ``loss``."""
+def tell_story(
+    series: Series, metric: str, *, about: Literal["heads", "experts"] = "heads"
+) -> Story:
+    """Find the events of a run whose captures hold scores.
+
+    Args:
+        metric: usually ``loss``.
+        about: what the picture shows.
+    """
     names = [prefix + name for name in _BEHAVIOR for prefix in (HEAD_PREFIX, SD_PREFIX)]
     names = [name for name in [*names, *_OF_EXPERTS] if name in series.arrays]
     scores = score_series(series.capture(index, names) for index in range(len(series)))
@@ -78,6 +101,7 @@ def tell_story(series: Series, metric: str) -> Story:
         events,
         _change(scores, metric),
         _summary(series.steps, events, scores, metric),
+        about,
     )
 
 

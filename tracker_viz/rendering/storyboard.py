@@ -131,9 +131,10 @@ def _stays(steps: NDArray[np.float64], pace: Pace, story: Story) -> NDArray[np.f
 
 
 def _rests(index: int, steps: Sequence[int], story: Story) -> Iterator[Shot]:
-    """Yield shots that hold the capture at ``index`` for every event that is complete there."""
+    """Yield shots that hold the capture at ``index`` for every event that is complete there, if the
+    picture shows what it is about."""
     for number, event in enumerate(story.events):
-        if event.last_step != steps[index]:
+        if event.last_step != steps[index] or not story.is_shown(number):
             continue
         for _ in range(_BLINKS):
             yield Shot(index, 0.0, _BLINK_S, event=number, blink=True)

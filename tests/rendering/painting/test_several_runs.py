@@ -29,6 +29,7 @@ from tracker_viz.rendering.plan import Box, Roles
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.side_by_side.tiles import fit_tiles, slots, tile_box
 from tracker_viz.rendering.subject import NOT_YET
+from tracker_viz.rendering.text import text_width
 from tracker_viz.rendering.theme import rgb
 
 LAYOUT = Layout(name="compare", panels=(Attention(probe=0),))
@@ -340,6 +341,20 @@ def test_the_color_bar_and_the_axes_are_there_in_every_size(runs, size):
         Box(0, 0, plan.width, plan.height),
     )
     assert "query ↓ key →" in {label.text for label in plan.labels}
+
+
+@pytest.mark.parametrize("size", ["640x360", "640x640"])
+def test_maps_that_are_pooled_to_fit_say_so(runs, size):
+    many = [dataclasses.replace(runs[index % 2], label=f"run {index}") for index in range(24)]
+    plan = draw(many, size=size).plan
+    (pool,) = {heatmap.source.pool for heatmap in plan.heatmaps}
+    assert pool > 1
+    (said,) = [label for label in plan.labels if f"max {pool}×{pool}" in label.text]
+    assert said.x - text_width(said.text, said.size_px) > max(
+        readout.x + readout.width_chars * text_width("0", readout.size_px, bold=True, mono=True)
+        for readout in plan.readouts
+        if readout.quantity == "step"
+    )
 
 
 def test_few_runs_show_all_heads_and_many_their_first_ones(runs):

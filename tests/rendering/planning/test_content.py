@@ -348,6 +348,27 @@ def test_a_role_is_shown_by_the_score_on_the_rows_that_it_speaks_about(series_of
     assert [(card.title, card.role) for card in score_cards(builder, names)] == [("sink", "sink")]
 
 
+def test_cards_go_to_the_roles_that_heads_hold_and_then_to_the_usual_ones(series_of):
+    values = np.full((2, 2), 0.5, np.float32)
+    names = ("previous_token", "induction", "duplicate_token", "current_token", "sink")
+    scores = {f"scores.head.{name}": values for name in names}
+    builder = builder_of(series_of(scores, scores), Scores())
+
+    def cards(*held):
+        at_the_end = {(0, number): role for number, role in enumerate(held)}
+        builder.run_roles = [Roles(names, held=[{}, at_the_end])]
+        found = resolve_scores(builder, Scores(names=("role.held",)))
+        return [name.removeprefix("scores.head.") for name in found]
+
+    assert cards() == ["previous_token", "induction", "sink"]
+    assert cards("current_token") == ["previous_token", "induction", "current_token"]
+    assert cards("current_token", "duplicate_token", "sink") == [
+        "duplicate_token",
+        "current_token",
+        "sink",
+    ]
+
+
 @pytest.mark.parametrize("show", ["change", "value"])
 def test_a_scale_whose_ends_the_user_gave_says_what_lies_beyond_them(series_of, show):
     small, large = np.zeros((4, 4), np.float32), np.full((4, 4), 3.0, np.float32)

@@ -28,7 +28,7 @@ from tracker_viz.rendering.planning.grid import fit_map, fit_matrix
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.timeline import timeline
 from tracker_viz.rendering.scales import bar_ticks
-from tracker_viz.rendering.sources import ScoreMap
+from tracker_viz.rendering.sources import HeadMap, Mosaic, ScoreMap
 from tracker_viz.rendering.subject import one_run
 from tracker_viz.rendering.text import fitted_px, text_width
 
@@ -440,12 +440,22 @@ def plan_of(synthetic, tmp_path, name, *, size="1080p", model=None, **options):
     return make_plan(LAYOUTS[name], Series(written), size=size)
 
 
-def test_a_pooled_map_says_how_it_is_pooled(series_of):
-    plan = make_plan(LAYOUTS["overview"], series_of("12x12"))
-    pools = {map.source.pool for map in plan.heatmaps if map.head}
-    (pool,) = pools
-    assert pool > 1
-    assert any(f"max of {pool} × {pool}" in label.text for label in plan.labels)
+def pools_of(plan):
+    """How many entries share a side of a cell, of all maps of heads."""
+    maps = [heatmap.source for heatmap in plan.heatmaps]
+    firsts = [source.maps[0][0] if isinstance(source, Mosaic) else source for source in maps]
+    return {source.pool for source in firsts if isinstance(source, HeadMap)}
+
+
+@pytest.mark.parametrize("size", ["1080p", "square", "640x360"])
+@pytest.mark.parametrize(
+    ("shape", "layout"), [("6x6", "overview"), ("12x12", "heads"), ("32x32", "heads")]
+)
+def test_a_pooled_map_says_how_it_is_pooled_whatever_the_room(series_of, shape, layout, size):
+    plan = make_plan(LAYOUTS[layout], series_of(shape), size=size)
+    said = " ".join(label.text for label in plan.labels)
+    for pool in pools_of(plan) - {1}:
+        assert f"max of {pool} × {pool}" in said or f"max {pool}×{pool}" in said
 
 
 @pytest.mark.parametrize(
@@ -464,18 +474,22 @@ def test_a_heading_says_which_part_of_the_model_is_shown(synthetic, tmp_path, mo
     assert any(words in label.text for label in plan.labels)
 
 
-def test_a_line_joins_heads_that_share_keys_and_values(synthetic, tmp_path):
+@pytest.mark.parametrize(
+    ("size", "words"), [("1080p", "share keys and values"), ("640x360", "share keys")]
+)
+def test_brackets_join_heads_that_share_keys_and_values_and_say_so(
+    synthetic, tmp_path, size, words
+):
     model = {"n_heads": 4, "n_kv_heads": 2}
-    plan = plan_of(
-        synthetic, tmp_path, "heads", model=model, blocks=2, heads=4, length=16, period=5
-    )
+    shape = {"blocks": 2, "heads": 4, "length": 16, "period": 5}
+    plan = plan_of(synthetic, tmp_path, "heads", model=model, size=size, **shape)
     maps = {map.head: map.box for map in plan.heatmaps if map.name.startswith("Attention · rep")}
-    lines = [swatch.box for swatch in plan.swatches if swatch.box.width > 4 * swatch.box.height]
-    for block in (0, 1):
-        for first in (0, 2):
-            left, right = maps[block, first], maps[block, first + 1]
-            joined = [line for line in lines if (line.x, line.right) == (left.x, right.right)]
-            assert any(0 <= line.y - left.bottom < 20 for line in joined)
+    assert [label.text for label in plan.labels if words in label.text]
+    for first in (0, 2):
+        left, right = maps[1, first], maps[1, first + 1]
+        below = [swatch.box for swatch in plan.swatches if 0 < swatch.box.y - left.bottom < 30]
+        assert {left.x, right.right} <= {side for box in below for side in (box.x, box.right)}
+    assert not any(label.y < maps[1, 0].bottom + 4 for label in plan.labels if words == label.text)
 
 
 def test_one_head_alone_has_numbers_for_scores(synthetic, tmp_path):
@@ -530,7 +544,7 @@ def test_scores_of_very_many_blocks_get_the_width_that_their_columns_need(series
 
 def test_a_heading_leaves_out_what_a_change_is_since_before_the_axes_of_its_maps(series_of):
     written = {label.text for label in make_plan(LAYOUTS["changes"], series_of("12x12")).labels}
-    assert {"Attention · change · repeated tokens", "query ↓ key →"} <= written
+    assert {"Attention · change · repeated", "query ↓ key → · max 3×3"} <= written
 
 
 @pytest.mark.parametrize(

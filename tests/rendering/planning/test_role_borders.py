@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tracker_viz.rendering import Attention, Layout, Renderer, Series
+from tracker_viz.rendering import Attention, Layout, Renderer, Series, picture_size
 from tracker_viz.rendering.painting.cells import Border, frame_around
 from tracker_viz.rendering.plan import Box
+from tracker_viz.rendering.planning.header import header, role_legend
+from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.role_borders import by_behavior, is_role_of
 from tracker_viz.rendering.theme import THEMES, rgb
 from tracker_viz.types import Capture
@@ -100,6 +102,24 @@ def test_the_legend_heads_roles_that_only_dashes_say_with_their_rows(renderer):
     texts = [label.text for label in plan.labels if "token" in label.text or "dashed" in label.text]
     assert texts.count("previous token") == 2, "one solid, one behind the heading"
     assert "dashed, on text:" in texts
+
+
+@pytest.mark.parametrize("size", ["1080p", "720p", "square", "640x360"])
+def test_the_legend_leaves_out_no_role_however_many_there_are(renderer, size):
+    roles = list(THEMES["light"].roles)
+    builder = PlanBuilder(
+        Layout(name="mine", panels=(Attention(),)),
+        renderer.subject,
+        *picture_size(size),
+        THEMES["light"],
+    )
+    header(builder)
+    before = len(builder.swatches)
+    role_legend(builder, roles, roles[:1], has_dashes=True)
+    colors = [swatch.color for swatch in builder.swatches[before:]]
+    assert set(THEMES["light"].roles.values()) <= set(colors)
+    left = min(swatch.box.x for swatch in builder.swatches[before:])
+    assert left >= (builder.margin if builder.is_narrow else builder.numbers_end)
 
 
 def test_dashes_stay_within_their_sides():

@@ -7,6 +7,7 @@ import pytest
 
 from tracker_viz.rendering import Renderer, Series
 from tracker_viz.rendering.plan import Roles
+from tracker_viz.rendering.planning.readouts import readout_text
 from tracker_viz.rendering.planning.role_map import role_codes
 from tracker_viz.rendering.scales import ROLE_LEVELS
 from tracker_viz.rendering.sources import CodedMap
@@ -76,8 +77,16 @@ def test_the_strip_counts_the_heads_of_each_role_up_to_the_step_that_is_shown(ma
     _, strip = coded(many_heads)
     roles, n_columns = many_heads.plan.roles, strip.source.shape[1]
     final = [int((roles.states[-1] == role).sum()) for role in range(len(roles.names))]
-    texts = [label.text for label in many_heads.plan.labels]
-    assert all(str(count) in texts for count in final)
+    counts = [each for each in many_heads.plan.readouts if each.role]
+    assert [each.role for each in counts] == list(roles.names)
+    for point in range(len(many_heads)):
+        shown = [
+            readout_text(each, many_heads.plan, many_heads.subject, "loss", point)
+            for each in counts
+        ]
+        held = [int((roles.states[point] == role).sum()) for role in range(len(roles.names))]
+        assert shown == list(map(str, held))
+    assert sum(final) > 0 == int((roles.states[0] >= 0).sum())
 
     ahead = strip.source.codes[0][:, n_columns // 2 :]
     assert not ahead.any(), "nothing of the future is shown"

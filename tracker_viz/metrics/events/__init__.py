@@ -10,11 +10,14 @@ Each module is about one kind of event: a class with its words, and the function
 """
 
 from tracker_viz.metrics.events.event import Event
+from tracker_viz.metrics.events.experts import DeadExperts
 from tracker_viz.metrics.events.find import event_table, find_events, strongest_event
 from tracker_viz.metrics.events.loss import LossFall
-from tracker_viz.metrics.events.role import RoleEvent, run_sentence
+from tracker_viz.metrics.events.role import RoleEvent
+from tracker_viz.metrics.events.sentence import run_sentence
 
 __all__ = [
+    "DeadExperts",
     "Event",
     "LossFall",
     "RoleEvent",

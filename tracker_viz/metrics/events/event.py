@@ -23,7 +23,7 @@ class Event(ABC):
         first_step: last capture without it.
         last_step: first capture with all of it. Equal to ``first_step`` for one capture.
         heads: (block, head) of the heads that it is about, the strongest first. Of a role: those
-            that take it together with its strongest head.
+            that have it once its strongest head took it.
         role: name of the role; empty for other kinds.
         metric: name of the scalar that moved; ``loss`` beside a role where the loss moved too.
         before, after: value of ``metric`` at the first and the last of ``metric_steps``; NaN

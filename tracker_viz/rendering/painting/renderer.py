@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import RenderError
 from tracker_viz.rendering.layout import Layout, resolve_layout
+from tracker_viz.rendering.painting.caption import paint_caption
 from tracker_viz.rendering.painting.cells import (
     NO_BORDER,
     Border,
@@ -34,7 +35,6 @@ from tracker_viz.rendering.painting.template import make_template, seaborn_pixel
 from tracker_viz.rendering.painting.timeline import paint_timeline
 from tracker_viz.rendering.painting.title_card import title_card
 from tracker_viz.rendering.painting.words import (
-    paint_caption,
     paint_corners,
     paint_mark,
     paint_readouts,

@@ -18,6 +18,7 @@ from tracker_viz.metrics import role_label
 from tracker_viz.rendering.painting.cells import ColorTable, frame_around
 from tracker_viz.rendering.painting.template import words_alone
 from tracker_viz.rendering.plan import Box, Heatmap, Label, Plan
+from tracker_viz.rendering.planning.content import pool_words
 from tracker_viz.rendering.planning.role_borders import is_role_of
 from tracker_viz.rendering.role_key import ICON_CELLS, ROLE_KEYS, role_pattern
 from tracker_viz.rendering.scales import ColorScale
@@ -229,10 +230,15 @@ def _paint_heads(
         shown = values[heatmap.name]
         _paint_map(card, box, shown, heatmap.mask, scale, theme, theme.roles[role])
         block, head = heatmap.head or (0, 0)
-        name = f"L{block}H{head} · {role_label(role)}"
+        parts = [f"L{block}H{head}", role_label(role), pool_words(_pool_of(heatmap))]
+        name = " · ".join(part for part in parts if part)
         name_px = fitted_px(name, 28 * page.unit, size)
         coverage, baseline = line_of_text(name, name_px, bold=False)
         blend(card, coverage, x, y - px(14) - baseline, rgb(theme.roles[role]))
+
+
+def _pool_of(heatmap: Heatmap) -> int:
+    return heatmap.source.pool if isinstance(heatmap.source, HeadMap) else 1
 
 
 def _paint_map(

@@ -80,17 +80,17 @@ class Heads:
 
     def axes(self, pool: int = 1) -> tuple[str, ...]:
         """Return what runs down and across a map, with all notes, and with fewer where there is
-        less room.
+        less room. All of them say how maps are pooled.
 
         Args:
             pool: entries of a cell's side; a cell shows the largest of them.
         """
-        notes = list(self.notes)
-        if pool > 1:
-            notes.insert(0, f"max of {pool} × {pool}")
+        said = ["query ↓ key →", *([f"max of {pool} × {pool}"] if pool > 1 else [])]
         offers = []
-        for n_notes in range(len(notes), -1, -1):
-            offers.append(" · ".join(["query ↓ key →", *notes[:n_notes]]))
+        for n_notes in range(len(self.notes), -1, -1):
+            offers.append(" · ".join([*said, *self.notes[:n_notes]]))
+        if pool > 1:
+            offers.append(f"query ↓ key → · {pool_words(pool)}")
         return tuple(offers)
 
     def mask(self, cells: int) -> NDArray[np.bool_] | None:
@@ -131,6 +131,12 @@ class Matrices:
         if self.panel.order not in _ORDERS:
             return whole, short
         return f"{whole} · {_ORDERS[self.panel.order]}", whole, short
+
+
+def pool_words(pool: int) -> str:
+    """Say in short how maps are pooled, which no picture leaves out: ``max 5×5``; empty where they
+    are not."""
+    return f"max {pool}×{pool}" if pool > 1 else ""
 
 
 def resolve_attention(builder: PlanBuilder, panel: Attention | LargeHead) -> list[Heads]:
@@ -179,12 +185,12 @@ def _notes(
     n_positions = cut.get("of", {}).get("positions", 0)
     if cut.get("positions", 0) < n_positions:
         notes.append(f"first {cut['positions']} of {n_positions} positions")
-    sharing = heads_that_share(series)
-    if sharing > 1:
-        notes.append(f"lines join {sharing} heads with shared keys and values")
     row = probe_row(series, probe or 0)
     if row.get("period"):
         notes.append(f"{row['period']} tokens that repeat")
+    sharing = heads_that_share(series)
+    if sharing > 1:
+        notes.append(f"each {sharing} heads share keys and values")
     return tuple(notes)
 
 

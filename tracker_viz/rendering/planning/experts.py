@@ -166,9 +166,9 @@ def _place_maps(
     heading = "Experts"
     if len(shape.blocks) < len(names):
         heading = f"Experts of {len(shape.blocks)} of {len(names)} blocks"
-    builder.heading(
-        heading, area.x, area.y - px(14), area.width, f"expert ↓ token →{pooled}", "expert ↓"
-    )
+    axes = f"expert ↓ token →{pooled}", f"expert ↓{pooled}"
+    needed = pooled.removeprefix(" · ")
+    builder.heading(heading, area.x, area.y - px(14), area.width, *axes, needed=needed)
     n_cells = -(-n_experts // shape.pool)
     width, height = n_tokens * shape.cell[0], n_cells * shape.cell[1]
     y = area.y + px(6)

@@ -3,8 +3,8 @@ of the caption."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,8 +22,9 @@ from tracker_viz.rendering.theme import Theme
 # (step, loss, caption, roles) is at least 26 pixels high here, everything else at least 20.
 _NUMBER, _NAME = 46.0, 27.0
 _TITLE, _SUBTITLE = 36.0, 22.0
-_CAPTION = 34.0
+_CAPTION, _CAPTION_PITCH = 34.0, 39
 _LEGEND_SIZES = (22.0, 20.0)
+_SMALLEST_LEGEND = (22.0, 20.0, 18.0, 16.0)  # in short words, before any is left out
 _FINDING_SIZES = (34.0, 31.0, 28.0, 26.0)  # of a comparison's own caption, which never changes
 _NOTE = 20.0
 _MARK = "interpolated"
@@ -48,9 +49,11 @@ def header(builder: PlanBuilder) -> int:
     builder.numbers_end = _numbers(builder, numbers_y)
     builder.mark = _mark(builder, numbers_y)
     if builder.subject.is_one_run:
-        room = builder.page.width
-        builder.caption = Caption(builder.margin, caption_y, _CAPTION * builder.unit, room)
-        return end
+        # A narrow picture has room for half a sentence in a line.
+        n_lines = 2 if builder.is_narrow else 1
+        size_px = _CAPTION * builder.unit
+        builder.caption = Caption(builder.margin, caption_y, size_px, builder.page.width, n_lines)
+        return end + (n_lines - 1) * px(_CAPTION_PITCH)
     return _finding(builder, caption_y, end)
 
 
@@ -105,9 +108,8 @@ class _Entry:
 def role_legend(
     builder: PlanBuilder, solid: Collection[str], dashed: Collection[str], *, has_dashes: bool
 ) -> None:
-    """Say what the borders around heads mean: a line with the roles that any head ever has.
-
-    Roles that have no room are left out from the end: the timeline names them as well.
+    """Say what the borders around heads mean: a line with the roles that any head ever has, in
+    shorter words and smaller where there is little room.
 
     Args:
         solid: roles that heads have on rows that are shown.
@@ -119,19 +121,8 @@ def role_legend(
     if builder.is_narrow:
         left, y = builder.margin, px(66)
     room = builder.width - builder.margin - left
-    entries = _legend_entries(theme, solid, dashed, has_dashes)
-    for size in _LEGEND_SIZES:
-        widths = [_entry_px(builder, entry, size) for entry in entries]
-        if sum(widths) - px(24) <= room:
-            break
-    while entries and sum(widths) - px(24) > room:
-        # What dashes mean is said nowhere else.
-        place = -2 if len(entries) > 1 and entries[-1].text == _ANOTHER_ROW else -1
-        del entries[place], widths[place]
-    if entries and entries[-1].mark == "none":  # a heading with nothing behind it
-        entries.pop()
-        widths.pop()
-
+    entries, size = _fitted_legend(builder, _legend_entries(theme, solid, dashed, has_dashes), room)
+    widths = [_entry_px(builder, entry, size) for entry in entries]
     x = builder.width - builder.margin - sum(widths) + px(24)
     for entry, width in zip(entries, widths, strict=True):
         _legend_mark(builder, entry, x, y)
@@ -158,6 +149,41 @@ def _legend_entries(
     if has_dashes:
         entries.append(_Entry(_ANOTHER_ROW, theme.dim, "dashed"))
     return entries
+
+
+def _fitted_legend(
+    builder: PlanBuilder, entries: list[_Entry], room: float
+) -> tuple[list[_Entry], float]:
+    """Return the entries in the longest words, and the greatest size, in which all of them fit."""
+    forms = (
+        (entries, _LEGEND_SIZES),
+        (_without_repeated_names(entries), _LEGEND_SIZES),
+        (_in_short(_without_repeated_names(entries)), _SMALLEST_LEGEND),
+    )
+    for form, sizes in forms:
+        for size in sizes:
+            wide = sum(_entry_px(builder, entry, size) for entry in form)
+            if wide - builder.px(24) <= room:
+                return form, size
+    return form, size
+
+
+def _without_repeated_names(entries: Sequence[_Entry]) -> list[_Entry]:
+    """Return ``on text`` for a role on text that stands behind the same one among repeats."""
+    shortened = []
+    for before, entry in zip([None, *entries], entries, strict=False):
+        is_repeated = before is not None and entry.text == f"{before.text} on text"
+        shortened.append(replace(entry, text="on text") if is_repeated else entry)
+    return shortened
+
+
+def _in_short(entries: Sequence[_Entry]) -> list[_Entry]:
+    """Return ``previous`` for ``previous token``, and the like."""
+    shortened = []
+    for entry in entries:
+        text = entry.text.replace(" token", "").replace("on another row", "other row")
+        shortened.append(replace(entry, text=text))
+    return shortened
 
 
 def _entry_px(builder: PlanBuilder, entry: _Entry, size: float) -> int:

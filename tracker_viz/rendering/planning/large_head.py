@@ -14,6 +14,7 @@ from tracker_viz.rendering.planning.cards import place_cards, place_scores, scor
 from tracker_viz.rendering.planning.content import (
     Heads,
     most_changed,
+    pool_words,
     probe_row,
     resolve_attention,
 )
@@ -207,7 +208,8 @@ def _place_map(
     pool, cell_px = fit_map(heads.length, chosen.side)
     cells = -(-heads.length // pool)
     box = Box(next_even(corner.x), next_even(corner.y), cells * cell_px, cells * cell_px)
-    builder.heading(title, box.x, box.y - builder.px(38), box.width, *heads.axes(pool))
+    axes, needed = heads.axes(pool), pool_words(pool)
+    builder.heading(title, box.x, box.y - builder.px(38), box.width, *axes, needed=needed)
     source = replace(heads.blocks[row][column], pool=pool)
     name = f"{_name(heads, place)} · {_kind(heads)}"
     head = _numbers(heads, place)

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from tracker_viz.errors import ConfigError, LayoutError, unknown_name
 from tracker_viz.rendering.layout import (
@@ -125,7 +125,9 @@ def make_plan(
     builder.run_roles = [run.roles for run in subject.runs]
     if subject.is_one_run:
         builder.run_roles = [find_roles(builder.series, builder.theme.roles)]
-        builder.story = tell_story(builder.series, layout.metric)
+        shows_experts = any(isinstance(panel, Experts) for panel in layout.panels)
+        about: Literal["heads", "experts"] = "experts" if shows_experts else "heads"
+        builder.story = tell_story(builder.series, layout.metric, about=about)
     top = header(builder)
     bottom = _panels(builder, top) if subject.is_one_run else _runs(builder, top)
     strip = _place_bars(builder, _below(builder, bottom))

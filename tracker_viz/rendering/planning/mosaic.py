@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tracker_viz.rendering.plan import Box, Heatmap
-from tracker_viz.rendering.planning.content import Heads
+from tracker_viz.rendering.planning.content import Heads, pool_words
 from tracker_viz.rendering.planning.grid import fit_map
 from tracker_viz.rendering.planning.plan_builder import (
     HEADING,
@@ -53,8 +53,11 @@ def place_mosaic(builder: PlanBuilder, heads: Heads, area: Box, most_groups: int
     left, right = boxes[0].x, boxes[-1].right
     title_px = builder.text_width(builder.shorter(heads.title)[-1], HEADING, bold=True)
     right = max(right, min(area.right, left + title_px))
-    axes = ("block ↓ head →, in each query ↓ key →", "block ↓ head →")
-    builder.heading(heads.title, left, area.y - px(32), right - left, *axes)
+    pooled = pool_words(wrapping.pool)
+    axes = []
+    for along in ("block ↓ head →, in each query ↓ key →", "block ↓ head →"):
+        axes.append(f"{along} · {pooled}" if pooled else along)
+    builder.heading(heads.title, left, area.y - px(32), right - left, *axes, needed=pooled)
     return Box(area.x, boxes[0].y, right - area.x, boxes[0].height)
 
 
@@ -139,7 +142,14 @@ def place_zooms(
     title = "Heads that changed most"
     if any(event.role for event in builder.story.events):
         title = "Heads with a role first"
-    builder.heading(title, area.x, area.y - px(32), area.width, *heads.axes(pool))
+    builder.heading(
+        title,
+        area.x,
+        area.y - px(32),
+        area.width,
+        *heads.axes(pool),
+        needed=pool_words(pool),
+    )
     down = -(-n // across)
     spare = area.width - across * (map_px + gap) + gap
     pitch_x = map_px + gap + _shared(spare, across - 1, px(90))

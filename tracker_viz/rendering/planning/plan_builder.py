@@ -203,25 +203,46 @@ class PlanBuilder:
     def square(self, x: int, y: int, side: int, color: str) -> None:
         self.swatches.append(Swatch(Box(x, y, side, side), color))
 
-    def heading(self, title: str, x: float, y: float, room: float, *axes: str) -> None:
+    def heading(
+        self, title: str, x: float, y: float, room: float, *axes: str, needed: str = ""
+    ) -> None:
         """Write the title of a part of the picture, shortened where ``room`` asks for it, and
         behind it the first of ``axes`` for which there is room.
 
-        ``axes``: what runs down and across the maps below, the most telling first: ``query ↓ key
-        →``.
+        Args:
+            axes: what runs down and across the maps below, the most telling first: ``query ↓ key
+                →``.
+            needed: said where there is room for none of them, even if the title is cut for it.
         """
         titles, gap = self.shorter(title), self.px(16)
+        offers = [*axes, needed] if needed else axes
         # The title gives way to what is said behind it, as far as it has shorter forms.
-        for behind, shown in itertools.product(axes, titles):
+        for behind, shown in itertools.product(offers, titles):
             title_px = self.text_width(shown, HEADING, True)
             if title_px + gap + self.text_width(behind, _AXES) <= room:
                 self.text(shown, x, y, HEADING, self.theme.text, bold=True)
                 self.text(behind, x + title_px + gap, y, _AXES)
                 return
 
+        if needed:
+            left = room - gap - self.text_width(needed, _AXES)
+            shown = self._least_title(titles[-1], left)
+            self.text(shown, x, y, HEADING, self.theme.text, bold=True)
+            self.text(needed, x + self.text_width(shown, HEADING, True) + gap, y, _AXES)
+            return
+
         fitting = (text for text in titles if self.text_width(text, HEADING, True) <= room)
         shown = next(fitting, "") or self.fitted(titles[-1], HEADING, room, True)
         self.text(shown, x, y, HEADING, self.theme.text, bold=True)
+
+    def _least_title(self, title: str, room: float) -> str:
+        """Return as many of the last clauses of a title as ``room`` has room for, which tell it
+        from its neighbors; cut where not even one has."""
+        clauses = title.split(" · ")
+        while len(clauses) > 1 and self.text_width(" · ".join(clauses), HEADING, True) > room:
+            clauses.pop(0)
+        shown = " · ".join(clauses)
+        return self.fitted(shown[:1].upper() + shown[1:], HEADING, room, True)
 
     def shorter(self, title: str) -> list[str]:
         """Return a heading, and what may stand in its place where there is less and less room."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from tracker_viz.rendering.plan import Readout
+from tracker_viz.rendering.plan import Plan, Readout
 from tracker_viz.rendering.series import si_number
 from tracker_viz.rendering.subject import NOT_YET, RunTrack, Subject, Timing
 
 
-def readout_text(readout: Readout, subject: Subject, metric: str, point: int) -> str:
+def readout_text(readout: Readout, plan: Plan, subject: Subject, metric: str, point: int) -> str:
     """Return what a number of the picture says at ``timing.points[point]``."""
     timing, run = subject.timing, subject.runs[readout.run]
     capture = int(timing.captures[readout.run, point])
@@ -19,6 +19,9 @@ def readout_text(readout: Readout, subject: Subject, metric: str, point: int) ->
         return run_text(run, timing, capture, bool(timing.ended[readout.run, point]), metric)
     if readout.quantity == "tokens":
         return si_number(run.series.tokens_seen[capture] or 0)
+    if readout.role:
+        roles = plan.run_roles[readout.run]
+        return f"{roles.n_holders[capture, roles.names.index(readout.role)]}"
     if readout.is_score:
         score = run.series.read(capture, [readout.quantity])[readout.quantity]
         return format_metric(float(score.flat[0]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracker_viz.metrics import (
     HEAD_PREFIX,
@@ -58,12 +60,14 @@ def roles_in(
     kinds: tuple[RowKind, ...] = ("repeated", "text")
     held = partial(_held, scored, scored_roles, evidence)
     states, margins = head_roles(scored, scored_roles, evidence=evidence)
+    held_on: dict[str, Sequence[Mapping[HeadId, str]]] = {kind: held(kind) for kind in kinds}
     return Roles(
         tuple(role.name for role in scored_roles),
         states,
         margins,
         held(None),
-        {kind: held(kind) for kind in kinds},
+        held_on,
+        _n_holders(scored_roles, held_on),
         kinds_of_rows,
     )
 
@@ -101,6 +105,20 @@ def by_behavior(roles: Iterable[str]) -> list[str]:
     """Return roles with each one on text behind the same one among repeats."""
     order = list(dict.fromkeys(role.name.removesuffix("_text") for role in ROLES))
     return sorted(roles, key=lambda role: (order.index(role.removesuffix("_text")), role))
+
+
+def _n_holders(
+    roles: Sequence[Role], held_on: Mapping[str, Sequence[Mapping[HeadId, str]]]
+) -> NDArray[np.int64]:
+    """Count the heads that hold each role on the rows that it is about: [capture, role]."""
+    counted = [[Counter(at.values()) for at in held_on[role.rows]] for role in roles]
+    return np.array(
+        [
+            [at[role.name] for role, at in zip(roles, captures, strict=True)]
+            for captures in zip(*counted, strict=True)
+        ],
+        np.int64,
+    )
 
 
 def _held(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.metrics import role_label
 from tracker_viz.rendering.layout import Attention
-from tracker_viz.rendering.plan import Box, Heatmap, Roles
+from tracker_viz.rendering.plan import Box, Heatmap, Readout, Roles
 from tracker_viz.rendering.planning.content import Heads, most_changed
 from tracker_viz.rendering.planning.plan_builder import (
     PlanBuilder,
@@ -23,6 +23,7 @@ from tracker_viz.rendering.planning.plan_builder import (
 )
 from tracker_viz.rendering.scales import ROLE_LEVELS, ColorScale, role_colormap
 from tracker_viz.rendering.sources import CodedMap
+from tracker_viz.rendering.text import text_width
 
 SCALE = "roles"
 _NUMBER = 20.0  # of blocks and heads
@@ -119,8 +120,10 @@ def _place_strip(builder: PlanBuilder, box: Box) -> int:
     Return the bottom."""
     px, roles, steps = builder.px, builder.roles, np.array(builder.series.steps)
     names_px = px(8) + builder.widest(map(role_label, roles.names), _NUMBER)
-    counts = np.stack([(roles.states == role).sum((1, 2)) for role in range(len(roles.names))], 1)
-    digits_px = builder.text_width(f"{counts.max()}", _NUMBER) + px(12)
+    counts = roles.n_holders
+    n_digits = len(f"{counts.max()}")
+    digit = text_width("0", _NUMBER * builder.unit, bold=True, mono=True)
+    digits_px = n_digits * digit + px(12)
     room = box.width - names_px - digits_px
     n_columns = int(np.clip(room // px(4), 1, _MOST_COLUMNS))
     cell_x, cell_y = max(1, room // n_columns), px(_STRIP_ROW)
@@ -146,8 +149,11 @@ def _place_strip(builder: PlanBuilder, box: Box) -> int:
         middle = y + (number + 0.5) * cell_y
         color = builder.theme.roles[name]
         builder.text(role_label(name), box.x, middle, _NUMBER, color, baseline="center")
-        total = f"{counts[-1, number]}"
-        builder.text(total, area.right + px(10), middle, _NUMBER, baseline="center")
+        baseline = round(middle + 0.36 * _NUMBER * builder.unit)
+        size_px, right = _NUMBER * builder.unit, area.right + px(10) + n_digits * digit
+        builder.readouts.append(
+            Readout(f"holders.{name}", right, baseline, size_px, n_digits, align="right")
+        )
     return area.bottom
 
 

@@ -179,7 +179,7 @@ def _readouts(renderer: Renderer, indices: Sequence[int]) -> list[dict[str, Any]
     found = []
     for readout in renderer.plan.readouts:
         name = readout.quantity
-        if name == "step" or readout.is_score:
+        if name == "step" or not readout.is_in_header:
             continue
         if name == "tokens":
             texts = [si_number(series.tokens_seen[index] or 0) for index in indices]
@@ -197,7 +197,7 @@ def _curve(renderer: Renderer) -> dict[str, Any] | None:
     series = renderer.series
     metric = ""
     for readout in renderer.plan.readouts:
-        if readout.quantity not in ("step", "tokens") and not readout.is_score:
+        if readout.quantity not in ("step", "tokens") and readout.is_in_header:
             metric = readout.quantity
     values = series.metric(metric)
     low, high = curve_range(values)

@@ -10,6 +10,10 @@ from tracker_viz.rendering.layout import Scores
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.series import Series
 
+HELD = "held"  # role.held: the roles that heads of this run hold
+MOST_HELD = 3
+USUAL_ROLES = ("previous_token", "induction", "sink")
+
 
 def resolve_scores(builder: PlanBuilder, panel: Scores) -> list[str]:
     """Return the names of the score arrays that match, in the panel's order."""
@@ -17,7 +21,10 @@ def resolve_scores(builder: PlanBuilder, panel: Scores) -> list[str]:
     for pattern in panel.names:
         kind, _, of_role = pattern.partition(".")
         if kind == "role":
-            names |= dict.fromkeys(_scores_of_roles(builder.series, of_role))
+            found = _scores_of_roles(builder.series, of_role)
+            if of_role == HELD:
+                found = _scores_of_held_roles(builder)
+            names |= dict.fromkeys(found)
             continue
         for name in builder.series.names(f"scores.{pattern}"):
             if len(builder.series.arrays[name].shape) != 2:
@@ -52,6 +59,33 @@ def _scores_of_roles(series: Series, pattern: str) -> list[str]:
         if name and fnmatchcase(role.name, pattern):
             found.append(name)
     return found
+
+
+def _scores_of_held_roles(builder: PlanBuilder) -> list[str]:
+    """Return the arrays of up to ``MOST_HELD`` roles on the first row of the probe: those that
+    heads hold in the end, then those that heads ever held, then the usual ones."""
+    roles = builder.roles
+    held_ever, held_in_the_end = set[str](), set[str]()
+    if len(roles.held):
+        held_in_the_end = set(roles.held_on_first_row[-1].values())
+    for at_capture in roles.held_on_first_row:
+        held_ever.update(at_capture.values())
+
+    def rank(role: Role) -> tuple[bool, bool, bool]:
+        return (
+            role.name not in held_in_the_end,
+            role.name not in held_ever,
+            role.name not in USUAL_ROLES,
+        )
+
+    kind = roles.row_kinds[0] if roles.row_kinds else "repeated"
+    measured = []
+    for role in ROLES:
+        if role.rows == kind and score_of_role(builder.series, role):
+            measured.append(role)
+    chosen = sorted(measured, key=rank)[:MOST_HELD]
+    # In the order of all roles, so that runs with the same ones look alike.
+    return [str(score_of_role(builder.series, role)) for role in measured if role in chosen]
 
 
 def role_of_score(series: Series, name: str) -> str:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from tracker_viz.rendering.plan import Box
-from tracker_viz.rendering.planning.content import Heads, Matrices
+from tracker_viz.rendering.planning.content import Heads, Matrices, heads_that_share
 from tracker_viz.rendering.planning.mixing import aligned
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, whole_cell_px
 
 NAME = 20.0  # of rows and columns
 CAPTION = 20  # at 1080p: a map's own name above it, beside the gap
+FOOT = 30  # at 1080p: below the last row, for brackets and their words
 LEAST_MAP_PX = 40  # at 1080p; where maps of heads would be smaller, a mosaic with zooms tells more
 
 
@@ -38,6 +40,7 @@ class GridShape:
         gap: between two maps.
         lines: how many lines the maps of a block take.
         caption: pixels above each map for its name, where the columns have none.
+        foot: pixels below the last row, for brackets that join heads.
     """
 
     groups: int
@@ -48,6 +51,7 @@ class GridShape:
     gap: int
     lines: int = 1
     caption: int = 0
+    foot: int = 0
 
     @property
     def pitch(self) -> int:
@@ -60,7 +64,7 @@ class GridShape:
 
     @property
     def height(self) -> int:
-        return self.rows * self.block_pitch - self.gap - self.caption
+        return self.rows * self.block_pitch - self.gap - self.caption + self.foot
 
     def columns(self, panel: Heads | Matrices) -> int:
         """Return how many maps of a panel stand in a line."""
@@ -97,9 +101,8 @@ def fit_grid(
     best, best_worth = GridShape(1, n_blocks, 0, 0, 1, 0), 0.0
     for groups, rows, lines in _wrappings(panels, n_blocks):
         for gap in (builder.even(10), builder.even(6)):
-            wrapped = GridShape(
-                groups, rows, 0, 0, 1, gap, lines, _caption_px(builder, heads, lines)
-            )
+            caption, foot = _caption_px(builder, heads, lines), _foot_px(builder, heads, lines)
+            wrapped = GridShape(groups, rows, 0, 0, 1, gap, lines, caption, foot)
             shape = _largest(builder, wrapped, heads, matrices, area, keep_right)
             worth = _worth(builder, shape, bool(heads))
             if worth > best_worth:
@@ -111,6 +114,25 @@ def _caption_px(builder: PlanBuilder, heads: Sequence[Heads], lines: int) -> int
     if lines > 1 or any(group.numbers is None for group in heads):
         return builder.px(CAPTION)
     return 0
+
+
+def _foot_px(builder: PlanBuilder, heads: Sequence[Heads], lines: int) -> int:
+    if lines == 1 and any(shared_columns(builder, group) for group in heads):
+        return builder.px(FOOT)
+    return 0
+
+
+def shared_columns(builder: PlanBuilder, group: Heads) -> list[tuple[int, int]]:
+    """Return (first, last) column of each group of heads that share keys and values; none where
+    heads do not share them, or a column holds different heads of different blocks."""
+    sharing, numbers = heads_that_share(builder.series), group.numbers
+    if sharing == 1 or numbers is None or group.is_mixing:
+        return []
+    found = []
+    for _, members in groupby(range(len(numbers)), lambda column: numbers[column] // sharing):
+        columns = list(members)
+        found.append((columns[0], columns[-1]))
+    return found
 
 
 def _largest(
@@ -128,7 +150,8 @@ def _largest(
     n_gaps = n_heads + n_matrices - shape.groups * n_panels
     free = area.width - around_px(builder, shape.groups, n_panels) - keep_right - n_gaps * shape.gap
     n_lines = shape.rows * shape.lines
-    high = (area.height - (n_lines - 1) * (shape.gap + shape.caption)) // n_lines
+    between = (n_lines - 1) * (shape.gap + shape.caption)
+    high = (area.height - shape.foot - between) // n_lines
     narrowest, widest = _matrix_widths(bool(heads), bool(matrices), keep_right)
     room = min(int(free / (n_heads + narrowest * n_matrices)), high)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
 
 from tracker_viz.rendering.plan import Box, Heatmap, Swatch
 from tracker_viz.rendering.planning.content import (
     Heads,
     Matrices,
     add_weight_scale,
-    heads_that_share,
     matrix_title,
+    pool_words,
     short_kind,
     weight_source,
 )
@@ -26,9 +25,13 @@ from tracker_viz.rendering.planning.grid.fit import (
     label_width,
     names_in_corners,
     section_gap,
+    shared_columns,
 )
 from tracker_viz.rendering.planning.mixing import aligned
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
+
+# Below the heads that a bracket joins.
+_SHARED = ("share keys and values", "share keys, values", "shared K and V", "same K, V", "K, V")
 
 
 def place_grid(
@@ -89,9 +92,10 @@ def _write_title(
     if isinstance(panel, Matrices) and heads and is_plain(builder, shape):
         _title_beside(builder, panel, box)
         return
+    needed = pool_words(shape.pool) if isinstance(panel, Heads) else ""
     axes = panel.axes(shape.pool) if isinstance(panel, Heads) else panel.axes
     above = builder.px(14 if names_in_corners(builder, heads, shape) else 34)
-    builder.heading(panel.title, box.x, box.y - above, box.width, *axes)
+    builder.heading(panel.title, box.x, box.y - above, box.width, *axes, needed=needed)
 
 
 def _place_panel(
@@ -168,13 +172,12 @@ def _place_heads(
         first = Box(x, top, shape.map_px, shape.map_px)
         _column_names(builder, names, short, first, shape.map_px + shape.gap)
     mask = group.mask(-(-group.length // shape.pool))
-    sharing = heads_that_share(builder.series)
+    if shape.foot:
+        _bracket_shared(builder, group, shape, Box(x, top + shape.height - shape.foot, 0, 0))
     for row, position in enumerate(blocks):
         if position >= len(group.blocks):
             continue
         block, numbers = group.indices[position]
-        if sharing > 1 and shape.lines == 1 and not group.is_mixing:
-            _join_heads_that_share(builder, group, numbers, sharing, shape, row, Box(x, top, 0, 0))
         for number, source in enumerate(group.blocks[position]):
             right, down = shape.origin(group, row, number)
             box = Box(x + right, top + down, shape.map_px, shape.map_px)
@@ -194,25 +197,35 @@ def _place_heads(
                 _caption(builder, box, f"head {head}", str(head))
 
 
-def _join_heads_that_share(
-    builder: PlanBuilder,
-    group: Heads,
-    numbers: Sequence[int],
-    sharing: int,
-    shape: GridShape,
-    row: int,
-    origin: Box,
-) -> None:
-    """Draw a line below neighboring heads that read the same keys and values."""
-    line_px = max(2, builder.px(2))
-    for _, columns in groupby(range(len(numbers)), lambda column: numbers[column] // sharing):
-        joined = list(columns)
-        left, y = shape.origin(group, row, joined[0])
-        right, _ = shape.origin(group, row, joined[-1])
-        below = origin.y + y + shape.map_px + shape.gap // 2 - line_px // 2
-        width = right + shape.map_px - left
-        line = Box(origin.x + left, below, width, line_px)
-        builder.swatches.append(Swatch(line, builder.theme.dim))
+def _bracket_shared(builder: PlanBuilder, group: Heads, shape: GridShape, foot: Box) -> None:
+    """Bracket the columns of heads that read the same keys and values, and say so in the longest
+    words that each bracket has room for; ``foot``: from the first column on, below the last row."""
+    px = builder.px
+    brackets = []
+    for first, last in shared_columns(builder, group):
+        left, _ = shape.origin(group, 0, first)
+        right, _ = shape.origin(group, 0, last)
+        brackets.append((foot.x + left, foot.x + right + shape.map_px))
+    if not brackets:
+        return
+    thick, top, bottom = px(3), foot.y + px(7), foot.y + px(17)
+    narrowest = min(right - left for left, right in brackets)
+    fitting = (text for text in _SHARED if builder.text_width(text, NAME) + px(40) <= narrowest)
+    words = next(fitting, "")
+    for left, right in brackets:
+        middle, half = (left + right) / 2, (builder.text_width(words, NAME) + px(16)) / 2
+        sides = [(left, round(middle - half)), (round(middle + half), right)]
+        if not words:
+            sides = [(left, right)]
+        for begin, end in sides:
+            line = Box(begin, bottom - thick, end - begin, thick)
+            builder.swatches.append(Swatch(line, builder.theme.text))
+        for x in (left, right - thick):
+            end_of_bracket = Box(x, top, thick, bottom - top)
+            builder.swatches.append(Swatch(end_of_bracket, builder.theme.text))
+        if words:
+            color = builder.theme.text
+            builder.text(words, middle, bottom + px(5), NAME, color, align="center")
 
 
 def _place_matrices(

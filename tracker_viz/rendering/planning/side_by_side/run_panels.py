@@ -95,10 +95,16 @@ def _sources(heads: Heads, pool: int) -> dict[HeadId, HeadMap]:
 
 
 def _say_what_is_shown(builder: PlanBuilder, tiling: Tiling, heads: Heads) -> None:
-    """Say beside the clock what runs along the maps and, where not all heads are shown, which."""
+    """Say beside the clock what runs along the maps, how they are pooled and, where not all heads
+    are shown, which."""
     assert builder.mark is not None
-    x, baseline = builder.mark.x, builder.mark.y  # nothing is interpolated between several runs
-    builder.text(heads.axes()[-1], x, baseline, _SMALL, align="right")
+    text = replace(heads, notes=()).axes(tiling.pool)[-1]
+    # Where an interpolated frame says so of itself: no frame of several runs is interpolated.
+    wide = builder.text_width(text, _SMALL)
+    x = max(builder.mark.x, builder.numbers_end + builder.px(28) + wide)
+    if builder.is_narrow:
+        x = builder.mark.x
+    builder.text(text, x, builder.mark.y, _SMALL, align="right")
     builder.mark, builder.numbers_end = None, round(x)
     if not tiling.all_heads:
         some = "the most specialised head"
