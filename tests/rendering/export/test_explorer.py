@@ -43,7 +43,9 @@ class Page:
 
     def _cells(self, kind):
         """uint8 [capture, cell]"""
-        found = re.findall(rf'<script type="text/plain" class="{kind}">(.*?)</script>', self.text)
+        element = rf'<script type="text/plain" class="{kind}" data-number="(\d+)">(.*?)</script>'
+        elements = re.findall(element, self.text)
+        found = [packed for _, packed in sorted(elements, key=lambda each: int(each[0]))]
         per_chunk = self.description["perChunk"] if kind == "maps" else 1 << 30
         captures = []
         left = len(self.description["steps"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tracker_viz.rendering import Renderer, Series, write_explorer
+from tracker_viz.rendering.export.explorer import page as explorer
 from tracker_viz.rendering.role_key import ROLE_KEYS
 from tracker_viz.rendering.theme import rgb
 
@@ -72,6 +73,24 @@ def test_the_page_works_in_a_sandboxed_frame_and_asks_for_nothing(renderer, path
     frame.locator(".forward").click()
     assert [url for url in requests if not url.startswith("blob:")] == []
     assert errors == []
+
+
+def test_the_page_begins_before_the_captures_that_it_does_not_begin_with(
+    renderer, page, tmp_path, monkeypatch
+):
+    """A browser that reads a long page slowly shows the strongest event first."""
+    monkeypatch.setattr(explorer, "_CHUNK_BYTES", 1)  # each capture by itself
+    path = write_explorer(renderer, tmp_path / "page.html")
+    before, _, after = path.read_text().partition("<script>\n(async")
+    assert (before.count('class="maps"'), after.count('class="maps"')) == (1, 5)
+    page.goto(path.as_uri())
+    page.wait_for_selector(READY)
+    steps = set()
+    for index in range(len(renderer)):
+        go_to(page, index)
+        page.wait_for_function("document.querySelector('.tile canvas').width > 0")
+        steps.add(step(page))
+    assert steps == {f"step {number:,}" for number in renderer.series.steps}
 
 
 def test_every_head_is_painted_in_the_frames_own_colors(renderer, shown):
@@ -392,7 +411,14 @@ def test_every_run_is_shown_within_every_width_and_its_heads_open(
     path = write_explorer(renderer, tmp_path / "page.html")
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    for width, height in ((1600, 1000), (715, 600), (390, 844), (320, 560)):
+    for width, height in (
+        (1600, 1000),
+        (1280, 800),
+        (715, 600),
+        (640, 900),
+        (390, 844),
+        (320, 560),
+    ):
         page.set_viewport_size({"width": width, "height": height})
         page.goto("about:blank")
         page.goto(path.as_uri())

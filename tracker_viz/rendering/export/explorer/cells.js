@@ -20,14 +20,21 @@ async function unpack(element, size) {
   return captures;
 }
 
-const chunks = [...root.querySelectorAll('script.maps')].map((element) => ({ element }));
+const chunks = Array.from({ length: Math.ceil(run.steps.length / run.perChunk) }, () => ({}));
 const capturesOf = new Array(run.steps.length);  // cells of the maps, by capture, once unpacked
 let scoresOf = [];  // cells of roles and scores, by capture
+
+/** The element of a chunk. Only the one that the page begins with stands before the script. */
+async function arrived(number) {
+  if (number !== run.firstChunk && document.readyState === 'loading')
+    await new Promise((done) => document.addEventListener('DOMContentLoaded', done, { once: true }));
+  return $(`script.maps[data-number="${number}"]`);
+}
 
 /** Have the maps of a capture unpacked. */
 function load(index) {
   const number = Math.floor(index / run.perChunk), chunk = chunks[number];
-  chunk.loading ??= unpack(chunk.element, mapCells).then((captures) => {
+  chunk.loading ??= arrived(number).then((element) => unpack(element, mapCells)).then((captures) => {
     for (let at = 0; at < Math.min(run.perChunk, run.steps.length - number * run.perChunk); at++)
       capturesOf[number * run.perChunk + at] = captures[at] ?? new Uint8Array(0);
   });

@@ -30,7 +30,8 @@ function fill(element, attributes, children) {
   return element;
 }
 
-const number = (value) => value.toLocaleString('en');
+const english = new Intl.NumberFormat('en');  // toLocaleString looks it up each time
+const number = (value) => english.format(value);
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 const headName = (id) => `L${id.replace('.', 'H')}`;
 const roleWords = (role) => role ? run.roles[role].label : '';

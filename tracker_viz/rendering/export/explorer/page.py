@@ -13,7 +13,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ _SCRIPTS = (
     "player",
     "start",
 )
-_PLACEHOLDER = re.compile(r"%(TITLE|GROUND|STYLE|DESCRIPTION|CELLS|SCRIPT)%")
+_PLACEHOLDER = re.compile(r"%(TITLE|GROUND|STYLE|DESCRIPTION|CELLS|SCRIPT|LATER)%")
 
 
 def write_explorer(renderer: Renderer, path: Path | str, *, max_bytes: int = 10 << 20) -> Path:
@@ -86,7 +86,10 @@ def explorer_page(renderer: Renderer, indices: Sequence[int]) -> bytes:
     scores = coded_captures(series, parts.scores, indices)
     per_chunk = max(1, _CHUNK_BYTES // max(1, maps.shape[1]))
     chunks = [maps[start : start + per_chunk] for start in range(0, len(indices), per_chunk)]
-    described = _description(renderer, parts, indices) | {"perChunk": per_chunk}
+    described = _description(renderer, parts, indices)
+    first = _first_capture(described) // per_chunk
+    described |= {"perChunk": per_chunk, "firstChunk": first}
+    elements = [_script("maps", each, number) for number, each in enumerate(chunks)]
     texts = {
         "TITLE": html.escape(series.title),
         "GROUND": theme.ground,
@@ -96,9 +99,9 @@ def explorer_page(renderer: Renderer, indices: Sequence[int]) -> bytes:
         "DESCRIPTION": json.dumps(described, separators=(",", ":"), allow_nan=False).replace(
             "<", "\\u003c"
         ),
-        "CELLS": "\n".join(
-            [_script("scores", scores), *(_script("maps", each) for each in chunks)]
-        ),
+        # The page begins before a browser has read the captures that it does not begin with.
+        "CELLS": f"{_script('scores', scores)}\n{elements.pop(first)}",
+        "LATER": "\n".join(elements),
     }
     # In one pass: a title or a token may read "%CELLS%", and stays what it is.
     return _PLACEHOLDER.sub(lambda match: texts[match[1]], _own_file("explorer.html")).encode()
@@ -108,13 +111,19 @@ def _own_file(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _script(kind: str, cells: NDArray[np.uint8]) -> str:
+def _first_capture(described: Mapping[str, Any]) -> int:
+    """Return the number of the capture that the page begins with: at its strongest event."""
+    start = described["start"]
+    return len(described["steps"]) - 1 if start is None else int(described["events"][start]["last"])
+
+
+def _script(kind: str, cells: NDArray[np.uint8], number: int = 0) -> str:
     """Return captures, each as its difference to the one before, in an element that does not
     run."""
     # Differences of uint8 wrap around, and so do the sums on the page that undo them.
     differences = np.diff(cells, axis=0, prepend=np.zeros_like(cells[:1]))
     packed = base64.b64encode(zlib.compress(differences.tobytes(), 4)).decode()
-    return f'<script type="text/plain" class="{kind}">{packed}</script>'
+    return f'<script type="text/plain" class="{kind}" data-number="{number}">{packed}</script>'
 
 
 def _description(renderer: Renderer, parts: PageParts, indices: Sequence[int]) -> dict[str, Any]:
@@ -232,6 +241,7 @@ def _event(renderer: Renderer, event: Event, kept: NDArray[np.intp]) -> dict[str
         "lastStep": event.last_step,
         "first": max(0, first),
         "last": min(last, len(steps) - 1),
+        "who": event.who,
         "heads": _names(event.heads),
         "role": event.role,
         "rows": next((role.rows for role in ROLES if role.name == event.role), ""),

@@ -184,12 +184,6 @@ function seek(index, event = null) {
   show(index, event);
 }
 
-/** Which head takes a role, or how many do. */
-function headsOf({ role, heads }) {
-  if (!role) return '';
-  return heads.length > 1 ? ` ${heads.length} heads` : ` ${headName(heads[0])}`;
-}
-
 const eventButtons = run.events.map((event) => make('button', { title: event.text,
   style: `--color: ${event.color}`, onclick: () => seek(event.last, event) },
-  `${event.steps} `, make('b', {}, event.headline), headsOf(event)));
+  `${event.steps} `, make('b', {}, event.headline), event.who && ` ${event.who}`));

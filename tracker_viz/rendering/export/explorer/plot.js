@@ -21,9 +21,12 @@ function plot(options) {
   const element = make('div', { class: 'plot' }, inner);
   let index = 0, place = { cellWidth: 1, cellHeight: 1, x: 0, y: 0 }, cursor = null;
 
+  let laidOutFor = '';
   function layOut() {
-    const width = element.clientWidth;
-    if (!width) return;
+    const width = element.clientWidth, room = `${width} ${innerHeight}`;
+    // The observer calls once at first, and again for the height that is set here.
+    if (!width || room === laidOutFor) return;
+    laidOutFor = room;
     place = placed(options, width);
     const height = rows * place.cellHeight, wide = columns * place.cellWidth;
     canvas.style.cssText = `left: ${place.x}px; top: ${place.y}px; width: ${wide}px; `
