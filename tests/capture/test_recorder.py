@@ -686,6 +686,9 @@ def test_limits_are_read_from_the_configuration_or_the_embedding():
         vocab_size(Configured(vocab_size=7, block_size=5)),
         context_length(Configured(vocab_size=7, block_size=5)),
     ) == (7, 5)
+    hooked = nn.Linear(2, 2)
+    hooked.cfg = type("HookedTransformerConfig", (), {"d_vocab": 7, "n_ctx": 5})()
+    assert (vocab_size(hooked), context_length(hooked)) == (7, 5)
     around = nn.Sequential(nn.Linear(2, 2), Configured(vocab_size=7, block_size=5))
     assert (vocab_size(around), context_length(around)) == (7, 5)
     assert (vocab_size(nn.Sequential(nn.Embedding(9, 2))), context_length(nn.Embedding(9, 2))) == (

@@ -237,24 +237,49 @@ def test_a_fused_matrix_splits_where_keys_are_wider_than_values():
 
 
 class PerHead(nn.Module):
-    """TransformerLens: [head, in, out], by einsum."""
+    """TransformerLens: [head, in, out], by einsum, with biases [head, out]."""
 
     def __init__(self):
         super().__init__()
+        self.b_Q, self._b_K = (nn.Parameter(torch.empty(H, D // H)) for _ in range(2))
         self.W_Q, self.W_K, self.W_V = (nn.Parameter(torch.empty(H, D, D // H)) for _ in range(3))
         self.W_O = nn.Parameter(torch.empty(H, D // H, D))
 
     def forward(self, x):
         q, k, v = (torch.einsum("bpd,hde->bphe", x, w) for w in (self.W_Q, self.W_K, self.W_V))
-        scores = torch.einsum("bkhe,bqhe->bhqk", k, q)
+        scores = torch.einsum("bkhe,bqhe->bhqk", k + self._b_K, q + self.b_Q)
         scores = scores.masked_fill(torch.ones_like(scores[0, 0]).triu(1).bool(), float("-inf"))
         mixed = torch.einsum("bhqk,bkhe->bqhe", scores.softmax(-1), v)
         return torch.einsum("bqhe,hed->bqd", mixed, self.W_O)
 
 
+class TurnedCopies(nn.Module):
+    """TransformerLens: [in, out], of which a turned copy is multiplied with."""
+
+    def __init__(self):
+        super().__init__()
+        self.W_in, self.W_gate = (nn.Parameter(torch.empty(D, 2 * D)) for _ in range(2))
+        self.W_out = nn.Parameter(torch.empty(2 * D, D))
+
+    def forward(self, x):
+        gate = F.silu(F.linear(x, self.W_gate.T.contiguous()))
+        return F.linear(gate * (x @ self.W_in.clone()), self.W_out.T.contiguous())
+
+
+def test_a_copy_of_a_weight_tells_which_of_its_axes_is_which():
+    model = randomised(lambda: Model(lambda _: Residual(PerHead(), TurnedCopies())))
+    structure, _ = examine_plain(model)
+    parameters = dict(model.named_parameters())
+    found = {p.name: read(parameters, p) for p in structure.projections if p.block == 0}
+    mlp = model.blocks[0].mlp
+    for name, weight in (("w_gate", mlp.W_gate), ("w_up", mlp.W_in), ("w_down", mlp.W_out)):
+        assert torch.equal(found[f"mlp.{name}"], weight.detach().t())
+
+
 def test_weights_with_an_axis_of_heads_are_laid_side_by_side():
     model = randomised(lambda: Model(lambda _: Residual(PerHead(), two_layers())))
     structure, _ = examine_plain(model)
+    assert structure.unnamed == {}
     parameters = dict(model.named_parameters())
     found = {p.name: read(parameters, p) for p in structure.projections if p.block == 0}
     attn = model.blocks[0].attn

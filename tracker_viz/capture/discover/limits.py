@@ -41,7 +41,7 @@ def vocab_size(model: nn.Module) -> int | None:
     Of several tables, take the one with as many rows as the last linear layer (which makes the
     logits) has outputs.
     """
-    configured = _configured(model, "vocab_size", "padded_vocab_size")
+    configured = _configured(model, "vocab_size", "padded_vocab_size", "d_vocab")
     if configured is not None:
         return configured
     n_input = _input_embeddings(model)
@@ -125,9 +125,11 @@ def _configured(model: nn.Module, *names: str) -> int | None:
 
 
 def _configurations(module: nn.Module) -> Iterator[Any]:
-    """Yield the module's configuration, then its part about text where it has one."""
+    """Yield the module's configuration, then its part about text where it has one; TransformerLens
+    and others call it ``cfg``."""
     config: Any = getattr(module, "config", None)
     yield config
+    yield getattr(module, "cfg", None)
     text: Any = getattr(config, "get_text_config", None)
     if callable(text):
         yield text()

@@ -20,6 +20,8 @@ SKIPPED_NAMES = re.compile(
     r"lora_|(^|\.)[^.]*(norm|embed|rotary|router|conv)[^.]*$|(^|\.)(ln_?\d?|rel_[^.]*)$",
     re.IGNORECASE,
 )
+# ``bias``, and biases of every head in one, such as ``b_Q`` [head, channel].
+_BIAS = re.compile(r"bias$|^_?b_[A-Za-z]+$")
 _EXPERT = re.compile(r"^(?P<before>.*experts?\.)(?P<index>\d+)(?P<after>\..*)$")
 
 # Last part of a parameter's path (without "weight"), lower case -> its role. Attention and
@@ -185,7 +187,7 @@ def _each(
                 continue
             if min(parameter.shape[-2:]) < 2:
                 continue
-            if skipped.search(in_block.removesuffix(".weight")) or name.endswith("bias"):
+            if skipped.search(in_block.removesuffix(".weight")) or _BIAS.search(name):
                 continue
             in_model = f"{prefix}.{in_block}".strip(".")
             path = module_name if name == "weight" else in_block.removesuffix("_weight")

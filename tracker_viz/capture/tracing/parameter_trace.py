@@ -123,11 +123,16 @@ class ParameterTrace:
         if hasattr(weight, "full_tensor"):  # each process sees a part of what comes out
             return
         found = self._parameter(weight, running)
-        if found is None:
+        copied = None if found is not None else self._copied(weight, running)
+        if found is not None:
+            name, parameter = found
+            as_out_in = weight if func is F.linear else weight.transpose(-2, -1)
+            self.transposed[name] = as_out_in.stride(-1) != parameter.stride(-1)
+        elif copied is not None:
+            name, is_turned = copied
+            self.transposed[name] = is_turned == (func is F.linear)
+        else:
             return
-        name, parameter = found
-        as_out_in = weight if func is F.linear else weight.transpose(-2, -1)
-        self.transposed[name] = as_out_in.stride(-1) != parameter.stride(-1)
         self._outputs.append((name, output))
 
     def _saw_activation(self, entering: Tensor) -> None:
@@ -158,6 +163,22 @@ class ParameterTrace:
                         return f"{module}.{name}".strip("."), parameter
         except (RuntimeError, NotImplementedError):  # tensors without storage of their own
             pass
+        return None
+
+    def _copied(self, weight: Tensor, running: Sequence[str]) -> tuple[str, bool] | None:
+        """Return the parameter that a matrix is a copy of, and whether the copy is turned:
+        ``weight.T.contiguous()``."""
+        if weight.ndim != 2:
+            return None
+        for module in running[-2:]:
+            for name, parameter in self.modules[module].named_parameters(recurse=False):
+                if parameter.ndim != 2 or parameter.device != weight.device:
+                    continue
+                full_name = f"{module}.{name}".strip(".")
+                if torch.equal(parameter, weight):
+                    return full_name, False
+                if torch.equal(parameter, weight.t()):
+                    return full_name, True
         return None
 
 
