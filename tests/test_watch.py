@@ -387,3 +387,52 @@ def test_a_run_is_free_again_once_its_recorder_is_closed(run):
     train(model, second, range(4, 6))
     assert second.close(progress=False).complete
     assert open_run(run).info().state == "running", "it is the script's, which has not ended it"
+
+
+# -- alarms ----------------------------------------------------------------------------------------
+
+
+class Overflowing:
+    """Breaks a weight after some steps, as an overflow in half precision does."""
+
+    def __init__(self, model, recorder, at):
+        self.model, self.recorder, self.at = model, recorder, at
+
+    def step(self, step, **metrics):
+        if step == self.at:
+            with torch.no_grad():
+                self.model.blocks[1].mlp.down_proj.weight[0, 0] = torch.inf
+        self.recorder.step(step, **metrics)
+
+
+def test_an_alarm_is_told_to_the_run_the_log_and_the_function_and_captures_come_densely(caplog):
+    told = []
+
+    def on_alarm(alarm):
+        told.append(alarm)
+        raise ValueError("a mistake of the user's")
+
+    model = make_model()
+    recorder = tv.watch(model, run="local", every=20, on_alarm=on_alarm)
+    train(model, Overflowing(model, recorder, at=20), range(1, 21))
+    recorder.flush()
+    train(model, recorder, range(21, 25))
+    recorder.close()
+    (alarm,) = told
+    assert (alarm.kind, alarm.step) == ("not_finite", 20)
+    assert "mlp.down_proj (its parameter weight is not finite)" in alarm.sentence
+    assert caplog.text.count(f"alarm: {alarm.sentence}") == 1
+    assert "what on_alarm= does with an alarm failed" in caplog.text
+    assert recorder.captured_steps == [0, 20, 21, 22, 23, 24]
+    stored = {capture.step: capture.model for capture in tv.load_captures(str(recorder.ref))}
+    assert stored[20]["alarms"] == [alarm.description()]
+    assert "alarms" not in stored[21]
+
+
+def test_alarms_are_off_where_nobody_wants_them(caplog):
+    model = make_model()
+    recorder = tv.watch(model, run="local", every=20, alarms=False)
+    train(model, Overflowing(model, recorder, at=20), range(1, 25))
+    recorder.close()
+    assert recorder.captured_steps == [0, 20, 24]
+    assert "alarm" not in caplog.text

@@ -117,6 +117,14 @@ class MetricsLine(Stored):
         return {name: float(value) for name, value in found.items() if _is_number(value)}
 
 
+class StoredAlarm(Stored):
+    """An alarm among a capture's metadata, ``model["alarms"]``."""
+
+    kind: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
+    step: Step
+    sentence: Annotated[str, Field(max_length=2000)]
+
+
 class IndexEntry(Stored):
     """``captures/index/step-....json``, of which the name says the rest."""
 

@@ -180,3 +180,42 @@ def test_two_processes_with_a_thread_each_keep_two_cores_busy(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert cores_are_busy(torch.device("cpu"))
     assert cores_are_busy(torch.device("cuda"))  # each launches kernels from a thread of its own
+
+
+def taken_after_an_alarm(limit, *, alarm_at, capture_s=0.1, steps=4000, step_s=0.1):
+    """The captured steps of a simulated training whose captures come densely after ``alarm_at``,
+    and its governor."""
+    schedule = Schedule.every(200, steps)
+    governor = Governor(schedule, limit)
+    step, taken = 0, []
+    while True:
+        due, _ = governor.next_step(step)
+        if due is None:
+            return taken, governor
+        governor.add_training(due - step, (due - step) * step_s)
+        governor.add_capture(capture_s)
+        step = due
+        taken.append(step)
+        if step == alarm_at:
+            governor.come_densely()
+
+
+def test_after_an_alarm_captures_come_densely_for_a_while_and_then_as_scheduled():
+    taken, _ = taken_after_an_alarm(CostLimit(0.02, 0.0), alarm_at=2000)
+    around = [step for step in taken if 2000 <= step < 2200]
+    assert around == [2000, 2001, 2002, 2003, 2005, 2008, 2013, 2021, 2034]
+    assert [step for step in taken if not 2000 < step < 2200] == [*range(200, 4001, 200)]
+
+
+def test_dense_captures_stay_within_a_share_of_the_limit_that_holds_on_the_whole():
+    limit = CostLimit(0.02, 0.0)
+    taken, governor = taken_after_an_alarm(limit, alarm_at=2000, capture_s=0.2)
+    assert governor.overhead <= 0.02 + 1e-9
+    dense = [step for step in taken if step % 200]
+    # 2 % of 200 s of training are 4.1 s, of which a quarter is for dense captures.
+    assert len(dense) == 5
+
+
+def test_steps_that_the_user_chose_are_joined_by_all_dense_ones():
+    taken, _ = taken_after_an_alarm(None, alarm_at=2000, capture_s=100.0)
+    assert sum(step % 200 != 0 for step in taken) == 8

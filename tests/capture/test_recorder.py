@@ -719,3 +719,28 @@ def test_a_device_that_ended_the_training_by_its_failure_does_not_hide_it(caplog
         raise RuntimeError("out of memory")
     assert [capture.step for capture in captures] == [0]
     assert "could not capture the last step, 2" in caplog.text
+
+
+# -- after an alarm --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_captures_come_densely_from_the_step_after_an_alarm_on(first):
+    recorder, captures = recorded(tiny(), Schedule.every(100))
+    model = recorder.camera.model
+    train(model, recorder, 3, first=first)
+    recorder.come_densely()
+    train(model, recorder, 8, first=first + 3)
+    recorder.come_densely()
+    recorder.close()
+    steps = [capture.step for capture in captures]
+    assert steps == [0, 4, 5, 6, 7, 9, 11]
+
+
+def test_a_closed_recorder_takes_no_dense_captures():
+    recorder, captures = recorded(tiny(), Schedule.every(100))
+    train(recorder.camera.model, recorder, 3)
+    recorder.close()
+    recorder.come_densely()
+    train(recorder.camera.model, recorder, 2, first=4)
+    assert [capture.step for capture in captures] == [0, 3]

@@ -197,3 +197,26 @@ def test_in_context_is_the_loss_late_in_a_text_row_minus_that_of_an_early_place(
     found = probe_loss_metrics(losses, rows)
     # Positions 36 to 39 minus positions 4 to 7.
     assert found == {"probe/loss_text": 19.0, "probe/in_context": 32.0}
+
+
+# -- what is not finite ----------------------------------------------------------------------------
+
+
+def broken(model, block):
+    with torch.no_grad():
+        model.blocks[block].mlp[0].weight[3, 2] = torch.inf
+    return model
+
+
+def test_the_first_module_with_infinity_is_named_with_the_parameter_that_makes_it():
+    raw = captured(broken(small_model(), 1))[1]
+    assert raw.model["not_finite"] == "blocks.1.mlp.0 (its parameter weight is not finite)"
+    assert "not_finite" not in captured(small_model())[1].model
+
+
+def test_a_module_that_makes_infinity_of_finite_weights_is_named():
+    model = small_model()
+    with torch.no_grad():
+        for layer in (model.blocks[1].mlp[0], model.blocks[1].mlp[2]):
+            layer.weight.mul_(1e20)
+    assert captured(model)[1].model["not_finite"] == "blocks.1.mlp.2"

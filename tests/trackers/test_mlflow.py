@@ -374,3 +374,15 @@ def test_the_loss_is_the_first_chart_of_the_page(run, embedded):
     assert names.keys() >= {"loss", "_training/loss"}
     groups = sorted(name.rpartition("/")[0] for name in names if "/" in name)
     assert groups[0] == "_training"
+
+
+def test_an_alarm_is_a_tag_and_a_line_of_the_note(run):
+    for _ in range(2):
+        run.alert("logit", 40, "step 40: the largest attention logit is 134 (L2H1), beyond 100")
+    run.alert("not_finite", 60, "step 60: NaN or infinity on the probe, first in blocks.2.attn")
+    run_id = run.ref.path
+    tags = run._client.get_run(run_id).data.tags
+    assert tags["tracker_viz.alarm.logit"].startswith("step 40")
+    note = tags["mlflow.note.content"]
+    assert note.count("**Alarm:**") == 2
+    assert "first in blocks.2.attn" in note

@@ -362,3 +362,15 @@ def test_a_sweep_without_a_parent_in_the_runs_project_gets_one_there(
     parent = WandbTracker().open_run(noted.ref)
     assert (parent.info().name, parent.children()) == ("ablation", outbox.refs)
     elsewhere.finish("finished")
+
+
+def test_an_alarm_is_an_alert_and_a_tag_beside_theirs(wandb_server, theirs):
+    theirs.tags = ("baseline",)
+    run = join(theirs)
+    for _ in range(2):
+        run.alert("logit", 40, "step 40: the largest attention logit is 134 (L2H1), beyond 100")
+    theirs.finish()
+    there = stored(wandb_server, theirs)
+    assert there.alerts[0][:2] == ("WARN", "tracker_viz: logit")
+    assert "134 (L2H1)" in there.alerts[0][2]
+    assert sorted(there.attributes["tags"]) == ["alarm: logit", "baseline"]

@@ -45,6 +45,7 @@ from tracker_viz.capture.routing.routers import (
     routers_by_block,
 )
 from tracker_viz.capture.signals.chosen import chosen_signals
+from tracker_viz.capture.signals.not_finite import are_finite, first_not_finite, said_of
 from tracker_viz.capture.signals.probe_pass import ProbePass
 from tracker_viz.capture.signals.signal import SignalArray
 from tracker_viz.capture.weights.gathering import Gatherer
@@ -141,6 +142,8 @@ class Camera:
         # What signals measured in that pass.
         self._signal_arrays: list[SignalArray] = []
         self._missing_signals: list[str] = []
+        # The first module whose output is not finite.
+        self._not_finite: str | None = None
 
     @property
     def takes_part(self) -> bool:
@@ -239,6 +242,10 @@ class Camera:
                 max_logits=seen.max_logits,
             )
         self._signal_arrays = list(seen.arrays())
+        self._not_finite = None
+        # A pass more on every process would be needed where the model is sharded.
+        if not self.sharded and not are_finite(self._signal_arrays):
+            self._not_finite = first_not_finite(self.model, input_ids, self._forward)
         self._missing_signals = seen.missing
         self._mixing = mixing
         self._routings, _ = routers_by_block(routers.routings(), self._structure)
@@ -379,7 +386,7 @@ class Camera:
             labels=held.labels,
             tokens_seen=tokens_seen,
             metrics=metrics,
-            model=self.model_info,
+            model=self.model_info | said_of(self._not_finite),
             probe=self._described_probe,
         )
 

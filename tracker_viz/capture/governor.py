@@ -26,6 +26,10 @@ DEFAULT_FREE_S = 30.0
 _LEAST_STEP_S = 1e-6
 # Free seconds are spread over this many doublings of the step number.
 _DOUBLINGS_AHEAD = 6.0
+# After an alarm captures come at these distances, as far as this share of the whole limit pays:
+# the steps around a spike are what people ask for, and the rest of the run must have its captures.
+_DENSE_GAPS = (1, 1, 1, 2, 3, 5, 8, 13)
+DENSE_SHARE = 0.25
 # Look at most this many due steps ahead, because an open-ended schedule has no last one.
 _MOST_LEFT_OUT = 1000
 
@@ -92,6 +96,9 @@ class Governor:
         self.limit = limit
         self.n_captures = 0
         self.n_left_out = 0
+        self._dense_s = 0.0
+        self._dense_gaps: list[int] = []
+        self._next_is_dense = False
         self.spent_s = 0.0
         self.trained_s = 0.0
         self._clock = clock
@@ -132,12 +139,19 @@ class Governor:
         self.trained_s += seconds
 
     def add_capture(self, seconds: float) -> None:
+        """Count a capture that took so many seconds."""
         self.n_captures += 1
+        if self._next_is_dense:
+            self._dense_s += seconds
         self.spent_s += seconds
 
     def next_step(self, step: int) -> tuple[int | None, int]:
         """Return the next step to capture after a capture at ``step`` (None: no more), and how many
         due steps are left out before it."""
+        if self._dense_gaps and self.pays_dense():
+            self._next_is_dense = True
+            return step + self._dense_gaps.pop(0), 0
+        self._dense_gaps, self._next_is_dense = [], False
         due = self.schedule.next_due(step)
         earliest = self._earliest(step)
         left_out = 0
@@ -148,6 +162,20 @@ class Governor:
             due, left_out = following, left_out + 1
         self.n_left_out += left_out
         return due, left_out
+
+    def come_densely(self) -> None:
+        """Take the next captures a few steps apart, whatever the schedule says."""
+        self._dense_gaps = list(_DENSE_GAPS)
+
+    def pays_dense(self) -> bool:
+        """Return whether one more capture beside the schedule is paid for: by the limit, and by the
+        share of it that such captures have."""
+        if self.limit is None:
+            return True
+        cost_s = self.spent_s / max(self.n_captures, 1)
+        allowed_s = self.limit.allowed_s(self.trained_s)
+        is_within_share = self._dense_s + cost_s <= DENSE_SHARE * allowed_s
+        return is_within_share and self.spent_s + cost_s <= allowed_s
 
     def _take_background_s(self) -> float:
         """Return what other threads have spent since the last call."""

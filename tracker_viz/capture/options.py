@@ -69,6 +69,10 @@ class CaptureOptions(Options):
     get repeated ones; text comes from what tv.make_probe was given. 0: only what is drawn is
     scored."""
 
+    alarms: bool = True
+    """Look at every capture for signs of a training that goes wrong (attention logits, entropy,
+    dead neurons and experts, NaN, the loss), tell the run, and capture densely for a while."""
+
     signals: Annotated[Any, LegalValues("a list of names, or null")] = None
     """Measure these in the probe's pass, beside attention and weights: max_logit (the largest
     attention logit of every head), probe_loss (loss of every token; forms the logits of a few rows,

@@ -84,6 +84,7 @@ class Recorder:
         self._captured = set(captured)
         self._held: Capture | None = None
         self._n_handed_on = 0
+        self._is_dense_wanted = False
         self._n_failures = 0
         self._price_was_logged = False
         self._closed = False
@@ -143,6 +144,15 @@ class Recorder:
                     log.exception("could not capture the last step, %d", done)
         self._log_costs()
 
+    def come_densely(self) -> None:
+        """Take the next captures a few steps apart, beginning with the next step where the limit on
+        their cost pays for it. May be called from another thread; a sharded model's other processes
+        learn of it at the next due step."""
+        self._is_dense_wanted = True
+        is_recording = 0 <= self._next_call < _NEVER
+        if is_recording and not self.camera.sharded and self.governor.pays_dense():
+            self._next_call = min(self._next_call, self._latest[0] + 1)
+
     def forget_latest(self) -> None:
         """Keep ``close`` from capturing the model: it is no longer what the latest step left."""
         self._latest = _NO_CALL
@@ -181,6 +191,9 @@ class Recorder:
 
         if due is not None and done >= due:
             self._capture_timed(done, call)
+            if self._is_dense_wanted:
+                self._is_dense_wanted = False
+                self.governor.come_densely()
             due, n_left_out = self.governor.next_step(done)
             self._log_price(n_left_out, due)
 

@@ -44,7 +44,7 @@ from tracker_viz.files import (
     write_json,
 )
 from tracker_viz.metrics import charted
-from tracker_viz.stored import IndexEntry, MetricsLine, SummaryFile, TableFile
+from tracker_viz.stored import IndexEntry, MetricsLine, StoredAlarm, SummaryFile, TableFile
 from tracker_viz.trackers import (
     Cell,
     LocalRun,
@@ -207,6 +207,20 @@ class Spool:
         entry = self.run.entry_path(ref)
         taken = IndexEntry.of(read_json(entry), entry).time
         return MetricPoint(ref.step, values, taken)
+
+    def alarms_of(self, ref: CaptureRef) -> list[StoredAlarm]:
+        """Return the alarms that begin with a capture; none where the file is not whole.
+
+        Raises:
+            OSError: the disk is away.
+        """
+        try:
+            found = capture_file.read_header(self.path(ref)).model.get("alarms", ())
+        except CaptureFileError as error:
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from error
+            return []
+        return [StoredAlarm.of(each, self.path(ref)) for each in found]
 
     def logged_points(self, *, without: frozenset[str] = frozenset()) -> dict[int, MetricPoint]:
         """Return step -> point, as ``metric_point`` gives it, also of captures that were delivered

@@ -314,7 +314,20 @@ class Transfer:
         points = [point for point in points if point.values]
         if points:
             run.log_metrics(points)
+        for ref in new:
+            self._tell_alarms(run, ref)
         return [ref.file_name for ref in new]
+
+    def _tell_alarms(self, run: Run, ref: CaptureRef) -> None:
+        """Tell the run the alarms that begin with a capture. A tracker that takes none still gets
+        the captures."""
+        try:
+            for alarm in self._spool.alarms_of(ref):
+                run.alert(alarm.kind, alarm.step, alarm.sentence)
+        except TransientTrackerError:
+            raise
+        except TrackerVizError as error:
+            log.warning("an alarm of step %d is not told to %s: %s", ref.step, run.ref, error)
 
     def _names_of_loop(self) -> frozenset[str]:
         """Return the metrics that a run which is not ours has already, from the user's logger."""

@@ -5,6 +5,7 @@ arrays.
 thread runs it.
 """
 
+from tracker_viz.metrics.alarms import Alarm, Alarms
 from tracker_viz.metrics.circuits.captured import composition_scores
 from tracker_viz.metrics.circuits.composition import PREFIX as COMPOSITION_PREFIX
 from tracker_viz.metrics.circuits.composition import random_composition
@@ -110,6 +111,8 @@ __all__ = [
     "WEIGHT_NAME",
     "WEIGHT_SCORES",
     "AblatedSet",
+    "Alarm",
+    "Alarms",
     "DeadExperts",
     "Event",
     "Evidence",

@@ -8,8 +8,9 @@ runs the results over all captures: summary, table of heads, file of scores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ from tracker_viz import capture_file
 from tracker_viz.delivery import Outbox
 from tracker_viz.metrics import (
     SCORE_FILE,
+    Alarm,
+    Alarms,
     Scorer,
     ScoreSeries,
     head_table,
@@ -26,6 +29,8 @@ from tracker_viz.metrics import (
 )
 from tracker_viz.trackers import Run, pull
 from tracker_viz.types import Capture, CaptureHeader, CapturePath, CaptureRef, RunRef
+
+log = logging.getLogger(__name__)
 
 HEAD_TABLE = "head_roles"
 
@@ -54,10 +59,15 @@ class Scores:
 
     Args:
         max_mb: size of one capture in megabytes.
+        on_alarm: called with every alarm, on the writer thread; None: nobody looks for any. What it
+            raises is logged.
     """
 
-    def __init__(self, max_mb: float) -> None:
+    def __init__(self, max_mb: float, on_alarm: Callable[[Alarm], object] | None = None) -> None:
         from tracker_viz.capture import Budget
+
+        self._alarms = Alarms() if on_alarm is not None else None
+        self._on_alarm = on_alarm
 
         self._budget = Budget(max_mb)
         self._scorer = Scorer()
@@ -68,9 +78,33 @@ class Scores:
     def score_and_cut(self, capture: Capture) -> Capture:
         """Return the capture with its scores, cut to ``max_mb``. The scores come first: they need
         all of the attention."""
-        kept = self._budget.fit(self._scorer(capture))
+        scored = self._scorer(capture)
+        alarms = self._alarms_of(scored)
+        if alarms:
+            described = [alarm.description() for alarm in alarms]
+            scored = replace(scored, model={**scored.model, "alarms": described})
+        kept = self._budget.fit(scored)
         self._probe, self._probe_labels = kept.probe, kept.labels.get("probe", ())
         return kept
+
+    def _alarms_of(self, scored: Capture) -> list[Alarm]:
+        """Return the alarms that begin with a capture, logged and told. Nothing here may end the
+        writer's thread."""
+        if self._alarms is None or self._on_alarm is None:
+            return []
+        try:
+            alarms = self._alarms(scored)
+        except Exception:
+            log.exception("looking for alarms failed: there are none in this run")
+            self._alarms = None
+            return []
+        for alarm in alarms:
+            log.warning("alarm: %s", alarm.sentence)
+            try:
+                self._on_alarm(alarm)
+            except Exception:
+                log.exception("what on_alarm= does with an alarm failed; training goes on")
+        return alarms
 
     def resume(self, earlier: EarlierCaptures) -> None:
         """Continue a run: measure change from its first capture, and keep the scores of all."""
@@ -87,7 +121,7 @@ class Scores:
 
     def like_new(self) -> Scores:
         """Return the same stage without any captures."""
-        return Scores(self._budget.max_mb)
+        return Scores(self._budget.max_mb, self._on_alarm)
 
     def series(self) -> ScoreSeries:
         return self._scorer.series()

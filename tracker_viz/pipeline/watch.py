@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from tracker_viz import notebook
 from tracker_viz.delivery import Outbox
+from tracker_viz.metrics import Alarm
 from tracker_viz.pipeline.load import TrackerOptions
+from tracker_viz.pipeline.recording.alarm_listener import AlarmListener
 from tracker_viz.pipeline.recording.arguments import (
     checked_model,
     chosen_probe,
@@ -72,6 +74,8 @@ def watch(
     pooling: Pooling | Mapping[str, Pooling] = "sample",
     max_experts: int = 4,
     score_rows: int = 4,
+    alarms: bool = True,
+    on_alarm: Callable[[Alarm], object] | None = None,
     signals: Collection[str] | None = None,
     forward: Forward | None = None,
     autocast: torch.dtype | None = None,
@@ -137,6 +141,9 @@ def watch(
             that are drawn, see ``tv.make_probe``. A probe made by it keeps at most this many of its
             own; token ids get rows of repeated random tokens, where the model's vocabulary size is
             known. 0: none.
+        alarms: look at every capture for signs of a training that goes wrong; they are logged, told
+            to the run's tracker, and followed by denser captures.
+        on_alarm: called with every alarm, on a thread of our own; what it raises is logged.
         signals: names of what is measured in the probe's pass beside attention, see the option
             ``capture.signals``; by default those that cost little.
         forward: how to call the model on [probe, position] ids; found from its signature by
@@ -177,6 +184,7 @@ def watch(
         pooling=pooling,
         max_experts=max_experts,
         score_rows=score_rows,
+        alarms=alarms,
         signals=signals,
     )
     start_step = whole("start_step", start_step, 0)
@@ -192,7 +200,8 @@ def watch(
 
     # Then the outbox is opened, on the main process: it keeps the captures of all.
     close_earlier(model)
-    scores = Scores(options.max_mb)
+    listener = AlarmListener(on_alarm)
+    scores = Scores(options.max_mb, listener if options.alarms else None)
     outbox = None
     if camera.main:
         outbox = open_outbox(
@@ -212,6 +221,7 @@ def watch(
     if outbox is not None and notebook.in_notebook():
         view = TrainingView(partial(_places, outbox))
     recorder = _recorder(camera, chosen, limit, outbox, view, first, start_step, counts_from)
+    listener.recorder = recorder
     watcher = Watcher(recorder, outbox, scores, tracker_options, view)
     remember(watcher, model)
     return watcher

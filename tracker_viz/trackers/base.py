@@ -138,6 +138,16 @@ class Run(ABC):
                 known = read_json(self.get_file(SUMMARY, Path(directory)))
             self._put_text(json.dumps(known | dict(values), indent=2, sort_keys=True), SUMMARY)
 
+    def alert(self, kind: str, step: int, sentence: str) -> None:
+        """Tell the people who watch this run that its training is going wrong. Safe to repeat.
+
+        Default: the file ``alarms/<kind>_step_00000100.txt``, which nobody is called by.
+
+        Args:
+            kind: one word: ``logit``, ``not_finite``, ...
+        """
+        self._put_text(f"{sentence}\n", f"alarms/{kind}_step_{step:08d}.txt")
+
     @abstractmethod
     def put_file(self, file: Path, artifact: str) -> str:
         """Store any file under the run-relative path ``artifact`` (``reports/heads.html``) and

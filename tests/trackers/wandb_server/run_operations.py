@@ -14,6 +14,16 @@ from wandb_server.state import Run
 
 
 class RunOperations(Operations):
+    def on_NotifyScriptableRunAlert(self, variables: Variables) -> Any:
+        """The service passes an alert on, and says that it did; within ``waitDuration`` (in
+        nanoseconds) the same title is passed on once."""
+        names = [variables[name] for name in ("entityName", "projectName", "runName")]
+        run = self.state.runs["/".join(names)]
+        assert len(variables["title"]) <= 64
+        assert variables["waitDuration"] > 0
+        run.alerts.append((variables["severity"], variables["title"], variables["text"]))
+        return {"notifyScriptableRunAlert": {"success": True}}
+
     def on_UpsertBucket(self, variables: Variables) -> Any:
         """Training's client names the run; the public API, which changes a run from outside, gives
         its id."""

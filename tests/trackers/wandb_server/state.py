@@ -29,6 +29,7 @@ class Run:
     attributes: dict[str, Any] = field(
         default_factory=dict
     )  # groupName, jobType, tags, notes, host, program, ...
+    alerts: list[tuple[str, str, str]] = field(default_factory=list)  # severity, title, text
     last_state: str = "running"
     exit_code: int | None = None
     lines: dict[str, dict[int, str]] = field(

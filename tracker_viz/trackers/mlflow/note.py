@@ -24,6 +24,8 @@ from tracker_viz.types import RunRef
 log = logging.getLogger(__name__)
 
 TAG = "mlflow.note.content"
+# Begins the names of the tags that hold a run's alarms, each as a sentence.
+ALARM_TAG = "tracker_viz.alarm."
 HEAD_TABLE = "head_roles.csv"
 EVENT_TABLE = "events.csv"
 VERIFIED = "verify.json"
@@ -81,6 +83,7 @@ def run_note(
     verified: str | None = None,
     compared: str | None = None,
     inputs: Mapping[RunRef, str] | None = None,
+    alarms: Sequence[str] = (),
 ) -> str:
     """Return the note of a run that has these ``files``.
 
@@ -91,11 +94,14 @@ def run_note(
             ``events.csv``, ``verify.json`` and ``compare/runs.csv``.
         inputs: the runs whose captures all this was made from, where they are others, with their
             names.
+        alarms: sentences.
     """
     runs = _rows(compared, ComparedRow)
     heads = _rows(head_table, HeadRow)
     events = _rows(event_table, EventRow)
     parts = [_links(files, link, n_compared=len(runs) or len(inputs or {}))]
+    if alarms:
+        parts.append("\n".join(f"* **Alarm:** {sentence}" for sentence in alarms))
     if events:
         parts.append(_events(events))
     elif head_table is not None:
@@ -110,6 +116,11 @@ def run_note(
     if head_table is not None:
         parts.append(_head_table(heads))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def alarms_in(tags: Mapping[str, str]) -> list[str]:
+    """Return the sentences of the alarms among a run's tags, by kind."""
+    return [tags[name] for name in sorted(tags) if name.startswith(ALARM_TAG)]
 
 
 # -- the first line ------------------------------------------------------------------------------

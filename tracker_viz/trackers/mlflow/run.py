@@ -254,6 +254,17 @@ class MlflowRun(Run):
             for batch in batches(tags, MAX_PARAMS_A_CALL):
                 self._client.log_batch(self._run_id, tags=batch, synchronous=True)
 
+    def alert(self, kind: str, step: int, sentence: str) -> None:
+        """Set a tag by which runs are found, and say it in the run's note."""
+        with self._service("tag the run with an alarm"):
+            self._client.set_tag(
+                self._run_id,
+                f"{note.ALARM_TAG}{kind}",
+                sentence[:MAX_TAG_CHARACTERS],
+                synchronous=True,
+            )
+        self._refresh_note()
+
     def put_file(self, file: Path, artifact: str) -> str:
         with self._service(f"store {checked_artifact(artifact)}"):
             self._files.put(file, artifact)
@@ -354,6 +365,7 @@ class MlflowRun(Run):
         while True:
             with self._service("list what the note shows"):
                 files = [*self._files.names(""), *self._files.names(note.COMPARED)]
+                tags = self._client.get_run(self._run_id).data.tags
                 text = note.run_note(
                     files,
                     run_id=self._run_id,
@@ -363,6 +375,7 @@ class MlflowRun(Run):
                     verified=self._text_of(note.VERIFIED, files),
                     compared=self._text_of(note.COMPARED_TABLE, files),
                     inputs=self._inputs(),
+                    alarms=note.alarms_in(tags),
                 )
             # Another process that draws the same run may have put a picture and its note here since
             # the files were listed.

@@ -49,6 +49,11 @@ class ResultTests(Supplied):
         stored = self.stored_summary(run.ref)
         assert (str(stored["best_head"]), float(stored["induction"])) == ("L0H1", 0.75)
 
+    def test_an_alarm_may_be_told_twice(self, run: Run) -> None:
+        for _ in range(2):
+            run.alert("logit", 4, "step 4: the largest attention logit is 134 (L2H1)")
+        run.finish("failed")
+
     def test_files_come_back_as_they_were_put_last(
         self, run: Run, reader: Tracker, tmp_path: Path
     ) -> None:

@@ -176,6 +176,15 @@ class WandbRun(Run):
         with self._writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
             sdk_run.summary.update(dict(values))
 
+    def alert(self, kind: str, step: int, sentence: str) -> None:
+        """Send an alert, which W&B passes on to where its user wants alerts, and tag the run."""
+        with self._writing() as (sdk_run, _), translated(self._service.base_url, self._ref):
+            # Titles have at most 64 characters.
+            sdk_run.alert(f"tracker_viz: {kind}"[:64], sentence, level="WARN")
+            tags, tag = tuple(sdk_run.tags or ()), f"alarm: {kind}"
+            if tag not in tags:
+                sdk_run.tags = (*tags, tag)
+
     def put_file(self, file: Path, artifact: str) -> str:
         """Store a file in the run's Files tab, and if W&B can show it (a page, a picture) in a
         panel. Only the panel needs the run to be resumed."""

@@ -1,0 +1,230 @@
+"""Measure when alarms ring: in healthy trainings, where each is a false one, and in trainings that
+are made unstable in three ways, where they should ring before the loss shows it.
+
+* ``learning rate``: from a third of the training on it grows by 4 % a step, and gradients are no
+  longer clipped;
+* ``poisoned data``: from then on every batch is one random token over and over, at ten times the
+  learning rate;
+* ``overflow``: attention logits are computed in half precision, and from then on the weights of the
+  queries grow by 5 % a step, until a logit is infinite.
+
+The loss shows it at the first step whose loss lies 1 nat above the median of the 20 before, or is
+no number. One capture in three steps on average, dense at the start.
+
+    python benchmarks/alarms.py           # some minutes; writes alarms.json and alarms.md beside
+    this file
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tracker_viz.capture import Schedule, make_probe, record
+from tracker_viz.demo import model as demo_model
+from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture
+from tracker_viz.demo.model import Decoder, ModelConfig
+from tracker_viz.metrics import Alarm, Alarms, Scorer
+from tracker_viz.types import Capture
+
+HERE = Path(__file__).parent
+STEPS, CAPTURES, BREAKS_AT = 300, 100, 100
+KINDS = ("healthy", "learning rate", "poisoned data", "overflow")
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What happened in one training.
+
+    Attributes:
+        alarms: (step, kind) of each.
+        shown_at: the first step whose loss shows that something is wrong; None: none does.
+    """
+
+    kind: str
+    seed: int
+    alarms: tuple[tuple[int, str], ...]
+    shown_at: int | None
+
+    @property
+    def lead(self) -> int | None:
+        """Steps from the first alarm to the loss that shows it; None without one of them."""
+        rung = [step for step, _ in self.alarms if step >= BREAKS_AT]
+        if not rung or self.shown_at is None:
+            return None
+        return self.shown_at - rung[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--healthy", type=int, default=20, help="healthy trainings")
+    parser.add_argument("--broken", type=int, default=5, help="trainings of each other kind")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    trainings = []
+    for kind in KINDS:
+        for seed in range(options.healthy if kind == "healthy" else options.broken):
+            trainings.append(train(kind, seed))
+            print(trainings[-1], flush=True)
+    described = [asdict(training) for training in trainings]
+    (HERE / "alarms.json").write_text(json.dumps(described, indent=1) + "\n")
+    (HERE / "alarms.md").write_text(report(trainings))
+    print(report(trainings))
+
+
+def train(kind: str, seed: int) -> Training:
+    """Train a small decoder, and look at its captures as ``watch`` does."""
+    torch.manual_seed(seed)
+    model = Decoder(
+        ModelConfig(
+            vocab_size=VOCAB_SIZE, n_blocks=2, n_heads=4, n_kv_heads=4, d_model=64, d_ffn=128
+        )
+    )
+    length = model.config.context_length
+    mixture = Mixture(DataConfig(), context_length=length, batch_size=16, seed=seed)
+    probe = make_probe(
+        VOCAB_SIZE,
+        length,
+        text_ids=mixture.probe_text(5),
+        bos_id=BOS,
+        token_range=SPAN_TOKENS,
+    )
+    scorer, alarms, rung = Scorer(), Alarms(), list[Alarm]()
+
+    def look(capture: Capture) -> None:
+        rung.extend(alarms(scorer(capture)))
+
+    schedule = Schedule.for_total(STEPS, CAPTURES)
+    losses = []
+    recorder = record(model, probe, schedule, look, projections=["mlp.w_down"])
+    with half_precision_logits(kind == "overflow"), recorder:
+        for step, loss in steps_of(model, mixture, kind):
+            losses.append(loss)
+            recorder.step(step, loss=loss)
+    found = tuple((alarm.step, alarm.kind) for alarm in rung)
+    return Training(kind, seed, found, first_shown(losses))
+
+
+def steps_of(model: Decoder, mixture: Mixture, kind: str) -> Iterator[tuple[int, float]]:
+    """Train, and yield (finished steps, loss)."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.999))
+    for step in range(1, STEPS + 1):
+        is_broken = step > BREAKS_AT and kind != "healthy"
+        inputs, targets = mixture.batch()
+        rate = 1e-3 * min(1.0, step / 50)
+        if is_broken and kind == "learning rate":
+            rate *= 1.04 ** (step - BREAKS_AT)
+        if is_broken and kind == "poisoned data":
+            rate *= 10
+            inputs = targets = torch.full_like(inputs, 1 + step % 200)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        if not (is_broken and kind == "learning rate"):
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if is_broken and kind == "overflow":
+            with torch.no_grad():
+                for block in model.blocks:
+                    block.attn.q_proj.weight.mul_(1.05)  # type: ignore[union-attr, operator]
+        yield step, float(loss.detach())
+
+
+def first_shown(losses: list[float]) -> int | None:
+    for index in range(20, len(losses)):
+        usual = statistics.median(losses[index - 20 : index])
+        if not math.isfinite(losses[index]) or losses[index] > usual + 1:
+            return index + 1
+    return None
+
+
+@contextmanager
+def half_precision_logits(wanted: bool) -> Iterator[None]:
+    """Let the demo's attention compute its logits in half precision, where infinity begins at
+    65,504."""
+    own = F.scaled_dot_product_attention
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, **_options: Any) -> Tensor:
+        logits = (query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])).half().float()
+        ahead = torch.ones_like(logits, dtype=torch.bool).triu(1)
+        return torch.softmax(logits.masked_fill(ahead, -math.inf), dim=-1) @ value
+
+    try:
+        if wanted:
+            demo_model.F.scaled_dot_product_attention = attend
+        yield
+    finally:
+        demo_model.F.scaled_dot_product_attention = own
+
+
+def report(trainings: list[Training]) -> str:
+    """Return the page of results."""
+    healthy = [each for each in trainings if each.kind == "healthy"]
+    n_false = sum(bool(each.alarms) for each in healthy)
+    n_before = sum(
+        any(step < BREAKS_AT for step, _ in each.alarms)
+        for each in trainings
+        if each.kind != "healthy"
+    )
+    lines = [
+        "# When alarms ring",
+        "",
+        "Written by `benchmarks/alarms.py`, whose first lines say how the trainings are made",
+        f"unstable: two blocks of four heads, {STEPS} steps, unstable from step {BREAKS_AT} on,",
+        f"about {CAPTURES} captures.",
+        "",
+        f"**False alarms:** in {n_false} of {len(healthy)} healthy trainings, and before step "
+        f"{BREAKS_AT} in {n_before} of {len(trainings) - len(healthy)} others.",
+        "",
+        "| made unstable by | trainings | with an alarm | loss shows it at step | first alarm | "
+        "steps before the loss | kinds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in KINDS[1:]:
+        lines.append(_row(kind, [each for each in trainings if each.kind == kind]))
+    lines += [
+        "",
+        "A poisoned batch shows in its own loss before any capture can: no alarm comes earlier.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(kind: str, trainings: list[Training]) -> str:
+    rung = [each for each in trainings if any(step >= BREAKS_AT for step, _ in each.alarms)]
+    first = [min(step for step, _ in each.alarms if step >= BREAKS_AT) for each in rung]
+    shown = [each.shown_at for each in trainings if each.shown_at is not None]
+    leads = [each.lead for each in trainings if each.lead is not None]
+    kinds = Counter(name for each in rung for name in dict.fromkeys(n for _, n in each.alarms))
+    named = ", ".join(f"`{name}` {count}" for name, count in kinds.most_common())
+    return (
+        f"| {kind} | {len(trainings)} | {len(rung)} | {_range(shown)} | {_range(first)} | "
+        f"{_range(leads)} | {named} |"
+    )
+
+
+def _range(values: list[int]) -> str:
+    if not values:
+        return "never"
+    return f"{statistics.median(values):g} ({min(values)} to {max(values)})"
+
+
+if __name__ == "__main__":
+    main()
