@@ -375,6 +375,9 @@ class Camera:
         self._add_weights(held)
         self._add_signals(held)
         arrays = _on_host(held.tensors) if self.main else {}
+        for name in held.tokens:
+            if name in arrays:
+                held.labels[name] = self._spelled(arrays[name])
         for projection in self._projections:
             name = f"{projection.array_name}.norms"
             if name in arrays:
@@ -389,6 +392,13 @@ class Camera:
             model=self.model_info | said_of(self._not_finite),
             probe=self._described_probe,
         )
+
+    def _spelled(self, ids: np.ndarray) -> tuple[str, ...]:
+        """Return the text of every token id; empty where it is NaN."""
+        texts = []
+        for token in ids.reshape(-1).tolist():
+            texts.append("" if np.isnan(token) else self.probe.spell(int(token)))
+        return tuple(texts)
 
     def _add_attention(self, held: _Arrays, attention: Sequence[Tensor]) -> None:
         for index, pattern in enumerate(attention):
@@ -412,6 +422,8 @@ class Camera:
     def _add_signals(self, held: _Arrays) -> None:
         for measured in self._signal_arrays:
             held.tensors[measured.name], held.axes[measured.name] = measured.values, measured.axes
+            if measured.is_tokens:
+                held.tokens.append(measured.name)
         self._signal_arrays = []
 
     def _add_mixing(self, held: _Arrays) -> None:
@@ -471,6 +483,8 @@ class _Arrays:
     labels: dict[str, tuple[str, ...]]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # Names of those that are ids of tokens.
+    tokens: list[str] = field(default_factory=list)
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:

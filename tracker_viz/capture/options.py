@@ -77,7 +77,9 @@ class CaptureOptions(Options):
     """Measure these in the probe's pass, beside attention and weights: max_logit (the largest
     attention logit of every head), probe_loss (loss of every token; forms the logits of a few rows,
     up to a fifth more for the pass), residual (size of the residual stream behind every block, and
-    the share of its largest channels). null: all that cost little, which are these."""
+    the share of its largest channels). null: these, which cost little. Dearer ones are lens (what
+    the model would say behind every block, for 24 tokens of text: as many products with the whole
+    vocabulary as there are blocks, a tenth more for the pass of GPT-2)."""
 
     @field_validator("signals")
     @classmethod

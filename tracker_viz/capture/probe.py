@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -64,11 +64,14 @@ class ProbeRow:
 class Probe:
     """The tokens of the probe, and a description of each row. The rows that are drawn come first.
 
-    ``input_ids``: int64 [probe, position], on the CPU.
+    Attributes:
+        input_ids: int64 [probe, position], on the CPU.
+        spell: token id -> its text, also of tokens that the probe does not hold.
     """
 
     input_ids: Tensor
     rows: tuple[ProbeRow, ...]
+    spell: Speller = field(default_factory=lambda: Speller(None), compare=False, repr=False)
 
     def __repr__(self) -> str:
         names = ", ".join(self.labels[: self.n_drawn])
@@ -135,7 +138,8 @@ class Probe:
         if len(hidden) == self.n_hidden:
             return self
         kept = [*range(self.n_drawn), *sorted(hidden)]
-        return Probe(self.input_ids[kept], tuple(self.rows[index] for index in kept))
+        rows = tuple(self.rows[index] for index in kept)
+        return replace(self, input_ids=self.input_ids[kept], rows=rows)
 
 
 def make_probe(
@@ -222,7 +226,7 @@ def make_probe(
     described = [ProbeRow("repeated", spell.spelled(repeated.tolist()), period, start)]
     if text is not None:
         described.append(ProbeRow("text", spell.spelled(text[:length].tolist())))
-    drawn = Probe(input_ids, tuple(described))
+    drawn = Probe(input_ids, tuple(described), spell)
 
     _check_score_rows(score_rows)
     hidden = draw.hidden(score_rows, period, only_shorter=period_is_chosen)
@@ -257,7 +261,7 @@ def probe_from_ids(
     """
     ids = _checked_ids(input_ids)
     spell = Speller(decode)
-    drawn = Probe(ids, tuple(_recognised(row, spell) for row in ids))
+    drawn = Probe(ids, tuple(_recognised(row, spell) for row in ids), spell)
     _check_score_rows(score_rows)
     if vocab_size is None or not score_rows:
         return drawn
@@ -451,7 +455,8 @@ def _with_hidden(drawn: Probe, hidden: Sequence[tuple[Tensor, ProbeRow]]) -> Pro
         return drawn
     ids = torch.stack([ids for ids, _ in hidden])
     rows = tuple(row for _, row in hidden)
-    return Probe(torch.cat([drawn.input_ids, ids]), drawn.rows + rows)
+    together = torch.cat([drawn.input_ids, ids])
+    return replace(drawn, input_ids=together, rows=drawn.rows + rows)
 
 
 def _shared_first_token(probe: Probe) -> int | None:

@@ -57,6 +57,8 @@ class ProbePass:
         self._output: Any = None
         # What the model returned for each part of the rows.
         self._outputs: list[Any] = []
+        # The last call of a module outside of the blocks: that module, its input, its output.
+        self._last_call: tuple[nn.Module, Tensor, Tensor] | None = None
 
     @contextmanager
     def following(self, model: nn.Module) -> Iterator[None]:
@@ -67,6 +69,9 @@ class ProbePass:
                 for block in self._n_seen:
                     module = model.get_submodule(self._structure.blocks[block])
                     handles.append(module.register_forward_hook(self._leaving(block)))
+            if any(signal.reads_final_norm for signal in self._signals):
+                for module in _outside(model, self._structure.blocks):
+                    handles.append(module.register_forward_hook(self._calling_outside))
             if self._logit_rows:
                 handles.append(model.register_forward_hook(self._returning))
             yield
@@ -96,6 +101,7 @@ class ProbePass:
         if rows is None or first_row >= self._n_rows:
             return logits
         self._n_unembedded += len(rows)
+        self._show_final_norm(entering, first_row)
         for signal in self._signals:
             signal.saw_unembedding(rows, weight, bias, first_row)
 
@@ -130,6 +136,8 @@ class ProbePass:
         self._output, self._outputs = None, []
         for signal in self._signals:
             yield from signal.arrays()
+            if why := signal.missing():
+                self.missing.append(why)
 
     def _leaving(self, block: int) -> Callable[..., None]:
         def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -144,6 +152,24 @@ class ProbePass:
                 signal.saw_block(block, stream, first_row)
 
         return leave
+
+    def _calling_outside(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        entering = inputs[0] if inputs else None
+        if isinstance(entering, Tensor) and isinstance(output, Tensor):
+            self._last_call = module, entering, output
+
+    def _show_final_norm(self, unembedded: Tensor, first_row: int) -> None:
+        """Show signals the module that made what is unembedded, if the last one did."""
+        if self._last_call is None:
+            return
+        module, entering, output = self._last_call
+        self._last_call = None
+        rows = self._as_rows(entering)
+        is_same = output.data_ptr() == unembedded.data_ptr() and output.shape == unembedded.shape
+        if rows is None or not is_same:
+            return
+        for signal in self._signals:
+            signal.saw_final_norm(module, rows, first_row)
 
     def _returning(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._outputs.append(output)
@@ -194,6 +220,16 @@ def _are_probabilities(row: Tensor) -> bool:
     """Return whether a model has put its logits, [position, vocabulary], through a softmax."""
     is_one = (row.sum(-1, dtype=torch.float32) - 1).abs() < 1e-2
     return bool((row >= 0).all() & is_one.all())
+
+
+def _outside(model: nn.Module, blocks: Sequence[str]) -> list[nn.Module]:
+    """Return the modules without children that lie in no block."""
+    found = []
+    for name, module in model.named_modules():
+        inside = any(name == block or name.startswith(f"{block}.") for block in blocks)
+        if not inside and not any(True for _ in module.children()):
+            found.append(module)
+    return found
 
 
 def _as_list(output: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,14 @@ class SignalArray:
         name: as it is stored.
         values: float32 or float16; small.
         axes: names of its axes.
+        is_tokens: the values are ids of tokens, float32. Their texts are stored as the labels
+            ``name``, in the order of the flattened array.
     """
 
     name: str
     values: Tensor
     axes: tuple[str, ...]
+    is_tokens: bool = False
 
 
 class Signal:
@@ -39,6 +42,8 @@ class Signal:
 
     # Rows of the probe whose logits it reads: only these are computed.
     logit_rows: Sequence[int] = ()
+    # Whether it overrides ``saw_final_norm``.
+    reads_final_norm = False
 
     def saw_block(self, block: int, stream: Tensor, first_row: int) -> None:
         """Take the residual stream behind a block: [row, position, d_model], in the model's dtype.
@@ -46,6 +51,10 @@ class Signal:
         Args:
             first_row: number, in the probe, of the first row of ``stream``.
         """
+
+    def saw_final_norm(self, norm: nn.Module, entering: Tensor, first_row: int) -> None:
+        """Take the module whose output is what enters the projection to the vocabulary, and its
+        input: [row, position, d_model]. Not called where there is no such module."""
 
     def saw_unembedding(
         self, entering: Tensor, weight: Tensor, bias: Tensor | None, first_row: int
@@ -72,3 +81,7 @@ class Signal:
     def arrays(self) -> Iterable[SignalArray]:
         """Return what was measured, when the pass has ended; nothing where it could not be."""
         return ()
+
+    def missing(self) -> str:
+        """Return why nothing was measured, in words, when the pass has ended; empty if it was."""
+        return ""
