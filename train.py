@@ -30,14 +30,12 @@ from tracker_viz.delivery import Destination
 from tracker_viz.demo import (
     BOS,
     SPAN_TOKENS,
-    VOCAB_SIZE,
     Checkpoint,
     CheckpointUploader,
     Decoder,
     Mixture,
     Trainer,
     fetch_latest,
-    token_text,
 )
 from tracker_viz.files import user_path
 from tracker_viz.jobs.application import application
@@ -79,10 +77,10 @@ def main(settings: TrainSettings) -> float:
         run=runs,
         tracker_options=settings.tracker,
         probe=make_probe(
-            VOCAB_SIZE,
+            mixture.vocab_size,
             settings.model.context_length,
             text_ids=mixture.probe_text(1 + settings.capture.score_rows),
-            decode=token_text,
+            decode=mixture.token_text,
             bos_id=BOS,
             token_range=SPAN_TOKENS,
             score_rows=settings.capture.score_rows,

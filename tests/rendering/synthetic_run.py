@@ -27,6 +27,9 @@ PROJECTIONS = (
 # Weights that a LoRA of rank 4 changes, too: its own matrices are in every capture.
 ADAPTED = ("attn.w_q", "mlp.w_down")
 RANK = 4
+# The words of the logit lens: a text, and what a model says that does not know it.
+TEXT = ("def", "\u2423attend", "(", "query", ",", "\u2423key", "):", "\n", "    ", "return")
+NOISE = ("the", "\u2423extraordinarily", "0x", ",", "\n", "self")
 # Composition is of pairs of heads: of more heads than these it is left out.
 MOST_COMPOSED = 400
 
@@ -141,6 +144,9 @@ def _capture(
     if blocks * heads <= MOST_COMPOSED:
         composition = _composition(role_of, grown, arrays["blocks.0.attn.w_q"].shape[1])
     arrays |= composition
+    lens, lens_labels = _lens(part, blocks)
+    arrays |= lens
+    axes |= {name: ("block", "position")[2 - array.ndim :] for name, array in lens.items()}
     axes |= dict.fromkeys(composition, ("block", "head", "earlier_block", "earlier_head"))
     for name in arrays:
         if name.endswith(".mlp.router"):
@@ -166,7 +172,11 @@ def _capture(
         step=step,
         arrays=arrays,
         axes=axes,
-        labels={"probe": ("repeated", "text")[:probes], "projection": PROJECTIONS},
+        labels={
+            "probe": ("repeated", "text")[:probes],
+            "projection": PROJECTIONS,
+            **lens_labels,
+        },
         tokens_seen=step * 1024,
         metrics={
             "loss": float(5.5 - 2.2 * part**0.5 - 1.9 * induction),
@@ -261,6 +271,29 @@ def _composition(role_of, grown, d_model):
     values[:, ~later[:, None, :, None].repeat(heads, 1).repeat(heads, 3)] = np.nan
     names = [f"scores.composition.{kind}" for kind in "qkv"]
     return dict(zip(names, values.astype(np.float16), strict=True))
+
+
+def _lens(part, blocks):
+    """Later blocks come to say the next word, and are surer of it."""
+    n_positions = len(TEXT) - 1
+    rng = np.random.default_rng(round(part * 100))
+    sure = np.clip(1.6 * part - 0.4 * (blocks - 1 - np.arange(blocks))[:, None], 0.02, 0.97)
+    probability = sure * rng.uniform(0.6, 1.0, (blocks, n_positions))
+    is_right = probability > 0.35
+    words = [*TEXT, *NOISE]
+    noise = rng.integers(len(TEXT), len(words), (blocks, n_positions))
+    top = np.where(is_right, np.arange(1, n_positions + 1), noise)
+    arrays = {
+        "lens.top": top.astype(np.float32),
+        "lens.top_probability": probability.astype(np.float32),
+        "lens.right_probability": np.where(is_right, probability, 0.01).astype(np.float32),
+        "lens.right_rank": np.where(is_right, 0, 7).astype(np.float32),
+        "lens.token": np.arange(n_positions, dtype=np.float32),
+        "lens.right": np.arange(1, n_positions + 1, dtype=np.float32),
+    }
+    names = ("lens.top", "lens.token", "lens.right")
+    texts = {name: tuple(words[int(i)] for i in arrays[name].reshape(-1)) for name in names}
+    return arrays, texts
 
 
 def _roles(blocks, heads, rng):

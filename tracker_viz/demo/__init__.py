@@ -10,7 +10,7 @@ Replace it with your own model and loop.
 """
 
 from tracker_viz.demo.checkpoint import Checkpoint, CheckpointUploader, fetch_latest
-from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture, token_text
+from tracker_viz.demo.data import BOS, SPAN_TOKENS, DataConfig, Mixture
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.demo.rebuilt import stored_training
 from tracker_viz.demo.trainer import Trainer, TrainerConfig, choose_device
@@ -18,7 +18,6 @@ from tracker_viz.demo.trainer import Trainer, TrainerConfig, choose_device
 __all__ = [
     "BOS",
     "SPAN_TOKENS",
-    "VOCAB_SIZE",
     "Checkpoint",
     "CheckpointUploader",
     "DataConfig",
@@ -30,5 +29,4 @@ __all__ = [
     "choose_device",
     "fetch_latest",
     "stored_training",
-    "token_text",
 ]

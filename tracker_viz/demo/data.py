@@ -1,17 +1,16 @@
 """Turn text and repeated random spans into batches of tokens, in a reproducible order that a
 checkpoint can continue.
 
-A token is a byte, or ``BOS``, which begins every sequence: heads that find nothing to attend to
-rest on it. The text is the standard library's own source, or the user's files. The repeated spans,
-``[BOS] r r r ...`` with a random ``r`` that was never seen before, can only be predicted by looking
-back to the last time the same token occurred. They make induction heads appear early in so small a
-model.
+A token is a byte, a word where ``words`` asks for them, or ``BOS``, which begins every sequence:
+heads that find nothing to attend to rest on it. The text is the standard library's own source, or
+the user's files. The repeated spans, ``[BOS] r r r ...`` with a random ``r`` that was never seen
+before, can only be predicted by looking back to the last time the same token occurred. They make
+induction heads appear early in so small a model.
 """
 
 from __future__ import annotations
 
 import glob
-import re
 import sysconfig
 from pathlib import Path
 from typing import Self
@@ -21,6 +20,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from tracker_viz.demo.words import in_words, learned_words
 from tracker_viz.errors import ConfigError
 from tracker_viz.options import Options
 
@@ -70,6 +70,10 @@ class DataConfig(Options):
     validation_share: float = Field(0.05, gt=0, lt=1)
     """Share of the text, at its end, that is held out from training."""
 
+    words: int = Field(0, ge=0)
+    """Words, and parts of words, that are one token each, beside the bytes: learned from the text
+    by byte pair encoding. model.vocab_size must be at least 257 more."""
+
     @model_validator(mode="after")
     def _check_periods(self) -> Self:
         if self.min_period > self.max_period:
@@ -97,12 +101,23 @@ class Mixture:
         self.n_repeats = round(batch_size * config.repeat_share)
         self.n_texts = batch_size - self.n_repeats
 
-        text = read_text(config)
+        text, self.words = read_tokens(config)
         cut = len(text) - int(len(text) * config.validation_share)
         self.training_text = _long_enough(text[:cut], "training", config, context_length)
         self.validation_text = _long_enough(text[cut:], "validation", config, context_length)
 
         self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens."""
+        return VOCAB_SIZE + len(self.words)
+
+    def token_text(self, token: int) -> str:
+        """Return the text that pictures show for a token."""
+        if token < VOCAB_SIZE:
+            return token_text(token)
+        return self.words[token - VOCAB_SIZE].decode("ascii").replace(" ", "␣")
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Return the next inputs and targets, both int64 [batch, context_length]; ``targets`` is
@@ -127,22 +142,26 @@ class Mixture:
         """Return ``BOS`` and the first lines of the held-out text, starting at a line that is not
         indented, and for each further row of a probe another passage of it: int64
         [context_length + (n_rows - 1) * (context_length - 1)]."""
-        n_bytes = self.context_length - 1
-        passages = [self._passage(0, n_bytes)]
+        n_tokens = self.context_length - 1
+        passages = [self._passage(0, n_tokens)]
         for row in range(1, n_rows):
-            passages.append(self._passage(row * len(self.validation_text) // n_rows, n_bytes))
-        return torch.tensor([BOS, *b"".join(passages)])
+            passages.append(self._passage(row * len(self.validation_text) // n_rows, n_tokens))
+        return torch.cat([torch.tensor([BOS]), *passages])
 
-    def _passage(self, begin: int, n_bytes: int) -> bytes:
-        """Return ``n_bytes`` of the held-out text from the first line after ``begin`` that is not
-        indented; the last ones where the text ends too soon."""
-        text = bytes(self.validation_text[begin : begin + (1 << 16)].tolist())
-        last_start = len(text) - n_bytes
+    def _passage(self, begin: int, n_tokens: int) -> Tensor:
+        """Return ``n_tokens`` of the held-out text, int64, from the first line after ``begin`` that
+        is not indented; the last ones where the text ends too soon."""
+        text = self.validation_text[begin : begin + (1 << 16)].long()
+        last_start = len(text) - n_tokens
         if last_start < 0:
-            return bytes(self.validation_text[-n_bytes:].tolist())
-        found = re.compile(rb"^(?=\S)", re.MULTILINE).search(text, 1, last_start)
-        start = found.start() if found else 0
-        return text[start : start + n_bytes]
+            return self.validation_text[-n_tokens:].long()
+        blank = {*b" \t\n\r\f\v"}
+        blank |= {VOCAB_SIZE + at for at, word in enumerate(self.words) if word[:1] == b" "}
+        is_blank = torch.isin(text, torch.tensor(sorted(blank)))
+        begins_line = text[:-1] == ord("\n")
+        starts = (begins_line & ~is_blank[1:])[: max(last_start - 1, 0)].nonzero()
+        start = int(starts[0]) + 1 if len(starts) else 0
+        return text[start : start + n_tokens]
 
     def state(self) -> Tensor:
         """Return the position in the order, uint8 [n]."""
@@ -189,11 +208,22 @@ def second_copies(rows: Tensor) -> Tensor:
 
 
 def text_windows(text: Tensor, n_rows: int, n_tokens: int, generator: torch.Generator) -> Tensor:
-    """Return rows ``[BOS] t t t ...`` from random positions in ``text`` (uint8 [byte]): int64
-    [n_rows, n_tokens]."""
+    """Return rows ``[BOS] t t t ...`` from random positions in ``text`` [token]: int64 [n_rows,
+    n_tokens]."""
     start = torch.randint(0, len(text) - n_tokens + 2, (n_rows, 1), generator=generator)
     windows = text[start + torch.arange(n_tokens - 1)].long()
     return torch.cat([torch.full((n_rows, 1), BOS), windows], dim=1)
+
+
+def read_tokens(config: DataConfig) -> tuple[Tensor, tuple[bytes, ...]]:
+    """Return the text that ``config`` names as tokens [token], and the words that are tokens from
+    ``VOCAB_SIZE`` on."""
+    text = read_text(config)
+    if not config.words:
+        return text, ()
+    whole = text.numpy().tobytes()
+    words = learned_words(whole, config.words)
+    return in_words(whole, words, first_id=VOCAB_SIZE), words
 
 
 def read_text(config: DataConfig) -> Tensor:
@@ -269,8 +299,9 @@ def _read(file: Path) -> bytes:
 
 def _long_enough(text: Tensor, split: str, config: DataConfig, context_length: int) -> Tensor:
     if len(text) < context_length:
+        unit = "tokens" if config.words else "bytes"
         raise ConfigError(
-            f"{config.path or 'the standard library'} leaves {len(text)} bytes for {split}, and "
+            f"{config.path or 'the standard library'} leaves {len(text)} {unit} for {split}, and "
             f"one sequence takes {context_length} (model.context_length): give more text, a "
             "shorter context, or another data.validation_share"
         )

@@ -149,7 +149,18 @@ class Circuit(Options):
     """How many earlier heads, those that it reads most at the end, a head has lines to."""
 
 
-Panel = Attention | Weights | Scores | LargeHead | Experts | Circuit
+class Lens(Options):
+    """What the model would say behind every block, as words in cells: the logit lens."""
+
+    group_name = "lens"
+
+    panel: Literal["lens"] = "lens"
+
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    """How many of the text's last tokens are shown; null: as many as there is room to read."""
+
+
+Panel = Attention | Weights | Scores | LargeHead | Experts | Circuit | Lens
 PANELS: dict[str, type[Panel]] = {
     "attention": Attention,
     "weights": Weights,
@@ -157,6 +168,7 @@ PANELS: dict[str, type[Panel]] = {
     "head": LargeHead,
     "experts": Experts,
     "circuit": Circuit,
+    "lens": Lens,
 }
 _PANEL_FORM = f"a list of at least one mapping with 'panel: {' | '.join(PANELS)}'"
 
@@ -171,8 +183,8 @@ class Layout(Options):
     """Names the video in the run."""
 
     panels: Annotated[tuple[Panel, ...], Field(min_length=1), LegalValues(_PANEL_FORM)]
-    """What the picture shows, from left to right. A head, a mixture's experts and a circuit have
-    the picture to themselves, but for scores."""
+    """What the picture shows, from left to right. A head, a mixture's experts, a circuit and a
+    lens have the picture to themselves, but for scores."""
 
     timeline: bool = True
     """Whether the run's timeline is drawn below the panels."""
@@ -227,6 +239,7 @@ class Layout(Options):
             (LargeHead, "one head has"),
             (Experts, "a mixture has"),
             (Circuit, "a circuit has"),
+            (Lens, "a lens has"),
         )
         for kind, what in alone:
             large = [panel for panel in self.panels if isinstance(panel, kind)]

@@ -212,6 +212,28 @@ class Ribbon:
     lines: tuple[RibbonLine, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class WordMap:
+    """Words in the cells of a map, which change with the capture.
+
+    Attributes:
+        box: of the map whose cells these are.
+        texts: of each capture, row by row, a text for each cell; empty: none.
+        scale: key of the map's color scale.
+        values: float16 [capture, row, column], as the map shows them: words are dark on bright
+            cells.
+        marked: bool [capture, row, column]: cells that get a border.
+        size_px: of the words; longer ones are smaller, and cut off where that does not help.
+    """
+
+    box: Box
+    scale: str
+    texts: tuple[tuple[tuple[str, ...], ...], ...]
+    values: NDArray[np.float16]
+    marked: NDArray[np.bool_]
+    size_px: float
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One head of a graph: a disk around (x, y), with the head's name in it where it has room."""
@@ -345,6 +367,7 @@ class Plan:
     story: Story = NO_STORY
     ribbons: tuple[Ribbon, ...] = ()
     graph: Graph | None = None
+    words: tuple[WordMap, ...] = ()
 
     @property
     def roles(self) -> Roles:

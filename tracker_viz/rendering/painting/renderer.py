@@ -39,6 +39,7 @@ from tracker_viz.rendering.painting.words import (
     paint_mark,
     paint_readouts,
 )
+from tracker_viz.rendering.painting.words_in_cells import CellWords
 from tracker_viz.rendering.plan import Heatmap, Plan
 from tracker_viz.rendering.planning.make_plan import make_plan
 from tracker_viz.rendering.scales import ColorScale
@@ -94,6 +95,7 @@ class Renderer:
             _RunMaps(self.subject, index, self.plan) for index in range(len(self.subject.runs))
         ]
         self._graph = GraphPainter(self.plan) if self.plan.graph else None
+        self._words = [CellWords(self.plan, words) for words in self.plan.words]
         self._lock = threading.Lock()
         self._title_pixels: NDArray[np.uint8] | None = None
         self.redraws_fully = any(cell_map.blended for cell_map in self._template.cell_maps.values())
@@ -182,6 +184,8 @@ class Renderer:
         self._paint_roles(canvas, shot, captures)
         if self._graph:
             self._graph.paint(canvas, captures[0], shot.part)
+        for words in self._words:
+            words.paint(canvas, captures[0])
         for ribbon in self.plan.ribbons:
             paint_ribbon(canvas, ribbon, self.subject.timing, shot.index, self.plan.theme)
         self._paint_timeline(canvas, shot)

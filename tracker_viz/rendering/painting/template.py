@@ -31,7 +31,7 @@ from tracker_viz.rendering.theme import fixed_style, font_families, letters_with
 
 _KIND = "boxes"
 # parts of a plan that are painted on each frame
-_PAINTED = ("run_roles", "readouts", "mark", "caption", "story", "ribbons", "graph")
+_PAINTED = ("run_roles", "readouts", "mark", "caption", "story", "ribbons", "graph", "words")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from tracker_viz.rendering.layout import (
     Experts,
     LargeHead,
     Layout,
+    Lens,
     Scores,
     Weights,
 )
@@ -39,6 +40,7 @@ from tracker_viz.rendering.planning.cards import (
     weight_card,
 )
 from tracker_viz.rendering.planning.circuits.circuit import place_circuit
+from tracker_viz.rendering.planning.circuits.lens import place_lens
 from tracker_viz.rendering.planning.content import (
     Heads,
     Matrices,
@@ -250,6 +252,8 @@ def _panels(builder: PlanBuilder, top: int) -> int:
             return place_experts(builder, panel, scores, area)
         if isinstance(panel, Circuit):
             return place_circuit(builder, panel, area)
+        if isinstance(panel, Lens):
+            return place_lens(builder, panel, area)
     if not heads and not matrices:
         return place_cards(builder, score_cards(builder, scores), area)
     return _maps(builder, heads, matrices, scores, area)

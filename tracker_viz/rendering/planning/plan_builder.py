@@ -25,6 +25,7 @@ from tracker_viz.rendering.plan import (
     Roles,
     Swatch,
     Timeline,
+    WordMap,
 )
 from tracker_viz.rendering.scales import ColorScale
 from tracker_viz.rendering.series import Series
@@ -117,6 +118,7 @@ class PlanBuilder:
     clauses: list[str] = field(default_factory=list)  # before the subtitle, on what is shown
     story: Story = NO_STORY
     graph: Graph | None = None
+    words: list[WordMap] = field(default_factory=list)
 
     @property
     def series(self) -> Series:
@@ -373,4 +375,5 @@ class PlanBuilder:
             self.story,
             tuple(self.ribbons),
             self.graph,
+            tuple(self.words),
         )
