@@ -8,7 +8,7 @@ PORT ?= 5000
 PIP := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check docs example release benchmarks clean
+.PHONY: help demo live ui test check docs example release benchmarks clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,11 @@ help: ## list the commands
 demo: $(VENV)/.user ## train a small decoder, capture it, render the video, print the link (about 4 minutes)
 	@$(BIN)/python train.py experiment=demo
 	@echo "To watch it:  make ui"
+
+live: $(VENV)/.user ## train the same with a page on this machine that shows each capture as it comes, until Ctrl-C
+	@spool=$$(mktemp -d)/spool; \
+	$(BIN)/tracker-viz live spool=$$spool & live=$$!; trap "kill $$live" EXIT; \
+	$(BIN)/python train.py experiment=demo spool=$$spool && wait $$live
 
 ui: $(VENV)/.user ## open the MLflow UI on the demo's store and print the link to its video
 	@$(BIN)/tracker-viz ui port=$(PORT)

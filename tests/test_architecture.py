@@ -69,10 +69,10 @@ INNER_LAYERS = {
         ["uploader"],
         ["spool_writer", "transfer"],
         ["spool"],
-        ["backlog", "destinations", "journal", "spool_lock"],
+        ["backlog", "destinations", "journal", "spool_lock", "taps"],
     ],
     "pipeline": [
-        ["backfill", "compare", "follow", "inspect", "sweep", "verify", "watch"],
+        ["backfill", "compare", "follow", "inspect", "live", "sweep", "verify", "watch"],
         ["verify_subject"],
         ["comparing", "following", "recording"],
         ["render"],

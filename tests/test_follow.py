@@ -45,8 +45,8 @@ def put(run, steps, seed=0):
     shutil.rmtree(made)
 
 
-def film_of(run, directory, **video):
-    options = PictureOptions(video=VIDEO | video)
+def film_of(run, directory, *, format="video", **video):
+    options = PictureOptions(video=VIDEO | video, format=format)
     return LiveFilm(directory, run, resolve_layout("heads"), options, "followed")
 
 
@@ -151,18 +151,19 @@ def test_a_long_run_keeps_few_captures_few_frames_and_a_small_state(run, tmp_pat
     monkeypatch.setattr(live_film, "MOST_KEPT", 4)
     monkeypatch.setattr(live_film, "MOST_FRAMES", 12)
     monkeypatch.setattr(live_film, "AT_ONCE", 6)
-    film = film_of(run, tmp_path / "film")
+    film = film_of(run, tmp_path / "film", format=("video", "html"))
+    paths = [tmp_path / "film.webm", tmp_path / "film.html"]
     for start in range(0, 60, 20):
         put(run, range(start, start + 20))
         steps = drawn(film, run)
         assert len(steps) <= 12
-        assert len(list((tmp_path / "film" / "captures").iterdir())) <= 4 + 2
+        version = film.write(paths)
+        assert len(list((tmp_path / "film" / "captures").iterdir())) <= 4 + 2 + 6
         assert len(list((tmp_path / "film").glob("body-*"))) == 1
     assert steps[0] == 0
     assert steps[-1] > 50
     assert film._state.stride == 8
-    version = film.write([tmp_path / "film.webm"])
-    assert n_played(version.pictures[0].path) == len(steps) + 1
+    assert n_played(paths[0]) == len(steps) + 1
     assert "1 of 8 captures" in version.renderer.series.subtitle
 
 

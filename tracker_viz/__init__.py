@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tracker_viz.pipeline.comparing.compare_steps import compare_steps
     from tracker_viz.pipeline.follow import follow
     from tracker_viz.pipeline.inspect import inspect
+    from tracker_viz.pipeline.live import live
     from tracker_viz.pipeline.load import load_captures
     from tracker_viz.pipeline.render import render
     from tracker_viz.pipeline.verify import verify
@@ -46,6 +47,7 @@ _PUBLIC = {
     "compare_steps": "tracker_viz.pipeline",
     "follow": "tracker_viz.pipeline",
     "inspect": "tracker_viz.pipeline",
+    "live": "tracker_viz.pipeline",
     "load_captures": "tracker_viz.pipeline",
     "make_probe": "tracker_viz.capture",
     "push": "tracker_viz.pipeline",
@@ -65,6 +67,7 @@ __all__ = [
     "compare_steps",
     "follow",
     "inspect",
+    "live",
     "load_captures",
     "make_probe",
     "push",

@@ -5,11 +5,13 @@ from tracker_viz.delivery.outbox import Outbox
 from tracker_viz.delivery.push import push
 from tracker_viz.delivery.report import Report
 from tracker_viz.delivery.spool import Spool
+from tracker_viz.delivery.taps import TappedSpool
 
 __all__ = [
     "Destination",
     "Outbox",
     "Report",
     "Spool",
+    "TappedSpool",
     "push",
 ]

@@ -7,6 +7,7 @@ upload needs to continue in another process, after a kill at any instant:
                       secret; "files": final ones for them
     .tables/          final tables, as the trackers show them
     sent/mlflow.jsonl what that destination has confirmed, one line per call
+    .taps/            links to captures for processes that draw them: taps.py
     .lock             held by the training process, or by the one push that is at work
     .reserve          disk space for what an upload notes here: a disk that captures filled becomes
                       free by uploading them
@@ -34,6 +35,7 @@ from tracker_viz import capture_file, commands
 from tracker_viz.delivery import spool_lock
 from tracker_viz.delivery.destinations import StoredDestination
 from tracker_viz.delivery.journal import Journal
+from tracker_viz.delivery.taps import TAPS, link_to_taps, remove_dead
 from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError
 from tracker_viz.files import (
     read_json,
@@ -153,6 +155,7 @@ class Spool:
         """Remove what a kill left half done: files without their name, entries without their
         capture. Call with the lock held, before anything is written."""
         remove_torn(self.directory)
+        remove_dead(self.directory / TAPS)
         for entry in self.run.entries_without_capture():
             entry.unlink(missing_ok=True)
 
@@ -177,6 +180,8 @@ class Spool:
         ref = CaptureRef(capture.step, capture.file_name, len(contents), sha256)
         self.run.write_entry(ref, taken)
         capture_file.write_atomically(contents, self.path(ref))
+        # Before an uploader hears of it, which may delete it.
+        link_to_taps(self.run, ref)
         self.run.log_metrics([MetricPoint(capture.step, capture.metrics, taken)])
         return ref
 

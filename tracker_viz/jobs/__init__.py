@@ -14,6 +14,7 @@ from tracker_viz.errors import unknown_name
 JOBS = {
     "render": "pull a run's captures, draw them, and put the video into the same run",
     "follow": "keep the video of a run up to date while it trains",
+    "live": "show a run in a browser on this machine while it trains",
     "compare": "show side by side what the heads of several runs became, and when",
     "push": "upload the captures that a crashed or offline run left in its spool",
     "backfill": "capture checkpoints that were saved earlier",

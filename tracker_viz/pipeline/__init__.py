@@ -6,6 +6,7 @@
     load_captures  a run ──▶ Captures
     render         a run ──▶ captures here ──▶ frames ──▶ video ──▶ the same run
     follow         a run that goes on ──▶ frames of what is new ──▶ a longer video ──▶ the same run
+    live           a run that goes on ──▶ a page on this machine
     render_sweep   every run of a sweep ──▶ the same ──▶ a page that plays their videos in step
     compare        several runs ──▶ one video, pictures and a table ──▶ the run above them
     compare_steps  two captures ──▶ what changed, ranked, and its picture ──▶ the same run
@@ -25,14 +26,17 @@ from tracker_viz.pipeline.delivering import Picture
 from tracker_viz.pipeline.follow import follow
 from tracker_viz.pipeline.in_step import put_sweep_page
 from tracker_viz.pipeline.inspect import inspect
+from tracker_viz.pipeline.live import live
 from tracker_viz.pipeline.load import load_captures, open_run, pulled_captures
 from tracker_viz.pipeline.options import (
+    DEFAULT_THEME,
     FORMAT_VALUES,
     Appearance,
     ComparisonOptions,
     FollowOptions,
     Format,
     PictureOptions,
+    ThemeName,
     VerifyOptions,
     VideoOptions,
 )
@@ -44,6 +48,7 @@ from tracker_viz.pipeline.verify import VerifyResult, verify
 from tracker_viz.pipeline.watch import watch
 
 __all__ = [
+    "DEFAULT_THEME",
     "FORMAT_VALUES",
     "Appearance",
     "CompareResult",
@@ -55,6 +60,7 @@ __all__ = [
     "RenderResult",
     "StepsResult",
     "SweepResult",
+    "ThemeName",
     "VerifyOptions",
     "VerifyResult",
     "VideoOptions",
@@ -64,6 +70,7 @@ __all__ = [
     "compare_steps",
     "follow",
     "inspect",
+    "live",
     "load_captures",
     "new_directory",
     "open_run",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import numpy as np
 
+from tracker_viz.delivery import TappedSpool
 from tracker_viz.errors import ConfigError, RunActiveError, TransientTrackerError
 from tracker_viz.files import locked
 from tracker_viz.pipeline.delivering import Picture, put_pictures
@@ -46,7 +47,7 @@ _LONGEST_PAUSE_S = 300.0
 
 @np.errstate(all="ignore")  # the user's process may turn float errors into exceptions
 def follow(
-    run: RunRef | str,
+    run: RunRef | str | Run,
     *,
     layout: str | Path | Mapping[str, Any] | Layout = "overview",
     options: FollowOptions | Mapping[str, Any] | None = None,
@@ -59,7 +60,7 @@ def follow(
     are drawn and encoded. Killed and started again, it goes on where it was.
 
     Args:
-        run: the run's reference, like ``mlflow:<run_id>``.
+        run: the run's reference, like ``mlflow:<run_id>``; or one that was opened.
         layout: as ``render`` takes it.
         options: see ``FollowOptions``; a mapping of some of them, or all.
         tracker_options: tracker -> options of its adapter.
@@ -80,7 +81,7 @@ def follow(
 
     drawn, chosen = resolve_layout(layout), FollowOptions.of(options)
     whole = chosen.pictures()
-    opened = open_run(run, tracker_options)
+    opened = run if isinstance(run, Run) else open_run(run, tracker_options)
     name = film_name(drawn.name, whole)
     downloads = cache_directory(opened.ref, chosen.cache)
     directory = downloads / "following" / name
@@ -163,6 +164,8 @@ class _Following:
         is_due = is_over or (now_s >= self._next_s and (has_enough or self._film.has_news))
         if is_due or len(new) >= AT_ONCE:
             self._film.draw(new)
+            if isinstance(self._run, TappedSpool):
+                self._run.release(new)
         if is_due and self._film.has_news:
             self._put(self._film.write(self._paths))
             self._pace(time.monotonic() - now_s)

@@ -81,6 +81,8 @@ class LiveFilm:
         self._near = NearCaptures(run, directory)
         self._made_by = _fingerprint(layout, options, title)
         self._renderer: Renderer | None = None
+        # The captures of that renderer, which may read them until there is another.
+        self._in_use: set[CaptureRef] = set()
         self._state = self._stored()
         self._remove_leftovers()
 
@@ -161,7 +163,7 @@ class LiveFilm:
         if not captures:
             self._change(damaged=damaged)
             return
-        scales = HeldScales(self._state.ranges)
+        before, scales = self._state.kept, HeldScales(self._state.ranges)
         renderer, widened_step = self._make_renderer(pulled.captures, scales, damaged)
         body = self._encode(renderer, captures)
         drawn = [*self._state.drawn, *captures]
@@ -179,6 +181,7 @@ class LiveFilm:
             widened_step=widened_step,
         )
         self._renderer = renderer
+        self._in_use = {*before, *captures}
         self._remove_leftovers()
 
     def _thin(self) -> None:
@@ -203,7 +206,7 @@ class LiveFilm:
         drawn = [self._state.drawn[position] for position in positions]
         kept = _spread(drawn, MOST_KEPT, known=set(self._state.kept))
         self._change(body=path.name, drawn=drawn, kept=kept, put_step=None, **changes)
-        self._renderer = None
+        self._forget_renderer()
         self._remove_leftovers()
 
     def _rewind(self, step: int) -> None:
@@ -218,7 +221,7 @@ class LiveFilm:
             self._keep_frames(before, seen_step=last.step)
         else:
             self._state = FollowFile(made_by=self._made_by)
-            self._renderer = None
+            self._forget_renderer()
             self._change()
             self._remove_leftovers()
 
@@ -318,6 +321,9 @@ class LiveFilm:
             pacing["pace"] = "capture"
         return storyboard(steps, **pacing)
 
+    def _forget_renderer(self) -> None:
+        self._renderer, self._in_use = None, set()
+
     def _current_renderer(self) -> Renderer:
         if self._renderer is None:
             last = self._near.found(self._state.drawn[-1])
@@ -379,7 +385,7 @@ class LiveFilm:
             if path.name != self._state.body:
                 with suppress(OSError):
                     path.unlink()
-        self._near.keep_only(self._state.kept)
+        self._near.keep_only({*self._state.kept, *self._in_use})
 
 
 def _fingerprint(layout: Layout, options: PictureOptions, title: str) -> str:
