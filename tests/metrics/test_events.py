@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,6 +109,33 @@ def test_a_loss_that_falls_alone_and_one_that_jumps_are_events_with_their_figure
     assert (jump.kind, jump.first_step <= 300 <= jump.last_step) == ("loss_jump", True)
     assert jump.caption == "loss jumps: 2.0 → 4.0"
     assert jump.past_headline == f"last: loss jumps · {jump.steps_text}"
+
+
+def test_a_jump_names_the_heads_and_blocks_that_moved_first():
+    loss = np.concatenate([np.full(30, 2.0), np.full(N - 30, 4.0)])
+    series = series_of(
+        loss,
+        entropy={
+            (0, 1): rising(31, top=0.2, low=0.5),
+            (1, 0): rising(30, top=0.3, low=0.5),
+            (1, 1): rising(28, top=0.45, low=0.5),
+        },
+    )
+    rms = np.ones((N, 2, 2), np.float32)
+    rms[30:, 1, 0] = 3.0
+    (jump,) = find_events(replace(series, streams={"rms": rms}))
+    assert (jump.heads, jump.blocks) == (((1, 0), (0, 1)), (1,))
+    assert jump.caption == (
+        "loss jumps: 2.0 → 4.0; first moved the attention of L1H0 and L0H1 and the residual stream "
+        "of block 1"
+    )
+
+
+def test_a_logit_beyond_the_bound_of_an_alarm_is_told_with_its_head():
+    (event,) = find_events(series_of(max_logit={(1, 0): rising(30, top=134.0, low=23.0)}))
+    assert (event.kind, event.first_step, event.last_step) == ("large_logits", 290, 300)
+    assert event.caption == "the largest attention logit of L1H0 passes 100: 23.0 → 134.0"
+    assert find_events(series_of(max_logit={(1, 0): rising(30, top=90.0)})) == []
 
 
 def test_noise_of_single_batches_is_no_event():

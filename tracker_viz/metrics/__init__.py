@@ -61,6 +61,7 @@ from tracker_viz.metrics.series import (
     HEAD_PREFIX,
     ROUTER_PREFIX,
     SD_PREFIX,
+    STREAM_PREFIX,
     ScoreSeries,
     score_series,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "SCORE_DEFINITIONS",
     "SCORE_FILE",
     "SD_PREFIX",
+    "STREAM_PREFIX",
     "VERDICT_COLUMNS",
     "WEIGHT_NAME",
     "WEIGHT_SCORES",

@@ -14,6 +14,7 @@ from tracker_viz.metrics import (
     HEAD_PREFIX,
     ROUTER_PREFIX,
     SD_PREFIX,
+    STREAM_PREFIX,
     Event,
     ScoreSeries,
     find_events,
@@ -25,6 +26,8 @@ from tracker_viz.rendering.series import Series
 
 # What a head looks at: the scores whose change is the change of the film.
 _BEHAVIOR = (*role_score_names(), "entropy")
+# What goes wrong in a training shows here; no change of what heads look at.
+_OF_TROUBLE = (f"{HEAD_PREFIX}max_logit", f"{STREAM_PREFIX}rms")
 # What the experts of a mixture do.
 _OF_EXPERTS = (f"{EXPERT_PREFIX}load", f"{EXPERT_PREFIX}text_share", f"{ROUTER_PREFIX}changed")
 
@@ -93,7 +96,7 @@ def tell_story(
         about: what the picture shows.
     """
     names = [prefix + name for name in _BEHAVIOR for prefix in (HEAD_PREFIX, SD_PREFIX)]
-    names = [name for name in [*names, *_OF_EXPERTS] if name in series.arrays]
+    names = [name for name in [*names, *_OF_TROUBLE, *_OF_EXPERTS] if name in series.arrays]
     scores = score_series(series.capture(index, names) for index in range(len(series)))
     events = tuple(find_events(scores, metric=metric))
     return Story(
@@ -111,7 +114,8 @@ def _change(scores: ScoreSeries, metric: str) -> NDArray[np.float64]:
     if scores.n_captures < 2:
         return np.zeros(0)
     total = np.zeros(scores.n_captures - 1)
-    moved = [np.abs(np.diff(values, axis=0)) for values in scores.heads.values()]
+    shown = [values for name, values in scores.heads.items() if name in _BEHAVIOR]
+    moved = [np.abs(np.diff(values, axis=0)) for values in shown]
     if moved:
         heads = np.nan_to_num(np.stack(moved)).mean((0, 2, 3))
         total += heads / (heads.sum() or 1.0)

@@ -11,6 +11,7 @@ from tracker_viz.metrics.events.experts import (
     routing_settles,
     specialists,
 )
+from tracker_viz.metrics.events.logits import large_logits
 from tracker_viz.metrics.events.loss import is_explained, loss_moves, with_loss
 from tracker_viz.metrics.events.role import role_events
 from tracker_viz.metrics.events.trouble import collapses, nonfinite
@@ -20,6 +21,7 @@ from tracker_viz.metrics.series import ScoreSeries
 # the name of the scalar that is followed, usually the loss.
 FINDERS: tuple[Callable[[ScoreSeries, str], Iterable[Event]], ...] = (
     collapses,
+    large_logits,
     nonfinite,
     dead_experts,
     router_collapses,

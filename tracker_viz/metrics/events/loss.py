@@ -10,8 +10,9 @@ import numpy as np
 
 from tracker_viz.metrics.events.curve import SMOOTHED_OVER, Floats, noise, smoothed, typical
 from tracker_viz.metrics.events.event import TOGETHER, Event, Tone
+from tracker_viz.metrics.events.moved import first_moved_blocks, first_moved_heads
 from tracker_viz.metrics.events.role import RoleEvent
-from tracker_viz.metrics.events.words import figure
+from tracker_viz.metrics.events.words import blocks_text, figure, heads_text
 from tracker_viz.metrics.onsets import stretches
 from tracker_viz.metrics.series import ScoreSeries
 
@@ -40,11 +41,17 @@ class LossFall(Event):
 
 @dataclass(frozen=True, slots=True)
 class LossJump(Event):
-    """The loss jumps."""
+    """The loss jumps.
+
+    Attributes:
+        heads, blocks: those that moved first meanwhile.
+    """
 
     kind: ClassVar[str] = "loss_jump"
     tone: ClassVar[Tone] = "change"
     stays: ClassVar[bool] = False
+
+    blocks: tuple[int, ...] = ()
 
     @property
     def headline(self) -> str:
@@ -52,7 +59,16 @@ class LossJump(Event):
 
     @property
     def caption(self) -> str:
-        return f"{self.metric} jumps: {figure(self.before)} → {figure(self.after)}"
+        text = f"{self.metric} jumps: {figure(self.before)} → {figure(self.after)}"
+        moved = []
+        if self.heads:
+            moved.append(f"the attention of {heads_text(self.heads)}")
+        if self.blocks:
+            blocks = {(block, 0) for block in self.blocks}
+            moved.append(f"the residual stream of {blocks_text(blocks)}")
+        if moved:
+            text += f"; first moved {' and '.join(moved)}"
+        return text
 
 
 def loss_moves(series: ScoreSeries, metric: str) -> Iterator[Event]:
@@ -76,7 +92,7 @@ def loss_moves(series: ScoreSeries, metric: str) -> Iterator[Event]:
         for first, end in stretches(moved):
             first, last = _trimmed(values, first, end - 1 + width)
             first, last = typical(raw, first, backward=True), typical(raw, last)
-            yield kind(
+            move = kind(
                 first_step=int(steps[first]),
                 last_step=int(steps[last]),
                 metric=metric,
@@ -84,6 +100,17 @@ def loss_moves(series: ScoreSeries, metric: str) -> Iterator[Event]:
                 after=float(raw[last]),
                 strength=float(min(1.0, abs(raw[last] - raw[first]) / whole)),
             )
+            yield _with_moved(move, series) if isinstance(move, LossJump) else move
+
+
+def _with_moved(jump: LossJump, series: ScoreSeries) -> LossJump:
+    ends = (jump.first_step, jump.last_step)
+    first, last = (int(np.searchsorted(series.steps, step)) for step in ends)
+    return replace(
+        jump,
+        heads=first_moved_heads(series, first, last),
+        blocks=first_moved_blocks(series, first, last),
+    )
 
 
 def with_loss(events: Sequence[RoleEvent], series: ScoreSeries, metric: str) -> list[RoleEvent]:
