@@ -1,15 +1,15 @@
 """Measure when alarms ring: in healthy trainings, where each is a false one, and in trainings that
 are made unstable in three ways, where they should ring before the loss shows it.
 
-* ``learning rate``: from a third of the training on it grows by 4 % a step, and gradients are no
+* ``learning rate``: from a third of the training on it grows by 5 % a step, and gradients are no
   longer clipped;
 * ``poisoned data``: from then on every batch is one random token over and over, at ten times the
   learning rate;
 * ``overflow``: attention logits are computed in half precision, and from then on the weights of the
-  queries grow by 5 % a step, until a logit is infinite.
+  queries grow by 6 % a step, until a logit is infinite.
 
 The loss shows it at the first step whose loss lies 1 nat above the median of the 20 before, or is
-no number. One capture in three steps on average, dense at the start.
+no number. One capture in four steps on average, dense at the start.
 
     python benchmarks/alarms.py           # some minutes; writes alarms.json and alarms.md beside
     this file
@@ -40,7 +40,7 @@ from tracker_viz.metrics import Alarm, Alarms, Scorer
 from tracker_viz.types import Capture
 
 HERE = Path(__file__).parent
-STEPS, CAPTURES, BREAKS_AT = 300, 100, 100
+STEPS, CAPTURES, BREAKS_AT = 240, 60, 80
 KINDS = ("healthy", "learning rate", "poisoned data", "overflow")
 
 
@@ -91,17 +91,18 @@ def train(kind: str, seed: int) -> Training:
     torch.manual_seed(seed)
     model = Decoder(
         ModelConfig(
-            vocab_size=VOCAB_SIZE, n_blocks=2, n_heads=4, n_kv_heads=4, d_model=64, d_ffn=128
+            vocab_size=VOCAB_SIZE, n_blocks=2, n_heads=4, n_kv_heads=4, d_model=32, d_ffn=64
         )
     )
     length = model.config.context_length
-    mixture = Mixture(DataConfig(), context_length=length, batch_size=16, seed=seed)
+    mixture = Mixture(DataConfig(), context_length=length, batch_size=8, seed=seed)
     probe = make_probe(
         VOCAB_SIZE,
         length,
-        text_ids=mixture.probe_text(5),
+        text_ids=mixture.probe_text(2),
         bos_id=BOS,
         token_range=SPAN_TOKENS,
+        score_rows=1,
     )
     scorer, alarms, rung = Scorer(), Alarms(), list[Alarm]()
 
@@ -127,7 +128,7 @@ def steps_of(model: Decoder, mixture: Mixture, kind: str) -> Iterator[tuple[int,
         inputs, targets = mixture.batch()
         rate = 1e-3 * min(1.0, step / 50)
         if is_broken and kind == "learning rate":
-            rate *= 1.04 ** (step - BREAKS_AT)
+            rate *= 1.05 ** (step - BREAKS_AT)
         if is_broken and kind == "poisoned data":
             rate *= 10
             inputs = targets = torch.full_like(inputs, 1 + step % 200)
@@ -143,7 +144,7 @@ def steps_of(model: Decoder, mixture: Mixture, kind: str) -> Iterator[tuple[int,
         if is_broken and kind == "overflow":
             with torch.no_grad():
                 for block in model.blocks:
-                    block.attn.q_proj.weight.mul_(1.05)  # type: ignore[union-attr, operator]
+                    block.attn.q_proj.weight.mul_(1.06)  # type: ignore[union-attr, operator]
         yield step, float(loss.detach())
 
 

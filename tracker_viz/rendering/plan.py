@@ -177,6 +177,7 @@ class Timeline:
         box: its left and right edge are the points of time ``first`` and ``last``.
         plot: the part of it that holds the curves, above the lanes.
         curves: of the runs that have the metric.
+        beside: thinner curves on the same scale: what the loss is on the probe's copies.
         marks: of the lanes; those that were not reached are faint.
     """
 
@@ -185,6 +186,7 @@ class Timeline:
     first: float
     last: float
     curves: tuple[Curve, ...] = ()
+    beside: tuple[Curve, ...] = ()
     marks: tuple[Swatch, ...] = ()
 
     def x(self, place: float) -> float:

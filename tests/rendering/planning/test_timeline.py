@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from tracker_viz import capture_file
 from tracker_viz.metrics import RoleEvent
 from tracker_viz.rendering import LAYOUTS, Series
 from tracker_viz.rendering.plan import Box
@@ -14,6 +17,7 @@ from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.timeline import timeline
 from tracker_viz.rendering.subject import one_run
 from tracker_viz.rendering.theme import THEMES
+from tracker_viz.types import CapturePath
 
 THEME = THEMES["light"]
 FIVE = ("previous_token", "current_token", "induction", "sink", "previous_token_text")
@@ -90,3 +94,30 @@ def test_the_ends_of_the_scale_stand_beside_the_curve(small_run, size):
     loss = series.metric("loss")
     texts = {label.text for label in placed(series, size, (0.2, 0.4, 0.5, 0.7, 0.9)).labels}
     assert {f"{loss.max():.3g}", f"{loss.min():.3g}"} <= texts
+
+
+def with_losses_on_copies(paths, directory):
+    """The same captures, with a loss on copies of half their loss."""
+    written = []
+    for each in paths:
+        capture = capture_file.read(each.path)
+        metrics = {**capture.metrics, "probe/loss_later_copies": 0.5 * capture.metrics["loss"]}
+        path = directory / each.path.name
+        ref = capture_file.write(replace(capture, metrics=metrics), path)
+        written.append(CapturePath(ref, path))
+    return written
+
+
+def test_the_loss_on_copies_is_drawn_thinly_on_the_scale_of_the_loss(small_run, tmp_path):
+    plain = placed(Series(small_run), "1080p", (0.2, 0.4, 0.5, 0.7, 0.9))
+    assert plain.timeline.beside == ()
+    assert "on copies" not in {label.text for label in plain.labels}
+
+    series = Series(with_losses_on_copies(small_run, tmp_path))
+    builder = placed(series, "1080p", (0.2, 0.4, 0.5, 0.7, 0.9))
+    (loss,), (copies,) = builder.timeline.curves, builder.timeline.beside
+    assert np.allclose(copies.points[:, 0], loss.points[:, 0])
+    # y is down, and both are on one scale: half the loss is the lower curve.
+    assert (copies.points[:, 1] > loss.points[:, 1]).all()
+    lowest = 0.5 * series.metric("loss").min()
+    assert f"{lowest:.3g}" in {label.text for label in builder.labels}

@@ -13,7 +13,7 @@ from tracker_viz.rendering.painting.cells import Canvas, paint_dot
 from tracker_viz.rendering.plan import Box, Plan, Timeline
 from tracker_viz.rendering.theme import rgb
 
-_CURVE, _MARK = "curve", "mark"
+_CURVE, _BESIDE, _MARK = "curve", "beside", "mark"
 _AHEAD, _PLAYED = 0.35, 0.95  # how opaque the curves of several runs are, and the marks
 _MANY_CURVES = 12  # more of them are drawn thinner
 _MOST_DOTS = 16  # more dots on the curves hide each other
@@ -28,6 +28,10 @@ def draw_timeline(ground: Any, plan: Plan, timeline: Timeline) -> None:
         x, y = curve.points.T
         color = curve.ahead_color
         ground.plot(x, y, color=color, lw=width, alpha=opaque, zorder=2, gid=_CURVE)
+    for curve in timeline.beside:
+        x, y = curve.points.T
+        color = curve.ahead_color
+        ground.plot(x, y, color=color, lw=0.6 * width, alpha=_AHEAD, zorder=1.9, gid=_BESIDE)
     for mark in timeline.marks:
         fill_box(ground, mark.box, mark.color, alpha=_AHEAD, zorder=3, gid=_MARK)
 
@@ -40,6 +44,9 @@ def brighten_timeline(ground: Any, plan: Plan, timeline: Timeline) -> None:
     width = thick * _thickness(timeline) * plan.unit * POINTS
     for line, curve in zip(lines, timeline.curves, strict=True):
         line.set(color=curve.color, lw=width, alpha=opaque)
+    beside = [line for line in ground.lines if line.get_gid() == _BESIDE]
+    for line, curve in zip(beside, timeline.beside, strict=True):
+        line.set(color=curve.color, alpha=_PLAYED)
     for patch in ground.patches:
         if patch.get_gid() == _MARK:
             patch.set(alpha=_PLAYED)

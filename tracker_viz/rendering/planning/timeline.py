@@ -27,6 +27,10 @@ _TALLEST_SPIKE = 3.0
 _MOST_LINES = 8  # runs that have a line of their own in each lane, so that no mark hides another
 _FEW_RUNS = 4  # whose lanes are higher than their names ask for
 _LANES_GAP = 6  # at 1080p, between the curves and the lanes
+# Drawn beside the loss of a single run, on its scale, where the curve is at least so high (at
+# 1080p): the loss on the probe's copies, which falls when heads have learned to copy.
+_COPIES, _COPIES_NAME, _COPIES_ROLE = "probe/loss_later_copies", "on copies", "induction"
+_BESIDE_FROM = 84
 # At 1080p, of the leaders from the words to the flags: their thickness, and the distance from one
 # to the next where they run beside each other.
 _LEADER, _LEADERS_APART = 2, 5
@@ -53,7 +57,8 @@ def timeline(builder: PlanBuilder, area: Box, events: Sequence[Event]) -> None:
     plot = top_at(plot, plot.bottom - high)
     line = replace(line, box=top_at(box, plot.y), plot=plot)
 
-    line = replace(line, curves=_curves(builder, line))
+    curves, beside = _curves(builder, line)
+    line = replace(line, curves=curves, beside=beside)
     _labels_below(builder, line)
     if builder.subject.is_one_run:
         _capture_ticks(builder, line)
@@ -121,6 +126,8 @@ def _label_room(builder: PlanBuilder, roles: Sequence[str], *, is_low: bool) -> 
     widest = max(builder.text_width(builder.layout.metric, _METRIC, bold=True), builder.px(64))
     if is_low:
         widest += builder.widest(_ends(builder), _STEPS) + builder.px(10)
+    if len(_loss_on_copies(builder)):
+        widest = max(widest, builder.text_width(_COPIES_NAME, _STEPS))
     if not roles:
         return min(220.0, widest / builder.unit + 18)
     lane = builder.widest(map(role_label, roles), _LANE) + builder.px(24)
@@ -130,8 +137,7 @@ def _label_room(builder: PlanBuilder, roles: Sequence[str], *, is_low: bool) -> 
 def _ends(builder: PlanBuilder) -> tuple[str, str]:
     """Return (highest, lowest) value of the curves as they are written; empty where they are one
     or none."""
-    metrics = [run.series.metric(builder.layout.metric) for run in builder.subject.runs]
-    values = np.concatenate(metrics)
+    values = _values_on_scale(builder)
     low, top = curve_range(values)
     if not low < top:
         return "", ""
@@ -139,12 +145,26 @@ def _ends(builder: PlanBuilder) -> tuple[str, str]:
     return ("≥" if is_cut else "") + short_number(top), short_number(low)
 
 
-def _curves(builder: PlanBuilder, line: Timeline) -> tuple[Curve, ...]:
-    """Return the curve of each run that has the metric, and write its name and range beside it."""
+def _values_on_scale(builder: PlanBuilder) -> NDArray[np.float64]:
+    """Return all values that the scale of the curves is for."""
+    metrics = [run.series.metric(builder.layout.metric) for run in builder.subject.runs]
+    return np.concatenate([*metrics, _loss_on_copies(builder)])
+
+
+def _loss_on_copies(builder: PlanBuilder) -> NDArray[np.float64]:
+    """Return the loss on the probe's copies, float64 [capture]; empty where it is not drawn."""
+    if not builder.subject.is_one_run or builder.layout.metric != "loss":
+        return np.zeros(0)
+    losses = builder.series.metric(_COPIES)
+    return losses if np.isfinite(losses).any() else np.zeros(0)
+
+
+def _curves(builder: PlanBuilder, line: Timeline) -> tuple[tuple[Curve, ...], tuple[Curve, ...]]:
+    """Return the curve of each run that has the metric, and those beside it; write its name and
+    range beside it."""
     subject, theme = builder.subject, builder.theme
     metrics = [run.series.metric(builder.layout.metric) for run in subject.runs]
-    values = np.concatenate(metrics)
-    low, top = curve_range(values)
+    low, top = curve_range(_values_on_scale(builder))
     _axis_labels(builder, line.plot, has_curve=bool(np.isfinite(low)))
     colors = [(theme.accent, theme.dim)]
     if not subject.is_one_run:
@@ -154,7 +174,15 @@ def _curves(builder: PlanBuilder, line: Timeline) -> tuple[Curve, ...]:
         points = _curve(run, metric, line, builder.px(8), low, top)
         if len(points):
             curves.append(Curve(points, color, ahead))
-    return tuple(curves)
+    copies = _loss_on_copies(builder)
+    if not len(copies) or not curves:
+        return tuple(curves), ()
+    points = _curve(subject.runs[0], copies, line, builder.px(8), low, top)
+    color = theme.roles.get(_COPIES_ROLE, theme.text)
+    if line.plot.height >= builder.px(_BESIDE_FROM):
+        x, y = line.plot.x - builder.px(12), line.plot.y + line.plot.height / 2 + builder.px(22)
+        builder.text_left_of(x, _COPIES_NAME, y, _STEPS, color)
+    return tuple(curves), (Curve(points, color, color),)
 
 
 def _axis_labels(builder: PlanBuilder, plot: Box, *, has_curve: bool) -> None:
