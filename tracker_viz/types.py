@@ -160,7 +160,8 @@ class Capture:
     def _brief(self) -> str:
         """Return ``step=100, 38 arrays, 1.2 MB, loss=3.214``."""
         megabytes = sum(array.nbytes for array in self.arrays.values()) / 1e6
-        words = f"step={self.step}, {len(self.arrays)} arrays, {megabytes:.1f} MB"
+        n_arrays = notebook.count(len(self.arrays), "array")
+        words = f"step={self.step}, {n_arrays}, {megabytes:.1f} MB"
         if "loss" in self.metrics:
             words += f", loss={self.metrics['loss']:.3f}"
         return words

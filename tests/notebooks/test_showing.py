@@ -20,7 +20,7 @@ from tracker_viz.metrics import score_series
 from tracker_viz.notebook import MOST_BYTES
 from tracker_viz.pipeline import Picture, RenderResult, SweepResult, VerifyResult
 from tracker_viz.pipeline.backfill import Backfilled
-from tracker_viz.pipeline.showing import picture_markup
+from tracker_viz.pipeline.showing import TrainingView, picture_markup
 from tracker_viz.video import write_video
 
 REF = tv.RunRef("local", "/a/spool/GPT-20260101-000000")
@@ -125,6 +125,7 @@ def test_a_capture_without_attention_is_shown_without_a_picture():
     assert notebook.heads_maps(capture.arrays) is None
     markup = capture._repr_html_()
     assert "<img" not in markup
+    assert "step=3, 1 array, 0.0 MB" in markup
     assert "8 x 4" in markup
 
 
@@ -166,3 +167,15 @@ def values():
 def test_a_value_prints_one_short_line(value):
     assert len(repr(value)) < 200
     assert "\n" not in repr(value)
+
+
+def test_a_training_goes_on_where_its_view_fails(caplog):
+    def unreachable():
+        raise OSError("the tracker is away")
+
+    kept = []
+    view = TrainingView(unreachable)
+    view.behind(kept.append)(capture())
+    view.closed("all captures were delivered")
+    assert [each.step for each in kept] == [100]
+    assert "training goes on" in caplog.text

@@ -305,8 +305,9 @@ class Recorder:
         if governor.n_left_out:
             left_out = f" ({governor.n_left_out} due steps left out)"
         limit = governor.limit or "no limit"
+        noun = "capture" if self._n_handed_on == 1 else "captures"
         say(
-            f"{self._n_handed_on} captures{left_out} took {_percent(governor.overhead)} of the "
+            f"{self._n_handed_on} {noun}{left_out} took {_percent(governor.overhead)} of the "
             f"wall time, {governor.spent_s:.1f} s ({limit})"
         )
 

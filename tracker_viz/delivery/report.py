@@ -46,11 +46,11 @@ class Report:
             return "all captures were delivered"
         left = sum(delivery.left for delivery in self.deliveries)
         n_damaged = sum(len(delivery.damaged) for delivery in self.deliveries)
-        parts = [f"{left} captures are left"]
+        parts = [f"captures left: {left}"]
         if n_damaged:
-            parts.append(f"{n_damaged} are damaged")
+            parts.append(f"damaged: {n_damaged}")
         if self.lost:
-            parts.append(f"{len(self.lost)} could not be written to the disk")
+            parts.append(f"never written to the disk: {len(self.lost)}")
         if self.command:
             parts.append(f"finish with: {self.command}")
         return "; ".join(parts)

@@ -84,7 +84,10 @@ class TrainingView:
         if self._ended:
             return
         self._ended = outcome
-        self._output.replace(self.markup(), self.words())
+        try:
+            self._output.replace(self.markup(), self.words())
+        except Exception:
+            log.exception("the end of the training can not be shown: %s", outcome)
 
     def words(self) -> str:
         """Return one line: ``GPT · step 120 · 45 captures · loss 3.214``."""
