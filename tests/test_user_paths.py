@@ -1,4 +1,4 @@
-"""Paths as people type them, ``~/runs``, and a working directory that is gone."""
+"""Paths as people type them, ``~/runs``; a working directory that is gone; users without a home."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import errno
 import fcntl
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tracker_viz import files
 from tracker_viz.delivery import Outbox
 from tracker_viz.demo import Decoder, ModelConfig
 from tracker_viz.errors import ConfigError
+from tracker_viz.rendering import kept, resolve_layout
 
 SMALL = {"size": "640x360", "hold_s": 0.1, "seconds_per_capture": 0.1}
 
@@ -121,9 +124,37 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     assert files.default_cache().name == f"tracker_viz-{os.getuid()}"
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    assert kept.fonts() is None
+    with pytest.raises(ConfigError, match="cannot be read"):
+        resolve_layout("~/none.yaml")
     monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
     monkeypatch.setenv("HOME", "/home/me")
     assert str(files.default_cache()) == "/home/me/cache/tracker_viz"
+
+
+def test_a_client_that_needs_a_home_is_said_with_the_way_out(tmp_path):
+    program = """
+import pwd
+import subprocess
+import sys
+from tracker_viz import trackers
+
+def nobody(uid):
+    raise KeyError(uid)
+
+pwd.getpwuid = nobody
+trackers.connect("mlflow")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={name: value for name, value in os.environ.items() if name != "HOME"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "ConfigError: mlflow cannot be imported" in ended.stderr
+    assert "HOME=/tmp" in ended.stderr
 
 
 @pytest.mark.parametrize("name", ["what?", "50%25"])

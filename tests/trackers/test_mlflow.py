@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -386,3 +387,13 @@ def test_an_alarm_is_a_tag_and_a_line_of_the_note(run):
     note = tags["mlflow.note.content"]
     assert note.count("**Alarm:**") == 2
     assert "first in blocks.2.attn" in note
+
+
+def test_a_clock_that_jumped_back_leaves_no_old_summary_in_sight(run, embedded, monkeypatch):
+    run.set_summary({"tracker_viz/loss": 2.0, "state": "old"})
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s - 86_400)
+    for loss in (1.0, 3.0):
+        run.set_summary({"tracker_viz/loss": loss, "state": "new"})
+        data = MlflowClient(embedded).get_run(run.ref.path).data
+        assert (data.metrics["tracker_viz/loss"], data.tags["state"]) == (loss, "new")

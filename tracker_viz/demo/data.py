@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tracker_viz.demo.words import in_words, learned_words
 from tracker_viz.errors import ConfigError
+from tracker_viz.files import home_expanded
 from tracker_viz.options import Options
 
 BOS = 256
@@ -256,7 +257,7 @@ def standard_library_files() -> list[Path]:
 def user_files(path: str, pattern: str) -> list[Path]:
     """Return the files that ``path`` names: a file, the files of a folder that match ``pattern``
     (without hidden ones), or those of a glob."""
-    place = Path(path).expanduser()
+    place = home_expanded(path)
     if place.is_file():
         return [place]
     if place.is_dir():

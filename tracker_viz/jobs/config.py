@@ -21,6 +21,7 @@ from pydantic import ConfigDict
 from yaml import YAMLError
 
 from tracker_viz.errors import ConfigError
+from tracker_viz.files import home_expanded
 from tracker_viz.jobs.explain import explain, no_value
 from tracker_viz.options import Options
 
@@ -191,7 +192,7 @@ def with_files_as_options(words: Iterable[str], settings: type[Settings]) -> lis
 
 def _as_option(settings: type[Settings], group: str, choice: str) -> str:
     text = choice.strip().strip("'\"")
-    path = Path(text).expanduser()
+    path = home_expanded(text)
     if path.suffix not in (".yaml", ".yml"):
         return choice
     options = group_options(group)

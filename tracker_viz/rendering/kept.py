@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracker_viz.files import default_cache, write_atomically
+from tracker_viz.files import default_cache, home_expanded, write_atomically
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -71,8 +71,8 @@ def fonts() -> str | None:
     if os.environ.get("MPLCONFIGDIR"):
         places = [Path(os.environ["MPLCONFIGDIR"])]
     else:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        places = [caches / "matplotlib", Path.home() / ".matplotlib"]
+        caches = home_expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        places = [caches / "matplotlib", home_expanded("~/.matplotlib")]
     lists = []
     for place in places:
         for path in sorted(place.glob("fontlist*.json")):

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tracker_viz.errors import ConfigError, unknown_name
+from tracker_viz.files import home_expanded
 from tracker_viz.options import LegalValues, Options
 from tracker_viz.rendering.scales import check_scale_options
 from tracker_viz.rendering.sources import Reduce, Show
@@ -298,7 +299,7 @@ def resolve_layout(layout: str | Path | Mapping[str, Any] | Layout) -> Layout:
     if isinstance(layout, Layout | Mapping):
         return Layout.of(layout)
     if str(layout).endswith((".yaml", ".yml")):
-        return read_layout(Path(layout).expanduser())
+        return read_layout(home_expanded(layout))
     if layout not in LAYOUTS:
         hint = "; or give the path of a YAML file"
         raise ConfigError(unknown_name("layout", str(layout), LAYOUTS) + hint)

@@ -30,12 +30,23 @@ def connect(scheme: str, **options: Any) -> Tracker:
     given = {name: value for name, value in options.items() if value is not None}
     try:
         if tracker_class.client:
-            importlib.import_module(tracker_class.client)
+            _import_client(tracker_class.client)
         return tracker_class(**given)
     except ImportError as error:
         raise MissingDependencyError(
             f"tracker {scheme!r} needs a package that is not installed ({error}); install it with: "
             f"{tracker_class.install}"
+        ) from error
+
+
+def _import_client(package: str) -> None:
+    try:
+        importlib.import_module(package)
+    except RuntimeError as error:
+        # MLflow's looks for the home directory, which a user id without an entry in passwd lacks.
+        raise ConfigError(
+            f"{package} cannot be imported ({error}); if it looks for a home directory, set HOME "
+            "to one that can be written, such as HOME=/tmp"
         ) from error
 
 

@@ -249,6 +249,7 @@ class MlflowRun(Run):
             for name, text in texts.items():
                 if there.tags.get(name) != text:
                     tags.append(RunTag(name, text))
+            changed = _later_than_now(changed, there)
             for metrics in batches(changed, MAX_METRICS_A_CALL):
                 self._client.log_batch(self._run_id, metrics=metrics, synchronous=True)
             for batch in batches(tags, MAX_PARAMS_A_CALL):
@@ -523,6 +524,17 @@ def existing_run(client: mlflow.MlflowClient, uri: str, run_id: str) -> mlflow.e
             f"{run_id}"
         )
     return run
+
+
+def _later_than_now(changed: list[Metric], there: mlflow.entities.RunData) -> list[Metric]:
+    """Return the metrics later than those that the run shows: of two values of a step MLflow shows
+    the later one, and a clock that jumped back would leave the old one in sight."""
+    shown_ms = {metric.key: metric.timestamp for metric in there.to_proto().metrics}
+    later = []
+    for metric in changed:
+        time_ms = max(metric.timestamp, shown_ms.get(metric.key, -1) + 1)
+        later.append(Metric(metric.key, metric.value, time_ms, metric.step))
+    return later
 
 
 def _file_address(ref: RunRef, artifact: str) -> str:
