@@ -60,6 +60,7 @@ INNER_LAYERS = {
         ["mlflow", "wandb"],  # the adapters, which know nothing of each other
         ["local", "testing"],
         ["download", "file_run", "registry", "sweep"],
+        ["tracker"],
         ["base"],
         ["bounded", "capture_index", "redaction", "run_config", "values"],
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlflow import MlflowClient
 
 from tracker_viz.trackers import connect
-from tracker_viz.trackers.mlflow.run import MlflowRun
+from tracker_viz.trackers.mlflow.run_note import RunNote
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.types import RunRef
 
@@ -58,7 +58,7 @@ def test_the_runs_note_lists_its_videos_and_never_overwrites_a_persons(run, tmp_
     client.set_tag(run.ref.path, "mlflow.note.content", note + "my own remark")
     run.put_video(tmp_path / "a.webm", layout="mlp", last_step=7)
     assert stored(run).data.tags["mlflow.note.content"] == note + "my own remark"
-    assert run.set_note("ours") is False
+    assert run._note.put("ours") is False
 
 
 def test_of_two_that_draw_a_run_at_once_the_note_lists_both_pictures(
@@ -68,14 +68,14 @@ def test_of_two_that_draw_a_run_at_once_the_note_lists_both_pictures(
     and listed the files first."""
     other = MlflowTracker(embedded, "contract").open_run(run.ref)
     (tmp_path / "a.webm").write_bytes(b"video")
-    set_note, first = MlflowRun.set_note, iter([True])
+    put, first = RunNote.put, iter([True])
 
     def late(writing, markdown):
-        if writing is run and next(first, False):
+        if writing is run._note and next(first, False):
             other.put_video(tmp_path / "a.webm", layout="ffn", last_step=7)
-        return set_note(writing, markdown)
+        return put(writing, markdown)
 
-    monkeypatch.setattr(MlflowRun, "set_note", late)
+    monkeypatch.setattr(RunNote, "put", late)
     run.put_video(tmp_path / "a.webm", layout="heads", last_step=7)
     note = stored(run).data.tags["mlflow.note.content"]
     assert "ffn](#" in note

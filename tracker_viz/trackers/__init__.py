@@ -4,7 +4,7 @@ An adapter's SDK is imported only when the tracker is reached.
 """
 
 from tracker_viz.plugins import schemes, tracker_class
-from tracker_viz.trackers.base import Run, Tracker
+from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.download import (
     Pulled,
     at_once,
@@ -39,6 +39,7 @@ from tracker_viz.trackers.sweep import (
     parent_run,
     parent_runs,
 )
+from tracker_viz.trackers.tracker import Tracker
 from tracker_viz.trackers.values import (
     Cell,
     ChunkPolicy,

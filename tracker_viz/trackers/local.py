@@ -39,8 +39,8 @@ from tracker_viz.files import (
 )
 from tracker_viz.stored import RunFile
 from tracker_viz.trackers import capture_index
-from tracker_viz.trackers.base import Tracker
 from tracker_viz.trackers.file_run import FileRun
+from tracker_viz.trackers.tracker import Tracker
 from tracker_viz.trackers.values import MetricPoint, RunInfo, RunState, checked_artifact, flatten
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 

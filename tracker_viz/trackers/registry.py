@@ -8,7 +8,8 @@ from typing import Any
 
 from tracker_viz import plugins
 from tracker_viz.errors import ConfigError, MissingDependencyError, unknown_name
-from tracker_viz.trackers.base import Run, Tracker
+from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.tracker import Tracker
 from tracker_viz.trackers.values import LoggerRun
 from tracker_viz.types import RunRef
 

@@ -19,7 +19,8 @@ from tracker_viz import plugins
 from tracker_viz.errors import TrackerVizError, TransientTrackerError
 from tracker_viz.files import locked, read_json, write_json
 from tracker_viz.stored import ParentsFile
-from tracker_viz.trackers.base import Run, Tracker
+from tracker_viz.trackers.base import Run
+from tracker_viz.trackers.tracker import Tracker
 from tracker_viz.types import RunRef
 
 log = logging.getLogger(__name__)

@@ -18,18 +18,16 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 
 from tracker_viz.capture_file import REPAIR, check_file
 from tracker_viz.errors import (
     CaptureFileError,
-    ConfigError,
     NoSuchFileError,
     RunNotFoundError,
     TrackerError,
     TransientTrackerError,
 )
-from tracker_viz.files import copy_atomically, parsed_json, parsed_object
+from tracker_viz.files import copy_atomically, parsed_object
 from tracker_viz.stored import IndexEntry
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import Run
@@ -45,6 +43,7 @@ from tracker_viz.trackers.mlflow.limits import (
     batches,
     legal_name,
 )
+from tracker_viz.trackers.mlflow.run_note import RunNote
 from tracker_viz.trackers.redaction import without_userinfo
 from tracker_viz.trackers.values import (
     Cell,
@@ -65,14 +64,11 @@ PARENT_TAG = "mlflow.parentRunId"
 
 # The UI shows no tag whose name begins with "mlflow.": so it hides what only we read.
 KEY_TAG = "mlflow.tracker_viz.key"
-_INPUTS_TAG = "mlflow.tracker_viz.inputs"
 _CONFIG_TAG = "mlflow.tracker_viz.config"
 _SWEEP_TAG = "mlflow.tracker_viz.parentRunId"
 # Where runs of version 0.1.0 have them.
 OLD_KEY_TAG = "tracker_viz.key"
-_OLD_INPUTS_TAG = "tracker_viz.inputs"
 
-_INPUTS = "compare/inputs.json"
 _CONFIG = "config.json"
 MAX_ENTRY_BYTES = 1 << 20
 MAX_CONFIG_BYTES = 64 << 20
@@ -109,9 +105,11 @@ class MlflowRun(Run):
         self._ours = ours
         self._ui_url = ui_url
         self._spoken = time.monotonic()
-        self._names: dict[RunRef, str] = {}
         self._resumed = False
         self._workspace = service.current_workspace()
+        self._note = RunNote(
+            client, self._files, self.ref, self._experiment_id, self._workspace, self._service
+        )
 
     @property
     def ref(self) -> RunRef:
@@ -264,13 +262,13 @@ class MlflowRun(Run):
                 sentence[:MAX_TAG_CHARACTERS],
                 synchronous=True,
             )
-        self._refresh_note()
+        self._note.refresh()
 
     def put_file(self, file: Path, artifact: str) -> str:
         with self._service(f"store {checked_artifact(artifact)}"):
             self._files.put(file, artifact)
         if note.is_noted(artifact):
-            self._refresh_note()
+            self._note.refresh()
         return self.url(artifact)
 
     def put_table(self, rows: Sequence[Mapping[str, Cell]], name: str) -> str:
@@ -288,13 +286,7 @@ class MlflowRun(Run):
     def link_inputs(self, refs: Sequence[RunRef]) -> None:
         """Store the references in a file, in a tag that can be searched for, and as links in the
         run's note."""
-        texts = list(map(str, refs))
-        with self._service("link what this was made of"):
-            self._files.put_bytes(json.dumps(texts).encode(), _INPUTS)
-            self._client.set_tag(
-                self._run_id, _INPUTS_TAG, json.dumps(texts)[:MAX_TAG_CHARACTERS], synchronous=True
-            )
-        self._refresh_note()
+        self._note.link_inputs(refs)
 
     def source_in_page(self, ref: RunRef, artifact: str) -> str | None:
         """Return the address from which the UI itself loads files. A page in its sandbox may play
@@ -345,81 +337,6 @@ class MlflowRun(Run):
             if self._client.get_run(self._run_id).info.status != status:
                 with service.no_printed_links():
                     self._client.set_terminated(self._run_id, status)
-
-    def set_note(self, markdown: str) -> bool:
-        """Show ``markdown`` on the run's overview page, unless a person wrote or edited the note
-        there. Return whether it is shown."""
-        with self._service("write the run's note"):
-            there = self._client.get_run(self._run_id).data.tags.get(note.TAG)
-            if there and not note.is_ours(there):
-                return False
-            self._client.set_tag(
-                self._run_id,
-                note.TAG,
-                note.signed(markdown[: MAX_TAG_CHARACTERS - 100]),
-                synchronous=True,
-            )
-        return True
-
-    def _refresh_note(self) -> None:
-        written: str | None = None
-        while True:
-            with self._service("list what the note shows"):
-                files = [*self._files.names(""), *self._files.names(note.COMPARED)]
-                tags = self._client.get_run(self._run_id).data.tags
-                text = note.run_note(
-                    files,
-                    run_id=self._run_id,
-                    link=self._relative_link,
-                    head_table=self._text_of(note.HEAD_TABLE, files),
-                    event_table=self._text_of(note.EVENT_TABLE, files),
-                    verified=self._text_of(note.VERIFIED, files),
-                    compared=self._text_of(note.COMPARED_TABLE, files),
-                    inputs=self._inputs(),
-                    alarms=note.alarms_in(tags),
-                )
-            # Another process that draws the same run may have put a picture and its note here since
-            # the files were listed.
-            if text == written or not self.set_note(text):
-                return
-            written = text
-
-    def _text_of(self, artifact: str, files: Collection[str]) -> str | None:
-        return self._files.read(artifact).decode(errors="replace") if artifact in files else None
-
-    def _inputs(self) -> dict[RunRef, str]:
-        """Return the runs whose captures this one was made from, with their names."""
-        tags = self._client.get_run(self._run_id).data.tags
-        if not {_INPUTS_TAG, _OLD_INPUTS_TAG} & tags.keys():
-            return {}
-        try:
-            texts = parsed_json(self._files.read(_INPUTS), _INPUTS)
-            refs = [RunRef.from_stored(str(text)) for text in texts]
-        except TransientTrackerError:
-            raise
-        except (TrackerError, ConfigError, TypeError) as error:
-            # Somebody removed or changed it, which must not keep a video out of the run.
-            log.warning("%s of %s is left out: %s", _INPUTS, self.ref, error)
-            return {}
-        names = {ref: self._name_of(ref) for ref in refs[: note.MAX_RUNS]}
-        return {ref: names.get(ref, str(ref)) for ref in refs}
-
-    def _name_of(self, ref: RunRef) -> str:
-        if ref.scheme != self.ref.scheme:
-            return str(ref)
-        if ref not in self._names:
-            try:
-                self._names[ref] = self._client.get_run(ref.path).info.run_name or ref.path
-            except MlflowException:
-                self._names[ref] = ref.path[:8]  # of another service, or gone for good
-        return self._names[ref]
-
-    def _relative_link(self, artifact: str) -> str:
-        """Return a link that works wherever the UI is served."""
-        link = service.run_link(
-            "", self._experiment_id, self._run_id, artifact, workspace=self._workspace
-        )
-        return link.lstrip("/")
 
     # -- reading -----------------------------------------------------------------------------------
 

@@ -23,9 +23,9 @@ from tracker_viz.errors import (
     TrackerVizError,
     TransientTrackerError,
 )
-from tracker_viz.trackers.base import Tracker, server_health
 from tracker_viz.trackers.redaction import without_userinfo
 from tracker_viz.trackers.run_config import as_name
+from tracker_viz.trackers.tracker import Tracker, server_health
 from tracker_viz.trackers.values import Health, LoggerRun
 from tracker_viz.types import RunRef
 

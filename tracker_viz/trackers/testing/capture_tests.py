@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tracker_viz.errors import CaptureFileError, TrackerError
-from tracker_viz.trackers.base import Run, Tracker
+from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.testing.sample_captures import write_captures
 from tracker_viz.trackers.testing.supplied import Supplied
+from tracker_viz.trackers.tracker import Tracker
 from tracker_viz.types import CapturePath
 
 

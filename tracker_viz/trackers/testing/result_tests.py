@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tracker_viz.errors import ConfigError, TrackerError
-from tracker_viz.trackers.base import Run, Tracker
+from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.testing.supplied import Supplied
+from tracker_viz.trackers.tracker import Tracker
 from tracker_viz.trackers.values import MetricPoint
 
 HOSTILE_PATHS = [

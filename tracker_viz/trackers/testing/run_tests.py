@@ -13,8 +13,9 @@ import pytest
 
 from tracker_viz import plugins
 from tracker_viz.errors import RunNotFoundError, TrackerError
-from tracker_viz.trackers.base import Run, Tracker
+from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.testing.supplied import CONFIG, Supplied
+from tracker_viz.trackers.tracker import Tracker
 from tracker_viz.types import RunRef
 
 

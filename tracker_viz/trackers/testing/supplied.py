@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tracker_viz.files import read_json
-from tracker_viz.trackers.base import Run, Tracker
+from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.testing.sample_captures import write_captures
+from tracker_viz.trackers.tracker import Tracker
 from tracker_viz.trackers.values import INPUTS, SUMMARY, Cell
 from tracker_viz.types import CapturePath, CaptureRef, RunRef
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tracker_viz.errors import ConfigError
-from tracker_viz.trackers.base import Run, Tracker
+from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.testing.supplied import Supplied
+from tracker_viz.trackers.tracker import Tracker
 from tracker_viz.trackers.values import Cell
 from tracker_viz.types import CapturePath, RunRef
 

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tracker_viz.errors import ConfigError, RunNotFoundError, TrackerError, TrackerVizError
-from tracker_viz.trackers.base import Run, Tracker, server_health
+from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.redaction import without_secrets
 from tracker_viz.trackers.run_config import as_name
+from tracker_viz.trackers.tracker import Tracker, server_health
 from tracker_viz.trackers.values import Health, LoggerRun
 from tracker_viz.types import RunRef
 
