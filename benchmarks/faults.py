@@ -40,6 +40,44 @@ TABLES = {
     "many": many.COLUMNS,
     "fuzz": fuzz.COLUMNS,
 }
+INTRODUCTION = """# Kills, disks, networks and damaged files
+
+`python benchmarks/faults.py kill`, `draw`, `disks`, `networks`, `many`, `fuzz`; `table` prints
+what was counted. Every trial is a process of its own that trains a small model and captures it
+eleven times into one run, and that something happens to; then `push`, and the run is compared
+with what the training noted. *Lost*: captures that were on the disk and are not in the run.
+*Doubled*: twice in it, or in two runs. *Changed*: other bytes. *Points*: of the loss's chart.
+*Half files*: `.partial` files that are left. W&B is the real client against a stand-in for the
+service. The stall is the longest wait of the training for `submit`; memory is the process's,
+most of which is torch. The machine had two cores, shared with others."""
+EXPLAINED = {
+    "kill": """## Trainings and pushes killed with SIGKILL at random instants
+
+A push after the training is killed, too, and the next one finishes. *While uploading*: captures
+on the disk waited for their upload. Trials without a kill had ended before it.""",
+    "draw": """## Renderings and comparisons killed
+
+After each kill every capture of the two runs and every video in them is read: it is there as it
+was, or whole. *Half files* are counted after the next whole one; *failed*: the work raised.""",
+    "disks": """## Disks
+
+File systems in memory of their own, full (also from the start), without inodes, read-only or
+moved away for 1.5 s, or with 0.2 s for every sync and rename. Under the spool, the temporary
+directory and MLflow's artifacts a training writes on; with the cache a run is drawn from a
+server.""",
+    "networks": """## Networks and servers
+
+A proxy does this to a share of the requests while the training lasts (8 s of patience at its
+end), then lets all through for `push`. Resets *after* come when the service has done what it
+was asked for; *lost*: its answer never comes; 429, 503 and 500 say Retry-After: 1. *Killed*:
+the server, while captures are uploaded. *Lost database*: the run is deleted in it, and what is
+left is pushed into another.""",
+    "many": """## Ten thousand captures""",
+    "fuzz": """## Damaged files
+
+Bytes, JSON values and headers of a whole file of each kind, changed by hypothesis. Readers
+raise our errors, or read it.""",
+}
 STORES_OF = {"networks": ["mlflow-server", "wandb"], "many": ["local", "mlflow"]}
 
 
@@ -57,7 +95,7 @@ def main() -> None:
         warm_up()
         with tempfile.TemporaryDirectory(prefix="faults-") as directory:
             run(options, Path(directory))
-    print_tables()
+    write_tables()
 
 
 def run(options: argparse.Namespace, directory: Path) -> None:
@@ -84,9 +122,16 @@ def run(options: argparse.Namespace, directory: Path) -> None:
         networks.try_lost_database(n_trials, directory)
 
 
-def print_tables() -> None:
+def write_tables() -> None:
+    """Print what was counted so far, and write it beside this file."""
+    parts = [INTRODUCTION]
     for kind, columns in TABLES.items():
-        print(table(Tallies(kind).rows(), columns, kind), end="\n\n")
+        rows = Tallies(kind).rows()
+        if rows:
+            parts.append(f"{EXPLAINED[kind]}\n\n{table(rows, columns, kind)}")
+    text = "\n\n".join(parts) + "\n"
+    Path(__file__).with_suffix(".md").write_text(text)
+    print(text)
 
 
 def warm_up() -> None:

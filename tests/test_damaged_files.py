@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracker_viz.errors import TrackerVizError
+from tracker_viz.trackers.wandb.artifacts import from_text
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -43,3 +44,8 @@ def test_a_damaged_file_is_read_or_refused(kind: Kind):
             assert len(said) < 2000
 
         read()
+
+
+def test_a_size_of_thousands_of_digits_is_refused():
+    with pytest.raises(TrackerVizError, match="a capture is listed as"):
+        from_text(f"step-00000003.safetensors {'9' * 5000} {'ab' * 32}")

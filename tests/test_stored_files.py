@@ -134,6 +134,8 @@ def test_odd_lines_of_a_journal_are_left_out_and_asked_again(tmp_path):
             [
                 '{"captures": [{"step": 1}]}',
                 '{"captures": [{"step": 2, "file_name": "x", "nbytes": 1, "sha256": "y"}]}',
+                '{"captures": [{"step": 3, "file_name": "step-00000003.safetensors", "nbytes": 1, '
+                f'"sha256": "{"ab" * 32}", "of_a_newer_version": 1}}]}}',
                 '{"metrics": 5}',
                 DEEP,
                 '{"metrics": ["step-00000000.safetensors"], "of_a_newer_version": 1}',
@@ -141,9 +143,9 @@ def test_odd_lines_of_a_journal_are_left_out_and_asked_again(tmp_path):
         )
     )
     journal = Journal(path)
-    assert journal.captures == {}
+    assert list(journal.captures) == ["step-00000003.safetensors"]
     assert journal.metrics == {"step-00000000.safetensors"}
-    assert len(read_lines(path)) == 4
+    assert len(read_lines(path)) == 5
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from tracker_viz.errors import TrackerError
 from tracker_viz.files import MAX_JSON_BYTES, parsed_object
@@ -100,9 +100,28 @@ class DestinationEntry(Stored):
 class JournalLine(Stored):
     """A line of ``sent/<destination>.jsonl``."""
 
-    captures: tuple[CaptureRef, ...] = ()
+    class Entry(Stored):
+        # Not CaptureRef itself, which has no room for a newer version's keys.
+        step: Step
+        file_name: CaptureName
+        nbytes: int = Field(ge=0)
+        sha256: Sha256
+
+        @model_validator(mode="after")
+        def _names_its_step(self) -> Self:
+            CaptureRef(self.step, self.file_name, self.nbytes, self.sha256)
+            return self
+
+    captures: tuple[Entry, ...] = ()
     metrics: tuple[CaptureName, ...] = ()
     enqueued: tuple[CaptureName, ...] = ()
+
+    @property
+    def refs(self) -> list[CaptureRef]:
+        return [
+            CaptureRef(each.step, each.file_name, each.nbytes, each.sha256)
+            for each in self.captures
+        ]
 
 
 class MetricsLine(Stored):

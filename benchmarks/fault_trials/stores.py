@@ -55,6 +55,10 @@ class Store(ABC):
         """Return how many half-written files the trial left in the store."""
         return 0
 
+    def settle(self, ref: RunRef) -> None:
+        """Let the time pass after which the service takes the next writer of a run."""
+        return
+
     def extra(self, ref: RunRef) -> int:
         """Return how many copies of captures there are beside the first of each."""
         return 0
@@ -188,6 +192,9 @@ class WandbStore(Store):
     def charted(self, ref: RunRef) -> list[int]:
         return self._host.call("charted", ref.path)
 
+    def settle(self, ref: RunRef) -> None:
+        self._host.call("crash", ref.path)
+
     def extra(self, ref: RunRef) -> int:
         return self._host.call("extra", ref.path)
 
@@ -215,6 +222,10 @@ class WandbHost:
         versions = self._server.artifacts(path, "tracker-viz-capture")
         names = Counter(name for version in versions for name in version.files)
         return sum(names.values()) - len(names)
+
+    def crash(self, path: str) -> None:
+        """As if the run's process had been silent for five minutes."""
+        self._server.run(path).crash()
 
     def stop(self) -> None:
         self._server.stop()

@@ -24,16 +24,18 @@ from tracker_viz.files import read_json
 from tracker_viz.metrics import ScoreSeries
 from tracker_viz.metrics.score_file import read_score_file, score_bytes
 from tracker_viz.stored import LatestCheckpoint, TimelineFile
-from tracker_viz.trackers.capture_index import parse_entry
+from tracker_viz.trackers.capture_index import INDEX, entry_name, parse_entry
+from tracker_viz.trackers.file_run import FileRun
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.mlflow.note import run_note
-from tracker_viz.trackers.sweep import noted_parents
+from tracker_viz.trackers.sweep import PARENTS_FILE, noted_parents
 from tracker_viz.trackers.testing import make_capture
 from tracker_viz.trackers.wandb.artifacts import from_text
 from tracker_viz.types import CaptureRef
 
 SHA256 = "ab" * 32
 REF = {"step": 3, "file_name": "step-00000003.safetensors", "nbytes": 10, "sha256": SHA256}
+ENTRY = CaptureRef(3, "step-00000003.safetensors", 10, SHA256)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ KINDS = (
         lambda path: Spool(path.parent.parent).tables(),
     ),
     Kind(
-        "parents.json",
+        PARENTS_FILE,
         _json({"parents": [{"ref": "local:/a", "options": {}}]}),
         lambda path: noted_parents(path.parent),
     ),
@@ -197,9 +199,9 @@ KINDS = (
         lambda path: parse_entry(_text(path)),
     ),
     Kind(
-        "captures/index/entry.json",
+        f"{INDEX}/{entry_name(ENTRY)}",
         _json({"step": 3, "time": 1.5}),
-        lambda path: LocalRun(path.parents[2])._newest([CaptureRef(**REF)] * 2),  # type: ignore[arg-type]
+        lambda path: FileRun._stored_at(LocalRun(path.parents[2]), ENTRY),
     ),
 )
 

@@ -38,7 +38,7 @@ class Journal:
                 # What it noted is asked of the destination again.
                 log.warning("a line is left out: %s", error)
                 continue
-            self.captures |= {ref.file_name: ref for ref in line.captures}
+            self.captures |= {ref.file_name: ref for ref in line.refs}
             self.metrics.update(line.metrics)
             self.enqueued.update(line.enqueued)
         self.enqueued -= self.metrics

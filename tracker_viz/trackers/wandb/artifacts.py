@@ -91,13 +91,18 @@ def from_text(text: Any) -> list[CaptureRef]:
     refs = []
     for line in str(text).splitlines():
         match line.split(" "):
-            case [name, nbytes, sha256] if nbytes.isdecimal() and int(nbytes) <= MAX_FILE_BYTES:
+            case [name, nbytes, sha256] if _is_size(nbytes):
                 refs.append(CaptureRef(capture_step(name), name, int(nbytes), sha256))
             case _:
                 raise ConfigError(
                     f"a capture is listed as '<file name> <bytes> <sha256>'; got {line[:200]!r}"
                 )
     return refs
+
+
+def _is_size(text: str) -> bool:
+    # Python turns no text of thousands of digits into a number.
+    return text.isdecimal() and len(text) <= 12 and int(text) <= MAX_FILE_BYTES
 
 
 class CaptureUploads:
