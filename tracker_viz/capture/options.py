@@ -79,7 +79,9 @@ class CaptureOptions(Options):
     up to a fifth more for the pass), residual (size of the residual stream behind every block, and
     the share of its largest channels). null: these, which cost little. Dearer ones are lens (what
     the model would say behind every block, for 24 tokens of text: as many products with the whole
-    vocabulary as there are blocks, a tenth more for the pass of GPT-2)."""
+    vocabulary as there are blocks, a tenth more for the pass of GPT-2) and head_writes (by how much
+    every head raises the right next token, and whether it copies: reads every output projection
+    once, and goes backward through it for the rows that are drawn)."""
 
     @field_validator("signals")
     @classmethod

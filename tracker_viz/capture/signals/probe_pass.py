@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tracker_viz.capture.discover.model_info import ModelStructure
 from tracker_viz.capture.distributed import whole_tensor
@@ -63,12 +64,14 @@ class ProbePass:
     @contextmanager
     def following(self, model: nn.Module) -> Iterator[None]:
         """Look at the blocks of ``model`` inside the ``with``."""
-        handles = []
+        handles: list[RemovableHandle] = []
         try:
             if self._signals:
                 for block in self._n_seen:
                     module = model.get_submodule(self._structure.blocks[block])
                     handles.append(module.register_forward_hook(self._leaving(block)))
+            for signal in self._signals:
+                handles += signal.hooks(model)
             if any(signal.reads_final_norm for signal in self._signals):
                 for module in _outside(model, self._structure.blocks):
                     handles.append(module.register_forward_hook(self._calling_outside))

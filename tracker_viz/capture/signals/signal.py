@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,10 @@ class Signal:
     logit_rows: Sequence[int] = ()
     # Whether it overrides ``saw_final_norm``.
     reads_final_norm = False
+
+    def hooks(self, model: nn.Module) -> Iterable[RemovableHandle]:
+        """Look at other modules, too: register hooks for the pass, which are removed after it."""
+        return ()
 
     def saw_block(self, block: int, stream: Tensor, first_row: int) -> None:
         """Take the residual stream behind a block: [row, position, d_model], in the model's dtype.

@@ -20,6 +20,9 @@ _TELLING = {
     "expert.text_share": "share of text",
     "expert.vocabulary": "same token again",
     "head.distance": "distance looked back",
+    "write.copying": "copies the right token",
+    "write.right_repeated": "raises the right token (repeats)",
+    "write.right_text": "raises the right token (text)",
     "weight.distance": "distance from start",
     "weight.update": "update since last",
 }
@@ -75,7 +78,7 @@ def _score_card(builder: PlanBuilder, name: str, absent: NDArray[np.bool_]) -> C
         return Card(title, source, scale, mask=absent)
     if score.startswith("router."):
         return Card(title, source, scale, (_ROUTER_COLUMN,), mask=absent)
-    if not score.startswith("head."):
+    if not score.startswith(("head.", "write.")):
         labels = builder.series.labels("projection", columns)
         return Card(title, source, scale, labels, mask=absent)
     role = role_of_score(builder.series, name)

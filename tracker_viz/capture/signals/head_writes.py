@@ -1,0 +1,211 @@
+"""Measure what heads write: how much each one raises the logit of the token that comes next, and
+whether it copies.
+
+An induction head does both halves of its definition (Olsson et al. 2022): it looks back to what
+followed last time, which attention shows, and it raises the logit of that token, which is measured
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from tracker_viz.capture.discover.model_info import ModelStructure
+from tracker_viz.capture.probe import Probe
+from tracker_viz.capture.signals.attribution import (
+    FrozenNorm,
+    candidate_attributions,
+    frozen_norm,
+    head_attributions,
+)
+from tracker_viz.capture.signals.signal import Signal, SignalArray
+from tracker_viz.capture.weights.matrices import Projection, read
+
+PREFIX = "scores.write."
+# How far a block's output may lie from the sum of what its parts give, relative to its size.
+_TOLERANCE = 0.02
+_CHECKED_POSITIONS = 8
+
+
+class HeadWrites(Signal):
+    """Gives ``scores.write.<name>``, float32 [block, head], over the rows that are drawn:
+
+    ``right_repeated``, ``right_text``: by how much the head raises the logit of the right next
+    token over the mean of all tokens, with the final norm's scale frozen: of repeats among later
+    copies, of text everywhere. In logits, of any sign.
+
+    ``copying``: share, 0..1, of the positions in later copies at which the head raises the right
+    next token most of all tokens of the row; by chance 1 / period.
+
+    NaN for heads that are not there, and in blocks that change what heads give before they add it.
+    """
+
+    reads_final_norm = True
+
+    def __init__(self, probe: Probe, structure: ModelStructure) -> None:
+        self._rows = [(row, at) for at, row in enumerate(probe.rows) if not row.hidden]
+        self._ids = probe.input_ids
+        self._structure = structure
+        self._parameters: dict[str, Tensor] = {}
+        # block -> what enters and what leaves its output projection, of the drawn rows
+        self._outputs: dict[int, tuple[Tensor, Tensor]] = {}
+        # block -> whether its output is the sum of its input, its heads and another part
+        self._is_sum: dict[int, bool] = {}
+        self._parts: list[Tensor] = []
+        self._norm: tuple[nn.Module, Tensor] | None = None
+        self._scores: dict[str, Tensor] = {}
+        self._why = (
+            "what heads write: the pass was not seen to end in a final norm and a projection to "
+            "the vocabulary"
+        )
+
+    def hooks(self, model: nn.Module) -> Iterable[RemovableHandle]:
+        """Follow the output projections, and the parts of which blocks are a sum."""
+        self._parameters = dict(model.named_parameters())
+        for projection in self._projections().values():
+            module = model.get_submodule(projection.parameters[0].rpartition(".")[0])
+            yield module.register_forward_hook(self._leaving_heads(projection.block))
+        for block in self._projections():
+            module = model.get_submodule(self._structure.blocks[block])
+            for part in module.children():
+                yield part.register_forward_hook(self._leaving_part)
+            yield module.register_forward_hook(self._leaving_block(block))
+
+    def saw_final_norm(self, norm: nn.Module, entering: Tensor, first_row: int) -> None:
+        """Keep the norm with its input."""
+        if len(entering) == len(self._ids):
+            self._norm = norm, entering[self._drawn]
+
+    def saw_unembedding(
+        self, entering: Tensor, weight: Tensor, bias: Tensor | None, first_row: int
+    ) -> None:
+        """Score every head."""
+        if self._norm is None:
+            return
+        if not self._outputs:
+            self._why = (
+                "what heads write: no block has an output projection that is one matrix, whole on "
+                "this process"
+            )
+            return
+        if not any(self._is_sum.values()):
+            self._why = (
+                "what heads write: no block's output is the sum of its input, what its heads give "
+                "and one other part"
+            )
+            return
+        frozen = frozen_norm(self._norm[0], self._norm[1], entering[self._drawn])
+        if frozen is None:
+            self._why = "what heads write: the final norm is neither a LayerNorm nor an RMSNorm"
+            return
+        self._why = ""
+        shape = (len(self._structure.n_heads), max(self._structure.n_heads))
+        for block in filter(self._is_sum.__getitem__, self._is_sum):
+            w_o = read(self._parameters, self._projections()[block])
+            for name, values in self._of_block(block, w_o, frozen, weight).items():
+                if name not in self._scores:
+                    self._scores[name] = values.new_full(shape, torch.nan)
+                self._scores[name][block, : len(values)] = values
+
+    def arrays(self) -> Iterable[SignalArray]:
+        """Return the scores of those rows that the probe has."""
+        for name, values in self._scores.items():
+            yield SignalArray(f"{PREFIX}{name}", values, ("block", "head"))
+
+    def missing(self) -> str:
+        """Return why no head was scored."""
+        return self._why
+
+    @property
+    def _drawn(self) -> list[int]:
+        return [at for _, at in self._rows]
+
+    def _projections(self) -> dict[int, Projection]:
+        """Return block -> its output projection, where that is one parameter, whole on this
+        process, and splits evenly by head."""
+        found = {}
+        for projection in self._structure.projections:
+            n_heads = self._structure.n_heads[projection.block]
+            is_split = n_heads > 0 and projection.shape[1] % n_heads == 0
+            if projection.name != "attn.w_o" or len(projection.parameters) != 1 or not is_split:
+                continue
+            parameter = self._parameters.get(projection.parameters[0])
+            is_plain = parameter is not None and parameter.is_floating_point()
+            if is_plain and not hasattr(parameter, "full_tensor"):
+                found[projection.block] = projection
+        return found
+
+    def _leaving_heads(self, block: int) -> Callable[..., None]:
+        def leave(_module: nn.Module, inputs: Any, output: Any) -> None:
+            entering = inputs[0] if inputs else None
+            if self._is_whole(entering) and self._is_whole(output):
+                self._outputs[block] = entering[self._drawn], output[self._drawn]
+
+        return leave
+
+    def _leaving_part(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        leaving = output[0] if isinstance(output, tuple | list) and output else output
+        if self._is_whole(leaving):
+            self._parts.append(leaving[:1, :_CHECKED_POSITIONS].float())
+
+    def _leaving_block(self, block: int) -> Callable[..., None]:
+        def leave(_module: nn.Module, inputs: Any, output: Any) -> None:
+            leaving = output[0] if isinstance(output, tuple | list) and output else output
+            entering = inputs[0] if inputs else None
+            if block in self._outputs and self._is_whole(entering) and self._is_whole(leaving):
+                few = (slice(0, 1), slice(0, _CHECKED_POSITIONS))
+                written = self._outputs[block][1][few].float()
+                rest = leaving[few].float() - entering[few].float() - written
+                size = leaving[few].float().abs().max()
+                alike = [
+                    bool((rest - part).abs().max() <= _TOLERANCE * size)
+                    for part in self._parts
+                    if part.shape == rest.shape
+                ]
+                self._is_sum[block] = any(alike)
+            self._parts = []
+
+        return leave
+
+    def _is_whole(self, tensor: Any) -> bool:
+        """Return whether this is [row, position, channel] of the whole probe, on this process."""
+        return (
+            isinstance(tensor, Tensor)
+            and not hasattr(tensor, "full_tensor")
+            and tensor.ndim == 3
+            and tensor.shape[:2] == self._ids.shape
+        )
+
+    def _of_block(
+        self, block: int, w_o: Tensor, frozen: FrozenNorm, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Return score -> float32 [head]."""
+        n_heads = self._structure.n_heads[block]
+        mean = weight.mean(0, dtype=torch.float32)
+        values: dict[str, list[Tensor]] = {}
+        for place, (row, at) in enumerate(self._rows):
+            ids = self._ids[at].to(weight.device)
+            outputs = self._outputs[block][0][place]
+            first = 0
+            if row.kind == "repeated":
+                first = int(row.start or 0) + int(row.period or 0)
+            read_at = torch.arange(first, len(ids) - 1, device=weight.device)
+            if not len(read_at):
+                continue
+            right = ids[read_at + 1]
+            directions = frozen.turned(weight[right].float() - mean)
+            directions = directions / frozen.scales[place, read_at][:, None]
+            added = head_attributions(outputs[read_at][None], w_o, directions[None], n_heads)[0]
+            values.setdefault(f"right_{row.kind}", []).append(added.mean(0))
+            if row.kind == "repeated":
+                candidates, place_of = torch.unique(ids, return_inverse=True)
+                turned = frozen.turned(weight[candidates].float())
+                each = candidate_attributions(outputs[read_at], w_o, turned, n_heads)
+                is_right = each.argmax(-1) == place_of[read_at + 1][:, None]
+                values.setdefault("copying", []).append(is_right.float().mean(0))
+        return {name: torch.stack(rows).mean(0) for name, rows in values.items()}
