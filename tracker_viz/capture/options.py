@@ -79,9 +79,11 @@ class CaptureOptions(Options):
     up to a fifth more for the pass), residual (size of the residual stream behind every block, and
     the share of its largest channels). null: these, which cost little. Dearer ones are lens (what
     the model would say behind every block, for 24 tokens of text: as many products with the whole
-    vocabulary as there are blocks, a tenth more for the pass of GPT-2) and head_writes (by how much
+    vocabulary as there are blocks, a tenth more for the pass of GPT-2), head_writes (by how much
     every head raises the right next token, and whether it copies: reads every output projection
-    once, and goes backward through it for the rows that are drawn)."""
+    once, and goes backward through it for the rows that are drawn) and composition (how much heads
+    read of earlier heads, where captures hold only parts of the matrices: some milliseconds of an
+    accelerator, a second of two cores; large models on some blocks alone)."""
 
     @field_validator("signals")
     @classmethod

@@ -6,9 +6,18 @@ thread runs it.
 """
 
 from tracker_viz.metrics.alarms import Alarm, Alarms
+from tracker_viz.metrics.circuits.captured import AXES as COMPOSITION_AXES
 from tracker_viz.metrics.circuits.captured import composition_scores
 from tracker_viz.metrics.circuits.composition import PREFIX as COMPOSITION_PREFIX
-from tracker_viz.metrics.circuits.composition import random_composition
+from tracker_viz.metrics.circuits.composition import (
+    HeadMatrices,
+    composition_of,
+    pairs_of,
+    random_composition,
+    split_heads,
+    thinned,
+)
+from tracker_viz.metrics.circuits.composition import as_arrays as composition_arrays
 from tracker_viz.metrics.events import (
     DeadExperts,
     Event,
@@ -90,6 +99,7 @@ from tracker_viz.metrics.verdicts import (
 from tracker_viz.metrics.weights.weight_scores import MAX_SPECTRUM_SIDE, WEIGHT_NAME, WEIGHT_SCORES
 
 __all__ = [
+    "COMPOSITION_AXES",
     "COMPOSITION_PREFIX",
     "CURVE_THRESHOLDS",
     "EXPERT_PREFIX",
@@ -119,6 +129,7 @@ __all__ = [
     "Event",
     "Evidence",
     "HeadChange",
+    "HeadMatrices",
     "LossFall",
     "Onset",
     "ProbeRow",
@@ -132,6 +143,8 @@ __all__ = [
     "WeightChange",
     "chart_metrics",
     "charted",
+    "composition_arrays",
+    "composition_of",
     "composition_scores",
     "event_table",
     "find_events",
@@ -151,6 +164,7 @@ __all__ = [
     "onset_curve",
     "onset_table",
     "onsets",
+    "pairs_of",
     "random_composition",
     "read_score_file",
     "role_evidence",
@@ -168,7 +182,9 @@ __all__ = [
     "sentences",
     "shown_heads",
     "shown_summary",
+    "split_heads",
     "strongest_event",
+    "thinned",
     "verdict_rows",
     "weight_changes",
 ]

@@ -66,7 +66,7 @@ def test_captures_without_composition_are_drawn_from_their_matrices(synthetic, s
 def test_captures_without_matrices_are_refused_with_the_fix(synthetic, small_run, tmp_path):
     gone = ("scores.composition", "blocks.0.attn.w", "blocks.1.attn.w")
     series = without(synthetic, small_run, tmp_path / "run", gone)
-    with pytest.raises(LayoutError, match="max_mb"):
+    with pytest.raises(LayoutError, match="signals="):
         make_plan(LAYOUT, series)
 
 

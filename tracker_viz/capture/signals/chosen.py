@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 
 from tracker_viz.capture.discover.model_info import ModelStructure
 from tracker_viz.capture.probe import Probe
+from tracker_viz.capture.signals.composition import Composition
 from tracker_viz.capture.signals.head_writes import HeadWrites
 from tracker_viz.capture.signals.lens import LogitLens
 from tracker_viz.capture.signals.max_logits import MaxLogits
@@ -14,6 +15,7 @@ from tracker_viz.capture.signals.residual import ResidualStream
 from tracker_viz.capture.signals.signal import Signal
 
 _SIGNALS: dict[str, Callable[[Probe, ModelStructure], Signal]] = {
+    "composition": Composition,
     "head_writes": HeadWrites,
     "lens": lambda probe, _structure: LogitLens(probe),
     "max_logit": lambda _probe, _structure: MaxLogits(),

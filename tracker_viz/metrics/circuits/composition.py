@@ -109,14 +109,16 @@ def random_composition(d_model: int) -> float:
 def compositions(blocks: Mapping[int, HeadMatrices], n_blocks: int) -> dict[str, NDArray[Any]]:
     """Return ``scores.composition.<kind>`` float32 [block, head, earlier block, earlier head] of
     numpy matrices: NaN where the second block is not an earlier one, or a head is not there."""
-    pairs: dict[tuple[int, int], Mapping[Kind, NDArray[Any]]] = {}
+    pairs: dict[tuple[int, int], Mapping[str, NDArray[Any]]] = {}
     for later, earlier in pairs_of(sorted(blocks)):
-        measured = {}
         with np.errstate(all="ignore"):
-            for kind in KINDS:
-                measured[kind] = composition(blocks[later], blocks[earlier], kind)
-        pairs[later, earlier] = measured
+            pairs[later, earlier] = composition_of(blocks[later], blocks[earlier])
     return as_arrays(pairs, n_blocks)
+
+
+def composition_of(later: HeadMatrices, earlier: HeadMatrices) -> dict[str, Any]:
+    """Return every kind of composition of two blocks, see ``composition``."""
+    return {kind: composition(later, earlier, kind) for kind in KINDS}
 
 
 def thinned(
@@ -140,7 +142,7 @@ def pairs_of(blocks: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def as_arrays(
-    pairs: Mapping[tuple[int, int], Mapping[Kind, NDArray[Any]]], n_blocks: int
+    pairs: Mapping[tuple[int, int], Mapping[str, NDArray[Any]]], n_blocks: int
 ) -> dict[str, NDArray[np.float32]]:
     """Lay what was measured of pairs of blocks (later, earlier) into one array a kind, as
     ``compositions`` returns them; none without pairs."""

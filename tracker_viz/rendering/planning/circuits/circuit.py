@@ -92,7 +92,8 @@ def _compositions(builder: PlanBuilder, panel: Circuit) -> NDArray[np.float16]:
     if len(found) < len(series):
         raise LayoutError(
             f"layout {builder.layout.name!r} draws how heads compose, and the captures hold "
-            f"neither {name} nor whole attention matrices; a larger max_mb keeps those"
+            f"neither {name} nor whole attention matrices: measure it with "
+            "signals=[max_logit, probe_loss, residual, composition]"
         )
     return np.stack(found)
 
