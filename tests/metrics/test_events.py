@@ -107,7 +107,8 @@ def test_a_loss_that_falls_alone_and_one_that_jumps_are_events_with_their_figure
     jumping = np.concatenate([np.full(30, 2.0), np.full(N - 30, 4.0)])
     (jump,) = find_events(series_of(jumping, induction={}))
     assert (jump.kind, jump.first_step <= 300 <= jump.last_step) == ("loss_jump", True)
-    assert jump.caption == "loss jumps: 2.0 → 4.0"
+    assert (jump.headline, jump.caption) == ("loss jumps", "from 2.0 to 4.0")
+    assert jump.text.endswith(": loss jumps: 2.0 → 4.0")
     assert jump.past_headline == f"last: loss jumps · {jump.steps_text}"
 
 
@@ -177,7 +178,12 @@ def test_events_come_in_the_order_of_their_steps_and_the_strongest_is_found():
 def test_of_many_roles_a_run_says_how_many_heads_have_each():
     names = ("previous_token", "induction", "sink_text")
     events = [RoleEvent(0, 10, ((0, 1),), name) for name in names]
-    assert run_sentence(events) == "1 previous token, 1 induction heads; on text 1 sink"
+    assert run_sentence(events) == "1 previous token head, 1 induction; on text 1 sink"
+    events = [
+        RoleEvent(0, 10, ((0, 1), (1, 1)), f"{name}_text", strength=strength)
+        for name, strength in (("previous_token", 0.4), ("sink", 0.5), ("current_token", 0.9))
+    ]
+    assert run_sentence(events) == "on text 2 current token heads, 2 sink, 2 previous token"
 
 
 def kinds_of_events():

@@ -36,6 +36,10 @@ class LossFall(Event):
 
     @property
     def caption(self) -> str:
+        return f"from {figure(self.before)} to {figure(self.after)}"
+
+    @property
+    def sentence(self) -> str:
         return f"{self.metric} falls fast: {figure(self.before)} → {figure(self.after)}"
 
 
@@ -59,16 +63,22 @@ class LossJump(Event):
 
     @property
     def caption(self) -> str:
-        text = f"{self.metric} jumps: {figure(self.before)} → {figure(self.after)}"
+        return f"from {figure(self.before)} to {figure(self.after)}{self._moved_before()}"
+
+    @property
+    def sentence(self) -> str:
+        figures = f"{figure(self.before)} → {figure(self.after)}"
+        return f"{self.metric} jumps: {figures}{self._moved_before()}"
+
+    def _moved_before(self) -> str:
+        """Name the heads and blocks that moved first; empty where none is known."""
         moved = []
         if self.heads:
             moved.append(f"the attention of {heads_text(self.heads)}")
         if self.blocks:
             blocks = {(block, 0) for block in self.blocks}
             moved.append(f"the residual stream of {blocks_text(blocks)}")
-        if moved:
-            text += f"; first moved {' and '.join(moved)}"
-        return text
+        return f"; first moved {' and '.join(moved)}" if moved else ""
 
 
 def loss_moves(series: ScoreSeries, metric: str) -> Iterator[Event]:

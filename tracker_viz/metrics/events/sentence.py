@@ -21,14 +21,15 @@ def run_sentence(events: Sequence[Event]) -> str:
     took a role and no expert changed.
 
     ``4 induction heads in block 1, 2 previous token heads in blocks 0 and 3``; of many roles
-    ``4 induction, 2 previous token, 2 sink heads; on text 5 previous token; experts: 3 of text``
+    ``4 induction heads, 2 previous token, 2 sink; on text 5 previous token; experts: 3 of text``,
+    the strongest role first.
     """
     return "; ".join(clause for clause in (_of_heads(events), _of_experts(events)) if clause)
 
 
 def _of_heads(events: Sequence[Event]) -> str:
     heads: dict[str, set[HeadId]] = {}
-    for event in events:
+    for event in sorted(events, key=lambda event: -event.strength):
         if isinstance(event, RoleEvent):
             heads.setdefault(event.role, set()).update(event.holders or event.heads)
     if len(heads) > MOST_ROLES_WITH_BLOCKS:
@@ -55,16 +56,19 @@ def _of_experts(events: Sequence[Event]) -> str:
 
 def _counts(heads: Mapping[str, Collection[HeadId]]) -> str:
     """Count the heads of each role: those of text rows behind the others."""
-    anywhere: list[str] = []
-    on_text: list[str] = []
+    groups: dict[str, list[tuple[int, str]]] = {"": [], "on text ": []}
     for role, held in heads.items():
-        behavior = role_label(role.removesuffix(_ON_TEXT))
-        counts = on_text if role.endswith(_ON_TEXT) else anywhere
-        counts.append(f"{len(held)} {behavior}")
-    if not anywhere:
-        return f"on text {', '.join(on_text)} heads"
-    on_other_rows = f"; on text {', '.join(on_text)}" if on_text else ""
-    return f"{', '.join(anywhere)} heads{on_other_rows}"
+        rows = "on text " if role.endswith(_ON_TEXT) else ""
+        groups[rows].append((len(held), role_label(role.removesuffix(_ON_TEXT))))
+    clauses: list[str] = []
+    for rows, counts in groups.items():
+        words = [f"{n_heads} {behavior}" for n_heads, behavior in counts]
+        if words and not clauses:
+            # The first says of what it is a number.
+            words[0] += " head" if counts[0][0] == 1 else " heads"
+        if words:
+            clauses.append(rows + ", ".join(words))
+    return "; ".join(clauses)
 
 
 def _of_role(role: str, noun: str) -> str:
