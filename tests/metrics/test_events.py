@@ -126,7 +126,7 @@ def test_a_jump_names_the_heads_and_blocks_that_moved_first():
     rms[30:, 1, 0] = 3.0
     (jump,) = find_events(replace(series, streams={"rms": rms}))
     assert (jump.heads, jump.blocks) == (((1, 0), (0, 1)), (1,))
-    assert jump.caption == (
+    assert jump.sentence == (
         "loss jumps: 2.0 → 4.0; first moved the attention of L1H0 and L0H1 and the residual stream "
         "of block 1"
     )

@@ -28,8 +28,8 @@ from tracker_viz.rendering.series import Series
 _BEHAVIOR = (*role_score_names(), "entropy")
 # What goes wrong in a training shows here; no change of what heads look at.
 _OF_TROUBLE = (f"{HEAD_PREFIX}max_logit", f"{STREAM_PREFIX}rms")
-# What the experts of a mixture do.
-_OF_EXPERTS = (f"{EXPERT_PREFIX}load", f"{EXPERT_PREFIX}text_share", f"{ROUTER_PREFIX}changed")
+# Other scores that events beside those of roles are found in.
+_OF_EVENTS = (f"{EXPERT_PREFIX}load", f"{EXPERT_PREFIX}text_share", f"{ROUTER_PREFIX}changed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,9 @@ class Story:
         )
 
     def is_shown(self, number: int) -> bool:
-        """Return whether the picture shows what an event is about."""
+        """Return whether the picture shows what an event is about, or it is about the whole run."""
         event = self.events[number]
-        return not (event.experts if self.about == "heads" else event.heads)
+        return not (event.experts if self.about == "heads" else event.role)
 
 
 NO_STORY = Story()
@@ -96,7 +96,7 @@ def tell_story(
         about: what the picture shows.
     """
     names = [prefix + name for name in _BEHAVIOR for prefix in (HEAD_PREFIX, SD_PREFIX)]
-    names = [name for name in [*names, *_OF_TROUBLE, *_OF_EXPERTS] if name in series.arrays]
+    names = [name for name in [*names, *_OF_TROUBLE, *_OF_EVENTS] if name in series.arrays]
     scores = score_series(series.capture(index, names) for index in range(len(series)))
     events = tuple(find_events(scores, metric=metric))
     return Story(

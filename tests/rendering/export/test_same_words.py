@@ -32,6 +32,10 @@ def test_film_page_table_summary_and_note_tell_a_run_in_the_same_words(small_run
     description = json.loads(re.search(r'class="description">(.*?)</script>', page)[1])
     assert [event["text"] for event in description["events"]] == texts
     assert description["summary"] == story.summary
+    assert [event["who"] for event in description["events"]] == [e.who for e in story.events]
+    flags = {label.text for label in renderer.plan.labels}
+    for event in story.events:
+        assert any(flag.endswith(f"{event.headline}: {event.who}") for flag in flags)
 
     note = run_note(["events.csv"], run_id="0", link=str, event_table=table)
     told = re.findall(r"^\*\*.*?\*\* · (.*?) *$", note, flags=re.MULTILINE)
