@@ -25,7 +25,7 @@ LASTING = 3
 ALIVE_ABOVE = 0.1
 # Routing has settled when this part of the tokens, or less, has another first expert than at the
 # capture before; after it was above the second.
-SETTLED_BELOW, UNSETTLED_ABOVE = 0.1, 0.25
+SETTLED_BELOW, UNSETTLED_ABOVE = 0.15, 0.25
 # An expert has specialized when this part of what it gets is of one kind of tokens, or more, after
 # it was below the second at a capture. It must get some of an even load: ``ALIVE_ABOVE``.
 SPECIAL_ABOVE, MIXED_BELOW = 0.9, 0.7
