@@ -6,7 +6,7 @@ are made unstable in three ways, where they should ring before the loss shows it
 * ``poisoned data``: from then on every batch is one random token over and over, at ten times the
   learning rate;
 * ``overflow``: attention logits are computed in half precision, and from then on the weights of the
-  queries grow by 6 % a step, until a logit is infinite.
+  queries grow by 10 % a step, until a logit is infinite.
 
 The loss shows it at the first step whose loss lies 1 nat above the median of the 20 before, or is
 no number. One capture in four steps on average, dense at the start.
@@ -144,7 +144,7 @@ def steps_of(model: Decoder, mixture: Mixture, kind: str) -> Iterator[tuple[int,
         if is_broken and kind == "overflow":
             with torch.no_grad():
                 for block in model.blocks:
-                    block.attn.q_proj.weight.mul_(1.06)  # type: ignore[union-attr, operator]
+                    block.attn.q_proj.weight.mul_(1.1)  # type: ignore[union-attr, operator]
         yield step, float(loss.detach())
 
 

@@ -459,3 +459,41 @@ def test_an_adapter_that_leaves_the_program_costs_its_own_uploads_only(
     assert "an SDK that gives up" in report.deliveries[0].error
     assert not report.complete
     assert push(tmp_path / "spool").complete
+
+
+# -- alarms ----------------------------------------------------------------------------------------
+
+
+def alarming(step):
+    alarm = {"kind": "logit", "step": step, "sentence": f"step {step}: the largest logit is 134"}
+    return replace(make_capture(step), model={"alarms": [alarm]})
+
+
+def test_alarms_travel_with_their_capture_and_are_told_to_the_run(tmp_path, there):
+    with Outbox(tmp_path / "spool", [there], name="a") as outbox:
+        outbox.submit(make_capture(0))
+        outbox.submit(alarming(8))
+    told = list((outbox.runs[0].directory / "alarms").iterdir())
+    assert [file.name for file in told] == ["logit_step_00000008.txt"]
+    assert told[0].read_text() == "step 8: the largest logit is 134\n"
+
+
+def test_a_tracker_that_takes_no_alarm_still_gets_the_captures(
+    tmp_path, there, monkeypatch, caplog
+):
+    def refuse(self, kind, step, sentence):
+        raise TrackerError("no alerts in this plan")
+
+    monkeypatch.setattr(LocalRun, "alert", refuse, raising=False)
+    with Outbox(tmp_path / "spool", [there], name="a") as outbox:
+        outbox.submit(alarming(8))
+    assert steps_at(outbox.runs[0]) == [8]
+    assert "an alarm of step 8 is not told" in caplog.text
+
+
+def test_an_alarm_that_is_damaged_is_left_out_and_its_capture_is_not(tmp_path, there, caplog):
+    broken = replace(make_capture(8), model={"alarms": [{"kind": "../x", "step": "soon"}]})
+    with Outbox(tmp_path / "spool", [there], name="a") as outbox:
+        outbox.submit(broken)
+    assert steps_at(outbox.runs[0]) == [8]
+    assert not (outbox.runs[0].directory / "alarms").exists()
