@@ -365,8 +365,9 @@ map is held to the model's own kernel, on values of the test's: **largest |A V -
 |---|---|---|---|
 {chr(10).join(mixer_lines())}
 
-Lightning attention (minimax) and other linear attention that is written out as a product by its
-weights is taken from there, while it runs over the whole row at once.
+Linear attention that is written out as a product by its weights (`matmul`, `einsum`) is taken from
+there, while it runs over the whole row at once. Lightning attention (minimax) does for rows of up
+to its `block_size` (256 tokens; a probe has 128 if it is not told otherwise).
 
 ## Kernels
 

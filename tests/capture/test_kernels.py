@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from plain_decoders import (
     DK,
     FusedAttention,
@@ -28,6 +29,8 @@ from plain_decoders import (
 from torch import nn
 from torch.nn.attention import varlen
 from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+
+from tracker_viz.capture.attention.einsums import mixing_operands
 
 ATOL = 1e-5
 
@@ -286,3 +289,52 @@ def test_a_kernel_that_cannot_be_asked_is_named_with_the_way_round_and_the_other
         "blocks.0.attn: asked, it does more than mix its values; use_mem_eff_path=False "
         "(use_fast_path=False) runs its steps apart",
     )
+
+
+def linear_attention_by_einsum(of, to, mixed):
+    """Katharopoulos et al. 2020, without its normalizer; the values first, as some write it."""
+    scores = torch.einsum("bhqd,bhkd->bhqk", F.elu(of) + 1, F.elu(to) + 1).tril()
+    return torch.einsum("bhkd, bhqk -> bhqd", mixed, scores)
+
+
+def test_linear_attention_that_is_written_in_einsum_is_a_mixing_map():
+    maps = {}
+    attend = linear_attention_by_einsum
+    model = randomised(
+        lambda: Model(lambda _: Residual(FusedAttention(attend, noted=False), two_layers()))
+    )
+    seen = []
+    model.blocks[1].attn.c_attn.register_forward_hook(lambda _m, _i, output: seen.append(output))
+    structure, _ = examine(model, mixing=maps)
+    assert structure.mixing.notes == ("by matmul",) * 2
+    q, k, v = (split(part, H) for part in seen[0].split(H * DK, dim=-1))
+    torch.testing.assert_close(
+        maps[1] @ v, linear_attention_by_einsum(q, k, v), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_attention_that_is_normalised_by_hand_and_applied_by_einsum_is_attention():
+    def attend(of, to, mixed):
+        weights = torch.einsum("bhqd,bhkd->bhqk", of, to).div(DK**0.5).exp().tril()
+        return torch.einsum("bhqk,bhkd->bhqd", weights / weights.sum(-1, keepdim=True), mixed)
+
+    structure, attention = examine(
+        randomised(lambda: Model(lambda _: Residual(FusedAttention(attend), two_layers())))
+    )
+    expected = torch.stack(Notes.patterns)
+    torch.testing.assert_close(torch.stack(attention), expected, atol=ATOL, rtol=0)
+    assert structure.n_heads == (H, H)
+
+
+def test_products_of_an_einsum_that_mix_no_tokens_are_none_of_its_business():
+    square = torch.ones(2, T, T)
+    mixed = mixing_operands(["bqk,bkd->bqd", square, torch.ones(2, T, 5)], T)
+    assert [tuple(each.shape) for each in mixed] == [(2, T, T), (2, T, 5)]
+    for args in (
+        ["bqk,kd->bqd", square, torch.ones(T, T)],  # a layer
+        ["bqk,bkd->bdq", square[:, 1:], torch.ones(2, T, 5)],
+        ["...qk,...kd->...qd", square, square],
+        ["bqk,bqk->bq", square, square],
+        ["bqk->bkq", square],
+    ):
+        assert mixing_operands(args, T) is None

@@ -48,6 +48,12 @@ from tracker_viz.comparison.groups import (
     settings_of,
 )
 from tracker_viz.comparison.matching import BEHAVIOR, behaviors, match_heads
+from tracker_viz.comparison.mixers import (
+    match_mixers,
+    mixer_table,
+    mixing_distances,
+    mixing_run,
+)
 from tracker_viz.comparison.onsets import role_onsets
 from tracker_viz.comparison.ordering import (
     Order,
@@ -113,7 +119,11 @@ __all__ = [
     "in_order_of_settings",
     "match_experts",
     "match_heads",
+    "match_mixers",
     "matched_orders",
+    "mixer_table",
+    "mixing_distances",
+    "mixing_run",
     "order_by_index",
     "positions",
     "ranking",

@@ -96,6 +96,16 @@ class DistanceMatrix:
     percentile: NDArray[np.float64]
     n_shuffles: int
 
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Distances as shares of what chance gives: float64 [run, run]; NaN where that is 0."""
+        return _share(self.overall, self.shuffled)
+
+    @property
+    def shares_by_depth(self) -> NDArray[np.float64]:
+        """The same of each depth alone: float64 [depth, run, run]."""
+        return _share(self.by_depth, self.shuffled_by_depth)
+
     def between_seeds(self, settings: Mapping[str, object]) -> NDArray[np.bool_]:
         """Return which pairs are two runs of one setting: bool [run, run], False on the diagonal.
 
@@ -159,6 +169,7 @@ def distance_matrix(
     axis: Axis | None = None,
     scope: Scope = "block",
     n_shuffles: int | None = None,
+    scores: Sequence[str] | None = None,
 ) -> DistanceMatrix:
     """Return the distances of all pairs of runs, overall and by depth, beside chance.
 
@@ -166,6 +177,7 @@ def distance_matrix(
         axis: None: ``comparable_axis`` of the runs. Each pair is compared over the stretch that
             both have, so that one run which was killed early does not shorten the others.
         n_shuffles: of each pair; None: ``N_SHUFFLES``, fewer where there are very many pairs.
+        scores: None: those of ``BEHAVIOR`` that every run has.
 
     Raises:
         ConfigError: fewer than two runs, or runs that have no scores or no stretch of the axis in
@@ -173,7 +185,7 @@ def distance_matrix(
     """
     check_runs(runs)
     axis = axis or comparable_axis(runs)
-    scores = common_scores(runs)
+    scores = common_scores(runs, scores)
     n_runs, n_depths = len(runs), min(run.series.shape[0] for run in runs)
     pairs = list(combinations_with_replacement(range(n_runs), 2))
     if n_shuffles is None:
@@ -205,6 +217,10 @@ def distance_matrix(
         percentile=percentile,
         n_shuffles=n_shuffles,
     )
+
+
+def _share(distances: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(distances, chance, out=np.full_like(distances, np.nan), where=chance > 0)
 
 
 def _pair(

@@ -162,11 +162,14 @@ def strongest_sentence(found: Sequence[Correlation], n_runs: int) -> str:
     return f"No setting goes with an outcome beyond chance. {tests}: {finding}, corrected."
 
 
-def distance_sentence(distances: DistanceMatrix, settings: Mapping[str, object]) -> str:
+def distance_sentence(
+    distances: DistanceMatrix, settings: Mapping[str, object], *, of: str = "heads"
+) -> str:
     """Return how far the runs are from each other, beside seeds and chance.
 
     Args:
         settings: run name -> its setting without seeds.
+        of: what is compared: ``heads``, ``mixers``.
     """
     alike = distances.between_seeds(settings)
     different = ~alike & ~np.eye(len(distances.names), dtype=bool)
@@ -175,13 +178,13 @@ def distance_sentence(distances: DistanceMatrix, settings: Mapping[str, object])
         parts.append(f"runs of one setting {_range(distances.overall, alike)}")
     if different.any():
         parts.append(f"different settings {_range(distances.overall, different)}")
-    parts.append(f"shuffled heads {_range(distances.shuffled, alike | different)}")
+    parts.append(f"shuffled {of} {_range(distances.shuffled, alike | different)}")
 
     pairs = np.triu(alike | different)
     n_rare = int((distances.percentile[pairs] < SIGNIFICANT).sum())
     return (
-        f"Distances of the runs' heads: {', '.join(parts)}. {n_rare} of {int(pairs.sum())} pairs "
-        f"are more alike than 95 % of {distances.n_shuffles} shuffles of their heads."
+        f"Distances of the runs' {of}: {', '.join(parts)}. {n_rare} of {int(pairs.sum())} pairs "
+        f"are more alike than 95 % of {distances.n_shuffles} shuffles of their {of}."
     )
 
 

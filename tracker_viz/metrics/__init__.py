@@ -36,7 +36,7 @@ from tracker_viz.metrics.head_changes import (
     weight_changes,
 )
 from tracker_viz.metrics.head_scores import HEAD_SCORES, SCORE_DEFINITIONS
-from tracker_viz.metrics.mixing_scores import MIXING_SCORES
+from tracker_viz.metrics.mixing_scores import MIXING_SCORES, equal_mixing
 from tracker_viz.metrics.mixtures.expert_scores import EXPERT_SCORES, ROUTER_SCORES
 from tracker_viz.metrics.onsets import (
     CURVE_THRESHOLDS,
@@ -146,6 +146,7 @@ __all__ = [
     "composition_arrays",
     "composition_of",
     "composition_scores",
+    "equal_mixing",
     "event_table",
     "find_events",
     "gather_evidence",

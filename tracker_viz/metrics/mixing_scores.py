@@ -65,6 +65,12 @@ MIXING_SCORES: Mapping[str, Callable[[Floats], Floats]] = {
 }
 
 
+def equal_mixing(length: int) -> dict[str, float]:
+    """Return every score of a map whose entries are all equal, on rows of ``length`` tokens."""
+    equal = np.tril(np.ones((length, length), np.float32))
+    return {name: float(measure(equal)) for name, measure in MIXING_SCORES.items()}
+
+
 def mixing_scores(maps: Mapping[int, NDArray[Any]], *, n_blocks: int) -> dict[str, Floats]:
     """Return score -> float32 [block, head], the mean over the rows of the probe; NaN where there
     is no such block or head.

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.errors import CaptureFileError, ConfigError
 from tracker_viz.files import check_tensor_header
-from tracker_viz.metrics.series import HEAD_PREFIX, SD_PREFIX, ScoreSeries
+from tracker_viz.metrics.series import HEAD_PREFIX, MIXING_PREFIX, SD_PREFIX, ScoreSeries
 from tracker_viz.metrics.summary import onset_table
 from tracker_viz.types import Capture, CaptureRef, capture_file_name
 
@@ -33,6 +33,7 @@ _METADATA_KEY = "tracker_viz_scores"
 _OF_HEAD = "head."
 # Without a dot: readers from before these were written take names with one for scores.
 _SPREAD = "head_sd:"
+_OF_MIXER = "mixing:"
 _CHARTS = ("attn/", "weights/")  # metrics that are computed from the scores
 
 
@@ -42,8 +43,8 @@ class ScoreFile:
 
     Attributes:
         captures: the capture of each row of ``series``, in its order.
-        series: the heads' scores, their spread, tokens and the training loop's metrics; no scores
-            of weights.
+        series: the heads' scores, their spread, those of mixing maps, tokens and the training
+            loop's metrics; no scores of weights.
         probe, rows: the probe batch as a capture describes it, and the labels of its rows.
     """
 
@@ -64,7 +65,12 @@ class ScoreFile:
             if ref not in wanted:
                 continue
             arrays: dict[str, NDArray[Any]] = {}
-            for prefix, scores in ((HEAD_PREFIX, series.heads), (SD_PREFIX, series.spread)):
+            by_prefix = (
+                (HEAD_PREFIX, series.heads),
+                (SD_PREFIX, series.spread),
+                (MIXING_PREFIX, series.mixers),
+            )
+            for prefix, scores in by_prefix:
                 arrays |= {f"{prefix}{name}": values[index] for name, values in scores.items()}
             tokens = series.tokens_seen[index]
             yield Capture(
@@ -87,7 +93,8 @@ def score_bytes(
     kept = [index for index, step in enumerate(series.steps.tolist()) if step in captures]
     refs = [captures[int(series.steps[index])] for index in kept]
     tensors: dict[str, NDArray[Any]] = {}
-    for prefix, scores in ((_OF_HEAD, series.heads), (_SPREAD, series.spread)):
+    by_prefix = ((_OF_HEAD, series.heads), (_SPREAD, series.spread), (_OF_MIXER, series.mixers))
+    for prefix, scores in by_prefix:
         for name, values in scores.items():
             tensors[f"{prefix}{name}"] = np.ascontiguousarray(values[kept], np.float32)
     metrics = {}
@@ -169,6 +176,7 @@ def _read_series(
         tokens_seen=_tensor(file, "tokens_seen", "F64", (n,)),
         metrics=dict(zip(metric_names, metrics, strict=True)),
         spread=spread,
+        mixers=_read_scores(file, _OF_MIXER, n),
         n_rows={str(name): int(n) for name, n in described.get("score_rows", {}).items()},
         definitions=int(described.get("score_definitions", 1)),
     )

@@ -19,7 +19,9 @@ Floats = NDArray[np.float32]
 HEAD_PREFIX, WEIGHT_PREFIX = "scores.head.", "scores.weight."
 EXPERT_PREFIX, ROUTER_PREFIX = "scores.expert.", "scores.router."
 SD_PREFIX, STREAM_PREFIX = "scores.head_sd.", "scores.stream."
-_KEPT = (HEAD_PREFIX, WEIGHT_PREFIX, SD_PREFIX, EXPERT_PREFIX, ROUTER_PREFIX, STREAM_PREFIX)
+MIXING_PREFIX = "scores.mixing."
+_OF_BLOCKS = (WEIGHT_PREFIX, EXPERT_PREFIX, ROUTER_PREFIX, STREAM_PREFIX)
+_KEPT = (HEAD_PREFIX, SD_PREFIX, MIXING_PREFIX, *_OF_BLOCKS)
 # The entries of a capture's ``model`` that describe its heads' scores.
 _OF_SCORES = ("uniform_scores", "score_rows", "score_definitions")
 
@@ -46,6 +48,8 @@ class ScoreSeries:
         routers: score -> float32 [capture, block, 1].
         streams: score of the residual stream -> float32 [capture, block, place], see
             ``stream_scores.PLACES``; empty for captures without it.
+        mixers: score of a mixing map -> float32 [capture, block, head or channel]; empty for models
+            that attend in every block.
         definitions: version of the scores' definitions (``head_scores.SCORE_DEFINITIONS``), the
             lowest of all captures; 1 for captures that hold none.
     """
@@ -63,6 +67,7 @@ class ScoreSeries:
     experts: Mapping[str, Floats] = field(default_factory=dict)
     routers: Mapping[str, Floats] = field(default_factory=dict)
     streams: Mapping[str, Floats] = field(default_factory=dict)
+    mixers: Mapping[str, Floats] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         blocks, heads = self.shape
@@ -108,6 +113,7 @@ def score_series(captures: Iterable[Capture]) -> ScoreSeries:
         experts=_stacked(ordered, EXPERT_PREFIX),
         routers=_stacked(ordered, ROUTER_PREFIX),
         streams=_stacked(ordered, STREAM_PREFIX),
+        mixers=_stacked(ordered, MIXING_PREFIX),
     )
 
 

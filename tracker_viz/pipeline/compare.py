@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tracker_viz.comparison import (
     comparable_axis,
     correlations,
     findings_text,
+    first_few,
     group_sentences,
     group_table,
     in_order_of_settings,
@@ -35,6 +36,7 @@ from tracker_viz.comparison import (
 )
 from tracker_viz.errors import ConfigError
 from tracker_viz.pipeline.comparing.compared_experts import compare_experts
+from tracker_viz.pipeline.comparing.compared_mixers import compare_mixers
 from tracker_viz.pipeline.comparing.compared_runs import check_probes, chosen_runs
 from tracker_viz.pipeline.comparing.comparison_files import (
     NAME,
@@ -318,6 +320,12 @@ def _read_runs(
         progress=progress,
     )
     compared = [run.compared for run in scored]
+    only_mixing = [run.name for run in compared if run.series.mixers and not run.series.heads]
+    if only_mixing:
+        raise ConfigError(
+            f"{first_few(only_mixing)} has no attention, so there are no heads to compare; "
+            "steps=[0,null] ranks what changed in its mixing maps"
+        )
     check_runs(compared)
     if parent:
         by_name = {run.compared.name: run for run in scored}
@@ -395,11 +403,13 @@ def _make_files(
     compared = [run.compared for run in drawn]
     charts = write_charts(compared, found.labels, found.groups, directory, options, axis=found.axis)
     experts = compare_experts(drawn, found.labels, directory, options.cache)
+    mixers = compare_mixers(drawn, found.labels, directory, axis=found.axis, theme=options.theme)
     how = axis_note(found.axis, chosen=options.axis == "auto")
     notes = (how, *video.notes, *charts.notes, *experts.notes)
-    findings = (*found.sentences, charts.finding, *experts.findings)
+    findings = (*found.sentences, charts.finding, *experts.findings, *mixers.findings)
     tables = write_tables(found.rows, found.groups, found.correlations, directory)
-    tables = (*tables, *experts.paths)
+    tables = (*tables, *experts.paths, *mixers.tables)
+    charts = replace(charts, paths=(*charts.paths, *mixers.pictures))
     text = findings_text(title, findings, notes)
     findings_file = write_file(text.encode(), directory / "findings.md")
     return _Files(video, charts, (*tables, findings_file), findings, notes)

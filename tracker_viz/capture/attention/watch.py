@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from tracker_viz.capture.attention.asker import KernelAsker
 from tracker_viz.capture.attention.asking import Answer
 from tracker_viz.capture.attention.calls import AttentionCall, Kind, ModuleStack
+from tracker_viz.capture.attention.einsums import mixing_operands
 from tracker_viz.capture.attention.flash import flash_call
 from tracker_viz.capture.attention.known_kernels import Kernel
 from tracker_viz.capture.attention.max_logits import (
@@ -165,6 +166,10 @@ class AttentionWatch(TorchFunctionMode):
         operands = (*args, *(kwargs[name] for name in _OPERANDS if name in kwargs))
         if is_matrix_product(func):
             self._matrix_product(*operands[:2])
+        elif func is torch.einsum:
+            mixed = mixing_operands(args, self._length)
+            if mixed is not None:
+                self._matrix_product(*mixed)
         elif func in _PRODUCTS and self._pending is not None and len(args) > 1:
             self._scale_pending(*args[:2])
         if self._evidence is None:

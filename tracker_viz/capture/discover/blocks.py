@@ -12,17 +12,28 @@ import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tracker_viz.capture import distributed
 from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
 from tracker_viz.capture.attention.interception import Binding, find_bindings, intercepted
 from tracker_viz.capture.attention.watch import AttentionWatch, Logits
 from tracker_viz.capture.discover.adapters import adapter_projections
+from tracker_viz.capture.discover.block_calls import (
+    all_heads,
+    all_rows,
+    callers_within,
+    calls_by_block,
+    heads_of,
+    looking_back,
+    maps_of,
+    max_logit_of,
+    n_kv_heads_of,
+    stored,
+)
 from tracker_viz.capture.discover.block_names import Block, found_blocks, named_blocks
 from tracker_viz.capture.discover.mixers import mixing_of, split_by_kind
 from tracker_viz.capture.discover.model_info import ModelStructure, Site, first_of
@@ -81,13 +92,13 @@ def discover(
     rejected = watch.rejected
     if not calls:
         raise UnsupportedModelError(_nothing_seen(model, rejected))
-    calls = _looking_back(calls, rejected)
+    calls = looking_back(calls, rejected)
     if blocks is None:
         chosen = found_blocks(model, [call.modules for call in calls])
     else:
         chosen = named_blocks(model, blocks, [call.modules for call in calls])
     names = [block.name for block in chosen]
-    per_block, elsewhere = _by_block(calls, chosen)
+    per_block, elsewhere = calls_by_block(calls, chosen)
     per_block, mixing_calls = split_by_kind(per_block, rejected)
     if not any(per_block) and not any(mixing_calls):
         raise ConfigError(
@@ -127,8 +138,8 @@ def discover(
         mixing=mixing_of(model, mixing_calls, watch, bindings),
     )
     if mixing is not None:
-        mixing.update(_maps_of(mixing_calls))
-    return structure, [_heads_of(block_calls) for block_calls in per_block]
+        mixing.update(maps_of(mixing_calls))
+    return structure, [heads_of(block_calls) for block_calls in per_block]
 
 
 @dataclass(slots=True)
@@ -163,9 +174,9 @@ def _search_block(
     """Add the next block's findings to ``found``; return its calls with the heads of all
     processes."""
     index = len(found.n_heads)
-    within = _within(block.name, calls)
+    within = callers_within(block.name, calls)
     heads_over = group_of_heads(found.evidence.origins, block.name, within)
-    whole_calls = _all_heads(calls, heads_over)
+    whole_calls = all_heads(calls, heads_over)
     modules = _modules_of(model, block)
     of_block = find_projections(
         modules,
@@ -180,7 +191,7 @@ def _search_block(
     )
     n_heads = sum(call.pattern.shape[1] for call in whole_calls)
     found.n_heads.append(n_heads)
-    found.n_kv_heads.append(_kv_heads(whole_calls, n_heads, of_block))
+    found.n_kv_heads.append(n_kv_heads_of(whole_calls, n_heads, of_block))
     found.head_groups.append(heads_over)
     found.projections += [*of_block, *adapter_projections(model, of_block)]
 
@@ -224,7 +235,7 @@ def attend(
 
     def keep(call: AttentionCall) -> None:
         if call.site in expected:
-            seen.setdefault(call.site, []).append(_stored(call, dtype))
+            seen.setdefault(call.site, []).append(stored(call, dtype))
 
     stack = ModuleStack()
     watch = AttentionWatch(
@@ -247,15 +258,15 @@ def attend(
     if missing:
         where = {modules[-1] if modules else "the model itself" for modules, _ in missing}
         raise CaptureError(f"no attention was seen this time in {', '.join(sorted(where))}")
-    whole = {site: _all_rows(parts) for site, parts in seen.items()}
+    whole = {site: all_rows(parts) for site, parts in seen.items()}
     if mixing is not None:
-        mixing.update(_maps_of([[whole[site] for site in sites] for sites in mixing_sites]))
+        mixing.update(maps_of([[whole[site] for site in sites] for sites in mixing_sites]))
     attention = []
     for block, sites in enumerate(structure.sites):
-        calls = _all_heads([whole[site] for site in sites], structure.head_groups[block])
-        attention.append(_heads_of(calls))
+        calls = all_heads([whole[site] for site in sites], structure.head_groups[block])
+        attention.append(heads_of(calls))
         if calls and max_logits is not None:
-            max_logits[block] = torch.cat([_max_logit_of(call) for call in calls], dim=1)
+            max_logits[block] = torch.cat([max_logit_of(call) for call in calls], dim=1)
     return attention
 
 
@@ -271,7 +282,7 @@ def _watched_pass(
     stack = ModuleStack()
 
     def keep(call: AttentionCall) -> None:
-        calls.append(_stored(call, dtype))
+        calls.append(stored(call, dtype))
         if sum(call.pattern.nbytes for call in calls) > MAX_ATTENTION_BYTES:
             raise ProbeError(
                 f"the attention of a probe of {input_ids.shape[0]} rows of {input_ids.shape[1]} "
@@ -308,7 +319,7 @@ def _watched_pass(
         by_site: dict[Site, list[AttentionCall]] = {}
         for call in calls:
             by_site.setdefault(call.site, []).append(call)
-        calls = [_all_rows(of_site) for of_site in by_site.values()]
+        calls = [all_rows(of_site) for of_site in by_site.values()]
     _, width = watch.embedding or (0, 0)
     return calls, watch, {"": width, **stack.widths}
 
@@ -333,49 +344,6 @@ def _outputs_noted(model: nn.Module, evidence: ParameterTrace) -> Iterator[None]
             handle.remove()
 
 
-def _all_rows(parts: Sequence[AttentionCall]) -> AttentionCall:
-    """Return the calls of one place, for some rows of the probe each, as one."""
-    if len(parts) == 1:
-        return parts[0]
-    errors = [part.error for part in parts if part.error is not None]
-    return replace(
-        parts[0],
-        pattern=torch.cat([part.pattern for part in parts]),
-        max_logit=torch.cat([_max_logit_of(part) for part in parts]),
-        error=max(errors, default=None),
-    )
-
-
-def _all_heads(calls: Sequence[AttentionCall], group: Any) -> list[AttentionCall]:
-    """Return the calls with the heads of all processes of ``group`` (a collective)."""
-    gathered = []
-    for call in calls:
-        pattern = distributed.gathered_heads(distributed.whole_tensor(call.pattern), group)
-        n_times = pattern.shape[1] // call.pattern.shape[1]
-        n_kv_heads = call.n_kv_heads and call.n_kv_heads * n_times
-        max_logit = distributed.whole_tensor(_max_logit_of(call))
-        max_logit = distributed.gathered_heads(max_logit, group)
-        gathered.append(replace(call, pattern=pattern, n_kv_heads=n_kv_heads, max_logit=max_logit))
-    return gathered
-
-
-def _looking_back(calls: list[AttentionCall], rejected: list[str]) -> list[AttentionCall]:
-    """Return the calls that look back only, where any does: an encoder beside a decoder, and the
-    decoder's attention to it, look ahead. Name the others in ``rejected``."""
-    attention = [call for call in calls if call.kind == "attention"]
-    ahead = [call for call in attention if not _looks_back(call)]
-    if len(ahead) == len(attention):
-        return calls
-    for call in ahead:
-        rejected.append(f"attention that looks ahead, in {call.module or 'the model itself'}")
-    return [call for call in calls if call not in ahead]
-
-
-def _looks_back(call: AttentionCall) -> bool:
-    # 1e-3 is above float16's rounding. NaN compares as False, so it passes.
-    return not bool((call.pattern.triu(1) > 1e-3).any())
-
-
 def _width(
     blocks: Sequence[Block],
     per_block: Sequence[Sequence[AttentionCall]],
@@ -396,89 +364,6 @@ def _width(
 def _modules_of(model: nn.Module, block: Block) -> dict[str, nn.Module]:
     """Return the block's module, and those beside it, by name in the model."""
     return {name: model.get_submodule(name) for name in (block.name, *block.beside)}
-
-
-def _by_block(
-    calls: Sequence[AttentionCall], blocks: Sequence[Block]
-) -> tuple[list[list[AttentionCall]], list[AttentionCall]]:
-    """Return the calls of every block, and those of none. A block that is run again is shown as it
-    ran first."""
-    per_block: list[list[AttentionCall]] = [[] for _ in blocks]
-    elsewhere = []
-    for call in calls:
-        around = [index for index, block in enumerate(blocks) if _is_around(block, call)]
-        if not around:
-            elsewhere.append(call)
-            continue
-        inside = blocks[around[0]].first_inside(call.modules)
-        if inside is None or call.entries[call.modules.index(inside)] == 1:
-            per_block[around[0]].append(call)
-    return [_each_once(block_calls) for block_calls in per_block], elsewhere
-
-
-def _is_around(block: Block, call: AttentionCall) -> bool:
-    return block.name == "" or block.first_inside(call.modules) is not None
-
-
-def _each_once(calls: Sequence[AttentionCall]) -> list[AttentionCall]:
-    """Leave out what shows the same map again: one attention applied to two halves of its
-    values."""
-    kept: list[AttentionCall] = []
-    for call in calls:
-        of_module = [other.pattern for other in kept if other.module == call.module]
-        if not any(torch.equal(call.pattern, pattern) for pattern in of_module):
-            kept.append(call)
-    return kept
-
-
-def _kv_heads(
-    calls: Sequence[AttentionCall], n_heads: int, projections: Sequence[Projection]
-) -> int:
-    """Count the key/value heads. Keys may be repeated before they reach the attention function: the
-    weights then tell how many there are."""
-    if not n_heads:
-        return 0
-    out = {projection.name: projection.shape[0] for projection in projections}
-    entering = {projection.name: projection.shape[1] for projection in projections}
-    if {"attn.w_q", "attn.w_k"} <= set(out):
-        head_dim = out["attn.w_q"] // n_heads
-        if out["attn.w_q"] == 2 * entering.get("attn.w_o", 0):
-            head_dim //= 2  # the other half of the queries' rows are a gate (Qwen3-Next)
-        if head_dim and out["attn.w_k"] % head_dim == 0 and out["attn.w_k"] // head_dim <= n_heads:
-            return out["attn.w_k"] // head_dim
-    return sum(call.n_kv_heads or call.pattern.shape[1] for call in calls)
-
-
-def _within(block: str, calls: Sequence[AttentionCall]) -> list[str]:
-    """Return the names, within a block, of the modules that made its attention calls."""
-    inside = [call.module for call in calls if call.module.startswith(block)]
-    return [module.removeprefix(block).strip(".") for module in inside]
-
-
-def _heads_of(calls: Sequence[AttentionCall]) -> Tensor:
-    if not calls:
-        return torch.empty(0)
-    if len(calls) == 1:
-        return calls[0].pattern
-    return torch.cat([call.pattern for call in calls], dim=1)
-
-
-def _max_logit_of(call: AttentionCall) -> Tensor:
-    """Return the call's largest logits, float32 [probe, head]; NaN where they are not known."""
-    if call.max_logit is not None:
-        return call.max_logit
-    return call.pattern.new_full(call.pattern.shape[:2], torch.nan, dtype=torch.float32)
-
-
-def _maps_of(calls: Sequence[Sequence[AttentionCall]]) -> dict[int, Tensor]:
-    return {index: _heads_of(of_block) for index, of_block in enumerate(calls) if of_block}
-
-
-def _stored(call: AttentionCall, dtype: torch.dtype) -> AttentionCall:
-    """Return the call with its attention in ``dtype``; mixing maps have no bound to fit float16."""
-    if call.kind == "mixing":
-        return replace(call, pattern=call.pattern.float())
-    return replace(call, pattern=call.pattern.to(dtype))
 
 
 def _nothing_seen(model: nn.Module, rejected: Sequence[str]) -> str:

@@ -234,6 +234,8 @@ def _draw(
         f"The {len(drawn)} of {len(heads):,} heads that changed most, on {shown_row} tokens.\n"
         "0 bits: it looks where it looked; 1 bit: nowhere that it did."
     )
+    if any(each.is_signed for each in drawn):
+        explained += " Mixing maps: each on a scale of its own, around 0."
     return write_change_chart(
         path,
         drawn,

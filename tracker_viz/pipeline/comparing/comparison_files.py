@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tracker_viz.comparison import (
     SIGNIFICANT,
@@ -175,8 +174,8 @@ def write_charts(
         directory / "distances.png",
         [labels[name] for name in distances.names],
         distances.overall,
-        _share(distances.overall, distances.shuffled),
-        _share(distances.by_depth, distances.shuffled_by_depth),
+        distances.shares,
+        distances.shares_by_depth,
         distances.percentile < SIGNIFICANT,
         caption=f"{finding} {_KEY}",
         theme=options.theme,
@@ -251,11 +250,6 @@ def _onset_panels(groups: Sequence[SettingGroup], axis: Axis) -> dict[str, list[
             )
             panels[role].append(row)
     return panels
-
-
-def _share(distances: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return distances as a share of chance; NaN where chance gives 0."""
-    return np.divide(distances, chance, out=np.full_like(distances, np.nan), where=chance > 0)
 
 
 def _row_label(probe: str | int, rows: Sequence[str]) -> str:

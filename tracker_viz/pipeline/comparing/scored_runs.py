@@ -128,7 +128,8 @@ def _scored(
 
 def _scores_of(path: Path, arrays: Mapping[str, Any]) -> Capture:
     """Read a capture without its maps and weights."""
-    return capture_file.read(path, [name for name in arrays if name.startswith("scores.head")])
+    kept = ("scores.head", "scores.mixing")
+    return capture_file.read(path, [name for name in arrays if name.startswith(kept)])
 
 
 def _score_file(run: Run, cache: Path | None) -> ScoreFile | None:

@@ -142,8 +142,7 @@ def _draw_head(
     map_colors: dict[str, Any] = {"cmap": theme.attention, "norm": PowerNorm(0.5, 0, 1)}
     difference_colors = _around_0(theme, largest)
     if head.is_signed:
-        map_colors = _around_0(theme, head.largest)
-        difference_colors = _around_0(theme, _largest(head.after - head.before))
+        map_colors = difference_colors = _around_0(theme, head.largest)
     drawn = (
         (head.before, map_colors),
         (head.after, map_colors),

@@ -58,6 +58,7 @@ def write_distance_chart(
     are_alike: NDArray[np.bool_],
     *,
     caption: str,
+    title: str = _TITLE,
     theme: str | Theme = "dark",
 ) -> Path:
     """Draw the distances between runs as shares of chance, overall and of each depth alone.
@@ -69,6 +70,7 @@ def write_distance_chart(
             cells; 1 for unrelated runs.
         shares_by_depth: float64 [depth, run, run].
         are_alike: bool [run, run]: pairs that are more alike than nearly all shuffles; marked.
+        title: of the chart.
         caption: a sentence that compares the distances with those of seeds and of chance.
     """
     from matplotlib.figure import Figure
@@ -81,7 +83,7 @@ def write_distance_chart(
     with drawing(chosen):
         figure = Figure((sizes.width, sizes.height), dpi=CHART_DPI)
         explained = _wrapped(caption, sizes.width)
-        write_header(figure, _MARGIN_IN, _TITLE, explained, chosen, below_in=0.75)
+        write_header(figure, _MARGIN_IN, title, explained, chosen, below_in=0.75)
         _draw_pairs(figure, sizes, labels, distances, shares, are_alike, chosen)
         for number, depth in enumerate(depths):
             title = f"depth {depth + 1} of {len(shares_by_depth)}"
