@@ -127,7 +127,15 @@ def fsdp1(capture, *, by_block=True, use_orig_params=True, **options):
         use_orig_params=use_orig_params,
         device_id=torch.device("cpu"),
     )
-    return train(model, model.parameters(), capture=capture, **options)
+    # As accelerate does, the outermost one is given a forward of its own.
+    forward, calls = model.forward, []
+
+    def counted(ids):
+        calls.append(1)
+        return forward(ids)
+
+    model.forward = counted
+    return *train(model, model.parameters(), capture=capture, **options), len(calls)
 
 
 def fsdp1_flat(capture, **options):

@@ -68,6 +68,11 @@ def test_a_model_that_is_sharded_after_it_was_watched_is_left_alone(two_processe
     assert (first["fsdp2_late"]["steps"], second["fsdp2_late"]["steps"]) == ([0], [])
 
 
+def test_a_forward_that_was_put_on_an_fsdp1_module_is_there_after_every_capture(two_processes):
+    for report in two_processes[0]:
+        assert report["fsdp1"]["counts"] == [6], "every step of the training, and no probe"
+
+
 def test_under_ddp_the_other_process_runs_no_probe_and_waits_for_nothing(two_processes):
     first, second = two_processes[0]
     assert first["ddp"]["counts"] == [6 + 5, None], "two passes at the first look"

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from tracker_viz.comparison.align import Axis
 from tracker_viz.comparison.distance import DistanceMatrix, distance_matrix
 from tracker_viz.comparison.matching import Matching, behaviors, match_heads
@@ -32,7 +34,7 @@ def mixing_run(run: ComparedRun, length: int) -> ComparedRun | None:
     scores = dict(run.series.mixers)
     uniform = dict(equal_mixing(length))
     if _MEMORY in scores:
-        scores[_MEMORY] = scores[_MEMORY] / longest
+        scores[_MEMORY] = scores[_MEMORY] / np.float32(longest)
         uniform[_MEMORY] /= longest
     series = replace(run.series, heads=scores, uniform=uniform, spread={}, n_rows={})
     return replace(run, series=series)

@@ -58,13 +58,17 @@ class Gatherer:
         """Let every unit of FSDP1 gather its parameters while it runs, in place of the way that it
         has for training, which shows them as parts of one flat tensor. DeepSpeed's own way is
         seen as it is."""
+        # accelerate puts a forward of its own on the outermost unit.
+        before = [(unit, vars(unit).get("forward")) for unit in self._units.values()]
         try:
-            for unit in self._units.values():
+            for unit, _ in before:
                 vars(unit)["forward"] = _forward_of(unit)
             yield
         finally:
-            for unit in self._units.values():
-                vars(unit).pop("forward", None)
+            for unit, own in before:
+                del vars(unit)["forward"]
+                if own is not None:
+                    vars(unit)["forward"] = own
 
     def _units_of(self, names: Sequence[str]) -> list[Any]:
         """Return the units whose parameters are those of the modules, or inside them: outermost
