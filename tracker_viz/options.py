@@ -19,6 +19,7 @@ is.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -258,3 +259,20 @@ def _choices(annotation: Any) -> list[str]:
     if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
         return _choices(kinds[0])
     return []
+
+
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)?\s*")
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a time such as ``30s``, ``15min`` or ``1.5h``; a number alone is
+    seconds.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise ConfigError(f"a time looks like 30s, 15min or 2h; got {text!r}")
+    return float(found[1]) * _SECONDS[found[2] or "s"]

@@ -11,7 +11,7 @@ from tracker_viz.capture import checks
 from tracker_viz.capture.budget import DEFAULT_MAX_MB
 from tracker_viz.capture.governor import DEFAULT_FREE_S, DEFAULT_MAX_OVERHEAD, CostLimit
 from tracker_viz.capture.probe import DEFAULT_SCORE_ROWS
-from tracker_viz.options import LegalValues, Options
+from tracker_viz.options import LegalValues, Options, seconds_of
 
 
 class CaptureOptions(Options):
@@ -84,6 +84,18 @@ class CaptureOptions(Options):
     once, and goes backward through it for the rows that are drawn) and composition (how much heads
     read of earlier heads, where captures hold only parts of the matrices: some milliseconds of an
     accelerator, a second of two cores; large models on some blocks alone)."""
+
+    preview: Annotated[str | None, LegalValues("a time such as 30s, 15min or 2h, or null")] = None
+    """Put a film of what was captured so far into the run, at most once in this time. A process of
+    the lowest priority draws it. null: no film before the end."""
+
+    @field_validator("preview", mode="before")
+    @classmethod
+    def _check_preview(cls, value: Any) -> str | None:
+        if value is None:
+            return None
+        seconds_of(str(value))
+        return str(value)
 
     @field_validator("signals")
     @classmethod

@@ -5,7 +5,7 @@ from tracker_viz.delivery.outbox import Outbox
 from tracker_viz.delivery.push import push
 from tracker_viz.delivery.report import Report
 from tracker_viz.delivery.spool import Spool
-from tracker_viz.delivery.taps import TappedSpool
+from tracker_viz.delivery.taps import TappedSpool, remove_dead_taps
 
 __all__ = [
     "Destination",
@@ -14,4 +14,5 @@ __all__ = [
     "Spool",
     "TappedSpool",
     "push",
+    "remove_dead_taps",
 ]

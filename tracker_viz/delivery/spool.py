@@ -35,7 +35,7 @@ from tracker_viz import capture_file, commands
 from tracker_viz.delivery import spool_lock
 from tracker_viz.delivery.destinations import StoredDestination
 from tracker_viz.delivery.journal import Journal
-from tracker_viz.delivery.taps import TAPS, link_to_taps, remove_dead
+from tracker_viz.delivery.taps import link_to_taps, remove_dead_taps
 from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError
 from tracker_viz.files import (
     read_json,
@@ -155,7 +155,7 @@ class Spool:
         """Remove what a kill left half done: files without their name, entries without their
         capture. Call with the lock held, before anything is written."""
         remove_torn(self.directory)
-        remove_dead(self.directory / TAPS)
+        remove_dead_taps(self.directory)
         for entry in self.run.entries_without_capture():
             entry.unlink(missing_ok=True)
 

@@ -65,7 +65,7 @@ class TappedSpool(LocalRun):
         self._spool = LocalRun(user_path(spool))
         taps = self._spool.directory / TAPS
         super().__init__(taps / f"{socket.gethostname()}-{os.getpid()}")
-        remove_dead(taps)
+        remove_dead_taps(self._spool.directory)
 
     def __enter__(self) -> TappedSpool:
         if self._spool.directory.is_dir():
@@ -120,10 +120,10 @@ class TappedSpool(LocalRun):
         return holder.get("host") != socket.gethostname() or _is_alive(holder.get("pid"))
 
 
-def remove_dead(taps: Path) -> None:
+def remove_dead_taps(spool: Path) -> None:
     """Remove the taps of readers on this machine that were killed."""
     with suppress(OSError):
-        for tap in taps.iterdir():
+        for tap in (spool / TAPS).iterdir():
             host, _, pid = tap.name.rpartition("-")
             if host == socket.gethostname() and not _is_alive(int(pid) if pid.isdigit() else None):
                 shutil.rmtree(tap, ignore_errors=True)

@@ -32,5 +32,5 @@ class InspectSettings(CaptureOptions, Settings):
 
 @application(InspectSettings, name="inspect")
 def main(settings: InspectSettings) -> None:
-    options = settings.model_dump(exclude={"model"})
+    options = settings.model_dump(exclude={"model", "preview"})
     print(pipeline.inspect(build_model(settings.model), **options))

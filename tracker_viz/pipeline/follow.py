@@ -17,10 +17,11 @@ import numpy as np
 from tracker_viz.delivery import TappedSpool
 from tracker_viz.errors import ConfigError, RunActiveError, TransientTrackerError
 from tracker_viz.files import locked
+from tracker_viz.options import seconds_of
 from tracker_viz.pipeline.delivering import Picture, put_pictures
 from tracker_viz.pipeline.following.live_film import AT_ONCE, LiveFilm, Version
 from tracker_viz.pipeline.load import TrackerOptions, open_run
-from tracker_viz.pipeline.options import FollowOptions, PictureOptions, seconds_of
+from tracker_viz.pipeline.options import FollowOptions, PictureOptions
 from tracker_viz.pipeline.render import (
     RenderResult,
     check_outputs,

@@ -3,7 +3,6 @@ default, range and meaning."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, get_args
@@ -12,7 +11,7 @@ from pydantic import Field, field_validator
 
 from tracker_viz.errors import ConfigError, unknown_name
 from tracker_viz.files import home_expanded
-from tracker_viz.options import LegalValues, Options
+from tracker_viz.options import LegalValues, Options, seconds_of
 from tracker_viz.rendering import SIZES, Pace, picture_size
 from tracker_viz.video import EncoderName
 
@@ -180,23 +179,6 @@ class FollowOptions(PlacedPictures):
         """Return the options of ``render`` that make the same pictures."""
         names = PlacedPictures.model_fields
         return PictureOptions(**{name: getattr(self, name) for name in names})
-
-
-_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)?\s*")
-_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
-
-
-def seconds_of(text: str) -> float:
-    """Return the seconds of a time such as ``30s``, ``15min`` or ``1.5h``; a number alone is
-    seconds.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    found = _TIME.fullmatch(text)
-    if not found:
-        raise ConfigError(f"a time looks like 30s, 15min or 2h; got {text!r}")
-    return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
 Ablation = Literal["mean", "zero"]

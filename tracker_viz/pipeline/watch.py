@@ -25,6 +25,7 @@ from tracker_viz.pipeline.recording.arguments import (
 )
 from tracker_viz.pipeline.recording.destinations import destinations_of
 from tracker_viz.pipeline.recording.outbox import open_outbox
+from tracker_viz.pipeline.recording.preview import Preview
 from tracker_viz.pipeline.recording.run_twice import close_earlier, remember
 from tracker_viz.pipeline.recording.watcher import Watcher
 from tracker_viz.pipeline.scoring import Scores
@@ -77,6 +78,7 @@ def watch(
     alarms: bool = True,
     on_alarm: Callable[[Alarm], object] | None = None,
     signals: Collection[str] | None = None,
+    preview: str | None = None,
     forward: Forward | None = None,
     autocast: torch.dtype | None = None,
     keep_captures: bool = False,
@@ -146,6 +148,9 @@ def watch(
         on_alarm: called with every alarm, on a thread of our own; what it raises is logged.
         signals: names of what is measured in the probe's pass beside attention, see the option
             ``capture.signals``; by default those that cost little.
+        preview: put a film of what was captured so far into the runs, at most once in this time,
+            such as ``"15min"``. A process of the lowest priority draws it, on one thread and
+            without a GPU; what fails there is said in the log.
         forward: how to call the model on [probe, position] ids; found from its signature by
             default.
         autocast: run the probe under autocast to this dtype.
@@ -186,6 +191,7 @@ def watch(
         score_rows=score_rows,
         alarms=alarms,
         signals=signals,
+        preview=preview,
     )
     start_step = whole("start_step", start_step, 0)
     chosen = chosen_schedule(schedule, options.every, total_steps, options.captures)
@@ -222,7 +228,11 @@ def watch(
         view = TrainingView(partial(_places, outbox))
     recorder = _recorder(camera, chosen, limit, outbox, view, first, start_step, counts_from)
     listener.recorder = recorder
-    watcher = Watcher(recorder, outbox, scores, tracker_options, view)
+    previews = None
+    if outbox is not None and options.preview is not None:
+        previews = Preview(outbox, options.preview)
+        previews.start()
+    watcher = Watcher(recorder, outbox, scores, tracker_options, view, previews)
     remember(watcher, model)
     return watcher
 

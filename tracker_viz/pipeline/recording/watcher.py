@@ -14,6 +14,7 @@ from tracker_viz.errors import TrackerError
 from tracker_viz.metrics import run_summary
 from tracker_viz.pipeline.load import TrackerOptions
 from tracker_viz.pipeline.recording.outbox import close_outbox
+from tracker_viz.pipeline.recording.preview import Preview
 from tracker_viz.pipeline.recording.signals import USUAL, FlushOnSignals
 from tracker_viz.pipeline.render import RenderResult, render
 from tracker_viz.pipeline.scoring import Scores
@@ -48,12 +49,14 @@ class Watcher:
         scores: Scores | None = None,
         tracker_options: TrackerOptions | None = None,
         view: TrainingView | None = None,
+        preview: Preview | None = None,
     ) -> None:
         self.recorder = recorder
         self.outbox = outbox
         self.tracker_options = tracker_options or {}
         self._scores = scores
         self._view = view
+        self._preview = preview
         self._signals: FlushOnSignals | None = None
         # The bound method itself, so that a step costs no second call.
         self.step: Callable[..., None] = _ignore_step
@@ -148,6 +151,9 @@ class Watcher:
         if self.outbox is not None and self.outbox.in_fork:
             return None
         report = None
+        if self._preview is not None:
+            # Before the runs are ended: its thread writes into them.
+            self._preview.close()
         try:
             if self.recorder:
                 self.recorder.close(failed=state == "failed")
