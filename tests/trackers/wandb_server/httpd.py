@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(
                 "file_stream",
                 len(body),
-                lambda owner: self._file_stream(owner.state, run, json.loads(body)),
+                lambda owner: self._file_stream(owner.state, run, json.loads(body), self._writer()),
             )
         else:
             self._refuse(f"POST {self.path}")
@@ -246,9 +246,17 @@ class _Handler(BaseHTTPRequestHandler):
                 return state.runs[names[0]].files[names[1]]
             return state.artifacts[names[0]].contents[names[1]]
 
-    def _file_stream(self, state: State, run: str, posted: dict[str, Any]) -> dict[str, Any]:
+    def _writer(self) -> str | None:
+        """Return the id of one of several writers, which the client sends in shared mode only."""
+        if self.headers.get("X-Wandb-Use-Async-Filestream") != "true":
+            return None
+        return self.headers["X-Wandb-Async-Client-Id"]
+
+    def _file_stream(
+        self, state: State, run: str, posted: dict[str, Any], writer: str | None
+    ) -> dict[str, Any]:
         with state.lock:
-            state.file_stream(state.runs[run], posted)
+            state.file_stream(state.runs[run], posted, writer)
         return {"limits": {}}
 
     def _body(self) -> bytes:

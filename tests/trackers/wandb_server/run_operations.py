@@ -37,7 +37,9 @@ class RunOperations(Operations):
             run = self.state.runs.setdefault(path, Run(*path.split("/")))
             run.heartbeat_at, run.last_state = time.time(), "running"
         if variables.get("config"):
-            run.config = json.loads(variables["config"])
+            config = json.loads(variables["config"])
+            # Assumed: of several writers each knows its own part, and what it does not name stays.
+            run.config = run.config | config if run.places else config
         if variables.get("summaryMetrics"):
             run.summary = json.loads(variables["summaryMetrics"])
         # The client calls it displayName, its public API display_name.

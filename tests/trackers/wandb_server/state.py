@@ -36,6 +36,8 @@ class Run:
         default_factory=lambda: defaultdict(dict)
     )  # stream -> line number -> line
     files: dict[str, bytes] = field(default_factory=dict)
+    # (writer, stream, the writer's number of a line) -> number of the line, in shared mode
+    places: dict[tuple[str, str, int], int] = field(default_factory=dict)
     output_artifacts: list[str] = field(default_factory=list)
     input_artifacts: list[str] = field(
         default_factory=list
@@ -183,16 +185,27 @@ class State:
         )
         self.runs[artifact.run].output_artifacts.append(artifact.id)
 
-    def file_stream(self, run: Run, posted: dict[str, Any]) -> None:
-        """Lines go where their offset says, so that a repeated post changes nothing."""
+    def file_stream(self, run: Run, posted: dict[str, Any], writer: str | None = None) -> None:
+        """Lines go where their offset says, so that a repeated post changes nothing.
+
+        Args:
+            writer: id of one of several writers (shared mode): each counts its own lines from 0,
+                and they come behind what is there. The client's headers say so; that values of the
+                summary are merged then is assumed.
+        """
         run.heartbeat_at = time.time()
         run.last_state = "running"
         for stream, chunk in (posted.get("files") or {}).items():
             if stream == "wandb-summary.json":
-                run.summary = json.loads(chunk["content"][0])
+                summary = json.loads(chunk["content"][0])
+                run.summary = run.summary | summary if writer else summary
                 continue
             for index, line in enumerate(chunk["content"]):
-                run.lines[stream][chunk["offset"] + index] = line
+                place = chunk["offset"] + index
+                if writer:
+                    behind = max(run.lines[stream], default=-1) + 1
+                    place = run.places.setdefault((writer, stream, place), behind)
+                run.lines[stream][place] = line
         if posted.get("complete"):
             run.exit_code = posted["exitcode"]
             run.last_state = {0: "finished", 255: "killed"}.get(run.exit_code, "failed")

@@ -23,6 +23,7 @@ import wandb
 from tracker_viz.errors import ConfigError
 from tracker_viz.trackers.values import Cell, checked_artifact, checked_columns
 from tracker_viz.trackers.wandb.artifacts import MAX_NAME_CHARACTERS, legal_name
+from tracker_viz.trackers.wandb.service import SHARED
 
 TABLE_TYPE = "tracker-viz-table"
 _HASH_CHARACTERS = 7  # that the client puts behind a name from which it had to drop a character
@@ -105,7 +106,9 @@ def store_table(sdk_run: Any, table: wandb.Table, key: str) -> None:
     artifact = wandb.Artifact(legal_name("table-", sdk_run.id, suffix), type=TABLE_TYPE)
     artifact.add(table, key)
     sdk_run.log_artifact(artifact)
-    table.bind_to_run(sdk_run, key, sdk_run.step)
+    # In shared mode rows have no number.
+    step = 0 if sdk_run.settings.mode == SHARED else sdk_run.step
+    table.bind_to_run(sdk_run, key, step)
 
 
 def table_artifact(table: wandb.Table) -> wandb.Artifact:

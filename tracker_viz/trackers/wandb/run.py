@@ -52,6 +52,7 @@ from tracker_viz.trackers.wandb.media import (
 from tracker_viz.trackers.wandb.service import (
     DEFAULT_ENTITY,
     OWN_CONFIG,
+    SHARED,
     WandbService,
     translated,
 )
@@ -352,18 +353,32 @@ class WandbRun(Run):
                 sdk_run, self._joined, self._rows = self._resumed.sdk_run, False, None
             if sdk_run is not None and (self._sdk_run is not sdk_run or self._rows is None):
                 self._sdk_run = sdk_run
-                self._rows = (
-                    JoinedRows(sdk_run) if self._joined else OwnRows(sdk_run, every_metric=True)
-                )
+                # In shared mode rows have no common counter that one of ours could disturb.
+                if self._joined and not session.is_shared(sdk_run):
+                    self._rows = JoinedRows(sdk_run)
+                else:
+                    self._rows = OwnRows(sdk_run, every_metric=not self._joined)
             rows = self._rows
         if sdk_run is not None and rows is not None:
             yield sdk_run, rows
+            return
+        if self._is_written_by_several():
+            with session.attach(self._service, self._ref) as attached:
+                yield attached, OwnRows(attached, every_metric=False)
             return
         with session.visit(self._service, self._ref) as visited:
             yield (
                 visited.sdk_run,
                 OwnRows(visited.sdk_run, every_metric=False, counted=visited.before.counted),
             )
+
+    def _is_written_by_several(self) -> bool:
+        """Return whether the run goes on in another process, in shared mode: as the user's
+        environment says, or as was noted when we made it."""
+        run = self._service.fetch_run(self._ref)
+        noted = run.config.get(OWN_CONFIG)
+        is_noted = isinstance(noted, Mapping) and noted.get("mode") == SHARED
+        return run.state == "running" and (is_noted or self._service.is_shared)
 
     # -- reading -----------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from tracker_viz.types import RunRef
 
 # In a RunRef: the owner of the credentials. An offline run knows no more.
 DEFAULT_ENTITY = "_"
+SHARED = "shared"  # the client's mode in which several processes write one run
 OWN_CONFIG = "tracker_viz"  # what a run's config holds for us
 API_TIMEOUT_S = 20
 
@@ -105,6 +106,12 @@ class WandbService:
         """``online``, ``offline`` or ``disabled``, from the user's environment."""
         mode = os.environ.get("WANDB_MODE") or str(wandb.setup().settings.mode)
         return {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the user's environment says that several processes write one run."""
+        mode = os.environ.get("WANDB_MODE") or str(wandb.setup().settings.mode)
+        return mode == SHARED
 
     def require_online(self, ref: RunRef) -> None:
         """Check that the environment lets this process write to the server.

@@ -1,14 +1,16 @@
 """Open W&B runs for writing: a new one, our own again, or another finished run for a moment, which
 is left as it was.
 
-W&B allows one writer of a run and has no call that adds to a finished one: the run has to be
-resumed. Resuming overwrites more than it adds, so a visit notes what the run looked like, resumes
-quietly, and afterwards restores what the client changed on its own.
+W&B allows one writer of a run, unless all of them use its shared mode, and has no call that adds to
+a finished one: the run has to be resumed. Resuming overwrites more than it adds, so a visit notes
+what the run looked like, resumes quietly, and afterwards restores what the client changed on its
+own. In shared mode a process attaches instead.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,7 @@ from tracker_viz.errors import RunActiveError
 from tracker_viz.trackers.values import RunState
 from tracker_viz.trackers.wandb.service import (
     DEFAULT_ENTITY,
+    SHARED,
     WandbService,
     their_login_kept,
     translated,
@@ -210,6 +213,42 @@ def require_unwritten(run: Any, ref: RunRef) -> None:
             "process is dead, W&B marks the run as "
             f"crashed {CRASHED_AFTER} after its last sign of life: try again then"
         )
+
+
+def is_shared(sdk_run: Any) -> bool:
+    """Return whether other processes may write the run at the same time."""
+    return bool(sdk_run.settings.mode == SHARED)
+
+
+@contextmanager
+def attach(service: WandbService, ref: RunRef) -> Iterator[Any]:
+    """Write for a moment into a run that another process writes in shared mode.
+
+    Each writer's rows go up under an id of its own, and the service puts them behind those that are
+    there. So nothing is resumed, and nothing has to be restored: this process says neither how the
+    run ends nor what its config, its console and its machine are.
+    """
+    entity, project, run_id = ref.path.split("/")
+    settings: dict[str, Any] = {
+        "mode": SHARED,
+        "base_url": service.base_url,
+        "x_primary": False,
+        "x_label": f"tracker_viz-{secrets.token_hex(4)}",
+        "x_update_finish_state": False,
+        **_OURS,
+        **_BOUNDED,
+        **_QUIET,
+    }
+    with alone(ref):
+        with translated(service.base_url, ref), their_login_kept():
+            sdk_run = wandb.init(
+                entity=entity, project=project, id=run_id, settings=wandb.Settings(**settings)
+            )
+        try:
+            yield sdk_run
+        finally:
+            with translated(service.base_url, ref):
+                sdk_run.finish()
 
 
 @contextmanager

@@ -129,7 +129,7 @@ class WandbTracker(Tracker):
     ) -> WandbRun:
         from tracker_viz.trackers.wandb import session
         from tracker_viz.trackers.wandb.run import JOB_TYPE, WandbRun
-        from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY, OWN_CONFIG
+        from tracker_viz.trackers.wandb.service import DEFAULT_ENTITY, OWN_CONFIG, SHARED
 
         mode = self._service.mode
         if mode == "disabled":
@@ -145,9 +145,13 @@ class WandbTracker(Tracker):
                 ours = session.is_ours(live)
                 ref = session.ref_of(live)
                 return WandbRun(self._service, ref, sdk_run=live, ours=ours, joined=not ours)
+        noted = {"tags": dict(tags or {}), **({"parent": str(parent)} if parent else {})}
         if mode == "online":
             self._service.check()
-        noted = {"tags": dict(tags or {}), **({"parent": str(parent)} if parent else {})}
+            if self._service.is_shared:
+                # Other processes put films into it while this one trains.
+                mode = noted["mode"] = SHARED
+                identity["resume"] = None
         sdk_run = session.start(
             self._service,
             settings=self._settings,
