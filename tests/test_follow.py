@@ -15,7 +15,7 @@ from dataclasses import replace
 import pytest
 
 import tracker_viz as tv
-from tracker_viz.errors import ConfigError, TransientTrackerError
+from tracker_viz.errors import ConfigError, RunActiveError, TransientTrackerError
 from tracker_viz.pipeline import FollowOptions, PictureOptions
 from tracker_viz.pipeline.following import live_film
 from tracker_viz.pipeline.following.held_scales import HeldScales
@@ -224,6 +224,42 @@ def test_a_tracker_that_is_away_is_asked_again(run, monkeypatch):
     monkeypatch.setattr(LocalRun, "list_captures", list_captures)
     options = {"poll_s": 0.01, "final": False, "format": "video", "video": VIDEO, "upload": False}
     assert tv.follow(run.ref, layout="heads", options=options).n_captures == 2
+
+
+def test_a_tracker_that_is_away_while_a_film_is_put_gets_it_later(run, monkeypatch):
+    put(run, range(2))
+    failures = {"put_live_video": 2, "put_video": 1}
+    for name in failures:
+        real = getattr(LocalRun, name)
+
+        def put_film(self, video, *, name=name, real=real, **options):
+            failures[name] -= 1
+            if failures[name] >= 0:
+                raise TransientTrackerError("away")
+            return real(self, video, **options)
+
+        monkeypatch.setattr(LocalRun, name, put_film)
+    options = {"poll_s": 0.01, "every": "0s", "format": "video", "video": VIDEO}
+    told = []
+
+    def on_version(version):
+        told.append(version.n_captures)
+        run.finish("finished")
+
+    assert tv.follow(run.ref, layout="heads", options=options, on_version=on_version).url
+    assert told == [2]
+    assert max(failures.values()) < 0
+
+
+def test_a_tracker_with_one_writer_says_how_to_see_a_film_nevertheless(run, monkeypatch):
+    def taken(self, video, **options):
+        raise RunActiveError("another process writes")
+
+    put(run, range(2))
+    monkeypatch.setattr(LocalRun, "put_live_video", taken)
+    options = {"poll_s": 0.01, "every": "0s", "format": "video", "video": VIDEO}
+    with pytest.raises(RunActiveError, match="preview='15min'"):
+        tv.follow(run.ref, layout="heads", options=options)
 
 
 def test_a_run_that_only_seems_to_go_on_is_given_up(run):

@@ -4,12 +4,12 @@ tables of heads and events."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracker_viz.errors import TrackerError
+from tracker_viz.errors import RunActiveError, TrackerError, TransientTrackerError
 from tracker_viz.metrics import HEAD_PREFIX, SD_PREFIX, event_table, head_table, score_series
 from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
 from tracker_viz.pipeline.verify_results import put_head_table, write_csv
@@ -78,7 +78,8 @@ def put_pictures(
         is_live: the run goes on, and a later version will take the place of this one.
 
     Raises:
-        TrackerError: some run could not be written; after all the others were.
+        TrackerError: some run could not be written; after all the others were. Transient where
+            that may succeed later.
     """
     from tracker_viz.rendering import write_key_frames
 
@@ -86,7 +87,7 @@ def put_pictures(
     rows = head_rows(renderer.series) if is_whole_run else []
     has_video = any(picture.format == "video" for picture in pictures)
     key_frames: Sequence[tuple[int, Path]] = []
-    failed: list[str] = []
+    failed: dict[RunRef, TrackerError] = {}
     with tempfile.TemporaryDirectory(prefix="tracker_viz-") as temporary:
         directory = Path(temporary)
         if has_video and n_key_frames:
@@ -104,13 +105,22 @@ def put_pictures(
                 if is_whole_run:
                     _put_story(run, renderer)
             except TrackerError as error:
-                failed.append(f"{run.ref}: {error}")
+                failed[run.ref] = error
     if failed:
+        said = "; ".join(f"{ref}: {error}" for ref, error in failed.items())
         here = ", ".join(str(picture.path) for picture in pictures)
-        raise TrackerError(
-            f"the pictures were made ({here}), but not uploaded to every run: {'; '.join(failed)}"
+        raise _kind_of(failed.values())(
+            f"the pictures were made ({here}), but not uploaded to every run: {said}"
         )
     return list(pictures)
+
+
+def _kind_of(errors: Collection[TrackerError]) -> type[TrackerError]:
+    """Return the kind that all of them are of, where that says what to do about them."""
+    for kind in (TransientTrackerError, RunActiveError):
+        if all(isinstance(error, kind) for error in errors):
+            return kind
+    return TrackerError
 
 
 def _put_story(run: Run, renderer: Renderer) -> None:

@@ -96,8 +96,8 @@ def follow(
         if not chosen.final:
             return result
         pictures = {name: getattr(whole, name) for name in PictureOptions.model_fields}
-        options = {"layout": drawn, "tracker_options": tracker_options, **pictures}
-        result = render(opened.ref, progress=False, **options)
+        arguments = {"layout": drawn, "tracker_options": tracker_options, **pictures}
+        result = following.patiently(lambda: render(opened.ref, progress=False, **arguments))
         shutil.rmtree(directory, ignore_errors=True)
         return result
 
@@ -146,6 +146,19 @@ class _Following:
                     return self._result
                 self._was_away, pause_s = False, self._options.poll_s
             time.sleep(pause_s)
+
+    def patiently(self, call: Callable[[], RenderResult]) -> RenderResult:
+        """Return what ``call`` returns, asking again while the tracker is away, until ``give_up``
+        is over."""
+        deadline_s = time.monotonic() + seconds_of(self._options.give_up)
+        while True:
+            try:
+                return call()
+            except TransientTrackerError as error:
+                if time.monotonic() > deadline_s:
+                    raise
+                self._say_away(error)
+            time.sleep(self._options.poll_s)
 
     def _is_quiet(self, since_s: float) -> bool:
         if time.monotonic() - since_s < seconds_of(self._options.give_up):
