@@ -178,7 +178,7 @@ class FollowFile(Stored):
         body: name of the file with the encoded frames; None before the first.
         drawn: the captures of these frames, in their order.
         kept: those whose files are here: of the plan.
-        stride: every so manieth capture is drawn.
+        stride: one of so many captures is drawn.
         n_seen, seen_step: how many captures were drawn or passed over, and the last of them.
         ranges: key of a color scale -> its range.
         widened_step: the first step that is drawn with these ranges.

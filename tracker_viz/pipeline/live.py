@@ -184,8 +184,7 @@ def _watch(view: LiveView, board: _Board, pause_s: float, stop: threading.Event)
             said = ""
         except TrackerVizError as error:
             if str(error) != said:
-                level = logging.WARNING
-                log.log(level, "the run cannot be shown now: %s; trying again", error)
+                log.warning("the run cannot be shown now: %s; trying again", error)
             said = str(error)
             if not isinstance(error, TransientTrackerError):
                 stop.wait(1.0)

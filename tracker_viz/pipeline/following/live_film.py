@@ -110,7 +110,7 @@ class LiveFilm:
         return [ref for ref in listed if seen is None or ref.step > seen]
 
     def draw(self, refs: Sequence[CaptureRef]) -> None:
-        """Put new captures behind the film; every so manieth where it has become long.
+        """Put new captures behind the film; of a film that has become long, one of ``stride``.
 
         Raises:
             TrackerError: the run cannot be read; what was drawn until then stays.
