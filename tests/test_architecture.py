@@ -73,6 +73,7 @@ INNER_LAYERS = {
         ["backlog", "destinations", "journal", "spool_lock", "taps"],
     ],
     "pipeline": [
+        ["preview_process"],  # a program of its own, which follows a spool
         ["backfill", "compare", "follow", "inspect", "live", "sweep", "verify", "watch"],
         ["verify_subject"],
         ["comparing", "following", "recording"],

@@ -23,8 +23,8 @@ from tracker_viz.trackers import Run
 
 log = logging.getLogger(__name__)
 
-# As following/preview_process.py has them, which loads more than a training needs.
-_MODULE = "tracker_viz.pipeline.following.preview_process"
+# As pipeline/preview_process.py has them, which loads more than a training needs.
+_MODULE = "tracker_viz.pipeline.preview_process"
 _DIRECTORY = ".preview"
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_NUM_THREADS")
 # How often the process is started again after somebody killed it.

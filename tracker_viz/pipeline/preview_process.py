@@ -1,6 +1,6 @@
 """The process that draws previews beside a training. ``recording/preview.py`` starts it:
 
-    python -m tracker_viz.pipeline.following.preview_process <spool> <every>
+    python -m tracker_viz.pipeline.preview_process <spool> <every>
 
 It has the lowest priority, one thread to draw with, and no GPU; it reads the spool and writes below
 ``<spool>/.preview``. On standard output it says, a JSON object a line, which version is ready or
