@@ -77,13 +77,11 @@ class CaptureOptions(Options):
     """Measure these in the probe's pass, beside attention and weights: max_logit (the largest
     attention logit of every head), probe_loss (loss of every token; forms the logits of a few rows,
     up to a fifth more for the pass), residual (size of the residual stream behind every block, and
-    the share of its largest channels). null: these, which cost little. Dearer ones are lens (what
-    the model would say behind every block, for 24 tokens of text: as many products with the whole
-    vocabulary as there are blocks, a tenth more for the pass of GPT-2), head_writes (by how much
-    every head raises the right next token, and whether it copies: reads every output projection
-    once, and goes backward through it for the rows that are drawn) and composition (how much heads
-    read of earlier heads, where captures hold only parts of the matrices: some milliseconds of an
-    accelerator, a second of two cores; large models on some blocks alone)."""
+    the share of its largest channels). null: these, which cost little. Dearer ones, with what they
+    add to a capture of GPT-2 on a CPU, are lens (what the model would say behind every block, for
+    24 tokens of text; a sixth), head_writes (by how much every head raises the right next token,
+    and whether it copies; a quarter) and composition (how much heads read of earlier heads, where
+    captures hold only parts of the matrices; a third, for half of its blocks)."""
 
     preview: Annotated[str | None, LegalValues("a time such as 30s, 15min or 2h, or null")] = None
     """Put a film of what was captured so far into the run, at most once in this time. A process of

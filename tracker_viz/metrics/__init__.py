@@ -8,8 +8,8 @@ thread runs it.
 from tracker_viz.metrics.alarms import Alarm, Alarms
 from tracker_viz.metrics.circuits.captured import AXES as COMPOSITION_AXES
 from tracker_viz.metrics.circuits.captured import composition_scores
-from tracker_viz.metrics.circuits.composition import PREFIX as COMPOSITION_PREFIX
 from tracker_viz.metrics.circuits.composition import (
+    MOST_HEADS,
     HeadMatrices,
     composition_of,
     pairs_of,
@@ -17,6 +17,7 @@ from tracker_viz.metrics.circuits.composition import (
     split_heads,
     thinned,
 )
+from tracker_viz.metrics.circuits.composition import PREFIX as COMPOSITION_PREFIX
 from tracker_viz.metrics.circuits.composition import as_arrays as composition_arrays
 from tracker_viz.metrics.events import (
     DeadExperts,
@@ -109,6 +110,7 @@ __all__ = [
     "MAX_SPECTRUM_SIDE",
     "MIN_PERIOD",
     "MIXING_SCORES",
+    "MOST_HEADS",
     "NO_ROLE",
     "PROBE_LOSS",
     "PROBE_LOSS_AXES",

@@ -138,3 +138,8 @@ def test_a_capture_with_whole_matrices_is_scored():
 @pytest.mark.parametrize("model", [{"cut": {"weight_side": 8}}, {"pooling": {"*": "rms"}}])
 def test_matrices_that_were_made_smaller_are_not_scored(model):
     assert not any("composition" in name for name in score(captured(**model)).arrays)
+
+
+def test_pairs_of_more_heads_than_fit_a_capture_are_left_out():
+    many = captured(n_blocks=130)
+    assert not any("composition" in name for name in score(many).arrays)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tracker_viz.rendering import LAYOUTS, ColorScale, Renderer, Series
-from tracker_viz.rendering.painting.cells import color_tables, paint
+from tracker_viz.rendering.painting.cells import Canvas, color_tables, paint
 from tracker_viz.rendering.painting.renderer import paint_corners
 from tracker_viz.rendering.painting.template import make_template, seaborn_pixels
+from tracker_viz.rendering.painting.words_in_cells import CellWords
 from tracker_viz.rendering.plan import Box, Heatmap, Plan
 from tracker_viz.rendering.sources import future
 from tracker_viz.rendering.theme import THEMES, rgb
@@ -155,6 +156,10 @@ def test_every_layout_paints_what_seaborn_draws(small_run, name, size):
     values = renderer.values(4)
     expected = seaborn_pixels(renderer.plan, values)
     paint_corners(expected, renderer.plan)
+    canvas = Canvas(expected)
+    for words in renderer.plan.words:
+        CellWords(renderer.plan, words).paint(canvas, 4)
+    expected = canvas.pixels
     shown = renderer.frame(4).pixels
     for heatmap in renderer.plan.heatmaps:
         box = (slice(heatmap.box.y, heatmap.box.bottom), slice(heatmap.box.x, heatmap.box.right))

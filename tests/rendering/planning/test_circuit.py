@@ -79,3 +79,10 @@ def test_a_frame_does_not_depend_on_the_frame_before_it(series):
         np.testing.assert_array_equal(pixels, renderer.draw(shot).pixels)
     box = renderer.plan.graph.box.area
     assert (drawn[0][box] != drawn[1][box]).any()
+
+
+def test_a_run_of_one_block_says_that_nothing_is_read(synthetic, tmp_path):
+    sizes = {"blocks": 1, "heads": 2, "length": 12, "width": 12, "hidden": 16, "period": 4}
+    series = Series(synthetic.write_run(tmp_path, 2, **sizes))
+    with pytest.raises(LayoutError, match="one block"):
+        make_plan(LAYOUT, series)

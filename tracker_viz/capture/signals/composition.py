@@ -17,6 +17,7 @@ from tracker_viz.capture.signals.signal import Signal, SignalArray
 from tracker_viz.capture.weights.matrices import Projection, read
 from tracker_viz.metrics import (
     COMPOSITION_AXES,
+    MOST_HEADS,
     HeadMatrices,
     composition_arrays,
     composition_of,
@@ -47,7 +48,7 @@ class Composition(Signal):
     def arrays(self) -> Iterable[SignalArray]:
         """Return the composition of every two of the blocks."""
         blocks = self._blocks()
-        if len(blocks) < 2:
+        if len(blocks) < 2 or self._n_heads > MOST_HEADS:
             return
         d_model = next(iter(blocks.values()))[0].shape[1]
         device = next(iter(self._parameters.values())).device
@@ -62,12 +63,21 @@ class Composition(Signal):
 
     def missing(self) -> str:
         """Return why there is none."""
+        if self._n_heads > MOST_HEADS:
+            return (
+                f"composition: {self._n_heads} heads make too many pairs; it is kept of at most "
+                f"{MOST_HEADS}"
+            )
         if len(self._blocks()) < 2:
             return (
                 "composition: fewer than two blocks have w_q, w_k, w_v and w_o that are whole on "
                 "this process and divide into heads"
             )
         return ""
+
+    @property
+    def _n_heads(self) -> int:
+        return len(self._structure.n_heads) * max(self._structure.n_heads)
 
     def _blocks(self) -> dict[int, list[Projection]]:
         """Return block -> its four projections."""

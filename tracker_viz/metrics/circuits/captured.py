@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.metrics.circuits.composition import (
     KINDS,
+    MOST_HEADS,
     PREFIX,
     HeadMatrices,
     compositions,
@@ -25,7 +26,8 @@ AXES = ("block", "head", "earlier_block", "earlier_head")
 
 def composition_scores(capture: Capture, n_blocks: int) -> dict[str, NDArray[Any]]:
     """Return ``scores.composition.<kind>`` float16 [block, head, earlier block, earlier head]; none
-    where the capture has them already, or holds no two blocks' matrices whole."""
+    where the capture has them already, holds no two blocks' matrices whole, or where the model has
+    more than ``MOST_HEADS`` heads."""
     if any(f"{PREFIX}{kind}" in capture.arrays for kind in KINDS):
         return {}
     blocks: dict[int, HeadMatrices] = {}
@@ -33,7 +35,8 @@ def composition_scores(capture: Capture, n_blocks: int) -> dict[str, NDArray[Any
         found = _whole_matrices(capture, block)
         if found is not None:
             blocks[block] = found
-    if len(blocks) < 2:
+    most_heads = max((block.n_heads for block in blocks.values()), default=0)
+    if len(blocks) < 2 or n_blocks * most_heads > MOST_HEADS:
         return {}
 
     d_model = next(iter(blocks.values())).d_model

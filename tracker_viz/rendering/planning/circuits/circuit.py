@@ -50,6 +50,11 @@ def place_circuit(builder: PlanBuilder, panel: Circuit, area: Box) -> int:
     """
     px = builder.px
     found = _compositions(builder, panel)
+    if not np.isfinite(found[-1]).any():
+        raise LayoutError(
+            f"layout {builder.layout.name!r} draws what heads read of earlier blocks, and no head "
+            "of the last capture has a finite value: the model has one block, or has diverged"
+        )
     heads = _heads_in(found)
     chance = _chance(builder.series)
     values = _of_pairs(found, heads)
@@ -93,7 +98,8 @@ def _compositions(builder: PlanBuilder, panel: Circuit) -> NDArray[np.float16]:
         raise LayoutError(
             f"layout {builder.layout.name!r} draws how heads compose, and the captures hold "
             f"neither {name} nor whole attention matrices: measure it with "
-            "signals=[max_logit, probe_loss, residual, composition]"
+            "signals=[max_logit, probe_loss, residual, composition]; of more than 512 heads no "
+            "pairs are kept"
         )
     return np.stack(found)
 
@@ -177,7 +183,9 @@ def _name_blocks(
             if is_down:
                 builder.text_left_of(box.x - builder.px(8), name, box.y + middle, _NUMBER)
             else:
-                x, y = box.x + middle, box.y - builder.px(8)
+                # Beside small cells the name of the first row is as high as the map's edge.
+                away = builder.px(8 if cell >= builder.px(16) else 16)
+                x, y = box.x + middle, box.y - away
                 builder.text(name, x, y, _NUMBER, align="center")
 
 

@@ -25,7 +25,7 @@ _TOKEN, _NUMBER = 25.0, 20.0
 _WORD = 27.0  # at 1080p: read where the picture is 695 pixels wide
 _LEAST_WORD = 20.0
 _COLUMN = 138  # at 1080p: a column that most words fit
-_LEAST_ROW, _MOST_ROW = 26, 84
+_LEAST_ROW, _MOST_ROW = 26, 170
 _ABOVE, _BELOW, _BETWEEN = 40, 40, 26  # at 1080p: of a band, for its tokens; between bands
 _LONGEST = 12  # characters
 _SIGNS = (("\n", "↵"), ("\t", "⇥"))
@@ -57,8 +57,10 @@ class _Said:
 
 @dataclass(frozen=True)
 class _Shape:
-    """Sizes of the bands: columns in each, the tokens of all, and the cells in pixels."""
+    """Sizes of the bands: columns in each, the tokens of all, and the cells in pixels; ``blocks``
+    are those that have room."""
 
+    blocks: list[int]
     columns: int
     shown: int
     cell: tuple[int, int]
@@ -69,7 +71,7 @@ def place_lens(builder: PlanBuilder, panel: Lens, area: Box) -> int:
     """Place the bands; return where they end.
 
     Raises:
-        LayoutError: the captures hold no logit lens, or its rows have no room.
+        LayoutError: the captures hold no logit lens.
     """
     said = _said(builder)
     shape = _fit(builder, panel, said, area)
@@ -85,8 +87,11 @@ def place_lens(builder: PlanBuilder, panel: Lens, area: Box) -> int:
             "gamma": 0.5,
         },
     )
+    heading = "What comes next?"
+    if len(shape.blocks) < len(said.blocks):
+        heading = f"What comes next? · {len(shape.blocks)} of {len(said.blocks)} blocks"
     axes = ("block ↓ token →  its word if the model ended there · framed: right", "block ↓ token →")
-    builder.heading("What comes next?", area.x, area.y - builder.px(14), area.width, *axes)
+    builder.heading(heading, area.x, area.y - builder.px(14), area.width, *axes)
     y = area.y
     for first in range(said.n_positions - shape.shown, said.n_positions, shape.columns):
         y = _place_band(builder, said, shape, range(first, first + shape.columns), area.x, y)
@@ -142,28 +147,24 @@ def shown_token(text: str) -> str:
 
 def _fit(builder: PlanBuilder, panel: Lens, said: _Said, area: Box) -> _Shape:
     """Return as many columns as words can be read in, and as many bands as have room; where not all
-    blocks have room, every other one is left out, and so on."""
+    blocks have room, some are left out, evenly spaced."""
     px = builder.px
-    n_rows = len(said.blocks)
     label = builder.text_width(f"L{said.blocks[-1]}", _NUMBER) + px(12)
     wanted = min(panel.tokens or said.n_positions, said.n_positions)
     around = px(_ABOVE) + px(_BELOW) + px(_BETWEEN)
     widest = max(1, (area.width - label) // px(_COLUMN))
     for bands in (2, 1) if wanted > widest else (1,):
         columns = min(-(-wanted // bands), widest)
-        row = ((area.height + px(_BETWEEN)) // bands - around) // n_rows
-        if row >= px(_LEAST_ROW) * (1.3 if bands > 1 else 1.0):
+        height = (area.height + px(_BETWEEN)) // bands - around
+        if height // len(said.blocks) >= px(_LEAST_ROW) * (1.3 if bands > 1 else 1.0):
             break
-    if row < px(_LEAST_ROW) // 2:
-        raise LayoutError(
-            f"layout {builder.layout.name!r}: {n_rows} blocks have no room as rows of words; "
-            "capture fewer (only_blocks=), or choose a larger size"
-        )
-    row = min(row, px(_MOST_ROW))
+    n_rows = max(1, min(len(said.blocks), height // px(_LEAST_ROW)))
+    places = np.linspace(len(said.blocks) - 1, 0, n_rows).round().astype(int)[::-1]
+    blocks = [said.blocks[place] for place in places.tolist()]
+    row = min(height // n_rows, px(_MOST_ROW))
     cell_x = (area.width - label) // columns
-    return _Shape(
-        columns, min(wanted, columns * bands), (cell_x - cell_x % 2, row - row % 2), label
-    )
+    shown = min(wanted, columns * bands)
+    return _Shape(blocks, columns, shown, (cell_x - cell_x % 2, row - row % 2), label)
 
 
 def _place_band(
@@ -174,21 +175,21 @@ def _place_band(
     shown = [position for position in positions if position < said.n_positions]
     cell_x, cell_y = shape.cell
     left, top = next_even(x + shape.label), next_even(y + px(_ABOVE))
-    box = Box(left, top, len(shown) * cell_x, len(said.blocks) * cell_y)
-    values = said.probability[:, said.blocks][:, :, shown]
+    box = Box(left, top, len(shown) * cell_x, len(shape.blocks) * cell_y)
+    values = said.probability[:, shape.blocks][:, :, shown]
     name = f"what comes next · {shown[0]}"
     builder.heatmaps.append(
         Heatmap(name, HeldMap(values), box, _SCALE, None, 2.0, builder.theme.ground)
     )
     texts = [
-        tuple(tuple(rows[block][at] for at in shown) for block in said.blocks)
+        tuple(tuple(rows[block][at] for at in shown) for block in shape.blocks)
         for rows in said.words
     ]
     size = min(_WORD, max(_LEAST_WORD, 0.62 * cell_y / builder.unit))
-    is_right = said.is_right[:, said.blocks][:, :, shown]
+    is_right = said.is_right[:, shape.blocks][:, :, shown]
     builder.words.append(WordMap(box, _SCALE, tuple(texts), values, is_right, size * builder.unit))
     every = number_spacing(cell_y, px(24))
-    for row, block in list(enumerate(said.blocks))[::every]:
+    for row, block in list(enumerate(shape.blocks))[::every]:
         middle = box.y + (row + 0.5) * cell_y
         builder.text_left_of(box.x - px(8), f"L{block}", middle, _NUMBER)
     _write_tokens(builder, [said.tokens[at] for at in shown], box, cell_x, box.y - px(10), True)
