@@ -37,6 +37,7 @@ from tracker_viz.demo import (
     Trainer,
     fetch_latest,
 )
+from tracker_viz.errors import ConfigError
 from tracker_viz.files import user_path
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.report import print_delivery, print_rendered, resume_command
@@ -62,6 +63,12 @@ def main(settings: TrainSettings) -> float:
         batch_size=settings.trainer.batch_size,
         seed=settings.seed,
     )
+    if settings.model.vocab_size < mixture.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={settings.model.vocab_size} is less than the {mixture.vocab_size} "
+            f"tokens of data.words={settings.data.words}: set model.vocab_size="
+            f"{mixture.vocab_size} or more"
+        )
     trainer = Trainer(Decoder(settings.model), mixture, settings.trainer, job=job_number())
     if start:
         trainer.load_state(start)
