@@ -63,7 +63,7 @@ def test_the_examples_layout_is_drawn_as_it_says(small_run):
     )
     assert {label.text for label in plan.labels} >= {
         "Attention · text tokens",
-        "attention q",
+        "L0 q",
         "previous token",
         "distance from init",
     }

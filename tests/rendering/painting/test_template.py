@@ -134,7 +134,7 @@ def test_a_bar_shows_its_colors_its_ticks_and_its_title(titled):
     assert np.abs(drawn[100:114, 60:420].astype(int) - colors).max() <= 4, (
         "linear in the colors; the ticks say which value each is"
     )
-    ticks = bar_ticks(scale, 360 / (18 * 0.9))
+    ticks = bar_ticks(scale, 360 / 18)
     assert len(ticks) >= 4
     marks = np.flatnonzero(coverage(drawn, DARK.dim)[115:117].mean(0) > 0.2)
     at = np.array([60 + position * 360 for position, _ in ticks])
@@ -143,11 +143,11 @@ def test_a_bar_shows_its_colors_its_ticks_and_its_title(titled):
     said = np.zeros((240, 480))
     for position, text in ticks:
         anchor = "ls" if position < 0.02 else "rs" if position > 0.98 else "ms"
-        said += pillows(text, 60 + position * 360, 114 + 1.25 * 18, 18 * 0.9, anchor)
+        said += pillows(text, 60 + position * 360, 114 + 1.12 * 18, 18, anchor)
     assert_looks_like(coverage(drawn, DARK.dim)[120:], said[120:])
     above = coverage(drawn, DARK.dim)[:100]
     if titled:
-        assert_looks_like(above, pillows(scale.label, 60, 100 - 0.55 * 18, 18, "ls")[:100])
+        assert_looks_like(above, pillows(scale.label, 60, 100 - 0.4 * 18, 18, "ls")[:100])
     else:
         assert above.max() == 0
 

@@ -392,10 +392,8 @@ def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
     size = bar.font_px
     if bar.titled:
         title_px = fitted_px(scale.label, size, box.width)
-        _draw_label(
-            ground, Label(scale.label, box.x, box.y - size * 0.55, title_px, plan.theme.dim)
-        )
-    for position, text in bar_ticks(scale, box.width / (size * 0.9)):
+        _draw_label(ground, Label(scale.label, box.x, box.y - size * 0.4, title_px, plan.theme.dim))
+    for position, text in bar_ticks(scale, box.width / size):
         align = edge_aligned(position, 0.02, 0.98)
         x = box.x + position * box.width
         ground.plot(
@@ -407,5 +405,5 @@ def _draw_bar(figure: Any, ground: Any, plan: Plan, bar: Bar) -> None:
         )
         _draw_label(
             ground,
-            Label(text, x, box.bottom + size * 1.25, size * 0.9, plan.theme.dim, align=align),  # type: ignore[arg-type]
+            Label(text, x, box.bottom + size * 1.12, size, plan.theme.dim, align=align),  # type: ignore[arg-type]
         )

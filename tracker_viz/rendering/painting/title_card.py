@@ -31,6 +31,7 @@ from tracker_viz.types import HeadId
 Pixels = NDArray[np.uint8]
 
 _TITLE, _SENTENCE, _SMALL = 76.0, 38.0, 27.0
+_NAME, _IN_CORNER = 28.0, 22.0  # of the maps
 _MOST_MAPS, _MOST_KEYS = 4, 4
 
 
@@ -72,7 +73,7 @@ class _Page:
         """Return the part of the card for maps, or for the last picture: beside the words, or below
         them where the card is narrow."""
         if self.is_narrow:
-            top = max(round(0.56 * self.height), words_end + self.px(20))
+            top = max(round(0.5 * self.height), words_end + self.px(20))
             room = self.width - 2 * self.margin
             return Box(self.margin, top, room, self.height - top - self.margin)
         left = self.margin + self.text_room + self.px(60)
@@ -127,7 +128,9 @@ def _words(plan: Plan, series: Series, page: _Page, *, with_key: bool) -> tuple[
     """Return the card's texts, and the pixel row below them."""
     theme, px = page.theme, page.px
     left, room = page.margin, page.text_room
-    y = px(150) if with_key or page.is_narrow else px(330)
+    y = px(150) if with_key else px(330)
+    if page.is_narrow:
+        y = px(110)
     over = f"after training · step {series.steps[-1]:,}"
     labels = [Label(over, left, y, 32 * page.unit, theme.roles["induction"], bold=True)]
 
@@ -214,10 +217,14 @@ def _paint_heads(
 ) -> None:
     """Paint the heads that carry the run's roles, large, as they are in the last capture."""
     px, theme = page.px, page.theme
-    across = 1 if len(maps) == 1 else 2
-    down = -(-len(maps) // across)
     gap, label = px(36), px(48)
-    side = min((area.width - (across - 1) * gap) // across, area.height // down - label - px(20))
+    side, across = max(
+        _fitted_side(area, len(maps), across, gap, label + px(20))
+        for across in range(1, len(maps) + 1)
+    )
+    down = -(-len(maps) // across)
+    names = [_name_of(heatmap, role) for heatmap, role in maps]
+    name_px = min(fitted_px(name, _NAME * page.unit, side) for name in names)
     for number, (heatmap, role) in enumerate(maps):
         rows = heatmap.source.shape[0]
         size = max(1, side // rows) * rows
@@ -229,16 +236,35 @@ def _paint_heads(
         box = Box(x, y, size, size)
         shown = values[heatmap.name]
         _paint_map(card, box, shown, heatmap.mask, scale, theme, theme.roles[role])
-        block, head = heatmap.head or (0, 0)
-        parts = [f"L{block}H{head}", role_label(role), pool_words(_pool_of(heatmap))]
-        name = " · ".join(part for part in parts if part)
-        name_px = fitted_px(name, 28 * page.unit, size)
-        coverage, baseline = line_of_text(name, name_px, bold=False)
+        coverage, baseline = line_of_text(names[number], name_px, bold=False)
         blend(card, coverage, x, y - px(14) - baseline, rgb(theme.roles[role]))
+        pooled = pool_words(_pool_of(heatmap))
+        if pooled and heatmap.mask is not None:
+            # Into the corner that no attention reaches.
+            coverage, baseline = line_of_text(pooled, _IN_CORNER * page.unit, bold=False)
+            corner_x = box.right - coverage.shape[1] - px(12)
+            blend(card, coverage, corner_x, y + px(34) - baseline, rgb(theme.dim))
+
+
+def _name_of(heatmap: Heatmap, role: str) -> str:
+    """Return what is written above a map; how it is pooled only where it has no free corner."""
+    block, head = heatmap.head or (0, 0)
+    parts = [f"L{block}H{head}", role_label(role)]
+    if heatmap.mask is None:
+        parts.append(pool_words(_pool_of(heatmap)))
+    return " · ".join(part for part in parts if part)
 
 
 def _pool_of(heatmap: Heatmap) -> int:
     return heatmap.source.pool if isinstance(heatmap.source, HeadMap) else 1
+
+
+def _fitted_side(area: Box, n: int, across: int, gap: int, around: int) -> tuple[int, int]:
+    """Return (side, across) of ``n`` maps, so many in a row, each with ``around`` pixels for its
+    name above and room below it."""
+    down = -(-n // across)
+    wide, high = (area.width - (across - 1) * gap) // across, area.height // down - around
+    return min(wide, high), across
 
 
 def _paint_map(

@@ -62,6 +62,11 @@ class Heads:
     def block_numbers(self) -> tuple[int, ...]:
         return tuple(block for block, _ in self.indices)
 
+    @property
+    def probe(self) -> int | None:
+        """Index of the probe's row; None where the captures hold one without an axis of rows."""
+        return next(maps[0].probe for maps in self.blocks if maps)
+
     def of(self, numbers: Sequence[int]) -> Heads:
         """Return the maps of the blocks with these numbers, none of those that are not here."""
         maps = dict(zip(self.block_numbers, self.blocks, strict=True))

@@ -30,7 +30,7 @@ from tracker_viz.rendering.text import text_width
 _ROUTER = re.compile(r"blocks\.(\d+)\.mlp\.router")
 _SCALE = "routers"
 _NUMBER = 20.0
-_TOKEN = 11.0
+_TOKEN = 20.0
 _TITLE = 22.0
 # More rows than these could not be told apart where the film is shown small: neighboring experts
 # share a row.
@@ -195,7 +195,7 @@ def _fit(
     label = builder.text_width(str(n_experts - 1), _NUMBER) + px(10)
     cell_x = (area.width - label - (n_rows - 1) * px(_GAP)) // (n_rows * n_tokens)
     cell_x = max(1, min(whole_cell_px(cell_x), px(18)))
-    foot = px(24) if cell_x >= px(8) else 0
+    foot = px(28) if cell_x > text_width("0", _TOKEN * builder.unit, mono=True) else 0
     height = area.height - px(6) - foot
 
     pool = 1
@@ -250,4 +250,4 @@ def _write_tokens(builder: PlanBuilder, probe: int, shape: _Shape, box: Box) -> 
         if text_width(shown, _TOKEN * builder.unit, mono=True) > shape.cell[0] - 1:
             continue
         middle = box.x + (place + 0.5) * shape.cell[0]
-        builder.text(shown, middle, box.bottom + builder.px(16), _TOKEN, align="center", mono=True)
+        builder.text(shown, middle, box.bottom + builder.px(21), _TOKEN, align="center", mono=True)

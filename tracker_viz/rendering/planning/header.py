@@ -24,7 +24,7 @@ _NUMBER, _NAME = 46.0, 27.0
 _TITLE, _SUBTITLE = 36.0, 22.0
 _CAPTION, _CAPTION_PITCH = 34.0, 39
 _LEGEND_SIZES = (22.0, 20.0)
-_SMALLEST_LEGEND = (22.0, 20.0, 18.0, 16.0)  # in short words, before any is left out
+_SMALLEST_LEGEND = (22.0, 20.0)  # in short words, before any is left out
 _FINDING_SIZES = (34.0, 31.0, 28.0, 26.0)  # of a comparison's own caption, which never changes
 _NOTE = 20.0
 _MARK = "interpolated"
@@ -43,9 +43,9 @@ class _Quantity:
 def header(builder: PlanBuilder) -> int:
     """Place the header; return the row where the panels may begin."""
     px = builder.px
-    numbers_y, caption_y, end = px(52), px(100), px(112)
+    numbers_y, caption_y, end = px(50), px(97), px(108)
     if builder.is_narrow:
-        numbers_y, caption_y, end = px(112), px(154), px(166)
+        numbers_y, caption_y, end = px(108), px(148), px(158)
     builder.numbers_end = _numbers(builder, numbers_y)
     builder.mark = _mark(builder, numbers_y)
     if builder.subject.is_one_run:
@@ -66,7 +66,7 @@ def title(builder: PlanBuilder) -> None:
         if builder.mark:
             mark_px = builder.text_width(_MARK, _SUBTITLE, bold=True)
             left = builder.numbers_end + builder.px(84) + mark_px
-    baseline, gap = builder.px(36), builder.px(16)
+    baseline, gap = builder.px(32), builder.px(16)
     right = builder.width - builder.margin
     room = right - left
     title = builder.subject.title
@@ -117,9 +117,9 @@ def role_legend(
         has_dashes: some borders are dashed, of roles that are named elsewhere perhaps.
     """
     px, theme = builder.px, builder.theme
-    left, y = builder.numbers_end + px(40), px(68)
+    left, y = builder.numbers_end + px(40), px(62)
     if builder.is_narrow:
-        left, y = builder.margin, px(66)
+        left, y = builder.margin, px(61)
     room = builder.width - builder.margin - left
     entries, size = _fitted_legend(builder, _legend_entries(theme, solid, dashed, has_dashes), room)
     widths = [_entry_px(builder, entry, size) for entry in entries]

@@ -21,9 +21,10 @@ from tracker_viz.rendering.planning.content import (
 from tracker_viz.rendering.planning.grid import fit_map
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
 
-_TOKENS = ((16.0, 1), (14.0, 1), (16.0, 2), (12.0, 1), (14.0, 2), (10.5, 1))
+_TOKENS = ((20.0, 1), (20.0, 2), (20.0, 3))
 """Sizes of tokens, and in how many columns they take turns along a side. The first that costs the
 maps little is taken. Where no way has room for all tokens, some are left out of the first."""
+_COPY = 20.0  # font size of the names of copies
 _ABOVE = 60  # at 1080p: above a map that is below another
 _LONGEST_TOKEN = 9  # characters
 
@@ -38,9 +39,9 @@ def place_head(builder: PlanBuilder, panel: LargeHead, scores: list[str], area: 
     rows = _probe_rows(builder, panel)
     place = _chosen(builder, panel, rows[0])
     tokens = [_tokens(builder, _probe(heads), heads.length) for heads in rows]
-    places = _score_places(builder, rows[0].columns) if scores else [(0, 0)]
+    places = _score_places(builder, rows[0]) if scores else [(0, 0)]
     chosen = _arrange(builder, len(rows), rows[0].length, tokens, places, area)
-    x, y, right = area.x, area.y + px(8), area.x
+    x, y, right = area.x, area.y + px(10), area.x
     for heads, texts in zip(rows, tokens, strict=True):
         title = _title(heads, place, is_first=heads is rows[0])
         corner = Box(x + chosen.label, y, 0, 0)
@@ -54,8 +55,8 @@ def place_head(builder: PlanBuilder, panel: LargeHead, scores: list[str], area: 
     if not scores:
         return bottom
     if chosen.score_width:
-        beside = left_at(top_at(area, area.y + px(8)), right + px(14))
-        place_scores(builder, scores, bottom_at(beside, box.bottom))
+        beside = left_at(top_at(area, area.y + px(10)), right + px(14))
+        place_scores(builder, scores, bottom_at(beside, bottom))
         return bottom
     room = Box(area.x, bottom + px(62), area.width, area.bottom - bottom - px(70))
     return place_cards(builder, score_cards(builder, scores), room)
@@ -161,14 +162,15 @@ def _offsets(builder: PlanBuilder, tokens: Sequence[str], size: float, columns: 
     return [*offsets, away - builder.px(7)]
 
 
-def _score_places(builder: PlanBuilder, n_heads: int) -> list[tuple[int, int]]:
+def _score_places(builder: PlanBuilder, heads: Heads) -> list[tuple[int, int]]:
     """Return (width, height) that scores may take: at the right, or in a narrow picture below,
     always where two of their maps are too wide."""
     px = builder.px
-    right, below = (px(310), 0), (0, px(270))
+    # Maps of very many blocks stand two in a row, each as wide as its title.
+    right, below = (px(310 if len(heads.blocks) <= 48 else 430), 0), (0, px(270))
     if not builder.is_narrow:
         return [right]
-    if 2 * (n_heads + px(61)) <= px(310):
+    if 2 * (heads.columns + px(61)) <= px(310):
         return [right, below]
     return [below]
 
@@ -233,8 +235,8 @@ def _name_copies(builder: PlanBuilder, probe: int, box: Box, length: int) -> Non
         line = Box(left + px(2), box.y - px(9), max(1, right - left - px(4)), max(1, px(3)))
         builder.swatches.append(Swatch(line, builder.theme.dim))
         text = f"copy {number}"
-        if builder.text_width(text, 16) <= line.width:
-            builder.text(text, (left + right) / 2, box.y - px(14), 16, align="center")
+        if builder.text_width(text, _COPY) <= line.width:
+            builder.text(text, (left + right) / 2, box.y - px(14), _COPY, align="center")
 
 
 def _chosen(builder: PlanBuilder, panel: LargeHead, heads: Heads) -> tuple[int, int]:

@@ -33,7 +33,9 @@ from tracker_viz.rendering.planning.boxes import (
     top_at,
 )
 from tracker_viz.rendering.planning.cards import (
+    Card,
     place_cards,
+    place_cards_that_fit,
     place_scores,
     resolve_scores,
     score_cards,
@@ -52,14 +54,14 @@ from tracker_viz.rendering.planning.grid import (
     LEAST_MAP_PX,
     fit_grid,
     least_matrix_px,
-    names_in_corners,
     place_grid,
 )
 from tracker_viz.rendering.planning.header import header, role_legend, title
 from tracker_viz.rendering.planning.large_head import place_head
+from tracker_viz.rendering.planning.main_panel import place_main_panel
 from tracker_viz.rendering.planning.many_heads import place_many_heads
 from tracker_viz.rendering.planning.mixing import resolve_mixing
-from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
+from tracker_viz.rendering.planning.plan_builder import BAR_PITCH, PlanBuilder, next_even
 from tracker_viz.rendering.planning.portrait import place_portrait
 from tracker_viz.rendering.planning.role_borders import find_roles, framed_roles
 from tracker_viz.rendering.planning.side_by_side.run_panels import place_runs
@@ -73,7 +75,10 @@ from tracker_viz.rendering.theme import theme as theme_by_name
 
 log = logging.getLogger(__name__)
 
-_BARS = 64  # at 1080p: a row of color bars
+_TITLE = 30  # at 1080p: above the panels
+# At 1080p: the timeline at least, and where the panels can give way.
+_BARS_ACROSS = {2: 320}  # at 1080p: number of color bars below the panels -> width of each
+_STRIP, _WIDE_STRIP = 86, 124
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "4k": (3840, 2160), "square": (1080, 1080)}
 
 
@@ -153,7 +158,7 @@ def _scale_options(
 
 def _below(builder: PlanBuilder, bottom: int) -> Box:
     """Return the strip of the picture below its panels."""
-    strip = top_at(builder.page, bottom + builder.px(16))
+    strip = top_at(builder.page, bottom + builder.px(6))
     return bottom_at(strip, builder.height - builder.px(4))
 
 
@@ -165,9 +170,11 @@ def _place_bars(builder: PlanBuilder, strip: Box) -> Box:
     if not n_bars:
         return strip
     if builder.is_narrow:
-        bars, rest = cut_top(strip, px(_BARS))
+        bars, rest = cut_top(strip, px(BAR_PITCH))
     else:
-        rest, bars = cut_right(strip, px(420 if n_bars <= 2 else 480), gap=px(40))
+        across = -(-n_bars // max(1, strip.height // px(BAR_PITCH)))
+        width = px(420) if across == 1 else across * px(_BARS_ACROSS.get(across, 240))
+        rest, bars = cut_right(strip, width, gap=px(40))
     builder.place_bars(bars)
     return rest
 
@@ -220,7 +227,7 @@ def _runs(builder: PlanBuilder, top: int) -> int:
             f"{builder.layout.name!r} has {len(builder.layout.panels)} panels"
         )
     px = builder.px
-    below = px(126 + (_BARS if builder.is_narrow else 0)) + lanes_px(builder)
+    below = px(126 + (BAR_PITCH if builder.is_narrow else 0)) + lanes_px(builder)
     area, _ = cut_bottom(top_at(builder.page, top + px(10)), below)
     return place_runs(builder, panels[0], area)
 
@@ -243,20 +250,27 @@ def _panels(builder: PlanBuilder, top: int) -> int:
                 )
             case Weights():
                 matrices.append(resolve_weights(builder, panel))
-    area = top_at(builder.page, next_even(top + builder.px(58)))
+    area = top_at(builder.page, next_even(top + builder.px(_TITLE)))
     area, _ = cut_bottom(area, _room_below(builder))
+    if heads and scores:
+        cards = score_cards(builder, scores)
+        bottom = place_main_panel(builder, heads, matrices, cards, area)
+        if bottom is not None:
+            return bottom
+    area = _shortened(builder, area)
     for panel in builder.layout.panels:
         if isinstance(panel, LargeHead):
-            return place_head(builder, panel, scores, area)
+            return place_head(builder, panel, scores, _lowered(builder, area))
         if isinstance(panel, Experts):
             return place_experts(builder, panel, scores, area)
         if isinstance(panel, Circuit):
             return place_circuit(builder, panel, area)
         if isinstance(panel, Lens):
             return place_lens(builder, panel, area)
+    cards = score_cards(builder, scores) if scores else []
     if not heads and not matrices:
-        return place_cards(builder, score_cards(builder, scores), area)
-    return _maps(builder, heads, matrices, scores, area)
+        return place_cards_that_fit(builder, cards, area)
+    return _maps(builder, heads, matrices, scores, cards, area)
 
 
 def _is_without(builder: PlanBuilder, panel: Weights) -> bool:
@@ -276,34 +290,34 @@ def _attention_and_mixing(builder: PlanBuilder, panel: Attention) -> list[Heads]
 
 
 def _room_below(builder: PlanBuilder) -> int:
-    """Return the pixels that the timeline and the color bars need at least."""
-    if builder.is_narrow:
-        return builder.px((118 if builder.layout.timeline else 16) + _BARS)
-    return builder.px(118 if builder.layout.timeline else 16 + _BARS)
+    """Return the pixels below the panels that the timeline needs at least, or in a wide picture the
+    color bars beside it."""
+    strip = _STRIP if builder.layout.timeline else 8
+    return builder.px(strip if builder.is_narrow else max(strip, 8 + BAR_PITCH))
 
 
 def _maps(
-    builder: PlanBuilder, heads: list[Heads], matrices: list[Matrices], scores: list[str], area: Box
+    builder: PlanBuilder,
+    heads: list[Heads],
+    matrices: list[Matrices],
+    scores: list[str],
+    cards: list[Card],
+    area: Box,
 ) -> int:
     """Place maps and beside them scores, in the first of these ways that keeps the maps large: a
-    grid of all, mosaics, one summary of all matrices. Return the bottom."""
+    grid of all, a map of all heads with zooms, one summary of all matrices. Return the bottom."""
     px = builder.px
     zooms = _zooms(builder.layout)
+    if heads and cards:  # for a map of each head there is no room
+        return place_many_heads(builder, heads, matrices, cards, zooms, _lowered(builder, area))
     if builder.is_narrow:
-        cards = score_cards(builder, scores) if scores else []
         return place_portrait(builder, heads, matrices, cards, zooms, area)
     side_width = _side_width(builder, [*heads, *matrices], scores, area)
-    # Names in the corners of the maps need no row of their own above them.
-    raised = top_at(area, next_even(area.y - px(22)))
-    shape = fit_grid(builder, heads, matrices, raised, side_width)
-    if names_in_corners(builder, heads, shape):
-        area = raised
-    else:
-        shape = fit_grid(builder, heads, matrices, area, side_width)
+    shape = fit_grid(builder, heads, matrices, area, side_width)
     if heads and shape.map_px < LEAST_MAP_PX * builder.unit:
-        return place_many_heads(builder, heads, matrices, score_cards(builder, scores), zooms, area)
+        return place_many_heads(builder, heads, matrices, cards, zooms, _lowered(builder, area))
     if shape.map_px < least_matrix_px(builder):
-        cards = [weight_card(builder, matrices[0]), *score_cards(builder, scores)]
+        cards = [weight_card(builder, matrices[0]), *cards]
         return place_cards(builder, cards, area)
     right, bottom = place_grid(builder, heads, matrices, area, shape, side_width)
     if scores:
@@ -312,6 +326,18 @@ def _maps(
         beside = left_at(area, right + px(44))
         place_scores(builder, scores, bottom_at(beside, bottom))
     return bottom
+
+
+def _shortened(builder: PlanBuilder, area: Box) -> Box:
+    """Return ``area`` with more room below it, for panels that can give way: for the timeline and,
+    in a narrow picture, for a row of color bars above it."""
+    more = builder.px(_WIDE_STRIP - _STRIP) if builder.layout.timeline else 0
+    return cut_bottom(area, more + (builder.px(BAR_PITCH) if builder.is_narrow else 0))[0]
+
+
+def _lowered(builder: PlanBuilder, area: Box) -> Box:
+    """Return the area below a row of names, which stand between titles and a map of all heads."""
+    return top_at(area, next_even(area.y + builder.px(22)))
 
 
 def _zooms(layout: Layout) -> int | None:
@@ -330,4 +356,4 @@ def _side_width(
         return 0
     n_blocks = max(len(panel.blocks) for panel in panels)
     is_long = len(scores) * builder.px(3 * n_blocks + 80) > area.height - builder.px(150)
-    return builder.px(min(520, 150 * len(scores)) if is_long else 330)
+    return builder.px(min(640, 175 * len(scores)) if is_long else 330)

@@ -26,6 +26,7 @@ from tracker_viz.rendering.planning.boxes import (
     top_at,
 )
 from tracker_viz.rendering.planning.cards import (
+    NO_ROOM,
     Card,
     beside_foot,
     place_below,
@@ -37,13 +38,12 @@ from tracker_viz.rendering.planning.cards import (
 )
 from tracker_viz.rendering.planning.content import Heads, Matrices
 from tracker_viz.rendering.planning.mosaic import MOST_ZOOMS, place_mosaic, place_zooms
-from tracker_viz.rendering.planning.plan_builder import TITLES, PlanBuilder, next_even
+from tracker_viz.rendering.planning.plan_builder import BAR_PITCH, TITLES, PlanBuilder, next_even
 from tracker_viz.rendering.planning.role_map import place_role_map, shows_role_map, telling_heads
 from tracker_viz.rendering.sources import CodedMap, Mosaic
 
 log = logging.getLogger(__name__)
 
-_BARS = 64  # at 1080p: a row of color bars
 _COLUMN = 150  # at 1080p: a summary of the weights that stands between mosaics and zooms
 
 
@@ -111,7 +111,7 @@ def _warn_of_missing(builder: PlanBuilder, cards: Sequence[Card]) -> None:
     for card in cards:
         if not any(source is card.source for source in placed):
             log.warning(
-                "layout %s: no room for the map of %s at %dx%d",
+                NO_ROOM,
                 builder.layout.name,
                 card.title,
                 builder.width,
@@ -163,7 +163,7 @@ def _in_columns(builder: PlanBuilder, parts: _Parts, area: Box, *, share: float)
     mosaics, cards = _mosaics(builder, parts, left)
     right = left_at(area, mosaics.right + px(40))
     # In a narrow picture the color bars have a row of their own.
-    bars = 0 if builder.is_narrow else px(_BARS)
+    bars = 0 if builder.is_narrow else px(BAR_PITCH)
     below = bars + px(20)
     if cards:
         below = max(row_height(builder, cards) + px(TITLES) + bars, int(right.height * 0.43))

@@ -4,6 +4,7 @@ has no softmax, signed, on a scale with 0 in its middle."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -74,11 +75,72 @@ def _options(builder: PlanBuilder, since: str, reach: ValueRange) -> dict[str, A
     }
 
 
+@dataclass(frozen=True)
+class Strand:
+    """Maps that share the columns of a panel: attention, mixing maps or, where each block has only
+    one of them, both. Hybrids fill the whole panel so.
+
+    Attributes:
+        parts: all have the same blocks, and are empty where a block is another's.
+    """
+
+    parts: tuple[Heads, ...]
+
+    @property
+    def columns(self) -> int:
+        return max(part.columns for part in self.parts)
+
+    @property
+    def block_numbers(self) -> tuple[int, ...]:
+        return self.parts[0].block_numbers
+
+    @property
+    def length(self) -> int:
+        return self.parts[0].length
+
+    @property
+    def causal(self) -> bool:
+        return all(part.causal for part in self.parts)
+
+    @property
+    def indices(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Return for each block its number and the numbers of its heads."""
+        found = []
+        for each in zip(*(part.indices for part in self.parts), strict=True):
+            found.append(max(each, key=lambda index: len(index[1])))
+        return found
+
+    @property
+    def numbers(self) -> tuple[int, ...] | None:
+        """Numbers of the heads by column; None where a column holds different heads of different
+        blocks."""
+        longest = max((numbers for _, numbers in self.indices), key=len)
+        if any(numbers != longest[: len(numbers)] for _, numbers in self.indices):
+            return None
+        return longest
+
+
 def aligned(
     heads: Sequence[Heads], matrices: Sequence[Matrices]
-) -> tuple[list[Heads], list[Matrices]]:
-    """Return panels whose rows are the same blocks, empty where a panel has nothing of a block:
-    hybrids attend in some blocks only, and a row of the picture is one block."""
+) -> tuple[list[Strand], list[Matrices]]:
+    """Return panels whose rows are the same blocks, empty where a panel has nothing of a block."""
     panels: list[Heads | Matrices] = [*heads, *matrices]
     numbers = sorted({number for panel in panels for number in panel.block_numbers})
-    return [each.of(numbers) for each in heads], [each.of(numbers) for each in matrices]
+    strands: list[Strand] = []
+    for each in heads:
+        group = each.of(numbers)
+        place = next((n for n, strand in enumerate(strands) if _can_share(strand, group)), None)
+        if place is None:
+            strands.append(Strand((group,)))
+        else:
+            strands[place] = Strand((*strands[place].parts, group))
+    return strands, [each.of(numbers) for each in matrices]
+
+
+def _can_share(strand: Strand, group: Heads) -> bool:
+    """Return whether no block has maps of both, and both are of the same row of the probe."""
+    probes = {part.probe for part in (*strand.parts, group)}
+    if len(probes) > 1 or strand.length != group.length or strand.causal != group.causal:
+        return False
+    pairs = zip(strand.indices, group.indices, strict=True)
+    return not any(one and other for (_, one), (_, other) in pairs)

@@ -18,7 +18,7 @@ from tracker_viz.rendering.sources import HeadMap, Mosaic
 
 _FEWEST_CELLS = 8  # a map of fewer cells a side shows no pattern any more
 FEWEST_ZOOMS, MOST_ZOOMS = 8, 24
-_CAPTION, _NUMBER = 20.0, 15.0
+_CAPTION, _NUMBER = 20.0, 20.0
 
 
 @dataclass(frozen=True, order=True)

@@ -37,7 +37,10 @@ from tracker_viz.rendering.theme import Theme
 HEADING = 26.0  # pixels at 1080p: still to be read where the whole picture is 640 pixels wide
 TITLES = 66  # at 1080p: what stands above a row of maps that is below another
 _AXES = 20.0
-_SMALLEST = 0.85  # of its size: what the title of a color bar may shrink to
+# At 1080p: from one color bar to the next below it, how wide one should be and may be, its words.
+BAR_PITCH, BAR_WIDTH, _WIDEST_BAR, _BAR_TEXT = 68, 300, 640, 20.0
+# What the title of a color bar leaves out where it has less and less room.
+_SHORTER_BAR = (r" since [^·(]*?(?= \(|$)", r" \(RMS\)$", r" probability$")
 _SHORTER = (
     (r" since [^·]*?(?= ·|$)", ""),
     (r"^block (\d+) · head (\d+)", r"b\1 h\2"),
@@ -234,7 +237,7 @@ class PlanBuilder:
             return
 
         fitting = (text for text in titles if self.text_width(text, HEADING, True) <= room)
-        shown = next(fitting, "") or self.fitted(titles[-1], HEADING, room, True)
+        shown = next(fitting, "") or self._least_title(titles[-1], room)
         self.text(shown, x, y, HEADING, self.theme.text, bold=True)
 
     def _least_title(self, title: str, room: float) -> str:
@@ -333,25 +336,25 @@ class PlanBuilder:
     def place_bars(self, box: Box) -> None:
         """Place color bars for all scales that have none yet, in rows from the top of ``box``."""
         keys = [key for key in self.scales if key not in self.barred]
-        down = max(1, min(len(keys), box.height // self.px(58)))
-        pitch = min(self.px(64), box.height // down)
+        down = max(1, min(len(keys), box.height // self.px(BAR_PITCH)))
         across = -(-len(keys) // down)
         gap = self.px(36)
         wide = (box.width - (across - 1) * gap) // max(1, across)
         for index, key in enumerate(keys):
-            x, y = box.x + index // down * (wide + gap), box.y + index % down * pitch + self.px(24)
-            bar = Box(x, y, min(wide, self.px(460)), self.px(13))
-            self.bars.append(Bar(bar, key, 16 * self.unit))
+            x = box.x + index // down * (wide + gap)
+            y = box.y + index % down * self.px(BAR_PITCH) + self.px(26)
+            bar = Box(x, y, min(wide, self.px(_WIDEST_BAR)), self.px(13))
+            self.bars.append(Bar(bar, key, _BAR_TEXT * self.unit))
             self.barred.add(key)
 
     def _fitting(self, key: str, scale: ColorScale) -> ColorScale:
-        """Shorten the title of a scale that would be too small above one of its bars: the maps'
-        own title says too what they are compared with."""
-        for bar in self.bars:
-            if bar.scale != key or not bar.titled:
-                continue
-            if text_width(scale.label, _SMALLEST * bar.font_px) > bar.box.width:
-                return replace(scale, title=re.sub(r" since [^·(]*?(?= \(|$)", "", scale.title))
+        """Shorten the title of a scale that is wider than one of its bars: the maps' own title says
+        too what they are compared with."""
+        bars = [bar for bar in self.bars if bar.scale == key and bar.titled]
+        for pattern in _SHORTER_BAR:
+            if all(text_width(scale.label, bar.font_px) <= bar.box.width for bar in bars):
+                break
+            scale = replace(scale, title=re.sub(pattern, "", scale.title))
         return scale
 
     def plan(self) -> Plan:

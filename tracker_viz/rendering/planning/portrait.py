@@ -45,10 +45,8 @@ class _Row:
     def painted(self) -> int:
         """Pixels of all its maps together; a wrapped grid counts less, because it is harder to
         read."""
-        wide = 0
-        panels: list[Heads | Matrices] = [*self.heads, *self.matrices]
-        for panel in panels:
-            wide += self.shape.width_of(panel) * sum(map(len, panel.blocks))
+        wide = self.shape.head_px * sum(sum(map(len, panel.blocks)) for panel in self.heads)
+        wide += self.shape.wide_px * sum(sum(map(len, panel.blocks)) for panel in self.matrices)
         pixels = self.shape.map_px * wide
         return pixels if self.shape.groups == 1 else pixels // 2
 

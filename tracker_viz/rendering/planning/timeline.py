@@ -34,6 +34,9 @@ _BESIDE_FROM = 84
 # At 1080p, of the leaders from the words to the flags: their thickness, and the distance from one
 # to the next where they run beside each other.
 _LEADER, _LEADERS_APART = 2, 5
+# At 1080p: what the words of events take above the curves, ticks and their labels below them, and
+# how high curves are at least before words give way to them.
+_WORDS, _BELOW, _LEAST_CURVE = 32, 30, 18
 
 
 def timeline(builder: PlanBuilder, area: Box, events: Sequence[Event]) -> None:
@@ -43,16 +46,17 @@ def timeline(builder: PlanBuilder, area: Box, events: Sequence[Event]) -> None:
     roles = lane_roles(builder.subject)
     lanes = lanes_px(builder)
     # No higher than this are the curves: whether the ends of their scale stand beside the name.
-    highest = area.height - lanes - px(32) - px(36)
+    highest = area.height - lanes - px(_BELOW) - px(_WORDS)
     left = px(_label_room(builder, roles, is_low=highest < px(_NAME_BETWEEN)))
-    _, box = cut_left(cut_bottom(area, px(32))[0], left)
+    _, box = cut_left(cut_bottom(area, px(_BELOW))[0], left)
     plot, _ = cut_bottom(box, lanes)
     points = builder.subject.timing.points
     line = Timeline(box, plot, float(points[0]), float(points[-1]))
 
-    flags = _placed_flags(builder, line, events)
+    most_levels = max(0, highest - px(_LEAST_CURVE)) // px(_LEADERS_APART)
+    flags = _placed_flags(builder, line, events, most_levels)
     levels = _leader_levels(flags)
-    above = px(36) + px(_LEADERS_APART) * max(levels, default=0) if events else px(4)
+    above = px(_WORDS) + px(_LEADERS_APART) * max(levels, default=0) if events else px(14)
     high = min(plot.height - above, px(300 if builder.is_narrow else 190))
     plot = top_at(plot, plot.bottom - high)
     line = replace(line, box=top_at(box, plot.y), plot=plot)
@@ -64,7 +68,7 @@ def timeline(builder: PlanBuilder, area: Box, events: Sequence[Event]) -> None:
         _capture_ticks(builder, line)
     builder.timeline = replace(line, marks=_lanes(builder, line, roles, area.x))
     poles = _mark_events(builder, line, events)
-    words_y = plot.bottom - high - above + px(24)
+    words_y = plot.bottom - high - above + px(20)
     for flag, level in zip(flags, levels, strict=True):
         color = event_color(flag.event, builder.theme)
         builder.text(flag.text, flag.x, words_y, _FLAG, color)
@@ -227,7 +231,7 @@ def _labels_below(builder: PlanBuilder, line: Timeline) -> None:
     for place, text in _axis_marks(builder.subject, line, max(4, box.width // px(190))):
         x = line.x(place)
         align = edge_aligned(x, box.x + px(24), box.right - px(40))
-        builder.text(text, x, box.bottom + px(27), _STEPS, align=align)
+        builder.text(text, x, box.bottom + px(25), _STEPS, align=align)
 
 
 def _axis_marks(subject: Subject, line: Timeline, n_labels: int) -> list[tuple[float, str]]:
@@ -263,7 +267,7 @@ def _capture_ticks(builder: PlanBuilder, line: Timeline) -> None:
         builder.swatches.append(Swatch(mark, theme.nonfinite))
     if inside:
         x = box.x - px(12)
-        builder.text("missing", x, box.bottom + px(27), _STEPS, theme.nonfinite, align="right")
+        builder.text("missing", x, box.bottom + px(25), _STEPS, theme.nonfinite, align="right")
 
 
 def _lanes(
@@ -319,9 +323,12 @@ class _Flag:
         return min(max(self.at, self.x), self.x + self.wide)
 
 
-def _placed_flags(builder: PlanBuilder, line: Timeline, events: Sequence[Event]) -> list[_Flag]:
+def _placed_flags(
+    builder: PlanBuilder, line: Timeline, events: Sequence[Event], most_levels: int
+) -> list[_Flag]:
     """Return the words of the events from left to right, in the longest form in which all of them
-    fit."""
+    fit; without the weakest where they do not, or where their leaders need more than
+    ``most_levels`` heights."""
     gap = builder.px(26)
     order = sorted(range(len(events)), key=lambda number: events[number].last_step)
     flags: list[_Flag] = []
@@ -332,9 +339,9 @@ def _placed_flags(builder: PlanBuilder, line: Timeline, events: Sequence[Event])
             wide = builder.text_width(text, _FLAG)
             at = line.x(events[number].last_step)
             flags.append(_Flag(number, events[number], text, at, wide))
-        if _spread(flags, line.box, gap):
+        if _spread(flags, line.box, gap) and max(_leader_levels(flags), default=0) <= most_levels:
             return flags
-    return _most_telling(flags, line.box, gap)
+    return _most_telling(flags, line.box, gap, most_levels)
 
 
 def _leader_levels(flags: Sequence[_Flag]) -> list[int]:
@@ -441,9 +448,13 @@ def _spread(flags: Sequence[_Flag], box: Box, gap: int) -> bool:
     return True
 
 
-def _most_telling(flags: Sequence[_Flag], box: Box, gap: int) -> list[_Flag]:
-    """Leave out the weakest events until the words of the others fit; their lines stay."""
-    kept = list(flags)
-    while kept and not _spread(kept, box, gap):
-        kept.remove(min(kept, key=lambda flag: flag.event.strength))
+def _most_telling(flags: Sequence[_Flag], box: Box, gap: int, most_levels: int) -> list[_Flag]:
+    """Keep the words of the strongest events, and of each further one where these and their
+    leaders still fit; the lines of the others stay."""
+    kept: list[_Flag] = []
+    for flag in sorted(flags, key=lambda flag: -flag.event.strength):
+        more = [each for each in flags if each in kept or each is flag]
+        if _spread(more, box, gap) and max(_leader_levels(more)) <= most_levels:
+            kept = more
+    _spread(kept, box, gap)
     return kept

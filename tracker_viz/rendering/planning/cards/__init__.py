@@ -2,11 +2,14 @@
 
 from tracker_viz.rendering.planning.cards.card import Card, score_cards, weight_card
 from tracker_viz.rendering.planning.cards.place import (
+    NO_ROOM,
     beside_foot,
     place_below,
     place_beside,
     place_cards,
+    place_cards_that_fit,
     place_column,
+    place_score_cards,
     place_scores,
     row_height,
 )
@@ -17,12 +20,15 @@ from tracker_viz.rendering.planning.cards.score_names import (
 )
 
 __all__ = [
+    "NO_ROOM",
     "Card",
     "beside_foot",
     "place_below",
     "place_beside",
     "place_cards",
+    "place_cards_that_fit",
     "place_column",
+    "place_score_cards",
     "place_scores",
     "resolve_scores",
     "role_of_score",

@@ -10,27 +10,25 @@ from tracker_viz.errors import LayoutError
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.cards.card import Card
 from tracker_viz.rendering.planning.content import short_kind
-from tracker_viz.rendering.planning.plan_builder import PlanBuilder
+from tracker_viz.rendering.planning.plan_builder import PlanBuilder, number_spacing
 
-_SMALL, COLUMN = 20.0, 16.0
+COLUMN = 20.0  # names of columns, and numbers of blocks
+_LINE = 23  # at 1080p: from one line of a title to the next
 _TITLES = (
     (26.0, 1, 1.0),
     (22.0, 1, 0.97),
-    (19.0, 1, 0.95),
-    (16.0, 1, 0.92),
-    (19.0, 2, 0.9),
-    (16.0, 2, 0.85),
-    (14.0, 2, 0.8),
-    (14.0, 3, 0.7),
-    (12.0, 2, 0.6),
-    (12.0, 3, 0.5),
+    (20.0, 1, 0.95),
+    (20.0, 2, 0.88),
+    (20.0, 3, 0.7),
 )
 """Sizes of titles, their lines, and how much a shape with such titles is worth. The first in which
 all titles fit is taken."""
 _CUT_WORTH = 0.1
 _FEW_CARDS = 8
 _AFTER_TITLE = 8  # at 1080p: between a title and the next one
-OWN_BAR = 38  # at 1080p: below a map that has its own color bar
+# At 1080p: below a map that has its own color bar, and how wide the bar is, so that the numbers at
+# both ends have room.
+OWN_BAR, OWN_BAR_PX = 46, 156
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,12 @@ class Shape:
         across: maps in a row, each ``wide`` pixels from the next.
         columns: cells of the widest map, of ``cell_x`` x ``cell_y`` pixels.
         label: pixels left of a map for the numbers of blocks.
-        feet: for each row of maps, the pixels below it for names and color bars.
+        heads, feet: for each row of maps, the pixels above it for titles, and below it for names
+            and color bars.
         gap: between two rows.
-        title: font size, and number of lines.
-        is_cut: some title does not fit even so.
+        title: font size, and most lines.
+        title_room: pixels that a title may be wide.
+        is_cut: some title, or the numbers of some color bar, do not fit even so.
     """
 
     across: int
@@ -53,9 +53,11 @@ class Shape:
     cell_x: int
     cell_y: int
     wide: int
+    heads: tuple[int, ...]
     feet: tuple[int, ...]
     gap: int
     title: tuple[float, int]
+    title_room: int
     is_cut: bool
 
     @property
@@ -71,10 +73,10 @@ def fit_cards(builder: PlanBuilder, cards: Sequence[Card], box: Box, own: Collec
     Raises:
         LayoutError: the maps do not fit, whatever stands beside what.
     """
-    best, best_worth = None, 0.0
+    best, best_worth = None, (False, 0.0)
     for across in range(1, len(cards) + 1):
         shape, title_worth = _shape(builder, cards, box, own, across)
-        worth = shape.worth * title_worth
+        worth = (not shape.is_cut, shape.worth * title_worth)
         if min(shape.cell_x, shape.cell_y) > 0 and worth > best_worth:
             best, best_worth = shape, worth
     if best is None:
@@ -95,33 +97,52 @@ def _shape(
     px = builder.px
     gap, between = px(26), px(16)
     rows, columns = _most_cells(cards)
-    label = builder.text_width(str(rows - 1), number_size(rows)) + px(10)
+    label = builder.text_width(str(rows - 1), COLUMN) + px(10)
     down = -(-len(cards) // across)
     wide = (box.width + gap) // across
-    size, lines, title_worth = _title_form(builder, cards, wide - label - gap + px(_AFTER_TITLE))
-    head_room = head_room_px(builder, lines)
+    title_room = wide - label - gap + px(_AFTER_TITLE)
+    size, lines, title_worth = _title_form(builder, cards, title_room)
+    bar_px = px(OWN_BAR_PX) + px(16) if own else 0
+    if label + bar_px > wide:
+        title_worth = _CUT_WORTH
+    titles = [_lines_of(builder, card, size, lines, title_room) for card in cards]
+    n_lines = [max(map(len, titles[row * across : (row + 1) * across])) for row in range(down)]
+    heads = [head_room_px(builder, n) for n in n_lines]
 
-    # First as if there were no names or bars around the maps; the loop subtracts their room.
-    cell_x, cell_y = (wide - gap - label) // columns, max(1, box.height // (down * rows))
-    # Twice, because narrower cells turn the names of columns, which then need more room below.
-    for _ in range(2):
-        needed = [_foot(builder, card, columns, cell_x, cell_y, own) for card in cards]
-        feet = [max(needed[row * across : (row + 1) * across]) for row in range(down)]
-        maps_px = box.height - sum(feet) - down * head_room - (down - 1) * between
-        cell_y = maps_px // (down * rows)
-        # Cells may be wide, most of all those of many blocks, but not stripes.
-        cell_x, cell_y = min(cell_x, (3 if rows <= 24 else 6) * cell_y), min(cell_y, 2 * cell_x)
-        cell_x, cell_y = _even_above_5(cell_x), _even_above_5(cell_y)
+    feet = [
+        max(_foot(builder, card, own) for card in cards[row * across : (row + 1) * across])
+        for row in range(down)
+    ]
+    maps_px = box.height - sum(feet) - sum(heads) - (down - 1) * between
+    cell_x, cell_y = (wide - gap - label) // columns, maps_px // (down * rows)
+    cell_x, cell_y = min(cell_x, _most_wide(rows, columns) * cell_y), min(cell_y, 2 * cell_x)
+    cell_x, cell_y = _even_above_5(cell_x), _even_above_5(cell_y)
 
-    spare = box.height - sum(feet) - down * (head_room + cell_y * rows)
+    spare = box.height - sum(feet) - sum(heads) - down * cell_y * rows
     spread = min(max(between, spare // max(1, down - 1)), px(44))
-    titles = max(_title_width(builder, card, size, lines) for card in cards)
-    narrowest = label + max(cell_x * columns + gap, titles)
-    wide = min(wide, narrowest + px(60))
-    title = (size, lines)
-    is_cut = title_worth == _CUT_WORTH
-    shape = Shape(across, columns, label, cell_x, cell_y, wide, tuple(feet), spread, title, is_cut)
+    widest = max(_title_width(builder, card, size, lines, title_room) for card in cards)
+    narrowest = label + max(cell_x * columns + gap, widest, bar_px)
+    shape = Shape(
+        across,
+        columns,
+        label,
+        cell_x,
+        cell_y,
+        min(wide, narrowest + px(60)),
+        tuple(heads),
+        tuple(feet),
+        spread,
+        (size, lines),
+        title_room,
+        title_worth == _CUT_WORTH,
+    )
     return shape, title_worth
+
+
+def _most_wide(rows: int, columns: int) -> int:
+    """Return how many times as wide as high cells may be: no stripes, unless the map has so many
+    rows that it is hardly wider than high even so."""
+    return max(3, 3 * rows // (2 * columns))
 
 
 def _most_cells(cards: Sequence[Card]) -> tuple[int, int]:
@@ -130,11 +151,9 @@ def _most_cells(cards: Sequence[Card]) -> tuple[int, int]:
     return max(rows for rows, _ in shapes), max(columns for _, columns in shapes)
 
 
-def _foot(
-    builder: PlanBuilder, card: Card, columns: int, cell_x: int, cell_y: int, own: Collection[str]
-) -> int:
+def _foot(builder: PlanBuilder, card: Card, own: Collection[str]) -> int:
     """Return the pixels below a card: for the names of its columns, and for its own color bar."""
-    below = names_px(builder, card, cell_width(card, columns, cell_x, cell_y))
+    below = names_px(builder, card)
     if card.scale in own:
         return below + builder.px(OWN_BAR)
     return below
@@ -147,7 +166,9 @@ def _even_above_5(pixels: int) -> int:
 def cell_width(card: Card, columns: int, cell_x: int, cell_y: int) -> int:
     """Return how wide the cells of a card are: one of fewer columns than the others is as wide as
     they are, unless its cells would become stripes."""
-    return max(1, min(cell_x * columns // card.source.shape[1], 9 * cell_y))
+    rows, own_columns = card.source.shape
+    widest = max(9, _most_wide(rows, own_columns)) * cell_y
+    return max(1, min(cell_x * columns // own_columns, widest))
 
 
 def _title_form(builder: PlanBuilder, cards: Sequence[Card], room: int) -> tuple[float, int, float]:
@@ -155,54 +176,77 @@ def _title_form(builder: PlanBuilder, cards: Sequence[Card], room: int) -> tuple
     # Many cards need their room for cells: titles that are read from afar are for a few.
     forms = _TITLES if len(cards) <= _FEW_CARDS else _TITLES[2:]
     for size, lines, worth in forms:
-        if all(_title_width(builder, card, size, lines) <= room for card in cards):
+        if all(_title_width(builder, card, size, lines, room) <= room for card in cards):
             return size, lines, worth
     return (*_TITLES[-1][:2], _CUT_WORTH)
 
 
-def _title_width(builder: PlanBuilder, card: Card, size: float, lines: int) -> int:
-    texts = title_lines(builder, card, size, lines)
-    widest = builder.widest(texts, size)
-    return builder.px(22 if card.role else 0) + widest + builder.px(_AFTER_TITLE)
+def _title_width(builder: PlanBuilder, card: Card, size: float, lines: int, room: int) -> int:
+    """Return the width of a title with what stands before and behind it."""
+    texts = _lines_of(builder, card, size, lines, room)
+    return _around_title(builder, card) + builder.widest(texts, size)
 
 
-def title_lines(builder: PlanBuilder, card: Card, size: float, lines: int) -> list[str]:
-    """Break a title into at most ``lines`` lines, as narrow as can be."""
+def _lines_of(builder: PlanBuilder, card: Card, size: float, lines: int, room: int) -> list[str]:
+    return title_lines(builder, card, size, lines, room - _around_title(builder, card))
+
+
+def _around_title(builder: PlanBuilder, card: Card) -> int:
+    return builder.px(22 if card.role else 0) + builder.px(_AFTER_TITLE)
+
+
+def title_lines(builder: PlanBuilder, card: Card, size: float, lines: int, room: int) -> list[str]:
+    """Break a title into as few lines as ``room`` pixels ask for, at most ``lines``, and these as
+    narrow as can be."""
     words = card.title.split()
-    breaks = []
-    for cut in itertools.combinations(range(1, len(words)), min(lines, len(words)) - 1):
-        ends = itertools.pairwise([0, *cut, len(words)])
-        breaks.append([" ".join(words[start:end]) for start, end in ends])
-    return min(breaks, key=lambda lines: builder.widest(lines, size))
-
-
-def number_size(rows: int) -> float:
-    """Return the size of the numbers of blocks: smaller for many, whose cells need the room."""
-    return _SMALL if rows <= 48 else 16.0
+    for n_lines in range(1, min(lines, len(words)) + 1):
+        breaks = []
+        for cut in itertools.combinations(range(1, len(words)), n_lines - 1):
+            ends = itertools.pairwise([0, *cut, len(words)])
+            breaks.append([" ".join(words[start:end]) for start, end in ends])
+        best = min(breaks, key=lambda lines: builder.widest(lines, size))
+        if builder.widest(best, size) <= room:
+            break
+    return best
 
 
 def head_room_px(builder: PlanBuilder, lines: int) -> int:
-    return builder.px(28 + 20 * (lines - 1))
+    return builder.px(28 + _LINE * (lines - 1))
 
 
-def names_px(builder: PlanBuilder, card: Card, cell_x: int) -> int:
+def line_above_px(builder: PlanBuilder, line: int) -> int:
+    """Return how far above a map the baseline of its title's line is, the lowest being 0."""
+    return builder.px(10 + _LINE * line)
+
+
+def names_px(builder: PlanBuilder, card: Card) -> int:
     """Return the pixels below a map that the names of its columns need."""
-    if not card.columns:
-        return 0
-    if not is_turned(builder, card, cell_x):
-        return builder.px(22)
-    return builder.widest(short_names(card), COLUMN) + builder.px(8)
+    return builder.px(26) if card.columns else 0
 
 
-def is_turned(builder: PlanBuilder, card: Card, cell_x: int) -> bool:
-    """Return whether the names of two columns side by side are too wide, so that names are
-    turned."""
-    widths = [builder.text_width(name, COLUMN) for name in short_names(card)]
-    for one, other in itertools.pairwise(widths):
-        if (one + other) / 2 + builder.px(4) > cell_x:
-            return True
-    return False
+def column_names(builder: PlanBuilder, card: Card, cell_x: int) -> list[str]:
+    """Return the names of columns ``cell_x`` pixels wide, as far as they have room there: in short,
+    else by their first letters, else only every second or fourth of them."""
+    short = [short_kind(name) for name in card.columns]
+    for names in (short, _beginnings(short)):
+        widths = [builder.text_width(name, COLUMN) for name in names]
+        pairs = itertools.pairwise(widths)
+        if all((one + other) / 2 + builder.px(4) <= cell_x for one, other in pairs):
+            return names
+    spacing = number_spacing(cell_x, max(widths) + builder.px(4))
+    return [name if place % spacing == 0 else "" for place, name in enumerate(names)]
 
 
-def short_names(card: Card) -> list[str]:
-    return [short_kind(name) for name in card.columns]
+def _beginnings(names: Sequence[str]) -> list[str]:
+    """Return the shortest beginnings that tell names apart: ``gate`` -> ``g``, and ``out`` beside
+    ``o`` -> ``ou``."""
+    found: list[str] = []
+    for name in names:
+        others = [other for other in names if other != name and len(other) <= len(name)]
+        length = 1
+        while length < len(name) and (
+            name[:length] in found or any(other.startswith(name[:length]) for other in others)
+        ):
+            length += 1
+        found.append(name[:length])
+    return found

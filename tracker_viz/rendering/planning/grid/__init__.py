@@ -7,7 +7,6 @@ from tracker_viz.rendering.planning.grid.fit import (
     fit_map,
     fit_matrix,
     least_matrix_px,
-    names_in_corners,
 )
 from tracker_viz.rendering.planning.grid.place import place_grid
 
@@ -18,6 +17,5 @@ __all__ = [
     "fit_map",
     "fit_matrix",
     "least_matrix_px",
-    "names_in_corners",
     "place_grid",
 ]

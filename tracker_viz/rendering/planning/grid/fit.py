@@ -1,11 +1,13 @@
 """Fit attention and weight maps into rows, one per block: all maps of a picture are equally high.
 
 Where one row for each block would leave the maps small, many blocks are wrapped into groups side by
-side, and the many maps of few blocks into several lines for each block.
+side, and the many maps of few blocks into several lines for each block. Attention without weights
+beside it may be wider than high, so that it fills a wide picture.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +15,15 @@ from itertools import groupby
 
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.content import Heads, Matrices, heads_that_share
-from tracker_viz.rendering.planning.mixing import aligned
+from tracker_viz.rendering.planning.mixing import Strand, aligned
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, whole_cell_px
 
 NAME = 20.0  # of rows and columns
 CAPTION = 20  # at 1080p: a map's own name above it, beside the gap
 FOOT = 30  # at 1080p: below the last row, for brackets and their words
+_COLUMN_NAMES = 18  # at 1080p: above the first row
+# How much wider than high, and higher than wide, attention maps may be.
+_WIDER, _HIGHER = 5 / 3, 4 / 3
 LEAST_MAP_PX = 40  # at 1080p; where maps of heads would be smaller, a mosaic with zooms tells more
 
 
@@ -34,24 +39,30 @@ class GridShape:
 
     Attributes:
         groups, rows: groups of blocks side by side, and blocks in each of them.
-        map_px: height of all maps, and width of attention maps.
+        map_px: height of all maps.
+        head_px: width of attention maps.
         wide_px: width of matrices.
         pool: entries of attention that share a cell, along each side.
         gap: between two maps.
         lines: how many lines the maps of a block take.
         caption: pixels above each map for its name, where the columns have none.
         foot: pixels below the last row, for brackets that join heads.
+        cornered: each map has its name in its corner, so that rows and columns need none.
+        above: pixels above the first row for the names of columns.
     """
 
     groups: int
     rows: int
     map_px: int
+    head_px: int
     wide_px: int
     pool: int
     gap: int
     lines: int = 1
     caption: int = 0
     foot: int = 0
+    cornered: bool = False
+    above: int = 0
 
     @property
     def pitch(self) -> int:
@@ -66,20 +77,24 @@ class GridShape:
     def height(self) -> int:
         return self.rows * self.block_pitch - self.gap - self.caption + self.foot
 
-    def columns(self, panel: Heads | Matrices) -> int:
+    def columns(self, panel: Strand | Matrices) -> int:
         """Return how many maps of a panel stand in a line."""
-        return _per_line(panel, self.lines)
+        return -(-panel.columns // self.lines)
 
-    def origin(self, panel: Heads | Matrices, row: int, number: int) -> tuple[int, int]:
+    def origin(self, panel: Strand | Matrices, row: int, number: int) -> tuple[int, int]:
         """Return (x, y) of a block's map of that number, from the left upper corner of the panel's
         first one."""
         wide = self.width_of(panel)
         line, column = divmod(number, self.columns(panel))
         return column * (wide + self.gap), row * self.block_pitch + line * self.pitch
 
-    def width_of(self, panel: Heads | Matrices) -> int:
+    def width_of(self, panel: Strand | Matrices) -> int:
         """Return how wide a map of a panel is."""
-        return self.map_px if isinstance(panel, Heads) else self.wide_px
+        return self.head_px if isinstance(panel, Strand) else self.wide_px
+
+    def width(self, panel: Strand | Matrices) -> int:
+        """Return how wide one group of a panel is."""
+        return self.columns(panel) * (self.width_of(panel) + self.gap) - self.gap
 
     def blocks(self, group: int, n_blocks: int) -> range:
         """Return the positions of the blocks of a group."""
@@ -93,31 +108,51 @@ def fit_grid(
     area: Box,
     keep_right: int = 0,
 ) -> GridShape:
-    """Return the shape with the largest maps in ``area``, less ``keep_right`` pixels of its width;
-    its ``map_px`` is 0 when not one pixel a map fits."""
-    heads, matrices = aligned(heads, matrices)
-    panels: list[Heads | Matrices] = [*heads, *matrices]
-    n_blocks = max(len(panel.blocks) for panel in panels)
-    best, best_worth = GridShape(1, n_blocks, 0, 0, 1, 0), 0.0
+    """Return the shape with the most cells a map, and of these the largest maps, in ``area`` less
+    ``keep_right`` pixels of its width; its ``map_px`` is 0 when not one pixel a map fits.
+
+    More room never gives fewer cells: a pattern is lost with its cells.
+    """
+    strands, matrices = aligned(heads, matrices)
+    panels: list[Strand | Matrices] = [*strands, *matrices]
+    n_blocks = max(len(panel.block_numbers) for panel in panels)
+    best, best_worth = GridShape(1, n_blocks, 0, 0, 0, 1, 0), (0, 0.0)
     for groups, rows, lines in _wrappings(panels, n_blocks):
-        for gap in (builder.even(10), builder.even(6)):
-            caption, foot = _caption_px(builder, heads, lines), _foot_px(builder, heads, lines)
-            wrapped = GridShape(groups, rows, 0, 0, 1, gap, lines, caption, foot)
-            shape = _largest(builder, wrapped, heads, matrices, area, keep_right)
-            worth = _worth(builder, shape, bool(heads))
+        for gap, cornered in itertools.product((10, 6), (True, False)):
+            wrapped = GridShape(
+                groups,
+                rows,
+                0,
+                0,
+                0,
+                1,
+                builder.even(gap),
+                lines,
+                0 if cornered else _caption_px(builder, strands, lines),
+                _foot_px(builder, strands, lines),
+                cornered,
+                0 if cornered else builder.px(_COLUMN_NAMES),
+            )
+            shape = _largest(builder, wrapped, strands, matrices, area, keep_right)
+            if cornered and not _has_room_in_corners(builder, strands, matrices, shape):
+                continue
+            length = max((strand.length for strand in strands), default=0)
+            cells = -(-length // shape.pool) if shape.map_px else 0
+            worth = (cells, _worth(builder, shape, bool(heads)))
             if worth > best_worth:
                 best, best_worth = shape, worth
     return best
 
 
-def _caption_px(builder: PlanBuilder, heads: Sequence[Heads], lines: int) -> int:
-    if lines > 1 or any(group.numbers is None for group in heads):
+def _caption_px(builder: PlanBuilder, strands: Sequence[Strand], lines: int) -> int:
+    if lines > 1 or any(strand.numbers is None for strand in strands):
         return builder.px(CAPTION)
     return 0
 
 
-def _foot_px(builder: PlanBuilder, heads: Sequence[Heads], lines: int) -> int:
-    if lines == 1 and any(shared_columns(builder, group) for group in heads):
+def _foot_px(builder: PlanBuilder, strands: Sequence[Strand], lines: int) -> int:
+    parts = [part for strand in strands for part in strand.parts]
+    if lines == 1 and any(shared_columns(builder, part) for part in parts):
         return builder.px(FOOT)
     return 0
 
@@ -138,44 +173,47 @@ def shared_columns(builder: PlanBuilder, group: Heads) -> list[tuple[int, int]]:
 def _largest(
     builder: PlanBuilder,
     shape: GridShape,
-    heads: Sequence[Heads],
+    strands: Sequence[Strand],
     matrices: Sequence[Matrices],
     area: Box,
     keep_right: int,
 ) -> GridShape:
     """Return ``shape`` with the largest maps for which ``area`` has room."""
-    n_panels = len(heads) + len(matrices)
-    n_heads = shape.groups * sum(shape.columns(panel) for panel in heads)
+    n_panels = len(strands) + len(matrices)
+    n_heads = shape.groups * sum(shape.columns(strand) for strand in strands)
     n_matrices = shape.groups * sum(shape.columns(panel) for panel in matrices)
     n_gaps = n_heads + n_matrices - shape.groups * n_panels
-    free = area.width - around_px(builder, shape.groups, n_panels) - keep_right - n_gaps * shape.gap
+    around = around_px(builder, shape, n_panels)
+    free = area.width - around - keep_right - n_gaps * shape.gap
     n_lines = shape.rows * shape.lines
     between = (n_lines - 1) * (shape.gap + shape.caption)
-    high = (area.height - shape.foot - between) // n_lines
-    narrowest, widest = _matrix_widths(bool(heads), bool(matrices), keep_right)
-    room = min(int(free / (n_heads + narrowest * n_matrices)), high)
+    high = (area.height - shape.above - shape.foot - between) // n_lines
+    narrowest, widest = _matrix_widths(bool(strands), keep_right)
+    wide = int(free / (n_heads + narrowest * n_matrices))
 
-    length = max((group.length for group in heads), default=0)
-    pool, map_px = 1, 0
-    if length and room > 0:
-        pool, cell_px = fit_map(length, room)
-        map_px = -(-length // pool) * cell_px
-    elif not length:
-        map_px = max(0, room // 2 * 2)
-    wide_px = map_px
-    if n_matrices:
-        rest = (free - n_heads * map_px) // n_matrices
-        wide_px = min(rest, int(widest * map_px)) // 2 * 2
-    return replace(shape, map_px=map_px, wide_px=wide_px, pool=pool)
+    if min(wide, high) < 1:
+        return shape
+    if not strands:
+        map_px = min(wide, high) // 2 * 2
+        wide_px = min(free // n_matrices, int(widest * map_px)) // 2 * 2
+        return replace(shape, map_px=map_px, wide_px=wide_px)
+    length = max(strand.length for strand in strands)
+    if not n_matrices:
+        pool, (cell_x, cell_y) = fit_stretched(length, wide, high)
+        cells = -(-length // pool)
+        return replace(shape, map_px=cells * cell_y, head_px=cells * cell_x, pool=pool)
+    pool, cell_px = fit_map(length, min(wide, high))
+    map_px = -(-length // pool) * cell_px
+    rest = (free - n_heads * map_px) // n_matrices
+    wide_px = min(rest, int(widest * map_px)) // 2 * 2
+    return replace(shape, map_px=map_px, head_px=map_px, wide_px=wide_px, pool=pool)
 
 
-def _matrix_widths(has_heads: bool, has_matrices: bool, keep_right: int) -> tuple[float, float]:
+def _matrix_widths(has_heads: bool, keep_right: int) -> tuple[float, float]:
     """Return the least and the greatest width of a matrix, as parts of its height."""
-    # Beside attention, whose maps are square, weights may be half as wide as they are high, and
-    # alone not much less narrow.
+    # Beside attention, whose maps are square there, weights may be half as wide as they are high,
+    # and alone not much less narrow.
     narrowest = 0.5 if has_heads else 0.62
-    if keep_right and has_heads and has_matrices:
-        return narrowest, 0.75  # attention is what the picture is about
     if keep_right:
         return narrowest, 1.6
     return narrowest, 3.4 if has_heads else 2.6
@@ -184,9 +222,8 @@ def _matrix_widths(has_heads: bool, has_matrices: bool, keep_right: int) -> tupl
 def _worth(builder: PlanBuilder, shape: GridShape, has_heads: bool) -> float:
     """Return how well maps can be read: their size in pixels, less where they are wrapped or close
     to each other. Only for comparing shapes of one picture."""
-    worth = float(shape.map_px)
-    if not has_heads:
-        worth = math.sqrt(shape.map_px * min(shape.map_px, shape.wide_px))
+    wide = shape.head_px if has_heads else min(shape.map_px, shape.wide_px)
+    worth = math.sqrt(shape.map_px * wide)
     if shape.groups > 1:
         worth *= 0.72
     elif shape.lines > 1:
@@ -197,7 +234,9 @@ def _worth(builder: PlanBuilder, shape: GridShape, has_heads: bool) -> float:
     return worth
 
 
-def _wrappings(panels: Sequence[Heads | Matrices], n_blocks: int) -> Iterator[tuple[int, int, int]]:
+def _wrappings(
+    panels: Sequence[Strand | Matrices], n_blocks: int
+) -> Iterator[tuple[int, int, int]]:
     """Yield (groups side by side, blocks in each, lines of a block) of all ways to wrap: into
     groups, or into lines."""
     for groups in range(1, min(n_blocks, 8) + 1):
@@ -208,24 +247,31 @@ def _wrappings(panels: Sequence[Heads | Matrices], n_blocks: int) -> Iterator[tu
         yield 1, n_blocks, lines
 
 
-def _per_line(panel: Heads | Matrices, lines: int) -> int:
-    return -(-panel.columns // lines)
-
-
-def around_px(builder: PlanBuilder, groups: int, n_panels: int) -> int:
+def around_px(builder: PlanBuilder, shape: GridShape, n_panels: int) -> int:
     """Return the pixels of the width that go to the names of blocks, to the gaps between the parts,
     and to their beginning at even pixels."""
-    n_parts = groups * n_panels
-    n_labels = 1 if groups == 1 else n_parts
-    return n_labels * label_width(builder, groups) + (n_parts - 1) * section_gap(builder) + n_parts
+    n_parts = shape.groups * n_panels
+    n_labels = 1 if shape.groups == 1 else n_parts
+    labels = n_labels * label_width(builder, shape)
+    between = n_panels * (shape.groups - 1) * group_gap(builder, shape)
+    return labels + between + (n_panels - 1) * section_gap(builder) + n_parts
 
 
-def label_width(builder: PlanBuilder, groups: int) -> int:
-    return builder.px(46 if builder.is_narrow or groups > 1 else 72)
+def label_width(builder: PlanBuilder, shape: GridShape) -> int:
+    """Return the pixels at the left of maps for the names of blocks."""
+    if shape.cornered:
+        return 0
+    return builder.px(46 if builder.is_narrow or shape.groups > 1 else 72)
 
 
 def section_gap(builder: PlanBuilder) -> int:
     return builder.px(20 if builder.is_narrow else 44)
+
+
+def group_gap(builder: PlanBuilder, shape: GridShape) -> int:
+    """Return the pixels between two groups of blocks of one panel; where each map has its own name,
+    these stand like columns of one group."""
+    return shape.gap if shape.cornered else section_gap(builder)
 
 
 def is_plain(builder: PlanBuilder, shape: GridShape) -> bool:
@@ -233,20 +279,26 @@ def is_plain(builder: PlanBuilder, shape: GridShape) -> bool:
     return shape.groups == 1 and shape.lines == 1 and not builder.is_narrow
 
 
-def names_in_corners(builder: PlanBuilder, heads: Sequence[Heads], shape: GridShape) -> bool:
+def _has_room_in_corners(
+    builder: PlanBuilder,
+    strands: Sequence[Strand],
+    matrices: Sequence[Matrices],
+    shape: GridShape,
+) -> bool:
     """Return whether each map of a head has room for its name in the corner where attention is
-    masked.
-
-    It then needs no row of names above it.
-    """
-    if not is_plain(builder, shape) or not heads or not all(group.causal for group in heads):
+    masked."""
+    if not strands or not shape.map_px or not all(strand.causal for strand in strands):
+        return False
+    if matrices and not is_plain(builder, shape):
         return False
     names = []
-    for group in heads:
-        names += [f"L{block}H{max(numbers)}" for block, numbers in group.indices if numbers]
-    needed = builder.text_width(max(names, key=len), NAME)
-    needed += builder.px(NAME) + 3 * builder.px(6)
-    return shape.map_px - shape.map_px // 16 > 1.1 * needed
+    for strand in strands:
+        names += [f"L{block}H{max(numbers)}" for block, numbers in strand.indices if numbers]
+    pad = builder.px(6)
+    # Masked is what is above the diagonal: the lower edge of the name must not reach it.
+    below = (builder.px(NAME) + 2 * pad) * shape.head_px / shape.map_px
+    needed = builder.text_width(max(names, key=len), NAME) + pad + below
+    return shape.head_px - shape.head_px // 16 > 1.1 * needed
 
 
 def fit_map(length: int, room_px: int) -> tuple[int, int]:
@@ -261,6 +313,19 @@ def fit_map(length: int, room_px: int) -> tuple[int, int]:
     if not length:
         return pool, 1
     return pool, whole_cell_px(max(1, room_px // -(-length // pool)))
+
+
+def fit_stretched(length: int, wide: int, high: int) -> tuple[int, tuple[int, int]]:
+    """Return (pool, (cell_x, cell_y)) of a map of ``length`` x ``length`` entries in ``wide`` x
+    ``high`` pixels: as many cells as a square map has, stretched as far as patterns stay what they
+    are."""
+    pool, cell_px = fit_map(length, min(wide, high))
+    cells = -(-length // pool)
+    if min(wide, high) < 2 * cells:
+        return pool, (cell_px, cell_px)
+    cell_x, cell_y = wide // cells, high // cells
+    cell_x, cell_y = min(cell_x, int(_WIDER * cell_y)), min(cell_y, int(_HIGHER * cell_x))
+    return pool, (whole_cell_px(cell_x), whole_cell_px(cell_y))
 
 
 def fit_matrix(

@@ -21,13 +21,13 @@ from tracker_viz.rendering.planning.grid.fit import (
     GridShape,
     around_px,
     fit_matrix,
+    group_gap,
     is_plain,
     label_width,
-    names_in_corners,
     section_gap,
     shared_columns,
 )
-from tracker_viz.rendering.planning.mixing import aligned
+from tracker_viz.rendering.planning.mixing import Strand, aligned
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
 
 # Below the heads that a bracket joins.
@@ -44,63 +44,71 @@ def place_grid(
 ) -> tuple[int, int]:
     """Place everything in ``area``, whose last ``keep_right`` pixels stay free; return (right,
     bottom) of what was placed."""
-    heads, matrices = aligned(heads, matrices)
-    panels: list[Heads | Matrices] = [*heads, *matrices]
-    cornered = names_in_corners(builder, heads, shape)
-    n_blocks = max(len(panel.blocks) for panel in panels)
-    section, label = section_gap(builder), label_width(builder, shape.groups)
+    strands, matrices = aligned(heads, matrices)
+    panels: list[Strand | Matrices] = [*strands, *matrices]
+    n_blocks = max(len(panel.block_numbers) for panel in panels)
+    section, label = section_gap(builder), label_width(builder, shape)
+    between = group_gap(builder, shape)
     if not keep_right:
-        section += _spare_gap(builder, panels, shape, area)
-    x = area.x
+        spare = _spare_gap(builder, panels, shape, area)
+        section += spare
+        between += 0 if shape.cornered else spare
+    x, top = area.x, next_even(area.y + shape.above)
     for panel in panels:
         for group in range(shape.groups):
             blocks = shape.blocks(group, n_blocks)
             if panel is panels[0] or shape.groups > 1:
                 x += label
-                if not cornered:
+                if not shape.cornered:
                     numbers = [panel.block_numbers[position] for position in blocks]
-                    _row_labels(builder, numbers, x, area.y, shape)
+                    _row_labels(builder, numbers, x, top, shape)
             if group == 0:
-                width = _panel_width(panel, shape) + section + label
-                room = shape.groups * width - section // 2 - label
+                width = shape.width(panel) + between + label
+                room = shape.groups * width - between + section // 2 - label
                 if panel is panels[-1] and not keep_right:
                     room = area.right - x
-                _write_title(builder, panel, Box(x, area.y, room, shape.height), shape, heads)
-            x = _place_panel(builder, panel, blocks, x, area.y, shape) + section
+                _write_title(builder, panel, Box(x, top, room, shape.height), shape, strands)
+            is_last = group == shape.groups - 1
+            x = _place_panel(builder, panel, blocks, x, top, shape)
+            x += section if is_last else between
     for weights in matrices:
         add_weight_scale(builder, weights)
-    return x - section, area.y + shape.height
+    return x - section, top + shape.height
 
 
 def _spare_gap(
-    builder: PlanBuilder, panels: Sequence[Heads | Matrices], shape: GridShape, area: Box
+    builder: PlanBuilder, panels: Sequence[Strand | Matrices], shape: GridShape, area: Box
 ) -> int:
     """Return how much wider the gaps between sections become where nothing stands at the right."""
-    maps_px = shape.groups * sum(_panel_width(panel, shape) for panel in panels)
-    spare = area.width - around_px(builder, shape.groups, len(panels)) - maps_px
+    maps_px = shape.groups * sum(shape.width(panel) for panel in panels)
+    spare = area.width - around_px(builder, shape, len(panels)) - maps_px
     return min(max(0, spare) // (shape.groups * len(panels)), builder.px(160))
 
 
 def _write_title(
     builder: PlanBuilder,
-    panel: Heads | Matrices,
+    panel: Strand | Matrices,
     box: Box,
     shape: GridShape,
-    heads: Sequence[Heads],
+    strands: Sequence[Strand],
 ) -> None:
     """Write the title of a panel above ``box``, or beside it where the row above it is taken."""
-    if isinstance(panel, Matrices) and heads and is_plain(builder, shape):
+    above = box.y - builder.px(13 if shape.cornered else 31)
+    if isinstance(panel, Strand):
+        room = box.width // len(panel.parts)
+        for number, part in enumerate(panel.parts):
+            x = box.x + number * room
+            axes, needed = part.axes(shape.pool), pool_words(shape.pool)
+            builder.heading(part.title, x, above, room, *axes, needed=needed)
+    elif strands and is_plain(builder, shape):
         _title_beside(builder, panel, box)
-        return
-    needed = pool_words(shape.pool) if isinstance(panel, Heads) else ""
-    axes = panel.axes(shape.pool) if isinstance(panel, Heads) else panel.axes
-    above = builder.px(14 if names_in_corners(builder, heads, shape) else 34)
-    builder.heading(panel.title, box.x, box.y - above, box.width, *axes, needed=needed)
+    else:
+        builder.heading(panel.title, box.x, above, box.width, *panel.axes)
 
 
 def _place_panel(
     builder: PlanBuilder,
-    panel: Heads | Matrices,
+    panel: Strand | Matrices,
     blocks: range,
     x: int,
     top: int,
@@ -108,11 +116,17 @@ def _place_panel(
 ) -> int:
     """Place the maps of some blocks from ``x`` on; return where they end."""
     x = next_even(x)
-    if isinstance(panel, Heads):
-        _place_heads(builder, panel, blocks, x, top, shape)
-    else:
+    if isinstance(panel, Matrices):
         _place_matrices(builder, panel, blocks, x, top, shape)
-    return x + _panel_width(panel, shape)
+        return x + shape.width(panel)
+    if not shape.caption and panel.numbers and not shape.cornered:
+        names = [f"head {head}" for head in panel.numbers]
+        short = [str(head) for head in panel.numbers]
+        first = Box(x, top, shape.head_px, shape.map_px)
+        _column_names(builder, names, short, first, shape.head_px + shape.gap)
+    for part in panel.parts:
+        _place_heads(builder, panel, part, blocks, Box(x, top, 0, 0), shape)
+    return x + shape.width(panel)
 
 
 def _title_beside(builder: PlanBuilder, panel: Matrices, box: Box) -> None:
@@ -123,10 +137,6 @@ def _title_beside(builder: PlanBuilder, panel: Matrices, box: Box) -> None:
             end = box.y + (box.height - wide) / 2
             builder.text(text, box.x - builder.px(12), end, NAME, align="right", rotation=90)
             return
-
-
-def _panel_width(panel: Heads | Matrices, shape: GridShape) -> int:
-    return shape.columns(panel) * (shape.width_of(panel) + shape.gap) - shape.gap
 
 
 def _row_labels(
@@ -154,7 +164,7 @@ def _column_names(
         text = texts[column]
         last_middle = end - builder.text_width(text, NAME) / 2
         middle = min(box.x + column * pitch + box.width / 2, last_middle)
-        builder.text(text, middle, box.y - px(8), NAME, align="center")
+        builder.text(text, middle, box.y - px(7), NAME, align="center")
 
 
 def _caption(builder: PlanBuilder, box: Box, name: str, short: str) -> None:
@@ -163,24 +173,27 @@ def _caption(builder: PlanBuilder, box: Box, name: str, short: str) -> None:
 
 
 def _place_heads(
-    builder: PlanBuilder, group: Heads, blocks: range, x: int, top: int, shape: GridShape
+    builder: PlanBuilder,
+    strand: Strand,
+    group: Heads,
+    blocks: range,
+    corner: Box,
+    shape: GridShape,
 ) -> None:
-    cornered = names_in_corners(builder, [group], shape)
-    if not shape.caption and group.numbers and not cornered:
-        names = [f"head {head}" for head in group.numbers]
-        short = [str(head) for head in group.numbers]
-        first = Box(x, top, shape.map_px, shape.map_px)
-        _column_names(builder, names, short, first, shape.map_px + shape.gap)
+    """Place the maps of one part of a strand, whose first map has its left upper corner at
+    ``corner``."""
     mask = group.mask(-(-group.length // shape.pool))
     if shape.foot:
-        _bracket_shared(builder, group, shape, Box(x, top + shape.height - shape.foot, 0, 0))
+        _bracket_shared(
+            builder, strand, group, shape, Box(corner.x, corner.y + shape.height - shape.foot, 0, 0)
+        )
     for row, position in enumerate(blocks):
         if position >= len(group.blocks):
             continue
         block, numbers = group.indices[position]
         for number, source in enumerate(group.blocks[position]):
-            right, down = shape.origin(group, row, number)
-            box = Box(x + right, top + down, shape.map_px, shape.map_px)
+            right, down = shape.origin(strand, row, number)
+            box = Box(corner.x + right, corner.y + down, shape.head_px, shape.map_px)
             head = numbers[number]
             heatmap = Heatmap(
                 f"{group.title} · block {block} head {head}",
@@ -189,7 +202,7 @@ def _place_heads(
                 group.scale,
                 mask,
                 head=None if group.is_mixing else (block, head),
-                corner=f"L{block}H{head}" if cornered else "",
+                corner=f"L{block}H{head}" if shape.cornered else "",
                 corner_px=NAME * builder.unit,
             )
             builder.heatmaps.append(heatmap)
@@ -197,15 +210,17 @@ def _place_heads(
                 _caption(builder, box, f"head {head}", str(head))
 
 
-def _bracket_shared(builder: PlanBuilder, group: Heads, shape: GridShape, foot: Box) -> None:
+def _bracket_shared(
+    builder: PlanBuilder, strand: Strand, group: Heads, shape: GridShape, foot: Box
+) -> None:
     """Bracket the columns of heads that read the same keys and values, and say so in the longest
     words that each bracket has room for; ``foot``: from the first column on, below the last row."""
     px = builder.px
     brackets = []
     for first, last in shared_columns(builder, group):
-        left, _ = shape.origin(group, 0, first)
-        right, _ = shape.origin(group, 0, last)
-        brackets.append((foot.x + left, foot.x + right + shape.map_px))
+        left, _ = shape.origin(strand, 0, first)
+        right, _ = shape.origin(strand, 0, last)
+        brackets.append((foot.x + left, foot.x + right + shape.head_px))
     if not brackets:
         return
     thick, top, bottom = px(3), foot.y + px(7), foot.y + px(17)
