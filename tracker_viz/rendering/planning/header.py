@@ -154,7 +154,8 @@ def _legend_entries(
 def _fitted_legend(
     builder: PlanBuilder, entries: list[_Entry], room: float
 ) -> tuple[list[_Entry], float]:
-    """Return the entries in the longest words, and the greatest size, in which all of them fit."""
+    """Return the entries in the longest words, and the greatest size, in which all of them fit; as
+    many as fit where not all do."""
     forms = (
         (entries, _LEGEND_SIZES),
         (_without_repeated_names(entries), _LEGEND_SIZES),
@@ -162,9 +163,13 @@ def _fitted_legend(
     )
     for form, sizes in forms:
         for size in sizes:
-            wide = sum(_entry_px(builder, entry, size) for entry in form)
-            if wide - builder.px(24) <= room:
+            widths = [_entry_px(builder, entry, size) for entry in form]
+            if sum(widths) - builder.px(24) <= room:
                 return form, size
+    # Fewer rather than smaller: the timeline names the roles as well, but says nothing of dashes.
+    while len(form) > 1 and sum(widths) - builder.px(24) > room:
+        del form[-2]
+        widths = [_entry_px(builder, entry, size) for entry in form]
     return form, size
 
 
