@@ -72,7 +72,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--healthy", type=int, default=20, help="healthy trainings")
-    parser.add_argument("--broken", type=int, default=5, help="trainings of each other kind")
+    parser.add_argument("--broken", type=int, default=3, help="trainings of each other kind")
     options = parser.parse_args()
     torch.set_num_threads(1)
     trainings = []
