@@ -13,6 +13,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 from outages import until_met
+from urllib3.connectionpool import HTTPConnectionPool
 
 from tracker_viz import capture_file
 from tracker_viz.delivery import Destination, Outbox, push
@@ -339,6 +340,24 @@ def test_a_kill_between_making_the_run_and_noting_it_leaves_one_run(
     with Outbox(spool, [far], name=spool.name) as outbox:
         outbox.submit(make_capture(0))
     assert outbox.close().complete
+    assert_holds(mlflow_server, spool, [0])
+
+
+def test_an_answer_that_is_lost_on_its_way_leaves_one_run(far, mlflow_server, spool, monkeypatch):
+    """MLflow's client repeats what it asked for, and the server makes another run."""
+    ask, lost = HTTPConnectionPool._make_request, iter([True])
+
+    def asked(pool, connection, method, url, *arguments, **options):
+        answer = ask(pool, connection, method, url, *arguments, **options)
+        if url.endswith("runs/create") and next(lost, False):
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return answer
+
+    monkeypatch.setattr(HTTPConnectionPool, "_make_request", asked)
+    with Outbox(spool, [far], name=spool.name) as outbox:
+        outbox.submit(make_capture(0))
+    assert outbox.close().complete
+    assert next(lost, None) is None
     assert_holds(mlflow_server, spool, [0])
 
 

@@ -129,6 +129,8 @@ class MlflowTracker(Tracker):
             if made is None:
                 all_tags = _tags_of_new_run(tags or {}, parent, key)
                 made = client.create_run(experiment_id, run_name=as_name(name), tags=all_tags)
+            if key and self._uri.startswith("http"):
+                _delete_twins(client, experiment_id, key, made.info.run_id)
         run = MlflowRun(client, self._uri, made, ours=True, ui_url=self._ui_url)
         try:
             run.log_config(config)
@@ -291,6 +293,16 @@ def _ensure_experiment(client: mlflow.MlflowClient, name: str) -> str:
             f"mlflow experiments restore --experiment-id {found.experiment_id}"
         )
     return str(found.experiment_id)
+
+
+def _delete_twins(client: mlflow.MlflowClient, experiment_id: str, key: str, run_id: str) -> None:
+    """Delete other runs that the key made: where an answer is lost on its way, MLflow's client asks
+    the server for the run once more, and it makes a second one. Nothing is in them yet."""
+    from tracker_viz.trackers.mlflow.run import KEY_TAG
+
+    for twin in client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'"):
+        if twin.info.run_id != run_id:
+            client.delete_run(twin.info.run_id)
 
 
 def _find_by_key(
