@@ -36,6 +36,8 @@ DRAWN_COLUMNS = ["trials", "killed", "captures", "changed", "half videos", "half
 # A start takes half of the time, and has no captures yet.
 SHARE_KILLED_AT_THE_START = 0.2
 STEP_S = 0.03
+# One gives up when nothing moves for a minute, which a busy machine takes at times.
+PUSHES = 3
 VIDEO = {"size": "640x360", "seconds_per_capture": 0.05, "hold_s": 0.1, "encoder": "h264"}
 LAYOUT = Layout(name="scores", panels=(Scores(names=("head.induction",)),), timeline=False)
 
@@ -141,7 +143,11 @@ def _kill_one(store: Store, trial: str, place: Path, usual: UsualTimes, tally: T
 
 def finish(store: Store, trial: str, place: Path, **options: Any) -> None:
     """Push what is left, and write what is wrong with the run into ``found``."""
-    report = push(place / "spool", **options)
+    for _ in range(PUSHES):
+        report = push(place / "spool", **options)
+        if report.complete:
+            break
+        options = {}  # a new run is made once
     ref = report.deliveries[0].ref if report.deliveries else None
     wrong = found(store, trial, place, ref) | {"unfinished": int(not report.complete)}
     (place / "found").write_text(json.dumps(wrong))

@@ -16,7 +16,7 @@ import tracker_viz as tv
 from fault_trials.stores import Store
 from tracker_viz import capture_file
 from tracker_viz.demo.model import Decoder, ModelConfig
-from tracker_viz.trackers import connect
+from tracker_viz.trackers import LocalRun, connect
 from tracker_viz.types import CaptureRef, RunRef
 
 VOCAB_SIZE, LENGTH, BATCH_SIZE = 24, 16, 8
@@ -155,21 +155,23 @@ def step_once(
 def found(store: Store, trial: str, directory: Path, ref: RunRef | None) -> dict[str, int]:
     """Compare the run with what the training noted, and return what is wrong with it."""
     noted = Noted.read(directory / "noted")
+    waiting = {each.step for each in LocalRun(directory / "spool").list_captures()}
     if ref is None:
-        # The kill came before the spool had its destination, and so before any capture.
-        return {"captures": len(noted.captures), "lost": len(noted.captures)}
+        # The kill came before the spool had its destination, or no tracker has answered yet.
+        lost = noted.captures.keys() - waiting
+        return {"captures": len(noted.captures), "lost": len(lost)}
     run = connect(store.scheme, **store.options(trial)).open_run(ref)
     refs = {each.step: each for each in run.list_captures()}
     charted = store.charted(ref)
     return {
         "captures": len(noted.captures),
-        "lost": len(noted.captures.keys() - refs.keys()),
+        "lost": len(noted.captures.keys() - refs.keys() - waiting),
         "doubled": store.extra(ref) + store.n_runs(trial) - 1,
         "changed": n_changed(run, refs, noted.captures, directory),
-        "points lost": len(noted.captures.keys() - set(charted)),
+        "points lost": len(noted.captures.keys() - set(charted) - waiting),
         "points doubled": len(charted) - len(set(charted)),
         "half files": store.torn(trial) + len(list(directory.rglob("*.partial"))),
-        "left in the spool": len(list((directory / "spool/captures").glob("step-*"))),
+        "left in the spool": len(waiting),
     }
 
 
