@@ -27,7 +27,7 @@ from tracker_viz.trackers.values import MetricPoint
 from tracker_viz.trackers.wandb import session
 from tracker_viz.trackers.wandb.artifacts import from_text
 from tracker_viz.trackers.wandb.run import WandbRun
-from tracker_viz.trackers.wandb.service import WandbService
+from tracker_viz.trackers.wandb.service import WandbService, translated
 from tracker_viz.trackers.wandb.snapshot import merged_definitions
 from tracker_viz.trackers.wandb.tracker import WandbTracker
 from tracker_viz.types import CaptureRef, RunRef
@@ -532,3 +532,11 @@ def test_a_command_carries_the_clients_own_address_where_the_environment_names_a
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.mylab.org")
     assert WandbService(cloud).environment == {"base_url": cloud}
     assert WandbService(None).environment == {"base_url": "https://wandb.mylab.org"}
+
+
+def test_a_line_that_breaks_while_a_run_starts_is_an_outage():
+    said = (
+        "Error initializing run: read tcp 127.0.0.1:5->127.0.0.1:6: read: connection reset by peer"
+    )
+    with pytest.raises(TransientTrackerError, match="is away"), translated("http://wandb.example"):
+        raise wandb.errors.Error(said)

@@ -52,6 +52,12 @@ _NO_SUCH_RUN = re.compile(
     r"could not find (run|project)|run .* does not exist|project .* not found", re.IGNORECASE
 )
 
+# What the client's service process says of a line that breaks in the middle of a run's start; the
+# error has no kind of its own.
+_BROKEN_LINE = re.compile(
+    r"connection (reset|refused|closed)|broken pipe|unexpected EOF|i/o timeout", re.IGNORECASE
+)
+
 
 class WandbService:
     """One W&B server, reached with the user's own credentials. Creating an instance touches no
@@ -252,7 +258,7 @@ def _as_ours(error: Exception, base_url: str, ref: RunRef | None) -> TrackerErro
         return TrackerError(f"{what}: {_brief(error)}")
     if status in _REFUSED_STATUS:
         return TrackerError(f"{what} refused ({_brief(error)})")
-    if isinstance(error, (CommError, *AWAY)) or status:
+    if isinstance(error, (CommError, *AWAY)) or status or _BROKEN_LINE.search(str(error)):
         return TransientTrackerError(f"{what} is away ({_brief(error)})")
     return TrackerError(f"{what}: {_brief(error)}")
 
