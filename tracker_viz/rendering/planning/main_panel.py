@@ -43,7 +43,7 @@ _COLUMNS = (200, 240, 290, 350, 430, 520, 640)  # at 1080p: widths that are trie
 _GAP = 34  # at 1080p: between attention and the column
 _LEAST_HEIGHT = 620  # at 1080p: of a column; few blocks are no reason to squeeze it
 _TITLE = 44  # at 1080p: above a part below another
-_LEAST_CELL = 3  # at 1080p: smaller cells of scores cannot be told apart
+_LEAST_CELL = 2  # at 1080p: smaller cells of scores cannot be told apart
 _WEIGHTS_SHARE = 0.36  # of a column
 
 
