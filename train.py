@@ -41,7 +41,7 @@ from tracker_viz.errors import ConfigError
 from tracker_viz.files import user_path
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.report import print_delivery, print_rendered, resume_command
-from tracker_viz.jobs.train_settings import TRAINED_WITH, TrainSettings, places, resumed
+from tracker_viz.jobs.settings.train_settings import TRAINED_WITH, TrainSettings, places, resumed
 
 
 @application(TrainSettings, name="train", config_path="conf")

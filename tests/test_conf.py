@@ -19,10 +19,10 @@ from tracker_viz import trackers
 from tracker_viz.capture import Schedule
 from tracker_viz.commands import option
 from tracker_viz.errors import ConfigError
-from tracker_viz.jobs.config import typed
-from tracker_viz.jobs.explain import explain
-from tracker_viz.jobs.help import help_text
-from tracker_viz.jobs.train_settings import OUTCOMES, TrainSettings, places, resumed
+from tracker_viz.jobs.settings.config import typed
+from tracker_viz.jobs.settings.explain import explain
+from tracker_viz.jobs.settings.help import help_text
+from tracker_viz.jobs.settings.train_settings import OUTCOMES, TrainSettings, places, resumed
 from tracker_viz.metrics import ROLES, ScoreSeries, run_summary
 from tracker_viz.rendering import LAYOUTS
 

@@ -10,8 +10,9 @@ import torch
 from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel, two_layers
 
 from tracker_viz import capture_file
-from tracker_viz.capture import Schedule, camera, fit, make_probe, record
+from tracker_viz.capture import Schedule, fit, make_probe, record
 from tracker_viz.capture.budget import sample
+from tracker_viz.capture.camera import camera
 from tracker_viz.capture.weights.matrices import Projection, read
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import Scorer

@@ -12,7 +12,7 @@ from plain_decoders import VOCAB, FusedAttention, Model, Residual, T, by_kernel,
 from tracker_viz.capture import Schedule, fit, make_probe, record
 from tracker_viz.capture.signals import probe_loss
 from tracker_viz.metrics import ProbeRow, Scorer
-from tracker_viz.metrics.probe_loss import probe_loss_metrics
+from tracker_viz.metrics.signals.probe_loss import probe_loss_metrics
 
 PROBE = make_probe(VOCAB, T, text_ids=torch.arange(3 * T) * 7 % VOCAB, score_rows=1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tracker_viz.metrics import Alarms
-from tracker_viz.metrics.alarms import LEAST_ENTROPY, MAX_LOGIT, N_QUIET, moved_most
+from tracker_viz.metrics.signals.alarms import LEAST_ENTROPY, MAX_LOGIT, N_QUIET, moved_most
 from tracker_viz.types import Capture
 
 

@@ -21,7 +21,7 @@ from omegaconf import MISSING, OmegaConf
 from transformers import LlamaConfig, TrainingArguments
 from wandb_server.fixtures import wandb_server, wandb_service  # noqa: F401
 
-from tracker_viz.jobs.train_settings import TrainSettings
+from tracker_viz.jobs.settings.train_settings import TrainSettings
 from tracker_viz.trackers.local import LocalTracker
 from tracker_viz.trackers.mlflow.tracker import MlflowTracker
 from tracker_viz.trackers.redaction import without_secrets

@@ -31,9 +31,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tracker_viz.errors import ConfigError, TrackerVizError
-from tracker_viz.jobs.config import AnySettings, store_config, typed, with_files_as_options
-from tracker_viz.jobs.explain import explain
-from tracker_viz.jobs.help import help_text
+from tracker_viz.jobs.settings.config import AnySettings, store_config, typed, with_files_as_options
+from tracker_viz.jobs.settings.explain import explain
+from tracker_viz.jobs.settings.help import help_text
 
 OUR_CONF = "pkg://tracker_viz.conf"
 # A job without groups may use their names as keys, as backfill uses model=.

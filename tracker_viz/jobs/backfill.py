@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 from tracker_viz import pipeline, trackers
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.builders import build_model
-from tracker_viz.jobs.config import Settings
 from tracker_viz.jobs.report import print_delivery
+from tracker_viz.jobs.settings.config import Settings
 from tracker_viz.types import RunRef
 
 

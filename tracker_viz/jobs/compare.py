@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar
 from tracker_viz import pipeline
 from tracker_viz.errors import ConfigError
 from tracker_viz.jobs.application import application
-from tracker_viz.jobs.config import TrackerSettings
 from tracker_viz.jobs.report import aligned_table
+from tracker_viz.jobs.settings.config import TrackerSettings
 from tracker_viz.metrics import role_label
 from tracker_viz.options import LegalValues
 from tracker_viz.pipeline import CompareResult, ComparisonOptions, StepsResult

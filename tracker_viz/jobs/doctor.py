@@ -23,7 +23,7 @@ from tracker_viz import __version__, trackers
 from tracker_viz.cores import usable_cores
 from tracker_viz.errors import TrackerVizError
 from tracker_viz.jobs.application import application
-from tracker_viz.jobs.config import Settings
+from tracker_viz.jobs.settings.config import Settings
 from tracker_viz.trackers import default_cache
 from tracker_viz.video import ENCODERS, write_video
 

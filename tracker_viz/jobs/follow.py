@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from tracker_viz import pipeline
 from tracker_viz.jobs.application import application
-from tracker_viz.jobs.config import TrackerSettings
 from tracker_viz.jobs.report import print_rendered, print_version
+from tracker_viz.jobs.settings.config import TrackerSettings
 from tracker_viz.rendering import Layout
 from tracker_viz.types import RunRef
 

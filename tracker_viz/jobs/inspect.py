@@ -8,7 +8,7 @@ from tracker_viz import pipeline
 from tracker_viz.capture import CaptureOptions
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.builders import build_model
-from tracker_viz.jobs.config import Settings
+from tracker_viz.jobs.settings.config import Settings
 
 
 class InspectSettings(CaptureOptions, Settings):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tracker_viz import pipeline
 from tracker_viz.jobs.application import application
-from tracker_viz.jobs.config import TrackerSettings
+from tracker_viz.jobs.settings.config import TrackerSettings
 from tracker_viz.pipeline import ThemeName
 from tracker_viz.rendering import Layout
 from tracker_viz.types import RunRef

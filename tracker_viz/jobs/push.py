@@ -9,8 +9,8 @@ from pydantic import Field
 from tracker_viz import pipeline
 from tracker_viz.errors import TrackerError, TransientTrackerError
 from tracker_viz.jobs.application import application
-from tracker_viz.jobs.config import Settings
 from tracker_viz.jobs.report import print_delivery
+from tracker_viz.jobs.settings.config import Settings
 from tracker_viz.progress import progress_bar
 
 

@@ -14,8 +14,8 @@ from tracker_viz import pipeline
 from tracker_viz.commands import override
 from tracker_viz.errors import ConfigError, TrackerVizError
 from tracker_viz.jobs.application import application, errors_explained
-from tracker_viz.jobs.config import TrackerSettings
 from tracker_viz.jobs.report import print_rendered, print_rendered_sweep
+from tracker_viz.jobs.settings.config import TrackerSettings
 from tracker_viz.rendering import Layout
 from tracker_viz.types import RunRef
 

@@ -20,7 +20,7 @@ from tracker_viz import pipeline, trackers
 from tracker_viz.delivery import Spool
 from tracker_viz.errors import ConfigError, TrackerError
 from tracker_viz.jobs.application import application
-from tracker_viz.jobs.config import Settings
+from tracker_viz.jobs.settings.config import Settings
 from tracker_viz.trackers import Run
 from tracker_viz.types import RunRef
 

@@ -11,8 +11,8 @@ from tracker_viz import pipeline
 from tracker_viz.errors import ConfigError
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.builders import build_model, call
-from tracker_viz.jobs.config import TrackerSettings
 from tracker_viz.jobs.report import aligned_table
+from tracker_viz.jobs.settings.config import TrackerSettings
 from tracker_viz.metrics import role_label, shown_heads
 from tracker_viz.pipeline import VerifyOptions, VerifyResult
 from tracker_viz.types import RunRef

@@ -5,7 +5,6 @@ arrays.
 thread runs it.
 """
 
-from tracker_viz.metrics.alarms import Alarm, Alarms
 from tracker_viz.metrics.circuits.captured import AXES as COMPOSITION_AXES
 from tracker_viz.metrics.circuits.captured import composition_scores
 from tracker_viz.metrics.circuits.composition import (
@@ -47,7 +46,6 @@ from tracker_viz.metrics.onsets import (
     onsets,
     run_onsets,
 )
-from tracker_viz.metrics.probe_loss import PROBE_LOSS, PROBE_LOSS_AXES
 from tracker_viz.metrics.probe_rows import MIN_PERIOD, ProbeRow, RowKind
 from tracker_viz.metrics.roles import (
     NO_ROLE,
@@ -75,6 +73,8 @@ from tracker_viz.metrics.series import (
     ScoreSeries,
     score_series,
 )
+from tracker_viz.metrics.signals.alarms import Alarm, Alarms
+from tracker_viz.metrics.signals.probe_loss import PROBE_LOSS, PROBE_LOSS_AXES
 from tracker_viz.metrics.summary import (
     chart_metrics,
     charted,

@@ -36,7 +36,6 @@ from tracker_viz.metrics.head_scores import (
 from tracker_viz.metrics.mixing_scores import MIXING_NAME, mixing_scores
 from tracker_viz.metrics.mixtures.expert_measures import Integers
 from tracker_viz.metrics.mixtures.expert_scores import expert_scores, routed_probe
-from tracker_viz.metrics.probe_loss import PROBE_LOSS, probe_loss_metrics
 from tracker_viz.metrics.probe_rows import FIRST_QUERY, probe_rows, scored_rows
 from tracker_viz.metrics.series import (
     EXPERT_PREFIX,
@@ -45,7 +44,8 @@ from tracker_viz.metrics.series import (
     score_series,
     scores_only,
 )
-from tracker_viz.metrics.stream_scores import PLACES, stream_scores, streams_of
+from tracker_viz.metrics.signals.probe_loss import PROBE_LOSS, probe_loss_metrics
+from tracker_viz.metrics.signals.stream_scores import PLACES, stream_scores, streams_of
 from tracker_viz.metrics.summary import chart_metrics, router_metrics
 from tracker_viz.metrics.weights.weight_scores import WEIGHT_NAME, Matrices, Weight, weight_scores
 from tracker_viz.types import Capture

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from tracker_viz.metrics.alarms import MAX_LOGIT
 from tracker_viz.metrics.events.event import Event
 from tracker_viz.metrics.events.words import figure, heads_text
 from tracker_viz.metrics.series import ScoreSeries
+from tracker_viz.metrics.signals.alarms import MAX_LOGIT
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from yaml import YAMLError
 
 from tracker_viz.errors import ConfigError
 from tracker_viz.files import home_expanded
-from tracker_viz.jobs.explain import explain, no_value
+from tracker_viz.jobs.settings.explain import explain, no_value
 from tracker_viz.options import Options
 
 # Jobs leave nothing behind in the working directory.

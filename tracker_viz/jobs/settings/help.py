@@ -7,7 +7,7 @@ import shutil
 import textwrap
 from collections.abc import Container, Iterable
 
-from tracker_viz.jobs.config import Settings, commented_options, group_options, group_type
+from tracker_viz.jobs.settings.config import Settings, commented_options, group_options, group_type
 from tracker_viz.options import OptionHelp, Options, option_help
 from tracker_viz.rendering import PANELS, Layout
 

@@ -14,7 +14,7 @@ from pydantic import field_validator
 from tracker_viz.capture import CaptureOptions
 from tracker_viz.demo import DataConfig, ModelConfig, TrainerConfig
 from tracker_viz.errors import ConfigError, unknown_name
-from tracker_viz.jobs.config import Settings
+from tracker_viz.jobs.settings.config import Settings
 from tracker_viz.metrics import ROLES
 from tracker_viz.pipeline import FORMAT_VALUES, Appearance, Format
 from tracker_viz.rendering import Layout

@@ -14,19 +14,19 @@ import fnmatch
 import itertools
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture import checks, distributed
 from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side, weights_share
+from tracker_viz.capture.camera.arrays import Arrays
+from tracker_viz.capture.camera.choices import chosen_heads, chosen_projections
 from tracker_viz.capture.discover.adapters import without_unreadable
 from tracker_viz.capture.discover.blocks import attend, discover
 from tracker_viz.capture.discover.limits import check_parameters, context_length
-from tracker_viz.capture.discover.model_info import ModelStructure, describe, matrices_of
+from tracker_viz.capture.discover.model_info import ModelStructure, describe
 from tracker_viz.capture.isolation import (
     Forward,
     buffers_written,
@@ -40,7 +40,6 @@ from tracker_viz.capture.routing.routers import (
     RouterWatch,
     Routing,
     describe_routers,
-    router_arrays,
     router_modules,
     routers_by_block,
 )
@@ -277,8 +276,11 @@ class Camera:
         described_routers = describe_routers(self._routings, left_out)
         attention = self._with_hidden_rows(attention)
         self._described_probe = self.probe.description()
-        self._heads = _chosen_heads(self._structure.n_heads, self._only_blocks, self._only_heads)
-        self._projections = self._chosen_projections()
+        self._heads = chosen_heads(self._structure.n_heads, self._only_blocks, self._only_heads)
+        chosen = chosen_projections(
+            self.model, self._structure, self._wanted, by_hand=self._named is not None
+        )
+        self._projections = [each for each in chosen if self._is_kept(each.block)]
         # Leaving out rows of a pooled map would lose weights, so ``Budget.fit`` must not cut it
         # again: pool to the final size here.
         pooled = any(self._pooling_of(projection) != "sample" for projection in self._projections)
@@ -292,23 +294,6 @@ class Camera:
         if pooled:
             self.model_info["pooling"] = self._pooling
         return attention
-
-    def _chosen_projections(self) -> list[Projection]:
-        kept = [each for each in self._structure.projections if self._is_kept(each.block)]
-        if self._wanted is None:
-            return kept
-
-        known = {projection.name for projection in self._structure.projections}
-        lacking = {wanted for wanted in self._wanted if not fnmatch.filter(known, wanted)}
-        if lacking:
-            there: Collection[str] = known
-            if self._named is not None:
-                there = matrices_of(self.model, self._structure.blocks[0])
-            raise ConfigError(
-                f"projections={sorted(lacking)} were not found; the model has "
-                f"{', '.join(sorted(there))}"
-            )
-        return [each for each in kept if _matches(each.name, self._wanted)]
 
     def _is_kept(self, block: int) -> bool:
         return self._only_blocks is None or block in self._only_blocks
@@ -368,16 +353,18 @@ class Camera:
         tokens_seen: int | None,
         metrics: Mapping[str, float],
     ) -> Capture:
-        held = _Arrays(labels={"probe": self.probe.labels})
-        self._add_attention(held, attention)
-        self._add_routers(held)
-        self._add_mixing(held)
+        held = Arrays(self.probe)
+        for block, pattern in enumerate(attention):
+            held.add_attention(block, pattern, self._heads[block])
+        for block, routing in self._routings.items():
+            if self._is_kept(block):
+                held.add_routing(block, routing)
+        for block in filter(self._is_kept, self._structure.mixing.blocks):
+            held.add_mixing(block, self._mixing[block], self._structure.mixing.channels[block])
         self._add_weights(held)
-        self._add_signals(held)
-        arrays = _on_host(held.tensors) if self.main else {}
-        for name in held.tokens:
-            if name in arrays:
-                held.labels[name] = self._spelled(arrays[name])
+        held.add_signals(self._signal_arrays)
+        self._routings, self._signal_arrays = {}, []
+        arrays = held.on_host() if self.main else {}
         for projection in self._projections:
             name = f"{projection.array_name}.norms"
             if name in arrays:
@@ -393,51 +380,7 @@ class Camera:
             probe=self._described_probe,
         )
 
-    def _spelled(self, ids: np.ndarray) -> tuple[str, ...]:
-        """Return the text of every token id; empty where it is NaN."""
-        texts = []
-        for token in ids.reshape(-1).tolist():
-            texts.append("" if np.isnan(token) else self.probe.spell(int(token)))
-        return tuple(texts)
-
-    def _add_attention(self, held: _Arrays, attention: Sequence[Tensor]) -> None:
-        for index, pattern in enumerate(attention):
-            heads = self._heads[index]
-            if not heads:
-                continue
-            if len(heads) < pattern.shape[1]:
-                pattern = pattern[:, list(heads)]
-                held.labels[f"blocks.{index}.head"] = tuple(map(str, heads))
-            name = f"blocks.{index}.attn.pattern"
-            held.tensors[name] = pattern.to(torch.float16)
-            held.axes[name] = ("probe", "head", "query", "key")
-
-    def _add_routers(self, held: _Arrays) -> None:
-        for block, routing in self._routings.items():
-            if self._is_kept(block):
-                for name, values, axes in router_arrays(block, routing):
-                    held.tensors[name], held.axes[name] = values, axes
-        self._routings = {}
-
-    def _add_signals(self, held: _Arrays) -> None:
-        for measured in self._signal_arrays:
-            held.tensors[measured.name], held.axes[measured.name] = measured.values, measured.axes
-            if measured.is_tokens:
-                held.tokens.append(measured.name)
-        self._signal_arrays = []
-
-    def _add_mixing(self, held: _Arrays) -> None:
-        for index in self._structure.mixing.blocks:
-            if not self._is_kept(index):
-                continue
-            name = f"blocks.{index}.mixer.mixing"
-            channels = self._structure.mixing.channels[index]
-            held.tensors[name] = self._mixing[index]
-            held.axes[name] = ("probe", "channel" if channels else "head", "query", "key")
-            if channels:
-                held.labels[f"blocks.{index}.mixing_channel"] = tuple(map(str, channels))
-
-    def _add_weights(self, held: _Arrays) -> None:
+    def _add_weights(self, held: Arrays) -> None:
         """Add weights, and what their scores need besides: norms, and the neurons' activity."""
         gatherer = Gatherer(self.model)
         of_blocks = itertools.groupby(self._projections, lambda each: each.block)
@@ -458,7 +401,7 @@ class Camera:
     def _stored_weights(self) -> StoredWeights:
         return StoredWeights(self.model, self._readable.asked_for)
 
-    def _add_weight(self, held: _Arrays, projection: Projection, weights: StoredWeights) -> None:
+    def _add_weight(self, held: Arrays, projection: Projection, weights: StoredWeights) -> None:
         name = projection.array_name
         side = self._side, self._side
         held.tensors[name] = read(weights, projection, side, self._pooling_of(projection))
@@ -476,21 +419,6 @@ class Camera:
         return "sample"
 
 
-@dataclass(slots=True)
-class _Arrays:
-    """The arrays of a capture while it is put together, still on their device."""
-
-    labels: dict[str, tuple[str, ...]]
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    # Names of those that are ids of tokens.
-    tokens: list[str] = field(default_factory=list)
-
-
-def _matches(name: str, patterns: Collection[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
 def _modules_of(projections: Iterable[Projection]) -> list[str]:
     """Return the names of the modules that have these weights, each once."""
     names: dict[str, None] = {}
@@ -505,58 +433,6 @@ def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()
-
-
-def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return the tensors as arrays. From a GPU all copies are queued into page-locked memory, and
-    waited for once."""
-    copies = {}
-    for name, tensor in tensors.items():
-        copies[name] = tensor.to("cpu", non_blocking=tensor.is_cuda)
-    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
-        torch.cuda.current_stream(device).synchronize()
-    return {name: copy.numpy() for name, copy in copies.items()}
-
-
-def _chosen_heads(
-    n_heads: Sequence[int],
-    only_blocks: Collection[int] | None,
-    only_heads: Collection[int] | Mapping[int, Collection[int]] | None,
-) -> list[tuple[int, ...]]:
-    """Return the heads to keep of every block.
-
-    Raises:
-        ConfigError: there is no such block or head, or nothing would be left.
-    """
-    by_block = only_heads if isinstance(only_heads, Mapping) else {}
-    for number in sorted({*(only_blocks or ()), *by_block}):
-        if not 0 <= number < len(n_heads):
-            raise ConfigError(
-                f"there is no block {number} to keep: the model's {len(n_heads)} blocks count from "
-                "0"
-            )
-    chosen = []
-    for block, count in enumerate(n_heads):
-        wanted = (
-            range(count)
-            if only_heads is None
-            else by_block.get(block, ())
-            if isinstance(only_heads, Mapping)
-            else only_heads
-        )
-        kept = block in (range(len(n_heads)) if only_blocks is None else only_blocks) and count > 0
-        if kept and not set(wanted) <= set(range(count)):
-            raise ConfigError(
-                f"there is no head {max(set(wanted) - set(range(count)))} in block {block}: its "
-                f"{count} heads count from 0"
-            )
-        chosen.append(tuple(sorted(set(wanted))) if kept else ())
-    if not any(chosen) and any(n_heads):
-        raise ConfigError(
-            f"only_blocks={only_blocks} and only_heads={only_heads} leave no attention; blocks "
-            f"have {list(n_heads)} heads"
-        )
-    return chosen
 
 
 def _signature(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:

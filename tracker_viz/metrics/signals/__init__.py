@@ -1,0 +1,1 @@
+"""Make scores and alarms of what ``capture.signals`` measured."""
