@@ -10,12 +10,13 @@ import pytest
 
 from tracker_viz import capture_file
 from tracker_viz.metrics import RoleEvent
-from tracker_viz.rendering import LAYOUTS, Series
+from tracker_viz.rendering import LAYOUTS, Renderer, Series
 from tracker_viz.rendering.plan import Box
 from tracker_viz.rendering.planning.make_plan import picture_size
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder
 from tracker_viz.rendering.planning.timeline import timeline
 from tracker_viz.rendering.subject import one_run
+from tracker_viz.rendering.text import text_width
 from tracker_viz.rendering.theme import THEMES
 from tracker_viz.types import CapturePath
 
@@ -121,3 +122,20 @@ def test_the_loss_on_copies_is_drawn_thinly_on_the_scale_of_the_loss(small_run, 
     assert (copies.points[:, 1] > loss.points[:, 1]).all()
     lowest = 0.5 * series.metric("loss").min()
     assert f"{lowest:.3g}" in {label.text for label in builder.labels}
+
+
+@pytest.mark.parametrize("size", ["1080p", "720p", "square"])
+@pytest.mark.parametrize("layout", ["overview", "heads", "head"])
+def test_the_curve_of_copies_is_named_inside_the_picture_and_beside_nothing_else(
+    small_run, tmp_path, layout, size
+):
+    series = Series(with_losses_on_copies(small_run, tmp_path))
+    plan = Renderer(series, layout, size=size).plan
+    assert plan.timeline.beside
+    [named] = [label for label in plan.labels if label.text == "on copies"]
+    beside = [label for label in plan.labels if label.x <= named.x + 2 and label is not named]
+    width = text_width(named.text, named.size_px)
+    assert named.x >= width
+    for label in beside:
+        if label.align == "right" and label.x > named.x - width:
+            assert abs(label.y - named.y) >= 0.8 * named.size_px, label.text

@@ -27,10 +27,11 @@ _TALLEST_SPIKE = 3.0
 _MOST_LINES = 8  # runs that have a line of their own in each lane, so that no mark hides another
 _FEW_RUNS = 4  # whose lanes are higher than their names ask for
 _LANES_GAP = 6  # at 1080p, between the curves and the lanes
-# Drawn beside the loss of a single run, on its scale, where the curve is at least so high (at
-# 1080p): the loss on the probe's copies, which falls when heads have learned to copy.
+# Drawn beside the loss of a single run, on its scale: the loss on the probe's copies, which falls
+# when heads have learned to copy.
 _COPIES, _COPIES_NAME, _COPIES_ROLE = "probe/loss_later_copies", "on copies", "induction"
-_BESIDE_FROM = 84
+# At 1080p: how far its name is below the metric's.
+_NAMES_APART = 24
 # At 1080p, of the leaders from the words to the flags: their thickness, and the distance from one
 # to the next where they run beside each other.
 _LEADER, _LEADERS_APART = 2, 5
@@ -45,9 +46,11 @@ def timeline(builder: PlanBuilder, area: Box, events: Sequence[Event]) -> None:
     px = builder.px
     roles = lane_roles(builder.subject)
     lanes = lanes_px(builder)
-    # No higher than this are the curves: whether the ends of their scale stand beside the name.
+    # Between these is the height of the curves, which decides whether the ends of their scale stand
+    # beside the name.
     highest = area.height - lanes - px(_BELOW) - px(_WORDS)
-    left = px(_label_room(builder, roles, is_low=highest < px(_NAME_BETWEEN)))
+    lowest = highest - px(_LEADERS_APART) * len(events)
+    left = px(_label_room(builder, roles, is_low=lowest < _names_between(builder)))
     _, box = cut_left(cut_bottom(area, px(_BELOW))[0], left)
     plot, _ = cut_bottom(box, lanes)
     points = builder.subject.timing.points
@@ -128,14 +131,21 @@ def _label_room(builder: PlanBuilder, roles: Sequence[str], *, is_low: bool) -> 
     """Return the pixels at 1080p left of the curves: for the metric's name and its range, and for
     the names of the lanes."""
     widest = max(builder.text_width(builder.layout.metric, _METRIC, bold=True), builder.px(64))
-    if is_low:
-        widest += builder.widest(_ends(builder), _STEPS) + builder.px(10)
     if len(_loss_on_copies(builder)):
         widest = max(widest, builder.text_width(_COPIES_NAME, _STEPS))
+    if is_low:
+        widest += builder.widest(_ends(builder), _STEPS) + builder.px(10)
     if not roles:
         return min(220.0, widest / builder.unit + 18)
     lane = builder.widest(map(role_label, roles), _LANE) + builder.px(24)
     return min(300.0, max(widest, lane) / builder.unit + 18)
+
+
+def _names_between(builder: PlanBuilder) -> int:
+    """Return how high the curves are between whose ends their names have room."""
+    if len(_loss_on_copies(builder)):
+        return builder.px(_NAME_BETWEEN + 1.5 * _NAMES_APART)
+    return builder.px(_NAME_BETWEEN)
 
 
 def _ends(builder: PlanBuilder) -> tuple[str, str]:
@@ -183,9 +193,6 @@ def _curves(builder: PlanBuilder, line: Timeline) -> tuple[tuple[Curve, ...], tu
         return tuple(curves), ()
     points = _curve(subject.runs[0], copies, line, builder.px(8), low, top)
     color = theme.roles.get(_COPIES_ROLE, theme.text)
-    if line.plot.height >= builder.px(_BESIDE_FROM):
-        x, y = line.plot.x - builder.px(12), line.plot.y + line.plot.height / 2 + builder.px(22)
-        builder.text_left_of(x, _COPIES_NAME, y, _STEPS, color)
     return tuple(curves), (Curve(points, color, color),)
 
 
@@ -203,9 +210,14 @@ def _axis_labels(builder: PlanBuilder, plot: Box, *, has_curve: bool) -> None:
         apart = max(plot.height / 2 - px(8), px(12))
         for text, y in zip(ends, (middle - apart, middle + apart), strict=True):
             builder.text_left_of(x, text, y, _STEPS)
-    if has_ends and plot.height < px(_NAME_BETWEEN):
+    if has_ends and plot.height < _names_between(builder):
         x -= builder.widest(ends, _STEPS) + px(10)
     name = builder.fitted(builder.layout.metric, _METRIC, x, bold=True)
+    if len(_loss_on_copies(builder)):
+        middle -= px(_NAMES_APART) / 2
+        color = builder.theme.roles.get(_COPIES_ROLE, builder.theme.text)
+        below = middle + px(_NAMES_APART)
+        builder.text_left_of(x, _COPIES_NAME, below, _STEPS, color)
     builder.text_left_of(x, name, middle, _METRIC, builder.theme.text, bold=True)
 
 

@@ -58,7 +58,6 @@ def place_circuit(builder: PlanBuilder, panel: Circuit, area: Box) -> int:
     heads = _heads_in(found)
     chance = _chance(builder.series)
     values = _of_pairs(found, heads)
-    end = area.bottom
     area, _ = cut_bottom(area, px(_BELOW))
     graph_area, beside = cut_right(area, px(_BESIDE), gap=px(50))
     if builder.is_narrow:
@@ -71,7 +70,8 @@ def place_circuit(builder: PlanBuilder, panel: Circuit, area: Box) -> int:
     builder.heading(title, graph_area.x, graph_area.y - px(14), graph_area.width, *axes)
     bottom = _place_map(builder, values, heads, chance, beside)
     y = bottom + px(64)
-    rows = min(_LISTED_ROWS, max(0, end - y) // px(_LISTED_ROW))
+    # A color bar stands below the list.
+    rows = min(_LISTED_ROWS, max(0, area.bottom - y) // px(_LISTED_ROW))
     listed = Box(beside.x, y, beside.width, rows * px(_LISTED_ROW))
     _place_graph(builder, panel, values, heads, chance, graph_area, listed)
     return area.bottom
