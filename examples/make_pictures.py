@@ -18,7 +18,7 @@ from tracker_viz.pipeline import open_run, pulled_captures
 from tracker_viz.rendering import Renderer, Series, storyboard, write_animation
 
 PICTURES = Path(__file__).parent / "pictures"
-LAYOUTS = ("heads", "ffn", "head", "scores", "changes", "weights")
+LAYOUTS = ("heads", "ffn", "head", "scores", "changes", "circuit")
 
 
 def overview(series: Series, path: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 
 from local_runs import steps_at
 
-from tracker_viz.delivery import Outbox, TappedSpool, taps
+from tracker_viz.delivery import Destination, Outbox, TappedSpool, taps
 from tracker_viz.trackers.testing import make_capture
 
 
@@ -26,7 +26,7 @@ def test_captures_that_were_delivered_and_deleted_stay_for_a_reader(tmp_path, th
             assert tapped.info().state == "finished"
             tapped.release(refs[:2])
             assert steps_at(tapped) == [2]
-        assert list((outbox.directory / taps.TAPS).iterdir()) == []
+        assert not (outbox.directory / taps.TAPS).exists()
 
 
 def test_a_reader_may_come_first_and_takes_what_is_there_when_it_comes_last(tmp_path):
@@ -38,6 +38,21 @@ def test_a_reader_may_come_first_and_takes_what_is_there_when_it_comes_last(tmp_
         assert steps_at(early) == [1]
     with TappedSpool(tmp_path / "spool") as late:
         assert steps_at(late) == [1]
+
+
+def test_a_reader_that_came_first_has_what_a_tracker_took_at_once(tmp_path):
+    there = Destination("local", {"directory": str(tmp_path / "there")})
+    with TappedSpool(tmp_path / "spool") as early:
+        with Outbox(tmp_path / "spool", [there], name="a") as outbox:
+            outbox.submit(make_capture(1))
+        assert outbox.run.list_captures() == []
+        assert steps_at(early) == [1]
+
+
+def test_a_reader_to_whom_no_training_came_leaves_nothing_behind(tmp_path):
+    with TappedSpool(tmp_path / "spool") as early:
+        assert early.list_captures() == []
+    assert not (tmp_path / "spool").exists()
 
 
 def test_a_reader_that_reads_nothing_does_not_fill_the_disk(tmp_path, monkeypatch):

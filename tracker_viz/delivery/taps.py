@@ -58,7 +58,8 @@ class TappedSpool(LocalRun):
     writer is asked for no more links.
 
     Args:
-        spool: its directory, which may be made later.
+        spool: its directory. The training that makes it may begin later: the tap is there before,
+            because a tracker can have the first capture within milliseconds.
     """
 
     def __init__(self, spool: str | Path) -> None:
@@ -68,12 +69,15 @@ class TappedSpool(LocalRun):
         remove_dead_taps(self._spool.directory)
 
     def __enter__(self) -> TappedSpool:
-        if self._spool.directory.is_dir():
-            self._tap()
+        self._tap()
         return self
 
     def __exit__(self, *error: object) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+        # No training came: leave nothing behind.
+        with suppress(OSError):
+            self.directory.parent.rmdir()
+            self._spool.directory.rmdir()
 
     @property
     def ref(self) -> RunRef:
