@@ -472,7 +472,7 @@ def test_the_projection_to_the_logits_is_left_out_and_changes_nothing(n_tokens):
     model.register_forward_hook(
         lambda _module, _inputs, output: seen.append(float(output.abs().max()))
     )
-    recorder, captures = recorded(model, Schedule.every(1))
+    recorder, captures = recorded(model, Schedule.every(1), signals=[])
     recorder.step(1)
     assert (seen[0] > 0, seen[1]) == (True, 0.0)
     for name in captures[0].arrays:

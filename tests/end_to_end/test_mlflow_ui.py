@@ -260,9 +260,9 @@ def test_charts_come_in_a_few_groups_of_their_own(rendered, page):
             "weights",
         } <= set(groups)
         assert groups[0] == "_training", "the loss comes first"
-        assert len(groups) <= 7, (
-            "the loss, what all heads do, two scores by block, the weights, the summary, and "
-            "what has no prefix"
+        assert len(groups) <= 8, (
+            "the loss, what all heads do, two scores by block, the weights, the probe's losses, "
+            "the summary, and what has no prefix"
         )
 
     comes_true(page, they_are_few)

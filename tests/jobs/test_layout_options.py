@@ -20,6 +20,8 @@ PLACES = {  # of each kind: a shipped layout, and where in it an override reache
     "scores": ("overview", "layout.panels.2"),
     "head": ("head", "layout.panels.0"),
     "experts": ("experts", "layout.panels.0"),
+    "circuit": ("circuit", "layout.panels.0"),
+    "lens": ("lens", "layout.panels.0"),
 }
 WRONG_TYPES = [
     ("layout", "name", 3, "layout.name must be plain letters, digits"),
@@ -107,6 +109,9 @@ WRONG_TYPES = [
     ("head", "probe", False, "head.probe must be a row of the probe"),
     ("experts", "probe", 1.5, "experts.probe must be a row of the probe"),
     ("experts", "blocks", "all", "experts.blocks must be a whole number of at least 1 or null"),
+    ("circuit", "composition", 3, "circuit.composition"),
+    ("circuit", "sources", "all", "circuit.sources must be a whole number of at least 1"),
+    ("lens", "tokens", "all", "lens.tokens must be a whole number of at least 1 or null"),
 ]
 WRONG_VALUES = [
     *(
@@ -172,6 +177,9 @@ WRONG_VALUES = [
     ("head", "probe", "", "must be a row of the probe by its label"),
     ("experts", "probe", "", "must be a row of the probe by its label"),
     ("experts", "blocks", 0, "a whole number of at least 1 or null; got 0"),
+    ("circuit", "composition", "o", "known: k, q, v"),
+    ("circuit", "sources", 0, "a whole number of at least 1; got 0"),
+    ("lens", "tokens", 0, "a whole number of at least 1 or null; got 0"),
 ]
 
 

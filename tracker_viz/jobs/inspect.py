@@ -32,5 +32,5 @@ class InspectSettings(CaptureOptions, Settings):
 
 @application(InspectSettings, name="inspect")
 def main(settings: InspectSettings) -> None:
-    options = settings.model_dump(exclude={"model", "preview"})
+    options = settings.model_dump(exclude={"model", "preview", "alarms"})
     print(pipeline.inspect(build_model(settings.model), **options))

@@ -42,7 +42,7 @@ class LogitLens(Signal):
         self._row = kinds.index("text") if "text" in kinds else None
         first = max(0, probe.length - 1 - MAX_POSITIONS)
         self._positions = range(first, probe.length - 1)
-        self._tokens = self._right = torch.empty(0, dtype=torch.int64)
+        self._tokens = self._right = torch.empty(0, dtype=torch.int64, device="cpu")
         if self._row is not None:
             self._tokens = probe.input_ids[self._row, first:-1]
             self._right = probe.input_ids[self._row, first + 1 :]

@@ -39,7 +39,7 @@ class ProbeLoss(Signal):
 
     def saw_logits(self, logits: Mapping[int, Tensor]) -> None:
         """Measure the rows that were asked for."""
-        losses = torch.full(self._ids.shape, torch.nan)
+        losses = torch.full(self._ids.shape, torch.nan, device="cpu")
         for row in self.logit_rows:
             losses[row, 1:] = _token_losses(logits[row], self._ids[row]).cpu()
         self._losses = losses

@@ -174,6 +174,9 @@ class ParameterTrace:
             for name, parameter in self.modules[module].named_parameters(recurse=False):
                 if parameter.ndim != 2 or parameter.device != weight.device:
                     continue
+                # Types are compared, too: float8 is not promoted to another.
+                if parameter.dtype != weight.dtype:
+                    continue
                 full_name = f"{module}.{name}".strip(".")
                 if torch.equal(parameter, weight):
                     return full_name, False

@@ -24,7 +24,8 @@ _NUMBER, _NAME = 46.0, 27.0
 _TITLE, _SUBTITLE = 36.0, 22.0
 _CAPTION, _CAPTION_PITCH = 34.0, 39
 _LEGEND_SIZES = (22.0, 20.0)
-_SMALLEST_LEGEND = (22.0, 20.0)  # in short words, before any is left out
+# In short words: smaller than other text, before a role that has borders is left out.
+_SMALLEST_LEGEND = (22.0, 20.0, 18.0, 16.0)
 _FINDING_SIZES = (34.0, 31.0, 28.0, 26.0)  # of a comparison's own caption, which never changes
 _NOTE = 20.0
 _MARK = "interpolated"
