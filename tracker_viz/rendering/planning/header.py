@@ -24,8 +24,8 @@ _NUMBER, _NAME = 46.0, 27.0
 _TITLE, _SUBTITLE = 36.0, 22.0
 _CAPTION, _CAPTION_PITCH = 34.0, 39
 _LEGEND_SIZES = (22.0, 20.0)
-# In short words: smaller than other text, before a role that has borders is left out.
-_SMALLEST_LEGEND = (22.0, 20.0, 18.0, 16.0)
+# In a narrow picture, in short words: smaller than other text, before a role is left out.
+_SMALLEST_LEGEND = (18.0, 16.0)
 _FINDING_SIZES = (34.0, 31.0, 28.0, 26.0)  # of a comparison's own caption, which never changes
 _NOTE = 20.0
 _MARK = "interpolated"
@@ -157,11 +157,14 @@ def _fitted_legend(
 ) -> tuple[list[_Entry], float]:
     """Return the entries in the longest words, and the greatest size, in which all of them fit; as
     many as fit where not all do."""
-    forms = (
+    short = _in_short(_without_repeated_names(entries))
+    forms = [
         (entries, _LEGEND_SIZES),
         (_without_repeated_names(entries), _LEGEND_SIZES),
-        (_in_short(_without_repeated_names(entries)), _SMALLEST_LEGEND),
-    )
+        (short, _LEGEND_SIZES),
+    ]
+    if builder.is_narrow:
+        forms.append((short, _SMALLEST_LEGEND))
     for form, sizes in forms:
         for size in sizes:
             widths = [_entry_px(builder, entry, size) for entry in form]
