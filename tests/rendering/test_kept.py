@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import subprocess
 import sys
@@ -17,12 +19,7 @@ from tracker_viz.rendering.plan import Box, Curve
 from tracker_viz.rendering.scales import ColorScale, colormap
 from tracker_viz.rendering.text import (
     KnownTexts,
-    glyph,
     known_texts,
-    line_of_text,
-    opaque_glyph,
-    opaque_text,
-    text_width,
 )
 
 # In a process of its own: this one has imported seaborn.
@@ -138,9 +135,16 @@ def test_texts_are_kept_but_for_letters_that_no_font_here_has(monkeypatch):
     assert not [key for key in (*again.widths, *again.drawn) if key[0].startswith("not kept")]
 
 
+def forget_what_this_process_remembers():
+    """Empty every ``functools.cache`` of rendering: what it holds is not asked of the disk."""
+    caches = [each for each in gc.get_objects() if isinstance(each, functools._lru_cache_wrapper)]
+    for cache in caches:
+        if cache.__module__.startswith("tracker_viz.rendering"):
+            cache.cache_clear()
+
+
 def test_the_next_process_draws_the_same_without_seaborn_and_matplotlib(small_run, tmp_path):
-    for remembered in (text_width, glyph, opaque_glyph, opaque_text, line_of_text, known_texts):
-        remembered.cache_clear()
+    forget_what_this_process_remembers()
     renderer = Renderer(Series(small_run), "overview", size="720p")
     renderer.frame(3)
     known_texts().keep()
