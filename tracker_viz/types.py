@@ -113,7 +113,9 @@ class Capture:
             * ``blocks.<i>.mlp.router`` (probe, token, expert): a router's probabilities in a
               mixture of experts; beside them, (probe, token, choice), ``.chosen``: the numbers of
               the experts that each token went to, and ``.weight``: what their outputs were
-              multiplied by.
+              multiplied by. ``blocks.<i>.attn.router`` and so on: the same of a mixture of heads.
+            * ``blocks.<i>.attn.indexer`` (probe, query, key): 1 where the indexer of sparse
+              attention chose the key for the query, else 0.
             * ``scores.expert.<score>`` (block, expert), ``scores.router.<score>`` (block, router):
               scores of every expert, and of every router; NaN where there is none.
             * ``probe.loss`` (probe, token): loss of predicting each token from those before it, in

@@ -65,6 +65,8 @@ DELTA = {
     "linear_value_head_dim": 8,
 }
 
+INDEXER = {"index_n_heads": 4, "index_head_dim": 16, "index_topk": 5}
+
 GATED = "q k v o gate up down"
 PLAIN = "q k v o in out"
 SHARED = "q k v o gate up down shared.gate shared.up shared.down"
@@ -77,6 +79,7 @@ MODELS = {
     "apertus": ({}, PLAIN),
     "arcee": ({}, PLAIN),
     "aria_text": (MOE, SHARED),
+    "axk2": (MOE | MLA | INDEXER, LATENT),
     "biogpt": ({}, PLAIN),
     "bitnet": ({}, GATED),
     "bloom": ({"n_layer": 2, "n_head": 4}, PLAIN),
@@ -101,6 +104,7 @@ MODELS = {
     ),
     "deepseek_v2": (MOE | MLA, LATENT),
     "deepseek_v3": (MOE | MLA, LATENT),
+    "deepseek_v32": (MOE | MLA | INDEXER, LATENT),
     "diffllama": ({}, GATED),
     "doge": ({}, GATED),
     "dots1": (MOE, SHARED),
@@ -129,6 +133,7 @@ MODELS = {
     "glm4": ({}, GATED),
     "glm4_moe": (MOE, SHARED),
     "glm4_moe_lite": (MOE | MLA, LATENT),
+    "glm_moe_dsa": (MOE | MLA | INDEXER | {"mlp_layer_types": ["dense", "sparse"]}, LATENT),
     "gpt2": (OLD, PLAIN),
     "gpt_bigcode": ({**OLD, "n_inner": 64}, PLAIN),
     "gpt_neo": (
@@ -148,6 +153,7 @@ MODELS = {
     "granitemoe": (MOE, GATED),
     "granitemoeshared": (MOE | {"shared_intermediate_size": 24}, SHARED),
     "helium": ({}, GATED),
+    "hy_v4": (MOE | MLA | INDEXER, LATENT),
     "hunyuan_v1_dense": ({}, GATED),
     "hunyuan_v1_moe": (MOE, SHARED),
     "hyperclovax": ({}, GATED),
@@ -354,6 +360,20 @@ those that its router module returns (–: it returns none that can be compared)
 |---|---|---|---|---|
 {chr(10).join(mixtures())}
 
+In a mixture of heads (jetmoe) a head of a picture is a place: which expert made the queries of
+that place differs by token, and `blocks.<i>.attn.router.chosen` says which.
+
+## Sparse attention
+
+Where an indexer chooses the keys that a query may attend to, `blocks.<i>.attn.indexer` holds its
+choice [probe, query, key] beside the attention, which is that of the model. Held to the keys that
+the indexer itself returns; there is no attention to others. Layers that use the choice of a layer
+before them (`shared` ones of glm_moe_dsa) have no array of their own.
+
+| indexer | keys for a query | chosen otherwise than by the model | attention to other keys |
+|---|---|---|---|
+{chr(10).join(indexers())}
+
 ## Mixers
 
 Token mixers without a softmax are asked for their matrix: a kernel is linear in its values, so
@@ -417,6 +437,12 @@ def mixtures():
     from hf_mixtures import mixture_lines
 
     return mixture_lines()
+
+
+def indexers():
+    from hf_mixtures import indexer_lines
+
+    return indexer_lines()
 
 
 def refusal(model_type):

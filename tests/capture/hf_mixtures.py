@@ -1,5 +1,6 @@
 """Mixtures of experts among the tiny public architectures, and what each says of its own routers:
-the logits that it returns (``output_router_logits``), or those that its router module returns."""
+the logits that it returns (``output_router_logits``), or those that its router module returns; and
+what their indexers of sparse attention return."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from hf_decoders import LENGTH, MLA, MODELS, MOE, N_ROWS, build, probe_ids
 
 from tracker_viz.capture.discover.blocks import discover
 from tracker_viz.capture.isolation import isolated
-from tracker_viz.capture.routing.routers import RouterWatch, routers_by_block
+from tracker_viz.capture.routing.by_block import choices_by_block
+from tracker_viz.capture.routing.routers import RouterWatch
 
 GROUPS = MOE | {
     "num_experts": 8,
@@ -32,6 +34,7 @@ MIXTURES |= {
     "glm4_moe, groups": ("glm4_moe", GROUPS),
     "mixtral, one expert": ("mixtral", ONE),
     "llama4_text, one expert": ("llama4_text", ONE | {"intermediate_size_mlp": 48}),
+    "jetmoe, heads": ("jetmoe", None),
 }
 SQUASHING = {"softmax": lambda logits: logits.softmax(-1), "sigmoid": torch.sigmoid}
 
@@ -49,12 +52,12 @@ def built(name):
 
 
 def examine(model):
-    """Return block -> what was seen of its router, and what was left out."""
+    """Return what was chosen, by block."""
     watch = RouterWatch((N_ROWS, LENGTH))
     named = [(name, module) for name, module in model.named_modules() if name]
     with isolated(model), watch.following(named):
         structure, _ = discover(model, probe_ids())
-    return routers_by_block(watch.routings(), structure)
+    return choices_by_block(watch, structure)
 
 
 def own_outputs(model, modules):
@@ -83,7 +86,8 @@ def compare_routers(name):
     """Return (block -> router, whose logits, largest difference of probabilities, that of the
     weights or None where the router returns none, whether the choices are the same)."""
     model = built(name)
-    routers, _ = examine(model)
+    choices = examine(model)
+    routers = choices.heads if name.endswith("heads") else choices.experts
     of_module = {block: routing.modules[-1] for block, routing in routers.items()}
     of_module = {block: _with_router(model, module) for block, module in of_module.items()}
     logits, outputs = own_outputs(model, of_module.values())
@@ -121,6 +125,40 @@ def mixture_row(name):
 def mixture_lines():
     for name in sorted(MIXTURES):
         yield "| " + " | ".join(mixture_row(name)) + " |"
+
+
+INDEXED = ("axk2", "deepseek_v32", "glm_moe_dsa", "hy_v4")
+
+
+def compare_indexers(model_type):
+    """Return (number of keys that an indexer chooses, share of chosen keys that are not its own or
+    the other way round, the most attention to a key that it did not choose)."""
+    model = build(model_type)
+    watch = RouterWatch((N_ROWS, LENGTH))
+    named = [(name, module) for name, module in model.named_modules() if name]
+    with isolated(model), watch.following(named):
+        structure, attention = discover(model, probe_ids())
+    choices = choices_by_block(watch, structure).keys
+    assert list(choices) == [0, 1]
+    _, returned = own_outputs(model, [choice.modules[-1] for choice in choices.values()])
+    apart, outside = 0.0, 0.0
+    for block, choice in choices.items():
+        own = torch.zeros(N_ROWS, LENGTH, LENGTH, dtype=torch.bool)
+        own = own.scatter(-1, returned[choice.modules[-1]].long(), True).tril()
+        apart = max(apart, float((own != choice.chosen).float().mean()))
+        unchosen = attention[block].masked_fill(choice.chosen[:, None], 0)
+        outside = max(outside, float(unchosen.max()))
+    return choice.n_chosen, apart, outside
+
+
+def indexer_row(model_type):
+    n_chosen, apart, outside = compare_indexers(model_type)
+    return f"{model_type} indexer", str(n_chosen), f"{apart:.0%}", f"{outside:.0e}"
+
+
+def indexer_lines():
+    for model_type in INDEXED:
+        yield "| " + " | ".join(indexer_row(model_type)) + " |"
 
 
 def _with_router(model, module):

@@ -81,6 +81,8 @@ KINDS = {
     "LoHa, asked": lambda: adapted("LoHa, asked"),
     "mixture, softmax": lambda: build("mixtral"),
     "mixture, sigmoid": lambda: build("deepseek_v3"),
+    "mixture of heads": lambda: build("jetmoe"),
+    "sparse attention, indexer": lambda: build("deepseek_v32"),
     "mixer, asked": lambda: build("qwen3_next", MIXERS["qwen3_next"][0]),
     "mixer of channels, asked": lambda: build("mamba", MIXERS["mamba"][0]),
     "kernel, asked": lambda: plain(lambda: by_hidden_kernel),

@@ -85,6 +85,15 @@ def test_the_display_rows_go_last_and_are_named():
     assert fit(capture(), 2.5).labels["probe"] == ("repeated",)
 
 
+def test_what_an_indexer_chose_is_cut_as_attention_is():
+    whole = capture()
+    name = "blocks.0.attn.indexer"
+    chosen = np.tril(np.arange(3 * 128 * 128).reshape(3, 128, 128) % 5 == 0).astype(np.float16)
+    whole = replace(whole, arrays={**whole.arrays, name: chosen})
+    made = fit(replace(whole, axes={**whole.axes, name: ("probe", "query", "key")}), 0.5)
+    assert np.array_equal(made.arrays[name], chosen[:1, :64, :64])
+
+
 def test_heads_that_were_left_out_are_known_by_their_labels():
     made = fit(capture(), 0.5)
     heads = [int(name) for name in made.labels["blocks.2.head"]]

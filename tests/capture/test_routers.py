@@ -8,14 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from hf_mixtures import MIXTURES, compare_routers, mixture_row
+from hf_decoders import INDEXER, build, probe_ids
+from hf_mixtures import INDEXED, MIXTURES, compare_indexers, compare_routers, mixture_row
 from plain_decoders import VOCAB, D, FusedAttention, Model, Residual, T, by_kernel
 from torch import nn
 
 from tracker_viz.capture import Schedule, make_probe, record
 from tracker_viz.capture.discover.blocks import discover
 from tracker_viz.capture.isolation import isolated
-from tracker_viz.capture.routing.routers import RouterWatch, routers_by_block
+from tracker_viz.capture.routing.by_block import Choices, choices_by_block
+from tracker_viz.capture.routing.routers import RouterWatch
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
@@ -43,6 +45,15 @@ def test_a_public_mixtures_routers_are_its_own(name):
         assert LISTED[name][:3] == mixture_row(name)[:3], (
             "run: python tests/capture/hf_decoders.py > docs/pages/supported_models.md"
         )
+
+
+@pytest.mark.parametrize("model_type", INDEXED)
+def test_the_keys_that_an_indexer_chose_are_its_own_and_attention_is_to_them_alone(model_type):
+    n_chosen, apart, outside = compare_indexers(model_type)
+    assert n_chosen == INDEXER["index_topk"]
+    assert apart == 0
+    assert outside == 0
+    assert LISTED[f"{model_type} indexer"][1:] == ("5", "0%", "0e+00")
 
 
 class Mixture(nn.Module):
@@ -131,17 +142,17 @@ def examine(model):
     named = [(name, module) for name, module in model.named_modules() if name]
     with isolated(model), watch.following(named):
         structure, _ = discover(model, ids)
-    return routers_by_block(watch.routings(), structure)
+    return choices_by_block(watch, structure)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.__name__)
 def test_a_mixture_in_plain_pytorch_is_seen_as_it_routes(route):
     Mixture.noted.clear()
-    routers, left_out = examine(mixture_model(route))
-    assert list(routers) == [0, 1]
-    assert not left_out
+    found = examine(mixture_model(route))
+    assert list(found.experts) == [0, 1]
+    assert not found.left_out
     for routing, (probabilities, chosen, weights) in zip(
-        routers.values(), Mixture.noted, strict=True
+        found.experts.values(), Mixture.noted, strict=True
     ):
         assert torch.allclose(routing.probabilities.flatten(0, 1), probabilities, atol=1e-6)
         assert torch.equal(routing.chosen.flatten(0, 1), chosen)
@@ -167,7 +178,7 @@ class InTheBlock(nn.Module):
 def test_a_mixture_without_a_module_of_its_own_is_seen():
     torch.manual_seed(0)
     model = Model(lambda _: InTheBlock())
-    routers, _ = examine(model)
+    routers = examine(model).experts
     assert [tuple(routing.weights.shape) for routing in routers.values()] == [(2, T, K)] * 2
 
 
@@ -204,7 +215,7 @@ class MixtureOfDepths(nn.Module):
 def test_what_chooses_no_experts_is_no_router(layer):
     torch.manual_seed(0)
     model = Model(lambda _: Residual(FusedAttention(by_kernel, noted=False), layer()))
-    assert examine(model) == ({}, [])
+    assert examine(model) == Choices()
 
 
 class Balanced(nn.Module):
@@ -306,3 +317,14 @@ def test_a_capture_holds_the_routers_of_the_chosen_blocks_on_all_rows_with_their
         "chosen": [K, K],
         "squashing": ["softmax", "softmax"],
     }
+
+
+def test_a_capture_holds_what_an_indexer_chose_beside_attention():
+    captures = []
+    record(build("deepseek_v32"), probe_ids(), Schedule.every(1), captures.append).close()
+    (capture,) = captures
+    name = "blocks.1.attn.indexer"
+    assert capture.axes[name] == ("probe", "query", "key")
+    attended = (capture.arrays["blocks.1.attn.pattern"] > 0).any(1)
+    assert (attended <= (capture.arrays[name] > 0)).all()
+    assert capture.model["indexers"] == {"blocks": [0, 1], "chosen": [5, 5]}

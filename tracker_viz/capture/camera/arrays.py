@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tracker_viz.capture.probe import Probe
-from tracker_viz.capture.routing.routers import Routing, router_arrays
+from tracker_viz.capture.routing.by_block import Choices
 from tracker_viz.capture.signals.signal import SignalArray
 
 
@@ -63,9 +63,9 @@ class Arrays:
         if channels:
             self.labels[f"blocks.{block}.mixing_channel"] = tuple(map(str, channels))
 
-    def add_routing(self, block: int, routing: Routing) -> None:
-        """Add what the router of one block decided."""
-        for name, values, axes in router_arrays(block, routing):
+    def add_choices(self, choices: Choices, is_kept: Callable[[int], bool]) -> None:
+        """Add what routers and indexers chose, in the blocks that are kept."""
+        for name, values, axes in choices.arrays(is_kept):
             self.tensors[name], self.axes[name] = values, axes
 
     def add_signals(self, measured: Iterable[SignalArray]) -> None:

@@ -36,13 +36,8 @@ from tracker_viz.capture.isolation import (
     model_device,
 )
 from tracker_viz.capture.probe import Probe, check_probe
-from tracker_viz.capture.routing.routers import (
-    RouterWatch,
-    Routing,
-    describe_routers,
-    router_modules,
-    routers_by_block,
-)
+from tracker_viz.capture.routing.by_block import Choices, choices_by_block, router_modules
+from tracker_viz.capture.routing.routers import RouterWatch
 from tracker_viz.capture.signals.chosen import chosen_signals
 from tracker_viz.capture.signals.not_finite import are_finite, first_not_finite, said_of
 from tracker_viz.capture.signals.probe_pass import ProbePass
@@ -137,7 +132,7 @@ class Camera:
         # Modules to follow so that the routers of a mixture are seen.
         self._router_modules: list[tuple[str, nn.Module]] = []
         # Block -> its router's decisions in the pass that is being developed.
-        self._routings: dict[int, Routing] = {}
+        self._choices = Choices()
         # What signals measured in that pass.
         self._signal_arrays: list[SignalArray] = []
         self._missing_signals: list[str] = []
@@ -247,7 +242,7 @@ class Camera:
             self._not_finite = first_not_finite(self.model, input_ids, self._forward)
         self._missing_signals = seen.missing
         self._mixing = mixing
-        self._routings, _ = routers_by_block(routers.routings(), self._structure)
+        self._choices = choices_by_block(routers, self._structure)
         return attention
 
     def _discover(self) -> list[Tensor]:
@@ -271,9 +266,9 @@ class Camera:
         self._structure, self._readable = without_unreadable(
             self._structure, self.model, sharded=self.sharded
         )
-        self._routings, left_out = routers_by_block(routers.routings(), self._structure)
-        self._router_modules = router_modules(self.model, self._routings.values())
-        described_routers = describe_routers(self._routings, left_out)
+        self._choices = choices_by_block(routers, self._structure)
+        self._router_modules = router_modules(self.model, self._choices.modules)
+        described_choices = self._choices.description()
         attention = self._with_hidden_rows(attention)
         self._described_probe = self.probe.description()
         self._heads = chosen_heads(self._structure.n_heads, self._only_blocks, self._only_heads)
@@ -288,7 +283,7 @@ class Camera:
         self._side = weight_side([projection.shape for projection in self._projections], share)
         self._signature = _signature(self.model)
         self.model_info = describe(self._structure, self.model)
-        self.model_info |= described_routers
+        self.model_info |= described_choices
         if self._missing_signals:
             self.model_info["missing_signals"] = self._missing_signals
         if pooled:
@@ -356,14 +351,12 @@ class Camera:
         held = Arrays(self.probe)
         for block, pattern in enumerate(attention):
             held.add_attention(block, pattern, self._heads[block])
-        for block, routing in self._routings.items():
-            if self._is_kept(block):
-                held.add_routing(block, routing)
+        held.add_choices(self._choices, self._is_kept)
         for block in filter(self._is_kept, self._structure.mixing.blocks):
             held.add_mixing(block, self._mixing[block], self._structure.mixing.channels[block])
         self._add_weights(held)
         held.add_signals(self._signal_arrays)
-        self._routings, self._signal_arrays = {}, []
+        self._choices, self._signal_arrays = Choices(), []
         arrays = held.on_host() if self.main else {}
         for projection in self._projections:
             name = f"{projection.array_name}.norms"

@@ -170,7 +170,11 @@ def summary(description: dict[str, Any]) -> str:
         f"{' and '.join(by)}; weights: {', '.join(weights) or 'none'}"
     )
     if "routers" in description:
-        line += _routers(description["routers"])
+        line += _routers(description["routers"], "experts")
+    if "attention_routers" in description:
+        line += _routers(description["attention_routers"], "attention experts")
+    if "indexers" in description:
+        line += _indexers(description["indexers"])
     if "left_out" in found:
         line += f"; left out: {first_of(found['left_out'])}"
     n_blocks = len(found["blocks"])
@@ -182,16 +186,24 @@ def summary(description: dict[str, Any]) -> str:
     return line
 
 
-def _routers(described: dict[str, Any]) -> str:
+def _routers(described: dict[str, Any], experts: str) -> str:
     parts = []
     kinds = zip(described["experts"], described["chosen"], described["squashing"], strict=True)
     for (n_experts, n_chosen, squashing), n_blocks in Counter(kinds).items():
         blocks = "1 block" if n_blocks == 1 else f"{n_blocks} blocks"
         parts.append(
-            f"; {blocks} of {n_experts} experts, {n_chosen} for each token, routed by {squashing}"
+            f"; {blocks} of {n_experts} {experts}, {n_chosen} for each token, routed by {squashing}"
         )
     if "left_out" in described:
         parts.append(f"; left out: {first_of(described['left_out'])}")
+    return "".join(parts)
+
+
+def _indexers(described: dict[str, Any]) -> str:
+    parts = []
+    for n_chosen, n_blocks in Counter(described["chosen"]).items():
+        attend = "1 block attends" if n_blocks == 1 else f"{n_blocks} blocks attend"
+        parts.append(f"; {attend} to at most {n_chosen} keys, chosen by an indexer")
     return "".join(parts)
 
 

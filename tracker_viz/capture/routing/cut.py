@@ -1,4 +1,4 @@
-"""Cut what a capture holds of a mixture's routers to the rows, positions and blocks that are kept.
+"""Cut what a capture holds of routers and indexers to the rows, positions and blocks that are kept.
 Called by ``budget``; scores of experts were taken before, of all of it."""
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ Arrays = Mapping[str, NDArray[Any]]
 # Routers take at most this share of a capture's bytes.
 ROUTER_SHARE = 0.2
 
-_NAME = re.compile(r"(blocks\.\d+)\.mlp\.router(\.chosen|\.weight)?")
+_NAME = re.compile(r"(blocks\.\d+)\.(mlp\.router|attn\.router|attn\.indexer)(\.chosen|\.weight)?")
 _BYTES = 2  # float16
 
 
 def routers_of(arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """Return those of a capture's arrays that routers gave, each [probe, token, ...]."""
+    """Return those of a capture's arrays that routers gave, each [probe, token, ...], and indexers,
+    each [probe, ..., query, key]."""
     return {name: array for name, array in arrays.items() if _NAME.fullmatch(name)}
 
 
@@ -34,8 +35,13 @@ def shown_of_routers(
     arrays: Arrays, rows: Sequence[int], n_positions: int
 ) -> dict[str, NDArray[Any]]:
     """Return the routers of ``arrays`` on some rows of the probe, and on its first positions."""
-    routers = routers_of(arrays)
-    return {name: array[list(rows), :n_positions] for name, array in routers.items()}
+    shown = {}
+    for name, array in routers_of(arrays).items():
+        if name.endswith(".indexer"):
+            shown[name] = array[list(rows), ..., :n_positions, :n_positions]
+        else:
+            shown[name] = array[list(rows), :n_positions]
+    return shown
 
 
 def thinned_routers(arrays: Arrays, nbytes: float) -> tuple[dict[str, NDArray[Any]], int, int]:
@@ -45,7 +51,7 @@ def thinned_routers(arrays: Arrays, nbytes: float) -> tuple[dict[str, NDArray[An
         The arrays, the number of blocks whose routers are kept, and the number that had routers.
     """
     routers = routers_of(arrays)
-    blocks = list(dict.fromkeys(name.partition(".mlp.")[0] for name in routers))
+    blocks = list(dict.fromkeys(_block_of(name) for name in routers))
     n_kept = len(blocks)
     if router_bytes(routers) > nbytes:
         n_kept = max(int(nbytes * len(blocks) / router_bytes(routers)), 1)
@@ -54,6 +60,10 @@ def thinned_routers(arrays: Arrays, nbytes: float) -> tuple[dict[str, NDArray[An
     for name, array in arrays.items():
         if name not in routers:
             thinned[name] = array
-        elif name.partition(".mlp.")[0] in kept:
+        elif _block_of(name) in kept:
             thinned[name] = np.ascontiguousarray(array)
     return thinned, n_kept, len(blocks)
+
+
+def _block_of(name: str) -> str:
+    return ".".join(name.split(".")[:2])

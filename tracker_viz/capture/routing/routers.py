@@ -4,12 +4,13 @@
 is what was seen to do three things with every token of the probe. It multiplies the token by a
 matrix (one column for each expert), puts the result through a softmax or a sigmoid, and picks the
 largest. The last two may come in either order: gpt-oss picks first, and squashes what it picked.
-Nothing in the model is replaced. Called by ``Camera``.
+What picks keys for queries instead is an indexer (``indexers``). Nothing in the model is replaced.
+Called by ``Camera``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tracker_viz.capture.attention.calls import ModuleStack
-from tracker_viz.capture.discover.model_info import ModelStructure
+from tracker_viz.capture.routing.indexers import KeyChoice, chosen_keys
 
 # A wider product is a feed-forward layer or a vocabulary; and up to here a float16 holds every
 # whole number, so that chosen experts can be stored as such.
@@ -122,10 +123,14 @@ class RouterWatch(TorchFunctionMode):
     Args:
         shape: of the probe, (rows, tokens a row).
         dtype: of the probabilities and weights that are kept.
+
+    Attributes:
+        key_choices: what indexers of sparse attention chose, in the order of the calls.
     """
 
     def __init__(self, shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        self.key_choices: list[KeyChoice] = []
         self._n_rows, self._length = shape
         self._dtype = dtype
         self._stack = ModuleStack()
@@ -206,7 +211,7 @@ class RouterWatch(TorchFunctionMode):
 
     def _saw_choice(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
         ranked = args[0] if args else kwargs.get("input")
-        if not isinstance(ranked, Tensor) or not self._is_of_tokens(ranked):
+        if not isinstance(ranked, Tensor) or not ranked.is_floating_point():
             return
         by_largest = func in _LARGEST
         dim = kwargs.get("dim", -1)
@@ -217,10 +222,18 @@ class RouterWatch(TorchFunctionMode):
             return
         if not _is_last(dim, ranked.ndim) or not kwargs.get("largest", True):
             return
-        product = self._products.get(ranked.shape[-1])
-        if product is None or not self._is_near(product.modules):
-            return
         values, indices = (None, output) if isinstance(output, Tensor) else output
+        if func in _TOP_K:
+            modules = tuple(self._stack.names)
+            choice = chosen_keys(modules, ranked, indices, self._n_rows, self._length)
+            if choice is not None:
+                self.key_choices.append(choice)
+                return
+        product = self._products.get(ranked.shape[-1])
+        if product is None or not self._is_of_tokens(ranked):
+            return
+        if not self._is_near(product.modules):
+            return
         self._choose(product, ranked, values, indices, by_largest=by_largest)
 
     def _choose(
@@ -318,86 +331,6 @@ class RouterWatch(TorchFunctionMode):
         here = tuple(self._stack.names)
         n_common = len(_common(here, modules))
         return max(len(here), len(modules)) - n_common <= _MOST_LEVELS_APART
-
-
-def routers_by_block(
-    routings: Sequence[Routing], structure: ModelStructure
-) -> tuple[dict[int, Routing], list[str]]:
-    """Return the router of each block's feed-forward mixture, and in words those that are left
-    out."""
-    found: dict[int, Routing] = {}
-    left_out = []
-    for routing in routings:
-        block = _block_of(routing, structure)
-        where = routing.modules[-1] if routing.modules else "the model itself"
-        if block is None:
-            left_out.append(f"a router in {where}, outside of the blocks")
-        elif _is_of_attention(routing, structure, block):
-            left_out.append(f"a router of attention in {where}")
-        elif block in found:
-            left_out.append(f"a second router in {where}")
-        else:
-            found[block] = routing
-    return found, left_out
-
-
-def router_modules(model: nn.Module, routings: Iterable[Routing]) -> list[tuple[str, nn.Module]]:
-    """Return the modules to follow in the next pass: those that routers were seen in, all around
-    them, and all inside the innermost ones, where the product is."""
-    around = {name for routing in routings for name in routing.modules}
-    innermost = tuple(f"{routing.modules[-1]}." for routing in routings if routing.modules)
-    found = []
-    for name, module in model.named_modules():
-        if name in around or (name and name.startswith(innermost)):
-            found.append((name, module))
-    return found
-
-
-def router_arrays(block: int, routing: Routing) -> Iterator[tuple[str, Tensor, tuple[str, ...]]]:
-    """Yield name, values and axes of what a capture holds of one block's router:
-
-    * ``blocks.<i>.mlp.router`` [probe, token, expert]: its probabilities;
-    * ``blocks.<i>.mlp.router.chosen`` [probe, token, choice]: the experts' numbers;
-    * ``blocks.<i>.mlp.router.weight`` [probe, token, choice]: their weights.
-    """
-    name = f"blocks.{block}.mlp.router"
-    yield name, routing.probabilities, ("probe", "token", "expert")
-    yield f"{name}.chosen", routing.chosen.to(torch.float16), ("probe", "token", "choice")
-    yield f"{name}.weight", routing.weights, ("probe", "token", "choice")
-
-
-def describe_routers(
-    routings: Mapping[int, Routing], left_out: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Return what ``Capture.model`` says of the routers, JSON-like; empty without any.
-
-    Under ``routers``: ``blocks`` that have one, and of each of them, in this order, the number of
-    ``experts``, how many are ``chosen``, and the ``squashing``.
-    """
-    if not routings and not left_out:
-        return {}
-    described: dict[str, Any] = {
-        "blocks": list(routings),
-        "experts": [routing.n_experts for routing in routings.values()],
-        "chosen": [routing.chosen.shape[-1] for routing in routings.values()],
-        "squashing": [routing.squashing for routing in routings.values()],
-    }
-    if left_out:
-        described["left_out"] = list(dict.fromkeys(left_out))
-    return {"routers": described}
-
-
-def _block_of(routing: Routing, structure: ModelStructure) -> int | None:
-    for index, name in enumerate(structure.blocks):
-        if name in ("", *routing.modules):
-            return index
-    return None
-
-
-def _is_of_attention(routing: Routing, structure: ModelStructure, block: int) -> bool:
-    """Return whether the router is inside the module that attends (JetMoE's mixture of heads)."""
-    attending = {modules[-1] for modules, _ in structure.sites[block] if modules}
-    return bool((attending - {structure.blocks[block]}) & {*routing.modules})
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
