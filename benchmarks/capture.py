@@ -223,19 +223,19 @@ def compare(rounds: int, steps: int, every: int) -> dict[str, Any]:
             waiting[name].append(train(CONTESTANTS[name], steps, every, waiting=True))
     plain = freely["plain training"]
     step_s = statistics.median(second for training in plain for second in training.step_processor_s)
-    print("## Beside what else people do\n")
+    print("## Compared with other ways\n")
     print(
-        f"A Llama of 4 blocks, width 256, {BATCH} x {LENGTH} tokens a step, {1000 * step_s:.0f} ms "
-        "of processor time each, on a CPU with"
+        f"A Llama of 4 blocks, width 256, with {BATCH} x {LENGTH} tokens and {1000 * step_s:.0f} "
+        "ms of processor time per step, on a CPU with"
     )
     print(
-        f"{torch.get_num_threads()} thread(s); `python benchmarks/capture.py`: {rounds} rounds of "
-        f"{steps} steps, a record every {every}.\n"
+        f"{torch.get_num_threads()} thread(s). `python benchmarks/capture.py` runs {rounds} rounds "
+        f"of {steps} steps, with a record every {every} steps.\n"
     )
     print(
-        "| | training thread, ms a record | everything, ms a record | of a step | "
-        f"{DEFAULT_CAPTURES} records in {DEFAULT_STEPS:,} steps | "
-        f"a record every {every} steps, ratio to plain (range) | MB a record | losses |"
+        "| | training thread, ms per record | everything, ms per record | share of a step | "
+        f"share of training, {DEFAULT_CAPTURES} records in {DEFAULT_STEPS:,} steps | "
+        f"a record every {every} steps, ratio to plain (range) | MB per record | losses |"
     )
     print("|---|---|---|---|---|---|---|---|")
     found = {}
@@ -269,20 +269,20 @@ def compare(rounds: int, steps: int, every: int) -> dict[str, Any]:
             "everything_ms": 1000 * everything_s,
         }
     print(
-        "\nProcessor time. The training thread's is what a training on a GPU waits for; everything "
-        "is all threads and child processes,"
+        "\nAll figures are processor time. On a GPU, training waits for the training thread only. "
+        "*Everything* counts all threads and child"
     )
     print(
-        "as far as it is done by the end (W&B's service is one). `wandb.watch` works in hooks of "
-        "the forward and backward pass. The ratio"
+        "processes until the end (W&B's service is one). `wandb.watch` works in hooks of the "
+        "forward and backward pass. The ratio includes"
     )
     print(
-        "holds what is recorded before the first step, too, and what threads that share a core "
-        "take from each other. Nothing was left out"
+        "what is recorded before the first step, and contention between threads that share a "
+        "core. No due step was skipped here; by"
     )
     print(
-        "here; by default due steps are, rather than that captures take more than 2 % of the "
-        "training time (`max_overhead`).\n"
+        "default they are skipped before captures take more than 2 % of the training time "
+        "(`max_overhead`).\n"
     )
     return found
 
@@ -310,7 +310,7 @@ def off_due_steps() -> dict[str, float]:
     own, call = (1e9 * min(of) for of in taken.values())
     print("## Off capture steps\n")
     print(
-        f"`recorder.step(step, loss=loss)` takes {own:.0f} ns where no capture is due; a function "
+        f"`recorder.step(step, loss=loss)` takes {own:.0f} ns if no capture is due; a function "
         f"that does nothing takes {call:.0f} ns."
     )
     print(
@@ -463,37 +463,37 @@ def sizes(max_mb: float) -> None:
     taken = measured(first, max_mb)
     print("# What one capture costs\n")
     print(
-        f"A probe of {PROBE_ROWS} rows of {PROBE_LENGTH} tokens and {HIDDEN_ROWS} hidden ones "
-        f"(`score_rows={DEFAULT_SCORE_ROWS}`, fewer in large models), `max_mb={max_mb:g}`, made by"
+        f"The probe has {PROBE_ROWS} rows of {PROBE_LENGTH} tokens and {HIDDEN_ROWS} hidden rows "
+        f"(`score_rows={DEFAULT_SCORE_ROWS}`, fewer in large models), with `max_mb={max_mb:g}`."
     )
     print(
-        "`python benchmarks/capture.py --sizes`. With other numbers of hidden rows: "
-        "[benchmarks/score_rows.md](../../benchmarks/score_rows.md).\n"
+        "`python benchmarks/capture.py --sizes` makes this page. For other numbers of hidden rows, "
+        "see [benchmarks/score_rows.md](../../benchmarks/score_rows.md).\n"
     )
     print(
-        f"Megabytes follow exactly from shapes. **Measured:** {first}, float32, on a CPU with "
+        f"Megabytes follow exactly from the shapes. **Measured:** {first}, float32, on a CPU with "
         f"{torch.get_num_threads()} thread(s):"
     )
     print(
         f"{taken['capture']:.0f} ms of processor time for the capture; a plain forward pass over "
-        "the same tokens, which computes logits"
+        "the same tokens, which unlike a"
     )
-    print(f"and a capture does not, takes {taken['pass']:.0f} ms.\n")
+    print(f"capture computes logits, takes {taken['pass']:.0f} ms.\n")
     print(
-        "**Computed**, for H100s in bfloat16, not measured: weights are read at 3.35 TB/s, at most "
-        "400 TFLOP/s, and what was captured goes"
-    )
-    print(
-        "to the CPU at 20 GB/s; 70B is sharded with FSDP2 over the two that hold it, its weights "
-        "gathered for the pass at 300 GB/s, which"
+        "**Computed**, not measured, for H100s in bfloat16: weights are read at 3.35 TB/s, compute "
+        "runs at 400 TFLOP/s at most, and captured"
     )
     print(
-        "is most of its time. Of all matrices that are not kept whole the norms are taken where "
-        f"they lie, in {2 * STEPS - 1} reads."
+        "arrays go to the CPU at 20 GB/s. The 70B model is sharded with FSDP2 over two GPUs; "
+        "gathering its weights at 300 GB/s takes most of"
     )
     print(
-        f"The host needs {1000 * host_s:.1f} ms a block and {1000 * host_seconds_a_norm():.2f} ms "
-        "a matrix for its norms (measured here).\n"
+        "its time. Norms of matrices that are not stored whole are computed on the device, in "
+        f"{2 * STEPS - 1} reads."
+    )
+    print(
+        f"The host needs {1000 * host_s:.1f} ms per block and {1000 * host_seconds_a_norm():.2f} "
+        "ms per matrix for the norms (measured here).\n"
     )
     print("| model | hidden rows | MB off the device | MB stored | ms, computed |")
     print("|---|---|---|---|---|")
