@@ -33,13 +33,47 @@ assert run.info().state == "running"
 """
 
 
-def attach(ref, directory, **environment):
-    """Put a film into a run from another process."""
+# A training of ours that was killed, started again.
+CONTINUE = """
+import sys
+from tracker_viz.trackers import connect
+from tracker_viz.trackers.values import MetricPoint
+from tracker_viz.types import RunRef
+
+run = connect("wandb").open_run(RunRef.parse(sys.argv[1]), ours=True)
+run.log_metrics([MetricPoint(3, {"loss": 0.5})])
+sys.stdin.readline()
+run.log_metrics([MetricPoint(4, {"loss": 0.25})])
+run.finish("finished")
+"""
+# What must not rename the run that others put something into.
+THEIRS = {
+    "WANDB_NAME": "other",
+    "WANDB_NOTES": "other",
+    "WANDB_RUN_GROUP": "other",
+    "WANDB_JOB_TYPE": "other",
+    "WANDB_TAGS": "other",
+}
+
+
+def started(code, ref, directory, **environment):
+    """Start another process that writes into a run."""
     directory.mkdir()
     kept = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    command = [sys.executable, "-c", ATTACH, str(ref)]
-    options = {"cwd": directory, "env": kept | environment, "timeout": 120}
-    return subprocess.run(command, **options, capture_output=True, text=True, check=False)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", code, str(ref)]
+    return subprocess.Popen(command, cwd=directory, env=kept | environment, text=True, **pipes)
+
+
+def ended(process):
+    _, words = process.communicate("\n", timeout=120)
+    assert process.returncode == 0, words
+
+
+def attach(ref, directory, **environment):
+    """Put a film into a run from another process."""
+    process = started(ATTACH, ref, directory, **environment)
+    return process.communicate(timeout=120)[1]
 
 
 def until(is_there):
@@ -68,14 +102,15 @@ def ours(wandb_server, monkeypatch):
 def test_a_process_that_attaches_late_adds_and_overwrites_nothing(wandb_server, ours, tmp_path):
     stored = wandb_server.run(ours.ref.path)
     before, config = list(stored.history), stored.config["lr"]
-    done = attach(ours.ref, tmp_path / "elsewhere")
-    assert done.returncode == 0, done.stderr
+    attributes = dict(stored.attributes)
+    ended(started(ATTACH, ours.ref, tmp_path / "elsewhere", **THEIRS))
     assert stored.history[: len(before)] == before
     assert stored.values("tracker_viz/overview")[0]["_type"] == "video-file"
     assert stored.values("tracker_viz/overview_html")
     assert stored.summary["tracker_viz/story"] == "what it became"
     assert (stored.config["lr"], stored.state, stored.exit_code) == (config, "running", None)
     assert stored.display_name == "a"
+    assert stored.attributes == attributes
 
     # The training goes on as if nobody had been there.
     ours.log_metrics([MetricPoint(3, {"loss": 0.5})])
@@ -87,10 +122,24 @@ def test_a_process_that_attaches_late_adds_and_overwrites_nothing(wandb_server, 
     assert stored.summary["tracker_viz/story"] == "what it became"
 
 
+def test_a_training_that_goes_on_after_a_kill_overwrites_no_row_of_others(
+    wandb_server, ours, tmp_path
+):
+    stored = wandb_server.run(ours.ref.path)
+    training = started(CONTINUE, ours.ref, tmp_path / "elsewhere")
+    until(lambda: losses(stored) == [3.0, 2.0, 1.0, 0.5])
+    ours.log_metrics([MetricPoint(3, {"of_others": 1.0})])
+    until(lambda: stored.values("of_others") == [1.0])
+    before = list(stored.history)
+    ended(training)
+    assert stored.history[: len(before)] == before
+    assert losses(stored) == [3.0, 2.0, 1.0, 0.5, 0.25]
+    assert (stored.state, stored.exit_code) == ("finished", 0)
+
+
 def test_a_run_of_one_writer_is_left_alone_as_before(wandb_server, tmp_path):
     run = WandbTracker(project="alone").create_run(name="a", config={})
-    done = attach(run.ref, tmp_path / "elsewhere")
-    assert RunActiveError.__name__ in done.stderr
+    assert RunActiveError.__name__ in attach(run.ref, tmp_path / "elsewhere")
     run.finish("finished")
 
 

@@ -101,7 +101,7 @@ class WandbRun(Run):
         self._service, self._ref = service, ref
         self._sdk_run, self._ours, self._joined = sdk_run, ours, joined
         self._offline = sdk_run is not None and session.is_offline(sdk_run)
-        self._resumed: session.Resumed | None = None
+        self._reopened: session.Resumed | session.Attached | None = None
         self._rows: Rows | None = None
         self._store = CaptureStore(service, ref)
         self._uploads = CaptureUploads(service, ref)
@@ -305,12 +305,11 @@ class WandbRun(Run):
             if not self._ours:
                 return
             self._ours = False
-            if self._resumed:
-                self._resumed.end(self._service, exit_code=EXIT_CODES[state], keep_clock=False)
+            if self._reopened:
+                self._reopened.end(self._service, exit_code=EXIT_CODES[state], keep_clock=False)
             elif self._sdk_run is None:
                 if self.info().state != state:
-                    resumed = session.resume(self._service, self._ref, ours=True, ends=True)
-                    resumed.end(self._service, exit_code=EXIT_CODES[state], keep_clock=True)
+                    self._reopen().end(self._service, exit_code=EXIT_CODES[state], keep_clock=True)
             elif not session.is_finished(self._sdk_run):
                 self._end(state)
 
@@ -349,8 +348,8 @@ class WandbRun(Run):
         with self._lock:
             sdk_run = self._current()
             if sdk_run is None and self._ours:
-                self._resumed = session.resume(self._service, self._ref, ours=True, ends=True)
-                sdk_run, self._joined, self._rows = self._resumed.sdk_run, False, None
+                self._reopened = self._reopen()
+                sdk_run, self._joined, self._rows = self._reopened.sdk_run, False, None
             if sdk_run is not None and (self._sdk_run is not sdk_run or self._rows is None):
                 self._sdk_run = sdk_run
                 # In shared mode rows have no common counter that one of ours could disturb.
@@ -362,23 +361,24 @@ class WandbRun(Run):
         if sdk_run is not None and rows is not None:
             yield sdk_run, rows
             return
-        if self._is_written_by_several():
-            with session.attach(self._service, self._ref) as attached:
-                yield attached, OwnRows(attached, every_metric=False)
-            return
-        with session.visit(self._service, self._ref) as visited:
-            yield (
-                visited.sdk_run,
-                OwnRows(visited.sdk_run, every_metric=False, counted=visited.before.counted),
-            )
-
-    def _is_written_by_several(self) -> bool:
-        """Return whether the run goes on in another process, in shared mode: as the user's
-        environment says, or as was noted when we made it."""
         run = self._service.fetch_run(self._ref)
+        is_shared = run.state == "running" and self._is_shared(run)
+        with session.visit(self._service, self._ref, is_shared=is_shared) as (visited, counted):
+            yield visited, OwnRows(visited, every_metric=False, counted=counted)
+
+    def _reopen(self) -> session.Resumed | session.Attached:
+        """Open our own run, whose maker is gone, until ``finish``. In shared mode others may be
+        adding rows, which a resumed writer would overwrite."""
+        if self._is_shared(self._service.fetch_run(self._ref)):
+            return session.attach(self._service, self._ref, ends=True)
+        return session.resume(self._service, self._ref, ours=True, ends=True)
+
+    def _is_shared(self, run: Any) -> bool:
+        """Return whether several processes write the run, in shared mode: as the user's environment
+        says, or as was noted when we made it."""
         noted = run.config.get(OWN_CONFIG)
         is_noted = isinstance(noted, Mapping) and noted.get("mode") == SHARED
-        return run.state == "running" and (is_noted or self._service.is_shared)
+        return is_noted or self._service.is_shared
 
     # -- reading -----------------------------------------------------------------------------------
 

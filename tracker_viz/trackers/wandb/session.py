@@ -188,13 +188,7 @@ def resume(service: WandbService, ref: RunRef, *, ours: bool, ends: bool) -> Res
             project=project,
             id=run_id,
             resume="must",
-            # Said again, lest the environment of this process (WANDB_NAME, WANDB_RUN_GROUP, ...)
-            # rename the run.
-            name=before.name,
-            group=before.group,
-            job_type=before.job_type,
-            tags=before.tags,
-            notes=before.notes,
+            **before.identity,
             settings=wandb.Settings(**settings),
         )
     _live[ref.path] = sdk_run
@@ -220,47 +214,80 @@ def is_shared(sdk_run: Any) -> bool:
     return bool(sdk_run.settings.mode == SHARED)
 
 
-@contextmanager
-def attach(service: WandbService, ref: RunRef) -> Iterator[Any]:
-    """Write for a moment into a run that another process writes in shared mode.
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A run that other processes may write at the same time, in shared mode."""
+
+    sdk_run: Any
+
+    def end(self, service: WandbService, *, exit_code: int | None = None, keep_clock: bool) -> None:
+        """Finish; there is nothing to restore. ``exit_code`` None leaves the run's state alone."""
+        ref = ref_of(self.sdk_run)
+        _live.pop(ref.path, None)
+        with translated(service.base_url, ref):
+            self.sdk_run.finish(exit_code=exit_code)
+
+
+def attach(service: WandbService, ref: RunRef, *, ends: bool) -> Attached:
+    """Write into a run that other processes may write in shared mode.
 
     Each writer's rows go up under an id of its own, and the service puts them behind those that are
-    there. So nothing is resumed, and nothing has to be restored: this process says neither how the
-    run ends nor what its config, its console and its machine are.
+    there. So nothing is resumed, and nothing has to be restored: this process does not say what the
+    run's config, its console and its machine are.
+
+    Args:
+        ends: the run is ours, and is ended here.
     """
+    service.require_online(ref)
     entity, project, run_id = ref.path.split("/")
     settings: dict[str, Any] = {
         "mode": SHARED,
         "base_url": service.base_url,
         "x_primary": False,
         "x_label": f"tracker_viz-{secrets.token_hex(4)}",
-        "x_update_finish_state": False,
+        "x_update_finish_state": ends,
+        "program": "",  # the run's own stays
         **_OURS,
         **_BOUNDED,
         **_QUIET,
     }
-    with alone(ref):
-        with translated(service.base_url, ref), their_login_kept():
-            sdk_run = wandb.init(
-                entity=entity, project=project, id=run_id, settings=wandb.Settings(**settings)
-            )
-        try:
-            yield sdk_run
-        finally:
-            with translated(service.base_url, ref):
-                sdk_run.finish()
+    before = Snapshot.of(service.fetch_run(ref))
+    with translated(service.base_url, ref), their_login_kept():
+        sdk_run = wandb.init(
+            entity=entity,
+            project=project,
+            id=run_id,
+            **before.identity,
+            settings=wandb.Settings(**settings),
+        )
+    if ends:
+        _live[ref.path] = sdk_run
+    return Attached(sdk_run)
 
 
 @contextmanager
-def visit(service: WandbService, ref: RunRef) -> Iterator[Resumed]:
-    """Resume a run for a moment, and leave it as it was except for what the caller logs. Raises as
-    ``resume`` does."""
+def visit(service: WandbService, ref: RunRef, *, is_shared: bool) -> Iterator[tuple[Any, bool]]:
+    """Write into another run for a moment, and leave it as it was except for what the caller logs:
+    attach where its writers share it, else resume.
+
+    Yields:
+        the client's object, and whether the loop that wrote the run set the steps of its rows.
+
+    Raises:
+        RunActiveError: another process is writing it alone.
+        TransientTrackerError: the environment says ``WANDB_MODE=offline``.
+    """
     with alone(ref):
-        resumed = resume(service, ref, ours=False, ends=False)
+        opened: Resumed | Attached
+        if is_shared:
+            opened, counted = attach(service, ref, ends=False), False
+        else:
+            opened = resume(service, ref, ours=False, ends=False)
+            counted = opened.before.counted
         try:
-            yield resumed
+            yield opened.sdk_run, counted
         finally:
-            resumed.end(service, keep_clock=True)
+            opened.end(service, keep_clock=True)
 
 
 def alone(ref: RunRef) -> threading.RLock:

@@ -65,6 +65,13 @@ class Snapshot:
         )
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What ``wandb.init`` is told again, lest the environment of this process (WANDB_NAME,
+        WANDB_RUN_GROUP, ...) rename the run."""
+        names = ("name", "group", "job_type", "tags", "notes")
+        return {name: getattr(self, name) or "" for name in names} | {"tags": self.tags}
+
+    @property
     def exit_code(self) -> int | None:
         return EXIT_CODES.get(self.state)
 
