@@ -13,7 +13,6 @@ the tracker's run.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 # Read when torch loads: OpenMP threads that spin while they wait make a step on a busy machine ten
@@ -38,7 +37,7 @@ from tracker_viz.demo import (
     fetch_latest,
 )
 from tracker_viz.errors import ConfigError
-from tracker_viz.files import user_path
+from tracker_viz.files import temporary_directory, user_path
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.report import print_delivery, print_rendered, resume_command
 from tracker_viz.jobs.settings.train_settings import TRAINED_WITH, TrainSettings, places, resumed
@@ -52,8 +51,8 @@ def main(settings: TrainSettings) -> float:
         run = RunRef.parse(settings.resume)
         options = settings.tracker.get(run.scheme, {})
         runs = [Destination(run.scheme, options, ref=run, ours=True)]
-        with tempfile.TemporaryDirectory() as directory:
-            start = fetch_latest(trackers.open_run(run, **options), Path(directory))
+        with temporary_directory() as directory:
+            start = fetch_latest(trackers.open_run(run, **options), directory)
         settings = resumed(settings, start.config, HydraConfig.get().overrides.task)
 
     torch.manual_seed(settings.seed)

@@ -218,6 +218,12 @@ def own_package(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0] if PACKAGE in path.parents else ""
 
 
+def test_temporary_places_are_made_where_their_removal_is_known():
+    makes = re.compile(r"tempfile\.(mkdtemp|mkstemp|TemporaryDirectory|NamedTemporaryFile)")
+    makers = [path for path in PRODUCT if makes.search(path.read_text())]
+    assert makers == [PACKAGE / "files.py"]
+
+
 def test_no_import_circle():
     graph = {name: imported_modules(path) for name, path in MODULES.items() if name}
     try:

@@ -31,6 +31,7 @@ MAX_LINES_BYTES = 512 << 20
 MAX_HEADER_BYTES = 16 << 20
 TORN = ".partial"
 TORN_AFTER_S = 86_400.0
+LEFT_AFTER_S = 600.0
 
 
 def user_path(path: str | Path) -> Path:
@@ -151,6 +152,44 @@ def locks_explained(path: Path) -> Iterator[None]:
             "tracking_uri=sqlite:////tmp/.../mlflow.db, hydra.sweep.dir=...), or mount it with "
             "locks"
         ) from error
+
+
+@contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """Yield a directory in the system's place for temporary ones, removed after the block. What
+    killed processes left there goes before, once in a process."""
+    _remove_left_behind()
+    with tempfile.TemporaryDirectory(prefix=f"tracker_viz-{_host()}-{os.getpid()}-") as directory:
+        yield Path(directory)
+
+
+@functools.cache
+def _remove_left_behind() -> None:
+    """Remove temporary directories of this user's processes on this host that are dead. Young ones
+    stay: their process may be of another container, whose numbers are not seen here."""
+    for left in Path(tempfile.gettempdir()).glob(f"tracker_viz-{_host()}-*-*"):
+        with contextlib.suppress(OSError, ValueError):
+            about = left.lstat()
+            is_ours = about.st_uid == os.getuid()
+            is_old = time.time() - about.st_mtime > LEFT_AFTER_S
+            if is_ours and is_old and not _is_alive(int(left.name.split("-")[2])):
+                shutil.rmtree(left)
+
+
+@contextmanager
+def torn_directory(beside: Path) -> Iterator[Path]:
+    """Yield a directory for what is renamed to ``beside`` once it is whole, removed after the
+    block."""
+    directory = make_torn_directory(beside.parent)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def make_torn_directory(parent: Path) -> Path:
+    """Make a directory for half-written files; see ``torn_prefix``."""
+    return Path(tempfile.mkdtemp(dir=parent, prefix=torn_prefix(), suffix=TORN))
 
 
 def torn_prefix() -> str:

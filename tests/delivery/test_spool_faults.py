@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -18,9 +19,10 @@ import mlflow
 import pytest
 from local_runs import only_run, steps_at
 
+from tracker_viz import files
 from tracker_viz.delivery import Destination, Outbox, push, spool_writer
 from tracker_viz.errors import ConfigError, TransientTrackerError
-from tracker_viz.files import remove_torn, torn_prefix
+from tracker_viz.files import remove_torn, temporary_directory, torn_prefix
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.mlflow.run import MlflowRun
 from tracker_viz.trackers.testing import make_capture
@@ -202,6 +204,22 @@ def test_half_written_files_of_processes_at_work_stay(tmp_path):
     os.utime(old, (0, 0))
     remove_torn(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([ours, elsewhere])
+
+
+def test_temporary_directories_of_killed_processes_go_with_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = dead_prefix()[1:]  # <host>-<process>-
+    left, young = tmp_path / f"tracker_viz-{dead}a", tmp_path / f"tracker_viz-{dead}b"
+    ours = tmp_path / f"tracker_viz-{torn_prefix()[1:]}c"
+    theirs = tmp_path / "tracker_viz-theirs"
+    for directory in (left, young, ours, theirs):
+        directory.mkdir()
+        if directory != young:
+            os.utime(directory, (0, 0))
+    files._remove_left_behind.cache_clear()
+    with temporary_directory() as directory:
+        assert set(tmp_path.iterdir()) == {young, ours, theirs, directory}
+    assert not directory.exists()
 
 
 @pytest.mark.parametrize("scheme", ["local", "mlflow"])

@@ -10,7 +10,6 @@ import os
 import resource
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from pydantic import Field
 from tracker_viz import __version__, trackers
 from tracker_viz.cores import usable_cores
 from tracker_viz.errors import TrackerVizError
+from tracker_viz.files import temporary_directory
 from tracker_viz.jobs.application import application
 from tracker_viz.jobs.settings.config import Settings
 from tracker_viz.trackers import default_cache
@@ -148,11 +148,11 @@ def encoders() -> Iterator[Finding]:
             continue
         needed = encoder == "opencv"
         try:
-            with tempfile.TemporaryDirectory() as directory:
+            with temporary_directory() as directory:
                 written = write_video(
                     3,
                     lambda index: frame,
-                    Path(directory) / "doctor",
+                    directory / "doctor",
                     duration_s=0.1,
                     encoder=encoder,
                 )

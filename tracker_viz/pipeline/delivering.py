@@ -3,13 +3,13 @@ tables of heads and events."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracker_viz.errors import RunActiveError, TrackerError, TransientTrackerError
+from tracker_viz.files import temporary_directory
 from tracker_viz.metrics import HEAD_PREFIX, SD_PREFIX, event_table, head_table, score_series
 from tracker_viz.pipeline.in_step import timeline_artifact, timeline_text
 from tracker_viz.pipeline.verify_results import put_head_table, write_csv
@@ -88,8 +88,7 @@ def put_pictures(
     has_video = any(picture.format == "video" for picture in pictures)
     key_frames: Sequence[tuple[int, Path]] = []
     failed: dict[RunRef, TrackerError] = {}
-    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as temporary:
-        directory = Path(temporary)
+    with temporary_directory() as directory:
         if has_video and n_key_frames:
             key_frames = write_key_frames(renderer, directory, n_key_frames)
         for run in runs:
@@ -129,8 +128,8 @@ def _put_story(run: Run, renderer: Renderer) -> None:
     story = renderer.plan.story
     rows = event_table(story.events)
     if rows:
-        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-            table = Path(directory) / f"{EVENT_TABLE}.csv"
+        with temporary_directory() as directory:
+            table = directory / f"{EVENT_TABLE}.csv"
             write_csv(rows, table)
             run.put_file(table, table.name)
         run.put_table(rows, EVENT_TABLE)

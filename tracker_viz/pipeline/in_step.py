@@ -6,14 +6,13 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracker_viz.comparison import ComparedRun, in_order_of_settings, run_labels
 from tracker_viz.errors import TrackerError
-from tracker_viz.files import read_json
+from tracker_viz.files import read_json, temporary_directory
 from tracker_viz.metrics import score_series
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import DEFAULT_THEME
@@ -73,16 +72,16 @@ def put_in_step_page(
     from tracker_viz.rendering import in_step_page
 
     players: dict[str, list[Player]] = {}
-    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+    with temporary_directory() as directory:
         for number, run in enumerate(runs):
-            own = Path(directory, str(number))
+            own = directory / str(number)
             for layout, player in _players(target, run, labels[str(run.ref)], own).items():
                 players.setdefault(layout, []).append(player)
         several = [layout for layout in sorted(players) if len(players[layout]) > 1]
         shared = _that_fit({layout: players[layout] for layout in several})
         if not shared:
             return None
-        page = Path(directory) / PAGE
+        page = directory / PAGE
         text = in_step_page(title, shared, theme=theme, findings=findings)
         page.write_text(text, encoding="utf-8")
         return target.put_file(page, PAGE)

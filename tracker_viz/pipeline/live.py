@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ from tracker_viz.errors import (
     TrackerVizError,
     TransientTrackerError,
 )
+from tracker_viz.files import temporary_directory
 from tracker_viz.pipeline.following.live_view import LiveView, Shown
 from tracker_viz.pipeline.load import TrackerOptions, open_run
 from tracker_viz.pipeline.options import DEFAULT_THEME, ThemeName
@@ -99,8 +99,8 @@ def live(
             opened = held.enter_context(TappedSpool(spool))
         else:
             opened = open_run(str(run), tracker_options)
-        directory = held.enter_context(tempfile.TemporaryDirectory(prefix="tracker_viz-live-"))
-        view = LiveView(opened, drawn, Path(directory), size=size, theme=theme)
+        directory = held.enter_context(temporary_directory())
+        view = LiveView(opened, drawn, directory, size=size, theme=theme)
         board = _Board()
         pause_s = poll_s or (0.1 if spool is not None else 2.0)
         server = _server(board, port)

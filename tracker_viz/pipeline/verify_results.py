@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import csv
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from tracker_viz.errors import ConfigError, TrackerError, TransientTrackerError
-from tracker_viz.files import read_json, write_json
+from tracker_viz.files import read_json, temporary_directory, write_json
 from tracker_viz.metrics import (
     VERDICT_COLUMNS,
     ScoreSeries,
@@ -172,9 +171,9 @@ def put_results(
 
 def stored_results(run: Run) -> Results | None:
     """Return the results that a run holds, or None."""
-    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+    with temporary_directory() as directory:
         try:
-            stored = read_json(run.get_file(JSON_FILE, Path(directory)))
+            stored = read_json(run.get_file(JSON_FILE, directory))
         except TransientTrackerError:
             raise
         except TrackerError:
@@ -203,8 +202,8 @@ def put_head_table(run: Run, rows: Sequence[Row], last_step: int) -> None:
     results = stored_results(run)
     marked = results.marked(rows, last_step) if results else None
     rows = marked or rows
-    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-        table = Path(directory) / f"{HEAD_TABLE}.csv"
+    with temporary_directory() as directory:
+        table = directory / f"{HEAD_TABLE}.csv"
         write_csv(rows, table)
         run.put_file(table, table.name)
     run.put_table(rows, HEAD_TABLE)

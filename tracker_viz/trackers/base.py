@@ -19,14 +19,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tracker_viz.errors import TrackerError
-from tracker_viz.files import read_json
+from tracker_viz.files import read_json, temporary_directory
 from tracker_viz.trackers.values import (
     INPUTS,
     SUMMARY,
@@ -127,10 +126,10 @@ class Run(ABC):
 
         Default: the file ``summary.json``; the tracker's table of runs does not show it.
         """
-        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+        with temporary_directory() as directory:
             known: dict[str, Any] = {}
             if SUMMARY in self.list_files():
-                known = read_json(self.get_file(SUMMARY, Path(directory)))
+                known = read_json(self.get_file(SUMMARY, directory))
             self._put_text(json.dumps(known | dict(values), indent=2, sort_keys=True), SUMMARY)
 
     def alert(self, kind: str, step: int, sentence: str) -> None:
@@ -337,8 +336,8 @@ class Run(ABC):
         raise TrackerError(_no_sweeps(self.ref))
 
     def _put_text(self, text: str, artifact: str) -> str:
-        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-            file = Path(directory) / Path(checked_artifact(artifact)).name
+        with temporary_directory() as directory:
+            file = directory / Path(checked_artifact(artifact)).name
             file.write_text(text, encoding="utf-8", newline="")
             return self.put_file(file, artifact)
 

@@ -3,7 +3,6 @@ top of three operations that the adapter supplies. Base class of small adapters.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from tracker_viz.capture_file import REPAIR, check_file
 from tracker_viz.errors import CaptureFileError, NoSuchFileError, TrackerError
-from tracker_viz.files import TORN, read_json, torn_prefix
+from tracker_viz.files import read_json, temporary_directory, torn_directory
 from tracker_viz.stored import IndexEntry
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import Run
@@ -45,8 +44,8 @@ class FileRun(Run):
         for capture in captures:
             self.store(capture.path, f"{capture_index.CAPTURES}/{capture.ref.file_name}")
             # The entry comes last: what is listed was stored whole.
-            with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-                entry = Path(directory, capture_index.entry_name(capture.ref))
+            with temporary_directory() as directory:
+                entry = directory / capture_index.entry_name(capture.ref)
                 entry.write_text(capture_index.entry_text(capture.ref, time.time()))
                 self.store(entry, f"{capture_index.INDEX}/{entry.name}")
 
@@ -85,8 +84,8 @@ class FileRun(Run):
     def get_file(self, artifact: str, directory: Path) -> Path:
         target = directory / checked_artifact(artifact)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
-            part = Path(folder) / target.name
+        with torn_directory(target) as folder:
+            part = folder / target.name
             self.load(artifact, part)
             part.replace(target)
         return target
@@ -97,10 +96,8 @@ class FileRun(Run):
     def _download(self, ref: CaptureRef, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         # A directory of its own: several threads may fetch the same capture.
-        with tempfile.TemporaryDirectory(
-            dir=target.parent, prefix=torn_prefix(), suffix=TORN
-        ) as folder:
-            part = Path(folder) / ref.file_name
+        with torn_directory(target) as folder:
+            part = folder / ref.file_name
             try:
                 self.load(f"{capture_index.CAPTURES}/{ref.file_name}", part)
             except NoSuchFileError as error:
@@ -120,8 +117,8 @@ class FileRun(Run):
         """Return the time at which a capture's entry was written, in seconds since 1970; 0 where it
         cannot be read."""
         name = capture_index.entry_name(ref)
-        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-            entry = Path(directory) / name
+        with temporary_directory() as directory:
+            entry = directory / name
             self.load(f"{capture_index.INDEX}/{name}", entry)
             try:
                 return IndexEntry.of(read_json(entry), name).time

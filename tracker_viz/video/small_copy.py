@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracker_viz.errors import VideoError
+from tracker_viz.files import temporary_directory
 from tracker_viz.video.opencv import import_cv2
 from tracker_viz.video.protocol import TICKS_PER_SECOND
 from tracker_viz.video.writer import write_video
@@ -78,8 +78,8 @@ def _encoded(pictures: list[NDArray[np.uint8]], durations_s: list[float], width_
     def picture_at(index: int) -> NDArray[np.uint8]:
         return _scaled(cv2, pictures[index], width_px)
 
-    with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-        target = Path(directory) / "small.webm"
+    with temporary_directory() as directory:
+        target = directory / "small.webm"
         write_video(len(pictures), picture_at, target, duration_s=durations_s, encoder="opencv")
         return target.read_bytes()
 

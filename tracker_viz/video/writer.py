@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.cores import usable_cores
 from tracker_viz.errors import ConfigError, VideoError
-from tracker_viz.files import TORN, torn_prefix
+from tracker_viz.files import make_torn_directory
 from tracker_viz.types import Frame
 from tracker_viz.video.encoders import EncoderName, encoder, suffix_of
 from tracker_viz.video.opencv import import_cv2
@@ -311,7 +310,7 @@ def work_directory(path: Path) -> Path:
         if path.is_dir():
             raise VideoError(f"the video's path {path} is a directory; name a file in it")
         # Beside the target, so that the last step is a rename within one file system.
-        return Path(tempfile.mkdtemp(dir=path.parent, prefix=torn_prefix(), suffix=TORN))
+        return make_torn_directory(path.parent)
     except OSError as error:
         raise VideoError(
             f"the video cannot be written to {path.parent}: {error}; choose another output"

@@ -4,13 +4,13 @@ explorer of a bounded number of captures, as soon as there is time."""
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracker_viz.delivery import TappedSpool
+from tracker_viz.files import temporary_directory
 from tracker_viz.pipeline.following.captures import NearCaptures
 from tracker_viz.pipeline.following.held_scales import HeldScales
 from tracker_viz.trackers import Run
@@ -96,8 +96,8 @@ class LiveView:
         from tracker_viz.rendering import write_explorer
 
         assert self._renderer is not None
-        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as folder:
-            return write_explorer(self._renderer, Path(folder) / "page.html").read_bytes()
+        with temporary_directory() as folder:
+            return write_explorer(self._renderer, folder / "page.html").read_bytes()
 
     def _draw(self) -> None:
         from tracker_viz.rendering import Renderer, Series

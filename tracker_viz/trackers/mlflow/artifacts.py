@@ -10,7 +10,6 @@ import importlib.metadata
 import os
 import posixpath
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,10 +27,10 @@ from mlflow.utils.uri import is_local_uri
 from tracker_viz.capture_file import MAX_FILE_BYTES
 from tracker_viz.errors import NoSuchFileError, TrackerError, TransientTrackerError
 from tracker_viz.files import (
-    TORN,
     copy_atomically,
     remove_torn,
-    torn_prefix,
+    temporary_directory,
+    torn_directory,
     user_path,
     write_atomically,
 )
@@ -87,9 +86,9 @@ class ArtifactStore:
         if file.name == name:
             self._upload(file, folder)
             return
-        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+        with temporary_directory() as directory:
             # The client names an artifact after its file; a link gives it the name without a copy.
-            link = Path(directory, name)
+            link = directory / name
             link.symlink_to(file.absolute())
             self._upload(link, folder)
 
@@ -106,8 +105,8 @@ class ArtifactStore:
             )
 
     def put_bytes(self, contents: bytes, artifact: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
-            file = Path(directory, posixpath.basename(artifact))
+        with temporary_directory() as directory:
+            file = directory / posixpath.basename(artifact)
             write_atomically(contents, file)
             self.put(file, artifact)
 
@@ -124,8 +123,8 @@ class ArtifactStore:
                 raise NoSuchFileError(f"{self._ref} has no file {artifact!r}")
             return self._contents(here, artifact, max_bytes)
         with (
-            tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory,
-            self.downloaded(artifact, Path(directory), max_bytes=max_bytes) as part,
+            temporary_directory() as directory,
+            self.downloaded(artifact, directory, max_bytes=max_bytes) as part,
         ):
             return self._contents(part, artifact, max_bytes)
 
@@ -197,10 +196,8 @@ class ArtifactStore:
             TooManyBytesError: it is bigger than ``max_bytes``.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=directory, prefix=torn_prefix(), suffix=TORN
-        ) as temporary:
-            part = Path(temporary, posixpath.basename(artifact))
+        with torn_directory(directory / "part") as temporary:
+            part = temporary / posixpath.basename(artifact)
             with self._conversation(f"download {artifact}"):
                 try:
                     with self._store_errors():

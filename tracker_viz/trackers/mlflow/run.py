@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import time
 import urllib.parse
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from tracker_viz.errors import (
     TrackerError,
     TransientTrackerError,
 )
-from tracker_viz.files import copy_atomically, parsed_object
+from tracker_viz.files import copy_atomically, parsed_object, temporary_directory
 from tracker_viz.stored import IndexEntry
 from tracker_viz.trackers import capture_index
 from tracker_viz.trackers.base import Run
@@ -208,9 +207,9 @@ class MlflowRun(Run):
             existing_run(self._client, self._uri, self._run_id)
             for capture in captures:
                 self._files.put(capture.path, f"{capture_index.CAPTURES}/{capture.ref.file_name}")
-                with tempfile.TemporaryDirectory(prefix="tracker_viz-") as directory:
+                with temporary_directory() as directory:
                     # The entry comes last: what is listed was stored whole.
-                    entry = Path(directory, capture_index.entry_name(capture.ref))
+                    entry = directory / capture_index.entry_name(capture.ref)
                     entry.write_text(capture_index.entry_text(capture.ref, time.time()))
                     self._files.put(entry, f"{capture_index.INDEX}/{entry.name}")
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ from wandb.sdk.artifacts.exceptions import WaitTimeoutError
 
 from tracker_viz.capture_file import MAX_FILE_BYTES, check_file
 from tracker_viz.errors import CaptureFileError, ConfigError, TrackerError, TransientTrackerError
-from tracker_viz.files import TORN, torn_prefix
+from tracker_viz.files import torn_directory
 from tracker_viz.trackers.wandb.service import AWAY, WandbService, translated
 from tracker_viz.types import CapturePath, CaptureRef, RunRef, capture_step
 
@@ -193,8 +191,7 @@ class CaptureStore:
         else:
             return target
         directory.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=directory, prefix=torn_prefix(), suffix=TORN))
-        try:
+        with torn_directory(target) as folder:
             try:
                 self._download(ref, folder)
             except (CaptureFileError, TransientTrackerError):
@@ -203,8 +200,6 @@ class CaptureStore:
                 self._forget(ref)
                 self._download(ref, folder)
             (folder / ref.file_name).replace(target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         return target
 
     def _download(self, ref: CaptureRef, folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from urllib.parse import quote
 
 from tracker_viz.capture_file import MAX_FILE_BYTES
 from tracker_viz.errors import RunActiveError, RunNotFoundError, TrackerError, TransientTrackerError
-from tracker_viz.files import TORN, torn_prefix
+from tracker_viz.files import temporary_directory, torn_directory
 from tracker_viz.trackers.base import Run
 from tracker_viz.trackers.bounded import check_size
 from tracker_viz.trackers.values import (
@@ -190,8 +189,8 @@ class WandbRun(Run):
         """Store a file in the run's Files tab, and if W&B can show it (a page, a picture) in a
         panel. Only the panel needs the run to be resumed."""
         link = self.url(artifact)
-        with tempfile.TemporaryDirectory(prefix="tracker_viz-") as folder:
-            named = Path(folder) / artifact
+        with temporary_directory() as folder:
+            named = folder / artifact
             named.parent.mkdir(parents=True, exist_ok=True)
             named.symlink_to(file.absolute())
             if self._offline:
@@ -202,7 +201,7 @@ class WandbRun(Run):
             else:
                 run = self._service.fetch_run(self._ref)
                 with translated(self._service.base_url, self._ref):
-                    run.upload_file(str(named), root=folder)
+                    run.upload_file(str(named), root=str(folder))
             if has_panel(artifact):
                 try:
                     self._show(file_key(artifact), panel_media(named))
@@ -407,12 +406,10 @@ class WandbRun(Run):
             what = f"{artifact} of {self._ref}"
             check_size(found[0].size, max_bytes=MAX_FILE_BYTES, what=what)
             directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(
-                dir=directory, prefix=torn_prefix(), suffix=TORN
-            ) as folder:
-                found[0].download(root=folder, replace=True).close()
+            with torn_directory(directory / artifact) as folder:
+                found[0].download(root=str(folder), replace=True).close()
                 target.parent.mkdir(parents=True, exist_ok=True)
-                (Path(folder) / artifact).replace(target)
+                (folder / artifact).replace(target)
         return target
 
     def children(self) -> list[RunRef]:
