@@ -18,9 +18,11 @@ demo: $(VENV)/.user ## train a small decoder, capture it, render the video, prin
 	@echo "To watch it:  make ui"
 
 live: $(VENV)/.user ## train the same with a page on this machine that shows each capture as it comes, until Ctrl-C
-	@spool=$$(mktemp -d)/spool; \
-	$(BIN)/tracker-viz live spool=$$spool & live=$$!; trap "kill $$live" EXIT; \
-	$(BIN)/python train.py experiment=demo spool=$$spool && wait $$live
+	@directory=$$(mktemp -d) || exit; \
+	trap 'trap "" INT TERM; kill $$live $$training 2>/dev/null; wait; rm -rf "$$directory"' EXIT; trap 'exit 130' INT TERM; \
+	$(BIN)/tracker-viz live spool=$$directory/spool & live=$$!; \
+	$(BIN)/python train.py experiment=demo spool=$$directory/spool & training=$$!; \
+	wait $$training && wait $$live
 
 ui: $(VENV)/.user ## open the MLflow UI on the demo's store and print the link to its video
 	@$(BIN)/tracker-viz ui port=$(PORT)

@@ -6,11 +6,15 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -143,6 +147,49 @@ def test_what_is_asked_wrongly_is_said_before_anything_is_served(tmp_path, monke
     monkeypatch.setitem(sys.modules, "flask", None)
     with pytest.raises(MissingDependencyError, match="pip install flask"):
         tv.live(spool=tmp_path / "spool")
+
+
+# Stands for both of what `make live` starts: ends as they do, and says so.
+STARTED = """#!{python}
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    os.write(1, b"began\\n")
+    time.sleep(60)
+except KeyboardInterrupt:
+    os.write(1, b"ended\\n")
+"""
+
+
+# Ctrl-C goes to all that the terminal started, kill to make alone.
+@pytest.mark.parametrize(("end", "name"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)])
+def test_make_live_leaves_nothing_behind_when_it_is_ended(tmp_path, end, name):
+    temporary, programs = tmp_path / "temporary", tmp_path / "bin"
+    for directory in (temporary, programs):
+        directory.mkdir()
+    for program in ("tracker-viz", "python"):
+        (programs / program).write_text(STARTED.format(python=sys.executable))
+        (programs / program).chmod(0o755)
+    # -o: what it needs counts as installed
+    made = subprocess.Popen(
+        ["make", "--silent", "live", f"BIN={programs}", "-o", ".venv/.user"],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert [made.stdout.readline() for _ in range(2)] == ["began\n"] * 2
+        assert len(list(temporary.iterdir())) == 1
+        end(made.pid, name)
+        said, _ = made.communicate(timeout=30)
+        assert said.split() == ["ended"] * 2
+        assert list(temporary.iterdir()) == []
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(made.pid, signal.SIGKILL)
 
 
 @pytest.mark.chromium
