@@ -148,11 +148,11 @@ def section():
         lines.append(f"| {name} | {called(structure, model)} | {rounded(difference)} |")
     return f"""## Adapters
 
-Maps show the matrix that a layer multiplies by, adapters included, compared with that of PEFT
-{peft.__version__}'s own `merge_and_unload`. Where no formula is known, the layer is called with the
-identity ("asked"). `attn.w_q.lora_a` and `attn.w_q.lora_b` are LoRA's own matrices
-(`layout=adapters`). Prompt and prefix tuning are refused by name: their virtual tokens are no
-tokens of the probe, and no weight of a block changes.
+Maps show the matrix that a layer multiplies by, adapters included. It is compared with the result
+of `merge_and_unload` in PEFT {peft.__version__}. If no formula is known, the layer is called with
+the identity ("asked"). `attn.w_q.lora_a` and `attn.w_q.lora_b` are LoRA's own matrices
+(`layout=adapters`). Prompt and prefix tuning are refused with the reason: their virtual tokens are
+not in the probe, and no weight of a block changes.
 
 | adapter | shown as | largest difference |
 |---|---|---|

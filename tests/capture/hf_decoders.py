@@ -308,23 +308,23 @@ def table():
     refused = [f"| {model_type} | {refusal(model_type)} |" for model_type in WITHOUT_ATTENTION]
     return f"""# Supported models
 
-Hugging Face decoders of transformers {transformers.__version__}, tiny configurations with random
-weights (standard deviation 0.25): attention compared with each model's own under
-`attn_implementation="eager"`, **{hits} of {len(lines)} within {TOLERANCE:.0e}** (float32). Told to
-attend eagerly themselves: {eager_hits} of {len(lines)}. Made by `python
-tests/capture/hf_decoders.py`; the same comparisons are part of the test suite.
+Hugging Face decoders of transformers {transformers.__version__}, in tiny configurations with random
+weights (standard deviation 0.25). The captured attention is compared with each model's own under
+`attn_implementation="eager"`: **{hits} of {len(lines)} within {TOLERANCE:.0e}** (float32). With
+eager attention in the captured model as well: {eager_hits} of {len(lines)}. `python
+tests/capture/hf_decoders.py` writes this page; the test suite makes the same comparisons.
 
 | model type | class | attention seen as | largest difference | weights |
 |---|---|---|---|---|
 {chr(10).join(lines)}
 
-Hybrids (falcon_h1, jamba, lfm2, minimax, qwen3_next, ...) show the attention of the blocks that
-attend, the mixing maps of the others where they have any, and the feed-forward weights of all. A
-weight is named by what it was seen to do: the matrices of a mixer that is no attention have no
-name, and are listed in the log. One known difference is Hugging Face's own: Falcon with ALiBi
-computes other attention under sdpa than under eager; what is shown is what the model used.
+Hybrids (falcon_h1, jamba, lfm2, minimax, qwen3_next, ...) show attention for the blocks that
+attend, mixing maps for the others if they have any, and the feed-forward weights of all blocks.
+Weights are named by their use in the forward pass: the matrices of a mixer that is not attention
+have no standard name, and the log lists them. Hugging Face's Falcon with ALiBi computes different
+attention under sdpa than under eager; the capture shows what the model used.
 
-Models in plain PyTorch, against attention worked out beside them by hand:
+Models in plain PyTorch, compared with attention that the test computes by hand:
 
 | how it attends | largest difference |
 |---|---|
@@ -332,19 +332,19 @@ Models in plain PyTorch, against attention worked out beside them by hand:
 
 ## Containers
 
-Modules as people put them together. Every block has its attention, and the weights of both its
-parts; a list or dict need not be called itself. A model that takes one flat sequence is given the
-probe's rows one after the other: `forward=lambda model, input_ids: [model(row) for row in
-input_ids]` (all rows, or the watch says so).
+Modules may be nested in any of these ways. Every block has its attention and the weights of both
+its parts, even if a list or dict is never called itself. A model that takes one flat sequence gets
+the probe's rows one by one: `forward=lambda model, input_ids: [model(row) for row in input_ids]`.
+If it does not run all rows, `watch` says so.
 
-| how layers are put together | blocks | largest difference |
+| structure of the layers | blocks | largest difference |
 |---|---|---|
 {chr(10).join(containers())}
 
 ## Sharded
 
-Two processes over gloo, against the model that is not sharded: attention within 1e-3 (it is stored
-in float16), weights within 1e-4, and the loss curve is that without capture, to the bit.
+Two processes over gloo, compared with the unsharded model: attention agrees within 1e-3 (it is
+stored in float16), weights within 1e-4, and the loss curve is bitwise that without capture.
 
 | how it is sharded | what is captured |
 |---|---|
@@ -352,55 +352,55 @@ in float16), weights within 1e-4, and the loss curve is that without capture, to
 
 ## Mixtures
 
-Routers of mixtures of experts, against the logits that each model itself returns, through the
-softmax or the sigmoid that it puts them through; and the weights of the chosen experts, against
-those that its router module returns (–: it returns none that can be compared).
+Router probabilities are compared with the logits that each model returns, after its own softmax or
+sigmoid. The weights of the chosen experts are compared with those that its router module returns
+(–: it returns none that can be compared).
 
 | mixture | routed by | against | largest difference of probabilities | of weights |
 |---|---|---|---|---|
 {chr(10).join(mixtures())}
 
-In a mixture of heads (jetmoe) a head of a picture is a place: which expert made the queries of
-that place differs by token, and `blocks.<i>.attn.router.chosen` says which.
+In a mixture of heads (jetmoe), a head in a picture is a slot: a different expert may compute its
+queries for each token. `blocks.<i>.attn.router.chosen` says which.
 
 ## Sparse attention
 
-Where an indexer chooses the keys that a query may attend to, `blocks.<i>.attn.indexer` holds its
-choice [probe, query, key] beside the attention, which is that of the model. Held to the keys that
-the indexer itself returns; there is no attention to others. Layers that use the choice of a layer
-before them (`shared` ones of glm_moe_dsa) have no array of their own.
+If an indexer chooses the keys that a query may attend to, `blocks.<i>.attn.indexer` holds its
+choice [probe, query, key], in addition to the model's attention. The choice is compared with the
+keys that the indexer returns; no other key gets attention. Layers that reuse the choice of an
+earlier layer (`shared` layers of glm_moe_dsa) have no separate array.
 
-| indexer | keys for a query | chosen otherwise than by the model | attention to other keys |
+| indexer | keys per query | choices that differ from the model's | attention to other keys |
 |---|---|---|---|
 {chr(10).join(indexers())}
 
 ## Mixers
 
-Token mixers without a softmax are asked for their matrix: a kernel is linear in its values, so
-called with the identity in their place it returns the *mixing map* by which it mixes tokens. Each
-map is held to the model's own kernel, on values of the test's: **largest |A V - output|**, at most
-{MIXING_TOLERANCE:.0e}. Entries have any sign; rows sum to anything.
+The kernel of a token mixer without a softmax is linear in its values. Called with the identity as
+values ("asked"), it returns its *mixing map*: the matrix by which it mixes tokens. Each map
+is compared with the model's own kernel on test values: **largest |A V - output|**, at most
+{MIXING_TOLERANCE:.0e}. Entries have any sign; rows can have any sum.
 
 | mixer | class | largest difference | what the map is |
 |---|---|---|---|
 {chr(10).join(mixer_lines())}
 
-Linear attention that is written out as a product by its weights (`matmul`, `einsum`) is taken from
-there, while it runs over the whole row at once. Lightning attention (minimax) does for rows of up
-to its `block_size` (256 tokens; a probe has 128 if it is not told otherwise).
+Linear attention written as an explicit product (`matmul`, `einsum`) is captured from that product,
+if it processes the whole row at once. Lightning attention (minimax) does so for rows of up to its
+`block_size` (256 tokens; a probe has 128 by default).
 
 ## Kernels
 
-What hides its probabilities: the kernels of flash_attn, flex_attention, and Hugging Face's
-`flash_attention_2` and the like are run for the probe as the same maths in the open. Any other
-kernel is asked, as a mixer is: torch operators that take queries, keys and values, by the names of
-their arguments or by their place (`torch.nn.attention.varlen`, flash_attn's packed calls,
-FlashAttention 3), and Python functions (xformers, fla, what `kernels` brings). Where rows are
-probabilities, the answer is attention. A kernel that gives no answer is named in the log and in the
-capture, with the reason; where no block shows anything, the model is refused before training
-starts.
+Some kernels hide their probabilities. Those of flash_attn, flex_attention, and Hugging Face's
+`flash_attention_2` and the like are replaced by the same computation in plain PyTorch for the
+probe. Any other kernel is called with the identity as values, like a mixer. This covers torch
+operators that take queries, keys and values, by the name or the position of their arguments
+(`torch.nn.attention.varlen`, flash_attn's packed calls, FlashAttention 3), and Python functions
+(xformers, fla, functions from `kernels`). If the rows of the result are probabilities, it is
+attention. If a kernel gives no matrix, the log and the capture name it with the reason. If no block
+has a map, the model is refused before training starts.
 
-Models without any attention or mixer that can be asked are refused before training starts:
+Models without any attention, and without a mixer that gives its matrix, are refused as well:
 
 | model type | message |
 |---|---|

@@ -115,17 +115,17 @@ def section():
         lines.append(f"| {name} | {f'within {allowed:.0%}' if allowed else 'equal'} |")
     return f"""## Quantized and offloaded
 
-Maps show the matrix that a layer multiplies by. Quantized tensors that can do so dequantize
-themselves; every other layer is called with the identity. Weights of a layer that does not even run
-by itself are left out, and the log and the capture say why; attention is shown all the same.
-Compared with the weights before they were quantized or offloaded (transformers
+Maps show the matrix that a layer multiplies by. Quantized tensors that can dequantize themselves do
+so; every other layer is called with the identity. Weights of a layer that cannot run by itself are
+left out, and the log and the capture say why; attention is captured all the same. The matrices are
+compared with the weights before quantization or offloading (transformers
 {transformers.__version__}, accelerate {accelerate.__version__}):
 
 | how weights are stored | largest difference, as a share of the norm |
 |---|---|
 {chr(10).join(lines)}
 
-Tried by hand on a CPU, in the same way: torchao 0.18 (int8 weight-only and dynamic, 0.7 %;
+Also compared by hand on a CPU: torchao 0.18 (int8 weight-only and dynamic, 0.7 %;
 float8, 2.6 %), bitsandbytes 0.50 (8 bit, 0.6 %; 4 bit nf4, 9.3 %), optimum-quanto 0.2.7 (int8,
 0.6 %; float8, 2.6 %; int4, 9.8 %), HQQ 0.2.8 (4 bit, 9.0 %). A model whose parameters are on the
 meta device is refused: it has no values yet.
