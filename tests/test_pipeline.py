@@ -213,12 +213,12 @@ def test_a_video_that_is_larger_than_allowed_is_made_smaller_and_says_so(watched
     (picture,) = render(
         watched.ref,
         layout="weights",  # all of whose cells change
-        video={"size": "4k", "interpolate": 3, "max_mb": 2},
+        video={"size": "2560x1440", "interpolate": 3, "max_mb": 1},
         upload=False,
         progress=False,
     ).pictures
-    assert picture.path.stat().st_size <= 2 << 20
-    assert "at most 2.0" in picture.notice
+    assert picture.path.stat().st_size <= 1 << 20
+    assert "at most 1.0" in picture.notice
 
 
 def test_captures_are_cut_to_the_size_that_was_chosen(watched):

@@ -269,8 +269,6 @@ def test_a_run_is_verified_with_nothing_but_its_name(whole, tmp_path):
     [
         ("trainer.stepz=5", "unknown option of trainer 'stepz'; did you mean 'steps'"),
         ("model.n_heads=7", "n_heads that fit"),
-        ("video.size=huge", "huge"),
-        ("theme=blue", "unknown theme 'blue'; known: dark, light"),
     ],
 )
 def test_a_wrong_override_is_told_before_anything_is_made(tmp_path, override, message):

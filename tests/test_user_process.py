@@ -83,32 +83,32 @@ def run_program(cwd, *, before="", after="pass", in_step="pass", compares=False,
     assert done.stdout.splitlines()[-1] == "done"
 
 
+# Every setting takes part once, with those that it can come together with: a process costs seconds.
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"before": NUMPY_RAISES}, id="numpy raises"),
-        pytest.param(WARNINGS_RAISE, id="warnings are errors"),
-        pytest.param(NOTEBOOK, id="a notebook's backend"),
-        pytest.param(NO_PACKAGE | {"compares": True}, id="a backend that lacks its package"),
-        pytest.param({"after": "torch.set_default_dtype(torch.float64)"}, id="double by default"),
-        pytest.param({"after": "torch.set_default_dtype(torch.float16)"}, id="half by default"),
-        pytest.param({"after": "torch.set_default_device('meta')"}, id="another default device"),
-        pytest.param(ASCII, id="an ASCII locale"),
-        pytest.param({"before": STYLED}, id="a style of the user's own"),
         pytest.param(
-            {"in_step": "os.makedirs('away', exist_ok=True); os.chdir('away')"}, id="chdir"
+            {
+                "before": NUMPY_RAISES,
+                "after": "torch.set_default_dtype(torch.float64); torch.set_default_device('meta')",
+                "compares": True,
+            }
+            | NOTEBOOK
+            | ASCII
+            | WARNINGS_RAISE,
+            id="a notebook's backend, ASCII, errors for warnings, doubles on another device",
+        ),
+        pytest.param(
+            {
+                "before": STYLED,
+                "after": "torch.set_default_dtype(torch.float16)",
+                "in_step": "os.makedirs('away', exist_ok=True); os.chdir('away')",
+                "compares": True,
+            }
+            | NO_PACKAGE,
+            id="a backend that lacks its package, a style, half precision, chdir",
         ),
     ],
 )
 def test_a_process_can_be_set_up_in_any_way(tmp_path, settings):
     run_program(tmp_path, **settings)
-
-
-def test_all_settings_may_come_together(tmp_path):
-    run_program(
-        tmp_path,
-        before=NUMPY_RAISES,
-        after="torch.set_default_dtype(torch.float64); torch.set_default_device('meta')",
-        compares=True,
-        **NOTEBOOK | ASCII | WARNINGS_RAISE,
-    )

@@ -65,9 +65,8 @@ def run_agent(server, directory, program, *, command, settings):
     return RunRef("wandb", f"tester/agents-{directory.name}/sw33p"), output
 
 
-@pytest.mark.parametrize("arguments", ["${args_no_hyphens}", "${args}"])
-def test_an_agent_trains_by_train_py_and_its_sweep_is_compared(wandb_server, tmp_path, arguments):
-    command = ["${env}", "${interpreter}", "${program}", arguments, *OUR_OVERRIDES]
+def test_an_agent_trains_by_train_py_and_its_sweep_is_compared(wandb_server, tmp_path):
+    command = ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}", *OUR_OVERRIDES]
     settings = [{"seed": 0, "model.n_heads": 2}, {"seed": 1, "model.n_heads": 4}]
     ref, output = run_agent(wandb_server, tmp_path, TRAIN, command=command, settings=settings)
     sweep = WandbTracker().open_run(ref)

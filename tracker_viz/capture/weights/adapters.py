@@ -78,11 +78,6 @@ def adapters_around(model: nn.Module, parameter: str) -> list[nn.Module]:
     return found
 
 
-def is_adapter(module: nn.Module) -> bool:
-    """Return whether a module wraps a layer in an adapter, or has one written into it."""
-    return _is_wrapper(module) or _has_own_adapter(module)
-
-
 def effective(adapters: Sequence[nn.Module], base: Tensor) -> Tensor | None:
     """Return the matrix that a layer with these adapters multiplies by, float32, stored as ``base``
     is; None where no formula is known.
