@@ -15,7 +15,9 @@ import pytest
 from tracker_viz.errors import RenderError
 from tracker_viz.metrics import ROLES
 from tracker_viz.rendering import Layout, Renderer, Series, Weights, write_explorer
+from tracker_viz.rendering.export.explorer import curves
 from tracker_viz.rendering.export.explorer.cells import encode
+from tracker_viz.rendering.export.explorer.curves import page_curves
 from tracker_viz.rendering.export.explorer.page import explorer_page
 from tracker_viz.rendering.export.explorer.parts import page_parts
 from tracker_viz.rendering.plan import Box, Heatmap
@@ -294,6 +296,45 @@ def test_the_score_that_measures_a_role_carries_its_color(synthetic, tmp_path):
     assert roles["induction"] == "induction"
 
 
+def unpacked(found, n_captures):
+    """{block.head: float [score, capture]} of what the page holds of a run's curves."""
+    n_curves = len(found.heads) * len(found.described)
+    ranges = np.frombuffer(found.packed[: 8 * n_curves], "<f4").reshape(n_curves, 2, 1)
+    changes = np.frombuffer(found.packed[8 * n_curves :], np.uint8).reshape(n_curves, n_captures)
+    levels = np.cumsum(changes, axis=1, dtype=np.uint8).astype(float)
+    values = ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * levels / 254
+    values[levels == 255] = np.nan
+    return dict(zip(found.heads, values.reshape(len(found.heads), -1, n_captures), strict=True))
+
+
+def test_the_curves_of_a_head_are_its_scores_at_every_capture(synthetic, tmp_path, monkeypatch):
+    files, expected = [], []
+    for capture in synthetic.captures(3, blocks=2, heads=2, length=20, width=16, hidden=24):
+        logits = np.array([[1e5, 2.0], [np.nan, -40.0]], np.float32) * (1 + capture.step)
+        arrays = {**capture.arrays, "scores.head.max_logit": logits}
+        axes = {**capture.axes, "scores.head.max_logit": ("block", "head")}
+        files.append(
+            synthetic.write_capture(
+                tmp_path, dataclasses.replace(capture, arrays=arrays, axes=axes)
+            )
+        )
+        expected.append({name: arrays[name] for name in arrays if name.startswith("scores.head.")})
+    series = Series(files)
+    found = page_curves(series, range(3), [(1, 1)])
+    assert found.heads == ["1.1", "0.0", "0.1", "1.0"], "those to look at first"
+    first, *_, last = found.described
+    assert (first["name"], first["role"]) == ("scores.head.max_logit", "")
+    assert last["role"] == "sink"
+    for head, values in unpacked(found, 3).items():
+        block, number = map(int, head.split("."))
+        for described, curve in zip(found.described, values, strict=True):
+            wanted = [float(scores[described["name"]][block, number]) for scores in expected]
+            resolution = (np.nanmax([0, *wanted]) - np.nanmin([0, *wanted])) / 254
+            np.testing.assert_allclose(curve, wanted, atol=resolution)
+    monkeypatch.setattr(curves, "_MOST_BYTES", 200)
+    assert page_curves(series, range(3), [(1, 1)]).heads == ["1.1", "0.0"], "where room is short"
+
+
 def test_heads_that_share_keys_are_told(synthetic, tmp_path):
     capture = next(
         synthetic.captures(1, blocks=1, heads=4, length=12, width=12, hidden=16, period=4)
@@ -322,8 +363,8 @@ def test_titles_and_tokens_of_any_kind_stay_text(synthetic, tmp_path):
     assert page.description["title"] == odd[0] + "%CELLS%"
     assert page.description["rows"][0]["tokens"] == odd
     assert len(page.maps) == 1
-    # The description, the scores, the maps, and the page's own.
-    assert page.text.count("<script") == page.text.count("</script") == 4
+    # The description, the scores, the maps, the curves, and the page's own.
+    assert page.text.count("<script") == page.text.count("</script") == 5
 
 
 def test_a_page_without_a_timeline_roles_or_tokens_is_whole(synthetic, tmp_path):

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tracker_viz.errors import RenderError
 from tracker_viz.metrics import ROLES, Event, role_label, strongest_event
 from tracker_viz.rendering.export.explorer.cells import LEVELS, coded_captures
+from tracker_viz.rendering.export.explorer.curves import page_curves
 from tracker_viz.rendering.export.explorer.parts import PageParts, page_parts
 from tracker_viz.rendering.export.images import with_suffix, write_whole
 from tracker_viz.rendering.painting.renderer import Renderer
@@ -36,8 +37,7 @@ from tracker_viz.rendering.storyboard import storyboard
 from tracker_viz.rendering.theme import Theme
 from tracker_viz.types import HeadId
 
-# Captures are deflated in chunks of about this many bytes, so that a page shows its first picture
-# before it has unpacked the others.
+# Captures are deflated in chunks of about this many bytes: a page unpacks what it shows.
 _CHUNK_BYTES = 1 << 20
 # The page's program: one function's body, in this order.
 _SCRIPTS = (
@@ -48,6 +48,7 @@ _SCRIPTS = (
     "many_heads",
     "scores",
     "plot",
+    "curves",
     "detail",
     "player",
     "start",
@@ -89,7 +90,9 @@ def explorer_page(renderer: Renderer, indices: Sequence[int]) -> bytes:
     described = _description(renderer, parts, indices)
     first = _first_capture(described) // per_chunk
     described |= {"perChunk": per_chunk, "firstChunk": first}
-    elements = [_script("maps", each, number) for number, each in enumerate(chunks)]
+    curves = page_curves(series, indices, parts.telling)
+    described |= {"curves": curves.described, "curvesOf": curves.heads}
+    elements = [_script("maps", _changes(each), number) for number, each in enumerate(chunks)]
     texts = {
         "TITLE": html.escape(series.title),
         "GROUND": theme.ground,
@@ -100,15 +103,15 @@ def explorer_page(renderer: Renderer, indices: Sequence[int]) -> bytes:
             "<", "\\u003c"
         ),
         # The page begins before a browser has read the captures that it does not begin with.
-        "CELLS": f"{_script('scores', scores)}\n{elements.pop(first)}",
-        "LATER": "\n".join(elements),
+        "CELLS": f"{_script('scores', _changes(scores))}\n{elements.pop(first)}",
+        "LATER": "\n".join([*elements, _script("curves", curves.packed)]),
     }
     # In one pass: a title or a token may read "%CELLS%", and stays what it is.
     return _PLACEHOLDER.sub(lambda match: texts[match[1]], _own_file("explorer.html")).encode()
 
 
 def _own_file(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return files(__package__).joinpath("program", name).read_text(encoding="utf-8")
 
 
 def _first_capture(described: Mapping[str, Any]) -> int:
@@ -117,12 +120,15 @@ def _first_capture(described: Mapping[str, Any]) -> int:
     return len(described["steps"]) - 1 if start is None else int(described["events"][start]["last"])
 
 
-def _script(kind: str, cells: NDArray[np.uint8], number: int = 0) -> str:
-    """Return captures, each as its difference to the one before, in an element that does not
-    run."""
+def _changes(cells: NDArray[np.uint8]) -> bytes:
+    """Return captures, each as its difference to the one before."""
     # Differences of uint8 wrap around, and so do the sums on the page that undo them.
-    differences = np.diff(cells, axis=0, prepend=np.zeros_like(cells[:1]))
-    packed = base64.b64encode(zlib.compress(differences.tobytes(), 4)).decode()
+    return np.diff(cells, axis=0, prepend=np.zeros_like(cells[:1])).tobytes()
+
+
+def _script(kind: str, unpacked: bytes, number: int = 0) -> str:
+    """Return bytes, deflated, in an element that does not run."""
+    packed = base64.b64encode(zlib.compress(unpacked, 4)).decode()
     return f'<script type="text/plain" class="{kind}" data-number="{number}">{packed}</script>'
 
 

@@ -342,7 +342,7 @@ def _card_words(heatmap: Heatmap, series: Series) -> dict[str, Any]:
         tokens = _tokens_along(series, source)
         return {"kind": "panel", "title": heatmap.name, "name": "", "columnNames": tokens}
     words = {"kind": "panel", "title": title, "name": source.name, "columnNames": None}
-    if source.name.startswith("scores.head."):
+    if source.name.startswith(("scores.head.", "scores.write.")):
         return words | {"kind": "score", "role": role_of_score(series, source.name)}
     if not source.name.startswith("scores.weight."):
         return words

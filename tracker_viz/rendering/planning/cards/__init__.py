@@ -1,6 +1,6 @@
 """Cards: small maps [block, head] or [block, matrix], each with its title."""
 
-from tracker_viz.rendering.planning.cards.card import Card, score_cards, weight_card
+from tracker_viz.rendering.planning.cards.card import Card, score_cards, score_title, weight_card
 from tracker_viz.rendering.planning.cards.place import (
     NO_ROOM,
     beside_foot,
@@ -35,5 +35,6 @@ __all__ = [
     "row_height",
     "score_cards",
     "score_of_role",
+    "score_title",
     "weight_card",
 ]

@@ -72,7 +72,7 @@ def score_cards(builder: PlanBuilder, names: Sequence[str]) -> list[Card]:
 def _score_card(builder: PlanBuilder, name: str, absent: NDArray[np.bool_]) -> Card:
     rows, columns = builder.series.require(name, builder.layout.name).shape
     score = name.removeprefix("scores.")
-    title = _TELLING.get(score, _score_title(name.rsplit(".", 1)[-1]))
+    title = score_title(name)
     source, scale = ScoreMap(name, (rows, columns)), _scale_of(builder, name)
     if score.startswith("expert."):
         return Card(title, source, scale, mask=absent)
@@ -87,9 +87,13 @@ def _score_card(builder: PlanBuilder, name: str, absent: NDArray[np.bool_]) -> C
     return Card(title, source, scale, role=role, mask=absent)
 
 
-def _score_title(score: str) -> str:
-    """Return a score's name with the kind of probe row that it was measured on, if it says one:
-    ``previous token (repeats)``, ``previous token (text)``."""
+def score_title(name: str) -> str:
+    """Return what people read for a score array, with the kind of probe row that it was measured
+    on, if it says one: ``previous token (repeats)``, ``previous token (text)``."""
+    told = _TELLING.get(name.removeprefix("scores."))
+    if told:
+        return told
+    score = name.rsplit(".", 1)[-1]
     behavior, is_of_repeats, _ = score.partition("_repeated")
     return f"{role_label(behavior)} (repeats)" if is_of_repeats else role_label(score)
 

@@ -44,10 +44,9 @@ function paintView() {
 function rebuild() {
   hideTip();
   const focused = focusedPart();
-  view?.leave?.();
   view = state.open === null ? overview() : detail(state.open);
   $('main').replaceChildren(view.element);
-  view.placed?.();
+  layOutNew();
   $('.pin').setAttribute('aria-pressed', state.pin !== null);
   show(state.at, state.event);
   if (focused) $(focused)?.focus({ preventScroll: true });
@@ -107,8 +106,6 @@ function stages(makeStage) {
         stage.paint(indices[place]);
       });
     },
-    leave: () => made.forEach((stage) => stage.leave?.()),
-    placed: () => made.forEach((stage) => stage.placed?.()),
   };
 }
 

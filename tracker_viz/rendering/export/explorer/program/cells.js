@@ -8,12 +8,17 @@ function bytesOf(text) {
   return bytes;
 }
 
-/** Unpack one element's captures, each of `size` cells, which are differences to the one before. */
-async function unpack(element, size) {
+/** The bytes that an element holds, which is then no longer needed. */
+async function inflated(element) {
   const packed = new Blob([bytesOf(element.textContent)]);
   element.remove();
   const stream = packed.stream().pipeThrough(new DecompressionStream('deflate'));
-  const all = new Uint8Array(await new Response(stream).arrayBuffer());
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+/** Unpack one element's captures, each of `size` cells, which are differences to the one before. */
+async function unpack(element, size) {
+  const all = await inflated(element);
   for (let at = size; at < all.length; at++) all[at] += all[at - size];
   const captures = [];
   for (let at = 0; size && at < all.length; at += size) captures.push(all.subarray(at, at + size));
@@ -24,20 +29,23 @@ const chunks = Array.from({ length: Math.ceil(run.steps.length / run.perChunk) }
 const capturesOf = new Array(run.steps.length);  // cells of the maps, by capture, once unpacked
 let scoresOf = [];  // cells of roles and scores, by capture
 
-/** The element of a chunk. Only the one that the page begins with stands before the script. */
-async function arrived(number) {
-  if (number !== run.firstChunk && document.readyState === 'loading')
+/** An element that the browser may not have read yet, because it stands behind the script. */
+async function arrived(selector) {
+  if (!$(selector) && document.readyState === 'loading')
     await new Promise((done) => document.addEventListener('DOMContentLoaded', done, { once: true }));
-  return $(`script.maps[data-number="${number}"]`);
+  return $(selector);
 }
 
 /** Have the maps of a capture unpacked. */
 function load(index) {
   const number = Math.floor(index / run.perChunk), chunk = chunks[number];
-  chunk.loading ??= arrived(number).then((element) => unpack(element, mapCells)).then((captures) => {
-    for (let at = 0; at < Math.min(run.perChunk, run.steps.length - number * run.perChunk); at++)
-      capturesOf[number * run.perChunk + at] = captures[at] ?? new Uint8Array(0);
-  });
+  chunk.loading ??= arrived(`script.maps[data-number="${number}"]`)
+    .then((element) => unpack(element, mapCells))
+    .then((captures) => {
+      const first = number * run.perChunk, end = Math.min(first + run.perChunk, run.steps.length);
+      for (let at = first; at < end; at++)
+        capturesOf[at] = captures[at - first] ?? new Uint8Array(0);
+    });
   return chunk.loading;
 }
 

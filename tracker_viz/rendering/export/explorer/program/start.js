@@ -105,9 +105,12 @@ function connect() {
   if (isAlone) addEventListener('hashchange', () => { readHash(); rebuild(); });
 }
 
+let dockHeight = 0;
+
 /** Say in --room how many pixels of height are left for all rows of heads. */
 function measureRoom() {
-  const room = innerHeight - $('.top').offsetHeight - $('.dock').offsetHeight - 100;
+  dockHeight = $('.dock').offsetHeight;
+  const room = innerHeight - $('.top').offsetHeight - dockHeight - 100;
   root.style.setProperty('--room', `${Math.max(0, room)}px`);
 }
 
@@ -116,30 +119,20 @@ function failed(error) {
     `This browser cannot open the page: ${error}`));
 }
 
-/** Unpack the other captures while nothing else is to be done. */
-async function unpackTheRest() {
-  const idle = globalThis.requestIdleCallback ?? ((done) => setTimeout(done, 60));
-  for (let index = 0; index <= last; index += run.perChunk) {
-    await new Promise((done) => idle(done));
-    await load(index);
-  }
-}
-
 try {
-  connect();
-  scoresOf = scoreCells ? await unpack($('script.scores'), scoreCells) : [];
   const start = run.start === null ? null : run.events[run.start];
   state.at = start ? start.last : last;
   state.open = run.opened;
-  fillKey();
   state.event = start;
   if (isAlone) readHash();
-  await load(state.at);
+  const unpacked = [unpack($('script.scores'), scoreCells), load(state.at)];
+  connect();
+  [scoresOf] = await Promise.all(unpacked);
+  fillKey();
   showDock();
   measureRoom();
   rebuild();
   if (state.open !== run.opened) $('.detail')?.scrollIntoView();
-  await unpackTheRest();
 } catch (error) {
   failed(error);
 }

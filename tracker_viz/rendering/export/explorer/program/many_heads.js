@@ -33,8 +33,6 @@ function manyHeads(row) {
   return {
     element,
     paint: (index) => parts.forEach((part) => part.paint(index)),
-    leave: () => parts.forEach((part) => part.leave?.()),
-    placed: () => parts.forEach((part) => part.placed?.()),
   };
 }
 

@@ -13,16 +13,17 @@ function detail(id) {
     ...large.map((each) => each.element));
   const side = make('div', { class: 'aside' });
   const body = make('div', { class: two ? 'body two' : 'body' }, pictures, side);
-  const curves = isHead && headScores.length ? scoreCurves(id) : null;
-  if (curves) side.append(curves.element);
+  const curves = isHead && (run.curves.length || headScores.length) ? scoreCurves(id) : null;
+  if (curves) {
+    side.append(curves.roles);
+    body.append(curves.others);
+  }
   // Beside one map there is room for what it says; below each of several otherwise.
   if (!two) side.append(...large.map((each) => each.words));
   else large.forEach((each) => each.element.append(each.words));
   return {
     element: make('section', { class: 'detail' }, header.element, header.meaning, body),
     turn,
-    placed: () => { large.forEach((each) => each.placed()); curves?.placed(); },
-    leave: () => { large.forEach((each) => each.leave()); curves?.leave(); },
     paint(indices) {
       header.paint();
       large.forEach((each) => each.paint(indices[each.at], indices.length > 1));
@@ -117,8 +118,6 @@ function largeMap(map) {
     element: make('div', { class: 'large' }, heading, make('p', { class: 'dim' }, axes),
       picture.element, scaleBar(map.scale)),
     words: make('div', { class: 'words' }, reading, sentence.element),
-    placed: picture.placed,
-    leave: picture.leave,
     paint(at, isCompared) {
       index = at;
       heading.textContent = isCompared ? `${title} · step ${number(run.steps[at])}` : title;
@@ -182,80 +181,4 @@ function describe(map, row, column, index) {
     return `${text} (${from === to ? from : `${from}–${to}`})`.trim();
   };
   return `${headName(map.id)}: ${name(row)} looks at ${name(column)}: ${value}`;
-}
-
-/** The scores of one head over all steps, with the playhead. */
-function scoreCurves(id) {
-  const parts = headScores.filter((part) => part.scale === 'score');
-  const chart = draw('svg', { class: 'chart', 'aria-hidden': 'true' });
-  const list = make('ul');
-  const rows = headScores.map((part) => {
-    const role = run.roles[part.role];
-    const color = role ? role.color : run.theme.dim;
-    const value = make('b');
-    list.append(make('li', {}, make('i', { class: 'swatch', style: `background: ${color}` }),
-      part.title, value));
-    return { part, color, value, isRole: !!role };
-  });
-  let across = () => 0, heads = [];
-
-  function layOut() {
-    const { clientWidth: width, clientHeight: height } = chart;
-    if (!width) return;
-    const [left, top, bottom] = [26, 8, height - 18], right = width - 6;
-    across = (step) => left + (right - left) * share(step);
-    const up = (value) => bottom - (bottom - top) * clamp(value, 0, 1);
-    chart.replaceChildren();
-    for (const value of [0, 0.5, 1])
-      chart.append(draw('text', { x: left - 5, y: up(value) + 4, 'text-anchor': 'end' },
-        String(value)), draw('path', { d: `M${left} ${up(value)}H${right}`,
-        stroke: run.theme.faint }));
-    for (const step of [run.steps[0], run.steps[last]])
-      chart.append(draw('text', { x: clamp(across(step), left, right - 4), y: height - 4,
-        'text-anchor': step === run.steps[last] && last ? 'end' : 'start' }, number(step)));
-    for (const { part, color, isRole } of rows) {
-      if (!parts.includes(part)) continue;
-      chart.append(draw('path', { d: line(part, up), fill: 'none', stroke: color,
-        'stroke-width': isRole ? 2.5 : 1.5, 'stroke-dasharray': isRole ? null : '5 3' }));
-    }
-    const enter = Math.min(...Object.values(run.roles).map((role) => role.enter));
-    if (enter < 1)
-      chart.append(draw('path', { d: `M${left} ${up(enter)}H${right}`, stroke: run.theme.dim,
-        'stroke-dasharray': '3 4' }), draw('text', { x: left + 4, y: up(enter) - 5,
-        class: 'on-curves' }, 'a role from here on'));
-    heads = moments().map(() => draw('path', { stroke: run.theme.text, 'stroke-width': 1.5 }));
-    chart.append(...heads);
-  }
-
-  /** A path that breaks where a score is not finite. */
-  function line(part, up) {
-    let path = '', isDown = false;
-    const { numbers } = run.scales[part.scale];
-    run.steps.forEach((step, index) => {
-      const level = scoreLevel(part, id, index);
-      if (level === 255) { isDown = false; return; }
-      path += `${isDown ? 'L' : 'M'}${across(step).toFixed(1)} ${up(numbers[level]).toFixed(1)}`;
-      isDown = true;
-    });
-    return path;
-  }
-
-  dragAlong(chart, (x) => show(nearest(x, across)));
-  const watcher = new ResizeObserver(() => { layOut(); if (view) paintHeads(moments()); });
-  const paintHeads = (indices) => indices.forEach((index, at) => heads[at]?.setAttribute('d',
-    `M${across(run.steps[index])} 4V${chart.clientHeight - 18}`));
-  const heading = make('h2', {}, 'Scores over the run');
-  return {
-    element: make('section', { class: 'curves section' }, heading, chart, list),
-    placed() { watcher.observe(chart); layOut(); },
-    leave: () => watcher.disconnect(),
-    paint(indices) {
-      paintHeads(indices);
-      for (const { part, value } of rows) {
-        const texts = indices.map((index) =>
-          roundedText(run.scales[part.scale], scoreLevel(part, id, index)));
-        value.textContent = texts.join(' → ');
-      }
-    },
-  };
 }

@@ -22,8 +22,6 @@ function cardGroup(title, axes, parts) {
   return {
     element: section(title, axes, list, ...[...shared].map(scaleBar)),
     paint: (index) => cards.forEach((card) => card.paint(index)),
-    leave: () => cards.forEach((card) => card.leave()),
-    placed: () => cards.forEach((card) => card.placed()),
   };
 }
 

@@ -19,14 +19,9 @@ function plot(options) {
   const inner = make('div', { class: 'inner' }, canvas, names, numbers, ring, rowBand, columnBand,
     cellMark);
   const element = make('div', { class: 'plot' }, inner);
-  let index = 0, place = { cellWidth: 1, cellHeight: 1, x: 0, y: 0 }, cursor = null;
+  let index = null, place = { cellWidth: 1, cellHeight: 1, x: 0, y: 0 }, cursor = null;
 
-  let laidOutFor = '';
-  function layOut() {
-    const width = element.clientWidth, room = `${width} ${innerHeight}`;
-    // The observer calls once at first, and again for the height that is set here.
-    if (!width || room === laidOutFor) return;
-    laidOutFor = room;
+  layOutFor(element, (width) => {
     place = placed(options, width);
     const height = rows * place.cellHeight, wide = columns * place.cellWidth;
     canvas.style.cssText = `left: ${place.x}px; top: ${place.y}px; width: ${wide}px; `
@@ -35,9 +30,9 @@ function plot(options) {
     inner.style.width = `${place.x + wide + 4}px`;
     inner.style.height = `${place.y + height + place.below}px`;
     nameSides(names, options, place);
-    if (options.number) printNumbers();
+    if (index !== null) paint(index);
     if (cursor) mark(...cursor);
-  }
+  });
 
   /** Print each cell's value where the cells have the room. */
   function printNumbers() {
@@ -114,25 +109,52 @@ function plot(options) {
   });
   canvas.addEventListener('blur', () => { if (!options.hasBands) { unmark(); hideTip(); } });
 
-  const watcher = new ResizeObserver(layOut);
+  function paint(at) {
+    index = at;
+    options.paintCanvas(canvas, at);
+    // Smaller than its cells it is smoothed, or it would drop some.
+    const scale = place.cellWidth * columns / canvas.width * devicePixelRatio;
+    canvas.style.imageRendering = scale < 1 ? 'auto' : 'pixelated';
+    if (options.number) printNumbers();
+  }
+
   return {
-    element, mark,
-    placed() { watcher.observe(element); layOut(); },
-    leave: () => watcher.disconnect(),
-    paint(at) {
-      index = at;
-      options.paintCanvas(canvas, at);
-      // Smaller than its cells it is smoothed, or it would drop some.
-      const scale = place.cellWidth * columns / canvas.width * devicePixelRatio;
-      canvas.style.imageRendering = scale < 1 ? 'auto' : 'pixelated';
-      if (options.number) printNumbers();
-    },
+    element, mark, paint,
     ring(color, isHere) {
       ring.hidden = !color;
       ring.classList.toggle('elsewhere', !isHere);
       element.style.setProperty('--role', color);
     },
   };
+}
+
+const layOuts = new Map();  // element -> what lays it out for its width
+const widthOf = new WeakMap();  // the width that it was laid out for
+const widths = new ResizeObserver((entries) => entries.forEach(({ target, contentRect }) =>
+  layOutIn(target, Math.round(contentRect.width))));
+
+/** Call `layOut(width)` once the element is part of the page, and when its width changes. */
+const layOutFor = (element, layOut) => layOuts.set(element, layOut);
+
+/** Lay out the elements of a new view: all are measured first, because each that is changed makes
+    the browser lay out the page before the next can be measured. */
+function layOutNew() {
+  for (const element of layOuts.keys()) if (!element.isConnected) {
+    widths.unobserve(element);
+    layOuts.delete(element);
+  }
+  const measured = [...layOuts.keys()].map((element) => [element, element.clientWidth]);
+  for (const [element, width] of measured) {
+    layOutIn(element, width);
+    widths.observe(element);
+  }
+}
+
+function layOutIn(element, width) {
+  // The observer calls once at first, and again for the height that a layout sets.
+  if (!width || widthOf.get(element) === width) return;
+  widthOf.set(element, width);
+  layOuts.get(element)?.(width);
 }
 
 const LONGEST_NAME = 120;  // pixels
@@ -146,7 +168,7 @@ function placed(options, width) {
   const turned = Math.min(LONGEST_NAME, Math.max(0, ...bottom.map(textWidth)));
   const below = (options.isTurned ? turned : 14) + 8 + (bracket ? 26 : 0);
   const room = width - x - 4;
-  const tall = options.isSquare ? innerHeight - $('.dock').offsetHeight - below - 70
+  const tall = options.isSquare ? innerHeight - dockHeight - below - 70
     : options.tallest * innerHeight - below;
   const widest = options.widest ?? Infinity;
   let cellWidth = Math.min(room / columns, widest);

@@ -136,7 +136,9 @@ function showDock() {
   }
   eventButtons.forEach((button, place) => {
     const isNow = run.events[place] === now;
-    if (isNow && button.getAttribute('aria-pressed') !== 'true') bringIntoView(button);
+    // Later: its place is only known once the page is laid out.
+    if (isNow && button.getAttribute('aria-pressed') !== 'true')
+      requestAnimationFrame(() => bringIntoView(button));
     button.setAttribute('aria-pressed', isNow);
   });
 }
@@ -163,6 +165,7 @@ async function turnPage() {
   await load(next);
   if (timer === null) return;  // paused while it was unpacked
   show(next);
+  load(Math.min(last, next + run.perChunk));  // before it is needed
   timer = setTimeout(turnPage, stayMs());
 }
 

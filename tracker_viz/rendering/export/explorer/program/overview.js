@@ -24,8 +24,6 @@ function overview() {
     return {
       element,
       paint: (index) => parts.forEach((part) => part.paint(index)),
-      leave: () => parts.forEach((part) => part.leave?.()),
-      placed: () => parts.forEach((part) => part.placed?.()),
     };
   });
 }
