@@ -1,6 +1,6 @@
-"""Put the site's pages together in a folder: those of docs/pages, the benchmarks' tables, the
-pictures, the changelog, and a page of all options, made from their declarations. Links that work in
-a checkout are made to work on the site. A site builder takes the folder from there.
+"""Assemble the pages of the site in a folder: docs/pages, the tables of the benchmarks, the
+pictures, the changelog, and a generated page of all options. Rewrite links that work in a checkout
+so that they work on the site. A site builder takes the folder from there.
 
 python docs/assemble.py build/pages
 """
@@ -32,9 +32,9 @@ GROUPS = {
 INTRODUCTION = """\
 # Options
 
-Every option is declared once, with its type, range and meaning. This page is made from these
-declarations, as `--help` is. On a command line write `group.option=value`, in Python a keyword of
-`tv.watch`, `tv.render` or `tv.compare`, and in YAML a key of the group.
+This page is generated from the declarations of the options, like `--help`. To set an option, write
+`group.option=value` on a command line, pass a keyword to `tv.watch`, `tv.render` or `tv.compare` in
+Python, or set a key of the group in YAML.
 """
 
 

@@ -35,4 +35,4 @@ def test_a_misspelled_option_is_named_with_the_near_one(tracker_viz):
 def test_its_help_says_what_each_option_means(tracker_viz):
     result = tracker_viz("inspect", "--help")
     assert "total_steps=null" in result.out
-    assert "Seconds that captures may take in all" in result.out
+    assert "Total seconds that captures may take" in result.out

@@ -20,72 +20,73 @@ class CaptureOptions(Options):
     group_name = "capture"
 
     captures: int = Field(default=100, ge=2)
-    """About how many captures of the whole training, where its length is known; dense at the start,
-    where the model changes fastest."""
+    """Approximate number of captures over the whole run, if its length is known; dense at the
+    start, where the model changes fastest."""
 
     every: int | None = Field(default=None, ge=1)
-    """Capture every so many steps instead. These steps are kept whatever they cost, unless
-    max_overhead is given, too."""
+    """Capture every this many steps instead. These steps are always captured, unless max_overhead
+    is also set."""
 
     max_overhead: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Share of the wall time that captures may take; due steps are left out rather than exceed it.
-    1: no limit. null: 0.02, or no limit where every chooses the steps."""
+    """Share of the wall time that captures may take; due steps are skipped rather than exceed it.
+    1: no limit. null: 0.02, or no limit if every is set."""
 
     free_s: float = Field(default=DEFAULT_FREE_S, ge=0)
-    """Seconds that captures may take in all even where that is more than max_overhead, so that a
-    short training has a film, too."""
+    """Total seconds that captures may take even if that is more than max_overhead. This gives short
+    runs a film, too."""
 
     max_mb: float = Field(default=DEFAULT_MAX_MB, gt=0)
-    """Size of one capture, in megabytes."""
+    """Largest size of one capture, in megabytes."""
 
     blocks: str | Sequence[str] | None = None
-    """Names of the decoder blocks' modules, or a pattern like model.layers.*; null finds them."""
+    """Module names of the decoder blocks, or a pattern like model.layers.*; null finds them."""
 
     only_blocks: Annotated[Any, LegalValues("a list of numbers or null")] = None
-    """Keep these blocks, by number from 0; null: all."""
+    """Keep only these blocks, numbered from 0; null: all."""
 
     only_heads: Annotated[
         Any, LegalValues("a list of numbers, block -> list of numbers, or null")
     ] = None
-    """Keep the attention of these heads: [0, 1] of every block, or {3: [0, 7]} of some; null:
+    """Keep only the attention of these heads: [0, 1] in every block, or {3: [0, 7]} in some; null:
     all."""
 
     projections: Annotated[
         Any, LegalValues("a list of names, name -> parameter within a block, or null")
     ] = None
-    """Keep only these weights, [attn.w_o, "mlp.*"], or say where each is, {attn.w_q: mixer.query};
-    null: all that are found."""
+    """Keep only these weights, [attn.w_o, "mlp.*"], or map names to parameters, {attn.w_q:
+    mixer.query}; null: all that are found."""
 
     pooling: Annotated[Any, LegalValues("sample | mean | rms, or name -> one of these")] = "sample"
-    """How weights become smaller: sample keeps evenly spaced rows and columns, mean and rms pool
-    (rms has no signs); or by name, {"mlp.*": rms}."""
+    """How weights are reduced: sample keeps evenly spaced rows and columns, mean and rms pool (rms
+    drops the signs); or by name, {"mlp.*": rms}."""
 
     max_experts: int = Field(default=4, ge=0)
-    """Experts of a mixture that are captured one by one, besides their mean."""
+    """Number of experts of a mixture that are captured individually, in addition to their mean."""
 
     score_rows: int = Field(default=DEFAULT_SCORE_ROWS, ge=0)
-    """Rows of each kind, repeated random tokens and text, that heads are scored on beside those
-    that are drawn: more make scores and onsets steadier, and captures dearer. Token ids of your own
-    get repeated ones; text comes from what tv.make_probe was given. 0: only what is drawn is
-    scored."""
+    """Hidden rows of each kind (repeated random tokens, and text) that heads are scored on in
+    addition to the drawn rows. More rows make scores and onsets more stable, and captures more
+    expensive. Your own token ids only get repeated rows; text rows come from the text passed to
+    tv.make_probe. 0: score only the drawn rows."""
 
     alarms: bool = True
-    """Look at every capture for signs of a training that goes wrong (attention logits, entropy,
-    dead neurons and experts, NaN, the loss), tell the run, and capture densely for a while."""
+    """Check every capture for signs of failing training (attention logits, entropy, dead neurons
+    and experts, NaN, the loss), report them in the run, and capture densely for a while."""
 
     signals: Annotated[Any, LegalValues("a list of names, or null")] = None
-    """Measure these in the probe's pass, beside attention and weights: max_logit (the largest
-    attention logit of every head), probe_loss (loss of every token; forms the logits of a few rows,
-    up to a fifth more for the pass), residual (size of the residual stream behind every block, and
-    the share of its largest channels). null: these, which cost little. Dearer ones, with what they
-    add to a capture of GPT-2 on a CPU, are lens (what the model would say behind every block, for
-    24 tokens of text; a sixth), head_writes (by how much every head raises the right next token,
-    and whether it copies; a quarter) and composition (how much heads read of earlier heads, where
-    captures hold only parts of the matrices; a third, for half of its blocks)."""
+    """What to measure besides attention and weights: max_logit (the largest attention logit of
+    every head), probe_loss (loss of every token; computes the logits of a few rows, which adds up
+    to a fifth to the forward pass), residual (size of the residual stream after every block, and
+    the share of its largest channels). null: these three, which cost little. More expensive, with
+    what they add to a capture of GPT-2 on a CPU: lens (the word that the model would predict after
+    every block, for 24 tokens of text; a sixth), head_writes (how much every head raises the
+    correct next token, and whether it copies; a quarter) and composition (how much heads read of
+    earlier heads, also if captures hold only parts of the matrices; a third, for half of its
+    blocks)."""
 
     preview: Annotated[str | None, LegalValues("a time such as 30s, 15min or 2h, or null")] = None
-    """Put a film of what was captured so far into the run, at most once in this time. A process of
-    the lowest priority draws it. null: no film before the end."""
+    """Upload a film of the captures so far, at most once in this time. A process with the lowest
+    priority draws it. null: no film before the end."""
 
     @field_validator("preview", mode="before")
     @classmethod
@@ -126,7 +127,7 @@ class CaptureOptions(Options):
         return value
 
     def limit(self, *, steps_are_chosen: bool) -> CostLimit | None:
-        """Return what captures may cost; None: whatever the chosen steps cost."""
+        """Return the limit on the cost of captures; None: no limit."""
         if self.max_overhead is None and steps_are_chosen:
             return None
         share = DEFAULT_MAX_OVERHEAD if self.max_overhead is None else self.max_overhead

@@ -66,13 +66,13 @@ class DataConfig(Options):
     """Shortest span in tokens; the length is drawn uniformly."""
 
     max_period: int = Field(28, ge=2, le=N_SPAN_TOKENS)
-    """Longest span in tokens, all of which are different."""
+    """Longest span in tokens; all tokens of a span are different."""
 
     validation_share: float = Field(0.05, gt=0, lt=1)
-    """Share of the text, at its end, that is held out from training."""
+    """Share of the text that is held out from training, at its end."""
 
     words: int = Field(0, ge=0)
-    """Words, and parts of words, that are one token each, beside the bytes: learned from the text
+    """Number of tokens for words and parts of words in addition to the bytes, learned from the text
     by byte pair encoding. model.vocab_size must be at least 257 more."""
 
     @model_validator(mode="after")

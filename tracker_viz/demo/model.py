@@ -32,7 +32,7 @@ class ModelConfig(Options):
     """Decoder blocks."""
 
     n_heads: int = Field(4, ge=1)
-    """Query heads of a block."""
+    """Query heads per block."""
 
     n_kv_heads: Annotated[int, Field(ge=1)] | None = None
     """Key/value heads, each shared by n_heads / n_kv_heads query heads; null: one for every query
@@ -48,14 +48,14 @@ class ModelConfig(Options):
     """Longest sequence, in tokens."""
 
     vocab_size: int = Field(257, ge=1)
-    """Number of different tokens."""
+    """Size of the vocabulary."""
 
     rope_base: float = Field(10_000.0, gt=0)
     """Wavelength base of the rotary positions: the slowest pair of dimensions turns once in about
     2π * base tokens."""
 
     tie_embeddings: bool = False
-    """Use the embedding matrix as output projection too."""
+    """Use the embedding matrix as the output projection."""
 
     init_std: float = Field(0.02, gt=0)
     """Standard deviation of the initial weights; projections back into the residual stream get

@@ -31,7 +31,7 @@ from tracker_viz.progress import progress_bar
 
 
 class TrainingDivergedError(TrackerVizError):
-    """The loss is no longer a number; earlier captures are kept."""
+    """The loss is NaN or infinite; earlier captures are kept."""
 
 
 class Recorder(Protocol):
@@ -49,42 +49,42 @@ class TrainerConfig(Options):
     """Optimizer steps."""
 
     batch_size: int = Field(16, ge=1)
-    """Sequences in a step."""
+    """Sequences per step."""
 
     learning_rate: float = Field(1e-3, gt=0)
-    """Peak of the learning rate, reached after warmup_steps; 0.003 stalls."""
+    """Peak learning rate, reached after warmup_steps; training stalls at 0.003."""
 
     warmup_steps: int = Field(50, ge=0)
-    """Steps in which the learning rate rises to its peak."""
+    """Steps over which the learning rate rises to its peak."""
 
     final_lr_share: float = Field(0.1, ge=0, le=1)
     """The cosine ends at this share of the peak."""
 
     beta1: float = Field(0.9, ge=0, lt=1)
-    """Of AdamW."""
+    """First beta of AdamW."""
 
     beta2: float = Field(0.999, ge=0, lt=1)
-    """Of AdamW."""
+    """Second beta of AdamW."""
 
     weight_decay: float = Field(0.1, ge=0)
-    """Weight decay of the matrices; norms have none."""
+    """Weight decay of the matrices; norms are not decayed."""
 
     clip_norm: float = Field(1.0, gt=0)
-    """Largest norm of the whole gradient."""
+    """Gradient clipping: largest norm of the whole gradient."""
 
     evaluate_rows: int = Field(16, ge=0)
-    """Held-out rows of text, and as many of unseen spans, to evaluate when a step is captured; 0:
-    never."""
+    """Number of held-out text rows, and of unseen spans, to evaluate at each captured step; 0:
+    none."""
 
     checkpoint_every: int = Field(400, ge=0)
     """Steps between two checkpoints; 0: no checkpoints, and no resume=."""
 
     device: str = "auto"
-    """auto (a GPU if there is one; the jobs of a sweep take turns on several), or a name that torch
-    knows: cpu, cuda, cuda:1, ..."""
+    """auto (a GPU if there is one; the jobs of a sweep are spread over several), or a torch device:
+    cpu, cuda, cuda:1, ..."""
 
     threads: Annotated[int, Field(ge=1)] | None = None
-    """Threads of torch on the CPU; null: all cores that the job may use."""
+    """CPU threads of torch; null: all cores that the job may use."""
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of the update that follows ``step`` finished ones."""

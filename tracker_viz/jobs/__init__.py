@@ -12,13 +12,13 @@ import sys
 from tracker_viz.errors import unknown_name
 
 JOBS = {
-    "render": "pull a run's captures, draw them, and put the video into the same run",
+    "render": "download a run's captures, draw them, and upload the video to the same run",
     "follow": "keep the video of a run up to date while it trains",
     "live": "show a run in a browser on this machine while it trains",
-    "compare": "show side by side what the heads of several runs became, and when",
+    "compare": "show side by side which roles the heads of several runs took, and when",
     "push": "upload the captures that a crashed or offline run left in its spool",
-    "backfill": "capture checkpoints that were saved earlier",
-    "verify": "ablate the heads that carry a label, and put the verdicts into the run",
+    "backfill": "capture existing checkpoints",
+    "verify": "ablate the labeled heads, and write the verdicts into the run",
     "inspect": "a dry run: list what would be captured of a model, and measure the cost",
     "ui": "open the tracker's UI on a run's video",
     "doctor": "test what works on this machine, and print the fix for what does not",

@@ -15,21 +15,20 @@ from tracker_viz.types import RunRef
 
 
 class BackfillSettings(Settings):
-    """Captures checkpoints that were saved earlier into a run, except for steps that it holds
-    already."""
+    """Captures existing checkpoints into a run, except for steps that the run already holds."""
 
     usage = ("checkpoints='<glob>' model=<builder> [run=<RunRef>] [key=value ...]",)
 
     checkpoints: str
-    """Glob of safetensors or torch.save files, or of Hugging Face directories, with the step in
-    their names: 'out/checkpoint-*'."""
+    """Glob of safetensors or torch.save files, or of Hugging Face directories, with the step in the
+    name: 'out/checkpoint-*'."""
 
     model: str
     """Builder of the model: a function without arguments, my_package.build_model, or a directory
     with a config.json."""
 
     run: str = "mlflow"
-    """An existing run, mlflow:<run_id>, or mlflow, wandb, local for a new one."""
+    """An existing run, mlflow:<run_id>, or a tracker (mlflow, wandb, local) for a new run."""
 
     name: str = "backfill"
     """Name of a new run."""
@@ -38,7 +37,7 @@ class BackfillSettings(Settings):
     """Directory where captures wait for the tracker; null: spool/<name>-<time>."""
 
     max_mb: float = Field(10.0, gt=0)
-    """Size of one capture in megabytes."""
+    """Largest size of one capture, in megabytes."""
 
     tracker: dict[str, Any] = Field(default_factory=dict)
     """Options of the tracker: +tracker.mlflow.tracking_uri=http://..."""

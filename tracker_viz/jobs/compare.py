@@ -26,10 +26,10 @@ _OF_WHOLE_RUNS = ("axis", "order", "shown", "max_gb", "video")
 
 
 class CompareSettings(TrackerSettings, ComparisonOptions):
-    """Shows side by side what the heads of several runs became, and when: a video, the onsets of
-    the roles, how far the runs are from each other, all heads grouped by what they did, tables, and
-    sentences on how much of it the settings explain. Puts them into the sweep's parent run, or into
-    the run called into. With steps, ranks what changed between two captures."""
+    """Shows side by side which roles the heads of several runs took, and when: a video, the onsets
+    of the roles, the distances between the runs, all heads grouped by behavior, tables, and
+    sentences on how much the settings explain. Uploads them to the sweep's parent run, or to the
+    run given by into. With steps, ranks what changed between two captures."""
 
     usage = (
         "runs=[<RunRef>,<RunRef>,...] [key=value ...]",
@@ -45,16 +45,16 @@ class CompareSettings(TrackerSettings, ComparisonOptions):
     [mlflow:<run_id>,wandb:<entity>/<project>/<run_id>,local:<directory>]."""
 
     sweep: str | None = None
-    """Or all runs of a sweep, by its parent run."""
+    """Alternatively, all runs of a sweep, by its parent run."""
 
     steps: Annotated[
         tuple[int | None, ...] | None, LegalValues("two captured steps, like [0,1000]")
     ] = None
-    """What changed between two captures, ranked: two steps of one run, or one of each of two runs
-    (a base model and its fine-tune); null for a run's last one: [0,null]."""
+    """Rank what changed between two captures: two steps of one run, or one step from each of two
+    runs (a base model and its fine-tune). null is a run's last capture: [0,null]."""
 
     into: str | None = None
-    """The run that gets the results; null: the sweep's parent, with steps the one run, else
+    """The run that gets the results; null: the sweep's parent, or with steps the run itself, else
     none."""
 
     def tracker_options(self) -> dict[str, dict[str, Any]]:

@@ -56,16 +56,16 @@ _SIGNS: dict[Outcome, str] = {"ok": "✓", "note": "·", "fail": "✗"}
 
 class DoctorSettings(Settings):
     """Tests what tracker_viz needs on this machine, and prints the fix for what does not work. Exit
-    code 1: something that is needed does not work."""
+    code 1: something required does not work."""
 
     tracking_uri: str | None = None
-    """The MLflow to look for; null: the one that training would find."""
+    """Address of MLflow; null: the one that training would use."""
 
     base_url: str | None = None
-    """The W&B to look for; null: the one that training would find."""
+    """Address of W&B; null: the one that training would use."""
 
     timeout_s: float = Field(3.0, gt=0)
-    """Seconds that a server may take to answer."""
+    """Longest time to wait for a server's answer, in seconds."""
 
 
 @dataclass(frozen=True)

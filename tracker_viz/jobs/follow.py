@@ -13,9 +13,9 @@ from tracker_viz.types import RunRef
 
 
 class FollowSettings(TrackerSettings, pipeline.FollowOptions):
-    """Draws a run's captures as they come, and puts each new version of the video in the place of
-    the one before, until the run ends; then renders the whole run. Only what is new is drawn and
-    encoded. Needs neither torch nor a GPU, on any machine. Killed and started again, it goes on."""
+    """Draws a run's captures as they arrive, and replaces the video with each new version until the
+    run ends. Then renders the whole run. Only draws and encodes new captures. Needs neither torch
+    nor a GPU, and runs on any machine. If it is killed and started again, it continues."""
 
     usage = ("run=<RunRef> [layout=<name>] [every=15min] [key=value ...]",)
     groups: ClassVar = {"layout": "overview", "video": "default"}

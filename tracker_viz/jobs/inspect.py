@@ -12,8 +12,8 @@ from tracker_viz.jobs.settings.config import Settings
 
 
 class InspectSettings(CaptureOptions, Settings):
-    """Tries out what would be captured of a model: its blocks and weights, what is left out and
-    why, what one capture costs here, and how many to expect. Records nothing."""
+    """A dry run that lists what would be captured of a model: its blocks and weights, what is left
+    out and why, what one capture costs here, and how many to expect. Records nothing."""
 
     group_name = ""
     usage = ("model=<builder> [total_steps=<n>] [key=value ...]",)
@@ -23,11 +23,11 @@ class InspectSettings(CaptureOptions, Settings):
     with a config.json."""
 
     total_steps: int | None = Field(default=None, ge=1)
-    """Length of the training; null: captures are counted for several lengths."""
+    """Length of the training run in steps; null: count captures for several lengths."""
 
     step_s: float | None = Field(default=None, gt=0)
-    """Seconds that one training step takes, to count the captures that their limit leaves; null:
-    as if it left out none."""
+    """Seconds per training step, to count the captures that the cost limit skips; null: assume that
+    it skips none."""
 
 
 @application(InspectSettings, name="inspect")

@@ -15,9 +15,9 @@ from tracker_viz.types import RunRef
 
 
 class LiveSettings(TrackerSettings):
-    """Serves a page with the newest capture's maps, and with the explorer of all, on this machine's
-    loopback interface only. It is up to date as captures come, until Ctrl-C. From the spool of a
-    training on this machine a capture is there within about a second."""
+    """Serves a page with the maps of the newest capture and the explorer of all captures, on this
+    machine's loopback interface only. Updates as captures arrive, until Ctrl-C. A capture in the
+    spool of a run on this machine appears within about a second."""
 
     usage = (
         "spool=<directory> [layout=<name>] [key=value ...]",
@@ -26,10 +26,11 @@ class LiveSettings(TrackerSettings):
     groups: ClassVar = {"layout": "overview"}
 
     spool: str | None = None
-    """The spool of a training on this machine, which may begin later."""
+    """The spool of a training run on this machine, which may start later."""
 
     run: str | None = None
-    """Or a run: mlflow:<run_id>, wandb:<entity>/<project>/<run_id>, local:<directory>."""
+    """Alternatively, a run: mlflow:<run_id>, wandb:<entity>/<project>/<run_id>,
+    local:<directory>."""
 
     theme: ThemeName = pipeline.DEFAULT_THEME
     """Colors of the pictures."""
@@ -38,10 +39,10 @@ class LiveSettings(TrackerSettings):
     """Size of the newest capture's picture."""
 
     port: int = Field(5007, ge=0, le=65535)
-    """Port of the page; 0: a free one."""
+    """Port of the page; 0: any free port."""
 
     poll_s: float | None = Field(None, gt=0)
-    """Seconds between two looks for captures; null: 0.1 for a spool, 2 for a run."""
+    """Seconds between two checks for captures; null: 0.1 for a spool, 2 for a run."""
 
     layout: Layout
 

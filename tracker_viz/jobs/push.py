@@ -15,7 +15,7 @@ from tracker_viz.progress import progress_bar
 
 
 class PushSettings(Settings):
-    """Uploads the captures that a crashed or offline run left in its spool, into the same run. Safe
+    """Uploads the captures that a crashed or offline run left in its spool, to the same run. Safe
     to repeat. Exit code 1: some are still left."""
 
     usage = ("spool=<directory> [key=value ...]",)
@@ -24,13 +24,14 @@ class PushSettings(Settings):
     """The spool: outputs/<day>/<time>/spool, or the directory passed to watch(spool=)."""
 
     into: str | None = None
-    """Another run (mlflow:<run_id>), or a tracker (mlflow) for a new one: where the run is gone."""
+    """If the run no longer exists: another run (mlflow:<run_id>), or a tracker (mlflow) for a new
+    run."""
 
     timeout_s: float | None = Field(None, gt=0)
-    """Give up after this many seconds; null: when nothing moves any more."""
+    """Give up after this many seconds; null: when uploads stop making progress."""
 
     tracker: dict[str, Any] = Field(default_factory=dict)
-    """New address of a tracker that moved: +tracker.mlflow.tracking_uri=http://..."""
+    """New address of a tracker that has moved: +tracker.mlflow.tracking_uri=http://..."""
 
 
 @application(PushSettings, name="push")

@@ -21,9 +21,9 @@ from tracker_viz.types import RunRef
 
 
 class RenderSettings(TrackerSettings, pipeline.PictureOptions):
-    """Pulls a run's captures, draws them, assembles the video and puts it into the same run. Needs
-    neither torch nor a GPU. For a sweep every run gets its video, and the run above them a page
-    that plays the videos in step."""
+    """Downloads a run's captures, draws them, assembles the video and uploads it to the same run.
+    Needs neither torch nor a GPU. For a sweep, every run gets its video, and the parent run gets a
+    page that plays the videos in sync."""
 
     usage = (
         "run=<RunRef> [layout=<name>] [key=value ...]",
@@ -36,7 +36,8 @@ class RenderSettings(TrackerSettings, pipeline.PictureOptions):
     """The run: mlflow:<run_id>, wandb:<entity>/<project>/<run_id>, local:<directory>."""
 
     sweep: str | None = None
-    """Or all runs of a sweep, by its parent run; with -m each is a job of Hydra's launcher."""
+    """Alternatively, all runs of a sweep, by its parent run; with -m, each run is a job of Hydra's
+    launcher."""
 
     layout: Layout
 

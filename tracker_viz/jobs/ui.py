@@ -32,23 +32,23 @@ STARTING_S = 120.0
 
 
 class UiSettings(Settings):
-    """Prints the link to a run's video and, where no server shows it already, starts the tracker's
-    UI."""
+    """Prints the link to a run's video, and starts the tracker's UI if no server shows it
+    already."""
 
     usage = ("[run=<RunRef>] [key=value ...]",)
 
     run: str | None = None
-    """The run; null: the one that was trained last from this directory."""
+    """The run; null: the latest run trained from this directory."""
 
     tracking_uri: str | None = None
-    """Address of its MLflow; null: that in the run's spool, else MLFLOW_TRACKING_URI, else
+    """Address of its MLflow; null: the one in the run's spool, else MLFLOW_TRACKING_URI, else
     mlflow.db in the working directory."""
 
     artifact: str | None = "overview.webm"
-    """File of the run to show; null, or where there is no such file yet: the run's page."""
+    """File of the run to show; null, or if the file does not exist yet: the run's page."""
 
     port: int = Field(5000, ge=1, le=65535)
-    """Port of the UI that is started."""
+    """Port for the UI."""
 
 
 @application(UiSettings, name="ui")

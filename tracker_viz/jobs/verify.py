@@ -25,11 +25,11 @@ _MOST_HEADS = 32
 
 
 class VerifySettings(TrackerSettings, VerifyOptions):
-    """Takes each head, and all heads of each role, out of a run's checkpoints, and measures the
-    loss on held-out rows: on repeated random tokens, first and later copies apart, and on text. A
-    label holds where that costs more than any of several random sets of as many other heads. The
-    results are put into the run, and the table of heads gets a column with the verdicts. Killed and
-    started again, it continues."""
+    """Ablates each head, and all heads of each role, at a run's checkpoints, and measures the loss
+    on held-out rows: on repeated random tokens (first and later copies separately) and on text. A
+    label holds if this costs more than ablating any of several random sets of equally many other
+    heads. Uploads the results to the run, and adds a column with the verdicts to the table of
+    heads. If it is killed and started again, it continues."""
 
     usage = (
         "run=<RunRef of a run of train.py> [key=value ...]",
@@ -40,8 +40,8 @@ class VerifySettings(TrackerSettings, VerifyOptions):
     """The run: mlflow:<run_id>, wandb:<entity>/<project>/<run_id>, local:<directory>."""
 
     checkpoints: str | None = None
-    """Glob of safetensors or torch.save files, or of Hugging Face directories, with the step in
-    their names: 'out/checkpoint-*'; null: those that train.py stored in the run."""
+    """Glob of safetensors or torch.save files, or of Hugging Face directories, with the step in the
+    name: 'out/checkpoint-*'; null: the checkpoints that train.py stored in the run."""
 
     model: str | None = None
     """Builder of the model of these checkpoints: a function without arguments,
@@ -49,7 +49,7 @@ class VerifySettings(TrackerSettings, VerifyOptions):
 
     rows: str | None = None
     """A function without arguments that returns held-out rows, {"repeated": ids, "text": ids}, each
-    [row, token]; null: repeated random tokens, and for a run of train.py its held-out text."""
+    [row, token]; null: repeated random tokens, and for runs of train.py their held-out text."""
 
 
 @application(VerifySettings, name="verify")

@@ -1,4 +1,4 @@
-"""Options of ``render``, ``compare``, ``verify``, ``train.py`` and their YAML files: each with its
+"""Options of ``render``, ``compare``, ``verify``, ``train.py`` and their YAML files, each with its
 default, range and meaning."""
 
 from __future__ import annotations
@@ -41,35 +41,36 @@ class VideoOptions(Options):
     """Size of the pictures in pixels."""
 
     encoder: EncoderName = "auto"
-    """opencv writes VP8 (.webm), h264 H.264 (.mp4), lossless VP9 (.webm); h264 and lossless need
-    pip install 'tracker-viz[hq]'. auto is opencv, or h264 for an output that ends in .mp4."""
+    """opencv writes VP8 (.webm), h264 writes H.264 (.mp4), lossless writes VP9 (.webm); h264 and
+    lossless need pip install 'tracker-viz[hq]'. auto: h264 if output ends in .mp4, else opencv."""
 
     pace: Pace = "story"
-    """How long each capture is shown: longer where something changes, with a rest at each event
-    (story), all equally (capture), as training went (step), or the early steps longer (log)."""
+    """How long each capture is shown: longer while something changes, with a pause at each event
+    (story), equally long (capture), in proportion to training steps (step), or longer at the start
+    (log)."""
 
     seconds_per_capture: float | None = Field(None, gt=0)
-    """Mean time for which a capture is shown; null: about 24 seconds in all."""
+    """Mean time for which a capture is shown; null: about 24 seconds in total."""
 
     interpolate: int = Field(0, ge=0)
-    """Blended pictures between two captures, marked as interpolated."""
+    """Number of blended pictures between two captures; they are marked as interpolated."""
 
     title_s: float = Field(2.0, ge=0)
-    """How long a title card is shown first: what the run became, and how to read a map; 0: none.
-    A comparison has none."""
+    """Seconds of the title card, with the run's outcome and how to read a map; 0: none. A
+    comparison has none."""
 
     hold_s: float = Field(3.0, ge=0)
-    """How long the last picture is held."""
+    """Seconds for which the last picture is held."""
 
     workers: Annotated[int, Field(ge=1)] | None = None
     """Threads that draw and encode; null: all cores."""
 
     max_mb: int = Field(50, ge=1)
-    """Largest size of the file in MiB; a larger video is made again in a smaller size. MLflow shows
-    no file above 50."""
+    """Largest size of the file in MiB; a larger video is encoded again at a smaller size. MLflow
+    shows no file above 50."""
 
     key_frames: int = Field(12, ge=0)
-    """Still pictures beside the video, for the tracker's own step slider; 0: none."""
+    """Number of still pictures for the tracker's step slider; 0: none."""
 
     @field_validator("size")
     @classmethod
@@ -88,14 +89,13 @@ class VideoOptions(Options):
 
 
 class Appearance(Options):
-    """The format and the look of pictures; the layout comes beside these."""
+    """The format and the look of pictures; the layout is separate."""
 
     theme: ThemeName = DEFAULT_THEME
-    """Colors of the pictures. Dark ones have a name of their own beside the light ones:
-    overview_dark."""
+    """Colors of the pictures. Dark pictures have a separate name, overview_dark."""
 
     format: Annotated[tuple[Format, ...], FORMAT_VALUES] = ("video",)
-    """What is made: a video, a poster (PNG of three moments), a small animation (webp, gif), or a
+    """What to make: a video, a poster (PNG of three moments), a small animation (webp, gif), or a
     page with a step slider (html)."""
 
     video: VideoOptions = VideoOptions()
@@ -116,13 +116,13 @@ class Appearance(Options):
 
 
 class PlacedPictures(Appearance):
-    """Pictures of a run, and where they are put."""
+    """Pictures of a run, and where they go."""
 
     upload: bool = True
-    """Whether the pictures are put into the run; false: only make the files."""
+    """Upload the pictures to the run; false: only make the files."""
 
     output: Path | None = None
-    """File or directory for the pictures, for a sweep a directory; null: beside the downloaded
+    """File or directory for the pictures (for a sweep, a directory); null: next to the downloaded
     captures."""
 
     cache: Path | None = None
@@ -135,38 +135,38 @@ class PlacedPictures(Appearance):
 
 
 class PictureOptions(PlacedPictures):
-    """The pictures that ``render`` makes of a run, and where they are put."""
+    """The pictures that ``render`` makes of a run, and where they go."""
 
     steps: Annotated[
         tuple[int | None, int | None] | None,
         LegalValues("[first, last], each a step or null for an open end"),
     ] = None
-    """Only the captures between these steps, as pictures of their own name beside those of the
-    whole run: overview_steps_100-400; null: all."""
+    """Only draw the captures between these steps. The pictures have a separate name,
+    overview_steps_100-400; null: all."""
 
 
 class FollowOptions(PlacedPictures):
     """The pictures that ``follow`` keeps up to date, and how often."""
 
     format: Annotated[tuple[Format, ...], FORMAT_VALUES] = ("video", "html")
-    """What is kept up to date: the video, and a page with a step slider (html). Other formats are
+    """What to keep up to date: the video, and a page with a step slider (html). Other formats are
     made once the run has ended."""
 
     every: Annotated[str, LegalValues("a time such as 30s, 15min or 2h")] = "15min"
     """Shortest time between two versions."""
 
     min_captures: int = Field(1, ge=1)
-    """Fewest new captures for a new version."""
+    """Make a new version only after at least this many new captures."""
 
     poll_s: float = Field(5.0, gt=0)
-    """Seconds between two looks for new captures."""
+    """Seconds between two checks for new captures."""
 
     give_up: Annotated[str, LegalValues("a time such as 30s, 15min or 2h")] = "24h"
-    """End when no new capture came for so long, as after a training that was killed and whose
-    tracker still calls it running."""
+    """Stop if no new capture arrives for this long, for example because training was killed and the
+    tracker still shows it as running."""
 
     final: bool = True
-    """Whether the whole run is rendered once it has ended, as render does: that pulls all of its
+    """Render the whole run once it has ended, as render does: this downloads all of its
     captures."""
 
     @field_validator("every", "give_up", mode="before")
@@ -185,7 +185,7 @@ Ablation = Literal["mean", "zero"]
 
 
 class VerifyOptions(Options):
-    """The measurements of ``verify``, and where the results are put."""
+    """The measurements of ``verify``, and where the results go."""
 
     steps: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...] | None, LegalValues("a list of steps or null")
@@ -193,30 +193,30 @@ class VerifyOptions(Options):
     """Checkpoints to measure, by step: [400, 1000]; null: the last one."""
 
     ablation: Ablation = "mean"
-    """What takes the place of a head's output: its mean over all rows of the same kind and all
-    positions, or zero."""
+    """What replaces a head's output: its mean over all rows of the same kind and all positions, or
+    zero."""
 
     n_rows: int = Field(32, ge=2)
     """Held-out rows of each kind."""
 
     draws: int = Field(20, ge=1)
-    """Random sets of other heads that each role is compared with."""
+    """Number of random sets of other heads that each role is compared with."""
 
     seed: int = 0
-    """Seed of these sets, and of random rows."""
+    """Seed of these sets and of the random rows."""
 
     device: str = "auto"
-    """auto (a GPU if there is one), or a name that torch knows: cpu, cuda, cuda:1, ..."""
+    """auto (a GPU if there is one), or a torch device: cpu, cuda, cuda:1, ..."""
 
     upload: bool = True
-    """Whether the results are put into the run; false: only make the files."""
+    """Upload the results to the run; false: only make the files."""
 
     output: Path | None = None
-    """Directory for the files; null: among the run's downloads."""
+    """Directory for the files; null: with the run's downloads."""
 
     cache: Path | None = None
-    """Directory for downloads and for what was measured; null: TRACKER_VIZ_CACHE, else the user's
-    cache directory."""
+    """Directory for downloads and measurements; null: TRACKER_VIZ_CACHE, else the user's cache
+    directory."""
 
     @field_validator("steps")
     @classmethod
@@ -232,36 +232,35 @@ MOST_SHOWN = 64
 
 
 class ComparisonOptions(Options):
-    """The axis and the pictures of ``compare``, and where they are put."""
+    """The axis and the pictures of ``compare``, and where they go."""
 
     axis: ComparisonAxis = "auto"
-    """What the runs are compared by, in the video, the distances, the onsets and the order of the
-    heads: training steps, tokens seen, or the progress of each run's own training. auto takes
-    steps; tokens where the runs see different numbers of them per step; progress where they have
-    no step in common."""
+    """How the runs are aligned, in the video, the distances, the onsets and the order of the heads:
+    by training steps, by tokens seen, or by the progress of each run. auto uses steps; tokens if
+    the runs see different numbers of tokens per step; progress if they have no step in common."""
 
     order: HeadOrder = "index"
-    """Heads by their index, or matched: heads that behaved alike below each other."""
+    """Order of the heads: by index, or matched, with similar heads of the runs below each other."""
 
     probe: Annotated[str | int, LegalValues("a row by its label or its index from 0")] = 0
-    """The row of the probe whose attention is shown."""
+    """Row of the probe whose attention is shown."""
 
     shown: int = Field(MOST_SHOWN, ge=2, le=MOST_SHOWN)
-    """Most runs that are drawn; of more those spread from the lowest loss to the highest. The
-    tables and the test are of all runs."""
+    """Largest number of runs to draw. If there are more, runs are chosen evenly from the lowest
+    loss to the highest. The tables and the test cover all runs."""
 
     max_gb: float = Field(50.0, gt=0)
-    """Most gigabytes of captures to pull; the video shows fewer points of time rather than exceed
-    it."""
+    """Largest amount of captures to download, in gigabytes; the video shows fewer steps rather than
+    exceed it."""
 
     theme: ThemeName = DEFAULT_THEME
     """Colors of the pictures."""
 
     upload: bool = True
-    """Whether the results are put into a run; false: only make the files."""
+    """Upload the results to a run; false: only make the files."""
 
     output: Path | None = None
-    """Directory for the files; null: among the downloads of the run that gets the results, else
+    """Directory for the files; null: with the downloads of the run that gets the results, else
     ./compare."""
 
     cache: Path | None = None

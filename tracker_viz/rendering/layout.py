@@ -45,19 +45,19 @@ class Attention(Options):
     panel: Literal["attention"] = "attention"
 
     probe: ProbeRow = 0
-    """The row of the probe whose attention is shown; null shows all rows, side by side."""
+    """Row of the probe whose attention is shown; null shows all rows, side by side."""
 
     show: Show = "value"
     """The probabilities, or their absolute change since the previous capture (step) or since the
     first (change)."""
 
     zooms: Annotated[int, Field(ge=1)] | None = None
-    """How many heads are shown large where a model has too many for a map of each; null: as many as
-    fit well."""
+    """Number of heads shown large if a model has too many heads to show a map of each; null: as
+    many as fit well."""
 
     many_heads: Literal["roles", "mosaic"] = "roles"
-    """What stands for all heads where they are too many for a map of each: one map of their roles,
-    or a mosaic of all their maps."""
+    """What to show if there are too many heads to show a map of each: one map of their roles, or a
+    mosaic of all their maps."""
 
 
 class Weights(Options):
@@ -70,18 +70,18 @@ class Weights(Options):
     matrices: Annotated[
         Names, LegalValues("a list of names or patterns, at least one, like ['mlp.w_*']")
     ] = ("mlp.w_*",)
-    """Which matrices, by what follows blocks.<i>. in their names; * stands for anything."""
+    """Matrices to show, by the part of their names after blocks.<i>.; * matches anything."""
 
     show: Show = "change"
     """The weights themselves (value), or their change since the first capture (change) or since the
     previous one (step)."""
 
     order: SortedBy = "norm"
-    """How rows and columns are sorted, once for the whole video: by how much they changed until the
-    last capture (norm), by the direction of that change (direction), or not at all (stored)."""
+    """Order of rows and columns, the same for the whole video: by how much they changed until the
+    last capture (norm), by the direction of that change (direction), or as stored (stored)."""
 
     reduce: Reduce = "rms"
-    """How entries that share a cell are combined: their signed mean, or their size (rms)."""
+    """How entries that share a cell are combined: by their signed mean, or by their size (rms)."""
 
 
 class Scores(Options):
@@ -94,27 +94,27 @@ class Scores(Options):
     names: Annotated[
         Names, LegalValues("a list of names or patterns, at least one, like ['head.induction']")
     ] = ("role.held", "head.specialisation")
-    """Which scores; * stands for anything. role.<role> is the score that measures a role, on the
-    kind of probe row that the role speaks about, role.held the scores of the three roles that heads
-    of the run hold. Those that the captures lack are left out, but one at least must be there."""
+    """Scores to show; * matches anything. role.<role> is the score that measures a role, on the
+    role's kind of probe row. role.held is the scores of three roles that heads of the run hold.
+    Scores that the captures lack are left out, but at least one must be present."""
 
 
 class LargeHead(Options):
-    """One head as large as it goes, with the probe's tokens along its sides."""
+    """One head as large as possible, with the probe's tokens along its sides."""
 
     group_name = "head"
 
     panel: Literal["head"] = "head"
 
     block: HeadIndex = None
-    """Index of the head's block. null: any; of these the induction head that changed most is shown,
-    else the head that did."""
+    """Index of the head's block. null: any. Among the heads allowed, this shows the induction head
+    that changed most, or without induction heads the head that changed most."""
 
     head: HeadIndex = None
     """Index of the head within its block; null: any."""
 
     probe: ProbeRow = 0
-    """The row of the probe that is shown large; the others are shown beside it."""
+    """Row of the probe that is shown large; the other rows are shown next to it."""
 
     def shows(self, block: int, head: int) -> bool:
         return self.block in (None, block) and self.head in (None, head)
@@ -128,37 +128,37 @@ class Experts(Options):
     panel: Literal["experts"] = "experts"
 
     probe: ProbeRow = None
-    """The row of the probe whose tokens are shown; null shows all rows, side by side."""
+    """Row of the probe whose tokens are shown; null shows all rows, side by side."""
 
     blocks: Annotated[int, Field(ge=1)] | None = None
-    """How many blocks are shown, evenly spaced from the first to the last; null: as many as fit
+    """Number of blocks to show, evenly spaced from the first to the last; null: as many as fit
     well."""
 
 
 class Circuit(Options):
-    """How heads compose: heads as nodes block by block, and lines to what they read."""
+    """How heads compose: heads as nodes, block by block, with lines to the heads that they read."""
 
     group_name = "circuit"
 
     panel: Literal["circuit"] = "circuit"
 
     composition: Literal["q", "k", "v"] = "k"
-    """Which side of a head reads what earlier heads write: its queries, its keys, or its values.
-    Induction shows on the keys."""
+    """The side of a head that reads earlier heads: its queries, its keys, or its values. Induction
+    shows on the keys."""
 
     sources: Annotated[int, Field(ge=1)] = 2
-    """How many earlier heads, those that it reads most at the end, a head has lines to."""
+    """Number of lines per head, to the earlier heads that it reads most at the end."""
 
 
 class Lens(Options):
-    """What the model would say behind every block, as words in cells: the logit lens."""
+    """The logit lens: what the model would predict after every block, as words in cells."""
 
     group_name = "lens"
 
     panel: Literal["lens"] = "lens"
 
     tokens: Annotated[int, Field(ge=1)] | None = None
-    """How many of the text's last tokens are shown; null: as many as there is room to read."""
+    """Number of the text's last tokens to show; null: as many as are readable."""
 
 
 Panel = Attention | Weights | Scores | LargeHead | Experts | Circuit | Lens
@@ -181,21 +181,21 @@ class Layout(Options):
     name: Annotated[
         str, LegalValues("plain letters, digits, spaces and _.+=,- like 'mine', for it names files")
     ]
-    """Names the video in the run."""
+    """Name of the video in the run."""
 
     panels: Annotated[tuple[Panel, ...], Field(min_length=1), LegalValues(_PANEL_FORM)]
-    """What the picture shows, from left to right. A head, a mixture's experts, a circuit and a
-    lens have the picture to themselves, but for scores."""
+    """Panels of the picture, from left to right. Panels head, experts, circuit and lens can only be
+    combined with scores."""
 
     timeline: bool = True
-    """Whether the run's timeline is drawn below the panels."""
+    """Draw the run's timeline below the panels."""
 
     metric: Annotated[
         str,
         Field(min_length=1),
         LegalValues("the name of a metric that was logged, like 'loss'"),
     ] = USUAL_METRIC
-    """The curve on the timeline and the second number of the header."""
+    """Metric of the curve on the timeline and of the second number in the header."""
 
     scales: Annotated[
         dict[str, dict[str, Any]],
@@ -227,7 +227,7 @@ class Layout(Options):
     @model_validator(mode="before")
     @classmethod
     def _drop_target(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Drop Hydra's ``_target_``: older users' YAML has it from when ``instantiate`` made
+        """Drop Hydra's ``_target_``: older YAML files have it, from when ``instantiate`` made
         layouts."""
         if values.get("_target_") == "tracker_viz.rendering.layout_from":
             return {name: value for name, value in values.items() if name != "_target_"}

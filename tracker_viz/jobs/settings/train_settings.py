@@ -38,7 +38,7 @@ _PLACES = {"data": ("path", "pattern")}
 
 class TrainSettings(Settings, Appearance):
     """Trains a small decoder, captures its blocks at chosen steps into the runs of your trackers,
-    and makes the video at the end."""
+    and renders the video at the end."""
 
     usage = ("[group=option ...] [key=value ...]", "-m seed=0,1,2 model.n_heads=4,8")
     groups: ClassVar = {
@@ -53,20 +53,20 @@ class TrainSettings(Settings, Appearance):
     }
 
     name: str = "demo"
-    """Name of the run, in the tracker and in the pictures."""
+    """Name of the run in the tracker and in the pictures."""
 
     seed: int = 0
-    """Seed of the weights and of the order of the batches."""
+    """Seed of the weights and of the batch order."""
 
     render: bool = True
     """Make the pictures when training ends; false leaves them for tracker-viz render."""
 
     optimize: str = "loss"
-    """Value of each job for a sweeper such as Optuna: loss, or a value of the run's summary such as
+    """Objective for a sweeper such as Optuna: loss, or a value of the run's summary such as
     specialisation/induction_max."""
 
     resume: str | None = None
-    """Continue from the last checkpoint of this run, into this run: mlflow:<run_id>, ..."""
+    """Continue this run from its last checkpoint: mlflow:<run_id>, ..."""
 
     spool: str | None = None
     """Directory where captures wait for the tracker; null: a new one in the job's directory."""
