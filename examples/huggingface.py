@@ -1,4 +1,4 @@
-"""Watch a small Llama in the Hugging Face Trainer, by one callback, into MLflow.
+"""Watch a small Llama in the Hugging Face Trainer with one callback, and log to MLflow.
 
 The model starts from random weights and learns bytes.
 

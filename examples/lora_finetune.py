@@ -1,7 +1,7 @@
-"""Fine-tune a small decoder with LoRA on a new task, and see what that changed, head by head.
+"""Fine-tune a small decoder with LoRA on a new task, and rank what changed, head by head.
 
-The base learns to continue rows that repeat after 16 tokens; the new rows repeat after 11. What the
-adapters make of the heads is filmed from the base model (step 0) on, and ranked.
+The base model learns to continue rows that repeat after 16 tokens; the new rows repeat after 11.
+Captures start with the base model (step 0) and show how the adapters change its heads.
 
 pip install peft transformers
 python examples/lora_finetune.py
@@ -18,7 +18,7 @@ OLD_PERIOD, NEW_PERIOD = 16, 11
 
 
 def batch(period: int, rows: int = 32) -> torch.Tensor:
-    """[BOS] and random tokens that repeat."""
+    """Return rows of [BOS] and repeated random tokens, int64 [row, token]."""
     unit = torch.stack([torch.randperm(VOCABULARY - 1)[:period] + 1 for _ in range(rows)])
     repeated = unit.repeat(1, LENGTH // period + 1)[:, : LENGTH - 1]
     return torch.cat([torch.full((rows, 1), BOS), repeated], dim=1)
@@ -29,7 +29,7 @@ def train_step(
 ) -> torch.Tensor:
     ids = batch(period)
     labels = ids.clone()
-    labels[:, : period + 1] = -100  # nobody can know the first copy
+    labels[:, : period + 1] = -100  # the first copy cannot be predicted
     loss = model(input_ids=ids, labels=labels).loss
     optimizer.zero_grad()
     loss.backward()
@@ -38,7 +38,7 @@ def train_step(
 
 
 def pretrained(steps: int) -> LlamaForCausalLM:
-    """Stands for a base model of your own: LlamaForCausalLM.from_pretrained(...)."""
+    """Replace this with your base model: LlamaForCausalLM.from_pretrained(...)."""
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
@@ -62,7 +62,7 @@ def main(steps: int = 200, base_steps: int = 300) -> None:
     lora = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(pretrained(base_steps), lora)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3)
-    # One row of the new task, and as text one of the old.
+    # One row of the new task, and one row of the old task as text.
     old_row = batch(OLD_PERIOD, rows=1)[0]
     probe = tv.make_probe(VOCABULARY, LENGTH, text_ids=old_row, bos_id=BOS, period=NEW_PERIOD)
 

@@ -22,7 +22,7 @@ LAYOUTS = ("heads", "ffn", "head", "scores", "changes", "circuit")
 
 
 def overview(series: Series, path: Path) -> None:
-    """The film as an animation that is small enough for a README."""
+    """Return the film as an animation small enough for a README."""
     renderer = Renderer(series, "overview", theme="light")
     shots = storyboard(
         series.steps,
@@ -35,8 +35,8 @@ def overview(series: Series, path: Path) -> None:
 
 
 def layouts(series: Series, path: Path) -> None:
-    """The other layouts beside each other, at half of 1080p: the last capture, and of the changes
-    the one that completes the strongest event."""
+    """Return the other layouts side by side, at half of 1080p: the last capture of each, and for
+    ``changes`` the capture that completes the strongest event."""
     tiles = []
     for name in LAYOUTS:
         renderer = Renderer(series, name, theme="light")
@@ -52,8 +52,8 @@ def layouts(series: Series, path: Path) -> None:
 
 
 def patterns(series: Series, path: Path) -> None:
-    """Heads to learn reading from, on the repeated row: one before training, the strongest of four
-    roles after it, and one without a role."""
+    """Return example heads on the repeated row: one before training, the strongest of four roles
+    after training, and one without a role."""
     wanted = [*series.names("blocks.*.attn.pattern"), *series.names("scores.head.*")]
     first, last = series.capture(0, wanted), series.capture(len(series) - 1, wanted)
     names = {

@@ -1,9 +1,9 @@
-"""Save a view of a W&B project in which the films of its runs are beside each other.
+"""Save a view of a W&B project with the films of its runs side by side.
 
     pip install wandb-workspaces
     python examples/wandb_view.py <entity>/<project> [layout]
 
-Prints the view's address. What it sets can be clicked together, too: see wandb.md.
+Prints the address of the view. You can also build the view by hand: see wandb.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROLES = ("induction", "previous_token", "current_token", "duplicate_token", "sin
 
 
 def save_view(entity: str, project: str, layout: str = "overview") -> str:
-    """Save the view and return its address. ``layout``: whose films it shows."""
+    """Save the view and return its address. ``layout``: the layout of the films."""
     films = ws.Section(
         name="Films",
         is_open=True,
