@@ -86,6 +86,12 @@ def test_results_are_put_into_the_run_and_mark_its_table_of_heads(recorded):
 
     summary = json.loads((run.directory / "summary.json").read_text())
     rows = by_name(result)
+    marked = stored_results(run).ablations()
+    assert marked.step == LAST_STEP
+    assert marked.rises == {
+        ((0, 1),): rows["L00H01"]["later_copies_change"],
+        ((1, 0), (1, 2)): rows["induction"]["later_copies_change"],
+    }, "single heads and pairs whose label holds"
     assert summary["verify/induction_loss_rise"] == rows["induction"]["later_copies_change"]
     assert summary["verify/induction_others_rise"] == rows["induction"]["others_change"]
 
@@ -99,9 +105,11 @@ def test_results_are_put_into_the_run_and_mark_its_table_of_heads(recorded):
 
 
 def test_marks_stay_when_the_run_is_drawn_and_go_when_it_goes_on(recorded):
+    drawn = {"format": "poster", "layout": "circuit", "progress": False}
+    plain = tv.render(recorded.ref, **drawn).path.read_bytes()
     verify(recorded)
     run = trackers.open_run(recorded.ref)
-    tv.render(recorded.ref, format="poster", layout="heads", progress=False)
+    assert tv.render(recorded.ref, **drawn).path.read_bytes() != plain, "rings around its heads"
     marked = {row["head"]: row["verified"] for row in table(run, "head_roles.csv")}
     assert marked["L00H01"] == "holds"
 

@@ -41,6 +41,7 @@ from tracker_viz.metrics.roles import (
     labels_near_line,
 )
 from tracker_viz.metrics.series import ROUTER_PREFIX, ScoreSeries
+from tracker_viz.types import HeadId
 
 Floats = NDArray[np.float32]
 
@@ -291,6 +292,16 @@ def onset_table(series: ScoreSeries) -> list[TableRow]:
 def head_name(block: int, head: int) -> str:
     """Return a head's name in tables and charts: ``L03H01`` sorts by block, then head."""
     return f"L{block:02d}H{head:02d}"
+
+
+def head_of(name: str) -> HeadId:
+    """Return the (block, head) that ``head_name`` wrote.
+
+    Raises:
+        ValueError: it is no such name.
+    """
+    block, head = name.removeprefix("L").split("H")
+    return int(block), int(head)
 
 
 def shown_heads(text: str) -> str:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from tracker_viz.metrics.probe_rows import RowKind
 from tracker_viz.metrics.roles import NO_ROLE, ROLES, gather_evidence, head_roles, role_label
 from tracker_viz.metrics.series import ScoreSeries
-from tracker_viz.metrics.summary import head_name
+from tracker_viz.metrics.summary import head_name, head_of
 from tracker_viz.types import HeadId
 
 LOSSES = ("later_copies", "first_copies", "text")
@@ -116,6 +116,20 @@ class AblatedSet:
         for kind, values in description["residuals"].items():
             residuals[str(kind)] = tuple(map(float, values))
         return cls(heads, losses, changes, residuals)
+
+
+@dataclass(frozen=True, slots=True)
+class Ablations:
+    """Heads without which a checkpoint loses more than by chance.
+
+    Attributes:
+        step: of the checkpoint.
+        rises: sets of one or two heads -> by how much the loss that their role serves rises
+            without them, in nats.
+    """
+
+    step: int
+    rises: Mapping[tuple[HeadId, ...], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +271,26 @@ def sentences(rows: Sequence[Mapping[str, Cell]]) -> list[str]:
         if is_role:
             found.append(_sentence(row))
     return found
+
+
+def ablations(rows: Sequence[Mapping[str, Cell]]) -> Ablations | None:
+    """Return the single heads and the pairs of the last checkpoint whose verdict is ``holds``; None
+    without any checkpoint.
+
+    Args:
+        rows: those of ``verdict_rows``.
+    """
+    if not rows:
+        return None
+    step = max(int(row["step"] or 0) for row in rows)
+    rises = {}
+    for row in rows:
+        rise = row[f"{row['judged_by']}_change"] if row["judged_by"] else None
+        holds = row["step"] == step and row["verdict"] == "holds"
+        if holds and row["n_heads"] in (1, 2) and isinstance(rise, float):
+            heads = tuple(head_of(name) for name in str(row["heads"]).split())
+            rises[heads] = rise
+    return Ablations(step, rises)
 
 
 def marked_rows(

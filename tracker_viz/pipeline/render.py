@@ -24,6 +24,7 @@ from tracker_viz.pipeline.options import (
     VideoOptions,
 )
 from tracker_viz.pipeline.showing import picture_markup
+from tracker_viz.pipeline.verify_results import stored_results
 from tracker_viz.progress import progress_bar
 from tracker_viz.trackers import Pulled, Run, cache_directory
 from tracker_viz.types import RunRef
@@ -136,7 +137,7 @@ def render(
         RenderError: the run has no captures, or not those that the layout shows.
         VideoError: the video cannot be written here.
     """
-    from tracker_viz.rendering import Renderer, resolve_layout
+    from tracker_viz.rendering import Circuit, Renderer, resolve_layout
 
     if isinstance(run, Recorded):
         holders = run.runs_to_draw()
@@ -164,6 +165,9 @@ def render(
     if not pulled.captures and not pulled.damaged:
         raise RenderError(f"there is no capture to draw: {opened.why_no_captures()}")
     series = _series(pulled, opened.info().name, is_part=options.steps is not None)
+    if any(isinstance(panel, Circuit) for panel in drawn.panels):
+        verified = stored_results(opened)
+        series.ablations = verified.ablations() if verified else None
     renderer = Renderer(series, drawn, size=options.video.size, theme=options.theme)
     draws_video = "video" in options.format
     pictures = []

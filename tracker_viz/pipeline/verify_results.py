@@ -20,7 +20,9 @@ from tracker_viz.errors import ConfigError, TrackerError, TransientTrackerError
 from tracker_viz.files import read_json, temporary_directory, write_json
 from tracker_viz.metrics import (
     VERDICT_COLUMNS,
+    Ablations,
     ScoreSeries,
+    ablations,
     head_table,
     judged_by,
     marked_rows,
@@ -107,6 +109,11 @@ class Results:
             return None
         verified = {str(row["what"]): row for row in self._rows_of(max(steps))}
         return marked_rows(heads, verified)
+
+    def ablations(self) -> Ablations | None:
+        """Return what the pictures mark: heads without which the last checkpoint loses more than
+        by chance."""
+        return ablations(self.table)
 
     def description(self) -> dict[str, Any]:
         return {

@@ -238,7 +238,12 @@ class WordMap:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One head of a graph: a disk around (x, y), with the head's name in it where it has room."""
+    """One head of a graph: a disk around (x, y), with the head's name in it where it has room.
+
+    Attributes:
+        is_needed: without the head the model loses; the disk has a ring.
+        note: by how much, written below the disk where there is room.
+    """
 
     head: HeadId
     x: int
@@ -246,6 +251,8 @@ class Node:
     radius: float
     name: str = ""
     name_px: float = 0.0
+    is_needed: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -260,6 +267,8 @@ class Graph:
         widest_px: of a line of value 1.
         listed: place of the names of the strongest lines, ``rows`` of them; none without rows.
         written: float32 [capture, edge]: the numbers beside these names.
+        needed: numbers of the lines without whose two heads the model loses; they have an outline.
+        note_px: size of the nodes' notes.
     """
 
     box: Box
@@ -272,6 +281,8 @@ class Graph:
     row_px: int
     size_px: float
     written: NDArray[np.float32]
+    needed: frozenset[int] = frozenset()
+    note_px: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

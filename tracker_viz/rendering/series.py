@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tracker_viz import capture_file
 from tracker_viz.capture_file import ArrayKey
 from tracker_viz.errors import LayoutError, RenderError, unknown_name
+from tracker_viz.metrics import Ablations
 from tracker_viz.types import Capture, CaptureHeader, CapturePath
 
 _PATTERN, _HEAD_AXIS = ".attn.pattern", ".head"
@@ -81,6 +82,8 @@ class Series:
                 "each out"
             )
         self.missing_steps: tuple[int, ...] = tuple(sorted(set(missing_steps) - set(self.steps)))
+        # What ``verify`` found in this run, where it did.
+        self.ablations: Ablations | None = None
         self.metrics: list[Mapping[str, float]] = []
         self.tokens_seen: list[int | None] = []
         self.arrays: dict[str, RunArray] = {}

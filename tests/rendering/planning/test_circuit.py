@@ -9,8 +9,10 @@ import pytest
 
 from tracker_viz import capture_file
 from tracker_viz.errors import LayoutError
+from tracker_viz.metrics import Ablations
 from tracker_viz.rendering import Renderer, Series, make_plan, resolve_layout
 from tracker_viz.rendering.storyboard import Shot
+from tracker_viz.rendering.theme import rgb
 
 LAYOUT = resolve_layout("circuit")
 
@@ -68,6 +70,28 @@ def test_captures_without_matrices_are_refused_with_the_fix(synthetic, small_run
     series = without(synthetic, small_run, tmp_path / "run", gone)
     with pytest.raises(LayoutError, match="signals="):
         make_plan(LAYOUT, series)
+
+
+def test_heads_that_ablation_needs_have_a_ring_and_its_figure_and_a_pair_its_line(small_run):
+    series = Series(small_run)
+    plain = make_plan(LAYOUT, series, size="1080p").graph
+    pair = tuple(plain.nodes[end].head for end in plain.edges[0])
+    series.ablations = Ablations(400, {((1, 2),): 0.734, pair: 0.5})
+    renderer = Renderer(series, LAYOUT, size="1080p")
+    graph = renderer.plan.graph
+    needed = {node.head: node.note for node in graph.nodes if node.is_needed}
+    assert needed == {(1, 2): "+0.73"}
+    assert graph.needed == {0}
+    said = [
+        text.text for text in renderer.plan.labels if text.text.startswith("ring, +: taken out")
+    ]
+    assert len(said) == 1
+    assert "step 400" in said[0]
+    frame = renderer.draw(Shot(5, 0.0, 0.1)).pixels
+    dark = rgb(renderer.plan.theme.text)
+    for node in graph.nodes:
+        above = frame[round(node.y - node.radius) - 12 : round(node.y - node.radius), node.x]
+        assert (above == dark).all(-1).any() == node.is_needed
 
 
 def test_a_frame_does_not_depend_on_the_frame_before_it(series):

@@ -47,8 +47,8 @@ class GraphPainter:
     def __init__(self, plan: Plan) -> None:
         assert plan.graph is not None, "a plan without a graph is not painted by this"
         self._plan, self._graph = plan, plan.graph
-        self._lines = [self._line(*edge) for edge in self._graph.edges]
         self._rim_px = max(1.0, 2.0 * plan.unit)
+        self._lines = [self._line(*edge) for edge in self._graph.edges]
 
     def paint(self, canvas: Canvas, capture: int, part: float) -> None:
         """Paint ``part`` of the way from a capture to the next one; roles are those of the
@@ -64,6 +64,7 @@ class GraphPainter:
             self._paint_line(flat, number, float(shares[number]), held)
         for node in graph.nodes:
             self._paint_node(canvas, node, held.get(node.head))
+            self._write_note(canvas, node)
         if graph.rows:
             self._write_strongest(canvas, order[::-1][: graph.rows], capture, part, held)
 
@@ -78,7 +79,7 @@ class GraphPainter:
         slope = (end.y - start.y) * 6 * part * (1 - part) / max(right - left, 1)
         # A steep line is as wide across as a level one, and higher.
         stretch = np.sqrt(1 + slope**2)
-        reach = self._graph.widest_px / 2 + 1
+        reach = self._graph.widest_px / 2 + 1 + self._rim_px
         columns, rows, distances = [], [], []
         for column, middle, stretched in zip(x, y, stretch, strict=True):
             high = np.arange(
@@ -100,14 +101,11 @@ class GraphPainter:
         line = self._lines[number]
         thinnest = _THINNEST * self._plan.unit
         half = 0.5 * (thinnest + share * max(self._graph.widest_px - thinnest, 0.0))
-        n_near = int(np.searchsorted(line.distances, half + 0.5))
         weakest, strongest = _OPAQUE
         opaque = weakest + min(share, 1.0) * (strongest - weakest)
-        covered = np.clip(half + 0.5 - line.distances[:n_near], 0.0, 1.0) * np.float32(opaque)
-        pixels = line.pixels[:n_near]
-        color = np.array(self._line_color(number, held), np.float32)
-        under = flat.take(pixels, axis=0).astype(np.float32)
-        flat[pixels] = np.rint(under + covered[:, None] * (color - under)).astype(np.uint8)
+        if number in self._graph.needed:
+            _stroke(flat, line, half + self._rim_px, 1.0, rgb(self._plan.theme.text))
+        _stroke(flat, line, half, opaque, self._line_color(number, held))
 
     def _line_color(self, number: int, held: Mapping[HeadId, str]) -> _Color:
         """Return the color of the role of the head that reads; gray where it has none."""
@@ -120,11 +118,19 @@ class GraphPainter:
         rim, fill, ink = theme.dim, theme.panel, theme.dim
         if role:
             rim, fill, ink = theme.roles[role], theme.roles[role], _ink_on(theme.roles[role])
-        colors, covered = _disk(node, self._rim_px, rgb(rim), rgb(fill), rgb(ink))
+        ring = rgb(theme.text) if node.is_needed else None
+        colors, covered = _disk(node, self._rim_px, rgb(rim), rgb(fill), rgb(ink), ring)
         reach = covered.shape[0] // 2
         rows = slice(node.y - reach, node.y + reach + 1)
         view = canvas.pixels[rows, node.x - reach : node.x + reach + 1]
         view[...] = np.rint(view + covered * (colors - view)).astype(np.uint8)
+
+    def _write_note(self, canvas: Canvas, node: Node) -> None:
+        if node.note:
+            coverage = _line_of_text(node.note, self._graph.note_px)
+            y = round(node.y + node.radius + 2 * self._rim_px)
+            x = round(node.x - coverage.shape[1] / 2)
+            _write(canvas, coverage, x, y, rgb(self._plan.theme.text))
 
     def _write_strongest(
         self,
@@ -155,11 +161,11 @@ class GraphPainter:
 
 @lru_cache(maxsize=4096)
 def _disk(
-    node: Node, rim_px: float, rim: _Color, fill: _Color, ink: _Color
+    node: Node, rim_px: float, rim: _Color, fill: _Color, ink: _Color, ring: _Color | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the colors of a disk with its name in it, float32 [row, column, 3], and how much of
-    each pixel it covers, [row, column, 1]; the disk lies in the middle."""
-    reach = int(node.radius) + 2
+    each pixel it covers, [row, column, 1]; the disk lies in the middle, the ring around it."""
+    reach = int(node.radius + 4 * rim_px) + 2
     rows, columns = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     distance = np.hypot(rows, columns).astype(np.float32)
     outer = np.clip(node.radius + 0.5 - distance, 0.0, 1.0)
@@ -173,7 +179,24 @@ def _disk(
         coverage = coverage[inked[0] : inked[-1] + 1]
         left = max(0, round(reach - coverage.shape[1] / 2))
         blend(pixels, coverage, left, round(reach - coverage.shape[0] / 2), ink)
+    if ring:
+        around = np.clip(1.5 * rim_px + 0.5 - abs(distance - node.radius - 2.5 * rim_px), 0.0, 1.0)
+        outside = distance > node.radius + 0.75 * rim_px
+        pixels[outside] = ring
+        outer = np.where(outside, around, outer)
     return pixels.astype(np.float32), outer[..., None]
+
+
+def _stroke(
+    flat: NDArray[np.uint8], line: _Line, half: float, opaque: float, color: _Color
+) -> None:
+    """Paint a line that reaches ``half`` pixels to both sides of its middle."""
+    n_near = int(np.searchsorted(line.distances, half + 0.5))
+    covered = np.clip(half + 0.5 - line.distances[:n_near], 0.0, 1.0) * np.float32(opaque)
+    pixels = line.pixels[:n_near]
+    under = flat.take(pixels, axis=0).astype(np.float32)
+    colors = np.array(color, np.float32)
+    flat[pixels] = np.rint(under + covered[:, None] * (colors - under)).astype(np.uint8)
 
 
 @lru_cache(maxsize=1024)

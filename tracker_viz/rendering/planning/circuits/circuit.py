@@ -8,6 +8,7 @@ hold whole. Lines and places are chosen once, from the whole run; only their str
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from tracker_viz.types import HeadId
 _SCALE = "composition"
 _SIDES = {"q": "queries", "k": "keys", "v": "values"}
 _NUMBER, _LISTED = 20.0, 25.0
+_WORDS, _NOTE = 34, 30  # at 1080p: for what a ring means; between disks, for a number
 _NAME_SIZES = (27.0, 22.0, 18.0, 15.0)
 _BESIDE = 530  # at 1080p: pixels of the width for the map of all pairs
 _BELOW = 60  # at 1080p: more room for the timeline
@@ -200,8 +202,14 @@ def _place_graph(
 ) -> None:
     px = builder.px
     inside = Box(area.x, area.y + px(_ABOVE), area.width, area.height - px(_ABOVE))
-    nodes = _nodes(builder, heads, inside)
+    ablations = builder.series.ablations
+    rises = ablations.rises if ablations else {}
+    if ablations and rises:
+        inside, words = cut_bottom(inside, px(_WORDS))
+        _say_what_rings_mean(builder, ablations.step, words)
+    nodes = _nodes(builder, heads, inside, rises)
     edges = _edges(values, panel.sources)
+    needed = {frozenset(pair) for pair in rises if len(pair) == 2}
     pairs = np.array(edges, np.int64).reshape(-1, 2)
     written = values[:, pairs[:, 1], pairs[:, 0]].astype(np.float32)
     most = float(np.nanmax(written, initial=chance + 1e-3))
@@ -219,10 +227,33 @@ def _place_graph(
         px(_LISTED_ROW),
         _LISTED * builder.unit,
         written,
+        frozenset(
+            number
+            for number, edge in enumerate(edges)
+            if frozenset(nodes[end].head for end in edge) in needed
+        ),
+        _NUMBER * builder.unit,
     )
 
 
-def _nodes(builder: PlanBuilder, heads: list[HeadId], box: Box) -> tuple[Node, ...]:
+def _say_what_rings_mean(builder: PlanBuilder, step: int, box: Box) -> None:
+    offers = (
+        f"ring, +: taken out at step {step:,}, the loss that the head's role serves rises by so "
+        "many nats, beyond chance",
+        f"ring, +: rise of the loss without the head, at step {step:,}, in nats",
+        f"ring, +: loss without it, step {step:,}",
+    )
+    fitting = (text for text in offers if builder.text_width(text, _NUMBER) <= box.width)
+    said = next(fitting, builder.fitted(offers[-1], _NUMBER, box.width))
+    builder.text(said, box.x, box.bottom - builder.px(6), _NUMBER)
+
+
+def _nodes(
+    builder: PlanBuilder,
+    heads: list[HeadId],
+    box: Box,
+    rises: Mapping[tuple[HeadId, ...], float],
+) -> tuple[Node, ...]:
     """Return the disks, one column a block, and name the columns."""
     px = builder.px
     blocks = sorted({block for block, _ in heads})
@@ -244,7 +275,11 @@ def _nodes(builder: PlanBuilder, heads: list[HeadId], box: Box) -> tuple[Node, .
         x = round(box.x + (blocks.index(block) + 0.5) * pitch_x)
         y = round(box.y + (head + 0.5) * pitch_y)
         name = names[block, head] if size else ""
-        nodes.append(Node((block, head), x, y, radius, name, size * builder.unit))
+        rise = rises.get(((block, head),))
+        has_room = pitch_y - 2 * radius > px(_NOTE)
+        note = f"+{rise:.2f}" if rise is not None and has_room else ""
+        node = Node((block, head), x, y, radius, name, size * builder.unit, rise is not None, note)
+        nodes.append(node)
     every = number_spacing(pitch_x, builder.text_width("block 00 ", _NUMBER))
     for place, block in list(enumerate(blocks))[::every]:
         middle = box.x + (place + 0.5) * pitch_x
