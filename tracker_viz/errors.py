@@ -1,13 +1,13 @@
 """Every error that tracker_viz raises on purpose. Imported by all stations, imports none.
 
     TrackerVizError
-    ├── ConfigError (ValueError)          an option, name or reference that a user gave is wrong
-    ├── CaptureError                      a model or a probe that cannot be captured
+    ├── ConfigError (ValueError)          an option, name or reference from the user is invalid
+    ├── CaptureError                      a model or a probe cannot be captured
     │   ├── UnsupportedModelError         no attention seen, a fused kernel, a meta device, ...
     │   └── ProbeError (ValueError)       probe too long, token ids outside the vocabulary, ...
     ├── CaptureFileError                  a capture file is damaged or holds what it must not
     │   └── SchemaError                   it was written by a newer tracker_viz
-    ├── TrackerError                      a tracker refused something; asking again will not help
+    ├── TrackerError                      a tracker refused something; retrying will not help
     │   ├── TransientTrackerError         it may work later: the only error that is retried
     │   ├── RunNotFoundError              no such run, or it was deleted
     │   ├── RunActiveError                the run is still being written by another process
@@ -18,9 +18,9 @@
     │   └── EncoderUnavailableError       this machine cannot encode that
     └── MissingDependencyError (ImportError)   names the install line
 
-The demo adds one of its own, ``demo.trainer.TrainingDivergedError``.
+The demo adds one more, ``demo.trainer.TrainingDivergedError``.
 
-A message says what was expected, what came, and how to fix it.
+A message says what was expected, what was given, and how to fix it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class TrackerVizError(Exception):
 
 
 class ConfigError(TrackerVizError, ValueError):
-    """An option, a name or a reference that a user gave is wrong."""
+    """An option, a name or a reference from the user is invalid."""
 
 
 class RunTakenError(ConfigError):
-    """The run holds, or is receiving, the captures of another training.
+    """The run holds, or is receiving, the captures of another training run.
 
     Attributes:
         ref: the run, a ``RunRef``.
@@ -56,7 +56,7 @@ class CaptureError(TrackerVizError):
 
 
 class UnsupportedModelError(CaptureError):
-    """The model has no attention that can be seen; names the module and the way round."""
+    """No attention of the model can be captured; the message names the module and a workaround."""
 
 
 class ProbeError(CaptureError, ValueError):
@@ -64,7 +64,7 @@ class ProbeError(CaptureError, ValueError):
 
 
 class CaptureFileError(TrackerVizError):
-    """A capture file is damaged, or holds what a capture file must not hold."""
+    """A capture file is damaged, or has content that a capture file must not have."""
 
 
 class SchemaError(CaptureFileError):
@@ -72,11 +72,11 @@ class SchemaError(CaptureFileError):
 
 
 class TrackerError(TrackerVizError):
-    """A tracker refused something, and asking again would not help."""
+    """A tracker refused something, and retrying would not help."""
 
 
 class TransientTrackerError(TrackerError):
-    """The tracker may accept the same call later: a dead server, a time-out, a 5xx answer."""
+    """The tracker may accept the same call later: a dead server, a timeout, a 5xx response."""
 
 
 class RunNotFoundError(TrackerError):
@@ -84,7 +84,7 @@ class RunNotFoundError(TrackerError):
 
 
 class RunActiveError(TrackerError):
-    """The run is still being written by another process, and joining it would disturb that."""
+    """Another process is still writing the run, and joining it would disturb that process."""
 
 
 class NoSuchFileError(TrackerError):
@@ -100,15 +100,15 @@ class LayoutError(RenderError, ValueError):
 
 
 class VideoError(TrackerVizError):
-    """A video could not be written, or what was written did not read back as it should."""
+    """A video could not be written, or was not read back correctly."""
 
 
 class EncoderUnavailableError(VideoError):
-    """This machine has no such encoder; the message names those it has."""
+    """This machine lacks the encoder; the message names the available ones."""
 
 
 class MissingDependencyError(TrackerVizError, ImportError):
-    """An optional package or a system library is missing; the message names the install line."""
+    """An optional package or a system library is missing; the message has the install command."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

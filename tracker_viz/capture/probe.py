@@ -157,28 +157,27 @@ def make_probe(
     seed: int = 0,
     score_rows: int = DEFAULT_SCORE_ROWS,
 ) -> Probe:
-    """Return a probe with one row of repeated random tokens, and one of text where ``text_ids`` is
-    given; after them hidden rows of both kinds, for the scores alone.
+    """Return a probe with one row of repeated random tokens, and one row of text if ``text_ids`` is
+    given, followed by hidden rows of both kinds, which are only scored.
 
     Args:
         vocab_size: token ids are below this.
-        context_length: most tokens that the model takes; None where the model has no limit of its
-            own.
-        text_ids: a text the model should understand, at least ``length`` tokens. What follows those
-            makes hidden rows of text: give ``(1 + score_rows) * length`` tokens for all of them.
-        decode: token id -> text, a tokenizer, or a table; the ids themselves are shown without it
-            (see ``spelling.Speller``).
-        bos_id: put before the repeated tokens, as training did; None: nothing is.
+        context_length: most tokens that the model takes; None if the model has no limit.
+        text_ids: a text that the model should understand, at least ``length`` tokens. Hidden rows
+            of text come from the rest: pass ``(1 + score_rows) * length`` tokens for all of them.
+        decode: token id -> text, a tokenizer, or a table; without it the ids are shown (see
+            ``spelling.Speller``).
+        bos_id: token before the repeated tokens, as in training; None: none.
         token_range: draw the random tokens from ``first <= id < last``; the whole vocabulary by
             default.
         exclude: ids never drawn (special tokens); ``bos_id`` is never drawn either.
-        length: tokens in a row; ``min(context_length, 128, len(text_ids))`` by default.
-        period: distinct random tokens before they repeat. Keep it within what the model was trained
-            on: with rotary positions, distances never seen hide induction heads. By default as many
-            as give ``copies`` copies, and at least 3 where the row has room for two copies of 3:
-            below that no head can be told to look at an earlier copy. Hidden rows have periods a
-            quarter shorter and longer than the default, and shorter ones than a given ``period``.
-        seed: of a private generator; the same arguments give the same probe.
+        length: tokens per row; ``min(context_length, 128, len(text_ids))`` by default.
+        period: distinct random tokens before they repeat. Keep it within the distances of training:
+            with rotary positions, unseen distances hide induction heads. The default gives
+            ``copies`` copies, but is at least 3 if the row has room for two copies of 3: with fewer
+            tokens, attention to an earlier copy cannot be told apart. Hidden rows have periods a
+            quarter shorter and longer than the default, or only shorter than a given ``period``.
+        seed: of a private random generator; the same arguments give the same probe.
         score_rows: hidden rows of each kind; 0: none. Each costs about as much as a drawn row.
 
     Raises:

@@ -29,24 +29,22 @@ def push(
     patience_s: float = PATIENCE_S,
     progress: Progress | None = None,
 ) -> Report:
-    """Upload what a crashed or offline process left in its spool, and end its runs. Safe to repeat,
-    and to run twice at once.
+    """Upload what a crashed or offline process left in its spool, and end its runs. It is safe to
+    repeat, and to run twice at once.
 
     Args:
         directory: the spool.
-        into: a run, or a tracker in which a new one is made, for the captures of a spool whose own
-            run was deleted, or that has none. It takes the place of the run of the same tracker.
-        options: tracker -> options that the spool does not have, or that changed since (a new
-            address, ...).
-        timeout_s: give up after this many seconds; None: as long as anything moves.
-        patience_s: give up when nothing was delivered for this many seconds.
-        progress: called now and then with (captures delivered, captures in all), over all
-            destinations.
+        into: a run, or a tracker in which to create a new one, if the spool's run was deleted or it
+            has none. It replaces the spool's run of the same tracker.
+        options: tracker -> options that the spool lacks, or that have changed (a new address, ...).
+        timeout_s: give up after this many seconds; None: continue while there is progress.
+        patience_s: give up if nothing was delivered for this many seconds.
+        progress: called regularly with (captures delivered, all captures), over all destinations.
 
     Raises:
-        ConfigError: the directory is no spool, or does not say where its captures go, or
-            ``timeout_s`` is not a time that can be waited.
-        RunActiveError: its training process is still at work.
+        ConfigError: the directory is not a spool, or does not say where its captures go, or
+            ``timeout_s`` is invalid.
+        RunActiveError: its training process is still running.
         MissingDependencyError: a destination's package is not installed.
     """
     spool = Spool(directory)

@@ -1,4 +1,4 @@
-"""Capture checkpoints that were saved earlier, into a run."""
+"""Capture existing checkpoints into a run."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Backfilled:
     """The result of ``backfill``.
 
     Attributes:
-        steps: steps that were captured now.
+        steps: the steps captured by this call.
         runs: the runs that got them.
-        report: how their delivery went.
+        report: the result of their delivery.
     """
 
     steps: tuple[int, ...]
@@ -79,13 +79,12 @@ def backfill(
     autocast: torch.dtype | None = None,
     progress: bool = True,
 ) -> Backfilled:
-    """Capture checkpoints that were saved earlier into a run, except for steps that it holds
-    already.
+    """Capture existing checkpoints into a run, except for steps that it already holds.
 
     Args:
         checkpoints: glob pattern of safetensors files, ``torch.save`` files or Hugging Face
             directories, with the step in their names.
-        model: of the class and configuration that was saved; its weights are overwritten.
+        model: with the class and configuration of the checkpoints; its weights are overwritten.
         name: of a run that is created here; ``backfill`` by default.
         progress: show progress bars.
 
@@ -93,9 +92,8 @@ def backfill(
 
     Raises:
         ConfigError: no checkpoint matches, or a name has no step in it; checked first.
-        CaptureError: a checkpoint does not fit the model. What was captured before is kept and
-            uploaded.
-        RunTakenError: the run holds the captures of another training.
+        CaptureError: a checkpoint does not fit the model. Earlier captures are kept and uploaded.
+        RunTakenError: the run holds the captures of another training run.
     """
     from tracker_viz.capture import (
         Camera,

@@ -1,5 +1,5 @@
-"""``tv.compare``: show what the heads of several runs became, and when, as one video, pictures,
-tables and sentences, and put these into the run above them."""
+"""``tv.compare``: show which roles the heads of several runs took, and when, as one video,
+pictures, tables and sentences, and upload these to the parent run."""
 
 from __future__ import annotations
 
@@ -68,23 +68,23 @@ _MOST_LINES = 20  # of findings, and of notes, in a notebook
 
 @dataclass(frozen=True, slots=True)
 class CompareResult:
-    """A comparison that was made. A path itself: the video's.
+    """The result of a comparison. Path-like: it is the path of the video.
 
     Attributes:
         video, pictures, tables: files on this machine; ``pictures``: the video's last picture, the
             onsets, the distances, the heads' clusters; ``tables``: of runs, settings and tests, and
             the findings as text.
-        axis: the axis that the runs were compared on.
+        axis: the axis that the runs were aligned on.
         rows: one per run, see ``comparison.run_table``.
-        groups: one per setting, its seeds taken together.
-        correlations: of settings with outcomes, the strongest first; empty with too few runs.
+        groups: one per setting, combining its seeds.
+        correlations: of settings with outcomes, strongest first; empty with too few runs.
         findings: the findings in sentences.
         notes: caveats to read before comparing.
         shown: the runs that the video and the pictures show: all, or some of many.
         duration_s: of the video.
-        url: where to watch the video; None when it was put into no run.
-        in_step: the page that plays the runs' own videos in step, or None.
-        ui_command: must be running for ``url`` to open; None where a server shows it already.
+        url: where to watch the video; None if it was not uploaded.
+        in_step: the page that plays the videos of all runs in sync, or None.
+        ui_command: must be running for ``url`` to open; None if a server shows it already.
     """
 
     video: Path
@@ -186,18 +186,18 @@ def compare(
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
 ) -> CompareResult:
-    """Show side by side what the heads of several runs became, and when, as ``tracker-viz compare``
-    does.
+    """Show side by side which roles the heads of several runs took, and when, as ``tracker-viz
+    compare`` does.
 
-    The runs may be of one tracker or of several.
+    The runs may come from one tracker or from several.
 
     Args:
-        runs: two or more, in the order in which they are shown; in matched order the first one's
-            heads give the columns.
-        sweep: instead of ``runs`` the parent run of a sweep; its runs are sorted by the settings
+        runs: two or more, in the order in which they are shown; in matched order the heads of the
+            first run define the columns.
+        sweep: instead of ``runs``, the parent run of a sweep; its runs are sorted by the settings
             that differ.
-        into: the run that gets the results; None: the run in which the tracker shows results of a
-            sweep (its parent, a run of its group), else none.
+        into: the run that gets the results; None: the run where the tracker shows results of a
+            sweep (its parent, or a run of its group), else none.
         axis, order, probe, shown, max_gb, theme, upload, output, cache: see ``ComparisonOptions``.
         video: see ``VideoOptions``; a mapping of some of them, or all.
         tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri":
@@ -208,10 +208,10 @@ def compare(
         The result. It is path-like: ``open(tv.compare(runs), "rb")`` opens the video.
 
     Raises:
-        ConfigError: an option has an impossible value, there are fewer than two runs, a run has no
+        ConfigError: an option has an invalid value, there are fewer than two runs, a run has no
             captures, or the runs were captured on different probes.
         RunNotFoundError, TrackerError: a run cannot be read, or ``into`` cannot be written.
-        LayoutError: so many runs do not fit into the picture.
+        LayoutError: too many runs to fit into the picture.
     """
     options = ComparisonOptions(
         axis=axis,

@@ -1,4 +1,4 @@
-"""``tv.follow``: keep the film of a run up to date while it goes on, on any machine, without
+"""``tv.follow``: keep the film of a run up to date while it trains, on any machine, without
 torch."""
 
 from __future__ import annotations
@@ -55,27 +55,27 @@ def follow(
     tracker_options: TrackerOptions | None = None,
     on_version: Callable[[RenderResult], None] | None = None,
 ) -> RenderResult:
-    """Draw the captures of a run as they come, until it ends; then render it as a whole.
+    """Draw the captures of a run as they arrive, until it ends; then render the whole run.
 
-    Each new version of the film takes the place of the one before in the run. Only new captures
-    are drawn and encoded. Killed and started again, it goes on where it was.
+    Each new version of the film replaces the previous one in the run. Only new captures are drawn
+    and encoded. If this is killed and started again, it continues where it was.
 
     Args:
-        run: the run's reference, like ``mlflow:<run_id>``; or one that was opened.
-        layout: as ``render`` takes it.
+        run: the run's reference, like ``mlflow:<run_id>``, or an open run.
+        layout: as in ``render``.
         options: see ``FollowOptions``; a mapping of some of them, or all.
         tracker_options: tracker -> options of its adapter.
-        on_version: called with each version, when it is where it belongs.
+        on_version: called with each version, after it is uploaded.
 
     Returns:
-        The last version: what ``render`` returns, unless ``final`` is off.
+        The last version: the result of ``render``, unless ``final`` is off.
 
     Raises:
-        ConfigError: an option has an impossible value, or another process follows this run here.
+        ConfigError: an option has an invalid value, or another process follows this run here.
         RunNotFoundError: there is no such run.
-        RunActiveError: the tracker lets no second process write into a run that goes on.
-        TrackerError: the run cannot be read or written, and trying again would not help.
-        LayoutError: the captures lack what the layout shows.
+        RunActiveError: the tracker allows no second process to write to an active run.
+        TrackerError: the run cannot be read or written, and retrying would not help.
+        LayoutError: the captures lack arrays that the layout shows.
         VideoError: the video cannot be written here.
     """
     from tracker_viz.rendering import resolve_layout

@@ -1,5 +1,4 @@
-"""``tv.inspect``: try out what ``watch`` would capture of a model, before hours of training.
-Nothing is recorded."""
+"""``tv.inspect``: a dry run of ``watch``, before hours of training. Nothing is recorded."""
 
 from __future__ import annotations
 
@@ -39,12 +38,12 @@ class CaptureCost:
     """The cost of one capture on this machine.
 
     Attributes:
-        first_look_s: the first one, before training, which discovers the model's structure.
-        training_s: each later one, on the training thread.
-        background_s: scoring and writing it, on another thread; uploading is not measured.
-        counted_s: the part that counts against the limit: both, where training leaves other threads
-            no core.
-        megabytes: of the file.
+        first_look_s: the first capture, before training, which discovers the model's structure.
+        training_s: each later capture, on the training thread.
+        background_s: scoring and writing a capture, on another thread; uploading is not measured.
+        counted_s: the part that counts against the limit: both, if training leaves other threads no
+            core.
+        megabytes: size of the file.
     """
 
     first_look_s: float
@@ -62,13 +61,13 @@ class Inspection:
         model: as in ``Capture.model``: ``name``, ``n_blocks``, ``d_model``, ...
         blocks: the decoder blocks with the parameters that are captured.
         left_out: parameters that no capture shows, and why.
-        probe: the probe batch in words.
-        cut: what is cut to fit ``max_mb``, as in ``Capture.model["cut"]``; empty: nothing.
-        cost: of one capture here.
-        captures: (training steps, captures) for the length that was passed, or for several lengths.
+        probe: a description of the probe batch.
+        cut: what is dropped to fit ``max_mb``, as in ``Capture.model["cut"]``; empty: nothing.
+        cost: of one capture on this machine.
+        captures: (training steps, captures) for the given length, or for several lengths.
         limit: on the cost of captures; None: no limit.
-        step_s: seconds a training step, as they were passed; None: captures are counted as if the
-            limit left out none.
+        step_s: seconds per training step, if given; None: captures are counted as if the limit
+            skipped none.
     """
 
     model: Mapping[str, Any]
@@ -126,21 +125,21 @@ def inspect(
     forward: Forward | None = None,
     autocast: torch.dtype | None = None,
 ) -> Inspection | None:
-    """Try out what ``watch`` would capture of a model, and what that would cost on this machine.
-    Nothing is recorded, and no tracker is reached.
+    """List what ``watch`` would capture of a model, and measure the cost on this machine. Nothing
+    is recorded, and no tracker is contacted.
 
     Args:
-        step_s: seconds that one training step takes, if you know it: the number of captures is
-            then what the limit leaves.
+        step_s: seconds per training step, if you know them: the number of captures then takes the
+            limit into account.
 
-    The other arguments are those of ``watch``. A sharded model is inspected on every process.
+    The other arguments are those of ``watch``. Call this on every process for a sharded model.
 
     Returns:
         The findings; None on processes other than the main one.
 
     Raises:
         UnsupportedModelError, ProbeError: the model or the probe cannot be captured.
-        ConfigError: an option has an impossible value.
+        ConfigError: an option has an invalid value.
     """
     from tracker_viz.capture import (
         Camera,

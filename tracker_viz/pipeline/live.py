@@ -1,9 +1,8 @@
-"""``tv.live``: show a run that goes on in a browser on this machine, as its captures come.
+"""``tv.live``: show a run in a browser on this machine while it trains.
 
-It listens on the loopback interface only. Other machines reach it through a tunnel of their user's.
-Pages of other sites, which a browser on this machine may have open, are refused by the names that
-they ask with: ``Host`` keeps out those whose own name was made to lead here (DNS rebinding),
-``Origin`` those that ask from elsewhere.
+The server listens on the loopback interface only; other machines need a tunnel. Requests from other
+sites open in a browser on this machine are refused: by ``Host`` if their own name resolves to this
+machine (DNS rebinding), else by ``Origin``.
 """
 
 from __future__ import annotations
@@ -70,21 +69,22 @@ def live(
     on_ready: Callable[[str], None] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Serve a page that shows a run's captures as they come, until ``stop`` or Ctrl-C.
+    """Serve a page that shows a run's captures as they arrive, until ``stop`` or Ctrl-C.
 
     Args:
         run: the run's reference; or
-        spool: the spool of a training on this machine, which may begin later: nothing is faster.
-        layout, theme: as ``render`` takes them.
+        spool: the spool of a training run on this machine, which may start later. This is the
+            fastest.
+        layout, theme: as in ``render``.
         size: of the picture of the newest capture, as ``VideoOptions.size``.
-        port: on the loopback interface; 0: a free one.
-        poll_s: seconds between two looks for captures; None: 0.1 for a spool, else 2.
+        port: on the loopback interface; 0: any free port.
+        poll_s: seconds between two checks for captures; None: 0.1 for a spool, else 2.
         on_ready: called with the page's address.
-        stop: ends it.
+        stop: set this to stop serving.
 
     Raises:
-        ConfigError: not one of ``run`` and ``spool`` is given, or the port is taken.
-        MissingDependencyError: Flask, which MLflow brings, is not installed.
+        ConfigError: not exactly one of ``run`` and ``spool`` is given, or the port is taken.
+        MissingDependencyError: Flask, which comes with MLflow, is not installed.
         RunNotFoundError: there is no such run.
     """
     from tracker_viz.rendering import resolve_layout

@@ -65,7 +65,7 @@ def load_captures(
     tracker_options: TrackerOptions | None = None,
     cache: Path | None = None,
 ) -> Captures:
-    """Yield the captures of a run, ordered by step; one at a time is in memory.
+    """Yield the captures of a run, ordered by step, one at a time in memory.
 
     Args:
         names: load only these arrays; None: all.
@@ -73,7 +73,7 @@ def load_captures(
         cache: directory for downloads; None: the default one.
 
     Raises:
-        RunNotFoundError: there is no such run; when the first capture is asked for.
+        RunNotFoundError: there is no such run; raised when the first capture is requested.
     """
 
     def read() -> Iterator[Capture]:

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RenderResult:
-    """The pictures that were made of a run's captures. A path itself: the first picture's.
+    """The pictures of a run's captures. Path-like: it is the path of the first picture.
 
-    False, without pictures, for a ``watch`` that recorded nothing: on ranks other than the main
-    one, and with ``enabled=False``.
+    It is falsy and has no pictures if ``watch`` recorded nothing: on ranks other than the main one,
+    and with ``enabled=False``.
 
     Attributes:
-        pictures: one for each format, in the order in which they were asked for.
-        n_captures: how many captures they show.
-        missing_steps: captured steps that could not be pulled, gaps in the timeline.
+        pictures: one per format, in the requested order.
+        n_captures: the number of captures that they show.
+        missing_steps: captured steps that could not be downloaded: gaps in the timeline.
     """
 
     pictures: tuple[Picture, ...]
@@ -59,7 +59,7 @@ class RenderResult:
 
     @property
     def url(self) -> str | None:
-        """The link of the first picture in its run; None where nothing was uploaded."""
+        """The link of the first picture in its run; None if nothing was uploaded."""
         uploads = self.pictures[0].uploads if self.pictures else ()
         return uploads[0].url if uploads else None
 
@@ -110,31 +110,31 @@ def render(
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
 ) -> RenderResult:
-    """Draw a run's captures and put the video into the same run, as ``tracker-viz render`` does.
+    """Draw a run's captures and upload the video to the same run, as ``tracker-viz render`` does.
 
     Args:
-        run: the run's reference, like ``mlflow:<run_id>``, or what ``watch`` returned: it is closed
-            and drawn into the runs that hold all of its captures, else into its spool. On ranks
-            that recorded nothing, nothing is done.
-        also_into: other runs that get the same pictures, such as the one in which a second tracker
-            logged the same training.
+        run: the run's reference, like ``mlflow:<run_id>``, or the result of ``watch``. The latter
+            is closed and rendered to the runs that hold all of its captures, else to its spool. On
+            ranks that recorded nothing, this does nothing.
+        also_into: other runs that get the same pictures, such as the run of a second tracker that
+            logged the same training run.
         layout: a layout's name, the path of its YAML file, its content as a mapping, or a
             ``rendering.Layout``.
         theme, format, steps, upload, output, cache: see ``PictureOptions``.
         video: see ``VideoOptions``; a mapping of some of them, or all.
         tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri":
-            ...}}``; what ``watch`` returned has its own.
+            ...}}``; the result of ``watch`` has its own.
         progress: show progress on standard error.
 
     Returns:
         The result. It is path-like: ``open(tv.render(run), "rb")`` opens the first picture.
 
     Raises:
-        ConfigError: an option has an impossible value; before anything is pulled.
+        ConfigError: an option has an invalid value; raised before anything is downloaded.
         RunNotFoundError: there is no such run.
-        TrackerError: the run cannot be read; or some run could not be written, after all the others
-            were.
-        RenderError: the run has no captures, or not those that the layout shows.
+        TrackerError: the run cannot be read, or a run could not be written; the other runs are
+            written first.
+        RenderError: the run has no captures, or lacks those that the layout shows.
         VideoError: the video cannot be written here.
     """
     from tracker_viz.rendering import Circuit, Renderer, resolve_layout

@@ -1,12 +1,12 @@
-"""``tv.verify``: take the heads that carry a label out of a run's checkpoints, measure what the
-model can no longer predict, and put the verdicts into the run.
+"""``tv.verify``: ablate the labeled heads at a run's checkpoints, measure what the model can no
+longer predict, and write the verdicts into the run.
 
     run ──▶ labels                 checkpoints ──▶ model ──▶ losses without each head, each role's
                                                              heads, and as many others
     run ◀── table, files, summary, marks in the table of heads ◀──┘
 
-Measurements are kept in a journal on this machine, so that a verification that was killed continues
-where it stopped.
+Measurements are kept in a journal on this machine: a verification that is killed continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """The result of a verification. A path itself: the table's file.
+    """The result of a verification. Path-like: it is the path of the table.
 
     Attributes:
         rows: the table, see ``metrics.verdict_rows``, of every checkpoint that was measured.
         sentences: step -> the verdict on each role.
         notes: caveats of the measurement.
-        path: the table on this machine, as CSV; the JSON file is beside it.
-        url: link of the table in the run; None where nothing was uploaded.
+        path: the table on this machine, as CSV; the JSON file is next to it.
+        url: link of the table in the run; None if nothing was uploaded.
     """
 
     rows: tuple[Mapping[str, str | float | int | None], ...]
@@ -104,13 +104,13 @@ def verify(
     tracker_options: TrackerOptions | None = None,
     progress: bool = True,
 ) -> VerifyResult:
-    """Ablate what a run's labels claim, and put the result into the run, as ``tracker-viz verify``
-    does.
+    """Ablate the labeled heads of a run, and write the result into the run, as ``tracker-viz
+    verify`` does.
 
     Args:
         run: the run's reference. A run of ``train.py`` needs nothing else.
         checkpoints: for other runs: glob pattern, as in ``backfill``.
-        model: of the class and configuration that was saved; checkpoints overwrite its weights.
+        model: with the class and configuration of the checkpoints, which overwrite its weights.
             Without ``checkpoints`` it is measured as it is now, for the run's last capture.
         rows: held-out rows, ``HeldOutRows`` or {"repeated": ids, "text": ids}, each [row, token].
             By default repeated random tokens, and for a run of ``train.py`` its held-out text.
@@ -122,11 +122,11 @@ def verify(
         progress: show progress on standard error.
 
     Raises:
-        ConfigError: an option is wrong, or the checkpoints do not belong to the run; before
-            anything is measured.
-        CaptureError: a checkpoint does not fit the model, or its heads cannot be taken out.
-        RunNotFoundError, TrackerError: the run cannot be read; or not be written, after the files
-            were written here.
+        ConfigError: an option is invalid, or the checkpoints do not belong to the run; raised
+            before anything is measured.
+        CaptureError: a checkpoint does not fit the model, or its heads cannot be ablated.
+        RunNotFoundError, TrackerError: the run cannot be read, or cannot be written; in the latter
+            case the files are already on this machine.
     """
     import tracker_viz.capture  # noqa: F401  names the install line where torch is missing
     from tracker_viz.pipeline.verify_subject import find_subject

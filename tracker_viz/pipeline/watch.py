@@ -86,81 +86,82 @@ def watch(
     max_stall_s: float = 60.0,
     enabled: bool = True,
 ) -> Watcher:
-    """Watch a decoder while it trains: captures at scheduled steps go into the run. Call it before
-    the first training step, on every process.
+    """Watch a decoder while it trains: capture it at scheduled steps, into the run. Call this
+    before the first training step, on every process.
 
-    Everything that waiting could not fix raises here, before any training: a model or a probe that
-    cannot be captured, a tracker that refuses. Later on nothing raises into training, and captures
-    that a tracker does not take stay in the spool, for ``tracker-viz push``.
+    Errors that waiting could not fix raise here, before training: a model or a probe that cannot be
+    captured, a tracker that refuses. After that, nothing raises into training, and captures that a
+    tracker does not accept stay in the spool, for ``tracker-viz push``.
 
-    A run holds the captures of one training. A run that holds some already is continued if the
-    model has the same structure and, where ``start_step`` is 0, the same weights; steps that it
-    holds are not captured again. For another training a new run is created where ``run`` only names
-    a tracker; a run that ``run`` names itself is refused.
+    A run holds the captures of one training run. If it already holds some, it is continued only if
+    the model has the same structure and, when ``start_step`` is 0, the same weights; steps that it
+    holds are not captured again. Otherwise a new run is created if ``run`` only names a tracker,
+    and a run that ``run`` names itself is refused.
 
     Args:
-        run: ``"mlflow"``, ``"wandb"`` or ``"local"``: the run that is active in this process
-            (joined, never ended), else a new one. Or an existing run: a ``RunRef`` or its text, a
-            ``wandb.Run``, an MLflow run. Or a list of these, to log into several.
-        probe: token ids [probe, position] whose attention is captured; by default repeated random
-            tokens of the model's vocabulary, because induction and duplicate-token heads show only
-            on repetition. ``tv.make_probe`` gives a row of these and one of your text.
-        decode: token id -> the text that pictures show, a tokenizer, or a table of texts by id; ids
-            themselves by default, and where there is no text.
-            A ``Probe`` has its own.
-        schedule, every, total_steps, captures: the steps: a ``Schedule``; or every so many; or
-            ``captures`` of them, dense at the start, over ``total_steps``; by default every step up
-            to 32, then ever fewer, and every 1000 in the end. Step 0 and the last always.
+        run: ``"mlflow"``, ``"wandb"`` or ``"local"``: the active run of this process (joined, never
+            ended), else a new one. Or an existing run: a ``RunRef`` or its text, a ``wandb.Run``,
+            an MLflow run. Or a list of these, to log to several.
+        probe: token ids [probe, position] whose attention is captured. Default: repeated random
+            tokens of the model's vocabulary, because induction and duplicate-token heads only show
+            on repetition. ``tv.make_probe`` makes a row of these and a row of your text.
+        decode: token id -> the text that pictures show, a tokenizer, or a table of texts by id.
+            Default: the ids themselves, also for ids without a text. A ``Probe`` has its own.
+        schedule, every, total_steps, captures: the steps: a ``Schedule``, or every this many steps,
+            or ``captures`` of them, dense at the start, over ``total_steps``. Default: every step
+            up to 32, then ever fewer, and every 1000 in the end. Always step 0 and the last.
         max_overhead: share of the wall time that captures may take, 0.02 by default; due steps are
-            left out rather than exceed it. 1: no limit. Steps that you chose yourself, with
-            ``schedule=`` or ``every=``, are kept whatever they cost unless you pass this, too.
-        free_s: seconds that captures may take in all even where that is more than
-            ``max_overhead``, so that a short training has a film, too.
-        start_step: optimizer steps that were finished before.
+            skipped rather than exceed it. 1: no limit. Steps that you choose with ``schedule=`` or
+            ``every=`` are always captured unless you also pass this.
+        free_s: total seconds that captures may take even if that is more than ``max_overhead``.
+            This gives short runs a film, too.
+        start_step: number of optimizer steps finished before.
         counts_from: the loop's counter at the first call of ``step``, minus ``start_step``: 0 or 1;
-            by default taken from that call. Pass 1 where the same number may come several times,
-            as under gradient accumulation.
-        name, config, tags: of a run that is created here. The name is the script's by default, or
-            the model's where there is no script. ``config`` holds your training's settings, in any
-            form (dict, ``argparse.Namespace``, dataclass, Hugging Face, OmegaConf, ...), ``tags`` a
-            mapping, a list or a text.
+            by default taken from that call. Pass 1 if the same number can come several times, as
+            with gradient accumulation.
+        name, config, tags: of a run that is created here. ``name`` is by default the script's, or
+            the model's if there is no script. ``config`` holds your training settings, in any form
+            (dict, ``argparse.Namespace``, dataclass, Hugging Face, OmegaConf, ...), ``tags`` a
+            mapping, a list or a string.
         spool: directory where captures wait for the trackers; ``spool/<name>-<time>`` by default. A
-            spool that an earlier process left is continued, into the same runs.
+            spool from an earlier process is continued, into the same runs.
         tracker_options: tracker -> options of its adapter, e.g. ``{"mlflow": {"tracking_uri": ...,
             "experiment": ...}}``.
-        max_mb: size of one capture in megabytes.
-        blocks: the decoder blocks' module names, or a pattern; found if None.
-        only_blocks: keep these blocks, by number; all if None.
-        only_heads: keep the attention of these heads, by number: of every block, or block -> heads;
-            all if None.
+        max_mb: largest size of one capture in megabytes.
+        blocks: module names of the decoder blocks, or a pattern; found if None.
+        only_blocks: keep only these blocks, by number; all if None.
+        only_heads: keep only the attention of these heads, by number: of every block, or block ->
+            heads; all if None.
         projections: keep only weights with these names (``mlp.w_gate``); all that are found if
-            None. A mapping says where each is: ``{"attn.w_q": "mixer.query.weight"}``, parameter
-            names within a block.
-        pooling: how weights become smaller: ``sample``, ``mean`` or ``rms``, or pattern of a name
-            -> one of them (``{"mlp.*": "rms"}``).
-        max_experts: experts of a mixture that are captured one by one, besides their mean.
-        score_rows: hidden rows of each kind that heads are scored on beside the rows of the probe
-            that are drawn, see ``tv.make_probe``. A probe made by it keeps at most this many of its
-            own; token ids get rows of repeated random tokens, where the model's vocabulary size is
-            known. 0: none.
-        alarms: look at every capture for signs of a training that goes wrong; they are logged, told
-            to the run's tracker, and followed by denser captures.
-        on_alarm: called with every alarm, on a thread of our own; what it raises is logged.
-        signals: names of what is measured in the probe's pass beside attention, see the option
-            ``capture.signals``; by default those that cost little.
-        preview: put a film of what was captured so far into the runs, at most once in this time,
-            such as ``"15min"``. A process of the lowest priority draws it, on one thread and
-            without a GPU; what fails there is said in the log.
+            None. A mapping gives their parameters within a block: ``{"attn.w_q":
+            "mixer.query.weight"}``.
+        pooling: how weights are reduced: ``sample``, ``mean`` or ``rms``, or name pattern -> one of
+            these (``{"mlp.*": "rms"}``).
+        max_experts: number of experts of a mixture that are captured individually, in addition to
+            their mean.
+        score_rows: number of hidden rows of each kind that heads are scored on in addition to the
+            drawn rows of the probe, see ``tv.make_probe``. A probe made by it keeps at most this
+            many of its own; token ids get rows of repeated random tokens, if the model's vocabulary
+            size is known. 0: none.
+        alarms: check every capture for signs of failing training. Alarms are logged, sent to the
+            run's tracker, and followed by denser captures.
+        on_alarm: called with every alarm, on a separate thread; exceptions that it raises are
+            logged.
+        signals: names of what is measured in the probe's forward pass besides attention, see the
+            option ``capture.signals``; by default those that cost little.
+        preview: upload a film of the captures so far, at most once in this time, such as
+            ``"15min"``. A process with the lowest priority draws it, with one thread and without a
+            GPU; its failures are logged.
         forward: how to call the model on [probe, position] ids; found from its signature by
             default.
         autocast: run the probe under autocast to this dtype.
         keep_captures: keep the spool's copy after the trackers confirmed a capture: ``tracker-viz
-            push`` can then repair what a server damages later, and ``local:<spool>`` can be
-            rendered.
+            push`` can then repair captures that a server damages later, and ``local:<spool>`` can
+            be rendered.
         start_timeout_s: longest time that this call waits for trackers that do not answer; their
-            run is created when they do.
-        max_stall_s: longest time that training waits for a disk that takes nothing. It never waits
-            for trackers.
+            run is created once they do.
+        max_stall_s: longest time that training waits for a disk that accepts no data. It never
+            waits for trackers.
         enabled: False for debug runs: nothing is captured, and the result does nothing.
 
     Raises:
@@ -168,7 +169,7 @@ def watch(
         ConfigError, MissingDependencyError, RunNotFoundError, TrackerError: a run could not be
             opened.
         RunTakenError: a run that ``run`` names, or the spool, holds the captures of another
-            training.
+            training run.
     """
     if not enabled:
         return Watcher()

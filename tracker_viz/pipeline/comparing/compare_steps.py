@@ -1,5 +1,5 @@
-"""``tv.compare_steps``: put two captures beside each other, of one run (before and after a spike)
-or of two (a base model and its fine-tune), and rank what changed."""
+"""``tv.compare_steps``: compare two captures, of one run (before and after a spike) or of two runs
+(a base model and its fine-tune), and rank what changed."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _NAME = "changes"
 
 @dataclass(frozen=True, slots=True)
 class StepsResult:
-    """What changed between two captures. A path itself: the picture's.
+    """What changed between two captures. Path-like: it is the path of the picture.
 
     Attributes:
         picture: the most changed heads before and after, a PNG on this machine.
         tables: ``heads.csv`` and ``weights.csv``, ranked.
-        labels: what the two captures are called.
+        labels: names of the two captures.
         heads, weights: the most changed first.
-        losses: at both captures; None where one was logged without a loss.
-        url: where to see the picture; None when it was put into no run.
+        losses: at both captures; None if one was logged without a loss.
+        url: where to see the picture; None if it was not uploaded.
     """
 
     picture: Path
@@ -76,15 +76,16 @@ def compare_steps(
     does: heads ranked by how differently they attend, weights by how far they moved.
 
     Args:
-        runs: one run, or two: the first step is of the first, the second of the second.
-        steps: two steps at which captures were taken; None for the last.
-        into: the run that gets the results; None: the one run, or, of two, none.
+        runs: one run, or two: then the first step belongs to the first run, the second to the
+            second.
+        steps: two captured steps; None for the last.
+        into: the run that gets the results; None: the run, if there is only one.
         probe, theme, upload, output, cache: see ``ComparisonOptions``.
         tracker_options: tracker -> options of its adapter.
         progress: show progress on standard error.
 
     Raises:
-        ConfigError: not two steps of one or two runs; a step that was not captured; captures of
+        ConfigError: not two steps of one or two runs; a step was not captured; or the captures have
             different probes or models.
         RunNotFoundError, TrackerError: a run cannot be read, or ``into`` cannot be written.
     """

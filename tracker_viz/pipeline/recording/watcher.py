@@ -1,4 +1,4 @@
-"""The ``Watcher``: the user's handle on a recorded training, as ``watch`` returns it."""
+"""The ``Watcher``: the user's handle on a recorded training run, returned by ``watch``."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """Handle on a recorded training: call ``step`` after every optimizer step, and ``close`` at the
-    end. As a context manager it closes itself.
+    """Handle on a recorded training run: call ``step`` after every optimizer step, and ``close`` at
+    the end. As a context manager it closes itself.
 
     On processes that record nothing, and with ``enabled=False``, every method does nothing.
 
     Attributes:
         step: ``step(step, tokens_seen=None, **metrics)``: call after each optimizer step with the
             loop's own counter, from 0 or from 1, and with the metrics that pictures should show
-            (``loss=``). Off due steps this compares two integers, and nothing else.
-        recorder: takes the captures; None where nothing is recorded.
-        outbox: delivers them; None on processes that only take part in the probe's pass.
+            (``loss=``). Off due steps this only compares integers.
+        recorder: takes the captures; None if nothing is recorded.
+        outbox: delivers them; None on processes that only take part in the probe's forward pass.
 
-    In a notebook the cell that trains shows the latest capture.
+    In a notebook, the training cell shows the latest capture.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Watcher:
 
     @property
     def ref(self) -> RunRef | None:
-        """The first run that is logged into; the spool, as a local run, while no tracker could be
-        reached; None where nothing is recorded."""
+        """The first run that gets the captures. While no tracker could be reached it is the spool,
+        as a local run; None if nothing is recorded."""
         if self.outbox is None:
             return None
         if self.refs:
@@ -93,31 +93,31 @@ class Watcher:
         return self.recorder.captured_steps
 
     def is_due(self, step: int) -> bool:
-        """Return whether the schedule captures after ``step`` finished steps, as long as captures
-        stay within their limit."""
+        """Return whether the schedule captures after ``step`` finished steps, if captures stay
+        within their limit."""
         return self.recorder is not None and self.recorder.schedule.is_due(step)
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything that was captured so far is on the disk, in the spool; return
-        whether it is. No tracker is waited for: ``tracker-viz push`` finishes from there.
+        """Wait until all captures so far are on disk, in the spool; return whether they are. This
+        does not wait for trackers: ``tracker-viz push`` uploads what is in the spool.
 
         Args:
-            timeout_s: how long to wait; None: until it is done.
+            timeout_s: longest wait; None: no limit.
         """
         if self.outbox is None or self.outbox.in_fork:
             return True
         return self.outbox.flush(timeout_s)
 
     def flush_on_signals(self, *signals: signal.Signals, timeout_s: float = 20.0) -> None:
-        """Flush when one of these signals comes, then do what it did before: call your own handler,
-        or end the program. ``close`` takes the handlers away.
+        """Flush when one of these signals arrives, then do what it did before: call your handler,
+        or end the program. ``close`` removes the handlers.
 
         Nothing is installed unless you call this, on the main thread. SLURM sends SIGTERM before it
-        kills, and with ``--signal`` one of your choice before it requeues.
+        kills a job, and with ``--signal`` a signal of your choice before it requeues it.
 
         Args:
-            signals: none given: SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2.
-            timeout_s: how long a handler waits for the disk.
+            signals: default: SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2.
+            timeout_s: longest time that a handler waits for the disk.
 
         Raises:
             ConfigError: this is not the main thread.
@@ -129,20 +129,20 @@ class Watcher:
         self._signals = FlushOnSignals(partial(self.flush, timeout_s), signals or USUAL)
 
     def forget_latest(self) -> None:
-        """Call after changing the model without a step: ``close`` then does not capture it as the
-        latest step."""
+        """Call this after changing the model without a step, so that ``close`` does not capture it
+        as the latest step."""
         if self.recorder:
             self.recorder.forget_latest()
 
     def close(
         self, state: RunState = "finished", *, timeout_s: float = 120.0, progress: bool = True
     ) -> Report | None:
-        """Capture the last step, upload what is left, and end the runs that were made here. A
-        tracker's failure is never raised. Safe to repeat.
+        """Capture the last step, upload what is left, and end the runs that were created here. A
+        tracker's failure never raises. It is safe to repeat.
 
         Args:
-            timeout_s: longest wait for the trackers; the rest then stays in the spool. A tracker
-                that cannot be reached is waited for 20 s.
+            timeout_s: longest wait for the trackers (20 s for a tracker that cannot be reached);
+                the rest then stays in the spool.
 
         Returns:
             The outcome of the delivery; None on processes that record nothing, such as forks of
@@ -152,7 +152,7 @@ class Watcher:
             return None
         report = None
         if self._preview is not None:
-            # Before the runs are ended: its thread writes into them.
+            # Before the runs end: its thread writes to them.
             self._preview.close()
         try:
             if self.recorder:
@@ -171,17 +171,16 @@ class Watcher:
         return render(self, **options)
 
     def summary(self) -> dict[str, float | int]:
-        """Return ``metrics.run_summary`` of the captures so far; empty where nothing is
-        recorded."""
+        """Return ``metrics.run_summary`` of the captures so far; empty if nothing is recorded."""
         if self._scores is None:
             return {}
         return run_summary(self._scores.series())
 
     def whole_runs(self) -> list[RunRef]:
-        """Return the runs that hold every capture, after closing; a film of them is complete.
+        """Close, and return the runs that hold every capture, so that a film of them is complete.
 
-        These are the runs that everything was delivered to, else the spool, as a ``local:`` run,
-        while it holds everything itself, else none.
+        These are the runs with a complete delivery, else the spool, as a ``local:`` run, if it
+        holds everything, else none.
         """
         if self.outbox is None:
             return []
@@ -198,7 +197,7 @@ class Watcher:
         return []
 
     def runs_to_draw(self) -> list[RunRef]:
-        """Close, and return ``whole_runs``; empty where nothing is recorded, as on other ranks.
+        """Close, and return ``whole_runs``; empty if nothing is recorded, as on other ranks.
 
         Raises:
             TrackerError: no run holds every capture; the error gives the commands that finish the
@@ -215,7 +214,7 @@ class Watcher:
 
     @property
     def is_open(self) -> bool:
-        """Whether captures are still taken: nobody called ``close``."""
+        """Whether captures are still taken: ``close`` was not called."""
         return self.outbox is not None and not self.outbox.closed
 
     def __repr__(self) -> str:
