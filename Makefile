@@ -28,7 +28,7 @@ ui: $(VENV)/.user ## open the MLflow UI on the demo's store and print the link t
 	@$(BIN)/tracker-viz ui port=$(PORT)
 
 test: $(VENV)/.dev ## pass the whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -n 4 --dist worksteal
 
 check: $(VENV)/.dev ## style, lint and types
 	$(BIN)/ruff format --check .

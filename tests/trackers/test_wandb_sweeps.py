@@ -98,14 +98,14 @@ def steps(run):
     return [ref.step for ref in run.list_captures()]
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_multirun_is_a_group_of_runs_each_ended_by_its_own_job(wandb_server, tmp_path, launcher):
+def test_a_multirun_is_a_group_of_runs_each_ended_by_its_own_job(wandb_server, tmp_path):
+    """Jobs in processes of their own; below, jobs that share one."""
     overrides = (
         "experiment=smoke",
         "tracker=wandb",
         "seed=0,1",
         "render=false",
-        f"hydra/launcher={launcher}",
+        "hydra/launcher=joblib",
     )
     known = set(wandb_server.state.runs)
     code, output = multirun(TRAIN, *overrides, server=wandb_server, directory=tmp_path / "here")
@@ -131,15 +131,13 @@ def test_a_multirun_is_a_group_of_runs_each_ended_by_its_own_job(wandb_server, t
         assert loss > 0
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_job_that_fails_is_marked_so_and_hides_no_other(wandb_server, tmp_path, launcher):
+def test_a_job_that_fails_is_marked_so_and_hides_no_other(wandb_server, tmp_path):
     (tmp_path / "app.py").write_text(FAILING)
     (tmp_path / "theirs.yaml").write_text(CONFIG)
     known = set(wandb_server.state.runs)
     code, output = multirun(
         tmp_path / "app.py",
         "x=0,1,2",
-        f"hydra/launcher={launcher}",
         server=wandb_server,
         directory=tmp_path,
     )
@@ -160,10 +158,7 @@ def test_a_job_that_fails_is_marked_so_and_hides_no_other(wandb_server, tmp_path
     ]  # each one's last state
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_runs_that_the_jobs_make_themselves_are_theirs_and_below_the_sweep(
-    wandb_server, tmp_path, launcher
-):
+def test_runs_that_the_jobs_make_themselves_are_theirs_and_below_the_sweep(wandb_server, tmp_path):
     """The client hands a run that is open in a process to the next ``wandb.init()`` there."""
     (tmp_path / "app.py").write_text(OWN_RUNS)
     (tmp_path / "theirs.yaml").write_text(CONFIG)
@@ -171,7 +166,6 @@ def test_runs_that_the_jobs_make_themselves_are_theirs_and_below_the_sweep(
     code, output = multirun(
         tmp_path / "app.py",
         "x=0,1",
-        f"hydra/launcher={launcher}",
         server=wandb_server,
         directory=tmp_path,
     )
