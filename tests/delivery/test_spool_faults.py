@@ -22,7 +22,7 @@ from local_runs import only_run, steps_at
 from tracker_viz import files
 from tracker_viz.delivery import Destination, Outbox, push, spool_writer
 from tracker_viz.errors import ConfigError, TransientTrackerError
-from tracker_viz.files import remove_torn, temporary_directory, torn_prefix
+from tracker_viz.files import read_lines, remove_torn, temporary_directory, torn_prefix
 from tracker_viz.trackers.local import LocalRun
 from tracker_viz.trackers.mlflow.run import MlflowRun
 from tracker_viz.trackers.testing import make_capture
@@ -169,6 +169,11 @@ KILLED = """
     at = sys.argv[3]
     if at == "unlink":
         spool.Spool.remove_delivered = die
+    if at == "metrics":
+        log = spool.LocalRun.log_metrics
+        spool.LocalRun.log_metrics = lambda run, points: (
+            die() if run.directory.name == "spool" else log(run, points)
+        )
     replace = os.replace
     def replaced(source, target):
         if at in str(target) and str(target).endswith(".safetensors"):
@@ -181,7 +186,7 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("at", ["unlink", "/spool/captures/", "/there/"])
+@pytest.mark.parametrize("at", ["unlink", "metrics", "/spool/captures/", "/there/"])
 def test_what_a_kill_leaves_behind_is_removed_by_the_next_push(tmp_path, at):
     program = [sys.executable, "-c", textwrap.dedent(KILLED)]
     killed = subprocess.run([*program, str(tmp_path / "spool"), str(tmp_path / "there"), at])
@@ -190,7 +195,10 @@ def test_what_a_kill_leaves_behind_is_removed_by_the_next_push(tmp_path, at):
     assert push(tmp_path / "spool").complete
     left = [*tmp_path.rglob("*.partial"), *(tmp_path / "spool").rglob("step-*")]
     assert left == []
-    assert steps_at(only_run(tmp_path / "there")) == ([] if "/spool/" in at else [0])
+    kept = [] if "/spool/" in at else [0]
+    assert steps_at(only_run(tmp_path / "there")) == kept
+    for directory in (tmp_path / "spool", only_run(tmp_path / "there").directory):
+        assert [line["step"] for line in read_lines(directory / "metrics.jsonl")] == kept
 
 
 def test_half_written_files_of_processes_at_work_stay(tmp_path):

@@ -158,6 +158,17 @@ class Spool:
         remove_dead_taps(self.directory)
         for entry in self.run.entries_without_capture():
             entry.unlink(missing_ok=True)
+        self._log_what_a_kill_left_out()
+
+    def _log_what_a_kill_left_out(self) -> None:
+        """Log the metrics of captures that were written just before a kill."""
+        logged = self.logged_points()
+        for ref in self.run.list_captures():
+            if ref.step not in logged:
+                try:
+                    self.run.log_metrics([self.metric_point(ref)])
+                except CaptureFileError as error:
+                    log.warning("the metrics of step %d cannot be read: %s", ref.step, error)
 
     def make_room(self) -> None:
         """Free the disk space that is held back, so that on a full disk an upload can be noted, and
