@@ -34,9 +34,10 @@ from tracker_viz.capture.inspection import (
 )
 from tracker_viz.capture.isolation import Forward
 from tracker_viz.capture.options import CaptureOptions
-from tracker_viz.capture.probe import Decode, Probe, as_probe, make_probe
+from tracker_viz.capture.probe import Probe, as_probe, make_probe
 from tracker_viz.capture.recorder import Recorder, record
 from tracker_viz.capture.schedule import Schedule
+from tracker_viz.capture.spelling import Decode
 from tracker_viz.capture.weights.matrices import Pooling
 
 __all__ = [
