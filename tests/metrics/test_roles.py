@@ -59,6 +59,13 @@ def test_one_capture_below_the_line_ends_no_role():
     assert (onset.step, onset.until) == (50, None)
 
 
+def test_a_role_lasts_between_the_two_lines_and_is_not_taken_there():
+    between = [0.35] * 20
+    (onset,) = onsets(series_of(induction=[[0.05, 0.05, 0.5, 0.6, *between]]))
+    assert (onset.step, onset.until) == (20, None)
+    assert onsets(series_of(induction=[[0.05, 0.05, *between]])) == []
+
+
 @pytest.mark.parametrize("n_captures", [20, 100, 300])
 @pytest.mark.parametrize("sd", [0.025, 0.05])
 def test_labels_do_not_come_from_noise_however_many_captures_there_are(sd, n_captures):
@@ -213,6 +220,8 @@ def test_spread_over_rows_counts_as_noise():
     wide = np.full_like(series.heads["induction"], 0.3)
     unsure = replace(series, spread={"induction": wide}, n_rows={"induction": 4})
     assert metrics.onsets(unsure) == []
+    sure = replace(unsure, n_rows={"induction": 100})
+    assert len(metrics.onsets(sure)) == 1, "the mean of many rows is known better than each"
 
 
 @pytest.mark.parametrize(
