@@ -211,7 +211,23 @@ def test_a_browser_shows_the_newest_capture_and_the_explorer(tmp_path, page):
         frame.locator("h1", has_text="seen live").wait_for()
         outbox.submit(make_capture(9))
         page.click("#newer")
+        # The one before stays in sight until the newer one is painted.
+        assert page.locator("#explorer").is_visible()
+        page.locator(".coming").wait_for(state="detached")
         asked = "frame => frame.contentWindow.location.search"
         assert page.locator("#explorer").evaluate(asked) in ("?at=3", "?at=9")
         frame.locator("h1", has_text="seen live").wait_for()
         assert failed == []
+        # A connection that is dead since the machine slept is noticed, and made anew.
+        page.evaluate("() => { events.close(); listenIfLost(); }")
+        outbox.submit(make_capture(12))
+        page.locator("#step", has_text=re.compile("^12$")).wait_for()
+        silent = """() => {
+          const [before, isOpen] = [events, events.readyState !== EventSource.CLOSED];
+          listenIfLost();
+          const isKept = events === before;
+          heardAt -= 60_000;
+          listenIfLost();
+          return [isOpen, isKept, events === before];
+        }"""
+        assert page.evaluate(silent) == [True, True, False]

@@ -137,8 +137,8 @@ class _Board:
             self._changed.notify_all()
 
     def events(self) -> Iterator[str]:
-        """Yield server-sent events: what is shown now, then every change; a comment now and then,
-        by which a browser that is gone is noticed."""
+        """Yield server-sent events: what is shown now, then every change; a beat now and then, by
+        which a browser and this server notice that the other is gone."""
         known = -1
         while True:
             with self._changed:
@@ -147,7 +147,7 @@ class _Board:
                     return
                 is_new, known, shown = known != self._n_changes, self._n_changes, self.shown
             if not is_new:
-                yield ": still here\n\n"
+                yield "event: beat\ndata: \n\n"
                 continue
             said = {
                 "step": shown.step,

@@ -41,6 +41,9 @@ def test_two_runs_stand_beside_each_other_where_there_is_room(
     assert tops.count(tops[0]) == columns
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.get_by_role("slider", name="training step").get_attribute("aria-valuetext")
+    page.set_viewport_size({"width": height, "height": width})  # turned, as a phone is
+    page.wait_for_function("size => innerWidth === size", arg=height)
+    assert page.locator("figure").first.bounding_box()["width"] >= min(230, height - 40)
 
 
 @pytest.mark.chromium

@@ -83,7 +83,9 @@ def test_heads_that_ablation_needs_have_a_ring_and_its_figure_and_a_pair_its_lin
     assert needed == {(1, 2): "+0.73"}
     assert graph.needed == {0}
     said = [
-        text.text for text in renderer.plan.labels if text.text.startswith("ring, +: taken out")
+        text.text
+        for text in renderer.plan.labels
+        if text.text.startswith("ring, +: without the head (abl")
     ]
     assert len(said) == 1
     assert "step 400" in said[0]

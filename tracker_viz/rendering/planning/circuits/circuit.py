@@ -238,8 +238,8 @@ def _place_graph(
 
 def _say_what_rings_mean(builder: PlanBuilder, step: int, box: Box) -> None:
     offers = (
-        f"ring, +: taken out at step {step:,}, the loss that the head's role serves rises by so "
-        "many nats, beyond chance",
+        f"ring, +: without the head (ablation at step {step:,}) the loss that its role serves "
+        "rises by so many nats, beyond chance",
         f"ring, +: rise of the loss without the head, at step {step:,}, in nats",
         f"ring, +: loss without it, step {step:,}",
     )
