@@ -19,6 +19,7 @@ from tracker_viz.comparison import (
     run_title,
     trajectories,
 )
+from tracker_viz.comparison.align import shared_stretch
 from tracker_viz.comparison.runs import flat_config
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import ScoreSeries
@@ -273,6 +274,14 @@ def test_trajectories_go_straight_from_capture_to_capture_and_skip_gaps():
     paths = trajectories(series, ["induction"], axis="step", points=np.array([-5, 5, 10, 20, 99]))
     np.testing.assert_allclose(paths[0, 0, :, 0], [0, 0.5, 1, 0.5, 0])
     assert np.isnan(paths[0, 1]).all()
+
+
+def test_runs_are_compared_at_the_captures_that_both_have_and_between_these():
+    both = range(0, 100, 10)
+    runs = [make_run("a", [*both, 145]), make_run("b", [*both, 95, 150])]
+    stretch = shared_stretch(runs, axis="step", n_points=4)
+    assert stretch.points.tolist() == [0, 30, 60, 90]
+    assert [each.tolist() for each in stretch.captures] == [list(range(10))] * 2
 
 
 def test_a_run_of_a_single_capture_stands_at_the_start():
