@@ -20,6 +20,7 @@ from tracker_viz.comparison import (
     matched_orders,
     ranking,
 )
+from tracker_viz.comparison.matching import Behavior
 from tracker_viz.errors import ConfigError
 from tracker_viz.metrics import ScoreSeries
 
@@ -71,6 +72,20 @@ def test_permuted_heads_are_matched_back(seed):
         assert block == other_block
         assert order[block][other_head] == head
         assert difference == 0
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [([[0, 0], [0.5, 0]], [[0.5, 0], [0.9, 0.3]]), ([[1, 0], [-0.3, 0]], [[0.3, 0.9], [0.31, 0]])],
+    ids=["squares, not lengths", "stronger heads first"],
+)
+def test_the_pairing_has_the_least_sum_of_squares_weighted_by_what_is_at_stake(a, b):
+    uniform = np.zeros(2, np.float32)
+    of_a, of_b = (
+        Behavior(((0, 0), (0, 1)), np.array(vectors, np.float32), uniform, n_blocks=1)
+        for vectors in (a, b)
+    )
+    assert match_heads(of_a, of_b).partner() == {(0, 0): (0, 0), (0, 1): (0, 1)}
 
 
 def test_matched_order_lines_up_the_same_behavior():
@@ -165,6 +180,7 @@ def test_heads_that_all_stayed_uniform_are_at_distance_zero_and_chance_has_no_sh
     idle = [learning_run(name, roles={(0, 0): ("sink", 5000)}, noise=0) for name in "ab"]
     matrix = distance_matrix(idle)
     assert matrix.overall[0, 1] == matrix.shuffled[0, 1] == 0
+    assert matrix.percentile[0, 1] == 1, "no more alike than any shuffle"
 
 
 def erased(run, heads, name="erased"):
