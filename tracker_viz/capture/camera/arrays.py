@@ -68,6 +68,12 @@ class Arrays:
         for name, values, axes in choices.arrays(is_kept):
             self.tensors[name], self.axes[name] = values, axes
 
+    def add_activity(self, activity: Mapping[str, Tensor]) -> None:
+        """Add what neurons did, ``<weight>.peak`` and so on, of the weights that are held."""
+        for name, values in activity.items():
+            if name.rpartition(".")[0] in self.tensors:
+                self.tensors[name] = values
+
     def add_signals(self, measured: Iterable[SignalArray]) -> None:
         """Add what signals measured."""
         for each in measured:

@@ -10,19 +10,18 @@ training thread (``budget.fit``).
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import itertools
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tracker_viz.capture import checks, distributed
-from tracker_viz.capture.budget import DEFAULT_MAX_MB, weight_side, weights_share
+from tracker_viz.capture.budget import DEFAULT_MAX_MB
 from tracker_viz.capture.camera.arrays import Arrays
 from tracker_viz.capture.camera.choices import chosen_heads, chosen_projections
+from tracker_viz.capture.camera.weight_reader import WeightReader
 from tracker_viz.capture.discover.adapters import without_unreadable
 from tracker_viz.capture.discover.blocks import attend, discover
 from tracker_viz.capture.discover.limits import check_parameters, context_length
@@ -42,13 +41,9 @@ from tracker_viz.capture.signals.chosen import chosen_signals
 from tracker_viz.capture.signals.not_finite import are_finite, first_not_finite, said_of
 from tracker_viz.capture.signals.probe_pass import ProbePass
 from tracker_viz.capture.signals.signal import SignalArray
-from tracker_viz.capture.weights.gathering import Gatherer
-from tracker_viz.capture.weights.matrices import Pooling, Projection, read
+from tracker_viz.capture.weights.matrices import Pooling, Projection
 from tracker_viz.capture.weights.neurons import NeuronWatch, down_layers, linear_layers
-from tracker_viz.capture.weights.norms import krylov, norms
-from tracker_viz.capture.weights.stored import StoredWeights
 from tracker_viz.errors import CaptureError, ConfigError
-from tracker_viz.metrics import MAX_SPECTRUM_SIDE, WEIGHT_NAME
 from tracker_viz.types import Capture
 
 log = logging.getLogger("tracker_viz.capture")
@@ -127,7 +122,7 @@ class Camera:
         # What ``explore`` finds out.
         self._structure: ModelStructure
         self._input_ids: Tensor
-        self._projections: list[Projection]
+        self._weights: WeightReader
         self._signature: tuple[tuple[str, tuple[int, ...]], ...]
         # Modules to follow so that the routers of a mixture are seen.
         self._router_modules: list[tuple[str, nn.Module]] = []
@@ -153,7 +148,7 @@ class Camera:
     @property
     def projections(self) -> tuple[Projection, ...]:
         """The weights that are captured, of those that were found."""
-        return tuple(self._projections)
+        return self._weights.projections
 
     @property
     def device(self) -> torch.device:
@@ -200,7 +195,7 @@ class Camera:
         with isolated(self.model, autocast=self._autocast, written_buffers=written):
             if _signature(self.model) == self._signature:
                 self._neurons = NeuronWatch(self._input_ids.numel(), self._n_drawn_tokens)
-                with self._neurons.following(down_layers(self.model, self._projections)):
+                with self._neurons.following(down_layers(self.model, self.projections)):
                     attention = self._attend(self._input_ids)
             else:
                 log.warning(
@@ -263,7 +258,7 @@ class Camera:
                 dtype=torch.float16,
                 mixing=self._mixing,
             )
-        self._structure, self._readable = without_unreadable(
+        self._structure, readable = without_unreadable(
             self._structure, self.model, sharded=self.sharded
         )
         self._choices = choices_by_block(routers, self._structure)
@@ -275,18 +270,16 @@ class Camera:
         chosen = chosen_projections(
             self.model, self._structure, self._wanted, by_hand=self._named is not None
         )
-        self._projections = [each for each in chosen if self._is_kept(each.block)]
-        # Leaving out rows of a pooled map would lose weights, so ``Budget.fit`` must not cut it
-        # again: pool to the final size here.
-        pooled = any(self._pooling_of(projection) != "sample" for projection in self._projections)
-        share = weights_share(self._max_mb) if pooled else self._max_mb * 1e6
-        self._side = weight_side([projection.shape for projection in self._projections], share)
+        kept = [each for each in chosen if self._is_kept(each.block)]
+        self._weights = WeightReader(
+            self.model, kept, readable.asked_for, pooling=self._pooling, max_mb=self._max_mb
+        )
         self._signature = _signature(self.model)
         self.model_info = describe(self._structure, self.model)
         self.model_info |= described_choices
         if self._missing_signals:
             self.model_info["missing_signals"] = self._missing_signals
-        if pooled:
+        if self._weights.is_pooled:
             self.model_info["pooling"] = self._pooling
         return attention
 
@@ -354,17 +347,14 @@ class Camera:
         held.add_choices(self._choices, self._is_kept)
         for block in filter(self._is_kept, self._structure.mixing.blocks):
             held.add_mixing(block, self._mixing[block], self._structure.mixing.channels[block])
-        self._add_weights(held)
+        self._weights.add_to(held)
+        held.add_activity(self._neurons.activity(self.model, self._structure.projections))
         held.add_signals(self._signal_arrays)
         self._choices, self._signal_arrays = Choices(), []
         arrays = held.on_host() if self.main else {}
-        for projection in self._projections:
-            name = f"{projection.array_name}.norms"
-            if name in arrays:
-                arrays[name] = norms(arrays[name], projection.shape)
         return Capture(
             step=step,
-            arrays=arrays,
+            arrays=self._weights.with_norms(arrays),
             axes=held.axes,
             labels=held.labels,
             tokens_seen=tokens_seen,
@@ -372,60 +362,6 @@ class Camera:
             model=self.model_info | said_of(self._not_finite),
             probe=self._described_probe,
         )
-
-    def _add_weights(self, held: Arrays) -> None:
-        """Add weights, and what their scores need besides: norms, and the neurons' activity."""
-        gatherer = Gatherer(self.model)
-        of_blocks = itertools.groupby(self._projections, lambda each: each.block)
-        weights = self._stored_weights()
-        with torch.no_grad(), _without_autocast(self.device.type):
-            for _, of_block in of_blocks:
-                projections = tuple(of_block)
-                with gatherer.of_modules(_modules_of(projections)):
-                    if gatherer.is_needed:
-                        weights = self._stored_weights()
-                    for projection in projections:
-                        self._add_weight(held, projection, weights)
-        activity = self._neurons.activity(self.model, self._structure.projections)
-        for name, values in activity.items():
-            if name.rpartition(".")[0] in held.tensors:
-                held.tensors[name] = values
-
-    def _stored_weights(self) -> StoredWeights:
-        return StoredWeights(self.model, self._readable.asked_for)
-
-    def _add_weight(self, held: Arrays, projection: Projection, weights: StoredWeights) -> None:
-        name = projection.array_name
-        side = self._side, self._side
-        held.tensors[name] = read(weights, projection, side, self._pooling_of(projection))
-        held.axes[name] = ("out", "in")
-        is_scored = WEIGHT_NAME.fullmatch(name) is not None
-        is_large = min(projection.shape) > MAX_SPECTRUM_SIDE
-        # Where the capture holds all of a small matrix, its scores follow from that.
-        if is_scored and (is_large or max(projection.shape) > self._side):
-            held.tensors[f"{name}.norms"] = krylov(weights, projection)
-
-    def _pooling_of(self, projection: Projection) -> Pooling:
-        for pattern, how in self._pooling.items():
-            if fnmatch.fnmatchcase(projection.name, pattern):
-                return how
-        return "sample"
-
-
-def _modules_of(projections: Iterable[Projection]) -> list[str]:
-    """Return the names of the modules that have these weights, each once."""
-    names: dict[str, None] = {}
-    for projection in projections:
-        for parameter in projection.parameters:
-            names[parameter.rpartition(".")[0]] = None
-    return list(names)
-
-
-def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
-    # ``Recorder.step`` may be called inside the user's own autocast.
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()
 
 
 def _signature(model: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
