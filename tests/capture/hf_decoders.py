@@ -15,7 +15,6 @@ import transformers
 from tracker_viz.capture.discover.blocks import discover
 from tracker_viz.capture.discover.model_info import describe
 from tracker_viz.capture.isolation import isolated
-from tracker_viz.errors import UnsupportedModelError
 
 N_ROWS, LENGTH = 2, 16
 TOLERANCE = 1e-5
@@ -207,8 +206,6 @@ MODELS = {
     "xglm": ({"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4}, PLAIN),
     "youtu": (MLA, "q_a q_b kv_a kv_b o gate up down"),
 }
-# model type -> options of one whose blocks all mix tokens by a convolution alone
-WITHOUT_ATTENTION = {"lfm2": {"layer_types": ["conv", "conv"]}}
 # Where the class of a configuration computes it from others, it must not be given.
 NOT_TAKEN = {"falcon": {"head_dim"}}
 
@@ -305,7 +302,6 @@ def table():
         lines.append(
             "| " + " | ".join(row(model_type, structure, model, f"{difference:.0e}")) + " |"
         )
-    refused = [f"| {model_type} | {refusal(model_type)} |" for model_type in WITHOUT_ATTENTION]
     return f"""# Supported models
 
 Hugging Face decoders of transformers {transformers.__version__}, in tiny configurations with random
@@ -385,9 +381,19 @@ is compared with the model's own kernel on test values: **largest |A V - output|
 |---|---|---|---|
 {chr(10).join(mixer_lines())}
 
-Linear attention written as an explicit product (`matmul`, `einsum`) is captured from that product,
-if it processes the whole row at once. Lightning attention (minimax) does so for rows of up to its
-`block_size` (256 tokens; a probe has 128 by default).
+Linear attention written as an explicit product (`matmul`, `einsum`) over the whole row is captured
+from that product. If a block calls none of the above (a recurrence written as a loop or in chunks,
+a convolution), the module that mixes tokens is *run again* with the identity in place of its
+values. Before training, a search finds two places inside the module between which it is linear and
+mixes tokens: head by head, or channel by channel if a few runs are enough (a convolution over at
+most 8 tokens, or a filter that is the same at every token). The result is checked like every other
+map.
+
+Two kinds of mixers have no map: those that are not linear (LSTM, GRU), and those in which every
+channel has its own gates and state, because a map would take one run for each token. The log and
+the capture name them, and a model that has no other blocks is refused before training starts.
+Mixers of the second kind can be captured if their scan is a function `rnn_scan(x, a)` of [row,
+token, channel] tensors.
 
 ## Kernels
 
@@ -399,12 +405,6 @@ operators that take queries, keys and values, by the name or the position of the
 (xformers, fla, functions from `kernels`). If the rows of the result are probabilities, it is
 attention. If a kernel gives no matrix, the log and the capture name it with the reason. If no block
 has a map, the model is refused before training starts.
-
-Models without any attention, and without a mixer that gives its matrix, are refused as well:
-
-| model type | message |
-|---|---|
-{chr(10).join(refused)}
 
 {adapted_models.section()}
 {quantized_models.section()}"""
@@ -443,14 +443,6 @@ def indexers():
     from hf_mixtures import indexer_lines
 
     return indexer_lines()
-
-
-def refusal(model_type):
-    try:
-        examine(build(model_type, WITHOUT_ATTENTION[model_type]))
-    except UnsupportedModelError as refused:
-        return str(refused).replace("|", "/")
-    raise AssertionError(f"{model_type} was not refused")
 
 
 if __name__ == "__main__":

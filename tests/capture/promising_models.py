@@ -15,12 +15,14 @@ from hf_decoders import build
 from hf_mixers import MIXERS
 from plain_decoders import DK, VOCAB, FusedAttention, Model, Residual, T, randomised, two_layers
 from quantized_models import PackedLinear, with_layers
+from recurrent_decoders import CONVOLUTIONS, N_SCANS, SCANS, Convolved, Scanned, alone
 from torch import nn
 
 from tracker_viz.capture import make_probe
 
-# Calls of the plain kernels below, by name.
-N_CALLS = {"memory_efficient_attention": 0, "SigmoidCore": 0}
+# Calls of the plain kernels below and of scans, by name.
+N_CALLS = N_SCANS
+N_CALLS |= {"memory_efficient_attention": 0, "SigmoidCore": 0, "delta": 0}
 
 
 class Hidden(torch.autograd.Function):
@@ -86,6 +88,10 @@ KINDS = {
     "mixer, asked": lambda: build("qwen3_next", MIXERS["qwen3_next"][0]),
     "mixer of channels, asked": lambda: build("mamba", MIXERS["mamba"][0]),
     "kernel, asked": lambda: plain(lambda: by_hidden_kernel),
+    "loop, run again": lambda: randomised(lambda: alone(lambda: Scanned(SCANS["delta"]))),
+    "convolution, run again": lambda: randomised(
+        lambda: alone(lambda: Convolved(CONVOLUTIONS["short_convolution"]))
+    ),
     "module, asked": lambda: plain(SigmoidCore),
     "packed weights and LoRA": packed_under_lora,
     "lists as layers": lambda: randomised(CONTAINERS["nn.ModuleList([attn, ff]) as a layer"][0]),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 import transformers
 from container_decoders import MODELS as CONTAINERS
-from hf_decoders import MODELS, TOLERANCE, WITHOUT_ATTENTION, compare, refusal, row, short
+from hf_decoders import MODELS, TOLERANCE, compare, row, short
 from test_plain_models import MODELS as PLAIN
 
 ROOT = Path(__file__).parents[2]
@@ -48,12 +47,6 @@ def test_attention_of_a_public_architecture_that_attends_eagerly(model_type):
     structure, _, difference = compare(model_type, eager=True)
     assert structure.sources == ("softmax",)
     assert difference <= TOLERANCE
-
-
-@pytest.mark.parametrize("model_type", WITHOUT_ATTENTION)
-def test_a_model_without_attention_is_refused_by_name(model_type):
-    assert re.search("no attention over the probe was seen in Lfm2ForCausalLM", refusal(model_type))
-    assert LISTED[model_type] == (model_type, refusal(model_type)), NEW_PAGE
 
 
 def test_at_least_fifty_architectures_are_held_to_their_own_attention():

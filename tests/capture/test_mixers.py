@@ -13,8 +13,9 @@ from hf_decoders import build, probe_ids
 from hf_mixers import (
     MIXERS,
     MIXING_TOLERANCE,
+    REPLAYED,
     examine,
-    mixed_by_the_model,
+    examined_mixer,
     mixer_row,
     recorded,
 )
@@ -24,9 +25,9 @@ from tracker_viz.capture import Schedule, record
 from tracker_viz.capture.attention.interception import Binding, intercepted
 
 
-@pytest.mark.parametrize("model_type", sorted(MIXERS))
+@pytest.mark.parametrize("model_type", sorted([*MIXERS, *REPLAYED]))
 def test_a_mixing_map_does_to_values_what_the_models_own_kernel_does(model_type):
-    structure, model, maps, again, difference = mixed_by_the_model(model_type)
+    structure, model, maps, again, difference = examined_mixer(model_type)
     assert maps
     assert difference <= MIXING_TOLERANCE
     assert structure.error <= MIXING_TOLERANCE

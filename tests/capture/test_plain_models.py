@@ -339,22 +339,27 @@ def test_weights_that_are_no_probabilities_are_a_mixing_map():
     assert structure.mixing.notes == ("by matmul", "by matmul")
 
 
-def test_products_of_which_none_alone_mixes_the_tokens_are_named_and_left_out():
+@pytest.mark.parametrize("is_linear", [True, False])
+def test_of_two_products_the_map_is_that_of_both_where_they_are_one_linear_step(is_linear):
     class TwoSteps(FusedAttention):
         def forward(self, x):
             q, k, v = (split(part, H) for part in self.c_attn(x).split(D, dim=-1))
             weights = torch.tanh(q @ k.transpose(-2, -1)).tril()
-            return self.c_proj(merge(weights @ (weights.sin() @ v)))
+            expected.append((weights if is_linear else torch.eye(T)) @ weights.sin())
+            once = weights.sin() @ v
+            return self.c_proj(merge(weights @ (once if is_linear else once.tanh())))
 
+    expected, maps = [], {}
     kinds = (TwoSteps, FusedAttention)
     model = randomised(lambda: Model(lambda index: Residual(kinds[index](by_kernel), two_layers())))
-    structure, _ = examine(model)
+    structure, _ = examine(model, mixing=maps)
     assert structure.n_heads == (0, H)
-    assert structure.mixing.blocks == ()
-    assert structure.left_out == (
-        "2 products by matrices that are no probabilities in blocks.0.attn, of which none alone is "
-        "how it mixes tokens",
-    )
+    note = "by its module, run again"
+    if not is_linear:
+        note += ", one step of several"
+    assert structure.mixing.notes[0] == note
+    assert structure.left_out == ()
+    torch.testing.assert_close(maps[0], expected[0], atol=1e-5, rtol=0)
 
 
 def by_parts(model, ids):
@@ -382,7 +387,7 @@ def test_rows_of_the_probe_that_are_run_one_by_one_are_not_taken_for_heads():
 def test_a_hidden_kernel_is_refused_and_its_module_named():
     class Hidden(FusedAttention):
         def forward(self, x):
-            return self.c_proj(x.cumsum(dim=1))
+            return self.c_proj(x.cummax(dim=1).values)
 
     with pytest.raises(
         UnsupportedModelError,

@@ -89,6 +89,7 @@ ASKED = {
     "mixer, asked": ("torch_chunk_gated_delta_rule", 1, 1 * T // 8),
     "mixer of channels, asked": ("mamba_selective_scan", 2, 2 * -(-8 // (48 // T))),
     "kernel, asked": ("memory_efficient_attention", 2, 2 * -(-T // DK)),
+    "loop, run again": ("delta", 2, 2 * -(-T // DK)),
     "module, asked": ("SigmoidCore", 2, 2 * -(-T // DK)),
 }
 

@@ -83,6 +83,12 @@ class KernelAsker:
         if kernel is not None:
             self._ask(kernel, operator, args, kwargs, output)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Look at nothing inside the ``with``: what runs there is a question."""
+        with self._now(is_quiet=True, is_asking=True):
+            yield
+
     def _supposed(self, operator: Any, args: Any) -> Kernel | None:
         """Return a third-party operator as a kernel, or None.
 

@@ -63,8 +63,8 @@ def ask(kernel: Kernel, value: Tensor, output: Tensor, n_rows: int, length: int)
         if mixed.shape[-1] != values.shape[-1] or mixed.shape[1] % values.shape[1]:
             continue
         matrix = _by_columns(kernel, value, axes)
-        error = _difference(torch.matmul(matrix, repeated(values, matrix.shape[1])), mixed)
-        if error <= _tolerated(output):
+        error = difference(torch.matmul(matrix, repeated(values, matrix.shape[1])), mixed)
+        if error <= tolerated(output):
             return Answer(matrix, error, values)
     return None
 
@@ -94,7 +94,7 @@ def ask_channels(
     axis = channel_axes[value]
     values = arguments[value]
     n_channels = values.shape[axis]
-    chosen = _evenly_spaced(n_channels, N_CHANNELS)
+    chosen = chosen_channels(n_channels)
     index = torch.tensor(chosen, device=values.device)
     at_once = max(1, n_channels // length)
     eye = torch.eye(length, device=values.device, dtype=values.dtype)
@@ -117,8 +117,8 @@ def ask_channels(
 
     matrix = torch.cat([_matrices(answer, axis, length) for answer in answers], dim=1)
     given = _channels_as_heads(values.index_select(axis, index), axis)
-    error = _difference(torch.matmul(matrix, given), _channels_as_heads(mixed, axis))
-    if error > _tolerated(mixed if output is None else output):
+    error = difference(torch.matmul(matrix, given), _channels_as_heads(mixed, axis))
+    if error > tolerated(mixed if output is None else output):
         return None
     return Answer(matrix, error, given, tuple(chosen))
 
@@ -164,17 +164,20 @@ def _channels_as_heads(tensor: Tensor, axis: int) -> Tensor:
     return by_channel.float().unsqueeze(-1)
 
 
-def _evenly_spaced(size: int, most: int) -> list[int]:
-    if size <= most:
-        return list(range(size))
-    return [index * size // most for index in range(most)]
+def chosen_channels(n_channels: int) -> list[int]:
+    """Return the channels that are kept of a mixer, evenly spaced."""
+    if n_channels <= N_CHANNELS:
+        return list(range(n_channels))
+    return [index * n_channels // N_CHANNELS for index in range(N_CHANNELS)]
 
 
-def _difference(ours: Tensor, theirs: Tensor) -> float:
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Return the largest difference between two tensors, where both are numbers."""
     return float((ours - theirs).abs().nan_to_num().max())
 
 
-def _tolerated(output: Tensor) -> float:
+def tolerated(output: Tensor) -> float:
+    """Return the largest ``|A V - output|`` of a matrix that counts as the output's."""
     relative = _TOLERANCE.get(output.dtype, _TOLERANCE_OF_HALF)
     largest = float(output.detach().abs().nan_to_num(posinf=0.0).max())
     # 1e-7: some slack for outputs near zero.

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-# As fla, flash_attn and xformers have it; as torch has it; Megatron's; packed rows.
-_FORMS = ("bshd", "bhsd", "sbhd", "1phd", "1hpd", "phd", "bsd", "msd", "pd")
+# As fla, flash_attn and xformers have it; as torch has it; Megatron's; packed rows; as convolutions
+# have it.
+_FORMS = ("bshd", "bhsd", "sbhd", "1phd", "1hpd", "phd", "bsd", "msd", "pd", "bds")
 
 
 @dataclass(frozen=True, slots=True)

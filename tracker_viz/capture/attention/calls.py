@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 # Attention: rows are probabilities. Mixing: entries have any sign and rows any sum.
 Kind = Literal["attention", "mixing"]
+# How the source of a call begins that was seen by running its module again.
+AGAIN = "its module, run again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,17 @@ class ModuleStack:
             for handle in handles:
                 handle.remove()
             self.names.clear()
+
+    @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """Forget, after the ``with``, what ran inside it."""
+        names, entries = list(self.names), dict(self.entries)
+        try:
+            yield
+        finally:
+            self.names[:] = names
+            self.entries.clear()
+            self.entries.update(entries)
 
     def _enter(self, name: str) -> Callable[..., None]:
         def enter(_module: nn.Module, _inputs: Any) -> None:

@@ -82,6 +82,10 @@ class AttentionWatch(TorchFunctionMode):
         logits: stands for them, see ``ProbePass.logits``; without it their result is zeros, because
             nobody reads the logits.
         unanswered: kernels that gave no answer before, and are not asked again.
+
+    Attributes:
+        n_as_wide_as_logits: projections to as many outputs as the vocabulary has tokens; counted
+            with ``evidence``.
     """
 
     def __init__(
@@ -107,17 +111,22 @@ class AttentionWatch(TorchFunctionMode):
         self._keep = keep
         self._evidence = evidence
         self._vocabulary, self._logits = vocabulary, logits or _no_logits
-        self._as_wide_as_logits, self._logits_come_last = False, True
+        self.n_as_wide_as_logits, self._logits_come_last = 0, True
         self._ordinals: dict[tuple[str, ...], int] = {}
         self._latest: tuple[str, ...] | None = None  # modules of the latest call
         self._n_calls = 0
         self._pending: tuple[AttentionCall, Tensor] | None = None
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and tokens a row that the model is given now."""
+        return self._n_rows, self._length
+
+    @property
     def vocabulary(self) -> int | None:
         """After a pass with ``evidence``, what to give the next: the number of tokens, if all
         projections to as many outputs came last."""
-        if self.embedding and self._as_wide_as_logits and self._logits_come_last:
+        if self.embedding and self.n_as_wide_as_logits and self._logits_come_last:
             return self.embedding[0]
         return None
 
@@ -181,7 +190,7 @@ class AttentionWatch(TorchFunctionMode):
         if func is F.embedding:
             self._check_embedding(*operands[:2])
         elif func is F.linear and self.embedding and operands[1].shape[0] == self.embedding[0]:
-            self._as_wide_as_logits = True
+            self.n_as_wide_as_logits += 1
         output = func(*args, **kwargs)
         self._evidence.saw(func, operands, output, self._stack.names)
         return output
@@ -422,7 +431,7 @@ class AttentionWatch(TorchFunctionMode):
             )
             return None
         self._n_calls += 1
-        self._logits_come_last = not self._as_wide_as_logits
+        self._logits_come_last = not self.n_as_wide_as_logits
         modules = tuple(self._stack.names)
         ordinal = self._ordinals.get(modules, 0)
         self._ordinals[modules] = ordinal + 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tracker_viz.capture.attention.calls import AttentionCall, ModuleStack
 from tracker_viz.capture.attention.interception import Binding, find_bindings, intercepted
+from tracker_viz.capture.attention.replay import ReplayPlan
 from tracker_viz.capture.attention.watch import AttentionWatch, Logits
 from tracker_viz.capture.discover.adapters import adapter_projections
 from tracker_viz.capture.discover.block_calls import (
@@ -35,9 +36,10 @@ from tracker_viz.capture.discover.block_calls import (
     stored,
 )
 from tracker_viz.capture.discover.block_names import Block, found_blocks, named_blocks
-from tracker_viz.capture.discover.mixers import mixing_of, split_by_kind
+from tracker_viz.capture.discover.mixers import add_by_kind, dark_blocks, mixing_of, split_by_kind
 from tracker_viz.capture.discover.model_info import ModelStructure, Site, first_of
 from tracker_viz.capture.discover.projections import find_projections, unnamed_matrices
+from tracker_viz.capture.discover.replays import find_replays, replaying
 from tracker_viz.capture.discover.row_loop import RowLoop
 from tracker_viz.capture.discover.tensor_parallel import group_of_heads
 from tracker_viz.capture.isolation import Forward, default_forward
@@ -90,6 +92,9 @@ def discover(
     bindings = find_bindings(model)
     calls, watch, widths = _watched_pass(model, input_ids, forward, evidence, dtype, bindings)
     rejected = watch.rejected
+    replays: list[ReplayPlan] = []
+    if not calls:
+        calls, replays = _replayed(model, input_ids, forward, None, dtype, watch)
     if not calls:
         raise UnsupportedModelError(_nothing_seen(model, rejected))
     calls = looking_back(calls, rejected)
@@ -99,7 +104,15 @@ def discover(
         chosen = named_blocks(model, blocks, [call.modules for call in calls])
     names = [block.name for block in chosen]
     per_block, elsewhere = calls_by_block(calls, chosen)
-    per_block, mixing_calls = split_by_kind(per_block, rejected)
+    per_block, mixing_calls, unclear = split_by_kind(per_block)
+    dark = dark_blocks(chosen, per_block, mixing_calls)
+    if dark and not replays:
+        further, replays = _replayed(model, input_ids, forward, dark, dtype, watch, unclear)
+        calls += further
+        further_blocks, _ = calls_by_block(further, chosen)
+        add_by_kind(further_blocks, per_block, mixing_calls)
+    seen_again = {plan.module for plan in replays}
+    rejected += [why for module, why in unclear.items() if module not in seen_again]
     if not any(per_block) and not any(mixing_calls):
         raise ConfigError(
             f"none of the blocks {names} attends; attention was seen in "
@@ -119,6 +132,10 @@ def discover(
                 model, block, per_block[index], found, named=projections, max_experts=max_experts
             )
 
+    vocabulary = watch.vocabulary
+    if replays and watch.n_as_wide_as_logits > 1:
+        # One of them may be of a mixer, whose place among them is not known.
+        vocabulary = None
     attending = list(itertools.chain(*per_block))
     errors = [call.error for call in calls if call.error is not None]
     structure = ModelStructure(
@@ -131,15 +148,41 @@ def discover(
         sources=tuple(sorted({call.source for call in attending})),
         error=max(errors, default=None),
         watched=frozenset(itertools.chain(*(call.modules for call in calls))),
-        vocabulary=watch.vocabulary,
+        vocabulary=vocabulary,
         left_out=tuple(dict.fromkeys(rejected)),
         head_groups=tuple(found.head_groups),
         unnamed={path: tuple(indices) for path, indices in found.unnamed.items()},
         mixing=mixing_of(model, mixing_calls, watch, bindings),
+        replays=tuple(replays),
     )
     if mixing is not None:
         mixing.update(maps_of(mixing_calls))
     return structure, [heads_of(block_calls) for block_calls in per_block]
+
+
+def _replayed(
+    model: nn.Module,
+    input_ids: Tensor,
+    forward: Forward,
+    blocks: Sequence[str] | None,
+    dtype: torch.dtype,
+    watch: AttentionWatch,
+    unclear: Collection[str] = (),
+) -> tuple[list[AttentionCall], list[ReplayPlan]]:
+    """Look again at blocks in which nothing was seen; at the whole model if None.
+
+    Args:
+        watch: of the first look; gets a sentence about each module that mixes tokens, and of which
+            nothing is said yet.
+        unclear: modules of which something will be said.
+    """
+    plans, calls, refused = find_replays(model, input_ids, forward, blocks)
+    known = {module for module, _ in watch.asker.unanswered} | {*unclear}
+    watch.rejected += [why for module, why in refused.items() if module not in known]
+    by_site: dict[Site, list[AttentionCall]] = {}
+    for call in calls:
+        by_site.setdefault(call.site, []).append(stored(call, dtype))
+    return [all_rows(of_site) for of_site in by_site.values()], plans
 
 
 @dataclass(slots=True)
@@ -251,7 +294,11 @@ def attend(
     followed = [(name, modules[name]) for name in modules if name in structure.watched]
     kernels = intercepted(structure.mixing.bindings, watch.asker.call_function)
     running = Gatherer(model).while_running()
-    with stack.following(followed), loop.following(model), kernels, running, watch:
+    # Before the stack, so that a module is still on it when it is asked.
+    replays = replaying(
+        model, structure.replays, stack, lambda: watch.shape, watch.asker.aside, keep
+    )
+    with replays, stack.following(followed), loop.following(model), kernels, running, watch:
         forward(model, input_ids)
     loop.check()
     missing = expected - set(seen)

@@ -8,37 +8,59 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from tracker_viz.capture.attention.calls import AttentionCall
+from tracker_viz.capture.attention.calls import AGAIN, AttentionCall
 from tracker_viz.capture.attention.interception import Binding
 from tracker_viz.capture.attention.watch import AttentionWatch
+from tracker_viz.capture.discover.block_names import Block
 from tracker_viz.capture.discover.model_info import Mixing
 
 _BlockCalls = list[list[AttentionCall]]
 
 
 def split_by_kind(
-    per_block: Sequence[Sequence[AttentionCall]], rejected: list[str]
-) -> tuple[_BlockCalls, _BlockCalls]:
-    """Return the attention calls and the mixing calls of every block.
-
-    Args:
-        rejected: gets a sentence for products that are left out: where a module multiplies by
-            several matrices that are no probabilities, none of them alone is how it mixes.
-    """
+    per_block: Sequence[Sequence[AttentionCall]],
+) -> tuple[_BlockCalls, _BlockCalls, dict[str, str]]:
+    """Return the attention calls and the mixing calls of every block, and module -> a sentence
+    about products that are left out: where a module multiplies by several matrices that are no
+    probabilities, none of them alone is how it mixes."""
     attention: _BlockCalls = []
     mixing: _BlockCalls = []
+    unclear: dict[str, str] = {}
     for calls in per_block:
         attention.append([call for call in calls if call.kind == "attention"])
         of_block = [call for call in calls if call.kind == "mixing"]
         n_products = Counter(call.module for call in of_block if call.source == "matmul")
         several = [module for module, count in n_products.items() if count > 1]
         for module in several:
-            rejected.append(
+            unclear[module] = (
                 f"{n_products[module]} products by matrices that are no probabilities in "
                 f"{module or 'the model itself'}, of which none alone is how it mixes tokens"
             )
         mixing.append([call for call in of_block if call.module not in several])
-    return attention, mixing
+    return attention, mixing, unclear
+
+
+def dark_blocks(
+    blocks: Sequence[Block],
+    attention: Sequence[Sequence[AttentionCall]],
+    mixing: Sequence[Sequence[AttentionCall]],
+) -> list[str]:
+    """Return the names of the blocks in which nothing was seen to mix tokens, and of the modules
+    beside them."""
+    dark: list[str] = []
+    for block, attending, mixed in zip(blocks, attention, mixing, strict=True):
+        if not attending and not mixed:
+            dark += (block.name, *block.beside)
+    return dark
+
+
+def add_by_kind(
+    further: Sequence[Sequence[AttentionCall]], attention: _BlockCalls, mixing: _BlockCalls
+) -> None:
+    """Add further calls of every block to those of their kind."""
+    for calls, attending, mixed in zip(further, attention, mixing, strict=True):
+        attending += [call for call in calls if call.kind == "attention"]
+        mixed += [call for call in calls if call.kind == "mixing"]
 
 
 def mixing_of(
@@ -68,7 +90,8 @@ def _note(model: nn.Module, calls: Sequence[AttentionCall]) -> str:
     parts = [f"by {sources}"]
     if any(call.channels for call in calls):
         parts.append("some of its channels, each of which mixes in its own way")
-    if any(_is_convolved(model, call.module) for call in calls):
+    kernels = [call for call in calls if not call.source.startswith(AGAIN)]
+    if any(_is_convolved(model, call.module) for call in kernels):
         parts.append("the scan alone: its values pass a convolution first")
     return "; ".join(parts)
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from tracker_viz.capture.attention.interception import Binding
+from tracker_viz.capture.attention.replay import ReplayPlan
 from tracker_viz.capture.distributed import wrapped_to_shard
 from tracker_viz.capture.weights.adapters import inside_wrapper, kinds
 from tracker_viz.capture.weights.gathering import Gatherer
@@ -69,6 +70,7 @@ class ModelStructure:
         watched: names of the modules that were running at any call; the others need not be followed
             again.
         mixing: the token mixers that are no attention.
+        replays: modules that are run again with other values inside.
         vocabulary: number of tokens, where a projection to as many outputs can be left out (see
             ``AttentionWatch``).
     """
@@ -87,6 +89,7 @@ class ModelStructure:
     head_groups: tuple[Any, ...] = ()
     unnamed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     mixing: Mixing = field(default_factory=Mixing)
+    replays: tuple[ReplayPlan, ...] = ()
 
     @property
     def d_mlp(self) -> int | None:
