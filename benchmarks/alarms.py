@@ -1,9 +1,13 @@
 """Measure when alarms ring: in healthy trainings, where each is a false one, and in trainings that
-are made unstable in three ways, where they should ring before the loss shows it.
+are made unstable in five ways, where they should ring before the loss shows it.
 
 * ``learning rate``: from a third of the training on it grows by 5 % a step, and gradients are no
   longer clipped;
-* ``poisoned data``: from then on every batch is one random token over and over, at ten times the
+* ``duplicated data``: over 40 steps a growing share of each batch, in the end all of it, is one
+  and the same row, as where a shard holds one document over and over; 80 steps later the data are
+  as before;
+* ``noisy targets``: over 40 steps a growing share of the rows, in the end all, gets random targets;
+* ``poisoned batches``: from then on every batch is one random token over and over, at ten times the
   learning rate;
 * ``overflow``: attention logits are computed in half precision, and from then on the weights of the
   queries grow by 10 % a step, until a logit is infinite.
@@ -37,11 +41,21 @@ from tracker_viz.demo import model as demo_model
 from tracker_viz.demo.data import BOS, SPAN_TOKENS, VOCAB_SIZE, DataConfig, Mixture
 from tracker_viz.demo.model import Decoder, ModelConfig
 from tracker_viz.metrics import Alarm, Alarms, Scorer
+from tracker_viz.metrics.signals.alarms import PROBE_RISE
 from tracker_viz.types import Capture
 
 HERE = Path(__file__).parent
 STEPS, CAPTURES, BREAKS_AT = 240, 60, 80
-KINDS = ("healthy", "learning rate", "poisoned data", "overflow")
+# Steps over which data go bad, and for which duplicates stay.
+GOES_BAD, DUPLICATES_STAY = 40, 80
+KINDS = (
+    "healthy",
+    "learning rate",
+    "overflow",
+    "duplicated data",
+    "noisy targets",
+    "poisoned batches",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +65,15 @@ class Training:
     Attributes:
         alarms: (step, kind) of each.
         shown_at: the first step whose loss shows that something is wrong; None: none does.
+        text_rise: the most by which the probe's loss on text lay above its lowest before, at two
+            captures in a row.
     """
 
     kind: str
     seed: int
     alarms: tuple[tuple[int, str], ...]
     shown_at: int | None
+    text_rise: float
 
     @property
     def lead(self) -> int | None:
@@ -104,10 +121,12 @@ def train(kind: str, seed: int) -> Training:
         token_range=SPAN_TOKENS,
         score_rows=1,
     )
-    scorer, alarms, rung = Scorer(), Alarms(), list[Alarm]()
+    scorer, alarms, rung, text = Scorer(), Alarms(), list[Alarm](), list[float]()
 
     def look(capture: Capture) -> None:
-        rung.extend(alarms(scorer(capture)))
+        scored = scorer(capture)
+        text.append(scored.metrics.get("probe/loss_text", math.nan))
+        rung.extend(alarms(scored))
 
     schedule = Schedule.for_total(STEPS, CAPTURES)
     losses = []
@@ -117,21 +136,28 @@ def train(kind: str, seed: int) -> Training:
             losses.append(loss)
             recorder.step(step, loss=loss)
     found = tuple((alarm.step, alarm.kind) for alarm in rung)
-    return Training(kind, seed, found, first_shown(losses))
+    return Training(kind, seed, found, first_shown(losses), largest_rise(text))
 
 
 def steps_of(model: Decoder, mixture: Mixture, kind: str) -> Iterator[tuple[int, float]]:
     """Train, and yield (finished steps, loss)."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.999))
+    document = tuple(part[0].clone() for part in mixture.batch())
     for step in range(1, STEPS + 1):
         is_broken = step > BREAKS_AT and kind != "healthy"
         inputs, targets = mixture.batch()
         rate = 1e-3 * min(1.0, step / 50)
         if is_broken and kind == "learning rate":
             rate *= 1.05 ** (step - BREAKS_AT)
-        if is_broken and kind == "poisoned data":
+        if is_broken and kind == "poisoned batches":
             rate *= 10
             inputs = targets = torch.full_like(inputs, 1 + step % 200)
+        share = min(1.0, max(0, step - BREAKS_AT) / GOES_BAD)
+        n_bad = round(share * len(inputs))
+        if kind == "duplicated data" and step <= BREAKS_AT + DUPLICATES_STAY:
+            inputs[:n_bad], targets[:n_bad] = document
+        if kind == "noisy targets":
+            targets[:n_bad] = torch.randint(0, BOS, targets[:n_bad].shape)
         for group in optimizer.param_groups:
             group["lr"] = rate
 
@@ -154,6 +180,15 @@ def first_shown(losses: list[float]) -> int | None:
         if not math.isfinite(losses[index]) or losses[index] > usual + 1:
             return index + 1
     return None
+
+
+def largest_rise(values: list[float]) -> float:
+    """Return by how much two values in a row lay above the lowest before them, at most."""
+    values = [value for value in values if math.isfinite(value)]
+    pairs = [
+        min(values[index - 1 : index + 1]) - min(values[:index]) for index in range(1, len(values))
+    ]
+    return max(pairs)
 
 
 @contextmanager
@@ -202,7 +237,14 @@ def report(trainings: list[Training]) -> str:
         lines.append(_row(kind, [each for each in trainings if each.kind == kind]))
     lines += [
         "",
-        "A poisoned batch shows in its own loss before any capture can: no alarm comes earlier.",
+        "The probe's loss on text lay at two captures in a row at most",
+        f"{max(each.text_rise for each in healthy):.2f} nats above its lowest in healthy "
+        f"trainings, and rings from {PROBE_RISE} on.",
+        "",
+        "Duplicated data make the training's loss better, not worse; it jumps when other data",
+        "come back. Noisy targets raise the loss by less than 1 nat in 20 steps, so that it never",
+        "shows by this rule: in the end it is 0.9 higher, which its curve tells. Batches of one",
+        "token show in their own loss about when the next capture is taken.",
         "",
     ]
     return "\n".join(lines)

@@ -396,6 +396,27 @@ KINDS = (
 )
 
 
+def broken_parameter():
+    """What a capture says of a sharded model of which one process holds a NaN."""
+    model = make_model()
+    for block in model.blocks:
+        fully_shard(block)
+    fully_shard(model)
+    name = next(
+        name
+        for name, each in model.named_parameters()
+        if name[:9] == "blocks.1." and each.ndim == 2
+    )
+    captures = []
+    probe = make_probe(VOCAB, T, text_ids=range(T))
+    with record(model, probe, Schedule.every(2, STEPS), captures.append) as recorder:
+        recorder.step(0)
+        if dist.get_rank() == 1:
+            model.get_parameter(name).to_local().detach().view(-1)[0] = torch.nan
+        recorder.step(2)
+    return name, [capture.model.get("not_finite") for capture in captures]
+
+
 def main(directory):
     dist.init_process_group("gloo")
     rank = dist.get_rank()
@@ -431,6 +452,7 @@ def main(directory):
 
     report["full disk"] = {"with": fsdp2(True, sink=full)[0]}
     report["reads"], report["refused"] = reads(), refusals()
+    report["broken parameter"] = broken_parameter()
     (directory / f"rank{rank}.json").write_text(json.dumps(report))
     dist.destroy_process_group()
 

@@ -179,6 +179,12 @@ def test_split_layers_whose_heads_cannot_be_told_are_refused_on_each_process(two
         assert "tracker-viz backfill" in report["refused"]
 
 
+def test_the_module_of_a_sharded_model_that_is_first_not_finite_is_named(two_processes):
+    (name, found), (_, other) = (report["broken parameter"] for report in two_processes[0])
+    assert found == [None, f"{name.removesuffix('.weight')} (its parameter weight is not finite)"]
+    assert other == []
+
+
 def test_the_launchers_rank_counts_before_the_process_group_is_up(monkeypatch):
     assert not torch.distributed.is_initialized()
     monkeypatch.setenv("RANK", "1")

@@ -12,7 +12,7 @@ from tracker_viz.metrics.signals.alarms import LEAST_ENTROPY, MAX_LOGIT, N_QUIET
 from tracker_viz.types import Capture
 
 
-def scored(step, *, logit=5.0, entropy=0.6, loss=2.0, dead=0.0, rms=1.0, **model):
+def scored(step, *, logit=5.0, entropy=0.6, loss=2.0, text=2.0, dead=0.0, rms=1.0, **model):
     """A capture of two blocks with two heads, of which L1H0 has the values given."""
     logits, entropies = np.full((2, 2), 4.0, np.float32), np.full((2, 2), 0.7, np.float32)
     logits[1, 0] = logit
@@ -24,7 +24,8 @@ def scored(step, *, logit=5.0, entropy=0.6, loss=2.0, dead=0.0, rms=1.0, **model
         "scores.weight.dead_share": np.array([[np.nan, 0.0], [np.nan, dead]], np.float32),
     }
     labels = {"projection": ("attn.w_q", "mlp.w_out")}
-    return Capture(step, arrays, labels=labels, metrics={"loss": loss}, model=model)
+    metrics = {"loss": loss, "probe/loss_text": text}
+    return Capture(step, arrays, labels=labels, metrics=metrics, model=model)
 
 
 def rung(*captures):
@@ -102,6 +103,21 @@ def test_a_jump_of_the_loss_names_what_moved_most():
         "L1H1"
     )
     assert moved_most(QUIET[-1], scored(9)) == ((), ())
+
+
+def test_the_probe_rings_where_its_text_gets_worse_at_two_captures_in_a_row():
+    texts = [4.0, 3.0, 3.3, 3.1, 3.1, 3.2, 3.4, 3.5, math.nan]
+    alarms = Alarms()
+    found = [
+        alarms(scored(step, text=text, loss=2.4 - 0.1 * step)) for step, text in enumerate(texts)
+    ]
+    assert [len(each) for each in found] == [0, 0, 0, 0, 0, 0, 1, 0, 0]
+    assert found[6][0].sentence == (
+        "step 6: the probe's loss on text has risen from 3.00 (step 1) to 3.40, while the "
+        "training's fell from 2.30 to 1.80: look at the data"
+    )
+    (risen,) = rung(*QUIET, *[scored(step, text=2.3, loss=2.2) for step in (8, 9)])
+    assert risen == 9
 
 
 def test_losses_that_scatter_do_not_ring():

@@ -139,6 +139,20 @@ def test_a_logit_beyond_the_bound_of_an_alarm_is_told_with_its_head():
     assert find_events(series_of(max_logit={(1, 0): rising(30, top=90.0)})) == []
 
 
+def test_text_that_gets_worse_while_the_training_loss_falls_is_told():
+    text = np.concatenate([np.linspace(5, 3, 30), np.linspace(3, 3.4, N - 30)])
+    loss = np.linspace(3, 1, N)
+    series = series_of(loss, induction={})
+    series = replace(series, metrics={**series.metrics, "probe/loss_text": text})
+    (event,) = [each for each in find_events(series) if each.kind == "text_worsens"]
+    at = event.last_step // 10
+    assert (event.first_step, text[at - 1] >= 3.15, text[at - 2] >= 3.15) == (290, True, False)
+    assert event.caption == (
+        "the loss on the probe's text rises: 3.0 → 3.2; the training's own falls: "
+        f"{loss[29]:.1f} → {loss[at]:.1f}"
+    )
+
+
 def test_noise_of_single_batches_is_no_event():
     loss = 2 + 0.02 * np.random.default_rng(0).standard_normal(N)
     loss[13] = 9.0

@@ -158,6 +158,26 @@ def piece_of(tensor: Tensor) -> Piece:
     return Piece(tensor.to_local(), tuple(starts), mesh.get_group(mesh_axis), mesh.device_type)  # type: ignore[attr-defined]
 
 
+def any_of(is_so: bool) -> bool:
+    """Return whether ``is_so`` on any process (a collective)."""
+    answers = [False] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(answers, is_so)
+    return any(answers)
+
+
+def first_of(place: int, name: str) -> str:
+    """Return the name with the smallest place on any process (a collective)."""
+    found = [(0, "")] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, (place, name))
+    return min(found)[1]
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is, or what this process holds of a sharded one."""
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
 def agreed(number: int, device: torch.device) -> int:
     """Return the main process's ``number`` on every process (a collective)."""
     shared = torch.tensor([number], dtype=torch.int64, device=device)

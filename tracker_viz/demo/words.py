@@ -11,7 +11,7 @@ import heapq
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -69,14 +69,10 @@ def in_words(text: bytes, words: Sequence[bytes], *, first_id: int) -> Tensor:
     number for bytes that are part of none."""
     ids = {bytes([byte]): byte for byte in range(256)}
     ids |= {word: first_id + index for index, word in enumerate(words)}
-    known: dict[bytes, list[int]] = {}
-    tokens: list[int] = []
-    for match in _PIECE.finditer(text):
-        piece = match[0]
-        if piece not in known:
-            known[piece] = list(_tokens_of(piece, ids, first_id))
-        tokens += known[piece]
-    return torch.from_numpy(np.array(tokens, np.int32))
+    pieces = _PIECE.findall(text)
+    known = {piece: list(_tokens_of(piece, ids)) for piece in set(pieces)}
+    tokens = chain.from_iterable(map(known.__getitem__, pieces))
+    return torch.from_numpy(np.fromiter(tokens, np.int32))
 
 
 def _joined(parts: Sequence[bytes], pair: Pair) -> list[bytes]:
@@ -90,7 +86,7 @@ def _joined(parts: Sequence[bytes], pair: Pair) -> list[bytes]:
     return joined
 
 
-def _tokens_of(piece: bytes, ids: dict[bytes, int], first_id: int) -> Iterator[int]:
+def _tokens_of(piece: bytes, ids: dict[bytes, int]) -> Iterator[int]:
     """Yield the tokens of a piece: what was learned first is joined first."""
     parts = [bytes([byte]) for byte in piece]
     while True:

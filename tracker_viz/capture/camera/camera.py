@@ -230,11 +230,14 @@ class Camera:
                 logits=seen.logits,
                 max_logits=seen.max_logits,
             )
-        self._signal_arrays = list(seen.arrays())
+        self._signal_arrays = list(seen.arrays(attention))
         self._not_finite = None
-        # A pass more on every process would be needed where the model is sharded.
-        if not self.sharded and not are_finite(self._signal_arrays):
-            self._not_finite = first_not_finite(self.model, input_ids, self._forward)
+        is_finite = are_finite(self._signal_arrays)
+        # Every process of a sharded model takes part in the pass that looks for the module.
+        if distributed.any_of(not is_finite) if self.sharded else not is_finite:
+            self._not_finite = first_not_finite(
+                self.model, input_ids, self._forward, sharded=self.sharded
+            )
         self._missing_signals = seen.missing
         self._mixing = mixing
         self._choices = choices_by_block(routers, self._structure)

@@ -6,12 +6,14 @@ Called by ``Camera`` where the residual stream is not finite: it takes a pass of
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tracker_viz.capture.distributed import first_of, local_part
 from tracker_viz.capture.isolation import Forward
 from tracker_viz.capture.signals.signal import SignalArray
 
@@ -28,16 +30,28 @@ def said_of(module: str | None) -> dict[str, str]:
     return {} if module is None else {"not_finite": module}
 
 
-def first_not_finite(model: nn.Module, input_ids: Tensor, forward: Forward) -> str | None:
+def first_not_finite(
+    model: nn.Module, input_ids: Tensor, forward: Forward, *, sharded: bool = False
+) -> str | None:
     """Run the probe, inside ``isolated``; return the first module, in the order in which modules
     end, whose output is not finite, with the words ``(its parameter ... is not finite)`` where that
-    is so. None where all outputs are finite."""
-    found: list[str] = []
+    is so. None where all outputs are finite.
+
+    Args:
+        sharded: each process looks at its own part of what is sharded, and the first module that
+            any of them finds is returned (a collective).
+    """
+    found = ""
+    n_ended = 0
 
     def looking(name: str) -> Callable[..., None]:
         def look(module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not found and not all(map(_is_finite, _tensors(output))):
-                found.append(f"{name or 'the model itself'}{_broken_parameter(module)}")
+            nonlocal found, n_ended
+            if found:
+                return
+            n_ended += 1
+            if not all(map(_is_finite, _tensors(output))):
+                found = f"{name or 'the model itself'}{_broken_parameter(module)}"
 
         return look
 
@@ -45,12 +59,14 @@ def first_not_finite(model: nn.Module, input_ids: Tensor, forward: Forward) -> s
         for name, module in model.named_modules():
             hooks.callback(module.register_forward_hook(looking(name)).remove)
         forward(model, input_ids)
-    return found[0] if found else None
+    if sharded:
+        found = first_of(n_ended if found else sys.maxsize, found)
+    return found or None
 
 
 def _broken_parameter(module: nn.Module) -> str:
     for name, parameter in module.named_parameters(recurse=False):
-        if not _is_finite(parameter.detach()):
+        if not _is_finite(parameter):
             return f" (its parameter {name} is not finite)"
     return ""
 
@@ -65,4 +81,5 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    held = local_part(tensor.detach())
+    return not held.is_floating_point() or bool(torch.isfinite(held).all())

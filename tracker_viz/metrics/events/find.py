@@ -14,6 +14,7 @@ from tracker_viz.metrics.events.experts import (
 from tracker_viz.metrics.events.logits import large_logits
 from tracker_viz.metrics.events.loss import is_explained, loss_moves, with_loss
 from tracker_viz.metrics.events.role import role_events
+from tracker_viz.metrics.events.text import text_worsens
 from tracker_viz.metrics.events.trouble import collapses, nonfinite
 from tracker_viz.metrics.series import ScoreSeries
 
@@ -23,6 +24,7 @@ FINDERS: tuple[Callable[[ScoreSeries, str], Iterable[Event]], ...] = (
     collapses,
     large_logits,
     nonfinite,
+    text_worsens,
     dead_experts,
     router_collapses,
     routing_settles,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tracker_viz.types import Capture, HeadId
 
-AlarmKind = Literal["not_finite", "logit", "entropy", "dead", "loss"]
+AlarmKind = Literal["not_finite", "logit", "entropy", "dead", "probe", "loss"]
 
 # QK-Clip scales queries and keys back from here on (Kimi Team 2025, arXiv:2507.20534, section 2.1);
 # Dehghani et al. 2023 (arXiv:2302.05442, section 3.2) saw trainings diverge at thousands.
@@ -36,12 +36,17 @@ DEAD_SHARE = 0.5
 # Above the median of the captures before, in nats, and in their median absolute deviations: losses
 # of single batches scatter.
 LOSS_JUMP, LOSS_DEVIATIONS = 1.0, 10.0
+# The probe's rows are the same at every capture, so their loss hardly scatters: in nats, above the
+# lowest of the run, at two captures in a row. In healthy trainings it rose by at most an eighth of
+# that (benchmarks/alarms.md).
+PROBE_RISE = 0.15
 # Captures that a rate, and a jump of the loss, is compared with.
 N_BEFORE, LEAST_BEFORE = 8, 4
 # An alarm has ended after so many captures in a row without it.
 N_QUIET = 2
 
 _STREAM, _LOGIT, _ENTROPY = "scores.stream.rms", "scores.head.max_logit", "scores.head.entropy"
+_TEXT = "probe/loss_text"
 _MOVED = 2  # blocks, and heads, that a sentence names
 _DEAD_NEURONS = re.compile(r"mlp\.w_(down|out)")
 
@@ -53,7 +58,8 @@ class Alarm:
     Attributes:
         kind: ``not_finite``: NaN or infinity; ``logit``: the largest attention logit is beyond a
             bound, or grows fast; ``entropy``: all heads of a block look at single tokens; ``dead``:
-            half of the neurons or experts get nothing; ``loss``: the loss has jumped.
+            half of the neurons or experts get nothing; ``probe``: the probe's loss on text rises,
+            whatever the training's own does; ``loss``: the loss has jumped.
         step: of the capture that shows it.
         value: what was measured; NaN for ``not_finite``.
         blocks, heads: where.
@@ -85,6 +91,8 @@ class Alarms:
     def __init__(self) -> None:
         self._before: deque[Capture] = deque(maxlen=N_BEFORE)
         self._dead_at_first: dict[str, float] = {}
+        # The capture whose loss on the probe's text is the lowest so far.
+        self._best: Capture | None = None
         # Kind that rings -> captures without it since.
         self._ringing: dict[AlarmKind, int] = {}
 
@@ -97,7 +105,11 @@ class Alarms:
                 del self._ringing[kind]
         new = [alarm for kind, alarm in found.items() if kind not in self._ringing]
         self._ringing |= {alarm.kind: 0 for alarm in new}
-        self._before.append(_small(scored))
+        small = _small(scored)
+        self._before.append(small)
+        text = small.metrics[_TEXT]
+        if math.isfinite(text) and (self._best is None or text < self._best.metrics[_TEXT]):
+            self._best = small
         return new
 
     def _found(self, scored: Capture) -> Iterator[Alarm]:
@@ -105,9 +117,27 @@ class Alarms:
             alarm = look(scored, self._before)
             if alarm is not None:
                 yield alarm
-        alarm = _dead(scored, self._dead_at_first)
-        if alarm is not None:
-            yield alarm
+        for alarm in (_dead(scored, self._dead_at_first), self._probe(scored)):
+            if alarm is not None:
+                yield alarm
+
+    def _probe(self, scored: Capture) -> Alarm | None:
+        if self._best is None:
+            return None
+        best, before = self._best, self._before[-1]
+        lowest, value = best.metrics[_TEXT], scored.metrics.get(_TEXT, math.nan)
+        if not all(each >= lowest + PROBE_RISE for each in (before.metrics[_TEXT], value)):
+            return None
+        sentence = (
+            f"step {scored.step}: the probe's loss on text has risen from {lowest:.2f} (step "
+            f"{best.step}) to {value:.2f}"
+        )
+        was, loss = best.metrics["loss"], scored.metrics.get("loss", math.nan)
+        if loss <= was:
+            sentence += (
+                f", while the training's fell from {was:.2f} to {loss:.2f}: look at the data"
+            )
+        return Alarm("probe", scored.step, value, sentence)
 
 
 def _not_finite(scored: Capture, _before: deque[Capture]) -> Alarm | None:
@@ -249,4 +279,5 @@ def _small(scored: Capture) -> Capture:
     kept = {
         name: scored.arrays[name] for name in (_STREAM, _LOGIT, _ENTROPY) if name in scored.arrays
     }
-    return Capture(scored.step, kept, metrics={"loss": scored.metrics.get("loss", math.nan)})
+    losses = {name: scored.metrics.get(name, math.nan) for name in ("loss", _TEXT)}
+    return Capture(scored.step, kept, metrics=losses)
