@@ -17,6 +17,7 @@ from torch import nn
 
 from tracker_viz.capture import Schedule, make_probe, record
 from tracker_viz.capture.signals.attribution import frozen_norm, head_attributions
+from tracker_viz.capture.signals.head_writes import MAX_POSITIONS, N_RAISED
 
 THEIRS = Path(__file__).with_name("transformer_lens_attributions.npz")
 VOCAB = 101
@@ -102,6 +103,13 @@ def test_heads_raise_the_right_token_as_in_a_slow_computation(norm):
         wanted = raised.gather(-1, right[None, None, :, None].expand(*raised.shape[:3], 1))
         found = capture.arrays[f"scores.write.{name}"]
         np.testing.assert_allclose(found, wanted[..., 0].mean(-1), rtol=1e-4, atol=1e-5)
+
+    read_at = slice(-1 - MAX_POSITIONS, -1)
+    top = over_mean[:, :, 1, read_at].topk(N_RAISED)
+    np.testing.assert_array_equal(capture.arrays["write.top"], top.indices)
+    np.testing.assert_allclose(capture.arrays["write.top_logit"], top.values, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(capture.arrays["write.token"], drawn[1, read_at])
+    np.testing.assert_array_equal(capture.arrays["write.right"], drawn[1, -MAX_POSITIONS:])
 
     there = torch.unique(drawn[0])
     most = there[added[:, :, 0, first:-1][..., there].argmax(-1)]

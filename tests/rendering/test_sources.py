@@ -107,6 +107,18 @@ def test_a_head_map_is_its_own_head_of_its_own_row_compared_with_the_capture_it_
     assert np.array_equal(source.values(moment), max_pool(here, 2))
 
 
+def test_a_weighted_map_is_what_its_head_writes_of_each_token_as_shares(moment):
+    name, norms = "blocks.0.attn.pattern", ("blocks.0.attn.value_norm", 1)
+    moment.arrays[norms] = np.random.default_rng(2).random((9, 8)).astype(np.float16)
+    source = HeadMap(name, 1, 3, 8, weighted_by=(0, 2, 4, 6, 8))
+    assert source.needs == ((name, 1), norms)
+    written = moment.arrays[name, 1][3].astype(float) * moment.arrays[norms][6].astype(float)
+    expected = written / written.sum(1, keepdims=True)
+    np.testing.assert_allclose(source.values(moment), expected, atol=1e-3)
+    pooled = HeadMap(name, 1, 3, 8, 2, weighted_by=(0, 2, 4, 6, 8))
+    assert np.array_equal(pooled.values(moment), max_pool(source.values(moment), 2))
+
+
 @pytest.mark.parametrize("show", ["value", "step"])
 def test_a_mosaic_puts_each_head_in_its_own_place(moment, show):
     heads = {

@@ -57,6 +57,7 @@ _LEAST_SIDE = 8
 _LEAST_POSITIONS = 64
 _PATTERN, _MIXING, _HEAD_AXIS = ".attn.pattern", ".mixer.mixing", ".head"
 _MAPS = (_PATTERN, _MIXING)
+_NORMS = ".attn.value_norm"  # of all heads, whichever maps are kept
 _SPECIALISATION = "scores.head.specialisation"
 
 
@@ -140,7 +141,7 @@ class Budget:
                 patterns[name] = array
             elif capture.axes.get(name) == ("out", "in"):
                 weights[name] = array
-            elif name not in routers and name != PROBE_LOSS:
+            elif name not in routers and not _is_by_position(name):
                 others[name] = array
         available = self.max_mb * 1e6 - _HEADER_BYTES - _bytes_of_ids(capture.probe)
         available -= sum(array.size * array.itemsize for array in others.values())
@@ -153,8 +154,7 @@ class Budget:
         if weights:
             for_patterns = max(_ATTENTION_SHARE * available, available - weight_bytes)
         kept = patterns | routers
-        if PROBE_LOSS in capture.arrays:
-            kept[PROBE_LOSS] = capture.arrays[PROBE_LOSS]
+        kept |= {name: each for name, each in capture.arrays.items() if _is_by_position(name)}
         labels: dict[str, tuple[str, ...]] = {}
         probe, cut = capture.probe, dict[str, Any]()
         if pattern_bytes > for_patterns:
@@ -203,9 +203,9 @@ class Budget:
         if "probe" in capture.labels:
             labels["probe"] = tuple(capture.labels["probe"][row] for row in size.rows)
         kept |= shown_of_routers(capture.arrays, size.rows, size.positions)
-        if PROBE_LOSS in capture.arrays:
-            losses = capture.arrays[PROBE_LOSS]
-            kept[PROBE_LOSS] = losses[list(size.rows), : size.positions]
+        for name, array in capture.arrays.items():
+            if _is_by_position(name):
+                kept[name] = array[list(size.rows), ..., : size.positions]
         n_rows, _, length, _ = next(iter(patterns.values())).shape
         most_heads = max(array.shape[1] for array in patterns.values())
         cut = {
@@ -283,7 +283,7 @@ def without_hidden_rows(capture: Capture) -> Capture:
         return capture
     of_rows = {name for name in capture.arrays if name.endswith(_MAPS)}
     of_rows |= routers_of(capture.arrays).keys()
-    of_rows |= {PROBE_LOSS} & capture.arrays.keys()
+    of_rows |= set(filter(_is_by_position, capture.arrays))
     arrays = dict(capture.arrays)
     for name in of_rows:
         arrays[name] = arrays[name][drawn]
@@ -292,6 +292,11 @@ def without_hidden_rows(capture: Capture) -> Capture:
         labels["probe"] = tuple(labels["probe"][row] for row in drawn)
     probe = {**capture.probe, "rows": [rows[row] for row in drawn]}
     return replace(capture, arrays=arrays, labels=labels, probe=probe)
+
+
+def _is_by_position(name: str) -> bool:
+    """Return whether an array is (probe, ..., position), and small."""
+    return name == PROBE_LOSS or name.endswith(_NORMS)
 
 
 def sample(matrix: NDArray[Any], side: int) -> NDArray[Any]:

@@ -80,9 +80,10 @@ class CaptureOptions(Options):
     the share of its largest channels). null: these three, which cost little. More expensive, with
     what they add to a capture of GPT-2 on a CPU: lens (the word that the model would predict after
     every block, for 24 tokens of text; a sixth), head_writes (how much every head raises the
-    correct next token, and whether it copies; a quarter) and composition (how much heads read of
-    earlier heads, also if captures hold only parts of the matrices; a third, for half of its
-    blocks)."""
+    correct next token, whether it copies, and which words it raises most; a half), value_weighted
+    (how much every head writes of each token that it attends to; a twelfth) and composition (how
+    much heads read of earlier heads, also if captures hold only parts of the matrices; a third,
+    for half of its blocks)."""
 
     preview: Annotated[str | None, LegalValues("a time such as 30s, 15min or 2h, or null")] = None
     """Upload a film of the captures so far, at most once in this time. A process with the lowest

@@ -51,6 +51,10 @@ class Attention(Options):
     """The probabilities, or their absolute change since the previous capture (step) or since the
     first (change)."""
 
+    weighted: bool = False
+    """Weight attention by how much each token writes: a_ij ||v_j W_O||, every row divided by its
+    sum (Kobayashi et al. 2020). Needs captures with the signal value_weighted, and show: value."""
+
     zooms: Annotated[int, Field(ge=1)] | None = None
     """Number of heads shown large if a model has too many heads to show a map of each; null: as
     many as fit well."""
@@ -115,6 +119,11 @@ class LargeHead(Options):
 
     probe: ProbeRow = 0
     """Row of the probe that is shown large; the other rows are shown next to it."""
+
+    beside: Literal["rows", "weighted"] | None = None
+    """Maps beside the first: the other rows of the probe (rows), or the same row with attention
+    weighted by how much each token writes (weighted). null: weighted where captures hold that, by
+    the signal value_weighted, else rows."""
 
     def shows(self, block: int, head: int) -> bool:
         return self.block in (None, block) and self.head in (None, head)

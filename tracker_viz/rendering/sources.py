@@ -97,6 +97,10 @@ class HeadMap:
 
     ``show="step"`` and ``"change"``: the absolute difference to the previous and to the first
     capture, as float32.
+
+    ``weighted_by``: numbers of the heads in the array, where values are weighted by what each token
+    writes: ``a_ij ||v_j W_O||``, every row divided by its sum (Kobayashi et al. 2020). Empty: they
+    are not.
     """
 
     name: str
@@ -105,16 +109,22 @@ class HeadMap:
     length: int
     pool: int = 1
     show: Show = "value"
+    weighted_by: tuple[int, ...] = ()
 
     blends = True
 
     @property
     def needs(self) -> tuple[ArrayKey, ...]:
-        return (self._key,)
+        return (self._key, self._norms_key) if self.weighted_by else (self._key,)
 
     @property
     def _key(self) -> ArrayKey:
         return self.name if self.probe is None else (self.name, self.probe)
+
+    @property
+    def _norms_key(self) -> ArrayKey:
+        name = norms_name(self.name)
+        return name if self.probe is None else (name, self.probe)
 
     @property
     def compares(self) -> Literal["first", "previous"] | None:
@@ -131,6 +141,9 @@ class HeadMap:
     def values_of(self, heads: int | slice, moment: Moment) -> NDArray[Any]:
         """Return the values of another head of the array, or of several: [head, query, key]."""
         pattern = moment.arrays[self._key][heads]
+        if self.weighted_by:
+            norms = moment.arrays[self._norms_key][list(self.weighted_by)][heads]
+            return max_pool(weighted(pattern, norms), self.pool)
         if self.show == "value":
             pooled = extreme_pool if self.name.endswith(".mixing") else max_pool
             return pooled(pattern, self.pool)
@@ -360,6 +373,22 @@ def future(cells: int) -> NDArray[np.bool_]:
     """Return bool [query, key]: True where a causal head can not look; a pooled cell is future only
     when all of its entries are."""
     return np.triu(np.ones((cells, cells), bool), 1)
+
+
+def norms_name(pattern_name: str) -> str:
+    """Return the array with the norms of values that belongs to a block's attention."""
+    return pattern_name.removesuffix("pattern") + "value_norm"
+
+
+def weighted(pattern: NDArray[Any], norms: NDArray[Any]) -> NDArray[np.float16]:
+    """Return attention [..., query, key] times the norms of values [..., key], every row divided by
+    its sum: float16, NaN where that is 0."""
+    products = pattern.astype(np.float32) * norms.astype(np.float32)[..., None, :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares: NDArray[np.float16] = (products / products.sum(-1, keepdims=True)).astype(
+            np.float16
+        )
+    return shares
 
 
 def extreme_pool(mixing: NDArray[Any], size: int) -> NDArray[Any]:

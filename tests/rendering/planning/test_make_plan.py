@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tracker_viz.errors import LayoutError
 from tracker_viz.metrics import HEAD_SCORES, WEIGHT_SCORES, RoleEvent
 from tracker_viz.rendering import (
     LAYOUTS,
@@ -363,6 +364,37 @@ def test_every_token_of_the_probe_is_written_beside_a_large_head(series_of):
     plan = make_plan(LAYOUTS["head"], series_of("4x4"))
     upright = [label.text for label in plan.labels if label.align == "right" and not label.rotation]
     assert upright.count("t3") == 9, "64 tokens of period 7"
+
+
+def test_a_head_stands_beside_its_value_weighted_map_where_captures_hold_norms(synthetic, tmp_path):
+    run = []
+    for capture in synthetic.captures(2, blocks=2, heads=2, length=16, period=5, width=8, hidden=8):
+        norms = {
+            f"blocks.{b}.attn.value_norm": np.full((2, 2, 16), b + 1, np.float32) for b in range(2)
+        }
+        axes = {**capture.axes, **dict.fromkeys(norms, ("probe", "head", "key"))}
+        capture = replace(capture, arrays={**capture.arrays, **norms}, axes=axes)
+        run.append(synthetic.write_capture(tmp_path, capture))
+    series = Series(run, title="weighted")
+    raw, weighted = _large_maps(series, LAYOUTS["head"])
+    assert (raw.weighted_by, weighted.weighted_by) == ((), (0, 1))
+    assert (raw.name, raw.probe, raw.head) == (weighted.name, weighted.probe, weighted.head)
+    panel = LAYOUTS["head"].panels[0].model_copy(update={"beside": "rows"})
+    rows = _large_maps(series, Layout(name="rows", panels=(panel,)))
+    assert [(source.probe, source.weighted_by) for source in rows] == [(0, ()), (1, ())]
+    of_all = Layout(name="all", panels=(Attention(weighted=True),))
+    assert all(source.weighted_by for source in _large_maps(series, of_all))
+
+
+def _large_maps(series, layout):
+    sources = [heatmap.source for heatmap in make_plan(layout, series).heatmaps]
+    return [source for source in sources if isinstance(source, HeadMap)]
+
+
+def test_weighting_by_values_that_captures_lack_is_refused_with_what_to_do(series_of):
+    layout = Layout(name="weighted", panels=(Attention(weighted=True),))
+    with pytest.raises(LayoutError, match="capture with signals="):
+        make_plan(layout, series_of("2x2"))
 
 
 def test_tokens_are_as_large_as_other_labels_where_they_can_take_turns_in_two_columns(series_of):

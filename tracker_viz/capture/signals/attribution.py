@@ -41,6 +41,12 @@ class FrozenNorm:
             turned = turned - turned.mean(-1, keepdim=True)
         return turned
 
+    def turned_input(self, written: Tensor) -> Tensor:
+        """Return what the norm makes of a part of its input [..., d_model], but for the scale."""
+        if self.is_centered:
+            written = written - written.mean(-1, keepdim=True)
+        return written * self.gain
+
 
 def frozen_norm(norm: nn.Module, entering: Tensor, leaving: Tensor) -> FrozenNorm | None:
     """Return a final norm with its scale frozen, from what it did in a pass; None where it is

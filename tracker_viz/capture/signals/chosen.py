@@ -13,6 +13,7 @@ from tracker_viz.capture.signals.max_logits import MaxLogits
 from tracker_viz.capture.signals.probe_loss import ProbeLoss
 from tracker_viz.capture.signals.residual import ResidualStream
 from tracker_viz.capture.signals.signal import Signal
+from tracker_viz.capture.signals.value_norms import ValueNorms
 
 _SIGNALS: dict[str, Callable[[Probe, ModelStructure], Signal]] = {
     "composition": Composition,
@@ -21,6 +22,7 @@ _SIGNALS: dict[str, Callable[[Probe, ModelStructure], Signal]] = {
     "max_logit": lambda _probe, _structure: MaxLogits(),
     "probe_loss": lambda probe, structure: ProbeLoss(probe, structure.vocabulary),
     "residual": lambda _probe, _structure: ResidualStream(),
+    "value_weighted": ValueNorms,
 }
 # Those that a capture holds by default: the cheap ones.
 DEFAULT_SIGNALS = ("max_logit", "probe_loss", "residual")

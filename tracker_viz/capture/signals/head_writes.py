@@ -24,9 +24,14 @@ from tracker_viz.capture.signals.attribution import (
     head_attributions,
 )
 from tracker_viz.capture.signals.signal import Signal, SignalArray
+from tracker_viz.capture.signals.whole import is_of_probe, whole_projections
 from tracker_viz.capture.weights.matrices import Projection, read
 
 PREFIX = "scores.write."
+# Positions at which the words are kept that a head raises most, and how many words.
+MAX_POSITIONS, N_RAISED = 12, 3
+# Multiplications of one capture up to which it is more than one position.
+_MOST_ON_ACCELERATOR, _MOST_ON_CPU = 2e12, 50e9
 # How far a block's output may lie from the sum of what its parts give, relative to what heads give.
 _TOLERANCE = 0.02
 _CHECKED_POSITIONS = 8
@@ -43,6 +48,11 @@ class HeadWrites(Signal):
     next token most of all tokens of the row; by chance 1 / period.
 
     NaN for heads that are not there, and in blocks that change what heads give before they add it.
+
+    Also, for the last positions of the first text row, at most ``MAX_POSITIONS`` of them: ids of
+    the tokens that each head raises most, ``write.top`` [block, head, position, rank], by how much
+    over the mean of all tokens, ``write.top_logit``, and ids of the tokens that are read there and
+    come next, ``write.token`` and ``write.right`` [position].
     """
 
     reads_final_norm = True
@@ -59,6 +69,9 @@ class HeadWrites(Signal):
         self._parts: list[Tensor] = []
         self._norm: tuple[nn.Module, Tensor] | None = None
         self._scores: dict[str, Tensor] = {}
+        # block -> what each head raises most: [id or logit, head, position, rank]
+        self._raised: dict[int, Tensor] = {}
+        self._read_at = range(0)
         self._why = (
             "what heads write: the pass was not seen to end in a final norm and a projection to "
             "the vocabulary"
@@ -105,8 +118,11 @@ class HeadWrites(Signal):
             return
         self._why = ""
         shape = (len(self._structure.n_heads), max(self._structure.n_heads))
+        self._read_at = self._positions(weight)
         for block in filter(self._is_sum.__getitem__, self._is_sum):
             w_o = read(self._parameters, self._projections()[block])
+            if self._read_at:
+                self._raised[block] = self._most_raised(block, w_o, frozen, weight)
             for name, values in self._of_block(block, w_o, frozen, weight).items():
                 if name not in self._scores:
                     self._scores[name] = values.new_full(shape, torch.nan)
@@ -116,10 +132,54 @@ class HeadWrites(Signal):
         """Return the scores of those rows that the probe has."""
         for name, values in self._scores.items():
             yield SignalArray(f"{PREFIX}{name}", values, ("block", "head"))
+        if not self._raised:
+            return
+        some = next(iter(self._raised.values()))
+        shape = (len(some), len(self._structure.n_heads), max(self._structure.n_heads))
+        raised = some.new_full((*shape, *some.shape[2:]), torch.nan)
+        for block, values in self._raised.items():
+            raised[:, block, : values.shape[1]] = values
+        axes = ("block", "head", "position", "rank")
+        yield SignalArray("write.top", raised[0], axes, is_tokens=True)
+        yield SignalArray("write.top_logit", raised[1], axes)
+        ids = self._ids[self._text_row].float()
+        first, last = self._read_at[0], self._read_at[-1] + 1
+        yield SignalArray("write.token", ids[first:last], ("position",), is_tokens=True)
+        yield SignalArray("write.right", ids[first + 1 : last + 1], ("position",), is_tokens=True)
 
     def missing(self) -> str:
         """Return why no head was scored."""
         return self._why
+
+    @property
+    def _text_row(self) -> int:
+        """Index of the first row of text among all rows; -1: there is none."""
+        return next((at for row, at in self._rows if row.kind == "text"), -1)
+
+    def _positions(self, weight: Tensor) -> range:
+        """Return the positions at which words are read: as many as their price allows."""
+        if self._text_row < 0:
+            return range(0)
+        per_position = sum(self._structure.n_heads) * weight.numel()
+        most = _MOST_ON_CPU if weight.device.type == "cpu" else _MOST_ON_ACCELERATOR
+        n_positions = max(1, min(MAX_POSITIONS, int(most / per_position)))
+        last = self._ids.shape[1] - 1
+        return range(max(0, last - n_positions), last)
+
+    def _most_raised(self, block: int, w_o: Tensor, frozen: FrozenNorm, weight: Tensor) -> Tensor:
+        """Return ids of the tokens that each head raises most, and by how much: float32 [id or
+        logit, head, position, rank]."""
+        place = self._drawn.index(self._text_row)
+        positions = list(self._read_at)
+        n_heads = self._structure.n_heads[block]
+        heads = self._outputs[block][0][place, positions].float().unflatten(-1, (n_heads, -1))
+        written = torch.einsum("phc,dhc->hpd", heads, w_o.unflatten(1, (n_heads, -1)))
+        # A norm that takes the mean off does the same to what enters it and to directions.
+        added = (frozen.turned_input(written) / frozen.scales[place, positions][:, None]).to(weight)
+        logits = (added @ weight.T).float()
+        logits -= logits.mean(-1, keepdim=True)
+        top = logits.topk(min(N_RAISED, logits.shape[-1]), dim=-1)
+        return torch.stack([top.indices.float(), top.values])
 
     @property
     def _drawn(self) -> list[int]:
@@ -129,15 +189,11 @@ class HeadWrites(Signal):
         """Return block -> its output projection, where that is one parameter, whole on this
         process, and splits evenly by head."""
         found = {}
-        for projection in self._structure.projections:
-            n_heads = self._structure.n_heads[projection.block]
-            is_split = n_heads > 0 and projection.shape[1] % n_heads == 0
-            if projection.name != "attn.w_o" or len(projection.parameters) != 1 or not is_split:
-                continue
-            parameter = self._parameters.get(projection.parameters[0])
-            is_plain = parameter is not None and parameter.is_floating_point()
-            if is_plain and not hasattr(parameter, "full_tensor"):
-                found[projection.block] = projection
+        whole = whole_projections(self._structure, self._parameters, "attn.w_o")
+        for block, projection in whole.items():
+            n_heads = self._structure.n_heads[block]
+            if n_heads > 0 and projection.shape[1] % n_heads == 0:
+                found[block] = projection
         return found
 
     def _leaving_heads(self, block: int) -> Callable[..., None]:
@@ -175,13 +231,7 @@ class HeadWrites(Signal):
         return leave
 
     def _is_whole(self, tensor: Any) -> TypeGuard[Tensor]:
-        """Return whether this is [row, position, channel] of the whole probe, on this process."""
-        return (
-            isinstance(tensor, Tensor)
-            and not hasattr(tensor, "full_tensor")
-            and tensor.ndim == 3
-            and tensor.shape[:2] == self._ids.shape
-        )
+        return is_of_probe(tensor, self._ids)
 
     def _of_block(
         self, block: int, w_o: Tensor, frozen: FrozenNorm, weight: Tensor

@@ -115,8 +115,15 @@ class ProbePass:
                 by_row[row - first_row] = F.linear(rows[row - first_row], weight, bias)
         return logits
 
-    def arrays(self) -> Iterable[SignalArray]:
-        """Return what the signals measured, when the pass has ended."""
+    def arrays(self, attention: Sequence[Tensor]) -> Iterable[SignalArray]:
+        """Return what the signals measured, when the pass has ended.
+
+        Args:
+            attention: of every block, float16 [probe, head, query, key].
+        """
+        for block in self._n_seen:
+            for signal in self._signals:
+                signal.saw_attention(block, attention[block])
         unseen = [block for block, n_rows in self._n_seen.items() if n_rows < self._n_rows]
         if self._signals and unseen:
             self.missing.append(f"the residual stream of blocks {unseen}")

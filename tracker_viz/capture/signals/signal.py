@@ -1,9 +1,9 @@
 """The interface of a signal: what it may look at during the probe's pass, and what it gives.
 
 ``ProbePass`` calls the methods in this order: ``saw_block`` for every block, ``saw_unembedding``,
-then, when the pass has ended, ``saw_max_logits`` and ``saw_logits``. A model that takes the probe's
-rows one after the other runs through all blocks for each part of the rows, so a signal must place
-what it is given by ``first_row``.
+then, when the pass has ended, ``saw_attention``, ``saw_max_logits`` and ``saw_logits``. A model
+that takes the probe's rows one after the other runs through all blocks for each part of the rows,
+so a signal must place what it is given by ``first_row``.
 """
 
 from __future__ import annotations
@@ -74,6 +74,9 @@ class Signal:
             weight: [vocabulary, d_model], whole also where it is sharded at rest.
             bias: [vocabulary], or None.
         """
+
+    def saw_attention(self, block: int, pattern: Tensor) -> None:
+        """Take the attention of all heads of a block: float16 [probe, head, query, key]."""
 
     def saw_max_logits(self, block: int, max_logits: Tensor) -> None:
         """Take the largest attention logit of every head of a block, before its softmax: float32

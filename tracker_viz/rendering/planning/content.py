@@ -22,6 +22,7 @@ from tracker_viz.rendering.sources import (
     Moment,
     WeightMap,
     future,
+    norms_name,
     order_by_direction,
     order_by_norm,
 )
@@ -154,27 +155,45 @@ def resolve_attention(builder: PlanBuilder, panel: Attention | LargeHead) -> lis
     length = shapes[0][-1]
     indices = [(block_of(name), head_numbers(series, name)) for name in names]
     show = panel.show if isinstance(panel, Attention) else "value"
+    is_weighted = isinstance(panel, Attention) and panel.weighted and show == "value"
     shown = {
         "value": "Attention",
         "step": "Attention · change since the previous capture",
         "change": f"Attention · change since step {series.steps[0]:,}",
     }[show]
     scale = "attention" if show == "value" else f"attention_{show}"
+    if is_weighted:
+        shown, scale = "Attention weighted by values", "attention_weighted"
     causal = all(_is_causal(series, index, names) for index in {0, len(series) - 1})
     found = []
     n_rows = shapes[0][0] if len(shapes[0]) > 3 else None
     for probe, label in probe_rows(builder, panel.probe, n_rows):
         blocks = []
-        for name, shape in zip(names, shapes, strict=True):
-            n_heads = shape[-3]
-            blocks.append(
-                [HeadMap(name, probe, head, length, show=show) for head in range(n_heads)]
-            )
+        for name, (_, numbers) in zip(names, indices, strict=True):
+            heads = [HeadMap(name, probe, head, length, show=show) for head in range(len(numbers))]
+            blocks.append(weighted_heads(builder, heads, numbers) if is_weighted else heads)
         title = f"{shown} · {label}" if label else shown
         notes = _notes(series, probe, indices)
         found.append(Heads(title, scale, blocks, indices, length, causal, notes))
     add_attention_scale(builder, found[0], show)
     return found
+
+
+def weighted_heads(
+    builder: PlanBuilder, heads: Sequence[HeadMap], numbers: tuple[int, ...]
+) -> list[HeadMap]:
+    """Return the maps of a block, weighted by the norms of its values.
+
+    Raises:
+        LayoutError: the captures hold no norms of this block.
+    """
+    name = norms_name(heads[0].name)
+    if name not in builder.series.arrays:
+        raise LayoutError(
+            f"layout {builder.layout.name!r} weights attention by values, and the captures hold no "
+            f"{name}: capture with signals=[max_logit, probe_loss, residual, value_weighted]"
+        )
+    return [replace(head, weighted_by=numbers) for head in heads]
 
 
 def _notes(
@@ -271,8 +290,9 @@ def add_attention_scale(builder: PlanBuilder, heads: Heads, show: str) -> None:
         options = partial(_change_options, builder, since)
         builder.add_scale(heads.scale, "attention", Measured("attention", 0.9999, options))
         return
+    is_weighted = heads.scale == "attention_weighted"
     probability = {
-        "title": "attention probability",
+        "title": "share of what is written" if is_weighted else "attention probability",
         "cmap": builder.theme.attention,
         "minimum": 0.0,
         "maximum": 1.0,

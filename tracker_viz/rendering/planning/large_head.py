@@ -1,5 +1,5 @@
-"""Place one head as large as it goes, on every row of the probe, with the tokens along its sides;
-beside it the scores."""
+"""Place one head as large as it goes, on every row of the probe, or as it is and weighted by
+values, with the tokens along its sides; beside it the scores."""
 
 from __future__ import annotations
 
@@ -11,33 +11,57 @@ from tracker_viz.rendering.layout import LargeHead
 from tracker_viz.rendering.plan import Box, Heatmap, Swatch
 from tracker_viz.rendering.planning.boxes import bottom_at, left_at, top_at
 from tracker_viz.rendering.planning.cards import place_cards, place_scores, score_cards
+from tracker_viz.rendering.planning.circuits.head_words import head_words, place_head_words
 from tracker_viz.rendering.planning.content import (
     Heads,
     most_changed,
     pool_words,
     probe_row,
     resolve_attention,
+    weighted_heads,
 )
 from tracker_viz.rendering.planning.grid import fit_map
 from tracker_viz.rendering.planning.plan_builder import PlanBuilder, next_even
+from tracker_viz.rendering.sources import norms_name
 
 _TOKENS = ((20.0, 1), (20.0, 2), (20.0, 3))
 """Sizes of tokens, and in how many columns they take turns along a side. The first that costs the
 maps little is taken. Where no way has room for all tokens, some are left out of the first."""
+_ROOM_FOR_MAPS = 3.0  # times the height of words: in less there are maps alone
+_ABOVE_WORDS = 20  # at 1080p
+_WEIGHTED = "Weighted by values"
 _COPY = 20.0  # font size of the names of copies
 _ABOVE = 60  # at 1080p: above a map that is below another
 _LONGEST_TOKEN = 9  # characters
 
 
 def place_head(builder: PlanBuilder, panel: LargeHead, scores: list[str], area: Box) -> int:
-    """Place the head on each row of the probe, the panel's own row first: side by side, or below
-    each other where that makes them larger.
+    """Place the maps of the head, and below them the words that it writes, where captures hold them
+    and there is room.
 
     Return the bottom of what was placed.
     """
-    px = builder.px
-    rows = _probe_rows(builder, panel)
+    rows = _maps(builder, panel)
     place = _chosen(builder, panel, rows[0])
+    words = head_words(builder, _numbers(rows[0], place))
+    if words is None or area.height < _ROOM_FOR_MAPS * words.height(builder):
+        return _place_maps(builder, rows, place, scores, area)
+    above = bottom_at(area, area.bottom - words.height(builder))
+    bottom = _place_maps(builder, rows, place, scores, above)
+    below = top_at(area, bottom + builder.px(_ABOVE_WORDS))
+    return place_head_words(builder, words, _name(rows[0], place), below)
+
+
+def _place_maps(
+    builder: PlanBuilder,
+    rows: Sequence[Heads],
+    place: tuple[int, int],
+    scores: list[str],
+    area: Box,
+) -> int:
+    """Place the head's map of each of ``rows``, that of the panel's own row of the probe first:
+    side by side, or below each other where that makes them larger."""
+    px = builder.px
     tokens = [_tokens(builder, _probe(heads), heads.length) for heads in rows]
     places = _score_places(builder, rows[0]) if scores else [(0, 0)]
     chosen = _arrange(builder, len(rows), rows[0].length, tokens, places, area)
@@ -62,9 +86,17 @@ def place_head(builder: PlanBuilder, panel: LargeHead, scores: list[str], area: 
     return place_cards(builder, score_cards(builder, scores), room)
 
 
-def _probe_rows(builder: PlanBuilder, panel: LargeHead) -> list[Heads]:
-    """Return the attention of the panel's own row of the probe, then that of the others."""
+def _maps(builder: PlanBuilder, panel: LargeHead) -> list[Heads]:
+    """Return the attention of the panel's own row of the probe, then what is beside it."""
     shown = resolve_attention(builder, panel)[0]
+    names = {norms_name(maps[0].name) for maps in shown.blocks if maps}
+    has_norms = names <= builder.series.arrays.keys()
+    if panel.beside == "weighted" or (panel.beside is None and has_norms):
+        blocks = [
+            weighted_heads(builder, maps, numbers) if maps else []
+            for maps, (_, numbers) in zip(shown.blocks, shown.indices, strict=True)
+        ]
+        return [shown, replace(shown, title=_WEIGHTED, blocks=blocks)]
     if shown.blocks[0][0].probe is None:  # the captures hold one row only
         return [shown]
     every = resolve_attention(builder, panel.model_copy(update={"probe": None}))

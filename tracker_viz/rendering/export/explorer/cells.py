@@ -8,7 +8,7 @@ gives the same number of bytes for each capture: positions on its color scale in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
@@ -231,4 +231,6 @@ def coded_captures(
 
 
 def _source_of(first: HeadMap, block: Block) -> HeadMap:
-    return HeadMap(block.name, first.probe, 0, first.length, first.pool, first.show)
+    return replace(
+        first, name=block.name, head=0, weighted_by=block.heads if first.weighted_by else ()
+    )

@@ -46,6 +46,7 @@ from tracker_viz.rendering.sources import (
     Source,
     WeightMap,
     WeightSummary,
+    norms_name,
 )
 
 # Bytes of attention in a page before they are deflated: of all heads, and on top of that of the
@@ -128,7 +129,7 @@ def _attention_rows(plan: Plan) -> list[Heatmap]:
 
 def _row_key(head: HeadMap) -> tuple[object, ...]:
     """Return what the heads of one attention row have in common."""
-    return kind_of(head.name), head.probe, head.show
+    return kind_of(head.name), head.probe, head.show, bool(head.weighted_by)
 
 
 def _first_head(heatmap: Heatmap) -> HeadMap:
@@ -143,7 +144,7 @@ def _row(series: Series, head: HeadMap) -> dict[str, Any]:
     """Return the title of an attention row, and the tokens along its maps."""
     probe = head.probe or 0
     described = probe_row(series, probe)
-    title = _SHOWN[head.show]
+    title = "Attention weighted by values" if head.weighted_by else _SHOWN[head.show]
     if kind_of(head.name) != "attn.pattern":
         title = title.replace("Attention", "Token mixing")
     if described:
@@ -206,7 +207,8 @@ def _blocks(series: Series, drawn: HeadMap) -> Iterator[Block]:
         array = series.arrays[name]
         is_whole = array.missing_at is None and array.reshaped_at is None
         alike = len(array.shape) == len(shape) and array.shape[-2:] == shape[-2:]
-        if is_whole and alike:
+        has_norms = not drawn.weighted_by or norms_name(name) in series.arrays
+        if is_whole and alike and has_norms:
             numbers = head_numbers(series, name)
             yield Block(block_of(name), name, tuple(range(len(numbers))), numbers)
 

@@ -192,13 +192,13 @@ def _place_band(
     for row, block in list(enumerate(shape.blocks))[::every]:
         middle = box.y + (row + 0.5) * cell_y
         builder.text_left_of(box.x - px(8), f"L{block}", middle, _NUMBER)
-    _write_tokens(builder, [said.tokens[at] for at in shown], box, cell_x, box.y - px(10), True)
+    write_tokens(builder, [said.tokens[at] for at in shown], box, cell_x, box.y - px(10), True)
     under = box.bottom + px(29)
-    _write_tokens(builder, [said.right[at] for at in shown], box, cell_x, under, False)
+    write_tokens(builder, [said.right[at] for at in shown], box, cell_x, under, False)
     return box.bottom + px(_BELOW) + px(_BETWEEN)
 
 
-def _write_tokens(
+def write_tokens(
     builder: PlanBuilder, tokens: Sequence[str], box: Box, cell_x: int, y: int, is_read: bool
 ) -> None:
     """Write a token over or under each column: dim what is read, bright what comes next."""
